@@ -1,0 +1,2 @@
+//! `knock`: the client.
+#![forbid(unsafe_code)]

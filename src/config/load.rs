@@ -1,0 +1,1 @@
+//! Reading `/etc/knock.d`.

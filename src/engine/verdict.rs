@@ -1,0 +1,114 @@
+//! What the engine decides, and why.
+
+use std::net::IpAddr;
+
+use crate::time::Monotonic;
+use crate::wire::Ignored;
+
+/// The place of a door in its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DoorId(pub u32);
+
+/// What one packet came to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It is nobody's knock.
+    Ignored(Reason),
+    /// It is a knock; what changed, door by door, in the order of the doors. Empty where it is a
+    /// trip-wire that had nothing to break.
+    Knock(&'a [Event]),
+}
+
+/// Something happened to one source at one door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub door: DoorId,
+    pub source: IpAddr,
+    pub kind: EventKind,
+    /// When the first knock of the sequence in question was seen.
+    pub began: Monotonic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The latest knocks form this long a prefix of the sequence.
+    Stage(u8),
+    /// The sequence is complete.
+    Open,
+    /// A sequence that had come to `stage` is broken.
+    Reset { stage: u8, reason: Reason },
+}
+
+/// Why something did not open: one vocabulary for logs, counters, `explain` and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The bytes are no packet that anyone knocks with.
+    Ignored(Ignored),
+    /// Not sent to an address of this host, nor to a door's target.
+    NotForUs,
+    /// No door wants this port, or not with these flags.
+    NotWatched,
+    /// A retransmission.
+    Duplicate,
+    /// IPv6, where only IPv4 is wanted.
+    OnlyIpv4,
+    /// A port of the sequence, out of turn.
+    WrongKnock,
+    /// A port beside those of the sequence.
+    TripWire,
+    /// The last knock did not come in time.
+    Timeout,
+    /// Others pushed the source out of a full tracker.
+    Crowded,
+    /// The door has no command for this address family.
+    NoCommand,
+}
+
+impl Reason {
+    pub const ALL: [Self; 15] = [
+        Self::Ignored(Ignored::Truncated),
+        Self::Ignored(Ignored::Fragment),
+        Self::Ignored(Ignored::Malformed),
+        Self::Ignored(Ignored::NotIp),
+        Self::Ignored(Ignored::NotTransport),
+        Self::Ignored(Ignored::Outgoing),
+        Self::NotForUs,
+        Self::NotWatched,
+        Self::Duplicate,
+        Self::OnlyIpv4,
+        Self::WrongKnock,
+        Self::TripWire,
+        Self::Timeout,
+        Self::Crowded,
+        Self::NoCommand,
+    ];
+
+    /// The word that scripts see: in JSON, in counters.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ignored(Ignored::Truncated) => "truncated",
+            Self::Ignored(Ignored::Fragment) => "fragment",
+            Self::Ignored(Ignored::Malformed) => "malformed",
+            Self::Ignored(Ignored::NotIp) => "not-ip",
+            Self::Ignored(Ignored::NotTransport) => "not-tcp-or-udp",
+            Self::Ignored(Ignored::Outgoing) => "outgoing",
+            Self::NotForUs => "not-for-us",
+            Self::NotWatched => "not-watched",
+            Self::Duplicate => "duplicate",
+            Self::OnlyIpv4 => "only-ipv4",
+            Self::WrongKnock => "wrong-knock",
+            Self::TripWire => "trip-wire",
+            Self::Timeout => "timeout",
+            Self::Crowded => "crowded",
+            Self::NoCommand => "no-command",
+        }
+    }
+}
+
+impl From<Ignored> for Reason {
+    fn from(ignored: Ignored) -> Self {
+        Self::Ignored(ignored)
+    }
+}

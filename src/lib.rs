@@ -1,0 +1,42 @@
+//! Port knocking: the library behind `knock`, `knockd` and `knockctl`.
+//!
+//! The layers, each importing only from those below it and from the left in its own row:
+//!
+//! ```text
+//! bin              knock · knockd · knockctl
+//! client  watcher  keeper  ctl      the shells: sockets, processes, files, clocks
+//! log  ipc                          what the shells share
+//! firewall  capture  sys            one outside thing each; `sys` alone may hold `unsafe`
+//! engine  grants                    pure: (now, input) -> decision
+//! proto  wire  config               pure but for config's file reading
+//! time                              Now { monotonic, wall }: passed in, never asked for
+//! ```
+#![deny(unsafe_code)]
+
+pub mod client;
+pub mod config;
+pub mod proto;
+pub mod time;
+
+#[cfg(feature = "daemon")]
+pub mod capture;
+#[cfg(feature = "daemon")]
+pub mod ctl;
+#[cfg(feature = "daemon")]
+pub mod engine;
+#[cfg(feature = "daemon")]
+pub mod firewall;
+#[cfg(feature = "daemon")]
+pub mod grants;
+#[cfg(feature = "daemon")]
+pub mod ipc;
+#[cfg(feature = "daemon")]
+pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod log;
+#[cfg(feature = "daemon")]
+pub mod sys;
+#[cfg(feature = "daemon")]
+pub mod watcher;
+#[cfg(feature = "daemon")]
+pub mod wire;

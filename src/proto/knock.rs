@@ -1,0 +1,137 @@
+//! One knock: a transport protocol and a destination port.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Takes either case, as the classic client does.
+impl FromStr for Protocol {
+    type Err = KnockError;
+
+    fn from_str(text: &str) -> Result<Self, KnockError> {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err(KnockError::Protocol(text.to_owned())),
+        }
+    }
+}
+
+/// A knock on a port from 1 to 65535; also names a port that a door opens.
+///
+/// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Knock {
+    pub protocol: Protocol,
+    pub port: NonZeroU16,
+}
+
+impl Knock {
+    #[must_use]
+    pub const fn new(protocol: Protocol, port: NonZeroU16) -> Self {
+        Self { protocol, port }
+    }
+}
+
+impl fmt::Display for Knock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)
+    }
+}
+
+/// Why a text names no knock. The message says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KnockError {
+    #[error("'{0}' is not a port: write a number from 1 to 65535")]
+    Port(String),
+    #[error("port {0} is out of range: ports go from 1 to 65535")]
+    Range(String),
+    #[error("'{0}' is not a protocol: write tcp or udp")]
+    Protocol(String),
+}
+
+impl FromStr for Knock {
+    type Err = KnockError;
+
+    fn from_str(text: &str) -> Result<Self, KnockError> {
+        let (port, protocol) = match text.split_once(['/', ':']) {
+            Some((port, protocol)) => (port, protocol.parse()?),
+            None => (text, Protocol::Tcp),
+        };
+        Ok(Self { protocol, port: parse_port(port)? })
+    }
+}
+
+/// A port from 1 to 65535, decimal digits only.
+///
+/// # Errors
+/// [`KnockError::Port`] if it is no number, [`KnockError::Range`] if there is no such port.
+pub fn parse_port(text: &str) -> Result<NonZeroU16, KnockError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(KnockError::Port(text.to_owned()));
+    }
+    text.parse().map_err(|_| KnockError::Range(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn knock(text: &str) -> Result<String, KnockError> {
+        text.parse::<Knock>().map(|knock| knock.to_string())
+    }
+
+    #[test]
+    fn tcp_is_the_default() {
+        assert_eq!(knock("7000").unwrap(), "7000/tcp");
+    }
+
+    #[test]
+    fn both_separators_and_any_case_are_understood() {
+        assert_eq!(knock("7000/udp").unwrap(), "7000/udp");
+        assert_eq!(knock("7000:UDP").unwrap(), "7000/udp");
+    }
+
+    #[test]
+    fn what_is_no_port_is_an_error() {
+        for text in ["", "abc", "+1", "-1", " 7", "7 ", "0x10"] {
+            assert!(matches!(knock(text), Err(KnockError::Port(_))), "{text:?}");
+        }
+        for text in ["0", "65536", "70000", "99999999999999999999"] {
+            assert!(matches!(knock(text), Err(KnockError::Range(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_protocol_is_an_error() {
+        assert_eq!(knock("7000:upd").unwrap_err(), KnockError::Protocol("upd".into()));
+        assert_eq!(knock("7000/").unwrap_err(), KnockError::Protocol(String::new()));
+    }
+}

@@ -1,0 +1,7 @@
+//! What client and daemon share: knocks and sets of them.
+#![forbid(unsafe_code)]
+
+pub mod duration;
+pub mod flags;
+pub mod knock;
+pub mod ports;

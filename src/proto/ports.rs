@@ -1,0 +1,171 @@
+//! A set of ports of both protocols, kept as ranges.
+
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+
+use super::knock::{Knock, Protocol};
+
+/// A set of knocks, as sorted ranges that neither overlap nor touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortSet {
+    tcp: Vec<(u16, u16)>,
+    udp: Vec<(u16, u16)>,
+}
+
+impl PortSet {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn ranges_of(&self, protocol: Protocol) -> &Vec<(u16, u16)> {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
+    }
+
+    fn ranges_of_mut(&mut self, protocol: Protocol) -> &mut Vec<(u16, u16)> {
+        match protocol {
+            Protocol::Tcp => &mut self.tcp,
+            Protocol::Udp => &mut self.udp,
+        }
+    }
+
+    pub fn insert(&mut self, knock: Knock) {
+        self.insert_range(knock.protocol, knock.port..=knock.port);
+    }
+
+    /// Adds every port of a range; an empty range adds nothing.
+    pub fn insert_range(&mut self, protocol: Protocol, range: RangeInclusive<NonZeroU16>) {
+        let (low, high) = (range.start().get(), range.end().get());
+        if low > high {
+            return;
+        }
+        let ranges = self.ranges_of_mut(protocol);
+        // What overlaps or touches the new range is swallowed by it.
+        let from = ranges.partition_point(|&(_, end)| end < low.saturating_sub(1));
+        let to = ranges.partition_point(|&(start, _)| start <= high.saturating_add(1));
+        let swallowed = &ranges[from..to];
+        let merged = (
+            swallowed.first().map_or(low, |&(start, _)| start.min(low)),
+            swallowed.last().map_or(high, |&(_, end)| end.max(high)),
+        );
+        ranges.splice(from..to, [merged]);
+    }
+
+    pub fn remove(&mut self, knock: Knock) {
+        let port = knock.port.get();
+        let ranges = self.ranges_of_mut(knock.protocol);
+        let at = ranges.partition_point(|&(_, end)| end < port);
+        let Some(&(start, end)) = ranges.get(at) else { return };
+        if start > port {
+            return;
+        }
+        let below = (start < port).then(|| (start, port - 1));
+        let above = (port < end).then(|| (port + 1, end));
+        ranges.splice(at..=at, below.into_iter().chain(above));
+    }
+
+    #[must_use]
+    pub fn contains(&self, knock: Knock) -> bool {
+        let port = knock.port.get();
+        let ranges = self.ranges_of(knock.protocol);
+        let at = ranges.partition_point(|&(_, end)| end < port);
+        ranges.get(at).is_some_and(|&(start, _)| start <= port)
+    }
+
+    /// The ranges of one protocol, ascending, both ends included.
+    pub fn ranges(&self, protocol: Protocol) -> impl Iterator<Item = (u16, u16)> + '_ {
+        self.ranges_of(protocol).iter().copied()
+    }
+
+    /// How many ports are in it, both protocols together.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        Protocol::ALL
+            .into_iter()
+            .flat_map(|protocol| self.ranges(protocol))
+            .map(|(low, high)| usize::from(high - low) + 1)
+            .sum()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.udp.is_empty()
+    }
+
+    pub fn extend_from(&mut self, other: &Self) {
+        for protocol in Protocol::ALL {
+            for (low, high) in other.ranges(protocol) {
+                if let (Some(low), Some(high)) = (NonZeroU16::new(low), NonZeroU16::new(high)) {
+                    self.insert_range(protocol, low..=high);
+                }
+            }
+        }
+    }
+}
+
+impl Extend<Knock> for PortSet {
+    fn extend<I: IntoIterator<Item = Knock>>(&mut self, knocks: I) {
+        knocks.into_iter().for_each(|knock| self.insert(knock));
+    }
+}
+
+impl FromIterator<Knock> for PortSet {
+    fn from_iter<I: IntoIterator<Item = Knock>>(knocks: I) -> Self {
+        let mut set = Self::new();
+        set.extend(knocks);
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn port(number: u16) -> NonZeroU16 {
+        NonZeroU16::new(number).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn it_holds_what_a_plain_set_would_hold(
+            steps in prop::collection::vec((any::<bool>(), 1u16..60, 0u16..6), 0..60),
+        ) {
+            let mut set = PortSet::new();
+            let mut model = BTreeSet::new();
+            for (add, low, width) in steps {
+                if add {
+                    set.insert_range(Protocol::Udp, port(low)..=port(low + width));
+                    model.extend(low..=low + width);
+                } else {
+                    set.remove(Knock::new(Protocol::Udp, port(low)));
+                    model.remove(&low);
+                }
+            }
+            for number in 1..80 {
+                prop_assert_eq!(
+                    set.contains(Knock::new(Protocol::Udp, port(number))),
+                    model.contains(&number)
+                );
+                prop_assert!(!set.contains(Knock::new(Protocol::Tcp, port(number))));
+            }
+            prop_assert_eq!(set.len(), model.len());
+            let ranges: Vec<_> = set.ranges(Protocol::Udp).collect();
+            prop_assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_port_space_hold() {
+        let mut set = PortSet::new();
+        set.insert_range(Protocol::Tcp, port(65535)..=port(65535));
+        set.insert_range(Protocol::Tcp, port(1)..=port(1));
+        assert_eq!(set.ranges(Protocol::Tcp).collect::<Vec<_>>(), [(1, 1), (65535, 65535)]);
+    }
+}

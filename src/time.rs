@@ -1,0 +1,89 @@
+//! Time as an argument: the core is told what time it is and never asks.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A point on a clock that never goes backwards and counts the time a machine sleeps.
+///
+/// Nanoseconds since an origin that only has to be the same for all values that meet:
+/// boot (`CLOCK_BOOTTIME`) in the live programs, the epoch in a capture file, anything in a
+/// simulation.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Monotonic(u64);
+
+/// A point in calendar time: nanoseconds since 1970-01-01 UTC. It may jump.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Wall(u64);
+
+/// What time it is, on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    pub monotonic: Monotonic,
+    pub wall: Wall,
+}
+
+macro_rules! instant {
+    ($name:ident) => {
+        impl $name {
+            pub const ZERO: Self = Self(0);
+            pub const MAX: Self = Self(u64::MAX);
+
+            #[must_use]
+            pub const fn from_nanos(nanos: u64) -> Self {
+                Self(nanos)
+            }
+
+            #[must_use]
+            pub const fn as_nanos(self) -> u64 {
+                self.0
+            }
+
+            /// How long after `earlier` this is; zero if it is not after it.
+            #[must_use]
+            pub const fn since(self, earlier: Self) -> Duration {
+                Duration::from_nanos(self.0.saturating_sub(earlier.0))
+            }
+        }
+
+        /// Saturates: a deadline past the end of time never comes.
+        impl Add<Duration> for $name {
+            type Output = Self;
+
+            fn add(self, span: Duration) -> Self {
+                let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+                Self(self.0.saturating_add(nanos))
+            }
+        }
+
+        /// Saturates at the origin.
+        impl Sub<Duration> for $name {
+            type Output = Self;
+
+            fn sub(self, span: Duration) -> Self {
+                let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+                Self(self.0.saturating_sub(nanos))
+            }
+        }
+    };
+}
+
+instant!(Monotonic);
+instant!(Wall);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_saturates_at_both_ends() {
+        assert_eq!(Monotonic::MAX + Duration::from_secs(1), Monotonic::MAX);
+        assert_eq!(Monotonic::ZERO - Duration::from_secs(1), Monotonic::ZERO);
+        assert_eq!(Wall::ZERO.since(Wall::MAX), Duration::ZERO);
+    }
+}

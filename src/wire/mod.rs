@@ -1,0 +1,8 @@
+//! Hostile bytes in, [`Packet`] out: link layers, headers, and the capture filter.
+#![forbid(unsafe_code)]
+
+pub mod filter;
+pub mod link;
+mod packet;
+
+pub use packet::{Ignored, Packet, Transport, parse};
