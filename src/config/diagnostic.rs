@@ -1,1 +1,366 @@
-//! What is wrong with a configuration, and where.
+//! What is wrong with a file, and where: said so that it can be mended without a manual.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file's path and text, shared by every place in it.
+///
+/// Neither `Debug` nor an error shows a line that holds a secret.
+#[derive(Clone)]
+pub struct Source(Arc<Text>);
+
+struct Text {
+    path: PathBuf,
+    text: String,
+    /// The lines that are never shown, ascending, from 1.
+    secret: Vec<u32>,
+}
+
+impl Source {
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let secret = secret_lines(&text);
+        Self(Arc::new(Text { path: path.into(), text, secret }))
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// A place in this file; line and column count from 1, column and width in characters.
+    #[must_use]
+    pub fn place(&self, line: u32, column: u32, width: u32) -> Place {
+        Place { source: self.clone(), line, column, width }
+    }
+
+    /// The text of a line, unless it holds a secret.
+    fn line(&self, number: u32) -> Option<&str> {
+        if self.0.secret.binary_search(&number).is_ok() {
+            return None;
+        }
+        self.0.text.lines().nth(usize::try_from(number.checked_sub(1)?).ok()?)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.0.path).finish_non_exhaustive()
+    }
+}
+
+/// The keys whose values are secrets.
+const SECRET_KEYS: [&str; 3] = ["secret", "key", "hmac_key"];
+
+/// The lines of a value that belongs to a secret key, found without a parser, since the file may
+/// be none that a parser takes: the key's own line and those below that are indented deeper.
+fn secret_lines(text: &str) -> Vec<u32> {
+    let mut lines = Vec::new();
+    let mut within: Option<usize> = None;
+    for (number, line) in (1u32..).zip(text.lines()) {
+        let indent = line.len() - line.trim_start().len();
+        let blank = line.trim().is_empty();
+        if within.is_some_and(|key| !blank && indent <= key) {
+            within = None;
+        }
+        if within.is_none() && names_secret(line) {
+            within = Some(indent);
+        }
+        if within.is_some() {
+            lines.push(number);
+        }
+    }
+    lines
+}
+
+fn names_secret(line: &str) -> bool {
+    line.match_indices(':').any(|(at, _)| {
+        let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
+        SECRET_KEYS.iter().any(|key| {
+            before.strip_suffix(key).is_some_and(|rest| {
+                !rest.ends_with(|last: char| last.is_ascii_alphanumeric() || "_-".contains(last))
+            })
+        })
+    })
+}
+
+/// Where something stands: a file, a line, a column and a width.
+#[derive(Clone, Debug)]
+pub struct Place {
+    source: Source,
+    line: u32,
+    column: u32,
+    width: u32,
+}
+
+impl Place {
+    #[must_use]
+    pub fn error(&self, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::new(Severity::Error, Where::Place(self.clone()), message.into())
+    }
+
+    #[must_use]
+    pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::new(Severity::Warning, Where::Place(self.clone()), message.into())
+    }
+
+    #[must_use]
+    pub const fn line(&self) -> u32 {
+        self.line
+    }
+
+    #[must_use]
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+/// `file:line:column`, as editors understand it.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.source.path().display(), self.line, self.column)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+#[derive(Clone, Debug)]
+enum Where {
+    Place(Place),
+    File(PathBuf),
+}
+
+/// One mistake or doubt: where it is, what is wrong and what to write instead.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Diagnostic {
+    severity: Severity,
+    at: Where,
+    message: String,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    fn new(severity: Severity, at: Where, message: String) -> Self {
+        Self { severity, at, message, help: None }
+    }
+
+    /// What is wrong with a file as a whole.
+    pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, Where::File(path.into()), message.into())
+    }
+
+    /// What to write instead.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// The place, what is wrong, the line with a caret under it, and what to write instead. Ends
+/// without a newline. Control characters are escaped.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            Where::Place(place) => write!(f, "{}: ", Clean(&place.to_string()))?,
+            Where::File(path) => write!(f, "{}: ", Clean(&path.display().to_string()))?,
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        write!(f, "{}", Clean(&self.message))?;
+        if let Where::Place(place) = &self.at {
+            write_excerpt(f, place)?;
+        }
+        match &self.help {
+            Some(help) => write!(f, "\n    {}", Clean(help)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How much of a long line is shown, in characters, and how much of that stands before the caret.
+const SHOWN: usize = 100;
+const BEFORE: usize = 60;
+
+fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
+    let Some(line) = place.source.line(place.line) else { return Ok(()) };
+    let length = line.chars().count();
+    let at = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).min(length);
+    let skip = if length > SHOWN { at.saturating_sub(BEFORE) } else { 0 };
+    // One character stays one column, so that the caret stands where it should.
+    let shown: String = line
+        .chars()
+        .skip(skip)
+        .take(SHOWN)
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => '?',
+            c => c,
+        })
+        .collect();
+    let left = shown.chars().count().saturating_sub(at - skip);
+    let width = usize::try_from(place.width).unwrap_or(1).clamp(1, left.max(1));
+    let caret = "^".repeat(width);
+    write!(f, "\n    {}\n    {:pad$}{caret}", shown.trim_end(), "", pad = at - skip)
+}
+
+/// Text with its control characters escaped: no file may write to somebody's terminal.
+struct Clean<'a>(&'a str);
+
+impl fmt::Display for Clean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                fmt::Write::write_char(f, c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything found wrong so far.
+#[derive(Clone, Debug, Default)]
+pub struct Problems(Vec<Diagnostic>);
+
+impl Problems {
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    /// The value, or nothing and one more problem.
+    pub fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+        result.map_err(|diagnostic| self.push(diagnostic)).ok()
+    }
+
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Errors first, then warnings, each in the order in which they were found.
+    #[must_use]
+    pub fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.0.sort_by_key(|diagnostic| diagnostic.severity);
+        self.0
+    }
+}
+
+impl Extend<Diagnostic> for Problems {
+    fn extend<I: IntoIterator<Item = Diagnostic>>(&mut self, diagnostics: I) {
+        self.0.extend(diagnostics);
+    }
+}
+
+/// The one of `known` that `word` was probably meant to be.
+#[must_use]
+pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase().replace('-', "_");
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
+        .filter(|&(distance, candidate)| distance <= candidate.len().div_ceil(3).min(3))
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source::new("doors.yaml", text)
+    }
+
+    #[test]
+    fn an_error_shows_place_line_and_caret() {
+        let text = "doors:\n  ssh:\n    sequnce: [7000]\n";
+        let error = source(text).place(3, 5, 7).error("no such key").help("write sequence");
+        assert_eq!(
+            error.to_string(),
+            "doors.yaml:3:5: no such key\n        sequnce: [7000]\n        ^^^^^^^\n    write sequence"
+        );
+    }
+
+    #[test]
+    fn a_warning_says_that_it_is_one() {
+        let warning = source("a: 1").place(1, 1, 1).warning("odd");
+        assert!(warning.to_string().starts_with("doors.yaml:1:1: warning: odd\n"));
+    }
+
+    #[test]
+    fn a_line_with_a_secret_is_not_shown() {
+        for text in [
+            "totp: {secret: ABC}",
+            "key : ABC",
+            "\"hmac_key\": ABC",
+            "secret: |\n  x: ABC\n\n  ABC",
+        ] {
+            for line in 1..5 {
+                let shown = source(text).place(line, 1, 1).error("wrong").to_string();
+                assert!(!shown.contains("ABC"), "{text:?}: {shown}");
+            }
+            assert!(!format!("{:?}", source(text)).contains("ABC"));
+        }
+    }
+
+    #[test]
+    fn a_line_after_a_secret_and_one_that_names_only_a_file_are_shown() {
+        for (text, line) in [("secret: A\nuser: BCD", 2), ("secret_file: BCD", 1)] {
+            assert!(source(text).place(line, 1, 1).error("wrong").to_string().contains("BCD"));
+        }
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let error = source("\u{1b}[31m: 1").place(1, 1, 1).error("'\u{1b}[31m' is no key");
+        assert!(!error.to_string().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn of_a_long_line_the_part_around_the_caret_is_shown() {
+        let text = format!("{}HERE{}", "a".repeat(500), "b".repeat(500));
+        let shown = source(&text).place(1, 501, 4).error("wrong").to_string();
+        assert!(shown.contains("HERE") && shown.lines().all(|line| line.chars().count() < 120));
+    }
+
+    #[test]
+    fn the_word_that_was_meant_is_found() {
+        let known = ["sequence", "seq_timeout", "open_for"];
+        assert_eq!(meant("sequnce", known), Some("sequence"));
+        assert_eq!(meant("Open-For", known), Some("open_for"));
+        assert_eq!(meant("banana", known), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_place_makes_it_panic(text in ".{0,200}", line in 0u32..5, column: u32, width: u32) {
+            let _ = source(&text).place(line, column, width).error("wrong").to_string();
+        }
+    }
+}

@@ -7,6 +7,7 @@ pub mod diagnostic;
 mod door;
 pub mod load;
 mod name;
+pub mod raw;
 mod settings;
 mod template;
 
