@@ -101,12 +101,10 @@ pub struct Place {
 }
 
 impl Place {
-    #[must_use]
     pub fn error(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(Severity::Error, Where::Place(self.clone()), message.into())
     }
 
-    #[must_use]
     pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(Severity::Warning, Where::Place(self.clone()), message.into())
     }

@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 pub use door::{Door, Opening, Recognition};
 pub use name::{Name, NameError};
 pub use settings::{Log, LogFormat, LogLevel, Settings};
-pub use template::{Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered};
+pub use template::{
+    Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
+};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]

@@ -2,6 +2,8 @@
 //!
 //! What fills a hole is typed, so nothing that came off the wire as text reaches a command.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 
 use super::Name;
@@ -59,14 +61,15 @@ pub enum Command {
 
 /// Literal text and holes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommandText(pub(super) Vec<Piece>);
+pub struct CommandText(Vec<Piece>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+enum Piece {
     Literal(String),
     Hole(Hole),
 }
 
+/// What a command leaves open until it runs, written as `%IP%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hole {
     Ip,
@@ -76,6 +79,153 @@ pub enum Hole {
     Door,
     Client,
     Seconds,
+}
+
+impl Hole {
+    pub const ALL: [Self; 7] =
+        [Self::Ip, Self::Family, Self::Port, Self::Proto, Self::Door, Self::Client, Self::Seconds];
+
+    /// What stands between the percent signs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "IP",
+            Self::Family => "FAMILY",
+            Self::Port => "PORT",
+            Self::Proto => "PROTO",
+            Self::Door => "DOOR",
+            Self::Client => "CLIENT",
+            Self::Seconds => "SECONDS",
+        }
+    }
+
+    /// The variable of a command's environment that holds the same value.
+    #[must_use]
+    pub const fn variable(self) -> &'static str {
+        match self {
+            Self::Ip => "KNOCK_IP",
+            Self::Family => "KNOCK_FAMILY",
+            Self::Port => "KNOCK_PORT",
+            Self::Proto => "KNOCK_PROTO",
+            Self::Door => "KNOCK_DOOR",
+            Self::Client => "KNOCK_CLIENT",
+            Self::Seconds => "KNOCK_SECONDS",
+        }
+    }
+}
+
+/// Why a text is no command. The message says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    #[error("unknown hole %{name}%: {}", match .meant {
+        Some(meant) => format!("did you mean %{meant}%?"),
+        None => format!(
+            "the holes are {}, and %% is a percent sign",
+            Hole::ALL.map(|hole| format!("%{}%", hole.name())).join(" "),
+        ),
+    })]
+    UnknownHole { name: String, meant: Option<&'static str> },
+    #[error("a lone percent sign: write %% for a percent sign")]
+    LonePercent,
+    #[error("a command cannot hold a NUL character")]
+    Nul,
+}
+
+impl CommandText {
+    /// Reads a text with holes; `%%` is a percent sign.
+    ///
+    /// # Errors
+    /// [`TextError`] if a hole is unknown or a percent sign stands alone.
+    pub fn parse(text: &str) -> Result<Self, TextError> {
+        if text.contains('\0') {
+            return Err(TextError::Nul);
+        }
+        let mut pieces = Self::default();
+        let mut rest = text;
+        while let Some((literal, after)) = rest.split_once('%') {
+            pieces.push_literal(literal);
+            let (name, after) = after.split_once('%').ok_or(TextError::LonePercent)?;
+            match Hole::ALL.into_iter().find(|hole| hole.name() == name) {
+                Some(hole) => pieces.0.push(Piece::Hole(hole)),
+                None if name.is_empty() => pieces.push_literal("%"),
+                None => return Err(unknown_hole(name)),
+            }
+            rest = after;
+        }
+        pieces.push_literal(rest);
+        Ok(pieces)
+    }
+
+    /// Reads a command of a classic `knockd.conf`: its only hole is `%IP%`, and every other percent
+    /// sign stands for itself.
+    #[must_use]
+    pub fn classic(text: &str) -> Self {
+        let mut pieces = Self::default();
+        for (place, literal) in text.split("%IP%").enumerate() {
+            if place > 0 {
+                pieces.0.push(Piece::Hole(Hole::Ip));
+            }
+            pieces.push_literal(literal);
+        }
+        pieces
+    }
+
+    fn push_literal(&mut self, text: &str) {
+        match self.0.last_mut() {
+            _ if text.is_empty() => {}
+            Some(Piece::Literal(literal)) => literal.push_str(text),
+            _ => self.0.push(Piece::Literal(text.to_owned())),
+        }
+    }
+
+    /// The text, where it has no holes.
+    #[must_use]
+    pub fn literal(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [] => Some(""),
+            [Piece::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn holes(&self) -> impl Iterator<Item = Hole> + '_ {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Hole(hole) => Some(*hole),
+            Piece::Literal(_) => None,
+        })
+    }
+
+    fn render(&self, holes: &Holes<'_>) -> String {
+        self.0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Cow::Borrowed(text.as_str()),
+                Piece::Hole(hole) => Cow::Owned(holes.value(*hole).unwrap_or_default()),
+            })
+            .collect()
+    }
+}
+
+/// The text as it is written in a configuration.
+impl fmt::Display for CommandText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Literal(text) => f.write_str(&text.replace('%', "%%")),
+            Piece::Hole(hole) => write!(f, "%{}%", hole.name()),
+        })
+    }
+}
+
+fn unknown_hole(name: &str) -> TextError {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !name.chars().all(word) {
+        return TextError::LonePercent;
+    }
+    let meant = Hole::ALL
+        .into_iter()
+        .map(Hole::name)
+        .find(|known| strsim::damerau_levenshtein(&name.to_ascii_uppercase(), known) <= 1);
+    TextError::UnknownHole { name: name.to_owned(), meant }
 }
 
 /// What fills the holes of one command.
@@ -89,6 +239,58 @@ pub struct Holes<'a> {
     pub seconds: u64,
 }
 
+impl Holes<'_> {
+    fn value(&self, hole: Hole) -> Option<String> {
+        match hole {
+            Hole::Ip => Some(self.address.to_string()),
+            Hole::Family => Some(if self.address.is_ipv4() { "4" } else { "6" }.to_owned()),
+            Hole::Port => self.port.map(|knock| knock.port.to_string()),
+            Hole::Proto => self.port.map(|knock| knock.protocol.to_string()),
+            Hole::Door => Some(self.door.to_string()),
+            Hole::Client => self.client.map(ToString::to_string),
+            Hole::Seconds => Some(self.seconds.to_string()),
+        }
+    }
+}
+
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+impl Command {
+    pub fn holes(&self) -> impl Iterator<Item = Hole> + '_ {
+        let texts = match self {
+            Self::Shell(text) => std::slice::from_ref(text),
+            Self::Exec(words) => words.as_slice(),
+        };
+        texts.iter().flat_map(CommandText::holes)
+    }
+
+    /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.
+    #[must_use]
+    pub fn render(&self, holes: &Holes<'_>) -> Rendered {
+        let argv = match self {
+            Self::Shell(text) => {
+                SHELL.map(str::to_owned).into_iter().chain([text.render(holes)]).collect()
+            }
+            Self::Exec(words) => words.iter().map(|word| word.render(holes)).collect(),
+        };
+        let environment = Hole::ALL
+            .into_iter()
+            .filter_map(|hole| Some((hole.variable(), holes.value(hole)?)))
+            .collect();
+        Rendered { argv, environment }
+    }
+}
+
+/// The command as it is written in a configuration, its holes still open.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shell(text) => text.fmt(f),
+            Self::Exec(words) => write_words(f, words.iter().map(ToString::to_string)),
+        }
+    }
+}
+
 /// A command that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
@@ -96,4 +298,121 @@ pub struct Rendered {
     pub argv: Vec<String>,
     /// `KNOCK_IP` and the others: the same values as in the holes.
     pub environment: Vec<(&'static str, String)>,
+}
+
+/// The command as a person would type it into a shell.
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.argv.as_slice() {
+            [shell, option, text] if [shell, option] == SHELL => f.write_str(text),
+            words => write_words(f, words.iter().cloned()),
+        }
+    }
+}
+
+fn write_words(f: &mut fmt::Formatter<'_>, words: impl Iterator<Item = String>) -> fmt::Result {
+    for (place, word) in words.enumerate() {
+        let separator = if place > 0 { " " } else { "" };
+        let safe = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
+        if !word.is_empty() && word.chars().all(safe) {
+            write!(f, "{separator}{word}")?;
+        } else {
+            write!(f, "{separator}'{}'", word.replace('\'', r"'\''"))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rendered(command: &Command) -> Rendered {
+        command.render(&Holes {
+            address: "192.0.2.2".parse().unwrap(),
+            door: &"ssh".parse().unwrap(),
+            client: None,
+            port: Some("22/tcp".parse().unwrap()),
+            seconds: 30,
+        })
+    }
+
+    fn shell(text: &str) -> Command {
+        Command::Shell(CommandText::parse(text).unwrap())
+    }
+
+    #[test]
+    fn every_hole_is_filled_with_what_it_names() {
+        let command = shell("%IP% %FAMILY% %PORT% %PROTO% %DOOR% %SECONDS% 100%%");
+        assert_eq!(rendered(&command).argv, ["/bin/sh", "-c", "192.0.2.2 4 22 tcp ssh 30 100%"]);
+    }
+
+    #[test]
+    fn the_environment_holds_the_values_that_there_are() {
+        let environment = rendered(&shell("true")).environment;
+        let expected = [
+            ("KNOCK_IP", "192.0.2.2"),
+            ("KNOCK_FAMILY", "4"),
+            ("KNOCK_PORT", "22"),
+            ("KNOCK_PROTO", "tcp"),
+            ("KNOCK_DOOR", "ssh"),
+            ("KNOCK_SECONDS", "30"),
+        ];
+        assert_eq!(environment, expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn a_list_runs_as_it_is_and_is_shown_as_one_would_type_it() {
+        let words = ["logger", "it's %IP%", ""].map(|word| CommandText::parse(word).unwrap());
+        let rendered = rendered(&Command::Exec(words.to_vec()));
+        assert_eq!(rendered.argv, ["logger", "it's 192.0.2.2", ""]);
+        assert_eq!(rendered.to_string(), r"logger 'it'\''s 192.0.2.2' ''");
+    }
+
+    #[test]
+    fn a_shell_command_is_shown_as_its_text() {
+        assert_eq!(rendered(&shell("echo '%IP%' | cat")).to_string(), "echo '192.0.2.2' | cat");
+    }
+
+    #[test]
+    fn an_unknown_hole_names_the_one_that_was_meant() {
+        let message = |text| CommandText::parse(text).unwrap_err().to_string();
+        assert_eq!(message("-s %IPP%"), "unknown hole %IPP%: did you mean %IP%?");
+        assert_eq!(message("-s %ip%"), "unknown hole %ip%: did you mean %IP%?");
+        assert!(message("%BANANA%").contains("the holes are %IP% %FAMILY%"));
+    }
+
+    #[test]
+    fn a_percent_sign_that_opens_no_hole_is_an_error() {
+        for text in ["date +%s", "date '+%Y-%m'", "100%", "%"] {
+            assert_eq!(CommandText::parse(text), Err(TextError::LonePercent), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_classic_knows_one_hole_and_keeps_every_other_percent_sign() {
+        let text = "echo $(date +%s) %IP%%PORT% 100% %%IP%";
+        let command = Command::Shell(CommandText::classic(text));
+        assert_eq!(
+            rendered(&command).to_string(),
+            "echo $(date +%s) 192.0.2.2%PORT% 100% %192.0.2.2"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_printed_as_it_is_read(text in "([a-z %]|%%|%IP%|%PORT%){0,12}") {
+            if let Ok(parsed) = CommandText::parse(&text) {
+                prop_assert_eq!(CommandText::parse(&parsed.to_string()), Ok(parsed));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "(?s).*") {
+            let _ = CommandText::parse(&text);
+            let _ = CommandText::classic(&text).to_string();
+        }
+    }
 }
