@@ -10,6 +10,7 @@ mod name;
 pub mod raw;
 mod settings;
 mod template;
+pub mod watch;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,178 @@
+//! Which ports each door watches: those of its sequence and the trip-wires around them.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use super::Recognition;
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::ports::PortSet;
+
+/// What each door watches, in the order of the doors: the ports of its sequence, and as trip-wires
+/// the ports around them that no door knocks on or opens.
+///
+/// Trip-wires have the protocol of the knock that they surround. So two doors that share no port
+/// in their sequences never see the same knock of a person, and a service that a door opens can be
+/// used without breaking anyone's sequence.
+///
+/// Time and space grow with the ports that come out, not with the square of the doors.
+#[must_use]
+pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<PortSet> {
+    let doors: Vec<&Recognition> = doors.into_iter().collect();
+    let taken: BTreeSet<Knock> =
+        doors.iter().flat_map(|door| door.sequence.iter().chain(&door.opens)).copied().collect();
+    doors.iter().map(|door| watch_set(door, &taken)).collect()
+}
+
+fn watch_set(door: &Recognition, taken: &BTreeSet<Knock>) -> PortSet {
+    let mut around = PortSet::new();
+    for knock in &door.sequence {
+        let low = knock.port.get().saturating_sub(door.trip_wires);
+        around.insert_range(
+            knock.protocol,
+            NonZeroU16::new(low).unwrap_or(NonZeroU16::MIN)
+                ..=knock.port.saturating_add(door.trip_wires),
+        );
+    }
+    let mut set = PortSet::new();
+    for protocol in Protocol::ALL {
+        for (low, high) in around.ranges(protocol) {
+            insert_untaken(&mut set, protocol, low, high, taken);
+        }
+    }
+    set.extend(door.sequence.iter().copied());
+    set
+}
+
+/// Adds `low..=high` without the ports that are taken.
+fn insert_untaken(
+    set: &mut PortSet,
+    protocol: Protocol,
+    low: u16,
+    high: u16,
+    taken: &BTreeSet<Knock>,
+) {
+    let (Some(mut from), Some(high)) = (NonZeroU16::new(low), NonZeroU16::new(high)) else {
+        return;
+    };
+    for knock in taken.range(Knock::new(protocol, from)..=Knock::new(protocol, high)) {
+        if let Some(before) = NonZeroU16::new(knock.port.get() - 1) {
+            set.insert_range(protocol, from..=before);
+        }
+        match knock.port.checked_add(1) {
+            Some(next) => from = next,
+            None => return,
+        }
+    }
+    set.insert_range(protocol, from..=high);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::flags::FlagTest;
+
+    fn door(sequence: &[Knock], trip_wires: u16, opens: &[Knock]) -> Recognition {
+        Recognition {
+            name: "door".parse().unwrap(),
+            sequence: sequence.to_vec(),
+            seq_timeout: Duration::from_secs(25),
+            flags: FlagTest::SYN,
+            target: None,
+            trip_wires,
+            opens: opens.to_vec(),
+        }
+    }
+
+    fn knock(text: &str) -> Knock {
+        text.parse().unwrap()
+    }
+
+    fn tcp(set: &PortSet) -> Vec<(u16, u16)> {
+        set.ranges(Protocol::Tcp).collect()
+    }
+
+    #[test]
+    fn trip_wires_surround_each_knock_in_its_own_protocol() {
+        let sets = watch_sets(&[door(&[knock("7000"), knock("8000/udp")], 2, &[])]);
+        assert_eq!(tcp(&sets[0]), [(6998, 7002)]);
+        assert_eq!(sets[0].ranges(Protocol::Udp).collect::<Vec<_>>(), [(7998, 8002)]);
+    }
+
+    #[test]
+    fn trip_wires_end_where_the_ports_end() {
+        let sets = watch_sets(&[door(&[knock("1"), knock("65535")], 3, &[])]);
+        assert_eq!(tcp(&sets[0]), [(1, 4), (65532, 65535)]);
+        let sets = watch_sets(&[door(&[knock("1"), knock("65535")], u16::MAX, &[])]);
+        assert_eq!(tcp(&sets[0]), [(1, 65535)]);
+    }
+
+    #[test]
+    fn a_port_that_another_door_knocks_on_is_no_trip_wire() {
+        let sets = watch_sets(&[door(&[knock("7000")], 2, &[]), door(&[knock("7001")], 2, &[])]);
+        assert_eq!(tcp(&sets[0]), [(6998, 7000), (7002, 7002)]);
+        assert_eq!(tcp(&sets[1]), [(6999, 6999), (7001, 7003)]);
+    }
+
+    #[test]
+    fn a_port_that_any_door_opens_is_no_trip_wire() {
+        let sets = watch_sets(&[
+            door(&[knock("20")], 3, &[knock("22"), knock("18/udp")]),
+            door(&[knock("25")], 3, &[]),
+        ]);
+        assert_eq!(tcp(&sets[0]), [(17, 21), (23, 23)]);
+        assert_eq!(tcp(&sets[1]), [(23, 28)]);
+    }
+
+    #[test]
+    fn a_door_watches_its_own_knocks_even_where_a_door_opens_them() {
+        let sets = watch_sets(&[door(&[knock("22")], 0, &[knock("22")])]);
+        assert_eq!(tcp(&sets[0]), [(22, 22)]);
+    }
+
+    fn any_knock() -> impl Strategy<Value = Knock> {
+        (any::<bool>(), prop_oneof![1u16..30, 65520..=65535u16]).prop_map(|(tcp, port)| {
+            let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+            Knock::new(protocol, NonZeroU16::new(port).unwrap())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_set_is_what_its_definition_says_port_by_port(
+            doors in prop::collection::vec(
+                (
+                    prop::collection::vec(any_knock(), 1..5),
+                    0u16..6,
+                    prop::collection::vec(any_knock(), 0..3),
+                ),
+                1..5,
+            ),
+        ) {
+            let doors: Vec<_> =
+                doors.iter().map(|(knocks, wires, opens)| door(knocks, *wires, opens)).collect();
+            let sets = watch_sets(&doors);
+            prop_assert_eq!(sets.len(), doors.len());
+            for (door, set) in doors.iter().zip(&sets) {
+                let ports = (1..=40).chain(65500..=u16::MAX);
+                for (protocol, port) in ports.flat_map(|port| Protocol::ALL.map(|protocol| (protocol, port)))
+                {
+                    let here = Knock::new(protocol, NonZeroU16::new(port).unwrap());
+                    let near = door.sequence.iter().any(|knock| {
+                        knock.protocol == protocol && knock.port.get().abs_diff(port) <= door.trip_wires
+                    });
+                    let taken = doors
+                        .iter()
+                        .any(|other| other.sequence.contains(&here) || other.opens.contains(&here));
+                    let expected = door.sequence.contains(&here) || (near && !taken);
+                    if set.contains(here) != expected {
+                        prop_assert!(false, "{} of {:?}", here, door);
+                    }
+                }
+            }
+        }
+    }
+}
