@@ -1,0 +1,127 @@
+//! Descriptors that pass between processes, and waiting for them.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::time::TimeSpec;
+
+/// Puts `bytes` into a file that lives in memory and can never change again.
+///
+/// # Errors
+/// When the kernel refuses memory or seals.
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(all_seals()))?;
+    Ok(file.into())
+}
+
+/// Reads what [`sealed`] has written.
+///
+/// # Errors
+/// When the file is not sealed: then whoever holds it could still change it.
+pub fn read_sealed(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+    if !seals.contains(all_seals()) {
+        return Err(io::Error::other("the configuration is not sealed"));
+    }
+    let mut file = File::from(fd);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn all_seals() -> SealFlag {
+    SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL
+}
+
+/// Two ends of a channel that keeps frames apart and never blocks.
+///
+/// # Errors
+/// When no descriptors are left.
+pub fn frame_channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// A pipe whose reading end does not block; both ends close on exec.
+///
+/// # Errors
+/// When no descriptors are left.
+pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
+}
+
+/// Takes over a descriptor that the parent process handed down under a fixed number.
+///
+/// # Errors
+/// When nothing is open under that number.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the number is only looked at here, and owned by nobody else: this runs once, in a
+    // fresh process, before anything has been opened.
+    let fd = unsafe {
+        fcntl(BorrowedFd::borrow_raw(number), FcntlArg::F_GETFD)?;
+        OwnedFd::from_raw_fd(number)
+    };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
+}
+
+/// Waits until one of the descriptors is readable or closed, or until `timeout` is over.
+///
+/// Returns which of them are; none after a signal.
+///
+/// # Errors
+/// When the kernel has no memory.
+pub fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> =
+        fds.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+    match ppoll(&mut polled, timeout.map(TimeSpec::from), None) {
+        Ok(_) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
+        Err(Errno::EINTR) => Ok(vec![false; fds.len()]),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_cannot_change() {
+        let fd = sealed("test", b"one").unwrap();
+        let mut file = File::from(fd.try_clone().unwrap());
+        assert!(file.write_all(b"two").is_err());
+        assert!(file.set_len(0).is_err());
+        assert_eq!(read_sealed(fd).unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_file_that_could_change_is_refused() {
+        let fd = memfd_create("test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        assert!(read_sealed(fd).is_err());
+    }
+
+    #[test]
+    fn waiting_tells_which_descriptor_is_readable() {
+        let (quiet, _keep) = output_pipe().unwrap();
+        let (read, write) = output_pipe().unwrap();
+        File::from(write).write_all(b"x").unwrap();
+        let ready = wait(&[quiet.as_fd(), read.as_fd()], None).unwrap();
+        assert_eq!(ready, [false, true]);
+    }
+}

@@ -1,0 +1,179 @@
+//! Giving up root, for good, and proving it.
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{
+    Gid, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
+};
+use serde::{Deserialize, Serialize};
+
+/// Whom the watcher becomes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    User {
+        name: String,
+        uid: u32,
+        gid: u32,
+    },
+    /// The ids stay as they are: inside a user namespace there may be no others.
+    Unchanged,
+}
+
+/// Why there is no such identity, or why it could not be taken on.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    #[error("there is no user '{0}': create it (useradd --system {0}) or set another 'user'")]
+    NoUser(String),
+    #[error(
+        "'user: {0}' would leave the watcher with root's rights: name an ordinary user \
+         (root is for user namespaces only)"
+    )]
+    Root(String),
+    #[error("cannot {doing}: {source}")]
+    Refused { doing: &'static str, source: io::Error },
+    #[error("root could be had again ({0}): not going on")]
+    NotGone(&'static str),
+}
+
+fn refused(doing: &'static str) -> impl Fn(Errno) -> PrivilegeError {
+    move |errno| PrivilegeError::Refused { doing, source: errno.into() }
+}
+
+impl Identity {
+    /// Looks up the user that the configuration names.
+    ///
+    /// Without a name it is `knockd`, or `nobody` where there is no such user; the second value
+    /// says which of the two was missed.
+    ///
+    /// # Errors
+    /// An unknown user, or one with root's rights outside a user namespace.
+    pub fn resolve(name: Option<&str>) -> Result<(Self, Option<&'static str>), PrivilegeError> {
+        let look_up = |name: &str| User::from_name(name).map_err(refused("look up users"));
+        let (user, missed) = match name {
+            Some(name) => (look_up(name)?, None),
+            None => match look_up("knockd")? {
+                Some(user) => (Some(user), None),
+                None => (look_up("nobody")?, Some("knockd")),
+            },
+        };
+        let user = user.ok_or_else(|| PrivilegeError::NoUser(name.unwrap_or("nobody").into()))?;
+        if !user.uid.is_root() {
+            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+            return Ok((Self::User { name: user.name, uid, gid }, missed));
+        }
+        if in_user_namespace() {
+            Ok((Self::Unchanged, None))
+        } else {
+            Err(PrivilegeError::Root(user.name))
+        }
+    }
+
+    /// Becomes this user, without any way back: groups, group, user, no-new-privileges, no core
+    /// dumps. Proves that root cannot be had again before it returns.
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses, and the proof's failure. The process must then end.
+    pub fn take_on(&self) -> Result<(), PrivilegeError> {
+        nix::sys::prctl::set_dumpable(false).map_err(refused("forbid core dumps"))?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(refused("forbid core dumps"))?;
+        if let Self::User { uid, gid, .. } = *self {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            setgroups(&[gid]).map_err(refused("set groups"))?;
+            setresgid(gid, gid, gid).map_err(refused("set the group"))?;
+            setresuid(uid, uid, uid).map_err(refused("set the user"))?;
+        }
+        nix::sys::prctl::set_no_new_privs().map_err(refused("set no-new-privileges"))?;
+        setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused("forbid child processes"))?;
+        setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(refused("forbid writing files"))?;
+        self.prove()
+    }
+
+    fn prove(&self) -> Result<(), PrivilegeError> {
+        let Self::User { uid, gid, .. } = *self else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let users = getresuid().map_err(refused("read the user"))?;
+        let groups = getresgid().map_err(refused("read the group"))?;
+        if [users.real, users.effective, users.saved].iter().any(|&id| id != uid) {
+            return Err(PrivilegeError::NotGone("a user id is left"));
+        }
+        if [groups.real, groups.effective, groups.saved].iter().any(|&id| id != gid) {
+            return Err(PrivilegeError::NotGone("a group id is left"));
+        }
+        if getgroups().map_err(refused("read the groups"))?.iter().any(|&id| id != gid) {
+            return Err(PrivilegeError::NotGone("a supplementary group is left"));
+        }
+        let root = Uid::from_raw(0);
+        if setresuid(root, root, root).is_ok() {
+            return Err(PrivilegeError::NotGone("the user id can be set back"));
+        }
+        let status = fs::read_to_string("/proc/self/status").map_err(|source| {
+            PrivilegeError::Refused { doing: "read /proc/self/status", source }
+        })?;
+        match left_over(&status) {
+            None => Ok(()),
+            Some(what) => Err(PrivilegeError::NotGone(what)),
+        }
+    }
+}
+
+/// What in `/proc/self/status` says that privileges are left.
+fn left_over(status: &str) -> Option<&'static str> {
+    let value = |key: &str| {
+        status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+    };
+    let empty = |key| value(key).is_some_and(|bits| bits.bytes().all(|bit| bit == b'0'));
+    if !["CapInh", "CapPrm", "CapEff", "CapAmb"].into_iter().all(empty) {
+        return Some("a capability is left");
+    }
+    (value("NoNewPrivs") != Some("1")).then_some("no-new-privileges is not set")
+}
+
+/// Whether this process has root's rights where it lives.
+#[must_use]
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Whether this process lives in a user namespace other than the initial one.
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    // The initial namespace maps every id to itself.
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let fields: Vec<&str> = map.split_whitespace().collect();
+        fields != ["0", "0", "4294967295"]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLEAN: &str = "Name:\tknockd\nNoNewPrivs:\t1\nCapInh:\t0000000000000000\n\
+        CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\n";
+
+    #[test]
+    fn a_process_without_privileges_passes_the_proof() {
+        assert_eq!(left_over(CLEAN), None);
+    }
+
+    #[test]
+    fn a_capability_that_is_left_fails_the_proof() {
+        let status = CLEAN.replace("CapPrm:\t0000000000000000", "CapPrm:\t0000000000002000");
+        assert_eq!(left_over(&status), Some("a capability is left"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_fails_the_proof() {
+        assert!(left_over("").is_some());
+        assert!(left_over(&CLEAN.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0")).is_some());
+    }
+
+    #[test]
+    fn an_unknown_user_is_named() {
+        let error = Identity::resolve(Some("no-such-user")).unwrap_err();
+        assert!(error.to_string().contains("no-such-user"), "{error}");
+    }
+}

@@ -1,0 +1,65 @@
+//! Signals as a descriptor to poll.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+/// The signals that have come since they were last taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    pub stop: bool,
+    pub reload: bool,
+    pub child: bool,
+}
+
+/// Catches SIGTERM, SIGINT, SIGHUP and SIGCHLD; readable when one has come.
+pub struct Signals {
+    wake: UnixStream,
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    child: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// # Errors
+    /// When no descriptors are left.
+    pub fn catch() -> io::Result<Self> {
+        let (wake, sender) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        sender.set_nonblocking(true)?;
+        let signals =
+            Self { wake, stop: Arc::default(), reload: Arc::default(), child: Arc::default() };
+        for (signal, flag) in [
+            (SIGTERM, &signals.stop),
+            (SIGINT, &signals.stop),
+            (SIGHUP, &signals.reload),
+            (SIGCHLD, &signals.child),
+        ] {
+            // The flag is set before the pipe is written, so whoever wakes sees it.
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+        }
+        Ok(signals)
+    }
+
+    /// What has come since the last call.
+    pub fn take(&mut self) -> Pending {
+        let mut buffer = [0; 64];
+        while matches!(self.wake.read(&mut buffer), Ok(count) if count > 0) {}
+        Pending {
+            stop: self.stop.swap(false, Ordering::SeqCst),
+            reload: self.reload.swap(false, Ordering::SeqCst),
+            child: self.child.swap(false, Ordering::SeqCst),
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
