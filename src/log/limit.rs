@@ -1,0 +1,85 @@
+//! How many lines strangers may cause.
+
+use std::time::Duration;
+
+use crate::time::Monotonic;
+
+/// A token bucket: `burst` at once, then one each `interval`.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    burst: u32,
+    interval: Duration,
+    left: u32,
+    refilled: Monotonic,
+    refused: u64,
+}
+
+impl Limit {
+    #[must_use]
+    pub const fn new(burst: u32, interval: Duration) -> Self {
+        Self { burst, interval, left: burst, refilled: Monotonic::ZERO, refused: 0 }
+    }
+
+    /// Whether one more may pass now; counts those that may not.
+    #[must_use]
+    pub fn pass(&mut self, now: Monotonic) -> bool {
+        let intervals = now.since(self.refilled).as_nanos() / self.interval.as_nanos().max(1);
+        if intervals > 0 {
+            let gained = u32::try_from(intervals).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(gained).min(self.burst);
+            self.refilled = if self.left == self.burst {
+                now
+            } else {
+                self.refilled + self.interval.saturating_mul(gained)
+            };
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => {
+                self.refused += 1;
+                false
+            }
+        }
+    }
+
+    /// How many did not pass since this was last asked.
+    #[must_use]
+    pub fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Monotonic {
+        Monotonic::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_burst_passes_and_what_follows_waits_for_its_turn() {
+        let mut limit = Limit::new(3, Duration::from_millis(100));
+        let passed: Vec<bool> = (0..5).map(|_| limit.pass(at(1000))).collect();
+        assert_eq!(passed, [true, true, true, false, false]);
+        assert!(limit.pass(at(1100)));
+        assert!(!limit.pass(at(1150)));
+        assert!(limit.pass(at(1200)));
+    }
+
+    #[test]
+    fn what_did_not_pass_is_counted_once() {
+        let mut limit = Limit::new(1, Duration::from_secs(1));
+        let passed = (0..10).filter(|_| limit.pass(at(5000))).count();
+        assert_eq!((passed, limit.take_refused(), limit.take_refused()), (1, 9, 0));
+    }
+
+    #[test]
+    fn a_long_silence_allows_no_more_than_the_burst() {
+        let mut limit = Limit::new(2, Duration::from_millis(1));
+        assert_eq!((0..10).filter(|_| limit.pass(at(1_000_000))).count(), 2);
+    }
+}

@@ -1,0 +1,103 @@
+//! What the daemon says, and to whom: standard error, a file, syslog.
+//!
+//! A line about a source at a door is `SOURCE: DOOR: what happened`, as in classic knockd. Code
+//! logs with `tracing`'s macros; the fields `source` and `door` come first in a text line, the
+//! message last, and every other field appears in JSON only.
+#![forbid(unsafe_code)]
+
+pub mod limit;
+mod record;
+mod sink;
+mod syslog;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tracing::Subscriber;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use crate::config::{Log, LogFormat, LogLevel};
+use record::Record;
+use sink::{File, Sink, StandardError};
+use syslog::Syslog;
+
+/// Why logging cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("cannot open the log file {path}: {source}", path = path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("'{0}' is no syslog facility: write daemon, auth, authpriv, user, local0 ... local7")]
+    Facility(String),
+}
+
+/// Where log lines go from now on.
+struct Output {
+    level: LogLevel,
+    format: LogFormat,
+    sinks: Vec<Box<dyn Sink + Send>>,
+}
+
+static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
+
+/// Sends log lines where the configuration says, and to standard error too if `foreground`.
+///
+/// May be called again: with another configuration, or to open the file anew after it has been
+/// rotated away.
+///
+/// # Errors
+/// A file that cannot be written, an unknown facility; what was set before then holds on.
+pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
+    let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
+    if foreground {
+        sinks.push(Box::new(StandardError));
+    }
+    if let Some(path) = &log.file {
+        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+        let file = file.map_err(|source| LogError::File { path: path.clone(), source })?;
+        sinks.push(Box::new(File::new(file)));
+    }
+    if let Some(facility) = &log.syslog {
+        let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
+        sinks.push(Box::new(Syslog::new(facility)));
+    }
+    let output = Output { level: log.level, format: log.format, sinks };
+    if let Err(output) = OUTPUT.set(Mutex::new(output)).map_err(Mutex::into_inner) {
+        if let (Ok(new), Some(mutex)) = (output, OUTPUT.get()) {
+            *lock(mutex) = new;
+        }
+        return Ok(());
+    }
+    let subscriber = tracing_subscriber::registry().with(ToOutput);
+    // Fails only where a test has set another one, which then gets the lines.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
+}
+
+fn lock(mutex: &Mutex<Output>) -> MutexGuard<'_, Output> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The `tracing` layer that writes records to the output of the moment.
+struct ToOutput;
+
+impl<S: Subscriber> Layer<S> for ToOutput {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let Some(mutex) = OUTPUT.get() else { return };
+        let level = record::level(*event.metadata().level());
+        let mut output = lock(mutex);
+        if level > output.level {
+            return;
+        }
+        let record = Record::of(event);
+        let line = match output.format {
+            LogFormat::Text => record.text(),
+            LogFormat::Json => record.json(),
+        };
+        for sink in &mut output.sinks {
+            sink.write(level, &record.time, &line);
+        }
+    }
+}

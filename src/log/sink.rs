@@ -1,0 +1,79 @@
+//! Where lines end up.
+
+use std::fs;
+use std::io::{self, Write};
+
+use jiff::Zoned;
+
+use crate::config::LogLevel;
+
+/// Takes one line at a time and never fails: there is nobody left to tell.
+pub(super) trait Sink {
+    fn write(&mut self, level: LogLevel, time: &Zoned, line: &str);
+}
+
+pub(super) struct StandardError;
+
+impl Sink for StandardError {
+    fn write(&mut self, _: LogLevel, _: &Zoned, line: &str) {
+        // One write a line, so that lines of several processes do not mix.
+        let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// A log file. Text lines begin with the local time in brackets, as classic knockd's do.
+pub(super) struct File {
+    file: fs::File,
+    lost: u64,
+}
+
+impl File {
+    pub(super) const fn new(file: fs::File) -> Self {
+        Self { file, lost: 0 }
+    }
+}
+
+impl Sink for File {
+    fn write(&mut self, _: LogLevel, time: &Zoned, line: &str) {
+        let stamp = time.strftime("%Y-%m-%d %H:%M:%S");
+        let mut text = String::new();
+        if self.lost > 0 {
+            text = format!("[{stamp}] {} log lines could not be written here\n", self.lost);
+        }
+        // A JSON line carries its time inside.
+        if line.starts_with('{') {
+            text.push_str(&format!("{line}\n"));
+        } else {
+            text.push_str(&format!("[{stamp}] {line}\n"));
+        }
+        match self.file.write_all(text.as_bytes()) {
+            Ok(()) => self.lost = 0,
+            Err(_) => self.lost += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_line_in_a_file_begins_with_the_local_time() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let mut sink = File::new(path.reopen().unwrap());
+        let time = jiff::Timestamp::from_second(1_700_000_000).unwrap();
+        sink.write(LogLevel::Info, &time.to_zoned(jiff::tz::TimeZone::UTC), "ssh: Stage 1");
+        let mut text = String::new();
+        path.reopen().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "[2023-11-14 22:13:20] ssh: Stage 1\n");
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_swallowed_are_counted() {
+        let mut sink = File::new(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        sink.write(LogLevel::Info, &Zoned::default(), "lost");
+        assert_eq!(sink.lost, 1);
+    }
+}
