@@ -1,1 +1,436 @@
+//! Fixed-size frames between keeper and watcher, over a channel that keeps frames apart.
+//!
+//! The watcher is the side that hostile bytes reach, so the keeper believes a frame only as far as
+//! its type goes: it may name a door of the configuration that this watcher was given, an address,
+//! a time. Anything else is [`Malformed`], and ends the watcher.
 #![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Recognition;
+use crate::engine::{DoorId, Event, EventKind, Reason};
+use crate::sys::privileges::Identity;
+use crate::time::Monotonic;
+
+/// What the keeper hands a watcher in a sealed file: all that it will ever know.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Assignment {
+    pub doors: Vec<Recognition>,
+    pub interfaces: Vec<String>,
+    pub only_ipv4: bool,
+    pub track_sources: usize,
+    pub identity: Identity,
+    /// Whether resets are wanted, which only a debug log shows.
+    pub verbose: bool,
+    /// Another watcher is at work: report nothing before [`ToWatcher::After`].
+    pub relief: bool,
+}
+
+/// The length of every frame, in bytes.
+pub const FRAME: usize = 64;
+
+/// What a watcher tells the keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromWatcher {
+    /// It captures, and root is gone.
+    Ready,
+    /// Something happened to a source at a door. `at` is when.
+    Event { event: Event, at: Monotonic },
+    /// The state of the interface with this place in the configuration has changed.
+    Interface { index: u32, state: InterfaceState },
+    /// So many events were not reported one by one.
+    Suppressed { count: u64 },
+    /// The kernel dropped so many packets before they could be looked at.
+    Dropped { count: u64 },
+    /// So many packets more came to nothing, for this reason.
+    Count { reason: Reason, count: u64 },
+    /// What it was asked to see to its end has ended.
+    Done,
+}
+
+/// How an interface fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceState {
+    Listening,
+    /// It does not exist, or cannot be listened on yet.
+    Missing,
+    /// It was there and has vanished.
+    Gone,
+}
+
+/// What the keeper tells a watcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToWatcher {
+    /// Report only sequences that began after this.
+    After { time: Monotonic },
+    /// Report only sequences that began at or before this, then end.
+    Until { time: Monotonic },
+    /// End now.
+    Stop,
+}
+
+/// The bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a malformed message")]
+pub struct Malformed;
+
+/// A value with a frame of its own.
+pub trait Frame: Sized {
+    fn encode(&self) -> [u8; FRAME];
+
+    /// # Errors
+    /// When the bytes are not exactly what [`encode`](Self::encode) would write.
+    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed>;
+}
+
+struct Writer {
+    bytes: [u8; FRAME],
+    at: usize,
+}
+
+impl Writer {
+    const fn new(kind: u8) -> Self {
+        let mut bytes = [0; FRAME];
+        bytes[0] = kind;
+        Self { bytes, at: 1 }
+    }
+
+    fn put<const N: usize>(mut self, value: [u8; N]) -> Self {
+        self.bytes[self.at..self.at + N].copy_from_slice(&value);
+        self.at += N;
+        self
+    }
+
+    fn address(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.put([4]).put(address.octets()).put([0; 12]),
+            IpAddr::V6(address) => self.put([6]).put(address.octets()),
+        }
+    }
+
+    fn time(self, time: Monotonic) -> Self {
+        self.put(time.as_nanos().to_be_bytes())
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        Ok(u8::from_be_bytes(self.take()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        Ok(u32::from_be_bytes(self.take()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        Ok(u64::from_be_bytes(self.take()?))
+    }
+
+    fn time(&mut self) -> Result<Monotonic, Malformed> {
+        Ok(Monotonic::from_nanos(self.u64()?))
+    }
+
+    fn address(&mut self) -> Result<IpAddr, Malformed> {
+        let family = self.byte()?;
+        let bytes: [u8; 16] = self.take()?;
+        match (family, bytes) {
+            (4, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => {
+                Ok(Ipv4Addr::new(a, b, c, d).into())
+            }
+            (6, _) => Ok(Ipv6Addr::from(bytes).into()),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn reason(&mut self) -> Result<Reason, Malformed> {
+        Reason::ALL.get(usize::from(self.byte()?)).copied().ok_or(Malformed)
+    }
+
+    /// What a frame does not use is zero.
+    fn end<T>(self, value: T) -> Result<T, Malformed> {
+        if self.rest.iter().all(|&byte| byte == 0) { Ok(value) } else { Err(Malformed) }
+    }
+}
+
+fn reason_code(reason: Reason) -> u8 {
+    // Every reason is in the list: a test holds the two together.
+    let place = Reason::ALL.iter().position(|&other| other == reason);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
+}
+
+impl Frame for FromWatcher {
+    fn encode(&self) -> [u8; FRAME] {
+        let writer = match *self {
+            Self::Ready => Writer::new(1),
+            Self::Event { event, at } => {
+                let (kind, stage, reason) = match event.kind {
+                    EventKind::Stage(stage) => (0, stage, 0),
+                    EventKind::Open => (1, 0, 0),
+                    EventKind::Reset { stage, reason } => (2, stage, reason_code(reason)),
+                };
+                Writer::new(2)
+                    .put([kind, stage, reason])
+                    .put(event.door.0.to_be_bytes())
+                    .address(event.source)
+                    .time(event.began)
+                    .time(at)
+            }
+            Self::Interface { index, state } => {
+                let state = match state {
+                    InterfaceState::Listening => 0,
+                    InterfaceState::Missing => 1,
+                    InterfaceState::Gone => 2,
+                };
+                Writer::new(3).put(index.to_be_bytes()).put([state])
+            }
+            Self::Suppressed { count } => Writer::new(4).put(count.to_be_bytes()),
+            Self::Dropped { count } => Writer::new(5).put(count.to_be_bytes()),
+            Self::Count { reason, count } => {
+                Writer::new(6).put([reason_code(reason)]).put(count.to_be_bytes())
+            }
+            Self::Done => Writer::new(7),
+        };
+        writer.bytes
+    }
+
+    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed> {
+        let mut reader = Reader { rest: bytes };
+        let frame = match reader.byte()? {
+            1 => Self::Ready,
+            2 => {
+                let [kind, stage, _] = reader.rest.first_chunk().copied().ok_or(Malformed)?;
+                reader.take::<2>()?;
+                let reason = reader.byte()?;
+                let kind = match kind {
+                    0 if reason == 0 => EventKind::Stage(stage),
+                    1 if reason == 0 && stage == 0 => EventKind::Open,
+                    2 => EventKind::Reset {
+                        stage,
+                        reason: *Reason::ALL.get(usize::from(reason)).ok_or(Malformed)?,
+                    },
+                    _ => return Err(Malformed),
+                };
+                let door = DoorId(reader.u32()?);
+                let source = reader.address()?;
+                let began = reader.time()?;
+                let at = reader.time()?;
+                Self::Event { event: Event { door, source, kind, began }, at }
+            }
+            3 => {
+                let index = reader.u32()?;
+                let state = match reader.byte()? {
+                    0 => InterfaceState::Listening,
+                    1 => InterfaceState::Missing,
+                    2 => InterfaceState::Gone,
+                    _ => return Err(Malformed),
+                };
+                Self::Interface { index, state }
+            }
+            4 => Self::Suppressed { count: reader.u64()? },
+            5 => Self::Dropped { count: reader.u64()? },
+            6 => Self::Count { reason: reader.reason()?, count: reader.u64()? },
+            7 => Self::Done,
+            _ => return Err(Malformed),
+        };
+        reader.end(frame)
+    }
+}
+
+impl Frame for ToWatcher {
+    fn encode(&self) -> [u8; FRAME] {
+        match *self {
+            Self::After { time } => Writer::new(1).time(time),
+            Self::Until { time } => Writer::new(2).time(time),
+            Self::Stop => Writer::new(3),
+        }
+        .bytes
+    }
+
+    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed> {
+        let mut reader = Reader { rest: bytes };
+        let frame = match reader.byte()? {
+            1 => Self::After { time: reader.time()? },
+            2 => Self::Until { time: reader.time()? },
+            3 => Self::Stop,
+            _ => return Err(Malformed),
+        };
+        reader.end(frame)
+    }
+}
+
+/// What a channel has to offer at the moment.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received<T> {
+    Frame(T),
+    /// Nothing is queued.
+    Nothing,
+    /// The other side has ended.
+    Closed,
+    Malformed,
+}
+
+/// One end of the channel. Neither side ever waits for the other.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    #[must_use]
+    pub const fn new(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the other side does not keep up, `BrokenPipe` when it has ended.
+    pub fn send(&self, frame: &impl Frame) -> io::Result<()> {
+        send(self.0.as_raw_fd(), &frame.encode(), MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+
+    pub fn receive<T: Frame>(&self) -> Received<T> {
+        // One byte more than a frame, to tell a longer one.
+        let mut buffer = [0; FRAME + 1];
+        match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(0) => Received::Closed,
+            Ok(FRAME) => match buffer.first_chunk().map(T::decode) {
+                Some(Ok(frame)) => Received::Frame(frame),
+                _ => Received::Malformed,
+            },
+            Ok(_) => Received::Malformed,
+            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
+            Err(_) => Received::Closed,
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sys::files::frame_channel;
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| IpAddr::V4(bits.into())),
+            any::<u128>().prop_map(|bits| IpAddr::V6(bits.into())),
+        ]
+    }
+
+    fn reason() -> impl Strategy<Value = Reason> {
+        prop::sample::select(Reason::ALL.to_vec())
+    }
+
+    fn kind() -> impl Strategy<Value = EventKind> {
+        prop_oneof![
+            any::<u8>().prop_map(EventKind::Stage),
+            Just(EventKind::Open),
+            (any::<u8>(), reason()).prop_map(|(stage, reason)| EventKind::Reset { stage, reason }),
+        ]
+    }
+
+    fn from_watcher() -> impl Strategy<Value = FromWatcher> {
+        let time = || any::<u64>().prop_map(Monotonic::from_nanos);
+        let state = prop::sample::select(vec![
+            InterfaceState::Listening,
+            InterfaceState::Missing,
+            InterfaceState::Gone,
+        ]);
+        prop_oneof![
+            Just(FromWatcher::Ready),
+            Just(FromWatcher::Done),
+            (any::<u32>(), address(), kind(), time(), time()).prop_map(
+                |(door, source, kind, began, at)| FromWatcher::Event {
+                    event: Event { door: DoorId(door), source, kind, began },
+                    at,
+                }
+            ),
+            (any::<u32>(), state)
+                .prop_map(|(index, state)| FromWatcher::Interface { index, state }),
+            any::<u64>().prop_map(|count| FromWatcher::Suppressed { count }),
+            any::<u64>().prop_map(|count| FromWatcher::Dropped { count }),
+            (reason(), any::<u64>())
+                .prop_map(|(reason, count)| FromWatcher::Count { reason, count }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(frame in from_watcher()) {
+            prop_assert_eq!(FromWatcher::decode(&frame.encode()), Ok(frame));
+        }
+
+        #[test]
+        fn a_frame_has_one_encoding_and_no_bytes_make_it_panic(
+            bytes in prop::array::uniform32(any::<u8>()),
+            tail in prop::array::uniform32(prop::sample::select(vec![0u8, 0, 0, 0, 1, 255])),
+            kind in 0u8..9,
+        ) {
+            let mut frame = [0; FRAME];
+            frame[..32].copy_from_slice(&bytes);
+            frame[32..].copy_from_slice(&tail);
+            frame[0] = kind;
+            if let Ok(decoded) = FromWatcher::decode(&frame) {
+                prop_assert_eq!(decoded.encode(), frame);
+            }
+            if let Ok(decoded) = ToWatcher::decode(&frame) {
+                prop_assert_eq!(decoded.encode(), frame);
+            }
+        }
+    }
+
+    #[test]
+    fn orders_are_decoded() {
+        let time = Monotonic::from_nanos(5);
+        for order in [ToWatcher::After { time }, ToWatcher::Until { time }, ToWatcher::Stop] {
+            assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
+        }
+    }
+
+    #[test]
+    fn a_channel_tells_an_end_from_silence() {
+        let (one, other) = frame_channel().unwrap();
+        let (one, other) = (Channel::new(one), Channel::new(other));
+        assert_eq!(other.receive::<ToWatcher>(), Received::Nothing);
+        one.send(&ToWatcher::Stop).unwrap();
+        assert_eq!(other.receive(), Received::Frame(ToWatcher::Stop));
+        drop(one);
+        assert_eq!(other.receive::<ToWatcher>(), Received::Closed);
+    }
+
+    #[test]
+    fn a_frame_of_another_length_is_malformed() {
+        let (one, other) = frame_channel().unwrap();
+        for length in [1, FRAME - 1, FRAME + 1, 2 * FRAME] {
+            send(one.as_raw_fd(), &vec![3; length], MsgFlags::empty()).unwrap();
+        }
+        let other = Channel::new(other);
+        for _ in 0..4 {
+            assert_eq!(other.receive::<ToWatcher>(), Received::Malformed);
+        }
+    }
+}
