@@ -1,4 +1,5 @@
 //! Time as an argument: the core is told what time it is and never asks.
+#![forbid(unsafe_code)]
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
