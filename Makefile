@@ -1,0 +1,94 @@
+# make demo      shows it working, between two network namespaces
+# make test      runs every check
+# make           builds the three programs
+# make install   installs them:  make && sudo make install
+
+CARGO = cargo
+BUILT = target/release
+
+DESTDIR    =
+PREFIX     = /usr/local
+BINDIR     = $(PREFIX)/bin
+SBINDIR    = $(PREFIX)/sbin
+MANDIR     = $(PREFIX)/share/man
+DOCDIR     = $(PREFIX)/share/doc/knock
+UNITDIR    = $(PREFIX)/lib/systemd/system
+# Where knockd looks: part of the programs, so not below PREFIX.
+CONFDIR    = /etc/knock.d
+
+MAN1 = knock.1
+MAN5 = knock.d.5
+MAN8 = knockd.8 knockctl.8
+
+.PHONY: build test lint unit client demo bench install uninstall clean
+
+build:
+	@tools/need build
+	$(CARGO) build --release --locked
+
+# The order is from quick to slow: what fails early fails soon.
+test: lint client unit
+
+lint:
+	@tools/need test
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# The client alone: for machines without libpcap.
+client:
+	$(CARGO) clippy --locked --no-default-features --bin knock -- -D warnings
+	$(CARGO) build --locked --no-default-features --bin knock
+	@if ldd target/debug/knock | grep -i pcap; then echo "knock must not need libpcap" >&2; exit 1; fi
+
+unit:
+	$(CARGO) test --locked
+
+demo:
+	@tools/need demo
+	$(CARGO) build --locked
+	@demo/run.sh target/debug
+
+bench:
+	@tools/need build
+	$(CARGO) bench --locked
+
+# Does not build: with sudo there may be no cargo.
+install:
+	@for program in knock knockd knockctl; do \
+	    [ -x $(BUILT)/$$program ] || { echo "There is no $(BUILT)/$$program: run make first." >&2; exit 1; }; \
+	done
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR)
+	install -m 0755 $(BUILT)/knock $(DESTDIR)$(BINDIR)
+	install -m 0755 $(BUILT)/knockd $(BUILT)/knockctl $(DESTDIR)$(SBINDIR)
+	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
+	install -m 0644 $(MAN1:%=man/%) $(DESTDIR)$(MANDIR)/man1
+	install -m 0644 $(MAN5:%=man/%) $(DESTDIR)$(MANDIR)/man5
+	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
+	install -d $(DESTDIR)$(DOCDIR)/examples
+	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
+	sed 's|@SBINDIR@|$(SBINDIR)|g' dist/knockd.service.in >$(DESTDIR)$(UNITDIR)/knockd.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/knockd.service
+	install -d -m 0755 $(DESTDIR)$(CONFDIR)
+	@# A directory that holds any configuration is its administrator's: nothing is added to it.
+	@if ls $(DESTDIR)$(CONFDIR)/*.yaml >/dev/null 2>&1; then \
+	    echo "$(DESTDIR)$(CONFDIR) has a configuration already: left as it is."; \
+	else \
+	    install -m 0644 knock.d/*.yaml $(DESTDIR)$(CONFDIR) && \
+	    echo "Installed a first configuration in $(DESTDIR)$(CONFDIR)."; \
+	fi
+	@# Only on the machine itself, not in a package's tree.
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" -eq 0 ] && ! getent passwd knockd >/dev/null; then \
+	    useradd --system --user-group --no-create-home --home-dir /nonexistent \
+	        --shell /usr/sbin/nologin knockd && echo "Made the system user knockd."; \
+	fi
+
+# Leaves the configuration, the state and the user alone.
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
+	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
+	rm -f $(DESTDIR)$(UNITDIR)/knockd.service
+	rm -rf $(DESTDIR)$(DOCDIR)
+
+clean:
+	$(CARGO) clean
