@@ -1,1 +1,442 @@
-//! The capture filter.
+//! The capture filter: what the kernel passes on.
+//!
+//! It passes every packet that a door would see, and little else; the engine decides. What a
+//! filter cannot look into (IPv6 behind extension headers, authentication headers, tags inside a
+//! cooked frame) it passes on.
+
+use std::fmt::Write as _;
+
+use super::link::LinkType;
+use crate::proto::flags::{FlagTest, TcpFlags};
+use crate::proto::knock::Protocol;
+use crate::proto::ports::PortSet;
+
+/// What a door watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    pub ports: PortSet,
+    /// Which TCP packets it sees; UDP has no flags.
+    pub flags: FlagTest,
+}
+
+/// How many ranges of ports a filter holds. Once for each family and depth of tagging that is
+/// about 1,900 instructions on a live Ethernet interface; the kernel takes 4,096.
+const MAX_RANGES: usize = 32;
+/// How many different flag tests a filter holds.
+const MAX_FLAG_TESTS: usize = 8;
+
+/// The ports and flags that any door watches, in few enough ranges: perhaps more than asked for,
+/// never less.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    ranges: Vec<Range>,
+    only_ipv4: bool,
+}
+
+/// Ports of one protocol, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Range {
+    segment: Segment,
+    low: u16,
+    high: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    Tcp(FlagTest),
+    Udp,
+}
+
+impl Filter {
+    #[must_use]
+    pub fn new<'a>(watched: impl IntoIterator<Item = &'a Watched>, only_ipv4: bool) -> Self {
+        let mut ranges = Vec::new();
+        for Watched { ports, flags } in watched {
+            for protocol in Protocol::ALL {
+                let segment = match protocol {
+                    Protocol::Tcp if flags.set.0 & flags.clear.0 != 0 => continue,
+                    Protocol::Tcp => Segment::Tcp(*flags),
+                    Protocol::Udp => Segment::Udp,
+                };
+                let of_protocol = ports.ranges(protocol);
+                ranges.extend(of_protocol.map(|(low, high)| Range { segment, low, high }));
+            }
+        }
+        widen_flags(&mut ranges);
+        merge(&mut ranges);
+        Self { ranges, only_ipv4 }
+    }
+
+    /// The filter for one link type, in libpcap's language.
+    #[must_use]
+    pub fn expression(&self, link: LinkType) -> String {
+        if self.ranges.is_empty() {
+            // libpcap refuses what it sees can never match; no packet is this short.
+            return "less 0".to_owned();
+        }
+        let packet = self.packet();
+        match link {
+            // Each `vlan` moves whatever comes after it, so the tags come last.
+            LinkType::Ethernet => {
+                format!("{packet} or (vlan and ({packet} or (vlan and {packet})))")
+            }
+            LinkType::Sll | LinkType::Sll2 => format!(
+                "{packet} or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100"
+            ),
+            LinkType::Raw | LinkType::Null => packet,
+        }
+    }
+
+    fn packet(&self) -> String {
+        // 51: an authentication header stands before the ports.
+        let v4 = format!("(ip and ({} or ip[9] = 51))", self.segments(&IPV4));
+        if self.only_ipv4 {
+            return v4;
+        }
+        // Hop-by-hop, routing, fragment, authentication, destination options.
+        let behind = [0, 43, 44, 51, 60].map(|next| format!("ip6[6] = {next}")).join(" or ");
+        format!("({v4} or (ip6 and ({} or {behind})))", self.segments(&IPV6))
+    }
+
+    fn segments(&self, fields: &Fields) -> String {
+        let of_segment = self.ranges.chunk_by(|a, b| a.segment == b.segment);
+        let alternatives = of_segment.filter_map(|ranges| {
+            let segment = ranges.first()?.segment;
+            let (test, port) = match segment {
+                Segment::Tcp(flags) => (fields.tcp(flags), fields.tcp_port),
+                Segment::Udp => (fields.udp.to_owned(), fields.udp_port),
+            };
+            let ports = ranges.iter().map(|range| range.test(port)).collect::<Vec<_>>();
+            Some(format!("({test} and ({}))", ports.join(" or ")))
+        });
+        alternatives.collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// Where a family has what the filter looks at. libpcap checks by itself that `tcp[…]` and
+/// `udp[…]` are no later fragment; it has no such words for IPv6.
+struct Fields {
+    tcp: &'static str,
+    tcp_port: &'static str,
+    tcp_flags: &'static str,
+    udp: &'static str,
+    udp_port: &'static str,
+}
+
+const IPV4: Fields = Fields {
+    tcp: "tcp",
+    tcp_port: "tcp[2:2]",
+    tcp_flags: "tcp[13]",
+    udp: "udp",
+    udp_port: "udp[2:2]",
+};
+
+const IPV6: Fields = Fields {
+    tcp: "ip6[6] = 6",
+    tcp_port: "ip6[42:2]",
+    tcp_flags: "ip6[53]",
+    udp: "ip6[6] = 17",
+    udp_port: "ip6[42:2]",
+};
+
+impl Fields {
+    fn tcp(&self, FlagTest { set, clear }: FlagTest) -> String {
+        let mut test = self.tcp.to_owned();
+        let mask = set.0 | clear.0;
+        if mask != 0 {
+            let _ = write!(test, " and {} & {mask} = {}", self.tcp_flags, set.0);
+        }
+        test
+    }
+}
+
+impl Range {
+    fn test(&self, port: &str) -> String {
+        let Self { low, high, .. } = self;
+        if low == high {
+            format!("{port} = {low}")
+        } else {
+            format!("({port} >= {low} and {port} <= {high})")
+        }
+    }
+}
+
+/// Where there are too many flag tests, one takes their place that passes whatever any of them
+/// passes.
+fn widen_flags(ranges: &mut [Range]) {
+    let mut tests: Vec<FlagTest> = ranges
+        .iter()
+        .filter_map(|range| match range.segment {
+            Segment::Tcp(flags) => Some(flags),
+            Segment::Udp => None,
+        })
+        .collect();
+    tests.sort_unstable();
+    tests.dedup();
+    if tests.len() <= MAX_FLAG_TESTS {
+        return;
+    }
+    let common = tests.into_iter().reduce(|a, b| FlagTest {
+        set: TcpFlags(a.set.0 & b.set.0),
+        clear: TcpFlags(a.clear.0 & b.clear.0),
+    });
+    for range in ranges {
+        if let (Segment::Tcp(flags), Some(common)) = (&mut range.segment, common) {
+            *flags = common;
+        }
+    }
+}
+
+/// Sorts, joins what overlaps or touches, then closes the smallest gaps until there are few
+/// enough.
+fn merge(ranges: &mut Vec<Range>) {
+    ranges.sort_unstable();
+    close_gaps(ranges, 1);
+    if ranges.len() <= MAX_RANGES {
+        return;
+    }
+    let mut gaps: Vec<u16> =
+        ranges.windows(2).filter_map(|pair| gap(pair.first()?, pair.last()?)).collect();
+    gaps.sort_unstable();
+    let too_many = ranges.len() - MAX_RANGES;
+    if let Some(&widest) = gaps.get(too_many - 1).or(gaps.last()) {
+        close_gaps(ranges, widest);
+    }
+}
+
+/// How far apart two ranges are that could be one.
+fn gap(before: &Range, after: &Range) -> Option<u16> {
+    (before.segment == after.segment).then(|| after.low.saturating_sub(before.high))
+}
+
+fn close_gaps(ranges: &mut Vec<Range>, widest: u16) {
+    ranges.dedup_by(|after, before| {
+        let close = gap(before, after).is_some_and(|gap| gap <= widest);
+        if close {
+            before.high = before.high.max(after.high);
+        }
+        close
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use pcap::{BpfProgram, Capture, Linktype};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::knock::Knock;
+    use crate::wire::samples::{self, Sample, behind_fragment_header, framed};
+    use crate::wire::{Transport, parse};
+
+    fn watched(ports: &[&str], flags: FlagTest) -> Watched {
+        Watched { ports: ports.iter().map(|port| port.parse::<Knock>().unwrap()).collect(), flags }
+    }
+
+    fn classic() -> Vec<Watched> {
+        vec![watched(&["7000", "8000/udp", "9000"], FlagTest::SYN)]
+    }
+
+    fn compile(filter: &Filter, link: LinkType) -> BpfProgram {
+        let dead = Capture::dead(Linktype(link.dlt())).unwrap();
+        dead.compile(&filter.expression(link), true).unwrap()
+    }
+
+    fn port(number: u16) -> NonZeroU16 {
+        NonZeroU16::new(number).unwrap()
+    }
+
+    /// Whether a door sees this packet: what the filter may never lose.
+    fn is_seen(watched: &[Watched], link: LinkType, frame: &[u8]) -> bool {
+        parse(link, frame).is_ok_and(|packet| {
+            watched.iter().any(|door| {
+                door.ports.contains(packet.knock())
+                    && match packet.transport {
+                        Transport::Tcp { flags, .. } => door.flags.passes(flags),
+                        Transport::Udp { .. } => true,
+                    }
+            })
+        })
+    }
+
+    prop_compose! {
+        fn doors(most: usize)(
+            doors in prop::collection::vec(
+                (
+                    prop::collection::vec((any::<bool>(), 1u16..=65_000, 0u16..500), 1..6),
+                    any::<u8>(),
+                    any::<u8>(),
+                ),
+                0..most,
+            ),
+        ) -> Vec<Watched> {
+            let door = |(ranges, set, clear): (Vec<_>, u8, u8)| {
+                let mut ports = PortSet::new();
+                for (tcp, low, width) in ranges {
+                    let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+                    ports.insert_range(protocol, port(low)..=port(low + width));
+                }
+                // Few bits, so that a random packet has a chance to pass.
+                let set = TcpFlags(set & 0x03);
+                Watched { ports, flags: FlagTest { set, clear: TcpFlags(clear & 0x14 & !set.0) } }
+            };
+            doors.into_iter().map(door).collect()
+        }
+    }
+
+    fn aimed(watched: &[Watched], sample: &mut Sample, at: prop::sample::Index) {
+        let ranges: Vec<_> =
+            watched.iter().flat_map(|door| door.ports.ranges(sample.protocol)).collect();
+        if !ranges.is_empty() {
+            let (low, high) = ranges[at.index(ranges.len())];
+            sample.port = if at.index(2) == 0 { low } else { high };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_door_would_see_passes(
+            watched in doors(40),
+            mut sample in samples::samples(),
+            at in any::<prop::sample::Index>(),
+        ) {
+            aimed(&watched, &mut sample, at);
+            let program = compile(&Filter::new(&watched, false), sample.link);
+            let frame = sample.frame();
+            if is_seen(&watched, sample.link, &frame) {
+                prop_assert!(program.filter(&frame));
+            }
+        }
+
+        /// Up to 32 ranges and eight flag tests nothing else passes either.
+        #[test]
+        fn with_few_doors_the_filter_is_exact(
+            watched in doors(5),
+            mut sample in samples::samples(),
+            at in any::<prop::sample::Index>(),
+        ) {
+            sample.options &= !sample.v6;
+            if matches!(sample.link, LinkType::Sll | LinkType::Sll2) {
+                sample.tags.clear();
+            }
+            aimed(&watched, &mut sample, at);
+            let program = compile(&Filter::new(&watched, false), sample.link);
+            let frame = sample.frame();
+            prop_assert_eq!(program.filter(&frame), is_seen(&watched, sample.link, &frame));
+        }
+
+        #[test]
+        fn no_doors_let_nothing_pass(sample in samples::samples()) {
+            let program = compile(&Filter::new([], false), sample.link);
+            prop_assert!(!program.filter(&sample.frame()));
+        }
+    }
+
+    #[test]
+    fn ports_next_to_a_knock_do_not_pass() {
+        let filter = Filter::new(&classic(), false);
+        for link in LinkType::ALL {
+            let program = compile(&filter, link);
+            for (port, passes) in [(6999, false), (7000, true), (7001, false), (8000, false)] {
+                for v6 in [false, true] {
+                    let sample = Sample { v6, port, link, ..Sample::default() };
+                    assert_eq!(program.filter(&sample.frame()), passes, "{sample:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_door_keeps_its_own_flags() {
+        let fin = FlagTest { set: TcpFlags::FIN, clear: TcpFlags::default() };
+        let doors = [watched(&["7000"], FlagTest::SYN), watched(&["8000"], fin)];
+        let program = compile(&Filter::new(&doors, false), LinkType::Ethernet);
+        let passes =
+            |port, flags| program.filter(&Sample { port, flags, ..Sample::default() }.frame());
+        assert!(passes(7000, TcpFlags::SYN) && !passes(7000, TcpFlags::FIN));
+        assert!(passes(8000, TcpFlags::FIN) && !passes(8000, TcpFlags::SYN));
+        assert!(!passes(7000, TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0)));
+    }
+
+    #[test]
+    fn flags_that_exclude_each_other_watch_nothing() {
+        let never = FlagTest { set: TcpFlags::SYN, clear: TcpFlags::SYN };
+        let doors = [watched(&["7000", "7000/udp"], never)];
+        let program = compile(&Filter::new(&doors, false), LinkType::Raw);
+        assert!(!program.filter(&Sample::default().ip()));
+        let udp = Sample { protocol: Protocol::Udp, ..Sample::default() };
+        assert!(program.filter(&udp.ip()));
+    }
+
+    #[test]
+    fn ipv6_behind_extension_headers_passes_whatever_its_port() {
+        let program = compile(&Filter::new(&classic(), false), LinkType::Raw);
+        let sample = Sample { v6: true, options: true, port: 1, ..Sample::default() };
+        assert!(program.filter(&sample.ip()));
+        assert!(program.filter(&behind_fragment_header(0, false)));
+    }
+
+    #[test]
+    fn ipv6_does_not_pass_where_only_ipv4_is_wanted() {
+        let program = compile(&Filter::new(&classic(), true), LinkType::Ethernet);
+        for options in [false, true] {
+            let v6 = Sample { v6: true, options, ..Sample::default() };
+            assert!(!program.filter(&v6.frame()));
+        }
+        assert!(program.filter(&Sample::default().frame()));
+    }
+
+    #[test]
+    fn a_later_ipv4_fragment_does_not_pass() {
+        let program = compile(&Filter::new(&classic(), false), LinkType::Raw);
+        let mut later = Sample::default().ip();
+        later[7] = 1;
+        assert!(!program.filter(&later));
+    }
+
+    #[test]
+    fn ten_thousand_doors_fit_into_the_kernel() {
+        let ports = |door: u16| {
+            let ports = [1, 2, 3].map(|nth| port(door.wrapping_mul(nth * 13).max(1)));
+            ports.map(|port| Knock::new(Protocol::ALL[usize::from(door % 2)], port))
+        };
+        let doors: Vec<_> = (1..=10_000u16)
+            .map(|door| Watched {
+                ports: ports(door).into_iter().collect(),
+                flags: FlagTest {
+                    set: TcpFlags((door % 64) as u8),
+                    clear: TcpFlags(!(door % 64) as u8 & (door % 7) as u8),
+                },
+            })
+            .collect();
+        let filter = Filter::new(&doors, false);
+        assert!(filter.ranges.len() <= MAX_RANGES);
+        for link in LinkType::ALL {
+            let program = compile(&filter, link);
+            assert!(program.get_instructions().len() < 4096, "{link:?}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_gaps_are_closed_first() {
+        let ports = (0..40).map(|nth| Knock::new(Protocol::Tcp, port(1 + nth * nth * 40)));
+        let doors = [Watched { ports: ports.collect(), flags: FlagTest::SYN }];
+        let Filter { ranges, .. } = Filter::new(&doors, false);
+        assert_eq!(ranges.len(), MAX_RANGES);
+        assert_eq!((ranges[0].low, ranges[0].high), (1, 1 + 8 * 8 * 40));
+        assert!(ranges[1..].iter().all(|range| range.low == range.high));
+    }
+
+    #[test]
+    fn tags_pass_on_ethernet_once_and_twice() {
+        let program = compile(&Filter::new(&classic(), false), LinkType::Ethernet);
+        let packet = Sample::default().ip();
+        let other = Sample { port: 7001, ..Sample::default() }.ip();
+        for tags in [&[0x8100][..], &[0x88a8, 0x8100], &[0x9100, 0x8100]] {
+            assert!(program.filter(&framed(LinkType::Ethernet, tags, &packet)), "{tags:x?}");
+            assert!(!program.filter(&framed(LinkType::Ethernet, tags, &other)), "{tags:x?}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Link layers: where the network header starts.
 
+use super::Ignored;
+
 /// The link types that knockd understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkType {
@@ -9,4 +11,140 @@ pub enum LinkType {
     Raw,
     /// NULL and LOOP: four bytes of address family, in the byte order of whoever captured.
     Null,
+}
+
+impl LinkType {
+    pub const ALL: [Self; 5] = [Self::Ethernet, Self::Sll, Self::Sll2, Self::Raw, Self::Null];
+
+    /// The link type of a number of libpcap's (`DLT_…` or `LINKTYPE_…`), if it is understood.
+    #[must_use]
+    pub const fn from_dlt(dlt: i32) -> Option<Self> {
+        match dlt {
+            0 | 108 => Some(Self::Null),
+            1 => Some(Self::Ethernet),
+            // RAW is 12 on most systems, 14 on OpenBSD, 101 in files; 228 and 229 are RAW with
+            // one IP version only.
+            12 | 14 | 101 | 228 | 229 => Some(Self::Raw),
+            113 => Some(Self::Sll),
+            276 => Some(Self::Sll2),
+            _ => None,
+        }
+    }
+
+    /// A number of libpcap's that means this link type.
+    #[must_use]
+    pub const fn dlt(self) -> i32 {
+        match self {
+            Self::Null => 0,
+            Self::Ethernet => 1,
+            Self::Raw => 12,
+            Self::Sll => 113,
+            Self::Sll2 => 276,
+        }
+    }
+}
+
+/// The IP version that a link layer announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    V4,
+    V6,
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// 802.1Q, 802.1ad, and what was used for stacked tags before 802.1ad.
+const ETHERTYPE_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
+const PACKET_OUTGOING: u16 = 4;
+/// Hardware types whose SLL protocol field holds no EtherType: 802.11 with radiotap, frame relay,
+/// netlink.
+const NO_ETHERTYPE: [u16; 3] = [803, 770, 824];
+
+const AF_INET: u32 = 2;
+/// Linux; NetBSD, OpenBSD; FreeBSD; Darwin.
+const AF_INET6: [u32; 4] = [10, 24, 28, 30];
+
+/// Strips the link layer, tags included.
+///
+/// # Errors
+/// [`Ignored::Truncated`], [`Ignored::NotIp`], or [`Ignored::Outgoing`] where the link layer says
+/// which way the packet went.
+pub(super) fn network(link: LinkType, bytes: &[u8]) -> Result<(Version, &[u8]), Ignored> {
+    match link {
+        LinkType::Ethernet => {
+            let (header, rest) = split::<14>(bytes)?;
+            ether_payload(be16(header[12], header[13]), rest)
+        }
+        LinkType::Sll => {
+            let (header, rest) = split::<16>(bytes)?;
+            cooked(
+                be16(header[0], header[1]),
+                be16(header[2], header[3]),
+                be16(header[14], header[15]),
+                rest,
+            )
+        }
+        LinkType::Sll2 => {
+            let (header, rest) = split::<20>(bytes)?;
+            cooked(
+                u16::from(header[10]),
+                be16(header[8], header[9]),
+                be16(header[0], header[1]),
+                rest,
+            )
+        }
+        LinkType::Raw => match bytes.first().ok_or(Ignored::Truncated)? >> 4 {
+            4 => Ok((Version::V4, bytes)),
+            6 => Ok((Version::V6, bytes)),
+            _ => Err(Ignored::NotIp),
+        },
+        LinkType::Null => {
+            let (&family, rest) = split::<4>(bytes)?;
+            let family = u32::from_be_bytes(family).min(u32::from_le_bytes(family));
+            match family {
+                AF_INET => Ok((Version::V4, rest)),
+                _ if AF_INET6.contains(&family) => Ok((Version::V6, rest)),
+                _ => Err(Ignored::NotIp),
+            }
+        }
+    }
+}
+
+fn cooked(
+    packet_type: u16,
+    hardware: u16,
+    protocol: u16,
+    rest: &[u8],
+) -> Result<(Version, &[u8]), Ignored> {
+    if packet_type == PACKET_OUTGOING {
+        return Err(Ignored::Outgoing);
+    }
+    if NO_ETHERTYPE.contains(&hardware) {
+        return Err(Ignored::NotIp);
+    }
+    ether_payload(protocol, rest)
+}
+
+fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(Version, &[u8]), Ignored> {
+    loop {
+        match ether_type {
+            ETHERTYPE_IPV4 => return Ok((Version::V4, rest)),
+            ETHERTYPE_IPV6 => return Ok((Version::V6, rest)),
+            _ if ETHERTYPE_VLAN.contains(&ether_type) => {
+                let (tag, inner) = split::<4>(rest)?;
+                ether_type = be16(tag[2], tag[3]);
+                rest = inner;
+            }
+            _ => return Err(Ignored::NotIp),
+        }
+    }
+}
+
+fn split<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Ignored> {
+    bytes.split_first_chunk().ok_or(Ignored::Truncated)
+}
+
+const fn be16(high: u8, low: u8) -> u16 {
+    u16::from_be_bytes([high, low])
 }

@@ -5,4 +5,7 @@ pub mod filter;
 pub mod link;
 mod packet;
 
+#[cfg(test)]
+mod samples;
+
 pub use packet::{Ignored, Packet, Transport, parse};
