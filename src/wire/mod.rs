@@ -6,6 +6,6 @@ pub mod link;
 mod packet;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 
 pub use packet::{Ignored, Packet, Transport, parse};
