@@ -280,12 +280,11 @@ mod tests {
     use crate::proto::flags::{FlagTest, TcpFlags};
     use crate::proto::knock::Knock;
     use crate::proto::ports::PortSet;
-    use crate::wire::filter::Watched;
     use crate::wire::parse;
 
     fn watching(ports: &[&str]) -> Filter {
-        let ports = ports.iter().map(|port| port.parse::<Knock>().unwrap()).collect();
-        Filter::new(&[Watched { ports, flags: FlagTest::SYN }], false)
+        let ports: PortSet = ports.iter().map(|port| port.parse::<Knock>().unwrap()).collect();
+        Filter::new([(&ports, FlagTest::SYN)], false)
     }
 
     /// A network namespace for this thread alone; `false`, and loudly, where there can be none.
@@ -410,10 +409,11 @@ mod tests {
                     ports.insert_range(protocol, low..=high);
                 }
                 let set = TcpFlags(1 << (door % 4));
-                Watched { ports, flags: FlagTest { set, clear: TcpFlags::ACK } }
+                (ports, FlagTest { set, clear: TcpFlags::ACK })
             })
             .collect();
-        let mut live = Live::open("lo", &Filter::new(&doors, false)).unwrap();
+        let filter = Filter::new(doors.iter().map(|(ports, flags)| (ports, *flags)), false);
+        let mut live = Live::open("lo", &filter).unwrap();
         for port in 50_000..50_010 {
             send(port);
         }

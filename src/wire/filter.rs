@@ -12,14 +12,6 @@ use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::Protocol;
 use crate::proto::ports::PortSet;
 
-/// What a door watches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
-    pub ports: PortSet,
-    /// Which TCP packets it sees; UDP has no flags.
-    pub flags: FlagTest,
-}
-
 /// How finely a filter tells packets apart: how many flag tests, how many ranges of ports.
 ///
 /// A kernel before 6.7 lends a socket 20 KiB for its filter (`net.core.optmem_max`); with more
@@ -61,14 +53,18 @@ enum Segment {
 }
 
 impl Filter {
+    /// From the ports that each door watches, and the TCP flags with which it does.
     #[must_use]
-    pub fn new<'a>(watched: impl IntoIterator<Item = &'a Watched>, only_ipv4: bool) -> Self {
+    pub fn new<'a>(
+        watched: impl IntoIterator<Item = (&'a PortSet, FlagTest)>,
+        only_ipv4: bool,
+    ) -> Self {
         let mut ranges = Vec::new();
-        for Watched { ports, flags } in watched {
+        for (ports, flags) in watched {
             for protocol in Protocol::ALL {
                 let segment = match protocol {
                     Protocol::Tcp if flags.set.0 & flags.clear.0 != 0 => continue,
-                    Protocol::Tcp => Segment::Tcp(*flags),
+                    Protocol::Tcp => Segment::Tcp(flags),
                     Protocol::Udp => Segment::Udp,
                 };
                 let of_protocol = ports.ranges(protocol);
@@ -239,8 +235,14 @@ mod tests {
     use crate::wire::samples::{self, Sample, behind_fragment_header, framed};
     use crate::wire::{Transport, parse};
 
+    type Watched = (PortSet, FlagTest);
+
     fn watched(ports: &[&str], flags: FlagTest) -> Watched {
-        Watched { ports: ports.iter().map(|port| port.parse::<Knock>().unwrap()).collect(), flags }
+        (ports.iter().map(|port| port.parse::<Knock>().unwrap()).collect(), flags)
+    }
+
+    fn filter_of(doors: &[Watched], only_ipv4: bool) -> Filter {
+        Filter::new(doors.iter().map(|(ports, flags)| (ports, *flags)), only_ipv4)
     }
 
     fn classic() -> Vec<Watched> {
@@ -259,10 +261,10 @@ mod tests {
     /// Whether a door sees this packet: what the filter may never lose.
     fn is_seen(watched: &[Watched], link: LinkType, frame: &[u8]) -> bool {
         parse(link, frame).is_ok_and(|packet| {
-            watched.iter().any(|door| {
-                door.ports.contains(packet.knock())
+            watched.iter().any(|(ports, door)| {
+                ports.contains(packet.knock())
                     && match packet.transport {
-                        Transport::Tcp { flags, .. } => door.flags.passes(flags),
+                        Transport::Tcp { flags, .. } => door.passes(flags),
                         Transport::Udp { .. } => true,
                     }
             })
@@ -288,7 +290,7 @@ mod tests {
                 }
                 // Few bits, so that a random packet has a chance to pass.
                 let set = TcpFlags(set & 0x03);
-                Watched { ports, flags: FlagTest { set, clear: TcpFlags(clear & 0x14 & !set.0) } }
+                (ports, FlagTest { set, clear: TcpFlags(clear & 0x14 & !set.0) })
             };
             doors.into_iter().map(door).collect()
         }
@@ -296,7 +298,7 @@ mod tests {
 
     fn aimed(watched: &[Watched], sample: &mut Sample, at: prop::sample::Index) {
         let ranges: Vec<_> =
-            watched.iter().flat_map(|door| door.ports.ranges(sample.protocol)).collect();
+            watched.iter().flat_map(|(ports, _)| ports.ranges(sample.protocol)).collect();
         if !ranges.is_empty() {
             let (low, high) = ranges[at.index(ranges.len())];
             sample.port = if at.index(2) == 0 { low } else { high };
@@ -311,7 +313,7 @@ mod tests {
             at in any::<prop::sample::Index>(),
         ) {
             aimed(&watched, &mut sample, at);
-            let program = compile(&Filter::new(&watched, false), sample.link);
+            let program = compile(&filter_of(&watched, false), sample.link);
             let frame = sample.frame();
             if is_seen(&watched, sample.link, &frame) {
                 prop_assert!(program.filter(&frame));
@@ -328,21 +330,21 @@ mod tests {
             sample.options &= !sample.v6;
             sample.tags.clear();
             aimed(&watched, &mut sample, at);
-            let program = compile(&Filter::new(&watched, false), sample.link);
+            let program = compile(&filter_of(&watched, false), sample.link);
             let frame = sample.frame();
             prop_assert_eq!(program.filter(&frame), is_seen(&watched, sample.link, &frame));
         }
 
         #[test]
         fn no_doors_let_nothing_pass(sample in samples::samples()) {
-            let program = compile(&Filter::new([], false), sample.link);
+            let program = compile(&filter_of(&[], false), sample.link);
             prop_assert!(!program.filter(&sample.frame()));
         }
     }
 
     #[test]
     fn ports_next_to_a_knock_do_not_pass() {
-        let filter = Filter::new(&classic(), false);
+        let filter = filter_of(&classic(), false);
         for link in LinkType::ALL {
             let program = compile(&filter, link);
             for (port, passes) in [(6999, false), (7000, true), (7001, false), (8000, false)] {
@@ -358,7 +360,7 @@ mod tests {
     fn each_door_keeps_its_own_flags() {
         let fin = FlagTest { set: TcpFlags::FIN, clear: TcpFlags::default() };
         let doors = [watched(&["7000"], FlagTest::SYN), watched(&["8000"], fin)];
-        let program = compile(&Filter::new(&doors, false), LinkType::Ethernet);
+        let program = compile(&filter_of(&doors, false), LinkType::Ethernet);
         let passes =
             |port, flags| program.filter(&Sample { port, flags, ..Sample::default() }.frame());
         assert!(passes(7000, TcpFlags::SYN) && !passes(7000, TcpFlags::FIN));
@@ -370,7 +372,7 @@ mod tests {
     fn flags_that_exclude_each_other_watch_nothing() {
         let never = FlagTest { set: TcpFlags::SYN, clear: TcpFlags::SYN };
         let doors = [watched(&["7000", "7000/udp"], never)];
-        let program = compile(&Filter::new(&doors, false), LinkType::Raw);
+        let program = compile(&filter_of(&doors, false), LinkType::Raw);
         assert!(!program.filter(&Sample::default().ip()));
         let udp = Sample { protocol: Protocol::Udp, ..Sample::default() };
         assert!(program.filter(&udp.ip()));
@@ -378,7 +380,7 @@ mod tests {
 
     #[test]
     fn ipv6_behind_extension_headers_passes_whatever_its_port() {
-        let program = compile(&Filter::new(&classic(), false), LinkType::Raw);
+        let program = compile(&filter_of(&classic(), false), LinkType::Raw);
         let sample = Sample { v6: true, options: true, port: 1, ..Sample::default() };
         assert!(program.filter(&sample.ip()));
         assert!(program.filter(&behind_fragment_header(0, false)));
@@ -386,7 +388,7 @@ mod tests {
 
     #[test]
     fn ipv6_does_not_pass_where_only_ipv4_is_wanted() {
-        let program = compile(&Filter::new(&classic(), true), LinkType::Ethernet);
+        let program = compile(&filter_of(&classic(), true), LinkType::Ethernet);
         for options in [false, true] {
             let v6 = Sample { v6: true, options, ..Sample::default() };
             assert!(!program.filter(&v6.frame()));
@@ -396,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_later_ipv4_fragment_does_not_pass() {
-        let program = compile(&Filter::new(&classic(), false), LinkType::Raw);
+        let program = compile(&filter_of(&classic(), false), LinkType::Raw);
         let mut later = Sample::default().ip();
         later[7] = 1;
         assert!(!program.filter(&later));
@@ -409,15 +411,15 @@ mod tests {
             ports.map(|port| Knock::new(Protocol::ALL[usize::from(door % 2)], port))
         };
         let doors: Vec<_> = (1..=10_000u16)
-            .map(|door| Watched {
-                ports: ports(door).into_iter().collect(),
-                flags: FlagTest {
+            .map(|door| {
+                let flags = FlagTest {
                     set: TcpFlags((door % 64) as u8),
                     clear: TcpFlags(!(door % 64) as u8 & (door % 7) as u8),
-                },
+                };
+                (ports(door).into_iter().collect(), flags)
             })
             .collect();
-        let filter = Filter::new(&doors, false);
+        let filter = filter_of(&doors, false);
         assert!(filter.ranges.len() <= UNTAGGED.ranges);
         for link in LinkType::ALL {
             let program = compile(&filter, link);
@@ -429,8 +431,8 @@ mod tests {
     #[test]
     fn the_smallest_gaps_are_closed_first() {
         let ports = (0..40).map(|nth| Knock::new(Protocol::Tcp, port(1 + nth * nth * 40)));
-        let doors = [Watched { ports: ports.collect(), flags: FlagTest::SYN }];
-        let Filter { ranges, .. } = Filter::new(&doors, false);
+        let doors = [(ports.collect(), FlagTest::SYN)];
+        let Filter { ranges, .. } = filter_of(&doors, false);
         assert_eq!(ranges.len(), UNTAGGED.ranges);
         assert_eq!((ranges[0].low, ranges[0].high), (1, 1 + 8 * 8 * 40));
         assert!(ranges[1..].iter().all(|range| range.low == range.high));
@@ -438,7 +440,7 @@ mod tests {
 
     #[test]
     fn tags_pass_on_ethernet_once_and_twice() {
-        let program = compile(&Filter::new(&classic(), false), LinkType::Ethernet);
+        let program = compile(&filter_of(&classic(), false), LinkType::Ethernet);
         let packet = Sample::default().ip();
         let far = Sample { port: 20_000, ..Sample::default() }.ip();
         for tags in [&[0x8100][..], &[0x88a8, 0x8100], &[0x9100, 0x8100]] {
