@@ -1,0 +1,385 @@
+//! The engine against a naive reading of its one sentence.
+//!
+//! The model keeps every knock that was ever seen and, at each packet, looks for the longest
+//! prefix of each sequence among the latest ones. It shares only the watch sets with the engine.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::*;
+use crate::config::watch::watch_sets;
+use crate::proto::flags::TcpFlags;
+use crate::proto::knock::{Knock, Protocol};
+use crate::time::Wall;
+use crate::wire::Transport;
+
+struct Model {
+    doors: Vec<(Recognition, PortSet)>,
+    local: IpAddr,
+    sources: BTreeMap<IpAddr, History>,
+}
+
+struct History {
+    knocks: Vec<(Monotonic, Packet)>,
+    /// For each door: how many of the knocks it has used up, and the stage that was told last.
+    doors: Vec<(usize, Told)>,
+}
+
+/// A stage, and when its first knock was.
+type Told = Option<(usize, Monotonic)>;
+
+impl Model {
+    fn sees(&self, door: usize, packet: &Packet) -> bool {
+        let (door, watched) = &self.doors[door];
+        let flags = match packet.transport {
+            Transport::Tcp { flags, .. } => door.flags.passes(flags),
+            Transport::Udp { .. } => true,
+        };
+        watched.contains(packet.knock())
+            && flags
+            && packet.destination == door.target.unwrap_or(self.local)
+    }
+
+    /// The longest prefix of the sequence that the latest knocks form, all in time.
+    fn stage(&self, source: IpAddr, door: usize, now: Monotonic) -> Told {
+        let history = &self.sources[&source];
+        let seen: Vec<(Monotonic, Knock)> = history.knocks[history.doors[door].0..]
+            .iter()
+            .filter(|(_, packet)| self.sees(door, packet))
+            .map(|(at, packet)| (*at, packet.knock()))
+            .collect();
+        let Recognition { sequence, seq_timeout, .. } = &self.doors[door].0;
+        (1..=sequence.len().min(seen.len())).rev().find_map(|length| {
+            let latest = &seen[seen.len() - length..];
+            let began = latest[0].0;
+            let matches = latest.iter().zip(sequence).all(|((_, knock), wanted)| knock == wanted);
+            (matches && now.since(began) <= *seq_timeout).then_some((length, began))
+        })
+    }
+
+    fn is_duplicate(&self, now: Monotonic, packet: &Packet) -> bool {
+        let Some(history) = self.sources.get(&packet.source) else { return false };
+        let longest = self.doors.iter().map(|(door, _)| door.sequence.len()).max().unwrap_or(0);
+        history.knocks.iter().rev().take(longest.max(16)).any(|(at, other)| {
+            match (other.transport, packet.transport) {
+                (
+                    Transport::Tcp { source_port, port, sequence, .. },
+                    Transport::Tcp {
+                        source_port: source_port_2,
+                        port: port_2,
+                        sequence: number,
+                        ..
+                    },
+                ) => {
+                    (source_port, port, sequence) == (source_port_2, port_2, number)
+                        && now.since(*at) < Duration::from_secs(130)
+                }
+                (Transport::Udp { .. }, Transport::Udp { .. }) => {
+                    other.transport == packet.transport && now.since(*at) < Duration::from_secs(1)
+                }
+                _ => false,
+            }
+        })
+    }
+
+    fn timeouts(&mut self, source: IpAddr, now: Monotonic) -> Vec<Event> {
+        let mut events = Vec::new();
+        for door in 0..self.doors.len() {
+            let after = self.stage(source, door, now);
+            let told = &mut self.sources.get_mut(&source).unwrap().doors[door].1;
+            let before = std::mem::replace(told, after);
+            if before != after {
+                events.extend(reset(source, door, before, after, Reason::Timeout));
+            }
+        }
+        events
+    }
+
+    /// `None`: it is nobody's knock.
+    fn on_packet(&mut self, now: Monotonic, packet: &Packet) -> Option<Vec<Event>> {
+        let doors = self.doors.len();
+        if !(0..doors).any(|door| self.sees(door, packet)) || self.is_duplicate(now, packet) {
+            return None;
+        }
+        let source = packet.source;
+        self.sources
+            .entry(source)
+            .or_insert_with(|| History { knocks: Vec::new(), doors: vec![(0, None); doors] });
+        let mut events = self.timeouts(source, now);
+        self.sources.get_mut(&source).unwrap().knocks.push((now, *packet));
+        for door in (0..doors).filter(|&door| self.sees(door, packet)).collect::<Vec<_>>() {
+            let mut after = self.stage(source, door, now);
+            let history = self.sources.get_mut(&source).unwrap();
+            let before = history.doors[door].1;
+            let sequence = &self.doors[door].0.sequence;
+            match after {
+                Some((stage, began)) if stage == before.map_or(0, |(stage, _)| stage) + 1 => {
+                    let mut kind = EventKind::Stage(stage as u8);
+                    if stage == sequence.len() {
+                        kind = EventKind::Open;
+                        history.doors[door].0 = history.knocks.len();
+                        after = None;
+                    }
+                    events.push(event(source, door, began, kind));
+                }
+                _ => {
+                    let wrong = sequence.contains(&packet.knock());
+                    let reason = if wrong { Reason::WrongKnock } else { Reason::TripWire };
+                    events.extend(reset(source, door, before, after, reason));
+                }
+            }
+            history.doors[door].1 = after;
+        }
+        Some(events)
+    }
+
+    fn on_deadline(&mut self, now: Monotonic) -> Vec<Event> {
+        let sources: Vec<IpAddr> = self.sources.keys().copied().collect();
+        sources.into_iter().flat_map(|source| self.timeouts(source, now)).collect()
+    }
+
+    fn next_timeout(&self) -> Option<Monotonic> {
+        let told = self.sources.values().flat_map(|history| history.doors.iter().enumerate());
+        told.filter_map(|(door, (_, told))| {
+            Some((*told)?.1 + self.doors[door].0.seq_timeout + Duration::from_nanos(1))
+        })
+        .min()
+    }
+}
+
+fn event(source: IpAddr, door: usize, began: Monotonic, kind: EventKind) -> Event {
+    Event { door: DoorId(door as u32), source, kind, began }
+}
+
+fn reset(source: IpAddr, door: usize, before: Told, after: Told, reason: Reason) -> Vec<Event> {
+    let broken = before.map(|(stage, began)| {
+        event(source, door, began, EventKind::Reset { stage: stage as u8, reason })
+    });
+    let left =
+        after.map(|(stage, began)| event(source, door, began, EventKind::Stage(stage as u8)));
+    broken.into_iter().chain(left).collect()
+}
+
+const HERE: &str = "192.0.2.1";
+const TARGET: &str = "198.51.100.1";
+const ELSEWHERE: &str = "203.0.113.1";
+
+fn any_knock() -> impl Strategy<Value = Knock> {
+    (select(&Protocol::ALL[..]), 10u16..14)
+        .prop_map(|(protocol, port)| Knock::new(protocol, port.try_into().unwrap()))
+}
+
+fn any_door() -> impl Strategy<Value = Recognition> {
+    let flags = [
+        FlagTest::SYN,
+        FlagTest::SYN,
+        FlagTest::ANY,
+        FlagTest { set: TcpFlags::ACK, clear: TcpFlags::FIN },
+    ];
+    (
+        prop_oneof![
+            prop::collection::vec(any_knock(), 1..6),
+            prop::collection::vec(
+                any_knock().prop_map(|knock| Knock { protocol: Protocol::Tcp, ..knock }),
+                1..6
+            ),
+            prop::collection::vec(select(vec!["10".parse().unwrap(), "11".parse().unwrap()]), 1..8),
+        ],
+        select(vec![0u64, 1, 300, 1000, 2000, 5000, 400_000]),
+        select(flags.to_vec()),
+        select(vec![None, None, None, Some(TARGET)]),
+        0u16..4,
+        prop::collection::vec(any_knock(), 0..2),
+    )
+        .prop_map(|(sequence, timeout, flags, target, trip_wires, opens)| Recognition {
+            name: "door".parse().unwrap(),
+            sequence,
+            seq_timeout: Duration::from_millis(timeout),
+            flags,
+            target: target.map(|target| target.parse().unwrap()),
+            trip_wires,
+            opens,
+        })
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Time goes by.
+    Wait(Duration),
+    /// Time goes by to just where a deadline is, and this much further.
+    WaitFor(Duration),
+    /// The shell looks at its deadlines.
+    Look,
+    Packet(Packet),
+    /// The next knock that a source needs at a door.
+    Next(Index, Index),
+    /// An earlier packet comes again.
+    Again(Index),
+}
+
+fn any_source() -> impl Strategy<Value = IpAddr> {
+    select(vec!["192.0.2.7", "192.0.2.8", "2001:db8::7"]).prop_map(|text| text.parse().unwrap())
+}
+
+fn any_packet() -> impl Strategy<Value = Packet> {
+    (
+        any_source(),
+        select(vec![HERE, HERE, HERE, TARGET, ELSEWHERE]),
+        any::<bool>(),
+        7u16..18,
+        0u16..30,
+        0u32..3,
+        select(vec![TcpFlags::SYN, TcpFlags::SYN, TcpFlags::ACK, TcpFlags(0x11)]),
+    )
+        .prop_map(|(source, destination, tcp, port, source_port, sequence, flags)| Packet {
+            source,
+            destination: destination.parse().unwrap(),
+            transport: transport(tcp, port, source_port, sequence, flags),
+        })
+}
+
+fn transport(tcp: bool, port: u16, source_port: u16, sequence: u32, flags: TcpFlags) -> Transport {
+    let port = port.try_into().unwrap();
+    if tcp {
+        Transport::Tcp { source_port, port, sequence, flags }
+    } else {
+        Transport::Udp { source_port, port }
+    }
+}
+
+fn any_span() -> impl Strategy<Value = Duration> {
+    let millis = vec![0u64, 0, 0, 1, 250, 300, 999, 1000, 2000, 127_000, 130_000];
+    (select(millis), 0u64..2)
+        .prop_map(|(millis, nanos)| Duration::from_millis(millis) + Duration::from_nanos(nanos))
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => any_span().prop_map(Step::Wait),
+        1 => (0u64..2).prop_map(|nanos| Step::WaitFor(Duration::from_nanos(nanos))),
+        1 => Just(Step::Look),
+        5 => any_packet().prop_map(Step::Packet),
+        9 => (any::<Index>(), any::<Index>()).prop_map(|(source, door)| Step::Next(source, door)),
+        1 => any::<Index>().prop_map(Step::Again),
+    ]
+}
+
+/// The packet that takes a source further at a door, as far as the model knows.
+fn next_packet(model: &Model, source: IpAddr, door: usize, number: u32) -> Packet {
+    let told = model.sources.get(&source).and_then(|history| history.doors[door].1);
+    let door = &model.doors[door].0;
+    let knock = door.sequence[told.map_or(0, |(stage, _)| stage)];
+    let tcp = knock.protocol == Protocol::Tcp;
+    let flags = if door.flags.set == TcpFlags::ACK { TcpFlags::ACK } else { TcpFlags::SYN };
+    Packet {
+        source,
+        destination: door.target.unwrap_or(model.local),
+        transport: transport(tcp, knock.port.get(), 1000 + number as u16, number, flags),
+    }
+}
+
+fn at(monotonic: Monotonic) -> Now {
+    Now { monotonic, wall: Wall::ZERO }
+}
+
+fn compare(
+    doors: Vec<Recognition>,
+    steps: Vec<Step>,
+    punctual: bool,
+) -> Result<usize, TestCaseError> {
+    let options = Options { sources: 1000, only_ipv4: false };
+    let mut engine = Engine::new(&doors, &options);
+    let local: IpAddr = HERE.parse().unwrap();
+    engine.set_local(Local::Addresses([local].into()));
+    let sets = watch_sets(&doors);
+    let mut model =
+        Model { doors: doors.into_iter().zip(sets).collect(), local, sources: BTreeMap::new() };
+    let sources: Vec<IpAddr> =
+        ["192.0.2.7", "192.0.2.8", "2001:db8::7"].map(|text| text.parse().unwrap()).into();
+
+    let mut now = Monotonic::ZERO + Duration::from_secs(1000);
+    let mut sent: Vec<Packet> = Vec::new();
+    let mut opened = 0;
+    for step in steps {
+        let packet = match step {
+            Step::Wait(span) => {
+                now = now + span;
+                None
+            }
+            Step::WaitFor(further) => {
+                let deadline = model.next_timeout().unwrap_or(now);
+                now = now.max(deadline + further - Duration::from_nanos(1));
+                None
+            }
+            Step::Look => {
+                let mut events = engine.on_deadline(at(now)).to_vec();
+                events.sort_by_key(|event| event.source);
+                prop_assert_eq!(events, model.on_deadline(now));
+                prop_assert!(engine.next_deadline().is_none_or(|deadline| deadline > now));
+                None
+            }
+            Step::Packet(packet) => Some(packet),
+            Step::Next(source, door) => {
+                let door = door.index(model.doors.len());
+                Some(next_packet(&model, *source.get(&sources), door, sent.len() as u32))
+            }
+            Step::Again(which) => {
+                (!sent.is_empty()).then(|| sent[sent.len() - 1 - which.index(sent.len()).min(3)])
+            }
+        };
+        if punctual {
+            while let Some(deadline) = engine.next_deadline().filter(|&deadline| deadline <= now) {
+                prop_assert!(model.next_timeout().is_none_or(|timeout| timeout >= deadline));
+                let mut events = engine.on_deadline(at(deadline)).to_vec();
+                events.sort_by_key(|event| event.source);
+                prop_assert_eq!(events, model.on_deadline(deadline));
+            }
+            prop_assert!(model.next_timeout().is_none_or(|timeout| timeout > now));
+        }
+        let Some(packet) = packet else { continue };
+        sent.push(packet);
+        let expected = model.on_packet(now, &packet);
+        match engine.on_packet(at(now), &packet) {
+            Verdict::Knock(events) => {
+                opened += events.iter().filter(|event| event.kind == EventKind::Open).count();
+                prop_assert_eq!(Some(events.to_vec()), expected);
+            }
+            Verdict::Ignored(_) => prop_assert_eq!(None, expected),
+        }
+    }
+    Ok(opened)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn what_happens_is_what_the_sentence_says(
+        doors in prop::collection::vec(any_door(), 1..5),
+        steps in prop::collection::vec(any_step(), 1..80),
+        punctual in any::<bool>(),
+    ) {
+        let _opened = compare(doors, steps, punctual)?;
+    }
+
+    #[test]
+    fn times_that_jump_about_harm_nothing(
+        doors in prop::collection::vec(any_door(), 1..5),
+        packets in prop::collection::vec((any::<u64>(), any_packet(), any::<bool>()), 1..60),
+    ) {
+        let mut engine = Engine::new(&doors, &Options { sources: 1, only_ipv4: false });
+        for (nanos, packet, look) in packets {
+            let now = at(Monotonic::from_nanos(nanos));
+            let _ = engine.on_packet(now, &packet);
+            if look {
+                let _ = engine.on_deadline(now);
+                prop_assert!(engine.next_deadline().is_none_or(|next| next > now.monotonic));
+            }
+        }
+    }
+}

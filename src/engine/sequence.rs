@@ -1,0 +1,186 @@
+//! A door's sequence, compiled: how far a source has come in it.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::proto::knock::Knock;
+use crate::time::Monotonic;
+
+/// When the knocks that a source has matched so far were seen. Its length is the stage.
+pub(super) type Times = SmallVec<[Monotonic; 2]>;
+
+/// The knocks that open a door, and where to go on when one of them is wrong or too old.
+#[derive(Clone, Debug)]
+pub(super) struct Sequence {
+    knocks: Box<[Knock]>,
+    /// For each prefix, by its length less one: how long its longest border is. A border is a
+    /// shorter prefix that it also ends with (the failure function of Knuth, Morris and Pratt).
+    borders: Box<[usize]>,
+    timeout: Duration,
+}
+
+impl Sequence {
+    pub(super) fn new(knocks: &[Knock], timeout: Duration) -> Self {
+        let mut borders = Vec::with_capacity(knocks.len());
+        let mut border = 0;
+        for (at, knock) in knocks.iter().enumerate() {
+            while border > 0 && knocks[border] != *knock {
+                border = borders[border - 1];
+            }
+            if at > 0 && knocks[border] == *knock {
+                border += 1;
+            }
+            borders.push(border);
+        }
+        Self { knocks: knocks.into(), borders: borders.into(), timeout }
+    }
+
+    pub(super) fn first(&self) -> Option<Knock> {
+        self.knocks.first().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.knocks.len()
+    }
+
+    pub(super) fn contains(&self, knock: Knock) -> bool {
+        self.knocks.contains(&knock)
+    }
+
+    pub(super) fn is_complete(&self, times: &Times) -> bool {
+        times.len() == self.len()
+    }
+
+    /// The last moment at which what has been matched is still in time.
+    pub(super) fn deadline(&self, times: &Times) -> Monotonic {
+        times.first().map_or(Monotonic::MAX, |&first| first + self.timeout)
+    }
+
+    /// Adds a knock on one of the door's ports or trip-wires: afterwards `times` are those of the
+    /// longest prefix that the latest knocks form. What was there must be in time (see
+    /// [`Self::expire`]) and not complete.
+    pub(super) fn advance(&self, times: &mut Times, knock: Knock, now: Monotonic) {
+        let mut stage = times.len();
+        while stage > 0 && self.knocks.get(stage) != Some(&knock) {
+            stage = self.border(stage);
+        }
+        if self.knocks.get(stage) == Some(&knock) {
+            keep_last(times, stage);
+            times.push(now);
+        } else {
+            times.clear();
+        }
+    }
+
+    /// Gives up what is older than the timeout allows: `times` become those of the longest prefix
+    /// that is still in time.
+    pub(super) fn expire(&self, times: &mut Times, now: Monotonic) {
+        let mut stage = times.len();
+        while stage > 0 && now.since(times[times.len() - stage]) > self.timeout {
+            stage = self.border(stage);
+        }
+        keep_last(times, stage);
+    }
+
+    fn border(&self, stage: usize) -> usize {
+        stage.checked_sub(1).and_then(|at| self.borders.get(at)).map_or(0, |&border| border)
+    }
+}
+
+fn keep_last(times: &mut Times, count: usize) {
+    let gone = times.len().saturating_sub(count);
+    if gone > 0 {
+        times.drain(..gone);
+        if times.len() <= times.inline_size() {
+            times.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn sequence(ports: &[&str]) -> Sequence {
+        let knocks: Vec<Knock> = ports.iter().map(|port| port.parse().unwrap()).collect();
+        Sequence::new(&knocks, TIMEOUT)
+    }
+
+    fn at(seconds: u64) -> Monotonic {
+        Monotonic::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// Knocks at the given seconds; the times of what is matched in the end.
+    fn after(sequence: &Sequence, knocks: &[(u64, &str)]) -> Vec<Monotonic> {
+        let mut times = Times::new();
+        for (second, knock) in knocks {
+            sequence.advance(&mut times, knock.parse().unwrap(), at(*second));
+        }
+        times.to_vec()
+    }
+
+    #[test]
+    fn the_stage_grows_with_each_right_knock() {
+        let sequence = sequence(&["1", "2", "3"]);
+        assert_eq!(after(&sequence, &[(0, "1"), (1, "2")]), [at(0), at(1)]);
+        assert_eq!(after(&sequence, &[(0, "1"), (1, "2"), (2, "3")]).len(), 3);
+    }
+
+    #[test]
+    fn a_wrong_knock_may_be_the_first_of_another_try() {
+        let sequence = sequence(&["1", "2", "3"]);
+        assert_eq!(after(&sequence, &[(0, "1"), (1, "2"), (2, "1")]), [at(2)]);
+        assert!(after(&sequence, &[(0, "1"), (1, "2"), (2, "2")]).is_empty());
+    }
+
+    #[test]
+    fn a_port_that_is_not_in_the_sequence_breaks_all_of_it() {
+        let sequence = sequence(&["1", "1", "2"]);
+        assert!(after(&sequence, &[(0, "1"), (1, "1"), (2, "9")]).is_empty());
+    }
+
+    #[test]
+    fn the_same_port_in_the_other_protocol_is_another_knock() {
+        let sequence = sequence(&["1", "2/udp", "3"]);
+        assert!(after(&sequence, &[(0, "1"), (1, "2")]).is_empty());
+        assert_eq!(after(&sequence, &[(0, "1"), (1, "2/udp")]).len(), 2);
+    }
+
+    #[test]
+    fn falling_back_to_a_border_keeps_the_times_of_its_own_knocks() {
+        let sequence = sequence(&["1", "1", "2"]);
+        assert_eq!(after(&sequence, &[(0, "1"), (1, "1"), (2, "1")]), [at(1), at(2)]);
+        let sequence = self::sequence(&["1", "2", "1", "2", "3"]);
+        let knocks = [(0, "1"), (1, "2"), (2, "1"), (3, "2"), (4, "1")];
+        assert_eq!(after(&sequence, &knocks), [at(2), at(3), at(4)]);
+    }
+
+    #[test]
+    fn exactly_the_timeout_is_in_time_and_a_nanosecond_more_is_not() {
+        let sequence = sequence(&["1", "2"]);
+        let mut times = Times::from_slice(&[at(5)]);
+        sequence.expire(&mut times, at(5) + TIMEOUT);
+        assert_eq!(times.len(), 1);
+        sequence.expire(&mut times, at(5) + TIMEOUT + Duration::from_nanos(1));
+        assert!(times.is_empty());
+    }
+
+    #[test]
+    fn what_is_too_old_falls_back_to_the_longest_border_that_is_in_time() {
+        let sequence = sequence(&["1", "1", "1", "2"]);
+        let mut times = Times::from_slice(&[at(0), at(4), at(8)]);
+        sequence.expire(&mut times, at(11));
+        assert_eq!(times.as_slice(), [at(4), at(8)]);
+        sequence.expire(&mut times, at(17));
+        assert_eq!(times.as_slice(), [at(8)]);
+    }
+
+    #[test]
+    fn a_knock_that_seems_older_than_the_one_before_it_is_in_time() {
+        let sequence = sequence(&["1", "2", "3"]);
+        assert_eq!(after(&sequence, &[(9, "1"), (8, "2")]).len(), 2);
+    }
+}

@@ -1,0 +1,250 @@
+//! Who has knocked lately, and how far they have come: bounded, whatever arrives.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::DoorId;
+use super::doors::Doors;
+use super::recent::Recent;
+use super::segment::Segment;
+use super::sequence::Times;
+use crate::time::Monotonic;
+
+/// From this stage on a source is further along: it has made more than a first knock.
+const FURTHER: usize = 2;
+/// How many attempts one source may have at the least.
+const ATTEMPTS_OF_ONE: usize = 64;
+/// How many attempts there may be for each source that fits, all sources together.
+const ATTEMPTS_PER_SOURCE: usize = 4;
+/// No segment is smaller than this.
+const SMALLEST: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// One source on its way through one door. Never at stage 0.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) door: DoorId,
+    pub(super) times: Times,
+}
+
+/// What is known of one source.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    /// In the order of the doors.
+    pub(super) attempts: SmallVec<[Attempt; 1]>,
+    pub(super) recent: Recent,
+    /// Its entry among the deadlines, if it has one.
+    scheduled: Option<Monotonic>,
+}
+
+/// The sources that have knocked, in two segments: a flood of first knocks pushes out newcomers,
+/// never those who are further along.
+///
+/// Holds at most as many sources as were asked for, and a bounded number of attempts.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    newcomers: Segment<Source>,
+    further: Segment<Source>,
+    /// When something is to be done for a source, each source at most once.
+    deadlines: BTreeSet<(Monotonic, IpAddr)>,
+    attempts: usize,
+    most_attempts: usize,
+    most_attempts_of_one: usize,
+    crowded: u64,
+}
+
+/// What a source is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visit {
+    /// It sent a packet: it becomes the most recently used, and is added if it is new.
+    Packet,
+    /// A deadline of its has passed.
+    Deadline,
+}
+
+/// The segment that a source belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Newcomers,
+    Further,
+}
+
+impl Source {
+    /// `None`: there is nothing to know about it.
+    fn place(&self) -> Option<Place> {
+        if self.attempts.iter().any(|attempt| attempt.times.len() >= FURTHER) {
+            Some(Place::Further)
+        } else if self.attempts.is_empty() && self.recent.is_empty() {
+            None
+        } else {
+            Some(Place::Newcomers)
+        }
+    }
+
+    /// The first moment at which something is to be done without a packet: an attempt is too old,
+    /// or nothing is left to remember.
+    fn deadline(&self, doors: &Doors) -> Option<Monotonic> {
+        let last_moment = self
+            .attempts
+            .iter()
+            .filter_map(|attempt| Some(doors.sequence(attempt.door)?.deadline(&attempt.times)))
+            .min();
+        let at = match last_moment {
+            Some(last_moment) => Some(last_moment + Duration::from_nanos(1)),
+            None => self.recent.over(),
+        };
+        at.filter(|&at| at < Monotonic::MAX)
+    }
+
+    /// Gives up attempts until there are no more than `most`: those that have come least far, of
+    /// these the oldest. Returns how many.
+    fn limit(&mut self, most: usize) -> usize {
+        let excess = self.attempts.len().saturating_sub(most);
+        for _ in 0..excess {
+            let least = (self.attempts.iter().enumerate())
+                .min_by_key(|(_, attempt)| (attempt.times.len(), attempt.times.first().copied()));
+            if let Some((place, _)) = least {
+                self.attempts.remove(place);
+            }
+        }
+        if self.attempts.spilled() && self.attempts.capacity() / 4 >= self.attempts.len() {
+            self.attempts.shrink_to_fit();
+        }
+        excess
+    }
+}
+
+impl Tracker {
+    /// Follows about `sources` sources; a quarter of the room is for those further along.
+    /// `sharing` is how many doors one knock can start at, at most.
+    pub(super) fn new(sources: usize, sharing: usize) -> Self {
+        let at_least = |capacity| NonZeroUsize::new(capacity).map_or(SMALLEST, |c| c.max(SMALLEST));
+        let further = at_least(sources / 4);
+        let newcomers = at_least(sources.saturating_sub(further.get()));
+        Self {
+            newcomers: Segment::new(newcomers),
+            further: Segment::new(further),
+            deadlines: BTreeSet::new(),
+            attempts: 0,
+            most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(newcomers.get() + further.get()),
+            most_attempts_of_one: sharing.max(ATTEMPTS_OF_ONE),
+            crowded: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.newcomers.len() + self.further.len()
+    }
+
+    /// How many attempts were given up for want of room.
+    pub(super) const fn crowded(&self) -> u64 {
+        self.crowded
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.deadlines.first().map(|&(at, _)| at)
+    }
+
+    /// A source whose deadline has come.
+    pub(super) fn due(&self, now: Monotonic) -> Option<IpAddr> {
+        self.deadlines.first().filter(|&&(at, _)| at <= now).map(|&(_, address)| address)
+    }
+
+    /// Lets `change` at a source, then puts it where it belongs and keeps all within bounds.
+    pub(super) fn visit<R>(
+        &mut self,
+        doors: &Doors,
+        address: IpAddr,
+        visit: Visit,
+        change: impl FnOnce(&mut Source) -> R,
+    ) -> R {
+        let (place, source) = if let Some(source) = find(&mut self.newcomers, address, visit) {
+            (Place::Newcomers, source)
+        } else if let Some(source) = find(&mut self.further, address, visit) {
+            (Place::Further, source)
+        } else {
+            let mut source = Source::default();
+            let result = change(&mut source);
+            self.crowded += source.limit(self.most_attempts_of_one) as u64;
+            source.scheduled = source.deadline(doors);
+            self.deadlines.extend(source.scheduled.map(|at| (at, address)));
+            self.attempts += source.attempts.len();
+            self.settle(address, source);
+            self.bound(address);
+            return result;
+        };
+        let before = source.attempts.len();
+        let result = change(source);
+        self.crowded += source.limit(self.most_attempts_of_one) as u64;
+        self.attempts = self.attempts + source.attempts.len() - before;
+        let deadline = source.deadline(doors);
+        if deadline != source.scheduled {
+            if let Some(at) = source.scheduled {
+                self.deadlines.remove(&(at, address));
+            }
+            self.deadlines.extend(deadline.map(|at| (at, address)));
+            source.scheduled = deadline;
+        }
+        if source.place() != Some(place)
+            && let Some(source) = self.segment(place).remove(address)
+        {
+            self.settle(address, source);
+        }
+        self.bound(address);
+        result
+    }
+
+    const fn segment(&mut self, place: Place) -> &mut Segment<Source> {
+        match place {
+            Place::Newcomers => &mut self.newcomers,
+            Place::Further => &mut self.further,
+        }
+    }
+
+    /// Puts a source that is in neither segment into the one where it belongs.
+    fn settle(&mut self, address: IpAddr, source: Source) {
+        let gone = match source.place() {
+            Some(place) => self.segment(place).insert(address, source),
+            None => Some((address, source)),
+        };
+        if let Some((address, source)) = gone {
+            self.forget(address, &source);
+        }
+    }
+
+    /// Forgets whoever was silent for longest while there are too many attempts, newcomers first,
+    /// but not the source that has just knocked.
+    fn bound(&mut self, latest: IpAddr) {
+        for place in [Place::Newcomers, Place::Further] {
+            while self.attempts > self.most_attempts {
+                match self.segment(place).pop() {
+                    Some((address, source)) if address == latest => {
+                        self.settle(address, source);
+                        break;
+                    }
+                    Some((address, source)) => self.forget(address, &source),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// Books a source out that is in no segment any more.
+    fn forget(&mut self, address: IpAddr, source: &Source) {
+        if let Some(at) = source.scheduled {
+            self.deadlines.remove(&(at, address));
+        }
+        self.attempts -= source.attempts.len();
+        self.crowded += source.attempts.len() as u64;
+    }
+}
+
+fn find(segment: &mut Segment<Source>, address: IpAddr, visit: Visit) -> Option<&mut Source> {
+    match visit {
+        Visit::Packet => segment.touch(address),
+        Visit::Deadline => segment.peek(address),
+    }
+}
