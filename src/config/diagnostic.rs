@@ -159,6 +159,12 @@ impl Diagnostic {
         Self::new(Severity::Error, Where::File(path.into()), message.into())
     }
 
+    /// The same, as a doubt.
+    pub fn into_warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
     /// What to write instead.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());

@@ -1,10 +1,12 @@
 //! The configuration: what an administrator wrote, checked once, here.
 //!
-//! What comes out of [`load`] is valid; nothing past this module checks it again.
+//! What comes out of [`load::load`] is valid; nothing past this module checks it again.
 #![forbid(unsafe_code)]
 
+mod commands;
 pub mod diagnostic;
 mod door;
+pub mod knockd_conf;
 pub mod load;
 mod name;
 pub mod raw;
@@ -12,11 +14,10 @@ mod settings;
 mod template;
 pub mod watch;
 
-use std::collections::BTreeMap;
-
-pub use door::{Door, Opening, Recognition};
+pub use commands::PATH;
+pub use door::{Door, DoorPlaces, Opening, Recognition};
 pub use name::{Name, NameError};
-pub use settings::{Log, LogFormat, LogLevel, Settings};
+pub use settings::{FACILITIES, Log, LogFormat, LogLevel, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };
@@ -27,12 +28,21 @@ pub struct Config {
     pub settings: Settings,
     /// In the order of their names. The place of a door in it is its index everywhere else.
     pub doors: Vec<Door>,
-    /// The client and the doors that are its.
-    pub clients: BTreeMap<Name, Client>,
 }
 
-/// A named holder of credentials.
-#[derive(Clone, Debug)]
-pub struct Client {
-    pub doors: Vec<Name>,
+/// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.
+#[must_use]
+pub fn keys() -> Vec<String> {
+    let tables = [
+        ("", &load::TOP),
+        ("knockd.", &settings::SETTINGS),
+        ("knockd.log.", &settings::LOG),
+        ("knockd.track.", &settings::TRACK),
+        ("templates.NAME.", &commands::TEMPLATE),
+        ("doors.NAME.", &door::DOOR),
+    ];
+    tables
+        .into_iter()
+        .flat_map(|(above, keys)| keys.known.iter().map(move |key| format!("{above}{key}")))
+        .collect()
 }

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::diagnostic::{Problems, meant};
+use super::raw::{Entry, Keys, Mapping, Node, Value};
+
 /// What concerns the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -56,4 +59,135 @@ impl Default for Settings {
             track_sources: 65_536,
         }
     }
+}
+
+pub(super) const SETTINGS: Keys = Keys {
+    of: "knockd",
+    known: &["interfaces", "only_ipv4", "user", "state_dir", "run_dir", "pid_file", "log", "track"],
+    later: &[
+        ("spa", "remove it"),
+        ("lockout", "remove it"),
+        ("trusted", "remove it, and let those addresses through in the firewall"),
+        ("on_exit", "remove it: when knockd stops it closes the doors that are open"),
+    ],
+};
+pub(super) const LOG: Keys =
+    Keys { of: "log", known: &["syslog", "file", "level", "format"], later: &[] };
+pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"], later: &[] };
+
+/// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
+pub const FACILITIES: [&str; 20] = [
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
+    "ftp", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+];
+
+const MIN_SOURCES: u64 = 64;
+const MAX_SOURCES: u64 = 16_777_216;
+
+/// Reads the entries of `knockd:`; what is wrong stays at its default.
+pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> Settings {
+    let mapping = Mapping { entries: entries.to_vec() };
+    mapping.check_keys(&SETTINGS, problems);
+    let mut settings = Settings::default();
+    if let Some(interfaces) = read_interfaces(&mapping, problems) {
+        settings.interfaces = interfaces;
+    }
+    if let Some(node) = mapping.value("only_ipv4") {
+        settings.only_ipv4 = problems.keep(node.boolean()).unwrap_or_default();
+    }
+    if let Some(node) = mapping.value("user") {
+        settings.user = problems.keep(node.text("the name of a user")).map(str::to_owned);
+    }
+    if let Some(path) = read_path(&mapping, "state_dir", problems) {
+        settings.state_dir = path;
+    }
+    if let Some(path) = read_path(&mapping, "run_dir", problems) {
+        settings.pid_file = path.join("knockd.pid");
+        settings.run_dir = path;
+    }
+    if let Some(path) = read_path(&mapping, "pid_file", problems) {
+        settings.pid_file = path;
+    }
+    if let Some(node) = mapping.value("log") {
+        read_log(node, &mut settings.log, problems);
+    }
+    if let Some(node) = mapping.value("track")
+        && let Some(track) = problems.keep(node.mapping("a mapping such as {sources: 65536}"))
+    {
+        track.check_keys(&TRACK, problems);
+        let sources = track.value("sources").map(|node| node.integer(MIN_SOURCES, MAX_SOURCES));
+        let sources = sources.and_then(|sources| problems.keep(sources));
+        if let Some(sources) = sources.and_then(|sources| usize::try_from(sources).ok()) {
+            settings.track_sources = sources;
+        }
+    }
+    settings
+}
+
+fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<String>> {
+    let node = mapping.value("interfaces")?;
+    let items = match &node.value {
+        Value::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    if items.is_empty() {
+        problems.push(node.at.error("no interface is named: write [any] for every interface"));
+    }
+    let names: Vec<_> = items
+        .iter()
+        .filter_map(|item| problems.keep(item.text("the name of an interface")))
+        .map(str::to_owned)
+        .collect();
+    (!names.is_empty()).then_some(names)
+}
+
+fn read_path(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<PathBuf> {
+    let node = mapping.value(key)?;
+    let path = PathBuf::from(problems.keep(node.text("a path"))?);
+    if path.is_absolute() {
+        return Some(path);
+    }
+    let message = format!("'{}' depends on where knockd is started", path.display());
+    problems.push(node.at.error(message).help("write the whole path, from / on"));
+    None
+}
+
+fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
+    let wanted = "a mapping such as {syslog: daemon, level: info}";
+    let Some(mapping) = problems.keep(node.mapping(wanted)) else { return };
+    mapping.check_keys(&LOG, problems);
+    log.file = read_path(mapping, "file", problems);
+    if let Some(node) = mapping.value("syslog") {
+        let choices = FACILITIES.map(|name| (name, name));
+        log.syslog = choose(node, &choices, problems).map(str::to_owned);
+    }
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warning", LogLevel::Warning),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+    ];
+    if let Some(node) = mapping.value("level") {
+        log.level = choose(node, &levels, problems).unwrap_or_default();
+    }
+    if let Some(node) = mapping.value("format") {
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        log.format = choose(node, &formats, problems).unwrap_or_default();
+    }
+}
+
+/// The value that a word stands for.
+fn choose<T: Copy>(node: &Node, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
+    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+    let list = names.join(", ");
+    let text = problems.keep(node.text(&format!("one of {list}")))?;
+    let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let message = format!("'{text}' is none of {list}");
+        problems.push(match meant(text, names) {
+            Some(meant) => node.at.error(format!("{message}: did you mean '{meant}'?")),
+            None => node.at.error(message),
+        });
+    }
+    found
 }

@@ -1,0 +1,230 @@
+//! Commands and templates, as a configuration writes them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::diagnostic::{Diagnostic, Place, Problems, Source};
+use super::raw::{self, Entry, Keys, Mapping, Node, Value};
+use super::{Command, CommandText, Commands, Name, Pair};
+
+pub(super) const TEMPLATE: Keys =
+    Keys { of: "a template", known: &TEMPLATE_NAMES.all(), later: &[] };
+
+/// The directories in which commands are looked for: the `PATH` that they run with.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the four commands of a door or a template are called.
+pub(super) struct PairNames {
+    pub open: &'static str,
+    pub close: &'static str,
+    pub open_6: &'static str,
+    pub close_6: &'static str,
+}
+
+const TEMPLATE_NAMES: PairNames =
+    PairNames { open: "open", close: "close", open_6: "open_6", close_6: "close_6" };
+
+impl PairNames {
+    pub const fn all(&self) -> [&'static str; 4] {
+        [self.open, self.close, self.open_6, self.close_6]
+    }
+}
+
+pub(super) type Templates = BTreeMap<Name, Template>;
+
+pub(super) struct Template {
+    pub commands: Commands,
+    pub built_in: bool,
+}
+
+/// The administrator's templates, and those of the built-in ones that they do not replace.
+pub(super) fn read_templates(entries: &[Entry], problems: &mut Problems) -> Templates {
+    let mut templates = built_in();
+    for entry in entries {
+        if let Some((name, commands)) = read_template(entry, problems) {
+            templates.insert(name, Template { commands, built_in: false });
+        }
+    }
+    templates
+}
+
+/// Programs that are missing are no matter here: most machines have one firewall.
+fn built_in() -> Templates {
+    let source = Source::new("built-in templates", include_str!("builtin.yaml"));
+    let mut problems = Problems::default();
+    let root = raw::parse(&source, &mut problems);
+    let Some(Value::Mapping(mapping)) = root.map(|root| root.value) else {
+        return Templates::new();
+    };
+    let read = |entry| read_template(entry, &mut problems);
+    let templates = mapping.entries.iter().filter_map(read);
+    templates.map(|(name, commands)| (name, Template { commands, built_in: true })).collect()
+}
+
+fn read_template(entry: &Entry, problems: &mut Problems) -> Option<(Name, Commands)> {
+    let name = problems.keep(entry.name());
+    if entry.key == "guard" {
+        problems.push(entry.at.error("'guard' is not free as the name of a template"));
+    }
+    let mapping = problems.keep(entry.node.mapping("a template, with open and close,"))?;
+    mapping.check_keys(&TEMPLATE, problems);
+    let commands = read_pairs(mapping, &TEMPLATE_NAMES, &entry.at, problems)?;
+    Some((name?, commands))
+}
+
+impl Entry {
+    /// The key as a name.
+    pub(super) fn name(&self) -> Result<Name, Diagnostic> {
+        self.key
+            .parse()
+            .map_err(|error| self.at.error(format!("'{}' is no name: {error}", self.key)))
+    }
+}
+
+/// What a mapping says of one command.
+pub(super) enum Said {
+    /// Nothing: the command of the other family stands in.
+    Absent,
+    /// That nothing runs.
+    Empty,
+    Command(Command),
+}
+
+impl Said {
+    fn or(self, other: Option<&Command>) -> Option<Command> {
+        match self {
+            Self::Absent => other.cloned(),
+            Self::Empty => None,
+            Self::Command(command) => Some(command),
+        }
+    }
+}
+
+/// The commands of both families. IPv6 has the IPv4 command where it has none of its own, and
+/// nothing where its own is empty. Says so where nothing would ever run.
+pub(super) fn read_pairs(
+    mapping: &Mapping,
+    names: &PairNames,
+    at: &Place,
+    problems: &mut Problems,
+) -> Option<Commands> {
+    let mut said = |key| read_said(mapping.get(key), problems);
+    let (open, close) = (said(names.open)?, said(names.close)?);
+    let (open_6, close_6) = (said(names.open_6)?, said(names.close_6)?);
+    let place = |key: &str| mapping.get(key).map(|entry| entry.at.clone());
+    problems.keep(pairs([open, close, open_6, close_6], names, place, at))
+}
+
+/// # Errors
+/// Says that a family closes what it never opens, or that nothing would ever run.
+pub(super) fn pairs(
+    [open, close, open_6, close_6]: [Said; 4],
+    names: &PairNames,
+    place: impl Fn(&str) -> Option<Place>,
+    at: &Place,
+) -> Result<Commands, Diagnostic> {
+    let closes_6 = matches!(close_6, Said::Command(_));
+    let v4 = Pair { open: open.or(None), close: close.or(None) };
+    let v6 = Pair { open: open_6.or(v4.open.as_ref()), close: close_6.or(v4.close.as_ref()) };
+    let alone = |key: &str, open: &str| {
+        place(key)
+            .unwrap_or_else(|| at.clone())
+            .error(format!("{key} without {open}: there would be nothing to undo"))
+            .help(format!("write {open} too, or remove {key}"))
+    };
+    if v4.close.is_some() && v4.open.is_none() {
+        return Err(alone(names.close, names.open));
+    }
+    if closes_6 && v6.open.is_none() {
+        return Err(alone(names.close_6, names.open_6));
+    }
+    if v4.open.is_none() && v6.open.is_none() {
+        return Err(at.error(format!("nothing would run: {} is missing", names.open)));
+    }
+    // Where nothing opens there is nothing to close.
+    let v6 = if v6.open.is_none() { Pair::default() } else { v6 };
+    Ok(Commands { v4, v6 })
+}
+
+/// `None` after an error.
+fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
+    let Some(entry) = entry else { return Some(Said::Absent) };
+    match &entry.node.value {
+        Value::Null => Some(Said::Empty),
+        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Some(Said::Empty),
+        _ => {
+            let command = problems.keep(read_command(&entry.node))?;
+            problems.extend(missing_program(&command, &entry.node.at));
+            Some(Said::Command(command))
+        }
+    }
+}
+
+const A_COMMAND: &str = "a command (text for the shell, or a list of words)";
+
+fn read_command(node: &Node) -> Result<Command, Diagnostic> {
+    let Value::List(items) = &node.value else {
+        return Ok(Command::Shell(node.read(A_COMMAND, CommandText::parse)?));
+    };
+    let words = items.iter().map(read_word).collect::<Result<Vec<_>, _>>()?;
+    match words.first().map(CommandText::literal) {
+        Some(Some("")) | None => Err(node.at.error("the list names no program")),
+        Some(None) => Err(node.at.error("the program itself cannot be a hole")),
+        Some(Some(_)) => Ok(Command::Exec(words)),
+    }
+}
+
+fn read_word(node: &Node) -> Result<CommandText, Diagnostic> {
+    match &node.value {
+        Value::Scalar(scalar) => {
+            CommandText::parse(&scalar.text).map_err(|error| node.at.error(error.to_string()))
+        }
+        _ => Err(node.unwanted("a word (in quotes if it is empty)")),
+    }
+}
+
+/// A warning if the program that a command names is not there.
+pub(super) fn missing_program(command: &Command, at: &Place) -> Option<Diagnostic> {
+    let program = match command {
+        Command::Exec(words) => words.first()?.literal()?.to_owned(),
+        // Only what the shell would surely take for a path is looked at.
+        Command::Shell(text) => {
+            let text = text.to_string();
+            let word = text.split_whitespace().next()?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+            (word.starts_with('/') && word.chars().all(plain)).then(|| word.to_owned())?
+        }
+    };
+    let found = if program.contains('/') {
+        Path::new(&program).exists()
+    } else {
+        PATH.split(':').any(|directory| Path::new(directory).join(&program).exists())
+    };
+    (!found).then(|| {
+        let warning = at.warning(format!("there is no program '{program}' on this machine"));
+        if program.contains('/') {
+            warning.help("install it, or correct the path")
+        } else {
+            warning
+                .help(format!("install it, or write its whole path; it was looked for in {PATH}"))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_template_is_whole() {
+        let templates = built_in();
+        let names: Vec<_> = templates.keys().map(Name::as_str).collect();
+        assert_eq!(names, ["firewalld", "ipset", "iptables", "nft", "ufw"]);
+        for (name, template) in templates {
+            let Commands { v4, v6 } = template.commands;
+            for command in [v4.open, v4.close, v6.open, v6.close] {
+                assert!(matches!(command, Some(Command::Exec(_))), "{name}");
+            }
+        }
+    }
+}

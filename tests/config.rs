@@ -1,0 +1,593 @@
+//! What a person reads who has made a mistake in a configuration.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use libknock::config::load::{Loaded, Options, load};
+use snapbox::{IntoData, assert_data_eq, str};
+
+fn load_path(path: &Path) -> Result<Loaded, String> {
+    load(path, &Options { insecure_permissions: false }).map_err(|report| report.to_string())
+}
+
+fn load_text(name: &str, text: &str) -> Result<(Loaded, String), String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    fs::write(&path, text).unwrap();
+    let shorten = |text: String| text.replace(&format!("{}/", directory.path().display()), "");
+    let loaded = load_path(&path).map_err(shorten)?;
+    let mut warnings = String::new();
+    for warning in &loaded.warnings {
+        writeln!(warnings, "{warning}").unwrap();
+    }
+    Ok((loaded, shorten(warnings)))
+}
+
+/// What is printed for a configuration; its warnings if it has no errors.
+fn said(text: &str) -> String {
+    load_text("doors.yaml", text).map_or_else(|errors| errors, |(_, warnings)| warnings)
+}
+
+/// What is printed for a `knockd.conf`.
+fn said_of_classic(text: &str) -> String {
+    load_text("knockd.conf", text).map_or_else(|errors| errors, |(_, warnings)| warnings)
+}
+
+/// What is printed for a door that is good but for these lines.
+fn said_of_door(lines: &str) -> String {
+    let lines = lines.replace('\n', "\n    ");
+    said(&format!("doors:\n  ssh:\n    {lines}\n"))
+}
+
+macro_rules! says {
+    ($($name:ident: $said:expr => $expected:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            assert_data_eq!($said, $expected.raw());
+        })*
+    };
+}
+
+says! {
+    a_good_door_has_nothing_said_of_it: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: echo %IP%") => str![];
+    a_misspelt_key: said_of_door("sequnce: [7000, 8000]\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:5: 'sequnce' is not a key of a door: did you mean 'sequence'?
+        sequnce: [7000, 8000]
+        ^^^^^^^
+doors.yaml:2:3: door 'ssh' has no sequence
+      ssh:
+      ^^^
+    write for example: sequence: [7000, 8000/udp, 9000]
+"#]];
+    a_misspelt_top_key: said("door:\n  ssh: {}\n") => str![[r#"
+doors.yaml:1:1: 'door' is not a key of a configuration: did you mean 'doors'?
+    door:
+    ^^^^
+"#]];
+    a_misspelt_setting: said("knockd:\n  interface: [eth0]\n") => str![[r#"
+doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
+      interface: [eth0]
+      ^^^^^^^^^
+doors.yaml: warning: no door is configured: nothing can be opened
+    write one under 'doors:'; knock.d(5) has examples
+"#]];
+    an_unknown_key: said_of_door("sequence: [7000]\nstart_command: 'true'\nbanana: 1") => str![[r#"
+doors.yaml:5:5: 'banana' is not a key of a door
+        banana: 1
+        ^^^^^^
+    its keys are: sequence, seq_timeout, tcpflags, target, trip_wires, open, open_for, via, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout
+"#]];
+    no_sequence: said_of_door("start_command: 'true'") => str![[r#"
+doors.yaml:2:3: door 'ssh' has no sequence
+      ssh:
+      ^^^
+    write for example: sequence: [7000, 8000/udp, 9000]
+"#]];
+    an_empty_sequence: said_of_door("sequence: []\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:15: a sequence needs at least one knock: three or more are sensible
+        sequence: []
+                  ^
+"#]];
+    a_sequence_that_is_no_list: said_of_door("sequence: 7000, 8000\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:15: a sequence is a list
+        sequence: 7000, 8000
+                  ^^^^^^^^^^
+    write sequence: [7000, 8000]
+"#]];
+    too_many_knocks: said_of_door(&format!("sequence: {:?}\nstart_command: 'true'", [1; 33])) => str![[r#"
+doors.yaml:3:15: a sequence has at most 32 knocks, not 33
+        sequence: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
+                  ^
+"#]];
+    a_word_for_a_port: said_of_door("sequence: [abc, 8000, 9000]\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:16: 'abc' is not a port: write a number from 1 to 65535
+        sequence: [abc, 8000, 9000]
+                   ^^^
+"#]];
+    ports_out_of_range: said_of_door("sequence: [0, 70000, -1]\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:16: port 0 is out of range: ports go from 1 to 65535
+        sequence: [0, 70000, -1]
+                   ^
+doors.yaml:3:19: port 70000 is out of range: ports go from 1 to 65535
+        sequence: [0, 70000, -1]
+                      ^^^^^
+doors.yaml:3:26: '-1' is not a port: write a number from 1 to 65535
+        sequence: [0, 70000, -1]
+                             ^^
+"#]];
+    an_unknown_protocol: said_of_door("sequence: [7000:upd, 8000/icmp]\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:16: 'upd' is not a protocol: write tcp or udp
+        sequence: [7000:upd, 8000/icmp]
+                   ^^^^^^^^
+doors.yaml:3:26: 'icmp' is not a protocol: write tcp or udp
+        sequence: [7000:upd, 8000/icmp]
+                             ^^^^^^^^^
+"#]];
+    a_port_with_a_blank: said_of_door("sequence: [7000: udp]\nstart_command: 'true'") => str![[r#"
+doors.yaml:3:16: a port such as 7000 or 8000/udp belongs here, not a mapping
+        sequence: [7000: udp]
+                   ^
+"#]];
+    nothing_to_do: said_of_door("sequence: [7000]") => str![[r#"
+doors.yaml:2:3: door 'ssh' does nothing when it opens
+      ssh:
+      ^^^
+    write 'open: [22/tcp]' with 'via: iptables', or a 'start_command'
+"#]];
+    a_bad_duration: said_of_door("sequence: [7000]\nstart_command: 'true'\nseq_timeout: 5 minutes") => str![[r#"
+doors.yaml:5:18: '5 minutes' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
+        seq_timeout: 5 minutes
+                     ^^^^^^^^^
+"#]];
+    a_zero_duration: said_of_door("sequence: [7000]\nstart_command: 'true'\nstop_command: 'true'\nseq_timeout: 0\nopen_for: 0s") => str![[r#"
+doors.yaml:6:18: seq_timeout has to be at least 1ms
+        seq_timeout: 0
+                     ^
+doors.yaml:7:15: open_for has to be at least 1s
+        open_for: 0s
+                  ^^
+"#]];
+    two_names_for_one_time: said_of_door("sequence: [7000]\nstart_command: 'true'\nstop_command: 'true'\nopen_for: 5\ncmd_timeout: 6") => str![[r#"
+doors.yaml:7:5: 'cmd_timeout' and 'open_for' are two names for one thing
+        cmd_timeout: 6
+        ^^^^^^^^^^^
+    remove one; the other is at doors.yaml:6:5
+"#]];
+    a_time_without_a_close: said_of_door("sequence: [7000]\nstart_command: 'true'\nopen_for: 5") => str![[r#"
+doors.yaml:5:5: warning: 'open_for' has no effect: nothing closes this door
+        open_for: 5
+        ^^^^^^^^
+    write a 'stop_command', or remove it
+
+"#]];
+    a_close_without_an_open: said_of_door("sequence: [7000]\nstop_command: 'true'") => str![[r#"
+doors.yaml:4:5: stop_command without start_command: there would be nothing to undo
+        stop_command: 'true'
+        ^^^^^^^^^^^^
+    write start_command too, or remove stop_command
+"#]];
+    an_ipv6_close_without_an_open: said_of_door("sequence: [7000]\nstart_command: 'true'\nstart_command_6:\nstop_command_6: 'true'") => str![[r#"
+doors.yaml:6:5: stop_command_6 without start_command_6: there would be nothing to undo
+        stop_command_6: 'true'
+        ^^^^^^^^^^^^^^
+    write start_command_6 too, or remove stop_command_6
+"#]];
+    an_unknown_flag: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: [syn, akc]") => str![[r#"
+doors.yaml:5:21: 'akc' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
+        tcpflags: [syn, akc]
+                        ^^^
+"#]];
+    a_flag_without_quotes: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: [syn, !ack]") => str![[r#"
+doors.yaml:5:21: !ack without quotes is a YAML tag, which means nothing here
+        tcpflags: [syn, !ack]
+                        ^^^^
+    write "!ack"
+doors.yaml:5:25: a TCP flag such as syn belongs here, not nothing
+        tcpflags: [syn, !ack]
+                            ^
+"#]];
+    flags_that_exclude_each_other: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: syn,!syn") => str![[r#"
+doors.yaml:5:15: no packet has the flag syn and lacks it: write syn or !syn
+        tcpflags: syn,!syn
+                  ^^^^^^^^
+"#]];
+    a_target_that_is_a_name: said_of_door("sequence: [7000]\nstart_command: 'true'\ntarget: gw.example.com") => str![[r#"
+doors.yaml:5:13: 'gw.example.com' is not an IP address
+        target: gw.example.com
+                ^^^^^^^^^^^^^^
+    write an address such as 192.0.2.10 or 2001:db8::10; names are not looked up
+"#]];
+    a_target_that_is_no_address: said_of_door("sequence: [7000]\nstart_command: 'true'\ntarget: 0.0.0.0") => str![[r#"
+doors.yaml:5:13: no packet is sent to 0.0.0.0
+        target: 0.0.0.0
+                ^^^^^^^
+    without 'target' a knock at any address of this host counts
+"#]];
+    too_many_trip_wires: said_of_door("sequence: [7000]\nstart_command: 'true'\ntrip_wires: many") => str![[r#"
+doors.yaml:5:17: 'many' does not do here: write a number from 0 to 1000
+        trip_wires: many
+                    ^^^^
+"#]];
+    an_unknown_hole: said_of_door("sequence: [7000]\nstart_command: iptables -s %IPP%") => str![[r#"
+doors.yaml:4:20: unknown hole %IPP%: did you mean %IP%?
+        start_command: iptables -s %IPP%
+                       ^^^^^^^^^^^^^^^^^
+"#]];
+    a_lone_percent_sign: said_of_door("sequence: [7000]\nstart_command: date +%s") => str![[r#"
+doors.yaml:4:20: a lone percent sign: write %% for a percent sign
+        start_command: date +%s
+                       ^^^^^^^^
+"#]];
+    a_hole_that_nothing_fills: said_of_door("sequence: [7000]\nstart_command: iptables --dport %PORT%") => str![[r#"
+doors.yaml:4:20: nothing fills %PORT%: the door has no 'open'
+        start_command: iptables --dport %PORT%
+                       ^^^^^^^^^^^^^^^^^^^^^^^
+    write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command
+"#]];
+    a_hole_without_quotes: said_of_door("sequence: [7000]\nstart_command: [iptables, %IP%]") => str![[r#"
+doors.yaml:4:31: not valid YAML: unexpected character: `%'
+        start_command: [iptables, %IP%]
+                                  ^
+    put text that begins with % in quotes
+"#]];
+    an_empty_list_of_words: said_of_door("sequence: [7000]\nstart_command: []") => str![[r#"
+doors.yaml:4:20: the list names no program
+        start_command: []
+                       ^
+"#]];
+    a_program_that_is_missing: said_of_door("sequence: [7000]\nstart_command: [no-such-program, '%IP%']\nstop_command: /no/such/program %IP%") => str![[r#"
+doors.yaml:4:20: warning: there is no program 'no-such-program' on this machine
+        start_command: [no-such-program, '%IP%']
+                       ^
+    install it, or write its whole path; it was looked for in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+doors.yaml:5:19: warning: there is no program '/no/such/program' on this machine
+        stop_command: /no/such/program %IP%
+                      ^^^^^^^^^^^^^^^^^^^^^
+    install it, or correct the path
+
+"#]];
+    both_open_and_a_command: said_of_door("sequence: [7000]\nopen: [22]\nvia: nft\nstart_command: 'true'") => str![[r#"
+doors.yaml:6:5: 'start_command' and 'open' exclude each other
+        start_command: 'true'
+        ^^^^^^^^^^^^^
+    write either commands of the door's own, or 'open' with 'via: TEMPLATE'
+"#]];
+    open_without_via: said_of_door("sequence: [7000]\nopen: [22]") => str![[r#"
+doors.yaml:4:5: 'open' without 'via' is not supported by this version yet: it has no guard of its own
+        open: [22]
+        ^^^^
+    write 'via: iptables', or another template: ipset, nft, ufw, firewalld, your own
+"#]];
+    open_via_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: guard") => str![[r#"
+doors.yaml:5:10: 'via: guard' is not supported by this version yet: it has no guard of its own
+        via: guard
+             ^^^^^
+    write 'via: iptables', or another template: ipset, nft, ufw, firewalld, your own
+"#]];
+    open_via_a_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter}}") => str![[r#"
+doors.yaml:5:10: a set of nftables here is not supported by this version yet
+        via: {nft_set: {table: inet filter}}
+             ^
+    write 'via: nft', or a template of your own
+"#]];
+    a_misspelt_template: said_of_door("sequence: [7000]\nopen: [22]\nvia: iptable") => str![[r#"
+doors.yaml:5:10: there is no template 'iptable': did you mean 'iptables'?
+        via: iptable
+             ^^^^^^^
+"#]];
+    an_unknown_template: said_of_door("sequence: [7000]\nopen: [22]\nvia: pf") => str![[r#"
+doors.yaml:5:10: there is no template 'pf'
+        via: pf
+             ^^
+    the templates are: firewalld, ipset, iptables, nft, ufw
+"#]];
+    a_template_without_a_port: said_of_door("sequence: [7000]\nvia: iptables") => str![[r#"
+doors.yaml:4:10: nothing fills %PORT%: the door has no 'open'
+        via: iptables
+             ^^^^^^^^
+    write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command
+"#]];
+    a_port_that_is_opened_twice: said_of_door("sequence: [7000]\nopen: [22, 22/tcp]\nvia: iptables") => str![[r#"
+doors.yaml:4:16: 22/tcp is given twice: first at doors.yaml:4:12
+        open: [22, 22/tcp]
+                   ^^^^^^
+"#]];
+    what_a_later_version_does: said("knockd:\n  lockout: {failures: 10}\nclients:\n  phone: {doors: [ssh]}\ndoors:\n  ssh:\n    totp: {mode: ports}\n    sequence: [7000]\n    start_command: 'true'\n") => str![[r#"
+doors.yaml:3:1: 'clients' is not supported by this version yet
+    clients:
+    ^^^^^^^
+    remove it: clients have credentials, and doors here open by a sequence
+doors.yaml:7:5: 'totp' is not supported by this version yet
+        totp: {mode: ports}
+        ^^^^
+    give the door a 'sequence'
+doors.yaml:2:3: 'lockout' is not supported by this version yet
+      lockout: {failures: 10}
+      ^^^^^^^
+    remove it
+"#]];
+    a_door_given_twice_in_one_file: said("doors:\n  ssh: {sequence: [1], start_command: 'true'}\n  ssh: {sequence: [2], start_command: 'true'}\n") => str![[r#"
+doors.yaml:3:3: 'ssh' is given twice: first at doors.yaml:2:3
+      ssh: {sequence: [2], start_command: 'true'}
+      ^^^
+"#]];
+    a_bad_name: said("doors:\n  my door: {sequence: [1], start_command: 'true'}\n") => str![[r#"
+doors.yaml:2:3: 'my door' is no name: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
+      my door: {sequence: [1], start_command: 'true'}
+      ^^^^^^^
+"#]];
+    bad_settings: said("knockd:\n  only_ipv4: yes\n  run_dir: run\n  interfaces: []\n  log: {syslog: deamon, level: loud, colour: red}\n  track: {sources: 1}\n") => str![[r#"
+doors.yaml:4:15: no interface is named: write [any] for every interface
+      interfaces: []
+                  ^
+doors.yaml:2:14: 'yes' is neither true nor false
+      only_ipv4: yes
+                 ^^^
+doors.yaml:3:12: 'run' depends on where knockd is started
+      run_dir: run
+               ^^^
+    write the whole path, from / on
+doors.yaml:5:38: 'colour' is not a key of log
+      log: {syslog: deamon, level: loud, colour: red}
+                                         ^^^^^^
+    its keys are: syslog, file, level, format
+doors.yaml:5:17: 'deamon' is none of kern, user, mail, daemon, auth, syslog, lpr, news, uucp, cron, authpriv, ftp, local0, local1, local2, local3, local4, local5, local6, local7: did you mean 'daemon'?
+      log: {syslog: deamon, level: loud, colour: red}
+                    ^^^^^^
+doors.yaml:5:32: 'loud' is none of error, warning, info, debug
+      log: {syslog: deamon, level: loud, colour: red}
+                                   ^^^^
+doors.yaml:6:20: '1' does not do here: write a number from 64 to 16777216
+      track: {sources: 1}
+                       ^
+doors.yaml: warning: no door is configured: nothing can be opened
+    write one under 'doors:'; knock.d(5) has examples
+"#]];
+    no_yaml_at_all: said("doors: [\n") => str![[r#"
+doors.yaml:1:8: not valid YAML: unclosed bracket '['
+    doors: [
+           ^
+"#]];
+    tabs: said("doors:\n\tssh:\n") => str![[r#"
+doors.yaml:2:2: not valid YAML: tabs disallowed within this context (block indentation)
+     ssh:
+     ^
+"#]];
+    something_else_entirely: said("- 1\n- 2\n") => str![[r#"
+doors.yaml:1:1: a mapping with 'knockd', 'templates' or 'doors' belongs here, not a list
+    - 1
+    ^
+"#]];
+    no_doors: said("knockd: {only_ipv4: true}\n") => str![[r#"
+doors.yaml: warning: no door is configured: nothing can be opened
+    write one under 'doors:'; knock.d(5) has examples
+
+"#]];
+    an_empty_file: said("") => str![[r#"
+doors.yaml: warning: no door is configured: nothing can be opened
+    write one under 'doors:'; knock.d(5) has examples
+
+"#]];
+    everything_at_once: said("knockd: {usr: nobody}\ndoors:\n  a: {sequence: [abc], start_command: 'true'}\n  b: {sequence: [1], start_command: 'true', open_for: 3}\n  c: {sequence: [2], start_command: '%X%'}\n") => str![[r#"
+doors.yaml:3:18: 'abc' is not a port: write a number from 1 to 65535
+      a: {sequence: [abc], start_command: 'true'}
+                     ^^^
+doors.yaml:5:37: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
+      c: {sequence: [2], start_command: '%X%'}
+                                        ^^^^^
+doors.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
+    knockd: {usr: nobody}
+             ^^^
+doors.yaml:4:45: warning: 'open_for' has no effect: nothing closes this door
+      b: {sequence: [1], start_command: 'true', open_for: 3}
+                                                ^^^^^^^^
+    write a 'stop_command', or remove it
+"#]];
+}
+
+says! {
+    a_good_classic_file: said_of_classic("[options]\n\tUseSyslog\n\n[openSSH]\n\tsequence = 7000,8000,9000\n\tseq_timeout = 5\n\tcommand = echo %IP%\n\ttcpflags = syn\n") => str![];
+    classic_ports: said_of_classic("[ssh]\nSequence = abc,70000,7000:upd,,0\nCommand = true\n") => str![[r#"
+knockd.conf:2:12: 'abc' is not a port: write a number from 1 to 65535
+    Sequence = abc,70000,7000:upd,,0
+               ^^^
+knockd.conf:2:16: port 70000 is out of range: ports go from 1 to 65535
+    Sequence = abc,70000,7000:upd,,0
+                   ^^^^^
+knockd.conf:2:22: 'upd' is not a protocol: write tcp or udp
+    Sequence = abc,70000,7000:upd,,0
+                         ^^^^^^^^
+knockd.conf:2:31: '' is not a port: write a number from 1 to 65535
+    Sequence = abc,70000,7000:upd,,0
+                                  ^
+knockd.conf:2:32: port 0 is out of range: ports go from 1 to 65535
+    Sequence = abc,70000,7000:upd,,0
+                                   ^
+"#]];
+    a_classic_sequence_with_blanks: said_of_classic("[ssh]\nSequence = 7000 8000 9000\nCommand = true\n") => str![[r#"
+knockd.conf:2:12: '7000 8000 9000' is not a port: write a number from 1 to 65535
+    Sequence = 7000 8000 9000
+               ^^^^^^^^^^^^^^
+"#]];
+    classic_times: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nSeq_Timeout = 5m\nStop_Command = true\nCmd_Timeout = 0\n") => str![[r#"
+knockd.conf:4:15: '5m' is not a number of seconds: classic knockd takes it for 5
+    Seq_Timeout = 5m
+                  ^^
+    write a whole number without a unit
+knockd.conf:6:15: a time of zero: nobody could be so fast
+    Cmd_Timeout = 0
+                  ^
+"#]];
+    classic_flags: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nTCPFlags = syn, !ack\n[b]\nSequence = 7001\nCommand = true\nTCPFlags = foo\n") => str![[r#"
+knockd.conf:8:12: 'foo' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
+    TCPFlags = foo
+               ^^^
+knockd.conf:4:12: warning: classic knockd takes no blanks between flags: they are passed over here
+    TCPFlags = syn, !ack
+               ^^^^^^^^^
+"#]];
+    an_unknown_directive: said_of_classic("[ssh]\nSequnce = 7000\nCommand = true\nFrobnicate = 1\nLogFile = /var/log/x\n") => str![[r#"
+knockd.conf:2:1: unknown directive 'Sequnce': did you mean 'sequence'?
+    Sequnce = 7000
+    ^^^^^^^
+knockd.conf:4:1: unknown directive 'Frobnicate'
+    Frobnicate = 1
+    ^^^^^^^^^^
+    the directives here are: sequence, one_time_sequences, seq_timeout, timeout, tcpflags, target, start_command, command, start_command_6, command_6, cmd_timeout, stop_command, stop_command_6
+knockd.conf:5:1: unknown directive 'LogFile'
+    LogFile = /var/log/x
+    ^^^^^^^
+    it belongs in the section [options]
+knockd.conf:1:2: door 'ssh' has no Sequence
+    [ssh]
+     ^^^
+    write for example: Sequence = 7000,8000:udp,9000
+"#]];
+    a_directive_before_every_section: said_of_classic("Sequence = 7000\n[ssh]\nSequence = 7000\nCommand = true\n") => str![[r#"
+knockd.conf:1:1: 'Sequence' stands before the first section
+    Sequence = 7000
+    ^^^^^^^^
+    write [NAME] above it
+"#]];
+    a_classic_stop_without_a_start: said_of_classic("[ssh]\nSequence = 7000\nStop_Command = true\n") => str![[r#"
+knockd.conf:3:1: stop_command without start_command: there would be nothing to undo
+    Stop_Command = true
+    ^^^^^^^^^^^^
+    write start_command too, or remove stop_command
+"#]];
+    a_classic_door_without_a_command: said_of_classic("[ssh]\nSequence = 7000\n") => str![[r#"
+knockd.conf:1:2: nothing would run: start_command is missing
+    [ssh]
+     ^^^
+"#]];
+    a_classic_door_without_a_sequence: said_of_classic("[ssh]\nCommand = true\n") => str![[r#"
+knockd.conf:1:2: door 'ssh' has no Sequence
+    [ssh]
+     ^^^
+    write for example: Sequence = 7000,8000:udp,9000
+"#]];
+    a_classic_door_given_twice: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\n[ssh]\nSequence = 7001\nCommand = true\n") => str![[r#"
+knockd.conf:4:2: door 'ssh' is given twice: first at knockd.conf:1:2
+    [ssh]
+     ^^^
+"#]];
+    a_classic_directive_given_twice: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nStart_Command = false\n") => str![[r#"
+knockd.conf:4:1: Start_Command is given twice: first at knockd.conf:3:1
+    Start_Command = false
+    ^^^^^^^^^^^^^
+"#]];
+    a_classic_name: said_of_classic("[open SSH!]\nSequence = 7000\nCommand = true\n") => str![[r#"
+knockd.conf:1:2: warning: this door is called 'open_SSH_' from now on: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
+    [open SSH!]
+     ^^^^^^^^^
+
+"#]];
+    a_classic_comment_after_a_value: said_of_classic("[ssh]\nSequence = 7000,8000 # two\nCommand = true # three\n") => str![[r#"
+knockd.conf:2:24: warning: a comment after a value: taken for a comment, but it belongs on a line alone
+    Sequence = 7000,8000 # two
+                           ^^^
+
+"#]];
+    a_broken_section: said_of_classic("[options]\n[ssh\nSequence = 7000\n") => str![[r#"
+knockd.conf:2:1: this is no section: a section is [NAME] on a line alone
+    [ssh
+    ^^^^
+knockd.conf:3:1: unknown directive 'Sequence'
+    Sequence = 7000
+    ^^^^^^^^
+    it belongs in the section of a door
+"#]];
+    one_time_sequences: said_of_classic("[ssh]\nOne_Time_Sequences = /etc/x\nCommand = true\n") => str![[r#"
+knockd.conf:2:1: One_Time_Sequences is not supported by this version yet
+    One_Time_Sequences = /etc/x
+    ^^^^^^^^^^^^^^^^^^
+    give the door a Sequence
+"#]];
+    use_syslog_with_a_value: said_of_classic("[options]\nUseSyslog = yes\nFoo = 1\n") => str![[r#"
+knockd.conf:2:1: UseSyslog takes no value
+    UseSyslog = yes
+    ^^^^^^^^^
+    write UseSyslog alone, or remove the line where syslog is not wanted
+knockd.conf:3:1: unknown directive 'Foo'
+    Foo = 1
+    ^^^
+    the directives here are: usesyslog, logfile, pidfile, interface
+"#]];
+    a_directive_without_a_value: said_of_classic("[ssh]\nSequence\nCommand = true\n") => str![[r#"
+knockd.conf:2:1: Sequence has no value
+    Sequence
+    ^^^^^^^^
+    write Sequence = ...
+knockd.conf:1:2: door 'ssh' has no Sequence
+    [ssh]
+     ^^^
+    write for example: Sequence = 7000,8000:udp,9000
+"#]];
+}
+
+/// A directory of files with these names and texts.
+fn said_of_directory(files: &[(&str, &str)]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    let shorten = |text: &str| text.replace(&directory.path().display().to_string(), "DIR");
+    match load_path(directory.path()) {
+        Ok(loaded) => loaded.warnings.iter().map(|one| shorten(&one.to_string()) + "\n").collect(),
+        Err(errors) => shorten(&errors),
+    }
+}
+
+const A_DOOR: &str = "doors: {ssh: {sequence: [7000], start_command: 'true'}}\n";
+
+says! {
+    an_empty_directory: said_of_directory(&[]) => str![[r#"
+DIR: there is no configuration here: no file ends in .yaml
+    put doors into a file doors.yaml in it, or name another path with -c
+"#]];
+    a_door_given_twice_in_two_files: said_of_directory(&[("b.yaml", A_DOOR), ("a.yaml", A_DOOR)]) => str![[r#"
+DIR/b.yaml:1:9: door 'ssh' is given twice: first at DIR/a.yaml:1:9
+    doors: {ssh: {sequence: [7000], start_command: 'true'}}
+            ^^^
+"#]];
+    a_setting_given_twice_in_two_files: said_of_directory(&[("a.yaml", A_DOOR), ("b.yaml", "knockd: {user: a}"), ("c.yaml", "knockd: {user: b}")]) => str![[r#"
+DIR/c.yaml:1:10: setting 'user' is given twice: first at DIR/b.yaml:1:10
+    knockd: {user: b}
+             ^^^^
+"#]];
+    a_name_that_is_not_read: said_of_directory(&[("a.yaml", A_DOOR), ("b.yml", A_DOOR), ("README", "")]) => str![[r#"
+DIR/b.yml: warning: not read: only names that end in .yaml are
+
+"#]];
+    errors_of_all_files: said_of_directory(&[("a.yaml", "doors: ["), ("b.yaml", "knockd: {usr: a}")]) => str![[r#"
+DIR/a.yaml:1:8: not valid YAML: unclosed bracket '['
+    doors: [
+           ^
+DIR/b.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
+    knockd: {usr: a}
+             ^^^
+"#]];
+}
+
+#[test]
+fn a_file_that_others_can_write_is_refused_unless_told_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("doors.yaml");
+    fs::write(&path, A_DOOR).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+    let error = load_path(&path).unwrap_err();
+    assert!(error.contains("others than its owner can write it (mode 0620)"), "{error}");
+    assert!(error.contains("chmod go-w"), "{error}");
+    assert!(load(&path, &Options { insecure_permissions: true }).is_ok());
+}
+
+#[test]
+fn a_directory_that_others_can_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("doors.yaml"), A_DOOR).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let error = load_path(directory.path()).unwrap_err();
+    assert!(error.contains("others than its owner can write it (mode 0777)"), "{error}");
+}
