@@ -1,0 +1,220 @@
+//! Names that only this machine can explain: hosts and services.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU16;
+
+use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
+
+use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
+
+/// Which addresses of a host may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    #[default]
+    Any,
+    V4,
+    V6,
+}
+
+impl Family {
+    const fn takes(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// Why a host has no address that could be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("{host}: no address found: {}", explain(source))]
+    Unknown { host: String, source: io::Error },
+    #[error("{host} has no {wanted} address, only {found}: leave out {option}")]
+    Family { host: String, wanted: &'static str, found: IpAddr, option: &'static str },
+}
+
+/// The resolver's own words, without what the standard library puts before them.
+fn explain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+}
+
+/// The address of a host that is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The first by RFC 6724; its port is 0.
+    pub address: SocketAddr,
+    /// How many others the host has that could have been used.
+    pub others: usize,
+}
+
+/// Asks the resolver once.
+///
+/// # Errors
+/// [`HostError`] if the name has no address, or none of the family.
+pub fn resolve(host: &str, family: Family) -> Result<Resolved, HostError> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let unknown = |source| HostError::Unknown { host: host.to_owned(), source };
+    let mut all: Vec<SocketAddr> = Vec::new();
+    for address in (bare, 0).to_socket_addrs().map_err(unknown)? {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    choose(host, family, &all)
+}
+
+fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, HostError> {
+    let mut usable = all.iter().copied().filter(|address| family.takes(address.ip()));
+    match (usable.next(), all.first()) {
+        (Some(address), _) => Ok(Resolved { address, others: usable.count() }),
+        (None, Some(other)) => {
+            let (wanted, option) = match family {
+                Family::V6 => ("IPv6", "-6"),
+                Family::V4 | Family::Any => ("IPv4", "-4"),
+            };
+            Err(HostError::Family { host: host.to_owned(), wanted, found: other.ip(), option })
+        }
+        (None, None) => {
+            let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            Err(HostError::Unknown { host: host.to_owned(), source })
+        }
+    }
+}
+
+/// Why a text names no port to knock on. The message says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    #[error(transparent)]
+    Knock(#[from] KnockError),
+    #[error("'{0}' is no {1} service that this machine knows: write the number of the port")]
+    Service(String, Protocol),
+    #[error("'{0}' is not one port: write the ports apart, as in 7000 8000 9000")]
+    Several(String),
+}
+
+/// Reads `PORT`, `PORT:PROTO` or `PORT/PROTO`, where the port may be a service's name. With
+/// `protocol` that one is meant, whatever the text says.
+///
+/// # Errors
+/// [`PortError`] if there is no such port, service or protocol.
+pub fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, PortError> {
+    if text.contains([',', ';', ' ']) {
+        return Err(PortError::Several(text.to_owned()));
+    }
+    let (port, written) = match text.split_once(['/', ':']) {
+        Some((port, written)) => (port, written.parse()?),
+        None => (text, Protocol::Tcp),
+    };
+    let protocol = protocol.unwrap_or(written);
+    let port = if is_service(port) { service(port, protocol)? } else { parse_port(port)? };
+    Ok(Knock { protocol, port })
+}
+
+/// Whether a text may be a service's name: RFC 6335, 5.1, and the characters that are found in
+/// /etc/services besides.
+fn is_service(text: &str) -> bool {
+    text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte))
+}
+
+fn service(name: &str, protocol: Protocol) -> Result<NonZeroU16, PortError> {
+    let socktype = match protocol {
+        Protocol::Tcp => SockType::Stream,
+        Protocol::Udp => SockType::DGram,
+    };
+    let hints = AddrInfoHints { socktype: socktype.into(), ..AddrInfoHints::default() };
+    getaddrinfo(None, Some(name), Some(hints))
+        .ok()
+        .and_then(|found| found.flatten().find_map(|entry| NonZeroU16::new(entry.sockaddr.port())))
+        .ok_or_else(|| PortError::Service(name.to_owned(), protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> String {
+        match knock(text, None) {
+            Ok(knock) => knock.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn both_separators_and_any_case_are_understood() {
+        assert_eq!(read("7000"), "7000/tcp");
+        assert_eq!(read("7000:UDP"), "7000/udp");
+        assert_eq!(read("7000/Tcp"), "7000/tcp");
+    }
+
+    #[test]
+    fn services_are_known_by_name_and_protocol() {
+        assert_eq!(read("ssh"), "22/tcp");
+        assert_eq!(read("domain/udp"), "53/udp");
+    }
+
+    #[test]
+    fn a_forced_protocol_wins_over_the_written_one() {
+        assert_eq!(knock("7000:tcp", Some(Protocol::Udp)).unwrap().to_string(), "7000/udp");
+    }
+
+    #[test]
+    fn what_is_no_port_says_what_to_write() {
+        for (text, message) in [
+            ("70000", "port 70000 is out of range: ports go from 1 to 65535"),
+            ("0", "port 0 is out of range: ports go from 1 to 65535"),
+            ("7000:upd", "'upd' is not a protocol: write tcp or udp"),
+            ("7000:udp:x", "'udp:x' is not a protocol: write tcp or udp"),
+            ("", "'' is not a port: write a number from 1 to 65535"),
+            ("+1", "'+1' is not a port: write a number from 1 to 65535"),
+            (
+                "7000,8000",
+                "'7000,8000' is not one port: write the ports apart, as in 7000 8000 9000",
+            ),
+            (
+                "nosuch",
+                "'nosuch' is no tcp service that this machine knows: write the number of the port",
+            ),
+        ] {
+            assert_eq!(read(text), message, "{text:?}");
+        }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        SocketAddr::new(text.parse().unwrap(), 0)
+    }
+
+    #[test]
+    fn the_first_address_of_the_family_is_used() {
+        let all = [address("2001:db8::1"), address("192.0.2.1")];
+        for (family, at, others) in [(Family::Any, 0, 1), (Family::V4, 1, 0), (Family::V6, 0, 0)] {
+            let expected = Resolved { address: all[at], others };
+            assert_eq!(choose("gw", family, &all).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_address_of_the_family_says_which_it_has() {
+        let error = choose("gw", Family::V4, &[address("2001:db8::1")]).unwrap_err();
+        assert_eq!(error.to_string(), "gw has no IPv4 address, only 2001:db8::1: leave out -4");
+    }
+
+    #[test]
+    fn a_literal_address_needs_no_resolver() {
+        assert_eq!(resolve("192.0.2.1", Family::Any).unwrap().address, address("192.0.2.1"));
+        assert_eq!(resolve("[2001:db8::1]", Family::V6).unwrap().address, address("2001:db8::1"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,20}") {
+            let _ = knock(&text, None);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What to send when, decided without a clock or a socket.
+
+use std::time::Duration;
+
+use crate::proto::knock::Knock;
+use crate::time::Monotonic;
+
+/// The knocks of one try and when each is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    knocks: Vec<Knock>,
+    delay: Duration,
+}
+
+/// One knock of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// How long after the start of the plan.
+    pub at: Duration,
+    pub knock: Knock,
+}
+
+impl Plan {
+    /// The knocks in their order, the first at once, each of the others `delay` after the one
+    /// before it.
+    #[must_use]
+    pub fn sequence(knocks: &[Knock], delay: Duration) -> Self {
+        Self { knocks: knocks.to_vec(), delay }
+    }
+
+    /// The steps in the order in which they are due.
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + '_ {
+        let mut due = Duration::ZERO;
+        self.knocks.iter().map(move |&knock| {
+            let at = due;
+            due = due.saturating_add(self.delay);
+            Step { at, knock }
+        })
+    }
+}
+
+/// What a client that waits for a port has to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Send the whole plan.
+    Knock,
+    /// Try to connect, no longer than `until`. A connection ends the wait.
+    Connect { until: Monotonic },
+    /// Do nothing before `until`.
+    Pause { until: Monotonic },
+    /// The port stayed shut.
+    GiveUp,
+}
+
+/// How long each try to connect after a knock may take.
+///
+/// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
+/// wait a second before it sent another. The last leaves time for a slow line.
+const TRIES: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1_500),
+];
+
+/// A wait for a port to accept a connection: knocks, tries to connect for three seconds, knocks
+/// again.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    knocks_left: u32,
+    /// How many tries were made since the last knock.
+    tries: usize,
+    /// A try that failed early does not make the next one earlier.
+    not_before: Monotonic,
+}
+
+impl Wait {
+    /// Knocks once, and up to `retries` times more.
+    #[must_use]
+    pub const fn new(retries: u16) -> Self {
+        Self { knocks_left: retries as u32 + 1, tries: TRIES.len(), not_before: Monotonic::ZERO }
+    }
+
+    /// What is to be done at `now`; call it again when that is done.
+    pub fn next(&mut self, now: Monotonic) -> Next {
+        if now < self.not_before {
+            return Next::Pause { until: self.not_before };
+        }
+        if let Some(&length) = TRIES.get(self.tries) {
+            self.tries += 1;
+            self.not_before = now + length;
+            return Next::Connect { until: self.not_before };
+        }
+        match self.knocks_left.checked_sub(1) {
+            Some(left) => {
+                self.knocks_left = left;
+                self.tries = 0;
+                Next::Knock
+            }
+            None => Next::GiveUp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn millis(millis: u64) -> Monotonic {
+        Monotonic::from_nanos(millis * 1_000_000)
+    }
+
+    fn knocks(texts: &[&str]) -> Vec<Knock> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn due(plan: &Plan) -> Vec<(u128, String)> {
+        plan.steps().map(|step| (step.at.as_millis(), step.knock.to_string())).collect()
+    }
+
+    #[test]
+    fn knocks_leave_in_their_order_and_a_delay_apart() {
+        let plan =
+            Plan::sequence(&knocks(&["9000", "8000/udp", "9000"]), Duration::from_millis(15));
+        assert_eq!(
+            due(&plan),
+            [(0, "9000/tcp".into()), (15, "8000/udp".into()), (30, "9000/tcp".into())]
+        );
+    }
+
+    #[test]
+    fn without_a_delay_all_knocks_are_due_at_once() {
+        let plan = Plan::sequence(&knocks(&["1", "2"]), Duration::ZERO);
+        assert_eq!(due(&plan), [(0, "1/tcp".into()), (0, "2/tcp".into())]);
+    }
+
+    #[test]
+    fn the_longest_delay_does_not_overflow() {
+        let plan = Plan::sequence(&knocks(&["1", "2", "3"]), Duration::MAX);
+        assert_eq!(plan.steps().last().unwrap().at, Duration::MAX);
+    }
+
+    #[test]
+    fn a_wait_begins_with_a_knock_and_tries_to_connect_at_once() {
+        let mut wait = Wait::new(3);
+        assert_eq!(wait.next(millis(0)), Next::Knock);
+        assert_eq!(wait.next(millis(5)), Next::Connect { until: millis(105) });
+    }
+
+    #[test]
+    fn a_refused_try_does_not_make_the_next_one_earlier() {
+        let mut wait = Wait::new(0);
+        let _ = wait.next(millis(0));
+        let _ = wait.next(millis(0));
+        assert_eq!(wait.next(millis(1)), Next::Pause { until: millis(100) });
+        assert_eq!(wait.next(millis(100)), Next::Connect { until: millis(300) });
+    }
+
+    #[test]
+    fn a_try_that_took_its_whole_time_is_followed_by_a_longer_one() {
+        let mut wait = Wait::new(0);
+        let _ = wait.next(millis(0));
+        let _ = wait.next(millis(0));
+        assert_eq!(wait.next(millis(102)), Next::Connect { until: millis(302) });
+    }
+
+    #[test]
+    fn a_machine_that_slept_still_tries_before_it_gives_up() {
+        let mut wait = Wait::new(0);
+        let _ = wait.next(millis(0));
+        let _ = wait.next(millis(0));
+        assert!(matches!(wait.next(millis(3_600_000)), Next::Connect { .. }));
+    }
+
+    /// Runs a wait in which every try fails after `each`, and returns what it did.
+    fn run(retries: u16, each: Duration) -> (usize, usize, Monotonic) {
+        let mut wait = Wait::new(retries);
+        let (mut knocked, mut tried, mut now) = (0, 0, Monotonic::ZERO);
+        loop {
+            match wait.next(now) {
+                Next::Knock => knocked += 1,
+                Next::Connect { until } => {
+                    tried += 1;
+                    now = until.min(now + each);
+                }
+                Next::Pause { until } => now = until,
+                Next::GiveUp => return (knocked, tried, now),
+            }
+        }
+    }
+
+    #[test]
+    fn it_knocks_again_three_seconds_after_the_last_knock() {
+        let mut wait = Wait::new(1);
+        let mut now = millis(0);
+        let mut knocks = Vec::new();
+        loop {
+            match wait.next(now) {
+                Next::Knock => knocks.push(now),
+                Next::Connect { until } | Next::Pause { until } => now = until,
+                Next::GiveUp => break,
+            }
+        }
+        assert_eq!(knocks, [millis(0), millis(3_000)]);
+        assert_eq!(now, millis(6_000));
+    }
+
+    proptest! {
+        #[test]
+        fn it_ends_after_the_first_knock_and_the_retries(retries in 0u16..200, each in 0u64..3_000) {
+            let (knocked, tried, end) = run(retries, Duration::from_millis(each));
+            let rounds = usize::from(retries) + 1;
+            prop_assert_eq!(knocked, rounds);
+            prop_assert_eq!(tried, rounds * TRIES.len());
+            prop_assert_eq!(end, millis(3_000 * (u64::from(retries) + 1)));
+        }
+    }
+}
