@@ -1,5 +1,6 @@
 //! TCP flags, and which of them a door asks for.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,19 @@ impl TcpFlags {
         ("ack", Self::ACK),
         ("urg", Self::URG),
     ];
+
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(_, flag)| self.0 & flag.0 != 0).map(|(name, _)| name)
+    }
+}
+
+/// `syn,ack`; `none` where there is none of the six.
+impl fmt::Display for TcpFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.names().collect();
+        f.write_str(if names.is_empty() { "none" } else { "" })?;
+        f.write_str(&names.join(","))
+    }
 }
 
 /// Which TCP packets a door sees: all of `set`, none of `clear`.
@@ -57,6 +71,17 @@ impl FlagTest {
             Some((name, _)) => Err(FlagsError::Both(name)),
             None => Ok(Self { set, clear }),
         }
+    }
+}
+
+/// `syn,!ack`, as it is read; `any` where it asks for nothing.
+impl fmt::Display for FlagTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = self.set.names().map(str::to_owned);
+        let clear = self.clear.names().map(|name| format!("!{name}"));
+        let words: Vec<_> = set.chain(clear).collect();
+        f.write_str(if words.is_empty() { "any" } else { "" })?;
+        f.write_str(&words.join(","))
     }
 }
 
@@ -101,6 +126,14 @@ mod tests {
     fn flags_are_read_as_the_classic_writes_them() {
         assert_eq!("syn,!ack".parse(), Ok(FlagTest::SYN));
         assert_eq!("SYN, !Ack".parse(), Ok(FlagTest::SYN));
+    }
+
+    #[test]
+    fn flags_are_written_as_they_are_read() {
+        assert_eq!(FlagTest::SYN.to_string(), "syn,!ack");
+        assert_eq!(FlagTest::ANY.to_string(), "any");
+        assert_eq!(TcpFlags(0x12).to_string(), "syn,ack");
+        assert_eq!(TcpFlags(0).to_string(), "none");
     }
 
     #[test]

@@ -1,0 +1,263 @@
+//! `knockctl explain`: what the engine makes of a capture file. Opens nothing.
+
+mod text;
+
+use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::capture::{CaptureError, Recording};
+use crate::config::load::{self, Report};
+use crate::config::{Door, Family, Name};
+use crate::engine::{self, DoorId, Engine, Event, EventKind, Reason, Verdict};
+use crate::time::{Monotonic, Now, Wall};
+use crate::wire::{self, Ignored, Packet};
+use text::Text;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// A capture file, pcap or pcapng; - is standard input
+    #[arg(value_name = "FILE.pcap")]
+    file: PathBuf,
+    /// Only what this address did, and also what became of knocks that changed nothing
+    #[arg(long, value_name = "A")]
+    ip: Option<IpAddr>,
+    /// One JSON object a line, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// Explains a capture file on standard output.
+///
+/// Succeeds where whoever reads the output stops early. Fails, after all that could be explained,
+/// where the file can't be read to its end.
+pub fn run(config: &Path, insecure: bool, args: &ExplainArgs) -> ExitCode {
+    match explain(config, insecure, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] Report),
+    #[error("knockctl: {0}")]
+    Capture(#[from] CaptureError),
+    #[error("knockctl: cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+fn explain(config: &Path, insecure: bool, args: &ExplainArgs) -> Result<(), Failure> {
+    let options = load::Options { insecure_permissions: insecure };
+    let config = load::load(config, &options)?.config;
+    let mut recording = Recording::open(&args.file)?;
+    let stdout = io::stdout().lock();
+    // Standard input may be a capture that is still running: its lines are wanted as they come.
+    let out: Box<dyn Write> = if args.file == Path::new("-") {
+        Box::new(stdout)
+    } else {
+        Box::new(BufWriter::new(stdout))
+    };
+    let mut explanation = Explanation {
+        engine: Engine::new(
+            config.doors.iter().map(|door| &door.recognition),
+            &engine::Options {
+                sources: config.settings.track_sources,
+                only_ipv4: config.settings.only_ipv4,
+            },
+        ),
+        latest: Monotonic::ZERO,
+        teller: Teller {
+            doors: &config.doors,
+            only: args.ip,
+            form: if args.json { Form::Json } else { Form::Text(Text::new(&config.doors)) },
+            out,
+        },
+    };
+    let read_to_end = explanation.read(&mut recording);
+    if !matches!(read_to_end, Err(Failure::Output(_))) {
+        explanation.teller.finish()?;
+    }
+    read_to_end
+}
+
+/// An engine, run by the time of a capture.
+struct Explanation<'a> {
+    engine: Engine,
+    latest: Monotonic,
+    teller: Teller<'a>,
+}
+
+impl Explanation<'_> {
+    fn read(&mut self, recording: &mut Recording) -> Result<(), Failure> {
+        let link = recording.link();
+        while let Some(frame) = recording.next()? {
+            match wire::parse(link, frame.bytes) {
+                Ok(packet) => self.packet(frame.time, &packet)?,
+                Err(ignored) => self.teller.unread(ignored),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that ends before the packet ends first, each at its own time. What ends after
+    /// the last packet is not certain: the capture may have ended too early.
+    fn packet(&mut self, time: Wall, packet: &Packet) -> io::Result<()> {
+        // Packets of several interfaces may be out of order; the engine's clock never goes back.
+        self.latest = self.latest.max(Monotonic::from_nanos(time.as_nanos()));
+        while let Some(deadline) = self.engine.next_deadline().filter(|&at| at <= self.latest) {
+            let wall = Wall::from_nanos(deadline.as_nanos());
+            for event in self.engine.on_deadline(Now { monotonic: deadline, wall }) {
+                self.teller.event(wall, event, None)?;
+            }
+        }
+        let now = Now { monotonic: self.latest, wall: time };
+        let verdict = self.engine.on_packet(now, packet);
+        self.teller.packet(time, packet, &verdict)
+    }
+}
+
+/// Says what happened, in one form or the other.
+struct Teller<'a> {
+    doors: &'a [Door],
+    only: Option<IpAddr>,
+    form: Form<'a>,
+    out: Box<dyn Write>,
+}
+
+enum Form<'a> {
+    Json,
+    Text(Text<'a>),
+}
+
+/// What an event comes to, once it is known what opening would run.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Stage(u8),
+    Open,
+    Reset { stage: u8, reason: Reason },
+    Refused(Reason),
+}
+
+impl Outcome {
+    fn of(door: &Door, event: &Event) -> Self {
+        let commands = door.opening.commands.of(Family::of(event.source));
+        match event.kind {
+            EventKind::Stage(stage) => Self::Stage(stage),
+            EventKind::Open if commands.open.is_none() => Self::Refused(Reason::NoCommand),
+            EventKind::Open => Self::Open,
+            EventKind::Reset { stage, reason } => Self::Reset { stage, reason },
+        }
+    }
+}
+
+impl Teller<'_> {
+    fn is_wanted(&self, source: IpAddr) -> bool {
+        self.only.is_none_or(|only| only == source)
+    }
+
+    /// Bytes that are no knock, and whose source is not known.
+    fn unread(&mut self, ignored: Ignored) {
+        if let Form::Text(text) = &mut self.form {
+            text.unread(ignored);
+        }
+    }
+
+    fn packet(&mut self, at: Wall, packet: &Packet, verdict: &Verdict<'_>) -> io::Result<()> {
+        let wanted = self.is_wanted(packet.source);
+        if let Form::Text(text) = &mut self.form {
+            text.count(wanted, verdict);
+            if wanted && self.only.is_some() {
+                text.unseen(&mut self.out, at, packet, verdict)?;
+            }
+        }
+        if let Verdict::Knock(events) = verdict {
+            for event in *events {
+                self.event(at, event, Some(packet))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One event, and the packet that brought it about, unless it was time.
+    fn event(&mut self, at: Wall, event: &Event, packet: Option<&Packet>) -> io::Result<()> {
+        let Some(door) = door(self.doors, event.door).filter(|_| self.is_wanted(event.source))
+        else {
+            return Ok(());
+        };
+        let outcome = Outcome::of(door, event);
+        match &mut self.form {
+            Form::Text(text) => {
+                text.event(&mut self.out, at, event.source, (event.door, door), outcome, packet)
+            }
+            Form::Json => {
+                serde_json::to_writer(
+                    &mut self.out,
+                    &JsonLine {
+                        time: seconds(at),
+                        source: event.source,
+                        door: door.name(),
+                        outcome: outcome.into(),
+                    },
+                )?;
+                writeln!(self.out)
+            }
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Form::Text(text) => text.finish(&mut self.out, self.only)?,
+            Form::Json => {}
+        }
+        self.out.flush()
+    }
+}
+
+fn door(doors: &[Door], DoorId(place): DoorId) -> Option<&Door> {
+    usize::try_from(place).ok().and_then(|place| doors.get(place))
+}
+
+/// To the microsecond, which is what a double holds.
+fn seconds(at: Wall) -> f64 {
+    (at.as_nanos() / 1_000) as f64 / 1e6
+}
+
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: f64,
+    source: IpAddr,
+    door: &'a Name,
+    #[serde(flatten)]
+    outcome: JsonOutcome,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum JsonOutcome {
+    Stage { stage: u8 },
+    Open { by: &'static str },
+    Reset { reason: &'static str },
+    Refused { reason: &'static str },
+}
+
+impl From<Outcome> for JsonOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Stage(stage) => Self::Stage { stage },
+            Outcome::Open => Self::Open { by: "sequence" },
+            Outcome::Reset { reason, .. } => Self::Reset { reason: reason.as_str() },
+            Outcome::Refused(reason) => Self::Refused { reason: reason.as_str() },
+        }
+    }
+}

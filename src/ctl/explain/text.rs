@@ -1,0 +1,252 @@
+//! The explanation as people read it: aligned lines, then what they add up to.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::Outcome;
+use crate::config::Door;
+use crate::engine::{DoorId, Reason, Verdict};
+use crate::proto::duration;
+use crate::proto::knock::Knock;
+use crate::time::Wall;
+use crate::wire::{Ignored, Packet, Transport};
+
+pub(super) struct Text<'a> {
+    doors: &'a [Door],
+    zone: TimeZone,
+    /// The day of the line before.
+    day: Option<Date>,
+    source_width: usize,
+    door_width: usize,
+    tally: Tally,
+    /// How far the one address that is asked about has come, where it has begun.
+    stages: BTreeMap<DoorId, u8>,
+}
+
+#[derive(Default)]
+struct Tally {
+    /// Those that could be read, wanted or not.
+    packets: u64,
+    wanted: u64,
+    knocks: u64,
+    ignored: BTreeMap<Reason, u64>,
+    unread: BTreeMap<Ignored, u64>,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(doors: &'a [Door]) -> Self {
+        Self {
+            doors,
+            zone: TimeZone::system(),
+            day: None,
+            source_width: 15,
+            door_width: doors.iter().map(|door| door.name().as_str().len()).max().unwrap_or(0),
+            tally: Tally::default(),
+            stages: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn unread(&mut self, ignored: Ignored) {
+        *self.tally.unread.entry(ignored).or_default() += 1;
+    }
+
+    pub(super) fn count(&mut self, wanted: bool, verdict: &Verdict<'_>) {
+        self.tally.packets += 1;
+        if !wanted {
+            return;
+        }
+        self.tally.wanted += 1;
+        match verdict {
+            Verdict::Knock(_) => self.tally.knocks += 1,
+            Verdict::Ignored(reason) => *self.tally.ignored.entry(*reason).or_default() += 1,
+        }
+    }
+
+    pub(super) fn event(
+        &mut self,
+        out: &mut dyn Write,
+        at: Wall,
+        source: IpAddr,
+        (id, door): (DoorId, &Door),
+        outcome: Outcome,
+        packet: Option<&Packet>,
+    ) -> io::Result<()> {
+        let sequence = &door.recognition.sequence;
+        let of = sequence.len();
+        let nth = |place: u8| sequence.get(usize::from(place)).map(Knock::to_string);
+        let came = packet.map_or_else(String::new, |packet| packet.knock().to_string());
+        let what = match outcome {
+            Outcome::Stage(stage) => {
+                let knock = nth(stage.saturating_sub(1)).unwrap_or_default();
+                format!("stage {stage} of {of} ({knock})")
+            }
+            Outcome::Open => format!("open ({came} completes the sequence)"),
+            Outcome::Refused(reason) => {
+                let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
+                match reason {
+                    Reason::NoCommand => {
+                        format!("refused ({came} completes it, but it has no command for {family})")
+                    }
+                    other => format!("refused: {}", other.as_str()),
+                }
+            }
+            Outcome::Reset { stage, reason } => {
+                let expected = nth(stage).unwrap_or_default();
+                let why = match reason {
+                    Reason::Timeout => {
+                        let within = duration::format(door.recognition.seq_timeout);
+                        format!("{expected} did not come within {within} of the first knock")
+                    }
+                    Reason::TripWire => format!("{came} is a trip-wire, {expected} was expected"),
+                    Reason::WrongKnock => format!("{came} came, {expected} was expected"),
+                    other => other.as_str().to_owned(),
+                };
+                format!("reset at stage {stage} of {of}: {why}")
+            }
+        };
+        match outcome {
+            Outcome::Stage(stage) => self.stages.insert(id, stage),
+            _ => self.stages.remove(&id),
+        };
+        self.line(out, at, source, door.name().as_str(), &what)
+    }
+
+    /// Why a packet that somebody meant as a knock was none, or changed nothing.
+    pub(super) fn unseen(
+        &mut self,
+        out: &mut dyn Write,
+        at: Wall,
+        packet: &Packet,
+        verdict: &Verdict<'_>,
+    ) -> io::Result<()> {
+        let knock = packet.knock();
+        match verdict {
+            Verdict::Ignored(Reason::Duplicate) => {
+                let what = format!("{knock} again: a retransmission, no knock of its own");
+                return self.line(out, at, packet.source, "-", &what);
+            }
+            Verdict::Knock([]) => {
+                let what = format!("{knock} is watched, but begins no sequence");
+                self.line(out, at, packet.source, "-", &what)?;
+            }
+            _ => {}
+        }
+        for door in self.doors {
+            if let Some(why) = why_unseen(door, packet) {
+                let what = format!("{knock} is not seen: {why}");
+                self.line(out, at, packet.source, door.name().as_str(), &what)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(
+        &mut self,
+        out: &mut dyn Write,
+        at: Wall,
+        source: IpAddr,
+        door: &str,
+        what: &str,
+    ) -> io::Result<()> {
+        let time = Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or_default();
+        let time = time.to_zoned(self.zone.clone());
+        if self.day.replace(time.date()) != Some(time.date()) {
+            writeln!(out, "{}", time.strftime("%A, %Y-%m-%d, %Z"))?;
+        }
+        let source = source.to_string();
+        self.source_width = self.source_width.max(source.len());
+        let time = time.strftime("%H:%M:%S.%6f");
+        let (wide, door_wide) = (self.source_width, self.door_width);
+        writeln!(out, "{time}  {source:wide$}  {door:door_wide$}  {what}")
+    }
+
+    /// What is left to say at the end of the file.
+    pub(super) fn finish(&mut self, out: &mut dyn Write, only: Option<IpAddr>) -> io::Result<()> {
+        let Tally { packets, wanted, knocks, ignored, unread } = &self.tally;
+        if let Some(only) = only {
+            for (id, stage) in &self.stages {
+                let Some(door) = super::door(self.doors, *id) else { continue };
+                let sequence = &door.recognition.sequence;
+                let Some(next) = sequence.get(usize::from(*stage)) else { continue };
+                let (name, of) = (door.name(), sequence.len());
+                writeln!(
+                    out,
+                    "the file ends at stage {stage} of {of} of {name}: {next} is missing"
+                )?;
+            }
+            if *wanted == 0 {
+                writeln!(out, "no packet from {only} in this file ({packets} from others)")?;
+                writeln!(
+                    out,
+                    "If it did knock, then its packets took another way, a firewall before this \
+                     host dropped them,\nor it came from another address (behind NAT, or IPv6)."
+                )?;
+            } else {
+                writeln!(out, "{} from {only}, {knocks} of them knocks", counted(*wanted))?;
+            }
+        } else {
+            let all = packets + unread.values().sum::<u64>();
+            writeln!(out, "{}, {knocks} of them knocks", counted(all))?;
+        }
+        for (reason, count) in ignored {
+            writeln!(out, "{count:>8}  {}", meaning(*reason))?;
+        }
+        if only.is_some() && !unread.is_empty() {
+            writeln!(out, "and, from whatever address:")?;
+        }
+        for (ignored, count) in unread {
+            writeln!(out, "{count:>8}  {}", meaning(Reason::Ignored(*ignored)))?;
+        }
+        Ok(())
+    }
+}
+
+fn counted(packets: u64) -> String {
+    match packets {
+        0 => "no packets".to_owned(),
+        1 => "1 packet".to_owned(),
+        _ => format!("{packets} packets"),
+    }
+}
+
+/// Why a door does not see a packet to a port of its sequence; `None` if it does, or if the port
+/// is none of its.
+fn why_unseen(door: &Door, packet: &Packet) -> Option<String> {
+    let recognition = &door.recognition;
+    if !recognition.sequence.contains(&packet.knock()) {
+        return None;
+    }
+    if let Some(target) = recognition.target.filter(|&target| target != packet.destination) {
+        return Some(format!("it went to {}, the target is {target}", packet.destination));
+    }
+    match packet.transport {
+        Transport::Tcp { flags, .. } if !recognition.flags.passes(flags) => {
+            Some(format!("its flags are {flags}, tcpflags are {}", recognition.flags))
+        }
+        _ => None,
+    }
+}
+
+/// What stands behind a count of packets that are nobody's knock.
+const fn meaning(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NotWatched => "to ports that no door watches, or not with the flags it asks for",
+        Reason::Duplicate => "retransmissions of a knock",
+        Reason::NotForUs => "to a door's port, but not to its target",
+        Reason::OnlyIpv4 => "IPv6, where only_ipv4 is set",
+        Reason::Ignored(Ignored::Truncated) => {
+            "cut off before the ports: capture with tcpdump -s 0"
+        }
+        Reason::Ignored(Ignored::Fragment) => "fragments: knocks have to come whole",
+        Reason::Ignored(Ignored::Malformed) => "malformed: lengths that contradict each other",
+        Reason::Ignored(Ignored::NotIp) => "neither IPv4 nor IPv6",
+        Reason::Ignored(Ignored::NotTransport) => "neither TCP nor UDP",
+        Reason::Ignored(Ignored::Outgoing) => "sent by the machine that captured",
+        other => other.as_str(),
+    }
+}
