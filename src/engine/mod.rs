@@ -10,6 +10,8 @@ mod model;
 mod recent;
 mod segment;
 mod sequence;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod verdict;
 

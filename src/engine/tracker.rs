@@ -18,7 +18,7 @@ use crate::time::Monotonic;
 const FURTHER: usize = 2;
 /// How many attempts one source may have at the least.
 const ATTEMPTS_OF_ONE: usize = 64;
-/// How many attempts there may be for each source that fits, all sources together.
+/// How many attempts there may be for each source that there is room for, all together.
 const ATTEMPTS_PER_SOURCE: usize = 4;
 /// No segment is smaller than this.
 const SMALLEST: NonZeroUsize = NonZeroUsize::new(16).unwrap();
@@ -124,13 +124,15 @@ impl Tracker {
         let at_least = |capacity| NonZeroUsize::new(capacity).map_or(SMALLEST, |c| c.max(SMALLEST));
         let further = at_least(sources / 4);
         let newcomers = at_least(sources.saturating_sub(further.get()));
+        let most_attempts_of_one = sharing.max(ATTEMPTS_OF_ONE);
+        let room = newcomers.get().saturating_add(further.get());
         Self {
             newcomers: Segment::new(newcomers),
             further: Segment::new(further),
             deadlines: BTreeSet::new(),
             attempts: 0,
-            most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(newcomers.get() + further.get()),
-            most_attempts_of_one: sharing.max(ATTEMPTS_OF_ONE),
+            most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(room).max(most_attempts_of_one),
+            most_attempts_of_one,
             crowded: 0,
         }
     }
@@ -246,5 +248,148 @@ fn find(segment: &mut Segment<Source>, address: IpAddr, visit: Visit) -> Option<
     match visit {
         Visit::Packet => segment.touch(address),
         Visit::Deadline => segment.peek(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Recognition;
+    use crate::engine::{Engine, Options};
+    use crate::proto::flags::{FlagTest, TcpFlags};
+    use crate::proto::knock::{Knock, Protocol};
+    use crate::time::{Now, Wall};
+    use crate::wire::{Packet, Transport};
+
+    /// Doors that all begin with a knock on port 1, which goes on with their own number.
+    fn doors(count: u16, length: usize) -> Vec<Recognition> {
+        let knock = |port: u16| Knock::new(Protocol::Tcp, port.try_into().unwrap());
+        (0..count)
+            .map(|door| Recognition {
+                name: "door".parse().unwrap(),
+                sequence: [knock(1), knock(100 + door)].into_iter().cycle().take(length).collect(),
+                seq_timeout: Duration::from_secs(10 + u64::from(door)),
+                flags: FlagTest::SYN,
+                target: None,
+                trip_wires: 1,
+                opens: Vec::new(),
+            })
+            .collect()
+    }
+
+    fn engine(doors: &[Recognition], sources: usize) -> Engine {
+        Engine::new(doors, &Options { sources, only_ipv4: false })
+    }
+
+    fn send(engine: &mut Engine, seconds: u64, host: u128, port: u16, sequence: u32) {
+        let now =
+            Now { monotonic: Monotonic::from_nanos(seconds * 1_000_000_000), wall: Wall::ZERO };
+        let packet = Packet {
+            source: IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | host)),
+            destination: IpAddr::V6(Ipv6Addr::LOCALHOST),
+            transport: Transport::Tcp {
+                source_port: 1024,
+                port: port.try_into().unwrap(),
+                sequence,
+                flags: TcpFlags::SYN,
+            },
+        };
+        let _ = engine.on_packet(now, &packet);
+        let _ = engine.on_deadline(now);
+    }
+
+    impl Segment<Source> {
+        fn all(&mut self) -> Vec<(IpAddr, Source)> {
+            std::iter::from_fn(|| self.pop()).collect()
+        }
+    }
+
+    /// Takes the tracker apart and holds its books against what is in it.
+    fn check(mut tracker: Tracker) {
+        let newcomers = tracker.newcomers.all();
+        let further = tracker.further.all();
+        assert!(newcomers.iter().all(|(_, source)| source.place() == Some(Place::Newcomers)));
+        assert!(further.iter().all(|(_, source)| source.place() == Some(Place::Further)));
+        let sources: Vec<_> = newcomers.into_iter().chain(further).collect();
+        let attempts: usize = sources.iter().map(|(_, source)| source.attempts.len()).sum();
+        assert_eq!(tracker.attempts, attempts);
+        assert!(attempts <= tracker.most_attempts);
+        let scheduled: BTreeSet<_> =
+            sources.iter().map(|(address, source)| (source.scheduled.unwrap(), *address)).collect();
+        assert_eq!(tracker.deadlines, scheduled);
+        for (_, source) in sources {
+            assert!(source.attempts.len() <= tracker.most_attempts_of_one);
+            assert!(source.attempts.is_sorted_by(|a, b| a.door < b.door));
+            assert!(source.attempts.iter().all(|attempt| !attempt.times.is_empty()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn its_books_are_right_whatever_arrives(
+            count in 1u16..8,
+            length in 1usize..5,
+            steps in prop::collection::vec((0u64..4, 0u128..200, 0usize..5, any::<u32>()), 1..500),
+        ) {
+            let mut engine = engine(&doors(count, length), 1);
+            let mut seconds = 1000;
+            for (wait, host, port, sequence) in steps {
+                seconds += wait;
+                // Some of them in one network, some not.
+                let host = host % 20 | (host / 20) << 64;
+                send(&mut engine, seconds, host, [1, 1, 100, 101, 103][port], sequence);
+            }
+            check(engine.tracker);
+        }
+    }
+
+    #[test]
+    fn one_source_has_a_bounded_number_of_attempts_and_keeps_those_further_along() {
+        // A hundred doors of which each begins with another port.
+        let mut doors = doors(100, 2);
+        for (port, door) in (1000..).zip(&mut doors) {
+            door.sequence[0].port = (port as u16 * 10).try_into().unwrap();
+            door.trip_wires = 0;
+        }
+        let third = Knock::new(Protocol::Tcp, 9.try_into().unwrap());
+        doors[0].sequence.push(third);
+        let mut engine = engine(&doors, 1000);
+        send(&mut engine, 1000, 1, 10_000, 0);
+        send(&mut engine, 1000, 1, 100, 0);
+        for door in 1..100 {
+            send(&mut engine, 1000, 1, 10_000 + 10 * door, 0);
+        }
+        assert_eq!(engine.tracker.attempts, ATTEMPTS_OF_ONE);
+        assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
+        let source: IpAddr = "2001:db8::1".parse().unwrap();
+        let source = engine.tracker.further.peek(source).unwrap();
+        assert_eq!(source.attempts[0].times.len(), 2);
+        assert_eq!(source.attempts[1].door, DoorId(37));
+    }
+
+    #[test]
+    fn a_knock_that_begins_at_many_doors_is_followed_at_each_of_them() {
+        let mut engine = engine(&doors(1000, 2), 1);
+        send(&mut engine, 1000, 1, 1, 0);
+        assert_eq!((engine.tracker.attempts, engine.crowded()), (1000, 0));
+    }
+
+    #[test]
+    fn all_sources_together_have_a_bounded_number_of_attempts() {
+        let mut engine = engine(&doors(20, 3), 1);
+        for host in 0..30 {
+            send(&mut engine, 1000, host << 64, 1, 0);
+            if host < 3 {
+                send(&mut engine, 1000, host << 64, 100, 1);
+            }
+        }
+        assert_eq!(engine.tracker.most_attempts, 128);
+        assert!(engine.tracker.attempts <= 128);
+        assert_eq!(engine.tracker.further.len(), 3);
+        check(engine.tracker);
     }
 }

@@ -15,8 +15,9 @@ pub struct DoorId(pub u32);
 pub enum Verdict<'a> {
     /// It is nobody's knock.
     Ignored(Reason),
-    /// It is a knock; what changed, door by door, in the order of the doors. Empty where it is a
-    /// trip-wire that had nothing to break.
+    /// It is a knock; what changed. First what had run out of time before it, then what the knock
+    /// did, each in the order of the doors. Empty where it is a trip-wire that had nothing to
+    /// break.
     Knock(&'a [Event]),
 }
 
@@ -59,7 +60,8 @@ pub enum Reason {
     TripWire,
     /// The last knock did not come in time.
     Timeout,
-    /// Others pushed the source out of a full tracker.
+    /// Others pushed the source out of a full tracker. Counted only, see
+    /// [`Engine::crowded`](super::Engine::crowded).
     Crowded,
     /// The door has no command for this address family.
     NoCommand,
