@@ -28,8 +28,6 @@ pub struct Assignment {
     pub identity: Identity,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,
-    /// Another watcher is at work: report nothing before [`ToWatcher::After`].
-    pub relief: bool,
 }
 
 /// The length of every frame, in bytes.

@@ -1,0 +1,312 @@
+//! The watcher's loop.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::addresses::Addresses;
+use super::report::Reporter;
+use crate::capture::{CaptureError, Live};
+use crate::engine::{Engine, Event, Local, Options, Verdict, Window};
+use crate::ipc::{Assignment, Channel, FromWatcher, InterfaceState, Received, ToWatcher};
+use crate::sys::privileges::PrivilegeError;
+use crate::sys::{clock, files, process};
+use crate::time::{Monotonic, Now, Wall};
+use crate::wire;
+use crate::wire::filter::Filter;
+
+/// How many packets of one interface are looked at before the others have their turn.
+const BATCH: usize = 256;
+/// How many events are kept until the keeper has said where to begin.
+const HELD_BACK: usize = 4096;
+/// How often the kernel is asked what it has dropped.
+const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
+/// How far ahead of the clock a packet's time may be: the clock was read before it came.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// Why a watcher cannot work.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("this is for knockd itself to use: {0}")]
+    Assignment(io::Error),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error("cannot give up root: {0}")]
+    Privileges(#[from] PrivilegeError),
+    #[error("cannot follow the addresses of this host: {0}")]
+    Addresses(io::Error),
+    #[error("cannot wait for packets: {0}")]
+    Wait(io::Error),
+}
+
+/// Runs the watcher: captures what the inherited assignment says, gives up root, and reports until
+/// it is told to end or its keeper is gone.
+#[must_use]
+pub fn run() -> ExitCode {
+    match Watcher::start().and_then(Watcher::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Watcher {
+    engine: Engine,
+    captures: Vec<Interface>,
+    addresses: Addresses,
+    reporter: Reporter,
+    /// Events that wait for the keeper to say which are this watcher's; `None`: it has.
+    held_back: Option<VecDeque<(Monotonic, Event)>>,
+    window: Window,
+    longest: Duration,
+    leave_at: Option<Monotonic>,
+    next_drops: Monotonic,
+}
+
+struct Interface {
+    index: u32,
+    capture: Live,
+    /// The time of its latest packet: none after it may be earlier.
+    latest: Monotonic,
+    dropped: u64,
+}
+
+/// Whether to go on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}
+
+impl Watcher {
+    fn start() -> Result<Self, WatchError> {
+        let channel = Channel::new(
+            files::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?,
+        );
+        let assignment = files::inherited(process::WATCHER_CONFIG)
+            .and_then(files::read_sealed)
+            .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
+            .map_err(WatchError::Assignment)?;
+        let options =
+            Options { sources: assignment.track_sources, only_ipv4: assignment.only_ipv4 };
+        let mut engine = Engine::new(&assignment.doors, &options);
+        let filter = Filter::new(engine.watched(), assignment.only_ipv4);
+        let mut reporter = Reporter::new(channel, assignment.verbose);
+        let mut captures = Vec::new();
+        for (index, name) in (0..).zip(&assignment.interfaces) {
+            let state = match Live::open(name, &filter) {
+                Ok(capture) => {
+                    let latest = Monotonic::ZERO;
+                    captures.push(Interface { index, capture, latest, dropped: 0 });
+                    InterfaceState::Listening
+                }
+                Err(
+                    CaptureError::NoSuchInterface { .. }
+                    | CaptureError::InterfaceDown { .. }
+                    | CaptureError::InterfaceGone { .. },
+                ) => InterfaceState::Missing,
+                Err(error) => return Err(error.into()),
+            };
+            reporter.say(FromWatcher::Interface { index, state });
+        }
+        let addresses = Addresses::follow().map_err(WatchError::Addresses)?;
+        engine.set_local(Local::Addresses(addresses.read().map_err(WatchError::Addresses)?));
+        assignment.identity.take_on()?;
+        reporter.say(FromWatcher::Ready);
+        let longest = assignment.doors.iter().map(|door| door.seq_timeout).max();
+        Ok(Self {
+            engine,
+            captures,
+            addresses,
+            reporter,
+            held_back: Some(VecDeque::new()),
+            window: Window::default(),
+            longest: longest.unwrap_or_default(),
+            leave_at: None,
+            next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
+        })
+    }
+
+    fn run(mut self) -> Result<(), WatchError> {
+        loop {
+            self.wait()?;
+            if self.obey() == Next::End {
+                return Ok(());
+            }
+            if self.addresses.have_changed() {
+                let local = self.addresses.read().map_err(WatchError::Addresses)?;
+                self.engine.set_local(Local::Addresses(local));
+            }
+            let more = self.read_packets();
+            let now = clock::now();
+            // A packet that is still queued may have come before the deadline.
+            if !more {
+                self.expire(now);
+            }
+            self.look_after_drops(now.monotonic);
+            self.reporter.poll(now.monotonic);
+            if !more && self.leave_at.is_some_and(|leave_at| leave_at <= now.monotonic) {
+                self.reporter.send_counts();
+                self.reporter.say(FromWatcher::Done);
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<(), WatchError> {
+        let now = clock::now().monotonic;
+        let drops = (!self.captures.is_empty()).then_some(self.next_drops);
+        let deadlines =
+            [self.engine.next_deadline(), self.reporter.next_deadline(now), self.leave_at, drops];
+        let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
+        let mut fds: Vec<BorrowedFd<'_>> =
+            vec![self.reporter.channel().as_fd(), self.addresses.as_fd()];
+        fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
+        files::wait(&fds, timeout).map_err(WatchError::Wait)?;
+        Ok(())
+    }
+
+    /// Does what the keeper says.
+    fn obey(&mut self) -> Next {
+        loop {
+            match self.reporter.channel().receive() {
+                Received::Nothing => return Next::GoOn,
+                Received::Frame(ToWatcher::After { time }) => {
+                    self.window.after = Some(time);
+                    self.engine.report(self.window);
+                    for (at, event) in self.held_back.take().unwrap_or_default() {
+                        if event.began > time {
+                            self.reporter.event(at, event);
+                        }
+                    }
+                }
+                Received::Frame(ToWatcher::Until { time }) => {
+                    self.window.until = Some(time);
+                    self.engine.report(self.window);
+                    self.leave_at = Some(time + self.longest);
+                }
+                Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
+                    return Next::End;
+                }
+            }
+        }
+    }
+
+    /// Looks at what is queued, up to a batch for each interface; true: there may be more.
+    fn read_packets(&mut self) -> bool {
+        let mut more = false;
+        let now = clock::now();
+        let Self { engine, captures, reporter, held_back, .. } = self;
+        captures.retain_mut(|interface| {
+            let link = interface.capture.link();
+            for _ in 0..BATCH {
+                let frame = match interface.capture.next() {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return true,
+                    Err(_) => {
+                        let (index, state) = (interface.index, InterfaceState::Gone);
+                        reporter.say(FromWatcher::Interface { index, state });
+                        return false;
+                    }
+                };
+                let at = packet_time(now, frame.time, interface.latest);
+                interface.latest = at.monotonic;
+                let verdict = match wire::parse(link, frame.bytes) {
+                    Ok(packet) => engine.on_packet(at, &packet),
+                    Err(ignored) => Verdict::Ignored(ignored.into()),
+                };
+                match verdict {
+                    Verdict::Ignored(reason) => reporter.ignored(at.monotonic, reason),
+                    Verdict::Knock(events) => {
+                        hand_on(reporter, held_back.as_mut(), at.monotonic, events);
+                    }
+                }
+            }
+            more = true;
+            true
+        });
+        more
+    }
+
+    fn expire(&mut self, now: Now) {
+        if self.engine.next_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
+            let events = self.engine.on_deadline(now);
+            hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
+        }
+    }
+
+    fn look_after_drops(&mut self, now: Monotonic) {
+        if self.next_drops > now {
+            return;
+        }
+        self.next_drops = now + LOOK_AFTER_DROPS;
+        for interface in &mut self.captures {
+            if let Ok(stats) = interface.capture.stats() {
+                self.reporter.dropped(now, stats.dropped.saturating_sub(interface.dropped));
+                interface.dropped = stats.dropped;
+            }
+        }
+    }
+}
+
+fn hand_on(
+    reporter: &mut Reporter,
+    held_back: Option<&mut VecDeque<(Monotonic, Event)>>,
+    at: Monotonic,
+    events: &[Event],
+) {
+    match held_back {
+        None => events.iter().for_each(|&event| reporter.event(at, event)),
+        Some(held_back) => {
+            held_back.extend(events.iter().map(|&event| (at, event)));
+            held_back.drain(..held_back.len().saturating_sub(HELD_BACK));
+        }
+    }
+}
+
+/// When a packet came, on the clock that does not jump.
+///
+/// The kernel stamps packets in calendar time. What the calendar says of a packet's age holds
+/// unless the calendar was set since; then the packet is at least no earlier than the one before
+/// it, and no later than now.
+fn packet_time(now: Now, stamp: Wall, latest: Monotonic) -> Now {
+    let age = now.wall.since(stamp);
+    let ahead = stamp.since(now.wall).min(AHEAD);
+    let monotonic = (now.monotonic - age + ahead).max(latest);
+    Now { monotonic, wall: stamp }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(monotonic: u64, wall: u64) -> Now {
+        let seconds = Duration::from_secs;
+        Now { monotonic: Monotonic::ZERO + seconds(monotonic), wall: Wall::ZERO + seconds(wall) }
+    }
+
+    fn came(stamp: u64, latest: u64) -> Monotonic {
+        let latest = now(latest, 0).monotonic;
+        packet_time(now(100, 1_000_000), now(0, stamp).wall, latest).monotonic
+    }
+
+    #[test]
+    fn a_packet_is_as_old_as_its_stamp_says() {
+        assert_eq!(came(999_990, 0), now(90, 0).monotonic);
+    }
+
+    #[test]
+    fn a_packet_that_came_after_the_clock_was_read_is_later() {
+        assert_eq!(came(1_000_001, 0), now(101, 0).monotonic);
+    }
+
+    #[test]
+    fn a_calendar_that_was_set_moves_no_packet_before_another_nor_far_ahead() {
+        assert_eq!(came(0, 95), now(95, 0).monotonic);
+        assert_eq!(came(9_000_000, 95), now(101, 0).monotonic);
+    }
+}
