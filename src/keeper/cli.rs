@@ -1,0 +1,95 @@
+//! The command line of `knockd`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, CommandFactory, Parser};
+
+use crate::config::{LogLevel, Settings};
+
+/// Watches the wire for a knock and opens a door in the firewall for the address that knocked.
+///
+/// Signals: SIGHUP reads the configuration again, SIGTERM and SIGINT stop.
+/// See knockd(8) and knock.d(5).
+#[derive(Clone, Debug, Parser)]
+#[command(name = "knockd", version, disable_version_flag = true, max_term_width = 90)]
+pub struct Cli {
+    /// Listen on this interface instead of the configured ones; again for more; any: all
+    #[arg(short = 'i', long = "interface", value_name = "IF")]
+    pub interfaces: Vec<String>,
+
+    /// Detach from the terminal; the exit status says whether start-up worked
+    #[arg(short, long)]
+    pub daemon: bool,
+
+    /// A directory of *.yaml files, one such file, or a classic knockd.conf
+    #[arg(short, long, value_name = "PATH", default_value = "/etc/knock.d")]
+    pub config: PathBuf,
+
+    /// Write the process id to this file and keep it locked
+    #[arg(short, long, value_name = "PIDFILE")]
+    pub pidfile: Option<PathBuf>,
+
+    /// Log to this file
+    #[arg(short = 'g', long, value_name = "LOGFILE")]
+    pub logfile: Option<PathBuf>,
+
+    /// Log everything, wrong knocks too
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+
+    /// Log at least each stage and each command, whatever the configured level
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Look up the name of an address, after its door has been opened, and log it
+    #[arg(short, long)]
+    pub lookup: bool,
+
+    /// Listen for IPv4 only
+    #[arg(short = '4', long)]
+    pub only_ipv4: bool,
+
+    /// Check the configuration, print what is wrong with it, and exit
+    #[arg(short = 't', long)]
+    pub check: bool,
+
+    /// Accept a configuration that others could have written, or secrets that others can read
+    #[arg(long)]
+    pub insecure_permissions: bool,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    pub version: Option<bool>,
+
+    /// How the keeper starts the other process
+    #[arg(long, hide = true, exclusive = true)]
+    pub watcher: bool,
+}
+
+impl Cli {
+    /// What is given on the command line wins over the file.
+    pub fn apply(&self, settings: &mut Settings) {
+        if !self.interfaces.is_empty() {
+            settings.interfaces.clone_from(&self.interfaces);
+        }
+        if let Some(path) = &self.pidfile {
+            settings.pid_file.clone_from(path);
+        }
+        if let Some(path) = &self.logfile {
+            settings.log.file = Some(path.clone());
+        }
+        if self.verbose {
+            settings.log.level = settings.log.level.max(LogLevel::Info);
+        }
+        if self.debug {
+            settings.log.level = LogLevel::Debug;
+        }
+        settings.only_ipv4 |= self.only_ipv4;
+    }
+}
+
+/// The command line as clap knows it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}

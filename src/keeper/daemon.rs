@@ -1,0 +1,156 @@
+//! What makes a program a daemon: its pid file, and leaving the terminal.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use daemonize::{Daemonize, Outcome, Stdio};
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why the daemon cannot settle down.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("knockd is running already (process {pid}, {path})", path = path.display())]
+    Running { pid: String, path: PathBuf },
+    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    File { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot detach from the terminal: {0}")]
+    Detach(String),
+}
+
+/// Makes a directory, and those above it, where it does not exist.
+///
+/// # Errors
+/// [`DaemonError::File`].
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| DaemonError::File {
+        doing: "make the directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A pid file that is locked for as long as this lives, and then removed.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl PidFile {
+    /// Locks the file and writes this process's id. A file that nobody has locked is stale.
+    ///
+    /// # Errors
+    /// [`DaemonError::Running`] when another process has locked it.
+    pub fn lock(path: &Path) -> Result<Self, DaemonError> {
+        let failed =
+            |doing| move |source| DaemonError::File { doing, path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            make_directory(directory, 0o755)?;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .map_err(failed("open the pid file"))?;
+        let file =
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+                let mut pid = String::new();
+                // Only for the message.
+                let _ = file.read_to_string(&mut pid);
+                DaemonError::Running { pid: pid.trim().to_owned(), path: path.to_owned() }
+            })?;
+        let mut pid_file = Self { path: path.to_owned(), file };
+        pid_file.write().map_err(failed("write the pid file"))?;
+        Ok(pid_file)
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        writeln!(self.file, "{}", process::id())?;
+        self.file.flush()
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // It is stale from here on in any case.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// How the process that was left behind learns whether start-up worked.
+#[derive(Debug)]
+pub struct Left {
+    parent: File,
+}
+
+/// Leaves the terminal. Standard error stays until [`Left::started`], for what goes wrong.
+///
+/// Returns in the daemon only: the process that was called waits until start-up has worked or
+/// failed, and exits with 0 or 1 accordingly.
+///
+/// # Errors
+/// [`DaemonError::Detach`].
+pub fn detach() -> Result<Left, DaemonError> {
+    let detach = |error: &dyn std::fmt::Display| DaemonError::Detach(error.to_string());
+    let (read, write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| detach(&error))?;
+    let daemon = Daemonize::new().working_directory("/").stderr(Stdio::keep());
+    match daemon.execute() {
+        Outcome::Parent(Ok(_)) => {
+            drop(write);
+            let mut answer = [0; 1];
+            // Without an answer the daemon has ended, and has said why.
+            let started = matches!(File::from(read).read(&mut answer), Ok(1));
+            process::exit(i32::from(!started));
+        }
+        Outcome::Child(Ok(_)) => Ok(Left { parent: write.into() }),
+        Outcome::Parent(Err(error)) => Err(detach(&error)),
+        Outcome::Child(Err(error)) => Err(detach(&error)),
+    }
+}
+
+impl Left {
+    /// Lets the process that was left behind exit with 0, and closes standard error.
+    ///
+    /// # Errors
+    /// When there is no `/dev/null`.
+    pub fn started(mut self) -> io::Result<()> {
+        // Nobody may be waiting any more.
+        let _ = self.parent.write_all(&[1]);
+        let null = OpenOptions::new().write(true).open("/dev/null")?;
+        nix::unistd::dup2_stderr(&null)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locked_pid_file_means_that_knockd_is_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/knockd.pid");
+        let held = PidFile::lock(&path).unwrap();
+        let error = PidFile::lock(&path).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {}", process::id())), "{error}");
+        drop(held);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_pid_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("knockd.pid");
+        std::fs::write(&path, "999999999 and more\n").unwrap();
+        let _held = PidFile::lock(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
+    }
+}

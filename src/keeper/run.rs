@@ -1,0 +1,267 @@
+//! The keeper's loop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tracing::{error, info, warn};
+
+use super::cli::Cli;
+use super::daemon::{self, DaemonError, Left, PidFile};
+use super::doors::Doors;
+use super::names::Names;
+use super::watchers::{Notice, Watchers};
+use crate::config::Config;
+use crate::config::load::{self, Loaded, Options, Report};
+use crate::firewall::command::{Commands, LIMIT};
+use crate::log::{self, LogError};
+use crate::sys::signals::Signals;
+use crate::sys::{clock, files, privileges};
+use crate::time::Monotonic;
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{0}")]
+    Configuration(Report),
+    #[error("knockd: must be started as root: it captures packets and changes the firewall")]
+    NotRoot,
+    #[error("knockd: {0}")]
+    Log(#[from] LogError),
+    #[error("knockd: {0}")]
+    Daemon(#[from] DaemonError),
+    #[error("knockd: {doing}: {source}")]
+    System { doing: &'static str, source: io::Error },
+    #[error("knockd: not started, since no watcher could start")]
+    NoWatcher,
+}
+
+fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::System { doing, source }
+}
+
+/// Runs the daemon until it is asked to stop.
+///
+/// Exit status: 0 asked to stop; 1 the configuration is wrong or start-up failed, said on standard
+/// error.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    match Keeper::start(cli).and_then(Keeper::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Keeper {
+    cli: Cli,
+    signals: Signals,
+    watchers: Watchers,
+    doors: Doors<Commands>,
+    names: Option<Names>,
+    /// In the foreground, log lines also go to standard error.
+    foreground: bool,
+    left: Option<Left>,
+    started: bool,
+    reload_again: bool,
+    // Removed, and unlocked, when the daemon ends.
+    _pid_file: PidFile,
+}
+
+/// The command line with paths that hold in every working directory.
+fn absolute(cli: &Cli) -> Cli {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let optional = |path: &Option<PathBuf>| path.as_deref().map(absolute);
+    Cli {
+        config: absolute(&cli.config),
+        pidfile: optional(&cli.pidfile),
+        logfile: optional(&cli.logfile),
+        ..cli.clone()
+    }
+}
+
+fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
+    let options = Options { insecure_permissions: cli.insecure_permissions };
+    let mut loaded = load::load(&cli.config, &options)?;
+    cli.apply(&mut loaded.config.settings);
+    Ok(loaded)
+}
+
+impl Keeper {
+    fn start(cli: &Cli) -> Result<Self, StartError> {
+        let cli = absolute(cli);
+        let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
+        if !privileges::is_root() {
+            return Err(StartError::NotRoot);
+        }
+        let settings = &loaded.config.settings;
+        // Before any thread or child exists.
+        let left = if cli.daemon { Some(daemon::detach()?) } else { None };
+        daemon::make_directory(&settings.run_dir, 0o755)?;
+        daemon::make_directory(&settings.state_dir, 0o700)?;
+        let pid_file = PidFile::lock(&settings.pid_file)?;
+        // Until start-up has worked, everything is also said where the person looks.
+        log::set_up(&settings.log, true)?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let signals = Signals::catch().map_err(system("cannot catch signals"))?;
+        let names = if cli.lookup {
+            Some(Names::start().map_err(system("cannot start a thread"))?)
+        } else {
+            None
+        };
+        let config = Arc::new(loaded.config);
+        let mut watchers = Watchers::new(Arc::clone(&config));
+        let now = clock::now().monotonic;
+        watchers.start(now, config).map_err(system("cannot start the watcher"))?;
+        Ok(Self {
+            foreground: !cli.daemon,
+            cli,
+            signals,
+            watchers,
+            doors: Doors::new(Commands::new()),
+            names,
+            left,
+            started: false,
+            reload_again: false,
+            _pid_file: pid_file,
+        })
+    }
+
+    fn run(mut self) -> Result<(), StartError> {
+        loop {
+            let now = self.wait(None)?;
+            let pending = self.signals.take();
+            if pending.stop {
+                break;
+            }
+            if pending.reload {
+                self.reload(now);
+            }
+            for notice in self.watchers.poll(now) {
+                self.act(now, notice)?;
+            }
+            self.doors.poll(now);
+            if self.reload_again && !self.watchers.is_changing() {
+                self.reload_again = false;
+                self.reload(now);
+            }
+        }
+        self.stop()
+    }
+
+    fn act(&mut self, now: Monotonic, notice: Notice) -> Result<(), StartError> {
+        match notice {
+            Notice::Knocked { door, source, at } => {
+                self.doors.knocked(now, at, &door, source);
+                if let Some(names) = &self.names {
+                    names.look_up(source);
+                }
+            }
+            Notice::InForce(config) => self.in_force(&config)?,
+            Notice::Failed if !self.started => return Err(StartError::NoWatcher),
+            Notice::Failed => tell_systemd(&[NotifyState::Ready]),
+        }
+        Ok(())
+    }
+
+    /// A configuration has taken effect: the first, or a new one.
+    fn in_force(&mut self, config: &Config) -> Result<(), StartError> {
+        if !self.started {
+            self.started = true;
+            info!("starting up, listening on {}", self.watchers.listening());
+            if let Some(left) = self.left.take() {
+                log::set_up(&config.settings.log, self.foreground)?;
+                left.started().map_err(system("cannot close standard error"))?;
+            }
+        }
+        tell_systemd(&[NotifyState::Ready]);
+        Ok(())
+    }
+
+    /// SIGHUP: takes up the configuration as it is now, or says why not and goes on as before.
+    fn reload(&mut self, now: Monotonic) {
+        if self.watchers.is_changing() {
+            self.reload_again = true;
+            return;
+        }
+        info!("re-reading config file: {}", self.cli.config.display());
+        tell_systemd(&reloading());
+        match load_configuration(&self.cli) {
+            Ok(loaded) => {
+                // A log file that has been rotated away is opened anew in any case.
+                if let Err(error) = log::set_up(&loaded.config.settings.log, self.foreground) {
+                    error!("{error}");
+                }
+                for warning in &loaded.warnings {
+                    warn!("{warning}");
+                }
+                if let Err(error) = self.watchers.start(now, Arc::new(loaded.config)) {
+                    error!("cannot start a watcher: {error}; the old configuration stays");
+                    tell_systemd(&[NotifyState::Ready]);
+                }
+            }
+            Err(report) => {
+                for line in report.to_string().lines() {
+                    error!("{line}");
+                }
+                error!("the old configuration stays");
+                tell_systemd(&[NotifyState::Ready]);
+            }
+        }
+    }
+
+    /// Closes what is open, then ends. Close commands get their time, and no more.
+    fn stop(mut self) -> Result<(), StartError> {
+        info!("shutting down");
+        tell_systemd(&[NotifyState::Stopping]);
+        self.watchers.stop();
+        let limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
+        loop {
+            let now = clock::now().monotonic;
+            self.doors.poll(now);
+            self.doors.close_all(now);
+            if self.doors.is_idle() {
+                return Ok(());
+            }
+            if now >= limit {
+                error!("not everything could be closed in time");
+                return Ok(());
+            }
+            self.wait(Some(limit))?;
+            // A second request changes nothing: the doors still have to be closed.
+            let _ = self.signals.take();
+        }
+    }
+
+    /// Sleeps until something happens or is due, and says what time it is then.
+    fn wait(&self, limit: Option<Monotonic>) -> Result<Monotonic, StartError> {
+        let deadlines = [self.watchers.next_deadline(), self.doors.next_deadline(), limit];
+        let deadline = deadlines.into_iter().flatten().min();
+        let timeout = deadline.map(|deadline| deadline.since(clock::now().monotonic));
+        let mut fds = vec![std::os::fd::AsFd::as_fd(&self.signals)];
+        fds.extend(self.watchers.fds());
+        fds.extend(self.doors.fds());
+        files::wait(&fds, timeout).map_err(system("cannot wait for events"))?;
+        Ok(clock::now().monotonic)
+    }
+}
+
+fn reloading() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now().ok());
+    states
+}
+
+/// Tells the service manager, where there is one.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("cannot tell the service manager: {error}");
+    }
+}

@@ -1,0 +1,138 @@
+//! One watcher process, as its keeper sees it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
+use crate::sys::{files, process};
+
+/// A running watcher and the configuration that it was given.
+pub(super) struct Watcher {
+    pub(super) config: Arc<Config>,
+    pub(super) generation: u64,
+    child: Child,
+    channel: Channel,
+    complaints: Complaints,
+    closed: bool,
+}
+
+/// What a watcher has to say.
+pub(super) enum Heard {
+    Frame(FromWatcher),
+    /// It wrote this to standard error.
+    Complaint(String),
+    /// It has ended; the status is missing where it could not be learnt.
+    Ended(Option<ExitStatus>),
+    /// It sent what no watcher sends.
+    Malformed,
+}
+
+impl Watcher {
+    /// Starts a watcher.
+    ///
+    /// # Errors
+    /// When there is no memory, or no process to be had.
+    pub(super) fn start(
+        generation: u64,
+        config: Arc<Config>,
+        assignment: &Assignment,
+    ) -> io::Result<Self> {
+        let assignment = serde_json::to_vec(assignment)?;
+        let assignment = files::sealed("knockd configuration", &assignment)?;
+        let (ours, theirs) = files::frame_channel()?;
+        let (complaints, stderr) = files::output_pipe()?;
+        let child = process::run_watcher(theirs, assignment, stderr)?;
+        Ok(Self {
+            config,
+            generation,
+            child,
+            channel: Channel::new(ours),
+            complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },
+            closed: false,
+        })
+    }
+
+    /// Tells the watcher something. One that does not listen is found out when it ends.
+    pub(super) fn tell(&self, order: ToWatcher) {
+        let _ = self.channel.send(&order);
+    }
+
+    /// The next thing it has to say; `None`: nothing now.
+    pub(super) fn hear(&mut self) -> Option<Heard> {
+        if let Some(line) = self.complaints.next() {
+            return Some(Heard::Complaint(line));
+        }
+        if !self.closed {
+            match self.channel.receive() {
+                Received::Frame(frame) => return Some(Heard::Frame(frame)),
+                Received::Malformed => return Some(Heard::Malformed),
+                Received::Nothing => return None,
+                Received::Closed => self.closed = true,
+            }
+        }
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(Heard::Ended(Some(status))),
+            Err(_) => Some(Heard::Ended(None)),
+        }
+    }
+
+    /// What to poll: a closed channel is always readable, so it is left out.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let channel = (!self.closed).then(|| self.channel.as_fd());
+        channel.into_iter().chain(self.complaints.pipe.as_ref().map(File::as_fd))
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Standard error of a watcher, in lines.
+struct Complaints {
+    pipe: Option<File>,
+    line: Vec<u8>,
+}
+
+impl Complaints {
+    const WIDTH: usize = 500;
+
+    fn next(&mut self) -> Option<String> {
+        let mut byte = [0];
+        loop {
+            let end = match self.pipe.as_mut()?.read(&mut byte) {
+                Ok(0) => {
+                    self.pipe = None;
+                    true
+                }
+                Ok(_) if byte == *b"\n" => true,
+                Ok(_) => {
+                    if self.line.len() < Self::WIDTH {
+                        self.line.extend(byte);
+                    }
+                    false
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
+                Err(_) => return None,
+            };
+            if end && !self.line.is_empty() {
+                let line = String::from_utf8_lossy(&self.line).into_owned();
+                self.line.clear();
+                return Some(line);
+            }
+        }
+    }
+}

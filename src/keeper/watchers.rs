@@ -1,0 +1,474 @@
+//! Supervision: one watcher at work, one that relieves it, and those that see old sequences out.
+//!
+//! Hand-over: the relief captures first. From the cut on, the old watcher reports only sequences
+//! that began before it, the new one those that began after it. The two may disagree about when a
+//! packet came by some microseconds, so their reports overlap a little, and what both report is
+//! counted once.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::watcher::{Heard, Watcher};
+use crate::config::{Config, Door, LogLevel, Name};
+use crate::engine::{Event, EventKind, Reason};
+use crate::ipc::{Assignment, FromWatcher, InterfaceState, ToWatcher};
+use crate::log::limit::Limit;
+use crate::sys::privileges::Identity;
+use crate::time::Monotonic;
+
+/// How far two watchers may disagree about when a packet came.
+const OVERLAP: Duration = Duration::from_millis(1);
+/// How long a watcher may take until it captures.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// How much longer than its longest sequence a leaving watcher may live.
+const GRACE: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A watcher that has worked this long was not started in vain.
+const STEADY: Duration = Duration::from_secs(60);
+/// How many completed sequences are remembered while two watchers overlap.
+const REMEMBERED: usize = 1024;
+
+/// What the rest of the keeper has to act upon.
+#[must_use]
+pub(super) enum Notice {
+    /// A sequence was completed.
+    Knocked { door: Box<Door>, source: IpAddr, at: Monotonic },
+    /// This configuration is at work from now on.
+    InForce(Arc<Config>),
+    /// A watcher could not start. Fatal only where none has ever worked.
+    Failed,
+}
+
+pub(super) struct Watchers {
+    current: Option<(Watcher, Monotonic)>,
+    relief: Option<(Watcher, Monotonic)>,
+    leaving: Vec<(Watcher, Monotonic)>,
+    config: Arc<Config>,
+    last_generation: u64,
+    /// When to start another in place of one that has died, and how long to wait after that.
+    restart: Option<Monotonic>,
+    pause: Duration,
+    interfaces: Interfaces,
+    completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
+    complaints: Limit,
+    counts: HashMap<Reason, u64>,
+}
+
+impl Watchers {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self {
+            current: None,
+            relief: None,
+            leaving: Vec::new(),
+            config,
+            last_generation: 0,
+            restart: None,
+            pause: FIRST_PAUSE,
+            interfaces: Interfaces::default(),
+            completed: VecDeque::new(),
+            complaints: Limit::new(20, Duration::from_secs(1)),
+            counts: HashMap::new(),
+        }
+    }
+
+    /// Starts a watcher for a configuration, beside the one at work if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be started at all; then everything stays as it is.
+    pub(super) fn start(&mut self, now: Monotonic, config: Arc<Config>) -> io::Result<()> {
+        let settings = &config.settings;
+        let (identity, missed) =
+            Identity::resolve(settings.user.as_deref()).map_err(io::Error::other)?;
+        if let Some(missed) = missed {
+            warn!("there is no user '{missed}': the watcher runs as nobody");
+        }
+        if identity == Identity::Unchanged {
+            warn!("user: root: the watcher keeps the ids that it has in this user namespace");
+        }
+        let assignment = Assignment {
+            doors: config.doors.iter().map(|door| door.recognition.clone()).collect(),
+            interfaces: settings.interfaces.clone(),
+            only_ipv4: settings.only_ipv4,
+            track_sources: settings.track_sources,
+            identity,
+            verbose: settings.log.level >= LogLevel::Debug,
+        };
+        self.last_generation += 1;
+        let watcher = Watcher::start(self.last_generation, config, &assignment)?;
+        self.relief = Some((watcher, now + START_LIMIT));
+        self.restart = None;
+        Ok(())
+    }
+
+    /// Whether a watcher is starting that has not taken over yet.
+    pub(super) const fn is_changing(&self) -> bool {
+        self.relief.is_some()
+    }
+
+    /// Hears what all watchers have to say, and does what is due.
+    pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        self.poll_current(now, &mut notices);
+        self.poll_leaving(now, &mut notices);
+        self.poll_relief(now, &mut notices);
+        if self.restart.is_some_and(|restart| restart <= now) && self.relief.is_none() {
+            self.replace(now, &mut notices);
+        }
+        if self.relief.is_none() && self.current.is_some() && self.interfaces.one_is_back(now) {
+            self.replace(now, &mut notices);
+        }
+        notices
+    }
+
+    /// Starts another watcher with the configuration in force.
+    fn replace(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+        if let Err(error) = self.start(now, Arc::clone(&self.config)) {
+            error!("cannot start a watcher: {error}");
+            self.restart_later(now);
+            notices.push(Notice::Failed);
+        }
+    }
+
+    fn restart_later(&mut self, now: Monotonic) {
+        self.restart = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    fn poll_current(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+        let Some((mut watcher, since)) = self.current.take() else { return };
+        loop {
+            match watcher.hear() {
+                None => break self.current = Some((watcher, since)),
+                Some(Heard::Frame(frame)) => {
+                    if !self.frame(now, &watcher, frame, notices) {
+                        watcher.kill();
+                    }
+                }
+                Some(Heard::Complaint(line)) => self.complaint(now, &line),
+                Some(Heard::Malformed) => {
+                    error!("the watcher sent a malformed message and is ended");
+                    watcher.kill();
+                }
+                Some(Heard::Ended(status)) => {
+                    if now.since(since) >= STEADY {
+                        self.pause = FIRST_PAUSE;
+                    }
+                    self.restart_later(now);
+                    let pause = self.restart.map_or(Duration::ZERO, |restart| restart.since(now));
+                    error!(
+                        "the watcher ended ({}); another starts in {} ms",
+                        ending(status),
+                        pause.as_millis()
+                    );
+                    break;
+                }
+            }
+        }
+    }
+
+    fn poll_leaving(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+        let mut still_leaving = Vec::new();
+        for (mut watcher, until) in std::mem::take(&mut self.leaving) {
+            loop {
+                match watcher.hear() {
+                    None if until <= now => break,
+                    None => break still_leaving.push((watcher, until)),
+                    Some(Heard::Frame(FromWatcher::Done) | Heard::Malformed | Heard::Ended(_)) => {
+                        break;
+                    }
+                    Some(Heard::Frame(frame)) => {
+                        if !self.frame(now, &watcher, frame, notices) {
+                            break;
+                        }
+                    }
+                    Some(Heard::Complaint(line)) => self.complaint(now, &line),
+                }
+            }
+        }
+        self.leaving = still_leaving;
+        if self.leaving.is_empty() {
+            self.completed.clear();
+        }
+    }
+
+    fn poll_relief(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+        let Some((mut watcher, limit)) = self.relief.take() else { return };
+        loop {
+            match watcher.hear() {
+                None if now < limit => return self.relief = Some((watcher, limit)),
+                None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
+                Some(Heard::Frame(FromWatcher::Ready)) => {
+                    return self.take_over(now, watcher, notices);
+                }
+                Some(Heard::Frame(FromWatcher::Interface { index, state })) => {
+                    self.interfaces.note(&watcher.config, index, state);
+                    continue;
+                }
+                Some(Heard::Complaint(line)) => {
+                    self.complaint(now, &line);
+                    continue;
+                }
+                Some(Heard::Ended(status)) => {
+                    error!("the new watcher could not start ({})", ending(status));
+                }
+                Some(Heard::Frame(_) | Heard::Malformed) => {
+                    error!("the new watcher sent a malformed message and is ended");
+                }
+            }
+            break;
+        }
+        if self.current.is_none() {
+            self.restart_later(now);
+        }
+        notices.push(Notice::Failed);
+    }
+
+    /// The cut between the watcher at work and its relief.
+    fn take_over(&mut self, now: Monotonic, relief: Watcher, notices: &mut Vec<Notice>) {
+        match self.current.take() {
+            Some((old, _)) => {
+                relief.tell(ToWatcher::After { time: now - OVERLAP });
+                old.tell(ToWatcher::Until { time: now + OVERLAP });
+                let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
+                let longest = longest.max().unwrap_or_default();
+                self.leaving.push((old, now + longest + GRACE));
+            }
+            None => relief.tell(ToWatcher::After { time: Monotonic::ZERO }),
+        }
+        self.config = Arc::clone(&relief.config);
+        self.interfaces.announce(&self.config);
+        self.current = Some((relief, now));
+        notices.push(Notice::InForce(Arc::clone(&self.config)));
+    }
+
+    /// Acts on a frame of a watcher at work. False: no watcher of ours says this.
+    fn frame(
+        &mut self,
+        now: Monotonic,
+        watcher: &Watcher,
+        frame: FromWatcher,
+        notices: &mut Vec<Notice>,
+    ) -> bool {
+        match frame {
+            FromWatcher::Event { event, at } => {
+                let Some(door) = watcher.config.doors.get(event.door.0 as usize) else {
+                    error!("the watcher named a door that does not exist and is ended");
+                    return false;
+                };
+                if event.kind != EventKind::Open {
+                    log_event(&event, door.name());
+                } else if self.is_new(watcher.generation, door.name(), &event) {
+                    notices.extend(self.knocked(door, &event, at));
+                }
+            }
+            FromWatcher::Interface { index, state } => {
+                if self.interfaces.note(&watcher.config, index, state) {
+                    self.interfaces.announce(&watcher.config);
+                }
+            }
+            FromWatcher::Suppressed { count } => {
+                warn!(count, "{count} more knocks were not logged one by one");
+            }
+            FromWatcher::Dropped { count } => {
+                warn!(count, "the kernel dropped {count} packets before they were looked at");
+            }
+            FromWatcher::Count { reason, count } => {
+                let total = self.counts.entry(reason).or_default();
+                *total = total.saturating_add(count);
+                debug!(
+                    reason = reason.as_str(),
+                    count = *total,
+                    "packets so far that came to nothing: {total}, {}",
+                    reason.as_str()
+                );
+            }
+            FromWatcher::Ready => {}
+            FromWatcher::Done => {
+                debug!(time = now.as_nanos(), "the watcher says that it is done");
+            }
+        }
+        true
+    }
+
+    /// What a completed sequence leads to, if it still stands.
+    fn knocked(&self, door: &Door, event: &Event, at: Monotonic) -> Option<Notice> {
+        let name = door.name();
+        let stands = self.config.doors.iter().find(|other| other.name() == name);
+        match stands {
+            Some(current) if current.recognition.sequence == door.recognition.sequence => {
+                let door = Box::new(current.clone());
+                Some(Notice::Knocked { door, source: event.source, at })
+            }
+            _ => {
+                warn!(source = %event.source, door = %name,
+                    "not opened: the configuration has changed since the knock began");
+                None
+            }
+        }
+    }
+
+    /// Whether no other watcher has reported this completed sequence already.
+    fn is_new(&mut self, generation: u64, door: &Name, event: &Event) -> bool {
+        if self.leaving.is_empty() {
+            return true;
+        }
+        let known = self.completed.iter().any(|(by, name, source, began)| {
+            let apart = began.since(event.began).max(event.began.since(*began));
+            *by != generation && name == door && *source == event.source && apart <= OVERLAP
+        });
+        if self.completed.len() >= REMEMBERED {
+            self.completed.pop_front();
+        }
+        self.completed.push_back((generation, door.clone(), event.source, event.began));
+        !known
+    }
+
+    fn complaint(&mut self, now: Monotonic, line: &str) {
+        if self.complaints.pass(now) {
+            error!("watcher: {line}");
+        }
+    }
+
+    /// Ends all of them.
+    pub(super) fn stop(&mut self) {
+        self.current = None;
+        self.relief = None;
+        self.leaving.clear();
+        self.restart = None;
+    }
+
+    /// What is listened on at the moment, for people.
+    pub(super) fn listening(&self) -> String {
+        self.interfaces.listening(&self.config)
+    }
+
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let leaving = self.leaving.iter().map(|(watcher, _)| watcher);
+        let others =
+            [&self.current, &self.relief].into_iter().flatten().map(|(watcher, _)| watcher);
+        others.chain(leaving).flat_map(Watcher::fds).collect()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        let relief = self.relief.as_ref().map(|&(_, limit)| limit);
+        let restart = self.restart.filter(|_| self.relief.is_none());
+        let interfaces =
+            self.interfaces.next_look().filter(|_| relief.is_none() && self.current.is_some());
+        let leaving = self.leaving.iter().map(|&(_, until)| until);
+        [relief, restart, interfaces].into_iter().flatten().chain(leaving).min()
+    }
+}
+
+fn log_event(event: &Event, door: &Name) {
+    let source = event.source;
+    match event.kind {
+        EventKind::Stage(stage) => {
+            info!(%source, %door, event = "stage", stage, "Stage {stage}");
+        }
+        EventKind::Reset { stage, reason: Reason::Timeout } => {
+            info!(%source, %door, event = "reset", stage, reason = Reason::Timeout.as_str(),
+                "sequence timeout (stage {stage})");
+        }
+        EventKind::Reset { stage, reason } => {
+            let reason = reason.as_str();
+            debug!(%source, %door, event = "reset", stage, reason,
+                "sequence broken by a {} (stage {stage})", reason.replace('-', " "));
+        }
+        // Logged by whoever acts upon it.
+        EventKind::Open => {}
+    }
+}
+
+fn ending(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string())
+}
+
+/// How each interface fares, as far as people have been told.
+#[derive(Default)]
+struct Interfaces {
+    states: HashMap<String, InterfaceState>,
+    told: HashMap<String, InterfaceState>,
+    next_look: Option<Monotonic>,
+    pause: Duration,
+}
+
+impl Interfaces {
+    /// Takes note of a state; true if it is news.
+    fn note(&mut self, config: &Config, index: u32, state: InterfaceState) -> bool {
+        let Some(name) = config.settings.interfaces.get(index as usize) else { return false };
+        self.states.insert(name.clone(), state) != Some(state)
+    }
+
+    /// Says what has changed since it was last said, one line an interface.
+    fn announce(&mut self, config: &Config) {
+        let wanted = &config.settings.interfaces;
+        self.states.retain(|name, _| wanted.contains(name));
+        self.told.retain(|name, _| wanted.contains(name));
+        for name in wanted {
+            let Some(&state) = self.states.get(name) else { continue };
+            let told = self.told.insert(name.clone(), state);
+            match (told, state) {
+                (told, state) if told == Some(state) => {}
+                (None, InterfaceState::Listening) => {}
+                (_, InterfaceState::Listening) => info!("{name} is back, listening on it"),
+                (_, InterfaceState::Missing) => {
+                    warn!("{name} cannot be listened on yet; waiting for it");
+                }
+                (_, InterfaceState::Gone) => warn!("{name} has gone; waiting for it"),
+            }
+        }
+        if self.missing().next().is_none() {
+            self.next_look = None;
+        } else if self.next_look.is_none() {
+            self.pause = FIRST_PAUSE;
+            self.next_look = Some(Monotonic::ZERO);
+        }
+    }
+
+    fn missing(&self) -> impl Iterator<Item = &String> {
+        let missing = self.states.iter().filter(|(_, state)| **state != InterfaceState::Listening);
+        missing.map(|(name, _)| name)
+    }
+
+    /// Whether an interface that was missing can be looked at again; asks the kernel, but no more
+    /// often than the back-off allows.
+    fn one_is_back(&mut self, now: Monotonic) -> bool {
+        if self.next_look.is_none_or(|next| next > now) {
+            return false;
+        }
+        self.next_look = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.missing().any(|name| is_up(name))
+    }
+
+    const fn next_look(&self) -> Option<Monotonic> {
+        self.next_look
+    }
+
+    fn listening(&self, config: &Config) -> String {
+        let listening = |name: &&String| {
+            self.states.get(*name).is_some_and(|state| *state == InterfaceState::Listening)
+        };
+        let names: Vec<&str> =
+            config.settings.interfaces.iter().filter(listening).map(String::as_str).collect();
+        if names.is_empty() { "nothing yet".to_owned() } else { names.join(", ") }
+    }
+}
+
+/// Whether the kernel knows the interface, and it is up.
+fn is_up(name: &str) -> bool {
+    use nix::net::if_::InterfaceFlags;
+    nix::ifaddrs::getifaddrs().is_ok_and(|mut addresses| {
+        addresses.any(|address| {
+            address.interface_name == name && address.flags.contains(InterfaceFlags::IFF_UP)
+        })
+    })
+}
