@@ -1,0 +1,402 @@
+//! Hosts made of network namespaces, and the programs that run in them.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub const SERVER: &str = "192.0.2.1";
+pub const CLIENT: &str = "192.0.2.2";
+pub const SERVER_6: &str = "2001:db8::1";
+pub const CLIENT_6: &str = "2001:db8::2";
+
+/// Whether this machine lets tests make namespaces; says loudly when not.
+pub fn can_make_namespaces(test: &str) -> bool {
+    let allowed = nix::unistd::geteuid().is_root() && has("ip");
+    if !allowed {
+        skipped(test, "needs root, and ip from iproute2, to make network namespaces");
+    }
+    allowed
+}
+
+/// Whether all programs are there; says loudly when not.
+pub fn has_programs(test: &str, programs: &[&str]) -> bool {
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
+    if !missing.is_empty() {
+        skipped(test, &format!("{} not installed", missing.join(", ")));
+    }
+    missing.is_empty()
+}
+
+fn skipped(test: &str, why: &str) {
+    eprintln!("SKIPPED: {test}: {why}");
+}
+
+fn has(program: &str) -> bool {
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .any(|directory| Path::new(directory).join(program).exists())
+}
+
+/// Runs a program to its end.
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    command(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// Runs a program that has to succeed.
+pub fn must(program: &str, arguments: &[&str]) -> String {
+    let output = run(program, arguments);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests start programs")]
+fn command(program: &str) -> Command {
+    Command::new(program)
+}
+
+/// A network namespace; removed when it goes out of scope.
+pub struct Host {
+    pub name: String,
+}
+
+impl Host {
+    fn new(role: &str) -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("knock-{}-{number}-{role}", std::process::id());
+        must("ip", &["netns", "add", &name]);
+        let host = Self { name };
+        host.must("ip", &["link", "set", "lo", "up"]);
+        host
+    }
+
+    /// A command line that runs in this namespace, as the same process.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = command("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        self.command(program).args(arguments).output().unwrap()
+    }
+
+    pub fn must(&self, program: &str, arguments: &[&str]) -> String {
+        let all: Vec<&str> =
+            ["netns", "exec", &self.name, program].iter().chain(arguments).copied().collect();
+        must("ip", &all)
+    }
+
+    /// Runs a function in this namespace, on a thread of its own. Sockets that it makes stay here.
+    pub fn enter<T: Send + 'static>(&self, function: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            function()
+        })
+        .join()
+        .unwrap()
+    }
+
+    /// A listener that accepts and forgets, for as long as the test lives.
+    pub fn listen(&self, port: u16) {
+        let listener =
+            self.enter(move || TcpListener::bind(SocketAddr::from(([0u16; 8], port))).unwrap());
+        thread::spawn(move || for _ in listener.incoming() {});
+    }
+
+    /// Whether a connection to a port is accepted within half a second.
+    pub fn can_connect(&self, address: &str, port: u16) -> bool {
+        self.can_connect_from(None, address, port)
+    }
+
+    /// The same, from one of this host's addresses.
+    pub fn can_connect_from(&self, from: Option<IpAddr>, address: &str, port: u16) -> bool {
+        let to = SocketAddr::new(address.parse().unwrap(), port);
+        self.enter(move || match from {
+            None => TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok(),
+            Some(from) => {
+                let socket = Syn::from(from, to);
+                socket.accepted_within(Duration::from_millis(500))
+            }
+        })
+    }
+
+    /// Whether an address answers at all: its closed port refuses.
+    fn reaches(&self, address: &str) -> bool {
+        let to = SocketAddr::new(address.parse().unwrap(), 9);
+        self.enter(move || {
+            let refused = std::io::ErrorKind::ConnectionRefused;
+            TcpStream::connect_timeout(&to, Duration::from_millis(500))
+                .is_err_and(|error| error.kind() == refused)
+        })
+    }
+
+    /// Knocks with one SYN or one datagram a port, from one of this host's addresses.
+    pub fn knock_from(&self, from: IpAddr, address: &str, ports: &[&str], delay: Duration) {
+        let address: IpAddr = address.parse().unwrap();
+        let ports: Vec<String> = ports.iter().map(|&port| port.to_owned()).collect();
+        self.enter(move || knock(from, address, &ports, delay));
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+/// Sends the knocks; call it in the right namespace.
+pub fn knock(from: IpAddr, address: IpAddr, ports: &[String], delay: Duration) {
+    for port in ports {
+        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        let to = SocketAddr::new(address, number.parse().unwrap());
+        if protocol == "udp" {
+            let socket = UdpSocket::bind((from, 0)).unwrap();
+            // An ICMP error for an earlier datagram is no concern of a knock.
+            let _ = socket.send_to(&[0], to);
+        } else {
+            drop(Syn::from(from, to));
+        }
+        thread::sleep(delay);
+    }
+}
+
+/// A connection under way: its SYN has left.
+struct Syn(std::os::fd::OwnedFd);
+
+impl Syn {
+    fn from(from: IpAddr, to: SocketAddr) -> Self {
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+        };
+        use std::os::fd::AsRawFd;
+        let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0))).unwrap();
+        let _ = connect(fd.as_raw_fd(), &SockaddrStorage::from(to));
+        Self(fd)
+    }
+
+    fn accepted_within(self, limit: Duration) -> bool {
+        let stream = TcpStream::from(self.0);
+        for _ in 0..limit.as_millis() {
+            match stream.take_error() {
+                Ok(None) if stream.peer_addr().is_ok() => return true,
+                Ok(None) => thread::sleep(Duration::from_millis(1)),
+                _ => return false,
+            }
+        }
+        false
+    }
+}
+
+/// A server and a client, joined by a cable.
+pub struct Net {
+    pub server: Host,
+    pub client: Host,
+}
+
+impl Net {
+    /// The server has [`SERVER`] and [`SERVER_6`] on `eth0`, the client [`CLIENT`] and
+    /// [`CLIENT_6`].
+    pub fn new() -> Self {
+        let net = Self { server: Host::new("s"), client: Host::new("c") };
+        net.plug();
+        net
+    }
+
+    /// Joins the two by a new cable.
+    pub fn plug(&self) {
+        let (server, client) = (&self.server.name, &self.client.name);
+        must(
+            "ip",
+            &[
+                "link", "add", "eth0", "netns", server, "type", "veth", "peer", "name", "eth0",
+                "netns", client,
+            ],
+        );
+        for (host, v4, v6) in [(&self.server, SERVER, SERVER_6), (&self.client, CLIENT, CLIENT_6)] {
+            host.must("ip", &["addr", "add", &format!("{v4}/24"), "dev", "eth0"]);
+            host.must("ip", &["addr", "add", &format!("{v6}/64"), "dev", "eth0", "nodad"]);
+            host.must("ip", &["link", "set", "eth0", "up"]);
+        }
+        // Carrier and neighbours take a moment.
+        for address in [SERVER, SERVER_6] {
+            let reached = eventually(Duration::from_secs(10), || self.client.reaches(address));
+            assert!(reached, "no connection to {address}");
+        }
+    }
+
+    /// Drops new connections to a port of the server, as a firewall does, and listens there.
+    pub fn shut(&self, port: u16) {
+        for iptables in ["iptables", "ip6tables"] {
+            let port = port.to_string();
+            let rule = ["-A", "INPUT", "-p", "tcp", "--dport", &port, "-j", "DROP"];
+            self.server.must(iptables, &rule);
+        }
+        self.server.listen(port);
+    }
+}
+
+/// Asks again and again until the answer is yes, or the time is over.
+pub fn eventually(limit: Duration, mut question: impl FnMut() -> bool) -> bool {
+    let pause = Duration::from_millis(10);
+    for _ in 0..limit.as_millis() / pause.as_millis() {
+        if question() {
+            return true;
+        }
+        thread::sleep(pause);
+    }
+    question()
+}
+
+/// A running `knockd` and what it says; stopped when it goes out of scope.
+pub struct Knockd {
+    child: Child,
+    lines: Arc<(Mutex<Vec<String>>, Condvar)>,
+    pub directory: tempfile::TempDir,
+    pub config: PathBuf,
+}
+
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Knockd {
+    /// Starts `knockd` in a namespace with a configuration, and waits until it listens.
+    pub fn start(host: &Host, configuration: &str) -> Self {
+        let knockd = Self::spawn(host, configuration, &[]);
+        knockd.wait_for("starting up, listening on");
+        knockd
+    }
+
+    /// Starts `knockd` with more arguments and does not wait. In the configuration `DIR` stands
+    /// for a directory of its own.
+    pub fn spawn(host: &Host, configuration: &str, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("knock.conf");
+        write_configuration(&directory, &config, configuration);
+        let mut child = host
+            .command(env!("CARGO_BIN_EXE_knockd"))
+            .arg("-c")
+            .arg(&config)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let heard = Arc::clone(&lines);
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                heard.0.lock().unwrap().push(line);
+                heard.1.notify_all();
+            }
+        });
+        Self { child, lines, directory, config }
+    }
+
+    /// Replaces the configuration; SIGHUP takes it up.
+    pub fn configure(&self, configuration: &str) {
+        write_configuration(&self.directory, &self.config, configuration);
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.lines.0.lock().unwrap().clone()
+    }
+
+    pub fn count(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until a line with this text has been logged.
+    pub fn wait_for(&self, text: &str) {
+        self.wait_for_count(text, 1);
+    }
+
+    /// Waits until so many lines with this text have been logged.
+    pub fn wait_for_count(&self, text: &str, count: usize) {
+        let lines = self.lines.0.lock().unwrap();
+        let missing = |lines: &mut Vec<String>| {
+            lines.iter().filter(|line| line.contains(text)).count() < count
+        };
+        let (lines, result) = self.lines.1.wait_timeout_while(lines, PATIENCE, missing).unwrap();
+        assert!(!result.timed_out(), "no {count} lines with {text:?} in:\n{}", lines.join("\n"));
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// The process ids of its watchers.
+    pub fn watchers(&self) -> Vec<i32> {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let is_watcher = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains("watcher"))
+        };
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).filter(is_watcher).collect()
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        self.signal(Signal::SIGTERM);
+        let status = self.ended();
+        (status, self.log())
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        let ended = eventually(PATIENCE, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "knockd did not end; it said:\n{}", self.log().join("\n"));
+        // The reader of its output may lag behind.
+        thread::sleep(Duration::from_millis(50));
+        status.unwrap()
+    }
+}
+
+fn write_configuration(directory: &tempfile::TempDir, file: &Path, configuration: &str) {
+    let path = directory.path().display().to_string();
+    fs::write(file, configuration.replace("DIR", &path)).unwrap();
+}
+
+impl Drop for Knockd {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+            if !eventually(Duration::from_secs(5), || !matches!(self.child.try_wait(), Ok(None))) {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+        if thread::panicking() {
+            eprintln!("knockd said:\n{}", self.log().join("\n"));
+        }
+    }
+}
