@@ -81,6 +81,7 @@ fn explain(config: &Path, insecure: bool, args: &ExplainArgs) -> Result<(), Fail
             doors: &config.doors,
             only: args.ip,
             form: if args.json { Form::Json } else { Form::Text(Text::new(&config.doors)) },
+            wanted: 0,
             out,
         },
     };
@@ -132,6 +133,8 @@ struct Teller<'a> {
     doors: &'a [Door],
     only: Option<IpAddr>,
     form: Form<'a>,
+    /// How many packets are told of.
+    wanted: u64,
     out: Box<dyn Write>,
 }
 
@@ -175,6 +178,7 @@ impl Teller<'_> {
 
     fn packet(&mut self, at: Wall, packet: &Packet, verdict: &Verdict<'_>) -> io::Result<()> {
         let wanted = self.is_wanted(packet.source);
+        self.wanted += u64::from(wanted);
         if let Form::Text(text) = &mut self.form {
             text.count(wanted, verdict);
             if wanted && self.only.is_some() {
@@ -217,8 +221,12 @@ impl Teller<'_> {
 
     fn finish(&mut self) -> io::Result<()> {
         match &mut self.form {
-            Form::Text(text) => text.finish(&mut self.out, self.only)?,
-            Form::Json => {}
+            Form::Text(text) => text.finish(&mut self.out, self.only, self.wanted)?,
+            Form::Json => {
+                if let Some(only) = self.only.filter(|_| self.wanted == 0) {
+                    writeln!(io::stderr(), "no packet from {only} in this file")?;
+                }
+            }
         }
         self.out.flush()
     }

@@ -32,7 +32,6 @@ pub(super) struct Text<'a> {
 struct Tally {
     /// Those that could be read, wanted or not.
     packets: u64,
-    wanted: u64,
     knocks: u64,
     ignored: BTreeMap<Reason, u64>,
     unread: BTreeMap<Ignored, u64>,
@@ -60,7 +59,6 @@ impl<'a> Text<'a> {
         if !wanted {
             return;
         }
-        self.tally.wanted += 1;
         match verdict {
             Verdict::Knock(_) => self.tally.knocks += 1,
             Verdict::Ignored(reason) => *self.tally.ignored.entry(*reason).or_default() += 1,
@@ -131,7 +129,13 @@ impl<'a> Text<'a> {
                 return self.line(out, at, packet.source, "-", &what);
             }
             Verdict::Knock([]) => {
-                let what = format!("{knock} is watched, but begins no sequence");
+                let is_trip_wire =
+                    !self.doors.iter().any(|door| door.recognition.sequence.contains(&knock));
+                let what = if is_trip_wire {
+                    format!("{knock} is a trip-wire, but there was nothing to break")
+                } else {
+                    format!("{knock} does not come first, and nothing had begun")
+                };
                 self.line(out, at, packet.source, "-", &what)?;
             }
             _ => {}
@@ -166,8 +170,16 @@ impl<'a> Text<'a> {
     }
 
     /// What is left to say at the end of the file.
-    pub(super) fn finish(&mut self, out: &mut dyn Write, only: Option<IpAddr>) -> io::Result<()> {
-        let Tally { packets, wanted, knocks, ignored, unread } = &self.tally;
+    pub(super) fn finish(
+        &mut self,
+        out: &mut dyn Write,
+        only: Option<IpAddr>,
+        wanted: u64,
+    ) -> io::Result<()> {
+        let Tally { packets, knocks, ignored, unread } = &self.tally;
+        if self.day.is_some() {
+            writeln!(out)?;
+        }
         if let Some(only) = only {
             for (id, stage) in &self.stages {
                 let Some(door) = super::door(self.doors, *id) else { continue };
@@ -179,7 +191,7 @@ impl<'a> Text<'a> {
                     "the file ends at stage {stage} of {of} of {name}: {next} is missing"
                 )?;
             }
-            if *wanted == 0 {
+            if wanted == 0 {
                 writeln!(out, "no packet from {only} in this file ({packets} from others)")?;
                 writeln!(
                     out,
@@ -187,11 +199,19 @@ impl<'a> Text<'a> {
                      host dropped them,\nor it came from another address (behind NAT, or IPv6)."
                 )?;
             } else {
-                writeln!(out, "{} from {only}, {knocks} of them knocks", counted(*wanted))?;
+                writeln!(
+                    out,
+                    "{} from {only}, {}",
+                    packets_in_words(wanted),
+                    knocks_in_words(*knocks)
+                )?;
             }
         } else {
             let all = packets + unread.values().sum::<u64>();
-            writeln!(out, "{}, {knocks} of them knocks", counted(all))?;
+            if all == 0 {
+                return writeln!(out, "no packets in this file");
+            }
+            writeln!(out, "{}, {}", packets_in_words(all), knocks_in_words(*knocks))?;
         }
         for (reason, count) in ignored {
             writeln!(out, "{count:>8}  {}", meaning(*reason))?;
@@ -206,11 +226,15 @@ impl<'a> Text<'a> {
     }
 }
 
-fn counted(packets: u64) -> String {
-    match packets {
-        0 => "no packets".to_owned(),
-        1 => "1 packet".to_owned(),
-        _ => format!("{packets} packets"),
+fn packets_in_words(count: u64) -> String {
+    if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") }
+}
+
+fn knocks_in_words(count: u64) -> String {
+    match count {
+        0 => "none of them a knock".to_owned(),
+        1 => "1 of them a knock".to_owned(),
+        _ => format!("{count} of them knocks"),
     }
 }
 
