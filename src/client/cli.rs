@@ -3,37 +3,38 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use super::MAX_DELAY;
 use super::names::{self, Family, PortError};
 use crate::proto::knock::{Knock, Protocol};
 
 /// How often `--wait` knocks again unless told otherwise.
 pub const RETRIES: u16 = 3;
 const MAX_RETRIES: u16 = 1_000;
-/// The longest delay between two knocks that makes any sense, in milliseconds: an hour.
-const MAX_DELAY: u64 = 3_600_000;
 
-/// Knock on ports of a host, in order.
+/// Knock on ports of a host, in order; without ports, on those that the hosts file names.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "knock",
     version,
-    override_usage = "knock [OPTIONS] HOST PORT[:PROTO]...",
+    override_usage = "knock [OPTIONS] HOST PORT[:PROTO]...\n       knock [OPTIONS] HOST",
     after_help = "Example: knock -d 50 gw.example.com 7000 8000:udp 9000",
     disable_help_flag = true,
     disable_version_flag = true
 )]
 pub struct Options {
-    /// Name or address of the host
-    #[arg(value_name = "HOST")]
+    /// Name or address; without ports: an entry of the hosts file
+    #[arg(value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
     pub host: String,
 
-    /// Ports to knock on: a number or a service name; PROTO is tcp (the default) or udp
+    /// Port number or service name, and tcp (the default) or udp
     #[arg(value_name = "PORT[:PROTO]")]
     ports: Vec<String>,
 
@@ -41,7 +42,7 @@ pub struct Options {
     #[arg(short, long)]
     udp: bool,
 
-    /// Wait this many milliseconds between knocks
+    /// Milliseconds between knocks [default: 0; hosts file: 15]
     #[arg(short, long, value_name = "MS", value_parser = delay, allow_hyphen_values = true)]
     pub delay: Option<Duration>,
 
@@ -57,9 +58,13 @@ pub struct Options {
     #[arg(long, value_name = "PORT")]
     wait: Option<String>,
 
-    /// With --wait: knock again up to N times (3 by default)
+    /// With --wait: knock again up to N times [default: 3]
     #[arg(long, value_name = "N", value_parser = retries, allow_hyphen_values = true)]
     retry: Option<u16>,
+
+    /// Read this hosts file [default: ~/.config/knock/hosts.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
 
     /// Print the packets that would be sent, and send none
     #[arg(short = 'n', long)]
@@ -90,17 +95,25 @@ pub enum UsageError {
     WaitUdp(Knock),
     #[error("--retry belongs to --wait: without it nothing says that a knock has failed")]
     RetryWithoutWait,
-    #[error("no ports given: write them after the host, as in 'knock {0} 7000 8000 9000'")]
-    NoPorts(String),
+    #[error(
+        "no ports given, and no hosts file {}to look them up in: \
+         write them after the host, as in 'knock {host} 7000 8000 9000'",
+        hosts.as_ref().map(|path| format!("{} ", path.display())).unwrap_or_default()
+    )]
+    NoPorts { host: String, hosts: Option<PathBuf> },
+    #[error("--hosts has no meaning where ports are given: leave out one of the two")]
+    HostsWithPorts,
     #[error("'{0}' is a port and no host: write the host before the ports")]
     HostIsPort(String),
+    #[error("'{0}' has a user in it, and a knock has none: write only what follows the '@'")]
+    User(String),
 }
 
 fn delay(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(millis @ 0..=MAX_DELAY) => Ok(Duration::from_millis(millis)),
-        _ => Err(format!("write a number of milliseconds from 0 to {MAX_DELAY}")),
-    }
+    let delay = text.parse().ok().map(Duration::from_millis);
+    delay.filter(|delay| *delay <= MAX_DELAY).ok_or_else(|| {
+        format!("write a number of milliseconds from 0 to {}", MAX_DELAY.as_millis())
+    })
 }
 
 fn retries(text: &str) -> Result<u16, String> {
@@ -110,26 +123,42 @@ fn retries(text: &str) -> Result<u16, String> {
     }
 }
 
+/// Whether what stands in the place of the host is a port. A resolver would take the number for an
+/// address.
+fn is_port(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_digit())
+        || (host.starts_with(|first: char| first.is_ascii_digit())
+            && names::knock(host, None).is_ok())
+}
+
 impl Options {
-    /// The knocks on the command line.
+    /// The knocks on the command line; none: the hosts file names them.
     ///
     /// # Errors
-    /// Every port that is none, or that there is no port at all.
+    /// Every port that is none.
     pub fn knocks(&self) -> Result<Vec<Knock>, UsageError> {
-        if self.host.parse::<u16>().is_ok() {
+        if is_port(&self.host) {
             return Err(UsageError::HostIsPort(self.host.clone()));
         }
-        if self.ports.is_empty() {
-            return Err(UsageError::NoPorts(self.host.clone()));
+        if self.host.contains('@') {
+            return Err(UsageError::User(self.host.clone()));
         }
-        let protocol = self.udp.then_some(Protocol::Udp);
+        if self.hosts.is_some() && !self.ports.is_empty() {
+            return Err(UsageError::HostsWithPorts);
+        }
         let mut wrong = Vec::new();
         let knocks = self
             .ports
             .iter()
-            .filter_map(|text| names::knock(text, protocol).map_err(|e| wrong.push(e)).ok())
+            .filter_map(|text| names::knock(text, self.protocol()).map_err(|e| wrong.push(e)).ok())
             .collect();
         if wrong.is_empty() { Ok(knocks) } else { Err(UsageError::Ports(wrong)) }
+    }
+
+    /// The protocol of all knocks, where one is forced on them.
+    #[must_use]
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.udp.then_some(Protocol::Udp)
     }
 
     #[must_use]

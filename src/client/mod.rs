@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod hosts;
 pub mod names;
 pub mod plan;
 pub mod send;
@@ -13,11 +14,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cli::{Options, UsageError};
+use hosts::{HostsError, Sequence};
 use names::{Family, HostError};
 use plan::Plan;
 use send::{Packet, Progress, SendError, Sender, Waited};
 
 use crate::proto::knock::Knock;
+
+/// The longest time between two knocks.
+const MAX_DELAY: Duration = Duration::from_secs(3_600);
 
 const USAGE: u8 = 2;
 const GAVE_UP: u8 = 3;
@@ -42,6 +47,8 @@ enum Error {
     #[error(transparent)]
     Usage(#[from] UsageError),
     #[error(transparent)]
+    Hosts(#[from] HostsError),
+    #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
     Send(#[from] SendError),
@@ -60,7 +67,7 @@ impl Error {
         match self {
             Self::Usage(_) => USAGE,
             Self::GaveUp { .. } => GAVE_UP,
-            Self::Host(_) | Self::Send(_) | Self::Output(_) => 1,
+            Self::Hosts(_) | Self::Host(_) | Self::Send(_) | Self::Output(_) => 1,
         }
     }
 }
@@ -75,27 +82,63 @@ pub fn main() -> ExitCode {
     match job(&options).and_then(|job| run(&job)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            for line in error.to_string().lines() {
-                eprintln!("knock: {line}");
-            }
+            complain(&error);
             ExitCode::from(error.status())
         }
     }
 }
 
+fn complain(error: &Error) {
+    let text = error.to_string();
+    let _ = match error {
+        // It begins with the place, as editors want it.
+        Error::Hosts(HostsError::Wrong(_)) => writeln!(io::stderr(), "{text}"),
+        _ => text.lines().try_for_each(|line| writeln!(io::stderr(), "knock: {line}")),
+    };
+}
+
 fn job(options: &Options) -> Result<Job, Error> {
     let knocks = options.knocks()?;
     let wait = options.wait()?;
+    let (host, sequence) = if knocks.is_empty() {
+        look_up(options)?
+    } else {
+        (options.host.clone(), Sequence { knocks, delay: Duration::ZERO, wait: None })
+    };
+    let wait = wait.or(sequence.wait);
     Ok(Job {
-        host: options.host.clone(),
-        knocks,
-        delay: options.delay.unwrap_or_default(),
+        host,
+        knocks: sequence.knocks,
+        delay: options.delay.unwrap_or(sequence.delay),
         wait,
         retries: options.retries(wait.is_some())?,
         family: options.family(),
         dry_run: options.dry_run,
         verbose: options.verbose,
     })
+}
+
+/// What the hosts file says about the host.
+fn look_up(options: &Options) -> Result<(String, Sequence), Error> {
+    let no_ports = |hosts| UsageError::NoPorts { host: options.host.clone(), hosts };
+    let Some(path) = options.hosts.clone().or_else(hosts::default_path) else {
+        return Err(no_ports(None).into());
+    };
+    let (hosts, warnings) = match hosts::read(&path) {
+        Err(error) if options.hosts.is_none() && error.is_missing() => {
+            return Err(no_ports(Some(path)).into());
+        }
+        result => result?,
+    };
+    for warning in warnings {
+        let _ = writeln!(io::stderr(), "{warning}");
+    }
+    let (host, sequence) = hosts.find(&options.host)?;
+    let mut sequence = sequence.clone();
+    if let Some(protocol) = options.protocol() {
+        sequence.knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
+    }
+    Ok((host.to_owned(), sequence))
 }
 
 fn run(job: &Job) -> Result<(), Error> {
