@@ -46,7 +46,7 @@ pub struct Cli {
     pub lookup: bool,
 
     /// Listen for IPv4 only
-    #[arg(short = '4', long)]
+    #[arg(short = '4', long = "only-ip-v4")]
     pub only_ipv4: bool,
 
     /// Check the configuration, print what is wrong with it, and exit

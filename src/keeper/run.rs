@@ -92,6 +92,15 @@ fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
     Ok(loaded)
 }
 
+/// Line by line: a log line is one line, and a warning shows the place that it speaks of.
+fn log_warnings(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        for line in warning.to_string().lines() {
+            warn!("{line}");
+        }
+    }
+}
+
 impl Keeper {
     fn start(cli: &Cli) -> Result<Self, StartError> {
         let cli = absolute(cli);
@@ -107,9 +116,7 @@ impl Keeper {
         let pid_file = PidFile::lock(&settings.pid_file)?;
         // Until start-up has worked, everything is also said where the person looks.
         log::set_up(&settings.log, true)?;
-        for warning in &loaded.warnings {
-            warn!("{warning}");
-        }
+        log_warnings(&loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = if cli.lookup {
             Some(Names::start().map_err(system("cannot start a thread"))?)
@@ -199,9 +206,7 @@ impl Keeper {
                 if let Err(error) = log::set_up(&loaded.config.settings.log, self.foreground) {
                     error!("{error}");
                 }
-                for warning in &loaded.warnings {
-                    warn!("{warning}");
-                }
+                log_warnings(&loaded);
                 if let Err(error) = self.watchers.start(now, Arc::new(loaded.config)) {
                     error!("cannot start a watcher: {error}; the old configuration stays");
                     tell_systemd(&[NotifyState::Ready]);
