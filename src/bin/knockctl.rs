@@ -1,1 +1,7 @@
-fn main() {}
+//! `knockctl`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    libknock::ctl::main()
+}

@@ -7,6 +7,7 @@ mod commands;
 pub mod diagnostic;
 mod door;
 pub mod knockd_conf;
+pub mod lint;
 pub mod load;
 mod name;
 pub mod raw;

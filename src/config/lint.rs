@@ -1,0 +1,300 @@
+//! What is allowed in a configuration and yet hardly wanted.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::diagnostic::{Diagnostic, Place};
+use super::load::Loaded;
+use super::watch::watch_sets;
+use super::{Door, DoorPlaces, Recognition};
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::ports::PortSet;
+
+/// Warnings about the doors, in their order. `listening` holds the ports on which something on
+/// this host listens for others.
+#[must_use]
+pub fn lint(loaded: &Loaded, listening: &PortSet) -> Vec<Diagnostic> {
+    let watched = watch_sets(loaded.config.doors.iter().map(|door| &door.recognition));
+    let doors = Doors::new(loaded, &watched);
+    let mut warnings = Vec::new();
+    for (index, one) in doors.all.iter().copied().enumerate() {
+        warnings.extend(too_short(one));
+        warnings.extend(completed_by_scan(one));
+        warnings.extend(without_trip_wires(one));
+        warnings.extend(doors.knocks_on_opened_ports(one));
+        warnings.extend(listened_on(one, listening));
+        warnings.extend(doors.opened_on_the_way(index, one));
+    }
+    warnings.extend(doors.shared_prefixes());
+    warnings
+}
+
+/// How likely a port scan in random order is to open a door.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Odds {
+    /// A scan knocks on each port once; the sequence needs one of them twice.
+    Never,
+    OneIn(f64),
+}
+
+/// The odds of a door that watches these ports: w (w - 1) ... (w - n + 2) to one for n knocks.
+#[must_use]
+pub fn scan_odds(door: &Recognition, watched: &PortSet) -> Odds {
+    let mut knocks = door.sequence.clone();
+    knocks.sort_unstable();
+    if knocks.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Odds::Never;
+    }
+    let ports = (0..watched.len())
+        .rev()
+        .map(|below| f64::from(u32::try_from(below + 1).unwrap_or(u32::MAX)));
+    Odds::OneIn(ports.take(knocks.len().saturating_sub(1)).product())
+}
+
+impl fmt::Display for Odds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Never => f.write_str("never"),
+            Self::OneIn(one) if one <= 1.0 => f.write_str("every time"),
+            Self::OneIn(number) if number < 1e15 => {
+                let digits = format!("{number:.0}");
+                let mut grouped = String::new();
+                for (place, digit) in digits.chars().enumerate() {
+                    if place > 0 && (digits.len() - place) % 3 == 0 {
+                        grouped.push(',');
+                    }
+                    grouped.push(digit);
+                }
+                write!(f, "1 time in {grouped}")
+            }
+            Self::OneIn(number) => write!(f, "1 time in 10^{:.0}", number.log10().floor()),
+        }
+    }
+}
+
+/// A door, where it is written and what it watches.
+#[derive(Clone, Copy)]
+struct Linted<'a> {
+    door: &'a Door,
+    places: &'a DoorPlaces,
+    watched: &'a PortSet,
+}
+
+impl Linted<'_> {
+    fn sequence(&self) -> &[Knock] {
+        &self.door.recognition.sequence
+    }
+
+    fn knocks(&self) -> impl Iterator<Item = (Knock, &Place)> {
+        self.sequence().iter().copied().zip(&self.places.sequence)
+    }
+}
+
+fn too_short(one: Linted<'_>) -> Option<Diagnostic> {
+    let knocks = one.sequence().len();
+    let message = match knocks {
+        1 => "one knock opens this door: any port scan does".to_owned(),
+        2 => "only two knocks open this door".to_owned(),
+        _ => return None,
+    };
+    Some(one.places.name.warning(message).help("three knocks or more are hard to hit by chance"))
+}
+
+/// A scan in ascending or descending order completes a sequence in that order, unless a port that
+/// the door watches lies between two of its knocks.
+fn completed_by_scan(one: Linted<'_>) -> Option<Diagnostic> {
+    let sequence = one.sequence();
+    let pairs = || sequence.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
+    if sequence.len() < 2 || pairs().any(|(from, to)| from.protocol != to.protocol) {
+        return None;
+    }
+    let order = if pairs().all(|(from, to)| from.port < to.port) {
+        "ascending"
+    } else if pairs().all(|(from, to)| from.port > to.port) {
+        "descending"
+    } else {
+        return None;
+    };
+    if pairs().any(|(from, to)| watches_between(one.watched, from, to)) {
+        return None;
+    }
+    let message = format!("a port scan in {order} order completes this sequence");
+    let place = one.places.sequence.first().unwrap_or(&one.places.name);
+    let help = if one.door.recognition.trip_wires == 0 {
+        "mix the order of the ports, and do not turn 'trip_wires' off"
+    } else {
+        "mix the order of the ports, or leave room for trip-wires between them"
+    };
+    Some(place.warning(message).help(help))
+}
+
+fn watches_between(watched: &PortSet, from: Knock, to: Knock) -> bool {
+    let (low, high) = (from.port.min(to.port).get(), from.port.max(to.port).get());
+    watched
+        .ranges(from.protocol)
+        .any(|(start, end)| start.max(low.saturating_add(1)) <= end.min(high.saturating_sub(1)))
+}
+
+fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
+    if one.door.recognition.trip_wires > 0 {
+        return None;
+    }
+    let odds = scan_odds(&one.door.recognition, one.watched);
+    let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
+    let message = format!("without trip-wires a port scan in random order opens this door {odds}");
+    Some(place.warning(message).help("remove this line, or write a number such as 16"))
+}
+
+/// How many ports one warning names.
+const NAMED: usize = 5;
+
+fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
+    let mut warnings: Vec<_> = one
+        .knocks()
+        .filter(|(knock, _)| listening.contains(*knock))
+        .map(|(knock, at)| {
+            let message = format!("something listens on {knock}: whoever uses it knocks");
+            at.warning(message).help("knock on a port that nothing else uses")
+        })
+        .collect();
+    let mut wires: Vec<Knock> = Protocol::ALL
+        .into_iter()
+        .flat_map(|protocol| ports_of(listening, protocol))
+        .filter(|knock| one.watched.contains(*knock) && !one.sequence().contains(knock))
+        .collect();
+    if !wires.is_empty() {
+        let more = if wires.len() > NAMED { " and others" } else { "" };
+        wires.truncate(NAMED);
+        let wires: Vec<_> = wires.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "something listens on {}{more}, a trip-wire of this door: whoever uses it breaks off their sequence",
+            wires.join(", ")
+        );
+        let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
+        warnings
+            .push(place.warning(message).help("knock further away from it, or lower 'trip_wires'"));
+    }
+    warnings
+}
+
+fn ports_of(set: &PortSet, protocol: Protocol) -> impl Iterator<Item = Knock> {
+    set.ranges(protocol)
+        .flat_map(|(low, high)| low..=high)
+        .filter_map(move |port| Some(Knock::new(protocol, port.try_into().ok()?)))
+}
+
+/// All doors, and what is asked of all of them at once.
+struct Doors<'a> {
+    all: Vec<Linted<'a>>,
+    /// Who opens a port.
+    openers: HashMap<Knock, usize>,
+    /// The doors whose sequence begins and ends with these knocks.
+    ends: HashMap<(Knock, Knock), Vec<usize>>,
+}
+
+impl<'a> Doors<'a> {
+    fn new(loaded: &'a Loaded, watched: &'a [PortSet]) -> Self {
+        let all: Vec<_> = loaded
+            .config
+            .doors
+            .iter()
+            .zip(&loaded.places)
+            .zip(watched)
+            .map(|((door, places), watched)| Linted { door, places, watched })
+            .collect();
+        let mut openers = HashMap::new();
+        let mut ends: HashMap<_, Vec<usize>> = HashMap::new();
+        for (index, one) in all.iter().enumerate() {
+            for port in &one.door.opening.ports {
+                openers.entry(*port).or_insert(index);
+            }
+            if let (Some(first), Some(last)) = (one.sequence().first(), one.sequence().last()) {
+                ends.entry((*first, *last)).or_default().push(index);
+            }
+        }
+        Self { all, openers, ends }
+    }
+
+    fn knocks_on_opened_ports(&self, one: Linted<'a>) -> Vec<Diagnostic> {
+        one.knocks()
+            .filter_map(|(knock, at)| {
+                let opener = self.all.get(*self.openers.get(&knock)?)?;
+                let message = format!(
+                    "{knock} is knocked on here, and opened by door '{}': using it knocks",
+                    opener.door.name()
+                );
+                Some(at.warning(message).help("knock on a port that nothing else uses"))
+            })
+            .collect()
+    }
+
+    /// The doors that the knocks of this one open as well.
+    fn opened_on_the_way(&self, index: usize, one: Linted<'a>) -> Vec<Diagnostic> {
+        let sequence = one.sequence();
+        let mut found: Vec<usize> = Vec::new();
+        for (from, first) in sequence.iter().enumerate() {
+            for last in sequence.iter().skip(from) {
+                let candidates = self.ends.get(&(*first, *last)).into_iter().flatten();
+                found.extend(candidates.filter(|other| **other != index));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found.retain(|other| self.all.get(*other).is_some_and(|other| opens_too(one, *other)));
+        let warn = |other: &usize| {
+            let opened = self.all.get(*other)?;
+            let name = opened.door.name();
+            let message = if opened.sequence() == sequence {
+                // Said once, of the later of the two.
+                if *other > index {
+                    return None;
+                }
+                format!("the same sequence as door '{name}' has: both open")
+            } else {
+                format!("this sequence holds that of door '{name}': that one opens too")
+            };
+            let help = format!("the other is at {}", opened.places.name);
+            Some(one.places.name.warning(message).help(help))
+        };
+        found.iter().filter_map(warn).collect()
+    }
+
+    /// Doors that begin with the same knocks, each with the one that is nearest to it.
+    fn shared_prefixes(&self) -> Vec<Diagnostic> {
+        let mut sorted: Vec<&Linted<'_>> = self.all.iter().collect();
+        sorted.sort_by_key(|one| one.sequence());
+        let pairs = sorted.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
+        pairs
+            .filter_map(|(one, other)| {
+                let pairs = one.sequence().iter().zip(other.sequence());
+                let shared = pairs.take_while(|(one, other)| one == other).count();
+                let shorter = one.sequence().len().min(other.sequence().len());
+                // Where the whole of one is shared, that was said already.
+                if shared < 2 || shared == shorter || !same_target(*one, *other) {
+                    return None;
+                }
+                let message = format!(
+                    "the first {shared} knocks are those of door '{}': who knows one door has only the rest to guess",
+                    one.door.name()
+                );
+                let help = format!("the other is at {}", one.places.name);
+                Some(other.places.name.warning(message).help(help))
+            })
+            .collect()
+    }
+}
+
+fn same_target(one: Linted<'_>, other: Linted<'_>) -> bool {
+    match (one.door.recognition.target, other.door.recognition.target) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    }
+}
+
+/// Whether the knocks of one door, as another sees them, hold that one's sequence.
+fn opens_too(one: Linted<'_>, other: Linted<'_>) -> bool {
+    let seen: Vec<Knock> =
+        one.sequence().iter().copied().filter(|knock| other.watched.contains(*knock)).collect();
+    same_target(one, other)
+        && seen.windows(other.sequence().len()).any(|knocks| knocks == other.sequence())
+}
