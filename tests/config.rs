@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use libknock::config::lint::lint;
 use libknock::config::load::{Loaded, Options, load};
 use snapbox::{IntoData, assert_data_eq, str};
 
@@ -56,10 +57,6 @@ says! {
 doors.yaml:3:5: 'sequnce' is not a key of a door: did you mean 'sequence'?
         sequnce: [7000, 8000]
         ^^^^^^^
-doors.yaml:2:3: door 'ssh' has no sequence
-      ssh:
-      ^^^
-    write for example: sequence: [7000, 8000/udp, 9000]
 "#]];
     a_misspelt_top_key: said("door:\n  ssh: {}\n") => str![[r#"
 doors.yaml:1:1: 'door' is not a key of a configuration: did you mean 'doors'?
@@ -70,8 +67,6 @@ doors.yaml:1:1: 'door' is not a key of a configuration: did you mean 'doors'?
 doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
       interface: [eth0]
       ^^^^^^^^^
-doors.yaml: warning: no door is configured: nothing can be opened
-    write one under 'doors:'; knock.d(5) has examples
 "#]];
     an_unknown_key: said_of_door("sequence: [7000]\nstart_command: 'true'\nbanana: 1") => str![[r#"
 doors.yaml:5:5: 'banana' is not a key of a door
@@ -129,6 +124,7 @@ doors.yaml:3:26: 'icmp' is not a protocol: write tcp or udp
 doors.yaml:3:16: a port such as 7000 or 8000/udp belongs here, not a mapping
         sequence: [7000: udp]
                    ^
+    write 7000:udp without a blank after the colon
 "#]];
     nothing_to_do: said_of_door("sequence: [7000]") => str![[r#"
 doors.yaml:2:3: door 'ssh' does nothing when it opens
@@ -142,10 +138,10 @@ doors.yaml:5:18: '5 minutes' is not a duration: write 30s, 5m, 1h30m, or a numbe
                      ^^^^^^^^^
 "#]];
     a_zero_duration: said_of_door("sequence: [7000]\nstart_command: 'true'\nstop_command: 'true'\nseq_timeout: 0\nopen_for: 0s") => str![[r#"
-doors.yaml:6:18: seq_timeout has to be at least 1ms
+doors.yaml:6:18: seq_timeout cannot be zero
         seq_timeout: 0
                      ^
-doors.yaml:7:15: open_for has to be at least 1s
+doors.yaml:7:15: open_for cannot be zero
         open_for: 0s
                   ^^
 "#]];
@@ -184,9 +180,6 @@ doors.yaml:5:21: !ack without quotes is a YAML tag, which means nothing here
         tcpflags: [syn, !ack]
                         ^^^^
     write "!ack"
-doors.yaml:5:25: a TCP flag such as syn belongs here, not nothing
-        tcpflags: [syn, !ack]
-                            ^
 "#]];
     flags_that_exclude_each_other: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: syn,!syn") => str![[r#"
 doors.yaml:5:15: no packet has the flag syn and lacks it: write syn or !syn
@@ -238,9 +231,9 @@ doors.yaml:4:20: the list names no program
                        ^
 "#]];
     a_program_that_is_missing: said_of_door("sequence: [7000]\nstart_command: [no-such-program, '%IP%']\nstop_command: /no/such/program %IP%") => str![[r#"
-doors.yaml:4:20: warning: there is no program 'no-such-program' on this machine
+doors.yaml:4:21: warning: there is no program 'no-such-program' on this machine
         start_command: [no-such-program, '%IP%']
-                       ^
+                        ^^^^^^^^^^^^^^^
     install it, or write its whole path; it was looked for in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 doors.yaml:5:19: warning: there is no program '/no/such/program' on this machine
         stop_command: /no/such/program %IP%
@@ -295,6 +288,10 @@ doors.yaml:4:16: 22/tcp is given twice: first at doors.yaml:4:12
                    ^^^^^^
 "#]];
     what_a_later_version_does: said("knockd:\n  lockout: {failures: 10}\nclients:\n  phone: {doors: [ssh]}\ndoors:\n  ssh:\n    totp: {mode: ports}\n    sequence: [7000]\n    start_command: 'true'\n") => str![[r#"
+doors.yaml:2:3: 'lockout' is not supported by this version yet
+      lockout: {failures: 10}
+      ^^^^^^^
+    remove it
 doors.yaml:3:1: 'clients' is not supported by this version yet
     clients:
     ^^^^^^^
@@ -303,10 +300,6 @@ doors.yaml:7:5: 'totp' is not supported by this version yet
         totp: {mode: ports}
         ^^^^
     give the door a 'sequence'
-doors.yaml:2:3: 'lockout' is not supported by this version yet
-      lockout: {failures: 10}
-      ^^^^^^^
-    remove it
 "#]];
     a_door_given_twice_in_one_file: said("doors:\n  ssh: {sequence: [1], start_command: 'true'}\n  ssh: {sequence: [2], start_command: 'true'}\n") => str![[r#"
 doors.yaml:3:3: 'ssh' is given twice: first at doors.yaml:2:3
@@ -319,9 +312,6 @@ doors.yaml:2:3: 'my door' is no name: a name is 1 to 32 of the characters A-Z a-
       ^^^^^^^
 "#]];
     bad_settings: said("knockd:\n  only_ipv4: yes\n  run_dir: run\n  interfaces: []\n  log: {syslog: deamon, level: loud, colour: red}\n  track: {sources: 1}\n") => str![[r#"
-doors.yaml:4:15: no interface is named: write [any] for every interface
-      interfaces: []
-                  ^
 doors.yaml:2:14: 'yes' is neither true nor false
       only_ipv4: yes
                  ^^^
@@ -329,21 +319,22 @@ doors.yaml:3:12: 'run' depends on where knockd is started
       run_dir: run
                ^^^
     write the whole path, from / on
-doors.yaml:5:38: 'colour' is not a key of log
-      log: {syslog: deamon, level: loud, colour: red}
-                                         ^^^^^^
-    its keys are: syslog, file, level, format
+doors.yaml:4:15: no interface is named: write [any] for every interface
+      interfaces: []
+                  ^
 doors.yaml:5:17: 'deamon' is none of kern, user, mail, daemon, auth, syslog, lpr, news, uucp, cron, authpriv, ftp, local0, local1, local2, local3, local4, local5, local6, local7: did you mean 'daemon'?
       log: {syslog: deamon, level: loud, colour: red}
                     ^^^^^^
 doors.yaml:5:32: 'loud' is none of error, warning, info, debug
       log: {syslog: deamon, level: loud, colour: red}
                                    ^^^^
+doors.yaml:5:38: 'colour' is not a key of log
+      log: {syslog: deamon, level: loud, colour: red}
+                                         ^^^^^^
+    its keys are: syslog, file, level, format
 doors.yaml:6:20: '1' does not do here: write a number from 64 to 16777216
       track: {sources: 1}
                        ^
-doors.yaml: warning: no door is configured: nothing can be opened
-    write one under 'doors:'; knock.d(5) has examples
 "#]];
     no_yaml_at_all: said("doors: [\n") => str![[r#"
 doors.yaml:1:8: not valid YAML: unclosed bracket '['
@@ -354,6 +345,7 @@ doors.yaml:1:8: not valid YAML: unclosed bracket '['
 doors.yaml:2:2: not valid YAML: tabs disallowed within this context (block indentation)
      ssh:
      ^
+    indent with spaces, not with tabs
 "#]];
     something_else_entirely: said("- 1\n- 2\n") => str![[r#"
 doors.yaml:1:1: a mapping with 'knockd', 'templates' or 'doors' belongs here, not a list
@@ -371,15 +363,15 @@ doors.yaml: warning: no door is configured: nothing can be opened
 
 "#]];
     everything_at_once: said("knockd: {usr: nobody}\ndoors:\n  a: {sequence: [abc], start_command: 'true'}\n  b: {sequence: [1], start_command: 'true', open_for: 3}\n  c: {sequence: [2], start_command: '%X%'}\n") => str![[r#"
+doors.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
+    knockd: {usr: nobody}
+             ^^^
 doors.yaml:3:18: 'abc' is not a port: write a number from 1 to 65535
       a: {sequence: [abc], start_command: 'true'}
                      ^^^
 doors.yaml:5:37: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
       c: {sequence: [2], start_command: '%X%'}
                                         ^^^^^
-doors.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
-    knockd: {usr: nobody}
-             ^^^
 doors.yaml:4:45: warning: 'open_for' has no effect: nothing closes this door
       b: {sequence: [1], start_command: 'true', open_for: 3}
                                                 ^^^^^^^^
@@ -410,13 +402,14 @@ knockd.conf:2:32: port 0 is out of range: ports go from 1 to 65535
 knockd.conf:2:12: '7000 8000 9000' is not a port: write a number from 1 to 65535
     Sequence = 7000 8000 9000
                ^^^^^^^^^^^^^^
+    put a comma between two ports
 "#]];
     classic_times: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nSeq_Timeout = 5m\nStop_Command = true\nCmd_Timeout = 0\n") => str![[r#"
 knockd.conf:4:15: '5m' is not a number of seconds: classic knockd takes it for 5
     Seq_Timeout = 5m
                   ^^
     write a whole number without a unit
-knockd.conf:6:15: a time of zero: nobody could be so fast
+knockd.conf:6:15: Cmd_Timeout cannot be zero
     Cmd_Timeout = 0
                   ^
 "#]];
@@ -424,26 +417,26 @@ knockd.conf:6:15: a time of zero: nobody could be so fast
 knockd.conf:8:12: 'foo' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
     TCPFlags = foo
                ^^^
-knockd.conf:4:12: warning: classic knockd takes no blanks between flags: they are passed over here
+knockd.conf:4:12: warning: classic knockd takes no blanks between flags; here they are passed over
     TCPFlags = syn, !ack
                ^^^^^^^^^
 "#]];
     an_unknown_directive: said_of_classic("[ssh]\nSequnce = 7000\nCommand = true\nFrobnicate = 1\nLogFile = /var/log/x\n") => str![[r#"
-knockd.conf:2:1: unknown directive 'Sequnce': did you mean 'sequence'?
+knockd.conf:1:2: door 'ssh' has no Sequence
+    [ssh]
+     ^^^
+    write for example: Sequence = 7000,8000:udp,9000
+knockd.conf:2:1: unknown directive 'Sequnce': did you mean 'Sequence'?
     Sequnce = 7000
     ^^^^^^^
 knockd.conf:4:1: unknown directive 'Frobnicate'
     Frobnicate = 1
     ^^^^^^^^^^
-    the directives here are: sequence, one_time_sequences, seq_timeout, timeout, tcpflags, target, start_command, command, start_command_6, command_6, cmd_timeout, stop_command, stop_command_6
+    the directives here are: Sequence, One_Time_Sequences, Seq_Timeout, Timeout, TCPFlags, Target, Start_Command, Command, Start_Command_6, Command_6, Cmd_Timeout, Stop_Command, Stop_Command_6
 knockd.conf:5:1: unknown directive 'LogFile'
     LogFile = /var/log/x
     ^^^^^^^
     it belongs in the section [options]
-knockd.conf:1:2: door 'ssh' has no Sequence
-    [ssh]
-     ^^^
-    write for example: Sequence = 7000,8000:udp,9000
 "#]];
     a_directive_before_every_section: said_of_classic("Sequence = 7000\n[ssh]\nSequence = 7000\nCommand = true\n") => str![[r#"
 knockd.conf:1:1: 'Sequence' stands before the first section
@@ -452,13 +445,13 @@ knockd.conf:1:1: 'Sequence' stands before the first section
     write [NAME] above it
 "#]];
     a_classic_stop_without_a_start: said_of_classic("[ssh]\nSequence = 7000\nStop_Command = true\n") => str![[r#"
-knockd.conf:3:1: stop_command without start_command: there would be nothing to undo
+knockd.conf:3:1: Stop_Command without Start_Command: there would be nothing to undo
     Stop_Command = true
     ^^^^^^^^^^^^
-    write start_command too, or remove stop_command
+    write Start_Command too, or remove Stop_Command
 "#]];
     a_classic_door_without_a_command: said_of_classic("[ssh]\nSequence = 7000\n") => str![[r#"
-knockd.conf:1:2: nothing would run: start_command is missing
+knockd.conf:1:2: nothing would run: Start_Command is missing
     [ssh]
      ^^^
 "#]];
@@ -479,7 +472,7 @@ knockd.conf:4:1: Start_Command is given twice: first at knockd.conf:3:1
     ^^^^^^^^^^^^^
 "#]];
     a_classic_name: said_of_classic("[open SSH!]\nSequence = 7000\nCommand = true\n") => str![[r#"
-knockd.conf:1:2: warning: this door is called 'open_SSH_' from now on: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
+knockd.conf:1:2: warning: this door is called 'open_SSH_' here: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
     [open SSH!]
      ^^^^^^^^^
 
@@ -513,17 +506,17 @@ knockd.conf:2:1: UseSyslog takes no value
 knockd.conf:3:1: unknown directive 'Foo'
     Foo = 1
     ^^^
-    the directives here are: usesyslog, logfile, pidfile, interface
+    the directives here are: UseSyslog, LogFile, PidFile, Interface
 "#]];
     a_directive_without_a_value: said_of_classic("[ssh]\nSequence\nCommand = true\n") => str![[r#"
-knockd.conf:2:1: Sequence has no value
-    Sequence
-    ^^^^^^^^
-    write Sequence = ...
 knockd.conf:1:2: door 'ssh' has no Sequence
     [ssh]
      ^^^
     write for example: Sequence = 7000,8000:udp,9000
+knockd.conf:2:1: Sequence has no value
+    Sequence
+    ^^^^^^^^
+    write Sequence = ...
 "#]];
 }
 
@@ -590,4 +583,129 @@ fn a_directory_that_others_can_write_is_refused() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let error = load_path(directory.path()).unwrap_err();
     assert!(error.contains("others than its owner can write it (mode 0777)"), "{error}");
+}
+
+/// What is doubtful about these doors, where something listens on these ports.
+fn doubts(doors: &str, listening: &[&str]) -> String {
+    let text = format!("doors:\n  {}\n", doors.replace('\n', "\n  "));
+    let (loaded, _) = load_text("doors.yaml", &text).unwrap();
+    let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
+    let mut said = String::new();
+    for warning in lint(&loaded, &listening) {
+        let text = warning.to_string();
+        let path = loaded.places[0].name.source().path().parent().unwrap();
+        writeln!(said, "{}", text.replace(&format!("{}/", path.display()), "")).unwrap();
+    }
+    said
+}
+
+says! {
+    good_doors_raise_no_doubt: doubts("a: {sequence: [7000, 8000, 9000], start_command: 'true'}\nb: {sequence: [5000, 6000/udp, 4000], open: [22], via: nft}", &["22/tcp", "7050/tcp", "7001/udp"]) => str![];
+    one_knock: doubts("a: {sequence: [7000], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:2:3: warning: one knock opens this door: any port scan does
+      a: {sequence: [7000], start_command: 'true'}
+      ^
+    three knocks or more are hard to hit by chance
+
+"#]];
+    two_knocks: doubts("a: {sequence: [7000, 6000], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:2:3: warning: fewer than three knocks open this door
+      a: {sequence: [7000, 6000], start_command: 'true'}
+      ^
+    three knocks or more are hard to hit by chance
+
+"#]];
+    a_sequence_that_an_ascending_scan_completes: doubts("a: {sequence: [7000, 7001, 7002], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:2:18: warning: this sequence is monotone: a port scan in ascending order completes it
+      a: {sequence: [7000, 7001, 7002], start_command: 'true'}
+                     ^^^^
+    mix the order of the ports, or leave room for trip-wires between them
+
+"#]];
+    a_sequence_that_a_descending_scan_completes: doubts("a: {sequence: [9000, 8000, 7000], start_command: 'true', trip_wires: 0}", &[]) => str![[r#"
+doors.yaml:2:18: warning: this sequence is monotone: a port scan in descending order completes it
+      a: {sequence: [9000, 8000, 7000], start_command: 'true', trip_wires: 0}
+                     ^^^^
+    mix the order of the ports, and do not turn 'trip_wires' off
+doors.yaml:2:72: warning: without trip-wires a port scan in random order opens this door 1 time in 6
+      a: {sequence: [9000, 8000, 7000], start_command: 'true', trip_wires: 0}
+                                                                           ^
+    remove this line, or write a number such as 16
+
+"#]];
+    a_mixed_order_without_trip_wires: doubts("a: {sequence: [8000, 7000, 9000], start_command: 'true', trip_wires: 0}", &[]) => str![[r#"
+doors.yaml:2:72: warning: without trip-wires a port scan in random order opens this door 1 time in 6
+      a: {sequence: [8000, 7000, 9000], start_command: 'true', trip_wires: 0}
+                                                                           ^
+    remove this line, or write a number such as 16
+
+"#]];
+    a_knock_on_a_port_that_a_door_opens: doubts("a: {sequence: [22, 8000, 7000], start_command: 'true'}\nb: {sequence: [5000, 6000, 4000], open: [22], via: nft}", &[]) => str![[r#"
+doors.yaml:2:18: warning: 22/tcp is knocked on here, and opened by door 'b': using it knocks
+      a: {sequence: [22, 8000, 7000], start_command: 'true'}
+                     ^^
+    knock on a port that nothing else uses
+
+"#]];
+    a_knock_on_a_port_where_something_listens: doubts("a: {sequence: [9000, 8080, 8500], start_command: 'true'}", &["8080/tcp"]) => str![[r#"
+doors.yaml:2:24: warning: something listens on 8080/tcp: whoever uses it knocks
+      a: {sequence: [9000, 8080, 8500], start_command: 'true'}
+                           ^^^^
+    knock on a port that nothing else uses
+
+"#]];
+    a_trip_wire_where_something_listens: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true'}", &["8001/tcp", "8016/tcp", "8017/tcp"]) => str![[r#"
+doors.yaml:2:3: warning: something listens on 8001/tcp, 8016/tcp, a trip-wire of this door: whoever uses it breaks off their sequence
+      a: {sequence: [9000, 8000, 8500], start_command: 'true'}
+      ^
+    knock further away from it, or lower 'trip_wires'
+
+"#]];
+    many_trip_wires_where_something_listens: doubts("a: {sequence: [9000, 8000, 8500], trip_wires: 8, start_command: 'true'}", &["8001", "8002", "8003", "8004", "8005", "8006"]) => str![[r#"
+doors.yaml:2:49: warning: something listens on 8001/tcp, 8002/tcp, 8003/tcp, 8004/tcp, 8005/tcp and others, a trip-wire of this door: whoever uses it breaks off their sequence
+      a: {sequence: [9000, 8000, 8500], trip_wires: 8, start_command: 'true'}
+                                                    ^
+    knock further away from it, or lower 'trip_wires'
+
+"#]];
+    two_doors_with_one_sequence: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true'}\nb: {sequence: [9000, 8000, 8500], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:3:3: warning: the same sequence as door 'a' has: both open
+      b: {sequence: [9000, 8000, 8500], start_command: 'true'}
+      ^
+    the other is at doors.yaml:2:3
+
+"#]];
+    a_sequence_that_begins_with_another: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true'}\nb: {sequence: [9000, 8000, 8500, 7000], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:3:3: warning: this sequence holds that of door 'a': that one opens too
+      b: {sequence: [9000, 8000, 8500, 7000], start_command: 'true'}
+      ^
+    the other is at doors.yaml:2:3
+
+"#]];
+    a_sequence_that_ends_with_another: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true'}\nb: {sequence: [7000, 9000, 8000, 8500], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:3:3: warning: this sequence holds that of door 'a': that one opens too
+      b: {sequence: [7000, 9000, 8000, 8500], start_command: 'true'}
+      ^
+    the other is at doors.yaml:2:3
+
+"#]];
+    a_sequence_with_another_spread_over_it: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true'}\nb: {sequence: [9000, 8000, 7000, 8500], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:3:3: warning: this sequence holds that of door 'a': that one opens too
+      b: {sequence: [9000, 8000, 7000, 8500], start_command: 'true'}
+      ^
+    the other is at doors.yaml:2:3
+doors.yaml:2:3: warning: shares a prefix of 2 knocks with door 'b': who knows one has only the rest of the other to guess
+      a: {sequence: [9000, 8000, 8500], start_command: 'true'}
+      ^
+    the other is at doors.yaml:3:3
+
+"#]];
+    doors_that_begin_alike: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true'}\nb: {sequence: [9000, 8000, 7000], start_command: 'true'}", &[]) => str![[r#"
+doors.yaml:2:3: warning: shares a prefix of 2 knocks with door 'b': who knows one has only the rest of the other to guess
+      a: {sequence: [9000, 8000, 8500], start_command: 'true'}
+      ^
+    the other is at doors.yaml:3:3
+
+"#]];
+    doors_with_different_targets_do_not_meet: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true', target: 192.0.2.1}\nb: {sequence: [9000, 8000, 8500], start_command: 'true', target: 192.0.2.2}", &[]) => str![];
 }

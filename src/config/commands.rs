@@ -154,7 +154,11 @@ fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
         Value::Scalar(scalar) if scalar.text.trim().is_empty() => Some(Said::Empty),
         _ => {
             let command = problems.keep(read_command(&entry.node))?;
-            problems.extend(missing_program(&command, &entry.node.at));
+            let at = match &entry.node.value {
+                Value::List(items) => items.first().map_or(&entry.node.at, |item| &item.at),
+                _ => &entry.node.at,
+            };
+            problems.extend(missing_program(&command, at));
             Some(Said::Command(command))
         }
     }

@@ -171,6 +171,13 @@ impl Diagnostic {
         self
     }
 
+    fn rank(&self) -> (Severity, &Path, u32, u32) {
+        match &self.at {
+            Where::Place(place) => (self.severity, place.source.path(), place.line, place.column),
+            Where::File(path) => (self.severity, path, 0, 0),
+        }
+    }
+
     #[must_use]
     pub const fn severity(&self) -> Severity {
         self.severity
@@ -265,10 +272,10 @@ impl Problems {
         self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
-    /// Errors first, then warnings, each in the order in which they were found.
+    /// Errors first, then warnings, each in the order of the files and lines.
     #[must_use]
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
-        self.0.sort_by_key(|diagnostic| diagnostic.severity);
+        self.0.sort_by(|one, other| one.rank().cmp(&other.rank()));
         self.0
     }
 }

@@ -116,14 +116,14 @@ pub(super) fn read_door(
 ) -> Option<(Door, DoorPlaces)> {
     let name = problems.keep(entry.name());
     let mapping = problems.keep(entry.node.mapping("a door, with its sequence,"))?;
-    mapping.check_keys(&DOOR, problems);
-    let sequence = read_sequence(mapping, entry, problems);
+    let meant = mapping.check_keys(&DOOR, problems);
+    let sequence = read_sequence(mapping, entry, &meant, problems);
     let seq_timeout = read_time(mapping, "seq_timeout", Duration::from_millis(1), problems);
     let flags = read_flags(mapping, problems);
     let target = read_target(mapping, problems);
     let trip_wires = read_trip_wires(mapping, problems);
     let opens = read_opens(mapping, problems);
-    let commands = read_commands(mapping, entry, templates, problems);
+    let commands = read_commands(mapping, entry, &meant, templates, problems);
     let open_for = read_open_for(mapping, commands.as_ref(), problems);
     let (sequence, sequence_places) = sequence?.into_iter().unzip();
     let (opens, opens_places): (Vec<_>, _) = opens?.into_iter().unzip();
@@ -155,9 +155,13 @@ const A_PORT: &str = "a port such as 7000 or 8000/udp";
 fn read_sequence(
     mapping: &Mapping,
     entry: &Entry,
+    meant: &[&str],
     problems: &mut Problems,
 ) -> Option<Vec<(Knock, Place)>> {
     let Some(given) = mapping.get("sequence") else {
+        if meant.iter().any(|key| IN_PLACE_OF_SEQUENCE.contains(key)) {
+            return None;
+        }
         problems.push(
             entry
                 .at
@@ -192,12 +196,25 @@ pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> 
     }
 }
 
+/// The keys of which one says how the door is opened, so that none is missing.
+const IN_PLACE_OF_SEQUENCE: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
+
 fn read_ports(items: &[Node], problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
     let ports: Vec<_> = items
         .iter()
-        .map(|item| problems.keep(item.parsed(A_PORT)).map(|knock| (knock, item.at.clone())))
+        .map(|item| problems.keep(read_port(item)).map(|knock| (knock, item.at.clone())))
         .collect();
     ports.into_iter().collect()
+}
+
+fn read_port(item: &Node) -> Result<Knock, Diagnostic> {
+    item.parsed(A_PORT).map_err(|error| match &item.value {
+        Value::Mapping(_) => error.help("write 7000:udp without a blank after the colon"),
+        Value::Scalar(scalar) if scalar.text.contains(char::is_whitespace) => {
+            error.help("put a comma between two ports")
+        }
+        _ => error,
+    })
 }
 
 /// `None` after an error, `Some(None)` where the key is absent.
@@ -211,8 +228,12 @@ fn read_time(
     let Some(node) = mapping.value(key) else { return Some(None) };
     let time = problems.keep(node.read("a duration such as 30s or 5m", duration::parse))?;
     if time < least {
-        let least = duration::format(least);
-        problems.push(node.at.error(format!("{key} has to be at least {least}")));
+        let message = if time.is_zero() {
+            format!("{key} cannot be zero")
+        } else {
+            format!("{key} has to be at least {}", duration::format(least))
+        };
+        problems.push(node.at.error(message));
         return None;
     }
     Some(Some(time))
@@ -286,6 +307,7 @@ fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, 
 fn read_commands(
     mapping: &Mapping,
     entry: &Entry,
+    meant: &[&str],
     templates: &Templates,
     problems: &mut Problems,
 ) -> Option<Commands> {
@@ -309,11 +331,13 @@ fn read_commands(
         }
         (None, Some(open)) => match via {
             Some(via) => read_via(via, mapping.get("open").is_some(), templates, problems),
+            None if meant.contains(&"via") => None,
             None => {
                 problems.push(guard_is_later(&open.at, "'open' without 'via'"));
                 None
             }
         },
+        (None, None) if meant.iter().any(|key| IN_PLACE_OF_COMMAND.contains(key)) => None,
         (None, None) => {
             let message = format!("door '{}' does nothing when it opens", entry.key);
             problems.push(
@@ -326,6 +350,9 @@ fn read_commands(
         }
     }
 }
+
+const IN_PLACE_OF_COMMAND: [&str; 6] =
+    ["open", "via", "start_command", "start_command_6", "stop_command", "stop_command_6"];
 
 fn guard_is_later(at: &Place, what: &str) -> Diagnostic {
     at.error(format!("{what} is not supported by this version yet: it has no guard of its own"))

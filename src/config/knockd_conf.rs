@@ -16,39 +16,40 @@ use super::raw::given_twice;
 use super::settings::Settings;
 use super::{Command, CommandText, Commands, Name};
 use crate::proto::flags::FlagTest;
-use crate::proto::knock::Knock;
+use crate::proto::knock::{Knock, KnockError};
 
-const OPTIONS: [&str; 4] = ["usesyslog", "logfile", "pidfile", "interface"];
+const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
 const DIRECTIVES: [&str; 13] = [
-    "sequence",
-    "one_time_sequences",
-    "seq_timeout",
-    "timeout",
-    "tcpflags",
-    "target",
-    "start_command",
-    "command",
-    "start_command_6",
-    "command_6",
-    "cmd_timeout",
-    "stop_command",
-    "stop_command_6",
+    "Sequence",
+    "One_Time_Sequences",
+    "Seq_Timeout",
+    "Timeout",
+    "TCPFlags",
+    "Target",
+    "Start_Command",
+    "Command",
+    "Start_Command_6",
+    "Command_6",
+    "Cmd_Timeout",
+    "Stop_Command",
+    "Stop_Command_6",
 ];
 const COMMANDS: PairNames = PairNames {
-    open: "start_command",
-    close: "stop_command",
-    open_6: "start_command_6",
-    close_6: "stop_command_6",
+    open: "Start_Command",
+    close: "Stop_Command",
+    open_6: "Start_Command_6",
+    close_6: "Stop_Command_6",
 };
 
-/// The one name of a directive that has two.
-fn canonical(directive: &str) -> &str {
-    match directive {
-        "timeout" => "seq_timeout",
-        "command" => "start_command",
-        "command_6" => "start_command_6",
+/// The directive that a word names, in any case; of one that has two names the first.
+fn canonical(word: &str, known: &[&'static str]) -> Option<&'static str> {
+    let found = known.iter().copied().find(|known| known.eq_ignore_ascii_case(word))?;
+    Some(match found {
+        "Timeout" => "Seq_Timeout",
+        "Command" => "Start_Command",
+        "Command_6" => "Start_Command_6",
         other => other,
-    }
+    })
 }
 
 /// Whether a text is a `knockd.conf`: its first significant line is a `[section]`, or a directive
@@ -56,8 +57,9 @@ fn canonical(directive: &str) -> &str {
 #[must_use]
 pub fn is_classic(text: &str) -> bool {
     significant_lines(text).next().is_some_and(|(_, line)| {
-        let word = line.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
-        line.starts_with('[') || OPTIONS.iter().chain(&DIRECTIVES).any(|known| *known == word)
+        let word = line.split('=').next().unwrap_or_default().trim();
+        line.starts_with('[')
+            || canonical(word, &OPTIONS).or_else(|| canonical(word, &DIRECTIVES)).is_some()
     })
 }
 
@@ -127,7 +129,7 @@ impl<'a> Part<'a> {
 
 struct Section<'a> {
     name: Part<'a>,
-    directives: HashMap<String, Directive<'a>>,
+    directives: HashMap<&'static str, Directive<'a>>,
 }
 
 #[derive(Clone, Copy)]
@@ -148,41 +150,44 @@ impl<'a> Section<'a> {
 
     fn add(&mut self, directive: Directive<'a>, problems: &mut Problems) {
         let written = directive.name.text;
-        let lower = written.to_ascii_lowercase();
         let known = if self.is_options() { OPTIONS.as_slice() } else { &DIRECTIVES };
-        if !known.contains(&lower.as_str()) {
-            problems.push(self.unknown(directive.name, &lower, known));
-        } else if let Some(first) = self.directives.get(canonical(&lower)) {
+        let Some(name) = canonical(written, known) else {
+            problems.push(unknown(directive.name, known));
+            return;
+        };
+        if let Some(first) = self.directives.get(name) {
             let place = directive.name.place();
             problems.push(given_twice(&place, written, &first.name.place()));
-        } else if lower == "usesyslog" && directive.value.is_some() {
+        } else if name == "UseSyslog" && directive.value.is_some() {
             problems.push(
                 directive
                     .name
                     .error("UseSyslog takes no value")
                     .help("write UseSyslog alone, or remove the line where syslog is not wanted"),
             );
-        } else if lower != "usesyslog" && directive.value.is_none() {
+        } else if name != "UseSyslog" && directive.value.is_none() {
             let message = format!("{written} has no value");
             problems.push(directive.name.error(message).help(format!("write {written} = ...")));
         } else {
-            self.directives.insert(canonical(&lower).to_owned(), directive);
+            self.directives.insert(name, directive);
         }
     }
+}
 
-    fn unknown(&self, name: Part<'_>, lower: &str, known: &[&str]) -> Diagnostic {
-        let message = format!("unknown directive '{}'", name.text);
-        if let Some(meant) = meant(lower, known.iter().copied()) {
-            return name.error(format!("{message}: did you mean '{meant}'?"));
-        }
-        let place = if OPTIONS.contains(&lower) {
-            "it belongs in the section [options]".to_owned()
-        } else if DIRECTIVES.contains(&lower) {
-            "it belongs in the section of a door".to_owned()
-        } else {
-            format!("the directives here are: {}", known.join(", "))
-        };
-        name.error(message).help(place)
+fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
+    let message = format!("unknown directive '{}'", name.text);
+    if canonical(name.text, &OPTIONS).is_some() {
+        return name.error(message).help("it belongs in the section [options]");
+    }
+    if canonical(name.text, &DIRECTIVES).is_some() {
+        return name.error(message).help("it belongs in the section of a door");
+    }
+    let lower: Vec<_> = known.iter().map(|known| known.to_ascii_lowercase()).collect();
+    match meant(name.text, lower.iter().map(String::as_str))
+        .and_then(|found| canonical(found, known))
+    {
+        Some(meant) => name.error(format!("{message}: did you mean '{meant}'?")),
+        None => name.error(message).help(format!("the directives here are: {}", known.join(", "))),
     }
 }
 
@@ -252,14 +257,14 @@ fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> Vec<Section
 
 fn read_options(section: &Section<'_>, settings: &mut Settings) {
     let path = |directive| section.value(directive).map(|value| PathBuf::from(value.text));
-    if section.directives.contains_key("usesyslog") {
+    if section.directives.contains_key("UseSyslog") {
         settings.log.syslog = Some("daemon".to_owned());
     }
-    settings.log.file = path("logfile");
-    if let Some(path) = path("pidfile") {
+    settings.log.file = path("LogFile");
+    if let Some(path) = path("PidFile") {
         settings.pid_file = path;
     }
-    if let Some(interface) = section.value("interface") {
+    if let Some(interface) = section.value("Interface") {
         settings.interfaces = vec![interface.text.to_owned()];
     }
 }
@@ -268,7 +273,7 @@ fn read_options(section: &Section<'_>, settings: &mut Settings) {
 fn read_name(name: Part<'_>, problems: &mut Problems) -> Name {
     name.text.parse().unwrap_or_else(|error| {
         let replaced = Name::closest(name.text);
-        let message = format!("this door is called '{replaced}' from now on: {error}");
+        let message = format!("this door is called '{replaced}' here: {error}");
         problems.push(name.place().warning(message));
         replaced
     })
@@ -279,21 +284,21 @@ fn read_door(
     section: &Section<'_>,
     problems: &mut Problems,
 ) -> Option<(Door, DoorPlaces)> {
-    if let Some(directive) = section.directives.get("one_time_sequences") {
+    if let Some(directive) = section.directives.get("One_Time_Sequences") {
         let message = "One_Time_Sequences is not supported by this version yet";
         problems.push(directive.name.error(message).help("give the door a Sequence"));
         return None;
     }
     let sequence = read_sequence(section, problems);
-    let seq_timeout = read_seconds(section, "seq_timeout", SEQ_TIMEOUT, problems);
+    let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
     let flags = read_flags(section, problems);
-    let target = match section.value("target") {
+    let target = match section.value("Target") {
         Some(value) => problems.keep(parse_target(value.text, &value.place())).map(Some),
         None => Some(None),
     };
     let commands = read_commands(section, problems);
-    let open_for = read_seconds(section, "cmd_timeout", CMD_TIMEOUT, problems);
-    if let (Some(timeout), Some(commands)) = (section.value("cmd_timeout"), &commands)
+    let open_for = read_seconds(section, "Cmd_Timeout", CMD_TIMEOUT, problems);
+    if let (Some(timeout), Some(commands)) = (section.value("Cmd_Timeout"), &commands)
         && commands.v4.close.is_none()
         && commands.v6.close.is_none()
     {
@@ -318,7 +323,7 @@ fn read_door(
         sequence: sequence_places,
         opens: Vec::new(),
         trip_wires: None,
-        target: section.value("target").map(Part::place),
+        target: section.value("Target").map(Part::place),
     };
     Some((door, places))
 }
@@ -332,7 +337,7 @@ fn without_comment<'a>(value: Part<'a>, problems: &mut Problems) -> Part<'a> {
 }
 
 fn read_sequence(section: &Section<'_>, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
-    let Some(value) = section.value("sequence") else {
+    let Some(value) = section.value("Sequence") else {
         let message = format!("door '{}' has no Sequence", section.name.text);
         let error = section.name.error(message);
         problems.push(error.help("write for example: Sequence = 7000,8000:udp,9000"));
@@ -343,7 +348,11 @@ fn read_sequence(section: &Section<'_>, problems: &mut Problems) -> Option<Vec<(
     let knocks: Vec<_> = items
         .into_iter()
         .map(|item| {
-            let knock = item.text.parse().map_err(|error| item.error(format!("{error}")));
+            let knock = item.text.parse().map_err(|error: KnockError| {
+                let error = item.error(error.to_string());
+                let blank = item.text.contains(char::is_whitespace);
+                if blank { error.help("put a comma between two ports") } else { error }
+            });
             problems.keep::<Knock>(knock).map(|knock| (knock, item.place()))
         })
         .collect();
@@ -361,7 +370,7 @@ fn read_seconds(
     let digits = value.text.bytes().take_while(u8::is_ascii_digit).count();
     let number = value.text.get(..digits).and_then(|text| text.parse::<u32>().ok());
     match number {
-        Some(0) => problems.push(value.error("a time of zero: nobody could be so fast")),
+        Some(0) => problems.push(value.error(format!("{directive} cannot be zero"))),
         Some(seconds) if digits == value.text.len() => {
             return Some(Duration::from_secs(seconds.into()));
         }
@@ -378,10 +387,10 @@ fn read_seconds(
 }
 
 fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Option<FlagTest> {
-    let Some(directive) = section.directives.get("tcpflags") else { return Some(FlagTest::ANY) };
+    let Some(directive) = section.directives.get("TCPFlags") else { return Some(FlagTest::ANY) };
     let value = directive.value?;
     if value.text.contains(char::is_whitespace) {
-        let message = "classic knockd takes no blanks between flags: they are passed over here";
+        let message = "classic knockd takes no blanks between flags; here they are passed over";
         problems.push(value.place().warning(message));
     }
     problems.keep(value.text.parse().map_err(|error| value.error(format!("{error}"))))

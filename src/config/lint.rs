@@ -94,7 +94,7 @@ fn too_short(one: Linted<'_>) -> Option<Diagnostic> {
     let knocks = one.sequence().len();
     let message = match knocks {
         1 => "one knock opens this door: any port scan does".to_owned(),
-        2 => "only two knocks open this door".to_owned(),
+        2 => "fewer than three knocks open this door".to_owned(),
         _ => return None,
     };
     Some(one.places.name.warning(message).help("three knocks or more are hard to hit by chance"))
@@ -118,7 +118,7 @@ fn completed_by_scan(one: Linted<'_>) -> Option<Diagnostic> {
     if pairs().any(|(from, to)| watches_between(one.watched, from, to)) {
         return None;
     }
-    let message = format!("a port scan in {order} order completes this sequence");
+    let message = format!("this sequence is monotone: a port scan in {order} order completes it");
     let place = one.places.sequence.first().unwrap_or(&one.places.name);
     let help = if one.door.recognition.trip_wires == 0 {
         "mix the order of the ports, and do not turn 'trip_wires' off"
@@ -274,7 +274,7 @@ impl<'a> Doors<'a> {
                     return None;
                 }
                 let message = format!(
-                    "the first {shared} knocks are those of door '{}': who knows one door has only the rest to guess",
+                    "shares a prefix of {shared} knocks with door '{}': who knows one has only the rest of the other to guess",
                     one.door.name()
                 );
                 let help = format!("the other is at {}", one.places.name);
@@ -297,4 +297,55 @@ fn opens_too(one: Linted<'_>, other: Linted<'_>) -> bool {
         one.sequence().iter().copied().filter(|knock| other.watched.contains(*knock)).collect();
     same_target(one, other)
         && seen.windows(other.sequence().len()).any(|knocks| knocks == other.sequence())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::proto::flags::FlagTest;
+
+    fn odds(sequence: &[&str], trip_wires: u16) -> Odds {
+        let door = Recognition {
+            name: "door".parse().unwrap(),
+            sequence: sequence.iter().map(|port| port.parse().unwrap()).collect(),
+            seq_timeout: Duration::from_secs(25),
+            flags: FlagTest::SYN,
+            target: None,
+            trip_wires,
+            opens: Vec::new(),
+        };
+        let watched = watch_sets([&door]);
+        scan_odds(&door, &watched[0])
+    }
+
+    #[test]
+    fn three_knocks_among_their_trip_wires_are_hit_once_in_many_scans() {
+        let odds = odds(&["7000", "8000", "9000"], 16);
+        assert_eq!(odds, Odds::OneIn(99.0 * 98.0));
+        assert_eq!(odds.to_string(), "1 time in 9,702");
+    }
+
+    #[test]
+    fn without_trip_wires_one_scan_in_six_hits_three_knocks() {
+        assert_eq!(odds(&["7000", "8000", "9000"], 0), Odds::OneIn(6.0));
+    }
+
+    #[test]
+    fn one_knock_is_hit_by_every_scan() {
+        assert_eq!(odds(&["7000"], 16).to_string(), "every time");
+    }
+
+    #[test]
+    fn a_scan_does_not_knock_twice_on_a_port() {
+        assert_eq!(odds(&["7000", "8000", "7000"], 0), Odds::Never);
+    }
+
+    #[test]
+    fn long_sequences_have_odds_that_can_be_read() {
+        let ports: Vec<_> = (1..=32).map(|place| (place * 1000).to_string()).collect();
+        let ports: Vec<_> = ports.iter().map(String::as_str).collect();
+        assert_eq!(odds(&ports, 16).to_string(), "1 time in 10^93");
+    }
 }

@@ -240,15 +240,16 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
             }
         }
     }
-    if doors.entries.is_empty() && !problems.has_errors() {
+    let settings = read_settings(&settings.entries, problems);
+    let templates = read_templates(&templates.entries, problems);
+    let doors: Vec<_> =
+        doors.entries.iter().filter_map(|entry| read_door(entry, &templates, problems)).collect();
+    if doors.is_empty() && !problems.has_errors() {
         problems.push(
             Diagnostic::file(path, "no door is configured: nothing can be opened")
                 .help("write one under 'doors:'; knock.d(5) has examples")
                 .into_warning(),
         );
     }
-    let templates = read_templates(&templates.entries, problems);
-    let doors: Vec<_> =
-        doors.entries.iter().filter_map(|entry| read_door(entry, &templates, problems)).collect();
-    sorted((read_settings(&settings.entries, problems), doors))
+    sorted((settings, doors))
 }

@@ -110,7 +110,9 @@ impl<'a> Builder<'a> {
             Some(c @ ('%' | '@' | '`')) => {
                 diagnostic.help(format!("put text that begins with {c} in quotes"))
             }
-            Some('\t') => diagnostic.help("indent with spaces, not with tabs"),
+            _ if found.is_some_and(|line| line.trim_start_matches(' ').starts_with('\t')) => {
+                diagnostic.help("indent with spaces, not with tabs")
+            }
             _ => diagnostic,
         }
     }
@@ -161,12 +163,14 @@ impl<'a> Builder<'a> {
         if depth > MAX_DEPTH {
             return Err(at.error("nested too deeply"));
         }
-        if let Some(tag) = event.tag() {
-            self.refuse_tag(tag, span);
-        }
+        let tag = event.tag().map(|tag| self.refuse_tag(tag, span));
         let anchor = event.anchor_id();
         let mut size = 1;
         let value = match event {
+            // A tag that nothing follows was meant as a word.
+            Event::Scalar(text, ScalarStyle::Plain, ..) if text.is_empty() && tag.is_some() => {
+                Value::Scalar(Scalar { text: tag.unwrap_or_default(), plain: true })
+            }
             Event::Scalar(text, style, ..) => scalar(text.into_owned(), style),
             Event::SequenceStart(..) => {
                 let mut items = Vec::new();
@@ -230,7 +234,8 @@ impl<'a> Builder<'a> {
         Ok((node.clone(), *size))
     }
 
-    fn refuse_tag(&mut self, tag: &yaml::Tag, span: &Span) {
+    /// Says so, and gives the tag as it is written.
+    fn refuse_tag(&mut self, tag: &yaml::Tag, span: &Span) -> String {
         let written = tag.original();
         let start = span.tag_start().unwrap_or(span.start);
         let width = narrow(written.chars().count());
@@ -241,6 +246,7 @@ impl<'a> Builder<'a> {
                 .error(format!("{written} without quotes is a YAML tag, which means nothing here"))
                 .help(format!("write \"{written}\"")),
         );
+        written
     }
 }
 
@@ -363,29 +369,37 @@ impl Mapping {
         self.get(key).map(|entry| &entry.node).filter(|node| !matches!(node.value, Value::Null))
     }
 
-    /// Reports every key that is not one of `keys`.
-    pub fn check_keys(&self, keys: &Keys, problems: &mut Problems) {
+    /// Reports every key that is not one of `keys`, and returns which those were probably meant to
+    /// be: nobody need be told that they are missing.
+    pub fn check_keys(&self, keys: &Keys, problems: &mut Problems) -> Vec<&'static str> {
+        let mut found = Vec::new();
         for entry in &self.entries {
-            problems.extend(keys.problem(&entry.key, &entry.at));
+            if let Some((problem, meant)) = keys.problem(&entry.key, &entry.at) {
+                problems.push(problem);
+                found.extend(meant);
+            }
         }
+        found
     }
 }
 
 impl Keys {
     /// What is wrong with a key, if anything is.
-    fn problem(&self, key: &str, at: &Place) -> Option<Diagnostic> {
+    fn problem(&self, key: &str, at: &Place) -> Option<(Diagnostic, Option<&'static str>)> {
         if self.known.contains(&key) {
             return None;
         }
-        if let Some((_, instead)) = self.later.iter().find(|(later, _)| *later == key) {
+        if let Some((later, instead)) = self.later.iter().find(|(later, _)| *later == key) {
             let message = format!("'{key}' is not supported by this version yet");
-            return Some(at.error(message).help(*instead));
+            return Some((at.error(message).help(*instead), Some(later)));
         }
         let message = format!("'{key}' is not a key of {}", self.of);
-        Some(match meant(key, self.known.iter().copied()) {
+        let meant = meant(key, self.known.iter().copied());
+        let problem = match meant {
             Some(meant) => at.error(format!("{message}: did you mean '{meant}'?")),
             None => at.error(message).help(format!("its keys are: {}", self.known.join(", "))),
-        })
+        };
+        Some((problem, meant))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::diagnostic::Diagnostic;
+use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{Odds, lint, scan_odds};
 use crate::config::load::{Loaded, Options, load};
 use crate::config::watch::watch_sets;
@@ -25,15 +25,17 @@ pub fn run(path: &Path, insecure_permissions: bool) -> ExitCode {
             ExitCode::FAILURE
         }
         Ok(loaded) => {
-            let warnings = lint(&loaded, &listening_ports());
-            let warnings: Vec<_> = loaded.warnings.iter().chain(&warnings).collect();
-            let _ = print(path, &loaded, &warnings);
+            let mut warnings = Problems::default();
+            warnings.extend(loaded.warnings.iter().cloned());
+            warnings.extend(lint(&loaded, &listening_ports()));
+            // Whoever stops reading has read enough.
+            let _ = print(path, &loaded, &warnings.into_sorted());
             ExitCode::SUCCESS
         }
     }
 }
 
-fn print(path: &Path, loaded: &Loaded, warnings: &[&Diagnostic]) -> io::Result<()> {
+fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic]) -> io::Result<()> {
     let mut errors = io::stderr().lock();
     for warning in warnings {
         writeln!(errors, "{warning}")?;
