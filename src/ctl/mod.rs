@@ -38,6 +38,9 @@ enum Task {
     ///
     /// Errors and warnings go to standard error. The exit status is 1 if there are errors.
     Check,
+
+    /// Say what each knock in a capture did, and why; opens nothing
+    Explain(explain::ExplainArgs),
 }
 
 /// The whole command line, for the tests that hold it against its manual page.
@@ -52,5 +55,6 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.task {
         Task::Check => check::run(&cli.config, cli.insecure_permissions),
+        Task::Explain(args) => explain::run(&cli.config, cli.insecure_permissions, &args),
     }
 }

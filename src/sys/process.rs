@@ -9,8 +9,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getppid};
 
-/// Where programs are looked for, whatever the daemon was started with.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use crate::config::PATH;
 
 /// The descriptors under which the watcher finds its channel and its configuration.
 pub const WATCHER_CHANNEL: i32 = 3;
