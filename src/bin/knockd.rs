@@ -3,9 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use libknock::{keeper, watcher};
+use libknock::{ctl, keeper, watcher};
 
 fn main() -> ExitCode {
     let cli = keeper::cli::Cli::parse();
-    if cli.watcher { watcher::run() } else { keeper::run(&cli) }
+    if cli.watcher {
+        watcher::run()
+    } else if cli.check {
+        ctl::check::run(&cli.config, cli.insecure_permissions)
+    } else {
+        keeper::run(&cli)
+    }
 }
