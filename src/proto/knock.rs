@@ -31,7 +31,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Takes either case, as the classic client does.
+/// Takes either case.
 impl FromStr for Protocol {
     type Err = KnockError;
 
