@@ -71,10 +71,12 @@ install:
 	chmod 0644 $(DESTDIR)$(UNITDIR)/knockd.service
 	install -d -m 0755 $(DESTDIR)$(CONFDIR)
 	@# A directory that holds any configuration is its administrator's: nothing is added to it.
+	@# Sequences are nobody else's business.
 	@if ls $(DESTDIR)$(CONFDIR)/*.yaml >/dev/null 2>&1; then \
 	    echo "$(DESTDIR)$(CONFDIR) has a configuration already: left as it is."; \
 	else \
-	    install -m 0644 knock.d/*.yaml $(DESTDIR)$(CONFDIR) && \
+	    install -m 0644 knock.d/knockd.yaml $(DESTDIR)$(CONFDIR) && \
+	    install -m 0600 knock.d/doors.yaml $(DESTDIR)$(CONFDIR) && \
 	    echo "Installed a first configuration in $(DESTDIR)$(CONFDIR)."; \
 	fi
 	@# Only on the machine itself, not in a package's tree.
