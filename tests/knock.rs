@@ -352,16 +352,16 @@ fn a_mistake_in_the_hosts_file_is_shown_in_its_place() {
     assert_data_eq!(
         wrong_with("hosts:\n  work:\n    prots: [7000]\n    wait: x y\n", "work"),
         str![[r#"
+hosts.yaml:2:3: 'work' has no ports to knock on
+      work:
+      ^^^^
+    write them below it: ports: [7000, 8000/udp, 9000]
 hosts.yaml:3:5: 'prots' is not a key of a host: did you mean 'ports'?
         prots: [7000]
         ^^^^^
 hosts.yaml:4:11: 'x y' is not one port: write the ports apart, as in 7000 8000 9000
         wait: x y
               ^^^
-hosts.yaml:2:3: 'work' has no ports to knock on
-      work:
-      ^^^^
-    write them below it: ports: [7000, 8000/udp, 9000]
 
 "#]]
         .raw()

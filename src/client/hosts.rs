@@ -420,10 +420,9 @@ host: {}
 "
             ),
             [
-                "hosts.yaml:10:1: 'host' is not a key of a hosts file: did you mean 'hosts'?",
+                "hosts.yaml:2:3: 'a' has no ports to knock on",
                 "hosts.yaml:2:7: 'port' is not a key of a host: did you mean 'ports'?",
                 "hosts.yaml:2:24: only a TCP port can be waited for",
-                "hosts.yaml:2:3: 'a' has no ports to knock on",
                 "hosts.yaml:3:15: port 70000 is out of range: ports go from 1 to 65535",
                 "hosts.yaml:3:22: 'upd' is not a protocol: write tcp or udp",
                 "hosts.yaml:3:32: 'x y' is not one port: write the ports apart, as in 7000 8000 9000",
@@ -433,6 +432,7 @@ host: {}
                 "hosts.yaml:7:26: more than an hour between two knocks",
                 "hosts.yaml:8:19: 'door' is not supported by this version yet",
                 "hosts.yaml:9:6: a host: a mapping with the key 'ports' belongs here, not a word",
+                "hosts.yaml:10:1: 'host' is not a key of a hosts file: did you mean 'hosts'?",
             ]
         );
     }
