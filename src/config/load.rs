@@ -59,8 +59,24 @@ const MAX_SIZE: u64 = 64 << 20;
 /// [`Report`] names everything that is wrong in all of the files.
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
-    let loaded = read(path, *options, &mut problems);
-    match loaded {
+    let built = read(path, *options, &mut problems);
+    finish(built, problems)
+}
+
+/// Reads the text of one file, YAML or classic.
+///
+/// # Errors
+/// [`Report`] names everything that is wrong in it.
+pub fn parse(source: &Source) -> Result<Loaded, Report> {
+    let mut problems = Problems::default();
+    let built = build_one(source, &mut problems);
+    finish(Some(built), problems)
+}
+
+type Built = (Config, Vec<DoorPlaces>);
+
+fn finish(built: Option<Built>, problems: Problems) -> Result<Loaded, Report> {
+    match built {
         Some((config, places)) if !problems.has_errors() => {
             Ok(Loaded { config, places, warnings: problems.into_sorted() })
         }
@@ -68,25 +84,22 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
     }
 }
 
-type Built = (Config, Vec<DoorPlaces>);
-
 fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Built> {
-    let is_directory = match fs::metadata(path) {
-        Ok(metadata) => metadata.is_dir(),
-        Err(error) => {
-            problems.push(unreadable(path, &error));
-            return None;
-        }
-    };
-    if is_directory {
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error));
+    if problems.keep(metadata)?.is_dir() {
         let sources = read_directory(path, options, problems)?;
         return Some(build(path, &sources, problems));
     }
     let source = problems.keep(read_file(path, options))?;
+    Some(build_one(&source, problems))
+}
+
+fn build_one(source: &Source, problems: &mut Problems) -> Built {
     if knockd_conf::is_classic(source.text()) {
-        return Some(sorted(knockd_conf::read(&source, problems)));
+        sorted(knockd_conf::read(source, problems))
+    } else {
+        build(source.path(), std::slice::from_ref(source), problems)
     }
-    Some(build(path, &[source], problems))
 }
 
 fn sorted((settings, mut doors): (Settings, Vec<(Door, DoorPlaces)>)) -> Built {
@@ -252,4 +265,96 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
         );
     }
     sorted((settings, doors))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::door::DOOR;
+    use super::*;
+
+    /// Something like a configuration, mostly wrong somewhere.
+    fn yaml() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            "[0-9]{1,6}(/udp|/tcp|:udp)?",
+            Just("[7000, 8000/udp, 9000]".to_owned()),
+            Just("[22/tcp]".to_owned()),
+            Just("iptables".to_owned()),
+            Just("'echo %IP% %PORT%'".to_owned()),
+            Just("[echo, '%IP%']".to_owned()),
+            Just("[syn, \"!ack\"]".to_owned()),
+            "[0-9]{1,3}(s|m|h)",
+            "[a-z%\\[\\]{}:,'\" ]{0,12}",
+        ];
+        let key = prop::sample::select(
+            DOOR.known
+                .iter()
+                .chain(DOOR.later.iter().map(|(key, _)| key))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        let door = prop::collection::vec((key, value), 0..8);
+        prop::collection::vec(("[a-z.]{1,8}", door), 0..4).prop_map(|doors| {
+            let mut text = "doors:\n".to_owned();
+            for (name, keys) in doors {
+                text.push_str(&format!("  {name}:\n"));
+                for (key, value) in keys {
+                    text.push_str(&format!("    {key}: {value}\n"));
+                }
+            }
+            text
+        })
+    }
+
+    fn check(text: &str) -> Result<(), TestCaseError> {
+        match parse(&Source::new("text", text)) {
+            Ok(Loaded { config, places, .. }) => {
+                prop_assert_eq!(config.doors.len(), places.len());
+                prop_assert!(config.doors.is_sorted_by_key(|door| door.name().clone()));
+                for (Door { recognition, opening }, places) in config.doors.iter().zip(&places) {
+                    prop_assert!((1..=32).contains(&recognition.sequence.len()));
+                    prop_assert_eq!(recognition.sequence.len(), places.sequence.len());
+                    prop_assert!(!recognition.seq_timeout.is_zero());
+                    prop_assert!(opening.open_for.as_secs() >= 1);
+                    prop_assert_eq!(&recognition.opens, &opening.ports);
+                    let commands = &opening.commands;
+                    prop_assert!(commands.v4.open.is_some() || commands.v6.open.is_some());
+                    for pair in [&commands.v4, &commands.v6] {
+                        prop_assert!(pair.open.is_some() || pair.close.is_none());
+                    }
+                }
+            }
+            Err(report) => prop_assert!(report.to_string().starts_with("text:")),
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn what_loads_is_valid_and_what_does_not_says_why(text in yaml()) {
+            check(&text)?;
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "(?s).{0,200}") {
+            check(&text)?;
+        }
+
+        #[test]
+        fn no_classic_text_makes_it_panic(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    Just("[door]".to_owned()),
+                    Just("[options]".to_owned()),
+                    "(Sequence|TCPFlags|Seq_Timeout|Command|Stop_Command|Cmd_Timeout|Target) ?= ?[a-z0-9,:!%#. ]{0,20}",
+                    "(sequence|command|stop_command_6|start_command_6) = [0-9]{1,5}(,[0-9]{1,5}){0,3}",
+                    ".{0,30}",
+                ],
+                0..12,
+            ),
+        ) {
+            check(&format!("[first]\n{}", lines.join("\n")))?;
+        }
+    }
 }

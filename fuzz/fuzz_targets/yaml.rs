@@ -1,0 +1,12 @@
+//! YAML configurations: whatever the text is, it loads or says why not.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use libknock::config::diagnostic::Source;
+use libknock::config::load;
+
+fuzz_target!(|text: &str| {
+    if let Err(report) = load::parse(&Source::new("doors.yaml", text)) {
+        assert!(!report.to_string().is_empty());
+    }
+});
