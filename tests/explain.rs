@@ -427,6 +427,17 @@ fn packets_out_of_order_are_explained_in_the_order_of_the_file() {
 }
 
 #[test]
+fn sequences_given_up_for_want_of_room_are_counted() {
+    let case = (0..100u8).fold(Case::new(), |case, nth| {
+        case.syn(f64::from(nth) / 1000.0, &format!("198.51.100.{nth}"), 7000)
+    });
+    let doors = format!("{DOORS}\nknockd: {{track: {{sources: 64}}}}\n");
+    fs::write(case.folder.path().join("doors.yaml"), doors).unwrap();
+    let said = case.says(&[]);
+    assert!(said.contains(" begun sequences were given up: too many sources at once"), "{said}");
+}
+
+#[test]
 fn standard_input_is_read_where_the_file_is_a_dash() {
     let case = classic();
     let mut command = knockctl(&case.folder);

@@ -87,7 +87,7 @@ fn explain(config: &Path, insecure: bool, args: &ExplainArgs) -> Result<(), Fail
     };
     let read_to_end = explanation.read(&mut recording);
     if !matches!(read_to_end, Err(Failure::Output(_))) {
-        explanation.teller.finish()?;
+        explanation.teller.finish(explanation.engine.crowded())?;
     }
     read_to_end
 }
@@ -219,9 +219,13 @@ impl Teller<'_> {
         }
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    /// The last lines. `crowded` is how many sequences the engine gave up for want of room.
+    fn finish(&mut self, crowded: u64) -> io::Result<()> {
         match &mut self.form {
-            Form::Text(text) => text.finish(&mut self.out, self.only, self.wanted)?,
+            Form::Text(text) => {
+                text.finish(&mut self.out, self.only, self.wanted)?;
+                text::crowded(&mut self.out, crowded)?;
+            }
             Form::Json => {
                 if let Some(only) = self.only.filter(|_| self.wanted == 0) {
                     writeln!(io::stderr(), "no packet from {only} in this file")?;

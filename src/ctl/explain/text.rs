@@ -226,6 +226,18 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Whoever was pushed out had to begin again.
+pub(super) fn crowded(out: &mut dyn Write, sequences: u64) -> io::Result<()> {
+    match sequences {
+        0 => Ok(()),
+        _ => writeln!(
+            out,
+            "{sequences} begun sequences were given up: too many sources at once for \
+             knockd.track.sources"
+        ),
+    }
+}
+
 fn packets_in_words(count: u64) -> String {
     if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") }
 }
