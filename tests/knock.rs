@@ -410,6 +410,34 @@ fn a_hosts_file_that_others_can_write_is_refused() {
     assert_eq!((said.status, said.out.as_str()), (1, ""));
 }
 
+/// The part of the manual that explains the hosts file.
+fn manual_of_the_hosts_file() -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/knock.1")).unwrap();
+    let (_, rest) = page.split_once("\n.Sh HOSTS FILE\n").unwrap();
+    rest.split_once("\n.Sh ").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_manual_knows_every_key_of_the_hosts_file() {
+    let manual = manual_of_the_hosts_file();
+    let mut explained: Vec<&str> =
+        manual.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
+    let mut real = libknock::client::hosts::KEYS.known.to_vec();
+    explained.sort_unstable();
+    real.sort_unstable();
+    assert_eq!(explained, real);
+}
+
+#[test]
+fn the_hosts_file_in_the_manual_works() {
+    let manual = manual_of_the_hosts_file();
+    let (_, rest) = manual.split_once("\n.Bd -literal -offset indent\n").unwrap();
+    let directory = configuration(rest.split_once("\n.Ed\n").unwrap().0);
+    let said = knock_in(directory.path(), &["-n", "192.0.2.1"]);
+    assert_eq!(said.out, "udp 192.0.2.1:2222\ntcp 192.0.2.1:3333\nudp 192.0.2.1:4444\n");
+    assert_eq!((said.status, said.err.as_str()), (0, ""));
+}
+
 /// What leaves the machine, seen by a host whose firewall drops all of it.
 #[cfg(feature = "daemon")]
 mod wire {

@@ -334,7 +334,7 @@ mod tests {
   work:
     host: gw.example.com
     mode: sequence
-    ports: [7000, 8000/udp, ssh]
+    ports: [7000, 8000/udp, 9000:TCP]
     delay: 200ms
     wait: 22
 ";
@@ -345,7 +345,7 @@ mod tests {
         let (host, sequence) = hosts.find("work").unwrap();
         assert_eq!(host, "gw.example.com");
         let knocks: Vec<_> = sequence.knocks.iter().map(ToString::to_string).collect();
-        assert_eq!(knocks, ["7000/tcp", "8000/udp", "22/tcp"]);
+        assert_eq!(knocks, ["7000/tcp", "8000/udp", "9000/tcp"]);
         assert_eq!(sequence.delay, Duration::from_millis(200));
         assert_eq!(sequence.wait, NonZeroU16::new(22));
         assert_eq!(hosts.find("gw.example.com").unwrap(), (host, sequence));

@@ -155,6 +155,10 @@ mod tests {
 
     #[test]
     fn services_are_known_by_name_and_protocol() {
+        if !std::path::Path::new("/etc/services").exists() {
+            eprintln!("SKIPPED: services: there is no /etc/services");
+            return;
+        }
         assert_eq!(read("ssh"), "22/tcp");
         assert_eq!(read("domain/udp"), "53/udp");
     }
