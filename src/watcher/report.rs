@@ -69,10 +69,12 @@ impl Reporter {
         }
     }
 
-    /// Counts a packet that came to nothing.
-    pub(super) fn ignored(&mut self, at: Monotonic, reason: Reason) {
-        *self.counts.entry(reason).or_default() += 1;
-        self.count_later(at);
+    /// Counts packets, or beginnings of sequences, that came to nothing.
+    pub(super) fn count(&mut self, at: Monotonic, reason: Reason, count: u64) {
+        if count > 0 {
+            *self.counts.entry(reason).or_default() += count;
+            self.count_later(at);
+        }
     }
 
     /// Adds to the packets that the kernel dropped.
@@ -218,7 +220,7 @@ mod tests {
     fn what_came_to_nothing_is_handed_on_as_a_number() {
         let (mut reporter, keeper) = pair(false);
         for _ in 0..5 {
-            reporter.ignored(at(0), Reason::Duplicate);
+            reporter.count(at(0), Reason::Duplicate, 1);
         }
         assert_eq!(reporter.next_deadline(at(0)), Some(at(10_000)));
         reporter.poll(at(10_000));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::addresses::Addresses;
 use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
-use crate::engine::{Engine, Event, Local, Options, Verdict, Window};
+use crate::engine::{Engine, Event, Local, Options, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, process};
@@ -65,6 +65,7 @@ struct Watcher {
     longest: Duration,
     leave_at: Option<Monotonic>,
     next_drops: Monotonic,
+    crowded: u64,
 }
 
 struct Interface {
@@ -128,6 +129,7 @@ impl Watcher {
             longest: longest.unwrap_or_default(),
             leave_at: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
+            crowded: 0,
         })
     }
 
@@ -147,7 +149,7 @@ impl Watcher {
             if !more {
                 self.expire(now);
             }
-            self.look_after_drops(now.monotonic);
+            self.look_after_losses(now.monotonic);
             self.reporter.poll(now.monotonic);
             if !more && self.leave_at.is_some_and(|leave_at| leave_at <= now.monotonic) {
                 self.reporter.send_counts();
@@ -220,7 +222,7 @@ impl Watcher {
                     Err(ignored) => Verdict::Ignored(ignored.into()),
                 };
                 match verdict {
-                    Verdict::Ignored(reason) => reporter.ignored(at.monotonic, reason),
+                    Verdict::Ignored(reason) => reporter.count(at.monotonic, reason, 1),
                     Verdict::Knock(events) => {
                         hand_on(reporter, held_back.as_mut(), at.monotonic, events);
                     }
@@ -239,7 +241,11 @@ impl Watcher {
         }
     }
 
-    fn look_after_drops(&mut self, now: Monotonic) {
+    /// Counts what was lost for want of room: in the tracker, in the kernel.
+    fn look_after_losses(&mut self, now: Monotonic) {
+        let crowded = self.engine.crowded();
+        self.reporter.count(now, Reason::Crowded, crowded.saturating_sub(self.crowded));
+        self.crowded = crowded;
         if self.next_drops > now {
             return;
         }
