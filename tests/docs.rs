@@ -1,0 +1,296 @@
+//! What a user reads is held against what the programs are.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libknock::config::load::{self, load};
+use libknock::config::{self, Hole};
+use libknock::engine::Reason;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn man_pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> =
+        fs::read_dir(root().join("man")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    pages
+}
+
+/// A manual page, line by line.
+struct Page {
+    name: &'static str,
+    lines: Vec<String>,
+}
+
+impl Page {
+    fn open(name: &'static str) -> Self {
+        Self { name, lines: read(&format!("man/{name}")).lines().map(str::to_owned).collect() }
+    }
+
+    /// The lines of a section: from its `.Sh` or `.Ss` to the next one that is no deeper.
+    fn section(&self, title: &str) -> &[String] {
+        let starts = |line: &String, macros: &[&str]| {
+            macros.iter().any(|name| line.starts_with(&format!("{name} ")))
+        };
+        let from = self
+            .lines
+            .iter()
+            .position(|line| *line == format!(".Sh {title}") || *line == format!(".Ss {title}"))
+            .unwrap_or_else(|| panic!("{} has no section {title}", self.name));
+        let ends: &[&str] =
+            if self.lines[from].starts_with(".Sh") { &[".Sh"] } else { &[".Sh", ".Ss"] };
+        let rest = &self.lines[from + 1..];
+        &rest[..rest.iter().position(|line| starts(line, ends)).unwrap_or(rest.len())]
+    }
+
+    /// The first words after a macro: the names that a list explains.
+    fn items(lines: &[String], item: &str) -> BTreeSet<String> {
+        let heads = lines.iter().filter_map(|line| line.strip_prefix(&format!(".It {item} ")));
+        heads.filter_map(|head| head.split(' ').next()).map(str::to_owned).collect()
+    }
+
+    /// The options that are explained, as `-c` and `--config`, each with whether it has a value.
+    fn options(&self) -> BTreeSet<(String, bool)> {
+        let mut options = BTreeSet::new();
+        for item in self.lines.iter().filter_map(|line| line.strip_prefix(".It Fl ")) {
+            let (flags, value) =
+                item.split_once(" Ar ").map_or((item, None), |(a, b)| (a, Some(b)));
+            for flag in flags.split(" , ") {
+                options.insert((format!("-{}", flag.trim()), value.is_some()));
+            }
+        }
+        options
+    }
+
+    /// The options in the synopsis; `.Fl 46uv` names four.
+    fn synopsis(&self) -> BTreeSet<String> {
+        let mut options = BTreeSet::new();
+        for line in self.section("SYNOPSIS") {
+            let words: Vec<&str> = line.split(' ').collect();
+            for (at, word) in words.iter().enumerate() {
+                if *word != "Fl" && *word != ".Fl" {
+                    continue;
+                }
+                for flag in words[at + 1..].iter().take_while(|word| **word != "Ar") {
+                    match flag.strip_prefix('-') {
+                        Some(long) => {
+                            options.insert(format!("--{long}"));
+                        }
+                        None => options.extend(
+                            flag.chars()
+                                .filter(char::is_ascii_alphanumeric)
+                                .map(|c| format!("-{c}")),
+                        ),
+                    }
+                }
+            }
+        }
+        options
+    }
+}
+
+/// The options that a program takes, its subcommands' included, each with whether it has a value.
+fn options_of(mut command: clap::Command) -> BTreeSet<(String, bool)> {
+    command.build();
+    let mut options = BTreeSet::new();
+    let mut commands = vec![&command];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().filter(|sub| sub.get_name() != "help"));
+        for argument in command.get_arguments() {
+            if argument.is_hide_set() || argument.is_positional() {
+                continue;
+            }
+            let value = argument.get_action().takes_values();
+            options.extend(argument.get_short().map(|short| (format!("-{short}"), value)));
+            options.extend(argument.get_long().map(|long| (format!("--{long}"), value)));
+        }
+    }
+    options
+}
+
+fn assert_documented(command: clap::Command, page: &'static str) {
+    let page = Page::open(page);
+    let real = options_of(command);
+    assert_eq!(page.options(), real, "{}: the options that are explained", page.name);
+    let names: BTreeSet<String> = real.iter().map(|(name, _)| name.clone()).collect();
+    let synopsis = page.synopsis();
+    let unknown: Vec<_> = synopsis.difference(&names).collect();
+    assert!(unknown.is_empty(), "{}: the synopsis names {unknown:?}", page.name);
+}
+
+#[test]
+fn the_manual_knows_every_option_of_knock() {
+    assert_documented(libknock::client::cli::command(), "knock.1");
+}
+
+#[test]
+fn the_manual_knows_every_option_of_knockd() {
+    assert_documented(libknock::keeper::cli::command(), "knockd.8");
+}
+
+#[test]
+fn the_manual_knows_every_option_of_knockctl() {
+    assert_documented(libknock::ctl::command(), "knockctl.8");
+}
+
+#[test]
+fn the_manual_knows_every_command_of_knockctl() {
+    let page = Page::open("knockctl.8");
+    let command = libknock::ctl::command();
+    let real: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    let section = page.section("COMMANDS").iter();
+    let explained: BTreeSet<&str> = section
+        .filter_map(|line| line.strip_prefix(".Ss "))
+        .filter(|&title| title != "Reasons")
+        .collect();
+    assert_eq!(explained, real);
+}
+
+#[test]
+fn the_manual_knows_every_reason() {
+    let page = Page::open("knockctl.8");
+    let explained = Page::items(page.section("Reasons"), "Cm");
+    let real = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
+    assert_eq!(explained, real);
+}
+
+#[test]
+fn the_manual_knows_every_key() {
+    let page = Page::open("knock.d.5");
+    let mut explained = BTreeSet::new();
+    for (section, above) in
+        [("SETTINGS", "knockd."), ("TEMPLATES", "templates.NAME."), ("DOORS", "doors.NAME.")]
+    {
+        let items = Page::items(page.section(section), "Ic");
+        explained.extend(items.iter().map(|key| format!("{above}{key}")));
+    }
+    let real = config::keys();
+    // A key that only holds others is explained by them.
+    let holds_others =
+        |key: &String| real.iter().any(|other| other.starts_with(&format!("{key}.")));
+    let (tops, inner): (Vec<_>, Vec<_>) = real.iter().partition(|key| !key.contains('.'));
+    let inner: BTreeSet<String> =
+        inner.into_iter().filter(|key| !holds_others(key)).cloned().collect();
+    assert_eq!(explained, inner);
+
+    let description = page.section("DESCRIPTION").join("\n");
+    for top in tops {
+        assert!(description.contains(&format!(".Ic {top}\n")), "{top}");
+    }
+}
+
+/// The examples of a manual page that are configurations.
+fn examples(page: &Page) -> Vec<String> {
+    let mut examples = Vec::new();
+    let mut lines = page.lines.iter();
+    while lines.any(|line| line.starts_with(".Bd -literal")) {
+        let example: Vec<&str> =
+            lines.by_ref().take_while(|line| *line != ".Ed").map(String::as_str).collect();
+        let first = example.iter().find(|line| !line.starts_with('#')).copied();
+        if matches!(first, Some("knockd:" | "templates:" | "doors:")) {
+            examples.push(example.join("\n").replace("\\e", "\\").replace("\\(dq", "\""));
+        }
+    }
+    examples
+}
+
+#[test]
+fn every_configuration_in_the_manual_and_the_readme_loads() {
+    let mut all = examples(&Page::open("knock.d.5"));
+    assert!(all.len() >= 7, "the examples of knock.d(5) were not found");
+    let readme = read("README.md");
+    let blocks = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    all.extend(blocks.map(str::to_owned));
+    for example in all {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(example.as_bytes()).unwrap();
+        if let Err(report) = load(file.path(), &load::Options::default()) {
+            panic!("{report}\nin\n{example}");
+        }
+    }
+}
+
+#[test]
+fn the_manual_knows_every_hole_and_its_variable() {
+    let page = Page::open("knock.d.5");
+    let holes = Page::items(page.section("Holes"), "Li");
+    let mut real: BTreeSet<String> =
+        Hole::ALL.iter().map(|hole| format!("%{}%", hole.name())).collect();
+    real.insert("%%".to_owned());
+    assert_eq!(holes, real);
+
+    let environment = page.section("Environment").join("\n");
+    for hole in Hole::ALL {
+        assert!(environment.contains(&format!(".Ev {}", hole.variable())), "{}", hole.variable());
+    }
+}
+
+#[test]
+fn the_manual_pages_are_clean() {
+    #[expect(clippy::disallowed_methods, reason = "mandoc is a program")]
+    let mut mandoc = Command::new("mandoc");
+    let output = match mandoc.args(["-T", "lint"]).args(man_pages()).output() {
+        Ok(output) => {
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+        }
+        Err(error) => {
+            // Not eprintln!, which the test harness swallows.
+            writeln!(
+                std::io::stderr(),
+                "SKIPPED: the manual pages are not checked: mandoc: {error}"
+            )
+            .unwrap();
+            return;
+        }
+    };
+    // Which other pages are installed says something about the machine, not about the page.
+    let complaints: Vec<&str> = output
+        .lines()
+        .filter(|line| !line.contains("referenced manual not found") && !line.contains("mandoc.db"))
+        .collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_make_target_that_is_named_exists() {
+    let makefile = read("Makefile");
+    for path in ["README.md", "CONTRIBUTING.md"] {
+        let text = read(path);
+        // As a command: at the start of a line or of code, or after sudo and its options.
+        let starts = ["`make ", "\nmake ", "sudo make ", "\" make "];
+        let named = starts
+            .iter()
+            .flat_map(|start| text.split(start).skip(1))
+            .map(|rest| rest.chars().take_while(char::is_ascii_lowercase).collect::<String>());
+        let named = named.filter(|word| !word.is_empty());
+        let named: BTreeSet<String> = named.collect();
+        assert!(named.contains("test"), "{path} does not say how to test");
+        for target in named {
+            assert!(
+                makefile.lines().any(|line| line.starts_with(&format!("{target}:"))),
+                "{path} speaks of make {target}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_that_is_linked_exists() {
+    for path in ["README.md", "CONTRIBUTING.md"] {
+        for link in read(path).split("](").skip(1) {
+            let target = link.split(')').next().unwrap();
+            if !target.starts_with("http") {
+                assert!(root().join(target).exists(), "{path} links to {target}");
+            }
+        }
+    }
+}

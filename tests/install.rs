@@ -1,0 +1,95 @@
+//! `make install`: everything in its place, and nobody's configuration touched.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs `make TARGET` for a tree below `destination`, with the programs that this test has.
+fn make(target: &str, destination: &Path) -> String {
+    let built = Path::new(env!("CARGO_BIN_EXE_knock")).parent().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "make is a program")]
+    let mut make = Command::new("make");
+    let output = make
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args([target, "PREFIX=/usr"])
+        .arg(format!("BUILT={}", built.display()))
+        .arg(format!("DESTDIR={}", destination.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+fn installed() -> tempfile::TempDir {
+    let tree = tempfile::tempdir().unwrap();
+    make("install", tree.path());
+    tree
+}
+
+fn mode(path: &Path) -> u32 {
+    let metadata = fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    metadata.permissions().mode() & 0o7777
+}
+
+#[test]
+fn everything_has_its_place_and_mode() {
+    let tree = installed();
+    for (path, expected) in [
+        ("usr/bin/knock", 0o755),
+        ("usr/sbin/knockd", 0o755),
+        ("usr/sbin/knockctl", 0o755),
+        ("usr/share/man/man1/knock.1", 0o644),
+        ("usr/share/man/man5/knock.d.5", 0o644),
+        ("usr/share/man/man8/knockd.8", 0o644),
+        ("usr/share/man/man8/knockctl.8", 0o644),
+        ("usr/lib/systemd/system/knockd.service", 0o644),
+        ("etc/knock.d", 0o755),
+        ("etc/knock.d/knockd.yaml", 0o644),
+        ("etc/knock.d/doors.yaml", 0o600),
+        ("usr/share/doc/knock/examples/open-and-close.yaml", 0o644),
+    ] {
+        assert_eq!(mode(&tree.path().join(path)), expected, "{path}");
+    }
+}
+
+#[test]
+fn the_service_runs_the_installed_program() {
+    let tree = installed();
+    let unit = tree.path().join("usr/lib/systemd/system/knockd.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/sbin/knockd\n"), "{unit}");
+}
+
+#[test]
+fn a_configuration_that_is_there_is_left_as_it_is() {
+    let tree = tempfile::tempdir().unwrap();
+    let directory = tree.path().join("etc/knock.d");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("mine.yaml"), "doors: {}\n").unwrap();
+
+    let said = make("install", tree.path());
+
+    assert!(said.contains("left as it is"), "{said}");
+    let files: Vec<_> =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files, ["mine.yaml"]);
+    assert_eq!(fs::read_to_string(directory.join("mine.yaml")).unwrap(), "doors: {}\n");
+}
+
+#[test]
+fn uninstalling_leaves_the_configuration_and_nothing_else() {
+    let tree = installed();
+    make("uninstall", tree.path());
+    let mut left = Vec::new();
+    let mut folders = vec![tree.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { left.push(path) }
+        }
+    }
+    assert!(!left.is_empty());
+    assert!(left.iter().all(|path| path.starts_with(tree.path().join("etc/knock.d"))), "{left:?}");
+}
