@@ -17,7 +17,11 @@ if [ -z "${KNOCK_DEMO_INSIDE:-}" ]; then
     [ "$(id -u)" -eq 0 ] || spaces+=(--user --map-root-user)
     if ! reason=$(unshare "${spaces[@]}" true 2>&1); then
         echo "This needs namespaces of its own, and cannot have them: ${reason:-not permitted}." >&2
-        [ "$(id -u)" -eq 0 ] || echo "As root it can:  sudo demo/run.sh $programs" >&2
+        if [ "$(id -u)" -eq 0 ]; then
+            echo "In a container: give it CAP_SYS_ADMIN and CAP_NET_ADMIN, or run it outside." >&2
+        else
+            echo "As root it can:  sudo $(realpath "$0") $programs" >&2
+        fi
         exit 1
     fi
     KNOCK_DEMO_INSIDE=1 exec unshare "${spaces[@]}" "$(realpath "$0")" "$programs"
