@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use assert_cmd::cargo::cargo_bin_cmd;
 use snapbox::{IntoData, assert_data_eq, str};
@@ -272,21 +273,37 @@ fn retries_without_a_wait_are_refused() {
     assert!(too_many.contains("write a number from 0 to 1000"));
 }
 
+/// Runs `knock` with its standard output going somewhere special.
+fn knock_into(output: impl Into<Stdio>, arguments: &[&str]) -> Said {
+    #[expect(clippy::disallowed_methods, reason = "assert_cmd cannot redirect the output")]
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_knock"));
+    let output = command.args(arguments).stdout(output).output().unwrap();
+    Said {
+        out: String::new(),
+        err: String::from_utf8(output.stderr).unwrap(),
+        status: output.status.code().unwrap(),
+    }
+}
+
 #[test]
-fn a_full_disk_fails_a_dry_run_but_keeps_no_one_from_knocking() {
+fn a_full_disk_fails_what_only_prints_but_keeps_no_one_from_knocking() {
     let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let run = |option: &str| {
-        #[expect(clippy::disallowed_methods, reason = "assert_cmd cannot redirect to a file")]
-        std::process::Command::new(env!("CARGO_BIN_EXE_knock"))
-            .args([option, "127.0.0.1", "7000"])
-            .stdout(full())
-            .output()
-            .unwrap()
-    };
-    let dry = run("-n");
-    assert!(String::from_utf8(dry.stderr).unwrap().contains("cannot write to standard output"));
-    assert_eq!(dry.status.code(), Some(1));
-    assert!(run("-v").status.success());
+    for arguments in [&["-n", "127.0.0.1", "7000"][..], &["-h"]] {
+        let said = knock_into(full(), arguments);
+        assert!(said.err.starts_with("knock: cannot write to standard output: "), "{}", said.err);
+        assert_eq!(said.status, 1);
+    }
+    assert_eq!(knock_into(full(), &["-v", "127.0.0.1", "7000"]).status, 0);
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_error() {
+    for arguments in [&["-n", "127.0.0.1", "7000"][..], &["-v", "127.0.0.1", "7000"], &["-h"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let said = knock_into(writer, arguments);
+        assert_eq!((said.status, said.err.as_str()), (0, ""), "{arguments:?}");
+    }
 }
 
 /// A directory for `$XDG_CONFIG_HOME` with a hosts file in it.

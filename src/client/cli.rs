@@ -1,10 +1,8 @@
 //! The command line of `knock`.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -83,9 +81,12 @@ pub struct Options {
     help: (),
 }
 
-/// A command line that is well-formed and still cannot be done.
+/// A command line that asks for nothing that could be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
+    /// In clap's words, several lines.
+    #[error("{0}")]
+    Syntax(String),
     /// All ports that are none, a line each.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Ports(Vec<PortError>),
@@ -202,27 +203,25 @@ pub fn command() -> clap::Command {
     Options::command()
 }
 
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    Knock(Options),
+    /// The help or the version: this text.
+    Print(String),
+}
+
 /// Reads the arguments; the first is the name of the program.
 ///
 /// # Errors
-/// What clap found wrong, or that help or the version is asked for: for [`refuse`].
-pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
-    Options::try_parse_from(arguments)
-}
-
-/// Says why [`read`] gave no options, and with which status to end.
-#[must_use]
-pub fn refuse(error: &clap::Error) -> ExitCode {
-    let text = error.render().to_string();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match super::print(text.trim_end()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
-        _ => {
-            let text = text.strip_prefix("error: ").unwrap_or(&text);
-            let _ = write!(std::io::stderr(), "knock: {text}");
-            ExitCode::from(super::USAGE)
+/// [`UsageError::Syntax`] with what clap found wrong.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, UsageError> {
+    Options::try_parse_from(arguments).map(Asked::Knock).or_else(|error| {
+        let text = error.render().to_string();
+        let text = text.trim_end();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Asked::Print(text.to_owned())),
+            _ => Err(UsageError::Syntax(text.strip_prefix("error: ").unwrap_or(text).to_owned())),
         }
-    }
+    })
 }

@@ -110,7 +110,11 @@ pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
     let metadata = file.metadata().map_err(unreadable)?;
     check_owner(path, &metadata).map_err(|wrong| HostsError::Wrong(vec![wrong]))?;
     let mut text = String::new();
-    file.take(MAX_SIZE).read_to_string(&mut text).map_err(unreadable)?;
+    let length = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
+        let wrong = Diagnostic::file(path, "too large for a hosts file");
+        return Err(HostsError::Wrong(vec![wrong]));
+    }
     let mut problems = Problems::default();
     let entries = parse(&Source::new(path, text), &mut problems);
     if problems.has_errors() {
@@ -258,7 +262,8 @@ impl Hosts {
     }
 
     fn entry(&self, wanted: &str) -> Result<(&str, &Sequence), Diagnostic> {
-        let mut by_host = self.entries.iter().filter(|entry| entry.host == wanted);
+        let mut by_host =
+            self.entries.iter().filter(|entry| entry.host.eq_ignore_ascii_case(wanted));
         let entry = match self.entries.iter().find(|entry| entry.name == wanted) {
             Some(entry) => entry,
             None => match (by_host.next(), by_host.next()) {
@@ -302,6 +307,7 @@ fn ambiguous(wanted: &str, one: &Host, other: &Host) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;
@@ -348,7 +354,9 @@ mod tests {
         assert_eq!(knocks, ["7000/tcp", "8000/udp", "9000/tcp"]);
         assert_eq!(sequence.delay, Duration::from_millis(200));
         assert_eq!(sequence.wait, NonZeroU16::new(22));
-        assert_eq!(hosts.find("gw.example.com").unwrap(), (host, sequence));
+        for same in ["gw.example.com", "GW.example.com"] {
+            assert_eq!(hosts.find(same).unwrap(), (host, sequence));
+        }
     }
 
     #[test]
@@ -458,6 +466,16 @@ host: {}
         assert_eq!(
             first_line(&read(&path).unwrap_err()),
             format!("{}: others than its owner can write it (mode 0646)", path.display())
+        );
+    }
+
+    #[test]
+    fn a_file_that_no_person_wrote_is_refused_rather_than_cut_short() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(WORK.as_bytes()).unwrap();
+        file.write_all(&vec![b'\n'; 1 << 20]).unwrap();
+        assert!(
+            first_line(&read(file.path()).unwrap_err()).ends_with("too large for a hosts file")
         );
     }
 

@@ -13,7 +13,7 @@ use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cli::{Options, UsageError};
+use cli::{Asked, Options, UsageError};
 use hosts::{HostsError, Sequence};
 use names::{Family, HostError};
 use plan::Plan;
@@ -75,11 +75,11 @@ impl Error {
 /// Runs `knock` with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let options = match cli::read(std::env::args_os()) {
-        Ok(options) => options,
-        Err(refused) => return cli::refuse(&refused),
-    };
-    match job(&options).and_then(|job| run(&job)) {
+    let done = cli::read(std::env::args_os()).map_err(Error::Usage).and_then(|asked| match asked {
+        Asked::Knock(options) => run(&job(&options)?),
+        Asked::Print(text) => print(&text).map_err(Error::Output),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -90,10 +90,14 @@ pub fn main() -> ExitCode {
 
 fn complain(error: &Error) {
     let text = error.to_string();
+    let mut stderr = io::stderr();
     let _ = match error {
         // It begins with the place, as editors want it.
-        Error::Hosts(HostsError::Wrong(_)) => writeln!(io::stderr(), "{text}"),
-        _ => text.lines().try_for_each(|line| writeln!(io::stderr(), "knock: {line}")),
+        Error::Hosts(HostsError::Wrong(_)) => writeln!(stderr, "{text}"),
+        Error::Usage(UsageError::Ports(_)) => {
+            text.lines().try_for_each(|line| writeln!(stderr, "knock: {line}"))
+        }
+        _ => writeln!(stderr, "knock: {text}"),
     };
 }
 

@@ -94,6 +94,8 @@ pub enum PortError {
     Service(String, Protocol),
     #[error("'{0}' is not one port: write the ports apart, as in 7000 8000 9000")]
     Several(String),
+    #[error("'{0}' is a protocol and no port: write it after the port, as in 7000/{0}")]
+    Protocol(Protocol),
 }
 
 /// Reads `PORT`, `PORT:PROTO` or `PORT/PROTO`, where the port may be a service's name. With
@@ -106,9 +108,13 @@ pub fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, PortError>
         return Err(PortError::Several(text.to_owned()));
     }
     let (port, written) = match text.split_once(['/', ':']) {
-        Some((port, written)) => (port, written.parse()?),
-        None => (text, Protocol::Tcp),
+        Some((port, written)) => (port, Some(written)),
+        None => (text, None),
     };
+    if let Ok(misplaced) = port.parse() {
+        return Err(PortError::Protocol(misplaced));
+    }
+    let written = written.map_or(Ok(Protocol::Tcp), str::parse)?;
     let protocol = protocol.unwrap_or(written);
     let port = if is_service(port) { service(port, protocol)? } else { parse_port(port)? };
     Ok(Knock { protocol, port })
@@ -177,6 +183,8 @@ mod tests {
             ("7000:udp:x", "'udp:x' is not a protocol: write tcp or udp"),
             ("", "'' is not a port: write a number from 1 to 65535"),
             ("+1", "'+1' is not a port: write a number from 1 to 65535"),
+            ("UDP", "'udp' is a protocol and no port: write it after the port, as in 7000/udp"),
+            ("tcp:80", "'tcp' is a protocol and no port: write it after the port, as in 7000/tcp"),
             (
                 "7000,8000",
                 "'7000,8000' is not one port: write the ports apart, as in 7000 8000 9000",
