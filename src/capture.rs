@@ -340,6 +340,18 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_out_takes_no_room_in_the_ring_of_any() {
+        if !own_namespace() {
+            return;
+        }
+        let mut live = Live::open("any", &watching(&["7000/udp"])).unwrap();
+        send(7000);
+        assert_eq!(knocks(&mut live), ["7000/udp"]);
+        // Loopback shows each packet twice: going out and coming in.
+        assert_eq!(live.stats().unwrap(), Stats { received: 1, dropped: 0 });
+    }
+
+    #[test]
     fn any_follows_interfaces() {
         if !own_namespace() {
             return;

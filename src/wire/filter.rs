@@ -91,8 +91,11 @@ impl Filter {
                 let tagged = self.packet(&self.tagged);
                 format!("{packet} or (vlan and ({tagged} or (vlan and {tagged})))")
             }
+            // Only a cooked frame says itself which way it went. Of others the kernel knows, but
+            // libpcap runs the filter without it on the first packets, and would lose them.
             LinkType::Sll | LinkType::Sll2 => format!(
-                "{packet} or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100"
+                "inbound and ({packet} or ether proto 0x8100 or ether proto 0x88a8 or ether proto \
+                 0x9100)"
             ),
             LinkType::Raw | LinkType::Null => packet,
         }
@@ -394,6 +397,17 @@ mod tests {
             assert!(!program.filter(&v6.frame()));
         }
         assert!(program.filter(&Sample::default().frame()));
+    }
+
+    #[test]
+    fn what_this_machine_sent_does_not_pass_where_the_frame_says_so() {
+        for (link, packet_type) in [(LinkType::Sll, 1), (LinkType::Sll2, 10)] {
+            let program = compile(&filter_of(&classic(), false), link);
+            let mut frame = Sample { link, ..Sample::default() }.frame();
+            assert!(program.filter(&frame));
+            frame[packet_type] = 4;
+            assert!(!program.filter(&frame), "{link:?}");
+        }
     }
 
     #[test]
