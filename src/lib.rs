@@ -6,7 +6,7 @@
 //! bin              knock · knockd · knockctl
 //! client  watcher  keeper  ctl      the shells: sockets, processes, files, clocks
 //! log  ipc                          what the shells share
-//! firewall  capture  sys            one outside thing each; `sys` alone may hold `unsafe`
+//! sys  firewall  capture            one outside thing each; `sys` alone may hold `unsafe`
 //! engine  grants                    pure: (now, input) -> decision
 //! proto  wire  config               pure but for config's file reading
 //! time                              Now { monotonic, wall }: passed in, never asked for
