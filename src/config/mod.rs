@@ -10,14 +10,17 @@ pub mod knockd_conf;
 pub mod lint;
 pub mod load;
 mod name;
+mod opening;
 pub mod raw;
+mod sections;
 mod settings;
 mod template;
 pub mod watch;
 
 pub use commands::PATH;
-pub use door::{Door, DoorPlaces, Opening, Recognition};
+pub use door::{Door, DoorPlaces, Recognition};
 pub use name::{Name, NameError};
+pub use opening::Opening;
 pub use settings::{FACILITIES, Log, LogFormat, LogLevel, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,

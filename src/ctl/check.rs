@@ -92,7 +92,7 @@ fn describe_pair(
         None => writeln!(output, "    {family}cannot be opened")?,
     }
     match &pair.close {
-        Some(close) => writeln!(output, "    {family}after {after} {}", one_line(close)),
+        Some(close) => writeln!(output, "    {family}after {after} runs {}", one_line(close)),
         None => Ok(()),
     }
 }

@@ -1,0 +1,200 @@
+//! The lines of a classic `knockd.conf`: sections and their directives.
+
+use std::collections::HashMap;
+
+use super::diagnostic::{Diagnostic, Place, Problems, Source, meant};
+use super::raw::given_twice;
+
+pub(super) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
+pub(super) const DIRECTIVES: [&str; 13] = [
+    "Sequence",
+    "One_Time_Sequences",
+    "Seq_Timeout",
+    "Timeout",
+    "TCPFlags",
+    "Target",
+    "Start_Command",
+    "Command",
+    "Start_Command_6",
+    "Command_6",
+    "Cmd_Timeout",
+    "Stop_Command",
+    "Stop_Command_6",
+];
+/// The directive that a word names, in any case; of one that has two names the first.
+pub(super) fn canonical(word: &str, known: &[&'static str]) -> Option<&'static str> {
+    let found = known.iter().copied().find(|known| known.eq_ignore_ascii_case(word))?;
+    Some(match found {
+        "Timeout" => "Seq_Timeout",
+        "Command" => "Start_Command",
+        "Command_6" => "Start_Command_6",
+        other => other,
+    })
+}
+
+/// Lines that are neither empty nor comments, with their numbers from 1.
+pub(super) fn significant_lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    (1..).zip(text.lines()).filter(|(_, line)| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#')
+    })
+}
+
+/// A part of a line, without the blanks around it.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    source: &'a Source,
+    number: u32,
+    line: &'a str,
+    /// Where it begins in the line, in bytes.
+    start: usize,
+    pub(super) text: &'a str,
+}
+
+impl<'a> Part<'a> {
+    fn new(source: &'a Source, number: u32, line: &'a str) -> Self {
+        Self { source, number, line, start: 0, text: line }.trimmed()
+    }
+
+    fn trimmed(self) -> Self {
+        let start = self.start + (self.text.len() - self.text.trim_start().len());
+        Self { start, text: self.text.trim(), ..self }
+    }
+
+    /// What stands before and after the first `separator`.
+    pub(super) fn split(self, separator: char) -> Option<(Self, Self)> {
+        let (before, after) = self.text.split_once(separator)?;
+        let start = self.start + before.len() + separator.len_utf8();
+        let before = Self { text: before, ..self };
+        Some((before.trimmed(), Self { text: after, start, ..self }.trimmed()))
+    }
+
+    pub(super) fn items(self) -> Vec<Self> {
+        let mut items = Vec::new();
+        let mut rest = self;
+        while let Some((item, after)) = rest.split(',') {
+            items.push(item);
+            rest = after;
+        }
+        items.push(rest);
+        items
+    }
+
+    pub(super) fn place(self) -> Place {
+        let before = self.line.get(..self.start).unwrap_or_default().chars().count();
+        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        self.source.place(
+            self.number,
+            narrow(before).saturating_add(1),
+            narrow(self.text.chars().count()),
+        )
+    }
+
+    pub(super) fn error(self, message: impl Into<String>) -> Diagnostic {
+        self.place().error(message)
+    }
+}
+
+pub(super) struct Section<'a> {
+    pub(super) name: Part<'a>,
+    pub(super) directives: HashMap<&'static str, Directive<'a>>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Directive<'a> {
+    pub(super) name: Part<'a>,
+    pub(super) value: Option<Part<'a>>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn is_options(&self) -> bool {
+        self.name.text.eq_ignore_ascii_case("options")
+    }
+
+    /// The value of a directive, where it is not empty.
+    pub(super) fn value(&self, directive: &str) -> Option<Part<'a>> {
+        self.directives.get(directive)?.value.filter(|value| !value.text.is_empty())
+    }
+
+    fn add(&mut self, directive: Directive<'a>, problems: &mut Problems) {
+        let written = directive.name.text;
+        let known = if self.is_options() { OPTIONS.as_slice() } else { &DIRECTIVES };
+        let Some(name) = canonical(written, known) else {
+            problems.push(unknown(directive.name, known));
+            return;
+        };
+        if let Some(first) = self.directives.get(name) {
+            let place = directive.name.place();
+            problems.push(given_twice(&place, written, &first.name.place()));
+        } else if name == "UseSyslog" && directive.value.is_some() {
+            problems.push(
+                directive
+                    .name
+                    .error("UseSyslog takes no value")
+                    .help("write UseSyslog alone, or remove the line where syslog is not wanted"),
+            );
+        } else if name != "UseSyslog" && directive.value.is_none() {
+            let message = format!("{written} has no value");
+            problems.push(directive.name.error(message).help(format!("write {written} = ...")));
+        } else {
+            self.directives.insert(name, directive);
+        }
+    }
+}
+
+fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
+    let message = format!("unknown directive '{}'", name.text);
+    if canonical(name.text, &OPTIONS).is_some() {
+        return name.error(message).help("it belongs in the section [options]");
+    }
+    if canonical(name.text, &DIRECTIVES).is_some() {
+        return name.error(message).help("it belongs in the section of a door");
+    }
+    let lower: Vec<_> = known.iter().map(|known| known.to_ascii_lowercase()).collect();
+    match meant(name.text, lower.iter().map(String::as_str))
+        .and_then(|found| canonical(found, known))
+    {
+        Some(meant) => name.error(format!("{message}: did you mean '{meant}'?")),
+        None => name.error(message).help(format!("the directives here are: {}", known.join(", "))),
+    }
+}
+
+/// Reads all sections; what is wrong with their lines goes to `problems`.
+pub(super) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> Vec<Section<'a>> {
+    let mut sections: Vec<Section<'a>> = Vec::new();
+    // Of directives without a section only the first is worth a word.
+    let mut homeless = false;
+    for (number, line) in significant_lines(source.text()) {
+        let part = Part::new(source, number, line);
+        if let Some(name) = part.text.strip_prefix('[') {
+            let Some(name) = name.strip_suffix(']').filter(|name| !name.trim().is_empty()) else {
+                let error = part.error("this is no section: a section is [NAME] on a line alone");
+                problems.push(error);
+                continue;
+            };
+            let name = Part { start: part.start + 1, text: name, ..part }.trimmed();
+            let options = sections.iter().position(Section::is_options);
+            match options.filter(|_| name.text.eq_ignore_ascii_case("options")) {
+                // A second [options] goes on with the first.
+                Some(place) => sections[place..].rotate_left(1),
+                None => sections.push(Section { name, directives: HashMap::new() }),
+            }
+            continue;
+        }
+        let directive = match part.split('=') {
+            Some((name, value)) => Directive { name, value: Some(value) },
+            None => Directive { name: part, value: None },
+        };
+        match sections.last_mut() {
+            Some(section) => section.add(directive, problems),
+            None if homeless => {}
+            None => {
+                homeless = true;
+                let message = format!("'{}' stands before the first section", directive.name.text);
+                problems.push(directive.name.error(message).help("write [NAME] above it"));
+            }
+        }
+    }
+    sections
+}

@@ -1,0 +1,142 @@
+//! `knockctl check` and `knockd -t`, as they are used.
+
+use std::fs;
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use snapbox::{IntoData, assert_data_eq, str};
+use tempfile::TempDir;
+
+struct Said {
+    status: Option<i32>,
+    output: String,
+    errors: String,
+}
+
+/// Runs a program with `-c` and a file of this text, whose directory is left out of what it says.
+fn run(program: &str, arguments: &[&str], text: &str) -> Said {
+    let (directory, path) = file(text);
+    let output =
+        Command::cargo_bin(program).unwrap().arg("-c").arg(path).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).unwrap().replace(&format!("{}/", directory.path().display()), "")
+    };
+    Said { status: output.status.code(), output: text(output.stdout), errors: text(output.stderr) }
+}
+
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("doors.yaml");
+    fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
+// Ports on which hardly anything listens while tests run.
+const GOOD: &str = "doors:
+  ssh:
+    sequence: [201, 403, 302/udp]
+    start_command: 'echo %IP%'
+    stop_command: [echo, 'bye %IP%']
+    start_command_6:
+    open_for: 1m
+  bell:
+    sequence: [601, 501, 701]
+    start_command: echo ring
+    seq_timeout: 5s
+";
+
+#[test]
+fn each_door_is_described_with_its_sequence_and_its_odds() {
+    let said = run("knockctl", &["check"], GOOD);
+    assert_eq!(said.status, Some(0));
+    assert_eq!(said.errors, "");
+    assert_data_eq!(
+        said.output,
+        str![[r#"
+bell: 601/tcp 501/tcp 701/tcp; 3 stages within 5s; a scan in random order opens it 1 time in 9,702
+    runs echo ring
+ssh: 201/tcp 403/tcp 302/udp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
+    IPv4 runs echo %IP%
+    IPv4 after 1m runs echo 'bye %IP%'
+    IPv6 cannot be opened
+doors.yaml: 2 doors, no errors, no warnings
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn ports_of_a_template_are_named() {
+    let text = "templates: {t: {open: 'echo %PORT%', close: 'echo %IP%'}}
+doors: {ssh: {sequence: [201, 403, 302], open: [22, 80/udp], via: t}}";
+    let said = run("knockctl", &["check"], text);
+    assert_data_eq!(
+        said.output,
+        str![[r#"
+ssh: 201/tcp 403/tcp 302/tcp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
+    for each of 22/tcp 80/udp:
+    runs echo %PORT%
+    after 30s runs echo %IP%
+doors.yaml: 1 door, no errors, no warnings
+
+"#]]
+        .raw()
+    );
+}
+
+#[test]
+fn warnings_are_on_standard_error_and_no_failure() {
+    let said =
+        run("knockctl", &["check"], "doors: {a: {sequence: [201, 403], start_command: echo}}");
+    assert_eq!(said.status, Some(0));
+    assert!(said.errors.starts_with("doors.yaml:1:9: warning: fewer than three knocks"));
+    assert!(said.output.ends_with("doors.yaml: 1 door, no errors, 1 warning\n"));
+}
+
+#[test]
+fn errors_fail_and_nothing_else_is_said() {
+    let said = run("knockctl", &["check"], "doors: {a: {sequence: [abc]}}");
+    assert_eq!(said.status, Some(1));
+    assert_eq!(said.output, "");
+    assert!(said.errors.contains("doors.yaml:1:24: 'abc' is not a port"), "{}", said.errors);
+}
+
+#[test]
+fn knockd_checks_in_the_same_way() {
+    for text in [GOOD, "doors: {a: {sequence: [abc]}}"] {
+        let knockctl = run("knockctl", &["check"], text);
+        let knockd = run("knockd", &["-t"], text);
+        assert_eq!(
+            (knockctl.status, knockctl.output, knockctl.errors),
+            (knockd.status, knockd.output, knockd.errors)
+        );
+    }
+}
+
+#[test]
+fn a_path_that_is_not_there_is_named() {
+    let output = Command::cargo_bin("knockctl")
+        .unwrap()
+        .args(["-c", "/nonexistent/knock.d", "check"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.starts_with("/nonexistent/knock.d: cannot be read: No such file"), "{errors}");
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    for arguments in [&[][..], &["frobnicate"], &["check", "--nonsense"], &["check", "extra"]] {
+        let output = Command::cargo_bin("knockctl").unwrap().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let output = Command::cargo_bin("knockctl").unwrap().arg("-V").output().unwrap();
+    let expected = format!("knockctl {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
