@@ -65,7 +65,7 @@ pub fn must(program: &str, arguments: &[&str]) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests start programs")]
-fn command(program: &str) -> Command {
+pub fn command(program: &str) -> Command {
     Command::new(program)
 }
 

@@ -1,0 +1,224 @@
+//! `knockd` as a daemon: users, log, signals, start-up errors. Needs root for its namespaces.
+
+mod support;
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually};
+
+const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
+
+fn configuration(settings: &str) -> String {
+    format!(
+        "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state{settings}}}\n\
+         doors:\n  ssh: {{sequence: [7000, 8000, 9000], start_command: echo %IP% >> DIR/opened}}\n"
+    )
+}
+
+fn knock(net: &Net) {
+    let from: IpAddr = CLIENT.parse().unwrap();
+    net.client.knock_from(from, SERVER, &SEQUENCE, Duration::from_millis(10));
+}
+
+/// Starts `knockd` where it has to fail; gives the exit status and what it said.
+fn refused(host: &Host, configuration: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut knockd = Knockd::spawn(host, configuration, arguments);
+    let status = knockd.ended();
+    (status.code(), knockd.log().join("\n"))
+}
+
+#[test]
+fn root_is_refused_as_the_watchers_user() {
+    if !can_make_namespaces("user root") {
+        return;
+    }
+    let net = Net::new();
+    let (status, said) = refused(&net.server, &configuration(", user: root"), &[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("'user: root' would leave the watcher with root's rights"), "{said}");
+}
+
+#[test]
+fn an_unknown_user_is_refused_with_what_to_do() {
+    if !can_make_namespaces("unknown user") {
+        return;
+    }
+    let net = Net::new();
+    let (status, said) = refused(&net.server, &configuration(", user: nosuchuser"), &[]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("useradd --system nosuchuser"), "{said}");
+}
+
+#[test]
+fn an_ordinary_user_is_told_to_be_root() {
+    if !can_make_namespaces("ordinary user") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("knock.yaml");
+    fs::write(&config, configuration("").replace("DIR", "/nonexistent")).unwrap();
+    for path in [directory.path(), &config] {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // The build directory may be closed to others; a copy is not.
+    let program = directory.path().join("knockd");
+    fs::copy(env!("CARGO_BIN_EXE_knockd"), &program).unwrap();
+    let output = support::command(program.to_str().unwrap())
+        .args(["--insecure-permissions", "-c"])
+        .arg(&config)
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("must be started as root"), "{said}");
+}
+
+#[test]
+fn a_json_log_has_the_facts_as_fields() {
+    if !can_make_namespaces("json log") {
+        return;
+    }
+    let net = Net::new();
+    let log = ", user: nobody, log: {file: DIR/log, format: json}";
+    let knockd = Knockd::start(&net.server, &configuration(log));
+    knock(&net);
+    knockd.wait_for("OPEN SESAME");
+    let text = fs::read_to_string(knockd.directory.path().join("log")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stage = lines.iter().find(|line| line["message"] == "Stage 2").unwrap();
+    assert_eq!(stage["source"], CLIENT);
+    assert_eq!(stage["door"], "ssh");
+    assert_eq!(stage["stage"], 2);
+    assert_eq!(stage["level"], "info");
+    assert!(lines.iter().any(|line| line["event"] == "open" && line["source"] == CLIENT));
+}
+
+#[test]
+fn a_log_file_that_was_rotated_away_is_opened_anew_at_sighup() {
+    if !can_make_namespaces("rotated log") {
+        return;
+    }
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &configuration(", user: nobody, log: {file: DIR/log}"));
+    let log = knockd.directory.path().join("log");
+    fs::rename(&log, knockd.directory.path().join("log.1")).unwrap();
+    knockd.signal(Signal::SIGHUP);
+    assert!(eventually(PATIENCE, || log.exists()));
+    knock(&net);
+    knockd.wait_for("OPEN SESAME");
+    assert!(fs::read_to_string(&log).unwrap().contains("OPEN SESAME"));
+}
+
+#[test]
+fn a_storm_of_sighups_ends_with_one_watcher_that_hears() {
+    if !can_make_namespaces("sighup storm") {
+        return;
+    }
+    let net = Net::new();
+    let configuration =
+        configuration(", user: nobody").replace("start_command", "seq_timeout: 1, start_command");
+    let knockd = Knockd::start(&net.server, &configuration);
+    for _ in 0..200 {
+        knockd.signal(Signal::SIGHUP);
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    assert!(eventually(PATIENCE, || knockd.watchers().len() == 1), "{:?}", knockd.watchers());
+    knock(&net);
+    knockd.wait_for("OPEN SESAME");
+    assert_eq!(knockd.count("the watcher ended"), 0, "{}", knockd.log().join("\n"));
+}
+
+#[test]
+fn a_name_is_looked_up_after_the_door_has_opened() {
+    if !can_make_namespaces("lookup") {
+        return;
+    }
+    let net = Net::new();
+    // `ip netns exec` puts these files in the place of the system's.
+    let etc = format!("/etc/netns/{}", net.server.name);
+    fs::create_dir_all(&etc).unwrap();
+    fs::write(format!("{etc}/hosts"), format!("{CLIENT} phone.example.net\n")).unwrap();
+    let knockd = Knockd::spawn(&net.server, &configuration(", user: nobody"), &["-l"]);
+    knockd.wait_for("starting up");
+    fs::remove_dir_all(&etc).unwrap();
+    // Left where others use it too.
+    let _ = fs::remove_dir("/etc/netns");
+    knock(&net);
+    knockd.wait_for("192.0.2.2: is phone.example.net");
+    let log = knockd.log();
+    let place = |text: &str| log.iter().position(|line| line.contains(text)).unwrap();
+    assert!(place("running command") < place("is phone.example.net"), "{log:?}");
+}
+
+#[test]
+fn the_watcher_ends_with_its_keeper() {
+    if !can_make_namespaces("killed keeper") {
+        return;
+    }
+    let net = Net::new();
+    let mut knockd = Knockd::start(&net.server, &configuration(", user: nobody"));
+    let watcher = knockd.watchers()[0];
+    kill(Pid::from_raw(knockd.pid()), Signal::SIGKILL).unwrap();
+    knockd.ended();
+    assert!(eventually(PATIENCE, || !Path::new(&format!("/proc/{watcher}")).exists()));
+}
+
+#[test]
+fn a_configuration_that_strangers_can_write_is_refused() {
+    if !can_make_namespaces("permissions") {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &configuration(", user: nobody"));
+    fs::set_permissions(&knockd.config, fs::Permissions::from_mode(0o666)).unwrap();
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("the old configuration stays");
+}
+
+struct RemovedAfterwards(&'static str);
+
+impl Drop for RemovedAfterwards {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+#[test]
+fn syslog_gets_what_the_log_says() {
+    if !can_make_namespaces("syslog") {
+        return;
+    }
+    if Path::new("/dev/log").exists() {
+        eprintln!("SKIPPED: syslog: somebody listens on /dev/log already");
+        return;
+    }
+    let net = Net::new();
+    let _removed = RemovedAfterwards("/dev/log");
+    let daemon = std::os::unix::net::UnixDatagram::bind("/dev/log").unwrap();
+    daemon.set_read_timeout(Some(PATIENCE)).unwrap();
+    let knockd = Knockd::start(&net.server, &configuration(", user: nobody, log: {syslog: auth}"));
+    knock(&net);
+    let mut received = Vec::new();
+    let mut buffer = [0; 2048];
+    while !received.iter().any(|line: &String| line.contains("OPEN SESAME")) {
+        let length = daemon.recv(&mut buffer).expect("no line came");
+        received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    let tag = format!(" knockd[{}]: 192.0.2.2: ssh: OPEN SESAME", knockd.pid());
+    // auth (4) and informational (6).
+    assert!(
+        received.iter().any(|line| line.starts_with("<38>") && line.ends_with(&tag)),
+        "{received:?}"
+    );
+}
