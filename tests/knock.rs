@@ -478,9 +478,10 @@ mod wire {
     struct Arrived {
         what: String,
         source_port: u16,
+        at: Duration,
     }
 
-    fn describe(frame: &[u8]) -> Arrived {
+    fn describe(frame: &[u8], at: Duration) -> Arrived {
         const UDP_IN_IPV4: usize = 14 + 20 + 8;
         const UDP_IN_IPV6: usize = 14 + 40 + 8;
         let packet = parse(LinkType::Ethernet, frame).unwrap();
@@ -491,10 +492,10 @@ mod wire {
                     TcpFlags::SYN => "syn".to_owned(),
                     other => format!("{other:?}"),
                 };
-                Arrived { what: format!("tcp {port} {flags}"), source_port }
+                Arrived { what: format!("tcp {port} {flags}"), source_port, at }
             }
             Transport::Udp { source_port, port } => {
-                Arrived { what: format!("udp {port} {payload:?}"), source_port }
+                Arrived { what: format!("udp {port} {payload:?}"), source_port, at }
             }
         }
     }
@@ -513,7 +514,9 @@ mod wire {
         thread::sleep(RETRANSMISSION);
         let mut arrived = Vec::new();
         while let Ok(packet) = capture.next_packet() {
-            arrived.push(describe(packet.data));
+            let at = Duration::from_secs(packet.header.ts.tv_sec.try_into().unwrap())
+                + Duration::from_micros(packet.header.ts.tv_usec.try_into().unwrap());
+            arrived.push(describe(packet.data, at));
         }
         arrived
     }
@@ -550,6 +553,18 @@ mod wire {
                 "{server}"
             );
         }
+    }
+
+    #[test]
+    fn a_delay_lies_between_two_knocks() {
+        if !can_run("delay", &["iptables"]) {
+            return;
+        }
+        let net = dropping();
+        let arrived = seen(&net, KNOCK, &["-d", "100", SERVER, "7000", "8000/udp", "9000"]);
+        let gaps: Vec<_> = arrived.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+        // The way takes no longer for one than for the other, but for what the scheduler adds.
+        assert!(gaps.len() == 2 && gaps.iter().all(|gap| gap.as_millis() > 80), "{gaps:?}");
     }
 
     #[test]

@@ -35,7 +35,6 @@ pub const KEYS: Keys = Keys {
 
 const NOT_A_SEQUENCE: &str = "remove it: a sequence needs only its ports";
 const MODES: [&str; 3] = ["sequence", "totp", "spa"];
-const A_DURATION: &str = "a duration such as 50ms";
 
 /// A hosts file without mistakes.
 #[derive(Clone, Debug)]
@@ -224,7 +223,7 @@ fn sequence(entry: &Entry, fields: &Mapping, problems: &mut Problems) -> Option<
 }
 
 fn delay(node: &Node, problems: &mut Problems) -> Option<Duration> {
-    let delay = problems.keep(node.read(A_DURATION, duration::parse))?;
+    let delay = problems.keep(node.read("a duration such as 50ms", duration::parse))?;
     if delay > super::MAX_DELAY {
         problems.push(
             node.at

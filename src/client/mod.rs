@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use cli::{Asked, Options, UsageError};
 use hosts::{HostsError, Sequence};
-use names::{Family, HostError};
+use names::{Family, ResolveError};
 use plan::Plan;
 use send::{Packet, Progress, SendError, Sender, Waited};
 
@@ -49,7 +49,7 @@ enum Error {
     #[error(transparent)]
     Hosts(#[from] HostsError),
     #[error(transparent)]
-    Host(#[from] HostError),
+    Resolve(#[from] ResolveError),
     #[error(transparent)]
     Send(#[from] SendError),
     #[error("cannot write to standard output: {0}")]
@@ -67,7 +67,7 @@ impl Error {
         match self {
             Self::Usage(_) => USAGE,
             Self::GaveUp { .. } => GAVE_UP,
-            Self::Hosts(_) | Self::Host(_) | Self::Send(_) | Self::Output(_) => 1,
+            Self::Hosts(_) | Self::Resolve(_) | Self::Send(_) | Self::Output(_) => 1,
         }
     }
 }

@@ -29,7 +29,7 @@ impl Family {
 
 /// Why a host has no address that could be used.
 #[derive(Debug, thiserror::Error)]
-pub enum HostError {
+pub enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
     #[error("{host} has no {wanted} address, only {found}: leave out {option}")]
@@ -54,10 +54,10 @@ pub struct Resolved {
 /// Asks the resolver once.
 ///
 /// # Errors
-/// [`HostError`] if the name has no address, or none of the family.
-pub fn resolve(host: &str, family: Family) -> Result<Resolved, HostError> {
+/// [`ResolveError`] if the name has no address, or none of the family.
+pub fn resolve(host: &str, family: Family) -> Result<Resolved, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let unknown = |source| HostError::Unknown { host: host.to_owned(), source };
+    let unknown = |source| ResolveError::Unknown { host: host.to_owned(), source };
     let mut all: Vec<SocketAddr> = Vec::new();
     for address in (bare, 0).to_socket_addrs().map_err(unknown)? {
         if !all.contains(&address) {
@@ -67,7 +67,7 @@ pub fn resolve(host: &str, family: Family) -> Result<Resolved, HostError> {
     choose(host, family, &all)
 }
 
-fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, HostError> {
+fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
     let mut usable = all.iter().copied().filter(|address| family.takes(address.ip()));
     match (usable.next(), all.first()) {
         (Some(address), _) => Ok(Resolved { address, others: usable.count() }),
@@ -76,11 +76,11 @@ fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, Ho
                 Family::V6 => ("IPv6", "-6"),
                 Family::V4 | Family::Any => ("IPv4", "-4"),
             };
-            Err(HostError::Family { host: host.to_owned(), wanted, found: other.ip(), option })
+            Err(ResolveError::Family { host: host.to_owned(), wanted, found: other.ip(), option })
         }
         (None, None) => {
             let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            Err(HostError::Unknown { host: host.to_owned(), source })
+            Err(ResolveError::Unknown { host: host.to_owned(), source })
         }
     }
 }

@@ -104,16 +104,18 @@ impl<R: FnMut(Progress)> Sender<R> {
         thread::sleep(until.since(self.now()));
     }
 
-    /// Sends every knock of the plan, in order, each when it is due.
+    /// Sends every knock of the plan, in order, none before it is due.
     ///
     /// # Errors
     /// [`SendError`] for the first knock that could not leave; those after it are not sent.
     pub fn knock(&mut self, plan: &Plan) -> Result<(), SendError> {
-        let start = self.now();
+        let mut start = self.now();
         let steps = plan.steps();
         let count = steps.len();
         for (number, Step { at, knock }) in (1..).zip(steps) {
             self.sleep_until(start + at);
+            // A knock that is late makes those after it late: what matters is the time between.
+            start = self.now() - at;
             let what = Packet::new(self.host, knock);
             (self.report)(Progress::Hitting(what));
             let sent = match knock.protocol {
