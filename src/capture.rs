@@ -298,9 +298,13 @@ mod tests {
         true
     }
 
-    #[expect(clippy::disallowed_methods, reason = "sets up interfaces for the test")]
     fn ip(arguments: &str) {
-        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+        assert!(can_ip(arguments), "ip {arguments}");
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "sets up interfaces for the test")]
+    fn can_ip(arguments: &str) -> bool {
+        Command::new("ip").args(arguments.split(' ')).status().unwrap().success()
     }
 
     fn send(port: u16) {
@@ -349,6 +353,21 @@ mod tests {
         assert_eq!(knocks(&mut live), ["7000/udp"]);
         // Loopback shows each packet twice: going out and coming in.
         assert_eq!(live.stats().unwrap(), Stats { received: 1, dropped: 0 });
+    }
+
+    #[test]
+    fn a_tunnel_has_no_link_layer() {
+        if !own_namespace() {
+            return;
+        }
+        if !can_ip("tuntap add tun0 mode tun") {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: there are no tunnels here");
+            return;
+        }
+        ip("link set tun0 up");
+        let mut live = Live::open("tun0", &watching(&["7000"])).unwrap();
+        assert_eq!(live.link(), LinkType::Raw);
+        assert_eq!(live.next().unwrap(), None);
     }
 
     #[test]
@@ -493,6 +512,22 @@ mod tests {
             assert_eq!(frame.time, Wall::from_nanos(nanos));
             assert_eq!(recording.next().unwrap(), None);
         }
+    }
+
+    /// The pcapng blocks of a section, an interface (Ethernet, microseconds) and one packet.
+    #[test]
+    fn a_pcapng_file_is_read_too() {
+        let section = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, 1, u32::MAX, u32::MAX, 28];
+        let interface = [1, 20, 1, 65_535, 20];
+        let micros = 1_700_000_000_123_456_u64;
+        let packet = [6, 36, 0, (micros >> 32) as u32, micros as u32, 4, 4, 0x4433_2211, 36];
+        let blocks = [&section[..], &interface, &packet].concat();
+        let bytes: Vec<u8> = blocks.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let (_file, recording) = recorded(&bytes);
+        let mut recording = recording.unwrap();
+        let frame = recording.next().unwrap().unwrap();
+        assert_eq!((frame.time, frame.bytes.len()), (Wall::from_nanos(micros * 1000), 4));
+        assert_eq!(recording.next().unwrap(), None);
     }
 
     #[test]
