@@ -271,6 +271,12 @@ Tuesday, 2023-11-14, UTC
 }
 
 #[test]
+fn any_later_packet_makes_a_timeout_certain() {
+    let case = Case::new().syn(0.0, "192.0.2.2", 7000).frame(9.0, b"no packet at all");
+    assert_eq!(case.json()[1]["reason"], "timeout");
+}
+
+#[test]
 fn what_would_end_after_the_last_packet_is_not_said_to_have_ended() {
     let case = Case::new().syn(0.0, "192.0.2.2", 7000).syn(4.0, "192.0.2.2", 8000);
     assert_eq!(case.json().len(), 2);

@@ -103,17 +103,23 @@ impl Explanation<'_> {
     fn read(&mut self, recording: &mut Recording) -> Result<(), Failure> {
         let link = recording.link();
         while let Some(frame) = recording.next()? {
+            // Whatever the packet is, it tells what time it was.
+            self.advance(frame.time)?;
             match wire::parse(link, frame.bytes) {
-                Ok(packet) => self.packet(frame.time, &packet)?,
+                Ok(packet) => {
+                    let now = Now { monotonic: self.latest, wall: frame.time };
+                    let verdict = self.engine.on_packet(now, &packet);
+                    self.teller.packet(frame.time, &packet, &verdict)?;
+                }
                 Err(ignored) => self.teller.unread(ignored),
             }
         }
         Ok(())
     }
 
-    /// Everything that ends before the packet ends first, each at its own time. What ends after
-    /// the last packet is not certain: the capture may have ended too early.
-    fn packet(&mut self, time: Wall, packet: &Packet) -> io::Result<()> {
+    /// Everything that ended up to then, each at its own time. What ends after the last packet is
+    /// not certain: the capture may have ended too early.
+    fn advance(&mut self, time: Wall) -> io::Result<()> {
         // Packets of several interfaces may be out of order; the engine's clock never goes back.
         self.latest = self.latest.max(Monotonic::from_nanos(time.as_nanos()));
         while let Some(deadline) = self.engine.next_deadline().filter(|&at| at <= self.latest) {
@@ -122,9 +128,7 @@ impl Explanation<'_> {
                 self.teller.event(wall, event, None)?;
             }
         }
-        let now = Now { monotonic: self.latest, wall: time };
-        let verdict = self.engine.on_packet(now, packet);
-        self.teller.packet(time, packet, &verdict)
+        Ok(())
     }
 }
 
