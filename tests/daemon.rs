@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually};
+use support::{
+    CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, skipped,
+};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 
@@ -200,7 +202,7 @@ fn syslog_gets_what_the_log_says() {
         return;
     }
     if Path::new("/dev/log").exists() {
-        eprintln!("SKIPPED: syslog: somebody listens on /dev/log already");
+        skipped("syslog", "somebody listens on /dev/log already");
         return;
     }
     let net = Net::new();

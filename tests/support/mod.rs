@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -38,8 +38,10 @@ pub fn has_programs(test: &str, programs: &[&str]) -> bool {
     missing.is_empty()
 }
 
-fn skipped(test: &str, why: &str) {
-    eprintln!("SKIPPED: {test}: {why}");
+/// Says loudly that a test does not run here.
+pub fn skipped(test: &str, why: &str) {
+    // Not eprintln!, which the test harness swallows.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
 
 fn has(program: &str) -> bool {
