@@ -126,7 +126,7 @@ fn a_retransmission_is_no_knock() {
     let wire = packet(source, "7001".parse().unwrap(), 1);
     let first = packet(source, "7000".parse().unwrap(), 2);
     let second = packet(source, "8000".parse().unwrap(), 3);
-    assert!(events(engine.on_packet(at(0 * SECOND), &wire)).is_empty());
+    assert!(events(engine.on_packet(at(Duration::ZERO), &wire)).is_empty());
     assert_eq!(events(engine.on_packet(at(1 * SECOND), &first)), ["0: stage 1"]);
     for again in [wire, first] {
         assert_eq!(events(engine.on_packet(at(2 * SECOND), &again)), ["ignored: duplicate"]);

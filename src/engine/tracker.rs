@@ -340,7 +340,7 @@ mod tests {
             for (wait, host, port, sequence) in steps {
                 seconds += wait;
                 // Some of them in one network, some not.
-                let host = host % 20 | (host / 20) << 64;
+                let host = (host % 20) | ((host / 20) << 64);
                 send(&mut engine, seconds, host, [1, 1, 100, 101, 103][port], sequence);
             }
             check(engine.tracker);

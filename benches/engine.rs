@@ -1,0 +1,229 @@
+//! What a packet costs, from its bytes to the verdict, and what following many sources costs in
+//! memory.
+//!
+//! The frames are Ethernet, IPv4 and TCP, at 100,000 packets a second. Deadlines are looked at
+//! before each packet, as the watcher does.
+
+use std::time::Duration;
+
+use divan::{Bencher, black_box};
+use libknock::config::Recognition;
+use libknock::engine::{Engine, Options, Verdict};
+use libknock::proto::flags::FlagTest;
+use libknock::proto::knock::{Knock, Protocol};
+use libknock::time::{Monotonic, Now, Wall};
+use libknock::wire::link::LinkType;
+
+/// As configured when nothing is configured.
+const SOURCES: usize = 65_536;
+const DOORS: [usize; 3] = [1, 100, 10_000];
+const SPOOFED: [u32; 3] = [1, 10_000, 1_000_000];
+const BETWEEN_PACKETS: Duration = Duration::from_micros(10);
+
+fn main() {
+    memory::print();
+    divan::main();
+}
+
+/// A packet to a port that no door watches.
+#[divan::bench(args = DOORS)]
+fn unwatched(bencher: Bencher<'_, '_>, doors: usize) {
+    let mut bench = Bench::new(doors, 0);
+    let port = bench.unwatched;
+    bencher.bench_local(|| bench.send(1, port, 0));
+}
+
+/// Ten thousand people, each knocking at a door of its own, all right.
+#[divan::bench(args = DOORS)]
+fn knocks(bencher: Bencher<'_, '_>, doors: usize) {
+    const PEOPLE: u32 = 10_000;
+    let mut bench = Bench::new(doors, 16);
+    let mut sent = 0;
+    let mut next = move || {
+        let (person, knock) = (sent / 3 % PEOPLE, sent % 3);
+        sent += 1;
+        bench.send(person, bench.sequences[person as usize % doors][knock as usize], sent);
+    };
+    (0..3 * PEOPLE).for_each(|_| next());
+    bencher.bench_local(next);
+}
+
+/// First knocks at one door of many from spoofed addresses.
+#[divan::bench(args = DOORS, consts = SPOOFED)]
+fn flood<const SPOOFED: u32>(bencher: Bencher<'_, '_>, doors: usize) {
+    let mut bench = Bench::new(doors, 16);
+    let mut sent = 0;
+    let mut next = move || {
+        sent += 1;
+        bench.send(sent % SPOOFED, bench.sequences[0][0], sent);
+    };
+    (0..SPOOFED).for_each(|_| next());
+    bencher.bench_local(next);
+}
+
+/// First knocks at all doors in turn from spoofed addresses.
+#[divan::bench(args = DOORS, consts = SPOOFED)]
+fn flood_all_doors<const SPOOFED: u32>(bencher: Bencher<'_, '_>, doors: usize) {
+    let mut bench = Bench::new(doors, 16);
+    let mut sent = 0;
+    let mut next = move || {
+        sent += 1;
+        bench.send(sent % SPOOFED, bench.sequences[sent as usize % doors][0], sent);
+    };
+    (0..SPOOFED).for_each(|_| next());
+    bencher.bench_local(next);
+}
+
+/// One address that scans all ports, again and again.
+#[divan::bench(args = DOORS)]
+fn scan(bencher: Bencher<'_, '_>, doors: usize) {
+    let mut bench = Bench::new(doors, 16);
+    let mut sent = 0;
+    let mut next = move || {
+        sent += 1;
+        bench.send(1, (sent % 65_535) as u16 + 1, sent);
+    };
+    (0..65_536).for_each(|_| next());
+    bencher.bench_local(next);
+}
+
+struct Bench {
+    engine: Engine,
+    sequences: Vec<[u16; 3]>,
+    unwatched: u16,
+    frame: Vec<u8>,
+    time: Monotonic,
+}
+
+impl Bench {
+    fn new(doors: usize, trip_wires: u16) -> Self {
+        // A walk over all ports but the last in an order without order.
+        let mut ports = (1..65_535).map(|step: u32| (step * 40_507 % 65_535) as u16);
+        let mut port = || ports.next().unwrap_or(65_535);
+        let sequences: Vec<[u16; 3]> = (0..doors).map(|_| [port(), port(), port()]).collect();
+        let recognitions: Vec<Recognition> =
+            sequences.iter().map(|ports| door(ports, trip_wires)).collect();
+        let options = Options { sources: SOURCES, only_ipv4: false };
+        Self {
+            engine: Engine::new(&recognitions, &options),
+            sequences,
+            unwatched: port(),
+            frame: frame(),
+            time: Monotonic::from_nanos(1_000_000_000_000),
+        }
+    }
+
+    /// One packet of another connection, and before it whatever is due.
+    fn send(&mut self, source: u32, port: u16, number: u32) {
+        self.frame[26..30].copy_from_slice(&(0x0a00_0000 + source).to_be_bytes());
+        self.frame[36..38].copy_from_slice(&port.to_be_bytes());
+        self.frame[38..42].copy_from_slice(&number.to_be_bytes());
+        self.time = self.time + BETWEEN_PACKETS;
+        let now = Now { monotonic: self.time, wall: Wall::ZERO };
+        if self.engine.next_deadline().is_some_and(|deadline| deadline <= self.time) {
+            black_box(self.engine.on_deadline(now).len());
+        }
+        if let Ok(packet) = libknock::wire::parse(LinkType::Ethernet, black_box(&self.frame)) {
+            match self.engine.on_packet(now, &packet) {
+                Verdict::Knock(events) => _ = black_box(events.len()),
+                Verdict::Ignored(reason) => _ = black_box(reason),
+            }
+        }
+    }
+}
+
+fn door(ports: &[u16], trip_wires: u16) -> Recognition {
+    let knock = |&port: &u16| Some(Knock::new(Protocol::Tcp, port.try_into().ok()?));
+    Recognition {
+        name: "door".parse().expect("a name"),
+        sequence: ports.iter().filter_map(knock).collect(),
+        seq_timeout: Duration::from_secs(25),
+        flags: FlagTest::SYN,
+        target: None,
+        trip_wires,
+        opens: Vec::new(),
+    }
+}
+
+/// A SYN to 192.0.2.1; source address, destination port and sequence number are to be filled in.
+fn frame() -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00];
+    frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1]);
+    frame.extend([0x9c, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    frame
+}
+
+/// Resident memory, which divan does not measure.
+mod memory {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::num::NonZeroU16;
+
+    use libknock::proto::flags::TcpFlags;
+    use libknock::wire::{Packet, Transport};
+
+    use super::*;
+
+    const MIB: f64 = 1024.0 * 1024.0;
+
+    pub fn print() {
+        println!("resident memory of an engine with room for {SOURCES} sources");
+        println!("{:>58} {:>9} {:>9}", "", "followed", "MiB");
+        row("10,000 doors, nothing seen", 10_000, 0, 0, ipv4);
+        for sources in SPOOFED {
+            row(&format!("first knocks from {sources} addresses"), 1, sources, 1, ipv4);
+        }
+        row("first knocks from 1000000 IPv6 networks", 1, 1_000_000, 1, ipv6);
+        row("16 knocks to remember of each of 1000000 addresses", 1, 1_000_000, 16, ipv4);
+        row("16 knocks to remember of each of 1000000 IPv6 networks", 1, 1_000_000, 16, ipv6);
+        row("16 knocks, a quarter of them further along", 1, 1_000_000, 17, ipv6);
+        println!();
+    }
+
+    fn ipv4(source: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + source))
+    }
+
+    /// Each in a /64 of its own.
+    fn ipv6(source: u32) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(source) << 64 | 1))
+    }
+
+    fn row(what: &str, doors: usize, sources: u32, knocks: u32, address: fn(u32) -> IpAddr) {
+        let before = resident();
+        let mut bench = Bench::new(doors, 16);
+        for source in 0..sources {
+            for number in 0..knocks {
+                let port = match number {
+                    // The second knock last: it takes the source further along.
+                    16 if source % 4 == 0 => bench.sequences[0][1],
+                    16 => continue,
+                    _ => bench.sequences[0][0],
+                };
+                bench.time = bench.time + Duration::from_nanos(100);
+                let now = Now { monotonic: bench.time, wall: Wall::ZERO };
+                let packet = Packet {
+                    source: address(source),
+                    destination: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    transport: Transport::Tcp {
+                        source_port: 40_000,
+                        port: NonZeroU16::new(port).unwrap_or(NonZeroU16::MIN),
+                        sequence: number,
+                        flags: TcpFlags::SYN,
+                    },
+                };
+                let _verdict = black_box(bench.engine.on_packet(now, &packet));
+            }
+        }
+        let size = (resident().saturating_sub(before)) as f64 / MIB;
+        println!("{what:>58} {:>9} {size:>9.1}", bench.engine.tracked());
+        // Kept, so that the next one cannot use its pages.
+        std::mem::forget(bench);
+    }
+
+    /// Bytes of this process that are in memory.
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc/self/statm");
+        let pages = statm.split(' ').nth(1).and_then(|field| field.parse::<usize>().ok());
+        pages.expect("a number of pages") * 4096
+    }
+}
