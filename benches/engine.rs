@@ -26,7 +26,7 @@ fn main() {
 }
 
 /// A packet to a port that no door watches.
-#[divan::bench(args = DOORS)]
+#[divan::bench(args = DOORS, sample_size = 2000, sample_count = 100)]
 fn unwatched(bencher: Bencher<'_, '_>, doors: usize) {
     let mut bench = Bench::new(doors, 0);
     let port = bench.unwatched;
@@ -34,7 +34,7 @@ fn unwatched(bencher: Bencher<'_, '_>, doors: usize) {
 }
 
 /// Ten thousand people, each knocking at a door of its own, all right.
-#[divan::bench(args = DOORS)]
+#[divan::bench(args = DOORS, sample_size = 2000, sample_count = 100)]
 fn knocks(bencher: Bencher<'_, '_>, doors: usize) {
     const PEOPLE: u32 = 10_000;
     let mut bench = Bench::new(doors, 16);
@@ -49,7 +49,7 @@ fn knocks(bencher: Bencher<'_, '_>, doors: usize) {
 }
 
 /// First knocks at one door of many from spoofed addresses.
-#[divan::bench(args = DOORS, consts = SPOOFED)]
+#[divan::bench(args = DOORS, consts = SPOOFED, sample_size = 2000, sample_count = 100)]
 fn flood<const SPOOFED: u32>(bencher: Bencher<'_, '_>, doors: usize) {
     let mut bench = Bench::new(doors, 16);
     let mut sent = 0;
@@ -62,7 +62,7 @@ fn flood<const SPOOFED: u32>(bencher: Bencher<'_, '_>, doors: usize) {
 }
 
 /// First knocks at all doors in turn from spoofed addresses.
-#[divan::bench(args = DOORS, consts = SPOOFED)]
+#[divan::bench(args = DOORS, consts = SPOOFED, sample_size = 2000, sample_count = 100)]
 fn flood_all_doors<const SPOOFED: u32>(bencher: Bencher<'_, '_>, doors: usize) {
     let mut bench = Bench::new(doors, 16);
     let mut sent = 0;
@@ -75,7 +75,7 @@ fn flood_all_doors<const SPOOFED: u32>(bencher: Bencher<'_, '_>, doors: usize) {
 }
 
 /// One address that scans all ports, again and again.
-#[divan::bench(args = DOORS)]
+#[divan::bench(args = DOORS, sample_size = 2000, sample_count = 100)]
 fn scan(bencher: Bencher<'_, '_>, doors: usize) {
     let mut bench = Bench::new(doors, 16);
     let mut sent = 0;

@@ -66,6 +66,9 @@ struct Door {
     sequence: Sequence,
     view: View,
     watched: PortSet,
+    /// For each protocol which sixty-fourths of the ports it watches any of: most doors can be
+    /// passed over at a glance.
+    reach: [u64; 2],
 }
 
 /// What is known of a watched port.
@@ -100,6 +103,7 @@ impl Doors {
             .map(|(door, watched)| Door {
                 sequence: Sequence::new(&door.sequence, door.seq_timeout),
                 view: View { flags: door.flags, target: door.target },
+                reach: reach(&watched),
                 watched,
             })
             .collect();
@@ -126,7 +130,9 @@ impl Doors {
         // Which views look at each watched port. View by view, so each list is in order.
         let mut looking: Vec<(Knock, ViewList)> = Vec::new();
         for (view, sets) in (0..).zip(by_view.values()) {
-            for knock in sets.iter().flat_map(|set| knocks_in(set)) {
+            let knocks_in_both =
+                |set| Protocol::ALL.into_iter().flat_map(move |protocol| knocks_in(set, protocol));
+            for knock in sets.iter().copied().flat_map(knocks_in_both) {
                 let place = &mut self.ports[knock.protocol as usize][usize::from(knock.port.get())];
                 if *place == 0 {
                     looking.push((knock, ViewList::new()));
@@ -194,7 +200,7 @@ impl Doors {
     /// The sequence of a door that sees this packet; `None`: it does not.
     pub(super) fn seeing(&self, id: DoorId, sight: &Sight) -> Option<&Sequence> {
         let door = self.get(id)?;
-        (door.passes(sight) && door.watched.contains(sight.knock)).then_some(&door.sequence)
+        (door.watches(sight.knock) && door.passes(sight)).then_some(&door.sequence)
     }
 
     pub(super) fn sequence(&self, id: DoorId) -> Option<&Sequence> {
@@ -233,14 +239,25 @@ const PORTS: usize = 1 << 16;
 /// Places in the list of all views.
 type ViewList = SmallVec<[u32; 4]>;
 
-fn knocks_in(set: &PortSet) -> impl Iterator<Item = Knock> {
-    Protocol::ALL.into_iter().flat_map(move |protocol| {
-        let ports = set.ranges(protocol).flat_map(|(low, high)| low..=high);
-        ports.filter_map(NonZeroU16::new).map(move |port| Knock::new(protocol, port))
-    })
+fn knocks_in(set: &PortSet, protocol: Protocol) -> impl Iterator<Item = Knock> {
+    let ports = set.ranges(protocol).flat_map(|(low, high)| low..=high);
+    ports.filter_map(NonZeroU16::new).map(move |port| Knock::new(protocol, port))
+}
+
+fn reach(set: &PortSet) -> [u64; 2] {
+    Protocol::ALL
+        .map(|protocol| knocks_in(set, protocol).fold(0, |reach, knock| reach | bit(knock)))
+}
+
+const fn bit(knock: Knock) -> u64 {
+    1 << (knock.port.get() >> 10)
 }
 
 impl Door {
+    fn watches(&self, knock: Knock) -> bool {
+        self.reach[knock.protocol as usize] & bit(knock) != 0 && self.watched.contains(knock)
+    }
+
     fn passes(&self, sight: &Sight) -> bool {
         self.view.passes_flags(sight) && self.view.passes_destination(sight)
     }

@@ -17,8 +17,6 @@ mod verdict;
 
 use std::net::IpAddr;
 
-use smallvec::SmallVec;
-
 use crate::config::Recognition;
 use crate::proto::flags::FlagTest;
 use crate::proto::ports::PortSet;
@@ -74,7 +72,6 @@ pub struct Engine {
     /// How many knocks of a source are remembered.
     recent: usize,
     events: Vec<Event>,
-    attempts: Vec<Attempt>,
 }
 
 impl Engine {
@@ -91,7 +88,6 @@ impl Engine {
             local: Local::default(),
             window: Window::default(),
             events: Vec::new(),
-            attempts: Vec::new(),
         }
     }
 
@@ -119,14 +115,14 @@ impl Engine {
             Err(reason) => return Verdict::Ignored(reason),
         };
         let now = now.monotonic;
-        let Self { doors, tracker, window, recent, events, attempts, .. } = self;
+        let Self { doors, tracker, window, recent, events, .. } = self;
         let mut teller = Teller { source: packet.source, window: *window, events };
         let is_knock = tracker.visit(doors, packet.source, Visit::Packet, |source| {
             if !source.recent.record(packet, now, *recent) {
                 return false;
             }
             expire(source, doors, now, &mut teller);
-            knock(source, doors, &sight, now, attempts, &mut teller);
+            knock(source, doors, &sight, now, &mut teller);
             true
         });
         if is_knock { Verdict::Knock(&self.events) } else { Verdict::Ignored(Reason::Duplicate) }
@@ -221,6 +217,9 @@ fn stage(times: &Times) -> u8 {
 
 /// Ends the attempts that are too old.
 fn expire(source: &mut Source, doors: &Doors, now: Monotonic, teller: &mut Teller<'_>) {
+    if !source.is_due(now) {
+        return;
+    }
     source.attempts.retain(|attempt| {
         let Some(sequence) = doors.sequence(attempt.door) else { return false };
         let before = Progress::of(&attempt.times);
@@ -239,42 +238,24 @@ fn knock(
     doors: &Doors,
     sight: &Sight,
     now: Monotonic,
-    under_way: &mut Vec<Attempt>,
     teller: &mut Teller<'_>,
 ) {
-    under_way.extend(source.attempts.drain(..));
-    let mut starting = doors.starting(sight).peekable();
-    for mut attempt in under_way.drain(..) {
-        while let Some(door) = starting.next_if(|&door| door < attempt.door) {
-            start(&mut source.attempts, doors, door, sight, now, teller);
+    let attempts = &mut source.attempts;
+    let under_way = attempts.len();
+    for door in doors.starting(sight) {
+        if attempts[..under_way].binary_search_by_key(&door, |attempt| attempt.door).is_err() {
+            attempts.push(Attempt { door, times: Times::new() });
         }
-        starting.next_if_eq(&attempt.door);
+    }
+    if !attempts.is_sorted_by_key(|attempt| attempt.door) {
+        attempts.sort_by_key(|attempt| attempt.door);
+    }
+    attempts.retain(|attempt| {
         if let Some(sequence) = doors.seeing(attempt.door, sight) {
-            advance(&mut attempt, sequence, sight, now, teller);
+            advance(attempt, sequence, sight, now, teller);
         }
-        if !attempt.times.is_empty() {
-            source.attempts.push(attempt);
-        }
-    }
-    for door in starting {
-        start(&mut source.attempts, doors, door, sight, now, teller);
-    }
-}
-
-fn start(
-    attempts: &mut SmallVec<[Attempt; 1]>,
-    doors: &Doors,
-    door: DoorId,
-    sight: &Sight,
-    now: Monotonic,
-    teller: &mut Teller<'_>,
-) {
-    let Some(sequence) = doors.sequence(door) else { return };
-    let mut attempt = Attempt { door, times: Times::new() };
-    advance(&mut attempt, sequence, sight, now, teller);
-    if !attempt.times.is_empty() {
-        attempts.push(attempt);
-    }
+        !attempt.times.is_empty()
+    });
 }
 
 fn advance(

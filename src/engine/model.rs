@@ -76,10 +76,10 @@ impl Model {
                     },
                 ) => {
                     (source_port, port, sequence) == (source_port_2, port_2, number)
-                        && now.since(*at) < Duration::from_secs(130)
+                        && micros(now) - micros(*at) < 130_000_000
                 }
                 (Transport::Udp { .. }, Transport::Udp { .. }) => {
-                    other.transport == packet.transport && now.since(*at) < Duration::from_secs(1)
+                    other.transport == packet.transport && micros(now) - micros(*at) < 1_000_000
                 }
                 _ => false,
             }
@@ -149,6 +149,10 @@ impl Model {
         })
         .min()
     }
+}
+
+fn micros(time: Monotonic) -> u64 {
+    time.as_nanos() / 1000
 }
 
 fn event(source: IpAddr, door: usize, began: Monotonic, kind: EventKind) -> Event {

@@ -1,44 +1,68 @@
 //! The recent knocks of one source: what is a duplicate.
 
-use std::time::Duration;
-
 use smallvec::SmallVec;
 
 use crate::time::Monotonic;
 use crate::wire::{Packet, Transport};
 
 /// How long a TCP segment may come again: Linux gives up on a SYN after 127 s.
-const TCP_MEMORY: Duration = Duration::from_secs(130);
+const TCP_MEMORY: Micros = 130_000_000;
 /// How long a datagram between the same ports counts as the same.
-const UDP_MEMORY: Duration = Duration::from_secs(1);
+const UDP_MEMORY: Micros = 1_000_000;
 
-/// A bounded memory of the latest knocks.
+/// Microseconds of a monotonic clock, or between two of its times.
+type Micros = u64;
+
+/// A bounded memory of the latest knocks. It counts in microseconds.
 #[derive(Debug, Default)]
-pub(super) struct Recent(SmallVec<[Mark; 1]>);
+pub(super) struct Recent {
+    marks: SmallVec<[Mark; 1]>,
+    /// When the last one was made.
+    last: Micros,
+}
 
+/// One knock, packed into 12 bytes, since there may be a million of them.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     identity: Identity,
-    /// From here on the same again is another knock.
-    until: Monotonic,
+    /// The lower half of its time. The upper half follows from the last mark: none is older than
+    /// the longest memory when that is made.
+    at: u32,
 }
 
 /// Both ports, and the sequence number of a TCP segment.
 ///
-/// Packed, since there are a million of them: the source port, the destination port, the sequence
-/// number. No TCP port is 0, so 0 in its place says UDP, and the port takes that of the number.
+/// No TCP port is 0, so 0 in its place says UDP, and the port takes that of the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity(u64);
+struct Identity {
+    source_port: u16,
+    port: u16,
+    number: u32,
+}
 
 impl Identity {
-    fn of(packet: &Packet) -> Self {
-        let (source_port, port, low) = match packet.transport {
+    const fn of(packet: &Packet) -> Self {
+        match packet.transport {
             Transport::Tcp { source_port, port, sequence, .. } => {
-                (source_port, port.get(), sequence)
+                Self { source_port, port: port.get(), number: sequence }
             }
-            Transport::Udp { source_port, port } => (source_port, 0, u32::from(port.get())),
-        };
-        Self(u64::from(source_port) << 48 | u64::from(port) << 32 | u64::from(low))
+            Transport::Udp { source_port, port } => {
+                Self { source_port, port: 0, number: port.get() as u32 }
+            }
+        }
+    }
+
+    const fn memory(self) -> Micros {
+        if self.port == 0 { UDP_MEMORY } else { TCP_MEMORY }
+    }
+}
+
+impl Mark {
+    /// When the same again is another knock.
+    const fn over(self, last: Micros) -> Micros {
+        // Times can go backwards a little: then it is later than the last one.
+        let before_last = (last as u32).wrapping_sub(self.at).cast_signed();
+        last.saturating_add_signed(-(before_last as i64)).saturating_add(self.identity.memory())
     }
 }
 
@@ -48,39 +72,45 @@ impl Recent {
     #[must_use]
     pub(super) fn record(&mut self, packet: &Packet, now: Monotonic, capacity: usize) -> bool {
         let identity = Identity::of(packet);
-        if self.0.iter().any(|mark| mark.identity == identity && now < mark.until) {
+        let (last, now_micros) = (self.last, micros(now));
+        let same = |mark: &Mark| mark.identity == identity && now_micros < mark.over(last);
+        if self.marks.iter().any(same) {
             return false;
         }
         self.forget(now);
-        if self.0.len() >= capacity {
-            self.0.remove(0);
+        if self.marks.len() >= capacity {
+            self.marks.remove(0);
         }
-        let memory = match packet.transport {
-            Transport::Tcp { .. } => TCP_MEMORY,
-            Transport::Udp { .. } => UDP_MEMORY,
-        };
-        self.0.push(Mark { identity, until: now + memory });
+        self.marks.push(Mark { identity, at: now_micros as u32 });
+        self.last = now_micros;
         true
     }
 
     /// Forgets what can have no duplicate any more.
     pub(super) fn forget(&mut self, now: Monotonic) {
-        self.0.retain(|mark| now < mark.until);
+        let last = self.last;
+        self.marks.retain(|mark| micros(now) < mark.over(last));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.marks.is_empty()
     }
 
     /// When all of it can be forgotten; `None`: there is nothing to forget.
     pub(super) fn over(&self) -> Option<Monotonic> {
-        self.0.iter().map(|mark| mark.until).max()
+        let over = self.marks.iter().map(|mark| mark.over(self.last)).max()?;
+        Some(Monotonic::from_nanos(over.saturating_mul(1000)))
     }
+}
+
+const fn micros(time: Monotonic) -> Micros {
+    time.as_nanos() / 1000
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
 
     use super::*;
     use crate::proto::flags::TcpFlags;

@@ -1,111 +1,138 @@
 //! A bounded table of sources: whoever has been silent for longest goes first.
 
-use std::collections::HashMap;
 use std::hash::RandomState;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use smallvec::SmallVec;
 
 /// How many addresses of one IPv6 /64 are followed: whoever has one has 2^64 of them.
-pub(super) const PER_PREFIX: usize = 64;
+pub(super) const PER_NETWORK: usize = 64;
 
-/// A least-recently-used table of fixed capacity that is fair to IPv6 networks.
+/// A least-recently-used table of fixed capacity that is fair to IPv6 networks: a /64 has one
+/// place in the order, and a limited number of addresses.
 ///
 /// Addresses are an attacker's choice, so they are hashed with a random key.
 #[derive(Debug)]
 pub(super) struct Segment<T> {
-    sources: LruCache<IpAddr, T, RandomState>,
-    /// The addresses of each /64, oldest first.
-    prefixes: HashMap<u64, SmallVec<[u64; 1]>>,
+    networks: LruCache<Network, Hosts<T>, RandomState>,
+    capacity: usize,
+    len: usize,
+}
+
+/// An IPv4 address, or the /64 of an IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Network {
+    V4(u32),
+    V6(u64),
+}
+
+/// The addresses of one network, oldest first. Never empty. Of an IPv4 network there is one.
+type Hosts<T> = SmallVec<[Host<T>; 1]>;
+
+#[derive(Debug)]
+struct Host<T> {
+    /// What the network leaves open.
+    rest: u64,
+    value: T,
+}
+
+const fn split(source: IpAddr) -> (Network, u64) {
+    match source {
+        IpAddr::V4(address) => (Network::V4(address.to_bits()), 0),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (Network::V6((bits >> 64) as u64), bits as u64)
+        }
+    }
+}
+
+const fn join(network: Network, rest: u64) -> IpAddr {
+    match network {
+        Network::V4(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+        Network::V6(bits) => IpAddr::V6(Ipv6Addr::from_bits((bits as u128) << 64 | rest as u128)),
+    }
 }
 
 impl<T> Segment<T> {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
+        // One place more, so that the table never pushes out a network as a whole.
+        let places = capacity.saturating_add(1);
         Self {
-            sources: LruCache::with_hasher(capacity, RandomState::new()),
-            prefixes: HashMap::with_capacity(capacity.get()),
+            networks: LruCache::with_hasher(places, RandomState::new()),
+            capacity: capacity.get(),
+            len: 0,
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.sources.len()
+    pub(super) const fn len(&self) -> usize {
+        self.len
     }
 
-    /// A source, which becomes the most recently used.
+    /// A source; its network becomes the most recently used.
     pub(super) fn touch(&mut self, source: IpAddr) -> Option<&mut T> {
-        self.sources.get_mut(&source)
+        let (network, rest) = split(source);
+        find(self.networks.get_mut(&network)?, rest)
     }
 
     /// A source, its place in the order kept.
     pub(super) fn peek(&mut self, source: IpAddr) -> Option<&mut T> {
-        self.sources.peek_mut(&source)
+        let (network, rest) = split(source);
+        find(self.networks.peek_mut(&network)?, rest)
     }
 
-    /// Adds a source that is not in it as the most recently used, and gives back the one that has
-    /// to go: the oldest of the same /64 where there are too many of it, else the least recently
-    /// used where the table is full.
+    /// Adds a source that is not in it, its network as the most recently used, and gives back the
+    /// one that has to go: the oldest of the same network where that had its share, else, where
+    /// the table was full, the oldest of the least recently used network.
     #[must_use]
     pub(super) fn insert(&mut self, source: IpAddr, value: T) -> Option<(IpAddr, T)> {
-        let gone = match self.oldest_of_full_prefix(source) {
-            Some(oldest) => self.remove(oldest).map(|value| (oldest, value)),
-            None if self.sources.len() == self.sources.cap().get() => self.pop(),
-            None => None,
-        };
-        if let Some((prefix, host)) = split(source) {
-            self.prefixes.entry(prefix).or_default().push(host);
+        let (network, rest) = split(source);
+        let host = Host { rest, value };
+        self.len += 1;
+        if let Some(hosts) = self.networks.get_mut(&network) {
+            hosts.push(host);
+            if hosts.len() > PER_NETWORK {
+                self.len -= 1;
+                let gone = hosts.remove(0);
+                return Some((join(network, gone.rest), gone.value));
+            }
+        } else {
+            self.networks.push(network, Hosts::from_iter([host]));
         }
-        self.sources.push(source, value);
-        gone
+        if self.len > self.capacity { self.pop() } else { None }
     }
 
     pub(super) fn remove(&mut self, source: IpAddr) -> Option<T> {
-        let value = self.sources.pop(&source)?;
-        self.leave_prefix(source);
-        Some(value)
+        let (network, rest) = split(source);
+        let hosts = self.networks.peek_mut(&network)?;
+        let place = hosts.iter().position(|host| host.rest == rest)?;
+        Some(self.take(network, place)?.value)
     }
 
-    /// Takes out the least recently used.
+    /// Takes out the oldest of the least recently used network.
     pub(super) fn pop(&mut self) -> Option<(IpAddr, T)> {
-        let (source, value) = self.sources.pop_lru()?;
-        self.leave_prefix(source);
-        Some((source, value))
+        let (&network, _) = self.networks.peek_lru()?;
+        let gone = self.take(network, 0)?;
+        Some((join(network, gone.rest), gone.value))
     }
 
-    fn oldest_of_full_prefix(&self, source: IpAddr) -> Option<IpAddr> {
-        let (prefix, _) = split(source)?;
-        let hosts = self.prefixes.get(&prefix)?;
-        if hosts.len() < PER_PREFIX {
-            return None;
+    fn take(&mut self, network: Network, place: usize) -> Option<Host<T>> {
+        let hosts = self.networks.peek_mut(&network)?;
+        self.len -= 1;
+        if hosts.len() == 1 {
+            return self.networks.pop(&network)?.pop();
         }
-        hosts.first().map(|&host| join(prefix, host))
-    }
-
-    fn leave_prefix(&mut self, source: IpAddr) {
-        let Some((prefix, host)) = split(source) else { return };
-        if let Some(hosts) = self.prefixes.get_mut(&prefix) {
-            hosts.retain(|other| *other != host);
-            if hosts.is_empty() {
-                self.prefixes.remove(&prefix);
-            }
+        let host = hosts.remove(place);
+        if hosts.len() <= hosts.capacity() / 4 {
+            hosts.shrink_to_fit();
         }
+        Some(host)
     }
 }
 
-/// The /64 of an IPv6 address, and the rest of it.
-const fn split(address: IpAddr) -> Option<(u64, u64)> {
-    match address {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            Some(((bits >> 64) as u64, bits as u64))
-        }
-    }
-}
-
-const fn join(prefix: u64, host: u64) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::from_bits((prefix as u128) << 64 | host as u128))
+fn find<T>(hosts: &mut Hosts<T>, rest: u64) -> Option<&mut T> {
+    hosts.iter_mut().find(|host| host.rest == rest).map(|host| &mut host.value)
 }
 
 #[cfg(test)]
@@ -114,6 +141,10 @@ mod tests {
 
     fn segment(capacity: usize) -> Segment<u32> {
         Segment::new(capacity.try_into().unwrap())
+    }
+
+    fn host(network: u64, host: u64) -> IpAddr {
+        join(Network::V6(network), host)
     }
 
     fn address(text: &str) -> IpAddr {
@@ -143,34 +174,38 @@ mod tests {
     fn a_network_that_has_its_share_pushes_out_its_own_oldest() {
         let mut segment = segment(1000);
         assert_eq!(segment.insert(address("2001:db8:0:1::1"), 0), None);
-        for host in 1..=PER_PREFIX as u64 {
-            let source = join(0x2001_0db8_0000_0002, host);
+        for host in 1..=PER_NETWORK as u64 {
+            let source = self::host(0x2001_0db8_0000_0002, host);
             assert_eq!(segment.insert(source, 0), None);
         }
         let gone = segment.insert(address("2001:db8:0:2:ffff::1"), 0);
         assert_eq!(gone, Some((address("2001:db8:0:2::1"), 0)));
         assert!(segment.peek(address("2001:db8:0:1::1")).is_some());
-        assert_eq!(segment.len(), PER_PREFIX + 1);
+        assert_eq!(segment.len(), PER_NETWORK + 1);
     }
 
     #[test]
     fn a_network_whose_sources_left_has_its_whole_share_again() {
         let mut segment = segment(1000);
         for host in 0..1000 {
-            let source = join(0x2001_0db8_0000_0002, host);
+            let source = self::host(0x2001_0db8_0000_0002, host);
             assert_eq!(segment.insert(source, 0), None);
             assert_eq!(segment.remove(source), Some(0));
         }
         assert_eq!(segment.len(), 0);
-        assert!(segment.prefixes.is_empty());
+        assert!(segment.networks.is_empty());
     }
 
     #[test]
-    fn the_shares_follow_when_the_least_recently_used_goes() {
-        let mut segment = segment(1);
-        assert_eq!(segment.insert(address("2001:db8::1"), 1), None);
-        assert_eq!(segment.insert(address("2001:db8:1::1"), 2), Some((address("2001:db8::1"), 1)));
-        assert_eq!(segment.pop(), Some((address("2001:db8:1::1"), 2)));
-        assert!(segment.prefixes.is_empty());
+    fn the_oldest_of_the_network_that_was_silent_for_longest_makes_room() {
+        let mut segment = segment(3);
+        for (network, host) in [(1, 1), (1, 2), (2, 1)] {
+            assert_eq!(segment.insert(self::host(network, host), 0), None);
+        }
+        assert_eq!(segment.insert(host(3, 1), 0), Some((host(1, 1), 0)));
+        assert_eq!(segment.insert(host(3, 2), 0), Some((host(1, 2), 0)));
+        assert_eq!(segment.insert(host(3, 3), 0), Some((host(2, 1), 0)));
+        assert_eq!(segment.insert(host(3, 4), 0), Some((host(3, 1), 0)));
+        assert_eq!(segment.len(), 3);
     }
 }

@@ -377,7 +377,7 @@ fn a_flood_from_one_ipv6_network_pushes_out_only_its_own() {
         ));
         let _ = engine.on_packet(at(SECOND), &packet(source, "1".parse().unwrap(), number));
     }
-    assert_eq!(engine.tracked(), 1 + segment::PER_PREFIX);
+    assert_eq!(engine.tracked(), 1 + segment::PER_NETWORK);
     let packet = packet("2001:db8:0:1::1".parse().unwrap(), "2".parse().unwrap(), 2);
     assert_eq!(events(engine.on_packet(at(SECOND), &packet)), ["0: open"]);
 }

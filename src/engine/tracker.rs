@@ -84,6 +84,11 @@ impl Source {
         }
     }
 
+    /// Whether there is something to be done without a packet.
+    pub(super) fn is_due(&self, now: Monotonic) -> bool {
+        self.scheduled.is_some_and(|at| at <= now)
+    }
+
     /// The first moment at which something is to be done without a packet: an attempt is too old,
     /// or nothing is left to remember.
     fn deadline(&self, doors: &Doors) -> Option<Monotonic> {
