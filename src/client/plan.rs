@@ -57,11 +57,12 @@ pub enum Next {
 ///
 /// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
 /// wait a second before it sent another. The last leaves time for a slow line.
-const TRIES: [Duration; 5] = [
+const TRIES: [Duration; 6] = [
+    Duration::from_millis(50),
     Duration::from_millis(100),
     Duration::from_millis(200),
     Duration::from_millis(400),
-    Duration::from_millis(800),
+    Duration::from_millis(750),
     Duration::from_millis(1_500),
 ];
 
@@ -148,7 +149,7 @@ mod tests {
     fn a_wait_begins_with_a_knock_and_tries_to_connect_at_once() {
         let mut wait = Wait::new(3);
         assert_eq!(wait.next(millis(0)), Next::Knock);
-        assert_eq!(wait.next(millis(5)), Next::Connect { until: millis(105) });
+        assert_eq!(wait.next(millis(5)), Next::Connect { until: millis(55) });
     }
 
     #[test]
@@ -156,8 +157,8 @@ mod tests {
         let mut wait = Wait::new(0);
         let _ = wait.next(millis(0));
         let _ = wait.next(millis(0));
-        assert_eq!(wait.next(millis(1)), Next::Pause { until: millis(100) });
-        assert_eq!(wait.next(millis(100)), Next::Connect { until: millis(300) });
+        assert_eq!(wait.next(millis(1)), Next::Pause { until: millis(50) });
+        assert_eq!(wait.next(millis(50)), Next::Connect { until: millis(150) });
     }
 
     #[test]
@@ -165,7 +166,7 @@ mod tests {
         let mut wait = Wait::new(0);
         let _ = wait.next(millis(0));
         let _ = wait.next(millis(0));
-        assert_eq!(wait.next(millis(102)), Next::Connect { until: millis(302) });
+        assert_eq!(wait.next(millis(52)), Next::Connect { until: millis(152) });
     }
 
     #[test]

@@ -32,7 +32,6 @@ fn explain(error: &io::Error) -> String {
         Errno::ENETUNREACH | Errno::EHOSTUNREACH => "this machine has no route to it",
         Errno::EAFNOSUPPORT => "this machine does not speak this version of IP",
         Errno::EADDRNOTAVAIL => "this machine has no address or no port to send from",
-        Errno::EMFILE | Errno::ENFILE => "too many files are open",
         _ => return errno.desc().to_owned(),
     };
     format!("{}: {meaning}", errno.desc())
