@@ -340,6 +340,7 @@ doors.yaml:6:20: '1' does not do here: write a number from 64 to 16777216
 doors.yaml:1:8: not valid YAML: unclosed bracket '['
     doors: [
            ^
+    a bracket is not closed, probably in line 1
 "#]];
     tabs: said("doors:\n\tssh:\n") => str![[r#"
 doors.yaml:2:2: not valid YAML: tabs disallowed within this context (block indentation)
@@ -558,6 +559,7 @@ DIR/b.yml: warning: not read: only names that end in .yaml are
 DIR/a.yaml:1:8: not valid YAML: unclosed bracket '['
     doors: [
            ^
+    a bracket is not closed, probably in line 1
 DIR/b.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
     knockd: {usr: a}
              ^^^

@@ -95,7 +95,18 @@ pub(super) fn read_door(
     problems: &mut Problems,
 ) -> Option<(Door, DoorPlaces)> {
     let name = problems.keep(entry.name());
-    let mapping = problems.keep(entry.node.mapping("a door, with its sequence,"))?;
+    let mapping = match entry.node.mapping("a door, with its sequence,") {
+        Ok(mapping) => mapping,
+        Err(_) if DOOR.known.contains(&entry.key.as_str()) => {
+            let message = format!("'{}' stands where the name of a door belongs", entry.key);
+            problems.push(entry.at.error(message).help("indent it below the name of its door"));
+            return None;
+        }
+        Err(error) => {
+            problems.push(error);
+            return None;
+        }
+    };
     let meant = mapping.check_keys(&DOOR, problems);
     let sequence = read_sequence(mapping, entry, &meant, problems);
     let seq_timeout = read_time(mapping, "seq_timeout", Duration::from_millis(1), problems);
@@ -225,7 +236,13 @@ fn read_flags(mapping: &Mapping, problems: &mut Problems) -> Option<FlagTest> {
     };
     let mut test = Some(FlagTest::ANY);
     for item in items {
-        let one = problems.keep(item.parsed::<FlagTest>("a TCP flag such as syn"));
+        let one = item.parsed::<FlagTest>("a TCP flag such as syn");
+        let one = problems.keep(one.map_err(|error| match &item.value {
+            Value::Scalar(word) if ["any", "all"].contains(&word.text.as_str()) => {
+                error.help("an empty list, [], takes any TCP packet")
+            }
+            _ => error,
+        }));
         test = test.zip(one).and_then(|(test, one)| {
             problems.keep(test.and(one).map_err(|error| item.at.error(error.to_string())))
         });

@@ -209,13 +209,14 @@ fn check_permissions(
 /// What all files say under one of the top keys.
 struct Section {
     of: &'static str,
+    example: &'static str,
     entries: Vec<Entry>,
     places: HashMap<String, Place>,
 }
 
 impl Section {
-    fn new(of: &'static str) -> Self {
-        Self { of, entries: Vec::new(), places: HashMap::new() }
+    fn new(of: &'static str, example: &'static str) -> Self {
+        Self { of, example, entries: Vec::new(), places: HashMap::new() }
     }
 
     fn add(&mut self, entry: &Entry, problems: &mut Problems) {
@@ -233,9 +234,13 @@ impl Section {
 }
 
 fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
-    let mut settings = Section::new("setting");
-    let mut templates = Section::new("template");
-    let mut doors = Section::new("door");
+    let mut settings = Section::new("setting", "write for example knockd: {interfaces: [eth0]}");
+    let mut templates =
+        Section::new("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}");
+    let mut doors = Section::new(
+        "door",
+        "write doors: {NAME: {sequence: [...], ...}}, on one line or on several",
+    );
     for source in sources {
         let Some(root) = raw::parse(source, problems) else { continue };
         if matches!(root.value, Value::Null) {
@@ -248,8 +253,11 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
             [("knockd", &mut settings), ("templates", &mut templates), ("doors", &mut doors)]
         {
             let Some(node) = root.value(key) else { continue };
-            if let Some(mapping) = problems.keep(node.mapping(&format!("the mapping '{key}'"))) {
-                mapping.entries.iter().for_each(|entry| section.add(entry, problems));
+            match node.mapping("a mapping") {
+                Ok(mapping) => {
+                    mapping.entries.iter().for_each(|entry| section.add(entry, problems))
+                }
+                Err(error) => problems.push(error.help(section.example)),
             }
         }
     }

@@ -16,6 +16,7 @@ mod sections;
 mod settings;
 mod template;
 pub mod watch;
+mod yaml;
 
 pub use commands::PATH;
 pub use door::{Door, DoorPlaces, Recognition};
