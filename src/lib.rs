@@ -5,7 +5,7 @@
 //! ```text
 //! bin              knock · knockd · knockctl
 //! client  watcher  keeper  ctl      the shells: sockets, processes, files, clocks
-//! log  ipc                          what the shells share
+//! log  ipc  control                 what the shells share
 //! sys  firewall  capture            one outside thing each; `sys` alone may hold `unsafe`
 //! engine  grants                    pure: (now, input) -> decision
 //! proto  wire  config               pure but for config's file reading
@@ -20,6 +20,8 @@ pub mod time;
 
 #[cfg(feature = "daemon")]
 pub mod capture;
+#[cfg(feature = "daemon")]
+pub mod control;
 #[cfg(feature = "daemon")]
 pub mod ctl;
 #[cfg(feature = "daemon")]

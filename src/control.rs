@@ -1,0 +1,162 @@
+//! What `knockctl` and a running `knockd` say to each other: one JSON object a line, over a socket
+//! in the run directory.
+//!
+//! A connection carries one request. The daemon answers with any number of replies, the last of
+//! which is [`Reply::Done`] or [`Reply::Failed`].
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Name;
+
+/// The longest request, in bytes.
+pub const LONGEST_REQUEST: usize = 4096;
+
+/// Where a daemon with this run directory listens.
+#[must_use]
+pub fn socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("control.sock")
+}
+
+/// What an administrator may ask for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    /// Opens a door by hand; for as long as the door says where no time is given.
+    Open {
+        door: Name,
+        address: IpAddr,
+        seconds: Option<u64>,
+    },
+    Close {
+        door: Name,
+        address: IpAddr,
+    },
+    CloseAll,
+    /// Events as they happen, until the connection ends.
+    Watch,
+    /// What became of knocks, lately and from now on; of one address or of all.
+    Explain {
+        address: Option<IpAddr>,
+    },
+    History(HistoryQuery),
+}
+
+/// Which part of the history is wanted; everything that is not given is not asked about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryQuery {
+    pub door: Option<Name>,
+    pub address: Option<IpAddr>,
+    /// Seconds since 1970-01-01 UTC.
+    pub since: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Status(Status),
+    Event(EventLine),
+    /// The request is done; what came of it, for people. May be empty.
+    Done {
+        text: String,
+    },
+    /// The request could not be fulfilled, and why.
+    Failed {
+        why: String,
+    },
+}
+
+/// How a running daemon fares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    /// Seconds since 1970-01-01 UTC.
+    pub since: f64,
+    pub configuration: PathBuf,
+    pub listening: Vec<String>,
+    /// Interfaces that are waited for.
+    pub waiting_for: Vec<String>,
+    pub doors: Vec<DoorStatus>,
+    pub grants: Vec<GrantStatus>,
+    /// How many packets and requests came to nothing, by reason.
+    pub counters: BTreeMap<String, u64>,
+    /// Packets that the kernel dropped before they could be looked at.
+    pub dropped: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DoorStatus {
+    pub door: Name,
+    /// What it opens: ports, or nothing where commands of its own do it.
+    pub opens: Vec<String>,
+    pub via: String,
+    /// How many addresses it is open for.
+    pub open: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GrantStatus {
+    pub door: Name,
+    pub address: IpAddr,
+    pub client: Option<Name>,
+    /// What opened it: `sequence`, `knockctl`, …
+    pub by: String,
+    pub state: String,
+    pub seconds_left: f64,
+}
+
+/// Something that happened, as `watch`, `history` and `explain --live` print it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Seconds since 1970-01-01 UTC.
+    pub time: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub door: Option<String>,
+    pub event: String,
+    /// The same in words.
+    #[serde(default)]
+    pub message: String,
+    /// What else is known: `stage`, `reason`, `by`, `client`, `knock`, …
+    #[serde(flatten)]
+    pub facts: BTreeMap<String, serde_json::Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_one_object_that_names_what_to_do() {
+        let open = Request::Open {
+            door: "ssh".parse().unwrap(),
+            address: "192.0.2.2".parse().unwrap(),
+            seconds: None,
+        };
+        let text = serde_json::to_string(&open).unwrap();
+        assert_eq!(text, r#"{"do":"open","door":"ssh","address":"192.0.2.2","seconds":null}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), open);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for text in [
+            "",
+            "{}",
+            r#"{"do":"reboot"}"#,
+            r#"{"do":"open","door":"../x","address":"192.0.2.2","seconds":1}"#,
+            r#"{"do":"open","door":"ssh","address":"192.0.2","seconds":1}"#,
+            r#"{"do":"history","port":1}"#,
+        ] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+}
