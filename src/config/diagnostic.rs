@@ -289,6 +289,10 @@ impl Extend<Diagnostic> for Problems {
 /// The one of `known` that `word` was probably meant to be.
 #[must_use]
 pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nobody mistypes a word into one that is much longer; comparing it would only take time.
+    if word.len() > 64 {
+        return None;
+    }
     let word = word.to_ascii_lowercase().replace('-', "_");
     known
         .into_iter()

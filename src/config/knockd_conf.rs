@@ -31,6 +31,7 @@ const COMMANDS: PairNames = PairNames {
 #[must_use]
 pub fn is_classic(text: &str) -> bool {
     significant_lines(text).next().is_some_and(|(_, line)| {
+        let line = line.trim();
         let word = line.split('=').next().unwrap_or_default().trim();
         line.starts_with('[')
             || canonical(word, &OPTIONS).or_else(|| canonical(word, &DIRECTIVES)).is_some()

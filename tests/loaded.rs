@@ -1,0 +1,316 @@
+//! What a configuration comes to once it is loaded.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use libknock::config::diagnostic::Source;
+use libknock::config::load::{Loaded, Options, load, parse};
+use libknock::config::{
+    Command, Config, Door, Family, Holes, LogFormat, LogLevel, Opening, Recognition, Settings,
+};
+use libknock::proto::flags::{FlagTest, TcpFlags};
+
+fn config(text: &str) -> Config {
+    let Loaded { config, .. } =
+        parse(&Source::new("text", text)).unwrap_or_else(|report| panic!("{report}"));
+    config
+}
+
+fn door(text: &str) -> Door {
+    let mut config = config(text);
+    assert_eq!(config.doors.len(), 1);
+    config.doors.remove(0)
+}
+
+/// A door of these lines and a sequence.
+fn door_of(lines: &str) -> Door {
+    let lines = lines.replace('\n', "\n    ");
+    door(&format!("doors:\n  ssh:\n    sequence: [7000, 8000/udp]\n    {lines}\n"))
+}
+
+/// The argument vector of a command for a source, a port and half a minute.
+fn argv(command: Option<&Command>, source: &str) -> Option<Vec<String>> {
+    let holes = Holes {
+        address: source.parse().unwrap(),
+        door: &"ssh".parse().unwrap(),
+        client: None,
+        port: Some("22/tcp".parse().unwrap()),
+        seconds: 30,
+    };
+    command.map(|command| command.render(&holes).argv)
+}
+
+fn shell(text: &str) -> Option<Vec<String>> {
+    Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()])
+}
+
+/// What opens and closes for either family, as text.
+fn commands(door: &Door) -> [Option<String>; 4] {
+    let Opening { commands, .. } = &door.opening;
+    let (v4, v6) = (commands.of(Family::V4), commands.of(Family::V6));
+    [&v4.open, &v4.close, &v6.open, &v6.close]
+        .map(|command| command.as_ref().map(ToString::to_string))
+}
+
+fn some(texts: [&str; 4]) -> [Option<String>; 4] {
+    texts.map(|text| (text != "-").then(|| text.to_owned()))
+}
+
+#[test]
+fn a_door_has_the_documented_defaults() {
+    let Door { recognition, opening } = door_of("open: [22]\nvia: nft");
+    let expected = Recognition {
+        name: "ssh".parse().unwrap(),
+        sequence: vec!["7000/tcp".parse().unwrap(), "8000/udp".parse().unwrap()],
+        seq_timeout: Duration::from_secs(25),
+        flags: FlagTest::SYN,
+        target: None,
+        trip_wires: 16,
+        opens: vec!["22/tcp".parse().unwrap()],
+    };
+    assert_eq!(recognition, expected);
+    assert_eq!(opening.ports, expected.opens);
+    assert_eq!(opening.open_for, Duration::from_secs(30));
+}
+
+#[test]
+fn a_door_with_commands_of_its_own_closes_after_ten_seconds_as_in_the_classic() {
+    let door = door_of("start_command: a\nstop_command: b");
+    assert_eq!(door.opening.open_for, Duration::from_secs(10));
+    assert!(door.opening.ports.is_empty() && door.recognition.opens.is_empty());
+}
+
+#[test]
+fn every_key_of_a_door_is_taken() {
+    let door = door_of(
+        "seq_timeout: 1m30s\ntcpflags: [fin, \"!ack\"]\ntarget: 2001:db8::10\ntrip_wires: 0\n\
+         start_command: a\nstop_command: b\nopen_for: 2m",
+    );
+    let Recognition { seq_timeout, flags, target, trip_wires, .. } = door.recognition;
+    assert_eq!(seq_timeout, Duration::from_secs(90));
+    assert_eq!(flags, FlagTest { set: TcpFlags::FIN, clear: TcpFlags::ACK });
+    assert_eq!(target, Some("2001:db8::10".parse::<IpAddr>().unwrap()));
+    assert_eq!(trip_wires, 0);
+    assert_eq!(door.opening.open_for, Duration::from_secs(120));
+}
+
+#[test]
+fn cmd_timeout_is_another_name_for_open_for() {
+    let door = door_of("start_command: a\nstop_command: b\ncmd_timeout: 7");
+    assert_eq!(door.opening.open_for, Duration::from_secs(7));
+}
+
+#[test]
+fn flags_are_a_list_or_the_text_of_the_classic() {
+    for (given, expected) in [
+        ("[syn, \"!ack\"]", FlagTest::SYN),
+        ("syn,!ack", FlagTest::SYN),
+        ("[]", FlagTest::ANY),
+        ("[URG]", FlagTest { set: TcpFlags::URG, clear: TcpFlags(0) }),
+    ] {
+        let door = door_of(&format!("start_command: a\ntcpflags: {given}"));
+        assert_eq!(door.recognition.flags, expected, "{given}");
+    }
+}
+
+#[test]
+fn ipv6_has_the_ipv4_command_where_its_own_is_absent_and_none_where_it_is_empty() {
+    for (lines, expected) in [
+        ("start_command: a\nstop_command: b", ["a", "b", "a", "b"]),
+        ("start_command: a\nstop_command: b\nstart_command_6: c", ["a", "b", "c", "b"]),
+        (
+            "start_command: a\nstop_command: b\nstart_command_6: c\nstop_command_6: d",
+            ["a", "b", "c", "d"],
+        ),
+        ("start_command: a\nstop_command: b\nstart_command_6:", ["a", "b", "-", "-"]),
+        ("start_command: a\nstop_command: b\nstart_command_6: ''", ["a", "b", "-", "-"]),
+        ("start_command: a\nstop_command: b\nstop_command_6: ~", ["a", "b", "a", "-"]),
+        ("start_command_6: c", ["-", "-", "c", "-"]),
+        ("start_command: a", ["a", "-", "a", "-"]),
+    ] {
+        assert_eq!(commands(&door_of(lines)), some(expected), "{lines}");
+    }
+}
+
+#[test]
+fn text_runs_under_the_shell_and_a_list_as_it_is() {
+    let door = door_of("start_command: echo '%IP%' $(id)\nstop_command: [echo, '$(id) %IP%']");
+    let pair = door.opening.commands.of(Family::V4);
+    assert_eq!(argv(pair.open.as_ref(), "192.0.2.2"), shell("echo '192.0.2.2' $(id)"));
+    let list = vec!["echo".to_owned(), "$(id) 192.0.2.2".to_owned()];
+    assert_eq!(argv(pair.close.as_ref(), "192.0.2.2"), Some(list));
+}
+
+#[test]
+fn the_built_in_iptables_knows_both_families() {
+    let door = door_of("open: [22/tcp]\nvia: iptables");
+    for (source, program) in [("192.0.2.2", "iptables"), ("2001:db8::2", "ip6tables")] {
+        let pair = door.opening.commands.of(Family::of(source.parse().unwrap()));
+        for (command, action) in [(&pair.open, "-I"), (&pair.close, "-D")] {
+            let line = argv(command.as_ref(), source).unwrap().join(" ");
+            let expected = format!(
+                "{program} -w 5 {action} INPUT -s {source} -p tcp --dport 22 \
+                 -m comment --comment knockd ssh -j ACCEPT"
+            );
+            assert_eq!(line, expected);
+        }
+    }
+}
+
+#[test]
+fn an_administrators_template_takes_the_place_of_a_built_in_one() {
+    let door = door(
+        "templates: {nft: {open: mine %PORT%}}\n\
+         doors: {ssh: {sequence: [1, 3, 2], open: [22], via: nft}}",
+    );
+    assert_eq!(commands(&door), some(["mine %PORT%", "-", "mine %PORT%", "-"]));
+}
+
+#[test]
+fn a_template_without_a_port_needs_no_open() {
+    let door = door(
+        "templates: {all: {open: allow %IP%, close: deny %IP%}}\n\
+         doors: {ssh: {sequence: [1, 3, 2], via: all}}",
+    );
+    assert!(door.opening.ports.is_empty());
+}
+
+#[test]
+fn every_setting_is_taken() {
+    let settings = config(
+        "knockd:
+  interfaces: [eth0, wg0]
+  only_ipv4: true
+  user: _knock
+  state_dir: /srv/state
+  run_dir: /srv/run
+  log: {syslog: local3, file: /srv/log, level: debug, format: json}
+  track: {sources: 1024}
+",
+    )
+    .settings;
+    assert_eq!(settings.interfaces, ["eth0", "wg0"]);
+    assert!(settings.only_ipv4);
+    assert_eq!(settings.user.as_deref(), Some("_knock"));
+    assert_eq!(settings.state_dir, Path::new("/srv/state"));
+    assert_eq!(settings.run_dir, Path::new("/srv/run"));
+    assert_eq!(settings.pid_file, Path::new("/srv/run/knockd.pid"));
+    assert_eq!(settings.log.syslog.as_deref(), Some("local3"));
+    assert_eq!(settings.log.file.as_deref(), Some(Path::new("/srv/log")));
+    assert_eq!((settings.log.level, settings.log.format), (LogLevel::Debug, LogFormat::Json));
+    assert_eq!(settings.track_sources, 1024);
+}
+
+#[test]
+fn a_pid_file_that_is_named_need_not_be_in_the_run_directory() {
+    let settings = config("knockd: {pid_file: /srv/pid, run_dir: /srv/run}").settings;
+    assert_eq!(settings.pid_file, Path::new("/srv/pid"));
+}
+
+#[test]
+fn doors_are_in_the_order_of_their_names() {
+    let text = "doors:
+  c: {sequence: [1], start_command: a}
+  a: {sequence: [2], start_command: a}
+  B: {sequence: [3], start_command: a}
+";
+    let names: Vec<_> = config(text).doors.iter().map(|door| door.name().to_string()).collect();
+    assert_eq!(names, ["B", "a", "c"]);
+}
+
+#[test]
+fn the_files_of_a_directory_are_put_together() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("10-doors.yaml", "doors: {a: {sequence: [1], open: [22], via: t}}\nknockd: {user: u}"),
+        ("20-more.yaml", "doors: {b: {sequence: [2], start_command: x}}"),
+        ("90-templates.yaml", "templates: {t: {open: echo %PORT%}}\nknockd: {only_ipv4: true}"),
+        ("empty.yaml", "# nothing\n"),
+        (".hidden.yaml", "doors: ["),
+        ("doors.yaml~", "doors: ["),
+    ] {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    let config = load(directory.path(), &Options::default()).unwrap().config;
+    assert_eq!(config.doors.len(), 2);
+    assert_eq!(config.settings.user.as_deref(), Some("u"));
+    assert!(config.settings.only_ipv4);
+}
+
+const CLASSIC: &str = "
+# As the manual has it, in any case.
+[options]
+\tUseSyslog
+\tlogfile = /var/log/knockd.log
+\tPIDFILE = /var/run/knockd.pid
+\tInterface = eth0
+
+[opencloseSSH]
+\tsequence      = 2222:udp,3333:tcp, 4444
+\tseq_timeout   = 15
+\ttcpflags      = syn,!ack
+\tTarget        = 192.0.2.10
+\tstart_command = echo %IP% 100% $(date +%s)
+\tcmd_timeout   = 5
+\tstop_command  = echo bye %IP%
+";
+
+#[test]
+fn a_classic_file_is_read_as_it_is() {
+    let Config { settings, doors } = config(CLASSIC);
+    assert_eq!(settings.interfaces, ["eth0"]);
+    assert_eq!(settings.log.syslog.as_deref(), Some("daemon"));
+    assert_eq!(settings.log.file.as_deref(), Some(Path::new("/var/log/knockd.log")));
+    assert_eq!(settings.pid_file, Path::new("/var/run/knockd.pid"));
+    let Recognition { name, sequence, seq_timeout, flags, target, .. } = &doors[0].recognition;
+    assert_eq!(name.as_str(), "opencloseSSH");
+    let sequence: Vec<_> = sequence.iter().map(ToString::to_string).collect();
+    assert_eq!(sequence, ["2222/udp", "3333/tcp", "4444/tcp"]);
+    assert_eq!(*seq_timeout, Duration::from_secs(15));
+    assert_eq!(*flags, FlagTest::SYN);
+    assert_eq!(*target, Some("192.0.2.10".parse().unwrap()));
+    assert_eq!(doors[0].opening.open_for, Duration::from_secs(5));
+    let pair = doors[0].opening.commands.of(Family::V6);
+    let open = argv(pair.open.as_ref(), "2001:db8::2");
+    assert_eq!(open, shell("echo 2001:db8::2 100% $(date +%s)"));
+}
+
+#[test]
+fn a_classic_file_has_the_defaults_of_the_classic() {
+    let config = config("[a]\nSequence = 1,2\nCommand = x\nStop_Command = y\n");
+    assert_eq!(config.settings, Settings::default());
+    let Door { recognition, opening } = &config.doors[0];
+    assert_eq!(recognition.flags, FlagTest::ANY);
+    assert_eq!(recognition.seq_timeout, Duration::from_secs(25));
+    assert_eq!(recognition.trip_wires, 16);
+    assert_eq!(opening.open_for, Duration::from_secs(10));
+}
+
+#[test]
+fn the_other_names_of_the_classic_are_known() {
+    let door = door("[a]\nSequence = 1\nTimeout = 3\nCommand = x\nCommand_6 = y\n");
+    assert_eq!(door.recognition.seq_timeout, Duration::from_secs(3));
+    assert_eq!(commands(&door), some(["x", "-", "y", "-"]));
+}
+
+#[test]
+fn an_empty_ipv6_command_of_the_classic_does_nothing() {
+    let door = door("[a]\nSequence = 1\nStart_Command = x\nStop_Command = y\nStart_Command_6 =\n");
+    assert_eq!(commands(&door), some(["x", "y", "-", "-"]));
+}
+
+#[test]
+fn a_classic_file_is_told_by_its_content() {
+    for text in [
+        "[options]\n",
+        "# doors:\n\n  [a]\nSequence = 1\nCommand = x\n",
+        "\u{feff}[a]\r\nSequence = 1\r\nCommand = x\r\n",
+    ] {
+        assert!(libknock::config::knockd_conf::is_classic(text), "{text:?}");
+    }
+    for text in ["", "# [a]\n", "doors:\n", "---\n", "knockd: {user: a}\n", "{doors: {}}\n"] {
+        assert!(!libknock::config::knockd_conf::is_classic(text), "{text:?}");
+    }
+}
