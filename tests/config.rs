@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use libknock::config::lint::lint;
+use libknock::config::lint::{Host, Network, lint};
 use libknock::config::load::{Loaded, Options, load};
 use snapbox::{IntoData, assert_data_eq, str};
 
@@ -592,10 +592,11 @@ fn doubts(doors: &str, listening: &[&str]) -> String {
     let text = format!("doors:\n  {}\n", doors.replace('\n', "\n  "));
     let (loaded, _) = load_text("doors.yaml", &text).unwrap();
     let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
+    let host = Host { listening, network: None };
     let mut said = String::new();
-    for warning in lint(&loaded, &listening) {
+    for warning in lint(&loaded, &host) {
         let text = warning.to_string();
-        let path = loaded.places[0].name.source().path().parent().unwrap();
+        let path = loaded.places.doors[0].name.source().path().parent().unwrap();
         writeln!(said, "{}", text.replace(&format!("{}/", path.display()), "")).unwrap();
     }
     said
@@ -710,4 +711,27 @@ doors.yaml:2:3: warning: shares a prefix of 2 knocks with door 'b': who knows on
 
 "#]];
     doors_with_different_targets_do_not_meet: doubts("a: {sequence: [9000, 8000, 8500], start_command: 'true', target: 192.0.2.1}\nb: {sequence: [9000, 8000, 8500], start_command: 'true', target: 192.0.2.2}", &[]) => str![];
+}
+
+#[test]
+fn what_the_host_does_not_have_is_named() {
+    let text = "knockd: {interfaces: [any, eth0, eht0]}
+doors:
+  a: {sequence: [201, 403, 302], start_command: 'true', target: 192.0.2.1}
+  b: {sequence: [601, 803, 702], start_command: 'true', target: 192.0.2.9}
+";
+    let (loaded, _) = load_text("doors.yaml", text).unwrap();
+    let network = Network {
+        interfaces: vec!["lo".to_owned(), "eth0".to_owned()],
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+        forwards: false,
+    };
+    let messages = |network: Network| -> Vec<String> {
+        let host = Host { network: Some(network), ..Host::default() };
+        lint(&loaded, &host).iter().map(|warning| warning.message().to_owned()).collect()
+    };
+    let interface = "there is no interface 'eht0' now: knockd will wait for it";
+    let target = "192.0.2.9 is no address of this host, and it forwards nothing";
+    assert_eq!(messages(network.clone()), [interface, target]);
+    assert_eq!(messages(Network { forwards: true, ..network }), [interface]);
 }

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use libknock::config::Settings;
-use libknock::config::lint::lint;
+use libknock::config::lint::{Host, lint};
 use libknock::config::load::{Loaded, Options, load};
-use libknock::proto::ports::PortSet;
 
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("knock.d")
@@ -81,7 +80,7 @@ fn every_example_is_good_and_raises_no_doubt() {
         let doubts: Vec<_> = loaded
             .warnings
             .iter()
-            .chain(&lint(&loaded, &PortSet::new()))
+            .chain(&lint(&loaded, &Host::default()))
             .map(ToString::to_string)
             .filter(|warning| !warning.contains("there is no program"))
             .collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::commands::{PairNames, Said, missing_program, pairs};
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, check_length, parse_target};
+use super::load::Parts;
 use super::opening::CMD_TIMEOUT;
 use super::raw::given_twice;
 use super::sections::{
@@ -40,13 +41,15 @@ pub fn is_classic(text: &str) -> bool {
 
 /// Reads a `knockd.conf`; doors are in the order of the file.
 #[must_use]
-pub fn read(source: &Source, problems: &mut Problems) -> (Settings, Vec<(Door, DoorPlaces)>) {
+pub(super) fn read(source: &Source, problems: &mut Problems) -> Parts {
     let mut settings = Settings::default();
+    let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
     let mut places: HashMap<Name, Place> = HashMap::new();
     for section in read_sections(source, problems) {
         if section.is_options() {
             read_options(&section, &mut settings);
+            interfaces.extend(section.value("Interface").map(Part::place));
             continue;
         }
         let name = read_name(section.name, problems);
@@ -61,7 +64,7 @@ pub fn read(source: &Source, problems: &mut Problems) -> (Settings, Vec<(Door, D
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
         problems.push(warning.help("write a section [NAME] with a Sequence and a Start_Command"));
     }
-    (settings, doors)
+    Parts { settings, interfaces, doors }
 }
 
 fn read_options(section: &Section<'_>, settings: &mut Settings) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use super::diagnostic::{Diagnostic, Place};
 use super::load::Loaded;
@@ -10,19 +11,37 @@ use super::{Door, DoorPlaces, Recognition};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
-/// Warnings about the doors, in their order. `listening` holds the ports on which something on
-/// this host listens for others.
+/// What is known of the host that a configuration is for.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The ports on which something listens for others.
+    pub listening: PortSet,
+    /// Its interfaces and their addresses, where they are known.
+    pub network: Option<Network>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Network {
+    pub interfaces: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    /// Whether packets for other hosts come through.
+    pub forwards: bool,
+}
+
+/// Warnings about the interfaces and the doors.
 #[must_use]
-pub fn lint(loaded: &Loaded, listening: &PortSet) -> Vec<Diagnostic> {
+pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
     let watched = watch_sets(loaded.config.doors.iter().map(|door| &door.recognition));
     let doors = Doors::new(loaded, &watched);
-    let mut warnings = Vec::new();
+    let mut warnings =
+        host.network.as_ref().map_or_else(Vec::new, |network| missing_interfaces(loaded, network));
     for (index, one) in doors.all.iter().copied().enumerate() {
         warnings.extend(too_short(one));
         warnings.extend(completed_by_scan(one));
         warnings.extend(without_trip_wires(one));
         warnings.extend(doors.knocks_on_opened_ports(one));
-        warnings.extend(listened_on(one, listening));
+        warnings.extend(listened_on(one, &host.listening));
+        warnings.extend(host.network.as_ref().and_then(|network| foreign_target(one, network)));
         warnings.extend(doors.opened_on_the_way(index, one));
     }
     warnings.extend(doors.shared_prefixes());
@@ -88,6 +107,29 @@ impl Linted<'_> {
     fn knocks(&self) -> impl Iterator<Item = (Knock, &Place)> {
         self.sequence().iter().copied().zip(&self.places.sequence)
     }
+}
+
+fn missing_interfaces(loaded: &Loaded, network: &Network) -> Vec<Diagnostic> {
+    let named = loaded.config.settings.interfaces.iter().zip(&loaded.places.interfaces);
+    let missing = named.filter(|(name, _)| *name != "any" && !network.interfaces.contains(name));
+    missing
+        .map(|(name, at)| {
+            let known = network.interfaces.join(", ");
+            at.warning(format!("there is no interface '{name}' now: knockd will wait for it"))
+                .help(format!("the interfaces of this host are: {known}"))
+        })
+        .collect()
+}
+
+/// A knock at an address that this host neither has nor leads to.
+fn foreign_target(one: Linted<'_>, network: &Network) -> Option<Diagnostic> {
+    let target = one.door.recognition.target?;
+    if network.forwards || network.addresses.contains(&target) {
+        return None;
+    }
+    let place = one.places.target.as_ref().unwrap_or(&one.places.name);
+    let message = format!("{target} is no address of this host, and it forwards nothing");
+    Some(place.warning(message).help("remove it: then a knock at any address of this host counts"))
 }
 
 fn too_short(one: Linted<'_>) -> Option<Diagnostic> {
@@ -198,7 +240,7 @@ impl<'a> Doors<'a> {
             .config
             .doors
             .iter()
-            .zip(&loaded.places)
+            .zip(&loaded.places.doors)
             .zip(watched)
             .map(|((door, places), watched)| Linted { door, places, watched })
             .collect();

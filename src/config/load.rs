@@ -25,8 +25,16 @@ pub struct Options {
 pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Diagnostic>,
-    /// One for each of the configuration's doors, in the same order.
-    pub places: Vec<DoorPlaces>,
+    pub places: Places,
+}
+
+/// Where the parts of a configuration are written.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// One for each interface that is named.
+    pub interfaces: Vec<Place>,
+    /// One for each door, in the same order.
+    pub doors: Vec<DoorPlaces>,
 }
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
@@ -73,7 +81,7 @@ pub fn parse(source: &Source) -> Result<Loaded, Report> {
     finish(Some(built), problems)
 }
 
-type Built = (Config, Vec<DoorPlaces>);
+type Built = (Config, Places);
 
 fn finish(built: Option<Built>, problems: Problems) -> Result<Loaded, Report> {
     match built {
@@ -102,10 +110,17 @@ fn build_one(source: &Source, problems: &mut Problems) -> Built {
     }
 }
 
-fn sorted((settings, mut doors): (Settings, Vec<(Door, DoorPlaces)>)) -> Built {
+/// What the text of a configuration says, with its places; doors are in any order.
+pub(super) struct Parts {
+    pub settings: Settings,
+    pub interfaces: Vec<Place>,
+    pub doors: Vec<(Door, DoorPlaces)>,
+}
+
+fn sorted(Parts { settings, interfaces, mut doors }: Parts) -> Built {
     doors.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
     let (doors, places) = doors.into_iter().unzip();
-    (Config { settings, doors }, places)
+    (Config { settings, doors }, Places { interfaces, doors: places })
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
@@ -261,7 +276,7 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
             }
         }
     }
-    let settings = read_settings(&settings.entries, problems);
+    let (settings, interfaces) = read_settings(&settings.entries, problems);
     let templates = read_templates(&templates.entries, problems);
     let doors: Vec<_> =
         doors.entries.iter().filter_map(|entry| read_door(entry, &templates, problems)).collect();
@@ -272,7 +287,7 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
                 .into_warning(),
         );
     }
-    sorted((settings, doors))
+    sorted(Parts { settings, interfaces, doors })
 }
 
 #[cfg(test)]
@@ -318,9 +333,11 @@ mod tests {
     fn check(text: &str) -> Result<(), TestCaseError> {
         match parse(&Source::new("text", text)) {
             Ok(Loaded { config, places, .. }) => {
-                prop_assert_eq!(config.doors.len(), places.len());
+                prop_assert_eq!(config.doors.len(), places.doors.len());
                 prop_assert!(config.doors.is_sorted_by_key(|door| door.name().clone()));
-                for (Door { recognition, opening }, places) in config.doors.iter().zip(&places) {
+                for (Door { recognition, opening }, places) in
+                    config.doors.iter().zip(&places.doors)
+                {
                     prop_assert!((1..=32).contains(&recognition.sequence.len()));
                     prop_assert_eq!(recognition.sequence.len(), places.sequence.len());
                     prop_assert!(!recognition.seq_timeout.is_zero());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::diagnostic::{Problems, meant};
+use super::diagnostic::{Place, Problems, meant};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
 
 /// What concerns the daemon as a whole, defaults filled in.
@@ -84,12 +84,14 @@ pub const FACILITIES: [&str; 20] = [
 const MIN_SOURCES: u64 = 64;
 const MAX_SOURCES: u64 = 16_777_216;
 
-/// Reads the entries of `knockd:`; what is wrong stays at its default.
-pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> Settings {
+/// Reads the entries of `knockd:`, and where its interfaces are named; what is wrong stays at its
+/// default.
+pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Settings, Vec<Place>) {
     let mapping = Mapping { entries: entries.to_vec() };
     mapping.check_keys(&SETTINGS, problems);
     let mut settings = Settings::default();
-    if let Some(interfaces) = read_interfaces(&mapping, problems) {
+    let (interfaces, places) = read_interfaces(&mapping, problems);
+    if !interfaces.is_empty() {
         settings.interfaces = interfaces;
     }
     if let Some(node) = mapping.value("only_ipv4") {
@@ -121,11 +123,11 @@ pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> Setti
             settings.track_sources = sources;
         }
     }
-    settings
+    (settings, places)
 }
 
-fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<String>> {
-    let node = mapping.value("interfaces")?;
+fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> (Vec<String>, Vec<Place>) {
+    let Some(node) = mapping.value("interfaces") else { return Default::default() };
     let items = match &node.value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(node),
@@ -133,12 +135,11 @@ fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<Str
     if items.is_empty() {
         problems.push(node.at.error("no interface is named: write [any] for every interface"));
     }
-    let names: Vec<_> = items
-        .iter()
-        .filter_map(|item| problems.keep(item.text("the name of an interface")))
-        .map(str::to_owned)
-        .collect();
-    (!names.is_empty()).then_some(names)
+    let name = |item: &Node| {
+        let name = problems.keep(item.text("the name of an interface"))?;
+        Some((name.to_owned(), item.at.clone()))
+    };
+    items.iter().filter_map(name).unzip()
 }
 
 fn read_path(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<PathBuf> {

@@ -1,18 +1,16 @@
 //! `knockctl check`: what is wrong with a configuration, and what it amounts to.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::host;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{Odds, lint, scan_odds};
 use crate::config::load::{Loaded, Options, load};
 use crate::config::watch::watch_sets;
 use crate::config::{Command, Door, Family, Pair};
 use crate::proto::duration;
-use crate::proto::knock::{Knock, Protocol};
-use crate::proto::ports::PortSet;
 
 /// Prints errors and warnings on standard error and each door on standard output.
 ///
@@ -27,7 +25,7 @@ pub fn run(path: &Path, insecure_permissions: bool) -> ExitCode {
         Ok(loaded) => {
             let mut warnings = Problems::default();
             warnings.extend(loaded.warnings.iter().cloned());
-            warnings.extend(lint(&loaded, &listening_ports()));
+            warnings.extend(lint(&loaded, &host::look()));
             // Whoever stops reading has read enough.
             let _ = print(path, &loaded, &warnings.into_sorted());
             ExitCode::SUCCESS
@@ -99,92 +97,4 @@ fn describe_pair(
 
 fn one_line(command: &Command) -> String {
     command.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The ports on which something on this host listens for others; none where that can't be known.
-fn listening_ports() -> PortSet {
-    let tables = [
-        ("/proc/net/tcp", Protocol::Tcp),
-        ("/proc/net/tcp6", Protocol::Tcp),
-        ("/proc/net/udp", Protocol::Udp),
-        ("/proc/net/udp6", Protocol::Udp),
-    ];
-    let mut ports = PortSet::new();
-    for (path, protocol) in tables {
-        if let Ok(table) = fs::read_to_string(path) {
-            ports.extend(table.lines().skip(1).filter_map(|line| listener(line, protocol)));
-        }
-    }
-    ports
-}
-
-/// The port of a line of such a table, if it is of a socket that takes packets from anyone, and
-/// not only from this host (proc_pid_net(5)).
-fn listener(line: &str, protocol: Protocol) -> Option<Knock> {
-    let mut fields = line.split_whitespace().skip(1);
-    let (address, port) = fields.next()?.split_once(':')?;
-    let (_, remote_port) = fields.next()?.split_once(':')?;
-    let state = fields.next()?;
-    let listens = match protocol {
-        Protocol::Tcp => state == "0A",
-        Protocol::Udp => remote_port == "0000",
-    };
-    // Words of an address are in the byte order of the host.
-    let loopback = match address.len() {
-        8 => address.ends_with("7F"),
-        _ => {
-            address == "00000000000000000000000001000000"
-                || address.starts_with("0000000000000000FFFF0000") && address.ends_with("7F")
-        }
-    };
-    let port = u16::from_str_radix(port, 16).ok()?.try_into().ok()?;
-    (listens && !loopback).then_some(Knock::new(protocol, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn listens(line: &str, protocol: Protocol) -> Option<String> {
-        listener(line, protocol).map(|knock| knock.to_string())
-    }
-
-    #[test]
-    fn a_socket_that_takes_connections_listens() {
-        let line =
-            "   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1";
-        assert_eq!(listens(line, Protocol::Tcp).as_deref(), Some("22/tcp"));
-        let line =
-            "   1: 00000000000000000000000000000000:1F90 00000000000000000000000000000000:0000 0A";
-        assert_eq!(listens(line, Protocol::Tcp).as_deref(), Some("8080/tcp"));
-        let line = "  12: 0202000A:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000";
-        assert_eq!(listens(line, Protocol::Udp).as_deref(), Some("68/udp"));
-    }
-
-    #[test]
-    fn a_connection_does_not_listen() {
-        let line =
-            "   0: 0202000A:0016 010200C0:D431 01 00000000:00000000 00:00000000 00000000 0 0 1";
-        assert_eq!(listens(line, Protocol::Tcp), None);
-        assert_eq!(listens(line, Protocol::Udp), None);
-    }
-
-    #[test]
-    fn what_only_this_host_reaches_does_not_count() {
-        for line in [
-            "   0: 3500007F:0035 00000000:0000 0A",
-            "   0: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 0A",
-            "   0: 0000000000000000FFFF00000100007F:0035 00000000000000000000000000000000:0000 0A",
-        ] {
-            assert_eq!(listens(line, Protocol::Tcp), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_line_that_is_not_understood_is_passed_over() {
-        for line in ["", "0:", "0: x y z", "0: 00000000:ZZZZ 00000000:0000 0A", "0: 0:0000 0:0 0A"]
-        {
-            assert_eq!(listens(line, Protocol::Tcp), None, "{line}");
-        }
-    }
 }

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod explain;
+mod host;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
