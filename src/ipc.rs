@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Recognition;
 use crate::engine::{DoorId, Event, EventKind, Reason};
+use crate::proto::knock::{Knock, Protocol};
 use crate::sys::privileges::Identity;
 use crate::time::Monotonic;
 
@@ -50,6 +52,10 @@ pub enum FromWatcher {
     Count { reason: Reason, count: u64 },
     /// What it was asked to see to its end has ended.
     Done,
+    /// A packet that changed nothing, and why: told while somebody asks.
+    Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
+    /// What it remembers of an event that has been reported before: told when somebody asks.
+    Past { event: Event, at: Monotonic },
 }
 
 /// How an interface fares.
@@ -71,6 +77,12 @@ pub enum ToWatcher {
     Until { time: Monotonic },
     /// End now.
     Stop,
+    /// Tell what is remembered of this source's knocks, and from now on all there is about it.
+    Explain { source: IpAddr },
+    /// The same of all sources.
+    ExplainAll,
+    /// Nobody asks any more.
+    ExplainNothing,
 }
 
 /// The bytes are no frame.
@@ -114,6 +126,18 @@ impl Writer {
 
     fn time(self, time: Monotonic) -> Self {
         self.put(time.as_nanos().to_be_bytes())
+    }
+
+    fn event(self, event: Event) -> Self {
+        let (kind, stage, reason) = match event.kind {
+            EventKind::Stage(stage) => (0, stage, 0),
+            EventKind::Open => (1, 0, 0),
+            EventKind::Reset { stage, reason } => (2, stage, reason_code(reason)),
+        };
+        self.put([kind, stage, reason])
+            .put(event.door.0.to_be_bytes())
+            .address(event.source)
+            .time(event.began)
     }
 }
 
@@ -160,6 +184,21 @@ impl Reader<'_> {
         Reason::ALL.get(usize::from(self.byte()?)).copied().ok_or(Malformed)
     }
 
+    fn event(&mut self) -> Result<Event, Malformed> {
+        let [kind, stage, reason] = self.take()?;
+        let kind = match kind {
+            0 if reason == 0 => EventKind::Stage(stage),
+            1 if reason == 0 && stage == 0 => EventKind::Open,
+            2 => {
+                let reason = *Reason::ALL.get(usize::from(reason)).ok_or(Malformed)?;
+                EventKind::Reset { stage, reason }
+            }
+            _ => return Err(Malformed),
+        };
+        let door = DoorId(self.u32()?);
+        Ok(Event { door, source: self.address()?, kind, began: self.time()? })
+    }
+
     /// What a frame does not use is zero.
     fn end<T>(self, value: T) -> Result<T, Malformed> {
         if self.rest.iter().all(|&byte| byte == 0) { Ok(value) } else { Err(Malformed) }
@@ -176,19 +215,7 @@ impl Frame for FromWatcher {
     fn encode(&self) -> [u8; FRAME] {
         let writer = match *self {
             Self::Ready => Writer::new(1),
-            Self::Event { event, at } => {
-                let (kind, stage, reason) = match event.kind {
-                    EventKind::Stage(stage) => (0, stage, 0),
-                    EventKind::Open => (1, 0, 0),
-                    EventKind::Reset { stage, reason } => (2, stage, reason_code(reason)),
-                };
-                Writer::new(2)
-                    .put([kind, stage, reason])
-                    .put(event.door.0.to_be_bytes())
-                    .address(event.source)
-                    .time(event.began)
-                    .time(at)
-            }
+            Self::Event { event, at } => Writer::new(2).event(event).time(at),
             Self::Interface { index, state } => {
                 let state = match state {
                     InterfaceState::Listening => 0,
@@ -203,6 +230,13 @@ impl Frame for FromWatcher {
                 Writer::new(6).put([reason_code(reason)]).put(count.to_be_bytes())
             }
             Self::Done => Writer::new(7),
+            Self::Seen { source, knock, reason, at } => Writer::new(8)
+                .address(source)
+                .put([u8::from(knock.protocol == Protocol::Udp)])
+                .put(knock.port.get().to_be_bytes())
+                .put([reason_code(reason)])
+                .time(at),
+            Self::Past { event, at } => Writer::new(9).event(event).time(at),
         };
         writer.bytes
     }
@@ -211,25 +245,7 @@ impl Frame for FromWatcher {
         let mut reader = Reader { rest: bytes };
         let frame = match reader.byte()? {
             1 => Self::Ready,
-            2 => {
-                let [kind, stage, _] = reader.rest.first_chunk().copied().ok_or(Malformed)?;
-                reader.take::<2>()?;
-                let reason = reader.byte()?;
-                let kind = match kind {
-                    0 if reason == 0 => EventKind::Stage(stage),
-                    1 if reason == 0 && stage == 0 => EventKind::Open,
-                    2 => EventKind::Reset {
-                        stage,
-                        reason: *Reason::ALL.get(usize::from(reason)).ok_or(Malformed)?,
-                    },
-                    _ => return Err(Malformed),
-                };
-                let door = DoorId(reader.u32()?);
-                let source = reader.address()?;
-                let began = reader.time()?;
-                let at = reader.time()?;
-                Self::Event { event: Event { door, source, kind, began }, at }
-            }
+            2 => Self::Event { event: reader.event()?, at: reader.time()? },
             3 => {
                 let index = reader.u32()?;
                 let state = match reader.byte()? {
@@ -244,6 +260,18 @@ impl Frame for FromWatcher {
             5 => Self::Dropped { count: reader.u64()? },
             6 => Self::Count { reason: reader.reason()?, count: reader.u64()? },
             7 => Self::Done,
+            8 => {
+                let source = reader.address()?;
+                let protocol = match reader.byte()? {
+                    0 => Protocol::Tcp,
+                    1 => Protocol::Udp,
+                    _ => return Err(Malformed),
+                };
+                let port = NonZeroU16::new(u16::from_be_bytes(reader.take()?)).ok_or(Malformed)?;
+                let knock = Knock::new(protocol, port);
+                Self::Seen { source, knock, reason: reader.reason()?, at: reader.time()? }
+            }
+            9 => Self::Past { event: reader.event()?, at: reader.time()? },
             _ => return Err(Malformed),
         };
         reader.end(frame)
@@ -256,6 +284,9 @@ impl Frame for ToWatcher {
             Self::After { time } => Writer::new(1).time(time),
             Self::Until { time } => Writer::new(2).time(time),
             Self::Stop => Writer::new(3),
+            Self::Explain { source } => Writer::new(4).address(source),
+            Self::ExplainAll => Writer::new(5),
+            Self::ExplainNothing => Writer::new(6),
         }
         .bytes
     }
@@ -266,6 +297,9 @@ impl Frame for ToWatcher {
             1 => Self::After { time: reader.time()? },
             2 => Self::Until { time: reader.time()? },
             3 => Self::Stop,
+            4 => Self::Explain { source: reader.address()? },
+            5 => Self::ExplainAll,
+            6 => Self::ExplainNothing,
             _ => return Err(Malformed),
         };
         reader.end(frame)
@@ -361,6 +395,16 @@ mod tests {
         prop_oneof![
             Just(FromWatcher::Ready),
             Just(FromWatcher::Done),
+            (address(), 1..=u16::MAX, any::<bool>(), reason(), time()).prop_map(
+                |(source, port, udp, reason, at)| {
+                    let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+                    let knock = Knock::new(protocol, port.try_into().unwrap());
+                    FromWatcher::Seen { source, knock, reason, at }
+                }
+            ),
+            (address(), kind(), time(), time()).prop_map(|(source, kind, began, at)| {
+                FromWatcher::Past { event: Event { door: DoorId(7), source, kind, began }, at }
+            }),
             (any::<u32>(), address(), kind(), time(), time()).prop_map(
                 |(door, source, kind, began, at)| FromWatcher::Event {
                     event: Event { door: DoorId(door), source, kind, began },
@@ -386,7 +430,7 @@ mod tests {
         fn a_frame_has_one_encoding_and_no_bytes_make_it_panic(
             bytes in prop::array::uniform32(any::<u8>()),
             tail in prop::array::uniform32(prop::sample::select(vec![0u8, 0, 0, 0, 1, 255])),
-            kind in 0u8..9,
+            kind in 0u8..11,
         ) {
             let mut frame = [0; FRAME];
             frame[..32].copy_from_slice(&bytes);
@@ -404,7 +448,15 @@ mod tests {
     #[test]
     fn orders_are_decoded() {
         let time = Monotonic::from_nanos(5);
-        for order in [ToWatcher::After { time }, ToWatcher::Until { time }, ToWatcher::Stop] {
+        let source = IpAddr::from([192, 0, 2, 2]);
+        for order in [
+            ToWatcher::After { time },
+            ToWatcher::Until { time },
+            ToWatcher::Stop,
+            ToWatcher::Explain { source },
+            ToWatcher::ExplainAll,
+            ToWatcher::ExplainNothing,
+        ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
         }
     }

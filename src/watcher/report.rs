@@ -1,17 +1,23 @@
 //! What the keeper gets to hear: every completed sequence, and of the rest no more than it can log.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::engine::{Event, EventKind, Reason};
 use crate::ipc::{Channel, Frame, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
+use crate::wire::Packet;
 
 /// How many frames wait while the keeper is busy; only completed sequences do.
 const WAITING: usize = 4096;
 /// How often counts are handed on.
-const EVERY: Duration = Duration::from_secs(10);
+const COUNTS_EVERY: Duration = Duration::from_secs(1);
+/// How often the log says what was left out or lost.
+const LOSSES_EVERY: Duration = Duration::from_secs(10);
+/// How much is remembered for whoever asks later, of each kind.
+const REMEMBERED: usize = 1024;
 /// How soon a keeper that did not keep up is tried again.
 const RETRY: Duration = Duration::from_millis(2);
 
@@ -28,6 +34,65 @@ pub(super) struct Reporter {
     counts: HashMap<Reason, u64>,
     dropped: u64,
     next_counts: Option<Monotonic>,
+    next_losses: Option<Monotonic>,
+    memory: Memory,
+    asked: Asked,
+}
+
+/// Whose knocks somebody asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nobody,
+    One(IpAddr),
+    All,
+}
+
+impl Asked {
+    fn about(self, source: IpAddr) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::One(one) => one == source,
+            Self::All => true,
+        }
+    }
+}
+
+/// What happened lately, for whoever asks why a knock did not open.
+///
+/// What anybody can cause without knowing anything is kept apart, so that a flood of it pushes
+/// only itself out.
+#[derive(Default)]
+struct Memory {
+    first_knocks: VecDeque<FromWatcher>,
+    further_knocks: VecDeque<FromWatcher>,
+}
+
+impl Memory {
+    fn keep(&mut self, further: bool, happened: FromWatcher) {
+        let queue = if further { &mut self.further_knocks } else { &mut self.first_knocks };
+        if queue.len() >= REMEMBERED {
+            queue.pop_front();
+        }
+        queue.push_back(happened);
+    }
+
+    /// What is remembered of the sources asked about, in the order in which it happened.
+    fn recall(&self, asked: Asked) -> Vec<FromWatcher> {
+        let mut all: Vec<(Monotonic, FromWatcher)> = self
+            .first_knocks
+            .iter()
+            .chain(&self.further_knocks)
+            .filter_map(|&happened| match happened {
+                FromWatcher::Seen { source, at, .. } => Some((source, at, happened)),
+                FromWatcher::Past { event, at } => Some((event.source, at, happened)),
+                _ => None,
+            })
+            .filter(|&(source, ..)| asked.about(source))
+            .map(|(_, at, happened)| (at, happened))
+            .collect();
+        all.sort_by_key(|&(at, _)| at);
+        all.into_iter().map(|(_, happened)| happened).collect()
+    }
 }
 
 impl Reporter {
@@ -42,6 +107,9 @@ impl Reporter {
             counts: HashMap::new(),
             dropped: 0,
             next_counts: None,
+            next_losses: None,
+            memory: Memory::default(),
+            asked: Asked::Nobody,
         }
     }
 
@@ -51,21 +119,48 @@ impl Reporter {
 
     /// Reports an event that happened at `at`, or counts it.
     pub(super) fn event(&mut self, at: Monotonic, event: Event) {
+        let further = match event.kind {
+            EventKind::Open => true,
+            EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
+        };
+        self.memory.keep(further, FromWatcher::Past { event, at });
+        let wanted = self.verbose || self.asked.about(event.source);
         let limit = match event.kind {
             EventKind::Open => {
                 self.flush();
                 self.send_or_wait(FromWatcher::Event { event, at });
                 return;
             }
-            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !self.verbose => return,
-            EventKind::Stage(stage) | EventKind::Reset { stage, .. } if stage <= 1 => {
-                &mut self.first_knocks
-            }
-            EventKind::Stage(_) | EventKind::Reset { .. } => &mut self.further_knocks,
+            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => return,
+            EventKind::Stage(_) | EventKind::Reset { .. } if further => &mut self.further_knocks,
+            EventKind::Stage(_) | EventKind::Reset { .. } => &mut self.first_knocks,
         };
         if !limit.pass(at) || self.send(&FromWatcher::Event { event, at }).is_err() {
             self.suppressed += 1;
-            self.count_later(at);
+            self.next_losses.get_or_insert(at + LOSSES_EVERY);
+        }
+    }
+
+    /// Counts a packet that came to nothing, and tells whoever asks about its source.
+    pub(super) fn ignored(&mut self, at: Monotonic, packet: &Packet, reason: Reason) {
+        self.count(at, reason, 1);
+        // The filter passes some packets that no door watches; nobody knocked with them.
+        if reason == Reason::NotWatched {
+            return;
+        }
+        let seen = FromWatcher::Seen { source: packet.source, knock: packet.knock(), reason, at };
+        self.memory.keep(false, seen);
+        if self.asked.about(packet.source) && self.first_knocks.pass(at) {
+            // Whoever asks can do without what the channel has no room for.
+            let _ = self.send(&seen);
+        }
+    }
+
+    /// From now on somebody asks about these; tells what is remembered of them.
+    pub(super) fn explain(&mut self, asked: Asked) {
+        self.asked = asked;
+        for happened in self.memory.recall(asked) {
+            self.say(happened);
         }
     }
 
@@ -73,7 +168,7 @@ impl Reporter {
     pub(super) fn count(&mut self, at: Monotonic, reason: Reason, count: u64) {
         if count > 0 {
             *self.counts.entry(reason).or_default() += count;
-            self.count_later(at);
+            self.next_counts.get_or_insert(at + COUNTS_EVERY);
         }
     }
 
@@ -81,12 +176,8 @@ impl Reporter {
     pub(super) fn dropped(&mut self, at: Monotonic, count: u64) {
         if count > 0 {
             self.dropped += count;
-            self.count_later(at);
+            self.next_losses.get_or_insert(at + LOSSES_EVERY);
         }
-    }
-
-    fn count_later(&mut self, at: Monotonic) {
-        self.next_counts.get_or_insert(at + EVERY);
     }
 
     /// Reports something that must not be lost.
@@ -121,14 +212,27 @@ impl Reporter {
         if self.next_counts.is_some_and(|next| next <= now) {
             self.send_counts();
         }
+        if self.next_losses.is_some_and(|next| next <= now) {
+            self.send_losses();
+        }
     }
 
     /// Sends what has been counted, whether it is due or not.
-    pub(super) fn send_counts(&mut self) {
+    pub(super) fn send_all(&mut self) {
+        self.send_counts();
+        self.send_losses();
+    }
+
+    fn send_counts(&mut self) {
         self.next_counts = None;
         for (reason, count) in std::mem::take(&mut self.counts) {
             self.say(FromWatcher::Count { reason, count });
         }
+    }
+
+    /// Each of these is a line in the log.
+    fn send_losses(&mut self) {
+        self.next_losses = None;
         for (count, frame) in [
             (self.suppressed, FromWatcher::Suppressed { count: self.suppressed }),
             (self.dropped, FromWatcher::Dropped { count: self.dropped }),
@@ -142,14 +246,13 @@ impl Reporter {
 
     /// When [`poll`](Self::poll) has to be called next.
     pub(super) fn next_deadline(&self, now: Monotonic) -> Option<Monotonic> {
-        if self.waiting.is_empty() { self.next_counts } else { Some(now + RETRY) }
+        let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
+        [retry, self.next_counts, self.next_losses].into_iter().flatten().min()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
     use crate::engine::DoorId;
     use crate::ipc::Received;
@@ -217,13 +320,32 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_is_told_what_is_remembered_and_then_all_there_is() {
+        let (mut reporter, keeper) = pair(false);
+        let reset = event(EventKind::Reset { stage: 2, reason: Reason::TripWire });
+        reporter.event(at(1), event(EventKind::Stage(2)));
+        reporter.event(at(2), reset);
+        let other = Event { source: IpAddr::from([192, 0, 2, 3]), ..event(EventKind::Stage(2)) };
+        reporter.event(at(3), other);
+        heard(&keeper);
+        reporter.explain(Asked::One(reset.source));
+        let past = [event(EventKind::Stage(2)), reset];
+        let past = past.into_iter().zip([1, 2]);
+        let past: Vec<_> =
+            past.map(|(event, millis)| FromWatcher::Past { event, at: at(millis) }).collect();
+        assert_eq!(heard(&keeper), past);
+        reporter.event(at(4), reset);
+        assert_eq!(heard(&keeper), [FromWatcher::Event { event: reset, at: at(4) }]);
+    }
+
+    #[test]
     fn what_came_to_nothing_is_handed_on_as_a_number() {
         let (mut reporter, keeper) = pair(false);
         for _ in 0..5 {
             reporter.count(at(0), Reason::Duplicate, 1);
         }
-        assert_eq!(reporter.next_deadline(at(0)), Some(at(10_000)));
-        reporter.poll(at(10_000));
+        assert_eq!(reporter.next_deadline(at(0)), Some(at(1000)));
+        reporter.poll(at(1000));
         let expected = FromWatcher::Count { reason: Reason::Duplicate, count: 5 };
         assert_eq!(heard(&keeper), [expected]);
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::addresses::Addresses;
-use super::report::Reporter;
+use super::report::{Asked, Reporter};
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Event, Local, Options, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, FromWatcher, InterfaceState, Received, ToWatcher};
@@ -152,7 +152,7 @@ impl Watcher {
             self.look_after_losses(now.monotonic);
             self.reporter.poll(now.monotonic);
             if !more && self.leave_at.is_some_and(|leave_at| leave_at <= now.monotonic) {
-                self.reporter.send_counts();
+                self.reporter.send_all();
                 self.reporter.say(FromWatcher::Done);
                 return Ok(());
             }
@@ -191,6 +191,11 @@ impl Watcher {
                     self.engine.report(self.window);
                     self.leave_at = Some(time + self.longest);
                 }
+                Received::Frame(ToWatcher::Explain { source }) => {
+                    self.reporter.explain(Asked::One(source));
+                }
+                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(Asked::All),
+                Received::Frame(ToWatcher::ExplainNothing) => self.reporter.explain(Asked::Nobody),
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return Next::End;
                 }
@@ -217,12 +222,15 @@ impl Watcher {
                 };
                 let at = packet_time(now, frame.time, interface.latest);
                 interface.latest = at.monotonic;
-                let verdict = match wire::parse(link, frame.bytes) {
-                    Ok(packet) => engine.on_packet(at, &packet),
-                    Err(ignored) => Verdict::Ignored(ignored.into()),
+                let packet = match wire::parse(link, frame.bytes) {
+                    Ok(packet) => packet,
+                    Err(ignored) => {
+                        reporter.count(at.monotonic, ignored.into(), 1);
+                        continue;
+                    }
                 };
-                match verdict {
-                    Verdict::Ignored(reason) => reporter.count(at.monotonic, reason, 1),
+                match engine.on_packet(at, &packet) {
+                    Verdict::Ignored(reason) => reporter.ignored(at.monotonic, &packet, reason),
                     Verdict::Knock(events) => {
                         hand_on(reporter, held_back.as_mut(), at.monotonic, events);
                     }
