@@ -17,6 +17,25 @@ use crate::time::Monotonic;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantId(u64);
 
+/// What opened a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum By {
+    Sequence,
+    /// The administrator, by hand.
+    Knockctl,
+}
+
+impl By {
+    /// The word that scripts see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sequence => "sequence",
+            Self::Knockctl => "knockctl",
+        }
+    }
+}
+
 /// What opening a door for one address does, ready to run.
 ///
 /// The close commands are rendered with the open commands, so a later change of configuration
@@ -34,16 +53,18 @@ pub struct Step {
 }
 
 impl Deed {
-    /// What opening `door` for `address` does.
+    /// What opening `door` for `address` does; for as long as the door says where no other time is
+    /// given.
     ///
     /// # Errors
     /// [`Reason::NoCommand`] when the door has no command for the family of the address.
-    pub fn of(door: &Door, address: IpAddr) -> Result<Self, Reason> {
+    pub fn of(door: &Door, address: IpAddr, open_for: Option<Duration>) -> Result<Self, Reason> {
         let opening = &door.opening;
+        let open_for = open_for.unwrap_or(opening.open_for);
         let pair = opening.commands.of(Family::of(address));
         let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
         let step = |port| {
-            let seconds = opening.open_for.as_secs();
+            let seconds = open_for.as_secs();
             let holes = Holes { address, door: door.name(), client: None, port, seconds };
             let close = pair.close.as_ref().map(|close| close.render(&holes));
             Step { open: open.render(&holes), close }
@@ -53,7 +74,7 @@ impl Deed {
         } else {
             opening.ports.iter().map(|&port| step(Some(port))).collect()
         };
-        Ok(Self { steps, open_for: opening.open_for })
+        Ok(Self { steps, open_for })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
@@ -114,13 +135,32 @@ pub struct Expired {
     pub close: Vec<Rendered>,
 }
 
+/// What closing a door by hand comes to.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closing {
+    Now(Expired),
+    /// A command is under way; when it has ended the grant ends.
+    Later,
+}
+
+/// A grant, for whoever asks what is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed<'a> {
+    pub door: &'a Name,
+    pub address: IpAddr,
+    pub by: By,
+    pub state: &'static str,
+    pub deadline: Monotonic,
+}
+
 #[derive(Debug)]
 enum State {
     Starting,
     Open,
     /// `again`: somebody knocked meanwhile.
     Closing {
-        again: Option<Deed>,
+        again: Option<(By, Deed)>,
     },
 }
 
@@ -128,6 +168,8 @@ enum State {
 struct Grant {
     door: Name,
     address: IpAddr,
+    /// What opened it, or extended it last.
+    by: By,
     state: State,
     deadline: Monotonic,
     deed: Deed,
@@ -150,12 +192,13 @@ impl Grants {
         Self::default()
     }
 
-    /// Somebody has completed a knock at `knocked`.
+    /// Somebody may open a door, since `knocked`.
     pub fn request(
         &mut self,
         knocked: Monotonic,
         door: &Name,
         address: IpAddr,
+        by: By,
         deed: Deed,
     ) -> Decision {
         let until = knocked + deed.open_for;
@@ -165,9 +208,10 @@ impl Grants {
             None if deed.is_act() => {
                 Decision::Act(deed.steps.into_iter().map(|step| step.open).collect())
             }
-            None => self.start(place, until, deed),
+            None => self.start(place, by, until, deed),
             Some((id, grant)) => match &mut grant.state {
                 State::Starting | State::Open => {
+                    grant.by = by;
                     let later = grant.deadline.max(until);
                     if self.deadlines.remove(&(grant.deadline, id)) {
                         self.deadlines.insert((later, id));
@@ -176,7 +220,7 @@ impl Grants {
                     Decision::Extend(later)
                 }
                 State::Closing { again } => {
-                    *again = Some(deed);
+                    *again = Some((by, deed));
                     grant.deadline = grant.deadline.max(until);
                     Decision::Wait
                 }
@@ -184,13 +228,19 @@ impl Grants {
         }
     }
 
-    fn start(&mut self, place: (Name, IpAddr), deadline: Monotonic, deed: Deed) -> Decision {
+    fn start(
+        &mut self,
+        place: (Name, IpAddr),
+        by: By,
+        deadline: Monotonic,
+        deed: Deed,
+    ) -> Decision {
         self.last += 1;
         let id = GrantId(self.last);
         let commands = deed.steps.iter().map(|step| step.open.clone()).collect();
         let (door, address) = place.clone();
         self.places.insert(place, id);
-        self.grants.insert(id, Grant { door, address, state: State::Starting, deadline, deed });
+        self.grants.insert(id, Grant { door, address, by, state: State::Starting, deadline, deed });
         Decision::Open(id, commands)
     }
 
@@ -230,6 +280,27 @@ impl Grants {
         expired
     }
 
+    /// Ends one grant now, whoever opened it; `None`: the door is not open for the address.
+    ///
+    /// One that is still starting ends when it has opened, one that waits to open again does not.
+    #[must_use]
+    pub fn close(&mut self, door: &Name, address: IpAddr) -> Option<Closing> {
+        let id = *self.places.get(&(door.clone(), address))?;
+        let grant = self.grants.get_mut(&id)?;
+        match &mut grant.state {
+            State::Starting => grant.deadline = Monotonic::ZERO,
+            State::Closing { again } => *again = None,
+            State::Open => {
+                self.deadlines.remove(&(grant.deadline, id));
+                grant.state = State::Closing { again: None };
+                let close = Deed::closes(&grant.deed.steps);
+                let (door, address) = (door.clone(), address);
+                return Some(Closing::Now(Expired { id, door, address, close }));
+            }
+        }
+        Some(Closing::Later)
+    }
+
     /// Ends every open grant, as if its time had come: what is still starting ends when it has
     /// opened, what is waiting to open again does not.
     #[must_use]
@@ -249,8 +320,8 @@ impl Grants {
     #[must_use]
     pub fn closed(&mut self, id: GrantId) -> Option<Decision> {
         let grant = self.forget(id)?;
-        let State::Closing { again: Some(deed) } = grant.state else { return None };
-        Some(self.start((grant.door, grant.address), grant.deadline, deed))
+        let State::Closing { again: Some((by, deed)) } = grant.state else { return None };
+        Some(self.start((grant.door, grant.address), by, grant.deadline, deed))
     }
 
     fn forget(&mut self, id: GrantId) -> Option<Grant> {
@@ -278,6 +349,28 @@ impl Grants {
             .get(&(door.clone(), address))
             .and_then(|id| self.grants.get(id))
             .is_some_and(|grant| matches!(grant.state, State::Open))
+    }
+
+    /// All grants, by door and address.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed<'_>> {
+        let mut list: Vec<_> = self
+            .grants
+            .values()
+            .map(|grant| Listed {
+                door: &grant.door,
+                address: grant.address,
+                by: grant.by,
+                state: match grant.state {
+                    State::Starting => "starting",
+                    State::Open => "open",
+                    State::Closing { .. } => "closing",
+                },
+                deadline: grant.deadline,
+            })
+            .collect();
+        list.sort_by_key(|listed| (listed.door, listed.address));
+        list
     }
 
     #[must_use]
@@ -320,7 +413,8 @@ mod tests {
     }
 
     fn open(grants: &mut Grants, seconds: u64, open_for: u64) -> GrantId {
-        let decision = grants.request(at(seconds), &door(), ADDRESS, deed(1, open_for));
+        let decision =
+            grants.request(at(seconds), &door(), ADDRESS, By::Sequence, deed(1, open_for));
         let Decision::Open(id, _) = decision else { panic!("{decision:?}") };
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         id
@@ -342,7 +436,7 @@ mod tests {
     fn another_knock_extends_without_opening_again() {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
-        let decision = grants.request(at(120), &door(), ADDRESS, deed(1, 30));
+        let decision = grants.request(at(120), &door(), ADDRESS, By::Sequence, deed(1, 30));
         assert_eq!(decision, Decision::Extend(at(150)));
         assert!(grants.expire(at(149)).is_empty());
         assert_eq!(grants.expire(at(150)).len(), 1);
@@ -352,17 +446,22 @@ mod tests {
     fn a_shorter_knock_does_not_shorten() {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
-        let decision = grants.request(at(101), &door(), ADDRESS, deed(1, 5));
+        let decision = grants.request(at(101), &door(), ADDRESS, By::Sequence, deed(1, 5));
         assert_eq!(decision, Decision::Extend(at(130)));
     }
 
     #[test]
     fn a_knock_while_the_open_command_runs_extends() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) = grants.request(at(0), &door(), ADDRESS, deed(1, 10)) else {
+        let Decision::Open(id, _) =
+            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(1, 10))
+        else {
             panic!()
         };
-        assert_eq!(grants.request(at(5), &door(), ADDRESS, deed(1, 10)), Decision::Extend(at(15)));
+        assert_eq!(
+            grants.request(at(5), &door(), ADDRESS, By::Sequence, deed(1, 10)),
+            Decision::Extend(at(15))
+        );
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         assert_eq!(grants.next_deadline(), Some(at(15)));
     }
@@ -372,7 +471,10 @@ mod tests {
         let mut grants = Grants::new();
         let id = open(&mut grants, 0, 10);
         assert_eq!(grants.expire(at(10)).len(), 1);
-        assert_eq!(grants.request(at(11), &door(), ADDRESS, deed(1, 10)), Decision::Wait);
+        assert_eq!(
+            grants.request(at(11), &door(), ADDRESS, By::Sequence, deed(1, 10)),
+            Decision::Wait
+        );
         let Some(Decision::Open(again, _)) = grants.closed(id) else { panic!() };
         assert_ne!(id, again);
         assert_eq!(grants.opened(again, Opened::All), AfterOpen::Open);
@@ -384,7 +486,7 @@ mod tests {
         let mut grants = Grants::new();
         let act = Deed { steps: vec![Step { open: command("wake"), close: None }], ..deed(0, 10) };
         for seconds in 0..3 {
-            let decision = grants.request(at(seconds), &door(), ADDRESS, act.clone());
+            let decision = grants.request(at(seconds), &door(), ADDRESS, By::Sequence, act.clone());
             assert_eq!(decision, Decision::Act(vec![command("wake")]));
         }
         assert!(grants.is_empty());
@@ -393,7 +495,9 @@ mod tests {
     #[test]
     fn an_open_that_failed_is_no_grant() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) = grants.request(at(0), &door(), ADDRESS, deed(2, 10)) else {
+        let Decision::Open(id, _) =
+            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(2, 10))
+        else {
             panic!()
         };
         let failed = Opened::Failed { done: 0, doubtful: false };
@@ -404,7 +508,9 @@ mod tests {
     #[test]
     fn ports_that_were_opened_before_one_failed_are_closed_again() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) = grants.request(at(0), &door(), ADDRESS, deed(3, 10)) else {
+        let Decision::Open(id, _) =
+            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(3, 10))
+        else {
             panic!()
         };
         let failed = Opened::Failed { done: 2, doubtful: false };
@@ -417,7 +523,9 @@ mod tests {
     #[test]
     fn a_command_that_had_to_be_killed_is_undone_as_well() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) = grants.request(at(0), &door(), ADDRESS, deed(1, 10)) else {
+        let Decision::Open(id, _) =
+            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(1, 10))
+        else {
             panic!()
         };
         let failed = Opened::Failed { done: 0, doubtful: true };
@@ -429,7 +537,9 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 0, 1000);
         let other = "192.0.2.3".parse().unwrap();
-        let Decision::Open(starting, _) = grants.request(at(1), &door(), other, deed(1, 10)) else {
+        let Decision::Open(starting, _) =
+            grants.request(at(1), &door(), other, By::Sequence, deed(1, 10))
+        else {
             panic!()
         };
         assert_eq!(grants.expire_all().len(), 1);
@@ -467,7 +577,7 @@ mod tests {
             for step in moves {
                 match step {
                     Move::Knock(who) => {
-                        match grants.request(at(now), &door(), address(who), deed(1, 10)) {
+                        match grants.request(at(now), &door(), address(who), By::Sequence, deed(1, 10)) {
                             Decision::Open(id, _) => {
                                 prop_assert_eq!(running.insert(who, (id, true)), None);
                                 prop_assert!(!holding.contains_key(&who));

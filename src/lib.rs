@@ -5,7 +5,7 @@
 //! ```text
 //! bin              knock · knockd · knockctl
 //! client  watcher  keeper  ctl      the shells: sockets, processes, files, clocks
-//! log  ipc  control                 what the shells share
+//! control  ipc  log                 what the shells share
 //! sys  firewall  capture            one outside thing each; `sys` alone may hold `unsafe`
 //! engine  grants                    pure: (now, input) -> decision
 //! proto  wire  config               pure but for config's file reading

@@ -9,7 +9,7 @@ use std::time::Duration;
 use libknock::client::plan::Plan;
 use libknock::config::{Door, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Options, Verdict};
-use libknock::grants::{AfterOpen, Decision, Deed, Grants, Opened};
+use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Opened};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::time::{Monotonic, Now, Wall};
@@ -105,8 +105,8 @@ impl World {
     fn complete(&mut self, at: Monotonic, event: Event) {
         self.completed.push(event);
         let door = &self.doors[event.door.0 as usize];
-        let deed = Deed::of(door, event.source).unwrap();
-        match self.grants.request(at, door.name(), event.source, deed) {
+        let deed = Deed::of(door, event.source, None).unwrap();
+        match self.grants.request(at, door.name(), event.source, By::Sequence, deed) {
             Decision::Open(id, commands) => {
                 for command in commands {
                     let what = words(&command, "open ");

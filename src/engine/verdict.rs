@@ -1,5 +1,6 @@
 //! What the engine decides, and why.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::time::Monotonic;
@@ -65,10 +66,12 @@ pub enum Reason {
     Crowded,
     /// The door has no command for this address family.
     NoCommand,
+    /// The configuration has changed since the sequence began.
+    Changed,
 }
 
 impl Reason {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ignored(Ignored::Truncated),
         Self::Ignored(Ignored::Fragment),
         Self::Ignored(Ignored::Malformed),
@@ -84,6 +87,7 @@ impl Reason {
         Self::Timeout,
         Self::Crowded,
         Self::NoCommand,
+        Self::Changed,
     ];
 
     /// The word that scripts see: in JSON, in counters.
@@ -105,7 +109,32 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Crowded => "crowded",
             Self::NoCommand => "no-command",
+            Self::Changed => "changed",
         }
+    }
+}
+
+/// The reason in words, for people.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ignored(Ignored::Truncated) => "the capture ends before its ports",
+            Self::Ignored(Ignored::Fragment) => "a fragment",
+            Self::Ignored(Ignored::Malformed) => "its headers contradict each other",
+            Self::Ignored(Ignored::NotIp) => "neither IPv4 nor IPv6",
+            Self::Ignored(Ignored::NotTransport) => "neither TCP nor UDP",
+            Self::Ignored(Ignored::Outgoing) => "sent by this host",
+            Self::NotForUs => "sent to an address that is not this host's, nor a door's target",
+            Self::NotWatched => "no door watches this port, or not with these flags",
+            Self::Duplicate => "a duplicate of an earlier knock",
+            Self::OnlyIpv4 => "IPv6, and only IPv4 is listened for",
+            Self::WrongKnock => "a port of the sequence, out of turn",
+            Self::TripWire => "a trip-wire beside the sequence",
+            Self::Timeout => "the next knock did not come in time",
+            Self::Crowded => "pushed out by others",
+            Self::NoCommand => "the door has no command for this address family",
+            Self::Changed => "the configuration has changed since the knock began",
+        })
     }
 }
 

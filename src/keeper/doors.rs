@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Door, Name, Rendered};
+use crate::engine::Reason;
 use crate::firewall::{Finished, Firewall, Job, JobId, OnFailure};
-use crate::grants::{AfterOpen, Decision, Deed, GrantId, Grants, Opened};
+use crate::grants::{
+    AfterOpen, By, Closing, Decision, Deed, Expired, GrantId, Grants, Listed, Opened,
+};
 use crate::time::Monotonic;
 
 /// All doors and whatever is under way at them. Runs the same over real commands and in a
@@ -18,6 +22,18 @@ pub struct Doors<F> {
     firewall: F,
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
+}
+
+/// Who may open what, and since when.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub door: &'a Door,
+    pub address: IpAddr,
+    pub by: By,
+    /// When the last knock came.
+    pub since: Monotonic,
+    /// For how long, where that is not left to the door.
+    pub open_for: Option<Duration>,
 }
 
 /// What a job is for.
@@ -33,21 +49,21 @@ impl<F: Firewall> Doors<F> {
         Self { grants: Grants::new(), firewall, jobs: HashMap::new(), last_job: 0 }
     }
 
-    /// Opens a door, or leaves it open longer: its knock was completed at `knocked`.
-    pub fn knocked(&mut self, now: Monotonic, knocked: Monotonic, door: &Door, address: IpAddr) {
+    /// Opens a door, or leaves it open longer: somebody earned it at `since`.
+    ///
+    /// # Errors
+    /// Why this door cannot be opened for this address.
+    pub fn open(&mut self, now: Monotonic, request: &Request<'_>) -> Result<(), Reason> {
+        let Request { door, address, by, since, open_for } = *request;
         let name = door.name();
-        info!(source = %address, door = %name, event = "open", "OPEN SESAME");
-        let deed = match Deed::of(door, address) {
-            Ok(deed) => deed,
-            Err(reason) => {
-                warn!(source = %address, door = %name, reason = reason.as_str(),
-                    "not opened: the door has no command for this address family");
-                return;
-            }
-        };
+        let deed = Deed::of(door, address, open_for).inspect_err(|reason| {
+            warn!(source = %address, door = %name, event = "refused", reason = reason.as_str(),
+                "not opened: {reason}");
+        })?;
         // A watcher cannot make a grant last longer by dating its knock ahead.
-        let decision = self.grants.request(knocked.min(now), name, address, deed);
+        let decision = self.grants.request(since.min(now), name, address, by, deed);
         self.decided(now, name, address, decision);
+        Ok(())
     }
 
     fn decided(&mut self, now: Monotonic, door: &Name, address: IpAddr, decision: Decision) {
@@ -60,13 +76,31 @@ impl<F: Firewall> Doors<F> {
             }
             Decision::Extend(until) => {
                 let seconds = until.since(now).as_secs();
-                info!(source = %address, door = %door, seconds,
+                info!(source = %address, door = %door, event = "extend", seconds,
                     "open already, now for another {seconds} s");
             }
             Decision::Wait => {
                 info!(source = %address, door = %door, "closing just now, opens again after that");
             }
         }
+    }
+
+    /// Closes a door that is open for an address. False: it is not.
+    pub fn close(&mut self, now: Monotonic, door: &Name, address: IpAddr) -> bool {
+        match self.grants.close(door, address) {
+            None => false,
+            Some(Closing::Later) => true,
+            Some(Closing::Now(expired)) => {
+                self.end(now, expired, "closed by hand");
+                true
+            }
+        }
+    }
+
+    /// What is open, opening or closing.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed<'_>> {
+        self.grants.list()
     }
 
     fn submit(
@@ -89,12 +123,12 @@ impl<F: Firewall> Doors<F> {
             self.finished(now, finished);
         }
         for expired in self.grants.expire(now) {
-            self.close(now, expired, "command timeout");
+            self.end(now, expired, "command timeout");
         }
     }
 
-    fn close(&mut self, now: Monotonic, expired: crate::grants::Expired, why: &'static str) {
-        let crate::grants::Expired { id, door, address, close } = expired;
+    fn end(&mut self, now: Monotonic, expired: Expired, why: &'static str) {
+        let Expired { id, door, address, close } = expired;
         info!(source = %address, door = %door, event = "close", "{why}");
         self.submit(now, &door, Purpose::Close(id), close, OnFailure::GoOn);
     }
@@ -140,9 +174,11 @@ impl<F: Firewall> Doors<F> {
         };
         match self.grants.opened(id, outcome) {
             AfterOpen::Open => debug!(source = %address, door = %door, "open"),
-            AfterOpen::Nothing => error!(source = %address, door = %door, "not opened"),
+            AfterOpen::Nothing => {
+                error!(source = %address, door = %door, event = "failed", "not opened");
+            }
             AfterOpen::Close(commands) => {
-                error!(source = %address, door = %door,
+                error!(source = %address, door = %door, event = "failed",
                     "not opened: what was done of it is undone");
                 self.submit(now, door, Purpose::Close(id), commands, OnFailure::GoOn);
             }
@@ -150,9 +186,9 @@ impl<F: Firewall> Doors<F> {
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
-    pub fn close_all(&mut self, now: Monotonic) {
+    pub fn close_all(&mut self, now: Monotonic, why: &'static str) {
         for expired in self.grants.expire_all() {
-            self.close(now, expired, "closing, since knockd stops");
+            self.end(now, expired, why);
         }
     }
 

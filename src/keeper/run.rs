@@ -9,18 +9,22 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
+use super::answers::Asked;
 use super::cli::Cli;
+use super::control::{ConnectionId, Control};
 use super::daemon::{self, DaemonError, Left, PidFile};
-use super::doors::Doors;
+use super::doors::{Doors, Request};
 use super::names::Names;
 use super::watchers::{Notice, Watchers};
 use crate::config::Config;
 use crate::config::load::{self, Loaded, Options, Report};
+use crate::control;
 use crate::firewall::command::{Commands, LIMIT};
+use crate::grants::By;
 use crate::log::{self, LogError};
 use crate::sys::signals::Signals;
 use crate::sys::{clock, files, privileges};
-use crate::time::Monotonic;
+use crate::time::{Monotonic, Wall};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +62,16 @@ pub fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-struct Keeper {
-    cli: Cli,
+pub(super) struct Keeper {
+    pub(super) cli: Cli,
+    pub(super) since: Wall,
     signals: Signals,
-    watchers: Watchers,
-    doors: Doors<Commands>,
+    pub(super) watchers: Watchers,
+    pub(super) doors: Doors<Commands>,
+    pub(super) control: Control,
+    /// What is asked about at the moment, and by whom what happened before.
+    pub(super) asked: Asked,
+    pub(super) past_for: Option<ConnectionId>,
     names: Option<Names>,
     /// In the foreground, log lines also go to standard error.
     foreground: bool,
@@ -114,6 +123,7 @@ impl Keeper {
         daemon::make_directory(&settings.run_dir, 0o755)?;
         daemon::make_directory(&settings.state_dir, 0o700)?;
         let pid_file = PidFile::lock(&settings.pid_file)?;
+        let control = Control::listen(&control::socket(&settings.run_dir))?;
         // Until start-up has worked, everything is also said where the person looks.
         log::set_up(&settings.log, true)?;
         log_warnings(&loaded);
@@ -125,9 +135,13 @@ impl Keeper {
         };
         let config = Arc::new(loaded.config);
         let mut watchers = Watchers::new(Arc::clone(&config));
-        let now = clock::now().monotonic;
-        watchers.start(now, config).map_err(system("cannot start the watcher"))?;
+        let now = clock::now();
+        watchers.start(now.monotonic, config).map_err(system("cannot start the watcher"))?;
         Ok(Self {
+            since: now.wall,
+            control,
+            asked: Asked::default(),
+            past_for: None,
             foreground: !cli.daemon,
             cli,
             signals,
@@ -155,6 +169,7 @@ impl Keeper {
                 self.act(now, notice)?;
             }
             self.doors.poll(now);
+            self.serve(clock::now());
             if self.reload_again && !self.watchers.is_changing() {
                 self.reload_again = false;
                 self.reload(now);
@@ -166,11 +181,20 @@ impl Keeper {
     fn act(&mut self, now: Monotonic, notice: Notice) -> Result<(), StartError> {
         match notice {
             Notice::Knocked { door, source, at } => {
-                self.doors.knocked(now, at, &door, source);
+                let request = Request {
+                    door: &door,
+                    address: source,
+                    by: By::Sequence,
+                    since: at,
+                    open_for: None,
+                };
+                // A refusal has been logged.
+                let _ = self.doors.open(now, &request);
                 if let Some(names) = &self.names {
                     names.look_up(source);
                 }
             }
+            Notice::Seen { .. } | Notice::Past { .. } => self.explain(clock::now(), &notice),
             Notice::InForce(config) => self.in_force(&config)?,
             Notice::Failed if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed => tell_systemd(&[NotifyState::Ready]),
@@ -182,7 +206,10 @@ impl Keeper {
     fn in_force(&mut self, config: &Config) -> Result<(), StartError> {
         if !self.started {
             self.started = true;
-            info!("starting up, listening on {}", self.watchers.listening());
+            let (listening, _) = self.watchers.listening();
+            let listening =
+                if listening.is_empty() { "nothing yet".to_owned() } else { listening.join(", ") };
+            info!("starting up, listening on {listening}");
             if let Some(left) = self.left.take() {
                 log::set_up(&config.settings.log, self.foreground)?;
                 left.started().map_err(system("cannot close standard error"))?;
@@ -231,7 +258,7 @@ impl Keeper {
         loop {
             let now = clock::now().monotonic;
             self.doors.poll(now);
-            self.doors.close_all(now);
+            self.doors.close_all(now, "closing, since knockd stops");
             if self.doors.is_idle() {
                 return Ok(());
             }
@@ -247,12 +274,18 @@ impl Keeper {
 
     /// Sleeps until something happens or is due, and says what time it is then.
     fn wait(&self, limit: Option<Monotonic>) -> Result<Monotonic, StartError> {
-        let deadlines = [self.watchers.next_deadline(), self.doors.next_deadline(), limit];
-        let deadline = deadlines.into_iter().flatten().min();
-        let timeout = deadline.map(|deadline| deadline.since(clock::now().monotonic));
+        let now = clock::now().monotonic;
+        let deadlines = [
+            self.watchers.next_deadline(),
+            self.doors.next_deadline(),
+            self.control.next_deadline(now),
+            limit,
+        ];
+        let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
         let mut fds = vec![std::os::fd::AsFd::as_fd(&self.signals)];
         fds.extend(self.watchers.fds());
         fds.extend(self.doors.fds());
+        fds.extend(self.control.fds());
         files::wait(&fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(clock::now().monotonic)
     }

@@ -15,11 +15,14 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::interfaces::Interfaces;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::{Event, EventKind, Reason};
-use crate::ipc::{Assignment, FromWatcher, InterfaceState, ToWatcher};
+use crate::grants::By;
+use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
+use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
 use crate::time::Monotonic;
 
@@ -41,6 +44,10 @@ const REMEMBERED: usize = 1024;
 pub(super) enum Notice {
     /// A sequence was completed.
     Knocked { door: Box<Door>, source: IpAddr, at: Monotonic },
+    /// A packet that changed nothing: somebody asks about such.
+    Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
+    /// Something that was reported before: somebody asks what happened lately.
+    Past { door: Name, event: Event, at: Monotonic },
     /// This configuration is at work from now on.
     InForce(Arc<Config>),
     /// A watcher could not start. Fatal only where none has ever worked.
@@ -60,6 +67,7 @@ pub(super) struct Watchers {
     completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
     complaints: Limit,
     counts: HashMap<Reason, u64>,
+    dropped: u64,
 }
 
 impl Watchers {
@@ -76,6 +84,7 @@ impl Watchers {
             completed: VecDeque::new(),
             complaints: Limit::new(20, Duration::from_secs(1)),
             counts: HashMap::new(),
+            dropped: 0,
         }
     }
 
@@ -259,10 +268,7 @@ impl Watchers {
     ) -> bool {
         match frame {
             FromWatcher::Event { event, at } => {
-                let Some(door) = watcher.config.doors.get(event.door.0 as usize) else {
-                    error!("the watcher named a door that does not exist and is ended");
-                    return false;
-                };
+                let Some(door) = door_of(watcher, &event) else { return false };
                 if event.kind != EventKind::Open {
                     log_event(&event, door.name());
                 } else if self.is_new(watcher.generation, door.name(), &event) {
@@ -278,6 +284,7 @@ impl Watchers {
                 warn!(count, "{count} more knocks were not logged one by one");
             }
             FromWatcher::Dropped { count } => {
+                self.dropped = self.dropped.saturating_add(count);
                 warn!(count, "the kernel dropped {count} packets before they were looked at");
             }
             FromWatcher::Count { reason, count } => {
@@ -290,6 +297,16 @@ impl Watchers {
                     reason.as_str()
                 );
             }
+            FromWatcher::Seen { source, knock, reason, at } => {
+                notices.push(Notice::Seen { source, knock, reason, at });
+            }
+            FromWatcher::Past { event, at } => match door_of(watcher, &event) {
+                Some(door) => {
+                    let door = door.name().clone();
+                    notices.push(Notice::Past { door, event, at });
+                }
+                None => return false,
+            },
             FromWatcher::Ready => {}
             FromWatcher::Done => {
                 debug!(time = now.as_nanos(), "the watcher says that it is done");
@@ -304,12 +321,14 @@ impl Watchers {
         let stands = self.config.doors.iter().find(|other| other.name() == name);
         match stands {
             Some(current) if current.recognition.sequence == door.recognition.sequence => {
+                info!(source = %event.source, door = %name, event = "open",
+                    by = By::Sequence.as_str(), "OPEN SESAME");
                 let door = Box::new(current.clone());
                 Some(Notice::Knocked { door, source: event.source, at })
             }
             _ => {
-                warn!(source = %event.source, door = %name,
-                    "not opened: the configuration has changed since the knock began");
+                warn!(source = %event.source, door = %name, event = "refused",
+                    reason = Reason::Changed.as_str(), "not opened: {}", Reason::Changed);
                 None
             }
         }
@@ -345,9 +364,31 @@ impl Watchers {
         self.restart = None;
     }
 
-    /// What is listened on at the moment, for people.
-    pub(super) fn listening(&self) -> String {
+    /// Tells the watcher at work what somebody asks about.
+    pub(super) fn tell(&self, order: ToWatcher) {
+        if let Some((watcher, _)) = &self.current {
+            watcher.tell(order);
+        }
+    }
+
+    /// What is listened on at the moment, and what is waited for.
+    pub(super) fn listening(&self) -> (Vec<String>, Vec<String>) {
         self.interfaces.listening(&self.config)
+    }
+
+    /// The configuration in force.
+    pub(super) const fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// How many packets came to nothing so far, by reason.
+    pub(super) const fn counts(&self) -> &HashMap<Reason, u64> {
+        &self.counts
+    }
+
+    /// How many packets the kernel dropped so far.
+    pub(super) const fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -367,6 +408,15 @@ impl Watchers {
     }
 }
 
+/// The door that an event names; a watcher that names none of its own is none of ours.
+fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
+    let door = watcher.config.doors.get(event.door.0 as usize);
+    if door.is_none() {
+        error!("the watcher named a door that does not exist and is ended");
+    }
+    door
+}
+
 fn log_event(event: &Event, door: &Name) {
     let source = event.source;
     match event.kind {
@@ -378,9 +428,9 @@ fn log_event(event: &Event, door: &Name) {
                 "sequence timeout (stage {stage})");
         }
         EventKind::Reset { stage, reason } => {
-            let reason = reason.as_str();
-            debug!(%source, %door, event = "reset", stage, reason,
-                "sequence broken by a {} (stage {stage})", reason.replace('-', " "));
+            let word = reason.as_str();
+            debug!(%source, %door, event = "reset", stage, reason = word,
+                "sequence broken (stage {stage}): {reason}");
         }
         // Logged by whoever acts upon it.
         EventKind::Open => {}
@@ -389,86 +439,4 @@ fn log_event(event: &Event, door: &Name) {
 
 fn ending(status: Option<ExitStatus>) -> String {
     status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string())
-}
-
-/// How each interface fares, as far as people have been told.
-#[derive(Default)]
-struct Interfaces {
-    states: HashMap<String, InterfaceState>,
-    told: HashMap<String, InterfaceState>,
-    next_look: Option<Monotonic>,
-    pause: Duration,
-}
-
-impl Interfaces {
-    /// Takes note of a state; true if it is news.
-    fn note(&mut self, config: &Config, index: u32, state: InterfaceState) -> bool {
-        let Some(name) = config.settings.interfaces.get(index as usize) else { return false };
-        self.states.insert(name.clone(), state) != Some(state)
-    }
-
-    /// Says what has changed since it was last said, one line an interface.
-    fn announce(&mut self, config: &Config) {
-        let wanted = &config.settings.interfaces;
-        self.states.retain(|name, _| wanted.contains(name));
-        self.told.retain(|name, _| wanted.contains(name));
-        for name in wanted {
-            let Some(&state) = self.states.get(name) else { continue };
-            let told = self.told.insert(name.clone(), state);
-            match (told, state) {
-                (told, state) if told == Some(state) => {}
-                (None, InterfaceState::Listening) => {}
-                (_, InterfaceState::Listening) => info!("{name} is back, listening on it"),
-                (_, InterfaceState::Missing) => {
-                    warn!("{name} cannot be listened on yet; waiting for it");
-                }
-                (_, InterfaceState::Gone) => warn!("{name} has gone; waiting for it"),
-            }
-        }
-        if self.missing().next().is_none() {
-            self.next_look = None;
-        } else if self.next_look.is_none() {
-            self.pause = FIRST_PAUSE;
-            self.next_look = Some(Monotonic::ZERO);
-        }
-    }
-
-    fn missing(&self) -> impl Iterator<Item = &String> {
-        let missing = self.states.iter().filter(|(_, state)| **state != InterfaceState::Listening);
-        missing.map(|(name, _)| name)
-    }
-
-    /// Whether an interface that was missing can be looked at again; asks the kernel, but no more
-    /// often than the back-off allows.
-    fn one_is_back(&mut self, now: Monotonic) -> bool {
-        if self.next_look.is_none_or(|next| next > now) {
-            return false;
-        }
-        self.next_look = Some(now + self.pause);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.missing().any(|name| is_up(name))
-    }
-
-    const fn next_look(&self) -> Option<Monotonic> {
-        self.next_look
-    }
-
-    fn listening(&self, config: &Config) -> String {
-        let listening = |name: &&String| {
-            self.states.get(*name).is_some_and(|state| *state == InterfaceState::Listening)
-        };
-        let names: Vec<&str> =
-            config.settings.interfaces.iter().filter(listening).map(String::as_str).collect();
-        if names.is_empty() { "nothing yet".to_owned() } else { names.join(", ") }
-    }
-}
-
-/// Whether the kernel knows the interface, and it is up.
-fn is_up(name: &str) -> bool {
-    use nix::net::if_::InterfaceFlags;
-    nix::ifaddrs::getifaddrs().is_ok_and(|mut addresses| {
-        addresses.any(|address| {
-            address.interface_name == name && address.flags.contains(InterfaceFlags::IFF_UP)
-        })
-    })
 }

@@ -20,6 +20,7 @@ use tracing::Subscriber;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::control::EventLine;
 use record::Record;
 use sink::{File, Sink, StandardError};
 use syslog::Syslog;
@@ -38,6 +39,8 @@ struct Output {
     level: LogLevel,
     format: LogFormat,
     sinks: Vec<Box<dyn Sink + Send>>,
+    /// What has happened at doors since it was last asked, where somebody asks.
+    tap: Option<Vec<EventLine>>,
 }
 
 static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
@@ -63,10 +66,12 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
         let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
         sinks.push(Box::new(Syslog::new(facility)));
     }
-    let output = Output { level: log.level, format: log.format, sinks };
+    let output = Output { level: log.level, format: log.format, sinks, tap: None };
     if let Err(output) = OUTPUT.set(Mutex::new(output)).map_err(Mutex::into_inner) {
         if let (Ok(new), Some(mutex)) = (output, OUTPUT.get()) {
-            *lock(mutex) = new;
+            let mut output = lock(mutex);
+            let tap = output.tap.take();
+            *output = Output { tap, ..new };
         }
         return Ok(());
     }
@@ -74,6 +79,21 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     // Fails only where a test has set another one, which then gets the lines.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
+}
+
+/// Keeps what happens at doors for [`take_events`], or no longer does.
+pub fn keep_events(keep: bool) {
+    if let Some(mutex) = OUTPUT.get() {
+        let mut output = lock(mutex);
+        output.tap = if keep { Some(output.tap.take().unwrap_or_default()) } else { None };
+    }
+}
+
+/// What has happened at doors since the last call, whatever the level of the log.
+#[must_use]
+pub fn take_events() -> Vec<EventLine> {
+    let tapped = OUTPUT.get().and_then(|mutex| lock(mutex).tap.as_mut().map(std::mem::take));
+    tapped.unwrap_or_default()
 }
 
 fn lock(mutex: &Mutex<Output>) -> MutexGuard<'_, Output> {
@@ -88,10 +108,18 @@ impl<S: Subscriber> Layer<S> for ToOutput {
         let Some(mutex) = OUTPUT.get() else { return };
         let level = record::level(*event.metadata().level());
         let mut output = lock(mutex);
-        if level > output.level {
+        let is_logged = level <= output.level;
+        let is_tapped = output.tap.is_some() && record::is_event(event);
+        if !is_logged && !is_tapped {
             return;
         }
         let record = Record::of(event);
+        if is_tapped && let Some(tap) = &mut output.tap {
+            tap.extend(record.event());
+        }
+        if !is_logged {
+            return;
+        }
         let line = match output.format {
             LogFormat::Text => record.text(),
             LogFormat::Json => record.json(),

@@ -1,5 +1,6 @@
 //! One log line, as facts.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
 use crate::config::LogLevel;
+use crate::control::EventLine;
 use crate::sys::clock;
 
 /// One log line: when, how grave, about whom and what.
@@ -19,6 +21,11 @@ pub(super) struct Record {
     door: Option<String>,
     message: String,
     fields: Map<String, Value>,
+}
+
+/// Whether it is about something that happened at a door.
+pub(super) fn is_event(event: &Event<'_>) -> bool {
+    event.metadata().fields().field("event").is_some()
 }
 
 pub(super) const fn level(level: Level) -> LogLevel {
@@ -71,6 +78,22 @@ impl Record {
         object.insert("message".into(), self.message.as_str().into());
         object.extend(self.fields.clone());
         Value::Object(object).to_string()
+    }
+
+    /// The same facts for those who watch; `None` where it is not about something that happened
+    /// at a door.
+    pub(super) fn event(&self) -> Option<EventLine> {
+        let mut facts: BTreeMap<String, Value> =
+            self.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let Some(Value::String(event)) = facts.remove("event") else { return None };
+        Some(EventLine {
+            time: self.time.timestamp().as_microsecond() as f64 / 1e6,
+            source: self.source.clone(),
+            door: self.door.clone(),
+            event,
+            message: self.message.clone(),
+            facts,
+        })
     }
 
     fn set(&mut self, field: &Field, value: Value) {

@@ -6,7 +6,8 @@ use std::io;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{
-    Gid, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
+    Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
+    setresuid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +146,12 @@ pub fn in_user_namespace() -> bool {
         let fields: Vec<&str> = map.split_whitespace().collect();
         fields != ["0", "0", "4294967295"]
     })
+}
+
+/// The number of a group, where it exists.
+#[must_use]
+pub fn group(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
 
 #[cfg(test)]

@@ -1,0 +1,233 @@
+//! What administrators ask of the daemon, and what they are told.
+
+use std::collections::BTreeMap;
+use std::process;
+
+use serde_json::Value;
+use tracing::info;
+
+use super::control::{ConnectionId, Follows};
+use super::doors::Request as OpenRequest;
+use super::run::Keeper;
+use super::watchers::Notice;
+use crate::config::{Door, Name};
+use crate::control::{DoorStatus, EventLine, GrantStatus, Reply, Request, Status};
+use crate::engine::{Event, EventKind};
+use crate::grants::By;
+use crate::ipc::ToWatcher;
+use crate::log;
+use crate::time::{Monotonic, Now, Wall};
+
+impl Keeper {
+    /// Hears what administrators ask, and tells those who follow what has happened.
+    pub(super) fn serve(&mut self, now: Now) {
+        for (id, request) in self.control.poll(now.monotonic) {
+            self.answer(now, id, request);
+        }
+        for event in log::take_events() {
+            let source = event.source.as_deref().and_then(|source| source.parse().ok());
+            self.control.publish(&Reply::Event(event), |follows| match follows {
+                Follows::Nothing => false,
+                Follows::Events | Follows::Knocks(None) => true,
+                Follows::Knocks(wanted) => wanted == source,
+            });
+        }
+        let asked = self.control.follows().fold(Asked::default(), Asked::and);
+        if asked != self.asked {
+            log::keep_events(asked.follows);
+            if self.asked.knocks && !asked.knocks {
+                self.watchers.tell(ToWatcher::ExplainNothing);
+            }
+            self.asked = asked;
+        }
+    }
+
+    fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
+        let reply = match request {
+            Request::Status => {
+                let status = self.status(now);
+                self.control.reply(id, &Reply::Status(status));
+                Reply::Done { text: String::new() }
+            }
+            Request::Open { door, address, seconds } => match self.find(&door) {
+                None => no_such_door(&door),
+                Some(door) => {
+                    let open_for = seconds.map(std::time::Duration::from_secs);
+                    let name = door.name().clone();
+                    info!(source = %address, door = %name, event = "open",
+                        by = By::Knockctl.as_str(), "opened by hand");
+                    let request = OpenRequest {
+                        door: &door,
+                        address,
+                        by: By::Knockctl,
+                        since: now.monotonic,
+                        open_for,
+                    };
+                    match self.doors.open(now.monotonic, &request) {
+                        Ok(()) => Reply::Done { text: format!("{name} opens for {address}") },
+                        Err(reason) => Reply::Failed {
+                            why: format!("{name} cannot be opened for {address}: {reason}"),
+                        },
+                    }
+                }
+            },
+            Request::Close { door, address } => {
+                if self.doors.close(now.monotonic, &door, address) {
+                    Reply::Done { text: format!("{door} closes for {address}") }
+                } else if self.find(&door).is_none() {
+                    no_such_door(&door)
+                } else {
+                    Reply::Failed { why: format!("{door} is not open for {address}") }
+                }
+            }
+            Request::CloseAll => {
+                let count = self.doors.list().len();
+                self.doors.close_all(now.monotonic, "closed by hand");
+                Reply::Done { text: format!("{count} doors close") }
+            }
+            Request::Watch => return self.control.follow(id, Follows::Events),
+            Request::Explain { address } => {
+                self.past_for = Some(id);
+                self.watchers.tell(match address {
+                    Some(source) => ToWatcher::Explain { source },
+                    None => ToWatcher::ExplainAll,
+                });
+                return self.control.follow(id, Follows::Knocks(address));
+            }
+            Request::History(_) => Reply::Failed { why: "there is no history yet".to_owned() },
+        };
+        self.control.reply(id, &reply);
+    }
+
+    fn find(&self, name: &Name) -> Option<Door> {
+        self.watchers.config().doors.iter().find(|door| door.name() == name).cloned()
+    }
+
+    /// Passes on what a watcher says because somebody asked.
+    pub(super) fn explain(&mut self, now: Now, notice: &Notice) {
+        match *notice {
+            Notice::Seen { source, knock, reason, at } => {
+                let line = EventLine {
+                    time: seconds(wall(now, at)),
+                    source: Some(source.to_string()),
+                    door: None,
+                    event: "ignored".to_owned(),
+                    message: reason.to_string(),
+                    facts: facts([
+                        ("knock", knock.to_string().into()),
+                        ("reason", reason.as_str().into()),
+                    ]),
+                };
+                self.control.publish(&Reply::Event(line), |follows| match follows {
+                    Follows::Knocks(wanted) => wanted.is_none_or(|wanted| wanted == source),
+                    _ => false,
+                });
+            }
+            Notice::Past { ref door, event, at } => {
+                if let Some(id) = self.past_for {
+                    let line = past(door, &event, wall(now, at));
+                    self.control.reply(id, &Reply::Event(line));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn status(&self, now: Now) -> Status {
+        let config = self.watchers.config();
+        let grants = self.doors.list();
+        let (listening, waiting_for) = self.watchers.listening();
+        let counts = self.watchers.counts();
+        let doors = config.doors.iter().map(|door| DoorStatus {
+            door: door.name().clone(),
+            opens: door.opening.ports.iter().map(ToString::to_string).collect(),
+            via: "commands".to_owned(),
+            open: grants.iter().filter(|grant| grant.door == door.name()).count(),
+        });
+        let grants = grants.iter().map(|grant| GrantStatus {
+            door: grant.door.clone(),
+            address: grant.address,
+            client: None,
+            by: grant.by.as_str().to_owned(),
+            state: grant.state.to_owned(),
+            seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            since: seconds(self.since),
+            configuration: self.cli.config.clone(),
+            listening,
+            waiting_for,
+            doors: doors.collect(),
+            grants: grants.collect(),
+            counters: counts
+                .iter()
+                .map(|(reason, &count)| (reason.as_str().to_owned(), count))
+                .collect(),
+            dropped: self.watchers.dropped(),
+        }
+    }
+}
+
+/// What those who are connected want to be told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Anything at all.
+    follows: bool,
+    /// What became of knocks.
+    knocks: bool,
+}
+
+impl Asked {
+    const fn and(self, follows: Follows) -> Self {
+        match follows {
+            Follows::Nothing => self,
+            Follows::Events => Self { follows: true, ..self },
+            Follows::Knocks(_) => Self { follows: true, knocks: true },
+        }
+    }
+}
+
+fn no_such_door(door: &Name) -> Reply {
+    Reply::Failed { why: format!("there is no door '{door}'") }
+}
+
+/// When something happened, by the calendar of now.
+fn wall(now: Now, at: Monotonic) -> Wall {
+    now.wall - now.monotonic.since(at)
+}
+
+fn seconds(wall: Wall) -> f64 {
+    (wall.as_nanos() / 1000) as f64 / 1e6
+}
+
+fn facts<const N: usize>(facts: [(&str, Value); N]) -> BTreeMap<String, Value> {
+    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// An event as it was told when it happened.
+fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
+    let (name, message, facts) = match event.kind {
+        EventKind::Stage(stage) => {
+            ("stage", format!("Stage {stage}"), facts([("stage", stage.into())]))
+        }
+        EventKind::Open => {
+            let by = By::Sequence.as_str();
+            ("open", "OPEN SESAME".to_owned(), facts([("by", by.into())]))
+        }
+        EventKind::Reset { stage, reason } => (
+            "reset",
+            format!("sequence broken (stage {stage}): {reason}"),
+            facts([("stage", stage.into()), ("reason", reason.as_str().into())]),
+        ),
+    };
+    EventLine {
+        time: seconds(time),
+        source: Some(event.source.to_string()),
+        door: Some(door.to_string()),
+        event: name.to_owned(),
+        message,
+        facts,
+    }
+}
