@@ -108,16 +108,6 @@ impl Place {
     pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(Severity::Warning, Where::Place(self.clone()), message.into())
     }
-
-    #[must_use]
-    pub const fn line(&self) -> u32 {
-        self.line
-    }
-
-    #[must_use]
-    pub const fn source(&self) -> &Source {
-        &self.source
-    }
 }
 
 /// `file:line:column`, as editors understand it.
@@ -176,11 +166,6 @@ impl Diagnostic {
             Where::Place(place) => (self.severity, place.source.path(), place.line, place.column),
             Where::File(path) => (self.severity, path, 0, 0),
         }
-    }
-
-    #[must_use]
-    pub const fn severity(&self) -> Severity {
-        self.severity
     }
 
     #[must_use]

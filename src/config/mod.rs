@@ -22,7 +22,7 @@ pub use commands::PATH;
 pub use door::{Door, DoorPlaces, Recognition};
 pub use name::{Name, NameError};
 pub use opening::Opening;
-pub use settings::{FACILITIES, Log, LogFormat, LogLevel, Settings};
+pub use settings::{Log, LogFormat, LogLevel, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };

@@ -134,12 +134,20 @@ impl<'a> Section<'a> {
                     .error("UseSyslog takes no value")
                     .help("write UseSyslog alone, or remove the line where syslog is not wanted"),
             );
-        } else if name != "UseSyslog" && directive.value.is_none() {
+        } else if lacks_value(name, directive.value) {
             let message = format!("{written} has no value");
             problems.push(directive.name.error(message).help(format!("write {written} = ...")));
         } else {
             self.directives.insert(name, directive);
         }
+    }
+}
+
+/// Only commands may be empty: then nothing runs.
+fn lacks_value(name: &str, value: Option<Part<'_>>) -> bool {
+    match value {
+        None => name != "UseSyslog",
+        Some(value) => value.text.is_empty() && !name.contains("_Command"),
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) const LOG: Keys =
 pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"], later: &[] };
 
 /// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
-pub const FACILITIES: [&str; 20] = [
+const FACILITIES: [&str; 20] = [
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
     "ftp", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
