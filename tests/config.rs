@@ -294,7 +294,7 @@ doors.yaml:3:1: 'clients' is not supported by this version yet
 doors.yaml:7:5: 'totp' is not supported by this version yet
         totp: {mode: ports}
         ^^^^
-    give the door a 'sequence'
+    remove it; what opens the door is its 'sequence'
 "#]];
     a_door_given_twice_in_one_file: said("doors:\n  ssh: {sequence: [1], start_command: 'true'}\n  ssh: {sequence: [2], start_command: 'true'}\n") => str![[r#"
 doors.yaml:3:3: 'ssh' is given twice: first at doors.yaml:2:3
@@ -492,7 +492,7 @@ knockd.conf:3:1: unknown directive 'Sequence'
 knockd.conf:2:1: One_Time_Sequences is not supported by this version yet
     One_Time_Sequences = /etc/x
     ^^^^^^^^^^^^^^^^^^
-    give the door a Sequence
+    write a Sequence instead
 "#]];
     use_syslog_with_a_value: said_of_classic("[options]\nUseSyslog = yes\nFoo = 1\n") => str![[r#"
 knockd.conf:2:1: UseSyslog takes no value

@@ -75,10 +75,10 @@ pub(super) const DOOR: Keys = Keys {
         "cmd_timeout",
     ],
     later: &[
-        ("one_time_sequences", "give the door a 'sequence'"),
-        ("totp", "give the door a 'sequence'"),
-        ("spa", "give the door a 'sequence'"),
-        ("fwknop", "give the door a 'sequence'"),
+        ("one_time_sequences", "remove it; what opens the door is its 'sequence'"),
+        ("totp", "remove it; what opens the door is its 'sequence'"),
+        ("spa", "remove it; what opens the door is its 'sequence'"),
+        ("fwknop", "remove it; what opens the door is its 'sequence'"),
         ("open_for_max", "remove it: a sequence cannot ask for another time than 'open_for'"),
     ],
 };

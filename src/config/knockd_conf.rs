@@ -98,7 +98,7 @@ fn read_door(
 ) -> Option<(Door, DoorPlaces)> {
     if let Some(directive) = section.directives.get("One_Time_Sequences") {
         let message = "One_Time_Sequences is not supported by this version yet";
-        problems.push(directive.name.error(message).help("give the door a Sequence"));
+        problems.push(directive.name.error(message).help("write a Sequence instead"));
         return None;
     }
     let sequence = read_sequence(section, problems);
