@@ -21,7 +21,7 @@ use crate::time::{Monotonic, Now, Wall};
 impl Keeper {
     /// Hears what administrators ask, and tells those who follow what has happened.
     pub(super) fn serve(&mut self, now: Now) {
-        for (id, request) in self.control.poll(now.monotonic) {
+        for (id, request) in self.control.poll(now.monotonic, self.watchers.users()) {
             self.answer(now, id, request);
         }
         for event in log::take_events() {

@@ -1,5 +1,6 @@
 //! The control socket: requests of administrators in, replies out, never waiting for anybody.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, mem};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use serde::Serialize;
 
 use super::daemon::DaemonError;
@@ -89,9 +92,19 @@ impl Control {
     }
 
     /// Takes new connections, reads and writes what can be; gives the requests that have come.
-    pub(super) fn poll(&mut self, now: Monotonic) -> Vec<(ConnectionId, Request)> {
+    ///
+    /// The users of the watchers are not heard. They may well be in the group that may ask, and a
+    /// watcher that somebody has taken over would open doors without a knock.
+    pub(super) fn poll(
+        &mut self,
+        now: Monotonic,
+        watchers: &BTreeSet<u32>,
+    ) -> Vec<(ConnectionId, Request)> {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.connections.len() < CONNECTIONS && stream.set_nonblocking(true).is_ok() {
+            let is_watcher = getsockopt(&stream, PeerCredentials)
+                .map_or(true, |peer| watchers.contains(&peer.uid()));
+            let has_room = self.connections.len() < CONNECTIONS;
+            if !is_watcher && has_room && stream.set_nonblocking(true).is_ok() {
                 self.last += 1;
                 self.connections.push(Connection {
                     id: ConnectionId(self.last),
@@ -250,7 +263,7 @@ mod tests {
     fn ask(control: &mut Control, text: &str) -> (UnixStream, Vec<(ConnectionId, Request)>) {
         let mut stream = UnixStream::connect(&control.path).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
-        let requests = control.poll(now());
+        let requests = control.poll(now(), &BTreeSet::new());
         (stream, requests)
     }
 
@@ -265,7 +278,7 @@ mod tests {
         let (stream, requests) = ask(&mut control, "{\"do\":\"status\"}\n");
         let [(id, Request::Status)] = requests[..] else { panic!("{requests:?}") };
         control.reply(id, &Reply::Done { text: "well".into() });
-        control.poll(now());
+        control.poll(now(), &BTreeSet::new());
         assert_eq!(answer(stream), [r#"{"reply":"done","text":"well"}"#]);
         assert!(control.connections.is_empty());
     }
@@ -288,7 +301,18 @@ mod tests {
         let mut control = Control::listen(&dir.path().join("s")).unwrap();
         let (_stream, _) = ask(&mut control, "{\"do\":");
         assert_eq!(control.connections.len(), 1);
-        control.poll(now() + TIME_TO_ASK);
+        control.poll(now() + TIME_TO_ASK, &BTreeSet::new());
+        assert!(control.connections.is_empty());
+    }
+
+    #[test]
+    fn the_user_of_a_watcher_is_not_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut control = Control::listen(&dir.path().join("s")).unwrap();
+        let mut stream = UnixStream::connect(&control.path).unwrap();
+        stream.write_all(b"{\"do\":\"close_all\"}\n").unwrap();
+        let user = nix::unistd::geteuid().as_raw();
+        assert!(control.poll(now(), &[user].into()).is_empty());
         assert!(control.connections.is_empty());
     }
 
@@ -302,7 +326,7 @@ mod tests {
         for _ in 0..20 {
             control.publish(&line, |follows| follows == Follows::Events);
         }
-        control.poll(now());
+        control.poll(now(), &BTreeSet::new());
         assert!(control.connections.is_empty());
     }
 

@@ -5,7 +5,7 @@
 //! packet came by some microseconds, so their reports overlap a little, and what both report is
 //! counted once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -68,6 +68,7 @@ pub(super) struct Watchers {
     complaints: Limit,
     counts: HashMap<Reason, u64>,
     dropped: u64,
+    users: BTreeSet<u32>,
 }
 
 impl Watchers {
@@ -85,6 +86,7 @@ impl Watchers {
             complaints: Limit::new(20, Duration::from_secs(1)),
             counts: HashMap::new(),
             dropped: 0,
+            users: BTreeSet::new(),
         }
     }
 
@@ -102,6 +104,9 @@ impl Watchers {
         if identity == Identity::Unchanged {
             warn!("user: root: the watcher keeps the ids that it has in this user namespace");
         }
+        if let Identity::User { uid, .. } = identity {
+            self.users.insert(uid);
+        }
         let assignment = Assignment {
             doors: config.doors.iter().map(|door| door.recognition.clone()).collect(),
             interfaces: settings.interfaces.clone(),
@@ -115,6 +120,11 @@ impl Watchers {
         self.relief = Some((watcher, now + START_LIMIT));
         self.restart = None;
         Ok(())
+    }
+
+    /// The ids of the users that watchers have been so far.
+    pub(super) const fn users(&self) -> &BTreeSet<u32> {
+        &self.users
     }
 
     /// Whether a watcher is starting that has not taken over yet.
