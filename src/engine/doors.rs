@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -49,6 +50,7 @@ pub(super) struct Sight {
     /// The destination is an address of this host.
     local: bool,
     slot: Slot,
+    reach: Reach,
 }
 
 impl View {
@@ -66,9 +68,27 @@ struct Door {
     sequence: Sequence,
     view: View,
     watched: PortSet,
-    /// For each protocol which sixty-fourths of the ports it watches any of: most doors can be
-    /// passed over at a glance.
-    reach: [u64; 2],
+    reach: Reach,
+}
+
+/// Which stretches of 1024 ports a door watches any of, folded into one word: a knock that is out
+/// of reach can be passed over at a glance.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach(u32);
+
+impl Reach {
+    const fn of(knock: Knock) -> Self {
+        let stretch = (knock.port.get() >> 10) as u32;
+        Self(1 << ((stretch + 17 * knock.protocol as u32) % u32::BITS))
+    }
+
+    fn of_all(set: &PortSet) -> Self {
+        Self(knocks_in(set).fold(0, |reach, knock| reach | Self::of(knock).0))
+    }
+
+    pub(super) const fn includes(self, sight: &Sight) -> bool {
+        self.0 & sight.reach.0 != 0
+    }
 }
 
 /// What is known of a watched port.
@@ -87,6 +107,8 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Doors {
     doors: Vec<Door>,
+    /// From the first knock to the last. Close together, since a packet may ask for many.
+    timeouts: Vec<Duration>,
     /// For each protocol and port one more than its place in `slots`, or 0: nobody watches it.
     ports: [Box<[u32]>; 2],
     slots: Vec<Slot>,
@@ -101,9 +123,9 @@ impl Doors {
             .iter()
             .zip(watch_sets(recognitions.iter().copied()))
             .map(|(door, watched)| Door {
-                sequence: Sequence::new(&door.sequence, door.seq_timeout),
+                sequence: Sequence::new(&door.sequence),
                 view: View { flags: door.flags, target: door.target },
-                reach: reach(&watched),
+                reach: Reach::of_all(&watched),
                 watched,
             })
             .collect();
@@ -112,6 +134,7 @@ impl Doors {
             slots: Vec::new(),
             views: Vec::new(),
             starts: Vec::new(),
+            timeouts: recognitions.iter().map(|door| door.seq_timeout).collect(),
             doors,
         };
         new.index();
@@ -130,9 +153,7 @@ impl Doors {
         // Which views look at each watched port. View by view, so each list is in order.
         let mut looking: Vec<(Knock, ViewList)> = Vec::new();
         for (view, sets) in (0..).zip(by_view.values()) {
-            let knocks_in_both =
-                |set| Protocol::ALL.into_iter().flat_map(move |protocol| knocks_in(set, protocol));
-            for knock in sets.iter().copied().flat_map(knocks_in_both) {
+            for knock in sets.iter().copied().flat_map(knocks_in) {
                 let place = &mut self.ports[knock.protocol as usize][usize::from(knock.port.get())];
                 if *place == 0 {
                     looking.push((knock, ViewList::new()));
@@ -173,6 +194,7 @@ impl Doors {
             destination: packet.destination,
             local: local.contains(packet.destination),
             slot,
+            reach: Reach::of(knock),
         };
         let mut reason = Reason::NotWatched;
         for view in self.views.get(slot.views as usize).into_iter().flatten() {
@@ -200,11 +222,19 @@ impl Doors {
     /// The sequence of a door that sees this packet; `None`: it does not.
     pub(super) fn seeing(&self, id: DoorId, sight: &Sight) -> Option<&Sequence> {
         let door = self.get(id)?;
-        (door.watches(sight.knock) && door.passes(sight)).then_some(&door.sequence)
+        (door.watched.contains(sight.knock) && door.passes(sight)).then_some(&door.sequence)
     }
 
     pub(super) fn sequence(&self, id: DoorId) -> Option<&Sequence> {
         self.get(id).map(|door| &door.sequence)
+    }
+
+    pub(super) fn reach(&self, id: DoorId) -> Reach {
+        self.get(id).map_or(Reach(0), |door| door.reach)
+    }
+
+    pub(super) fn timeout(&self, id: DoorId) -> Duration {
+        self.timeouts.get(id.0 as usize).copied().unwrap_or_default()
     }
 
     /// What each door watches, and with which flags.
@@ -239,25 +269,14 @@ const PORTS: usize = 1 << 16;
 /// Places in the list of all views.
 type ViewList = SmallVec<[u32; 4]>;
 
-fn knocks_in(set: &PortSet, protocol: Protocol) -> impl Iterator<Item = Knock> {
-    let ports = set.ranges(protocol).flat_map(|(low, high)| low..=high);
-    ports.filter_map(NonZeroU16::new).map(move |port| Knock::new(protocol, port))
-}
-
-fn reach(set: &PortSet) -> [u64; 2] {
-    Protocol::ALL
-        .map(|protocol| knocks_in(set, protocol).fold(0, |reach, knock| reach | bit(knock)))
-}
-
-const fn bit(knock: Knock) -> u64 {
-    1 << (knock.port.get() >> 10)
+fn knocks_in(set: &PortSet) -> impl Iterator<Item = Knock> {
+    Protocol::ALL.into_iter().flat_map(move |protocol| {
+        let ports = set.ranges(protocol).flat_map(|(low, high)| low..=high);
+        ports.filter_map(NonZeroU16::new).map(move |port| Knock::new(protocol, port))
+    })
 }
 
 impl Door {
-    fn watches(&self, knock: Knock) -> bool {
-        self.reach[knock.protocol as usize] & bit(knock) != 0 && self.watched.contains(knock)
-    }
-
     fn passes(&self, sight: &Sight) -> bool {
         self.view.passes_flags(sight) && self.view.passes_destination(sight)
     }

@@ -223,7 +223,7 @@ fn expire(source: &mut Source, doors: &Doors, now: Monotonic, teller: &mut Telle
     source.attempts.retain(|attempt| {
         let Some(sequence) = doors.sequence(attempt.door) else { return false };
         let before = Progress::of(&attempt.times);
-        sequence.expire(&mut attempt.times, now);
+        sequence.expire(&mut attempt.times, now, doors.timeout(attempt.door));
         if stage(&attempt.times) < before.stage {
             teller.tell_reset(attempt.door, &before, &attempt.times, Reason::Timeout);
         }
@@ -244,18 +244,22 @@ fn knock(
     let under_way = attempts.len();
     for door in doors.starting(sight) {
         if attempts[..under_way].binary_search_by_key(&door, |attempt| attempt.door).is_err() {
-            attempts.push(Attempt { door, times: Times::new() });
+            attempts.push(Attempt { door, reach: doors.reach(door), times: Times::new() });
         }
     }
     if !attempts.is_sorted_by_key(|attempt| attempt.door) {
         attempts.sort_by_key(|attempt| attempt.door);
     }
-    attempts.retain(|attempt| {
+    let mut ended = false;
+    for attempt in attempts.iter_mut().filter(|attempt| attempt.reach.includes(sight)) {
         if let Some(sequence) = doors.seeing(attempt.door, sight) {
             advance(attempt, sequence, sight, now, teller);
+            ended |= attempt.times.is_empty();
         }
-        !attempt.times.is_empty()
-    });
+    }
+    if ended {
+        attempts.retain(|attempt| !attempt.times.is_empty());
+    }
 }
 
 fn advance(

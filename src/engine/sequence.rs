@@ -17,11 +17,10 @@ pub(super) struct Sequence {
     /// For each prefix, by its length less one: how long its longest border is. A border is a
     /// shorter prefix that it also ends with (the failure function of Knuth, Morris and Pratt).
     borders: Box<[usize]>,
-    timeout: Duration,
 }
 
 impl Sequence {
-    pub(super) fn new(knocks: &[Knock], timeout: Duration) -> Self {
+    pub(super) fn new(knocks: &[Knock]) -> Self {
         let mut borders = Vec::with_capacity(knocks.len());
         let mut border = 0;
         for (at, knock) in knocks.iter().enumerate() {
@@ -33,7 +32,7 @@ impl Sequence {
             }
             borders.push(border);
         }
-        Self { knocks: knocks.into(), borders: borders.into(), timeout }
+        Self { knocks: knocks.into(), borders: borders.into() }
     }
 
     pub(super) fn first(&self) -> Option<Knock> {
@@ -50,11 +49,6 @@ impl Sequence {
 
     pub(super) fn is_complete(&self, times: &Times) -> bool {
         times.len() == self.len()
-    }
-
-    /// The last moment at which what has been matched is still in time.
-    pub(super) fn deadline(&self, times: &Times) -> Monotonic {
-        times.first().map_or(Monotonic::MAX, |&first| first + self.timeout)
     }
 
     /// Adds a knock on one of the door's ports or trip-wires: afterwards `times` are those of the
@@ -75,9 +69,9 @@ impl Sequence {
 
     /// Gives up what is older than the timeout allows: `times` become those of the longest prefix
     /// that is still in time.
-    pub(super) fn expire(&self, times: &mut Times, now: Monotonic) {
+    pub(super) fn expire(&self, times: &mut Times, now: Monotonic, timeout: Duration) {
         let mut stage = times.len();
-        while stage > 0 && now.since(times[times.len() - stage]) > self.timeout {
+        while stage > 0 && now.since(times[times.len() - stage]) > timeout {
             stage = self.border(stage);
         }
         keep_last(times, stage);
@@ -106,7 +100,7 @@ mod tests {
 
     fn sequence(ports: &[&str]) -> Sequence {
         let knocks: Vec<Knock> = ports.iter().map(|port| port.parse().unwrap()).collect();
-        Sequence::new(&knocks, TIMEOUT)
+        Sequence::new(&knocks)
     }
 
     fn at(seconds: u64) -> Monotonic {
@@ -162,9 +156,9 @@ mod tests {
     fn exactly_the_timeout_is_in_time_and_a_nanosecond_more_is_not() {
         let sequence = sequence(&["1", "2"]);
         let mut times = Times::from_slice(&[at(5)]);
-        sequence.expire(&mut times, at(5) + TIMEOUT);
+        sequence.expire(&mut times, at(5) + TIMEOUT, TIMEOUT);
         assert_eq!(times.len(), 1);
-        sequence.expire(&mut times, at(5) + TIMEOUT + Duration::from_nanos(1));
+        sequence.expire(&mut times, at(5) + TIMEOUT + Duration::from_nanos(1), TIMEOUT);
         assert!(times.is_empty());
     }
 
@@ -172,9 +166,9 @@ mod tests {
     fn what_is_too_old_falls_back_to_the_longest_border_that_is_in_time() {
         let sequence = sequence(&["1", "1", "1", "2"]);
         let mut times = Times::from_slice(&[at(0), at(4), at(8)]);
-        sequence.expire(&mut times, at(11));
+        sequence.expire(&mut times, at(11), TIMEOUT);
         assert_eq!(times.as_slice(), [at(4), at(8)]);
-        sequence.expire(&mut times, at(17));
+        sequence.expire(&mut times, at(17), TIMEOUT);
         assert_eq!(times.as_slice(), [at(8)]);
     }
 

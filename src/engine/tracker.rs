@@ -8,7 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::DoorId;
-use super::doors::Doors;
+use super::doors::{Doors, Reach};
 use super::recent::Recent;
 use super::segment::Segment;
 use super::sequence::Times;
@@ -27,6 +27,7 @@ const SMALLEST: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) door: DoorId,
+    pub(super) reach: Reach,
     pub(super) times: Times,
 }
 
@@ -73,35 +74,31 @@ enum Place {
 }
 
 impl Source {
-    /// `None`: there is nothing to know about it.
-    fn place(&self) -> Option<Place> {
-        if self.attempts.iter().any(|attempt| attempt.times.len() >= FURTHER) {
-            Some(Place::Further)
-        } else if self.attempts.is_empty() && self.recent.is_empty() {
-            None
-        } else {
-            Some(Place::Newcomers)
-        }
-    }
-
     /// Whether there is something to be done without a packet.
     pub(super) fn is_due(&self, now: Monotonic) -> bool {
         self.scheduled.is_some_and(|at| at <= now)
     }
 
-    /// The first moment at which something is to be done without a packet: an attempt is too old,
-    /// or nothing is left to remember.
-    fn deadline(&self, doors: &Doors) -> Option<Monotonic> {
-        let last_moment = self
-            .attempts
-            .iter()
-            .filter_map(|attempt| Some(doors.sequence(attempt.door)?.deadline(&attempt.times)))
-            .min();
-        let at = match last_moment {
-            Some(last_moment) => Some(last_moment + Duration::from_nanos(1)),
-            None => self.recent.over(),
+    /// Where it belongs, and the first moment at which something is to be done without a packet:
+    /// an attempt is too old, or nothing is left to remember.
+    fn survey(&self, doors: &Doors) -> (Option<Place>, Option<Monotonic>) {
+        let mut place = Place::Newcomers;
+        let mut last_moment = Monotonic::MAX;
+        for attempt in &self.attempts {
+            if let [first, rest @ ..] = attempt.times.as_slice() {
+                last_moment = last_moment.min(*first + doors.timeout(attempt.door));
+                if rest.len() + 1 >= FURTHER {
+                    place = Place::Further;
+                }
+            }
+        }
+        let deadline = if self.attempts.is_empty() {
+            self.recent.over()
+        } else {
+            Some(last_moment + Duration::from_nanos(1))
         };
-        at.filter(|&at| at < Monotonic::MAX)
+        let is_empty = self.attempts.is_empty() && self.recent.is_empty();
+        ((!is_empty).then_some(place), deadline.filter(|&at| at < Monotonic::MAX))
     }
 
     /// Gives up attempts until there are no more than `most`: those that have come least far, of
@@ -110,8 +107,9 @@ impl Source {
         let excess = self.attempts.len().saturating_sub(most);
         for _ in 0..excess {
             let least = (self.attempts.iter().enumerate())
-                .min_by_key(|(_, attempt)| (attempt.times.len(), attempt.times.first().copied()));
-            if let Some((place, _)) = least {
+                .map(|(place, attempt)| (attempt.times.len(), attempt.times.first(), place))
+                .min();
+            if let Some((_, _, place)) = least {
                 self.attempts.remove(place);
             }
         }
@@ -176,10 +174,11 @@ impl Tracker {
             let mut source = Source::default();
             let result = change(&mut source);
             self.crowded += source.limit(self.most_attempts_of_one) as u64;
-            source.scheduled = source.deadline(doors);
-            self.deadlines.extend(source.scheduled.map(|at| (at, address)));
+            let (place, deadline) = source.survey(doors);
+            source.scheduled = deadline;
+            self.deadlines.extend(deadline.map(|at| (at, address)));
             self.attempts += source.attempts.len();
-            self.settle(address, source);
+            self.settle(address, source, place);
             self.bound(address);
             return result;
         };
@@ -187,7 +186,7 @@ impl Tracker {
         let result = change(source);
         self.crowded += source.limit(self.most_attempts_of_one) as u64;
         self.attempts = self.attempts + source.attempts.len() - before;
-        let deadline = source.deadline(doors);
+        let (new_place, deadline) = source.survey(doors);
         if deadline != source.scheduled {
             if let Some(at) = source.scheduled {
                 self.deadlines.remove(&(at, address));
@@ -195,10 +194,10 @@ impl Tracker {
             self.deadlines.extend(deadline.map(|at| (at, address)));
             source.scheduled = deadline;
         }
-        if source.place() != Some(place)
+        if new_place != Some(place)
             && let Some(source) = self.segment(place).remove(address)
         {
-            self.settle(address, source);
+            self.settle(address, source, new_place);
         }
         self.bound(address);
         result
@@ -211,9 +210,9 @@ impl Tracker {
         }
     }
 
-    /// Puts a source that is in neither segment into the one where it belongs.
-    fn settle(&mut self, address: IpAddr, source: Source) {
-        let gone = match source.place() {
+    /// Puts a source that is in neither segment into the one where it belongs, if there is one.
+    fn settle(&mut self, address: IpAddr, source: Source, place: Option<Place>) {
+        let gone = match place {
             Some(place) => self.segment(place).insert(address, source),
             None => Some((address, source)),
         };
@@ -229,7 +228,7 @@ impl Tracker {
             while self.attempts > self.most_attempts {
                 match self.segment(place).pop() {
                     Some((address, source)) if address == latest => {
-                        self.settle(address, source);
+                        self.settle(address, source, Some(place));
                         break;
                     }
                     Some((address, source)) => self.forget(address, &source),
@@ -317,8 +316,15 @@ mod tests {
     fn check(mut tracker: Tracker) {
         let newcomers = tracker.newcomers.all();
         let further = tracker.further.all();
-        assert!(newcomers.iter().all(|(_, source)| source.place() == Some(Place::Newcomers)));
-        assert!(further.iter().all(|(_, source)| source.place() == Some(Place::Further)));
+        let stage =
+            |source: &Source| source.attempts.iter().map(|attempt| attempt.times.len()).max();
+        assert!(newcomers.iter().all(|(_, source)| stage(source) < Some(2)));
+        assert!(
+            newcomers
+                .iter()
+                .all(|(_, source)| stage(source).is_some() || !source.recent.is_empty())
+        );
+        assert!(further.iter().all(|(_, source)| stage(source) >= Some(2)));
         let sources: Vec<_> = newcomers.into_iter().chain(further).collect();
         let attempts: usize = sources.iter().map(|(_, source)| source.attempts.len()).sum();
         assert_eq!(tracker.attempts, attempts);
