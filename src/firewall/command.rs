@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{Failure, Finished, Firewall, Job, OnFailure};
 use crate::config::{Name, Rendered};
-use crate::sys::{files, process};
+use crate::sys::{files, orphans, process};
 use crate::time::Monotonic;
 
 /// How long a command may run before it is killed.
@@ -30,8 +31,9 @@ const OUTPUT_LINES: usize = 20;
 const OUTPUT_WIDTH: usize = 400;
 
 /// The jobs that run and those that wait.
-#[derive(Default)]
 pub struct Commands {
+    /// What every command carries in its environment.
+    mark: String,
     running: Vec<Running>,
     waiting: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
@@ -51,9 +53,15 @@ struct Running {
 }
 
 impl Commands {
+    /// Commands carry the state directory as a [mark](crate::sys::orphans::MARK).
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            mark: state_dir.display().to_string(),
+            running: Vec::new(),
+            waiting: HashMap::new(),
+            finished: Vec::new(),
+        }
     }
 
     /// Whether nothing runs and nothing waits.
@@ -102,7 +110,7 @@ impl Commands {
             && (failure.is_none() || job.on_failure == OnFailure::GoOn)
         {
             info!(door = %job.door, "running command: {command}");
-            match spawn(command) {
+            match self.spawn(command) {
                 Ok((child, output)) => {
                     let running = Running {
                         job,
@@ -128,6 +136,14 @@ impl Commands {
             }
         }
         self.finished.push(Finished { id: job.id, done, failure });
+    }
+
+    fn spawn(&self, command: &Rendered) -> io::Result<(Child, Output)> {
+        let (read, write) = files::output_pipe()?;
+        let mut environment = command.environment.clone();
+        environment.push((orphans::MARK, self.mark.clone()));
+        let child = process::run(&command.argv, &environment, write)?;
+        Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
     }
 
     /// Takes note of a command that has ended and goes on with its job.
@@ -211,12 +227,6 @@ impl Firewall for Commands {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.running.iter().filter_map(|running| running.output.fd()).collect()
     }
-}
-
-fn spawn(command: &Rendered) -> io::Result<(Child, Output)> {
-    let (read, write) = files::output_pipe()?;
-    let child = process::run(&command.argv, &command.environment, write)?;
-    Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
 }
 
 /// What a command prints, line by line into the log; the rest of a flood is thrown away.
@@ -307,7 +317,7 @@ mod tests {
     }
 
     fn outcome(commands: &[Rendered], on_failure: OnFailure) -> (usize, Option<Failure>) {
-        let mut runner = Commands::new();
+        let mut runner = Commands::new(Path::new("/nonexistent"));
         runner.submit(at(0), job(1, "ssh", commands, on_failure));
         let finished = wait_for(&mut runner, at(0), 1);
         assert!(runner.is_idle());
@@ -354,7 +364,7 @@ mod tests {
     fn a_command_that_hangs_is_killed_after_its_time_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let mut runner = Commands::new();
+        let mut runner = Commands::new(Path::new("/nonexistent"));
         let hangs = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
         runner.submit(at(0), job(1, "ssh", &[hangs], OnFailure::Stop));
         let pid = loop {
@@ -389,7 +399,7 @@ mod tests {
 
     #[test]
     fn jobs_of_one_door_take_turns_and_those_of_another_do_not_wait() {
-        let mut runner = Commands::new();
+        let mut runner = Commands::new(Path::new("/nonexistent"));
         let hangs = shell("exec sleep 1000");
         runner.submit(at(0), job(1, "slow", &[hangs], OnFailure::Stop));
         runner.submit(at(0), job(2, "slow", &[shell("exit 0")], OnFailure::Stop));
@@ -409,6 +419,6 @@ mod tests {
         assert_eq!(outcome(&[command], OnFailure::Stop), (1, None));
         let text = std::fs::read_to_string(&file).unwrap();
         let names: Vec<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
-        assert_eq!(names, ["KNOCK_IP", "PATH", "PWD"]);
+        assert_eq!(names, ["KNOCKD_STATE_DIR", "KNOCK_IP", "PATH", "PWD"]);
     }
 }

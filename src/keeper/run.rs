@@ -136,7 +136,7 @@ impl Keeper {
         let config = Arc::new(loaded.config);
         let mut watchers = Watchers::new(Arc::clone(&config));
         let now = clock::now();
-        watchers.start(now.monotonic, config).map_err(system("cannot start the watcher"))?;
+        watchers.start(now.monotonic, Arc::clone(&config)).map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,
             control,
@@ -146,7 +146,7 @@ impl Keeper {
             cli,
             signals,
             watchers,
-            doors: Doors::new(Commands::new()),
+            doors: Doors::new(Commands::new(&config.settings.state_dir)),
             names,
             left,
             started: false,

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod files;
+pub mod orphans;
 pub mod privileges;
 pub mod process;
 pub mod signals;
