@@ -136,7 +136,9 @@ impl Keeper {
         let config = Arc::new(loaded.config);
         let mut watchers = Watchers::new(Arc::clone(&config));
         let now = clock::now();
-        watchers.start(now.monotonic, Arc::clone(&config)).map_err(system("cannot start the watcher"))?;
+        watchers
+            .start(now.monotonic, Arc::clone(&config))
+            .map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,
             control,

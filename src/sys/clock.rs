@@ -6,13 +6,31 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::time::{Monotonic, Now, Wall};
 
-/// What time it is: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`.
+/// How far apart the two clocks may have been read.
+const CLOSE: u64 = 20_000;
+/// How often they are read again when something came between.
+const TRIES: usize = 8;
+
+/// What time it is: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`, read within some microseconds.
+///
+/// What one says of the other dates packets, so this process must not sleep between the two.
 #[must_use]
 pub fn now() -> Now {
-    Now {
-        monotonic: Monotonic::from_nanos(read(ClockId::CLOCK_BOOTTIME)),
-        wall: Wall::from_nanos(read(ClockId::CLOCK_REALTIME)),
+    let mut best = (u64::MAX, Now::default());
+    for _ in 0..TRIES {
+        let before = read(ClockId::CLOCK_BOOTTIME);
+        let wall = read(ClockId::CLOCK_REALTIME);
+        let after = read(ClockId::CLOCK_BOOTTIME);
+        let apart = after.saturating_sub(before);
+        if apart < best.0 {
+            let now = Now { monotonic: Monotonic::from_nanos(after), wall: Wall::from_nanos(wall) };
+            best = (apart, now);
+        }
+        if apart <= CLOSE {
+            break;
+        }
     }
+    best.1
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]
