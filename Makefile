@@ -50,7 +50,7 @@ demo:
 
 bench:
 	@tools/need build
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench '*'
 
 # Does not build: with sudo there may be no cargo.
 install:
