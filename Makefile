@@ -41,7 +41,7 @@ client:
 	@if ldd target/debug/knock | grep -i pcap; then echo "knock must not need libpcap" >&2; exit 1; fi
 
 unit:
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 demo:
 	@tools/need demo
