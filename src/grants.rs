@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::{Door, Family, Holes, Name, Rendered};
+use crate::config::{Door, Family, Holes, How, Name, Rendered};
 use crate::engine::Reason;
 use crate::time::Monotonic;
 
@@ -61,7 +61,11 @@ impl Deed {
     pub fn of(door: &Door, address: IpAddr, open_for: Option<Duration>) -> Result<Self, Reason> {
         let opening = &door.opening;
         let open_for = open_for.unwrap_or(opening.open_for);
-        let pair = opening.commands.of(Family::of(address));
+        let commands = match &opening.how {
+            How::Commands { commands, .. } => commands,
+            How::Guard | How::Set(_) => return Err(Reason::NoCommand),
+        };
+        let pair = commands.of(Family::of(address));
         let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
         let step = |port| {
             let seconds = open_for.as_secs();

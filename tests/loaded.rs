@@ -8,7 +8,7 @@ use std::time::Duration;
 use libknock::config::diagnostic::Source;
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{
-    Command, Config, Door, Family, Holes, LogFormat, LogLevel, Opening, Recognition, Settings,
+    Command, Config, Door, Family, Holes, LogFormat, LogLevel, Recognition, Settings,
 };
 use libknock::proto::flags::{FlagTest, TcpFlags};
 
@@ -48,7 +48,7 @@ fn shell(text: &str) -> Option<Vec<String>> {
 
 /// What opens and closes for either family, as text.
 fn commands(door: &Door) -> [Option<String>; 4] {
-    let Opening { commands, .. } = &door.opening;
+    let commands = door.opening.commands().unwrap();
     let (v4, v6) = (commands.of(Family::V4), commands.of(Family::V6));
     [&v4.open, &v4.close, &v6.open, &v6.close]
         .map(|command| command.as_ref().map(ToString::to_string))
@@ -137,7 +137,7 @@ fn ipv6_has_the_ipv4_command_where_its_own_is_absent_and_none_where_it_is_empty(
 #[test]
 fn text_runs_under_the_shell_and_a_list_as_it_is() {
     let door = door_of("start_command: echo '%IP%' $(id)\nstop_command: [echo, '$(id) %IP%']");
-    let pair = door.opening.commands.of(Family::V4);
+    let pair = door.opening.commands().unwrap().of(Family::V4);
     assert_eq!(argv(pair.open.as_ref(), "192.0.2.2"), shell("echo '192.0.2.2' $(id)"));
     let list = vec!["echo".to_owned(), "$(id) 192.0.2.2".to_owned()];
     assert_eq!(argv(pair.close.as_ref(), "192.0.2.2"), Some(list));
@@ -147,7 +147,7 @@ fn text_runs_under_the_shell_and_a_list_as_it_is() {
 fn the_built_in_iptables_knows_both_families() {
     let door = door_of("open: [22/tcp]\nvia: iptables");
     for (source, program) in [("192.0.2.2", "iptables"), ("2001:db8::2", "ip6tables")] {
-        let pair = door.opening.commands.of(Family::of(source.parse().unwrap()));
+        let pair = door.opening.commands().unwrap().of(Family::of(source.parse().unwrap()));
         for (command, action) in [(&pair.open, "-I"), (&pair.close, "-D")] {
             let line = argv(command.as_ref(), source).unwrap().join(" ");
             let expected = format!(
@@ -272,7 +272,7 @@ fn a_classic_file_is_read_as_it_is() {
     assert_eq!(*flags, FlagTest::SYN);
     assert_eq!(*target, Some("192.0.2.10".parse().unwrap()));
     assert_eq!(doors[0].opening.open_for, Duration::from_secs(5));
-    let pair = doors[0].opening.commands.of(Family::V6);
+    let pair = doors[0].opening.commands().unwrap().of(Family::V6);
     let open = argv(pair.open.as_ref(), "2001:db8::2");
     assert_eq!(open, shell("echo 2001:db8::2 100% $(date +%s)"));
 }

@@ -20,7 +20,7 @@ fn commands(template: &str, source: &str) -> (String, String) {
     let address = source.parse().unwrap();
     let holes =
         Holes { address, door: &name, client: None, port: Some(opening.ports[0]), seconds: 30 };
-    let pair = opening.commands.of(Family::of(address));
+    let pair = opening.commands().unwrap().of(Family::of(address));
     let rendered = |command: &libknock::config::Command| command.render(&holes).to_string();
     (rendered(pair.open.as_ref().unwrap()), rendered(pair.close.as_ref().unwrap()))
 }

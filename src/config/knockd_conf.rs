@@ -16,7 +16,7 @@ use super::sections::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
 };
 use super::settings::Settings;
-use super::{Command, CommandText, Commands, Door, DoorPlaces, Name, Opening, Recognition};
+use super::{Command, CommandText, Commands, Door, DoorPlaces, How, Name, Opening, Recognition};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
 
@@ -108,11 +108,11 @@ fn read_door(
         Some(value) => problems.keep(parse_target(value.text, &value.place())).map(Some),
         None => Some(None),
     };
-    let commands = read_commands(section, problems);
+    let how =
+        read_commands(section, problems).map(|commands| How::Commands { template: None, commands });
     let open_for = read_seconds(section, "Cmd_Timeout", CMD_TIMEOUT, problems);
-    if let (Some(timeout), Some(commands)) = (section.value("Cmd_Timeout"), &commands)
-        && commands.v4.close.is_none()
-        && commands.v6.close.is_none()
+    if let (Some(timeout), Some(how)) = (section.value("Cmd_Timeout"), &how)
+        && !how.closes()
     {
         let message = "Cmd_Timeout has no effect without Stop_Command";
         problems.push(timeout.place().warning(message));
@@ -128,7 +128,13 @@ fn read_door(
             trip_wires: TRIP_WIRES,
             opens: Vec::new(),
         },
-        opening: Opening { commands: commands?, ports: Vec::new(), open_for: open_for? },
+        opening: Opening {
+            how: how?,
+            ports: Vec::new(),
+            open_for: open_for?,
+            on_open: None,
+            on_close: None,
+        },
     };
     let places = DoorPlaces {
         name: section.name.place(),

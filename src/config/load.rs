@@ -295,6 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::door::DOOR;
+    use super::super::{Family, How, Opening};
     use super::*;
 
     /// Something like a configuration, mostly wrong somewhere.
@@ -330,6 +331,24 @@ mod tests {
         })
     }
 
+    fn check_how(opening: &Opening) -> Result<(), TestCaseError> {
+        let how = &opening.how;
+        prop_assert!(how.opens(Family::V4) || how.opens(Family::V6));
+        match how {
+            How::Commands { commands, .. } => {
+                for pair in [&commands.v4, &commands.v6] {
+                    prop_assert!(pair.open.is_some() || pair.close.is_none());
+                }
+            }
+            How::Guard => prop_assert!(!opening.ports.is_empty()),
+            How::Set(set) => {
+                prop_assert!(set.set4.is_none() || set.family.sees(Family::V4));
+                prop_assert!(set.set6.is_none() || set.family.sees(Family::V6));
+            }
+        }
+        Ok(())
+    }
+
     fn check(text: &str) -> Result<(), TestCaseError> {
         match parse(&Source::new("text", text)) {
             Ok(Loaded { config, places, .. }) => {
@@ -343,11 +362,7 @@ mod tests {
                     prop_assert!(!recognition.seq_timeout.is_zero());
                     prop_assert!(opening.open_for.as_secs() >= 1);
                     prop_assert_eq!(&recognition.opens, &opening.ports);
-                    let commands = &opening.commands;
-                    prop_assert!(commands.v4.open.is_some() || commands.v6.open.is_some());
-                    for pair in [&commands.v4, &commands.v6] {
-                        prop_assert!(pair.open.is_some() || pair.close.is_none());
-                    }
+                    check_how(opening)?;
                 }
             }
             Err(report) => prop_assert!(report.to_string().starts_with("text:")),

@@ -6,6 +6,8 @@
 mod commands;
 pub mod diagnostic;
 mod door;
+mod email;
+mod how;
 pub mod knockd_conf;
 pub mod lint;
 pub mod load;
@@ -20,9 +22,11 @@ mod yaml;
 
 pub use commands::PATH;
 pub use door::{Door, DoorPlaces, Recognition};
+pub use email::{Email, EmailError};
+pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
 pub use name::{Name, NameError};
 pub use opening::Opening;
-pub use settings::{Log, LogFormat, LogLevel, Settings};
+pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };

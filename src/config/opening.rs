@@ -7,17 +7,43 @@ use super::commands::{PairNames, Templates, missing_program, read_pairs};
 use super::diagnostic::{Diagnostic, Place, Problems, meant};
 use super::door::{read_ports, read_time};
 use super::raw::{Entry, Mapping, Node, Value, given_twice};
-use super::{Command, Commands, Hole, Name};
+use super::{Command, Commands, Hole, How, Name};
 use crate::proto::knock::Knock;
 
 /// What opening a door does: the keeper's half.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    pub commands: Commands,
-    /// The commands run once for each of these; once, without `%PORT%`, if there are none.
+    pub how: How,
+    /// What is opened. Firewall commands run once for each of these; once, without `%PORT%`, if
+    /// there are none.
     pub ports: Vec<Knock>,
     /// At least a second.
     pub open_for: Duration,
+    /// Runs when the door has been opened for an address; no grant waits for it or fails with it.
+    pub on_open: Option<Command>,
+    /// Likewise, when it has been closed.
+    pub on_close: Option<Command>,
+}
+
+impl Opening {
+    /// The firewall commands, where it is opened by commands.
+    #[must_use]
+    pub const fn commands(&self) -> Option<&Commands> {
+        match &self.how {
+            How::Commands { commands, .. } => Some(commands),
+            How::Guard | How::Set(_) => None,
+        }
+    }
+
+    /// The port that it opens, where it is just one: what fills `%PORT%` and `%PROTO%` in `on_open`
+    /// and `on_close`.
+    #[must_use]
+    pub const fn single_port(&self) -> Option<Knock> {
+        match self.ports.as_slice() {
+            [port] => Some(*port),
+            _ => None,
+        }
+    }
 }
 
 const DOOR_COMMANDS: PairNames = PairNames {
@@ -41,10 +67,11 @@ pub(super) fn read_opening(
     problems: &mut Problems,
 ) -> Option<(Opening, Vec<Place>)> {
     let ports = read_opens(mapping, problems);
-    let commands = read_commands(mapping, entry, meant, templates, problems);
-    let open_for = read_open_for(mapping, commands.as_ref(), problems);
+    let how = read_how(mapping, entry, meant, templates, problems);
+    let open_for = read_open_for(mapping, how.as_ref(), problems);
     let (ports, places) = ports?.into_iter().unzip();
-    Some((Opening { commands: commands?, ports, open_for: open_for? }, places))
+    let opening = Opening { how: how?, ports, open_for: open_for?, on_open: None, on_close: None };
+    Some((opening, places))
 }
 
 fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
@@ -68,14 +95,14 @@ fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, 
     Some(ports)
 }
 
-/// The door's own commands, or those of the template that it names.
-fn read_commands(
+/// The door's own commands, or what its `via` says.
+fn read_how(
     mapping: &Mapping,
     entry: &Entry,
     meant: &[&str],
     templates: &Templates,
     problems: &mut Problems,
-) -> Option<Commands> {
+) -> Option<How> {
     let own = DOOR_COMMANDS.all().into_iter().find_map(|key| mapping.get(key));
     let via = mapping.value("via");
     match (own, mapping.get("open").or_else(|| mapping.get("via"))) {
@@ -92,7 +119,7 @@ fn read_commands(
             let commands = read_pairs(mapping, &DOOR_COMMANDS, &entry.at, problems)?;
             let place = |key| mapping.value(key).map_or(&entry.at, |node| &node.at);
             check_holes(&commands, false, place(DOOR_COMMANDS.open), problems);
-            Some(commands)
+            Some(How::Commands { template: None, commands })
         }
         (None, Some(open)) => match via {
             Some(via) => read_via(via, mapping.get("open").is_some(), templates, problems),
@@ -129,7 +156,7 @@ fn read_via(
     has_ports: bool,
     templates: &Templates,
     problems: &mut Problems,
-) -> Option<Commands> {
+) -> Option<How> {
     if let Value::Mapping(_) = &via.value {
         let message = "a set of nftables here is not supported by this version yet";
         problems.push(via.at.error(message).help("write 'via: nft', or a template of your own"));
@@ -141,7 +168,7 @@ fn read_via(
         return None;
     }
     let found = templates.iter().find(|(known, _)| known.as_str() == name);
-    let Some((_, template)) = found else {
+    let Some((name, template)) = found else {
         let known = || templates.keys().map(Name::as_str);
         let message = format!("there is no template '{name}'");
         problems.push(match meant(name, known()) {
@@ -159,7 +186,7 @@ fn read_via(
         problems.extend(commands.into_iter().flatten().filter_map(missing).take(1));
     }
     check_holes(&template.commands, has_ports, &via.at, problems);
-    Some(template.commands.clone())
+    Some(How::Commands { template: Some(name.clone()), commands: template.commands.clone() })
 }
 
 /// Holes that nothing will fill.
@@ -183,7 +210,7 @@ fn check_holes(commands: &Commands, has_ports: bool, at: &Place, problems: &mut 
 
 fn read_open_for(
     mapping: &Mapping,
-    commands: Option<&Commands>,
+    how: Option<&How>,
     problems: &mut Problems,
 ) -> Option<Duration> {
     let (open_for, cmd_timeout) = (mapping.get("open_for"), mapping.get("cmd_timeout"));
@@ -193,9 +220,8 @@ fn read_open_for(
             second.at.error(message).help(format!("remove one; the other is at {}", first.at)),
         );
     }
-    if let (Some(given), Some(commands)) = (open_for.or(cmd_timeout), commands)
-        && commands.v4.close.is_none()
-        && commands.v6.close.is_none()
+    if let (Some(given), Some(how)) = (open_for.or(cmd_timeout), how)
+        && !how.closes()
     {
         let message = format!("'{}' has no effect: nothing closes this door", given.key);
         problems.push(given.at.warning(message).help("write a 'stop_command', or remove it"));

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::Email;
 use super::diagnostic::{Place, Problems, meant};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
+use crate::proto::network::Network;
 
 /// What concerns the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,21 @@ pub struct Settings {
     pub log: Log,
     /// How many sources the tracker follows at once.
     pub track_sources: usize,
+    /// Whom the guard always lets through.
+    pub trusted: Vec<Network>,
+    pub on_exit: OnExit,
+    /// Who gets mail when a door is opened, and when it is closed.
+    pub alert: Option<Email>,
+}
+
+/// What becomes of the guard when knockd stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExit {
+    /// It stays, and its ports stay locked.
+    #[default]
+    Keep,
+    /// It goes, and its ports are as open as the rest of the firewall leaves them.
+    Remove,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +74,9 @@ impl Default for Settings {
             pid_file: "/run/knockd/knockd.pid".into(),
             log: Log { syslog: None, file: None, level: LogLevel::Info, format: LogFormat::Text },
             track_sources: 65_536,
+            trusted: Vec::new(),
+            on_exit: OnExit::Keep,
+            alert: None,
         }
     }
 }

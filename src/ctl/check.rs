@@ -9,7 +9,7 @@ use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{Odds, lint, scan_odds};
 use crate::config::load::{Loaded, Options, load};
 use crate::config::watch::watch_sets;
-use crate::config::{Command, Door, Family, Pair};
+use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair};
 use crate::proto::duration;
 
 /// Prints errors and warnings on standard error and each door on standard output.
@@ -66,17 +66,51 @@ fn describe(output: &mut impl Write, door: &Door, odds: Odds) -> io::Result<()> 
         door.name(),
         sequence.join(" ")
     )?;
-    if !opening.ports.is_empty() {
-        let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
-        writeln!(output, "    for each of {}:", ports.join(" "))?;
+    let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
+    let (ports, after) = (ports.join(" "), duration::format(opening.open_for));
+    match &opening.how {
+        How::Commands { commands, .. } => {
+            if !ports.is_empty() {
+                writeln!(output, "    for each of {ports}:")?;
+            }
+            describe_commands(output, commands, &after)?;
+        }
+        How::Guard => {
+            writeln!(output, "    the guard locks {ports}, and opens it for {after}")?;
+        }
+        How::Set(set) => describe_set(output, set, &ports, &after)?,
     }
-    let after = duration::format(opening.open_for);
-    let (v4, v6) = (opening.commands.of(Family::V4), opening.commands.of(Family::V6));
+    for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
+        if let Some(command) = command {
+            writeln!(output, "    when it has been {when} runs {}", one_line(command))?;
+        }
+    }
+    Ok(())
+}
+
+fn describe_commands(output: &mut impl Write, commands: &Commands, after: &str) -> io::Result<()> {
+    let (v4, v6) = (commands.of(Family::V4), commands.of(Family::V6));
     if v4 == v6 {
-        return describe_pair(output, "", v4, &after);
+        return describe_pair(output, "", v4, after);
     }
-    describe_pair(output, "IPv4 ", v4, &after)?;
-    describe_pair(output, "IPv6 ", v6, &after)
+    describe_pair(output, "IPv4 ", v4, after)?;
+    describe_pair(output, "IPv6 ", v6, after)
+}
+
+fn describe_set(output: &mut impl Write, set: &NftSet, ports: &str, after: &str) -> io::Result<()> {
+    let opens = if ports.is_empty() { String::new() } else { format!(", which opens {ports}") };
+    for (name, family) in [("IPv4", Family::V4), ("IPv6", Family::V6)] {
+        match set.of(family) {
+            Some(set_name) => writeln!(
+                output,
+                "    {name} is in the set {set_name} of the table {} {} for {after}{opens}",
+                set.family.as_str(),
+                set.table
+            )?,
+            None => writeln!(output, "    {name} cannot be opened")?,
+        }
+    }
+    Ok(())
 }
 
 fn describe_pair(

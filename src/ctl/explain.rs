@@ -158,10 +158,10 @@ enum Outcome {
 
 impl Outcome {
     fn of(door: &Door, event: &Event) -> Self {
-        let commands = door.opening.commands.of(Family::of(event.source));
+        let opens = door.opening.how.opens(Family::of(event.source));
         match event.kind {
             EventKind::Stage(stage) => Self::Stage(stage),
-            EventKind::Open if commands.open.is_none() => Self::Refused(Reason::NoCommand),
+            EventKind::Open if !opens => Self::Refused(Reason::NoCommand),
             EventKind::Open => Self::Open,
             EventKind::Reset { stage, reason } => Self::Reset { stage, reason },
         }

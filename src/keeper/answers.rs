@@ -141,7 +141,7 @@ impl Keeper {
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
-            via: "commands".to_owned(),
+            via: door.opening.how.to_string(),
             open: grants.iter().filter(|grant| grant.door == door.name()).count(),
         });
         let grants = grants.iter().map(|grant| GrantStatus {

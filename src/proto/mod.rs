@@ -1,7 +1,8 @@
-//! What client and daemon share: knocks and sets of them.
+//! What client and daemon share: knocks, networks and sets of them.
 #![forbid(unsafe_code)]
 
 pub mod duration;
 pub mod flags;
 pub mod knock;
+pub mod network;
 pub mod ports;

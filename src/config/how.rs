@@ -1,0 +1,183 @@
+//! How a door is opened: by the guard, by a set of nftables, or by commands.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Commands, Family, Name};
+
+/// How a door is opened and closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Firewall commands: of the template that is named, or the door's own.
+    Commands { template: Option<Name>, commands: Commands },
+    /// knockd's own table. The door opens at least one port.
+    Guard,
+    /// Sets in a table of the administrator's.
+    Set(NftSet),
+}
+
+impl How {
+    /// Whether it can open for addresses of a family.
+    #[must_use]
+    pub const fn opens(&self, family: Family) -> bool {
+        match self {
+            Self::Commands { commands, .. } => commands.of(family).open.is_some(),
+            Self::Guard => true,
+            Self::Set(set) => set.of(family).is_some(),
+        }
+    }
+
+    /// Whether what is opened is closed again; what is not is an act.
+    #[must_use]
+    pub const fn closes(&self) -> bool {
+        match self {
+            Self::Commands { commands, .. } => {
+                commands.v4.close.is_some() || commands.v6.close.is_some()
+            }
+            Self::Guard | Self::Set(_) => true,
+        }
+    }
+}
+
+/// In a few words: `guard`, the name of a template, `commands`, or `nft_set inet filter ssh4 ssh6`.
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Commands { template: Some(name), .. } => name.fmt(f),
+            Self::Commands { template: None, .. } => f.write_str("commands"),
+            Self::Guard => f.write_str("guard"),
+            Self::Set(NftSet { family, table, set4, set6 }) => {
+                write!(f, "nft_set {} {table}", family.as_str())?;
+                [set4, set6].into_iter().flatten().try_for_each(|set| write!(f, " {set}"))
+            }
+        }
+    }
+}
+
+/// Sets that addresses are added to, with a timeout; at least one of the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NftSet {
+    pub family: NftFamily,
+    pub table: NftName,
+    pub set4: Option<NftName>,
+    pub set6: Option<NftName>,
+}
+
+impl NftSet {
+    /// The set for addresses of a family.
+    #[must_use]
+    pub const fn of(&self, family: Family) -> Option<&NftName> {
+        match family {
+            Family::V4 => self.set4.as_ref(),
+            Family::V6 => self.set6.as_ref(),
+        }
+    }
+}
+
+/// The family of a table whose sets can hold addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NftFamily {
+    Inet,
+    Ip,
+    Ip6,
+}
+
+impl NftFamily {
+    pub const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+        }
+    }
+
+    /// Whether packets of this kind come by.
+    #[must_use]
+    pub const fn sees(self, family: Family) -> bool {
+        matches!((self, family), (Self::Inet, _) | (Self::Ip, Family::V4) | (Self::Ip6, Family::V6))
+    }
+}
+
+/// The name of a table or set as nft takes it without quotes: safe in rules and messages.
+///
+/// 1 to 255 of the characters `A-Z a-z 0-9 _ . - /`, the first a letter, `_` or `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NftName(String);
+
+/// The text is no name of a table or set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /"
+)]
+pub struct NftNameError(String);
+
+impl NftName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NftName {
+    type Err = NftNameError;
+
+    fn from_str(text: &str) -> Result<Self, NftNameError> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/".contains(&byte);
+        let first = |first: char| first.is_ascii_alphabetic() || "_.".contains(first);
+        if text.len() <= 255 && text.starts_with(first) && text.bytes().all(valid) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NftNameError(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for NftName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_nft_takes_without_quotes() {
+        for name in ["ssh4", "my-set", "_x", ".hidden", "a/b", "f2b.sshd"] {
+            assert_eq!(name.parse::<NftName>().unwrap().as_str(), name);
+        }
+        let long = "a".repeat(256);
+        for name in ["", "4ssh", "-x", "a b", "a;b", "a}", "\"a\"", "ä", "a\n", long.as_str()] {
+            assert!(name.parse::<NftName>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_is_shown_with_its_table() {
+        let set = NftSet {
+            family: NftFamily::Inet,
+            table: "filter".parse().unwrap(),
+            set4: Some("ssh4".parse().unwrap()),
+            set6: None,
+        };
+        assert_eq!(How::Set(set).to_string(), "nft_set inet filter ssh4");
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_holds_what_ends_a_word(text in ".{0,40}") {
+            if let Ok(name) = text.parse::<NftName>() {
+                let ends = |c: char| {
+                    c.is_whitespace() || c.is_control() || ";{}\"'#@,:$`\\".contains(c)
+                };
+                prop_assert!(!name.as_str().contains(ends));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A network: an address and how many of its bits count.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// A network such as `192.0.2.0/24`; its host bits are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// The text is no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address")]
+pub struct NetworkError(String);
+
+/// Takes an address for the network that holds nothing else. An IPv4 address that is written as an
+/// IPv6 one is refused: no packet has it.
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let wrong = || NetworkError(text.to_owned());
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        if address != address.to_canonical() {
+            return Err(wrong());
+        }
+        let bits: u8 = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().ok().filter(|&prefix| prefix <= bits).ok_or_else(wrong)?
+            }
+            Some(_) => return Err(wrong()),
+            None => bits,
+        };
+        let host = u32::from(bits - prefix);
+        let address = match address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(host).unwrap_or(0);
+                IpAddr::V4((address.to_bits() & mask).into())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(host).unwrap_or(0);
+                IpAddr::V6((address.to_bits() & mask).into())
+            }
+        };
+        Ok(Self { address, prefix })
+    }
+}
+
+impl Network {
+    /// Whether an address is in it; an IPv4 address that is written as an IPv6 one counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let same = |own: u128, other: u128, bits: u32| {
+            let host = bits - u32::from(self.prefix);
+            (own ^ other).checked_shr(host).unwrap_or(0) == 0
+        };
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                same(own.to_bits().into(), other.to_bits().into(), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
+            _ => false,
+        }
+    }
+
+    /// Its first address: the host bits are zero.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits of the address are the network's.
+    #[must_use]
+    pub const fn prefix(&self) -> u8 {
+        self.prefix
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_network_has_an_address_and_a_prefix_in_range() {
+        let shown = |text: &str| text.parse::<Network>().map(|network| network.to_string());
+        assert_eq!(shown("192.0.2.9/24").unwrap(), "192.0.2.0/24");
+        assert_eq!(shown("192.0.2.9").unwrap(), "192.0.2.9/32");
+        assert_eq!(shown("0.0.0.0/0").unwrap(), "0.0.0.0/0");
+        assert_eq!(shown("2001:db8::1/32").unwrap(), "2001:db8::/32");
+        assert_eq!(shown("::/0").unwrap(), "::/0");
+        for text in [
+            "",
+            "192.0.2.0/33",
+            "192.0.2.0/",
+            "192.0.2.0/+8",
+            "2001:db8::/129",
+            "a/8",
+            "::ffff:0:0/96",
+        ] {
+            assert!(shown(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_contains_the_addresses_with_its_prefix() {
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(network("192.0.2.0/24").contains(at("192.0.2.255")));
+        assert!(network("192.0.2.0/24").contains(at("::ffff:192.0.2.1")));
+        assert!(!network("192.0.2.0/24").contains(at("192.0.3.0")));
+        assert!(!network("192.0.2.1").contains(at("192.0.2.2")));
+        assert!(network("2001:db8::/32").contains(at("2001:db8:ffff::1")));
+        assert!(!network("2001:db8::/32").contains(at("2001:db9::")));
+        assert!(network("0.0.0.0/0").contains(at("203.0.113.9")));
+        assert!(!network("0.0.0.0/0").contains(at("2001:db8::1")));
+        assert!(network("::/0").contains(at("2001:db8::1")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_network_contains_its_own_address_and_is_read_as_it_is_shown(
+            address: std::net::IpAddr, prefix in 0u8..=128,
+        ) {
+            let address = address.to_canonical();
+            let prefix = if address.is_ipv4() { prefix.min(32) } else { prefix };
+            let network: Network = format!("{address}/{prefix}").parse().unwrap();
+            prop_assert!(network.contains(network.address()));
+            prop_assert_eq!(network.to_string().parse::<Network>(), Ok(network));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,40}") {
+            let _ = text.parse::<Network>();
+        }
+    }
+}
