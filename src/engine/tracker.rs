@@ -49,11 +49,18 @@ pub(super) struct Source {
 pub(super) struct Tracker {
     newcomers: Segment<Source>,
     further: Segment<Source>,
+    books: Books,
+}
+
+/// What is kept of all sources together.
+#[derive(Debug)]
+struct Books {
     /// When something is to be done for a source, each source at most once.
     deadlines: BTreeSet<(Monotonic, IpAddr)>,
     attempts: usize,
     most_attempts: usize,
     most_attempts_of_one: usize,
+    /// How many attempts were given up for want of room.
     crowded: u64,
 }
 
@@ -132,11 +139,13 @@ impl Tracker {
         Self {
             newcomers: Segment::new(newcomers),
             further: Segment::new(further),
-            deadlines: BTreeSet::new(),
-            attempts: 0,
-            most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(room).max(most_attempts_of_one),
-            most_attempts_of_one,
-            crowded: 0,
+            books: Books {
+                deadlines: BTreeSet::new(),
+                attempts: 0,
+                most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(room).max(most_attempts_of_one),
+                most_attempts_of_one,
+                crowded: 0,
+            },
         }
     }
 
@@ -146,16 +155,16 @@ impl Tracker {
 
     /// How many attempts were given up for want of room.
     pub(super) const fn crowded(&self) -> u64 {
-        self.crowded
+        self.books.crowded
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.deadlines.first().map(|&(at, _)| at)
+        self.books.deadlines.first().map(|&(at, _)| at)
     }
 
     /// A source whose deadline has come.
     pub(super) fn due(&self, now: Monotonic) -> Option<IpAddr> {
-        self.deadlines.first().filter(|&&(at, _)| at <= now).map(|&(_, address)| address)
+        self.books.deadlines.first().filter(|&&(at, _)| at <= now).map(|&(_, address)| address)
     }
 
     /// Lets `change` at a source, then puts it where it belongs and keeps all within bounds.
@@ -166,38 +175,24 @@ impl Tracker {
         visit: Visit,
         change: impl FnOnce(&mut Source) -> R,
     ) -> R {
-        let (place, source) = if let Some(source) = find(&mut self.newcomers, address, visit) {
-            (Place::Newcomers, source)
-        } else if let Some(source) = find(&mut self.further, address, visit) {
-            (Place::Further, source)
+        let Self { newcomers, further, books } = self;
+        let (result, from, to) = if let Some(source) = find(newcomers, address, visit) {
+            let (result, to) = books.change(doors, address, source, change);
+            (result, Place::Newcomers, to)
+        } else if let Some(source) = find(further, address, visit) {
+            let (result, to) = books.change(doors, address, source, change);
+            (result, Place::Further, to)
         } else {
             let mut source = Source::default();
-            let result = change(&mut source);
-            self.crowded += source.limit(self.most_attempts_of_one) as u64;
-            let (place, deadline) = source.survey(doors);
-            source.scheduled = deadline;
-            self.deadlines.extend(deadline.map(|at| (at, address)));
-            self.attempts += source.attempts.len();
-            self.settle(address, source, place);
+            let (result, to) = books.change(doors, address, &mut source, change);
+            self.settle(address, source, to);
             self.bound(address);
             return result;
         };
-        let before = source.attempts.len();
-        let result = change(source);
-        self.crowded += source.limit(self.most_attempts_of_one) as u64;
-        self.attempts = self.attempts + source.attempts.len() - before;
-        let (new_place, deadline) = source.survey(doors);
-        if deadline != source.scheduled {
-            if let Some(at) = source.scheduled {
-                self.deadlines.remove(&(at, address));
-            }
-            self.deadlines.extend(deadline.map(|at| (at, address)));
-            source.scheduled = deadline;
-        }
-        if new_place != Some(place)
-            && let Some(source) = self.segment(place).remove(address)
+        if to != Some(from)
+            && let Some(source) = self.segment(from).remove(address)
         {
-            self.settle(address, source, new_place);
+            self.settle(address, source, to);
         }
         self.bound(address);
         result
@@ -217,7 +212,7 @@ impl Tracker {
             None => Some((address, source)),
         };
         if let Some((address, source)) = gone {
-            self.forget(address, &source);
+            self.books.forget(address, &source);
         }
     }
 
@@ -225,26 +220,53 @@ impl Tracker {
     /// but not the source that has just knocked.
     fn bound(&mut self, latest: IpAddr) {
         for place in [Place::Newcomers, Place::Further] {
-            while self.attempts > self.most_attempts {
+            while self.books.attempts > self.books.most_attempts {
                 match self.segment(place).pop() {
                     Some((address, source)) if address == latest => {
                         self.settle(address, source, Some(place));
                         break;
                     }
-                    Some((address, source)) => self.forget(address, &source),
+                    Some((address, source)) => self.books.forget(address, &source),
                     None => break,
                 }
             }
         }
     }
+}
+
+impl Books {
+    /// Lets `change` at a source. Returns what that returns, and where the source belongs now.
+    fn change<R>(
+        &mut self,
+        doors: &Doors,
+        address: IpAddr,
+        source: &mut Source,
+        change: impl FnOnce(&mut Source) -> R,
+    ) -> (R, Option<Place>) {
+        self.attempts -= source.attempts.len();
+        let result = change(source);
+        self.crowded += source.limit(self.most_attempts_of_one) as u64;
+        self.attempts += source.attempts.len();
+        let (place, deadline) = source.survey(doors);
+        if deadline != source.scheduled {
+            self.unschedule(address, source);
+            self.deadlines.extend(deadline.map(|at| (at, address)));
+            source.scheduled = deadline;
+        }
+        (result, place)
+    }
 
     /// Books a source out that is in no segment any more.
     fn forget(&mut self, address: IpAddr, source: &Source) {
+        self.unschedule(address, source);
+        self.attempts -= source.attempts.len();
+        self.crowded += source.attempts.len() as u64;
+    }
+
+    fn unschedule(&mut self, address: IpAddr, source: &Source) {
         if let Some(at) = source.scheduled {
             self.deadlines.remove(&(at, address));
         }
-        self.attempts -= source.attempts.len();
-        self.crowded += source.attempts.len() as u64;
     }
 }
 
@@ -327,13 +349,13 @@ mod tests {
         assert!(further.iter().all(|(_, source)| stage(source) >= Some(2)));
         let sources: Vec<_> = newcomers.into_iter().chain(further).collect();
         let attempts: usize = sources.iter().map(|(_, source)| source.attempts.len()).sum();
-        assert_eq!(tracker.attempts, attempts);
-        assert!(attempts <= tracker.most_attempts);
+        assert_eq!(tracker.books.attempts, attempts);
+        assert!(attempts <= tracker.books.most_attempts);
         let scheduled: BTreeSet<_> =
             sources.iter().map(|(address, source)| (source.scheduled.unwrap(), *address)).collect();
-        assert_eq!(tracker.deadlines, scheduled);
+        assert_eq!(tracker.books.deadlines, scheduled);
         for (_, source) in sources {
-            assert!(source.attempts.len() <= tracker.most_attempts_of_one);
+            assert!(source.attempts.len() <= tracker.books.most_attempts_of_one);
             assert!(source.attempts.is_sorted_by(|a, b| a.door < b.door));
             assert!(source.attempts.iter().all(|attempt| !attempt.times.is_empty()));
         }
@@ -374,7 +396,7 @@ mod tests {
         for door in 1..100 {
             send(&mut engine, 1000, 1, 10_000 + 10 * door, 0);
         }
-        assert_eq!(engine.tracker.attempts, ATTEMPTS_OF_ONE);
+        assert_eq!(engine.tracker.books.attempts, ATTEMPTS_OF_ONE);
         assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
         let source: IpAddr = "2001:db8::1".parse().unwrap();
         let source = engine.tracker.further.peek(source).unwrap();
@@ -386,7 +408,7 @@ mod tests {
     fn a_knock_that_begins_at_many_doors_is_followed_at_each_of_them() {
         let mut engine = engine(&doors(1000, 2), 1);
         send(&mut engine, 1000, 1, 1, 0);
-        assert_eq!((engine.tracker.attempts, engine.crowded()), (1000, 0));
+        assert_eq!((engine.tracker.books.attempts, engine.crowded()), (1000, 0));
     }
 
     #[test]
@@ -398,8 +420,8 @@ mod tests {
                 send(&mut engine, 1000, host << 64, 100, 1);
             }
         }
-        assert_eq!(engine.tracker.most_attempts, 128);
-        assert!(engine.tracker.attempts <= 128);
+        assert_eq!(engine.tracker.books.most_attempts, 128);
+        assert!(engine.tracker.books.attempts <= 128);
         assert_eq!(engine.tracker.further.len(), 3);
         check(engine.tracker);
     }
