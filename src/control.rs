@@ -123,7 +123,7 @@ pub struct EventLine {
     pub door: Option<String>,
     pub event: String,
     /// The same in words.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// What else is known: `stage`, `reason`, `by`, `client`, `knock`, …
     #[serde(flatten)]

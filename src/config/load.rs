@@ -71,6 +71,19 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
     finish(built, problems)
 }
 
+/// The settings as far as they can be told, the defaults for the rest, and what is wrong with the
+/// configuration where it is not valid.
+///
+/// For whoever looks for a running daemon: it may have started with a configuration that was
+/// valid, or that only it may read.
+#[must_use]
+pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
+    let mut problems = Problems::default();
+    let built = read(path, *options, &mut problems);
+    let report = problems.has_errors().then(|| Report(problems.into_sorted()));
+    (built.map(|(config, _)| config.settings).unwrap_or_default(), report)
+}
+
 /// Reads the text of one file, YAML or classic.
 ///
 /// # Errors

@@ -20,21 +20,46 @@ use text::Text;
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExplainArgs {
     /// A capture file, pcap or pcapng; - is standard input
-    #[arg(value_name = "FILE.pcap")]
-    file: PathBuf,
+    #[arg(value_name = "FILE.pcap", required_unless_present = "live", conflicts_with = "live")]
+    file: Option<PathBuf>,
+    /// Ask the running knockd instead
+    #[arg(long)]
+    live: bool,
     /// Only what this address did, and also what became of knocks that changed nothing
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", value_parser = super::hand::address)]
     ip: Option<IpAddr>,
     /// One JSON object a line, for scripts
     #[arg(long)]
     json: bool,
 }
 
+/// What is to be explained.
+pub(super) enum Of {
+    File(FileArgs),
+    Live { address: Option<IpAddr>, json: bool },
+}
+
+pub(super) struct FileArgs {
+    file: PathBuf,
+    ip: Option<IpAddr>,
+    json: bool,
+}
+
+impl ExplainArgs {
+    pub(super) fn of(self) -> Of {
+        let Self { file, ip, json, .. } = self;
+        match file {
+            Some(file) => Of::File(FileArgs { file, ip, json }),
+            None => Of::Live { address: ip, json },
+        }
+    }
+}
+
 /// Explains a capture file on standard output.
 ///
 /// Succeeds where whoever reads the output stops early. Fails, after all that could be explained,
 /// where the file can't be read to its end.
-pub fn run(config: &Path, insecure: bool, args: &ExplainArgs) -> ExitCode {
+pub(super) fn run(config: &Path, insecure: bool, args: &FileArgs) -> ExitCode {
     match explain(config, insecure, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -57,7 +82,7 @@ enum Failure {
     Output(#[from] io::Error),
 }
 
-fn explain(config: &Path, insecure: bool, args: &ExplainArgs) -> Result<(), Failure> {
+fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure> {
     let options = load::Options { insecure_permissions: insecure };
     let config = load::load(config, &options)?.config;
     let mut recording = Recording::open(&args.file)?;

@@ -1,24 +1,36 @@
-//! `knockctl`: lets the administrator look.
+//! `knockctl`: lets the administrator look, and act.
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod completions;
+mod events;
 pub mod explain;
+mod hand;
 mod host;
+mod lines;
+mod socket;
+mod status;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-/// Looks at the configuration of knockd, and at what it would make of the packets in a file.
+/// Where the configuration is unless another path is given.
+const CONFIG: &str = "/etc/knock.d";
+
+/// Looks at the configuration of knockd, at what it makes of packets, and at a running knockd;
+/// opens and closes doors by hand.
 ///
-/// See knockctl(8) and knock.d(5).
+/// A running knockd is found by its configuration. It answers root and the members of the group
+/// knockd. See knockctl(8) and knock.d(5).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "knockctl", version, disable_version_flag = true, max_term_width = 90)]
 #[command(arg_required_else_help = true)]
 struct Cli {
     /// A directory of *.yaml files, one such file, or a classic knockd.conf
-    #[arg(short, long, value_name = "PATH", default_value = "/etc/knock.d", global = true)]
+    #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
     config: PathBuf,
 
     /// Accept a configuration that others could have written
@@ -40,8 +52,44 @@ enum Task {
     /// Errors and warnings go to standard error. The exit status is 1 if there are errors.
     Check,
 
-    /// Say what each knock in a capture did, and why; opens nothing
+    /// Say what a running knockd listens on, which doors are open for whom, and for how long
+    ///
+    /// At the end stands what came to nothing, counted by reason; knockctl(8) explains the reasons.
+    Status(status::StatusArgs),
+
+    /// Open a door for an address by hand; it closes by itself as after a knock
+    ///
+    /// Where it is open already it stays open at least as long as asked for.
+    #[command(after_help = "Example: knockctl open ssh 192.0.2.2 --for 10m")]
+    Open(hand::OpenArgs),
+
+    /// Close a door for an address, or every door, before the time is over
+    ///
+    /// Connections that stand already go on where the firewall lets them.
+    #[command(override_usage = "knockctl close [OPTIONS] DOOR IP
+       knockctl close --all")]
+    Close(hand::CloseArgs),
+
+    /// Print what happens at the doors, as it happens, until interrupted
+    Watch(events::WatchArgs),
+
+    /// Print what has happened at the doors, the newest last
+    #[command(after_help = "Example: knockctl history --door ssh --since 2d")]
+    History(events::HistoryArgs),
+
+    /// Say what each knock in a capture, or of now, did, and why; opens nothing
+    ///
+    /// With --live it tells what the running knockd made of the knocks that came lately, and goes
+    /// on with those that come, until interrupted.
+    #[command(override_usage = "knockctl explain [OPTIONS] FILE.pcap\n       \
+                                knockctl explain [OPTIONS] --live")]
     Explain(explain::ExplainArgs),
+
+    /// Print a script that completes the command lines of knock, knockd and knockctl
+    ///
+    /// Names of doors are completed too: those of the running knockd, or of its configuration.
+    #[command(after_help = "For this shell only: source <(knockctl completions bash)")]
+    Completions(completions::CompletionsArgs),
 }
 
 /// The whole command line, for the tests that hold it against its manual page.
@@ -53,9 +101,21 @@ pub fn command() -> clap::Command {
 /// Runs `knockctl`. Usage errors end the process with status 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.task {
-        Task::Check => check::run(&cli.config, cli.insecure_permissions),
-        Task::Explain(args) => explain::run(&cli.config, cli.insecure_permissions, &args),
-    }
+    let Cli { config, insecure_permissions: insecure, task, .. } = Cli::parse();
+    let done = match task {
+        Task::Check => return check::run(&config, insecure),
+        Task::Explain(args) => match args.of() {
+            explain::Of::File(args) => return explain::run(&config, insecure, &args),
+            explain::Of::Live { address, json } => {
+                events::explain(&config, insecure, address, json)
+            }
+        },
+        Task::Status(args) => status::run(&config, insecure, &args),
+        Task::Open(args) => hand::open(&config, insecure, args),
+        Task::Close(args) => hand::close(&config, insecure, args),
+        Task::Watch(args) => events::watch(&config, insecure, &args),
+        Task::History(args) => events::history(&config, insecure, args),
+        Task::Completions(args) => completions::run(&config, insecure, &args),
+    };
+    socket::finish(done)
 }

@@ -22,6 +22,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
 use record::Record;
+pub use record::escape;
 use sink::{File, Sink, StandardError};
 use syslog::Syslog;
 

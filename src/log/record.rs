@@ -144,7 +144,8 @@ impl Visit for Record {
 }
 
 /// Writes control characters as escapes: a log line stays one line, and a terminal obeys nothing.
-pub(super) fn escape(text: &str) -> String {
+#[must_use]
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

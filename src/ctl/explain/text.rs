@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
-use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
-
 use super::Outcome;
 use crate::config::Door;
+use crate::ctl::lines::Timeline;
+use crate::ctl::words::{Told, family};
 use crate::engine::{DoorId, Reason, Verdict};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
@@ -18,11 +16,7 @@ use crate::wire::{Ignored, Packet, Transport};
 
 pub(super) struct Text<'a> {
     doors: &'a [Door],
-    zone: TimeZone,
-    /// The day of the line before.
-    day: Option<Date>,
-    source_width: usize,
-    door_width: usize,
+    timeline: Timeline,
     tally: Tally,
     /// How far the one address that is asked about has come, where it has begun.
     stages: BTreeMap<DoorId, u8>,
@@ -41,10 +35,7 @@ impl<'a> Text<'a> {
     pub(super) fn new(doors: &'a [Door]) -> Self {
         Self {
             doors,
-            zone: TimeZone::system(),
-            day: None,
-            source_width: 15,
-            door_width: doors.iter().map(|door| door.name().as_str().len()).max().unwrap_or(0),
+            timeline: Timeline::new(doors.iter().map(|door| door.name().as_str())),
             tally: Tally::default(),
             stages: BTreeMap::new(),
         }
@@ -75,36 +66,20 @@ impl<'a> Text<'a> {
         packet: Option<&Packet>,
     ) -> io::Result<()> {
         let sequence = &door.recognition.sequence;
-        let of = sequence.len();
         let nth = |place: u8| sequence.get(usize::from(place)).map(Knock::to_string);
-        let came = packet.map_or_else(String::new, |packet| packet.knock().to_string());
+        let came = packet.map(|packet| packet.knock().to_string());
+        let family = Some(family(source));
+        let told = Told { of: Some(sequence.len()), knock: came, family, ..Told::default() };
         let what = match outcome {
             Outcome::Stage(stage) => {
-                let knock = nth(stage.saturating_sub(1)).unwrap_or_default();
-                format!("stage {stage} of {of} ({knock})")
+                let knock = nth(stage.saturating_sub(1));
+                Told { knock, ..told }.stage(stage.into())
             }
-            Outcome::Open => format!("open ({came} completes the sequence)"),
-            Outcome::Refused(reason) => {
-                let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
-                match reason {
-                    Reason::NoCommand => {
-                        format!("refused ({came} completes it, but it has no command for {family})")
-                    }
-                    other => format!("refused: {}", other.as_str()),
-                }
-            }
+            Outcome::Open => told.open(),
+            Outcome::Refused(reason) => told.refused(reason.as_str()),
             Outcome::Reset { stage, reason } => {
-                let expected = nth(stage).unwrap_or_default();
-                let why = match reason {
-                    Reason::Timeout => {
-                        let within = duration::format(door.recognition.seq_timeout);
-                        format!("{expected} did not come within {within} of the first knock")
-                    }
-                    Reason::TripWire => format!("{came} is a trip-wire, {expected} was expected"),
-                    Reason::WrongKnock => format!("{came} came, {expected} was expected"),
-                    other => other.as_str().to_owned(),
-                };
-                format!("reset at stage {stage} of {of}: {why}")
+                let within = Some(duration::format(door.recognition.seq_timeout));
+                Told { expected: nth(stage), within, ..told }.reset(stage.into(), reason.as_str())
             }
         };
         match outcome {
@@ -157,16 +132,7 @@ impl<'a> Text<'a> {
         door: &str,
         what: &str,
     ) -> io::Result<()> {
-        let time = Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or_default();
-        let time = time.to_zoned(self.zone.clone());
-        if self.day.replace(time.date()) != Some(time.date()) {
-            writeln!(out, "{}", time.strftime("%A, %Y-%m-%d, %Z"))?;
-        }
-        let source = source.to_string();
-        self.source_width = self.source_width.max(source.len());
-        let time = time.strftime("%H:%M:%S.%6f");
-        let (wide, door_wide) = (self.source_width, self.door_width);
-        writeln!(out, "{time}  {source:wide$}  {door:door_wide$}  {what}")
+        self.timeline.line(out, at, &source.to_string(), door, what)
     }
 
     /// What is left to say at the end of the file.
@@ -177,7 +143,7 @@ impl<'a> Text<'a> {
         wanted: u64,
     ) -> io::Result<()> {
         let Tally { packets, knocks, ignored, unread } = &self.tally;
-        if self.day.is_some() {
+        if !self.timeline.is_empty() {
             writeln!(out)?;
         }
         if let Some(only) = only {

@@ -1,0 +1,178 @@
+//! `knockctl completions`: what a shell needs to complete the three programs' command lines.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+use clap_complete::Shell;
+
+use super::socket::{ControlError, Daemon};
+use super::status;
+use crate::config::load;
+use crate::{client, keeper};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell that the script is for
+    #[arg(value_name = "SHELL")]
+    script: Script,
+    /// Only for this program
+    program: Option<Program>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Script {
+    Bash,
+    Zsh,
+    Fish,
+    /// No script, but what the scripts ask for: the names of the doors, a line each.
+    #[value(hide = true)]
+    Doors,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Program {
+    Knock,
+    Knockd,
+    Knockctl,
+}
+
+pub(super) fn run(
+    config: &Path,
+    insecure: bool,
+    args: &CompletionsArgs,
+) -> Result<(), ControlError> {
+    let shell = match args.script {
+        Script::Bash => Shell::Bash,
+        Script::Zsh => Shell::Zsh,
+        Script::Fish => Shell::Fish,
+        Script::Doors => {
+            let names: String =
+                doors(config, insecure)?.iter().map(|name| format!("{name}\n")).collect();
+            return Ok(io::stdout().write_all(names.as_bytes())?);
+        }
+    };
+    let programs = Program::value_variants().iter().copied();
+    let wanted = programs.filter(|program| args.program.is_none_or(|only| only == *program));
+    let scripts: String = wanted.map(|program| script(shell, program)).collect();
+    Ok(io::stdout().write_all(scripts.as_bytes())?)
+}
+
+/// The doors of the running daemon; where none answers, those of the configuration.
+fn doors(config: &Path, insecure_permissions: bool) -> Result<Vec<String>, ControlError> {
+    let running =
+        Daemon::find(config, insecure_permissions).and_then(|mut it| status::ask(&mut it));
+    if let Ok(status) = running {
+        return Ok(status.doors.iter().map(|door| door.door.to_string()).collect());
+    }
+    let options = load::Options { insecure_permissions };
+    let loaded = load::load(config, &options).map_err(ControlError::NoConfiguration)?;
+    Ok(loaded.config.doors.iter().map(|door| door.name().to_string()).collect())
+}
+
+fn script(shell: Shell, program: Program) -> String {
+    let (name, mut command) = match program {
+        Program::Knock => ("knock", client::cli::command()),
+        Program::Knockd => ("knockd", keeper::cli::command()),
+        Program::Knockctl => ("knockctl", super::command()),
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    let script = String::from_utf8_lossy(&script);
+    match (program, shell) {
+        (Program::Knockctl, Shell::Bash) => format!("{script}{DOORS_BASH}"),
+        (Program::Knockctl, Shell::Fish) => format!("{script}{DOORS_FISH}"),
+        (Program::Knockctl, Shell::Zsh) => with_doors_zsh(&script),
+        _ => script.into_owned(),
+    }
+}
+
+const DOORS_BASH: &str = r#"
+_knockctl_doors() {
+    local at config=() names
+    case "$3" in
+        open|close|--door) ;;
+        *) return 1 ;;
+    esac
+    [[ $2 == -* ]] && return 1
+    for ((at = 1; at + 1 < COMP_CWORD; at++)); do
+        case "${COMP_WORDS[at]}" in
+            -c|--config) config=(-c "${COMP_WORDS[at + 1]}") ;;
+        esac
+    done
+    names=$("$1" "${config[@]}" completions doors 2>/dev/null) || return 1
+    COMPREPLY=($(compgen -W "$names" -- "$2"))
+}
+
+_knockctl_and_doors() {
+    _knockctl_doors "$@" || _knockctl "$@"
+}
+
+complete -F _knockctl_and_doors -o bashdefault -o default knockctl
+"#;
+
+const DOORS_FISH: &str = r#"
+function __fish_knockctl_doors
+    set -l words (commandline -opc)
+    set -l config
+    if set -l at (contains -i -- -c $words; or contains -i -- --config $words)
+        set config -c $words[(math $at + 1)]
+    end
+    knockctl $config completions doors 2>/dev/null
+end
+function __fish_knockctl_wants_door
+    contains -- (commandline -opc)[-1] open close
+end
+complete -c knockctl -n "__fish_knockctl_wants_door" -f -a "(__fish_knockctl_doors)"
+complete -c knockctl -n "__fish_knockctl_using_subcommand history" -l door -r -f -a "(__fish_knockctl_doors)"
+"#;
+
+const DOORS_ZSH: &str = r#"
+(( $+functions[_knockctl_doors] )) ||
+_knockctl_doors() {
+    local -a line=(${(z)BUFFER}) config names
+    local at=${line[(I)(-c|--config)]}
+    (( at > 0 && at < ${#line} )) && config=(-c "${(Q)line[at + 1]}")
+    names=(${(f)"$(_call_program doors knockctl ${(q)config} completions doors 2>/dev/null)"})
+    compadd -a names
+}
+"#;
+
+/// Where the script would complete the name of a door as a file, it asks for doors.
+fn with_doors_zsh(script: &str) -> String {
+    let mut lines = script.lines();
+    // `#compdef` has to stay the first line.
+    let mut with = format!("{}\n{DOORS_ZSH}", lines.next().unwrap_or_default());
+    for line in lines {
+        let is_door = ["':door -- ", "'::door -- ", "'--door=["]
+            .iter()
+            .any(|start| line.trim_start().starts_with(start));
+        if is_door {
+            with.push_str(&line.replace(":_default'", ":_knockctl_doors'"));
+        } else {
+            with.push_str(line);
+        }
+        with.push('\n');
+    }
+    with
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zsh_asks_for_doors_wherever_one_is_named() {
+        let script = script(Shell::Zsh, Program::Knockctl);
+        assert!(script.starts_with("#compdef knockctl\n"));
+        // open, close, history --door.
+        assert_eq!(script.matches(":_knockctl_doors'").count(), 3);
+    }
+
+    #[test]
+    fn the_functions_that_are_leant_on_exist() {
+        assert!(script(Shell::Bash, Program::Knockctl).contains("_knockctl() {"));
+        let fish = script(Shell::Fish, Program::Knockctl);
+        assert!(fish.contains("function __fish_knockctl_using_subcommand"));
+    }
+}

@@ -1,0 +1,99 @@
+//! `knockctl open` and `knockctl close`: doors by hand.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+
+use super::socket::{ControlError, Daemon, Patience};
+use super::status;
+use crate::config::Name;
+use crate::control::Request;
+use crate::log::escape;
+use crate::proto::duration;
+use crate::sys::clock;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct OpenArgs {
+    /// The name of the door
+    #[arg(value_parser = door)]
+    door: Name,
+    /// The address to open it for
+    #[arg(value_parser = address)]
+    ip: IpAddr,
+    /// For how long, such as 30s, 5m or 1h30m [default: what the door says]
+    #[arg(long = "for", value_name = "D", value_parser = seconds)]
+    seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct CloseArgs {
+    /// The name of the door
+    #[arg(value_parser = door, required_unless_present = "all", requires = "ip")]
+    door: Option<Name>,
+    /// The address to close it for
+    #[arg(value_parser = address)]
+    ip: Option<IpAddr>,
+    /// Close every door, for every address
+    #[arg(long, conflicts_with_all = ["door", "ip"])]
+    all: bool,
+}
+
+pub(super) fn door(text: &str) -> Result<Name, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// An address; one of IPv4 in IPv6's clothes is the IPv4 address, as on the wire.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map(|address: IpAddr| address.to_canonical())
+        .map_err(|_| "not an IP address: write one such as 192.0.2.2 or 2001:db8::2".to_owned())
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let duration = duration::parse(text).map_err(|error| error.to_string())?;
+    match duration.as_secs() {
+        0 => Err("a door is open for 1s or more".to_owned()),
+        _ if duration.subsec_nanos() > 0 => Err("write whole seconds".to_owned()),
+        seconds => Ok(seconds),
+    }
+}
+
+pub(super) fn open(config: &Path, insecure: bool, args: OpenArgs) -> Result<(), ControlError> {
+    let mut daemon = Daemon::find(config, insecure)?;
+    let OpenArgs { door, ip: address, seconds } = args;
+    let request = Request::Open { door: door.clone(), address, seconds };
+    let text = daemon.ask(&request, Patience::Commands)?.done()?;
+    let done = if text.is_empty() { format!("{door}: open for {address}") } else { text };
+    say(&match until(&mut daemon, &door, address) {
+        Some(until) => format!("{done}, closes {until}"),
+        None => done,
+    })
+}
+
+/// When a door closes again for an address; `None` where it does not, or nobody can tell.
+fn until(daemon: &mut Daemon, door: &Name, address: IpAddr) -> Option<String> {
+    // It has been opened: whether that can be looked at as well is no concern of the outcome.
+    let status = status::ask(daemon).ok()?;
+    let grant =
+        status.grants.iter().find(|grant| grant.door == *door && grant.address == address)?;
+    Some(status::closes(grant, clock::now().wall, &TimeZone::system()))
+}
+
+pub(super) fn close(config: &Path, insecure: bool, args: CloseArgs) -> Result<(), ControlError> {
+    let mut daemon = Daemon::find(config, insecure)?;
+    let (request, done) = match (args.door, args.ip) {
+        (Some(door), Some(address)) => {
+            let done = format!("{door}: closed for {address}");
+            (Request::Close { door, address }, done)
+        }
+        _ => (Request::CloseAll, "every door is closed".to_owned()),
+    };
+    let text = daemon.ask(&request, Patience::Commands)?.done()?;
+    say(if text.is_empty() { &done } else { &text })
+}
+
+fn say(text: &str) -> Result<(), ControlError> {
+    Ok(writeln!(io::stdout(), "{}", escape(text))?)
+}

@@ -1,0 +1,264 @@
+//! The way to the running daemon: where it listens, what is asked, what it answers.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{fs, mem};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::load::{self, Report};
+use crate::control::{self, Reply, Request};
+use crate::log::escape;
+
+/// How long a daemon that is well takes to say something, at the very most.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the commands of doors may keep it.
+const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
+
+/// Why nothing came of a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ControlError {
+    #[error("{0}")]
+    NoConfiguration(Report),
+    #[error(
+        "knockctl: knockd is not running (nothing listens on {path})\n    \
+         start it with 'systemctl start knockd'; why it ended is in 'journalctl -u knockd'; \
+         if it runs with another configuration, name that with -c{doubt}",
+        path = path.display(), doubt = in_doubt(doubt.as_ref())
+    )]
+    NotRunning { path: PathBuf, doubt: Option<Report> },
+    #[error(
+        "knockctl: no permission to ask knockd ({path})\n    \
+         be root, or a member of the group knockd",
+        path = path.display()
+    )]
+    NotAllowed { path: PathBuf },
+    #[error("knockctl: cannot reach knockd at {path}: {source}", path = path.display())]
+    Unreachable { path: PathBuf, source: io::Error },
+    #[error(
+        "knockctl: knockd does not answer ({path})\n    \
+         'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs",
+        path = path.display()
+    )]
+    Silent { path: PathBuf },
+    #[error("knockctl: knockd ended while it was asked\n    'journalctl -u knockd' may say why")]
+    Ended,
+    #[error(
+        "knockctl: knockd gives an answer that this knockctl does not understand: {0}\n    \
+         'knockd -V' and 'knockctl -V' should say the same; restart knockd after an upgrade"
+    )]
+    NotUnderstood(serde_json::Error),
+    /// In the daemon's words.
+    #[error("knockctl: {}", escape(.0))]
+    Refused(String),
+    #[error("knockctl: cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Not everything is known about where the daemon should be.
+fn in_doubt(report: Option<&Report>) -> String {
+    report.map_or_else(String::new, |report| {
+        format!(
+            "\nThe configuration could not be read whole, so knockd may be elsewhere:\n{report}"
+        )
+    })
+}
+
+/// Says what went wrong. Someone who stops reading early is no error.
+pub(super) fn finish(result: Result<(), ControlError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ControlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    Answer,
+    /// The daemon may have commands to run first.
+    Commands,
+    /// Things happen when they happen. Ends when nobody reads standard output any more.
+    Endless,
+}
+
+/// A daemon that may be running.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    path: PathBuf,
+    doubt: Option<Report>,
+}
+
+impl Daemon {
+    /// The daemon of this configuration.
+    ///
+    /// As much of the configuration is read as can be: the daemon may have been started before a
+    /// mistake was made, and a member of its group may be allowed to ask it but not to read.
+    ///
+    /// # Errors
+    /// [`ControlError::NoConfiguration`] if the path was chosen and is not there: another daemon
+    /// than the one that was meant must not be asked.
+    pub(super) fn find(config: &Path, insecure_permissions: bool) -> Result<Self, ControlError> {
+        let options = load::Options { insecure_permissions };
+        let (settings, report) = load::settings(config, &options);
+        let missing =
+            fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        match report {
+            Some(report) if missing && config != Path::new(super::CONFIG) => {
+                Err(ControlError::NoConfiguration(report))
+            }
+            doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),
+        }
+    }
+
+    /// Asks, and gives what is answered.
+    pub(super) fn ask(
+        &mut self,
+        request: &Request,
+        patience: Patience,
+    ) -> Result<Replies, ControlError> {
+        let mut stream = self.connect().map_err(|error| self.explain(error))?;
+        let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
+        line.push(b'\n');
+        stream.write_all(&line).map_err(|error| self.explain(error))?;
+        Ok(Replies {
+            reader: BufReader::new(stream),
+            line: Vec::new(),
+            path: self.path.clone(),
+            patience,
+        })
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Of connecting, too: a daemon that hangs accepts nobody.
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.connect(&SockAddr::unix(&self.path)?)?;
+        Ok(OwnedFd::from(socket).into())
+    }
+
+    fn explain(&mut self, source: io::Error) -> ControlError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ControlError::NotRunning { path, doubt: self.doubt.take() }
+            }
+            io::ErrorKind::PermissionDenied => ControlError::NotAllowed { path },
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { path },
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Ended,
+            _ => ControlError::Unreachable { path, source },
+        }
+    }
+}
+
+/// What a daemon answers, one by one.
+#[derive(Debug)]
+pub(super) struct Replies {
+    reader: BufReader<UnixStream>,
+    line: Vec<u8>,
+    path: PathBuf,
+    patience: Patience,
+}
+
+impl Replies {
+    /// The next reply, once it is there.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] where the daemon refuses; the others where no reply comes.
+    pub(super) fn next(&mut self) -> Result<Reply, ControlError> {
+        let line = self.read_line()?;
+        match serde_json::from_slice(&line).map_err(ControlError::NotUnderstood)? {
+            Reply::Failed { why } => Err(ControlError::Refused(why)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// What the daemon says when all is done; what it says before is passed over.
+    pub(super) fn done(mut self) -> Result<String, ControlError> {
+        loop {
+            if let Reply::Done { text } = self.next()? {
+                return Ok(text);
+            }
+        }
+    }
+
+    fn read_line(&mut self) -> Result<Vec<u8>, ControlError> {
+        loop {
+            if self.reader.buffer().is_empty() {
+                self.wait()?;
+            }
+            let available = match self.reader.fill_buf() {
+                Ok(available) => available,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(ControlError::Ended);
+                }
+                Err(source) => {
+                    return Err(ControlError::Unreachable { path: self.path.clone(), source });
+                }
+            };
+            if available.is_empty() {
+                return Err(ControlError::Ended);
+            }
+            let end = available.iter().position(|&byte| byte == b'\n');
+            let taken = end.map_or(available.len(), |end| end + 1);
+            self.line.extend(available.iter().take(taken));
+            self.reader.consume(taken);
+            if end.is_some() {
+                return Ok(mem::take(&mut self.line));
+            }
+        }
+    }
+
+    /// Returns when there is something to read.
+    fn wait(&self) -> Result<(), ControlError> {
+        let endless = self.patience == Patience::Endless;
+        if self.is_ready_within((!endless).then_some(PATIENCE))? {
+            return Ok(());
+        }
+        if self.patience == Patience::Commands {
+            if io::stderr().is_terminal() {
+                let _ = writeln!(io::stderr(), "knockctl: waiting for the commands of the door");
+            }
+            if self.is_ready_within(Some(PATIENCE_WITH_COMMANDS))? {
+                return Ok(());
+            }
+        }
+        Err(ControlError::Silent { path: self.path.clone() })
+    }
+
+    fn is_ready_within(&self, limit: Option<Duration>) -> Result<bool, ControlError> {
+        let output = io::stdout();
+        let mut fds = [
+            PollFd::new(self.reader.get_ref().as_fd(), PollFlags::POLLIN),
+            // Only whether anybody is left to read it.
+            PollFd::new(output.as_fd(), PollFlags::empty()),
+        ];
+        let watched = if self.patience == Patience::Endless { 2 } else { 1 };
+        let timeout =
+            limit.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
+        loop {
+            match poll(fds.get_mut(..watched).unwrap_or_default(), timeout) {
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(ControlError::Output(error.into())),
+                Ok(0) => return Ok(false),
+                Ok(_) if fds[0].any() == Some(false) => {
+                    return Err(ControlError::Output(io::ErrorKind::BrokenPipe.into()));
+                }
+                Ok(_) => return Ok(true),
+            }
+        }
+    }
+}

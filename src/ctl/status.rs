@@ -1,0 +1,187 @@
+//! `knockctl status`: what a running daemon looks at, and what is open.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::lines::{local, object, table, wall};
+use super::socket::{ControlError, Daemon, Patience};
+use crate::control::{DoorStatus, GrantStatus, Reply, Request, Status};
+use crate::log::escape;
+use crate::proto::duration;
+use crate::sys::clock;
+use crate::time::Wall;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// One JSON object, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(config: &Path, insecure: bool, args: &StatusArgs) -> Result<(), ControlError> {
+    let status = ask(&mut Daemon::find(config, insecure)?)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        object(&mut out, &status)?;
+    } else {
+        print(&mut out, &status, clock::now().wall, &TimeZone::system())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// How the daemon fares.
+pub(super) fn ask(daemon: &mut Daemon) -> Result<Status, ControlError> {
+    let mut replies = daemon.ask(&Request::Status, Patience::Answer)?;
+    loop {
+        match replies.next()? {
+            Reply::Status(status) => return Ok(status),
+            Reply::Done { .. } => return Err(ControlError::Ended),
+            _ => {}
+        }
+    }
+}
+
+fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io::Result<()> {
+    let since = local(wall(status.since), zone);
+    let running = duration::format(whole_seconds(now.since(wall(status.since))));
+    writeln!(
+        out,
+        "knockd {}, process {}, running for {running}, since {}",
+        escape(&status.version),
+        status.pid,
+        since.strftime("%Y-%m-%d %H:%M:%S")
+    )?;
+    let mut facts = vec![
+        ["configuration", &status.configuration.display().to_string()].map(str::to_owned).to_vec(),
+        vec!["listening on".to_owned(), list(&status.listening)],
+    ];
+    if !status.waiting_for.is_empty() {
+        facts.push(vec!["waiting for".to_owned(), list(&status.waiting_for)]);
+    }
+    table(out, &facts)?;
+    writeln!(out)?;
+    doors(out, &status.doors)?;
+    writeln!(out)?;
+    grants(out, &status.grants, now, zone)?;
+    counters(out, status)
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+fn heading(columns: &[&str]) -> Vec<String> {
+    columns.iter().map(|&column| column.to_owned()).collect()
+}
+
+fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
+    if doors.is_empty() {
+        return writeln!(out, "no doors");
+    }
+    let mut rows = vec![heading(&["DOOR", "OPENS", "VIA", "OPEN FOR"])];
+    rows.extend(doors.iter().map(|door| {
+        let opens = if door.opens.is_empty() { "-".to_owned() } else { door.opens.join(" ") };
+        let open = match door.open {
+            0 => "nobody".to_owned(),
+            1 => "1 address".to_owned(),
+            many => format!("{many} addresses"),
+        };
+        vec![door.door.to_string(), opens, door.via.clone(), open]
+    }));
+    table(out, &rows)
+}
+
+fn grants(
+    out: &mut dyn Write,
+    grants: &[GrantStatus],
+    now: Wall,
+    zone: &TimeZone,
+) -> io::Result<()> {
+    if grants.is_empty() {
+        return writeln!(out, "nothing is open");
+    }
+    let mut rows = vec![heading(&["OPEN", "ADDRESS", "CLIENT", "BY", "CLOSES"])];
+    rows.extend(grants.iter().map(|grant| {
+        let client = grant.client.as_ref().map_or("-", |client| client.as_str());
+        let closes = match grant.state.as_str() {
+            "open" => closes(grant, now, zone),
+            other => other.to_owned(),
+        };
+        vec![
+            grant.door.to_string(),
+            grant.address.to_string(),
+            client.to_owned(),
+            grant.by.clone(),
+            closes,
+        ]
+    }));
+    table(out, &rows)
+}
+
+/// When a grant ends, and in how long: `12:03:04, in 25s`; with the day where it is not today.
+pub(super) fn closes(grant: &GrantStatus, now: Wall, zone: &TimeZone) -> String {
+    let left = Duration::try_from_secs_f64(grant.seconds_left).unwrap_or_default();
+    let (now_there, then) = (local(now, zone), local(now + left, zone));
+    let form = if then.date() == now_there.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    let left = duration::format(whole_seconds(left + Duration::from_millis(500)));
+    format!("{}, in {left}", then.strftime(form))
+}
+
+const fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
+}
+
+fn counters(out: &mut dyn Write, status: &Status) -> io::Result<()> {
+    if status.counters.is_empty() && status.dropped == 0 {
+        return Ok(());
+    }
+    writeln!(out, "\nwhat came to nothing, by reason")?;
+    for (reason, count) in &status.counters {
+        writeln!(out, "{count:>10}  {}", escape(reason))?;
+    }
+    if status.dropped > 0 {
+        let count = status.dropped;
+        writeln!(out, "{count:>10}  dropped by the kernel, unseen: more came than could be read")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000_000_000;
+
+    fn closing_in(seconds_left: f64) -> String {
+        let grant = GrantStatus {
+            door: "ssh".parse().unwrap(),
+            address: "192.0.2.2".parse().unwrap(),
+            client: None,
+            by: "sequence".into(),
+            state: "open".into(),
+            seconds_left,
+        };
+        closes(&grant, Wall::from_nanos(NOW), &TimeZone::UTC)
+    }
+
+    #[test]
+    fn the_end_of_a_grant_is_a_time_and_what_is_left() {
+        assert_eq!(closing_in(24.6), "22:13:44, in 25s");
+        assert_eq!(closing_in(0.2), "22:13:20, in 0s");
+    }
+
+    #[test]
+    fn the_end_of_a_grant_on_another_day_has_its_day() {
+        assert_eq!(closing_in(86_400.0), "2023-11-15 22:13:20, in 1d");
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_now() {
+        for seconds in [-3.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(closing_in(seconds), "22:13:20, in 0s");
+        }
+    }
+}

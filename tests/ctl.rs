@@ -1,0 +1,504 @@
+//! `knockctl` and a running daemon: what is asked, what is printed, what is said where it fails.
+
+#![cfg(feature = "daemon")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use snapbox::{assert_data_eq, str};
+use tempfile::TempDir;
+
+const STATUS: &str = r#"{"reply":"status","version":"0.1.0","pid":42,"since":1700000000.0,"configuration":"/etc/knock.d","listening":["eth0","eth1"],"waiting_for":["wg0"],"doors":[{"door":"bell","opens":[],"via":"commands","open":0},{"door":"ssh","opens":["22/tcp","80/tcp"],"via":"guard","open":1}],"grants":[{"door":"ssh","address":"192.0.2.2","client":null,"by":"sequence","state":"open","seconds_left":24.5},{"door":"ssh","address":"2001:db8::2","client":"phone","by":"knockctl","state":"closing","seconds_left":0.0}],"counters":{"duplicate":3,"trip-wire":12345},"dropped":7}"#;
+const DONE: &str = r#"{"reply":"done","text":""}"#;
+
+/// A directory with a configuration whose run directory is beside it.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        place.configure("");
+        place
+    }
+
+    fn configure(&self, rest: &str) {
+        let run_dir = self.folder.path().display();
+        let text = format!(
+            "knockd: {{run_dir: {run_dir}}}\n\
+             doors: {{ssh: {{sequence: [201, 403, 302], start_command: echo}}}}\n{rest}"
+        );
+        fs::write(self.folder.path().join("doors.yaml"), text).unwrap();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("control.sock")
+    }
+
+    /// A daemon that says these lines to whatever is asked, one connection after the other, and
+    /// tells what it was asked. After a last line of `...` it keeps the connection.
+    fn daemon(&self, answers: &[&[&str]]) -> mpsc::Receiver<String> {
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        let answers: Vec<Vec<String>> = answers
+            .iter()
+            .map(|lines| lines.iter().map(|&line| line.to_owned()).collect())
+            .collect();
+        let (asked, questions) = mpsc::channel();
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            for lines in answers {
+                let (stream, _) = listener.accept().unwrap();
+                let mut question = String::new();
+                BufReader::new(&stream).read_line(&mut question).unwrap();
+                // Not every test wants to know.
+                let _ = asked.send(question.trim_end().to_owned());
+                for line in &lines {
+                    match line.as_str() {
+                        "..." => kept.push(stream.try_clone().unwrap()),
+                        line => writeln!(&stream, "{line}").unwrap(),
+                    }
+                }
+            }
+            // What was kept lives as long as the test.
+            thread::sleep(Duration::from_secs(60));
+        });
+        questions
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests start programs")]
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_knockctl"));
+        command.env("TZ", "UTC").arg("-c").arg(self.folder.path().join("doors.yaml"));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        let output = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).unwrap();
+            text.replace(&self.folder.path().display().to_string(), "DIR")
+        };
+        Said {
+            status: output.status.code(),
+            output: text(output.stdout),
+            errors: text(output.stderr),
+        }
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).spawn().unwrap()
+    }
+}
+
+struct Said {
+    status: Option<i32>,
+    output: String,
+    errors: String,
+}
+
+impl Said {
+    fn well(self) -> String {
+        assert_eq!((self.status, self.errors.as_str()), (Some(0), ""));
+        self.output
+    }
+
+    fn failed(self) -> String {
+        assert_eq!((self.status, self.output.as_str()), (Some(1), ""));
+        self.errors
+    }
+}
+
+/// The next line that a program prints.
+fn line(child: &mut Child) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    let output = child.stdout.as_mut().unwrap();
+    while std::io::Read::read(output, &mut byte).unwrap() == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+#[test]
+fn status_is_in_aligned_columns() {
+    let place = Place::new();
+    let asked = place.daemon(&[&[STATUS, DONE]]);
+    let said = place.run(&["status"]).well();
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"status"}"#);
+    assert_data_eq!(
+        said,
+        str![[r#"
+knockd 0.1.0, process 42, running for [..], since 2023-11-14 22:13:20
+configuration  /etc/knock.d
+listening on   eth0, eth1
+waiting for    wg0
+
+DOOR  OPENS          VIA       OPEN FOR
+bell  -              commands  nobody
+ssh   22/tcp 80/tcp  guard     1 address
+
+OPEN  ADDRESS      CLIENT  BY        CLOSES
+ssh   192.0.2.2    -       sequence  [..], in 25s
+ssh   2001:db8::2  phone   knockctl  closing
+
+what came to nothing, by reason
+         3  duplicate
+     12345  trip-wire
+         7  dropped by the kernel, unseen: more came than could be read
+
+"#]]
+    );
+}
+
+#[test]
+fn status_as_json_has_the_grants_and_counters() {
+    let place = Place::new();
+    place.daemon(&[&[STATUS, DONE]]);
+    let said = place.run(&["status", "--json"]).well();
+    assert_eq!(said.lines().count(), 1);
+    let status: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let grant = &status["grants"][1];
+    assert_eq!(grant["door"], "ssh");
+    assert_eq!(grant["address"], "2001:db8::2");
+    assert_eq!(grant["client"], "phone");
+    assert_eq!(grant["by"], "knockctl");
+    assert_eq!(grant["seconds_left"], 0.0);
+    assert_eq!(status["counters"]["trip-wire"], 12345);
+}
+
+#[test]
+fn a_daemon_that_is_not_running_is_said_not_to_be() {
+    let place = Place::new();
+    for arguments in [
+        &["status"][..],
+        &["open", "ssh", "192.0.2.2"],
+        &["close", "--all"],
+        &["watch"],
+        &["history"],
+        &["explain", "--live"],
+    ] {
+        let said = place.run(arguments).failed();
+        let expected = "knockctl: knockd is not running (nothing listens on DIR/control.sock)\n";
+        assert!(said.starts_with(expected), "{arguments:?}: {said}");
+        assert!(said.contains("systemctl start knockd"), "{said}");
+        assert!(!said.contains("could not be read"), "{said}");
+    }
+}
+
+#[test]
+fn a_socket_that_is_left_over_means_the_same() {
+    let place = Place::new();
+    drop(UnixListener::bind(place.socket()).unwrap());
+    assert!(place.run(&["status"]).failed().contains("knockd is not running"));
+}
+
+#[test]
+fn a_mistake_in_the_configuration_does_not_hide_the_daemon() {
+    let place = Place::new();
+    place.configure("nonsense: 1\n");
+    let said = place.run(&["status"]).failed();
+    assert!(said.contains("knockd is not running"), "{said}");
+    assert!(said.contains("DIR/doors.yaml:3:1: "), "{said}");
+
+    place.daemon(&[&[STATUS, DONE]]);
+    place.run(&["status"]).well();
+}
+
+#[test]
+fn another_daemon_than_the_one_that_is_meant_is_never_asked() {
+    let place = Place::new();
+    fs::remove_file(place.folder.path().join("doors.yaml")).unwrap();
+    let said = place.run(&["close", "--all"]).failed();
+    assert!(said.starts_with("DIR/doors.yaml: cannot be read: No such file"), "{said}");
+}
+
+#[test]
+fn whoever_may_not_ask_is_told_who_may() {
+    let nobody = nix::unistd::User::from_name("nobody").unwrap();
+    let (true, Some(nobody)) = (nix::unistd::geteuid().is_root(), nobody) else {
+        let mut errors = std::io::stderr();
+        writeln!(errors, "SKIPPED: whoever_may_not_ask_is_told_who_may: needs root").unwrap();
+        return;
+    };
+    let place = Place::new();
+    place.daemon(&[&[STATUS, DONE]]);
+    fs::set_permissions(place.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o600)).unwrap();
+    let program = place.folder.path().join("knockctl");
+    fs::copy(env!("CARGO_BIN_EXE_knockctl"), &program).unwrap();
+    let output = {
+        use std::os::unix::process::CommandExt;
+        #[expect(clippy::disallowed_methods, reason = "tests start programs")]
+        let mut command = Command::new(&program);
+        command.arg("-c").arg(place.folder.path().join("doors.yaml")).arg("status");
+        command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).output().unwrap()
+    };
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.starts_with("knockctl: no permission to ask knockd ("), "{said}");
+    assert!(said.ends_with("be root, or a member of the group knockd\n"), "{said}");
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_given_up() {
+    let place = Place::new();
+    place.daemon(&[&["..."]]);
+    let said = place.run(&["watch"]).failed();
+    assert!(said.starts_with("knockctl: knockd does not answer (DIR/control.sock)\n"), "{said}");
+}
+
+#[test]
+fn a_daemon_that_ends_or_talks_nonsense_is_no_success() {
+    for (answer, expected) in [
+        (&[][..], "knockctl: knockd ended while it was asked\n"),
+        (&["{\"reply\":\"song\"}"], "knockctl: knockd gives an answer that this knockctl does not"),
+        (&["what?"], "knockctl: knockd gives an answer that this knockctl does not"),
+    ] {
+        let place = Place::new();
+        place.daemon(&[answer]);
+        let said = place.run(&["status"]).failed();
+        assert!(said.starts_with(expected), "{said}");
+    }
+}
+
+#[test]
+fn an_opened_door_is_said_to_be_open_until_when() {
+    let place = Place::new();
+    let done = r#"{"reply":"done","text":"ssh: open for 192.0.2.2"}"#;
+    let asked = place.daemon(&[&[done], &[STATUS, DONE]]);
+    let said = place.run(&["open", "ssh", "::ffff:192.0.2.2", "--for", "1m30s"]).well();
+    assert_eq!(
+        asked.recv().unwrap(),
+        r#"{"do":"open","door":"ssh","address":"192.0.2.2","seconds":90}"#
+    );
+    assert_data_eq!(
+        said,
+        str![[r#"
+ssh: open for 192.0.2.2, closes [..], in 25s
+
+"#]]
+    );
+}
+
+#[test]
+fn a_refusal_is_shown_as_the_daemon_says_it_and_obeyed_by_no_terminal() {
+    let place = Place::new();
+    let why = r#"{"reply":"failed","why":"there is no door 'shh'\u001b[31m"}"#;
+    place.daemon(&[&[why]]);
+    let said = place.run(&["open", "shh", "192.0.2.2"]).failed();
+    assert_eq!(said, "knockctl: there is no door 'shh'\\u{1b}[31m\n");
+}
+
+#[test]
+fn doors_are_closed_one_by_one_or_all_at_once() {
+    let place = Place::new();
+    let asked = place.daemon(&[&[DONE], &[DONE]]);
+    let said = place.run(&["close", "ssh", "2001:db8::2"]).well();
+    assert_eq!(said, "ssh: closed for 2001:db8::2\n");
+    let question = asked.recv().unwrap();
+    assert_eq!(question, r#"{"do":"close","door":"ssh","address":"2001:db8::2"}"#);
+    assert_eq!(place.run(&["close", "--all"]).well(), "every door is closed\n");
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"close_all"}"#);
+}
+
+const STAGE: &str = r#"{"reply":"event","time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1}"#;
+const OPEN: &str = r#"{"reply":"event","time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"open","message":"OPEN SESAME","by":"sequence","client":null}"#;
+const STRANGE: &str = r#"{"reply":"event","time":1700100000.5,"source":"2001:db8::2","door":"\u009b","event":"failed","message":"a\nb\u202e"}"#;
+
+#[test]
+fn events_are_printed_as_they_happen_under_their_day() {
+    let place = Place::new();
+    let asked = place.daemon(&[&[STATUS, DONE], &[STAGE, OPEN, STRANGE]]);
+    let said = place.run(&["watch"]);
+    asked.recv().unwrap();
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"watch"}"#);
+    assert_eq!(said.status, Some(1));
+    assert!(said.errors.starts_with("knockctl: knockd ended "), "{}", said.errors);
+    assert_data_eq!(
+        said.output,
+        str![[r#"
+Tuesday, 2023-11-14, UTC
+22:13:20.123456  192.0.2.2        ssh   stage 1
+22:13:21.000000  192.0.2.2        ssh   open by sequence
+Thursday, 2023-11-16, UTC
+02:00:00.500000  2001:db8::2      /u{9b}  failed: a/nb/u{202e}
+
+"#]]
+    );
+}
+
+#[test]
+fn events_as_json_are_an_object_a_line() {
+    let place = Place::new();
+    place.daemon(&[&[STATUS, DONE], &[STAGE, OPEN, STRANGE]]);
+    let said = place.run(&["watch", "--json"]).output;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines[0],
+        r#"{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1}"#
+    );
+    let open: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+    assert_eq!((&open["event"], &open["by"]), (&"open".into(), &"sequence".into()));
+    assert!(lines[2].contains(r#""door":"\u009b""#), "{}", lines[2]);
+}
+
+#[test]
+fn watching_ends_well_when_asked_to() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let place = Place::new();
+        place.daemon(&[&[STATUS, DONE], &[STAGE, "..."]]);
+        let mut child = place.start(&["watch", "--json"]);
+        assert!(line(&mut child).contains("stage"));
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn watching_ends_well_when_nobody_reads_any_more_though_nothing_happens() {
+    let place = Place::new();
+    place.daemon(&[&[STATUS, DONE], &[STAGE, "..."]]);
+    let mut child = place.start(&["watch", "--json"]);
+    line(&mut child);
+    drop(child.stdout.take());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn history_is_asked_for_what_is_wanted() {
+    let place = Place::new();
+    let asked = place.daemon(&[&[STATUS, DONE], &[STAGE, OPEN, DONE], &[DONE]]);
+    let said = place.run(&[
+        "history",
+        "--door",
+        "ssh",
+        "--ip",
+        "192.0.2.2",
+        "--since",
+        "2023-11-14 22:00",
+    ]);
+    assert_data_eq!(
+        said.well(),
+        str![[r#"
+Tuesday, 2023-11-14, UTC
+22:13:20.123456  192.0.2.2        ssh   stage 1
+22:13:21.000000  192.0.2.2        ssh   open by sequence
+
+"#]]
+    );
+    asked.recv().unwrap();
+    assert_eq!(
+        asked.recv().unwrap(),
+        r#"{"do":"history","door":"ssh","address":"192.0.2.2","since":1699999200.0}"#
+    );
+    assert_eq!(place.run(&["history", "--json"]).well(), "");
+    let question = asked.recv().unwrap();
+    assert_eq!(question, r#"{"do":"history","door":null,"address":null,"since":null}"#);
+}
+
+#[test]
+fn knocks_of_now_are_explained_as_those_of_a_file_are() {
+    let place = Place::new();
+    let reset = r#"{"reply":"event","time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"reset","stage":1,"of":3,"reason":"trip-wire","knock":"400/tcp","expected":"403/tcp"}"#;
+    let ignored = r#"{"reply":"event","time":1700000002.0,"source":"192.0.2.2","event":"ignored","knock":"403/tcp","reason":"duplicate"}"#;
+    let asked = place.daemon(&[&[STATUS, DONE], &[reset, ignored]]);
+    let said = place.run(&["explain", "--live", "--ip", "192.0.2.2"]);
+    asked.recv().unwrap();
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"explain","address":"192.0.2.2"}"#);
+    assert_data_eq!(
+        said.output,
+        str![[r#"
+Tuesday, 2023-11-14, UTC
+22:13:21.000000  192.0.2.2        ssh   reset at stage 1 of 3: 400/tcp is a trip-wire, 403/tcp was expected
+22:13:22.000000  192.0.2.2        -     403/tcp again: a retransmission, no knock of its own
+
+"#]]
+    );
+}
+
+#[test]
+fn what_makes_no_sense_is_a_wrong_command_line() {
+    let place = Place::new();
+    for (arguments, expected) in [
+        (&["open", "ssh", "gw.example.com"][..], "not an IP address"),
+        (&["open", "../ssh", "192.0.2.2"], "a name is 1 to 32 of"),
+        (&["open", "ssh", "192.0.2.2", "--for", "soon"], "'soon' is not a duration"),
+        (&["open", "ssh", "192.0.2.2", "--for", "0"], "1s or more"),
+        (&["open", "ssh", "192.0.2.2", "--for", "1500ms"], "whole seconds"),
+        (&["close"], "--all"),
+        (&["close", "ssh"], "<IP>"),
+        (&["close", "--all", "ssh", "192.0.2.2"], "cannot be used with"),
+        (&["history", "--since", "soon"], "2026-11-22"),
+        (&["explain"], "<FILE.pcap>"),
+        (&["explain", "--live", "knocks.pcap"], "cannot be used with"),
+    ] {
+        let said = place.run(arguments);
+        assert_eq!(said.status, Some(2), "{arguments:?}");
+        assert!(said.errors.contains(expected), "{arguments:?}: {}", said.errors);
+    }
+}
+
+#[test]
+fn doors_are_completed_from_the_daemon_or_else_from_the_configuration() {
+    let place = Place::new();
+    assert_eq!(place.run(&["completions", "doors"]).well(), "ssh\n");
+    place.daemon(&[&[STATUS, DONE]]);
+    assert_eq!(place.run(&["completions", "doors"]).well(), "bell\nssh\n");
+}
+
+#[test]
+fn bash_completes_options_and_doors() {
+    let place = Place::new();
+    let script = place.run(&["completions", "bash"]).well();
+    let config = place.folder.path().join("doors.yaml");
+    let completed = |words: &[&str]| {
+        let at = words.len() - 1;
+        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let program = format!(
+            "{script}\nCOMP_WORDS=({}) COMP_CWORD={at}\n\
+             function=$(complete -p {} | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n\
+             $function \"${{COMP_WORDS[0]}}\" \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{at}-1]}}\"\n\
+             echo \"${{COMPREPLY[*]}}\"",
+            quoted.join(" "),
+            words[0],
+        );
+        let folder = PathBuf::from(env!("CARGO_BIN_EXE_knockctl"));
+        let path = format!("{}:/usr/bin:/bin", folder.parent().unwrap().display());
+        #[expect(clippy::disallowed_methods, reason = "tests start programs")]
+        let output =
+            Command::new("bash").args(["-c", &program]).env("PATH", path).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let config = config.to_str().unwrap();
+    assert_eq!(completed(&["knockctl", "-c", config, "open", ""]), "ssh");
+    assert_eq!(completed(&["knockctl", "-c", config, "close", "s"]), "ssh");
+    assert_eq!(completed(&["knockctl", "-c", config, "history", "--door", "x"]), "");
+    assert_eq!(completed(&["knockctl", "close", "--al"]), "--all");
+    assert_eq!(completed(&["knockctl", "hist"]), "history");
+    assert_eq!(completed(&["knock", "--dry"]), "--dry-run");
+    assert_eq!(completed(&["knockd", "--daem"]), "--daemon");
+}
+
+#[test]
+fn every_shell_has_a_script_for_each_program_or_for_all() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let alone: String = ["knock", "knockd", "knockctl"]
+            .iter()
+            .map(|program| place.run(&["completions", shell, program]).well())
+            .collect();
+        assert_eq!(place.run(&["completions", shell]).well(), alone);
+        assert!(alone.contains("completions doors"), "{shell}");
+    }
+}
