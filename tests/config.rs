@@ -67,7 +67,7 @@ doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
 doors.yaml:5:5: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, seq_timeout, tcpflags, target, trip_wires, open, open_for, via, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout
+    its keys are: sequence, seq_timeout, tcpflags, target, trip_wires, open, open_for, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: door 'ssh' has no sequence
@@ -125,7 +125,7 @@ doors.yaml:3:16: a port such as 7000 or 8000/udp belongs here, not a mapping
 doors.yaml:2:3: door 'ssh' does nothing when it opens
       ssh:
       ^^^
-    write 'open: [22/tcp]' with 'via: iptables', or a 'start_command'
+    write the ports to open, open: [22/tcp], or a 'start_command'
 "#]];
     a_bad_duration: said_of_door("sequence: [7000]\nstart_command: 'true'\nseq_timeout: 5 minutes") => str![[r#"
 doors.yaml:5:18: '5 minutes' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
@@ -240,25 +240,183 @@ doors.yaml:5:19: warning: there is no program '/no/such/program' on this machine
 doors.yaml:6:5: 'start_command' and 'open' exclude each other
         start_command: 'true'
         ^^^^^^^^^^^^^
-    write either commands of the door's own, or 'open' with 'via: TEMPLATE'
+    write 'open', or commands of the door's own, but not both
 "#]];
-    open_without_via: said_of_door("sequence: [7000]\nopen: [22]") => str![[r#"
-doors.yaml:4:5: 'open' without 'via' is not supported by this version yet: it has no guard of its own
-        open: [22]
-        ^^^^
-    write 'via: iptables', or another template: ipset, nft, ufw, firewalld, your own
-"#]];
-    open_via_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: guard") => str![[r#"
-doors.yaml:5:10: 'via: guard' is not supported by this version yet: it has no guard of its own
+    open_is_by_the_guard_unless_via_says_otherwise: said_of_door("sequence: [7000]\nopen: [22]") => str![];
+    open_by_the_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: guard\non_open: echo %IP% %PORT%\non_close: [echo, '%DOOR%']") => str![];
+    the_guard_without_a_port: said_of_door("sequence: [7000]\nvia: guard") => str![[r#"
+doors.yaml:4:10: the guard has nothing to lock: the door has no 'open'
         via: guard
              ^^^^^
-    write 'via: iptables', or another template: ipset, nft, ufw, firewalld, your own
+    write the ports that the door opens, such as open: [22/tcp]
 "#]];
-    open_via_a_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter}}") => str![[r#"
-doors.yaml:5:10: a set of nftables here is not supported by this version yet
+    a_guarded_port_that_is_knocked_on: said_of_door("sequence: [7000, 22, 8000]\nopen: [80, 22]") => str![[r#"
+doors.yaml:4:16: 22/tcp is both knocked on and guarded by this door
+        open: [80, 22]
+                   ^^
+    knock on ports that nothing else uses
+"#]];
+    a_set_of_nftables: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}") => str![];
+    a_set_of_one_family: said_of_door("sequence: [7000]\nvia: {nft_set: {table: ip6 filter, set6: ssh6}}") => str![];
+    a_set_without_a_table: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {set4: ssh4}}") => str![[r#"
+doors.yaml:5:20: nft_set does not say in which table the sets are
+        via: {nft_set: {set4: ssh4}}
+                       ^
+    write for example table: inet filter
+"#]];
+    a_table_without_a_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter}}") => str![[r#"
+doors.yaml:5:20: nft_set names no set: nothing would be opened
         via: {nft_set: {table: inet filter}}
-             ^
-    write 'via: nft', or a template of your own
+                       ^
+    write set4, for IPv4 addresses, or set6, or both
+"#]];
+    a_table_without_a_family: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: filter, set4: ssh4}}") => str![[r#"
+doors.yaml:5:28: 'filter' does not name a table by its family and name
+        via: {nft_set: {table: filter, set4: ssh4}}
+                               ^^^^^^
+    write for example inet filter; 'nft list tables' shows them
+"#]];
+    a_misspelt_family: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inte filter, set4: ssh4}}") => str![[r#"
+doors.yaml:5:28: 'inte' is not a family of tables that see addresses: did you mean 'inet'?
+        via: {nft_set: {table: inte filter, set4: ssh4}}
+                               ^^^^^^^^^^^
+"#]];
+    a_family_without_addresses: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: netdev filter, set4: ssh4}}") => str![[r#"
+doors.yaml:5:28: 'netdev' is not a family of tables that see addresses
+        via: {nft_set: {table: netdev filter, set4: ssh4}}
+                               ^^^^^^^^^^^^^
+    write one of inet, ip, ip6
+"#]];
+    a_table_that_does_not_see_the_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: ip6 filter, set4: ssh4, set6: ssh6}}") => str![[r#"
+doors.yaml:5:46: a table of the family ip6 never sees an IPv4 packet
+        via: {nft_set: {table: ip6 filter, set4: ssh4, set6: ssh6}}
+                                                 ^^^^
+    write set6, or name a table of inet
+"#]];
+    the_table_of_the_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet knockd, set4: g_ssh_4}}") => str![[r#"
+doors.yaml:5:28: the table 'inet knockd' is the guard's own
+        via: {nft_set: {table: inet knockd, set4: g_ssh_4}}
+                               ^^^^^^^^^^^
+    make sets in a table of your own, or write via: guard
+"#]];
+    one_set_for_both_families: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh, set6: ssh}}") => str![[r#"
+doors.yaml:5:58: one set cannot hold the addresses of both families
+        via: {nft_set: {table: inet filter, set4: ssh, set6: ssh}}
+                                                             ^^^
+    make one of 'type ipv4_addr' and one of 'type ipv6_addr'
+"#]];
+    names_that_nft_does_not_take: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet 1x, set4: '4;flush ruleset'}}") => str![[r#"
+doors.yaml:5:28: '1x' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /
+        via: {nft_set: {table: inet 1x, set4: '4;flush ruleset'}}
+                               ^^^^^^^
+doors.yaml:5:43: '4;flush ruleset' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /
+        via: {nft_set: {table: inet 1x, set4: '4;flush ruleset'}}
+                                              ^^^^^^^^^^^^^^^^^
+"#]];
+    a_misspelt_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set_4: ssh4}}") => str![[r#"
+doors.yaml:5:41: 'set_4' is not a key of nft_set: did you mean 'set4'?
+        via: {nft_set: {table: inet filter, set_4: ssh4}}
+                                            ^^^^^
+"#]];
+    a_misspelt_nft_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nftset: {table: inet filter, set4: ssh4}}") => str![[r#"
+doors.yaml:5:11: 'nftset' is not a key of via: did you mean 'nft_set'?
+        via: {nftset: {table: inet filter, set4: ssh4}}
+              ^^^^^^
+"#]];
+    an_nft_set_of_words: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: ssh4}") => str![[r#"
+doors.yaml:5:20: a mapping such as {table: inet filter, set4: ssh4, set6: ssh6} belongs here, not a word
+        via: {nft_set: ssh4}
+                       ^^^^
+"#]];
+    an_nft_set_of_nothing: said_of_door("sequence: [7000]\nopen: [22]\nvia: nft_set") => str![[r#"
+doors.yaml:5:10: nft_set wants a table and sets
+        via: nft_set
+             ^^^^^^^
+    write via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}
+"#]];
+    a_misspelt_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: gaurd") => str![[r#"
+doors.yaml:5:10: there is no template 'gaurd': did you mean 'guard'?
+        via: gaurd
+             ^^^^^
+"#]];
+    a_port_hole_for_several_ports: said_of_door("sequence: [7000]\nopen: [22, 80]\non_open: echo %PORT%\non_close: echo %PROTO%") => str![[r#"
+doors.yaml:5:14: nothing fills %PORT%: 'on_open' runs once, and the door opens 2 ports
+        on_open: echo %PORT%
+                 ^^^^^^^^^^^
+    leave it out, or write the port into the command
+doors.yaml:6:15: nothing fills %PROTO%: 'on_close' runs once, and the door opens 2 ports
+        on_close: echo %PROTO%
+                  ^^^^^^^^^^^^
+    leave it out, or write the port into the command
+"#]];
+    a_port_hole_for_no_port: said_of_door("sequence: [7000]\nstart_command: 'true'\non_open: echo %PORT%") => str![[r#"
+doors.yaml:5:14: nothing fills %PORT%: the door has no 'open'
+        on_open: echo %PORT%
+                 ^^^^^^^^^^^
+    leave it out, or write the port into the command
+"#]];
+    an_end_that_never_comes: said_of_door("sequence: [7000]\nstart_command: 'true'\non_close: echo") => str![[r#"
+doors.yaml:5:5: warning: 'on_close' has no effect: nothing closes this door
+        on_close: echo
+        ^^^^^^^^
+    write a 'stop_command', or remove it
+
+"#]];
+    commands_that_are_missing: said_of_door("sequence: [7000]\nopen: [22]\non_open: [no-such-program]") => str![[r#"
+doors.yaml:5:15: warning: there is no program 'no-such-program' on this machine
+        on_open: [no-such-program]
+                  ^^^^^^^^^^^^^^^
+    install it, or write its whole path; it was looked for in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+"#]];
+    good_settings_of_the_guard: said("knockd: {trusted: [192.0.2.0/24, 2001:db8::1], on_exit: remove}\n") => str![[r#"
+doors.yaml: warning: no door is configured: nothing can be opened
+    write one under 'doors:'; knock.d(5) has examples
+
+"#]];
+    networks_that_are_none: said("knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}\n") => str![[r#"
+doors.yaml:1:20: '192.0.2.0/33' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
+    knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
+                       ^^^^^^^^^^^^
+doors.yaml:1:34: 'gw.example.com' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
+    knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
+                                     ^^^^^^^^^^^^^^
+doors.yaml:1:60: 'leave' is none of keep, remove
+    knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
+                                                               ^^^^^
+"#]];
+    networks_that_are_wider_than_they_look: said("knockd:\n  trusted: [192.0.2.10/24, 0.0.0.0/0, '::/0', 2001:DB8::/32]\n") => str![[r#"
+doors.yaml: warning: no door is configured: nothing can be opened
+    write one under 'doors:'; knock.d(5) has examples
+doors.yaml:2:13: warning: 192.0.2.10/24 is the whole network 192.0.2.0/24
+      trusted: [192.0.2.10/24, 0.0.0.0/0, '::/0', 2001:DB8::/32]
+                ^^^^^^^^^^^^^
+    write 192.0.2.0/24, or 192.0.2.10 for that address alone
+doors.yaml:2:28: warning: 0.0.0.0/0 is every address: the guard locks nothing for IPv4
+      trusted: [192.0.2.10/24, 0.0.0.0/0, '::/0', 2001:DB8::/32]
+                               ^^^^^^^^^
+    write the networks that need not knock
+doors.yaml:2:39: warning: ::/0 is every address: the guard locks nothing for IPv6
+      trusted: [192.0.2.10/24, 0.0.0.0/0, '::/0', 2001:DB8::/32]
+                                          ^^^^^^
+    write the networks that need not knock
+
+"#]];
+    mail_to_nobody: said("knockd: {alert: {}}\n") => str![[r#"
+doors.yaml:1:17: alert does not say to whom
+    knockd: {alert: {}}
+                    ^
+    write alert: {email: ADDRESS}
+"#]];
+    mail_to_several: said("knockd: {alert: {email: 'a@example.com,b@example.com'}}\n") => str![[r#"
+doors.yaml:1:25: 'a@example.com,b@example.com' is not a mail address: write for example admin@example.com, or root
+    knockd: {alert: {email: 'a@example.com,b@example.com'}}
+                            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+"#]];
+    mail_without_a_mapping: said("knockd: {alert: root}\n") => str![[r#"
+doors.yaml:1:17: a mapping such as {email: root} belongs here, not a word
+    knockd: {alert: root}
+                    ^^^^
 "#]];
     a_misspelt_template: said_of_door("sequence: [7000]\nopen: [22]\nvia: iptable") => str![[r#"
 doors.yaml:5:10: there is no template 'iptable': did you mean 'iptables'?
@@ -269,7 +427,7 @@ doors.yaml:5:10: there is no template 'iptable': did you mean 'iptables'?
 doors.yaml:5:10: there is no template 'pf'
         via: pf
              ^^
-    the templates are: firewalld, ipset, iptables, nft, ufw
+    write guard, or a template: firewalld, ipset, iptables, nft, ufw
 "#]];
     a_template_without_a_port: said_of_door("sequence: [7000]\nvia: iptables") => str![[r#"
 doors.yaml:4:10: nothing fills %PORT%: the door has no 'open'

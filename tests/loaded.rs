@@ -8,7 +8,7 @@ use std::time::Duration;
 use libknock::config::diagnostic::Source;
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{
-    Command, Config, Door, Family, Holes, LogFormat, LogLevel, Recognition, Settings,
+    Command, Config, Door, Family, Holes, How, LogFormat, LogLevel, OnExit, Recognition, Settings,
 };
 use libknock::proto::flags::{FlagTest, TcpFlags};
 
@@ -188,6 +188,9 @@ fn every_setting_is_taken() {
   run_dir: /srv/run
   log: {syslog: local3, file: /srv/log, level: debug, format: json}
   track: {sources: 1024}
+  trusted: [192.0.2.0/24, \"2001:db8::1\"]
+  on_exit: remove
+  alert: {email: admin@example.com}
 ",
     )
     .settings;
@@ -201,6 +204,10 @@ fn every_setting_is_taken() {
     assert_eq!(settings.log.file.as_deref(), Some(Path::new("/srv/log")));
     assert_eq!((settings.log.level, settings.log.format), (LogLevel::Debug, LogFormat::Json));
     assert_eq!(settings.track_sources, 1024);
+    let trusted: Vec<_> = settings.trusted.iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["192.0.2.0/24", "2001:db8::1/128"]);
+    assert_eq!(settings.on_exit, OnExit::Remove);
+    assert_eq!(settings.alert.unwrap().as_str(), "admin@example.com");
 }
 
 #[test]
@@ -312,5 +319,45 @@ fn a_classic_file_is_told_by_its_content() {
     }
     for text in ["", "# [a]\n", "doors:\n", "---\n", "knockd: {user: a}\n", "{doors: {}}\n"] {
         assert!(!libknock::config::knockd_conf::is_classic(text), "{text:?}");
+    }
+}
+
+#[test]
+fn a_door_with_ports_is_opened_by_the_guard_for_half_a_minute() {
+    for lines in ["open: [22/tcp]", "open: [22/tcp]\nvia: guard"] {
+        let opening = door_of(lines).opening;
+        assert_eq!(opening.how, How::Guard);
+        assert_eq!(opening.open_for, Duration::from_secs(30));
+        assert_eq!(opening.single_port(), Some("22/tcp".parse().unwrap()));
+        assert_eq!((opening.on_open, opening.on_close), (None, None));
+    }
+}
+
+#[test]
+fn a_set_of_nftables_has_a_table_and_one_name_a_family() {
+    let how = |set: &str| door_of(&format!("via: {{nft_set: {set}}}")).opening.how;
+    let both = how("{table: inet filter, set4: ssh4, set6: ssh6}");
+    assert_eq!(both.to_string(), "nft_set inet filter ssh4 ssh6");
+    assert!(both.opens(Family::V4) && both.opens(Family::V6));
+    let one = how("{table: '  ip6   my-table ', set6: ssh6}");
+    assert_eq!(one.to_string(), "nft_set ip6 my-table ssh6");
+    assert!(!one.opens(Family::V4) && one.opens(Family::V6));
+}
+
+#[test]
+fn a_door_says_by_what_it_is_opened() {
+    assert_eq!(door_of("open: [22]").opening.how.to_string(), "guard");
+    assert_eq!(door_of("open: [22]\nvia: iptables").opening.how.to_string(), "iptables");
+    assert_eq!(door_of("start_command: x").opening.how.to_string(), "commands");
+}
+
+#[test]
+fn what_runs_after_opening_and_closing_is_the_same_for_both_families() {
+    let hooks = "on_open: echo %IP%:%PORT%\non_close: [echo, \"%DOOR%\"]\nopen: [22]";
+    for via in ["guard", "iptables", "{nft_set: {table: inet filter, set4: a}}"] {
+        let opening = door_of(&format!("{hooks}\nvia: {via}")).opening;
+        assert_eq!(argv(opening.on_open.as_ref(), "192.0.2.2"), shell("echo 192.0.2.2:22"));
+        let close = argv(opening.on_close.as_ref(), "2001:db8::2").unwrap();
+        assert_eq!(close, ["echo", "ssh"]);
     }
 }

@@ -147,7 +147,7 @@ pub(super) fn pairs(
 }
 
 /// `None` after an error.
-fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
+pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
     let Some(entry) = entry else { return Some(Said::Absent) };
     match &entry.node.value {
         Value::Null => Some(Said::Empty),
@@ -158,7 +158,7 @@ fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
                 Value::List(items) => items.first().map_or(&entry.node.at, |item| &item.at),
                 _ => &entry.node.at,
             };
-            problems.extend(missing_program(&command, at));
+            problems.extend(lacks_program(&command, at));
             Some(Said::Command(command))
         }
     }
@@ -188,7 +188,7 @@ fn read_word(node: &Node) -> Result<CommandText, Diagnostic> {
 }
 
 /// A warning if the program that a command names is not there.
-pub(super) fn missing_program(command: &Command, at: &Place) -> Option<Diagnostic> {
+pub(super) fn lacks_program(command: &Command, at: &Place) -> Option<Diagnostic> {
     let program = match command {
         Command::Exec(words) => words.first()?.literal()?.to_owned(),
         // Only what the shell would surely take for a path is looked at.
@@ -199,10 +199,15 @@ pub(super) fn missing_program(command: &Command, at: &Place) -> Option<Diagnosti
             (word.starts_with('/') && word.chars().all(plain)).then(|| word.to_owned())?
         }
     };
+    missing_program(&program, at)
+}
+
+/// A warning if a program is not there.
+pub(super) fn missing_program(program: &str, at: &Place) -> Option<Diagnostic> {
     let found = if program.contains('/') {
-        Path::new(&program).exists()
+        Path::new(program).exists()
     } else {
-        PATH.split(':').any(|directory| Path::new(directory).join(&program).exists())
+        PATH.split(':').any(|directory| Path::new(directory).join(program).exists())
     };
     (!found).then(|| {
         let warning = at.warning(format!("there is no program '{program}' on this machine"));

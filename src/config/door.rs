@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Name;
 use super::commands::Templates;
 use super::diagnostic::{Diagnostic, Place, Problems};
 use super::opening::{Opening, read_opening};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
+use super::{How, Name};
 use crate::proto::duration;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
@@ -68,6 +68,8 @@ pub(super) const DOOR: Keys = Keys {
         "open",
         "open_for",
         "via",
+        "on_open",
+        "on_close",
         "start_command",
         "stop_command",
         "start_command_6",
@@ -114,8 +116,11 @@ pub(super) fn read_door(
     let target = read_target(mapping, problems);
     let trip_wires = read_trip_wires(mapping, problems);
     let opening = read_opening(mapping, entry, &meant, templates, problems);
-    let (sequence, sequence_places) = sequence?.into_iter().unzip();
+    let (sequence, sequence_places): (Vec<_>, _) = sequence?.into_iter().unzip();
     let (opening, opens_places) = opening?;
+    if opening.how == How::Guard {
+        problems.extend(guarded_knocks(&sequence, &opening.ports, &opens_places));
+    }
     let door = Door {
         recognition: Recognition {
             name: name?,
@@ -137,6 +142,16 @@ pub(super) fn read_door(
         target: at("target"),
     };
     Some((door, places))
+}
+
+/// Whoever uses a port that the guard opens would knock at the same door again.
+fn guarded_knocks(sequence: &[Knock], ports: &[Knock], places: &[Place]) -> Vec<Diagnostic> {
+    let both = ports.iter().zip(places).filter(|(port, _)| sequence.contains(port));
+    both.map(|(port, at)| {
+        at.error(format!("{port} is both knocked on and guarded by this door"))
+            .help("knock on ports that nothing else uses")
+    })
+    .collect()
 }
 
 const A_PORT: &str = "a port such as 7000 or 8000/udp";

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::commands::{PairNames, Said, missing_program, pairs};
+use super::commands::{PairNames, Said, lacks_program, pairs};
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, check_length, parse_target};
 use super::load::Parts;
@@ -221,7 +221,7 @@ fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Option<Comma
             return Said::Empty;
         };
         let command = Command::Shell(CommandText::classic(value.text));
-        problems.extend(missing_program(&command, &value.place()));
+        problems.extend(lacks_program(&command, &value.place()));
         Said::Command(command)
     };
     let said = COMMANDS.all().map(&mut said);

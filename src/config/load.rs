@@ -318,6 +318,8 @@ mod tests {
             Just("[7000, 8000/udp, 9000]".to_owned()),
             Just("[22/tcp]".to_owned()),
             Just("iptables".to_owned()),
+            Just("guard".to_owned()),
+            "\\{nft_set: \\{table: (inet |ip |ip6 )?[a-z]{0,6}(, set4: [a-z4]{0,4})?(, set6: [a-z6]{0,4})?\\}\\}",
             Just("'echo %IP% %PORT%'".to_owned()),
             Just("[echo, '%IP%']".to_owned()),
             Just("[syn, \"!ack\"]".to_owned()),

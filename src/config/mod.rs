@@ -17,6 +17,7 @@ pub mod raw;
 mod sections;
 mod settings;
 mod template;
+mod via;
 pub mod watch;
 mod yaml;
 
@@ -48,7 +49,10 @@ pub fn keys() -> Vec<String> {
         ("knockd.log.", &settings::LOG),
         ("knockd.track.", &settings::TRACK),
         ("templates.NAME.", &commands::TEMPLATE),
+        ("knockd.alert.", &settings::ALERT),
         ("doors.NAME.", &door::DOOR),
+        ("doors.NAME.via.", &via::VIA),
+        ("doors.NAME.via.nft_set.", &via::NFT_SET),
     ];
     tables
         .into_iter()

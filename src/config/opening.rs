@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::commands::{PairNames, Templates, missing_program, read_pairs};
-use super::diagnostic::{Diagnostic, Place, Problems, meant};
+use super::commands::{PairNames, Said, Templates, read_pairs, read_said};
+use super::diagnostic::{Diagnostic, Place, Problems};
 use super::door::{read_ports, read_time};
-use super::raw::{Entry, Mapping, Node, Value, given_twice};
-use super::{Command, Commands, Hole, How, Name};
+use super::raw::{Entry, Mapping, Value, given_twice};
+use super::via::read_via;
+use super::{Command, Commands, Hole, How};
 use crate::proto::knock::Knock;
 
 /// What opening a door does: the keeper's half.
@@ -69,8 +70,12 @@ pub(super) fn read_opening(
     let ports = read_opens(mapping, problems);
     let how = read_how(mapping, entry, meant, templates, problems);
     let open_for = read_open_for(mapping, how.as_ref(), problems);
+    let count = ports.as_ref().map_or(1, Vec::len);
+    let on_open = read_hook(mapping, "on_open", count, problems);
+    let on_close = read_hook(mapping, "on_close", count, problems);
     let (ports, places) = ports?.into_iter().unzip();
-    let opening = Opening { how: how?, ports, open_for: open_for?, on_open: None, on_close: None };
+    let opening =
+        Opening { how: how?, ports, open_for: open_for?, on_open: on_open?, on_close: on_close? };
     Some((opening, places))
 }
 
@@ -95,7 +100,7 @@ fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, 
     Some(ports)
 }
 
-/// The door's own commands, or what its `via` says.
+/// The door's own commands, or what its `via` says; the guard where it says nothing.
 fn read_how(
     mapping: &Mapping,
     entry: &Entry,
@@ -109,9 +114,9 @@ fn read_how(
         (Some(own), Some(open)) => {
             let message = format!("'{}' and '{}' exclude each other", own.key, open.key);
             problems.push(
-                own.at.error(message).help(
-                    "write either commands of the door's own, or 'open' with 'via: TEMPLATE'",
-                ),
+                own.at
+                    .error(message)
+                    .help("write 'open', or commands of the door's own, but not both"),
             );
             None
         }
@@ -121,76 +126,38 @@ fn read_how(
             check_holes(&commands, false, place(DOOR_COMMANDS.open), problems);
             Some(How::Commands { template: None, commands })
         }
-        (None, Some(open)) => match via {
+        (None, Some(_)) => match via {
             Some(via) => read_via(via, mapping.get("open").is_some(), templates, problems),
             None if meant.contains(&"via") => None,
+            None if mapping.get("open").is_some() => Some(How::Guard),
             None => {
-                problems.push(guard_is_later(&open.at, "'open' without 'via'"));
+                problems.push(nothing_to_do(entry));
                 None
             }
         },
         (None, None) if meant.iter().any(|key| IN_PLACE_OF_COMMAND.contains(key)) => None,
         (None, None) => {
-            let message = format!("door '{}' does nothing when it opens", entry.key);
-            problems.push(
-                entry
-                    .at
-                    .error(message)
-                    .help("write 'open: [22/tcp]' with 'via: iptables', or a 'start_command'"),
-            );
+            problems.push(nothing_to_do(entry));
             None
         }
     }
 }
 
+fn nothing_to_do(entry: &Entry) -> Diagnostic {
+    let message = format!("door '{}' does nothing when it opens", entry.key);
+    entry.at.error(message).help("write the ports to open, open: [22/tcp], or a 'start_command'")
+}
+
 const IN_PLACE_OF_COMMAND: [&str; 6] =
     ["open", "via", "start_command", "start_command_6", "stop_command", "stop_command_6"];
 
-fn guard_is_later(at: &Place, what: &str) -> Diagnostic {
-    at.error(format!("{what} is not supported by this version yet: it has no guard of its own"))
-        .help("write 'via: iptables', or another template: ipset, nft, ufw, firewalld, your own")
-}
-
-fn read_via(
-    via: &Node,
-    has_ports: bool,
-    templates: &Templates,
-    problems: &mut Problems,
-) -> Option<How> {
-    if let Value::Mapping(_) = &via.value {
-        let message = "a set of nftables here is not supported by this version yet";
-        problems.push(via.at.error(message).help("write 'via: nft', or a template of your own"));
-        return None;
-    }
-    let name = problems.keep(via.text("the name of a template"))?;
-    if name == "guard" {
-        problems.push(guard_is_later(&via.at, "'via: guard'"));
-        return None;
-    }
-    let found = templates.iter().find(|(known, _)| known.as_str() == name);
-    let Some((name, template)) = found else {
-        let known = || templates.keys().map(Name::as_str);
-        let message = format!("there is no template '{name}'");
-        problems.push(match meant(name, known()) {
-            Some(meant) => via.at.error(format!("{message}: did you mean '{meant}'?")),
-            None => {
-                let known: Vec<_> = known().collect();
-                via.at.error(message).help(format!("the templates are: {}", known.join(", ")))
-            }
-        });
-        return None;
-    };
-    if template.built_in {
-        let commands = [&template.commands.v4.open, &template.commands.v6.open];
-        let missing = |command: &Command| missing_program(command, &via.at);
-        problems.extend(commands.into_iter().flatten().filter_map(missing).take(1));
-    }
-    check_holes(&template.commands, has_ports, &via.at, problems);
-    Some(How::Commands { template: Some(name.clone()), commands: template.commands.clone() })
-}
-
 /// Holes that nothing will fill.
-fn check_holes(commands: &Commands, has_ports: bool, at: &Place, problems: &mut Problems) {
+pub(super) fn check_holes(
+    commands: &Commands,
+    has_ports: bool,
+    at: &Place,
+    problems: &mut Problems,
+) {
     let pairs = [&commands.v4, &commands.v6];
     let all = || pairs.into_iter().flat_map(|pair| [&pair.open, &pair.close]).flatten();
     let has = |hole| all().any(|command| command.holes().any(|found| found == hole));
@@ -204,8 +171,39 @@ fn check_holes(commands: &Commands, has_ports: bool, at: &Place, problems: &mut 
         );
     }
     if has(Hole::Client) {
-        problems.push(at.warning("%CLIENT% is empty: a sequence does not say who knocks"));
+        problems.push(no_client(at));
     }
+}
+
+fn no_client(at: &Place) -> Diagnostic {
+    at.warning("%CLIENT% is empty: a sequence does not say who knocks")
+}
+
+/// Reads `on_open` or `on_close`. `None` after an error, `Some(None)` where it is absent or empty.
+#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+fn read_hook(
+    mapping: &Mapping,
+    key: &str,
+    ports: usize,
+    problems: &mut Problems,
+) -> Option<Option<Command>> {
+    let Some(entry) = mapping.get(key) else { return Some(None) };
+    let Said::Command(command) = read_said(Some(entry), problems)? else { return Some(None) };
+    let has = |hole| command.holes().any(|found| found == hole);
+    let unfilled = [Hole::Port, Hole::Proto].into_iter().find(|hole| ports != 1 && has(*hole));
+    if let Some(hole) = unfilled {
+        let why = match ports {
+            0 => "the door has no 'open'".to_owned(),
+            _ => format!("'{key}' runs once, and the door opens {ports} ports"),
+        };
+        let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.name()));
+        problems.push(error.help("leave it out, or write the port into the command"));
+        return None;
+    }
+    if has(Hole::Client) {
+        problems.push(no_client(&entry.node.at));
+    }
+    Some(Some(command))
 }
 
 fn read_open_for(
@@ -220,13 +218,15 @@ fn read_open_for(
             second.at.error(message).help(format!("remove one; the other is at {}", first.at)),
         );
     }
-    if let (Some(given), Some(how)) = (open_for.or(cmd_timeout), how)
-        && !how.closes()
-    {
-        let message = format!("'{}' has no effect: nothing closes this door", given.key);
-        problems.push(given.at.warning(message).help("write a 'stop_command', or remove it"));
+    if how.is_some_and(|how| !how.closes()) {
+        let needless = [open_for.or(cmd_timeout), mapping.get("on_close")];
+        problems.extend(needless.into_iter().flatten().map(|given| {
+            let message = format!("'{}' has no effect: nothing closes this door", given.key);
+            given.at.warning(message).help("write a 'stop_command', or remove it")
+        }));
     }
-    let default = if mapping.get("via").is_some() { OPEN_FOR } else { CMD_TIMEOUT };
+    let own = DOOR_COMMANDS.all().into_iter().any(|key| mapping.get(key).is_some());
+    let default = if own { CMD_TIMEOUT } else { OPEN_FOR };
     let least = Duration::from_secs(1);
     let open_for = read_time(mapping, "open_for", least, problems)?;
     let cmd_timeout = read_time(mapping, "cmd_timeout", least, problems)?;

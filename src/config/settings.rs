@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::Email;
-use super::diagnostic::{Place, Problems, meant};
+use super::commands::missing_program;
+use super::diagnostic::{Diagnostic, Place, Problems, meant};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
 use crate::proto::network::Network;
 
@@ -83,16 +84,24 @@ impl Default for Settings {
 
 pub(super) const SETTINGS: Keys = Keys {
     of: "knockd",
-    known: &["interfaces", "only_ipv4", "user", "state_dir", "run_dir", "pid_file", "log", "track"],
-    later: &[
-        ("spa", "remove it"),
-        ("lockout", "remove it"),
-        ("trusted", "remove it, and let those addresses through in the firewall"),
-        ("on_exit", "remove it: when knockd stops it closes the doors that are open"),
+    known: &[
+        "interfaces",
+        "only_ipv4",
+        "user",
+        "state_dir",
+        "run_dir",
+        "pid_file",
+        "log",
+        "track",
+        "trusted",
+        "on_exit",
+        "alert",
     ],
+    later: &[("spa", "remove it"), ("lockout", "remove it")],
 };
 pub(super) const LOG: Keys =
     Keys { of: "log", known: &["syslog", "file", "level", "format"], later: &[] };
+pub(super) const ALERT: Keys = Keys { of: "alert", known: &["email"], later: &[] };
 pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"], later: &[] };
 
 /// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
@@ -143,7 +152,61 @@ pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Sett
             settings.track_sources = sources;
         }
     }
+    settings.trusted = read_trusted(&mapping, problems);
+    if let Some(node) = mapping.value("on_exit") {
+        let choices = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
+        settings.on_exit = choose(node, &choices, problems).unwrap_or_default();
+    }
+    if let Some(node) = mapping.value("alert") {
+        settings.alert = read_alert(node, problems);
+    }
     (settings, places)
+}
+
+fn read_trusted(mapping: &Mapping, problems: &mut Problems) -> Vec<Network> {
+    let Some(node) = mapping.value("trusted") else { return Vec::new() };
+    let items = match &node.value {
+        Value::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    let network = |item: &Node| {
+        let network: Network = problems.keep(item.parsed("a network such as 192.0.2.0/24"))?;
+        if let Value::Scalar(scalar) = &item.value {
+            problems.extend(wider_than_it_looks(&scalar.text, network, &item.at));
+        }
+        Some(network)
+    };
+    items.iter().filter_map(network).collect()
+}
+
+fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagnostic> {
+    if network.prefix() == 0 {
+        let family = if network.address().is_ipv4() { "IPv4" } else { "IPv6" };
+        let message = format!("{network} is every address: the guard locks nothing for {family}");
+        return Some(at.warning(message).help("write the networks that need not knock"));
+    }
+    let (address, _) = text.split_once('/')?;
+    if address.parse() == Ok(network.address()) {
+        return None;
+    }
+    let warning = at.warning(format!("{text} is the whole network {network}"));
+    Some(warning.help(format!("write {network}, or {address} for that address alone")))
+}
+
+fn read_alert(node: &Node, problems: &mut Problems) -> Option<Email> {
+    let wanted = "a mapping such as {email: root}";
+    let mapping = problems.keep(node.mapping(wanted))?;
+    let meant = mapping.check_keys(&ALERT, problems);
+    let Some(email) = mapping.value("email") else {
+        if meant.is_empty() {
+            let error = node.at.error("alert does not say to whom");
+            problems.push(error.help("write alert: {email: ADDRESS}"));
+        }
+        return None;
+    };
+    let address = problems.keep(email.parsed("a mail address"))?;
+    problems.extend(missing_program("sendmail", &email.at));
+    Some(address)
 }
 
 fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> (Vec<String>, Vec<Place>) {
