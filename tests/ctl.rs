@@ -261,7 +261,7 @@ fn a_daemon_that_says_nothing_is_given_up() {
 #[test]
 fn a_daemon_that_ends_or_talks_nonsense_is_no_success() {
     for (answer, expected) in [
-        (&[][..], "knockctl: knockd ended while it was asked\n"),
+        (&[][..], "knockctl: knockd has ended\n"),
         (&["{\"reply\":\"song\"}"], "knockctl: knockd gives an answer that this knockctl does not"),
         (&["what?"], "knockctl: knockd gives an answer that this knockctl does not"),
     ] {
@@ -275,9 +275,11 @@ fn a_daemon_that_ends_or_talks_nonsense_is_no_success() {
 #[test]
 fn an_opened_door_is_said_to_be_open_until_when() {
     let place = Place::new();
-    let done = r#"{"reply":"done","text":"ssh: open for 192.0.2.2"}"#;
-    let asked = place.daemon(&[&[done], &[STATUS, DONE]]);
+    let starting = STATUS.replace(r#""state":"open""#, r#""state":"starting""#);
+    let asked =
+        place.daemon(&[&["..."], &[DONE], &[&starting, DONE], &[&starting, DONE], &[STATUS, DONE]]);
     let said = place.run(&["open", "ssh", "::ffff:192.0.2.2", "--for", "1m30s"]).well();
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"watch"}"#);
     assert_eq!(
         asked.recv().unwrap(),
         r#"{"do":"open","door":"ssh","address":"192.0.2.2","seconds":90}"#
@@ -285,17 +287,37 @@ fn an_opened_door_is_said_to_be_open_until_when() {
     assert_data_eq!(
         said,
         str![[r#"
-ssh: open for 192.0.2.2, closes [..], in 25s
+ssh is open for 192.0.2.2, closes [..], in 25s
 
 "#]]
     );
 }
 
 #[test]
+fn a_door_whose_command_fails_is_said_not_to_be_open() {
+    let place = Place::new();
+    let other =
+        r#"{"reply":"event","time":1.0,"source":"192.0.2.9","door":"bell","event":"failed"}"#;
+    let failed = r#"{"reply":"event","time":1.0,"source":"192.0.2.3","door":"ssh","event":"failed","message":"not opened"}"#;
+    place.daemon(&[&[other, failed, "..."], &[DONE], &[STATUS, DONE]]);
+    let said = place.run(&["open", "ssh", "192.0.2.3"]).failed();
+    let expected = "knockctl: ssh could not be opened for 192.0.2.3: its command failed\n";
+    assert!(said.starts_with(expected), "{said}");
+}
+
+#[test]
+fn a_door_that_nothing_closes_is_opened_without_an_end() {
+    let place = Place::new();
+    let done = r#"{"reply":"done","text":"bell opens for 192.0.2.3"}"#;
+    place.daemon(&[&["..."], &[done], &[STATUS, DONE]]);
+    assert_eq!(place.run(&["open", "bell", "192.0.2.3"]).well(), "bell opens for 192.0.2.3\n");
+}
+
+#[test]
 fn a_refusal_is_shown_as_the_daemon_says_it_and_obeyed_by_no_terminal() {
     let place = Place::new();
     let why = r#"{"reply":"failed","why":"there is no door 'shh'\u001b[31m"}"#;
-    place.daemon(&[&[why]]);
+    place.daemon(&[&["..."], &[why]]);
     let said = place.run(&["open", "shh", "192.0.2.2"]).failed();
     assert_eq!(said, "knockctl: there is no door 'shh'\\u{1b}[31m\n");
 }
@@ -324,7 +346,7 @@ fn events_are_printed_as_they_happen_under_their_day() {
     asked.recv().unwrap();
     assert_eq!(asked.recv().unwrap(), r#"{"do":"watch"}"#);
     assert_eq!(said.status, Some(1));
-    assert!(said.errors.starts_with("knockctl: knockd ended "), "{}", said.errors);
+    assert!(said.errors.starts_with("knockctl: knockd has ended"), "{}", said.errors);
     assert_data_eq!(
         said.output,
         str![[r#"
@@ -410,9 +432,9 @@ Tuesday, 2023-11-14, UTC
 #[test]
 fn knocks_of_now_are_explained_as_those_of_a_file_are() {
     let place = Place::new();
-    let reset = r#"{"reply":"event","time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"reset","stage":1,"of":3,"reason":"trip-wire","knock":"400/tcp","expected":"403/tcp"}"#;
+    let reset = r#"{"reply":"event","time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"reset","stage":1,"reason":"timeout"}"#;
     let ignored = r#"{"reply":"event","time":1700000002.0,"source":"192.0.2.2","event":"ignored","knock":"403/tcp","reason":"duplicate"}"#;
-    let asked = place.daemon(&[&[STATUS, DONE], &[reset, ignored]]);
+    let asked = place.daemon(&[&[STATUS, DONE], &[STAGE, reset, ignored]]);
     let said = place.run(&["explain", "--live", "--ip", "192.0.2.2"]);
     asked.recv().unwrap();
     assert_eq!(asked.recv().unwrap(), r#"{"do":"explain","address":"192.0.2.2"}"#);
@@ -420,7 +442,8 @@ fn knocks_of_now_are_explained_as_those_of_a_file_are() {
         said.output,
         str![[r#"
 Tuesday, 2023-11-14, UTC
-22:13:21.000000  192.0.2.2        ssh   reset at stage 1 of 3: 400/tcp is a trip-wire, 403/tcp was expected
+22:13:20.123456  192.0.2.2        ssh   stage 1 of 3 (201/tcp)
+22:13:21.000000  192.0.2.2        ssh   reset at stage 1 of 3: 403/tcp did not come within 25s of the first knock
 22:13:22.000000  192.0.2.2        -     403/tcp again: a retransmission, no knock of its own
 
 "#]]

@@ -1,5 +1,6 @@
 //! `knockctl watch`, `knockctl history` and `knockctl explain --live`: what happened, and happens.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,8 +14,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::lines::{Timeline, local, object, wall};
 use super::socket::{ControlError, Daemon, Patience, Replies};
+use super::words::Wanted;
 use super::{hand, status, words};
-use crate::config::Name;
+use crate::config::load;
+use crate::config::{Name, Recognition};
 use crate::control::{EventLine, HistoryQuery, Reply, Request};
 use crate::proto::duration;
 use crate::sys::clock;
@@ -67,7 +70,7 @@ fn since_at(text: &str, now: Wall, zone: &TimeZone) -> Result<Timestamp, String>
 }
 
 pub(super) fn watch(config: &Path, insecure: bool, args: &WatchArgs) -> Result<(), ControlError> {
-    follow(config, insecure, &Request::Watch, args.json)
+    follow(config, insecure, &Request::Watch, args.json, BTreeMap::new())
 }
 
 /// What became of knocks, lately and from now on; of one address or of all.
@@ -77,7 +80,22 @@ pub(super) fn explain(
     address: Option<IpAddr>,
     json: bool,
 ) -> Result<(), ControlError> {
-    follow(config, insecure, &Request::Explain { address }, json)
+    let known = if json { BTreeMap::new() } else { known(config, insecure) };
+    follow(config, insecure, &Request::Explain { address }, json, known)
+}
+
+/// What the doors want to hear, by their names, as far as whoever asks may know it: the daemon does
+/// not tell.
+fn known(config: &Path, insecure_permissions: bool) -> BTreeMap<String, Wanted> {
+    let Ok(loaded) = load::load(config, &load::Options { insecure_permissions }) else {
+        return BTreeMap::new();
+    };
+    let doors = loaded.config.doors.into_iter().map(|door| {
+        let Recognition { sequence, seq_timeout: within, .. } = &door.recognition;
+        let wanted = Wanted { sequence: sequence.clone(), within: *within };
+        (door.name().to_string(), wanted)
+    });
+    doors.collect()
 }
 
 /// Tells of events as they happen, each at once. Ends when asked to, or when nobody reads any
@@ -87,6 +105,7 @@ fn follow(
     insecure: bool,
     request: &Request,
     json: bool,
+    known: BTreeMap<String, Wanted>,
 ) -> Result<(), ControlError> {
     for signal in [SIGINT, SIGTERM] {
         let always = Arc::new(AtomicBool::new(true));
@@ -95,7 +114,7 @@ fn follow(
     let mut daemon = Daemon::find(config, insecure)?;
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
     let doors = doors(&mut daemon)?;
-    let mut teller = Teller::new(io::stdout().lock(), json, &doors);
+    let mut teller = Teller { known, ..Teller::new(io::stdout().lock(), json, &doors) };
     teller.tell_all(daemon.ask(request, Patience::Endless)?)?;
     Err(ControlError::Ended)
 }
@@ -128,13 +147,14 @@ struct Teller<W> {
     out: W,
     /// `None`: as JSON.
     timeline: Option<Timeline>,
+    known: BTreeMap<String, Wanted>,
     told: u64,
 }
 
 impl<W: Write> Teller<W> {
     fn new(out: W, json: bool, doors: &[Name]) -> Self {
         let timeline = (!json).then(|| Timeline::new(doors.iter().map(Name::as_str)));
-        Self { out, timeline, told: 0 }
+        Self { out, timeline, known: BTreeMap::new(), told: 0 }
     }
 
     /// Every event, until the daemon says that it was the last.
@@ -157,7 +177,7 @@ impl<W: Write> Teller<W> {
             Some(timeline) => {
                 let source = event.source.as_deref().unwrap_or("-");
                 let door = event.door.as_deref().unwrap_or("-");
-                let what = words::event(event);
+                let what = words::event(event, self.known.get(door));
                 timeline.line(&mut line, wall(event.time), source, door, &what)?;
             }
         }

@@ -1,6 +1,7 @@
 //! The way to the running daemon: where it listens, what is asked, what it answers.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,17 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::config::Name;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
 use crate::log::escape;
 
 /// How long a daemon that is well takes to say something, at the very most.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long what has happened needs to be told.
+const MOMENT: Duration = Duration::from_millis(200);
 /// How long the commands of doors may keep it.
-const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
 
 /// Why nothing came of a request.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,7 @@ pub(super) enum ControlError {
         path = path.display()
     )]
     Silent { path: PathBuf },
-    #[error("knockctl: knockd ended while it was asked\n    'journalctl -u knockd' may say why")]
+    #[error("knockctl: knockd has ended\n    'journalctl -u knockd' says why")]
     Ended,
     #[error(
         "knockctl: knockd gives an answer that this knockctl does not understand: {0}\n    \
@@ -57,6 +61,11 @@ pub(super) enum ControlError {
     /// In the daemon's words.
     #[error("knockctl: {}", escape(.0))]
     Refused(String),
+    #[error(
+        "knockctl: {door} could not be opened for {address}: its command failed\n    \
+         'journalctl -u knockd' shows what the command said"
+    )]
+    NotOpened { door: Name, address: IpAddr },
     #[error("knockctl: cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
@@ -90,6 +99,8 @@ pub(super) enum Patience {
     Answer,
     /// The daemon may have commands to run first.
     Commands,
+    /// Only what has been said by now, or nearly.
+    Glance,
     /// Things happen when they happen. Ends when nobody reads standard output any more.
     Endless,
 }
@@ -224,8 +235,12 @@ impl Replies {
 
     /// Returns when there is something to read.
     fn wait(&self) -> Result<(), ControlError> {
-        let endless = self.patience == Patience::Endless;
-        if self.is_ready_within((!endless).then_some(PATIENCE))? {
+        let limit = match self.patience {
+            Patience::Answer | Patience::Commands => Some(PATIENCE),
+            Patience::Glance => Some(MOMENT),
+            Patience::Endless => None,
+        };
+        if self.is_ready_within(limit)? {
             return Ok(());
         }
         if self.patience == Patience::Commands {

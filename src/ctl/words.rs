@@ -1,11 +1,14 @@
 //! What became of a knock, as people read it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::control::EventLine;
 use crate::engine::Reason;
+use crate::proto::duration;
+use crate::proto::knock::Knock;
 
 /// What is known of an event; what is not known is left out of the words.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +68,10 @@ impl Told {
                 None => format!("{expected} did not come in time"),
             }
         } else if reason == Reason::TripWire.as_str() {
-            format!("{} is a trip-wire{but}", knock.unwrap_or("a port beside the sequence"))
+            knock.map_or_else(
+                || format!("a trip-wire was hit{but}"),
+                |knock| format!("{knock} is a trip-wire{but}"),
+            )
         } else if reason == Reason::WrongKnock.as_str() {
             format!("{} came{but}", knock.unwrap_or("a knock out of turn"))
         } else {
@@ -84,8 +90,15 @@ pub(super) fn duplicate(knock: &str) -> String {
     format!("{knock} again: a retransmission, no knock of its own")
 }
 
-/// An event that a daemon tells of.
-pub(super) fn event(event: &EventLine) -> String {
+/// What a door wants to hear.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) sequence: Vec<Knock>,
+    pub(super) within: Duration,
+}
+
+/// An event that a daemon tells of, at a door of which this is known.
+pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
     let EventLine { event: kind, message, .. } = event;
     if message.starts_with(kind.as_str()) {
         return message.clone();
@@ -96,16 +109,28 @@ pub(super) fn event(event: &EventLine) -> String {
         other => Some(other.to_string()),
     };
     let number = |name: &str| event.facts.get(name).and_then(Value::as_u64);
+    let stage = number("stage");
+    // The knock at this place in the sequence.
+    let nth = |place: u64| {
+        let knock = wanted?.sequence.get(usize::try_from(place).ok()?)?;
+        Some(knock.to_string())
+    };
     let told = Told {
-        of: number("of").and_then(|of| of.try_into().ok()),
+        // The configuration may have changed since the daemon read it.
+        of: wanted.map(|wanted| wanted.sequence.len()).filter(|&of| {
+            stage.is_none_or(|stage| usize::try_from(stage).is_ok_and(|it| it <= of))
+        }),
         knock: text("knock"),
-        expected: text("expected"),
-        within: None,
+        expected: stage.and_then(nth),
+        within: wanted.map(|wanted| duration::format(wanted.within)),
         family: event.source.as_ref().and_then(|source| source.parse().ok()).map(family),
     };
     let reason = text("reason");
-    match (kind.as_str(), number("stage"), reason) {
-        ("stage", Some(stage), _) => told.stage(stage),
+    match (kind.as_str(), stage, reason) {
+        ("stage", Some(stage), _) => {
+            let knock = stage.checked_sub(1).and_then(nth);
+            Told { knock, ..told }.stage(stage)
+        }
         ("reset", Some(stage), Some(reason)) => told.reset(stage, &reason),
         ("open", _, _) if told.knock.is_some() => told.open(),
         ("open" | "extend", _, _) => {
@@ -154,60 +179,63 @@ mod tests {
 
     use super::*;
 
-    fn said(text: &str) -> String {
-        event(&serde_json::from_str(text).unwrap())
+    fn said(text: &str, wanted: Option<&Wanted>) -> String {
+        event(&serde_json::from_str(&format!("{{\"time\":1,{text}}}")).unwrap(), wanted)
     }
 
     #[test]
-    fn what_the_daemon_knows_is_told_and_no_more() {
+    fn what_the_daemon_says_is_told_and_no_more() {
         for (text, expected) in [
-            (r#"{"time":1,"event":"stage","stage":1}"#, "stage 1"),
-            (r#"{"time":1,"event":"stage","stage":1,"message":"Stage 1"}"#, "stage 1"),
+            (r#""event":"stage","stage":1"#, "stage 1"),
+            (r#""event":"stage","stage":1,"message":"Stage 1""#, "stage 1"),
             (
-                r#"{"time":1,"event":"stage","stage":1,"of":3,"knock":"7000/tcp"}"#,
-                "stage 1 of 3 (7000/tcp)",
-            ),
-            (
-                r#"{"time":1,"event":"reset","stage":2,"reason":"timeout"}"#,
+                r#""event":"reset","stage":2,"reason":"timeout""#,
                 "reset at stage 2: the next knock did not come in time",
             ),
             (
-                r#"{"time":1,"event":"reset","stage":2,"of":3,"reason":"trip-wire","knock":"1/tcp","expected":"2/tcp"}"#,
-                "reset at stage 2 of 3: 1/tcp is a trip-wire, 2/tcp was expected",
-            ),
-            (
-                r#"{"time":1,"event":"open","by":"knockctl","client":null,"seconds":30}"#,
+                r#""event":"open","by":"knockctl","client":null,"seconds":30"#,
                 "open by knockctl, for 30s",
             ),
+            (r#""event":"open","by":"sequence","message":"OPEN SESAME""#, "open by sequence"),
+            (r#""event":"extend","seconds":30"#, "extended, for 30s"),
+            (r#""event":"close","message":"its time is over""#, "close: its time is over"),
+            (r#""event":"close","message":"closed by hand""#, "closed by hand"),
             (
-                r#"{"time":1,"event":"open","by":"sequence","message":"OPEN SESAME"}"#,
-                "open by sequence",
-            ),
-            (r#"{"time":1,"event":"extend","seconds":30}"#, "extended, for 30s"),
-            (
-                r#"{"time":1,"event":"close","message":"its time is over"}"#,
-                "close: its time is over",
-            ),
-            (r#"{"time":1,"event":"close","message":"closed by hand"}"#, "closed by hand"),
-            (
-                r#"{"time":1,"event":"refused","source":"2001:db8::2","reason":"no-command"}"#,
+                r#""event":"refused","source":"2001:db8::2","reason":"no-command""#,
                 "refused: the door has no command for IPv6",
             ),
             (
-                r#"{"time":1,"event":"ignored","reason":"duplicate","knock":"7000/tcp"}"#,
+                r#""event":"ignored","reason":"duplicate","knock":"7000/tcp""#,
                 "7000/tcp again: a retransmission, no knock of its own",
             ),
             (
-                r#"{"time":1,"event":"ignored","reason":"not-for-us","knock":"7000/tcp"}"#,
-                "7000/tcp changed nothing: it went neither to this host nor to a door's target",
+                r#""event":"ignored","reason":"not-for-us","knock":"7000/tcp","message":"so""#,
+                "7000/tcp changed nothing: so",
+            ),
+            (r#""event":"failed","message":"command returned 1""#, "failed: command returned 1"),
+            (r#""event":"act""#, "act"),
+        ] {
+            assert_eq!(said(text, None), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn knocks_of_a_door_that_is_known_are_named() {
+        let sequence = ["7000", "8000/udp", "9000"].map(|knock| knock.parse().unwrap()).to_vec();
+        let wanted = Wanted { sequence, within: Duration::from_secs(5) };
+        for (text, expected) in [
+            (r#""event":"stage","stage":2"#, "stage 2 of 3 (8000/udp)"),
+            (
+                r#""event":"reset","stage":1,"reason":"trip-wire""#,
+                "reset at stage 1 of 3: a trip-wire was hit, 8000/udp was expected",
             ),
             (
-                r#"{"time":1,"event":"failed","message":"command returned 1"}"#,
-                "failed: command returned 1",
+                r#""event":"reset","stage":2,"reason":"timeout""#,
+                "reset at stage 2 of 3: 9000/tcp did not come within 5s of the first knock",
             ),
-            (r#"{"time":1,"event":"act"}"#, "act"),
+            (r#""event":"stage","stage":9"#, "stage 9"),
         ] {
-            assert_eq!(said(text), expected, "{text}");
+            assert_eq!(said(text, Some(&wanted)), expected, "{text}");
         }
     }
 
@@ -227,7 +255,7 @@ mod tests {
             ),
         ) {
             let line = EventLine { time: 0.0, source: None, door: None, event: kind, message, facts };
-            prop_assert!(!event(&line).is_empty());
+            prop_assert!(!event(&line, None).is_empty());
         }
     }
 }
