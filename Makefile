@@ -13,9 +13,13 @@ SBINDIR    = $(PREFIX)/sbin
 MANDIR     = $(PREFIX)/share/man
 DOCDIR     = $(PREFIX)/share/doc/knock
 UNITDIR    = $(PREFIX)/lib/systemd/system
+BASHDIR    = $(PREFIX)/share/bash-completion/completions
+ZSHDIR     = $(PREFIX)/share/zsh/site-functions
+FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
 # Where knockd looks: part of the programs, so not below PREFIX.
 CONFDIR    = /etc/knock.d
 
+PROGRAMS = knock knockd knockctl
 MAN1 = knock.1
 MAN5 = knock.d.5
 MAN8 = knockd.8 knockctl.8
@@ -69,6 +73,15 @@ install:
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	sed 's|@SBINDIR@|$(SBINDIR)|g' dist/knockd.service.in >$(DESTDIR)$(UNITDIR)/knockd.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/knockd.service
+	@# A program for another machine does not run on this one.
+	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	@if $(BUILT)/knockctl -V >/dev/null 2>&1; then umask 022; set -e; for program in $(PROGRAMS); do \
+	    $(BUILT)/knockctl completions bash $$program >$(DESTDIR)$(BASHDIR)/$$program; \
+	    $(BUILT)/knockctl completions zsh $$program >$(DESTDIR)$(ZSHDIR)/_$$program; \
+	    $(BUILT)/knockctl completions fish $$program >$(DESTDIR)$(FISHDIR)/$$program.fish; \
+	done; else \
+	    echo "$(BUILT)/knockctl does not run here: no completions installed."; \
+	fi
 	install -d -m 0755 $(DESTDIR)$(CONFDIR)
 	@# A directory that holds any configuration is its administrator's: nothing is added to it.
 	@# Sequences are nobody else's business.
@@ -89,6 +102,7 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
 	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
+	rm -f $(PROGRAMS:%=$(DESTDIR)$(BASHDIR)/%) $(PROGRAMS:%=$(DESTDIR)$(ZSHDIR)/_%) $(PROGRAMS:%=$(DESTDIR)$(FISHDIR)/%.fish)
 	rm -f $(DESTDIR)$(UNITDIR)/knockd.service
 	rm -rf $(DESTDIR)$(DOCDIR)
 
