@@ -6,8 +6,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -223,31 +224,55 @@ fn another_daemon_than_the_one_that_is_meant_is_never_asked() {
     assert!(said.starts_with("DIR/doors.yaml: cannot be read: No such file"), "{said}");
 }
 
-#[test]
-fn whoever_may_not_ask_is_told_who_may() {
+/// What an ordinary user is told; `None`, said loudly, where the test cannot become one.
+fn as_nobody(test: &str, place: &Place, config: &Path) -> Option<Output> {
     let nobody = nix::unistd::User::from_name("nobody").unwrap();
     let (true, Some(nobody)) = (nix::unistd::geteuid().is_root(), nobody) else {
-        let mut errors = std::io::stderr();
-        writeln!(errors, "SKIPPED: whoever_may_not_ask_is_told_who_may: needs root").unwrap();
-        return;
+        // Not eprintln!, which the test harness swallows.
+        writeln!(std::io::stderr(), "SKIPPED: {test}: needs root").unwrap();
+        return None;
     };
-    let place = Place::new();
-    place.daemon(&[&[STATUS, DONE]]);
     fs::set_permissions(place.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o600)).unwrap();
+    // The build directory may be closed to others; a copy is not.
     let program = place.folder.path().join("knockctl");
     fs::copy(env!("CARGO_BIN_EXE_knockctl"), &program).unwrap();
-    let output = {
-        use std::os::unix::process::CommandExt;
-        #[expect(clippy::disallowed_methods, reason = "tests start programs")]
-        let mut command = Command::new(&program);
-        command.arg("-c").arg(place.folder.path().join("doors.yaml")).arg("status");
-        command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).output().unwrap()
-    };
+    #[expect(clippy::disallowed_methods, reason = "tests start programs")]
+    let mut command = Command::new(&program);
+    command.arg("-c").arg(config).arg("status").env("TZ", "UTC");
+    Some(command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).output().unwrap())
+}
+
+#[test]
+fn whoever_may_not_ask_is_told_who_may() {
+    let place = Place::new();
+    place.daemon(&[&[STATUS, DONE]]);
+    fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o600)).unwrap();
+    let config = place.folder.path().join("doors.yaml");
+    let Some(output) = as_nobody("no permission", &place, &config) else { return };
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.starts_with("knockctl: no permission to ask knockd ("), "{said}");
     assert!(said.ends_with("be root, or a member of the group knockd\n"), "{said}");
+}
+
+#[test]
+fn whoever_may_ask_need_not_be_able_to_read_the_doors() {
+    let place = Place::new();
+    place.daemon(&[&[STATUS, DONE]]);
+    fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    let config = place.folder.path().join("knock.d");
+    fs::create_dir(&config).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o755)).unwrap();
+    let settings = format!("knockd: {{run_dir: {}}}\n", place.folder.path().display());
+    for (name, text, mode) in
+        [("knockd.yaml", settings.as_str(), 0o644), ("doors.yaml", "doors: {}\n", 0o600)]
+    {
+        fs::write(config.join(name), text).unwrap();
+        fs::set_permissions(config.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let Some(output) = as_nobody("unreadable doors", &place, &config) else { return };
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("knockd 0.1.0, process 42"));
 }
 
 #[test]
@@ -261,7 +286,7 @@ fn a_daemon_that_says_nothing_is_given_up() {
 #[test]
 fn a_daemon_that_ends_or_talks_nonsense_is_no_success() {
     for (answer, expected) in [
-        (&[][..], "knockctl: knockd has ended\n"),
+        (&[][..], "knockctl: knockd has ended, "),
         (&["{\"reply\":\"song\"}"], "knockctl: knockd gives an answer that this knockctl does not"),
         (&["what?"], "knockctl: knockd gives an answer that this knockctl does not"),
     ] {
@@ -346,7 +371,7 @@ fn events_are_printed_as_they_happen_under_their_day() {
     asked.recv().unwrap();
     assert_eq!(asked.recv().unwrap(), r#"{"do":"watch"}"#);
     assert_eq!(said.status, Some(1));
-    assert!(said.errors.starts_with("knockctl: knockd has ended"), "{}", said.errors);
+    assert!(said.errors.starts_with("knockctl: knockd has ended, "), "{}", said.errors);
     assert_data_eq!(
         said.output,
         str![[r#"

@@ -1,7 +1,7 @@
 //! `knockctl watch`, `knockctl history` and `knockctl explain --live`: what happened, and happens.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +115,17 @@ fn follow(
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
     let doors = doors(&mut daemon)?;
     let mut teller = Teller { known, ..Teller::new(io::stdout().lock(), json, &doors) };
-    teller.tell_all(daemon.ask(request, Patience::Endless)?)?;
+    let replies = daemon.ask(request, Patience::Endless)?;
+    // A person who sees nothing should know that it works.
+    if io::stderr().is_terminal() {
+        let about = match request {
+            Request::Explain { address: Some(address) } => format!("knocks of {address}"),
+            Request::Explain { address: None } => "knocks".to_owned(),
+            _ => "what happens".to_owned(),
+        };
+        writeln!(io::stderr(), "knockctl: waiting for {about}; Ctrl-C ends")?;
+    }
+    teller.tell_all(replies)?;
     Err(ControlError::Ended)
 }
 

@@ -51,7 +51,9 @@ pub(super) enum ControlError {
         path = path.display()
     )]
     Silent { path: PathBuf },
-    #[error("knockctl: knockd has ended\n    'journalctl -u knockd' says why")]
+    #[error(
+        "knockctl: knockd has ended, or has closed the connection\n    'journalctl -u knockd' may say why"
+    )]
     Ended,
     #[error(
         "knockctl: knockd gives an answer that this knockctl does not understand: {0}\n    \
