@@ -229,7 +229,8 @@ fn as_nobody(test: &str, place: &Place, config: &Path) -> Option<Output> {
     let nobody = nix::unistd::User::from_name("nobody").unwrap();
     let (true, Some(nobody)) = (nix::unistd::geteuid().is_root(), nobody) else {
         // Not eprintln!, which the test harness swallows.
-        writeln!(std::io::stderr(), "SKIPPED: {test}: needs root").unwrap();
+        let mut errors = std::io::stderr();
+        writeln!(errors, "SKIPPED: {test}: needs root").unwrap();
         return None;
     };
     fs::set_permissions(place.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();

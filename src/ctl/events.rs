@@ -40,7 +40,7 @@ pub(super) struct HistoryArgs {
     ip: Option<IpAddr>,
     /// Only from then on: so long ago (2h, 30d), or a date or time (2026-11-22, 09:30,
     /// "2026-11-22 09:30")
-    #[arg(long, value_name = "D", value_parser = since)]
+    #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<Timestamp>,
     /// One JSON object a line, for scripts
     #[arg(long)]
