@@ -86,6 +86,52 @@ doors.yaml: 1 door, no errors, no warnings
 }
 
 #[test]
+fn doors_of_the_guard_and_of_sets_say_whom_they_let_in_where() {
+    let text = "doors:
+  a: {sequence: [201, 403, 302], open: [1022, 1080/udp], on_open: 'echo %IP%'}
+  b: {sequence: [601, 803, 702], open: [1023], via: {nft_set: {table: inet filter, set4: b4}}}";
+    let said = run("knockctl", &["check"], text);
+    assert_eq!(said.status, Some(0));
+    assert_data_eq!(
+        said.output,
+        str![[r#"
+a: 201/tcp 403/tcp 302/tcp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
+    the guard locks 1022/tcp 1080/udp, and lets in for 30s who knocks
+    when it has been opened runs echo %IP%
+b: 601/tcp 803/tcp 702/tcp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
+    IPv4 is in the set b4 of the table inet filter for 30s, which opens 1023/tcp
+    IPv6 cannot be opened
+doors.yaml: 2 doors, no errors, 2 warnings
+
+"#]]
+        .raw()
+    );
+    // Who hears it is on the host, so it is looked for there.
+    for port in ["1022/tcp", "1080/udp"] {
+        assert!(said.errors.contains(&format!("nothing listens on {port} now")), "{}", said.errors);
+    }
+}
+
+#[test]
+fn whoever_would_lock_out_their_own_ssh_connection_is_told() {
+    let (_directory, path) = file("doors: {ssh: {sequence: [201, 403, 302], open: [1022]}}");
+    let output = Command::cargo_bin("knockctl")
+        .unwrap()
+        .env("SSH_CONNECTION", "192.0.2.2 50123 192.0.2.1 1022")
+        .arg("-c")
+        .arg(path)
+        .arg("check")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("warning: YOU MAY LOCK YOURSELF OUT: 1022/tcp is the port"),
+        "{errors}"
+    );
+    assert!(errors.contains("'knockctl try'"), "{errors}");
+}
+
+#[test]
 fn warnings_are_on_standard_error_and_no_failure() {
     let said =
         run("knockctl", &["check"], "doors: {a: {sequence: [201, 403], start_command: echo}}");

@@ -1,12 +1,18 @@
 //! `knockctl check`: what is wrong with a configuration, and what it amounts to.
 
+mod guard;
+mod ruleset;
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use guard::{Around, doubts};
+use ruleset::Ruleset;
+
 use super::host;
 use crate::config::diagnostic::{Diagnostic, Problems};
-use crate::config::lint::{Odds, lint, scan_odds};
+use crate::config::lint::{Host, Odds, lint, scan_odds};
 use crate::config::load::{Loaded, Options, load};
 use crate::config::watch::watch_sets;
 use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair};
@@ -25,11 +31,25 @@ pub fn run(path: &Path, insecure_permissions: bool) -> ExitCode {
         Ok(loaded) => {
             let mut warnings = Problems::default();
             warnings.extend(loaded.warnings.iter().cloned());
-            warnings.extend(lint(&loaded, &host::look()));
+            let host = host::look();
+            warnings.extend(lint(&loaded, &host));
+            let guards = |door: &Door| door.opening.how == How::Guard;
+            if loaded.config.doors.iter().any(guards) {
+                warnings.extend(doubts(&loaded, &around(host)));
+            }
             // Whoever stops reading has read enough.
             let _ = print(path, &loaded, &warnings.into_sorted());
             ExitCode::SUCCESS
         }
+    }
+}
+
+fn around(host: Host) -> Around {
+    Around {
+        ssh: host::ssh_connection().and_then(|text| text.parse().ok()),
+        ruleset: host::ruleset().and_then(|json| Ruleset::parse(&json)),
+        listening: host.listening,
+        addresses: host.network.map(|network| network.addresses).unwrap_or_default(),
     }
 }
 
@@ -76,7 +96,7 @@ fn describe(output: &mut impl Write, door: &Door, odds: Odds) -> io::Result<()> 
             describe_commands(output, commands, &after)?;
         }
         How::Guard => {
-            writeln!(output, "    the guard locks {ports}, and opens it for {after}")?;
+            writeln!(output, "    the guard locks {ports}, and lets in for {after} who knocks")?;
         }
         How::Set(set) => describe_set(output, set, &ports, &after)?,
     }

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 
 use nix::ifaddrs::getifaddrs;
 
+use crate::config::PATH;
 use crate::config::lint::{Host, Network};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
@@ -13,6 +15,44 @@ use crate::proto::ports::PortSet;
 #[must_use]
 pub fn look() -> Host {
     Host { listening: listening_ports(), network: network() }
+}
+
+/// The `SSH_CONNECTION` of this process, or of the nearest process that it comes from: sudo and su
+/// leave it out.
+pub(super) fn ssh_connection() -> Option<String> {
+    let mut process = "self".to_owned();
+    // Whoever is further away than this has not typed it.
+    for _ in 0..16 {
+        let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+        if let Some(connection) = variable(&environment, "SSH_CONNECTION") {
+            return Some(connection);
+        }
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim();
+        if matches!(parent, "0" | "1") {
+            return None;
+        }
+        parent.clone_into(&mut process);
+    }
+    None
+}
+
+/// A variable of an environment such as proc_pid_environ(5) describes.
+fn variable(environment: &[u8], name: &str) -> Option<String> {
+    let pairs = environment.split(|byte| *byte == 0).filter_map(|pair| str::from_utf8(pair).ok());
+    let value = |pair: &str| Some(pair.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+    pairs.into_iter().find_map(value)
+}
+
+/// What nft has in the kernel, as JSON; `None` without nft or the permission to ask it.
+///
+/// Rules of iptables-legacy are not among it.
+pub(super) fn ruleset() -> Option<Vec<u8>> {
+    #[expect(clippy::disallowed_methods, reason = "only nft knows how to print rules")]
+    let mut nft = Command::new("nft");
+    nft.args(["-j", "-t", "list", "ruleset"]).env_clear().env("PATH", PATH);
+    let output = nft.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then_some(output.stdout)
 }
 
 fn network() -> Option<Network> {
@@ -82,6 +122,15 @@ mod tests {
 
     fn listens(line: &str, protocol: Protocol) -> Option<String> {
         listener(line, protocol).map(|knock| knock.to_string())
+    }
+
+    #[test]
+    fn a_variable_is_found_by_its_whole_name() {
+        let environment =
+            b"A=1\0\xff=2\0SSH_CONNECTION_X=3\0SSH_CONNECTION=192.0.2.2 1 192.0.2.1 22\0";
+        let found = variable(environment, "SSH_CONNECTION");
+        assert_eq!(found.as_deref(), Some("192.0.2.2 1 192.0.2.1 22"));
+        assert_eq!(variable(environment, "SSH"), None);
     }
 
     #[test]

@@ -1,0 +1,250 @@
+//! What is doubtful about a guarded port on the host that it is on: pure.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use super::ruleset::Ruleset;
+use crate::config::diagnostic::{Diagnostic, Place};
+use crate::config::load::Loaded;
+use crate::config::{Door, How};
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::ports::PortSet;
+
+/// What is known of the host, beyond its interfaces.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// The SSH connection by which somebody is here.
+    pub ssh: Option<Ssh>,
+    pub ruleset: Option<Ruleset>,
+    /// The ports on which something listens for others.
+    pub listening: PortSet,
+    /// The addresses of this host.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An SSH connection to this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ssh {
+    pub client: IpAddr,
+    pub server: IpAddr,
+    pub port: Knock,
+}
+
+/// The text is no `SSH_CONNECTION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a client's address and port and a server's address and port")]
+pub struct SshError;
+
+/// Reads what sshd puts into `SSH_CONNECTION`: `192.0.2.2 50123 192.0.2.1 22`.
+impl FromStr for Ssh {
+    type Err = SshError;
+
+    fn from_str(text: &str) -> Result<Self, SshError> {
+        let address = |word: &str| {
+            // The interface of a link-local address.
+            let word = word.split_once('%').map_or(word, |(address, _)| address);
+            word.parse::<IpAddr>().map(|address| address.to_canonical()).map_err(|_| SshError)
+        };
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [client, _, server, port] = words.as_slice() else { return Err(SshError) };
+        let port = port.parse().map_err(|_| SshError)?;
+        Ok(Self {
+            client: address(client)?,
+            server: address(server)?,
+            port: Knock::new(Protocol::Tcp, port),
+        })
+    }
+}
+
+/// A port of a door that the guard locks, and where it is written.
+#[derive(Clone, Copy)]
+struct Guarded<'a> {
+    door: &'a Door,
+    port: Knock,
+    at: &'a Place,
+}
+
+impl Guarded<'_> {
+    fn concerns(&self, address: IpAddr) -> bool {
+        self.door.recognition.target.is_none_or(|target| target.to_canonical() == address)
+    }
+}
+
+/// Warnings about guarded ports, each once.
+#[must_use]
+pub fn doubts(loaded: &Loaded, around: &Around) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
+    let mut guarded: HashMap<Knock, Guarded<'_>> = HashMap::new();
+    for one in ports(loaded).filter(|one| one.door.opening.how == How::Guard) {
+        // Several doors may open one port.
+        if guarded.contains_key(&one.port) {
+            continue;
+        }
+        guarded.insert(one.port, one);
+        warnings.extend(locks_out(one, loaded, around));
+        let local = |target| around.addresses.contains(&target);
+        if one.door.recognition.target.is_none_or(local) {
+            warnings.extend(dropped_anyway(one, around));
+            warnings.extend(unused(one, around));
+        }
+    }
+    for other in ports(loaded).filter(|other| other.door.opening.how != How::Guard) {
+        warnings.extend(guarded.get(&other.port).map(|one| locked_anyway(other, *one)));
+    }
+    warnings
+}
+
+fn ports(loaded: &Loaded) -> impl Iterator<Item = Guarded<'_>> {
+    loaded.config.doors.iter().zip(&loaded.places.doors).flat_map(|(door, places)| {
+        let ports = door.opening.ports.iter().zip(&places.opens);
+        ports.map(move |(&port, at)| Guarded { door, port, at })
+    })
+}
+
+fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &Around) -> Option<Diagnostic> {
+    let Ssh { client, server, port } = around.ssh?;
+    let trusted = loaded.config.settings.trusted.iter().any(|network| network.contains(client));
+    // Whoever is here although it is locked knows how to get in.
+    let locked = around.ruleset.as_ref().is_some_and(|ruleset| ruleset.guards(port));
+    if port != one.port || !one.concerns(server) || trusted || client.is_loopback() || locked {
+        return None;
+    }
+    let message = format!(
+        "YOU MAY LOCK YOURSELF OUT: {port} is the port of the SSH connection that you are using, and {client} will have to knock for the next one"
+    );
+    Some(one.at.warning(message).help(format!(
+        "keep this connection open; start with 'knockctl try', which takes it back by itself unless you confirm; or add {client} to 'trusted' below 'knockd:'"
+    )))
+}
+
+fn dropped_anyway(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
+    let chains = around.ruleset.as_ref()?.dropping(one.port);
+    if chains.is_empty() {
+        return None;
+    }
+    let (port, chains) = (one.port, chains.join(" and by "));
+    let message = format!("{port} may stay closed when this door is open: dropped by {chains}");
+    Some(one.at.warning(message).help(format!(
+        "let {port} through in that firewall, for everybody: the guard comes before it, and locks the port"
+    )))
+}
+
+fn unused(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
+    if around.listening.contains(one.port) {
+        return None;
+    }
+    let warning = one.at.warning(format!("nothing listens on {} now", one.port));
+    Some(warning.help("is it the right port, the right protocol, and is the service running?"))
+}
+
+fn locked_anyway(other: Guarded<'_>, guarded: Guarded<'_>) -> Diagnostic {
+    let (port, how) = (other.port, &other.door.opening.how);
+    let message = format!(
+        "{port} is opened by {how} here, and locked by the guard for door '{}': it stays locked",
+        guarded.door.name()
+    );
+    let help = "open it via: guard here too, or in another way there";
+    other.at.warning(message).help(format!("{help}; the other is at {}", guarded.at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::diagnostic::Source;
+    use crate::config::load::parse;
+
+    const SSH: &str = "doors: {ssh: {sequence: [201, 403, 302], open: [22]}}";
+
+    fn said(text: &str, around: &Around) -> Vec<String> {
+        let loaded = parse(&Source::new("f.yaml", text)).unwrap();
+        doubts(&loaded, around).iter().map(|doubt| doubt.message().to_owned()).collect()
+    }
+
+    fn here() -> Around {
+        Around {
+            ssh: Some("192.0.2.2 50123 192.0.2.1 22".parse().unwrap()),
+            ruleset: None,
+            listening: ["22/tcp", "80/tcp"].into_iter().map(|port| port.parse().unwrap()).collect(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+        }
+    }
+
+    fn listing(objects: &str) -> Option<Ruleset> {
+        let ruleset = Ruleset::parse(format!(r#"{{"nftables": [{objects}]}}"#).as_bytes());
+        assert!(ruleset.is_some());
+        ruleset
+    }
+
+    #[test]
+    fn a_guarded_port_by_which_one_is_here_locks_one_out() {
+        let said = said(SSH, &here());
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("YOU MAY LOCK YOURSELF OUT: 22/tcp"), "{said:?}");
+        assert!(said[0].contains("192.0.2.2"), "{said:?}");
+    }
+
+    #[test]
+    fn whoever_is_trusted_or_here_by_another_way_is_not_locked_out() {
+        let trusted = format!("knockd: {{trusted: [192.0.2.0/30]}}\n{SSH}");
+        let elsewhere = SSH.replace("open:", "target: 192.0.2.9, open:");
+        for text in [&trusted, &elsewhere] {
+            assert_eq!(said(text, &here()), [""; 0], "{text}");
+        }
+        for connection in ["192.0.2.2 50123 192.0.2.1 80", "127.0.0.1 50123 127.0.0.1 22"] {
+            let around = Around { ssh: connection.parse().ok(), ..here() };
+            assert_eq!(said(SSH, &around), [""; 0], "{connection}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_here_although_it_is_locked_is_not_warned() {
+        let ruleset = listing(
+            r#"{"chain": {"family": "inet", "table": "knockd", "name": "port_tcp_22", "handle": 9}}"#,
+        );
+        assert_eq!(said(SSH, &Around { ruleset, ..here() }), [""; 0]);
+    }
+
+    #[test]
+    fn a_port_that_another_firewall_drops_stays_closed() {
+        let ruleset = listing(
+            r#"{"chain": {"family": "ip", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
+               {"chain": {"family": "ip6", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}"#,
+        );
+        let around = Around { ssh: None, ruleset, ..here() };
+        assert_eq!(
+            said(SSH, &around),
+            [
+                "22/tcp may stay closed when this door is open: dropped by chain 'INPUT' of the table 'ip filter' and by chain 'INPUT' of the table 'ip6 filter'"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_guarded_port_without_a_service_is_named_once() {
+        let text = "doors: {a: {sequence: [1, 3, 2], open: [8443]}, b: {sequence: [4, 6, 5], open: [8443]}}";
+        assert_eq!(said(text, &here()), ["nothing listens on 8443/tcp now"]);
+    }
+
+    #[test]
+    fn a_port_that_is_opened_twice_stays_locked() {
+        let text = "doors: {a: {sequence: [1, 3, 2], open: [80]}, b: {sequence: [4, 6, 5], open: [22, 80], via: nft}}";
+        assert_eq!(
+            said(text, &here()),
+            ["80/tcp is opened by nft here, and locked by the guard for door 'a': it stays locked"]
+        );
+    }
+
+    #[test]
+    fn an_ssh_connection_is_read_as_sshd_writes_it() {
+        let read = |text: &str| text.parse::<Ssh>();
+        let ssh = read("fe80::1%eth0 50123 ::ffff:192.0.2.1 2222").unwrap();
+        assert_eq!(ssh.client.to_string(), "fe80::1");
+        assert_eq!(ssh.server.to_string(), "192.0.2.1");
+        assert_eq!(ssh.port.to_string(), "2222/tcp");
+        for text in ["", "192.0.2.2 1 192.0.2.1", "192.0.2.2 1 192.0.2.1 0", "a 1 b 2", "1 2 3 4 5"]
+        {
+            assert_eq!(read(text), Err(SshError), "{text:?}");
+        }
+    }
+}

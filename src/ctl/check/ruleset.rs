@@ -1,0 +1,518 @@
+//! What the nftables of a host make of a new packet to one of its ports: pure.
+//!
+//! An estimate, as far as `nft -j list ruleset` goes: addresses, interfaces and the contents of
+//! named sets are not known.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::proto::knock::{Knock, Protocol};
+
+/// All chains of a host and their rules.
+#[derive(Clone, Debug, Default)]
+pub struct Ruleset {
+    chains: Vec<Chain>,
+}
+
+#[derive(Clone, Debug)]
+struct Chain {
+    head: Head,
+    /// The expressions of each rule.
+    rules: Vec<Vec<Value>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Head {
+    family: String,
+    table: String,
+    name: String,
+    hook: Option<String>,
+    policy: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Object>,
+}
+
+/// One of the two, or something that is of no concern.
+#[derive(Deserialize)]
+struct Object {
+    chain: Option<Head>,
+    rule: Option<Rule>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    family: String,
+    table: String,
+    chain: String,
+    #[serde(default)]
+    expr: Vec<Value>,
+}
+
+impl Chain {
+    fn is_guards(&self) -> bool {
+        self.head.family == "inet" && self.head.table == "knockd"
+    }
+}
+
+impl Ruleset {
+    /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
+    #[must_use]
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        let listing: Listing = serde_json::from_slice(json).ok()?;
+        let mut chains = Vec::new();
+        let mut rules = Vec::new();
+        for object in listing.nftables {
+            chains.extend(object.chain.map(|head| Chain { head, rules: Vec::new() }));
+            rules.extend(object.rule);
+        }
+        for rule in rules {
+            let Rule { family, table, chain, expr } = rule;
+            let of =
+                |head: &Head| (head.family == family && head.table == table) && head.name == chain;
+            if let Some(chain) = chains.iter_mut().find(|known| of(&known.head)) {
+                chain.rules.push(expr);
+            }
+        }
+        Some(Self { chains })
+    }
+
+    /// Whether the guard has locked a port already.
+    #[must_use]
+    pub fn guards(&self, port: Knock) -> bool {
+        let name = format!("port_{}_{}", port.protocol, port.port);
+        self.chains.iter().any(|chain| chain.is_guards() && chain.head.name == name)
+    }
+
+    /// The chains, other than the guard's, that seem to drop every new packet to a port of this
+    /// host, each as `chain 'input' of the table 'inet filter'`.
+    #[must_use]
+    pub fn dropping(&self, port: Knock) -> Vec<String> {
+        let inputs = self
+            .chains
+            .iter()
+            .filter(|chain| chain.head.hook.as_deref() == Some("input") && !chain.is_guards());
+        let drops = |chain: &&Chain| match self.fate(chain, port, Path::default()) {
+            Fate::Dropped => true,
+            Fate::Accepted => false,
+            Fate::Undecided => chain.head.policy.as_deref() == Some("drop"),
+        };
+        let name = |Chain { head, .. }: &Chain| {
+            format!("chain '{}' of the table '{} {}'", head.name, head.family, head.table)
+        };
+        inputs.filter(drops).map(name).collect()
+    }
+
+    /// What becomes of a packet that has come to a chain.
+    fn fate(&self, chain: &Chain, port: Knock, path: Path) -> Fate {
+        // Some packets may have left the chain already, so nothing further holds for all of them.
+        let mut left = false;
+        for rule in &chain.rules {
+            let (verdicts, here) = weigh(rule, port);
+            let within = path.and(here);
+            for (verdict, certain) in verdicts {
+                let certain = certain && here.certain;
+                match verdict {
+                    Verdict::Accept if certain && path.certain || within.named => {
+                        return Fate::Accepted;
+                    }
+                    Verdict::Drop if certain => {
+                        return if left { Fate::Undecided } else { Fate::Dropped };
+                    }
+                    Verdict::Return if certain => return Fate::Undecided,
+                    Verdict::Return => left = true,
+                    Verdict::Jump(target) | Verdict::Goto(target) => {
+                        let goes = matches!(verdict, Verdict::Goto(_));
+                        match self.called(chain, target, port, within.through(certain)) {
+                            Fate::Accepted => return Fate::Accepted,
+                            Fate::Dropped if certain => {
+                                return if left { Fate::Undecided } else { Fate::Dropped };
+                            }
+                            Fate::Undecided if goes && certain => return Fate::Undecided,
+                            Fate::Undecided if goes => left = true,
+                            Fate::Dropped | Fate::Undecided => {}
+                        }
+                    }
+                    // From some addresses or interfaces alone, or not from all.
+                    Verdict::Accept | Verdict::Drop => {}
+                }
+            }
+        }
+        Fate::Undecided
+    }
+
+    fn called(&self, from: &Chain, target: &str, port: Knock, path: Path) -> Fate {
+        let of = |head: &Head| head.family == from.head.family && head.table == from.head.table;
+        let found = self.chains.iter().find(|chain| of(&chain.head) && chain.head.name == target);
+        match found {
+            Some(chain) if path.depth < MAX_DEPTH => self.fate(chain, port, path),
+            _ => Fate::Undecided,
+        }
+    }
+}
+
+/// The kernel's own limit of jumps within jumps.
+const MAX_DEPTH: u8 = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Accepted,
+    Dropped,
+    Undecided,
+}
+
+/// By which rules a packet has come to where it is.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    /// Whether every packet to the port comes here.
+    certain: bool,
+    /// Whether a rule has named the port: whoever wrote it has thought of it.
+    named: bool,
+    depth: u8,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self { certain: true, named: false, depth: 0 }
+    }
+}
+
+impl Path {
+    const fn and(self, other: Self) -> Self {
+        Self {
+            certain: self.certain && other.certain,
+            named: self.named || other.named,
+            depth: self.depth,
+        }
+    }
+
+    const fn through(self, certain: bool) -> Self {
+        Self { certain: self.certain && certain, depth: self.depth + 1, ..self }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Verdict<'a> {
+    Accept,
+    Drop,
+    Return,
+    Jump(&'a str),
+    Goto(&'a str),
+}
+
+/// The verdicts of a rule, each with whether it is certain once the rule is reached, and what the
+/// rule asks of a packet. No verdicts where it does not concern the port.
+fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
+    let mut path = Path::default();
+    let mut verdicts = Vec::new();
+    let expressions = rule.iter().filter_map(|one| one.as_object()?.iter().next());
+    for (kind, value) in expressions {
+        let said = match kind.as_str() {
+            "match" => test(&value["left"], &value["op"], &value["right"], port),
+            "xt" => match (value["type"].as_str(), value["name"].as_str()) {
+                (Some("match"), Some("comment")) => Said::YES,
+                (Some("match"), Some("multiport" | "tcp" | "udp")) => Said::NAMED,
+                (Some("match"), _) | (None, _) => Said::MAYBE,
+                (_, Some("REJECT" | "DROP")) => {
+                    verdicts.push((Verdict::Drop, true));
+                    Said::YES
+                }
+                _ => Said::YES,
+            },
+            "limit" | "quota" => Said::MAYBE,
+            "vmap" => {
+                let (found, said) = look_up(value, port);
+                verdicts.extend(found);
+                said
+            }
+            // What a program in user space does with it is not known.
+            "queue" => {
+                verdicts.push((Verdict::Accept, true));
+                Said::NAMED
+            }
+            _ => {
+                verdicts.extend(verdict(kind, value).map(|verdict| (verdict, true)));
+                Said::YES
+            }
+        };
+        match said {
+            Said::No => return (Vec::new(), path),
+            Said::Perhaps { certain, named } => path = path.and(Path { certain, named, depth: 0 }),
+        }
+    }
+    (verdicts, path)
+}
+
+fn verdict<'a>(kind: &str, value: &'a Value) -> Option<Verdict<'a>> {
+    let target = || value["target"].as_str();
+    match kind {
+        "accept" => Some(Verdict::Accept),
+        "drop" | "reject" => Some(Verdict::Drop),
+        "return" => Some(Verdict::Return),
+        "jump" => target().map(Verdict::Jump),
+        "goto" => target().map(Verdict::Goto),
+        _ => None,
+    }
+}
+
+/// The verdicts of a map that a packet to the port may find.
+fn look_up(map: &Value, port: Knock) -> (Vec<(Verdict<'_>, bool)>, Said) {
+    let equal = Value::from("==");
+    let Some(pairs) = map["data"]["set"].as_array() else {
+        // A named map: it may accept.
+        return match test(&map["key"], &equal, &Value::Null, port) {
+            Said::Perhaps { named: true, .. } => (vec![(Verdict::Accept, false)], Said::NAMED),
+            _ => (Vec::new(), Said::MAYBE),
+        };
+    };
+    let mut found = Vec::new();
+    let mut path = Path::default();
+    for pair in pairs {
+        let Said::Perhaps { certain, named } = test(&map["key"], &equal, &pair[0], port) else {
+            continue;
+        };
+        let verdicts = pair[1].as_object().into_iter().flatten();
+        found.extend(verdicts.filter_map(|(kind, value)| Some((verdict(kind, value)?, certain))));
+        path.named |= named;
+    }
+    (found, Said::Perhaps { certain: true, named: path.named })
+}
+
+/// What an expression says of a new packet to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    No,
+    Perhaps { certain: bool, named: bool },
+}
+
+impl Said {
+    const YES: Self = Self::Perhaps { certain: true, named: false };
+    const MAYBE: Self = Self::Perhaps { certain: false, named: false };
+    const NAMED: Self = Self::Perhaps { certain: false, named: true };
+
+    const fn of(known: Option<bool>) -> Self {
+        match known {
+            Some(true) => Self::YES,
+            Some(false) => Self::No,
+            None => Self::MAYBE,
+        }
+    }
+}
+
+fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Said {
+    let differs = op.as_str() == Some("!=");
+    let holds = |known: Option<bool>| known.map(|known| known != differs);
+    if let Some(parts) = left["concat"].as_array() {
+        return parts
+            .iter()
+            .map(|part| test(part, op, &Value::Null, port))
+            .find(|said| matches!(*said, Said::No | Said::NAMED))
+            .unwrap_or(Said::MAYBE);
+    }
+    let left = left.get("&").and_then(|and| and.get(0)).unwrap_or(left);
+    if let (Some(protocol), Some(field)) =
+        (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str())
+    {
+        let own = port.protocol.as_str();
+        return match (protocol, field) {
+            ("tcp" | "udp" | "th", "dport") if protocol == "th" || protocol == own => {
+                match holds(among(right, &|value| is_port(value, port))) {
+                    Some(false) => Said::No,
+                    Some(true) => Said::Perhaps { certain: true, named: !differs },
+                    None => Said::NAMED,
+                }
+            }
+            ("ip", "protocol") | ("ip6", "nexthdr") => {
+                Said::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
+            }
+            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => Said::MAYBE,
+            (protocol, _) if protocol == own => Said::MAYBE,
+            // Another protocol, such as icmp.
+            _ => Said::No,
+        };
+    }
+    match (left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
+        (Some("l4proto"), _) => {
+            Said::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
+        }
+        // Who knocks comes from elsewhere.
+        (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => {
+            Said::of(holds(Some(false)))
+        }
+        (_, Some("state")) => {
+            Said::of(holds(among(right, &|value| Some(value.as_str()? == "new"))))
+        }
+        _ => Said::MAYBE,
+    }
+}
+
+/// Whether a value is, or holds, what is looked for; `None` where that is not known.
+fn among(value: &Value, is: &impl Fn(&Value) -> Option<bool>) -> Option<bool> {
+    let items = value.as_array().or_else(|| value["set"].as_array());
+    let Some(items) = items else {
+        return is(value.get("elem").and_then(|elem| elem.get("val")).unwrap_or(value));
+    };
+    let mut sure = true;
+    for item in items {
+        match among(item, is) {
+            Some(true) => return Some(true),
+            Some(false) => {}
+            None => sure = false,
+        }
+    }
+    sure.then_some(false)
+}
+
+fn is_port(value: &Value, port: Knock) -> Option<bool> {
+    let port = u64::from(port.port.get());
+    if let Some(range) = value["range"].as_array() {
+        return Some((range.first()?.as_u64()?..=range.get(1)?.as_u64()?).contains(&port));
+    }
+    Some(value.as_u64()? == port)
+}
+
+fn is_protocol(value: &Value, protocol: Protocol) -> Option<bool> {
+    let number = match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    };
+    match value {
+        Value::Number(known) => Some(known.as_u64() == Some(number)),
+        Value::String(name) if !name.starts_with('@') => Some(name == protocol.as_str()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of these ports, those that a firewall seems to drop, as nft 1.0.6 lists it.
+    fn dropped<'a>(json: &[u8], ports: &[&'a str]) -> Vec<&'a str> {
+        let ruleset = Ruleset::parse(json).unwrap();
+        let dropped = |port: &&&str| !ruleset.dropping(port.parse().unwrap()).is_empty();
+        ports.iter().filter(dropped).copied().collect()
+    }
+
+    #[test]
+    fn the_rules_of_nft_that_name_a_port_let_it_through() {
+        let json = include_bytes!("captured/nft.json");
+        // By number, range, anonymous and named set, concatenation, map, jump and goto.
+        let through = [
+            "80", "443", "5000", "5010", "6005", "7000", "8000", "8100", "8200", "2222", "8300/udp",
+        ];
+        assert_eq!(dropped(json, &through), [""; 0]);
+    }
+
+    #[test]
+    fn what_no_rule_of_nft_names_is_dropped_by_the_policy() {
+        let ruleset = Ruleset::parse(
+            br#"{"nftables": [
+                {"chain": {"family": "inet", "table": "filter", "name": "input", "type": "filter",
+                           "hook": "input", "prio": 0, "policy": "drop"}},
+                {"rule": {"family": "inet", "table": "filter", "chain": "input", "expr": [
+                    {"match": {"op": "in", "left": {"ct": {"key": "state"}},
+                               "right": ["established", "related"]}}, {"accept": null}]}},
+                {"rule": {"family": "inet", "table": "filter", "chain": "input", "expr": [
+                    {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+                               "right": {"range": [80, 90]}}}, {"accept": null}]}}]}"#,
+        )
+        .unwrap();
+        let chain = "chain 'input' of the table 'inet filter'";
+        assert_eq!(ruleset.dropping("22/tcp".parse().unwrap()), [chain]);
+        assert_eq!(ruleset.dropping("80/udp".parse().unwrap()), [chain]);
+        assert_eq!(ruleset.dropping("90/tcp".parse().unwrap()), [""; 0]);
+    }
+
+    #[test]
+    fn iptables_drops_what_no_rule_names() {
+        let json = include_bytes!("captured/iptables.json");
+        assert_eq!(dropped(json, &["80", "60500/udp", "22/udp", "80/udp"]), ["22/udp", "80/udp"]);
+        // A multiport match, of which nft does not say the ports, may be of any.
+        assert_eq!(dropped(json, &["22/tcp", "443/tcp"]), [""; 0]);
+    }
+
+    #[test]
+    fn the_zones_of_firewalld_are_followed() {
+        let json = include_bytes!("captured/firewalld.json");
+        assert_eq!(dropped(json, &["22", "80", "22/udp"]), ["80", "22/udp"]);
+    }
+
+    #[test]
+    fn the_chains_of_ufw_are_followed() {
+        let json = include_bytes!("captured/ufw.json");
+        assert_eq!(dropped(json, &["22", "80", "22/udp"]), ["80", "22/udp"]);
+    }
+
+    #[test]
+    fn a_chain_that_jumps_to_itself_comes_to_an_end() {
+        let json = br#"{"nftables": [
+            {"chain": {"family": "ip", "table": "t", "name": "c", "hook": "input", "policy": "accept"}},
+            {"rule": {"family": "ip", "table": "t", "chain": "c", "expr": [{"jump": {"target": "c"}}]}}]}"#;
+        assert_eq!(dropped(json, &["22"]), [""; 0]);
+    }
+
+    #[test]
+    fn the_guard_is_no_other_firewall() {
+        let json = br#"{"nftables": [
+            {"chain": {"family": "inet", "table": "knockd", "name": "x", "hook": "input", "policy": "drop"}},
+            {"chain": {"family": "inet", "table": "knockd", "name": "port_tcp_22"}}]}"#;
+        assert_eq!(dropped(json, &["22"]), [""; 0]);
+        let ruleset = Ruleset::parse(json).unwrap();
+        assert!(ruleset.guards("22/tcp".parse().unwrap()));
+        assert!(!ruleset.guards("22/udp".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_listing_is_refused() {
+        for json in ["", "[]", "{}", "nft: permission denied"] {
+            assert!(Ruleset::parse(json.as_bytes()).is_none(), "{json}");
+        }
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            (0u32..70_000).prop_map(|number| number.to_string()),
+            prop::sample::select(vec![
+                "tcp", "dport", "l4proto", "state", "new", "lo", "@set", "==", "!=", "c", "match",
+            ])
+            .prop_map(|word| format!("{word:?}")),
+        ];
+        leaf.prop_recursive(5, 60, 4, |inner| {
+            let keys = prop::sample::select(vec![
+                "match", "left", "right", "op", "payload", "protocol", "field", "meta", "key",
+                "ct", "set", "range", "vmap", "data", "accept", "drop", "jump", "goto", "target",
+                "xt", "concat", "&", "elem", "val",
+            ]);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec((keys, inner), 0..4).prop_map(|pairs| {
+                    let pairs: Vec<_> =
+                        pairs.iter().map(|(key, value)| format!("{key:?}:{value}")).collect();
+                    format!("{{{}}}", pairs.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_rule_makes_it_panic(expressions in prop::collection::vec(json(), 0..6)) {
+            let text = format!(
+                r#"{{"nftables": [
+                {{"chain": {{"family": "ip", "table": "t", "name": "c", "hook": "input"}}}},
+                {{"rule": {{"family": "ip", "table": "t", "chain": "c", "expr": [{}]}}}}]}}"#,
+                expressions.join(",")
+            );
+            if let Some(ruleset) = Ruleset::parse(text.as_bytes()) {
+                let _ = ruleset.dropping("22/tcp".parse().unwrap());
+            }
+        }
+    }
+}
