@@ -51,7 +51,7 @@ fn everything_has_its_place_and_mode() {
         ("etc/knock.d", 0o755),
         ("etc/knock.d/knockd.yaml", 0o644),
         ("etc/knock.d/doors.yaml", 0o600),
-        ("usr/share/doc/knock/examples/open-and-close.yaml", 0o644),
+        ("usr/share/doc/knock/examples/guard.yaml", 0o644),
     ] {
         assert_eq!(mode(&tree.path().join(path)), expected, "{path}");
     }

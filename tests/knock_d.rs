@@ -68,6 +68,7 @@ fn what_is_commented_out_loads_with_ports_and_shows_the_defaults() {
     assert_eq!(settings.user.take().as_deref(), Some("knockd"));
     assert_eq!(settings.log.syslog.take().as_deref(), Some("daemon"));
     assert_eq!(settings.log.file.take().as_deref(), Some(Path::new("/var/log/knockd.log")));
+    assert_eq!(settings.alert.take().map(|email| email.to_string()).as_deref(), Some("root"));
     assert_eq!(settings, Settings::default());
 }
 
