@@ -374,6 +374,17 @@ doors.yaml: warning: no door is configured: nothing can be opened
     write one under 'doors:'; knock.d(5) has examples
 
 "#]];
+    settings_of_a_guard_that_there_is_not: said(&format!("knockd:\n  trusted: [192.0.2.0/24]\n  on_exit: keep\n{A_DOOR}")) => str![[r#"
+doors.yaml:2:3: warning: 'trusted' has no effect: the guard opens no door
+      trusted: [192.0.2.0/24]
+      ^^^^^^^
+    open a door via: guard, or remove it
+doors.yaml:3:3: warning: 'on_exit' has no effect: the guard opens no door
+      on_exit: keep
+      ^^^^^^^
+    open a door via: guard, or remove it
+
+"#]];
     networks_that_are_none: said("knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}\n") => str![[r#"
 doors.yaml:1:20: '192.0.2.0/33' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
     knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}

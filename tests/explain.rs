@@ -293,7 +293,7 @@ fn an_address_whose_family_has_no_command_is_refused() {
     assert_eq!(refused["reason"], "no-command");
     assert_eq!(refused["source"], "2001:db8::2");
     assert!(
-        case.says(&[]).contains("refused (3101/tcp completes it, but it has no command for IPv6)")
+        case.says(&[]).contains("refused (3101/tcp completes it, but nothing opens it for IPv6)")
     );
 }
 

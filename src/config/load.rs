@@ -12,7 +12,7 @@ use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{DoorPlaces, read_door};
 use super::raw::{self, Entry, Keys, Value, given_twice};
 use super::settings::{Settings, read_settings};
-use super::{Config, Door, knockd_conf};
+use super::{Config, Door, How, knockd_conf};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -289,7 +289,7 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
             }
         }
     }
-    let (settings, interfaces) = read_settings(&settings.entries, problems);
+    let (read, interfaces) = read_settings(&settings.entries, problems);
     let templates = read_templates(&templates.entries, problems);
     let doors: Vec<_> =
         doors.entries.iter().filter_map(|entry| read_door(entry, &templates, problems)).collect();
@@ -300,7 +300,22 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
                 .into_warning(),
         );
     }
-    sorted(Parts { settings, interfaces, doors })
+    problems.extend(without_guard(&settings.entries, &doors));
+    sorted(Parts { settings: read, interfaces, doors })
+}
+
+/// What is said of a guard that there is not.
+fn without_guard(settings: &[Entry], doors: &[(Door, DoorPlaces)]) -> Vec<Diagnostic> {
+    if doors.is_empty() || doors.iter().any(|(door, _)| door.opening.how == How::Guard) {
+        return Vec::new();
+    }
+    let of_guard = settings.iter().filter(|entry| ["trusted", "on_exit"].contains(&&*entry.key));
+    of_guard
+        .map(|entry| {
+            let message = format!("'{}' has no effect: the guard opens no door", entry.key);
+            entry.at.warning(message).help("open a door via: guard, or remove it")
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -308,7 +323,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::door::DOOR;
-    use super::super::{Family, How, Opening};
+    use super::super::{Family, Opening};
     use super::*;
 
     /// Something like a configuration, mostly wrong somewhere.

@@ -49,9 +49,9 @@ impl Told {
         let family = self.family.unwrap_or("its address family");
         match &self.knock {
             Some(knock) => {
-                format!("refused ({knock} completes it, but it has no command for {family})")
+                format!("refused ({knock} completes it, but nothing opens it for {family})")
             }
-            None => format!("refused: the door has no command for {family}"),
+            None => format!("refused: nothing opens the door for {family}"),
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
             (r#""event":"close","message":"closed by hand""#, "closed by hand"),
             (
                 r#""event":"refused","source":"2001:db8::2","reason":"no-command""#,
-                "refused: the door has no command for IPv6",
+                "refused: nothing opens the door for IPv6",
             ),
             (
                 r#""event":"ignored","reason":"duplicate","knock":"7000/tcp""#,

@@ -64,7 +64,7 @@ pub enum Reason {
     /// Others pushed the source out of a full tracker. Counted only, see
     /// [`Engine::crowded`](super::Engine::crowded).
     Crowded,
-    /// The door has no command for this address family.
+    /// The door has neither a command nor a set for this address family.
     NoCommand,
     /// The configuration has changed since the sequence began.
     Changed,
@@ -132,7 +132,7 @@ impl fmt::Display for Reason {
             Self::TripWire => "a trip-wire beside the sequence",
             Self::Timeout => "the next knock did not come in time",
             Self::Crowded => "pushed out by others",
-            Self::NoCommand => "the door has no command for this address family",
+            Self::NoCommand => "nothing opens the door for this address family",
             Self::Changed => "the configuration has changed since the knock began",
         })
     }
