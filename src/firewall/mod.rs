@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod netlink;
 pub mod record;
 
 use std::os::fd::BorrowedFd;
