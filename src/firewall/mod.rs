@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod guard;
 pub mod netlink;
 pub mod record;
+pub mod ruleset;
 
 use std::os::fd::BorrowedFd;
 

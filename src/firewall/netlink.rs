@@ -533,7 +533,8 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno
 fn connect(groups: u32) -> Result<(OwnedFd, u32), NetlinkError> {
     let family = AddressFamily::Netlink;
     let protocol = SockProtocol::NetlinkNetFilter;
-    let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(of_request)?;
+    let socket =
+        socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(of_request)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(of_request)?;
     let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
     Ok((socket, address.pid()))
@@ -549,4 +550,3 @@ const fn of_request(errno: Errno) -> NetlinkError {
         errno => NetlinkError::Socket(errno),
     }
 }
-

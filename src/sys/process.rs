@@ -27,6 +27,23 @@ pub fn run(
     environment: &[(&'static str, String)],
     output: OwnedFd,
 ) -> io::Result<Child> {
+    run_reading(argv, environment, Stdio::null(), output)
+}
+
+/// As [`run`], with `input` to read.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(argv: &[String], input: OwnedFd, output: OwnedFd) -> io::Result<Child> {
+    run_reading(argv, &[], input.into(), output)
+}
+
+fn run_reading(
+    argv: &[String],
+    environment: &[(&'static str, String)],
+    input: Stdio,
+    output: OwnedFd,
+) -> io::Result<Child> {
     let (program, arguments) =
         argv.split_first().ok_or_else(|| io::Error::other("an empty command"))?;
     let mut command = command(program);
@@ -37,7 +54,7 @@ pub fn run(
         .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
         .current_dir("/")
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(output.try_clone()?)
         .stderr(output);
     die_with_parent(&mut command);

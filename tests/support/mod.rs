@@ -77,7 +77,7 @@ pub struct Host {
 }
 
 impl Host {
-    fn new(role: &str) -> Self {
+    pub fn new(role: &str) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("knock-{}-{number}-{role}", std::process::id());

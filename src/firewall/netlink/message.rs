@@ -59,8 +59,17 @@ const fn kind(of_nf_tables: u16) -> u16 {
 pub enum Change<'a> {
     /// With a timeout rounded up to milliseconds, never zero: an element without one stays.
     /// `exclusive`: fails if the element is there already.
-    Add { set: &'a SetRef, key: Key, timeout: Duration, comment: &'a Comment, exclusive: bool },
-    Delete { set: &'a SetRef, key: Key },
+    Add {
+        set: &'a SetRef,
+        key: Key,
+        timeout: Duration,
+        comment: &'a Comment,
+        exclusive: bool,
+    },
+    Delete {
+        set: &'a SetRef,
+        key: Key,
+    },
 }
 
 impl Change<'_> {
@@ -406,7 +415,8 @@ mod tests {
     #[test]
     fn only_the_last_change_asks_for_an_answer() {
         let set = set();
-        let delete = |last: u8| Change::Delete { set: &set, key: key(&format!("192.0.2.{last}"), 0) };
+        let delete =
+            |last: u8| Change::Delete { set: &set, key: key(&format!("192.0.2.{last}"), 0) };
         let bytes = batch(u32::MAX, &[delete(1), delete(2)]);
         let flags: Vec<u16> = (0..4)
             .scan(0, |at, _| {

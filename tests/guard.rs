@@ -1,0 +1,608 @@
+//! The guard between network namespaces: real nftables, real packets.
+//!
+//! Needs root and nft; says loudly what it skips where it cannot run.
+
+mod support;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use libknock::firewall::guard::{Disturbance, Guard, GuardError, standing};
+use libknock::firewall::netlink::{
+    Change, Comment, Family, Key, Netlink, NetlinkError, Removal, SetRef,
+};
+use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
+use libknock::sys::files;
+use nix::sched::{CloneFlags, setns};
+use support::{
+    CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, can_make_namespaces, eventually, has_programs,
+};
+
+macro_rules! needs {
+    ($test:literal) => {
+        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
+            return;
+        }
+    };
+}
+
+/// A net whose server is where this test's thread lives from now on, so that the guard does too.
+fn net() -> Net {
+    let net = Net::new();
+    stay_in(&net.server);
+    net
+}
+
+fn stay_in(host: &Host) {
+    let namespace = File::open(format!("/run/netns/{}", host.name)).unwrap();
+    setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+}
+
+fn door(name: &str, ports: &[&str]) -> GuardedDoor {
+    GuardedDoor {
+        name: name.parse().unwrap(),
+        ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+        target: None,
+    }
+}
+
+fn doors(doors: &[GuardedDoor]) -> Ruleset {
+    Ruleset { doors: doors.to_vec(), ..Ruleset::default() }
+}
+
+fn ssh() -> Ruleset {
+    doors(&[door("ssh", &["22"])])
+}
+
+fn grant(door: &str, address: &str, seconds: u64) -> Element {
+    Element {
+        door: door.parse().unwrap(),
+        address: address.parse().unwrap(),
+        source_port: None,
+        left: Duration::from_secs(seconds),
+        comment: Comment::new("by hand"),
+    }
+}
+
+/// Answers every connection with what it sends.
+fn echo_tcp(port: u16) {
+    let listener = TcpListener::bind(SocketAddr::from(([0u16; 8], port))).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut writer = stream.try_clone().unwrap();
+                std::io::copy(&mut stream, &mut writer)
+            });
+        }
+    });
+}
+
+/// Answers every datagram with what it says.
+fn echo_udp(address: &str, port: u16) {
+    let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), port)).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+}
+
+fn is_answered(host: &Host, from: &str, to: &str, port: u16) -> bool {
+    let from: IpAddr = from.parse().unwrap();
+    let to = SocketAddr::new(to.parse().unwrap(), port);
+    host.enter(move || {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.send_to(b"?", to).unwrap();
+        socket.recv_from(&mut [0; 10]).is_ok()
+    })
+}
+
+/// Whether a connection from a source port is accepted.
+fn can_connect_from_port(host: &Host, port: u16, to: &str) -> bool {
+    let from =
+        SocketAddr::new(if to.contains(':') { CLIENT_6 } else { CLIENT }.parse().unwrap(), port);
+    let to = SocketAddr::new(to.parse().unwrap(), 22);
+    host.enter(move || {
+        let kind = socket2::Type::STREAM;
+        let socket = socket2::Socket::new(socket2::Domain::for_address(to), kind, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&from.into()).unwrap();
+        let accepted = socket.connect_timeout(&to.into(), Duration::from_millis(500)).is_ok();
+        // A reset instead of TIME_WAIT, so that the port can be used again.
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        accepted
+    })
+}
+
+#[test]
+fn a_guarded_port_opens_for_the_granted_address_only_and_closes_again() {
+    needs!("grant");
+    let net = net();
+    net.server.listen(22);
+    net.server.listen(80);
+    net.client.must("ip", &["addr", "add", "192.0.2.3/24", "dev", "eth0"]);
+    assert!(net.client.can_connect(SERVER, 22));
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    assert!(!net.client.can_connect(SERVER, 22) && !net.client.can_connect(SERVER_6, 22));
+    assert!(net.client.can_connect(SERVER, 80), "not a guarded port");
+    assert!(net.server.can_connect("127.0.0.1", 22), "loopback");
+    assert!(net.server.can_connect(SERVER, 22), "the host itself");
+
+    guard.open(&grant("ssh", CLIENT, 60)).unwrap();
+    assert!(net.client.can_connect_from(CLIENT.parse().ok(), SERVER, 22));
+    assert!(!net.client.can_connect_from("192.0.2.3".parse().ok(), SERVER, 22));
+    assert!(!net.client.can_connect(SERVER_6, 22));
+
+    let close = |guard: &mut Guard, address: &str| {
+        guard.close(&"ssh".parse().unwrap(), address.parse().unwrap(), None).unwrap()
+    };
+    assert_eq!(close(&mut guard, CLIENT), Removal::Removed);
+    assert_eq!(close(&mut guard, CLIENT), Removal::WasNotThere);
+    assert!(!net.client.can_connect(SERVER, 22));
+
+    guard.open(&grant("ssh", CLIENT_6, 60)).unwrap();
+    assert!(net.client.can_connect(SERVER_6, 22));
+    assert_eq!(close(&mut guard, CLIENT_6), Removal::Removed);
+    assert!(!net.client.can_connect(SERVER_6, 22));
+}
+
+#[test]
+fn the_kernel_closes_with_nobody_alive() {
+    needs!("timeout");
+    let net = net();
+    net.server.listen(22);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    guard.open(&grant("ssh", CLIENT, 2)).unwrap();
+    drop(guard);
+    assert!(net.client.can_connect(SERVER, 22));
+    assert!(eventually(Duration::from_secs(4), || !net.client.can_connect(SERVER, 22)));
+}
+
+#[test]
+fn an_established_connection_survives_the_close() {
+    needs!("established");
+    let net = net();
+    echo_tcp(22);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    guard.open(&grant("ssh", CLIENT, 60)).unwrap();
+    let mut stream = net.client.enter(|| TcpStream::connect((SERVER, 22)).unwrap());
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut says = |text: &[u8; 3]| {
+        stream.write_all(text).unwrap();
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, text);
+    };
+    says(b"one");
+    let removal = guard.close(&"ssh".parse().unwrap(), CLIENT.parse().unwrap(), None).unwrap();
+    assert_eq!(removal, Removal::Removed);
+    assert!(!net.client.can_connect(SERVER, 22));
+    says(b"two");
+    guard.restore(&[]).unwrap();
+    says(b"tri");
+}
+
+#[test]
+fn a_grant_can_be_made_longer_and_shorter_also_after_it_has_ended() {
+    needs!("extend");
+    let _net = net();
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    let left = |guard: &mut Guard| match guard.elements().unwrap().as_slice() {
+        [element] => element.left.as_secs_f32().round() as u64,
+        other => panic!("{other:?}"),
+    };
+    guard.open(&grant("ssh", CLIENT, 10)).unwrap();
+    guard.open(&Element { comment: Comment::new("again"), ..grant("ssh", CLIENT, 100) }).unwrap();
+    assert_eq!(left(&mut guard), 100);
+    assert_eq!(guard.elements().unwrap()[0].comment, Comment::new("again"));
+    guard.extend(&grant("ssh", CLIENT, 20)).unwrap();
+    assert_eq!(left(&mut guard), 20);
+    for _ in 0..200 {
+        let short = Element { left: Duration::from_millis(1), ..grant("ssh", CLIENT, 0) };
+        guard.extend(&short).unwrap();
+        thread::sleep(Duration::from_micros(700));
+    }
+    guard.extend(&grant("ssh", CLIENT, 30)).unwrap();
+    assert_eq!(left(&mut guard), 30);
+}
+
+#[test]
+fn a_udp_port_is_guarded_too() {
+    needs!("udp");
+    let net = net();
+    echo_udp(SERVER, 53);
+    echo_udp(SERVER_6, 53);
+    let mut guard = Guard::set_up(doors(&[door("dns", &["53/udp"])]), &[]).unwrap();
+    assert!(!is_answered(&net.client, CLIENT, SERVER, 53));
+    assert!(!is_answered(&net.client, CLIENT_6, SERVER_6, 53));
+    guard.open(&grant("dns", CLIENT, 60)).unwrap();
+    guard.open(&grant("dns", CLIENT_6, 60)).unwrap();
+    assert!(is_answered(&net.client, CLIENT, SERVER, 53));
+    assert!(is_answered(&net.client, CLIENT_6, SERVER_6, 53));
+}
+
+#[test]
+fn a_grant_bound_to_a_source_port_lets_that_port_in_only() {
+    needs!("source port");
+    let net = net();
+    net.server.listen(22);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    let bound =
+        |address| Element { source_port: NonZeroU16::new(4000), ..grant("ssh", address, 60) };
+    for (client, server) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
+        guard.open(&bound(client)).unwrap();
+        assert!(can_connect_from_port(&net.client, 4000, server));
+        assert!(!can_connect_from_port(&net.client, 4001, server));
+        let (door, port) = ("ssh".parse().unwrap(), NonZeroU16::new(4000));
+        let removal = guard.close(&door, client.parse().unwrap(), port).unwrap();
+        assert_eq!(removal, Removal::Removed);
+        assert!(!can_connect_from_port(&net.client, 4000, server));
+    }
+}
+
+#[test]
+fn trusted_networks_need_no_grant() {
+    needs!("trusted");
+    let net = net();
+    net.server.listen(22);
+    net.client.must("ip", &["addr", "add", "192.0.2.130/24", "dev", "eth0"]);
+    let trusted = vec!["192.0.2.128/25".parse().unwrap(), "2001:db8::/64".parse().unwrap()];
+    let _guard = Guard::set_up(Ruleset { trusted, ..ssh() }, &[]).unwrap();
+    assert!(net.client.can_connect_from("192.0.2.130".parse().ok(), SERVER, 22));
+    assert!(net.client.can_connect(SERVER_6, 22));
+    assert!(!net.client.can_connect_from(CLIENT.parse().ok(), SERVER, 22));
+}
+
+#[test]
+fn of_two_doors_to_one_port_either_opens_it_and_no_other_port() {
+    needs!("two doors");
+    let net = net();
+    for port in [22, 23, 24] {
+        net.server.listen(port);
+    }
+    let ruleset = doors(&[door("a-1.x", &["22", "23"]), door("b", &["22", "24"])]);
+    let mut guard = Guard::set_up(ruleset, &[]).unwrap();
+    let open = || [22, 23, 24].map(|port| net.client.can_connect(SERVER, port));
+    assert_eq!(open(), [false, false, false]);
+    guard.open(&grant("a-1.x", CLIENT, 60)).unwrap();
+    assert_eq!(open(), [true, true, false]);
+    guard.open(&grant("b", CLIENT, 60)).unwrap();
+    assert_eq!(open(), [true, true, true]);
+    let _ = guard.close(&"a-1.x".parse().unwrap(), CLIENT.parse().unwrap(), None).unwrap();
+    assert_eq!(open(), [true, false, true]);
+}
+
+/// The server as a router to 198.51.100.7, and what lies there.
+fn beyond(net: &Net) -> Host {
+    let third = Host::new("t");
+    net.server.must("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+    net.server.must(
+        "ip",
+        &["link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns", &third.name],
+    );
+    net.server.must("ip", &["addr", "add", "198.51.100.1/24", "dev", "inside"]);
+    net.server.must("ip", &["link", "set", "inside", "up"]);
+    third.must("ip", &["addr", "add", "198.51.100.7/24", "dev", "eth0"]);
+    third.must("ip", &["addr", "add", "198.51.100.8/24", "dev", "eth0"]);
+    third.must("ip", &["link", "set", "eth0", "up"]);
+    third.must("ip", &["route", "add", "default", "via", "198.51.100.1"]);
+    net.client.must("ip", &["route", "add", "198.51.100.0/24", "via", SERVER]);
+    third.listen(22);
+    assert!(eventually(Duration::from_secs(10), || net.client.can_connect("198.51.100.7", 22)));
+    third
+}
+
+#[test]
+fn forwarded_traffic_is_left_alone() {
+    needs!("forwarded");
+    let net = net();
+    net.server.listen(22);
+    let _third = beyond(&net);
+    let _guard = Guard::set_up(ssh(), &[]).unwrap();
+    assert!(net.client.can_connect("198.51.100.7", 22));
+    assert!(!net.client.can_connect(SERVER, 22));
+    assert!(!net.client.can_connect("198.51.100.1", 22), "another address of the router");
+}
+
+#[test]
+fn a_door_with_a_target_guards_that_address_only() {
+    needs!("target");
+    let net = net();
+    net.server.listen(22);
+    let _third = beyond(&net);
+    let target = GuardedDoor { target: "198.51.100.7".parse().ok(), ..door("inner", &["22"]) };
+    let mut guard = Guard::set_up(doors(&[target]), &[]).unwrap();
+    let open = || ["198.51.100.7", "198.51.100.8", SERVER].map(|to| net.client.can_connect(to, 22));
+    assert_eq!(open(), [false, true, true]);
+    guard.open(&grant("inner", CLIENT, 60)).unwrap();
+    assert_eq!(open(), [true, true, true]);
+}
+
+#[test]
+fn the_port_of_a_target_that_is_this_host_opens_for_the_doors_of_both() {
+    needs!("target here");
+    let net = net();
+    net.server.listen(22);
+    let target = GuardedDoor { target: SERVER.parse().ok(), ..door("one", &["22"]) };
+    let ruleset = doors(&[target, door("all", &["22"])]);
+    let mut guard = Guard::set_up(ruleset, &[]).unwrap();
+    for name in ["one", "all"] {
+        assert!(!net.client.can_connect(SERVER, 22));
+        guard.open(&grant(name, CLIENT, 60)).unwrap();
+        assert!(net.client.can_connect(SERVER, 22), "{name}");
+        guard.close_all().unwrap();
+    }
+    guard.open(&grant("one", CLIENT_6, 60)).unwrap();
+    assert!(!net.client.can_connect(SERVER_6, 22), "a grant for another address of the host");
+}
+
+#[test]
+fn a_lock_on_trial_ends_by_itself() {
+    needs!("trial");
+    let net = net();
+    net.server.listen(22);
+    let locked_for = Some(Duration::from_secs(2));
+    drop(Guard::set_up(Ruleset { locked_for, ..ssh() }, &[]).unwrap());
+    assert!(!net.client.can_connect(SERVER, 22));
+    assert!(eventually(Duration::from_secs(4), || net.client.can_connect(SERVER, 22)));
+    let _guard = Guard::set_up(ssh(), &[]).unwrap();
+    assert!(!net.client.can_connect(SERVER, 22));
+}
+
+#[test]
+fn grants_outlive_a_restart() {
+    needs!("restart");
+    let net = net();
+    net.server.listen(22);
+    assert_eq!(standing().unwrap(), []);
+    let mut guard =
+        Guard::set_up(doors(&[door("ssh", &["22"]), door("old", &["25"])]), &[]).unwrap();
+    let bound = Element { source_port: NonZeroU16::new(9), ..grant("ssh", CLIENT_6, 60) };
+    for element in [grant("ssh", CLIENT, 60), bound, grant("old", CLIENT, 60)] {
+        guard.open(&element).unwrap();
+    }
+    drop(guard);
+    let kept = standing().unwrap();
+    assert_eq!(kept.len(), 3);
+    let mut guard = Guard::set_up(ssh(), &kept).unwrap();
+    assert!(net.client.can_connect(SERVER, 22));
+    let mut elements = guard.elements().unwrap();
+    elements.sort_by_key(|element| element.source_port);
+    assert_eq!(elements.len(), 2, "the grant of a door that is no more ends");
+    assert_eq!(elements[0].comment, Comment::new("by hand"));
+    assert!(
+        elements[0].left > Duration::from_secs(50) && elements[0].left < Duration::from_secs(60)
+    );
+    guard.remove().unwrap();
+    assert!(!net.server.must("nft", &["list", "ruleset"]).contains("knockd"));
+}
+
+#[test]
+fn while_the_table_is_replaced_no_guarded_port_is_open_and_no_grant_is_gone() {
+    needs!("replacing");
+    let net = net();
+    net.client.must("ip", &["addr", "add", "192.0.2.3/24", "dev", "eth0"]);
+    let receiver = UdpSocket::bind((SERVER, 53)).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let ruleset = doors(&[door("dns", &["53/udp"])]);
+    let mut guard = Guard::set_up(ruleset.clone(), &[]).unwrap();
+    guard.open(&grant("dns", "192.0.2.3", 600)).unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let send = |from: &'static str, pause: Duration| {
+        let (stop, sent) = (Arc::clone(&stop), Arc::new(AtomicUsize::new(0)));
+        let counter = Arc::clone(&sent);
+        let socket = net.client.enter(move || UdpSocket::bind((from, 0)).unwrap());
+        let thread = thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                socket.send_to(from.as_bytes(), (SERVER, 53)).unwrap();
+                counter.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(pause);
+            }
+        });
+        (thread, sent)
+    };
+    let intruder = send(CLIENT, Duration::ZERO);
+    let granted = send("192.0.2.3", Duration::from_millis(1));
+    let heard = thread::spawn(move || {
+        let (mut from_intruder, mut from_granted, mut buffer) = (0, 0, [0; 20]);
+        while let Ok(length) = receiver.recv(&mut buffer) {
+            let granted = &buffer[..length] == b"192.0.2.3";
+            *(if granted { &mut from_granted } else { &mut from_intruder }) += 1;
+        }
+        (from_intruder, from_granted)
+    });
+    for round in 0..200 {
+        let keep = guard.elements().unwrap();
+        if round % 2 == 0 {
+            guard.replace(ruleset.clone(), &keep).unwrap();
+        } else {
+            guard = Guard::set_up(doors(&[door("dns", &["53/udp", "54"])]), &keep).unwrap();
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    intruder.0.join().unwrap();
+    granted.0.join().unwrap();
+    let (from_intruder, from_granted) = heard.join().unwrap();
+    let (tried, sent) = (intruder.1.load(Ordering::Relaxed), granted.1.load(Ordering::Relaxed));
+    assert!(tried > 10_000 && sent > 100, "{tried} and {sent} sent");
+    assert_eq!(from_intruder, 0, "of {tried} datagrams got through");
+    assert_eq!(from_granted, sent, "datagrams of a granted address were dropped");
+}
+
+#[test]
+fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
+    needs!("disturbance");
+    let net = net();
+    net.server.listen(22);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    let within = Some(Duration::from_secs(5));
+    let held = [grant("ssh", CLIENT, 60)];
+    guard.open(&held[0]).unwrap();
+    guard.extend(&held[0]).unwrap();
+    assert_eq!(guard.disturbance().unwrap(), None, "one's own doing");
+    for (command, expected) in [
+        ("flush ruleset", Some(Disturbance::Gone)),
+        ("delete table inet knockd", Some(Disturbance::Gone)),
+        ("flush chain inet knockd host", Some(Disturbance::Changed)),
+        ("flush table inet knockd", Some(Disturbance::Changed)),
+        ("delete element inet knockd guarded { tcp . 22 }", Some(Disturbance::Changed)),
+        ("add chain inet knockd more", Some(Disturbance::Changed)),
+        ("flush ruleset; add table inet knockd", Some(Disturbance::Gone)),
+        ("add table inet other", None),
+        ("add element inet knockd g_ssh_4 { 192.0.2.77 timeout 9s }", None),
+    ] {
+        net.server.must("nft", &[command]);
+        assert_eq!(files::wait(&[guard.as_fd()], within).unwrap(), [true], "{command}");
+        let found = guard.disturbance().unwrap();
+        // A table of the same name is another table.
+        let is_expected = found == expected || (command.contains(';') && found.is_some());
+        assert!(is_expected, "{command}: {found:?}");
+        if found == Some(Disturbance::Gone) {
+            let error = guard.open(&grant("ssh", CLIENT, 60)).unwrap_err();
+            assert!(error.is_disturbance(), "{error}");
+        }
+        guard.restore(&held).unwrap();
+        assert_eq!(guard.disturbance().unwrap(), None, "restored after {command}");
+        assert!(net.client.can_connect(SERVER, 22));
+        assert!(!net.client.can_connect(SERVER_6, 22), "{command}");
+    }
+}
+
+#[test]
+fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
+    needs!("ten thousand");
+    let net = net();
+    net.server.listen(22);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    let address = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]).to_string();
+    for n in 0..10_000 {
+        guard.open(&grant("ssh", &address(n), 600)).unwrap();
+    }
+    guard.open(&grant("ssh", CLIENT, 600)).unwrap();
+    assert_eq!(guard.disturbance().unwrap(), None);
+    let elements = guard.elements().unwrap();
+    assert_eq!(elements.len(), 10_001);
+    assert!(net.client.can_connect(SERVER, 22));
+    guard.restore(&elements).unwrap();
+    assert_eq!(guard.elements().unwrap().len(), 10_001);
+    guard.close_all().unwrap();
+    assert_eq!(guard.elements().unwrap(), []);
+    assert_eq!(guard.disturbance().unwrap(), None);
+    assert!(!net.client.can_connect(SERVER, 22));
+}
+
+fn addition<'a>(set: &'a SetRef, key: Key, comment: &'a Comment) -> Change<'a> {
+    Change::Add { set, key, timeout: Duration::from_secs(60), comment, exclusive: true }
+}
+
+#[test]
+fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
+    needs!("batch");
+    let net = net();
+    net.server
+        .must("nft", &["add table inet t; add set inet t s { type ipv4_addr; flags timeout; }"]);
+    let mut netlink = Netlink::open().unwrap();
+    let set = |table: &str, name: &str| SetRef::parse(table, name).unwrap();
+    let (good, comment) = (set("inet t", "s"), Comment::new("x"));
+    let key = |last: u8| Key { address: IpAddr::from([192, 0, 2, last]), port: None };
+
+    for (missing, is_right) in [
+        (set("inet t", "other"), (|e| matches!(e, NetlinkError::NoSet(_))) as fn(&_) -> bool),
+        (set("inet other", "s"), |e| matches!(e, NetlinkError::NoTable(_))),
+        (set("ip t", "s"), |e| matches!(e, NetlinkError::NoTable(_))),
+    ] {
+        let error = netlink
+            .apply(&[
+                addition(&good, key(1), &comment),
+                addition(&missing, key(2), &comment),
+                addition(&good, key(3), &comment),
+            ])
+            .unwrap_err();
+        assert!(is_right(&error), "{error}");
+        assert!(is_right(&netlink.delete(&missing, key(1)).unwrap_err()));
+        assert!(is_right(&netlink.dump(&missing).unwrap_err()));
+    }
+    assert_eq!(netlink.dump(&good).unwrap(), [], "nothing of a failed batch stays");
+
+    netlink.apply(&[addition(&good, key(1), &comment), addition(&good, key(2), &comment)]).unwrap();
+    let error = netlink
+        .apply(&[addition(&good, key(3), &comment), addition(&good, key(2), &comment)])
+        .unwrap_err();
+    assert!(matches!(error, NetlinkError::Exists(_)), "{error}");
+    let delete = Change::Delete { set: &good, key: key(3) };
+    assert!(matches!(netlink.apply(&[delete]).unwrap_err(), NetlinkError::NoElement(_)));
+    let listed = net.server.must("nft", &["list", "set", "inet", "t", "s"]);
+    assert!(
+        listed.contains("192.0.2.1 timeout 1m expires") && listed.contains("comment \"x\""),
+        "{listed}"
+    );
+    let all: Vec<Change<'_>> =
+        (1..=200).flat_map(|_| [Change::Delete { set: &good, key: key(9) }]).collect();
+    assert!(matches!(netlink.apply(&all).unwrap_err(), NetlinkError::NoElement(_)));
+    assert_eq!(
+        netlink.dump(&good).unwrap().len(),
+        2,
+        "answers of an earlier batch are not mixed up"
+    );
+}
+
+#[test]
+fn elements_in_bulk_are_one_batch() {
+    needs!("bulk");
+    let net = net();
+    net.server.must("nft", &["add table ip6 t; add set ip6 t s { type ipv6_addr . inet_service; flags timeout; size 20000; }"]);
+    let mut netlink = Netlink::open().unwrap();
+    let (set, comment) = (SetRef::new(Family::Ip6, "t", "s").unwrap(), Comment::new("many"));
+    let key = |n: u16| Key {
+        address: IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]),
+        port: NonZeroU16::new(n),
+    };
+    let timeout = Duration::from_secs(600);
+    let changes: Vec<Change<'_>> = (1..=10_000)
+        .map(|n| Change::Add {
+            set: &set,
+            key: key(n),
+            timeout,
+            comment: &comment,
+            exclusive: true,
+        })
+        .collect();
+    netlink.apply(&changes).unwrap();
+    let mut keys: Vec<Key> =
+        netlink.dump(&set).unwrap().into_iter().map(|entry| entry.key).collect();
+    keys.sort();
+    assert!(keys.into_iter().eq((1..=10_000).map(key)));
+    let error = netlink.apply(&changes).unwrap_err();
+    assert!(matches!(error, NetlinkError::Exists(_)), "{error}");
+    assert_eq!(netlink.dump(&set).unwrap().len(), 10_000);
+}
+
+#[test]
+fn without_permission_the_guard_says_what_to_do() {
+    needs!("permission");
+    let _net = net();
+    let error = thread::spawn(|| {
+        stay_without_privilege();
+        Guard::set_up(ssh(), &[]).unwrap_err()
+    })
+    .join()
+    .unwrap();
+    assert!(matches!(error, GuardError::NotPermitted), "{error}");
+    assert!(error.to_string().contains("run knockd as root"), "{error}");
+}
+
+/// A thread in a user namespace of its own has no rights in this network namespace.
+fn stay_without_privilege() {
+    nix::sched::unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWUSER).unwrap();
+}
