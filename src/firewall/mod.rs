@@ -4,6 +4,7 @@
 pub mod command;
 pub mod guard;
 pub mod netlink;
+pub mod nft_set;
 pub mod record;
 pub mod ruleset;
 

@@ -318,11 +318,15 @@ impl Netlink {
         let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
         self.sequence = first.wrapping_add(count).wrapping_add(1);
         let mut refusal = None;
+        let mut flags = MsgFlags::empty();
         loop {
-            let received = match self.receive() {
+            let received = match receive(&self.socket, &mut self.buffer, flags) {
                 Ok(received) => received,
-                // The kernel could not queue all its complaints; the first is what counts.
-                Err(Errno::ENOBUFS) if refusal.is_some() => break,
+                // Not all of many complaints could be queued: those that were have to do.
+                Err(Errno::ENOBUFS) if flags.is_empty() => {
+                    flags = MsgFlags::MSG_DONTWAIT;
+                    continue;
+                }
                 Err(errno) => return Err(refusal.unwrap_or_else(|| errno.into())),
             };
             for reply in replies(received) {
@@ -344,7 +348,6 @@ impl Netlink {
                 }
             }
         }
-        refusal.map_or(Ok(()), Err)
     }
 
     /// The table, the set or the element: the kernel calls all three ENOENT.
@@ -407,6 +410,16 @@ impl Netlink {
             found.extend(message::table_handle(body));
         })?;
         found.map(|found| found.first().copied().ok_or(NetlinkError::Malformed)).transpose()
+    }
+
+    /// The handles of a set's table and of the set; `None` where either is not there.
+    pub(super) fn handles(&mut self, set: &SetRef) -> Result<Option<(u64, u64)>, NetlinkError> {
+        let Some(table) = self.table(set.family, &set.table)? else { return Ok(None) };
+        let body = message::set_name(set);
+        let found = self.objects(message::GET_SET, 0, set.family, &body, |body, found| {
+            found.extend(message::set_handle(body));
+        })?;
+        Ok(found.and_then(|found| found.first().map(|&set| (table, set))))
     }
 
     /// The names and handles of the sets of a table.
@@ -486,7 +499,7 @@ impl Netlink {
         let sequence = self.sequence;
         let mut interrupted = false;
         loop {
-            for reply in replies(self.receive()?) {
+            for reply in replies(receive(&self.socket, &mut self.buffer, MsgFlags::empty())?) {
                 if reply.sequence != sequence {
                     continue;
                 }
@@ -512,16 +525,12 @@ impl Netlink {
             }
         }
     }
-
-    fn receive(&mut self) -> Result<&[u8], Errno> {
-        receive(&self.socket, &mut self.buffer)
-    }
 }
 
 /// One datagram; cut where it is longer than the buffer, which the parser forgives.
-fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> Result<&'a [u8], Errno> {
     loop {
-        match recv(socket.as_raw_fd(), buffer, MsgFlags::empty()) {
+        match recv(socket.as_raw_fd(), buffer, flags) {
             Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),

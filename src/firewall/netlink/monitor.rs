@@ -3,8 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use super::message::{self, Content, replies};
 use super::{Family, NetlinkError, connect, receive};
@@ -38,7 +37,6 @@ impl Monitor {
     /// As [`Netlink::open`](super::Netlink::open).
     pub fn new() -> Result<Self, NetlinkError> {
         let (socket, _) = connect(GROUP)?;
-        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         // Refused without the privilege; a burst is then sooner too much to be told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         Ok(Self { socket, buffer: vec![0; super::BUFFER] })
@@ -49,7 +47,7 @@ impl Monitor {
     pub fn look(&mut self, own: &[u32], is_ours: impl Fn(Family, &str) -> bool) -> Seen {
         let mut seen = Seen::Nothing;
         for _ in 0..DATAGRAMS {
-            let received = match receive(&self.socket, &mut self.buffer) {
+            let received = match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return seen,
                 Err(Errno::ENOBUFS) => {

@@ -1,0 +1,181 @@
+//! Sets of the administrator's own table, to which a door adds those it lets in.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::netlink::{
+    Comment, Entry, Family, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
+};
+
+/// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
+const CONSTANT: u32 = 0x2;
+const INTERVAL: u32 = 0x4;
+const MAP: u32 = 0x8;
+const TIMEOUT: u32 = 0x10;
+/// nft's numbers for the types of keys.
+const IPV4_ADDRESS: u32 = 7;
+const IPV6_ADDRESS: u32 = 8;
+
+/// A door's sets, one for each family; at least one of them is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NftSets {
+    pub v4: Option<SetRef>,
+    pub v6: Option<SetRef>,
+}
+
+impl NftSets {
+    /// The set for an address; `None` where the door has none for its family.
+    #[must_use]
+    pub fn of(&self, address: IpAddr) -> Option<&SetRef> {
+        if address.to_canonical().is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+    }
+}
+
+/// Why a set cannot take grants, and how to declare it.
+#[derive(Debug, thiserror::Error)]
+pub enum NftSetError {
+    #[error("{what}; declare it with:{}", declaration(.set, *.v4, *.with_table))]
+    Unfit { set: SetRef, v4: bool, with_table: bool, what: String },
+    #[error(transparent)]
+    Kernel(#[from] NetlinkError),
+}
+
+/// The lines that make a set.
+fn declaration(set: &SetRef, v4: bool, with_table: bool) -> String {
+    let table = format!("{} {}", set.family.as_str(), set.table);
+    let first = if with_table { format!("\n  nft add table {table}") } else { String::new() };
+    let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
+    format!("{first}\n  nft 'add set {set} {{ type {kind}; flags timeout; }}'")
+}
+
+/// The sets of all doors, followed: another program may delete and make them anew.
+#[derive(Debug)]
+pub struct OwnSets {
+    netlink: Netlink,
+    monitor: Monitor,
+    /// With the handles of the table and the set, which tell it from one of the same name.
+    known: Vec<(SetRef, Option<(u64, u64)>)>,
+}
+
+impl OwnSets {
+    /// Checks that every set is there, has the right type and `flags timeout`.
+    ///
+    /// # Errors
+    /// The first set that is unfit, with the nft lines that declare it.
+    pub fn check<'a>(doors: impl IntoIterator<Item = &'a NftSets>) -> Result<Self, NftSetError> {
+        let mut netlink = Netlink::open()?;
+        let monitor = Monitor::new()?;
+        let mut known: Vec<(SetRef, Option<(u64, u64)>)> = Vec::new();
+        for sets in doors {
+            for (set, v4) in [(&sets.v4, true), (&sets.v6, false)] {
+                let Some(set) = set else { continue };
+                check_set(&mut netlink, set, v4)?;
+                if known.iter().all(|(known, _)| known != set) {
+                    known.push((set.clone(), netlink.handles(set)?));
+                }
+            }
+        }
+        Ok(Self { netlink, monitor, known })
+    }
+
+    /// Lets an address in for this long from now on; one that is in already gets the new time.
+    ///
+    /// # Errors
+    /// [`NetlinkError::NoTable`] or [`NetlinkError::NoSet`] where the administrator has taken it
+    /// away, and whatever else the kernel objects to.
+    pub fn open(
+        &mut self,
+        set: &SetRef,
+        address: IpAddr,
+        left: Duration,
+        comment: &Comment,
+    ) -> Result<(), NetlinkError> {
+        let key = key(address);
+        match self.netlink.add(set, key, left, comment) {
+            Err(NetlinkError::Exists(_)) => self.netlink.renew(set, key, left, comment),
+            result => result,
+        }
+    }
+
+    /// Lets an address in no more.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn close(&mut self, set: &SetRef, address: IpAddr) -> Result<Removal, NetlinkError> {
+        self.netlink.delete(set, key(address))
+    }
+
+    /// Who is in, the administrator's own entries too.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn entries(&mut self, set: &SetRef) -> Result<Vec<Entry>, NetlinkError> {
+        self.netlink.dump(set)
+    }
+
+    /// The sets that somebody has made anew since the last call, and that are therefore without
+    /// the grants that hold; call it when [`as_fd`](Self::as_fd) is readable. A set that is gone
+    /// is named when it comes back.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
+        let known = &self.known;
+        let is_ours = |family: Family, table: &str| {
+            known.iter().any(|(set, _)| set.family == family && set.table == table)
+        };
+        if self.monitor.look(&[self.netlink.port()], is_ours) == Seen::Nothing {
+            return Ok(Vec::new());
+        }
+        let mut anew = Vec::new();
+        for (set, handles) in &mut self.known {
+            let now = self.netlink.handles(set)?;
+            if now.is_some() && now != *handles {
+                anew.push(set.clone());
+            }
+            *handles = now;
+        }
+        Ok(anew)
+    }
+}
+
+/// Readable when any table of this host has changed: [`OwnSets::made_anew`] tells whether it
+/// matters.
+impl AsFd for OwnSets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
+    }
+}
+
+const fn key(address: IpAddr) -> Key {
+    Key { address: address.to_canonical(), port: None }
+}
+
+fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(), NftSetError> {
+    let unfit =
+        |what, with_table| Err(NftSetError::Unfit { set: set.clone(), v4, with_table, what });
+    if netlink.table(set.family, &set.table)?.is_none() {
+        return unfit(format!("there is no table '{} {}'", set.family.as_str(), set.table), true);
+    }
+    let Some(found) = netlink.set_type(set)? else {
+        return unfit(format!("there is no set '{set}'"), false);
+    };
+    let (wanted, type_name) =
+        if v4 { (IPV4_ADDRESS, "ipv4_addr") } else { (IPV6_ADDRESS, "ipv6_addr") };
+    let has = |flag| found.flags & flag != 0;
+    let wrong = if has(MAP) {
+        "is a map".to_owned()
+    } else if found.key != wanted {
+        format!("is not of type {type_name}")
+    } else if has(INTERVAL) {
+        "has 'flags interval', which takes no single addresses".to_owned()
+    } else if has(CONSTANT) {
+        "is constant".to_owned()
+    } else if !has(TIMEOUT) {
+        "lacks 'flags timeout'".to_owned()
+    } else {
+        return Ok(());
+    };
+    unfit(format!("the set '{set}' {wrong}"), false)
+}
