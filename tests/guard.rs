@@ -194,6 +194,33 @@ fn an_established_connection_survives_the_close() {
 }
 
 #[test]
+fn a_connection_that_is_older_than_the_guard_goes_on() {
+    needs!("older");
+    let net = net();
+    echo_tcp(22);
+    let connect =
+        |to: &'static str| net.client.enter(move || TcpStream::connect((to, 22)).unwrap());
+    let mut streams = [SERVER, SERVER_6, SERVER].map(connect);
+    // Nothing that tracks connections has run here before, and these say nothing on their own.
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    let mut says = |which: usize| {
+        let stream = &mut streams[which];
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(b"one").unwrap();
+        stream.read_exact(&mut [0; 3]).unwrap();
+    };
+    says(0);
+    says(1);
+    guard.restore(&[]).unwrap();
+    drop(guard);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    says(2);
+    assert!(!net.client.can_connect(SERVER, 22) && !net.client.can_connect(SERVER_6, 22));
+    assert_eq!(guard.elements().unwrap(), []);
+    assert_eq!(guard.disturbance().unwrap(), None);
+}
+
+#[test]
 fn a_grant_can_be_made_longer_and_shorter_also_after_it_has_ended() {
     needs!("extend");
     let _net = net();

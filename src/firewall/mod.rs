@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+mod connections;
 pub mod guard;
 pub mod netlink;
 pub mod nft_set;

@@ -1,14 +1,13 @@
 //! Elements of nftables sets, added, renewed, deleted and read without running a program.
 //!
-//! Measured on two cores: one element added with its timeout and comment and acknowledged takes
-//! 20 µs where `nft add element` takes 5 ms; in a batch of 10,000 it is 3 µs an element.
+//! Measured on two busy cores with an unoptimised build: an element added, with its timeout and
+//! comment, and acknowledged takes 29 µs where `nft add element` takes 5 ms; renewed 52 µs, deleted
+//! 25 µs. In a batch of 10,000 an element takes 17 µs; reading so many takes 13 µs each.
 
 mod message;
 mod monitor;
+mod set;
 
-use std::fmt;
-use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -22,6 +21,9 @@ use nix::sys::time::TimeVal;
 pub use message::Change;
 use message::{Content, batch, question, replies};
 pub use monitor::{Monitor, Seen};
+pub use set::{Comment, Entry, Family, Key, SetNameError, SetRef};
+
+use super::connections::Older;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
@@ -31,130 +33,6 @@ const SEND_BUFFER: usize = 8 << 20;
 const BUFFER: usize = 64 << 10;
 /// How often a dump starts anew because what it dumps was changed meanwhile.
 const DUMP_TRIES: usize = 10;
-
-/// The families of tables that hold sets of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    Inet,
-    Ip,
-    Ip6,
-}
-
-impl Family {
-    pub const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];
-
-    const fn number(self) -> u8 {
-        match self {
-            Self::Inet => 1,
-            Self::Ip => 2,
-            Self::Ip6 => 10,
-        }
-    }
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inet => "inet",
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-        }
-    }
-}
-
-/// A set in a table: `inet knockd g_ssh_4`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SetRef {
-    pub(super) family: Family,
-    pub(super) table: String,
-    pub(super) set: String,
-}
-
-/// The text names no set.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SetNameError {
-    #[error("'{0}' is not the name of a table: write for example 'inet filter'")]
-    Table(String),
-    #[error("'{0}' is not the name of an nftables set")]
-    Set(String),
-}
-
-impl SetRef {
-    /// # Errors
-    /// When a name is one that nft itself would not take.
-    pub fn new(family: Family, table: &str, set: &str) -> Result<Self, SetNameError> {
-        if !is_identifier(table) {
-            return Err(SetNameError::Table(table.to_owned()));
-        }
-        if !is_identifier(set) {
-            return Err(SetNameError::Set(set.to_owned()));
-        }
-        Ok(Self { family, table: table.to_owned(), set: set.to_owned() })
-    }
-
-    /// Reads `inet filter` and the name of a set; without a family it is `ip`, as for nft.
-    ///
-    /// # Errors
-    /// When either is no name.
-    pub fn parse(table: &str, set: &str) -> Result<Self, SetNameError> {
-        let mut words = table.split_whitespace();
-        let (family, name) = match (words.next(), words.next(), words.next()) {
-            (Some(name), None, _) => (Some(Family::Ip), name),
-            (Some(family), Some(name), None) => {
-                (Family::ALL.into_iter().find(|known| known.as_str() == family), name)
-            }
-            _ => (None, table),
-        };
-        let family = family.ok_or_else(|| SetNameError::Table(table.to_owned()))?;
-        Self::new(family, name, set)
-    }
-}
-
-fn is_identifier(text: &str) -> bool {
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/\\".contains(&byte);
-    (1..=255).contains(&text.len())
-        && text.bytes().all(valid)
-        && text.starts_with(|first: char| first.is_ascii_alphabetic() || "_.".contains(first))
-}
-
-impl fmt::Display for SetRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.family.as_str(), self.table, self.set)
-    }
-}
-
-/// What an element lets in: an address, or one source port of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    pub address: IpAddr,
-    pub port: Option<NonZeroU16>,
-}
-
-/// A comment that nft can show and read again: printable ASCII without quotes, at most 127 bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Comment(String);
-
-impl Comment {
-    /// Other characters become `?`; what is too long is cut.
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        let printable = |c: char| (c == ' ' || c.is_ascii_graphic()) && !"\"\\".contains(c);
-        Self(text.chars().map(|c| if printable(c) { c } else { '?' }).take(127).collect())
-    }
-
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// An element as the kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub key: Key,
-    /// Until it goes away; `None`: never.
-    pub left: Option<Duration>,
-    pub comment: Comment,
-}
 
 /// What became of a request to delete.
 #[must_use]
@@ -374,6 +252,11 @@ impl Netlink {
     /// The keys of all elements, as bytes in the kernel's order; `None` where there is no such set.
     pub(super) fn keys(&mut self, set: &SetRef) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
         self.dump_set(set, |body, found| found.extend(message::raw_keys(body).map(<[u8]>::to_vec)))
+    }
+
+    /// The elements of a set of connections; `None` where there is no such set.
+    pub(super) fn connections(&mut self, set: &SetRef) -> Result<Option<Vec<Older>>, NetlinkError> {
+        self.dump_set(set, |body, found| found.extend(message::connections(body)))
     }
 
     fn dump_set<T>(

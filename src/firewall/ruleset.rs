@@ -7,9 +7,10 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::connections::Older;
 use super::netlink::{Comment, Entry, Key};
 use crate::config::Name;
-use crate::proto::knock::Knock;
+use crate::proto::knock::{Knock, Protocol};
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "knockd";
@@ -157,24 +158,34 @@ impl fmt::Display for DoorSet<'_> {
 type Guarded = (Option<IpAddr>, Knock);
 
 impl Ruleset {
+    /// The sets of connections that are older than the table, where there are any.
+    pub(super) const OLDER: [&str; 2] = ["older_4", "older_6"];
+
     /// The names of the sets of guarded ports that [`render`](Self::render) makes.
     pub(super) const GUARDED: [&str; 3] = ["guarded", "guarded_4", "guarded_6"];
 
     /// A transaction that puts the table in the place of one that may be there, holding these
-    /// grants. Grants of doors that are no more are left out.
+    /// grants and letting these connections go on. Grants of doors that are no more are left out.
     #[must_use]
-    pub fn render(&self, keep: &[Element]) -> String {
+    pub fn render(&self, keep: &[Element], older: &[Older]) -> String {
         let mut text = Text::default();
         // To add a table that is there already is no error; to delete one that is not would be.
         text.line(0, &format!("table inet {TABLE}"));
         text.line(0, &format!("delete table inet {TABLE}"));
         text.line(0, &format!("table inet {TABLE} {{"));
         self.render_sets(&mut text, keep);
+        render_older(&mut text, older);
         let guarded = self.guarded();
         self.render_doors(&mut text, &guarded);
-        render_chains(&mut text, &guarded);
+        render_chains(&mut text, &guarded, !older.is_empty());
         text.line(0, "}");
         text.0
+    }
+
+    /// Whether TCP connections to a port need a grant, to some address at least.
+    pub(super) fn guards_tcp(&self, port: u16) -> bool {
+        let mut ports = self.doors.iter().flat_map(|door| &door.ports);
+        ports.any(|knock| knock.protocol == Protocol::Tcp && knock.port.get() == port)
     }
 
     /// Each guarded port, and the doors that open it.
@@ -248,8 +259,25 @@ impl Ruleset {
     }
 }
 
+fn render_older(text: &mut Text, older: &[Older]) {
+    if older.is_empty() {
+        return;
+    }
+    for (name, family) in Ruleset::OLDER.into_iter().zip(['4', '6']) {
+        let of_set =
+            older.iter().filter(|older| older.connection.peer.is_ipv4() == (family == '4'));
+        let elements = of_set.map(|older| {
+            let (peer, port) = (older.connection.peer, older.connection.port);
+            let timeout = render_timeout(older.left);
+            format!("{} . {} . {port}{timeout}", peer.ip(), peer.port())
+        });
+        let kind = format!("ipv{family}_addr . inet_service . inet_service");
+        text.set(name, &kind, "timeout", elements.collect());
+    }
+}
+
 /// A port that is both an address's and the host's opens for the grants of either.
-fn render_chains(text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>) {
+fn render_chains(text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>, has_older: bool) {
     let dispatch = |wanted: Option<bool>, key: &str| {
         let of_set = guarded.keys().filter(|(at, _)| at.map(|at| at.is_ipv4()) == wanted);
         let jumps: Vec<String> = of_set
@@ -270,19 +298,23 @@ fn render_chains(text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>) 
     target.extend(dispatch(Some(true), &port_4));
     target.extend(dispatch(Some(false), &port_6));
     text.chain("target", &target);
-    text.chain(
-        "prerouting",
-        &[
-            "type filter hook prerouting priority -150; policy accept;".to_owned(),
-            "iifname \"lo\" accept".to_owned(),
-            "ct state established,related accept".to_owned(),
-            format!("{port_4} @guarded_4 jump target"),
-            format!("{port_6} @guarded_6 jump target"),
-            format!("fib daddr type local {port} @guarded goto host"),
-            format!("{port_4} @guarded_4 drop"),
-            format!("{port_6} @guarded_6 drop"),
-        ],
-    );
+    let mut prerouting = vec![
+        "type filter hook prerouting priority -150; policy accept;".to_owned(),
+        "iifname \"lo\" accept".to_owned(),
+        "ct state established,related accept".to_owned(),
+    ];
+    if has_older {
+        prerouting.push("ip saddr . tcp sport . tcp dport @older_4 accept".to_owned());
+        prerouting.push("ip6 saddr . tcp sport . tcp dport @older_6 accept".to_owned());
+    }
+    prerouting.extend([
+        format!("{port_4} @guarded_4 jump target"),
+        format!("{port_6} @guarded_6 jump target"),
+        format!("fib daddr type local {port} @guarded goto host"),
+        format!("{port_4} @guarded_4 drop"),
+        format!("{port_6} @guarded_6 drop"),
+    ]);
+    text.chain("prerouting", &prerouting);
 }
 
 fn render_key((target, port): &Guarded) -> String {
@@ -342,6 +374,7 @@ impl Text {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::connections::Connection;
     use super::*;
 
     fn door(name: &str, ports: &[&str], target: Option<&str>) -> GuardedDoor {
@@ -441,13 +474,13 @@ table inet knockd {
 	}
 }
 ";
-        assert_eq!(ruleset.render(&keep), expected);
+        assert_eq!(ruleset.render(&keep, &[]), expected);
     }
 
     #[test]
     fn a_port_that_several_doors_open_lets_the_grants_of_each_through() {
         let doors = vec![door("a", &["22", "53/udp"], None), door("b", &["22"], None)];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&[]);
+        let text = Ruleset { doors, ..Ruleset::default() }.render(&[], &[]);
         assert!(text.contains("chain port_tcp_22 {\n\t\tjump door_a\n\t\tjump door_b\n"));
         assert!(text.contains("chain port_udp_53 {\n\t\tjump door_a\n\t}"));
         assert!(text.contains("elements = { tcp . 22, udp . 53 }"));
@@ -457,7 +490,7 @@ table inet knockd {
     fn the_port_of_a_target_is_guarded_at_that_address_only() {
         let doors =
             vec![door("a", &["22"], Some("192.0.2.10")), door("b", &["22"], Some("2001:db8::10"))];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&[]);
+        let text = Ruleset { doors, ..Ruleset::default() }.render(&[], &[]);
         assert!(text.contains("elements = { 192.0.2.10 . tcp . 22 }"));
         assert!(text.contains("vmap { 192.0.2.10 . tcp . 22 : jump port_tcp_22_at_192.0.2.10 }"));
         assert!(
@@ -470,9 +503,21 @@ table inet knockd {
     fn a_lock_on_trial_ends_by_the_kernels_clock() {
         let doors = vec![door("a", &["22"], None), door("b", &["23"], Some("192.0.2.10"))];
         let locked_for = Some(Duration::from_secs(120));
-        let text = Ruleset { doors, locked_for, ..Ruleset::default() }.render(&[]);
+        let text = Ruleset { doors, locked_for, ..Ruleset::default() }.render(&[], &[]);
         assert!(text.contains("{ tcp . 22 timeout 120000ms }"));
         assert!(text.contains("{ 192.0.2.10 . tcp . 23 timeout 120000ms }"));
+    }
+
+    #[test]
+    fn connections_older_than_the_table_go_on() {
+        let older = ["192.0.2.2:4000", "[2001:db8::2]:4001"].map(|peer| Older {
+            connection: Connection { peer: peer.parse().unwrap(), port: 22 },
+            left: Duration::from_secs(1),
+        });
+        let text = Ruleset::default().render(&[], &older);
+        assert!(text.contains("elements = { 192.0.2.2 . 4000 . 22 timeout 1000ms }"));
+        assert!(text.contains("elements = { 2001:db8::2 . 4001 . 22 timeout 1000ms }"));
+        assert!(text.contains("ip saddr . tcp sport . tcp dport @older_4 accept"));
     }
 
     #[test]
@@ -483,7 +528,7 @@ table inet knockd {
             element("a", "::ffff:192.0.2.2", 0, 9, ""),
             element("a", "192.0.2.2", 0, 7, ""),
         ];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&keep);
+        let text = Ruleset { doors, ..Ruleset::default() }.render(&keep, &[]);
         assert!(text.contains("elements = { 192.0.2.2 timeout 9ms }"));
     }
 

@@ -3,10 +3,11 @@
 //! Headers are in the machine's byte order, the values of attributes in the network's
 //! (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use super::super::connections::{Connection, Older};
 use super::{Comment, Entry, Family, Key, SetRef};
 
 pub(super) const REQUEST: u16 = 0x01;
@@ -343,6 +344,19 @@ fn read_key(bytes: &[u8]) -> Option<Key> {
     }
 }
 
+/// The elements in one message that are connections: an address, its port, a port of this host.
+pub(super) fn connections(body: &[u8]) -> impl Iterator<Item = Older> {
+    attributes(find(body, ELEMENTS).unwrap_or_default()).filter_map(|(_, element)| {
+        let key = find(find(element, ELEMENT_KEY)?, DATA_VALUE)?;
+        let (peer, last) = key.split_at_checked(key.len().checked_sub(4)?)?;
+        let Key { address, port } = read_key(peer)?;
+        let peer = SocketAddr::new(address, port?.get());
+        let connection = Connection { peer, port: u16::from_be_bytes(array(last, 0)?) };
+        let left = Duration::from_millis(find_u64(element, ELEMENT_EXPIRATION)?);
+        Some(Older { connection, left })
+    })
+}
+
 /// User data is a row of kind, length, value; a comment has kind 0.
 fn read_comment(mut bytes: &[u8]) -> Option<&str> {
     loop {
@@ -387,11 +401,11 @@ mod tests {
         let end = [20, 0, 0, 0, 0x11, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
         #[rustfmt::skip]
         let body = [
-            88, 0, 0, 0, 12, 10, 5, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
+            84, 0, 0, 0, 12, 10, 5, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
             6, 0, 1, 0, b'k', 0, 0, 0,
             6, 0, 2, 0, b's', 0, 0, 0,
-            52, 0, 3, 0x80,
-                48, 0, 1, 0x80,
+            48, 0, 3, 0x80,
+                44, 0, 1, 0x80,
                     16, 0, 1, 0x80, 12, 0, 1, 0, 192, 0, 2, 9, 1, 187, 0, 0,
                     12, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0x75, 0x30,
                     9, 0, 6, 0, 0, 3, b'h', b'i', 0, 0, 0, 0,
@@ -477,6 +491,7 @@ mod tests {
                     let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
                     let _ = (table_handle(attributes), set_handle(attributes));
                     let _ = (entries(attributes).count(), raw_keys(attributes).count());
+                    let _ = connections(attributes).count();
                 }
             }
             let _ = (entries(&bytes).count(), entry(&bytes), read_comment(&bytes));
