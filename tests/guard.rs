@@ -14,10 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use libknock::config::NftFamily;
 use libknock::firewall::guard::{Disturbance, Guard, GuardError, standing};
-use libknock::firewall::netlink::{
-    Change, Comment, Family, Key, Netlink, NetlinkError, Removal, SetRef,
-};
+use libknock::firewall::netlink::{Change, Comment, Key, Netlink, NetlinkError, Removal, SetRef};
 use libknock::firewall::nft_set::{NftSets, OwnSets};
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
 use libknock::sys::files;
@@ -531,6 +530,13 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     assert!(!net.client.can_connect(SERVER, 22));
 }
 
+/// A set of a table such as `inet filter`.
+fn set_ref(table: &str, set: &str) -> SetRef {
+    let (family, table) = table.split_once(' ').unwrap();
+    let family = NftFamily::ALL.into_iter().find(|known| known.as_str() == family).unwrap();
+    SetRef::new(family, table, set).unwrap()
+}
+
 fn addition<'a>(set: &'a SetRef, key: Key, comment: &'a Comment) -> Change<'a> {
     Change::Add { set, key, timeout: Duration::from_secs(60), comment, exclusive: true }
 }
@@ -542,7 +548,7 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
     net.server
         .must("nft", &["add table inet t; add set inet t s { type ipv4_addr; flags timeout; }"]);
     let mut netlink = Netlink::open().unwrap();
-    let set = |table: &str, name: &str| SetRef::parse(table, name).unwrap();
+    let set = |table: &str, name: &str| set_ref(table, name);
     let (good, comment) = (set("inet t", "s"), Comment::new("x"));
     let key = |last: u8| Key { address: IpAddr::from([192, 0, 2, last]), port: None };
 
@@ -592,7 +598,7 @@ fn elements_in_bulk_are_one_batch() {
     let net = net();
     net.server.must("nft", &["add table ip6 t; add set ip6 t s { type ipv6_addr . inet_service; flags timeout; size 20000; }"]);
     let mut netlink = Netlink::open().unwrap();
-    let (set, comment) = (SetRef::new(Family::Ip6, "t", "s").unwrap(), Comment::new("many"));
+    let (set, comment) = (SetRef::new(NftFamily::Ip6, "t", "s").unwrap(), Comment::new("many"));
     let key = |n: u16| Key {
         address: IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]),
         port: NonZeroU16::new(n),
@@ -635,7 +641,7 @@ table inet filter {
   }
 }";
     net.server.must("nft", &[table]);
-    let set = |name: &str| SetRef::parse("inet filter", name).unwrap();
+    let set = |name: &str| set_ref("inet filter", name);
     let both = NftSets { v4: Some(set("ssh4")), v6: Some(set("ssh6")) };
     let mut own = OwnSets::check([&both]).unwrap();
     let (comment, long) = (Comment::new("ssh"), Duration::from_secs(60));
@@ -685,7 +691,7 @@ fn a_set_that_cannot_take_grants_is_refused_with_the_lines_that_declare_it() {
            add map ip t marks { type ipv4_addr : mark; flags timeout; };"],
     );
     let complaint = |table: &str, name: &str| {
-        let sets = NftSets { v4: SetRef::parse(table, name).ok(), v6: None };
+        let sets = NftSets { v4: Some(set_ref(table, name)), v6: None };
         OwnSets::check([&sets]).unwrap_err().to_string()
     };
     for (name, expected) in [

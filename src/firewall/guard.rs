@@ -17,11 +17,9 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::connections::{self, Older};
-use super::netlink::{
-    Change, Family, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetNameError, SetRef,
-};
+use super::netlink::{Change, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
 use super::ruleset::{DoorSet, Element, Ruleset, TABLE};
-use crate::config::Name;
+use crate::config::{Name, NftFamily as Family, NftNameError};
 use crate::sys::{clock, files, process};
 
 /// How long `nft` may take.
@@ -61,7 +59,7 @@ pub enum GuardError {
     #[error("the guard: {0}")]
     Kernel(#[source] NetlinkError),
     #[error(transparent)]
-    Name(#[from] SetNameError),
+    Name(#[from] NftNameError),
 }
 
 impl From<NetlinkError> for GuardError {
@@ -206,7 +204,7 @@ impl Guard {
             let sets: Vec<(SetRef, Key)> = grants
                 .iter()
                 .map(|grant| Ok((set_ref(&grant.door, grant.key())?, grant.key())))
-                .collect::<Result<_, SetNameError>>()?;
+                .collect::<Result<_, NftNameError>>()?;
             // What expires meanwhile would make a whole batch fail: each is added before.
             let comment = Default::default();
             let changes: Vec<Change<'_>> = sets
@@ -261,7 +259,7 @@ impl Guard {
     /// # Errors
     /// As [`set_up`](Self::set_up).
     pub fn remove(self) -> Result<(), GuardError> {
-        run_nft(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
+        remove_standing()
     }
 }
 
@@ -286,6 +284,22 @@ pub fn standing() -> Result<Vec<Element>, GuardError> {
         }
     }
     Ok(found)
+}
+
+/// Whether a table stands that an earlier process has left.
+#[must_use]
+pub fn is_standing() -> bool {
+    Netlink::open()
+        .and_then(|mut netlink| netlink.table(Family::Inet, TABLE))
+        .is_ok_and(|table| table.is_some())
+}
+
+/// Takes away a table that an earlier process has left.
+///
+/// # Errors
+/// As [`Guard::remove`].
+pub fn remove_standing() -> Result<(), GuardError> {
+    run_nft(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
 }
 
 fn dump(
@@ -313,7 +327,7 @@ fn older(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Vec<Older>, GuardEr
     Ok(found)
 }
 
-fn set_ref(door: &Name, key: Key) -> Result<SetRef, SetNameError> {
+fn set_ref(door: &Name, key: Key) -> Result<SetRef, NftNameError> {
     SetRef::new(Family::Inet, TABLE, &DoorSet::of(door, key).to_string())
 }
 

@@ -21,9 +21,10 @@ use nix::sys::time::TimeVal;
 pub use message::Change;
 use message::{Content, batch, question, replies};
 pub use monitor::{Monitor, Seen};
-pub use set::{Comment, Entry, Family, Key, SetNameError, SetRef};
+pub use set::{Comment, Entry, Key, SetRef};
 
 use super::connections::Older;
+use crate::config::NftFamily as Family;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
@@ -230,7 +231,7 @@ impl Netlink {
 
     /// The table, the set or the element: the kernel calls all three ENOENT.
     fn what_is_missing(&mut self, set: SetRef) -> Result<NetlinkError, NetlinkError> {
-        Ok(match (self.table(set.family, &set.table)?, self.set_type(&set)?) {
+        Ok(match (self.table(set.family, set.table.as_str())?, self.set_type(&set)?) {
             (None, _) => NetlinkError::NoTable(set),
             (Some(_), None) => NetlinkError::NoSet(set),
             (Some(_), Some(_)) => NetlinkError::NoElement(set),
@@ -297,7 +298,7 @@ impl Netlink {
 
     /// The handles of a set's table and of the set; `None` where either is not there.
     pub(super) fn handles(&mut self, set: &SetRef) -> Result<Option<(u64, u64)>, NetlinkError> {
-        let Some(table) = self.table(set.family, &set.table)? else { return Ok(None) };
+        let Some(table) = self.table(set.family, set.table.as_str())? else { return Ok(None) };
         let body = message::set_name(set);
         let found = self.objects(message::GET_SET, 0, set.family, &body, |body, found| {
             found.extend(message::set_handle(body));

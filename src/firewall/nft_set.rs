@@ -4,9 +4,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::netlink::{
-    Comment, Entry, Family, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
-};
+use super::netlink::{Comment, Entry, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
+use crate::config::{NftFamily, NftName, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
 const CONSTANT: u32 = 0x2;
@@ -22,6 +21,16 @@ const IPV6_ADDRESS: u32 = 8;
 pub struct NftSets {
     pub v4: Option<SetRef>,
     pub v6: Option<SetRef>,
+}
+
+impl From<&NftSet> for NftSets {
+    fn from(sets: &NftSet) -> Self {
+        let set = |name: &Option<NftName>| {
+            let set = name.clone()?;
+            Some(SetRef { family: sets.family, table: sets.table.clone(), set })
+        };
+        Self { v4: set(&sets.set4), v6: set(&sets.set6) }
+    }
 }
 
 impl NftSets {
@@ -122,8 +131,8 @@ impl OwnSets {
     /// When the kernel does not tell.
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
-        let is_ours = |family: Family, table: &str| {
-            known.iter().any(|(set, _)| set.family == family && set.table == table)
+        let is_ours = |family: NftFamily, table: &str| {
+            known.iter().any(|(set, _)| set.family == family && set.table.as_str() == table)
         };
         if self.monitor.look(&[self.netlink.port()], is_ours) == Seen::Nothing {
             return Ok(Vec::new());
@@ -155,7 +164,7 @@ const fn key(address: IpAddr) -> Key {
 fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(), NftSetError> {
     let unfit =
         |what, with_table| Err(NftSetError::Unfit { set: set.clone(), v4, with_table, what });
-    if netlink.table(set.family, &set.table)?.is_none() {
+    if netlink.table(set.family, set.table.as_str())?.is_none() {
         return unfit(format!("there is no table '{} {}'", set.family.as_str(), set.table), true);
     }
     let Some(found) = netlink.set_type(set)? else {

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use super::message::{self, Content, replies};
+use super::set::number;
 use super::{Family, NetlinkError, connect, receive};
 
 /// `NFNLGRP_NFTABLES`, as a bit.
@@ -60,7 +61,7 @@ impl Monitor {
                 let Content::Object { kind, family, attributes } = reply.content else {
                     return false;
                 };
-                let family = Family::ALL.into_iter().find(|known| known.number() == family);
+                let family = Family::ALL.into_iter().find(|known| number(*known) == family);
                 let table = message::table_of(attributes);
                 kind != message::NEW_GENERATION
                     && !own.contains(&reply.port)
