@@ -36,7 +36,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A watcher that has worked this long was not started in vain.
 const STEADY: Duration = Duration::from_secs(60);
-/// How many completed sequences are remembered while two watchers overlap.
+/// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
 
 /// What the rest of the keeper has to act upon.
@@ -213,9 +213,6 @@ impl Watchers {
             }
         }
         self.leaving = still_leaving;
-        if self.leaving.is_empty() {
-            self.completed.clear();
-        }
     }
 
     fn poll_relief(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
@@ -346,9 +343,6 @@ impl Watchers {
 
     /// Whether no other watcher has reported this completed sequence already.
     fn is_new(&mut self, generation: u64, door: &Name, event: &Event) -> bool {
-        if self.leaving.is_empty() {
-            return true;
-        }
         let known = self.completed.iter().any(|(by, name, source, began)| {
             let apart = began.since(event.began).max(event.began.since(*began));
             *by != generation && name == door && *source == event.source && apart <= OVERLAP
