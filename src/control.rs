@@ -38,6 +38,12 @@ pub enum Request {
         address: IpAddr,
     },
     CloseAll,
+    /// Takes up the configuration as it is now, and goes back after this time unless `Confirm`
+    /// comes.
+    Try {
+        seconds: u64,
+    },
+    Confirm,
     /// Events as they happen, until the connection ends.
     Watch,
     /// What became of knocks, lately and from now on; of one address or of all.

@@ -2,51 +2,41 @@
 //!
 //! Pure: it is told the time and what came of the commands, and answers with what is to be done.
 //! A grant is *starting* while its open commands run, *open* until its deadline, *closing* while
-//! its close commands run.
+//! its close commands run. What the kernel opens and ends has no commands: it is open at once.
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod lives;
+mod record;
+mod recovery;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+pub use self::record::{By, Element, GrantState, Means, Record, UnknownWord};
+pub use self::recovery::{Held, Recovered};
 use crate::config::{Door, Family, Holes, How, Name, Rendered};
 use crate::engine::Reason;
-use crate::time::Monotonic;
+use crate::time::{BootId, Monotonic, Now};
 
-/// Names one grant for as long as the process lives.
+/// Names one grant among all that have not closed, over restarts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GrantId(u64);
+pub struct GrantId(pub u64);
 
-/// What opened a door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum By {
-    Sequence,
-    /// The administrator, by hand.
-    Knockctl,
-}
-
-impl By {
-    /// The word that scripts see.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sequence => "sequence",
-            Self::Knockctl => "knockctl",
-        }
-    }
-}
-
-/// What opening a door for one address does, ready to run.
+/// What opening a door for one address does, ready to be done.
 ///
 /// The close commands are rendered with the open commands, so a later change of configuration
 /// cannot alter them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deed {
-    pub steps: Vec<Step>,
+    pub means: Means,
     pub open_for: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub open: Rendered,
     pub close: Option<Rendered>,
@@ -57,38 +47,39 @@ impl Deed {
     /// given.
     ///
     /// # Errors
-    /// [`Reason::NoCommand`] when the door has no command for the family of the address.
+    /// [`Reason::NoCommand`] when nothing opens the door for the family of the address.
     pub fn of(door: &Door, address: IpAddr, open_for: Option<Duration>) -> Result<Self, Reason> {
         let opening = &door.opening;
         let open_for = open_for.unwrap_or(opening.open_for);
-        let commands = match &opening.how {
-            How::Commands { commands, .. } => commands,
-            How::Guard | How::Set(_) => return Err(Reason::NoCommand),
+        let means = match &opening.how {
+            How::Guard => Means::Kernel(Element::of_guard(door.name(), address)),
+            How::Set(set) => Means::Kernel(Element::of_set(set, address).ok_or(Reason::NoCommand)?),
+            How::Commands { commands, .. } => {
+                let pair = commands.of(Family::of(address));
+                let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
+                let step = |port| {
+                    let seconds = open_for.as_secs();
+                    let holes = Holes { address, door: door.name(), client: None, port, seconds };
+                    let close = pair.close.as_ref().map(|close| close.render(&holes));
+                    Step { open: open.render(&holes), close }
+                };
+                Means::Commands(if opening.ports.is_empty() {
+                    vec![step(None)]
+                } else {
+                    opening.ports.iter().map(|&port| step(Some(port))).collect()
+                })
+            }
         };
-        let pair = commands.of(Family::of(address));
-        let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
-        let step = |port| {
-            let seconds = open_for.as_secs();
-            let holes = Holes { address, door: door.name(), client: None, port, seconds };
-            let close = pair.close.as_ref().map(|close| close.render(&holes));
-            Step { open: open.render(&holes), close }
-        };
-        let steps = if opening.ports.is_empty() {
-            vec![step(None)]
-        } else {
-            opening.ports.iter().map(|&port| step(Some(port))).collect()
-        };
-        Ok(Self { steps, open_for })
+        Ok(Self { means, open_for })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
     #[must_use]
     pub fn is_act(&self) -> bool {
-        self.steps.iter().all(|step| step.close.is_none())
-    }
-
-    fn closes(steps: &[Step]) -> Vec<Rendered> {
-        steps.iter().filter_map(|step| step.close.clone()).collect()
+        match &self.means {
+            Means::Commands(steps) => steps.iter().all(|step| step.close.is_none()),
+            Means::Kernel(_) => false,
+        }
     }
 }
 
@@ -96,17 +87,17 @@ impl Deed {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Run the open commands, then say what came of it: [`Grants::opened`].
-    Open(GrantId, Vec<Rendered>),
+    /// Open it by these means, then say what came of it: [`Grants::opened`].
+    Open(GrantId, Means),
     /// Run these; nothing has to be closed later.
     Act(Vec<Rendered>),
     /// The door is open already, and stays so until then.
-    Extend(Monotonic),
+    Extend(GrantId, Monotonic),
     /// The door is being closed; it opens again once that has ended.
     Wait,
 }
 
-/// What came of a grant's open commands.
+/// What came of opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     All,
@@ -137,6 +128,8 @@ pub struct Expired {
     pub door: Name,
     pub address: IpAddr,
     pub close: Vec<Rendered>,
+    /// The element to delete, where the kernel has not done so by itself.
+    pub delete: Option<Element>,
 }
 
 /// What closing a door by hand comes to.
@@ -154,8 +147,9 @@ pub struct Listed<'a> {
     pub door: &'a Name,
     pub address: IpAddr,
     pub by: By,
-    pub state: &'static str,
+    pub state: GrantState,
     pub deadline: Monotonic,
+    pub element: Option<&'a Element>,
 }
 
 #[derive(Debug)]
@@ -176,7 +170,19 @@ struct Grant {
     by: By,
     state: State,
     deadline: Monotonic,
-    deed: Deed,
+    means: Means,
+}
+
+impl Grant {
+    fn expired(&self, id: GrantId) -> Expired {
+        Expired {
+            id,
+            door: self.door.clone(),
+            address: self.address,
+            close: self.means.closes(),
+            delete: self.means.element().cloned(),
+        }
+    }
 }
 
 /// All grants, and when each ends.
@@ -209,10 +215,12 @@ impl Grants {
         let place = (door.clone(), address);
         let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get_mut(id)?)));
         match known {
-            None if deed.is_act() => {
-                Decision::Act(deed.steps.into_iter().map(|step| step.open).collect())
-            }
-            None => self.start(place, by, until, deed),
+            None => match deed.means {
+                Means::Commands(steps) if steps.iter().all(|step| step.close.is_none()) => {
+                    Decision::Act(steps.into_iter().map(|step| step.open).collect())
+                }
+                means => self.start(place, by, until, means),
+            },
             Some((id, grant)) => match &mut grant.state {
                 State::Starting | State::Open => {
                     grant.by = by;
@@ -221,11 +229,15 @@ impl Grants {
                         self.deadlines.insert((later, id));
                     }
                     grant.deadline = later;
-                    Decision::Extend(later)
+                    Decision::Extend(id, later)
                 }
                 State::Closing { again } => {
-                    *again = Some((by, deed));
+                    // Its own time counts from its own knock.
+                    if again.is_none() {
+                        grant.deadline = until;
+                    }
                     grant.deadline = grant.deadline.max(until);
+                    *again = Some((by, deed));
                     Decision::Wait
                 }
             },
@@ -237,18 +249,19 @@ impl Grants {
         place: (Name, IpAddr),
         by: By,
         deadline: Monotonic,
-        deed: Deed,
+        means: Means,
     ) -> Decision {
         self.last += 1;
         let id = GrantId(self.last);
-        let commands = deed.steps.iter().map(|step| step.open.clone()).collect();
         let (door, address) = place.clone();
         self.places.insert(place, id);
-        self.grants.insert(id, Grant { door, address, by, state: State::Starting, deadline, deed });
-        Decision::Open(id, commands)
+        let state = State::Starting;
+        let grant = Grant { door, address, by, state, deadline, means: means.clone() };
+        self.grants.insert(id, grant);
+        Decision::Open(id, means)
     }
 
-    /// The open commands of a grant have ended.
+    /// What came of opening a grant.
     pub fn opened(&mut self, id: GrantId, outcome: Opened) -> AfterOpen {
         let Some(grant) = self.grants.get_mut(&id) else { return AfterOpen::Nothing };
         let Opened::Failed { done, doubtful } = outcome else {
@@ -257,8 +270,10 @@ impl Grants {
             return AfterOpen::Open;
         };
         let touched = done + usize::from(doubtful);
-        let steps = grant.deed.steps.get(..touched).unwrap_or(&grant.deed.steps);
-        let close = Deed::closes(steps);
+        let close = match &grant.means {
+            Means::Commands(steps) => Step::closes(steps.get(..touched).unwrap_or(steps)),
+            Means::Kernel(_) => Vec::new(),
+        };
         if close.is_empty() {
             self.forget(id);
             return AfterOpen::Nothing;
@@ -268,7 +283,7 @@ impl Grants {
     }
 
     /// The open grants that end now or have ended, the earliest first; each is closing from here
-    /// on. Say when its commands have ended: [`Grants::closed`].
+    /// on. Say when that has ended: [`Grants::closed`].
     #[must_use]
     pub fn expire(&mut self, now: Monotonic) -> Vec<Expired> {
         let mut expired = Vec::new();
@@ -278,8 +293,7 @@ impl Grants {
             self.deadlines.pop_first();
             let Some(grant) = self.grants.get_mut(&id) else { continue };
             grant.state = State::Closing { again: None };
-            let close = Deed::closes(&grant.deed.steps);
-            expired.push(Expired { id, door: grant.door.clone(), address: grant.address, close });
+            expired.push(grant.expired(id));
         }
         expired
     }
@@ -297,9 +311,7 @@ impl Grants {
             State::Open => {
                 self.deadlines.remove(&(grant.deadline, id));
                 grant.state = State::Closing { again: None };
-                let close = Deed::closes(&grant.deed.steps);
-                let (door, address) = (door.clone(), address);
-                return Some(Closing::Now(Expired { id, door, address, close }));
+                return Some(Closing::Now(grant.expired(id)));
             }
         }
         Some(Closing::Later)
@@ -319,13 +331,30 @@ impl Grants {
         self.expire(Monotonic::MAX)
     }
 
-    /// The close commands of a grant have ended, well or badly. If somebody knocked meanwhile the
-    /// door opens again.
+    /// Leaves those to the kernel that the kernel ends, and ends all others, as
+    /// [`expire_all`](Self::expire_all) does.
+    #[must_use]
+    pub fn leave(&mut self) -> Vec<Expired> {
+        let kept: Vec<GrantId> = self
+            .grants
+            .iter()
+            .filter(|(_, grant)| grant.means.element().is_some())
+            .map(|(&id, _)| id)
+            .collect();
+        for id in kept {
+            if let Some(grant) = self.forget(id) {
+                self.deadlines.remove(&(grant.deadline, id));
+            }
+        }
+        self.expire_all()
+    }
+
+    /// A grant has been closed, well or badly. If somebody knocked meanwhile the door opens again.
     #[must_use]
     pub fn closed(&mut self, id: GrantId) -> Option<Decision> {
         let grant = self.forget(id)?;
         let State::Closing { again: Some((by, deed)) } = grant.state else { return None };
-        Some(self.start((grant.door, grant.address), by, grant.deadline, deed))
+        Some(self.start((grant.door, grant.address), by, grant.deadline, deed.means))
     }
 
     fn forget(&mut self, id: GrantId) -> Option<Grant> {
@@ -340,10 +369,36 @@ impl Grants {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Whose a grant is.
+    /// Whose a grant is, and what opened it.
     #[must_use]
-    pub fn whose(&self, id: GrantId) -> Option<(&Name, IpAddr)> {
-        self.grants.get(&id).map(|grant| (&grant.door, grant.address))
+    pub fn whose(&self, id: GrantId) -> Option<(&Name, IpAddr, By)> {
+        self.grants.get(&id).map(|grant| (&grant.door, grant.address, grant.by))
+    }
+
+    /// The element that a grant is, and when it ends; `None`: commands open and close it.
+    #[must_use]
+    pub fn element(&self, id: GrantId) -> Option<(&Element, Monotonic)> {
+        let grant = self.grants.get(&id)?;
+        Some((grant.means.element()?, grant.deadline))
+    }
+
+    /// What the ledger has to know of a grant.
+    #[must_use]
+    pub fn record(&self, id: GrantId, now: Now, boot: BootId) -> Option<Record> {
+        let grant = self.grants.get(&id)?;
+        Some(Record {
+            id,
+            door: grant.door.clone(),
+            address: grant.address,
+            client: None,
+            by: grant.by,
+            state: grant.state(),
+            boot,
+            deadline: grant.deadline,
+            since: now.wall,
+            until: now.wall + grant.deadline.since(now.monotonic),
+            means: grant.means.clone(),
+        })
     }
 
     /// Whether the door is open for the address.
@@ -365,12 +420,9 @@ impl Grants {
                 door: &grant.door,
                 address: grant.address,
                 by: grant.by,
-                state: match grant.state {
-                    State::Starting => "starting",
-                    State::Open => "open",
-                    State::Closing { .. } => "closing",
-                },
+                state: grant.state(),
                 deadline: grant.deadline,
+                element: grant.means.element(),
             })
             .collect();
         list.sort_by_key(|listed| (listed.door, listed.address));
@@ -385,6 +437,22 @@ impl Grants {
     #[must_use]
     pub fn len(&self) -> usize {
         self.grants.len()
+    }
+}
+
+impl Grant {
+    const fn state(&self) -> GrantState {
+        match self.state {
+            State::Starting => GrantState::Starting,
+            State::Open => GrantState::Open,
+            State::Closing { .. } => GrantState::Closing,
+        }
+    }
+}
+
+impl Step {
+    fn closes(steps: &[Self]) -> Vec<Rendered> {
+        steps.iter().filter_map(|step| step.close.clone()).collect()
     }
 }
 
@@ -413,7 +481,10 @@ mod tests {
             open: command(&format!("open {port}")),
             close: Some(command(&format!("close {port}"))),
         };
-        Deed { steps: (0..ports).map(step).collect(), open_for: Duration::from_secs(open_for) }
+        Deed {
+            means: Means::Commands((0..ports).map(step).collect()),
+            open_for: Duration::from_secs(open_for),
+        }
     }
 
     fn open(grants: &mut Grants, seconds: u64, open_for: u64) -> GrantId {
@@ -441,7 +512,7 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
         let decision = grants.request(at(120), &door(), ADDRESS, By::Sequence, deed(1, 30));
-        assert_eq!(decision, Decision::Extend(at(150)));
+        assert_eq!(decision, Decision::Extend(GrantId(1), at(150)));
         assert!(grants.expire(at(149)).is_empty());
         assert_eq!(grants.expire(at(150)).len(), 1);
     }
@@ -451,7 +522,7 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
         let decision = grants.request(at(101), &door(), ADDRESS, By::Sequence, deed(1, 5));
-        assert_eq!(decision, Decision::Extend(at(130)));
+        assert_eq!(decision, Decision::Extend(GrantId(1), at(130)));
     }
 
     #[test]
@@ -464,7 +535,7 @@ mod tests {
         };
         assert_eq!(
             grants.request(at(5), &door(), ADDRESS, By::Sequence, deed(1, 10)),
-            Decision::Extend(at(15))
+            Decision::Extend(GrantId(1), at(15))
         );
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         assert_eq!(grants.next_deadline(), Some(at(15)));
@@ -488,7 +559,10 @@ mod tests {
     #[test]
     fn a_door_without_a_close_is_an_act_each_time() {
         let mut grants = Grants::new();
-        let act = Deed { steps: vec![Step { open: command("wake"), close: None }], ..deed(0, 10) };
+        let act = {
+            let steps = vec![Step { open: command("wake"), close: None }];
+            Deed { means: Means::Commands(steps), ..deed(0, 10) }
+        };
         for seconds in 0..3 {
             let decision = grants.request(at(seconds), &door(), ADDRESS, By::Sequence, act.clone());
             assert_eq!(decision, Decision::Act(vec![command("wake")]));
@@ -586,7 +660,7 @@ mod tests {
                                 prop_assert_eq!(running.insert(who, (id, true)), None);
                                 prop_assert!(!holding.contains_key(&who));
                             }
-                            Decision::Extend(until) => prop_assert!(until >= at(now + 10)),
+                            Decision::Extend(_, until) => prop_assert!(until >= at(now + 10)),
                             Decision::Wait => prop_assert!(!running[&who].1),
                             Decision::Act(_) => prop_assert!(false),
                         }

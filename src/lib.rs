@@ -6,7 +6,7 @@
 //! bin              knock · knockd · knockctl
 //! client  watcher  keeper  ctl      the shells: sockets, processes, files, clocks
 //! control  ipc  log                 what the shells share
-//! sys  firewall  capture            one outside thing each; `sys` alone may hold `unsafe`
+//! sys  firewall  ledger  capture    one outside thing each; `sys` alone may hold `unsafe`
 //! engine  grants                    pure: (now, input) -> decision
 //! proto  wire  config               pure but for config's file reading
 //! time                              Now { monotonic, wall }: passed in, never asked for
@@ -34,6 +34,8 @@ pub mod grants;
 pub mod ipc;
 #[cfg(feature = "daemon")]
 pub mod keeper;
+#[cfg(feature = "daemon")]
+pub mod ledger;
 #[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]

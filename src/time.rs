@@ -1,7 +1,9 @@
 //! Time as an argument: the core is told what time it is and never asks.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::ops::{Add, Sub};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,9 +79,51 @@ macro_rules! instant {
 instant!(Monotonic);
 instant!(Wall);
 
+/// Which boot a [`Monotonic`] belongs to: a new one each time the machine starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BootId(u128);
+
+/// The text is no boot id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a boot id is 32 hexadecimal digits")]
+pub struct BootIdError;
+
+/// Reads what `/proc/sys/kernel/random/boot_id` holds, with or without dashes.
+impl FromStr for BootId {
+    type Err = BootIdError;
+
+    fn from_str(text: &str) -> Result<Self, BootIdError> {
+        let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
+        if digits.len() != 32 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(BootIdError);
+        }
+        u128::from_str_radix(&digits, 16).map(Self).map_err(|_| BootIdError)
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_boot_id_is_read_as_the_kernel_writes_it() {
+        let boot: BootId = "0b6f9c1e-2f54-4d36-9a3e-6c1f4d0e5a77\n".parse().unwrap();
+        assert_eq!(boot.to_string(), "0b6f9c1e2f544d369a3e6c1f4d0e5a77");
+        assert_eq!(boot.to_string().parse(), Ok(boot));
+    }
+
+    #[test]
+    fn what_is_no_boot_id_is_refused() {
+        for text in ["", "0b6f9c1e", "+b6f9c1e2f544d369a3e6c1f4d0e5a77", "none"] {
+            assert_eq!(text.parse::<BootId>(), Err(BootIdError), "{text}");
+        }
+    }
 
     #[test]
     fn time_saturates_at_both_ends() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use libknock::client::plan::Plan;
 use libknock::config::{Door, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Options, Verdict};
-use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Opened};
+use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::time::{Monotonic, Now, Wall};
@@ -107,14 +107,14 @@ impl World {
         let door = &self.doors[event.door.0 as usize];
         let deed = Deed::of(door, event.source, None).unwrap();
         match self.grants.request(at, door.name(), event.source, By::Sequence, deed) {
-            Decision::Open(id, commands) => {
-                for command in commands {
+            Decision::Open(id, Means::Commands(steps)) => {
+                for command in steps.into_iter().map(|step| step.open) {
                     let what = words(&command, "open ");
                     assert_eq!(self.open.insert(what, at), None, "opened once only");
                 }
                 assert_eq!(self.grants.opened(id, Opened::All), AfterOpen::Open);
             }
-            Decision::Extend(_) => {}
+            Decision::Extend(..) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -6,6 +6,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
 use super::Name;
 use crate::proto::knock::Knock;
 
@@ -292,12 +295,26 @@ impl fmt::Display for Command {
 }
 
 /// A command that can be run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendered {
     /// The program and its arguments; `/bin/sh -c TEXT` for a shell command.
     pub argv: Vec<String>,
     /// `KNOCK_IP` and the others: the same values as in the holes.
+    #[serde(deserialize_with = "read_environment")]
     pub environment: Vec<(&'static str, String)>,
+}
+
+/// Lets in only the variables that [`Command::render`] sets.
+fn read_environment<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(&'static str, String)>, D::Error> {
+    let pairs = Vec::<(String, String)>::deserialize(deserializer)?;
+    let known = |(name, value): (String, String)| {
+        let hole = Hole::ALL.into_iter().find(|hole| hole.variable() == name);
+        let hole = hole.ok_or_else(|| D::Error::custom(format!("unknown variable {name}")))?;
+        Ok((hole.variable(), value))
+    };
+    pairs.into_iter().map(known).collect()
 }
 
 /// The command as a person would type it into a shell.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{Failure, Finished, Firewall, Job, OnFailure};
+use super::{Failure, Finished, Job, OnFailure};
 use crate::config::{Name, Rendered};
 use crate::sys::{files, orphans, process};
 use crate::time::Monotonic;
@@ -169,13 +169,15 @@ impl Commands {
     }
 }
 
-impl Firewall for Commands {
-    fn submit(&mut self, now: Monotonic, job: Job) {
+impl Commands {
+    /// Takes a job; it starts now or when its turn comes.
+    pub fn submit(&mut self, now: Monotonic, job: Job) {
         self.waiting.entry(job.door.clone()).or_default().push_back(job);
         self.start_waiting(now);
     }
 
-    fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
+    /// Looks after what runs, and tells what has ended since the last call.
+    pub fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
             running.output.drain(&running.job.door);
@@ -207,7 +209,9 @@ impl Firewall for Commands {
         std::mem::take(&mut self.finished)
     }
 
-    fn next_deadline(&self) -> Option<Monotonic> {
+    /// When [`poll`](Self::poll) has to be called next, whatever else happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
         if !self.finished.is_empty() {
             return Some(Monotonic::ZERO);
         }
@@ -224,7 +228,9 @@ impl Firewall for Commands {
         limits.chain(patience).min()
     }
 
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    /// What makes a call of [`poll`](Self::poll) worth while as soon as it is readable.
+    #[must_use]
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.running.iter().filter_map(|running| running.output.fd()).collect()
     }
 }

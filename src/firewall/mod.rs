@@ -6,13 +6,9 @@ mod connections;
 pub mod guard;
 pub mod netlink;
 pub mod nft_set;
-pub mod record;
 pub mod ruleset;
 
-use std::os::fd::BorrowedFd;
-
 use crate::config::{Name, Rendered};
-use crate::time::Monotonic;
 
 /// Names one job; given back with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,19 +61,4 @@ impl Failure {
     pub const fn is_doubtful(&self) -> bool {
         matches!(self, Self::Signal(_) | Self::TimedOut)
     }
-}
-
-/// Something that runs jobs, and never waits.
-pub trait Firewall {
-    /// Takes a job; it starts now or when its turn comes.
-    fn submit(&mut self, now: Monotonic, job: Job);
-
-    /// Looks after what runs, and tells what has ended since the last call.
-    fn poll(&mut self, now: Monotonic) -> Vec<Finished>;
-
-    /// When [`poll`](Self::poll) has to be called next, whatever else happens.
-    fn next_deadline(&self) -> Option<Monotonic>;
-
-    /// What makes a call worth while as soon as it is readable.
-    fn fds(&self) -> Vec<BorrowedFd<'_>>;
 }

@@ -11,12 +11,16 @@ use super::doors::Request as OpenRequest;
 use super::run::Keeper;
 use super::watchers::Notice;
 use crate::config::{Door, Name};
-use crate::control::{DoorStatus, EventLine, GrantStatus, Reply, Request, Status};
+use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
 use crate::engine::{Event, EventKind};
 use crate::grants::By;
 use crate::ipc::ToWatcher;
+use crate::ledger::{Entry, LedgerError, Query};
 use crate::log;
 use crate::time::{Monotonic, Now, Wall};
+
+/// How much history is told at once: the latest of it.
+const MOST_HISTORY: u32 = 10_000;
 
 impl Keeper {
     /// Hears what administrators ask, and tells those who follow what has happened.
@@ -63,7 +67,7 @@ impl Keeper {
                         since: now.monotonic,
                         open_for,
                     };
-                    match self.doors.open(now.monotonic, &request) {
+                    match self.doors.open(now, &request) {
                         Ok(()) => Reply::Done { text: format!("{name} opens for {address}") },
                         Err(reason) => Reply::Failed {
                             why: format!("{name} cannot be opened for {address}: {reason}"),
@@ -72,7 +76,7 @@ impl Keeper {
                 }
             },
             Request::Close { door, address } => {
-                if self.doors.close(now.monotonic, &door, address) {
+                if self.doors.close(now, &door, address) {
                     Reply::Done { text: format!("{door} closes for {address}") }
                 } else if self.find(&door).is_none() {
                     no_such_door(&door)
@@ -82,9 +86,14 @@ impl Keeper {
             }
             Request::CloseAll => {
                 let count = self.doors.list().len();
-                self.doors.close_all(now.monotonic, "closed by hand");
+                self.doors.close_all(now);
                 Reply::Done { text: format!("{count} doors close") }
             }
+            Request::Try { seconds } => done(
+                self.try_out(now, std::time::Duration::from_secs(seconds)),
+                "on trial: confirm it with 'knockctl confirm', from a new connection",
+            ),
+            Request::Confirm => done(self.confirm(now), "confirmed"),
             Request::Watch => return self.control.follow(id, Follows::Events),
             Request::Explain { address } => {
                 self.past_for = Some(id);
@@ -94,7 +103,15 @@ impl Keeper {
                 });
                 return self.control.follow(id, Follows::Knocks(address));
             }
-            Request::History(_) => Reply::Failed { why: "there is no history yet".to_owned() },
+            Request::History(query) => match self.history(&query) {
+                Err(why) => Reply::Failed { why: why.to_string() },
+                Ok(entries) => {
+                    for entry in entries.iter().rev() {
+                        self.control.reply(id, &Reply::Event(past_entry(entry)));
+                    }
+                    Reply::Done { text: String::new() }
+                }
+            },
         };
         self.control.reply(id, &reply);
     }
@@ -133,6 +150,16 @@ impl Keeper {
         }
     }
 
+    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
+        let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
+        self.doors.books().history(&Query {
+            door: query.door.clone(),
+            address: query.address,
+            since: query.since.map(nanos),
+            limit: MOST_HISTORY,
+        })
+    }
+
     fn status(&self, now: Now) -> Status {
         let config = self.watchers.config();
         let grants = self.doors.list();
@@ -149,7 +176,7 @@ impl Keeper {
             address: grant.address,
             client: None,
             by: grant.by.as_str().to_owned(),
-            state: grant.state.to_owned(),
+            state: grant.state.to_string(),
             seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),
         });
         Status {
@@ -186,6 +213,32 @@ impl Asked {
             Follows::Events => Self { follows: true, ..self },
             Follows::Knocks(_) => Self { follows: true, knocks: true },
         }
+    }
+}
+
+fn done(result: Result<(), String>, text: &str) -> Reply {
+    match result {
+        Ok(()) => Reply::Done { text: text.to_owned() },
+        Err(why) => Reply::Failed { why },
+    }
+}
+
+/// A line of the history.
+fn past_entry(entry: &Entry) -> EventLine {
+    let mut facts = BTreeMap::new();
+    if let Some(by) = entry.by {
+        facts.insert("by".to_owned(), by.as_str().into());
+    }
+    if let Some(client) = &entry.client {
+        facts.insert("client".to_owned(), client.as_str().into());
+    }
+    EventLine {
+        time: seconds(entry.at),
+        source: Some(entry.address.to_string()),
+        door: Some(entry.door.to_string()),
+        event: entry.event.as_str().to_owned(),
+        message: entry.detail.clone(),
+        facts,
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use std::time::Duration;
+
 use clap::{ArgAction, CommandFactory, Parser};
 
 use crate::config::{LogLevel, Settings};
+use crate::proto::duration;
 
 /// Watches the wire for a knock and opens a door in the firewall for the address that knocked.
 ///
@@ -48,6 +51,11 @@ pub struct Cli {
     /// Listen for IPv4 only
     #[arg(short = '4', long = "only-ip-v4")]
     pub only_ipv4: bool,
+
+    /// Lock the guarded ports on trial: unless knockctl confirm comes in time, they are unlocked
+    /// and knockd ends
+    #[arg(long = "try", value_name = "TIME", value_parser = duration::parse)]
+    pub try_for: Option<Duration>,
 
     /// Check the configuration, print what is wrong with it, and exit
     #[arg(short = 't', long)]

@@ -1,4 +1,4 @@
-//! From a completed knock to an open door and back: grants, their commands, and the log.
+//! From a completed knock to an open door and back: grants, what opens them, the ledger, the log.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,33 +7,42 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Door, Name, Rendered};
+use super::alerts::Alerts;
+use super::books::Books;
+use super::sets::{self, Kept, Sets, SetsError};
+use crate::config::{Config, Door, Name, OnExit, Rendered};
 use crate::engine::Reason;
-use crate::firewall::{Finished, Firewall, Job, JobId, OnFailure};
+use crate::firewall::command::Commands;
+use crate::firewall::{Finished, Job, JobId, OnFailure};
 use crate::grants::{
-    AfterOpen, By, Closing, Decision, Deed, Expired, GrantId, Grants, Listed, Opened,
+    AfterOpen, By, Closing, Decision, Deed, Expired, GrantId, GrantState, Grants, Listed, Means,
+    Opened, Record, Recovered,
 };
-use crate::time::Monotonic;
+use crate::ledger::{Event, Flush};
+use crate::sys::fault;
+use crate::time::{Monotonic, Now};
 
-/// All doors and whatever is under way at them. Runs the same over real commands and in a
-/// simulation.
-pub struct Doors<F> {
+/// All doors and whatever is under way at them.
+pub(super) struct Doors {
     grants: Grants,
-    firewall: F,
+    commands: Commands,
+    sets: Sets,
+    books: Books,
+    alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
 }
 
 /// Who may open what, and since when.
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
-    pub door: &'a Door,
-    pub address: IpAddr,
-    pub by: By,
+pub(super) struct Request<'a> {
+    pub(super) door: &'a Door,
+    pub(super) address: IpAddr,
+    pub(super) by: By,
     /// When the last knock came.
-    pub since: Monotonic,
+    pub(super) since: Monotonic,
     /// For how long, where that is not left to the door.
-    pub open_for: Option<Duration>,
+    pub(super) open_for: Option<Duration>,
 }
 
 /// What a job is for.
@@ -44,40 +53,156 @@ enum Purpose {
     Act,
 }
 
-impl<F: Firewall> Doors<F> {
-    pub fn new(firewall: F) -> Self {
-        Self { grants: Grants::new(), firewall, jobs: HashMap::new(), last_job: 0 }
+impl Doors {
+    /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
+    ///
+    /// # Errors
+    /// When the firewall cannot be set up; then nothing has been changed.
+    pub(super) fn start(
+        now: Now,
+        config: &Config,
+        books: Books,
+        records: Vec<Record>,
+        locked_for: Option<Duration>,
+    ) -> Result<Self, SetsError> {
+        let mut grants = Grants::new();
+        let held = sets::standing(config)?;
+        let effects = grants.recover(now, books.boot(), records, held);
+        let sets = Sets::set_up(config, &kept(&grants, now.monotonic), locked_for)?;
+        let mut doors = Self {
+            grants,
+            commands: Commands::new(&config.settings.state_dir),
+            sets,
+            books,
+            alerts: Alerts::new(&config.settings),
+            jobs: HashMap::new(),
+            last_job: 0,
+        };
+        for effect in effects {
+            doors.recovered(now, effect);
+        }
+        Ok(doors)
     }
 
-    /// Opens a door, or leaves it open longer: somebody earned it at `since`.
+    fn recovered(&mut self, now: Now, effect: Recovered) {
+        match effect {
+            Recovered::Forget(id) => self.books.forget(id),
+            Recovered::Ended(id) => {
+                debug!(grant = id.0, "a grant of an earlier knockd has ended by itself");
+                self.books.forget(id);
+            }
+            Recovered::Keep { id, restore } => {
+                let Some((door, address, by)) = self.whose(id) else { return };
+                info!(source = %address, door = %door, "still open from before");
+                let Some((element, left)) = restore else { return };
+                // The guard's elements came back with its table.
+                if !element.is_guards() {
+                    let kept = Kept { door, address, by, element, left };
+                    if let Err(why) = self.sets.open(&kept) {
+                        error!(source = %address, door = %kept.door, "cannot be restored: {why}");
+                    }
+                }
+            }
+            Recovered::Adopt(record) => {
+                let (address, door) = (record.address, record.door.clone());
+                info!(source = %address, door = %door, "still open from before");
+                if let Err(why) = self.books.record(&record, Flush::No) {
+                    error!(source = %address, door = %door, "cannot be recorded: {why}");
+                }
+            }
+            Recovered::Close { id, close, delete } => {
+                let Some((door, address, _)) = self.whose(id) else { return };
+                let expired = Expired { id, door, address, close, delete };
+                self.end(now, expired, "closing what an earlier knockd left open");
+            }
+        }
+    }
+
+    fn whose(&self, id: GrantId) -> Option<(Name, IpAddr, By)> {
+        self.grants.whose(id).map(|(door, address, by)| (door.clone(), address, by))
+    }
+
+    /// Another configuration is at work from now on.
+    ///
+    /// # Errors
+    /// When the firewall cannot be set up for it; then everything stays as it was.
+    pub(super) fn reconfigure(
+        &mut self,
+        now: Now,
+        config: &Config,
+        locked_for: Option<Duration>,
+    ) -> Result<(), SetsError> {
+        self.sets.replace(config, &kept(&self.grants, now.monotonic), locked_for)?;
+        self.alerts = Alerts::new(&config.settings);
+        let is_gone = |listed: &Listed<'_>| {
+            listed.element.is_some_and(|element| {
+                !config.doors.iter().any(|door| {
+                    let deed = Deed::of(door, listed.address, None);
+                    door.name() == listed.door
+                        && deed.is_ok_and(|deed| deed.means.element() == Some(element))
+                })
+            })
+        };
+        let gone: Vec<(Name, IpAddr)> = self
+            .grants
+            .list()
+            .into_iter()
+            .filter(is_gone)
+            .map(|listed| (listed.door.clone(), listed.address))
+            .collect();
+        for (door, address) in gone {
+            if let Some(Closing::Now(expired)) = self.grants.close(&door, address) {
+                self.end(now, expired, "closed, since the door is no more");
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a door, or leaves it open longer.
     ///
     /// # Errors
     /// Why this door cannot be opened for this address.
-    pub fn open(&mut self, now: Monotonic, request: &Request<'_>) -> Result<(), Reason> {
+    pub(super) fn open(&mut self, now: Now, request: &Request<'_>) -> Result<(), Reason> {
         let Request { door, address, by, since, open_for } = *request;
         let name = door.name();
         let deed = Deed::of(door, address, open_for).inspect_err(|reason| {
             warn!(source = %address, door = %name, event = "refused", reason = reason.as_str(),
                 "not opened: {reason}");
+            self.books.note(now, name, address, by, Event::Refused, reason.as_str());
         })?;
         // A watcher cannot make a grant last longer by dating its knock ahead.
-        let decision = self.grants.request(since.min(now), name, address, by, deed);
-        self.decided(now, name, address, decision);
+        let since = since.min(now.monotonic);
+        let decision = self.grants.request(since, name, address, by, deed);
+        self.alerts.know(door);
+        self.decided(now, name, address, by, decision);
         Ok(())
     }
 
-    fn decided(&mut self, now: Monotonic, door: &Name, address: IpAddr, decision: Decision) {
+    fn decided(&mut self, now: Now, door: &Name, address: IpAddr, by: By, decision: Decision) {
         match decision {
-            Decision::Open(id, commands) => {
-                self.submit(now, door, Purpose::Open(id), commands, OnFailure::Stop);
+            Decision::Open(id, Means::Commands(steps)) => {
+                let open = steps.into_iter().map(|step| step.open).collect();
+                self.open_by_commands(now, id, door, address, open);
             }
+            Decision::Open(id, Means::Kernel(_)) => self.open_in_kernel(now, id, door, address, by),
             Decision::Act(commands) => {
-                self.submit(now, door, Purpose::Act, commands, OnFailure::Stop);
+                if self.books.note(now, door, address, by, Event::Act, "") {
+                    self.submit(now, door, Purpose::Act, commands, OnFailure::Stop);
+                } else {
+                    self.not_recorded(now, door, address, by);
+                }
             }
-            Decision::Extend(until) => {
-                let seconds = until.since(now).as_secs();
+            Decision::Extend(id, until) => {
+                let seconds = until.since(now.monotonic).as_secs();
                 info!(source = %address, door = %door, event = "extend", seconds,
                     "open already, now for another {seconds} s");
+                if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
+                    && let Err(why) = self.sets.open(&kept)
+                {
+                    error!(source = %address, door = %door, "cannot be extended: {why}");
+                }
+                self.books.extend(now, id, until, by);
+                self.books.note(now, door, address, by, Event::Extend, &format!("{seconds} s"));
             }
             Decision::Wait => {
                 info!(source = %address, door = %door, "closing just now, opens again after that");
@@ -85,8 +210,68 @@ impl<F: Firewall> Doors<F> {
         }
     }
 
+    /// Recorded first, flushed: what a command does may survive a power cut.
+    fn open_by_commands(
+        &mut self,
+        now: Now,
+        id: GrantId,
+        door: &Name,
+        address: IpAddr,
+        commands: Vec<Rendered>,
+    ) {
+        let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
+        fault::point("requested");
+        if let Err(why) = self.books.record(&record, Flush::Yes) {
+            error!(source = %address, door = %door, "the ledger: {why}");
+            self.not_recorded(now, door, address, record.by);
+            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
+            return;
+        }
+        fault::point("recorded");
+        self.submit(now, door, Purpose::Open(id), commands, OnFailure::Stop);
+        fault::point("started");
+    }
+
+    /// The record may follow: there is no proof to use up, and the kernel ends it by itself.
+    fn open_in_kernel(&mut self, now: Now, id: GrantId, door: &Name, address: IpAddr, by: By) {
+        let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return };
+        fault::point("requested");
+        let failed = Opened::Failed { done: 0, doubtful: false };
+        if let Err(why) = self.sets.open(&kept) {
+            error!(source = %address, door = %door, event = "failed", "not opened: {why}");
+            self.books.note(now, door, address, by, Event::Failed, &why.to_string());
+            let _nothing = self.grants.opened(id, failed);
+            return;
+        }
+        fault::point("set");
+        let _open = self.grants.opened(id, Opened::All);
+        let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
+        if let Err(why) = self.books.record(&record, Flush::No) {
+            error!(source = %address, door = %door, "the ledger: {why}");
+            self.not_recorded(now, door, address, by);
+            if let Some(Closing::Now(expired)) = self.grants.close(door, address) {
+                self.end(now, expired, "closed at once, since it cannot be recorded");
+            }
+            return;
+        }
+        fault::point("open");
+        self.is_open(now, door, address, by);
+    }
+
+    fn not_recorded(&mut self, now: Now, door: &Name, address: IpAddr, by: By) {
+        error!(source = %address, door = %door, event = "failed",
+            "not opened, since it cannot be recorded");
+        self.books.note(now, door, address, by, Event::Failed, "cannot be recorded");
+    }
+
+    fn is_open(&mut self, now: Now, door: &Name, address: IpAddr, by: By) {
+        debug!(source = %address, door = %door, "open");
+        self.books.note(now, door, address, by, Event::Open, "");
+        self.alerts.opened(now, door, address);
+    }
+
     /// Closes a door that is open for an address. False: it is not.
-    pub fn close(&mut self, now: Monotonic, door: &Name, address: IpAddr) -> bool {
+    pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
         match self.grants.close(door, address) {
             None => false,
             Some(Closing::Later) => true,
@@ -99,13 +284,18 @@ impl<F: Firewall> Doors<F> {
 
     /// What is open, opening or closing.
     #[must_use]
-    pub fn list(&self) -> Vec<Listed<'_>> {
+    pub(super) fn list(&self) -> Vec<Listed<'_>> {
         self.grants.list()
+    }
+
+    /// The history.
+    pub(super) const fn books(&self) -> &Books {
+        &self.books
     }
 
     fn submit(
         &mut self,
-        now: Monotonic,
+        now: Now,
         door: &Name,
         purpose: Purpose,
         commands: Vec<Rendered>,
@@ -114,107 +304,172 @@ impl<F: Firewall> Doors<F> {
         self.last_job += 1;
         let id = JobId(self.last_job);
         self.jobs.insert(id, purpose);
-        self.firewall.submit(now, Job { id, door: door.clone(), commands, on_failure });
+        let job = Job { id, door: door.clone(), commands, on_failure };
+        self.commands.submit(now.monotonic, job);
     }
 
-    /// Takes note of commands that have ended and closes what is over.
-    pub fn poll(&mut self, now: Monotonic) {
-        for finished in self.firewall.poll(now) {
-            self.finished(now, finished);
+    /// Takes note of commands that have ended, closes what is over, mends what others broke.
+    pub(super) fn poll(&mut self, now: Now) {
+        for finished in self.commands.poll(now.monotonic) {
+            self.finished(now, &finished);
         }
-        for expired in self.grants.expire(now) {
+        for expired in self.grants.expire(now.monotonic) {
             self.end(now, expired, "command timeout");
         }
+        let grants = &self.grants;
+        if let Err(why) = self.sets.look(now.monotonic, || kept(grants, now.monotonic)) {
+            error!("{why}");
+        }
+        self.alerts.poll(now.monotonic);
+        self.books.poll(now);
     }
 
-    fn end(&mut self, now: Monotonic, expired: Expired, why: &'static str) {
-        let Expired { id, door, address, close } = expired;
+    /// A grant ends, for this reason.
+    fn end(&mut self, now: Now, expired: Expired, why: &'static str) {
+        let Expired { id, door, address, close, delete } = expired;
         info!(source = %address, door = %door, event = "close", "{why}");
+        fault::point("expired");
+        if let Some(element) = delete {
+            // At its deadline the kernel has done it already, or is about to.
+            if let Err(why) = self.sets.close(&door, address, &element) {
+                error!(source = %address, door = %door, "cannot be closed now: {why}");
+            }
+            self.is_closed(now, id, why);
+            return;
+        }
+        self.books.advance(id, GrantState::Closing, Flush::Yes);
+        fault::point("closing");
         self.submit(now, &door, Purpose::Close(id), close, OnFailure::GoOn);
+        fault::point("close started");
     }
 
-    fn finished(&mut self, now: Monotonic, finished: Finished) {
-        let Some(purpose) = self.jobs.remove(&finished.id) else { return };
-        let id = match purpose {
-            Purpose::Open(id) | Purpose::Close(id) => id,
-            // The runner has logged a failure.
-            Purpose::Act => return,
-        };
-        let Some((door, address)) = self.grants.whose(id).map(|(door, ip)| (door.clone(), ip))
-        else {
-            return;
-        };
-        match purpose {
-            Purpose::Open(_) => self.opened(now, id, &door, address, &finished),
-            _ => {
-                if finished.failure.is_some() {
-                    error!(source = %address, door = %door,
-                        "a close command failed: the door may still be open");
-                } else {
-                    debug!(source = %address, door = %door, "closed");
+    fn finished(&mut self, now: Now, finished: &Finished) {
+        match self.jobs.remove(&finished.id) {
+            Some(Purpose::Open(id)) => self.opened(now, id, finished),
+            Some(Purpose::Close(id)) => {
+                fault::point("close ended");
+                let failed = "a close command failed: the door may still be open";
+                match self.whose(id) {
+                    Some((door, address, by)) if finished.failure.is_some() => {
+                        error!(source = %address, door = %door, event = "failed", "{failed}");
+                        self.books.note(now, &door, address, by, Event::Failed, failed);
+                    }
+                    _ => {}
                 }
-                if let Some(decision) = self.grants.closed(id) {
-                    self.decided(now, &door, address, decision);
-                }
+                self.is_closed(now, id, "");
             }
+            // The runner has logged a failure.
+            Some(Purpose::Act) | None => {}
         }
     }
 
-    fn opened(
-        &mut self,
-        now: Monotonic,
-        id: GrantId,
-        door: &Name,
-        address: IpAddr,
-        finished: &Finished,
-    ) {
+    fn opened(&mut self, now: Now, id: GrantId, finished: &Finished) {
+        let Some((door, address, by)) = self.whose(id) else { return };
+        fault::point("opened");
         let outcome = match &finished.failure {
             None => Opened::All,
             Some(why) => Opened::Failed { done: finished.done, doubtful: why.is_doubtful() },
         };
+        let why = finished.failure.as_ref().map(ToString::to_string).unwrap_or_default();
         match self.grants.opened(id, outcome) {
-            AfterOpen::Open => debug!(source = %address, door = %door, "open"),
+            AfterOpen::Open => {
+                self.books.advance(id, GrantState::Open, Flush::No);
+                fault::point("open");
+                self.is_open(now, &door, address, by);
+            }
             AfterOpen::Nothing => {
                 error!(source = %address, door = %door, event = "failed", "not opened");
+                self.books.note(now, &door, address, by, Event::Failed, &why);
+                self.books.forget(id);
             }
             AfterOpen::Close(commands) => {
                 error!(source = %address, door = %door, event = "failed",
                     "not opened: what was done of it is undone");
-                self.submit(now, door, Purpose::Close(id), commands, OnFailure::GoOn);
+                self.books.note(now, &door, address, by, Event::Failed, &why);
+                self.books.advance(id, GrantState::Closing, Flush::Yes);
+                self.submit(now, &door, Purpose::Close(id), commands, OnFailure::GoOn);
             }
         }
     }
 
-    /// Closes everything that is open, and what is about to open as soon as it has.
-    pub fn close_all(&mut self, now: Monotonic, why: &'static str) {
-        for expired in self.grants.expire_all() {
-            self.end(now, expired, why);
+    fn is_closed(&mut self, now: Now, id: GrantId, why: &str) {
+        let Some((door, address, by)) = self.whose(id) else { return };
+        self.books.forget(id);
+        fault::point("closed");
+        self.books.note(now, &door, address, by, Event::Close, why);
+        debug!(source = %address, door = %door, "closed");
+        self.alerts.closed(now, &door, address);
+        if let Some(decision) = self.grants.closed(id) {
+            self.decided(now, &door, address, by, decision);
         }
     }
 
-    /// Whether nothing is open and nothing runs.
+    /// Closes everything that is open, and what is about to open as soon as it has.
+    pub(super) fn close_all(&mut self, now: Now) {
+        for expired in self.grants.expire_all() {
+            self.end(now, expired, "closed by hand");
+        }
+    }
+
+    /// Closes what only commands can close; the kernel ends the rest by itself.
+    pub(super) fn leave(&mut self, now: Now) {
+        for expired in self.grants.leave() {
+            self.end(now, expired, "closing, since knockd stops");
+        }
+    }
+
+    /// Whether nothing waits for a command.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.grants.is_empty() && self.jobs.is_empty()
     }
 
-    #[must_use]
-    pub fn is_open(&self, door: &Name, address: IpAddr) -> bool {
-        self.grants.is_open(door, address)
+    /// Lets go of the firewall: the guard stays or goes.
+    ///
+    /// # Errors
+    /// When it cannot be taken away.
+    pub(super) fn finish(self, on_exit: OnExit) -> Result<(), SetsError> {
+        self.sets.leave(on_exit)
     }
 
     /// When [`poll`](Self::poll) has to be called next.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Monotonic> {
-        [self.grants.next_deadline(), self.firewall.next_deadline()].into_iter().flatten().min()
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        let deadlines = [
+            self.grants.next_deadline(),
+            self.commands.next_deadline(),
+            self.alerts.next_deadline(),
+            self.books.next_deadline(),
+            self.sets.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.firewall.fds()
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = self.commands.fds();
+        fds.extend(self.sets.fds());
+        fds.extend(self.alerts.fds());
+        fds
     }
+}
 
-    #[must_use]
-    pub const fn firewall(&self) -> &F {
-        &self.firewall
-    }
+/// What the kernel has to hold.
+fn kept(grants: &Grants, now: Monotonic) -> Vec<Kept> {
+    let kept = |listed: Listed<'_>| {
+        Some(Kept {
+            door: listed.door.clone(),
+            address: listed.address,
+            by: listed.by,
+            element: listed.element?.clone(),
+            left: listed.deadline.since(now),
+        })
+    };
+    grants.list().into_iter().filter_map(kept).filter(|kept| !kept.left.is_zero()).collect()
+}
+
+fn kept_one(grants: &Grants, id: GrantId, now: Monotonic) -> Option<Kept> {
+    let (door, address, by) = grants.whose(id)?;
+    let (element, deadline) = grants.element(id)?;
+    let (door, element) = (door.clone(), element.clone());
+    Some(Kept { door, address, by, element, left: deadline.since(now) })
 }

@@ -3,16 +3,19 @@
 //! It never sees a packet.
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod answers;
+mod books;
 pub mod cli;
 mod control;
 mod daemon;
 mod doors;
 mod interfaces;
 mod names;
+mod reload;
 mod run;
+mod sets;
 mod watcher;
 mod watchers;
 
-pub use doors::{Doors, Request};
 pub use run::run;

@@ -10,21 +10,25 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use super::answers::Asked;
+use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::{Doors, Request};
 use super::names::Names;
+use super::reload::Trial;
+use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
-use crate::config::Config;
 use crate::config::load::{self, Loaded, Options, Report};
+use crate::config::{Config, OnExit};
 use crate::control;
-use crate::firewall::command::{Commands, LIMIT};
+use crate::firewall::command::LIMIT;
 use crate::grants::By;
+use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::sys::signals::Signals;
-use crate::sys::{clock, files, privileges};
-use crate::time::{Monotonic, Wall};
+use crate::sys::{clock, files, orphans, privileges};
+use crate::time::{Monotonic, Now, Wall};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,10 @@ enum StartError {
     Log(#[from] LogError),
     #[error("knockd: {0}")]
     Daemon(#[from] DaemonError),
+    #[error("knockd: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("knockd: {0}")]
+    Firewall(#[from] SetsError),
     #[error("knockd: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
     #[error("knockd: not started, since no watcher could start")]
@@ -67,17 +75,19 @@ pub(super) struct Keeper {
     pub(super) since: Wall,
     signals: Signals,
     pub(super) watchers: Watchers,
-    pub(super) doors: Doors<Commands>,
+    pub(super) doors: Doors,
     pub(super) control: Control,
     /// What is asked about at the moment, and by whom what happened before.
     pub(super) asked: Asked,
     pub(super) past_for: Option<ConnectionId>,
     names: Option<Names>,
     /// In the foreground, log lines also go to standard error.
-    foreground: bool,
+    pub(super) foreground: bool,
     left: Option<Left>,
     started: bool,
-    reload_again: bool,
+    pub(super) reload_again: bool,
+    /// A configuration that has to be confirmed.
+    pub(super) trial: Option<Trial>,
     // Removed, and unlocked, when the daemon ends.
     _pid_file: PidFile,
 }
@@ -94,7 +104,7 @@ fn absolute(cli: &Cli) -> Cli {
     }
 }
 
-fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
+pub(super) fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
     let options = Options { insecure_permissions: cli.insecure_permissions };
     let mut loaded = load::load(&cli.config, &options)?;
     cli.apply(&mut loaded.config.settings);
@@ -102,7 +112,7 @@ fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
 }
 
 /// Line by line: a log line is one line, and a warning shows the place that it speaks of.
-fn log_warnings(loaded: &Loaded) {
+pub(super) fn log_warnings(loaded: &Loaded) {
     for warning in &loaded.warnings {
         for line in warning.to_string().lines() {
             warn!("{line}");
@@ -134,8 +144,9 @@ impl Keeper {
             None
         };
         let config = Arc::new(loaded.config);
-        let mut watchers = Watchers::new(Arc::clone(&config));
         let now = clock::now();
+        let doors = start_doors(&config, cli.try_for)?;
+        let mut watchers = Watchers::new(Arc::clone(&config));
         watchers
             .start(now.monotonic, Arc::clone(&config))
             .map_err(system("cannot start the watcher"))?;
@@ -145,21 +156,23 @@ impl Keeper {
             asked: Asked::default(),
             past_for: None,
             foreground: !cli.daemon,
-            cli,
+            cli: cli.clone(),
             signals,
             watchers,
-            doors: Doors::new(Commands::new(&config.settings.state_dir)),
+            doors,
             names,
             left,
             started: false,
             reload_again: false,
+            trial: cli.try_for.map(|time| Trial::of_start(now.monotonic + time)),
             _pid_file: pid_file,
         })
     }
 
     fn run(mut self) -> Result<(), StartError> {
         loop {
-            let now = self.wait(None)?;
+            self.wait(None)?;
+            let now = clock::now();
             let pending = self.signals.take();
             if pending.stop {
                 break;
@@ -167,20 +180,24 @@ impl Keeper {
             if pending.reload {
                 self.reload(now);
             }
-            for notice in self.watchers.poll(now) {
+            for notice in self.watchers.poll(now.monotonic) {
                 self.act(now, notice)?;
             }
             self.doors.poll(now);
-            self.serve(clock::now());
+            self.serve(now);
+            if self.end_trial(now) {
+                return self.stop(OnExit::Remove);
+            }
             if self.reload_again && !self.watchers.is_changing() {
                 self.reload_again = false;
                 self.reload(now);
             }
         }
-        self.stop()
+        let on_exit = self.watchers.config().settings.on_exit;
+        self.stop(on_exit)
     }
 
-    fn act(&mut self, now: Monotonic, notice: Notice) -> Result<(), StartError> {
+    fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
         match notice {
             Notice::Knocked { door, source, at } => {
                 let request = Request {
@@ -196,10 +213,13 @@ impl Keeper {
                     names.look_up(source);
                 }
             }
-            Notice::Seen { .. } | Notice::Past { .. } => self.explain(clock::now(), &notice),
+            Notice::Seen { .. } | Notice::Past { .. } => self.explain(now, &notice),
             Notice::InForce(config) => self.in_force(&config)?,
             Notice::Failed if !self.started => return Err(StartError::NoWatcher),
-            Notice::Failed => tell_systemd(&[NotifyState::Ready]),
+            Notice::Failed => {
+                self.stay(now);
+                tell_systemd(&[NotifyState::Ready]);
+            }
         }
         Ok(())
     }
@@ -221,66 +241,39 @@ impl Keeper {
         Ok(())
     }
 
-    /// SIGHUP: takes up the configuration as it is now, or says why not and goes on as before.
-    fn reload(&mut self, now: Monotonic) {
-        if self.watchers.is_changing() {
-            self.reload_again = true;
-            return;
-        }
-        info!("re-reading config file: {}", self.cli.config.display());
-        tell_systemd(&reloading());
-        match load_configuration(&self.cli) {
-            Ok(loaded) => {
-                // A log file that has been rotated away is opened anew in any case.
-                if let Err(error) = log::set_up(&loaded.config.settings.log, self.foreground) {
-                    error!("{error}");
-                }
-                log_warnings(&loaded);
-                if let Err(error) = self.watchers.start(now, Arc::new(loaded.config)) {
-                    error!("cannot start a watcher: {error}; the old configuration stays");
-                    tell_systemd(&[NotifyState::Ready]);
-                }
-            }
-            Err(report) => {
-                for line in report.to_string().lines() {
-                    error!("{line}");
-                }
-                error!("the old configuration stays");
-                tell_systemd(&[NotifyState::Ready]);
-            }
-        }
-    }
-
     /// Closes what is open, then ends. Close commands get their time, and no more.
-    fn stop(mut self) -> Result<(), StartError> {
+    fn stop(mut self, on_exit: OnExit) -> Result<(), StartError> {
         info!("shutting down");
         tell_systemd(&[NotifyState::Stopping]);
         self.watchers.stop();
         let limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
         loop {
-            let now = clock::now().monotonic;
+            let now = clock::now();
             self.doors.poll(now);
-            self.doors.close_all(now, "closing, since knockd stops");
+            self.doors.leave(now);
             if self.doors.is_idle() {
-                return Ok(());
+                break;
             }
-            if now >= limit {
+            if now.monotonic >= limit {
                 error!("not everything could be closed in time");
-                return Ok(());
+                break;
             }
             self.wait(Some(limit))?;
             // A second request changes nothing: the doors still have to be closed.
             let _ = self.signals.take();
         }
+        self.doors.finish(on_exit)?;
+        Ok(())
     }
 
-    /// Sleeps until something happens or is due, and says what time it is then.
-    fn wait(&self, limit: Option<Monotonic>) -> Result<Monotonic, StartError> {
+    /// Sleeps until something happens or is due.
+    fn wait(&self, limit: Option<Monotonic>) -> Result<(), StartError> {
         let now = clock::now().monotonic;
         let deadlines = [
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
             self.control.next_deadline(now),
+            self.trial_ends(),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
@@ -289,18 +282,32 @@ impl Keeper {
         fds.extend(self.doors.fds());
         fds.extend(self.control.fds());
         files::wait(&fds, timeout).map_err(system("cannot wait for events"))?;
-        Ok(clock::now().monotonic)
+        Ok(())
     }
 }
 
-fn reloading() -> Vec<NotifyState<'static>> {
+/// Ends what an earlier knockd left running, and takes up the grants that it left open.
+fn start_doors(config: &Config, try_for: Option<Duration>) -> Result<Doors, StartError> {
+    let state_dir = &config.settings.state_dir;
+    let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
+    let (books, records) = Books::open(state_dir, boot, clock::now())?;
+    // Only after the ledger is ours: another knockd's commands carry the same mark.
+    let ended = orphans::end(&state_dir.display().to_string())
+        .map_err(system("cannot end the commands of an earlier knockd"))?;
+    if ended > 0 {
+        warn!("ended {ended} processes that an earlier knockd had started");
+    }
+    Ok(Doors::start(clock::now(), config, books, records, try_for)?)
+}
+
+pub(super) fn reloading() -> Vec<NotifyState<'static>> {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now().ok());
     states
 }
 
 /// Tells the service manager, where there is one.
-fn tell_systemd(states: &[NotifyState<'_>]) {
+pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("cannot tell the service manager: {error}");
     }

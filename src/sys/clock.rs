@@ -1,10 +1,11 @@
 //! The only reader of clocks.
 
+use std::io;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::time::{Monotonic, Now, Wall};
+use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How far apart the two clocks may have been read.
 const CLOSE: u64 = 20_000;
@@ -31,6 +32,14 @@ pub fn now() -> Now {
         }
     }
     best.1
+}
+
+/// Which boot this is.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn boot_id() -> io::Result<BootId> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.parse().map_err(io::Error::other)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]

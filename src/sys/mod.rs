@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "the one module that may")]
 
 pub mod clock;
+pub mod fault;
 pub mod files;
 pub mod orphans;
 pub mod privileges;

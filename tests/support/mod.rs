@@ -293,11 +293,30 @@ impl Knockd {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("knock.conf");
         write_configuration(&directory, &config, configuration);
+        Self::run(host, directory, config, arguments, &[])
+    }
+
+    /// Starts it once more in the same directory, after it has ended. Does not wait.
+    pub fn start_again(mut self, host: &Host) -> Self {
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
+        let config = self.config.clone();
+        Self::run(host, directory, config, &[], &[])
+    }
+
+    /// Starts `knockd` in a directory that has its configuration.
+    pub fn run(
+        host: &Host,
+        directory: tempfile::TempDir,
+        config: PathBuf,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut child = host
             .command(env!("CARGO_BIN_EXE_knockd"))
             .arg("-c")
             .arg(&config)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,0 +1,136 @@
+//! Telling somebody that a door was opened or closed: `on_open`, `on_close`, mail.
+//!
+//! What is run here delays no grant and fails none: it has a runner of its own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::config::{Command, Door, Email, Holes, Name, Rendered, Settings};
+use crate::firewall::command::Commands;
+use crate::firewall::{Job, JobId, OnFailure};
+use crate::log::limit::Limit;
+use crate::time::{Monotonic, Now};
+
+/// How many mails at once, and how often one more.
+const MAILS: u32 = 10;
+const MAIL_EVERY: Duration = Duration::from_secs(60);
+/// How many commands may be under way: a flood of grants starts no flood of processes.
+const WAITING: usize = 256;
+
+pub(super) struct Alerts {
+    runner: Commands,
+    mail_to: Option<Email>,
+    limit: Limit,
+    doors: HashMap<Name, Told>,
+    under_way: usize,
+    left_out: bool,
+}
+
+/// What a door wants to be run.
+struct Told {
+    door: Door,
+}
+
+impl Alerts {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            runner: Commands::new(&settings.state_dir),
+            mail_to: settings.alert.clone(),
+            limit: Limit::new(MAILS, MAIL_EVERY),
+            doors: HashMap::new(),
+            under_way: 0,
+            left_out: false,
+        }
+    }
+
+    /// Remembers what a door wants, for as long as it may be open.
+    pub(super) fn know(&mut self, door: &Door) {
+        if door.opening.on_open.is_some() || door.opening.on_close.is_some() {
+            self.doors.insert(door.name().clone(), Told { door: door.clone() });
+        }
+    }
+
+    pub(super) fn opened(&mut self, now: Now, door: &Name, address: IpAddr) {
+        self.tell(now, door, address, "opened", |door| door.opening.on_open.as_ref());
+    }
+
+    pub(super) fn closed(&mut self, now: Now, door: &Name, address: IpAddr) {
+        self.tell(now, door, address, "closed", |door| door.opening.on_close.as_ref());
+    }
+
+    fn tell(
+        &mut self,
+        now: Now,
+        name: &Name,
+        address: IpAddr,
+        what: &str,
+        command: impl Fn(&Door) -> Option<&Command>,
+    ) {
+        let rendered = self.doors.get(name).and_then(|Told { door }| {
+            let holes = Holes {
+                address,
+                door: name,
+                client: None,
+                port: door.opening.single_port(),
+                seconds: door.opening.open_for.as_secs(),
+            };
+            command(door).map(|command| command.render(&holes))
+        });
+        let mail = match &self.mail_to {
+            Some(to) if self.limit.pass(now.monotonic) => Some(mail(to, name, address, what)),
+            _ => None,
+        };
+        for command in rendered.into_iter().chain(mail) {
+            self.run(now, name, command);
+        }
+    }
+
+    fn run(&mut self, now: Now, door: &Name, command: Rendered) {
+        if self.under_way >= WAITING {
+            if !std::mem::replace(&mut self.left_out, true) {
+                warn!(door = %door, "too many alerts are under way: some are left out");
+            }
+            return;
+        }
+        self.under_way += 1;
+        let job = Job {
+            id: JobId(0),
+            door: door.clone(),
+            commands: vec![command],
+            on_failure: OnFailure::GoOn,
+        };
+        self.runner.submit(now.monotonic, job);
+    }
+
+    pub(super) fn poll(&mut self, now: Monotonic) {
+        let ended = self.runner.poll(now).len();
+        self.under_way = self.under_way.saturating_sub(ended);
+        self.left_out &= self.under_way >= WAITING;
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        self.runner.next_deadline()
+    }
+
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.runner.fds()
+    }
+}
+
+/// A mail, through the local `sendmail`. What it says stands in the environment, so that no shell
+/// reads it.
+fn mail(to: &Email, door: &Name, address: IpAddr, what: &str) -> Rendered {
+    let text = format!(
+        "To: {to}\nSubject: knockd: {door} {what} for {address}\nAuto-Submitted: auto-generated\n\n\
+         {door} was {what} for {address}.\n"
+    );
+    let script = "printf '%s' \"$KNOCK_MAIL\" | sendmail -i -- \"$KNOCK_MAIL_TO\"";
+    Rendered {
+        argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        environment: vec![("KNOCK_MAIL", text), ("KNOCK_MAIL_TO", to.to_string())],
+    }
+}

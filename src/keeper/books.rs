@@ -1,0 +1,144 @@
+//! The ledger as the keeper uses it: what goes wrong with it is said once, and is nobody's end.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::config::Name;
+use crate::grants::{By, GrantId, GrantState, Record};
+use crate::ledger::{
+    Entry, Event, Extension, Flush, Keep, Ledger, LedgerError, Opened, Query, SetAside,
+};
+use crate::time::{BootId, Monotonic, Now};
+
+/// How often what need not be kept is looked for, and how soon again when there is more.
+const TIDY: Duration = Duration::from_secs(600);
+const TIDY_MORE: Duration = Duration::from_millis(200);
+
+pub(super) struct Books {
+    ledger: Ledger,
+    boot: BootId,
+    /// Whether the last write failed: each failure is one line, however many follow.
+    ails: bool,
+    next_tidy: Monotonic,
+}
+
+impl Books {
+    /// Opens the ledger; gives the grants that have not closed.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub(super) fn open(
+        state_dir: &Path,
+        boot: BootId,
+        now: Now,
+    ) -> Result<(Self, Vec<Record>), LedgerError> {
+        let Opened { ledger, records, set_aside } = Ledger::open(state_dir, now.wall)?;
+        if let Some(SetAside { path, why, grants, proofs }) = set_aside {
+            error!(
+                "the ledger was corrupt ({why}): it is set aside as {}, and a new one begins, with \
+                 {grants} grants and {proofs} used proofs that could be saved",
+                path.display()
+            );
+        }
+        let next_tidy = now.monotonic + TIDY;
+        Ok((Self { ledger, boot, ails: false, next_tidy }, records))
+    }
+
+    pub(super) const fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// Records a grant, before or after it opens.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: what it is about must not be open.
+    pub(super) fn record(&mut self, record: &Record, flush: Flush) -> Result<(), LedgerError> {
+        // Without a proof nothing can have been used.
+        let _new = self.ledger.record(record, None, flush)?;
+        self.ails = false;
+        Ok(())
+    }
+
+    /// A later deadline. If it cannot be recorded the grant ends earlier after a crash.
+    pub(super) fn extend(&mut self, now: Now, id: GrantId, deadline: Monotonic, by: By) {
+        let until = now.wall + deadline.since(now.monotonic);
+        let to = Extension { deadline, until, client: None, by };
+        let written = self.ledger.extend(id, &to, None, Flush::No).map(drop);
+        self.heed(written);
+    }
+
+    pub(super) fn advance(&mut self, id: GrantId, state: GrantState, flush: Flush) {
+        let written = self.ledger.advance(id, state, flush);
+        self.heed(written);
+    }
+
+    pub(super) fn forget(&mut self, id: GrantId) {
+        let written = self.ledger.forget(id);
+        self.heed(written);
+    }
+
+    /// Adds to the history. False: it could not be written.
+    pub(super) fn note(
+        &mut self,
+        now: Now,
+        door: &Name,
+        address: IpAddr,
+        by: By,
+        event: Event,
+        detail: &str,
+    ) -> bool {
+        let entry = Entry {
+            at: now.wall,
+            door: door.clone(),
+            address,
+            client: None,
+            by: Some(by),
+            event,
+            detail: detail.to_owned(),
+        };
+        let written = self.ledger.append(&entry);
+        self.heed(written)
+    }
+
+    fn heed(&mut self, written: Result<(), LedgerError>) -> bool {
+        match (written, self.ails) {
+            (Ok(()), true) => {
+                self.ails = false;
+                info!("the ledger can be written again");
+            }
+            (Err(why), false) => {
+                self.ails = true;
+                warn!("the ledger: {why}; what is open still closes");
+            }
+            (Ok(()), false) => {}
+            (Err(_), true) => return false,
+        }
+        !self.ails
+    }
+
+    /// What happened, the latest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub(super) fn history(&self, query: &Query) -> Result<Vec<Entry>, LedgerError> {
+        self.ledger.history(query)
+    }
+
+    /// Forgets a little of what need not be kept, when it is time.
+    pub(super) fn poll(&mut self, now: Now) {
+        if self.next_tidy > now.monotonic {
+            return;
+        }
+        let more = self.ledger.tidy(now.wall, Keep::default());
+        let again = if matches!(more, Ok(true)) { TIDY_MORE } else { TIDY };
+        self.next_tidy = now.monotonic + again;
+        self.heed(more.map(drop));
+    }
+
+    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
+        Some(self.next_tidy)
+    }
+}

@@ -1,0 +1,137 @@
+//! What happened, for people to read later.
+
+use std::net::IpAddr;
+
+use rusqlite::{Connection, Row, params};
+
+use super::Keep;
+use super::rows::{nanos, optional_word, required, word};
+use crate::config::Name;
+use crate::grants::{By, UnknownWord};
+use crate::time::Wall;
+
+/// How many rows are forgotten at a time: some two milliseconds.
+const AT_A_TIME: u32 = 500;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub at: Wall,
+    pub door: Name,
+    pub address: IpAddr,
+    pub client: Option<Name>,
+    pub by: Option<By>,
+    pub event: Event,
+    /// In words; empty where there is nothing to add. Never a secret.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    Open,
+    Extend,
+    Close,
+    /// It was asked for and not granted.
+    Refused,
+    /// It was granted, and opening or closing did not work.
+    Failed,
+    /// A door without a close did its work.
+    Act,
+}
+
+impl Event {
+    pub const ALL: [Self; 6] =
+        [Self::Open, Self::Extend, Self::Close, Self::Refused, Self::Failed, Self::Act];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Extend => "extend",
+            Self::Close => "close",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Act => "act",
+        }
+    }
+}
+
+impl std::str::FromStr for Event {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let known = Self::ALL.into_iter().find(|event| event.as_str() == text);
+        known.ok_or_else(|| UnknownWord(text.to_owned()))
+    }
+}
+
+/// Which part of the history is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    pub door: Option<Name>,
+    pub address: Option<IpAddr>,
+    pub since: Option<Wall>,
+    /// At most so many, the latest.
+    pub limit: u32,
+}
+
+pub(super) fn append(db: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO history (at, door, address, client, by, event, detail) \
+         VALUES (?,?,?,?,?,?,?)",
+    )?
+    .execute(params![
+        nanos(entry.at.as_nanos()),
+        entry.door.as_str(),
+        entry.address.to_string(),
+        entry.client.as_ref().map(Name::as_str),
+        entry.by.map(By::as_str),
+        entry.event.as_str(),
+        entry.detail,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Entry>> {
+    // In the order in which it was written: the calendar may have been set back in between.
+    db.prepare_cached(
+        "SELECT * FROM history WHERE (?1 IS NULL OR door = ?1) \
+         AND (?2 IS NULL OR address = ?2) AND (?3 IS NULL OR at >= ?3) \
+         ORDER BY id DESC LIMIT ?4",
+    )?
+    .query_map(
+        params![
+            query.door.as_ref().map(Name::as_str),
+            query.address.map(|address| address.to_string()),
+            query.since.map(|since| nanos(since.as_nanos())),
+            query.limit,
+        ],
+        read,
+    )?
+    .collect()
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        at: Wall::from_nanos(required(row, "at")?),
+        door: word(row, "door")?,
+        address: word(row, "address")?,
+        client: optional_word(row, "client")?,
+        by: optional_word(row, "by")?,
+        event: word(row, "event")?,
+        detail: row.get("detail")?,
+    })
+}
+
+/// Forgets some of the oldest rows if they are too old or too many; returns whether more are.
+///
+/// Looks at the oldest only: rows are in the order in which they were written.
+pub(super) fn prune(db: &Connection, now: Wall, keep: Keep) -> rusqlite::Result<bool> {
+    let pruned = db
+        .prepare_cached(
+            "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT ?1) \
+             AND (at < ?2 OR id <= (SELECT max(id) FROM history) - ?3)",
+        )?
+        .execute(params![AT_A_TIME, nanos((now - keep.age).as_nanos()), keep.rows])?;
+    Ok(pruned == AT_A_TIME as usize)
+}

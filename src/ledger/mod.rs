@@ -1,0 +1,300 @@
+//! The durable record: open grants, what was already used, and what happened.
+//!
+//! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
+//! that was [flushed](Flush::Yes) also a power cut. One process at a time may have it open.
+#![forbid(unsafe_code)]
+
+mod error;
+mod history;
+mod lock;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use self::error::Context;
+pub use self::error::LedgerError;
+pub use self::history::{Entry, Event, Query};
+use self::lock::Lock;
+use crate::config::Name;
+use crate::grants::{By, GrantId, GrantState, Record};
+use crate::time::{Monotonic, Wall};
+
+/// The name of the ledger's file in the state directory.
+pub const FILE: &str = "ledger.db";
+
+/// Whether a write has to survive a power cut.
+///
+/// Measured (`cargo bench --bench ledger`, two cores, a virtual disk): recording a grant takes 16 µs
+/// with `No` and 210 µs with `Yes`, with a proof 18 µs and 200 µs; a line of history 6 µs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    No,
+    /// Before a command runs, and before anything opens on a proof that must not be used again.
+    Yes,
+}
+
+/// Something that may be used once.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// These bytes, once: a TOTP step, a line of a list, an fwknop digest.
+    Once {
+        door: Name,
+        client: Option<Name>,
+        /// What sort of proof it is; each sort has its own bytes.
+        kind: &'static str,
+        bytes: Vec<u8>,
+        /// When it stops proving anything and need not be remembered; `None`: never.
+        until: Option<Wall>,
+    },
+    /// A stamp later than the latest that this public key has used.
+    Later { key: [u8; 32], stamp: Wall },
+}
+
+/// Says what it is, not what it holds: an unused one is a secret.
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Once { door, client, kind, .. } => f
+                .debug_struct("Once")
+                .field("door", door)
+                .field("client", client)
+                .field("kind", kind)
+                .finish_non_exhaustive(),
+            Self::Later { stamp, .. } => {
+                f.debug_struct("Later").field("stamp", stamp).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// What came of a write that needed a proof.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is recorded, and the proof, if there was one, is used up.
+    New,
+    /// The proof was used before. Nothing is recorded, nothing may open.
+    Used,
+}
+
+/// A later deadline for an open grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    pub deadline: Monotonic,
+    pub until: Wall,
+    pub client: Option<Name>,
+    pub by: By,
+}
+
+/// How much history is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    pub age: Duration,
+    pub rows: u32,
+}
+
+/// One year, and 100,000 rows (some 20 MB).
+impl Default for Keep {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(365 * 24 * 3600), rows: 100_000 }
+    }
+}
+
+/// A ledger that could not be read any more, and what was done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+    /// How many grants could be taken over from it.
+    pub grants: usize,
+    /// How many used proofs and marks could be taken over from it; without them, what was used
+    /// may be used again.
+    pub proofs: usize,
+}
+
+/// A ledger, and what it knew.
+#[must_use]
+#[derive(Debug)]
+pub struct Opened {
+    pub ledger: Ledger,
+    /// The grants that have not closed, the oldest first.
+    pub records: Vec<Record>,
+    /// There was a corrupt ledger: say so loudly.
+    pub set_aside: Option<SetAside>,
+}
+
+/// The open ledger. Nobody else can open it until this is dropped or the process ends.
+///
+/// Whoever gets an error from a write must not open what it was about; what is open still closes.
+#[derive(Debug)]
+pub struct Ledger {
+    db: Connection,
+    path: PathBuf,
+    flushing: Flush,
+    _lock: Lock,
+}
+
+impl Ledger {
+    /// Opens the ledger in a state directory, or makes one. `now` dates what is set aside.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`] when another process has it open; [`LedgerError::Newer`] and
+    /// [`LedgerError::Foreign`] when it is not this program's to write; otherwise what the file
+    /// system says. A corrupt one is no error: see [`SetAside`].
+    pub fn open(state_dir: &Path, now: Wall) -> Result<Opened, LedgerError> {
+        let lock = Lock::take(state_dir)?;
+        let path = state_dir.join(FILE);
+        let schema::Found { db, records, set_aside } = schema::open(&path, now)?;
+        let ledger = Self { db, path, flushing: Flush::No, _lock: lock };
+        Ok(Opened { ledger, records, set_aside })
+    }
+
+    /// Records a grant, and uses up what proves it, in one step.
+    ///
+    /// It takes the place of an earlier record for the same door and address, which has closed.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then nothing is recorded.
+    pub fn record(
+        &mut self,
+        record: &Record,
+        proof: Option<&Proof>,
+        flush: Flush,
+    ) -> Result<Recorded, LedgerError> {
+        self.write("record a grant", proof, flush, |db| rows::insert(db, record))
+    }
+
+    /// Moves the deadline of a grant, and uses up what proves the right to do so, in one step.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then the deadline is what it was.
+    pub fn extend(
+        &mut self,
+        id: GrantId,
+        to: &Extension,
+        proof: Option<&Proof>,
+        flush: Flush,
+    ) -> Result<Recorded, LedgerError> {
+        self.write("extend a grant", proof, flush, |db| rows::extend(db, id, to))
+    }
+
+    /// Uses up a proof for something that makes no grant.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then it is as unused as before.
+    pub fn use_up(&mut self, proof: &Proof, flush: Flush) -> Result<Recorded, LedgerError> {
+        self.write("use up a proof", Some(proof), flush, |_| Ok(()))
+    }
+
+    /// Says how far a grant has come, before what the state names begins.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then it must not start; it closes all the same.
+    pub fn advance(
+        &mut self,
+        id: GrantId,
+        state: GrantState,
+        flush: Flush,
+    ) -> Result<(), LedgerError> {
+        self.flushing(flush)?;
+        let context = Context { doing: "record a grant's state", path: &self.path };
+        rows::advance(&self.db, id, state).map_err(|error| context.failed(error))
+    }
+
+    /// Removes the record of a grant that has closed, or that never opened.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then it is closed once more after a restart.
+    pub fn forget(&mut self, id: GrantId) -> Result<(), LedgerError> {
+        self.flushing(Flush::No)?;
+        let context = Context { doing: "remove a grant", path: &self.path };
+        rows::forget(&self.db, id).map_err(|error| context.failed(error))
+    }
+
+    /// Adds to the history.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: no reason to stop what happened.
+    pub fn append(&mut self, entry: &Entry) -> Result<(), LedgerError> {
+        self.flushing(Flush::No)?;
+        let context = Context { doing: "write the history", path: &self.path };
+        history::append(&self.db, entry).map_err(|error| context.failed(error))
+    }
+
+    /// What happened, the latest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn history(&self, query: &Query) -> Result<Vec<Entry>, LedgerError> {
+        let context = Context { doing: "read the history", path: &self.path };
+        history::query(&self.db, query).map_err(|error| context.failed(error))
+    }
+
+    /// Forgets a little of what need not be kept, and moves the write-ahead log into the file.
+    ///
+    /// To be called now and then while nothing else is to be done; takes a few milliseconds.
+    /// Returns whether there is more to do.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn tidy(&mut self, now: Wall, keep: Keep) -> Result<bool, LedgerError> {
+        self.flushing(Flush::No)?;
+        let context = Context { doing: "tidy up", path: &self.path };
+        let pruned = history::prune(&self.db, now, keep).map_err(|error| context.failed(error))?;
+        let lapsed = rows::prune_proofs(&self.db, now).map_err(|error| context.failed(error))?;
+        let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+        self.db
+            .query_row(checkpoint, [], |_| Ok(()))
+            .optional()
+            .map_err(|error| context.failed(error))?;
+        Ok(pruned || lapsed)
+    }
+
+    fn write(
+        &mut self,
+        doing: &'static str,
+        proof: Option<&Proof>,
+        flush: Flush,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<Recorded, LedgerError> {
+        self.flushing(flush)?;
+        let context = Context { doing, path: &self.path };
+        let Some(proof) = proof else {
+            return change(&self.db).map(|()| Recorded::New).map_err(|error| context.failed(error));
+        };
+        let both = |db: &mut Connection| {
+            // Dropped without a commit, it leaves everything as it was.
+            let transaction = db.transaction()?;
+            if !rows::use_up(&transaction, proof)? {
+                return Ok(Recorded::Used);
+            }
+            change(&transaction)?;
+            transaction.commit()?;
+            Ok(Recorded::New)
+        };
+        both(&mut self.db).map_err(|error| context.failed(error))
+    }
+
+    /// In WAL mode `FULL` syncs the log at each commit, `NORMAL` only when it is moved into the
+    /// file.
+    fn flushing(&mut self, flush: Flush) -> Result<(), LedgerError> {
+        if self.flushing != flush {
+            let pragma = match flush {
+                Flush::No => "PRAGMA synchronous = NORMAL",
+                Flush::Yes => "PRAGMA synchronous = FULL",
+            };
+            let context = Context { doing: "set how writes are flushed", path: &self.path };
+            self.db.execute(pragma, params![]).map_err(|error| context.failed(error))?;
+            self.flushing = flush;
+        }
+        Ok(())
+    }
+}

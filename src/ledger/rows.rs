@@ -1,0 +1,184 @@
+//! Grants and proofs as rows.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row, params};
+use serde::de::DeserializeOwned;
+
+use super::{Extension, Proof};
+use crate::config::Name;
+use crate::grants::{GrantId, GrantState, Means, Record, Step};
+use crate::time::{Monotonic, Wall};
+
+/// How many proofs are forgotten at a time.
+const AT_A_TIME: u32 = 500;
+
+/// Nanoseconds as SQLite knows integers; a time past the year 2262 never comes.
+pub(super) fn nanos(nanos: u64) -> i64 {
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}
+
+fn number(id: GrantId) -> i64 {
+    nanos(id.0)
+}
+
+pub(super) fn insert(db: &Connection, record: &Record) -> rusqlite::Result<()> {
+    let (kind, means) = match &record.means {
+        Means::Commands(steps) => ("commands", serde_json::to_string(steps)),
+        Means::Kernel(element) => ("kernel", serde_json::to_string(element)),
+    };
+    let means = means.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO grants (id, door, address, client, by, state, boot, deadline, \
+         since, until, kind, means) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+    )?
+    .execute(params![
+        number(record.id),
+        record.door.as_str(),
+        record.address.to_string(),
+        record.client.as_ref().map(Name::as_str),
+        record.by.as_str(),
+        record.state.as_str(),
+        record.boot.to_string(),
+        nanos(record.deadline.as_nanos()),
+        nanos(record.since.as_nanos()),
+        nanos(record.until.as_nanos()),
+        kind,
+        means,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> {
+    one(db
+        .prepare_cached("UPDATE grants SET deadline=?, until=?, client=?, by=? WHERE id=?")?
+        .execute(params![
+            nanos(to.deadline.as_nanos()),
+            nanos(to.until.as_nanos()),
+            to.client.as_ref().map(Name::as_str),
+            to.by.as_str(),
+            number(id)
+        ])?)
+}
+
+pub(super) fn advance(db: &Connection, id: GrantId, state: GrantState) -> rusqlite::Result<()> {
+    one(db
+        .prepare_cached("UPDATE grants SET state=? WHERE id=?")?
+        .execute(params![state.as_str(), number(id)])?)
+}
+
+pub(super) fn forget(db: &Connection, id: GrantId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([number(id)])?;
+    Ok(())
+}
+
+/// A grant that is not in the ledger cannot be written about.
+const fn one(changed: usize) -> rusqlite::Result<()> {
+    if changed == 0 { Err(rusqlite::Error::QueryReturnedNoRows) } else { Ok(()) }
+}
+
+/// Whether the proof was unused; it no longer is.
+pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
+    let changed = match proof {
+        Proof::Once { door, client, kind, bytes, until } => db
+            .prepare_cached(
+                "INSERT INTO proofs (door, client, kind, bytes, until) VALUES (?,?,?,?,?) \
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![
+                door.as_str(),
+                client.as_ref().map_or("", Name::as_str),
+                kind,
+                bytes,
+                until.map(|until| nanos(until.as_nanos()))
+            ])?,
+        Proof::Later { key, stamp } => db
+            .prepare_cached(
+                "INSERT INTO marks (key, stamp) VALUES (?,?) ON CONFLICT DO UPDATE \
+                 SET stamp=excluded.stamp WHERE excluded.stamp > stamp",
+            )?
+            .execute(params![key, nanos(stamp.as_nanos())])?,
+    };
+    Ok(changed > 0)
+}
+
+/// Forgets some proofs that prove nothing any more; returns whether there may be others.
+pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool> {
+    let pruned = db
+        .prepare_cached(
+            "DELETE FROM proofs WHERE (door, client, kind, bytes) IN \
+             (SELECT door, client, kind, bytes FROM proofs WHERE until < ? LIMIT ?)",
+        )?
+        .execute(params![nanos(now.as_nanos()), AT_A_TIME])?;
+    Ok(pruned == AT_A_TIME as usize)
+}
+
+/// All grants, the oldest first; what cannot be read is the error in its place.
+pub(super) fn grants(db: &Connection) -> rusqlite::Result<Vec<rusqlite::Result<Record>>> {
+    let mut statement = db.prepare("SELECT * FROM grants ORDER BY id")?;
+    let records = statement.query_map([], read)?.collect();
+    Ok(records)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let kind: String = row.get("kind")?;
+    let means = match kind.as_str() {
+        "commands" => Means::Commands(json::<Vec<Step>>(row, "means")?),
+        "kernel" => Means::Kernel(json(row, "means")?),
+        _ => return Err(unreadable(format!("grants of the kind '{kind}' are not known"))),
+    };
+    Ok(Record {
+        id: GrantId(required(row, "id")?),
+        door: word(row, "door")?,
+        address: word::<IpAddr>(row, "address")?,
+        client: optional_word(row, "client")?,
+        by: word(row, "by")?,
+        state: word(row, "state")?,
+        boot: word(row, "boot")?,
+        deadline: Monotonic::from_nanos(required(row, "deadline")?),
+        since: Wall::from_nanos(required(row, "since")?),
+        until: Wall::from_nanos(required(row, "until")?),
+        means,
+    })
+}
+
+pub(super) fn unreadable(
+    why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, why.into())
+}
+
+fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(&row.get::<_, String>(column)?).map_err(unreadable)
+}
+
+fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    row.get::<_, Option<i64>>(column)?
+        .map(|value| u64::try_from(value).map_err(unreadable))
+        .transpose()
+}
+
+pub(super) fn required(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    unsigned(row, column)?.ok_or_else(|| unreadable("a value is missing"))
+}
+
+pub(super) fn word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: Display>,
+{
+    parse(&row.get::<_, String>(column)?)
+}
+
+pub(super) fn optional_word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
+where
+    T: FromStr<Err: Display>,
+{
+    row.get::<_, Option<String>>(column)?.map(|text| parse(&text)).transpose()
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> rusqlite::Result<T> {
+    text.parse().map_err(|error: T::Err| unreadable(error.to_string()))
+}

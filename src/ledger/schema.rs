@@ -1,0 +1,285 @@
+//! The file: made, recognised, brought up to date, or set aside.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+
+use super::error::Context;
+use super::rows::{self, unreadable};
+use super::{LedgerError, SetAside};
+use crate::grants::Record;
+use crate::time::Wall;
+
+/// Marks the file as a ledger of this program: "knok".
+const APPLICATION: i64 = 0x6b6e_6f6b;
+
+/// What turns a ledger of version n into one of version n + 1.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE grants (
+        id       INTEGER PRIMARY KEY,
+        door     TEXT    NOT NULL,
+        address  TEXT    NOT NULL,
+        client   TEXT,
+        by       TEXT    NOT NULL,
+        state    TEXT    NOT NULL,
+        boot     TEXT    NOT NULL,
+        deadline INTEGER NOT NULL,  -- CLOCK_BOOTTIME of that boot; all times in nanoseconds
+        since    INTEGER NOT NULL,
+        until    INTEGER NOT NULL,
+        kind     TEXT    NOT NULL,  -- commands | kernel
+        means    TEXT    NOT NULL,  -- JSON
+        UNIQUE (door, address)
+    ) STRICT;
+    CREATE TABLE proofs (
+        door     TEXT NOT NULL,
+        client   TEXT NOT NULL,
+        kind     TEXT NOT NULL,
+        bytes    BLOB NOT NULL,
+        until    INTEGER,
+        PRIMARY KEY (door, client, kind, bytes)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX lapsing ON proofs (until) WHERE until IS NOT NULL;
+    CREATE TABLE marks (
+        key      BLOB PRIMARY KEY,
+        stamp    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE history (
+        id       INTEGER PRIMARY KEY,
+        at       INTEGER NOT NULL,
+        door     TEXT    NOT NULL,
+        address  TEXT    NOT NULL,
+        client   TEXT,
+        by       TEXT,
+        event    TEXT    NOT NULL,
+        detail   TEXT    NOT NULL
+    ) STRICT;
+"];
+
+const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The open file and the grants in it.
+pub(super) struct Found {
+    pub db: Connection,
+    pub records: Vec<Record>,
+    pub set_aside: Option<SetAside>,
+}
+
+/// What could be read from a corrupt ledger.
+#[derive(Default)]
+struct Salvage {
+    records: Vec<Record>,
+    proofs: Vec<Vec<Value>>,
+    marks: Vec<Vec<Value>>,
+}
+
+pub(super) fn open(path: &Path, now: Wall) -> Result<Found, LedgerError> {
+    match open_whole(path) {
+        Ok((db, records)) => Ok(Found { db, records, set_aside: None }),
+        Err(LedgerError::Corrupt { source, .. }) => start_anew(path, now, source.to_string()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a ledger and reads every page of it, and every grant.
+fn open_whole(path: &Path) -> Result<(Connection, Vec<Record>), LedgerError> {
+    let context = Context { doing: "open the ledger", path };
+    let mut db = connect(path)?;
+    let mut whole = || {
+        recognise(&db)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(Unfit::Mode)?;
+        let checked: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if checked != "ok" {
+            return Err(Unfit::Sqlite(unreadable(checked)));
+        }
+        migrate(&mut db)?;
+        let records = rows::grants(&db)?.into_iter().collect::<rusqlite::Result<Vec<_>>>()?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        Ok(records)
+    };
+    match whole() {
+        Ok(records) => Ok((db, records)),
+        Err(Unfit::Newer(found)) => {
+            Err(LedgerError::Newer { path: path.to_owned(), found, known: VERSION })
+        }
+        Err(Unfit::Foreign) => Err(LedgerError::Foreign { path: path.to_owned() }),
+        Err(Unfit::Mode(source)) => {
+            Err(LedgerError::File { doing: "set the mode of", path: path.to_owned(), source })
+        }
+        Err(Unfit::Sqlite(error)) => Err(context.failed(error)),
+    }
+}
+
+enum Unfit {
+    Newer(i64),
+    Foreign,
+    Mode(io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unfit {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    // SQLite would make it readable for everybody; its other files take over the mode of this one.
+    let failed =
+        |source: io::Error| LedgerError::File { doing: "open", path: path.to_owned(), source };
+    let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    drop(options.map_err(failed)?);
+    let context = Context { doing: "open the ledger", path };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(|error| context.failed(error))?;
+    db.busy_timeout(Duration::from_millis(500))
+        // Until it is known to be whole, the file is evidence: nothing is moved about in it.
+        .and_then(|()| db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
+        .and_then(|_| set_up(&db))
+        .map_err(|error| context.failed(error))?;
+    Ok(db)
+}
+
+/// The lock is taken before the first access in WAL mode: then there is no shared memory, and no
+/// other program can hold up a write.
+fn set_up(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE;
+         PRAGMA synchronous = NORMAL;
+         PRAGMA journal_size_limit = 16777216;
+         PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;",
+    )
+}
+
+/// A file of this program, or a new one.
+fn recognise(db: &Connection) -> Result<(), Unfit> {
+    let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    match application {
+        APPLICATION if version > VERSION => Err(Unfit::Newer(version)),
+        APPLICATION => Ok(()),
+        0 if tables == 0 && version == 0 => Ok(()),
+        _ => Err(Unfit::Foreign),
+    }
+}
+
+fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
+    // Each setting is kept in the file; SQLite answers with the one that took effect.
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(format!("the journal mode stays '{mode}'")),
+        ));
+    }
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(0);
+    let Some(missing) = MIGRATIONS.get(done..).filter(|missing| !missing.is_empty()) else {
+        return Ok(());
+    };
+    db.execute_batch("PRAGMA synchronous = FULL")?;
+    let transaction = db.transaction()?;
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    db.execute_batch("PRAGMA synchronous = NORMAL")
+}
+
+/// Sets a corrupt ledger aside, and takes over from it what can still be read.
+fn start_anew(path: &Path, now: Wall, why: String) -> Result<Found, LedgerError> {
+    let salvage = salvage(path);
+    let aside = set_aside(path, now)?;
+    let context = Context { doing: "start a new ledger", path };
+    let (mut db, _) = open_whole(path)?;
+    take_over(&mut db, &salvage).map_err(|error| context.failed(error))?;
+    let set_aside = SetAside {
+        path: aside,
+        why,
+        grants: salvage.records.len(),
+        proofs: salvage.proofs.len() + salvage.marks.len(),
+    };
+    Ok(Found { db, records: salvage.records, set_aside: Some(set_aside) })
+}
+
+/// Whatever cannot be read is left out.
+fn salvage(path: &Path) -> Salvage {
+    let Ok(db) = connect(path) else { return Salvage::default() };
+    let records = rows::grants(&db).unwrap_or_default().into_iter().flatten().collect();
+    Salvage { records, proofs: table(&db, "proofs", 5), marks: table(&db, "marks", 2) }
+}
+
+fn table(db: &Connection, name: &str, columns: usize) -> Vec<Vec<Value>> {
+    let Ok(mut statement) = db.prepare(&format!("SELECT * FROM {name}")) else { return Vec::new() };
+    let Ok(rows) = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())
+    else {
+        return Vec::new();
+    };
+    // After an error SQLite can go no further.
+    rows.map_while(Result::ok).collect()
+}
+
+/// Renames the ledger and its write-ahead log, which belongs to it.
+fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
+    let with = |end: &str| {
+        let mut name = OsString::from(path);
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let stamp = date(now);
+    let free = (0..1000).map(|count| match count {
+        0 => with(&format!(".corrupt-{stamp}")),
+        _ => with(&format!(".corrupt-{stamp}-{count}")),
+    });
+    let failed =
+        |source: io::Error| LedgerError::File { doing: "set aside", path: path.to_owned(), source };
+    let aside = free
+        .into_iter()
+        .find(|aside| !aside.exists())
+        .ok_or_else(|| failed(io::ErrorKind::AlreadyExists.into()))?;
+    let mut log = aside.clone().into_os_string();
+    log.push("-wal");
+    // The log first: left behind, it would be taken for the new ledger's.
+    match fs::rename(with("-wal"), log) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    fs::rename(path, &aside).map_err(failed)?;
+    Ok(aside)
+}
+
+/// `20261122T105448Z`.
+fn date(now: Wall) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(now.as_nanos()))
+        .map_or_else(|_| "unknown".to_owned(), |at| at.strftime("%Y%m%dT%H%M%SZ").to_string())
+}
+
+fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<()> {
+    db.execute_batch("PRAGMA synchronous = FULL")?;
+    let transaction = db.transaction()?;
+    for record in &salvage.records {
+        rows::insert(&transaction, record)?;
+    }
+    for proof in &salvage.proofs {
+        let insert = "INSERT OR IGNORE INTO proofs VALUES (?,?,?,?,?)";
+        transaction.prepare_cached(insert)?.execute(params_from_iter(proof))?;
+    }
+    for mark in &salvage.marks {
+        let insert = "INSERT OR IGNORE INTO marks VALUES (?,?)";
+        transaction.prepare_cached(insert)?.execute(params_from_iter(mark))?;
+    }
+    transaction.commit()?;
+    db.execute_batch("PRAGMA synchronous = NORMAL")
+}

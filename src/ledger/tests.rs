@@ -1,0 +1,556 @@
+//! What the ledger promises.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Rendered;
+use crate::grants::{Element, Means, Step};
+use crate::time::BootId;
+
+fn now() -> Wall {
+    Wall::ZERO + Duration::from_secs(1_795_344_888)
+}
+
+fn dir() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn open(dir: &TempDir) -> Opened {
+    Ledger::open(dir.path(), now()).unwrap()
+}
+
+/// Opens a ledger that is not new, and tells what was in it.
+fn reopen(dir: &TempDir) -> Vec<Record> {
+    let Opened { records, set_aside, .. } = open(dir);
+    assert_eq!(set_aside, None);
+    records
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn record(id: u64) -> Record {
+    let command = |what: &str| Rendered {
+        argv: vec![what.to_owned()],
+        environment: vec![("KNOCK_IP", format!("192.0.2.{id}"))],
+    };
+    Record {
+        id: GrantId(id),
+        door: name("ssh"),
+        address: IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()]),
+        client: None,
+        by: By::Sequence,
+        state: GrantState::Recorded,
+        boot: BootId::default(),
+        deadline: Monotonic::from_nanos(7),
+        since: now(),
+        until: now() + Duration::from_secs(30),
+        means: Means::Commands(vec![Step { open: command("open"), close: Some(command("close")) }]),
+    }
+}
+
+fn proof(byte: u8) -> Proof {
+    let until = Some(now() + Duration::from_secs(90));
+    Proof::Once { door: name("ssh"), client: None, kind: "totp", bytes: vec![byte], until }
+}
+
+fn entry(id: u8, at: Wall) -> Entry {
+    Entry {
+        at,
+        door: name(if id.is_multiple_of(2) { "even" } else { "odd" }),
+        address: IpAddr::from([192, 0, 2, id]),
+        client: Some(name("phone")),
+        by: Some(By::Knockctl),
+        event: Event::Open,
+        detail: String::new(),
+    }
+}
+
+fn everything() -> Query {
+    Query { door: None, address: None, since: None, limit: 1000 }
+}
+
+mod a_grant {
+    use super::*;
+
+    #[test]
+    fn is_there_again_after_reopening() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        for (id, flush) in [(1, Flush::No), (2, Flush::Yes), (3, Flush::No)] {
+            assert_eq!(ledger.record(&record(id), None, flush).unwrap(), Recorded::New);
+        }
+        drop(ledger);
+        assert_eq!(reopen(&dir), [record(1), record(2), record(3)]);
+    }
+
+    #[test]
+    fn keeps_its_state_and_its_deadline() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        ledger.advance(GrantId(1), GrantState::Starting, Flush::Yes).unwrap();
+        let to = Extension {
+            deadline: Monotonic::from_nanos(8),
+            until: now() + Duration::from_secs(31),
+            client: Some(name("phone")),
+            by: By::Knockctl,
+        };
+        assert_eq!(ledger.extend(GrantId(1), &to, None, Flush::No).unwrap(), Recorded::New);
+        drop(ledger);
+        let expected = Record {
+            state: GrantState::Starting,
+            deadline: to.deadline,
+            until: to.until,
+            client: to.client,
+            by: to.by,
+            ..record(1)
+        };
+        assert_eq!(reopen(&dir), [expected]);
+    }
+
+    #[test]
+    fn that_has_closed_is_gone() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        ledger.forget(GrantId(1)).unwrap();
+        drop(ledger);
+        assert_eq!(reopen(&dir), []);
+    }
+
+    #[test]
+    fn takes_the_place_of_one_whose_end_could_not_be_recorded() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        let next = Record { id: GrantId(2), ..record(1) };
+        let _ = ledger.record(&next, None, Flush::No).unwrap();
+        drop(ledger);
+        assert_eq!(reopen(&dir), [next]);
+    }
+
+    #[test]
+    fn that_was_never_recorded_cannot_be_written_about() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        assert!(ledger.advance(GrantId(1), GrantState::Open, Flush::No).is_err());
+    }
+}
+
+mod a_proof {
+    use super::*;
+
+    #[test]
+    fn can_be_used_once() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let first = ledger.record(&record(1), Some(&proof(1)), Flush::Yes).unwrap();
+        let again = ledger.record(&record(2), Some(&proof(1)), Flush::Yes).unwrap();
+        assert_eq!((first, again), (Recorded::New, Recorded::Used));
+        drop(ledger);
+        assert_eq!(reopen(&dir), [record(1)]);
+        assert_eq!(
+            open(&dir).ledger.use_up(&proof(1), Flush::No).unwrap(),
+            Recorded::Used,
+            "after a restart"
+        );
+    }
+
+    #[test]
+    fn that_was_used_extends_nothing() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.record(&record(1), Some(&proof(1)), Flush::No).unwrap();
+        let Record { client, by, .. } = record(1);
+        let to = Extension { deadline: Monotonic::MAX, until: Wall::MAX, client, by };
+        let extended = ledger.extend(GrantId(1), &to, Some(&proof(1)), Flush::No).unwrap();
+        assert_eq!(extended, Recorded::Used);
+        drop(ledger);
+        assert_eq!(reopen(&dir), [record(1)]);
+    }
+
+    #[test]
+    fn is_as_unused_as_before_when_what_it_was_for_could_not_be_recorded() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let to = Extension {
+            deadline: Monotonic::MAX,
+            until: Wall::MAX,
+            client: None,
+            by: By::Sequence,
+        };
+        assert!(ledger.extend(GrantId(9), &to, Some(&proof(1)), Flush::No).is_err());
+        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::New);
+    }
+
+    #[test]
+    fn of_another_client_door_or_kind_is_another() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let once = |door: &str, client: Option<&str>, kind| Proof::Once {
+            door: name(door),
+            client: client.map(name),
+            kind,
+            bytes: vec![1],
+            until: None,
+        };
+        for proof in [
+            once("ssh", None, "totp"),
+            once("web", None, "totp"),
+            once("ssh", Some("phone"), "totp"),
+            once("ssh", None, "one_time_sequence"),
+        ] {
+            assert_eq!(ledger.use_up(&proof, Flush::No).unwrap(), Recorded::New, "{proof:?}");
+        }
+    }
+
+    #[test]
+    fn with_a_stamp_has_to_be_later_than_the_latest_of_its_key() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let mut uses = |key: u8, nanos| {
+            let proof = Proof::Later { key: [key; 32], stamp: Wall::from_nanos(nanos) };
+            ledger.use_up(&proof, Flush::No).unwrap()
+        };
+        assert_eq!(uses(1, 100), Recorded::New);
+        assert_eq!(uses(1, 100), Recorded::Used);
+        assert_eq!(uses(1, 99), Recorded::Used);
+        assert_eq!(uses(2, 99), Recorded::New);
+        assert_eq!(uses(1, 101), Recorded::New);
+    }
+
+    #[test]
+    fn is_forgotten_once_it_proves_nothing_any_more() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::New);
+        let at = |seconds| now() + Duration::from_secs(seconds);
+        assert!(!ledger.tidy(at(90), Keep::default()).unwrap());
+        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::Used);
+        assert!(!ledger.tidy(at(91), Keep::default()).unwrap());
+        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::New);
+    }
+
+    #[test]
+    fn does_not_show_its_bytes() {
+        let secret = Proof::Once {
+            door: name("ssh"),
+            client: None,
+            kind: "k",
+            bytes: vec![99],
+            until: None,
+        };
+        assert!(!format!("{secret:?}").contains("99"));
+    }
+}
+
+mod history {
+    use super::*;
+
+    fn filled(dir: &TempDir) -> Ledger {
+        let mut ledger = open(dir).ledger;
+        for id in 0..10 {
+            ledger.append(&entry(id, now() + Duration::from_secs(id.into()))).unwrap();
+        }
+        ledger
+    }
+
+    fn ids(entries: &[Entry]) -> Vec<u8> {
+        let last = |entry: &Entry| match entry.address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => unreachable!(),
+        };
+        entries.iter().map(last).collect()
+    }
+
+    #[test]
+    fn comes_back_whole_and_the_latest_first() {
+        let dir = dir();
+        let entries = filled(&dir).history(&everything()).unwrap();
+        assert_eq!(ids(&entries), [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
+        assert_eq!(entries[9], entry(0, now()));
+    }
+
+    #[test]
+    fn can_be_asked_for_a_door_an_address_a_time_and_a_number() {
+        let dir = dir();
+        let ledger = filled(&dir);
+        let ask = |query| ids(&ledger.history(&query).unwrap());
+        assert_eq!(ask(Query { door: Some(name("odd")), ..everything() }), [9, 7, 5, 3, 1]);
+        let address = Some(IpAddr::from([192, 0, 2, 4]));
+        assert_eq!(ask(Query { address, ..everything() }), [4]);
+        let since = Some(now() + Duration::from_secs(8));
+        assert_eq!(ask(Query { since, ..everything() }), [9, 8]);
+        assert_eq!(ask(Query { limit: 1, ..everything() }), [9]);
+    }
+
+    #[test]
+    fn that_is_too_old_is_forgotten() {
+        let dir = dir();
+        let mut ledger = filled(&dir);
+        let keep = Keep { age: Duration::from_secs(100), rows: 100 };
+        assert!(!ledger.tidy(now() + Duration::from_secs(108), keep).unwrap());
+        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8]);
+    }
+
+    #[test]
+    fn that_is_too_long_loses_its_oldest_rows() {
+        let dir = dir();
+        let mut ledger = filled(&dir);
+        assert!(!ledger.tidy(now(), Keep { rows: 3, ..Keep::default() }).unwrap());
+        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8, 7]);
+    }
+
+    #[test]
+    fn is_forgotten_in_small_steps() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        for _ in 0..120 {
+            for id in 0..10 {
+                ledger.append(&entry(id, now())).unwrap();
+            }
+        }
+        let keep = Keep { rows: 10, ..Keep::default() };
+        let more: Vec<bool> = (0..3).map(|_| ledger.tidy(now(), keep).unwrap()).collect();
+        assert_eq!(more, [true, true, false]);
+        assert_eq!(ledger.history(&everything()).unwrap().len(), 10);
+    }
+}
+
+mod the_file {
+    use super::*;
+
+    #[test]
+    fn is_nobody_elses_business() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        for file in fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", file.path().display());
+        }
+    }
+
+    #[test]
+    fn is_open_in_one_process_at_a_time_and_the_other_one_is_named() {
+        let dir = dir();
+        let opened = open(&dir);
+        let error = Ledger::open(dir.path(), now()).unwrap_err();
+        assert!(matches!(&error, LedgerError::InUse { .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        assert!(message.contains(dir.path().to_str().unwrap()), "{message}");
+        drop(opened);
+        assert_eq!(reopen(&dir), []);
+    }
+
+    #[test]
+    fn cannot_be_locked_by_another_program_meanwhile() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let other = Connection::open(dir.path().join(FILE)).unwrap();
+        other.busy_timeout(Duration::ZERO).unwrap();
+        assert!(other.execute_batch("BEGIN IMMEDIATE").is_err());
+        assert_eq!(ledger.record(&record(1), None, Flush::No).unwrap(), Recorded::New);
+    }
+
+    #[test]
+    fn that_another_program_has_locked_is_an_error() {
+        let dir = dir();
+        drop(open(&dir));
+        let other = Connection::open(dir.path().join(FILE)).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE; DELETE FROM grants").unwrap();
+        let error = Ledger::open(dir.path(), now()).unwrap_err();
+        assert!(matches!(error, LedgerError::Busy { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn of_a_newer_version_is_refused_and_left_alone() {
+        let dir = dir();
+        drop(open(&dir));
+        let path = dir.path().join(FILE);
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = Ledger::open(dir.path(), now()).unwrap_err();
+        assert!(matches!(error, LedgerError::Newer { found: 99, known: 1, .. }), "{error:?}");
+        let version: i64 = Connection::open(&path)
+            .unwrap()
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, 99);
+    }
+
+    #[test]
+    fn of_another_program_is_refused_and_left_alone() {
+        let dir = dir();
+        let path = dir.path().join(FILE);
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE bookmarks (url)").unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = Ledger::open(dir.path(), now()).unwrap_err();
+        assert!(matches!(error, LedgerError::Foreign { .. }), "{error:?}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn that_is_empty_becomes_a_ledger() {
+        let dir = dir();
+        fs::write(dir.path().join(FILE), "").unwrap();
+        assert_eq!(reopen(&dir), []);
+    }
+
+    #[test]
+    fn of_garbage_is_set_aside_under_another_name() {
+        let dir = dir();
+        let garbage = "this is no database. ".repeat(1000);
+        fs::write(dir.path().join(FILE), &garbage).unwrap();
+        let Opened { mut ledger, records, set_aside } = open(&dir);
+        let set_aside = set_aside.unwrap();
+        assert_eq!(set_aside.path, dir.path().join("ledger.db.corrupt-20261122T105448Z"));
+        assert_eq!(fs::read_to_string(&set_aside.path).unwrap(), garbage);
+        assert_eq!((records, set_aside.grants, set_aside.proofs), (Vec::new(), 0, 0));
+        assert_eq!(ledger.record(&record(1), None, Flush::No).unwrap(), Recorded::New);
+        drop(ledger);
+        assert_eq!(reopen(&dir), [record(1)]);
+    }
+
+    #[test]
+    fn is_never_set_aside_over_an_earlier_one() {
+        let dir = dir();
+        for text in ["one ", "two "] {
+            fs::write(dir.path().join(FILE), text.repeat(1000)).unwrap();
+            drop(open(&dir));
+        }
+        let first = fs::read_to_string(dir.path().join("ledger.db.corrupt-20261122T105448Z"));
+        let second = fs::read_to_string(dir.path().join("ledger.db.corrupt-20261122T105448Z-1"));
+        assert!(first.unwrap().starts_with("one") && second.unwrap().starts_with("two"));
+    }
+
+    #[test]
+    fn that_is_corrupt_hands_over_the_grants_and_proofs_that_can_be_read() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.record(&record(1), Some(&proof(1)), Flush::No).unwrap();
+        let _ = ledger.record(&record(2), None, Flush::No).unwrap();
+        drop(ledger);
+        let db = Connection::open(dir.path().join(FILE)).unwrap();
+        db.execute("UPDATE grants SET means='{' WHERE id=2", []).unwrap();
+        drop(db);
+        let Opened { mut ledger, records, set_aside } = open(&dir);
+        let set_aside = set_aside.unwrap();
+        assert_eq!((set_aside.grants, set_aside.proofs), (1, 1));
+        assert_eq!(records, [record(1)]);
+        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::Used);
+        drop(ledger);
+        assert_eq!(reopen(&dir), [record(1)]);
+    }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    any::<String>().prop_filter("no NUL in a command", |text| !text.contains('\0'))
+}
+
+fn means() -> impl Strategy<Value = Means> {
+    let rendered = || {
+        (prop::collection::vec(text(), 1..4), prop::collection::vec(text(), 0..2)).prop_map(
+            |(argv, values)| Rendered {
+                argv,
+                environment: values.into_iter().map(|value| ("KNOCK_DOOR", value)).collect(),
+            },
+        )
+    };
+    let step = (rendered(), prop::option::of(rendered()));
+    prop_oneof![
+        prop::collection::vec(step.prop_map(|(open, close)| Step { open, close }), 0..3)
+            .prop_map(Means::Commands),
+        (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, source_port)| {
+            Means::Kernel(Element { table, set, source_port })
+        }),
+    ]
+}
+
+fn id_of(boot: u128) -> BootId {
+    format!("{boot:032x}").parse().unwrap()
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let time = || 0..=i64::MAX.unsigned_abs();
+    let who = (
+        "[A-Za-z0-9_.-]{1,32}",
+        any::<IpAddr>(),
+        prop::option::of("[A-Za-z0-9_.-]{1,32}"),
+        prop::sample::select(By::ALL),
+        prop::sample::select(GrantState::ALL),
+    );
+    let when = (any::<u128>(), time(), time(), time());
+    (time(), who, when, means()).prop_map(|(id, who, when, means)| {
+        let (door, address, client, by, state) = who;
+        let (boot, deadline, since, until) = when;
+        Record {
+            id: GrantId(id),
+            door: name(&door),
+            address,
+            client: client.map(|client| name(&client)),
+            by,
+            state,
+            boot: id_of(boot),
+            deadline: Monotonic::from_nanos(deadline),
+            since: Wall::from_nanos(since),
+            until: Wall::from_nanos(until),
+            means,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_record_is_read_as_it_was_written(record in any_record()) {
+        let dir = dir();
+        let _ = open(&dir).ledger.record(&record, None, Flush::No).unwrap();
+        prop_assert_eq!(reopen(&dir), [record]);
+    }
+
+    /// Bytes changed anywhere in the file: it opens, is set aside, or is refused with a reason.
+    /// Nothing panics, and nothing is deleted.
+    #[test]
+    fn a_damaged_file_is_never_a_panic(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..200),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        for id in 1..20 {
+            let _ = ledger.record(&record(id), None, Flush::No).unwrap();
+        }
+        drop(ledger);
+        let path = dir.path().join(FILE);
+        let mut bytes = fs::read(&path).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        fs::write(&path, &bytes).unwrap();
+        match Ledger::open(dir.path(), now()) {
+            Ok(Opened { mut ledger, set_aside, .. }) => {
+                if let Some(SetAside { path, .. }) = set_aside {
+                    prop_assert_eq!(fs::read(path).unwrap(), bytes);
+                }
+                let _ = ledger.record(&record(40), None, Flush::No);
+            }
+            Err(LedgerError::Foreign { .. } | LedgerError::Newer { .. }) => {
+                prop_assert_eq!(fs::read(path).unwrap(), bytes);
+            }
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+}

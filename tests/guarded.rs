@@ -1,0 +1,242 @@
+//! Doors that the guard keeps shut: real packets, a real kernel, and a daemon that dies.
+//!
+//! Needs root; says loudly what it skips where it cannot run.
+#![cfg(feature = "daemon")]
+
+mod support;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use support::{
+    CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, can_make_namespaces, eventually,
+    has_programs,
+};
+
+const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
+const SOON: Duration = Duration::from_millis(10);
+
+macro_rules! needs {
+    ($test:literal) => {
+        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
+            return;
+        }
+    };
+}
+
+fn configuration(settings: &str, door: &str) -> String {
+    format!(
+        "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody{settings}}}\n\
+         doors:\n  ssh: {{sequence: [7000, 8000, 9000], open: [22]{door}}}\n"
+    )
+}
+
+fn knock(net: &Net, from: &str, to: &str) {
+    net.client.knock_from(from.parse::<IpAddr>().unwrap(), to, &SEQUENCE, SOON);
+}
+
+fn opens(net: &Net, to: &str) -> bool {
+    eventually(PATIENCE, || net.client.can_connect(to, 22))
+}
+
+fn closes(net: &Net, to: &str) -> bool {
+    eventually(PATIENCE, || !net.client.can_connect(to, 22))
+}
+
+#[test]
+fn a_guarded_port_is_shut_opens_for_who_knocked_and_closes_by_itself() {
+    needs!("guard");
+    let net = Net::new();
+    net.server.listen(22);
+    assert!(net.client.can_connect(SERVER, 22), "nothing locks the port before knockd runs");
+    let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 2s"));
+    for (from, to) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
+        assert!(!net.client.can_connect(to, 22), "{to} is not locked");
+        knock(&net, from, to);
+        assert!(opens(&net, to), "{to} did not open");
+        knockd.wait_for(&format!("{from}: ssh: command timeout"));
+        assert!(closes(&net, to), "{to} stays open");
+    }
+}
+
+#[test]
+fn a_grant_ends_in_time_though_both_processes_are_dead() {
+    needs!("killed");
+    let net = Net::new();
+    net.server.listen(22);
+    let mut knockd = Knockd::start(&net.server, &configuration("", ", open_for: 2s"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    assert!(closes(&net, SERVER), "the port stays open");
+}
+
+#[test]
+fn a_grant_outlives_a_restart_and_ends_at_its_own_time() {
+    needs!("restart");
+    let net = Net::new();
+    net.server.listen(22);
+    let mut knockd = Knockd::start(&net.server, &configuration("", ", open_for: 4s"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    let again = knockd.start_again(&net.server);
+    again.wait_for("192.0.2.2: ssh: still open from before");
+    again.wait_for("starting up");
+    assert!(net.client.can_connect(SERVER, 22), "the restart closed the port");
+    again.wait_for("192.0.2.2: ssh: command timeout");
+    assert!(closes(&net, SERVER));
+}
+
+#[test]
+fn stopping_leaves_the_ports_locked_or_takes_the_guard_away() {
+    needs!("on_exit");
+    let net = Net::new();
+    net.server.listen(22);
+    for (on_exit, is_open) in [("", false), (", on_exit: keep", false), (", on_exit: remove", true)]
+    {
+        let knockd = Knockd::start(&net.server, &configuration(on_exit, ""));
+        let (status, log) = knockd.stop();
+        assert_eq!(status.code(), Some(0), "{}", log.join("\n"));
+        assert_eq!(net.client.can_connect(SERVER, 22), is_open, "{on_exit}");
+    }
+}
+
+#[test]
+fn a_flushed_ruleset_is_restored_with_its_grants() {
+    needs!("flush");
+    let net = Net::new();
+    net.server.listen(22);
+    let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 1h"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    for round in 1..=3 {
+        net.server.must("nft", &["flush", "ruleset"]);
+        knockd.wait_for_count("deleted the guard's table 'inet knockd': it is restored", round);
+        assert!(net.client.can_connect(SERVER, 22), "the grant is gone");
+        net.client.run("ip", &["addr", "add", "192.0.2.77/24", "dev", "eth0"]);
+        let stranger = "192.0.2.77".parse().unwrap();
+        assert!(!net.client.can_connect_from(Some(stranger), SERVER, 22), "the lock is gone");
+    }
+}
+
+#[test]
+fn a_reload_locks_what_is_new_and_closes_what_is_no_more() {
+    needs!("reload guard");
+    let net = Net::new();
+    net.server.listen(22);
+    net.server.listen(80);
+    let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 1h"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    assert!(net.client.can_connect(SERVER, 80));
+    let both =
+        configuration("", ", open_for: 1h") + "  web: {sequence: [7100, 8100, 9100], open: [80]}\n";
+    knockd.configure(&both);
+    knockd.signal(Signal::SIGHUP);
+    assert!(eventually(PATIENCE, || !net.client.can_connect(SERVER, 80)), "80 is not locked");
+    assert!(net.client.can_connect(SERVER, 22), "the reload lost a grant");
+    knockd.configure(&both.replace("  ssh:", "  other:"));
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("192.0.2.2: ssh: closed, since the door is no more");
+    assert!(closes(&net, SERVER), "22 stays open");
+}
+
+#[test]
+fn a_trusted_network_needs_no_knock() {
+    needs!("trusted");
+    let net = Net::new();
+    net.server.listen(22);
+    let _knockd = Knockd::start(&net.server, &configuration(", trusted: [192.0.2.0/24]", ""));
+    assert!(net.client.can_connect(SERVER, 22));
+    assert!(!net.client.can_connect(SERVER_6, 22));
+}
+
+#[test]
+fn a_set_of_the_administrators_takes_the_grants() {
+    needs!("nft_set");
+    let net = Net::new();
+    net.server.listen(22);
+    let door = ", open_for: 2s, via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let mut refused = Knockd::spawn(&net.server, &configuration("", door), &[]);
+    assert_eq!(refused.ended().code(), Some(1));
+    assert!(refused.log().join("\n").contains("type ipv4_addr; flags timeout;"));
+    for line in [
+        "add table inet filter",
+        "add set inet filter ssh4 { type ipv4_addr; flags timeout; }",
+        "add chain inet filter input { type filter hook input priority 0; policy accept; }",
+        "add rule inet filter input tcp dport 22 ip saddr != @ssh4 drop",
+    ] {
+        net.server.must("nft", &[line]);
+    }
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    assert!(!net.client.can_connect(SERVER, 22));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    knockd.wait_for("192.0.2.2: ssh: command timeout");
+    assert!(closes(&net, SERVER));
+    knock(&net, CLIENT_6, SERVER_6);
+    knockd.wait_for("2001:db8::2: ssh: not opened");
+}
+
+#[test]
+fn a_trial_that_nobody_confirms_unlocks_the_ports() {
+    needs!("trial");
+    let net = Net::new();
+    net.server.listen(22);
+    let mut knockd = Knockd::spawn(&net.server, &configuration("", ""), &["--try", "3s"]);
+    knockd.wait_for("starting up");
+    assert!(!net.client.can_connect(SERVER, 22));
+    knockd.wait_for("nobody has confirmed the configuration on trial");
+    assert_eq!(knockd.ended().code(), Some(0));
+    assert!(net.client.can_connect(SERVER, 22), "the port stays locked");
+}
+
+#[test]
+fn a_trial_ends_though_knockd_has_died() {
+    needs!("trial killed");
+    let net = Net::new();
+    net.server.listen(22);
+    let mut knockd = Knockd::spawn(&net.server, &configuration("", ""), &["--try", "3s"]);
+    knockd.wait_for("starting up");
+    assert!(!net.client.can_connect(SERVER, 22));
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    assert!(opens(&net, SERVER), "the port stays locked");
+}
+
+#[test]
+fn two_knockds_on_one_state_directory_are_one_too_many() {
+    needs!("two");
+    let net = Net::new();
+    let first = Knockd::start(&net.server, &configuration("", ""));
+    let config = first.config.with_file_name("second.yaml");
+    let text = std::fs::read_to_string(&first.config).unwrap();
+    std::fs::write(&config, text.replace("/run,", "/run2,")).unwrap();
+    let second =
+        net.server.run(env!("CARGO_BIN_EXE_knockd"), &["-c", &config.display().to_string()]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains(&first.pid().to_string()), "{said}");
+}
+
+#[test]
+fn a_door_tells_who_wants_to_know_and_waits_for_nobody() {
+    needs!("on_open");
+    let net = Net::new();
+    net.server.listen(22);
+    let door = ", open_for: 1s, on_open: \"sleep 5; echo %IP% >> DIR/told\", \
+                on_close: echo %DOOR% >> DIR/closed";
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    let file = |name: &str| {
+        std::fs::read_to_string(knockd.directory.path().join(name)).unwrap_or_default()
+    };
+    knockd.wait_for("command timeout");
+    assert!(eventually(PATIENCE, || file("closed") == "ssh\n"));
+    assert!(eventually(PATIENCE, || file("told") == format!("{CLIENT}\n")));
+}
