@@ -270,6 +270,12 @@ fn render_key((target, port): &Guarded) -> String {
     format!("{address}{} . {}", port.protocol, port.port)
 }
 
+/// The chain that the table has for a guarded port of the host.
+#[must_use]
+pub fn host_chain(port: Knock) -> String {
+    port_chain(&(None, port))
+}
+
 fn port_chain((target, port): &Guarded) -> String {
     // An nft name has no colons.
     let at = target.map(|target| format!("_at_{target}").replace(':', "-")).unwrap_or_default();

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::firewall::ruleset;
 use crate::proto::knock::{Knock, Protocol};
 
 /// All chains of a host and their rules.
@@ -53,7 +54,7 @@ struct Rule {
 
 impl Chain {
     fn is_guards(&self) -> bool {
-        self.head.family == "inet" && self.head.table == "knockd"
+        self.head.family == "inet" && self.head.table == ruleset::TABLE
     }
 }
 
@@ -82,7 +83,7 @@ impl Ruleset {
     /// Whether the guard has locked a port already.
     #[must_use]
     pub fn guards(&self, port: Knock) -> bool {
-        let name = format!("port_{}_{}", port.protocol, port.port);
+        let name = ruleset::host_chain(port);
         self.chains.iter().any(|chain| chain.is_guards() && chain.head.name == name)
     }
 
