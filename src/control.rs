@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,9 +40,9 @@ pub enum Request {
     },
     CloseAll,
     /// Takes up the configuration as it is now, and goes back after this time unless `Confirm`
-    /// comes.
+    /// comes. Answered when it is in force, by [`Reply::Status`] and [`Reply::Done`].
     Try {
-        seconds: u64,
+        seconds: TrialTime,
     },
     Confirm,
     /// Events as they happen, until the connection ends.
@@ -51,6 +52,36 @@ pub enum Request {
         address: Option<IpAddr>,
     },
     History(HistoryQuery),
+}
+
+/// How long a configuration may be on trial: 10 s to 1 h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct TrialTime(u64);
+
+/// A trial of another length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a trial takes 10s or more, and 1h at most")]
+pub struct TrialTimeError;
+
+impl TryFrom<u64> for TrialTime {
+    type Error = TrialTimeError;
+
+    fn try_from(seconds: u64) -> Result<Self, TrialTimeError> {
+        if (10..=3600).contains(&seconds) { Ok(Self(seconds)) } else { Err(TrialTimeError) }
+    }
+}
+
+impl From<TrialTime> for u64 {
+    fn from(time: TrialTime) -> Self {
+        time.0
+    }
+}
+
+impl From<TrialTime> for Duration {
+    fn from(time: TrialTime) -> Self {
+        Self::from_secs(time.0)
+    }
 }
 
 /// Which part of the history is wanted; everything that is not given is not asked about.
@@ -86,6 +117,9 @@ pub struct Status {
     /// Seconds since 1970-01-01 UTC.
     pub since: f64,
     pub configuration: PathBuf,
+    /// Until when the configuration is on trial, in seconds since 1970-01-01 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_trial_until: Option<f64>,
     pub listening: Vec<String>,
     /// Interfaces that are waited for.
     pub waiting_for: Vec<String>,
@@ -161,6 +195,8 @@ mod tests {
             r#"{"do":"open","door":"../x","address":"192.0.2.2","seconds":1}"#,
             r#"{"do":"open","door":"ssh","address":"192.0.2","seconds":1}"#,
             r#"{"do":"history","port":1}"#,
+            r#"{"do":"try","seconds":9}"#,
+            r#"{"do":"try","seconds":3601}"#,
         ] {
             assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
         }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, command, eventually};
+use support::{
+    CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, command, eventually, has_programs,
+};
 
 const DOORS: &str = "
 knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
@@ -29,11 +31,42 @@ struct Site {
 impl Site {
     /// `None` where there can be no namespaces.
     fn new(test: &str) -> Option<Self> {
-        can_make_namespaces(test).then(|| {
-            let net = Net::new();
-            let knockd = Knockd::start(&net.server, DOORS);
-            Self { net, knockd }
+        can_make_namespaces(test).then(|| Self::with(DOORS, &[]))
+    }
+
+    /// The same, where the guard is needed; something listens on ports 22 and 80.
+    fn guarded(test: &str, configuration: &str, arguments: &[&str]) -> Option<Self> {
+        (can_make_namespaces(test) && has_programs(test, &["nft"])).then(|| {
+            let site = Self::with(configuration, arguments);
+            site.net.server.listen(22);
+            site.net.server.listen(80);
+            site
         })
+    }
+
+    fn with(configuration: &str, arguments: &[&str]) -> Self {
+        let net = Net::new();
+        let knockd = Knockd::spawn(&net.server, configuration, arguments);
+        knockd.wait_for("starting up, listening on");
+        Self { net, knockd }
+    }
+
+    fn is_open(&self, port: u16) -> bool {
+        self.net.client.can_connect(SERVER, port)
+    }
+
+    fn opens(&self, port: u16) -> bool {
+        eventually(PATIENCE, || self.is_open(port))
+    }
+
+    /// How many seconds each guarded port was locked for; `None`: for good.
+    fn locked_for(&self) -> Vec<Option<u64>> {
+        let set = ["-j", "list", "set", "inet", "knockd", "guarded"];
+        let said: serde_json::Value =
+            serde_json::from_str(&self.net.server.must("nft", &set)).unwrap();
+        let sets = said["nftables"].as_array().unwrap().iter();
+        let elements = sets.filter_map(|it| it["set"]["elem"].as_array()).flatten();
+        elements.map(|element| element["elem"]["timeout"].as_u64()).collect()
     }
 
     fn knock(&self, ports: &[&str]) {
@@ -141,4 +174,126 @@ fn a_knock_that_did_not_open_is_explained_afterwards_and_as_it_happens() {
     }
     let said = site.says_while(&["explain", "--live", "--ip", "192.0.2.9"], || ());
     assert_eq!(said, "");
+}
+
+const GUARDED: &str = "
+knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
+doors:
+  ssh: {sequence: [7000, 8000, 9000], open: [22]}
+";
+const ONE_MORE: &str = "  web: {sequence: [7100, 8100, 9100], open: [80]}\n";
+
+#[test]
+fn a_configuration_that_is_confirmed_stays() {
+    let Some(site) = Site::guarded("try, confirm", DOORS, &[]) else { return };
+    site.knockd.configure(GUARDED);
+    let said = site.says(&["try", "--for", "10s"]);
+    assert!(said.contains("check from a NEW connection"), "{said}");
+    assert!(said.contains(&format!("knockctl -c {} confirm", site.knockd.config.display())));
+    assert!(!site.is_open(22), "the new configuration is not in force");
+    assert_eq!(site.locked_for(), [Some(10)]);
+    assert!(site.says(&["status"]).contains("on trial       until "));
+
+    assert!(site.says(&["confirm"]).contains("the configuration stays"));
+    assert_eq!(site.locked_for(), [None]);
+    assert!(!site.says(&["status"]).contains("on trial"));
+    assert!(site.fails(&["confirm"]).contains("nothing is on trial"));
+    assert!(!site.is_open(22));
+}
+
+#[test]
+fn without_a_confirmation_a_configuration_without_a_guard_comes_back() {
+    let Some(site) = Site::guarded("try, back to no guard", DOORS, &[]) else { return };
+    site.knockd.configure(GUARDED);
+    site.says(&["try", "--for", "10s"]);
+    assert!(!site.is_open(22));
+    site.knockd.wait_for("the configuration before the trial is in force again");
+    assert!(site.is_open(22), "the port stays locked");
+    assert!(site.fails(&["confirm"]).contains("nothing is on trial"));
+    let said = site.says(&["status"]);
+    assert!(said.contains("broken") && !said.contains("guard"), "{said}");
+}
+
+#[test]
+fn without_a_confirmation_the_guard_of_before_comes_back_with_its_grants() {
+    let Some(site) = Site::guarded("try, back to a guard", GUARDED, &[]) else { return };
+    site.says(&["open", "ssh", "192.0.2.9", "--for", "1h"]);
+    site.knockd.configure(&format!("{GUARDED}{ONE_MORE}"));
+    site.says(&["try", "--for", "10s"]);
+    assert!(!site.is_open(22) && !site.is_open(80));
+    site.says(&["open", "web", "192.0.2.9", "--for", "1h"]);
+    site.knockd.wait_for("the configuration before the trial is in force again");
+    assert!(site.is_open(80), "the port stays locked");
+    assert!(!site.is_open(22), "the port of before is not locked any more");
+    assert_eq!(site.locked_for(), [None]);
+    let grants = site.grants();
+    assert_eq!(grants.len(), 1, "{grants:?}");
+    assert_eq!(grants[0]["door"], "ssh");
+}
+
+#[test]
+fn nothing_else_is_taken_up_during_a_trial() {
+    let Some(site) = Site::guarded("try, reload", DOORS, &[]) else { return };
+    site.knockd.configure(GUARDED);
+    site.says(&["try", "--for", "1h"]);
+    site.knockd.configure(&format!("{GUARDED}{ONE_MORE}"));
+    site.knockd.signal(Signal::SIGHUP);
+    site.knockd.wait_for("not reloading: a configuration is on trial");
+    assert!(site.fails(&["try"]).contains("on trial already"));
+    assert!(site.is_open(80));
+
+    site.says(&["confirm"]);
+    site.knockd.signal(Signal::SIGHUP);
+    assert!(eventually(PATIENCE, || !site.is_open(80)), "80 is not locked");
+}
+
+#[test]
+fn a_table_restored_during_a_trial_is_locked_for_no_longer() {
+    let Some(site) = Site::guarded("try, flush", DOORS, &[]) else { return };
+    site.knockd.configure(GUARDED);
+    site.says(&["try", "--for", "1h"]);
+    thread::sleep(Duration::from_millis(2500));
+    site.net.server.must("nft", &["flush", "ruleset"]);
+    site.knockd.wait_for("it is restored");
+    let locked_for = site.locked_for();
+    assert!(matches!(locked_for[..], [Some(..3599)]), "{locked_for:?}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_taken_up_is_not_on_trial() {
+    let Some(site) = Site::guarded("try, broken", GUARDED, &[]) else { return };
+    site.knockd.configure(&GUARDED.replace("7000", "70000"));
+    assert!(site.fails(&["try"]).contains("70000"));
+    // There is no such set.
+    site.knockd
+        .configure(&GUARDED.replace("[22]", "[22, 80], via: {nft_set: {table: ip x, set4: y}}"));
+    assert!(site.fails(&["try"]).contains("knockctl: "));
+    assert!(site.fails(&["confirm"]).contains("nothing is on trial"));
+    assert!(!site.is_open(22));
+    assert_eq!(site.locked_for(), [None]);
+}
+
+#[test]
+fn a_knockd_started_on_trial_goes_on_once_confirmed() {
+    let Some(site) = Site::guarded("--try, confirm", GUARDED, &["--try", "1h"]) else { return };
+    assert!(site.says(&["status"]).contains("on trial"));
+    let locked_for = site.locked_for();
+    assert!(matches!(locked_for[..], [Some(3500..=3600)]), "{locked_for:?}");
+    site.says(&["confirm"]);
+    assert_eq!(site.locked_for(), [None]);
+    assert!(!site.is_open(22));
+}
+
+#[test]
+fn a_watcher_that_dies_during_a_trial_does_not_end_it() {
+    let Some(site) = Site::guarded("try, watcher", DOORS, &[]) else { return };
+    site.knockd.configure(GUARDED);
+    site.says(&["try", "--for", "10s"]);
+    // The one of before may still be seeing its sequences out.
+    for watcher in site.knockd.watchers() {
+        kill(Pid::from_raw(watcher), Signal::SIGKILL).unwrap();
+    }
+    site.knockd.wait_for("the watcher ended");
+    site.knockd.wait_for("the configuration before the trial is in force again");
+    assert!(site.opens(22), "the port stays locked");
 }

@@ -349,6 +349,44 @@ fn a_refusal_is_shown_as_the_daemon_says_it_and_obeyed_by_no_terminal() {
 }
 
 #[test]
+fn a_trial_says_what_to_do_next_and_what_happens_otherwise() {
+    let place = Place::new();
+    let trial = STATUS.replace("\"doors\":", "\"on_trial_until\":4102444800.0,\"doors\":");
+    let asked = place.daemon(&[&[&trial, DONE], &[&trial, DONE]]);
+    assert_data_eq!(
+        place.run(&["try", "--for", "1m"]).well(),
+        str![[r#"
+the configuration is in force, on trial
+check from a NEW connection that you still get in, then: knockctl -c DIR/doors.yaml confirm
+otherwise everything goes back at 2100-01-01 00:00:00, in [..]
+
+"#]]
+    );
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"try","seconds":60}"#);
+    let status = place.run(&["status"]).well();
+    assert!(status.contains("\non trial       until 2100-01-01 00:00:00, in "), "{status}");
+}
+
+#[test]
+fn where_nothing_runs_a_trial_is_a_matter_of_starting_it() {
+    let place = Place::new();
+    assert_eq!(
+        place.run(&["try"]).failed(),
+        "knockctl: knockd is not running (nothing listens on DIR/control.sock), so there is \
+         nothing to try\n    start it on trial with 'knockd -c DIR/doors.yaml --try 2m'; \
+         systemctl starts it for good\n"
+    );
+}
+
+#[test]
+fn a_trial_too_short_or_too_long_is_a_usage_error() {
+    for time in ["9s", "2h", "soon"] {
+        let said = Place::new().run(&["try", "--for", time]);
+        assert_eq!(said.status, Some(2), "{}", said.errors);
+    }
+}
+
+#[test]
 fn doors_are_closed_one_by_one_or_all_at_once() {
     let place = Place::new();
     let asked = place.daemon(&[&[DONE], &[DONE]]);

@@ -188,7 +188,7 @@ fn an_established_connection_survives_the_close() {
     assert_eq!(removal, Removal::Removed);
     assert!(!net.client.can_connect(SERVER, 22));
     says(b"two");
-    guard.restore(&[]).unwrap();
+    guard.restore(&[], None).unwrap();
     says(b"tri");
 }
 
@@ -210,7 +210,7 @@ fn a_connection_that_is_older_than_the_guard_goes_on() {
     };
     says(0);
     says(1);
-    guard.restore(&[]).unwrap();
+    guard.restore(&[], None).unwrap();
     drop(guard);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
     says(2);
@@ -500,7 +500,7 @@ fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
             let error = guard.open(&grant("ssh", CLIENT, 60)).unwrap_err();
             assert!(error.is_disturbance(), "{error}");
         }
-        guard.restore(&held).unwrap();
+        guard.restore(&held, None).unwrap();
         assert_eq!(guard.disturbance().unwrap(), None, "restored after {command}");
         assert!(net.client.can_connect(SERVER, 22));
         assert!(!net.client.can_connect(SERVER_6, 22), "{command}");
@@ -522,7 +522,7 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     let elements = guard.elements().unwrap();
     assert_eq!(elements.len(), 10_001);
     assert!(net.client.can_connect(SERVER, 22));
-    guard.restore(&elements).unwrap();
+    guard.restore(&elements, None).unwrap();
     assert_eq!(guard.elements().unwrap().len(), 10_001);
     guard.close_all().unwrap();
     assert_eq!(guard.elements().unwrap(), []);

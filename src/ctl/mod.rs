@@ -10,6 +10,7 @@ mod host;
 mod lines;
 mod socket;
 mod status;
+mod trial;
 mod words;
 
 use std::path::PathBuf;
@@ -70,6 +71,16 @@ enum Task {
        knockctl close --all")]
     Close(hand::CloseArgs),
 
+    /// Have a running knockd take up its configuration on trial: it goes unless it is confirmed
+    ///
+    /// Check from a new connection that you still get in, then confirm. The ports that the guard
+    /// locks are unlocked in time by the kernel, even if knockd dies.
+    #[command(after_help = "Example: knockctl try --for 5m")]
+    Try(trial::TryArgs),
+
+    /// Keep the configuration that is on trial
+    Confirm,
+
     /// Print what happens at the doors, as it happens, until interrupted
     Watch(events::WatchArgs),
 
@@ -113,6 +124,8 @@ pub fn main() -> ExitCode {
         Task::Status(args) => status::run(&config, insecure, &args),
         Task::Open(args) => hand::open(&config, insecure, args),
         Task::Close(args) => hand::close(&config, insecure, args),
+        Task::Try(args) => trial::start(&config, insecure, &args),
+        Task::Confirm => trial::confirm(&config, insecure),
         Task::Watch(args) => events::watch(&config, insecure, &args),
         Task::History(args) => events::history(&config, insecure, args),
         Task::Completions(args) => completions::run(&config, insecure, &args),

@@ -22,6 +22,8 @@ use crate::log::escape;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long what has happened needs to be told.
 const MOMENT: Duration = Duration::from_millis(200);
+/// How long it takes to change the firewall and to start a watcher, at the very most.
+const PATIENCE_WITH_WATCHER: Duration = Duration::from_secs(30);
 /// How long the commands of doors may keep it.
 pub(super) const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
 
@@ -37,6 +39,12 @@ pub(super) enum ControlError {
         path = path.display(), doubt = in_doubt(doubt.as_ref())
     )]
     NotRunning { path: PathBuf, doubt: Option<Report> },
+    #[error(
+        "knockctl: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
+         start it on trial with '{}'; systemctl starts it for good",
+        escape(.command), path = path.display()
+    )]
+    NothingRuns { path: PathBuf, command: String },
     #[error(
         "knockctl: no permission to ask knockd ({path})\n    \
          be root, or a member of the group knockd",
@@ -101,6 +109,8 @@ pub(super) enum Patience {
     Answer,
     /// The daemon may have commands to run first.
     Commands,
+    /// The daemon may have to change the firewall and start a watcher first.
+    Watcher,
     /// Only what has been said by now, or nearly.
     Glance,
     /// Things happen when they happen. Ends when nobody reads standard output any more.
@@ -239,6 +249,7 @@ impl Replies {
     fn wait(&self) -> Result<(), ControlError> {
         let limit = match self.patience {
             Patience::Answer | Patience::Commands => Some(PATIENCE),
+            Patience::Watcher => Some(PATIENCE_WITH_WATCHER),
             Patience::Glance => Some(MOMENT),
             Patience::Endless => None,
         };

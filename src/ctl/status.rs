@@ -61,6 +61,10 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     if !status.waiting_for.is_empty() {
         facts.push(vec!["waiting for".to_owned(), list(&status.waiting_for)]);
     }
+    if let Some(until) = status.on_trial_until {
+        let until = time_and_left(wall(until), now, zone);
+        facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
+    }
     table(out, &facts)?;
     writeln!(out)?;
     doors(out, &status.doors)?;
@@ -121,10 +125,16 @@ fn grants(
     table(out, &rows)
 }
 
-/// When a grant ends, and in how long: `12:03:04, in 25s`; with the day where it is not today.
+/// When a grant ends, and in how long.
 pub(super) fn closes(grant: &GrantStatus, now: Wall, zone: &TimeZone) -> String {
     let left = Duration::try_from_secs_f64(grant.seconds_left).unwrap_or_default();
-    let (now_there, then) = (local(now, zone), local(now + left, zone));
+    time_and_left(now + left, now, zone)
+}
+
+/// `12:03:04, in 25s`; with the day where it is not today.
+pub(super) fn time_and_left(then: Wall, now: Wall, zone: &TimeZone) -> String {
+    let left = then.since(now);
+    let (now_there, then) = (local(now, zone), local(then, zone));
     let form = if then.date() == now_there.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
     let left = duration::format(whole_seconds(left + Duration::from_millis(500)));
     format!("{}, in {left}", then.strftime(form))

@@ -144,12 +144,17 @@ impl Guard {
         Ok(())
     }
 
-    /// Sets up the same table again, with the grants that hold now.
+    /// Sets up the same table again, with the grants that hold now, and the time that is left of
+    /// a trial.
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up).
-    pub fn restore(&mut self, keep: &[Element]) -> Result<(), GuardError> {
-        self.replace(self.ruleset.clone(), keep)
+    pub fn restore(
+        &mut self,
+        keep: &[Element],
+        locked_for: Option<Duration>,
+    ) -> Result<(), GuardError> {
+        self.replace(Ruleset { locked_for, ..self.ruleset.clone() }, keep)
     }
 
     #[must_use]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::{Command, Door, Email, Holes, Name, Rendered, Settings};
+use crate::config::{Command, Config, Door, Email, Holes, Name, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, OnFailure};
 use crate::log::limit::Limit;
@@ -25,33 +25,32 @@ pub(super) struct Alerts {
     runner: Commands,
     mail_to: Option<Email>,
     limit: Limit,
-    doors: HashMap<Name, Told>,
+    /// Those that can be open.
+    doors: HashMap<Name, Door>,
     under_way: usize,
     left_out: bool,
 }
 
-/// What a door wants to be run.
-struct Told {
-    door: Door,
-}
-
 impl Alerts {
-    pub(super) fn new(settings: &Settings) -> Self {
-        Self {
-            runner: Commands::new(&settings.state_dir),
-            mail_to: settings.alert.clone(),
+    pub(super) fn new(config: &Config) -> Self {
+        let mut alerts = Self {
+            runner: Commands::new(&config.settings.state_dir),
+            mail_to: None,
             limit: Limit::new(MAILS, MAIL_EVERY),
             doors: HashMap::new(),
             under_way: 0,
             left_out: false,
-        }
+        };
+        alerts.reconfigure(config, |_| false);
+        alerts
     }
 
-    /// Remembers what a door wants, for as long as it may be open.
-    pub(super) fn know(&mut self, door: &Door) {
-        if door.opening.on_open.is_some() || door.opening.on_close.is_some() {
-            self.doors.insert(door.name().clone(), Told { door: door.clone() });
-        }
+    /// Tells from now on what this configuration wants to be told. A door that is no more still
+    /// tells that it closes.
+    pub(super) fn reconfigure(&mut self, config: &Config, is_open: impl Fn(&Name) -> bool) {
+        self.mail_to.clone_from(&config.settings.alert);
+        self.doors.retain(|name, _| is_open(name));
+        self.doors.extend(config.doors.iter().map(|door| (door.name().clone(), door.clone())));
     }
 
     pub(super) fn opened(&mut self, now: Now, door: &Name, address: IpAddr) {
@@ -70,7 +69,7 @@ impl Alerts {
         what: &str,
         command: impl Fn(&Door) -> Option<&Command>,
     ) {
-        let rendered = self.doors.get(name).and_then(|Told { door }| {
+        let rendered = self.doors.get(name).and_then(|door| {
             let holes = Holes {
                 address,
                 door: name,

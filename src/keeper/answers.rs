@@ -85,15 +85,23 @@ impl Keeper {
                 }
             }
             Request::CloseAll => {
-                let count = self.doors.list().len();
+                let text = match self.doors.list().len() {
+                    0 => "nothing is open".to_owned(),
+                    1 => "1 open door closes".to_owned(),
+                    count => format!("{count} open doors close"),
+                };
                 self.doors.close_all(now);
-                Reply::Done { text: format!("{count} doors close") }
+                Reply::Done { text }
             }
-            Request::Try { seconds } => done(
-                self.try_out(now, std::time::Duration::from_secs(seconds)),
-                "on trial: confirm it with 'knockctl confirm', from a new connection",
-            ),
-            Request::Confirm => done(self.confirm(now), "confirmed"),
+            Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
+                // Answered when it is in force.
+                Ok(()) => return,
+                Err(why) => Reply::Failed { why },
+            },
+            Request::Confirm => match self.confirm(now) {
+                Ok(()) => Reply::Done { text: "confirmed: the configuration stays".to_owned() },
+                Err(why) => Reply::Failed { why },
+            },
             Request::Watch => return self.control.follow(id, Follows::Events),
             Request::Explain { address } => {
                 self.past_for = Some(id);
@@ -160,7 +168,7 @@ impl Keeper {
         })
     }
 
-    fn status(&self, now: Now) -> Status {
+    pub(super) fn status(&self, now: Now) -> Status {
         let config = self.watchers.config();
         let grants = self.doors.list();
         let (listening, waiting_for) = self.watchers.listening();
@@ -184,6 +192,9 @@ impl Keeper {
             pid: process::id(),
             since: seconds(self.since),
             configuration: self.cli.config.clone(),
+            on_trial_until: self
+                .on_trial_until()
+                .map(|until| seconds(now.wall + until.since(now.monotonic))),
             listening,
             waiting_for,
             doors: doors.collect(),
@@ -213,13 +224,6 @@ impl Asked {
             Follows::Events => Self { follows: true, ..self },
             Follows::Knocks(_) => Self { follows: true, knocks: true },
         }
-    }
-}
-
-fn done(result: Result<(), String>, text: &str) -> Reply {
-    match result {
-        Ok(()) => Reply::Done { text: text.to_owned() },
-        Err(why) => Reply::Failed { why },
     }
 }
 

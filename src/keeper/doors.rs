@@ -1,6 +1,6 @@
 //! From a completed knock to an open door and back: grants, what opens them, the ledger, the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -63,18 +63,19 @@ impl Doors {
         config: &Config,
         books: Books,
         records: Vec<Record>,
-        locked_for: Option<Duration>,
+        locked_until: Option<Monotonic>,
     ) -> Result<Self, SetsError> {
         let mut grants = Grants::new();
         let held = sets::standing(config)?;
         let effects = grants.recover(now, books.boot(), records, held);
-        let sets = Sets::set_up(config, &kept(&grants, now.monotonic), locked_for)?;
+        let keep = kept(&grants, now.monotonic);
+        let sets = Sets::set_up(config, &keep, now.monotonic, locked_until)?;
         let mut doors = Self {
             grants,
             commands: Commands::new(&config.settings.state_dir),
             sets,
             books,
-            alerts: Alerts::new(&config.settings),
+            alerts: Alerts::new(config),
             jobs: HashMap::new(),
             last_job: 0,
         };
@@ -130,10 +131,10 @@ impl Doors {
         &mut self,
         now: Now,
         config: &Config,
-        locked_for: Option<Duration>,
+        locked_until: Option<Monotonic>,
     ) -> Result<(), SetsError> {
-        self.sets.replace(config, &kept(&self.grants, now.monotonic), locked_for)?;
-        self.alerts = Alerts::new(&config.settings);
+        let keep = kept(&self.grants, now.monotonic);
+        self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         let is_gone = |listed: &Listed<'_>| {
             listed.element.is_some_and(|element| {
                 !config.doors.iter().any(|door| {
@@ -155,6 +156,8 @@ impl Doors {
                 self.end(now, expired, "closed, since the door is no more");
             }
         }
+        let open: HashSet<&Name> = self.grants.list().iter().map(|listed| listed.door).collect();
+        self.alerts.reconfigure(config, |door| open.contains(door));
         Ok(())
     }
 
@@ -173,7 +176,6 @@ impl Doors {
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = since.min(now.monotonic);
         let decision = self.grants.request(since, name, address, by, deed);
-        self.alerts.know(door);
         self.decided(now, name, address, by, decision);
         Ok(())
     }

@@ -6,48 +6,68 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::run::{Keeper, load_configuration, log_warnings, tell_systemd};
+use super::control::ConnectionId;
+use super::run::{Keeper, load_configuration, log_warnings, reloading, tell_systemd};
 use crate::config::Config;
+use crate::control::Reply;
 use crate::log;
 use crate::proto::duration;
 use crate::time::{Monotonic, Now};
 
+/// How soon the configuration before a trial is taken up once more, where that has failed. Longer
+/// than a watcher may take to start.
+const ONCE_MORE: Duration = Duration::from_secs(15);
+
 /// A configuration that goes again unless it is confirmed.
-pub(super) struct Trial {
-    until: Monotonic,
-    /// What was in force before; `None`: nothing was, and knockd ends with the trial.
-    previous: Option<Arc<Config>>,
+pub(super) enum Trial {
+    Running {
+        until: Monotonic,
+        /// What was in force before; `None`: nothing was, and knockd ends with the trial.
+        previous: Option<Arc<Config>>,
+        /// Who has asked, until the configuration is in force.
+        asked_by: Option<ConnectionId>,
+    },
+    /// Nobody has confirmed it: what was in force before is being taken up.
+    GoingBack { to: Arc<Config>, once_more: Monotonic },
 }
 
 impl Trial {
     pub(super) const fn of_start(until: Monotonic) -> Self {
-        Self { until, previous: None }
+        Self::Running { until, previous: None, asked_by: None }
     }
 }
 
 impl Keeper {
     /// SIGHUP: takes up the configuration as it is now, or says why not and goes on as before.
     pub(super) fn reload(&mut self, now: Now) {
-        if self.trial.is_some() {
+        if let Some(Trial::Running { .. }) = self.trial {
+            tell_systemd(&reloading());
+            self.reopen_log();
             warn!("not reloading: a configuration is on trial; confirm it first, or wait");
-            return;
-        }
-        if self.watchers.is_changing() {
+            tell_systemd(&[NotifyState::Ready]);
+        } else if self.watchers.is_changing() || self.trial.is_some() {
             self.reload_again = true;
-            return;
+        } else {
+            // Why not has been logged.
+            let _ = self.take_up(now, None);
         }
-        // Why not has been logged.
-        let _ = self.take_up(now, None);
     }
 
-    /// Takes up the configuration as it is now. `locked_for`: on trial, for so long.
+    /// A log file that has been rotated away is opened anew in any case.
+    fn reopen_log(&self) {
+        if let Err(error) = log::set_up(&self.watchers.config().settings.log, self.foreground) {
+            error!("{error}");
+        }
+    }
+
+    /// Takes up the configuration as it is now; on trial, with its ports locked until then.
     ///
     /// # Errors
     /// Why not, in words; everything then goes on as before.
-    fn take_up(&mut self, now: Now, locked_for: Option<Duration>) -> Result<(), String> {
+    fn take_up(&mut self, now: Now, locked_until: Option<Monotonic>) -> Result<(), String> {
         info!("re-reading config file: {}", self.cli.config.display());
-        tell_systemd(&super::run::reloading());
-        let taken_up = self.try_to_take_up(now, locked_for);
+        tell_systemd(&reloading());
+        let taken_up = self.try_to_take_up(now, locked_until);
         if let Err(why) = &taken_up {
             for line in why.lines() {
                 error!("{line}");
@@ -58,12 +78,9 @@ impl Keeper {
         taken_up
     }
 
-    fn try_to_take_up(&mut self, now: Now, locked_for: Option<Duration>) -> Result<(), String> {
+    fn try_to_take_up(&mut self, now: Now, locked_until: Option<Monotonic>) -> Result<(), String> {
         let loaded = load_configuration(&self.cli).map_err(|report| {
-            // A log file that has been rotated away is opened anew in any case.
-            if let Err(error) = log::set_up(&self.watchers.config().settings.log, self.foreground) {
-                error!("{error}");
-            }
+            self.reopen_log();
             report.to_string()
         })?;
         if let Err(error) = log::set_up(&loaded.config.settings.log, self.foreground) {
@@ -71,43 +88,89 @@ impl Keeper {
         }
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
-        self.put_in_place(now, config, locked_for)
-    }
-
-    /// The firewall first, so that nothing stands open that the new watcher could not open again.
-    fn put_in_place(
-        &mut self,
-        now: Now,
-        config: Arc<Config>,
-        locked_for: Option<Duration>,
-    ) -> Result<(), String> {
-        self.doors.reconfigure(now, &config, locked_for).map_err(|why| why.to_string())?;
-        self.watchers.start(now.monotonic, config).map_err(|why| {
-            self.stay(now);
-            format!("cannot start a watcher: {why}")
+        self.put_in_place(now, &config, locked_until).inspect_err(|_| {
+            let in_force = Arc::clone(self.watchers.config());
+            self.firewall_of(now, &in_force);
         })
     }
 
-    /// The new configuration could not take effect: the firewall goes back to the old one.
-    pub(super) fn stay(&mut self, now: Now) {
-        self.trial = None;
-        let config = Arc::clone(self.watchers.config());
-        if let Err(why) = self.doors.reconfigure(now, &config, None) {
+    /// The firewall first, so that nothing stands open that the new watcher could not open again.
+    ///
+    /// # Errors
+    /// Why not, in words; the firewall may have changed already.
+    fn put_in_place(
+        &mut self,
+        now: Now,
+        config: &Arc<Config>,
+        locked_until: Option<Monotonic>,
+    ) -> Result<(), String> {
+        self.doors.reconfigure(now, config, locked_until).map_err(|why| why.to_string())?;
+        self.watchers
+            .start(now.monotonic, Arc::clone(config))
+            .map_err(|why| format!("cannot start a watcher: {why}"))
+    }
+
+    fn firewall_of(&mut self, now: Now, config: &Config) {
+        if let Err(why) = self.doors.reconfigure(now, config, None) {
             error!("{why}");
         }
     }
 
-    /// `knockctl try`.
+    /// A configuration is at work: what waited for that is done.
+    pub(super) fn has_taken_effect(&mut self, now: Now, config: &Arc<Config>) {
+        match &mut self.trial {
+            Some(Trial::Running { asked_by, .. }) => {
+                if let Some(id) = asked_by.take() {
+                    let status = self.status(now);
+                    self.control.reply(id, &Reply::Status(status));
+                    self.control.reply(id, &Reply::Done { text: "on trial".to_owned() });
+                }
+            }
+            Some(Trial::GoingBack { to, .. }) if Arc::ptr_eq(to, config) => {
+                info!("the configuration before the trial is in force again");
+                self.trial = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// No watcher could start with this configuration.
+    pub(super) fn could_not_take_effect(&mut self, now: Now, config: &Arc<Config>) {
+        let in_force = Arc::clone(self.watchers.config());
+        // Of the one in force another watcher starts; what the firewall does is none of its
+        // business. The one before a trial is taken up once more in a moment.
+        if Arc::ptr_eq(config, &in_force) || matches!(self.trial, Some(Trial::GoingBack { .. })) {
+            return;
+        }
+        error!("the old configuration stays");
+        self.firewall_of(now, &in_force);
+        if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
+            let why =
+                "no watcher could start; the old configuration stays, and knockd's log says why";
+            self.control.reply(id, &Reply::Failed { why: why.to_owned() });
+        }
+    }
+
+    /// `knockctl try`. Answered when the configuration is in force, or cannot be.
     ///
     /// # Errors
-    /// Why not, in words.
-    pub(super) fn try_out(&mut self, now: Now, time: Duration) -> Result<(), String> {
-        if self.trial.is_some() || self.watchers.is_changing() {
-            return Err("a configuration is on trial or being taken up already".to_owned());
+    /// Why not, in words; everything then goes on as before.
+    pub(super) fn try_out(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        time: Duration,
+    ) -> Result<(), String> {
+        if self.trial.is_some() {
+            return Err("a configuration is on trial already".to_owned());
+        }
+        if self.watchers.is_changing() {
+            return Err("a configuration is being taken up just now: try again".to_owned());
         }
         let previous = Some(Arc::clone(self.watchers.config()));
-        self.take_up(now, Some(time))?;
-        self.trial = Some(Trial { until: now.monotonic + time, previous });
+        let until = now.monotonic + time;
+        self.take_up(now, Some(until))?;
+        self.trial = Some(Trial::Running { until, previous, asked_by: Some(id) });
         warn!(
             "this configuration is on trial: it goes in {} unless it is confirmed",
             duration::format(time)
@@ -120,11 +183,15 @@ impl Keeper {
     /// # Errors
     /// Why not, in words.
     pub(super) fn confirm(&mut self, now: Now) -> Result<(), String> {
-        if self.trial.is_none() {
-            return Err("nothing is on trial".to_owned());
+        match self.trial {
+            Some(Trial::Running { until, .. }) if now.monotonic < until => {}
+            Some(_) => {
+                return Err("too late: the configuration before is being taken up".to_owned());
+            }
+            None => return Err("nothing is on trial".to_owned()),
         }
         if self.watchers.is_changing() {
-            return Err("the new configuration is not in force yet: try again".to_owned());
+            return Err("a watcher is starting just now: confirm once more".to_owned());
         }
         let config = Arc::clone(self.watchers.config());
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
@@ -136,24 +203,51 @@ impl Keeper {
     /// Ends a trial that nobody has confirmed. True: there is nothing to go back to, so knockd
     /// ends.
     pub(super) fn end_trial(&mut self, now: Now) -> bool {
-        let Some(Trial { previous, .. }) = self.trial.take_if(|trial| trial.until <= now.monotonic)
-        else {
-            return false;
+        let is_due = |trial: &mut Trial| match trial {
+            Trial::Running { until, .. } => *until <= now.monotonic,
+            Trial::GoingBack { once_more, .. } => *once_more <= now.monotonic,
         };
-        let Some(previous) = previous else {
-            warn!(
-                "nobody has confirmed the configuration on trial: the guard goes, and knockd too"
-            );
-            return true;
+        let to = match self.trial.take_if(is_due) {
+            None => return false,
+            Some(Trial::Running { previous: None, .. }) => {
+                warn!(
+                    "nobody has confirmed the configuration on trial: the guard goes, and knockd \
+                     too"
+                );
+                return true;
+            }
+            Some(Trial::Running { previous: Some(previous), .. }) => {
+                warn!(
+                    "nobody has confirmed the configuration on trial: going back to the one before"
+                );
+                previous
+            }
+            Some(Trial::GoingBack { to, .. }) => to,
         };
-        warn!("nobody has confirmed the configuration on trial: going back to the one before");
-        if let Err(why) = self.put_in_place(now, previous, None) {
-            error!("{why}");
+        if let Err(error) = log::set_up(&to.settings.log, self.foreground) {
+            error!("{error}");
         }
+        if let Err(why) = self.put_in_place(now, &to, None) {
+            error!("{why}; once more in {}", duration::format(ONCE_MORE));
+        }
+        self.trial = Some(Trial::GoingBack { to, once_more: now.monotonic + ONCE_MORE });
         false
     }
 
-    pub(super) fn trial_ends(&self) -> Option<Monotonic> {
-        self.trial.as_ref().map(|trial| trial.until)
+    /// When the configuration goes that is on trial, if one is.
+    pub(super) const fn on_trial_until(&self) -> Option<Monotonic> {
+        match self.trial {
+            Some(Trial::Running { until, .. }) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// When [`end_trial`](Self::end_trial) has to be called next.
+    pub(super) const fn trial_ends(&self) -> Option<Monotonic> {
+        match self.trial {
+            Some(Trial::Running { until, .. }) => Some(until),
+            Some(Trial::GoingBack { once_more, .. }) => Some(once_more),
+            None => None,
+        }
     }
 }

@@ -145,7 +145,8 @@ impl Keeper {
         };
         let config = Arc::new(loaded.config);
         let now = clock::now();
-        let doors = start_doors(&config, cli.try_for)?;
+        let locked_until = cli.try_for.map(|time| now.monotonic + time);
+        let doors = start_doors(&config, locked_until)?;
         let mut watchers = Watchers::new(Arc::clone(&config));
         watchers
             .start(now.monotonic, Arc::clone(&config))
@@ -164,7 +165,7 @@ impl Keeper {
             left,
             started: false,
             reload_again: false,
-            trial: cli.try_for.map(|time| Trial::of_start(now.monotonic + time)),
+            trial: locked_until.map(Trial::of_start),
             _pid_file: pid_file,
         })
     }
@@ -214,10 +215,10 @@ impl Keeper {
                 }
             }
             Notice::Seen { .. } | Notice::Past { .. } => self.explain(now, &notice),
-            Notice::InForce(config) => self.in_force(&config)?,
-            Notice::Failed if !self.started => return Err(StartError::NoWatcher),
-            Notice::Failed => {
-                self.stay(now);
+            Notice::InForce(config) => self.in_force(now, &config)?,
+            Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
+            Notice::Failed(config) => {
+                self.could_not_take_effect(now, &config);
                 tell_systemd(&[NotifyState::Ready]);
             }
         }
@@ -225,7 +226,7 @@ impl Keeper {
     }
 
     /// A configuration has taken effect: the first, or a new one.
-    fn in_force(&mut self, config: &Config) -> Result<(), StartError> {
+    fn in_force(&mut self, now: Now, config: &Arc<Config>) -> Result<(), StartError> {
         if !self.started {
             self.started = true;
             let (listening, _) = self.watchers.listening();
@@ -237,6 +238,7 @@ impl Keeper {
                 left.started().map_err(system("cannot close standard error"))?;
             }
         }
+        self.has_taken_effect(now, config);
         tell_systemd(&[NotifyState::Ready]);
         Ok(())
     }
@@ -287,7 +289,7 @@ impl Keeper {
 }
 
 /// Ends what an earlier knockd left running, and takes up the grants that it left open.
-fn start_doors(config: &Config, try_for: Option<Duration>) -> Result<Doors, StartError> {
+fn start_doors(config: &Config, locked_until: Option<Monotonic>) -> Result<Doors, StartError> {
     let state_dir = &config.settings.state_dir;
     let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
     let (books, records) = Books::open(state_dir, boot, clock::now())?;
@@ -297,7 +299,7 @@ fn start_doors(config: &Config, try_for: Option<Duration>) -> Result<Doors, Star
     if ended > 0 {
         warn!("ended {ended} processes that an earlier knockd had started");
     }
-    Ok(Doors::start(clock::now(), config, books, records, try_for)?)
+    Ok(Doors::start(clock::now(), config, books, records, locked_until)?)
 }
 
 pub(super) fn reloading() -> Vec<NotifyState<'static>> {

@@ -45,6 +45,8 @@ pub(super) struct Sets {
     own: Option<OwnSets>,
     /// A program that keeps flushing must not keep this one busy.
     restores: Limit,
+    /// When the kernel takes the locks away by itself, on trial.
+    locked_until: Option<Monotonic>,
     /// What has not been mended yet, and when it will be.
     owed: Option<Disturbance>,
     look_at: Option<Monotonic>,
@@ -149,18 +151,25 @@ impl Sets {
     pub(super) fn set_up(
         config: &Config,
         keep: &[Kept],
-        locked_for: Option<Duration>,
+        now: Monotonic,
+        locked_until: Option<Monotonic>,
     ) -> Result<Self, SetsError> {
-        let restores = Limit::new(RESTORES, RESTORE_EVERY);
-        let mut sets = Self { guard: None, own: None, restores, owed: None, look_at: None };
-        sets.replace(config, keep, locked_for)?;
+        let mut sets = Self {
+            guard: None,
+            own: None,
+            restores: Limit::new(RESTORES, RESTORE_EVERY),
+            locked_until: None,
+            owed: None,
+            look_at: None,
+        };
+        sets.replace(config, keep, now, locked_until)?;
         if sets.guard.is_none() && guard::is_standing() {
             guard::remove_standing()?;
         }
         Ok(sets)
     }
 
-    /// The same while it is at work. Its ports are locked only for this long, if at all.
+    /// The same while it is at work. On trial the ports are locked only until then.
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up).
@@ -168,22 +177,24 @@ impl Sets {
         &mut self,
         config: &Config,
         keep: &[Kept],
-        locked_for: Option<Duration>,
+        now: Monotonic,
+        locked_until: Option<Monotonic>,
     ) -> Result<(), SetsError> {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(&own)?) };
         let elements = guards_elements(keep);
-        match (self.guard.take(), ruleset(config, locked_for)) {
-            (Some(mut guard), Some(ruleset)) => {
-                let replaced = guard.replace(ruleset, &elements);
-                self.guard = Some(guard);
-                replaced?;
-            }
+        let locked_for = locked_until.map(|until| until.since(now));
+        match (&mut self.guard, ruleset(config, locked_for)) {
+            (Some(guard), Some(ruleset)) => guard.replace(ruleset, &elements)?,
             (None, Some(ruleset)) => self.guard = Some(Guard::set_up(ruleset, &elements)?),
-            (Some(guard), None) => guard.remove()?,
+            (Some(_), None) => {
+                guard::remove_standing()?;
+                self.guard = None;
+            }
             (None, None) => {}
         }
         self.own = own;
+        self.locked_until = locked_until;
         Ok(())
     }
 
@@ -254,7 +265,7 @@ impl Sets {
                 Disturbance::Gone => "deleted",
                 Disturbance::Changed => "changed",
             };
-            guard.restore(&guards_elements(&keep))?;
+            guard.restore(&guards_elements(&keep), self.locked_until.map(|it| it.since(now)))?;
             warn!("somebody {what} the guard's table 'inet knockd': it is restored");
         }
         for set in anew {

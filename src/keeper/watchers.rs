@@ -50,8 +50,8 @@ pub(super) enum Notice {
     Past { door: Name, event: Event, at: Monotonic },
     /// This configuration is at work from now on.
     InForce(Arc<Config>),
-    /// A watcher could not start. Fatal only where none has ever worked.
-    Failed,
+    /// No watcher could start with this configuration. Fatal only where none has ever worked.
+    Failed(Arc<Config>),
 }
 
 pub(super) struct Watchers {
@@ -152,7 +152,7 @@ impl Watchers {
         if let Err(error) = self.start(now, Arc::clone(&self.config)) {
             error!("cannot start a watcher: {error}");
             self.restart_later(now);
-            notices.push(Notice::Failed);
+            notices.push(Notice::Failed(Arc::clone(&self.config)));
         }
     }
 
@@ -244,7 +244,7 @@ impl Watchers {
         if self.current.is_none() {
             self.restart_later(now);
         }
-        notices.push(Notice::Failed);
+        notices.push(Notice::Failed(Arc::clone(&watcher.config)));
     }
 
     /// The cut between the watcher at work and its relief.

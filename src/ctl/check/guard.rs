@@ -114,7 +114,7 @@ fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &Around) -> Option<Diagn
         "YOU MAY LOCK YOURSELF OUT: {port} is the port of the SSH connection that you are using, and {client} will have to knock for the next one"
     );
     Some(one.at.warning(message).help(format!(
-        "keep this connection open; start with 'knockctl try', which takes it back by itself unless you confirm; or add {client} to 'trusted' below 'knockd:'"
+        "keep this connection open; start with 'knockd --try 2m', or try the change with 'knockctl try': either takes it back by itself unless you confirm; or add {client} to 'trusted' below 'knockd:'"
     )))
 }
 
