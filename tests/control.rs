@@ -176,6 +176,61 @@ fn a_knock_that_did_not_open_is_explained_afterwards_and_as_it_happens() {
     assert_eq!(said, "");
 }
 
+/// What the history has: `door event by`, the oldest first.
+fn told(history: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let part = |name: &str| event[name].as_str().unwrap().to_owned();
+        format!("{} {} {}", part("door"), part("event"), part("by"))
+    };
+    history.lines().map(line).collect()
+}
+
+#[test]
+fn the_history_has_what_was_opened_closed_refused_and_what_failed() {
+    if !can_make_namespaces("history") {
+        return;
+    }
+    let doors = format!(
+        "{DOORS}  v4: {{sequence: [7300, 8300, 9300], start_command: 'true', \
+         start_command_6: '', stop_command: 'true'}}\n  \
+         bell: {{sequence: [7400, 8400, 9400], start_command: 'true'}}\n"
+    );
+    let site = Site::with(&doors, &[]);
+    let history =
+        |arguments: &[&str]| told(&site.says(&[&["history", "--json"], arguments].concat()));
+    assert!(history(&[]).is_empty());
+
+    site.knock(&["7000", "8000", "9000"]);
+    assert!(eventually(PATIENCE, || history(&[]) == ["ssh open sequence"]));
+    site.says(&["open", "ssh", CLIENT, "--for", "2h"]);
+    site.says(&["close", "ssh", CLIENT]);
+    assert!(eventually(PATIENCE, || history(&[]).len() == 3));
+    site.fails(&["open", "broken", "192.0.2.9"]);
+    site.fails(&["open", "v4", "2001:db8::9"]);
+    site.says(&["open", "bell", CLIENT]);
+
+    let ssh = ["ssh open sequence", "ssh extend knockctl", "ssh close knockctl"];
+    let rest = ["broken failed knockctl", "v4 refused knockctl", "bell act knockctl"];
+    assert_eq!(history(&[]), [ssh, rest].concat());
+    assert_eq!(history(&["--door", "ssh"]), ssh);
+    assert_eq!(history(&["--ip", "192.0.2.9"]), ["broken failed knockctl"]);
+    assert_eq!(history(&["--ip", "2001:db8::9", "--since", "1h"]), ["v4 refused knockctl"]);
+    assert!(history(&["--since", "2100-01-01"]).is_empty());
+
+    let said = site.says(&["history", "--door", "ssh"]);
+    assert!(said.contains("open by sequence\n") && said.contains("closed by hand\n"), "{said}");
+}
+
+#[test]
+fn all_doors_are_closed_at_once() {
+    let Some(site) = Site::new("close --all") else { return };
+    assert_eq!(site.says(&["close", "--all"]), "nothing is open\n");
+    site.says(&["open", "ssh", CLIENT]);
+    assert_eq!(site.says(&["close", "--all"]), "1 open door closes\n");
+    assert!(eventually(PATIENCE, || site.grants().is_empty()));
+}
+
 const GUARDED: &str = "
 knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
 doors:

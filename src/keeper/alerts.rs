@@ -80,7 +80,9 @@ impl Alerts {
             command(door).map(|command| command.render(&holes))
         });
         let mail = match &self.mail_to {
-            Some(to) if self.limit.pass(now.monotonic) => Some(mail(to, name, address, what)),
+            Some(to) if self.limit.pass(now.monotonic) => {
+                Some(mail(to, name, address, what, self.limit.take_refused()))
+            }
             _ => None,
         };
         for command in rendered.into_iter().chain(mail) {
@@ -111,6 +113,11 @@ impl Alerts {
         self.left_out &= self.under_way >= WAITING;
     }
 
+    /// Whether nothing is being told.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.under_way == 0
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         self.runner.next_deadline()
     }
@@ -121,12 +128,17 @@ impl Alerts {
 }
 
 /// A mail, through the local `sendmail`. What it says stands in the environment, so that no shell
-/// reads it.
-fn mail(to: &Email, door: &Name, address: IpAddr, what: &str) -> Rendered {
-    let text = format!(
+/// reads it. `left_out`: how many the limit has kept back before it.
+fn mail(to: &Email, door: &Name, address: IpAddr, what: &str, left_out: u64) -> Rendered {
+    let mut text = format!(
         "To: {to}\nSubject: knockd: {door} {what} for {address}\nAuto-Submitted: auto-generated\n\n\
          {door} was {what} for {address}.\n"
     );
+    if left_out > 0 {
+        text.push_str(&format!(
+            "Of {left_out} more before this there was no mail; 'knockctl history' has them.\n"
+        ));
+    }
     let script = "printf '%s' \"$KNOCK_MAIL\" | sendmail -i -- \"$KNOCK_MAIL_TO\"";
     Rendered {
         argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),

@@ -49,7 +49,8 @@ pub(super) struct Request<'a> {
 #[derive(Clone, Copy)]
 enum Purpose {
     Open(GrantId),
-    Close(GrantId),
+    /// With the reason, for the history.
+    Close(GrantId, &'static str),
     Act,
 }
 
@@ -341,14 +342,14 @@ impl Doors {
         }
         self.books.advance(id, GrantState::Closing, Flush::Yes);
         fault::point("closing");
-        self.submit(now, &door, Purpose::Close(id), close, OnFailure::GoOn);
+        self.submit(now, &door, Purpose::Close(id, why), close, OnFailure::GoOn);
         fault::point("close started");
     }
 
     fn finished(&mut self, now: Now, finished: &Finished) {
         match self.jobs.remove(&finished.id) {
             Some(Purpose::Open(id)) => self.opened(now, id, finished),
-            Some(Purpose::Close(id)) => {
+            Some(Purpose::Close(id, why)) => {
                 fault::point("close ended");
                 let failed = "a close command failed: the door may still be open";
                 match self.whose(id) {
@@ -358,7 +359,7 @@ impl Doors {
                     }
                     _ => {}
                 }
-                self.is_closed(now, id, "");
+                self.is_closed(now, id, why);
             }
             // The runner has logged a failure.
             Some(Purpose::Act) | None => {}
@@ -389,7 +390,8 @@ impl Doors {
                     "not opened: what was done of it is undone");
                 self.books.note(now, &door, address, by, Event::Failed, &why);
                 self.books.advance(id, GrantState::Closing, Flush::Yes);
-                self.submit(now, &door, Purpose::Close(id), commands, OnFailure::GoOn);
+                let undone = Purpose::Close(id, "undone, since it could not be opened");
+                self.submit(now, &door, undone, commands, OnFailure::GoOn);
             }
         }
     }
@@ -424,6 +426,12 @@ impl Doors {
     #[must_use]
     pub(super) fn is_idle(&self) -> bool {
         self.grants.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Whether everybody who wants to know has been told what was opened and closed.
+    #[must_use]
+    pub(super) const fn has_told(&self) -> bool {
+        self.alerts.is_idle()
     }
 
     /// Lets go of the firewall: the guard stays or goes.

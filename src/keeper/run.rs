@@ -30,6 +30,9 @@ use crate::sys::signals::Signals;
 use crate::sys::{clock, files, orphans, privileges};
 use crate::time::{Monotonic, Now, Wall};
 
+/// How long those who want to know of a closed door may hold up the end of the daemon.
+const TIME_TO_TELL: Duration = Duration::from_secs(3);
+
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -248,15 +251,18 @@ impl Keeper {
         info!("shutting down");
         tell_systemd(&[NotifyState::Stopping]);
         self.watchers.stop();
-        let limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
+        let mut limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
+        let mut tell_by = None;
         loop {
             let now = clock::now();
             self.doors.poll(now);
             self.doors.leave(now);
             if self.doors.is_idle() {
-                break;
-            }
-            if now.monotonic >= limit {
+                limit = limit.min(*tell_by.get_or_insert(now.monotonic + TIME_TO_TELL));
+                if self.doors.has_told() || now.monotonic >= limit {
+                    break;
+                }
+            } else if now.monotonic >= limit {
                 error!("not everything could be closed in time");
                 break;
             }

@@ -311,12 +311,32 @@ impl Knockd {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let mut child = host
-            .command(env!("CARGO_BIN_EXE_knockd"))
-            .arg("-c")
-            .arg(&config)
-            .args(arguments)
-            .envs(environment.iter().copied())
+        let mut command = host.command(env!("CARGO_BIN_EXE_knockd"));
+        command.arg("-c").arg(&config).args(arguments).envs(environment.iter().copied());
+        Self::from_command(command, directory, config)
+    }
+
+    /// Starts `knockd` where the programs in the subdirectory `sbin` of a directory come before all
+    /// others, and waits until it listens.
+    pub fn start_with_programs(
+        host: &Host,
+        directory: tempfile::TempDir,
+        configuration: &str,
+    ) -> Self {
+        let config = directory.path().join("knock.conf");
+        write_configuration(&directory, &config, configuration);
+        // `ip netns exec` gives it a mount namespace of its own.
+        let script = "mount --bind \"$1\" /usr/local/sbin && shift && exec \"$@\"";
+        let mut command = host.command("sh");
+        command.args(["-c", script, "sh"]).arg(directory.path().join("sbin"));
+        command.args([env!("CARGO_BIN_EXE_knockd"), "-c"]).arg(&config);
+        let knockd = Self::from_command(command, directory, config);
+        knockd.wait_for("starting up, listening on");
+        knockd
+    }
+
+    fn from_command(mut command: Command, directory: tempfile::TempDir, config: PathBuf) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
