@@ -143,6 +143,8 @@ impl Control {
             connection.ends |= matches!(reply, Reply::Done { .. } | Reply::Failed { .. });
             connection.write();
         }
+        // Whoever reads to the end must not wait for something else to happen.
+        self.connections.retain(|connection| !connection.is_over());
     }
 
     /// From now on this connection is told of these things as they happen.
@@ -278,7 +280,6 @@ mod tests {
         let (stream, requests) = ask(&mut control, "{\"do\":\"status\"}\n");
         let [(id, Request::Status)] = requests[..] else { panic!("{requests:?}") };
         control.reply(id, &Reply::Done { text: "well".into() });
-        control.poll(now(), &BTreeSet::new());
         assert_eq!(answer(stream), [r#"{"reply":"done","text":"well"}"#]);
         assert!(control.connections.is_empty());
     }
