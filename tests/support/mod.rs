@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -290,10 +291,20 @@ impl Knockd {
     /// Starts `knockd` with more arguments and does not wait. In the configuration `DIR` stands
     /// for a directory of its own.
     pub fn spawn(host: &Host, configuration: &str, arguments: &[&str]) -> Self {
+        Self::spawn_in(host, configuration, arguments, &[])
+    }
+
+    /// Starts `knockd` with more arguments and environment variables and does not wait.
+    pub fn spawn_in(
+        host: &Host,
+        configuration: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("knock.conf");
         write_configuration(&directory, &config, configuration);
-        Self::run(host, directory, config, arguments, &[])
+        Self::run(host, directory, config, arguments, environment)
     }
 
     /// Starts it once more in the same directory, after it has ended. Does not wait.
@@ -359,8 +370,24 @@ impl Knockd {
         write_configuration(&self.directory, &self.config, configuration);
     }
 
+    /// Asks over the control socket; gives the replies.
+    pub fn ask(&self, request: &str) -> Vec<serde_json::Value> {
+        let mut stream = UnixStream::connect(self.directory.path().join("run/control.sock"))
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.log().join("\n")));
+        stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        lines.map(|line| serde_json::from_str(&line).unwrap()).collect()
+    }
+
+    /// What is open, opening or closing, as the status says.
+    pub fn grants(&self) -> Vec<serde_json::Value> {
+        let status = self.ask(r#"{"do":"status"}"#).remove(0);
+        status["grants"].as_array().unwrap().clone()
+    }
+
     pub fn log(&self) -> Vec<String> {
-        self.lines.0.lock().unwrap().clone()
+        // A test that has failed while it waited still shows it.
+        self.lines.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     pub fn count(&self, text: &str) -> usize {
