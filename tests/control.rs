@@ -340,6 +340,27 @@ fn a_knockd_started_on_trial_goes_on_once_confirmed() {
 }
 
 #[test]
+fn a_knockd_that_died_during_a_trial_is_on_trial_when_it_is_started_anew() {
+    let Some(mut site) = Site::guarded("try, died", DOORS, &[]) else { return };
+    site.knockd.configure(GUARDED);
+    site.says(&["try", "--for", "1h"]);
+    site.knockd.signal(Signal::SIGKILL);
+    site.knockd.ended();
+    site.knockd = site.knockd.start_again(&site.net.server);
+    site.knockd.wait_for("knockd died while this configuration was on trial: it still is");
+    site.knockd.wait_for("starting up");
+    let locked_for = site.locked_for();
+    assert!(matches!(locked_for[..], [Some(3500..=3600)]), "{locked_for:?}");
+
+    site.says(&["confirm"]);
+    site.knockd.signal(Signal::SIGKILL);
+    site.knockd.ended();
+    site.knockd = site.knockd.start_again(&site.net.server);
+    site.knockd.wait_for("starting up");
+    assert_eq!(site.locked_for(), [None]);
+}
+
+#[test]
 fn a_watcher_that_dies_during_a_trial_does_not_end_it() {
     let Some(site) = Site::guarded("try, watcher", DOORS, &[]) else { return };
     site.knockd.configure(GUARDED);

@@ -11,6 +11,7 @@ mod control;
 mod daemon;
 mod doors;
 mod interfaces;
+mod mark;
 mod names;
 mod reload;
 mod run;

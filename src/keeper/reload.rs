@@ -129,6 +129,7 @@ impl Keeper {
             Some(Trial::GoingBack { to, .. }) if Arc::ptr_eq(to, config) => {
                 info!("the configuration before the trial is in force again");
                 self.trial = None;
+                self.mark.clear();
             }
             _ => {}
         }
@@ -144,6 +145,7 @@ impl Keeper {
         }
         error!("the old configuration stays");
         self.firewall_of(now, &in_force);
+        self.mark.clear();
         if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
             let why =
                 "no watcher could start; the old configuration stays, and knockd's log says why";
@@ -169,7 +171,11 @@ impl Keeper {
         }
         let previous = Some(Arc::clone(self.watchers.config()));
         let until = now.monotonic + time;
-        self.take_up(now, Some(until))?;
+        self.mark.set(until);
+        if let Err(why) = self.take_up(now, Some(until)) {
+            self.mark.clear();
+            return Err(why);
+        }
         self.trial = Some(Trial::Running { until, previous, asked_by: Some(id) });
         warn!(
             "this configuration is on trial: it goes in {} unless it is confirmed",
@@ -196,6 +202,7 @@ impl Keeper {
         let config = Arc::clone(self.watchers.config());
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
         self.trial = None;
+        self.mark.clear();
         info!("the configuration on trial is confirmed");
         Ok(())
     }
@@ -216,7 +223,11 @@ impl Keeper {
                 );
                 return true;
             }
-            Some(Trial::Running { previous: Some(previous), .. }) => {
+            Some(Trial::Running { previous: Some(previous), asked_by, .. }) => {
+                if let Some(id) = asked_by {
+                    let why = "it did not come into force in time: going back".to_owned();
+                    self.control.reply(id, &Reply::Failed { why });
+                }
                 warn!(
                     "nobody has confirmed the configuration on trial: going back to the one before"
                 );

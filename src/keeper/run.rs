@@ -15,6 +15,7 @@ use super::cli::Cli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::{Doors, Request};
+use super::mark::Mark;
 use super::names::Names;
 use super::reload::Trial;
 use super::sets::SetsError;
@@ -26,9 +27,10 @@ use crate::firewall::command::LIMIT;
 use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
+use crate::proto::duration;
 use crate::sys::signals::Signals;
 use crate::sys::{clock, files, orphans, privileges};
-use crate::time::{Monotonic, Now, Wall};
+use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long those who want to know of a closed door may hold up the end of the daemon.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
@@ -91,6 +93,7 @@ pub(super) struct Keeper {
     pub(super) reload_again: bool,
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
+    pub(super) mark: Mark,
     // Removed, and unlocked, when the daemon ends.
     _pid_file: PidFile,
 }
@@ -148,8 +151,22 @@ impl Keeper {
         };
         let config = Arc::new(loaded.config);
         let now = clock::now();
-        let locked_until = cli.try_for.map(|time| now.monotonic + time);
-        let doors = start_doors(&config, locked_until)?;
+        let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
+        let mark = Mark::new(&config.settings.state_dir, boot);
+        let asked = cli.try_for.map(|time| now.monotonic + time);
+        let locked_until = asked.or_else(|| mark.left(now.monotonic));
+        if let (None, Some(until)) = (asked, locked_until) {
+            let left = Duration::from_secs(until.since(now.monotonic).as_secs());
+            warn!(
+                "knockd died while this configuration was on trial: it still is, and goes in {} \
+                 unless it is confirmed",
+                duration::format(left)
+            );
+        }
+        let doors = start_doors(&config, boot, locked_until)?;
+        if let Some(until) = locked_until {
+            mark.set(until);
+        }
         let mut watchers = Watchers::new(Arc::clone(&config));
         watchers
             .start(now.monotonic, Arc::clone(&config))
@@ -169,6 +186,7 @@ impl Keeper {
             started: false,
             reload_again: false,
             trial: locked_until.map(Trial::of_start),
+            mark,
             _pid_file: pid_file,
         })
     }
@@ -251,6 +269,7 @@ impl Keeper {
         info!("shutting down");
         tell_systemd(&[NotifyState::Stopping]);
         self.watchers.stop();
+        self.mark.clear();
         let mut limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
         let mut tell_by = None;
         loop {
@@ -295,9 +314,12 @@ impl Keeper {
 }
 
 /// Ends what an earlier knockd left running, and takes up the grants that it left open.
-fn start_doors(config: &Config, locked_until: Option<Monotonic>) -> Result<Doors, StartError> {
+fn start_doors(
+    config: &Config,
+    boot: BootId,
+    locked_until: Option<Monotonic>,
+) -> Result<Doors, StartError> {
     let state_dir = &config.settings.state_dir;
-    let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
     let (books, records) = Books::open(state_dir, boot, clock::now())?;
     // Only after the ledger is ours: another knockd's commands carry the same mark.
     let ended = orphans::end(&state_dir.display().to_string())

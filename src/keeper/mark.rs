@@ -1,0 +1,86 @@
+//! The mark of a trial in the state directory. A service manager starts a knockd that has died
+//! anew, with the configuration as it is: what nobody has confirmed must not be locked for good
+//! then.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::time::{BootId, Monotonic};
+
+/// How long a trial goes on at least after a start.
+const AT_LEAST: Duration = Duration::from_secs(60);
+
+pub(super) struct Mark {
+    path: PathBuf,
+    boot: BootId,
+}
+
+impl Mark {
+    pub(super) fn new(state_dir: &Path, boot: BootId) -> Self {
+        Self { path: state_dir.join("trial"), boot }
+    }
+
+    /// Until when a trial goes on that a knockd has left as it died, in this boot.
+    pub(super) fn left(&self, now: Monotonic) -> Option<Monotonic> {
+        let text = fs::read_to_string(&self.path).ok()?;
+        let (boot, until) = text.trim_end().split_once(' ')?;
+        let is_of_this_boot = boot.parse() == Ok(self.boot);
+        let until = Monotonic::from_nanos(until.parse().ok()?);
+        is_of_this_boot.then(|| until.max(now + AT_LEAST))
+    }
+
+    pub(super) fn set(&self, until: Monotonic) {
+        let text = format!("{} {}\n", self.boot, until.as_nanos());
+        if let Err(error) = fs::write(&self.path, text) {
+            let path = self.path.display();
+            warn!("cannot write {path}: {error}; started anew, knockd would not know of the trial");
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!("cannot remove {}: {error}", self.path.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Monotonic = Monotonic::from_nanos(1_000_000_000_000);
+
+    fn boot(text: &str) -> BootId {
+        text.repeat(16).parse().unwrap()
+    }
+
+    #[test]
+    fn a_trial_goes_on_after_a_start_in_the_same_boot_for_a_minute_at_least() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Mark::new(dir.path(), boot("ab"));
+        assert_eq!(mark.left(NOW), None);
+        mark.set(NOW + Duration::from_secs(100));
+        assert_eq!(mark.left(NOW), Some(NOW + Duration::from_secs(100)));
+        assert_eq!(mark.left(NOW + AT_LEAST), Some(NOW + AT_LEAST * 2));
+        assert_eq!(Mark::new(dir.path(), boot("cd")).left(NOW), None);
+        mark.clear();
+        assert_eq!(mark.left(NOW), None);
+    }
+
+    #[test]
+    fn what_is_no_mark_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Mark::new(dir.path(), boot("ab"));
+        for text in ["", "\n", "ab 1", &format!("{} soon", boot("ab")), "\u{0}"] {
+            fs::write(&mark.path, text).unwrap();
+            assert_eq!(mark.left(NOW), None, "{text:?}");
+        }
+    }
+}
