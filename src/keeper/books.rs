@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::config::Name;
 use crate::grants::{By, GrantId, GrantState, Record};
@@ -51,15 +51,12 @@ impl Books {
         self.boot
     }
 
-    /// Records a grant, before or after it opens.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: what it is about must not be open.
-    pub(super) fn record(&mut self, record: &Record, flush: Flush) -> Result<(), LedgerError> {
+    /// Records a grant, before or after it opens. False: what it is about must not be open.
+    #[must_use]
+    pub(super) fn record(&mut self, record: &Record, flush: Flush) -> bool {
         // Without a proof nothing can have been used.
-        let _new = self.ledger.record(record, None, flush)?;
-        self.ails = false;
-        Ok(())
+        let written = self.ledger.record(record, None, flush).map(drop);
+        self.heed_growth(written)
     }
 
     /// A later deadline. If it cannot be recorded the grant ends earlier after a crash.
@@ -100,23 +97,28 @@ impl Books {
             detail: detail.to_owned(),
         };
         let written = self.ledger.append(&entry);
-        self.heed(written)
+        self.heed_growth(written)
     }
 
-    fn heed(&mut self, written: Result<(), LedgerError>) -> bool {
-        match (written, self.ails) {
-            (Ok(()), true) => {
-                self.ails = false;
-                info!("the ledger can be written again");
-            }
-            (Err(why), false) => {
-                self.ails = true;
-                warn!("the ledger: {why}; what is open still closes");
-            }
-            (Ok(()), false) => {}
-            (Err(_), true) => return false,
+    /// What adds to the ledger shows that it is well; to forget what is not there needs no room.
+    fn heed_growth(&mut self, written: Result<(), LedgerError>) -> bool {
+        let is_written = written.is_ok();
+        if is_written && self.ails {
+            self.ails = false;
+            info!("the ledger can be written again");
         }
-        !self.ails
+        self.heed(written);
+        is_written
+    }
+
+    fn heed(&mut self, written: Result<(), LedgerError>) {
+        if let Err(why) = written
+            && !std::mem::replace(&mut self.ails, true)
+        {
+            error!(
+                "the ledger: {why}; nothing opens that cannot be recorded, what is open still closes"
+            );
+        }
     }
 
     /// What happened, the latest first.

@@ -108,8 +108,8 @@ impl Doors {
             Recovered::Adopt(record) => {
                 let (address, door) = (record.address, record.door.clone());
                 info!(source = %address, door = %door, "still open from before");
-                if let Err(why) = self.books.record(&record, Flush::No) {
-                    error!(source = %address, door = %door, "cannot be recorded: {why}");
+                if !self.books.record(&record, Flush::No) {
+                    error!(source = %address, door = %door, "cannot be recorded");
                 }
             }
             Recovered::Close { id, close, delete } => {
@@ -224,8 +224,7 @@ impl Doors {
     ) {
         let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
         fault::point("requested");
-        if let Err(why) = self.books.record(&record, Flush::Yes) {
-            error!(source = %address, door = %door, "the ledger: {why}");
+        if !self.books.record(&record, Flush::Yes) {
             self.not_recorded(now, door, address, record.by);
             let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
             return;
@@ -249,8 +248,7 @@ impl Doors {
         fault::point("set");
         let _open = self.grants.opened(id, Opened::All);
         let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
-        if let Err(why) = self.books.record(&record, Flush::No) {
-            error!(source = %address, door = %door, "the ledger: {why}");
+        if !self.books.record(&record, Flush::No) {
             self.not_recorded(now, door, address, by);
             if let Some(Closing::Now(expired)) = self.grants.close(door, address) {
                 self.end(now, expired, "closed at once, since it cannot be recorded");
