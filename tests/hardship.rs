@@ -242,6 +242,22 @@ fn a_door_that_a_reload_takes_away_is_closed_by_the_command_it_was_opened_with()
 }
 
 #[test]
+fn a_door_that_is_gone_after_a_crash_is_closed_all_the_same() {
+    needs!("door gone after a crash");
+    let net = Net::new();
+    let mut knockd = Knockd::start(&net.server, &configuration("1h"));
+    open_both(&net, &knockd);
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    knockd.configure(&configuration("1h").replace("  ssh:", "  other:"));
+    let knockd = knockd.start_again(&net.server);
+    knockd.wait_for("starting up");
+    assert!(is_shut(&net), "a door that is no more is open");
+    let grants = knockd.grants();
+    assert!(grants.iter().all(|grant| grant["door"] != "ssh"), "{grants:?}");
+}
+
+#[test]
 fn ten_thousand_grants_are_open_at_once_and_all_of_them_close() {
     needs!("ten thousand");
     let net = Net::new();

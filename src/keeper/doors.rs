@@ -83,6 +83,7 @@ impl Doors {
         for effect in effects {
             doors.recovered(now, effect);
         }
+        doors.close_gone(now, config);
         Ok(doors)
     }
 
@@ -136,6 +137,14 @@ impl Doors {
     ) -> Result<(), SetsError> {
         let keep = kept(&self.grants, now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
+        self.close_gone(now, config);
+        let open: HashSet<&Name> = self.grants.list().iter().map(|listed| listed.door).collect();
+        self.alerts.reconfigure(config, |door| open.contains(door));
+        Ok(())
+    }
+
+    /// Ends what the kernel no longer lets in, since no door says so any more.
+    fn close_gone(&mut self, now: Now, config: &Config) {
         let is_gone = |listed: &Listed<'_>| {
             listed.element.is_some_and(|element| {
                 !config.doors.iter().any(|door| {
@@ -157,9 +166,6 @@ impl Doors {
                 self.end(now, expired, "closed, since the door is no more");
             }
         }
-        let open: HashSet<&Name> = self.grants.list().iter().map(|listed| listed.door).collect();
-        self.alerts.reconfigure(config, |door| open.contains(door));
-        Ok(())
     }
 
     /// Opens a door, or leaves it open longer.
