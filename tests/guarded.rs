@@ -5,7 +5,9 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -239,4 +241,61 @@ fn a_door_tells_who_wants_to_know_and_waits_for_nobody() {
     knockd.wait_for("command timeout");
     assert!(eventually(PATIENCE, || file("closed") == "ssh\n"));
     assert!(eventually(PATIENCE, || file("told") == format!("{CLIENT}\n")));
+}
+
+#[test]
+fn a_connection_goes_on_after_its_grant_has_ended() {
+    needs!("established");
+    let net = Net::new();
+    net.server.enter(|| {
+        let listener = TcpListener::bind((SERVER, 22)).unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+            }
+        });
+    });
+    let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 2s"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    let mut stream = net.client.enter(|| TcpStream::connect((SERVER, 22)).unwrap());
+    knockd.wait_for("192.0.2.2: ssh: command timeout");
+    assert!(closes(&net, SERVER));
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"still here").unwrap();
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"still here");
+}
+
+#[test]
+fn a_guarded_udp_port_answers_who_knocked_and_only_in_time() {
+    needs!("udp");
+    let net = Net::new();
+    net.server.enter(|| {
+        let socket = UdpSocket::bind((SERVER, 51820)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 100];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        });
+    });
+    // Each time from another port: what has been answered once is a connection, and goes on.
+    let is_answered = || {
+        net.client.enter(|| {
+            let socket = UdpSocket::bind((CLIENT, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            socket.send_to(b"?", (SERVER, 51820)).unwrap();
+            socket.recv_from(&mut [0; 10]).is_ok()
+        })
+    };
+    assert!(is_answered(), "nothing locks the port before knockd runs");
+    let door = configuration("", ", open_for: 2s").replace("[22]", "[51820/udp]");
+    let knockd = Knockd::start(&net.server, &door);
+    assert!(!is_answered(), "it is not locked");
+    knock(&net, CLIENT, SERVER);
+    assert!(eventually(PATIENCE, is_answered), "it did not open");
+    knockd.wait_for("192.0.2.2: ssh: command timeout");
+    assert!(eventually(PATIENCE, || !is_answered()), "it stays open");
 }
