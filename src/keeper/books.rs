@@ -51,6 +51,11 @@ impl Books {
         self.boot
     }
 
+    /// Whether it could not be written lately.
+    pub(super) const fn ails(&self) -> bool {
+        self.ails
+    }
+
     /// Records a grant, before or after it opens. False: what it is about must not be open.
     #[must_use]
     pub(super) fn record(&mut self, record: &Record, flush: Flush) -> bool {

@@ -245,9 +245,19 @@ impl Doors {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return };
         fault::point("requested");
         let failed = Opened::Failed { done: 0, doubtful: false };
+        // Where recording fails at the moment, nothing opens until it is known whether it can be.
+        if self.books.ails()
+            && let Some(record) = self.grants.record(id, now, self.books.boot())
+            && !self.books.record(&record, Flush::No)
+        {
+            self.not_recorded(now, door, address, by);
+            let _nothing = self.grants.opened(id, failed);
+            return;
+        }
         if let Err(why) = self.sets.open(&kept) {
             error!(source = %address, door = %door, event = "failed", "not opened: {why}");
             self.books.note(now, door, address, by, Event::Failed, &why.to_string());
+            self.books.forget(id);
             let _nothing = self.grants.opened(id, failed);
             return;
         }
