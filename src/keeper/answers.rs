@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::process;
 
 use serde_json::Value;
-use tracing::info;
 
 use super::control::{ConnectionId, Follows};
 use super::doors::Request as OpenRequest;
@@ -58,8 +57,6 @@ impl Keeper {
                 Some(door) => {
                     let open_for = seconds.map(std::time::Duration::from_secs);
                     let name = door.name().clone();
-                    info!(source = %address, door = %name, event = "open",
-                        by = By::Knockctl.as_str(), "opened by hand");
                     let request = OpenRequest {
                         door: &door,
                         address,

@@ -176,6 +176,7 @@ impl Doors {
         let Request { door, address, by, since, open_for } = *request;
         let name = door.name();
         let deed = Deed::of(door, address, open_for).inspect_err(|reason| {
+            say_who_opens(name, address, by);
             warn!(source = %address, door = %name, event = "refused", reason = reason.as_str(),
                 "not opened: {reason}");
             self.books.note(now, name, address, by, Event::Refused, reason.as_str());
@@ -183,7 +184,15 @@ impl Doors {
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = since.min(now.monotonic);
         let decision = self.grants.request(since, name, address, by, deed);
+        // Whoever waits for the kernel need not wait for the log.
+        let is_quick = matches!(decision, Decision::Open(_, Means::Kernel(_)));
+        if !is_quick {
+            say_who_opens(name, address, by);
+        }
         self.decided(now, name, address, by, decision);
+        if is_quick {
+            say_who_opens(name, address, by);
+        }
         Ok(())
     }
 
@@ -475,6 +484,14 @@ impl Doors {
         fds.extend(self.alerts.fds());
         fds
     }
+}
+
+fn say_who_opens(door: &Name, address: IpAddr, by: By) {
+    let what = match by {
+        By::Sequence => "OPEN SESAME",
+        By::Knockctl => "opened by hand",
+    };
+    info!(source = %address, door = %door, event = "open", by = by.as_str(), "{what}");
 }
 
 /// What the kernel has to hold.

@@ -19,7 +19,6 @@ use super::interfaces::Interfaces;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::{Event, EventKind, Reason};
-use crate::grants::By;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
 use crate::proto::knock::Knock;
@@ -328,8 +327,6 @@ impl Watchers {
         let stands = self.config.doors.iter().find(|other| other.name() == name);
         match stands {
             Some(current) if current.recognition.sequence == door.recognition.sequence => {
-                info!(source = %event.source, door = %name, event = "open",
-                    by = By::Sequence.as_str(), "OPEN SESAME");
                 let door = Box::new(current.clone());
                 Some(Notice::Knocked { door, source: event.source, at })
             }
