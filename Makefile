@@ -24,7 +24,7 @@ MAN1 = knock.1
 MAN5 = knock.d.5
 MAN8 = knockd.8 knockctl.8
 
-.PHONY: build test lint unit client demo bench install uninstall clean
+.PHONY: build test lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -54,7 +54,12 @@ demo:
 
 bench:
 	@tools/need build
-	$(CARGO) bench --locked --bench '*'
+	$(CARGO) bench --locked --bench engine --bench ledger --bench flood
+
+# Beside classic knockd and fwknopd where they are installed; needs root.
+bench-latency:
+	@tools/need build
+	$(CARGO) bench --locked --bench latency
 
 # Does not build: with sudo there may be no cargo.
 install:
