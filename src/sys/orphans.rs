@@ -18,6 +18,8 @@ pub const MARK: &str = "KNOCKD_STATE_DIR";
 
 /// How long a killed process may take to go.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How often in a row none must be found.
+const LOOKS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Kills every process that carries this mark, and returns when none is left. How many there were.
@@ -27,10 +29,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub fn end(state_dir: &str) -> io::Result<usize> {
     let mark = format!("{MARK}={state_dir}");
     let limit = clock::now().monotonic + LIMIT;
-    let mut ended = 0;
+    let (mut ended, mut looks_without) = (0, 0);
     loop {
         let marked = marked(&mark)?;
-        if marked.is_empty() {
+        // While a process changes its program its environment cannot be seen for a moment.
+        looks_without = if marked.is_empty() { looks_without + 1 } else { 0 };
+        if looks_without >= LOOKS {
             return Ok(ended);
         }
         ended = ended.max(marked.len());
