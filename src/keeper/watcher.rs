@@ -18,7 +18,12 @@ pub(super) struct Watcher {
     channel: Channel,
     complaints: Complaints,
     closed: bool,
+    /// How much more is heard before the keeper looks after everything else.
+    patience: u32,
 }
+
+/// How much one watcher may say at a time: none can keep the keeper from closing doors.
+const PATIENCE: u32 = 1024;
 
 /// What a watcher has to say.
 pub(super) enum Heard {
@@ -53,6 +58,7 @@ impl Watcher {
             channel: Channel::new(ours),
             complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },
             closed: false,
+            patience: PATIENCE,
         })
     }
 
@@ -61,8 +67,21 @@ impl Watcher {
         let _ = self.channel.send(&order);
     }
 
-    /// The next thing it has to say; `None`: nothing now.
+    /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
     pub(super) fn hear(&mut self) -> Option<Heard> {
+        let Some(patience) = self.patience.checked_sub(1) else {
+            self.patience = PATIENCE;
+            return None;
+        };
+        self.patience = patience;
+        let heard = self.hear_next();
+        if heard.is_none() {
+            self.patience = PATIENCE;
+        }
+        heard
+    }
+
+    fn hear_next(&mut self) -> Option<Heard> {
         if let Some(line) = self.complaints.next() {
             return Some(Heard::Complaint(line));
         }
@@ -119,11 +138,10 @@ impl Complaints {
                     true
                 }
                 Ok(_) if byte == *b"\n" => true,
+                // A line without an end is cut.
                 Ok(_) => {
-                    if self.line.len() < Self::WIDTH {
-                        self.line.extend(byte);
-                    }
-                    false
+                    self.line.extend(byte);
+                    self.line.len() >= Self::WIDTH
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
                 Err(_) => return None,
@@ -134,5 +152,27 @@ impl Complaints {
                 return Some(line);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn complaints_come_line_by_line_and_one_without_an_end_is_cut() {
+        let (read, write) = files::output_pipe().unwrap();
+        let mut complaints = Complaints { pipe: Some(read.into()), line: Vec::new() };
+        let mut write = File::from(write);
+        write.write_all(b"one\n\ntwo\n").unwrap();
+        write.write_all(&[b'x'; 1200]).unwrap();
+        let lengths: Vec<usize> =
+            std::iter::from_fn(|| complaints.next()).map(|line| line.len()).collect();
+        assert_eq!(lengths, [3, 3, 500, 500]);
+        drop(write);
+        assert_eq!(complaints.next().map(|line| line.len()), Some(200));
+        assert_eq!(complaints.next(), None);
     }
 }
