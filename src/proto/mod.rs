@@ -1,4 +1,4 @@
-//! What client and daemon share: knocks, networks and sets of them.
+//! What client and daemon share: knocks, networks and sets of them, and what proves who knocks.
 #![forbid(unsafe_code)]
 
 pub mod duration;
@@ -6,3 +6,4 @@ pub mod flags;
 pub mod knock;
 pub mod network;
 pub mod ports;
+pub mod secret;
