@@ -9,7 +9,6 @@ use std::time::Duration;
 use divan::{Bencher, black_box};
 use libknock::config::Recognition;
 use libknock::engine::{Engine, Options, Verdict};
-use libknock::proto::flags::FlagTest;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
@@ -123,7 +122,7 @@ impl Bench {
         if self.engine.next_deadline().is_some_and(|deadline| deadline <= self.time) {
             black_box(self.engine.on_deadline(now).len());
         }
-        if let Ok(packet) = libknock::wire::parse(LinkType::Ethernet, black_box(&self.frame)) {
+        if let Ok((packet, _)) = libknock::wire::parse(LinkType::Ethernet, black_box(&self.frame)) {
             match self.engine.on_packet(now, &packet) {
                 Verdict::Knock(events) => _ = black_box(events.len()),
                 Verdict::Ignored(reason) => _ = black_box(reason),
@@ -135,13 +134,9 @@ impl Bench {
 fn door(ports: &[u16], trip_wires: u16) -> Recognition {
     let knock = |&port: &u16| Some(Knock::new(Protocol::Tcp, port.try_into().ok()?));
     Recognition {
-        name: "door".parse().expect("a name"),
         sequence: ports.iter().filter_map(knock).collect(),
-        seq_timeout: Duration::from_secs(25),
-        flags: FlagTest::SYN,
-        target: None,
         trip_wires,
-        opens: Vec::new(),
+        ..Recognition::new("door".parse().expect("a name"))
     }
 }
 

@@ -316,7 +316,7 @@ mod tests {
         let mut seen = Vec::new();
         let link = live.link();
         while let Some(frame) = live.next().unwrap() {
-            seen.push(parse(link, frame.bytes).unwrap().knock().to_string());
+            seen.push(parse(link, frame.bytes).unwrap().0.knock().to_string());
         }
         seen
     }

@@ -482,10 +482,7 @@ mod wire {
     }
 
     fn describe(frame: &[u8], at: Duration) -> Arrived {
-        const UDP_IN_IPV4: usize = 14 + 20 + 8;
-        const UDP_IN_IPV6: usize = 14 + 40 + 8;
-        let packet = parse(LinkType::Ethernet, frame).unwrap();
-        let payload = &frame[if packet.source.is_ipv4() { UDP_IN_IPV4 } else { UDP_IN_IPV6 }..];
+        let (packet, payload) = parse(LinkType::Ethernet, frame).unwrap();
         match packet.transport {
             Transport::Tcp { source_port, port, flags, .. } => {
                 let flags = match flags {

@@ -60,15 +60,15 @@ fn some(texts: [&str; 4]) -> [Option<String>; 4] {
 
 #[test]
 fn a_door_has_the_documented_defaults() {
-    let Door { recognition, opening } = door_of("open: [22]\nvia: nft");
+    let Door { recognition, opening, .. } = door_of("open: [22]\nvia: nft");
     let expected = Recognition {
-        name: "ssh".parse().unwrap(),
         sequence: vec!["7000/tcp".parse().unwrap(), "8000/udp".parse().unwrap()],
         seq_timeout: Duration::from_secs(25),
         flags: FlagTest::SYN,
         target: None,
         trip_wires: 16,
         opens: vec!["22/tcp".parse().unwrap()],
+        ..Recognition::new("ssh".parse().unwrap())
     };
     assert_eq!(recognition, expected);
     assert_eq!(opening.ports, expected.opens);
@@ -266,7 +266,7 @@ const CLASSIC: &str = "
 
 #[test]
 fn a_classic_file_is_read_as_it_is() {
-    let Config { settings, doors } = config(CLASSIC);
+    let Config { settings, doors, .. } = config(CLASSIC);
     assert_eq!(settings.interfaces, ["eth0"]);
     assert_eq!(settings.log.syslog.as_deref(), Some("daemon"));
     assert_eq!(settings.log.file.as_deref(), Some(Path::new("/var/log/knockd.log")));
@@ -288,7 +288,7 @@ fn a_classic_file_is_read_as_it_is() {
 fn a_classic_file_has_the_defaults_of_the_classic() {
     let config = config("[a]\nSequence = 1,2\nCommand = x\nStop_Command = y\n");
     assert_eq!(config.settings, Settings::default());
-    let Door { recognition, opening } = &config.doors[0];
+    let Door { recognition, opening, .. } = &config.doors[0];
     assert_eq!(recognition.flags, FlagTest::ANY);
     assert_eq!(recognition.seq_timeout, Duration::from_secs(25));
     assert_eq!(recognition.trip_wires, 16);

@@ -8,9 +8,9 @@ use libknock::wire::parse;
 fuzz_target!(|input: (u8, &[u8])| {
     let (link, frame) = input;
     let link = LinkType::ALL[usize::from(link) % LinkType::ALL.len()];
-    if let Ok(packet) = parse(link, frame) {
+    if let Ok((packet, _)) = parse(link, frame) {
         let padded = [frame, &[0; 8]].concat();
         // Padding may complete a packet that was cut off, but not change it.
-        assert_eq!(parse(link, &padded).map(|padded| padded.knock()), Ok(packet.knock()));
+        assert_eq!(parse(link, &padded).map(|(padded, _)| padded.knock()), Ok(packet.knock()));
     }
 });

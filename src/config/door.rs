@@ -1,6 +1,7 @@
 //! A door: what it takes to open it, and what opening does.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use super::commands::Templates;
 use super::diagnostic::{Diagnostic, Place, Problems};
 use super::opening::{Opening, read_opening};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
-use super::{How, Name};
+use super::{How, Lockout, Name};
 use crate::proto::duration;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
@@ -18,6 +19,18 @@ use crate::proto::knock::Knock;
 pub struct Door {
     pub recognition: Recognition,
     pub opening: Opening,
+    /// Where its sequence comes from, if each is good for one time only.
+    pub one_time: Option<OneTime>,
+}
+
+/// A list of sequences of which each opens once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneTime {
+    pub file: PathBuf,
+    /// The number of the line that counts now, from 1; `None`: all are used up.
+    pub line: Option<u32>,
+    /// How many sequences are left, the current one among them.
+    pub left: usize,
 }
 
 impl Door {
@@ -31,8 +44,15 @@ impl Door {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recognition {
     pub name: Name,
-    /// 1 to 32 knocks.
+    /// Up to 32 knocks; none where no sequence of this kind opens it, or the last one-time sequence
+    /// is used up.
     pub sequence: Vec<Knock>,
+    /// Whether a native SPA datagram opens it.
+    pub spa: bool,
+    /// Whether a datagram of fwknop opens it.
+    pub fwknop: bool,
+    /// Who is no longer listened to at this door.
+    pub lockout: Option<Lockout>,
     /// From the first knock to the last.
     pub seq_timeout: Duration,
     pub flags: FlagTest,
@@ -42,6 +62,25 @@ pub struct Recognition {
     pub trip_wires: u16,
     /// The ports that opening opens, where that is known: nobody's trip-wires.
     pub opens: Vec<Knock>,
+}
+
+impl Recognition {
+    /// A door that nothing opens yet, defaults filled in.
+    #[must_use]
+    pub const fn new(name: Name) -> Self {
+        Self {
+            name,
+            sequence: Vec::new(),
+            spa: false,
+            fwknop: false,
+            lockout: None,
+            seq_timeout: SEQ_TIMEOUT,
+            flags: FlagTest::SYN,
+            target: None,
+            trip_wires: TRIP_WIRES,
+            opens: Vec::new(),
+        }
+    }
 }
 
 /// Where the parts of a door are written.
@@ -123,15 +162,16 @@ pub(super) fn read_door(
     }
     let door = Door {
         recognition: Recognition {
-            name: name?,
             sequence,
             seq_timeout: seq_timeout?.unwrap_or(SEQ_TIMEOUT),
             flags: flags?,
             target: target?,
             trip_wires: trip_wires?,
             opens: opening.ports.clone(),
+            ..Recognition::new(name?)
         },
         opening,
+        one_time: None,
     };
     let at = |key| mapping.value(key).map(|node| node.at.clone());
     let places = DoorPlaces {

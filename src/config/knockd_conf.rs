@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::commands::{PairNames, Said, lacks_program, pairs};
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
-use super::door::{SEQ_TIMEOUT, TRIP_WIRES, check_length, parse_target};
+use super::door::{SEQ_TIMEOUT, check_length, parse_target};
 use super::load::Parts;
 use super::opening::CMD_TIMEOUT;
 use super::raw::given_twice;
@@ -120,21 +120,21 @@ fn read_door(
     let (sequence, sequence_places) = sequence?.into_iter().unzip();
     let door = Door {
         recognition: Recognition {
-            name,
             sequence,
             seq_timeout: seq_timeout?,
             flags: flags?,
             target: target?,
-            trip_wires: TRIP_WIRES,
-            opens: Vec::new(),
+            ..Recognition::new(name)
         },
         opening: Opening {
             how: how?,
             ports: Vec::new(),
             open_for: open_for?,
+            open_for_max: open_for?,
             on_open: None,
             on_close: None,
         },
+        one_time: None,
     };
     let places = DoorPlaces {
         name: section.name.place(),

@@ -343,20 +343,14 @@ fn opens_too(one: Linted<'_>, other: Linted<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
-    use crate::proto::flags::FlagTest;
 
     fn odds(sequence: &[&str], trip_wires: u16) -> Odds {
         let door = Recognition {
-            name: "door".parse().unwrap(),
             sequence: sequence.iter().map(|port| port.parse().unwrap()).collect(),
-            seq_timeout: Duration::from_secs(25),
-            flags: FlagTest::SYN,
-            target: None,
             trip_wires,
-            opens: Vec::new(),
+            ..Recognition::new("door".parse().unwrap())
         };
         let watched = watch_sets([&door]);
         scan_odds(&door, &watched[0])

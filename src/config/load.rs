@@ -133,7 +133,7 @@ pub(super) struct Parts {
 fn sorted(Parts { settings, interfaces, mut doors }: Parts) -> Built {
     doors.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
     let (doors, places) = doors.into_iter().unzip();
-    (Config { settings, doors }, Places { interfaces, doors: places })
+    (Config { settings, doors, clients: Vec::new() }, Places { interfaces, doors: places })
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
@@ -384,7 +384,7 @@ mod tests {
             Ok(Loaded { config, places, .. }) => {
                 prop_assert_eq!(config.doors.len(), places.doors.len());
                 prop_assert!(config.doors.is_sorted_by_key(|door| door.name().clone()));
-                for (Door { recognition, opening }, places) in
+                for (Door { recognition, opening, .. }, places) in
                     config.doors.iter().zip(&places.doors)
                 {
                     prop_assert!((1..=32).contains(&recognition.sequence.len()));

@@ -3,6 +3,7 @@
 //! What comes out of [`load::load`] is valid; nothing past this module checks it again.
 #![forbid(unsafe_code)]
 
+mod client;
 mod commands;
 pub mod diagnostic;
 mod door;
@@ -21,13 +22,14 @@ mod via;
 pub mod watch;
 mod yaml;
 
+pub use client::{AddressPolicy, Client, FwknopClient, SpaClient, TotpClient};
 pub use commands::PATH;
 pub use door::{Door, DoorPlaces, Recognition};
 pub use email::{Email, EmailError};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
 pub use name::{Name, NameError};
 pub use opening::Opening;
-pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
+pub use settings::{Fwknop, Lockout, Log, LogFormat, LogLevel, OnExit, Settings, Spa};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };
@@ -38,6 +40,8 @@ pub struct Config {
     pub settings: Settings,
     /// In the order of their names. The place of a door in it is its index everywhere else.
     pub doors: Vec<Door>,
+    /// Likewise.
+    pub clients: Vec<Client>,
 }
 
 /// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.

@@ -20,6 +20,8 @@ pub struct Opening {
     pub ports: Vec<Knock>,
     /// At least a second.
     pub open_for: Duration,
+    /// The longest time that a request may ask for; not less than `open_for`.
+    pub open_for_max: Duration,
     /// Runs when the door has been opened for an address; no grant waits for it or fails with it.
     pub on_open: Option<Command>,
     /// Likewise, when it has been closed.
@@ -74,8 +76,14 @@ pub(super) fn read_opening(
     let on_open = read_hook(mapping, "on_open", count, problems);
     let on_close = read_hook(mapping, "on_close", count, problems);
     let (ports, places) = ports?.into_iter().unzip();
-    let opening =
-        Opening { how: how?, ports, open_for: open_for?, on_open: on_open?, on_close: on_close? };
+    let opening = Opening {
+        how: how?,
+        ports,
+        open_for_max: open_for?,
+        open_for: open_for?,
+        on_open: on_open?,
+        on_close: on_close?,
+    };
     Some((opening, places))
 }
 

@@ -1,12 +1,18 @@
 //! The `knockd:` mapping.
 
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::Email;
 use super::commands::missing_program;
 use super::diagnostic::{Diagnostic, Place, Problems, meant};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
 use crate::proto::network::Network;
+use crate::time::Wall;
 
 /// What concerns the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +33,61 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Who gets mail when a door is opened, and when it is closed.
     pub alert: Option<Email>,
+    pub spa: Spa,
+    pub fwknop: Fwknop,
+    /// `None`: nobody is locked out, but at a door that says so.
+    pub lockout: Option<Lockout>,
+}
+
+/// How native SPA datagrams are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spa {
+    /// Where they are sent to; a client picks one of these.
+    pub ports: RangeInclusive<NonZeroU16>,
+    /// The server's private key.
+    pub key_file: PathBuf,
+    /// The key before that one, and until when it is accepted too.
+    pub old_key: Option<(PathBuf, Wall)>,
+    pub max_age: Duration,
+    pub max_ahead: Duration,
+}
+
+impl Default for Spa {
+    fn default() -> Self {
+        Self {
+            ports: PORT..=PORT,
+            key_file: "/etc/knock.d/keys/server.key".into(),
+            old_key: None,
+            max_age: Duration::from_secs(60),
+            max_ahead: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How fwknop's datagrams are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fwknop {
+    pub port: NonZeroU16,
+    /// How far a request's clock may be from ours, in both directions.
+    pub max_age: Duration,
+}
+
+impl Default for Fwknop {
+    fn default() -> Self {
+        Self { port: PORT, max_age: Duration::from_secs(120) }
+    }
+}
+
+/// Where SPA datagrams go, of either kind.
+const PORT: NonZeroU16 = NonZeroU16::new(62_201).expect("is not zero");
+
+/// After how many failures a source is no longer listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lockout {
+    /// At least one.
+    pub failures: u32,
+    pub within: Duration,
+    pub lasts: Duration,
 }
 
 /// What becomes of the guard when knockd stops.
@@ -78,6 +139,9 @@ impl Default for Settings {
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
             alert: None,
+            spa: Spa::default(),
+            fwknop: Fwknop::default(),
+            lockout: None,
         }
     }
 }

@@ -68,22 +68,17 @@ fn insert_untaken(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::flags::FlagTest;
 
     fn door(sequence: &[Knock], trip_wires: u16, opens: &[Knock]) -> Recognition {
         Recognition {
-            name: "door".parse().unwrap(),
             sequence: sequence.to_vec(),
-            seq_timeout: Duration::from_secs(25),
-            flags: FlagTest::SYN,
-            target: None,
             trip_wires,
             opens: opens.to_vec(),
+            ..Recognition::new("door".parse().unwrap())
         }
     }
 

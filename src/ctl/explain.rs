@@ -131,7 +131,7 @@ impl Explanation<'_> {
             // Whatever the packet is, it tells what time it was.
             self.advance(frame.time)?;
             match wire::parse(link, frame.bytes) {
-                Ok(packet) => {
+                Ok((packet, _)) => {
                     let now = Now { monotonic: self.latest, wall: frame.time };
                     let verdict = self.engine.on_packet(now, &packet);
                     self.teller.packet(frame.time, &packet, &verdict)?;

@@ -200,13 +200,13 @@ fn any_door() -> impl Strategy<Value = Recognition> {
         prop::collection::vec(any_knock(), 0..2),
     )
         .prop_map(|(sequence, timeout, flags, target, trip_wires, opens)| Recognition {
-            name: "door".parse().unwrap(),
             sequence,
             seq_timeout: Duration::from_millis(timeout),
             flags,
             target: target.map(|target| target.parse().unwrap()),
             trip_wires,
             opens,
+            ..Recognition::new("door".parse().unwrap())
         })
 }
 

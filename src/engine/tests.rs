@@ -16,13 +16,10 @@ const HOST: &str = "198.51.100.1";
 /// A door with a timeout of ten seconds and no trip-wires.
 fn door(sequence: &[&str]) -> Recognition {
     Recognition {
-        name: "door".parse().unwrap(),
         sequence: sequence.iter().map(|knock| knock.parse().unwrap()).collect(),
         seq_timeout: 10 * SECOND,
-        flags: FlagTest::SYN,
-        target: None,
         trip_wires: 0,
-        opens: Vec::new(),
+        ..Recognition::new("door".parse().unwrap())
     }
 }
 

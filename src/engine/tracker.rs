@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::config::Recognition;
     use crate::engine::{Engine, Options};
-    use crate::proto::flags::{FlagTest, TcpFlags};
+    use crate::proto::flags::TcpFlags;
     use crate::proto::knock::{Knock, Protocol};
     use crate::time::{Now, Wall};
     use crate::wire::{Packet, Transport};
@@ -296,13 +296,10 @@ mod tests {
         let knock = |port: u16| Knock::new(Protocol::Tcp, port.try_into().unwrap());
         (0..count)
             .map(|door| Recognition {
-                name: "door".parse().unwrap(),
                 sequence: [knock(1), knock(100 + door)].into_iter().cycle().take(length).collect(),
                 seq_timeout: Duration::from_secs(10 + u64::from(door)),
-                flags: FlagTest::SYN,
-                target: None,
                 trip_wires: 1,
-                opens: Vec::new(),
+                ..Recognition::new("door".parse().unwrap())
             })
             .collect()
     }

@@ -3,7 +3,9 @@
 
 pub mod duration;
 pub mod flags;
+pub mod fwknop;
 pub mod knock;
 pub mod network;
 pub mod ports;
 pub mod secret;
+pub mod spa;

@@ -222,8 +222,8 @@ impl Watcher {
                 };
                 let at = packet_time(now, frame.time, interface.latest);
                 interface.latest = at.monotonic;
-                let packet = match wire::parse(link, frame.bytes) {
-                    Ok(packet) => packet,
+                let (packet, _) = match wire::parse(link, frame.bytes) {
+                    Ok(parsed) => parsed,
                     Err(ignored) => {
                         reporter.count(at.monotonic, ignored.into(), 1);
                         continue;

@@ -263,7 +263,7 @@ mod tests {
 
     /// Whether a door sees this packet: what the filter may never lose.
     fn is_seen(watched: &[Watched], link: LinkType, frame: &[u8]) -> bool {
-        parse(link, frame).is_ok_and(|packet| {
+        parse(link, frame).is_ok_and(|(packet, _)| {
             watched.iter().any(|(ports, door)| {
                 ports.contains(packet.knock())
                     && match packet.transport {

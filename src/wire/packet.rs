@@ -53,7 +53,8 @@ pub enum Ignored {
     Outgoing,
 }
 
-/// Reads one captured frame. Never panics, whatever the bytes are.
+/// Reads one captured frame, and what was captured of the payload where it is a UDP datagram.
+/// Never panics, whatever the bytes are.
 ///
 /// Says only what the packet claims and the capture holds: a packet cut off by the snap length is
 /// read as long as its ports, and for TCP its sequence number and flags, are there. Any fragment
@@ -63,7 +64,7 @@ pub enum Ignored {
 ///
 /// # Errors
 /// [`Ignored`] says why it cannot be a knock.
-pub fn parse(link: LinkType, bytes: &[u8]) -> Result<Packet, Ignored> {
+pub fn parse(link: LinkType, bytes: &[u8]) -> Result<(Packet, &[u8]), Ignored> {
     let (version, bytes) = link::network(link, bytes)?;
     let (ip, stopped) = LaxIpSlice::from_slice(bytes).map_err(|error| match error {
         LaxHeaderSliceError::Len(_) => Ignored::Truncated,
@@ -98,12 +99,13 @@ pub fn parse(link: LinkType, bytes: &[u8]) -> Result<Packet, Ignored> {
             payload.payload.len()
         },
     };
-    let transport = match payload.ip_number {
-        IpNumber::TCP => segment.tcp()?,
+    let (transport, payload) = match payload.ip_number {
+        IpNumber::TCP => (segment.tcp()?, [].as_slice()),
         IpNumber::UDP => segment.udp()?,
         _ => return Err(Ignored::NotTransport),
     };
-    Ok(Packet { source: ip.source_addr(), destination: ip.destination_addr(), transport })
+    let packet = Packet { source: ip.source_addr(), destination: ip.destination_addr(), transport };
+    Ok((packet, payload))
 }
 
 /// What an IP packet carries: what was captured of it, and how long it is said to be.
@@ -112,7 +114,7 @@ struct Segment<'a> {
     claimed: usize,
 }
 
-impl Segment<'_> {
+impl<'a> Segment<'a> {
     /// The first `N` bytes, of a header of at least `whole`.
     fn header<const N: usize>(&self, whole: usize) -> Result<&[u8; N], Ignored> {
         if self.claimed < whole {
@@ -137,16 +139,18 @@ impl Segment<'_> {
     }
 
     /// RFC 768.
-    fn udp(&self) -> Result<Transport, Ignored> {
+    fn udp(&self) -> Result<(Transport, &'a [u8]), Ignored> {
         let h = self.header::<{ UdpHeader::LEN }>(UdpHeader::LEN)?;
         let length = usize::from(u16::from_be_bytes([h[4], h[5]]));
         if !(UdpHeader::LEN..=self.claimed).contains(&length) {
             return Err(Ignored::Malformed);
         }
-        Ok(Transport::Udp {
+        let transport = Transport::Udp {
             source_port: u16::from_be_bytes([h[0], h[1]]),
             port: port([h[2], h[3]])?,
-        })
+        };
+        let end = length.min(self.bytes.len());
+        Ok((transport, self.bytes.get(UdpHeader::LEN..end).unwrap_or_default()))
     }
 }
 
@@ -165,7 +169,7 @@ mod tests {
     use super::*;
 
     fn raw(bytes: &[u8]) -> Result<Packet, Ignored> {
-        parse(LinkType::Raw, bytes)
+        parse(LinkType::Raw, bytes).map(|(packet, _)| packet)
     }
 
     fn tcp4() -> Vec<u8> {
@@ -188,7 +192,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_knock_is_read_from_every_link_layer(sample in samples::samples()) {
-            let packet = parse(sample.link, &sample.frame()).unwrap();
+            let frame = sample.frame();
+            let (packet, payload) = parse(sample.link, &frame).unwrap();
+            let sent: &[u8] = if sample.protocol == Protocol::Udp { &[0] } else { &[] };
+            prop_assert_eq!(payload, sent);
             let port = NonZeroU16::new(sample.port).unwrap();
             prop_assert_eq!(packet, Packet {
                 source: source(sample.v6),
@@ -235,17 +242,18 @@ mod tests {
             length in any::<prop::sample::Index>(),
         ) {
             let frame = sample.frame();
-            let whole = parse(sample.link, &frame);
-            let cut = parse(sample.link, &frame[..length.index(frame.len())]);
+            let read = |frame| parse(sample.link, frame).map(|(packet, _)| packet);
+            let whole = read(&frame);
+            let cut = read(&frame[..length.index(frame.len())]);
             prop_assert!(cut == whole || cut == Err(Ignored::Truncated), "{cut:?}");
         }
 
         #[test]
         fn padding_behind_a_packet_changes_nothing(sample in samples::samples(), pad in 0usize..40) {
             let mut frame = sample.frame();
-            let bare = parse(sample.link, &frame);
+            let bare = parse(sample.link, &frame).map(|(packet, _)| packet);
             frame.resize(frame.len() + pad, 0);
-            prop_assert_eq!(parse(sample.link, &frame), bare);
+            prop_assert_eq!(parse(sample.link, &frame).map(|(packet, _)| packet), bare);
         }
     }
 

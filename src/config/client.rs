@@ -1,0 +1,62 @@
+//! A client: what it proves itself with, and the doors that it may open.
+
+use serde::{Deserialize, Serialize};
+
+use super::Name;
+use crate::proto::fwknop;
+use crate::proto::network::Network;
+use crate::proto::secret::Secret;
+use crate::proto::spa::PublicKey;
+use crate::time::Wall;
+
+/// A named holder of credentials. It is handed to the watcher as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    pub name: Name,
+    /// The doors that it may open, in the order of their names; each exists.
+    pub doors: Vec<Name>,
+    /// From then on its credentials prove nothing.
+    pub expires: Option<Wall>,
+    pub totp: Option<TotpClient>,
+    pub spa: Option<SpaClient>,
+    pub fwknop: Option<FwknopClient>,
+}
+
+/// Whoever holds one of these secrets can knock this client's rotating sequences.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TotpClient {
+    pub secret: Secret,
+    /// The secret before this one, and until when it holds too.
+    pub old: Option<(Secret, Wall)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaClient {
+    /// At least one. The place of a key in it is its number everywhere else.
+    pub keys: Vec<PublicKey>,
+    pub address: AddressPolicy,
+}
+
+/// Which addresses a request may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AddressPolicy {
+    /// Also the one that the packet seems to come from.
+    #[default]
+    Any,
+    /// Only those named in the request itself.
+    Explicit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FwknopClient {
+    pub key: fwknop::Key,
+    pub mode: fwknop::Mode,
+    /// `None`: requests are not authenticated, as the administrator wants it.
+    pub hmac: Option<(fwknop::HmacKey, fwknop::Hash)>,
+    /// Where its packets come from; empty: from anywhere.
+    pub from: Vec<Network>,
+    /// Where its packets go to; empty: anywhere.
+    pub destination: Vec<Network>,
+    pub username: Option<String>,
+    pub address: AddressPolicy,
+}
