@@ -194,7 +194,7 @@ mod tests {
         fn a_knock_is_read_from_every_link_layer(sample in samples::samples()) {
             let frame = sample.frame();
             let (packet, payload) = parse(sample.link, &frame).unwrap();
-            let sent: &[u8] = if sample.protocol == Protocol::Udp { &[0] } else { &[] };
+            let sent: &[u8] = if sample.protocol == Protocol::Udp { b"payload" } else { b"" };
             prop_assert_eq!(payload, sent);
             let port = NonZeroU16::new(sample.port).unwrap();
             prop_assert_eq!(packet, Packet {
