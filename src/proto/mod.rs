@@ -9,3 +9,4 @@ pub mod network;
 pub mod ports;
 pub mod secret;
 pub mod spa;
+pub mod totp;
