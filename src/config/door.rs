@@ -126,7 +126,7 @@ pub(super) const DOOR: Keys = Keys {
 
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const TRIP_WIRES: u16 = 16;
-const MAX_KNOCKS: usize = 32;
+pub(super) const MAX_KNOCKS: usize = 32;
 const MAX_TRIP_WIRES: u64 = 1000;
 
 /// Reads one entry of `doors:`. `None` after an error.

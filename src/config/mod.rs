@@ -13,6 +13,7 @@ pub mod knockd_conf;
 pub mod lint;
 pub mod load;
 mod name;
+pub mod one_time;
 mod opening;
 pub mod raw;
 mod sections;
