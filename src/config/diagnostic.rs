@@ -15,14 +15,25 @@ struct Text {
     text: String,
     /// The lines that are never shown, ascending, from 1.
     secret: Vec<u32>,
+    /// Who may read and write the file, where that is known.
+    mode: Option<u32>,
 }
 
 impl Source {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        let text = text.into();
+        Self::build(path.into(), text.into(), None)
+    }
+
+    /// The text of a file with its mode.
+    #[must_use]
+    pub(super) fn of_mode(path: impl Into<PathBuf>, text: impl Into<String>, mode: u32) -> Self {
+        Self::build(path.into(), text.into(), Some(mode & 0o7777))
+    }
+
+    fn build(path: PathBuf, text: String, mode: Option<u32>) -> Self {
         let secret = secret_lines(&text);
-        Self(Arc::new(Text { path: path.into(), text, secret }))
+        Self(Arc::new(Text { path, text, secret, mode }))
     }
 
     #[must_use]
@@ -56,8 +67,9 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The keys whose values are secrets.
-const SECRET_KEYS: [&str; 3] = ["secret", "key", "hmac_key"];
+/// The keys whose values are secrets, and how many letters of each may be mistyped.
+const SECRET_KEYS: [(&str, usize); 5] =
+    [("secret", 2), ("key", 1), ("key_base64", 2), ("hmac_key", 2), ("hmac_key_base64", 3)];
 
 /// The lines of a value that belongs to a secret key, found without a parser, since the file may
 /// be none that a parser takes: the key's own line and those below that are indented deeper.
@@ -80,14 +92,18 @@ fn secret_lines(text: &str) -> Vec<u32> {
     lines
 }
 
+/// Whether a line has the key of a secret, spelt right or nearly so: what follows a misspelt one is
+/// no less a secret.
 fn names_secret(line: &str) -> bool {
     line.match_indices(':').any(|(at, _)| {
         let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
-        SECRET_KEYS.iter().any(|key| {
-            before.strip_suffix(key).is_some_and(|rest| {
-                !rest.ends_with(|last: char| last.is_ascii_alphanumeric() || "_-".contains(last))
-            })
-        })
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+        let word = before.len() - before.trim_end_matches(is_letter).len();
+        let word = before[before.len() - word..].to_ascii_lowercase().replace('-', "_");
+        word.len() < 32
+            && SECRET_KEYS
+                .iter()
+                .any(|(key, wrong)| strsim::damerau_levenshtein(&word, key) <= *wrong)
     })
 }
 
@@ -103,6 +119,18 @@ pub struct Place {
 impl Place {
     pub fn error(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(Severity::Error, Where::Place(self.clone()), message.into())
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// The mode of the file, where it is known.
+    #[must_use]
+    pub(super) fn file_mode(&self) -> Option<u32> {
+        self.source.0.mode
     }
 
     pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
@@ -137,11 +165,13 @@ pub struct Diagnostic {
     at: Where,
     message: String,
     help: Option<String>,
+    /// Whether the line is left out, since it may hold a secret.
+    hidden: bool,
 }
 
 impl Diagnostic {
     fn new(severity: Severity, at: Where, message: String) -> Self {
-        Self { severity, at, message, help: None }
+        Self { severity, at, message, help: None, hidden: false }
     }
 
     /// What is wrong with a file as a whole.
@@ -158,6 +188,12 @@ impl Diagnostic {
     /// What to write instead.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// The same, without the line and its caret.
+    pub fn without_line(mut self) -> Self {
+        self.hidden = true;
         self
     }
 
@@ -186,7 +222,7 @@ impl fmt::Display for Diagnostic {
             f.write_str("warning: ")?;
         }
         write!(f, "{}", Clean(&self.message))?;
-        if let Where::Place(place) = &self.at {
+        if let (Where::Place(place), false) = (&self.at, self.hidden) {
             write_excerpt(f, place)?;
         }
         match &self.help {
@@ -320,6 +356,11 @@ mod tests {
             "key : ABC",
             "\"hmac_key\": ABC",
             "secret: |\n  x: ABC\n\n  ABC",
+            "KEY_BASE64: ABC",
+            "HMAC_KEY: ABC",
+            "hmac-key-base64: ABC",
+            "secrt: ABC",
+            "hmac_kye: ABC",
         ] {
             for line in 1..5 {
                 let shown = source(text).place(line, 1, 1).error("wrong").to_string();
@@ -331,7 +372,13 @@ mod tests {
 
     #[test]
     fn a_line_after_a_secret_and_one_that_names_only_a_file_are_shown() {
-        for (text, line) in [("secret: A\nuser: BCD", 2), ("secret_file: BCD", 1)] {
+        for (text, line) in [
+            ("secret: A\nuser: BCD", 2),
+            ("secret_file: BCD", 1),
+            ("public_key: BCD", 1),
+            ("hmac_key_file: BCD", 1),
+            ("hmac_type: BCD", 1),
+        ] {
             assert!(source(text).place(line, 1, 1).error("wrong").to_string().contains("BCD"));
         }
     }

@@ -8,6 +8,7 @@ mod commands;
 pub mod diagnostic;
 mod door;
 mod email;
+mod files;
 mod how;
 pub mod knockd_conf;
 pub mod lint;

@@ -1,0 +1,248 @@
+//! The files that a configuration consists of: read only where nobody else could have written
+//! them, and secrets only where nobody else can read them.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::diagnostic::{Diagnostic, Place, Problems, Source};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Takes files that others could have written, and secrets that others could have read.
+    pub insecure_permissions: bool,
+}
+
+/// A file larger than this is none that a person wrote.
+const MAX_SIZE: u64 = 64 << 20;
+
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+    let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
+        io::ErrorKind::NotFound => diagnostic.help("name another path with -c"),
+        _ => diagnostic,
+    }
+}
+
+/// The files of a directory; `None` if there is none to read.
+pub(super) fn read_directory(
+    directory: &Path,
+    options: Options,
+    problems: &mut Problems,
+) -> Option<Vec<Source>> {
+    let listed = File::open(directory)
+        .and_then(|opened| opened.metadata())
+        .and_then(|metadata| Ok((metadata, list(directory)?)));
+    let (metadata, paths) = problems.keep(listed.map_err(|error| unreadable(directory, &error)))?;
+    problems.keep(check_permissions(directory, &metadata, options))?;
+    let (yaml, others): (Vec<_>, Vec<_>) =
+        paths.into_iter().partition(|path| has_ending(path, &["yaml"]));
+    for path in others.iter().filter(|path| has_ending(path, &["yml", "conf"])) {
+        let warning = Diagnostic::file(path, "not read: only names that end in .yaml are");
+        problems.push(warning.into_warning());
+    }
+    if yaml.is_empty() {
+        problems.push(
+            Diagnostic::file(directory, "there is no configuration here: no file ends in .yaml")
+                .help("put doors into a file doors.yaml in it, or name another path with -c"),
+        );
+        return None;
+    }
+    Some(yaml.iter().filter_map(|path| problems.keep(read_file(path, options))).collect())
+}
+
+/// What a directory holds, hidden files excepted, in byte order.
+fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| {
+        !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    });
+    paths.sort_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
+    Ok(paths)
+}
+
+fn has_ending(path: &Path, endings: &[&str]) -> bool {
+    path.extension().is_some_and(|ending| endings.iter().any(|known| ending == *known))
+}
+
+pub(super) fn read_file(path: &Path, options: Options) -> Result<Source, Diagnostic> {
+    let fail = |error: io::Error| unreadable(path, &error);
+    let file = File::open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    check_permissions(path, &metadata, options)?;
+    let text = read_text(file, MAX_SIZE).map_err(|error| match error {
+        TextError::Io(error) => unreadable(path, &error),
+        TextError::TooLarge => Diagnostic::file(path, "too large for a configuration"),
+        TextError::NotText(line) => Diagnostic::file(path, format!("line {line} is not UTF-8 text")),
+    })?;
+    let mode = if options.insecure_permissions { 0o600 } else { metadata.mode() };
+    Ok(Source::of_mode(path, text.as_str(), mode))
+}
+
+/// Why the text of a file was not read.
+enum TextError {
+    Io(io::Error),
+    TooLarge,
+    /// From this line on, counted from 1.
+    NotText(usize),
+}
+
+/// What is read is overwritten when it is dropped: it may hold secrets.
+fn read_text(file: File, most: u64) -> Result<Zeroizing<String>, TextError> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let length = file.take(most + 1).read_to_end(&mut bytes).map_err(TextError::Io)?;
+    if u64::try_from(length).is_ok_and(|length| length > most) {
+        return Err(TextError::TooLarge);
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(error) => {
+            let good = bytes.iter().take(error.valid_up_to());
+            Err(TextError::NotText(good.filter(|byte| **byte == b'\n').count() + 1))
+        }
+    }
+}
+
+/// What a configuration names by its path.
+#[derive(Clone, Copy)]
+pub(super) enum Named {
+    /// One line that nobody but its owner may read.
+    Secret,
+    /// A list that nobody but its owner may write.
+    Sequences,
+}
+
+/// The text of a file that `at` names.
+///
+/// # Errors
+/// Says that it cannot be read, or who else could have read or written it.
+pub(super) fn read_named(
+    path: &Path,
+    at: &Place,
+    what: Named,
+    options: Options,
+) -> Result<Zeroizing<String>, Diagnostic> {
+    let shown = path.display();
+    let fail = |error: &io::Error| {
+        let diagnostic = at.error(format!("{shown} cannot be read: {error}"));
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
+            _ => diagnostic,
+        }
+    };
+    let metadata = fs::metadata(path).map_err(|error| fail(&error))?;
+    if !metadata.is_file() {
+        return Err(at.error(format!("{shown} is not a file")));
+    }
+    let forbidden = match what {
+        Named::Secret => OTHERS_READ | OTHERS_WRITE,
+        Named::Sequences => OTHERS_WRITE,
+    };
+    if let Some((message, help)) = unsafe_to_read(path, &metadata, forbidden, options) {
+        return Err(at.error(format!("{shown} {message}")).help(help));
+    }
+    let file = File::open(path).map_err(|error| fail(&error))?;
+    let most = match what {
+        Named::Secret => MAX_SECRET,
+        Named::Sequences => MAX_SIZE,
+    };
+    read_text(file, most).map_err(|error| match error {
+        TextError::Io(error) => fail(&error),
+        TextError::TooLarge => at.error(format!("{shown} is too large for what it should hold")),
+        TextError::NotText(line) => at.error(format!("line {line} of {shown} is not UTF-8 text")),
+    })
+}
+
+/// More than one line with a key can have.
+const MAX_SECRET: u64 = 4096;
+
+/// The one line of a text, without its end.
+///
+/// # Errors
+/// Says how many lines there are instead.
+pub(super) fn one_line(text: &str) -> Result<&str, String> {
+    let mut lines = text.lines();
+    match (lines.next(), lines.next()) {
+        (None | Some(""), None) => Err("is empty".to_owned()),
+        (Some(line), None) => Ok(line),
+        (_, Some(_)) => Err(format!("has {} lines, and one belongs there", text.lines().count())),
+    }
+}
+
+const OTHERS_READ: u32 = 0o044;
+const OTHERS_WRITE: u32 = 0o022;
+
+/// A secret in a file that others can read, as an error of the file.
+pub(super) fn exposed(at: &Place) -> Option<Diagnostic> {
+    let mode = at.file_mode().filter(|mode| mode & OTHERS_READ != 0)?;
+    let shown = at.path().display();
+    let message = format!("holds a secret, and others than its owner can read it (mode {mode:04o})");
+    let help = format!("run: chmod go-rwx {shown}; --insecure-permissions reads it as it is");
+    Some(Diagnostic::file(at.path(), message).help(help))
+}
+
+/// Refuses what somebody other than root and the running user could have written.
+fn check_permissions(
+    path: &Path,
+    metadata: &fs::Metadata,
+    options: Options,
+) -> Result<(), Diagnostic> {
+    match unsafe_to_read(path, metadata, OTHERS_WRITE, options) {
+        Some((message, help)) => Err(Diagnostic::file(path, message).help(help)),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with the owner or the mode of a file, and what to do.
+fn unsafe_to_read(
+    path: &Path,
+    metadata: &fs::Metadata,
+    forbidden: u32,
+    options: Options,
+) -> Option<(String, String)> {
+    if options.insecure_permissions {
+        return None;
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    let mode = metadata.mode() & 0o7777;
+    let shown = path.display();
+    let (message, help) = if ![0, own].contains(&metadata.uid()) {
+        let message = format!("belongs to user {}, who could change it", metadata.uid());
+        (message, format!("run: chown root {shown}"))
+    } else if mode & OTHERS_WRITE & forbidden != 0 {
+        let message = format!("others than its owner can write it (mode {mode:04o})");
+        (message, format!("run: chmod go-w {shown}"))
+    } else if mode & OTHERS_READ & forbidden != 0 {
+        let message = format!("others than its owner can read it (mode {mode:04o})");
+        (message, format!("run: chmod go-rwx {shown}"))
+    } else {
+        return None;
+    };
+    Some((message, format!("{help}; --insecure-permissions reads it as it is")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_one_line() {
+        for text in ["JBSW", "JBSW\n", "JBSW\r\n"] {
+            assert_eq!(one_line(text), Ok("JBSW"));
+        }
+        for (text, why) in [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            ("a\nb\n", "has 2 lines, and one belongs there"),
+            ("\na\n", "has 2 lines, and one belongs there"),
+        ] {
+            assert_eq!(one_line(text), Err(why.to_owned()), "{text:?}");
+        }
+    }
+}
