@@ -1,39 +1,296 @@
-//! What fwknop speaks.
+//! Requests as fwknop 2.5 to 2.6.11 sends them: one datagram, encrypted with a key that both sides
+//! share, and authenticated with another.
+//!
+//! ```text
+//! fields     = random : user : time : version : type : message [: timeout]
+//! blob       = "Salted__" salt AES(fields : digest of the fields)
+//! text       = base64 of the blob; it always begins with U2FsdGVkX1
+//! datagram   = text without those ten characters, then the HMAC of the whole text in base64
+//! ```
+//! Nowhere is base64 padded. Requests for access are understood and made; those for commands and
+//! NAT, and those that GnuPG encrypts, are told apart.
 
+mod cipher;
+mod error;
+mod fields;
+mod hash;
+#[cfg(test)]
+mod tests;
+
+use std::str;
+
+use data_encoding::{BASE64, BASE64_NOPAD, DecodeKind};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use cipher::SALT;
+use fields::is_printable;
+
+pub use cipher::{Mode, ModeError};
+pub use error::{Error, KeyError, SealError};
+pub use fields::{Access, MAX_TIMEOUT, Random, Request, User, Version};
+pub use hash::{Hash, HashError};
 
 use super::secret::Secret;
 
-/// How a request is encrypted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mode {
-    #[default]
-    Cbc,
-    Ecb,
-    Cfb,
-    Ofb,
-    Ctr,
-    /// Of clients before 2.5.
-    Legacy,
-}
+/// Where requests go unless told otherwise.
+pub const PORT: u16 = 62_201;
+/// How many characters a request has at the least.
+pub const MIN_LEN: usize = 140;
+/// No request has as many characters.
+pub const END_LEN: usize = 1_500;
 
-/// A hash function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Hash {
-    Md5,
-    Sha1,
-    #[default]
-    Sha256,
-    Sha384,
-    Sha512,
-    Sha3_256,
-    Sha3_512,
-}
+/// What every text begins with, and no datagram: `Salted__` in base64.
+const PREFIX: &[u8] = b"U2FsdGVkX1";
+const MAGIC: &[u8; 8] = b"Salted__";
+/// What follows the prefix begins with one of these: four of its bits belong to the magic.
+const FIRST: &[u8] = b"89+/";
+/// What fwknop cuts off what GnuPG encrypts for an RSA or ElGamal key.
+const GNUPG_PREFIX: &[u8] = b"hQ";
+/// From this length on a fwknop server takes a request for one that GnuPG has encrypted.
+const GNUPG_LEN: usize = 400;
+const MIN_PLAIN: usize = 36;
+/// No fwknop server understands a time stamp as late as this.
+const END_OF_TIME: u64 = 1 << 31;
+const PLACEHOLDER: &[u8] = b"__CHANGEME__";
 
-/// What encrypts a request: 1 to 32 bytes.
+/// The key that a request is encrypted with: 1 to 32 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key(Secret);
 
-/// What authenticates a request: 1 to 128 bytes.
+/// The key that a request is authenticated with: 1 to 128 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HmacKey(Secret);
+
+impl Key {
+    pub const MAX: usize = 32;
+
+    /// The bytes as they are.
+    ///
+    /// # Errors
+    /// If there are none or too many, or if they are fwknop's placeholder.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, KeyError> {
+        secret(bytes, Self::MAX).map(Self)
+    }
+
+    /// The bytes that are written in base64, with or without padding.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and if it is not base64.
+    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+        decoded(text, Self::MAX).map(Self)
+    }
+
+    /// Whether the bytes are those of the other key, which fwknop forbids.
+    #[must_use]
+    pub fn is_same_as(&self, hmac: &HmacKey) -> bool {
+        self.0 == hmac.0
+    }
+}
+
+impl HmacKey {
+    pub const MAX: usize = 128;
+
+    /// The bytes as they are.
+    ///
+    /// # Errors
+    /// If there are none or too many, or if they are fwknop's placeholder.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, KeyError> {
+        secret(bytes, Self::MAX).map(Self)
+    }
+
+    /// The bytes that are written in base64, with or without padding.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and if it is not base64.
+    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+        decoded(text, Self::MAX).map(Self)
+    }
+}
+
+fn secret(bytes: Vec<u8>, most: usize) -> Result<Secret, KeyError> {
+    let (length, is_placeholder) = (bytes.len(), bytes == PLACEHOLDER);
+    let secret = Secret::new(bytes);
+    match length {
+        0 => Err(KeyError::Empty),
+        _ if is_placeholder => Err(KeyError::Placeholder),
+        _ if length > most => Err(KeyError::TooLong { length, most }),
+        _ => Ok(secret),
+    }
+}
+
+fn decoded(text: &str, most: usize) -> Result<Secret, KeyError> {
+    if text.as_bytes() == PLACEHOLDER {
+        return Err(KeyError::Placeholder);
+    }
+    let encoding = if text.ends_with('=') { BASE64 } else { BASE64_NOPAD };
+    secret(encoding.decode(text.as_bytes()).map_err(|_| KeyError::NotBase64)?, most)
+}
+
+/// A request, and what makes it the only one of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub request: Request,
+    /// SHA-256 over salt and ciphertext: two datagrams with the same digest are one request.
+    pub replay: [u8; 32],
+}
+
+/// Makes the datagram, for servers of fwknop's as well.
+///
+/// # Errors
+/// [`SealError`] if no fwknop server would take it.
+pub fn seal(
+    request: &Request,
+    digest: Hash,
+    key: &Key,
+    mode: Mode,
+    hmac: Option<(&HmacKey, Hash)>,
+    salt: [u8; SALT],
+) -> Result<String, SealError> {
+    let Access { ports, timeout, .. } = &request.access;
+    if ports.is_empty() {
+        return Err(SealError::NoPorts);
+    }
+    if let Some(timeout) = timeout.filter(|timeout| *timeout > MAX_TIMEOUT) {
+        return Err(SealError::Timeout(timeout));
+    }
+    if request.timestamp >= END_OF_TIME {
+        return Err(SealError::Timestamp(request.timestamp));
+    }
+    if hmac.is_some_and(|(hmac, _)| key.is_same_as(hmac)) {
+        return Err(SealError::SameKeys);
+    }
+    let plain = request.to_text(digest);
+    let (length, hmac_type) = (plain.len(), hmac.map(|(_, hash)| hash));
+    let most = max_plain(hmac_type);
+    if length > most {
+        return Err(SealError::TooLong { length, most, hmac: hmac_type });
+    }
+    let datagram = wrap(plain.as_bytes(), key, mode, hmac, salt);
+    if datagram.len() < MIN_LEN { Err(SealError::TooShort) } else { Ok(datagram) }
+}
+
+/// How many bytes a fwknop server takes before they are encrypted.
+///
+/// It takes a text, or a datagram, of 400 characters or more for one of GnuPG's.
+const fn max_plain(hmac: Option<Hash>) -> usize {
+    let mac = match hmac {
+        None => 0,
+        Some(hash) => hash.encoded_len(),
+    };
+    let mut most = 0;
+    while {
+        let next = most + 16;
+        let text = (MAGIC.len() + SALT + next).saturating_mul(4).div_ceil(3);
+        text < GNUPG_LEN && text - PREFIX.len() + mac < GNUPG_LEN
+    } {
+        most += 16;
+    }
+    // The padding is one byte at the least.
+    most - 1
+}
+
+fn wrap(
+    plain: &[u8],
+    key: &Key,
+    mode: Mode,
+    hmac: Option<(&HmacKey, Hash)>,
+    salt: [u8; SALT],
+) -> String {
+    let ciphertext = mode.encrypt(key.0.expose(), salt, plain);
+    let text = BASE64_NOPAD.encode(&[&MAGIC[..], &salt, &ciphertext].concat());
+    let mac = hmac.map(|(key, hash)| hash.hmac(key.0.expose(), [text.as_bytes(), &[]]));
+    let mut datagram = text.get(PREFIX.len()..).unwrap_or_default().to_owned();
+    datagram.push_str(&mac.unwrap_or_default());
+    datagram
+}
+
+/// Checks, decrypts and reads a datagram. The HMAC comes before everything that costs more.
+///
+/// # Errors
+/// [`Error`] says why it asks for nothing.
+pub fn open(
+    datagram: &[u8],
+    key: &Key,
+    mode: Mode,
+    hmac: Option<(&HmacKey, Hash)>,
+) -> Result<Opened, Error> {
+    Datagram::new(datagram)?.open(key, mode, hmac)
+}
+
+/// What may be a request to somebody: its length, its characters and its beginning are right.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a>(&'a [u8]);
+
+impl<'a> Datagram<'a> {
+    /// Looks at a datagram without any key.
+    ///
+    /// # Errors
+    /// [`Error`] says why it is nobody's request.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, Error> {
+        if bytes.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"GET /")) {
+            return Err(Error::Http);
+        }
+        if !(MIN_LEN..END_LEN).contains(&bytes.len()) {
+            return Err(Error::Length);
+        }
+        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+        match bytes.iter().find(|byte| !is_base64(byte)) {
+            None => {}
+            Some(b'=') => return Err(Error::NotCanonical),
+            Some(_) => return Err(Error::NotBase64),
+        }
+        match bytes.first() {
+            Some(first) if FIRST.contains(first) => Ok(Self(bytes)),
+            _ if bytes.starts_with(PREFIX) => Err(Error::Prefix),
+            _ if is_gnupg(bytes) => Err(Error::Gnupg),
+            _ => Err(Error::NotSalted),
+        }
+    }
+
+    /// Tries the keys of one client.
+    ///
+    /// # Errors
+    /// [`Error`] says why it asks that client's doors for nothing.
+    pub fn open(
+        self,
+        key: &Key,
+        mode: Mode,
+        hmac: Option<(&HmacKey, Hash)>,
+    ) -> Result<Opened, Error> {
+        let text = match hmac {
+            None => self.0,
+            Some((key, hash)) => {
+                let end = self.0.len().checked_sub(hash.encoded_len()).ok_or(Error::Hmac)?;
+                let (text, mac) = self.0.split_at_checked(end).ok_or(Error::Hmac)?;
+                let expected = hash.hmac(key.0.expose(), [PREFIX, text]);
+                if !bool::from(expected.as_bytes().ct_eq(mac)) {
+                    return Err(Error::Hmac);
+                }
+                text
+            }
+        };
+        let blob =
+            BASE64_NOPAD.decode(&[PREFIX, text].concat()).map_err(|error| match error.kind {
+                DecodeKind::Trailing => Error::NotCanonical,
+                _ => Error::Undecryptable,
+            })?;
+        let salted = blob.strip_prefix(MAGIC).ok_or(Error::NotSalted)?;
+        let (&salt, ciphertext) = salted.split_first_chunk::<SALT>().ok_or(Error::Undecryptable)?;
+        let plain =
+            mode.decrypt(key.0.expose(), salt, ciphertext).map_err(|_| Error::Undecryptable)?;
+        let is_text = plain.len() >= MIN_PLAIN && plain.iter().all(|byte| is_printable(*byte));
+        let plain = str::from_utf8(&plain).ok().filter(|_| is_text).ok_or(Error::Undecryptable)?;
+        let request = Request::from_text(plain)?;
+        Ok(Opened { request, replay: Sha256::digest(salted).into() })
+    }
+}
+
+/// Whether it begins with a session key for an RSA or ElGamal key (RFC 4880, 5.1): an old packet of
+/// type 1 with a length of two bytes, version 3, eight bytes of key id.
+fn is_gnupg(datagram: &[u8]) -> bool {
+    let Some(begin) = datagram.get(..18) else { return false };
+    let Ok(packet) = BASE64_NOPAD.decode(&[GNUPG_PREFIX, begin].concat()) else { return false };
+    matches!(*packet, [0x85, _, _, 3, _, _, _, _, _, _, _, _, 1 | 2 | 16, ..])
+}

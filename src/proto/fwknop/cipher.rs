@@ -1,0 +1,245 @@
+//! AES-256 with a key and an IV derived from what both sides share, as `openssl enc -md md5` does.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use aes::Aes256;
+use aes::cipher::block_padding::{Padding, Pkcs7};
+use aes::cipher::{
+    BlockModeDecrypt, BlockModeEncrypt, KeyInit, KeyIvInit, StreamCipher, block_padding,
+};
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub(super) const SALT: usize = 8;
+const BLOCK: usize = 16;
+/// How long a key is in legacy mode.
+const LEGACY_KEY: usize = 16;
+
+/// How blocks are chained. It is not said on the wire: both sides have to know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    #[default]
+    Cbc,
+    Ecb,
+    Cfb,
+    Ofb,
+    Ctr,
+    /// CBC as before fwknop 2.5: every key is cut or filled up to 16 bytes.
+    Legacy,
+}
+
+impl Mode {
+    pub const ALL: [Self; 6] =
+        [Self::Cbc, Self::Ecb, Self::Cfb, Self::Ofb, Self::Ctr, Self::Legacy];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cbc => "cbc",
+            Self::Ecb => "ecb",
+            Self::Cfb => "cfb",
+            Self::Ofb => "ofb",
+            Self::Ctr => "ctr",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    fn key(self, key: &[u8]) -> Cow<'_, [u8]> {
+        match (self, key.get(..LEGACY_KEY)) {
+            (Self::Legacy, Some(cut)) => Cow::Borrowed(cut),
+            (Self::Legacy, None) => {
+                let mut filled = key.to_vec();
+                filled.resize(LEGACY_KEY, b'0');
+                Cow::Owned(filled)
+            }
+            _ => Cow::Borrowed(key),
+        }
+    }
+
+    /// The ciphertext, padded to whole blocks in every mode.
+    pub(super) fn encrypt(self, key: &[u8], salt: [u8; SALT], plain: &[u8]) -> Vec<u8> {
+        let derived = Derived::new(&self.key(key), salt);
+        let (key, iv) = (&(*derived.key).into(), &(*derived.iv).into());
+        match self {
+            Self::Cbc | Self::Legacy => {
+                cbc::Encryptor::<Aes256>::new(key, iv).encrypt_padded_vec::<Pkcs7>(plain)
+            }
+            Self::Ecb => ecb::Encryptor::<Aes256>::new(key).encrypt_padded_vec::<Pkcs7>(plain),
+            Self::Cfb => {
+                cfb_mode::Encryptor::<Aes256>::new(key, iv).encrypt_padded_vec::<Pkcs7>(plain)
+            }
+            Self::Ofb => stream(ofb::Ofb::<Aes256>::new(key, iv), pad(plain)),
+            Self::Ctr => stream(ctr::Ctr128BE::<Aes256>::new(key, iv), pad(plain)),
+        }
+    }
+
+    /// What was encrypted, without its padding.
+    ///
+    /// # Errors
+    /// If it is not in whole blocks, or does not end with a valid padding: another key or mode.
+    pub(super) fn decrypt(
+        self,
+        key: &[u8],
+        salt: [u8; SALT],
+        ciphertext: &[u8],
+    ) -> Result<Vec<u8>, block_padding::Error> {
+        let derived = Derived::new(&self.key(key), salt);
+        let (key, iv) = (&(*derived.key).into(), &(*derived.iv).into());
+        match self {
+            Self::Cbc | Self::Legacy => {
+                cbc::Decryptor::<Aes256>::new(key, iv).decrypt_padded_vec::<Pkcs7>(ciphertext)
+            }
+            Self::Ecb => ecb::Decryptor::<Aes256>::new(key).decrypt_padded_vec::<Pkcs7>(ciphertext),
+            Self::Cfb => {
+                cfb_mode::Decryptor::<Aes256>::new(key, iv).decrypt_padded_vec::<Pkcs7>(ciphertext)
+            }
+            Self::Ofb => unpad(&stream(ofb::Ofb::<Aes256>::new(key, iv), ciphertext.to_vec())),
+            Self::Ctr => unpad(&stream(ctr::Ctr128BE::<Aes256>::new(key, iv), ciphertext.to_vec())),
+        }
+    }
+}
+
+fn stream(mut cipher: impl StreamCipher, mut bytes: Vec<u8>) -> Vec<u8> {
+    cipher.apply_keystream(&mut bytes);
+    bytes
+}
+
+/// PKCS#7 for the modes that need none: fwknop pads there too.
+fn pad(plain: &[u8]) -> Vec<u8> {
+    let (whole, rest) = plain.as_chunks::<BLOCK>();
+    let mut last = [0; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    Pkcs7::raw_pad(&mut last, rest.len());
+    [whole.as_flattened(), &last].concat()
+}
+
+fn unpad(padded: &[u8]) -> Result<Vec<u8>, block_padding::Error> {
+    let (whole, []) = padded.as_chunks::<BLOCK>() else { return Err(block_padding::Error) };
+    let (last, whole) = whole.split_last().ok_or(block_padding::Error)?;
+    Ok([whole.as_flattened(), Pkcs7::raw_unpad(last)?].concat())
+}
+
+/// Key and IV: D1 = MD5(K S), D2 = MD5(D1 K S), D3 = MD5(D2 K S); the key is D1 D2, the IV D3.
+pub(super) struct Derived {
+    pub(super) key: Zeroizing<[u8; 32]>,
+    pub(super) iv: Zeroizing<[u8; 16]>,
+}
+
+impl Derived {
+    pub(super) fn new(key: &[u8], salt: [u8; SALT]) -> Self {
+        let next = |last: &[u8]| -> Zeroizing<[u8; 16]> {
+            Zeroizing::new(
+                Md5::new()
+                    .chain_update(last)
+                    .chain_update(key)
+                    .chain_update(salt)
+                    .finalize()
+                    .into(),
+            )
+        };
+        let first = next(&[]);
+        let second = next(&*first);
+        let iv = next(&*second);
+        let mut key = Zeroizing::new([0; 32]);
+        key[..16].copy_from_slice(&*first);
+        key[16..].copy_from_slice(&*second);
+        Self { key, iv }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no mode that is spoken here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModeError {
+    #[error("'asymmetric' is GnuPG, which is not spoken here: use a key that both sides share")]
+    Gnupg,
+    #[error("'{0}' is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy")]
+    Unknown(String),
+}
+
+/// Takes fwknop's names, in either case.
+impl FromStr for Mode {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        if text.eq_ignore_ascii_case("asymmetric") {
+            return Err(ModeError::Gnupg);
+        }
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| ModeError::Unknown(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_are_taken_in_either_case() {
+        assert_eq!("CBC".parse(), Ok(Mode::Cbc));
+        assert_eq!("legacy".parse(), Ok(Mode::Legacy));
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().to_uppercase().parse(), Ok(mode));
+        }
+    }
+
+    #[test]
+    fn what_is_not_spoken_here_is_said_so() {
+        assert_eq!("Asymmetric".parse::<Mode>(), Err(ModeError::Gnupg));
+        assert!("PCBC".parse::<Mode>().unwrap_err().to_string().contains("'PCBC'"));
+    }
+
+    #[test]
+    fn legacy_keys_are_cut_or_filled_to_sixteen_bytes() {
+        assert_eq!(&*Mode::Legacy.key(b"shortkey"), b"shortkey00000000");
+        assert_eq!(&*Mode::Legacy.key(b"abcdefghijklmnopqrst"), b"abcdefghijklmnop");
+        assert_eq!(&*Mode::Cbc.key(b"shortkey"), b"shortkey");
+    }
+
+    #[test]
+    fn only_a_whole_padding_is_taken() {
+        let with = |end: &[u8]| [&[b'x'; 32][end.len()..], end].concat();
+        assert_eq!(unpad(&with(&[3, 3, 3])).unwrap().len(), 29);
+        assert_eq!(unpad(&with(&[16; 16])).unwrap().len(), 16);
+        for end in [&[0][..], &[2, 2, 3], &[0, 0, 3], &[17; 17]] {
+            assert!(unpad(&with(end)).is_err(), "{end:?}");
+        }
+        assert!(unpad(&[1; 15]).is_err());
+        assert!(unpad(&[]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encrypted_decrypts(
+            plain in prop::collection::vec(any::<u8>(), 0..100),
+            key in prop::collection::vec(any::<u8>(), 1..33),
+            salt: [u8; SALT],
+            mode in prop::sample::select(Mode::ALL.to_vec()),
+        ) {
+            let ciphertext = mode.encrypt(&key, salt, &plain);
+            prop_assert!(ciphertext.len() > plain.len() && ciphertext.len() % BLOCK == 0);
+            prop_assert_eq!(mode.decrypt(&key, salt, &ciphertext).unwrap(), plain);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            ciphertext in prop::collection::vec(any::<u8>(), 0..100),
+            mode in prop::sample::select(Mode::ALL.to_vec()),
+        ) {
+            let _ = mode.decrypt(b"key", [0; SALT], &ciphertext);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Why a datagram is no request, and why a request cannot be sent.
+
+use super::hash::Hash;
+
+/// Why a datagram asks for nothing that is done here. Names no value from within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum Error {
+    #[error("shorter or longer than any fwknop request: a request has 140 to 1499 characters")]
+    Length,
+    #[error("sent over HTTP: only UDP is listened to")]
+    Http,
+    #[error("encrypted with GnuPG: only keys that both sides share are understood")]
+    Gnupg,
+    #[error("not base64")]
+    NotBase64,
+    #[error("base64 with padding or left-over bits: the copy of a request, altered")]
+    NotCanonical,
+    #[error("begins with the characters that fwknop cuts off: the copy of a request, altered")]
+    Prefix,
+    #[error("does not begin as fwknop's requests do")]
+    NotSalted,
+    #[error("the HMAC is wrong: another HMAC key or hash, or altered on the way")]
+    Hmac,
+    #[error("cannot be decrypted: another key or mode, or an HMAC where none is expected")]
+    Undecryptable,
+    #[error("the digest within it is wrong")]
+    Digest,
+    #[error("too few or too many fields")]
+    FieldCount,
+    #[error("its random number does not have 16 digits")]
+    Random,
+    #[error("its user name is empty, too long or has a forbidden character")]
+    User,
+    #[error("its time stamp is not a number of seconds")]
+    Timestamp,
+    #[error("its version is empty or too long")]
+    Version,
+    #[error("a type of message that fwknop does not have")]
+    Type,
+    #[error("asks for a command: only ports are opened")]
+    Command,
+    #[error("asks for NAT: only ports of this host are opened")]
+    Nat,
+    #[error("asks for local NAT: only ports of this host are opened as they are")]
+    LocalNat,
+    #[error("the address to open for is not a plain IPv4 address")]
+    Address,
+    #[error("the ports to open are not a list such as tcp/22,udp/53")]
+    Ports,
+    #[error("the time to stay open is missing or not 0 to 65536 seconds")]
+    Timeout,
+    #[error("its field for a server's password is not base64 or too long")]
+    ServerAuth,
+}
+
+impl Error {
+    pub const ALL: [Self; 23] = [
+        Self::Length,
+        Self::Http,
+        Self::Gnupg,
+        Self::NotBase64,
+        Self::NotCanonical,
+        Self::Prefix,
+        Self::NotSalted,
+        Self::Hmac,
+        Self::Undecryptable,
+        Self::Digest,
+        Self::FieldCount,
+        Self::Random,
+        Self::User,
+        Self::Timestamp,
+        Self::Version,
+        Self::Type,
+        Self::Command,
+        Self::Nat,
+        Self::LocalNat,
+        Self::Address,
+        Self::Ports,
+        Self::Timeout,
+        Self::ServerAuth,
+    ];
+
+    /// The word that scripts see: in JSON, in counters.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Length => "fwknop-bad-length",
+            Self::Http => "fwknop-http",
+            Self::Gnupg => "fwknop-gnupg",
+            Self::NotBase64 => "fwknop-not-base64",
+            Self::NotCanonical => "fwknop-not-canonical",
+            Self::Prefix => "fwknop-prefixed",
+            Self::NotSalted => "fwknop-not-salted",
+            Self::Hmac => "fwknop-bad-hmac",
+            Self::Undecryptable => "fwknop-undecryptable",
+            Self::Digest => "fwknop-bad-digest",
+            Self::FieldCount => "fwknop-field-count",
+            Self::Random => "fwknop-bad-random",
+            Self::User => "fwknop-bad-user",
+            Self::Timestamp => "fwknop-bad-timestamp",
+            Self::Version => "fwknop-bad-version",
+            Self::Type => "fwknop-bad-type",
+            Self::Command => "fwknop-command",
+            Self::Nat => "fwknop-nat",
+            Self::LocalNat => "fwknop-local-nat",
+            Self::Address => "fwknop-bad-address",
+            Self::Ports => "fwknop-bad-ports",
+            Self::Timeout => "fwknop-bad-timeout",
+            Self::ServerAuth => "fwknop-bad-server-auth",
+        }
+    }
+
+    /// Whether whoever sent it holds no key of this host's: nothing proves that it is more than
+    /// noise.
+    #[must_use]
+    pub const fn is_noise(self) -> bool {
+        matches!(
+            self,
+            Self::Length
+                | Self::Http
+                | Self::Gnupg
+                | Self::NotBase64
+                | Self::NotCanonical
+                | Self::Prefix
+                | Self::NotSalted
+                | Self::Hmac
+                | Self::Undecryptable
+        )
+    }
+}
+
+/// Why no fwknop server would take a request. Nothing has been sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    #[error("no ports to ask for")]
+    NoPorts,
+    #[error("fwknop's servers take a timeout of at most 65536 seconds, not {0}")]
+    Timeout(u32),
+    #[error("fwknop's servers understand no time after 2038-01-19: the clock says {0}")]
+    Timestamp(u64),
+    #[error(
+        "the encryption key and the HMAC key are the same: fwknop takes them only if they differ"
+    )]
+    SameKeys,
+    #[error(
+        "the request is too long: with {}, a fwknop server takes {most} bytes, and these are {length}: \
+         ask for fewer ports at once, or use a shorter user name",
+        describe(*.hmac)
+    )]
+    TooLong { length: usize, most: usize, hmac: Option<Hash> },
+    #[error("the request is too short for a fwknop server: use a longer digest")]
+    TooShort,
+}
+
+fn describe(hmac: Option<Hash>) -> String {
+    hmac.map_or_else(|| "no HMAC".to_owned(), |hash| format!("an HMAC of type {hash}"))
+}
+
+/// Why bytes are no key that fwknop could use. Shows none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("the key is empty")]
+    Empty,
+    #[error("invalid key length: {length} bytes, where fwknop takes {most} at most")]
+    TooLong { length: usize, most: usize },
+    #[error("the key is not base64")]
+    NotBase64,
+    #[error("the key still is the placeholder __CHANGEME__: write a key of your own")]
+    Placeholder,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_and_a_sentence_of_its_own() {
+        let words: BTreeSet<_> = Error::ALL.iter().map(|error| error.as_str()).collect();
+        let texts: BTreeSet<_> = Error::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!((words.len(), texts.len()), (Error::ALL.len(), Error::ALL.len()));
+        assert!(words.iter().all(|word| word.starts_with("fwknop-")));
+    }
+}

@@ -1,0 +1,250 @@
+//! The fields of a request, as text: what is encrypted.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use data_encoding::BASE64_NOPAD;
+
+use super::error::Error;
+use super::hash::Hash;
+use crate::proto::knock::{Knock, Protocol, parse_port};
+
+/// The longest time that a request may ask for, in seconds.
+pub const MAX_TIMEOUT: u32 = 65_536;
+/// How long a field in base64 may be.
+const MAX_FIELD: usize = 256;
+const MAX_USER: usize = 48;
+const MAX_VERSION: usize = 8;
+const MAX_TIMESTAMP: usize = 12;
+const MAX_PORT: usize = 5;
+
+/// Sixteen decimal digits that make each request another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Random([u8; 16]);
+
+impl Random {
+    /// Uniform, but for 1 part in 10^22, where the bytes are.
+    #[must_use]
+    pub fn new(bytes: [u8; 16]) -> Self {
+        let mut number = u128::from_be_bytes(bytes);
+        let mut digits = [0; 16];
+        for digit in &mut digits {
+            *digit = b'0' + (number % 10).to_le_bytes()[0];
+            number /= 10;
+        }
+        Self(digits)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Exactly sixteen digits.
+impl FromStr for Random {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let digits: [u8; 16] = text.as_bytes().try_into().map_err(|_| Error::Random)?;
+        if digits.iter().all(u8::is_ascii_digit) { Ok(Self(digits)) } else { Err(Error::Random) }
+    }
+}
+
+/// A user name: 1 to 48 characters of printable ASCII, none of `"/\[]:;|=,+*?<>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User(String);
+
+impl User {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for User {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let is_allowed = |byte: u8| is_printable(byte) && !br#""/\[]:;|=,+*?<>"#.contains(&byte);
+        if (1..=MAX_USER).contains(&text.len()) && text.bytes().all(is_allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::User)
+        }
+    }
+}
+
+/// What the client says its version is: 1 to 8 characters. Nothing depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version(String);
+
+/// That of fwknop 2.6.9 to 2.6.11.
+impl Default for Version {
+    fn default() -> Self {
+        Self("3.0.0".to_owned())
+    }
+}
+
+impl FromStr for Version {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let is_allowed = |byte: u8| is_printable(byte) && byte != b':';
+        if (1..=MAX_VERSION).contains(&text.len()) && text.bytes().all(is_allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::Version)
+        }
+    }
+}
+
+pub(super) fn is_printable(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
+}
+
+/// A request for ports to be opened, with what surrounds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub random: Random,
+    pub user: User,
+    /// Seconds since 1970-01-01 UTC.
+    pub timestamp: u64,
+    pub version: Version,
+    pub access: Access,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The address to open for; `None`, on the wire `0.0.0.0`: the one that the request comes from.
+    pub address: Option<Ipv4Addr>,
+    /// Never empty in a request that was opened.
+    pub ports: Vec<Knock>,
+    /// For how many seconds, where the client has a wish: 0 to [`MAX_TIMEOUT`].
+    pub timeout: Option<u32>,
+}
+
+impl Request {
+    /// What is encrypted: the fields, and their digest.
+    pub(super) fn to_text(&self, digest: Hash) -> String {
+        let Access { address, ports, timeout } = &self.access;
+        let mut message = address.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string();
+        for Knock { protocol, port } in ports {
+            // Writing to a string cannot fail.
+            let _ = write!(message, ",{protocol}/{port}");
+        }
+        let mut text = format!(
+            "{}:{}:{}:{}:{}:{}",
+            self.random.as_str(),
+            BASE64_NOPAD.encode(self.user.0.as_bytes()),
+            self.timestamp,
+            self.version.0,
+            if timeout.is_some() { 3 } else { 1 },
+            BASE64_NOPAD.encode(message.as_bytes()),
+        );
+        if let Some(timeout) = timeout {
+            let _ = write!(text, ":{timeout}");
+        }
+        let digest = digest.digest(text.as_bytes());
+        format!("{text}:{digest}")
+    }
+
+    /// Reads what was decrypted.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, from the left; that the digest is wrong comes before all
+    /// fields but the random number.
+    pub fn from_text(text: &str) -> Result<Self, Error> {
+        let (random, _) = text.split_once(':').ok_or(Error::FieldCount)?;
+        let random = random.parse()?;
+        let (fields, digest) = text.rsplit_once(':').ok_or(Error::FieldCount)?;
+        if !is_digest_of(digest, fields) {
+            return Err(Error::Digest);
+        }
+        let mut fields = fields.split(':').skip(1);
+        let mut field = || fields.next().ok_or(Error::FieldCount);
+        let (user, timestamp, version, kind, message) =
+            (field()?, field()?, field()?, field()?, field()?);
+        let rest: Vec<&str> = fields.collect();
+        let user = decode(user).and_then(|user| user.parse().ok()).ok_or(Error::User)?;
+        let timestamp = number(timestamp, MAX_TIMESTAMP).ok_or(Error::Timestamp)?;
+        let version = version.parse()?;
+        let kind = number(kind, 2).ok_or(Error::Type)?;
+        let (server_auth, timeout) = match (kind, &*rest) {
+            (0, _) => return Err(Error::Command),
+            (2 | 4, _) => return Err(Error::Nat),
+            (5 | 6, _) => return Err(Error::LocalNat),
+            (1, []) => (None, None),
+            (1, [server_auth]) => (Some(server_auth), None),
+            (3, []) => return Err(Error::Timeout),
+            (3, [timeout]) => (None, Some(timeout)),
+            (3, [server_auth, timeout]) => (Some(server_auth), Some(timeout)),
+            (1 | 3, _) => return Err(Error::FieldCount),
+            _ => return Err(Error::Type),
+        };
+        if server_auth.is_some_and(|field| !is_base64(field)) {
+            return Err(Error::ServerAuth);
+        }
+        let (address, ports) = read_message(&decode(message).ok_or(Error::Ports)?)?;
+        let timeout = match timeout {
+            None => None,
+            Some(digits) => Some(
+                number(digits, digits.len())
+                    .and_then(|timeout| u32::try_from(timeout).ok())
+                    .filter(|timeout| *timeout <= MAX_TIMEOUT)
+                    .ok_or(Error::Timeout)?,
+            ),
+        };
+        Ok(Self { random, user, timestamp, version, access: Access { address, ports, timeout } })
+    }
+}
+
+/// Whether it is the digest of the fields, of whatever hash has this length. Compared as text: the
+/// bits that base64 leaves over are a part of it.
+fn is_digest_of(digest: &str, fields: &str) -> bool {
+    Hash::ALL
+        .into_iter()
+        .filter(|hash| hash.encoded_len() == digest.len())
+        .any(|hash| hash.digest(fields.as_bytes()) == digest)
+}
+
+/// A field in base64; fwknop's own clients write no padding, others do.
+fn decode(field: &str) -> Option<String> {
+    if field.len() > MAX_FIELD {
+        return None;
+    }
+    let field = field.trim_end_matches('=');
+    String::from_utf8(BASE64_NOPAD.decode(field.as_bytes()).ok()?).ok()
+}
+
+fn is_base64(field: &str) -> bool {
+    field.len() <= MAX_FIELD
+        && BASE64_NOPAD.decode_len(field.trim_end_matches('=').len()).is_ok()
+        && field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+}
+
+/// A number of decimal digits only, and of no more than `most`.
+fn number(digits: &str, most: usize) -> Option<u64> {
+    let is_number = digits.len() <= most && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { digits.parse().ok() } else { None }
+}
+
+/// `192.0.2.1,tcp/22,udp/53`. An address with leading zeros is refused: some read them as octal.
+fn read_message(message: &str) -> Result<(Option<Ipv4Addr>, Vec<Knock>), Error> {
+    let (address, ports) = message.split_once(',').unwrap_or((message, ""));
+    let address: Ipv4Addr = address.parse().map_err(|_| Error::Address)?;
+    let ports = ports.split(',').map(read_port).collect::<Result<_, _>>()?;
+    Ok(((!address.is_unspecified()).then_some(address), ports))
+}
+
+/// `tcp/22`, in this case only.
+fn read_port(text: &str) -> Result<Knock, Error> {
+    let (protocol, port) = text.split_once('/').ok_or(Error::Ports)?;
+    let protocol = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol);
+    if port.len() > MAX_PORT {
+        return Err(Error::Ports);
+    }
+    let port = parse_port(port).map_err(|_| Error::Ports)?;
+    Ok(Knock::new(protocol.ok_or(Error::Ports)?, port))
+}

@@ -1,0 +1,628 @@
+use proptest::prelude::*;
+use serde::Deserialize as De;
+
+use super::cipher::Derived;
+use super::*;
+use crate::proto::knock::Knock;
+
+const SALT_1: [u8; SALT] = *b"\x01\x23\x45\x67\x89\xab\xcd\xef";
+
+fn key() -> Key {
+    Key::new(b"testkey".to_vec()).unwrap()
+}
+
+fn hmac_key() -> HmacKey {
+    HmacKey::new(b"hmackey".to_vec()).unwrap()
+}
+
+fn knocks(texts: &[&str]) -> Vec<Knock> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn request() -> Request {
+    Request {
+        random: "1922177240486264".parse().unwrap(),
+        user: "root".parse().unwrap(),
+        timestamp: 1_795_331_989,
+        version: Version::default(),
+        access: Access {
+            address: Some([192, 0, 2, 7].into()),
+            ports: knocks(&["22", "53/udp"]),
+            timeout: None,
+        },
+    }
+}
+
+/// A datagram of the real fwknop 2.6.10, and everything on the way to it.
+#[derive(De)]
+struct Vector {
+    name: String,
+    key: String,
+    hmac_key: Option<String>,
+    hmac_type: Option<String>,
+    mode: String,
+    digest: String,
+    salt_hex: String,
+    aes_key_hex: String,
+    iv_hex: String,
+    plaintext: String,
+    r#type: u8,
+    user: String,
+    timestamp: u64,
+    message: String,
+    timeout: Option<u32>,
+    wire: String,
+}
+
+impl Vector {
+    fn all() -> Vec<Self> {
+        let text = include_str!("../../../tests/data/fwknop-vectors.json");
+        let vectors: Vec<Self> = serde_json::from_str(text).unwrap();
+        assert_eq!(vectors.len(), 24);
+        vectors
+    }
+
+    fn key(&self) -> Key {
+        match self.key.strip_prefix("b64:") {
+            Some(text) => Key::from_base64(text).unwrap(),
+            None => Key::new(self.key.clone().into_bytes()).unwrap(),
+        }
+    }
+
+    fn hmac(&self) -> Option<(HmacKey, Hash)> {
+        let key = self.hmac_key.as_ref()?;
+        let key = match key.strip_prefix("b64:") {
+            Some(text) => HmacKey::from_base64(text).unwrap(),
+            None => HmacKey::new(key.clone().into_bytes()).unwrap(),
+        };
+        Some((key, self.hmac_type.as_ref().unwrap().parse().unwrap()))
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode.parse().unwrap()
+    }
+
+    fn salt(&self) -> [u8; SALT] {
+        unhex(&self.salt_hex).try_into().unwrap()
+    }
+
+    fn open(&self) -> Result<Opened, Error> {
+        let hmac = self.hmac();
+        let hmac = hmac.as_ref().map(|(key, hash)| (key, *hash));
+        open(self.wire.as_bytes(), &self.key(), self.mode(), hmac)
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn what_fwknop_sends_is_read_as_it_was_meant() {
+    for vector in Vector::all() {
+        let opened = vector.open();
+        let expected = match vector.r#type {
+            0 => Err(Error::Command),
+            2 | 4 => Err(Error::Nat),
+            5 | 6 => Err(Error::LocalNat),
+            _ => {
+                let (address, ports) = vector.message.split_once(',').unwrap();
+                let address = Some(address).filter(|text| *text != "0.0.0.0");
+                let turn = |text: &str| {
+                    let (protocol, port) = text.split_once('/').unwrap();
+                    format!("{port}/{protocol}").parse().unwrap()
+                };
+                Ok(Access {
+                    address: address.map(|text| text.parse().unwrap()),
+                    ports: ports.split(',').map(turn).collect(),
+                    timeout: vector.timeout,
+                })
+            }
+        };
+        assert_eq!(opened.map(|opened| opened.request.access), expected, "{}", vector.name);
+    }
+}
+
+#[test]
+fn user_and_time_are_read() {
+    for vector in Vector::all() {
+        if let Ok(Opened { request, .. }) = vector.open() {
+            assert_eq!(request.user.as_str(), vector.user);
+            assert_eq!(request.timestamp, vector.timestamp);
+        }
+    }
+}
+
+#[test]
+fn what_is_sent_is_what_fwknop_would_send_byte_for_byte() {
+    let mut sealed = 0;
+    for vector in Vector::all() {
+        let (hmac, mode) = (vector.hmac(), vector.mode());
+        let hmac = hmac.as_ref().map(|(key, hash)| (key, *hash));
+        let wrapped = wrap(vector.plaintext.as_bytes(), &vector.key(), mode, hmac, vector.salt());
+        assert_eq!(wrapped, vector.wire, "{}", vector.name);
+        if let Ok(Opened { request, .. }) = vector.open() {
+            let digest = vector.digest.parse().unwrap();
+            let datagram = seal(&request, digest, &vector.key(), mode, hmac, vector.salt());
+            assert_eq!(datagram.as_ref(), Ok(&vector.wire), "{}", vector.name);
+            sealed += 1;
+        }
+    }
+    assert_eq!(sealed, 19);
+}
+
+#[test]
+fn key_and_iv_are_derived_as_openssl_does() {
+    for vector in Vector::all().into_iter().filter(|vector| vector.mode != "legacy") {
+        let derived = Derived::new(vector.key().0.expose(), vector.salt());
+        assert_eq!(*derived.key, *unhex(&vector.aes_key_hex), "{}", vector.name);
+        assert_eq!(*derived.iv, *unhex(&vector.iv_hex), "{}", vector.name);
+    }
+}
+
+/// What a client with these fields sends; their digest is added.
+fn sent(fields: &str) -> String {
+    let plain = format!("{fields}:{}", Hash::Sha256.digest(fields.as_bytes()));
+    sent_plain(plain.as_bytes())
+}
+
+fn sent_plain(plain: &[u8]) -> String {
+    wrap(plain, &key(), Mode::Cbc, Some((&hmac_key(), Hash::Sha256)), SALT_1)
+}
+
+fn heard(datagram: impl AsRef<[u8]>) -> Result<Opened, Error> {
+    open(datagram.as_ref(), &key(), Mode::Cbc, Some((&hmac_key(), Hash::Sha256)))
+}
+
+/// Heard by a client without an HMAC key.
+fn heard_without(datagram: impl AsRef<[u8]>) -> Result<Opened, Error> {
+    open(datagram.as_ref(), &key(), Mode::Cbc, None)
+}
+
+fn b64(text: &str) -> String {
+    BASE64_NOPAD.encode(text.as_bytes())
+}
+
+/// The fields of a request for access, one of them replaced.
+fn with(field: usize, value: &str) -> String {
+    let message = b64("192.0.2.7,tcp/22");
+    let mut fields = ["1922177240486264", "cm9vdA", "1795331989", "3.0.0", "1", &message];
+    fields[field] = value;
+    fields.join(":")
+}
+
+const RANDOM: usize = 0;
+const USER: usize = 1;
+const TIME: usize = 2;
+const VERSION: usize = 3;
+const TYPE: usize = 4;
+const MESSAGE: usize = 5;
+
+#[test]
+fn fields_that_are_wrong_are_named() {
+    let table = [
+        (RANDOM, "192217724048626", Error::Random),
+        (RANDOM, "19221772404862645", Error::Random),
+        (RANDOM, "19221772404862x4", Error::Random),
+        (USER, "", Error::User),
+        (USER, "cm9vdA*", Error::User),
+        (USER, &b64("a:b"), Error::User),
+        (USER, &b64("a/b"), Error::User),
+        (USER, &b64("josé"), Error::User),
+        (USER, &b64(&"u".repeat(49)), Error::User),
+        (TIME, "", Error::Timestamp),
+        (TIME, "+1795331989", Error::Timestamp),
+        (TIME, "1795331989x", Error::Timestamp),
+        (TIME, "-1", Error::Timestamp),
+        (TIME, "1234567890123", Error::Timestamp),
+        (VERSION, "", Error::Version),
+        (VERSION, "whatever1", Error::Version),
+        (TYPE, "7", Error::Type),
+        (TYPE, "", Error::Type),
+        (TYPE, "001", Error::Type),
+        (TYPE, "x", Error::Type),
+        (TYPE, "0", Error::Command),
+        (TYPE, "2", Error::Nat),
+        (TYPE, "4", Error::Nat),
+        (TYPE, "5", Error::LocalNat),
+        (TYPE, "6", Error::LocalNat),
+        (TYPE, "3", Error::Timeout),
+        (MESSAGE, "MTkyLjAuMi43LHRjcC8yMg*", Error::Ports),
+        (MESSAGE, &b64("192.0.2.7"), Error::Ports),
+        (MESSAGE, &b64(&format!("192.0.2.7{}", ",tcp/22".repeat(27))), Error::Ports),
+    ];
+    for (field, value, error) in table {
+        assert_eq!(heard(sent(&with(field, value))), Err(error), "field {field}: {value:?}");
+    }
+}
+
+#[test]
+fn addresses_and_ports_that_are_wrong_are_named() {
+    for address in
+        ["300.1.1.1", "1.2.3", "1.2.3.4.5", "::1", "", "01.2.3.4", "0x1.2.3.4", "a.b.c.d"]
+    {
+        let message = b64(&format!("{address},tcp/22"));
+        assert_eq!(heard(sent(&with(MESSAGE, &message))), Err(Error::Address), "{address}");
+    }
+    for ports in [
+        "none/0",
+        "icmp/8",
+        "TCP/22",
+        "tcpx/22",
+        "tcp/0",
+        "tcp/65536",
+        "tcp/000022",
+        "tcp/22,",
+        "tcp/22, udp/53",
+        "tcp",
+        "tcp/",
+        "/22",
+        "tcp/+22",
+        "tcp/22/22",
+        "",
+    ] {
+        let message = b64(&format!("192.0.2.7,{ports}"));
+        assert_eq!(heard(sent(&with(MESSAGE, &message))), Err(Error::Ports), "{ports}");
+    }
+}
+
+#[test]
+fn wrong_numbers_of_fields_and_what_stands_in_them_are_named() {
+    let with_timeout = with(TYPE, "3");
+    let table = [
+        (format!("{}:a:b:c", with(TYPE, "1")), Error::FieldCount),
+        (format!("{}:YQ:60:x", with_timeout), Error::FieldCount),
+        (format!("{with_timeout}:-1"), Error::Timeout),
+        (format!("{with_timeout}:65537"), Error::Timeout),
+        (format!("{with_timeout}:4294967296"), Error::Timeout),
+        (format!("{with_timeout}:99999999999999999999999"), Error::Timeout),
+        (format!("{}:a*", with(TYPE, "1")), Error::ServerAuth),
+        (format!("{}:{}", with(TYPE, "1"), "A".repeat(260)), Error::ServerAuth),
+        ("1922177240486264:cm9vdA:1795331989:3.0.0:1".to_owned(), Error::FieldCount),
+        ("1922177240486264:cm9vdA:1795331989:3.0.0".to_owned(), Error::FieldCount),
+    ];
+    for (fields, error) in table {
+        // Long enough to be looked at.
+        let datagram = sent(&fields);
+        assert!(datagram.len() >= MIN_LEN, "{fields}");
+        assert_eq!(heard(datagram), Err(error), "{fields}");
+    }
+}
+
+#[test]
+fn what_fwknopd_takes_beside_what_its_client_sends_is_taken() {
+    let with_timeout = with(TYPE, "3");
+    for fields in [
+        with(USER, &b64(&"u".repeat(48))),
+        with(USER, &b64("a b@c")),
+        with(USER, "cm9vdA=="),
+        with(VERSION, "whatever"),
+        with(VERSION, "2.0"),
+        with(TYPE, "01"),
+        with(MESSAGE, &b64("192.0.2.7,tcp/00022")),
+        with(MESSAGE, &BASE64.encode(b"192.0.2.7,tcp/22")),
+        // A time after 2038, which fwknopd cannot read.
+        with(TIME, "4102444800"),
+        format!("{}:c2VjcmV0", with(TYPE, "1")),
+        format!("{with_timeout}:0"),
+        format!("{with_timeout}:65536"),
+        format!("{with_timeout}:c2VjcmV0:60"),
+    ] {
+        assert!(heard(sent(&fields)).is_ok(), "{fields}: {:?}", heard(sent(&fields)));
+    }
+}
+
+#[test]
+fn a_digest_of_any_hash_is_taken_and_a_wrong_one_is_not() {
+    let fields = with(TYPE, "1");
+    for hash in Hash::ALL {
+        let digest = hash.digest(fields.as_bytes());
+        assert!(heard(sent_plain(format!("{fields}:{digest}").as_bytes())).is_ok(), "{hash}");
+        for wrong in [
+            format!("{digest}="),
+            digest[1..].to_owned(),
+            hash.digest(b"something else"),
+            String::new(),
+        ] {
+            let datagram = sent_plain(format!("{fields}:{wrong}").as_bytes());
+            assert_eq!(heard(datagram), Err(Error::Digest), "{hash}: {wrong}");
+        }
+    }
+}
+
+#[test]
+fn the_bits_that_a_digest_leaves_over_are_a_part_of_it() {
+    let fields = with(TYPE, "1");
+    let digest = Hash::Md5.digest(fields.as_bytes());
+    let last = digest.chars().last().unwrap();
+    let other = char::from_u32(u32::from(last) + 1).unwrap();
+    let altered = format!("{fields}:{}{other}", &digest[..digest.len() - 1]);
+    assert_eq!(heard(sent_plain(altered.as_bytes())), Err(Error::Digest));
+}
+
+#[test]
+fn what_is_no_plain_text_is_undecryptable() {
+    let fields = with(TYPE, "1");
+    let plain = format!("{fields}:{}", Hash::Sha256.digest(fields.as_bytes()));
+    for plain in [
+        format!("{plain}\n"),
+        format!("{plain}\0"),
+        plain.replace("3.0.0", "3.é"),
+        // Sixteen bytes of padding more than there should be.
+        format!("{plain}{}", "\x10".repeat(16)),
+    ] {
+        assert_eq!(heard(sent_plain(plain.as_bytes())), Err(Error::Undecryptable), "{plain:?}");
+    }
+}
+
+#[test]
+fn a_padding_of_another_kind_is_undecryptable() {
+    let fields = with(TYPE, "1");
+    let plain = format!("{fields}:{}", Hash::Sha256.digest(fields.as_bytes()));
+    let fill = 16 - plain.len() % 16;
+    assert!(fill > 1);
+    for (name, padding) in [
+        ("zero", vec![0; fill]),
+        ("X9.23", [vec![0; fill - 1], vec![u8::try_from(fill).unwrap()]].concat()),
+    ] {
+        // The padding that is added to it is cut off: its block is the last.
+        let padded = [plain.as_bytes(), &padding].concat();
+        let ciphertext = Mode::Ecb.encrypt(key().0.expose(), SALT_1, &padded);
+        let blob = [&MAGIC[..], &SALT_1, &ciphertext[..padded.len()]].concat();
+        let text = BASE64_NOPAD.encode(&blob);
+        let opened = open(&text.as_bytes()[PREFIX.len()..], &key(), Mode::Ecb, None);
+        assert_eq!(opened, Err(Error::Undecryptable), "{name}");
+    }
+}
+
+#[test]
+fn a_datagram_that_is_no_request_is_refused_before_any_key_is_used() {
+    let good = seal(&request(), Hash::Sha256, &key(), Mode::Cbc, None, SALT_1).unwrap();
+    let rsa = "EMA0h1fXzdUjVXAQf".repeat(30);
+    let table = [
+        (good[..139].to_owned(), Error::Length),
+        (good.repeat(10), Error::Length),
+        (String::new(), Error::Length),
+        (format!("GET /{good} HTTP/1.0\r\nUser-Agent: Fwknop/3.0.0\r\n\r\n"), Error::Http),
+        (format!("{good}\n"), Error::NotBase64),
+        (format!("{good} "), Error::NotBase64),
+        (good.replacen(&good[50..51], "-", 1), Error::NotBase64),
+        (format!("{good}="), Error::NotCanonical),
+        (format!("{good}=AAAA"), Error::NotCanonical),
+        (format!("U2FsdGVkX1{good}"), Error::Prefix),
+        (rsa, Error::Gnupg),
+        (format!("A{good}"), Error::NotSalted),
+    ];
+    for (datagram, error) in table {
+        assert_eq!(Datagram::new(datagram.as_bytes()).map(|_| ()), Err(error), "{datagram}");
+        assert_eq!(heard(&datagram), Err(error), "{datagram}");
+        assert_eq!(heard_without(&datagram), Err(error), "{datagram}");
+    }
+}
+
+#[test]
+fn every_altered_character_is_noticed() {
+    let good = sent(&with(TYPE, "1"));
+    assert!(heard(&good).is_ok());
+    for at in 0..good.len() {
+        let mut altered = good.clone().into_bytes();
+        altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+        let opened = heard(&altered);
+        assert!(matches!(opened, Err(Error::Hmac | Error::NotSalted)), "{at}: {opened:?}");
+    }
+}
+
+#[test]
+fn what_is_cut_off_or_added_is_noticed() {
+    let good = sent(&with(TYPE, "1"));
+    for end in MIN_LEN..good.len() {
+        assert_eq!(heard(&good[..end]), Err(Error::Hmac), "{end}");
+    }
+    assert_eq!(heard(format!("{good}A")), Err(Error::Hmac));
+}
+
+#[test]
+fn without_an_hmac_no_altered_copy_is_taken_for_another_request() {
+    let mut request = request();
+    request.access.ports = knocks(&["22"]);
+    // The last of its characters has two bits that mean nothing.
+    let good = seal(&request, Hash::Sha256, &key(), Mode::Cbc, None, SALT_1).unwrap();
+    let opened = heard_without(&good);
+    assert!(opened.is_ok());
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let copies = alphabet.map(|last| {
+        let mut copy = good.clone().into_bytes();
+        *copy.last_mut().unwrap() = last;
+        heard_without(&copy)
+    });
+    assert_eq!(copies.iter().filter(|copy| **copy == opened).count(), 1);
+    assert_eq!(copies.iter().filter(|copy| **copy == Err(Error::NotCanonical)).count(), 48);
+    assert_eq!(copies.iter().filter(|copy| **copy == Err(Error::Undecryptable)).count(), 15);
+}
+
+#[test]
+fn what_another_client_has_configured_does_not_open() {
+    let request = request();
+    let (key, hmac) = (key(), hmac_key());
+    let sealed = |mode, hmac| seal(&request, Hash::Sha256, &key, mode, hmac, SALT_1).unwrap();
+    let with = |hash| Some((&hmac, hash));
+    let sent = sealed(Mode::Cbc, with(Hash::Sha256));
+    let tries = [
+        ("without HMAC", open(sent.as_bytes(), &key, Mode::Cbc, None), Error::Undecryptable),
+        ("another hash", open(sent.as_bytes(), &key, Mode::Cbc, with(Hash::Sha3_256)), Error::Hmac),
+        (
+            "another mode",
+            open(sent.as_bytes(), &key, Mode::Ctr, with(Hash::Sha256)),
+            Error::Undecryptable,
+        ),
+        (
+            "another key",
+            open(
+                sent.as_bytes(),
+                &Key::new(b"other".to_vec()).unwrap(),
+                Mode::Cbc,
+                with(Hash::Sha256),
+            ),
+            Error::Undecryptable,
+        ),
+        (
+            "no HMAC sent",
+            open(sealed(Mode::Cbc, None).as_bytes(), &key, Mode::Cbc, with(Hash::Md5)),
+            Error::Hmac,
+        ),
+    ];
+    for (name, opened, error) in tries {
+        assert_eq!(opened, Err(error), "{name}");
+    }
+}
+
+#[test]
+fn the_same_request_has_the_same_replay_digest_and_no_other_has() {
+    let (key, hmac) = (key(), hmac_key());
+    let sealed = |salt, hmac| {
+        let datagram = seal(&request(), Hash::Sha256, &key, Mode::Cbc, hmac, salt).unwrap();
+        open(datagram.as_bytes(), &key, Mode::Cbc, hmac).unwrap().replay
+    };
+    assert_eq!(sealed(SALT_1, None), sealed(SALT_1, Some((&hmac, Hash::Md5))));
+    assert_ne!(sealed(SALT_1, None), sealed([0; SALT], None));
+}
+
+#[test]
+fn what_no_fwknop_server_takes_is_not_sent() {
+    let key = key();
+    let refused =
+        |request: &Request| seal(request, Hash::Sha256, &key, Mode::Cbc, None, SALT_1).unwrap_err();
+    let mut bad = request();
+    bad.access.ports.clear();
+    assert_eq!(refused(&bad), SealError::NoPorts);
+    let mut bad = request();
+    bad.access.timeout = Some(65_537);
+    assert_eq!(refused(&bad), SealError::Timeout(65_537));
+    let mut bad = request();
+    bad.timestamp = 1 << 31;
+    assert_eq!(refused(&bad), SealError::Timestamp(1 << 31));
+    let mut bad = request();
+    (bad.user, bad.version) = ("u".parse().unwrap(), "1".parse().unwrap());
+    bad.access.ports = knocks(&["1"]);
+    bad.access.address = None;
+    let sealed = seal(&bad, Hash::Md5, &key, Mode::Cbc, None, SALT_1);
+    assert_eq!(sealed, Err(SealError::TooShort));
+    let same = HmacKey::new(b"testkey".to_vec()).unwrap();
+    let sealed = seal(&request(), Hash::Sha256, &key, Mode::Cbc, Some((&same, Hash::Md5)), SALT_1);
+    assert_eq!(sealed, Err(SealError::SameKeys));
+}
+
+#[test]
+fn the_longest_request_is_the_longest_that_fwknop_servers_take() {
+    let most = [None].into_iter().chain(Hash::ALL.map(Some)).map(max_plain);
+    assert_eq!(most.collect::<Vec<_>>(), [271, 271, 255, 255, 239, 223, 255, 223]);
+}
+
+#[test]
+fn fourteen_ports_fit_with_what_fwknop_does_by_default_and_fifteen_do_not() {
+    let hmac = hmac_key();
+    let asking = |ports: u16| {
+        let mut request = request();
+        request.access.address = Some([198, 51, 100, 7].into());
+        let ports: Vec<String> = (0..ports).map(|port| (100 + port).to_string()).collect();
+        request.access.ports = knocks(&ports.iter().map(String::as_str).collect::<Vec<_>>());
+        seal(&request, Hash::Sha256, &key(), Mode::Cbc, Some((&hmac, Hash::Sha256)), SALT_1)
+    };
+    assert!(asking(14).unwrap().len() < GNUPG_LEN);
+    let error = asking(15).unwrap_err();
+    assert!(matches!(error, SealError::TooLong { most: 255, .. }), "{error}");
+    assert!(error.to_string().contains("ask for fewer ports"));
+}
+
+#[test]
+fn keys_have_the_lengths_that_fwknop_takes() {
+    let bytes = |length| vec![b'k'; length];
+    assert!(Key::new(bytes(32)).is_ok() && HmacKey::new(bytes(128)).is_ok());
+    assert_eq!(Key::new(bytes(0)), Err(KeyError::Empty));
+    assert_eq!(Key::new(bytes(33)), Err(KeyError::TooLong { length: 33, most: 32 }));
+    assert_eq!(HmacKey::new(bytes(129)), Err(KeyError::TooLong { length: 129, most: 128 }));
+    assert_eq!(Key::new(b"__CHANGEME__".to_vec()), Err(KeyError::Placeholder));
+    assert_eq!(Key::from_base64("__CHANGEME__"), Err(KeyError::Placeholder));
+    assert_eq!(Key::from_base64("no base64!"), Err(KeyError::NotBase64));
+    assert_eq!(Key::from_base64("dGVzdGtleQ=="), Ok(key()));
+    assert_eq!(Key::from_base64("dGVzdGtleQ"), Ok(key()));
+}
+
+#[test]
+fn no_output_shows_a_key() {
+    let shown = format!("{:?} {:?} {:?}", key(), hmac_key(), Key::new(vec![b's'; 33]));
+    assert_eq!(shown, "Key(Secret(..)) HmacKey(Secret(..)) Err(TooLong { length: 33, most: 32 })");
+}
+
+prop_compose! {
+    fn any_request()(
+        random: [u8; 16],
+        user in "[a-zA-Z0-9 @._-]{1,20}",
+        timestamp in 1_000_000_000u64..END_OF_TIME,
+        address in proptest::option::of(1u32..),
+        ports in prop::collection::vec((any::<bool>(), 1u16..), 1..6),
+        timeout in proptest::option::of(0..=MAX_TIMEOUT),
+    ) -> Request {
+        let turn = |(udp, port)| format!("{port}/{}", if udp { "udp" } else { "tcp" });
+        let ports: Vec<String> = ports.into_iter().map(turn).collect();
+        Request {
+            random: Random::new(random),
+            user: user.parse().unwrap(),
+            timestamp,
+            version: Version::default(),
+            access: Access {
+                address: address.map(Into::into),
+                ports: knocks(&ports.iter().map(String::as_str).collect::<Vec<_>>()),
+                timeout,
+            },
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_sealed_opens_again(
+        request in any_request(),
+        digest in prop::sample::select(Hash::ALL.to_vec()),
+        mode in prop::sample::select(Mode::ALL.to_vec()),
+        hash in proptest::option::of(prop::sample::select(Hash::ALL.to_vec())),
+        salt: [u8; SALT],
+    ) {
+        let hmac_key = hmac_key();
+        let hmac = hash.map(|hash| (&hmac_key, hash));
+        match seal(&request, digest, &key(), mode, hmac, salt) {
+            Ok(datagram) => {
+                let opened = open(datagram.as_bytes(), &key(), mode, hmac).unwrap();
+                prop_assert_eq!(opened.request, request);
+            }
+            Err(error) => prop_assert!(matches!(error, SealError::TooLong { .. }), "{}", error),
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(datagram in prop::collection::vec(any::<u8>(), 0..1_600)) {
+        let _ = heard(&datagram);
+        let _ = heard_without(&datagram);
+    }
+
+    #[test]
+    fn nothing_that_looks_like_a_request_makes_it_panic(
+        datagram in "[89+/][A-Za-z0-9+/]{139,600}",
+        mode in prop::sample::select(Mode::ALL.to_vec()),
+    ) {
+        let _ = open(datagram.as_bytes(), &key(), mode, None);
+        let _ = open(datagram.as_bytes(), &key(), mode, Some((&hmac_key(), Hash::Sha512)));
+    }
+
+    #[test]
+    fn no_text_that_was_encrypted_makes_it_panic(plain in "[0-9]{16}:[ -~]{20,200}") {
+        let _ = heard(sent_plain(plain.as_bytes()));
+        let _ = heard(sent(&plain));
+    }
+
+    #[test]
+    fn no_text_makes_a_key_panic(text in ".{0,50}") {
+        let _ = Key::from_base64(&text);
+        let _ = HmacKey::from_base64(&text);
+    }
+}
