@@ -79,7 +79,9 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<Source, Diagnos
     let text = read_text(file, MAX_SIZE).map_err(|error| match error {
         TextError::Io(error) => unreadable(path, &error),
         TextError::TooLarge => Diagnostic::file(path, "too large for a configuration"),
-        TextError::NotText(line) => Diagnostic::file(path, format!("line {line} is not UTF-8 text")),
+        TextError::NotText(line) => {
+            Diagnostic::file(path, format!("line {line} is not UTF-8 text"))
+        }
     })?;
     let mode = if options.insecure_permissions { 0o600 } else { metadata.mode() };
     Ok(Source::of_mode(path, text.as_str(), mode))
@@ -182,7 +184,8 @@ const OTHERS_WRITE: u32 = 0o022;
 pub(super) fn exposed(at: &Place) -> Option<Diagnostic> {
     let mode = at.file_mode().filter(|mode| mode & OTHERS_READ != 0)?;
     let shown = at.path().display();
-    let message = format!("holds a secret, and others than its owner can read it (mode {mode:04o})");
+    let message =
+        format!("holds a secret, and others than its owner can read it (mode {mode:04o})");
     let help = format!("run: chmod go-rwx {shown}; --insecure-permissions reads it as it is");
     Some(Diagnostic::file(at.path(), message).help(help))
 }

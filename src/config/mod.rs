@@ -13,7 +13,6 @@ mod how;
 pub mod knockd_conf;
 pub mod lint;
 pub mod load;
-mod name;
 pub mod one_time;
 mod opening;
 pub mod raw;
@@ -24,12 +23,12 @@ mod via;
 pub mod watch;
 mod yaml;
 
+pub use crate::proto::name::{Name, NameError};
 pub use client::{AddressPolicy, Client, FwknopClient, SpaClient, TotpClient};
 pub use commands::PATH;
 pub use door::{Door, DoorPlaces, Recognition};
 pub use email::{Email, EmailError};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
-pub use name::{Name, NameError};
 pub use opening::Opening;
 pub use settings::{Fwknop, Lockout, Log, LogFormat, LogLevel, OnExit, Settings, Spa};
 pub use template::{

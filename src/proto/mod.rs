@@ -5,6 +5,7 @@ pub mod duration;
 pub mod flags;
 pub mod fwknop;
 pub mod knock;
+pub mod name;
 pub mod network;
 pub mod ports;
 pub mod secret;

@@ -1,19 +1,233 @@
-//! The native SPA datagram.
+//! The native SPA datagram, version 1: 192 bytes that say one request, to one server only.
+//!
+//! To whoever lacks the server's public key they are random. What they hold and how is in
+//! knock-spa(7).
 
-use serde::{Deserialize, Serialize};
+mod key;
+mod noise;
+mod payload;
+#[cfg(test)]
+mod tests;
 
-/// An X25519 public key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PublicKey([u8; 32]);
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU16, NonZeroU32};
 
-impl PublicKey {
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use snow::params::NoiseParams;
+
+pub use self::key::{KEY_LEN, KeyError, PrivateKey, PublicKey};
+pub use self::payload::{Malformed, PAYLOAD_LEN};
+use crate::proto::name::Name;
+use crate::time::Wall;
+
+/// Bytes in a datagram: all have this length.
+pub const LEN: usize = 192;
+/// The port that a server listens to unless told otherwise.
+pub const PORT: u16 = 62201;
+
+const TAG_LEN: usize = 16;
+const MASK_FROM: usize = LEN - 16;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Whom to open or close for.
+    pub open: Addresses,
+    /// Close instead.
+    pub close: bool,
+    /// Let only this source port in; otherwise any.
+    pub source_port: Option<NonZeroU16>,
+    /// In seconds; otherwise as the door says.
+    pub open_for: Option<NonZeroU32>,
+    /// When the client made it. No two requests of one key have the same.
+    pub stamp: Stamp,
+    /// The door; otherwise the client's only one.
+    pub door: Option<Name>,
+}
+
+/// Whom a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// The address that the datagram comes from.
+    Observed,
+    Given(Given),
+}
+
+/// An address, or one of each family; each of them can be a host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+impl Given {
     #[must_use]
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub const fn v4(&self) -> Option<Ipv4Addr> {
+        self.v4
     }
 
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub const fn v6(&self) -> Option<Ipv6Addr> {
+        self.v6
+    }
+
+    /// The addresses, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// Why nothing can be opened for some addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    #[error("no address is given, and the observed one is not asked for")]
+    None,
+    #[error("{0} is not the address of a host")]
+    OfNoHost(IpAddr),
+}
+
+/// When a request was made: microseconds since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+}
+
+/// Drops what is less than a microsecond.
+impl From<Wall> for Stamp {
+    fn from(wall: Wall) -> Self {
+        Self(wall.as_nanos() / 1_000)
+    }
+}
+
+/// Why a datagram says nothing that counts; the later it is found, the more it cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("not made for this server")]
+    BadTag,
+    #[error("made with this server's public key, but not by any client")]
+    Undecryptable,
+    #[error("malformed: {why}")]
+    Malformed { client: PublicKey, why: Malformed },
+}
+
+/// The datagram in which a client asks a server.
+///
+/// `ephemeral` is 32 bytes of fresh randomness, for this one datagram.
+#[must_use]
+pub fn seal(
+    request: &Request,
+    client: &PrivateKey,
+    server: &PublicKey,
+    ephemeral: [u8; KEY_LEN],
+) -> [u8; LEN] {
+    seal_payload(&request.encode(), client, server, ephemeral)
+}
+
+fn seal_payload(
+    payload: &[u8; PAYLOAD_LEN],
+    client: &PrivateKey,
+    server: &PublicKey,
+    ephemeral: [u8; KEY_LEN],
+) -> [u8; LEN] {
+    let mut datagram = [0; LEN];
+    let (tag, body) = datagram.split_at_mut(TAG_LEN);
+    body.copy_from_slice(&noise::write(client, server, ephemeral, payload));
+    let states = States::new(server);
+    states.mask(body);
+    tag.copy_from_slice(&states.tag(body)[..TAG_LEN]);
+    datagram
+}
+
+/// What opens the datagrams that were made for one server key. Two keys need two of it.
+#[derive(Clone)]
+pub struct Opener {
+    states: States,
+    server: PrivateKey,
+    params: NoiseParams,
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener").finish_non_exhaustive()
+    }
+}
+
+impl Opener {
+    #[must_use]
+    pub fn new(server: PrivateKey) -> Self {
+        Self { states: States::new(&server.public()), server, params: noise::params() }
+    }
+
+    /// Whether a datagram was made by someone who holds the server's public key.
+    ///
+    /// It costs one HMAC: nothing is allocated, nothing depends on where the tag is wrong.
+    #[must_use]
+    pub fn has_tag(&self, datagram: &[u8]) -> bool {
+        match datagram.split_first_chunk::<TAG_LEN>() {
+            Some((tag, body)) if datagram.len() == LEN => {
+                self.states.tag.clone().chain_update(body).verify_truncated_left(tag).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Who asks, and for what.
+    ///
+    /// # Errors
+    /// [`Error`], by the first step that failed.
+    pub fn open(&self, datagram: &[u8; LEN]) -> Result<(PublicKey, Request), Error> {
+        if !self.has_tag(datagram) {
+            return Err(Error::BadTag);
+        }
+        let mut message = [0; noise::MESSAGE_LEN];
+        message.copy_from_slice(&datagram[TAG_LEN..]);
+        self.states.mask(&mut message);
+        let (client, payload) =
+            noise::read(self.params.clone(), &self.server, &message).ok_or(Error::Undecryptable)?;
+        match Request::decode(&payload) {
+            Ok(request) => Ok((client, request)),
+            Err(why) => Err(Error::Malformed { client, why }),
+        }
+    }
+}
+
+/// The two HMACs that a server's public key gives, each with its key taken in.
+#[derive(Clone)]
+struct States {
+    tag: Hmac<Sha256>,
+    mask: Hmac<Sha256>,
+}
+
+impl States {
+    fn new(server: &PublicKey) -> Self {
+        let state = |label: &[u8]| {
+            let key = Sha256::new().chain_update(label).chain_update(server.as_bytes()).finalize();
+            Hmac::new_from_slice(&key).expect("a key of any length")
+        };
+        Self { tag: state(b"knock spa v1 tag"), mask: state(b"knock spa v1 mask") }
+    }
+
+    fn tag(&self, body: &[u8]) -> [u8; 32] {
+        self.tag.clone().chain_update(body).finalize().into_bytes().into()
+    }
+
+    /// Masks the ephemeral key at the front of a body, or takes the mask off.
+    fn mask(&self, body: &mut [u8]) {
+        let (ephemeral, rest) = body.split_at_mut(KEY_LEN);
+        let last = &rest[MASK_FROM - TAG_LEN - KEY_LEN..];
+        let mask = self.mask.clone().chain_update(last).finalize().into_bytes();
+        ephemeral.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
     }
 }

@@ -1,0 +1,272 @@
+//! X25519 keys as people carry them: 32 bytes in standard base64.
+
+use std::fmt;
+use std::str::FromStr;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::noise;
+use crate::proto::secret::Secret;
+
+/// Bytes in a key, private or public.
+pub const KEY_LEN: usize = 32;
+const TEXT_LEN: usize = 44;
+
+/// The points whose product with any private key is the same: whoever holds one proves nothing.
+const LOW_ORDER: [[u8; KEY_LEN]; 7] = {
+    const fn near_p(last: u8) -> [u8; KEY_LEN] {
+        let mut point = [0xff; KEY_LEN];
+        point[0] = last;
+        point[KEY_LEN - 1] = 0x7f;
+        point
+    }
+    let mut one = [0; KEY_LEN];
+    one[0] = 1;
+    [
+        [0; KEY_LEN],
+        one,
+        [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f,
+            0xc4, 0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16,
+            0x5f, 0x49, 0xb8, 0x00,
+        ],
+        [
+            0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83,
+            0xef, 0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd,
+            0xd0, 0x9f, 0x11, 0x57,
+        ],
+        near_p(0xec),
+        near_p(0xed),
+        near_p(0xee),
+    ]
+};
+
+/// Why something is no key. It never quotes what was read: that may be a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error(
+        "a key has 44 characters of base64, this has {0}: copy it whole, with the '=' at its end"
+    )]
+    Length(usize),
+    #[error("character {0} of the key is none that base64 has there: copy it anew")]
+    Character(usize),
+    #[error("this is no public key that anyone can hold: copy it anew from its owner")]
+    LowOrder,
+}
+
+/// A public key with which a handshake can succeed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublicKey([u8; KEY_LEN]);
+
+impl PublicKey {
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+}
+
+impl TryFrom<[u8; KEY_LEN]> for PublicKey {
+    type Error = KeyError;
+
+    fn try_from(bytes: [u8; KEY_LEN]) -> Result<Self, KeyError> {
+        // The highest bit does not count (RFC 7748, section 5).
+        let mut point = bytes;
+        point[KEY_LEN - 1] &= 0x7f;
+        if LOW_ORDER.contains(&point) { Err(KeyError::LowOrder) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::try_from(*decode(text)?)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        BASE64.encode_display(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+impl TryFrom<String> for PublicKey {
+    type Error = KeyError;
+
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        text.parse()
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        key.to_string()
+    }
+}
+
+/// A private key: never printed, overwritten when it is dropped.
+///
+/// It is serialised only into what a keeper hands its watcher, which is memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Secret", into = "Secret")]
+pub struct PrivateKey(Secret);
+
+impl PrivateKey {
+    /// The public key that belongs to it.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        // A base point times a clamped number is never of low order.
+        PublicKey(noise::public(self.0.expose()))
+    }
+
+    /// The line of a key file, without its end.
+    #[must_use]
+    pub fn encode(&self) -> Zeroizing<String> {
+        Zeroizing::new(BASE64.encode(self.0.expose()))
+    }
+
+    pub(super) fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+/// Takes 32 random bytes for a new key.
+impl From<[u8; KEY_LEN]> for PrivateKey {
+    fn from(random: [u8; KEY_LEN]) -> Self {
+        Self(random.into())
+    }
+}
+
+/// Reads what a key file holds: one line.
+impl FromStr for PrivateKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(|bytes| Self((*bytes).into()))
+    }
+}
+
+impl TryFrom<Secret> for PrivateKey {
+    type Error = KeyError;
+
+    fn try_from(secret: Secret) -> Result<Self, KeyError> {
+        match secret.expose().len() {
+            KEY_LEN => Ok(Self(secret)),
+            other => Err(KeyError::Length(other.div_ceil(3) * 4)),
+        }
+    }
+}
+
+impl From<PrivateKey> for Secret {
+    fn from(key: PrivateKey) -> Self {
+        key.0
+    }
+}
+
+fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    let text = text.trim();
+    if let Some(position) = text.chars().position(|c| !c.is_ascii()) {
+        return Err(KeyError::Character(position + 1));
+    }
+    if text.len() != TEXT_LEN {
+        return Err(KeyError::Length(text.len()));
+    }
+    // Room for what 44 characters without padding hold.
+    let mut room = Zeroizing::new([0; TEXT_LEN / 4 * 3]);
+    let read = BASE64
+        .decode_mut(text.as_bytes(), room.as_mut())
+        .map_err(|partial| KeyError::Character(partial.error.position + 1))?;
+    let bytes = room.get(..read).and_then(|bytes| <[u8; KEY_LEN]>::try_from(bytes).ok());
+    bytes.map(Zeroizing::new).ok_or(KeyError::Character(TEXT_LEN))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PRIVATE: &str = "uYMqxqI17aCacPp6idHMh0dtJZZSZ9PlaFvOcmwg7C4=";
+    const PUBLIC: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
+
+    #[test]
+    fn a_private_key_has_its_public_key() {
+        let private: PrivateKey = PRIVATE.parse().unwrap();
+        assert_eq!(private.public().to_string(), PUBLIC);
+        assert_eq!(private.encode().as_str(), PRIVATE);
+    }
+
+    #[test]
+    fn a_key_file_ends_with_its_line() {
+        assert_eq!(format!("{PRIVATE}\n").parse::<PrivateKey>(), PRIVATE.parse());
+    }
+
+    #[test]
+    fn no_output_shows_a_private_key() {
+        let private: PrivateKey = PRIVATE.parse().unwrap();
+        assert_eq!(format!("{private:?}"), "PrivateKey(Secret(..))");
+        for cut in 0..PRIVATE.len() {
+            let error = PRIVATE[cut..].replace('p', "*").parse::<PrivateKey>().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("idHMh"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_an_error_that_says_why() {
+        assert_eq!("".parse::<PublicKey>(), Err(KeyError::Length(0)));
+        assert_eq!(PUBLIC[..43].parse::<PublicKey>(), Err(KeyError::Length(43)));
+        assert_eq!(PUBLIC.replace('/', "_").parse::<PublicKey>(), Err(KeyError::Character(28)));
+        // 33 bytes, and 31.
+        assert_eq!("A".repeat(44).parse::<PublicKey>(), Err(KeyError::Character(44)));
+        let short = format!("{}==", "A".repeat(42));
+        assert_eq!(short.parse::<PublicKey>(), Err(KeyError::Character(44)));
+        // Bits behind the last byte.
+        assert!(PUBLIC.replace("6kA=", "6kB=").parse::<PublicKey>().is_err());
+    }
+
+    #[test]
+    fn a_point_that_gives_every_key_the_same_secret_is_no_public_key() {
+        for mut point in LOW_ORDER {
+            assert!(noise::agree(&[7; KEY_LEN], &point).is_none(), "{point:x?}");
+            assert_eq!(PublicKey::try_from(point), Err(KeyError::LowOrder));
+            point[KEY_LEN - 1] |= 0x80;
+            assert!(noise::agree(&[7; KEY_LEN], &point).is_none(), "{point:x?}");
+            assert_eq!(PublicKey::try_from(point), Err(KeyError::LowOrder));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_read_as_it_was_written(random: [u8; KEY_LEN]) {
+            let private = PrivateKey::from(random);
+            prop_assert_eq!(private.encode().parse(), Ok(private.clone()));
+            let public = private.public();
+            prop_assert_eq!(public.to_string().parse(), Ok(public));
+            prop_assert_eq!(serde_json::from_value(serde_json::to_value(&private).unwrap()).ok(), Some(private));
+            prop_assert_eq!(serde_json::from_value(serde_json::to_value(public).unwrap()).ok(), Some(public));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,60}") {
+            let _ = text.parse::<PrivateKey>();
+            let _ = text.parse::<PublicKey>();
+        }
+
+        #[test]
+        fn a_point_that_agrees_with_nobody_is_refused(point: [u8; KEY_LEN]) {
+            prop_assert_eq!(
+                PublicKey::try_from(point).is_ok(),
+                noise::agree(&[7; KEY_LEN], &point).is_some()
+            );
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `Noise_X_25519_ChaChaPoly_SHA256` in one message, on keys and randomness that are passed in.
+
+use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::{Cipher, Dh, Hash, Random};
+use snow::{Builder, HandshakeState};
+
+use super::key::{KEY_LEN, PrivateKey, PublicKey};
+use super::payload::PAYLOAD_LEN;
+
+const PATTERN: &str = "Noise_X_25519_ChaChaPoly_SHA256";
+const PROLOGUE: &[u8] = b"knock spa v1";
+/// e, s with its tag, the payload with its tag.
+pub const MESSAGE_LEN: usize = KEY_LEN + (KEY_LEN + 16) + (PAYLOAD_LEN + 16);
+
+/// The pattern, parsed once.
+pub fn params() -> NoiseParams {
+    PATTERN.parse().expect("a pattern that the library has")
+}
+
+/// The message in which a client says `payload` to a server.
+pub fn write(
+    client: &PrivateKey,
+    server: &PublicKey,
+    ephemeral: [u8; KEY_LEN],
+    payload: &[u8; PAYLOAD_LEN],
+) -> [u8; MESSAGE_LEN] {
+    let mut message = [0; MESSAGE_LEN];
+    builder(params(), Some(ephemeral))
+        .local_private_key(client.expose())
+        .and_then(|builder| builder.remote_public_key(server.as_bytes()))
+        .and_then(|builder| builder.prologue(PROLOGUE))
+        .and_then(Builder::build_initiator)
+        .and_then(|mut state| state.write_message(payload, &mut message))
+        .expect("keys that agree, and room for the message");
+    message
+}
+
+/// Who says what in a message to a server; nothing unless all of it is genuine.
+pub fn read(
+    params: NoiseParams,
+    server: &PrivateKey,
+    message: &[u8; MESSAGE_LEN],
+) -> Option<(PublicKey, [u8; PAYLOAD_LEN])> {
+    let mut state = builder(params, None)
+        .local_private_key(server.expose())
+        .and_then(|builder| builder.prologue(PROLOGUE))
+        .and_then(Builder::build_responder)
+        .ok()?;
+    let mut payload = [0; PAYLOAD_LEN];
+    let read = state.read_message(message, &mut payload).ok()?;
+    if read != PAYLOAD_LEN {
+        return None;
+    }
+    Some((client(&state)?, payload))
+}
+
+fn client(state: &HandshakeState) -> Option<PublicKey> {
+    let bytes = <[u8; KEY_LEN]>::try_from(state.get_remote_static()?).ok()?;
+    PublicKey::try_from(bytes).ok()
+}
+
+/// The public key of a private one.
+pub fn public(private: &[u8]) -> [u8; KEY_LEN] {
+    let mut dh = Contributory::default();
+    dh.set(private);
+    let mut public = [0; KEY_LEN];
+    public.copy_from_slice(dh.pubkey());
+    public
+}
+
+/// What a private key and a point agree on, if both of them count.
+#[cfg(test)]
+pub fn agree(private: &[u8; KEY_LEN], point: &[u8; KEY_LEN]) -> Option<[u8; KEY_LEN]> {
+    let mut dh = Contributory::default();
+    dh.set(private);
+    let mut secret = [0; KEY_LEN];
+    dh.dh(point, &mut secret).ok().map(|()| secret)
+}
+
+fn builder<'keys>(params: NoiseParams, ephemeral: Option<[u8; KEY_LEN]>) -> Builder<'keys> {
+    Builder::with_resolver(params, Box::new(Resolver(ephemeral)))
+}
+
+/// The library's own primitives, but for randomness, which it is given, and for agreement, which
+/// [`Contributory`] checks.
+struct Resolver(Option<[u8; KEY_LEN]>);
+
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Given(self.0)))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        match choice {
+            DHChoice::Curve25519 => Some(Box::new(Contributory::default())),
+            _ => None,
+        }
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+/// Randomness that was asked for beforehand; it is given away once.
+struct Given(Option<[u8; KEY_LEN]>);
+
+impl Random for Given {
+    fn try_fill_bytes(&mut self, room: &mut [u8]) -> Result<(), snow::Error> {
+        match self.0.take() {
+            Some(bytes) if bytes.len() == room.len() => {
+                room.copy_from_slice(&bytes);
+                Ok(())
+            }
+            _ => Err(snow::Error::Rng),
+        }
+    }
+}
+
+/// X25519 that refuses a secret to which only one side contributed (RFC 7748, section 6.1).
+struct Contributory(Box<dyn Dh>);
+
+impl Default for Contributory {
+    fn default() -> Self {
+        let dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519);
+        Self(dh.expect("a curve that the library has"))
+    }
+}
+
+impl Dh for Contributory {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn pub_len(&self) -> usize {
+        self.0.pub_len()
+    }
+
+    fn priv_len(&self) -> usize {
+        self.0.priv_len()
+    }
+
+    fn set(&mut self, private: &[u8]) {
+        self.0.set(private);
+    }
+
+    fn generate(&mut self, random: &mut dyn Random) -> Result<(), snow::Error> {
+        self.0.generate(random)
+    }
+
+    fn pubkey(&self) -> &[u8] {
+        self.0.pubkey()
+    }
+
+    fn privkey(&self) -> &[u8] {
+        self.0.privkey()
+    }
+
+    fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
+        self.0.dh(point, secret)?;
+        // All of it is looked at, whatever it holds.
+        let any = secret.iter().fold(0, |any, byte| any | byte);
+        if any == 0 { Err(snow::Error::Dh) } else { Ok(()) }
+    }
+}
