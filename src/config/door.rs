@@ -14,6 +14,7 @@ use super::{How, Lockout, Name};
 use crate::proto::duration;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
+use crate::proto::totp::Scheme;
 
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -47,6 +48,8 @@ pub struct Recognition {
     /// Up to 32 knocks; none where no sequence of this kind opens it, or the last one-time sequence
     /// is used up.
     pub sequence: Vec<Knock>,
+    /// How the sequences of its clients rotate, where those open it too.
+    pub totp: Option<Scheme>,
     /// Whether a native SPA datagram opens it.
     pub spa: bool,
     /// Whether a datagram of fwknop opens it.
@@ -71,6 +74,7 @@ impl Recognition {
         Self {
             name,
             sequence: Vec::new(),
+            totp: None,
             spa: false,
             fwknop: false,
             lockout: None,

@@ -1,4 +1,5 @@
-//! Which ports each door watches: those of its sequence and the trip-wires around them.
+//! Which ports each door watches for its sequence: those of the sequence and the trip-wires around
+//! them.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -7,23 +8,45 @@ use super::Recognition;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
-/// What each door watches, in the order of the doors: the ports of its sequence, and as trip-wires
-/// the ports around them that no door knocks on or opens.
+/// What each door watches for its fixed sequence, in the order of the doors: the ports of the
+/// sequence, and as trip-wires the ports around them that no door knocks on or opens. Empty for a
+/// door without one.
+///
+/// Rotating sequences are a track of their own, which watches [`Scheme::watched`]: their range is
+/// known to be knocked on, so no port of it is a trip-wire of any door.
 ///
 /// Trip-wires have the protocol of the knock that they surround. So two doors that share no port
 /// in their sequences never see the same knock of a person, and a service that a door opens can be
 /// used without breaking anyone's sequence.
 ///
 /// Time and space grow with the ports that come out, not with the square of the doors.
+///
+/// [`Scheme::watched`]: crate::proto::totp::Scheme::watched
 #[must_use]
 pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<PortSet> {
     let doors: Vec<&Recognition> = doors.into_iter().collect();
-    let taken: BTreeSet<Knock> =
-        doors.iter().flat_map(|door| door.sequence.iter().chain(&door.opens)).copied().collect();
+    let mut rotating = PortSet::new();
+    for scheme in doors.iter().filter_map(|door| door.totp) {
+        rotating.extend_from(&scheme.watched());
+    }
+    let taken = Taken {
+        knocks: doors
+            .iter()
+            .flat_map(|door| door.sequence.iter().chain(&door.opens))
+            .copied()
+            .collect(),
+        rotating,
+    };
     doors.iter().map(|door| watch_set(door, &taken)).collect()
 }
 
-fn watch_set(door: &Recognition, taken: &BTreeSet<Knock>) -> PortSet {
+/// The ports that are nobody's trip-wires.
+struct Taken {
+    knocks: BTreeSet<Knock>,
+    rotating: PortSet,
+}
+
+fn watch_set(door: &Recognition, taken: &Taken) -> PortSet {
     let mut around = PortSet::new();
     for knock in &door.sequence {
         let low = knock.port.get().saturating_sub(door.trip_wires);
@@ -36,9 +59,10 @@ fn watch_set(door: &Recognition, taken: &BTreeSet<Knock>) -> PortSet {
     let mut set = PortSet::new();
     for protocol in Protocol::ALL {
         for (low, high) in around.ranges(protocol) {
-            insert_untaken(&mut set, protocol, low, high, taken);
+            insert_untaken(&mut set, protocol, low, high, &taken.knocks);
         }
     }
+    let mut set = set.without(&taken.rotating);
     set.extend(door.sequence.iter().copied());
     set
 }
@@ -68,10 +92,10 @@ fn insert_untaken(
 
 #[cfg(test)]
 mod tests {
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::totp::{Mode, Protocols, Scheme};
 
     fn door(sequence: &[Knock], trip_wires: u16, opens: &[Knock]) -> Recognition {
         Recognition {
@@ -126,6 +150,18 @@ mod tests {
     fn a_door_watches_its_own_knocks_even_where_a_door_opens_them() {
         let sets = watch_sets(&[door(&[knock("22")], 0, &[knock("22")])]);
         assert_eq!(tcp(&sets[0]), [(22, 22)]);
+    }
+
+    #[test]
+    fn no_port_of_a_rotating_sequence_is_a_trip_wire() {
+        let port = |number| NonZeroU16::new(number).unwrap();
+        let (low, high) = (port(7001), port(7100));
+        let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
+        let scheme = Scheme::new(mode, 30, 1).unwrap();
+        let rotates = Recognition { totp: Some(scheme), ..door(&[], 2, &[]) };
+        let sets = watch_sets(&[rotates, door(&[knock("7000"), knock("7099")], 3, &[])]);
+        assert!(sets[0].is_empty());
+        assert_eq!(tcp(&sets[1]), [(6997, 7000), (7099, 7099), (7101, 7102)]);
     }
 
     fn any_knock() -> impl Strategy<Value = Knock> {

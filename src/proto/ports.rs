@@ -67,6 +67,13 @@ impl PortSet {
         ranges.splice(at..=at, below.into_iter().chain(above));
     }
 
+    /// The ports of this set that are not in another.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let of = |protocol| without(self.ranges_of(protocol), other.ranges_of(protocol));
+        Self { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }
+    }
+
     #[must_use]
     pub fn contains(&self, knock: Knock) -> bool {
         let port = knock.port.get();
@@ -104,6 +111,22 @@ impl PortSet {
             }
         }
     }
+}
+
+fn without(ranges: &[(u16, u16)], other: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut left = Vec::new();
+    for &(low, high) in ranges {
+        let mut from = Some(low);
+        let above = other.partition_point(|&(_, end)| end < low);
+        for &(start, end) in other.iter().skip(above).take_while(|(start, _)| *start <= high) {
+            if let Some(from) = from.filter(|from| *from < start) {
+                left.push((from, start - 1));
+            }
+            from = end.checked_add(1).filter(|next| *next <= high);
+        }
+        left.extend(from.map(|from| (from, high)));
+    }
+    left
 }
 
 impl Extend<Knock> for PortSet {
@@ -157,6 +180,29 @@ mod tests {
             }
             prop_assert_eq!(set.len(), model.len());
             let ranges: Vec<_> = set.ranges(Protocol::Udp).collect();
+            prop_assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+        }
+
+        #[test]
+        fn what_is_left_without_another_set_is_in_this_one_alone(
+            one in prop::collection::vec((prop_oneof![1u16..60, 65500..=65529u16], 0u16..6), 0..9),
+            other in prop::collection::vec((prop_oneof![1u16..60, 65500..=65529u16], 0u16..6), 0..9),
+        ) {
+            let set = |ranges: &[(u16, u16)]| {
+                let mut set = PortSet::new();
+                for (low, width) in ranges {
+                    set.insert_range(Protocol::Tcp, port(*low)..=port(*low + *width));
+                }
+                set
+            };
+            let (one, other) = (set(&one), set(&other));
+            let left = one.without(&other);
+            for number in (1..80).chain(65480..=65535) {
+                let here = Knock::new(Protocol::Tcp, port(number));
+                prop_assert_eq!(left.contains(here), one.contains(here) && !other.contains(here));
+            }
+            let ranges: Vec<_> = left.ranges(Protocol::Tcp).collect();
+            prop_assert!(ranges.iter().all(|(low, high)| low <= high));
             prop_assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
         }
     }
