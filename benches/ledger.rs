@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use divan::Bencher;
 use libknock::config::Rendered;
-use libknock::grants::{By, GrantId, GrantState, Means, Record, Step};
+use libknock::grants::{By, Change, GrantId, GrantState, Means, Place, Record, Step};
 use libknock::ledger::{Entry, Event, Flush, Ledger, Opened, Proof, Query};
 use libknock::time::{BootId, Monotonic, Wall};
 use tempfile::TempDir;
@@ -21,10 +21,11 @@ fn record(id: u64) -> Record {
     };
     Record {
         id: GrantId(id),
-        door: "ssh".parse().unwrap(),
-        address: IpAddr::V4(Ipv4Addr::from(u32::try_from(id).unwrap())),
-        client: None,
-        by: By::Sequence,
+        place: Place::new(
+            "ssh".parse().unwrap(),
+            IpAddr::V4(Ipv4Addr::from(u32::try_from(id).unwrap())),
+        ),
+        opener: By::Sequence.into(),
         state: GrantState::Starting,
         boot: BootId::default(),
         deadline: Monotonic::ZERO,
@@ -63,7 +64,7 @@ fn record_a_grant(bencher: Bencher, flush: Flush) {
     let mut id = 0;
     bencher.bench_local(|| {
         id += 1;
-        ledger.record(&record(id), None, flush).unwrap()
+        ledger.write(&[Change::Record(record(id))], None, flush).unwrap()
     });
 }
 
@@ -73,14 +74,14 @@ fn record_a_grant_and_use_up_a_proof(bencher: Bencher, flush: Flush) {
     let mut id = 0;
     bencher.bench_local(|| {
         id += 1;
-        ledger.record(&record(id), Some(&proof(id)), flush).unwrap()
+        ledger.write(&[Change::Record(record(id))], Some(&proof(id)), flush).unwrap()
     });
 }
 
 #[divan::bench]
 fn advance(bencher: Bencher) {
     let (_directory, mut ledger) = open();
-    let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+    let _ = ledger.write(&[Change::Record(record(1))], None, Flush::No).unwrap();
     // What is the same as before is not written.
     let mut states = GrantState::ALL.iter().copied().cycle();
     bencher.bench_local(|| {
@@ -121,7 +122,7 @@ fn tidy(bencher: Bencher) {
 fn open_with_grants(bencher: Bencher, grants: u64) {
     let (directory, mut ledger) = open();
     for id in 0..grants {
-        let _ = ledger.record(&record(id), None, Flush::No).unwrap();
+        let _ = ledger.write(&[Change::Record(record(id))], None, Flush::No).unwrap();
     }
     drop(ledger);
     bencher.bench_local(|| Ledger::open(directory.path(), Wall::ZERO).unwrap().records.len());

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -145,6 +146,9 @@ pub struct DoorStatus {
 pub struct GrantStatus {
     pub door: Name,
     pub address: IpAddr,
+    /// Only connections from this port pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<NonZeroU16>,
     pub client: Option<Name>,
     /// What opened it: `sequence`, `knockctl`, …
     pub by: String,

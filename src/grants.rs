@@ -12,15 +12,16 @@ mod recovery;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::record::{By, Element, GrantState, Means, Record, UnknownWord};
+pub use self::record::{By, Element, GrantState, Means, Opener, Place, Record, UnknownWord};
 pub use self::recovery::{Held, Recovered};
 use crate::config::{Door, Family, Holes, How, Name, Rendered};
 use crate::engine::Reason;
-use crate::time::{BootId, Monotonic, Now};
+use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// Names one grant among all that have not closed, over restarts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,23 +44,25 @@ pub struct Step {
 }
 
 impl Deed {
-    /// What opening `door` for `address` does; for as long as the door says where no other time is
-    /// given.
+    /// What opening `door` for `wanted` does.
     ///
     /// # Errors
-    /// [`Reason::NoCommand`] when nothing opens the door for the family of the address.
-    pub fn of(door: &Door, address: IpAddr, open_for: Option<Duration>) -> Result<Self, Reason> {
+    /// [`Reason::NoCommand`] when nothing opens the door for the family of the address,
+    /// [`Reason::SourcePort`] when it cannot be opened for one source port only.
+    pub fn of(door: &Door, wanted: &Wanted<'_>) -> Result<Self, Reason> {
         let opening = &door.opening;
+        let Wanted { address, source_port, client, open_for } = *wanted;
         let open_for = open_for.unwrap_or(opening.open_for);
         let means = match &opening.how {
-            How::Guard => Means::Kernel(Element::of_guard(door.name(), address)),
+            How::Guard => Means::Kernel(Element::of_guard(door.name(), address, source_port)),
+            _ if source_port.is_some() => return Err(Reason::SourcePort),
             How::Set(set) => Means::Kernel(Element::of_set(set, address).ok_or(Reason::NoCommand)?),
             How::Commands { commands, .. } => {
                 let pair = commands.of(Family::of(address));
                 let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
                 let step = |port| {
                     let seconds = open_for.as_secs();
-                    let holes = Holes { address, door: door.name(), client: None, port, seconds };
+                    let holes = Holes { address, door: door.name(), client, port, seconds };
                     let close = pair.close.as_ref().map(|close| close.render(&holes));
                     Step { open: open.render(&holes), close }
                 };
@@ -79,6 +82,105 @@ impl Deed {
         match &self.means {
             Means::Commands(steps) => steps.iter().all(|step| step.close.is_none()),
             Means::Kernel(_) => false,
+        }
+    }
+}
+
+/// For whom a door is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub address: IpAddr,
+    /// Only for connections from this port.
+    pub source_port: Option<NonZeroU16>,
+    pub client: Option<&'a Name>,
+    /// For how long; `None`: as the door says.
+    pub open_for: Option<Duration>,
+}
+
+impl Wanted<'_> {
+    /// An address, for as long as the door says.
+    #[must_use]
+    pub const fn by(address: IpAddr) -> Self {
+        Self { address, source_port: None, client: None, open_for: None }
+    }
+}
+
+/// What a completed knock would lead to. Nothing has happened yet: what is in it can be recorded
+/// first, and [`Grants::take`] then makes it so.
+#[must_use]
+#[derive(Debug)]
+pub struct Asked {
+    place: Place,
+    opener: Opener,
+    until: Monotonic,
+    deed: Deed,
+    answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Open(GrantId),
+    Act,
+    Extend(GrantId, Monotonic),
+    Wait(GrantId),
+}
+
+/// What the ledger has to know before something asked for happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Record(Record),
+    Extend(GrantId, Extension),
+}
+
+/// A later deadline for an open grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    pub deadline: Monotonic,
+    pub until: Wall,
+    pub opener: Opener,
+}
+
+impl Asked {
+    /// What has to be recorded; `None`: it makes no grant, or not yet.
+    #[must_use]
+    pub fn change(&self, now: Now, boot: BootId) -> Option<Change> {
+        match self.answer {
+            Answer::Open(id) => {
+                let grant = self.grant();
+                Some(Change::Record(grant.record(id, now, boot)))
+            }
+            Answer::Extend(id, deadline) => {
+                let until = now.wall + deadline.since(now.monotonic);
+                let opener = self.opener.clone();
+                Some(Change::Extend(id, Extension { deadline, until, opener }))
+            }
+            Answer::Act | Answer::Wait(_) => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    #[must_use]
+    pub const fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
+    /// Whether the kernel both opens and ends it.
+    #[must_use]
+    pub const fn is_the_kernels(&self) -> bool {
+        matches!(self.deed.means, Means::Kernel(_))
+    }
+
+    fn grant(&self) -> Grant {
+        Grant {
+            place: self.place.clone(),
+            opener: self.opener.clone(),
+            state: State::Starting,
+            deadline: self.until,
+            means: self.deed.means.clone(),
         }
     }
 }
@@ -125,8 +227,7 @@ pub enum AfterOpen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expired {
     pub id: GrantId,
-    pub door: Name,
-    pub address: IpAddr,
+    pub place: Place,
     pub close: Vec<Rendered>,
     /// The element to delete, where the kernel has not done so by itself.
     pub delete: Option<Element>,
@@ -144,9 +245,9 @@ pub enum Closing {
 /// A grant, for whoever asks what is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed<'a> {
-    pub door: &'a Name,
-    pub address: IpAddr,
-    pub by: By,
+    pub id: GrantId,
+    pub place: &'a Place,
+    pub opener: &'a Opener,
     pub state: GrantState,
     pub deadline: Monotonic,
     pub element: Option<&'a Element>,
@@ -158,16 +259,15 @@ enum State {
     Open,
     /// `again`: somebody knocked meanwhile.
     Closing {
-        again: Option<(By, Deed)>,
+        again: Option<(Opener, Deed)>,
     },
 }
 
 #[derive(Debug)]
 struct Grant {
-    door: Name,
-    address: IpAddr,
-    /// What opened it, or extended it last.
-    by: By,
+    place: Place,
+    /// Who opened it, or extended it last.
+    opener: Opener,
     state: State,
     deadline: Monotonic,
     means: Means,
@@ -177,8 +277,7 @@ impl Grant {
     fn expired(&self, id: GrantId) -> Expired {
         Expired {
             id,
-            door: self.door.clone(),
-            address: self.address,
+            place: self.place.clone(),
             close: self.means.closes(),
             delete: self.means.element().cloned(),
         }
@@ -189,8 +288,8 @@ impl Grant {
 #[derive(Debug, Default)]
 pub struct Grants {
     grants: HashMap<GrantId, Grant>,
-    /// The one grant that a door has for an address.
-    places: HashMap<(Name, IpAddr), GrantId>,
+    /// The one grant that there is for a place.
+    places: HashMap<Place, GrantId>,
     /// The open ones, by the time at which they end.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
@@ -202,63 +301,66 @@ impl Grants {
         Self::default()
     }
 
-    /// Somebody may open a door, since `knocked`.
-    pub fn request(
-        &mut self,
-        knocked: Monotonic,
-        door: &Name,
-        address: IpAddr,
-        by: By,
-        deed: Deed,
-    ) -> Decision {
+    /// What it would lead to that somebody may open a door, since `knocked`.
+    pub fn ask(&mut self, knocked: Monotonic, place: Place, opener: Opener, deed: Deed) -> Asked {
         let until = knocked + deed.open_for;
-        let place = (door.clone(), address);
-        let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get_mut(id)?)));
-        match known {
-            None => match deed.means {
-                Means::Commands(steps) if steps.iter().all(|step| step.close.is_none()) => {
+        let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get(id)?)));
+        let answer = match known {
+            None if deed.is_act() => Answer::Act,
+            None => self.answer_open(),
+            Some((id, grant)) => match grant.state {
+                State::Starting | State::Open => Answer::Extend(id, grant.deadline.max(until)),
+                State::Closing { .. } => Answer::Wait(id),
+            },
+        };
+        Asked { place, opener, until, deed, answer }
+    }
+
+    /// Ids are not given twice, also where nothing comes of what was asked for.
+    const fn answer_open(&mut self) -> Answer {
+        self.last += 1;
+        Answer::Open(GrantId(self.last))
+    }
+
+    /// Makes what was asked for so. Nothing else may have been asked for at its place since.
+    pub fn take(&mut self, asked: Asked) -> Decision {
+        match asked.answer {
+            Answer::Open(id) => {
+                let grant = asked.grant();
+                self.places.insert(asked.place, id);
+                self.grants.insert(id, grant);
+                Decision::Open(id, asked.deed.means)
+            }
+            Answer::Act => match asked.deed.means {
+                Means::Commands(steps) => {
                     Decision::Act(steps.into_iter().map(|step| step.open).collect())
                 }
-                means => self.start(place, by, until, means),
+                Means::Kernel(_) => Decision::Act(Vec::new()),
             },
-            Some((id, grant)) => match &mut grant.state {
-                State::Starting | State::Open => {
-                    grant.by = by;
-                    let later = grant.deadline.max(until);
+            Answer::Extend(id, later) => {
+                if let Some(grant) = self.grants.get_mut(&id) {
+                    grant.opener = asked.opener;
                     if self.deadlines.remove(&(grant.deadline, id)) {
                         self.deadlines.insert((later, id));
                     }
                     grant.deadline = later;
-                    Decision::Extend(id, later)
                 }
-                State::Closing { again } => {
+                Decision::Extend(id, later)
+            }
+            Answer::Wait(id) => {
+                if let Some(grant) = self.grants.get_mut(&id)
+                    && let State::Closing { again } = &mut grant.state
+                {
                     // Its own time counts from its own knock.
                     if again.is_none() {
-                        grant.deadline = until;
+                        grant.deadline = asked.until;
                     }
-                    grant.deadline = grant.deadline.max(until);
-                    *again = Some((by, deed));
-                    Decision::Wait
+                    grant.deadline = grant.deadline.max(asked.until);
+                    *again = Some((asked.opener, asked.deed));
                 }
-            },
+                Decision::Wait
+            }
         }
-    }
-
-    fn start(
-        &mut self,
-        place: (Name, IpAddr),
-        by: By,
-        deadline: Monotonic,
-        means: Means,
-    ) -> Decision {
-        self.last += 1;
-        let id = GrantId(self.last);
-        let (door, address) = place.clone();
-        self.places.insert(place, id);
-        let state = State::Starting;
-        let grant = Grant { door, address, by, state, deadline, means: means.clone() };
-        self.grants.insert(id, grant);
-        Decision::Open(id, means)
     }
 
     /// What came of opening a grant.
@@ -298,12 +400,11 @@ impl Grants {
         expired
     }
 
-    /// Ends one grant now, whoever opened it; `None`: the door is not open for the address.
+    /// Ends one grant now, whoever opened it; `None`: there is no such grant.
     ///
     /// One that is still starting ends when it has opened, one that waits to open again does not.
     #[must_use]
-    pub fn close(&mut self, door: &Name, address: IpAddr) -> Option<Closing> {
-        let id = *self.places.get(&(door.clone(), address))?;
+    pub fn close(&mut self, id: GrantId) -> Option<Closing> {
         let grant = self.grants.get_mut(&id)?;
         match &mut grant.state {
             State::Starting => grant.deadline = Monotonic::ZERO,
@@ -315,6 +416,16 @@ impl Grants {
             }
         }
         Some(Closing::Later)
+    }
+
+    /// The grants that this is true of.
+    #[must_use]
+    pub fn of(&self, is_wanted: impl Fn(&Place, &Opener) -> bool) -> Vec<GrantId> {
+        let wanted =
+            |(id, grant): (&GrantId, &Grant)| is_wanted(&grant.place, &grant.opener).then_some(*id);
+        let mut ids: Vec<GrantId> = self.grants.iter().filter_map(wanted).collect();
+        ids.sort();
+        ids
     }
 
     /// Ends every open grant, as if its time had come: what is still starting ends when it has
@@ -351,15 +462,16 @@ impl Grants {
 
     /// A grant has been closed, well or badly. If somebody knocked meanwhile the door opens again.
     #[must_use]
-    pub fn closed(&mut self, id: GrantId) -> Option<Decision> {
+    pub fn closed(&mut self, id: GrantId) -> Option<Asked> {
         let grant = self.forget(id)?;
-        let State::Closing { again: Some((by, deed)) } = grant.state else { return None };
-        Some(self.start((grant.door, grant.address), by, grant.deadline, deed.means))
+        let State::Closing { again: Some((opener, deed)) } = grant.state else { return None };
+        let answer = self.answer_open();
+        Some(Asked { place: grant.place, opener, until: grant.deadline, deed, answer })
     }
 
     fn forget(&mut self, id: GrantId) -> Option<Grant> {
         let grant = self.grants.remove(&id)?;
-        self.places.remove(&(grant.door.clone(), grant.address));
+        self.places.remove(&grant.place);
         Some(grant)
     }
 
@@ -369,10 +481,10 @@ impl Grants {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Whose a grant is, and what opened it.
+    /// Whose a grant is, and who opened it.
     #[must_use]
-    pub fn whose(&self, id: GrantId) -> Option<(&Name, IpAddr, By)> {
-        self.grants.get(&id).map(|grant| (&grant.door, grant.address, grant.by))
+    pub fn whose(&self, id: GrantId) -> Option<(&Place, &Opener)> {
+        self.grants.get(&id).map(|grant| (&grant.place, &grant.opener))
     }
 
     /// The element that a grant is, and when it ends; `None`: commands open and close it.
@@ -385,47 +497,34 @@ impl Grants {
     /// What the ledger has to know of a grant.
     #[must_use]
     pub fn record(&self, id: GrantId, now: Now, boot: BootId) -> Option<Record> {
-        let grant = self.grants.get(&id)?;
-        Some(Record {
-            id,
-            door: grant.door.clone(),
-            address: grant.address,
-            client: None,
-            by: grant.by,
-            state: grant.state(),
-            boot,
-            deadline: grant.deadline,
-            since: now.wall,
-            until: now.wall + grant.deadline.since(now.monotonic),
-            means: grant.means.clone(),
-        })
+        self.grants.get(&id).map(|grant| grant.record(id, now, boot))
     }
 
-    /// Whether the door is open for the address.
+    /// Whether there is an open grant for a place.
     #[must_use]
-    pub fn is_open(&self, door: &Name, address: IpAddr) -> bool {
+    pub fn is_open(&self, place: &Place) -> bool {
         self.places
-            .get(&(door.clone(), address))
+            .get(place)
             .and_then(|id| self.grants.get(id))
             .is_some_and(|grant| matches!(grant.state, State::Open))
     }
 
-    /// All grants, by door and address.
+    /// All grants, by their places.
     #[must_use]
     pub fn list(&self) -> Vec<Listed<'_>> {
         let mut list: Vec<_> = self
             .grants
-            .values()
-            .map(|grant| Listed {
-                door: &grant.door,
-                address: grant.address,
-                by: grant.by,
+            .iter()
+            .map(|(&id, grant)| Listed {
+                id,
+                place: &grant.place,
+                opener: &grant.opener,
                 state: grant.state(),
                 deadline: grant.deadline,
                 element: grant.means.element(),
             })
             .collect();
-        list.sort_by_key(|listed| (listed.door, listed.address));
+        list.sort_by_key(|listed| listed.place);
         list
     }
 
@@ -441,6 +540,20 @@ impl Grants {
 }
 
 impl Grant {
+    fn record(&self, id: GrantId, now: Now, boot: BootId) -> Record {
+        Record {
+            id,
+            place: self.place.clone(),
+            opener: self.opener.clone(),
+            state: self.state(),
+            boot,
+            deadline: self.deadline,
+            since: now.wall,
+            until: now.wall + self.deadline.since(now.monotonic),
+            means: self.means.clone(),
+        }
+    }
+
     const fn state(&self) -> GrantState {
         match self.state {
             State::Starting => GrantState::Starting,
@@ -487,9 +600,17 @@ mod tests {
         }
     }
 
+    fn place(address: IpAddr) -> Place {
+        Place::new(door(), address)
+    }
+
+    fn ask(grants: &mut Grants, seconds: u64, address: IpAddr, deed: Deed) -> Decision {
+        let asked = grants.ask(at(seconds), place(address), By::Sequence.into(), deed);
+        grants.take(asked)
+    }
+
     fn open(grants: &mut Grants, seconds: u64, open_for: u64) -> GrantId {
-        let decision =
-            grants.request(at(seconds), &door(), ADDRESS, By::Sequence, deed(1, open_for));
+        let decision = ask(grants, seconds, ADDRESS, deed(1, open_for));
         let Decision::Open(id, _) = decision else { panic!("{decision:?}") };
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         id
@@ -503,7 +624,7 @@ mod tests {
         assert!(grants.expire(at(129)).is_empty());
         let expired = grants.expire(at(130));
         assert_eq!(expired[0].close, [command("close 0")]);
-        assert_eq!(grants.closed(id), None);
+        assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
     }
 
@@ -511,7 +632,7 @@ mod tests {
     fn another_knock_extends_without_opening_again() {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
-        let decision = grants.request(at(120), &door(), ADDRESS, By::Sequence, deed(1, 30));
+        let decision = ask(&mut grants, 120, ADDRESS, deed(1, 30));
         assert_eq!(decision, Decision::Extend(GrantId(1), at(150)));
         assert!(grants.expire(at(149)).is_empty());
         assert_eq!(grants.expire(at(150)).len(), 1);
@@ -521,22 +642,15 @@ mod tests {
     fn a_shorter_knock_does_not_shorten() {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
-        let decision = grants.request(at(101), &door(), ADDRESS, By::Sequence, deed(1, 5));
+        let decision = ask(&mut grants, 101, ADDRESS, deed(1, 5));
         assert_eq!(decision, Decision::Extend(GrantId(1), at(130)));
     }
 
     #[test]
     fn a_knock_while_the_open_command_runs_extends() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) =
-            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(1, 10))
-        else {
-            panic!()
-        };
-        assert_eq!(
-            grants.request(at(5), &door(), ADDRESS, By::Sequence, deed(1, 10)),
-            Decision::Extend(GrantId(1), at(15))
-        );
+        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(1, 10)) else { panic!() };
+        assert_eq!(ask(&mut grants, 5, ADDRESS, deed(1, 10)), Decision::Extend(GrantId(1), at(15)));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         assert_eq!(grants.next_deadline(), Some(at(15)));
     }
@@ -546,11 +660,9 @@ mod tests {
         let mut grants = Grants::new();
         let id = open(&mut grants, 0, 10);
         assert_eq!(grants.expire(at(10)).len(), 1);
-        assert_eq!(
-            grants.request(at(11), &door(), ADDRESS, By::Sequence, deed(1, 10)),
-            Decision::Wait
-        );
-        let Some(Decision::Open(again, _)) = grants.closed(id) else { panic!() };
+        assert_eq!(ask(&mut grants, 11, ADDRESS, deed(1, 10)), Decision::Wait);
+        let asked = grants.closed(id).unwrap();
+        let Decision::Open(again, _) = grants.take(asked) else { panic!() };
         assert_ne!(id, again);
         assert_eq!(grants.opened(again, Opened::All), AfterOpen::Open);
         assert_eq!(grants.next_deadline(), Some(at(21)));
@@ -564,7 +676,7 @@ mod tests {
             Deed { means: Means::Commands(steps), ..deed(0, 10) }
         };
         for seconds in 0..3 {
-            let decision = grants.request(at(seconds), &door(), ADDRESS, By::Sequence, act.clone());
+            let decision = ask(&mut grants, seconds, ADDRESS, act.clone());
             assert_eq!(decision, Decision::Act(vec![command("wake")]));
         }
         assert!(grants.is_empty());
@@ -573,39 +685,27 @@ mod tests {
     #[test]
     fn an_open_that_failed_is_no_grant() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) =
-            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(2, 10))
-        else {
-            panic!()
-        };
+        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(2, 10)) else { panic!() };
         let failed = Opened::Failed { done: 0, doubtful: false };
         assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
-        assert!(grants.is_empty() && !grants.is_open(&door(), ADDRESS));
+        assert!(grants.is_empty() && !grants.is_open(&place(ADDRESS)));
     }
 
     #[test]
     fn ports_that_were_opened_before_one_failed_are_closed_again() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) =
-            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(3, 10))
-        else {
-            panic!()
-        };
+        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(3, 10)) else { panic!() };
         let failed = Opened::Failed { done: 2, doubtful: false };
         let close = vec![command("close 0"), command("close 1")];
         assert_eq!(grants.opened(id, failed), AfterOpen::Close(close));
-        assert_eq!(grants.closed(id), None);
+        assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
     }
 
     #[test]
     fn a_command_that_had_to_be_killed_is_undone_as_well() {
         let mut grants = Grants::new();
-        let Decision::Open(id, _) =
-            grants.request(at(0), &door(), ADDRESS, By::Sequence, deed(1, 10))
-        else {
-            panic!()
-        };
+        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(1, 10)) else { panic!() };
         let failed = Opened::Failed { done: 0, doubtful: true };
         assert_eq!(grants.opened(id, failed), AfterOpen::Close(vec![command("close 0")]));
     }
@@ -615,11 +715,7 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 0, 1000);
         let other = "192.0.2.3".parse().unwrap();
-        let Decision::Open(starting, _) =
-            grants.request(at(1), &door(), other, By::Sequence, deed(1, 10))
-        else {
-            panic!()
-        };
+        let Decision::Open(starting, _) = ask(&mut grants, 1, other, deed(1, 10)) else { panic!() };
         assert_eq!(grants.expire_all().len(), 1);
         assert_eq!(grants.opened(starting, Opened::All), AfterOpen::Open);
         assert_eq!(grants.expire_all().len(), 1);
@@ -655,7 +751,7 @@ mod tests {
             for step in moves {
                 match step {
                     Move::Knock(who) => {
-                        match grants.request(at(now), &door(), address(who), By::Sequence, deed(1, 10)) {
+                        match ask(&mut grants, now, address(who), deed(1, 10)) {
                             Decision::Open(id, _) => {
                                 prop_assert_eq!(running.insert(who, (id, true)), None);
                                 prop_assert!(!holding.contains_key(&who));
@@ -676,14 +772,16 @@ mod tests {
                             prop_assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
                         } else {
                             holding.remove(&who);
-                            if let Some(Decision::Open(id, _)) = grants.closed(id) {
+                            if let Some(asked) = grants.closed(id)
+                                && let Decision::Open(id, _) = grants.take(asked)
+                            {
                                 running.insert(who, (id, true));
                             }
                         }
                     }
                 }
                 for expired in grants.expire(at(now)) {
-                    let IpAddr::V4(address) = expired.address else { unreachable!() };
+                    let IpAddr::V4(address) = expired.place.address else { unreachable!() };
                     let who = address.octets()[3];
                     prop_assert_eq!(holding.get(&who), Some(&true));
                     prop_assert_eq!(running.insert(who, (expired.id, false)), None);

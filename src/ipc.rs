@@ -14,16 +14,19 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Recognition;
-use crate::engine::{DoorId, Event, EventKind, Reason};
+use crate::config::{Client, Recognition};
+use crate::engine::{
+    ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request,
+};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::privileges::Identity;
-use crate::time::Monotonic;
+use crate::time::{Monotonic, Wall};
 
 /// What the keeper hands a watcher in a sealed file: all that it will ever know.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub doors: Vec<Recognition>,
+    pub clients: Vec<Client>,
     pub interfaces: Vec<String>,
     pub only_ipv4: bool,
     pub track_sources: usize,
@@ -33,7 +36,7 @@ pub struct Assignment {
 }
 
 /// The length of every frame, in bytes.
-pub const FRAME: usize = 64;
+pub const FRAME: usize = 128;
 
 /// What a watcher tells the keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,10 @@ pub enum FromWatcher {
     Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
     /// What it remembers of an event that has been reported before: told when somebody asks.
     Past { event: Event, at: Monotonic },
+    /// A datagram asks for this, and may.
+    Asked { request: Request, at: Monotonic },
+    /// A datagram asks for what it may not.
+    Refused { refusal: Refusal, at: Monotonic },
 }
 
 /// How an interface fares.
@@ -129,15 +136,54 @@ impl Writer {
     }
 
     fn event(self, event: Event) -> Self {
-        let (kind, stage, reason) = match event.kind {
-            EventKind::Stage(stage) => (0, stage, 0),
-            EventKind::Open => (1, 0, 0),
-            EventKind::Reset { stage, reason } => (2, stage, reason_code(reason)),
+        let writer = match event.kind {
+            EventKind::Stage(stage) => self.put([0, stage]),
+            EventKind::Open(Knocked::Sequence) => self.put([1]),
+            EventKind::Open(Knocked::Totp { client, step }) => {
+                self.put([2]).client(client).put(step.to_be_bytes())
+            }
+            EventKind::Reset { stage, reason } => self.put([3, stage, reason_code(reason)]),
+            EventKind::Missed { client, steps } => {
+                self.put([4]).client(client).put(steps.to_be_bytes())
+            }
+            EventKind::LockedOut { until, everywhere } => {
+                self.put([5, u8::from(everywhere)]).time(until)
+            }
         };
-        self.put([kind, stage, reason])
-            .put(event.door.0.to_be_bytes())
-            .address(event.source)
-            .time(event.began)
+        writer.door(event.door).address(event.source).time(event.began)
+    }
+
+    fn door(self, door: DoorId) -> Self {
+        self.put(door.0.to_be_bytes())
+    }
+
+    fn client(self, client: ClientId) -> Self {
+        self.put(client.0.to_be_bytes())
+    }
+
+    fn optional<T>(self, value: Option<T>, put: impl FnOnce(Self, T) -> Self) -> Self {
+        match value {
+            Some(value) => put(self.put([1]), value),
+            None => self.put([0]),
+        }
+    }
+
+    fn request(self, request: &Request) -> Self {
+        let writer = self.door(request.door).client(request.client).address(request.source);
+        let writer = match request.credential {
+            Credential::Spa { key, stamp } => {
+                writer.put([0]).put(key.to_be_bytes()).put(stamp.as_nanos().to_be_bytes())
+            }
+            Credential::Fwknop { digest, until } => {
+                writer.put([1]).put(digest).put(until.as_nanos().to_be_bytes())
+            }
+        };
+        writer
+            .optional(request.v4, |writer, v4| writer.put(v4.octets()))
+            .optional(request.v6, |writer, v6| writer.put(v6.octets()))
+            .optional(request.open_for, |writer, seconds| writer.put(seconds.to_be_bytes()))
+            .optional(request.source_port, |writer, port| writer.put(port.get().to_be_bytes()))
+            .put([u8::from(request.close)])
     }
 }
 
@@ -185,18 +231,85 @@ impl Reader<'_> {
     }
 
     fn event(&mut self) -> Result<Event, Malformed> {
-        let [kind, stage, reason] = self.take()?;
-        let kind = match kind {
-            0 if reason == 0 => EventKind::Stage(stage),
-            1 if reason == 0 && stage == 0 => EventKind::Open,
-            2 => {
-                let reason = *Reason::ALL.get(usize::from(reason)).ok_or(Malformed)?;
-                EventKind::Reset { stage, reason }
+        let kind = match self.byte()? {
+            0 => EventKind::Stage(self.byte()?),
+            1 => EventKind::Open(Knocked::Sequence),
+            2 => EventKind::Open(Knocked::Totp { client: self.client()?, step: self.u64()? }),
+            3 => EventKind::Reset { stage: self.byte()?, reason: self.reason()? },
+            4 => {
+                let client = self.client()?;
+                EventKind::Missed { client, steps: i32::from_be_bytes(self.take()?) }
+            }
+            5 => {
+                let everywhere = self.boolean()?;
+                EventKind::LockedOut { until: self.time()?, everywhere }
             }
             _ => return Err(Malformed),
         };
-        let door = DoorId(self.u32()?);
+        let door = self.door()?;
         Ok(Event { door, source: self.address()?, kind, began: self.time()? })
+    }
+
+    fn boolean(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn door(&mut self) -> Result<DoorId, Malformed> {
+        Ok(DoorId(self.u32()?))
+    }
+
+    fn client(&mut self) -> Result<ClientId, Malformed> {
+        Ok(ClientId(self.u32()?))
+    }
+
+    fn wall(&mut self) -> Result<Wall, Malformed> {
+        Ok(Wall::from_nanos(self.u64()?))
+    }
+
+    fn optional<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, Malformed> {
+        if self.boolean()? { read(self).map(Some) } else { Ok(None) }
+    }
+
+    fn request(&mut self) -> Result<Request, Malformed> {
+        let (door, client, source) = (self.door()?, self.client()?, self.address()?);
+        let credential = match self.byte()? {
+            0 => {
+                let key = u16::from_be_bytes(self.take()?);
+                Credential::Spa { key, stamp: self.wall()? }
+            }
+            1 => Credential::Fwknop { digest: self.take()?, until: self.wall()? },
+            _ => return Err(Malformed),
+        };
+        let request = Request {
+            door,
+            client,
+            credential,
+            source,
+            v4: self.optional(|reader| Ok(reader.take::<4>()?.into()))?,
+            v6: self.optional(|reader| Ok(reader.take::<16>()?.into()))?,
+            open_for: self.optional(Self::u32)?,
+            source_port: self.optional(|reader| {
+                NonZeroU16::new(u16::from_be_bytes(reader.take()?)).ok_or(Malformed)
+            })?,
+            close: self.boolean()?,
+        };
+        if request.v4.is_none() && request.v6.is_none() { Err(Malformed) } else { Ok(request) }
+    }
+
+    fn refusal(&mut self) -> Result<Refusal, Malformed> {
+        Ok(Refusal {
+            source: self.address()?,
+            client: self.optional(Self::client)?,
+            door: self.optional(Self::door)?,
+            reason: self.reason()?,
+        })
     }
 
     /// What a frame does not use is zero.
@@ -237,6 +350,13 @@ impl Frame for FromWatcher {
                 .put([reason_code(reason)])
                 .time(at),
             Self::Past { event, at } => Writer::new(9).event(event).time(at),
+            Self::Asked { ref request, at } => Writer::new(10).request(request).time(at),
+            Self::Refused { refusal, at } => Writer::new(11)
+                .address(refusal.source)
+                .optional(refusal.client, Writer::client)
+                .optional(refusal.door, Writer::door)
+                .put([reason_code(refusal.reason)])
+                .time(at),
         };
         writer.bytes
     }
@@ -272,6 +392,8 @@ impl Frame for FromWatcher {
                 Self::Seen { source, knock, reason: reader.reason()?, at: reader.time()? }
             }
             9 => Self::Past { event: reader.event()?, at: reader.time()? },
+            10 => Self::Asked { request: reader.request()?, at: reader.time()? },
+            11 => Self::Refused { refusal: reader.refusal()?, at: reader.time()? },
             _ => return Err(Malformed),
         };
         reader.end(frame)
@@ -380,9 +502,46 @@ mod tests {
     fn kind() -> impl Strategy<Value = EventKind> {
         prop_oneof![
             any::<u8>().prop_map(EventKind::Stage),
-            Just(EventKind::Open),
+            Just(EventKind::Open(Knocked::Sequence)),
+            (any::<u32>(), any::<u64>()).prop_map(|(client, step)| {
+                EventKind::Open(Knocked::Totp { client: ClientId(client), step })
+            }),
+            (any::<u32>(), any::<i32>())
+                .prop_map(|(client, steps)| EventKind::Missed { client: ClientId(client), steps }),
+            (any::<u64>(), any::<bool>()).prop_map(|(until, everywhere)| {
+                EventKind::LockedOut { until: Monotonic::from_nanos(until), everywhere }
+            }),
             (any::<u8>(), reason()).prop_map(|(stage, reason)| EventKind::Reset { stage, reason }),
         ]
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let credential = prop_oneof![
+            (any::<u16>(), any::<u64>())
+                .prop_map(|(key, stamp)| Credential::Spa { key, stamp: Wall::from_nanos(stamp) }),
+            (any::<[u8; 32]>(), any::<u64>()).prop_map(|(digest, until)| {
+                Credential::Fwknop { digest, until: Wall::from_nanos(until) }
+            }),
+        ];
+        let addresses = prop_oneof![
+            any::<u32>().prop_map(|v4| (Some(v4.into()), None)),
+            any::<u128>().prop_map(|v6| (None, Some(v6.into()))),
+            (any::<u32>(), any::<u128>()).prop_map(|(v4, v6)| (Some(v4.into()), Some(v6.into()))),
+        ];
+        let rest = (any::<Option<u32>>(), any::<Option<u16>>(), any::<bool>());
+        ((any::<u32>(), any::<u32>()), address(), credential, addresses, rest).prop_map(
+            |((door, client), source, credential, (v4, v6), (open_for, port, close))| Request {
+                door: DoorId(door),
+                client: ClientId(client),
+                credential,
+                source,
+                v4,
+                v6,
+                open_for,
+                source_port: port.and_then(NonZeroU16::new),
+                close,
+            },
+        )
     }
 
     fn from_watcher() -> impl Strategy<Value = FromWatcher> {
@@ -395,6 +554,13 @@ mod tests {
         prop_oneof![
             Just(FromWatcher::Ready),
             Just(FromWatcher::Done),
+            (request(), time()).prop_map(|(request, at)| FromWatcher::Asked { request, at }),
+            (address(), any::<Option<u32>>(), any::<Option<u32>>(), reason(), time()).prop_map(
+                |(source, client, door, reason, at)| {
+                    let (client, door) = (client.map(ClientId), door.map(DoorId));
+                    FromWatcher::Refused { refusal: Refusal { source, client, door, reason }, at }
+                }
+            ),
             (address(), 1..=u16::MAX, any::<bool>(), reason(), time()).prop_map(
                 |(source, port, udp, reason, at)| {
                     let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
@@ -430,11 +596,11 @@ mod tests {
         fn a_frame_has_one_encoding_and_no_bytes_make_it_panic(
             bytes in prop::array::uniform32(any::<u8>()),
             tail in prop::array::uniform32(prop::sample::select(vec![0u8, 0, 0, 0, 1, 255])),
-            kind in 0u8..11,
+            kind in 0u8..13,
         ) {
             let mut frame = [0; FRAME];
             frame[..32].copy_from_slice(&bytes);
-            frame[32..].copy_from_slice(&tail);
+            frame[32..64].copy_from_slice(&tail);
             frame[0] = kind;
             if let Ok(decoded) = FromWatcher::decode(&frame) {
                 prop_assert_eq!(decoded.encode(), frame);

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use libknock::config::Rendered;
-use libknock::grants::{By, GrantId, GrantState, Means, Record, Step};
-use libknock::ledger::{Flush, Ledger, LedgerError, Opened, Proof, Recorded};
+use libknock::grants::{By, Change, GrantId, GrantState, Means, Place, Record, Step};
+use libknock::ledger::{Flush, Ledger, LedgerError, Opened, Proof, Written};
 use libknock::time::{BootId, Monotonic, Wall};
 use nix::sched::{CloneFlags, unshare};
 use support::{command, must, skipped};
@@ -25,10 +25,11 @@ fn record(id: u64) -> Record {
     let command = |text: &str| Rendered { argv: vec![text.to_owned()], environment: Vec::new() };
     Record {
         id: GrantId(id),
-        door: "ssh".parse().unwrap(),
-        address: IpAddr::V6(Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(id))),
-        client: None,
-        by: By::Knockctl,
+        place: Place::new(
+            "ssh".parse().unwrap(),
+            IpAddr::V6(Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(id))),
+        ),
+        opener: By::Knockctl.into(),
         state: GrantState::Open,
         boot: BootId::default(),
         deadline: Monotonic::ZERO,
@@ -74,7 +75,10 @@ fn writer() {
     writeln!(out, "\nready").unwrap();
     for id in first.. {
         let flush = if id % 64 == 63 { Flush::Yes } else { Flush::No };
-        assert_eq!(ledger.record(&record(id), Some(&proof(id)), flush).unwrap(), Recorded::New);
+        assert_eq!(
+            ledger.write(&[Change::Record(record(id))], Some(&proof(id)), flush).unwrap(),
+            Written::New
+        );
         if writeln!(out, "{id}").is_err() {
             return;
         }
@@ -107,7 +111,7 @@ fn what_was_committed_survives_a_killed_process_and_what_was_not_does_not() {
         }
         assert_eq!(found, kept, "round {round}, reported {reported:?}");
         // Grant and proof are one step.
-        let used = ledger.use_up(&proof(next), Flush::No).unwrap() == Recorded::Used;
+        let used = ledger.write(&[], Some(&proof(next)), Flush::No).unwrap() == Written::Used;
         assert_eq!(used, found.contains(&next), "round {round}");
         // Few are kept, or reading them would take most of the time.
         if round % 20 == 0 {
@@ -170,13 +174,17 @@ fn fill(directory: &Path) {
 fn on_a_full_disk_nothing_is_recorded_and_nothing_is_lost() {
     on_a_small_disk("a_full_disk", 512, |directory| {
         let mut ledger = open(directory).ledger;
-        assert_eq!(ledger.record(&record(1), None, Flush::Yes).unwrap(), Recorded::New);
+        assert_eq!(
+            ledger.write(&[Change::Record(record(1))], None, Flush::Yes).unwrap(),
+            Written::New
+        );
         fill(directory);
         // The write-ahead log may have a little room left.
         let mut written = vec![record(1)];
         let error = loop {
             let next = record(written.len() as u64 + 1);
-            match ledger.record(&next, Some(&proof(next.id.0)), Flush::Yes) {
+            match ledger.write(&[Change::Record(next.clone())], Some(&proof(next.id.0)), Flush::Yes)
+            {
                 Ok(_) => written.push(next),
                 Err(error) => break error,
             }
@@ -192,8 +200,10 @@ fn on_a_full_disk_nothing_is_recorded_and_nothing_is_lost() {
 
         fs::remove_file(directory.join("filler")).unwrap();
         let next = record(written.len() as u64 + 1);
-        let recorded = ledger.record(&next, Some(&proof(next.id.0)), Flush::Yes).unwrap();
-        assert_eq!(recorded, Recorded::New, "the proof was not used up in vain");
+        let recorded = ledger
+            .write(&[Change::Record(next.clone())], Some(&proof(next.id.0)), Flush::Yes)
+            .unwrap();
+        assert_eq!(recorded, Written::New, "the proof was not used up in vain");
     });
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use libknock::client::plan::Plan;
 use libknock::config::{Door, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Options, Verdict};
-use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened};
+use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened, Place, Wanted};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::time::{Monotonic, Now, Wall};
@@ -73,7 +73,8 @@ impl World {
         for (at, packet) in arrivals {
             self.advance(*at);
             if let Verdict::Knock(events) = self.engine.on_packet(now(*at), packet) {
-                let completed = events.iter().filter(|event| event.kind == EventKind::Open);
+                let completed =
+                    events.iter().filter(|event| matches!(event.kind, EventKind::Open(_)));
                 let completed: Vec<Event> = completed.copied().collect();
                 for event in completed {
                     self.complete(*at, event);
@@ -96,7 +97,7 @@ impl World {
             let _timeouts = self.engine.on_deadline(now(at));
             for expired in self.grants.expire(at) {
                 self.close(at, &expired.close);
-                assert_eq!(self.grants.closed(expired.id), None);
+                assert!(self.grants.closed(expired.id).is_none());
             }
             assert!(next(self).is_none_or(|next| next > at), "what was due at {at:?} is done");
         }
@@ -105,8 +106,10 @@ impl World {
     fn complete(&mut self, at: Monotonic, event: Event) {
         self.completed.push(event);
         let door = &self.doors[event.door.0 as usize];
-        let deed = Deed::of(door, event.source, None).unwrap();
-        match self.grants.request(at, door.name(), event.source, By::Sequence, deed) {
+        let deed = Deed::of(door, &Wanted::by(event.source)).unwrap();
+        let place = Place::new(door.name().clone(), event.source);
+        let asked = self.grants.ask(at, place, By::Sequence.into(), deed);
+        match self.grants.take(asked) {
             Decision::Open(id, Means::Commands(steps)) => {
                 for command in steps.into_iter().map(|step| step.open) {
                     let what = words(&command, "open ");

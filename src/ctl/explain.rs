@@ -11,8 +11,11 @@ use serde::Serialize;
 
 use crate::capture::{CaptureError, Recording};
 use crate::config::load::{self, Report};
-use crate::config::{Door, Family, Name};
-use crate::engine::{self, DoorId, Engine, Event, EventKind, Reason, Verdict};
+use crate::config::{Client, Config, Door, Family, Name};
+use crate::engine::{
+    self, ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Verdict,
+};
+use crate::grants::By;
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::{self, Ignored, Packet};
 use text::Text;
@@ -103,7 +106,7 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
         ),
         latest: Monotonic::ZERO,
         teller: Teller {
-            doors: &config.doors,
+            config: &config,
             only: args.ip,
             form: if args.json { Form::Json } else { Form::Text(Text::new(&config.doors)) },
             wanted: 0,
@@ -159,7 +162,7 @@ impl Explanation<'_> {
 
 /// Says what happened, in one form or the other.
 struct Teller<'a> {
-    doors: &'a [Door],
+    config: &'a Config,
     only: Option<IpAddr>,
     form: Form<'a>,
     /// How many packets are told of.
@@ -174,23 +177,43 @@ enum Form<'a> {
 
 /// What an event comes to, once it is known what opening would run.
 #[derive(Clone, Copy, Debug)]
-enum Outcome {
+enum Outcome<'a> {
     Stage(u8),
-    Open,
+    Open { by: By, client: Option<&'a Name> },
+    Close { by: By, client: Option<&'a Name> },
     Reset { stage: u8, reason: Reason },
-    Refused(Reason),
+    Refused { reason: Reason, client: Option<&'a Name> },
+    Missed { client: Option<&'a Name>, steps: i32 },
+    LockedOut { seconds: u64, everywhere: bool },
 }
 
-impl Outcome {
-    fn of(door: &Door, event: &Event) -> Self {
-        let opens = door.opening.how.opens(Family::of(event.source));
+impl<'a> Outcome<'a> {
+    fn of(config: &'a Config, door: &Door, at: Monotonic, event: &Event) -> Self {
         match event.kind {
             EventKind::Stage(stage) => Self::Stage(stage),
-            EventKind::Open if !opens => Self::Refused(Reason::NoCommand),
-            EventKind::Open => Self::Open,
+            EventKind::Open(_) if !door.opening.how.opens(Family::of(event.source)) => {
+                Self::Refused { reason: Reason::NoCommand, client: None }
+            }
+            EventKind::Open(Knocked::Sequence) => {
+                let by = door.one_time.as_ref().map_or(By::Sequence, |_| By::OneTimeSequence);
+                Self::Open { by, client: None }
+            }
+            EventKind::Open(Knocked::Totp { client, .. }) => {
+                Self::Open { by: By::Totp, client: name_of(config, client) }
+            }
             EventKind::Reset { stage, reason } => Self::Reset { stage, reason },
+            EventKind::Missed { client, steps } => {
+                Self::Missed { client: name_of(config, client), steps }
+            }
+            EventKind::LockedOut { until, everywhere } => {
+                Self::LockedOut { seconds: until.since(at).as_secs(), everywhere }
+            }
         }
     }
+}
+
+fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&Name> {
+    config.clients.get(usize::try_from(place).ok()?).map(|Client { name, .. }| name)
 }
 
 impl Teller<'_> {
@@ -214,9 +237,32 @@ impl Teller<'_> {
                 text.unseen(&mut self.out, at, packet, verdict)?;
             }
         }
-        if let Verdict::Knock(events) = verdict {
-            for event in *events {
-                self.event(at, event, Some(packet))?;
+        match verdict {
+            Verdict::Ignored(_) => {}
+            Verdict::Knock(events) => {
+                for event in *events {
+                    self.event(at, event, Some(packet))?;
+                }
+            }
+            Verdict::Asked(requests) => {
+                for request in *requests {
+                    let client = name_of(self.config, request.client);
+                    let by = match request.credential {
+                        Credential::Spa { .. } => By::Spa,
+                        Credential::Fwknop { .. } => By::Fwknop,
+                    };
+                    let outcome = if request.close {
+                        Outcome::Close { by, client }
+                    } else {
+                        Outcome::Open { by, client }
+                    };
+                    self.tell(at, packet.source, Some(request.door), outcome, Some(packet))?;
+                }
+            }
+            Verdict::Refused(refusal) => {
+                let client = refusal.client.and_then(|client| name_of(self.config, client));
+                let outcome = Outcome::Refused { reason: refusal.reason, client };
+                self.tell(at, packet.source, refusal.door, outcome, Some(packet))?;
             }
         }
         Ok(())
@@ -224,25 +270,31 @@ impl Teller<'_> {
 
     /// One event, and the packet that brought it about, unless it was time.
     fn event(&mut self, at: Wall, event: &Event, packet: Option<&Packet>) -> io::Result<()> {
-        let Some(door) = door(self.doors, event.door).filter(|_| self.is_wanted(event.source))
-        else {
+        let config = self.config;
+        let Some(door) = door(&config.doors, event.door) else { return Ok(()) };
+        // The engine's clock is that of the capture.
+        let outcome = Outcome::of(config, door, Monotonic::from_nanos(at.as_nanos()), event);
+        self.tell(at, event.source, Some(event.door), outcome, packet)
+    }
+
+    fn tell(
+        &mut self,
+        at: Wall,
+        source: IpAddr,
+        id: Option<DoorId>,
+        outcome: Outcome<'_>,
+        packet: Option<&Packet>,
+    ) -> io::Result<()> {
+        if !self.is_wanted(source) {
             return Ok(());
-        };
-        let outcome = Outcome::of(door, event);
+        }
+        let door = id.and_then(|id| Some((id, door(&self.config.doors, id)?)));
         match &mut self.form {
-            Form::Text(text) => {
-                text.event(&mut self.out, at, event.source, (event.door, door), outcome, packet)
-            }
+            Form::Text(text) => text.event(&mut self.out, at, source, door, outcome, packet),
             Form::Json => {
-                serde_json::to_writer(
-                    &mut self.out,
-                    &JsonLine {
-                        time: seconds(at),
-                        source: event.source,
-                        door: door.name(),
-                        outcome: outcome.into(),
-                    },
-                )?;
+                let door = door.map(|(_, door)| door.name());
+                let line = JsonLine { time: seconds(at), source, door, outcome: outcome.into() };
+                serde_json::to_writer(&mut self.out, &line)?;
                 writeln!(self.out)
             }
         }
@@ -278,27 +330,59 @@ fn seconds(at: Wall) -> f64 {
 struct JsonLine<'a> {
     time: f64,
     source: IpAddr,
-    door: &'a Name,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    door: Option<&'a Name>,
     #[serde(flatten)]
-    outcome: JsonOutcome,
+    outcome: JsonOutcome<'a>,
 }
 
 #[derive(Serialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-enum JsonOutcome {
-    Stage { stage: u8 },
-    Open { by: &'static str },
-    Reset { reason: &'static str },
-    Refused { reason: &'static str },
+#[serde(tag = "event", rename_all = "snake_case")]
+enum JsonOutcome<'a> {
+    Stage {
+        stage: u8,
+    },
+    Open {
+        by: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<&'a Name>,
+    },
+    Close {
+        by: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<&'a Name>,
+    },
+    Reset {
+        reason: &'static str,
+    },
+    Refused {
+        reason: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<&'a Name>,
+    },
+    Missed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<&'a Name>,
+        steps: i32,
+    },
+    LockedOut {
+        seconds: u64,
+        everywhere: bool,
+    },
 }
 
-impl From<Outcome> for JsonOutcome {
-    fn from(outcome: Outcome) -> Self {
+impl<'a> From<Outcome<'a>> for JsonOutcome<'a> {
+    fn from(outcome: Outcome<'a>) -> Self {
         match outcome {
             Outcome::Stage(stage) => Self::Stage { stage },
-            Outcome::Open => Self::Open { by: "sequence" },
+            Outcome::Open { by, client } => Self::Open { by: by.as_str(), client },
+            Outcome::Close { by, client } => Self::Close { by: by.as_str(), client },
             Outcome::Reset { reason, .. } => Self::Reset { reason: reason.as_str() },
-            Outcome::Refused(reason) => Self::Refused { reason: reason.as_str() },
+            Outcome::Refused { reason, client } => {
+                Self::Refused { reason: reason.as_str(), client }
+            }
+            Outcome::Missed { client, steps } => Self::Missed { client, steps },
+            Outcome::LockedOut { seconds, everywhere } => Self::LockedOut { seconds, everywhere },
         }
     }
 }

@@ -116,7 +116,10 @@ fn grants(
         };
         vec![
             grant.door.to_string(),
-            grant.address.to_string(),
+            match grant.source_port {
+                Some(port) => format!("{} port {port}", grant.address),
+                None => grant.address.to_string(),
+            },
             client.to_owned(),
             grant.by.clone(),
             closes,
@@ -167,6 +170,7 @@ mod tests {
 
     fn closing_in(seconds_left: f64) -> String {
         let grant = GrantStatus {
+            source_port: None,
             door: "ssh".parse().unwrap(),
             address: "192.0.2.2".parse().unwrap(),
             client: None,

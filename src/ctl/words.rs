@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::control::EventLine;
 use crate::engine::Reason;
+use crate::grants::By;
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 
@@ -40,6 +41,14 @@ impl Told {
     pub(super) fn open(&self) -> String {
         let knock = self.knock.as_deref().unwrap_or("the last knock");
         format!("open ({knock} completes the sequence)")
+    }
+
+    pub(super) fn open_by(&self, by: By, client: Option<&str>) -> String {
+        format!("open ({})", by_whom(by, client))
+    }
+
+    pub(super) fn close_by(&self, by: By, client: Option<&str>) -> String {
+        format!("close ({})", by_whom(by, client))
     }
 
     pub(super) fn refused(&self, reason: &str) -> String {
@@ -79,6 +88,25 @@ impl Told {
         };
         format!("reset at {}: {why}", self.place(stage))
     }
+}
+
+fn by_whom(by: By, client: Option<&str>) -> String {
+    client.map_or_else(|| by.to_string(), |client| format!("{by} of {client}"))
+}
+
+/// A sequence of another time: a clock is off.
+pub(super) fn missed(client: Option<&str>, steps: i64) -> String {
+    let client = client.unwrap_or("a client");
+    let count = steps.unsigned_abs();
+    let noun = if count == 1 { "step" } else { "steps" };
+    let when = if steps < 0 { "ago" } else { "ahead" };
+    format!("refused: right for {client} {count} {noun} {when}: is a clock off?")
+}
+
+pub(super) fn locked_out(seconds: u64, everywhere: bool) -> String {
+    let lasts = duration::format(Duration::from_secs(seconds));
+    let door = if everywhere { "any door" } else { "this door" };
+    format!("locked out: failed too often, not listened to at {door} for {lasts}")
 }
 
 pub(super) const fn family(address: IpAddr) -> &'static str {

@@ -27,7 +27,9 @@ use sequence::{Sequence, Times};
 use tracker::{Attempt, Source, Tracker, Visit};
 
 pub use doors::Local;
-pub use verdict::{DoorId, Event, EventKind, Reason, Verdict};
+pub use verdict::{
+    ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request, Verdict,
+};
 
 /// How the engine is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,7 +283,7 @@ fn advance(
     let began = attempt.times.first().copied().unwrap_or(now);
     if sequence.is_complete(&attempt.times) {
         attempt.times.clear();
-        teller.tell(attempt.door, began, EventKind::Open);
+        teller.tell(attempt.door, began, EventKind::Open(Knocked::Sequence));
     } else {
         teller.tell(attempt.door, began, EventKind::Stage(stage(&attempt.times)));
     }

@@ -120,7 +120,7 @@ impl Model {
                 Some((stage, began)) if stage == before.map_or(0, |(stage, _)| stage) + 1 => {
                     let mut kind = EventKind::Stage(stage as u8);
                     if stage == sequence.len() {
-                        kind = EventKind::Open;
+                        kind = EventKind::Open(Knocked::Sequence);
                         history.doors[door].0 = history.knocks.len();
                         after = None;
                     }
@@ -350,10 +350,12 @@ fn compare(
         let expected = model.on_packet(now, &packet);
         match engine.on_packet(at(now), &packet) {
             Verdict::Knock(events) => {
-                opened += events.iter().filter(|event| event.kind == EventKind::Open).count();
+                opened +=
+                    events.iter().filter(|event| matches!(event.kind, EventKind::Open(_))).count();
                 prop_assert_eq!(Some(events.to_vec()), expected);
             }
             Verdict::Ignored(_) => prop_assert_eq!(None, expected),
+            other => prop_assert!(false, "{other:?}"),
         }
     }
     Ok(opened)

@@ -58,6 +58,7 @@ fn events(verdict: Verdict<'_>) -> Vec<String> {
     match verdict {
         Verdict::Ignored(reason) => vec![format!("ignored: {}", reason.as_str())],
         Verdict::Knock(events) => events.iter().map(text).collect(),
+        other => vec![format!("{other:?}")],
     }
 }
 
@@ -65,8 +66,11 @@ fn text(event: &Event) -> String {
     let door = event.door.0;
     match event.kind {
         EventKind::Stage(stage) => format!("{door}: stage {stage}"),
-        EventKind::Open => format!("{door}: open"),
+        EventKind::Open(_) => format!("{door}: open"),
         EventKind::Reset { stage, reason } => format!("{door}: {stage} lost: {}", reason.as_str()),
+        EventKind::Missed { .. } | EventKind::LockedOut { .. } => {
+            format!("{door}: {:?}", event.kind)
+        }
     }
 }
 

@@ -1,14 +1,19 @@
 //! What the engine decides, and why.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
-use crate::time::Monotonic;
+use crate::time::{Monotonic, Wall};
 use crate::wire::Ignored;
 
 /// The place of a door in its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DoorId(pub u32);
+
+/// The place of a client in its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u32);
 
 /// What one packet came to.
 #[must_use]
@@ -20,6 +25,58 @@ pub enum Verdict<'a> {
     /// did, each in the order of the doors. Empty where it is a trip-wire that had nothing to
     /// break.
     Knock(&'a [Event]),
+    /// It is a datagram that asks for this, and may.
+    Asked(&'a [Request]),
+    /// It is a datagram that asks for what it may not, or at the wrong time.
+    Refused(Refusal),
+}
+
+/// What an authenticated datagram asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub door: DoorId,
+    pub client: ClientId,
+    pub credential: Credential,
+    /// Where the datagram came from.
+    pub source: IpAddr,
+    /// The addresses to open for, of which there is at least one.
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+    /// For how many seconds; `None`: as the door says.
+    pub open_for: Option<u32>,
+    /// The grant is for connections from this port only.
+    pub source_port: Option<NonZeroU16>,
+    /// Close instead of open.
+    pub close: bool,
+}
+
+/// What a datagram was authenticated by, and what makes it good for one time only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// The client's public key with this number. A later stamp than the last is good.
+    Spa { key: u16, stamp: Wall },
+    /// fwknop's keys. `digest` is of what they authenticate; good until `until`.
+    Fwknop { digest: [u8; 32], until: Wall },
+}
+
+/// Says what it is, not what it holds.
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spa { key, .. } => write!(f, "Spa({key})"),
+            Self::Fwknop { .. } => f.write_str("Fwknop"),
+        }
+    }
+}
+
+/// An authenticated datagram that opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub source: IpAddr,
+    /// As far as they are known.
+    pub client: Option<ClientId>,
+    pub door: Option<DoorId>,
+    pub reason: Reason,
 }
 
 /// Something happened to one source at one door.
@@ -37,9 +94,23 @@ pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence.
     Stage(u8),
     /// The sequence is complete.
-    Open,
+    Open(Knocked),
     /// A sequence that had come to `stage` is broken.
     Reset { stage: u8, reason: Reason },
+    /// The sequence would have been right for this client so many steps from now: its clock or ours
+    /// is off.
+    Missed { client: ClientId, steps: i32 },
+    /// The source has failed too often. `everywhere`: at all doors, not only at this one.
+    LockedOut { until: Monotonic, everywhere: bool },
+}
+
+/// Which sequence was completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knocked {
+    /// The door's own.
+    Sequence,
+    /// The one of a client in a step of time.
+    Totp { client: ClientId, step: u64 },
 }
 
 /// Why something did not open: one vocabulary for logs, counters, `explain` and tests.
@@ -68,10 +139,38 @@ pub enum Reason {
     NoCommand,
     /// The configuration has changed since the sequence began.
     Changed,
+    /// What proves it was used before.
+    Used,
+    /// The source has failed too often.
+    LockedOut,
+    /// The client's credentials have run out.
+    Expired,
+    /// Its first 16 bytes are not what the server's public key makes them.
+    BadTag,
+    /// It cannot be decrypted.
+    Undecryptable,
+    /// Decrypted, it is no request.
+    MalformedRequest,
+    /// No client has this public key.
+    UnknownClient,
+    /// It was stamped too long ago.
+    TooOld,
+    /// It was stamped in the future.
+    TooFarAhead,
+    /// It was stamped before this start of the machine, which was not shut down cleanly.
+    BeforeStart,
+    /// There is no door of this name, or none where none is named.
+    NoSuchDoor,
+    /// The client may not open this door, or not so.
+    NotAllowed,
+    /// The client has to name the address to open for.
+    AddressNotNamed,
+    /// The door cannot be opened for one source port only.
+    SourcePort,
 }
 
 impl Reason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 30] = [
         Self::Ignored(Ignored::Truncated),
         Self::Ignored(Ignored::Fragment),
         Self::Ignored(Ignored::Malformed),
@@ -88,6 +187,20 @@ impl Reason {
         Self::Crowded,
         Self::NoCommand,
         Self::Changed,
+        Self::Used,
+        Self::LockedOut,
+        Self::Expired,
+        Self::BadTag,
+        Self::Undecryptable,
+        Self::MalformedRequest,
+        Self::UnknownClient,
+        Self::TooOld,
+        Self::TooFarAhead,
+        Self::BeforeStart,
+        Self::NoSuchDoor,
+        Self::NotAllowed,
+        Self::AddressNotNamed,
+        Self::SourcePort,
     ];
 
     /// The word that scripts see: in JSON, in counters.
@@ -110,6 +223,20 @@ impl Reason {
             Self::Crowded => "crowded",
             Self::NoCommand => "no-command",
             Self::Changed => "changed",
+            Self::Used => "used",
+            Self::LockedOut => "locked-out",
+            Self::Expired => "expired",
+            Self::BadTag => "bad-tag",
+            Self::Undecryptable => "undecryptable",
+            Self::MalformedRequest => "malformed-request",
+            Self::UnknownClient => "unknown-client",
+            Self::TooOld => "too-old",
+            Self::TooFarAhead => "too-far-ahead",
+            Self::BeforeStart => "before-start",
+            Self::NoSuchDoor => "no-such-door",
+            Self::NotAllowed => "not-allowed",
+            Self::AddressNotNamed => "address-not-named",
+            Self::SourcePort => "source-port",
         }
     }
 }
@@ -134,6 +261,20 @@ impl fmt::Display for Reason {
             Self::Crowded => "pushed out by others",
             Self::NoCommand => "nothing opens the door for this address family",
             Self::Changed => "the configuration has changed since the knock began",
+            Self::Used => "it has been used before",
+            Self::LockedOut => "locked out after too many failures",
+            Self::Expired => "the client's credentials have run out",
+            Self::BadTag => "not meant for this server's key",
+            Self::Undecryptable => "cannot be decrypted",
+            Self::MalformedRequest => "no valid request inside",
+            Self::UnknownClient => "no client has this public key",
+            Self::TooOld => "too old: is a clock off?",
+            Self::TooFarAhead => "from the future: is a clock off?",
+            Self::BeforeStart => "from before this machine was started anew",
+            Self::NoSuchDoor => "asks for a door that there is not",
+            Self::NotAllowed => "the client may not open this door so",
+            Self::AddressNotNamed => "the client has to name the address to open for",
+            Self::SourcePort => "this door cannot be opened for one source port only",
         })
     }
 }

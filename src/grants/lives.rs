@@ -136,7 +136,9 @@ impl<'a> Keeper<'a> {
     fn knock(&mut self, who: u8) -> Alive {
         let address = IpAddr::from([192, 0, 2, who]);
         let now = self.world.now();
-        let decision = self.grants.request(now.monotonic, &door(), address, By::Sequence, deed());
+        let place = Place::new(door(), address);
+        let asked = self.grants.ask(now.monotonic, place, By::Sequence.into(), deed());
+        let decision = self.grants.take(asked);
         self.decided(decision, address)
     }
 
@@ -151,10 +153,8 @@ impl<'a> Keeper<'a> {
                     id,
                     Record {
                         id,
-                        door: door(),
-                        address,
-                        client: None,
-                        by: By::Sequence,
+                        place: Place::new(door(), address),
+                        opener: By::Sequence.into(),
                         state: GrantState::Recorded,
                         boot: self.world.boot(),
                         deadline,
@@ -168,7 +168,7 @@ impl<'a> Keeper<'a> {
                 self.run(id, true)
             }
             Decision::Extend(_, until) => {
-                let id = self.grants.places[&(door(), address)];
+                let id = self.grants.places[&Place::new(door(), address)];
                 self.world.step()?;
                 self.world.ledger.get_mut(&id).unwrap().deadline = until;
                 self.world.due_at(id, until);
@@ -202,11 +202,14 @@ impl<'a> Keeper<'a> {
 
     fn ended(&mut self, command: Running, fails: bool) -> Alive {
         let id = command.id;
-        let address = self.grants.whose(id).unwrap().1;
+        let address = self.grants.whose(id).unwrap().0.address;
         if !command.opens {
             self.forget(id)?;
             return match self.grants.closed(id) {
-                Some(decision) => self.decided(decision, address),
+                Some(asked) => {
+                    let decision = self.grants.take(asked);
+                    self.decided(decision, address)
+                }
                 None => Ok(()),
             };
         }

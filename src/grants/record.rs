@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -16,11 +17,9 @@ use crate::time::{BootId, Monotonic, Wall};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub id: GrantId,
-    pub door: Name,
-    pub address: IpAddr,
+    pub place: Place,
     /// Who opened it, or extended it last.
-    pub client: Option<Name>,
-    pub by: By,
+    pub opener: Opener,
     pub state: GrantState,
     /// The boot in which `deadline` means something.
     pub boot: BootId,
@@ -30,6 +29,37 @@ pub struct Record {
     /// When it ends, for people.
     pub until: Wall,
     pub means: Means,
+}
+
+/// What there can be one grant for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub door: Name,
+    pub address: IpAddr,
+    /// Only connections from this port pass.
+    pub source_port: Option<NonZeroU16>,
+}
+
+impl Place {
+    /// A door, for all connections from an address.
+    #[must_use]
+    pub const fn new(door: Name, address: IpAddr) -> Self {
+        Self { door, address, source_port: None }
+    }
+}
+
+/// Who opens a door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opener {
+    pub by: By,
+    /// Where that is known.
+    pub client: Option<Name>,
+}
+
+impl From<By> for Opener {
+    fn from(by: By) -> Self {
+        Self { by, client: None }
+    }
 }
 
 /// How far a grant has come. Each state is recorded before what it names begins.
@@ -48,6 +78,10 @@ pub enum GrantState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum By {
     Sequence,
+    Totp,
+    OneTimeSequence,
+    Spa,
+    Fwknop,
     /// The administrator, by hand.
     Knockctl,
 }
@@ -89,16 +123,17 @@ pub struct Element {
     pub set: String,
     /// Only connections from this port pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_port: Option<u16>,
+    pub source_port: Option<NonZeroU16>,
 }
 
 impl Element {
     /// The place of a door in knockd's own table.
     #[must_use]
-    pub fn of_guard(door: &Name, address: IpAddr) -> Self {
+    pub fn of_guard(door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) -> Self {
         let family = if address.to_canonical().is_ipv4() { 4 } else { 6 };
-        let set = format!("g_{door}_{family}");
-        Self { table: GUARD.to_owned(), set, source_port: None }
+        let kind = if source_port.is_some() { 'p' } else { 'g' };
+        let set = format!("{kind}_{door}_{family}");
+        Self { table: GUARD.to_owned(), set, source_port }
     }
 
     /// The place in a table of the administrator's; `None` where there is no set for the family.
@@ -159,5 +194,9 @@ words!(GrantState {
 
 words!(By {
     Sequence = "sequence",
+    Totp = "totp",
+    OneTimeSequence = "one_time_sequence",
+    Spa = "spa",
+    Fwknop = "fwknop",
     Knockctl = "knockctl",
 });

@@ -4,17 +4,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{By, Element, Grant, GrantId, GrantState, Grants, Means, Record, State};
-use crate::config::{Name, Rendered};
+use super::{Element, Grant, GrantId, GrantState, Grants, Means, Opener, Place, Record, State};
+use crate::config::Rendered;
 use crate::time::{BootId, Monotonic, Now};
 
 /// An element that the kernel still holds: a grant of which there may be no record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    pub door: Name,
-    pub address: IpAddr,
-    pub client: Option<Name>,
-    pub by: By,
+    pub place: Place,
+    pub opener: Opener,
     pub element: Element,
     pub remaining: Duration,
 }
@@ -55,18 +53,20 @@ impl Grants {
     ) -> Vec<Recovered> {
         let last = records.iter().map(|record| record.id.0).max();
         self.last = self.last.max(last.unwrap_or(0));
-        let mut held: HashMap<(Element, IpAddr), Held> =
-            held.into_iter().map(|held| ((held.element.clone(), held.address), held)).collect();
+        let mut held: HashMap<(Element, IpAddr), Held> = held
+            .into_iter()
+            .map(|held| ((held.element.clone(), held.place.address), held))
+            .collect();
         let mut effects = Vec::new();
         for record in records {
             let held = match &record.means {
-                Means::Kernel(element) => held.remove(&(element.clone(), record.address)),
+                Means::Kernel(element) => held.remove(&(element.clone(), record.place.address)),
                 Means::Commands(_) => None,
             };
             effects.push(self.recover_one(now, boot, record, held));
         }
         let mut rest: Vec<Held> = held.into_values().collect();
-        rest.sort_by_key(|held| (held.address, held.remaining));
+        rest.sort_by_key(|held| (held.place.address, held.remaining));
         effects.extend(rest.into_iter().filter_map(|held| self.adopt(now, boot, held)));
         effects
     }
@@ -129,17 +129,15 @@ impl Grants {
 
     /// `None` where the door has a grant for this address: it stays the only one.
     fn adopt(&mut self, now: Now, boot: BootId, held: Held) -> Option<Recovered> {
-        let Held { door, address, client, by, element, remaining } = held;
-        if self.places.contains_key(&(door.clone(), address)) {
+        let Held { place, opener, element, remaining } = held;
+        if self.places.contains_key(&place) {
             return None;
         }
         self.last += 1;
         let record = Record {
             id: GrantId(self.last),
-            door,
-            address,
-            client,
-            by,
+            place,
+            opener,
             state: GrantState::Open,
             boot,
             deadline: now.monotonic + remaining,
@@ -152,19 +150,19 @@ impl Grants {
     }
 
     fn insert(&mut self, record: Record, state: State) {
-        let Record { id, door, address, by, deadline, means, .. } = record;
+        let Record { id, place, opener, deadline, means, .. } = record;
         if matches!(state, State::Open) {
             self.deadlines.insert((deadline, id));
         }
-        self.places.insert((door.clone(), address), id);
-        self.grants.insert(id, Grant { door, address, by, state, deadline, means });
+        self.places.insert(place.clone(), id);
+        self.grants.insert(id, Grant { place, opener, state, deadline, means });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grants::{Decision, Deed, Opened, Step};
+    use crate::grants::{By, Decision, Deed, Opened, Step};
     use crate::time::Wall;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
@@ -193,10 +191,8 @@ mod tests {
     fn record(state: GrantState) -> Record {
         Record {
             id: GrantId(7),
-            door: "ssh".parse().unwrap(),
-            address: ADDRESS,
-            client: None,
-            by: By::Sequence,
+            place: place("ssh"),
+            opener: By::Sequence.into(),
             state,
             boot: boot('a'),
             deadline: at(130),
@@ -215,13 +211,22 @@ mod tests {
 
     fn held(seconds: u64) -> Held {
         Held {
-            door: "ssh".parse().unwrap(),
-            address: ADDRESS,
-            client: Some("phone".parse().unwrap()),
-            by: By::Knockctl,
+            place: place("ssh"),
+            opener: Opener { by: By::Knockctl, client: Some("phone".parse().unwrap()) },
             element: element(),
             remaining: Duration::from_secs(seconds),
         }
+    }
+
+    fn place(door: &str) -> Place {
+        Place::new(door.parse().unwrap(), ADDRESS)
+    }
+
+    fn knock(grants: &mut Grants, seconds: u64, door: &str) -> Decision {
+        let steps = vec![Step { open: command("open"), close: Some(command("close")) }];
+        let deed = Deed { means: Means::Commands(steps), open_for: Duration::from_secs(30) };
+        let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed);
+        grants.take(asked)
     }
 
     fn recover(record: Record, held: &[Held]) -> (Grants, Recovered) {
@@ -248,7 +253,7 @@ mod tests {
             let (mut grants, effect) = recover(record(state), &[]);
             assert_eq!(effect, closes(), "{state}");
             assert_eq!(grants.next_deadline(), None);
-            assert_eq!(grants.closed(GrantId(7)), None);
+            assert!(grants.closed(GrantId(7)).is_none());
             assert!(grants.is_empty());
         }
     }
@@ -280,11 +285,7 @@ mod tests {
     #[test]
     fn a_knock_extends_what_was_kept() {
         let (mut grants, _) = recover(record(GrantState::Open), &[]);
-        let steps = vec![Step { open: command("open"), close: Some(command("close")) }];
-        let means = Means::Commands(steps);
-        let deed = Deed { means, open_for: Duration::from_secs(30) };
-        let decision =
-            grants.request(at(120), &"ssh".parse().unwrap(), ADDRESS, By::Sequence, deed);
+        let decision = knock(&mut grants, 120, "ssh");
         assert_eq!(decision, Decision::Extend(GrantId(7), at(150)));
     }
 
@@ -292,13 +293,10 @@ mod tests {
     fn a_knock_while_recovery_closes_opens_anew_for_its_own_time() {
         let other = Record { boot: boot('b'), deadline: at(9000), ..record(GrantState::Open) };
         let (mut grants, _) = recover(other, &[]);
-        let steps = vec![Step { open: command("open"), close: Some(command("close")) }];
-        let means = Means::Commands(steps);
-        let deed = Deed { means, open_for: Duration::from_secs(30) };
-        let decision =
-            grants.request(at(101), &"ssh".parse().unwrap(), ADDRESS, By::Sequence, deed);
+        let decision = knock(&mut grants, 101, "ssh");
         assert_eq!(decision, Decision::Wait);
-        let Some(Decision::Open(id, _)) = grants.closed(GrantId(7)) else { panic!() };
+        let again = grants.closed(GrantId(7)).unwrap();
+        let Decision::Open(id, _) = grants.take(again) else { panic!() };
         let _ = grants.opened(id, Opened::All);
         assert_eq!(grants.next_deadline(), Some(at(131)));
     }
@@ -306,11 +304,7 @@ mod tests {
     #[test]
     fn a_new_grant_takes_no_number_that_is_in_use() {
         let (mut grants, _) = recover(record(GrantState::Open), &[]);
-        let steps = vec![Step { open: command("open"), close: Some(command("close")) }];
-        let means = Means::Commands(steps);
-        let deed = Deed { means, open_for: Duration::from_secs(30) };
-        let decision =
-            grants.request(at(120), &"web".parse().unwrap(), ADDRESS, By::Sequence, deed);
+        let decision = knock(&mut grants, 120, "web");
         assert!(matches!(decision, Decision::Open(GrantId(8), _)), "{decision:?}");
     }
 
@@ -321,7 +315,7 @@ mod tests {
             let Recovered::Adopt(record) = effect else { panic!("{effect:?}") };
             assert_eq!((record.id, record.state), (GrantId(7), GrantState::Open));
             assert_eq!((record.deadline, grants.next_deadline()), (at(150), Some(at(150))));
-            assert_eq!(record.client, None, "its record says who opened it");
+            assert_eq!(record.opener.client, None, "its record says who opened it");
         }
     }
 
@@ -358,16 +352,16 @@ mod tests {
         let mut grants = Grants::new();
         let effects = grants.recover(now(), boot('a'), Vec::new(), vec![held(50)]);
         let [Recovered::Adopt(record)] = effects.as_slice() else { panic!("{effects:?}") };
-        assert_eq!((record.state, record.by), (GrantState::Open, By::Knockctl));
+        assert_eq!((record.state, record.opener.by), (GrantState::Open, By::Knockctl));
         assert_eq!(record.deadline, at(150));
-        assert!(grants.is_open(&"ssh".parse().unwrap(), ADDRESS));
+        assert!(grants.is_open(&place("ssh")));
     }
 
     #[test]
-    fn a_door_has_one_grant_for_an_address_also_after_recovery() {
+    fn a_place_has_one_grant_also_after_recovery() {
         let mut grants = Grants::new();
-        let bound = Element { source_port: Some(4000), ..element() };
-        let held = vec![held(50), Held { element: bound, ..held(60) }];
+        let other = Element { set: "other".into(), ..element() };
+        let held = vec![held(50), Held { element: other, ..held(60) }];
         let effects = grants.recover(now(), boot('a'), Vec::new(), held);
         assert_eq!((effects.len(), grants.len()), (1, 1));
     }

@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::config::{Command, Config, Door, Email, Holes, Name, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, OnFailure};
+use crate::grants::{Opener, Place};
 use crate::log::limit::Limit;
 use crate::time::{Monotonic, Now};
 
@@ -53,27 +54,29 @@ impl Alerts {
         self.doors.extend(config.doors.iter().map(|door| (door.name().clone(), door.clone())));
     }
 
-    pub(super) fn opened(&mut self, now: Now, door: &Name, address: IpAddr) {
-        self.tell(now, door, address, "opened", |door| door.opening.on_open.as_ref());
+    pub(super) fn opened(&mut self, now: Now, place: &Place, opener: &Opener) {
+        self.tell(now, place, opener, "opened", |door| door.opening.on_open.as_ref());
     }
 
-    pub(super) fn closed(&mut self, now: Now, door: &Name, address: IpAddr) {
-        self.tell(now, door, address, "closed", |door| door.opening.on_close.as_ref());
+    pub(super) fn closed(&mut self, now: Now, place: &Place, opener: &Opener) {
+        self.tell(now, place, opener, "closed", |door| door.opening.on_close.as_ref());
     }
 
     fn tell(
         &mut self,
         now: Now,
-        name: &Name,
-        address: IpAddr,
+        place: &Place,
+        opener: &Opener,
         what: &str,
         command: impl Fn(&Door) -> Option<&Command>,
     ) {
+        let Place { door: name, address, .. } = place;
+        let address = *address;
         let rendered = self.doors.get(name).and_then(|door| {
             let holes = Holes {
                 address,
                 door: name,
-                client: None,
+                client: opener.client.as_ref(),
                 port: door.opening.single_port(),
                 seconds: door.opening.open_for.as_secs(),
             };

@@ -5,13 +5,13 @@ use std::process;
 
 use serde_json::Value;
 
+use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
-use super::doors::Request as OpenRequest;
 use super::run::Keeper;
-use super::watchers::Notice;
+use super::watchers::{Notice, locked_out, missed};
 use crate::config::{Door, Name};
 use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
-use crate::engine::{Event, EventKind};
+use crate::engine::{Event, EventKind, Knocked};
 use crate::grants::By;
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
@@ -57,14 +57,8 @@ impl Keeper {
                 Some(door) => {
                     let open_for = seconds.map(std::time::Duration::from_secs);
                     let name = door.name().clone();
-                    let request = OpenRequest {
-                        door: &door,
-                        address,
-                        by: By::Knockctl,
-                        since: now.monotonic,
-                        open_for,
-                    };
-                    match self.doors.open(now, &request) {
+                    let ask = Ask::by_hand(door, address, now.monotonic, open_for);
+                    match self.doors.ask(now, &ask) {
                         Ok(()) => Reply::Done { text: format!("{name} opens for {address}") },
                         Err(reason) => Reply::Failed {
                             why: format!("{name} cannot be opened for {address}: {reason}"),
@@ -174,13 +168,14 @@ impl Keeper {
             door: door.name().clone(),
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
             via: door.opening.how.to_string(),
-            open: grants.iter().filter(|grant| grant.door == door.name()).count(),
+            open: grants.iter().filter(|grant| grant.place.door == *door.name()).count(),
         });
         let grants = grants.iter().map(|grant| GrantStatus {
-            door: grant.door.clone(),
-            address: grant.address,
-            client: None,
-            by: grant.by.as_str().to_owned(),
+            door: grant.place.door.clone(),
+            address: grant.place.address,
+            source_port: grant.place.source_port,
+            client: grant.opener.client.clone(),
+            by: grant.opener.by.as_str().to_owned(),
             state: grant.state.to_string(),
             seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),
         });
@@ -266,10 +261,21 @@ fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
         EventKind::Stage(stage) => {
             ("stage", format!("Stage {stage}"), facts([("stage", stage.into())]))
         }
-        EventKind::Open => {
-            let by = By::Sequence.as_str();
-            ("open", "OPEN SESAME".to_owned(), facts([("by", by.into())]))
+        EventKind::Open(knocked) => {
+            let by = match knocked {
+                Knocked::Sequence => By::Sequence,
+                Knocked::Totp { .. } => By::Totp,
+            };
+            ("open", "OPEN SESAME".to_owned(), facts([("by", by.as_str().into())]))
         }
+        EventKind::Missed { steps, .. } => {
+            ("missed", missed(steps), facts([("steps", steps.into())]))
+        }
+        EventKind::LockedOut { everywhere, .. } => (
+            "locked_out",
+            locked_out(everywhere).to_owned(),
+            facts([("everywhere", everywhere.into())]),
+        ),
         EventKind::Reset { stage, reason } => (
             "reset",
             format!("sequence broken (stage {stage}): {reason}"),

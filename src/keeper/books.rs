@@ -1,21 +1,30 @@
 //! The ledger as the keeper uses it: what goes wrong with it is said once, and is nobody's end.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use tracing::{error, info};
 
-use crate::config::Name;
-use crate::grants::{By, GrantId, GrantState, Record};
+use crate::grants::{Change, GrantId, GrantState, Opener, Place, Record};
 use crate::ledger::{
-    Entry, Event, Extension, Flush, Keep, Ledger, LedgerError, Opened, Query, SetAside,
+    Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, Query, SetAside, Written,
 };
 use crate::time::{BootId, Monotonic, Now};
 
 /// How often what need not be kept is looked for, and how soon again when there is more.
 const TIDY: Duration = Duration::from_secs(600);
 const TIDY_MORE: Duration = Duration::from_millis(200);
+
+/// What came of writing something down.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Recorded,
+    /// Its proof was used before: nothing is recorded.
+    Used,
+    /// It could not be written: what it is about must not be open.
+    Failed,
+}
 
 pub(super) struct Books {
     ledger: Ledger,
@@ -56,20 +65,26 @@ impl Books {
         self.ails
     }
 
-    /// Records a grant, before or after it opens. False: what it is about must not be open.
-    #[must_use]
-    pub(super) fn record(&mut self, record: &Record, flush: Flush) -> bool {
-        // Without a proof nothing can have been used.
-        let written = self.ledger.record(record, None, flush).map(drop);
-        self.heed_growth(written)
-    }
-
-    /// A later deadline. If it cannot be recorded the grant ends earlier after a crash.
-    pub(super) fn extend(&mut self, now: Now, id: GrantId, deadline: Monotonic, by: By) {
-        let until = now.wall + deadline.since(now.monotonic);
-        let to = Extension { deadline, until, client: None, by };
-        let written = self.ledger.extend(id, &to, None, Flush::No).map(drop);
-        self.heed(written);
+    /// Records what has been asked for, before or after it happens, and uses up its proof.
+    pub(super) fn write(
+        &mut self,
+        changes: &[Change],
+        proof: Option<&Proof>,
+        flush: Flush,
+    ) -> Outcome {
+        match self.ledger.write(changes, proof, flush) {
+            Ok(written) => {
+                self.heed_growth(Ok(()));
+                match written {
+                    Written::New => Outcome::Recorded,
+                    Written::Used => Outcome::Used,
+                }
+            }
+            Err(why) => {
+                self.heed(Err(why));
+                Outcome::Failed
+            }
+        }
     }
 
     pub(super) fn advance(&mut self, id: GrantId, state: GrantState, flush: Flush) {
@@ -86,18 +101,17 @@ impl Books {
     pub(super) fn note(
         &mut self,
         now: Now,
-        door: &Name,
-        address: IpAddr,
-        by: By,
+        place: &Place,
+        opener: &Opener,
         event: Event,
         detail: &str,
     ) -> bool {
         let entry = Entry {
             at: now.wall,
-            door: door.clone(),
-            address,
-            client: None,
-            by: Some(by),
+            door: place.door.clone(),
+            address: place.address,
+            client: opener.client.clone(),
+            by: Some(opener.by),
             event,
             detail: detail.to_owned(),
         };

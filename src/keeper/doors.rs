@@ -5,22 +5,22 @@ mod takeover;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
 use super::alerts::Alerts;
-use super::books::Books;
+use super::ask::Ask;
+use super::books::{Books, Outcome};
 use super::sets::{Kept, Sets, SetsError};
-use crate::config::{Door, Name, OnExit, Rendered};
+use crate::config::{Name, OnExit, Rendered};
 use crate::engine::Reason;
 use crate::firewall::command::Commands;
 use crate::firewall::{Finished, Job, JobId, OnFailure};
 use crate::grants::{
-    AfterOpen, By, Closing, Decision, Deed, Expired, GrantId, GrantState, Grants, Listed, Means,
-    Opened,
+    AfterOpen, Asked, By, Change, Closing, Decision, Deed, Expired, GrantId, GrantState, Grants,
+    Listed, Means, Opened, Opener, Place,
 };
-use crate::ledger::{Event, Flush};
+use crate::ledger::{Event, Flush, Proof};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -35,18 +35,6 @@ pub(super) struct Doors {
     last_job: u64,
 }
 
-/// Who may open what, and since when.
-#[derive(Clone, Copy)]
-pub(super) struct Request<'a> {
-    pub(super) door: &'a Door,
-    pub(super) address: IpAddr,
-    pub(super) by: By,
-    /// When the last knock came.
-    pub(super) since: Monotonic,
-    /// For how long, where that is not left to the door.
-    pub(super) open_for: Option<Duration>,
-}
-
 /// What a job is for.
 #[derive(Clone, Copy)]
 enum Purpose {
@@ -57,146 +45,237 @@ enum Purpose {
 }
 
 impl Doors {
-    fn whose(&self, id: GrantId) -> Option<(Name, IpAddr, By)> {
-        self.grants.whose(id).map(|(door, address, by)| (door.clone(), address, by))
+    fn whose(&self, id: GrantId) -> Option<(Place, Opener)> {
+        self.grants.whose(id).map(|(place, opener)| (place.clone(), opener.clone()))
     }
 
-    /// Opens a door, or leaves it open longer.
+    /// Does what has been asked for: opens a door, leaves it open longer, or closes it.
     ///
     /// # Errors
-    /// Why this door cannot be opened for this address.
-    pub(super) fn open(&mut self, now: Now, request: &Request<'_>) -> Result<(), Reason> {
-        let Request { door, address, by, since, open_for } = *request;
-        let name = door.name();
-        let deed = Deed::of(door, address, open_for).inspect_err(|reason| {
-            say_who_opens(name, address, by);
-            warn!(source = %address, door = %name, event = "refused", reason = reason.as_str(),
-                "not opened: {reason}");
-            self.books.note(now, name, address, by, Event::Refused, reason.as_str());
-        })?;
+    /// Why it may not be done; for several addresses, why it may be done for none of them.
+    pub(super) fn ask(&mut self, now: Now, ask: &Ask) -> Result<(), Reason> {
+        if ask.close { self.close_as_asked(now, ask) } else { self.open_as_asked(now, ask) }
+    }
+
+    fn open_as_asked(&mut self, now: Now, ask: &Ask) -> Result<(), Reason> {
         // A watcher cannot make a grant last longer by dating its knock ahead.
-        let since = since.min(now.monotonic);
-        let decision = self.grants.request(since, name, address, by, deed);
-        // Whoever waits for the kernel need not wait for the log.
-        let is_quick = matches!(decision, Decision::Open(_, Means::Kernel(_)));
-        if !is_quick {
-            say_who_opens(name, address, by);
+        let since = ask.since.min(now.monotonic);
+        let mut all_asked = Vec::with_capacity(ask.addresses.len());
+        let mut refused = None;
+        for &address in &ask.addresses {
+            match Deed::of(&ask.door, &ask.wanted(address)) {
+                Ok(deed) => {
+                    let opener = ask.opener.clone();
+                    all_asked.push(self.grants.ask(since, ask.place(address), opener, deed));
+                }
+                Err(reason) => {
+                    self.refuse(now, ask, address, reason);
+                    refused = Some(reason);
+                }
+            }
         }
-        self.decided(now, name, address, by, decision);
-        if is_quick {
-            say_who_opens(name, address, by);
+        let Some(first) = all_asked.first() else { return refused.map_or(Ok(()), Err) };
+        // The record may follow where there is no proof to use up and the kernel ends the grant by
+        // itself. Where recording fails at the moment, nothing opens until it is known whether it
+        // can be.
+        let record_first = ask.proof.is_some() || !first.is_the_kernels() || self.books.ails();
+        if record_first {
+            // What a command does may survive a power cut.
+            let flush = match &ask.proof {
+                Some(Proof::Later { .. }) | None if first.is_the_kernels() => Flush::No,
+                _ => Flush::Yes,
+            };
+            fault::point("requested");
+            let changes: Vec<Change> =
+                all_asked.iter().filter_map(|asked| asked.change(now, self.books.boot())).collect();
+            let outcome = if changes.is_empty() && ask.proof.is_none() {
+                Outcome::Recorded
+            } else {
+                self.books.write(&changes, ask.proof.as_ref(), flush)
+            };
+            match outcome {
+                Outcome::Recorded => fault::point("recorded"),
+                Outcome::Used => return Err(self.refuse_all(now, ask, Reason::Used)),
+                Outcome::Failed => {
+                    for &address in &ask.addresses {
+                        self.not_recorded(now, &ask.place(address), &ask.opener);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        for asked in all_asked {
+            self.take(now, asked, record_first);
         }
         Ok(())
     }
 
-    fn decided(&mut self, now: Now, door: &Name, address: IpAddr, by: By, decision: Decision) {
+    fn take(&mut self, now: Now, asked: Asked, is_recorded: bool) {
+        let (place, opener) = (asked.place().clone(), asked.opener().clone());
+        let change = if is_recorded { None } else { asked.change(now, self.books.boot()) };
+        let decision = self.grants.take(asked);
+        // Whoever waits for the kernel need not wait for the log.
+        let is_quick = matches!(decision, Decision::Open(_, Means::Kernel(_)));
+        if !is_quick {
+            say_who_opens(&place, &opener);
+        }
         match decision {
             Decision::Open(id, Means::Commands(steps)) => {
                 let open = steps.into_iter().map(|step| step.open).collect();
-                self.open_by_commands(now, id, door, address, open);
+                self.submit(now, &place.door, Purpose::Open(id), open, OnFailure::Stop);
+                fault::point("started");
             }
-            Decision::Open(id, Means::Kernel(_)) => self.open_in_kernel(now, id, door, address, by),
+            Decision::Open(id, Means::Kernel(_)) => {
+                self.open_in_kernel(now, id, &place, &opener, change);
+            }
             Decision::Act(commands) => {
-                if self.books.note(now, door, address, by, Event::Act, "") {
-                    self.submit(now, door, Purpose::Act, commands, OnFailure::Stop);
+                if self.books.note(now, &place, &opener, Event::Act, "") {
+                    self.submit(now, &place.door, Purpose::Act, commands, OnFailure::Stop);
                 } else {
-                    self.not_recorded(now, door, address, by);
+                    self.not_recorded(now, &place, &opener);
                 }
             }
-            Decision::Extend(id, until) => {
-                let seconds = until.since(now.monotonic).as_secs();
-                info!(source = %address, door = %door, event = "extend", seconds,
-                    "open already, now for another {seconds} s");
-                if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
-                    && let Err(why) = self.sets.open(&kept)
-                {
-                    error!(source = %address, door = %door, "cannot be extended: {why}");
-                }
-                self.books.extend(now, id, until, by);
-                self.books.note(now, door, address, by, Event::Extend, &format!("{seconds} s"));
-            }
+            Decision::Extend(id, until) => self.extend(now, id, until, &place, &opener, change),
             Decision::Wait => {
-                info!(source = %address, door = %door, "closing just now, opens again after that");
+                info!(source = %place.address, door = %place.door,
+                    "closing just now, opens again after that");
             }
+        }
+        if is_quick {
+            say_who_opens(&place, &opener);
         }
     }
 
-    /// Recorded first, flushed: what a command does may survive a power cut.
-    fn open_by_commands(
+    fn open_in_kernel(
         &mut self,
         now: Now,
         id: GrantId,
-        door: &Name,
-        address: IpAddr,
-        commands: Vec<Rendered>,
+        place: &Place,
+        opener: &Opener,
+        change: Option<Change>,
     ) {
-        let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
-        fault::point("requested");
-        if !self.books.record(&record, Flush::Yes) {
-            self.not_recorded(now, door, address, record.by);
-            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
-            return;
-        }
-        fault::point("recorded");
-        self.submit(now, door, Purpose::Open(id), commands, OnFailure::Stop);
-        fault::point("started");
-    }
-
-    /// The record may follow: there is no proof to use up, and the kernel ends it by itself.
-    fn open_in_kernel(&mut self, now: Now, id: GrantId, door: &Name, address: IpAddr, by: By) {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return };
-        fault::point("requested");
-        let failed = Opened::Failed { done: 0, doubtful: false };
-        // Where recording fails at the moment, nothing opens until it is known whether it can be.
-        if self.books.ails()
-            && let Some(record) = self.grants.record(id, now, self.books.boot())
-            && !self.books.record(&record, Flush::No)
-        {
-            self.not_recorded(now, door, address, by);
-            let _nothing = self.grants.opened(id, failed);
-            return;
-        }
         if let Err(why) = self.sets.open(&kept) {
-            error!(source = %address, door = %door, event = "failed", "not opened: {why}");
-            self.books.note(now, door, address, by, Event::Failed, &why.to_string());
+            error!(source = %place.address, door = %place.door, event = "failed",
+                "not opened: {why}");
+            self.books.note(now, place, opener, Event::Failed, &why.to_string());
             self.books.forget(id);
-            let _nothing = self.grants.opened(id, failed);
+            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
             return;
         }
         fault::point("set");
         let _open = self.grants.opened(id, Opened::All);
-        let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
-        if !self.books.record(&record, Flush::No) {
-            self.not_recorded(now, door, address, by);
-            if let Some(Closing::Now(expired)) = self.grants.close(door, address) {
-                self.end(now, expired, "closed at once, since it cannot be recorded");
+        // What was recorded first is known as starting; an element that the kernel holds is open.
+        match change {
+            None => self.books.advance(id, GrantState::Open, Flush::No),
+            Some(_) => {
+                let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
+                let written = self.books.write(&[Change::Record(record)], None, Flush::No);
+                if written != Outcome::Recorded {
+                    self.not_recorded(now, place, opener);
+                    self.end_all(now, &[id], "closed at once, since it cannot be recorded");
+                    return;
+                }
             }
-            return;
         }
         fault::point("open");
-        self.is_open(now, door, address, by);
+        self.is_open(now, place, opener);
     }
 
-    fn not_recorded(&mut self, now: Now, door: &Name, address: IpAddr, by: By) {
-        error!(source = %address, door = %door, event = "failed",
+    fn extend(
+        &mut self,
+        now: Now,
+        id: GrantId,
+        until: Monotonic,
+        place: &Place,
+        opener: &Opener,
+        change: Option<Change>,
+    ) {
+        let seconds = until.since(now.monotonic).as_secs();
+        let (address, door) = (place.address, &place.door);
+        info!(source = %address, door = %door, event = "extend", seconds,
+            "open already, now for another {seconds} s");
+        if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
+            && let Err(why) = self.sets.open(&kept)
+        {
+            error!(source = %address, door = %door, "cannot be extended: {why}");
+        }
+        // If it cannot be recorded the grant ends earlier after a crash.
+        if let Some(change) = change {
+            let _heeded = self.books.write(&[change], None, Flush::No);
+        }
+        self.books.note(now, place, opener, Event::Extend, &format!("{seconds} s"));
+    }
+
+    /// Closes what a request names, if what proves it is unused.
+    fn close_as_asked(&mut self, now: Now, ask: &Ask) -> Result<(), Reason> {
+        if let Some(proof) = &ask.proof {
+            match self.books.write(&[], Some(proof), Flush::No) {
+                // What cannot be recorded still closes.
+                Outcome::Recorded | Outcome::Failed => {}
+                Outcome::Used => return Err(self.refuse_all(now, ask, Reason::Used)),
+            }
+        }
+        let ids = self.grants.of(|place, _| {
+            place.door == *ask.door.name()
+                && ask.addresses.contains(&place.address)
+                && ask.source_port.is_none_or(|port| place.source_port == Some(port))
+        });
+        self.end_all(now, &ids, "closed as asked");
+        Ok(())
+    }
+
+    /// Notes that something may not be done, for every address that it was asked for.
+    pub(super) fn refuse_all(&mut self, now: Now, ask: &Ask, reason: Reason) -> Reason {
+        for &address in &ask.addresses {
+            self.refuse(now, ask, address, reason);
+        }
+        reason
+    }
+
+    fn refuse(&mut self, now: Now, ask: &Ask, address: IpAddr, reason: Reason) {
+        let place = ask.place(address);
+        // A sequence that was completed is told of; what follows says what became of it.
+        if matches!(ask.opener.by, By::Sequence | By::Knockctl) {
+            say_who_opens(&place, &ask.opener);
+        }
+        let client = ask.opener.client.as_ref().map(Name::as_str);
+        warn!(source = %address, door = %place.door, client, event = "refused",
+            reason = reason.as_str(), "not opened: {reason}");
+        self.books.note(now, &place, &ask.opener, Event::Refused, reason.as_str());
+    }
+
+    fn not_recorded(&mut self, now: Now, place: &Place, opener: &Opener) {
+        error!(source = %place.address, door = %place.door, event = "failed",
             "not opened, since it cannot be recorded");
-        self.books.note(now, door, address, by, Event::Failed, "cannot be recorded");
+        self.books.note(now, place, opener, Event::Failed, "cannot be recorded");
     }
 
-    fn is_open(&mut self, now: Now, door: &Name, address: IpAddr, by: By) {
-        debug!(source = %address, door = %door, "open");
-        self.books.note(now, door, address, by, Event::Open, "");
-        self.alerts.opened(now, door, address);
+    fn is_open(&mut self, now: Now, place: &Place, opener: &Opener) {
+        debug!(source = %place.address, door = %place.door, "open");
+        self.books.note(now, place, opener, Event::Open, "");
+        self.alerts.opened(now, place, opener);
     }
 
     /// Closes a door that is open for an address. False: it is not.
     pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
-        match self.grants.close(door, address) {
-            None => false,
-            Some(Closing::Later) => true,
-            Some(Closing::Now(expired)) => {
-                self.end(now, expired, "closed by hand");
-                true
+        let ids = self.grants.of(|place, _| place.door == *door && place.address == address);
+        self.end_all(now, &ids, "closed by hand");
+        !ids.is_empty()
+    }
+
+    /// Closes what a client has opened, or extended last. How many doors that were.
+    pub(super) fn close_client(&mut self, now: Now, client: &Name) -> usize {
+        let ids = self.grants.of(|_, opener| opener.client.as_ref() == Some(client));
+        self.end_all(now, &ids, "closed, since its client is revoked");
+        ids.len()
+    }
+
+    fn end_all(&mut self, now: Now, ids: &[GrantId], why: &'static str) {
+        for &id in ids {
+            // What is under way ends when its command has ended.
+            if let Some(Closing::Now(expired)) = self.grants.close(id) {
+                self.end(now, expired, why);
             }
         }
     }
@@ -245,12 +324,13 @@ impl Doors {
 
     /// A grant ends, for this reason.
     fn end(&mut self, now: Now, expired: Expired, why: &'static str) {
-        let Expired { id, door, address, close, delete } = expired;
+        let Expired { id, place, close, delete } = expired;
+        let Place { door, address, .. } = &place;
         info!(source = %address, door = %door, event = "close", "{why}");
         fault::point("expired");
         if let Some(element) = delete {
             // At its deadline the kernel has done it already, or is about to.
-            if let Err(why) = self.sets.close(&door, address, &element) {
+            if let Err(why) = self.sets.close(&place, &element) {
                 error!(source = %address, door = %door, "cannot be closed now: {why}");
             }
             self.is_closed(now, id, why);
@@ -258,7 +338,7 @@ impl Doors {
         }
         self.books.advance(id, GrantState::Closing, Flush::Yes);
         fault::point("closing");
-        self.submit(now, &door, Purpose::Close(id, why), close, OnFailure::GoOn);
+        self.submit(now, door, Purpose::Close(id, why), close, OnFailure::GoOn);
         fault::point("close started");
     }
 
@@ -269,9 +349,10 @@ impl Doors {
                 fault::point("close ended");
                 let failed = "a close command failed: the door may still be open";
                 match self.whose(id) {
-                    Some((door, address, by)) if finished.failure.is_some() => {
-                        error!(source = %address, door = %door, event = "failed", "{failed}");
-                        self.books.note(now, &door, address, by, Event::Failed, failed);
+                    Some((place, opener)) if finished.failure.is_some() => {
+                        error!(source = %place.address, door = %place.door, event = "failed",
+                            "{failed}");
+                        self.books.note(now, &place, &opener, Event::Failed, failed);
                     }
                     _ => {}
                 }
@@ -283,7 +364,8 @@ impl Doors {
     }
 
     fn opened(&mut self, now: Now, id: GrantId, finished: &Finished) {
-        let Some((door, address, by)) = self.whose(id) else { return };
+        let Some((place, opener)) = self.whose(id) else { return };
+        let Place { door, address, .. } = &place;
         fault::point("opened");
         let outcome = match &finished.failure {
             None => Opened::All,
@@ -294,34 +376,47 @@ impl Doors {
             AfterOpen::Open => {
                 self.books.advance(id, GrantState::Open, Flush::No);
                 fault::point("open");
-                self.is_open(now, &door, address, by);
+                self.is_open(now, &place, &opener);
             }
             AfterOpen::Nothing => {
                 error!(source = %address, door = %door, event = "failed", "not opened");
-                self.books.note(now, &door, address, by, Event::Failed, &why);
+                self.books.note(now, &place, &opener, Event::Failed, &why);
                 self.books.forget(id);
             }
             AfterOpen::Close(commands) => {
                 error!(source = %address, door = %door, event = "failed",
                     "not opened: what was done of it is undone");
-                self.books.note(now, &door, address, by, Event::Failed, &why);
+                self.books.note(now, &place, &opener, Event::Failed, &why);
                 self.books.advance(id, GrantState::Closing, Flush::Yes);
                 let undone = Purpose::Close(id, "undone, since it could not be opened");
-                self.submit(now, &door, undone, commands, OnFailure::GoOn);
+                self.submit(now, door, undone, commands, OnFailure::GoOn);
             }
         }
     }
 
     fn is_closed(&mut self, now: Now, id: GrantId, why: &str) {
-        let Some((door, address, by)) = self.whose(id) else { return };
+        let Some((place, opener)) = self.whose(id) else { return };
         self.books.forget(id);
         fault::point("closed");
-        self.books.note(now, &door, address, by, Event::Close, why);
-        debug!(source = %address, door = %door, "closed");
-        self.alerts.closed(now, &door, address);
-        if let Some(decision) = self.grants.closed(id) {
-            self.decided(now, &door, address, by, decision);
+        self.books.note(now, &place, &opener, Event::Close, why);
+        debug!(source = %place.address, door = %place.door, "closed");
+        self.alerts.closed(now, &place, &opener);
+        if let Some(asked) = self.grants.closed(id) {
+            self.open_again(now, asked);
         }
+    }
+
+    /// Opens a door again for which somebody knocked while it closed.
+    fn open_again(&mut self, now: Now, asked: Asked) {
+        let place = asked.place().clone();
+        let opener = asked.opener().clone();
+        if let Some(change) = asked.change(now, self.books.boot()) {
+            let flush = if asked.is_the_kernels() { Flush::No } else { Flush::Yes };
+            if self.books.write(&[change], None, flush) != Outcome::Recorded {
+                return self.not_recorded(now, &place, &opener);
+            }
+        }
+        self.take(now, asked, true);
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
@@ -379,21 +474,23 @@ impl Doors {
     }
 }
 
-fn say_who_opens(door: &Name, address: IpAddr, by: By) {
+fn say_who_opens(place: &Place, opener: &Opener) {
+    let Opener { by, client } = opener;
     let what = match by {
-        By::Sequence => "OPEN SESAME",
         By::Knockctl => "opened by hand",
+        By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
     };
-    info!(source = %address, door = %door, event = "open", by = by.as_str(), "{what}");
+    let client = client.as_ref().map(Name::as_str);
+    info!(source = %place.address, door = %place.door, event = "open", by = by.as_str(), client,
+        "{what}");
 }
 
 /// What the kernel has to hold.
 fn kept(grants: &Grants, now: Monotonic) -> Vec<Kept> {
     let kept = |listed: Listed<'_>| {
         Some(Kept {
-            door: listed.door.clone(),
-            address: listed.address,
-            by: listed.by,
+            place: listed.place.clone(),
+            opener: listed.opener.clone(),
             element: listed.element?.clone(),
             left: listed.deadline.since(now),
         })
@@ -402,8 +499,12 @@ fn kept(grants: &Grants, now: Monotonic) -> Vec<Kept> {
 }
 
 fn kept_one(grants: &Grants, id: GrantId, now: Monotonic) -> Option<Kept> {
-    let (door, address, by) = grants.whose(id)?;
+    let (place, opener) = grants.whose(id)?;
     let (element, deadline) = grants.element(id)?;
-    let (door, element) = (door.clone(), element.clone());
-    Some(Kept { door, address, by, element, left: deadline.since(now) })
+    Some(Kept {
+        place: place.clone(),
+        opener: opener.clone(),
+        element: element.clone(),
+        left: deadline.since(now),
+    })
 }

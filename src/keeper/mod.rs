@@ -5,6 +5,7 @@
 
 mod alerts;
 mod answers;
+mod ask;
 mod books;
 pub mod cli;
 mod control;

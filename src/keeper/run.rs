@@ -14,7 +14,7 @@ use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{self, DaemonError, Left, PidFile};
-use super::doors::{Doors, Request};
+use super::doors::Doors;
 use super::mark::Mark;
 use super::names::Names;
 use super::reload::Trial;
@@ -23,8 +23,8 @@ use super::watchers::{Notice, Watchers};
 use crate::config::load::{self, Loaded, Options, Report};
 use crate::config::{Config, OnExit};
 use crate::control;
+use crate::engine::Reason;
 use crate::firewall::command::LIMIT;
-use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
@@ -221,19 +221,15 @@ impl Keeper {
 
     fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
         match notice {
-            Notice::Knocked { door, source, at } => {
-                let request = Request {
-                    door: &door,
-                    address: source,
-                    by: By::Sequence,
-                    since: at,
-                    open_for: None,
-                };
+            Notice::Asked(ask) => {
                 // A refusal has been logged.
-                let _ = self.doors.open(now, &request);
+                let _ = self.doors.ask(now, &ask);
                 if let Some(names) = &self.names {
-                    names.look_up(source);
+                    ask.addresses.iter().for_each(|&address| names.look_up(address));
                 }
+            }
+            Notice::Changed(ask) => {
+                let _logged = self.doors.refuse_all(now, &ask, Reason::Changed);
             }
             Notice::Seen { .. } | Notice::Past { .. } => self.explain(now, &notice),
             Notice::InForce(config) => self.in_force(now, &config)?,

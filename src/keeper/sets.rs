@@ -1,6 +1,5 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
 use crate::firewall::netlink::{Comment, NetlinkError, SetRef};
 use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
-use crate::grants::{By, Element, Held};
+use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
 
@@ -32,9 +31,8 @@ pub(super) enum SetsError {
 /// A grant that the kernel holds, or has to hold.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
-    pub(super) door: Name,
-    pub(super) address: IpAddr,
-    pub(super) by: By,
+    pub(super) place: Place,
+    pub(super) opener: Opener,
     pub(super) element: Element,
     pub(super) left: Duration,
 }
@@ -59,15 +57,21 @@ const RESTORE_EVERY: Duration = Duration::from_secs(1);
 /// Elements carry this word, the door and what opened it: others than ours are left alone.
 const OURS: &str = "knockd";
 
-fn comment(door: &Name, by: By) -> Comment {
-    Comment::new(&format!("{OURS} {door} {by}"))
+fn comment(door: &Name, opener: &Opener) -> Comment {
+    let Opener { by, client } = opener;
+    Comment::new(&match client {
+        Some(client) => format!("{OURS} {door} {by} {client}"),
+        None => format!("{OURS} {door} {by}"),
+    })
 }
 
 /// What a comment says; `None`: somebody else's element.
-fn read_comment(comment: &Comment) -> Option<(Name, By)> {
+fn read_comment(comment: &Comment) -> Option<(Name, Opener)> {
     let mut words = comment.as_str().split(' ');
     (words.next() == Some(OURS)).then_some(())?;
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    let (door, by) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let client = words.next().and_then(|client| client.parse().ok());
+    Some((door, Opener { by, client }))
 }
 
 /// `None` where no door is guarded.
@@ -103,13 +107,12 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         Err(error) => return Err(error.into()),
     };
     for element in elements {
-        let by = read_comment(&element.comment).map_or(By::Sequence, |(_, by)| by);
+        let opener = read_comment(&element.comment).map(|(_, opener)| opener);
+        let (address, source_port) = (element.address, element.source_port);
         held.push(Held {
-            element: Element::of_guard(&element.door, element.address),
-            door: element.door,
-            address: element.address,
-            client: None,
-            by,
+            element: Element::of_guard(&element.door, address, source_port),
+            place: Place { door: element.door, address, source_port },
+            opener: opener.unwrap_or_else(|| By::Sequence.into()),
             remaining: element.left,
         });
     }
@@ -123,15 +126,13 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         let both = NftSets::from(set);
         for reference in [both.v4, both.v6].into_iter().flatten() {
             for entry in sets.entries(&reference)? {
-                let Some((name, by)) = read_comment(&entry.comment) else { continue };
+                let Some((name, opener)) = read_comment(&entry.comment) else { continue };
                 let element = Element::of_set(set, entry.key.address);
                 let (Some(element), Some(left)) = (element, entry.left) else { continue };
                 if name == *door.name() {
                     held.push(Held {
-                        door: name,
-                        address: entry.key.address,
-                        client: None,
-                        by,
+                        place: Place::new(name, entry.key.address),
+                        opener,
                         element,
                         remaining: left,
                     });
@@ -209,25 +210,22 @@ impl Sets {
         }
         let own = self.own.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
         let set = set_ref(&kept.element)?;
-        Ok(own.open(&set, kept.address, kept.left, &comment(&kept.door, kept.by))?)
+        let comment = comment(&kept.place.door, &kept.opener);
+        Ok(own.open(&set, kept.place.address, kept.left, &comment)?)
     }
 
     /// Lets an address in no more.
     ///
     /// # Errors
     /// When the kernel refuses; an address that is not in is none.
-    pub(super) fn close(
-        &mut self,
-        door: &Name,
-        address: IpAddr,
-        element: &Element,
-    ) -> Result<(), SetsError> {
+    pub(super) fn close(&mut self, place: &Place, element: &Element) -> Result<(), SetsError> {
+        let Place { door, address, source_port } = place;
         if element.is_guards() {
             if let Some(guard) = &mut self.guard {
-                let _removed = guard.close(door, address, None)?;
+                let _removed = guard.close(door, *address, *source_port)?;
             }
         } else if let Some(own) = &mut self.own {
-            let _removed = own.close(&set_ref(element)?, address)?;
+            let _removed = own.close(&set_ref(element)?, *address)?;
         }
         Ok(())
     }
@@ -318,11 +316,11 @@ fn guards_elements(keep: &[Kept]) -> Vec<ruleset::Element> {
 
 fn guards_element(kept: &Kept) -> ruleset::Element {
     ruleset::Element {
-        door: kept.door.clone(),
-        address: kept.address,
-        source_port: None,
+        door: kept.place.door.clone(),
+        address: kept.place.address,
+        source_port: kept.place.source_port,
         left: kept.left,
-        comment: comment(&kept.door, kept.by),
+        comment: comment(&kept.place.door, &kept.opener),
     }
 }
 
@@ -333,8 +331,11 @@ mod tests {
     #[test]
     fn a_comment_says_whose_element_it_is() {
         let door: Name = "ssh".parse().unwrap();
-        let ours = comment(&door, By::Knockctl);
-        assert_eq!(read_comment(&ours), Some((door, By::Knockctl)));
+        for client in [None, Some("phone".parse().unwrap())] {
+            let opener = Opener { by: By::Totp, client };
+            let ours = comment(&door, &opener);
+            assert_eq!(read_comment(&ours), Some((door.clone(), opener)));
+        }
         for other in ["", "added by hand", "knockd", "knockd ssh", "knockd ssh magic"] {
             assert_eq!(read_comment(&Comment::new(other)), None, "{other}");
         }

@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::ask::{Ask, Unfounded, client_name};
 use super::interfaces::Interfaces;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, Door, LogLevel, Name};
-use crate::engine::{Event, EventKind, Reason};
+use crate::engine::{Event, EventKind, Reason, Refusal};
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
 use crate::proto::knock::Knock;
@@ -41,8 +42,10 @@ const REMEMBERED: usize = 1024;
 /// What the rest of the keeper has to act upon.
 #[must_use]
 pub(super) enum Notice {
-    /// A sequence was completed.
-    Knocked { door: Box<Door>, source: IpAddr, at: Monotonic },
+    /// Somebody may have what this asks for.
+    Asked(Box<Ask>),
+    /// Somebody might have had it, and may not any more.
+    Changed(Box<Ask>),
     /// A packet that changed nothing: somebody asks about such.
     Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
     /// Something that was reported before: somebody asks what happened lately.
@@ -108,6 +111,7 @@ impl Watchers {
         }
         let assignment = Assignment {
             doors: config.doors.iter().map(|door| door.recognition.clone()).collect(),
+            clients: config.clients.clone(),
             interfaces: settings.interfaces.clone(),
             only_ipv4: settings.only_ipv4,
             track_sources: settings.track_sources,
@@ -275,10 +279,13 @@ impl Watchers {
         match frame {
             FromWatcher::Event { event, at } => {
                 let Some(door) = door_of(watcher, &event) else { return false };
-                if event.kind != EventKind::Open {
-                    log_event(&event, door.name());
-                } else if self.is_new(watcher.generation, door.name(), &event) {
-                    notices.extend(self.knocked(door, &event, at));
+                let EventKind::Open(knocked) = event.kind else {
+                    log_event(&watcher.config, &event, at, door.name());
+                    return true;
+                };
+                if self.is_new(watcher.generation, door.name(), &event) {
+                    let ask = Ask::of_sequence(&watcher.config, &self.config, &event, knocked, at);
+                    return notice_of(ask, notices);
                 }
             }
             FromWatcher::Interface { index, state } => {
@@ -313,29 +320,21 @@ impl Watchers {
                 }
                 None => return false,
             },
+            FromWatcher::Asked { request, at } => {
+                let ask = Ask::of_request(&watcher.config, &self.config, &request, at);
+                return notice_of(ask, notices);
+            }
+            FromWatcher::Refused { refusal, .. } => {
+                let total = self.counts.entry(refusal.reason).or_default();
+                *total = total.saturating_add(1);
+                log_refusal(&watcher.config, &refusal);
+            }
             FromWatcher::Ready => {}
             FromWatcher::Done => {
                 debug!(time = now.as_nanos(), "the watcher says that it is done");
             }
         }
         true
-    }
-
-    /// What a completed sequence leads to, if it still stands.
-    fn knocked(&self, door: &Door, event: &Event, at: Monotonic) -> Option<Notice> {
-        let name = door.name();
-        let stands = self.config.doors.iter().find(|other| other.name() == name);
-        match stands {
-            Some(current) if current.recognition.sequence == door.recognition.sequence => {
-                let door = Box::new(current.clone());
-                Some(Notice::Knocked { door, source: event.source, at })
-            }
-            _ => {
-                warn!(source = %event.source, door = %name, event = "refused",
-                    reason = Reason::Changed.as_str(), "not opened: {}", Reason::Changed);
-                None
-            }
-        }
     }
 
     /// Whether no other watcher has reported this completed sequence already.
@@ -409,6 +408,45 @@ impl Watchers {
     }
 }
 
+/// False: no watcher of ours says this.
+fn notice_of(ask: Result<Ask, Unfounded>, notices: &mut Vec<Notice>) -> bool {
+    notices.push(match ask {
+        Ok(ask) => Notice::Asked(Box::new(ask)),
+        Err(Unfounded::Changed(ask)) => Notice::Changed(ask),
+        Err(Unfounded::Invented) => {
+            error!("the watcher named what it was not given and is ended");
+            return false;
+        }
+    });
+    true
+}
+
+fn log_refusal(config: &Config, refusal: &Refusal) {
+    let Refusal { source, client, door, reason } = refusal;
+    let client = client.and_then(|client| client_name(config, client)).map(Name::as_str);
+    let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
+    let door = door.map(Name::as_str);
+    let of = client.map_or_else(String::new, |client| format!(" of {client}"));
+    warn!(%source, door, client, event = "refused", reason = reason.as_str(),
+        "request{of} refused: {reason}");
+}
+
+/// What is said of a sequence that would have been right at another time.
+pub(super) fn missed(steps: i32) -> String {
+    let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });
+    let noun = if count == 1 { "step" } else { "steps" };
+    format!("right {count} {noun} {when}: is a clock off?")
+}
+
+/// What is said of a source that has failed too often.
+pub(super) const fn locked_out(everywhere: bool) -> &'static str {
+    if everywhere {
+        "failed too often: not listened to at any door"
+    } else {
+        "failed too often: not listened to at this door"
+    }
+}
+
 /// The door that an event names; a watcher that names none of its own is none of ours.
 fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
     let door = watcher.config.doors.get(event.door.0 as usize);
@@ -418,7 +456,7 @@ fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
     door
 }
 
-fn log_event(event: &Event, door: &Name) {
+fn log_event(config: &Config, event: &Event, at: Monotonic, door: &Name) {
     let source = event.source;
     match event.kind {
         EventKind::Stage(stage) => {
@@ -433,8 +471,17 @@ fn log_event(event: &Event, door: &Name) {
             debug!(%source, %door, event = "reset", stage, reason = word,
                 "sequence broken (stage {stage}): {reason}");
         }
+        EventKind::Missed { client, steps } => {
+            let client = client_name(config, client).map(Name::as_str);
+            warn!(%source, %door, event = "missed", client, steps, "{}", missed(steps));
+        }
+        EventKind::LockedOut { until, everywhere } => {
+            let seconds = until.since(at).as_secs();
+            warn!(%source, %door, event = "locked_out", seconds, everywhere,
+                "{} for {seconds} s", locked_out(everywhere));
+        }
         // Logged by whoever acts upon it.
-        EventKind::Open => {}
+        EventKind::Open(_) => {}
     }
 }
 

@@ -22,8 +22,8 @@ pub use self::error::LedgerError;
 pub use self::history::{Entry, Event, Query};
 use self::lock::Lock;
 use crate::config::Name;
-use crate::grants::{By, GrantId, GrantState, Record};
-use crate::time::{Monotonic, Wall};
+use crate::grants::{Change, GrantId, GrantState, Record};
+use crate::time::Wall;
 
 /// The name of the ledger's file in the state directory.
 pub const FILE: &str = "ledger.db";
@@ -76,20 +76,11 @@ impl std::fmt::Debug for Proof {
 /// What came of a write that needed a proof.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recorded {
+pub enum Written {
     /// It is recorded, and the proof, if there was one, is used up.
     New,
     /// The proof was used before. Nothing is recorded, nothing may open.
     Used,
-}
-
-/// A later deadline for an open grant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extension {
-    pub deadline: Monotonic,
-    pub until: Wall,
-    pub client: Option<Name>,
-    pub by: By,
 }
 
 /// How much history is kept.
@@ -157,41 +148,26 @@ impl Ledger {
         Ok(Opened { ledger, records, set_aside })
     }
 
-    /// Records a grant, and uses up what proves it, in one step.
+    /// Records grants and later deadlines, and uses up what proves the right to them, in one step.
     ///
-    /// It takes the place of an earlier record for the same door and address, which has closed.
+    /// A grant takes the place of an earlier record for the same place, which has closed.
     ///
     /// # Errors
-    /// [`LedgerError`]: then nothing is recorded.
-    pub fn record(
+    /// [`LedgerError`]: then nothing is recorded and the proof is as unused as before.
+    pub fn write(
         &mut self,
-        record: &Record,
+        changes: &[Change],
         proof: Option<&Proof>,
         flush: Flush,
-    ) -> Result<Recorded, LedgerError> {
-        self.write("record a grant", proof, flush, |db| rows::insert(db, record))
-    }
-
-    /// Moves the deadline of a grant, and uses up what proves the right to do so, in one step.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: then the deadline is what it was.
-    pub fn extend(
-        &mut self,
-        id: GrantId,
-        to: &Extension,
-        proof: Option<&Proof>,
-        flush: Flush,
-    ) -> Result<Recorded, LedgerError> {
-        self.write("extend a grant", proof, flush, |db| rows::extend(db, id, to))
-    }
-
-    /// Uses up a proof for something that makes no grant.
-    ///
-    /// # Errors
-    /// [`LedgerError`]: then it is as unused as before.
-    pub fn use_up(&mut self, proof: &Proof, flush: Flush) -> Result<Recorded, LedgerError> {
-        self.write("use up a proof", Some(proof), flush, |_| Ok(()))
+    ) -> Result<Written, LedgerError> {
+        self.flushing(flush)?;
+        let context = Context { doing: "record a grant", path: &self.path };
+        let written = match (changes, proof) {
+            // A statement of its own is a transaction of its own.
+            ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
+            _ => together(&mut self.db, changes, proof),
+        };
+        written.map_err(|error| context.failed(error))
     }
 
     /// Says how far a grant has come, before what the state names begins.
@@ -258,31 +234,6 @@ impl Ledger {
         Ok(pruned || lapsed)
     }
 
-    fn write(
-        &mut self,
-        doing: &'static str,
-        proof: Option<&Proof>,
-        flush: Flush,
-        change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
-    ) -> Result<Recorded, LedgerError> {
-        self.flushing(flush)?;
-        let context = Context { doing, path: &self.path };
-        let Some(proof) = proof else {
-            return change(&self.db).map(|()| Recorded::New).map_err(|error| context.failed(error));
-        };
-        let both = |db: &mut Connection| {
-            // Dropped without a commit, it leaves everything as it was.
-            let transaction = db.transaction()?;
-            if !rows::use_up(&transaction, proof)? {
-                return Ok(Recorded::Used);
-            }
-            change(&transaction)?;
-            transaction.commit()?;
-            Ok(Recorded::New)
-        };
-        both(&mut self.db).map_err(|error| context.failed(error))
-    }
-
     /// In WAL mode `FULL` syncs the log at each commit, `NORMAL` only when it is moved into the
     /// file.
     fn flushing(&mut self, flush: Flush) -> Result<(), LedgerError> {
@@ -297,4 +248,21 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+fn together(
+    db: &mut Connection,
+    changes: &[Change],
+    proof: Option<&Proof>,
+) -> rusqlite::Result<Written> {
+    // Dropped without a commit, it leaves everything as it was.
+    let transaction = db.transaction()?;
+    if let Some(proof) = proof
+        && !rows::use_up(&transaction, proof)?
+    {
+        return Ok(Written::Used);
+    }
+    changes.iter().try_for_each(|change| rows::change(&transaction, change))?;
+    transaction.commit()?;
+    Ok(Written::New)
 }

@@ -2,15 +2,16 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
 
-use super::{Extension, Proof};
+use super::Proof;
 use crate::config::Name;
-use crate::grants::{GrantId, GrantState, Means, Record, Step};
+use crate::grants::{Change, Extension, GrantId, GrantState, Means, Opener, Place, Record, Step};
 use crate::time::{Monotonic, Wall};
 
 /// How many proofs are forgotten at a time.
@@ -25,6 +26,13 @@ fn number(id: GrantId) -> i64 {
     nanos(id.0)
 }
 
+pub(super) fn change(db: &Connection, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Record(record) => insert(db, record),
+        Change::Extend(id, to) => extend(db, *id, to),
+    }
+}
+
 pub(super) fn insert(db: &Connection, record: &Record) -> rusqlite::Result<()> {
     let (kind, means) = match &record.means {
         Means::Commands(steps) => ("commands", serde_json::to_string(steps)),
@@ -32,15 +40,16 @@ pub(super) fn insert(db: &Connection, record: &Record) -> rusqlite::Result<()> {
     };
     let means = means.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     db.prepare_cached(
-        "INSERT OR REPLACE INTO grants (id, door, address, client, by, state, boot, deadline, \
-         since, until, kind, means) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO grants (id, door, address, source_port, client, by, state, boot, \
+         deadline, since, until, kind, means) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
         number(record.id),
-        record.door.as_str(),
-        record.address.to_string(),
-        record.client.as_ref().map(Name::as_str),
-        record.by.as_str(),
+        record.place.door.as_str(),
+        record.place.address.to_string(),
+        record.place.source_port.map_or(0, NonZeroU16::get),
+        record.opener.client.as_ref().map(Name::as_str),
+        record.opener.by.as_str(),
         record.state.as_str(),
         record.boot.to_string(),
         nanos(record.deadline.as_nanos()),
@@ -52,14 +61,14 @@ pub(super) fn insert(db: &Connection, record: &Record) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(super) fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> {
+fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> {
     one(db
         .prepare_cached("UPDATE grants SET deadline=?, until=?, client=?, by=? WHERE id=?")?
         .execute(params![
             nanos(to.deadline.as_nanos()),
             nanos(to.until.as_nanos()),
-            to.client.as_ref().map(Name::as_str),
-            to.by.as_str(),
+            to.opener.client.as_ref().map(Name::as_str),
+            to.opener.by.as_str(),
             number(id)
         ])?)
 }
@@ -132,10 +141,12 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
     };
     Ok(Record {
         id: GrantId(required(row, "id")?),
-        door: word(row, "door")?,
-        address: word::<IpAddr>(row, "address")?,
-        client: optional_word(row, "client")?,
-        by: word(row, "by")?,
+        place: Place {
+            door: word(row, "door")?,
+            address: word::<IpAddr>(row, "address")?,
+            source_port: NonZeroU16::new(row.get("source_port")?),
+        },
+        opener: Opener { by: word(row, "by")?, client: optional_word(row, "client")? },
         state: word(row, "state")?,
         boot: word(row, "boot")?,
         deadline: Monotonic::from_nanos(required(row, "deadline")?),

@@ -21,7 +21,8 @@ use crate::time::Wall;
 const APPLICATION: i64 = 0x6b6e_6f6b;
 
 /// What turns a ledger of version n into one of version n + 1.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE grants (
         id       INTEGER PRIMARY KEY,
         door     TEXT    NOT NULL,
@@ -60,7 +61,32 @@ const MIGRATIONS: [&str; 1] = ["
         event    TEXT    NOT NULL,
         detail   TEXT    NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE places (
+        id          INTEGER PRIMARY KEY,
+        door        TEXT    NOT NULL,
+        address     TEXT    NOT NULL,
+        source_port INTEGER NOT NULL,  -- 0: any
+        client      TEXT,
+        by          TEXT    NOT NULL,
+        state       TEXT    NOT NULL,
+        boot        TEXT    NOT NULL,
+        deadline    INTEGER NOT NULL,
+        since       INTEGER NOT NULL,
+        until       INTEGER NOT NULL,
+        kind        TEXT    NOT NULL,
+        means       TEXT    NOT NULL,
+        UNIQUE (door, address, source_port)
+    ) STRICT;
+    INSERT INTO places (id, door, address, source_port, client, by, state, boot, deadline, since,
+                        until, kind, means)
+        SELECT id, door, address, 0, client, by, state, boot, deadline, since, until, kind, means
+        FROM grants;
+    DROP TABLE grants;
+    ALTER TABLE places RENAME TO grants;
+",
+];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
@@ -9,8 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Rendered;
-use crate::grants::{Element, Means, Step};
-use crate::time::BootId;
+use crate::grants::{By, Element, Extension, Means, Opener, Place, Step};
+use crate::time::{BootId, Monotonic};
 
 fn now() -> Wall {
     Wall::ZERO + Duration::from_secs(1_795_344_888)
@@ -42,10 +43,8 @@ fn record(id: u64) -> Record {
     };
     Record {
         id: GrantId(id),
-        door: name("ssh"),
-        address: IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()]),
-        client: None,
-        by: By::Sequence,
+        place: Place::new(name("ssh"), IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()])),
+        opener: By::Sequence.into(),
         state: GrantState::Recorded,
         boot: BootId::default(),
         deadline: Monotonic::from_nanos(7),
@@ -53,6 +52,15 @@ fn record(id: u64) -> Record {
         until: now() + Duration::from_secs(30),
         means: Means::Commands(vec![Step { open: command("open"), close: Some(command("close")) }]),
     }
+}
+
+fn recorded(id: u64) -> Change {
+    Change::Record(record(id))
+}
+
+fn extended(id: u64) -> Change {
+    let opener = record(id).opener;
+    Change::Extend(GrantId(id), Extension { deadline: Monotonic::MAX, until: Wall::MAX, opener })
 }
 
 fn proof(byte: u8) -> Proof {
@@ -84,7 +92,7 @@ mod a_grant {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
         for (id, flush) in [(1, Flush::No), (2, Flush::Yes), (3, Flush::No)] {
-            assert_eq!(ledger.record(&record(id), None, flush).unwrap(), Recorded::New);
+            assert_eq!(ledger.write(&[recorded(id)], None, flush).unwrap(), Written::New);
         }
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1), record(2), record(3)]);
@@ -94,22 +102,21 @@ mod a_grant {
     fn keeps_its_state_and_its_deadline() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
         ledger.advance(GrantId(1), GrantState::Starting, Flush::Yes).unwrap();
         let to = Extension {
             deadline: Monotonic::from_nanos(8),
             until: now() + Duration::from_secs(31),
-            client: Some(name("phone")),
-            by: By::Knockctl,
+            opener: Opener { by: By::Knockctl, client: Some(name("phone")) },
         };
-        assert_eq!(ledger.extend(GrantId(1), &to, None, Flush::No).unwrap(), Recorded::New);
+        let change = Change::Extend(GrantId(1), to.clone());
+        assert_eq!(ledger.write(&[change], None, Flush::No).unwrap(), Written::New);
         drop(ledger);
         let expected = Record {
             state: GrantState::Starting,
             deadline: to.deadline,
             until: to.until,
-            client: to.client,
-            by: to.by,
+            opener: to.opener,
             ..record(1)
         };
         assert_eq!(reopen(&dir), [expected]);
@@ -119,7 +126,7 @@ mod a_grant {
     fn that_has_closed_is_gone() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
         ledger.forget(GrantId(1)).unwrap();
         drop(ledger);
         assert_eq!(reopen(&dir), []);
@@ -129,9 +136,9 @@ mod a_grant {
     fn takes_the_place_of_one_whose_end_could_not_be_recorded() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
         let next = Record { id: GrantId(2), ..record(1) };
-        let _ = ledger.record(&next, None, Flush::No).unwrap();
+        let _ = ledger.write(&[Change::Record(next.clone())], None, Flush::No).unwrap();
         drop(ledger);
         assert_eq!(reopen(&dir), [next]);
     }
@@ -151,14 +158,14 @@ mod a_proof {
     fn can_be_used_once() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let first = ledger.record(&record(1), Some(&proof(1)), Flush::Yes).unwrap();
-        let again = ledger.record(&record(2), Some(&proof(1)), Flush::Yes).unwrap();
-        assert_eq!((first, again), (Recorded::New, Recorded::Used));
+        let first = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::Yes).unwrap();
+        let again = ledger.write(&[recorded(2)], Some(&proof(1)), Flush::Yes).unwrap();
+        assert_eq!((first, again), (Written::New, Written::Used));
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
         assert_eq!(
-            open(&dir).ledger.use_up(&proof(1), Flush::No).unwrap(),
-            Recorded::Used,
+            open(&dir).ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(),
+            Written::Used,
             "after a restart"
         );
     }
@@ -167,11 +174,9 @@ mod a_proof {
     fn that_was_used_extends_nothing() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.record(&record(1), Some(&proof(1)), Flush::No).unwrap();
-        let Record { client, by, .. } = record(1);
-        let to = Extension { deadline: Monotonic::MAX, until: Wall::MAX, client, by };
-        let extended = ledger.extend(GrantId(1), &to, Some(&proof(1)), Flush::No).unwrap();
-        assert_eq!(extended, Recorded::Used);
+        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::No).unwrap();
+        let extended = ledger.write(&[extended(1)], Some(&proof(1)), Flush::No).unwrap();
+        assert_eq!(extended, Written::Used);
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
     }
@@ -180,14 +185,9 @@ mod a_proof {
     fn is_as_unused_as_before_when_what_it_was_for_could_not_be_recorded() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let to = Extension {
-            deadline: Monotonic::MAX,
-            until: Wall::MAX,
-            client: None,
-            by: By::Sequence,
-        };
-        assert!(ledger.extend(GrantId(9), &to, Some(&proof(1)), Flush::No).is_err());
-        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::New);
+        let changes = [recorded(1), extended(9)];
+        assert!(ledger.write(&changes, Some(&proof(1)), Flush::No).is_err());
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::New);
     }
 
     #[test]
@@ -207,7 +207,11 @@ mod a_proof {
             once("ssh", Some("phone"), "totp"),
             once("ssh", None, "one_time_sequence"),
         ] {
-            assert_eq!(ledger.use_up(&proof, Flush::No).unwrap(), Recorded::New, "{proof:?}");
+            assert_eq!(
+                ledger.write(&[], Some(&proof), Flush::No).unwrap(),
+                Written::New,
+                "{proof:?}"
+            );
         }
     }
 
@@ -217,25 +221,25 @@ mod a_proof {
         let mut ledger = open(&dir).ledger;
         let mut uses = |key: u8, nanos| {
             let proof = Proof::Later { key: [key; 32], stamp: Wall::from_nanos(nanos) };
-            ledger.use_up(&proof, Flush::No).unwrap()
+            ledger.write(&[], Some(&proof), Flush::No).unwrap()
         };
-        assert_eq!(uses(1, 100), Recorded::New);
-        assert_eq!(uses(1, 100), Recorded::Used);
-        assert_eq!(uses(1, 99), Recorded::Used);
-        assert_eq!(uses(2, 99), Recorded::New);
-        assert_eq!(uses(1, 101), Recorded::New);
+        assert_eq!(uses(1, 100), Written::New);
+        assert_eq!(uses(1, 100), Written::Used);
+        assert_eq!(uses(1, 99), Written::Used);
+        assert_eq!(uses(2, 99), Written::New);
+        assert_eq!(uses(1, 101), Written::New);
     }
 
     #[test]
     fn is_forgotten_once_it_proves_nothing_any_more() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::New);
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::New);
         let at = |seconds| now() + Duration::from_secs(seconds);
         assert!(!ledger.tidy(at(90), Keep::default()).unwrap());
-        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::Used);
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::Used);
         assert!(!ledger.tidy(at(91), Keep::default()).unwrap());
-        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::New);
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::New);
     }
 
     #[test]
@@ -331,7 +335,7 @@ mod the_file {
     fn is_nobody_elses_business() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.record(&record(1), None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
         for file in fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
             let mode = file.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{}", file.path().display());
@@ -358,7 +362,7 @@ mod the_file {
         let other = Connection::open(dir.path().join(FILE)).unwrap();
         other.busy_timeout(Duration::ZERO).unwrap();
         assert!(other.execute_batch("BEGIN IMMEDIATE").is_err());
-        assert_eq!(ledger.record(&record(1), None, Flush::No).unwrap(), Recorded::New);
+        assert_eq!(ledger.write(&[recorded(1)], None, Flush::No).unwrap(), Written::New);
     }
 
     #[test]
@@ -378,7 +382,7 @@ mod the_file {
         let path = dir.path().join(FILE);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = Ledger::open(dir.path(), now()).unwrap_err();
-        assert!(matches!(error, LedgerError::Newer { found: 99, known: 1, .. }), "{error:?}");
+        assert!(matches!(error, LedgerError::Newer { found: 99, known: 2, .. }), "{error:?}");
         let version: i64 = Connection::open(&path)
             .unwrap()
             .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -414,7 +418,7 @@ mod the_file {
         assert_eq!(set_aside.path, dir.path().join("ledger.db.corrupt-20261122T105448Z"));
         assert_eq!(fs::read_to_string(&set_aside.path).unwrap(), garbage);
         assert_eq!((records, set_aside.grants, set_aside.proofs), (Vec::new(), 0, 0));
-        assert_eq!(ledger.record(&record(1), None, Flush::No).unwrap(), Recorded::New);
+        assert_eq!(ledger.write(&[recorded(1)], None, Flush::No).unwrap(), Written::New);
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
     }
@@ -435,8 +439,8 @@ mod the_file {
     fn that_is_corrupt_hands_over_the_grants_and_proofs_that_can_be_read() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.record(&record(1), Some(&proof(1)), Flush::No).unwrap();
-        let _ = ledger.record(&record(2), None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(2)], None, Flush::No).unwrap();
         drop(ledger);
         let db = Connection::open(dir.path().join(FILE)).unwrap();
         db.execute("UPDATE grants SET means='{' WHERE id=2", []).unwrap();
@@ -445,7 +449,7 @@ mod the_file {
         let set_aside = set_aside.unwrap();
         assert_eq!((set_aside.grants, set_aside.proofs), (1, 1));
         assert_eq!(records, [record(1)]);
-        assert_eq!(ledger.use_up(&proof(1), Flush::No).unwrap(), Recorded::Used);
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::Used);
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
     }
@@ -468,7 +472,8 @@ fn means() -> impl Strategy<Value = Means> {
     prop_oneof![
         prop::collection::vec(step.prop_map(|(open, close)| Step { open, close }), 0..3)
             .prop_map(Means::Commands),
-        (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, source_port)| {
+        (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, port)| {
+            let source_port = port.and_then(NonZeroU16::new);
             Means::Kernel(Element { table, set, source_port })
         }),
     ]
@@ -483,20 +488,19 @@ fn any_record() -> impl Strategy<Value = Record> {
     let who = (
         "[A-Za-z0-9_.-]{1,32}",
         any::<IpAddr>(),
+        any::<u16>(),
         prop::option::of("[A-Za-z0-9_.-]{1,32}"),
         prop::sample::select(By::ALL),
         prop::sample::select(GrantState::ALL),
     );
     let when = (any::<u128>(), time(), time(), time());
     (time(), who, when, means()).prop_map(|(id, who, when, means)| {
-        let (door, address, client, by, state) = who;
+        let (door, address, port, client, by, state) = who;
         let (boot, deadline, since, until) = when;
         Record {
             id: GrantId(id),
-            door: name(&door),
-            address,
-            client: client.map(|client| name(&client)),
-            by,
+            place: Place { door: name(&door), address, source_port: NonZeroU16::new(port) },
+            opener: Opener { by, client: client.map(|client| name(&client)) },
             state,
             boot: id_of(boot),
             deadline: Monotonic::from_nanos(deadline),
@@ -513,7 +517,7 @@ proptest! {
     #[test]
     fn every_record_is_read_as_it_was_written(record in any_record()) {
         let dir = dir();
-        let _ = open(&dir).ledger.record(&record, None, Flush::No).unwrap();
+        let _ = open(&dir).ledger.write(&[Change::Record(record.clone())], None, Flush::No).unwrap();
         prop_assert_eq!(reopen(&dir), [record]);
     }
 
@@ -527,7 +531,7 @@ proptest! {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
         for id in 1..20 {
-            let _ = ledger.record(&record(id), None, Flush::No).unwrap();
+            let _ = ledger.write(&[recorded(id)], None, Flush::No).unwrap();
         }
         drop(ledger);
         let path = dir.path().join(FILE);
@@ -545,7 +549,7 @@ proptest! {
                 if let Some(SetAside { path, .. }) = set_aside {
                     prop_assert_eq!(fs::read(path).unwrap(), bytes);
                 }
-                let _ = ledger.record(&record(40), None, Flush::No);
+                let _ = ledger.write(&[recorded(40)], None, Flush::No);
             }
             Err(LedgerError::Foreign { .. } | LedgerError::Newer { .. }) => {
                 prop_assert_eq!(fs::read(path).unwrap(), bytes);

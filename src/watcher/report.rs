@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::engine::{Event, EventKind, Reason};
+use crate::engine::{Event, EventKind, Reason, Refusal, Request};
 use crate::ipc::{Channel, Frame, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
@@ -120,18 +120,19 @@ impl Reporter {
     /// Reports an event that happened at `at`, or counts it.
     pub(super) fn event(&mut self, at: Monotonic, event: Event) {
         let further = match event.kind {
-            EventKind::Open => true,
+            EventKind::Open(_) | EventKind::Missed { .. } | EventKind::LockedOut { .. } => true,
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
         };
         self.memory.keep(further, FromWatcher::Past { event, at });
         let wanted = self.verbose || self.asked.about(event.source);
         let limit = match event.kind {
-            EventKind::Open => {
+            EventKind::Open(_) | EventKind::LockedOut { .. } => {
                 self.flush();
                 self.send_or_wait(FromWatcher::Event { event, at });
                 return;
             }
             EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => return,
+            EventKind::Missed { .. } => &mut self.further_knocks,
             EventKind::Stage(_) | EventKind::Reset { .. } if further => &mut self.further_knocks,
             EventKind::Stage(_) | EventKind::Reset { .. } => &mut self.first_knocks,
         };
@@ -161,6 +162,21 @@ impl Reporter {
         self.asked = asked;
         for happened in self.memory.recall(asked) {
             self.say(happened);
+        }
+    }
+
+    /// Reports what a datagram asks for, and may.
+    pub(super) fn asked(&mut self, at: Monotonic, request: Request) {
+        self.say(FromWatcher::Asked { request, at });
+    }
+
+    /// Counts an authenticated datagram that may not have what it asks for, and says so.
+    pub(super) fn refused(&mut self, at: Monotonic, refusal: Refusal) {
+        self.count(at, refusal.reason, 1);
+        let frame = FromWatcher::Refused { refusal, at };
+        if !self.further_knocks.pass(at) || self.send(&frame).is_err() {
+            self.suppressed += 1;
+            self.next_losses.get_or_insert(at + LOSSES_EVERY);
         }
     }
 
@@ -255,6 +271,7 @@ impl Reporter {
 mod tests {
     use super::*;
     use crate::engine::DoorId;
+    use crate::engine::Knocked;
     use crate::ipc::Received;
     use crate::sys::files::frame_channel;
 
@@ -297,7 +314,7 @@ mod tests {
     fn no_completed_sequence_is_lost_while_the_keeper_is_busy() {
         let (mut reporter, keeper) = pair(false);
         for _ in 0..2000 {
-            reporter.event(at(0), event(EventKind::Open));
+            reporter.event(at(0), event(EventKind::Open(Knocked::Sequence)));
         }
         let mut count = 0;
         while count < 2000 {

@@ -234,6 +234,10 @@ impl Watcher {
                     Verdict::Knock(events) => {
                         hand_on(reporter, held_back.as_mut(), at.monotonic, events);
                     }
+                    Verdict::Asked(requests) => {
+                        requests.iter().for_each(|&request| reporter.asked(at.monotonic, request));
+                    }
+                    Verdict::Refused(refusal) => reporter.refused(at.monotonic, refusal),
                 }
             }
             more = true;

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 
 use super::Outcome;
-use crate::config::Door;
+use crate::config::{Door, Name};
 use crate::ctl::lines::Timeline;
-use crate::ctl::words::{Told, family};
+use crate::ctl::words::{Told, family, locked_out, missed};
 use crate::engine::{DoorId, Reason, Verdict};
+use crate::grants::By;
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 use crate::time::Wall;
@@ -27,6 +28,8 @@ struct Tally {
     /// Those that could be read, wanted or not.
     packets: u64,
     knocks: u64,
+    /// Requests in one datagram.
+    requests: u64,
     ignored: BTreeMap<Reason, u64>,
     unread: BTreeMap<Ignored, u64>,
 }
@@ -52,6 +55,7 @@ impl<'a> Text<'a> {
         }
         match verdict {
             Verdict::Knock(_) => self.tally.knocks += 1,
+            Verdict::Asked(_) | Verdict::Refused(_) => self.tally.requests += 1,
             Verdict::Ignored(reason) => *self.tally.ignored.entry(*reason).or_default() += 1,
         }
     }
@@ -61,11 +65,11 @@ impl<'a> Text<'a> {
         out: &mut dyn Write,
         at: Wall,
         source: IpAddr,
-        (id, door): (DoorId, &Door),
-        outcome: Outcome,
+        door: Option<(DoorId, &Door)>,
+        outcome: Outcome<'_>,
         packet: Option<&Packet>,
     ) -> io::Result<()> {
-        let sequence = &door.recognition.sequence;
+        let sequence = door.map_or([].as_slice(), |(_, door)| &door.recognition.sequence);
         let nth = |place: u8| sequence.get(usize::from(place)).map(Knock::to_string);
         let came = packet.map(|packet| packet.knock().to_string());
         let family = Some(family(source));
@@ -75,18 +79,23 @@ impl<'a> Text<'a> {
                 let knock = nth(stage.saturating_sub(1));
                 Told { knock, ..told }.stage(stage.into())
             }
-            Outcome::Open => told.open(),
-            Outcome::Refused(reason) => told.refused(reason.as_str()),
+            Outcome::Open { by: By::Sequence | By::OneTimeSequence, .. } => told.open(),
+            Outcome::Open { by, client } => told.open_by(by, client.map(Name::as_str)),
+            Outcome::Close { by, client } => told.close_by(by, client.map(Name::as_str)),
+            Outcome::Refused { reason, .. } => told.refused(reason.as_str()),
+            Outcome::Missed { client, steps } => missed(client.map(Name::as_str), steps.into()),
+            Outcome::LockedOut { seconds, everywhere } => locked_out(seconds, everywhere),
             Outcome::Reset { stage, reason } => {
-                let within = Some(duration::format(door.recognition.seq_timeout));
+                let within = door.map(|(_, door)| duration::format(door.recognition.seq_timeout));
                 Told { expected: nth(stage), within, ..told }.reset(stage.into(), reason.as_str())
             }
         };
-        match outcome {
-            Outcome::Stage(stage) => self.stages.insert(id, stage),
-            _ => self.stages.remove(&id),
-        };
-        self.line(out, at, source, door.name().as_str(), &what)
+        match (door, outcome) {
+            (Some((id, _)), Outcome::Stage(stage)) => _ = self.stages.insert(id, stage),
+            (Some((id, _)), _) => _ = self.stages.remove(&id),
+            (None, _) => {}
+        }
+        self.line(out, at, source, door.map_or("-", |(_, door)| door.name().as_str()), &what)
     }
 
     /// Why a packet that somebody meant as a knock was none, or changed nothing.
@@ -142,7 +151,7 @@ impl<'a> Text<'a> {
         only: Option<IpAddr>,
         wanted: u64,
     ) -> io::Result<()> {
-        let Tally { packets, knocks, ignored, unread } = &self.tally;
+        let Tally { packets, knocks, requests, ignored, unread } = &self.tally;
         if !self.timeline.is_empty() {
             writeln!(out)?;
         }
@@ -169,7 +178,7 @@ impl<'a> Text<'a> {
                     out,
                     "{} from {only}, {}",
                     packets_in_words(wanted),
-                    knocks_in_words(*knocks)
+                    knocks_in_words(*knocks, *requests)
                 )?;
             }
         } else {
@@ -177,7 +186,7 @@ impl<'a> Text<'a> {
             if all == 0 {
                 return writeln!(out, "no packets in this file");
             }
-            writeln!(out, "{}, {}", packets_in_words(all), knocks_in_words(*knocks))?;
+            writeln!(out, "{}, {}", packets_in_words(all), knocks_in_words(*knocks, *requests))?;
         }
         for (reason, count) in ignored {
             writeln!(out, "{count:>8}  {}", meaning(*reason))?;
@@ -208,11 +217,16 @@ fn packets_in_words(count: u64) -> String {
     if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") }
 }
 
-fn knocks_in_words(count: u64) -> String {
-    match count {
+fn knocks_in_words(knocks: u64, requests: u64) -> String {
+    let knocks = match knocks {
         0 => "none of them a knock".to_owned(),
         1 => "1 of them a knock".to_owned(),
-        _ => format!("{count} of them knocks"),
+        _ => format!("{knocks} of them knocks"),
+    };
+    match requests {
+        0 => knocks,
+        1 => format!("{knocks}, 1 a request in one datagram"),
+        _ => format!("{knocks}, {requests} requests in one datagram"),
     }
 }
 

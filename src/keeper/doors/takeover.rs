@@ -1,16 +1,17 @@
 //! What comes from before: the grants of an earlier keeper, and those of another configuration.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use tracing::{debug, error, info};
 
 use super::{Doors, kept};
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
-use crate::grants::{Closing, Deed, Expired, Grants, Listed, Record, Recovered};
+use crate::grants::{
+    Change, Deed, Expired, GrantId, Grants, Listed, Place, Record, Recovered, Wanted,
+};
 use crate::keeper::alerts::Alerts;
-use crate::keeper::books::Books;
+use crate::keeper::books::{Books, Outcome};
 use crate::keeper::sets::{self, Kept, Sets, SetsError};
 use crate::ledger::Flush;
 use crate::time::{Monotonic, Now};
@@ -56,27 +57,29 @@ impl Doors {
                 self.books.forget(id);
             }
             Recovered::Keep { id, restore } => {
-                let Some((door, address, by)) = self.whose(id) else { return };
-                info!(source = %address, door = %door, "still open from before");
+                let Some((place, opener)) = self.whose(id) else { return };
+                info!(source = %place.address, door = %place.door, "still open from before");
                 let Some((element, left)) = restore else { return };
                 // The guard's elements came back with its table.
                 if !element.is_guards() {
-                    let kept = Kept { door, address, by, element, left };
+                    let kept = Kept { place, opener, element, left };
                     if let Err(why) = self.sets.open(&kept) {
-                        error!(source = %address, door = %kept.door, "cannot be restored: {why}");
+                        let Place { door, address, .. } = &kept.place;
+                        error!(source = %address, door = %door, "cannot be restored: {why}");
                     }
                 }
             }
             Recovered::Adopt(record) => {
-                let (address, door) = (record.address, record.door.clone());
+                let Place { door, address, .. } = record.place.clone();
                 info!(source = %address, door = %door, "still open from before");
-                if !self.books.record(&record, Flush::No) {
+                let written = self.books.write(&[Change::Record(record)], None, Flush::No);
+                if written != Outcome::Recorded {
                     error!(source = %address, door = %door, "cannot be recorded");
                 }
             }
             Recovered::Close { id, close, delete } => {
-                let Some((door, address, _)) = self.whose(id) else { return };
-                let expired = Expired { id, door, address, close, delete };
+                let Some((place, _)) = self.whose(id) else { return };
+                let expired = Expired { id, place, close, delete };
                 self.end(now, expired, "closing what an earlier knockd left open");
             }
         }
@@ -95,7 +98,8 @@ impl Doors {
         let keep = kept(&self.grants, now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         self.close_gone(now, config);
-        let open: HashSet<&Name> = self.grants.list().iter().map(|listed| listed.door).collect();
+        let open: HashSet<&Name> =
+            self.grants.list().iter().map(|listed| &listed.place.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));
         Ok(())
     }
@@ -105,23 +109,16 @@ impl Doors {
         let is_gone = |listed: &Listed<'_>| {
             listed.element.is_some_and(|element| {
                 !config.doors.iter().any(|door| {
-                    let deed = Deed::of(door, listed.address, None);
-                    door.name() == listed.door
+                    let Place { door: name, address, source_port } = listed.place;
+                    let wanted = Wanted { source_port: *source_port, ..Wanted::by(*address) };
+                    let deed = Deed::of(door, &wanted);
+                    door.name() == name
                         && deed.is_ok_and(|deed| deed.means.element() == Some(element))
                 })
             })
         };
-        let gone: Vec<(Name, IpAddr)> = self
-            .grants
-            .list()
-            .into_iter()
-            .filter(is_gone)
-            .map(|listed| (listed.door.clone(), listed.address))
-            .collect();
-        for (door, address) in gone {
-            if let Some(Closing::Now(expired)) = self.grants.close(&door, address) {
-                self.end(now, expired, "closed, since the door is no more");
-            }
-        }
+        let gone: Vec<GrantId> =
+            self.grants.list().into_iter().filter(is_gone).map(|listed| listed.id).collect();
+        self.end_all(now, &gone, "closed, since the door is no more");
     }
 }
