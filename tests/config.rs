@@ -67,13 +67,13 @@ doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
 doors.yaml:5:5: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, seq_timeout, tcpflags, target, trip_wires, open, open_for, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
-doors.yaml:2:3: door 'ssh' has no sequence
+doors.yaml:2:3: nothing opens door 'ssh': it has no sequence
       ssh:
       ^^^
-    write for example: sequence: [7000, 8000/udp, 9000]
+    write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, totp, spa or fwknop
 "#]];
     an_empty_sequence: said_of_door("sequence: []\nstart_command: 'true'") => str![[r#"
 doors.yaml:3:15: a sequence needs at least one knock: three or more are sensible
@@ -451,20 +451,6 @@ doors.yaml:4:16: 22/tcp is given twice: first at doors.yaml:4:12
         open: [22, 22/tcp]
                    ^^^^^^
 "#]];
-    what_a_later_version_does: said("knockd:\n  lockout: {failures: 10}\nclients:\n  phone: {doors: [ssh]}\ndoors:\n  ssh:\n    totp: {mode: ports}\n    sequence: [7000]\n    start_command: 'true'\n") => str![[r#"
-doors.yaml:2:3: 'lockout' is not supported by this version yet
-      lockout: {failures: 10}
-      ^^^^^^^
-    remove it
-doors.yaml:3:1: 'clients' is not supported by this version yet
-    clients:
-    ^^^^^^^
-    remove it: clients have credentials, and doors here open by a sequence
-doors.yaml:7:5: 'totp' is not supported by this version yet
-        totp: {mode: ports}
-        ^^^^
-    remove it; what opens the door is its 'sequence'
-"#]];
     a_door_given_twice_in_one_file: said("doors:\n  ssh: {sequence: [1], start_command: 'true'}\n  ssh: {sequence: [2], start_command: 'true'}\n") => str![[r#"
 doors.yaml:3:3: 'ssh' is given twice: first at doors.yaml:2:3
       ssh: {sequence: [2], start_command: 'true'}
@@ -513,7 +499,7 @@ doors.yaml:2:2: not valid YAML: tabs disallowed within this context (block inden
     indent with spaces, not with tabs
 "#]];
     something_else_entirely: said("- 1\n- 2\n") => str![[r#"
-doors.yaml:1:1: a mapping with 'knockd', 'templates' or 'doors' belongs here, not a list
+doors.yaml:1:1: a mapping with 'knockd', 'templates', 'clients' or 'doors' belongs here, not a list
     - 1
     ^
 "#]];
@@ -657,11 +643,22 @@ knockd.conf:3:1: unknown directive 'Sequence'
     ^^^^^^^^
     it belongs in the section of a door
 "#]];
-    one_time_sequences: said_of_classic("[ssh]\nOne_Time_Sequences = /etc/x\nCommand = true\n") => str![[r#"
-knockd.conf:2:1: One_Time_Sequences is not supported by this version yet
-    One_Time_Sequences = /etc/x
-    ^^^^^^^^^^^^^^^^^^
-    write a Sequence instead
+    a_classic_one_time_file_that_is_missing: said_of_classic("[ssh]\nOne_Time_Sequences = /nowhere/x\nCommand = true\n") => str![[r#"
+knockd.conf:2:22: /nowhere/x cannot be read: No such file or directory (os error 2)
+    One_Time_Sequences = /nowhere/x
+                         ^^^^^^^^^^
+"#]];
+    a_classic_door_with_both_kinds_of_sequence: said_of_classic("[ssh]\nSequence = 7000\nOne_Time_Sequences = x\nCommand = true\n") => str![[r#"
+knockd.conf:3:22: One_Time_Sequences and Sequence exclude each other
+    One_Time_Sequences = x
+                         ^
+    classic knockd passes over the Sequence; remove one
+"#]];
+    a_classic_one_time_file_without_its_whole_path: said_of_classic("[ssh]\nOne_Time_Sequences = x\nCommand = true\n") => str![[r#"
+knockd.conf:2:22: 'x' depends on where knockd is started
+    One_Time_Sequences = x
+                         ^
+    write the whole path, from / on
 "#]];
     use_syslog_with_a_value: said_of_classic("[options]\nUseSyslog = yes\nFoo = 1\n") => str![[r#"
 knockd.conf:2:1: UseSyslog takes no value

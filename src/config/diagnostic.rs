@@ -67,9 +67,10 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The keys whose values are secrets, and how many letters of each may be mistyped.
-const SECRET_KEYS: [(&str, usize); 5] =
-    [("secret", 2), ("key", 1), ("key_base64", 2), ("hmac_key", 2), ("hmac_key_base64", 3)];
+/// The keys whose values are secrets.
+const SECRET_KEYS: [&str; 5] = ["secret", "key", "key_base64", "hmac_key", "hmac_key_base64"];
+/// A key that looks like one of them, and is none.
+const NO_SECRET: &str = "hmac_type";
 
 /// The lines of a value that belongs to a secret key, found without a parser, since the file may
 /// be none that a parser takes: the key's own line and those below that are indented deeper.
@@ -99,11 +100,8 @@ fn names_secret(line: &str) -> bool {
         let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
         let is_letter = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
         let word = before.len() - before.trim_end_matches(is_letter).len();
-        let word = before[before.len() - word..].to_ascii_lowercase().replace('-', "_");
-        word.len() < 32
-            && SECRET_KEYS
-                .iter()
-                .any(|(key, wrong)| strsim::damerau_levenshtein(&word, key) <= *wrong)
+        let word = &before[before.len() - word..];
+        !word.eq_ignore_ascii_case(NO_SECRET) && meant(word, SECRET_KEYS).is_some()
     })
 }
 

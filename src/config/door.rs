@@ -8,13 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::Templates;
 use super::diagnostic::{Diagnostic, Place, Problems};
+use super::files::Options;
+use super::lockout::{self, CODE_LOCKOUT};
 use super::opening::{Opening, read_opening};
-use super::raw::{Entry, Keys, Mapping, Node, Value};
+use super::raw::{Entry, Keys, Mapping, Value};
+use super::rotation::read_scheme;
+use super::sequence::{Sequence, read_sequence};
 use super::{How, Lockout, Name};
 use crate::proto::duration;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
-use crate::proto::totp::Scheme;
+use crate::proto::totp::{Mode, Scheme};
 
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -98,18 +102,27 @@ pub struct DoorPlaces {
     /// Where the door itself says something of them.
     pub trip_wires: Option<Place>,
     pub target: Option<Place>,
+    pub totp: Option<Place>,
+    pub spa: Option<Place>,
+    pub fwknop: Option<Place>,
 }
 
 pub(super) const DOOR: Keys = Keys {
     of: "a door",
     known: &[
         "sequence",
+        "one_time_sequences",
+        "totp",
+        "spa",
+        "fwknop",
         "seq_timeout",
         "tcpflags",
         "target",
         "trip_wires",
+        "lockout",
         "open",
         "open_for",
+        "open_for_max",
         "via",
         "on_open",
         "on_close",
@@ -119,24 +132,18 @@ pub(super) const DOOR: Keys = Keys {
         "stop_command_6",
         "cmd_timeout",
     ],
-    later: &[
-        ("one_time_sequences", "remove it; what opens the door is its 'sequence'"),
-        ("totp", "remove it; what opens the door is its 'sequence'"),
-        ("spa", "remove it; what opens the door is its 'sequence'"),
-        ("fwknop", "remove it; what opens the door is its 'sequence'"),
-        ("open_for_max", "remove it: a sequence cannot ask for another time than 'open_for'"),
-    ],
+    later: &[],
 };
 
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const TRIP_WIRES: u16 = 16;
-pub(super) const MAX_KNOCKS: usize = 32;
 const MAX_TRIP_WIRES: u64 = 1000;
 
 /// Reads one entry of `doors:`. `None` after an error.
 pub(super) fn read_door(
     entry: &Entry,
     templates: &Templates,
+    options: Options,
     problems: &mut Problems,
 ) -> Option<(Door, DoorPlaces)> {
     let name = problems.keep(entry.name());
@@ -153,20 +160,38 @@ pub(super) fn read_door(
         }
     };
     let meant = mapping.check_keys(&DOOR, problems);
-    let sequence = read_sequence(mapping, entry, &meant, problems);
     let seq_timeout = read_time(mapping, "seq_timeout", Duration::from_millis(1), problems);
     let flags = read_flags(mapping, problems);
     let target = read_target(mapping, problems);
     let trip_wires = read_trip_wires(mapping, problems);
+    let sequence = read_sequence(mapping, trip_wires.unwrap_or_default(), options, problems);
+    let totp = match mapping.value("totp") {
+        Some(node) => read_scheme(node, problems).map(Some),
+        None => Some(None),
+    };
+    let spa = read_switch(mapping, "spa", problems);
+    let fwknop = read_switch(mapping, "fwknop", problems);
+    let lockout = read_lockout(mapping, totp.flatten(), problems);
     let opening = read_opening(mapping, entry, &meant, templates, problems);
-    let (sequence, sequence_places): (Vec<_>, _) = sequence?.into_iter().unzip();
+    let (Sequence { knocks, places: sequence_places, one_time }, totp, spa, fwknop) =
+        (sequence?, totp?, spa?, fwknop?);
+    let knocked = !knocks.is_empty() || one_time.is_some() || totp.is_some();
+    if !knocked && !spa && !fwknop {
+        problems.extend(nothing_opens(entry, &meant));
+        return None;
+    }
+    problems.extend(without_effect(mapping, knocked, !knocks.is_empty(), spa || fwknop));
     let (opening, opens_places) = opening?;
     if opening.how == How::Guard {
-        problems.extend(guarded_knocks(&sequence, &opening.ports, &opens_places));
+        problems.extend(guarded_knocks(&knocks, totp, &opening.ports, &opens_places));
     }
     let door = Door {
         recognition: Recognition {
-            sequence,
+            sequence: knocks,
+            totp,
+            spa,
+            fwknop,
+            lockout: lockout?,
             seq_timeout: seq_timeout?.unwrap_or(SEQ_TIMEOUT),
             flags: flags?,
             target: target?,
@@ -175,7 +200,7 @@ pub(super) fn read_door(
             ..Recognition::new(name?)
         },
         opening,
-        one_time: None,
+        one_time,
     };
     let at = |key| mapping.value(key).map(|node| node.at.clone());
     let places = DoorPlaces {
@@ -184,85 +209,117 @@ pub(super) fn read_door(
         opens: opens_places,
         trip_wires: at("trip_wires"),
         target: at("target"),
+        totp: at("totp"),
+        spa: at("spa"),
+        fwknop: at("fwknop"),
     };
     Some((door, places))
 }
 
+/// The keys of which one says how the door is opened.
+pub(super) const WAYS: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
+
+/// Says so, unless a misspelt key was meant to say how.
+fn nothing_opens(entry: &Entry, meant: &[&str]) -> Option<Diagnostic> {
+    if meant.iter().any(|key| WAYS.contains(key)) {
+        return None;
+    }
+    let error = entry.at.error(format!("nothing opens door '{}': it has no sequence", entry.key));
+    Some(error.help(
+        "write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, totp, spa or fwknop",
+    ))
+}
+
+/// What is said of a door that does not have what it is about.
+fn without_effect(
+    mapping: &Mapping,
+    knocked: bool,
+    has_sequence: bool,
+    asked: bool,
+) -> Vec<Diagnostic> {
+    let say = |key: &str, why: &str| {
+        let given = mapping.get(key)?;
+        let warning = given.at.warning(format!("'{key}' has no effect: {why}"));
+        Some(warning.help("remove it"))
+    };
+    let mut found = Vec::new();
+    if !knocked {
+        let why = "no sequence opens this door";
+        found.extend(["seq_timeout", "tcpflags"].map(|key| say(key, why)));
+    }
+    if !has_sequence && mapping.get("one_time_sequences").is_none() {
+        let why = if knocked {
+            "every port of a rotating sequence is watched anyway"
+        } else {
+            "no sequence opens this door"
+        };
+        found.push(say("trip_wires", why));
+    }
+    if !asked {
+        found.push(say("open_for_max", "only requests by SPA or fwknop ask for a time"));
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// A key that turns something on; off where it is absent. `None` after an error.
+fn read_switch(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<bool> {
+    match mapping.value(key) {
+        Some(node) => {
+            problems.keep(node.boolean().map_err(|error| match &node.value {
+                Value::Mapping(_) => error.help(format!(
+                    "write {key}: true; who may open it is written under 'clients:'"
+                )),
+                _ => error,
+            }))
+        }
+        None => Some(false),
+    }
+}
+
+/// The failure budget of a door that opens by codes; nothing else has one of its own. `None` after
+/// an error.
+#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+fn read_lockout(
+    mapping: &Mapping,
+    totp: Option<Scheme>,
+    problems: &mut Problems,
+) -> Option<Option<Lockout>> {
+    let by_code = totp.is_some_and(|scheme| matches!(scheme.mode(), Mode::Code { .. }));
+    let Some(given) = mapping.get("lockout") else {
+        return Some(by_code.then_some(CODE_LOCKOUT));
+    };
+    if !by_code {
+        let error = given.at.error("only a door with totp in mode: code has a lockout of its own");
+        problems.push(error.help("write it under 'knockd:' for all doors, or remove it"));
+        return None;
+    }
+    let lockout = lockout::read(&given.node, CODE_LOCKOUT, problems)?;
+    if lockout.is_none() {
+        let warning = given.node.at.warning(
+            "without a lockout anyone who keeps trying hits a code in the end, however many there are",
+        );
+        problems.push(warning.help("remove this line, or write for example {failures: 5}"));
+    }
+    Some(lockout)
+}
+
 /// Whoever uses a port that the guard opens would knock at the same door again.
-fn guarded_knocks(sequence: &[Knock], ports: &[Knock], places: &[Place]) -> Vec<Diagnostic> {
-    let both = ports.iter().zip(places).filter(|(port, _)| sequence.contains(port));
+fn guarded_knocks(
+    sequence: &[Knock],
+    totp: Option<Scheme>,
+    ports: &[Knock],
+    places: &[Place],
+) -> Vec<Diagnostic> {
+    let rotating = totp.map(|scheme| scheme.watched()).unwrap_or_default();
+    let both = ports
+        .iter()
+        .zip(places)
+        .filter(|(port, _)| sequence.contains(port) || rotating.contains(**port));
     both.map(|(port, at)| {
         at.error(format!("{port} is both knocked on and guarded by this door"))
             .help("knock on ports that nothing else uses")
     })
     .collect()
-}
-
-const A_PORT: &str = "a port such as 7000 or 8000/udp";
-
-fn read_sequence(
-    mapping: &Mapping,
-    entry: &Entry,
-    meant: &[&str],
-    problems: &mut Problems,
-) -> Option<Vec<(Knock, Place)>> {
-    let Some(given) = mapping.get("sequence") else {
-        if meant.iter().any(|key| IN_PLACE_OF_SEQUENCE.contains(key)) {
-            return None;
-        }
-        problems.push(
-            entry
-                .at
-                .error(format!("door '{}' has no sequence", entry.key))
-                .help("write for example: sequence: [7000, 8000/udp, 9000]"),
-        );
-        return None;
-    };
-    let items = match &given.node.value {
-        Value::List(items) => items,
-        Value::Scalar(scalar) => {
-            let error = given.node.at.error("a sequence is a list");
-            problems.push(error.help(format!("write sequence: [{}]", scalar.text)));
-            return None;
-        }
-        _ => {
-            problems.push(given.node.unwanted("a list of ports such as [7000, 8000/udp, 9000]"));
-            return None;
-        }
-    };
-    problems.keep(check_length(items.len(), &given.node.at))?;
-    read_ports(items, problems)
-}
-
-/// # Errors
-/// Says that a sequence has no knock, or too many.
-pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> {
-    match knocks {
-        0 => Err(at.error("a sequence needs at least one knock: three or more are sensible")),
-        1..=MAX_KNOCKS => Ok(()),
-        _ => Err(at.error(format!("a sequence has at most {MAX_KNOCKS} knocks, not {knocks}"))),
-    }
-}
-
-/// The keys of which one says how the door is opened, so that none is missing.
-const IN_PLACE_OF_SEQUENCE: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
-
-pub(super) fn read_ports(items: &[Node], problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
-    let ports: Vec<_> = items
-        .iter()
-        .map(|item| problems.keep(read_port(item)).map(|knock| (knock, item.at.clone())))
-        .collect();
-    ports.into_iter().collect()
-}
-
-fn read_port(item: &Node) -> Result<Knock, Diagnostic> {
-    item.parsed(A_PORT).map_err(|error| match &item.value {
-        Value::Mapping(_) => error.help("write 7000:udp without a blank after the colon"),
-        Value::Scalar(scalar) if scalar.text.contains(char::is_whitespace) => {
-            error.help("put a comma between two ports")
-        }
-        _ => error,
-    })
 }
 
 /// `None` after an error, `Some(None)` where the key is absent.
@@ -289,12 +346,8 @@ pub(super) fn read_time(
 
 fn read_flags(mapping: &Mapping, problems: &mut Problems) -> Option<FlagTest> {
     let Some(node) = mapping.value("tcpflags") else { return Some(FlagTest::SYN) };
-    let items = match &node.value {
-        Value::List(items) => items.as_slice(),
-        _ => std::slice::from_ref(node),
-    };
     let mut test = Some(FlagTest::ANY);
-    for item in items {
+    for item in node.items() {
         let one = item.parsed::<FlagTest>("a TCP flag such as syn");
         let one = problems.keep(one.map_err(|error| match &item.value {
             Value::Scalar(word) if ["any", "all"].contains(&word.text.as_str()) => {

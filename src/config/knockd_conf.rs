@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use super::commands::{PairNames, Said, lacks_program, pairs};
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
-use super::door::{SEQ_TIMEOUT, check_length, parse_target};
+use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
+use super::files::Options;
 use super::load::Parts;
 use super::opening::CMD_TIMEOUT;
 use super::raw::given_twice;
 use super::sections::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
 };
+use super::sequence::{Sequence, check_length, read_one_time};
 use super::settings::Settings;
 use super::{Command, CommandText, Commands, Door, DoorPlaces, How, Name, Opening, Recognition};
 use crate::proto::flags::FlagTest;
@@ -41,7 +43,7 @@ pub fn is_classic(text: &str) -> bool {
 
 /// Reads a `knockd.conf`; doors are in the order of the file.
 #[must_use]
-pub(super) fn read(source: &Source, problems: &mut Problems) -> Parts {
+pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -> Parts {
     let mut settings = Settings::default();
     let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
@@ -58,13 +60,13 @@ pub(super) fn read(source: &Source, problems: &mut Problems) -> Parts {
             problems.push(given_twice(&place, &format!("door '{name}'"), first));
         }
         places.entry(name.clone()).or_insert(place);
-        doors.extend(read_door(name, &section, problems));
+        doors.extend(read_door(name, &section, options, problems));
     }
     if doors.is_empty() && !problems.has_errors() {
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
         problems.push(warning.help("write a section [NAME] with a Sequence and a Start_Command"));
     }
-    Parts { settings, interfaces, doors }
+    Parts { settings, interfaces, doors, clients: Vec::new() }
 }
 
 fn read_options(section: &Section<'_>, settings: &mut Settings) {
@@ -94,14 +96,10 @@ fn read_name(name: Part<'_>, problems: &mut Problems) -> Name {
 fn read_door(
     name: Name,
     section: &Section<'_>,
+    options: Options,
     problems: &mut Problems,
 ) -> Option<(Door, DoorPlaces)> {
-    if let Some(directive) = section.directives.get("One_Time_Sequences") {
-        let message = "One_Time_Sequences is not supported by this version yet";
-        problems.push(directive.name.error(message).help("write a Sequence instead"));
-        return None;
-    }
-    let sequence = read_sequence(section, problems);
+    let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
     let flags = read_flags(section, problems);
     let target = match section.value("Target") {
@@ -117,10 +115,10 @@ fn read_door(
         let message = "Cmd_Timeout has no effect without Stop_Command";
         problems.push(timeout.place().warning(message));
     }
-    let (sequence, sequence_places) = sequence?.into_iter().unzip();
+    let Sequence { knocks, places: sequence_places, one_time } = sequence?;
     let door = Door {
         recognition: Recognition {
-            sequence,
+            sequence: knocks,
             seq_timeout: seq_timeout?,
             flags: flags?,
             target: target?,
@@ -134,7 +132,7 @@ fn read_door(
             on_open: None,
             on_close: None,
         },
-        one_time: None,
+        one_time,
     };
     let places = DoorPlaces {
         name: section.name.place(),
@@ -142,6 +140,9 @@ fn read_door(
         opens: Vec::new(),
         trip_wires: None,
         target: section.value("Target").map(Part::place),
+        totp: None,
+        spa: None,
+        fwknop: None,
     };
     Some((door, places))
 }
@@ -154,13 +155,40 @@ fn without_comment<'a>(value: Part<'a>, problems: &mut Problems) -> Part<'a> {
     before
 }
 
-fn read_sequence(section: &Section<'_>, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
-    let Some(value) = section.value("Sequence") else {
-        let message = format!("door '{}' has no Sequence", section.name.text);
-        let error = section.name.error(message);
-        problems.push(error.help("write for example: Sequence = 7000,8000:udp,9000"));
-        return None;
-    };
+fn read_sequence(
+    section: &Section<'_>,
+    options: Options,
+    problems: &mut Problems,
+) -> Option<Sequence> {
+    match (section.value("Sequence"), section.value("One_Time_Sequences")) {
+        (Some(value), None) => {
+            let (knocks, places) = read_fixed(value, problems)?.into_iter().unzip();
+            Some(Sequence { knocks, places, one_time: None })
+        }
+        (None, Some(path)) => {
+            let file = PathBuf::from(path.text);
+            if !file.is_absolute() {
+                let message = format!("'{}' depends on where knockd is started", path.text);
+                problems.push(path.error(message).help("write the whole path, from / on"));
+                return None;
+            }
+            read_one_time(file, &path.place(), TRIP_WIRES, options, problems)
+        }
+        (Some(_), Some(one_time)) => {
+            let error = one_time.error("One_Time_Sequences and Sequence exclude each other");
+            problems.push(error.help("classic knockd passes over the Sequence; remove one"));
+            None
+        }
+        (None, None) => {
+            let message = format!("door '{}' has no Sequence", section.name.text);
+            let error = section.name.error(message);
+            problems.push(error.help("write for example: Sequence = 7000,8000:udp,9000"));
+            None
+        }
+    }
+}
+
+fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
     let items = without_comment(value, problems).items();
     problems.keep(check_length(items.len(), &value.place()))?;
     let knocks: Vec<_> = items

@@ -1,18 +1,20 @@
 //! From a path to a configuration, or to everything that is wrong with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use super::clients::{ClientPlaces, read_client};
 use super::commands::read_templates;
+use super::credentials::Secrets;
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{DoorPlaces, read_door};
 pub use super::files::Options;
 use super::files::{read_directory, read_file, unreadable};
 use super::raw::{self, Entry, Keys, Value, given_twice};
 use super::settings::{Settings, read_settings};
-use super::{Config, Door, How, knockd_conf};
+use super::{Client, Config, Door, How, access, knockd_conf};
 
 /// A configuration that can be used, and what is doubtful about it.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Places {
     pub interfaces: Vec<Place>,
     /// One for each door, in the same order.
     pub doors: Vec<DoorPlaces>,
+    /// One for each client, in the same order.
+    pub clients: Vec<ClientPlaces>,
 }
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
@@ -45,11 +49,8 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-pub(super) const TOP: Keys = Keys {
-    of: "a configuration",
-    known: &["knockd", "templates", "doors"],
-    later: &[("clients", "remove it: clients have credentials, and doors here open by a sequence")],
-};
+pub(super) const TOP: Keys =
+    Keys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"], later: &[] };
 
 /// Loads a directory, of which every `*.yaml` is read in byte order of its name, one YAML file, or
 /// a classic `knockd.conf`, told by its first significant line.
@@ -81,7 +82,7 @@ pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
 /// [`Report`] names everything that is wrong in it.
 pub fn parse(source: &Source) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
-    let built = build_one(source, &mut problems);
+    let built = build_one(source, Options::default(), &mut problems);
     finish(Some(built), problems)
 }
 
@@ -100,31 +101,35 @@ fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Built>
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error));
     if problems.keep(metadata)?.is_dir() {
         let sources = read_directory(path, options, problems)?;
-        return Some(build(path, &sources, problems));
+        return Some(build(path, &sources, options, problems));
     }
     let source = problems.keep(read_file(path, options))?;
-    Some(build_one(&source, problems))
+    Some(build_one(&source, options, problems))
 }
 
-fn build_one(source: &Source, problems: &mut Problems) -> Built {
+fn build_one(source: &Source, options: Options, problems: &mut Problems) -> Built {
     if knockd_conf::is_classic(source.text()) {
-        sorted(knockd_conf::read(source, problems))
+        sorted(knockd_conf::read(source, options, problems))
     } else {
-        build(source.path(), std::slice::from_ref(source), problems)
+        build(source.path(), std::slice::from_ref(source), options, problems)
     }
 }
 
-/// What the text of a configuration says, with its places; doors are in any order.
+/// What the text of a configuration says, with its places; doors and clients are in any order.
 pub(super) struct Parts {
     pub settings: Settings,
     pub interfaces: Vec<Place>,
     pub doors: Vec<(Door, DoorPlaces)>,
+    pub clients: Vec<(Client, ClientPlaces)>,
 }
 
-fn sorted(Parts { settings, interfaces, mut doors }: Parts) -> Built {
+fn sorted(Parts { settings, interfaces, mut doors, mut clients }: Parts) -> Built {
     doors.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
-    let (doors, places) = doors.into_iter().unzip();
-    (Config { settings, doors, clients: Vec::new() }, Places { interfaces, doors: places })
+    clients.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+    let (doors, door_places) = doors.into_iter().unzip();
+    let (clients, client_places) = clients.into_iter().unzip();
+    let places = Places { interfaces, doors: door_places, clients: client_places };
+    (Config { settings, doors, clients }, places)
 }
 
 /// What all files say under one of the top keys.
@@ -154,7 +159,7 @@ impl Section {
     }
 }
 
-fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
+fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Problems) -> Built {
     let mut settings = Section::new("setting", "write for example knockd: {interfaces: [eth0]}");
     let mut templates =
         Section::new("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}");
@@ -162,17 +167,24 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
         "door",
         "write doors: {NAME: {sequence: [...], ...}}, on one line or on several",
     );
+    let mut clients = Section::new(
+        "client",
+        "write clients: {NAME: {doors: [...], ...}}; knock.d(5) has examples",
+    );
     for source in sources {
         let Some(root) = raw::parse(source, problems) else { continue };
         if matches!(root.value, Value::Null) {
             continue;
         }
-        let wanted = "a mapping with 'knockd', 'templates' or 'doors'";
+        let wanted = "a mapping with 'knockd', 'templates', 'clients' or 'doors'";
         let Some(root) = problems.keep(root.mapping(wanted)) else { continue };
         root.check_keys(&TOP, problems);
-        for (key, section) in
-            [("knockd", &mut settings), ("templates", &mut templates), ("doors", &mut doors)]
-        {
+        for (key, section) in [
+            ("knockd", &mut settings),
+            ("templates", &mut templates),
+            ("clients", &mut clients),
+            ("doors", &mut doors),
+        ] {
             let Some(node) = root.value(key) else { continue };
             match node.mapping("a mapping") {
                 Ok(mapping) => {
@@ -184,8 +196,18 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
     }
     let (read, interfaces) = read_settings(&settings.entries, problems);
     let templates = read_templates(&templates.entries, problems);
-    let doors: Vec<_> =
-        doors.entries.iter().filter_map(|entry| read_door(entry, &templates, problems)).collect();
+    let names: HashSet<&str> = doors.entries.iter().map(|entry| entry.key.as_str()).collect();
+    let mut secrets = Secrets::new(options);
+    let clients: Vec<_> = clients
+        .entries
+        .iter()
+        .filter_map(|entry| read_client(entry, &names, &mut secrets, problems))
+        .collect();
+    let doors: Vec<_> = doors
+        .entries
+        .iter()
+        .filter_map(|entry| read_door(entry, &templates, options, problems))
+        .collect();
     if doors.is_empty() && !problems.has_errors() {
         problems.push(
             Diagnostic::file(path, "no door is configured: nothing can be opened")
@@ -193,28 +215,42 @@ fn build(path: &Path, sources: &[Source], problems: &mut Problems) -> Built {
                 .into_warning(),
         );
     }
-    problems.extend(without_guard(&settings.entries, &doors));
-    sorted(Parts { settings: read, interfaces, doors })
+    problems.extend(access::check(&clients, &doors));
+    problems.extend(without_effect(&settings.entries, &doors));
+    sorted(Parts { settings: read, interfaces, doors, clients })
 }
 
-/// What is said of a guard that there is not.
-fn without_guard(settings: &[Entry], doors: &[(Door, DoorPlaces)]) -> Vec<Diagnostic> {
-    if doors.is_empty() || doors.iter().any(|(door, _)| door.opening.how == How::Guard) {
+/// What is said of settings that concern no door.
+fn without_effect(settings: &[Entry], doors: &[(Door, DoorPlaces)]) -> Vec<Diagnostic> {
+    if doors.is_empty() {
         return Vec::new();
     }
-    let of_guard = settings.iter().filter(|entry| ["trusted", "on_exit"].contains(&&*entry.key));
-    of_guard
-        .map(|entry| {
-            let message = format!("'{}' has no effect: the guard opens no door", entry.key);
-            entry.at.warning(message).help("open a door via: guard, or remove it")
-        })
-        .collect()
+    let any = |has: fn(&Door) -> bool| doors.iter().any(|(door, _)| has(door));
+    let guarded = any(|door| door.opening.how == How::Guard);
+    let spa = any(|door| door.recognition.spa);
+    let fwknop = any(|door| door.recognition.fwknop);
+    let say = |entry: &Entry| {
+        let (there, why, help) = match entry.key.as_str() {
+            "trusted" | "on_exit" => {
+                (guarded, "the guard opens no door", "open a door via: guard, or remove it")
+            }
+            "spa" => (spa, "no door opens by spa", "write spa: true to a door, or remove it"),
+            "fwknop" => {
+                (fwknop, "no door opens by fwknop", "write fwknop: true to a door, or remove it")
+            }
+            _ => return None,
+        };
+        let message = format!("'{}' has no effect: {why}", entry.key);
+        (!there).then(|| entry.at.warning(message).help(help))
+    };
+    settings.iter().filter_map(say).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::clients::CLIENT;
     use super::super::door::DOOR;
     use super::super::{Family, Opening};
     use super::*;
@@ -232,26 +268,43 @@ mod tests {
             Just("[echo, '%IP%']".to_owned()),
             Just("[syn, \"!ack\"]".to_owned()),
             "[0-9]{1,3}(s|m|h)",
+            "true|false|off",
+            "\\{(mode: ports, )?ports: [0-9]{4}-[0-9]{4,5}(, length: [0-9])?(, step: [0-9]{1,4}s)?\\}",
+            "\\{mode: code, base: [0-9]{1,5}(, digits: [5-8])?(, skew: [0-9]{1,2})?\\}",
+            "\\{failures: [0-9]{1,2}(, within: [0-9]m)?(, for: [0-9]h)?\\}",
             "[a-z%\\[\\]{}:,'\" ]{0,12}",
         ];
-        let key = prop::sample::select(
-            DOOR.known
-                .iter()
-                .chain(DOOR.later.iter().map(|(key, _)| key))
-                .copied()
-                .collect::<Vec<_>>(),
-        );
+        let key = prop::sample::select(DOOR.known);
         let door = prop::collection::vec((key, value), 0..8);
-        prop::collection::vec(("[a-z.]{1,8}", door), 0..4).prop_map(|doors| {
-            let mut text = "doors:\n".to_owned();
-            for (name, keys) in doors {
-                text.push_str(&format!("  {name}:\n"));
-                for (key, value) in keys {
-                    text.push_str(&format!("    {key}: {value}\n"));
+        let doors = prop::collection::vec(("[a-c]", door), 0..4);
+        let client =
+            prop::collection::vec((prop::sample::select(CLIENT.known), credentials()), 0..4);
+        let clients = prop::collection::vec(("[a-c]", client), 0..3);
+        (doors, clients).prop_map(|(doors, clients)| {
+            let mut text = String::new();
+            for (top, entries) in [("doors", doors), ("clients", clients)] {
+                text.push_str(&format!("{top}:\n"));
+                for (name, keys) in entries {
+                    text.push_str(&format!("  {name}:\n"));
+                    for (key, value) in keys {
+                        text.push_str(&format!("    {key}: {value}\n"));
+                    }
                 }
             }
             text
         })
+    }
+
+    /// Something like what a client has, often right.
+    fn credentials() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "\\[[a-c](, [a-c])?\\]",
+            "2027-0[1-9]-[0-3][0-9]",
+            "\\{secret: (JBSWY3DPEHPK3PXP){1,2}(, old_until: 2027-01-01)?\\}",
+            "\\{public_key: ngoLprV\\+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=?(, address: (any|explicit))?\\}",
+            "\\{(KEY|key|key_base64): [A-Za-z0-9]{0,8}(, hmac_key: [A-Z]{0,3})?(, without_hmac: true)?(, mode: [a-z]{3})?(, from: [1-9]/8)?\\}",
+            ".{0,12}",
+        ]
     }
 
     fn check_how(opening: &Opening) -> Result<(), TestCaseError> {
@@ -272,15 +325,37 @@ mod tests {
         Ok(())
     }
 
+    fn check_clients(config: &Config, places: &Places) -> Result<(), TestCaseError> {
+        prop_assert_eq!(config.clients.len(), places.clients.len());
+        prop_assert!(config.clients.is_sorted_by_key(|client| &client.name));
+        for (client, places) in config.clients.iter().zip(&places.clients) {
+            prop_assert!(!client.doors.is_empty());
+            prop_assert_eq!(client.doors.len(), places.doors.len());
+            prop_assert!(client.totp.is_some() || client.spa.is_some() || client.fwknop.is_some());
+            for name in &client.doors {
+                prop_assert!(config.doors.iter().any(|door| door.name() == name));
+            }
+        }
+        Ok(())
+    }
+
     fn check(text: &str) -> Result<(), TestCaseError> {
         match parse(&Source::new("text", text)) {
             Ok(Loaded { config, places, .. }) => {
                 prop_assert_eq!(config.doors.len(), places.doors.len());
                 prop_assert!(config.doors.is_sorted_by_key(|door| door.name().clone()));
+                check_clients(&config, &places)?;
                 for (Door { recognition, opening, .. }, places) in
                     config.doors.iter().zip(&places.doors)
                 {
-                    prop_assert!((1..=32).contains(&recognition.sequence.len()));
+                    prop_assert!(recognition.sequence.len() <= 32);
+                    prop_assert!(
+                        !recognition.sequence.is_empty()
+                            || recognition.totp.is_some()
+                            || recognition.spa
+                            || recognition.fwknop
+                    );
+                    prop_assert!(opening.open_for <= opening.open_for_max);
                     prop_assert_eq!(recognition.sequence.len(), places.sequence.len());
                     prop_assert!(!recognition.seq_timeout.is_zero());
                     prop_assert!(opening.open_for.as_secs() >= 1);

@@ -3,8 +3,12 @@
 //! What comes out of [`load::load`] is valid; nothing past this module checks it again.
 #![forbid(unsafe_code)]
 
+mod access;
 mod client;
+mod clients;
 mod commands;
+mod credentials;
+mod datagrams;
 pub mod diagnostic;
 mod door;
 mod email;
@@ -13,10 +17,15 @@ mod how;
 pub mod knockd_conf;
 pub mod lint;
 pub mod load;
+mod lockout;
+mod moment;
 pub mod one_time;
 mod opening;
+mod range;
 pub mod raw;
+mod rotation;
 mod sections;
+mod sequence;
 mod settings;
 mod template;
 mod via;
@@ -25,12 +34,15 @@ mod yaml;
 
 pub use crate::proto::name::{Name, NameError};
 pub use client::{AddressPolicy, Client, FwknopClient, SpaClient, TotpClient};
+pub use clients::ClientPlaces;
 pub use commands::PATH;
-pub use door::{Door, DoorPlaces, Recognition};
+pub use datagrams::{Fwknop, Spa};
+pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
+pub use lockout::Lockout;
 pub use opening::Opening;
-pub use settings::{Fwknop, Lockout, Log, LogFormat, LogLevel, OnExit, Settings, Spa};
+pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };
@@ -53,9 +65,18 @@ pub fn keys() -> Vec<String> {
         ("knockd.", &settings::SETTINGS),
         ("knockd.log.", &settings::LOG),
         ("knockd.track.", &settings::TRACK),
-        ("templates.NAME.", &commands::TEMPLATE),
         ("knockd.alert.", &settings::ALERT),
+        ("knockd.spa.", &datagrams::SPA),
+        ("knockd.fwknop.", &datagrams::FWKNOP),
+        ("knockd.lockout.", &lockout::LOCKOUT),
+        ("templates.NAME.", &commands::TEMPLATE),
+        ("clients.NAME.", &clients::CLIENT),
+        ("clients.NAME.totp.", &credentials::TOTP),
+        ("clients.NAME.spa.", &credentials::SPA),
+        ("clients.NAME.fwknop.", &credentials::FWKNOP),
         ("doors.NAME.", &door::DOOR),
+        ("doors.NAME.totp.", &rotation::TOTP),
+        ("doors.NAME.lockout.", &lockout::LOCKOUT),
         ("doors.NAME.via.", &via::VIA),
         ("doors.NAME.via.nft_set.", &via::NFT_SET),
     ];

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
-use super::door::MAX_KNOCKS;
+use super::sequence::MAX_KNOCKS;
 use crate::proto::knock::{Knock, KnockError, Protocol};
 
 /// One sequence of a file that is still good.

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::commands::{PairNames, Said, Templates, read_pairs, read_said};
 use super::diagnostic::{Diagnostic, Place, Problems};
-use super::door::{read_ports, read_time};
+use super::door::{WAYS, read_time};
 use super::raw::{Entry, Mapping, Value, given_twice};
+use super::sequence::read_ports;
 use super::via::read_via;
 use super::{Command, Commands, Hole, How};
+use crate::proto::duration;
 use crate::proto::knock::Knock;
 
 /// What opening a door does: the keeper's half.
@@ -72,6 +74,7 @@ pub(super) fn read_opening(
     let ports = read_opens(mapping, problems);
     let how = read_how(mapping, entry, meant, templates, problems);
     let open_for = read_open_for(mapping, how.as_ref(), problems);
+    let open_for_max = read_open_for_max(mapping, open_for, problems);
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(mapping, "on_open", count, problems);
     let on_close = read_hook(mapping, "on_close", count, problems);
@@ -79,8 +82,8 @@ pub(super) fn read_opening(
     let opening = Opening {
         how: how?,
         ports,
-        open_for_max: open_for?,
         open_for: open_for?,
+        open_for_max: open_for_max?,
         on_open: on_open?,
         on_close: on_close?,
     };
@@ -131,11 +134,16 @@ fn read_how(
         (Some(_), None) => {
             let commands = read_pairs(mapping, &DOOR_COMMANDS, &entry.at, problems)?;
             let place = |key| mapping.value(key).map_or(&entry.at, |node| &node.at);
-            check_holes(&commands, false, place(DOOR_COMMANDS.open), problems);
+            let fills = Fills { port: false, client: has_clients(mapping) };
+            check_holes(&commands, fills, place(DOOR_COMMANDS.open), problems);
             Some(How::Commands { template: None, commands })
         }
         (None, Some(_)) => match via {
-            Some(via) => read_via(via, mapping.get("open").is_some(), templates, problems),
+            Some(via) => {
+                let port = mapping.get("open").is_some();
+                let fills = Fills { port, client: has_clients(mapping) };
+                read_via(via, fills, templates, problems)
+            }
             None if meant.contains(&"via") => None,
             None if mapping.get("open").is_some() => Some(How::Guard),
             None => {
@@ -159,17 +167,25 @@ fn nothing_to_do(entry: &Entry) -> Diagnostic {
 const IN_PLACE_OF_COMMAND: [&str; 6] =
     ["open", "via", "start_command", "start_command_6", "stop_command", "stop_command_6"];
 
+/// Whether anything that opens the door says who knocks.
+fn has_clients(mapping: &Mapping) -> bool {
+    let ways = WAYS.iter().filter(|way| !["sequence", "one_time_sequences"].contains(way));
+    ways.into_iter().any(|way| mapping.value(way).is_some())
+}
+
+/// What will fill the holes of a door's commands.
+#[derive(Clone, Copy)]
+pub(super) struct Fills {
+    pub port: bool,
+    pub client: bool,
+}
+
 /// Holes that nothing will fill.
-pub(super) fn check_holes(
-    commands: &Commands,
-    has_ports: bool,
-    at: &Place,
-    problems: &mut Problems,
-) {
+pub(super) fn check_holes(commands: &Commands, fills: Fills, at: &Place, problems: &mut Problems) {
     let pairs = [&commands.v4, &commands.v6];
     let all = || pairs.into_iter().flat_map(|pair| [&pair.open, &pair.close]).flatten();
     let has = |hole| all().any(|command| command.holes().any(|found| found == hole));
-    if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !has_ports && has(*hole))
+    if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !fills.port && has(*hole))
     {
         let message = format!("nothing fills %{}%: the door has no 'open'", hole.name());
         problems.push(
@@ -178,7 +194,7 @@ pub(super) fn check_holes(
             ),
         );
     }
-    if has(Hole::Client) {
+    if has(Hole::Client) && !fills.client {
         problems.push(no_client(at));
     }
 }
@@ -208,7 +224,7 @@ fn read_hook(
         problems.push(error.help("leave it out, or write the port into the command"));
         return None;
     }
-    if has(Hole::Client) {
+    if has(Hole::Client) && !has_clients(mapping) {
         problems.push(no_client(&entry.node.at));
     }
     Some(Some(command))
@@ -227,7 +243,8 @@ fn read_open_for(
         );
     }
     if how.is_some_and(|how| !how.closes()) {
-        let needless = [open_for.or(cmd_timeout), mapping.get("on_close")];
+        let needless =
+            [open_for.or(cmd_timeout), mapping.get("open_for_max"), mapping.get("on_close")];
         problems.extend(needless.into_iter().flatten().map(|given| {
             let message = format!("'{}' has no effect: nothing closes this door", given.key);
             given.at.warning(message).help("write a 'stop_command', or remove it")
@@ -239,4 +256,23 @@ fn read_open_for(
     let open_for = read_time(mapping, "open_for", least, problems)?;
     let cmd_timeout = read_time(mapping, "cmd_timeout", least, problems)?;
     Some(open_for.or(cmd_timeout).unwrap_or(default))
+}
+
+/// `open_for` where it is absent. `None` after an error.
+fn read_open_for_max(
+    mapping: &Mapping,
+    open_for: Option<Duration>,
+    problems: &mut Problems,
+) -> Option<Duration> {
+    let given = read_time(mapping, "open_for_max", Duration::from_secs(1), problems)?;
+    let open_for = open_for?;
+    match (given, mapping.value("open_for_max")) {
+        (Some(max), Some(node)) if max < open_for => {
+            let shown = duration::format(open_for);
+            let error = node.at.error(format!("shorter than the door stays open anyway: {shown}"));
+            problems.push(error.help("write at least as much as 'open_for', or remove it"));
+            None
+        }
+        (max, _) => Some(max.unwrap_or(open_for)),
+    }
 }

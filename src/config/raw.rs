@@ -4,6 +4,7 @@
 //! say what else they found.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::diagnostic::{Diagnostic, Place, Problems, meant};
@@ -128,6 +129,46 @@ impl Node {
         match text.parse() {
             Ok(number) if digits && (low..=high).contains(&number) => Ok(number),
             _ => Err(self.at.error(format!("'{text}' does not do here: write {wanted}"))),
+        }
+    }
+
+    /// The value that a word stands for.
+    ///
+    /// # Errors
+    /// Says which words there are.
+    pub fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Diagnostic> {
+        let names = || choices.iter().map(|(name, _)| *name);
+        let list = names().collect::<Vec<_>>().join(", ");
+        let text = self.text(&format!("one of {list}"))?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return Ok(*value);
+        }
+        let message = format!("'{text}' is none of {list}");
+        Err(match meant(text, names()) {
+            Some(meant) => self.at.error(format!("{message}: did you mean '{meant}'?")),
+            None => self.at.error(message),
+        })
+    }
+
+    /// A path from `/` on.
+    ///
+    /// # Errors
+    /// Says that it is none.
+    pub fn path(&self) -> Result<PathBuf, Diagnostic> {
+        let path = PathBuf::from(self.text("a path")?);
+        if path.is_absolute() {
+            return Ok(path);
+        }
+        let message = format!("'{}' depends on where knockd is started", path.display());
+        Err(self.at.error(message).help("write the whole path, from / on"))
+    }
+
+    /// The items of a list; of anything else, itself.
+    #[must_use]
+    pub fn items(&self) -> &[Self] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => std::slice::from_ref(self),
         }
     }
 

@@ -1,18 +1,14 @@
 //! The `knockd:` mapping.
 
-use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::Email;
 use super::commands::missing_program;
-use super::diagnostic::{Diagnostic, Place, Problems, meant};
+use super::datagrams::{read_fwknop, read_spa};
+use super::diagnostic::{Diagnostic, Place, Problems};
+use super::lockout::{self, DAEMON_LOCKOUT};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
+use super::{Email, Fwknop, Lockout, Spa};
 use crate::proto::network::Network;
-use crate::time::Wall;
 
 /// What concerns the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,57 +33,6 @@ pub struct Settings {
     pub fwknop: Fwknop,
     /// `None`: nobody is locked out, but at a door that says so.
     pub lockout: Option<Lockout>,
-}
-
-/// How native SPA datagrams are taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spa {
-    /// Where they are sent to; a client picks one of these.
-    pub ports: RangeInclusive<NonZeroU16>,
-    /// The server's private key.
-    pub key_file: PathBuf,
-    /// The key before that one, and until when it is accepted too.
-    pub old_key: Option<(PathBuf, Wall)>,
-    pub max_age: Duration,
-    pub max_ahead: Duration,
-}
-
-impl Default for Spa {
-    fn default() -> Self {
-        Self {
-            ports: PORT..=PORT,
-            key_file: "/etc/knock.d/keys/server.key".into(),
-            old_key: None,
-            max_age: Duration::from_secs(60),
-            max_ahead: Duration::from_secs(10),
-        }
-    }
-}
-
-/// How fwknop's datagrams are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fwknop {
-    pub port: NonZeroU16,
-    /// How far a request's clock may be from ours, in both directions.
-    pub max_age: Duration,
-}
-
-impl Default for Fwknop {
-    fn default() -> Self {
-        Self { port: PORT, max_age: Duration::from_secs(120) }
-    }
-}
-
-/// Where SPA datagrams go, of either kind.
-const PORT: NonZeroU16 = NonZeroU16::new(62_201).expect("is not zero");
-
-/// After how many failures a source is no longer listened to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lockout {
-    /// At least one.
-    pub failures: u32,
-    pub within: Duration,
-    pub lasts: Duration,
 }
 
 /// What becomes of the guard when knockd stops.
@@ -160,8 +105,11 @@ pub(super) const SETTINGS: Keys = Keys {
         "trusted",
         "on_exit",
         "alert",
+        "spa",
+        "fwknop",
+        "lockout",
     ],
-    later: &[("spa", "remove it"), ("lockout", "remove it")],
+    later: &[],
 };
 pub(super) const LOG: Keys =
     Keys { of: "log", known: &["syslog", "file", "level", "format"], later: &[] };
@@ -219,20 +167,29 @@ pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Sett
     settings.trusted = read_trusted(&mapping, problems);
     if let Some(node) = mapping.value("on_exit") {
         let choices = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
-        settings.on_exit = choose(node, &choices, problems).unwrap_or_default();
+        settings.on_exit = problems.keep(node.one_of(&choices)).unwrap_or_default();
     }
     if let Some(node) = mapping.value("alert") {
         settings.alert = read_alert(node, problems);
     }
+    if let Some(node) = mapping.value("spa") {
+        settings.spa = read_spa(node, problems).unwrap_or_default();
+    }
+    if let Some(node) = mapping.value("fwknop") {
+        settings.fwknop = read_fwknop(node, problems).unwrap_or_default();
+    }
+    if let Some(node) = mapping.value("lockout") {
+        settings.lockout = lockout::read(node, DAEMON_LOCKOUT, problems).flatten();
+    }
     (settings, places)
+}
+
+fn read_path(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<PathBuf> {
+    mapping.value(key).and_then(|node| problems.keep(node.path()))
 }
 
 fn read_trusted(mapping: &Mapping, problems: &mut Problems) -> Vec<Network> {
     let Some(node) = mapping.value("trusted") else { return Vec::new() };
-    let items = match &node.value {
-        Value::List(items) => items.as_slice(),
-        _ => std::slice::from_ref(node),
-    };
     let network = |item: &Node| {
         let network: Network = problems.keep(item.parsed("a network such as 192.0.2.0/24"))?;
         if let Value::Scalar(scalar) = &item.value {
@@ -240,7 +197,7 @@ fn read_trusted(mapping: &Mapping, problems: &mut Problems) -> Vec<Network> {
         }
         Some(network)
     };
-    items.iter().filter_map(network).collect()
+    node.items().iter().filter_map(network).collect()
 }
 
 fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagnostic> {
@@ -275,29 +232,14 @@ fn read_alert(node: &Node, problems: &mut Problems) -> Option<Email> {
 
 fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> (Vec<String>, Vec<Place>) {
     let Some(node) = mapping.value("interfaces") else { return Default::default() };
-    let items = match &node.value {
-        Value::List(items) => items.as_slice(),
-        _ => std::slice::from_ref(node),
-    };
-    if items.is_empty() {
+    if node.items().is_empty() {
         problems.push(node.at.error("no interface is named: write [any] for every interface"));
     }
     let name = |item: &Node| {
         let name = problems.keep(item.text("the name of an interface"))?;
         Some((name.to_owned(), item.at.clone()))
     };
-    items.iter().filter_map(name).unzip()
-}
-
-fn read_path(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<PathBuf> {
-    let node = mapping.value(key)?;
-    let path = PathBuf::from(problems.keep(node.text("a path"))?);
-    if path.is_absolute() {
-        return Some(path);
-    }
-    let message = format!("'{}' depends on where knockd is started", path.display());
-    problems.push(node.at.error(message).help("write the whole path, from / on"));
-    None
+    node.items().iter().filter_map(name).unzip()
 }
 
 fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
@@ -307,7 +249,7 @@ fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
     log.file = read_path(mapping, "file", problems);
     if let Some(node) = mapping.value("syslog") {
         let choices = FACILITIES.map(|name| (name, name));
-        log.syslog = choose(node, &choices, problems).map(str::to_owned);
+        log.syslog = problems.keep(node.one_of(&choices)).map(str::to_owned);
     }
     let levels = [
         ("error", LogLevel::Error),
@@ -316,26 +258,10 @@ fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
         ("debug", LogLevel::Debug),
     ];
     if let Some(node) = mapping.value("level") {
-        log.level = choose(node, &levels, problems).unwrap_or_default();
+        log.level = problems.keep(node.one_of(&levels)).unwrap_or_default();
     }
     if let Some(node) = mapping.value("format") {
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-        log.format = choose(node, &formats, problems).unwrap_or_default();
+        log.format = problems.keep(node.one_of(&formats)).unwrap_or_default();
     }
-}
-
-/// The value that a word stands for.
-fn choose<T: Copy>(node: &Node, choices: &[(&str, T)], problems: &mut Problems) -> Option<T> {
-    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-    let list = names.join(", ");
-    let text = problems.keep(node.text(&format!("one of {list}")))?;
-    let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if found.is_none() {
-        let message = format!("'{text}' is none of {list}");
-        problems.push(match meant(text, names) {
-            Some(meant) => node.at.error(format!("{message}: did you mean '{meant}'?")),
-            None => node.at.error(message),
-        });
-    }
-    found
 }

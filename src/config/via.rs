@@ -2,7 +2,7 @@
 
 use super::commands::{Template, Templates, lacks_program};
 use super::diagnostic::{Diagnostic, Place, Problems, meant};
-use super::opening::check_holes;
+use super::opening::{Fills, check_holes};
 use super::raw::{Keys, Mapping, Node, Value};
 use super::{Command, Family, How, Name, NftFamily, NftName, NftSet};
 
@@ -12,10 +12,10 @@ pub(super) const NFT_SET: Keys =
 
 const A_SET: &str = "via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}";
 
-/// Reads what `via` says; `ports`: whether the door has `open`. `None` after an error.
+/// Reads what `via` says of a door with these `fills`. `None` after an error.
 pub(super) fn read_via(
     via: &Node,
-    ports: bool,
+    fills: Fills,
     templates: &Templates,
     problems: &mut Problems,
 ) -> Option<How> {
@@ -24,7 +24,7 @@ pub(super) fn read_via(
     }
     let name = problems.keep(via.text("guard, the name of a template or an nft_set"))?;
     if name == "guard" {
-        if !ports {
+        if !fills.port {
             let error = via.at.error("the guard has nothing to lock: the door has no 'open'");
             problems
                 .push(error.help("write the ports that the door opens, such as open: [22/tcp]"));
@@ -42,7 +42,7 @@ pub(super) fn read_via(
         let missing = |command: &Command| lacks_program(command, &via.at);
         problems.extend(opens.into_iter().flatten().filter_map(missing).take(1));
     }
-    check_holes(commands, ports, &via.at, problems);
+    check_holes(commands, fills, &via.at, problems);
     Some(How::Commands { template: Some(name.clone()), commands: commands.clone() })
 }
 

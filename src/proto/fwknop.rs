@@ -82,6 +82,12 @@ impl Key {
         decoded(text, Self::MAX).map(Self)
     }
 
+    /// The bytes, for whoever compares many.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+
     /// Whether the bytes are those of the other key, which fwknop forbids.
     #[must_use]
     pub fn is_same_as(&self, hmac: &HmacKey) -> bool {
@@ -106,6 +112,12 @@ impl HmacKey {
     /// As [`Self::new`], and if it is not base64.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
         decoded(text, Self::MAX).map(Self)
+    }
+
+    /// The bytes, for whoever compares many.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose()
     }
 }
 

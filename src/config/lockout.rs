@@ -1,0 +1,62 @@
+//! After how many failures a source is no longer listened to, as a configuration writes it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::diagnostic::Problems;
+use super::door::read_time;
+use super::raw::{Keys, Node, Scalar, Value};
+
+/// After how many failures a source is no longer listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lockout {
+    /// At least one.
+    pub failures: u32,
+    pub within: Duration,
+    pub lasts: Duration,
+}
+
+pub(super) const LOCKOUT: Keys =
+    Keys { of: "lockout", known: &["failures", "within", "for"], later: &[] };
+
+/// At a door that opens by codes, unless it says otherwise.
+pub(super) const CODE_LOCKOUT: Lockout = Lockout { failures: 5, ..DAEMON_LOCKOUT };
+/// What is left out where all doors have one.
+pub(super) const DAEMON_LOCKOUT: Lockout = Lockout {
+    failures: 10,
+    within: Duration::from_secs(10 * 60),
+    lasts: Duration::from_secs(60 * 60),
+};
+
+const MAX_FAILURES: u64 = 1_000_000;
+
+/// Reads a lockout, of which what is left out is as in `default`; `off` is none. `None` after an
+/// error.
+#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+pub(super) fn read(
+    node: &Node,
+    default: Lockout,
+    problems: &mut Problems,
+) -> Option<Option<Lockout>> {
+    if let Value::Scalar(Scalar { text, .. }) = &node.value
+        && text == "off"
+    {
+        return Some(None);
+    }
+    let wanted = "off, or a mapping such as {failures: 10, within: 10m, for: 1h},";
+    let mapping = problems.keep(node.mapping(wanted))?;
+    mapping.check_keys(&LOCKOUT, problems);
+    let failures = match mapping.value("failures") {
+        Some(node) => problems.keep(node.integer(1, MAX_FAILURES)),
+        None => Some(default.failures.into()),
+    };
+    let least = Duration::from_secs(1);
+    let within = read_time(mapping, "within", least, problems);
+    let lasts = read_time(mapping, "for", least, problems);
+    Some(Some(Lockout {
+        failures: u32::try_from(failures?).ok()?,
+        within: within?.unwrap_or(default.within),
+        lasts: lasts?.unwrap_or(default.lasts),
+    }))
+}

@@ -1,0 +1,184 @@
+//! The sequences that open a door: one that stays, or a file of those that open once.
+
+use std::path::{Path, PathBuf};
+
+use super::OneTime;
+use super::diagnostic::{Diagnostic, Place, Problems, Source};
+use super::files::{Named, Options, read_named};
+use super::one_time::{self, Line};
+use super::raw::{Entry, Mapping, Node, Value};
+use crate::proto::knock::Knock;
+
+pub(super) const MAX_KNOCKS: usize = 32;
+const A_PORT: &str = "a port such as 7000 or 8000/udp";
+
+/// The knocks that open a door, and where each is written.
+#[derive(Default)]
+pub(super) struct Sequence {
+    pub knocks: Vec<Knock>,
+    pub places: Vec<Place>,
+    pub one_time: Option<OneTime>,
+}
+
+/// Reads `sequence` or `one_time_sequences`; empty where neither is there. `None` after an error.
+pub(super) fn read_sequence(
+    mapping: &Mapping,
+    trip_wires: u16,
+    options: Options,
+    problems: &mut Problems,
+) -> Option<Sequence> {
+    match (mapping.get("sequence"), mapping.value("one_time_sequences")) {
+        (Some(sequence), Some(one_time)) => {
+            let error = one_time.at.error("'one_time_sequences' and 'sequence' exclude each other");
+            let help = format!("remove one; the other is at {}", sequence.at);
+            problems.push(error.help(help));
+            None
+        }
+        (Some(given), None) => {
+            let (knocks, places) = read_fixed(given, problems)?.into_iter().unzip();
+            Some(Sequence { knocks, places, one_time: None })
+        }
+        (None, Some(node)) => {
+            let path = problems.keep(node.path())?;
+            read_one_time(path, &node.at, trip_wires, options, problems)
+        }
+        (None, None) => Some(Sequence::default()),
+    }
+}
+
+fn read_fixed(given: &Entry, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
+    let items = match &given.node.value {
+        Value::List(items) => items,
+        Value::Scalar(scalar) => {
+            let error = given.node.at.error("a sequence is a list");
+            problems.push(error.help(format!("write sequence: [{}]", scalar.text)));
+            return None;
+        }
+        _ => {
+            problems.push(given.node.unwanted("a list of ports such as [7000, 8000/udp, 9000]"));
+            return None;
+        }
+    };
+    problems.keep(check_length(items.len(), &given.node.at))?;
+    read_ports(items, problems)
+}
+
+/// # Errors
+/// Says that a sequence has no knock, or too many.
+pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> {
+    match knocks {
+        0 => Err(at.error("a sequence needs at least one knock: three or more are sensible")),
+        1..=MAX_KNOCKS => Ok(()),
+        _ => Err(at.error(format!("a sequence has at most {MAX_KNOCKS} knocks, not {knocks}"))),
+    }
+}
+
+/// Reads the file that `at` names. `None` after an error.
+pub(super) fn read_one_time(
+    file: PathBuf,
+    at: &Place,
+    trip_wires: u16,
+    options: Options,
+    problems: &mut Problems,
+) -> Option<Sequence> {
+    let text = problems.keep(read_named(&file, at, Named::Sequences, options))?;
+    let lines = match one_time::parse(&text) {
+        Ok(lines) => lines,
+        Err(errors) => {
+            // Lines that are right are secrets, so no line is shown.
+            let source = Source::new(file, "");
+            problems.extend(errors.into_iter().map(|error| {
+                let place = source.place(error.line, error.column, error.width);
+                place.error(error.to_string())
+            }));
+            return None;
+        }
+    };
+    problems.extend(doubts(&file, &lines, at, trip_wires));
+    let current = lines.first();
+    let knocks = current.map(|line| line.knocks.clone()).unwrap_or_default();
+    Some(Sequence {
+        places: vec![at.clone(); knocks.len()],
+        knocks,
+        one_time: Some(OneTime { file, line: current.map(|line| line.number), left: lines.len() }),
+    })
+}
+
+/// What is hardly wanted of the lines that are left. What concerns the current one is said where
+/// it stands for the door.
+fn doubts(file: &Path, lines: &[Line], at: &Place, trip_wires: u16) -> Vec<Diagnostic> {
+    let shown = file.display();
+    let Some((_, later)) = lines.split_first() else {
+        let warning = at.warning(format!("every sequence in {shown} is used up: nobody can knock"));
+        return vec![warning.help("append new lines to it")];
+    };
+    let numbers = |doubtful: &dyn Fn(&[Knock]) -> bool| {
+        let mut found = later.iter().filter(|line| doubtful(&line.knocks));
+        let first = found.next()?.number;
+        Some(match found.count() {
+            0 => format!("line {first} of {shown}"),
+            1 => format!("line {first} of {shown}, and one more,"),
+            more => format!("line {first} of {shown}, and {more} more,"),
+        })
+    };
+    let short = numbers(&|knocks| knocks.len() < 3).map(|lines| {
+        at.warning(format!("{lines} has fewer than three knocks"))
+            .help("three knocks or more are hard to hit by chance")
+    });
+    let monotone = numbers(&|knocks| is_completed_in_order(knocks, trip_wires)).map(|lines| {
+        at.warning(format!("{lines} is monotone: a port scan in order completes it"))
+            .help("mix the order of the ports, or leave room for trip-wires between them")
+    });
+    short.into_iter().chain(monotone).collect()
+}
+
+/// Whether a scan in ascending or descending order knocks so, with no trip-wire in between.
+fn is_completed_in_order(knocks: &[Knock], trip_wires: u16) -> bool {
+    let pairs = || knocks.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
+    let in_between =
+        |(from, to): (Knock, Knock)| trip_wires > 0 && from.port.get().abs_diff(to.port.get()) > 1;
+    let in_one = |order: &dyn Fn(Knock, Knock) -> bool| {
+        pairs().all(|(from, to)| from.protocol == to.protocol && order(from, to))
+    };
+    knocks.len() > 1
+        && (in_one(&|from, to| from.port < to.port) || in_one(&|from, to| from.port > to.port))
+        && !pairs().any(in_between)
+}
+
+pub(super) fn read_ports(items: &[Node], problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
+    let ports: Vec<_> = items
+        .iter()
+        .map(|item| problems.keep(read_port(item)).map(|knock| (knock, item.at.clone())))
+        .collect();
+    ports.into_iter().collect()
+}
+
+fn read_port(item: &Node) -> Result<Knock, Diagnostic> {
+    item.parsed(A_PORT).map_err(|error| match &item.value {
+        Value::Mapping(_) => error.help("write 7000:udp without a blank after the colon"),
+        Value::Scalar(scalar) if scalar.text.contains(char::is_whitespace) => {
+            error.help("put a comma between two ports")
+        }
+        _ => error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_order(knocks: &[&str], trip_wires: u16) -> bool {
+        let knocks: Vec<Knock> = knocks.iter().map(|knock| knock.parse().unwrap()).collect();
+        is_completed_in_order(&knocks, trip_wires)
+    }
+
+    #[test]
+    fn a_scan_in_order_completes_what_is_monotone_and_without_trip_wires() {
+        assert!(in_order(&["7000", "7001", "7002"], 16));
+        assert!(in_order(&["9000", "8000", "7000"], 0));
+        assert!(!in_order(&["7000", "8000", "9000"], 16));
+        assert!(!in_order(&["7000", "7002", "7001"], 0));
+        assert!(!in_order(&["7000", "7001/udp", "7002"], 0));
+        assert!(!in_order(&["7000"], 0));
+    }
+}
