@@ -22,7 +22,9 @@ use crate::wire::filter::Filter;
 use crate::wire::link::LinkType;
 
 /// Enough for a knock behind tags, IPv6 extension headers and TCP options.
-const SNAP_LENGTH: i32 = 512;
+const SNAP_LENGTH: u16 = 512;
+/// What stands before what a datagram carries, where it stands at its longest.
+const HEADERS: u16 = 256;
 /// The ring between kernel and process, in bytes; resident once it has been filled.
 const RING: i32 = 4 << 20;
 
@@ -66,7 +68,7 @@ impl Live {
             .map_err(failed)?
             .promisc(false)
             .immediate_mode(true)
-            .snaplen(SNAP_LENGTH)
+            .snaplen(SNAP_LENGTH.max(filter.longest().saturating_add(HEADERS)).into())
             .buffer_size(RING)
             .precision(Precision::Nano)
             .open()

@@ -6,11 +6,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use super::link::LinkType;
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::Protocol;
 use crate::proto::ports::PortSet;
+
+/// Datagrams of certain lengths to certain ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagrams {
+    pub ports: RangeInclusive<NonZeroU16>,
+    /// In bytes of what they carry.
+    pub lengths: RangeInclusive<u16>,
+}
 
 /// How finely a filter tells packets apart: how many flag tests, how many ranges of ports.
 ///
@@ -36,6 +46,8 @@ pub struct Filter {
     /// The same for packets behind VLAN tags, more coarsely.
     tagged: Vec<Range>,
     only_ipv4: bool,
+    /// The length of the longest datagram that passes for its length.
+    longest: u16,
 }
 
 /// Ports of one protocol, both ends included.
@@ -50,6 +62,8 @@ struct Range {
 enum Segment {
     Tcp(FlagTest),
     Udp,
+    /// With a length in its header between these.
+    Datagram(u16, u16),
 }
 
 impl Filter {
@@ -74,7 +88,28 @@ impl Filter {
         reduce(&mut ranges, UNTAGGED);
         let mut tagged = ranges.clone();
         reduce(&mut tagged, TAGGED);
-        Self { ranges, tagged, only_ipv4 }
+        Self { ranges, tagged, only_ipv4, longest: 0 }
+    }
+
+    /// Passes these datagrams too.
+    #[must_use]
+    pub fn and(mut self, Datagrams { ports, lengths }: &Datagrams) -> Self {
+        let claimed = |length: &u16| length.saturating_add(UDP_HEADER);
+        let range = Range {
+            segment: Segment::Datagram(claimed(lengths.start()), claimed(lengths.end())),
+            low: ports.start().get(),
+            high: ports.end().get(),
+        };
+        self.longest = self.longest.max(*lengths.end());
+        self.ranges.push(range);
+        self.tagged.push(range);
+        self
+    }
+
+    /// How much of each packet has to be captured, so that all of such a datagram is.
+    #[must_use]
+    pub const fn longest(&self) -> u16 {
+        self.longest
     }
 
     /// The filter for one link type, in libpcap's language.
@@ -120,8 +155,13 @@ fn segments(ranges: &[Range], fields: &Fields) -> String {
         let (test, port) = match segment {
             Segment::Tcp(flags) => (fields.tcp(flags), fields.tcp_port),
             Segment::Udp => (fields.udp.to_owned(), fields.udp_port),
+            Segment::Datagram(low, high) => {
+                let length = test_range(fields.udp_length, low, high);
+                (format!("{} and {length}", fields.udp), fields.udp_port)
+            }
         };
-        let ports = ranges.iter().map(|range| range.test(port)).collect::<Vec<_>>();
+        let ports = ranges.iter().map(|range| test_range(port, range.low, range.high));
+        let ports = ports.collect::<Vec<_>>();
         Some(format!("({test} and ({}))", ports.join(" or ")))
     });
     alternatives.collect::<Vec<_>>().join(" or ")
@@ -135,7 +175,10 @@ struct Fields {
     tcp_flags: &'static str,
     udp: &'static str,
     udp_port: &'static str,
+    udp_length: &'static str,
 }
+
+const UDP_HEADER: u16 = 8;
 
 const IPV4: Fields = Fields {
     tcp: "tcp",
@@ -143,6 +186,7 @@ const IPV4: Fields = Fields {
     tcp_flags: "tcp[13]",
     udp: "udp",
     udp_port: "udp[2:2]",
+    udp_length: "udp[4:2]",
 };
 
 const IPV6: Fields = Fields {
@@ -151,6 +195,7 @@ const IPV6: Fields = Fields {
     tcp_flags: "ip6[53]",
     udp: "ip6[6] = 17",
     udp_port: "ip6[42:2]",
+    udp_length: "ip6[44:2]",
 };
 
 impl Fields {
@@ -164,14 +209,11 @@ impl Fields {
     }
 }
 
-impl Range {
-    fn test(&self, port: &str) -> String {
-        let Self { low, high, .. } = self;
-        if low == high {
-            format!("{port} = {low}")
-        } else {
-            format!("({port} >= {low} and {port} <= {high})")
-        }
+fn test_range(field: &str, low: u16, high: u16) -> String {
+    if low == high {
+        format!("{field} = {low}")
+    } else {
+        format!("({field} >= {low} and {field} <= {high})")
     }
 }
 
@@ -194,7 +236,7 @@ fn reduce(ranges: &mut Vec<Range>, detail: Detail) {
 fn widen_flags(ranges: &mut [Range], most: usize) {
     let of_tcp = ranges.iter().filter_map(|range| match range.segment {
         Segment::Tcp(flags) => Some(flags),
-        Segment::Udp => None,
+        Segment::Udp | Segment::Datagram(..) => None,
     });
     let tests: BTreeSet<FlagTest> = of_tcp.collect();
     if tests.len() <= most {
@@ -228,8 +270,6 @@ fn close_gaps(ranges: &mut Vec<Range>, widest: u16) {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU16;
-
     use pcap::{BpfProgram, Capture, Linktype};
     use proptest::prelude::*;
 
@@ -435,10 +475,40 @@ mod tests {
             .collect();
         let filter = filter_of(&doors, false);
         assert!(filter.ranges.len() <= UNTAGGED.ranges);
+        let datagrams = |lengths| Datagrams { ports: port(62_201)..=port(62_300), lengths };
+        let filter = filter.and(&datagrams(192..=192)).and(&datagrams(140..=1500));
         for link in LinkType::ALL {
             let program = compile(&filter, link);
             let instructions = program.get_instructions().len();
             assert!(instructions < 700, "{link:?}: {instructions}");
+        }
+    }
+
+    #[test]
+    fn datagrams_pass_by_port_and_length() {
+        let datagrams = Datagrams { ports: port(62_201)..=port(62_203), lengths: 140..=192 };
+        for doors in [&[][..], &classic()] {
+            let filter = filter_of(doors, false).and(&datagrams);
+            assert_eq!(filter.longest(), 192);
+            for link in LinkType::ALL {
+                let program = compile(&filter, link);
+                for (port, length, passes) in [
+                    (62_201, 192, true),
+                    (62_203, 140, true),
+                    (62_202, 193, false),
+                    (62_202, 139, false),
+                    (62_200, 192, false),
+                    (62_204, 192, false),
+                ] {
+                    for v6 in [false, true] {
+                        let (protocol, payload) = (Protocol::Udp, vec![0; length]);
+                        let sample =
+                            Sample { v6, port, link, protocol, payload, ..Sample::default() };
+                        let frame = sample.frame();
+                        assert_eq!(program.filter(&frame), passes, "{port} {length} {link:?}");
+                    }
+                }
+            }
         }
     }
 

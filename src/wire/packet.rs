@@ -34,6 +34,13 @@ impl Packet {
             Transport::Udp { port, .. } => Knock::new(Protocol::Udp, port),
         }
     }
+
+    #[must_use]
+    pub const fn source_port(&self) -> u16 {
+        match self.transport {
+            Transport::Tcp { source_port, .. } | Transport::Udp { source_port, .. } => source_port,
+        }
+    }
 }
 
 /// Why captured bytes are no packet that anyone knocks with.

@@ -27,6 +27,7 @@ pub struct Sample {
     /// VLAN tags, outermost first: the EtherType that announces each.
     pub tags: Vec<u16>,
     pub link: LinkType,
+    pub payload: Vec<u8>,
 }
 
 impl Default for Sample {
@@ -39,6 +40,7 @@ impl Default for Sample {
             options: false,
             tags: Vec::new(),
             link: LinkType::Ethernet,
+            payload: b"payload".to_vec(),
         }
     }
 }
@@ -75,7 +77,6 @@ impl Sample {
     }
 
     fn segment(&self) -> Vec<u8> {
-        let payload = b"payload";
         let mut bytes = match self.protocol {
             Protocol::Tcp => {
                 let mut header = TcpHeader::new(SOURCE_PORT, self.port, SEQUENCE, 1024).to_bytes();
@@ -83,7 +84,7 @@ impl Sample {
                 header.to_vec()
             }
             Protocol::Udp => {
-                let length = u16::try_from(UdpHeader::LEN + payload.len()).unwrap();
+                let length = u16::try_from(UdpHeader::LEN + self.payload.len()).unwrap();
                 let header = UdpHeader {
                     source_port: SOURCE_PORT,
                     destination_port: self.port,
@@ -93,7 +94,7 @@ impl Sample {
                 header.to_bytes().to_vec()
             }
         };
-        bytes.extend(payload);
+        bytes.extend(&self.payload);
         bytes
     }
 }
@@ -199,6 +200,6 @@ prop_compose! {
         tags in prop::collection::vec(prop::sample::select(vec![0x8100, 0x88a8, 0x9100]), 0..=2),
         link in links(),
     ) -> Sample {
-        Sample { v6, protocol, port, flags, options, tags, link }
+        Sample { v6, protocol, port, flags, options, tags, link, ..Sample::default() }
     }
 }
