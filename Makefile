@@ -22,6 +22,7 @@ CONFDIR    = /etc/knock.d
 PROGRAMS = knock knockd knockctl
 MAN1 = knock.1
 MAN5 = knock.d.5
+MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 
 .PHONY: build test lint unit client demo bench bench-latency install uninstall clean
@@ -69,13 +70,15 @@ install:
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR)
 	install -m 0755 $(BUILT)/knock $(DESTDIR)$(BINDIR)
 	install -m 0755 $(BUILT)/knockd $(BUILT)/knockctl $(DESTDIR)$(SBINDIR)
-	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
+	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 $(MAN1:%=man/%) $(DESTDIR)$(MANDIR)/man1
 	install -m 0644 $(MAN5:%=man/%) $(DESTDIR)$(MANDIR)/man5
+	install -m 0644 $(MAN7:%=man/%) $(DESTDIR)$(MANDIR)/man7
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
-	install -d $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/clients
 	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
+	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/clients
 	sed 's|@SBINDIR@|$(SBINDIR)|g' dist/knockd.service.in >$(DESTDIR)$(UNITDIR)/knockd.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/knockd.service
 	@# A program for another machine does not run on this one.
@@ -106,7 +109,7 @@ install:
 # Leaves the configuration, the state and the user alone.
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
-	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
+	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN7:%=$(DESTDIR)$(MANDIR)/man7/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BASHDIR)/%) $(PROGRAMS:%=$(DESTDIR)$(ZSHDIR)/_%) $(PROGRAMS:%=$(DESTDIR)$(FISHDIR)/%.fish)
 	rm -f $(DESTDIR)$(UNITDIR)/knockd.service
 	rm -rf $(DESTDIR)$(DOCDIR)

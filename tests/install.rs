@@ -42,6 +42,7 @@ fn everything_has_its_place_and_mode() {
         ("usr/sbin/knockctl", 0o755),
         ("usr/share/man/man1/knock.1", 0o644),
         ("usr/share/man/man5/knock.d.5", 0o644),
+        ("usr/share/man/man7/knock-spa.7", 0o644),
         ("usr/share/man/man8/knockd.8", 0o644),
         ("usr/share/man/man8/knockctl.8", 0o644),
         ("usr/lib/systemd/system/knockd.service", 0o644),
@@ -52,6 +53,7 @@ fn everything_has_its_place_and_mode() {
         ("etc/knock.d/knockd.yaml", 0o644),
         ("etc/knock.d/doors.yaml", 0o600),
         ("usr/share/doc/knock/examples/guard.yaml", 0o644),
+        ("usr/share/doc/knock/clients/knock_spa.py", 0o755),
     ] {
         assert_eq!(mode(&tree.path().join(path)), expected, "{path}");
     }
