@@ -111,6 +111,13 @@ impl From<Wall> for Stamp {
     }
 }
 
+/// Saturates in the year 2554.
+impl From<Stamp> for Wall {
+    fn from(stamp: Stamp) -> Self {
+        Self::from_nanos(stamp.0.saturating_mul(1_000))
+    }
+}
+
 /// Why a datagram says nothing that counts; the later it is found, the more it cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

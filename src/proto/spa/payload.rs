@@ -142,3 +142,14 @@ impl Given {
         Ok(Self { v4, v6 })
     }
 }
+
+impl TryFrom<IpAddr> for Given {
+    type Error = AddressError;
+
+    fn try_from(address: IpAddr) -> Result<Self, AddressError> {
+        match address {
+            IpAddr::V4(v4) => Self::new(Some(v4), None),
+            IpAddr::V6(v6) => Self::new(None, Some(v6)),
+        }
+    }
+}
