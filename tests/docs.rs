@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -191,9 +192,12 @@ fn the_manual_knows_every_reason() {
 fn the_manual_knows_every_key() {
     let page = Page::open("knock.d.5");
     let mut explained = BTreeSet::new();
-    for (section, above) in
-        [("SETTINGS", "knockd."), ("TEMPLATES", "templates.NAME."), ("DOORS", "doors.NAME.")]
-    {
+    for (section, above) in [
+        ("SETTINGS", "knockd."),
+        ("TEMPLATES", "templates.NAME."),
+        ("CLIENTS", "clients.NAME."),
+        ("DOORS", "doors.NAME."),
+    ] {
         let items = Page::items(page.section(section), "Ic");
         explained.extend(items.iter().map(|key| format!("{above}{key}")));
     }
@@ -230,7 +234,7 @@ fn examples(page: &Page) -> Vec<String> {
         let example: Vec<&str> =
             lines.by_ref().take_while(|line| *line != ".Ed").map(String::as_str).collect();
         let first = example.iter().find(|line| !line.starts_with('#')).copied();
-        if matches!(first, Some("knockd:" | "templates:" | "doors:")) {
+        if matches!(first, Some("knockd:" | "templates:" | "clients:" | "doors:")) {
             examples.push(example.join("\n").replace("\\e", "\\").replace("\\(dq", "\""));
         }
     }
@@ -244,7 +248,17 @@ fn every_configuration_in_the_manual_and_the_readme_loads() {
     let readme = read("README.md");
     let blocks = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     all.extend(blocks.map(str::to_owned));
+    let keys = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("phone.totp", "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n"),
+        ("ssh.sequences", " 7113,25992,9871\n"),
+    ] {
+        let path = keys.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     for example in all {
+        let example = example.replace("/etc/knock.d/keys", &keys.path().display().to_string());
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(example.as_bytes()).unwrap();
         if let Err(report) = load(file.path(), &load::Options::default()) {
