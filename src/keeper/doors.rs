@@ -78,6 +78,7 @@ impl Doors {
         // The record may follow where there is no proof to use up and the kernel ends the grant by
         // itself. Where recording fails at the moment, nothing opens until it is known whether it
         // can be.
+        fault::point("requested");
         let record_first = ask.proof.is_some() || !first.is_the_kernels() || self.books.ails();
         if record_first {
             // What a command does may survive a power cut.
@@ -85,7 +86,6 @@ impl Doors {
                 Some(Proof::Later { .. }) | None if first.is_the_kernels() => Flush::No,
                 _ => Flush::Yes,
             };
-            fault::point("requested");
             let changes: Vec<Change> =
                 all_asked.iter().filter_map(|asked| asked.change(now, self.books.boot())).collect();
             let outcome = if changes.is_empty() && ask.proof.is_none() {
