@@ -1,50 +1,17 @@
 //! `knock` as a person meets it: what it prints, how it ends, what it sends.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::OpenOptions;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Stdio;
 
-use assert_cmd::cargo::cargo_bin_cmd;
-use snapbox::{IntoData, assert_data_eq, str};
+use snapbox::{assert_data_eq, str};
 
+#[path = "support/client.rs"]
+mod client;
 #[cfg(feature = "daemon")]
 mod support;
 
-/// What `knock` printed and how it ended.
-struct Said {
-    out: String,
-    err: String,
-    status: i32,
-}
-
-/// Runs `knock` where there is no hosts file.
-fn knock(arguments: &[&str]) -> Said {
-    knock_in(Path::new("/nonexistent"), arguments)
-}
-
-/// Runs `knock` with a directory as `$XDG_CONFIG_HOME`.
-fn knock_in(configuration: &Path, arguments: &[&str]) -> Said {
-    let output = cargo_bin_cmd!("knock")
-        .args(arguments)
-        .env("XDG_CONFIG_HOME", configuration)
-        .env("COLUMNS", "100")
-        .output()
-        .unwrap();
-    Said {
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-        status: output.status.code().unwrap(),
-    }
-}
-
-/// What `knock` complains of when it is used wrongly: it prints and sends nothing.
-fn misused(arguments: &[&str]) -> String {
-    let said = knock(arguments);
-    assert_eq!((said.status, said.out.as_str()), (2, ""), "{}", said.err);
-    said.err
-}
+use client::{Said, knock, misused};
 
 #[test]
 fn a_dry_run_prints_the_packets() {
@@ -172,6 +139,8 @@ knock: the following required arguments were not provided:
 
 Usage: knock [OPTIONS] HOST PORT[:PROTO]...
        knock [OPTIONS] HOST
+       knock [OPTIONS] --proxy HOST PORT
+       knock --keygen FILE
 
 For more information, try '--help'.
 
@@ -304,155 +273,6 @@ fn a_reader_that_has_gone_away_is_no_error() {
         let said = knock_into(writer, arguments);
         assert_eq!((said.status, said.err.as_str()), (0, ""), "{arguments:?}");
     }
-}
-
-/// A directory for `$XDG_CONFIG_HOME` with a hosts file in it.
-fn configuration(text: &str) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    fs::create_dir(directory.path().join("knock")).unwrap();
-    fs::write(directory.path().join("knock/hosts.yaml"), text).unwrap();
-    directory
-}
-
-const HOSTS: &str = "hosts:
-  work: {host: 192.0.2.1, mode: sequence, ports: [7000, 8000/udp]}
-  home: {host: 192.0.2.2, mode: totp, ports: 20000-29999}
-";
-
-#[test]
-fn a_host_of_the_hosts_file_is_knocked_by_name_and_by_address() {
-    let directory = configuration(HOSTS);
-    for host in ["work", "192.0.2.1"] {
-        let said = knock_in(directory.path(), &["-n", host]);
-        assert_eq!(said.out, "tcp 192.0.2.1:7000\nudp 192.0.2.1:8000\n");
-        assert_eq!((said.status, said.err.as_str()), (0, ""));
-    }
-}
-
-#[test]
-fn the_hosts_file_says_what_to_wait_for_and_the_command_line_wins() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let directory = configuration(&format!(
-        "hosts: {{work: {{host: 127.0.0.1, ports: [7000], wait: {port}}}}}"
-    ));
-    let said = knock_in(directory.path(), &["-v", "work"]);
-    assert!(said.out.ends_with(&format!("127.0.0.1:{port} is open\n")), "{}", said.out);
-    drop(listener);
-    let other = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let said = knock_in(directory.path(), &["--wait", &other, "--retry", "0", "work"]);
-    assert!(said.err.contains(&format!("127.0.0.1:{other} did not accept")), "{}", said.err);
-}
-
-#[test]
-fn another_hosts_file_may_be_named_but_not_together_with_ports() {
-    let directory = configuration(HOSTS);
-    let path = directory.path().join("knock/hosts.yaml");
-    let path = path.to_str().unwrap();
-    assert_eq!(knock(&["--hosts", path, "-n", "work"]).status, 0);
-    assert!(misused(&["--hosts", path, "work", "7000"]).contains("leave out one of the two"));
-    let said = knock(&["--hosts", "/nonexistent", "work"]);
-    assert!(said.err.starts_with("knock: /nonexistent: cannot be read: No such file"));
-    assert_eq!(said.status, 1);
-}
-
-/// What is complained of, with the directory's name taken away.
-fn wrong_with(text: &str, host: &str) -> String {
-    let directory = configuration(text);
-    let said = knock_in(directory.path(), &["-n", host]);
-    assert_eq!((said.status, said.out.as_str()), (1, ""));
-    said.err.replace(&format!("{}/knock/", directory.path().display()), "")
-}
-
-#[test]
-fn a_mistake_in_the_hosts_file_is_shown_in_its_place() {
-    assert_data_eq!(
-        wrong_with("hosts:\n  work:\n    prots: [7000]\n    wait: x y\n", "work"),
-        str![[r#"
-hosts.yaml:2:3: 'work' has no ports to knock on
-      work:
-      ^^^^
-    write them below it: ports: [7000, 8000/udp, 9000]
-hosts.yaml:3:5: 'prots' is not a key of a host: did you mean 'ports'?
-        prots: [7000]
-        ^^^^^
-hosts.yaml:4:11: 'x y' is not one port: write the ports apart, as in 7000 8000 9000
-        wait: x y
-              ^^^
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn a_host_that_is_not_in_the_file_is_an_error() {
-    assert_data_eq!(
-        wrong_with(HOSTS, "wrok"),
-        str![[r#"
-hosts.yaml: no host 'wrok' in this file: did you mean 'work'?
-
-"#]]
-    );
-}
-
-#[test]
-fn a_mode_of_a_later_version_is_refused() {
-    assert_data_eq!(
-        wrong_with(HOSTS, "home"),
-        str![[r#"
-hosts.yaml:3:33: this version does not do mode: totp yet
-      home: {host: 192.0.2.2, mode: totp, ports: 20000-29999}
-                                    ^^^^
-    it does mode: sequence, with ports
-
-"#]]
-        .raw()
-    );
-}
-
-#[test]
-fn a_hosts_file_that_others_can_write_is_refused() {
-    let directory = configuration(HOSTS);
-    let path = directory.path().join("knock/hosts.yaml");
-    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-    let said = knock_in(directory.path(), &["-n", "work"]);
-    assert_eq!(
-        said.err,
-        format!(
-            "{0}: others than its owner can write it (mode 0666)\n    run: chmod go-w {0}\n",
-            path.display()
-        )
-    );
-    assert_eq!((said.status, said.out.as_str()), (1, ""));
-}
-
-/// The part of the manual that explains the hosts file.
-fn manual_of_the_hosts_file() -> String {
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/knock.1")).unwrap();
-    let (_, rest) = page.split_once("\n.Sh HOSTS FILE\n").unwrap();
-    rest.split_once("\n.Sh ").unwrap().0.to_owned()
-}
-
-#[test]
-fn the_manual_knows_every_key_of_the_hosts_file() {
-    let manual = manual_of_the_hosts_file();
-    let mut explained: Vec<&str> =
-        manual.lines().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
-    let mut real = libknock::client::hosts::KEYS.known.to_vec();
-    explained.sort_unstable();
-    real.sort_unstable();
-    assert_eq!(explained, real);
-}
-
-#[test]
-fn the_hosts_file_in_the_manual_works() {
-    let manual = manual_of_the_hosts_file();
-    let (_, rest) = manual.split_once("\n.Bd -literal -offset indent\n").unwrap();
-    let directory = configuration(rest.split_once("\n.Ed\n").unwrap().0);
-    let said = knock_in(directory.path(), &["-n", "192.0.2.1"]);
-    assert_eq!(said.out, "udp 192.0.2.1:2222\ntcp 192.0.2.1:3333\nudp 192.0.2.1:4444\n");
-    assert_eq!((said.status, said.err.as_str()), (0, ""));
 }
 
 /// What leaves the machine, seen by a host whose firewall drops all of it.

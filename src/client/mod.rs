@@ -1,73 +1,108 @@
 //! `knock`: the client.
 #![forbid(unsafe_code)]
 
+mod attempts;
 pub mod cli;
 pub mod hosts;
+mod job;
+mod keys;
 pub mod names;
 pub mod plan;
-pub mod send;
+mod proxy;
+mod requests;
+mod rotating;
+mod send;
+pub mod settings;
+mod stamps;
+pub mod usage;
+mod voice;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
-use cli::{Asked, Options, UsageError};
-use hosts::{HostsError, Sequence};
-use names::{Family, ResolveError};
-use plan::Plan;
-use send::{Packet, Progress, SendError, Sender, Waited};
+use attempts::Attempts;
+use cli::{Asked, Wanted};
+use hosts::HostsError;
+use job::{Job, JobError, Then};
+use keys::KeygenError;
+use names::ResolveError;
+use plan::Attempt;
+use proxy::ProxyError;
+use requests::RequestError;
+use rotating::Start;
+use send::{Packet, Progress, SendError, Sender, Target, Waited};
+use usage::UsageError;
+use voice::{Stream, Voice};
 
-use crate::proto::knock::Knock;
+use crate::proto::duration;
+use crate::time::Wall;
 
 /// The longest time between two knocks.
 const MAX_DELAY: Duration = Duration::from_secs(3_600);
+/// How often a client may be told to knock again.
+const MAX_RETRIES: u16 = 1_000;
 
 const USAGE: u8 = 2;
 const GAVE_UP: u8 = 3;
 
-/// What is to be done, all of it known and checked before anything is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Job {
-    host: String,
-    knocks: Vec<Knock>,
-    delay: Duration,
-    /// The TCP port to wait for.
-    wait: Option<NonZeroU16>,
-    retries: u16,
-    family: Family,
-    dry_run: bool,
-    verbose: bool,
-}
-
-/// Why nothing was sent, or not everything.
+/// Why nothing was sent, or not everything, or not to any effect.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
     Usage(#[from] UsageError),
     #[error(transparent)]
-    Hosts(#[from] HostsError),
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Keygen(#[from] KeygenError),
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error(transparent)]
     Send(#[from] SendError),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
-    #[error("{to} did not accept a connection: gave up after {knocked} {}", times(*knocked))]
-    GaveUp { to: SocketAddr, knocked: u32 },
+    #[error(transparent)]
+    GaveUp(GaveUp),
+    #[error(transparent)]
+    NotConnected(GaveUp),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
+/// The port stayed shut.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{to} did not accept a connection: gave up after {knocked} {}{}",
+    times(*knocked),
+    once(*opens_once_in)
+)]
+struct GaveUp {
+    to: SocketAddr,
+    knocked: u32,
+    opens_once_in: Option<Duration>,
 }
 
 const fn times(number: u32) -> &'static str {
     if number == 1 { "knock" } else { "knocks" }
 }
 
+fn once(step: Option<Duration>) -> String {
+    let hint = |step| {
+        format!("; each sequence opens once: try again in {} if it did", duration::format(step))
+    };
+    step.map(hint).unwrap_or_default()
+}
+
 impl Error {
     const fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) => USAGE,
-            Self::GaveUp { .. } => GAVE_UP,
-            Self::Hosts(_) | Self::Resolve(_) | Self::Send(_) | Self::Output(_) => 1,
+            Self::Usage(_) | Self::Job(JobError::Usage(_)) => USAGE,
+            Self::GaveUp(_) => GAVE_UP,
+            _ => 1,
         }
     }
 }
@@ -76,8 +111,9 @@ impl Error {
 #[must_use]
 pub fn main() -> ExitCode {
     let done = cli::read(std::env::args_os()).map_err(Error::Usage).and_then(|asked| match asked {
-        Asked::Knock(options) => run(&job(&options)?),
-        Asked::Print(text) => print(&text).map_err(Error::Output),
+        Asked::Knock(wanted) => knock(&wanted),
+        Asked::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
+        Asked::Print(text) => print(&text),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,7 +129,7 @@ fn complain(error: &Error) {
     let mut stderr = io::stderr();
     let _ = match error {
         // It begins with the place, as editors want it.
-        Error::Hosts(HostsError::Wrong(_)) => writeln!(stderr, "{text}"),
+        Error::Job(JobError::Hosts(HostsError::Wrong(_))) => writeln!(stderr, "{text}"),
         Error::Usage(UsageError::Ports(_)) => {
             text.lines().try_for_each(|line| writeln!(stderr, "knock: {line}"))
         }
@@ -101,88 +137,92 @@ fn complain(error: &Error) {
     };
 }
 
-fn job(options: &Options) -> Result<Job, Error> {
-    let knocks = options.knocks()?;
-    let wait = options.wait()?;
-    let (host, sequence) = if knocks.is_empty() {
-        look_up(options)?
-    } else {
-        (options.host.clone(), Sequence { knocks, delay: Duration::ZERO, wait: None })
-    };
-    let wait = wait.or(sequence.wait);
-    Ok(Job {
-        host,
-        knocks: sequence.knocks,
-        delay: options.delay.unwrap_or(sequence.delay),
-        wait,
-        retries: options.retries(wait.is_some())?,
-        family: options.family(),
-        dry_run: options.dry_run,
-        verbose: options.verbose,
-    })
+fn knock(wanted: &Wanted) -> Result<(), Error> {
+    let aloud =
+        if wanted.proxy.is_some() && !wanted.dry_run { Stream::Error } else { Stream::Output };
+    let voice = Voice { aloud: wanted.verbose.then_some(aloud) };
+    run(&job::job(wanted, voice)?, voice)
 }
 
-/// What the hosts file says about the host.
-fn look_up(options: &Options) -> Result<(String, Sequence), Error> {
-    let no_ports = |hosts| UsageError::NoPorts { host: options.host.clone(), hosts };
-    let Some(path) = options.hosts.clone().or_else(hosts::default_path) else {
-        return Err(no_ports(None).into());
-    };
-    let (hosts, warnings) = match hosts::read(&path) {
-        Err(error) if options.hosts.is_none() && error.is_missing() => {
-            return Err(no_ports(Some(path)).into());
-        }
-        result => result?,
-    };
-    for warning in warnings {
-        let _ = writeln!(io::stderr(), "{warning}");
-    }
-    let (host, sequence) = hosts.find(&options.host)?;
-    let mut sequence = sequence.clone();
-    if let Some(protocol) = options.protocol() {
-        sequence.knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
-    }
-    Ok((host.to_owned(), sequence))
-}
-
-fn run(job: &Job) -> Result<(), Error> {
+fn run(job: &Job, voice: Voice) -> Result<(), Error> {
     let host = names::resolve(&job.host, job.family)?;
-    let say = |line: &str| if job.verbose { print(line) } else { Ok(()) };
     if host.others > 0 {
         let (ip, count) = (host.address.ip(), host.others + 1);
-        // Nothing that only accompanies the knocking may keep it from happening.
-        let _ = say(&format!("{} has {count} addresses, using {ip}", job.host));
+        voice.say(|| format!("{} has {count} addresses, using {ip}", job.host));
     }
-    let plan = Plan::sequence(&job.knocks, job.delay);
+    if job.attempts.is_mistimed(now()) {
+        voice.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
+    }
     if job.dry_run {
-        return plan
-            .steps()
-            .try_for_each(|step| print(&Packet::new(host.address, step.knock).to_string()))
-            .map_err(Error::Output);
+        let now = match job.attempts.start(now()) {
+            Start::Now => now(),
+            Start::At(turn) => turn,
+        };
+        let attempt = job.attempts.next(now, host.address, voice)?;
+        return Packet::all(host.address, &attempt)
+            .iter()
+            .try_for_each(|packet| print(&packet.to_string()));
     }
     let mut sender = Sender::new(host.address, |progress| {
-        let _ = say(&match progress {
+        voice.say(|| match progress {
             Progress::Hitting(packet) => format!("hitting {packet}"),
             Progress::Waiting(to) => format!("waiting for {to}"),
             Progress::StillShut(to) => format!("{to} is still shut, knocking again"),
             Progress::Open(to) => format!("{to} is open"),
         });
     });
-    let Some(port) = job.wait else { return Ok(sender.knock(&plan)?) };
-    match sender.knock_and_wait(&plan, port, job.retries)? {
-        Waited::Open => Ok(()),
-        Waited::GaveUp { knocked } => {
-            let mut to = host.address;
-            to.set_port(port.get());
-            Err(Error::GaveUp { to, knocked })
+    let attempt = || next(&job.attempts, host.address, voice);
+    let gave_up = |target: Target, knocked| {
+        let mut to = host.address;
+        to.set_port(target.port.get());
+        GaveUp { to, knocked, opens_once_in: job.attempts.opens_once_in() }
+    };
+    match job.then {
+        Then::Nothing => Ok(sender.send(&attempt()?)?),
+        Then::Wait(target) => match sender.send_until_open(target, attempt)? {
+            Waited::Open(stream) => {
+                if target.source_port.is_some() {
+                    send::abort(stream);
+                }
+                Ok(())
+            }
+            Waited::GaveUp { knocked } => Err(Error::GaveUp(gave_up(target, knocked))),
+        },
+        Then::Proxy(target) => match sender.send_until_open(target, attempt)? {
+            Waited::Open(stream) => Ok(proxy::pipe(&stream)?),
+            Waited::GaveUp { knocked } => Err(Error::NotConnected(gave_up(target, knocked))),
+        },
+    }
+}
+
+/// What to send now; waits for the moment at which it may leave.
+fn next(attempts: &Attempts, host: SocketAddr, voice: Voice) -> Result<Attempt, Error> {
+    loop {
+        let now = now();
+        match attempts.start(now) {
+            Start::Now => return Ok(attempts.next(now, host, voice)?),
+            Start::At(turn) => {
+                let left = turn.since(now);
+                voice.say(|| {
+                    format!("the sequence changes in {left:.1?}: waiting for the next one")
+                });
+                thread::sleep(left);
+            }
         }
     }
 }
 
 /// Prints a line. A reader that has gone away is no error.
-fn print(line: &str) -> io::Result<()> {
+fn print(line: &str) -> Result<(), Error> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        result => result.map_err(Error::Output),
     }
+}
+
+/// Calendar time; before 1970 it is 1970.
+#[expect(clippy::disallowed_methods, reason = "the shell that is asked what time it is")]
+fn now() -> Wall {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Wall::ZERO + since.unwrap_or_default()
 }

@@ -1,9 +1,24 @@
 //! What to send when, decided without a clock or a socket.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
+
+/// One try to open a door: all that is sent for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    Sequence(Plan),
+    Request(Datagram),
+}
+
+/// One UDP datagram that carries a whole request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    pub port: NonZeroU16,
+    pub bytes: Vec<u8>,
+}
 
 /// The knocks of one try and when each is due.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,18 +10,19 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::plan::{Next, Plan, Step, Wait};
+use super::plan::{Attempt, Datagram, Next, Plan, Step, Wait};
 use crate::proto::knock::{Knock, Protocol};
 use crate::time::Monotonic;
 
-/// A knock that did not leave this machine.
+/// A packet that did not leave this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("knock {number} of {count} was not sent: {what}: {}", explain(source))]
-pub struct SendError {
-    number: usize,
-    count: usize,
-    what: Packet,
-    source: io::Error,
+pub enum SendError {
+    #[error("knock {number} of {count} was not sent: {what}: {}", explain(source))]
+    Knock { number: usize, count: usize, what: Packet, source: io::Error },
+    #[error("the request was not sent: {what}: {}", explain(source))]
+    Request { what: Packet, source: io::Error },
+    #[error("no connection can be made from port {port}: {}", explain_port(source))]
+    SourcePort { port: NonZeroU16, source: io::Error },
 }
 
 /// What the kernel said, and what it means where that is not obvious.
@@ -37,26 +38,55 @@ fn explain(error: &io::Error) -> String {
     format!("{}: {meaning}", errno.desc())
 }
 
-/// One packet that a knock is: a protocol and where it goes.
+/// What the kernel said of a port that the user chose.
+fn explain_port(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EADDRINUSE) => "another program uses it".to_owned(),
+        Some(Errno::EACCES) => "ports below 1024 are root's".to_owned(),
+        _ => explain(error),
+    }
+}
+
+/// One packet: a protocol, where it goes, and how long a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub protocol: Protocol,
     pub to: SocketAddr,
+    length: Option<usize>,
 }
 
 impl Packet {
     /// A knock on a port of `host`, whose own port does not matter.
     #[must_use]
-    pub const fn new(mut host: SocketAddr, knock: Knock) -> Self {
+    pub const fn knock(mut host: SocketAddr, knock: Knock) -> Self {
         host.set_port(knock.port.get());
-        Self { protocol: knock.protocol, to: host }
+        Self { protocol: knock.protocol, to: host, length: None }
+    }
+
+    /// A request to `host`, whose own port does not matter.
+    #[must_use]
+    pub const fn request(mut host: SocketAddr, datagram: &Datagram) -> Self {
+        host.set_port(datagram.port.get());
+        Self { protocol: Protocol::Udp, to: host, length: Some(datagram.bytes.len()) }
+    }
+
+    /// The packets of a try, in their order.
+    #[must_use]
+    pub fn all(host: SocketAddr, attempt: &Attempt) -> Vec<Self> {
+        match attempt {
+            Attempt::Sequence(plan) => {
+                plan.steps().map(|step| Self::knock(host, step.knock)).collect()
+            }
+            Attempt::Request(datagram) => vec![Self::request(host, datagram)],
+        }
     }
 }
 
-/// `tcp 192.0.2.1:7000`, `udp [2001:db8::1]:7000`.
+/// `tcp 192.0.2.1:7000`, `udp [2001:db8::1]:62201 192 bytes`.
 impl std::fmt::Display for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.protocol, self.to)
+        write!(f, "{} {}", self.protocol, self.to)?;
+        self.length.map_or(Ok(()), |length| write!(f, " {length} bytes"))
     }
 }
 
@@ -69,11 +99,21 @@ pub enum Progress {
     Open(SocketAddr),
 }
 
-/// Whether the port opened.
+/// Where the port that is waited for is, and where the connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub port: NonZeroU16,
+    /// Bound for every connection; `None`: the kernel chooses.
+    pub source_port: Option<NonZeroU16>,
+    /// How often to knock again.
+    pub retries: u16,
+}
+
+/// Whether the port opened.
+#[derive(Debug)]
 #[must_use]
 pub enum Waited {
-    Open,
+    Open(TcpStream),
     GaveUp { knocked: u32 },
 }
 
@@ -103,11 +143,24 @@ impl<R: FnMut(Progress)> Sender<R> {
         thread::sleep(until.since(self.now()));
     }
 
-    /// Sends every knock of the plan, in order, none before it is due.
+    /// Sends everything of one try.
     ///
     /// # Errors
-    /// [`SendError`] for the first knock that could not leave; those after it are not sent.
-    pub fn knock(&mut self, plan: &Plan) -> Result<(), SendError> {
+    /// [`SendError`] for the first packet that could not leave; those after it are not sent.
+    pub fn send(&mut self, attempt: &Attempt) -> Result<(), SendError> {
+        match attempt {
+            Attempt::Sequence(plan) => self.knock(plan),
+            Attempt::Request(datagram) => {
+                let what = Packet::request(self.host, datagram);
+                (self.report)(Progress::Hitting(what));
+                self.send_datagram(what.to, &datagram.bytes)
+                    .map_err(|source| SendError::Request { what, source })
+            }
+        }
+    }
+
+    /// Sends every knock of the plan, in order, none before it is due.
+    fn knock(&mut self, plan: &Plan) -> Result<(), SendError> {
         let mut start = self.now();
         let steps = plan.steps();
         let count = steps.len();
@@ -115,31 +168,31 @@ impl<R: FnMut(Progress)> Sender<R> {
             self.sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = self.now() - at;
-            let what = Packet::new(self.host, knock);
+            let what = Packet::knock(self.host, knock);
             (self.report)(Progress::Hitting(what));
             let sent = match knock.protocol {
                 Protocol::Tcp => send_syn(what.to),
-                Protocol::Udp => self.send_datagram(what.to),
+                Protocol::Udp => self.send_datagram(what.to, &[0]),
             };
-            sent.map_err(|source| SendError { number, count, what, source })?;
+            sent.map_err(|source| SendError::Knock { number, count, what, source })?;
         }
         Ok(())
     }
 
-    /// Knocks until the TCP port `port` accepts a connection, which is closed again.
+    /// Knocks until the target accepts a connection. `attempt` says what to send, anew for each
+    /// try.
     ///
     /// # Errors
-    /// [`SendError`] as [`Self::knock`]. A connection that fails is no error, whatever the reason:
-    /// a firewall may answer with any.
-    pub fn knock_and_wait(
+    /// [`SendError`] as [`Self::send`], or what `attempt` says. A connection that fails is no
+    /// error, whatever the reason: a firewall may answer with any.
+    pub fn send_until_open<E: From<SendError>>(
         &mut self,
-        plan: &Plan,
-        port: NonZeroU16,
-        retries: u16,
-    ) -> Result<Waited, SendError> {
+        target: Target,
+        mut attempt: impl FnMut() -> Result<Attempt, E>,
+    ) -> Result<Waited, E> {
         let mut to = self.host;
-        to.set_port(port.get());
-        let mut wait = Wait::new(retries);
+        to.set_port(target.port.get());
+        let mut wait = Wait::new(target.retries);
         let mut knocked = 0;
         loop {
             let now = self.now();
@@ -148,14 +201,14 @@ impl<R: FnMut(Progress)> Sender<R> {
                     if knocked > 0 {
                         (self.report)(Progress::StillShut(to));
                     }
-                    self.knock(plan)?;
+                    self.send(&attempt()?)?;
                     knocked += 1;
                     (self.report)(Progress::Waiting(to));
                 }
                 Next::Connect { until } => {
-                    if TcpStream::connect_timeout(&to, until.since(now)).is_ok() {
+                    if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
                         (self.report)(Progress::Open(to));
-                        return Ok(Waited::Open);
+                        return Ok(Waited::Open(stream));
                     }
                 }
                 Next::Pause { until } => self.sleep_until(until),
@@ -164,13 +217,12 @@ impl<R: FnMut(Progress)> Sender<R> {
         }
     }
 
-    /// Sends one datagram of one zero byte.
-    fn send_datagram(&mut self, to: SocketAddr) -> io::Result<()> {
+    fn send_datagram(&mut self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let socket = match to {
             SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
         }?;
-        socket.send_to(&[0], to)?;
+        socket.send_to(bytes, to)?;
         if self.udp.len() == KEPT {
             self.udp.pop_front();
         }
@@ -190,6 +242,37 @@ fn send_syn(to: SocketAddr) -> io::Result<()> {
         Err(error) if !is_sent(&error) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// A connection to `to`, or why there is none yet.
+///
+/// # Errors
+/// [`SendError::SourcePort`] if the port cannot be used, now or later.
+fn connect(
+    to: SocketAddr,
+    source_port: Option<NonZeroU16>,
+    within: Duration,
+) -> Result<io::Result<TcpStream>, SendError> {
+    let Some(port) = source_port else { return Ok(TcpStream::connect_timeout(&to, within)) };
+    let socket = bound(to, port).map_err(|source| SendError::SourcePort { port, source })?;
+    Ok(socket.connect_timeout(&SockAddr::from(to), within).map(|()| socket.into()))
+}
+
+/// A socket that connects from `port`, also when an earlier connection from there is not forgotten.
+fn bound(to: SocketAddr, port: NonZeroU16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    socket.bind(&SockAddr::from(SocketAddr::new(any, port.get())))?;
+    Ok(socket)
+}
+
+/// Ends a connection so that its ports can be used again at once.
+pub fn abort(stream: TcpStream) {
+    let _ = Socket::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Whether a `connect` that failed has sent its SYN all the same: it is under way, or its answer is

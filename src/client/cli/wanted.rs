@@ -1,0 +1,270 @@
+//! A command line without contradictions.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use super::Options;
+use crate::client::names::{self, Family};
+use crate::client::settings::{Address, Kind, Mode, Request, Rotation, Settings};
+use crate::client::usage::{UsageError, WhatToDo};
+use crate::proto::knock::{Knock, Protocol};
+
+/// What the command line says, each part of it right for itself.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub host: String,
+    /// What wins over the hosts file; without a mode, the hosts file says which.
+    pub settings: Settings,
+    pub code: Option<Code>,
+    /// The port of the host that the program becomes a connection to.
+    pub proxy: Option<NonZeroU16>,
+    /// The protocol of all knocks of a sequence, where one is forced on them.
+    pub protocol: Option<Protocol>,
+    pub family: Family,
+    pub hosts: Option<PathBuf>,
+    pub dry_run: bool,
+    pub verbose: bool,
+    /// The given options that only some modes have a use for.
+    bound: Vec<Bound>,
+}
+
+/// A code of an authenticator.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Code {
+    Typed(String),
+    /// To be asked for.
+    Ask,
+}
+
+impl std::fmt::Debug for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Typed(_) => "Typed(..)",
+            Self::Ask => "Ask",
+        })
+    }
+}
+
+type Bound = (&'static str, &'static [Mode]);
+
+/// Whether what stands in the place of the host is a port. A resolver would take the number for an
+/// address.
+fn is_port(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_digit())
+        || (host.starts_with(|first: char| first.is_ascii_digit())
+            && names::knock(host, None).is_ok())
+}
+
+impl Wanted {
+    /// # Errors
+    /// If an option was given that `mode` has no use for; `what` says what to do about it.
+    pub fn check_mode(&self, mode: Mode, what: &WhatToDo) -> Result<(), UsageError> {
+        match self.bound.iter().find(|(_, modes)| !modes.contains(&mode)) {
+            Some(&(option, modes)) => {
+                Err(UsageError::OtherMode { option, modes, what: what.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an option was given that a fixed sequence has no use for.
+    #[must_use]
+    pub fn has_mode_options(&self) -> bool {
+        self.check_mode(Mode::Sequence, &WhatToDo::Add).is_err()
+    }
+}
+
+impl Options {
+    /// # Errors
+    /// [`UsageError`] with the first contradiction.
+    pub fn wanted(mut self) -> Result<Wanted, UsageError> {
+        self.check_together()?;
+        let (host, proxy) = self.host_and_proxy()?;
+        if proxy.is_none() && is_port(&host) {
+            return Err(UsageError::HostIsPort(host));
+        }
+        if host.contains('@') {
+            return Err(UsageError::User(host));
+        }
+        if self.hosts.is_some() && !self.knocks.is_empty() {
+            return Err(UsageError::HostsWithPorts);
+        }
+        let mode = self.mode()?;
+        let protocol = self.udp.then_some(Protocol::Udp);
+        let wanted = Wanted {
+            host,
+            settings: self.settings(mode, protocol)?,
+            proxy,
+            protocol,
+            family: match (self.ipv4, self.ipv6) {
+                (true, _) => Family::V4,
+                (_, true) => Family::V6,
+                _ => Family::Any,
+            },
+            dry_run: self.dry_run,
+            verbose: self.verbose,
+            bound: self.bound(),
+            code: self.code.map(|text| match text.as_str() {
+                "-" => Code::Ask,
+                _ => Code::Typed(text),
+            }),
+            hosts: self.hosts,
+        };
+        if let Some(mode) = mode {
+            let what = if mode == Mode::Sequence { WhatToDo::Ports } else { WhatToDo::LeaveOut };
+            wanted.check_mode(mode, &what)?;
+        }
+        Ok(wanted)
+    }
+
+    /// The host, and with `--proxy` the port to connect to: then all that is not an option is a
+    /// port to knock on.
+    fn host_and_proxy(&mut self) -> Result<(String, Option<NonZeroU16>), UsageError> {
+        let positional = self.host.take();
+        match self.proxy.take().as_deref() {
+            Some([host, port]) => {
+                self.knocks.splice(0..0, positional);
+                Ok((host.clone(), Some(tcp_port("--proxy", port)?)))
+            }
+            Some(_) => Err(UsageError::ProxyTwice),
+            // clap has seen to it that there is one.
+            None => Ok((positional.unwrap_or_default(), None)),
+        }
+    }
+
+    /// The mode that the command line asks for; `None`: the hosts file says which.
+    fn mode(&self) -> Result<Option<Mode>, UsageError> {
+        let asked: Vec<(&str, Mode)> = [
+            ("--totp", Mode::Totp, self.totp),
+            ("--code", Mode::Totp, self.code.is_some()),
+            ("--spa", Mode::Spa, self.spa),
+        ]
+        .into_iter()
+        .filter_map(|(option, mode, given)| given.then_some((option, mode)))
+        .collect();
+        match asked.as_slice() {
+            [] => Ok((!self.knocks.is_empty()).then_some(Mode::Sequence)),
+            &[(option, _), ..] if !self.knocks.is_empty() => {
+                Err(UsageError::ModeWithPorts { option, ports: self.knocks.join(" ") })
+            }
+            &[(one, mode), .., (other, second)] if mode != second => {
+                Err(UsageError::TwoModes { one, other })
+            }
+            &[(_, mode), ..] => Ok(Some(mode)),
+        }
+    }
+
+    /// Two options of which one makes the other pointless.
+    fn check_together(&self) -> Result<(), UsageError> {
+        let ports = ("--ports", self.ports.is_some());
+        let length = ("--length", self.length.is_some());
+        let protocol = ("--protocol", self.protocol.is_some());
+        let digits = ("--digits", self.digits.is_some());
+        let base = ("--base", self.base.is_some());
+        let code = ("--code", self.code.is_some());
+        let wait = ("--wait", self.wait.is_some());
+        let proxy = ("--proxy", self.proxy.is_some());
+        let close = ("--close", self.close);
+        let table = [
+            (ports, base, "keep the one that the door has"),
+            (length, base, "a code's digits say how many knocks there are"),
+            (protocol, base, "a code is knocked over tcp"),
+            (digits, ports, "only a code has digits"),
+            (ports, code, "a door that takes codes has a --base"),
+            (length, code, "a code's digits say how many knocks there are"),
+            (protocol, code, "a code is knocked over tcp"),
+            (digits, code, "the code shows how many digits it has"),
+            (("--step", self.step.is_some()), code, "the code is of its step already"),
+            (
+                ("--secret-file", self.secret_file.is_some()),
+                code,
+                "with the secret, --totp makes the code by itself",
+            ),
+            (("--open-for", self.open_for.is_some()), close, "nothing opens"),
+            (wait, close, "nothing opens"),
+            (proxy, close, "nothing opens"),
+            (wait, proxy, "--proxy waits for its own port"),
+        ];
+        match table.into_iter().find(|((_, one), (_, other), _)| *one && *other) {
+            Some(((one, _), (other, _), why)) => Err(UsageError::Together { one, other, why }),
+            None => Ok(()),
+        }
+    }
+
+    /// The given options that only some modes have a use for.
+    fn bound(&self) -> Vec<Bound> {
+        const FIXED: &[Mode] = &[Mode::Sequence];
+        const KNOCKS: &[Mode] = &[Mode::Sequence, Mode::Totp];
+        const TOTP: &[Mode] = &[Mode::Totp];
+        const SPA: &[Mode] = &[Mode::Spa];
+        [
+            ("--udp", FIXED, self.udp),
+            ("--delay", KNOCKS, self.delay.is_some()),
+            ("--door", &[Mode::Totp, Mode::Spa], self.door.is_some()),
+            ("--secret-file", TOTP, self.secret_file.is_some()),
+            ("--ports", TOTP, self.ports.is_some()),
+            ("--length", TOTP, self.length.is_some()),
+            ("--protocol", TOTP, self.protocol.is_some()),
+            ("--base", TOTP, self.base.is_some()),
+            ("--digits", TOTP, self.digits.is_some()),
+            ("--step", TOTP, self.step.is_some()),
+            ("--server-key", SPA, self.server_key.is_some()),
+            ("--key", SPA, self.key.is_some()),
+            ("--spa-port", SPA, self.spa_port.is_some()),
+            ("--address", SPA, !self.address.is_empty()),
+            ("--open-for", SPA, self.open_for.is_some()),
+            ("--close", SPA, self.close),
+        ]
+        .into_iter()
+        .filter_map(|(option, modes, given)| given.then_some((option, modes)))
+        .collect()
+    }
+
+    fn settings(
+        &self,
+        mode: Option<Mode>,
+        protocol: Option<Protocol>,
+    ) -> Result<Settings, UsageError> {
+        let mut wrong = Vec::new();
+        let read =
+            |text: &String| names::knock(text, protocol).map_err(|error| wrong.push(error)).ok();
+        let knocks: Vec<Knock> = self.knocks.iter().filter_map(read).collect();
+        if !wrong.is_empty() {
+            return Err(UsageError::Ports(wrong));
+        }
+        let wait = self.wait.as_deref().map(|text| tcp_port("--wait", text)).transpose()?;
+        Ok(Settings {
+            mode,
+            knocks,
+            delay: self.delay,
+            wait,
+            retry: self.retry,
+            source_port: self.source_port,
+            door: self.door.clone(),
+            rotation: Rotation {
+                kind: self.ports.map(Kind::Ports).or(self.base.map(Kind::Code)),
+                length: self.length,
+                protocol: self.protocol,
+                digits: self.digits,
+                step: self.step,
+                secret_file: self.secret_file.clone(),
+            },
+            request: Request {
+                server_key: self.server_key,
+                key_file: self.key.clone(),
+                port: self.spa_port,
+                address: Address::of(&self.address)?,
+                open_for: self.open_for,
+                close: self.close,
+            },
+        })
+    }
+}
+
+fn tcp_port(option: &'static str, text: &str) -> Result<NonZeroU16, UsageError> {
+    let knock = names::knock(text, None).map_err(|error| UsageError::Port(option, error))?;
+    match knock.protocol {
+        Protocol::Tcp => Ok(knock.port),
+        Protocol::Udp => Err(UsageError::UdpPort(option, knock)),
+    }
+}

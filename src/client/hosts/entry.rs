@@ -1,0 +1,270 @@
+//! One entry of the hosts file.
+
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Host;
+use crate::client::names;
+use crate::client::settings::{
+    self, Address, AddressWord, Kind, Mode, Request, Rotation, Settings,
+};
+use crate::client::{MAX_DELAY, MAX_RETRIES};
+use crate::config::diagnostic::{Diagnostic, Problems, meant};
+use crate::config::raw::{Entry, Keys, Mapping, Node, Value};
+use crate::proto::duration;
+use crate::proto::knock::{Knock, Protocol};
+
+/// Between two knocks, unless something else is said: packets to different ports can overtake each
+/// other on the way.
+pub const DELAY: Duration = Duration::from_millis(15);
+
+/// The keys of an entry.
+pub const KEYS: Keys = Keys {
+    of: "a host",
+    known: &[
+        "host",
+        "mode",
+        "ports",
+        "delay",
+        "wait",
+        "retry",
+        "source_port",
+        "door",
+        "base",
+        "length",
+        "protocol",
+        "digits",
+        "step",
+        "secret_file",
+        "server_key",
+        "key_file",
+        "spa_port",
+        "address",
+        "open_for",
+        "close",
+    ],
+    later: &[],
+};
+
+/// The keys that only some modes have a use for.
+const OF_MODES: [(&str, &[Mode]); 15] = [
+    ("ports", &[Mode::Sequence, Mode::Totp]),
+    ("delay", &[Mode::Sequence, Mode::Totp]),
+    ("door", &[Mode::Totp, Mode::Spa]),
+    ("base", &[Mode::Totp]),
+    ("length", &[Mode::Totp]),
+    ("protocol", &[Mode::Totp]),
+    ("digits", &[Mode::Totp]),
+    ("step", &[Mode::Totp]),
+    ("secret_file", &[Mode::Totp]),
+    ("server_key", &[Mode::Spa]),
+    ("key_file", &[Mode::Spa]),
+    ("spa_port", &[Mode::Spa]),
+    ("address", &[Mode::Spa]),
+    ("open_for", &[Mode::Spa]),
+    ("close", &[Mode::Spa]),
+];
+
+/// Reads an entry of the hosts file `file`. What is wrong in it is left out.
+pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host> {
+    let fields = problems.keep(entry.node.mapping("a host: a mapping with the key 'ports'"))?;
+    fields.check_keys(&KEYS, problems);
+    let mode = match fields.value("mode") {
+        Some(node) => problems.keep(mode(node))?,
+        None => Mode::Sequence,
+    };
+    let mut reader = Reader { fields, file, problems };
+    reader.check_mode(mode);
+    let host = reader.read("host", |node| node.text("a name or an address").map(str::to_owned));
+    let mut settings = Settings {
+        mode: Some(mode),
+        delay: Some(reader.delay().unwrap_or(DELAY)),
+        wait: reader.read("wait", tcp_port),
+        retry: reader.number("retry", 0, MAX_RETRIES),
+        source_port: reader.number("source_port", 1, u16::MAX).and_then(NonZeroU16::new),
+        door: reader.read("door", |node| node.parsed("the name of a door")),
+        ..Settings::default()
+    };
+    match mode {
+        Mode::Sequence => settings.knocks = reader.knocks(entry)?,
+        Mode::Totp => settings.rotation = reader.rotation(),
+        Mode::Spa => settings.request = reader.request(),
+    }
+    Some(Host {
+        name: entry.key.clone(),
+        at: entry.at.clone(),
+        host: host.unwrap_or_else(|| entry.key.clone()),
+        settings,
+    })
+}
+
+fn mode(node: &Node) -> Result<Mode, Diagnostic> {
+    let text = node.text("sequence, totp or spa")?;
+    if let Some(mode) = Mode::ALL.into_iter().find(|mode| mode.as_str() == text) {
+        return Ok(mode);
+    }
+    let known = Mode::ALL.map(Mode::as_str);
+    Err(match meant(text, known) {
+        Some(mode) => node.at.error(format!("'{text}' is no mode: did you mean '{mode}'?")),
+        None => node
+            .at
+            .error(format!("'{text}' is no mode"))
+            .help(format!("write one of: {}", known.join(", "))),
+    })
+}
+
+fn tcp_port(node: &Node) -> Result<NonZeroU16, Diagnostic> {
+    let knock = node.read("a TCP port", |text| names::knock(text, None))?;
+    match knock.protocol {
+        Protocol::Tcp => Ok(knock.port),
+        Protocol::Udp => Err(node.at.error("only a TCP port can be waited for")),
+    }
+}
+
+/// The fields of an entry, and where to say what is wrong with them.
+struct Reader<'a> {
+    fields: &'a Mapping,
+    file: &'a Path,
+    problems: &'a mut Problems,
+}
+
+impl Reader<'_> {
+    fn read<T>(
+        &mut self,
+        key: &str,
+        reader: impl FnOnce(&Node) -> Result<T, Diagnostic>,
+    ) -> Option<T> {
+        let node = self.fields.value(key)?;
+        self.problems.keep(reader(node))
+    }
+
+    fn number(&mut self, key: &str, low: u16, high: u16) -> Option<u16> {
+        let number = self.read(key, |node| node.integer(low.into(), high.into()))?;
+        u16::try_from(number).ok()
+    }
+
+    /// A path, of which the hosts file's directory is the start.
+    fn path(&mut self, key: &str) -> Option<PathBuf> {
+        let text = self.read(key, |node| node.text("the path of a file").map(str::to_owned))?;
+        if let (Some(rest), Some(home)) = (text.strip_prefix("~/"), std::env::home_dir()) {
+            return Some(home.join(rest));
+        }
+        Some(self.file.parent().unwrap_or(Path::new("")).join(text))
+    }
+
+    /// Reports every key that another mode has a use for and this one has not.
+    fn check_mode(&mut self, mode: Mode) {
+        for (key, modes) in OF_MODES {
+            let (Some(entry), false) = (self.fields.get(key), modes.contains(&mode)) else {
+                continue;
+            };
+            let others: Vec<&str> = modes.iter().map(|mode| mode.as_str()).collect();
+            let wrong = entry
+                .at
+                .error(format!("'{key}' has no meaning in mode: {mode}"))
+                .help(format!("remove it, or write mode: {}", others.join(" or ")));
+            self.problems.push(wrong);
+        }
+    }
+
+    /// Reports `key` if it stands beside `other`.
+    fn exclude(&mut self, key: &str, other: &str, why: &str) {
+        if let (Some(entry), Some(_)) = (self.fields.get(key), self.fields.value(other)) {
+            let message = format!("'{key}' and '{other}' do not go together");
+            self.problems.push(entry.at.error(message).help(why));
+        }
+    }
+
+    fn delay(&mut self) -> Option<Duration> {
+        let node = self.fields.value("delay")?;
+        let read = node.read("a duration such as 50ms", duration::parse);
+        let delay = self.problems.keep(read)?;
+        if delay > MAX_DELAY {
+            self.problems.push(
+                node.at
+                    .error("more than an hour between two knocks")
+                    .help("write ms after a number of milliseconds, as in 50ms"),
+            );
+            return None;
+        }
+        let bare =
+            matches!(&node.value, Value::Scalar(scalar) if scalar.text.parse::<u64>().is_ok());
+        if bare && !delay.is_zero() {
+            let seconds = delay.as_secs();
+            let message = format!("a bare number is seconds: {seconds}s between two knocks");
+            let help =
+                format!("write {seconds}ms for milliseconds, {seconds}s if you mean seconds");
+            self.problems.push(node.at.warning(message).help(help));
+        }
+        Some(delay)
+    }
+
+    fn knocks(&mut self, entry: &Entry) -> Option<Vec<Knock>> {
+        let Some(ports) = self.fields.value("ports") else {
+            self.problems.push(
+                entry
+                    .at
+                    .error(format!("'{}' has no ports to knock on", entry.key))
+                    .help("write them below it: ports: [7000, 8000/udp, 9000]"),
+            );
+            return None;
+        };
+        let listed = ports
+            .list("a list of ports")
+            .map_err(|error| error.help("write it in brackets: [7000, 8000/udp, 9000]"))
+            .and_then(|list| match list {
+                [] => Err(ports.at.error("there is no port in this list")),
+                list => Ok(list),
+            });
+        let read = |node: &Node| node.read("a port", |text| names::knock(text, None));
+        let ports = self.problems.keep(listed)?;
+        Some(ports.iter().filter_map(|node| self.problems.keep(read(node))).collect())
+    }
+
+    fn rotation(&mut self) -> Rotation {
+        let kinds = "keep 'ports' where the door has mode: ports, 'base' where it has mode: code";
+        self.exclude("base", "ports", kinds);
+        self.exclude("length", "base", "remove it: the number of digits says how many knocks");
+        self.exclude("protocol", "base", "remove it: a code is knocked over tcp");
+        self.exclude("digits", "ports", "remove it: only a code has digits");
+        let range = self.read("ports", |node| {
+            node.read("a range of ports such as 20000-29999", settings::wide_range)
+        });
+        let base = self.read("base", |node| node.read("a port", settings::base));
+        Rotation {
+            kind: range.map(Kind::Ports).or(base.map(Kind::Code)),
+            length: self.read("length", |node| node.read("a number", settings::length)),
+            protocol: self.read("protocol", |node| node.parsed("tcp, udp or mixed")),
+            digits: self.read("digits", |node| node.read("6 or 8", settings::digits)),
+            step: self.read("step", |node| node.read("a duration such as 30s", settings::step)),
+            secret_file: self.path("secret_file"),
+        }
+    }
+
+    fn request(&mut self) -> Request {
+        let close = self.read("close", Node::boolean).unwrap_or(false);
+        if close {
+            self.exclude("open_for", "close", "remove one of them: nothing opens");
+            self.exclude("wait", "close", "remove one of them: nothing opens");
+        }
+        Request {
+            server_key: self.read("server_key", |node| node.parsed("a key")),
+            key_file: self.path("key_file"),
+            port: self.read("spa_port", |node| node.parsed("a port or a range of ports")),
+            address: self.read("address", address).flatten(),
+            open_for: self
+                .read("open_for", |node| node.read("a duration such as 30s", settings::open_for)),
+            close,
+        }
+    }
+}
+
+fn address(node: &Node) -> Result<Option<Address>, Diagnostic> {
+    let word = |node: &Node| node.parsed::<AddressWord>("auto, observed or an address");
+    let words = match &node.value {
+        Value::List(nodes) => nodes.iter().map(word).collect::<Result<_, _>>()?,
+        _ => vec![word(node)?],
+    };
+    Address::of(&words).map_err(|error| node.at.error(error.to_string()))
+}

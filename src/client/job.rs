@@ -1,0 +1,292 @@
+//! What is to be done, all of it known and checked before anything is sent.
+
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::attempts::Attempts;
+use super::cli::{Code, Wanted};
+use super::hosts::{self, DELAY, Host, Hosts, HostsError};
+use super::keys::{self, KeyFileError};
+use super::names::Family;
+use super::plan::Plan;
+use super::requests::Requests;
+use super::rotating::Rotating;
+use super::send::Target;
+use super::settings::{Address, Kind, Mode, PortRange, Settings};
+use super::stamps::Stamps;
+use super::usage::{UsageError, WhatToDo};
+use super::voice::Voice;
+use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
+
+/// How often to knock again unless told otherwise.
+const RETRIES: u16 = 3;
+/// Knocks of a sequence in a range.
+const LENGTH: u8 = 4;
+/// Seconds.
+const STEP: u32 = 30;
+
+/// A host, and how to knock there.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Name or address.
+    pub host: String,
+    pub attempts: Attempts,
+    pub then: Then,
+    pub family: Family,
+    pub dry_run: bool,
+}
+
+/// What comes after knocking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    /// Knock until the port is open.
+    Wait(Target),
+    /// The same, and be the connection.
+    Proxy(Target),
+}
+
+/// Why there is nothing that could be done.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    #[error(transparent)]
+    Scheme(#[from] SchemeError),
+    #[error("no code can be asked for: {0}")]
+    Ask(#[source] io::Error),
+}
+
+/// What the command line wants, with what the hosts file adds.
+///
+/// # Errors
+/// [`JobError`] with what is wrong, or missing.
+pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
+    let entry = look_up(wanted, voice)?;
+    let entry = entry.as_ref();
+    let own = wanted.settings.clone();
+    let settings = match entry {
+        Some(entry) => own.over(&entry.settings),
+        None => own,
+    };
+    let mode = settings.mode.unwrap_or(Mode::Sequence);
+    let builder = Builder { wanted, entry, settings: &settings };
+    Ok(Job {
+        host: entry.map_or(&wanted.host, |entry| &entry.host).clone(),
+        attempts: match mode {
+            Mode::Sequence => Attempts::Same(builder.sequence()),
+            Mode::Totp => builder.rotating()?,
+            Mode::Spa => Attempts::Requests(builder.requests()?),
+        },
+        then: builder.then(mode)?,
+        family: wanted.family,
+        dry_run: wanted.dry_run,
+    })
+}
+
+/// The host's entry in the hosts file; `None` where the command line says enough without it.
+fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
+    let mode = wanted.settings.mode;
+    if mode == Some(Mode::Sequence) {
+        return Ok(None);
+    }
+    let path = wanted.hosts.clone().or_else(hosts::default_path);
+    let hosts = match &path {
+        Some(path) => read(path, wanted.hosts.is_some(), voice)?,
+        None => None,
+    };
+    let found = match &hosts {
+        Some(hosts) => hosts.find(&wanted.host, mode)?,
+        None => None,
+    };
+    match (found, mode) {
+        (Some(entry), Some(_)) => Ok(Some(entry.clone())),
+        (Some(entry), None) => {
+            let mode = entry.settings.mode.unwrap_or(Mode::Sequence);
+            wanted.check_mode(mode, &WhatToDo::Entry { host: entry.name.clone(), mode })?;
+            Ok(Some(entry.clone()))
+        }
+        (None, Some(_)) => Ok(None),
+        (None, None) => {
+            wanted.check_mode(Mode::Sequence, &WhatToDo::Add)?;
+            Err(match hosts {
+                Some(hosts) => hosts.missing(&wanted.host).into(),
+                None => UsageError::NoPorts { host: wanted.host.clone(), hosts: path }.into(),
+            })
+        }
+    }
+}
+
+/// The hosts file; `None` if there is none, and none was named.
+fn read(path: &Path, named: bool, voice: Voice) -> Result<Option<Hosts>, HostsError> {
+    match hosts::read(path) {
+        Err(error) if !named && error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+        Ok((hosts, warnings)) => {
+            warnings.iter().for_each(|warning| voice.warn_of_file(warning));
+            Ok(Some(hosts))
+        }
+    }
+}
+
+/// Makes what is to be done of what was said.
+struct Builder<'a> {
+    wanted: &'a Wanted,
+    entry: Option<&'a Host>,
+    /// What was said in either place.
+    settings: &'a Settings,
+}
+
+impl Builder<'_> {
+    fn delay(&self) -> Duration {
+        self.settings.delay.unwrap_or(DELAY)
+    }
+
+    fn sequence(&self) -> Plan {
+        let mut knocks = self.settings.knocks.clone();
+        if let Some(protocol) = self.wanted.protocol {
+            knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
+        }
+        // The classic client leaves no time between knocks.
+        let delay = self.settings.delay.unwrap_or_default();
+        Plan::sequence(&knocks, delay)
+    }
+
+    fn rotating(&self) -> Result<Attempts, JobError> {
+        let rotation = &self.settings.rotation;
+        self.check_kind()?;
+        if let Some(code) = &self.wanted.code {
+            let base = match rotation.kind {
+                Some(Kind::Code(base)) => Some(base),
+                Some(Kind::Ports(_)) | None => None,
+            };
+            let base =
+                self.need(base, "the port that the digits 00 stand for", "--base", "base")?;
+            let typed = match code {
+                Code::Typed(text) => Zeroizing::new(text.clone()),
+                Code::Ask => ask_for_code(self.wanted.proxy.is_some()).map_err(JobError::Ask)?,
+            };
+            let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
+            return Ok(Attempts::Same(Plan::sequence(&knocks, self.delay())));
+        }
+        let kind = self.need(
+            rotation.kind,
+            "the range of the door's ports, or the base of its codes",
+            "--ports or --base",
+            "ports",
+        )?;
+        let door = self.settings.door.as_ref().map(ToString::to_string);
+        let (mode, door) = match kind {
+            Kind::Ports(range) => {
+                let mode = totp::Mode::Ports {
+                    low: range.low(),
+                    high: range.high(),
+                    length: rotation.length.unwrap_or(LENGTH),
+                    protocol: rotation.protocol.unwrap_or(Protocols::Tcp),
+                };
+                (mode, self.need(door, "the name of the door", "--door", "door")?)
+            }
+            Kind::Code(base) => {
+                let digits = rotation.digits.unwrap_or(Digits::Six);
+                (totp::Mode::Code { base, digits }, door.unwrap_or_default())
+            }
+        };
+        // What the server takes beside the step of the moment is its own affair.
+        let scheme = Scheme::new(mode, rotation.step.unwrap_or(STEP), 0)?;
+        let file = rotation.secret_file.as_deref();
+        let file = self.need(file, "the file with the secret", "--secret-file", "secret_file")?;
+        let key = Key::from(&keys::totp_secret(file)?);
+        Ok(Attempts::Rotating(Rotating { key, scheme, door, delay: self.delay() }))
+    }
+
+    /// Refuses an option for the kind of rotating sequence that the door does not have.
+    fn check_kind(&self) -> Result<(), UsageError> {
+        let own = &self.wanted.settings.rotation;
+        let (has, pointless) = match self.settings.rotation.kind {
+            Some(Kind::Code(_)) => (
+                "a base",
+                [("--length", own.length.is_some()), ("--protocol", own.protocol.is_some())],
+            ),
+            Some(Kind::Ports(_)) => {
+                ("a range of ports", [("--digits", own.digits.is_some()), ("", false)])
+            }
+            None => return Ok(()),
+        };
+        match pointless.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(UsageError::OtherKind { option, has }),
+            None => Ok(()),
+        }
+    }
+
+    fn requests(&self) -> Result<Requests, JobError> {
+        let request = &self.settings.request;
+        let server =
+            self.need(request.server_key, "the server's public key", "--server-key", "server_key")?;
+        let file = request.key_file.as_deref();
+        let file = self.need(file, "the file with your private key", "--key", "key_file")?;
+        Ok(Requests {
+            client: keys::private_key(file)?,
+            server,
+            port: request.port.unwrap_or(PortRange::SPA),
+            address: request.address.unwrap_or(Address::Auto),
+            door: self.settings.door.clone(),
+            open_for: request.open_for,
+            close: request.close,
+            source_port: self.settings.source_port,
+            stamps: (!self.wanted.dry_run).then(|| Stamps::of(file)),
+        })
+    }
+
+    fn then(&self, mode: Mode) -> Result<Then, UsageError> {
+        let target = |port| Target {
+            port,
+            source_port: self.settings.source_port,
+            retries: self.settings.retry.unwrap_or(RETRIES),
+        };
+        let own = &self.wanted.settings;
+        match (self.wanted.proxy, self.settings.wait) {
+            (Some(port), _) => Ok(Then::Proxy(target(port))),
+            // What is closed does not open.
+            (None, Some(port)) if !self.settings.request.close => Ok(Then::Wait(target(port))),
+            _ if own.retry.is_some() => Err(UsageError::RetryWithoutWait),
+            _ if own.source_port.is_some() && mode != Mode::Spa => {
+                Err(UsageError::SourcePortForNothing)
+            }
+            _ => Ok(Then::Nothing),
+        }
+    }
+
+    /// What has to be said in one place or the other.
+    fn need<T>(
+        &self,
+        value: Option<T>,
+        what: &'static str,
+        option: &'static str,
+        key: &'static str,
+    ) -> Result<T, JobError> {
+        let mode = self.settings.mode.unwrap_or(Mode::Sequence);
+        value.ok_or_else(|| match self.entry {
+            Some(entry) if entry.settings.mode == Some(mode) => {
+                entry.lacks(key, what, &format!("write it below it, or give {option}")).into()
+            }
+            _ => UsageError::Missing { mode, what, option, key }.into(),
+        })
+    }
+}
+
+/// The code that somebody types, or that another program writes.
+fn ask_for_code(input_is_taken: bool) -> io::Result<Zeroizing<String>> {
+    if input_is_taken || io::stdin().is_terminal() {
+        return rpassword::prompt_password("Code: ").map(Zeroizing::new);
+    }
+    let mut line = Zeroizing::new(String::new());
+    io::stdin().lock().take(64).read_line(&mut line)?;
+    Ok(line)
+}

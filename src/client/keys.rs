@@ -1,0 +1,190 @@
+//! Files with secrets: what they hold, who may read them, and new ones.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::proto::secret::Secret;
+use crate::proto::spa::{KeyError, PrivateKey, PublicKey};
+use crate::proto::totp::{SecretError, parse_secret};
+
+/// Longer than any secret with its blanks.
+const MAX_SIZE: usize = 4096;
+
+/// Why a file gives no secret. What it holds is never shown.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{0} can be read by others: chmod 600 {0}", path.display())]
+    Readable { path: PathBuf },
+    #[error("{0} belongs to user {owner}, who can read it: chown {own} {0}", path.display())]
+    Owner { path: PathBuf, owner: u32, own: u32 },
+    #[error("{}: this is no file with a key: it is too long", path.display())]
+    TooLong { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Key { path: PathBuf, source: KeyError },
+    #[error("{}: {source}", path.display())]
+    Secret { path: PathBuf, source: SecretError },
+}
+
+/// Why there is no new key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeygenError {
+    #[error("{} exists already, and no key is ever overwritten{}", path.display(), its(public.as_ref()))]
+    Exists { path: PathBuf, public: Option<PublicKey> },
+    #[error("{}: cannot be written: {source}", path.display())]
+    Unwritable { path: PathBuf, source: io::Error },
+    #[error("this machine gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+fn its(public: Option<&PublicKey>) -> String {
+    public.map(|key| format!(": its public key is {key}")).unwrap_or_default()
+}
+
+/// The private key in a file that only its owner can read.
+///
+/// # Errors
+/// [`KeyFileError`] if others can read it, or if it holds no key.
+pub fn private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    read(path)?.parse().map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
+}
+
+/// The TOTP secret in a file that only its owner can read.
+///
+/// # Errors
+/// [`KeyFileError`] if others can read it, or if it holds no secret.
+pub fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
+    parse_secret(read(path)?.trim())
+        .map_err(|source| KeyFileError::Secret { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+    let unreadable = |source| KeyFileError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let own = nix::unistd::geteuid().as_raw();
+    if metadata.mode() & 0o077 != 0 {
+        return Err(KeyFileError::Readable { path: path.to_owned() });
+    }
+    if ![0, own].contains(&metadata.uid()) {
+        return Err(KeyFileError::Owner { path: path.to_owned(), owner: metadata.uid(), own });
+    }
+    // Never grown: no copy of it stays behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE + 1));
+    let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX) + 1;
+    file.take(limit).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() > MAX_SIZE {
+        return Err(KeyFileError::TooLong { path: path.to_owned() });
+    }
+    Ok(text)
+}
+
+/// Writes a new private key into a new file that only its owner can read, and returns the public
+/// one.
+///
+/// # Errors
+/// [`KeygenError`] if there is such a file already, or it cannot be written.
+pub fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
+    let mut random = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *random)?;
+    let key = PrivateKey::from(*random);
+    let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = create.map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let public = private_key(path).ok().map(|key| key.public());
+            KeygenError::Exists { path: path.to_owned(), public }
+        }
+        _ => KeygenError::Unwritable { path: path.to_owned(), source },
+    })?;
+    let mut line = key.encode();
+    line.push('\n');
+    file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(|source| {
+        // Half a key is worse than none.
+        let _ = fs::remove_file(path);
+        KeygenError::Unwritable { path: path.to_owned(), source }
+    })?;
+    Ok(key.public())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("work.key");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        (directory, path)
+    }
+
+    const PRIVATE: &str = "tgPY74An3thtrObu/mblPRwjkjver9khsuXqhRzzmKY=\n";
+    const PUBLIC: &str = "ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=";
+    const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+
+    #[test]
+    fn a_key_file_is_one_line() {
+        let (_directory, path) = file(PRIVATE);
+        assert_eq!(private_key(&path).unwrap().public().to_string(), PUBLIC);
+    }
+
+    #[test]
+    fn a_secret_may_be_written_as_people_pass_it_on() {
+        let (_directory, path) = file("jbsw y3dp ehpk 3pxp jbsw y3dp ehpk 3pxp\n");
+        assert_eq!(totp_secret(&path).unwrap(), parse_secret(SECRET).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let (_directory, path) = file(PRIVATE);
+        for (mode, private) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(private_key(&path).is_ok(), private, "{mode:o}");
+        }
+        assert_eq!(
+            private_key(&path).unwrap_err().to_string(),
+            format!("{0} can be read by others: chmod 600 {0}", path.display())
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_never_shows_what_it_holds() {
+        let long = "JBSWY3DP".repeat(1_000);
+        for text in ["", "JBSWY3DP", "JBSWY3D!JBSWY3DPJBSWY3DPJBSWY3DP", long.as_str()] {
+            let (_directory, path) = file(text);
+            let errors = [private_key(&path).unwrap_err(), totp_secret(&path).unwrap_err()];
+            for error in errors.map(|error| error.to_string()) {
+                assert!(error.starts_with(&path.display().to_string()), "{error}");
+                assert!(!error.contains("JBSWY3D"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_key_can_be_read_by_nobody_else_and_is_never_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new.key");
+        let public = keygen(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(private_key(&path).unwrap().public(), public);
+        let again = keygen(&path).unwrap_err().to_string();
+        assert!(again.ends_with(&format!("ever overwritten: its public key is {public}")));
+        assert_eq!(private_key(&path).unwrap().public(), public);
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_not_followed_by_a_new_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new.key");
+        std::os::unix::fs::symlink(directory.path().join("elsewhere"), &path).unwrap();
+        assert!(matches!(keygen(&path), Err(KeygenError::Exists { public: None, .. })));
+    }
+}

@@ -1,0 +1,104 @@
+//! A connection as a plain pipe: standard input goes to it, what it says to standard output.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::thread;
+
+/// Why a connection ended before both sides were done.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    #[error("the connection broke: {0}")]
+    Connection(#[source] io::Error),
+    #[error("standard input or output cannot be used: {0}")]
+    Standard(#[source] io::Error),
+}
+
+/// Carries bytes both ways until both sides have said that they are done.
+///
+/// Either may stop talking and still listen: the end of standard input is the end of what the peer
+/// hears, and the end of what the peer says closes standard output, each without ending the other.
+/// A reader of standard output that has gone away ends everything.
+///
+/// # Errors
+/// [`ProxyError`] if the connection is reset or an end of it cannot be used.
+pub fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
+    // A key that is pressed shall not wait for the next.
+    let _ = stream.set_nodelay(true);
+    let outgoing = stream.try_clone().map_err(ProxyError::Connection)?;
+    let input = duplicate(io::stdin()).map_err(ProxyError::Standard)?;
+    let output = duplicate(io::stdout()).map_err(ProxyError::Standard)?;
+    let (done, results) = mpsc::channel();
+    let up = done.clone();
+    // Neither thread is joined: the other end may never let go of what it reads.
+    thread::spawn(move || up.send(upwards(input, &outgoing)));
+    let incoming = stream.try_clone().map_err(ProxyError::Connection)?;
+    thread::spawn(move || done.send(downwards(&incoming, output)));
+    for result in results.iter().take(2) {
+        if result? == Side::Gone {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How one direction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// Its sender is done; the other direction goes on.
+    Done,
+    /// Nobody is left to speak to.
+    Gone,
+}
+
+fn duplicate(standard: impl AsFd) -> io::Result<File> {
+    Ok(standard.as_fd().try_clone_to_owned()?.into())
+}
+
+fn upwards(mut input: File, mut stream: &TcpStream) -> Result<Side, ProxyError> {
+    // What broke on either side ends this direction only: a connection that is gone shows, and is
+    // told, where it is read.
+    let _ = carry(&mut input, &mut stream);
+    let _ = stream.shutdown(Shutdown::Write);
+    Ok(Side::Done)
+}
+
+fn downwards(mut stream: &TcpStream, mut output: File) -> Result<Side, ProxyError> {
+    match carry(&mut stream, &mut output) {
+        Ok(()) => {
+            drop(output);
+            close_standard_output().map_err(ProxyError::Standard)?;
+            Ok(Side::Done)
+        }
+        Err(Broken::Reading(error)) => Err(ProxyError::Connection(error)),
+        Err(Broken::Writing(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Side::Gone),
+        Err(Broken::Writing(error)) => Err(ProxyError::Standard(error)),
+    }
+}
+
+/// On which side carrying failed.
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// Carries everything, at once, until the end.
+fn carry(from: &mut impl Read, to: &mut impl Write) -> Result<(), Broken> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length]).map_err(Broken::Writing)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Broken::Reading(error)),
+        }
+    }
+}
+
+/// Its number must not be given out again: something else would be written there.
+fn close_standard_output() -> io::Result<()> {
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    Ok(nix::unistd::dup2_stdout(nowhere)?)
+}

@@ -1,0 +1,131 @@
+//! Knocks that rotate with time.
+
+use std::time::Duration;
+
+use super::plan::Plan;
+use crate::proto::totp::{Key, Scheme};
+use crate::time::Wall;
+
+/// How long after its last knock a sequence may still be on its way.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// Whether a try may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Start {
+    Now,
+    /// Not before then: what would be sent now would be too late.
+    At(Wall),
+}
+
+/// A client's sequences at a door.
+#[derive(Clone, Debug)]
+pub struct Rotating {
+    pub key: Key,
+    pub scheme: Scheme,
+    /// The door's name; without meaning where codes are knocked.
+    pub door: String,
+    /// Between two knocks.
+    pub delay: Duration,
+}
+
+impl Rotating {
+    /// Whether the sequence of `now` is whole before the step turns.
+    ///
+    /// Where a sequence takes longer than a step there is nothing to wait for.
+    pub fn start(&self, now: Wall) -> Start {
+        let knocks = u32::try_from(self.scheme.length()).unwrap_or(u32::MAX);
+        let takes = self.delay.saturating_mul(knocks).saturating_add(SLACK);
+        let turn = self.scheme.turns_at(self.scheme.step_at(now));
+        let fits = now + takes < turn || takes >= Duration::from_secs(self.scheme.step().into());
+        if fits { Start::Now } else { Start::At(turn) }
+    }
+
+    /// The sequence that is valid at `now`.
+    #[must_use]
+    pub fn plan(&self, now: Wall) -> Plan {
+        let knocks = self.scheme.knocks(&self.key, &self.door, self.scheme.step_at(now));
+        Plan::sequence(&knocks, self.delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::totp::{Digits, Mode, Protocols, parse_secret};
+
+    fn rotating(mode: Mode, delay: u64) -> Rotating {
+        Rotating {
+            key: Key::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap()),
+            scheme: Scheme::new(mode, 30, 1).unwrap(),
+            door: "ssh".to_owned(),
+            delay: Duration::from_millis(delay),
+        }
+    }
+
+    fn ports(delay: u64) -> Rotating {
+        let port = |port| NonZeroU16::new(port).unwrap();
+        let (low, high) = (port(20000), port(29999));
+        rotating(Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed }, delay)
+    }
+
+    fn millis(millis: u64) -> Wall {
+        Wall::ZERO + Duration::from_millis(millis)
+    }
+
+    fn knocks(rotating: &Rotating, seconds: u64) -> Vec<String> {
+        let plan = rotating.plan(millis(seconds * 1000));
+        plan.steps().map(|step| step.knock.to_string()).collect()
+    }
+
+    #[test]
+    fn the_ports_are_those_of_the_moment() {
+        for (seconds, expected) in [
+            (59, ["20259/tcp", "29408/udp", "28589/tcp", "25841/udp"]),
+            (1_234_567_890, ["22983/tcp", "29692/tcp", "29001/udp", "26600/tcp"]),
+        ] {
+            assert_eq!(knocks(&ports(15), seconds), expected);
+        }
+    }
+
+    #[test]
+    fn a_code_is_knocked_two_digits_at_a_time() {
+        let codes = rotating(Mode::Code { base: 7000, digits: Digits::Six }, 15);
+        assert_eq!(knocks(&codes, 1_111_111_109), ["7008/tcp", "7083/tcp", "7009/tcp"]);
+    }
+
+    #[test]
+    fn a_sequence_that_is_whole_before_the_turn_leaves_at_once() {
+        // Four knocks 15 ms apart and half a second: 560 ms.
+        assert_eq!(ports(15).start(millis(29_439)), Start::Now);
+        assert_eq!(ports(15).start(millis(30_000)), Start::Now);
+    }
+
+    #[test]
+    fn a_sequence_that_the_turn_would_cut_waits_for_the_next_step() {
+        assert_eq!(ports(15).start(millis(29_440)), Start::At(millis(30_000)));
+        assert_eq!(ports(15).start(millis(29_999)), Start::At(millis(30_000)));
+        assert_eq!(ports(5_000).start(millis(10_000)), Start::At(millis(30_000)));
+    }
+
+    #[test]
+    fn a_sequence_that_is_longer_than_a_step_waits_for_nothing() {
+        assert_eq!(ports(7_375).start(millis(29_000)), Start::Now);
+        assert_eq!(ports(3_600_000).start(millis(29_000)), Start::Now);
+    }
+
+    proptest! {
+        #[test]
+        fn what_waited_leaves_at_the_turn(at in 0u64..1 << 40, delay in 0u64..7_000) {
+            let rotating = ports(delay);
+            if let Start::At(turn) = rotating.start(millis(at)) {
+                prop_assert!(turn > millis(at));
+                prop_assert_eq!(rotating.start(turn), Start::Now);
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The times of a key's requests: each is later than all before it, whatever the clock does.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::proto::duration;
+use crate::proto::spa::Stamp;
+use crate::time::Wall;
+
+/// How old a request may be, by default, when a server gets it.
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// The stamp after `last`: the time that the clock shows, or the next possible one.
+#[must_use]
+pub fn next(now: Wall, last: Option<Stamp>) -> Stamp {
+    let after = last.map(|last| Stamp::from_micros(last.as_micros().saturating_add(1)));
+    after.map_or(now.into(), |after| after.max(now.into()))
+}
+
+/// The last stamp of a key, in a file beside it.
+#[derive(Clone, Debug)]
+pub struct Stamps {
+    key: PathBuf,
+    last: PathBuf,
+}
+
+/// A stamp, and what makes it doubtful.
+#[derive(Debug)]
+pub struct Taken {
+    pub stamp: Stamp,
+    pub doubts: Vec<Doubt>,
+}
+
+/// What may keep this request or the next one from being accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Doubt {
+    #[error(
+        "the last request was made {} after what the clock says now: either the clock is wrong \
+         now, and has to be set, or it was wrong then: if so, remove {}",
+        duration::format(whole_seconds(*by)), last.display()
+    )]
+    ClockBack { by: Duration, last: PathBuf },
+    #[error("{}: not the time of a request: it is written anew", last.display())]
+    Nonsense { last: PathBuf },
+    #[error(
+        "{}: the time of this request cannot be kept: {source}: \
+         should the clock be set back, the next requests are refused",
+        last.display()
+    )]
+    NotKept { last: PathBuf, source: io::Error },
+}
+
+fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs())
+}
+
+impl Stamps {
+    /// Those of the key in `file`: `file.last` has the last one.
+    #[must_use]
+    pub fn of(file: &Path) -> Self {
+        let mut last = file.as_os_str().to_owned();
+        last.push(".last");
+        Self { key: file.to_owned(), last: last.into() }
+    }
+
+    /// A stamp that no other request of this key has, nor will have.
+    ///
+    /// A disk that is full or cannot be written does not keep anyone from knocking: the clock alone
+    /// gives the stamp then.
+    #[must_use]
+    pub fn take(&self, now: Wall) -> Taken {
+        let mut doubts = Vec::new();
+        let kept = self.lock().and_then(|_lock| {
+            let last = self.read(&mut doubts)?;
+            let stamp = next(now, last);
+            self.write(stamp)?;
+            Ok(stamp)
+        });
+        let stamp = kept.unwrap_or_else(|source| {
+            doubts.push(Doubt::NotKept { last: self.last.clone(), source });
+            now.into()
+        });
+        let by =
+            Duration::from_micros(stamp.as_micros().saturating_sub(Stamp::from(now).as_micros()));
+        if by > MAX_AGE {
+            doubts.push(Doubt::ClockBack { by, last: self.last.clone() });
+        }
+        Taken { stamp, doubts }
+    }
+
+    /// Nobody else takes a stamp while this is held. It is the key that is locked: what holds the
+    /// stamp is replaced.
+    fn lock(&self) -> io::Result<Flock<File>> {
+        let file = File::open(&self.key)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+    }
+
+    fn read(&self, doubts: &mut Vec<Doubt>) -> io::Result<Option<Stamp>> {
+        let mut text = String::new();
+        match File::open(&self.last).and_then(|file| file.take(64).read_to_string(&mut text)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // No text.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => text.clear(),
+            Err(error) => return Err(error),
+        }
+        let stamp = text.trim().parse().ok().map(Stamp::from_micros);
+        if stamp.is_none() {
+            doubts.push(Doubt::Nonsense { last: self.last.clone() });
+        }
+        Ok(stamp)
+    }
+
+    fn write(&self, stamp: Stamp) -> io::Result<()> {
+        let mut new = self.last.clone().into_os_string();
+        new.push(".new");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        writeln!(file, "{}", stamp.as_micros())?;
+        file.sync_all()?;
+        fs::rename(&new, &self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Wall {
+        Wall::ZERO + Duration::from_secs(seconds)
+    }
+
+    fn stamps() -> (tempfile::TempDir, Stamps) {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("work.key");
+        fs::write(&key, "").unwrap();
+        (directory, Stamps::of(&key))
+    }
+
+    fn said(taken: &Taken) -> Vec<String> {
+        taken.doubts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_stamp_is_the_time_in_microseconds() {
+        let (_directory, stamps) = stamps();
+        let taken = stamps.take(at(1_700_000_000));
+        assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
+        assert!(taken.doubts.is_empty());
+        let kept = fs::read_to_string(&stamps.last).unwrap();
+        assert_eq!(kept, "1700000000000000\n");
+        assert_eq!(fs::metadata(&stamps.last).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn two_requests_within_one_microsecond_differ() {
+        let (_directory, stamps) = stamps();
+        let first = stamps.take(at(1_700_000_000)).stamp;
+        assert!(stamps.take(at(1_700_000_000)).stamp > first);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_a_little_is_made_up_for_in_silence() {
+        let (_directory, stamps) = stamps();
+        let first = stamps.take(at(1_700_000_060)).stamp;
+        let second = stamps.take(at(1_700_000_001));
+        assert_eq!(second.stamp.as_micros(), first.as_micros() + 1);
+        assert!(second.doubts.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_far_is_told() {
+        let (_directory, stamps) = stamps();
+        let first = stamps.take(at(1_700_007_200)).stamp;
+        let second = stamps.take(at(1_700_000_000));
+        assert_eq!(second.stamp.as_micros(), first.as_micros() + 1);
+        let said = said(&second);
+        assert!(said[0].starts_with("the last request was made 2h after what the clock says now"));
+        assert!(said[0].ends_with(&format!("remove {}", stamps.last.display())));
+    }
+
+    #[test]
+    fn a_file_with_nonsense_is_written_anew() {
+        let (_directory, stamps) = stamps();
+        for nonsense in [&b"yesterday"[..], b"", b"\xff\xfe", b"-1"] {
+            fs::write(&stamps.last, nonsense).unwrap();
+            let taken = stamps.take(at(1_700_000_000));
+            assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
+            assert!(said(&taken)[0].ends_with("written anew"));
+            assert!(stamps.take(at(1_700_000_001)).doubts.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_keeps_no_one_from_knocking() {
+        let (_directory, stamps) = stamps();
+        fs::create_dir(stamps.last.with_file_name("work.key.last.new")).unwrap();
+        let taken = stamps.take(at(1_700_000_000));
+        assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
+        assert!(said(&taken)[0].contains("cannot be kept: "));
+    }
+
+    #[test]
+    fn stamps_that_are_taken_at_once_all_differ() {
+        let (_directory, stamps) = stamps();
+        let mut taken: Vec<Stamp> = std::thread::scope(|scope| {
+            let all: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| stamps.take(at(1_700_000_000)).stamp)).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        taken.sort_unstable();
+        taken.dedup();
+        assert_eq!(taken.len(), 8);
+    }
+
+    proptest! {
+        #[test]
+        fn no_stamp_is_earlier_than_the_clock_or_not_later_than_the_last(
+            now: u64,
+            last in proptest::option::of(0..u64::MAX),
+        ) {
+            let now = Wall::from_nanos(now);
+            let stamp = next(now, last.map(Stamp::from_micros));
+            prop_assert!(stamp >= now.into());
+            prop_assert!(last.is_none_or(|last| stamp > Stamp::from_micros(last)));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Command lines that ask for nothing that could be done.
+
+use std::path::PathBuf;
+
+use super::names::PortError;
+use super::settings::{AddressWordError, Mode};
+use crate::proto::knock::Knock;
+use crate::proto::totp::CodeError;
+
+/// What is wrong with a command line, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// In clap's words, several lines.
+    #[error("{0}")]
+    Syntax(String),
+    /// All ports that are none, a line each.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Ports(Vec<PortError>),
+    #[error("{0}: {1}")]
+    Port(&'static str, PortError),
+    #[error("{0} {1}: only a TCP port can be connected to")]
+    UdpPort(&'static str, Knock),
+    #[error("--retry belongs to --wait: without it nothing says that a knock has failed")]
+    RetryWithoutWait,
+    #[error("--source-port belongs to --wait, --proxy and --spa: knocks have ports of their own")]
+    SourcePortForNothing,
+    #[error(
+        "no ports given, and no hosts file {}to look them up in: \
+         write them after the host, as in 'knock {host} 7000 8000 9000'",
+        hosts.as_ref().map(|path| format!("{} ", path.display())).unwrap_or_default()
+    )]
+    NoPorts { host: String, hosts: Option<PathBuf> },
+    #[error("--hosts has no meaning where ports are given: leave out one of the two")]
+    HostsWithPorts,
+    #[error("'{0}' is a port and no host: write the host before the ports")]
+    HostIsPort(String),
+    #[error("'{0}' has a user in it, and a knock has none: write only what follows the '@'")]
+    User(String),
+    #[error("{one} and {other} are two ways to knock: leave out one of them")]
+    TwoModes { one: &'static str, other: &'static str },
+    #[error("{option} says itself what to send: leave out {ports}")]
+    ModeWithPorts { option: &'static str, ports: String },
+    /// `modes` are those that the option belongs to.
+    #[error("{option} belongs to {}: {what}", belongs(modes))]
+    OtherMode { option: &'static str, modes: &'static [Mode], what: WhatToDo },
+    #[error("{one} and {other} do not go together: {why}")]
+    Together { one: &'static str, other: &'static str, why: &'static str },
+    #[error("{option} has no meaning at a door with {has}: leave it out")]
+    OtherKind { option: &'static str, has: &'static str },
+    #[error("--proxy is given twice: leave out one of them")]
+    ProxyTwice,
+    #[error("--address: {0}")]
+    Address(#[from] AddressWordError),
+    #[error("--code: {0}")]
+    Code(#[from] CodeError),
+    #[error("mode {mode} needs {what}: give it with {option}, or as '{key}' in the hosts file")]
+    Missing { mode: Mode, what: &'static str, option: &'static str, key: &'static str },
+}
+
+/// What helps where an option does not belong to the mode that is used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WhatToDo {
+    #[error("leave it out where ports are given")]
+    Ports,
+    #[error("leave it out")]
+    LeaveOut,
+    #[error("add that")]
+    Add,
+    #[error("the hosts file says mode {mode} for '{host}'")]
+    Entry { host: String, mode: Mode },
+}
+
+fn belongs(modes: &[Mode]) -> String {
+    let name = |mode: &Mode| match mode {
+        Mode::Sequence => "ports".to_owned(),
+        Mode::Totp | Mode::Spa => format!("--{mode}"),
+    };
+    modes.iter().map(name).collect::<Vec<_>>().join(" and ")
+}
