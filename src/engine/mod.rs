@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod doors;
+mod fwknop;
 #[cfg(test)]
 mod model;
 mod recent;
@@ -27,6 +28,7 @@ use sequence::{Sequence, Times};
 use tracker::{Attempt, Source, Tracker, Visit};
 
 pub use doors::Local;
+pub use fwknop::Fwknop;
 pub use verdict::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request, Verdict,
 };

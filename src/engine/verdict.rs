@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
+use crate::proto::fwknop;
 use crate::time::{Monotonic, Wall};
 use crate::wire::Ignored;
 
@@ -167,10 +168,25 @@ pub enum Reason {
     AddressNotNamed,
     /// The door cannot be opened for one source port only.
     SourcePort,
+    /// What is wrong with a request of fwknop's alone.
+    Fwknop(fwknop::Error),
 }
 
 impl Reason {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 30 + fwknop::Error::ALL.len()] = {
+        let mut all = [Self::NotForUs; 30 + fwknop::Error::ALL.len()];
+        let mut place = 0;
+        while place < all.len() {
+            all[place] = match place.checked_sub(Self::OWN.len()) {
+                None => Self::OWN[place],
+                Some(place) => Self::Fwknop(fwknop::Error::ALL[place]),
+            };
+            place += 1;
+        }
+        all
+    };
+    /// Those that are not fwknop's.
+    const OWN: [Self; 30] = [
         Self::Ignored(Ignored::Truncated),
         Self::Ignored(Ignored::Fragment),
         Self::Ignored(Ignored::Malformed),
@@ -237,6 +253,7 @@ impl Reason {
             Self::NotAllowed => "not-allowed",
             Self::AddressNotNamed => "address-not-named",
             Self::SourcePort => "source-port",
+            Self::Fwknop(error) => error.as_str(),
         }
     }
 }
@@ -245,6 +262,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Fwknop(error) => return error.fmt(f),
             Self::Ignored(Ignored::Truncated) => "the capture ends before its ports",
             Self::Ignored(Ignored::Fragment) => "a fragment",
             Self::Ignored(Ignored::Malformed) => "its headers contradict each other",
@@ -282,5 +300,11 @@ impl fmt::Display for Reason {
 impl From<Ignored> for Reason {
     fn from(ignored: Ignored) -> Self {
         Self::Ignored(ignored)
+    }
+}
+
+impl From<fwknop::Error> for Reason {
+    fn from(error: fwknop::Error) -> Self {
+        Self::Fwknop(error)
     }
 }

@@ -51,10 +51,18 @@ pub enum Error {
     Timeout,
     #[error("its field for a server's password is not base64 or too long")]
     ServerAuth,
+    #[error("no client sends from this address to this one")]
+    Source,
+    #[error("names another user than the client's")]
+    Username,
+    #[error("the address to open for is no single host's")]
+    ForbiddenAddress,
+    #[error("asks for a port that none of the client's doors opens")]
+    NoDoor,
 }
 
 impl Error {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::Length,
         Self::Http,
         Self::Gnupg,
@@ -78,6 +86,10 @@ impl Error {
         Self::Ports,
         Self::Timeout,
         Self::ServerAuth,
+        Self::Source,
+        Self::Username,
+        Self::ForbiddenAddress,
+        Self::NoDoor,
     ];
 
     /// The word that scripts see: in JSON, in counters.
@@ -107,6 +119,10 @@ impl Error {
             Self::Ports => "fwknop-bad-ports",
             Self::Timeout => "fwknop-bad-timeout",
             Self::ServerAuth => "fwknop-bad-server-auth",
+            Self::Source => "fwknop-source",
+            Self::Username => "fwknop-username",
+            Self::ForbiddenAddress => "fwknop-forbidden-address",
+            Self::NoDoor => "fwknop-no-door",
         }
     }
 
@@ -125,6 +141,7 @@ impl Error {
                 | Self::NotSalted
                 | Self::Hmac
                 | Self::Undecryptable
+                | Self::Source
         )
     }
 }

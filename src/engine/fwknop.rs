@@ -1,0 +1,684 @@
+//! Datagrams of fwknop's: whose they are, and what they may open.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use lru::LruCache;
+use smallvec::SmallVec;
+
+use super::{ClientId, Credential, DoorId, Reason, Refusal, Request, Verdict};
+use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
+use crate::proto::fwknop::{Access, Datagram, Error, Opened};
+use crate::proto::knock::Knock;
+use crate::proto::network::Network;
+use crate::time::{Now, Wall};
+use crate::wire::Packet;
+
+/// How many requests are remembered, to refuse them here if they come again. The ledger remembers
+/// all that count.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).expect("is not zero");
+/// Stamps are whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The clients that hold fwknop's keys.
+#[derive(Debug)]
+pub struct Fwknop {
+    holders: Vec<Holder>,
+    index: Index,
+    max_age: Duration,
+    seen: LruCache<[u8; 32], ()>,
+    requests: Vec<Request>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    client: ClientId,
+    expires: Option<Wall>,
+    is: FwknopClient,
+    doors: Vec<Door>,
+}
+
+#[derive(Debug)]
+struct Door {
+    id: DoorId,
+    opens: Vec<Knock>,
+}
+
+impl Door {
+    /// A door that runs commands of its own has no ports: any request is for it.
+    fn lists(&self, port: &Knock) -> bool {
+        self.opens.is_empty() || self.opens.contains(port)
+    }
+}
+
+/// Why a datagram opens nothing.
+enum Refused {
+    /// Nothing proves that it comes from anybody who holds keys.
+    Noise(Error),
+    Client(ClientId, Reason),
+}
+
+impl Fwknop {
+    /// The clients among all that hold fwknop's keys. The place of a client or a door in its list
+    /// is its id.
+    #[must_use]
+    pub fn new(clients: &[Client], doors: &[Recognition], settings: &Settings) -> Self {
+        let holders: Vec<Holder> = (0..)
+            .map(ClientId)
+            .zip(clients)
+            .filter_map(|(id, client)| Holder::new(id, client, doors))
+            .collect();
+        Self {
+            index: Index::new(&holders),
+            holders,
+            max_age: settings.max_age,
+            seen: LruCache::new(REMEMBERED),
+            requests: Vec::new(),
+        }
+    }
+
+    /// Whether nobody holds keys: no datagram can open anything.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.holders.is_empty()
+    }
+
+    /// What a datagram asks for. Only the keys of those clients are tried whose networks it comes
+    /// from.
+    pub fn on_datagram(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
+        self.requests.clear();
+        match self.decide(now.wall, packet, payload) {
+            Ok(()) => Verdict::Asked(&self.requests),
+            Err(Refused::Noise(error)) => Verdict::Ignored(error.into()),
+            Err(Refused::Client(client, reason)) => Verdict::Refused(Refusal {
+                source: packet.source,
+                client: Some(client),
+                door: None,
+                reason,
+            }),
+        }
+    }
+
+    fn decide(&mut self, now: Wall, packet: &Packet, payload: &[u8]) -> Result<(), Refused> {
+        let datagram = Datagram::new(payload).map_err(Refused::Noise)?;
+        let mut noise = Error::Source;
+        for place in self.index.holders_at(packet.source) {
+            let Some(holder) = self.holders.get(place) else { continue };
+            if !holder.is_sent_to(packet.destination) {
+                continue;
+            }
+            match holder.open(datagram) {
+                Ok(opened) => {
+                    let refused = |reason| Refused::Client(holder.client, reason);
+                    let requests =
+                        holder.ask(now, self.max_age, packet.source, &opened).map_err(refused)?;
+                    if self.seen.put(opened.replay, ()).is_some() {
+                        return Err(refused(Reason::Used));
+                    }
+                    self.requests.extend(requests);
+                    return Ok(());
+                }
+                Err(error) if error.is_noise() => noise = error,
+                Err(error) => return Err(Refused::Client(holder.client, error.into())),
+            }
+        }
+        Err(Refused::Noise(noise))
+    }
+}
+
+impl Holder {
+    fn new(id: ClientId, client: &Client, doors: &[Recognition]) -> Option<Self> {
+        let doors = (0..)
+            .map(DoorId)
+            .zip(doors)
+            .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
+            .map(|(id, door)| Door { id, opens: door.opens.clone() })
+            .collect();
+        Some(Self { client: id, expires: client.expires, is: client.fwknop.clone()?, doors })
+    }
+
+    fn is_sent_to(&self, destination: IpAddr) -> bool {
+        let destinations = &self.is.destination;
+        destinations.is_empty() || destinations.iter().any(|network| network.contains(destination))
+    }
+
+    fn open(&self, datagram: Datagram<'_>) -> Result<Opened, Error> {
+        let hmac = self.is.hmac.as_ref().map(|(key, hash)| (key, *hash));
+        datagram.open(&self.is.key, self.is.mode, hmac)
+    }
+
+    /// What a request that is this client's asks for, if it may.
+    fn ask(
+        &self,
+        now: Wall,
+        max_age: Duration,
+        source: IpAddr,
+        opened: &Opened,
+    ) -> Result<Vec<Request>, Reason> {
+        let Opened { request, replay } = opened;
+        if self.expires.is_some_and(|expires| expires <= now) {
+            return Err(Reason::Expired);
+        }
+        let stamp = Wall::ZERO + Duration::from_secs(request.timestamp);
+        if now.since(stamp) > max_age {
+            return Err(Reason::TooOld);
+        }
+        if stamp.since(now) > max_age {
+            return Err(Reason::TooFarAhead);
+        }
+        let address = self.address(source, request.access.address)?;
+        if self.is.username.as_ref().is_some_and(|name| name != request.user.as_str()) {
+            return Err(Error::Username.into());
+        }
+        let doors = self.doors_for(&request.access)?;
+        let (v4, v6) = match address {
+            IpAddr::V4(address) => (Some(address), None),
+            IpAddr::V6(address) => (None, Some(address)),
+        };
+        let credential = Credential::Fwknop { digest: *replay, until: stamp + max_age + SECOND };
+        let request = |door: &Door| Request {
+            door: door.id,
+            client: self.client,
+            credential,
+            source,
+            v4,
+            v6,
+            open_for: request.access.timeout.filter(|seconds| *seconds > 0),
+            source_port: None,
+            close: false,
+        };
+        Ok(doors.map(request).collect())
+    }
+
+    /// The address to open for.
+    fn address(&self, source: IpAddr, named: Option<Ipv4Addr>) -> Result<IpAddr, Reason> {
+        let source = source.to_canonical();
+        match named {
+            None if self.is.address == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
+            None => Ok(source),
+            Some(address) if is_a_hosts(address, source) => Ok(address.into()),
+            Some(_) => Err(Error::ForbiddenAddress.into()),
+        }
+    }
+
+    /// The doors that list one of the ports asked for. Where no door lists a port, none opens.
+    fn doors_for<'a>(
+        &'a self,
+        access: &'a Access,
+    ) -> Result<impl Iterator<Item = &'a Door>, Reason> {
+        let is_listed = |port| self.doors.iter().any(|door| door.lists(port));
+        if access.ports.iter().all(is_listed) {
+            Ok(self.doors.iter().filter(|door| access.ports.iter().any(|port| door.lists(port))))
+        } else {
+            Err(Error::NoDoor.into())
+        }
+    }
+}
+
+/// Whether an address can be that of one host.
+fn is_a_hosts(address: Ipv4Addr, source: IpAddr) -> bool {
+    let is_local = address.is_loopback() && !source.is_loopback();
+    !(is_local || address.is_multicast() || address.is_broadcast() || address.octets()[0] == 0)
+}
+
+/// Which holders send from where.
+///
+/// A look-up costs as much as there are different lengths of prefixes, not as there are holders.
+#[derive(Debug, Default)]
+struct Index {
+    /// They may send from anywhere.
+    anywhere: Vec<usize>,
+    networks: HashMap<Network, Vec<usize>>,
+    /// Lengths of prefixes: of IPv4, of IPv6.
+    lengths: [Vec<u8>; 2],
+}
+
+impl Index {
+    fn new(holders: &[Holder]) -> Self {
+        let mut index = Self::default();
+        for (place, Holder { is: FwknopClient { from, .. }, .. }) in holders.iter().enumerate() {
+            if from.is_empty() {
+                index.anywhere.push(place);
+            }
+            for network in from {
+                index.networks.entry(*network).or_default().push(place);
+                let lengths = &mut index.lengths[usize::from(network.address().is_ipv6())];
+                if !lengths.contains(&network.prefix()) {
+                    lengths.push(network.prefix());
+                }
+            }
+        }
+        index
+    }
+
+    /// Each of them once, in the order of the clients.
+    fn holders_at(&self, source: IpAddr) -> SmallVec<[usize; 16]> {
+        let source = source.to_canonical();
+        let lengths = &self.lengths[usize::from(source.is_ipv6())];
+        let networks = lengths.iter().map(|length| Network::around(source, *length));
+        let mut places: SmallVec<[usize; 16]> = networks
+            .filter_map(|network| self.networks.get(&network))
+            .chain([&self.anywhere])
+            .flatten()
+            .copied()
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::fwknop::{
+        self as wire, Hash, HmacKey, Key, MAX_TIMEOUT, Mode, Random, Version,
+    };
+    use crate::time::Monotonic;
+    use crate::wire::Transport;
+
+    const CLOCK: u64 = 1_795_331_989;
+    const SOURCE: &str = "192.0.2.2";
+    const HOST: &str = "198.51.100.1";
+
+    fn at(seconds: u64) -> Now {
+        let since = Duration::from_secs(seconds);
+        Now { monotonic: Monotonic::ZERO + since, wall: Wall::ZERO + since }
+    }
+
+    fn door(name: &str, opens: &[&str]) -> Recognition {
+        Recognition {
+            fwknop: true,
+            opens: opens.iter().map(|port| port.parse().unwrap()).collect(),
+            ..Recognition::new(name.parse().unwrap())
+        }
+    }
+
+    fn key(text: &str) -> Key {
+        Key::new(text.into()).unwrap()
+    }
+
+    fn hmac(text: &str) -> Option<(HmacKey, Hash)> {
+        Some((HmacKey::new(text.into()).unwrap(), Hash::Sha256))
+    }
+
+    fn holder() -> FwknopClient {
+        FwknopClient {
+            key: key("testkey"),
+            mode: Mode::Cbc,
+            hmac: hmac("hmackey"),
+            from: Vec::new(),
+            destination: Vec::new(),
+            username: None,
+            address: AddressPolicy::Any,
+        }
+    }
+
+    fn client(name: &str, doors: &[&str], holder: FwknopClient) -> Client {
+        Client {
+            name: name.parse().unwrap(),
+            doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
+            expires: None,
+            totp: None,
+            spa: None,
+            fwknop: Some(holder),
+        }
+    }
+
+    fn networks(texts: &[&str]) -> Vec<Network> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn of(clients: &[Client], doors: &[Recognition]) -> Fwknop {
+        Fwknop::new(clients, doors, &Settings::default())
+    }
+
+    /// One client, `phone`, and three doors that it may open.
+    fn phone(holder: FwknopClient) -> Fwknop {
+        let doors =
+            [door("dns", &["53/udp"]), door("other", &["443"]), door("ssh", &["22", "2222"])];
+        of(&[client("phone", &["dns", "ssh"], holder)], &doors)
+    }
+
+    fn access(ports: &[&str]) -> Access {
+        Access {
+            address: Some([203, 0, 113, 7].into()),
+            ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+            timeout: None,
+        }
+    }
+
+    fn request(access: Access) -> wire::Request {
+        wire::Request {
+            random: Random::new([7; 16]),
+            user: "alice".parse().unwrap(),
+            timestamp: CLOCK,
+            version: Version::default(),
+            access,
+        }
+    }
+
+    fn sealed_by(holder: &FwknopClient, request: &wire::Request) -> String {
+        let hmac = holder.hmac.as_ref().map(|(key, hash)| (key, *hash));
+        wire::seal(request, Hash::Sha256, &holder.key, holder.mode, hmac, [1; 8]).unwrap()
+    }
+
+    fn sealed(access: Access) -> String {
+        sealed_by(&holder(), &request(access))
+    }
+
+    fn packet(source: &str) -> Packet {
+        Packet {
+            source: source.parse().unwrap(),
+            destination: HOST.parse().unwrap(),
+            transport: Transport::Udp { source_port: 40_000, port: 62_201.try_into().unwrap() },
+        }
+    }
+
+    /// What a datagram comes to: `client: door address for seconds`, or the reason.
+    fn told(verdict: Verdict<'_>) -> Vec<String> {
+        match verdict {
+            Verdict::Asked(requests) => requests.iter().map(tell).collect(),
+            Verdict::Refused(refusal) => {
+                assert!(refusal.client.is_some());
+                vec![format!("refused: {}", refusal.reason.as_str())]
+            }
+            Verdict::Ignored(reason) => vec![format!("ignored: {}", reason.as_str())],
+            Verdict::Knock(_) => unreachable!("no knock"),
+        }
+    }
+
+    fn tell(request: &Request) -> String {
+        let Request { door, client, v4, v6, open_for, .. } = request;
+        let address = v4.map(IpAddr::from).or(v6.map(IpAddr::from)).unwrap();
+        let length = open_for.map(|seconds| format!(" {seconds}s")).unwrap_or_default();
+        format!("{}: {} {address}{length}", client.0, door.0)
+    }
+
+    fn on(fwknop: &mut Fwknop, now: u64, datagram: &str) -> Vec<String> {
+        told(fwknop.on_datagram(at(now), &packet(SOURCE), datagram.as_bytes()))
+    }
+
+    /// What a request comes to at the phone's doors.
+    fn asking(access: Access) -> Vec<String> {
+        on(&mut phone(holder()), CLOCK, &sealed(access))
+    }
+
+    const DNS: &str = "0: 0 203.0.113.7";
+    const SSH: &str = "0: 2 203.0.113.7";
+
+    #[test]
+    fn the_doors_that_list_the_ports_open() {
+        assert_eq!(asking(access(&["22"])), [SSH]);
+        assert_eq!(asking(access(&["53/udp", "2222"])), [DNS, SSH]);
+        assert_eq!(asking(access(&["22", "22", "2222"])), [SSH]);
+    }
+
+    #[test]
+    fn where_one_port_is_listed_nowhere_nothing_opens() {
+        for ports in [&["22", "80"][..], &["443"], &["53"], &["22/udp"]] {
+            assert_eq!(asking(access(ports)), ["refused: fwknop-no-door"], "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn a_door_that_fwknop_does_not_open_lists_nothing() {
+        let doors = [Recognition { fwknop: false, ..door("ssh", &["22"]) }];
+        let mut fwknop = of(&[client("phone", &["ssh"], holder())], &doors);
+        let told = on(&mut fwknop, CLOCK, &sealed(access(&["22"])));
+        assert_eq!(told, ["refused: fwknop-no-door"]);
+    }
+
+    #[test]
+    fn a_door_with_commands_of_its_own_opens_whatever_port_is_asked_for() {
+        let doors = [door("act", &[]), door("ssh", &["22"])];
+        let mut fwknop = of(&[client("phone", &["act", "ssh"], holder())], &doors);
+        let asked = [access(&["22"]), access(&["80"])];
+        let [first, second] = asked.map(|access| on(&mut fwknop, CLOCK, &sealed(access)));
+        assert_eq!(first, ["0: 0 203.0.113.7", "0: 1 203.0.113.7"]);
+        assert_eq!(second, ["0: 0 203.0.113.7"]);
+    }
+
+    #[test]
+    fn a_timeout_is_handed_on_and_zero_is_none() {
+        let with = |timeout| Access { timeout, ..access(&["22"]) };
+        assert_eq!(asking(with(Some(60))), ["0: 2 203.0.113.7 60s"]);
+        assert_eq!(asking(with(Some(MAX_TIMEOUT))), ["0: 2 203.0.113.7 65536s"]);
+        assert_eq!(asking(with(Some(0))), [SSH]);
+    }
+
+    #[test]
+    fn no_address_is_the_one_that_is_seen_unless_it_has_to_be_named() {
+        let unnamed = Access { address: None, ..access(&["22"]) };
+        assert_eq!(asking(unnamed.clone()), ["0: 2 192.0.2.2"]);
+        let explicit = FwknopClient { address: AddressPolicy::Explicit, ..holder() };
+        let told = on(&mut phone(explicit), CLOCK, &sealed(unnamed.clone()));
+        assert_eq!(told, ["refused: address-not-named"]);
+        let verdict = told_from(&mut phone(holder()), "2001:db8::2", &sealed(unnamed));
+        assert_eq!(verdict, ["0: 2 2001:db8::2"]);
+    }
+
+    fn told_from(fwknop: &mut Fwknop, source: &str, datagram: &str) -> Vec<String> {
+        told(fwknop.on_datagram(at(CLOCK), &packet(source), datagram.as_bytes()))
+    }
+
+    #[test]
+    fn an_address_that_is_no_single_hosts_is_refused() {
+        for address in [[224, 0, 0, 1], [255; 4], [127, 0, 0, 1], [0, 0, 0, 1]] {
+            let access = Access { address: Some(address.into()), ..access(&["22"]) };
+            assert_eq!(asking(access), ["refused: fwknop-forbidden-address"], "{address:?}");
+        }
+        let local = Access { address: Some([127, 0, 0, 1].into()), ..access(&["22"]) };
+        let told = told_from(&mut phone(holder()), "127.0.0.1", &sealed(local));
+        assert_eq!(told, ["0: 2 127.0.0.1"]);
+    }
+
+    #[test]
+    fn a_clock_may_be_off_by_the_age_in_both_directions() {
+        let datagram = sealed(access(&["22"]));
+        for (now, expected) in [
+            (CLOCK - 121, "refused: too-far-ahead"),
+            (CLOCK - 120, SSH),
+            (CLOCK + 120, SSH),
+            (CLOCK + 121, "refused: too-old"),
+        ] {
+            assert_eq!(on(&mut phone(holder()), now, &datagram), [expected], "{now}");
+        }
+    }
+
+    #[test]
+    fn what_makes_it_good_once_outlasts_the_time_in_which_it_is_good() {
+        let mut fwknop = phone(holder());
+        let datagram = sealed(access(&["22"]));
+        let Verdict::Asked([request]) =
+            fwknop.on_datagram(at(CLOCK), &packet(SOURCE), datagram.as_bytes())
+        else {
+            panic!("not asked")
+        };
+        let Credential::Fwknop { digest, until } = request.credential else { panic!("not fwknop") };
+        assert!(until > at(CLOCK + 120).wall);
+        let opened = wire::open(
+            datagram.as_bytes(),
+            &key("testkey"),
+            Mode::Cbc,
+            Some((&hmac("hmackey").unwrap().0, Hash::Sha256)),
+        );
+        assert_eq!(digest, opened.unwrap().replay);
+    }
+
+    #[test]
+    fn the_same_datagram_opens_once_wherever_it_comes_from() {
+        let mut fwknop = phone(holder());
+        let datagram = sealed(access(&["22"]));
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["refused: used"]);
+        assert_eq!(told_from(&mut fwknop, "192.0.2.99", &datagram), ["refused: used"]);
+    }
+
+    #[test]
+    fn what_was_refused_is_not_used_up() {
+        let mut fwknop = phone(holder());
+        let datagram = sealed(access(&["22"]));
+        assert_eq!(on(&mut fwknop, CLOCK - 121, &datagram), ["refused: too-far-ahead"]);
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
+    }
+
+    #[test]
+    fn a_client_has_to_send_from_its_networks_to_its_destinations() {
+        let datagram = sealed(access(&["22"]));
+        let from = |from: &[&str]| FwknopClient { from: networks(from), ..holder() };
+        let to = |to: &[&str]| FwknopClient { destination: networks(to), ..holder() };
+        for (holder, expected) in [
+            (from(&["192.0.2.0/24"]), SSH),
+            (from(&["203.0.113.0/24", "192.0.2.2"]), SSH),
+            (from(&["0.0.0.0/0", "192.0.0.0/8", "192.0.2.2/32"]), SSH),
+            (from(&["192.0.2.3", "192.0.2.128/25", "::/0"]), "ignored: fwknop-source"),
+            (to(&["198.51.100.0/30"]), SSH),
+            (to(&["198.51.100.2"]), "ignored: fwknop-source"),
+        ] {
+            assert_eq!(on(&mut phone(holder.clone()), CLOCK, &datagram), [expected], "{holder:?}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_address_does_not_matter_for_where_it_comes_from() {
+        let mut fwknop = phone(FwknopClient { from: networks(&["203.0.113.0/24"]), ..holder() });
+        assert_eq!(on(&mut fwknop, CLOCK, &sealed(access(&["22"]))), ["ignored: fwknop-source"]);
+    }
+
+    #[test]
+    fn a_client_may_have_to_name_itself() {
+        let named = |name: &str| FwknopClient { username: Some(name.to_owned()), ..holder() };
+        let datagram = sealed(access(&["22"]));
+        assert_eq!(on(&mut phone(named("alice")), CLOCK, &datagram), [SSH]);
+        let told = on(&mut phone(named("Alice")), CLOCK, &datagram);
+        assert_eq!(told, ["refused: fwknop-username"]);
+    }
+
+    #[test]
+    fn a_client_opens_nothing_once_it_has_expired() {
+        let doors = [door("ssh", &["22"])];
+        let expires = Some(at(CLOCK).wall);
+        let client = Client { expires, ..client("phone", &["ssh"], holder()) };
+        let mut fwknop = of(&[client], &doors);
+        let datagram = sealed(access(&["22"]));
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["refused: expired"]);
+        assert_eq!(on(&mut fwknop, CLOCK - 1, &datagram), ["0: 0 203.0.113.7"]);
+    }
+
+    #[test]
+    fn a_datagram_is_whose_keys_open_it() {
+        let doors = [door("ssh", &["22"])];
+        let other = FwknopClient { key: key("other"), hmac: hmac("otherhmac"), ..holder() };
+        let unsigned = FwknopClient { key: key("third"), hmac: None, ..holder() };
+        let clients = [
+            client("a", &["ssh"], other.clone()),
+            client("b", &["ssh"], unsigned.clone()),
+            client("c", &["ssh"], holder()),
+        ];
+        let mut fwknop = of(&clients, &doors);
+        for (holder, expected) in [
+            (&other, "0: 0 203.0.113.7"),
+            (&unsigned, "1: 0 203.0.113.7"),
+            (&holder(), "2: 0 203.0.113.7"),
+        ] {
+            let datagram = sealed_by(holder, &request(access(&["22"])));
+            assert_eq!(on(&mut fwknop, CLOCK, &datagram), [expected]);
+        }
+    }
+
+    #[test]
+    fn noise_is_ignored_and_what_a_client_sends_is_refused() {
+        let good = sealed(access(&["22"]));
+        let stranger = FwknopClient { hmac: hmac("strange"), ..holder() };
+        for (datagram, expected) in [
+            ("x".repeat(200), "ignored: fwknop-not-salted"),
+            (good[1..].to_owned(), "ignored: fwknop-not-salted"),
+            (good[..200].to_owned(), "ignored: fwknop-bad-hmac"),
+            (format!("{good}="), "ignored: fwknop-not-canonical"),
+            (sealed_by(&stranger, &request(access(&["22"]))), "ignored: fwknop-bad-hmac"),
+        ] {
+            assert_eq!(on(&mut phone(holder()), CLOCK, &datagram), [expected], "{datagram}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_where_nobody_holds_keys() {
+        let client = Client { fwknop: None, ..client("phone", &["ssh"], holder()) };
+        let mut fwknop = of(&[client], &[door("ssh", &["22"])]);
+        assert!(fwknop.is_empty());
+        let told = on(&mut fwknop, CLOCK, &sealed(access(&["22"])));
+        assert_eq!(told, ["ignored: fwknop-source"]);
+    }
+
+    prop_compose! {
+        fn any_network()(v6: bool, bits: u128, prefix in 0u8..=128) -> Network {
+            // Few addresses, so that networks meet.
+            let bits = bits & 0x3003;
+            if v6 {
+                Network::around(IpAddr::V6(bits.into()), prefix)
+            } else {
+                let bits = u32::try_from(bits).unwrap();
+                Network::around(IpAddr::V4(bits.into()), prefix)
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_finds_those_whose_networks_hold_the_source(
+            from in prop::collection::vec(prop::collection::vec(any_network(), 0..4), 0..8),
+            v6: bool,
+            bits in 0u32..0x4000,
+        ) {
+            let source = if v6 {
+                IpAddr::V6(u128::from(bits).into())
+            } else {
+                IpAddr::V4(bits.into())
+            };
+            let clients: Vec<Client> = from
+                .iter()
+                .map(|from| client("a", &[], FwknopClient { from: from.clone(), ..holder() }))
+                .collect();
+            let fwknop = of(&clients, &[]);
+            let expected: Vec<usize> = (0..from.len())
+                .filter(|place| {
+                    from[*place].is_empty()
+                        || from[*place].iter().any(|network| network.contains(source))
+                })
+                .collect();
+            prop_assert_eq!(fwknop.index.holders_at(source).to_vec(), expected);
+        }
+
+        #[test]
+        fn no_datagram_makes_it_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = phone(holder()).on_datagram(at(CLOCK), &packet(SOURCE), &payload);
+        }
+
+        #[test]
+        fn no_request_makes_it_panic(
+            timestamp in 0u64..1 << 31,
+            address: Option<u32>,
+            ports in prop::collection::vec(1u16.., 1..4),
+            now: u64,
+        ) {
+            let mut request = request(Access {
+                address: address.map(Into::into),
+                ..access(&ports.iter().map(u16::to_string).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>())
+            });
+            request.timestamp = timestamp;
+            let hmac = hmac("hmackey").unwrap();
+            let hmac = Some((&hmac.0, hmac.1));
+            if let Ok(datagram) =
+                wire::seal(&request, Hash::Sha256, &key("testkey"), Mode::Cbc, hmac, [1; 8])
+            {
+                let now = Now { wall: Wall::from_nanos(now), ..Now::default() };
+                let _ = phone(holder()).on_datagram(now, &packet(SOURCE), datagram.as_bytes());
+            }
+        }
+    }
+}
