@@ -206,6 +206,45 @@ fn a_rotating_sequence_is_that_of_the_moment() {
 }
 
 #[test]
+fn a_sequence_that_the_turn_would_cut_waits_for_the_next_one() {
+    let scheme = Scheme::new(Mode::Code { base: 7000, digits: Digits::Six }, 1, 1).unwrap();
+    let directory = with_files(
+        "hosts: {gw: {host: 127.0.0.1, mode: totp, base: 7000, step: 1s, delay: 140ms, \
+         secret_file: s}}",
+        &[("s", SECRET)],
+    );
+    let key = Key::from(&parse_secret(SECRET).unwrap());
+    let began = scheme.step_at(now());
+    // It takes 920 ms of each second, so of some tries most have to wait.
+    for _ in 0..3 {
+        let said = knock_in(directory.path(), &["-v", "gw"]);
+        assert_eq!((said.status, said.err.as_str()), (0, ""));
+        let (waits, knocked) = match said.out.split_once('\n') {
+            Some((line, rest)) if line.starts_with("the sequence changes in ") => (true, rest),
+            _ => (false, said.out.as_str()),
+        };
+        let valid = (began..=scheme.step_at(now())).find(|&step| {
+            let knocks = scheme.knocks(&key, "", step);
+            let expected: String = knocks
+                .iter()
+                .map(|knock| format!("hitting tcp 127.0.0.1:{}\n", knock.port))
+                .collect();
+            expected == knocked
+        });
+        assert!(valid.is_some_and(|step| !waits || step > began), "{}", said.out);
+    }
+}
+
+#[test]
+fn a_request_for_a_free_source_port_names_the_one_that_connects() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let asked = Asked::new(&format!(", wait: {}", listener.local_addr().unwrap().port()));
+    assert_eq!(asked.knock(&["--source-port", "auto", "gw"]).status, 0);
+    let (_, from) = listener.accept().unwrap();
+    assert_eq!(asked.request().source_port, NonZeroU16::new(from.port()));
+}
+
+#[test]
 fn a_code_is_made_from_the_secret() {
     let scheme = Scheme::new(Mode::Code { base: 7000, digits: Digits::Eight }, 30, 1).unwrap();
     let directory = with_files(

@@ -180,6 +180,15 @@ fn the_connection_comes_from_the_port_that_was_asked_for() {
 }
 
 #[test]
+fn a_free_source_port_is_taken_where_any_will_do() {
+    let (port, server) = server(|stream| drop(stream));
+    let mut child = proxy(&["--source-port", "auto"], port);
+    drop(child.stdin.take());
+    assert_eq!(end(child), (Vec::new(), String::new(), 0));
+    server.join().unwrap();
+}
+
+#[test]
 fn a_source_port_that_another_program_uses_is_named() {
     let other = TcpListener::bind("0.0.0.0:0").unwrap();
     let source = other.local_addr().unwrap().port();

@@ -3,19 +3,18 @@
 mod wanted;
 
 use std::ffi::OsString;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{Args, CommandFactory, Parser};
 
 pub use self::wanted::{Code, Wanted};
-use super::settings::{self, AddressWord, PortRange};
+use super::settings::{self, AddressWord, PortRange, SourcePort};
 use super::usage::UsageError;
 use super::{MAX_DELAY, MAX_RETRIES};
-use crate::proto::knock::parse_port;
 use crate::proto::name::Name;
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols};
@@ -74,10 +73,48 @@ pub struct Options {
     #[arg(long, num_args = 2, value_names = ["HOST", "PORT"])]
     proxy: Option<Vec<String>>,
 
-    /// Connect from this port, and ask with --spa that only it is let in
-    #[arg(long, value_name = "PORT", value_parser = parse_port)]
-    source_port: Option<NonZeroU16>,
+    /// Connect from this port, or auto, and ask with --spa that only it is let in
+    #[arg(long, value_name = "PORT")]
+    source_port: Option<SourcePort>,
 
+    /// The door, with --totp and --spa
+    #[arg(long, value_name = "NAME")]
+    door: Option<Name>,
+
+    /// Make a private key, write it to FILE and print the public one
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    keygen: Option<PathBuf>,
+
+    /// Read this hosts file [default: ~/.config/knock/hosts.yaml]
+    #[arg(long, value_name = "FILE")]
+    hosts: Option<PathBuf>,
+
+    /// Print the packets that would be sent, and send none
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// Say what is done
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: (),
+
+    /// Print this help
+    #[arg(short, long, action = clap::ArgAction::HelpShort)]
+    help: (),
+
+    #[command(flatten)]
+    rotation: RotationOptions,
+
+    #[command(flatten)]
+    request: RequestOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sequences that rotate with time")]
+struct RotationOptions {
     /// Knock the sequence that is valid now
     #[arg(long)]
     totp: bool,
@@ -113,11 +150,11 @@ pub struct Options {
     /// How long a rotating sequence is valid [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = settings::step)]
     step: Option<u32>,
+}
 
-    /// The door, with --totp and --spa
-    #[arg(long, value_name = "NAME")]
-    door: Option<Name>,
-
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Requests")]
+struct RequestOptions {
     /// Ask with one encrypted datagram
     #[arg(long)]
     spa: bool,
@@ -145,30 +182,6 @@ pub struct Options {
     /// Ask to close the door instead
     #[arg(long)]
     close: bool,
-
-    /// Make a private key, write it to FILE and print the public one
-    #[arg(long, value_name = "FILE", exclusive = true)]
-    keygen: Option<PathBuf>,
-
-    /// Read this hosts file [default: ~/.config/knock/hosts.yaml]
-    #[arg(long, value_name = "FILE")]
-    hosts: Option<PathBuf>,
-
-    /// Print the packets that would be sent, and send none
-    #[arg(short = 'n', long)]
-    dry_run: bool,
-
-    /// Say what is done
-    #[arg(short, long)]
-    verbose: bool,
-
-    /// Print the version
-    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
-    version: (),
-
-    /// Print this help
-    #[arg(short, long, action = clap::ArgAction::HelpShort)]
-    help: (),
 }
 
 fn delay(text: &str) -> Result<Duration, String> {

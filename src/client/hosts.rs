@@ -333,7 +333,8 @@ mod tests {
             matches!(request.address, Some(Address::Given(given)) if given.iter().count() == 2)
         );
         assert_eq!(request.open_for.unwrap().get(), 300);
-        assert_eq!((*source_port, *wait), (NonZeroU16::new(40_000), NonZeroU16::new(22)));
+        assert_eq!(*source_port, Some("40000".parse().unwrap()));
+        assert_eq!(*wait, NonZeroU16::new(22));
         assert_eq!((*retry, request.close), (Some(5), false));
     }
 
@@ -402,7 +403,7 @@ mod tests {
                 "hosts.yaml:5:45: port 0 is out of range: ports go from 1 to 65535",
                 "hosts.yaml:5:58: a door cannot be open for 0: write whole seconds, as in 30s",
                 "hosts.yaml:5:68: 'perhaps' is neither true nor false",
-                "hosts.yaml:5:90: '65536' does not do here: write a number from 1 to 65535",
+                "hosts.yaml:5:90: port 65536 is out of range: ports go from 1 to 65535",
                 "hosts.yaml:6:27: one address of each family can be asked for: leave out 192.0.2.2",
                 "hosts.yaml:7:27: 'here' is neither auto, nor observed, nor an address",
                 "hosts.yaml:8:27: 0.0.0.0 is not the address of a host",

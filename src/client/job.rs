@@ -1,6 +1,7 @@
 //! What is to be done, all of it known and checked before anything is sent.
 
 use std::io::{self, BufRead, IsTerminal, Read};
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use super::names::Family;
 use super::plan::Plan;
 use super::requests::Requests;
 use super::rotating::Rotating;
-use super::send::Target;
-use super::settings::{Address, Kind, Mode, PortRange, Settings};
+use super::send::{self, Target};
+use super::settings::{Address, Kind, Mode, PortRange, Settings, SourcePort};
 use super::stamps::Stamps;
 use super::usage::{UsageError, WhatToDo};
 use super::voice::Voice;
@@ -60,6 +61,8 @@ pub enum JobError {
     KeyFile(#[from] KeyFileError),
     #[error(transparent)]
     Scheme(#[from] SchemeError),
+    #[error("no port is free to connect from: {0}")]
+    NoFreePort(#[source] io::Error),
     #[error("no code can be asked for: {0}")]
     Ask(#[source] io::Error),
 }
@@ -77,7 +80,12 @@ pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
         None => own,
     };
     let mode = settings.mode.unwrap_or(Mode::Sequence);
-    let builder = Builder { wanted, entry, settings: &settings };
+    let source_port = match settings.source_port {
+        None => None,
+        Some(SourcePort::Fixed(port)) => Some(port),
+        Some(SourcePort::Auto) => Some(send::free_port().map_err(JobError::NoFreePort)?),
+    };
+    let builder = Builder { wanted, entry, settings: &settings, source_port };
     Ok(Job {
         host: entry.map_or(&wanted.host, |entry| &entry.host).clone(),
         attempts: match mode {
@@ -142,6 +150,7 @@ struct Builder<'a> {
     entry: Option<&'a Host>,
     /// What was said in either place.
     settings: &'a Settings,
+    source_port: Option<NonZeroU16>,
 }
 
 impl Builder<'_> {
@@ -239,7 +248,7 @@ impl Builder<'_> {
             door: self.settings.door.clone(),
             open_for: request.open_for,
             close: request.close,
-            source_port: self.settings.source_port,
+            source_port: self.source_port,
             stamps: (!self.wanted.dry_run).then(|| Stamps::of(file)),
         })
     }
@@ -247,7 +256,7 @@ impl Builder<'_> {
     fn then(&self, mode: Mode) -> Result<Then, UsageError> {
         let target = |port| Target {
             port,
-            source_port: self.settings.source_port,
+            source_port: self.source_port,
             retries: self.settings.retry.unwrap_or(RETRIES),
         };
         let own = &self.wanted.settings;

@@ -6,15 +6,15 @@ pub mod cli;
 pub mod hosts;
 mod job;
 mod keys;
-pub mod names;
+mod names;
 pub mod plan;
 mod proxy;
 mod requests;
 mod rotating;
 mod send;
-pub mod settings;
+mod settings;
 mod stamps;
-pub mod usage;
+mod usage;
 mod voice;
 
 use std::io::{self, Write};
@@ -76,14 +76,16 @@ enum Error {
 /// The port stayed shut.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{to} did not accept a connection: gave up after {knocked} {}{}",
+    "{to} did not accept a connection: gave up after {knocked} {}{}{}",
     times(*knocked),
-    once(*opens_once_in)
+    once(*opens_once_in),
+    other(*other_family)
 )]
 struct GaveUp {
     to: SocketAddr,
     knocked: u32,
     opens_once_in: Option<Duration>,
+    other_family: Option<&'static str>,
 }
 
 const fn times(number: u32) -> &'static str {
@@ -95,6 +97,11 @@ fn once(step: Option<Duration>) -> String {
         format!("; each sequence opens once: try again in {} if it did", duration::format(step))
     };
     step.map(hint).unwrap_or_default()
+}
+
+fn other(family: Option<&str>) -> String {
+    let hint = |option| format!("; {option} takes another address of this host");
+    family.map(hint).unwrap_or_default()
 }
 
 impl Error {
@@ -175,17 +182,13 @@ fn run(job: &Job, voice: Voice) -> Result<(), Error> {
     let gave_up = |target: Target, knocked| {
         let mut to = host.address;
         to.set_port(target.port.get());
-        GaveUp { to, knocked, opens_once_in: job.attempts.opens_once_in() }
+        let opens_once_in = job.attempts.opens_once_in();
+        GaveUp { to, knocked, opens_once_in, other_family: host.other_family }
     };
     match job.then {
         Then::Nothing => Ok(sender.send(&attempt()?)?),
         Then::Wait(target) => match sender.send_until_open(target, attempt)? {
-            Waited::Open(stream) => {
-                if target.source_port.is_some() {
-                    send::abort(stream);
-                }
-                Ok(())
-            }
+            Waited::Open(_) => Ok(()),
             Waited::GaveUp { knocked } => Err(Error::GaveUp(gave_up(target, knocked))),
         },
         Then::Proxy(target) => match sender.send_until_open(target, attempt)? {

@@ -49,6 +49,8 @@ pub struct Resolved {
     pub address: SocketAddr,
     /// How many others the host has that could have been used.
     pub others: usize,
+    /// The option that takes an address of the other family, if the host has one.
+    pub other_family: Option<&'static str>,
 }
 
 /// Asks the resolver once.
@@ -70,7 +72,14 @@ pub fn resolve(host: &str, family: Family) -> Result<Resolved, ResolveError> {
 fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
     let mut usable = all.iter().copied().filter(|address| family.takes(address.ip()));
     match (usable.next(), all.first()) {
-        (Some(address), _) => Ok(Resolved { address, others: usable.count() }),
+        (Some(address), _) => {
+            let others: Vec<SocketAddr> = usable.collect();
+            let other_family = others
+                .iter()
+                .any(|other| other.is_ipv4() != address.is_ipv4())
+                .then_some(if address.is_ipv4() { "-6" } else { "-4" });
+            Ok(Resolved { address, others: others.len(), other_family })
+        }
         (None, Some(other)) => {
             let (wanted, option) = match family {
                 Family::V6 => ("IPv6", "-6"),
@@ -208,8 +217,10 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others) in [(Family::Any, 0, 1), (Family::V4, 1, 0), (Family::V6, 0, 0)] {
-            let expected = Resolved { address: all[at], others };
+        for (family, at, others, other_family) in
+            [(Family::Any, 0, 1, Some("-4")), (Family::V4, 1, 0, None), (Family::V6, 0, 0, None)]
+        {
+            let expected = Resolved { address: all[at], others, other_family };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
     }

@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread;
 
+use socket2::SockRef;
+
 /// Why a connection ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -27,6 +29,8 @@ pub enum ProxyError {
 pub fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
     // A key that is pressed shall not wait for the next.
     let _ = stream.set_nodelay(true);
+    // What is still under way when the program ends shall arrive.
+    SockRef::from(stream).set_linger(None).map_err(ProxyError::Connection)?;
     let outgoing = stream.try_clone().map_err(ProxyError::Connection)?;
     let input = duplicate(io::stdin()).map_err(ProxyError::Standard)?;
     let output = duplicate(io::stdout()).map_err(ProxyError::Standard)?;

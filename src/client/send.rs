@@ -43,6 +43,11 @@ fn explain_port(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) => "another program uses it".to_owned(),
         Some(Errno::EACCES) => "ports below 1024 are root's".to_owned(),
+        Some(Errno::EADDRNOTAVAIL) => {
+            "the last connection from there has ended less than a minute ago: \
+             wait, or use another port"
+                .to_owned()
+        }
         _ => explain(error),
     }
 }
@@ -179,7 +184,8 @@ impl<R: FnMut(Progress)> Sender<R> {
         Ok(())
     }
 
-    /// Knocks until the target accepts a connection. `attempt` says what to send, anew for each
+    /// Knocks until the target accepts a connection, which, if it has a source port of its own, is
+    /// broken off when it is dropped. `attempt` says what to send, anew for each
     /// try.
     ///
     /// # Errors
@@ -254,14 +260,21 @@ fn connect(
     within: Duration,
 ) -> Result<io::Result<TcpStream>, SendError> {
     let Some(port) = source_port else { return Ok(TcpStream::connect_timeout(&to, within)) };
-    let socket = bound(to, port).map_err(|source| SendError::SourcePort { port, source })?;
-    Ok(socket.connect_timeout(&SockAddr::from(to), within).map(|()| socket.into()))
+    let wrong = |source| SendError::SourcePort { port, source };
+    let socket = bound(to, port).map_err(wrong)?;
+    match socket.connect_timeout(&SockAddr::from(to), within) {
+        // No later try would fare better.
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(wrong(error)),
+        result => Ok(result.map(|()| socket.into())),
+    }
 }
 
-/// A socket that connects from `port`, also when an earlier connection from there is not forgotten.
+/// A socket that connects from `port`. When it is dropped, its connection is broken off: were it
+/// closed, nothing could connect from there for a minute.
 fn bound(to: SocketAddr, port: NonZeroU16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     let any = match to {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
@@ -270,9 +283,15 @@ fn bound(to: SocketAddr, port: NonZeroU16) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Ends a connection so that its ports can be used again at once.
-pub fn abort(stream: TcpStream) {
-    let _ = Socket::from(stream).set_linger(Some(Duration::ZERO));
+/// A port that nothing uses now.
+///
+/// # Errors
+/// What the kernel says where there is none.
+pub fn free_port() -> io::Result<NonZeroU16> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
+    let port = socket.local_addr()?.as_socket().and_then(|own| NonZeroU16::new(own.port()));
+    port.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Whether a `connect` that failed has sent its SYN all the same: it is under way, or its answer is

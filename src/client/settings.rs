@@ -55,7 +55,7 @@ pub struct Settings {
     pub wait: Option<NonZeroU16>,
     pub retry: Option<u16>,
     /// Of the connection, and of the one that a request lets in.
-    pub source_port: Option<NonZeroU16>,
+    pub source_port: Option<SourcePort>,
     pub door: Option<Name>,
     pub rotation: Rotation,
     pub request: Request,
@@ -146,6 +146,23 @@ impl Request {
             open_for: self.open_for.or(file.open_for),
             close: self.close || file.close,
         }
+    }
+}
+
+/// The port that a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourcePort {
+    /// One that is free.
+    Auto,
+    Fixed(NonZeroU16),
+}
+
+/// Reads `40000` or `auto`.
+impl FromStr for SourcePort {
+    type Err = KnockError;
+
+    fn from_str(text: &str) -> Result<Self, KnockError> {
+        if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::Fixed) }
     }
 }
 

@@ -66,12 +66,6 @@ impl Wanted {
             None => Ok(()),
         }
     }
-
-    /// Whether an option was given that a fixed sequence has no use for.
-    #[must_use]
-    pub fn has_mode_options(&self) -> bool {
-        self.check_mode(Mode::Sequence, &WhatToDo::Add).is_err()
-    }
 }
 
 impl Options {
@@ -104,7 +98,7 @@ impl Options {
             dry_run: self.dry_run,
             verbose: self.verbose,
             bound: self.bound(),
-            code: self.code.map(|text| match text.as_str() {
+            code: self.rotation.code.map(|text| match text.as_str() {
                 "-" => Code::Ask,
                 _ => Code::Typed(text),
             }),
@@ -135,9 +129,9 @@ impl Options {
     /// The mode that the command line asks for; `None`: the hosts file says which.
     fn mode(&self) -> Result<Option<Mode>, UsageError> {
         let asked: Vec<(&str, Mode)> = [
-            ("--totp", Mode::Totp, self.totp),
-            ("--code", Mode::Totp, self.code.is_some()),
-            ("--spa", Mode::Spa, self.spa),
+            ("--totp", Mode::Totp, self.rotation.totp),
+            ("--code", Mode::Totp, self.rotation.code.is_some()),
+            ("--spa", Mode::Spa, self.request.spa),
         ]
         .into_iter()
         .filter_map(|(option, mode, given)| given.then_some((option, mode)))
@@ -156,15 +150,15 @@ impl Options {
 
     /// Two options of which one makes the other pointless.
     fn check_together(&self) -> Result<(), UsageError> {
-        let ports = ("--ports", self.ports.is_some());
-        let length = ("--length", self.length.is_some());
-        let protocol = ("--protocol", self.protocol.is_some());
-        let digits = ("--digits", self.digits.is_some());
-        let base = ("--base", self.base.is_some());
-        let code = ("--code", self.code.is_some());
+        let ports = ("--ports", self.rotation.ports.is_some());
+        let length = ("--length", self.rotation.length.is_some());
+        let protocol = ("--protocol", self.rotation.protocol.is_some());
+        let digits = ("--digits", self.rotation.digits.is_some());
+        let base = ("--base", self.rotation.base.is_some());
+        let code = ("--code", self.rotation.code.is_some());
         let wait = ("--wait", self.wait.is_some());
         let proxy = ("--proxy", self.proxy.is_some());
-        let close = ("--close", self.close);
+        let close = ("--close", self.request.close);
         let table = [
             (ports, base, "keep the one that the door has"),
             (length, base, "a code's digits say how many knocks there are"),
@@ -174,13 +168,13 @@ impl Options {
             (length, code, "a code's digits say how many knocks there are"),
             (protocol, code, "a code is knocked over tcp"),
             (digits, code, "the code shows how many digits it has"),
-            (("--step", self.step.is_some()), code, "the code is of its step already"),
+            (("--step", self.rotation.step.is_some()), code, "the code is of its step already"),
             (
-                ("--secret-file", self.secret_file.is_some()),
+                ("--secret-file", self.rotation.secret_file.is_some()),
                 code,
                 "with the secret, --totp makes the code by itself",
             ),
-            (("--open-for", self.open_for.is_some()), close, "nothing opens"),
+            (("--open-for", self.request.open_for.is_some()), close, "nothing opens"),
             (wait, close, "nothing opens"),
             (proxy, close, "nothing opens"),
             (wait, proxy, "--proxy waits for its own port"),
@@ -201,19 +195,19 @@ impl Options {
             ("--udp", FIXED, self.udp),
             ("--delay", KNOCKS, self.delay.is_some()),
             ("--door", &[Mode::Totp, Mode::Spa], self.door.is_some()),
-            ("--secret-file", TOTP, self.secret_file.is_some()),
-            ("--ports", TOTP, self.ports.is_some()),
-            ("--length", TOTP, self.length.is_some()),
-            ("--protocol", TOTP, self.protocol.is_some()),
-            ("--base", TOTP, self.base.is_some()),
-            ("--digits", TOTP, self.digits.is_some()),
-            ("--step", TOTP, self.step.is_some()),
-            ("--server-key", SPA, self.server_key.is_some()),
-            ("--key", SPA, self.key.is_some()),
-            ("--spa-port", SPA, self.spa_port.is_some()),
-            ("--address", SPA, !self.address.is_empty()),
-            ("--open-for", SPA, self.open_for.is_some()),
-            ("--close", SPA, self.close),
+            ("--secret-file", TOTP, self.rotation.secret_file.is_some()),
+            ("--ports", TOTP, self.rotation.ports.is_some()),
+            ("--length", TOTP, self.rotation.length.is_some()),
+            ("--protocol", TOTP, self.rotation.protocol.is_some()),
+            ("--base", TOTP, self.rotation.base.is_some()),
+            ("--digits", TOTP, self.rotation.digits.is_some()),
+            ("--step", TOTP, self.rotation.step.is_some()),
+            ("--server-key", SPA, self.request.server_key.is_some()),
+            ("--key", SPA, self.request.key.is_some()),
+            ("--spa-port", SPA, self.request.spa_port.is_some()),
+            ("--address", SPA, !self.request.address.is_empty()),
+            ("--open-for", SPA, self.request.open_for.is_some()),
+            ("--close", SPA, self.request.close),
         ]
         .into_iter()
         .filter_map(|(option, modes, given)| given.then_some((option, modes)))
@@ -242,20 +236,20 @@ impl Options {
             source_port: self.source_port,
             door: self.door.clone(),
             rotation: Rotation {
-                kind: self.ports.map(Kind::Ports).or(self.base.map(Kind::Code)),
-                length: self.length,
-                protocol: self.protocol,
-                digits: self.digits,
-                step: self.step,
-                secret_file: self.secret_file.clone(),
+                kind: self.rotation.ports.map(Kind::Ports).or(self.rotation.base.map(Kind::Code)),
+                length: self.rotation.length,
+                protocol: self.rotation.protocol,
+                digits: self.rotation.digits,
+                step: self.rotation.step,
+                secret_file: self.rotation.secret_file.clone(),
             },
             request: Request {
-                server_key: self.server_key,
-                key_file: self.key.clone(),
-                port: self.spa_port,
-                address: Address::of(&self.address)?,
-                open_for: self.open_for,
-                close: self.close,
+                server_key: self.request.server_key,
+                key_file: self.request.key.clone(),
+                port: self.request.spa_port,
+                address: Address::of(&self.request.address)?,
+                open_for: self.request.open_for,
+                close: self.request.close,
             },
         })
     }

@@ -81,8 +81,8 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
         mode: Some(mode),
         delay: Some(reader.delay().unwrap_or(DELAY)),
         wait: reader.read("wait", tcp_port),
-        retry: reader.number("retry", 0, MAX_RETRIES),
-        source_port: reader.number("source_port", 1, u16::MAX).and_then(NonZeroU16::new),
+        retry: reader.retry(),
+        source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         door: reader.read("door", |node| node.parsed("the name of a door")),
         ..Settings::default()
     };
@@ -139,9 +139,9 @@ impl Reader<'_> {
         self.problems.keep(reader(node))
     }
 
-    fn number(&mut self, key: &str, low: u16, high: u16) -> Option<u16> {
-        let number = self.read(key, |node| node.integer(low.into(), high.into()))?;
-        u16::try_from(number).ok()
+    fn retry(&mut self) -> Option<u16> {
+        let retry = self.read("retry", |node| node.integer(0, MAX_RETRIES.into()))?;
+        u16::try_from(retry).ok()
     }
 
     /// A path, of which the hosts file's directory is the start.
