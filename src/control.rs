@@ -140,6 +140,9 @@ pub struct DoorStatus {
     pub via: String,
     /// How many addresses it is open for.
     pub open: usize,
+    /// How many one-time sequences are left, where it opens by those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequences_left: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -93,6 +93,12 @@ fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
             1 => "1 address".to_owned(),
             many => format!("{many} addresses"),
         };
+        let open = match door.sequences_left {
+            None => open,
+            Some(0) => format!("{open}; no one-time sequence is left"),
+            Some(1) => format!("{open}; 1 one-time sequence is left"),
+            Some(left) => format!("{open}; {left} one-time sequences are left"),
+        };
         vec![door.door.to_string(), opens, door.via.clone(), open]
     }));
     table(out, &rows)

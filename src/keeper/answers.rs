@@ -169,6 +169,7 @@ impl Keeper {
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
             via: door.opening.how.to_string(),
             open: grants.iter().filter(|grant| grant.place.door == *door.name()).count(),
+            sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });
         let grants = grants.iter().map(|grant| GrantStatus {
             door: grant.place.door.clone(),

@@ -225,6 +225,15 @@ impl Doors {
         Ok(())
     }
 
+    /// Notes that something could not be done, for every address that it was asked for.
+    pub(super) fn fail(&mut self, now: Now, ask: &Ask, why: &str) {
+        for &address in &ask.addresses {
+            let place = ask.place(address);
+            error!(source = %address, door = %place.door, event = "failed", "not opened: {why}");
+            self.books.note(now, &place, &ask.opener, Event::Failed, why);
+        }
+    }
+
     /// Notes that something may not be done, for every address that it was asked for.
     pub(super) fn refuse_all(&mut self, now: Now, ask: &Ask, reason: Reason) -> Reason {
         for &address in &ask.addresses {

@@ -14,6 +14,7 @@ mod doors;
 mod interfaces;
 mod mark;
 mod names;
+mod one_time;
 mod reload;
 mod run;
 mod sets;

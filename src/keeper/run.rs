@@ -17,6 +17,7 @@ use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::Doors;
 use super::mark::Mark;
 use super::names::Names;
+use super::one_time::Lists;
 use super::reload::Trial;
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
@@ -25,6 +26,7 @@ use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
 use crate::firewall::command::LIMIT;
+use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
@@ -94,6 +96,7 @@ pub(super) struct Keeper {
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
     pub(super) mark: Mark,
+    pub(super) lists: Lists,
     // Removed, and unlocked, when the daemon ends.
     _pid_file: PidFile,
 }
@@ -187,6 +190,7 @@ impl Keeper {
             reload_again: false,
             trial: locked_until.map(Trial::of_start),
             mark,
+            lists: Lists::default(),
             _pid_file: pid_file,
         })
     }
@@ -206,6 +210,7 @@ impl Keeper {
                 self.act(now, notice)?;
             }
             self.doors.poll(now);
+            self.look_after_lists(now);
             self.serve(now);
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
@@ -222,8 +227,12 @@ impl Keeper {
     fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
         match notice {
             Notice::Asked(ask) => {
-                // A refusal has been logged.
-                let _ = self.doors.ask(now, &ask);
+                if ask.opener.by == By::OneTimeSequence {
+                    self.use_line(now, &ask);
+                } else {
+                    // A refusal has been logged.
+                    let _ = self.doors.ask(now, &ask);
+                }
                 if let Some(names) = &self.names {
                     ask.addresses.iter().for_each(|&address| names.look_up(address));
                 }
@@ -256,6 +265,7 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        self.follow_lists(now, config);
         tell_systemd(&[NotifyState::Ready]);
         Ok(())
     }
@@ -297,6 +307,7 @@ impl Keeper {
             self.doors.next_deadline(),
             self.control.next_deadline(now),
             self.trial_ends(),
+            self.lists.next_deadline(),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
