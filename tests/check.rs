@@ -1,6 +1,7 @@
 //! `knockctl check` and `knockd -t`, as they are used.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use assert_cmd::Command;
@@ -64,6 +65,52 @@ doors.yaml: 2 doors, no errors, no warnings
 "#]]
         .raw()
     );
+}
+
+#[test]
+fn a_door_is_described_with_every_way_to_open_it() {
+    let (directory, path) = file(
+        "knockd: {spa: {port: 62000-62999}}
+clients:
+  phone: {doors: [code, any], totp: {secret: JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP}}
+  laptop: {doors: [any], spa: {public_key: ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=}}
+  router: {doors: [any], fwknop: {key: a, hmac_key: b}}
+doors:
+  any: {sequence: [201, 403, 302], totp: {ports: 20000-29999}, spa: true, fwknop: true, start_command: echo}
+  code: {totp: {mode: code, base: 7000}, start_command: echo}
+  list: {one_time_sequences: DIR/list, start_command: echo}
+  none: {one_time_sequences: DIR/none, start_command: echo}
+",
+    );
+    let place = directory.path().display().to_string();
+    let text = fs::read_to_string(&path).unwrap().replace("DIR", &place);
+    for (name, text) in [
+        ("doors.yaml", text.as_str()),
+        ("list", "#1,3,2\n 601,803,702\n 5,7,6\n"),
+        ("none", "#1,3,2\n"),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let output =
+        Command::cargo_bin("knockctl").unwrap().arg("-c").arg(path).arg("check").output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap().replace(&place, "DIR");
+    assert_data_eq!(output, str![[r#"
+any: 201/tcp 403/tcp 302/tcp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
+    or 4 knocks on 20000-29999 tcp, new every 30s, by 1 client; within 25s; a scan in random order opens it 1 time in 333,233,340,000
+    or a datagram to 62000-62999/udp, by 1 client
+    or a request of fwknop's to 62201/udp, by 1 client
+    runs echo
+code: a code of 6 digits on 7000-7099 tcp, new every 30s, by 1 client; within 25s; a scan in random order opens it 1 time in 22,222
+    runs echo
+list: line 2 of DIR/list, 2 sequences left; within 25s; a scan in random order opens it 1 time in 9,702
+    runs echo
+none: nothing any more: no sequence is left in DIR/none
+    runs echo
+DIR/doors.yaml: 4 doors, 3 clients, no errors, 1 warning
+
+"#]].raw());
 }
 
 #[test]

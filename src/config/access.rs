@@ -61,34 +61,37 @@ impl Way {
 /// Takes time in proportion to the doors that clients name.
 pub(super) fn check(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
-    let doors: HashMap<&Name, &(Door, DoorPlaces)> =
-        doors.iter().map(|door| (door.0.name(), door)).collect();
+    let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
+    found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
+    found
+}
+
+/// The doors that take what no client of theirs has, as warnings.
+pub(super) fn unopened(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
     let mut opened: HashSet<(&Name, Way)> = HashSet::new();
-    for (client, places) in clients {
-        found.extend(useless_doors(client, places, &doors));
+    for (client, _) in clients {
         let ways = Way::ALL.into_iter().filter(|way| way.is_held_by(client));
         opened.extend(ways.flat_map(|way| client.doors.iter().map(move |door| (door, way))));
     }
-    let mut names: Vec<&Name> = doors.keys().copied().collect();
-    names.sort_unstable();
-    for name in names {
-        let Some((door, places)) = doors.get(name) else { continue };
+    let mut found = Vec::new();
+    for (door, places) in doors {
+        let name = door.name();
         let ways = Way::ALL.into_iter().filter(|way| way.opens(door));
         found.extend(ways.filter(|way| !opened.contains(&(name, *way))).map(|way| {
             let at = way.place(places).unwrap_or(&places.name);
-            let warning =
-                at.warning(format!("no client may open door '{name}' by {}", way.as_str()));
-            warning.help("write one under 'clients:'; 'knockctl enroll' does it for you")
+            let message = format!("no client may open door '{name}' by {}", way.as_str());
+            let help = "write one under 'clients:'; 'knockctl enroll' does it for you";
+            at.warning(message).help(help)
         }));
     }
     found
 }
 
 /// The doors that a client names in vain, and what it holds in vain.
-fn useless_doors(
+fn useless(
     client: &Client,
     places: &ClientPlaces,
-    doors: &HashMap<&Name, &(Door, DoorPlaces)>,
+    doors: &HashMap<&Name, &Door>,
 ) -> Vec<Diagnostic> {
     // A door that is not here has errors of its own.
     let own: Vec<_> = client.doors.iter().map(|name| doors.get(name)).collect();
@@ -97,8 +100,8 @@ fn useless_doors(
         .iter()
         .zip(&places.doors)
         .filter_map(|(door, at)| Some((door.as_ref()?, at)))
-        .filter(|((door, _), _)| !Way::ALL.iter().any(|way| opens(*way, door)))
-        .map(|((door, _), at)| {
+        .filter(|(door, _)| !Way::ALL.iter().any(|way| opens(*way, door)))
+        .map(|(door, at)| {
             let message =
                 format!("door '{}' takes nothing that client '{}' has", door.name(), client.name);
             let takes = Way::ALL.iter().filter(|way| way.opens(door)).map(|way| way.as_str());
@@ -120,7 +123,7 @@ fn useless_doors(
             (Way::Fwknop, places.fwknop.as_ref()),
         ];
         found.extend(held.into_iter().filter_map(|(way, at)| {
-            let vain = at.filter(|_| !own.iter().flatten().any(|(door, _)| way.opens(door)))?;
+            let vain = at.filter(|_| !own.iter().flatten().any(|door| way.opens(door)))?;
             let message = format!("no door of client '{}' takes {}", client.name, way.as_str());
             Some(vain.warning(message).without_line())
         }));

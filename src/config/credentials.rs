@@ -175,8 +175,10 @@ pub(super) fn read_totp(
         let error = node.at.error("totp has no secret").without_line();
         problems.push(error.help("write secret_file, or let 'knockctl enroll' make one"));
     }
-    let old = problems.keep(both(old?, until?, ("old_secret_file", "old_until"), mapping))?;
-    Some(TotpClient { secret: current??, old })
+    let old = old.zip(until).and_then(|(old, until)| {
+        problems.keep(both(old, until, ("old_secret_file", "old_until"), mapping))
+    });
+    Some(TotpClient { secret: current??, old: old? })
 }
 
 /// Two values of which none makes sense alone.
@@ -221,7 +223,7 @@ pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Option<(SpaClien
     let address = read_policy(mapping, problems);
     let Some(given) = mapping.value("public_key") else {
         if meant.is_empty() {
-            let error = node.at.error("spa has no public_key");
+            let error = node.at.error("spa has no public_key").without_line();
             problems.push(error.help("write the one that 'knock --keygen' printed"));
         }
         return None;

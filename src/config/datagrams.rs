@@ -83,11 +83,13 @@ pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Option<Spa> {
     };
     let max_age = read_time(mapping, "max_age", SECOND, problems);
     let max_ahead = read_time(mapping, "max_ahead", Duration::ZERO, problems);
-    let old = both(old_key_file?, until?, ("old_key_file", "old_until"), mapping);
+    let old = old_key_file.zip(until).and_then(|(file, until)| {
+        problems.keep(both(file, until, ("old_key_file", "old_until"), mapping))
+    });
     Some(Spa {
         ports: ports?,
         key_file: key_file?.unwrap_or(default.key_file),
-        old_key: problems.keep(old)?,
+        old_key: old?,
         max_age: max_age?.unwrap_or(default.max_age),
         max_ahead: max_ahead?.unwrap_or(default.max_ahead),
     })

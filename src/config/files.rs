@@ -147,7 +147,7 @@ pub(super) fn read_named(
         Named::Sequences => OTHERS_WRITE,
     };
     if let Some((message, help)) = unsafe_to_read(path, &metadata, forbidden, options) {
-        return Err(at.error(format!("{shown} {message}")).help(help));
+        return Err(at.error(format!("{shown}: {message}")).help(help));
     }
     let file = File::open(path).map_err(|error| fail(&error))?;
     let most = match what {
@@ -220,7 +220,8 @@ fn unsafe_to_read(
         (message, format!("run: chown root {shown}"))
     } else if mode & OTHERS_WRITE & forbidden != 0 {
         let message = format!("others than its owner can write it (mode {mode:04o})");
-        (message, format!("run: chmod go-w {shown}"))
+        let change = if forbidden & OTHERS_READ == 0 { "go-w" } else { "go-rwx" };
+        (message, format!("run: chmod {change} {shown}"))
     } else if mode & OTHERS_READ & forbidden != 0 {
         let message = format!("others than its owner can read it (mode {mode:04o})");
         (message, format!("run: chmod go-rwx {shown}"))

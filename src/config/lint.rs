@@ -1,13 +1,18 @@
 //! What is allowed in a configuration and yet hardly wanted.
 
+mod rotating;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use rotating::Rotating;
+pub use rotating::scan_odds as rotating_odds;
+
 use super::diagnostic::{Diagnostic, Place};
 use super::load::Loaded;
 use super::watch::watch_sets;
-use super::{Door, DoorPlaces, Recognition};
+use super::{Config, Door, DoorPlaces, Name, Recognition};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
@@ -45,23 +50,61 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
         warnings.extend(doors.opened_on_the_way(index, one));
     }
     warnings.extend(doors.shared_prefixes());
+    warnings.extend(rotating_doubts(loaded, &doors, &host.listening));
+    warnings
+}
+
+/// How many clients each door has whose sequences rotate.
+#[must_use]
+pub fn rotating_clients(config: &Config) -> HashMap<&Name, usize> {
+    let mut clients = HashMap::new();
+    for client in config.clients.iter().filter(|client| client.totp.is_some()) {
+        for door in &client.doors {
+            *clients.entry(door).or_default() += 1;
+        }
+    }
+    clients
+}
+
+fn rotating_doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) -> Vec<Diagnostic> {
+    let clients = rotating_clients(&loaded.config);
+    let all: Vec<Rotating<'_>> = doors
+        .all
+        .iter()
+        .filter_map(|one| {
+            let clients = clients.get(one.door.name()).copied().unwrap_or_default();
+            Rotating::new(one.door, one.places, clients)
+        })
+        .collect();
+    let opens: PortSet = doors.openers.keys().copied().collect();
+    let locked_out = loaded.config.settings.lockout.is_some();
+    let mut warnings = rotating::shared_ranges(&all);
+    for one in &all {
+        warnings.extend(rotating::refused_by_browsers(*one));
+        warnings.extend(rotating::soon_guessed(*one, locked_out));
+        warnings.extend(rotating::used_ports(*one, listening, &opens));
+    }
+    for (knock, at) in doors.all.iter().flat_map(Linted::knocks) {
+        warnings.extend(all.iter().find_map(|one| rotating::knocked_on(*one, knock, at)));
+    }
     warnings
 }
 
 /// How likely a port scan in random order is to open a door.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Odds {
-    /// A scan knocks on each port once; the sequence needs one of them twice.
+    /// A scan knocks on each port once; the sequence needs one of them twice, or there is none.
     Never,
     OneIn(f64),
 }
 
-/// The odds of a door that watches these ports: w (w - 1) ... (w - n + 2) to one for n knocks.
+/// The odds of the fixed sequence of a door that watches these ports: w (w - 1) ... (w - n + 2) to
+/// one for n knocks.
 #[must_use]
 pub fn scan_odds(door: &Recognition, watched: &PortSet) -> Odds {
     let mut knocks = door.sequence.clone();
     knocks.sort_unstable();
-    if knocks.windows(2).any(|pair| pair[0] == pair[1]) {
+    if knocks.is_empty() || knocks.windows(2).any(|pair| pair[0] == pair[1]) {
         return Odds::Never;
     }
     let ports = (0..watched.len())
@@ -99,12 +142,12 @@ struct Linted<'a> {
     watched: &'a PortSet,
 }
 
-impl Linted<'_> {
-    fn sequence(&self) -> &[Knock] {
+impl<'a> Linted<'a> {
+    fn sequence(&self) -> &'a [Knock] {
         &self.door.recognition.sequence
     }
 
-    fn knocks(&self) -> impl Iterator<Item = (Knock, &Place)> {
+    fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)
     }
 }
@@ -178,7 +221,7 @@ fn watches_between(watched: &PortSet, from: Knock, to: Knock) -> bool {
 }
 
 fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
-    if one.door.recognition.trip_wires > 0 {
+    if one.door.recognition.trip_wires > 0 || one.sequence().is_empty() {
         return None;
     }
     let odds = scan_odds(&one.door.recognition, one.watched);

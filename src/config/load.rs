@@ -198,6 +198,7 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
     let templates = read_templates(&templates.entries, problems);
     let names: HashSet<&str> = doors.entries.iter().map(|entry| entry.key.as_str()).collect();
     let mut secrets = Secrets::new(options);
+    let written = clients.entries.len();
     let clients: Vec<_> = clients
         .entries
         .iter()
@@ -216,6 +217,10 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
         );
     }
     problems.extend(access::check(&clients, &doors));
+    // Whoever is not here may be one with mistakes.
+    if clients.len() == written {
+        problems.extend(access::unopened(&clients, &doors));
+    }
     problems.extend(without_effect(&settings.entries, &doors));
     sorted(Parts { settings: read, interfaces, doors, clients })
 }

@@ -44,9 +44,10 @@ pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Option<Scheme
         Kind::Ports => read_ports_mode(mapping, node, &meant, problems),
         Kind::Code => read_code_mode(mapping, node, &meant, problems),
     };
-    let step = match read_time(mapping, "step", Duration::from_secs(1), problems)? {
-        Some(step) => problems.keep(whole_seconds(step, mapping)),
-        None => Some(STEP),
+    let step = match read_time(mapping, "step", Duration::from_secs(1), problems) {
+        Some(Some(step)) => problems.keep(whole_seconds(step, mapping)),
+        Some(None) => Some(STEP),
+        None => None,
     };
     let skew = read_number(mapping, "skew", SKEWS.into_inner(), SKEW, problems);
     let (mode, step, skew) = (mode?, u32::try_from(step?).ok()?, u8::try_from(skew?).ok()?);
@@ -123,7 +124,11 @@ fn read_code_mode(
         }
     };
     let digits = match mapping.value("digits") {
-        Some(node) => problems.keep(node.one_of(&[("6", Digits::Six), ("8", Digits::Eight)])),
+        Some(node) => problems.keep(node.read("6 or 8", |text| match text {
+            "6" => Ok(Digits::Six),
+            "8" => Ok(Digits::Eight),
+            _ => Err(format!("a code has 6 or 8 digits, not '{text}'")),
+        })),
         None => Some(Digits::Six),
     };
     Some(Mode::Code { base: u16::try_from(base?).ok()?, digits: digits? })

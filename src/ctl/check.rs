@@ -2,6 +2,7 @@
 
 mod guard;
 mod ruleset;
+mod ways;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,12 +10,12 @@ use std::process::ExitCode;
 
 use guard::{Around, doubts};
 use ruleset::Ruleset;
+use ways::ways;
 
 use super::host;
 use crate::config::diagnostic::{Diagnostic, Problems};
-use crate::config::lint::{Host, Odds, lint, scan_odds};
+use crate::config::lint::{Host, lint};
 use crate::config::load::{Loaded, Options, load};
-use crate::config::watch::watch_sets;
 use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair};
 use crate::proto::duration;
 
@@ -60,32 +61,36 @@ fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic]) -> io::Result<()
     }
     let mut output = io::stdout().lock();
     let doors = &loaded.config.doors;
-    let watched = watch_sets(doors.iter().map(|door| &door.recognition));
-    for (door, watched) in doors.iter().zip(&watched) {
-        describe(&mut output, door, scan_odds(&door.recognition, watched))?;
+    let ways = ways(&loaded.config);
+    for (door, ways) in doors.iter().zip(&ways) {
+        let (first, others) = ways
+            .split_first()
+            .map_or(("", [].as_slice()), |(first, others)| (first.as_str(), others));
+        writeln!(output, "{}: {first}", door.name())?;
+        for other in others {
+            writeln!(output, "    or {other}")?;
+        }
+        describe(&mut output, door)?;
     }
-    let count = |number: usize, of: &str| match number {
-        0 => format!("no {of}s"),
-        1 => format!("1 {of}"),
-        _ => format!("{number} {of}s"),
+    let clients = match loaded.config.clients.len() {
+        0 => String::new(),
+        number => format!(", {}", count(number, "client")),
     };
     let (doors, warnings) = (count(doors.len(), "door"), count(warnings.len(), "warning"));
-    writeln!(output, "{}: {doors}, no errors, {warnings}", path.display())?;
+    writeln!(output, "{}: {doors}{clients}, no errors, {warnings}", path.display())?;
     output.flush()
 }
 
-fn describe(output: &mut impl Write, door: &Door, odds: Odds) -> io::Result<()> {
-    let (recognition, opening) = (&door.recognition, &door.opening);
-    let sequence: Vec<_> = recognition.sequence.iter().map(ToString::to_string).collect();
-    let stages =
-        if sequence.len() == 1 { "1 stage" } else { &format!("{} stages", sequence.len()) };
-    let within = duration::format(recognition.seq_timeout);
-    writeln!(
-        output,
-        "{}: {}; {stages} within {within}; a scan in random order opens it {odds}",
-        door.name(),
-        sequence.join(" ")
-    )?;
+fn count(number: usize, of: &str) -> String {
+    match number {
+        0 => format!("no {of}s"),
+        1 => format!("1 {of}"),
+        _ => format!("{number} {of}s"),
+    }
+}
+
+fn describe(output: &mut impl Write, door: &Door) -> io::Result<()> {
+    let opening = &door.opening;
     let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
     let (ports, after) = (ports.join(" "), duration::format(opening.open_for));
     match &opening.how {

@@ -1,0 +1,249 @@
+//! What is doubtful about rotating sequences, and how likely luck opens their doors.
+
+use std::num::NonZeroU16;
+
+use super::{NAMED, Odds, ports_of};
+use crate::config::diagnostic::{Diagnostic, Place};
+use crate::config::{Door, DoorPlaces, Lockout, Name};
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::ports::PortSet;
+use crate::proto::totp::{Digits, Mode, Scheme};
+
+/// A door with rotating sequences.
+#[derive(Clone, Copy)]
+pub(super) struct Rotating<'a> {
+    pub name: &'a Name,
+    pub at: &'a Place,
+    pub scheme: Scheme,
+    pub lockout: Option<Lockout>,
+    /// How many clients have sequences here.
+    pub clients: usize,
+}
+
+impl<'a> Rotating<'a> {
+    /// `None`: its sequences do not rotate.
+    pub(super) fn new(door: &'a Door, places: &'a DoorPlaces, clients: usize) -> Option<Self> {
+        Some(Self {
+            name: door.name(),
+            at: places.totp.as_ref().unwrap_or(&places.name),
+            scheme: door.recognition.totp?,
+            lockout: door.recognition.lockout,
+            clients,
+        })
+    }
+}
+
+/// The odds that a port scan in random order completes a sequence of one of `clients`, before a
+/// lockout ends it.
+#[must_use]
+pub fn scan_odds(scheme: &Scheme, clients: usize, lockout: Option<Lockout>) -> Odds {
+    let length = scheme.length();
+    let ports = (0..scheme.watched().len()).rev().map(|below| wide(below) + 1.0);
+    let whole: f64 = ports.take(length.saturating_sub(1)).product();
+    let single = match lockout {
+        // Of each `length` knocks that are no sequence a failure is made.
+        Some(Lockout { failures, .. }) => {
+            whole.max(sequences(scheme) / (f64::from(failures) * wide(length)))
+        }
+        None => whole,
+    };
+    Odds::OneIn(single / valid(scheme, clients))
+}
+
+/// How many sequences there are to guess from.
+fn sequences(scheme: &Scheme) -> f64 {
+    match scheme.mode() {
+        Mode::Ports { .. } => {
+            let length = u8::try_from(scheme.length()).unwrap_or(u8::MAX);
+            wide(scheme.watched().len()).powi(length.into())
+        }
+        Mode::Code { digits: Digits::Six, .. } => 1e6,
+        Mode::Code { digits: Digits::Eight, .. } => 1e8,
+    }
+}
+
+/// How many of them are valid at a time.
+fn valid(scheme: &Scheme, clients: usize) -> f64 {
+    wide(clients.max(1)) * f64::from(2 * u32::from(scheme.skew()) + 1)
+}
+
+fn wide(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// Ports to which browsers connect for nobody (Fetch Standard, "port blocking").
+const BAD_PORTS: [u16; 83] = [
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101,
+    102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427,
+    465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990,
+    993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667,
+    6668, 6669, 6679, 6697, 10080,
+];
+
+/// Codes that nobody can knock with a browser.
+pub(super) fn refused_by_browsers(one: Rotating<'_>) -> Option<Diagnostic> {
+    let Mode::Code { base, .. } = one.scheme.mode() else { return None };
+    let range = base..=base.saturating_add(99);
+    let bad: Vec<u16> = BAD_PORTS.into_iter().filter(|port| range.contains(port)).collect();
+    let first = bad.first()?;
+    let more = if bad.len() > NAMED { " and others" } else { "" };
+    let named: Vec<_> = bad.iter().take(NAMED).map(ToString::to_string).collect();
+    let message = format!(
+        "browsers refuse to connect to {}{more}: they knock no code with {:02} in it",
+        named.join(", "),
+        first - base
+    );
+    let next = (base.max(1024)..=u16::MAX - 99)
+        .chain([7000])
+        .find(|base| !BAD_PORTS.iter().any(|port| (*base..=*base + 99).contains(port)));
+    let help = format!("write for example base: {}", next.unwrap_or(7000));
+    Some(one.at.warning(message).help(help))
+}
+
+/// How many knocks one source may make in a second.
+const KNOCKS_A_SECOND: f64 = 1e5;
+const DAY: f64 = 86_400.0;
+
+/// Sequences that somebody guesses who only goes on long enough.
+pub(super) fn soon_guessed(one: Rotating<'_>, locked_out: bool) -> Option<Diagnostic> {
+    if locked_out || matches!(one.scheme.mode(), Mode::Code { .. }) {
+        return None;
+    }
+    let days = sequences(&one.scheme) / valid(&one.scheme, one.clients) / KNOCKS_A_SECOND / DAY;
+    if days > 1000.0 {
+        return None;
+    }
+    let when = match days {
+        ..1.0 => "a day".to_owned(),
+        _ => format!("{days:.0} days"),
+    };
+    let message = format!("whoever knocks 100,000 times a second guesses a sequence within {when}");
+    let help = "widen 'ports', write a greater 'length', or a 'lockout' under 'knockd:'";
+    Some(one.at.warning(message).help(help))
+}
+
+/// Ports of the range that are in use: whoever uses them knocks.
+pub(super) fn used_ports(
+    one: Rotating<'_>,
+    listening: &PortSet,
+    opens: &PortSet,
+) -> Vec<Diagnostic> {
+    let range = one.scheme.watched();
+    let warn = |what: &str, used: &PortSet| {
+        let common = |protocol| {
+            ports_of(used, protocol).filter(|knock| range.contains(*knock)).collect::<Vec<_>>()
+        };
+        let mut common: Vec<Knock> = Protocol::ALL.into_iter().flat_map(common).collect();
+        if common.is_empty() {
+            return None;
+        }
+        let more = if common.len() > NAMED { " and others" } else { "" };
+        common.truncate(NAMED);
+        let common: Vec<_> = common.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "{what} {}{more}, which is in this range: whoever uses it knocks",
+            common.join(", ")
+        );
+        Some(one.at.warning(message).help("name a range of ports that nothing else uses"))
+    };
+    let both = [warn("something listens on", listening), warn("a door opens", opens)];
+    both.into_iter().flatten().collect()
+}
+
+/// A fixed knock within the range of rotating ones.
+pub(super) fn knocked_on(one: Rotating<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
+    let inside = one.scheme.watched().contains(knock);
+    inside.then(|| {
+        let message = format!(
+            "{knock} is in the range of the rotating sequences of door '{}': it breaks those off",
+            one.name
+        );
+        at.warning(message).help("knock on a port outside of that range")
+    })
+}
+
+/// Doors with a failure budget, and doors whose sequences use that up.
+pub(super) fn shared_ranges(all: &[Rotating<'_>]) -> Vec<Diagnostic> {
+    let mut sorted: Vec<(NonZeroU16, NonZeroU16, Rotating<'_>)> = all
+        .iter()
+        .filter_map(|one| {
+            let (low, high) = ends(&one.scheme)?;
+            Some((low, high, *one))
+        })
+        .collect();
+    sorted.sort_by_key(|(low, _, one)| (*low, one.name));
+    let mut found = Vec::new();
+    // The range so far that reaches furthest, with and without a budget.
+    let mut reach: [Option<(NonZeroU16, Rotating<'_>)>; 2] = [None, None];
+    for (low, high, one) in sorted {
+        let budget = one.lockout.is_some();
+        let against = if budget { reach.as_slice() } else { &reach[1..] };
+        let other = against.iter().flatten().find(|(reach, _)| *reach >= low);
+        found.extend(other.map(|(_, other)| {
+            let (loser, winner) = if budget { (one, *other) } else { (*other, one) };
+            let message = format!(
+                "shares ports with door '{}': whoever knocks there fails here, and is locked out",
+                winner.name
+            );
+            loser.at.warning(message).help("give each door a range of its own")
+        }));
+        let own = &mut reach[usize::from(budget)];
+        if own.as_ref().is_none_or(|(reach, _)| *reach < high) {
+            *own = Some((high, one));
+        }
+    }
+    found
+}
+
+/// The lowest and the highest port.
+fn ends(scheme: &Scheme) -> Option<(NonZeroU16, NonZeroU16)> {
+    match scheme.mode() {
+        Mode::Ports { low, high, .. } => Some((low, high)),
+        Mode::Code { base, .. } => {
+            let low = NonZeroU16::new(base)?;
+            Some((low, low.saturating_add(99)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::proto::totp::Protocols;
+
+    fn ports(high: u16, length: u8) -> Scheme {
+        let port = |port| NonZeroU16::new(port).unwrap();
+        let (low, high) = (port(20000), port(high));
+        Scheme::new(Mode::Ports { low, high, length, protocol: Protocols::Tcp }, 30, 1).unwrap()
+    }
+
+    fn code(digits: Digits) -> Scheme {
+        Scheme::new(Mode::Code { base: 7000, digits }, 30, 0).unwrap()
+    }
+
+    const LOCKOUT: Lockout =
+        Lockout { failures: 5, within: Duration::from_secs(600), lasts: Duration::from_secs(3600) };
+
+    #[test]
+    fn a_scan_of_a_range_hardly_ever_completes_a_sequence() {
+        // 100 times 99 ports for three knocks, and three steps are valid.
+        assert_eq!(scan_odds(&ports(20099, 3), 1, None), Odds::OneIn(3300.0));
+        assert_eq!(scan_odds(&ports(20099, 3), 10, None), Odds::OneIn(330.0));
+        assert_eq!(scan_odds(&ports(29999, 4), 1, None).to_string(), "1 time in 333,233,340,000");
+    }
+
+    #[test]
+    fn a_lockout_ends_a_scan_of_codes_early() {
+        assert_eq!(scan_odds(&code(Digits::Six), 1, None), Odds::OneIn(9900.0));
+        let Odds::OneIn(odds) = scan_odds(&code(Digits::Six), 1, Some(LOCKOUT)) else { panic!() };
+        assert_eq!(odds.round(), 66_667.0);
+        assert_eq!(scan_odds(&code(Digits::Eight), 2, Some(LOCKOUT)), Odds::OneIn(2_500_000.0));
+    }
+
+    #[test]
+    fn the_ports_that_browsers_refuse_are_in_order() {
+        assert!(BAD_PORTS.is_sorted());
+    }
+}

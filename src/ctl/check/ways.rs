@@ -1,0 +1,97 @@
+//! What opens each door, in words.
+
+use std::collections::HashMap;
+
+use super::count;
+use crate::config::lint::{rotating_clients, rotating_odds, scan_odds};
+use crate::config::watch::watch_sets;
+use crate::config::{Client, Config, Door, Name, OneTime};
+use crate::proto::duration;
+use crate::proto::ports::PortSet;
+use crate::proto::totp::{Mode, Protocols};
+
+/// What opens each door, in their order: at least one way each.
+pub(super) fn ways(config: &Config) -> Vec<Vec<String>> {
+    let watched = watch_sets(config.doors.iter().map(|door| &door.recognition));
+    let rotating = rotating_clients(config);
+    let spa = holders(config, |client| client.spa.is_some());
+    let fwknop = holders(config, |client| client.fwknop.is_some());
+    let of = |holders: &HashMap<&Name, usize>, door: &Door| {
+        count(holders.get(door.name()).copied().unwrap_or_default(), "client")
+    };
+    config
+        .doors
+        .iter()
+        .zip(&watched)
+        .map(|(door, watched)| {
+            let clients = rotating.get(door.name()).copied().unwrap_or_default();
+            let datagram = door.recognition.spa.then(|| {
+                let (low, high) = config.settings.spa.ports.clone().into_inner();
+                let ports = if low == high { low.to_string() } else { format!("{low}-{high}") };
+                format!("a datagram to {ports}/udp, by {}", of(&spa, door))
+            });
+            let request = door.recognition.fwknop.then(|| {
+                let port = config.settings.fwknop.port;
+                format!("a request of fwknop's to {port}/udp, by {}", of(&fwknop, door))
+            });
+            let knocked = [fixed(door, watched), rotates(door, clients)];
+            knocked.into_iter().chain([datagram, request]).flatten().collect()
+        })
+        .collect()
+}
+
+/// How many clients of each door have something.
+fn holders(config: &Config, has: fn(&Client) -> bool) -> HashMap<&Name, usize> {
+    let mut found = HashMap::new();
+    for door in config.clients.iter().filter(|client| has(client)).flat_map(|one| &one.doors) {
+        *found.entry(door).or_default() += 1;
+    }
+    found
+}
+
+fn fixed(door: &Door, watched: &PortSet) -> Option<String> {
+    let recognition = &door.recognition;
+    let within = duration::format(recognition.seq_timeout);
+    let odds = scan_odds(recognition, watched);
+    if let Some(OneTime { file, line, left }) = &door.one_time {
+        let file = file.display();
+        return Some(match line {
+            Some(line) => format!(
+                "line {line} of {file}, {} left; within {within}; a scan in random order opens it {odds}",
+                count(*left, "sequence")
+            ),
+            None => format!("nothing any more: no sequence is left in {file}"),
+        });
+    }
+    let sequence: Vec<_> = recognition.sequence.iter().map(ToString::to_string).collect();
+    let stages = count(sequence.len(), "stage");
+    let sequence = sequence.join(" ");
+    (!sequence.is_empty()).then(|| {
+        format!("{sequence}; {stages} within {within}; a scan in random order opens it {odds}")
+    })
+}
+
+fn rotates(door: &Door, clients: usize) -> Option<String> {
+    let scheme = door.recognition.totp?;
+    let what = match scheme.mode() {
+        Mode::Ports { low, high, length, protocol } => {
+            let protocol = match protocol {
+                Protocols::Mixed => "tcp and udp",
+                Protocols::Tcp => "tcp",
+                Protocols::Udp => "udp",
+            };
+            format!("{length} knocks on {low}-{high} {protocol}")
+        }
+        Mode::Code { base, digits } => {
+            let high = u32::from(base) + 99;
+            format!("a code of {} digits on {base}-{high} tcp", u8::from(digits))
+        }
+    };
+    let step = duration::format(std::time::Duration::from_secs(scheme.step().into()));
+    let within = duration::format(door.recognition.seq_timeout);
+    let odds = rotating_odds(&scheme, clients, door.recognition.lockout);
+    let clients = count(clients, "client");
+    Some(format!(
+        "{what}, new every {step}, by {clients}; within {within}; a scan in random order opens it {odds}"
+    ))
+}
