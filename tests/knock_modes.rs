@@ -15,6 +15,8 @@ use snapbox::{IntoData, assert_data_eq, str};
 
 #[path = "support/client.rs"]
 mod client;
+#[cfg(feature = "daemon")]
+mod support;
 
 use client::{Said, configuration, knock, knock_in, misused};
 
@@ -278,6 +280,22 @@ fn the_code_of_an_authenticator_is_what_the_client_would_make() {
 }
 
 #[test]
+fn a_code_that_opens_nothing_is_not_to_be_tried_blindly() {
+    let shut = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let options = ["--code", "493817", "--base", "7000", "--wait", &shut, "--retry", "0"];
+    let said = knock(&[&options[..], &["127.0.0.1"]].concat());
+    assert_eq!(
+        said.err,
+        format!(
+            "knock: 127.0.0.1:{shut} did not accept a connection: gave up after 1 knock; \
+             look at the code and the clock before you try again: \
+             a door may stop listening after a few wrong codes\n"
+        )
+    );
+    assert_eq!(said.status, 3);
+}
+
+#[test]
 fn what_is_no_code_is_refused_and_not_repeated() {
     for (code, what) in [("49381", "has 6 or 8 digits, not 5"), ("49381x", "digits only")] {
         let said = misused(&["-n", "--code", code, "--base", "7000", "192.0.2.1"]);
@@ -495,7 +513,14 @@ fn every_try_is_a_new_request_with_a_later_time() {
     let asked = Asked::new("");
     let shut = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let said = asked.knock(&["--wait", &shut, "--retry", "1", "gw"]);
-    assert_eq!(said.status, 3, "{}", said.err);
+    assert_eq!(
+        said.err,
+        format!(
+            "knock: 127.0.0.1:{shut} did not accept a connection: gave up after 2 knocks; \
+             look at the clock: a request is good for a minute only\n"
+        )
+    );
+    assert_eq!(said.status, 3);
     let (first, second) = (asked.request().stamp, asked.request().stamp);
     assert!(second > first);
     let kept = fs::read_to_string(asked.last()).unwrap();
@@ -585,4 +610,40 @@ fn a_new_key_is_for_its_owner_only_and_never_overwrites_another() {
     assert_eq!(fs::read_to_string(&path).unwrap().parse::<PrivateKey>().unwrap(), key);
     let nowhere = knock(&["--keygen", "/nonexistent/key"]);
     assert!(nowhere.err.starts_with("knock: /nonexistent/key: cannot be written: No such file"));
+}
+
+/// Requests that cross a network.
+#[cfg(feature = "daemon")]
+mod wire {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::support::{CLIENT, CLIENT_6, Net, SERVER, SERVER_6, can_make_namespaces};
+
+    const KNOCK: &str = env!("CARGO_BIN_EXE_knock");
+
+    #[test]
+    fn a_global_address_is_asked_for_over_either_family() {
+        if !can_make_namespaces("the own address") {
+            return;
+        }
+        let net = Net::new();
+        let directory = with_files("hosts: {}", &[("k", PRIVATE)]);
+        let key = file(&directory, "k");
+        let server_key = PrivateKey::from(super::SERVER).public().to_string();
+        for (server, client) in [(SERVER, CLIENT), (SERVER_6, CLIENT_6)] {
+            let at = SocketAddr::new(server.parse().unwrap(), 62_201);
+            let socket = net.server.enter(move || UdpSocket::bind(at).unwrap());
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let options = ["-v", "--spa", "--server-key", &server_key, "--key"];
+            let arguments = [&options[..], &[key.to_str().unwrap(), server]].concat();
+            let said = net.client.must(KNOCK, &arguments);
+            assert_eq!(said, format!("asking for {client}\nhitting udp {at} 192 bytes\n"));
+            let mut bytes = [0; 192];
+            assert_eq!(socket.recv(&mut bytes).unwrap(), 192);
+            let (_, request) = Opener::new(PrivateKey::from(super::SERVER)).open(&bytes).unwrap();
+            let Addresses::Given(given) = request.open else { panic!("{request:?}") };
+            assert_eq!(given.iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), [client]);
+        }
+    }
 }

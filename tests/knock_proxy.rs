@@ -181,7 +181,7 @@ fn the_connection_comes_from_the_port_that_was_asked_for() {
 
 #[test]
 fn a_free_source_port_is_taken_where_any_will_do() {
-    let (port, server) = server(|stream| drop(stream));
+    let (port, server) = server(drop);
     let mut child = proxy(&["--source-port", "auto"], port);
     drop(child.stdin.take());
     assert_eq!(end(child), (Vec::new(), String::new(), 0));

@@ -183,7 +183,7 @@ impl Builder<'_> {
                 Code::Ask => ask_for_code(self.wanted.proxy.is_some()).map_err(JobError::Ask)?,
             };
             let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
-            return Ok(Attempts::Same(Plan::sequence(&knocks, self.delay())));
+            return Ok(Attempts::Typed(Plan::sequence(&knocks, self.delay())));
         }
         let kind = self.need(
             rotation.kind,
