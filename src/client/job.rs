@@ -63,7 +63,7 @@ pub enum JobError {
     Scheme(#[from] SchemeError),
     #[error("no port is free to connect from: {0}")]
     NoFreePort(#[source] io::Error),
-    #[error("no code can be asked for: {0}")]
+    #[error("there is nobody to ask for the code: {0}: write it after --code")]
     Ask(#[source] io::Error),
 }
 
@@ -126,9 +126,17 @@ fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
             wanted.check_mode(Mode::Sequence, &WhatToDo::Add)?;
             Err(match hosts {
                 Some(hosts) => hosts.missing(&wanted.host).into(),
-                None => UsageError::NoPorts { host: wanted.host.clone(), hosts: path }.into(),
+                None => UsageError::NoPorts { as_in: as_in(wanted), hosts: path }.into(),
             })
         }
+    }
+}
+
+/// The start of a command line that names ports.
+fn as_in(wanted: &Wanted) -> String {
+    match wanted.proxy {
+        Some(port) => format!("knock --proxy {} {port}", wanted.host),
+        None => format!("knock {}", wanted.host),
     }
 }
 
