@@ -9,7 +9,7 @@ use super::one_time::{self, Line};
 use super::raw::{Entry, Mapping, Node, Value};
 use crate::proto::knock::Knock;
 
-pub(super) const MAX_KNOCKS: usize = 32;
+pub(crate) const MAX_KNOCKS: usize = 32;
 const A_PORT: &str = "a port such as 7000 or 8000/udp";
 
 /// The knocks that open a door, and where each is written.

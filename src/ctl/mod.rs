@@ -9,6 +9,7 @@ pub mod explain;
 mod failure;
 mod hand;
 mod host;
+pub mod import;
 mod lines;
 mod one_time;
 mod qr;
@@ -126,6 +127,12 @@ enum Task {
     /// Make sequences of which each opens a door once, for its 'one_time_sequences'
     #[command(after_help = "Example: knockctl one-time --lines 50 /etc/knock.d/keys/ssh.sequences")]
     OneTime(one_time::OneTimeArgs),
+    /// Print the configuration of classic knockd or of fwknopd as YAML
+    ///
+    /// Notes go to standard error. The exit status is 0 if everything was carried over as it
+    /// stands. FILE is a knockd.conf, or an access.conf of fwknop, whose fwknopd.conf is read too.
+    #[command(after_help = "Example: knockctl import /etc/knockd.conf >/etc/knock.d/doors.yaml")]
+    Import(import::ImportArgs),
 
     /// Print a script that completes the command lines of knock, knockd and knockctl
     ///
@@ -157,6 +164,7 @@ pub fn main() -> ExitCode {
         Task::ServerKey => return failure::finish(server_key::run(&config, insecure)),
         Task::Sequence(args) => return failure::finish(sequence::run(&config, insecure, &args)),
         Task::OneTime(args) => return failure::finish(one_time::run(args)),
+        Task::Import(args) => return import::run(&args),
         Task::Status(args) => status::run(&config, insecure, &args),
         Task::Open(args) => hand::open(&config, insecure, args),
         Task::Close(args) => hand::close(&config, insecure, args),

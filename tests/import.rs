@@ -1,0 +1,207 @@
+//! `knockctl import`: configurations as they are found in the world, and what becomes of them.
+//!
+//! Beside each file in `tests/data/import` stand the YAML and the notes that are to come out.
+//! `SNAPSHOTS=overwrite cargo test --test import` writes those anew.
+
+#![cfg(feature = "daemon")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use libknock::config::load::{Loaded, Options, load};
+use snapbox::{Data, assert_data_eq};
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/import")
+}
+
+struct Said {
+    status: Option<i32>,
+    yaml: String,
+    notes: String,
+}
+
+/// Runs `knockctl import` in a directory, so that the notes name short paths.
+#[expect(clippy::disallowed_methods, reason = "tests start programs")]
+fn import(directory: &Path, arguments: &[&str]) -> Said {
+    let output = Command::new(env!("CARGO_BIN_EXE_knockctl"))
+        .current_dir(directory)
+        .env("TZ", "Europe/Berlin")
+        .args(["-c", "/nonexistent", "import"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Said {
+        status: output.status.code(),
+        yaml: String::from_utf8(output.stdout).unwrap(),
+        notes: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn loaded(yaml: &str) -> Loaded {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("doors.yaml");
+    fs::write(&file, yaml).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    load(&file, &Options::default()).unwrap_or_else(|report| panic!("{report}\nin\n{yaml}"))
+}
+
+fn compare(said: &Said, expected: &Path) {
+    let path = |ending| expected.with_extension(ending);
+    assert_data_eq!(said.yaml.as_str(), Data::read_from(&path("yaml"), None).raw());
+    assert_data_eq!(said.notes.as_str(), Data::read_from(&path("notes"), None).raw());
+}
+
+/// What is to become of a `knockd.conf`, and whether that is all of it.
+fn knockd(name: &str, status: i32) {
+    let said = import(&data().join("knockd"), &[&format!("{name}.conf")]);
+    compare(&said, &data().join("knockd").join(name));
+    assert_eq!(said.status, Some(status));
+    // A file of one-time sequences is not there.
+    if !said.yaml.contains("one_time_sequences") {
+        loaded(&said.yaml);
+    }
+}
+
+/// The same of an `access.conf`, which has a directory of its own.
+fn fwknop(name: &str, status: i32) {
+    fwknop_with(name, name, &[], status);
+}
+
+fn fwknop_with(name: &str, expected: &str, options: &[&str], status: i32) {
+    let directory = data().join("fwknop").join(name);
+    let arguments: Vec<&str> = options.iter().copied().chain(["access.conf"]).collect();
+    let said = import(&directory, &arguments);
+    compare(&said, &directory.join(expected));
+    assert_eq!(said.status, Some(status));
+    loaded(&said.yaml);
+}
+
+macro_rules! cases {
+    ($($function:ident { $($test:ident: $name:literal => $status:literal;)* })*) => {
+        $($(#[test] fn $test() { $function($name, $status); })*)*
+    };
+}
+
+cases! {
+    knockd {
+        the_configuration_that_debian_ships: "stock" => 0;
+        a_door_that_opens_and_closes_and_one_time_sequences: "open-and-close" => 0;
+        commands_of_both_families: "both-families" => 0;
+        a_command_for_ipv6_alone: "only-ipv6" => 0;
+        a_door_without_tcpflags_takes_any_packet: "any-packet" => 0;
+        a_target: "target" => 1;
+        what_classic_knockd_misreads_is_told_and_read_alike: "misread" => 1;
+        names_that_cannot_stay_and_names_given_twice: "names" => 0;
+        line_ends_and_bytes_of_another_system: "windows" => 1;
+        doors_that_could_not_work_are_commented_out: "broken" => 1;
+        a_command_that_sleeps_for_longer_than_commands_may: "sleep" => 1;
+        a_file_without_a_door: "empty" => 1;
+    }
+    fwknop {
+        keys_that_were_never_changed_are_refused: "stock" => 1;
+        keys_that_fwknopd_made: "generated-keys" => 0;
+        a_stanza_that_opens_any_port_is_commented_out: "any-port" => 1;
+        people_who_share_doors: "several-people" => 0;
+        files_that_are_included: "includes" => 1;
+        a_client_of_old_without_hmac: "legacy" => 0;
+        commands_that_open_and_close: "commands" => 1;
+        gnupg_is_named: "gnupg" => 1;
+        address_translation_and_commands_in_requests_are_named: "nat" => 1;
+        dates_of_expiry: "expiry" => 1;
+        networks_with_prefix_and_mask: "networks" => 1;
+        hashes_and_modes: "modes" => 1;
+        what_matters_of_fwknopd_conf: "daemon" => 1;
+        what_of_fwknopd_conf_cannot_be: "daemon-filter" => 1;
+        mistakes_are_named_with_their_line: "mistakes" => 1;
+        keys_of_any_bytes: "odd-keys" => 1;
+    }
+}
+
+#[test]
+fn a_stanza_that_opens_any_port_opens_those_that_are_named() {
+    fwknop_with("any-port", "opened", &["--open", "tcp/22,25/tcp,1194/udp"], 0);
+}
+
+#[test]
+fn no_key_is_in_the_notes() {
+    for directory in fs::read_dir(data().join("fwknop")).unwrap() {
+        let notes = directory.unwrap().path();
+        let name = notes.file_name().unwrap().to_owned();
+        let notes = fs::read_to_string(notes.join(name).with_extension("notes")).unwrap();
+        for key in
+            ["another # pass", "alice's", "extra extra", "YWJj", "secret", "0123456789", "nord"]
+        {
+            assert!(!notes.contains(key), "{notes}");
+        }
+    }
+}
+
+#[test]
+fn what_comes_out_of_a_classic_configuration_is_the_same_configuration() {
+    for name in ["stock", "both-families", "only-ipv6", "any-packet"] {
+        let path = data().join("knockd").join(name).with_extension("conf");
+        let insecure = Options { insecure_permissions: true };
+        let classic = load(&path, &insecure).unwrap_or_else(|report| panic!("{report}")).config;
+        let imported = loaded(&import(&data(), &[path.to_str().unwrap()]).yaml).config;
+        assert_eq!(classic.settings, imported.settings, "{name}");
+        assert_eq!(classic.doors.len(), imported.doors.len(), "{name}");
+        for (classic, imported) in classic.doors.iter().zip(&imported.doors) {
+            assert_eq!(classic.recognition, imported.recognition, "{name}");
+            assert_eq!(classic.opening, imported.opening, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_neither_is_refused_and_told_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, help) in [
+        ("[default]\nSPA_SERVER 192.0.2.1\nUSE_HMAC Y\n", "knock --fwknoprc NAME"),
+        ("PCAP_INTF eth0;\n", "name the access.conf"),
+        ("doors:\n  ssh: {sequence: [1]}\n", "put it into /etc/knock.d"),
+        ("", "begins with a [section]"),
+    ] {
+        fs::write(directory.path().join("file"), text).unwrap();
+        let said = import(directory.path(), &["file"]);
+        assert_eq!((said.status, said.yaml.as_str()), (Some(1), ""), "{text}");
+        let wanted = "file: this is neither a knockd.conf nor an access.conf of fwknop\n";
+        assert!(said.notes.starts_with(wanted), "{}", said.notes);
+        assert!(said.notes.contains(help), "{}", said.notes);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let said = import(&data(), &["nowhere.conf"]);
+    assert_eq!((said.status, said.yaml.as_str()), (Some(1), ""));
+    assert_eq!(
+        said.notes,
+        "nowhere.conf: cannot be read: No such file or directory (os error 2)\n"
+    );
+    assert!(import(&data(), &["knockd"]).notes.ends_with("\n    name the file in it\n"));
+}
+
+#[test]
+fn without_a_file_the_command_line_is_wrong() {
+    assert_eq!(import(&data(), &[]).status, Some(2));
+    assert_eq!(import(&data(), &["--open", "tcp/70000", "x"]).status, Some(2));
+}
+
+#[test]
+fn the_pages_about_moving_have_good_links_and_configurations() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for page in ["docs/moving-from-knockd.md", "docs/moving-from-fwknop.md"] {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().unwrap();
+            assert!(root.join("docs").join(target).exists(), "{page} links to {target}");
+        }
+        for block in text.split("```yaml\n").skip(1) {
+            loaded(block.split("```").next().unwrap());
+        }
+    }
+}
