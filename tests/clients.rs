@@ -416,7 +416,7 @@ DIR/c.yaml:3:25: DIR/ssh: others than its owner can write it (mode 0664)
 DIR/c.yaml:3:25: warning: every sequence in DIR/ssh is used up: nobody can knock
         one_time_sequences: DIR/ssh
                             ^^^^^^^^^^^^^^^^^^^
-    append new lines to it
+    append new lines to it; 'knockctl one-time' makes some
 
 "#]];
     sequences_that_are_none: said_beside(ONE_TIME, 0o600, &[("ssh", " 9000,8000,7000\n 7000,sesame\n 1,70000\n", 0o600)]) => str![[r#"

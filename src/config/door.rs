@@ -132,7 +132,6 @@ pub(super) const DOOR: Keys = Keys {
         "stop_command_6",
         "cmd_timeout",
     ],
-    later: &[],
 };
 
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);

@@ -44,7 +44,6 @@ pub const KEYS: Keys = Keys {
         "open_for",
         "close",
     ],
-    later: &[],
 };
 
 /// The keys that only some modes have a use for.
