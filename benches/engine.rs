@@ -102,9 +102,9 @@ impl Bench {
         let sequences: Vec<[u16; 3]> = (0..doors).map(|_| [port(), port(), port()]).collect();
         let recognitions: Vec<Recognition> =
             sequences.iter().map(|ports| door(ports, trip_wires)).collect();
-        let options = Options { sources: SOURCES, only_ipv4: false };
+        let options = Options { sources: SOURCES, ..Options::default() };
         Self {
-            engine: Engine::new(&recognitions, &options),
+            engine: Engine::new(&recognitions, [], &options),
             sequences,
             unwatched: port(),
             frame: frame(),

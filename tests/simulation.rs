@@ -57,9 +57,9 @@ impl World {
         let doors =
             load::load(file.path(), &options).unwrap_or_else(|e| panic!("{e}")).config.doors;
         let recognitions = doors.iter().map(|door| &door.recognition);
-        let options = Options { sources: 1000, only_ipv4: false };
+        let options = Options { sources: 1000, ..Options::default() };
         Self {
-            engine: Engine::new(recognitions, &options),
+            engine: Engine::new(recognitions, [], &options),
             doors,
             grants: Grants::new(),
             completed: Vec::new(),
