@@ -139,6 +139,8 @@ knock: the following required arguments were not provided:
 
 Usage: knock [OPTIONS] HOST PORT[:PROTO]...
        knock [OPTIONS] HOST
+       knock [OPTIONS] --fwknop HOST PORT[/PROTO]...
+       knock [OPTIONS] --fwknoprc STANZA
        knock [OPTIONS] --proxy HOST PORT
        knock --keygen FILE
 

@@ -12,9 +12,11 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
 
 pub use self::wanted::{Code, Wanted};
+use super::fwknop::time_offset;
 use super::settings::{self, AddressWord, PortRange, SourcePort};
 use super::usage::UsageError;
 use super::{MAX_DELAY, MAX_RETRIES};
+use crate::proto::fwknop::{Hash, Mode as Encryption, User};
 use crate::proto::name::Name;
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols};
@@ -26,6 +28,8 @@ use crate::proto::totp::{Digits, Protocols};
     version,
     override_usage = "knock [OPTIONS] HOST PORT[:PROTO]...\n       \
                       knock [OPTIONS] HOST\n       \
+                      knock [OPTIONS] --fwknop HOST PORT[/PROTO]...\n       \
+                      knock [OPTIONS] --fwknoprc STANZA\n       \
                       knock [OPTIONS] --proxy HOST PORT\n       \
                       knock --keygen FILE",
     after_help = "Example: knock -d 50 gw.example.com 7000 8000:udp 9000",
@@ -37,11 +41,11 @@ pub struct Options {
     #[arg(
         value_name = "HOST",
         value_parser = NonEmptyStringValueParser::new(),
-        required_unless_present_any = ["proxy", "keygen"]
+        required_unless_present_any = ["proxy", "keygen", "fwknoprc"]
     )]
     host: Option<String>,
 
-    /// Port number or service name, and tcp (the default) or udp
+    /// Port number or service name, and tcp (the default) or udp; with --fwknop: to open
     #[arg(value_name = "PORT[:PROTO]")]
     knocks: Vec<String>,
 
@@ -110,6 +114,9 @@ pub struct Options {
 
     #[command(flatten)]
     request: RequestOptions,
+
+    #[command(flatten)]
+    fwknop: FwknopOptions,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -163,7 +170,7 @@ struct RequestOptions {
     #[arg(long, value_name = "KEY")]
     server_key: Option<PublicKey>,
 
-    /// The file with your private key
+    /// The file with your private key; with --fwknop: with the encryption key
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 
@@ -184,11 +191,51 @@ struct RequestOptions {
     close: bool,
 }
 
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Requests as fwknop makes them")]
+struct FwknopOptions {
+    /// Ask as fwknop does, with one datagram, for the ports that follow the host
+    #[arg(long)]
+    fwknop: bool,
+
+    /// The same, as this stanza of ~/.fwknoprc says
+    #[arg(long, value_name = "STANZA")]
+    fwknoprc: Option<String>,
+
+    /// The file with fwknop's HMAC key, if it is not in that of --key
+    #[arg(long, value_name = "FILE")]
+    hmac_key: Option<PathBuf>,
+
+    /// The hash of fwknop's HMAC [default: sha256]
+    #[arg(long, value_name = "HASH")]
+    hmac_digest_type: Option<Hash>,
+
+    /// The hash of fwknop's digest [default: sha256]
+    #[arg(long, value_name = "HASH")]
+    digest_type: Option<Hash>,
+
+    /// How fwknop encrypts: cbc, ecb, cfb, ofb, ctr or legacy [default: cbc]
+    #[arg(long, value_name = "MODE")]
+    encryption_mode: Option<Encryption>,
+
+    /// The user that fwknop names [default: who runs knock]
+    #[arg(long, value_name = "NAME", value_parser = user)]
+    user: Option<User>,
+
+    /// Add this to the clock, for fwknop: 60s, -5min
+    #[arg(long, value_name = "TIME", value_parser = time_offset, allow_hyphen_values = true)]
+    time_offset: Option<i64>,
+}
+
 fn delay(text: &str) -> Result<Duration, String> {
     let delay = text.parse().ok().map(Duration::from_millis);
     delay.filter(|delay| *delay <= MAX_DELAY).ok_or_else(|| {
         format!("write a number of milliseconds from 0 to {}", MAX_DELAY.as_millis())
     })
+}
+
+fn user(text: &str) -> Result<User, String> {
+    text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
 }
 
 fn retries(text: &str) -> Result<u16, String> {

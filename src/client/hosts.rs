@@ -16,7 +16,7 @@ pub use entry::{DELAY, KEYS};
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 1 << 20;
 
-const TOP: Keys = Keys { of: "a hosts file", known: &["hosts"] };
+const TOP: Keys = Keys { of: "a hosts file", known: &["hosts"], later: &[] };
 
 /// A hosts file without mistakes.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Host {
     pub at: Place,
     /// Name or address.
     pub host: String,
+    /// Whether that is written; otherwise it is the name.
+    pub says_host: bool,
     /// Its mode is always given.
     pub settings: Settings,
 }

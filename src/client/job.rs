@@ -1,5 +1,7 @@
 //! What is to be done, all of it known and checked before anything is sent.
 
+mod fwknop;
+
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::num::NonZeroU16;
 use std::path::Path;
@@ -9,6 +11,8 @@ use zeroize::Zeroizing;
 
 use super::attempts::Attempts;
 use super::cli::{Code, Wanted};
+use super::fwknop::{StanzaError, stanza};
+use super::fwknoprc::Stanza;
 use super::hosts::{self, DELAY, Host, Hosts, HostsError};
 use super::keys::{self, KeyFileError};
 use super::names::Family;
@@ -20,6 +24,7 @@ use super::settings::{Address, Kind, Mode, PortRange, Settings, SourcePort};
 use super::stamps::Stamps;
 use super::usage::{UsageError, WhatToDo};
 use super::voice::Voice;
+use crate::proto::fwknop::KeyError;
 use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
 
 /// How often to knock again unless told otherwise.
@@ -63,8 +68,14 @@ pub enum JobError {
     Scheme(#[from] SchemeError),
     #[error("no port is free to connect from: {0}")]
     NoFreePort(#[source] io::Error),
-    #[error("there is nobody to ask for the code: {0}: write it after --code")]
+    #[error("no code can be asked for: {0}")]
     Ask(#[source] io::Error),
+    #[error(transparent)]
+    Stanza(#[from] StanzaError),
+    #[error(transparent)]
+    Key(KeyError),
+    #[error("no key can be asked for: {0}: give a file with --key")]
+    AskKey(#[source] io::Error),
 }
 
 /// What the command line wants, with what the hosts file adds.
@@ -86,13 +97,19 @@ pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
         Some(SourcePort::Auto) => Some(send::free_port().map_err(JobError::NoFreePort)?),
     };
     let builder = Builder { wanted, entry, settings: &settings, source_port };
+    let stanza = match &settings.fwknop.stanza {
+        Some(name) if mode == Mode::Fwknop => stanza(name, voice)?,
+        _ => Stanza::default(),
+    };
+    let host = builder.host(&stanza)?;
     Ok(Job {
-        host: entry.map_or(&wanted.host, |entry| &entry.host).clone(),
         attempts: match mode {
             Mode::Sequence => Attempts::Same(builder.sequence()),
             Mode::Totp => builder.rotating()?,
             Mode::Spa => Attempts::Requests(builder.requests()?),
+            Mode::Fwknop => Attempts::Fwknop(Box::new(builder.fwknop(stanza, &host)?)),
         },
+        host,
         then: builder.then(mode)?,
         family: wanted.family,
         dry_run: wanted.dry_run,
@@ -102,6 +119,7 @@ pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
 /// The host's entry in the hosts file; `None` where the command line says enough without it.
 fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
     let mode = wanted.settings.mode;
+    let Some(host) = &wanted.host else { return Ok(None) };
     if mode == Some(Mode::Sequence) {
         return Ok(None);
     }
@@ -111,7 +129,7 @@ fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
         None => None,
     };
     let found = match &hosts {
-        Some(hosts) => hosts.find(&wanted.host, mode)?,
+        Some(hosts) => hosts.find(host, mode)?,
         None => None,
     };
     match (found, mode) {
@@ -125,18 +143,10 @@ fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
         (None, None) => {
             wanted.check_mode(Mode::Sequence, &WhatToDo::Add)?;
             Err(match hosts {
-                Some(hosts) => hosts.missing(&wanted.host).into(),
-                None => UsageError::NoPorts { as_in: as_in(wanted), hosts: path }.into(),
+                Some(hosts) => hosts.missing(host).into(),
+                None => UsageError::NoPorts { host: host.clone(), hosts: path }.into(),
             })
         }
-    }
-}
-
-/// The start of a command line that names ports.
-fn as_in(wanted: &Wanted) -> String {
-    match wanted.proxy {
-        Some(port) => format!("knock --proxy {} {port}", wanted.host),
-        None => format!("knock {}", wanted.host),
     }
 }
 
@@ -162,6 +172,18 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// What the hosts file says, what was typed, what the stanza says: in this order.
+    fn host(&self, stanza: &Stanza) -> Result<String, UsageError> {
+        let stanzas = || stanza.server.clone();
+        let name = match self.entry {
+            Some(Host { host, says_host: true, .. }) => Some(host.clone()),
+            Some(Host { host, .. }) => stanzas().or_else(|| Some(host.clone())),
+            None => self.wanted.host.clone().or_else(stanzas),
+        };
+        let stanza = || self.settings.fwknop.stanza.clone().unwrap_or_default();
+        name.ok_or_else(|| UsageError::NoServer(stanza()))
+    }
+
     fn delay(&self) -> Duration {
         self.settings.delay.unwrap_or(DELAY)
     }
@@ -191,7 +213,7 @@ impl Builder<'_> {
                 Code::Ask => ask_for_code(self.wanted.proxy.is_some()).map_err(JobError::Ask)?,
             };
             let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
-            return Ok(Attempts::Typed(Plan::sequence(&knocks, self.delay())));
+            return Ok(Attempts::Same(Plan::sequence(&knocks, self.delay())));
         }
         let kind = self.need(
             rotation.kind,

@@ -17,6 +17,8 @@ pub enum Attempt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     pub port: NonZeroU16,
+    /// The port that it is sent from; `None`: any.
+    pub from: Option<NonZeroU16>,
     pub bytes: Vec<u8>,
 }
 

@@ -8,6 +8,7 @@ use super::plan::Datagram;
 use super::settings::{Address, PortRange};
 use super::stamps::Stamps;
 use super::voice::Voice;
+use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;
 use crate::proto::spa::{self, Addresses, Given, PrivateKey, PublicKey, Request, Stamp};
 use crate::time::Wall;
@@ -19,6 +20,8 @@ pub enum RequestError {
     Loopback(IpAddr, IpAddr),
     #[error("this machine gives no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    #[error(transparent)]
+    Fwknop(#[from] SealError),
 }
 
 /// What a client asks of a server, time and again.
@@ -64,7 +67,7 @@ impl Requests {
         getrandom::fill(&mut ephemeral)?;
         let request = self.request(whom.addresses(), stamp);
         let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
-        Ok(Datagram { port, bytes: bytes.to_vec() })
+        Ok(Datagram { port, from: None, bytes: bytes.to_vec() })
     }
 
     fn request(&self, open: Addresses, stamp: Stamp) -> Request {
@@ -81,7 +84,7 @@ impl Requests {
 
 /// For whom a request asks, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whom {
+pub(super) enum Whom {
     Given(Given),
     Observed,
     /// Nobody out there knows this machine by its own address.
@@ -96,7 +99,15 @@ impl Whom {
         }
     }
 
-    fn describe(self) -> String {
+    /// The address of IPv4 that is asked for by name.
+    pub(super) const fn v4(self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Given(given) => given.v4(),
+            Self::Observed | Self::Hidden(_) => None,
+        }
+    }
+
+    pub(super) fn describe(self) -> String {
         const OBSERVED: &str = "the address that the server sees";
         match self {
             Self::Given(given) => {
@@ -108,7 +119,7 @@ impl Whom {
     }
 }
 
-fn whom(
+pub(super) fn whom(
     address: Address,
     host: IpAddr,
     own: impl FnOnce() -> io::Result<IpAddr>,
@@ -137,7 +148,7 @@ fn only(ip: IpAddr) -> Option<Given> {
 }
 
 /// The address that the kernel would send from. Nothing is sent.
-fn own_address(mut host: SocketAddr, port: NonZeroU16) -> io::Result<IpAddr> {
+pub(super) fn own_address(mut host: SocketAddr, port: NonZeroU16) -> io::Result<IpAddr> {
     host.set_port(port.get());
     let any = match host {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),

@@ -158,7 +158,7 @@ impl<R: FnMut(Progress)> Sender<R> {
             Attempt::Request(datagram) => {
                 let what = Packet::request(self.host, datagram);
                 (self.report)(Progress::Hitting(what));
-                self.send_datagram(what.to, &datagram.bytes)
+                self.send_datagram(what.to, datagram.from, &datagram.bytes)
                     .map_err(|source| SendError::Request { what, source })
             }
         }
@@ -177,7 +177,7 @@ impl<R: FnMut(Progress)> Sender<R> {
             (self.report)(Progress::Hitting(what));
             let sent = match knock.protocol {
                 Protocol::Tcp => send_syn(what.to),
-                Protocol::Udp => self.send_datagram(what.to, &[0]),
+                Protocol::Udp => self.send_datagram(what.to, None, &[0]),
             };
             sent.map_err(|source| SendError::Knock { number, count, what, source })?;
         }
@@ -223,10 +223,20 @@ impl<R: FnMut(Progress)> Sender<R> {
         }
     }
 
-    fn send_datagram(&mut self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    fn send_datagram(
+        &mut self,
+        to: SocketAddr,
+        from: Option<NonZeroU16>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let port = from.map_or(0, NonZeroU16::get);
+        if port != 0 {
+            // An earlier try may have left from there.
+            self.udp.clear();
+        }
         let socket = match to {
-            SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
+            SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)),
+            SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)),
         }?;
         socket.send_to(bytes, to)?;
         if self.udp.len() == KEPT {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proto::duration;
+use crate::proto::fwknop::{Hash, Mode as Encryption, User};
 use crate::proto::knock::{Knock, KnockError, parse_port};
 use crate::proto::name::Name;
 use crate::proto::spa::{self, AddressError, Given, PublicKey};
@@ -22,10 +23,12 @@ pub enum Mode {
     Totp,
     /// One datagram.
     Spa,
+    /// One datagram of fwknop's.
+    Fwknop,
 }
 
 impl Mode {
-    pub const ALL: [Self; 3] = [Self::Sequence, Self::Totp, Self::Spa];
+    pub const ALL: [Self; 4] = [Self::Sequence, Self::Totp, Self::Spa, Self::Fwknop];
 
     /// As the hosts file writes it.
     #[must_use]
@@ -34,6 +37,7 @@ impl Mode {
             Self::Sequence => "sequence",
             Self::Totp => "totp",
             Self::Spa => "spa",
+            Self::Fwknop => "fwknop",
         }
     }
 }
@@ -48,6 +52,7 @@ impl fmt::Display for Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Option<Mode>,
+    /// What to knock on; for [`Mode::Fwknop`] the ports to open.
     pub knocks: Vec<Knock>,
     /// Between two knocks.
     pub delay: Option<Duration>,
@@ -59,6 +64,7 @@ pub struct Settings {
     pub door: Option<Name>,
     pub rotation: Rotation,
     pub request: Request,
+    pub fwknop: Fwknop,
 }
 
 /// What [`Mode::Totp`] has beside.
@@ -82,7 +88,7 @@ pub enum Kind {
     Code(u16),
 }
 
-/// What [`Mode::Spa`] has beside.
+/// What [`Mode::Spa`] and in part [`Mode::Fwknop`] have beside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     pub server_key: Option<PublicKey>,
@@ -119,6 +125,7 @@ impl Settings {
             door: self.door.or(file.door),
             rotation: self.rotation.over(file.rotation),
             request: self.request.over(file.request),
+            fwknop: self.fwknop.over(file.fwknop),
         }
     }
 }
@@ -166,6 +173,34 @@ impl FromStr for SourcePort {
     }
 }
 
+/// What [`Mode::Fwknop`] alone has beside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fwknop {
+    /// The name of a stanza of `~/.fwknoprc`.
+    pub stanza: Option<String>,
+    pub hmac_key_file: Option<PathBuf>,
+    pub digest: Option<Hash>,
+    pub hmac: Option<Hash>,
+    pub encryption: Option<Encryption>,
+    pub user: Option<User>,
+    /// Seconds.
+    pub time_offset: Option<i64>,
+}
+
+impl Fwknop {
+    fn over(self, file: Self) -> Self {
+        Self {
+            stanza: self.stanza.or(file.stanza),
+            hmac_key_file: self.hmac_key_file.or(file.hmac_key_file),
+            digest: self.digest.or(file.digest),
+            hmac: self.hmac.or(file.hmac),
+            encryption: self.encryption.or(file.encryption),
+            user: self.user.or(file.user),
+            time_offset: self.time_offset.or(file.time_offset),
+        }
+    }
+}
+
 /// Ports from `low` to `high`, never none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
@@ -178,6 +213,12 @@ impl PortRange {
     pub const SPA: Self = match NonZeroU16::new(spa::PORT) {
         Some(port) => Self { low: port, high: port },
         None => panic!("port 0"),
+    };
+
+    /// Where fwknop sends to if it is to choose the port itself.
+    pub const RANDOM: Self = match (NonZeroU16::new(10_000), NonZeroU16::new(65_534)) {
+        (Some(low), Some(high)) => Self { low, high },
+        _ => panic!("port 0"),
     };
 
     #[must_use]
@@ -196,6 +237,12 @@ impl PortRange {
         let width = u64::from(self.high.get() - self.low.get()) + 1;
         // Less than the width, so never past `high`.
         self.low.saturating_add(u16::try_from(random % width).unwrap_or(0))
+    }
+}
+
+impl From<NonZeroU16> for PortRange {
+    fn from(port: NonZeroU16) -> Self {
+        Self { low: port, high: port }
     }
 }
 

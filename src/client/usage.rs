@@ -26,10 +26,10 @@ pub enum UsageError {
     SourcePortForNothing,
     #[error(
         "no ports given, and no hosts file {}to look them up in: \
-         write them after the host, as in '{as_in} 7000 8000 9000'",
+         write them after the host, as in 'knock {host} 7000 8000 9000'",
         hosts.as_ref().map(|path| format!("{} ", path.display())).unwrap_or_default()
     )]
-    NoPorts { as_in: String, hosts: Option<PathBuf> },
+    NoPorts { host: String, hosts: Option<PathBuf> },
     #[error("--hosts has no meaning where ports are given: leave out one of the two")]
     HostsWithPorts,
     #[error("'{0}' is a port and no host: write the host before the ports")]
@@ -51,6 +51,14 @@ pub enum UsageError {
     ProxyTwice,
     #[error("--address: {0}")]
     Address(#[from] AddressWordError),
+    #[error("--address: fwknop's servers open for IPv4 addresses only: name one of these")]
+    NotIpv4,
+    #[error("--open-for: {0}")]
+    OpenFor(String),
+    #[error("'{0}' is no user name for fwknop: give one of letters and digits with --user")]
+    UserName(String),
+    #[error("the stanza has no SPA_SERVER: write the host, as in 'knock --fwknoprc {0} HOST'")]
+    NoServer(String),
     #[error("--code: {0}")]
     Code(#[from] CodeError),
     #[error("mode {mode} needs {what}: give it with {option}, or as '{key}' in the hosts file")]
@@ -73,7 +81,7 @@ pub enum WhatToDo {
 fn belongs(modes: &[Mode]) -> String {
     let name = |mode: &Mode| match mode {
         Mode::Sequence => "ports".to_owned(),
-        Mode::Totp | Mode::Spa => format!("--{mode}"),
+        Mode::Totp | Mode::Spa | Mode::Fwknop => format!("--{mode}"),
     };
     modes.iter().map(name).collect::<Vec<_>>().join(" and ")
 }

@@ -24,7 +24,7 @@ mod opening;
 mod range;
 pub mod raw;
 mod rotation;
-pub(crate) mod sections;
+mod sections;
 mod sequence;
 mod settings;
 mod template;
@@ -37,13 +37,11 @@ pub use client::{AddressPolicy, Client, FwknopClient, SpaClient, TotpClient};
 pub use clients::ClientPlaces;
 pub use commands::PATH;
 pub use datagrams::{Fwknop, Spa};
-pub(crate) use door::parse_target;
 pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
 pub use lockout::Lockout;
 pub use opening::Opening;
-pub(crate) use sequence::MAX_KNOCKS;
 pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,

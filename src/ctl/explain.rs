@@ -99,11 +99,9 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
     let mut explanation = Explanation {
         engine: Engine::new(
             config.doors.iter().map(|door| &door.recognition),
-            &config.clients,
             &engine::Options {
                 sources: config.settings.track_sources,
                 only_ipv4: config.settings.only_ipv4,
-                lockout: config.settings.lockout,
             },
         ),
         latest: Monotonic::ZERO,
@@ -115,10 +113,7 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
             out,
         },
     };
-    let mut read_to_end = explanation.read(&mut recording);
-    if !matches!(read_to_end, Err(Failure::Output(_))) {
-        read_to_end = explanation.search_to_end().map_err(Failure::from).and(read_to_end);
-    }
+    let read_to_end = explanation.read(&mut recording);
     if !matches!(read_to_end, Err(Failure::Output(_))) {
         explanation.teller.finish(explanation.engine.crowded())?;
     }
@@ -150,26 +145,6 @@ impl Explanation<'_> {
         Ok(())
     }
 
-    /// Whose clock is off is looked for when a source has gone quiet, which it has at the end.
-    fn search_to_end(&mut self) -> io::Result<()> {
-        while let Some(search) = self.engine.next_search() {
-            self.latest = self.latest.max(search);
-            self.work()?;
-        }
-        Ok(())
-    }
-
-    /// What a running watcher does beside its packets.
-    fn work(&mut self) -> io::Result<()> {
-        while self.engine.next_work().is_some_and(|at| at <= self.latest) {
-            let wall = Wall::from_nanos(self.latest.as_nanos());
-            for event in self.engine.work(Now { monotonic: self.latest, wall }) {
-                self.teller.event(wall, event, None)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Everything that ended up to then, each at its own time. What ends after the last packet is
     /// not certain: the capture may have ended too early.
     fn advance(&mut self, time: Wall) -> io::Result<()> {
@@ -181,7 +156,7 @@ impl Explanation<'_> {
                 self.teller.event(wall, event, None)?;
             }
         }
-        self.work()
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use super::doors::Doors;
 use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
-use super::reload::{Reloads, Trial};
+use super::reload::Trial;
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
 use crate::config::load::{self, Loaded, Options, Report};
@@ -93,7 +93,6 @@ pub(super) struct Keeper {
     left: Option<Left>,
     started: bool,
     pub(super) reload_again: bool,
-    pub(super) reloads: Reloads,
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
     pub(super) mark: Mark,
@@ -189,7 +188,6 @@ impl Keeper {
             left,
             started: false,
             reload_again: false,
-            reloads: Reloads::default(),
             trial: locked_until.map(Trial::of_start),
             mark,
             lists: Lists::default(),

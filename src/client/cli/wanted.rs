@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use super::Options;
 use crate::client::names::{self, Family};
-use crate::client::settings::{Address, Kind, Mode, Request, Rotation, Settings};
+use crate::client::settings::{Address, Fwknop, Kind, Mode, Request, Rotation, Settings};
 use crate::client::usage::{UsageError, WhatToDo};
 use crate::proto::knock::{Knock, Protocol};
 
 /// What the command line says, each part of it right for itself.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    pub host: String,
+    /// `None`: the stanza of `~/.fwknoprc` names it.
+    pub host: Option<String>,
     /// What wins over the hosts file; without a mode, the hosts file says which.
     pub settings: Settings,
     pub code: Option<Code>,
@@ -74,11 +75,12 @@ impl Options {
     pub fn wanted(mut self) -> Result<Wanted, UsageError> {
         self.check_together()?;
         let (host, proxy) = self.host_and_proxy()?;
-        if proxy.is_none() && is_port(&host) {
-            return Err(UsageError::HostIsPort(host));
-        }
-        if host.contains('@') {
-            return Err(UsageError::User(host));
+        match &host {
+            Some(host) if proxy.is_none() && is_port(host) => {
+                return Err(UsageError::HostIsPort(host.clone()));
+            }
+            Some(host) if host.contains('@') => return Err(UsageError::User(host.clone())),
+            _ => {}
         }
         if self.hosts.is_some() && !self.knocks.is_empty() {
             return Err(UsageError::HostsWithPorts);
@@ -113,16 +115,15 @@ impl Options {
 
     /// The host, and with `--proxy` the port to connect to: then all that is not an option is a
     /// port to knock on.
-    fn host_and_proxy(&mut self) -> Result<(String, Option<NonZeroU16>), UsageError> {
+    fn host_and_proxy(&mut self) -> Result<(Option<String>, Option<NonZeroU16>), UsageError> {
         let positional = self.host.take();
         match self.proxy.take().as_deref() {
             Some([host, port]) => {
                 self.knocks.splice(0..0, positional);
-                Ok((host.clone(), Some(tcp_port("--proxy", port)?)))
+                Ok((Some(host.clone()), Some(tcp_port("--proxy", port)?)))
             }
             Some(_) => Err(UsageError::ProxyTwice),
-            // clap has seen to it that there is one.
-            None => Ok((positional.unwrap_or_default(), None)),
+            None => Ok((positional, None)),
         }
     }
 
@@ -132,17 +133,19 @@ impl Options {
             ("--totp", Mode::Totp, self.rotation.totp),
             ("--code", Mode::Totp, self.rotation.code.is_some()),
             ("--spa", Mode::Spa, self.request.spa),
+            ("--fwknop", Mode::Fwknop, self.fwknop.fwknop),
+            ("--fwknoprc", Mode::Fwknop, self.fwknop.fwknoprc.is_some()),
         ]
         .into_iter()
         .filter_map(|(option, mode, given)| given.then_some((option, mode)))
         .collect();
         match asked.as_slice() {
             [] => Ok((!self.knocks.is_empty()).then_some(Mode::Sequence)),
-            &[(option, _), ..] if !self.knocks.is_empty() => {
-                Err(UsageError::ModeWithPorts { option, ports: self.knocks.join(" ") })
-            }
             &[(one, mode), .., (other, second)] if mode != second => {
                 Err(UsageError::TwoModes { one, other })
+            }
+            &[(option, mode), ..] if !self.knocks.is_empty() && mode != Mode::Fwknop => {
+                Err(UsageError::ModeWithPorts { option, ports: self.knocks.join(" ") })
             }
             &[(_, mode), ..] => Ok(Some(mode)),
         }
@@ -191,6 +194,8 @@ impl Options {
         const KNOCKS: &[Mode] = &[Mode::Sequence, Mode::Totp];
         const TOTP: &[Mode] = &[Mode::Totp];
         const SPA: &[Mode] = &[Mode::Spa];
+        const FWKNOP: &[Mode] = &[Mode::Fwknop];
+        const REQUESTS: &[Mode] = &[Mode::Spa, Mode::Fwknop];
         [
             ("--udp", FIXED, self.udp),
             ("--delay", KNOCKS, self.delay.is_some()),
@@ -203,11 +208,17 @@ impl Options {
             ("--digits", TOTP, self.rotation.digits.is_some()),
             ("--step", TOTP, self.rotation.step.is_some()),
             ("--server-key", SPA, self.request.server_key.is_some()),
-            ("--key", SPA, self.request.key.is_some()),
-            ("--spa-port", SPA, self.request.spa_port.is_some()),
-            ("--address", SPA, !self.request.address.is_empty()),
-            ("--open-for", SPA, self.request.open_for.is_some()),
+            ("--key", REQUESTS, self.request.key.is_some()),
+            ("--spa-port", REQUESTS, self.request.spa_port.is_some()),
+            ("--address", REQUESTS, !self.request.address.is_empty()),
+            ("--open-for", REQUESTS, self.request.open_for.is_some()),
             ("--close", SPA, self.request.close),
+            ("--hmac-key", FWKNOP, self.fwknop.hmac_key.is_some()),
+            ("--hmac-digest-type", FWKNOP, self.fwknop.hmac_digest_type.is_some()),
+            ("--digest-type", FWKNOP, self.fwknop.digest_type.is_some()),
+            ("--encryption-mode", FWKNOP, self.fwknop.encryption_mode.is_some()),
+            ("--user", FWKNOP, self.fwknop.user.is_some()),
+            ("--time-offset", FWKNOP, self.fwknop.time_offset.is_some()),
         ]
         .into_iter()
         .filter_map(|(option, modes, given)| given.then_some((option, modes)))
@@ -250,6 +261,15 @@ impl Options {
                 address: Address::of(&self.request.address)?,
                 open_for: self.request.open_for,
                 close: self.request.close,
+            },
+            fwknop: Fwknop {
+                stanza: self.fwknop.fwknoprc.clone(),
+                hmac_key_file: self.fwknop.hmac_key.clone(),
+                digest: self.fwknop.digest_type,
+                hmac: self.fwknop.hmac_digest_type,
+                encryption: self.fwknop.encryption_mode,
+                user: self.fwknop.user.clone(),
+                time_offset: self.fwknop.time_offset,
             },
         })
     }

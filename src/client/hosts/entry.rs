@@ -1,13 +1,14 @@
 //! One entry of the hosts file.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Host;
+use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
 use crate::client::settings::{
-    self, Address, AddressWord, Kind, Mode, Request, Rotation, Settings,
+    self, Address, AddressWord, Fwknop, Kind, Mode, Request, Rotation, Settings,
 };
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, meant};
@@ -43,12 +44,20 @@ pub const KEYS: Keys = Keys {
         "address",
         "open_for",
         "close",
+        "fwknoprc",
+        "hmac_key_file",
+        "hmac_digest_type",
+        "digest_type",
+        "encryption_mode",
+        "user",
+        "time_offset",
     ],
+    later: &[],
 };
 
 /// The keys that only some modes have a use for.
-const OF_MODES: [(&str, &[Mode]); 15] = [
-    ("ports", &[Mode::Sequence, Mode::Totp]),
+const OF_MODES: [(&str, &[Mode]); 22] = [
+    ("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop]),
     ("delay", &[Mode::Sequence, Mode::Totp]),
     ("door", &[Mode::Totp, Mode::Spa]),
     ("base", &[Mode::Totp]),
@@ -58,11 +67,18 @@ const OF_MODES: [(&str, &[Mode]); 15] = [
     ("step", &[Mode::Totp]),
     ("secret_file", &[Mode::Totp]),
     ("server_key", &[Mode::Spa]),
-    ("key_file", &[Mode::Spa]),
-    ("spa_port", &[Mode::Spa]),
-    ("address", &[Mode::Spa]),
-    ("open_for", &[Mode::Spa]),
+    ("key_file", &[Mode::Spa, Mode::Fwknop]),
+    ("spa_port", &[Mode::Spa, Mode::Fwknop]),
+    ("address", &[Mode::Spa, Mode::Fwknop]),
+    ("open_for", &[Mode::Spa, Mode::Fwknop]),
     ("close", &[Mode::Spa]),
+    ("fwknoprc", &[Mode::Fwknop]),
+    ("hmac_key_file", &[Mode::Fwknop]),
+    ("hmac_digest_type", &[Mode::Fwknop]),
+    ("digest_type", &[Mode::Fwknop]),
+    ("encryption_mode", &[Mode::Fwknop]),
+    ("user", &[Mode::Fwknop]),
+    ("time_offset", &[Mode::Fwknop]),
 ];
 
 /// Reads an entry of the hosts file `file`. What is wrong in it is left out.
@@ -71,6 +87,7 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
     fields.check_keys(&KEYS, problems);
     let mode = match fields.value("mode") {
         Some(node) => problems.keep(mode(node))?,
+        None if fields.value("fwknoprc").is_some() => Mode::Fwknop,
         None => Mode::Sequence,
     };
     let mut reader = Reader { fields, file, problems };
@@ -88,18 +105,26 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
     match mode {
         Mode::Sequence => settings.knocks = reader.knocks(entry)?,
         Mode::Totp => settings.rotation = reader.rotation(),
-        Mode::Spa => settings.request = reader.request(),
+        Mode::Spa => settings.request = reader.request(settings::open_for),
+        Mode::Fwknop => {
+            if fields.value("ports").is_some() {
+                settings.knocks = reader.knocks(entry)?;
+            }
+            settings.request = reader.request(open_for);
+            settings.fwknop = reader.fwknop();
+        }
     }
     Some(Host {
         name: entry.key.clone(),
         at: entry.at.clone(),
+        says_host: host.is_some(),
         host: host.unwrap_or_else(|| entry.key.clone()),
         settings,
     })
 }
 
 fn mode(node: &Node) -> Result<Mode, Diagnostic> {
-    let text = node.text("sequence, totp or spa")?;
+    let text = node.text("sequence, totp, spa or fwknop")?;
     if let Some(mode) = Mode::ALL.into_iter().find(|mode| mode.as_str() == text) {
         return Ok(mode);
     }
@@ -241,7 +266,7 @@ impl Reader<'_> {
         }
     }
 
-    fn request(&mut self) -> Request {
+    fn request(&mut self, open_for: fn(&str) -> Result<NonZeroU32, String>) -> Request {
         let close = self.read("close", Node::boolean).unwrap_or(false);
         if close {
             self.exclude("open_for", "close", "remove one of them: nothing opens");
@@ -252,9 +277,20 @@ impl Reader<'_> {
             key_file: self.path("key_file"),
             port: self.read("spa_port", |node| node.parsed("a port or a range of ports")),
             address: self.read("address", address).flatten(),
-            open_for: self
-                .read("open_for", |node| node.read("a duration such as 30s", settings::open_for)),
+            open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
             close,
+        }
+    }
+
+    fn fwknop(&mut self) -> Fwknop {
+        Fwknop {
+            stanza: self.read("fwknoprc", |node| node.text("a stanza's name").map(str::to_owned)),
+            hmac_key_file: self.path("hmac_key_file"),
+            digest: self.read("digest_type", |node| node.parsed("a hash such as sha256")),
+            hmac: self.read("hmac_digest_type", |node| node.parsed("a hash such as sha256")),
+            encryption: self.read("encryption_mode", |node| node.parsed("a mode such as cbc")),
+            user: self.read("user", |node| node.parsed("a user's name")),
+            time_offset: self.read("time_offset", |node| node.read("a time", time_offset)),
         }
     }
 }

@@ -1,0 +1,375 @@
+//! Requests as fwknop makes them, with keys from where fwknop has them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::fwknoprc::{self, RcError};
+use super::keys::{self, KeyFileError};
+use super::plan::Datagram;
+use super::requests::{RequestError, own_address, whom};
+use super::settings::{self, Address, PortRange};
+use super::voice::Voice;
+use crate::proto::fwknop::{
+    self, Access, Hash, HmacKey, Key, KeyError, MAX_TIMEOUT, Mode, Random, Request, User, Version,
+};
+use crate::proto::knock::Knock;
+use crate::time::Wall;
+
+/// What a client asks of a fwknop server, or of one that understands it, time and again.
+#[derive(Clone, Debug)]
+pub struct Fwknop {
+    pub key: Key,
+    pub hmac: Option<(HmacKey, Hash)>,
+    pub digest: Hash,
+    pub mode: Mode,
+    pub port: PortRange,
+    /// Where the datagram is sent from; `None`: the kernel chooses.
+    pub from: Option<NonZeroU16>,
+    /// Never empty.
+    pub ports: Vec<Knock>,
+    /// Of the given ones only that of IPv4 is asked for.
+    pub address: Address,
+    /// Seconds; `None`: as the server says.
+    pub open_for: Option<u32>,
+    pub user: User,
+    /// Added to the clock, in seconds.
+    pub time_offset: i64,
+}
+
+impl Fwknop {
+    /// A request to `host` that was never made before.
+    ///
+    /// # Errors
+    /// [`RequestError`] if no server would take it.
+    pub fn datagram(
+        &self,
+        now: Wall,
+        host: SocketAddr,
+        voice: Voice,
+    ) -> Result<Datagram, RequestError> {
+        let port = self.port.pick(getrandom::u64()?);
+        let own = || own_address(host, port).and_then(only_v4);
+        let whom = whom(self.address, host.ip(), own)?;
+        voice.say(|| format!("asking for {}", whom.describe()));
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
+        let mut salt = [0; 8];
+        getrandom::fill(&mut salt)?;
+        let request = self.request(now, Random::new(random), whom.v4());
+        let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
+        let datagram = fwknop::seal(&request, self.digest, &self.key, self.mode, hmac, salt)?;
+        Ok(Datagram { port, from: self.from, bytes: datagram.into_bytes() })
+    }
+
+    fn request(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> Request {
+        let seconds = now.since(Wall::ZERO).as_secs();
+        Request {
+            random,
+            user: self.user.clone(),
+            timestamp: seconds.saturating_add_signed(self.time_offset),
+            version: Version::default(),
+            access: Access { address, ports: self.ports.clone(), timeout: self.open_for },
+        }
+    }
+}
+
+/// fwknop's servers open for nothing else.
+fn only_v4(own: IpAddr) -> io::Result<IpAddr> {
+    if own.is_ipv4() { Ok(own) } else { Err(io::ErrorKind::AddrNotAvailable.into()) }
+}
+
+/// How long a door shall stay open, in seconds.
+///
+/// # Errors
+/// Says which durations are possible.
+pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
+    settings::open_for(text).and_then(check_open_for)
+}
+
+/// # Errors
+/// If that is longer than any of fwknop's servers takes.
+pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
+    if seconds.get() <= MAX_TIMEOUT {
+        Ok(seconds)
+    } else {
+        Err(format!("fwknop's servers take {MAX_TIMEOUT}s at most, not {seconds}s"))
+    }
+}
+
+/// The difference between two clocks, in seconds, as fwknop writes it.
+///
+/// # Errors
+/// Says how to write it.
+pub fn time_offset(text: &str) -> Result<i64, String> {
+    fwknoprc::time_offset(text)
+        .ok_or_else(|| format!("'{text}' is no time: write for example 60s, -5min or 1day"))
+}
+
+/// The name that a request has where none is given: that of whoever runs the program.
+///
+/// # Errors
+/// If it is one that fwknop does not take.
+pub fn user(variable: impl Fn(&str) -> Option<String>) -> Result<User, String> {
+    let name = ["SPOOF_USER", "LOGNAME", "USER"]
+        .into_iter()
+        .find_map(|name| variable(name).filter(|value| !value.is_empty()))
+        .unwrap_or_else(|| "NO_USER".to_owned());
+    name.parse().map_err(|_| name)
+}
+
+/// The keys that a file holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    pub key: Option<Key>,
+    pub hmac: Option<HmacKey>,
+}
+
+/// The keys in a file that only its owner can read: what `fwknop --key-gen` writes, or nothing but
+/// the encryption key.
+///
+/// # Errors
+/// [`KeyFileError`] if others can read it, or if it holds no key.
+pub fn keys(path: &Path) -> Result<Keys, KeyFileError> {
+    let text = keys::read(path)?;
+    let wrong = |source| KeyFileError::Fwknop { path: path.to_owned(), source };
+    let generated = generated(&text).map_err(wrong)?;
+    if generated != Keys::default() {
+        return Ok(generated);
+    }
+    let key = Key::new(one_line(&text).as_bytes().to_vec()).map_err(wrong)?;
+    Ok(Keys { key: Some(key), hmac: None })
+}
+
+/// The HMAC key in a file that only its owner can read: what `fwknop --key-gen` writes, or nothing
+/// but this key.
+///
+/// # Errors
+/// [`KeyFileError`] if others can read it, or if it holds no key.
+pub fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
+    let text = keys::read(path)?;
+    let wrong = |source| KeyFileError::Fwknop { path: path.to_owned(), source };
+    match generated(&text).map_err(wrong)?.hmac {
+        Some(key) => Ok(key),
+        None => HmacKey::new(one_line(&text).as_bytes().to_vec()).map_err(wrong),
+    }
+}
+
+/// The encryption key in a file of fwknop's that has one for each server.
+///
+/// # Errors
+/// [`KeyFileError`] if others can read it, or if it has none for this server.
+pub fn key_for(path: &Path, server: &str) -> Result<Key, KeyFileError> {
+    let text = keys::read(path)?;
+    let of_server =
+        |line: &str| Some(line.trim().strip_prefix(server)?.strip_prefix(':')?.trim().to_owned());
+    match text.lines().find_map(of_server).map(Zeroizing::new) {
+        Some(key) => Key::new(key.as_bytes().to_vec())
+            .map_err(|source| KeyFileError::Fwknop { path: path.to_owned(), source }),
+        None => Err(KeyFileError::NoServer { path: path.to_owned(), server: server.to_owned() }),
+    }
+}
+
+fn one_line(text: &str) -> &str {
+    text.trim_end_matches(['\n', '\r'])
+}
+
+fn generated(text: &str) -> Result<Keys, KeyError> {
+    let mut keys = Keys::default();
+    for (name, value) in text.lines().filter_map(|line| fwknoprc::pair(line.trim())) {
+        match name {
+            "KEY" => keys.key = Some(Key::new(value.into())?),
+            "KEY_BASE64" => keys.key = Some(Key::from_base64(value)?),
+            "HMAC_KEY" => keys.hmac = Some(HmacKey::new(value.into())?),
+            "HMAC_KEY_BASE64" => keys.hmac = Some(HmacKey::from_base64(value)?),
+            _ => {}
+        }
+    }
+    Ok(keys)
+}
+
+/// Why a stanza of `~/.fwknoprc` is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum StanzaError {
+    #[error("no home directory is known, so there is no ~/.fwknoprc")]
+    NoHome,
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}:{}{error}", path.display(), blank(error))]
+    Wrong { path: PathBuf, error: RcError },
+}
+
+/// The place of a line follows the file at once.
+const fn blank(error: &RcError) -> &'static str {
+    match error {
+        RcError::NoStanza(_) => " ",
+        RcError::Line { .. } => "",
+    }
+}
+
+/// The stanza of this name in `~/.fwknoprc`. As fwknop, it only warns if others can read it.
+///
+/// # Errors
+/// [`StanzaError`] with what is wrong in it, or with it.
+pub fn stanza(name: &str, voice: Voice) -> Result<fwknoprc::Stanza, StanzaError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
+    let unreadable = |source| StanzaError::Unreadable { path: path.clone(), source };
+    let mode = std::fs::metadata(&path).map_err(unreadable)?.mode();
+    if mode & 0o077 != 0 {
+        let shown = path.display();
+        voice.warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
+    }
+    let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(unreadable)?;
+    fwknoprc::read(&text, name).map_err(|error| StanzaError::Wrong { path, error })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn key(text: &str) -> Key {
+        Key::new(text.into()).unwrap()
+    }
+
+    fn hmac(text: &str) -> HmacKey {
+        HmacKey::new(text.into()).unwrap()
+    }
+
+    fn fwknop() -> Fwknop {
+        Fwknop {
+            key: key("testkey"),
+            hmac: Some((hmac("hmackey"), Hash::Sha512)),
+            digest: Hash::Sha1,
+            mode: Mode::Ctr,
+            port: PortRange::SPA,
+            from: None,
+            ports: vec!["22".parse().unwrap(), "53/udp".parse().unwrap()],
+            address: Address::Observed,
+            open_for: Some(60),
+            user: "alice".parse().unwrap(),
+            time_offset: 0,
+        }
+    }
+
+    const HOST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0);
+
+    fn sent(fwknop: &Fwknop, seconds: u64) -> Request {
+        let now = Wall::ZERO + Duration::from_secs(seconds);
+        let datagram = fwknop.datagram(now, HOST, Voice::SILENT).unwrap();
+        assert_eq!(datagram.port.get(), 62_201);
+        let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
+        fwknop::open(&datagram.bytes, &fwknop.key, fwknop.mode, hmac).unwrap().request
+    }
+
+    #[test]
+    fn the_server_reads_what_the_client_asked_for() {
+        let request = sent(&fwknop(), 1_700_000_000);
+        assert_eq!(request.user.as_str(), "alice");
+        assert_eq!(request.timestamp, 1_700_000_000);
+        let ports = fwknop().ports;
+        assert_eq!(request.access, Access { address: None, ports, timeout: Some(60) });
+    }
+
+    #[test]
+    fn no_two_requests_are_alike() {
+        assert_ne!(sent(&fwknop(), 1).random, sent(&fwknop(), 1).random);
+    }
+
+    #[test]
+    fn an_offset_is_added_to_the_clock_and_never_leads_before_1970() {
+        let off = |time_offset| Fwknop { time_offset, ..fwknop() };
+        assert_eq!(sent(&off(-60), 1_700_000_000).timestamp, 1_699_999_940);
+        assert_eq!(sent(&off(60), 1_700_000_000).timestamp, 1_700_000_060);
+        assert_eq!(off(-60).request(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
+    }
+
+    #[test]
+    fn a_given_address_is_asked_for() {
+        let words = ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
+        let address = Address::of(&words).unwrap().unwrap();
+        let request = sent(&Fwknop { address, ..fwknop() }, 1);
+        assert_eq!(request.access.address, Some(Ipv4Addr::new(203, 0, 113, 7)));
+    }
+
+    #[test]
+    fn what_no_server_takes_is_not_sent() {
+        let ports = (1..=20).map(|port: u16| port.to_string().parse().unwrap()).collect();
+        let long = Fwknop { ports, ..fwknop() };
+        let error = long.datagram(Wall::ZERO, HOST, Voice::SILENT).unwrap_err().to_string();
+        assert!(error.contains("ask for fewer ports"), "{error}");
+    }
+
+    #[test]
+    fn a_request_is_named_after_who_runs_the_program() {
+        let variables = |set: &'static [(&str, &str)]| {
+            user(move |name| {
+                let found = set.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+            .map(|user| user.as_str().to_owned())
+        };
+        assert_eq!(variables(&[]).unwrap(), "NO_USER");
+        assert_eq!(variables(&[("USER", "c"), ("LOGNAME", "b")]).unwrap(), "b");
+        assert_eq!(variables(&[("SPOOF_USER", "a"), ("LOGNAME", "b")]).unwrap(), "a");
+        assert_eq!(variables(&[("LOGNAME", ""), ("USER", "c")]).unwrap(), "c");
+        assert_eq!(variables(&[("USER", "a:b")]).unwrap_err(), "a:b");
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_key_file_holds_what_fwknop_generates() {
+        let (_directory, path) = file("KEY_BASE64: dGVzdGtleQ==\nHMAC_KEY_BASE64: aG1hY2tleQ==\n");
+        let found = keys(&path).unwrap();
+        assert_eq!(found, Keys { key: Some(key("testkey")), hmac: Some(hmac("hmackey")) });
+        assert_eq!(hmac_key(&path).unwrap(), hmac("hmackey"));
+    }
+
+    #[test]
+    fn a_key_file_may_hold_nothing_but_the_key() {
+        let (_directory, path) = file("a pass phrase\n");
+        assert_eq!(keys(&path).unwrap(), Keys { key: Some(key("a pass phrase")), hmac: None });
+        assert_eq!(hmac_key(&path).unwrap(), hmac("a pass phrase"));
+    }
+
+    #[test]
+    fn a_file_may_have_a_key_for_each_server() {
+        let (_directory, path) = file("192.0.2.1: one\ngw.example.com:two\n");
+        assert_eq!(key_for(&path, "192.0.2.1").unwrap(), key("one"));
+        assert_eq!(key_for(&path, "gw.example.com").unwrap(), key("two"));
+        assert!(key_for(&path, "gw").unwrap_err().to_string().contains("no key for gw"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_never_shows_what_it_holds() {
+        let long = "s3cr3t".repeat(30);
+        for text in ["", "\n", &long, "KEY_BASE64: s3cr3t!\n"] {
+            let (_directory, path) = file(text);
+            for error in [keys(&path).unwrap_err(), hmac_key(&path).unwrap_err()] {
+                assert!(!error.to_string().contains("s3cr3t"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_to_stay_open_has_a_limit() {
+        assert_eq!(open_for("65536"), Ok(NonZeroU32::new(65_536).unwrap()));
+        assert!(open_for("65537").unwrap_err().contains("65536s at most"));
+        assert!(open_for("0").is_err());
+    }
+}

@@ -1,0 +1,475 @@
+//! `~/.fwknoprc`: what fwknop's own client has been told, read as that client reads it.
+
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::proto::fwknop::{Hash, HmacKey, Key, KeyError, Mode, User};
+use crate::proto::knock::{Knock, Protocol, parse_port};
+
+/// The stanza that comes before every other.
+const DEFAULT: &str = "default";
+const DAY: i64 = 86_400;
+
+/// What a stanza asks for, with that of `[default]` below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stanza {
+    pub server: Option<String>,
+    pub port: Option<NonZeroU16>,
+    /// Send to a port from 10000 on, another one each time.
+    pub random_port: bool,
+    pub source_port: Option<NonZeroU16>,
+    pub ports: Vec<Knock>,
+    pub allow: Option<Allow>,
+    pub key: Option<Key>,
+    pub hmac_key: Option<HmacKey>,
+    /// Where the key is, if not here.
+    pub key_file: Option<PathBuf>,
+    /// An HMAC is wanted, also where no key for it is here.
+    pub use_hmac: bool,
+    pub hmac_type: Hash,
+    pub digest: Hash,
+    pub mode: Mode,
+    /// In seconds.
+    pub timeout: Option<u32>,
+    pub user: Option<User>,
+    /// Added to the clock, in seconds.
+    pub time_offset: i64,
+}
+
+/// The address to open for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allow {
+    /// The one that the request comes from.
+    Source,
+    Address(Ipv4Addr),
+}
+
+/// What is wrong in the file. Shows no key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RcError {
+    #[error("there is no stanza [{0}] in it")]
+    NoStanza(String),
+    #[error("{line}: {wrong}")]
+    Line { line: usize, wrong: Wrong },
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    #[error("not a name and a value, with a blank between the two")]
+    NotAPair,
+    #[error("fwknop knows no '{0}'")]
+    Unknown(String),
+    #[error("CLIENT_TIMEOUT is no name that fwknop knows: write FW_TIMEOUT")]
+    ClientTimeout,
+    #[error(
+        "fwknop itself puts HMAC_KEY_FILE in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64"
+    )]
+    HmacKeyFile,
+    #[error("{name}: {error}")]
+    Key { name: &'static str, error: KeyError },
+    #[error("{name}: {value}: {expected}")]
+    Value { name: String, value: String, expected: &'static str },
+    #[error("{name}: {missing}")]
+    NotDone { name: String, missing: &'static str },
+}
+
+/// Reads the stanza of this name, in either case of letters, on top of `[default]`.
+///
+/// As fwknop does: a value ends at the first blank, `;` or `#`; what stands later counts, except
+/// that `KEY` and `HMAC_KEY` win over those in base64; other stanzas are not looked at.
+///
+/// # Errors
+/// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
+/// done here.
+pub fn read(text: &str, name: &str) -> Result<Stanza, RcError> {
+    let mut reader = Reader::default();
+    let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
+    if !is_there {
+        return Err(RcError::NoStanza(name.to_owned()));
+    }
+    for wanted in [DEFAULT, name] {
+        let mut reads = false;
+        for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+            if let Some(head) = head(text) {
+                reads = head.eq_ignore_ascii_case(wanted);
+            } else if reads && !text.is_empty() && !text.starts_with(['#', ';']) {
+                reader.take(line, text).map_err(|wrong| RcError::Line { line, wrong })?;
+            }
+        }
+    }
+    let Reader { mut stanza, raw, base64, raw_hmac, base64_hmac, not_done } = reader;
+    if let Some((line, wrong)) = not_done.into_iter().next() {
+        return Err(RcError::Line { line, wrong });
+    }
+    stanza.key = raw.or(base64);
+    stanza.hmac_key = raw_hmac.or(base64_hmac);
+    Ok(stanza)
+}
+
+/// The names of all stanzas, in their order.
+fn heads(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| head(line.trim()))
+}
+
+fn head(line: &str) -> Option<&str> {
+    line.strip_prefix('[')?.split_once(']').map(|(name, _)| name)
+}
+
+#[derive(Default)]
+struct Reader {
+    stanza: Stanza,
+    raw: Option<Key>,
+    base64: Option<Key>,
+    raw_hmac: Option<HmacKey>,
+    base64_hmac: Option<HmacKey>,
+    /// What is asked for and not done here, unless a later line takes it back.
+    not_done: Vec<(usize, Wrong)>,
+}
+
+impl Reader {
+    fn take(&mut self, line: usize, text: &str) -> Result<(), Wrong> {
+        let (name, value) = pair(text).ok_or(Wrong::NotAPair)?;
+        let Self { stanza, raw, base64, raw_hmac, base64_hmac, not_done } = self;
+        not_done
+            .retain(|(_, wrong)| !matches!(wrong, Wrong::NotDone { name: of, .. } if of == name));
+        let wrong =
+            |expected| Wrong::Value { name: name.to_owned(), value: value.to_owned(), expected };
+        let mut lacks = |missing| {
+            not_done.push((line, Wrong::NotDone { name: name.to_owned(), missing }));
+        };
+        let key = |name| move |error| Wrong::Key { name, error };
+        match name {
+            "SPA_SERVER" => stanza.server = Some(value.to_owned()),
+            "SPA_SERVER_PORT" => {
+                stanza.port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
+            }
+            "SPA_SOURCE_PORT" => {
+                stanza.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
+            }
+            "RAND_PORT" => stanza.random_port = is_yes(value),
+            "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
+                lacks("knock sends over UDP only")
+            }
+            "ACCESS" => stanza.ports = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
+            "ALLOW_IP" => stanza.allow = Some(allow(value).map_err(wrong)?),
+            "KEY" => *raw = Some(Key::new(value.into()).map_err(key("KEY"))?),
+            "KEY_BASE64" => {
+                *base64 = Some(Key::from_base64(value).map_err(key("KEY_BASE64"))?);
+            }
+            "HMAC_KEY" => *raw_hmac = Some(HmacKey::new(value.into()).map_err(key("HMAC_KEY"))?),
+            "HMAC_KEY_BASE64" => {
+                *base64_hmac = Some(HmacKey::from_base64(value).map_err(key("HMAC_KEY_BASE64"))?);
+            }
+            "KEY_FILE" => stanza.key_file = Some(value.into()),
+            "USE_HMAC" => stanza.use_hmac = is_yes(value),
+            "HMAC_DIGEST_TYPE" => stanza.hmac_type = word(value).ok_or_else(|| wrong(A_HASH))?,
+            "DIGEST_TYPE" => stanza.digest = word(value).ok_or_else(|| wrong(A_HASH))?,
+            "ENCRYPTION_MODE" => stanza.mode = word(value).ok_or_else(|| wrong(A_MODE))?,
+            "FW_TIMEOUT" => {
+                let seconds = value.parse().map_err(|_| wrong("write a number of seconds"))?;
+                stanza.timeout = Some(seconds).filter(|seconds| *seconds > 0);
+            }
+            "TIME_OFFSET" => {
+                stanza.time_offset = time_offset(value).ok_or_else(|| wrong(A_TIME))?
+            }
+            "SPOOF_USER" => stanza.user = Some(word(value).ok_or_else(|| wrong(A_USER))?),
+            "SPOOF_SOURCE_IP" => lacks("knock sends from its own address only"),
+            "NAT_ACCESS" | "NAT_PORT" => lacks("knock asks for no NAT"),
+            "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => lacks("knock asks for no NAT"),
+            "USE_GPG" if is_yes(value) => lacks("knock does not encrypt with GnuPG"),
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => lacks(NO_RESOLVER),
+            "CLIENT_TIMEOUT" => return Err(Wrong::ClientTimeout),
+            "HMAC_KEY_FILE" => return Err(Wrong::HmacKeyFile),
+            _ if WITHOUT_EFFECT.contains(&name) => {}
+            _ => return Err(Wrong::Unknown(name.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+const A_PORT: &str = "write a port from 1 to 65535";
+const A_HASH: &str = "write MD5, SHA1, SHA256, SHA384, SHA512, SHA3_256 or SHA3_512";
+const A_MODE: &str = "write CBC, ECB, CFB, OFB, CTR or legacy";
+const A_TIME: &str = "write a time such as 60sec, -5min, 2hours or 1day";
+const A_USER: &str = "write 1 to 48 letters and digits";
+const NO_RESOLVER: &str =
+    "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
+
+/// They say how to do what is not done here, or how much to print.
+const WITHOUT_EFFECT: [&str; 22] = [
+    "SPA_SERVER_PROTO",
+    "NAT_LOCAL",
+    "NAT_RAND_PORT",
+    "USE_GPG",
+    "USE_GPG_AGENT",
+    "GPG_RECIPIENT",
+    "GPG_SIGNER",
+    "GPG_SIGNING_PW",
+    "GPG_SIGNING_PW_BASE64",
+    "GPG_NO_SIGNING_PW",
+    "GPG_HOMEDIR",
+    "GPG_EXE",
+    "RESOLVE_IP_HTTP",
+    "RESOLVE_IP_HTTPS",
+    "RESOLVE_HTTP_ONLY",
+    "RESOLVE_URL",
+    "SERVER_RESOLVE_IPV4",
+    "WGET_CMD",
+    "HTTP_USER_AGENT",
+    "USE_WGET_USER_AGENT",
+    "VERBOSE",
+    "NO_SAVE_ARGS",
+];
+
+/// A name, which a colon may follow, and a value.
+pub(super) fn pair(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.split_once([' ', '\t'])?;
+    let name = name.strip_suffix(':').unwrap_or(name);
+    let value = rest.trim_start().split([' ', '\t', ';', '#']).next()?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    (is_name && !name.is_empty() && !value.is_empty()).then_some((name, value))
+}
+
+fn is_yes(value: &str) -> bool {
+    value.eq_ignore_ascii_case("y")
+}
+
+fn word<T: FromStr>(value: &str) -> Option<T> {
+    value.parse().ok()
+}
+
+fn allow(value: &str) -> Result<Allow, &'static str> {
+    if value.eq_ignore_ascii_case("source") {
+        return Ok(Allow::Source);
+    }
+    if value.eq_ignore_ascii_case("resolve") {
+        return Err(NO_RESOLVER);
+    }
+    match value.parse::<Ipv4Addr>() {
+        Ok(Ipv4Addr::UNSPECIFIED) => Ok(Allow::Source),
+        Ok(address) => Ok(Allow::Address(address)),
+        Err(_) => Err("write an IPv4 address, or the word source"),
+    }
+}
+
+/// `tcp/22,udp/53`, as fwknop writes them.
+fn ports(value: &str) -> Option<Vec<Knock>> {
+    value.split(',').map(port).collect()
+}
+
+fn port(text: &str) -> Option<Knock> {
+    let (protocol, port) = text.split_once('/')?;
+    let protocol = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol)?;
+    Some(Knock::new(protocol, parse_port(port).ok()?))
+}
+
+/// A number and a unit, of which the first letter counts; seconds where there is none.
+pub(super) fn time_offset(value: &str) -> Option<i64> {
+    let (sign, value) = match value.strip_prefix('-') {
+        Some(value) => (-1, value),
+        None => (1, value.strip_prefix('+').unwrap_or(value)),
+    };
+    let end = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
+    let (number, unit) = value.split_at_checked(end)?;
+    let unit = match unit.bytes().next() {
+        None | Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3_600,
+        Some(b'd') => DAY,
+        Some(_) => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit * sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WORK: &str = "\
+[default]
+HMAC_DIGEST_TYPE    sha512
+[work]
+SPA_SERVER          gw.example.com
+ACCESS              tcp/22,udp/53
+ALLOW_IP            192.0.2.7
+KEY_BASE64          dGVzdGtleQ==
+HMAC_KEY:           hmackey   # of the gateway
+FW_TIMEOUT          60
+";
+
+    fn stanza(lines: &str) -> Result<Stanza, RcError> {
+        read(&format!("[a]\n{lines}"), "a")
+    }
+
+    /// What is wrong with a line.
+    fn wrong(line: &str) -> String {
+        stanza(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_stanza_stands_on_top_of_the_default() {
+        let knock = |text: &str| text.parse::<Knock>().unwrap();
+        assert_eq!(
+            read(WORK, "Work"),
+            Ok(Stanza {
+                server: Some("gw.example.com".to_owned()),
+                ports: vec![knock("22"), knock("53/udp")],
+                allow: Some(Allow::Address([192, 0, 2, 7].into())),
+                key: Some(Key::new(b"testkey".to_vec()).unwrap()),
+                hmac_key: Some(HmacKey::new(b"hmackey".to_vec()).unwrap()),
+                hmac_type: Hash::Sha512,
+                timeout: Some(60),
+                ..Stanza::default()
+            })
+        );
+    }
+
+    #[test]
+    fn the_default_may_stand_below() {
+        let text = "[a]\nSPOOF_USER one\n[Default]\nSPOOF_USER two\nTIME_OFFSET 5\n";
+        let stanza = read(text, "a").unwrap();
+        assert_eq!(stanza.user, "one".parse().ok());
+        assert_eq!(stanza.time_offset, 5);
+    }
+
+    #[test]
+    fn what_is_in_other_stanzas_does_not_matter() {
+        let text = "NONSENSE\n[b]\nKEY=x\n[a] # mine\nKEY k\n [c]\nKEY other\n[a]\nACCESS tcp/1\n";
+        let stanza = read(text, "a").unwrap();
+        assert_eq!(stanza.key, Some(Key::new(b"k".to_vec()).unwrap()));
+        assert_eq!(stanza.ports.len(), 1);
+        assert_eq!(read(text, "d"), Err(RcError::NoStanza("d".to_owned())));
+    }
+
+    #[test]
+    fn a_raw_key_wins_over_one_in_base64_wherever_it_stands() {
+        for lines in ["KEY raw\nKEY_BASE64 dGVzdGtleQ==", "KEY_BASE64 dGVzdGtleQ==\nKEY raw"] {
+            assert_eq!(stanza(lines).unwrap().key, Some(Key::new(b"raw".to_vec()).unwrap()));
+        }
+        let text = "[default]\nHMAC_KEY raw\n[a]\nHMAC_KEY_BASE64 dGVzdGtleQ==";
+        let key = read(text, "a").unwrap().hmac_key;
+        assert_eq!(key, Some(HmacKey::new(b"raw".to_vec()).unwrap()));
+    }
+
+    #[test]
+    fn a_value_ends_at_a_blank_a_semicolon_or_a_hash() {
+        let is = |text: &str| Some(Key::new(text.into()).unwrap());
+        assert_eq!(stanza("KEY one two").unwrap().key, is("one"));
+        assert_eq!(stanza("KEY\tone;two").unwrap().key, is("one"));
+        assert_eq!(stanza("KEY: one#two").unwrap().key, is("one"));
+        assert_eq!(stanza("KEY a=b:c").unwrap().key, is("a=b:c"));
+    }
+
+    #[test]
+    fn comments_and_empty_lines_are_skipped() {
+        assert_eq!(stanza("# KEY x\n\n;KEY y\n   # KEY z\n"), Ok(Stanza::default()));
+    }
+
+    #[test]
+    fn offsets_have_a_sign_and_a_unit() {
+        let offset = |text: &str| stanza(&format!("TIME_OFFSET {text}")).map(|it| it.time_offset);
+        for (text, seconds) in [
+            ("5", 5),
+            ("+5", 5),
+            ("-5", -5),
+            ("60sec", 60),
+            ("5min", 300),
+            ("5m", 300),
+            ("-2days", -172_800),
+            ("3hours", 10_800),
+        ] {
+            assert_eq!(offset(text), Ok(seconds), "{text}");
+        }
+        for text in ["x", "-", "5x", "min", "99999999999999999999", "9223372036854775807d"] {
+            assert!(offset(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_source_is_named_by_a_word_or_by_zeros() {
+        assert_eq!(stanza("ALLOW_IP source").unwrap().allow, Some(Allow::Source));
+        assert_eq!(stanza("ALLOW_IP 0.0.0.0").unwrap().allow, Some(Allow::Source));
+        assert!(wrong("ALLOW_IP resolve").contains("asks no web server"));
+        assert!(wrong("ALLOW_IP localhost").contains("write an IPv4 address"));
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_none() {
+        assert_eq!(stanza("FW_TIMEOUT 0").unwrap().timeout, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        for (line, text) in [
+            ("KEY=x", "2: not a name and a value, with a blank between the two"),
+            ("KEY", "2: not a name and a value, with a blank between the two"),
+            ("key x", "2: fwknop knows no 'key'"),
+            ("BOGUS x", "2: fwknop knows no 'BOGUS'"),
+            (
+                "CLIENT_TIMEOUT 60",
+                "2: CLIENT_TIMEOUT is no name that fwknop knows: write FW_TIMEOUT",
+            ),
+            ("SPA_SERVER_PORT 70000", "2: SPA_SERVER_PORT: 70000: write a port from 1 to 65535"),
+            ("ACCESS 22", "2: ACCESS: 22: write tcp/22,udp/53"),
+            ("FW_TIMEOUT 1m", "2: FW_TIMEOUT: 1m: write a number of seconds"),
+            ("USE_GPG Y", "2: USE_GPG: knock does not encrypt with GnuPG"),
+            ("NAT_ACCESS 192.0.2.9:22", "2: NAT_ACCESS: knock asks for no NAT"),
+            ("SPA_SERVER_PROTO http", "2: SPA_SERVER_PROTO: knock sends over UDP only"),
+        ] {
+            assert_eq!(wrong(line), text);
+        }
+        assert!(wrong("HMAC_KEY_FILE f").contains("write HMAC_KEY"));
+        assert!(wrong("DIGEST_TYPE sha224").contains("SHA3_512"));
+        assert!(wrong("ENCRYPTION_MODE PCBC").contains("CBC"));
+        assert!(wrong("SPOOF_USER a:b").contains("letters"));
+    }
+
+    #[test]
+    fn what_is_not_done_here_can_be_taken_back_by_the_stanza() {
+        let text = "[default]\nUSE_GPG Y\nGPG_SIGNER me\n[a]\nUSE_GPG N\n[b]\nACCESS tcp/1\n";
+        assert_eq!(read(text, "a"), Ok(Stanza::default()));
+        let error = read(text, "b").unwrap_err().to_string();
+        assert_eq!(error, "2: USE_GPG: knock does not encrypt with GnuPG");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_key_is_said_without_it() {
+        let long = "s3cr3t".repeat(6);
+        assert_eq!(
+            wrong(&format!("KEY {long}")),
+            "2: KEY: invalid key length: 36 bytes, where fwknop takes 32 at most"
+        );
+        assert_eq!(wrong("HMAC_KEY_BASE64 s3cr3t!"), "2: HMAC_KEY_BASE64: the key is not base64");
+        assert!(wrong("KEY __CHANGEME__").contains("placeholder"));
+    }
+
+    #[test]
+    fn what_says_how_to_do_something_else_has_no_effect() {
+        for name in WITHOUT_EFFECT {
+            assert_eq!(
+                stanza(&format!("{name} {}", if name.ends_with("PROTO") { "udp" } else { "N" })),
+                Ok(Stanza::default()),
+                "{name}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(\\[a\\]\n|[A-Z_]{3,12}|[ :=;#\t\n]|-?[0-9a-z./,]{1,9}){0,30}") {
+            let _ = read(&text, "a");
+        }
+
+        #[test]
+        fn no_line_makes_it_panic(value in ".{0,40}", name in prop::sample::select(vec![
+            "ACCESS", "ALLOW_IP", "TIME_OFFSET", "KEY", "KEY_BASE64", "FW_TIMEOUT", "SPOOF_USER",
+        ])) {
+            let _ = stanza(&format!("{name} {value}"));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Requests of fwknop's, from what command line, hosts file and `~/.fwknoprc` say.
+
+use zeroize::Zeroizing;
+
+use super::{Builder, JobError};
+use crate::client::fwknop::{self, Fwknop, Keys, check_open_for};
+use crate::client::fwknoprc::{Allow, Stanza};
+use crate::client::settings::{Address, AddressWord, PortRange};
+use crate::client::usage::UsageError;
+use crate::proto::fwknop::{HmacKey, Key, User};
+use crate::proto::knock::{Knock, Protocol};
+
+impl Builder<'_> {
+    /// `stanza` says what nobody else says.
+    pub(super) fn fwknop(&self, stanza: Stanza, host: &str) -> Result<Fwknop, JobError> {
+        let (request, own) = (&self.settings.request, &self.settings.fwknop);
+        let mut keys = match &request.key_file {
+            Some(file) => fwknop::keys(file)?,
+            None => Keys::default(),
+        };
+        if let Some(file) = &own.hmac_key_file {
+            keys.hmac = Some(fwknop::hmac_key(file)?);
+        }
+        let key = match (keys.key.or(stanza.key), &stanza.key_file) {
+            (Some(key), _) => key,
+            (None, Some(file)) => fwknop::key_for(file, host)?,
+            (None, None) => ask_for_key()?,
+        };
+        let hmac = match keys.hmac.or(stanza.hmac_key) {
+            None if stanza.use_hmac => Some(ask_for_hmac_key()?),
+            hmac => hmac,
+        };
+        let port = match (request.port, stanza.random_port, stanza.port) {
+            (Some(range), _, _) => range,
+            (None, true, _) => PortRange::RANDOM,
+            (None, false, port) => port.map_or(PortRange::SPA, PortRange::from),
+        };
+        let hmac_type = own.hmac.unwrap_or(stanza.hmac_type);
+        Ok(Fwknop {
+            key,
+            hmac: hmac.map(|key| (key, hmac_type)),
+            digest: own.digest.unwrap_or(stanza.digest),
+            mode: own.encryption.unwrap_or(stanza.mode),
+            port,
+            from: stanza.source_port,
+            ports: self.ports_to_open(stanza.ports)?,
+            address: self.address(stanza.allow)?,
+            open_for: match request.open_for {
+                Some(seconds) => Some(check_open_for(seconds).map_err(UsageError::OpenFor)?.get()),
+                None => stanza.timeout,
+            },
+            user: match own.user.clone().or(stanza.user) {
+                Some(user) => user,
+                None => runner()?,
+            },
+            time_offset: own.time_offset.unwrap_or(stanza.time_offset),
+        })
+    }
+
+    /// Where nothing else is said, the port that is waited for.
+    fn ports_to_open(&self, of_stanza: Vec<Knock>) -> Result<Vec<Knock>, JobError> {
+        let said = [self.settings.knocks.clone(), of_stanza];
+        let said = said.into_iter().find(|ports| !ports.is_empty());
+        let waited_for = self.wanted.proxy.or(self.settings.wait);
+        let waited_for = waited_for.map(|port| vec![Knock::new(Protocol::Tcp, port)]);
+        self.need(said.or(waited_for), "the ports to open", "ports after the host", "ports")
+    }
+
+    fn address(&self, allow: Option<Allow>) -> Result<Address, UsageError> {
+        match (self.settings.request.address, allow) {
+            (Some(Address::Given(given)), _) if given.v4().is_none() => Err(UsageError::NotIpv4),
+            (Some(address), _) => Ok(address),
+            (None, Some(Allow::Source)) => Ok(Address::Observed),
+            (None, Some(Allow::Address(address))) => {
+                let word = AddressWord::Ip(address.into());
+                Ok(Address::of(&[word])?.unwrap_or(Address::Auto))
+            }
+            (None, None) => Ok(Address::Auto),
+        }
+    }
+}
+
+/// The user who runs the program.
+fn runner() -> Result<User, UsageError> {
+    fwknop::user(|name| std::env::var(name).ok()).map_err(UsageError::UserName)
+}
+
+fn ask_for_key() -> Result<Key, JobError> {
+    let typed = ask("Encryption key: ")?;
+    Key::new(typed.as_bytes().to_vec()).map_err(JobError::Key)
+}
+
+fn ask_for_hmac_key() -> Result<HmacKey, JobError> {
+    let typed = ask("HMAC key: ")?;
+    HmacKey::new(typed.as_bytes().to_vec()).map_err(JobError::Key)
+}
+
+fn ask(prompt: &str) -> Result<Zeroizing<String>, JobError> {
+    rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(JobError::AskKey)
+}
