@@ -1,16 +1,17 @@
 //! From the last knock on the wire to the first SYN/ACK of the port that it opens.
 //!
-//! In one run, one after the other: a port that is open anyway (the floor), knockd with its
-//! guard and with a template, classic knockd and fwknopd, each between two network namespaces, 200 rounds, each round from
-//! another source. Both ends of a measurement are stamps of the client's kernel. Needs root.
+//! In one run: a port that is open anyway (the floor), knockd with its guard and with a template,
+//! classic knockd and fwknopd, each between two network namespaces of its own. Each of 200 rounds
+//! measures all of them, one after the other, from another source. Both ends of a measurement are
+//! stamps of the client's kernel. Needs root.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
 use std::time::Duration;
+use std::{env, fs};
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use nix::sys::signal::{Signal, kill};
@@ -27,21 +28,46 @@ fn main() {
     if !can_make_namespaces("latency") || !has_programs("latency", &["iptables"]) {
         return;
     }
-    println!("{:24} {:>10} {:>10} {:>8} {:>8}", "", "p50", "p99", "p50/floor", "p99/floor");
-    let floor = measure("open already (floor)", None, || Contender::Nothing);
-    if has_programs("latency: guard", &["nft"]) {
-        measure("knockd, guard", floor, || Contender::Ours("via: guard"));
+    // `cargo bench --bench latency -- guard` measures only those with the word in their name.
+    let words: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let mut entries: Vec<Entry> = CONTENDERS
+        .into_iter()
+        .filter(|(name, ..)| {
+            *name == FLOOR || words.is_empty() || words.iter().any(|word| name.contains(word))
+        })
+        .filter(|(name, _, programs)| has_programs(name, programs))
+        .map(|(name, who, _)| Entry::start(name, who))
+        .collect();
+    // In turn, so that whatever else the machine does meets all of them alike.
+    for round in 1..=ROUNDS {
+        for entry in &mut entries {
+            entry.times.push(one_round(&entry.net, entry.who, round));
+            // What is done after a door has opened is no part of the next round.
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
-    measure("knockd, iptables", floor, || Contender::Ours("via: iptables"));
-    if has_programs("latency: classic knockd", &["knockd"]) {
-        measure("classic knockd, iptables", floor, || Contender::Classic);
-    }
-    if has_programs("latency: fwknopd", &["fwknopd", "fwknop"]) {
-        measure("fwknopd, iptables", floor, || Contender::Fwknop);
+    println!("{:24} {:>10} {:>10} {:>9} {:>9}", "", "p50", "p99", "p50/floor", "p99/floor");
+    let mut floor = None;
+    for entry in entries {
+        let figures = entry.figures();
+        floor = floor.or(figures);
+        entry.report(figures, floor);
     }
 }
 
+const FLOOR: &str = "open already (floor)";
+
+/// Who is measured, and which programs that takes. The floor comes first.
+const CONTENDERS: [(&str, Contender, &[&str]); 5] = [
+    (FLOOR, Contender::Nothing, &[]),
+    ("knockd, guard", Contender::Ours("via: guard"), &["nft"]),
+    ("knockd, iptables", Contender::Ours("via: iptables"), &[]),
+    ("classic knockd, iptables", Contender::Classic, &["knockd"]),
+    ("fwknopd, iptables", Contender::Fwknop, &["fwknopd", "fwknop"]),
+];
+
 /// Who opens the port.
+#[derive(Clone, Copy)]
 enum Contender {
     /// Nobody has to.
     Nothing,
@@ -50,46 +76,65 @@ enum Contender {
     Fwknop,
 }
 
+/// A contender at work between two namespaces of its own.
+struct Entry {
+    name: &'static str,
+    who: Contender,
+    // Before the namespaces that it runs in.
+    _running: Running,
+    net: Net,
+    /// `None`: the port did not open.
+    times: Vec<Option<Duration>>,
+}
+
 /// p50 and p99.
 type Figures = (Duration, Duration);
 
-fn measure(name: &str, floor: Option<Figures>, who: impl Fn() -> Contender) -> Option<Figures> {
-    let net = Net::new();
-    // Sources of their own beyond the client, so that no round finds the port open.
-    net.server.must("ip", &["route", "add", "198.51.100.0/24", "via", support::CLIENT]);
-    let who = who();
-    if matches!(who, Contender::Nothing | Contender::Ours("via: guard")) {
-        net.server.listen(PORT);
-    } else {
-        net.shut(PORT);
+impl Entry {
+    fn start(name: &'static str, who: Contender) -> Self {
+        let net = Net::new();
+        // Sources of their own beyond the client, so that no round finds the port open.
+        net.server.must("ip", &["route", "add", "198.51.100.0/24", "via", support::CLIENT]);
+        if matches!(who, Contender::Nothing | Contender::Ours("via: guard")) {
+            net.server.listen(PORT);
+        } else {
+            net.shut(PORT);
+        }
+        Self { name, who, _running: Running::start(&net, who), net, times: Vec::new() }
     }
-    let running = Running::start(&net, &who);
-    let mut times: Vec<Duration> =
-        (1..=ROUNDS).filter_map(|round| one_round(&net, &who, round)).collect();
-    drop(running);
-    times.sort();
-    let missed = usize::from(ROUNDS) - times.len();
-    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len().max(1) - 1));
-    let Some((&p50, &p99)) = at(50).zip(at(99)) else {
-        println!("{name:24} never opened");
-        return None;
-    };
-    let ratio = |time: Duration, of: fn(&Figures) -> Duration| {
-        floor.as_ref().map_or(1.0, |floor| time.as_secs_f64() / of(floor).as_secs_f64())
-    };
-    println!(
-        "{name:24} {:>7.3} ms {:>7.3} ms {:>8.1} {:>8.1}{}",
-        p50.as_secs_f64() * 1e3,
-        p99.as_secs_f64() * 1e3,
-        ratio(p50, |floor| floor.0),
-        ratio(p99, |floor| floor.1),
-        if missed > 0 { format!("   {missed} rounds never opened") } else { String::new() }
-    );
-    Some((p50, p99))
+
+    /// `None`: the port has never opened.
+    fn figures(&self) -> Option<Figures> {
+        let mut times: Vec<Duration> = self.times.iter().copied().flatten().collect();
+        times.sort();
+        let last = times.len().checked_sub(1)?;
+        let at = |percent: usize| times.get((times.len() * percent / 100).min(last)).copied();
+        at(50).zip(at(99))
+    }
+
+    fn report(&self, figures: Option<Figures>, floor: Option<Figures>) {
+        let Some((p50, p99)) = figures else {
+            println!("{:24} never opened", self.name);
+            return;
+        };
+        let ratio = |time: Duration, of: fn(Figures) -> Duration| {
+            floor.map_or(1.0, |floor| time.as_secs_f64() / of(floor).as_secs_f64())
+        };
+        let missed = self.times.iter().filter(|time| time.is_none()).count();
+        println!(
+            "{:24} {:>7.3} ms {:>7.3} ms {:>9.1} {:>9.1}{}",
+            self.name,
+            p50.as_secs_f64() * 1e3,
+            p99.as_secs_f64() * 1e3,
+            ratio(p50, |floor| floor.0),
+            ratio(p99, |floor| floor.1),
+            if missed > 0 { format!("   {missed} rounds never opened") } else { String::new() }
+        );
+    }
 }
 
 /// Knocks from a source of its own, then asks for a connection again and again.
-fn one_round(net: &Net, who: &Contender, round: u8) -> Option<Duration> {
+fn one_round(net: &Net, who: Contender, round: u8) -> Option<Duration> {
     let source = Ipv4Addr::new(198, 51, 100, round);
     let macs = (mac(&net.server), mac(&net.client));
     let by_fwknop = matches!(who, Contender::Fwknop);
@@ -228,7 +273,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(net: &Net, who: &Contender) -> Self {
+    fn start(net: &Net, who: Contender) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
         let mut running =
