@@ -31,7 +31,7 @@ use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::signals::Signals;
-use crate::sys::{clock, files, orphans, privileges};
+use crate::sys::{clock, files, orphans, privileges, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long those who want to know of a closed door may hold up the end of the daemon.
@@ -139,6 +139,8 @@ impl Keeper {
         let settings = &loaded.config.settings;
         // Before any thread or child exists.
         let left = if cli.daemon { Some(daemon::detach()?) } else { None };
+        // Where it is refused doors open all the same, only later on a busy machine.
+        let _ = turns::take_short_ones();
         daemon::make_directory(&settings.run_dir, 0o755)?;
         daemon::make_directory(&settings.state_dir, 0o700)?;
         let pid_file = PidFile::lock(&settings.pid_file)?;

@@ -82,16 +82,20 @@ impl Watcher {
     }
 
     fn hear_next(&mut self) -> Option<Heard> {
-        if let Some(line) = self.complaints.next() {
-            return Some(Heard::Complaint(line));
-        }
+        // First what may open a door.
         if !self.closed {
             match self.channel.receive() {
                 Received::Frame(frame) => return Some(Heard::Frame(frame)),
                 Received::Malformed => return Some(Heard::Malformed),
-                Received::Nothing => return None,
+                Received::Nothing => {}
                 Received::Closed => self.closed = true,
             }
+        }
+        if let Some(line) = self.complaints.next() {
+            return Some(Heard::Complaint(line));
+        }
+        if !self.closed {
+            return None;
         }
         match self.child.try_wait() {
             Ok(None) => None,

@@ -8,3 +8,4 @@ pub mod orphans;
 pub mod privileges;
 pub mod process;
 pub mod signals;
+pub mod turns;
