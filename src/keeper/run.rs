@@ -30,7 +30,7 @@ use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, files, orphans, privileges, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -199,9 +199,9 @@ impl Keeper {
 
     fn run(mut self) -> Result<(), StartError> {
         loop {
-            self.wait(None)?;
+            let is_signalled = self.wait(None)?;
             let now = clock::now();
-            let pending = self.signals.take();
+            let pending = if is_signalled { self.signals.take() } else { Pending::default() };
             if pending.stop {
                 break;
             }
@@ -293,7 +293,7 @@ impl Keeper {
                 error!("not everything could be closed in time");
                 break;
             }
-            self.wait(Some(limit))?;
+            let _ = self.wait(Some(limit))?;
             // A second request changes nothing: the doors still have to be closed.
             let _ = self.signals.take();
         }
@@ -301,8 +301,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Sleeps until something happens or is due.
-    fn wait(&self, limit: Option<Monotonic>) -> Result<(), StartError> {
+    /// Sleeps until something happens or is due. True: a signal has come.
+    fn wait(&self, limit: Option<Monotonic>) -> Result<bool, StartError> {
         let now = clock::now().monotonic;
         let deadlines = [
             self.watchers.next_deadline(),
@@ -317,8 +317,8 @@ impl Keeper {
         fds.extend(self.watchers.fds());
         fds.extend(self.doors.fds());
         fds.extend(self.control.fds());
-        files::wait(&fds, timeout).map_err(system("cannot wait for events"))?;
-        Ok(())
+        let ready = files::wait(&fds, timeout).map_err(system("cannot wait for events"))?;
+        Ok(ready.first() == Some(&true))
     }
 }
 

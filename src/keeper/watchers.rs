@@ -173,6 +173,10 @@ impl Watchers {
                     if !self.frame(now, &watcher, frame, notices) {
                         watcher.kill();
                     }
+                    // A door opens before more is heard.
+                    if matches!(notices.last(), Some(Notice::Knocked { .. })) {
+                        break self.current = Some((watcher, since));
+                    }
                 }
                 Some(Heard::Complaint(line)) => self.complaint(now, &line),
                 Some(Heard::Malformed) => {

@@ -76,6 +76,14 @@ struct Interface {
     dropped: u64,
 }
 
+/// What else than packets there is to look at: a packet should not wait for it.
+struct Woken {
+    /// The keeper has said something, or is gone.
+    told: bool,
+    /// The addresses of this host may have changed.
+    moved: bool,
+}
+
 /// Whether to go on.
 #[derive(PartialEq, Eq)]
 enum Next {
@@ -135,11 +143,11 @@ impl Watcher {
 
     fn run(mut self) -> Result<(), WatchError> {
         loop {
-            self.wait()?;
-            if self.obey() == Next::End {
+            let woken = self.wait()?;
+            if woken.told && self.obey() == Next::End {
                 return Ok(());
             }
-            if self.addresses.have_changed() {
+            if woken.moved && self.addresses.have_changed() {
                 let local = self.addresses.read().map_err(WatchError::Addresses)?;
                 self.engine.set_local(Local::Addresses(local));
             }
@@ -159,7 +167,7 @@ impl Watcher {
         }
     }
 
-    fn wait(&self) -> Result<(), WatchError> {
+    fn wait(&self) -> Result<Woken, WatchError> {
         let now = clock::now().monotonic;
         let drops = (!self.captures.is_empty()).then_some(self.next_drops);
         let deadlines =
@@ -168,8 +176,9 @@ impl Watcher {
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![self.reporter.channel().as_fd(), self.addresses.as_fd()];
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
-        files::wait(&fds, timeout).map_err(WatchError::Wait)?;
-        Ok(())
+        let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
+        let is_ready = |place: usize| ready.get(place) == Some(&true);
+        Ok(Woken { told: is_ready(0), moved: is_ready(1) })
     }
 
     /// Does what the keeper says.
