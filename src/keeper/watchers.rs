@@ -174,7 +174,7 @@ impl Watchers {
                         watcher.kill();
                     }
                     // A door opens before more is heard.
-                    if matches!(notices.last(), Some(Notice::Knocked { .. })) {
+                    if matches!(notices.last(), Some(Notice::Asked(_))) {
                         break self.current = Some((watcher, since));
                     }
                 }
