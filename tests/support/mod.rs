@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -259,14 +259,20 @@ impl Net {
 
 /// Asks again and again until the answer is yes, or the time is over.
 pub fn eventually(limit: Duration, mut question: impl FnMut() -> bool) -> bool {
-    let pause = Duration::from_millis(10);
-    for _ in 0..limit.as_millis() / pause.as_millis() {
-        if question() {
-            return true;
+    let begun = now();
+    while !question() {
+        // A question may take longer than the pause between two.
+        if begun.elapsed() >= limit {
+            return question();
         }
-        thread::sleep(pause);
+        thread::sleep(Duration::from_millis(10));
     }
-    question()
+    true
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests wait for no longer than they may")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// A running `knockd` and what it says; stopped when it goes out of scope.
