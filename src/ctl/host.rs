@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 
@@ -10,6 +11,12 @@ use crate::config::PATH;
 use crate::config::lint::{Host, Network};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
+use crate::sys::files;
+
+/// How long nft may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// More than this is no ruleset that anybody has written, and is cut, in bytes.
+const LONGEST: usize = 64 << 20;
 
 /// Looks at sockets, interfaces and addresses. What can't be read stays unknown.
 #[must_use]
@@ -44,15 +51,25 @@ fn variable(environment: &[u8], name: &str) -> Option<String> {
     pairs.into_iter().find_map(value)
 }
 
-/// What nft has in the kernel, as JSON; `None` without nft or the permission to ask it.
+/// What nft has in the kernel, as JSON; `None` without nft or the permission to ask it, or where it
+/// takes more than 10 s.
 ///
 /// Rules of iptables-legacy are not among it.
 pub(super) fn ruleset() -> Option<Vec<u8>> {
     #[expect(clippy::disallowed_methods, reason = "only nft knows how to print rules")]
     let mut nft = Command::new("nft");
     nft.args(["-j", "-t", "list", "ruleset"]).env_clear().env("PATH", PATH);
-    let output = nft.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then_some(output.stdout)
+    let (read, write) = files::output_pipe().ok()?;
+    let mut child = nft.stdin(Stdio::null()).stdout(write).stderr(Stdio::null()).spawn().ok()?;
+    // It holds the other end of the pipe.
+    drop(nft);
+    let listed = files::read_within(&mut read.into(), PATIENCE, LONGEST);
+    if !matches!(listed, Ok(Some(_))) {
+        // An error means that it has ended by itself.
+        let _ = child.kill();
+    }
+    let succeeded = child.wait().is_ok_and(|status| status.success());
+    listed.ok().flatten().filter(|_| succeeded)
 }
 
 fn network() -> Option<Network> {

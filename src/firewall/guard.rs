@@ -9,7 +9,7 @@
 //! While the table is replaced, a packet that is being judged at that very moment may be dropped
 //! although a grant holds; TCP sends it again. None is let through that should not be.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ use super::connections::{self, Older};
 use super::netlink::{Change, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
 use super::ruleset::{DoorSet, Element, Ruleset, TABLE};
 use crate::config::{Name, NftFamily as Family, NftNameError};
-use crate::sys::{clock, files, process};
+use crate::sys::{files, process};
 
 /// How long `nft` may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -366,42 +366,15 @@ fn run_nft(ruleset: &str) -> Result<u32, GuardError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GuardError::NoNft),
         Err(error) => return Err(GuardError::Run(error)),
     };
-    let mut output = std::fs::File::from(read);
-    let mut said = Vec::new();
-    let ended = read_to_end(&mut output, &mut said);
-    if !matches!(ended, Ok(true)) {
+    let said = files::read_within(&mut read.into(), LIMIT, OUTPUT);
+    if !matches!(said, Ok(Some(_))) {
         process::kill_group(&child);
     }
     let status = child.wait().map_err(GuardError::Run)?;
-    match ended {
-        Ok(true) => judge(status, &String::from_utf8_lossy(&said)).map(|()| child.id()),
-        Ok(false) => Err(GuardError::TimedOut),
+    match said {
+        Ok(Some(said)) => judge(status, &String::from_utf8_lossy(&said)).map(|()| child.id()),
+        Ok(None) => Err(GuardError::TimedOut),
         Err(error) => Err(GuardError::Run(error)),
-    }
-}
-
-/// Whether the other end has closed the pipe in time.
-fn read_to_end(output: &mut std::fs::File, said: &mut Vec<u8>) -> io::Result<bool> {
-    let start = clock::now().monotonic;
-    let mut buffer = [0; 4096];
-    loop {
-        let Some(left) = LIMIT.checked_sub(clock::now().monotonic.since(start)) else {
-            return Ok(false);
-        };
-        if !files::wait(&[output.as_fd()], Some(left))?.contains(&true) {
-            continue;
-        }
-        match output.read(&mut buffer) {
-            Ok(0) => return Ok(true),
-            Ok(count) if said.len() < OUTPUT => said.extend(buffer.iter().take(count)),
-            Ok(_) => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

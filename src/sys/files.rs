@@ -12,6 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::time::TimeSpec;
 
+use super::clock;
+
 /// Puts `bytes` into a file that lives in memory and can never change again.
 ///
 /// # Errors
@@ -64,6 +66,38 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// Reads from a pipe that does not block until its other end is closed, and keeps the first `most`
+/// bytes. `None`: it was not closed within `limit`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_within(pipe: &mut File, limit: Duration, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let begun = clock::now().monotonic;
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let Some(left) = limit.checked_sub(clock::now().monotonic.since(begun)) else {
+            return Ok(None);
+        };
+        if !wait(&[pipe.as_fd()], Some(left))?.contains(&true) {
+            continue;
+        }
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(Some(kept)),
+            Ok(count) => {
+                let room = most.saturating_sub(kept.len());
+                kept.extend(buffer.iter().take(count.min(room)));
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Takes over a descriptor that the parent process handed down under a fixed number.
 ///
 /// # Errors
@@ -114,6 +148,23 @@ mod tests {
     fn a_file_that_could_change_is_refused() {
         let fd = memfd_create("test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         assert!(read_sealed(fd).is_err());
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end_and_no_more_is_kept_than_asked_for() {
+        let (read, write) = output_pipe().unwrap();
+        let mut write = File::from(write);
+        write.write_all(b"12345").unwrap();
+        drop(write);
+        let kept = read_within(&mut read.into(), Duration::from_secs(10), 3).unwrap();
+        assert_eq!(kept.unwrap(), b"123");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_closes_is_given_up() {
+        let (read, _write) = output_pipe().unwrap();
+        let kept = read_within(&mut read.into(), Duration::from_millis(1), 3).unwrap();
+        assert_eq!(kept, None);
     }
 
     #[test]
