@@ -257,6 +257,27 @@ fn a_watcher_that_dies_is_replaced_and_grants_live_on() {
 }
 
 #[test]
+fn a_first_watcher_that_is_killed_is_followed_by_another() {
+    needs!("killed first watcher");
+    let net = Net::new();
+    // It works soon after it has been started, and is then a watcher like any other.
+    let in_time = (0..20).any(|_| {
+        let knockd = Knockd::spawn(&net.server, &recording_door(""), &[]);
+        let mut seen = std::iter::repeat_with(|| knockd.watchers());
+        let first = seen.find(|watchers| !watchers.is_empty()).unwrap();
+        kill(Pid::from_raw(first[0]), Signal::SIGKILL).unwrap();
+        knockd.wait_for("starting up, listening on");
+        if knockd.count("the new watcher could not start (signal: 9") == 0 {
+            return false;
+        }
+        net.client.knock_from(client(), SERVER, &SEQUENCE, SOON);
+        knockd.wait_for("OPEN SESAME");
+        true
+    });
+    assert!(in_time, "no watcher was killed before it worked");
+}
+
+#[test]
 fn the_watcher_has_no_privileges_left() {
     needs!("privileges");
     let net = Net::new();

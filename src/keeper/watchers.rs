@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A watcher that has worked this long was not started in vain.
 const STEADY: Duration = Duration::from_secs(60);
+/// How many watchers may be killed before the first of them works.
+const FIRST_TRIES: u64 = 5;
 /// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
 
@@ -68,6 +71,8 @@ pub(super) struct Watchers {
     interfaces: Interfaces,
     completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
     complaints: Limit,
+    /// More than any watcher says that limits itself, as ours do.
+    lines: Limit,
     counts: HashMap<Reason, u64>,
     dropped: u64,
     users: BTreeSet<u32>,
@@ -86,6 +91,7 @@ impl Watchers {
             interfaces: Interfaces::default(),
             completed: VecDeque::new(),
             complaints: Limit::new(20, Duration::from_secs(1)),
+            lines: Limit::new(1000, Duration::from_millis(5)),
             counts: HashMap::new(),
             dropped: 0,
             users: BTreeSet::new(),
@@ -224,6 +230,7 @@ impl Watchers {
 
     fn poll_relief(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
         let Some((mut watcher, limit)) = self.relief.take() else { return };
+        let mut was_killed = false;
         loop {
             match watcher.hear() {
                 None if now < limit => return self.relief = Some((watcher, limit)),
@@ -240,6 +247,7 @@ impl Watchers {
                     continue;
                 }
                 Some(Heard::Ended(status)) => {
+                    was_killed = status.is_some_and(|status| status.signal().is_some());
                     error!("the new watcher could not start ({})", ending(status));
                 }
                 Some(Heard::Frame(_) | Heard::Malformed) => {
@@ -250,6 +258,13 @@ impl Watchers {
         }
         if self.current.is_none() {
             self.restart_later(now);
+            // It has not found anything wrong: the next one may be luckier.
+            if was_killed
+                && Arc::ptr_eq(&watcher.config, &self.config)
+                && self.last_generation < FIRST_TRIES
+            {
+                return;
+            }
         }
         notices.push(Notice::Failed(Arc::clone(&watcher.config)));
     }
@@ -284,7 +299,9 @@ impl Watchers {
             FromWatcher::Event { event, at } => {
                 let Some(door) = door_of(watcher, &event) else { return false };
                 let EventKind::Open(knocked) = event.kind else {
-                    log_event(&watcher.config, &event, at, door.name());
+                    if self.may_log(now) {
+                        log_event(&watcher.config, &event, at, door.name());
+                    }
                     return true;
                 };
                 if self.is_new(watcher.generation, door.name(), &event) {
@@ -297,12 +314,14 @@ impl Watchers {
                     self.interfaces.announce(&watcher.config);
                 }
             }
-            FromWatcher::Suppressed { count } => {
+            FromWatcher::Suppressed { count } if self.may_log(now) => {
                 warn!(count, "{count} more knocks were not logged one by one");
             }
             FromWatcher::Dropped { count } => {
                 self.dropped = self.dropped.saturating_add(count);
-                warn!(count, "the kernel dropped {count} packets before they were looked at");
+                if self.may_log(now) {
+                    warn!(count, "the kernel dropped {count} packets before they were looked at");
+                }
             }
             FromWatcher::Count { reason, count } => {
                 let total = self.counts.entry(reason).or_default();
@@ -331,9 +350,11 @@ impl Watchers {
             FromWatcher::Refused { refusal, .. } => {
                 let total = self.counts.entry(refusal.reason).or_default();
                 *total = total.saturating_add(1);
-                log_refusal(&watcher.config, &refusal);
+                if self.may_log(now) {
+                    log_refusal(&watcher.config, &refusal);
+                }
             }
-            FromWatcher::Ready => {}
+            FromWatcher::Ready | FromWatcher::Suppressed { .. } => {}
             FromWatcher::Done => {
                 debug!(time = now.as_nanos(), "the watcher says that it is done");
             }
@@ -352,6 +373,19 @@ impl Watchers {
         }
         self.completed.push_back((generation, door.clone(), event.source, event.began));
         !known
+    }
+
+    /// Whether one more line may be logged because a watcher says so: one that has been taken over
+    /// may say anything, as often as it likes.
+    fn may_log(&mut self, now: Monotonic) -> bool {
+        let may = self.lines.pass(now);
+        if may {
+            let count = self.lines.take_refused();
+            if count > 0 {
+                warn!(count, "{count} more lines of the watcher were not logged");
+            }
+        }
+        may
     }
 
     fn complaint(&mut self, now: Monotonic, line: &str) {
