@@ -4,7 +4,9 @@
 
 mod support;
 
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -150,6 +152,25 @@ fn a_door_that_does_not_open_by_hand_is_an_error() {
 }
 
 #[test]
+fn an_act_whose_command_fails_is_an_error_and_in_the_history() {
+    if !can_make_namespaces("act fails") {
+        return;
+    }
+    let bell = "  bell: {sequence: [7400, 8400, 9400], start_command: sleep 0.2; exit 3}\n";
+    let site = Site::with(&format!("{DOORS}{bell}"), &[]);
+    let said = site.fails(&["open", "bell", CLIENT]);
+    assert!(said.contains(&format!("bell could not be opened for {CLIENT}: ")), "{said}");
+    let events = ["bell act knockctl", "bell failed knockctl"];
+    assert_eq!(told(&site.says(&["history", "--json"])), events);
+    let knock = || site.knock(&["7400", "8400", "9400"]);
+    let said = site.says_while(&["watch", "--json"], || {
+        knock();
+        assert!(eventually(PATIENCE, || site.knockd.count("the command failed") == 2));
+    });
+    assert!(said.contains(r#""event":"failed""#), "{said}");
+}
+
+#[test]
 fn what_happens_is_watched() {
     let Some(site) = Site::new("watch") else { return };
     let said = site.says_while(&["watch", "--json"], || site.knock(&["7000", "8000", "9000"]));
@@ -284,6 +305,37 @@ fn without_a_confirmation_the_guard_of_before_comes_back_with_its_grants() {
     let grants = site.grants();
     assert_eq!(grants.len(), 1, "{grants:?}");
     assert_eq!(grants[0]["door"], "ssh");
+}
+
+#[test]
+fn a_way_back_that_is_barred_is_taken_once_it_is_free() {
+    if !can_make_namespaces("try, barred") || !has_programs("try, barred", &["nft"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let programs = directory.path().join("sbin");
+    let barred = directory.path().join("barred");
+    fs::create_dir(&programs).unwrap();
+    let nft = format!(
+        "#!/bin/sh\n[ -e {} ] && exit 1\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec nft \"$@\"\n",
+        barred.display()
+    );
+    fs::write(programs.join("nft"), nft).unwrap();
+    fs::set_permissions(programs.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
+    let net = Net::new();
+    let knockd = Knockd::start_with_programs(&net.server, directory, GUARDED);
+    let site = Site { net, knockd };
+    site.net.server.listen(22);
+    site.net.server.listen(80);
+    site.knockd.configure(&format!("{GUARDED}{ONE_MORE}"));
+    site.says(&["try", "--for", "10s"]);
+    fs::write(&barred, "").unwrap();
+    site.knockd.wait_for("; once more in 15s");
+    // The kernel has taken the locks of the trial away: nobody is locked out.
+    assert!(site.is_open(22) && site.is_open(80));
+    fs::remove_file(&barred).unwrap();
+    site.knockd.wait_for("the configuration before the trial is in force again");
+    assert!(!site.is_open(22) && site.is_open(80));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
+use super::doors::Answer;
 use super::run::Keeper;
 use super::watchers::{Notice, locked_out, missed};
 use crate::config::{Door, Name};
@@ -35,6 +36,14 @@ impl Keeper {
                 Follows::Knocks(wanted) => wanted == source,
             });
         }
+        for (job, outcome) in self.doors.take_ended() {
+            let Some(Opening { asked_by, text, not }) = self.opening.remove(&job) else { continue };
+            let reply = match outcome {
+                Ok(()) => Reply::Done { text },
+                Err(why) => Reply::Failed { why: format!("{not}: {why}") },
+            };
+            self.control.reply(asked_by, &reply);
+        }
         let asked = self.control.follows().fold(Asked::default(), Asked::and);
         if asked != self.asked {
             log::keep_events(asked.follows);
@@ -58,8 +67,15 @@ impl Keeper {
                     let open_for = seconds.map(std::time::Duration::from_secs);
                     let name = door.name().clone();
                     let ask = Ask::by_hand(door, address, now.monotonic, open_for);
+                    let not = format!("{name} could not be opened for {address}");
+                    let text = format!("{name} opens for {address}");
                     match self.doors.ask(now, &ask) {
-                        Ok(()) => Reply::Done { text: format!("{name} opens for {address}") },
+                        Ok(Answer::Done) => Reply::Done { text },
+                        Ok(Answer::UnderWay(job)) => {
+                            self.opening.insert(job, Opening { asked_by: id, text, not });
+                            return;
+                        }
+                        Ok(Answer::Failed(why)) => Reply::Failed { why: format!("{not}: {why}") },
                         Err(reason) => Reply::Failed {
                             why: format!("{name} cannot be opened for {address}: {reason}"),
                         },
@@ -199,6 +215,13 @@ impl Keeper {
             dropped: self.watchers.dropped(),
         }
     }
+}
+
+/// A door that somebody has opened by hand, and who waits to be told what came of it.
+pub(super) struct Opening {
+    asked_by: ConnectionId,
+    text: String,
+    not: String,
 }
 
 /// What those who are connected want to be told of.

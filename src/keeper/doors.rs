@@ -33,16 +33,31 @@ pub(super) struct Doors {
     alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
+    /// What became of doors that somebody waits for.
+    ended: Vec<(JobId, Result<(), String>)>,
 }
 
 /// What a job is for.
-#[derive(Clone, Copy)]
 enum Purpose {
     Open(GrantId),
     /// With the reason, for the history.
     Close(GrantId, &'static str),
-    Act,
+    Act(Place, Opener),
 }
+
+/// What came of asking for something that may be done.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Done,
+    /// [`Doors::take_ended`] tells how this ends.
+    UnderWay(JobId),
+    /// Why has been logged.
+    Failed(&'static str),
+}
+
+/// To whoever asked by hand.
+const NOT_RECORDED: &str = "it cannot be recorded, and knockd's log says why";
 
 impl Doors {
     fn whose(&self, id: GrantId) -> Option<(Place, Opener)> {
@@ -53,11 +68,11 @@ impl Doors {
     ///
     /// # Errors
     /// Why it may not be done; for several addresses, why it may be done for none of them.
-    pub(super) fn ask(&mut self, now: Now, ask: &Ask) -> Result<(), Reason> {
+    pub(super) fn ask(&mut self, now: Now, ask: &Ask) -> Result<Answer, Reason> {
         if ask.close { self.close_as_asked(now, ask) } else { self.open_as_asked(now, ask) }
     }
 
-    fn open_as_asked(&mut self, now: Now, ask: &Ask) -> Result<(), Reason> {
+    fn open_as_asked(&mut self, now: Now, ask: &Ask) -> Result<Answer, Reason> {
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = ask.since.min(now.monotonic);
         let mut all_asked = Vec::with_capacity(ask.addresses.len());
@@ -74,7 +89,7 @@ impl Doors {
                 }
             }
         }
-        let Some(first) = all_asked.first() else { return refused.map_or(Ok(()), Err) };
+        let Some(first) = all_asked.first() else { return refused.map_or(Ok(Answer::Done), Err) };
         // The record may follow where there is no proof to use up and the kernel ends the grant by
         // itself. Where recording fails at the moment, nothing opens until it is known whether it
         // can be.
@@ -98,19 +113,20 @@ impl Doors {
                 Outcome::Used => return Err(self.refuse_all(now, ask, Reason::Used)),
                 Outcome::Failed => {
                     for &address in &ask.addresses {
-                        self.not_recorded(now, &ask.place(address), &ask.opener);
+                        let _told = self.not_recorded(now, &ask.place(address), &ask.opener);
                     }
-                    return Ok(());
+                    return Ok(Answer::Failed(NOT_RECORDED));
                 }
             }
         }
+        let mut answer = Answer::Done;
         for asked in all_asked {
-            self.take(now, asked, record_first);
+            answer = self.take(now, asked, record_first);
         }
-        Ok(())
+        Ok(answer)
     }
 
-    fn take(&mut self, now: Now, asked: Asked, is_recorded: bool) {
+    fn take(&mut self, now: Now, asked: Asked, is_recorded: bool) -> Answer {
         let (place, opener) = (asked.place().clone(), asked.opener().clone());
         let change = if is_recorded { None } else { asked.change(now, self.books.boot()) };
         let decision = self.grants.take(asked);
@@ -119,31 +135,39 @@ impl Doors {
         if !is_quick {
             say_who_opens(&place, &opener);
         }
-        match decision {
+        let answer = match decision {
             Decision::Open(id, Means::Commands(steps)) => {
                 let open = steps.into_iter().map(|step| step.open).collect();
-                self.submit(now, &place.door, Purpose::Open(id), open, OnFailure::Stop);
+                let job = self.submit(now, &place.door, Purpose::Open(id), open, OnFailure::Stop);
                 fault::point("started");
+                Answer::UnderWay(job)
             }
             Decision::Open(id, Means::Kernel(_)) => {
-                self.open_in_kernel(now, id, &place, &opener, change);
+                self.open_in_kernel(now, id, &place, &opener, change)
             }
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
-                    self.submit(now, &place.door, Purpose::Act, commands, OnFailure::Stop);
+                    let act = Purpose::Act(place.clone(), opener.clone());
+                    let job = self.submit(now, &place.door, act, commands, OnFailure::Stop);
+                    Answer::UnderWay(job)
                 } else {
-                    self.not_recorded(now, &place, &opener);
+                    self.not_recorded(now, &place, &opener)
                 }
             }
-            Decision::Extend(id, until) => self.extend(now, id, until, &place, &opener, change),
+            Decision::Extend(id, until) => {
+                self.extend(now, id, until, &place, &opener, change);
+                Answer::Done
+            }
             Decision::Wait => {
                 info!(source = %place.address, door = %place.door,
                     "closing just now, opens again after that");
+                Answer::Done
             }
-        }
+        };
         if is_quick {
             say_who_opens(&place, &opener);
         }
+        answer
     }
 
     fn open_in_kernel(
@@ -153,15 +177,15 @@ impl Doors {
         place: &Place,
         opener: &Opener,
         change: Option<Change>,
-    ) {
-        let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return };
+    ) -> Answer {
+        let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
         if let Err(why) = self.sets.open(&kept) {
             error!(source = %place.address, door = %place.door, event = "failed",
                 "not opened: {why}");
             self.books.note(now, place, opener, Event::Failed, &why.to_string());
             self.books.forget(id);
             let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
-            return;
+            return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
         let _open = self.grants.opened(id, Opened::All);
@@ -169,17 +193,20 @@ impl Doors {
         match change {
             None => self.books.advance(id, GrantState::Open, Flush::No),
             Some(_) => {
-                let Some(record) = self.grants.record(id, now, self.books.boot()) else { return };
+                let Some(record) = self.grants.record(id, now, self.books.boot()) else {
+                    return Answer::Done;
+                };
                 let written = self.books.write(&[Change::Record(record)], None, Flush::No);
                 if written != Outcome::Recorded {
-                    self.not_recorded(now, place, opener);
+                    let answer = self.not_recorded(now, place, opener);
                     self.end_all(now, &[id], "closed at once, since it cannot be recorded");
-                    return;
+                    return answer;
                 }
             }
         }
         fault::point("open");
         self.is_open(now, place, opener);
+        Answer::Done
     }
 
     fn extend(
@@ -208,7 +235,7 @@ impl Doors {
     }
 
     /// Closes what a request names, if what proves it is unused.
-    fn close_as_asked(&mut self, now: Now, ask: &Ask) -> Result<(), Reason> {
+    fn close_as_asked(&mut self, now: Now, ask: &Ask) -> Result<Answer, Reason> {
         if let Some(proof) = &ask.proof {
             match self.books.write(&[], Some(proof), Flush::No) {
                 // What cannot be recorded still closes.
@@ -222,7 +249,7 @@ impl Doors {
                 && ask.source_port.is_none_or(|port| place.source_port == Some(port))
         });
         self.end_all(now, &ids, "closed as asked");
-        Ok(())
+        Ok(Answer::Done)
     }
 
     /// Notes that something could not be done, for every address that it was asked for.
@@ -254,10 +281,11 @@ impl Doors {
         self.books.note(now, &place, &ask.opener, Event::Refused, reason.as_str());
     }
 
-    fn not_recorded(&mut self, now: Now, place: &Place, opener: &Opener) {
+    fn not_recorded(&mut self, now: Now, place: &Place, opener: &Opener) -> Answer {
         error!(source = %place.address, door = %place.door, event = "failed",
             "not opened, since it cannot be recorded");
         self.books.note(now, place, opener, Event::Failed, "cannot be recorded");
+        Answer::Failed(NOT_RECORDED)
     }
 
     fn is_open(&mut self, now: Now, place: &Place, opener: &Opener) {
@@ -307,12 +335,18 @@ impl Doors {
         purpose: Purpose,
         commands: Vec<Rendered>,
         on_failure: OnFailure,
-    ) {
+    ) -> JobId {
         self.last_job += 1;
         let id = JobId(self.last_job);
         self.jobs.insert(id, purpose);
         let job = Job { id, door: door.clone(), commands, on_failure };
         self.commands.submit(now.monotonic, job);
+        id
+    }
+
+    /// What has ended since the last call of all that was [under way](Answer::UnderWay).
+    pub(super) fn take_ended(&mut self) -> Vec<(JobId, Result<(), String>)> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
@@ -353,7 +387,10 @@ impl Doors {
 
     fn finished(&mut self, now: Now, finished: &Finished) {
         match self.jobs.remove(&finished.id) {
-            Some(Purpose::Open(id)) => self.opened(now, id, finished),
+            Some(Purpose::Open(id)) => {
+                self.opened(now, id, finished);
+                self.ended.push((finished.id, outcome(finished)));
+            }
             Some(Purpose::Close(id, why)) => {
                 fault::point("close ended");
                 let failed = "a close command failed: the door may still be open";
@@ -367,8 +404,15 @@ impl Doors {
                 }
                 self.is_closed(now, id, why);
             }
-            // The runner has logged a failure.
-            Some(Purpose::Act) | None => {}
+            Some(Purpose::Act(place, opener)) => {
+                if let Some(why) = &finished.failure {
+                    error!(source = %place.address, door = %place.door, event = "failed",
+                        "the command failed");
+                    self.books.note(now, &place, &opener, Event::Failed, &why.to_string());
+                }
+                self.ended.push((finished.id, outcome(finished)));
+            }
+            None => {}
         }
     }
 
@@ -422,10 +466,11 @@ impl Doors {
         if let Some(change) = asked.change(now, self.books.boot()) {
             let flush = if asked.is_the_kernels() { Flush::No } else { Flush::Yes };
             if self.books.write(&[change], None, flush) != Outcome::Recorded {
-                return self.not_recorded(now, &place, &opener);
+                let _told = self.not_recorded(now, &place, &opener);
+                return;
             }
         }
-        self.take(now, asked, true);
+        let _told = self.take(now, asked, true);
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
@@ -481,6 +526,10 @@ impl Doors {
         fds.extend(self.alerts.fds());
         fds
     }
+}
+
+fn outcome(finished: &Finished) -> Result<(), String> {
+    finished.failure.as_ref().map_or(Ok(()), |why| Err(why.to_string()))
 }
 
 fn say_who_opens(place: &Place, opener: &Opener) {

@@ -1,5 +1,6 @@
 //! The keeper's loop.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::answers::Asked;
+use super::answers::{Asked, Opening};
 use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
@@ -25,6 +26,7 @@ use crate::config::load::{self, Loaded, Options, Report};
 use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
+use crate::firewall::JobId;
 use crate::firewall::command::LIMIT;
 use crate::grants::By;
 use crate::ledger::LedgerError;
@@ -86,6 +88,7 @@ pub(super) struct Keeper {
     pub(super) control: Control,
     /// What is asked about at the moment, and by whom what happened before.
     pub(super) asked: Asked,
+    pub(super) opening: HashMap<JobId, Opening>,
     pub(super) past_for: Option<ConnectionId>,
     names: Option<Names>,
     /// In the foreground, log lines also go to standard error.
@@ -180,6 +183,7 @@ impl Keeper {
             since: now.wall,
             control,
             asked: Asked::default(),
+            opening: HashMap::new(),
             past_for: None,
             foreground: !cli.daemon,
             cli: cli.clone(),

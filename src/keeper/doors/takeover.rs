@@ -41,6 +41,7 @@ impl Doors {
             alerts: Alerts::new(config),
             jobs: HashMap::new(),
             last_job: 0,
+            ended: Vec::new(),
         };
         for effect in effects {
             doors.recovered(now, effect);
