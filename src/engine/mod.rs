@@ -11,6 +11,7 @@ mod model;
 mod recent;
 mod segment;
 mod sequence;
+pub mod spa;
 #[cfg(test)]
 mod tests;
 mod tracker;

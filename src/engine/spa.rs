@@ -1,0 +1,664 @@
+//! Native SPA datagrams: who asks, whether he may, and whether he asked just now. The checks of
+//! knock-spa(7) in their order, the cheapest first.
+
+use std::collections::HashMap;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use super::{ClientId, Credential, DoorId, Reason, Refusal, Request};
+use crate::config::{AddressPolicy, Client, Name, Recognition};
+use crate::proto::spa::{self, Addresses, Error, Given, LEN, Opener, PrivateKey, PublicKey};
+use crate::time::{Monotonic, Now, Wall};
+use crate::wire::{Packet, Transport};
+
+/// What the server knows and allows. It is handed to the watcher as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Where datagrams are sent to.
+    pub ports: RangeInclusive<NonZeroU16>,
+    pub keys: Vec<ServerKey>,
+    pub max_age: Duration,
+    pub max_ahead: Duration,
+    /// Requests with an earlier stamp may have been used before a power cut.
+    pub not_before: Option<Wall>,
+}
+
+/// A key of the server, and until when it is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKey {
+    pub key: PrivateKey,
+    pub until: Option<Wall>,
+}
+
+/// What a datagram comes to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Anybody can make such, or it is a copy: counted, and no more.
+    Ignored(Reason),
+    /// Somebody who has the server's public key made it.
+    Refused(Refusal),
+    Asked(Request),
+}
+
+/// How many datagrams are remembered that came with a good tag.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("is not zero");
+/// How long a datagram between the same ports counts as the same.
+const COPY: Duration = Duration::from_secs(1);
+
+/// Judges datagrams. Its memory is bounded by the keys and by a constant.
+#[derive(Debug)]
+pub struct Spa {
+    ports: RangeInclusive<NonZeroU16>,
+    openers: Vec<(Opener, Option<Wall>)>,
+    max_age: Duration,
+    max_ahead: Duration,
+    not_before: Option<Wall>,
+    holders: HashMap<PublicKey, Holder>,
+    clients: Vec<Rights>,
+    doors: HashMap<Name, DoorId>,
+    seen: LruCache<[u8; 16], Seen, RandomState>,
+}
+
+/// Who has a public key, and the latest stamp that it has used up as far as is known here.
+#[derive(Debug)]
+struct Holder {
+    client: ClientId,
+    key: u16,
+    mark: Option<Wall>,
+}
+
+/// What a client may.
+#[derive(Debug)]
+struct Rights {
+    expires: Option<Wall>,
+    address: AddressPolicy,
+    /// Those that exist and take datagrams.
+    doors: Vec<DoorId>,
+}
+
+/// A datagram that came before. Whoever has caught one can send it again and again, but must not
+/// make the server open it again and again.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Monotonic,
+    source: IpAddr,
+    source_port: u16,
+    again: Refused,
+}
+
+/// A refusal, but for where the datagram came from.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    client: Option<ClientId>,
+    door: Option<DoorId>,
+    reason: Reason,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self { client: None, door: None, reason }
+    }
+}
+
+impl Spa {
+    /// The place of a client in `clients` is its [`ClientId`], of a door in `doors` its
+    /// [`DoorId`], of a public key among its client's its number.
+    #[must_use]
+    pub fn new<'a>(
+        server: Server,
+        clients: &[Client],
+        doors: impl IntoIterator<Item = &'a Recognition>,
+    ) -> Self {
+        let doors: HashMap<Name, (DoorId, bool)> = (0..)
+            .map(DoorId)
+            .zip(doors)
+            .map(|(id, door)| (door.name.clone(), (id, door.spa)))
+            .collect();
+        let mut holders = HashMap::new();
+        for (id, client) in (0..).map(ClientId).zip(clients) {
+            let keys = client.spa.iter().flat_map(|spa| &spa.keys);
+            for (key, public) in (0..).zip(keys) {
+                holders.insert(*public, Holder { client: id, key, mark: None });
+            }
+        }
+        let rights = |client: &Client| Rights {
+            expires: client.expires,
+            address: client.spa.as_ref().map(|spa| spa.address).unwrap_or_default(),
+            doors: client
+                .doors
+                .iter()
+                .filter_map(|name| doors.get(name))
+                .filter_map(|&(id, takes)| takes.then_some(id))
+                .collect(),
+        };
+        let clients = clients.iter().map(rights).collect();
+        let openers = server.keys.into_iter().map(|key| (Opener::new(key.key), key.until));
+        Self {
+            ports: server.ports,
+            openers: openers.collect(),
+            max_age: server.max_age,
+            max_ahead: server.max_ahead,
+            not_before: server.not_before,
+            holders,
+            clients,
+            doors: doors.into_iter().map(|(name, (id, _))| (name, id)).collect(),
+            seen: LruCache::with_hasher(REMEMBERED, RandomState::new()),
+        }
+    }
+
+    /// The datagram, if a packet is one by its port and length.
+    #[must_use]
+    pub fn datagram<'p>(&self, packet: &Packet, payload: &'p [u8]) -> Option<&'p [u8; LEN]> {
+        match packet.transport {
+            Transport::Udp { port, .. } if self.ports.contains(&port) => payload.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// What a datagram comes to. Until its tag is known to be good nothing is allocated, nothing
+    /// remembered.
+    pub fn judge(&mut self, now: Now, packet: &Packet, datagram: &[u8; LEN]) -> Answer {
+        let holds = |until: &Option<Wall>| until.is_none_or(|until| now.wall < until);
+        let tagged = self
+            .openers
+            .iter()
+            .position(|(opener, until)| opener.has_tag(datagram) && holds(until));
+        let Some(opener) = tagged else { return Answer::Ignored(Reason::BadTag) };
+        let (source, source_port) = (packet.source, packet.source_port());
+        let tag = tag(datagram);
+        if let Some(seen) = self.seen.get(&tag) {
+            let is_recent = now.monotonic.since(seen.at) < COPY;
+            if is_recent && (seen.source, seen.source_port) == (source, source_port) {
+                return Answer::Ignored(Reason::Duplicate);
+            }
+            // What was too early may be right by now.
+            if is_recent || seen.again.reason != Reason::TooFarAhead {
+                return refused(source, seen.again);
+            }
+        }
+        let outcome = self.open(now, source, opener, datagram);
+        let again = match &outcome {
+            Ok(request) => Refused {
+                client: Some(request.client),
+                door: Some(request.door),
+                reason: Reason::Used,
+            },
+            Err(refusal) => *refusal,
+        };
+        self.seen.put(tag, Seen { at: now.monotonic, source, source_port, again });
+        outcome.map_or_else(|why| refused(source, why), Answer::Asked)
+    }
+
+    fn open(
+        &mut self,
+        now: Now,
+        source: IpAddr,
+        opener: usize,
+        datagram: &[u8; LEN],
+    ) -> Result<Request, Refused> {
+        let (opener, _) = self.openers.get(opener).ok_or(Reason::BadTag)?;
+        let (key, asked) = match opener.open(datagram) {
+            Ok((key, asked)) => (key, Some(asked)),
+            Err(Error::Malformed { client, .. }) => (client, None),
+            Err(Error::Undecryptable) => return Err(Reason::Undecryptable.into()),
+            Err(Error::BadTag) => return Err(Reason::BadTag.into()),
+        };
+        let holder = self.holders.get_mut(&key).ok_or(Reason::UnknownClient)?;
+        let client = holder.client;
+        let refuse = |reason| Refused { client: Some(client), door: None, reason };
+        let rights = self.clients.get(client.0 as usize).ok_or(Reason::UnknownClient)?;
+        if rights.expires.is_some_and(|expires| expires <= now.wall) {
+            return Err(refuse(Reason::Expired));
+        }
+        let asked = asked.ok_or(refuse(Reason::MalformedRequest))?;
+        let stamp = Wall::from(asked.stamp);
+        if now.wall.since(stamp) > self.max_age {
+            return Err(refuse(Reason::TooOld));
+        }
+        if stamp.since(now.wall) > self.max_ahead {
+            return Err(refuse(Reason::TooFarAhead));
+        }
+        if self.not_before.is_some_and(|not_before| stamp < not_before) {
+            return Err(refuse(Reason::BeforeStart));
+        }
+        if holder.mark.is_some_and(|mark| stamp <= mark) {
+            return Err(refuse(Reason::Used));
+        }
+        holder.mark = Some(stamp);
+        let credential = Credential::Spa { key: holder.key, stamp };
+        let door = find_door(&self.doors, rights, asked.door.as_ref()).map_err(refuse)?;
+        let refuse = |reason| Refused { door: Some(door), ..refuse(reason) };
+        let given = addresses(&asked, source, rights.address).map_err(refuse)?;
+        Ok(Request {
+            door,
+            client,
+            credential,
+            source,
+            v4: given.v4(),
+            v6: given.v6(),
+            open_for: asked.open_for.map(NonZeroU32::get),
+            source_port: asked.source_port,
+            close: asked.close,
+        })
+    }
+}
+
+fn find_door(
+    doors: &HashMap<Name, DoorId>,
+    rights: &Rights,
+    name: Option<&Name>,
+) -> Result<DoorId, Reason> {
+    match (name, rights.doors.as_slice()) {
+        (Some(name), allowed) => {
+            let door = *doors.get(name).ok_or(Reason::NoSuchDoor)?;
+            if allowed.contains(&door) { Ok(door) } else { Err(Reason::NotAllowed) }
+        }
+        (None, [only]) => Ok(*only),
+        (None, _) => Err(Reason::NoSuchDoor),
+    }
+}
+
+/// Whom to open for, where `source` asks.
+fn addresses(asked: &spa::Request, source: IpAddr, policy: AddressPolicy) -> Result<Given, Reason> {
+    match asked.open {
+        Addresses::Observed if policy == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
+        Addresses::Observed => Given::try_from(source).map_err(|_| Reason::MalformedRequest),
+        Addresses::Given(given) => {
+            let is_foreign = given.iter().any(|address| address.is_loopback());
+            if is_foreign && !source.is_loopback() {
+                Err(Reason::MalformedRequest)
+            } else {
+                Ok(given)
+            }
+        }
+    }
+}
+
+fn refused(source: IpAddr, Refused { client, door, reason }: Refused) -> Answer {
+    Answer::Refused(Refusal { source, client, door, reason })
+}
+
+fn tag(datagram: &[u8; LEN]) -> [u8; 16] {
+    let mut tag = [0; 16];
+    tag.copy_from_slice(&datagram[..16]);
+    tag
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::SpaClient;
+    use crate::proto::spa::{Request as Asked, Stamp, seal};
+
+    const CLOCK: Duration = Duration::from_secs(1_700_000_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(number: u8) -> PrivateKey {
+        PrivateKey::from([number; 32])
+    }
+
+    /// The server's key.
+    const SERVER: u8 = 1;
+    /// The keys of the clients `one` and `two`; the latter has two.
+    const ONE: u8 = 11;
+    const TWO: u8 = 21;
+    const TWO_AGAIN: u8 = 22;
+
+    fn server() -> Server {
+        let port = NonZeroU16::new(62_201).unwrap();
+        Server {
+            ports: port..=port,
+            keys: vec![ServerKey { key: key(SERVER), until: None }],
+            max_age: 60 * SECOND,
+            max_ahead: 10 * SECOND,
+            not_before: None,
+        }
+    }
+
+    fn client(name: &str, doors: &[&str], keys: &[u8]) -> Client {
+        Client {
+            name: name.parse().unwrap(),
+            doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
+            expires: None,
+            totp: None,
+            spa: Some(SpaClient {
+                keys: keys.iter().map(|&number| key(number).public()).collect(),
+                address: AddressPolicy::Any,
+            }),
+            fwknop: None,
+        }
+    }
+
+    fn clients() -> Vec<Client> {
+        // `plain` takes no datagrams.
+        vec![
+            client("one", &["plain", "ssh"], &[ONE]),
+            client("two", &["ssh", "web"], &[TWO, TWO_AGAIN]),
+        ]
+    }
+
+    fn doors() -> Vec<Recognition> {
+        let door = |name: &str, spa| Recognition { spa, ..Recognition::new(name.parse().unwrap()) };
+        vec![door("plain", false), door("ssh", true), door("web", true), door("other", true)]
+    }
+
+    fn spa_with(server: Server, clients: &[Client]) -> Spa {
+        Spa::new(server, clients, &doors())
+    }
+
+    fn spa() -> Spa {
+        spa_with(server(), &clients())
+    }
+
+    fn wall(after: Duration) -> Wall {
+        Wall::ZERO + CLOCK + after
+    }
+
+    fn stamped(after: Duration) -> Asked {
+        Asked {
+            open: Addresses::Observed,
+            close: false,
+            source_port: None,
+            open_for: None,
+            stamp: wall(after).into(),
+            door: Some("ssh".parse().unwrap()),
+        }
+    }
+
+    fn sealed(asked: &Asked, by: u8) -> [u8; LEN] {
+        seal(asked, &key(by), &key(SERVER).public(), [7; 32])
+    }
+
+    fn packet(source: &str) -> Packet {
+        let port = NonZeroU16::new(62_201).unwrap();
+        let (source, destination) = (source.parse().unwrap(), "198.51.100.1".parse().unwrap());
+        Packet { source, destination, transport: Transport::Udp { source_port: 40_000, port } }
+    }
+
+    fn at(after: Duration) -> Now {
+        Now { monotonic: Monotonic::ZERO + 1000 * SECOND + after, wall: wall(after) }
+    }
+
+    fn judge(spa: &mut Spa, after: Duration, source: &str, datagram: &[u8; LEN]) -> Answer {
+        spa.judge(at(after), &packet(source), datagram)
+    }
+
+    /// What a fresh server makes of a request.
+    fn asked(asked: &Asked, by: u8) -> Answer {
+        judge(&mut spa(), Duration::ZERO, "192.0.2.2", &sealed(asked, by))
+    }
+
+    fn reason(answer: Answer) -> Option<Reason> {
+        match answer {
+            Answer::Ignored(reason) => Some(reason),
+            Answer::Refused(refusal) => Some(refusal.reason),
+            Answer::Asked(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_client_gets_what_it_asks_for() {
+        let request = Asked {
+            open: Addresses::Given(
+                Given::new("192.0.2.9".parse().ok(), "2001:db8::9".parse().ok()).unwrap(),
+            ),
+            close: true,
+            source_port: NonZeroU16::new(40_000),
+            open_for: NonZeroU32::new(20),
+            door: Some("web".parse().unwrap()),
+            ..stamped(Duration::ZERO)
+        };
+        let expected = Request {
+            door: DoorId(2),
+            client: ClientId(1),
+            credential: Credential::Spa { key: 1, stamp: wall(Duration::ZERO) },
+            source: "192.0.2.2".parse().unwrap(),
+            v4: "192.0.2.9".parse().ok(),
+            v6: "2001:db8::9".parse().ok(),
+            open_for: Some(20),
+            source_port: NonZeroU16::new(40_000),
+            close: true,
+        };
+        assert_eq!(asked(&request, TWO_AGAIN), Answer::Asked(expected));
+    }
+
+    #[test]
+    fn the_observed_address_is_the_one_the_datagram_comes_from() {
+        for source in ["192.0.2.2", "2001:db8::2", "127.0.0.1"] {
+            let datagram = sealed(&stamped(Duration::ZERO), ONE);
+            let answer = judge(&mut spa(), Duration::ZERO, source, &datagram);
+            let Answer::Asked(request) = answer else { panic!("{answer:?}") };
+            let address = request.v4.map(IpAddr::V4).or(request.v6.map(IpAddr::V6));
+            assert_eq!(address, Some(source.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn only_a_datagram_of_the_length_and_to_the_port_is_looked_at() {
+        let spa = spa();
+        let packet = packet("192.0.2.2");
+        assert!(spa.datagram(&packet, &[0; LEN]).is_some());
+        assert!(spa.datagram(&packet, &[0; LEN - 1]).is_none());
+        assert!(spa.datagram(&packet, &[0; LEN + 1]).is_none());
+        let port = NonZeroU16::new(62_202).unwrap();
+        let other = Packet { transport: Transport::Udp { source_port: 1, port }, ..packet };
+        assert!(spa.datagram(&other, &[0; LEN]).is_none());
+    }
+
+    #[test]
+    fn junk_is_ignored_and_leaves_nothing_behind() {
+        let mut spa = spa();
+        for byte in 0..=255 {
+            let answer = judge(&mut spa, Duration::ZERO, "192.0.2.2", &[byte; LEN]);
+            assert_eq!(answer, Answer::Ignored(Reason::BadTag));
+        }
+        assert!(spa.seen.is_empty());
+    }
+
+    #[test]
+    fn a_key_of_nobody_is_refused_whatever_it_says() {
+        assert_eq!(reason(asked(&stamped(Duration::ZERO), 99)), Some(Reason::UnknownClient));
+    }
+
+    #[test]
+    fn a_client_whose_time_has_run_out_is_refused() {
+        let mut clients = clients();
+        clients[0].expires = Some(wall(SECOND));
+        let mut spa = spa_with(server(), &clients);
+        let datagram = sealed(&stamped(Duration::ZERO), ONE);
+        assert_eq!(reason(judge(&mut spa, SECOND, "192.0.2.2", &datagram)), Some(Reason::Expired));
+    }
+
+    #[test]
+    fn a_stamp_may_be_as_old_and_as_far_ahead_as_is_said_and_no_more() {
+        let micro = Duration::from_micros(1);
+        let judged =
+            |stamp, now| reason(judge(&mut spa(), now, "192.0.2.2", &sealed(&stamped(stamp), ONE)));
+        assert_eq!(judged(Duration::ZERO, 60 * SECOND), None);
+        assert_eq!(judged(Duration::ZERO, 60 * SECOND + micro), Some(Reason::TooOld));
+        assert_eq!(judged(10 * SECOND, Duration::ZERO), None);
+        assert_eq!(judged(10 * SECOND + micro, Duration::ZERO), Some(Reason::TooFarAhead));
+    }
+
+    #[test]
+    fn what_is_too_far_ahead_now_may_be_right_later() {
+        let mut spa = spa();
+        let datagram = sealed(&stamped(11 * SECOND), ONE);
+        let early = judge(&mut spa, Duration::ZERO, "192.0.2.2", &datagram);
+        assert_eq!(reason(early), Some(Reason::TooFarAhead));
+        assert_eq!(reason(judge(&mut spa, 2 * SECOND, "192.0.2.2", &datagram)), None);
+    }
+
+    #[test]
+    fn what_may_have_been_used_before_the_start_is_refused() {
+        let not_before = Some(wall(5 * SECOND));
+        let mut spa = spa_with(Server { not_before, ..server() }, &clients());
+        let before = sealed(&stamped(5 * SECOND - Duration::from_micros(1)), ONE);
+        let answer = judge(&mut spa, Duration::ZERO, "192.0.2.2", &before);
+        assert_eq!(reason(answer), Some(Reason::BeforeStart));
+        let after = sealed(&stamped(5 * SECOND), ONE);
+        assert_eq!(reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &after)), None);
+    }
+
+    #[test]
+    fn a_replay_is_refused_from_wherever_it_comes() {
+        let mut spa = spa();
+        let datagram = sealed(&stamped(Duration::ZERO), ONE);
+        assert_eq!(reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &datagram)), None);
+        for source in ["192.0.2.3", "2001:db8::2"] {
+            let replayed = judge(&mut spa, Duration::ZERO, source, &datagram);
+            let expected = Refusal {
+                source: source.parse().unwrap(),
+                client: Some(ClientId(0)),
+                door: Some(DoorId(1)),
+                reason: Reason::Used,
+            };
+            assert_eq!(replayed, Answer::Refused(expected));
+        }
+        let later = judge(&mut spa, SECOND, "192.0.2.2", &datagram);
+        assert_eq!(reason(later), Some(Reason::Used));
+    }
+
+    #[test]
+    fn what_two_interfaces_show_at_once_is_one_datagram() {
+        let mut spa = spa();
+        let datagram = sealed(&stamped(Duration::ZERO), ONE);
+        assert_eq!(reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &datagram)), None);
+        let copy = judge(&mut spa, Duration::from_millis(1), "192.0.2.2", &datagram);
+        assert_eq!(copy, Answer::Ignored(Reason::Duplicate));
+    }
+
+    #[test]
+    fn a_newer_request_makes_an_older_one_worthless_to_this_key_only() {
+        let mut spa = spa();
+        let mut judged =
+            |stamp, by| reason(judge(&mut spa, SECOND, "192.0.2.2", &sealed(&stamped(stamp), by)));
+        assert_eq!(judged(SECOND, TWO), None);
+        assert_eq!(judged(Duration::ZERO, TWO), Some(Reason::Used));
+        assert_eq!(judged(Duration::ZERO, ONE), None);
+        assert_eq!(judged(Duration::ZERO, TWO_AGAIN), None);
+    }
+
+    #[test]
+    fn what_is_refused_for_its_time_moves_no_mark() {
+        let mut spa = spa();
+        let mut judged = |stamp| {
+            reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &sealed(&stamped(stamp), ONE)))
+        };
+        assert_eq!(judged(11 * SECOND), Some(Reason::TooFarAhead));
+        assert_eq!(judged(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_door_is_opened_only_to_whom_it_is_for() {
+        let judged = |door: &str, by| {
+            let door = door.parse().ok();
+            reason(asked(&Asked { door, ..stamped(Duration::ZERO) }, by))
+        };
+        assert_eq!(judged("web", TWO), None);
+        assert_eq!(judged("web", ONE), Some(Reason::NotAllowed));
+        assert_eq!(judged("other", TWO), Some(Reason::NotAllowed));
+        // It takes no datagrams, though it is this client's.
+        assert_eq!(judged("plain", ONE), Some(Reason::NotAllowed));
+        assert_eq!(judged("none", ONE), Some(Reason::NoSuchDoor));
+    }
+
+    #[test]
+    fn the_door_need_not_be_named_where_there_is_one_only() {
+        let unnamed = Asked { door: None, ..stamped(Duration::ZERO) };
+        assert_eq!(reason(asked(&unnamed, ONE)), None);
+        assert_eq!(reason(asked(&unnamed, TWO)), Some(Reason::NoSuchDoor));
+    }
+
+    #[test]
+    fn whoever_has_to_name_the_address_gets_nothing_for_the_observed_one() {
+        let mut clients = clients();
+        clients[0].spa.as_mut().unwrap().address = AddressPolicy::Explicit;
+        let judged = |open| {
+            let mut spa = spa_with(server(), &clients);
+            let datagram = sealed(&Asked { open, ..stamped(Duration::ZERO) }, ONE);
+            reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &datagram))
+        };
+        let given = Given::new("192.0.2.2".parse().ok(), None).unwrap();
+        assert_eq!(judged(Addresses::Observed), Some(Reason::AddressNotNamed));
+        assert_eq!(judged(Addresses::Given(given)), None);
+    }
+
+    #[test]
+    fn loopback_is_opened_only_over_loopback() {
+        for (v4, v6) in [("127.0.0.1", ""), ("", "::1"), ("192.0.2.2", "::1")] {
+            let open = Addresses::Given(Given::new(v4.parse().ok(), v6.parse().ok()).unwrap());
+            let datagram = sealed(&Asked { open, ..stamped(Duration::ZERO) }, ONE);
+            for (source, expected) in
+                [("192.0.2.2", Some(Reason::MalformedRequest)), ("127.0.0.1", None)]
+            {
+                let answer = judge(&mut spa(), Duration::ZERO, source, &datagram);
+                assert_eq!(reason(answer), expected, "{open:?} from {source}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_server_that_has_run_out_is_none() {
+        let keys = vec![
+            ServerKey { key: key(2), until: None },
+            ServerKey { key: key(SERVER), until: Some(wall(SECOND)) },
+        ];
+        let mut spa = spa_with(Server { keys, ..server() }, &clients());
+        let datagram = sealed(&stamped(Duration::ZERO), ONE);
+        assert_eq!(reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &datagram)), None);
+        let datagram = sealed(&stamped(SECOND), ONE);
+        assert_eq!(reason(judge(&mut spa, SECOND, "192.0.2.2", &datagram)), Some(Reason::BadTag));
+        let fresh = seal(&stamped(SECOND), &key(ONE), &key(2).public(), [7; 32]);
+        assert_eq!(reason(judge(&mut spa, SECOND, "192.0.2.2", &fresh)), None);
+    }
+
+    #[test]
+    fn what_the_watcher_is_handed_comes_out_as_it_went_in() {
+        let server = Server { not_before: Some(wall(SECOND)), ..server() };
+        let text = serde_json::to_string(&server).unwrap();
+        assert_eq!(serde_json::from_str::<Server>(&text).unwrap(), server);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// However datagrams are mixed up, repeated and delayed: no stamp is taken twice, none
+        /// that is older than one taken before, none out of its time.
+        #[test]
+        fn stamps_are_taken_in_order_and_in_time(
+            arrivals in prop::collection::vec((0..100u64, 0..100u64, 0..3u8), 1..40),
+        ) {
+            let mut spa = spa();
+            let mut latest = None;
+            let mut arrivals = arrivals;
+            arrivals.sort_unstable_by_key(|&(when, ..)| when);
+            for (when, stamp, from) in arrivals {
+                let datagram = sealed(&stamped(Duration::from_secs(stamp)), ONE);
+                let source = format!("192.0.2.{from}");
+                let answer = judge(&mut spa, Duration::from_secs(when), &source, &datagram);
+                let in_time = when <= stamp + 60 && stamp <= when + 10;
+                let expected = in_time && latest.is_none_or(|latest| latest < stamp);
+                prop_assert_eq!(matches!(answer, Answer::Asked(_)), expected, "{:?}", answer);
+                if expected {
+                    latest = Some(stamp);
+                }
+            }
+        }
+
+        #[test]
+        fn no_stamp_makes_it_panic(stamp: u64) {
+            let stamp = Stamp::from_micros(stamp);
+            let _ = asked(&Asked { stamp, ..stamped(Duration::ZERO) }, ONE);
+        }
+    }
+}
