@@ -15,6 +15,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Client, Recognition};
+use crate::engine::spa::Server;
 use crate::engine::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request,
 };
@@ -27,6 +28,8 @@ use crate::time::{Monotonic, Wall};
 pub struct Assignment {
     pub doors: Vec<Recognition>,
     pub clients: Vec<Client>,
+    /// `None`: native SPA datagrams are not looked at.
+    pub spa: Option<Server>,
     pub interfaces: Vec<String>,
     pub only_ipv4: bool,
     pub track_sources: usize,

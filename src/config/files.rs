@@ -88,7 +88,7 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<Source, Diagnos
 }
 
 /// Why the text of a file was not read.
-enum TextError {
+pub(super) enum TextError {
     Io(io::Error),
     TooLarge,
     /// From this line on, counted from 1.
@@ -96,7 +96,7 @@ enum TextError {
 }
 
 /// What is read is overwritten when it is dropped: it may hold secrets.
-fn read_text(file: File, most: u64) -> Result<Zeroizing<String>, TextError> {
+pub(super) fn read_text(file: File, most: u64) -> Result<Zeroizing<String>, TextError> {
     let mut bytes = Zeroizing::new(Vec::new());
     let length = file.take(most + 1).read_to_end(&mut bytes).map_err(TextError::Io)?;
     if u64::try_from(length).is_ok_and(|length| length > most) {
@@ -197,6 +197,18 @@ fn check_permissions(
     options: Options,
 ) -> Result<(), Diagnostic> {
     match unsafe_to_read(path, metadata, OTHERS_WRITE, options) {
+        Some((message, help)) => Err(Diagnostic::file(path, message).help(help)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a secret that somebody other than root and the running user could have read or written.
+pub(super) fn check_secret(
+    path: &Path,
+    metadata: &fs::Metadata,
+    options: Options,
+) -> Result<(), Diagnostic> {
+    match unsafe_to_read(path, metadata, OTHERS_READ | OTHERS_WRITE, options) {
         Some((message, help)) => Err(Diagnostic::file(path, message).help(help)),
         None => Ok(()),
     }

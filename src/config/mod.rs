@@ -26,6 +26,7 @@ pub mod raw;
 mod rotation;
 mod sections;
 mod sequence;
+mod server_key;
 mod settings;
 mod template;
 mod via;
@@ -42,6 +43,7 @@ pub use email::{Email, EmailError};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
 pub use lockout::Lockout;
 pub use opening::Opening;
+pub use server_key::read_server_key;
 pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,

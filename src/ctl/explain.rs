@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::capture::{CaptureError, Recording};
 use crate::config::load::{self, Report};
-use crate::config::{Client, Config, Door, Family, Name};
+use crate::config::{Client, Config, Door, Family, Name, read_server_key};
+use crate::engine::spa::{Server, ServerKey, Spa};
 use crate::engine::{
     self, ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Verdict,
 };
@@ -96,14 +97,23 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
     } else {
         Box::new(BufWriter::new(stdout))
     };
+    let recognitions = || config.doors.iter().map(|door| &door.recognition);
+    let engine_options = engine::Options {
+        sources: config.settings.track_sources,
+        only_ipv4: config.settings.only_ipv4,
+    };
+    let mut engine = Engine::new(recognitions(), &engine_options);
+    let sealed = match server(&config, options) {
+        Ok(Some(server)) => {
+            engine.take_spa(Spa::new(server, &config.clients, recognitions()));
+            None
+        }
+        Ok(None) => None,
+        Err(why) => Some(Sealed { why, count: 0 }),
+    };
     let mut explanation = Explanation {
-        engine: Engine::new(
-            config.doors.iter().map(|door| &door.recognition),
-            &engine::Options {
-                sources: config.settings.track_sources,
-                only_ipv4: config.settings.only_ipv4,
-            },
-        ),
+        engine,
+        sealed,
         latest: Monotonic::ZERO,
         teller: Teller {
             config: &config,
@@ -114,15 +124,47 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
         },
     };
     let read_to_end = explanation.read(&mut recording);
+    if let Some(Sealed { why, count: count @ 1.. }) = &explanation.sealed {
+        let _ =
+            writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
+    }
     if !matches!(read_to_end, Err(Failure::Output(_))) {
         explanation.teller.finish(explanation.engine.crowded())?;
     }
     read_to_end
 }
 
+/// What native SPA datagrams are opened with; `None`: no door takes any.
+///
+/// # Errors
+/// Why they cannot be opened here, in words.
+fn server(config: &Config, options: load::Options) -> Result<Option<Server>, String> {
+    if !config.doors.iter().any(|door| door.recognition.spa) {
+        return Ok(None);
+    }
+    let spa = &config.settings.spa;
+    let old = spa.old_key.as_ref().map(|(path, until)| (path, Some(*until)));
+    let mut keys = Vec::new();
+    for (path, until) in [(&spa.key_file, None)].into_iter().chain(old) {
+        let key = read_server_key(path, options).map_err(|error| error.to_string())?;
+        keys.extend(key.map(|key| ServerKey { key, until }));
+    }
+    if keys.is_empty() {
+        return Err(format!("there is no key {}", spa.key_file.display()));
+    }
+    Ok(Some(Server::new(spa, keys)))
+}
+
+/// Datagrams without a key that opens them.
+struct Sealed {
+    why: String,
+    count: u64,
+}
+
 /// An engine, run by the time of a capture.
 struct Explanation<'a> {
     engine: Engine,
+    sealed: Option<Sealed>,
     latest: Monotonic,
     teller: Teller<'a>,
 }
@@ -134,9 +176,15 @@ impl Explanation<'_> {
             // Whatever the packet is, it tells what time it was.
             self.advance(frame.time)?;
             match wire::parse(link, frame.bytes) {
-                Ok((packet, _)) => {
+                Ok((packet, payload)) => {
                     let now = Now { monotonic: self.latest, wall: frame.time };
-                    let verdict = self.engine.on_packet(now, &packet);
+                    let settings = &self.teller.config.settings.spa;
+                    if let Some(sealed) = &mut self.sealed
+                        && Server::is_datagram(settings, &packet, payload)
+                    {
+                        sealed.count += 1;
+                    }
+                    let verdict = self.engine.receive(now, &packet, payload);
                     self.teller.packet(frame.time, &packet, &verdict)?;
                 }
                 Err(ignored) => self.teller.unread(ignored),

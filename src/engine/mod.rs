@@ -18,14 +18,17 @@ mod tracker;
 mod verdict;
 
 use std::net::IpAddr;
+use std::slice;
 
 use crate::config::Recognition;
 use crate::proto::flags::FlagTest;
 use crate::proto::ports::PortSet;
 use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
+use crate::wire::filter::Datagrams;
 use doors::{Doors, Sight};
 use sequence::{Sequence, Times};
+use spa::{Answer, Spa};
 use tracker::{Attempt, Source, Tracker, Visit};
 
 pub use doors::Local;
@@ -77,6 +80,8 @@ pub struct Engine {
     /// How many knocks of a source are remembered.
     recent: usize,
     events: Vec<Event>,
+    spa: Option<Spa>,
+    request: Option<Request>,
 }
 
 impl Engine {
@@ -93,7 +98,14 @@ impl Engine {
             local: Local::default(),
             window: Window::default(),
             events: Vec::new(),
+            spa: None,
+            request: None,
         }
+    }
+
+    /// From now on native SPA datagrams are taken too.
+    pub fn take_spa(&mut self, spa: Spa) {
+        self.spa = Some(spa);
     }
 
     /// From now on these are the addresses of this host.
@@ -106,7 +118,29 @@ impl Engine {
         self.window = window;
     }
 
-    /// What one packet comes to.
+    /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
+    pub fn receive(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
+        let asked = self.spa.as_mut().and_then(|spa| Some((spa.datagram(packet, payload)?, spa)));
+        let Some((datagram, spa)) = asked else { return self.on_packet(now, packet) };
+        if self.only_ipv4 && packet.source.is_ipv6() {
+            return Verdict::Ignored(Reason::OnlyIpv4);
+        }
+        if !self.window.contains(now.monotonic) {
+            return Verdict::Asked(&[]);
+        }
+        match spa.judge(now, packet, datagram) {
+            // Where a door watches this port too, it may be a knock.
+            Answer::Ignored(Reason::BadTag) => match self.on_packet(now, packet) {
+                Verdict::Ignored(Reason::NotWatched) => Verdict::Ignored(Reason::BadTag),
+                other => other,
+            },
+            Answer::Ignored(reason) => Verdict::Ignored(reason),
+            Answer::Refused(refusal) => Verdict::Refused(refusal),
+            Answer::Asked(request) => Verdict::Asked(slice::from_ref(self.request.insert(request))),
+        }
+    }
+
+    /// What one packet comes to, as a knock.
     ///
     /// Where a deadline of its source has passed that [`Self::on_deadline`] has not told yet, the
     /// events begin with it. Those of the packet follow, door by door.
@@ -157,6 +191,11 @@ impl Engine {
     /// What each door watches, in their order, and with which TCP flags.
     pub fn watched(&self) -> impl Iterator<Item = (&PortSet, FlagTest)> {
         self.doors.watched()
+    }
+
+    /// Which datagrams are looked at for what they carry.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
+        self.spa.iter().map(Spa::datagrams)
     }
 
     /// How many sources are followed now.

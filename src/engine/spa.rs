@@ -12,9 +12,10 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::{ClientId, Credential, DoorId, Reason, Refusal, Request};
-use crate::config::{AddressPolicy, Client, Name, Recognition};
+use crate::config::{self, AddressPolicy, Client, Name, Recognition};
 use crate::proto::spa::{self, Addresses, Error, Given, LEN, Opener, PrivateKey, PublicKey};
 use crate::time::{Monotonic, Now, Wall};
+use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
 
 /// What the server knows and allows. It is handed to the watcher as it is.
@@ -25,8 +26,33 @@ pub struct Server {
     pub keys: Vec<ServerKey>,
     pub max_age: Duration,
     pub max_ahead: Duration,
-    /// Requests with an earlier stamp may have been used before a power cut.
-    pub not_before: Option<Wall>,
+    /// Stamps from before this time may have been used without anybody knowing it any more. On the
+    /// clock that does not jump: when the calendar is set right, so is what this means.
+    pub missing: Option<Monotonic>,
+}
+
+impl Server {
+    /// As the settings say, with a ledger that misses nothing.
+    #[must_use]
+    pub fn new(settings: &config::Spa, keys: Vec<ServerKey>) -> Self {
+        Self {
+            ports: settings.ports.clone(),
+            keys,
+            max_age: settings.max_age,
+            max_ahead: settings.max_ahead,
+            missing: None,
+        }
+    }
+
+    /// Whether a packet is a native SPA datagram by its port and length.
+    #[must_use]
+    pub fn is_datagram(settings: &config::Spa, packet: &Packet, payload: &[u8]) -> bool {
+        is_sent_to(&settings.ports, packet) && payload.len() == LEN
+    }
+}
+
+fn is_sent_to(ports: &RangeInclusive<NonZeroU16>, packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Udp { port, .. } if ports.contains(&port))
 }
 
 /// A key of the server, and until when it is one.
@@ -59,7 +85,7 @@ pub struct Spa {
     openers: Vec<(Opener, Option<Wall>)>,
     max_age: Duration,
     max_ahead: Duration,
-    not_before: Option<Wall>,
+    missing: Option<Monotonic>,
     holders: HashMap<PublicKey, Holder>,
     clients: Vec<Rights>,
     doors: HashMap<Name, DoorId>,
@@ -145,7 +171,7 @@ impl Spa {
             openers: openers.collect(),
             max_age: server.max_age,
             max_ahead: server.max_ahead,
-            not_before: server.not_before,
+            missing: server.missing,
             holders,
             clients,
             doors: doors.into_iter().map(|(name, (id, _))| (name, id)).collect(),
@@ -153,13 +179,17 @@ impl Spa {
         }
     }
 
+    /// What a capture has to pass on.
+    #[must_use]
+    pub fn datagrams(&self) -> Datagrams {
+        let length = LEN as u16;
+        Datagrams { ports: self.ports.clone(), lengths: length..=length }
+    }
+
     /// The datagram, if a packet is one by its port and length.
     #[must_use]
     pub fn datagram<'p>(&self, packet: &Packet, payload: &'p [u8]) -> Option<&'p [u8; LEN]> {
-        match packet.transport {
-            Transport::Udp { port, .. } if self.ports.contains(&port) => payload.try_into().ok(),
-            _ => None,
-        }
+        if is_sent_to(&self.ports, packet) { payload.try_into().ok() } else { None }
     }
 
     /// What a datagram comes to. Until its tag is known to be good nothing is allocated, nothing
@@ -225,7 +255,10 @@ impl Spa {
         if stamp.since(now.wall) > self.max_ahead {
             return Err(refuse(Reason::TooFarAhead));
         }
-        if self.not_before.is_some_and(|not_before| stamp < not_before) {
+        // What was used then was no further ahead of its time than this.
+        let may_be_used =
+            |missing| stamp < now.wall - now.monotonic.since(missing) + self.max_ahead;
+        if self.missing.is_some_and(may_be_used) {
             return Err(refuse(Reason::BeforeStart));
         }
         if holder.mark.is_some_and(|mark| stamp <= mark) {
@@ -320,7 +353,7 @@ mod tests {
             keys: vec![ServerKey { key: key(SERVER), until: None }],
             max_age: 60 * SECOND,
             max_ahead: 10 * SECOND,
-            not_before: None,
+            missing: None,
         }
     }
 
@@ -500,13 +533,35 @@ mod tests {
 
     #[test]
     fn what_may_have_been_used_before_the_start_is_refused() {
-        let not_before = Some(wall(5 * SECOND));
-        let mut spa = spa_with(Server { not_before, ..server() }, &clients());
+        // Five seconds ago, and requests may be ten ahead.
+        let missing = Some(at(Duration::ZERO).monotonic - 5 * SECOND);
+        let mut spa = spa_with(Server { missing, ..server() }, &clients());
         let before = sealed(&stamped(5 * SECOND - Duration::from_micros(1)), ONE);
         let answer = judge(&mut spa, Duration::ZERO, "192.0.2.2", &before);
         assert_eq!(reason(answer), Some(Reason::BeforeStart));
         let after = sealed(&stamped(5 * SECOND), ONE);
         assert_eq!(reason(judge(&mut spa, Duration::ZERO, "192.0.2.2", &after)), None);
+    }
+
+    #[test]
+    fn a_calendar_that_is_set_right_later_does_no_harm() {
+        let missing = Some(at(Duration::ZERO).monotonic - 20 * SECOND);
+        let mut spa = spa_with(Server { missing, ..server() }, &clients());
+        // The machine started with a calendar of 1970; by now it has been set.
+        let datagram = sealed(&stamped(Duration::ZERO), ONE);
+        let early = Now { wall: Wall::ZERO + SECOND, ..at(Duration::ZERO) };
+        let answer = spa.judge(early, &packet("192.0.2.2"), &datagram);
+        assert_eq!(reason(answer), Some(Reason::TooFarAhead));
+        assert_eq!(reason(judge(&mut spa, 2 * SECOND, "192.0.2.2", &datagram)), None);
+        let old = sealed(
+            &Asked {
+                stamp: (wall(Duration::ZERO) - 15 * SECOND).into(),
+                ..stamped(Duration::ZERO)
+            },
+            TWO,
+        );
+        let answer = judge(&mut spa, Duration::ZERO, "192.0.2.2", &old);
+        assert_eq!(reason(answer), Some(Reason::BeforeStart));
     }
 
     #[test]
@@ -624,7 +679,7 @@ mod tests {
 
     #[test]
     fn what_the_watcher_is_handed_comes_out_as_it_went_in() {
-        let server = Server { not_before: Some(wall(SECOND)), ..server() };
+        let server = Server { missing: Some(Monotonic::ZERO + SECOND), ..server() };
         let text = serde_json::to_string(&server).unwrap();
         assert_eq!(serde_json::from_str::<Server>(&text).unwrap(), server);
     }

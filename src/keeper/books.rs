@@ -29,6 +29,7 @@ pub(super) enum Outcome {
 pub(super) struct Books {
     ledger: Ledger,
     boot: BootId,
+    missing: Option<Monotonic>,
     /// Whether the last write failed: each failure is one line, however many follow.
     ails: bool,
     next_tidy: Monotonic,
@@ -44,7 +45,8 @@ impl Books {
         boot: BootId,
         now: Now,
     ) -> Result<(Self, Vec<Record>), LedgerError> {
-        let Opened { ledger, records, set_aside } = Ledger::open(state_dir, now.wall)?;
+        let Opened { mut ledger, records, set_aside } = Ledger::open(state_dir, now.wall)?;
+        let missing = ledger.begin(now, boot, set_aside.is_some())?;
         if let Some(SetAside { path, why, grants, proofs }) = set_aside {
             error!(
                 "the ledger was corrupt ({why}): it is set aside as {}, and a new one begins, with \
@@ -53,11 +55,22 @@ impl Books {
             );
         }
         let next_tidy = now.monotonic + TIDY;
-        Ok((Self { ledger, boot, ails: false, next_tidy }, records))
+        Ok((Self { ledger, boot, missing, ails: false, next_tidy }, records))
     }
 
     pub(super) const fn boot(&self) -> BootId {
         self.boot
+    }
+
+    /// Stamps from before this time of this boot may have been used though it does not say so.
+    pub(super) const fn missing(&self) -> Option<Monotonic> {
+        self.missing
+    }
+
+    /// Nothing more will be written.
+    pub(super) fn close(mut self) {
+        let written = self.ledger.end();
+        self.heed(written);
     }
 
     /// Whether it could not be written lately.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, CommandFactory, Parser};
 
+use crate::config::load::Options;
 use crate::config::{LogLevel, Settings};
 use crate::proto::duration;
 
@@ -75,6 +76,12 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// How the files of a configuration are read.
+    #[must_use]
+    pub const fn options(&self) -> Options {
+        Options { insecure_permissions: self.insecure_permissions }
+    }
+
     /// What is given on the command line wins over the file.
     pub fn apply(&self, settings: &mut Settings) {
         if !self.interfaces.is_empty() {

@@ -504,6 +504,7 @@ impl Doors {
     /// # Errors
     /// When it cannot be taken away.
     pub(super) fn finish(self, on_exit: OnExit) -> Result<(), SetsError> {
+        self.books.close();
         self.sets.leave(on_exit)
     }
 

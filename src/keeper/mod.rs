@@ -17,6 +17,7 @@ mod names;
 mod one_time;
 mod reload;
 mod run;
+mod server_key;
 mod sets;
 mod watcher;
 mod watchers;

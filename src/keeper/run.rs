@@ -20,12 +20,14 @@ use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
 use super::reload::Trial;
+use super::server_key::{self, ServerKeyError};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
-use crate::config::load::{self, Loaded, Options, Report};
+use crate::config::load::{self, Loaded, Report};
 use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
+use crate::engine::spa::Server;
 use crate::firewall::JobId;
 use crate::firewall::command::LIMIT;
 use crate::grants::By;
@@ -52,6 +54,8 @@ enum StartError {
     Daemon(#[from] DaemonError),
     #[error("knockd: {0}")]
     Ledger(#[from] LedgerError),
+    #[error("knockd: {0}")]
+    ServerKey(#[from] ServerKeyError),
     #[error("knockd: {0}")]
     Firewall(#[from] SetsError),
     #[error("knockd: {doing}: {source}")]
@@ -117,8 +121,7 @@ fn absolute(cli: &Cli) -> Cli {
 }
 
 pub(super) fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
-    let options = Options { insecure_permissions: cli.insecure_permissions };
-    let mut loaded = load::load(&cli.config, &options)?;
+    let mut loaded = load::load(&cli.config, &cli.options())?;
     cli.apply(&mut loaded.config.settings);
     Ok(loaded)
 }
@@ -171,13 +174,16 @@ impl Keeper {
                 duration::format(left)
             );
         }
+        let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         if let Some(until) = locked_until {
             mark.set(until);
         }
-        let mut watchers = Watchers::new(Arc::clone(&config));
+        let missing = doors.books().missing();
+        let server = server.map(|server| Server { missing, ..server });
+        let mut watchers = Watchers::new(Arc::clone(&config), server.clone());
         watchers
-            .start(now.monotonic, Arc::clone(&config))
+            .start(now.monotonic, Arc::clone(&config), server)
             .map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,
@@ -235,9 +241,9 @@ impl Keeper {
             Notice::Asked(ask) => {
                 if ask.opener.by == By::OneTimeSequence {
                     self.use_line(now, &ask);
-                } else {
-                    // A refusal has been logged.
-                    let _ = self.doors.ask(now, &ask);
+                } else if let Err(reason) = self.doors.ask(now, &ask) {
+                    // It has been logged.
+                    self.watchers.count(reason, 1);
                 }
                 if let Some(names) = &self.names {
                     ask.addresses.iter().for_each(|&address| names.look_up(address));

@@ -6,13 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::config::Config;
+use crate::engine::spa::Server;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::sys::{files, process};
 
 /// A running watcher and the configuration that it was given.
 pub(super) struct Watcher {
     pub(super) config: Arc<Config>,
+    /// What it was given to take native SPA datagrams with.
+    pub(super) server: Option<Server>,
     pub(super) generation: u64,
     child: Child,
     channel: Channel,
@@ -44,15 +49,17 @@ impl Watcher {
     pub(super) fn start(
         generation: u64,
         config: Arc<Config>,
-        assignment: &Assignment,
+        assignment: Assignment,
     ) -> io::Result<Self> {
-        let assignment = serde_json::to_vec(assignment)?;
-        let assignment = files::sealed("knockd configuration", &assignment)?;
+        let bytes = Zeroizing::new(serde_json::to_vec(&assignment)?);
+        let server = assignment.spa;
+        let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (complaints, stderr) = files::output_pipe()?;
         let child = process::run_watcher(theirs, assignment, stderr)?;
         Ok(Self {
             config,
+            server,
             generation,
             child,
             channel: Channel::new(ours),

@@ -20,6 +20,7 @@ use super::ask::{Ask, Unfounded, client_name};
 use super::interfaces::Interfaces;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, Door, LogLevel, Name};
+use crate::engine::spa::Server;
 use crate::engine::{Event, EventKind, Reason, Refusal};
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
@@ -64,6 +65,8 @@ pub(super) struct Watchers {
     relief: Option<(Watcher, Monotonic)>,
     leaving: Vec<(Watcher, Monotonic)>,
     config: Arc<Config>,
+    /// The keys that go with it.
+    server: Option<Server>,
     last_generation: u64,
     /// When to start another in place of one that has died, and how long to wait after that.
     restart: Option<Monotonic>,
@@ -79,12 +82,13 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    pub(super) fn new(config: Arc<Config>) -> Self {
+    pub(super) fn new(config: Arc<Config>, server: Option<Server>) -> Self {
         Self {
             current: None,
             relief: None,
             leaving: Vec::new(),
             config,
+            server,
             last_generation: 0,
             restart: None,
             pause: FIRST_PAUSE,
@@ -102,7 +106,12 @@ impl Watchers {
     ///
     /// # Errors
     /// When it cannot be started at all; then everything stays as it is.
-    pub(super) fn start(&mut self, now: Monotonic, config: Arc<Config>) -> io::Result<()> {
+    pub(super) fn start(
+        &mut self,
+        now: Monotonic,
+        config: Arc<Config>,
+        server: Option<Server>,
+    ) -> io::Result<()> {
         let settings = &config.settings;
         let (identity, missed) =
             Identity::resolve(settings.user.as_deref()).map_err(io::Error::other)?;
@@ -118,6 +127,7 @@ impl Watchers {
         let assignment = Assignment {
             doors: config.doors.iter().map(|door| door.recognition.clone()).collect(),
             clients: config.clients.clone(),
+            spa: server,
             interfaces: settings.interfaces.clone(),
             only_ipv4: settings.only_ipv4,
             track_sources: settings.track_sources,
@@ -125,7 +135,7 @@ impl Watchers {
             verbose: settings.log.level >= LogLevel::Debug,
         };
         self.last_generation += 1;
-        let watcher = Watcher::start(self.last_generation, config, &assignment)?;
+        let watcher = Watcher::start(self.last_generation, config, assignment)?;
         self.relief = Some((watcher, now + START_LIMIT));
         self.restart = None;
         Ok(())
@@ -158,7 +168,7 @@ impl Watchers {
 
     /// Starts another watcher with the configuration in force.
     fn replace(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
-        if let Err(error) = self.start(now, Arc::clone(&self.config)) {
+        if let Err(error) = self.start(now, Arc::clone(&self.config), self.server.clone()) {
             error!("cannot start a watcher: {error}");
             self.restart_later(now);
             notices.push(Notice::Failed(Arc::clone(&self.config)));
@@ -282,6 +292,7 @@ impl Watchers {
             None => relief.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
         self.config = Arc::clone(&relief.config);
+        self.server = relief.server.clone();
         self.interfaces.announce(&self.config);
         self.current = Some((relief, now));
         notices.push(Notice::InForce(Arc::clone(&self.config)));
@@ -304,7 +315,7 @@ impl Watchers {
                     }
                     return true;
                 };
-                if self.is_new(watcher.generation, door.name(), &event) {
+                if self.is_new(watcher.generation, door.name(), event.source, event.began) {
                     let ask = Ask::of_sequence(&watcher.config, &self.config, &event, knocked, at);
                     return notice_of(ask, notices);
                 }
@@ -324,11 +335,10 @@ impl Watchers {
                 }
             }
             FromWatcher::Count { reason, count } => {
-                let total = self.counts.entry(reason).or_default();
-                *total = total.saturating_add(count);
+                let total = self.count(reason, count);
                 debug!(
                     reason = reason.as_str(),
-                    count = *total,
+                    count = total,
                     "packets so far that came to nothing: {total}, {}",
                     reason.as_str()
                 );
@@ -344,12 +354,17 @@ impl Watchers {
                 None => return false,
             },
             FromWatcher::Asked { request, at } => {
+                let Some(door) = watcher.config.doors.get(request.door.0 as usize) else {
+                    error!("the watcher named a door that it was not given and is ended");
+                    return false;
+                };
+                if !self.is_new(watcher.generation, door.name(), request.source, at) {
+                    return true;
+                }
                 let ask = Ask::of_request(&watcher.config, &self.config, &request, at);
                 return notice_of(ask, notices);
             }
             FromWatcher::Refused { refusal, .. } => {
-                let total = self.counts.entry(refusal.reason).or_default();
-                *total = total.saturating_add(1);
                 if self.may_log(now) {
                     log_refusal(&watcher.config, &refusal);
                 }
@@ -362,16 +377,23 @@ impl Watchers {
         true
     }
 
-    /// Whether no other watcher has reported this completed sequence already.
-    fn is_new(&mut self, generation: u64, door: &Name, event: &Event) -> bool {
-        let known = self.completed.iter().any(|(by, name, source, began)| {
-            let apart = began.since(event.began).max(event.began.since(*began));
-            *by != generation && name == door && *source == event.source && apart <= OVERLAP
+    /// Adds to what has come to nothing for a reason; how much that is now.
+    pub(super) fn count(&mut self, reason: Reason, count: u64) -> u64 {
+        let total = self.counts.entry(reason).or_default();
+        *total = total.saturating_add(count);
+        *total
+    }
+
+    /// Whether no other watcher has reported already what a source did at a door.
+    fn is_new(&mut self, generation: u64, door: &Name, source: IpAddr, began: Monotonic) -> bool {
+        let known = self.completed.iter().any(|(by, name, other, at)| {
+            let apart = at.since(began).max(began.since(*at));
+            *by != generation && name == door && *other == source && apart <= OVERLAP
         });
         if self.completed.len() >= REMEMBERED {
             self.completed.pop_front();
         }
-        self.completed.push_back((generation, door.clone(), event.source, event.began));
+        self.completed.push_back((generation, door.clone(), source, began));
         !known
     }
 

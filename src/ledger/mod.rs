@@ -8,6 +8,7 @@ mod error;
 mod history;
 mod lock;
 mod rows;
+mod runs;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ pub use self::history::{Entry, Event, Query};
 use self::lock::Lock;
 use crate::config::Name;
 use crate::grants::{Change, GrantId, GrantState, Record};
-use crate::time::Wall;
+use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// The name of the ledger's file in the state directory.
 pub const FILE: &str = "ledger.db";
@@ -203,6 +204,35 @@ impl Ledger {
         self.flushing(Flush::No)?;
         let context = Context { doing: "write the history", path: &self.path };
         history::append(&self.db, entry).map_err(|error| context.failed(error))
+    }
+
+    /// Notes that a run begins in this boot; [`end`](Self::end) that it has ended. `set_aside`: the
+    /// ledger before this one was corrupt.
+    ///
+    /// Returns the time of this boot before which stamps may have been used though the ledger does
+    /// not say so: what was written without a flush, before a power cut. `None`: it says all.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn begin(
+        &mut self,
+        now: Now,
+        boot: BootId,
+        set_aside: bool,
+    ) -> Result<Option<Monotonic>, LedgerError> {
+        self.flushing(Flush::Yes)?;
+        let context = Context { doing: "note the start", path: &self.path };
+        runs::begin(&self.db, now.monotonic, boot, set_aside).map_err(|error| context.failed(error))
+    }
+
+    /// Notes that the run has ended, and brings all that was written to the disk.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then the next boot takes it for a power cut.
+    pub fn end(&mut self) -> Result<(), LedgerError> {
+        self.flushing(Flush::Yes)?;
+        let context = Context { doing: "note the end", path: &self.path };
+        runs::end(&self.db).map_err(|error| context.failed(error))
     }
 
     /// What happened, the latest first.

@@ -21,7 +21,7 @@ use crate::time::Wall;
 const APPLICATION: i64 = 0x6b6e_6f6b;
 
 /// What turns a ledger of version n into one of version n + 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE grants (
         id       INTEGER PRIMARY KEY,
@@ -85,6 +85,14 @@ const MIGRATIONS: [&str; 2] = [
         FROM grants;
     DROP TABLE grants;
     ALTER TABLE places RENAME TO grants;
+",
+    "
+    CREATE TABLE runs (
+        one     INTEGER PRIMARY KEY CHECK (one = 1),
+        boot    TEXT    NOT NULL,
+        ended   INTEGER NOT NULL,  -- 1: and all that was written is on disk
+        missing INTEGER            -- what was written before this time of that boot may be lost
+    ) STRICT;
 ",
 ];
 

@@ -382,7 +382,7 @@ mod the_file {
         let path = dir.path().join(FILE);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = Ledger::open(dir.path(), now()).unwrap_err();
-        assert!(matches!(error, LedgerError::Newer { found: 99, known: 2, .. }), "{error:?}");
+        assert!(matches!(error, LedgerError::Newer { found: 99, known: 3, .. }), "{error:?}");
         let version: i64 = Connection::open(&path)
             .unwrap()
             .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -557,4 +557,60 @@ proptest! {
             Err(error) => prop_assert!(false, "{error}"),
         }
     }
+}
+
+fn boot(number: u8) -> BootId {
+    format!("{number:032x}").parse().unwrap()
+}
+
+/// Begins a run a hundred seconds after the start of the machine.
+fn begin(ledger: &mut Ledger, number: u8) -> Option<Monotonic> {
+    let monotonic = Monotonic::ZERO + Duration::from_secs(100);
+    ledger.begin(Now { monotonic, wall: now() }, boot(number), false).unwrap()
+}
+
+#[test]
+fn a_first_run_misses_nothing() {
+    let dir = dir();
+    assert_eq!(begin(&mut open(&dir).ledger, 1), None);
+}
+
+#[test]
+fn a_boot_after_a_run_that_has_ended_misses_nothing() {
+    let dir = dir();
+    let mut ledger = open(&dir).ledger;
+    assert_eq!(begin(&mut ledger, 1), None);
+    ledger.end().unwrap();
+    drop(ledger);
+    assert_eq!(begin(&mut open(&dir).ledger, 2), None);
+}
+
+#[test]
+fn a_boot_after_a_run_that_was_cut_off_may_miss_what_came_before_it() {
+    let dir = dir();
+    assert_eq!(begin(&mut open(&dir).ledger, 1), None);
+    let mut ledger = open(&dir).ledger;
+    assert_eq!(begin(&mut ledger, 2), Some(Monotonic::ZERO));
+    ledger.end().unwrap();
+    drop(ledger);
+    // A run that ends well does not make good what an earlier boot has lost.
+    let mut ledger = open(&dir).ledger;
+    assert_eq!(begin(&mut ledger, 2), Some(Monotonic::ZERO));
+    ledger.end().unwrap();
+    drop(ledger);
+    assert_eq!(begin(&mut open(&dir).ledger, 3), None);
+}
+
+#[test]
+fn a_killed_process_is_no_power_cut() {
+    let dir = dir();
+    assert_eq!(begin(&mut open(&dir).ledger, 1), None);
+    assert_eq!(begin(&mut open(&dir).ledger, 1), None);
+}
+
+#[test]
+fn after_a_corrupt_ledger_everything_before_may_be_missing() {
+    let dir = dir();
+    let begun = Now { monotonic: Monotonic::ZERO + Duration::from_secs(100), wall: now() };
+    assert_eq!(open(&dir).ledger.begin(begun, boot(1), true).unwrap(), Some(begun.monotonic));
 }

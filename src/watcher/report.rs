@@ -39,6 +39,24 @@ pub(super) struct Reporter {
     asked: Asked,
 }
 
+/// What a packet has brought about.
+#[derive(Clone, Copy)]
+pub(super) enum Happened {
+    Event(Event),
+    Asked(Request),
+    Refused(Refusal),
+}
+
+impl Happened {
+    /// When the first packet of what happened at `at` came.
+    pub(super) const fn began(&self, at: Monotonic) -> Monotonic {
+        match self {
+            Self::Event(event) => event.began,
+            Self::Asked(_) | Self::Refused(_) => at,
+        }
+    }
+}
+
 /// Whose knocks somebody asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -118,7 +136,7 @@ impl Reporter {
     }
 
     /// Reports an event that happened at `at`, or counts it.
-    pub(super) fn event(&mut self, at: Monotonic, event: Event) {
+    fn event(&mut self, at: Monotonic, event: Event) {
         let further = match event.kind {
             EventKind::Open(_) | EventKind::Missed { .. } | EventKind::LockedOut { .. } => true,
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
@@ -165,13 +183,22 @@ impl Reporter {
         }
     }
 
+    /// Reports what happened at `at`, or counts it.
+    pub(super) fn happened(&mut self, at: Monotonic, happened: Happened) {
+        match happened {
+            Happened::Event(event) => self.event(at, event),
+            Happened::Asked(request) => self.asked(at, request),
+            Happened::Refused(refusal) => self.refused(at, refusal),
+        }
+    }
+
     /// Reports what a datagram asks for, and may.
-    pub(super) fn asked(&mut self, at: Monotonic, request: Request) {
+    fn asked(&mut self, at: Monotonic, request: Request) {
         self.say(FromWatcher::Asked { request, at });
     }
 
     /// Counts an authenticated datagram that may not have what it asks for, and says so.
-    pub(super) fn refused(&mut self, at: Monotonic, refusal: Refusal) {
+    fn refused(&mut self, at: Monotonic, refusal: Refusal) {
         self.count(at, refusal.reason, 1);
         let frame = FromWatcher::Refused { refusal, at };
         if !self.further_knocks.pass(at) || self.send(&frame).is_err() {

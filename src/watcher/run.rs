@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::addresses::Addresses;
-use super::report::{Asked, Reporter};
+use super::report::{Asked, Happened, Reporter};
 use crate::capture::{CaptureError, Live};
-use crate::engine::{Engine, Event, Local, Options, Reason, Verdict, Window};
+use crate::engine::spa::Spa;
+use crate::engine::{Engine, Local, Options, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, process};
@@ -59,8 +60,8 @@ struct Watcher {
     captures: Vec<Interface>,
     addresses: Addresses,
     reporter: Reporter,
-    /// Events that wait for the keeper to say which are this watcher's; `None`: it has.
-    held_back: Option<VecDeque<(Monotonic, Event)>>,
+    /// What waits for the keeper to say what is this watcher's to tell; `None`: it has.
+    held_back: Option<VecDeque<(Monotonic, Happened)>>,
     window: Window,
     longest: Duration,
     leave_at: Option<Monotonic>,
@@ -103,7 +104,12 @@ impl Watcher {
         let options =
             Options { sources: assignment.track_sources, only_ipv4: assignment.only_ipv4 };
         let mut engine = Engine::new(&assignment.doors, &options);
-        let filter = Filter::new(engine.watched(), assignment.only_ipv4);
+        if let Some(server) = assignment.spa {
+            engine.take_spa(Spa::new(server, &assignment.clients, &assignment.doors));
+        }
+        let filter = engine
+            .datagrams()
+            .fold(Filter::new(engine.watched(), assignment.only_ipv4), Filter::and);
         let mut reporter = Reporter::new(channel, assignment.verbose);
         let mut captures = Vec::new();
         for (index, name) in (0..).zip(&assignment.interfaces) {
@@ -189,9 +195,9 @@ impl Watcher {
                 Received::Frame(ToWatcher::After { time }) => {
                     self.window.after = Some(time);
                     self.engine.report(self.window);
-                    for (at, event) in self.held_back.take().unwrap_or_default() {
-                        if event.began > time {
-                            self.reporter.event(at, event);
+                    for (at, happened) in self.held_back.take().unwrap_or_default() {
+                        if happened.began(at) > time {
+                            self.reporter.happened(at, happened);
                         }
                     }
                 }
@@ -231,22 +237,28 @@ impl Watcher {
                 };
                 let at = packet_time(now, frame.time, interface.latest);
                 interface.latest = at.monotonic;
-                let (packet, _) = match wire::parse(link, frame.bytes) {
+                let (packet, payload) = match wire::parse(link, frame.bytes) {
                     Ok(parsed) => parsed,
                     Err(ignored) => {
                         reporter.count(at.monotonic, ignored.into(), 1);
                         continue;
                     }
                 };
-                match engine.on_packet(at, &packet) {
-                    Verdict::Ignored(reason) => reporter.ignored(at.monotonic, &packet, reason),
+                let (at, verdict) = (at.monotonic, engine.receive(at, &packet, payload));
+                let held_back = held_back.as_mut();
+                match verdict {
+                    Verdict::Ignored(reason) => reporter.ignored(at, &packet, reason),
                     Verdict::Knock(events) => {
-                        hand_on(reporter, held_back.as_mut(), at.monotonic, events);
+                        let events = events.iter().copied().map(Happened::Event);
+                        hand_on(reporter, held_back, at, events);
                     }
                     Verdict::Asked(requests) => {
-                        requests.iter().for_each(|&request| reporter.asked(at.monotonic, request));
+                        let requests = requests.iter().copied().map(Happened::Asked);
+                        hand_on(reporter, held_back, at, requests);
                     }
-                    Verdict::Refused(refusal) => reporter.refused(at.monotonic, refusal),
+                    Verdict::Refused(refusal) => {
+                        hand_on(reporter, held_back, at, [Happened::Refused(refusal)]);
+                    }
                 }
             }
             more = true;
@@ -258,6 +270,7 @@ impl Watcher {
     fn expire(&mut self, now: Now) {
         if self.engine.next_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
             let events = self.engine.on_deadline(now);
+            let events = events.iter().copied().map(Happened::Event);
             hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
         }
     }
@@ -282,14 +295,14 @@ impl Watcher {
 
 fn hand_on(
     reporter: &mut Reporter,
-    held_back: Option<&mut VecDeque<(Monotonic, Event)>>,
+    held_back: Option<&mut VecDeque<(Monotonic, Happened)>>,
     at: Monotonic,
-    events: &[Event],
+    all: impl IntoIterator<Item = Happened>,
 ) {
     match held_back {
-        None => events.iter().for_each(|&event| reporter.event(at, event)),
+        None => all.into_iter().for_each(|happened| reporter.happened(at, happened)),
         Some(held_back) => {
-            held_back.extend(events.iter().map(|&event| (at, event)));
+            held_back.extend(all.into_iter().map(|happened| (at, happened)));
             held_back.drain(..held_back.len().saturating_sub(HELD_BACK));
         }
     }

@@ -93,7 +93,7 @@ impl Filter {
 
     /// Passes these datagrams too.
     #[must_use]
-    pub fn and(mut self, Datagrams { ports, lengths }: &Datagrams) -> Self {
+    pub fn and(mut self, Datagrams { ports, lengths }: Datagrams) -> Self {
         let claimed = |length: &u16| length.saturating_add(UDP_HEADER);
         let range = Range {
             segment: Segment::Datagram(claimed(lengths.start()), claimed(lengths.end())),
@@ -476,7 +476,7 @@ mod tests {
         let filter = filter_of(&doors, false);
         assert!(filter.ranges.len() <= UNTAGGED.ranges);
         let datagrams = |lengths| Datagrams { ports: port(62_201)..=port(62_300), lengths };
-        let filter = filter.and(&datagrams(192..=192)).and(&datagrams(140..=1500));
+        let filter = filter.and(datagrams(192..=192)).and(datagrams(140..=1500));
         for link in LinkType::ALL {
             let program = compile(&filter, link);
             let instructions = program.get_instructions().len();
@@ -488,7 +488,7 @@ mod tests {
     fn datagrams_pass_by_port_and_length() {
         let datagrams = Datagrams { ports: port(62_201)..=port(62_203), lengths: 140..=192 };
         for doors in [&[][..], &classic()] {
-            let filter = filter_of(doors, false).and(&datagrams);
+            let filter = filter_of(doors, false).and(datagrams.clone());
             assert_eq!(filter.longest(), 192);
             for link in LinkType::ALL {
                 let program = compile(&filter, link);

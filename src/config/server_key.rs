@@ -1,0 +1,81 @@
+//! The server's private key: read only where nobody else could have read or written it.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::diagnostic::Diagnostic;
+use super::files::{self, Options, TextError};
+use crate::proto::spa::PrivateKey;
+
+/// More than one line with a key can have.
+const MOST: u64 = 4096;
+
+/// The key in a file; `None`: there is no such file.
+///
+/// # Errors
+/// Says why it cannot be read, who else could have, or why it is no key. It never quotes what was
+/// read.
+pub fn read_server_key(path: &Path, options: Options) -> Result<Option<PrivateKey>, Diagnostic> {
+    let fail = |error: io::Error| Diagnostic::file(path, format!("cannot be read: {error}"));
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    let metadata = file.metadata().map_err(fail)?;
+    files::check_secret(path, &metadata, options)?;
+    let text = files::read_text(file, MOST).map_err(|error| match error {
+        TextError::Io(error) => fail(error),
+        TextError::TooLarge | TextError::NotText(_) => Diagnostic::file(path, "is no key"),
+    })?;
+    let line = files::one_line(&text).map_err(|why| Diagnostic::file(path, why))?;
+    line.parse().map(Some).map_err(|error| Diagnostic::file(path, format!("is no key: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const KEY: &str = "uYMqxqI17aCacPp6idHMh0dtJZZSZ9PlaFvOcmwg7C4=";
+
+    fn read(text: &str, mode: u32) -> Result<Option<PrivateKey>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("server.key");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        read_server_key(&path, Options::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_key_file_holds_one_line() {
+        assert_eq!(read(&format!("{KEY}\n"), 0o600), Ok(Some(KEY.parse().unwrap())));
+        assert_eq!(read(KEY, 0o400), Ok(Some(KEY.parse().unwrap())));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = read_server_key(&directory.path().join("none"), Options::default());
+        assert!(matches!(read, Ok(None)));
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        for mode in [0o640, 0o604, 0o620] {
+            let error = read(KEY, mode).unwrap_err();
+            assert!(error.contains("chmod"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_an_error_that_does_not_quote_it() {
+        for text in ["", "hunter2", &KEY[1..], &format!("{KEY}\n{KEY}\n"), "\u{e9}"] {
+            let error = read(text, 0o600).unwrap_err();
+            assert!(error.contains("server.key") && !error.contains("unter2"), "{error}");
+        }
+    }
+}

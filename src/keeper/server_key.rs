@@ -1,0 +1,109 @@
+//! The server's keys for native SPA: made when a door first asks for them, read before each
+//! watcher that needs them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+use zeroize::Zeroizing;
+
+use crate::config::load::Options;
+use crate::config::{Config, read_server_key};
+use crate::engine::spa::{Server, ServerKey};
+use crate::proto::spa::PrivateKey;
+use crate::time::Now;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServerKeyError {
+    #[error("{0}")]
+    Unfit(String),
+    #[error("{path}: there is no such key; take old_key_file away, or give the file back", path = .0.display())]
+    NoOldKey(PathBuf),
+    #[error("cannot make the server's key {path}: {source}", path = .path.display())]
+    Make { path: PathBuf, source: io::Error },
+}
+
+/// What a watcher needs to take native SPA datagrams; `None`: no door takes any. What the ledger
+/// may be missing it does not say.
+///
+/// # Errors
+/// [`ServerKeyError`].
+pub(super) fn server(
+    now: Now,
+    config: &Config,
+    options: Options,
+) -> Result<Option<Server>, ServerKeyError> {
+    if !config.doors.iter().any(|door| door.recognition.spa) {
+        return Ok(None);
+    }
+    let spa = &config.settings.spa;
+    let read = |path: &Path| {
+        read_server_key(path, options).map_err(|error| ServerKeyError::Unfit(error.to_string()))
+    };
+    let key = match read(&spa.key_file)? {
+        Some(key) => key,
+        None => make(&spa.key_file)
+            .map_err(|source| ServerKeyError::Make { path: spa.key_file.clone(), source })?,
+    };
+    let mut keys = vec![ServerKey { key, until: None }];
+    if let Some((path, until)) = &spa.old_key
+        && now.wall < *until
+    {
+        let key = read(path)?.ok_or_else(|| ServerKeyError::NoOldKey(path.clone()))?;
+        keys.push(ServerKey { key, until: Some(*until) });
+    }
+    Ok(Some(Server::new(spa, keys)))
+}
+
+/// It is whole or not there at all: a half one would be nobody's.
+fn make(path: &Path) -> io::Result<PrivateKey> {
+    let mut random = Zeroizing::new([0; 32]);
+    getrandom::fill(random.as_mut()).map_err(io::Error::other)?;
+    let key = PrivateKey::from(*random);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    writeln!(file, "{}", key.encode().as_str())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(directory)?.sync_all()?;
+    info!(
+        "made the server's key {}; its public key, which clients need, is {}",
+        path.display(),
+        key.public()
+    );
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_where_only_its_owner_can_read_it_and_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys/server.key");
+        let made = make(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(read_server_key(&path, Options::default()).unwrap(), Some(made));
+        let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 1);
+    }
+
+    #[test]
+    fn no_two_keys_are_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| make(&directory.path().join(name)).unwrap());
+        assert_ne!(one, other);
+    }
+}
