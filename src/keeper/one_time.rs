@@ -167,7 +167,8 @@ impl Keeper {
         if !differs && left(&next) == left(&current) {
             return;
         }
-        if let Err(why) = self.watchers.start(now.monotonic, Arc::new(next)) {
+        let server = self.watchers.server().cloned();
+        if let Err(why) = self.watchers.start(now.monotonic, Arc::new(next), server) {
             error!("cannot start a watcher: {why}");
             self.lists.owed = true;
         }

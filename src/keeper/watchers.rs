@@ -141,6 +141,11 @@ impl Watchers {
         Ok(())
     }
 
+    /// The keys that go with the configuration in force.
+    pub(super) const fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
     /// The ids of the users that watchers have been so far.
     pub(super) const fn users(&self) -> &BTreeSet<u32> {
         &self.users
