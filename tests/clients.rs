@@ -55,7 +55,7 @@ fn said_of_door(lines: &str) -> String {
 fn doubts(doors: &str, listening: &[&str]) -> String {
     let loaded = read(&format!("doors:\n  {}\n", doors.replace('\n', "\n  "))).unwrap();
     let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
-    let warnings = lint(&loaded, &Host { listening, network: None });
+    let warnings = lint(&loaded, &Host { listening, ..Host::default() });
     warnings.iter().map(|warning| format!("{warning}\n")).collect()
 }
 
@@ -738,4 +738,27 @@ c.yaml:4:13: warning: shares ports with door 'b': whoever knocks there fails her
     give each door a range of its own
 
 "#]];
+    datagrams_that_are_knocks: doubts("a: {spa: true, sequence: [9000, 62210/udp, 8000], start_command: 'true'}\nb: {totp: {ports: 60000-65000, protocol: mixed}, start_command: 'true'}\nc: {totp: {ports: 60000-65000}, start_command: 'true'}", &[]) => str![[r#"
+c.yaml:3:13: warning: datagrams arrive at 62201/udp, which this door watches: each is a knock too
+      b: {totp: {ports: 60000-65000, protocol: mixed}, start_command: 'true'}
+                ^
+    knock elsewhere, or write another 'port' for them
+c.yaml:2:35: warning: 62210/udp is in the range of the rotating sequences of door 'b': it breaks those off
+      a: {spa: true, sequence: [9000, 62210/udp, 8000], start_command: 'true'}
+                                      ^^^^^^^^^
+    knock on a port outside of that range
+
+"#]];
+}
+
+#[test]
+fn a_client_that_has_expired_is_told() {
+    let clients =
+        format!("phone: {{doors: [ssh], expires: 2027-01-31, spa: {{public_key: {PUBLIC_KEY}}}}}");
+    let loaded = read(&with_door(&clients)).unwrap();
+    let said_at = |seconds: u64| {
+        let now = Some(Wall::from_nanos(seconds * 1_000_000_000));
+        lint(&loaded, &Host { now, ..Host::default() }).len()
+    };
+    assert_eq!((said_at(1_801_353_599), said_at(1_801_353_600)), (0, 1));
 }

@@ -763,7 +763,7 @@ fn doubts(doors: &str, listening: &[&str]) -> String {
     let text = format!("doors:\n  {}\n", doors.replace('\n', "\n  "));
     let loaded = parse(&Source::new("doors.yaml", text)).unwrap();
     let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
-    let host = Host { listening, network: None };
+    let host = Host { listening, ..Host::default() };
     lint(&loaded, &host).iter().map(|warning| format!("{warning}\n")).collect()
 }
 

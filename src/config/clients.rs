@@ -16,6 +16,7 @@ pub(super) const CLIENT: Keys =
 #[derive(Clone, Debug)]
 pub struct ClientPlaces {
     pub name: Place,
+    pub expires: Option<Place>,
     /// One for each door.
     pub doors: Vec<Place>,
     pub totp: Option<Place>,
@@ -60,6 +61,7 @@ pub(super) fn read_client(
     let client = Client { name: name?, doors, expires: expires?, totp, spa, fwknop };
     let places = ClientPlaces {
         name: entry.at.clone(),
+        expires: mapping.value("expires").map(|node| node.at.clone()),
         doors: door_places,
         totp: totp_node.map(|node| node.at.clone()),
         spa_keys,

@@ -1,20 +1,21 @@
 //! What is allowed in a configuration and yet hardly wanted.
 
+mod datagrams;
 mod rotating;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use rotating::Rotating;
-pub use rotating::scan_odds as rotating_odds;
+pub use rotating::{clients as rotating_clients, scan_odds as rotating_odds};
 
 use super::diagnostic::{Diagnostic, Place};
 use super::load::Loaded;
 use super::watch::watch_sets;
-use super::{Config, Door, DoorPlaces, Name, Recognition};
+use super::{Door, DoorPlaces, Recognition};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
+use crate::time::Wall;
 
 /// What is known of the host that a configuration is for.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Host {
     pub listening: PortSet,
     /// Its interfaces and their addresses, where they are known.
     pub network: Option<Network>,
+    /// What time it is there, where it is known.
+    pub now: Option<Wall>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -40,7 +43,10 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
     let doors = Doors::new(loaded, &watched);
     let mut warnings =
         host.network.as_ref().map_or_else(Vec::new, |network| missing_interfaces(loaded, network));
+    let arrivals = datagrams::arrivals(loaded);
     for (index, one) in doors.all.iter().copied().enumerate() {
+        let knocked = one.places.sequence.first().unwrap_or(&one.places.name);
+        warnings.extend(datagrams::knocks(one.watched, &arrivals, knocked));
         warnings.extend(too_short(one));
         warnings.extend(completed_by_scan(one));
         warnings.extend(without_trip_wires(one));
@@ -50,43 +56,8 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
         warnings.extend(doors.opened_on_the_way(index, one));
     }
     warnings.extend(doors.shared_prefixes());
-    warnings.extend(rotating_doubts(loaded, &doors, &host.listening));
-    warnings
-}
-
-/// How many clients each door has whose sequences rotate.
-#[must_use]
-pub fn rotating_clients(config: &Config) -> HashMap<&Name, usize> {
-    let mut clients = HashMap::new();
-    for client in config.clients.iter().filter(|client| client.totp.is_some()) {
-        for door in &client.doors {
-            *clients.entry(door).or_default() += 1;
-        }
-    }
-    clients
-}
-
-fn rotating_doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) -> Vec<Diagnostic> {
-    let clients = rotating_clients(&loaded.config);
-    let all: Vec<Rotating<'_>> = doors
-        .all
-        .iter()
-        .filter_map(|one| {
-            let clients = clients.get(one.door.name()).copied().unwrap_or_default();
-            Rotating::new(one.door, one.places, clients)
-        })
-        .collect();
-    let opens: PortSet = doors.openers.keys().copied().collect();
-    let locked_out = loaded.config.settings.lockout.is_some();
-    let mut warnings = rotating::shared_ranges(&all);
-    for one in &all {
-        warnings.extend(rotating::refused_by_browsers(*one));
-        warnings.extend(rotating::soon_guessed(*one, locked_out));
-        warnings.extend(rotating::used_ports(*one, listening, &opens));
-    }
-    for (knock, at) in doors.all.iter().flat_map(Linted::knocks) {
-        warnings.extend(all.iter().find_map(|one| rotating::knocked_on(*one, knock, at)));
-    }
+    warnings.extend(rotating::doubts(loaded, &doors, &host.listening));
+    warnings.extend(host.now.into_iter().flat_map(|now| datagrams::expired(loaded, now)));
     warnings
 }
 

@@ -11,6 +11,7 @@ use crate::config::PATH;
 use crate::config::lint::{Host, Network};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
+use crate::sys::clock::now;
 use crate::sys::files;
 
 /// How long nft may take.
@@ -21,7 +22,7 @@ const LONGEST: usize = 64 << 20;
 /// Looks at sockets, interfaces and addresses. What can't be read stays unknown.
 #[must_use]
 pub fn look() -> Host {
-    Host { listening: listening_ports(), network: network() }
+    Host { listening: listening_ports(), network: network(), now: Some(now().wall) }
 }
 
 /// The `SSH_CONNECTION` of this process, or of the nearest process that it comes from: sudo and su

@@ -1,10 +1,13 @@
 //! What is doubtful about rotating sequences, and how likely luck opens their doors.
 
+use std::collections::HashMap;
 use std::num::NonZeroU16;
 
-use super::{NAMED, Odds, ports_of};
+use super::datagrams;
+use super::{Doors, Linted, NAMED, Odds, ports_of};
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::{Door, DoorPlaces, Lockout, Name};
+use crate::config::load::Loaded;
+use crate::config::{Config, Door, DoorPlaces, Lockout, Name};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Digits, Mode, Scheme};
@@ -31,6 +34,45 @@ impl<'a> Rotating<'a> {
             clients,
         })
     }
+}
+
+/// How many clients each door has whose sequences rotate.
+#[must_use]
+pub fn clients(config: &Config) -> HashMap<&Name, usize> {
+    let mut clients = HashMap::new();
+    for client in config.clients.iter().filter(|client| client.totp.is_some()) {
+        for door in &client.doors {
+            *clients.entry(door).or_default() += 1;
+        }
+    }
+    clients
+}
+
+/// Warnings about the doors whose sequences rotate.
+pub(super) fn doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) -> Vec<Diagnostic> {
+    let clients = clients(&loaded.config);
+    let all: Vec<Rotating<'_>> = doors
+        .all
+        .iter()
+        .filter_map(|one| {
+            let clients = clients.get(one.door.name()).copied().unwrap_or_default();
+            Rotating::new(one.door, one.places, clients)
+        })
+        .collect();
+    let opens: PortSet = doors.openers.keys().copied().collect();
+    let locked_out = loaded.config.settings.lockout.is_some();
+    let arrivals = datagrams::arrivals(loaded);
+    let mut warnings = shared_ranges(&all);
+    for one in &all {
+        warnings.extend(refused_by_browsers(*one));
+        warnings.extend(soon_guessed(*one, locked_out));
+        warnings.extend(used_ports(*one, listening, &opens));
+        warnings.extend(datagrams::knocks(&one.scheme.watched(), &arrivals, one.at));
+    }
+    for (knock, at) in doors.all.iter().flat_map(Linted::knocks) {
+        warnings.extend(all.iter().find_map(|one| knocked_on(*one, knock, at)));
+    }
+    warnings
 }
 
 /// The odds that a port scan in random order completes a sequence of one of `clients`, before a
