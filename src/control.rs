@@ -40,12 +40,18 @@ pub enum Request {
         address: IpAddr,
     },
     CloseAll,
+    /// Closes what a client has opened, or extended last.
+    Revoke {
+        client: Name,
+    },
     /// Takes up the configuration as it is now, and goes back after this time unless `Confirm`
     /// comes. Answered when it is in force, by [`Reply::Status`] and [`Reply::Done`].
     Try {
         seconds: TrialTime,
     },
     Confirm,
+    /// Takes up the configuration as it is now, for good. Answered when it is in force.
+    Reload,
     /// Events as they happen, until the connection ends.
     Watch,
     /// What became of knocks, lately and from now on; of one address or of all.

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Client, Recognition};
+use crate::config::{Client, Lockout, Recognition};
 use crate::engine::spa::Server;
 use crate::engine::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request,
@@ -33,6 +33,7 @@ pub struct Assignment {
     pub interfaces: Vec<String>,
     pub only_ipv4: bool,
     pub track_sources: usize,
+    pub lockout: Option<Lockout>,
     pub identity: Identity,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,

@@ -8,12 +8,16 @@ use super::plan::{Attempt, Plan};
 use super::requests::{RequestError, Requests};
 use super::rotating::{Rotating, Start};
 use super::voice::Voice;
+use crate::proto::duration;
+use crate::proto::totp::Mode;
 use crate::time::Wall;
 
 /// A source of tries at one host.
 #[derive(Clone, Debug)]
 pub enum Attempts {
     Same(Plan),
+    /// Of a code that somebody typed.
+    Typed(Plan),
     Rotating(Rotating),
     Requests(Requests),
     Fwknop(Box<Fwknop>),
@@ -27,7 +31,7 @@ impl Attempts {
     pub fn start(&self, now: Wall) -> Start {
         match self {
             Self::Rotating(rotating) => rotating.start(now),
-            Self::Same(_) | Self::Requests(_) | Self::Fwknop(_) => Start::Now,
+            Self::Same(_) | Self::Typed(_) | Self::Requests(_) | Self::Fwknop(_) => Start::Now,
         }
     }
 
@@ -37,7 +41,7 @@ impl Attempts {
     /// [`RequestError`] if no request can be made.
     pub fn next(&self, now: Wall, host: SocketAddr, voice: Voice) -> Result<Attempt, RequestError> {
         Ok(match self {
-            Self::Same(plan) => Attempt::Sequence(plan.clone()),
+            Self::Same(plan) | Self::Typed(plan) => Attempt::Sequence(plan.clone()),
             Self::Rotating(rotating) => Attempt::Sequence(rotating.plan(now)),
             Self::Requests(requests) => Attempt::Request(requests.datagram(now, host, voice)?),
             Self::Fwknop(fwknop) => Attempt::Request(fwknop.datagram(now, host, voice)?),
@@ -47,15 +51,30 @@ impl Attempts {
     /// Whether what is sent depends on a clock that is certainly wrong.
     #[must_use]
     pub fn is_mistimed(&self, now: Wall) -> bool {
-        now < WRITTEN && !matches!(self, Self::Same(_))
+        now < WRITTEN && matches!(self, Self::Rotating(_) | Self::Requests(_) | Self::Fwknop(_))
     }
 
-    /// How long the same knocks open nothing a second time.
+    /// What to think of where nothing opened.
     #[must_use]
-    pub fn opens_once_in(&self) -> Option<Duration> {
+    pub fn advice(&self) -> Option<String> {
+        const CODE: &str = "look at the code and the clock before you try again: \
+                            a door may stop listening after a few wrong codes";
+        const FWKNOP: &str = "look at keys, modes and clock: no fwknop server says what is wrong";
         match self {
-            Self::Rotating(rotating) => Some(Duration::from_secs(rotating.scheme.step().into())),
-            Self::Same(_) | Self::Requests(_) | Self::Fwknop(_) => None,
+            Self::Same(_) => None,
+            Self::Typed(_) => Some(CODE.to_owned()),
+            Self::Rotating(rotating) => Some(match rotating.scheme.mode() {
+                Mode::Code { .. } => CODE.to_owned(),
+                Mode::Ports { .. } => {
+                    let step = Duration::from_secs(rotating.scheme.step().into());
+                    let step = duration::format(step);
+                    format!("each sequence opens once: if this one did, try again in {step}")
+                }
+            }),
+            Self::Requests(_) => {
+                Some("look at the clock: a request is good for a minute only".to_owned())
+            }
+            Self::Fwknop(_) => Some(FWKNOP.to_owned()),
         }
     }
 }

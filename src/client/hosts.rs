@@ -16,7 +16,7 @@ pub use entry::{DELAY, KEYS};
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 1 << 20;
 
-const TOP: Keys = Keys { of: "a hosts file", known: &["hosts"], later: &[] };
+const TOP: Keys = Keys { of: "a hosts file", known: &["hosts"] };
 
 /// A hosts file without mistakes.
 #[derive(Clone, Debug)]

@@ -68,7 +68,7 @@ pub enum JobError {
     Scheme(#[from] SchemeError),
     #[error("no port is free to connect from: {0}")]
     NoFreePort(#[source] io::Error),
-    #[error("no code can be asked for: {0}")]
+    #[error("there is nobody to ask for the code: {0}: write it after --code")]
     Ask(#[source] io::Error),
     #[error(transparent)]
     Stanza(#[from] StanzaError),
@@ -144,9 +144,17 @@ fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
             wanted.check_mode(Mode::Sequence, &WhatToDo::Add)?;
             Err(match hosts {
                 Some(hosts) => hosts.missing(host).into(),
-                None => UsageError::NoPorts { host: host.clone(), hosts: path }.into(),
+                None => UsageError::NoPorts { as_in: as_in(wanted, host), hosts: path }.into(),
             })
         }
+    }
+}
+
+/// The start of a command line that names ports.
+fn as_in(wanted: &Wanted, host: &str) -> String {
+    match wanted.proxy {
+        Some(port) => format!("knock --proxy {host} {port}"),
+        None => format!("knock {host}"),
     }
 }
 
@@ -213,7 +221,7 @@ impl Builder<'_> {
                 Code::Ask => ask_for_code(self.wanted.proxy.is_some()).map_err(JobError::Ask)?,
             };
             let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
-            return Ok(Attempts::Same(Plan::sequence(&knocks, self.delay())));
+            return Ok(Attempts::Typed(Plan::sequence(&knocks, self.delay())));
         }
         let kind = self.need(
             rotation.kind,

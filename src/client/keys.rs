@@ -20,6 +20,11 @@ const MAX_SIZE: usize = 4096;
 pub enum KeyFileError {
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "a file belongs here, and this is the secret itself: write it to a file of mode 0600, \
+         or make a new one, where somebody may have seen this"
+    )]
+    NotAFile,
     #[error("{0} can be read by others: chmod 600 {0}", path.display())]
     Readable { path: PathBuf },
     #[error("{}: this is no file with a key: it is too long", path.display())]
@@ -71,7 +76,10 @@ pub fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
 /// # Errors
 /// [`KeyFileError`] if others can read it.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-    let unreadable = |source| KeyFileError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound if is_secret(path) => KeyFileError::NotAFile,
+        _ => KeyFileError::Unreadable { path: path.to_owned(), source },
+    };
     let file = File::open(path).map_err(unreadable)?;
     if file.metadata().map_err(unreadable)?.mode() & 0o077 != 0 {
         return Err(KeyFileError::Readable { path: path.to_owned() });
@@ -84,6 +92,16 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
         return Err(KeyFileError::TooLong { path: path.to_owned() });
     }
     Ok(text)
+}
+
+/// Whether what was given as the path of a file ends in a secret, which no error may show.
+fn is_secret(path: &Path) -> bool {
+    /// The length of a key in base64, which may have slashes in it.
+    const KEY: usize = 44;
+    let text = path.to_str().unwrap_or_default();
+    let end = text.len().checked_sub(KEY).and_then(|start| text.get(start..));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    end.is_some_and(|key| key.parse::<PrivateKey>().is_ok()) || parse_secret(name).is_ok()
 }
 
 /// Writes a new private key into a new file that only its owner can read, and returns the public
@@ -168,6 +186,18 @@ mod tests {
                 assert!(!error.contains("JBSWY3D"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_a_file_is_not_repeated() {
+        for secret in [PRIVATE.trim(), "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=", SECRET] {
+            for path in [PathBuf::from(secret), Path::new("/nonexistent").join(secret)] {
+                assert!(matches!(private_key(&path), Err(KeyFileError::NotAFile)), "{secret}");
+                assert!(matches!(totp_secret(&path), Err(KeyFileError::NotAFile)), "{secret}");
+            }
+        }
+        let missing = private_key(Path::new("/nonexistent/work.key"));
+        assert!(matches!(missing, Err(KeyFileError::Unreadable { .. })));
     }
 
     #[test]

@@ -39,7 +39,6 @@ use send::{Packet, Progress, SendError, Sender, Target, Waited};
 use usage::UsageError;
 use voice::{Stream, Voice};
 
-use crate::proto::duration;
 use crate::time::Wall;
 
 /// The longest time between two knocks.
@@ -78,32 +77,14 @@ enum Error {
 /// The port stayed shut.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{to} did not accept a connection: gave up after {knocked} {}{}{}",
-    times(*knocked),
-    once(*opens_once_in),
-    other(*other_family)
+    "{to} did not accept a connection: gave up after {knocked} {}{}",
+    if *knocked == 1 { "knock" } else { "knocks" },
+    advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
 )]
 struct GaveUp {
     to: SocketAddr,
     knocked: u32,
-    opens_once_in: Option<Duration>,
-    other_family: Option<&'static str>,
-}
-
-const fn times(number: u32) -> &'static str {
-    if number == 1 { "knock" } else { "knocks" }
-}
-
-fn once(step: Option<Duration>) -> String {
-    let hint = |step| {
-        format!("; each sequence opens once: try again in {} if it did", duration::format(step))
-    };
-    step.map(hint).unwrap_or_default()
-}
-
-fn other(family: Option<&str>) -> String {
-    let hint = |option| format!("; {option} takes another address of this host");
-    family.map(hint).unwrap_or_default()
+    advice: Vec<String>,
 }
 
 impl Error {
@@ -184,8 +165,9 @@ fn run(job: &Job, voice: Voice) -> Result<(), Error> {
     let gave_up = |target: Target, knocked| {
         let mut to = host.address;
         to.set_port(target.port.get());
-        let opens_once_in = job.attempts.opens_once_in();
-        GaveUp { to, knocked, opens_once_in, other_family: host.other_family }
+        let other = |option| format!("{option} takes another address of this host");
+        let advice = job.attempts.advice().into_iter().chain(host.other_family.map(other));
+        GaveUp { to, knocked, advice: advice.collect() }
     };
     match job.then {
         Then::Nothing => Ok(sender.send(&attempt()?)?),

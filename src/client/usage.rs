@@ -26,10 +26,10 @@ pub enum UsageError {
     SourcePortForNothing,
     #[error(
         "no ports given, and no hosts file {}to look them up in: \
-         write them after the host, as in 'knock {host} 7000 8000 9000'",
+         write them after the host, as in '{as_in} 7000 8000 9000'",
         hosts.as_ref().map(|path| format!("{} ", path.display())).unwrap_or_default()
     )]
-    NoPorts { host: String, hosts: Option<PathBuf> },
+    NoPorts { as_in: String, hosts: Option<PathBuf> },
     #[error("--hosts has no meaning where ports are given: leave out one of the two")]
     HostsWithPorts,
     #[error("'{0}' is a port and no host: write the host before the ports")]

@@ -10,7 +10,7 @@ use super::moment;
 use super::raw::{Entry, Keys, Mapping, given_twice};
 
 pub(super) const CLIENT: Keys =
-    Keys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"], later: &[] };
+    Keys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
 
 /// Where the parts of a client are written.
 #[derive(Clone, Debug)]

@@ -7,8 +7,7 @@ use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::raw::{self, Entry, Keys, Mapping, Node, Value};
 use super::{Command, CommandText, Commands, Name, Pair};
 
-pub(super) const TEMPLATE: Keys =
-    Keys { of: "a template", known: &TEMPLATE_NAMES.all(), later: &[] };
+pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES.all() };
 
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

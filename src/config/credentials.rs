@@ -17,10 +17,8 @@ use crate::proto::{fwknop, spa, totp};
 pub(super) const TOTP: Keys = Keys {
     of: "a client's totp",
     known: &["secret", "secret_file", "old_secret_file", "old_until"],
-    later: &[],
 };
-pub(super) const SPA: Keys =
-    Keys { of: "a client's spa", known: &["public_key", "address"], later: &[] };
+pub(super) const SPA: Keys = Keys { of: "a client's spa", known: &["public_key", "address"] };
 pub(super) const FWKNOP: Keys = Keys {
     of: "a client's fwknop",
     known: &[
@@ -40,7 +38,6 @@ pub(super) const FWKNOP: Keys = Keys {
         "username",
         "address",
     ],
-    later: &[],
 };
 
 /// Reads secrets, where they are written or from their files.

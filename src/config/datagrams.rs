@@ -60,9 +60,8 @@ const PORT: NonZeroU16 = NonZeroU16::new(62_201).expect("is not zero");
 pub(super) const SPA: Keys = Keys {
     of: "spa",
     known: &["port", "key_file", "old_key_file", "old_until", "max_age", "max_ahead"],
-    later: &[],
 };
-pub(super) const FWKNOP: Keys = Keys { of: "fwknop", known: &["port", "max_age"], later: &[] };
+pub(super) const FWKNOP: Keys = Keys { of: "fwknop", known: &["port", "max_age"] };
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -132,7 +132,6 @@ pub(super) const DOOR: Keys = Keys {
         "stop_command_6",
         "cmd_timeout",
     ],
-    later: &[],
 };
 
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
@@ -371,7 +370,7 @@ fn read_target(mapping: &Mapping, problems: &mut Problems) -> Option<Option<IpAd
 
 /// # Errors
 /// Says that the text is no address that a packet could be sent to.
-pub(super) fn parse_target(text: &str, at: &Place) -> Result<IpAddr, Diagnostic> {
+pub(crate) fn parse_target(text: &str, at: &Place) -> Result<IpAddr, Diagnostic> {
     match text.parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => Err(at
             .error(format!("no packet is sent to {address}"))

@@ -50,7 +50,7 @@ impl fmt::Display for Report {
 impl std::error::Error for Report {}
 
 pub(super) const TOP: Keys =
-    Keys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"], later: &[] };
+    Keys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
 
 /// Loads a directory, of which every `*.yaml` is read in byte order of its name, one YAML file, or
 /// a classic `knockd.conf`, told by its first significant line.

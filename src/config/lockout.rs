@@ -17,8 +17,7 @@ pub struct Lockout {
     pub lasts: Duration,
 }
 
-pub(super) const LOCKOUT: Keys =
-    Keys { of: "lockout", known: &["failures", "within", "for"], later: &[] };
+pub(super) const LOCKOUT: Keys = Keys { of: "lockout", known: &["failures", "within", "for"] };
 
 /// At a door that opens by codes, unless it says otherwise.
 pub(super) const CODE_LOCKOUT: Lockout = Lockout { failures: 5, ..DAEMON_LOCKOUT };

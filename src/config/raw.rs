@@ -53,8 +53,6 @@ pub struct Keys {
     /// What has them, with its article: `a door`.
     pub of: &'static str,
     pub known: &'static [&'static str],
-    /// Keys that exist but not in this version, and what to do without them.
-    pub later: &'static [(&'static str, &'static str)],
 }
 
 /// Of two places that give the same thing, the second leads.
@@ -223,10 +221,6 @@ impl Keys {
         if self.known.contains(&key) {
             return None;
         }
-        if let Some((later, instead)) = self.later.iter().find(|(later, _)| *later == key) {
-            let message = format!("'{key}' is not supported by this version yet");
-            return Some((at.error(message).help(*instead), Some(later)));
-        }
         if key == "<<" {
             let problem = at.error("merge keys of YAML are not read");
             return Some((problem.help("write the keys out"), None));
@@ -261,9 +255,8 @@ mod tests {
 
     #[test]
     fn an_unknown_key_names_the_one_that_was_meant() {
-        let keys =
-            Keys { of: "a host", known: &["host", "ports"], later: &[("totp", "leave it out")] };
-        let root = read("prots: 1\ntotp: 2\nbanana: 3\n");
+        let keys = Keys { of: "a host", known: &["host", "ports"] };
+        let root = read("prots: 1\nbanana: 3\n");
         let mut problems = Problems::default();
         root.mapping("").unwrap().check_keys(&keys, &mut problems);
         let messages: Vec<_> =
@@ -272,7 +265,6 @@ mod tests {
             messages,
             [
                 "'prots' is not a key of a host: did you mean 'ports'?",
-                "'totp' is not supported by this version yet",
                 "'banana' is not a key of a host",
             ]
         );

@@ -11,7 +11,6 @@ use crate::proto::totp::{Digits, LENGTHS, Mode, Protocols, SKEWS, STEPS, Scheme}
 pub(super) const TOTP: Keys = Keys {
     of: "a door's totp",
     known: &["mode", "ports", "length", "protocol", "step", "skew", "base", "digits"],
-    later: &[],
 };
 
 /// A sequence of three out of so many ports is as hard to guess as a code of six digits.

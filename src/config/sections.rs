@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use super::raw::given_twice;
 
-pub(super) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
-pub(super) const DIRECTIVES: [&str; 13] = [
+pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
+pub(crate) const DIRECTIVES: [&str; 13] = [
     "Sequence",
     "One_Time_Sequences",
     "Seq_Timeout",
@@ -22,7 +22,7 @@ pub(super) const DIRECTIVES: [&str; 13] = [
     "Stop_Command_6",
 ];
 /// The directive that a word names, in any case; of one that has two names the first.
-pub(super) fn canonical(word: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn canonical(word: &str, known: &[&'static str]) -> Option<&'static str> {
     let found = known.iter().copied().find(|known| known.eq_ignore_ascii_case(word))?;
     Some(match found {
         "Timeout" => "Seq_Timeout",
@@ -33,7 +33,7 @@ pub(super) fn canonical(word: &str, known: &[&'static str]) -> Option<&'static s
 }
 
 /// Lines that are neither empty nor comments, with their numbers from 1.
-pub(super) fn significant_lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
+pub(crate) fn significant_lines(text: &str) -> impl Iterator<Item = (u32, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     (1..).zip(text.lines()).filter(|(_, line)| {
         let line = line.trim();
@@ -43,13 +43,13 @@ pub(super) fn significant_lines(text: &str) -> impl Iterator<Item = (u32, &str)>
 
 /// A part of a line, without the blanks around it.
 #[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
+pub(crate) struct Part<'a> {
     source: &'a Source,
     number: u32,
     line: &'a str,
     /// Where it begins in the line, in bytes.
     start: usize,
-    pub(super) text: &'a str,
+    pub(crate) text: &'a str,
 }
 
 impl<'a> Part<'a> {
@@ -63,14 +63,14 @@ impl<'a> Part<'a> {
     }
 
     /// What stands before and after the first `separator`.
-    pub(super) fn split(self, separator: char) -> Option<(Self, Self)> {
+    pub(crate) fn split(self, separator: char) -> Option<(Self, Self)> {
         let (before, after) = self.text.split_once(separator)?;
         let start = self.start + before.len() + separator.len_utf8();
         let before = Self { text: before, ..self };
         Some((before.trimmed(), Self { text: after, start, ..self }.trimmed()))
     }
 
-    pub(super) fn items(self) -> Vec<Self> {
+    pub(crate) fn items(self) -> Vec<Self> {
         let mut items = Vec::new();
         let mut rest = self;
         while let Some((item, after)) = rest.split(',') {
@@ -81,7 +81,7 @@ impl<'a> Part<'a> {
         items
     }
 
-    pub(super) fn place(self) -> Place {
+    pub(crate) fn place(self) -> Place {
         let before = self.line.get(..self.start).unwrap_or_default().chars().count();
         let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         self.source.place(
@@ -91,29 +91,29 @@ impl<'a> Part<'a> {
         )
     }
 
-    pub(super) fn error(self, message: impl Into<String>) -> Diagnostic {
+    pub(crate) fn error(self, message: impl Into<String>) -> Diagnostic {
         self.place().error(message)
     }
 }
 
-pub(super) struct Section<'a> {
-    pub(super) name: Part<'a>,
-    pub(super) directives: HashMap<&'static str, Directive<'a>>,
+pub(crate) struct Section<'a> {
+    pub(crate) name: Part<'a>,
+    pub(crate) directives: HashMap<&'static str, Directive<'a>>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Directive<'a> {
-    pub(super) name: Part<'a>,
-    pub(super) value: Option<Part<'a>>,
+pub(crate) struct Directive<'a> {
+    pub(crate) name: Part<'a>,
+    pub(crate) value: Option<Part<'a>>,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn is_options(&self) -> bool {
+    pub(crate) fn is_options(&self) -> bool {
         self.name.text.eq_ignore_ascii_case("options")
     }
 
     /// The value of a directive, where it is not empty.
-    pub(super) fn value(&self, directive: &str) -> Option<Part<'a>> {
+    pub(crate) fn value(&self, directive: &str) -> Option<Part<'a>> {
         self.directives.get(directive)?.value.filter(|value| !value.text.is_empty())
     }
 
@@ -127,6 +127,8 @@ impl<'a> Section<'a> {
         if let Some(first) = self.directives.get(name) {
             let place = directive.name.place();
             problems.push(given_twice(&place, written, &first.name.place()));
+            // Classic knockd goes by the last one.
+            self.directives.insert(name, directive);
         } else if name == "UseSyslog" && directive.value.is_some() {
             problems.push(
                 directive
@@ -169,7 +171,7 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
 }
 
 /// Reads all sections; what is wrong with their lines goes to `problems`.
-pub(super) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> Vec<Section<'a>> {
+pub(crate) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> Vec<Section<'a>> {
     let mut sections: Vec<Section<'a>> = Vec::new();
     // Of directives without a section only the first is worth a word.
     let mut homeless = false;

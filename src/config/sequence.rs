@@ -9,7 +9,7 @@ use super::one_time::{self, Line};
 use super::raw::{Entry, Mapping, Node, Value};
 use crate::proto::knock::Knock;
 
-pub(super) const MAX_KNOCKS: usize = 32;
+pub(crate) const MAX_KNOCKS: usize = 32;
 const A_PORT: &str = "a port such as 7000 or 8000/udp";
 
 /// The knocks that open a door, and where each is written.
@@ -110,7 +110,7 @@ fn doubts(file: &Path, lines: &[Line], at: &Place, trip_wires: u16) -> Vec<Diagn
     let shown = file.display();
     let Some((_, later)) = lines.split_first() else {
         let warning = at.warning(format!("every sequence in {shown} is used up: nobody can knock"));
-        return vec![warning.help("append new lines to it")];
+        return vec![warning.help("append new lines to it; 'knockctl one-time' makes some")];
     };
     let numbers = |doubtful: &dyn Fn(&[Knock]) -> bool| {
         let mut found = later.iter().filter(|line| doubtful(&line.knocks));

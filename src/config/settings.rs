@@ -109,12 +109,10 @@ pub(super) const SETTINGS: Keys = Keys {
         "fwknop",
         "lockout",
     ],
-    later: &[],
 };
-pub(super) const LOG: Keys =
-    Keys { of: "log", known: &["syslog", "file", "level", "format"], later: &[] };
-pub(super) const ALERT: Keys = Keys { of: "alert", known: &["email"], later: &[] };
-pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"], later: &[] };
+pub(super) const LOG: Keys = Keys { of: "log", known: &["syslog", "file", "level", "format"] };
+pub(super) const ALERT: Keys = Keys { of: "alert", known: &["email"] };
+pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"] };
 
 /// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
 const FACILITIES: [&str; 20] = [

@@ -6,9 +6,8 @@ use super::opening::{Fills, check_holes};
 use super::raw::{Keys, Mapping, Node, Value};
 use super::{Command, Family, How, Name, NftFamily, NftName, NftSet};
 
-pub(super) const VIA: Keys = Keys { of: "via", known: &["nft_set"], later: &[] };
-pub(super) const NFT_SET: Keys =
-    Keys { of: "nft_set", known: &["table", "set4", "set6"], later: &[] };
+pub(super) const VIA: Keys = Keys { of: "via", known: &["nft_set"] };
+pub(super) const NFT_SET: Keys = Keys { of: "nft_set", known: &["table", "set4", "set6"] };
 
 const A_SET: &str = "via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}";
 

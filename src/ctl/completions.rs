@@ -28,6 +28,9 @@ enum Script {
     /// No script, but what the scripts ask for: the names of the doors, a line each.
     #[value(hide = true)]
     Doors,
+    /// The same of the clients.
+    #[value(hide = true)]
+    Clients,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,16 +49,24 @@ pub(super) fn run(
         Script::Bash => Shell::Bash,
         Script::Zsh => Shell::Zsh,
         Script::Fish => Shell::Fish,
-        Script::Doors => {
-            let names: String =
-                doors(config, insecure)?.iter().map(|name| format!("{name}\n")).collect();
-            return Ok(io::stdout().write_all(names.as_bytes())?);
-        }
+        Script::Doors => return print(&doors(config, insecure)?),
+        Script::Clients => return print(&clients(config, insecure)?),
     };
     let programs = Program::value_variants().iter().copied();
     let wanted = programs.filter(|program| args.program.is_none_or(|only| only == *program));
     let scripts: String = wanted.map(|program| script(shell, program)).collect();
     Ok(io::stdout().write_all(scripts.as_bytes())?)
+}
+
+fn print(names: &[String]) -> Result<(), ControlError> {
+    let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+    Ok(io::stdout().write_all(lines.as_bytes())?)
+}
+
+fn clients(config: &Path, insecure_permissions: bool) -> Result<Vec<String>, ControlError> {
+    let options = load::Options { insecure_permissions };
+    let loaded = load::load(config, &options).map_err(ControlError::NoConfiguration)?;
+    Ok(loaded.config.clients.iter().map(|client| client.name.to_string()).collect())
 }
 
 /// The doors of the running daemon; where none answers, those of the configuration.
@@ -80,19 +91,21 @@ fn script(shell: Shell, program: Program) -> String {
     clap_complete::generate(shell, &mut command, name, &mut script);
     let script = String::from_utf8_lossy(&script);
     match (program, shell) {
-        (Program::Knockctl, Shell::Bash) => format!("{script}{DOORS_BASH}"),
-        (Program::Knockctl, Shell::Fish) => format!("{script}{DOORS_FISH}"),
-        (Program::Knockctl, Shell::Zsh) => with_doors_zsh(&script),
+        (Program::Knockctl, Shell::Bash) => format!("{script}{NAMES_BASH}"),
+        (Program::Knockctl, Shell::Fish) => format!("{script}{NAMES_FISH}"),
+        (Program::Knockctl, Shell::Zsh) => with_names_zsh(&script),
         _ => script.into_owned(),
     }
 }
 
-const DOORS_BASH: &str = r#"
-_knockctl_doors() {
-    local at config=() names
+const NAMES_BASH: &str = r#"
+_knockctl_names() {
+    local at config=() names of
     case "$3" in
-        open|close|--door) ;;
-        *) return 1 ;;
+        open|close|sequence|--door) of=doors ;;
+        enroll|revoke) of=clients ;;
+        *) [[ ${COMP_WORDS[COMP_CWORD - 2]} == sequence ]] || return 1
+            of=clients ;;
     esac
     [[ $2 == -* ]] && return 1
     for ((at = 1; at + 1 < COMP_CWORD; at++)); do
@@ -100,58 +113,68 @@ _knockctl_doors() {
             -c|--config) config=(-c "${COMP_WORDS[at + 1]}") ;;
         esac
     done
-    names=$("$1" "${config[@]}" completions doors 2>/dev/null) || return 1
+    names=$("$1" "${config[@]}" completions "$of" 2>/dev/null) || return 1
     COMPREPLY=($(compgen -W "$names" -- "$2"))
 }
 
-_knockctl_and_doors() {
-    _knockctl_doors "$@" || _knockctl "$@"
+_knockctl_and_names() {
+    _knockctl_names "$@" || _knockctl "$@"
 }
 
-complete -F _knockctl_and_doors -o bashdefault -o default knockctl
+complete -F _knockctl_and_names -o bashdefault -o default knockctl
 "#;
 
-const DOORS_FISH: &str = r#"
-function __fish_knockctl_doors
+const NAMES_FISH: &str = r#"
+function __fish_knockctl_names
     set -l words (commandline -opc)
     set -l config
     if set -l at (contains -i -- -c $words; or contains -i -- --config $words)
         set config -c $words[(math $at + 1)]
     end
-    knockctl $config completions doors 2>/dev/null
+    knockctl $config completions $argv[1] 2>/dev/null
 end
 function __fish_knockctl_wants_door
-    contains -- (commandline -opc)[-1] open close
+    contains -- (commandline -opc)[-1] open close sequence
 end
-complete -c knockctl -n "__fish_knockctl_wants_door" -f -a "(__fish_knockctl_doors)"
-complete -c knockctl -n "__fish_knockctl_using_subcommand history" -l door -r -f -a "(__fish_knockctl_doors)"
+function __fish_knockctl_wants_client
+    set -l words (commandline -opc)
+    contains -- $words[-1] enroll revoke; or contains -- $words[-2] sequence
+end
+complete -c knockctl -n "__fish_knockctl_wants_door" -f -a "(__fish_knockctl_names doors)"
+complete -c knockctl -n "__fish_knockctl_wants_client" -f -a "(__fish_knockctl_names clients)"
+complete -c knockctl -n "__fish_knockctl_using_subcommand history" -l door -r -f -a "(__fish_knockctl_names doors)"
+complete -c knockctl -n "__fish_knockctl_using_subcommand enroll" -l door -r -f -a "(__fish_knockctl_names doors)"
 "#;
 
-const DOORS_ZSH: &str = r#"
-(( $+functions[_knockctl_doors] )) ||
-_knockctl_doors() {
+const NAMES_ZSH: &str = r#"
+(( $+functions[_knockctl_names] )) ||
+_knockctl_names() {
     local -a line=(${(z)BUFFER}) config names
     local at=${line[(I)(-c|--config)]}
     (( at > 0 && at < ${#line} )) && config=(-c "${(Q)line[at + 1]}")
-    names=(${(f)"$(_call_program doors knockctl ${(q)config} completions doors 2>/dev/null)"})
+    names=(${(f)"$(_call_program $1 knockctl ${(q)config} completions $1 2>/dev/null)"})
     compadd -a names
 }
+(( $+functions[_knockctl_doors] )) || _knockctl_doors() { _knockctl_names doors }
+(( $+functions[_knockctl_clients] )) || _knockctl_clients() { _knockctl_names clients }
 "#;
 
-/// Where the script would complete the name of a door as a file, it asks for doors.
-fn with_doors_zsh(script: &str) -> String {
+/// Where the script would complete the name of a door or a client as a file, it asks for those.
+fn with_names_zsh(script: &str) -> String {
     let mut lines = script.lines();
     // `#compdef` has to stay the first line.
-    let mut with = format!("{}\n{DOORS_ZSH}", lines.next().unwrap_or_default());
+    let mut with = format!("{}\n{NAMES_ZSH}", lines.next().unwrap_or_default());
+    let doors = ["':door -- ", "'::door -- ", "'--door=[", "'*--door=["];
+    let clients = ["':client -- ", "'::client -- "];
     for line in lines {
-        let is_door = ["':door -- ", "'::door -- ", "'--door=["]
-            .iter()
-            .any(|start| line.trim_start().starts_with(start));
-        if is_door {
-            with.push_str(&line.replace(":_default'", ":_knockctl_doors'"));
+        let is = |starts: &[&str]| starts.iter().any(|start| line.trim_start().starts_with(start));
+        with.push_str(&if is(&doors) {
+            line.replace(":_default'", ":_knockctl_doors'")
+        } else if is(&clients) {
+            line.replace(":_default'", ":_knockctl_clients'")
         } else {
-            with.push_str(line);
-        }
+            line.to_owned()
+        });
         with.push('\n');
     }
     with
@@ -162,11 +185,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zsh_asks_for_doors_wherever_one_is_named() {
+    fn zsh_asks_for_names_wherever_one_is_wanted() {
         let script = script(Shell::Zsh, Program::Knockctl);
         assert!(script.starts_with("#compdef knockctl\n"));
-        // open, close, history --door.
-        assert_eq!(script.matches(":_knockctl_doors'").count(), 3);
+        // open, close, history --door, enroll --door, sequence.
+        assert_eq!(script.matches(":_knockctl_doors'").count(), 5);
+        // enroll, revoke, sequence.
+        assert_eq!(script.matches(":_knockctl_clients'").count(), 3);
     }
 
     #[test]

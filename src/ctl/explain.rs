@@ -101,8 +101,9 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
     let engine_options = engine::Options {
         sources: config.settings.track_sources,
         only_ipv4: config.settings.only_ipv4,
+        lockout: config.settings.lockout,
     };
-    let mut engine = Engine::new(recognitions(), &engine_options);
+    let mut engine = Engine::new(recognitions(), &config.clients, &engine_options);
     let sealed = match server(&config, options) {
         Ok(Some(server)) => {
             engine.take_spa(Spa::new(server, &config.clients, recognitions()));
@@ -123,7 +124,10 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
             out,
         },
     };
-    let read_to_end = explanation.read(&mut recording);
+    let mut read_to_end = explanation.read(&mut recording);
+    if !matches!(read_to_end, Err(Failure::Output(_))) {
+        read_to_end = explanation.search_to_end().map_err(Failure::from).and(read_to_end);
+    }
     if let Some(Sealed { why, count: count @ 1.. }) = &explanation.sealed {
         let _ =
             writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
@@ -193,6 +197,26 @@ impl Explanation<'_> {
         Ok(())
     }
 
+    /// Whose clock is off is looked for when a source has gone quiet, which it has at the end.
+    fn search_to_end(&mut self) -> io::Result<()> {
+        while let Some(search) = self.engine.next_search() {
+            self.latest = self.latest.max(search);
+            self.work()?;
+        }
+        Ok(())
+    }
+
+    /// What a running watcher does beside its packets.
+    fn work(&mut self) -> io::Result<()> {
+        while self.engine.next_work().is_some_and(|at| at <= self.latest) {
+            let wall = Wall::from_nanos(self.latest.as_nanos());
+            for event in self.engine.work(Now { monotonic: self.latest, wall }) {
+                self.teller.event(wall, event, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything that ended up to then, each at its own time. What ends after the last packet is
     /// not certain: the capture may have ended too early.
     fn advance(&mut self, time: Wall) -> io::Result<()> {
@@ -204,7 +228,7 @@ impl Explanation<'_> {
                 self.teller.event(wall, event, None)?;
             }
         }
-        Ok(())
+        self.work()
     }
 }
 

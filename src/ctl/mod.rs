@@ -3,11 +3,19 @@
 
 pub mod check;
 mod completions;
+mod enroll;
 mod events;
 pub mod explain;
+mod failure;
 mod hand;
 mod host;
+pub mod import;
 mod lines;
+mod one_time;
+mod qr;
+mod revoke;
+mod sequence;
+mod server_key;
 mod socket;
 mod status;
 mod trial;
@@ -96,6 +104,36 @@ enum Task {
                                 knockctl explain [OPTIONS] --live")]
     Explain(explain::ExplainArgs),
 
+    /// Let a client open doors: make its secrets, and print what it needs
+    ///
+    /// Writes client-NAME.yaml into the directory of the configuration and has a running knockd
+    /// take it up. For a client that is enrolled already it adds what is new.
+    #[command(after_help = "Examples: knockctl enroll phone --door ssh --totp --qr
+          knockctl enroll laptop --door ssh --spa")]
+    Enroll(enroll::EnrollArgs),
+
+    /// Let a client open nothing any more: close what it has opened, and remove it
+    Revoke(revoke::RevokeArgs),
+
+    /// Print the server's public key for SPA
+    ServerKey,
+
+    /// Print the knocks that open a door now, or at another time
+    ///
+    /// They are a secret of the client's for as long as they hold.
+    #[command(after_help = "Example: knockctl sequence ssh phone")]
+    Sequence(sequence::SequenceArgs),
+
+    /// Make sequences of which each opens a door once, for its 'one_time_sequences'
+    #[command(after_help = "Example: knockctl one-time --lines 50 /etc/knock.d/keys/ssh.sequences")]
+    OneTime(one_time::OneTimeArgs),
+    /// Print the configuration of classic knockd or of fwknopd as YAML
+    ///
+    /// Notes go to standard error. The exit status is 0 if everything was carried over as it
+    /// stands. FILE is a knockd.conf, or an access.conf of fwknop, whose fwknopd.conf is read too.
+    #[command(after_help = "Example: knockctl import /etc/knockd.conf >/etc/knock.d/doors.yaml")]
+    Import(import::ImportArgs),
+
     /// Print a script that completes the command lines of knock, knockd and knockctl
     ///
     /// Names of doors are completed too: those of the running knockd, or of its configuration.
@@ -121,6 +159,12 @@ pub fn main() -> ExitCode {
                 events::explain(&config, insecure, address, json)
             }
         },
+        Task::Enroll(args) => return failure::finish(enroll::run(&config, insecure, &args)),
+        Task::Revoke(args) => return failure::finish(revoke::run(&config, insecure, &args)),
+        Task::ServerKey => return failure::finish(server_key::run(&config, insecure)),
+        Task::Sequence(args) => return failure::finish(sequence::run(&config, insecure, &args)),
+        Task::OneTime(args) => return failure::finish(one_time::run(args)),
+        Task::Import(args) => return import::run(&args),
         Task::Status(args) => status::run(&config, insecure, &args),
         Task::Open(args) => hand::open(&config, insecure, args),
         Task::Close(args) => hand::close(&config, insecure, args),

@@ -8,12 +8,15 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::sequence::Sequence;
-use super::{DoorId, Reason};
-use crate::config::Recognition;
+use super::totp::{Holder, Rotation};
+use super::{ClientId, DoorId, Reason};
 use crate::config::watch::watch_sets;
+use crate::config::{Client, Lockout, Recognition};
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
+use crate::proto::totp::Key;
+use crate::time::Wall;
 use crate::wire::{Packet, Transport};
 
 /// Which destinations are addresses of this host.
@@ -34,7 +37,7 @@ impl Local {
     }
 }
 
-/// Which packets to its ports a door sees.
+/// Which packets to its ports a track sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct View {
     flags: FlagTest,
@@ -63,12 +66,26 @@ impl View {
     }
 }
 
+/// The place of a track among all tracks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct TrackId(pub(super) u32);
+
+/// One way to knock at a door: a door with a sequence of its own and with rotating ones has two.
 #[derive(Debug)]
-struct Door {
-    sequence: Sequence,
+pub(super) struct Track {
+    pub(super) door: DoorId,
+    pub(super) lockout: Option<Lockout>,
+    pub(super) way: Way,
     view: View,
     watched: PortSet,
     reach: Reach,
+}
+
+/// What is to be knocked.
+#[derive(Debug)]
+pub(super) enum Way {
+    Fixed(Sequence),
+    Rotating(Rotation),
 }
 
 /// Which stretches of 1024 ports a door watches any of, folded into one word: a knock that is out
@@ -96,59 +113,105 @@ impl Reach {
 struct Slot {
     /// Which of `Doors::views` look at it.
     views: u32,
-    /// Which of `Doors::starts` have it as their first knock.
+    /// Which of `Doors::starts` may begin with it.
     starts: (u32, u32),
+    /// Whether it is one of a rotating sequence.
+    rotates: bool,
 }
 
-/// All doors, by their place in the configuration and by port.
+/// All tracks of all doors, in the order of the doors, and by port.
 ///
 /// The cost of looking a packet up does not depend on how many doors there are, only on how many
 /// share its port as their first knock, or watch it with different flags or targets.
 #[derive(Debug)]
 pub(super) struct Doors {
-    doors: Vec<Door>,
+    tracks: Vec<Track>,
     /// From the first knock to the last. Close together, since a packet may ask for many.
     timeouts: Vec<Duration>,
     /// For each protocol and port one more than its place in `slots`, or 0: nobody watches it.
     ports: [Box<[u32]>; 2],
     slots: Vec<Slot>,
     views: Vec<Box<[View]>>,
-    starts: Vec<DoorId>,
+    starts: Vec<TrackId>,
+}
+
+/// Who can knock the rotating sequences of a door.
+fn holders(door: &Recognition, clients: &[(ClientId, &Client)]) -> Vec<Holder> {
+    let mut holders = Vec::new();
+    for &(id, client) in clients.iter().filter(|(_, client)| client.doors.contains(&door.name)) {
+        let Some(totp) = &client.totp else { continue };
+        let holder = |secret, until: Option<Wall>| Holder {
+            client: id,
+            key: Key::from(secret),
+            until: [until, client.expires].into_iter().flatten().min(),
+        };
+        holders.push(holder(&totp.secret, None));
+        holders.extend(totp.old.as_ref().map(|(secret, until)| holder(secret, Some(*until))));
+    }
+    holders
 }
 
 impl Doors {
-    pub(super) fn new<'a>(recognitions: impl IntoIterator<Item = &'a Recognition>) -> Self {
+    pub(super) fn new<'a>(
+        recognitions: impl IntoIterator<Item = &'a Recognition>,
+        clients: &[(ClientId, &Client)],
+    ) -> Self {
         let recognitions: Vec<&Recognition> = recognitions.into_iter().collect();
-        let doors: Vec<Door> = recognitions
-            .iter()
-            .zip(watch_sets(recognitions.iter().copied()))
-            .map(|(door, watched)| Door {
-                sequence: Sequence::new(&door.sequence),
-                view: View { flags: door.flags, target: door.target },
-                reach: Reach::of_all(&watched),
-                watched,
-            })
-            .collect();
+        let mut tracks = Vec::new();
+        let mut timeouts = Vec::new();
+        for ((id, door), watched) in
+            (0..).map(DoorId).zip(&recognitions).zip(watch_sets(recognitions.iter().copied()))
+        {
+            let fixed = (!door.sequence.is_empty())
+                .then(|| (Way::Fixed(Sequence::new(&door.sequence)), watched));
+            let rotating = door.totp.map(|scheme| {
+                let holders = holders(door, clients);
+                let rotation = Rotation::new(scheme, door.name.as_str(), door.seq_timeout, holders);
+                (Way::Rotating(rotation), scheme.watched())
+            });
+            for (way, watched) in fixed.into_iter().chain(rotating) {
+                timeouts.push(door.seq_timeout);
+                tracks.push(Track {
+                    door: id,
+                    lockout: door.lockout,
+                    way,
+                    view: View { flags: door.flags, target: door.target },
+                    reach: Reach::of_all(&watched),
+                    watched,
+                });
+            }
+        }
         let mut new = Self {
             ports: Protocol::ALL.map(|_| vec![0; PORTS].into()),
             slots: Vec::new(),
             views: Vec::new(),
             starts: Vec::new(),
-            timeouts: recognitions.iter().map(|door| door.seq_timeout).collect(),
-            doors,
+            timeouts,
+            tracks,
         };
         new.index();
         new
     }
 
     fn index(&mut self) {
-        let mut starts: BTreeMap<Knock, Vec<DoorId>> = BTreeMap::new();
+        let mut starts: BTreeMap<Knock, Vec<TrackId>> = BTreeMap::new();
+        let mut rotating = PortSet::new();
         let mut by_view: BTreeMap<View, Vec<&PortSet>> = BTreeMap::new();
-        for (id, door) in (0..).map(DoorId).zip(&self.doors) {
-            if let Some(first) = door.sequence.first() {
-                starts.entry(first).or_default().push(id);
+        for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
+            match &track.way {
+                Way::Fixed(sequence) => {
+                    if let Some(first) = sequence.first() {
+                        starts.entry(first).or_default().push(id);
+                    }
+                }
+                Way::Rotating(_) => {
+                    rotating.extend_from(&track.watched);
+                    for knock in knocks_in(&track.watched) {
+                        starts.entry(knock).or_default().push(id);
+                    }
+                }
             }
-            by_view.entry(door.view).or_default().push(&door.watched);
+            by_view.entry(track.view).or_default().push(&track.watched);
         }
         // Which views look at each watched port. View by view, so each list is in order.
         let mut looking: Vec<(Knock, ViewList)> = Vec::new();
@@ -172,9 +235,14 @@ impl Doors {
                 self.views.push(list.iter().map(|&view| all_views[view as usize]).collect());
                 self.views.len() as u32 - 1
             });
-            let from = self.starts.len() as u32;
-            self.starts.extend(starts.remove(&knock).unwrap_or_default());
-            self.slots.push(Slot { views, starts: (from, self.starts.len() as u32) });
+            let starting = starts.remove(&knock).unwrap_or_default();
+            // Neighbours in a range mostly have the same.
+            if !self.starts.ends_with(&starting) {
+                self.starts.extend_from_slice(&starting);
+            }
+            let to = self.starts.len() as u32;
+            let starts = (to - starting.len() as u32, to);
+            self.slots.push(Slot { views, starts, rotates: rotating.contains(knock) });
         }
     }
 
@@ -208,38 +276,86 @@ impl Doors {
         Err(reason)
     }
 
-    /// The doors that see a knock as their first, in order.
-    pub(super) fn starting(&self, sight: &Sight) -> impl Iterator<Item = DoorId> {
+    /// The tracks that see a knock as what may be their first, in order.
+    pub(super) fn starting(&self, sight: &Sight) -> impl Iterator<Item = TrackId> {
         let (from, to) = sight.slot.starts;
         self.starts
             .get(from as usize..to as usize)
             .into_iter()
             .flatten()
             .copied()
-            .filter(|&door| self.get(door).is_some_and(|door| door.passes(sight)))
+            .filter(|&id| self.track(id).is_some_and(|track| track.passes(sight)))
     }
 
-    /// The sequence of a door that sees this packet; `None`: it does not.
-    pub(super) fn seeing(&self, id: DoorId, sight: &Sight) -> Option<&Sequence> {
-        let door = self.get(id)?;
-        (door.watched.contains(sight.knock) && door.passes(sight)).then_some(&door.sequence)
+    /// A track that sees this packet; `None`: it does not.
+    pub(super) fn seeing(&self, id: TrackId, sight: &Sight) -> Option<&Track> {
+        let track = self.track(id)?;
+        (track.watched.contains(sight.knock) && track.passes(sight)).then_some(track)
     }
 
-    pub(super) fn sequence(&self, id: DoorId) -> Option<&Sequence> {
-        self.get(id).map(|door| &door.sequence)
+    pub(super) fn track(&self, id: TrackId) -> Option<&Track> {
+        self.tracks.get(id.0 as usize)
     }
 
-    pub(super) fn reach(&self, id: DoorId) -> Reach {
-        self.get(id).map_or(Reach(0), |door| door.reach)
+    pub(super) fn reach(&self, id: TrackId) -> Reach {
+        self.track(id).map_or(Reach(0), |track| track.reach)
     }
 
-    pub(super) fn timeout(&self, id: DoorId) -> Duration {
+    pub(super) fn timeout(&self, id: TrackId) -> Duration {
         self.timeouts.get(id.0 as usize).copied().unwrap_or_default()
     }
 
-    /// What each door watches, and with which flags.
+    /// What each track watches, and with which flags.
     pub(super) fn watched(&self) -> impl Iterator<Item = (&PortSet, FlagTest)> {
-        self.doors.iter().map(|door| (&door.watched, door.view.flags))
+        self.tracks.iter().map(|track| (&track.watched, track.view.flags))
+    }
+
+    pub(super) fn rotation(&self, id: TrackId) -> Option<&Rotation> {
+        match &self.track(id)?.way {
+            Way::Rotating(rotation) => Some(rotation),
+            Way::Fixed(_) => None,
+        }
+    }
+
+    pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut Rotation> {
+        match &mut self.tracks.get_mut(id.0 as usize)?.way {
+            Way::Rotating(rotation) => Some(rotation),
+            Way::Fixed(_) => None,
+        }
+    }
+
+    pub(super) fn rotations(&self) -> impl Iterator<Item = &Rotation> {
+        self.tracks.iter().filter_map(|track| match &track.way {
+            Way::Rotating(rotation) => Some(rotation),
+            Way::Fixed(_) => None,
+        })
+    }
+
+    pub(super) fn rotations_mut(&mut self) -> impl Iterator<Item = &mut Rotation> {
+        self.tracks.iter_mut().filter_map(|track| match &mut track.way {
+            Way::Rotating(rotation) => Some(rotation),
+            Way::Fixed(_) => None,
+        })
+    }
+
+    /// Makes ready whatever rotating sequences a knock may be one of.
+    pub(super) fn make_ready(&mut self, sight: &Sight, now: Wall) {
+        if !sight.slot.rotates {
+            return;
+        }
+        let (from, to) = sight.slot.starts;
+        for place in from as usize..to as usize {
+            if let Some(&id) = self.starts.get(place)
+                && let Some(rotation) = self.rotation_mut(id)
+            {
+                rotation.make_ready(now);
+            }
+        }
+    }
+
+    /// Whether anyone can be locked out of a door.
+    pub(super) fn has_lockout(&self) -> bool {
+        self.tracks.iter().any(|track| track.lockout.is_some())
     }
 
     /// How many doors share one first knock, at most.
@@ -248,12 +364,16 @@ impl Doors {
         counts.max().unwrap_or(0) as usize
     }
 
+    /// How many knocks a sequence can come in, at most.
     pub(super) fn longest_sequence(&self) -> usize {
-        self.doors.iter().map(|door| door.sequence.len()).max().unwrap_or(0)
-    }
-
-    fn get(&self, id: DoorId) -> Option<&Door> {
-        self.doors.get(id.0 as usize)
+        let length = |track: &Track| match &track.way {
+            Way::Fixed(sequence) => sequence.len(),
+            Way::Rotating(rotation) if rotation.takes_repetitions() => {
+                rotation.scheme().length() * CONNECTIONS
+            }
+            Way::Rotating(rotation) => rotation.scheme().length(),
+        };
+        self.tracks.iter().map(length).max().unwrap_or(0)
     }
 
     fn slot(&self, knock: Knock) -> Option<Slot> {
@@ -262,6 +382,9 @@ impl Doors {
         self.slots.get(place as usize).copied()
     }
 }
+
+/// How many connections a browser opens to a port that does not answer, with some to spare.
+const CONNECTIONS: usize = 8;
 
 /// Ports are indexed as they are, 0 included, which nobody can knock on.
 const PORTS: usize = 1 << 16;
@@ -276,7 +399,7 @@ fn knocks_in(set: &PortSet) -> impl Iterator<Item = Knock> {
     })
 }
 
-impl Door {
+impl Track {
     fn passes(&self, sight: &Sight) -> bool {
         self.view.passes_flags(sight) && self.view.passes_destination(sight)
     }

@@ -6,6 +6,8 @@
 
 mod doors;
 mod fwknop;
+mod hearing;
+mod lockout;
 #[cfg(test)]
 mod model;
 mod recent;
@@ -14,22 +16,26 @@ mod sequence;
 pub mod spa;
 #[cfg(test)]
 mod tests;
+mod totp;
 mod tracker;
 mod verdict;
 
 use std::net::IpAddr;
 use std::slice;
+use std::time::Duration;
 
-use crate::config::Recognition;
+use crate::config::{Client, Lockout, Recognition};
 use crate::proto::flags::FlagTest;
 use crate::proto::ports::PortSet;
 use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
 use crate::wire::filter::Datagrams;
-use doors::{Doors, Sight};
-use sequence::{Sequence, Times};
+use doors::{Doors, TrackId};
+use hearing::{Heard, Hearing, Teller};
+use lockout::Lockouts;
 use spa::{Answer, Spa};
-use tracker::{Attempt, Source, Tracker, Visit};
+use totp::{Progress, Searches};
+use tracker::{Tracker, Visit};
 
 pub use doors::Local;
 pub use fwknop::Fwknop;
@@ -43,6 +49,14 @@ pub struct Options {
     /// How many sources are followed at once.
     pub sources: usize,
     pub only_ipv4: bool,
+    /// Who is no longer listened to at any door.
+    pub lockout: Option<Lockout>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { sources: 1 << 16, only_ipv4: false, lockout: None }
+    }
 }
 
 /// The sequences to speak of: those that began after `after` and not after `until`.
@@ -65,6 +79,10 @@ impl Window {
 const RECENT: usize = 16;
 /// How many events the buffer keeps room for.
 const EVENTS: usize = 1024;
+/// How many HMACs one call of [`Engine::work`] is worth: about a millisecond.
+const WORK: usize = 2000;
+/// By how much the two clocks drift apart at most unless one of them was set.
+const CLOCK_WAS_SET: Duration = Duration::from_secs(1);
 
 /// Recognises knocks: what every source has knocked lately, at every door.
 ///
@@ -79,17 +97,41 @@ pub struct Engine {
     window: Window,
     /// How many knocks of a source are remembered.
     recent: usize,
+    lockout: Option<Lockout>,
+    /// `None`: nobody can be locked out.
+    lockouts: Option<Lockouts>,
+    searches: Searches<TrackId>,
+    agenda: Agenda,
     events: Vec<Event>,
     spa: Option<Spa>,
     request: Option<Request>,
 }
 
+/// What is known of the work that can wait.
+#[derive(Debug)]
+struct Agenda {
+    /// How far calendar time was ahead of the other when this was made up.
+    ahead: i128,
+    /// When there is something to prepare.
+    due: Monotonic,
+    /// Whether all sequences that hold are known.
+    ready: bool,
+}
+
 impl Engine {
     /// An engine that has seen nothing yet, takes every destination for an address of this host
-    /// and reports all sequences. The place of a door in `doors` is its [`DoorId`].
+    /// and reports all sequences. The place of a door in `doors` is its [`DoorId`], that of a
+    /// client in `clients` its [`ClientId`].
     #[must_use]
-    pub fn new<'a>(doors: impl IntoIterator<Item = &'a Recognition>, options: &Options) -> Self {
-        let doors = Doors::new(doors);
+    pub fn new<'a>(
+        doors: impl IntoIterator<Item = &'a Recognition>,
+        clients: impl IntoIterator<Item = &'a Client>,
+        options: &Options,
+    ) -> Self {
+        let clients: Vec<_> = (0..).map(ClientId).zip(clients).collect();
+        let doors = Doors::new(doors, &clients);
+        let locks = options.lockout.is_some() || doors.has_lockout();
+        let rotates = doors.rotations().next().is_some();
         Self {
             tracker: Tracker::new(options.sources, doors.most_starting()),
             recent: doors.longest_sequence().max(RECENT),
@@ -97,6 +139,14 @@ impl Engine {
             only_ipv4: options.only_ipv4,
             local: Local::default(),
             window: Window::default(),
+            lockout: options.lockout,
+            lockouts: locks.then(|| Lockouts::new(options.sources)),
+            searches: Searches::default(),
+            agenda: Agenda {
+                ahead: 0,
+                due: if rotates { Monotonic::ZERO } else { Monotonic::MAX },
+                ready: !rotates,
+            },
             events: Vec::new(),
             spa: None,
             request: None,
@@ -116,6 +166,13 @@ impl Engine {
     /// From now on only sequences that began in this window are spoken of. All are still followed.
     pub fn report(&mut self, window: Window) {
         self.window = window;
+    }
+
+    /// Does not listen to a source until then, at one door or at all, as an earlier engine did.
+    pub fn lock(&mut self, door: Option<DoorId>, source: IpAddr, until: Monotonic) {
+        if let Some(lockouts) = &mut self.lockouts {
+            lockouts.lock(door, source, until);
+        }
     }
 
     /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
@@ -144,6 +201,8 @@ impl Engine {
     ///
     /// Where a deadline of its source has passed that [`Self::on_deadline`] has not told yet, the
     /// events begin with it. Those of the packet follow, door by door.
+    ///
+    /// Rotating sequences that [`Self::work`] has not prepared in time are prepared now.
     pub fn on_packet(&mut self, now: Now, packet: &Packet) -> Verdict<'_> {
         self.start_events();
         if self.only_ipv4 && packet.source.is_ipv6() {
@@ -153,33 +212,111 @@ impl Engine {
             Ok(sight) => sight,
             Err(reason) => return Verdict::Ignored(reason),
         };
-        let now = now.monotonic;
-        let Self { doors, tracker, window, recent, events, .. } = self;
-        let mut teller = Teller { source: packet.source, window: *window, events };
-        let is_knock = tracker.visit(doors, packet.source, Visit::Packet, |source| {
-            if !source.recent.record(packet, now, *recent) {
-                return false;
+        if self.is_locked_out(packet.source, now.monotonic) {
+            return Verdict::Ignored(Reason::LockedOut);
+        }
+        self.doors.make_ready(&sight, now.wall);
+        let Self { doors, tracker, recent, lockout, lockouts, searches, .. } = self;
+        let teller = Teller::new(packet.source, self.window, &mut self.events);
+        let mut hearing = Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
+        let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
+            if !source.recent.record(packet, now.monotonic, *recent) {
+                return Heard::Duplicate;
             }
-            expire(source, doors, now, &mut teller);
-            knock(source, doors, &sight, now, &mut teller);
-            true
+            hearing.expire(source);
+            hearing.knock(source, &sight)
         });
-        if is_knock { Verdict::Knock(&self.events) } else { Verdict::Ignored(Reason::Duplicate) }
+        for (track, whole) in hearing.opened() {
+            if let Some(rotation) = self.doors.rotation_mut(track) {
+                rotation.use_up(&whole);
+            }
+        }
+        match heard {
+            Heard::Duplicate => Verdict::Ignored(Reason::Duplicate),
+            Heard::Nothing if self.events.is_empty() => Verdict::Ignored(Reason::LockedOut),
+            Heard::Nothing | Heard::Knock => Verdict::Knock(&self.events),
+        }
+    }
+
+    /// Whether a source is not listened to at any door.
+    fn is_locked_out(&mut self, source: IpAddr, now: Monotonic) -> bool {
+        self.lockouts.as_mut().is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
     }
 
     /// What ended without a packet up to now: sequences that were not completed in time.
     pub fn on_deadline(&mut self, now: Now) -> &[Event] {
         self.start_events();
-        let now = now.monotonic;
-        while let Some(address) = self.tracker.due(now) {
-            let Self { doors, tracker, window, events, .. } = self;
-            let mut teller = Teller { source: address, window: *window, events };
+        while let Some(address) = self.tracker.due(now.monotonic) {
+            let Self { doors, tracker, lockout, lockouts, searches, .. } = self;
+            let teller = Teller::new(address, self.window, &mut self.events);
+            let mut hearing =
+                Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
             tracker.visit(doors, address, Visit::Deadline, |source| {
-                source.recent.forget(now);
-                expire(source, doors, now, &mut teller);
+                source.recent.forget(now.monotonic);
+                hearing.expire(source);
             });
         }
         &self.events
+    }
+
+    /// Does a little of what can wait: prepares rotating sequences before they hold, and looks for
+    /// clients whose clock is off. A call takes a few milliseconds at most; call again while
+    /// [`Self::next_work`] has come.
+    pub fn work(&mut self, now: Now) -> &[Event] {
+        self.start_events();
+        let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
+        let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
+        let mut work = WORK;
+        if self.agenda.due <= now.monotonic || (was_set && self.agenda.due < Monotonic::MAX) {
+            for rotation in self.doors.rotations_mut() {
+                rotation.prepare(now.wall, &mut work);
+            }
+            let idle = self.doors.rotations().map(|rotation| rotation.idle(now.wall)).min();
+            self.agenda = Agenda {
+                ahead,
+                due: idle.map_or(Monotonic::MAX, |idle| now.monotonic + idle),
+                ready: self.doors.rotations().all(|rotation| rotation.is_ready(now.wall)),
+            };
+        }
+        while work > 0
+            && let Some(search) = self.searches.running(now.monotonic)
+        {
+            let progress = match self.doors.rotation(search.track) {
+                Some(rotation) => rotation.search(search, &mut work),
+                None => Progress::Nothing,
+            };
+            if progress == Progress::Going {
+                break;
+            }
+            if let (Progress::Found { client, steps }, Some(track)) =
+                (progress, self.doors.track(search.track))
+            {
+                let mut teller = Teller::new(search.source, self.window, &mut self.events);
+                teller.tell(track.door, search.began, EventKind::Missed { client, steps });
+            }
+            self.searches.end();
+        }
+        &self.events
+    }
+
+    /// When [`Self::work`] has something to do; it may be long past.
+    #[must_use]
+    pub fn next_work(&self) -> Option<Monotonic> {
+        let preparation = Some(self.agenda.due).filter(|&due| due < Monotonic::MAX);
+        [preparation, self.next_search()].into_iter().flatten().min()
+    }
+
+    /// When [`Self::work`] begins or goes on to look for a client whose clock is off.
+    #[must_use]
+    pub fn next_search(&self) -> Option<Monotonic> {
+        self.searches.due()
+    }
+
+    /// Whether all rotating sequences that hold were known at the last call of [`Self::work`]. If
+    /// not, a packet may have to wait until they are.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.agenda.ready
     }
 
     /// The first moment at which [`Self::on_deadline`] has something to do.
@@ -214,119 +351,5 @@ impl Engine {
     fn start_events(&mut self) {
         self.events.clear();
         self.events.shrink_to(EVENTS);
-    }
-}
-
-/// Tells what happens to one source.
-struct Teller<'a> {
-    source: IpAddr,
-    window: Window,
-    events: &'a mut Vec<Event>,
-}
-
-impl Teller<'_> {
-    fn tell(&mut self, door: DoorId, began: Monotonic, kind: EventKind) {
-        if self.window.contains(began) {
-            self.events.push(Event { door, source: self.source, kind, began });
-        }
-    }
-
-    /// A sequence is broken, and perhaps its latest knocks still form the beginning of another.
-    fn tell_reset(&mut self, door: DoorId, before: &Progress, after: &Times, reason: Reason) {
-        if let Some(began) = before.began {
-            self.tell(door, began, EventKind::Reset { stage: before.stage, reason });
-        }
-        if let Some(&began) = after.first() {
-            self.tell(door, began, EventKind::Stage(stage(after)));
-        }
-    }
-}
-
-/// How far a source had come at a door.
-struct Progress {
-    began: Option<Monotonic>,
-    stage: u8,
-}
-
-impl Progress {
-    fn of(times: &Times) -> Self {
-        Self { began: times.first().copied(), stage: stage(times) }
-    }
-}
-
-/// No sequence is longer than 32 knocks.
-fn stage(times: &Times) -> u8 {
-    u8::try_from(times.len()).unwrap_or(u8::MAX)
-}
-
-/// Ends the attempts that are too old.
-fn expire(source: &mut Source, doors: &Doors, now: Monotonic, teller: &mut Teller<'_>) {
-    if !source.is_due(now) {
-        return;
-    }
-    source.attempts.retain(|attempt| {
-        let Some(sequence) = doors.sequence(attempt.door) else { return false };
-        let before = Progress::of(&attempt.times);
-        sequence.expire(&mut attempt.times, now, doors.timeout(attempt.door));
-        if stage(&attempt.times) < before.stage {
-            teller.tell_reset(attempt.door, &before, &attempt.times, Reason::Timeout);
-        }
-        !attempt.times.is_empty()
-    });
-}
-
-/// Takes a knock to every door that it starts at and every attempt whose door sees it, in the
-/// order of the doors.
-fn knock(
-    source: &mut Source,
-    doors: &Doors,
-    sight: &Sight,
-    now: Monotonic,
-    teller: &mut Teller<'_>,
-) {
-    let attempts = &mut source.attempts;
-    let under_way = attempts.len();
-    for door in doors.starting(sight) {
-        if attempts[..under_way].binary_search_by_key(&door, |attempt| attempt.door).is_err() {
-            attempts.push(Attempt { door, reach: doors.reach(door), times: Times::new() });
-        }
-    }
-    if !attempts.is_sorted_by_key(|attempt| attempt.door) {
-        attempts.sort_by_key(|attempt| attempt.door);
-    }
-    let mut ended = false;
-    for attempt in attempts.iter_mut().filter(|attempt| attempt.reach.includes(sight)) {
-        if let Some(sequence) = doors.seeing(attempt.door, sight) {
-            advance(attempt, sequence, sight, now, teller);
-            ended |= attempt.times.is_empty();
-        }
-    }
-    if ended {
-        attempts.retain(|attempt| !attempt.times.is_empty());
-    }
-}
-
-fn advance(
-    attempt: &mut Attempt,
-    sequence: &Sequence,
-    sight: &Sight,
-    now: Monotonic,
-    teller: &mut Teller<'_>,
-) {
-    let before = Progress::of(&attempt.times);
-    let length = attempt.times.len();
-    sequence.advance(&mut attempt.times, sight.knock, now);
-    if attempt.times.len() <= length {
-        let reason =
-            if sequence.contains(sight.knock) { Reason::WrongKnock } else { Reason::TripWire };
-        teller.tell_reset(attempt.door, &before, &attempt.times, reason);
-        return;
-    }
-    let began = attempt.times.first().copied().unwrap_or(now);
-    if sequence.is_complete(&attempt.times) {
-        attempt.times.clear();
-        teller.tell(attempt.door, began, EventKind::Open(Knocked::Sequence));
-    } else {
-        teller.tell(attempt.door, began, EventKind::Stage(stage(&attempt.times)));
     }
 }

@@ -296,8 +296,8 @@ fn compare(
     steps: Vec<Step>,
     punctual: bool,
 ) -> Result<usize, TestCaseError> {
-    let options = Options { sources: 1000, only_ipv4: false };
-    let mut engine = Engine::new(&doors, &options);
+    let options = Options { sources: 1000, ..Options::default() };
+    let mut engine = Engine::new(&doors, [], &options);
     let local: IpAddr = HERE.parse().unwrap();
     engine.set_local(Local::Addresses([local].into()));
     let sets = watch_sets(&doors);
@@ -378,7 +378,7 @@ proptest! {
         doors in prop::collection::vec(any_door(), 1..5),
         packets in prop::collection::vec((any::<u64>(), any_packet(), any::<bool>()), 1..60),
     ) {
-        let mut engine = Engine::new(&doors, &Options { sources: 1, only_ipv4: false });
+        let mut engine = Engine::new(&doors, [], &Options { sources: 1, ..Options::default() });
         for (nanos, packet, look) in packets {
             let now = at(Monotonic::from_nanos(nanos));
             let _ = engine.on_packet(now, &packet);

@@ -1,5 +1,7 @@
 //! What the engine promises, one behaviour each. The model has the rest.
 
+mod rotating;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ fn door(sequence: &[&str]) -> Recognition {
 }
 
 fn engine(doors: &[Recognition]) -> Engine {
-    Engine::new(doors, &Options { sources: 1000, only_ipv4: false })
+    Engine::new(doors, [], &Options { sources: 1000, ..Options::default() })
 }
 
 fn at(span: Duration) -> Now {
@@ -66,16 +68,24 @@ fn text(event: &Event) -> String {
     let door = event.door.0;
     match event.kind {
         EventKind::Stage(stage) => format!("{door}: stage {stage}"),
-        EventKind::Open(_) => format!("{door}: open"),
+        EventKind::Open(Knocked::Sequence) => format!("{door}: open"),
+        EventKind::Open(Knocked::Totp { client, .. }) => {
+            format!("{door}: open: client {}", client.0)
+        }
         EventKind::Reset { stage, reason } => format!("{door}: {stage} lost: {}", reason.as_str()),
-        EventKind::Missed { .. } | EventKind::LockedOut { .. } => {
-            format!("{door}: {:?}", event.kind)
+        EventKind::Missed { client, steps } => {
+            format!("{door}: client {} missed by {steps} steps", client.0)
+        }
+        EventKind::LockedOut { until, everywhere } => {
+            let place = if everywhere { " everywhere" } else { "" };
+            let seconds = until.since(event.began).as_secs();
+            format!("{door}: locked out{place} for {seconds} s")
         }
     }
 }
 
 fn opens(told: &[String]) -> usize {
-    told.iter().filter(|event| event.ends_with("open")).count()
+    told.iter().filter(|event| event.contains(": open")).count()
 }
 
 #[test]
@@ -260,7 +270,8 @@ fn a_door_sees_what_is_sent_to_its_target_or_else_to_this_host() {
 
 #[test]
 fn ipv6_is_not_looked_at_where_only_ipv4_is_wanted() {
-    let mut engine = Engine::new(&[door(&["1"])], &Options { sources: 10, only_ipv4: true });
+    let mut engine =
+        Engine::new(&[door(&["1"])], [], &Options { only_ipv4: true, ..Options::default() });
     assert_eq!(knocks(&mut engine, "2001:db8::1", &["1"]), ["ignored: only-ipv4"]);
     assert_eq!(knocks(&mut engine, ALICE, &["1"]), ["0: open"]);
 }
@@ -303,7 +314,8 @@ fn an_ascending_scan_opens_no_door() {
 fn a_scan_in_random_order_opens_as_rarely_as_promised() {
     let mut engine = Engine::new(
         &[Recognition { trip_wires: 2, ..door(&["10", "11", "12"]) }],
-        &Options { sources: 10_000, only_ipv4: false },
+        [],
+        &Options { sources: 10_000, ..Options::default() },
     );
     let (watched, _) = engine.watched().next().unwrap();
     let mut ports: Vec<u16> = watched.ranges(Protocol::Tcp).flat_map(|(a, b)| a..=b).collect();
@@ -345,7 +357,7 @@ fn flood(engine: &mut Engine, count: u32, knock: &str) {
 #[test]
 fn a_flood_of_first_knocks_pushes_out_nobody_who_is_further_along() {
     let doors = [door(&["1", "2", "3", "4"])];
-    let mut engine = Engine::new(&doors, &Options { sources: 4096, only_ipv4: false });
+    let mut engine = Engine::new(&doors, [], &Options { sources: 4096, ..Options::default() });
     let mut told = knocks(&mut engine, ALICE, &["1", "2"]);
     for (second, knock) in [(3, "3"), (4, "4")] {
         flood(&mut engine, 200_000, "1");

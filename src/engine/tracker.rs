@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::DoorId;
-use super::doors::{Doors, Reach};
+use super::doors::{Doors, Reach, TrackId};
 use super::recent::Recent;
 use super::segment::Segment;
 use super::sequence::Times;
+use super::totp::Tail;
 use crate::time::Monotonic;
 
 /// From this stage on a source is further along: it has made more than a first knock.
@@ -23,18 +23,45 @@ const ATTEMPTS_PER_SOURCE: usize = 4;
 /// No segment is smaller than this.
 const SMALLEST: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
-/// One source on its way through one door. Never at stage 0.
+/// One source on its way through one door. Never empty.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub(super) door: DoorId,
+    pub(super) track: TrackId,
     pub(super) reach: Reach,
-    pub(super) times: Times,
+    pub(super) knocks: Knocks,
+}
+
+/// What is remembered of the knocks of an attempt.
+#[derive(Debug)]
+pub(super) enum Knocks {
+    /// When those were seen that the track's own sequence has matched.
+    Fixed(Times),
+    /// The latest in the range of rotating sequences, whatever they come to.
+    Rotating(Box<Tail>),
+}
+
+impl Attempt {
+    /// When the oldest knock was seen that is remembered; `None`: there is none.
+    pub(super) fn oldest(&self) -> Option<Monotonic> {
+        match &self.knocks {
+            Knocks::Fixed(times) => times.first().copied(),
+            Knocks::Rotating(tail) => tail.oldest(),
+        }
+    }
+
+    /// How many of the latest knocks form the beginning of a sequence.
+    pub(super) fn stage(&self) -> usize {
+        match &self.knocks {
+            Knocks::Fixed(times) => times.len(),
+            Knocks::Rotating(tail) => tail.stage.knocks.into(),
+        }
+    }
 }
 
 /// What is known of one source.
 #[derive(Debug, Default)]
 pub(super) struct Source {
-    /// In the order of the doors.
+    /// In the order of the tracks.
     pub(super) attempts: SmallVec<[Attempt; 1]>,
     pub(super) recent: Recent,
     /// Its entry among the deadlines, if it has one.
@@ -92,9 +119,9 @@ impl Source {
         let mut place = Place::Newcomers;
         let mut last_moment = Monotonic::MAX;
         for attempt in &self.attempts {
-            if let [first, rest @ ..] = attempt.times.as_slice() {
-                last_moment = last_moment.min(*first + doors.timeout(attempt.door));
-                if rest.len() + 1 >= FURTHER {
+            if let Some(oldest) = attempt.oldest() {
+                last_moment = last_moment.min(oldest + doors.timeout(attempt.track));
+                if attempt.stage() >= FURTHER {
                     place = Place::Further;
                 }
             }
@@ -114,7 +141,7 @@ impl Source {
         let excess = self.attempts.len().saturating_sub(most);
         for _ in 0..excess {
             let least = (self.attempts.iter().enumerate())
-                .map(|(place, attempt)| (attempt.times.len(), attempt.times.first(), place))
+                .map(|(place, attempt)| (attempt.stage(), attempt.oldest(), place))
                 .min();
             if let Some((_, _, place)) = least {
                 self.attempts.remove(place);
@@ -305,7 +332,7 @@ mod tests {
     }
 
     fn engine(doors: &[Recognition], sources: usize) -> Engine {
-        Engine::new(doors, &Options { sources, only_ipv4: false })
+        Engine::new(doors, [], &Options { sources, ..Options::default() })
     }
 
     fn send(engine: &mut Engine, seconds: u64, host: u128, port: u16, sequence: u32) {
@@ -335,8 +362,7 @@ mod tests {
     fn check(mut tracker: Tracker) {
         let newcomers = tracker.newcomers.all();
         let further = tracker.further.all();
-        let stage =
-            |source: &Source| source.attempts.iter().map(|attempt| attempt.times.len()).max();
+        let stage = |source: &Source| source.attempts.iter().map(Attempt::stage).max();
         assert!(newcomers.iter().all(|(_, source)| stage(source) < Some(2)));
         assert!(
             newcomers
@@ -353,8 +379,8 @@ mod tests {
         assert_eq!(tracker.books.deadlines, scheduled);
         for (_, source) in sources {
             assert!(source.attempts.len() <= tracker.books.most_attempts_of_one);
-            assert!(source.attempts.is_sorted_by(|a, b| a.door < b.door));
-            assert!(source.attempts.iter().all(|attempt| !attempt.times.is_empty()));
+            assert!(source.attempts.is_sorted_by(|a, b| a.track < b.track));
+            assert!(source.attempts.iter().all(|attempt| attempt.oldest().is_some()));
         }
     }
 
@@ -397,8 +423,8 @@ mod tests {
         assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
         let source: IpAddr = "2001:db8::1".parse().unwrap();
         let source = engine.tracker.further.peek(source).unwrap();
-        assert_eq!(source.attempts[0].times.len(), 2);
-        assert_eq!(source.attempts[1].door, DoorId(37));
+        assert_eq!(source.attempts[0].stage(), 2);
+        assert_eq!(source.attempts[1].track, TrackId(37));
     }
 
     #[test]

@@ -100,6 +100,14 @@ impl Keeper {
                 self.doors.close_all(now);
                 Reply::Done { text }
             }
+            Request::Revoke { client } => {
+                let text = match self.doors.close_client(now, &client) {
+                    0 => String::new(),
+                    1 => format!("1 door that '{client}' has opened closes"),
+                    count => format!("{count} doors that '{client}' has opened close"),
+                };
+                Reply::Done { text }
+            }
             Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
                 // Answered when it is in force.
                 Ok(()) => return,
@@ -109,6 +117,7 @@ impl Keeper {
                 Ok(()) => Reply::Done { text: "confirmed: the configuration stays".to_owned() },
                 Err(why) => Reply::Failed { why },
             },
+            Request::Reload => return self.reload_for(now, id),
             Request::Watch => return self.control.follow(id, Follows::Events),
             Request::Explain { address } => {
                 self.past_for = Some(id);

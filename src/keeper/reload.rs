@@ -1,5 +1,6 @@
 //! Another configuration: at SIGHUP for good, with `knockctl try` on trial.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::time::{Monotonic, Now};
 /// than a watcher may take to start.
 const ONCE_MORE: Duration = Duration::from_secs(15);
 
+const NO_WATCHER: &str =
+    "no watcher could start; the old configuration stays, and knockd's log says why";
+
 /// A configuration that goes again unless it is confirmed.
 pub(super) enum Trial {
     Running {
@@ -39,7 +43,21 @@ impl Trial {
     }
 }
 
+/// Who is told when a configuration is in force, or cannot be.
+#[derive(Default)]
+pub(super) struct Reloads {
+    /// Those who have asked while another one was being taken up.
+    next: Vec<ConnectionId>,
+    current: Option<(Arc<Config>, Vec<ConnectionId>)>,
+}
+
 impl Keeper {
+    /// `knockctl` has changed the configuration. Answered when it is in force, or cannot be.
+    pub(super) fn reload_for(&mut self, now: Now, id: ConnectionId) {
+        self.reloads.next.push(id);
+        self.reload(now);
+    }
+
     /// SIGHUP: takes up the configuration as it is now, or says why not and goes on as before.
     pub(super) fn reload(&mut self, now: Now) {
         if let Some(Trial::Running { .. }) = self.trial {
@@ -47,11 +65,37 @@ impl Keeper {
             self.reopen_log();
             warn!("not reloading: a configuration is on trial; confirm it first, or wait");
             tell_systemd(&[NotifyState::Ready]);
+            let why = "a configuration is on trial: confirm it first, or wait until it has gone";
+            let asked_by = mem::take(&mut self.reloads.next);
+            self.answer_all(asked_by, &Err(why.to_owned()));
         } else if self.watchers.is_changing() || self.trial.is_some() {
             self.reload_again = true;
         } else {
-            // Why not has been logged.
-            let _ = self.take_up(now, None);
+            let asked_by = mem::take(&mut self.reloads.next);
+            match self.take_up(now, None) {
+                Ok(config) => self.reloads.current = Some((config, asked_by)),
+                Err(why) => self.answer_all(asked_by, &Err(why)),
+            }
+        }
+    }
+
+    fn answer_all(&mut self, asked_by: Vec<ConnectionId>, outcome: &Result<(), String>) {
+        for id in asked_by {
+            self.control.reply(
+                id,
+                &match outcome {
+                    Ok(()) => Reply::Done { text: "the configuration is in force".to_owned() },
+                    Err(why) => Reply::Failed { why: why.clone() },
+                },
+            );
+        }
+    }
+
+    /// What has become of a configuration, for those who have asked for it.
+    fn answer_reload(&mut self, config: &Arc<Config>, outcome: &Result<(), String>) {
+        let is_it = |current: &mut (Arc<Config>, _)| Arc::ptr_eq(&current.0, config);
+        if let Some((_, asked_by)) = self.reloads.current.take_if(is_it) {
+            self.answer_all(asked_by, outcome);
         }
     }
 
@@ -66,7 +110,11 @@ impl Keeper {
     ///
     /// # Errors
     /// Why not, in words; everything then goes on as before.
-    fn take_up(&mut self, now: Now, locked_until: Option<Monotonic>) -> Result<(), String> {
+    fn take_up(
+        &mut self,
+        now: Now,
+        locked_until: Option<Monotonic>,
+    ) -> Result<Arc<Config>, String> {
         info!("re-reading config file: {}", self.cli.config.display());
         tell_systemd(&reloading());
         let taken_up = self.try_to_take_up(now, locked_until);
@@ -80,7 +128,11 @@ impl Keeper {
         taken_up
     }
 
-    fn try_to_take_up(&mut self, now: Now, locked_until: Option<Monotonic>) -> Result<(), String> {
+    fn try_to_take_up(
+        &mut self,
+        now: Now,
+        locked_until: Option<Monotonic>,
+    ) -> Result<Arc<Config>, String> {
         let loaded = load_configuration(&self.cli).map_err(|report| {
             self.reopen_log();
             report.to_string()
@@ -93,7 +145,8 @@ impl Keeper {
         self.put_in_place(now, &config, locked_until).inspect_err(|_| {
             let in_force = Arc::clone(self.watchers.config());
             self.firewall_of(now, &in_force);
-        })
+        })?;
+        Ok(config)
     }
 
     /// The firewall first, so that nothing stands open that the new watcher could not open again.
@@ -124,6 +177,7 @@ impl Keeper {
 
     /// A configuration is at work: what waited for that is done.
     pub(super) fn has_taken_effect(&mut self, now: Now, config: &Arc<Config>) {
+        self.answer_reload(config, &Ok(()));
         match &mut self.trial {
             Some(Trial::Running { asked_by, .. }) => {
                 if let Some(id) = asked_by.take() {
@@ -143,6 +197,7 @@ impl Keeper {
 
     /// No watcher could start with this configuration.
     pub(super) fn could_not_take_effect(&mut self, now: Now, config: &Arc<Config>) {
+        self.answer_reload(config, &Err(NO_WATCHER.to_owned()));
         let in_force = Arc::clone(self.watchers.config());
         // Of the one in force another watcher starts; what the firewall does is none of its
         // business. The one before a trial is taken up once more in a moment.
@@ -153,9 +208,7 @@ impl Keeper {
         self.firewall_of(now, &in_force);
         self.mark.clear();
         if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
-            let why =
-                "no watcher could start; the old configuration stays, and knockd's log says why";
-            self.control.reply(id, &Reply::Failed { why: why.to_owned() });
+            self.control.reply(id, &Reply::Failed { why: NO_WATCHER.to_owned() });
         }
     }
 

@@ -19,7 +19,7 @@ use super::doors::Doors;
 use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
-use super::reload::Trial;
+use super::reload::{Reloads, Trial};
 use super::server_key::{self, ServerKeyError};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
@@ -100,6 +100,7 @@ pub(super) struct Keeper {
     left: Option<Left>,
     started: bool,
     pub(super) reload_again: bool,
+    pub(super) reloads: Reloads,
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
     pub(super) mark: Mark,
@@ -200,6 +201,7 @@ impl Keeper {
             left,
             started: false,
             reload_again: false,
+            reloads: Reloads::default(),
             trial: locked_until.map(Trial::of_start),
             mark,
             lists: Lists::default(),

@@ -131,6 +131,7 @@ impl Watchers {
             interfaces: settings.interfaces.clone(),
             only_ipv4: settings.only_ipv4,
             track_sources: settings.track_sources,
+            lockout: settings.lockout,
             identity,
             verbose: settings.log.level >= LogLevel::Debug,
         };

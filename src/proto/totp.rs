@@ -212,6 +212,34 @@ impl Scheme {
         }
     }
 
+    /// Whether these are the knocks of a step. Cheaper than to compare with [`Self::knocks`]: most
+    /// differ in the first.
+    #[must_use]
+    pub fn matches(&self, key: &Key, door: &str, step: u64, knocks: &[Knock]) -> bool {
+        if knocks.len() != self.length() {
+            return false;
+        }
+        match self.mode {
+            Mode::Ports { low, high, protocol, .. } => (0..)
+                .zip(knocks)
+                .all(|(i, &knock)| knock == derive(key, door, step, i, (low, high), protocol)),
+            Mode::Code { .. } => self.knocks(key, door, step).as_slice() == knocks,
+        }
+    }
+
+    /// How many different sequences there can be, as far as it can be counted.
+    #[must_use]
+    pub fn variety(&self) -> u64 {
+        match self.mode {
+            Mode::Ports { low, high, length, protocol } => {
+                let ports = u64::from(high.get() - low.get()) + 1;
+                let each = if protocol == Protocols::Mixed { 2 * ports } else { ports };
+                each.saturating_pow(length.into())
+            }
+            Mode::Code { digits, .. } => 10u64.saturating_pow(digits.count() as u32),
+        }
+    }
+
     /// Every port that a sequence may have, so every port that has to be watched.
     #[must_use]
     pub fn watched(&self) -> PortSet {
@@ -355,6 +383,15 @@ mod tests {
     }
 
     #[test]
+    fn variety_counts_what_a_sequence_can_be() {
+        let of = |mode| scheme(mode).variety();
+        assert_eq!(of(Mode::Code { base: 1, digits: Digits::Six }), 1_000_000);
+        assert_eq!(of(ports(1, 10, 3, Protocols::Tcp)), 1000);
+        assert_eq!(of(ports(1, 10, 3, Protocols::Mixed)), 8000);
+        assert_eq!(of(ports(1, 65535, 8, Protocols::Mixed)), u64::MAX);
+    }
+
+    #[test]
     fn steps_turn_at_whole_multiples_of_their_length() {
         let scheme = scheme(Mode::Code { base: 7000, digits: Digits::Six });
         let at = |seconds| Wall::ZERO + Duration::from_secs(seconds);
@@ -432,10 +469,24 @@ mod tests {
             door in "[a-z]{1,32}",
             step: u64,
         ) {
-            let knocks = scheme.knocks(&Key::from(&Secret::new(secret)), &door, step);
+            let key = Key::from(&Secret::new(secret));
+            let knocks = scheme.knocks(&key, &door, step);
             prop_assert_eq!(knocks.len(), scheme.length());
+            prop_assert!(scheme.matches(&key, &door, step, &knocks));
+            prop_assert!(!scheme.matches(&key, &door, step, &knocks[1..]));
             let watched = scheme.watched();
             prop_assert!(knocks.iter().all(|&knock| watched.contains(knock)));
+        }
+
+        #[test]
+        fn only_the_knocks_of_a_step_match_it(
+            scheme in any_scheme(), secret: [u8; 20], other: [u8; 20], step: u64,
+        ) {
+            let (key, other) =
+                (Key::from(&Secret::new(secret.into())), Key::from(&Secret::new(other.into())));
+            let knocks = scheme.knocks(&other, "ssh", step);
+            let same = scheme.knocks(&key, "ssh", step) == knocks;
+            prop_assert_eq!(scheme.matches(&key, "ssh", step, &knocks), same);
         }
 
         #[test]

@@ -101,9 +101,15 @@ impl Watcher {
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
-        let options =
-            Options { sources: assignment.track_sources, only_ipv4: assignment.only_ipv4 };
-        let mut engine = Engine::new(&assignment.doors, &options);
+        let options = Options {
+            sources: assignment.track_sources,
+            only_ipv4: assignment.only_ipv4,
+            lockout: assignment.lockout,
+        };
+        let mut engine = Engine::new(&assignment.doors, &assignment.clients, &options);
+        while !engine.is_ready() {
+            engine.work(clock::now());
+        }
         if let Some(server) = assignment.spa {
             engine.take_spa(Spa::new(server, &assignment.clients, &assignment.doors));
         }
@@ -157,10 +163,12 @@ impl Watcher {
                 let local = self.addresses.read().map_err(WatchError::Addresses)?;
                 self.engine.set_local(Local::Addresses(local));
             }
-            let more = self.read_packets();
+            self.work();
+            // Packets wait in the kernel while what they may be is not known.
+            let more = self.engine.is_ready() && self.read_packets();
             let now = clock::now();
             // A packet that is still queued may have come before the deadline.
-            if !more {
+            if !more && self.engine.is_ready() {
                 self.expire(now);
             }
             self.look_after_losses(now.monotonic);
@@ -178,7 +186,8 @@ impl Watcher {
         let drops = (!self.captures.is_empty()).then_some(self.next_drops);
         let deadlines =
             [self.engine.next_deadline(), self.reporter.next_deadline(now), self.leave_at, drops];
-        let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
+        let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
+        let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![self.reporter.channel().as_fd(), self.addresses.as_fd()];
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
@@ -265,6 +274,13 @@ impl Watcher {
             true
         });
         more
+    }
+
+    /// Does a slice of what can wait, however many packets there are: it keeps none waiting long.
+    fn work(&mut self) {
+        let now = clock::now();
+        let events = self.engine.work(now).iter().copied().map(Happened::Event);
+        hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
     }
 
     fn expire(&mut self, now: Now) {

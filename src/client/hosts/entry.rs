@@ -52,7 +52,6 @@ pub const KEYS: Keys = Keys {
         "user",
         "time_offset",
     ],
-    later: &[],
 };
 
 /// The keys that only some modes have a use for.

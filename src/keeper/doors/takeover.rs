@@ -105,7 +105,8 @@ impl Doors {
         Ok(())
     }
 
-    /// Ends what the kernel no longer lets in, since no door says so any more.
+    /// Ends what the kernel no longer lets in, since no door says so any more, and what was opened
+    /// by clients that are no more.
     fn close_gone(&mut self, now: Now, config: &Config) {
         let is_gone = |listed: &Listed<'_>| {
             listed.element.is_some_and(|element| {
@@ -121,5 +122,10 @@ impl Doors {
         let gone: Vec<GrantId> =
             self.grants.list().into_iter().filter(is_gone).map(|listed| listed.id).collect();
         self.end_all(now, &gone, "closed, since the door is no more");
+        let is_known = |name: &Name| config.clients.iter().any(|client| client.name == *name);
+        let revoked = self
+            .grants
+            .of(|_, opener| opener.client.as_ref().is_some_and(|client| !is_known(client)));
+        self.end_all(now, &revoked, "closed, since its client is no more");
     }
 }

@@ -1,0 +1,466 @@
+//! `knockctl enroll`: a client gets its secrets, and the server its configuration.
+
+mod bundle;
+pub(super) mod files;
+pub(super) mod record;
+pub(super) mod site;
+
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use zeroize::Zeroizing;
+
+use self::bundle::{Bundle, Entry, Server, Way};
+use self::files::Edit;
+use self::record::ClientFile;
+use self::site::Site;
+use super::failure::{Failure, say};
+use super::hand;
+use super::server_key;
+use crate::config::{Client, Config, Door, Name, Spa};
+use crate::proto::duration;
+use crate::proto::knock::Protocol;
+use crate::proto::secret::Secret;
+use crate::proto::spa::{KEY_LEN, PORT, PrivateKey, PublicKey};
+use crate::proto::totp::{SECRET_BYTES, encode_secret, generate_secret};
+use crate::sys::clock;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct EnrollArgs {
+    /// The name of the client, new or known
+    #[arg(value_parser = hand::door)]
+    client: Name,
+    /// A door that it may open; may be given again for more
+    #[arg(long = "door", value_name = "DOOR", value_parser = hand::door)]
+    doors: Vec<Name>,
+    /// Give it a new TOTP secret; one that it has is replaced
+    #[arg(long)]
+    totp: bool,
+    /// For how long the TOTP secret before holds too, such as 10m
+    #[arg(long, value_name = "D", requires = "totp", value_parser = duration::parse)]
+    grace: Option<Duration>,
+    /// Give it a public key for SPA, of 'knock --keygen'; without one a new pair is made for it
+    #[arg(long, value_name = "PUBLIC_KEY", num_args = 0..=1)]
+    #[expect(clippy::option_option, reason = "whether it was given, and whether with a key")]
+    spa: Option<Option<PublicKey>>,
+    /// Drop the public keys that it has
+    #[arg(long, requires = "spa")]
+    replace: bool,
+    /// Print what is new as a QR code too
+    #[arg(long)]
+    qr: bool,
+    /// The name or address by which the client reaches this host [default: its own name]
+    #[arg(long, value_name = "HOST", value_parser = host)]
+    host: Option<String>,
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let fits = |c: char| !c.is_whitespace() && !c.is_control();
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err("write a name such as gw.example.com, or an address".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// The secrets that a client is given now.
+struct Given {
+    totp: Option<Secret>,
+    spa: Option<GivenKey>,
+}
+
+struct GivenKey {
+    public: PublicKey,
+    /// Where it was made here.
+    private: Option<Zeroizing<String>>,
+}
+
+impl Given {
+    fn of(args: &EnrollArgs) -> Result<Self, Failure> {
+        let totp = if args.totp {
+            let mut random = Zeroizing::new([0; SECRET_BYTES]);
+            getrandom::fill(&mut *random)?;
+            Some(generate_secret(&random))
+        } else {
+            None
+        };
+        let spa = match args.spa {
+            None => None,
+            Some(Some(public)) => Some(GivenKey { public, private: None }),
+            Some(None) => {
+                let mut random = Zeroizing::new([0; KEY_LEN]);
+                getrandom::fill(&mut *random)?;
+                let key = PrivateKey::from(*random);
+                Some(GivenKey { public: key.public(), private: Some(key.encode()) })
+            }
+        };
+        Ok(Self { totp, spa })
+    }
+}
+
+pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<(), Failure> {
+    let site = Site::open(config, insecure)?;
+    let known = site.client(&args.client)?;
+    let doors = chosen(&site.config().doors, args, known.as_ref())?;
+    let given = Given::of(args)?;
+    let wall = clock::now().wall;
+    let now = Timestamp::from_nanosecond(wall.as_nanos().into()).unwrap_or_default();
+
+    let mut client = known.clone().unwrap_or_else(|| ClientFile::new(args.client.clone()));
+    client.forget_expired(now);
+    client.add_doors(&args.doors);
+    let mut edit = Edit::default();
+    if let Some(secret) = &given.totp {
+        let path = site.new_secret_file(&args.client)?;
+        edit.write(path.clone(), Zeroizing::new(format!("{}\n", *encode_secret(secret))));
+        client.rotate(path, now, args.grace.unwrap_or_default());
+    }
+    if let Some(key) = &given.spa {
+        client.add_key(key.public, args.replace);
+    }
+    edit.write(site.client_file(&args.client), client.text());
+    let config = site.commit(edit)?;
+    tell(args, known.as_ref(), &client);
+    let over = known.iter().flat_map(ClientFile::secret_files);
+    let over = over.filter(|path| !client.secret_files().any(|kept| kept == *path));
+    site.forget(over)?;
+    let reloaded = site.reload();
+
+    // Whatever has become of knockd, the client's secrets are shown this once only. What is new
+    // counts at all doors of the client.
+    let only_new = given.totp.is_some() || given.spa.is_some();
+    let doors = if only_new { &client.doors } else { &doors };
+    let doors: Vec<&Door> =
+        config.doors.iter().filter(|door| doors.contains(door.name())).collect();
+    let shown = show(args, &given, &doors, &config);
+    reloaded.and(shown)
+}
+
+/// The doors that this is about, in the order of their names.
+///
+/// # Errors
+/// When there is nothing to be done, or a door could not be opened with what is given.
+fn chosen(
+    doors: &[Door],
+    args: &EnrollArgs,
+    known: Option<&ClientFile>,
+) -> Result<Vec<Name>, Failure> {
+    let name = &args.client;
+    if let Some(unknown) =
+        args.doors.iter().find(|wanted| doors.iter().all(|door| door.name() != *wanted))
+    {
+        let doors = doors.iter().map(|door| door.name().clone()).collect();
+        return Err(Failure::NoDoor { door: unknown.clone(), doors });
+    }
+    let (gets_totp, gets_spa) = (args.totp, args.spa.is_some());
+    let has = |of: fn(&ClientFile) -> bool| known.is_some_and(of);
+    let (totp, spa) = if gets_totp || gets_spa {
+        (gets_totp, gets_spa)
+    } else {
+        (has(|known| known.totp.is_some()), has(|known| known.spa.is_some()))
+    };
+    let wanted = match known {
+        None if args.doors.is_empty() => {
+            return Err(Failure::Unfit(format!(
+                "'{name}' is new: name the doors that it may open, with --door"
+            )));
+        }
+        None if !totp && !spa => {
+            return Err(Failure::Unfit(format!(
+                "'{name}' is new: say what it gets\n    \
+                 --totp a secret for sequences that rotate, --spa a key for datagrams"
+            )));
+        }
+        Some(_) if args.doors.is_empty() && !gets_totp && !gets_spa => {
+            return Err(Failure::Unfit(format!(
+                "'{name}' is known already, and nothing is to be added\n    \
+                 --door lets it open another door; --totp gives it a new secret; \
+                 --spa adds a public key"
+            )));
+        }
+        // What is new counts at all doors of the client.
+        Some(known) if args.doors.is_empty() => &known.doors,
+        _ => &args.doors,
+    };
+    let wanted = doors.iter().filter(|door| wanted.contains(door.name()));
+    let wanted: Vec<&Door> = wanted.collect();
+    let takes =
+        |door: &Door| (totp && door.recognition.totp.is_some()) || (spa && door.recognition.spa);
+    let useless = if args.doors.is_empty() {
+        wanted.first().filter(|_| !wanted.iter().any(|door| takes(door)))
+    } else {
+        wanted.iter().find(|door| !takes(door))
+    };
+    if let Some(door) = useless {
+        return Err(Failure::Unfit(takes_none(door, name, totp, spa)));
+    }
+    for (wants, of) in [(totp, Lacks::Totp), (spa, Lacks::Spa)] {
+        if wants && (gets_totp || gets_spa) && wanted.iter().all(|door| of.is_lacked_by(door)) {
+            let named: Vec<_> = wanted.iter().map(|door| door.name().as_str()).collect();
+            return Err(Failure::Unfit(of.said(&named.join(", "))));
+        }
+    }
+    Ok(wanted.iter().map(|door| door.name().clone()).collect())
+}
+
+/// A way of opening that a door may not have.
+#[derive(Clone, Copy)]
+enum Lacks {
+    Totp,
+    Spa,
+}
+
+impl Lacks {
+    const fn is_lacked_by(self, door: &Door) -> bool {
+        match self {
+            Self::Totp => door.recognition.totp.is_none(),
+            Self::Spa => !door.recognition.spa,
+        }
+    }
+
+    fn said(self, door: &str) -> String {
+        match self {
+            Self::Totp => format!(
+                "'{door}' takes no sequences that rotate\n    \
+                 add this to the door: totp: {{mode: ports, ports: 20000-29999}}"
+            ),
+            Self::Spa => {
+                format!("'{door}' takes no SPA datagrams\n    add this to the door: spa: true")
+            }
+        }
+    }
+}
+
+fn takes_none(door: &Door, client: &Name, totp: bool, spa: bool) -> String {
+    let name = door.name();
+    match (totp, spa) {
+        (true, false) if door.recognition.spa => {
+            format!(
+                "{}\n    or give the client a key for it: --spa",
+                Lacks::Totp.said(name.as_str())
+            )
+        }
+        (false, true) if door.recognition.totp.is_some() => {
+            format!(
+                "{}\n    or give the client a secret for it: --totp",
+                Lacks::Spa.said(name.as_str())
+            )
+        }
+        (true, false) => Lacks::Totp.said(name.as_str()),
+        (false, true) => Lacks::Spa.said(name.as_str()),
+        _ => format!(
+            "nothing that '{client}' could be given opens '{name}'\n    \
+             add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
+        ),
+    }
+}
+
+/// What has become of the client, for whoever enrols it.
+fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
+    let name = &args.client;
+    match known {
+        None => say(&format!("'{name}' is enrolled")),
+        Some(_) => say(&format!("'{name}' was enrolled already, and has something new now")),
+    }
+    if args.totp && known.is_some_and(|known| known.totp.is_some()) {
+        match client.totp.as_ref().and_then(|totp| totp.old.as_ref()) {
+            Some((_, until)) => {
+                let until = until.to_zoned(TimeZone::system());
+                let until = until.strftime("%Y-%m-%d %H:%M:%S");
+                say(&format!("its TOTP secret is a new one; the old one holds until {until} too"));
+            }
+            None => say(
+                "its TOTP secret is a new one, and the old one holds no longer (--grace 10m would \
+                 let both hold for a while)",
+            ),
+        }
+    }
+}
+
+fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Failure> {
+    let own = nix::unistd::gethostname().unwrap_or_default();
+    let own = own.to_string_lossy();
+    if args.host.is_none() {
+        say(&format!("the client is told to knock at '{own}'; --host names another address"));
+    }
+    let server = Server::new(args.host.as_deref(), &own);
+    let entries = entries(args, given, doors, config);
+    let bundle = Bundle {
+        client: &args.client,
+        server: &server,
+        entries: &entries,
+        secret: given.totp.as_ref(),
+        key: given.spa.as_ref().and_then(|key| key.private.as_ref()).map(|key| key.as_str()),
+    };
+    let output = io::stdout();
+    let text = bundle.text(args.qr, output.is_terminal())?;
+    if bundle.secret.is_some() || bundle.key.is_some() {
+        say("what follows holds a secret, and is shown this once: it is for the client alone");
+    }
+    Ok(output.lock().write_all(text.as_bytes())?)
+}
+
+/// The ways into these doors that are new, or all that the client has where none is.
+fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Vec<Entry> {
+    let client = config.clients.iter().find(|client| client.name == args.client);
+    let (totp, spa) = if given.totp.is_some() || given.spa.is_some() {
+        (given.totp.is_some(), given.spa.is_some())
+    } else {
+        let has = |of: fn(&Client) -> bool| client.is_some_and(of);
+        (has(|client| client.totp.is_some()), has(|client| client.spa.is_some()))
+    };
+    let settings = &config.settings.spa;
+    let read = || {
+        // The client's own key is made by now, and has to be shown.
+        server_key::read(&settings.key_file).unwrap_or_else(|error| {
+            let _ = writeln!(io::stderr(), "{error}");
+            None
+        })
+    };
+    let key = if spa { read() } else { None };
+    let mut entries = Vec::new();
+    for door in doors {
+        let wait = first_tcp(door);
+        let entry = |way| Entry { door: door.name().clone(), way, wait };
+        if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
+            entries.push(entry(Way::Totp(scheme)));
+        }
+        if door.recognition.spa && spa {
+            entries.push(entry(Way::Spa { key, port: spa_port(settings) }));
+        }
+    }
+    entries
+}
+
+/// The first TCP port that a door opens: the client can wait for it.
+fn first_tcp(door: &Door) -> Option<NonZeroU16> {
+    let mut ports = door.opening.ports.iter();
+    ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port)
+}
+
+/// Where the server listens, unless that is where all do.
+fn spa_port(spa: &Spa) -> Option<String> {
+    let (low, high) = (spa.ports.start(), spa.ports.end());
+    match (low.get(), high.get()) {
+        (PORT, PORT) => None,
+        _ if low == high => Some(low.to_string()),
+        _ => Some(format!("{low}-{high}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::diagnostic::Source;
+    use crate::config::load::parse;
+    use crate::proto::totp::{Mode, Protocols, Scheme};
+
+    const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
+
+    /// A door for each way: `totp`, `spa`, `both`, and `plain`, which takes neither.
+    fn doors() -> Vec<Door> {
+        let door = "{sequence: [7000, 8000, 9000], start_command: 'true'}";
+        let text = format!("doors: {{both: {door}, plain: {door}, spa: {door}, totp: {door}}}");
+        let port = |port: u16| port.try_into().unwrap();
+        let (low, high) = (port(20000), port(29999));
+        let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
+        let mut doors = parse(&Source::new("f", text)).unwrap().config.doors;
+        for door in &mut doors {
+            let name = door.name().to_string();
+            let rotates = ["both", "totp"].contains(&&*name);
+            door.recognition.totp = rotates.then(|| Scheme::new(mode, 30, 1).unwrap());
+            door.recognition.spa = ["both", "spa"].contains(&&*name);
+        }
+        doors
+    }
+
+    fn known(totp: bool, doors: &[&str]) -> ClientFile {
+        let mut client = ClientFile::new("phone".parse().unwrap());
+        client.add_doors(&doors.iter().map(|door| door.parse().unwrap()).collect::<Vec<_>>());
+        if totp {
+            client.rotate("/k/phone.totp".into(), Timestamp::UNIX_EPOCH, Duration::ZERO);
+        } else {
+            client.add_key(KEY.parse().unwrap(), false);
+        }
+        client
+    }
+
+    /// The doors that a command line is about, or the first line of what is wrong with it.
+    fn about(line: &str, known: Option<&ClientFile>) -> Result<Vec<String>, String> {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: EnrollArgs,
+        }
+        let words = ["enroll", "phone"].into_iter().chain(line.split_whitespace());
+        let args = <Cli as clap::Parser>::try_parse_from(words).unwrap().args;
+        match chosen(&doors(), &args, known) {
+            Ok(doors) => Ok(doors.iter().map(ToString::to_string).collect()),
+            Err(error) => Err(error.to_string().lines().next().unwrap().to_owned()),
+        }
+    }
+
+    fn is_about(line: &str, known: Option<&ClientFile>, doors: &[&str]) {
+        assert_eq!(
+            about(line, known),
+            Ok(doors.iter().map(|&it| it.to_owned()).collect()),
+            "{line}"
+        );
+    }
+
+    fn is_refused(line: &str, known: Option<&ClientFile>, why: &str) {
+        let error = about(line, known).unwrap_err();
+        assert!(error.contains(why), "{line}: {error}");
+    }
+
+    #[test]
+    fn a_new_client_is_about_the_doors_that_are_named() {
+        is_about("--door totp --totp", None, &["totp"]);
+        is_about("--door spa --spa", None, &["spa"]);
+        is_about(&format!("--door spa --spa {KEY}"), None, &["spa"]);
+        is_about("--door totp --door spa --door both --totp --spa", None, &["both", "spa", "totp"]);
+    }
+
+    #[test]
+    fn a_new_client_needs_a_door_and_something_to_open_it_with() {
+        is_refused("--totp", None, "name the doors that it may open");
+        is_refused("--door totp", None, "say what it gets");
+        is_refused("--door nosuch --totp", None, "there is no door 'nosuch'");
+    }
+
+    #[test]
+    fn a_door_that_takes_none_of_it_says_what_to_add() {
+        is_refused("--door spa --totp", None, "'spa' takes no sequences that rotate");
+        is_refused("--door totp --spa", None, "'totp' takes no SPA datagrams");
+        is_refused("--door plain --totp --spa", None, "nothing that 'phone' could be given");
+        is_refused("--door totp --door plain --totp", None, "'plain' takes no sequences");
+        is_refused("--door totp --totp --spa", None, "'totp' takes no SPA datagrams");
+    }
+
+    #[test]
+    fn a_known_client_may_get_another_door_or_another_secret() {
+        let phone = known(true, &["totp"]);
+        is_about("--totp", Some(&phone), &["totp"]);
+        is_about("--door both", Some(&phone), &["both"]);
+        is_about("--door both --spa", Some(&phone), &["both"]);
+        is_refused("", Some(&phone), "nothing is to be added");
+        is_refused("--door spa", Some(&phone), "'spa' takes no sequences that rotate");
+        is_refused("--spa", Some(&phone), "'totp' takes no SPA datagrams");
+        let laptop = known(false, &["spa", "totp"]);
+        is_about("--spa", Some(&laptop), &["spa", "totp"]);
+    }
+
+    #[test]
+    fn a_port_range_of_the_server_is_told_and_the_usual_port_is_not() {
+        let spa = |low: u16, high: u16| {
+            let port = |port: u16| port.try_into().unwrap();
+            spa_port(&Spa { ports: port(low)..=port(high), ..Spa::default() })
+        };
+        assert_eq!(spa(PORT, PORT), None);
+        assert_eq!(spa(7000, 7000).as_deref(), Some("7000"));
+        assert_eq!(spa(7000, 7999).as_deref(), Some("7000-7999"));
+    }
+}

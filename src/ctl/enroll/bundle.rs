@@ -1,0 +1,408 @@
+//! What a client needs, as text: the entries of its hosts file, and how to knock by hand.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use zeroize::Zeroizing;
+
+use super::record::scalar;
+use crate::config::Name;
+use crate::ctl::failure::Failure;
+use crate::ctl::qr;
+use crate::proto::duration;
+use crate::proto::secret::Secret;
+use crate::proto::spa::PublicKey;
+use crate::proto::totp::{Digits, Mode, Protocols, Scheme, encode_secret, uri};
+
+/// The step of every authenticator app.
+const USUAL_STEP: u32 = 30;
+/// In place of a key that the server has not made yet.
+const LATER: &str = "# what 'knockctl server-key' prints once knockd has been started";
+/// A code to show what is knocked for it.
+const EXAMPLE: [u16; 3] = [49, 38, 17];
+
+/// This host, as its clients know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Server {
+    /// A name or an address.
+    host: String,
+    /// A short name, for entries and files.
+    label: String,
+}
+
+impl Server {
+    /// `own` is the name that the host has for itself.
+    pub(super) fn new(host: Option<&str>, own: &str) -> Self {
+        let host = host.unwrap_or(own);
+        let named = if host.parse::<IpAddr>().is_ok() { own } else { host };
+        let label = named.split('.').next().filter(|label| !label.is_empty()).unwrap_or("server");
+        Self { host: host.to_owned(), label: Name::closest(label).to_string() }
+    }
+
+    /// What an authenticator shows as the issuer, which has no colon.
+    pub(super) fn issuer(&self) -> &str {
+        if self.host.contains(':') { &self.label } else { &self.host }
+    }
+
+    /// The name of a file beside the client's hosts file.
+    pub(super) fn file(&self, ending: &str) -> String {
+        format!("{}.{ending}", self.label)
+    }
+}
+
+/// One way into one door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub door: Name,
+    pub way: Way,
+    /// A TCP port that it opens.
+    pub wait: Option<NonZeroU16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Totp(Scheme),
+    Spa {
+        /// The server's; `None`: it has none yet.
+        key: Option<PublicKey>,
+        /// Where it listens: a port or a range; `None`: where all do.
+        port: Option<String>,
+    },
+}
+
+/// A hosts file for `knock` with these entries.
+pub(super) fn hosts(server: &Server, entries: &[Entry]) -> String {
+    let mut text = String::from("hosts:\n");
+    for entry in entries {
+        text.push_str(&format!("  {}:\n", scalar(&name(server, entry, entries))));
+        for (key, value) in fields(server, entry) {
+            text.push_str(&format!("    {key}: {value}\n"));
+        }
+    }
+    text
+}
+
+/// The names of all entries, as they are given to `knock`.
+pub(super) fn names(server: &Server, entries: &[Entry]) -> Vec<String> {
+    entries.iter().map(|entry| name(server, entry, entries)).collect()
+}
+
+/// The label, and as much more as it takes to tell the entries apart.
+fn name(server: &Server, entry: &Entry, all: &[Entry]) -> String {
+    let mut name = server.label.clone();
+    if all.iter().any(|other| other.door != entry.door) {
+        name.push_str(&format!("-{}", entry.door));
+    }
+    if all.iter().any(|other| other.door == entry.door && other.way != entry.way) {
+        name.push_str(match entry.way {
+            Way::Totp(_) => "-totp",
+            Way::Spa { .. } => "-spa",
+        });
+    }
+    name
+}
+
+fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
+    let door = scalar(entry.door.as_str());
+    let mut fields = vec![("host", scalar(&server.host))];
+    match &entry.way {
+        Way::Totp(scheme) => {
+            fields.extend([("mode", "totp".to_owned()), ("door", door)]);
+            match scheme.mode() {
+                Mode::Ports { low, high, length, protocol } => {
+                    fields.push(("ports", format!("{low}-{high}")));
+                    fields.push(("length", length.to_string()));
+                    if protocol != Protocols::Tcp {
+                        fields.push(("protocol", protocol.as_str().to_owned()));
+                    }
+                }
+                Mode::Code { base, digits } => {
+                    fields.push(("base", base.to_string()));
+                    if digits != Digits::Six {
+                        fields.push(("digits", digits.count().to_string()));
+                    }
+                }
+            }
+            if scheme.step() != USUAL_STEP {
+                let step = std::time::Duration::from_secs(scheme.step().into());
+                fields.push(("step", duration::format(step)));
+            }
+            fields.push(("secret_file", scalar(&server.file("totp"))));
+        }
+        Way::Spa { key, port } => {
+            fields.extend([("mode", "spa".to_owned()), ("door", door)]);
+            let key = key.map_or_else(|| LATER.to_owned(), |key| scalar(&key.to_string()));
+            fields.push(("server_key", key));
+            fields.push(("key_file", scalar(&server.file("key"))));
+            fields.extend(port.clone().map(|port| ("spa_port", port)));
+        }
+    }
+    fields.extend(entry.wait.map(|port| ("wait", port.to_string())));
+    fields
+}
+
+/// How to knock with nothing but a code in hand; `None` where that cannot be done.
+pub(super) fn by_hand(server: &Server, scheme: &Scheme) -> Option<String> {
+    let Mode::Code { base, digits } = scheme.mode() else { return None };
+    let pairs = EXAMPLE.iter().cycle().take(digits.count() / 2);
+    let (code, ports): (String, Vec<String>) =
+        pairs.map(|pair| (format!("{pair:02}"), base.saturating_add(*pair).to_string())).collect();
+    let host = match server.host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => server.host.clone(),
+    };
+    let first = ports.first().cloned().unwrap_or_default();
+    Some(format!(
+        "for the code {code} connect to the ports {} one after the other,\n\
+         for example in a browser: http://{host}:{first}/ and so on",
+        ports.join(", ")
+    ))
+}
+
+/// A QR code. What is too long for one is on its way as text already, and has to arrive.
+fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
+    let drawn = qr::draw(text, colours);
+    Zeroizing::new(drawn.unwrap_or_else(|error| format!("No QR code: {error}.\n")))
+}
+
+/// What a client is given.
+pub(super) struct Bundle<'a> {
+    pub client: &'a Name,
+    pub server: &'a Server,
+    pub entries: &'a [Entry],
+    /// Its new TOTP secret.
+    pub secret: Option<&'a Secret>,
+    /// Its new private key for SPA, where it was made here.
+    pub key: Option<&'a str>,
+}
+
+impl Bundle<'_> {
+    /// All of it, for the one who is enrolled.
+    ///
+    /// # Errors
+    /// When a name does not fit into a URI.
+    pub(super) fn text(&self, with_qr: bool, colours: bool) -> Result<Zeroizing<String>, Failure> {
+        let mut text = Zeroizing::new(String::new());
+        if let Some(secret) = self.secret {
+            self.add_authenticator(&mut text, secret, with_qr, colours)?;
+        }
+        let hosts = hosts(self.server, self.entries);
+        let names = names(self.server, self.entries);
+        text.push_str(&format!(
+            "For knock, in ~/.config/knock/hosts.yaml; then it is: knock {}\n\n{hosts}\n",
+            names.join(", or knock ")
+        ));
+        let secret = self.secret.map(encode_secret);
+        let secret = secret.as_ref().map(|secret| secret.as_str());
+        for (secret, ending) in [(secret, "totp"), (self.key, "key")] {
+            if let Some(secret) = secret {
+                let file = self.server.file(ending);
+                text.push_str(&format!(
+                    "And in ~/.config/knock/{file}, which nobody else may read (chmod 600):\n\n\
+                     {secret}\n\n"
+                ));
+            }
+        }
+        if let Some(key) = self.key.filter(|_| with_qr) {
+            let all = Zeroizing::new(format!("{hosts}\n# {}:\n{key}\n", self.server.file("key")));
+            text.push_str(&drawn(&all, colours));
+        }
+        Ok(text)
+    }
+
+    fn add_authenticator(
+        &self,
+        text: &mut String,
+        secret: &Secret,
+        with_qr: bool,
+        colours: bool,
+    ) -> Result<(), Failure> {
+        let schemes: Vec<(&Name, &Scheme)> = self
+            .entries
+            .iter()
+            .filter_map(|entry| match &entry.way {
+                Way::Totp(scheme) => Some((&entry.door, scheme)),
+                Way::Spa { .. } => None,
+            })
+            .collect();
+        let mut shown = Vec::new();
+        for (_, scheme) in &schemes {
+            let digits = match scheme.mode() {
+                Mode::Code { digits, .. } => digits,
+                Mode::Ports { .. } => Digits::Six,
+            };
+            if shown.contains(&(scheme.step(), digits)) {
+                continue;
+            }
+            shown.push((scheme.step(), digits));
+            let (issuer, account) = (self.server.issuer(), self.client.as_str());
+            let uri = uri(secret, issuer, account, scheme.step(), digits)?;
+            text.push_str(&format!("For an authenticator app:\n\n{}\n\n", *uri));
+            if with_qr {
+                text.push_str(&drawn(&uri, colours));
+                text.push('\n');
+            }
+        }
+        for (door, scheme) in schemes {
+            let how = by_hand(self.server, scheme).unwrap_or_else(|| {
+                "its codes cannot be knocked: only knock knows the ports".to_owned()
+            });
+            text.push_str(&format!("At the door {door}, {how}\n\n"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(port: u16) -> NonZeroU16 {
+        port.try_into().unwrap()
+    }
+
+    fn gateway() -> Server {
+        Server::new(Some("gw.example.com"), "box")
+    }
+
+    fn ports(protocol: Protocols, step: u32) -> Way {
+        let mode = Mode::Ports { low: port(20000), high: port(29999), length: 4, protocol };
+        Way::Totp(Scheme::new(mode, step, 1).unwrap())
+    }
+
+    fn code(digits: Digits) -> Scheme {
+        Scheme::new(Mode::Code { base: 7000, digits }, 30, 1).unwrap()
+    }
+
+    fn spa(port: Option<&str>) -> Way {
+        let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=".parse().ok();
+        Way::Spa { key, port: port.map(str::to_owned) }
+    }
+
+    fn entry(door: &str, way: Way) -> Entry {
+        Entry { door: door.parse().unwrap(), way, wait: Some(port(22)) }
+    }
+
+    #[test]
+    fn an_entry_says_what_knock_cannot_know_and_leaves_out_what_is_usual() {
+        assert_eq!(
+            hosts(&gateway(), &[entry("ssh", ports(Protocols::Tcp, 30))]),
+            "hosts:
+  gw:
+    host: gw.example.com
+    mode: totp
+    door: ssh
+    ports: 20000-29999
+    length: 4
+    secret_file: gw.totp
+    wait: 22
+"
+        );
+        let text = hosts(&gateway(), &[entry("ssh", ports(Protocols::Mixed, 90))]);
+        assert!(text.contains("    protocol: mixed\n    step: 1m30s\n"), "{text}");
+        let text = hosts(&gateway(), &[entry("ssh", Way::Totp(code(Digits::Eight)))]);
+        assert!(text.contains("    base: 7000\n    digits: 8\n"), "{text}");
+        let text = hosts(&gateway(), &[entry("ssh", spa(Some("62000-62999")))]);
+        let expected = "    server_key: 4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=\n    \
+                        key_file: gw.key\n    spa_port: 62000-62999\n    wait: 22\n";
+        assert!(text.ends_with(expected), "{text}");
+        let text = hosts(&gateway(), &[entry("ssh", Way::Spa { key: None, port: None })]);
+        assert!(text.contains("    server_key: # what 'knockctl server-key' prints"), "{text}");
+    }
+
+    #[test]
+    fn entries_have_names_that_tell_them_apart() {
+        let totp = || ports(Protocols::Tcp, 30);
+        let of = |entries: &[Entry]| names(&gateway(), entries);
+        assert_eq!(of(&[entry("ssh", totp())]), ["gw"]);
+        assert_eq!(of(&[entry("ssh", totp()), entry("web", totp())]), ["gw-ssh", "gw-web"]);
+        assert_eq!(of(&[entry("ssh", totp()), entry("ssh", spa(None))]), ["gw-totp", "gw-spa"]);
+        assert_eq!(
+            of(&[entry("ssh", totp()), entry("ssh", spa(None)), entry("web", totp())]),
+            ["gw-ssh-totp", "gw-ssh-spa", "gw-web"]
+        );
+    }
+
+    #[test]
+    fn a_server_known_by_its_address_has_the_name_that_it_gives_itself() {
+        for (host, own, label, issuer) in [
+            (None, "box.example.com", "box", "box.example.com"),
+            (Some("192.0.2.1"), "box", "box", "192.0.2.1"),
+            (Some("2001:db8::1"), "box", "box", "box"),
+            (Some("gw"), "box", "gw", "gw"),
+            (Some(".x"), "box", "server", ".x"),
+        ] {
+            let server = Server::new(host, own);
+            assert_eq!((&*server.label, server.issuer()), (label, issuer));
+        }
+    }
+
+    #[test]
+    fn a_code_is_explained_by_an_example() {
+        let said = by_hand(&gateway(), &code(Digits::Six)).unwrap();
+        assert!(said.starts_with("for the code 493817 connect to the ports 7049, 7038, 7017 "));
+        assert!(said.contains("http://gw.example.com:7049/"), "{said}");
+        let said = by_hand(&gateway(), &code(Digits::Eight)).unwrap();
+        assert!(
+            said.starts_with("for the code 49381749 connect to the ports 7049, 7038, 7017, 7049")
+        );
+        let address = Server::new(Some("2001:db8::1"), "box");
+        assert!(
+            by_hand(&address, &code(Digits::Six)).unwrap().contains("http://[2001:db8::1]:7049/")
+        );
+        let Way::Totp(scheme) = ports(Protocols::Tcp, 30) else { panic!("it is a scheme") };
+        assert_eq!(by_hand(&gateway(), &scheme), None);
+    }
+
+    fn bundle(entries: &[Entry], qr: bool) -> String {
+        let secret = Secret::new(b"Hello!\xde\xad\xbe\xefHello!\xde\xad\xbe\xef".to_vec());
+        let has_spa = entries.iter().any(|entry| matches!(entry.way, Way::Spa { .. }));
+        let bundle = Bundle {
+            client: &"phone".parse().unwrap(),
+            server: &gateway(),
+            entries,
+            secret: entries
+                .iter()
+                .any(|entry| matches!(entry.way, Way::Totp(_)))
+                .then_some(&secret),
+            key: has_spa.then_some("PRIVATE"),
+        };
+        bundle.text(qr, false).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_client_is_told_all_that_it_needs() {
+        let text = bundle(&[entry("ssh", Way::Totp(code(Digits::Six)))], false);
+        for part in [
+            "otpauth://totp/gw.example.com:phone?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+            "At the door ssh, for the code 493817 connect",
+            "\nhosts:\n  gw:\n",
+            "then it is: knock gw\n",
+            "~/.config/knock/gw.totp",
+            "\nJBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let text = bundle(&[entry("ssh", spa(None))], false);
+        assert!(text.contains("~/.config/knock/gw.key") && text.contains("\nPRIVATE\n"), "{text}");
+        assert!(!text.contains("authenticator"), "{text}");
+    }
+
+    #[test]
+    fn doors_that_rotate_alike_share_one_uri() {
+        let alike =
+            [entry("ssh", ports(Protocols::Tcp, 30)), entry("web", ports(Protocols::Udp, 30))];
+        assert_eq!(bundle(&alike, false).matches("otpauth://").count(), 1);
+        let apart =
+            [entry("ssh", ports(Protocols::Tcp, 30)), entry("web", Way::Totp(code(Digits::Eight)))];
+        assert_eq!(bundle(&apart, false).matches("otpauth://").count(), 2);
+    }
+
+    #[test]
+    fn a_qr_code_is_drawn_of_each_secret() {
+        let both = [entry("ssh", Way::Totp(code(Digits::Six))), entry("ssh", spa(None))];
+        assert!(!bundle(&both, false).contains('█'));
+        let finders = bundle(&both, true).matches("█▀▀▀▀▀█ ").count();
+        assert!(finders >= 4, "two codes have two corners in their first line each: {finders}");
+    }
+}

@@ -1,0 +1,280 @@
+//! Files that change together or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use zeroize::Zeroizing;
+
+/// Why a file could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::ctl) enum FileError {
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Failed { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{} is being changed by another knockctl\n    try again when that has ended",
+        .0.display()
+    )]
+    Busy(PathBuf),
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    move |source| FileError::Failed { doing, path: path.to_owned(), source }
+}
+
+/// Nobody else enrols or revokes in this directory as long as this lives.
+#[derive(Debug)]
+pub(in crate::ctl) struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+
+impl Lock {
+    /// # Errors
+    /// [`FileError::Busy`] when somebody else is at it.
+    pub(in crate::ctl) fn take(directory: &Path) -> Result<Self, FileError> {
+        let opened = File::open(directory).map_err(failed("open", directory))?;
+        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Err(FileError::Busy(directory.to_owned())),
+            Err((_, errno)) => Err(failed("lock", directory)(errno.into())),
+        }
+    }
+}
+
+/// What a file is to become: this text, or gone.
+#[derive(Debug)]
+struct Change {
+    path: PathBuf,
+    text: Option<Zeroizing<String>>,
+}
+
+/// Changes that belong together, in their order.
+#[derive(Debug, Default)]
+pub(in crate::ctl) struct Edit(Vec<Change>);
+
+/// Changes that have been made, and what was there before.
+#[derive(Debug)]
+#[must_use]
+pub(in crate::ctl) struct Made(Vec<Change>);
+
+impl Edit {
+    /// Writes the whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all
+    /// of the new one, also after a power cut.
+    pub(in crate::ctl) fn write(&mut self, path: PathBuf, text: Zeroizing<String>) {
+        self.0.push(Change { path, text: Some(text) });
+    }
+
+    /// Removes a file, if it is there.
+    pub(in crate::ctl) fn remove(&mut self, path: PathBuf) {
+        self.0.push(Change { path, text: None });
+    }
+
+    /// Makes all changes.
+    ///
+    /// # Errors
+    /// The first that could not be made; those before it are undone.
+    pub(in crate::ctl) fn make(self) -> Result<Made, FileError> {
+        let mut made = Made(Vec::new());
+        for change in self.0 {
+            let before = match read(&change.path).and_then(|before| change.make().map(|()| before))
+            {
+                Ok(before) => before,
+                Err(error) => {
+                    // What went wrong first says more than what follows from it.
+                    let _ = made.undo();
+                    return Err(error);
+                }
+            };
+            made.0.push(Change { path: change.path, text: before });
+        }
+        Ok(made)
+    }
+}
+
+impl Made {
+    /// Puts everything back as it was, the last change first.
+    ///
+    /// # Errors
+    /// The first file that could not be put back; the others are.
+    pub(in crate::ctl) fn undo(self) -> Result<(), FileError> {
+        self.0.iter().rev().map(Change::make).fold(Ok(()), Result::and)
+    }
+}
+
+impl Change {
+    fn make(&self) -> Result<(), FileError> {
+        match &self.text {
+            Some(text) => write(&self.path, text),
+            None => match fs::remove_file(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                done => done.map_err(failed("remove", &self.path)),
+            },
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Zeroizing::new(text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), FileError> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed("write", path)(io::ErrorKind::InvalidFilename.into()));
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".new");
+    let temporary = directory.join(hidden);
+    let written = (|| {
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        failed("write", path)(error)
+    })
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes a file that was not there, mode 0600.
+///
+/// # Errors
+/// Also when there is one already.
+pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
+    let mut file = create(path).map_err(failed("make", path))?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(failed("write", path))
+}
+
+/// Makes a directory for secrets, mode 0700, unless it is there.
+///
+/// # Errors
+/// When it can't be made.
+pub(in crate::ctl) fn make_directory(path: &Path) -> Result<(), FileError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        done => done.map_err(failed("make the directory", path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn text(text: &str) -> Zeroizing<String> {
+        Zeroizing::new(text.to_owned())
+    }
+
+    /// What a directory holds, hidden files too.
+    fn listed(directory: &Path) -> Vec<(String, String)> {
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        };
+        let mut listed: Vec<_> = fs::read_dir(directory).unwrap().map(entry).collect();
+        listed.sort();
+        listed
+    }
+
+    fn pair(name: &str, text: &str) -> (String, String) {
+        (name.to_owned(), text.to_owned())
+    }
+
+    #[test]
+    fn what_is_written_is_for_its_owner_only_and_leaves_nothing_else_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let mut edit = Edit::default();
+        edit.write(path.clone(), text("one"));
+        let _ = edit.make().unwrap();
+        assert_eq!(listed(directory.path()), [pair("a", "one")]);
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_undone_was_never_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for (name, text) in [("changed", "before"), ("removed", "stays")] {
+            fs::write(at(name), text).unwrap();
+        }
+        let before = listed(directory.path());
+        let mut edit = Edit::default();
+        edit.write(at("new"), text("x"));
+        edit.write(at("changed"), text("after"));
+        edit.write(at("changed"), text("once more"));
+        edit.remove(at("removed"));
+        edit.remove(at("never there"));
+        let made = edit.make().unwrap();
+        assert_eq!(listed(directory.path()), [pair("changed", "once more"), pair("new", "x")]);
+        made.undo().unwrap();
+        assert_eq!(listed(directory.path()), before);
+    }
+
+    #[test]
+    fn a_change_that_fails_takes_back_those_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a"), "before").unwrap();
+        let mut edit = Edit::default();
+        edit.write(directory.path().join("a"), text("after"));
+        edit.write(directory.path().join("nowhere/b"), text("x"));
+        let error = edit.make().unwrap_err().to_string();
+        assert!(error.starts_with("cannot write ") && error.contains("nowhere/b"), "{error}");
+        assert_eq!(listed(directory.path()), [pair("a", "before")]);
+    }
+
+    #[test]
+    fn what_a_killed_program_has_left_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(".a.new"), "half").unwrap();
+        let mut edit = Edit::default();
+        edit.write(directory.path().join("a"), text("whole"));
+        let _ = edit.make().unwrap();
+        assert_eq!(listed(directory.path()), [pair("a", "whole")]);
+    }
+
+    #[test]
+    fn a_new_file_never_replaces_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        write_new(&path, "one").unwrap();
+        assert!(write_new(&path, "two").is_err());
+        assert_eq!(listed(directory.path()), [pair("a", "one")]);
+    }
+
+    #[test]
+    fn two_never_change_a_directory_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = Lock::take(directory.path()).unwrap();
+        assert!(matches!(Lock::take(directory.path()), Err(FileError::Busy(_))));
+        drop(lock);
+        Lock::take(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_secrets_is_for_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        make_directory(&path).unwrap();
+        make_directory(&path).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

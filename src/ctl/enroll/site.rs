@@ -1,0 +1,165 @@
+//! A configuration in a directory, and the files in it that belong to clients.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::files::{Edit, Lock, make_directory};
+use super::record::{self, ClientFile, NotOurs};
+use crate::config::diagnostic::{Place, Source};
+use crate::config::load::{self, Loaded, Options};
+use crate::config::{Config, Name};
+use crate::control::Request;
+use crate::ctl::failure::{Failure, say};
+use crate::ctl::socket::{ControlError, Daemon, Patience, Replies};
+
+/// Where the secrets of clients are, in the directory of the configuration.
+const KEYS: &str = "keys";
+
+/// A directory whose configuration is valid, and that nobody else changes meanwhile.
+pub(in crate::ctl) struct Site {
+    /// Absolute.
+    directory: PathBuf,
+    /// As it was named: the daemon is found by it.
+    config: PathBuf,
+    options: Options,
+    loaded: Loaded,
+    _lock: Lock,
+}
+
+impl Site {
+    /// # Errors
+    /// When it is no directory, has mistakes, or somebody else is changing it.
+    pub(in crate::ctl) fn open(config: &Path, insecure_permissions: bool) -> Result<Self, Failure> {
+        let options = Options { insecure_permissions };
+        if config.is_file() {
+            return Err(Failure::NoDirectory(config.to_owned()));
+        }
+        let loaded = load::load(config, &options).map_err(Failure::NoConfiguration)?;
+        let directory = fs::canonicalize(config)?;
+        let lock = Lock::take(&directory)?;
+        let site = Self { directory, config: config.to_owned(), options, loaded, _lock: lock };
+        if site.directory.to_str().is_none() {
+            let shown = site.directory.display();
+            return Err(Failure::Unfit(format!("the name of {shown} is not UTF-8: rename it")));
+        }
+        Ok(site)
+    }
+
+    pub(in crate::ctl) const fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// Where enrolling writes a client.
+    pub(in crate::ctl) fn client_file(&self, name: &Name) -> PathBuf {
+        self.directory.join(format!("client-{name}.yaml"))
+    }
+
+    /// What enrolling has written of a client; `None`: there is no such client.
+    ///
+    /// # Errors
+    /// [`NotOurs`] when somebody has written it by hand.
+    pub(in crate::ctl) fn client(&self, name: &Name) -> Result<Option<ClientFile>, Failure> {
+        let source = self.source(name)?;
+        Ok(source.map(|source| ClientFile::read(&source, name)).transpose()?)
+    }
+
+    /// The files that hold the secrets of a client that enrolling has written, whatever has been
+    /// added to it since; `None`: there is no such client.
+    ///
+    /// # Errors
+    /// [`NotOurs`] when somebody has written it by hand, or something else into its file.
+    pub(in crate::ctl) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Failure> {
+        let source = self.source(name)?;
+        Ok(source.map(|source| record::files_of(&source, name)).transpose()?)
+    }
+
+    fn source(&self, name: &Name) -> Result<Option<Source>, Failure> {
+        let path = self.client_file(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Source::new(path, text))),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::Unfit(format!("cannot read {}: {error}", path.display())))
+            }
+            Err(_) => match self.elsewhere(name) {
+                Some(at) => Err(NotOurs::Elsewhere { client: name.clone(), at: at.clone() }.into()),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Where a client is written in another file.
+    fn elsewhere(&self, name: &Name) -> Option<&Place> {
+        let Loaded { config, places, .. } = &self.loaded;
+        let mut clients = config.clients.iter().zip(&places.clients);
+        clients.find(|(client, _)| client.name == *name).map(|(_, places)| &places.name)
+    }
+
+    /// A file for a new secret of a client; the one in use is never overwritten, since the
+    /// configuration changes only when the file that names it does.
+    pub(in crate::ctl) fn new_secret_file(&self, name: &Name) -> Result<PathBuf, Failure> {
+        let keys = self.directory.join(KEYS);
+        make_directory(&keys)?;
+        // No name of another client has this character.
+        let names = (1u64..).map(|number| match number {
+            1 => format!("{name}.totp"),
+            _ => format!("{name}@{number}.totp"),
+        });
+        let mut paths = names.map(|name| keys.join(name));
+        let free = paths.find(|path| fs::symlink_metadata(path).is_err());
+        Ok(free.unwrap_or_else(|| keys.join(format!("{name}.totp"))))
+    }
+
+    /// Makes the changes and gives the configuration that comes of them.
+    ///
+    /// # Errors
+    /// Everything is as it was before then: also when the whole configuration would not be valid.
+    pub(in crate::ctl) fn commit(&self, edit: Edit) -> Result<Config, Failure> {
+        let made = edit.make()?;
+        match load::load(&self.config, &self.options) {
+            Ok(loaded) => Ok(loaded.config),
+            Err(report) => {
+                made.undo()?;
+                Err(Failure::Undone(report))
+            }
+        }
+    }
+
+    /// Removes files of secrets that hold no longer. Those elsewhere belong to somebody else.
+    pub(in crate::ctl) fn forget<'a>(
+        &self,
+        files: impl Iterator<Item = &'a Path>,
+    ) -> Result<(), Failure> {
+        let keys = self.directory.join(KEYS);
+        let mut edit = Edit::default();
+        for path in files {
+            if path.parent() == Some(&keys) {
+                edit.remove(path.to_owned());
+            } else {
+                say(&format!("the old secret stays in {}: remove it yourself", path.display()));
+            }
+        }
+        // Nothing follows that could fail.
+        let _ = edit.make()?;
+        Ok(())
+    }
+
+    /// Has a running daemon take up the configuration; says so when none is running.
+    ///
+    /// # Errors
+    /// When it does not, in its words.
+    pub(in crate::ctl) fn reload(&self) -> Result<(), Failure> {
+        let mut daemon = Daemon::find(&self.config, self.options.insecure_permissions)?;
+        let asked = daemon.ask(&Request::Reload, Patience::Watcher);
+        match asked.and_then(Replies::done) {
+            Ok(_) => {
+                say("knockd has taken it up");
+                Ok(())
+            }
+            Err(ControlError::NotRunning { .. }) => {
+                say("knockd is not running: this counts from its next start");
+                Ok(())
+            }
+            Err(error) => Err(Failure::NotTakenUp(error)),
+        }
+    }
+}

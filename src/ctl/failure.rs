@@ -1,0 +1,92 @@
+//! Why a command about clients and their secrets came to nothing.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::enroll::files::FileError;
+use super::enroll::record::NotOurs;
+use super::socket::{self, ControlError};
+use crate::config::Name;
+use crate::config::load::Report;
+use crate::config::one_time::RecipeError;
+use crate::proto::totp::UriError;
+
+/// Why nothing, or not all, came of a command that works on the configuration itself.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{0}")]
+    NoConfiguration(Report),
+    #[error(
+        "knockctl: {} is not a directory, and a client gets a file of its own\n    \
+         name the directory with -c, or write the client into the file by hand: see knock.d(5)",
+        .0.display()
+    )]
+    NoDirectory(PathBuf),
+    #[error("knockctl: {0}")]
+    File(#[from] FileError),
+    #[error("{0}\n    change it by hand, or give the client another name")]
+    NotOurs(#[from] NotOurs),
+    #[error(
+        "{0}\nknockctl: what it had opened is closed, but it can still knock\n    \
+         remove it by hand, with every line below its name and its key files; then \
+         'systemctl reload knockd'"
+    )]
+    NotRevoked(NotOurs),
+    /// In words: what is wrong, and what to do.
+    #[error("knockctl: {0}")]
+    Unfit(String),
+    #[error("knockctl: there is no door '{door}'{}", among("doors", .doors))]
+    NoDoor { door: Name, doors: Vec<Name> },
+    #[error("knockctl: there is no client '{client}'{}", among("clients", .clients))]
+    NoClient { client: Name, clients: Vec<Name> },
+    #[error("knockctl: {0}")]
+    Recipe(#[from] RecipeError),
+    #[error("knockctl: {0}")]
+    Uri(#[from] UriError),
+    #[error("knockctl: no random numbers can be had: {0}")]
+    Random(#[from] getrandom::Error),
+    /// Changes that would have made the configuration invalid.
+    #[error("{0}\nknockctl: with this change knockd could not start, so nothing has been changed")]
+    Undone(Report),
+    #[error(
+        "{0}\nknockctl: the files are changed, but the running knockd goes on as before\n    \
+         once that is mended, 'systemctl reload knockd' takes them up"
+    )]
+    NotTakenUp(ControlError),
+    #[error("{0}")]
+    Control(#[from] ControlError),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Control(error.into())
+    }
+}
+
+fn among(what: &str, names: &[Name]) -> String {
+    match names {
+        [] => format!("; there are no {what} at all"),
+        names => {
+            let names: Vec<_> = names.iter().map(Name::as_str).collect();
+            format!("\n    the {what} are: {}", names.join(", "))
+        }
+    }
+}
+
+/// Says what went wrong. Someone who stops reading early is no error.
+pub(super) fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Control(error)) => socket::finish(Err(error)),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says something for people beside what is printed: nobody pipes it on by mistake.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "knockctl: {text}");
+}

@@ -1,0 +1,198 @@
+//! `knockctl import`: the configuration of classic knockd or of fwknopd, as YAML.
+
+mod fwknop;
+mod knockd_conf;
+mod names;
+mod page;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{fs, str};
+
+use jiff::tz::TimeZone;
+use page::Page;
+
+use crate::config::diagnostic::{Diagnostic, Problems, Source};
+use crate::config::knockd_conf::is_classic;
+use crate::proto::knock::{Knock, KnockError};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// A knockd.conf, or an access.conf of fwknop
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The ports that a client may open whose stanza in access.conf does not name any
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = port_to_open)]
+    open: Vec<Knock>,
+}
+
+/// Takes `22`, `22/tcp` and fwknop's `tcp/22`.
+fn port_to_open(text: &str) -> Result<Knock, KnockError> {
+    match text.split_once('/') {
+        Some((protocol, port)) if ["tcp", "udp"].contains(&protocol) => {
+            format!("{port}/{protocol}").parse()
+        }
+        _ => text.parse(),
+    }
+}
+
+/// Prints the YAML on standard output and the notes on standard error.
+///
+/// Fails if something was not carried over as it stands.
+pub(super) fn run(args: &ImportArgs) -> ExitCode {
+    let (yaml, mut notes, complete) =
+        match import(&args.file, &Disk, &TimeZone::system(), &args.open) {
+            Ok(Imported { yaml, notes, complete }) => (yaml, notes, complete),
+            Err(error) => (String::new(), vec![error], false),
+        };
+    if !complete && !yaml.is_empty() {
+        let summary = "not everything is carried over as it stands: see above";
+        notes.push(Diagnostic::file(&args.file, summary));
+    }
+    // Who reads only the notes is told them nevertheless.
+    let mut output = io::stdout().lock();
+    let written = output.write_all(yaml.as_bytes()).and_then(|()| output.flush());
+    let mut errors = io::stderr().lock();
+    for note in &notes {
+        let _ = writeln!(errors, "{note}");
+    }
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(errors, "standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ if complete => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Where the files are that are read.
+pub trait Files {
+    /// # Errors
+    /// Says why a file cannot be read.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// What a directory holds, in byte order.
+    ///
+    /// # Errors
+    /// Says why a directory cannot be read.
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
+}
+
+struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(directory)?;
+        let mut paths =
+            entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+        paths.sort_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
+        Ok(paths)
+    }
+}
+
+/// What became of a file.
+#[derive(Debug)]
+pub struct Imported {
+    /// A configuration that loads. It holds keys where the file does.
+    pub yaml: String,
+    /// First what is not carried over as it stands, then what is worth knowing. They hold no key.
+    pub notes: Vec<Diagnostic>,
+    /// Whether everything is carried over as it stands.
+    pub complete: bool,
+}
+
+/// Reads a `knockd.conf` or an `access.conf`, told by what is in it, and the files that it names;
+/// `zone` is the time zone of its dates, `open` what a client may open whose stanza says nothing.
+///
+/// # Errors
+/// Says why there is nothing to be made of the file.
+pub fn import(
+    path: &Path,
+    files: &dyn Files,
+    zone: &TimeZone,
+    open: &[Knock],
+) -> Result<Imported, Diagnostic> {
+    let bytes = files.read(path).map_err(|error| unreadable(path, &error))?;
+    let mut notes = Problems::default();
+    let page = match kind(&bytes) {
+        Kind::Knockd => {
+            let source = Source::new(path, text(path, &bytes, &mut notes));
+            knockd_conf::import(&source, &mut notes)
+        }
+        Kind::Access => fwknop::import(path, files, zone, open, &mut notes),
+        Kind::Other(help) => {
+            let message = "this is neither a knockd.conf nor an access.conf of fwknop";
+            return Err(Diagnostic::file(path, message).help(help));
+        }
+    };
+    let mut whole = Page::default();
+    whole.comment(0, &format!("Made of {} by knockctl import.", path.display()));
+    whole.append(&page);
+    let complete = !notes.has_errors();
+    Ok(Imported { yaml: whole.into_text(), notes: notes.into_sorted(), complete })
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+    let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
+        io::ErrorKind::IsADirectory => diagnostic.help("name the file in it"),
+        _ => diagnostic,
+    }
+}
+
+enum Kind {
+    Knockd,
+    Access,
+    /// And what to do with it.
+    Other(&'static str),
+}
+
+fn kind(bytes: &[u8]) -> Kind {
+    let text = String::from_utf8_lossy(bytes);
+    let has = |names: &[&str]| {
+        let words = text.lines().filter_map(|line| line.split_whitespace().next());
+        words.map(|word| word.trim_end_matches(':')).any(|word| names.contains(&word))
+    };
+    if has(&["SPA_SERVER", "USE_HMAC", "ALLOW_IP"]) {
+        Kind::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
+    } else if is_classic(&text) {
+        Kind::Knockd
+    } else if has(&["SOURCE", "%include", "%include_folder"]) {
+        Kind::Access
+    } else if has(&["PCAP_INTF", "PCAP_FILTER", "MAX_SPA_PACKET_AGE", "ENABLE_UDP_SERVER"]) {
+        Kind::Other("name the access.conf: the fwknopd.conf beside it is read with it")
+    } else if has(&["doors", "knockd", "clients", "templates"]) {
+        Kind::Other("knockd reads it as it is: put it into /etc/knock.d")
+    } else {
+        Kind::Other("a knockd.conf begins with a [section], a stanza of access.conf with SOURCE")
+    }
+}
+
+/// The text of a file. A line that is no UTF-8 is left out, unless it begins a section: what
+/// follows would go to the one before.
+fn text(path: &Path, bytes: &[u8], notes: &mut Problems) -> String {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let mut text = String::with_capacity(bytes.len());
+    for (number, line) in (1u32..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
+        match (str::from_utf8(line), line.trim_ascii_start().first()) {
+            (Ok(line), _) => text.push_str(line),
+            (Err(_), Some(b'[')) => text.push_str(&String::from_utf8_lossy(line)),
+            (Err(_), first) => {
+                text.push('\n');
+                if first != Some(&b'#') {
+                    let place = Source::new(path, "").place(number, 1, 1);
+                    notes.push(place.error("this line is not UTF-8 text: left out"));
+                }
+            }
+        }
+    }
+    text
+}

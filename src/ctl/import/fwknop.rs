@@ -1,0 +1,419 @@
+//! fwknop's `access.conf`, with the files that it includes, and the `fwknopd.conf` beside it.
+
+mod client;
+mod cycle;
+mod daemon;
+mod keys;
+mod lines;
+mod stanzas;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::time::Duration;
+
+use client::Client;
+use cycle::Cycle;
+use jiff::tz::TimeZone;
+use keys::Key;
+
+use super::Files;
+use super::names::Names;
+use super::page::Page;
+use crate::config::Name;
+use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::proto::duration;
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::network::Network;
+
+/// Writes what the files say. Errors in `notes` are about what is not carried over as it stands.
+pub(super) fn import(
+    path: &Path,
+    files: &dyn Files,
+    zone: &TimeZone,
+    open: &[Knock],
+    notes: &mut Problems,
+) -> Page {
+    let mut page = Page::default();
+    page.comment(0, "It holds keys: let only root read it (mode 0600).");
+    page.append(&daemon::import(path, files, notes));
+    let stanzas = stanzas::read(path, files, notes);
+    let mut made = Made::new(path);
+    let clients: Vec<Option<Client>> =
+        stanzas.iter().map(|stanza| client::read(stanza, zone, notes)).collect();
+    for (number, client) in (1..).zip(&clients) {
+        if let Some(client) = client {
+            made.client(client, number, open, notes);
+        }
+    }
+    if stanzas.is_empty() {
+        notes.push(Diagnostic::file(path, "there is no stanza in it"));
+    }
+    for (key, part) in
+        [("templates", &made.templates), ("clients", &made.clients), ("doors", &made.doors)]
+    {
+        if !part.is_empty() {
+            page.blank();
+            page.open(0, key);
+            page.append(part);
+        }
+    }
+    let whole = |message: &str| Diagnostic::file(path, message).into_warning();
+    if !made.clients.is_empty() {
+        notes.push(whole("what is printed holds keys: store it in a file of mode 0600"));
+    }
+    let guarded = made.doors_known.iter().filter(|(door, _)| door.via == GUARD);
+    let guarded: BTreeSet<String> = guarded.map(|(door, _)| door.port.to_string()).collect();
+    if !guarded.is_empty() {
+        let ports = guarded.into_iter().collect::<Vec<_>>().join(", ");
+        let warning = whole(&format!("knockd will lock {ports} itself, by its guard"));
+        notes.push(warning.help(
+            "let the firewall that locks them now accept them, or write via: iptables instead of \
+             via: guard; then see whether you get in: knockd --try 2m",
+        ));
+    }
+    page
+}
+
+const GUARD: &str = "guard";
+
+/// What makes one door another than the next.
+#[derive(PartialEq)]
+struct Door {
+    port: Knock,
+    /// In seconds, with the longest time that may be asked for; `None`: nothing closes it.
+    open_for: Option<(u64, u64)>,
+    via: String,
+}
+
+struct Made<'a> {
+    path: &'a Path,
+    templates: Page,
+    clients: Page,
+    doors: Page,
+    names: Names,
+    door_names: Names,
+    doors_known: Vec<(Door, Name)>,
+    cycles: Vec<(Vec<String>, Option<Vec<String>>, String)>,
+    /// The clients so far, by their keys.
+    keys: HashMap<Vec<u8>, &'a Client>,
+    hmac_keys: HashMap<Vec<u8>, &'a Client>,
+}
+
+impl<'a> Made<'a> {
+    fn new(path: &'a Path) -> Self {
+        Self {
+            path,
+            templates: Page::default(),
+            clients: Page::default(),
+            doors: Page::default(),
+            names: Names::default(),
+            door_names: Names::default(),
+            doors_known: Vec::new(),
+            cycles: Vec::new(),
+            keys: HashMap::new(),
+            hmac_keys: HashMap::new(),
+        }
+    }
+
+    fn client(&mut self, client: &'a Client, number: usize, open: &[Knock], notes: &mut Problems) {
+        let called = client.called.clone().unwrap_or_else(|| format!("client-{number}"));
+        let hmac = client.hmac.as_ref().map(|hmac| &hmac.bytes);
+        let same_key = self.keys.get(&client.key.bytes).map(|first| ("KEY", *first));
+        let same_hmac = hmac.and_then(|hmac| self.hmac_keys.get(hmac));
+        let same = same_key.or(same_hmac.map(|first| ("HMAC_KEY", *first)));
+        if same.is_some_and(|(_, first)| first.origin == client.origin) {
+            let message = "this stanza is included more than once: once is enough";
+            return notes.push(client.at.warning(message));
+        }
+        let name = self.names.take(&called);
+        if let Some((key, first)) = same {
+            let message = format!("commented out: it has the same {key} as {}", first.origin);
+            let help = "a key stands for one client here: give each its own";
+            notes.push(client.at.error(message).help(help));
+            return self.commented(client, &name, "It has the same key as another client.");
+        }
+        let ports = match &client.ports {
+            Some(ports) => ports.as_slice(),
+            None if open.is_empty() => {
+                let message = "commented out: this client may open any port, as no client here may";
+                let file = self.path.display();
+                let help = format!("name its ports: knockctl import --open 22/tcp,443/tcp {file}");
+                notes.push(client.at.error(message).help(help));
+                let comment = "It could open any port: name the doors that it may open.";
+                return self.commented(client, &name, comment);
+            }
+            None => open,
+        };
+        let ports: Vec<Knock> =
+            ports.iter().copied().filter(|port| !client.restricted.contains(port)).collect();
+        if ports.is_empty() {
+            let message = "the stanza is left out: RESTRICT_PORTS takes all its ports away";
+            return notes.push(client.at.error(message));
+        }
+        self.keys.insert(client.key.bytes.clone(), client);
+        self.hmac_keys.extend(hmac.map(|hmac| (hmac.clone(), client)));
+        let via = client.cycle.as_ref().map_or_else(|| GUARD.to_owned(), |it| self.template(it));
+        let closes = client.cycle.as_ref().is_none_or(|cycle| cycle.close.is_some());
+        let open_for = closes.then_some((client.open_for, client.open_for_max));
+        let doors: Vec<String> = ports
+            .into_iter()
+            .map(|port| self.door(Door { port, open_for, via: via.clone() }).to_string())
+            .collect();
+        write_client(&mut self.clients, client, &name, &doors);
+    }
+
+    fn commented(&mut self, client: &Client, name: &Name, why: &str) {
+        let mut page = Page::default();
+        write_client(&mut page, client, name, &[]);
+        self.clients.comment(1, why);
+        self.clients.commented(1, &page);
+    }
+
+    /// The name of the template that runs these commands.
+    fn template(&mut self, cycle: &Cycle) -> String {
+        let known = self.cycles.iter();
+        let mut same =
+            known.filter(|(open, close, _)| *open == cycle.open && *close == cycle.close);
+        if let Some((_, _, name)) = same.next() {
+            return name.clone();
+        }
+        let name = match self.cycles.len() {
+            0 => "cmd-cycle".to_owned(),
+            others => format!("cmd-cycle-{}", others + 1),
+        };
+        self.templates.open(1, &name);
+        self.templates.list(2, "open", &cycle.open);
+        if let Some(close) = &cycle.close {
+            self.templates.list(2, "close", close);
+        }
+        self.cycles.push((cycle.open.clone(), cycle.close.clone(), name.clone()));
+        name
+    }
+
+    /// The name of this door; each has one port, so that a request opens what it asks for.
+    fn door(&mut self, door: Door) -> Name {
+        if let Some((_, name)) = self.doors_known.iter().find(|(known, _)| *known == door) {
+            return name.clone();
+        }
+        let protocol = match door.port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        let name = self.door_names.take(&format!("{protocol}-{}", door.port.port));
+        let page = &mut self.doors;
+        page.open(1, name.as_str());
+        page.entry(2, "fwknop", "true");
+        page.list(2, "open", &[door.port.to_string()]);
+        if let Some((open_for, most)) = door.open_for {
+            page.entry(2, "open_for", &seconds(open_for));
+            page.entry(2, "open_for_max", &seconds(most));
+        }
+        page.entry(2, "via", &door.via);
+        self.doors_known.push((door, name.clone()));
+        name
+    }
+}
+
+fn seconds(seconds: u64) -> String {
+    duration::format(Duration::from_secs(seconds))
+}
+
+/// A network, or the address where it is only one.
+fn network(network: &Network) -> String {
+    let text = network.to_string();
+    text.strip_suffix("/32").map(str::to_owned).unwrap_or(text)
+}
+
+fn write_client(page: &mut Page, client: &Client, name: &Name, doors: &[String]) {
+    page.open(1, name.as_str());
+    page.comment(2, &format!("Made of {}.", client.origin));
+    page.list(2, "doors", doors);
+    if let Some(expires) = client.expires {
+        page.entry(2, "expires", &expires.to_string());
+    }
+    page.open(2, "fwknop");
+    let key = |page: &mut Page, name: &str, key: &Key| {
+        let (ending, value) = key.written();
+        page.entry(3, &format!("{name}{ending}"), &value);
+    };
+    key(page, "key", &client.key);
+    match &client.hmac {
+        Some(hmac) => key(page, "hmac_key", hmac),
+        None => page.entry(3, "without_hmac", "true"),
+    }
+    if let Some(hash) = client.hmac_type {
+        page.entry(3, "hmac_type", &hash.to_string());
+    }
+    if let Some(mode) = client.mode {
+        page.entry(3, "mode", &mode.to_string());
+    }
+    for (name, networks) in [("from", &client.from), ("destination", &client.destination)] {
+        if !networks.is_empty() {
+            let networks: Vec<_> = networks.iter().map(network).collect();
+            page.list(3, name, &networks);
+        }
+    }
+    if let Some(username) = &client.username {
+        page.entry(3, "username", username);
+    }
+    if client.explicit_address {
+        page.entry(3, "address", "explicit");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::config::diagnostic::Source;
+    use crate::config::load;
+
+    /// Files that are only in memory; a directory holds all of them.
+    struct Memory<'a>(&'a [(&'a str, &'a [u8])]);
+
+    impl Files for Memory<'_> {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            let found = self.0.iter().find(|(name, _)| Path::new(name) == path);
+            found.map(|(_, bytes)| bytes.to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+
+        fn list(&self, _: &Path) -> io::Result<Vec<PathBuf>> {
+            Ok(self.0.iter().map(|(name, _)| PathBuf::from(name)).collect())
+        }
+    }
+
+    struct Outcome {
+        yaml: String,
+        notes: String,
+        complete: bool,
+    }
+
+    fn run(files: &[(&str, &[u8])], open: &[Knock]) -> Outcome {
+        let mut notes = Problems::default();
+        let path = Path::new("access.conf");
+        let page = import(path, &Memory(files), &TimeZone::UTC, open, &mut notes);
+        let complete = !notes.has_errors();
+        let notes = notes.into_sorted().iter().map(|note| format!("{note}\n")).collect();
+        Outcome { yaml: page.into_text(), notes, complete }
+    }
+
+    fn loaded(yaml: &str) -> Config {
+        load::parse(&Source::new("page", yaml))
+            .unwrap_or_else(|report| panic!("{report}\nin\n{yaml}"))
+            .config
+    }
+
+    #[test]
+    fn a_client_has_what_its_stanza_says() {
+        let text = b"SOURCE 192.0.2.0/24\nKEY_BASE64 YWJj\nHMAC_KEY x: y\nHMAC_DIGEST_TYPE MD5\n\
+            ENCRYPTION_MODE ecb\nOPEN_PORTS tcp/22,udp/53\nFW_ACCESS_TIMEOUT 60\n\
+            REQUIRE_USERNAME alice\nREQUIRE_SOURCE Y\nDESTINATION 192.0.2.1\nACCESS_EXPIRE_EPOCH 99\n";
+        let config = loaded(&run(&[("access.conf", text), ("fwknopd.conf", b"")], &[]).yaml);
+        let client = &config.clients[0];
+        let fwknop = client.fwknop.as_ref().unwrap();
+        assert_eq!(client.name.as_str(), "alice");
+        assert_eq!(client.expires.unwrap().as_nanos(), 99_000_000_000);
+        assert_eq!(fwknop.key.expose(), b"abc");
+        let (hmac_key, hash) = fwknop.hmac.as_ref().unwrap();
+        assert_eq!((hmac_key.expose(), hash.to_string().as_str()), (b"x: y".as_slice(), "md5"));
+        assert_eq!(fwknop.mode.to_string(), "ecb");
+        assert_eq!(fwknop.username.as_deref(), Some("alice"));
+        assert_eq!(fwknop.from, ["192.0.2.0/24".parse().unwrap()]);
+        assert_eq!(fwknop.destination, ["192.0.2.1".parse().unwrap()]);
+        assert_eq!(fwknop.address, crate::config::AddressPolicy::Explicit);
+        let doors: Vec<_> = config
+            .doors
+            .iter()
+            .map(|door| {
+                let opening = &door.opening;
+                let times = (opening.open_for.as_secs(), opening.open_for_max.as_secs());
+                (door.name().as_str(), opening.ports[0].to_string(), times)
+            })
+            .collect();
+        let times = (60, 300);
+        assert_eq!(
+            doors,
+            [("tcp-22", "22/tcp".to_owned(), times), ("udp-53", "53/udp".to_owned(), times)]
+        );
+    }
+
+    #[test]
+    fn a_stanza_goes_on_behind_what_it_includes() {
+        let main = b"SOURCE ANY\nKEY a\n%include b.conf\nHMAC_KEY c\nOPEN_PORTS tcp/1\n";
+        let other = b"SOURCE ANY\nKEY d\nHMAC_KEY e\nOPEN_PORTS tcp/2\n";
+        let files: [(&str, &[u8]); 2] = [("access.conf", main), ("b.conf", other)];
+        let config = loaded(&run(&files, &[]).yaml);
+        let of = |name: &str| {
+            let client = config.clients.iter().find(|client| client.name.as_str() == name);
+            client.unwrap().doors[0].to_string()
+        };
+        assert_eq!((of("client-1"), of("b")), ("tcp-1".to_owned(), "tcp-2".to_owned()));
+    }
+
+    #[test]
+    fn files_that_include_each_other_come_to_an_end() {
+        let text = b"SOURCE ANY\nKEY a\nOPEN_PORTS tcp/1\n%include_folder .\n%include_folder .\n";
+        let names: Vec<String> = (0..40).map(|number| format!("{number}.conf")).collect();
+        let mut files: Vec<(&str, &[u8])> = vec![("access.conf", text)];
+        files.extend(names.iter().map(|name| (name.as_str(), text.as_slice())));
+        let outcome = run(&files, &[]);
+        assert!(!outcome.complete);
+        assert!(outcome.notes.contains("more files than anybody has"));
+        loaded(&outcome.yaml);
+    }
+
+    /// Something like an access.conf, mostly wrong somewhere. Its keys have capital letters.
+    fn conf() -> impl Strategy<Value = String> {
+        let line = prop_oneof![
+            3 => "SOURCE:? (ANY|192\\.0\\.2\\.[0-9]{1,3}(/[0-9]{1,2})?|[a-z0-9./, ]{1,12})",
+            3 => "(KEY|HMAC_KEY) [A-Z]{1,40};?",
+            3 => "(KEY|HMAC_KEY)_BASE64 [A-Z+/]{1,44}={0,3}",
+            3 => "(OPEN|RESTRICT)_PORTS (tcp|udp|TCP|x)/[0-9]{1,6}(, ?(tcp|udp)/[0-9 -]{1,5}){0,3}",
+            1 => "(FW_ACCESS|MAX_FW)_TIMEOUT [0-9a-z-]{1,12}",
+            1 => "ACCESS_EXPIRE(_EPOCH)? [0-9/-]{1,21}",
+            1 => "CMD_CYCLE_(OPEN|CLOSE|TIMER) ([0-9]{1,8}|NONE|[ -~]{1,20}|/x \\$(IP|PORT|PROTO|SRC|DST|X)%)",
+            1 => "(HMAC_DIGEST_TYPE|ENCRYPTION_MODE) (md5|SHA1|SHA3_256|cbc|legacy|[a-z0-9]{1,6})",
+            1 => "REQUIRE_(USERNAME|SOURCE_ADDRESS) [ -~]{1,10}",
+            1 => "(FORCE_NAT|GPG_DECRYPT_PW|ENABLE_CMD_EXEC|DESTINATION) [ -~]{1,10}",
+            1 => "%include(_folder|_keys)? (access|b)\\.conf",
+            1 => "[ -~]{0,12}",
+        ];
+        prop::collection::vec(line, 0..24).prop_map(|lines| lines.join("\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_out_loads_and_no_note_shows_a_key(
+            text in conf(),
+            other in conf(),
+            daemon in "((PCAP_INTF|PCAP_FILTER|MAX_SPA_PACKET_AGE|VERBOSE|ENABLE_UDP_SERVER|UDPSERV_PORT|SYSLOG_FACILITY|ENABLE_IPT_SNAT) [a-zA-Z0-9 $]{0,12};?\n){0,5}",
+            open: bool,
+        ) {
+            let files: [(&str, &[u8]); 3] = [
+                ("access.conf", text.as_bytes()),
+                ("b.conf", other.as_bytes()),
+                ("fwknopd.conf", daemon.as_bytes()),
+            ];
+            let open: &[Knock] = if open { &["22".parse().unwrap()] } else { &[] };
+            let outcome = run(&files, open);
+            loaded(&outcome.yaml);
+            let lines = text.lines().chain(other.lines());
+            for key in lines.filter(|line| line.contains("KEY")).filter_map(|line| line.split(' ').nth(1)) {
+                let key = key.trim_end_matches([';', '=']);
+                prop_assert!(key.len() < 8 || !outcome.notes.contains(key), "{}", outcome.notes);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, daemon: Vec<u8>) {
+            let text = [b"SOURCE ANY\nKEY a\nOPEN_PORTS tcp/1\n".as_slice(), &bytes].concat();
+            let files: [(&str, &[u8]); 2] = [("access.conf", &text), ("fwknopd.conf", &daemon)];
+            loaded(&run(&files, &[]).yaml);
+        }
+    }
+}

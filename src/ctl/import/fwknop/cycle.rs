@@ -1,0 +1,112 @@
+//! The commands of `CMD_CYCLE_OPEN` and `CMD_CYCLE_CLOSE`.
+
+use super::stanzas::{Given, Stanza};
+use crate::config::CommandText;
+use crate::config::diagnostic::{Diagnostic, Problems};
+
+/// The longest CMD_CYCLE_TIMER that fwknopd takes, in seconds.
+const LONGEST: u64 = 8_388_608;
+
+/// What opens and what closes, word by word: fwknopd starts them without a shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cycle {
+    pub(super) open: Vec<String>,
+    /// `None`: nothing closes.
+    pub(super) close: Option<Vec<String>>,
+    /// In seconds.
+    pub(super) timer: u64,
+}
+
+/// Variables of fwknopd, and the holes that stand for the same.
+const HOLES: [(&str, &str); 4] =
+    [("IP", "%IP%"), ("SRC", "%IP%"), ("PORT", "%PORT%"), ("PROTO", "%PROTO%")];
+const WITHOUT_HOLE: [&str; 3] = ["PKT_SRC", "DST", "TIMEOUT"];
+
+/// # Errors
+/// Says why the commands cannot be carried over.
+pub(super) fn read_cycle(
+    stanza: &Stanza,
+    notes: &mut Problems,
+) -> Result<Option<Cycle>, Diagnostic> {
+    let (open, close) = (stanza.get("CMD_CYCLE_OPEN"), stanza.get("CMD_CYCLE_CLOSE"));
+    let timer = stanza.get("CMD_CYCLE_TIMER");
+    let (open, close) = match (open, close) {
+        (Some(open), Some(close)) => (open, close),
+        (None, None) => {
+            if let Some(timer) = timer {
+                let message = "CMD_CYCLE_TIMER has no effect without CMD_CYCLE_OPEN: left out";
+                notes.push(timer.at.warning(message));
+            }
+            return Ok(None);
+        }
+        (Some(alone), None) | (None, Some(alone)) => {
+            let message = "the stanza is left out: CMD_CYCLE_OPEN and CMD_CYCLE_CLOSE belong \
+                           together, or fwknopd does not start";
+            return Err(alone.at.error(message));
+        }
+    };
+    let opens = words(open, notes)?;
+    if close.value == b"NONE" {
+        return Ok(Some(Cycle { open: opens, close: None, timer: 1 }));
+    }
+    let closes = words(close, notes)?;
+    let seconds = timer.and_then(|timer| timer.text().parse().ok());
+    let Some(timer) = seconds.filter(|seconds| (1..=LONGEST).contains(seconds)) else {
+        let at = timer.map_or(&close.at, |timer| &timer.at);
+        let message = "the stanza is left out: CMD_CYCLE_TIMER has to be a number of seconds";
+        return Err(at.error(message));
+    };
+    Ok(Some(Cycle { open: opens, close: Some(closes), timer }))
+}
+
+fn words(given: &Given, notes: &mut Problems) -> Result<Vec<String>, Diagnostic> {
+    let text = given.text();
+    if text.contains(['"', '\'', '>', '<', '|', '`']) {
+        let message = "fwknopd starts this without a shell: quotes and > go to the program";
+        notes.push(
+            given
+                .at
+                .warning(message)
+                .help("so it is written; to have a shell, write one command as text"),
+        );
+    }
+    let words = text
+        .split_whitespace()
+        .map(|word| fill(word, given, notes))
+        .collect::<Result<Vec<_>, _>>()?;
+    let broken = words.iter().any(|word| CommandText::parse(word).is_err());
+    let program = words.first().is_some_and(|program| !program.contains('%'));
+    if broken || !program {
+        let message = "the stanza is left out: its command does not name a program";
+        return Err(given.at.error(message));
+    }
+    Ok(words)
+}
+
+/// A word with holes in place of fwknopd's variables.
+fn fill(word: &str, given: &Given, notes: &mut Problems) -> Result<String, Diagnostic> {
+    let mut filled = String::new();
+    let mut pieces = word.split('$').map(|piece| piece.replace('%', "%%"));
+    filled.extend(pieces.next());
+    for piece in pieces {
+        if let Some(name) = WITHOUT_HOLE.iter().find(|name| piece.starts_with(**name)) {
+            let message = format!("the stanza is left out: nothing fills ${name} in a command");
+            let error = given.at.error(message);
+            return Err(error.help("the holes are %IP% %PORT% %PROTO% %DOOR% %CLIENT% %SECONDS%"));
+        }
+        let found = HOLES.iter().find_map(|(name, hole)| Some((hole, piece.strip_prefix(name)?)));
+        if let Some((hole, rest)) = found {
+            if *hole == "%PROTO%" {
+                let message = "$PROTO is a number, 6 for tcp; %PROTO% is the name";
+                notes.push(given.at.warning(message));
+            }
+            filled.push_str(hole);
+            filled.push_str(rest);
+        } else {
+            let message = "fwknopd knows no such variable and drops the dollar sign; so does this";
+            notes.push(given.at.error(message));
+            filled.push_str(&piece);
+        }
+    }
+    Ok(filled)
+}

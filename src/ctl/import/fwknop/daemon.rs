@@ -1,0 +1,273 @@
+//! `fwknopd.conf`: what of it matters here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::page::Page;
+use super::super::{Files, unreadable};
+use super::lines::lines;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
+use crate::proto::duration;
+use crate::proto::knock::parse_port;
+
+const HTTP: &str = "requests come in UDP datagrams here: have clients send those";
+const NAT: &str = "no door translates addresses here: have the firewall do that";
+const FIREWALL: &str = "say it in the rules of your firewall";
+
+/// What lets requests in, or opens something, in a way that there is not here; each with what
+/// fwknopd has to be told for that.
+const WITHOUT: [(&str, bool, &str); 17] = [
+    ("ENABLE_SPA_PACKET_AGING", false, "the time of a request counts here, within max_age"),
+    ("ENABLE_DIGEST_PERSISTENCE", false, "a request opens only once here"),
+    ("ENABLE_SPA_OVER_HTTP", true, HTTP),
+    ("ENABLE_TCP_SERVER", true, HTTP),
+    ("ENABLE_X_FORWARDED_FOR", true, HTTP),
+    ("ALLOW_ANY_USER_AGENT", true, HTTP),
+    ("ENABLE_IPT_FORWARDING", true, NAT),
+    ("ENABLE_IPT_LOCAL_NAT", true, NAT),
+    ("ENABLE_IPT_SNAT", true, NAT),
+    ("ENABLE_FIREWD_FORWARDING", true, NAT),
+    ("ENABLE_FIREWD_LOCAL_NAT", true, NAT),
+    ("ENABLE_FIREWD_SNAT", true, NAT),
+    ("ENABLE_IPT_OUTPUT", true, FIREWALL),
+    ("ENABLE_FIREWD_OUTPUT", true, FIREWALL),
+    ("ENABLE_DESTINATION_RULE", true, FIREWALL),
+    ("ENABLE_PCAP_ANY_DIRECTION", true, "only packets to this host are looked at"),
+    ("ENABLE_EXTERNAL_CMDS", true, "give a door start_command and stop_command"),
+];
+
+/// What says how fwknopd does its work, and nothing about who gets in.
+const OWN: [&str; 48] = [
+    "ACCESS_FOLDER",
+    "DIGEST_DB_FILE",
+    "DIGEST_FILE",
+    "ENABLE_FIREWD_COMMENT_CHECK",
+    "ENABLE_IPT_COMMENT_CHECK",
+    "ENABLE_NAT_DNS",
+    "ENABLE_PCAP_PROMISC",
+    "ENABLE_RULE_PREPEND",
+    "EXIT_AT_INTF_DOWN",
+    "FAULT_INJECTION_TAG",
+    "FIREWALL_EXE",
+    "FIREWD_DNAT_ACCESS",
+    "FIREWD_FORWARD_ACCESS",
+    "FIREWD_INPUT_ACCESS",
+    "FIREWD_MASQUERADE_ACCESS",
+    "FIREWD_OUTPUT_ACCESS",
+    "FIREWD_SNAT_ACCESS",
+    "FLUSH_FIREWD_AT_EXIT",
+    "FLUSH_FIREWD_AT_INIT",
+    "FLUSH_IPT_AT_EXIT",
+    "FLUSH_IPT_AT_INIT",
+    "FWKNOP_CONF_DIR",
+    "FWKNOP_PID_FILE",
+    "FWKNOP_RUN_DIR",
+    "GPG_EXE",
+    "GPG_HOME_DIR",
+    "IPT_DNAT_ACCESS",
+    "IPT_FORWARD_ACCESS",
+    "IPT_INPUT_ACCESS",
+    "IPT_MASQUERADE_ACCESS",
+    "IPT_OUTPUT_ACCESS",
+    "IPT_SNAT_ACCESS",
+    "LOCALE",
+    "MAX_SNIFF_BYTES",
+    "NFQ_CHAIN",
+    "NFQ_INTERFACE",
+    "NFQ_LOOP_SLEEP",
+    "NFQ_QUEUE_NUMBER",
+    "NFQ_TABLE",
+    "PCAP_DISPATCH_COUNT",
+    "PCAP_FILE",
+    "PCAP_LOOP_SLEEP",
+    "RULES_CHECK_THRESHOLD",
+    "SNAT_TRANSLATE_IP",
+    "SUDO_EXE",
+    "SYSLOG_IDENTITY",
+    "TCPSERV_PORT",
+    "UDPSERV_SELECT_TIMEOUT",
+];
+const CARRIED: [&str; 9] = [
+    "PCAP_INTF",
+    "PCAP_FILTER",
+    "ENABLE_UDP_SERVER",
+    "UDPSERV_PORT",
+    "ENABLE_NFQ_CAPTURE",
+    "NFQ_PORT",
+    "MAX_SPA_PACKET_AGE",
+    "SYSLOG_FACILITY",
+    "VERBOSE",
+];
+
+/// Reads the `fwknopd.conf` beside an `access.conf`, where there is one, and writes `knockd:` where
+/// it says something for it.
+pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> Page {
+    let path = access.with_file_name("fwknopd.conf");
+    let bytes = match files.read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let message = "there is none: the defaults of fwknopd are taken to hold";
+            notes.push(Diagnostic::file(path, message).into_warning());
+            return Page::default();
+        }
+        Err(error) => {
+            notes.push(unreadable(&path, &error));
+            return Page::default();
+        }
+    };
+    let source = Source::new(&path, String::from_utf8_lossy(&bytes));
+    let mut settings = Settings { given: BTreeMap::new(), notes };
+    for line in lines(&bytes) {
+        match line {
+            Ok(line) => {
+                let value = String::from_utf8_lossy(line.value).into_owned();
+                settings.give(line.name, value, source.place(line.number, 1, 1), access);
+            }
+            Err(number) => {
+                let message = "left out: this line has no variable with a value";
+                settings.notes.push(source.place(number, 1, 1).error(message));
+            }
+        }
+    }
+    settings.write()
+}
+
+struct Settings<'a> {
+    given: BTreeMap<&'static str, (Place, String)>,
+    notes: &'a mut Problems,
+}
+
+impl Settings<'_> {
+    fn give(&mut self, name: &str, value: String, at: Place, access: &Path) {
+        let yes = value.starts_with(['Y', 'y']);
+        if let Some((name, when, help)) = WITHOUT.iter().find(|(known, ..)| *known == name) {
+            if yes == *when {
+                let message = format!("{name} is not carried over");
+                self.notes.push(at.error(message).help(*help));
+            }
+        } else if name == "ACCESS_FILE" {
+            let same = Path::new(&value).file_name() == access.file_name();
+            if !same {
+                let message = format!("fwknopd reads {value}, and this was made of another file");
+                self.notes.push(at.error(message).help("import that file"));
+            }
+        } else if let Some(name) = CARRIED.into_iter().find(|known| *known == name) {
+            self.given.insert(name, (at, value));
+        } else if OWN.contains(&name) {
+            let message = format!("{name} is about fwknopd itself: left out");
+            self.notes.push(at.warning(message));
+        } else {
+            let error =
+                at.error("left out: fwknopd knows no variable of this name, and passes over it");
+            self.notes.push(if name.ends_with("_TIMEOUT") {
+                error.help("in access.conf, below a SOURCE, it would have an effect")
+            } else {
+                error
+            });
+        }
+    }
+
+    /// The value of a variable, if it stands for itself.
+    fn text(&mut self, name: &str) -> Option<(Place, String)> {
+        let (at, value) = self.given.get(name)?.clone();
+        if value.starts_with('$') {
+            let message = format!("left out: {name} is made of another variable");
+            self.notes.push(at.error(message).help("write the value itself"));
+            return None;
+        }
+        Some((at, value))
+    }
+
+    fn is_yes(&self, name: &str) -> bool {
+        self.given.get(name).is_some_and(|(_, value)| value.starts_with(['Y', 'y']))
+    }
+
+    fn write(mut self) -> Page {
+        let mut page = Page::default();
+        let interface = self.text("PCAP_INTF");
+        let port = self.port();
+        let age = self.max_age();
+        let facility = self.facility();
+        let verbose = self.text("VERBOSE").is_some_and(|(_, level)| level != "0");
+        if interface.is_none() && port.is_none() && age.is_none() && facility.is_none() && !verbose
+        {
+            return page;
+        }
+        page.open(0, "knockd");
+        if let Some((_, interface)) = interface {
+            page.list(1, "interfaces", &[interface]);
+        }
+        if facility.is_some() || verbose {
+            page.open(1, "log");
+        }
+        if let Some(facility) = facility {
+            page.entry(2, "syslog", &facility);
+        }
+        if verbose {
+            page.entry(2, "level", "debug");
+        }
+        if port.is_some() || age.is_some() {
+            page.open(1, "fwknop");
+        }
+        if let Some(port) = port {
+            page.entry(2, "port", &port.to_string());
+        }
+        if let Some(age) = age {
+            page.entry(2, "max_age", &duration::format(age));
+        }
+        page
+    }
+
+    /// Where requests are listened for, if it is said.
+    fn port(&mut self) -> Option<NonZeroU16> {
+        let name = if self.is_yes("ENABLE_UDP_SERVER") {
+            "UDPSERV_PORT"
+        } else if self.is_yes("ENABLE_NFQ_CAPTURE") {
+            "NFQ_PORT"
+        } else {
+            "PCAP_FILTER"
+        };
+        let (at, text) = self.text(name)?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let port = match (name, words.as_slice()) {
+            ("PCAP_FILTER", ["udp", "port", port] | ["udp", "dst", "port", port]) => port,
+            ("PCAP_FILTER", _) => "",
+            (_, [port]) => port,
+            _ => "",
+        };
+        let read = parse_port(port).ok();
+        if read.is_none() {
+            let message = format!("{name} is not carried over");
+            let help = "requests come to one UDP port here: write knockd: {fwknop: {port: 62201}}";
+            self.notes.push(at.error(message).help(help));
+        }
+        read
+    }
+
+    fn max_age(&mut self) -> Option<Duration> {
+        let (at, text) = self.text("MAX_SPA_PACKET_AGE")?;
+        let seconds = text.parse().ok().filter(|seconds| (1..=100_000).contains(seconds));
+        if seconds.is_none() {
+            let message = format!("left out: '{text}' is no number of seconds from 1 to 100000");
+            self.notes.push(at.error(message));
+        }
+        seconds.map(Duration::from_secs)
+    }
+
+    fn facility(&mut self) -> Option<String> {
+        let (at, text) = self.text("SYSLOG_FACILITY")?;
+        let known = [
+            "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
+            "local7",
+        ];
+        let name = text.trim_start_matches("LOG_").to_ascii_lowercase();
+        if known.contains(&name.as_str()) {
+            return Some(name);
+        }
+        self.notes.push(at.error(format!("left out: '{text}' is no facility of fwknopd")));
+        None
+    }
+}

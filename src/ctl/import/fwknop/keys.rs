@@ -1,0 +1,108 @@
+//! The keys of a stanza.
+
+use data_encoding::{BASE64, Encoding, Specification};
+
+use super::stanzas::{Given, Stanza};
+use crate::config::diagnostic::Diagnostic;
+use crate::proto::fwknop::{HmacKey, Key as CipherKey, KeyError};
+
+/// A key that fwknop takes, and how it is written. It has no `Debug`.
+pub(super) struct Key {
+    pub(super) bytes: Vec<u8>,
+    /// `None`: as base64.
+    text: Option<String>,
+}
+
+impl Key {
+    /// The ending of the key of the configuration, and its value.
+    pub(super) fn written(&self) -> (&'static str, String) {
+        match &self.text {
+            Some(text) => ("", text.clone()),
+            None => ("_base64", BASE64.encode(&self.bytes)),
+        }
+    }
+}
+
+/// The key that encrypts, and the one that authenticates where there is one.
+///
+/// # Errors
+/// Says why no request could be opened with them.
+pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnostic> {
+    let Some((name, given)) = stanza.last_of("KEY", "KEY_BASE64") else {
+        let error = stanza.at.error("the stanza is left out: it has no KEY");
+        return Err(error.help("without a KEY it serves GnuPG or nobody"));
+    };
+    let key = read_key(name, given)?;
+    CipherKey::new(key.bytes.clone()).map_err(|error| refused(name, given, error))?;
+    let Some((name, given)) = stanza.last_of("HMAC_KEY", "HMAC_KEY_BASE64") else {
+        return Ok((key, None));
+    };
+    let hmac = read_key(name, given)?;
+    if hmac.bytes.is_empty() {
+        // fwknopd then wants no HMAC.
+        return Ok((key, None));
+    }
+    HmacKey::new(hmac.bytes.clone()).map_err(|error| refused(name, given, error))?;
+    if hmac.bytes == key.bytes {
+        return Err(given.left_out("KEY and HMAC_KEY are the same, which fwknopd refuses"));
+    }
+    Ok((key, Some(hmac)))
+}
+
+fn refused(name: &str, given: &Given, error: KeyError) -> Diagnostic {
+    given.left_out(format!("{name}: {error}"))
+}
+
+fn read_key(name: &str, given: &Given) -> Result<Key, Diagnostic> {
+    let placeholder = given.value == b"__CHANGEME__";
+    if name.ends_with("_BASE64") && !placeholder {
+        let bytes = lenient_base64(&given.value);
+        let bytes = bytes.ok_or_else(|| refused(name, given, KeyError::NotBase64))?;
+        return Ok(Key { bytes, text: None });
+    }
+    let text = String::from_utf8(given.value.clone()).ok();
+    let text = text.filter(|text| !text.contains(char::is_control));
+    Ok(Key { bytes: given.value.clone(), text })
+}
+
+/// fwknop stops at the first `=` and does not look at the bits that are left over.
+fn lenient_base64(value: &[u8]) -> Option<Vec<u8>> {
+    let digits = value.split(|byte| *byte == b'=').next()?;
+    decoder()?.decode(digits).ok()
+}
+
+fn decoder() -> Option<Encoding> {
+    let mut specification = Specification::new();
+    specification.symbols =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".to_owned();
+    specification.check_trailing_bits = false;
+    specification.encoding().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_as_leniently_as_fwknop_reads_it() {
+        for text in ["YWJj", "YWJj=", "YWJj=rest"] {
+            assert_eq!(lenient_base64(text.as_bytes()).as_deref(), Some(b"abc".as_slice()));
+        }
+        for text in ["YWI", "YWI=", "YWJ"] {
+            assert_eq!(lenient_base64(text.as_bytes()).as_deref(), Some(b"ab".as_slice()));
+        }
+        assert_eq!(lenient_base64(b"===="), Some(Vec::new()));
+        assert_eq!(lenient_base64(b"YW-j"), None);
+        assert_eq!(lenient_base64(b"YWJjZ"), None);
+    }
+
+    #[test]
+    fn what_yaml_could_not_hold_is_written_as_base64() {
+        let key = |bytes: &[u8]| Key {
+            bytes: bytes.to_vec(),
+            text: String::from_utf8(bytes.to_vec()).ok(),
+        };
+        assert_eq!(key(b"a b").written(), ("", "a b".to_owned()));
+        assert_eq!(key(b"\xff").written(), ("_base64", "/w==".to_owned()));
+    }
+}

@@ -1,0 +1,304 @@
+//! The stanzas of an `access.conf` and of the files that it includes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use super::super::{Files, unreadable};
+use super::lines::{Line, lines};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
+
+/// How deep files may include each other.
+const MAX_DEPTH: usize = 3;
+/// How many files are read in all.
+const MAX_FILES: usize = 1000;
+
+/// The variables that are carried over.
+const CARRIED: [&str; 19] = [
+    "SOURCE",
+    "DESTINATION",
+    "OPEN_PORTS",
+    "RESTRICT_PORTS",
+    "KEY",
+    "KEY_BASE64",
+    "HMAC_KEY",
+    "HMAC_KEY_BASE64",
+    "HMAC_DIGEST_TYPE",
+    "ENCRYPTION_MODE",
+    "FW_ACCESS_TIMEOUT",
+    "MAX_FW_TIMEOUT",
+    "ACCESS_EXPIRE",
+    "ACCESS_EXPIRE_EPOCH",
+    "REQUIRE_USERNAME",
+    "REQUIRE_SOURCE_ADDRESS",
+    "CMD_CYCLE_OPEN",
+    "CMD_CYCLE_CLOSE",
+    "CMD_CYCLE_TIMER",
+];
+
+const NO_COMMANDS: &str = "a request brings no command here: make a door with a start_command for \
+                           each thing that is to be done";
+const NO_NAT: &str = "no door translates addresses here: have the firewall do that";
+const NO_GPG: &str = "GnuPG is not read here: give the client a KEY and an HMAC_KEY";
+
+/// The variables that have no counterpart, and what to do without them.
+const WITHOUT: [(&str, &str); 22] = [
+    ("ENABLE_CMD_EXEC", NO_COMMANDS),
+    ("ENABLE_CMD_SUDO_EXEC", NO_COMMANDS),
+    ("CMD_EXEC_USER", NO_COMMANDS),
+    ("CMD_EXEC_GROUP", NO_COMMANDS),
+    ("CMD_EXEC_TIMEOUT", NO_COMMANDS),
+    ("CMD_SUDO_EXEC_USER", NO_COMMANDS),
+    ("CMD_SUDO_EXEC_GROUP", NO_COMMANDS),
+    ("FORCE_NAT", NO_NAT),
+    ("FORCE_SNAT", NO_NAT),
+    ("FORCE_MASQUERADE", NO_NAT),
+    ("FORWARD_ALL", NO_NAT),
+    ("DISABLE_DNAT", NO_NAT),
+    ("GPG_HOME_DIR", NO_GPG),
+    ("GPG_EXE", NO_GPG),
+    ("GPG_DECRYPT_ID", NO_GPG),
+    ("GPG_DECRYPT_PW", NO_GPG),
+    ("GPG_ALLOW_NO_PW", NO_GPG),
+    ("GPG_REQUIRE_SIG", NO_GPG),
+    ("GPG_DISABLE_SIG", NO_GPG),
+    ("GPG_IGNORE_SIG_VERIFY_ERROR", NO_GPG),
+    ("GPG_REMOTE_ID", NO_GPG),
+    ("GPG_FINGERPRINT_ID", NO_GPG),
+];
+
+/// What `%include_keys` may set.
+const KEYS: [&str; 4] = ["KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64"];
+
+/// What a variable was given. It may be a key, so it has no `Debug`.
+#[derive(Clone)]
+pub(super) struct Given {
+    pub(super) at: Place,
+    pub(super) value: Vec<u8>,
+    /// How many values were given before it.
+    pub(super) order: usize,
+}
+
+impl Given {
+    /// The value as text; a character that is no UTF-8 is replaced.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.value).into_owned()
+    }
+
+    /// The error that because of this value the stanza is left out.
+    pub(super) fn left_out(&self, why: impl Display) -> Diagnostic {
+        self.at.error(format!("the stanza is left out: {why}"))
+    }
+
+    /// A boolean as fwknopd reads it.
+    pub(super) fn is_yes(&self) -> bool {
+        matches!(self.value.first(), Some(b'Y' | b'y'))
+    }
+}
+
+/// What follows a SOURCE, up to the next one in the same file.
+pub(super) struct Stanza {
+    pub(super) at: Place,
+    /// Its file and line, for people.
+    pub(super) origin: String,
+    /// The name of the file that it is in, without its ending, where that is not the main one.
+    pub(super) file: Option<String>,
+    variables: BTreeMap<&'static str, Given>,
+}
+
+impl Stanza {
+    pub(super) fn get(&self, name: &str) -> Option<&Given> {
+        self.variables.get(name)
+    }
+
+    /// Of two variables that say the same thing, the one that was given last.
+    pub(super) fn last_of(&self, one: &str, other: &str) -> Option<(&'static str, &Given)> {
+        let found = self.variables.iter().filter(|(name, _)| [one, other].contains(*name));
+        found.max_by_key(|(_, given)| given.order).map(|(name, given)| (*name, given))
+    }
+}
+
+/// Reads all stanzas, in the order in which fwknopd tries them.
+pub(super) fn read(path: &Path, files: &dyn Files, notes: &mut Problems) -> Vec<Stanza> {
+    let mut reader = Reader {
+        main: path,
+        files,
+        notes,
+        stanzas: Vec::new(),
+        given: 0,
+        left: MAX_FILES,
+        helped: BTreeSet::new(),
+    };
+    reader.file(path, None, 0);
+    reader.stanzas
+}
+
+struct Reader<'a> {
+    main: &'a Path,
+    files: &'a dyn Files,
+    notes: &'a mut Problems,
+    stanzas: Vec<Stanza>,
+    given: usize,
+    left: usize,
+    helped: BTreeSet<&'static str>,
+}
+
+impl Reader<'_> {
+    fn open(&mut self, path: &Path, included: Option<&Place>) -> Option<Vec<u8>> {
+        if self.left == 0 {
+            self.notes.push(Diagnostic::file(path, "left out: more files than anybody has"));
+            return None;
+        }
+        self.left -= 1;
+        let read = self.files.read(path).map_err(|error| match included {
+            Some(at) => at.error(format!("{} cannot be read: {error}", path.display())),
+            None => unreadable(path, &error),
+        });
+        self.notes.keep(read)
+    }
+
+    /// Each file has a stanza of its own that its lines go to.
+    fn file(&mut self, path: &Path, included: Option<&Place>, depth: usize) {
+        let Some(bytes) = self.open(path, included) else { return };
+        // No line of it is ever shown: any may hold a key.
+        let source = Source::new(path, "");
+        let mut current: Option<usize> = None;
+        for line in lines(&bytes) {
+            let (number, line) = match line {
+                Ok(line) => (line.number, line),
+                Err(number) => {
+                    let message = "left out: this line has no variable with a value";
+                    self.notes.push(source.place(number, 1, 1).error(message));
+                    continue;
+                }
+            };
+            let at = source.place(number, 1, 1);
+            let name = line.name.strip_suffix(':').unwrap_or(line.name);
+            match name {
+                "%include" | "%include_folder" if depth >= MAX_DEPTH => {
+                    self.notes.push(at.error("left out: included too deep, or in a circle"));
+                }
+                "%include" => self.file(&self.resolve(line), Some(&at), depth + 1),
+                "%include_folder" => self.folder(&self.resolve(line), &at, depth + 1),
+                "%include_keys" => match current.and_then(|current| self.stanzas.get(current)) {
+                    Some(_) => self.keys(&self.resolve(line), &at, current.unwrap_or_default()),
+                    None => self.homeless(&at, name),
+                },
+                "SOURCE" => {
+                    current = Some(self.stanzas.len());
+                    let stem = path.file_stem().filter(|_| included.is_some());
+                    self.stanzas.push(Stanza {
+                        at: at.clone(),
+                        origin: format!("{}:{number}", path.display()),
+                        file: stem.map(|stem| stem.to_string_lossy().into_owned()),
+                        variables: BTreeMap::new(),
+                    });
+                    self.give(current, name, line.value, at);
+                }
+                name if current.is_none() => self.homeless(&at, name),
+                name => self.give(current, name, line.value, at),
+            }
+        }
+    }
+
+    /// A path that does not begin at the root is looked for beside the main file.
+    fn resolve(&self, line: Line<'_>) -> PathBuf {
+        let path = String::from_utf8_lossy(line.value);
+        self.main.parent().unwrap_or(Path::new("")).join(path.as_ref())
+    }
+
+    fn folder(&mut self, directory: &Path, at: &Place, depth: usize) {
+        let listed = self
+            .files
+            .list(directory)
+            .map_err(|error| at.error(format!("{} cannot be read: {error}", directory.display())));
+        let Some(paths) = self.notes.keep(listed) else { return };
+        for path in paths.iter().filter(|path| path.extension().is_some_and(|it| it == "conf")) {
+            self.file(path, Some(at), depth);
+        }
+    }
+
+    fn keys(&mut self, path: &Path, included: &Place, stanza: usize) {
+        let Some(bytes) = self.open(path, Some(included)) else { return };
+        let source = Source::new(path, "");
+        for line in lines(&bytes) {
+            let number = line.map_or_else(|number| number, |line| line.number);
+            let at = source.place(number, 1, 1);
+            match line {
+                Ok(line) => {
+                    let name = line.name.strip_suffix(':').unwrap_or(line.name);
+                    if KEYS.contains(&name) || name.starts_with("GPG_") {
+                        self.give(Some(stanza), name, line.value, at);
+                    } else {
+                        let message = "left out: only keys are read from a file of keys";
+                        self.notes.push(at.warning(message));
+                    }
+                }
+                Err(_) => {
+                    let message = "left out: this line has no variable with a value";
+                    self.notes.push(at.error(message));
+                }
+            }
+        }
+    }
+
+    fn homeless(&mut self, at: &Place, name: &str) {
+        let message = match known(name) {
+            Some(name) => format!("{name} stands before the first SOURCE: left out"),
+            None => "left out: it stands before the first SOURCE".to_owned(),
+        };
+        self.notes.push(at.error(message));
+    }
+
+    fn give(&mut self, stanza: Option<usize>, name: &str, value: &[u8], at: Place) {
+        let Some(stanza) = stanza.and_then(|stanza| self.stanzas.get_mut(stanza)) else { return };
+        let Some(name) = known(name) else {
+            return self.notes.push(unknown(name, &at));
+        };
+        let given = Given { at, value: value.to_vec(), order: self.given };
+        self.given += 1;
+        if let Some((name, help)) = WITHOUT.iter().find(|(other, _)| *other == name) {
+            let flag = [
+                "ENABLE_",
+                "FORCE_M",
+                "FORWARD",
+                "DISABLE_",
+                "GPG_ALLOW",
+                "GPG_REQ",
+                "GPG_DIS",
+                "GPG_IGN",
+            ];
+            if flag.iter().any(|begins| name.starts_with(begins)) && !given.is_yes() {
+                return;
+            }
+            let error = given.at.error(format!("{name} is not carried over"));
+            // Once said is enough.
+            let first = self.helped.insert(*help);
+            self.notes.push(if first { error.help(*help) } else { error });
+        }
+        if let Some(first) = stanza.variables.get(name) {
+            let message = format!("{name} was given before, at {}: the last one counts", first.at);
+            self.notes.push(given.at.warning(message));
+        }
+        stanza.variables.insert(name, given);
+    }
+}
+
+/// The variable that a word names; of one that has two names the second.
+fn known(word: &str) -> Option<&'static str> {
+    let word = if word == "REQUIRE_SOURCE" { "REQUIRE_SOURCE_ADDRESS" } else { word };
+    let without = WITHOUT.iter().map(|(name, _)| *name);
+    CARRIED.into_iter().chain(without).find(|name| *name == word)
+}
+
+/// A word is named only where it is surely meant for a variable: it might be part of a key.
+fn unknown(word: &str, at: &Place) -> Diagnostic {
+    let lower: Vec<_> = CARRIED.iter().map(|name| name.to_ascii_lowercase()).collect();
+    if let Some(meant) = meant(word, lower.iter().map(String::as_str)) {
+        let meant = meant.to_ascii_uppercase();
+        let error =
+            at.error(format!("left out: fwknopd knows no such variable: did you mean {meant}?"));
+        return error.help("fwknopd passes over it without a word, so it had no effect until now");
+    }
+    at.error("left out: fwknopd knows no variable of this name, and passes over it")
+}

@@ -1,0 +1,464 @@
+//! A classic `knockd.conf` as YAML: what classic knockd makes of it, and what it misreads.
+
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::Duration;
+
+use super::names::Names;
+use super::page::Page;
+use crate::config::diagnostic::{Diagnostic, Problems, Source};
+use crate::config::sections::{Part, Section, read_sections};
+use crate::config::{CommandText, MAX_KNOCKS, parse_target};
+use crate::proto::duration;
+use crate::proto::flags::{FlagTest, TcpFlags};
+use crate::proto::knock::{Knock, Protocol};
+
+/// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
+pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
+    let mut page = Page::default();
+    let mut doors = Page::default();
+    let mut names = Names::default();
+    let sections = read_sections(source, notes);
+    for section in &sections {
+        if section.is_options() {
+            options(section, &mut page, notes);
+            continue;
+        }
+        let name = names.take(section.name.text);
+        if name.as_str() != section.name.text {
+            let message = format!("this door is called '{name}' here, and in the log");
+            notes.push(section.name.place().warning(message));
+        }
+        let mut door = Door { section, notes, page: Page::default(), whole: true };
+        door.page.open(1, name.as_str());
+        door.read();
+        let Door { page: read, whole, .. } = door;
+        if whole {
+            doors.append(&read);
+        } else {
+            doors.comment(1, "Not carried over: what is wrong with it stands in the notes.");
+            doors.commented(1, &read);
+        }
+    }
+    if sections.iter().all(Section::is_options) {
+        notes.push(Diagnostic::file(source.path(), "there is no door in it"));
+    } else {
+        page.blank();
+        page.open(0, "doors");
+        page.append(&doors);
+    }
+    page
+}
+
+fn options(section: &Section<'_>, page: &mut Page, notes: &mut Problems) {
+    let mut path = |directive: &str| {
+        let value = section.value(directive)?;
+        if Path::new(value.text).is_absolute() {
+            return Some(value.text);
+        }
+        let message = format!("'{}' depends on where knockd is started: left out", value.text);
+        notes.push(value.error(message).help("write the whole path, from / on"));
+        None
+    };
+    let (log, pid) = (path("LogFile"), path("PidFile"));
+    let interface = section.value("Interface");
+    let syslog = section.directives.contains_key("UseSyslog");
+    if log.is_none() && pid.is_none() && interface.is_none() && !syslog {
+        return;
+    }
+    page.open(0, "knockd");
+    if let Some(interface) = interface {
+        page.list(1, "interfaces", &[interface.text]);
+    }
+    if syslog || log.is_some() {
+        page.open(1, "log");
+    }
+    if syslog {
+        page.entry(2, "syslog", "daemon");
+    }
+    if let Some(log) = log {
+        page.entry(2, "file", log);
+    }
+    if let Some(pid) = pid {
+        page.entry(1, "pid_file", pid);
+    }
+}
+
+struct Door<'a> {
+    section: &'a Section<'a>,
+    notes: &'a mut Problems,
+    page: Page,
+    /// Whether what is written so far can be loaded.
+    whole: bool,
+}
+
+impl<'a> Door<'a> {
+    fn read(&mut self) {
+        self.opened_by();
+        self.timeout("Seq_Timeout", "seq_timeout");
+        self.flags();
+        self.target();
+        self.commands();
+    }
+
+    /// The door as a whole cannot be carried over.
+    fn fail(&mut self, problem: Diagnostic) {
+        self.notes.push(problem);
+        self.whole = false;
+    }
+
+    fn opened_by(&mut self) {
+        let sequence = self.section.value("Sequence");
+        if let Some(file) = self.section.value("One_Time_Sequences") {
+            if let Some(sequence) = sequence {
+                let message = "Sequence has no effect beside One_Time_Sequences: left out";
+                self.notes.push(sequence.place().warning(message));
+            }
+            if !Path::new(file.text).is_absolute() {
+                let message = format!("'{}' depends on where knockd is started", file.text);
+                self.fail(file.error(message).help("write the whole path, from / on"));
+            }
+            self.page.entry(2, "one_time_sequences", file.text);
+            return;
+        }
+        let Some(sequence) = sequence else {
+            let message = format!("door '{}' has no Sequence", self.section.name.text);
+            return self.fail(self.section.name.error(message));
+        };
+        let items = self.without_comment(sequence).items();
+        if items.len() > MAX_KNOCKS {
+            let message = format!("a sequence has at most {MAX_KNOCKS} knocks");
+            self.fail(sequence.error(message));
+        }
+        let mut knocks = Vec::new();
+        for item in items {
+            match classic_knock(item.text) {
+                Reading::Right(knock) => knocks.push(short(knock)),
+                Reading::Taken(knock, why) => {
+                    let message = format!(
+                        "'{}' {why}: classic knockd takes it for {knock}, or does not start",
+                        item.text
+                    );
+                    let help = format!(
+                        "written as {}; correct it here, and where it is knocked",
+                        short(knock)
+                    );
+                    self.notes.push(item.error(message).help(help));
+                    knocks.push(short(knock));
+                }
+                Reading::Never => {
+                    let message = format!(
+                        "'{}' is no port: classic knockd takes it for 0, where nobody can knock",
+                        item.text
+                    );
+                    self.fail(item.error(message).help("write a number from 1 to 65535"));
+                    knocks.push(item.text.to_owned());
+                }
+            }
+        }
+        self.page.list(2, "sequence", &knocks);
+    }
+
+    /// Classic knockd stops reading a number at whatever follows it.
+    fn without_comment(&mut self, value: Part<'a>) -> Part<'a> {
+        let Some((before, comment)) = value.split('#') else { return value };
+        let message = "a comment after a value: left out; it belongs on a line alone";
+        self.notes.push(comment.place().warning(message));
+        before
+    }
+
+    fn timeout(&mut self, directive: &str, key: &str) {
+        let Some(value) = self.section.value(directive) else { return };
+        let value = self.without_comment(value);
+        let taken = atoi(value.text);
+        let seconds = u64::try_from(taken).ok().filter(|seconds| *seconds > 0);
+        // What is written has to be read back.
+        let written = seconds
+            .map(|seconds| duration::format(Duration::from_secs(seconds)))
+            .filter(|text| duration::parse(text).is_ok());
+        if value.text.bytes().all(|byte| byte.is_ascii_digit()) && written.is_some() {
+            self.page.entry(2, key, &written.unwrap_or_default());
+            return;
+        }
+        let message = if taken == 0 && value.text.starts_with('0') {
+            format!("{directive} cannot be zero")
+        } else {
+            format!(
+                "'{}' is not a number of seconds: classic knockd takes it for {taken}",
+                value.text
+            )
+        };
+        let help = match &written {
+            Some(written) => format!("written as {written}"),
+            None => "left out, so that the default holds".to_owned(),
+        };
+        self.notes.push(value.error(message).help(help));
+        if let Some(written) = written {
+            self.page.entry(2, key, &written);
+        }
+    }
+
+    fn flags(&mut self) {
+        let Some(value) = self.section.value("TCPFlags") else {
+            self.page.list::<&str>(2, "tcpflags", &[]);
+            return;
+        };
+        if value.text.contains(char::is_whitespace) {
+            let message = "classic knockd takes no blanks between flags; here they are passed over";
+            self.notes.push(value.place().warning(message));
+        }
+        match value.text.parse::<FlagTest>() {
+            Ok(test) => {
+                let none = TcpFlags(0);
+                let set = FlagTest { clear: none, ..test };
+                let clear = FlagTest { set: none, ..test };
+                let words = [set, clear].map(|test| test.to_string());
+                let words: Vec<_> = words
+                    .iter()
+                    .filter(|words| *words != "any")
+                    .flat_map(|it| it.split(','))
+                    .collect();
+                self.page.list(2, "tcpflags", &words);
+            }
+            Err(error) => {
+                self.fail(value.error(error.to_string()));
+                self.page.entry(2, "tcpflags", value.text);
+            }
+        }
+    }
+
+    fn target(&mut self) {
+        let Some(value) = self.section.value("Target") else { return };
+        match parse_target(value.text, &value.place()) {
+            Ok(target) => self.page.entry(2, "target", &target.to_string()),
+            Err(problem) => {
+                self.fail(problem);
+                self.page.entry(2, "target", value.text);
+            }
+        }
+    }
+
+    fn commands(&mut self) {
+        let [open, close, open_6, close_6] =
+            ["Start_Command", "Stop_Command", "Start_Command_6", "Stop_Command_6"]
+                .map(|directive| self.command(directive));
+        let opens_6 = open_6.or(open) != Some("") && open_6.or(open).is_some();
+        let opens = |command: Option<&str>| command.is_some_and(|command| !command.is_empty());
+        if !opens(open) && !opens_6 {
+            let message = format!("door '{}' runs nothing", self.section.name.text);
+            self.fail(self.section.name.error(message).help("write a Start_Command"));
+        } else if opens(close) && !opens(open) {
+            self.undoes_nothing("Stop_Command", "Start_Command");
+        } else if opens(close_6) && !opens_6 {
+            self.undoes_nothing("Stop_Command_6", "Start_Command_6");
+        }
+        self.entry("start_command", open);
+        self.entry("start_command_6", open_6);
+        self.timeout("Cmd_Timeout", "cmd_timeout");
+        if let Some(value) = self.section.value("Cmd_Timeout")
+            && !opens(close)
+            && !opens(close_6)
+        {
+            let message = "Cmd_Timeout has no effect without Stop_Command";
+            self.notes.push(value.place().warning(message));
+        }
+        self.entry("stop_command", close);
+        self.entry("stop_command_6", close_6);
+    }
+
+    fn undoes_nothing(&mut self, close: &str, open: &str) {
+        let section = self.section;
+        let place = section.directives.get(close).map_or(section.name, |found| found.name);
+        let message = format!("{close} without {open}: there would be nothing to undo");
+        self.fail(place.error(message));
+    }
+
+    /// What a directive says; empty where it says that nothing runs.
+    fn command(&mut self, directive: &str) -> Option<&'a str> {
+        let value = self.section.directives.get(directive)?.value?;
+        if value.text.contains('\0') {
+            self.fail(value.error("a command cannot hold a NUL character"));
+            return None;
+        }
+        if sleeps(value.text) {
+            let message = "this command sleeps, but a command is ended after 10 s here";
+            self.notes.push(value.error(message).help(
+                "put what comes after the sleep into stop_command, and its time into cmd_timeout",
+            ));
+        }
+        Some(value.text)
+    }
+
+    fn entry(&mut self, key: &str, command: Option<&str>) {
+        if let Some(command) = command {
+            self.page.entry(2, key, &CommandText::classic(command).to_string());
+        }
+    }
+}
+
+/// What classic knockd makes of one item of a sequence.
+#[derive(Debug, PartialEq)]
+enum Reading {
+    Right(Knock),
+    /// It is something else than it looks like, and why.
+    Taken(Knock, &'static str),
+    /// Port 0.
+    Never,
+}
+
+fn classic_knock(text: &str) -> Reading {
+    let (port, protocol) = text.split_once(':').unwrap_or((text, ""));
+    let (port, protocol) = (port.trim(), protocol.trim());
+    let (protocol, odd) = match protocol.to_ascii_lowercase().as_str() {
+        "udp" => (Protocol::Udp, None),
+        "" | "tcp" => (Protocol::Tcp, None),
+        _ => (Protocol::Tcp, Some("has no protocol that there is")),
+    };
+    let number = atoi(port);
+    let Some(taken) = u16::try_from(number.rem_euclid(65_536)).ok().and_then(NonZeroU16::new)
+    else {
+        return Reading::Never;
+    };
+    let knock = Knock::new(protocol, taken);
+    let odd = if !(1..=65_535).contains(&number) {
+        Some("is out of range")
+    } else if port.bytes().all(|byte| byte.is_ascii_digit()) {
+        odd
+    } else if port.contains('/') {
+        Some("has its protocol after a slash")
+    } else {
+        Some("is more than a port")
+    };
+    odd.map_or(Reading::Right(knock), |why| Reading::Taken(knock, why))
+}
+
+/// The number at the beginning of a text, 0 where there is none.
+fn atoi(text: &str) -> i64 {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let number = digits.bytes().take_while(u8::is_ascii_digit).fold(0i64, |number, digit| {
+        number.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
+    });
+    if negative { -number } else { number }
+}
+
+/// A knock as people write it: tcp goes without saying.
+pub(super) fn short(knock: Knock) -> String {
+    match knock.protocol {
+        Protocol::Tcp => knock.port.to_string(),
+        Protocol::Udp => knock.to_string(),
+    }
+}
+
+/// Whether a command probably takes longer than a command may.
+fn sleeps(command: &str) -> bool {
+    let ends = |c: char| c.is_whitespace() || ";&|()".contains(c);
+    let words: Vec<_> = command.split(ends).filter(|word| !word.is_empty()).collect();
+    words.windows(2).any(|pair| {
+        let is_sleep = pair[0] == "sleep" || pair[0].ends_with("/sleep");
+        is_sleep && pair[1].parse::<f64>().is_ok_and(|seconds| seconds >= 9.0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Door, load};
+
+    fn knock(text: &str) -> Knock {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_classic_knockd_reads_well_is_read_alike() {
+        for (text, expected) in
+            [("7000", "7000"), ("7000:udp", "7000/udp"), ("7000 : UDP", "7000/udp"), ("07", "7")]
+        {
+            assert_eq!(classic_knock(text), Reading::Right(knock(expected)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_classic_knockd_misreads_is_told() {
+        for (text, expected) in [
+            ("70000", "4464"),
+            ("-5", "65531"),
+            ("7000:upd", "7000"),
+            ("7000/udp", "7000"),
+            ("8 9", "8"),
+            ("4294967297", "1"),
+        ] {
+            match classic_knock(text) {
+                Reading::Taken(taken, _) => assert_eq!(taken, knock(expected), "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        for text in ["abc", "", "0", "0x10", "65536"] {
+            assert_eq!(classic_knock(text), Reading::Never, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_sleeps_for_long_is_known() {
+        assert!(sleeps("iptables -I x; sleep 30; iptables -D x"));
+        assert!(sleeps("(/bin/sleep 600 && x) &"));
+        assert!(!sleeps("sleep 1; x"));
+        assert!(!sleeps("no-sleep 30"));
+    }
+
+    /// Something like a classic configuration.
+    fn conf() -> impl Strategy<Value = String> {
+        let line = prop_oneof![
+            Just("[options]".to_owned()),
+            "\\[[a-z ]{0,4}\\]",
+            "(Sequence|One_Time_Sequences|Target) *= *(/x|[0-9a-c:/ -]{0,12}|[0-9]{1,5}(,[0-9]{1,6}(:udp|:tcp)?){0,3})",
+            "(Seq_Timeout|Cmd_Timeout|TCPFlags) *= *([0-9a-c#-]{0,6}|syn|!ack,syn)",
+            "(Start_|Stop_)?Command(_6)? *= *[ -~]{0,12}",
+            "(UseSyslog|LogFile *= */?[a-z:# ]{1,4}|PidFile=/a|Interface = [a-z0-9:]{1,4})",
+            "[ -~]{0,12}",
+        ];
+        prop::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
+    }
+
+    fn source(text: &str) -> Source {
+        Source::new("knockd.conf", format!("[a]\nSequence=1\nCommand=x\n{text}"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_out_loads(text in conf()) {
+            let page = import(&source(&text), &mut Problems::default()).into_text();
+            // A file of one-time sequences may not be there.
+            if !page.contains("one_time_sequences") {
+                let loaded = load::parse(&Source::new("page", page.as_str()));
+                prop_assert!(loaded.is_ok(), "{}\n{page}", loaded.unwrap_err());
+            }
+        }
+
+        #[test]
+        fn what_is_carried_over_whole_is_the_same_configuration(text in conf()) {
+            let mut notes = Problems::default();
+            let page = import(&source(&text), &mut notes).into_text();
+            let (classic, loaded) =
+                (load::parse(&source(&text)), load::parse(&Source::new("page", page)));
+            if let (false, Ok(classic), Ok(loaded)) = (notes.has_errors(), classic, loaded) {
+                prop_assert_eq!(classic.config.settings, loaded.config.settings);
+                let doors = |doors: Vec<Door>| -> Vec<_> {
+                    doors.into_iter().map(|door| (door.recognition, door.opening)).collect()
+                };
+                prop_assert_eq!(doors(classic.config.doors), doors(loaded.config.doors));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String) {
+            let source = Source::new("knockd.conf", format!("[a]\n{text}"));
+            let page = import(&source, &mut Problems::default()).into_text();
+            prop_assert!(load::parse(&Source::new("page", page)).is_ok());
+        }
+    }
+}

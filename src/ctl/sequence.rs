@@ -1,0 +1,412 @@
+//! `knockctl sequence`: the knocks that open a door now, or at another time.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::failure::{Failure, say};
+use super::hand;
+use super::lines::{local, object, table};
+use crate::config::load::{self, Options};
+use crate::config::{Client, Config, Door, Name};
+use crate::proto::knock::Knock;
+use crate::proto::totp::{Key, Mode, Scheme, code};
+use crate::sys::clock;
+use crate::time::Wall;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct SequenceArgs {
+    /// The name of the door
+    #[arg(value_parser = hand::door)]
+    door: Name,
+    /// Whose knocks, where they rotate with time
+    #[arg(value_parser = hand::door)]
+    client: Option<Name>,
+    /// At another time: 2026-11-22T13:00:00Z, '2026-11-22 13:00' here, or seconds since 1970
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<Wall>,
+    /// One JSON object for each sequence, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+fn time(text: &str) -> Result<Wall, String> {
+    read_time(text, &TimeZone::system())
+        .ok_or_else(|| "write 2026-11-22T13:00:00Z, '2026-11-22 13:00', or seconds".to_owned())
+}
+
+fn read_time(text: &str, zone: &TimeZone) -> Option<Wall> {
+    let time: Timestamp = match text.parse::<i64>() {
+        Ok(seconds) => Timestamp::from_second(seconds).ok()?,
+        Err(_) => text.parse().ok().or_else(|| {
+            let local: DateTime = text.parse().ok()?;
+            Some(local.to_zoned(zone.clone()).ok()?.timestamp())
+        })?,
+    };
+    u64::try_from(time.as_nanosecond()).ok().map(Wall::from_nanos)
+}
+
+pub(super) fn run(
+    config: &Path,
+    insecure_permissions: bool,
+    args: &SequenceArgs,
+) -> Result<(), Failure> {
+    let options = Options { insecure_permissions };
+    let loaded = load::load(config, &options).map_err(Failure::NoConfiguration)?;
+    let (door, client) = find(&loaded.config, args)?;
+    let at = args.at.unwrap_or_else(|| clock::now().wall);
+    if let Some(client) = client
+        && client.expires.is_some_and(|expires| expires <= at)
+    {
+        say(&format!("'{}' has expired: knockd takes none of these", client.name));
+    }
+    let valid = valid(door, client, at);
+    say("whoever reads these knocks can open the door");
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        for sequence in &valid {
+            object(&mut out, sequence)?;
+        }
+    } else {
+        print(&mut out, &valid, at, &TimeZone::system())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// The door, and the client where its knocks depend on one.
+fn find<'a>(
+    config: &'a Config,
+    args: &SequenceArgs,
+) -> Result<(&'a Door, Option<&'a Client>), Failure> {
+    let name = &args.door;
+    let Some(door) = config.doors.iter().find(|door| door.name() == name) else {
+        let doors = config.doors.iter().map(|door| door.name().clone()).collect();
+        return Err(Failure::NoDoor { door: name.clone(), doors });
+    };
+    let rotates = door.recognition.totp.is_some();
+    let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
+    let client = match &args.client {
+        None => None,
+        Some(wanted) => match config.clients.iter().find(|client| client.name == *wanted) {
+            None => {
+                let clients = config.clients.iter().map(|client| client.name.clone()).collect();
+                return Err(Failure::NoClient { client: wanted.clone(), clients });
+            }
+            Some(client) if rotates && !knocks(&client) => {
+                let lacks = if client.totp.is_some() {
+                    format!("'{wanted}' may not open '{name}'")
+                } else {
+                    format!("'{wanted}' has no TOTP secret")
+                };
+                return Err(Failure::Unfit(format!(
+                    "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
+                )));
+            }
+            Some(client) => Some(client).filter(|_| rotates),
+        },
+    };
+    let fixed = !door.recognition.sequence.is_empty();
+    match client {
+        None if rotates && !fixed => {
+            let clients: Vec<_> =
+                config.clients.iter().filter(knocks).map(|client| client.name.as_str()).collect();
+            let which = if clients.is_empty() {
+                "there is none yet: knockctl enroll makes one".to_owned()
+            } else {
+                format!("one of: {}", clients.join(", "))
+            };
+            Err(Failure::Unfit(format!(
+                "the knocks at '{name}' are different for each client: name one\n    {which}"
+            )))
+        }
+        None if !fixed => Err(Failure::Unfit(match &door.one_time {
+            Some(list) => format!(
+                "no sequence opens '{name}' any more: all in {} are used up\n    \
+                 knockctl one-time makes new ones",
+                list.file.display()
+            ),
+            None => format!("no sequence of knocks opens '{name}': it takes datagrams"),
+        })),
+        client => Ok((door, client)),
+    }
+}
+
+/// A sequence that opens a door.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Valid {
+    door: Name,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<Name>,
+    by: &'static str,
+    knocks: Vec<String>,
+    #[serde(flatten)]
+    rotating: Option<Rotating>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Rotating {
+    /// The number of its step.
+    step: u64,
+    /// From when to when knockd takes it, in seconds since 1970-01-01 UTC.
+    from: u64,
+    until: u64,
+    /// Whether its step is the one of the moment.
+    current: bool,
+    /// Whether it is of the secret before the last enrolment.
+    old_secret: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+}
+
+/// Every sequence that opens the door at that time, the earlier step first.
+fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<Valid> {
+    let text = |knocks: &[Knock]| knocks.iter().map(ToString::to_string).collect();
+    let mut valid = Vec::new();
+    if let (Some(client), Some(scheme)) = (client, &door.recognition.totp)
+        && let Some(totp) = &client.totp
+    {
+        let old = totp.old.as_ref().filter(|(_, until)| at < *until);
+        let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
+        for (secret, old_secret) in secrets.into_iter().flatten() {
+            let key = Key::from(secret);
+            valid.extend(window(scheme, at).map(|step| Valid {
+                door: door.name().clone(),
+                client: Some(client.name.clone()),
+                by: "totp",
+                knocks: text(&scheme.knocks(&key, door.name().as_str(), step)),
+                rotating: Some(rotating(scheme, &key, step, at, old_secret)),
+            }));
+        }
+    }
+    if !door.recognition.sequence.is_empty() {
+        valid.push(Valid {
+            door: door.name().clone(),
+            client: None,
+            by: if door.one_time.is_some() { "one_time_sequence" } else { "sequence" },
+            knocks: text(&door.recognition.sequence),
+            rotating: None,
+        });
+    }
+    valid
+}
+
+fn window(scheme: &Scheme, at: Wall) -> impl Iterator<Item = u64> + use<> {
+    let (now, skew) = (scheme.step_at(at), u64::from(scheme.skew()));
+    now.saturating_sub(skew)..=now.saturating_add(skew)
+}
+
+fn rotating(scheme: &Scheme, key: &Key, step: u64, at: Wall, old_secret: bool) -> Rotating {
+    let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
+    Rotating {
+        step,
+        from: step.saturating_sub(skew).saturating_mul(long),
+        until: step.saturating_add(skew + 1).saturating_mul(long),
+        current: step == scheme.step_at(at),
+        old_secret,
+        code: match scheme.mode() {
+            Mode::Ports { .. } => None,
+            Mode::Code { digits, .. } => Some(code(key, step, digits).to_string()),
+        },
+    }
+}
+
+fn print(out: &mut dyn Write, valid: &[Valid], at: Wall, zone: &TimeZone) -> io::Result<()> {
+    writeln!(out, "at {}:", local(at, zone).strftime("%Y-%m-%d %H:%M:%S %Z"))?;
+    let clock = |seconds| {
+        let time = Wall::ZERO + std::time::Duration::from_secs(seconds);
+        local(time, zone).strftime("%H:%M:%S").to_string()
+    };
+    let row = |sequence: &Valid| {
+        let knocks = sequence.knocks.join(" ");
+        let Some(rotating) = &sequence.rotating else {
+            let when = match sequence.by {
+                "one_time_sequence" => "once",
+                _ => "always",
+            };
+            return vec![when.to_owned(), knocks];
+        };
+        let mut row =
+            vec![format!("{} to {}", clock(rotating.from), clock(rotating.until)), knocks];
+        row.extend(rotating.code.as_ref().map(|code| format!("code {code}")));
+        row.extend(rotating.current.then(|| "now".to_owned()));
+        row.extend(rotating.old_secret.then(|| "old secret".to_owned()));
+        row
+    };
+    table(out, &valid.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::diagnostic::Source;
+    use crate::config::{OneTime, TotpClient};
+    use crate::proto::totp::{Digits, Protocols, parse_secret};
+
+    const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+    const OTHER: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
+
+    fn at(seconds: u64) -> Wall {
+        Wall::ZERO + Duration::from_secs(seconds)
+    }
+
+    fn door(mode: Option<Mode>) -> Door {
+        let text = "doors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: 'true'}}";
+        let mut door = load::parse(&Source::new("f", text)).unwrap().config.doors.remove(0);
+        if let Some(mode) = mode {
+            door.recognition.sequence.clear();
+            door.recognition.totp = Some(Scheme::new(mode, 30, 1).unwrap());
+        }
+        door
+    }
+
+    fn ports() -> Option<Mode> {
+        let port = |port: u16| port.try_into().unwrap();
+        let (low, high) = (port(20000), port(29999));
+        Some(Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed })
+    }
+
+    fn client(old: Option<(&str, u64)>) -> Client {
+        let secret = |text: &str| parse_secret(text).unwrap();
+        let old = old.map(|(text, until)| (secret(text), at(until)));
+        Client {
+            name: "phone".parse().unwrap(),
+            doors: vec!["ssh".parse().unwrap()],
+            expires: None,
+            totp: Some(TotpClient { secret: secret(SECRET), old }),
+            spa: None,
+            fwknop: None,
+        }
+    }
+
+    fn args(client: Option<&str>) -> SequenceArgs {
+        SequenceArgs {
+            door: "ssh".parse().unwrap(),
+            client: client.map(|name| name.parse().unwrap()),
+            at: None,
+            json: false,
+        }
+    }
+
+    fn printed(valid: &[Valid], at: Wall) -> String {
+        let mut out = Vec::new();
+        print(&mut out, valid, at, &TimeZone::UTC).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_sequence_of_the_window_is_shown_with_the_time_for_which_it_holds() {
+        let valid = valid(&door(ports()), Some(&client(None)), at(59));
+        assert_eq!(valid.len(), 3);
+        let rotating = valid[1].rotating.as_ref().unwrap();
+        assert_eq!((rotating.step, rotating.from, rotating.until), (1, 0, 90));
+        let lines = printed(&valid, at(59));
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines[0], "at 1970-01-01 00:00:59 UTC:");
+        assert_eq!(lines[2], "00:00:00 to 00:01:30  20259/tcp 29408/udp 28589/tcp 25841/udp  now");
+        assert!(lines[3].starts_with("00:00:30 to 00:02:00  "), "{lines:?}");
+    }
+
+    #[test]
+    fn a_code_is_shown_beside_its_knocks() {
+        let code = Mode::Code { base: 7000, digits: Digits::Six };
+        let valid = valid(&door(Some(code)), Some(&client(None)), at(1_111_111_109));
+        let line = printed(&valid, at(1_111_111_109));
+        let line = line.lines().nth(2).unwrap();
+        assert!(line.ends_with("7008/tcp 7083/tcp 7009/tcp  code 088309  now"), "{line}");
+    }
+
+    #[test]
+    fn the_secret_before_counts_until_its_grace_is_over() {
+        let phone = client(Some((OTHER, 100)));
+        for (now, count) in [(99, 6), (100, 3)] {
+            let valid = valid(&door(ports()), Some(&phone), at(now));
+            assert_eq!(valid.len(), count);
+            let old = valid.iter().filter_map(|it| it.rotating.as_ref()).filter(|it| it.old_secret);
+            assert_eq!(old.count(), count - 3);
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_is_the_same_for_all_needs_no_client() {
+        let config = |door| Config {
+            settings: crate::config::Settings::default(),
+            doors: vec![door],
+            clients: vec![client(None)],
+        };
+        let fixed = config(door(None));
+        for name in [None, Some("phone")] {
+            let (door, client) = find(&fixed, &args(name)).unwrap();
+            let valid = valid(door, client, at(0));
+            assert_eq!(
+                printed(&valid, at(0)).lines().nth(1),
+                Some("always  7000/tcp 8000/udp 9000/tcp")
+            );
+        }
+        let rotating = config(door(ports()));
+        let error = find(&rotating, &args(None)).unwrap_err().to_string();
+        assert!(error.contains("different for each client") && error.contains("phone"), "{error}");
+        assert!(find(&rotating, &args(Some("phone"))).unwrap().1.is_some());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said() {
+        let mut one_time = door(None);
+        one_time.recognition.sequence.clear();
+        one_time.one_time = Some(OneTime { file: "/k/ssh".into(), line: None, left: 0 });
+        let mut datagrams = door(None);
+        datagrams.recognition.sequence.clear();
+        let mut stranger = client(None);
+        stranger.doors.clear();
+        for (door, client, name, said) in [
+            (one_time, client(None), None, "all in /k/ssh are used up"),
+            (datagrams, client(None), None, "it takes datagrams"),
+            (door(ports()), stranger, Some("phone"), "'phone' may not open 'ssh'"),
+            (door(ports()), client(None), Some("tablet"), "there is no client 'tablet'"),
+        ] {
+            let settings = crate::config::Settings::default();
+            let config = Config { settings, doors: vec![door], clients: vec![client] };
+            let error = find(&config, &args(name)).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_absolute_local_or_a_number_of_seconds() {
+        let zone = TimeZone::fixed(jiff::tz::offset(1));
+        for text in [
+            "2023-11-14T22:13:20Z",
+            "2023-11-14T23:13:20+01:00",
+            "2023-11-14 23:13:20",
+            "1700000000",
+        ] {
+            assert_eq!(read_time(text, &zone), Some(at(1_700_000_000)), "{text}");
+        }
+        assert_eq!(read_time("2023-11-14 23:13", &zone), Some(at(1_700_000_000 - 20)));
+        for text in ["soon", "", "-1", "2023-13-01", "99999999999999999999"] {
+            assert_eq!(read_time(text, &zone), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_reading_a_time_panic(text in "[-0-9T:Z+ .]{0,30}|.{0,20}") {
+            let _ = read_time(&text, &TimeZone::UTC);
+        }
+
+        #[test]
+        fn each_sequence_that_is_shown_holds_at_that_time(now in 0u64..5_000_000_000) {
+            for sequence in valid(&door(ports()), Some(&client(None)), at(now)) {
+                let rotating = sequence.rotating.unwrap();
+                prop_assert!(rotating.from <= now && now < rotating.until);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The sequences of a door that rotate with time: which of them hold now, and whose they are.
+//!
+//! Each step has an index of its own. It is prepared before it counts, a slice at a time, so that
+//! the step turns without anybody waiting.
+
+mod search;
+mod step;
+mod tail;
+
+use std::collections::VecDeque;
+use std::ops::{ControlFlow, RangeInclusive};
+use std::time::Duration;
+
+use super::ClientId;
+use crate::proto::knock::Knock;
+use crate::proto::totp::{Key, Mode, Scheme};
+use crate::time::{Monotonic, Now, Wall};
+use step::Step;
+
+pub(super) use search::{Progress, Searches};
+pub(super) use tail::Tail;
+
+/// How many steps are kept after they ran out, at most, for sequences that began before.
+const RETIRED: u64 = 64;
+
+/// Someone who holds a secret.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) client: ClientId,
+    pub(super) key: Key,
+    /// From then on the secret opens nothing.
+    pub(super) until: Option<Wall>,
+}
+
+/// A door's sequences, of all who may open it, in the steps around now.
+#[derive(Debug)]
+pub(super) struct Rotation {
+    scheme: Scheme,
+    door: String,
+    timeout: Duration,
+    holders: Vec<Holder>,
+    /// Consecutive. Only the last may be unfinished.
+    steps: VecDeque<Step>,
+}
+
+/// What the latest knocks come to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// They are all of a sequence.
+    Whole(Whole),
+    /// They end with the beginning of one, which may be empty.
+    Partial(Stage),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whole {
+    pub(super) client: ClientId,
+    pub(super) step: u64,
+    key: u64,
+    /// When its first knock came.
+    pub(super) began: Monotonic,
+    pub(super) standing: Standing,
+}
+
+/// Whether a whole sequence opens its door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Good,
+    /// It did, once.
+    Used,
+    /// Its secret has run out.
+    Expired,
+}
+
+/// How many knocks form the beginning of a sequence, and when the first of them came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stage {
+    pub(super) knocks: u8,
+    pub(super) began: Monotonic,
+}
+
+impl Rotation {
+    /// The sequences with which `holders` open a door, all within `timeout`.
+    pub(super) fn new(scheme: Scheme, door: &str, timeout: Duration, holders: Vec<Holder>) -> Self {
+        Self { scheme, door: door.to_owned(), timeout, holders, steps: VecDeque::new() }
+    }
+
+    pub(super) const fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// Whether a repeated knock counts for nothing unless the sequence has it twice.
+    pub(super) const fn takes_repetitions(&self) -> bool {
+        matches!(self.scheme.mode(), Mode::Code { .. })
+    }
+
+    /// The steps that hold at a moment.
+    fn window(&self, at: Wall) -> RangeInclusive<u64> {
+        let (step, skew) = (self.scheme.step_at(at), u64::from(self.scheme.skew()));
+        step.saturating_sub(skew)..=step.saturating_add(skew)
+    }
+
+    /// The steps to have ready: those that hold, the one after, and those that held when a sequence
+    /// began that can still be completed.
+    fn wanted(&self, now: Wall) -> RangeInclusive<u64> {
+        let window = self.window(now);
+        let retired = self.window(now - self.timeout);
+        let first = (*retired.start()).max(window.start().saturating_sub(RETIRED));
+        first..=window.end().saturating_add(1)
+    }
+
+    /// Whether all that holds now is there to be matched.
+    pub(super) fn is_ready(&self, now: Wall) -> bool {
+        let window = self.window(now);
+        let finished = |step: &&Step| step.is_finished(&self.holders);
+        self.steps.front().is_some_and(|first| first.number() <= *window.start())
+            && self
+                .steps
+                .iter()
+                .rev()
+                .find(finished)
+                .is_some_and(|last| last.number() >= *window.end())
+    }
+
+    /// Makes ready what holds now, however long that takes.
+    pub(super) fn make_ready(&mut self, now: Wall) {
+        if !self.is_ready(now) {
+            self.prepare(now, &mut { usize::MAX });
+        }
+    }
+
+    /// How long until there is something to prepare.
+    pub(super) fn idle(&self, now: Wall) -> Duration {
+        let wanted = self.wanted(now);
+        let prepared = self.is_ready(now)
+            && self.steps.back().is_some_and(|last| {
+                last.number() >= *wanted.end() && last.is_finished(&self.holders)
+            });
+        if prepared {
+            self.scheme.turns_at(self.scheme.step_at(now)).since(now)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Prepares what is missing, for as much of `work` as there is; takes what it used off it. A
+    /// unit of work is about one HMAC.
+    pub(super) fn prepare(&mut self, now: Wall, work: &mut usize) {
+        let (window, wanted) = (self.window(now), self.wanted(now));
+        while self.steps.front().is_some_and(|step| step.number() < *wanted.start()) {
+            self.steps.pop_front();
+        }
+        while self.steps.back().is_some_and(|step| step.number() > *wanted.end()) {
+            self.steps.pop_back();
+        }
+        // There is nothing yet, or the clock was set back.
+        if self.steps.front().is_none_or(|first| first.number() > *window.start()) {
+            self.steps.clear();
+            self.steps.push_back(Step::new(*wanted.start(), &self.scheme, &self.holders));
+        }
+        while let Some(last) = self.steps.back_mut() {
+            last.prepare(&self.scheme, &self.door, &self.holders, work);
+            if !last.is_finished(&self.holders) || last.number() >= *wanted.end() || *work == 0 {
+                return;
+            }
+            let next = last.number() + 1;
+            self.steps.push_back(Step::new(next, &self.scheme, &self.holders));
+        }
+    }
+
+    /// What the latest knocks of a source come to.
+    ///
+    /// A sequence counts if its step holds now, or held when its first knock came.
+    pub(super) fn recognise(&self, tail: &Tail, now: Now) -> Outcome {
+        let length = self.scheme.length();
+        let mut outcome = Outcome::Partial(Stage::default());
+        let _ = tail.candidates(length, self.takes_repetitions(), &mut |knocks, began| {
+            let key = step::key(knocks);
+            let mut held = self.held(now, began);
+            if knocks.len() < length {
+                if !held.any(|step| step.has(key)) {
+                    return ControlFlow::Continue(());
+                }
+                // No longer than a sequence: at most eight.
+                outcome = Outcome::Partial(Stage { knocks: knocks.len() as u8, began });
+            } else {
+                let whole = held.find_map(|step| {
+                    let holder = self.holder_of(step, key, knocks)?;
+                    let standing = self.standing(key, holder, now.wall);
+                    let (client, step) = (holder.client, step.number());
+                    Some(Whole { client, step, key, began, standing })
+                });
+                let Some(whole) = whole else { return ControlFlow::Continue(()) };
+                outcome = Outcome::Whole(whole);
+            }
+            ControlFlow::Break(())
+        });
+        outcome
+    }
+
+    /// How far knocks have come of which the oldest have been forgotten.
+    pub(super) fn stage_of(&self, tail: &Tail, now: Now) -> Stage {
+        let Some(last) = tail.latest() else { return Stage::default() };
+        // What holds only by now was not there to be knocked.
+        let then = Now { monotonic: last, wall: now.wall - now.monotonic.since(last) };
+        match self.recognise(tail, then) {
+            Outcome::Partial(stage) => stage,
+            Outcome::Whole(_) => Stage::default(),
+        }
+    }
+
+    /// The steps that hold now, or did at a moment before.
+    fn held(&self, now: Now, then: Monotonic) -> impl Iterator<Item = &Step> {
+        let at_first = self.window(now.wall - now.monotonic.since(then));
+        let at_last = self.window(now.wall);
+        self.steps.iter().filter(move |step| {
+            at_last.contains(&step.number()) || at_first.contains(&step.number())
+        })
+    }
+
+    fn holder_of(&self, step: &Step, key: u64, knocks: &[Knock]) -> Option<&Holder> {
+        let holder = self.holders.get(step.holder(key)?)?;
+        let same = self.scheme.matches(&holder.key, &self.door, step.number(), knocks);
+        same.then_some(holder)
+    }
+
+    fn standing(&self, key: u64, holder: &Holder, now: Wall) -> Standing {
+        if self.steps.iter().any(|step| step.is_used(key)) {
+            Standing::Used
+        } else if holder.until.is_some_and(|until| until <= now) {
+            Standing::Expired
+        } else {
+            Standing::Good
+        }
+    }
+
+    /// Remembers that a sequence has opened the door: whoever knocks it again is refused, even
+    /// where it is someone else's too.
+    pub(super) fn use_up(&mut self, whole: &Whole) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.number() == whole.step) {
+            step.use_up(whole.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Whose clock is off: looks for the step that a sequence would have been right in.
+//!
+//! It only helps people, so it is rationed: one search at a time, a few a minute, and only for
+//! whole sequences of sources that have gone quiet.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::{Rotation, Tail};
+use crate::engine::ClientId;
+use crate::proto::knock::Knock;
+use crate::time::{Monotonic, Now};
+
+/// How far a clock may be off, in seconds.
+const FARTHEST: u64 = 3600;
+/// How long a source has to be quiet before its last knocks are looked at.
+const QUIET: Duration = Duration::from_secs(1);
+/// How many searches may begin within [`PERIOD`].
+const SEARCHES: usize = 10;
+const PERIOD: Duration = Duration::from_secs(60);
+/// How many sources may wait to be looked at.
+const WAITING: usize = 8;
+/// How many sequences are compared at most: what a second of work is for.
+const COMPARISONS: u64 = 2_000_000;
+/// One in so many searches may find by chance what nobody knocked.
+const BY_CHANCE: u64 = 100;
+
+/// Knocks that may be somebody's whole sequence in another step, `T` says on which track.
+#[derive(Debug)]
+pub(in crate::engine) struct Search<T> {
+    pub(in crate::engine) track: T,
+    pub(in crate::engine) source: IpAddr,
+    /// When the last knock came.
+    at: Now,
+    pub(in crate::engine) began: Monotonic,
+    candidates: SmallVec<[SmallVec<[Knock; 8]>; 1]>,
+    /// How many steps of how many holders have been compared.
+    compared: u64,
+}
+
+/// How far a search has come.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Progress {
+    Going,
+    Nothing,
+    /// It is the client's sequence, so many steps from when it was knocked.
+    Found {
+        client: ClientId,
+        steps: i32,
+    },
+}
+
+/// What is to be searched for.
+#[derive(Debug)]
+pub(in crate::engine) struct Searches<T> {
+    waiting: Vec<Search<T>>,
+    running: Option<Search<T>>,
+    /// When the latest began.
+    begun: VecDeque<Monotonic>,
+}
+
+impl<T> Default for Searches<T> {
+    fn default() -> Self {
+        Self { waiting: Vec::new(), running: None, begun: VecDeque::new() }
+    }
+}
+
+impl<T: Copy + Eq> Searches<T> {
+    /// Takes note of the latest knocks of a source, in place of those before.
+    pub(in crate::engine) fn suggest(
+        &mut self,
+        track: T,
+        source: IpAddr,
+        rotation: &Rotation,
+        tail: &Tail,
+        now: Now,
+    ) {
+        self.forget(track, source);
+        if self.waiting.len() >= WAITING {
+            return;
+        }
+        let length = rotation.scheme.length();
+        let mut candidates = SmallVec::new();
+        let mut first = now.monotonic;
+        let repetitions = rotation.takes_repetitions();
+        let _ = tail.candidates(length, repetitions, &mut |knocks, began| {
+            if knocks.len() < length {
+                return ControlFlow::Break(());
+            }
+            candidates.push(knocks.into());
+            first = first.min(began);
+            ControlFlow::Continue(())
+        });
+        if !candidates.is_empty() {
+            let compared = 0;
+            self.waiting.push(Search {
+                track,
+                source,
+                at: now,
+                began: first,
+                candidates,
+                compared,
+            });
+        }
+    }
+
+    /// The source got in, or is not to be looked at for another reason.
+    pub(in crate::engine) fn forget(&mut self, track: T, source: IpAddr) {
+        self.waiting.retain(|search| (search.track, search.source) != (track, source));
+    }
+
+    /// When there is something to do.
+    pub(in crate::engine) fn due(&self) -> Option<Monotonic> {
+        if self.running.is_some() {
+            return Some(Monotonic::ZERO);
+        }
+        let quiet = self.waiting.iter().map(|search| search.at.monotonic + QUIET).min()?;
+        let allowed = match self.begun.front() {
+            Some(&first) if self.begun.len() >= SEARCHES => first + PERIOD,
+            _ => Monotonic::ZERO,
+        };
+        Some(quiet.max(allowed))
+    }
+
+    /// The search that is on, after the next has begun if it is time.
+    pub(in crate::engine) fn running(&mut self, now: Monotonic) -> Option<&mut Search<T>> {
+        if self.running.is_none() && self.due().is_some_and(|due| due <= now) {
+            let quiet = |search: &Search<T>| search.at.monotonic + QUIET <= now;
+            let next = self.waiting.iter().position(quiet)?;
+            self.running = Some(self.waiting.remove(next));
+            self.begun.push_back(now);
+            if self.begun.len() > SEARCHES {
+                self.begun.pop_front();
+            }
+        }
+        self.running.as_mut()
+    }
+
+    /// The search that is on has come to its end.
+    pub(in crate::engine) fn end(&mut self) {
+        self.running = None;
+    }
+}
+
+impl Rotation {
+    /// Goes on with a search, the nearest steps first, for as much of `work` as there is.
+    pub(in crate::engine) fn search<T>(
+        &self,
+        search: &mut Search<T>,
+        work: &mut usize,
+    ) -> Progress {
+        let most = (self.scheme.variety() / BY_CHANCE).min(COMPARISONS);
+        let holders = self.holders.len() as u64;
+        let now = self.scheme.step_at(search.at.wall);
+        let skew = u64::from(self.scheme.skew());
+        while *work > 0 {
+            let (round, place) = match search.compared.checked_div(holders) {
+                Some(round) => (round, search.compared % holders),
+                None => return Progress::Nothing,
+            };
+            // Ahead and behind in turn, and ever farther.
+            let distance = skew + 1 + round / 2;
+            if search.compared >= most || distance > FARTHEST / u64::from(self.scheme.step()) {
+                return Progress::Nothing;
+            }
+            // At most 3600.
+            let steps = if round % 2 == 0 { distance as i32 } else { -(distance as i32) };
+            search.compared += 1;
+            *work -= 1;
+            let holder = usize::try_from(place).ok().and_then(|place| self.holders.get(place));
+            if let Some(holder) = holder
+                && let Some(step) = now.checked_add_signed(steps.into())
+                && search
+                    .candidates
+                    .iter()
+                    .any(|knocks| self.scheme.matches(&holder.key, &self.door, step, knocks))
+            {
+                return Progress::Found { client: holder.client, steps };
+            }
+        }
+        Progress::Going
+    }
+}
