@@ -127,6 +127,7 @@ enum Task {
     /// Make sequences of which each opens a door once, for its 'one_time_sequences'
     #[command(after_help = "Example: knockctl one-time --lines 50 /etc/knock.d/keys/ssh.sequences")]
     OneTime(one_time::OneTimeArgs),
+
     /// Print the configuration of classic knockd or of fwknopd as YAML
     ///
     /// Notes go to standard error. The exit status is 0 if everything was carried over as it

@@ -85,6 +85,12 @@ struct Door {
     via: String,
 }
 
+/// Why a client has no ports.
+struct NoPorts {
+    problem: Diagnostic,
+    comment: &'static str,
+}
+
 struct Made<'a> {
     path: &'a Path,
     templates: Page,
@@ -132,34 +138,68 @@ impl<'a> Made<'a> {
             notes.push(client.at.error(message).help(help));
             return self.commented(client, &name, "It has the same key as another client.");
         }
+        let doors = match &client.cycle {
+            Some(cycle) if !cycle.depends_on_port() => vec![self.command_door(client, cycle)],
+            _ => match self.ports(client, open) {
+                Ok(ports) => self.port_doors(client, ports),
+                Err(NoPorts { problem, comment }) => {
+                    notes.push(problem);
+                    return self.commented(client, &name, comment);
+                }
+            },
+        };
+        self.keys.insert(client.key.bytes.clone(), client);
+        self.hmac_keys.extend(hmac.map(|hmac| (hmac.clone(), client)));
+        write_client(&mut self.clients, client, &name, &doors);
+    }
+
+    /// The ports that a client may open, if it is known which; at least one.
+    fn ports(&self, client: &Client, open: &[Knock]) -> Result<Vec<Knock>, NoPorts> {
         let ports = match &client.ports {
             Some(ports) => ports.as_slice(),
             None if open.is_empty() => {
                 let message = "commented out: this client may open any port, as no client here may";
                 let file = self.path.display();
                 let help = format!("name its ports: knockctl import --open 22/tcp,443/tcp {file}");
-                notes.push(client.at.error(message).help(help));
-                let comment = "It could open any port: name the doors that it may open.";
-                return self.commented(client, &name, comment);
+                return Err(NoPorts {
+                    problem: client.at.error(message).help(help),
+                    comment: "It could open any port: name the doors that it may open.",
+                });
             }
             None => open,
         };
-        let ports: Vec<Knock> =
-            ports.iter().copied().filter(|port| !client.restricted.contains(port)).collect();
+        let allowed = ports.iter().copied().filter(|port| !client.restricted.contains(port));
+        let ports: Vec<Knock> = allowed.collect();
         if ports.is_empty() {
-            let message = "the stanza is left out: RESTRICT_PORTS takes all its ports away";
-            return notes.push(client.at.error(message));
+            let message = "commented out: RESTRICT_PORTS takes all its ports away";
+            let comment = "It could open no port.";
+            return Err(NoPorts { problem: client.at.error(message), comment });
         }
-        self.keys.insert(client.key.bytes.clone(), client);
-        self.hmac_keys.extend(hmac.map(|hmac| (hmac.clone(), client)));
+        Ok(ports)
+    }
+
+    /// A door for each port, so that a request opens what it asks for and no more.
+    fn port_doors(&mut self, client: &Client, ports: Vec<Knock>) -> Vec<String> {
         let via = client.cycle.as_ref().map_or_else(|| GUARD.to_owned(), |it| self.template(it));
-        let closes = client.cycle.as_ref().is_none_or(|cycle| cycle.close.is_some());
-        let open_for = closes.then_some((client.open_for, client.open_for_max));
-        let doors: Vec<String> = ports
+        let open_for = times(client);
+        ports
             .into_iter()
             .map(|port| self.door(Door { port, open_for, via: via.clone() }).to_string())
-            .collect();
-        write_client(&mut self.clients, client, &name, &doors);
+            .collect()
+    }
+
+    /// The door that any request of this client opens, and only such.
+    fn command_door(&mut self, client: &Client, cycle: &Cycle) -> String {
+        let name = self.door_names.take("cmd-cycle").to_string();
+        let page = &mut self.doors;
+        page.open(1, &name);
+        page.entry(2, "fwknop", "true");
+        page.list(2, "start_command", &cycle.open);
+        if let Some(close) = &cycle.close {
+            page.list(2, "stop_command", close);
+        }
+        write_times(page, times(client));
+        name
     }
 
     fn commented(&mut self, client: &Client, name: &Name, why: &str) {
@@ -190,7 +230,7 @@ impl<'a> Made<'a> {
         name
     }
 
-    /// The name of this door; each has one port, so that a request opens what it asks for.
+    /// The name of this door, which is written if it is a new one.
     fn door(&mut self, door: Door) -> Name {
         if let Some((_, name)) = self.doors_known.iter().find(|(known, _)| *known == door) {
             return name.clone();
@@ -204,18 +244,25 @@ impl<'a> Made<'a> {
         page.open(1, name.as_str());
         page.entry(2, "fwknop", "true");
         page.list(2, "open", &[door.port.to_string()]);
-        if let Some((open_for, most)) = door.open_for {
-            page.entry(2, "open_for", &seconds(open_for));
-            page.entry(2, "open_for_max", &seconds(most));
-        }
+        write_times(page, door.open_for);
         page.entry(2, "via", &door.via);
         self.doors_known.push((door, name.clone()));
         name
     }
 }
 
-fn seconds(seconds: u64) -> String {
-    duration::format(Duration::from_secs(seconds))
+/// How long a client's doors are open, and the longest time that may be asked for, in seconds;
+/// `None`: nothing closes them.
+fn times(client: &Client) -> Option<(u64, u64)> {
+    let closes = client.cycle.as_ref().is_none_or(|cycle| cycle.close.is_some());
+    closes.then_some((client.open_for, client.open_for_max))
+}
+
+fn write_times(page: &mut Page, times: Option<(u64, u64)>) {
+    let Some((open_for, most)) = times else { return };
+    for (key, seconds) in [("open_for", open_for), ("open_for_max", most)] {
+        page.entry(2, key, &duration::format(Duration::from_secs(seconds)));
+    }
 }
 
 /// A network, or the address where it is only one.

@@ -66,12 +66,13 @@ fn read_stanza(
     let hmac_type = named(stanza, "HMAC_DIGEST_TYPE")?.filter(|_| hmac.is_some());
     let mode = named(stanza, "ENCRYPTION_MODE")?;
     let username = stanza.get("REQUIRE_USERNAME").map(username).transpose()?;
+    let cycle = read_cycle(stanza, notes)?;
+    notes.extend(without_effect(stanza, cycle.as_ref(), hmac.is_some()));
     let ports = stanza.get("OPEN_PORTS").map(|given| read_ports(given, notes));
     if ports.as_ref().is_some_and(Vec::is_empty) {
         return Err(stanza.at.error("the stanza is left out: it opens no port"));
     }
     let restricted = stanza.get("RESTRICT_PORTS").map(|given| read_ports(given, notes));
-    let cycle = read_cycle(stanza, notes)?;
     let most = seconds(stanza, "MAX_FW_TIMEOUT", MAX_FW_TIMEOUT, notes);
     let open_for = match &cycle {
         Some(cycle) => cycle.timer,
@@ -103,6 +104,33 @@ fn read_stanza(
         open_for,
         open_for_max: most.max(open_for),
     })
+}
+
+/// What a stanza says in vain, or needs not say here.
+fn without_effect(stanza: &Stanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Diagnostic> {
+    let say = |name, message: &str| Some(stanza.get(name)?.at.warning(format!("{name} {message}")));
+    let mut found = Vec::new();
+    if !hmac {
+        found.push(say("HMAC_DIGEST_TYPE", "has no effect without HMAC_KEY: left out"));
+    }
+    match cycle {
+        Some(cycle) => {
+            let message = "has no effect beside CMD_CYCLE_OPEN: left out";
+            found.push(say("FW_ACCESS_TIMEOUT", message));
+            if cycle.depends_on_port() {
+                let message = "has no effect in fwknopd, which runs CMD_CYCLE_OPEN in any case; \
+                               here only these ports are opened";
+                found.push(say("OPEN_PORTS", message));
+            } else {
+                found.extend([say("OPEN_PORTS", message), say("RESTRICT_PORTS", message)]);
+            }
+        }
+        None => {
+            let message = "needs no counterpart: a client opens only what its doors name";
+            found.push(say("RESTRICT_PORTS", message));
+        }
+    }
+    found.into_iter().flatten().collect()
 }
 
 /// What a variable names, in fwknop's words.

@@ -17,6 +17,15 @@ pub(super) struct Cycle {
     pub(super) timer: u64,
 }
 
+impl Cycle {
+    /// Whether it depends on what is asked for; fwknopd runs it in any case.
+    pub(super) fn depends_on_port(&self) -> bool {
+        let words = self.open.iter().chain(self.close.iter().flatten());
+        let holes = ["%PORT%", "%PROTO%"];
+        words.into_iter().any(|word| holes.iter().any(|hole| word.contains(hole)))
+    }
+}
+
 /// Variables of fwknopd, and the holes that stand for the same.
 const HOLES: [(&str, &str); 4] =
     [("IP", "%IP%"), ("SRC", "%IP%"), ("PORT", "%PORT%"), ("PROTO", "%PROTO%")];

@@ -230,6 +230,13 @@ impl Settings<'_> {
         } else {
             "PCAP_FILTER"
         };
+        for other in ["UDPSERV_PORT", "NFQ_PORT", "PCAP_FILTER"] {
+            if let (true, Some((at, _))) = (other != name, self.given.get(other)) {
+                let message =
+                    format!("{other} has no effect, since fwknopd goes by {name}: left out");
+                self.notes.push(at.warning(message));
+            }
+        }
         let (at, text) = self.text(name)?;
         let words: Vec<&str> = text.split_whitespace().collect();
         let port = match (name, words.as_slice()) {
