@@ -493,7 +493,8 @@ fn the_knocks_that_are_printed_as_valid_open() {
         current["knocks"].as_array().unwrap().iter().map(|knock| knock.as_str().unwrap()).collect();
     let from: IpAddr = CLIENT.parse().unwrap();
     site.net.client.knock_from(from, SERVER, &knocks, Duration::from_millis(10));
-    assert!(eventually(PATIENCE, || site.is_open(22)));
+    assert!(eventually(PATIENCE, || site.knockd.grants().len() == 1));
+    assert!(site.is_open(22));
 }
 
 #[test]

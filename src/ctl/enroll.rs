@@ -104,7 +104,7 @@ impl Given {
 pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<(), Failure> {
     let site = Site::open(config, insecure)?;
     let known = site.client(&args.client)?;
-    let doors = chosen(&site.config().doors, args, known.as_ref())?;
+    check(&site.config().doors, args, known.as_ref())?;
     let given = Given::of(args)?;
     let wall = clock::now().wall;
     let now = Timestamp::from_nanosecond(wall.as_nanos().into()).unwrap_or_default();
@@ -132,22 +132,18 @@ pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<()
     // Whatever has become of knockd, the client's secrets are shown this once only. What is new
     // counts at all doors of the client.
     let only_new = given.totp.is_some() || given.spa.is_some();
-    let doors = if only_new { &client.doors } else { &doors };
+    let doors = if only_new { &client.doors } else { &args.doors };
     let doors: Vec<&Door> =
         config.doors.iter().filter(|door| doors.contains(door.name())).collect();
     let shown = show(args, &given, &doors, &config);
     reloaded.and(shown)
 }
 
-/// The doors that this is about, in the order of their names.
+/// Whether the client can be given that, and comes to something by it.
 ///
 /// # Errors
-/// When there is nothing to be done, or a door could not be opened with what is given.
-fn chosen(
-    doors: &[Door],
-    args: &EnrollArgs,
-    known: Option<&ClientFile>,
-) -> Result<Vec<Name>, Failure> {
+/// When there is nothing to be done, or a door could not be opened with what the client has then.
+fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Failure> {
     let name = &args.client;
     if let Some(unknown) =
         args.doors.iter().find(|wanted| doors.iter().all(|door| door.name() != *wanted))
@@ -156,19 +152,13 @@ fn chosen(
         return Err(Failure::NoDoor { door: unknown.clone(), doors });
     }
     let (gets_totp, gets_spa) = (args.totp, args.spa.is_some());
-    let has = |of: fn(&ClientFile) -> bool| known.is_some_and(of);
-    let (totp, spa) = if gets_totp || gets_spa {
-        (gets_totp, gets_spa)
-    } else {
-        (has(|known| known.totp.is_some()), has(|known| known.spa.is_some()))
-    };
-    let wanted = match known {
+    match known {
         None if args.doors.is_empty() => {
             return Err(Failure::Unfit(format!(
                 "'{name}' is new: name the doors that it may open, with --door"
             )));
         }
-        None if !totp && !spa => {
+        None if !gets_totp && !gets_spa => {
             return Err(Failure::Unfit(format!(
                 "'{name}' is new: say what it gets\n    \
                  --totp a secret for sequences that rotate, --spa a key for datagrams"
@@ -181,29 +171,26 @@ fn chosen(
                  --spa adds a public key"
             )));
         }
-        // What is new counts at all doors of the client.
-        Some(known) if args.doors.is_empty() => &known.doors,
-        _ => &args.doors,
+        _ => {}
+    }
+    let totp = gets_totp || known.is_some_and(|known| known.totp.is_some());
+    let spa = gets_spa || known.is_some_and(|known| known.spa.is_some());
+    let opens = |door: &Door| {
+        totp && !Lacks::Totp.is_lacked_by(door) || spa && !Lacks::Spa.is_lacked_by(door)
     };
-    let wanted = doors.iter().filter(|door| wanted.contains(door.name()));
-    let wanted: Vec<&Door> = wanted.collect();
-    let takes =
-        |door: &Door| (totp && door.recognition.totp.is_some()) || (spa && door.recognition.spa);
-    let useless = if args.doors.is_empty() {
-        wanted.first().filter(|_| !wanted.iter().any(|door| takes(door)))
-    } else {
-        wanted.iter().find(|door| !takes(door))
-    };
-    if let Some(door) = useless {
+    let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
+    if let Some(door) = named.find(|door| !opens(door)) {
         return Err(Failure::Unfit(takes_none(door, name, totp, spa)));
     }
-    for (wants, of) in [(totp, Lacks::Totp), (spa, Lacks::Spa)] {
-        if wants && (gets_totp || gets_spa) && wanted.iter().all(|door| of.is_lacked_by(door)) {
-            let named: Vec<_> = wanted.iter().map(|door| door.name().as_str()).collect();
-            return Err(Failure::Unfit(of.said(&named.join(", "))));
+    let had = known.map_or(&[][..], |known| &known.doors);
+    let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
+    for (gets, lacks) in [(gets_totp, Lacks::Totp), (gets_spa, Lacks::Spa)] {
+        if gets && doors.iter().filter(all).all(|door| lacks.is_lacked_by(door)) {
+            let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
+            return Err(Failure::Unfit(lacks.said(&names.join("', '"))));
         }
     }
-    Ok(wanted.iter().map(|door| door.name().clone()).collect())
+    Ok(())
 }
 
 /// A way of opening that a door may not have.
@@ -388,8 +375,8 @@ mod tests {
         client
     }
 
-    /// The doors that a command line is about, or the first line of what is wrong with it.
-    fn about(line: &str, known: Option<&ClientFile>) -> Result<Vec<String>, String> {
+    /// The first line of what is wrong with a command line, if anything is.
+    fn wrong(line: &str, known: Option<&ClientFile>) -> Option<String> {
         #[derive(clap::Parser)]
         struct Cli {
             #[command(flatten)]
@@ -397,35 +384,25 @@ mod tests {
         }
         let words = ["enroll", "phone"].into_iter().chain(line.split_whitespace());
         let args = <Cli as clap::Parser>::try_parse_from(words).unwrap().args;
-        match chosen(&doors(), &args, known) {
-            Ok(doors) => Ok(doors.iter().map(ToString::to_string).collect()),
-            Err(error) => Err(error.to_string().lines().next().unwrap().to_owned()),
-        }
-    }
-
-    fn is_about(line: &str, known: Option<&ClientFile>, doors: &[&str]) {
-        assert_eq!(
-            about(line, known),
-            Ok(doors.iter().map(|&it| it.to_owned()).collect()),
-            "{line}"
-        );
+        let error = check(&doors(), &args, known).err()?;
+        Some(error.to_string().lines().next().unwrap().to_owned())
     }
 
     fn is_refused(line: &str, known: Option<&ClientFile>, why: &str) {
-        let error = about(line, known).unwrap_err();
+        let error = wrong(line, known).unwrap_or_else(|| panic!("{line} is taken"));
         assert!(error.contains(why), "{line}: {error}");
     }
 
     #[test]
-    fn a_new_client_is_about_the_doors_that_are_named() {
-        is_about("--door totp --totp", None, &["totp"]);
-        is_about("--door spa --spa", None, &["spa"]);
-        is_about(&format!("--door spa --spa {KEY}"), None, &["spa"]);
-        is_about("--door totp --door spa --door both --totp --spa", None, &["both", "spa", "totp"]);
-    }
-
-    #[test]
     fn a_new_client_needs_a_door_and_something_to_open_it_with() {
+        for line in [
+            "--door totp --totp",
+            "--door spa --spa",
+            "--door spa --spa 4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=",
+            "--door totp --door spa --door both --totp --spa",
+        ] {
+            assert_eq!(wrong(line, None), None, "{line}");
+        }
         is_refused("--totp", None, "name the doors that it may open");
         is_refused("--door totp", None, "say what it gets");
         is_refused("--door nosuch --totp", None, "there is no door 'nosuch'");
@@ -443,14 +420,16 @@ mod tests {
     #[test]
     fn a_known_client_may_get_another_door_or_another_secret() {
         let phone = known(true, &["totp"]);
-        is_about("--totp", Some(&phone), &["totp"]);
-        is_about("--door both", Some(&phone), &["both"]);
-        is_about("--door both --spa", Some(&phone), &["both"]);
+        for line in ["--totp", "--door both", "--door both --spa", "--door spa --spa"] {
+            assert_eq!(wrong(line, Some(&phone)), None, "{line}");
+        }
         is_refused("", Some(&phone), "nothing is to be added");
         is_refused("--door spa", Some(&phone), "'spa' takes no sequences that rotate");
         is_refused("--spa", Some(&phone), "'totp' takes no SPA datagrams");
-        let laptop = known(false, &["spa", "totp"]);
-        is_about("--spa", Some(&laptop), &["spa", "totp"]);
+        let laptop = known(false, &["spa", "both"]);
+        for line in ["--spa", "--door totp --totp", "--door spa --totp"] {
+            assert_eq!(wrong(line, Some(&laptop)), None, "{line}");
+        }
     }
 
     #[test]
