@@ -135,6 +135,10 @@ impl Writer {
         }
     }
 
+    fn knock(self, knock: Knock) -> Self {
+        self.put([u8::from(knock.protocol == Protocol::Udp)]).put(knock.port.get().to_be_bytes())
+    }
+
     fn time(self, time: Monotonic) -> Self {
         self.put(time.as_nanos().to_be_bytes())
     }
@@ -146,7 +150,9 @@ impl Writer {
             EventKind::Open(Knocked::Totp { client, step }) => {
                 self.put([2]).client(client).put(step.to_be_bytes())
             }
-            EventKind::Reset { stage, reason } => self.put([3, stage, reason_code(reason)]),
+            EventKind::Reset { stage, reason, knock } => {
+                self.put([3, stage, reason_code(reason)]).optional(knock, Self::knock)
+            }
             EventKind::Missed { client, steps } => {
                 self.put([4]).client(client).put(steps.to_be_bytes())
             }
@@ -230,6 +236,12 @@ impl Reader<'_> {
         }
     }
 
+    fn knock(&mut self) -> Result<Knock, Malformed> {
+        let protocol = if self.boolean()? { Protocol::Udp } else { Protocol::Tcp };
+        let port = NonZeroU16::new(u16::from_be_bytes(self.take()?)).ok_or(Malformed)?;
+        Ok(Knock::new(protocol, port))
+    }
+
     fn reason(&mut self) -> Result<Reason, Malformed> {
         Reason::ALL.get(usize::from(self.byte()?)).copied().ok_or(Malformed)
     }
@@ -239,7 +251,10 @@ impl Reader<'_> {
             0 => EventKind::Stage(self.byte()?),
             1 => EventKind::Open(Knocked::Sequence),
             2 => EventKind::Open(Knocked::Totp { client: self.client()?, step: self.u64()? }),
-            3 => EventKind::Reset { stage: self.byte()?, reason: self.reason()? },
+            3 => {
+                let (stage, reason) = (self.byte()?, self.reason()?);
+                EventKind::Reset { stage, reason, knock: self.optional(Self::knock)? }
+            }
             4 => {
                 let client = self.client()?;
                 EventKind::Missed { client, steps: i32::from_be_bytes(self.take()?) }
@@ -347,12 +362,9 @@ impl Frame for FromWatcher {
                 Writer::new(6).put([reason_code(reason)]).put(count.to_be_bytes())
             }
             Self::Done => Writer::new(7),
-            Self::Seen { source, knock, reason, at } => Writer::new(8)
-                .address(source)
-                .put([u8::from(knock.protocol == Protocol::Udp)])
-                .put(knock.port.get().to_be_bytes())
-                .put([reason_code(reason)])
-                .time(at),
+            Self::Seen { source, knock, reason, at } => {
+                Writer::new(8).address(source).knock(knock).put([reason_code(reason)]).time(at)
+            }
             Self::Past { event, at } => Writer::new(9).event(event).time(at),
             Self::Asked { ref request, at } => Writer::new(10).request(request).time(at),
             Self::Refused { refusal, at } => Writer::new(11)
@@ -385,14 +397,7 @@ impl Frame for FromWatcher {
             6 => Self::Count { reason: reader.reason()?, count: reader.u64()? },
             7 => Self::Done,
             8 => {
-                let source = reader.address()?;
-                let protocol = match reader.byte()? {
-                    0 => Protocol::Tcp,
-                    1 => Protocol::Udp,
-                    _ => return Err(Malformed),
-                };
-                let port = NonZeroU16::new(u16::from_be_bytes(reader.take()?)).ok_or(Malformed)?;
-                let knock = Knock::new(protocol, port);
+                let (source, knock) = (reader.address()?, reader.knock()?);
                 Self::Seen { source, knock, reason: reader.reason()?, at: reader.time()? }
             }
             9 => Self::Past { event: reader.event()?, at: reader.time()? },
@@ -503,6 +508,13 @@ mod tests {
         prop::sample::select(Reason::ALL.to_vec())
     }
 
+    fn knock() -> impl Strategy<Value = Knock> {
+        (1..=u16::MAX, any::<bool>()).prop_map(|(port, udp)| {
+            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            Knock::new(protocol, port.try_into().unwrap())
+        })
+    }
+
     fn kind() -> impl Strategy<Value = EventKind> {
         prop_oneof![
             any::<u8>().prop_map(EventKind::Stage),
@@ -515,7 +527,8 @@ mod tests {
             (any::<u64>(), any::<bool>()).prop_map(|(until, everywhere)| {
                 EventKind::LockedOut { until: Monotonic::from_nanos(until), everywhere }
             }),
-            (any::<u8>(), reason()).prop_map(|(stage, reason)| EventKind::Reset { stage, reason }),
+            (any::<u8>(), reason(), prop::option::of(knock()))
+                .prop_map(|(stage, reason, knock)| EventKind::Reset { stage, reason, knock }),
         ]
     }
 
@@ -565,13 +578,9 @@ mod tests {
                     FromWatcher::Refused { refusal: Refusal { source, client, door, reason }, at }
                 }
             ),
-            (address(), 1..=u16::MAX, any::<bool>(), reason(), time()).prop_map(
-                |(source, port, udp, reason, at)| {
-                    let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
-                    let knock = Knock::new(protocol, port.try_into().unwrap());
-                    FromWatcher::Seen { source, knock, reason, at }
-                }
-            ),
+            (address(), knock(), reason(), time()).prop_map(|(source, knock, reason, at)| {
+                FromWatcher::Seen { source, knock, reason, at }
+            }),
             (address(), kind(), time(), time()).prop_map(|(source, kind, began, at)| {
                 FromWatcher::Past { event: Event { door: DoorId(7), source, kind, began }, at }
             }),

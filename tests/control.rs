@@ -188,7 +188,7 @@ fn a_knock_that_did_not_open_is_explained_afterwards_and_as_it_happens() {
     let said = site.says_while(&["explain", "--live", "--ip", CLIENT], || site.knock(&["7100"]));
     for expected in [
         "ssh     stage 2 of 3 (8000/tcp)",
-        "ssh     reset at stage 2 of 3: a trip-wire was hit, 9000/tcp was expected",
+        "ssh     reset at stage 2 of 3: 9001/tcp is a trip-wire, 9000/tcp was expected",
         "slow    stage 1 of 3 (7100/tcp)",
     ] {
         assert!(said.contains(expected), "{expected} is not in\n{said}");

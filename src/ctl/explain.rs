@@ -273,7 +273,7 @@ impl<'a> Outcome<'a> {
             EventKind::Open(Knocked::Totp { client, .. }) => {
                 Self::Open { by: By::Totp, client: name_of(config, client) }
             }
-            EventKind::Reset { stage, reason } => Self::Reset { stage, reason },
+            EventKind::Reset { stage, reason, .. } => Self::Reset { stage, reason },
             EventKind::Missed { client, steps } => {
                 Self::Missed { client: name_of(config, client), steps }
             }

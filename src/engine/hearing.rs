@@ -11,6 +11,7 @@ use super::totp::{Outcome, Rotation, Searches, Stage, Standing, Tail, Whole};
 use super::tracker::{Attempt, Knocks, Source};
 use super::{DoorId, Event, EventKind, Knocked, Reason, Window};
 use crate::config::Lockout;
+use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
 
 /// Tells what happens to one source.
@@ -32,9 +33,16 @@ impl<'a> Teller<'a> {
     }
 
     /// A sequence is broken, and perhaps the latest knocks still form the beginning of another.
-    fn tell_reset(&mut self, door: DoorId, before: Stage, after: Stage, reason: Reason) {
+    /// `knock`: the one that broke the sequence, unless its time was over.
+    fn tell_reset(
+        &mut self,
+        door: DoorId,
+        (before, after): (Stage, Stage),
+        reason: Reason,
+        knock: Option<Knock>,
+    ) {
         if before.knocks > 0 {
-            let kind = EventKind::Reset { stage: before.knocks, reason };
+            let kind = EventKind::Reset { stage: before.knocks, reason, knock };
             self.tell(door, before.began, kind);
         }
         if after.knocks > 0 {
@@ -119,7 +127,7 @@ impl<'a> Hearing<'a> {
                 _ => return false,
             };
             if after.knocks < before.knocks {
-                self.teller.tell_reset(track.door, before, after, Reason::Timeout);
+                self.teller.tell_reset(track.door, (before, after), Reason::Timeout, None);
             }
             attempt.oldest().is_some()
         });
@@ -185,7 +193,7 @@ impl<'a> Hearing<'a> {
         if after.knocks <= before.knocks {
             let is_its_own = sequence.contains(sight.knock);
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
-            self.tell_broken(track, before, after, reason);
+            self.tell_broken(track, (before, after), reason, sight.knock);
             if before.knocks > 0 {
                 self.fail_at(track, after);
             }
@@ -224,7 +232,7 @@ impl<'a> Hearing<'a> {
             self.teller.tell(track.door, after.began, EventKind::Stage(after.knocks));
         } else if !again {
             // Every port of the range is a trip-wire, but for the one that is next.
-            self.tell_broken(track, before, after, Reason::TripWire);
+            self.tell_broken(track, (before, after), Reason::TripWire, sight.knock);
         }
         if !again {
             self.searches.suggest(id, source, rotation, tail, self.now);
@@ -239,8 +247,12 @@ impl<'a> Hearing<'a> {
                 self.opened.push((id, whole));
                 EventKind::Open(Knocked::Totp { client, step })
             }
-            Standing::Used => EventKind::Reset { stage: length as u8, reason: Reason::Used },
-            Standing::Expired => EventKind::Reset { stage: length as u8, reason: Reason::Expired },
+            Standing::Used => {
+                EventKind::Reset { stage: length as u8, reason: Reason::Used, knock: None }
+            }
+            Standing::Expired => {
+                EventKind::Reset { stage: length as u8, reason: Reason::Expired, knock: None }
+            }
         };
         self.teller.tell(track.door, began, kind);
         if let Some(lockouts) = &mut self.lockouts {
@@ -248,11 +260,11 @@ impl<'a> Hearing<'a> {
         }
     }
 
-    fn tell_broken(&mut self, track: &Track, before: Stage, after: Stage, reason: Reason) {
-        if before.knocks > 0 {
+    fn tell_broken(&mut self, track: &Track, stages: (Stage, Stage), reason: Reason, knock: Knock) {
+        if stages.0.knocks > 0 {
             self.broken = Some(track.door);
         }
-        self.teller.tell_reset(track.door, before, after, reason);
+        self.teller.tell_reset(track.door, stages, reason, Some(knock));
     }
 
     fn is_locked_out(&mut self, track: &Track) -> bool {

@@ -93,7 +93,7 @@ impl Model {
             let told = &mut self.sources.get_mut(&source).unwrap().doors[door].1;
             let before = std::mem::replace(told, after);
             if before != after {
-                events.extend(reset(source, door, before, after, Reason::Timeout));
+                events.extend(reset(source, door, before, after, (Reason::Timeout, None)));
             }
         }
         events
@@ -129,7 +129,8 @@ impl Model {
                 _ => {
                     let wrong = sequence.contains(&packet.knock());
                     let reason = if wrong { Reason::WrongKnock } else { Reason::TripWire };
-                    events.extend(reset(source, door, before, after, reason));
+                    let why = (reason, Some(packet.knock()));
+                    events.extend(reset(source, door, before, after, why));
                 }
             }
             history.doors[door].1 = after;
@@ -159,9 +160,15 @@ fn event(source: IpAddr, door: usize, began: Monotonic, kind: EventKind) -> Even
     Event { door: DoorId(door as u32), source, kind, began }
 }
 
-fn reset(source: IpAddr, door: usize, before: Told, after: Told, reason: Reason) -> Vec<Event> {
+fn reset(
+    source: IpAddr,
+    door: usize,
+    before: Told,
+    after: Told,
+    (reason, knock): (Reason, Option<Knock>),
+) -> Vec<Event> {
     let broken = before.map(|(stage, began)| {
-        event(source, door, began, EventKind::Reset { stage: stage as u8, reason })
+        event(source, door, began, EventKind::Reset { stage: stage as u8, reason, knock })
     });
     let left =
         after.map(|(stage, began)| event(source, door, began, EventKind::Stage(stage as u8)));

@@ -72,7 +72,10 @@ fn text(event: &Event) -> String {
         EventKind::Open(Knocked::Totp { client, .. }) => {
             format!("{door}: open: client {}", client.0)
         }
-        EventKind::Reset { stage, reason } => format!("{door}: {stage} lost: {}", reason.as_str()),
+        EventKind::Reset { stage, reason, knock } => {
+            let by = knock.map(|knock| format!(" by {knock}")).unwrap_or_default();
+            format!("{door}: {stage} lost{by}: {}", reason.as_str())
+        }
         EventKind::Missed { client, steps } => {
             format!("{door}: client {} missed by {steps} steps", client.0)
         }
@@ -107,7 +110,7 @@ fn a_wrong_knock_may_be_the_first_of_the_right_sequence() {
     );
     assert_eq!(
         told,
-        ["0: stage 1", "0: 1 lost: wrong-knock", "0: stage 1", "0: stage 2", "0: open"]
+        ["0: stage 1", "0: 1 lost by 7000/tcp: wrong-knock", "0: stage 1", "0: stage 2", "0: open"]
     );
 }
 
@@ -127,7 +130,7 @@ fn a_single_knock_can_be_a_sequence() {
 fn a_trip_wire_breaks_a_sequence_and_is_silent_where_there_is_none() {
     let mut engine = engine(&[Recognition { trip_wires: 1, ..door(&["7000", "8000"]) }]);
     let told = knocks(&mut engine, ALICE, &["7999", "7000", "8001", "8000"]);
-    assert_eq!(told, ["0: stage 1", "0: 1 lost: trip-wire"]);
+    assert_eq!(told, ["0: stage 1", "0: 1 lost by 8001/tcp: trip-wire"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use crate::proto::fwknop;
+use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Wall};
 use crate::wire::Ignored;
 
@@ -96,8 +97,8 @@ pub enum EventKind {
     Stage(u8),
     /// The sequence is complete.
     Open(Knocked),
-    /// A sequence that had come to `stage` is broken.
-    Reset { stage: u8, reason: Reason },
+    /// A sequence that had come to `stage` is broken; by this knock, unless its time was over.
+    Reset { stage: u8, reason: Reason, knock: Option<Knock> },
     /// The sequence would have been right for this client so many steps from now: its clock or ours
     /// is off.
     Missed { client: ClientId, steps: i32 },

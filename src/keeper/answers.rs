@@ -9,7 +9,7 @@ use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
 use super::doors::Answer;
 use super::run::Keeper;
-use super::watchers::{Notice, locked_out, missed};
+use super::watchers::{Notice, broken, locked_out, missed};
 use crate::config::{Door, Name};
 use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
 use crate::engine::{Event, EventKind, Knocked};
@@ -309,11 +309,11 @@ fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
             locked_out(everywhere).to_owned(),
             facts([("everywhere", everywhere.into())]),
         ),
-        EventKind::Reset { stage, reason } => (
-            "reset",
-            format!("sequence broken (stage {stage}): {reason}"),
-            facts([("stage", stage.into()), ("reason", reason.as_str().into())]),
-        ),
+        EventKind::Reset { stage, reason, knock } => {
+            let mut facts = facts([("stage", stage.into()), ("reason", reason.as_str().into())]);
+            facts.extend(knock.map(|knock| ("knock".to_owned(), knock.to_string().into())));
+            ("reset", broken(stage, reason, knock), facts)
+        }
     };
     EventLine {
         time: seconds(time),

@@ -522,20 +522,26 @@ fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
     door
 }
 
+/// A sequence that came to nothing, for people.
+pub(super) fn broken(stage: u8, reason: Reason, knock: Option<Knock>) -> String {
+    let knock = knock.map(|knock| format!("{knock}, ")).unwrap_or_default();
+    format!("sequence broken (stage {stage}): {knock}{reason}")
+}
+
 fn log_event(config: &Config, event: &Event, at: Monotonic, door: &Name) {
     let source = event.source;
     match event.kind {
         EventKind::Stage(stage) => {
             info!(%source, %door, event = "stage", stage, "Stage {stage}");
         }
-        EventKind::Reset { stage, reason: Reason::Timeout } => {
+        EventKind::Reset { stage, reason: Reason::Timeout, .. } => {
             info!(%source, %door, event = "reset", stage, reason = Reason::Timeout.as_str(),
                 "sequence timeout (stage {stage})");
         }
-        EventKind::Reset { stage, reason } => {
-            let word = reason.as_str();
-            debug!(%source, %door, event = "reset", stage, reason = word,
-                "sequence broken (stage {stage}): {reason}");
+        EventKind::Reset { stage, reason, knock } => {
+            let what = broken(stage, reason, knock);
+            let (word, knock) = (reason.as_str(), knock.map(|knock| knock.to_string()));
+            debug!(%source, %door, event = "reset", stage, reason = word, knock, "{what}");
         }
         EventKind::Missed { client, steps } => {
             let client = client_name(config, client).map(Name::as_str);

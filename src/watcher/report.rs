@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn only_a_debug_log_is_told_of_broken_sequences() {
-        let reset = EventKind::Reset { stage: 2, reason: Reason::TripWire };
+        let reset = EventKind::Reset { stage: 2, reason: Reason::TripWire, knock: None };
         for verbose in [false, true] {
             let (mut reporter, keeper) = pair(verbose);
             reporter.event(at(0), event(reset));
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn whoever_asks_is_told_what_is_remembered_and_then_all_there_is() {
         let (mut reporter, keeper) = pair(false);
-        let reset = event(EventKind::Reset { stage: 2, reason: Reason::TripWire });
+        let reset = event(EventKind::Reset { stage: 2, reason: Reason::TripWire, knock: None });
         reporter.event(at(1), event(EventKind::Stage(2)));
         reporter.event(at(2), reset);
         let other = Event { source: IpAddr::from([192, 0, 2, 3]), ..event(EventKind::Stage(2)) };

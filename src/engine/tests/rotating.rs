@@ -159,7 +159,7 @@ fn every_other_port_of_the_range_is_a_trip_wire() {
     let mut knocks = sequence(by_ports(), 1, "ssh", STEP);
     knocks.insert(2, tcp(29_998));
     let told = world.knocks(ALICE, &knocks);
-    assert_eq!(told, ["0: stage 1", "0: stage 2", "0: 2 lost: trip-wire"]);
+    assert_eq!(told, ["0: stage 1", "0: stage 2", "0: 2 lost by 29998/tcp: trip-wire"]);
 }
 
 #[test]
@@ -320,13 +320,13 @@ fn whoever_breaks_sequences_too_often_is_not_listened_to_anywhere() {
     for _ in 0..4 {
         assert_eq!(
             world.knocks(ALICE, &[tcp(1), tcp(3)]),
-            ["0: stage 1", "0: 1 lost: wrong-knock"]
+            ["0: stage 1", "0: 1 lost by 3/tcp: wrong-knock"]
         );
     }
     let told = world.knocks(ALICE, &[tcp(1), tcp(3)]);
     assert_eq!(
         told,
-        ["0: stage 1", "0: 1 lost: wrong-knock", "0: locked out everywhere for 3600 s"]
+        ["0: stage 1", "0: 1 lost by 3/tcp: wrong-knock", "0: locked out everywhere for 3600 s"]
     );
     assert_eq!(world.knocks(ALICE, &[tcp(4)]), ["ignored: locked-out"]);
     assert_eq!(world.knocks(BOB, &[tcp(4), tcp(5)]), ["1: stage 1", "1: open"]);
