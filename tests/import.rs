@@ -183,6 +183,8 @@ fn a_file_that_cannot_be_read_is_named() {
         "nowhere.conf: cannot be read: No such file or directory (os error 2)\n"
     );
     assert!(import(&data(), &["knockd"]).notes.ends_with("\n    name the file in it\n"));
+    let said = import(&data(), &["/dev/zero"]);
+    assert_eq!(said.notes, "/dev/zero: cannot be read: too large for a configuration\n");
 }
 
 #[test]

@@ -5,10 +5,11 @@ mod knockd_conf;
 mod names;
 mod page;
 
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::{fs, str};
+use std::str;
 
 use jiff::tz::TimeZone;
 use page::Page;
@@ -83,9 +84,17 @@ pub trait Files {
 
 struct Disk;
 
+/// A file larger than this is none that a person wrote.
+const MAX_SIZE: u64 = 16 << 20;
+
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+        if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SIZE) {
+            return Err(io::Error::other("too large for a configuration"));
+        }
+        Ok(bytes)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
