@@ -1,19 +1,22 @@
 //! Whether the owner gets in while strangers flood the wire, and what that costs.
 //!
-//! 100,000 SYN a second from spoofed sources go to a door's first port, between two network
-//! namespaces; meanwhile a legitimate address knocks twenty times. Needs root.
+//! 100,000 packets a second from spoofed sources go to a door's first port, or to where native SPA
+//! requests go, between two network namespaces; meanwhile a legitimate address knocks, or sends a
+//! request, twenty times. Needs root.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use etherparse::PacketBuilder;
+use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, PublicKey, Request, seal};
+use libknock::sys::clock;
 use support::{CLIENT, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
 
 const PER_SECOND: u64 = 100_000;
@@ -23,50 +26,108 @@ fn main() {
     if !can_make_namespaces("flood") || !has_programs("flood", &["iptables"]) {
         return;
     }
+    // `cargo bench --bench flood -- junk` floods only with what has the word in its name.
+    let words: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    for (name, kind) in [("first knocks", Kind::Knocks), ("junk datagrams", Kind::Datagrams)] {
+        if words.is_empty() || words.iter().any(|word| name.contains(word)) {
+            println!("{name}");
+            measure(kind);
+        }
+    }
+}
+
+/// What a flood consists of, and how the owner gets in.
+#[derive(Clone, Copy)]
+enum Kind {
+    Knocks,
+    Datagrams,
+}
+
+fn client_key() -> PrivateKey {
+    PrivateKey::from([7; 32])
+}
+
+fn measure(kind: Kind) {
     let net = Net::new();
     let drop_knocks = ["-A", "INPUT", "-p", "tcp", "--dport", "7000:9000", "-j", "DROP"];
     net.server.must("iptables", &drop_knocks);
-    let knockd = Knockd::start(
-        &net.server,
-        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n\
-         doors:\n  ssh: {sequence: [7000, 8000, 9000], start_command: [echo, \"%IP%\"]}\n",
+    // Or the kernel would answer each with an error.
+    let drop_datagrams = ["-A", "INPUT", "-p", "udp", "--dport", "62201", "-j", "DROP"];
+    net.server.must("iptables", &drop_datagrams);
+    let configuration = format!(
+        "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+         \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
+         clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}}}\n\
+         doors:\n\
+         \x20 ssh: {{sequence: [7000, 8000, 9000], spa: true, start_command: [echo, \"%IP%\"]}}\n",
+        client_key().public()
     );
-    println!("idle:       {}", resident(&knockd));
-    let flood = Flood::start(&net);
+    let knockd = Knockd::start(&net.server, &configuration);
+    let key: PrivateKey = fs::read_to_string(knockd.directory.path().join("keys/server.key"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    println!("  idle:       {}", resident(&knockd));
+    let flood = Flood::start(&net, kind);
     thread::sleep(Duration::from_secs(3));
     let (sent_before, cpu_before, begun) = (flood.sent(), cpu(&knockd), now());
     let mut opened = 0;
     for knock in 1..=KNOCKS {
-        let from: IpAddr = CLIENT.parse().unwrap();
-        net.client.knock_from(from, SERVER, &["7000", "8000", "9000"], Duration::from_millis(15));
+        match kind {
+            Kind::Knocks => {
+                let from: IpAddr = CLIENT.parse().unwrap();
+                let ports = ["7000", "8000", "9000"];
+                net.client.knock_from(from, SERVER, &ports, Duration::from_millis(15));
+            }
+            Kind::Datagrams => ask(&net, &key.public()),
+        }
         if eventually(Duration::from_secs(2), || knockd.count("OPEN SESAME") >= knock) {
             opened += 1;
         }
         thread::sleep(Duration::from_millis(100));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    println!("flood:      {}", resident(&knockd));
-    println!("rate:       {:.0} SYN/s", (flood.sent() - sent_before) as f64 / seconds);
-    println!("processor:  {:.0} % of one core", (cpu(&knockd) - cpu_before) / seconds * 100.0);
-    println!("opened:     {opened} of {KNOCKS}");
+    println!("  flood:      {}", resident(&knockd));
+    println!("  rate:       {:.0} packets/s", (flood.sent() - sent_before) as f64 / seconds);
+    println!("  processor:  {:.0} % of one core", (cpu(&knockd) - cpu_before) / seconds * 100.0);
+    println!("  opened:     {opened} of {KNOCKS}");
     drop(flood);
     thread::sleep(Duration::from_secs(11));
     for line in
         knockd.log().iter().filter(|line| line.contains("more knocks") || line.contains("dropped"))
     {
-        println!("log:        {line}");
+        println!("  log:        {line}");
     }
-    println!("log lines:  {}", knockd.log().len());
+    println!("  log lines:  {}", knockd.log().len());
 }
 
-/// Spoofed first knocks, until it goes out of scope.
+/// Sends one request from the client.
+fn ask(net: &Net, server: &PublicKey) {
+    let mut ephemeral = [0; 32];
+    getrandom::fill(&mut ephemeral).unwrap();
+    let request = Request {
+        open: Addresses::Observed,
+        close: false,
+        source_port: None,
+        open_for: None,
+        stamp: clock::now().wall.into(),
+        door: None,
+    };
+    let datagram = seal(&request, &client_key(), server, ephemeral);
+    net.client.enter(move || {
+        let socket = UdpSocket::bind((CLIENT, 0)).unwrap();
+        socket.send_to(&datagram, (SERVER, PORT)).unwrap();
+    });
+}
+
+/// Spoofed packets, until it goes out of scope.
 struct Flood {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
 }
 
 impl Flood {
-    fn start(net: &Net) -> Self {
+    fn start(net: &Net, kind: Kind) -> Self {
         let flood = Self { stop: Arc::default(), sent: Arc::default() };
         let (stop, sent) = (Arc::clone(&flood.stop), Arc::clone(&flood.sent));
         let mac = net.server.must("cat", &["/sys/class/net/eth0/address"]);
@@ -89,13 +150,25 @@ impl Flood {
                 let bits = (state >> 32) as u32;
                 // 100.64.0.0/10: four million sources.
                 let source = 0x6440_0000 | (bits & 0x003f_ffff);
-                let packet =
-                    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], mac[..].try_into().unwrap())
-                        .ipv4(source.to_be_bytes(), [192, 0, 2, 1], 64)
-                        .tcp((bits >> 16) as u16 | 1024, 7000, bits, 1024)
-                        .syn();
-                let mut bytes = Vec::with_capacity(64);
-                packet.write(&mut bytes, &[]).unwrap();
+                let packet = PacketBuilder::ethernet2(
+                    [2, 0, 0, 0, 0, 9],
+                    mac[..].try_into().unwrap(),
+                )
+                .ipv4(source.to_be_bytes(), [192, 0, 2, 1], 64);
+                let port = (bits >> 16) as u16 | 1024;
+                let mut bytes = Vec::with_capacity(256);
+                match kind {
+                    Kind::Knocks => {
+                        packet.tcp(port, 7000, bits, 1024).syn().write(&mut bytes, &[]).unwrap();
+                    }
+                    Kind::Datagrams => {
+                        let mut junk = [0; LEN];
+                        junk.chunks_exact_mut(8).zip(1u64..).for_each(|(eight, n)| {
+                            eight.copy_from_slice(&(state ^ n).to_be_bytes())
+                        });
+                        packet.udp(port, PORT).write(&mut bytes, &junk).unwrap();
+                    }
+                }
                 if cable.sendpacket(bytes).is_ok() {
                     sent.fetch_add(1, Ordering::Relaxed);
                 }

@@ -1,6 +1,7 @@
 //! From the last knock on the wire to the first SYN/ACK of the port that it opens.
 //!
-//! In one run: a port that is open anyway (the floor), knockd with its guard and with a template,
+//! In one run: a port that is open anyway (the floor), knockd with its guard, once to a sequence and
+//! once to a native SPA request, and with a template,
 //! classic knockd and fwknopd, each between two network namespaces of its own. Each of 200 rounds
 //! measures all of them, one after the other, from another source. Both ends of a measurement are
 //! stamps of the client's kernel. Needs root.
@@ -14,7 +15,8 @@ use std::time::Duration;
 use std::{env, fs};
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
-use libknock::sys::turns;
+use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Request, seal};
+use libknock::sys::{clock, turns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Host, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
@@ -42,7 +44,7 @@ fn main() {
     // In turn, so that whatever else the machine does meets all of them alike.
     for round in 1..=ROUNDS {
         for entry in &mut entries {
-            entry.times.push(one_round(&entry.net, entry.who, round));
+            entry.times.push(one_round(&entry.net, entry.who, entry.running.server_key(), round));
             // What is done after a door has opened is no part of the next round.
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -59,9 +61,10 @@ fn main() {
 const FLOOR: &str = "open already (floor)";
 
 /// Who is measured, and which programs that takes. The floor comes first.
-const CONTENDERS: [(&str, Contender, &[&str]); 5] = [
+const CONTENDERS: [(&str, Contender, &[&str]); 6] = [
     (FLOOR, Contender::Nothing, &[]),
     ("knockd, guard", Contender::Ours("via: guard"), &["nft"]),
+    ("knockd, guard, SPA", Contender::Spa, &["nft"]),
     ("knockd, iptables", Contender::Ours("via: iptables"), &[]),
     ("classic knockd, iptables", Contender::Classic, &["knockd"]),
     ("fwknopd, iptables", Contender::Fwknop, &["fwknopd", "fwknop"]),
@@ -73,6 +76,8 @@ enum Contender {
     /// Nobody has to.
     Nothing,
     Ours(&'static str),
+    /// The same guard, to one native datagram.
+    Spa,
     Classic,
     Fwknop,
 }
@@ -82,7 +87,7 @@ struct Entry {
     name: &'static str,
     who: Contender,
     // Before the namespaces that it runs in.
-    _running: Running,
+    running: Running,
     net: Net,
     /// `None`: the port did not open.
     times: Vec<Option<Duration>>,
@@ -96,12 +101,13 @@ impl Entry {
         let net = Net::new();
         // Sources of their own beyond the client, so that no round finds the port open.
         net.server.must("ip", &["route", "add", "198.51.100.0/24", "via", support::CLIENT]);
-        if matches!(who, Contender::Nothing | Contender::Ours("via: guard")) {
+        if matches!(who, Contender::Nothing | Contender::Spa | Contender::Ours("via: guard")) {
             net.server.listen(PORT);
         } else {
             net.shut(PORT);
         }
-        Self { name, who, _running: Running::start(&net, who), net, times: Vec::new() }
+        let running = Running::start(&net, who);
+        Self { name, who, running, net, times: Vec::new() }
     }
 
     /// `None`: the port has never opened.
@@ -135,7 +141,12 @@ impl Entry {
 }
 
 /// Knocks from a source of its own, then asks for a connection again and again.
-fn one_round(net: &Net, who: Contender, round: u8) -> Option<Duration> {
+fn one_round(
+    net: &Net,
+    who: Contender,
+    server_key: Option<PublicKey>,
+    round: u8,
+) -> Option<Duration> {
     let source = Ipv4Addr::new(198, 51, 100, round);
     let macs = (mac(&net.server), mac(&net.client));
     let by_fwknop = matches!(who, Contender::Fwknop);
@@ -160,6 +171,10 @@ fn one_round(net: &Net, who: Contender, round: u8) -> Option<Duration> {
         let mut knocker = None;
         let last_knock = if by_fwknop {
             knocker = Some(fwknop(&namespace, source));
+            (true, SPA_PORT)
+        } else if let Some(server) = server_key {
+            let datagram = spa_datagram(macs, source, &server);
+            cable.sendpacket(datagram).unwrap();
             (true, SPA_PORT)
         } else {
             for (number, port) in (0..).zip(SEQUENCE) {
@@ -222,6 +237,32 @@ fn seen(bytes: &[u8]) -> Option<Seen> {
     }
 }
 
+fn client_key() -> PrivateKey {
+    PrivateKey::from([7; 32])
+}
+
+/// A native request of the client for the address that it comes from.
+fn spa_datagram(macs: Macs, source: Ipv4Addr, server: &PublicKey) -> Vec<u8> {
+    let mut ephemeral = [0; 32];
+    getrandom::fill(&mut ephemeral).unwrap();
+    let request = Request {
+        open: Addresses::Observed,
+        close: false,
+        source_port: None,
+        open_for: None,
+        stamp: clock::now().wall.into(),
+        door: None,
+    };
+    let to: Ipv4Addr = SERVER.parse().unwrap();
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(macs.1, macs.0)
+        .ipv4(source.octets(), to.octets(), 64)
+        .udp(30_000, SPA_PORT)
+        .write(&mut bytes, &seal(&request, &client_key(), server, ephemeral))
+        .unwrap();
+    bytes
+}
+
 type Macs = ([u8; 6], [u8; 6]);
 
 fn mac(host: &Host) -> [u8; 6] {
@@ -271,7 +312,7 @@ fn fwknop(namespace: &str, source: Ipv4Addr) -> Child {
 
 /// The server under test; ended when it goes out of scope.
 struct Running {
-    _ours: Option<Knockd>,
+    ours: Option<Knockd>,
     other: Option<Child>,
     _directory: tempfile::TempDir,
 }
@@ -281,7 +322,7 @@ impl Running {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
         let mut running =
-            Self { _ours: None, other: None, _directory: tempfile::tempdir().unwrap() };
+            Self { ours: None, other: None, _directory: tempfile::tempdir().unwrap() };
         match who {
             Contender::Nothing => {}
             Contender::Ours(via) => {
@@ -289,7 +330,17 @@ impl Running {
                     "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}}\n\
                      doors:\n  ssh: {{sequence: [7000, 8000, 9000], open: [22], {via}, open_for: 1h}}\n"
                 );
-                running._ours = Some(Knockd::start(&net.server, &configuration));
+                running.ours = Some(Knockd::start(&net.server, &configuration));
+            }
+            Contender::Spa => {
+                let configuration = format!(
+                    "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+                     \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
+                     clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}}}\n\
+                     doors:\n  ssh: {{spa: true, open: [22], open_for: 1h}}\n",
+                    client_key().public()
+                );
+                running.ours = Some(Knockd::start(&net.server, &configuration));
             }
             Contender::Classic => {
                 fs::write(
@@ -338,6 +389,15 @@ impl Running {
         running._directory = directory;
         std::thread::sleep(Duration::from_secs(2));
         running
+    }
+}
+
+impl Running {
+    /// The key for native requests, where the server takes any.
+    fn server_key(&self) -> Option<PublicKey> {
+        let path = self.ours.as_ref()?.directory.path().join("keys/server.key");
+        let key: PrivateKey = fs::read_to_string(path).ok()?.parse().ok()?;
+        Some(key.public())
     }
 }
 
