@@ -136,6 +136,19 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Packets that the kernel dropped before they could be looked at.
     pub dropped: u64,
+    /// Whom nobody listens to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locked_out: Vec<LockStatus>,
+}
+
+/// A source that has failed too often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LockStatus {
+    pub address: IpAddr,
+    /// At which door; absent: at any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<Name>,
+    pub seconds_left: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Client, Lockout, Recognition};
 use crate::engine::spa::Server;
 use crate::engine::{
-    ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request,
+    ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
 };
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::privileges::Identity;
@@ -34,6 +34,8 @@ pub struct Assignment {
     pub only_ipv4: bool,
     pub track_sources: usize,
     pub lockout: Option<Lockout>,
+    /// Whom earlier watchers have locked out.
+    pub locks: Vec<Lock>,
     pub identity: Identity,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,

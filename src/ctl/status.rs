@@ -8,7 +8,8 @@ use jiff::tz::TimeZone;
 
 use super::lines::{local, object, table, wall};
 use super::socket::{ControlError, Daemon, Patience};
-use crate::control::{DoorStatus, GrantStatus, Reply, Request, Status};
+use crate::config::Name;
+use crate::control::{DoorStatus, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -70,6 +71,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     doors(out, &status.doors)?;
     writeln!(out)?;
     grants(out, &status.grants, now, zone)?;
+    locked_out(out, &status.locked_out, now, zone)?;
     counters(out, status)
 }
 
@@ -136,7 +138,11 @@ fn grants(
 
 /// When a grant ends, and in how long.
 pub(super) fn closes(grant: &GrantStatus, now: Wall, zone: &TimeZone) -> String {
-    let left = Duration::try_from_secs_f64(grant.seconds_left).unwrap_or_default();
+    time_left(grant.seconds_left, now, zone)
+}
+
+fn time_left(seconds: f64, now: Wall, zone: &TimeZone) -> String {
+    let left = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     time_and_left(now + left, now, zone)
 }
 
@@ -151,6 +157,24 @@ pub(super) fn time_and_left(then: Wall, now: Wall, zone: &TimeZone) -> String {
 
 const fn whole_seconds(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs())
+}
+
+fn locked_out(
+    out: &mut dyn Write,
+    locks: &[LockStatus],
+    now: Wall,
+    zone: &TimeZone,
+) -> io::Result<()> {
+    if locks.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nlocked out, after too many failures")?;
+    let mut rows = vec![heading(&["ADDRESS", "NOT LISTENED TO AT", "UNTIL"])];
+    rows.extend(locks.iter().map(|lock| {
+        let door = lock.door.as_ref().map_or_else(|| "any door".to_owned(), Name::to_string);
+        vec![lock.address.to_string(), door, time_left(lock.seconds_left, now, zone)]
+    }));
+    table(out, &rows)
 }
 
 fn counters(out: &mut dyn Write, status: &Status) -> io::Result<()> {

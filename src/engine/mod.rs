@@ -40,7 +40,8 @@ use tracker::{Tracker, Visit};
 pub use doors::Local;
 pub use fwknop::Fwknop;
 pub use verdict::{
-    ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request, Verdict,
+    ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
+    Verdict,
 };
 
 /// How the engine is set up.
@@ -168,10 +169,10 @@ impl Engine {
         self.window = window;
     }
 
-    /// Does not listen to a source until then, at one door or at all, as an earlier engine did.
-    pub fn lock(&mut self, door: Option<DoorId>, source: IpAddr, until: Monotonic) {
+    /// Does not listen to a source, as an earlier engine did not.
+    pub fn lock(&mut self, lock: &Lock) {
         if let Some(lockouts) = &mut self.lockouts {
-            lockouts.lock(door, source, until);
+            lockouts.lock(lock.door, lock.source, lock.until);
         }
     }
 

@@ -4,14 +4,25 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto::fwknop;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Wall};
 use crate::wire::Ignored;
 
 /// The place of a door in its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DoorId(pub u32);
+
+/// A source that is not listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// At which door; `None`: at any.
+    pub door: Option<DoorId>,
+    pub source: IpAddr,
+    pub until: Monotonic,
+}
 
 /// The place of a client in its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -222,6 +222,7 @@ impl Keeper {
                 .map(|(reason, &count)| (reason.as_str().to_owned(), count))
                 .collect(),
             dropped: self.watchers.dropped(),
+            locked_out: self.watchers.locks().status(now.monotonic),
         }
     }
 }
@@ -302,7 +303,7 @@ fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
             ("open", "OPEN SESAME".to_owned(), facts([("by", by.as_str().into())]))
         }
         EventKind::Missed { steps, .. } => {
-            ("missed", missed(steps), facts([("steps", steps.into())]))
+            ("missed", missed(None, steps), facts([("steps", steps.into())]))
         }
         EventKind::LockedOut { everywhere, .. } => (
             "locked_out",

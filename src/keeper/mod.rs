@@ -12,6 +12,7 @@ mod control;
 mod daemon;
 mod doors;
 mod interfaces;
+mod locks;
 mod mark;
 mod names;
 mod one_time;

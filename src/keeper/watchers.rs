@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::ask::{Ask, Unfounded, client_name};
 use super::interfaces::Interfaces;
+use super::locks::Locks;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::spa::Server;
@@ -78,6 +79,7 @@ pub(super) struct Watchers {
     lines: Limit,
     counts: HashMap<Reason, u64>,
     dropped: u64,
+    locks: Locks,
     users: BTreeSet<u32>,
 }
 
@@ -98,6 +100,7 @@ impl Watchers {
             lines: Limit::new(1000, Duration::from_millis(5)),
             counts: HashMap::new(),
             dropped: 0,
+            locks: Locks::default(),
             users: BTreeSet::new(),
         }
     }
@@ -132,6 +135,7 @@ impl Watchers {
             only_ipv4: settings.only_ipv4,
             track_sources: settings.track_sources,
             lockout: settings.lockout,
+            locks: self.locks.of(now, &config),
             identity,
             verbose: settings.log.level >= LogLevel::Debug,
         };
@@ -145,6 +149,11 @@ impl Watchers {
     /// The keys that go with the configuration in force.
     pub(super) const fn server(&self) -> Option<&Server> {
         self.server.as_ref()
+    }
+
+    /// Who is not listened to.
+    pub(super) const fn locks(&self) -> &Locks {
+        &self.locks
     }
 
     /// The ids of the users that watchers have been so far.
@@ -315,6 +324,10 @@ impl Watchers {
         match frame {
             FromWatcher::Event { event, at } => {
                 let Some(door) = door_of(watcher, &event) else { return false };
+                if let EventKind::LockedOut { until, everywhere } = event.kind {
+                    let lock = (until, everywhere);
+                    self.locks.note(now, &watcher.config, event.door, event.source, lock);
+                }
                 let EventKind::Open(knocked) = event.kind else {
                     if self.may_log(now) {
                         log_event(&watcher.config, &event, at, door.name());
@@ -498,10 +511,11 @@ fn log_refusal(config: &Config, refusal: &Refusal) {
 }
 
 /// What is said of a sequence that would have been right at another time.
-pub(super) fn missed(steps: i32) -> String {
+pub(super) fn missed(client: Option<&str>, steps: i32) -> String {
+    let client = client.unwrap_or("a client");
     let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });
     let noun = if count == 1 { "step" } else { "steps" };
-    format!("right {count} {noun} {when}: is a clock off?")
+    format!("right for {client} {count} {noun} {when}: is a clock off?")
 }
 
 /// What is said of a source that has failed too often.
@@ -538,6 +552,10 @@ fn log_event(config: &Config, event: &Event, at: Monotonic, door: &Name) {
             info!(%source, %door, event = "reset", stage, reason = Reason::Timeout.as_str(),
                 "sequence timeout (stage {stage})");
         }
+        EventKind::Reset { stage, reason: reason @ (Reason::Used | Reason::Expired), .. } => {
+            warn!(%source, %door, event = "refused", stage, reason = reason.as_str(),
+                "not opened: {reason}");
+        }
         EventKind::Reset { stage, reason, knock } => {
             let what = broken(stage, reason, knock);
             let (word, knock) = (reason.as_str(), knock.map(|knock| knock.to_string()));
@@ -545,7 +563,7 @@ fn log_event(config: &Config, event: &Event, at: Monotonic, door: &Name) {
         }
         EventKind::Missed { client, steps } => {
             let client = client_name(config, client).map(Name::as_str);
-            warn!(%source, %door, event = "missed", client, steps, "{}", missed(steps));
+            warn!(%source, %door, event = "missed", client, steps, "{}", missed(client, steps));
         }
         EventKind::LockedOut { until, everywhere } => {
             let seconds = until.since(at).as_secs();

@@ -149,6 +149,9 @@ impl Reporter {
                 self.send_or_wait(FromWatcher::Event { event, at });
                 return;
             }
+            EventKind::Reset { reason: Reason::Used | Reason::Expired, .. } => {
+                &mut self.further_knocks
+            }
             EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => return,
             EventKind::Missed { .. } => &mut self.further_knocks,
             EventKind::Stage(_) | EventKind::Reset { .. } if further => &mut self.further_knocks,

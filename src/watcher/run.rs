@@ -107,6 +107,7 @@ impl Watcher {
             lockout: assignment.lockout,
         };
         let mut engine = Engine::new(&assignment.doors, &assignment.clients, &options);
+        assignment.locks.iter().for_each(|lock| engine.lock(lock));
         while !engine.is_ready() {
             engine.work(clock::now());
         }

@@ -336,7 +336,8 @@ fn whoever_breaks_sequences_too_often_is_not_listened_to_anywhere() {
 fn locks_of_an_earlier_engine_hold() {
     let mut world = World::new(&[code_door()], &[client(1, &["ssh"])]);
     let until = world.now.monotonic + 100 * SECOND;
-    world.engine.lock(Some(DoorId(0)), ALICE.parse().unwrap(), until);
+    let source = ALICE.parse().unwrap();
+    world.engine.lock(&Lock { door: Some(DoorId(0)), source, until });
     let code = sequence(by_code(), 1, "ssh", STEP);
     assert_eq!(world.knocks(ALICE, &code), ["ignored: locked-out"; 3]);
     world.wait(100 * SECOND);
