@@ -9,6 +9,7 @@ use libknock::config::lint::{Host, lint};
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{AddressPolicy, Config};
 use libknock::time::Wall;
+use proptest::prelude::*;
 use snapbox::{IntoData, assert_data_eq, str};
 
 const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
@@ -335,6 +336,37 @@ fn no_mistake_shows_a_secret() {
         let said = said(&format!("phone:\n  doors: [ssh]\n  {credential}"));
         assert!(said.contains("c.yaml:"), "{credential}: {said}");
         assert!(!said.contains("hunter"), "{credential}: {said}");
+    }
+}
+
+/// The key of a secret with a slip of the finger.
+fn mistyped() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(&["secret", "key", "key_base64", "hmac_key", "HMAC_KEY_BASE64"]);
+    (key, any::<prop::sample::Index>(), "[a-z:. -]?").prop_map(|(key, at, typed)| {
+        let at = at.index(key.len());
+        format!("{}{typed}{}", &key[..at], &key[at + 1..])
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_slip_of_the_finger_shows_a_secret(
+        key in mistyped(),
+        kind in prop::sample::select(&["totp", "fwknop"]),
+        colon in prop::sample::select(&[": ", " : ", ":", " ", "\": "]),
+        layout in 0..4,
+    ) {
+        let secret = "hunter2hunter2";
+        let credential = match layout {
+            0 => format!("{kind}: {{{key}{colon}{secret}}}"),
+            1 => format!("{kind}:\n    {key}{colon}{secret}"),
+            2 => format!("{kind}:\n    {key}{colon}|\n      {secret}"),
+            _ => format!("{kind}: {{hmac_type: sha1, {key}{colon}'{secret}'}}"),
+        };
+        let said = said(&format!("phone:\n  doors: [ssh]\n  {credential}"));
+        prop_assert!(!said.contains("hunter"), "{}\n{}", credential, said);
     }
 }
 

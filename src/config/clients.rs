@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::Name;
 use super::client::Client;
-use super::credentials::{Secrets, read_fwknop, read_spa, read_totp};
-use super::diagnostic::{Place, Problems, meant};
+use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
+use super::diagnostic::{Diagnostic, Place, Problems, meant};
 use super::moment;
-use super::raw::{Entry, Keys, Mapping, given_twice};
+use super::raw::{Entry, Keys, Mapping, Value, given_twice};
 
 pub(super) const CLIENT: Keys =
     Keys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
@@ -28,6 +28,35 @@ pub struct ClientPlaces {
 /// Reads one entry of `clients:`; `doors` are those that are written, good or not. `None` after an
 /// error.
 pub(super) fn read_client(
+    entry: &Entry,
+    doors: &HashSet<&str>,
+    secrets: &mut Secrets,
+    problems: &mut Problems,
+) -> Option<(Client, ClientPlaces)> {
+    let mut own = Problems::default();
+    let read = read_parts(entry, doors, secrets, &mut own);
+    let hide = has_unknown_credentials(entry);
+    let shown = |problem: Diagnostic| if hide { problem.without_line() } else { problem };
+    problems.extend(own.into_sorted().into_iter().map(shown));
+    read
+}
+
+/// Whether something unknown stands among the credentials: it may be a secret, or the key of one.
+fn has_unknown_credentials(entry: &Entry) -> bool {
+    let Value::Mapping(client) = &entry.node.value else { return false };
+    [("totp", &credentials::TOTP), ("spa", &credentials::SPA), ("fwknop", &credentials::FWKNOP)]
+        .into_iter()
+        .filter_map(|(key, keys)| Some((client.value(key)?, keys)))
+        .any(|(node, keys)| match &node.value {
+            Value::Mapping(mapping) => mapping
+                .entries
+                .iter()
+                .any(|entry| !keys.known.iter().any(|known| entry.key.eq_ignore_ascii_case(known))),
+            _ => true,
+        })
+}
+
+fn read_parts(
     entry: &Entry,
     doors: &HashSet<&str>,
     secrets: &mut Secrets,

@@ -127,7 +127,7 @@ impl Secrets {
     }
 }
 
-/// Reports unknown keys as elsewhere, but shows none that may be a secret itself, such as a key
+/// Reports unknown keys as elsewhere, but names none that may be a secret itself, such as a key
 /// without its colon.
 fn check_keys(mapping: &Mapping, keys: &Keys, problems: &mut Problems) -> Vec<&'static str> {
     let (known, others): (Vec<Entry>, Vec<Entry>) =
@@ -137,7 +137,7 @@ fn check_keys(mapping: &Mapping, keys: &Keys, problems: &mut Problems) -> Vec<&'
                 || meant(&entry.key, keys.known.iter().copied()).is_some()
         });
     for entry in others {
-        let error = entry.at.error(format!("this is not a key of {}", keys.of)).without_line();
+        let error = entry.at.error(format!("this is not a key of {}", keys.of));
         problems.push(error.help(format!("its keys are: {}", keys.known.join(", "))));
     }
     Mapping { entries: known }.check_keys(keys, problems)

@@ -93,16 +93,12 @@ fn secret_lines(text: &str) -> Vec<u32> {
     lines
 }
 
-/// Whether a line has the key of a secret, spelt right or nearly so: what follows a misspelt one is
-/// no less a secret.
+/// Whether a word of a line is the key of a secret, or nearly so: what follows a misspelt one is no
+/// less a secret, and the slip may be that of the colon.
 fn names_secret(line: &str) -> bool {
-    line.match_indices(':').any(|(at, _)| {
-        let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
-        let is_letter = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        let word = before.len() - before.trim_end_matches(is_letter).len();
-        let word = &before[before.len() - word..];
-        !word.eq_ignore_ascii_case(NO_SECRET) && meant(word, SECRET_KEYS).is_some()
-    })
+    let ends_word = |c: char| c.is_whitespace() || "{}[],:=|\"'".contains(c);
+    line.split(ends_word)
+        .any(|word| !word.eq_ignore_ascii_case(NO_SECRET) && meant(word, SECRET_KEYS).is_some())
 }
 
 /// Where something stands: a file, a line, a column and a width.
@@ -359,6 +355,9 @@ mod tests {
             "hmac-key-base64: ABC",
             "secrt: ABC",
             "hmac_kye: ABC",
+            "key ABC",
+            "key base64\": ABC",
+            "key=ABC",
         ] {
             for line in 1..5 {
                 let shown = source(text).place(line, 1, 1).error("wrong").to_string();
@@ -373,6 +372,7 @@ mod tests {
         for (text, line) in [
             ("secret: A\nuser: BCD", 2),
             ("secret_file: BCD", 1),
+            ("key_file: /etc/knock.d/keys/BCD.key", 1),
             ("public_key: BCD", 1),
             ("hmac_key_file: BCD", 1),
             ("hmac_type: BCD", 1),
