@@ -4,6 +4,7 @@ mod entry;
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,14 @@ pub struct Host {
     pub says_host: bool,
     /// Its mode is always given.
     pub settings: Settings,
+}
+
+/// What tells apart entries that are about the same host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hint {
+    pub mode: Option<Mode>,
+    /// The TCP port that is to be open.
+    pub port: Option<NonZeroU16>,
 }
 
 /// Why the hosts file is of no use.
@@ -128,25 +137,27 @@ fn parse(source: &Source, problems: &mut Problems) -> Vec<Host> {
 }
 
 impl Hosts {
-    /// The entry with this name, else the only one with this `host`. `mode` decides between several.
+    /// The entry with this name, else the only one with this `host`. Between several decide the
+    /// mode and the port that will be connected to.
     ///
     /// # Errors
     /// If two entries are meant alike.
-    pub fn find(&self, wanted: &str, mode: Option<Mode>) -> Result<Option<&Host>, HostsError> {
+    pub fn find(&self, wanted: &str, hint: Hint) -> Result<Option<&Host>, HostsError> {
         let by_name = self.entries.iter().find(|entry| entry.name == wanted);
         if by_name.is_some() {
             return Ok(by_name);
         }
-        let alike: Vec<&Host> =
+        let mut alike: Vec<&Host> =
             self.entries.iter().filter(|entry| entry.host.eq_ignore_ascii_case(wanted)).collect();
-        let fits = |entry: &&&Host| mode.is_none() || entry.settings.mode == mode;
-        let mut fitting = alike.iter().filter(fits);
-        match (fitting.next(), fitting.next(), alike.as_slice()) {
-            (Some(one), None, _) => Ok(Some(one)),
-            (Some(one), Some(other), _) | (None, None, [one, other, ..]) => {
-                Err(HostsError::Wrong(vec![ambiguous(wanted, one, other)]))
-            }
-            (None, _, alike) => Ok(alike.first().copied()),
+        if let Some(mode) = hint.mode {
+            prefer(&mut alike, |entry| entry.settings.mode == Some(mode));
+        }
+        if let Some(port) = hint.port {
+            prefer(&mut alike, |entry| entry.settings.wait == Some(port));
+        }
+        match alike.as_slice() {
+            [one, other, ..] => Err(HostsError::Wrong(vec![ambiguous(wanted, one, other)])),
+            alike => Ok(alike.first().copied()),
         }
     }
 
@@ -179,6 +190,13 @@ impl Host {
     }
 }
 
+/// Leaves only those that fit, if any do.
+fn prefer(entries: &mut Vec<&Host>, fits: impl Fn(&Host) -> bool) {
+    if entries.iter().any(|entry| fits(entry)) {
+        entries.retain(|entry| fits(entry));
+    }
+}
+
 fn ambiguous(wanted: &str, one: &Host, other: &Host) -> Diagnostic {
     other
         .at
@@ -192,7 +210,6 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
-    use std::num::NonZeroU16;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -219,11 +236,11 @@ mod tests {
     }
 
     fn found<'a>(hosts: &'a Hosts, wanted: &str) -> &'a Host {
-        hosts.find(wanted, None).unwrap().unwrap()
+        hosts.find(wanted, Hint::default()).unwrap().unwrap()
     }
 
     fn refused(hosts: &Hosts, wanted: &str) -> String {
-        first_line(&hosts.find(wanted, None).unwrap_err())
+        first_line(&hosts.find(wanted, Hint::default()).unwrap_err())
     }
 
     const WORK: &str = "hosts:
@@ -269,9 +286,9 @@ mod tests {
         let hosts = hosts(
             "hosts:\n  a: {host: gw, ports: [1]}\n  b: {host: gw, mode: spa}\n  c: {host: gw, mode: spa}\n",
         );
-        assert!(hosts.find("a", None).is_ok());
+        assert!(hosts.find("a", Hint::default()).is_ok());
         assert_eq!(refused(&hosts, "gw"), "hosts.yaml:3:3: two entries are about gw: 'a' and 'b'");
-        let by_mode = |mode| hosts.find("gw", Some(mode));
+        let by_mode = |mode| hosts.find("gw", Hint { mode: Some(mode), port: None });
         assert_eq!(by_mode(Mode::Sequence).unwrap().unwrap().name, "a");
         assert_eq!(
             first_line(&by_mode(Mode::Spa).unwrap_err()),
@@ -281,9 +298,19 @@ mod tests {
     }
 
     #[test]
+    fn the_port_that_will_be_connected_to_tells_two_doors_of_a_host_apart() {
+        let hosts = hosts(
+            "hosts:\n  a: {host: gw, ports: [1], wait: 22}\n  b: {host: gw, ports: [2], wait: 80}\n",
+        );
+        let by_port = |port| hosts.find("gw", Hint { mode: None, port: NonZeroU16::new(port) });
+        assert_eq!(by_port(80).unwrap().unwrap().name, "b");
+        assert!(by_port(443).is_err());
+    }
+
+    #[test]
     fn an_entry_that_is_not_there_says_which_was_meant() {
         let hosts = hosts(WORK);
-        assert!(hosts.find("wrok", None).unwrap().is_none());
+        assert!(hosts.find("wrok", Hint::default()).unwrap().is_none());
         assert_eq!(
             first_line(&hosts.missing("wrok")),
             "hosts.yaml: no host 'wrok' in this file: did you mean 'work'?"
@@ -416,7 +443,7 @@ mod tests {
     #[test]
     fn an_empty_file_has_no_hosts() {
         for text in ["", "hosts:\n", "# nothing\n"] {
-            assert!(hosts(text).find("work", None).unwrap().is_none());
+            assert!(hosts(text).find("work", Hint::default()).unwrap().is_none());
         }
     }
 

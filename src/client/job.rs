@@ -13,7 +13,7 @@ use super::attempts::Attempts;
 use super::cli::{Code, Wanted};
 use super::fwknop::{StanzaError, stanza};
 use super::fwknoprc::Stanza;
-use super::hosts::{self, DELAY, Host, Hosts, HostsError};
+use super::hosts::{self, DELAY, Hint, Host, Hosts, HostsError};
 use super::keys::{self, KeyFileError};
 use super::names::Family;
 use super::plan::Plan;
@@ -129,7 +129,10 @@ fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
         None => None,
     };
     let found = match &hosts {
-        Some(hosts) => hosts.find(host, mode)?,
+        Some(hosts) => {
+            let port = wanted.proxy.or(wanted.settings.wait);
+            hosts.find(host, Hint { mode, port })?
+        }
         None => None,
     };
     match (found, mode) {
