@@ -374,7 +374,10 @@ fn options_that_contradict_each_other_say_which_to_leave_out() {
         (&["--code", "493817", "--spa", "gw"], "--code and --spa are two ways to knock"),
         (&["--spa", "gw", "7000", "8000"], "--spa says itself what to send: leave out 7000 8000"),
         (&["--length", "4", "gw", "7000"], "--length belongs to --totp: leave it out"),
-        (&["--totp", "--open-for", "5m", "gw"], "--open-for belongs to --spa: leave it out"),
+        (
+            &["--totp", "--open-for", "5m", "gw"],
+            "--open-for belongs to --spa and --fwknop: leave it out",
+        ),
         (&["--spa", "-u", "gw"], "--udp belongs to ports: leave it out"),
         (&["--server-key", PUBLIC, "gw"], "--server-key belongs to --spa: add that"),
         (&["--door", "ssh", "gw"], "--door belongs to --totp and --spa: add that"),
@@ -403,7 +406,7 @@ fn an_option_for_another_mode_than_that_of_the_hosts_file_is_refused() {
     let said = knock_in(directory.path(), &["-n", "--open-for", "5m", "work"]);
     assert_eq!(
         said.err,
-        "knock: --open-for belongs to --spa: the hosts file says mode sequence for 'work'\n"
+        "knock: --open-for belongs to --spa and --fwknop: the hosts file says mode sequence for 'work'\n"
     );
     assert_eq!(said.status, 2);
     let said = knock_in(directory.path(), &["-n", "--digits", "8", "home"]);
@@ -516,7 +519,7 @@ fn every_try_is_a_new_request_with_a_later_time() {
     assert_eq!(
         said.err,
         format!(
-            "knock: 127.0.0.1:{shut} did not accept a connection: gave up after 2 knocks; \
+            "knock: 127.0.0.1:{shut} did not accept a connection: gave up after 2 requests; \
              look at the clock: a request is good for a minute only\n"
         )
     );

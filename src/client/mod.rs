@@ -78,12 +78,13 @@ enum Error {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{to} did not accept a connection: gave up after {knocked} {}{}",
-    if *knocked == 1 { "knock" } else { "knocks" },
+    if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
     advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
 )]
 struct GaveUp {
     to: SocketAddr,
     knocked: u32,
+    what: &'static str,
     advice: Vec<String>,
 }
 
@@ -167,7 +168,11 @@ fn run(job: &Job, voice: Voice) -> Result<(), Error> {
         to.set_port(target.port.get());
         let other = |option| format!("{option} takes another address of this host");
         let advice = job.attempts.advice().into_iter().chain(host.other_family.map(other));
-        GaveUp { to, knocked, advice: advice.collect() }
+        let what = match job.attempts {
+            Attempts::Requests(_) | Attempts::Fwknop(_) => "request",
+            Attempts::Same(_) | Attempts::Typed(_) | Attempts::Rotating(_) => "knock",
+        };
+        GaveUp { to, knocked, what, advice: advice.collect() }
     };
     match job.then {
         Then::Nothing => Ok(sender.send(&attempt()?)?),
