@@ -157,6 +157,23 @@ fn what_comes_out_of_a_classic_configuration_is_the_same_configuration() {
 }
 
 #[test]
+fn one_time_sequences_go_on_where_classic_knockd_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let sequences = directory.path().join("sequences");
+    fs::write(&sequences, "#1,2,3\n7113,25992,9871\n2001,4004,3003\n").unwrap();
+    let text = format!("[ssh]\nOne_Time_Sequences = {}\nCommand = true\n", sequences.display());
+    fs::write(directory.path().join("knockd.conf"), text).unwrap();
+    let said = import(directory.path(), &["knockd.conf"]);
+    assert_eq!((said.status, said.notes.as_str()), (Some(0), ""));
+    let config = loaded(&said.yaml).config;
+    let knocks: Vec<_> =
+        config.doors[0].recognition.sequence.iter().map(ToString::to_string).collect();
+    assert_eq!(knocks, ["7113/tcp", "25992/tcp", "9871/tcp"]);
+    let one_time = config.doors[0].one_time.as_ref().unwrap();
+    assert_eq!((&one_time.file, one_time.line, one_time.left), (&sequences, Some(2), 2));
+}
+
+#[test]
 fn what_is_neither_is_refused_and_told_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     for (text, help) in [
