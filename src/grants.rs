@@ -388,8 +388,15 @@ impl Grants {
     /// on. Say when that has ended: [`Grants::closed`].
     #[must_use]
     pub fn expire(&mut self, now: Monotonic) -> Vec<Expired> {
+        self.expire_some(now, usize::MAX)
+    }
+
+    /// As [`expire`](Self::expire), but no more than `most` of them.
+    #[must_use]
+    pub fn expire_some(&mut self, now: Monotonic, most: usize) -> Vec<Expired> {
         let mut expired = Vec::new();
-        while let Some(&(deadline, id)) = self.deadlines.first()
+        while expired.len() < most
+            && let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
         {
             self.deadlines.pop_first();

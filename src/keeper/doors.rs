@@ -56,6 +56,9 @@ pub(super) enum Answer {
     Failed(&'static str),
 }
 
+/// How many grants end before the keeper listens again: some ten milliseconds.
+const AT_A_TIME: usize = 100;
+
 /// To whoever asked by hand.
 const NOT_RECORDED: &str = "it cannot be recorded, and knockd's log says why";
 
@@ -354,7 +357,7 @@ impl Doors {
         for finished in self.commands.poll(now.monotonic) {
             self.finished(now, &finished);
         }
-        for expired in self.grants.expire(now.monotonic) {
+        for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
             self.end(now, expired, "command timeout");
         }
         let grants = &self.grants;
