@@ -279,3 +279,34 @@ fn ten_thousand_grants_are_open_at_once_and_all_of_them_close() {
     let table = net.server.must("nft", &["list", "table", "inet", "knockd"]);
     assert!(!table.contains("expires"), "an element is left");
 }
+
+#[test]
+fn a_calendar_that_is_set_by_hours_ends_no_grant_early_or_late() {
+    needs!("calendar");
+    for hours in [5, -5] {
+        let net = Net::new();
+        let calendar = tempfile::NamedTempFile::new().unwrap();
+        let environment = [("KNOCKD_CALENDAR", calendar.path().to_str().unwrap())];
+        let knockd = Knockd::spawn_in(&net.server, &configuration("6s"), &[], &environment);
+        knockd.wait_for("starting up");
+        open_both(&net, &knockd);
+        fs::write(calendar.path(), (hours * 3600).to_string()).unwrap();
+        for grant in knockd.grants() {
+            let left = grant["seconds_left"].as_f64().unwrap();
+            assert!(left > 0.0 && left <= 6.0, "{hours}: {grant}");
+        }
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(knockd.grants().len(), 2, "{hours}: it ended early");
+        let ended = eventually(Duration::from_secs(10), || knockd.grants().is_empty());
+        assert!(ended, "{hours}: it ends late");
+        assert_eq!(acts(&knockd), ["open", "close"]);
+        assert!(!net.client.can_connect(SERVER, 22), "{hours}: the guarded port stays open");
+        // The calendar was set indeed, as the history tells.
+        let told = knockd.ask(r#"{"do":"history","door":"ssh"}"#);
+        let time = |place: usize| told[place]["time"].as_f64().unwrap();
+        let apart = time(1) - time(0) - f64::from(hours) * 3600.0;
+        assert!((0.0..60.0).contains(&apart), "{hours}: {told:?}");
+        knock(&net, &BY_GUARD);
+        assert!(eventually(PATIENCE, || knockd.grants().len() == 1), "{hours}: deaf");
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::fault;
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How far apart the two clocks may have been read.
@@ -31,7 +32,10 @@ pub fn now() -> Now {
             break;
         }
     }
-    best.1
+    let by = fault::calendar_set_by();
+    let seconds = Duration::from_secs(by.unsigned_abs());
+    let wall = if by < 0 { best.1.wall - seconds } else { best.1.wall + seconds };
+    Now { wall, ..best.1 }
 }
 
 /// Which boot this is.

@@ -1,4 +1,4 @@
-//! Dying at a named step, so that tests can see what a crash there leaves behind.
+//! What a test cannot do from outside: dying at a named step, a calendar that is set.
 
 /// The variable that names the step.
 pub const VARIABLE: &str = "KNOCKD_DIE_AT";
@@ -12,4 +12,19 @@ pub fn point(step: &str) {
     }
     #[cfg(not(debug_assertions))]
     let _ = step;
+}
+
+/// The variable that names a file with the seconds by which the calendar seems to be set.
+pub const CALENDAR: &str = "KNOCKD_CALENDAR";
+
+/// By how many seconds a test has set the calendar of this process, forwards or back. Always 0 in
+/// a release build.
+#[must_use]
+pub fn calendar_set_by() -> i64 {
+    #[cfg(debug_assertions)]
+    if let Ok(path) = std::env::var(CALENDAR) {
+        let seconds = std::fs::read_to_string(path).ok();
+        return seconds.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(0);
+    }
+    0
 }
