@@ -20,7 +20,6 @@ use self::record::ClientFile;
 use self::site::Site;
 use super::failure::{Failure, say};
 use super::hand;
-use super::server_key;
 use crate::config::{Client, Config, Door, Name, Spa};
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
@@ -66,10 +65,12 @@ fn host(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The secrets that a client is given now.
+/// What a client is given now.
 struct Given {
     totp: Option<Secret>,
     spa: Option<GivenKey>,
+    /// The server's, if the client has a key for datagrams.
+    server_key: Option<PublicKey>,
 }
 
 struct GivenKey {
@@ -79,7 +80,7 @@ struct GivenKey {
 }
 
 impl Given {
-    fn of(args: &EnrollArgs) -> Result<Self, Failure> {
+    fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Failure> {
         let totp = if args.totp {
             let mut random = Zeroizing::new([0; SECRET_BYTES]);
             getrandom::fill(&mut *random)?;
@@ -97,7 +98,7 @@ impl Given {
                 Some(GivenKey { public: key.public(), private: Some(key.encode()) })
             }
         };
-        Ok(Self { totp, spa })
+        Ok(Self { totp, spa, server_key })
     }
 }
 
@@ -105,7 +106,9 @@ pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<()
     let site = Site::open(config, insecure)?;
     let known = site.client(&args.client)?;
     check(&site.config().doors, args, known.as_ref())?;
-    let given = Given::of(args)?;
+    let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
+    let server_key = if has_spa { Some(site.server_key()?) } else { None };
+    let given = Given::of(args, server_key)?;
     let wall = clock::now().wall;
     let now = Timestamp::from_nanosecond(wall.as_nanos().into()).unwrap_or_default();
 
@@ -299,15 +302,6 @@ fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -
         let has = |of: fn(&Client) -> bool| client.is_some_and(of);
         (has(|client| client.totp.is_some()), has(|client| client.spa.is_some()))
     };
-    let settings = &config.settings.spa;
-    let read = || {
-        // The client's own key is made by now, and has to be shown.
-        server_key::read(&settings.key_file).unwrap_or_else(|error| {
-            let _ = writeln!(io::stderr(), "{error}");
-            None
-        })
-    };
-    let key = if spa { read() } else { None };
     let mut entries = Vec::new();
     for door in doors {
         let wait = first_tcp(door);
@@ -315,8 +309,8 @@ fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -
         if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
             entries.push(entry(Way::Totp(scheme)));
         }
-        if door.recognition.spa && spa {
-            entries.push(entry(Way::Spa { key, port: spa_port(settings) }));
+        if let Some(key) = given.server_key.filter(|_| spa && door.recognition.spa) {
+            entries.push(entry(Way::Spa { key, port: spa_port(&config.settings.spa) }));
         }
     }
     entries

@@ -10,6 +10,7 @@ use super::socket::{self, ControlError};
 use crate::config::Name;
 use crate::config::load::Report;
 use crate::config::one_time::RecipeError;
+use crate::keeper::server_key::ServerKeyError;
 use crate::proto::totp::UriError;
 
 /// Why nothing, or not all, came of a command that works on the configuration itself.
@@ -44,11 +45,18 @@ pub(super) enum Failure {
     Recipe(#[from] RecipeError),
     #[error("knockctl: {0}")]
     Uri(#[from] UriError),
+    #[error("knockctl: {0}")]
+    ServerKey(#[from] ServerKeyError),
     #[error("knockctl: no random numbers can be had: {0}")]
     Random(#[from] getrandom::Error),
     /// Changes that would have made the configuration invalid.
     #[error("{0}\nknockctl: with this change knockd could not start, so nothing has been changed")]
     Undone(Report),
+    #[error(
+        "{report}\nknockctl: with this change knockd could not start, and it could not be taken \
+         back: {source}"
+    )]
+    NotUndone { report: Report, source: FileError },
     #[error(
         "{0}\nknockctl: the files are changed, but the running knockd goes on as before\n    \
          once that is mended, 'systemctl reload knockd' takes them up"

@@ -18,7 +18,7 @@ mod names;
 mod one_time;
 mod reload;
 mod run;
-mod server_key;
+pub(crate) mod server_key;
 mod sets;
 mod watcher;
 mod watchers;

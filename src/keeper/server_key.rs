@@ -17,7 +17,7 @@ use crate::time::Now;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ServerKeyError {
+pub(crate) enum ServerKeyError {
     #[error("{0}")]
     Unfit(String),
     #[error("{path}: there is no such key; take old_key_file away, or give the file back", path = .0.display())]
@@ -40,22 +40,29 @@ pub(super) fn server(
         return Ok(None);
     }
     let spa = &config.settings.spa;
-    let read = |path: &Path| {
-        read_server_key(path, options).map_err(|error| ServerKeyError::Unfit(error.to_string()))
-    };
-    let key = match read(&spa.key_file)? {
-        Some(key) => key,
-        None => make(&spa.key_file)
-            .map_err(|source| ServerKeyError::Make { path: spa.key_file.clone(), source })?,
-    };
-    let mut keys = vec![ServerKey { key, until: None }];
+    let mut keys = vec![ServerKey { key: obtain(&spa.key_file, options)?, until: None }];
     if let Some((path, until)) = &spa.old_key
         && now.wall < *until
     {
-        let key = read(path)?.ok_or_else(|| ServerKeyError::NoOldKey(path.clone()))?;
+        let key = read(path, options)?.ok_or_else(|| ServerKeyError::NoOldKey(path.clone()))?;
         keys.push(ServerKey { key, until: Some(*until) });
     }
     Ok(Some(Server::new(spa, keys)))
+}
+
+/// The key in a file, which is made where there is none.
+///
+/// # Errors
+/// [`ServerKeyError`].
+pub(crate) fn obtain(path: &Path, options: Options) -> Result<PrivateKey, ServerKeyError> {
+    match read(path, options)? {
+        Some(key) => Ok(key),
+        None => make(path).map_err(|source| ServerKeyError::Make { path: path.to_owned(), source }),
+    }
+}
+
+fn read(path: &Path, options: Options) -> Result<Option<PrivateKey>, ServerKeyError> {
+    read_server_key(path, options).map_err(|error| ServerKeyError::Unfit(error.to_string()))
 }
 
 /// It is whole or not there at all: a half one would be nobody's.

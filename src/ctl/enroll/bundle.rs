@@ -16,8 +16,6 @@ use crate::proto::totp::{Digits, Mode, Protocols, Scheme, encode_secret, uri};
 
 /// The step of every authenticator app.
 const USUAL_STEP: u32 = 30;
-/// In place of a key that the server has not made yet.
-const LATER: &str = "# what 'knockctl server-key' prints once knockd has been started";
 /// A code to show what is knocked for it.
 const EXAMPLE: [u16; 3] = [49, 38, 17];
 
@@ -63,8 +61,8 @@ pub(super) struct Entry {
 pub(super) enum Way {
     Totp(Scheme),
     Spa {
-        /// The server's; `None`: it has none yet.
-        key: Option<PublicKey>,
+        /// The server's.
+        key: PublicKey,
         /// Where it listens: a port or a range; `None`: where all do.
         port: Option<String>,
     },
@@ -131,8 +129,7 @@ fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
         }
         Way::Spa { key, port } => {
             fields.extend([("mode", "spa".to_owned()), ("door", door)]);
-            let key = key.map_or_else(|| LATER.to_owned(), |key| scalar(&key.to_string()));
-            fields.push(("server_key", key));
+            fields.push(("server_key", scalar(&key.to_string())));
             fields.push(("key_file", scalar(&server.file("key"))));
             fields.extend(port.clone().map(|port| ("spa_port", port)));
         }
@@ -275,7 +272,7 @@ mod tests {
     }
 
     fn spa(port: Option<&str>) -> Way {
-        let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=".parse().ok();
+        let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=".parse().unwrap();
         Way::Spa { key, port: port.map(str::to_owned) }
     }
 
@@ -306,8 +303,6 @@ mod tests {
         let expected = "    server_key: 4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=\n    \
                         key_file: gw.key\n    spa_port: 62000-62999\n    wait: 22\n";
         assert!(text.ends_with(expected), "{text}");
-        let text = hosts(&gateway(), &[entry("ssh", Way::Spa { key: None, port: None })]);
-        assert!(text.contains("    server_key: # what 'knockctl server-key' prints"), "{text}");
     }
 
     #[test]

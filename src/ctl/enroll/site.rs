@@ -11,6 +11,8 @@ use crate::config::{Config, Name};
 use crate::control::Request;
 use crate::ctl::failure::{Failure, say};
 use crate::ctl::socket::{ControlError, Daemon, Patience, Replies};
+use crate::keeper::server_key::obtain;
+use crate::proto::spa::PublicKey;
 
 /// Where the secrets of clients are, in the directory of the configuration.
 const KEYS: &str = "keys";
@@ -47,6 +49,11 @@ impl Site {
 
     pub(in crate::ctl) const fn config(&self) -> &Config {
         &self.loaded.config
+    }
+
+    /// The server's public key, which is made if there is none yet.
+    pub(in crate::ctl) fn server_key(&self) -> Result<PublicKey, Failure> {
+        Ok(obtain(&self.config().settings.spa.key_file, self.options)?.public())
     }
 
     /// Where enrolling writes a client.
@@ -117,10 +124,10 @@ impl Site {
         let made = edit.make()?;
         match load::load(&self.config, &self.options) {
             Ok(loaded) => Ok(loaded.config),
-            Err(report) => {
-                made.undo()?;
-                Err(Failure::Undone(report))
-            }
+            Err(report) => Err(match made.undo() {
+                Ok(()) => Failure::Undone(report),
+                Err(source) => Failure::NotUndone { report, source },
+            }),
         }
     }
 
