@@ -40,6 +40,10 @@ pub enum Request {
         address: IpAddr,
     },
     CloseAll,
+    /// Listens again to a source that has failed too often.
+    Unlock {
+        address: IpAddr,
+    },
     /// Closes what a client has opened, or extended last.
     Revoke {
         client: Name,

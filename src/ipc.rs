@@ -96,6 +96,8 @@ pub enum ToWatcher {
     ExplainAll,
     /// Nobody asks any more.
     ExplainNothing,
+    /// Listen to this source again.
+    Unlock { source: IpAddr },
 }
 
 /// The bytes are no frame.
@@ -420,6 +422,7 @@ impl Frame for ToWatcher {
             Self::Explain { source } => Writer::new(4).address(source),
             Self::ExplainAll => Writer::new(5),
             Self::ExplainNothing => Writer::new(6),
+            Self::Unlock { source } => Writer::new(7).address(source),
         }
         .bytes
     }
@@ -433,6 +436,7 @@ impl Frame for ToWatcher {
             4 => Self::Explain { source: reader.address()? },
             5 => Self::ExplainAll,
             6 => Self::ExplainNothing,
+            7 => Self::Unlock { source: reader.address()? },
             _ => return Err(Malformed),
         };
         reader.end(frame)
@@ -637,6 +641,7 @@ mod tests {
             ToWatcher::Explain { source },
             ToWatcher::ExplainAll,
             ToWatcher::ExplainNothing,
+            ToWatcher::Unlock { source },
         ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
         }

@@ -425,3 +425,36 @@ fn a_watcher_that_dies_during_a_trial_does_not_end_it() {
     site.knockd.wait_for("the configuration before the trial is in force again");
     assert!(site.opens(22), "the port stays locked");
 }
+
+#[test]
+fn whoever_guesses_codes_is_locked_out_over_a_reload_and_until_somebody_unlocks_them() {
+    let configuration = "
+knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
+clients:
+  phone: {doors: [ssh], totp: {secret: JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP}}
+doors:
+  ssh: {totp: {mode: code, base: 7000}, open: [22], lockout: {failures: 2, within: 10m, for: 1h}}
+";
+    let Some(site) = Site::guarded("lockout", configuration, &[]) else { return };
+    let guess = |from: &str| {
+        let ports = ["7001", "7002", "7003", "7001", "7003", "7002"];
+        let delay = Duration::from_millis(5);
+        site.net.client.knock_from(from.parse::<IpAddr>().unwrap(), SERVER, &ports, delay);
+    };
+    guess(CLIENT);
+    site.knockd.wait_for("192.0.2.2: ssh: failed too often: not listened to at this door");
+    let locked = || site.knockd.ask(r#"{"do":"status"}"#)[0]["locked_out"][0].clone();
+    assert_eq!((&locked()["door"], &locked()["address"]), (&"ssh".into(), &CLIENT.into()));
+    site.knockd.signal(Signal::SIGHUP);
+    site.knockd.wait_for("re-reading config file");
+    assert!(eventually(PATIENCE, || site.knockd.watchers().len() == 2 || !locked().is_null()));
+    assert!(!locked().is_null(), "a reload forgets who is locked out");
+    let unlocked = site.run(&["unlock", CLIENT]);
+    assert!(unlocked.status.success(), "{unlocked:?}");
+    assert!(locked().is_null());
+    guess(CLIENT);
+    site.knockd.wait_for_count("failed too often: not listened to at this door", 2);
+    let stranger = site.run(&["unlock", "192.0.2.99"]);
+    assert!(!stranger.status.success());
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("192.0.2.99 is not locked out"));
+}

@@ -42,6 +42,13 @@ pub(super) struct CloseArgs {
     all: bool,
 }
 
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct UnlockArgs {
+    /// The address to listen to again
+    #[arg(value_parser = address)]
+    ip: IpAddr,
+}
+
 pub(super) fn door(text: &str) -> Result<Name, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
@@ -60,6 +67,12 @@ fn seconds(text: &str) -> Result<u64, String> {
         _ if duration.subsec_nanos() > 0 => Err("write whole seconds".to_owned()),
         seconds => Ok(seconds),
     }
+}
+
+pub(super) fn unlock(config: &Path, insecure: bool, args: &UnlockArgs) -> Result<(), ControlError> {
+    let mut daemon = Daemon::find(config, insecure)?;
+    let request = Request::Unlock { address: args.ip };
+    say(&daemon.ask(&request, Patience::Glance)?.done()?)
 }
 
 pub(super) fn open(config: &Path, insecure: bool, args: OpenArgs) -> Result<(), ControlError> {

@@ -79,6 +79,11 @@ enum Task {
        knockctl close --all")]
     Close(hand::CloseArgs),
 
+    /// Listen again to an address that is locked out since it failed too often
+    ///
+    /// 'knockctl status' shows who is locked out, where, and for how long.
+    Unlock(hand::UnlockArgs),
+
     /// Have a running knockd take up its configuration on trial: it goes unless it is confirmed
     ///
     /// Check from a new connection that you still get in, then confirm. The ports that the guard
@@ -169,6 +174,7 @@ pub fn main() -> ExitCode {
         Task::Status(args) => status::run(&config, insecure, &args),
         Task::Open(args) => hand::open(&config, insecure, args),
         Task::Close(args) => hand::close(&config, insecure, args),
+        Task::Unlock(args) => hand::unlock(&config, insecure, &args),
         Task::Try(args) => trial::start(&config, insecure, &args),
         Task::Confirm => trial::confirm(&config, insecure),
         Task::Watch(args) => events::watch(&config, insecure, &args),

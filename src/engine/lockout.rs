@@ -155,6 +155,18 @@ impl Lockouts {
         }
     }
 
+    /// Forgets all that is known of a source.
+    pub(super) fn unlock(&mut self, source: IpAddr) {
+        for (network, _) in networks(source) {
+            for key in keys(&self.failed, network) {
+                self.failed.pop(&key);
+            }
+            for key in keys(&self.locked, network) {
+                self.locked.pop(&key);
+            }
+        }
+    }
+
     fn lock_network(&mut self, key: Key, until: Monotonic) {
         self.locked.push(key, until);
         if self.locked.len() > self.capacity {
@@ -168,6 +180,10 @@ impl Lockouts {
         }
         self.failed.get_or_insert_mut(key, Record::default)
     }
+}
+
+fn keys<V>(table: &LruCache<Key, V, RandomState>, network: Network) -> Vec<Key> {
+    table.iter().map(|(key, _)| *key).filter(|(_, of)| *of == network).collect()
 }
 
 #[cfg(test)]
@@ -192,6 +208,21 @@ mod tests {
 
     fn fail(lockouts: &mut Lockouts, source: &str, seconds: u64) -> Option<Monotonic> {
         lockouts.fail(&RULE, DOOR, address(source), at(seconds))
+    }
+
+    #[test]
+    fn whoever_is_unlocked_has_never_failed() {
+        for source in ["192.0.2.2", "2001:db8::2"] {
+            let mut lockouts = Lockouts::new(10);
+            for _ in 0..3 {
+                let _ = fail(&mut lockouts, source, 0);
+            }
+            assert!(until(&mut lockouts, source, 1).is_some());
+            lockouts.unlock(address(source));
+            assert_eq!(until(&mut lockouts, source, 1), None);
+            assert_eq!(fail(&mut lockouts, source, 1), None);
+            assert_eq!(fail(&mut lockouts, source, 1), None);
+        }
     }
 
     fn until(lockouts: &mut Lockouts, source: &str, seconds: u64) -> Option<Monotonic> {

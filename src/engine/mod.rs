@@ -176,6 +176,13 @@ impl Engine {
         }
     }
 
+    /// Listens to a source again, at every door, as if it had never failed.
+    pub fn unlock(&mut self, source: IpAddr) {
+        if let Some(lockouts) = &mut self.lockouts {
+            lockouts.unlock(source);
+        }
+    }
+
     /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
     pub fn receive(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
         let asked = self.spa.as_mut().and_then(|spa| Some((spa.datagram(packet, payload)?, spa)));

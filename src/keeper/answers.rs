@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process;
 
 use serde_json::Value;
+use tracing::info;
 
 use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
@@ -107,6 +108,14 @@ impl Keeper {
                     count => format!("{count} doors that '{client}' has opened close"),
                 };
                 Reply::Done { text }
+            }
+            Request::Unlock { address } => {
+                if self.watchers.unlock(now.monotonic, address) {
+                    info!(source = %address, event = "unlocked", "listened to again");
+                    Reply::Done { text: format!("{address} is listened to again") }
+                } else {
+                    Reply::Failed { why: format!("{address} is not locked out") }
+                }
             }
             Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
                 // Answered when it is in force.

@@ -68,6 +68,13 @@ impl Locks {
             .collect()
     }
 
+    /// Forgets that a source is locked out. False: it is not.
+    pub(super) fn forget(&mut self, now: Monotonic, source: IpAddr) -> bool {
+        let is_locked = self.holding(now).any(|(locked, ..)| locked == source);
+        self.0.retain(|(locked, _), _| *locked != source);
+        is_locked
+    }
+
     fn holding(&self, now: Monotonic) -> impl Iterator<Item = (IpAddr, Option<&Name>, Monotonic)> {
         self.0
             .iter()

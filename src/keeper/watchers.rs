@@ -156,6 +156,21 @@ impl Watchers {
         &self.locks
     }
 
+    /// Lets a source be listened to again. False: it was not locked out.
+    pub(super) fn unlock(&mut self, now: Monotonic, source: IpAddr) -> bool {
+        for watcher in self.all() {
+            watcher.tell(ToWatcher::Unlock { source });
+        }
+        self.locks.forget(now, source)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Watcher> {
+        let leaving = self.leaving.iter().map(|(watcher, _)| watcher);
+        let others =
+            [&self.current, &self.relief].into_iter().flatten().map(|(watcher, _)| watcher);
+        others.chain(leaving)
+    }
+
     /// The ids of the users that watchers have been so far.
     pub(super) const fn users(&self) -> &BTreeSet<u32> {
         &self.users
@@ -471,10 +486,7 @@ impl Watchers {
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let leaving = self.leaving.iter().map(|(watcher, _)| watcher);
-        let others =
-            [&self.current, &self.relief].into_iter().flatten().map(|(watcher, _)| watcher);
-        others.chain(leaving).flat_map(Watcher::fds).collect()
+        self.all().flat_map(Watcher::fds).collect()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {

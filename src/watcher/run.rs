@@ -220,6 +220,7 @@ impl Watcher {
                     self.reporter.explain(Asked::One(source));
                 }
                 Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(Asked::All),
+                Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
                 Received::Frame(ToWatcher::ExplainNothing) => self.reporter.explain(Asked::Nobody),
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return Next::End;

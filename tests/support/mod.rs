@@ -1,9 +1,10 @@
 //! Hosts made of network namespaces, and the programs that run in them.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -458,6 +459,8 @@ impl Knockd {
 fn write_configuration(directory: &tempfile::TempDir, file: &Path, configuration: &str) {
     let path = directory.path().display().to_string();
     fs::write(file, configuration.replace("DIR", &path)).unwrap();
+    // It may hold secrets.
+    fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
 }
 
 impl Drop for Knockd {
