@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use divan::{Bencher, black_box};
-use libknock::config::Recognition;
+use libknock::config::{Client, Recognition, TotpClient};
 use libknock::engine::{Engine, Options, Verdict};
 use libknock::proto::knock::{Knock, Protocol};
+use libknock::proto::secret::Secret;
+use libknock::proto::totp::{Digits, Mode, Protocols, Scheme};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
 
@@ -19,8 +21,12 @@ const DOORS: [usize; 3] = [1, 100, 10_000];
 const SPOOFED: [u32; 3] = [1, 10_000, 1_000_000];
 const BETWEEN_PACKETS: Duration = Duration::from_micros(10);
 
+/// Who can knock a rotating sequence.
+const CLIENTS: [u32; 3] = [1, 100, 10_000];
+
 fn main() {
     memory::print();
+    turning::print();
     divan::main();
 }
 
@@ -86,6 +92,32 @@ fn scan(bencher: Bencher<'_, '_>, doors: usize) {
     bencher.bench_local(next);
 }
 
+/// Any port of the range of a door whose sequences rotate, from ten thousand addresses.
+#[divan::bench(args = CLIENTS, sample_size = 2000, sample_count = 100)]
+fn rotating(bencher: Bencher<'_, '_>, clients: u32) {
+    let mut bench = Bench::rotating(turning::by_ports(), clients);
+    let mut sent = 0u32;
+    let mut next = move || {
+        sent += 1;
+        bench.send(sent % 10_000, 20_000 + (sent.wrapping_mul(40_507) % 10_000) as u16, sent);
+    };
+    (0..40_000).for_each(|_| next());
+    bencher.bench_local(next);
+}
+
+/// Any port of the range of a door with codes, from ten thousand addresses.
+#[divan::bench(args = CLIENTS, sample_size = 2000, sample_count = 100)]
+fn rotating_codes(bencher: Bencher<'_, '_>, clients: u32) {
+    let mut bench = Bench::rotating(turning::by_code(), clients);
+    let mut sent = 0u32;
+    let mut next = move || {
+        sent += 1;
+        bench.send(sent % 10_000, 20_000 + (sent.wrapping_mul(40_507) % 100) as u16, sent);
+    };
+    (0..40_000).for_each(|_| next());
+    bencher.bench_local(next);
+}
+
 struct Bench {
     engine: Engine,
     sequences: Vec<[u16; 3]>,
@@ -110,6 +142,17 @@ impl Bench {
             frame: frame(),
             time: Monotonic::from_nanos(1_000_000_000_000),
         }
+    }
+
+    /// A door whose sequences rotate.
+    fn rotating(scheme: Scheme, clients: u32) -> Self {
+        let mut bench = Self::new(0, 0);
+        bench.engine = turning::engine(scheme, clients);
+        while !bench.engine.is_ready() {
+            let now = Now { monotonic: bench.time, wall: Wall::ZERO };
+            black_box(bench.engine.work(now).len());
+        }
+        bench
     }
 
     /// One packet of another connection, and before it whatever is due.
@@ -148,6 +191,74 @@ fn frame() -> Vec<u8> {
     frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1]);
     frame.extend([0x9c, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
     frame
+}
+
+/// What it takes to have the sequences of the next step ready, in the slices that a watcher does.
+mod turning {
+    use std::time::Instant;
+
+    use super::*;
+
+    pub fn by_ports() -> Scheme {
+        let port = |number: u16| number.try_into().expect("a port");
+        let (low, high) = (port(20_000), port(29_999));
+        let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
+        Scheme::new(mode, 30, 1).expect("a scheme")
+    }
+
+    pub fn by_code() -> Scheme {
+        Scheme::new(Mode::Code { base: 20_000, digits: Digits::Six }, 30, 1).expect("a scheme")
+    }
+
+    pub fn engine(scheme: Scheme, clients: u32) -> Engine {
+        let clients: Vec<Client> = (0..clients)
+            .map(|number| Client {
+                name: "client".parse().expect("a name"),
+                doors: vec!["door".parse().expect("a name")],
+                expires: None,
+                totp: Some(TotpClient {
+                    secret: Secret::new(number.to_be_bytes().repeat(5)),
+                    old: None,
+                }),
+                spa: None,
+                fwknop: None,
+            })
+            .collect();
+        let door =
+            Recognition { totp: Some(scheme), ..Recognition::new("door".parse().expect("a name")) };
+        Engine::new([&door], &clients, &Options { sources: SOURCES, ..Options::default() })
+    }
+
+    pub fn print() {
+        println!("preparing rotating sequences of four knocks, in slices");
+        println!("{:>58} {:>9} {:>9} {:>12}", "", "ms", "slices", "longest, ms");
+        for clients in CLIENTS {
+            let mut engine = engine(by_ports(), clients);
+            let start = Wall::ZERO + Duration::from_secs(1_700_000_010);
+            row(&format!("all that hold, {clients} clients"), &mut engine, start);
+            for turn in 1..4 {
+                let then = start + Duration::from_secs(30 * turn);
+                row(&format!("the step turns, {clients} clients"), &mut engine, then);
+            }
+        }
+        println!();
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it measures")]
+    fn row(what: &str, engine: &mut Engine, wall: Wall) {
+        let now = Now { monotonic: Monotonic::from_nanos(wall.as_nanos()), wall };
+        let (mut slices, mut total, mut longest) = (0, Duration::ZERO, Duration::ZERO);
+        while engine.next_work().is_some_and(|at| at <= now.monotonic) {
+            let before = Instant::now();
+            black_box(engine.work(now).len());
+            let took = before.elapsed();
+            slices += 1;
+            total += took;
+            longest = longest.max(took);
+        }
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        println!("{what:>58} {:>9.2} {slices:>9} {:>12.3}", ms(total), ms(longest));
+    }
 }
 
 /// Resident memory, which divan does not measure.

@@ -5,10 +5,12 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use assert_cmd::Command;
 use etherparse::{PacketBuilder, PacketBuilderStep};
+use libknock::proto::totp::{Digits, Key, code, knocks_of_code, parse_secret};
 use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
 
@@ -495,4 +497,44 @@ fn a_configuration_that_is_wrong_is_said_on_standard_error() {
     let said = case.explain(&[]).code(1);
     let err = text(&said.get_output().stderr);
     assert!(err.contains("doors.yaml:1:1: "), "{err}");
+}
+
+#[test]
+fn sequences_that_rotate_are_explained_with_whose_they_are() {
+    let case = Case::new();
+    let doors = "
+clients:
+  phone: {doors: [code], totp: {secret_file: DIR/phone.totp}}
+doors:
+  code:
+    totp: {mode: code, base: 7000}
+    start_command: /bin/true
+";
+    let doors = doors.replace("DIR", case.folder.path().to_str().unwrap());
+    fs::write(case.folder.path().join("doors.yaml"), doors).unwrap();
+    let secret = case.folder.path().join("phone.totp");
+    fs::write(&secret, "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    // What the phone shows at 2000000000, and what it shows ten minutes later.
+    let then = 2_000_000_000.0 - START;
+    let key = Key::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap());
+    let later = code(&key, 66_666_666 + 20, Digits::Six);
+    let mut case = case;
+    for (at, port) in [7097, 7085, 7024].into_iter().enumerate() {
+        case = case.tcp(then + at as f64, "192.0.2.2", 40_000, port, false);
+    }
+    for (at, knock) in knocks_of_code(7000, &later).unwrap().into_iter().enumerate() {
+        case = case.tcp(then + 5.0 + at as f64, "192.0.2.3", 40_000, knock.port.get(), false);
+    }
+    let told: Vec<_> = case
+        .json()
+        .into_iter()
+        .filter(|line| line["event"] == "open" || line["event"] == "missed")
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    for (member, value) in [("by", "totp"), ("client", "phone"), ("source", "192.0.2.2")] {
+        assert_eq!(told[0][member], value);
+    }
+    assert_eq!(told[1]["steps"], 20);
+    assert_eq!((&told[1]["client"], &told[1]["source"]), (&"phone".into(), &"192.0.2.3".into()));
 }

@@ -12,7 +12,7 @@ mod names;
 pub mod plan;
 mod proxy;
 mod requests;
-mod rotating;
+pub mod rotating;
 mod send;
 mod settings;
 mod stamps;
