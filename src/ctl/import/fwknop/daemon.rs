@@ -160,12 +160,11 @@ impl Settings<'_> {
             let message = format!("{name} is about fwknopd itself: left out");
             self.notes.push(at.warning(message));
         } else {
-            let error =
-                at.error("left out: fwknopd knows no variable of this name, and passes over it");
+            let error = at.error(format!("left out: '{name}' is no variable of fwknopd's"));
             self.notes.push(if name.ends_with("_TIMEOUT") {
                 error.help("in access.conf, below a SOURCE, it would have an effect")
             } else {
-                error
+                error.help("fwknopd passes over it, so it had no effect until now")
             });
         }
     }

@@ -41,30 +41,31 @@ const NO_COMMANDS: &str = "a request brings no command here: make a door with a 
 const NO_NAT: &str = "no door translates addresses here: have the firewall do that";
 const NO_GPG: &str = "GnuPG is not read here: give the client a KEY and an HMAC_KEY";
 
-/// The variables that have no counterpart, and what to do without them.
-const WITHOUT: [(&str, &str); 22] = [
-    ("ENABLE_CMD_EXEC", NO_COMMANDS),
-    ("ENABLE_CMD_SUDO_EXEC", NO_COMMANDS),
-    ("CMD_EXEC_USER", NO_COMMANDS),
-    ("CMD_EXEC_GROUP", NO_COMMANDS),
-    ("CMD_EXEC_TIMEOUT", NO_COMMANDS),
-    ("CMD_SUDO_EXEC_USER", NO_COMMANDS),
-    ("CMD_SUDO_EXEC_GROUP", NO_COMMANDS),
-    ("FORCE_NAT", NO_NAT),
-    ("FORCE_SNAT", NO_NAT),
-    ("FORCE_MASQUERADE", NO_NAT),
-    ("FORWARD_ALL", NO_NAT),
-    ("DISABLE_DNAT", NO_NAT),
-    ("GPG_HOME_DIR", NO_GPG),
-    ("GPG_EXE", NO_GPG),
-    ("GPG_DECRYPT_ID", NO_GPG),
-    ("GPG_DECRYPT_PW", NO_GPG),
-    ("GPG_ALLOW_NO_PW", NO_GPG),
-    ("GPG_REQUIRE_SIG", NO_GPG),
-    ("GPG_DISABLE_SIG", NO_GPG),
-    ("GPG_IGNORE_SIG_VERIFY_ERROR", NO_GPG),
-    ("GPG_REMOTE_ID", NO_GPG),
-    ("GPG_FINGERPRINT_ID", NO_GPG),
+/// The variables that have no counterpart, whether they are switches, which do nothing where they
+/// are off, and what to do without them.
+const WITHOUT: [(&str, bool, &str); 22] = [
+    ("ENABLE_CMD_EXEC", true, NO_COMMANDS),
+    ("ENABLE_CMD_SUDO_EXEC", true, NO_COMMANDS),
+    ("CMD_EXEC_USER", false, NO_COMMANDS),
+    ("CMD_EXEC_GROUP", false, NO_COMMANDS),
+    ("CMD_EXEC_TIMEOUT", false, NO_COMMANDS),
+    ("CMD_SUDO_EXEC_USER", false, NO_COMMANDS),
+    ("CMD_SUDO_EXEC_GROUP", false, NO_COMMANDS),
+    ("FORCE_NAT", false, NO_NAT),
+    ("FORCE_SNAT", false, NO_NAT),
+    ("FORCE_MASQUERADE", true, NO_NAT),
+    ("FORWARD_ALL", true, NO_NAT),
+    ("DISABLE_DNAT", true, NO_NAT),
+    ("GPG_HOME_DIR", false, NO_GPG),
+    ("GPG_EXE", false, NO_GPG),
+    ("GPG_DECRYPT_ID", false, NO_GPG),
+    ("GPG_DECRYPT_PW", false, NO_GPG),
+    ("GPG_ALLOW_NO_PW", true, NO_GPG),
+    ("GPG_REQUIRE_SIG", true, NO_GPG),
+    ("GPG_DISABLE_SIG", true, NO_GPG),
+    ("GPG_IGNORE_SIG_VERIFY_ERROR", true, NO_GPG),
+    ("GPG_REMOTE_ID", false, NO_GPG),
+    ("GPG_FINGERPRINT_ID", false, NO_GPG),
 ];
 
 /// What `%include_keys` may set.
@@ -257,18 +258,8 @@ impl Reader<'_> {
         };
         let given = Given { at, value: value.to_vec(), order: self.given };
         self.given += 1;
-        if let Some((name, help)) = WITHOUT.iter().find(|(other, _)| *other == name) {
-            let flag = [
-                "ENABLE_",
-                "FORCE_M",
-                "FORWARD",
-                "DISABLE_",
-                "GPG_ALLOW",
-                "GPG_REQ",
-                "GPG_DIS",
-                "GPG_IGN",
-            ];
-            if flag.iter().any(|begins| name.starts_with(begins)) && !given.is_yes() {
+        if let Some((name, is_switch, help)) = WITHOUT.iter().find(|(other, ..)| *other == name) {
+            if *is_switch && !given.is_yes() {
                 return;
             }
             let error = given.at.error(format!("{name} is not carried over"));
@@ -287,18 +278,22 @@ impl Reader<'_> {
 /// The variable that a word names; of one that has two names the second.
 fn known(word: &str) -> Option<&'static str> {
     let word = if word == "REQUIRE_SOURCE" { "REQUIRE_SOURCE_ADDRESS" } else { word };
-    let without = WITHOUT.iter().map(|(name, _)| *name);
+    let without = WITHOUT.iter().map(|(name, ..)| *name);
     CARRIED.into_iter().chain(without).find(|name| *name == word)
 }
 
 /// A word is named only where it is surely meant for a variable: it might be part of a key.
 fn unknown(word: &str, at: &Place) -> Diagnostic {
+    let is_variable = word.contains('_')
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
     let lower: Vec<_> = CARRIED.iter().map(|name| name.to_ascii_lowercase()).collect();
-    if let Some(meant) = meant(word, lower.iter().map(String::as_str)) {
-        let meant = meant.to_ascii_uppercase();
-        let error =
-            at.error(format!("left out: fwknopd knows no such variable: did you mean {meant}?"));
-        return error.help("fwknopd passes over it without a word, so it had no effect until now");
-    }
-    at.error("left out: fwknopd knows no variable of this name, and passes over it")
+    let message = format!("left out: {this} is no variable of fwknopd's");
+    let error = match meant(word, lower.iter().map(String::as_str)) {
+        Some(meant) => at.error(format!("{message}: did you mean {}?", meant.to_ascii_uppercase())),
+        None => at.error(message),
+    };
+    error.help("fwknopd passes over it without a word, so it had no effect until now")
 }
