@@ -38,12 +38,14 @@ pub use client::{AddressPolicy, Client, FwknopClient, SpaClient, TotpClient};
 pub use clients::ClientPlaces;
 pub use commands::PATH;
 pub use datagrams::{Fwknop, Spa};
+#[cfg(feature = "daemon")]
 pub(crate) use door::parse_target;
 pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
 pub use lockout::Lockout;
 pub use opening::Opening;
+#[cfg(feature = "daemon")]
 pub(crate) use sequence::MAX_KNOCKS;
 pub use server_key::read_server_key;
 pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
