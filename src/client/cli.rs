@@ -13,8 +13,8 @@ use clap::{Args, CommandFactory, Parser};
 
 pub use self::wanted::{Code, Wanted};
 use super::fwknop::time_offset;
-use super::settings::{self, AddressWord, PortRange, SourcePort};
 use super::usage::UsageError;
+use super::values::{self, AddressWord, PortRange, SourcePort};
 use super::{MAX_DELAY, MAX_RETRIES};
 use crate::proto::fwknop::{Hash, Mode as Encryption, User};
 use crate::proto::name::Name;
@@ -135,11 +135,11 @@ struct RotationOptions {
     secret_file: Option<PathBuf>,
 
     /// The range of the ports of a rotating sequence
-    #[arg(long, value_name = "LOW-HIGH", value_parser = settings::wide_range)]
+    #[arg(long, value_name = "LOW-HIGH", value_parser = values::wide_range)]
     ports: Option<PortRange>,
 
     /// How many knocks a rotating sequence has [default: 4]
-    #[arg(long, value_name = "N", value_parser = settings::length)]
+    #[arg(long, value_name = "N", value_parser = values::length)]
     length: Option<u8>,
 
     /// tcp, udp or mixed, for a rotating sequence [default: tcp]
@@ -147,15 +147,15 @@ struct RotationOptions {
     protocol: Option<Protocols>,
 
     /// The port of the digits 00, at a door that takes codes
-    #[arg(long, value_name = "PORT", value_parser = settings::base)]
+    #[arg(long, value_name = "PORT", value_parser = values::base)]
     base: Option<u16>,
 
     /// How many digits a code has, 6 or 8 [default: 6]
-    #[arg(long, value_name = "N", value_parser = settings::digits)]
+    #[arg(long, value_name = "N", value_parser = values::digits)]
     digits: Option<Digits>,
 
     /// How long a rotating sequence is valid [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = settings::step)]
+    #[arg(long, value_name = "TIME", value_parser = values::step)]
     step: Option<u32>,
 }
 
@@ -183,7 +183,7 @@ struct RequestOptions {
     address: Vec<AddressWord>,
 
     /// Ask that the door is open for so long
-    #[arg(long, value_name = "TIME", value_parser = settings::open_for)]
+    #[arg(long, value_name = "TIME", value_parser = values::open_for)]
     open_for: Option<NonZeroU32>,
 
     /// Ask to close the door instead

@@ -11,7 +11,7 @@ use super::fwknoprc::{self, RcError};
 use super::keys::{self, KeyFileError};
 use super::plan::Datagram;
 use super::requests::{RequestError, own_address, whom};
-use super::settings::{self, Address, PortRange};
+use super::values::{self, Address, PortRange};
 use super::voice::Voice;
 use crate::proto::fwknop::{
     self, Access, Hash, HmacKey, Key, KeyError, MAX_TIMEOUT, Mode, Random, Request, User, Version,
@@ -87,7 +87,7 @@ fn only_v4(own: IpAddr) -> io::Result<IpAddr> {
 /// # Errors
 /// Says which durations are possible.
 pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
-    settings::open_for(text).and_then(check_open_for)
+    values::open_for(text).and_then(check_open_for)
 }
 
 /// # Errors

@@ -215,7 +215,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::client::settings::{Address, Kind};
+    use crate::client::settings::Kind;
+    use crate::client::values::Address;
 
     /// What is said about a hosts file, each problem's first line.
     fn problems(text: &str) -> Vec<String> {

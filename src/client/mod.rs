@@ -17,6 +17,7 @@ mod send;
 mod settings;
 mod stamps;
 mod usage;
+mod values;
 mod voice;
 
 use std::io::{self, Write};

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::{NonZeroU16, NonZeroU32};
 
 use super::plan::Datagram;
-use super::settings::{Address, PortRange};
 use super::stamps::Stamps;
+use super::values::{Address, PortRange};
 use super::voice::Voice;
 use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;

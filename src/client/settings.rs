@@ -1,18 +1,16 @@
 //! What command line and hosts file say about a knock, before anything is made of it.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use crate::proto::duration;
+use super::values::{Address, PortRange, SourcePort};
 use crate::proto::fwknop::{Hash, Mode as Encryption, User};
-use crate::proto::knock::{Knock, KnockError, parse_port};
+use crate::proto::knock::Knock;
 use crate::proto::name::Name;
-use crate::proto::spa::{self, AddressError, Given, PublicKey};
-use crate::proto::totp::{Digits, LENGTHS, Protocols, STEPS};
+use crate::proto::spa::PublicKey;
+use crate::proto::totp::{Digits, Protocols};
 
 /// How a door is asked to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,23 +154,6 @@ impl Request {
     }
 }
 
-/// The port that a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourcePort {
-    /// One that is free.
-    Auto,
-    Fixed(NonZeroU16),
-}
-
-/// Reads `40000` or `auto`.
-impl FromStr for SourcePort {
-    type Err = KnockError;
-
-    fn from_str(text: &str) -> Result<Self, KnockError> {
-        if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::Fixed) }
-    }
-}
-
 /// What [`Mode::Fwknop`] alone has beside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fwknop {
@@ -201,284 +182,9 @@ impl Fwknop {
     }
 }
 
-/// Ports from `low` to `high`, never none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    low: NonZeroU16,
-    high: NonZeroU16,
-}
-
-impl PortRange {
-    /// Where a server takes requests unless told otherwise.
-    pub const SPA: Self = match NonZeroU16::new(spa::PORT) {
-        Some(port) => Self { low: port, high: port },
-        None => panic!("port 0"),
-    };
-
-    /// Where fwknop sends to if it is to choose the port itself.
-    pub const RANDOM: Self = match (NonZeroU16::new(10_000), NonZeroU16::new(65_534)) {
-        (Some(low), Some(high)) => Self { low, high },
-        _ => panic!("port 0"),
-    };
-
-    #[must_use]
-    pub const fn low(self) -> NonZeroU16 {
-        self.low
-    }
-
-    #[must_use]
-    pub const fn high(self) -> NonZeroU16 {
-        self.high
-    }
-
-    /// The port that a random number picks; each is as likely as any other, to one in 2^48.
-    #[must_use]
-    pub fn pick(self, random: u64) -> NonZeroU16 {
-        let width = u64::from(self.high.get() - self.low.get()) + 1;
-        // Less than the width, so never past `high`.
-        self.low.saturating_add(u16::try_from(random % width).unwrap_or(0))
-    }
-}
-
-impl From<NonZeroU16> for PortRange {
-    fn from(port: NonZeroU16) -> Self {
-        Self { low: port, high: port }
-    }
-}
-
-/// Why a text is no range of ports.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RangeError {
-    #[error(transparent)]
-    Port(#[from] KnockError),
-    #[error("the range {0} holds no port: write the lower port first")]
-    Backwards(String),
-    #[error("'{0}' is not a range of ports: write the first and the last, as in 20000-29999")]
-    NoRange(String),
-}
-
-/// Reads `62201` or `62000-62999`.
-impl FromStr for PortRange {
-    type Err = RangeError;
-
-    fn from_str(text: &str) -> Result<Self, RangeError> {
-        let (low, high) = text.split_once('-').unwrap_or((text, text));
-        let range = Self { low: parse_port(low.trim())?, high: parse_port(high.trim())? };
-        if range.low > range.high {
-            return Err(RangeError::Backwards(text.to_owned()));
-        }
-        Ok(range)
-    }
-}
-
-/// Reads `20000-29999`, and nothing that is one port only.
-///
-/// # Errors
-/// [`RangeError`] if it is none.
-pub fn wide_range(text: &str) -> Result<PortRange, RangeError> {
-    if !text.contains('-') {
-        return Err(RangeError::NoRange(text.to_owned()));
-    }
-    text.parse()
-}
-
-/// For which address a request asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// The one that this machine uses towards the host, if it is a global one; else the observed.
-    Auto,
-    /// The one that the server sees.
-    Observed,
-    Given(Given),
-}
-
-/// One of the words that make an [`Address`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressWord {
-    Auto,
-    Observed,
-    Ip(IpAddr),
-}
-
-/// Why some words are no address that could be asked for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddressWordError {
-    #[error("'{0}' is neither auto, nor observed, nor an address")]
-    Unknown(String),
-    #[error("one address of each family can be asked for: leave out {0}")]
-    Twice(IpAddr),
-    #[error("'auto' and 'observed' stand alone: leave them out, or the other addresses")]
-    Mixed,
-    #[error(transparent)]
-    Address(#[from] AddressError),
-}
-
-impl FromStr for AddressWord {
-    type Err = AddressWordError;
-
-    fn from_str(text: &str) -> Result<Self, AddressWordError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "observed" => Ok(Self::Observed),
-            _ => match text.parse() {
-                Ok(ip) => Ok(Self::Ip(ip)),
-                Err(_) => Err(AddressWordError::Unknown(text.to_owned())),
-            },
-        }
-    }
-}
-
-impl Address {
-    /// The address that some words name together; `None` if there are none.
-    ///
-    /// # Errors
-    /// [`AddressWordError`] if they do not go together, or if one is not the address of a host.
-    pub fn of(words: &[AddressWord]) -> Result<Option<Self>, AddressWordError> {
-        let (mut v4, mut v6) = (None, None);
-        match words {
-            [] => return Ok(None),
-            [AddressWord::Auto] => return Ok(Some(Self::Auto)),
-            [AddressWord::Observed] => return Ok(Some(Self::Observed)),
-            _ => {}
-        }
-        for word in words {
-            let second = match word {
-                AddressWord::Auto | AddressWord::Observed => return Err(AddressWordError::Mixed),
-                AddressWord::Ip(IpAddr::V4(ip)) => v4.replace(*ip).map(|_| IpAddr::V4(*ip)),
-                AddressWord::Ip(IpAddr::V6(ip)) => v6.replace(*ip).map(|_| IpAddr::V6(*ip)),
-            };
-            if let Some(second) = second {
-                return Err(AddressWordError::Twice(second));
-            }
-        }
-        Ok(Some(Self::Given(Given::new(v4, v6)?)))
-    }
-}
-
-/// How many knocks a sequence in a range has.
-///
-/// # Errors
-/// Says which numbers are possible.
-pub fn length(text: &str) -> Result<u8, String> {
-    let (low, high) = LENGTHS.into_inner();
-    match text.parse() {
-        Ok(length) if LENGTHS.contains(&length) => Ok(length),
-        _ => {
-            Err(format!("'{text}' does not do here: write a number of knocks from {low} to {high}"))
-        }
-    }
-}
-
-/// The port of the pair of digits 00.
-///
-/// # Errors
-/// Says which ports are possible.
-pub fn base(text: &str) -> Result<u16, String> {
-    match parse_port(text) {
-        Ok(base) if base.get() <= u16::MAX - 99 => Ok(base.get()),
-        _ => Err(format!(
-            "'{text}' does not do here: 100 ports from there are needed, write 1 to {}",
-            u16::MAX - 99
-        )),
-    }
-}
-
-/// How many digits a code has.
-///
-/// # Errors
-/// Says which numbers are possible.
-pub fn digits(text: &str) -> Result<Digits, String> {
-    match text {
-        "6" => Ok(Digits::Six),
-        "8" => Ok(Digits::Eight),
-        _ => Err(format!("'{text}' does not do here: write 6 or 8")),
-    }
-}
-
-/// How long a rotating sequence holds, in seconds.
-///
-/// # Errors
-/// Says which durations are possible.
-pub fn step(text: &str) -> Result<u32, String> {
-    let step = duration::parse(text).map_err(|error| error.to_string())?;
-    match whole_seconds(step) {
-        Some(seconds) if STEPS.contains(&seconds) => Ok(seconds),
-        _ => Err(format!("a step of {text} is out of range: write 1s to 1h, in whole seconds")),
-    }
-}
-
-/// How long a door shall stay open, in seconds.
-///
-/// # Errors
-/// Says which durations are possible.
-pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
-    let asked = duration::parse(text).map_err(|error| error.to_string())?;
-    whole_seconds(asked)
-        .and_then(NonZeroU32::new)
-        .ok_or_else(|| format!("a door cannot be open for {text}: write whole seconds, as in 30s"))
-}
-
-fn whole_seconds(duration: Duration) -> Option<u32> {
-    let seconds = u32::try_from(duration.as_secs()).ok()?;
-    (duration.subsec_nanos() == 0).then_some(seconds)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn said<T: fmt::Debug, E: fmt::Display>(result: Result<T, E>) -> String {
-        result.unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_range_is_two_ports_or_one() {
-        for (text, low, high) in [("62201", 62201, 62201), ("1-65535", 1, 65535)] {
-            let range: PortRange = text.parse().unwrap();
-            assert_eq!((range.low.get(), range.high.get()), (low, high));
-        }
-        assert_eq!(
-            said("30000-20000".parse::<PortRange>()),
-            "the range 30000-20000 holds no port: write the lower port first"
-        );
-        assert!(said("20000-70000".parse::<PortRange>()).contains("70000 is out of range"));
-        assert!(said(wide_range("7000")).contains("write the first and the last"));
-    }
-
-    #[test]
-    fn an_address_is_one_of_each_family_or_a_word() {
-        let of = |words: &[&str]| {
-            let words: Vec<_> = words.iter().map(|word| word.parse().unwrap()).collect();
-            Address::of(&words)
-        };
-        assert_eq!(of(&[]), Ok(None));
-        assert_eq!(of(&["auto"]), Ok(Some(Address::Auto)));
-        assert_eq!(of(&["observed"]), Ok(Some(Address::Observed)));
-        let Ok(Some(Address::Given(both))) = of(&["2001:db8::7", "198.51.100.7"]) else {
-            panic!("two families go together");
-        };
-        assert_eq!(both.iter().count(), 2);
-        assert_eq!(of(&["auto", "192.0.2.1"]), Err(AddressWordError::Mixed));
-        assert!(said(of(&["192.0.2.1", "192.0.2.2"])).ends_with("leave out 192.0.2.2"));
-        assert_eq!(said(of(&["0.0.0.0"])), "0.0.0.0 is not the address of a host");
-        assert!(said("autp".parse::<AddressWord>()).contains("neither auto, nor observed"));
-    }
-
-    #[test]
-    fn numbers_out_of_range_say_which_are_in_it() {
-        assert!(said(length("9")).contains("from 3 to 8"));
-        assert!(said(base("65437")).contains("write 1 to 65436"));
-        assert!(said(digits("7")).contains("write 6 or 8"));
-        for text in ["0", "2h", "1500ms"] {
-            assert!(said(step(text)).contains("write 1s to 1h"), "{text}");
-        }
-        for text in ["0", "500ms", "150y", "100000d"] {
-            assert!(open_for(text).is_err(), "{text}");
-        }
-        assert_eq!((step("1m"), length("8"), base("65436")), (Ok(60), Ok(8), Ok(65436)));
-    }
 
     #[test]
     fn the_command_line_wins_and_the_file_fills_in() {
@@ -506,21 +212,5 @@ mod tests {
         };
         let both = own.over(&file);
         assert_eq!((both.mode, both.wait, both.door), (Some(Mode::Spa), file.wait, None));
-    }
-
-    proptest! {
-        #[test]
-        fn every_pick_is_in_the_range(a in 1u16.., b in 1u16.., random: u64) {
-            let range: PortRange = format!("{}-{}", a.min(b), a.max(b)).parse().unwrap();
-            let port = range.pick(random);
-            prop_assert!(range.low <= port && port <= range.high);
-        }
-
-        #[test]
-        fn no_text_makes_a_reader_panic(text in ".{0,20}") {
-            let _ = text.parse::<PortRange>();
-            let _ = text.parse::<AddressWord>();
-            let _ = (length(&text), base(&text), digits(&text), step(&text), open_for(&text));
-        }
     }
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::names::PortError;
-use super::settings::{AddressWordError, Mode};
+use super::settings::Mode;
+use super::values::AddressWordError;
 use crate::proto::knock::Knock;
 use crate::proto::totp::CodeError;
 

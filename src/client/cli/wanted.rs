@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::Options;
 use crate::client::names::{self, Family};
-use crate::client::settings::{Address, Fwknop, Kind, Mode, Request, Rotation, Settings};
+use crate::client::settings::{Fwknop, Kind, Mode, Request, Rotation, Settings};
 use crate::client::usage::{UsageError, WhatToDo};
+use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
 
 /// What the command line says, each part of it right for itself.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use super::Host;
 use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
-use crate::client::settings::{
-    self, Address, AddressWord, Fwknop, Kind, Mode, Request, Rotation, Settings,
-};
+use crate::client::settings::{Fwknop, Kind, Mode, Request, Rotation, Settings};
+use crate::client::values::{self, Address, AddressWord};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, meant};
 use crate::config::raw::{Entry, Keys, Mapping, Node, Value};
@@ -104,7 +103,7 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
     match mode {
         Mode::Sequence => settings.knocks = reader.knocks(entry)?,
         Mode::Totp => settings.rotation = reader.rotation(),
-        Mode::Spa => settings.request = reader.request(settings::open_for),
+        Mode::Spa => settings.request = reader.request(values::open_for),
         Mode::Fwknop => {
             if fields.value("ports").is_some() {
                 settings.knocks = reader.knocks(entry)?;
@@ -252,15 +251,15 @@ impl Reader<'_> {
         self.exclude("protocol", "base", "remove it: a code is knocked over tcp");
         self.exclude("digits", "ports", "remove it: only a code has digits");
         let range = self.read("ports", |node| {
-            node.read("a range of ports such as 20000-29999", settings::wide_range)
+            node.read("a range of ports such as 20000-29999", values::wide_range)
         });
-        let base = self.read("base", |node| node.read("a port", settings::base));
+        let base = self.read("base", |node| node.read("a port", values::base));
         Rotation {
             kind: range.map(Kind::Ports).or(base.map(Kind::Code)),
-            length: self.read("length", |node| node.read("a number", settings::length)),
+            length: self.read("length", |node| node.read("a number", values::length)),
             protocol: self.read("protocol", |node| node.parsed("tcp, udp or mixed")),
-            digits: self.read("digits", |node| node.read("6 or 8", settings::digits)),
-            step: self.read("step", |node| node.read("a duration such as 30s", settings::step)),
+            digits: self.read("digits", |node| node.read("6 or 8", values::digits)),
+            step: self.read("step", |node| node.read("a duration such as 30s", values::step)),
             secret_file: self.path("secret_file"),
         }
     }

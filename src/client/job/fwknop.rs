@@ -5,8 +5,8 @@ use zeroize::Zeroizing;
 use super::{Builder, JobError};
 use crate::client::fwknop::{self, Fwknop, Keys, check_open_for};
 use crate::client::fwknoprc::{Allow, Stanza};
-use crate::client::settings::{Address, AddressWord, PortRange};
 use crate::client::usage::UsageError;
+use crate::client::values::{Address, AddressWord, PortRange};
 use crate::proto::fwknop::{HmacKey, Key, User};
 use crate::proto::knock::{Knock, Protocol};
 
