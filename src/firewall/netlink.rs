@@ -158,11 +158,26 @@ impl Netlink {
     /// # Errors
     /// Whatever the kernel objects to; that the set is gone, too.
     pub fn delete(&mut self, set: &SetRef, key: Key) -> Result<Removal, NetlinkError> {
+        // A batch that fails makes the kernel wait for all processors, ten milliseconds and more;
+        // a question does not.
+        if !self.has(set, key)? {
+            return match self.what_is_missing(set.clone())? {
+                NetlinkError::NoElement(_) => Ok(Removal::WasNotThere),
+                error => Err(error),
+            };
+        }
         match self.apply(&[Change::Delete { set, key }]) {
             Ok(()) => Ok(Removal::Removed),
             Err(NetlinkError::NoElement(_)) => Ok(Removal::WasNotThere),
             Err(error) => Err(error),
         }
+    }
+
+    fn has(&mut self, set: &SetRef, key: Key) -> Result<bool, NetlinkError> {
+        let body = message::element_name(set, key);
+        let take = |_: &[u8], _: &mut Vec<()>| {};
+        let found = self.objects(message::GET_ELEMENT, 0, set.family, &body, take)?;
+        Ok(found.is_some())
     }
 
     /// Makes all the changes, in order, at one moment; or none of them.

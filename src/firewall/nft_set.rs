@@ -107,6 +107,20 @@ impl OwnSets {
         }
     }
 
+    /// Gives an address a new time, whether it is still in or has just gone.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn extend(
+        &mut self,
+        set: &SetRef,
+        address: IpAddr,
+        left: Duration,
+        comment: &Comment,
+    ) -> Result<(), NetlinkError> {
+        self.netlink.renew(set, key(address), left, comment)
+    }
+
     /// Lets an address in no more.
     ///
     /// # Errors

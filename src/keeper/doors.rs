@@ -226,7 +226,7 @@ impl Doors {
         info!(source = %address, door = %door, event = "extend", seconds,
             "open already, now for another {seconds} s");
         if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
-            && let Err(why) = self.sets.open(&kept)
+            && let Err(why) = self.sets.extend(&kept)
         {
             error!(source = %address, door = %door, "cannot be extended: {why}");
         }

@@ -214,6 +214,21 @@ impl Sets {
         Ok(own.open(&set, kept.place.address, kept.left, &comment)?)
     }
 
+    /// Gives an address that is in the time that is left.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn extend(&mut self, kept: &Kept) -> Result<(), SetsError> {
+        if kept.element.is_guards() {
+            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
+            return Ok(guard.extend(&guards_element(kept))?);
+        }
+        let own = self.own.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
+        let set = set_ref(&kept.element)?;
+        let comment = comment(&kept.place.door, &kept.opener);
+        Ok(own.extend(&set, kept.place.address, kept.left, &comment)?)
+    }
+
     /// Lets an address in no more.
     ///
     /// # Errors

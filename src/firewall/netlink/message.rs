@@ -98,13 +98,23 @@ pub(super) fn batch(first: u32, changes: &[Change<'_>]) -> Vec<u8> {
             }
             Change::Delete { set, key } => (DELETE_ELEMENT, 0, set, element(*key, None)),
         };
-        let mut body = set_name(set);
-        attribute(&mut body, ELEMENTS | NESTED, &nested(LIST_ELEMENT | NESTED, &element));
+        let body = in_set(set, &element);
         let family = number(set.family);
         message(&mut bytes, kind, REQUEST | ack | flags, sequence, family, 0, &body);
     }
     message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), 0, SUBSYSTEM, &[]);
     bytes
+}
+
+/// Names one element of a set.
+pub(super) fn element_name(set: &SetRef, key: Key) -> Vec<u8> {
+    in_set(set, &element(key, None))
+}
+
+fn in_set(set: &SetRef, element: &[u8]) -> Vec<u8> {
+    let mut body = set_name(set);
+    attribute(&mut body, ELEMENTS | NESTED, &nested(LIST_ELEMENT | NESTED, element));
+    body
 }
 
 /// A question: about a table, a set or everything of a kind, as `body` says.
