@@ -69,6 +69,8 @@ pub enum FromWatcher {
     Asked { request: Request, at: Monotonic },
     /// A datagram asks for what it may not.
     Refused { refusal: Refusal, at: Monotonic },
+    /// What it remembers of a datagram that was refused before: told when somebody asks.
+    PastRefusal { refusal: Refusal, at: Monotonic },
 }
 
 /// How an interface fares.
@@ -165,6 +167,13 @@ impl Writer {
             }
         };
         writer.door(event.door).address(event.source).time(event.began)
+    }
+
+    fn refusal(self, refusal: Refusal) -> Self {
+        self.address(refusal.source)
+            .optional(refusal.client, Self::client)
+            .optional(refusal.door, Self::door)
+            .put([reason_code(refusal.reason)])
     }
 
     fn door(self, door: DoorId) -> Self {
@@ -371,12 +380,8 @@ impl Frame for FromWatcher {
             }
             Self::Past { event, at } => Writer::new(9).event(event).time(at),
             Self::Asked { ref request, at } => Writer::new(10).request(request).time(at),
-            Self::Refused { refusal, at } => Writer::new(11)
-                .address(refusal.source)
-                .optional(refusal.client, Writer::client)
-                .optional(refusal.door, Writer::door)
-                .put([reason_code(refusal.reason)])
-                .time(at),
+            Self::Refused { refusal, at } => Writer::new(11).refusal(refusal).time(at),
+            Self::PastRefusal { refusal, at } => Writer::new(12).refusal(refusal).time(at),
         };
         writer.bytes
     }
@@ -407,6 +412,7 @@ impl Frame for FromWatcher {
             9 => Self::Past { event: reader.event()?, at: reader.time()? },
             10 => Self::Asked { request: reader.request()?, at: reader.time()? },
             11 => Self::Refused { refusal: reader.refusal()?, at: reader.time()? },
+            12 => Self::PastRefusal { refusal: reader.refusal()?, at: reader.time()? },
             _ => return Err(Malformed),
         };
         reader.end(frame)
@@ -581,7 +587,12 @@ mod tests {
             (address(), any::<Option<u32>>(), any::<Option<u32>>(), reason(), time()).prop_map(
                 |(source, client, door, reason, at)| {
                     let (client, door) = (client.map(ClientId), door.map(DoorId));
-                    FromWatcher::Refused { refusal: Refusal { source, client, door, reason }, at }
+                    let refusal = Refusal { source, client, door, reason };
+                    if source.is_ipv4() {
+                        FromWatcher::Refused { refusal, at }
+                    } else {
+                        FromWatcher::PastRefusal { refusal, at }
+                    }
                 }
             ),
             (address(), knock(), reason(), time()).prop_map(|(source, knock, reason, at)| {
@@ -615,7 +626,7 @@ mod tests {
         fn a_frame_has_one_encoding_and_no_bytes_make_it_panic(
             bytes in prop::array::uniform32(any::<u8>()),
             tail in prop::array::uniform32(prop::sample::select(vec![0u8, 0, 0, 0, 1, 255])),
-            kind in 0u8..13,
+            kind in 0u8..14,
         ) {
             let mut frame = [0; FRAME];
             frame[..32].copy_from_slice(&bytes);

@@ -173,6 +173,24 @@ impl Keeper {
                     _ => false,
                 });
             }
+            Notice::PastRefusal { ref door, ref client, refusal, at } => {
+                let Some(id) = self.past_for else { return };
+                let client = client.as_ref().map(|client| ("client", client.as_str().into()));
+                let reason = ("reason", refusal.reason.as_str().into());
+                let line = EventLine {
+                    time: seconds(wall(now, at)),
+                    source: Some(refusal.source.to_string()),
+                    door: door.as_ref().map(ToString::to_string),
+                    event: "refused".to_owned(),
+                    message: format!("request refused: {}", refusal.reason),
+                    facts: client
+                        .into_iter()
+                        .chain([reason])
+                        .map(|(name, value): (&str, Value)| (name.to_owned(), value))
+                        .collect(),
+                };
+                self.control.reply(id, &Reply::Event(line));
+            }
             Notice::Past { ref door, event, at } => {
                 if let Some(id) = self.past_for {
                     let line = past(door, &event, wall(now, at));

@@ -254,7 +254,9 @@ impl Keeper {
             Notice::Changed(ask) => {
                 let _logged = self.doors.refuse_all(now, &ask, Reason::Changed);
             }
-            Notice::Seen { .. } | Notice::Past { .. } => self.explain(now, &notice),
+            Notice::Seen { .. } | Notice::Past { .. } | Notice::PastRefusal { .. } => {
+                self.explain(now, &notice);
+            }
             Notice::InForce(config) => self.in_force(now, &config)?,
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {

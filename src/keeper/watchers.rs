@@ -55,6 +55,8 @@ pub(super) enum Notice {
     Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
     /// Something that was reported before: somebody asks what happened lately.
     Past { door: Name, event: Event, at: Monotonic },
+    /// A request that was refused before.
+    PastRefusal { door: Option<Name>, client: Option<Name>, refusal: Refusal, at: Monotonic },
     /// This configuration is at work from now on.
     InForce(Arc<Config>),
     /// No watcher could start with this configuration. Fatal only where none has ever worked.
@@ -380,6 +382,11 @@ impl Watchers {
             FromWatcher::Seen { source, knock, reason, at } => {
                 notices.push(Notice::Seen { source, knock, reason, at });
             }
+            FromWatcher::PastRefusal { refusal, at } => {
+                let (door, client) = names_of(&watcher.config, &refusal);
+                let (door, client) = (door.cloned(), client.cloned());
+                notices.push(Notice::PastRefusal { door, client, refusal, at });
+            }
             FromWatcher::Past { event, at } => match door_of(watcher, &event) {
                 Some(door) => {
                     let door = door.name().clone();
@@ -512,11 +519,17 @@ fn notice_of(ask: Result<Ask, Unfounded>, notices: &mut Vec<Notice>) -> bool {
     true
 }
 
+/// The door and the client of a request that was refused, as far as they are known.
+fn names_of<'a>(config: &'a Config, refusal: &Refusal) -> (Option<&'a Name>, Option<&'a Name>) {
+    let door = refusal.door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
+    let client = refusal.client.and_then(|client| client_name(config, client));
+    (door, client)
+}
+
 fn log_refusal(config: &Config, refusal: &Refusal) {
-    let Refusal { source, client, door, reason } = refusal;
-    let client = client.and_then(|client| client_name(config, client)).map(Name::as_str);
-    let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
-    let door = door.map(Name::as_str);
+    let Refusal { source, reason, .. } = refusal;
+    let (door, client) = names_of(config, refusal);
+    let (door, client) = (door.map(Name::as_str), client.map(Name::as_str));
     let of = client.map_or_else(String::new, |client| format!(" of {client}"));
     warn!(%source, door, client, event = "refused", reason = reason.as_str(),
         "request{of} refused: {reason}");

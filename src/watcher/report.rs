@@ -103,6 +103,7 @@ impl Memory {
             .filter_map(|&happened| match happened {
                 FromWatcher::Seen { source, at, .. } => Some((source, at, happened)),
                 FromWatcher::Past { event, at } => Some((event.source, at, happened)),
+                FromWatcher::PastRefusal { refusal, at } => Some((refusal.source, at, happened)),
                 _ => None,
             })
             .filter(|&(source, ..)| asked.about(source))
@@ -203,6 +204,7 @@ impl Reporter {
     /// Counts an authenticated datagram that may not have what it asks for, and says so.
     fn refused(&mut self, at: Monotonic, refusal: Refusal) {
         self.count(at, refusal.reason, 1);
+        self.memory.keep(true, FromWatcher::PastRefusal { refusal, at });
         let frame = FromWatcher::Refused { refusal, at };
         if !self.further_knocks.pass(at) || self.send(&frame).is_err() {
             self.suppressed += 1;
@@ -364,6 +366,19 @@ mod tests {
             reporter.event(at(0), event(reset));
             assert_eq!(!heard(&keeper).is_empty(), verbose);
         }
+    }
+
+    #[test]
+    fn whoever_asks_later_is_told_of_requests_that_were_refused() {
+        let (mut reporter, keeper) = pair(false);
+        let source = IpAddr::from([192, 0, 2, 2]);
+        let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
+        reporter.happened(at(1), Happened::Refused(refusal));
+        assert_eq!(heard(&keeper), [FromWatcher::Refused { refusal, at: at(1) }]);
+        reporter.explain(Asked::One(IpAddr::from([192, 0, 2, 3])));
+        assert_eq!(heard(&keeper), []);
+        reporter.explain(Asked::One(source));
+        assert_eq!(heard(&keeper), [FromWatcher::PastRefusal { refusal, at: at(1) }]);
     }
 
     #[test]
