@@ -253,6 +253,7 @@ impl Bundle<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::hosts::Hint;
 
     fn port(port: u16) -> NonZeroU16 {
         port.try_into().unwrap()
@@ -381,6 +382,30 @@ mod tests {
         let text = bundle(&[entry("ssh", spa(None))], false);
         assert!(text.contains("~/.config/knock/gw.key") && text.contains("\nPRIVATE\n"), "{text}");
         assert!(!text.contains("authenticator"), "{text}");
+    }
+
+    #[test]
+    fn knock_reads_every_entry_without_a_doubt() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts.yaml");
+        let entries = [
+            entry("ssh", ports(Protocols::Tcp, 30)),
+            entry("null", ports(Protocols::Mixed, 90)),
+            entry("-x", Way::Totp(code(Digits::Six))),
+            Entry { wait: None, ..entry("8", Way::Totp(code(Digits::Eight))) },
+            entry("ssh", spa(None)),
+            entry("web", spa(Some("62000-62999"))),
+        ];
+        for host in ["gw.example.com", "192.0.2.1", "2001:db8::1"] {
+            let server = Server::new(Some(host), "null");
+            std::fs::write(&path, hosts(&server, &entries)).unwrap();
+            let (read, doubts) = crate::client::hosts::read(&path).unwrap();
+            assert!(doubts.is_empty(), "{doubts:?}");
+            for name in names(&server, &entries) {
+                let found = read.find(&name, Hint::default()).unwrap();
+                assert!(found.is_some(), "{name}");
+            }
+        }
     }
 
     #[test]
