@@ -538,3 +538,82 @@ doors:
     assert_eq!(told[1]["steps"], 20);
     assert_eq!((&told[1]["client"], &told[1]["source"]), (&"phone".into(), &"192.0.2.3".into()));
 }
+
+/// Requests in one datagram: the published vectors, at the time of their server's clock.
+mod requests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const KEY: &str = "uYMqxqI17aCacPp6idHMh0dtJZZSZ9PlaFvOcmwg7C4=\n";
+    const CLIENT: &str = "ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=";
+
+    fn case() -> Case {
+        let case = Case::new();
+        let key = case.folder.path().join("server.key");
+        let doors = format!(
+            "knockd: {{spa: {{key_file: {}}}}}\n\
+             clients:\n  laptop: {{doors: [ssh, web], spa: {{public_key: {CLIENT}}}}}\n\
+             doors:\n\
+             \x20 ssh: {{spa: true, start_command: /bin/true}}\n\
+             \x20 web: {{spa: true, start_command: /bin/true}}\n",
+            key.display()
+        );
+        fs::write(case.folder.path().join("doors.yaml"), doors).unwrap();
+        ["door web, ", "61 s old", "a key that is enrolled nowhere", "one bit of p flipped"]
+            .iter()
+            .zip(0..)
+            .fold(case, |case, (why, nth)| {
+                let mut packet = Vec::new();
+                let builder = PacketBuilder::ipv4([192, 0, 2, 2], [192, 0, 2, 1], 64);
+                builder.udp(40_000 + nth, 62_201).write(&mut packet, &vector(why)).unwrap();
+                case.frame(0.1 * f64::from(nth), &packet)
+            })
+    }
+
+    fn vector(why: &str) -> Vec<u8> {
+        let vectors = include_str!("../src/proto/spa/vectors.txt");
+        let line = vectors.lines().find(|line| line.contains(why)).unwrap();
+        let digits = line.rsplit(": ").next().unwrap();
+        data_encoding::HEXLOWER.decode(digits.as_bytes()).unwrap()
+    }
+
+    fn give_key(case: &Case) {
+        let path = case.folder.path().join("server.key");
+        fs::write(&path, KEY).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn are_read_where_the_servers_key_can_be() {
+        let case = case();
+        give_key(&case);
+        let lines = case.json();
+        let said: Vec<[&str; 4]> = lines
+            .iter()
+            .map(|line| {
+                ["event", "door", "client", "reason"].map(|key| line[key].as_str().unwrap_or("-"))
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ["open", "web", "laptop", "-"],
+                ["refused", "-", "laptop", "too-old"],
+                ["refused", "-", "-", "unknown-client"],
+            ]
+        );
+        assert_eq!(lines[0]["by"], "spa");
+    }
+
+    #[test]
+    fn are_counted_where_it_cannot_be() {
+        let case = case();
+        let output = case.explain(&[]).success();
+        let said = text(&output.get_output().stderr);
+        assert!(
+            said.contains("4 datagrams that may be requests are not read: there is no key"),
+            "{said}"
+        );
+    }
+}

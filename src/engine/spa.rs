@@ -330,6 +330,7 @@ mod tests {
 
     use super::*;
     use crate::config::SpaClient;
+    use crate::engine::{Engine, Options, Verdict, Window};
     use crate::proto::spa::{Request as Asked, Stamp, seal};
 
     const CLOCK: Duration = Duration::from_secs(1_700_000_000);
@@ -675,6 +676,57 @@ mod tests {
         assert_eq!(reason(judge(&mut spa, SECOND, "192.0.2.2", &datagram)), Some(Reason::BadTag));
         let fresh = seal(&stamped(SECOND), &key(ONE), &key(2).public(), [7; 32]);
         assert_eq!(reason(judge(&mut spa, SECOND, "192.0.2.2", &fresh)), None);
+    }
+
+    /// An engine with one more door, which has the requests' port in its sequence.
+    fn engine(options: &Options) -> Engine {
+        let knocks = Recognition {
+            sequence: vec!["62201/udp".parse().unwrap(), "7000".parse().unwrap()],
+            ..Recognition::new("knocks".parse().unwrap())
+        };
+        let doors: Vec<Recognition> = doors().into_iter().chain([knocks]).collect();
+        let mut engine = Engine::new(&doors, &clients(), options);
+        engine.take_spa(Spa::new(server(), &clients(), &doors));
+        engine
+    }
+
+    #[test]
+    fn a_request_is_no_knock_and_what_is_no_request_may_be_one() {
+        let mut engine = engine(&Options::default());
+        let packet = packet("192.0.2.2");
+        let request = sealed(&stamped(Duration::ZERO), ONE);
+        let verdict = engine.receive(at(Duration::ZERO), &packet, &request);
+        assert!(matches!(verdict, Verdict::Asked([_])), "{verdict:?}");
+        for (other, after) in [(&[0; LEN][..], 5 * SECOND), (&[0], 10 * SECOND)] {
+            let verdict = engine.receive(at(after), &packet, other);
+            assert!(matches!(verdict, Verdict::Knock([_, ..])), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn where_only_ipv4_is_wanted_nobody_asks_over_ipv6() {
+        let mut engine = engine(&Options { only_ipv4: true, ..Options::default() });
+        let request = sealed(&stamped(Duration::ZERO), ONE);
+        let verdict = engine.receive(at(Duration::ZERO), &packet("2001:db8::2"), &request);
+        assert_eq!(verdict, Verdict::Ignored(Reason::OnlyIpv4));
+    }
+
+    #[test]
+    fn what_another_watcher_tells_of_is_passed_over() {
+        let mut engine = engine(&Options::default());
+        let cut = at(SECOND).monotonic;
+        let mut asks = |window, after| {
+            engine.report(window);
+            let request = sealed(&stamped(after), ONE);
+            let verdict = engine.receive(at(after), &packet("192.0.2.2"), &request);
+            matches!(verdict, Verdict::Asked([_]))
+        };
+        let from_the_cut_on = Window { after: Some(cut), until: None };
+        assert!(!asks(from_the_cut_on, SECOND));
+        assert!(asks(from_the_cut_on, 2 * SECOND));
+        let up_to_the_cut = Window { after: None, until: Some(cut + 2 * SECOND) };
+        assert!(asks(up_to_the_cut, 3 * SECOND));
+        assert!(!asks(up_to_the_cut, 4 * SECOND));
     }
 
     #[test]

@@ -92,7 +92,13 @@ impl Doors {
                 }
             }
         }
-        let Some(first) = all_asked.first() else { return refused.map_or(Ok(Answer::Done), Err) };
+        let Some(first) = all_asked.first() else {
+            // It is over, whatever a later configuration would make of it.
+            if let Some(proof) = &ask.proof {
+                let _heeded = self.books.write(&[], Some(proof), Flush::No);
+            }
+            return refused.map_or(Ok(Answer::Done), Err);
+        };
         // The record may follow where there is no proof to use up and the kernel ends the grant by
         // itself. Where recording fails at the moment, nothing opens until it is known whether it
         // can be.
