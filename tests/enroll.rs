@@ -275,6 +275,16 @@ fn a_new_secret_comes_with_the_entries_of_every_door_of_the_client() {
 }
 
 #[test]
+fn the_shell_completes_the_clients_that_there_are() {
+    let files = Files::new();
+    for name in ["phone", "laptop"] {
+        said(files.run(&format!("enroll {name} --door ssh --totp")));
+    }
+    said(files.run("revoke phone"));
+    assert_eq!(said(files.run("completions clients")).0, "laptop\n");
+}
+
+#[test]
 fn a_change_that_would_not_load_is_taken_back() {
     let files = Files::new();
     said(files.run(&format!("enroll laptop --door vpn --spa {KEY}")));
