@@ -104,6 +104,8 @@ pub struct Engine {
     searches: Searches<TrackId>,
     agenda: Agenda,
     events: Vec<Event>,
+    /// What [`Self::work`] has yet to tell.
+    untold: Vec<Event>,
     spa: Option<Spa>,
     request: Option<Request>,
 }
@@ -149,6 +151,7 @@ impl Engine {
                 ready: !rotates,
             },
             events: Vec::new(),
+            untold: Vec::new(),
             spa: None,
             request: None,
         }
@@ -193,6 +196,13 @@ impl Engine {
         if !self.window.contains(now.monotonic) {
             return Verdict::Asked(&[]);
         }
+        let until = self
+            .lockouts
+            .as_mut()
+            .and_then(|lockouts| lockouts.until(None, packet.source, now.monotonic));
+        if until.is_some() {
+            return Verdict::Ignored(Reason::LockedOut);
+        }
         match spa.judge(now, packet, datagram) {
             // Where a door watches this port too, it may be a knock.
             Answer::Ignored(Reason::BadTag) => match self.on_packet(now, packet) {
@@ -200,9 +210,22 @@ impl Engine {
                 other => other,
             },
             Answer::Ignored(reason) => Verdict::Ignored(reason),
-            Answer::Refused(refusal) => Verdict::Refused(refusal),
+            Answer::Refused(refusal) => self.refuse(now, refusal),
             Answer::Asked(request) => Verdict::Asked(slice::from_ref(self.request.insert(request))),
         }
+    }
+
+    /// Refuses a datagram, which counts against its source.
+    fn refuse(&mut self, now: Now, refusal: Refusal) -> Verdict<'_> {
+        if let (Some(rule), Some(lockouts)) = (&self.lockout, &mut self.lockouts)
+            && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
+        {
+            let door = refusal.door.unwrap_or(DoorId(0));
+            let mut teller = Teller::new(refusal.source, self.window, &mut self.untold);
+            let kind = EventKind::LockedOut { until, everywhere: true };
+            teller.tell(door, now.monotonic, kind);
+        }
+        Verdict::Refused(refusal)
     }
 
     /// What one packet comes to, as a knock.
@@ -267,11 +290,12 @@ impl Engine {
         &self.events
     }
 
-    /// Does a little of what can wait: prepares rotating sequences before they hold, and looks for
-    /// clients whose clock is off. A call takes a few milliseconds at most; call again while
+    /// Does a little of what can wait: prepares rotating sequences before they hold, looks for
+    /// clients whose clock is off, and tells who was locked out for his datagrams. A call takes a few milliseconds at most; call again while
     /// [`Self::next_work`] has come.
     pub fn work(&mut self, now: Now) -> &[Event] {
         self.start_events();
+        self.events.append(&mut self.untold);
         let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
         let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
         let mut work = WORK;
@@ -311,7 +335,8 @@ impl Engine {
     #[must_use]
     pub fn next_work(&self) -> Option<Monotonic> {
         let preparation = Some(self.agenda.due).filter(|&due| due < Monotonic::MAX);
-        [preparation, self.next_search()].into_iter().flatten().min()
+        let untold = (!self.untold.is_empty()).then_some(Monotonic::ZERO);
+        [preparation, self.next_search(), untold].into_iter().flatten().min()
     }
 
     /// When [`Self::work`] begins or goes on to look for a client whose clock is off.

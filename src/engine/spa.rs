@@ -329,8 +329,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::SpaClient;
-    use crate::engine::{Engine, Options, Verdict, Window};
+    use crate::config::{Lockout, SpaClient};
+    use crate::engine::{Engine, Event, EventKind, Options, Verdict, Window};
     use crate::proto::spa::{Request as Asked, Stamp, seal};
 
     const CLOCK: Duration = Duration::from_secs(1_700_000_000);
@@ -582,6 +582,38 @@ mod tests {
         }
         let later = judge(&mut spa, SECOND, "192.0.2.2", &datagram);
         assert_eq!(reason(later), Some(Reason::Used));
+    }
+
+    #[test]
+    fn whoever_is_refused_too_often_is_not_listened_to_at_any_door() {
+        let lasts = 3600 * SECOND;
+        let lockout = Lockout { failures: 2, within: 600 * SECOND, lasts };
+        let options = Options { lockout: Some(lockout), ..Options::default() };
+        let mut engine = Engine::new(&doors(), &clients(), &options);
+        engine.take_spa(spa());
+        let mut send = |after: Duration, stamp: Duration| {
+            let datagram = sealed(&stamped(stamp), ONE);
+            let verdict = match engine.receive(at(after), &packet("192.0.2.2"), &datagram) {
+                Verdict::Asked(_) => None,
+                Verdict::Refused(Refusal { reason, .. }) | Verdict::Ignored(reason) => Some(reason),
+                Verdict::Knock(_) => panic!("no door watches this port"),
+            };
+            (verdict, engine.work(at(after)).to_vec())
+        };
+        let nothing = Vec::new;
+        assert_eq!(send(Duration::ZERO, Duration::ZERO), (None, nothing()));
+        assert_eq!(send(SECOND, Duration::ZERO), (Some(Reason::Used), nothing()));
+        let until = at(2 * SECOND).monotonic + lasts;
+        let locked_out = Event {
+            door: DoorId(1),
+            source: "192.0.2.2".parse().unwrap(),
+            kind: EventKind::LockedOut { until, everywhere: true },
+            began: at(2 * SECOND).monotonic,
+        };
+        assert_eq!(send(2 * SECOND, Duration::ZERO), (Some(Reason::Used), vec![locked_out]));
+        assert_eq!(send(3 * SECOND, 3 * SECOND), (Some(Reason::LockedOut), nothing()));
+        let after = lasts + 2 * SECOND;
+        assert_eq!(send(after, after), (None, nothing()));
     }
 
     #[test]
