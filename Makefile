@@ -55,7 +55,7 @@ demo:
 
 bench:
 	@tools/need build
-	$(CARGO) bench --locked --bench engine --bench ledger --bench flood
+	$(CARGO) bench --locked --bench engine --bench spa --bench ledger --bench flood
 
 # Beside classic knockd and fwknopd where they are installed; needs root.
 bench-latency:

@@ -172,7 +172,10 @@ impl Reporter {
             return;
         }
         let seen = FromWatcher::Seen { source: packet.source, knock: packet.knock(), reason, at };
-        self.memory.keep(false, seen);
+        // Anybody can send any number of those: they push nothing else out.
+        if reason != Reason::BadTag {
+            self.memory.keep(false, seen);
+        }
         if self.asked.about(packet.source) && self.first_knocks.pass(at) {
             // Whoever asks can do without what the channel has no room for.
             let _ = self.send(&seen);
@@ -301,11 +304,14 @@ impl Reporter {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
     use crate::engine::DoorId;
     use crate::engine::Knocked;
     use crate::ipc::Received;
     use crate::sys::files::frame_channel;
+    use crate::wire::Transport;
 
     fn at(millis: u64) -> Monotonic {
         Monotonic::ZERO + Duration::from_secs(100) + Duration::from_millis(millis)
@@ -398,6 +404,21 @@ mod tests {
         assert_eq!(heard(&keeper), past);
         reporter.event(at(4), reset);
         assert_eq!(heard(&keeper), [FromWatcher::Event { event: reset, at: at(4) }]);
+    }
+
+    #[test]
+    fn junk_is_not_remembered_and_told_only_to_who_asks_meanwhile() {
+        let (mut reporter, keeper) = pair(false);
+        let source = IpAddr::from([192, 0, 2, 2]);
+        let port = NonZeroU16::new(62_201).unwrap();
+        let transport = Transport::Udp { source_port: 40_000, port };
+        let junk = Packet { source, destination: source, transport };
+        reporter.ignored(at(0), &junk, Reason::BadTag);
+        reporter.explain(Asked::One(source));
+        assert_eq!(heard(&keeper), []);
+        reporter.ignored(at(1), &junk, Reason::BadTag);
+        let (knock, reason) = (junk.knock(), Reason::BadTag);
+        assert_eq!(heard(&keeper), [FromWatcher::Seen { source, knock, reason, at: at(1) }]);
     }
 
     #[test]
