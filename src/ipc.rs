@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Client, Lockout, Recognition};
+use crate::config::{Client, Fwknop, Lockout, Recognition};
 use crate::engine::spa::Server;
 use crate::engine::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
@@ -30,6 +30,7 @@ pub struct Assignment {
     pub clients: Vec<Client>,
     /// `None`: native SPA datagrams are not looked at.
     pub spa: Option<Server>,
+    pub fwknop: Fwknop,
     pub interfaces: Vec<String>,
     pub only_ipv4: bool,
     pub track_sources: usize,

@@ -14,7 +14,7 @@ use crate::config::load::{self, Report};
 use crate::config::{Client, Config, Door, Family, Name, read_server_key};
 use crate::engine::spa::{Server, ServerKey, Spa};
 use crate::engine::{
-    self, ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Verdict,
+    self, ClientId, Credential, DoorId, Engine, Event, EventKind, Fwknop, Knocked, Reason, Verdict,
 };
 use crate::grants::By;
 use crate::time::{Monotonic, Now, Wall};
@@ -104,6 +104,13 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
         lockout: config.settings.lockout,
     };
     let mut engine = Engine::new(recognitions(), &config.clients, &engine_options);
+    let takes_spa = config.doors.iter().any(|door| door.recognition.spa);
+    engine.take_fwknop(Fwknop::new(
+        &config.clients,
+        recognitions(),
+        &config.settings.fwknop,
+        takes_spa.then(|| config.settings.spa.ports.clone()),
+    ));
     let sealed = match server(&config, options) {
         Ok(Some(server)) => {
             engine.take_spa(Spa::new(server, &config.clients, recognitions()));

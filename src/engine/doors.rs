@@ -29,7 +29,7 @@ pub enum Local {
 }
 
 impl Local {
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::Addresses(addresses) => addresses.contains(&address),

@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use lru::LruCache;
 use smallvec::SmallVec;
 
-use super::{ClientId, Credential, DoorId, Reason, Refusal, Request, Verdict};
+use super::{ClientId, Credential, DoorId, Reason, Refusal, Request};
 use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
-use crate::proto::fwknop::{Access, Datagram, Error, Opened};
+use crate::proto::fwknop::{Access, Datagram, END_LEN, Error, MIN_LEN, Opened};
 use crate::proto::knock::Knock;
 use crate::proto::network::Network;
-use crate::time::{Now, Wall};
-use crate::wire::Packet;
+use crate::time::{Monotonic, Now, Wall};
+use crate::wire::filter::Datagrams;
+use crate::wire::{Packet, Transport};
 
 /// How many requests are remembered, to refuse them here if they come again. The ledger remembers
 /// all that count.
@@ -22,14 +24,48 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).expect("is not zero");
 /// Stamps are whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 
+/// How long a datagram between the same ports counts as the same.
+const COPY: Duration = Duration::from_secs(1);
+
 /// The clients that hold fwknop's keys.
 #[derive(Debug)]
 pub struct Fwknop {
+    /// Where datagrams are sent to.
+    ports: Vec<RangeInclusive<NonZeroU16>>,
     holders: Vec<Holder>,
     index: Index,
     max_age: Duration,
-    seen: LruCache<[u8; 32], ()>,
+    seen: LruCache<[u8; 32], Seen>,
     requests: Vec<Request>,
+}
+
+/// A request that came before.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Monotonic,
+    source: IpAddr,
+    source_port: u16,
+}
+
+impl Seen {
+    /// Whether it is the same packet, captured at another place.
+    fn is_copy_of(self, earlier: Self) -> bool {
+        (self.source, self.source_port) == (earlier.source, earlier.source_port)
+            && self.at.since(earlier.at) < COPY
+    }
+}
+
+/// What a datagram comes to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing proves that it comes from anybody who holds keys, or it is a copy: counted, and no
+    /// more.
+    Ignored(Reason),
+    /// A client made it.
+    Refused(Refusal),
+    /// For what [`Fwknop::requests`] says.
+    Asked,
 }
 
 #[derive(Debug)]
@@ -55,22 +91,29 @@ impl Door {
 
 /// Why a datagram opens nothing.
 enum Refused {
-    /// Nothing proves that it comes from anybody who holds keys.
-    Noise(Error),
+    Ignored(Reason),
     Client(ClientId, Reason),
 }
 
 impl Fwknop {
     /// The clients among all that hold fwknop's keys. The place of a client or a door in its list
-    /// is its id.
+    /// is its id. `spa`: where native datagrams are sent to; those of fwknop's may go there too.
     #[must_use]
-    pub fn new(clients: &[Client], doors: &[Recognition], settings: &Settings) -> Self {
+    pub fn new<'a>(
+        clients: &[Client],
+        doors: impl IntoIterator<Item = &'a Recognition>,
+        settings: &Settings,
+        spa: Option<RangeInclusive<NonZeroU16>>,
+    ) -> Self {
+        let takes = |(_, door): &(DoorId, &Recognition)| door.fwknop;
+        let doors: Vec<_> = (0..).map(DoorId).zip(doors).filter(takes).collect();
         let holders: Vec<Holder> = (0..)
             .map(ClientId)
             .zip(clients)
-            .filter_map(|(id, client)| Holder::new(id, client, doors))
+            .filter_map(|(id, client)| Holder::new(id, client, &doors))
             .collect();
         Self {
+            ports: [settings.port..=settings.port].into_iter().chain(spa).collect(),
             index: Index::new(&holders),
             holders,
             max_age: settings.max_age,
@@ -85,14 +128,38 @@ impl Fwknop {
         self.holders.is_empty()
     }
 
-    /// What a datagram asks for. Only the keys of those clients are tried whose networks it comes
-    /// from.
-    pub fn on_datagram(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
+    /// What a capture has to pass on.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
+        // What is longer or shorter than any request is nobody's.
+        let lengths = MIN_LEN as u16..=END_LEN as u16 - 1;
+        self.ports
+            .iter()
+            .map(move |ports| Datagrams { ports: ports.clone(), lengths: lengths.clone() })
+    }
+
+    /// Whether a packet may be a request, by its port and length.
+    #[must_use]
+    pub fn takes(&self, packet: &Packet, payload: &[u8]) -> bool {
+        let is_port = |port| self.ports.iter().any(|ports| ports.contains(&port));
+        (MIN_LEN..END_LEN).contains(&payload.len())
+            && matches!(packet.transport, Transport::Udp { port, .. } if is_port(port))
+    }
+
+    /// What the datagram asks for that was judged last.
+    #[must_use]
+    pub fn requests(&self) -> &[Request] {
+        &self.requests
+    }
+
+    /// What a datagram comes to. Only the keys of those clients are tried whose networks it comes
+    /// from. `is_local`: it was sent to an address of this host; to another it has to be sent by
+    /// a client that is said to do so.
+    pub fn judge(&mut self, now: Now, packet: &Packet, is_local: bool, payload: &[u8]) -> Answer {
         self.requests.clear();
-        match self.decide(now.wall, packet, payload) {
-            Ok(()) => Verdict::Asked(&self.requests),
-            Err(Refused::Noise(error)) => Verdict::Ignored(error.into()),
-            Err(Refused::Client(client, reason)) => Verdict::Refused(Refusal {
+        match self.decide(now, packet, is_local, payload) {
+            Ok(()) => Answer::Asked,
+            Err(Refused::Ignored(reason)) => Answer::Ignored(reason),
+            Err(Refused::Client(client, reason)) => Answer::Refused(Refusal {
                 source: packet.source,
                 client: Some(client),
                 door: None,
@@ -101,21 +168,38 @@ impl Fwknop {
         }
     }
 
-    fn decide(&mut self, now: Wall, packet: &Packet, payload: &[u8]) -> Result<(), Refused> {
-        let datagram = Datagram::new(payload).map_err(Refused::Noise)?;
+    fn decide(
+        &mut self,
+        now: Now,
+        packet: &Packet,
+        is_local: bool,
+        payload: &[u8],
+    ) -> Result<(), Refused> {
+        let ignored = |error: Error| Refused::Ignored(error.into());
+        let datagram = Datagram::new(payload).map_err(ignored)?;
         let mut noise = Error::Source;
         for place in self.index.holders_at(packet.source) {
             let Some(holder) = self.holders.get(place) else { continue };
-            if !holder.is_sent_to(packet.destination) {
+            if !holder.is_sent_to(packet.destination, is_local) {
                 continue;
             }
             match holder.open(datagram) {
                 Ok(opened) => {
                     let refused = |reason| Refused::Client(holder.client, reason);
-                    let requests =
-                        holder.ask(now, self.max_age, packet.source, &opened).map_err(refused)?;
-                    if self.seen.put(opened.replay, ()).is_some() {
-                        return Err(refused(Reason::Used));
+                    let requests = holder
+                        .ask(now.wall, self.max_age, packet.source, &opened)
+                        .map_err(refused)?;
+                    let seen = Seen {
+                        at: now.monotonic,
+                        source: packet.source,
+                        source_port: packet.source_port(),
+                    };
+                    match self.seen.put(opened.replay, seen) {
+                        None => {}
+                        Some(earlier) if seen.is_copy_of(earlier) => {
+                            return Err(Refused::Ignored(Reason::Duplicate));
+                        }
+                        Some(_) => return Err(refused(Reason::Used)),
                     }
                     self.requests.extend(requests);
                     return Ok(());
@@ -124,24 +208,25 @@ impl Fwknop {
                 Err(error) => return Err(Refused::Client(holder.client, error.into())),
             }
         }
-        Err(Refused::Noise(noise))
+        Err(ignored(noise))
     }
 }
 
 impl Holder {
-    fn new(id: ClientId, client: &Client, doors: &[Recognition]) -> Option<Self> {
-        let doors = (0..)
-            .map(DoorId)
-            .zip(doors)
-            .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
-            .map(|(id, door)| Door { id, opens: door.opens.clone() })
+    fn new(id: ClientId, client: &Client, doors: &[(DoorId, &Recognition)]) -> Option<Self> {
+        let doors = doors
+            .iter()
+            .filter(|(_, door)| client.doors.contains(&door.name))
+            .map(|(id, door)| Door { id: *id, opens: door.opens.clone() })
             .collect();
         Some(Self { client: id, expires: client.expires, is: client.fwknop.clone()?, doors })
     }
 
-    fn is_sent_to(&self, destination: IpAddr) -> bool {
-        let destinations = &self.is.destination;
-        destinations.is_empty() || destinations.iter().any(|network| network.contains(destination))
+    fn is_sent_to(&self, destination: IpAddr, is_local: bool) -> bool {
+        match &*self.is.destination {
+            [] => is_local,
+            networks => networks.iter().any(|network| network.contains(destination)),
+        }
     }
 
     fn open(&self, datagram: Datagram<'_>) -> Result<Opened, Error> {
@@ -278,8 +363,6 @@ mod tests {
     use crate::proto::fwknop::{
         self as wire, Hash, HmacKey, Key, MAX_TIMEOUT, Mode, Random, Version,
     };
-    use crate::time::Monotonic;
-    use crate::wire::Transport;
 
     const CLOCK: u64 = 1_795_331_989;
     const SOURCE: &str = "192.0.2.2";
@@ -334,7 +417,7 @@ mod tests {
     }
 
     fn of(clients: &[Client], doors: &[Recognition]) -> Fwknop {
-        Fwknop::new(clients, doors, &Settings::default())
+        Fwknop::new(clients, doors, &Settings::default(), None)
     }
 
     /// One client, `phone`, and three doors that it may open.
@@ -380,15 +463,14 @@ mod tests {
     }
 
     /// What a datagram comes to: `client: door address for seconds`, or the reason.
-    fn told(verdict: Verdict<'_>) -> Vec<String> {
-        match verdict {
-            Verdict::Asked(requests) => requests.iter().map(tell).collect(),
-            Verdict::Refused(refusal) => {
+    fn told(fwknop: &mut Fwknop, now: u64, packet: &Packet, datagram: &str) -> Vec<String> {
+        match fwknop.judge(at(now), packet, true, datagram.as_bytes()) {
+            Answer::Asked => fwknop.requests().iter().map(tell).collect(),
+            Answer::Refused(refusal) => {
                 assert!(refusal.client.is_some());
                 vec![format!("refused: {}", refusal.reason.as_str())]
             }
-            Verdict::Ignored(reason) => vec![format!("ignored: {}", reason.as_str())],
-            Verdict::Knock(_) => unreachable!("no knock"),
+            Answer::Ignored(reason) => vec![format!("ignored: {}", reason.as_str())],
         }
     }
 
@@ -400,7 +482,7 @@ mod tests {
     }
 
     fn on(fwknop: &mut Fwknop, now: u64, datagram: &str) -> Vec<String> {
-        told(fwknop.on_datagram(at(now), &packet(SOURCE), datagram.as_bytes()))
+        told(fwknop, now, &packet(SOURCE), datagram)
     }
 
     /// What a request comes to at the phone's doors.
@@ -463,7 +545,7 @@ mod tests {
     }
 
     fn told_from(fwknop: &mut Fwknop, source: &str, datagram: &str) -> Vec<String> {
-        told(fwknop.on_datagram(at(CLOCK), &packet(source), datagram.as_bytes()))
+        told(fwknop, CLOCK, &packet(source), datagram)
     }
 
     #[test]
@@ -494,11 +576,8 @@ mod tests {
     fn what_makes_it_good_once_outlasts_the_time_in_which_it_is_good() {
         let mut fwknop = phone(holder());
         let datagram = sealed(access(&["22"]));
-        let Verdict::Asked([request]) =
-            fwknop.on_datagram(at(CLOCK), &packet(SOURCE), datagram.as_bytes())
-        else {
-            panic!("not asked")
-        };
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
+        let [request] = fwknop.requests() else { panic!("one request") };
         let Credential::Fwknop { digest, until } = request.credential else { panic!("not fwknop") };
         assert!(until > at(CLOCK + 120).wall);
         let opened = wire::open(
@@ -515,8 +594,49 @@ mod tests {
         let mut fwknop = phone(holder());
         let datagram = sealed(access(&["22"]));
         assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["refused: used"]);
+        assert_eq!(on(&mut fwknop, CLOCK + 1, &datagram), ["refused: used"]);
         assert_eq!(told_from(&mut fwknop, "192.0.2.99", &datagram), ["refused: used"]);
+    }
+
+    #[test]
+    fn a_datagram_that_is_captured_twice_is_no_copy_of_somebody_elses() {
+        let mut fwknop = phone(holder());
+        let datagram = sealed(access(&["22"]));
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
+        assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["ignored: duplicate"]);
+        let mut elsewhere = packet(SOURCE);
+        let port = 62_201.try_into().unwrap();
+        elsewhere.transport = Transport::Udp { source_port: 40_001, port };
+        assert_eq!(told(&mut fwknop, CLOCK, &elsewhere, &datagram), ["refused: used"]);
+    }
+
+    #[test]
+    fn what_is_sent_to_another_host_is_the_clients_only_who_is_said_to_send_there() {
+        let datagram = sealed(access(&["22"]));
+        let mut anywhere = phone(holder());
+        let mut there =
+            phone(FwknopClient { destination: networks(&["198.51.100.0/24"]), ..holder() });
+        let judged = |fwknop: &mut Fwknop| {
+            fwknop.judge(at(CLOCK), &packet(SOURCE), false, datagram.as_bytes())
+        };
+        assert_eq!(judged(&mut anywhere), Answer::Ignored(Error::Source.into()));
+        assert_eq!(judged(&mut there), Answer::Asked);
+    }
+
+    #[test]
+    fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
+        let port = |port: u16| NonZeroU16::new(port).unwrap();
+        let settings = Settings { port: port(5_000), ..Settings::default() };
+        let fwknop = Fwknop::new(&[], &[], &settings, Some(port(6_000)..=port(6_001)));
+        let takes = |to: u16, length: usize| {
+            let transport = Transport::Udp { source_port: 1, port: port(to) };
+            fwknop.takes(&Packet { transport, ..packet(SOURCE) }, &vec![0; length])
+        };
+        for to in [5_000, 6_000, 6_001] {
+            assert!(takes(to, 140) && takes(to, 1_499), "{to}");
+            assert!(!takes(to, 139) && !takes(to, 1_500), "{to}");
+        }
+        assert!(!takes(62_201, 200));
     }
 
     #[test]
@@ -656,7 +776,7 @@ mod tests {
 
         #[test]
         fn no_datagram_makes_it_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = phone(holder()).on_datagram(at(CLOCK), &packet(SOURCE), &payload);
+            let _ = phone(holder()).judge(at(CLOCK), &packet(SOURCE), true, &payload);
         }
 
         #[test]
@@ -677,7 +797,7 @@ mod tests {
                 wire::seal(&request, Hash::Sha256, &key("testkey"), Mode::Cbc, hmac, [1; 8])
             {
                 let now = Now { wall: Wall::from_nanos(now), ..Now::default() };
-                let _ = phone(holder()).on_datagram(now, &packet(SOURCE), datagram.as_bytes());
+                let _ = phone(holder()).judge(now, &packet(SOURCE), true, datagram.as_bytes());
             }
         }
     }

@@ -108,6 +108,7 @@ pub struct Engine {
     untold: Vec<Event>,
     spa: Option<Spa>,
     request: Option<Request>,
+    fwknop: Option<Fwknop>,
 }
 
 /// What is known of the work that can wait.
@@ -154,12 +155,18 @@ impl Engine {
             untold: Vec::new(),
             spa: None,
             request: None,
+            fwknop: None,
         }
     }
 
     /// From now on native SPA datagrams are taken too.
     pub fn take_spa(&mut self, spa: Spa) {
         self.spa = Some(spa);
+    }
+
+    /// From now on datagrams of fwknop's are requests too, if anybody holds keys.
+    pub fn take_fwknop(&mut self, fwknop: Fwknop) {
+        self.fwknop = Some(fwknop).filter(|fwknop| !fwknop.is_empty());
     }
 
     /// From now on these are the addresses of this host.
@@ -188,8 +195,11 @@ impl Engine {
 
     /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
     pub fn receive(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
-        let asked = self.spa.as_mut().and_then(|spa| Some((spa.datagram(packet, payload)?, spa)));
-        let Some((datagram, spa)) = asked else { return self.on_packet(now, packet) };
+        let native = self.spa.as_mut().and_then(|spa| Some((spa.datagram(packet, payload)?, spa)));
+        let fwknop = self.fwknop.as_mut().filter(|fwknop| fwknop.takes(packet, payload));
+        if native.is_none() && fwknop.is_none() {
+            return self.on_packet(now, packet);
+        }
         if self.only_ipv4 && packet.source.is_ipv6() {
             return Verdict::Ignored(Reason::OnlyIpv4);
         }
@@ -203,15 +213,32 @@ impl Engine {
         if until.is_some() {
             return Verdict::Ignored(Reason::LockedOut);
         }
-        match spa.judge(now, packet, datagram) {
-            // Where a door watches this port too, it may be a knock.
-            Answer::Ignored(Reason::BadTag) => match self.on_packet(now, packet) {
-                Verdict::Ignored(Reason::NotWatched) => Verdict::Ignored(Reason::BadTag),
-                other => other,
-            },
-            Answer::Ignored(reason) => Verdict::Ignored(reason),
-            Answer::Refused(refusal) => self.refuse(now, refusal),
-            Answer::Asked(request) => Verdict::Asked(slice::from_ref(self.request.insert(request))),
+        let mut noise = Reason::BadTag;
+        if let Some((datagram, spa)) = native {
+            match spa.judge(now, packet, datagram) {
+                Answer::Ignored(Reason::BadTag) => {}
+                Answer::Ignored(reason) => return Verdict::Ignored(reason),
+                Answer::Refused(refusal) => return self.refuse(now, refusal),
+                Answer::Asked(request) => {
+                    return Verdict::Asked(slice::from_ref(self.request.insert(request)));
+                }
+            }
+        }
+        if let Some(fwknop) = fwknop {
+            let is_local = self.local.contains(packet.destination);
+            match fwknop.judge(now, packet, is_local, payload) {
+                fwknop::Answer::Ignored(reason @ Reason::Fwknop(_)) => noise = reason,
+                fwknop::Answer::Ignored(reason) => return Verdict::Ignored(reason),
+                fwknop::Answer::Refused(refusal) => return self.refuse(now, refusal),
+                fwknop::Answer::Asked => {
+                    return Verdict::Asked(self.fwknop.as_ref().map_or(&[], Fwknop::requests));
+                }
+            }
+        }
+        // Where a door watches this port too, it may be a knock.
+        match self.on_packet(now, packet) {
+            Verdict::Ignored(Reason::NotWatched) => Verdict::Ignored(noise),
+            other => other,
         }
     }
 
@@ -365,7 +392,8 @@ impl Engine {
 
     /// Which datagrams are looked at for what they carry.
     pub fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
-        self.spa.iter().map(Spa::datagrams)
+        let fwknop = self.fwknop.iter().flat_map(Fwknop::datagrams);
+        self.spa.iter().map(Spa::datagrams).chain(fwknop)
     }
 
     /// How many sources are followed now.

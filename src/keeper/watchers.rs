@@ -133,6 +133,7 @@ impl Watchers {
             doors: config.doors.iter().map(|door| door.recognition.clone()).collect(),
             clients: config.clients.clone(),
             spa: server,
+            fwknop: settings.fwknop,
             interfaces: settings.interfaces.clone(),
             only_ipv4: settings.only_ipv4,
             track_sources: settings.track_sources,

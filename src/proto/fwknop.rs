@@ -18,8 +18,9 @@ mod hash;
 mod tests;
 
 use std::str;
+use std::sync::LazyLock;
 
-use data_encoding::{BASE64, BASE64_NOPAD, DecodeKind};
+use data_encoding::{BASE64, BASE64_NOPAD, Encoding};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -54,6 +55,14 @@ const MIN_PLAIN: usize = 36;
 /// No fwknop server understands a time stamp as late as this.
 const END_OF_TIME: u64 = 1 << 31;
 const PLACEHOLDER: &[u8] = b"__CHANGEME__";
+
+/// Reads what base64 leaves over as fwknopd does: not at all. That tells an altered copy of a
+/// request from what was never one.
+static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = BASE64_NOPAD.specification();
+    specification.check_trailing_bits = false;
+    specification.encoding().unwrap_or(BASE64_NOPAD)
+});
 
 /// The key that a request is encrypted with: 1 to 32 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,11 +292,8 @@ impl<'a> Datagram<'a> {
                 text
             }
         };
-        let blob =
-            BASE64_NOPAD.decode(&[PREFIX, text].concat()).map_err(|error| match error.kind {
-                DecodeKind::Trailing => Error::NotCanonical,
-                _ => Error::Undecryptable,
-            })?;
+        let text = [PREFIX, text].concat();
+        let blob = LENIENT.decode(&text).map_err(|_| Error::Undecryptable)?;
         let salted = blob.strip_prefix(MAGIC).ok_or(Error::NotSalted)?;
         let (&salt, ciphertext) = salted.split_first_chunk::<SALT>().ok_or(Error::Undecryptable)?;
         let plain =
@@ -295,6 +301,9 @@ impl<'a> Datagram<'a> {
         let is_text = plain.len() >= MIN_PLAIN && plain.iter().all(|byte| is_printable(*byte));
         let plain = str::from_utf8(&plain).ok().filter(|_| is_text).ok_or(Error::Undecryptable)?;
         let request = Request::from_text(plain)?;
+        if BASE64_NOPAD.encode(&blob).as_bytes() != text {
+            return Err(Error::NotCanonical);
+        }
         Ok(Opened { request, replay: Sha256::digest(salted).into() })
     }
 }

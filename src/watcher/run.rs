@@ -10,7 +10,7 @@ use super::addresses::Addresses;
 use super::report::{Asked, Happened, Reporter};
 use crate::capture::{CaptureError, Live};
 use crate::engine::spa::Spa;
-use crate::engine::{Engine, Local, Options, Reason, Verdict, Window};
+use crate::engine::{Engine, Fwknop, Local, Options, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, process};
@@ -111,6 +111,9 @@ impl Watcher {
         while !engine.is_ready() {
             engine.work(clock::now());
         }
+        let ports = assignment.spa.as_ref().map(|server| server.ports.clone());
+        let (clients, settings) = (&assignment.clients, &assignment.fwknop);
+        engine.take_fwknop(Fwknop::new(clients, &assignment.doors, settings, ports));
         if let Some(server) = assignment.spa {
             engine.take_spa(Spa::new(server, &assignment.clients, &assignment.doors));
         }

@@ -126,8 +126,7 @@ impl Error {
         }
     }
 
-    /// Whether whoever sent it holds no key of this host's: nothing proves that it is more than
-    /// noise.
+    /// Whether, after some keys were tried, nothing proves that it is more than noise.
     #[must_use]
     pub const fn is_noise(self) -> bool {
         matches!(
@@ -136,7 +135,6 @@ impl Error {
                 | Self::Http
                 | Self::Gnupg
                 | Self::NotBase64
-                | Self::NotCanonical
                 | Self::Prefix
                 | Self::NotSalted
                 | Self::Hmac
