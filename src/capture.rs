@@ -10,15 +10,17 @@
 //! | `any`: an interface comes, goes, goes down | nothing; it captures from what is there |
 #![forbid(unsafe_code)]
 
+mod program;
+
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::net::if_::if_nametoindex;
-use pcap::{Active, Capture, Direction, Linktype, Offline, Precision};
+use pcap::{Activated, Active, Capture, Direction, Linktype, Offline, Precision};
 
 use crate::time::Wall;
-use crate::wire::filter::Filter;
+use crate::wire::filter::{Filter, Ranges};
 use crate::wire::link::LinkType;
 
 /// Enough for a knock behind tags, IPv6 extension headers and TCP options.
@@ -78,7 +80,8 @@ impl Live {
             capture.set_datalink(sll2).map_err(failed)?;
         }
         let link = understood(interface, capture.get_datalink())?;
-        capture.filter(&filter.expression(link), true).map_err(failed)?;
+        let (expression, optimize) = in_kernel(&capture, filter, link).map_err(failed)?;
+        capture.filter(&expression, optimize).map_err(failed)?;
         capture.direction(Direction::In).map_err(failed)?;
         let capture = capture.setnonblock().map_err(failed)?;
         Ok(Self { capture, link, interface: interface.to_owned(), index, stats: Stats::default() })
@@ -121,6 +124,28 @@ impl Live {
         self.stats.dropped += u64::from(stats.dropped.wrapping_sub(self.stats.dropped as u32));
         Ok(self.stats)
     }
+}
+
+/// The filter in words of which libpcap makes a program that the kernel takes, and whether it is to
+/// be optimised: the shortest that it takes, or the first if it takes none.
+fn in_kernel<T: Activated + ?Sized>(
+    capture: &Capture<T>,
+    filter: &Filter,
+    link: LinkType,
+) -> Result<(String, bool), pcap::Error> {
+    let first = (filter.expression(link, Ranges::Compared), true);
+    let others =
+        [(Ranges::Subtracted, true), (Ranges::Compared, false), (Ranges::Subtracted, false)];
+    if program::is_loadable(&capture.compile(&first.0, first.1)?) {
+        return Ok(first);
+    }
+    for (ranges, optimize) in others {
+        let expression = filter.expression(link, ranges);
+        if program::is_loadable(&capture.compile(&expression, optimize)?) {
+            return Ok((expression, optimize));
+        }
+    }
+    Ok(first)
 }
 
 impl AsFd for Live {
@@ -282,11 +307,34 @@ mod tests {
     use crate::proto::flags::{FlagTest, TcpFlags};
     use crate::proto::knock::Knock;
     use crate::proto::ports::PortSet;
+    use crate::wire::filter::Datagrams;
     use crate::wire::parse;
 
     fn watching(ports: &[&str]) -> Filter {
         let ports: PortSet = ports.iter().map(|port| port.parse::<Knock>().unwrap()).collect();
         Filter::new([(&ports, FlagTest::SYN)], false)
+    }
+
+    #[test]
+    fn the_kernel_takes_the_filter_whatever_datagrams_it_passes() {
+        let port = |port: u16| NonZeroU16::new(port).unwrap();
+        let native = Datagrams { ports: port(62_000)..=port(62_999), lengths: 192..=192 };
+        let fwknops = Datagrams { ports: port(62_201)..=port(62_201), lengths: 140..=1_499 };
+        let both = Datagrams { ports: port(62_000)..=port(62_999), lengths: 140..=1_499 };
+        for knocks in [&[][..], &["7000"], &["7000", "8000/udp", "9000"]] {
+            for datagrams in 1..8 {
+                let of = [&native, &fwknops, &both].into_iter().enumerate();
+                let filter = of
+                    .filter(|(place, _)| datagrams & (1 << place) != 0)
+                    .fold(watching(knocks), |filter, (_, it)| filter.and(it.clone()));
+                for link in LinkType::ALL {
+                    let dead = Capture::dead(Linktype(link.dlt())).unwrap();
+                    let (words, optimize) = in_kernel(&dead, &filter, link).unwrap();
+                    let program = dead.compile(&words, optimize).unwrap();
+                    assert!(program::is_loadable(&program), "{knocks:?} {datagrams} {link:?}");
+                }
+            }
+        }
     }
 
     /// A network namespace for this thread alone; `false`, and loudly, where there can be none.

@@ -114,16 +114,16 @@ impl Filter {
 
     /// The filter for one link type, in libpcap's language.
     #[must_use]
-    pub fn expression(&self, link: LinkType) -> String {
+    pub fn expression(&self, link: LinkType, in_words: Ranges) -> String {
         if self.ranges.is_empty() {
             // libpcap refuses what it sees can never match; no packet is this short.
             return "less 0".to_owned();
         }
-        let packet = self.packet(&self.ranges);
+        let packet = self.packet(&self.ranges, in_words);
         match link {
             // Each `vlan` moves whatever comes after it, so the tags come last.
             LinkType::Ethernet => {
-                let tagged = self.packet(&self.tagged);
+                let tagged = self.packet(&self.tagged, in_words);
                 format!("{packet} or (vlan and ({tagged} or (vlan and {tagged})))")
             }
             // Only a cooked frame says itself which way it went. Of others the kernel knows, but
@@ -136,19 +136,19 @@ impl Filter {
         }
     }
 
-    fn packet(&self, ranges: &[Range]) -> String {
+    fn packet(&self, ranges: &[Range], in_words: Ranges) -> String {
         // 51: an authentication header stands before the ports.
-        let v4 = format!("(ip and ({} or ip[9] = 51))", segments(ranges, &IPV4));
+        let v4 = format!("(ip and ({} or ip[9] = 51))", segments(ranges, &IPV4, in_words));
         if self.only_ipv4 {
             return v4;
         }
         // Hop-by-hop, routing, fragment, authentication, destination options.
         let behind = [0, 43, 44, 51, 60].map(|next| format!("ip6[6] = {next}")).join(" or ");
-        format!("({v4} or (ip6 and ({} or {behind})))", segments(ranges, &IPV6))
+        format!("({v4} or (ip6 and ({} or {behind})))", segments(ranges, &IPV6, in_words))
     }
 }
 
-fn segments(ranges: &[Range], fields: &Fields) -> String {
+fn segments(ranges: &[Range], fields: &Fields, in_words: Ranges) -> String {
     let of_segment = ranges.chunk_by(|a, b| a.segment == b.segment);
     let alternatives = of_segment.filter_map(|ranges| {
         let segment = ranges.first()?.segment;
@@ -156,11 +156,11 @@ fn segments(ranges: &[Range], fields: &Fields) -> String {
             Segment::Tcp(flags) => (fields.tcp(flags), fields.tcp_port),
             Segment::Udp => (fields.udp.to_owned(), fields.udp_port),
             Segment::Datagram(low, high) => {
-                let length = test_range(fields.udp_length, low, high);
+                let length = in_words.test(fields.udp_length, low, high);
                 (format!("{} and {length}", fields.udp), fields.udp_port)
             }
         };
-        let ports = ranges.iter().map(|range| test_range(port, range.low, range.high));
+        let ports = ranges.iter().map(|range| in_words.test(port, range.low, range.high));
         let ports = ports.collect::<Vec<_>>();
         Some(format!("({test} and ({}))", ports.join(" or ")))
     });
@@ -209,11 +209,22 @@ impl Fields {
     }
 }
 
-fn test_range(field: &str, low: u16, high: u16) -> String {
-    if low == high {
-        format!("{field} = {low}")
-    } else {
-        format!("({field} >= {low} and {field} <= {high})")
+/// How it is said that a field is in a range. Both mean the same; libpcap's optimiser makes a sound
+/// program now of one, now of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranges {
+    Compared,
+    /// What is less than the lower end wraps around, and is above the upper one.
+    Subtracted,
+}
+
+impl Ranges {
+    fn test(self, field: &str, low: u16, high: u16) -> String {
+        match self {
+            _ if low == high => format!("{field} = {low}"),
+            Self::Compared => format!("({field} >= {low} and {field} <= {high})"),
+            Self::Subtracted => format!("({field} - {low} <= {})", high.saturating_sub(low)),
+        }
     }
 }
 
@@ -293,8 +304,12 @@ mod tests {
     }
 
     fn compile(filter: &Filter, link: LinkType) -> BpfProgram {
+        compile_in(filter, link, Ranges::Compared)
+    }
+
+    fn compile_in(filter: &Filter, link: LinkType, in_words: Ranges) -> BpfProgram {
         let dead = Capture::dead(Linktype(link.dlt())).unwrap();
-        dead.compile(&filter.expression(link), true).unwrap()
+        dead.compile(&filter.expression(link, in_words), true).unwrap()
     }
 
     fn port(number: u16) -> NonZeroU16 {
@@ -490,8 +505,10 @@ mod tests {
         for doors in [&[][..], &classic()] {
             let filter = filter_of(doors, false).and(datagrams.clone());
             assert_eq!(filter.longest(), 192);
-            for link in LinkType::ALL {
-                let program = compile(&filter, link);
+            let in_words = [Ranges::Compared, Ranges::Subtracted];
+            let alike = LinkType::ALL.into_iter().flat_map(|link| in_words.map(|it| (link, it)));
+            for (link, in_words) in alike {
+                let program = compile_in(&filter, link, in_words);
                 for (port, length, passes) in [
                     (62_201, 192, true),
                     (62_203, 140, true),
