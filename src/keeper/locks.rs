@@ -82,3 +82,86 @@ impl Locks {
             .map(|((source, door), &until)| (*source, door.as_ref(), until))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::{self, load};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn config(doors: &str) -> Config {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        std::fs::write(file.path(), doors).unwrap();
+        load(file.path(), &load::Options { insecure_permissions: true }).unwrap().config
+    }
+
+    /// A door whose codes lock out for an hour; whoever fails anywhere is locked out for two.
+    fn codes() -> Config {
+        config(
+            "knockd: {lockout: {failures: 10, within: 10m, for: 2h}}\n\
+             doors: {code: {totp: {mode: code, base: 7000}, start_command: 'true'}}",
+        )
+    }
+
+    fn source(host: u16) -> IpAddr {
+        let [high, low] = host.to_be_bytes();
+        IpAddr::from([198, 51, high, low])
+    }
+
+    fn at(span: Duration) -> Monotonic {
+        Monotonic::from_nanos(1_000_000_000_000) + span
+    }
+
+    fn locked_at(door: Option<u32>, host: u16, until: Duration) -> Lock {
+        Lock { door: door.map(DoorId), source: source(host), until: at(until) }
+    }
+
+    #[test]
+    fn a_lock_holds_for_the_watchers_that_come_after() {
+        let (mut locks, config) = (Locks::default(), codes());
+        let now = at(Duration::ZERO);
+        locks.note(now, &config, DoorId(0), source(1), (at(HOUR), false));
+        locks.note(now, &config, DoorId(0), source(2), (at(2 * HOUR), true));
+        let both = [locked_at(Some(0), 1, HOUR), locked_at(None, 2, 2 * HOUR)];
+        assert_eq!(locks.of(now, &config), both);
+        assert_eq!(locks.of(at(HOUR), &config), both[1..]);
+        assert_eq!(locks.of(at(2 * HOUR), &config), []);
+    }
+
+    #[test]
+    fn a_lock_goes_with_the_name_of_its_door() {
+        let (mut locks, now) = (Locks::default(), at(Duration::ZERO));
+        locks.note(now, &codes(), DoorId(0), source(1), (at(HOUR), false));
+        let another = config(
+            "doors: {another: {sequence: [7300, 7100, 7200], start_command: 'true'}, \
+             code: {totp: {mode: code, base: 7000}, start_command: 'true'}}",
+        );
+        assert_eq!(locks.of(now, &another), [locked_at(Some(1), 1, HOUR)]);
+        let gone =
+            config("doors: {another: {sequence: [7300, 7100, 7200], start_command: 'true'}}");
+        assert_eq!(locks.of(now, &gone), []);
+    }
+
+    #[test]
+    fn no_watcher_can_lock_out_for_longer_than_the_configuration_says() {
+        let (mut locks, config) = (Locks::default(), codes());
+        let now = at(Duration::ZERO);
+        locks.note(now, &config, DoorId(0), source(1), (Monotonic::MAX, false));
+        locks.note(now, &config, DoorId(9), source(2), (Monotonic::MAX, false));
+        assert_eq!(locks.of(now, &config), [locked_at(Some(0), 1, HOUR)]);
+    }
+
+    #[test]
+    fn of_too_many_the_one_that_ends_first_is_forgotten() {
+        let (mut locks, config) = (Locks::default(), codes());
+        for host in 0..=MOST as u16 {
+            let now = at(Duration::from_secs(host.into()));
+            locks.note(now, &config, DoorId(0), source(host), (now + HOUR, false));
+        }
+        let now = at(Duration::from_secs(MOST as u64));
+        assert_eq!(locks.status(now).len(), MOST);
+        assert!(!locks.forget(now, source(0)));
+        assert!(locks.forget(now, source(1)));
+    }
+}
