@@ -290,6 +290,11 @@ impl Doors {
         self.books.note(now, &place, &ask.opener, Event::Refused, reason.as_str());
     }
 
+    /// Notes in the history that a rotating sequence opened nothing; it has been logged.
+    pub(super) fn note_refused(&mut self, now: Now, place: &Place, reason: Reason) {
+        self.books.note(now, place, &By::Totp.into(), Event::Refused, reason.as_str());
+    }
+
     fn not_recorded(&mut self, now: Now, place: &Place, opener: &Opener) -> Answer {
         error!(source = %place.address, door = %place.door, event = "failed",
             "not opened, since it cannot be recorded");

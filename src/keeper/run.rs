@@ -254,6 +254,7 @@ impl Keeper {
             Notice::Changed(ask) => {
                 let _logged = self.doors.refuse_all(now, &ask, Reason::Changed);
             }
+            Notice::Spent { place, reason } => self.doors.note_refused(now, &place, reason),
             Notice::Seen { .. } | Notice::Past { .. } | Notice::PastRefusal { .. } => {
                 self.explain(now, &notice);
             }

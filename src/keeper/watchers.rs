@@ -23,6 +23,7 @@ use super::watcher::{Heard, Watcher};
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::spa::Server;
 use crate::engine::{Event, EventKind, Reason, Refusal};
+use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
 use crate::proto::knock::Knock;
@@ -51,6 +52,8 @@ pub(super) enum Notice {
     Asked(Box<Ask>),
     /// Somebody might have had it, and may not any more.
     Changed(Box<Ask>),
+    /// A sequence was completed that opens nothing any more.
+    Spent { place: Place, reason: Reason },
     /// A packet that changed nothing: somebody asks about such.
     Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
     /// Something that was reported before: somebody asks what happened lately.
@@ -342,6 +345,13 @@ impl Watchers {
         match frame {
             FromWatcher::Event { event, at } => {
                 let Some(door) = door_of(watcher, &event) else { return false };
+                if let EventKind::Reset {
+                    reason: reason @ (Reason::Used | Reason::Expired), ..
+                } = event.kind
+                {
+                    let place = Place::new(door.name().clone(), event.source);
+                    notices.push(Notice::Spent { place, reason });
+                }
                 if let EventKind::LockedOut { until, everywhere } = event.kind {
                     let lock = (until, everywhere);
                     self.locks.note(now, &watcher.config, event.door, event.source, lock);

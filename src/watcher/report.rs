@@ -143,6 +143,9 @@ impl Reporter {
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
         };
         self.memory.keep(further, FromWatcher::Past { event, at });
+        if let EventKind::Reset { reason, .. } = event.kind {
+            self.count(at, reason, 1);
+        }
         let wanted = self.verbose || self.asked.about(event.source);
         let limit = match event.kind {
             EventKind::Open(_) | EventKind::LockedOut { .. } => {
