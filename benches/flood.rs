@@ -1,8 +1,8 @@
 //! Whether the owner gets in while strangers flood the wire, and what that costs.
 //!
-//! 100,000 packets a second from spoofed sources go to a door's first port, or to where native SPA
-//! requests go, between two network namespaces; meanwhile a legitimate address knocks, or sends a
-//! request, twenty times. Needs root.
+//! 100,000 packets a second from spoofed sources go to a door's first port, or to where requests go,
+//! native ones or those of fwknop's, between two network namespaces; meanwhile a legitimate address
+//! knocks, or sends a request, twenty times. Needs root.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use etherparse::PacketBuilder;
+use libknock::proto::fwknop;
 use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, PublicKey, Request, seal};
 use libknock::sys::clock;
+use libknock::time::Wall;
 use support::{CLIENT, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
 
 const PER_SECOND: u64 = 100_000;
@@ -28,7 +30,11 @@ fn main() {
     }
     // `cargo bench --bench flood -- junk` floods only with what has the word in its name.
     let words: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    for (name, kind) in [("first knocks", Kind::Knocks), ("junk datagrams", Kind::Datagrams)] {
+    for (name, kind) in [
+        ("first knocks", Kind::Knocks),
+        ("junk datagrams", Kind::Datagrams),
+        ("junk that looks like fwknop's", Kind::Fwknop),
+    ] {
         if words.is_empty() || words.iter().any(|word| name.contains(word)) {
             println!("{name}");
             measure(kind);
@@ -41,6 +47,7 @@ fn main() {
 enum Kind {
     Knocks,
     Datagrams,
+    Fwknop,
 }
 
 fn client_key() -> PrivateKey {
@@ -57,9 +64,9 @@ fn measure(kind: Kind) {
     let configuration = format!(
         "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
          \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
-         clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}}}\n\
+         clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}, fwknop: {{key: testkey, hmac_key: hmackey}}}}\n\
          doors:\n\
-         \x20 ssh: {{sequence: [7000, 8000, 9000], spa: true, start_command: [echo, \"%IP%\"]}}\n",
+         \x20 ssh: {{sequence: [7000, 8000, 9000], spa: true, fwknop: true, start_command: [echo, \"%IP%\"]}}\n",
         client_key().public()
     );
     let knockd = Knockd::start(&net.server, &configuration);
@@ -79,7 +86,8 @@ fn measure(kind: Kind) {
                 let ports = ["7000", "8000", "9000"];
                 net.client.knock_from(from, SERVER, &ports, Duration::from_millis(15));
             }
-            Kind::Datagrams => ask(&net, &key.public()),
+            Kind::Datagrams => send(&net, spa_request(&key.public())),
+            Kind::Fwknop => send(&net, fwknop_request()),
         }
         if eventually(Duration::from_secs(2), || knockd.count("OPEN SESAME") >= knock) {
             opened += 1;
@@ -101,8 +109,35 @@ fn measure(kind: Kind) {
     println!("  log lines:  {}", knockd.log().len());
 }
 
-/// Sends one request from the client.
-fn ask(net: &Net, server: &PublicKey) {
+/// Sends one datagram from the client.
+fn send(net: &Net, datagram: Vec<u8>) {
+    net.client.enter(move || {
+        let socket = UdpSocket::bind((CLIENT, 0)).unwrap();
+        socket.send_to(&datagram, (SERVER, PORT)).unwrap();
+    });
+}
+
+/// A request as fwknop makes it.
+fn fwknop_request() -> Vec<u8> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).unwrap();
+    let request = fwknop::Request {
+        random: fwknop::Random::new(random),
+        user: "owner".parse().unwrap(),
+        timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
+        version: fwknop::Version::default(),
+        access: fwknop::Access { address: None, ports: vec!["22".parse().unwrap()], timeout: None },
+    };
+    let key = fwknop::Key::new(b"testkey".to_vec()).unwrap();
+    let hmac = fwknop::HmacKey::new(b"hmackey".to_vec()).unwrap();
+    let hmac = Some((&hmac, fwknop::Hash::Sha256));
+    let salt = random[..8].try_into().unwrap();
+    fwknop::seal(&request, fwknop::Hash::Sha256, &key, fwknop::Mode::Cbc, hmac, salt)
+        .unwrap()
+        .into_bytes()
+}
+
+fn spa_request(server: &PublicKey) -> Vec<u8> {
     let mut ephemeral = [0; 32];
     getrandom::fill(&mut ephemeral).unwrap();
     let request = Request {
@@ -113,11 +148,7 @@ fn ask(net: &Net, server: &PublicKey) {
         stamp: clock::now().wall.into(),
         door: None,
     };
-    let datagram = seal(&request, &client_key(), server, ephemeral);
-    net.client.enter(move || {
-        let socket = UdpSocket::bind((CLIENT, 0)).unwrap();
-        socket.send_to(&datagram, (SERVER, PORT)).unwrap();
-    });
+    seal(&request, &client_key(), server, ephemeral).to_vec()
 }
 
 /// Spoofed packets, until it goes out of scope.
@@ -166,6 +197,13 @@ impl Flood {
                         junk.chunks_exact_mut(8).zip(1u64..).for_each(|(eight, n)| {
                             eight.copy_from_slice(&(state ^ n).to_be_bytes())
                         });
+                        packet.udp(port, PORT).write(&mut bytes, &junk).unwrap();
+                    }
+                    Kind::Fwknop => {
+                        // Of the right length, and with the right characters: only the HMAC tells.
+                        let mut junk = [b'8'; 204];
+                        let digits = format!("{state:020}");
+                        junk[1..21].copy_from_slice(digits.as_bytes());
                         packet.udp(port, PORT).write(&mut bytes, &junk).unwrap();
                     }
                 }

@@ -15,8 +15,10 @@ use std::time::Duration;
 use std::{env, fs};
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use libknock::proto::fwknop;
 use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Request, seal};
 use libknock::sys::{clock, turns};
+use libknock::time::Wall;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Host, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
@@ -61,13 +63,15 @@ fn main() {
 const FLOOR: &str = "open already (floor)";
 
 /// Who is measured, and which programs that takes. The floor comes first.
-const CONTENDERS: [(&str, Contender, &[&str]); 6] = [
+const CONTENDERS: [(&str, Contender, &[&str]); 8] = [
     (FLOOR, Contender::Nothing, &[]),
     ("knockd, guard", Contender::Ours("via: guard"), &["nft"]),
     ("knockd, guard, SPA", Contender::Spa, &["nft"]),
+    ("knockd, guard, fwknop's", Contender::OurFwknop, &["nft"]),
     ("knockd, iptables", Contender::Ours("via: iptables"), &[]),
     ("classic knockd, iptables", Contender::Classic, &["knockd"]),
-    ("fwknopd, iptables", Contender::Fwknop, &["fwknopd", "fwknop"]),
+    ("fwknopd, iptables", Contender::Fwknop { udp: false }, &["fwknopd"]),
+    ("fwknopd, UDP, iptables", Contender::Fwknop { udp: true }, &["fwknopd"]),
 ];
 
 /// Who opens the port.
@@ -78,8 +82,13 @@ enum Contender {
     Ours(&'static str),
     /// The same guard, to one native datagram.
     Spa,
+    /// The same guard, to one datagram of fwknop's.
+    OurFwknop,
     Classic,
-    Fwknop,
+    /// By capture, or with a socket of its own.
+    Fwknop {
+        udp: bool,
+    },
 }
 
 /// A contender at work between two namespaces of its own.
@@ -101,7 +110,13 @@ impl Entry {
         let net = Net::new();
         // Sources of their own beyond the client, so that no round finds the port open.
         net.server.must("ip", &["route", "add", "198.51.100.0/24", "via", support::CLIENT]);
-        if matches!(who, Contender::Nothing | Contender::Spa | Contender::Ours("via: guard")) {
+        if matches!(
+            who,
+            Contender::Nothing
+                | Contender::Spa
+                | Contender::OurFwknop
+                | Contender::Ours("via: guard")
+        ) {
             net.server.listen(PORT);
         } else {
             net.shut(PORT);
@@ -149,8 +164,7 @@ fn one_round(
 ) -> Option<Duration> {
     let source = Ipv4Addr::new(198, 51, 100, round);
     let macs = (mac(&net.server), mac(&net.client));
-    let by_fwknop = matches!(who, Contender::Fwknop);
-    let namespace = net.client.name.clone();
+    let by_fwknop = matches!(who, Contender::OurFwknop | Contender::Fwknop { .. });
     net.client.enter(move || {
         // Or the pauses between probes would be ten times as long as they are meant to be, and
         // longer still where the servers, which a client's own machine would not have to run, are
@@ -168,13 +182,11 @@ fn one_round(
             .setnonblock()
             .unwrap();
         seeing.filter("tcp or udp", true).unwrap();
-        let mut knocker = None;
         let last_knock = if by_fwknop {
-            knocker = Some(fwknop(&namespace, source));
+            cable.sendpacket(datagram(macs, source, &fwknop_request(source))).unwrap();
             (true, SPA_PORT)
         } else if let Some(server) = server_key {
-            let datagram = spa_datagram(macs, source, &server);
-            cable.sendpacket(datagram).unwrap();
+            cable.sendpacket(datagram(macs, source, &spa_request(&server))).unwrap();
             (true, SPA_PORT)
         } else {
             for (number, port) in (0..).zip(SEQUENCE) {
@@ -186,10 +198,8 @@ fn one_round(
         let (mut knocked, mut answered) = (None, None);
         for probe in 0..50_000u32 {
             // The first probe follows the last knock at once, as a client's would.
-            if knocked.is_some() || !by_fwknop {
-                let port = 32_768 + (probe % 20_000) as u16;
-                cable.sendpacket(syn(macs, source, port, PORT, probe)).unwrap();
-            }
+            let port = 32_768 + (probe % 20_000) as u16;
+            cable.sendpacket(syn(macs, source, port, PORT, probe)).unwrap();
             while let Ok(packet) = seeing.next_packet() {
                 let ts = packet.header.ts;
                 let stamp = Duration::new(ts.tv_sec as u64, ts.tv_usec as u32);
@@ -207,9 +217,6 @@ fn one_round(
                 break;
             }
             std::thread::sleep(Duration::from_micros(5));
-        }
-        if let Some(mut knocker) = knocker {
-            let _ = knocker.wait();
         }
         Some(answered?.saturating_sub(knocked?))
     })
@@ -242,7 +249,7 @@ fn client_key() -> PrivateKey {
 }
 
 /// A native request of the client for the address that it comes from.
-fn spa_datagram(macs: Macs, source: Ipv4Addr, server: &PublicKey) -> Vec<u8> {
+fn spa_request(server: &PublicKey) -> Vec<u8> {
     let mut ephemeral = [0; 32];
     getrandom::fill(&mut ephemeral).unwrap();
     let request = Request {
@@ -253,12 +260,40 @@ fn spa_datagram(macs: Macs, source: Ipv4Addr, server: &PublicKey) -> Vec<u8> {
         stamp: clock::now().wall.into(),
         door: None,
     };
+    seal(&request, &client_key(), server, ephemeral).to_vec()
+}
+
+/// A request as fwknop makes it.
+fn fwknop_request(source: Ipv4Addr) -> Vec<u8> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).unwrap();
+    let request = fwknop::Request {
+        random: fwknop::Random::new(random),
+        user: "owner".parse().unwrap(),
+        timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
+        version: fwknop::Version::default(),
+        access: fwknop::Access {
+            address: Some(source),
+            ports: vec!["22".parse().unwrap()],
+            timeout: None,
+        },
+    };
+    let key = fwknop::Key::from_base64(KEY).unwrap();
+    let hmac = fwknop::HmacKey::from_base64(HMAC_KEY).unwrap();
+    let hmac = Some((&hmac, fwknop::Hash::Sha256));
+    let salt = random[..8].try_into().unwrap();
+    fwknop::seal(&request, fwknop::Hash::Sha256, &key, fwknop::Mode::Cbc, hmac, salt)
+        .unwrap()
+        .into_bytes()
+}
+
+fn datagram(macs: Macs, source: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let to: Ipv4Addr = SERVER.parse().unwrap();
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(macs.1, macs.0)
         .ipv4(source.octets(), to.octets(), 64)
         .udp(30_000, SPA_PORT)
-        .write(&mut bytes, &seal(&request, &client_key(), server, ephemeral))
+        .write(&mut bytes, payload)
         .unwrap();
     bytes
 }
@@ -297,19 +332,6 @@ fn reset(macs: Macs, source: Ipv4Addr, from: u16, number: u32) -> Vec<u8> {
 const KEY: &str = "d2l0aG91dCBhIGtub2NrIG5vdGhpbmcgb3BlbnM=";
 const HMAC_KEY: &str = "bm90aGluZyBvcGVucyB3aXRob3V0IGEga25vY2s=";
 
-/// Sends one datagram with Debian's client.
-fn fwknop(namespace: &str, source: Ipv4Addr) -> Child {
-    let source = source.to_string();
-    support::command("ip")
-        .args(["netns", "exec", namespace, "fwknop", "--no-home-dir", "--no-rc-file"])
-        .args(["-A", "tcp/22", "-a", &source, "-D", SERVER, "--use-hmac"])
-        .args(["--key-base64-rijndael", KEY, "--key-base64-hmac", HMAC_KEY, "-E", "/dev/null"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
 /// The server under test; ended when it goes out of scope.
 struct Running {
     ours: Option<Knockd>,
@@ -342,6 +364,14 @@ impl Running {
                 );
                 running.ours = Some(Knockd::start(&net.server, &configuration));
             }
+            Contender::OurFwknop => {
+                let configuration = format!(
+                    "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}}\n\
+                     clients:\n  owner: {{doors: [ssh], fwknop: {{key_base64: {KEY}, hmac_key_base64: {HMAC_KEY}}}}}\n\
+                     doors:\n  ssh: {{fwknop: true, open: [22], open_for: 1h}}\n"
+                );
+                running.ours = Some(Knockd::start(&net.server, &configuration));
+            }
             Contender::Classic => {
                 fs::write(
                     path("knockd.conf"),
@@ -359,13 +389,15 @@ impl Running {
                     .unwrap();
                 running.other = Some(child);
             }
-            Contender::Fwknop => {
+            Contender::Fwknop { udp } => {
                 let run = path("run");
                 fs::create_dir(&run).unwrap();
                 fs::write(
                     path("fwknopd.conf"),
                     format!(
-                        "PCAP_INTF eth0;\nFWKNOP_RUN_DIR {run};\nENABLE_DIGEST_PERSISTENCE N;\n"
+                        "PCAP_INTF eth0;\nFWKNOP_RUN_DIR {run};\nENABLE_DIGEST_PERSISTENCE N;\n\
+                         ENABLE_UDP_SERVER {};\n",
+                        if udp { 'Y' } else { 'N' }
                     ),
                 )
                 .unwrap();
