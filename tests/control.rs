@@ -331,8 +331,8 @@ fn a_way_back_that_is_barred_is_taken_once_it_is_free() {
     site.says(&["try", "--for", "10s"]);
     fs::write(&barred, "").unwrap();
     site.knockd.wait_for("; once more in 15s");
-    // The kernel has taken the locks of the trial away: nobody is locked out.
-    assert!(site.is_open(22) && site.is_open(80));
+    // The kernel takes the locks of the trial away: nobody is locked out.
+    assert!(site.opens(22) && site.opens(80));
     fs::remove_file(&barred).unwrap();
     site.knockd.wait_for("the configuration before the trial is in force again");
     assert!(!site.is_open(22) && site.is_open(80));
