@@ -80,8 +80,8 @@ impl Window {
 const RECENT: usize = 16;
 /// How many events the buffer keeps room for.
 const EVENTS: usize = 1024;
-/// How many HMACs one call of [`Engine::work`] is worth: about a millisecond.
-const WORK: usize = 2000;
+/// How many HMACs one call of [`Engine::work`] is worth: about half a millisecond.
+const WORK: usize = 1000;
 /// By how much the two clocks drift apart at most unless one of them was set.
 const CLOCK_WAS_SET: Duration = Duration::from_secs(1);
 
