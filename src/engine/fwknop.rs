@@ -360,6 +360,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::{Engine, Local, Options, Verdict};
     use crate::proto::fwknop::{
         self as wire, Hash, HmacKey, Key, MAX_TIMEOUT, Mode, Random, Version,
     };
@@ -733,6 +734,44 @@ mod tests {
         assert!(fwknop.is_empty());
         let told = on(&mut fwknop, CLOCK, &sealed(access(&["22"])));
         assert_eq!(told, ["ignored: fwknop-source"]);
+    }
+
+    /// An engine with the phone and a door that is knocked on where requests go.
+    fn engine() -> Engine {
+        let knocked = Recognition {
+            sequence: vec!["62201/udp".parse().unwrap(), "7000".parse().unwrap()],
+            ..door("ssh", &["22"])
+        };
+        let clients = [client("phone", &["ssh"], holder())];
+        let mut engine = Engine::new([&knocked], &clients, &Options::default());
+        engine.take_fwknop(of(&clients, &[knocked]));
+        engine
+    }
+
+    #[test]
+    fn the_engine_hands_on_what_a_client_asks_for() {
+        let (mut engine, datagram) = (engine(), sealed(access(&["22"])));
+        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
+        assert!(matches!(verdict, Verdict::Asked([Request { client: ClientId(0), .. }])));
+        let late = sealed_by(
+            &holder(),
+            &wire::Request { timestamp: CLOCK - 200, ..request(access(&["22"])) },
+        );
+        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), late.as_bytes());
+        let Verdict::Refused(refusal) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(refusal.reason, Reason::TooOld);
+    }
+
+    #[test]
+    fn a_datagram_that_is_nobodys_may_be_a_knock() {
+        let mut engine = engine();
+        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), &[b'8'; 204]);
+        assert!(matches!(verdict, Verdict::Knock([_])), "{verdict:?}");
+        let mut elsewhere = engine;
+        elsewhere.set_local(Local::Addresses(["192.0.2.9".parse().unwrap()].into()));
+        let datagram = sealed(access(&["22"]));
+        let verdict = elsewhere.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
+        assert!(matches!(verdict, Verdict::Ignored(_)), "{verdict:?}");
     }
 
     prop_compose! {
