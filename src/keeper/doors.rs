@@ -140,11 +140,10 @@ impl Doors {
         let change = if is_recorded { None } else { asked.change(now, self.books.boot()) };
         let decision = self.grants.take(asked);
         // Whoever waits for the kernel need not wait for the log.
-        let is_quick = matches!(decision, Decision::Open(_, Means::Kernel(_)));
-        if !is_quick {
+        if !matches!(decision, Decision::Open(_, Means::Kernel(_))) {
             say_who_opens(&place, &opener);
         }
-        let answer = match decision {
+        match decision {
             Decision::Open(id, Means::Commands(steps)) => {
                 let open = steps.into_iter().map(|step| step.open).collect();
                 let job = self.submit(now, &place.door, Purpose::Open(id), open, OnFailure::Stop);
@@ -172,11 +171,7 @@ impl Doors {
                     "closing just now, opens again after that");
                 Answer::Done
             }
-        };
-        if is_quick {
-            say_who_opens(&place, &opener);
         }
-        answer
     }
 
     fn open_in_kernel(
@@ -197,6 +192,7 @@ impl Doors {
             return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
+        say_who_opens(place, opener);
         let _open = self.grants.opened(id, Opened::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         match change {
