@@ -165,7 +165,7 @@ impl Spa {
                 .collect(),
         };
         let clients = clients.iter().map(rights).collect();
-        let openers = server.keys.into_iter().map(|key| (Opener::new(key.key), key.until));
+        let openers = server.keys.into_iter().map(|key| (Opener::new(&key.key), key.until));
         Self {
             ports: server.ports,
             openers: openers.collect(),

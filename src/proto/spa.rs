@@ -161,7 +161,7 @@ fn seal_payload(
 #[derive(Clone)]
 pub struct Opener {
     states: States,
-    server: PrivateKey,
+    server: noise::Prepared,
     params: NoiseParams,
 }
 
@@ -173,8 +173,12 @@ impl fmt::Debug for Opener {
 
 impl Opener {
     #[must_use]
-    pub fn new(server: PrivateKey) -> Self {
-        Self { states: States::new(&server.public()), server, params: noise::params() }
+    pub fn new(server: &PrivateKey) -> Self {
+        Self {
+            states: States::new(&server.public()),
+            server: noise::Prepared::new(server),
+            params: noise::params(),
+        }
     }
 
     /// Whether a datagram was made by someone who holds the server's public key.
