@@ -10,7 +10,8 @@ use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
 use super::doors::Answer;
 use super::run::Keeper;
-use super::watchers::{Notice, broken, locked_out, missed};
+use super::watchers::Notice;
+use super::words::{broken, locked_out, missed};
 use crate::config::{Door, Name};
 use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
 use crate::engine::{Event, EventKind, Knocked};
@@ -191,9 +192,9 @@ impl Keeper {
                 };
                 self.control.reply(id, &Reply::Event(line));
             }
-            Notice::Past { ref door, event, at } => {
+            Notice::Past { ref door, ref client, event, at } => {
                 if let Some(id) = self.past_for {
-                    let line = past(door, &event, wall(now, at));
+                    let line = past(door, client.as_ref(), &event, wall(now, at));
                     self.control.reply(id, &Reply::Event(line));
                 }
             }
@@ -317,8 +318,9 @@ fn facts<const N: usize>(facts: [(&str, Value); N]) -> BTreeMap<String, Value> {
 }
 
 /// An event as it was told when it happened.
-fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
-    let (name, message, facts) = match event.kind {
+fn past(door: &Name, client: Option<&Name>, event: &Event, time: Wall) -> EventLine {
+    let client = client.map(Name::as_str);
+    let (name, message, mut facts) = match event.kind {
         EventKind::Stage(stage) => {
             ("stage", format!("Stage {stage}"), facts([("stage", stage.into())]))
         }
@@ -330,7 +332,7 @@ fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
             ("open", "OPEN SESAME".to_owned(), facts([("by", by.as_str().into())]))
         }
         EventKind::Missed { steps, .. } => {
-            ("missed", missed(None, steps), facts([("steps", steps.into())]))
+            ("missed", missed(client, steps), facts([("steps", steps.into())]))
         }
         EventKind::LockedOut { everywhere, .. } => (
             "locked_out",
@@ -343,6 +345,7 @@ fn past(door: &Name, event: &Event, time: Wall) -> EventLine {
             ("reset", broken(stage, reason, knock), facts)
         }
     };
+    facts.extend(client.map(|client| ("client".to_owned(), client.into())));
     EventLine {
         time: seconds(time),
         source: Some(event.source.to_string()),

@@ -22,5 +22,6 @@ pub(crate) mod server_key;
 mod sets;
 mod watcher;
 mod watchers;
+mod words;
 
 pub use run::run;

@@ -14,12 +14,13 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::ask::{Ask, Unfounded, client_name};
 use super::interfaces::Interfaces;
 use super::locks::Locks;
 use super::watcher::{Heard, Watcher};
+use super::words::{client_of, log_event, log_refusal, names_of};
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::spa::Server;
 use crate::engine::{Event, EventKind, Reason, Refusal};
@@ -57,7 +58,7 @@ pub(super) enum Notice {
     /// A packet that changed nothing: somebody asks about such.
     Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
     /// Something that was reported before: somebody asks what happened lately.
-    Past { door: Name, event: Event, at: Monotonic },
+    Past { door: Name, client: Option<Name>, event: Event, at: Monotonic },
     /// A request that was refused before.
     PastRefusal { door: Option<Name>, client: Option<Name>, refusal: Refusal, at: Monotonic },
     /// This configuration is at work from now on.
@@ -401,7 +402,10 @@ impl Watchers {
             FromWatcher::Past { event, at } => match door_of(watcher, &event) {
                 Some(door) => {
                     let door = door.name().clone();
-                    notices.push(Notice::Past { door, event, at });
+                    let client = client_of(&event)
+                        .and_then(|client| client_name(&watcher.config, client))
+                        .cloned();
+                    notices.push(Notice::Past { door, client, event, at });
                 }
                 None => return false,
             },
@@ -530,39 +534,6 @@ fn notice_of(ask: Result<Ask, Unfounded>, notices: &mut Vec<Notice>) -> bool {
     true
 }
 
-/// The door and the client of a request that was refused, as far as they are known.
-fn names_of<'a>(config: &'a Config, refusal: &Refusal) -> (Option<&'a Name>, Option<&'a Name>) {
-    let door = refusal.door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
-    let client = refusal.client.and_then(|client| client_name(config, client));
-    (door, client)
-}
-
-fn log_refusal(config: &Config, refusal: &Refusal) {
-    let Refusal { source, reason, .. } = refusal;
-    let (door, client) = names_of(config, refusal);
-    let (door, client) = (door.map(Name::as_str), client.map(Name::as_str));
-    let of = client.map_or_else(String::new, |client| format!(" of {client}"));
-    warn!(%source, door, client, event = "refused", reason = reason.as_str(),
-        "request{of} refused: {reason}");
-}
-
-/// What is said of a sequence that would have been right at another time.
-pub(super) fn missed(client: Option<&str>, steps: i32) -> String {
-    let client = client.unwrap_or("a client");
-    let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });
-    let noun = if count == 1 { "step" } else { "steps" };
-    format!("right for {client} {count} {noun} {when}: is a clock off?")
-}
-
-/// What is said of a source that has failed too often.
-pub(super) const fn locked_out(everywhere: bool) -> &'static str {
-    if everywhere {
-        "failed too often: not listened to at any door"
-    } else {
-        "failed too often: not listened to at this door"
-    }
-}
-
 /// The door that an event names; a watcher that names none of its own is none of ours.
 fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
     let door = watcher.config.doors.get(event.door.0 as usize);
@@ -570,45 +541,6 @@ fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
         error!("the watcher named a door that does not exist and is ended");
     }
     door
-}
-
-/// A sequence that came to nothing, for people.
-pub(super) fn broken(stage: u8, reason: Reason, knock: Option<Knock>) -> String {
-    let knock = knock.map(|knock| format!("{knock}, ")).unwrap_or_default();
-    format!("sequence broken (stage {stage}): {knock}{reason}")
-}
-
-fn log_event(config: &Config, event: &Event, at: Monotonic, door: &Name) {
-    let source = event.source;
-    match event.kind {
-        EventKind::Stage(stage) => {
-            info!(%source, %door, event = "stage", stage, "Stage {stage}");
-        }
-        EventKind::Reset { stage, reason: Reason::Timeout, .. } => {
-            info!(%source, %door, event = "reset", stage, reason = Reason::Timeout.as_str(),
-                "sequence timeout (stage {stage})");
-        }
-        EventKind::Reset { stage, reason: reason @ (Reason::Used | Reason::Expired), .. } => {
-            warn!(%source, %door, event = "refused", stage, reason = reason.as_str(),
-                "not opened: {reason}");
-        }
-        EventKind::Reset { stage, reason, knock } => {
-            let what = broken(stage, reason, knock);
-            let (word, knock) = (reason.as_str(), knock.map(|knock| knock.to_string()));
-            debug!(%source, %door, event = "reset", stage, reason = word, knock, "{what}");
-        }
-        EventKind::Missed { client, steps } => {
-            let client = client_name(config, client).map(Name::as_str);
-            warn!(%source, %door, event = "missed", client, steps, "{}", missed(client, steps));
-        }
-        EventKind::LockedOut { until, everywhere } => {
-            let seconds = until.since(at).as_secs();
-            warn!(%source, %door, event = "locked_out", seconds, everywhere,
-                "{} for {seconds} s", locked_out(everywhere));
-        }
-        // Logged by whoever acts upon it.
-        EventKind::Open(_) => {}
-    }
 }
 
 fn ending(status: Option<ExitStatus>) -> String {
