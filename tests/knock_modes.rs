@@ -450,7 +450,7 @@ impl Asked {
         let mut bytes = [0; 512];
         let length = self.socket.recv(&mut bytes).unwrap();
         let datagram = bytes[..length].try_into().unwrap();
-        let (key, request) = Opener::new(&PrivateKey::from(SERVER)).open(datagram).unwrap();
+        let (key, request) = Opener::new(&PrivateKey::from(SERVER), []).open(datagram).unwrap();
         assert_eq!(key, PUBLIC.parse::<PublicKey>().unwrap());
         request
     }
@@ -644,7 +644,8 @@ mod wire {
             assert_eq!(said, format!("asking for {client}\nhitting udp {at} 192 bytes\n"));
             let mut bytes = [0; 192];
             assert_eq!(socket.recv(&mut bytes).unwrap(), 192);
-            let (_, request) = Opener::new(&PrivateKey::from(super::SERVER)).open(&bytes).unwrap();
+            let (_, request) =
+                Opener::new(&PrivateKey::from(super::SERVER), []).open(&bytes).unwrap();
             let Addresses::Given(given) = request.open else { panic!("{request:?}") };
             assert_eq!(given.iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), [client]);
         }

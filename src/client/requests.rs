@@ -270,7 +270,8 @@ mod tests {
         let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
         let sent = requests.datagram(now, (HOST, 0).into(), Voice::SILENT).unwrap();
         assert!((62000..=62999).contains(&sent.port.get()));
-        let (key, request) = Opener::new(&server).open(&sent.bytes.try_into().unwrap()).unwrap();
+        let (key, request) =
+            Opener::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
         assert_eq!(request, requests.request(Addresses::Given(given), now.into()));

@@ -164,11 +164,16 @@ impl Spa {
                 .filter_map(|&(id, takes)| takes.then_some(id))
                 .collect(),
         };
+        let openers = server.keys.into_iter().map(|key| {
+            let expected = clients.iter().filter_map(|client| client.spa.as_ref());
+            let expected = expected.flat_map(|spa| spa.keys.iter().copied());
+            (Opener::new(&key.key, expected), key.until)
+        });
+        let openers = openers.collect();
         let clients = clients.iter().map(rights).collect();
-        let openers = server.keys.into_iter().map(|key| (Opener::new(&key.key), key.until));
         Self {
             ports: server.ports,
-            openers: openers.collect(),
+            openers,
             max_age: server.max_age,
             max_ahead: server.max_ahead,
             missing: server.missing,

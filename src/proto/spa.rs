@@ -172,11 +172,12 @@ impl fmt::Debug for Opener {
 }
 
 impl Opener {
+    /// Opens the datagrams of anyone; those of the clients that are expected sooner.
     #[must_use]
-    pub fn new(server: &PrivateKey) -> Self {
+    pub fn new(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
         Self {
             states: States::new(&server.public()),
-            server: noise::Prepared::new(server),
+            server: noise::Prepared::new(server, expected),
             params: noise::params(),
         }
     }

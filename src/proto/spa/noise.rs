@@ -1,11 +1,13 @@
 //! `Noise_X_25519_ChaChaPoly_SHA256` in one message, on keys and randomness that are passed in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
+use zeroize::Zeroizing;
 
 use super::key::{KEY_LEN, PrivateKey, PublicKey};
 use super::payload::PAYLOAD_LEN;
@@ -133,30 +135,45 @@ impl Random for Given {
     }
 }
 
-/// A private key whose public key is known already: to work it out for each message would take a
-/// quarter of the time. It never changes.
+/// A private key of which is known already what would else be worked out for each message, in two
+/// thirds of the time: its public key, and what it agrees on with those who are expected. It never
+/// changes.
 #[derive(Clone)]
-pub struct Prepared(Arc<Contributory>);
+pub struct Prepared(Arc<Keys>);
+
+struct Keys {
+    own: Contributory,
+    agreed: HashMap<[u8; KEY_LEN], Zeroizing<[u8; KEY_LEN]>>,
+}
 
 impl Prepared {
-    pub fn new(private: &PrivateKey) -> Self {
-        let mut dh = Contributory::default();
-        dh.set(private.expose());
-        Self(Arc::new(dh))
+    pub fn new(private: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
+        let mut own = Contributory::default();
+        own.set(private.expose());
+        let agree = |client: PublicKey| {
+            let mut secret = Zeroizing::new([0; KEY_LEN]);
+            own.dh(client.as_bytes(), &mut *secret).ok()?;
+            Some((*client.as_bytes(), secret))
+        };
+        let agreed = expected.into_iter().take(MOST_EXPECTED).filter_map(agree).collect();
+        Self(Arc::new(Keys { own, agreed }))
     }
 }
 
+/// Each takes some 0.05 ms at the start.
+const MOST_EXPECTED: usize = 1024;
+
 impl Dh for Prepared {
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.0.own.name()
     }
 
     fn pub_len(&self) -> usize {
-        self.0.pub_len()
+        self.0.own.pub_len()
     }
 
     fn priv_len(&self) -> usize {
-        self.0.priv_len()
+        self.0.own.priv_len()
     }
 
     /// It is set already.
@@ -167,15 +184,21 @@ impl Dh for Prepared {
     }
 
     fn pubkey(&self) -> &[u8] {
-        self.0.pubkey()
+        self.0.own.pubkey()
     }
 
     fn privkey(&self) -> &[u8] {
-        self.0.privkey()
+        self.0.own.privkey()
     }
 
     fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
-        self.0.dh(point, secret)
+        match self.0.agreed.get(point) {
+            Some(agreed) if agreed.len() == secret.len() => {
+                secret.copy_from_slice(agreed.as_slice());
+                Ok(())
+            }
+            _ => self.0.own.dh(point, secret),
+        }
     }
 }
 

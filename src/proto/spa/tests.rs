@@ -31,7 +31,7 @@ fn vector(what: &str, why: &str) -> [u8; LEN] {
 }
 
 fn open(datagram: &[u8; LEN]) -> Result<(PublicKey, Request), Error> {
-    Opener::new(&server()).open(datagram)
+    Opener::new(&server(), []).open(datagram)
 }
 
 /// No two vectors have the same stamp.
@@ -134,7 +134,7 @@ fn the_vector_of_an_unknown_client_says_whose_it_is() {
 #[test]
 fn every_single_flipped_bit_is_a_bad_tag() {
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    let opener = Opener::new(&server());
+    let opener = Opener::new(&server(), []);
     for bit in 0..LEN * 8 {
         let mut flipped = datagram;
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -146,7 +146,7 @@ fn every_single_flipped_bit_is_a_bad_tag() {
 #[test]
 fn what_is_flipped_by_someone_who_can_make_tags_does_not_decrypt() {
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    let opener = Opener::new(&server());
+    let opener = Opener::new(&server(), []);
     for byte in TAG_LEN..LEN {
         let mut flipped = datagram;
         flipped[byte] ^= 1 << (byte % 8);
@@ -158,7 +158,7 @@ fn what_is_flipped_by_someone_who_can_make_tags_does_not_decrypt() {
 
 #[test]
 fn an_ephemeral_key_of_low_order_does_not_decrypt() {
-    let opener = Opener::new(&server());
+    let opener = Opener::new(&server(), []);
     let mut datagram = [0; LEN];
     let (tag, body) = datagram.split_at_mut(TAG_LEN);
     opener.states.mask(body);
@@ -168,14 +168,14 @@ fn an_ephemeral_key_of_low_order_does_not_decrypt() {
 
 #[test]
 fn what_was_made_for_another_server_has_a_bad_tag() {
-    let other = Opener::new(&PrivateKey::from([3; KEY_LEN]));
+    let other = Opener::new(&PrivateKey::from([3; KEY_LEN]), []);
     let datagram = vector("open", "door ssh, 192.0.2.2");
     assert_eq!(other.open(&datagram), Err(Error::BadTag));
 }
 
 #[test]
 fn what_has_another_length_has_no_tag() {
-    let opener = Opener::new(&server());
+    let opener = Opener::new(&server(), []);
     let datagram = vector("open", "door ssh, 192.0.2.2");
     let longer = [&datagram[..], &[0]].concat();
     assert!(opener.has_tag(&datagram));
@@ -267,7 +267,10 @@ proptest! {
     ) {
         let (client, server) = (PrivateKey::from(client), PrivateKey::from(server));
         let datagram = seal(&request, &client, &server.public(), ephemeral);
-        prop_assert_eq!(Opener::new(&server).open(&datagram), Ok((client.public(), request)));
+        let opened = Ok((client.public(), request));
+        prop_assert_eq!(Opener::new(&server, []).open(&datagram), opened.clone());
+        let expected = Opener::new(&server, [client.public()]);
+        prop_assert_eq!(expected.open(&datagram), opened);
     }
 
     #[test]
