@@ -64,23 +64,23 @@ static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
     specification.encoding().unwrap_or(BASE64_NOPAD)
 });
 
-/// The key that a request is encrypted with: 1 to 32 bytes.
+/// A key of 1 to `MOST` bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key(Secret);
+pub struct KeyOf<const MOST: usize>(Secret);
 
-/// The key that a request is authenticated with: 1 to 128 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HmacKey(Secret);
+/// The key that a request is encrypted with.
+pub type Key = KeyOf<32>;
 
-impl Key {
-    pub const MAX: usize = 32;
+/// The key that a request is authenticated with.
+pub type HmacKey = KeyOf<128>;
 
+impl<const MOST: usize> KeyOf<MOST> {
     /// The bytes as they are.
     ///
     /// # Errors
     /// If there are none or too many, or if they are fwknop's placeholder.
     pub fn new(bytes: Vec<u8>) -> Result<Self, KeyError> {
-        secret(bytes, Self::MAX).map(Self)
+        secret(bytes, MOST).map(Self)
     }
 
     /// The bytes that are written in base64, with or without padding.
@@ -88,7 +88,7 @@ impl Key {
     /// # Errors
     /// As [`Self::new`], and if it is not base64.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        decoded(text, Self::MAX).map(Self)
+        decoded(text, MOST).map(Self)
     }
 
     /// The bytes, for whoever compares many.
@@ -96,37 +96,13 @@ impl Key {
     pub fn expose(&self) -> &[u8] {
         self.0.expose()
     }
+}
 
+impl Key {
     /// Whether the bytes are those of the other key, which fwknop forbids.
     #[must_use]
     pub fn is_same_as(&self, hmac: &HmacKey) -> bool {
         self.0 == hmac.0
-    }
-}
-
-impl HmacKey {
-    pub const MAX: usize = 128;
-
-    /// The bytes as they are.
-    ///
-    /// # Errors
-    /// If there are none or too many, or if they are fwknop's placeholder.
-    pub fn new(bytes: Vec<u8>) -> Result<Self, KeyError> {
-        secret(bytes, Self::MAX).map(Self)
-    }
-
-    /// The bytes that are written in base64, with or without padding.
-    ///
-    /// # Errors
-    /// As [`Self::new`], and if it is not base64.
-    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        decoded(text, Self::MAX).map(Self)
-    }
-
-    /// The bytes, for whoever compares many.
-    #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        self.0.expose()
     }
 }
 

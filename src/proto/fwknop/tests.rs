@@ -551,7 +551,7 @@ fn keys_have_the_lengths_that_fwknop_takes() {
 #[test]
 fn no_output_shows_a_key() {
     let shown = format!("{:?} {:?} {:?}", key(), hmac_key(), Key::new(vec![b's'; 33]));
-    assert_eq!(shown, "Key(Secret(..)) HmacKey(Secret(..)) Err(TooLong { length: 33, most: 32 })");
+    assert_eq!(shown, "KeyOf(Secret(..)) KeyOf(Secret(..)) Err(TooLong { length: 33, most: 32 })");
 }
 
 prop_compose! {
