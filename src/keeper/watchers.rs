@@ -83,6 +83,8 @@ pub(super) struct Watchers {
     complaints: Limit,
     /// More than any watcher says that limits itself, as ours do.
     lines: Limit,
+    /// Whoever repeats what was sniffed cannot push everything else out of the history.
+    spent: Limit,
     counts: HashMap<Reason, u64>,
     dropped: u64,
     locks: Locks,
@@ -104,6 +106,7 @@ impl Watchers {
             completed: VecDeque::new(),
             complaints: Limit::new(20, Duration::from_secs(1)),
             lines: Limit::new(1000, Duration::from_millis(5)),
+            spent: Limit::new(20, Duration::from_secs(60)),
             counts: HashMap::new(),
             dropped: 0,
             locks: Locks::default(),
@@ -351,7 +354,9 @@ impl Watchers {
                 } = event.kind
                 {
                     let place = Place::new(door.name().clone(), event.source);
-                    notices.push(Notice::Spent { place, reason });
+                    if self.spent.pass(now) {
+                        notices.push(Notice::Spent { place, reason });
+                    }
                 }
                 if let EventKind::LockedOut { until, everywhere } = event.kind {
                     let lock = (until, everywhere);
