@@ -433,7 +433,8 @@ knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobod
 clients:
   phone: {doors: [ssh], totp: {secret: JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP}}
 doors:
-  ssh: {totp: {mode: code, base: 7000}, open: [22], lockout: {failures: 2, within: 10m, for: 1h}}
+  ssh: {totp: {mode: code, base: 7000}, open: [22], seq_timeout: 1s,
+        lockout: {failures: 2, within: 10m, for: 1h}}
 ";
     let Some(site) = Site::guarded("lockout", configuration, &[]) else { return };
     let guess = |from: &str| {
@@ -445,15 +446,19 @@ doors:
     site.knockd.wait_for("192.0.2.2: ssh: failed too often: not listened to at this door");
     let locked = || site.knockd.ask(r#"{"do":"status"}"#)[0]["locked_out"][0].clone();
     assert_eq!((&locked()["door"], &locked()["address"]), (&"ssh".into(), &CLIENT.into()));
+    let first = site.knockd.watchers();
     site.knockd.signal(Signal::SIGHUP);
     site.knockd.wait_for("re-reading config file");
-    assert!(eventually(PATIENCE, || site.knockd.watchers().len() == 2 || !locked().is_null()));
+    assert!(eventually(PATIENCE, || !site.knockd.watchers().contains(&first[0])), "no new watcher");
     assert!(!locked().is_null(), "a reload forgets who is locked out");
+    guess(CLIENT);
+    assert_eq!(site.knockd.count("failed too often"), 1, "the new watcher listens to it");
     let unlocked = site.run(&["unlock", CLIENT]);
     assert!(unlocked.status.success(), "{unlocked:?}");
     assert!(locked().is_null());
     guess(CLIENT);
     site.knockd.wait_for_count("failed too often: not listened to at this door", 2);
+    assert_eq!(site.knockd.count("failed too often"), 2, "it was listened to while locked out");
     let stranger = site.run(&["unlock", "192.0.2.99"]);
     assert!(!stranger.status.success());
     assert!(String::from_utf8_lossy(&stranger.stderr).contains("192.0.2.99 is not locked out"));
