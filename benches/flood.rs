@@ -4,6 +4,7 @@
 //! native ones or those of fwknop's, between two network namespaces; meanwhile a legitimate address
 //! knocks, or sends a request, twenty times. Needs root.
 
+mod requests;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -16,9 +17,7 @@ use std::{env, fs};
 
 use etherparse::PacketBuilder;
 use libknock::proto::fwknop;
-use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, PublicKey, Request, seal};
-use libknock::sys::clock;
-use libknock::time::Wall;
+use libknock::proto::spa::{LEN, PORT, PrivateKey};
 use support::{CLIENT, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
 
 const PER_SECOND: u64 = 100_000;
@@ -50,10 +49,6 @@ enum Kind {
     Fwknop,
 }
 
-fn client_key() -> PrivateKey {
-    PrivateKey::from([7; 32])
-}
-
 fn measure(kind: Kind) {
     let net = Net::new();
     let drop_knocks = ["-A", "INPUT", "-p", "tcp", "--dport", "7000:9000", "-j", "DROP"];
@@ -67,7 +62,7 @@ fn measure(kind: Kind) {
          clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}, fwknop: {{key: testkey, hmac_key: hmackey}}}}\n\
          doors:\n\
          \x20 ssh: {{sequence: [7000, 8000, 9000], spa: true, fwknop: true, start_command: [echo, \"%IP%\"]}}\n",
-        client_key().public()
+        requests::client_key().public()
     );
     let knockd = Knockd::start(&net.server, &configuration);
     let key: PrivateKey = fs::read_to_string(knockd.directory.path().join("keys/server.key"))
@@ -86,8 +81,8 @@ fn measure(kind: Kind) {
                 let ports = ["7000", "8000", "9000"];
                 net.client.knock_from(from, SERVER, &ports, Duration::from_millis(15));
             }
-            Kind::Datagrams => send(&net, spa_request(&key.public())),
-            Kind::Fwknop => send(&net, fwknop_request()),
+            Kind::Datagrams => send(&net, requests::native(&key.public())),
+            Kind::Fwknop => send(&net, of_fwknop()),
         }
         if eventually(Duration::from_secs(2), || knockd.count("OPEN SESAME") >= knock) {
             opened += 1;
@@ -117,38 +112,10 @@ fn send(net: &Net, datagram: Vec<u8>) {
     });
 }
 
-/// A request as fwknop makes it.
-fn fwknop_request() -> Vec<u8> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).unwrap();
-    let request = fwknop::Request {
-        random: fwknop::Random::new(random),
-        user: "owner".parse().unwrap(),
-        timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        version: fwknop::Version::default(),
-        access: fwknop::Access { address: None, ports: vec!["22".parse().unwrap()], timeout: None },
-    };
+fn of_fwknop() -> Vec<u8> {
     let key = fwknop::Key::new(b"testkey".to_vec()).unwrap();
     let hmac = fwknop::HmacKey::new(b"hmackey".to_vec()).unwrap();
-    let hmac = Some((&hmac, fwknop::Hash::Sha256));
-    let salt = random[..8].try_into().unwrap();
-    fwknop::seal(&request, fwknop::Hash::Sha256, &key, fwknop::Mode::Cbc, hmac, salt)
-        .unwrap()
-        .into_bytes()
-}
-
-fn spa_request(server: &PublicKey) -> Vec<u8> {
-    let mut ephemeral = [0; 32];
-    getrandom::fill(&mut ephemeral).unwrap();
-    let request = Request {
-        open: Addresses::Observed,
-        close: false,
-        source_port: None,
-        open_for: None,
-        stamp: clock::now().wall.into(),
-        door: None,
-    };
-    seal(&request, &client_key(), server, ephemeral).to_vec()
+    requests::of_fwknop(&key, &hmac, None)
 }
 
 /// Spoofed packets, until it goes out of scope.

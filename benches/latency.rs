@@ -6,6 +6,7 @@
 //! measures all of them, one after the other, from another source. Both ends of a measurement are
 //! stamps of the client's kernel. Needs root.
 
+mod requests;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -16,9 +17,8 @@ use std::{env, fs};
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use libknock::proto::fwknop;
-use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Request, seal};
-use libknock::sys::{clock, turns};
-use libknock::time::Wall;
+use libknock::proto::spa::{PrivateKey, PublicKey};
+use libknock::sys::turns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Host, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
@@ -183,10 +183,10 @@ fn one_round(
             .unwrap();
         seeing.filter("tcp or udp", true).unwrap();
         let last_knock = if by_fwknop {
-            cable.sendpacket(datagram(macs, source, &fwknop_request(source))).unwrap();
+            cable.sendpacket(datagram(macs, source, &of_fwknop(source))).unwrap();
             (true, SPA_PORT)
         } else if let Some(server) = server_key {
-            cable.sendpacket(datagram(macs, source, &spa_request(&server))).unwrap();
+            cable.sendpacket(datagram(macs, source, &requests::native(&server))).unwrap();
             (true, SPA_PORT)
         } else {
             for (number, port) in (0..).zip(SEQUENCE) {
@@ -244,47 +244,10 @@ fn seen(bytes: &[u8]) -> Option<Seen> {
     }
 }
 
-fn client_key() -> PrivateKey {
-    PrivateKey::from([7; 32])
-}
-
-/// A native request of the client for the address that it comes from.
-fn spa_request(server: &PublicKey) -> Vec<u8> {
-    let mut ephemeral = [0; 32];
-    getrandom::fill(&mut ephemeral).unwrap();
-    let request = Request {
-        open: Addresses::Observed,
-        close: false,
-        source_port: None,
-        open_for: None,
-        stamp: clock::now().wall.into(),
-        door: None,
-    };
-    seal(&request, &client_key(), server, ephemeral).to_vec()
-}
-
-/// A request as fwknop makes it.
-fn fwknop_request(source: Ipv4Addr) -> Vec<u8> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).unwrap();
-    let request = fwknop::Request {
-        random: fwknop::Random::new(random),
-        user: "owner".parse().unwrap(),
-        timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        version: fwknop::Version::default(),
-        access: fwknop::Access {
-            address: Some(source),
-            ports: vec!["22".parse().unwrap()],
-            timeout: None,
-        },
-    };
+fn of_fwknop(source: Ipv4Addr) -> Vec<u8> {
     let key = fwknop::Key::from_base64(KEY).unwrap();
     let hmac = fwknop::HmacKey::from_base64(HMAC_KEY).unwrap();
-    let hmac = Some((&hmac, fwknop::Hash::Sha256));
-    let salt = random[..8].try_into().unwrap();
-    fwknop::seal(&request, fwknop::Hash::Sha256, &key, fwknop::Mode::Cbc, hmac, salt)
-        .unwrap()
-        .into_bytes()
+    requests::of_fwknop(&key, &hmac, Some(source))
 }
 
 fn datagram(macs: Macs, source: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
@@ -360,7 +323,7 @@ impl Running {
                      \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
                      clients:\n  owner: {{doors: [ssh], spa: {{public_key: {}}}}}\n\
                      doors:\n  ssh: {{spa: true, open: [22], open_for: 1h}}\n",
-                    client_key().public()
+                    requests::client_key().public()
                 );
                 running.ours = Some(Knockd::start(&net.server, &configuration));
             }

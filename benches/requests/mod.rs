@@ -1,0 +1,47 @@
+//! The requests that benchmarks send: each is made anew and opens once.
+
+use std::net::Ipv4Addr;
+
+use libknock::proto::fwknop;
+use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Request, seal};
+use libknock::sys::clock;
+use libknock::time::Wall;
+
+/// Whoever asks.
+pub fn client_key() -> PrivateKey {
+    PrivateKey::from([7; 32])
+}
+
+/// A native request of the client for the address that it comes from.
+pub fn native(server: &PublicKey) -> Vec<u8> {
+    let mut ephemeral = [0; 32];
+    getrandom::fill(&mut ephemeral).unwrap();
+    let request = Request {
+        open: Addresses::Observed,
+        close: false,
+        source_port: None,
+        open_for: None,
+        stamp: clock::now().wall.into(),
+        door: None,
+    };
+    seal(&request, &client_key(), server, ephemeral).to_vec()
+}
+
+/// A request for 22/tcp as fwknop makes it; where no address is named, for the one that it comes
+/// from.
+pub fn of_fwknop(key: &fwknop::Key, hmac: &fwknop::HmacKey, address: Option<Ipv4Addr>) -> Vec<u8> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).unwrap();
+    let request = fwknop::Request {
+        random: fwknop::Random::new(random),
+        user: "owner".parse().unwrap(),
+        timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
+        version: fwknop::Version::default(),
+        access: fwknop::Access { address, ports: vec!["22".parse().unwrap()], timeout: None },
+    };
+    let hmac = Some((hmac, fwknop::Hash::Sha256));
+    let salt = random[..8].try_into().unwrap();
+    fwknop::seal(&request, fwknop::Hash::Sha256, key, fwknop::Mode::Cbc, hmac, salt)
+        .unwrap()
+        .into_bytes()
+}
