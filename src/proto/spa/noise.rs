@@ -192,8 +192,10 @@ impl Dh for Prepared {
     }
 
     fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
-        match self.0.agreed.get(point) {
-            Some(agreed) if agreed.len() == secret.len() => {
+        // The library hands over room for the longest key that it knows.
+        let agreed = point.get(..KEY_LEN).and_then(|point| self.0.agreed.get(point));
+        match (agreed, secret.first_chunk_mut::<KEY_LEN>()) {
+            (Some(agreed), Some(secret)) => {
                 secret.copy_from_slice(agreed.as_slice());
                 Ok(())
             }
@@ -244,7 +246,26 @@ impl Dh for Contributory {
     fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
         self.0.dh(point, secret)?;
         // All of it is looked at, whatever it holds.
-        let any = secret.iter().fold(0, |any, byte| any | byte);
+        let any = secret.iter().take(KEY_LEN).fold(0, |any, byte| any | byte);
         if any == 0 { Err(snow::Error::Dh) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_prepared_for_a_client_is_not_worked_out_again() {
+        let [server, client] = [[1; KEY_LEN], [2; KEY_LEN]].map(PrivateKey::from);
+        let message = write(&client, &server.public(), [3; KEY_LEN], &[4; PAYLOAD_LEN]);
+        let reads = |prepared: &Prepared| read(params(), prepared, &message).is_some();
+        let prepared = Prepared::new(&server, [client.public()]);
+        assert!(reads(&prepared));
+        // Nothing but what was prepared can make the difference.
+        let mut keys = Arc::into_inner(prepared.0).unwrap();
+        keys.agreed.values_mut().for_each(|secret| secret[0] ^= 1);
+        assert!(!reads(&Prepared(Arc::new(keys))));
+        assert!(reads(&Prepared::new(&server, [])));
     }
 }
