@@ -166,6 +166,7 @@ impl Ledger {
         let written = match (changes, proof) {
             // A statement of its own is a transaction of its own.
             ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
+            ([], Some(proof)) => rows::use_up(&self.db, proof).map(written),
             _ => together(&mut self.db, changes, proof),
         };
         written.map_err(|error| context.failed(error))
@@ -278,6 +279,10 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+const fn written(is_new: bool) -> Written {
+    if is_new { Written::New } else { Written::Used }
 }
 
 fn together(

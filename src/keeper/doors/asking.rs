@@ -53,25 +53,22 @@ impl Doors {
             }
             return refused.map_or(Ok(Answer::Done), Err);
         };
-        // The record may follow where there is no proof to use up and the kernel ends the grant by
-        // itself. Where recording fails at the moment, nothing opens until it is known whether it
-        // can be.
         fault::point("requested");
-        let record_first = ask.proof.is_some() || !first.is_the_kernels() || self.books.ails();
-        if record_first {
+        // The record may follow where the kernel ends the grant by itself, its proof may not. Where
+        // recording fails at the moment, nothing opens until it is known whether it can be.
+        let record_first = !first.is_the_kernels() || self.books.ails();
+        let changes: Vec<Change> = if record_first {
+            all_asked.iter().filter_map(|asked| asked.change(now, self.books.boot())).collect()
+        } else {
+            Vec::new()
+        };
+        if !changes.is_empty() || ask.proof.is_some() {
             // What a command does may survive a power cut.
             let flush = match &ask.proof {
                 Some(Proof::Later { .. }) | None if first.is_the_kernels() => Flush::No,
                 _ => Flush::Yes,
             };
-            let changes: Vec<Change> =
-                all_asked.iter().filter_map(|asked| asked.change(now, self.books.boot())).collect();
-            let outcome = if changes.is_empty() && ask.proof.is_none() {
-                Outcome::Recorded
-            } else {
-                self.books.write(&changes, ask.proof.as_ref(), flush)
-            };
-            match outcome {
+            match self.books.write(&changes, ask.proof.as_ref(), flush) {
                 Outcome::Recorded => fault::point("recorded"),
                 Outcome::Used => return Err(self.refuse_all(now, ask, Reason::Used)),
                 Outcome::Failed => {
