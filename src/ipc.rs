@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Client, Fwknop, Lockout, Recognition};
 use crate::engine::spa::Server;
-use crate::engine::{Event, Lock, Reason, Refusal, Request};
+use crate::engine::{Event, Lock, Missing, Reason, Refusal, Request};
 use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
 use crate::time::Monotonic;
@@ -32,6 +32,8 @@ pub struct Assignment {
     /// `None`: native SPA datagrams are not looked at.
     pub spa: Option<Server>,
     pub fwknop: Fwknop,
+    /// Of the requests that have been used.
+    pub missing: Missing,
     pub interfaces: Vec<String>,
     pub only_ipv4: bool,
     pub track_sources: usize,
@@ -208,8 +210,8 @@ mod tests {
         let credential = prop_oneof![
             (any::<u16>(), any::<u64>())
                 .prop_map(|(key, stamp)| Credential::Spa { key, stamp: Wall::from_nanos(stamp) }),
-            (any::<[u8; 32]>(), any::<u64>()).prop_map(|(digest, until)| {
-                Credential::Fwknop { digest, until: Wall::from_nanos(until) }
+            (any::<[u8; 32]>(), any::<u64>()).prop_map(|(digest, stamp)| {
+                Credential::Fwknop { digest, stamp: Wall::from_nanos(stamp) }
             }),
         ];
         let addresses = prop_oneof![

@@ -330,6 +330,28 @@ fn no_copy_of_a_request_opens_again() {
 }
 
 #[test]
+fn what_may_have_been_lost_in_a_power_cut_is_refused_for_a_moment() {
+    let test = "what_may_have_been_lost_in_a_power_cut_is_refused_for_a_moment";
+    if !can_make_namespaces(test) || !has_programs(test, &["nft"]) {
+        return;
+    }
+    let net = Net::new();
+    let mut knockd = two_clients(&net);
+    knockd.signal(nix::sys::signal::Signal::SIGKILL);
+    knockd.ended();
+    // As if the machine had started eight seconds ago, and what was used before were not all known.
+    knockd.pretend_power_cut(Duration::from_secs(8));
+    let knockd = knockd.start_again(&net.server);
+    knockd.wait_for("starting up, listening on");
+    send(&net.client, &[sealed_by_phone(&request("22", [203, 0, 113, 1]))]);
+    knockd.wait_for("from before this machine was started anew");
+    // Stamps are whole seconds.
+    std::thread::sleep(Duration::from_millis(3500));
+    send(&net.client, &[sealed_by_phone(&request("22", [203, 0, 113, 1]))]);
+    knockd.wait_for("ssh: OPEN SESAME");
+}
+
+#[test]
 fn a_client_is_heard_from_its_networks_only() {
     let test = "a_client_is_heard_from_its_networks_only";
     if !can_make_namespaces(test) || !has_programs(test, &["nft"]) {

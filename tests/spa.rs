@@ -384,11 +384,7 @@ fn what_may_have_been_lost_in_a_power_cut_is_refused_until_it_is_too_old() {
     knockd.signal(Signal::SIGKILL);
     knockd.ended();
     // As if the machine had started eight seconds ago: requests may be ten seconds ahead.
-    let ledger = knockd.directory.path().join("state/ledger.db");
-    let missing = (clock::now().monotonic - Duration::from_secs(8)).as_nanos();
-    let db = rusqlite::Connection::open(ledger).unwrap();
-    db.execute("UPDATE runs SET missing = ?", [i64::try_from(missing).unwrap()]).unwrap();
-    drop(db);
+    knockd.pretend_power_cut(Duration::from_secs(8));
     scene.knockd = Some(knockd.start_again(&scene.net.server));
     scene.knockd().wait_for("starting up");
     scene.ask(&request());

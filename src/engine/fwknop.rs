@@ -9,6 +9,7 @@ use std::time::Duration;
 use lru::LruCache;
 use smallvec::SmallVec;
 
+use super::missing::Missing;
 use super::{ClientId, Credential, DoorId, Reason, Refusal, Request};
 use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
 use crate::proto::fwknop::{Access, Datagram, END_LEN, Error, MIN_LEN, Opened};
@@ -21,9 +22,6 @@ use crate::wire::{Packet, Transport};
 /// How many requests are remembered, to refuse them here if they come again. The ledger remembers
 /// all that count.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).expect("is not zero");
-/// Stamps are whole seconds.
-const SECOND: Duration = Duration::from_secs(1);
-
 /// How long a datagram between the same ports counts as the same.
 const COPY: Duration = Duration::from_secs(1);
 
@@ -35,6 +33,7 @@ pub struct Fwknop {
     holders: Vec<Holder>,
     index: Index,
     max_age: Duration,
+    missing: Missing,
     seen: LruCache<[u8; 32], Seen>,
     requests: Vec<Request>,
 }
@@ -117,9 +116,16 @@ impl Fwknop {
             index: Index::new(&holders),
             holders,
             max_age: settings.max_age,
+            missing: Missing::default(),
             seen: LruCache::new(REMEMBERED),
             requests: Vec::new(),
         }
+    }
+
+    /// The same where uses may be missing from the ledger.
+    #[must_use]
+    pub fn heeding(self, missing: Missing) -> Self {
+        Self { missing, ..self }
     }
 
     /// Whether nobody holds keys: no datagram can open anything.
@@ -187,7 +193,7 @@ impl Fwknop {
                 Ok(opened) => {
                     let refused = |reason| Refused::Client(holder.client, reason);
                     let requests = holder
-                        .ask(now.wall, self.max_age, packet.source, &opened)
+                        .ask(now, self.max_age, self.missing, packet.source, &opened)
                         .map_err(refused)?;
                     let seen = Seen {
                         at: now.monotonic,
@@ -237,21 +243,25 @@ impl Holder {
     /// What a request that is this client's asks for, if it may.
     fn ask(
         &self,
-        now: Wall,
+        now: Now,
         max_age: Duration,
+        missing: Missing,
         source: IpAddr,
         opened: &Opened,
     ) -> Result<Vec<Request>, Reason> {
         let Opened { request, replay } = opened;
-        if self.expires.is_some_and(|expires| expires <= now) {
+        if self.expires.is_some_and(|expires| expires <= now.wall) {
             return Err(Reason::Expired);
         }
         let stamp = Wall::ZERO + Duration::from_secs(request.timestamp);
-        if now.since(stamp) > max_age {
+        if now.wall.since(stamp) > max_age {
             return Err(Reason::TooOld);
         }
-        if stamp.since(now) > max_age {
+        if stamp.since(now.wall) > max_age {
             return Err(Reason::TooFarAhead);
+        }
+        if missing.may_hide(stamp, now) {
+            return Err(Reason::BeforeStart);
         }
         let address = self.address(source, request.access.address)?;
         if self.is.username.as_ref().is_some_and(|name| name != request.user.as_str()) {
@@ -262,7 +272,7 @@ impl Holder {
             IpAddr::V4(address) => (Some(address), None),
             IpAddr::V6(address) => (None, Some(address)),
         };
-        let credential = Credential::Fwknop { digest: *replay, until: stamp + max_age + SECOND };
+        let credential = Credential::Fwknop { digest: *replay, stamp };
         let request = |door: &Door| Request {
             door: door.id,
             client: self.client,
@@ -574,13 +584,25 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_it_good_once_outlasts_the_time_in_which_it_is_good() {
+    fn what_may_have_been_used_before_the_start_is_refused() {
+        let datagram = sealed(access(&["22"]));
+        let started = |seconds| Missing(Some(at(CLOCK - seconds).monotonic));
+        for (missing, expected) in
+            [(started(9), "refused: before-start"), (started(10), SSH), (Missing(None), SSH)]
+        {
+            let mut fwknop = phone(holder()).heeding(missing);
+            assert_eq!(on(&mut fwknop, CLOCK, &datagram), [expected], "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_it_good_once_is_what_was_authenticated() {
         let mut fwknop = phone(holder());
         let datagram = sealed(access(&["22"]));
         assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
         let [request] = fwknop.requests() else { panic!("one request") };
-        let Credential::Fwknop { digest, until } = request.credential else { panic!("not fwknop") };
-        assert!(until > at(CLOCK + 120).wall);
+        let Credential::Fwknop { digest, stamp } = request.credential else { panic!("not fwknop") };
+        assert_eq!(stamp, at(CLOCK).wall);
         let opened = wire::open(
             datagram.as_bytes(),
             &key("testkey"),

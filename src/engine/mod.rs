@@ -8,6 +8,7 @@ mod doors;
 mod fwknop;
 mod hearing;
 mod lockout;
+mod missing;
 #[cfg(test)]
 mod model;
 mod recent;
@@ -39,6 +40,7 @@ use tracker::{Tracker, Visit};
 
 pub use doors::Local;
 pub use fwknop::Fwknop;
+pub use missing::{AHEAD, Missing};
 pub use verdict::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
     Verdict,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use super::{ClientId, Credential, DoorId, Reason, Refusal, Request};
+use super::{ClientId, Credential, DoorId, Missing, Reason, Refusal, Request};
 use crate::config::{self, AddressPolicy, Client, Name, Recognition};
 use crate::proto::spa::{self, Addresses, Error, Given, LEN, Opener, PrivateKey, PublicKey};
 use crate::time::{Monotonic, Now, Wall};
@@ -26,9 +26,6 @@ pub struct Server {
     pub keys: Vec<ServerKey>,
     pub max_age: Duration,
     pub max_ahead: Duration,
-    /// Stamps from before this time may have been used without anybody knowing it any more. On the
-    /// clock that does not jump: when the calendar is set right, so is what this means.
-    pub missing: Option<Monotonic>,
 }
 
 impl Server {
@@ -40,7 +37,6 @@ impl Server {
             keys,
             max_age: settings.max_age,
             max_ahead: settings.max_ahead,
-            missing: None,
         }
     }
 
@@ -85,7 +81,7 @@ pub struct Spa {
     openers: Vec<(Opener, Option<Wall>)>,
     max_age: Duration,
     max_ahead: Duration,
-    missing: Option<Monotonic>,
+    missing: Missing,
     holders: HashMap<PublicKey, Holder>,
     clients: Vec<Rights>,
     doors: HashMap<Name, DoorId>,
@@ -176,12 +172,18 @@ impl Spa {
             openers,
             max_age: server.max_age,
             max_ahead: server.max_ahead,
-            missing: server.missing,
+            missing: Missing::default(),
             holders,
             clients,
             doors: doors.into_iter().map(|(name, (id, _))| (name, id)).collect(),
             seen: LruCache::with_hasher(REMEMBERED, RandomState::new()),
         }
+    }
+
+    /// The same where uses may be missing from the ledger.
+    #[must_use]
+    pub fn heeding(self, missing: Missing) -> Self {
+        Self { missing, ..self }
     }
 
     /// What a capture has to pass on.
@@ -260,10 +262,7 @@ impl Spa {
         if stamp.since(now.wall) > self.max_ahead {
             return Err(refuse(Reason::TooFarAhead));
         }
-        // What was used then was no further ahead of its time than this.
-        let may_be_used =
-            |missing| stamp < now.wall - now.monotonic.since(missing) + self.max_ahead;
-        if self.missing.is_some_and(may_be_used) {
+        if self.missing.may_hide(stamp, now) {
             return Err(refuse(Reason::BeforeStart));
         }
         if holder.mark.is_some_and(|mark| stamp <= mark) {
@@ -359,7 +358,6 @@ mod tests {
             keys: vec![ServerKey { key: key(SERVER), until: None }],
             max_age: 60 * SECOND,
             max_ahead: 10 * SECOND,
-            missing: None,
         }
     }
 
@@ -540,8 +538,8 @@ mod tests {
     #[test]
     fn what_may_have_been_used_before_the_start_is_refused() {
         // Five seconds ago, and requests may be ten ahead.
-        let missing = Some(at(Duration::ZERO).monotonic - 5 * SECOND);
-        let mut spa = spa_with(Server { missing, ..server() }, &clients());
+        let missing = Missing(Some(at(Duration::ZERO).monotonic - 5 * SECOND));
+        let mut spa = spa().heeding(missing);
         let before = sealed(&stamped(5 * SECOND - Duration::from_micros(1)), ONE);
         let answer = judge(&mut spa, Duration::ZERO, "192.0.2.2", &before);
         assert_eq!(reason(answer), Some(Reason::BeforeStart));
@@ -551,8 +549,8 @@ mod tests {
 
     #[test]
     fn a_calendar_that_is_set_right_later_does_no_harm() {
-        let missing = Some(at(Duration::ZERO).monotonic - 20 * SECOND);
-        let mut spa = spa_with(Server { missing, ..server() }, &clients());
+        let missing = Missing(Some(at(Duration::ZERO).monotonic - 20 * SECOND));
+        let mut spa = spa().heeding(missing);
         // The machine started with a calendar of 1970; by now it has been set.
         let datagram = sealed(&stamped(Duration::ZERO), ONE);
         let early = Now { wall: Wall::ZERO + SECOND, ..at(Duration::ZERO) };
@@ -768,7 +766,7 @@ mod tests {
 
     #[test]
     fn what_the_watcher_is_handed_comes_out_as_it_went_in() {
-        let server = Server { missing: Some(Monotonic::ZERO + SECOND), ..server() };
+        let server = server();
         let text = serde_json::to_string(&server).unwrap();
         assert_eq!(serde_json::from_str::<Server>(&text).unwrap(), server);
     }

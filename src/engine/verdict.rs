@@ -68,8 +68,8 @@ pub struct Request {
 pub enum Credential {
     /// The client's public key with this number. A later stamp than the last is good.
     Spa { key: u16, stamp: Wall },
-    /// fwknop's keys. `digest` is of what they authenticate; good until `until`.
-    Fwknop { digest: [u8; 32], until: Wall },
+    /// fwknop's keys. `digest` is of what they authenticate; it was made at `stamp`.
+    Fwknop { digest: [u8; 32], stamp: Wall },
 }
 
 /// Says what it is, not what it holds.

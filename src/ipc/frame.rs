@@ -105,8 +105,8 @@ impl Writer {
             Credential::Spa { key, stamp } => {
                 writer.put([0]).put(key.to_be_bytes()).put(stamp.as_nanos().to_be_bytes())
             }
-            Credential::Fwknop { digest, until } => {
-                writer.put([1]).put(digest).put(until.as_nanos().to_be_bytes())
+            Credential::Fwknop { digest, stamp } => {
+                writer.put([1]).put(digest).put(stamp.as_nanos().to_be_bytes())
             }
         };
         writer
@@ -224,7 +224,7 @@ impl Reader<'_> {
                 let key = u16::from_be_bytes(self.take()?);
                 Credential::Spa { key, stamp: self.wall()? }
             }
-            1 => Credential::Fwknop { digest: self.take()?, until: self.wall()? },
+            1 => Credential::Fwknop { digest: self.take()?, stamp: self.wall()? },
             _ => return Err(Malformed),
         };
         let request = Request {

@@ -5,13 +5,13 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::config::{Client, Config, Door, Name};
-use crate::engine::{ClientId, Credential, DoorId, Event, Knocked, Request};
+use crate::engine::{AHEAD, ClientId, Credential, DoorId, Event, Knocked, Request};
 use crate::grants::{By, Opener, Place, Wanted};
-use crate::ledger::Proof;
+use crate::ledger::{Flush, Proof};
 use crate::time::{Monotonic, Wall};
 
-/// How much longer than it can be good a used step of time is remembered: a clock may be set back.
-const STEP_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How much longer than it can be good what was used is remembered: a clock may be set back.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// That a door be opened, or closed, for some addresses.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub(super) struct Ask {
     pub(super) open_for: Option<Duration>,
     /// What may be used once.
     pub(super) proof: Option<Proof>,
+    /// When a client made the request, as it says itself.
+    pub(super) stamp: Option<Wall>,
     pub(super) close: bool,
 }
 
@@ -60,6 +62,7 @@ impl Ask {
             since,
             open_for: None,
             proof: None,
+            stamp: None,
             close: false,
         }
     }
@@ -104,7 +107,7 @@ impl Ask {
                     kind: By::Totp.as_str(),
                     bytes: step.to_be_bytes().to_vec(),
                     until: Some(
-                        scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + STEP_KEPT,
+                        scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT,
                     ),
                 };
                 let holds = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
@@ -134,7 +137,7 @@ impl Ask {
         let client = client(then, request.client).ok_or(Unfounded::Invented)?;
         let stands = current.doors.iter().find(|door| door.name() == meant.name());
         let now = same_client(current, client).filter(|now| now.doors.contains(meant.name()));
-        let (by, proof, holds) = match request.credential {
+        let (by, stamp, proof, holds) = match request.credential {
             Credential::Spa { key, stamp } => {
                 let spa = client.spa.as_ref().ok_or(Unfounded::Invented)?;
                 let key = *spa.keys.get(usize::from(key)).ok_or(Unfounded::Invented)?;
@@ -142,20 +145,20 @@ impl Ask {
                     && now
                         .and_then(|now| now.spa.as_ref())
                         .is_some_and(|spa| spa.keys.contains(&key));
-                (By::Spa, Proof::Later { key: *key.as_bytes(), stamp }, holds)
+                (By::Spa, stamp, Proof::Later { key: *key.as_bytes(), stamp }, holds)
             }
-            Credential::Fwknop { digest, until } => {
+            Credential::Fwknop { digest, stamp } => {
                 let fwknop = client.fwknop.as_ref().ok_or(Unfounded::Invented)?;
                 let proof = Proof::Once {
                     door: meant.name().clone(),
                     client: Some(client.name.clone()),
                     kind: By::Fwknop.as_str(),
                     bytes: digest.to_vec(),
-                    until: Some(kept_until(until)),
+                    until: Some(stamp + then.settings.fwknop.max_age + KEPT),
                 };
                 let holds = stands.is_some_and(|door| door.recognition.fwknop)
                     && now.is_some_and(|now| now.fwknop.as_ref() == Some(fwknop));
-                (By::Fwknop, proof, holds)
+                (By::Fwknop, stamp, proof, holds)
             }
         };
         let door = stands.unwrap_or(meant).clone();
@@ -169,10 +172,20 @@ impl Ask {
             source_port: request.source_port,
             open_for,
             proof: Some(proof),
+            stamp: Some(stamp),
             close: request.close,
             ..Self::of(door, opener, addresses, at)
         };
         if holds { Ok(ask) } else { Err(Unfounded::Changed(Box::new(ask))) }
+    }
+
+    /// Whether its proof has to be on the disk before anything opens.
+    ///
+    /// What a power cut takes, [`Missing`](crate::engine::Missing) lets nobody use again: for that
+    /// a stamp must not be too far ahead.
+    pub(super) fn flush(&self, now: Wall) -> Flush {
+        let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) <= AHEAD);
+        if self.proof.is_none() || is_safe { Flush::No } else { Flush::Yes }
     }
 
     pub(super) fn place(&self, address: IpAddr) -> Place {
@@ -192,11 +205,6 @@ fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
 }
 
-/// Past the time in which its stamp is good, and some more: a clock may be set back.
-fn kept_until(until: Wall) -> Wall {
-    until + STEP_KEPT
-}
-
 fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
     config.doors.get(usize::try_from(place).ok()?)
 }
@@ -212,4 +220,45 @@ fn same_client<'a>(current: &'a Config, client: &Client) -> Option<&'a Client> {
 /// The name of a client, for the log.
 pub(super) fn client_name(config: &Config, id: ClientId) -> Option<&Name> {
     client(config, id).map(|client| &client.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::{self, load};
+
+    /// What is asked for on a proof that says when it was made.
+    fn ask(stamp: Option<Wall>) -> Ask {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        std::fs::write(file.path(), "doors: {ssh: {sequence: [7000], open: [22]}}").unwrap();
+        let options = load::Options { insecure_permissions: true };
+        let door = load(file.path(), &options).unwrap().config.doors.remove(0);
+        let proof = Proof::Once {
+            door: door.name().clone(),
+            client: None,
+            kind: By::Fwknop.as_str(),
+            bytes: vec![1],
+            until: None,
+        };
+        Ask {
+            proof: Some(proof),
+            stamp,
+            ..Ask::of(door, By::Fwknop.into(), vec![], Monotonic::ZERO)
+        }
+    }
+
+    #[test]
+    fn a_proof_that_a_power_cut_may_take_needs_a_stamp_that_is_refused_after_it() {
+        let now = Wall::from_nanos(1_000_000_000_000);
+        let second = Duration::from_secs(1);
+        for (stamp, flush) in [
+            (None, Flush::Yes),
+            (Some(now - second * 100), Flush::No),
+            (Some(now + AHEAD), Flush::No),
+            (Some(now + AHEAD + second), Flush::Yes),
+        ] {
+            assert_eq!(ask(stamp).flush(now), flush, "{stamp:?}");
+        }
+        assert_eq!(Ask { proof: None, ..ask(None) }.flush(now), Flush::No);
+    }
 }

@@ -12,7 +12,6 @@ use super::run::{Keeper, load_configuration, log_warnings, reloading, tell_syste
 use super::server_key;
 use crate::config::Config;
 use crate::control::Reply;
-use crate::engine::spa::Server;
 use crate::log;
 use crate::proto::duration;
 use crate::time::{Monotonic, Now};
@@ -162,8 +161,6 @@ impl Keeper {
         let server =
             server_key::server(now, config, self.cli.options()).map_err(|why| why.to_string())?;
         self.doors.reconfigure(now, config, locked_until).map_err(|why| why.to_string())?;
-        let missing = self.doors.books().missing();
-        let server = server.map(|server| Server { missing, ..server });
         self.watchers
             .start(now.monotonic, Arc::clone(config), server)
             .map_err(|why| format!("cannot start a watcher: {why}"))

@@ -27,7 +27,6 @@ use crate::config::load::{self, Loaded, Report};
 use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
-use crate::engine::spa::Server;
 use crate::firewall::JobId;
 use crate::firewall::command::LIMIT;
 use crate::grants::By;
@@ -181,8 +180,7 @@ impl Keeper {
             mark.set(until);
         }
         let missing = doors.books().missing();
-        let server = server.map(|server| Server { missing, ..server });
-        let mut watchers = Watchers::new(Arc::clone(&config), server.clone());
+        let mut watchers = Watchers::new(Arc::clone(&config), server.clone(), missing);
         watchers
             .start(now.monotonic, Arc::clone(&config), server)
             .map_err(system("cannot start the watcher"))?;

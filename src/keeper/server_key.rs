@@ -26,8 +26,7 @@ pub(crate) enum ServerKeyError {
     Make { path: PathBuf, source: io::Error },
 }
 
-/// What a watcher needs to take native SPA datagrams; `None`: no door takes any. What the ledger
-/// may be missing it does not say.
+/// What a watcher needs to take native SPA datagrams; `None`: no door takes any.
 ///
 /// # Errors
 /// [`ServerKeyError`].

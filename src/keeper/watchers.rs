@@ -23,7 +23,7 @@ use super::watcher::{Heard, Watcher};
 use super::words::{client_of, log_event, log_refusal, names_of};
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::spa::Server;
-use crate::engine::{Event, EventKind, Reason, Refusal};
+use crate::engine::{Event, EventKind, Missing, Reason, Refusal};
 use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
@@ -74,6 +74,8 @@ pub(super) struct Watchers {
     config: Arc<Config>,
     /// The keys that go with it.
     server: Option<Server>,
+    /// What the ledger may not say.
+    missing: Missing,
     last_generation: u64,
     /// When to start another in place of one that has died, and how long to wait after that.
     restart: Option<Monotonic>,
@@ -92,13 +94,14 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    pub(super) fn new(config: Arc<Config>, server: Option<Server>) -> Self {
+    pub(super) fn new(config: Arc<Config>, server: Option<Server>, missing: Missing) -> Self {
         Self {
             current: None,
             relief: None,
             leaving: Vec::new(),
             config,
             server,
+            missing,
             last_generation: 0,
             restart: None,
             pause: FIRST_PAUSE,
@@ -141,6 +144,7 @@ impl Watchers {
             clients: config.clients.clone(),
             spa: server,
             fwknop: settings.fwknop,
+            missing: self.missing,
             interfaces: settings.interfaces.clone(),
             only_ipv4: settings.only_ipv4,
             track_sources: settings.track_sources,

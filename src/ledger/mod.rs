@@ -36,7 +36,8 @@ pub const FILE: &str = "ledger.db";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
     No,
-    /// Before a command runs, and before anything opens on a proof that must not be used again.
+    /// Before a command runs, and before anything opens on a proof that could be used again after a
+    /// power cut.
     Yes,
 }
 

@@ -113,9 +113,12 @@ impl Watcher {
         }
         let ports = assignment.spa.as_ref().map(|server| server.ports.clone());
         let (clients, settings) = (&assignment.clients, &assignment.fwknop);
-        engine.take_fwknop(Fwknop::new(clients, &assignment.doors, settings, ports));
+        let missing = assignment.missing;
+        let fwknop = Fwknop::new(clients, &assignment.doors, settings, ports);
+        engine.take_fwknop(fwknop.heeding(missing));
         if let Some(server) = assignment.spa {
-            engine.take_spa(Spa::new(server, &assignment.clients, &assignment.doors));
+            let spa = Spa::new(server, &assignment.clients, &assignment.doors);
+            engine.take_spa(spa.heeding(missing));
         }
         let filter = engine
             .datagrams()

@@ -314,6 +314,16 @@ impl Knockd {
         Self::run(host, directory, config, arguments, environment)
     }
 
+    /// Makes its ledger say, after it has ended, that a power cut may have taken what was not
+    /// flushed, and that the machine started so long ago.
+    pub fn pretend_power_cut(&self, ago: Duration) {
+        let missing = (libknock::sys::clock::now().monotonic - ago).as_nanos();
+        let ledger = self.directory.path().join("state/ledger.db");
+        let db = rusqlite::Connection::open(ledger).unwrap();
+        let missing = i64::try_from(missing).unwrap();
+        db.execute("UPDATE runs SET missing = ?", [missing]).unwrap();
+    }
+
     /// Starts it once more in the same directory, after it has ended. Does not wait.
     pub fn start_again(mut self, host: &Host) -> Self {
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());

@@ -13,7 +13,7 @@ use crate::grants::{
 };
 use crate::keeper::ask::Ask;
 use crate::keeper::books::Outcome;
-use crate::ledger::{Event, Flush, Proof};
+use crate::ledger::{Event, Flush};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -64,10 +64,7 @@ impl Doors {
         };
         if !changes.is_empty() || ask.proof.is_some() {
             // What a command does may survive a power cut.
-            let flush = match &ask.proof {
-                Some(Proof::Later { .. }) | None if first.is_the_kernels() => Flush::No,
-                _ => Flush::Yes,
-            };
+            let flush = if first.is_the_kernels() { ask.flush(now.wall) } else { Flush::Yes };
             match self.books.write(&changes, ask.proof.as_ref(), flush) {
                 Outcome::Recorded => fault::point("recorded"),
                 Outcome::Used => return Err(self.refuse_all(now, ask, Reason::Used)),

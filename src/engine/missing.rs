@@ -1,0 +1,65 @@
+//! What a power cut may have taken from the ledger, and why that helps nobody.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::{Monotonic, Now, Wall};
+
+/// How far ahead of this host's clock a request may be stamped whose use need not be on the disk
+/// before it opens.
+pub const AHEAD: Duration = Duration::from_secs(10);
+
+/// Until when uses may be missing from the ledger: up to the start of the machine, if it follows an
+/// unclean end.
+///
+/// On the clock that does not jump: when the calendar is set right, so is what this means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing(pub Option<Monotonic>);
+
+impl Missing {
+    /// Whether a request with this stamp may have been used without the ledger saying so.
+    ///
+    /// Each use that was not on the disk came before that time, and its stamp was at most
+    /// [`AHEAD`] of it.
+    #[must_use]
+    pub fn may_hide(self, stamp: Wall, now: Now) -> bool {
+        self.0.is_some_and(|until| stamp < now.wall - now.monotonic.since(until) + AHEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Wall = Wall::from_nanos(3_600_000_000_000);
+
+    fn after(seconds: u64) -> Now {
+        let seconds = Duration::from_secs(seconds);
+        Now { monotonic: Monotonic::ZERO + seconds, wall: HOUR + seconds }
+    }
+
+    #[test]
+    fn nothing_is_hidden_where_nothing_is_missing() {
+        assert!(!Missing(None).may_hide(Wall::ZERO, after(5)));
+    }
+
+    #[test]
+    fn what_was_stamped_less_than_ten_seconds_after_the_start_may_be_hidden() {
+        let missing = Missing(Some(Monotonic::ZERO));
+        for now in [5, 60, 3600] {
+            assert!(missing.may_hide(HOUR, after(now)));
+            assert!(missing.may_hide(HOUR + AHEAD - Duration::from_nanos(1), after(now)));
+            assert!(!missing.may_hide(HOUR + AHEAD, after(now)));
+        }
+    }
+
+    #[test]
+    fn a_calendar_that_is_set_right_later_moves_the_start_with_it() {
+        let missing = Missing(Some(Monotonic::ZERO));
+        let set_right = Now { wall: HOUR + HOUR.since(Wall::ZERO), ..after(60) };
+        assert!(missing.may_hide(set_right.wall - Duration::from_secs(60), set_right));
+        assert!(!missing.may_hide(set_right.wall, set_right));
+    }
+}
