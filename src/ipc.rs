@@ -32,7 +32,7 @@ pub struct Assignment {
     /// `None`: native SPA datagrams are not looked at.
     pub spa: Option<Server>,
     pub fwknop: Fwknop,
-    /// Of the requests that have been used.
+    /// What the ledger may not say of the requests that were used.
     pub missing: Missing,
     pub interfaces: Vec<String>,
     pub only_ipv4: bool,

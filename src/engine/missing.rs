@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{Monotonic, Now, Wall};
 
-/// How far ahead of this host's clock a request may be stamped whose use need not be on the disk
+/// A request that is stamped this far ahead of this host's clock, or further, has to be on the disk
 /// before it opens.
 pub const AHEAD: Duration = Duration::from_secs(10);
 
@@ -21,8 +21,8 @@ pub struct Missing(pub Option<Monotonic>);
 impl Missing {
     /// Whether a request with this stamp may have been used without the ledger saying so.
     ///
-    /// Each use that was not on the disk came before that time, and its stamp was at most
-    /// [`AHEAD`] of it.
+    /// Each use that was not on the disk came before that time, and its stamp was less than
+    /// [`AHEAD`] later than it.
     #[must_use]
     pub fn may_hide(self, stamp: Wall, now: Now) -> bool {
         self.0.is_some_and(|until| stamp < now.wall - now.monotonic.since(until) + AHEAD)

@@ -184,7 +184,7 @@ impl Ask {
     /// What a power cut takes, [`Missing`](crate::engine::Missing) lets nobody use again: for that
     /// a stamp must not be too far ahead.
     pub(super) fn flush(&self, now: Wall) -> Flush {
-        let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) <= AHEAD);
+        let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) < AHEAD);
         if self.proof.is_none() || is_safe { Flush::No } else { Flush::Yes }
     }
 
@@ -254,8 +254,8 @@ mod tests {
         for (stamp, flush) in [
             (None, Flush::Yes),
             (Some(now - second * 100), Flush::No),
-            (Some(now + AHEAD), Flush::No),
-            (Some(now + AHEAD + second), Flush::Yes),
+            (Some(now + AHEAD - second), Flush::No),
+            (Some(now + AHEAD), Flush::Yes),
         ] {
             assert_eq!(ask(stamp).flush(now), flush, "{stamp:?}");
         }
