@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::{CLIENT, Host, Knockd, PATIENCE, can_make_namespaces, command, eventually};
+use support::{CLIENT, Host, Knockd, PATIENCE, command, eventually, needs};
 
 /// One door, `ssh`, opened by hand.
 fn configuration(settings: &str, door: &str) -> String {
@@ -37,9 +37,7 @@ fn read(knockd: &Knockd, file: &str) -> String {
 
 #[test]
 fn a_command_that_hangs_or_fails_holds_no_door_up() {
-    if !can_make_namespaces("on_open hangs") {
-        return;
-    }
+    needs!("on_open hangs");
     let host = Host::new("s");
     let door = ", open_for: 1h, on_open: echo %IP% >> DIR/told; sleep 60, on_close: exit 3";
     let knockd = Knockd::start(&host, &configuration("", door));
@@ -54,9 +52,7 @@ fn a_command_that_hangs_or_fails_holds_no_door_up() {
 
 #[test]
 fn a_door_that_is_open_from_before_tells_that_it_closes() {
-    if !can_make_namespaces("on_close, restart") {
-        return;
-    }
+    needs!("on_close, restart");
     let host = Host::new("s");
     let door = ", open_for: 1h, on_close: echo %IP% >> DIR/closed";
     let mut knockd = Knockd::start(&host, &configuration("", door));
@@ -71,9 +67,7 @@ fn a_door_that_is_open_from_before_tells_that_it_closes() {
 
 #[test]
 fn what_closes_as_knockd_stops_is_told() {
-    if !can_make_namespaces("on_close, stop") {
-        return;
-    }
+    needs!("on_close, stop");
     let host = Host::new("s");
     let door = ", open_for: 1h, on_close: sleep 0.3; echo %IP% >> DIR/closed";
     let mut knockd = Knockd::start(&host, &configuration("", door));
@@ -94,9 +88,7 @@ fn mails(directory: &Path) -> Vec<String> {
 
 #[test]
 fn mail_is_sent_when_a_door_is_opened_and_closed_at_a_limited_rate() {
-    if !can_make_namespaces("mail") {
-        return;
-    }
+    needs!("mail");
     let host = Host::new("s");
     let directory = tempfile::tempdir().unwrap();
     for name in ["sbin", "mails"] {

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{
     CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, command, eventually, has_programs,
+    needs,
 };
 
 const DOORS: &str = "
@@ -153,9 +154,7 @@ fn a_door_that_does_not_open_by_hand_is_an_error() {
 
 #[test]
 fn an_act_whose_command_fails_is_an_error_and_in_the_history() {
-    if !can_make_namespaces("act fails") {
-        return;
-    }
+    needs!("act fails");
     let bell = "  bell: {sequence: [7400, 8400, 9400], start_command: sleep 0.2; exit 3}\n";
     let site = Site::with(&format!("{DOORS}{bell}"), &[]);
     let said = site.fails(&["open", "bell", CLIENT]);
@@ -209,9 +208,7 @@ fn told(history: &str) -> Vec<String> {
 
 #[test]
 fn the_history_has_what_was_opened_closed_refused_and_what_failed() {
-    if !can_make_namespaces("history") {
-        return;
-    }
+    needs!("history");
     let doors = format!(
         "{DOORS}  v4: {{sequence: [7300, 8300, 9300], start_command: 'true', \
          start_command_6: '', stop_command: 'true'}}\n  \
@@ -309,9 +306,7 @@ fn without_a_confirmation_the_guard_of_before_comes_back_with_its_grants() {
 
 #[test]
 fn a_way_back_that_is_barred_is_taken_once_it_is_free() {
-    if !can_make_namespaces("try, barred") || !has_programs("try, barred", &["nft"]) {
-        return;
-    }
+    needs!("try, barred", "nft");
     let directory = tempfile::tempdir().unwrap();
     let programs = directory.path().join("sbin");
     let barred = directory.path().join("barred");

@@ -16,21 +16,11 @@ use libknock::ledger::Ledger;
 use libknock::time::Wall;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{
-    CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, has_programs,
-};
+use support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
 
 const BY_COMMANDS: [&str; 3] = ["7000", "8000", "9000"];
 const BY_GUARD: [&str; 3] = ["7100", "8100", "9100"];
 const SOON: Duration = Duration::from_millis(5);
-
-macro_rules! needs {
-    ($test:literal) => {
-        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
-            return;
-        }
-    };
-}
 
 /// A door with commands, which write down what they do, and a guarded one.
 fn configuration(open_for: &str, open: &str) -> String {
@@ -105,7 +95,7 @@ fn at_each(steps: &[&'static str], test: fn(&'static str, Again)) {
 
 #[test]
 fn whenever_it_dies_commands_open_at_most_once_and_close_at_least_once() {
-    needs!("crash commands");
+    needs!("crash commands", "nft");
     let steps = [
         "requested",
         "recorded",
@@ -140,7 +130,7 @@ fn whenever_it_dies_commands_open_at_most_once_and_close_at_least_once() {
 
 #[test]
 fn whenever_it_dies_a_guarded_port_is_shut_in_time_and_nothing_is_forgotten() {
-    needs!("crash guard");
+    needs!("crash guard", "nft");
     at_each(&["requested", "set", "open", "expired", "closed"], |step, again| {
         let net = Net::new();
         net.server.listen(22);
@@ -275,7 +265,7 @@ fn rounds(seed: u64, rounds: usize) {
 
 #[test]
 fn at_whatever_moment_it_is_killed_nothing_stays_open_and_nothing_opens_twice() {
-    needs!("crash at random");
+    needs!("crash at random", "nft");
     let all: Vec<_> = (1..=6).map(|seed| thread::spawn(move || rounds(seed, 40))).collect();
     let ended: Vec<_> = all.into_iter().map(thread::JoinHandle::join).collect();
     assert!(ended.iter().all(Result::is_ok));

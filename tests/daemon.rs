@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{
-    CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, skipped,
-};
+use support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs, skipped};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 
@@ -37,9 +35,7 @@ fn refused(host: &Host, configuration: &str, arguments: &[&str]) -> (Option<i32>
 
 #[test]
 fn root_is_refused_as_the_watchers_user() {
-    if !can_make_namespaces("user root") {
-        return;
-    }
+    needs!("user root");
     let net = Net::new();
     let (status, said) = refused(&net.server, &configuration(", user: root"), &[]);
     assert_eq!(status, Some(1), "{said}");
@@ -48,9 +44,7 @@ fn root_is_refused_as_the_watchers_user() {
 
 #[test]
 fn an_unknown_user_is_refused_with_what_to_do() {
-    if !can_make_namespaces("unknown user") {
-        return;
-    }
+    needs!("unknown user");
     let net = Net::new();
     let (status, said) = refused(&net.server, &configuration(", user: nosuchuser"), &[]);
     assert_eq!(status, Some(1), "{said}");
@@ -59,9 +53,7 @@ fn an_unknown_user_is_refused_with_what_to_do() {
 
 #[test]
 fn an_ordinary_user_is_told_to_be_root() {
-    if !can_make_namespaces("ordinary user") {
-        return;
-    }
+    needs!("ordinary user");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("knock.yaml");
     fs::write(&config, configuration("").replace("DIR", "/nonexistent")).unwrap();
@@ -86,9 +78,7 @@ fn an_ordinary_user_is_told_to_be_root() {
 
 #[test]
 fn a_json_log_has_the_facts_as_fields() {
-    if !can_make_namespaces("json log") {
-        return;
-    }
+    needs!("json log");
     let net = Net::new();
     let log = ", user: nobody, log: {file: DIR/log, format: json}";
     let knockd = Knockd::start(&net.server, &configuration(log));
@@ -107,9 +97,7 @@ fn a_json_log_has_the_facts_as_fields() {
 
 #[test]
 fn a_log_file_that_was_rotated_away_is_opened_anew_at_sighup() {
-    if !can_make_namespaces("rotated log") {
-        return;
-    }
+    needs!("rotated log");
     let net = Net::new();
     let knockd = Knockd::start(&net.server, &configuration(", user: nobody, log: {file: DIR/log}"));
     let log = knockd.directory.path().join("log");
@@ -123,9 +111,7 @@ fn a_log_file_that_was_rotated_away_is_opened_anew_at_sighup() {
 
 #[test]
 fn a_storm_of_sighups_ends_with_one_watcher_that_hears() {
-    if !can_make_namespaces("sighup storm") {
-        return;
-    }
+    needs!("sighup storm");
     let net = Net::new();
     let configuration =
         configuration(", user: nobody").replace("start_command", "seq_timeout: 1, start_command");
@@ -142,9 +128,7 @@ fn a_storm_of_sighups_ends_with_one_watcher_that_hears() {
 
 #[test]
 fn a_name_is_looked_up_after_the_door_has_opened() {
-    if !can_make_namespaces("lookup") {
-        return;
-    }
+    needs!("lookup");
     let net = Net::new();
     // `ip netns exec` puts these files in the place of the system's.
     let etc = format!("/etc/netns/{}", net.server.name);
@@ -164,9 +148,7 @@ fn a_name_is_looked_up_after_the_door_has_opened() {
 
 #[test]
 fn the_watcher_ends_with_its_keeper() {
-    if !can_make_namespaces("killed keeper") {
-        return;
-    }
+    needs!("killed keeper");
     let net = Net::new();
     let mut knockd = Knockd::start(&net.server, &configuration(", user: nobody"));
     let watcher = knockd.watchers()[0];
@@ -177,9 +159,7 @@ fn the_watcher_ends_with_its_keeper() {
 
 #[test]
 fn a_configuration_that_strangers_can_write_is_refused() {
-    if !can_make_namespaces("permissions") {
-        return;
-    }
+    needs!("permissions");
     use std::os::unix::fs::PermissionsExt;
     let net = Net::new();
     let knockd = Knockd::start(&net.server, &configuration(", user: nobody"));
@@ -198,9 +178,7 @@ impl Drop for RemovedAfterwards {
 
 #[test]
 fn syslog_gets_what_the_log_says() {
-    if !can_make_namespaces("syslog") {
-        return;
-    }
+    needs!("syslog");
     if Path::new("/dev/log").exists() {
         skipped("syslog", "somebody listens on /dev/log already");
         return;

@@ -9,9 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use libknock::proto::fwknop::{Access, Hash, HmacKey, Key, Mode, Random, Request, Version, seal};
 use serde_json::Value;
-use support::{
-    CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, has_programs,
-};
+use support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
 
 const KEY: &str = "testkey";
 const HMAC_KEY: &str = "hmackey";
@@ -124,10 +122,7 @@ fn grants(knockd: &Knockd, door: &str) -> BTreeSet<(String, String)> {
 
 #[test]
 fn every_request_that_fwknops_client_makes_opens() {
-    let test = "every_request_that_fwknops_client_makes_opens";
-    if !can_make_namespaces(test) || !has_programs(test, &["fwknop", "nft"]) {
-        return;
-    }
+    needs!("every_request_that_fwknops_client_makes_opens", "fwknop", "nft");
     let net = Net::new();
     let mut configuration = format!(
         "{SETTINGS}doors:\n  web: {{fwknop: true, open: [80], open_for: 1h, open_for_max: 2h}}\nclients:\n"
@@ -194,10 +189,7 @@ fn fwknop(net: &Net, arguments: &str) {
 
 #[test]
 fn a_door_opens_for_whom_the_request_names_and_no_other() {
-    let test = "a_door_opens_for_whom_the_request_names_and_no_other";
-    if !can_make_namespaces(test) || !has_programs(test, &["fwknop", "nft"]) {
-        return;
-    }
+    needs!("a_door_opens_for_whom_the_request_names_and_no_other", "fwknop", "nft");
     let net = Net::new();
     net.server.listen(22);
     net.server.listen(80);
@@ -216,10 +208,7 @@ fn a_door_opens_for_whom_the_request_names_and_no_other() {
 
 #[test]
 fn what_is_not_done_is_named_and_counted_and_opens_nothing() {
-    let test = "what_is_not_done_is_named_and_counted_and_opens_nothing";
-    if !can_make_namespaces(test) || !has_programs(test, &["fwknop", "nft"]) {
-        return;
-    }
+    needs!("what_is_not_done_is_named_and_counted_and_opens_nothing", "fwknop", "nft");
     let net = Net::new();
     let knockd = two_clients(&net);
     for (arguments, reason) in [
@@ -280,10 +269,7 @@ fn sealed_by_old(request: &Request) -> Vec<u8> {
 
 #[test]
 fn no_copy_of_a_request_opens_again() {
-    let test = "no_copy_of_a_request_opens_again";
-    if !can_make_namespaces(test) || !has_programs(test, &["nft"]) {
-        return;
-    }
+    needs!("no_copy_of_a_request_opens_again", "nft");
     let net = Net::new();
     net.client.must("ip", &["addr", "add", "192.0.2.77/24", "dev", "eth0"]);
     let knockd = two_clients(&net);
@@ -331,10 +317,7 @@ fn no_copy_of_a_request_opens_again() {
 
 #[test]
 fn what_may_have_been_lost_in_a_power_cut_is_refused_for_a_moment() {
-    let test = "what_may_have_been_lost_in_a_power_cut_is_refused_for_a_moment";
-    if !can_make_namespaces(test) || !has_programs(test, &["nft"]) {
-        return;
-    }
+    needs!("what_may_have_been_lost_in_a_power_cut_is_refused_for_a_moment", "nft");
     let net = Net::new();
     let mut knockd = two_clients(&net);
     knockd.signal(nix::sys::signal::Signal::SIGKILL);
@@ -353,10 +336,7 @@ fn what_may_have_been_lost_in_a_power_cut_is_refused_for_a_moment() {
 
 #[test]
 fn a_client_is_heard_from_its_networks_only() {
-    let test = "a_client_is_heard_from_its_networks_only";
-    if !can_make_namespaces(test) || !has_programs(test, &["nft"]) {
-        return;
-    }
+    needs!("a_client_is_heard_from_its_networks_only", "nft");
     let net = Net::new();
     net.client.must("ip", &["addr", "add", "198.51.100.7/24", "dev", "eth0"]);
     net.server.must("ip", &["route", "add", "198.51.100.0/24", "via", CLIENT]);

@@ -12,7 +12,7 @@ use std::process::{Child, Stdio};
 use libknock::proto::fwknop::{Hash, Mode};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Net, PATIENCE, SERVER, can_make_namespaces, eventually, has_programs};
+use support::{Net, PATIENCE, SERVER, eventually, needs};
 
 /// A running fwknopd in UDP mode; ended when it goes out of scope.
 struct Fwknopd {
@@ -122,10 +122,7 @@ fn spelt(mode: Mode) -> String {
 
 #[test]
 fn fwknopd_takes_every_request_that_knock_makes() {
-    let test = "fwknopd_takes_every_request_that_knock_makes";
-    if !can_make_namespaces(test) || !has_programs(test, &["fwknopd"]) {
-        return;
-    }
+    needs!("fwknopd_takes_every_request_that_knock_makes", "fwknopd");
     let net = Net::new();
     let access: String = Pair::all().iter().map(Pair::stanza).collect();
     // It decodes and checks, and leaves the firewall alone.
@@ -169,10 +166,7 @@ const ACCESS: &str = "SOURCE ANY\nKEY_BASE64 dGVzdGtleQ==\nHMAC_KEY_BASE64 aG1hY
 
 #[test]
 fn fwknopd_opens_for_knock_as_it_is_asked_to() {
-    let test = "fwknopd_opens_for_knock_as_it_is_asked_to";
-    if !can_make_namespaces(test) || !has_programs(test, &["fwknopd", "iptables"]) {
-        return;
-    }
+    needs!("fwknopd_opens_for_knock_as_it_is_asked_to", "fwknopd", "iptables");
     let net = Net::new();
     let fwknopd = Fwknopd::start(&net, ACCESS, &[]);
     let home = tempfile::tempdir().unwrap();

@@ -21,17 +21,7 @@ use libknock::firewall::nft_set::{NftSets, OwnSets};
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
 use libknock::sys::files;
 use nix::sched::{CloneFlags, setns};
-use support::{
-    CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, can_make_namespaces, eventually, has_programs,
-};
-
-macro_rules! needs {
-    ($test:literal) => {
-        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
-            return;
-        }
-    };
-}
+use support::{CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, eventually, needs};
 
 /// A net whose server is where this test's thread lives from now on, so that the guard does too.
 fn net() -> Net {
@@ -126,7 +116,7 @@ fn can_connect_from_port(host: &Host, port: u16, to: &str) -> bool {
 
 #[test]
 fn a_guarded_port_opens_for_the_granted_address_only_and_closes_again() {
-    needs!("grant");
+    needs!("grant", "nft");
     let net = net();
     net.server.listen(22);
     net.server.listen(80);
@@ -158,7 +148,7 @@ fn a_guarded_port_opens_for_the_granted_address_only_and_closes_again() {
 
 #[test]
 fn the_kernel_closes_with_nobody_alive() {
-    needs!("timeout");
+    needs!("timeout", "nft");
     let net = net();
     net.server.listen(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
@@ -170,7 +160,7 @@ fn the_kernel_closes_with_nobody_alive() {
 
 #[test]
 fn an_established_connection_survives_the_close() {
-    needs!("established");
+    needs!("established", "nft");
     let net = net();
     echo_tcp(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
@@ -194,7 +184,7 @@ fn an_established_connection_survives_the_close() {
 
 #[test]
 fn a_connection_that_is_older_than_the_guard_goes_on() {
-    needs!("older");
+    needs!("older", "nft");
     let net = net();
     echo_tcp(22);
     let connect =
@@ -221,7 +211,7 @@ fn a_connection_that_is_older_than_the_guard_goes_on() {
 
 #[test]
 fn a_grant_can_be_made_longer_and_shorter_also_after_it_has_ended() {
-    needs!("extend");
+    needs!("extend", "nft");
     let _net = net();
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
     let left = |guard: &mut Guard| match guard.elements().unwrap().as_slice() {
@@ -245,7 +235,7 @@ fn a_grant_can_be_made_longer_and_shorter_also_after_it_has_ended() {
 
 #[test]
 fn a_udp_port_is_guarded_too() {
-    needs!("udp");
+    needs!("udp", "nft");
     let net = net();
     echo_udp(SERVER, 53);
     echo_udp(SERVER_6, 53);
@@ -260,7 +250,7 @@ fn a_udp_port_is_guarded_too() {
 
 #[test]
 fn a_grant_bound_to_a_source_port_lets_that_port_in_only() {
-    needs!("source port");
+    needs!("source port", "nft");
     let net = net();
     net.server.listen(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
@@ -279,7 +269,7 @@ fn a_grant_bound_to_a_source_port_lets_that_port_in_only() {
 
 #[test]
 fn trusted_networks_need_no_grant() {
-    needs!("trusted");
+    needs!("trusted", "nft");
     let net = net();
     net.server.listen(22);
     net.client.must("ip", &["addr", "add", "192.0.2.130/24", "dev", "eth0"]);
@@ -292,7 +282,7 @@ fn trusted_networks_need_no_grant() {
 
 #[test]
 fn of_two_doors_to_one_port_either_opens_it_and_no_other_port() {
-    needs!("two doors");
+    needs!("two doors", "nft");
     let net = net();
     for port in [22, 23, 24] {
         net.server.listen(port);
@@ -331,7 +321,7 @@ fn beyond(net: &Net) -> Host {
 
 #[test]
 fn forwarded_traffic_is_left_alone() {
-    needs!("forwarded");
+    needs!("forwarded", "nft");
     let net = net();
     net.server.listen(22);
     let _third = beyond(&net);
@@ -343,7 +333,7 @@ fn forwarded_traffic_is_left_alone() {
 
 #[test]
 fn a_door_with_a_target_guards_that_address_only() {
-    needs!("target");
+    needs!("target", "nft");
     let net = net();
     net.server.listen(22);
     let _third = beyond(&net);
@@ -357,7 +347,7 @@ fn a_door_with_a_target_guards_that_address_only() {
 
 #[test]
 fn the_port_of_a_target_that_is_this_host_opens_for_the_doors_of_both() {
-    needs!("target here");
+    needs!("target here", "nft");
     let net = net();
     net.server.listen(22);
     let target = GuardedDoor { target: SERVER.parse().ok(), ..door("one", &["22"]) };
@@ -375,7 +365,7 @@ fn the_port_of_a_target_that_is_this_host_opens_for_the_doors_of_both() {
 
 #[test]
 fn a_lock_on_trial_ends_by_itself() {
-    needs!("trial");
+    needs!("trial", "nft");
     let net = net();
     net.server.listen(22);
     let locked_for = Some(Duration::from_secs(2));
@@ -388,7 +378,7 @@ fn a_lock_on_trial_ends_by_itself() {
 
 #[test]
 fn grants_outlive_a_restart() {
-    needs!("restart");
+    needs!("restart", "nft");
     let net = net();
     net.server.listen(22);
     assert_eq!(standing().unwrap(), []);
@@ -416,7 +406,7 @@ fn grants_outlive_a_restart() {
 
 #[test]
 fn while_the_table_is_replaced_no_guarded_port_is_open_and_no_grant_is_gone() {
-    needs!("replacing");
+    needs!("replacing", "nft");
     let net = net();
     net.client.must("ip", &["addr", "add", "192.0.2.3/24", "dev", "eth0"]);
     let receiver = UdpSocket::bind((SERVER, 53)).unwrap();
@@ -470,7 +460,7 @@ fn while_the_table_is_replaced_no_guarded_port_is_open_and_no_grant_is_gone() {
 
 #[test]
 fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
-    needs!("disturbance");
+    needs!("disturbance", "nft");
     let net = net();
     net.server.listen(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
@@ -509,7 +499,7 @@ fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
 
 #[test]
 fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
-    needs!("ten thousand");
+    needs!("ten thousand", "nft");
     let net = net();
     net.server.listen(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
@@ -543,7 +533,7 @@ fn addition<'a>(set: &'a SetRef, key: Key, comment: &'a Comment) -> Change<'a> {
 
 #[test]
 fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
-    needs!("batch");
+    needs!("batch", "nft");
     let net = net();
     net.server
         .must("nft", &["add table inet t; add set inet t s { type ipv4_addr; flags timeout; }"]);
@@ -594,7 +584,7 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
 
 #[test]
 fn elements_in_bulk_are_one_batch() {
-    needs!("bulk");
+    needs!("bulk", "nft");
     let net = net();
     net.server.must("nft", &["add table ip6 t; add set ip6 t s { type ipv6_addr . inet_service; flags timeout; size 20000; }"]);
     let mut netlink = Netlink::open().unwrap();
@@ -625,7 +615,7 @@ fn elements_in_bulk_are_one_batch() {
 
 #[test]
 fn a_set_of_the_administrators_own_takes_grants_and_is_followed() {
-    needs!("own set");
+    needs!("own set", "nft");
     let net = net();
     net.server.listen(22);
     let table = "\
@@ -679,7 +669,7 @@ table inet filter {
 
 #[test]
 fn a_set_that_cannot_take_grants_is_refused_with_the_lines_that_declare_it() {
-    needs!("unfit sets");
+    needs!("unfit sets", "nft");
     let net = net();
     net.server.must(
         "nft",
@@ -725,7 +715,7 @@ fn without(net: &Net, lacking: &[&str], test: &str) {
 
 #[test]
 fn without_permission_the_guard_says_what_to_do() {
-    needs!("permission");
+    needs!("permission", "nft");
     let lacking = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
     without(&net(), &lacking, "here_is_no_permission");
 }
@@ -740,7 +730,7 @@ fn here_is_no_permission() {
 
 #[test]
 fn without_nft_the_guard_says_what_to_do() {
-    needs!("no nft");
+    needs!("no nft", "nft");
     let hidden = "mount -t tmpfs none /usr/sbin && exec \"$@\"";
     let lacking = ["unshare", "--mount", "sh", "-c", hidden, "sh"];
     without(&net(), &lacking, "here_is_no_nft");

@@ -11,21 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::{
-    CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, can_make_namespaces, eventually,
-    has_programs,
-};
+use support::{CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 const SOON: Duration = Duration::from_millis(10);
-
-macro_rules! needs {
-    ($test:literal) => {
-        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
-            return;
-        }
-    };
-}
 
 fn configuration(settings: &str, door: &str) -> String {
     format!(
@@ -48,7 +37,7 @@ fn closes(net: &Net, to: &str) -> bool {
 
 #[test]
 fn a_guarded_port_is_shut_opens_for_who_knocked_and_closes_by_itself() {
-    needs!("guard");
+    needs!("guard", "nft");
     let net = Net::new();
     net.server.listen(22);
     assert!(net.client.can_connect(SERVER, 22), "nothing locks the port before knockd runs");
@@ -64,7 +53,7 @@ fn a_guarded_port_is_shut_opens_for_who_knocked_and_closes_by_itself() {
 
 #[test]
 fn a_grant_ends_in_time_though_both_processes_are_dead() {
-    needs!("killed");
+    needs!("killed", "nft");
     let net = Net::new();
     net.server.listen(22);
     let mut knockd = Knockd::start(&net.server, &configuration("", ", open_for: 2s"));
@@ -77,7 +66,7 @@ fn a_grant_ends_in_time_though_both_processes_are_dead() {
 
 #[test]
 fn a_grant_outlives_a_restart_and_ends_at_its_own_time() {
-    needs!("restart");
+    needs!("restart", "nft");
     let net = Net::new();
     net.server.listen(22);
     let mut knockd = Knockd::start(&net.server, &configuration("", ", open_for: 4s"));
@@ -95,7 +84,7 @@ fn a_grant_outlives_a_restart_and_ends_at_its_own_time() {
 
 #[test]
 fn stopping_leaves_the_ports_locked_or_takes_the_guard_away() {
-    needs!("on_exit");
+    needs!("on_exit", "nft");
     let net = Net::new();
     net.server.listen(22);
     for (on_exit, is_open) in [("", false), (", on_exit: keep", false), (", on_exit: remove", true)]
@@ -109,7 +98,7 @@ fn stopping_leaves_the_ports_locked_or_takes_the_guard_away() {
 
 #[test]
 fn a_flushed_ruleset_is_restored_with_its_grants() {
-    needs!("flush");
+    needs!("flush", "nft");
     let net = Net::new();
     net.server.listen(22);
     let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 1h"));
@@ -127,7 +116,7 @@ fn a_flushed_ruleset_is_restored_with_its_grants() {
 
 #[test]
 fn a_reload_locks_what_is_new_and_closes_what_is_no_more() {
-    needs!("reload guard");
+    needs!("reload guard", "nft");
     let net = Net::new();
     net.server.listen(22);
     net.server.listen(80);
@@ -149,7 +138,7 @@ fn a_reload_locks_what_is_new_and_closes_what_is_no_more() {
 
 #[test]
 fn a_trusted_network_needs_no_knock() {
-    needs!("trusted");
+    needs!("trusted", "nft");
     let net = Net::new();
     net.server.listen(22);
     let _knockd = Knockd::start(&net.server, &configuration(", trusted: [192.0.2.0/24]", ""));
@@ -159,7 +148,7 @@ fn a_trusted_network_needs_no_knock() {
 
 #[test]
 fn a_set_of_the_administrators_takes_the_grants() {
-    needs!("nft_set");
+    needs!("nft_set", "nft");
     let net = Net::new();
     net.server.listen(22);
     let door = ", open_for: 2s, via: {nft_set: {table: inet filter, set4: ssh4}}";
@@ -186,7 +175,7 @@ fn a_set_of_the_administrators_takes_the_grants() {
 
 #[test]
 fn a_trial_that_nobody_confirms_unlocks_the_ports() {
-    needs!("trial");
+    needs!("trial", "nft");
     let net = Net::new();
     net.server.listen(22);
     let mut knockd = Knockd::spawn(&net.server, &configuration("", ""), &["--try", "3s"]);
@@ -199,7 +188,7 @@ fn a_trial_that_nobody_confirms_unlocks_the_ports() {
 
 #[test]
 fn a_trial_ends_though_knockd_has_died() {
-    needs!("trial killed");
+    needs!("trial killed", "nft");
     let net = Net::new();
     net.server.listen(22);
     let mut knockd = Knockd::spawn(&net.server, &configuration("", ""), &["--try", "3s"]);
@@ -212,7 +201,7 @@ fn a_trial_ends_though_knockd_has_died() {
 
 #[test]
 fn two_knockds_on_one_state_directory_are_one_too_many() {
-    needs!("two");
+    needs!("two", "nft");
     let net = Net::new();
     let first = Knockd::start(&net.server, &configuration("", ""));
     let config = first.config.with_file_name("second.yaml");
@@ -227,7 +216,7 @@ fn two_knockds_on_one_state_directory_are_one_too_many() {
 
 #[test]
 fn a_door_tells_who_wants_to_know_and_waits_for_nobody() {
-    needs!("on_open");
+    needs!("on_open", "nft");
     let net = Net::new();
     net.server.listen(22);
     let door = ", open_for: 1s, on_open: \"sleep 5; echo %IP% >> DIR/told\", \
@@ -245,7 +234,7 @@ fn a_door_tells_who_wants_to_know_and_waits_for_nobody() {
 
 #[test]
 fn a_connection_goes_on_after_its_grant_has_ended() {
-    needs!("established");
+    needs!("established", "nft");
     let net = Net::new();
     net.server.enter(|| {
         let listener = TcpListener::bind((SERVER, 22)).unwrap();
@@ -270,7 +259,7 @@ fn a_connection_goes_on_after_its_grant_has_ended() {
 
 #[test]
 fn a_guarded_udp_port_answers_who_knocked_and_only_in_time() {
-    needs!("udp");
+    needs!("udp", "nft");
     let net = Net::new();
     net.server.enter(|| {
         let socket = UdpSocket::bind((SERVER, 51820)).unwrap();

@@ -14,22 +14,11 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use support::{
-    CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, has_programs, must,
-    skipped,
-};
+use support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, must, needs, skipped};
 
 const BY_COMMANDS: [&str; 3] = ["7000", "8000", "9000"];
 const BY_GUARD: [&str; 3] = ["7100", "8100", "9100"];
 const SOON: Duration = Duration::from_millis(5);
-
-macro_rules! needs {
-    ($test:literal) => {
-        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
-            return;
-        }
-    };
-}
 
 /// A door with commands, which write down what they do, and a guarded one.
 fn configuration(open_for: &str) -> String {
@@ -69,7 +58,7 @@ fn is_shut(net: &Net) -> bool {
 
 #[test]
 fn whoever_is_opening_or_closing_at_sigterm_is_closed_once_before_it_ends() {
-    needs!("sigterm");
+    needs!("sigterm", "nft");
     for (slow, at) in [("start", "running command"), ("stop", "command timeout")] {
         let net = Net::new();
         let command = format!("{slow}_command: ");
@@ -85,7 +74,7 @@ fn whoever_is_opening_or_closing_at_sigterm_is_closed_once_before_it_ends() {
 
 #[test]
 fn a_storm_of_sighups_neither_closes_nor_forgets_what_is_open() {
-    needs!("sighup storm");
+    needs!("sighup storm", "nft");
     let net = Net::new();
     let knockd = Knockd::start(&net.server, &configuration("6s"));
     open_both(&net, &knockd);
@@ -102,7 +91,7 @@ fn a_storm_of_sighups_neither_closes_nor_forgets_what_is_open() {
 
 #[test]
 fn while_it_is_suspended_the_kernel_closes_and_commands_close_as_soon_as_it_goes_on() {
-    needs!("suspended");
+    needs!("suspended", "nft");
     let net = Net::new();
     let knockd = Knockd::start(&net.server, &configuration("2s"));
     open_both(&net, &knockd);
@@ -150,7 +139,7 @@ fn can_open_by_hand(knockd: &Knockd, door: &str, address: Ipv4Addr) -> bool {
 
 #[test]
 fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
-    needs!("full disk");
+    needs!("full disk", "nft");
     on_a_small_disk("full disk", |disk| {
         let net = Net::new();
         let knockd = Knockd::start(&net.server, &in_state_dir(&configuration("5s"), disk));
@@ -190,7 +179,7 @@ fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
 
 #[test]
 fn a_state_directory_that_cannot_be_written_is_an_error_at_start() {
-    needs!("read-only state_dir");
+    needs!("read-only state_dir", "nft");
     on_a_small_disk("read-only state_dir", |disk| {
         let net = Net::new();
         must("mount", &["-o", "remount,ro", disk.to_str().unwrap()]);
@@ -205,7 +194,7 @@ fn a_state_directory_that_cannot_be_written_is_an_error_at_start() {
 
 #[test]
 fn a_corrupt_ledger_is_set_aside_and_knockd_starts_without_it() {
-    needs!("corrupt ledger");
+    needs!("corrupt ledger", "nft");
     let net = Net::new();
     let mut knockd = Knockd::start(&net.server, &configuration("2s"));
     knockd.signal(Signal::SIGTERM);
@@ -227,7 +216,7 @@ fn a_corrupt_ledger_is_set_aside_and_knockd_starts_without_it() {
 
 #[test]
 fn a_door_that_a_reload_takes_away_is_closed_by_the_command_it_was_opened_with() {
-    needs!("door gone");
+    needs!("door gone", "nft");
     let net = Net::new();
     let before = configuration("3s");
     for after in [
@@ -247,7 +236,7 @@ fn a_door_that_a_reload_takes_away_is_closed_by_the_command_it_was_opened_with()
 
 #[test]
 fn a_door_that_is_gone_after_a_crash_is_closed_all_the_same() {
-    needs!("door gone after a crash");
+    needs!("door gone after a crash", "nft");
     let net = Net::new();
     let mut knockd = Knockd::start(&net.server, &configuration("1h"));
     open_both(&net, &knockd);
@@ -263,7 +252,7 @@ fn a_door_that_is_gone_after_a_crash_is_closed_all_the_same() {
 
 #[test]
 fn ten_thousand_grants_are_open_at_once_and_all_of_them_close() {
-    needs!("ten thousand");
+    needs!("ten thousand", "nft");
     let net = Net::new();
     net.server.listen(22);
     let knockd = Knockd::start(&net.server, &configuration("1h"));
@@ -284,7 +273,7 @@ fn ten_thousand_grants_are_open_at_once_and_all_of_them_close() {
 
 #[test]
 fn a_calendar_that_is_set_by_hours_ends_no_grant_early_or_late() {
-    needs!("calendar");
+    needs!("calendar", "nft");
     for hours in [5, -5] {
         let net = Net::new();
         let calendar = tempfile::NamedTempFile::new().unwrap();

@@ -10,9 +10,7 @@ use std::process::Output;
 
 use jiff::tz::TimeZone;
 use libknock::ctl::import::{Files, import};
-use support::{
-    CLIENT, Host, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, has_programs,
-};
+use support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
 
 /// Files that stand in a text.
 struct Texts(&'static [(&'static str, &'static str)]);
@@ -47,10 +45,7 @@ fn opens(net: &Net, port: u16) -> bool {
 
 #[test]
 fn an_imported_knockd_conf_opens_to_classic_knocks() {
-    let test = "an_imported_knockd_conf_opens_to_classic_knocks";
-    if !can_make_namespaces(test) || !has_programs(test, &["iptables"]) {
-        return;
-    }
+    needs!("an_imported_knockd_conf_opens_to_classic_knocks", "iptables");
     const TEXT: &str = "[ssh]\nSequence = 7113:tcp, 14402:udp, 9871\nTCPFlags = syn\nCmd_Timeout = 3600\n\
                 Start_Command = iptables -w -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n\
                 Stop_Command = iptables -w -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n";
@@ -99,10 +94,7 @@ fn fwknop(host: &Host, arguments: &[&str]) -> Output {
 
 #[test]
 fn an_imported_access_conf_opens_to_the_clients_of_fwknop() {
-    let test = "an_imported_access_conf_opens_to_the_clients_of_fwknop";
-    if !can_make_namespaces(test) || !has_programs(test, &["nft", "fwknop", "touch"]) {
-        return;
-    }
+    needs!("an_imported_access_conf_opens_to_the_clients_of_fwknop", "nft", "fwknop", "touch");
     let (net, knockd) = scene("access.conf", &[("access.conf", ACCESS)]);
     for port in [22, 23] {
         net.server.listen(port);

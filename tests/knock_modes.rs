@@ -621,15 +621,13 @@ mod wire {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::support::{CLIENT, CLIENT_6, Net, SERVER, SERVER_6, can_make_namespaces};
+    use crate::support::{CLIENT, CLIENT_6, Net, SERVER, SERVER_6, needs};
 
     const KNOCK: &str = env!("CARGO_BIN_EXE_knock");
 
     #[test]
     fn a_global_address_is_asked_for_over_either_family() {
-        if !can_make_namespaces("the own address") {
-            return;
-        }
+        needs!("the own address");
         let net = Net::new();
         let directory = with_files("hosts: {}", &[("k", PRIVATE)]);
         let key = file(&directory, "k");

@@ -11,10 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{
-    CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, can_make_namespaces, eventually,
-    has_programs,
-};
+use support::{CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs};
 
 /// Every door writes into files of its own directory, so that tests see what ran.
 fn settings() -> &'static str {
@@ -43,14 +40,6 @@ fn client_6() -> IpAddr {
 
 const SOON: Duration = Duration::from_millis(10);
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
-
-macro_rules! needs {
-    ($test:literal $(, $program:literal)*) => {
-        if !can_make_namespaces($test) || !has_programs($test, &[$($program),*]) {
-            return;
-        }
-    };
-}
 
 #[test]
 fn a_classic_configuration_and_the_classic_client_open_and_close_a_door() {

@@ -21,17 +21,9 @@ use libknock::proto::spa::{
 use libknock::sys::clock;
 use nix::sys::signal::Signal;
 use support::{
-    CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, can_make_namespaces, command,
-    eventually, has_programs, skipped,
+    CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, command, eventually, needs,
+    skipped,
 };
-
-macro_rules! needs {
-    ($test:literal) => {
-        if !can_make_namespaces($test) || !has_programs($test, &["nft"]) {
-            return;
-        }
-    };
-}
 
 /// Another address of the client's network.
 const ELSEWHERE: &str = "192.0.2.3";
@@ -173,7 +165,7 @@ fn given(v4: &str, v6: &str) -> Addresses {
 
 #[test]
 fn a_request_opens_for_the_address_that_it_comes_from() {
-    needs!("spa opens");
+    needs!("spa opens", "nft");
     let scene = Scene::new();
     for (from, to) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
         assert!(!scene.net.client.can_connect(to, 22), "{to} is not locked");
@@ -188,7 +180,7 @@ fn a_request_opens_for_the_address_that_it_comes_from() {
 
 #[test]
 fn the_server_makes_its_key_once_and_says_what_clients_need() {
-    needs!("spa key");
+    needs!("spa key", "nft");
     let mut scene = Scene::new();
     let public = scene.server_key();
     let directory = scene.knockd().directory.path().join("keys");
@@ -202,7 +194,7 @@ fn the_server_makes_its_key_once_and_says_what_clients_need() {
 
 #[test]
 fn a_server_key_that_others_can_read_is_refused() {
-    needs!("spa key mode");
+    needs!("spa key mode", "nft");
     let mut scene = Scene::new();
     let path = scene.knockd().directory.path().join("keys/server.key");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -216,7 +208,7 @@ fn a_server_key_that_others_can_read_is_refused() {
 
 #[test]
 fn a_request_over_one_family_opens_for_the_other() {
-    needs!("spa other family");
+    needs!("spa other family", "nft");
     let scene = Scene::new();
     scene.ask(&Request { open: given("", CLIENT_6), ..request() });
     assert!(scene.opens(SERVER_6, 22));
@@ -225,7 +217,7 @@ fn a_request_over_one_family_opens_for_the_other() {
 
 #[test]
 fn one_request_opens_for_both_families_and_another_closes() {
-    needs!("spa both families");
+    needs!("spa both families", "nft");
     let scene = Scene::new();
     let both = given(CLIENT, CLIENT_6);
     scene.ask(&Request { open: both, ..request() });
@@ -240,7 +232,7 @@ fn one_request_opens_for_both_families_and_another_closes() {
 
 #[test]
 fn a_grant_for_a_source_port_is_for_that_port_only() {
-    needs!("spa source port");
+    needs!("spa source port", "nft");
     let scene = Scene::new();
     scene.ask(&Request { source_port: NonZeroU16::new(40_000), ..request() });
     scene.grants(1);
@@ -273,7 +265,7 @@ fn connects_from(client: &Host, port: u16) -> bool {
 
 #[test]
 fn what_cannot_bind_a_source_port_refuses_one() {
-    needs!("spa source port commands");
+    needs!("spa source port commands", "nft");
     let scene = Scene::new();
     let door = Some("acts".parse().unwrap());
     scene.ask(&Request { source_port: NonZeroU16::new(40_000), door, ..request() });
@@ -282,7 +274,7 @@ fn what_cannot_bind_a_source_port_refuses_one() {
 
 #[test]
 fn a_command_is_told_which_client_asks() {
-    needs!("spa command");
+    needs!("spa command", "nft");
     let scene = Scene::new();
     scene.ask(&Request { door: Some("acts".parse().unwrap()), ..request() });
     scene.grants(1);
@@ -293,7 +285,7 @@ fn a_command_is_told_which_client_asks() {
 
 #[test]
 fn a_request_may_ask_for_less_time_and_for_no_more_than_the_door_allows() {
-    needs!("spa open_for");
+    needs!("spa open_for", "nft");
     let scene = Scene::new();
     for (seconds, expected) in [(60, 60.0), (100_000, 7200.0), (u32::MAX, 7200.0)] {
         scene.ask(&Request { open_for: NonZeroU32::new(seconds), ..request() });
@@ -305,7 +297,7 @@ fn a_request_may_ask_for_less_time_and_for_no_more_than_the_door_allows() {
 
 #[test]
 fn a_replay_opens_nothing_from_wherever_and_whenever_it_comes() {
-    needs!("spa replay");
+    needs!("spa replay", "nft");
     let mut scene = Scene::new();
     let datagram = scene.seal(&request(), LAPTOP);
     scene.send(datagram, CLIENT, SERVER);
@@ -329,7 +321,7 @@ fn a_replay_opens_nothing_from_wherever_and_whenever_it_comes() {
 
 #[test]
 fn a_replay_to_another_server_is_none_of_its_business() {
-    needs!("spa other server");
+    needs!("spa other server", "nft");
     let (one, other) = (Scene::new(), Scene::new());
     let datagram = one.seal(&request(), LAPTOP);
     other.send(datagram, CLIENT, SERVER);
@@ -347,7 +339,7 @@ fn counter(knockd: &Knockd, reason: &str) -> u64 {
 
 #[test]
 fn a_server_that_is_killed_between_ledger_and_door_takes_no_replay() {
-    needs!("spa crash");
+    needs!("spa crash", "nft");
     for (step, is_used) in [("requested", false), ("recorded", true), ("set", true)] {
         let net = Net::new();
         net.server.listen(22);
@@ -378,7 +370,7 @@ fn a_server_that_is_killed_between_ledger_and_door_takes_no_replay() {
 
 #[test]
 fn what_may_have_been_lost_in_a_power_cut_is_refused_until_it_is_too_old() {
-    needs!("spa power cut");
+    needs!("spa power cut", "nft");
     let mut scene = Scene::new();
     let mut knockd = scene.knockd.take().unwrap();
     knockd.signal(Signal::SIGKILL);
@@ -396,7 +388,7 @@ fn what_may_have_been_lost_in_a_power_cut_is_refused_until_it_is_too_old() {
 
 #[test]
 fn of_two_requests_out_of_order_the_later_one_counts() {
-    needs!("spa order");
+    needs!("spa order", "nft");
     let scene = Scene::new();
     let (first, second) = (request(), Request { open: given(ELSEWHERE, ""), ..request() });
     let (first, second) = (scene.seal(&first, LAPTOP), scene.seal(&second, LAPTOP));
@@ -410,7 +402,7 @@ fn of_two_requests_out_of_order_the_later_one_counts() {
 
 #[test]
 fn a_clock_may_be_a_minute_behind_and_ten_seconds_ahead() {
-    needs!("spa clocks");
+    needs!("spa clocks", "nft");
     let scene = Scene::new();
     let stamped = |seconds: i64| {
         let stamp = Stamp::from_micros(now().saturating_add_signed(seconds * 1_000_000));
@@ -428,7 +420,7 @@ fn a_clock_may_be_a_minute_behind_and_ten_seconds_ahead() {
 
 #[test]
 fn a_datagram_that_is_held_back_is_worth_nothing() {
-    needs!("spa held back");
+    needs!("spa held back", "nft");
     let scene = Scene::with(&configuration(", max_age: 2s", ""));
     let datagram = scene.seal(&request(), LAPTOP);
     thread::sleep(Duration::from_millis(2200));
@@ -438,7 +430,7 @@ fn a_datagram_that_is_held_back_is_worth_nothing() {
 
 #[test]
 fn keys_open_the_doors_that_are_their_clients() {
-    needs!("spa policy");
+    needs!("spa policy", "nft");
     let scene = Scene::with(&configuration("", ", address: explicit"));
     let door = |name: &str| Some(name.parse().unwrap());
     let phone = |request: &Request| scene.send(scene.seal(request, PHONE), CLIENT, SERVER);
@@ -464,7 +456,7 @@ fn keys_open_the_doors_that_are_their_clients() {
 
 #[test]
 fn a_key_that_is_taken_away_opens_nothing_and_its_mark_outlives_that() {
-    needs!("spa revoked");
+    needs!("spa revoked", "nft");
     let scene = Scene::new();
     let datagram = scene.seal(&request(), LAPTOP);
     scene.send(datagram, CLIENT, SERVER);
@@ -492,7 +484,7 @@ fn a_key_that_is_taken_away_opens_nothing_and_its_mark_outlives_that() {
 
 #[test]
 fn an_old_server_key_is_good_until_its_date() {
-    needs!("spa rotation");
+    needs!("spa rotation", "nft");
     let directory = tempfile::tempdir().unwrap();
     let old = directory.path().join("old.key");
     fs::write(&old, format!("{}\n", key(50).encode().as_str())).unwrap();
@@ -516,7 +508,7 @@ fn an_old_server_key_is_good_until_its_date() {
 
 #[test]
 fn any_port_of_the_range_will_do() {
-    needs!("spa ports");
+    needs!("spa ports", "nft");
     let scene = Scene::with(&configuration(", port: 62000-62999", ""));
     for (port, count, last) in
         [(62_000, 1, 1), (62_999, 2, 2), (61_999, 2, 3), (63_000, 2, 4), (62_500, 3, 5)]
@@ -530,7 +522,7 @@ fn any_port_of_the_range_will_do() {
 
 #[test]
 fn junk_is_counted_and_leaves_no_line() {
-    needs!("spa junk");
+    needs!("spa junk", "nft");
     let scene = Scene::new();
     let before = scene.knockd().log().len();
     for byte in 0..=255 {
@@ -544,7 +536,7 @@ fn junk_is_counted_and_leaves_no_line() {
 
 #[test]
 fn a_thousand_clients_each_open_their_door() {
-    needs!("spa thousand");
+    needs!("spa thousand", "nft");
     let client = |number: u16| {
         let mut bytes = [7; 32];
         // Some bits of the first byte do not count.
@@ -571,7 +563,7 @@ fn a_thousand_clients_each_open_their_door() {
 
 #[test]
 fn no_request_is_lost_or_counted_twice_while_configurations_change() {
-    needs!("spa reload");
+    needs!("spa reload", "nft");
     let scene = Scene::new();
     for number in 1..=40 {
         let open = given(&format!("198.51.100.{number}"), "");
@@ -598,7 +590,7 @@ fn has_python(test: &str) -> bool {
 
 #[test]
 fn the_reference_client_opens_and_closes() {
-    needs!("spa python");
+    needs!("spa python", "nft");
     if !has_python("spa python") {
         return;
     }

@@ -13,7 +13,7 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use libknock::proto::spa::PrivateKey;
-use support::{Knockd, Net, PATIENCE, SERVER, can_make_namespaces, eventually, has_programs, must};
+use support::{Knockd, Net, PATIENCE, SERVER, eventually, must, needs};
 
 /// sshd behind a guarded door, a client with keys for both, and the hosts file.
 struct Scene {
@@ -132,19 +132,9 @@ fn write_private(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-macro_rules! needs {
-    ($test:literal) => {
-        if !can_make_namespaces($test)
-            || !has_programs($test, &["nft", "sshd", "ssh", "ssh-keygen"])
-        {
-            return;
-        }
-    };
-}
-
 #[test]
 fn ssh_gets_in_through_knock_and_what_it_carries_is_whole() {
-    needs!("ssh");
+    needs!("ssh", "nft", "sshd", "ssh", "ssh-keygen");
     let scene = Scene::new("");
     let sent: Vec<u8> = (0..1_000_000u32).map(|number| (number % 251) as u8).collect();
     let output = scene.ssh("cat", &sent);
@@ -163,7 +153,7 @@ fn ssh_gets_in_through_knock_and_what_it_carries_is_whole() {
 
 #[test]
 fn ssh_from_a_port_of_its_own_is_all_that_gets_in() {
-    needs!("ssh source port");
+    needs!("ssh source port", "nft", "sshd", "ssh", "ssh-keygen");
     let scene = Scene::new(", source_port: 40022");
     let output = scene.ssh("sleep 1; echo $SSH_CLIENT", b"");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -175,7 +165,7 @@ fn ssh_from_a_port_of_its_own_is_all_that_gets_in() {
 
 #[test]
 fn a_server_that_does_not_know_the_key_is_an_error_that_ssh_shows() {
-    needs!("ssh refused");
+    needs!("ssh refused", "nft", "sshd", "ssh", "ssh-keygen");
     let scene = Scene::new(", retry: 0");
     let key = PrivateKey::from([9; 32]);
     write_private(&scene.path("laptop.key"), &format!("{}\n", key.encode().as_str()));

@@ -16,10 +16,7 @@ use libknock::proto::totp::{Digits, Key, Mode, Protocols, Scheme, parse_secret};
 use libknock::time::Wall;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{
-    CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, can_make_namespaces,
-    eventually, has_programs,
-};
+use support::{CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs};
 
 const PHONE: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
 const LAPTOP: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
@@ -32,14 +29,6 @@ const CLIENTS: &str = "clients:
 /// Steps of an hour: what holds when a test begins holds until it ends, but for one in a thousand.
 const BY_PORTS: &str = "{ports: 20000-29999, protocol: mixed, step: 1h}";
 const BY_CODE: &str = "{mode: code, base: 7000, step: 1h}";
-
-macro_rules! needs {
-    ($test:literal $(, $program:literal)*) => {
-        if !can_make_namespaces($test) || !has_programs($test, &[$($program),*]) {
-            return;
-        }
-    };
-}
 
 /// A daemon whose door writes who opened it, and two clients of it.
 fn start(host: &Host, totp: &str) -> Knockd {

@@ -1,5 +1,5 @@
 //! Hosts made of network namespaces, and the programs that run in them.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part of it")]
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -39,6 +39,19 @@ pub fn has_programs(test: &str, programs: &[&str]) -> bool {
     }
     missing.is_empty()
 }
+
+/// Returns from a test that makes namespaces, or runs these programs, where it can't; says so
+/// loudly.
+macro_rules! needs {
+    ($test:literal $(, $program:literal)*) => {
+        if !$crate::support::can_make_namespaces($test)
+            || !$crate::support::has_programs($test, &[$($program),*])
+        {
+            return;
+        }
+    };
+}
+pub(crate) use needs;
 
 /// Says loudly that a test does not run here.
 pub fn skipped(test: &str, why: &str) {
