@@ -370,6 +370,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config;
+    use crate::engine::spa::{Server, ServerKey, Spa};
     use crate::engine::{Engine, Local, Options, Verdict};
     use crate::proto::fwknop::{
         self as wire, Hash, HmacKey, Key, MAX_TIMEOUT, Mode, Random, Version,
@@ -782,6 +784,25 @@ mod tests {
         let verdict = engine.receive(at(CLOCK), &packet(SOURCE), late.as_bytes());
         let Verdict::Refused(refusal) = verdict else { panic!("{verdict:?}") };
         assert_eq!(refusal.reason, Reason::TooOld);
+    }
+
+    #[test]
+    fn a_native_datagram_for_another_server_is_not_taken_for_one_of_fwknops() {
+        let clients = [client("phone", &["ssh"], holder())];
+        let doors = [door("ssh", &["22"])];
+        let mut engine = Engine::new(&doors, &clients, &Options::default());
+        engine.take_fwknop(of(&clients, &doors));
+        let keys = vec![ServerKey { key: [1; 32].into(), until: None }];
+        let server = Server::new(&config::Spa::default(), keys);
+        engine.take_spa(Spa::new(server, &clients, &doors));
+        let mut judged = |bytes: &[u8]| match engine.receive(at(CLOCK), &packet(SOURCE), bytes) {
+            Verdict::Ignored(reason) => reason.as_str(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(judged(&[200; 192]), "bad-tag");
+        // What is text of this length was meant for fwknop's, and so is all of another length.
+        assert_eq!(judged(&[b'8'; 192]), "fwknop-bad-hmac");
+        assert_eq!(judged(&[200; 204]), "fwknop-not-base64");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::config::{Client, Lockout, Recognition};
 use crate::proto::flags::FlagTest;
+use crate::proto::fwknop::Error;
 use crate::proto::ports::PortSet;
 use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
@@ -216,6 +217,7 @@ impl Engine {
             return Verdict::Ignored(Reason::LockedOut);
         }
         let mut noise = Reason::BadTag;
+        let may_be_native = native.is_some();
         if let Some((datagram, spa)) = native {
             match spa.judge(now, packet, datagram) {
                 Answer::Ignored(Reason::BadTag) => {}
@@ -229,6 +231,8 @@ impl Engine {
         if let Some(fwknop) = fwknop {
             let is_local = self.local.contains(packet.destination);
             match fwknop.judge(now, packet, is_local, payload) {
+                // A native datagram is hardly ever text: whoever sent it did not mean fwknop's.
+                fwknop::Answer::Ignored(Reason::Fwknop(Error::NotBase64)) if may_be_native => {}
                 fwknop::Answer::Ignored(reason @ Reason::Fwknop(_)) => noise = reason,
                 fwknop::Answer::Ignored(reason) => return Verdict::Ignored(reason),
                 fwknop::Answer::Refused(refusal) => return self.refuse(now, refusal),

@@ -300,7 +300,9 @@ impl fmt::Display for Reason {
             Self::UnknownClient => "no client has this public key",
             Self::TooOld => "too old: is a clock off?",
             Self::TooFarAhead => "from the future: is a clock off?",
-            Self::BeforeStart => "from before this machine was started anew",
+            Self::BeforeStart => {
+                "from before this machine was started anew, or within ten seconds of it"
+            }
             Self::NoSuchDoor => "asks for a door that there is not",
             Self::NotAllowed => "the client may not open this door so",
             Self::AddressNotNamed => "the client has to name the address to open for",

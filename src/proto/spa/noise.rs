@@ -135,9 +135,9 @@ impl Random for Given {
     }
 }
 
-/// A private key of which is known already what would else be worked out for each message, in two
-/// thirds of the time: its public key, and what it agrees on with those who are expected. It never
-/// changes.
+/// A private key of which is known already what would else be worked out for each message: its
+/// public key, and what it agrees on with those who are expected. Their messages take half the time.
+/// It never changes.
 #[derive(Clone)]
 pub struct Prepared(Arc<Keys>);
 
@@ -245,7 +245,7 @@ impl Dh for Contributory {
 
     fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
         self.0.dh(point, secret)?;
-        // All of it is looked at, whatever it holds.
+        // All of the secret is looked at, whatever it holds; behind it there may be room to spare.
         let any = secret.iter().take(KEY_LEN).fold(0, |any, byte| any | byte);
         if any == 0 { Err(snow::Error::Dh) } else { Ok(()) }
     }
