@@ -339,7 +339,7 @@ impl Running {
                 fs::write(
                     path("knockd.conf"),
                     "[options]\n[ssh]\nsequence = 7000,8000,9000\nseq_timeout = 5\ntcpflags = syn\n\
-                     command = /usr/sbin/iptables -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n",
+                     command = /usr/sbin/iptables -I INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n",
                 )
                 .unwrap();
                 let child = net

@@ -289,7 +289,7 @@ c.yaml:7:7: warning: fwknop's clients send no HMAC in legacy mode
 c.yaml:7:13: 'gcm' is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy
           mode: gcm
                 ^^^
-c.yaml:8:18: 'sha3' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256 or sha3_512
+c.yaml:8:18: 'sha3' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, sha3_512
           hmac_type: sha3
                      ^^^^
 c.yaml:9:14: '10.0.0.0/40' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address

@@ -5,6 +5,8 @@
 
 #![cfg(feature = "daemon")]
 
+mod support;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -88,7 +90,6 @@ macro_rules! cases {
 
 cases! {
     knockd {
-        the_configuration_that_debian_ships: "stock" => 0;
         a_door_that_opens_and_closes_and_one_time_sequences: "open-and-close" => 0;
         commands_of_both_families: "both-families" => 0;
         a_command_for_ipv6_alone: "only-ipv6" => 0;
@@ -102,7 +103,6 @@ cases! {
         a_file_without_a_door: "empty" => 1;
     }
     fwknop {
-        keys_that_were_never_changed_are_refused: "stock" => 1;
         keys_that_fwknopd_made: "generated-keys" => 0;
         a_stanza_that_opens_any_port_is_commented_out: "any-port" => 1;
         people_who_share_doors: "several-people" => 0;
@@ -142,18 +142,66 @@ fn no_key_is_in_the_notes() {
 
 #[test]
 fn what_comes_out_of_a_classic_configuration_is_the_same_configuration() {
-    for name in ["stock", "both-families", "only-ipv6", "any-packet"] {
-        let path = data().join("knockd").join(name).with_extension("conf");
-        let insecure = Options { insecure_permissions: true };
-        let classic = load(&path, &insecure).unwrap_or_else(|report| panic!("{report}")).config;
-        let imported = loaded(&import(&data(), &[path.to_str().unwrap()]).yaml).config;
-        assert_eq!(classic.settings, imported.settings, "{name}");
-        assert_eq!(classic.doors.len(), imported.doors.len(), "{name}");
-        for (classic, imported) in classic.doors.iter().zip(&imported.doors) {
-            assert_eq!(classic.recognition, imported.recognition, "{name}");
-            assert_eq!(classic.opening, imported.opening, "{name}");
-        }
+    for name in ["both-families", "only-ipv6", "any-packet"] {
+        same(&data().join("knockd").join(name).with_extension("conf"));
     }
+}
+
+/// Holds what comes out of a `knockd.conf` against the file as it is read itself.
+fn same(path: &Path) {
+    let name = path.display();
+    let insecure = Options { insecure_permissions: true };
+    let classic = load(path, &insecure).unwrap_or_else(|report| panic!("{report}")).config;
+    let said = import(&data(), &[path.to_str().unwrap()]);
+    assert_eq!((said.status, said.notes.as_str()), (Some(0), ""), "{name}");
+    let imported = loaded(&said.yaml).config;
+    assert_eq!(classic.settings, imported.settings, "{name}");
+    assert_eq!(classic.doors.len(), imported.doors.len(), "{name}");
+    for (classic, imported) in classic.doors.iter().zip(&imported.doors) {
+        assert_eq!(classic.recognition, imported.recognition, "{name}");
+        assert_eq!(classic.opening, imported.opening, "{name}");
+    }
+}
+
+/// The configuration file of a Debian package, if it can be read and nobody has changed it; says
+/// loudly why not.
+fn shipped(test: &str, package: &str, path: &'static str) -> Option<&'static Path> {
+    let printed = |program: &str, arguments: &[&str]| {
+        // Other systems have no dpkg.
+        let output = support::command(program).args(arguments).output();
+        output.map_or_else(|_| String::new(), |it| String::from_utf8_lossy(&it.stdout).into_owned())
+    };
+    let sum = printed("md5sum", &[path]);
+    let conffiles = printed("dpkg-query", &["-W", "-f=${Conffiles}", package]);
+    let found = sum.split_whitespace().next().is_some_and(|sum| {
+        conffiles.lines().any(|line| line.split_whitespace().eq([path, sum]))
+    });
+    if !found {
+        support::skipped(test, &format!("{path} is not as the package {package} ships it"));
+    }
+    found.then_some(Path::new(path))
+}
+
+#[test]
+fn the_configuration_that_debian_ships_for_knockd_is_carried_over_whole() {
+    let name = "the_configuration_that_debian_ships_for_knockd_is_carried_over_whole";
+    let Some(path) = shipped(name, "knockd", "/etc/knockd.conf") else { return };
+    same(path);
+}
+
+#[test]
+fn keys_that_were_never_changed_are_refused() {
+    let name = "keys_that_were_never_changed_are_refused";
+    let all = ["/etc/fwknop/access.conf", "/etc/fwknop/fwknopd.conf"];
+    let [Some(path), Some(_)] = all.map(|path| shipped(name, "fwknop-server", path)) else {
+        return;
+    };
+    let said = import(&data(), &[path.to_str().unwrap()]);
+    assert_eq!(said.status, Some(1));
+    assert!(said.notes.contains("the key still is the placeholder __CHANGEME__"), "{}", said.notes);
+    assert!(!said.notes.contains("there is none"), "{}", said.notes);
+    let config = loaded(&said.yaml).config;
+    assert_eq!((config.clients.len(), config.doors.len()), (0, 0));
 }
 
 #[test]

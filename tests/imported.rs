@@ -47,8 +47,8 @@ fn opens(net: &Net, port: u16) -> bool {
 fn an_imported_knockd_conf_opens_to_classic_knocks() {
     needs!("an_imported_knockd_conf_opens_to_classic_knocks", "iptables");
     const TEXT: &str = "[ssh]\nSequence = 7113:tcp, 14402:udp, 9871\nTCPFlags = syn\nCmd_Timeout = 3600\n\
-                Start_Command = iptables -w -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n\
-                Stop_Command = iptables -w -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n";
+                Start_Command = iptables -w -I INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n\
+                Stop_Command = iptables -w -D INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n";
     let (net, _knockd) = scene("knockd.conf", &[("knockd.conf", TEXT)]);
     net.shut(22);
     assert!(!net.client.can_connect(SERVER, 22));

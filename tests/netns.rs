@@ -50,9 +50,9 @@ fn a_classic_configuration_and_the_classic_client_open_and_close_a_door() {
         &net.server,
         "[options]\n  LogFile = DIR/knockd.log\n  Interface = eth0\n\n\
          [openSSH]\n  sequence = 7000,8000:udp,9000\n  seq_timeout = 5\n  \
-         start_command = /usr/sbin/iptables -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n  \
+         start_command = /usr/sbin/iptables -I INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n  \
          tcpflags = syn\n  cmd_timeout = 2\n  \
-         stop_command = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT\n",
+         stop_command = /usr/sbin/iptables -D INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n",
         &["-p", "/run/knock-test-classic.pid"],
     );
     knockd.wait_for("starting up, listening on eth0");
@@ -62,7 +62,7 @@ fn a_classic_configuration_and_the_classic_client_open_and_close_a_door() {
     knockd.wait_for("192.0.2.2: openSSH: Stage 2");
     knockd.wait_for("192.0.2.2: openSSH: OPEN SESAME");
     knockd.wait_for(
-        "openSSH: running command: /usr/sbin/iptables -I INPUT -s 192.0.2.2 -p tcp --dport 22 -j ACCEPT",
+        "openSSH: running command: /usr/sbin/iptables -I INPUT -p tcp --dport 22 -s 192.0.2.2 -j ACCEPT",
     );
     assert!(eventually(PATIENCE, || net.client.can_connect(SERVER, 22)), "the port is not open");
     knockd.wait_for("192.0.2.2: openSSH: command timeout");

@@ -191,7 +191,7 @@ impl Reader {
 }
 
 const A_PORT: &str = "write a port from 1 to 65535";
-const A_HASH: &str = "write MD5, SHA1, SHA256, SHA384, SHA512, SHA3_256 or SHA3_512";
+const A_HASH: &str = "write MD5, SHA1, SHA256, SHA384, SHA512, SHA3_256, SHA3_512";
 const A_MODE: &str = "write CBC, ECB, CFB, OFB, CTR or legacy";
 const A_TIME: &str = "write a time such as 60sec, -5min, 2hours or 1day";
 const A_USER: &str = "write 1 to 48 letters and digits";

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_plain_command_stays_readable() {
-        let command = "/usr/sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT";
+        let command = "/usr/sbin/iptables -A INPUT -p tcp --dport 22 -s %IP% -j ACCEPT";
         assert_eq!(scalar(command), command);
         assert_eq!(scalar("7000/udp"), "7000/udp");
     }

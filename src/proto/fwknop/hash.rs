@@ -108,7 +108,7 @@ impl fmt::Display for Hash {
 /// A word that names no hash of fwknop's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256 or \
+    "'{0}' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, \
      sha3_512"
 )]
 pub struct HashError(String);
