@@ -48,6 +48,46 @@ macro_rules! says {
 
 says! {
     a_good_door_has_nothing_said_of_it: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: echo %IP%") => str![];
+    a_command_that_sleeps_for_longer_than_it_may: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: ufw allow; sleep 6; sleep 1m; ufw deny\non_open: timeout 20 nc 192.0.2.9 99\nstop_command: (sleep 60; x) &") => str![[r#"
+doors.yaml:4:20: warning: this command sleeps, and is killed after 10s
+        start_command: ufw allow; sleep 6; sleep 1m; ufw deny
+                       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    write what comes after the sleep as what closes the door, and its time as open_for; or a longer command_limit, or command_limit: none
+doors.yaml:5:14: warning: this command sleeps, and is killed after 10s
+        on_open: timeout 20 nc 192.0.2.9 99
+                 ^^^^^^^^^^^^^^^^^^^^^^^^^^
+    write what comes after the sleep as what closes the door, and its time as open_for; or a longer command_limit, or command_limit: none
+
+"#]];
+    a_command_that_sleeps_for_as_long_as_it_may: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: sleep 60\ncommand_limit: 2m") => str![];
+    a_command_that_may_sleep_without_end: said("knockd: {command_limit: 2s}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: sleep infinity, command_limit: none}}") => str![];
+    a_template_that_sleeps_for_longer_than_it_may: said("knockd: {command_limit: 5s}\ntemplates: {t: {open: sleep 4.5, close: 'true'}}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, via: t}}") => str![[r#"
+doors.yaml:3:64: warning: a command of this template sleeps, and is killed after 5s
+    doors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, via: t}}
+                                                                   ^
+    write what comes after the sleep as what closes the door, and its time as open_for; or a longer command_limit, or command_limit: none
+
+"#]];
+    limits_of_commands_that_are_none: said("knockd: {command_limit: never}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: echo, command_limit: 0}}") => str![[r#"
+doors.yaml:1:25: 'never' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
+    knockd: {command_limit: never}
+                            ^^^^^
+doors.yaml:2:85: command_limit cannot be zero
+    doors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: echo, command_limit: 0}}
+                                                                                        ^
+"#]];
+    a_limit_where_no_command_runs: said("knockd: {command_limit: none}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, command_limit: 1m}}") => str![[r#"
+doors.yaml:1:10: warning: 'command_limit' has no effect: no door runs a command
+    knockd: {command_limit: none}
+             ^^^^^^^^^^^^^
+    remove it
+doors.yaml:2:59: warning: 'command_limit' has no effect: this door runs no command
+    doors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, command_limit: 1m}}
+                                                              ^^^^^^^^^^^^^
+    remove it
+
+"#]];
+    a_classic_command_may_sleep: said_of_classic("[ssh]\nSequence = 7000,8000:udp,9000\nCommand = sleep 60\n") => str![];
     a_misspelt_key: said_of_door("sequnce: [7000, 8000]\nstart_command: 'true'") => str![[r#"
 doors.yaml:3:5: 'sequnce' is not a key of a door: did you mean 'sequence'?
         sequnce: [7000, 8000]
@@ -67,7 +107,7 @@ doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
 doors.yaml:5:5: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout, command_limit
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: nothing opens door 'ssh': it has no sequence

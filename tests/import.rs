@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use libknock::config::Opening;
 use libknock::config::load::{Loaded, Options, load};
 use snapbox::{Data, assert_data_eq};
 
@@ -99,7 +100,7 @@ cases! {
         names_that_cannot_stay_and_names_given_twice: "names" => 0;
         line_ends_and_bytes_of_another_system: "windows" => 1;
         doors_that_could_not_work_are_commented_out: "broken" => 1;
-        a_command_that_sleeps_for_longer_than_commands_may: "sleep" => 1;
+        a_command_that_sleeps_for_longer_than_commands_may: "sleep" => 0;
         a_file_without_a_door: "empty" => 1;
     }
     fwknop {
@@ -159,7 +160,9 @@ fn same(path: &Path) {
     assert_eq!(classic.doors.len(), imported.doors.len(), "{name}");
     for (classic, imported) in classic.doors.iter().zip(&imported.doors) {
         assert_eq!(classic.recognition, imported.recognition, "{name}");
-        assert_eq!(classic.opening, imported.opening, "{name}");
+        // How long commands may run is only written where it may matter.
+        let opening = Opening { command_limit: None, ..imported.opening.clone() };
+        assert_eq!(classic.opening, opening, "{name}");
     }
 }
 
@@ -173,9 +176,10 @@ fn shipped(test: &str, package: &str, path: &'static str) -> Option<&'static Pat
     };
     let sum = printed("md5sum", &[path]);
     let conffiles = printed("dpkg-query", &["-W", "-f=${Conffiles}", package]);
-    let found = sum.split_whitespace().next().is_some_and(|sum| {
-        conffiles.lines().any(|line| line.split_whitespace().eq([path, sum]))
-    });
+    let found = sum
+        .split_whitespace()
+        .next()
+        .is_some_and(|sum| conffiles.lines().any(|line| line.split_whitespace().eq([path, sum])));
     if !found {
         support::skipped(test, &format!("{path} is not as the package {package} ships it"));
     }
@@ -192,8 +196,8 @@ fn the_configuration_that_debian_ships_for_knockd_is_carried_over_whole() {
 #[test]
 fn keys_that_were_never_changed_are_refused() {
     let name = "keys_that_were_never_changed_are_refused";
-    let all = ["/etc/fwknop/access.conf", "/etc/fwknop/fwknopd.conf"];
-    let [Some(path), Some(_)] = all.map(|path| shipped(name, "fwknop-server", path)) else {
+    let all = ["/etc/fwknop/fwknopd.conf", "/etc/fwknop/access.conf"];
+    let [Some(_), Some(path)] = all.map(|path| shipped(name, "fwknop-server", path)) else {
         return;
     };
     let said = import(&data(), &[path.to_str().unwrap()]);

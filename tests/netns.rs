@@ -337,6 +337,26 @@ fn a_command_that_hangs_fails_or_floods_harms_no_other_door() {
 }
 
 #[test]
+fn a_command_runs_as_long_as_its_door_allows_and_is_waited_for_at_the_end() {
+    needs!("command_limit");
+    let net = Net::new();
+    let others = "  \
+  short: {sequence: [7100, 8100, 9100], start_command: \"exec sleep 1000\", command_limit: 1s}
+  long: {sequence: [7200, 8200, 9200], start_command: \"sleep 3; echo x >> DIR/long\", command_limit: none}
+";
+    let mut knockd = Knockd::start(&net.server, &recording_door(others));
+    let directory = knockd.directory.path().to_owned();
+    for ports in [["7100", "8100", "9100"], ["7200", "8200", "9200"]] {
+        net.client.knock_from(client(), SERVER, &ports, SOON);
+    }
+    knockd.wait_for("short: command did not end within 1 s and was killed");
+    assert!(lines(&directory.join("long")).is_empty());
+    knockd.signal(Signal::SIGTERM);
+    assert_eq!(knockd.ended().code(), Some(0));
+    assert_eq!(lines(&directory.join("long")), ["x"]);
+}
+
+#[test]
 fn an_interface_that_vanishes_and_comes_back_is_listened_on_again() {
     needs!("interface");
     let net = Net::new();

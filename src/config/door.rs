@@ -131,6 +131,7 @@ pub(super) const DOOR: Keys = Keys {
         "start_command_6",
         "stop_command_6",
         "cmd_timeout",
+        "command_limit",
     ],
 };
 
@@ -138,10 +139,11 @@ pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const TRIP_WIRES: u16 = 16;
 const MAX_TRIP_WIRES: u64 = 1000;
 
-/// Reads one entry of `doors:`. `None` after an error.
+/// Reads one entry of `doors:`; `command_limit` is that of `knockd:`. `None` after an error.
 pub(super) fn read_door(
     entry: &Entry,
     templates: &Templates,
+    command_limit: Option<Duration>,
     options: Options,
     problems: &mut Problems,
 ) -> Option<(Door, DoorPlaces)> {
@@ -171,7 +173,7 @@ pub(super) fn read_door(
     let spa = read_switch(mapping, "spa", problems);
     let fwknop = read_switch(mapping, "fwknop", problems);
     let lockout = read_lockout(mapping, totp.flatten(), problems);
-    let opening = read_opening(mapping, entry, &meant, templates, problems);
+    let opening = read_opening(mapping, entry, &meant, templates, command_limit, problems);
     let (Sequence { knocks, places: sequence_places, one_time }, totp, spa, fwknop) =
         (sequence?, totp?, spa?, fwknop?);
     let knocked = !knocks.is_empty() || one_time.is_some() || totp.is_some();

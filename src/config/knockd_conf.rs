@@ -131,6 +131,8 @@ fn read_door(
             open_for_max: open_for?,
             on_open: None,
             on_close: None,
+            // Classic knockd lets them run.
+            command_limit: None,
         },
         one_time,
     };

@@ -207,7 +207,7 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
     let doors: Vec<_> = doors
         .entries
         .iter()
-        .filter_map(|entry| read_door(entry, &templates, options, problems))
+        .filter_map(|entry| read_door(entry, &templates, read.command_limit, options, problems))
         .collect();
     if doors.is_empty() && !problems.has_errors() {
         problems.push(
@@ -234,11 +234,13 @@ fn without_effect(settings: &[Entry], doors: &[(Door, DoorPlaces)]) -> Vec<Diagn
     let guarded = any(|door| door.opening.how == How::Guard);
     let spa = any(|door| door.recognition.spa);
     let fwknop = any(|door| door.recognition.fwknop);
+    let runs = any(|door| door.opening.runs_commands());
     let say = |entry: &Entry| {
         let (there, why, help) = match entry.key.as_str() {
             "trusted" | "on_exit" => {
                 (guarded, "the guard opens no door", "open a door via: guard, or remove it")
             }
+            "command_limit" => (runs, "no door runs a command", "remove it"),
             "spa" => (spa, "no door opens by spa", "write spa: true to a door, or remove it"),
             "fwknop" => {
                 (fwknop, "no door opens by fwknop", "write fwknop: true to a door, or remove it")

@@ -28,6 +28,7 @@ pub(crate) mod sections;
 mod sequence;
 mod server_key;
 mod settings;
+pub mod sleeps;
 mod template;
 mod via;
 pub mod watch;
@@ -48,7 +49,7 @@ pub use opening::Opening;
 #[cfg(feature = "daemon")]
 pub(crate) use sequence::MAX_KNOCKS;
 pub use server_key::read_server_key;
-pub use settings::{Log, LogFormat, LogLevel, OnExit, Settings};
+pub use settings::{COMMAND_LIMIT, Log, LogFormat, LogLevel, OnExit, Settings};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };

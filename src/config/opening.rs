@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::commands::{PairNames, Said, Templates, read_pairs, read_said};
 use super::diagnostic::{Diagnostic, Place, Problems};
 use super::door::{WAYS, read_time};
-use super::raw::{Entry, Mapping, Value, given_twice};
+use super::raw::{Entry, Mapping, Scalar, Value, given_twice};
 use super::sequence::read_ports;
+use super::sleeps::run_time;
 use super::via::read_via;
 use super::{Command, Commands, Hole, How};
 use crate::proto::duration;
@@ -28,6 +29,8 @@ pub struct Opening {
     pub on_open: Option<Command>,
     /// Likewise, when it has been closed.
     pub on_close: Option<Command>,
+    /// How long each of its commands may run before it is killed; `None`: without end.
+    pub command_limit: Option<Duration>,
 }
 
 impl Opening {
@@ -38,6 +41,12 @@ impl Opening {
             How::Commands { commands, .. } => Some(commands),
             How::Guard | How::Set(_) => None,
         }
+    }
+
+    /// Whether there is a command to run.
+    #[must_use]
+    pub const fn runs_commands(&self) -> bool {
+        self.commands().is_some() || self.on_open.is_some() || self.on_close.is_some()
     }
 
     /// The port that it opens, where it is just one: what fills `%PORT%` and `%PROTO%` in `on_open`
@@ -69,6 +78,7 @@ pub(super) fn read_opening(
     entry: &Entry,
     meant: &[&str],
     templates: &Templates,
+    command_limit: Option<Duration>,
     problems: &mut Problems,
 ) -> Option<(Opening, Vec<Place>)> {
     let ports = read_opens(mapping, problems);
@@ -78,6 +88,7 @@ pub(super) fn read_opening(
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(mapping, "on_open", count, problems);
     let on_close = read_hook(mapping, "on_close", count, problems);
+    let command_limit = read_command_limit(mapping, command_limit, problems);
     let (ports, places) = ports?.into_iter().unzip();
     let opening = Opening {
         how: how?,
@@ -86,8 +97,56 @@ pub(super) fn read_opening(
         open_for_max: open_for_max?,
         on_open: on_open?,
         on_close: on_close?,
+        command_limit: command_limit?,
     };
+    match mapping.get("command_limit") {
+        Some(given) if !opening.runs_commands() => {
+            let message = "'command_limit' has no effect: this door runs no command";
+            problems.push(given.at.warning(message).help("remove it"));
+        }
+        _ => problems.extend(killed_early(mapping, &opening)),
+    }
     Some((opening, places))
+}
+
+/// How long a command may run, `default` where nothing is said; `none`: without end. `None` after
+/// an error.
+#[expect(clippy::option_option, reason = "without end and wrong are two things")]
+pub(super) fn read_command_limit(
+    mapping: &Mapping,
+    default: Option<Duration>,
+    problems: &mut Problems,
+) -> Option<Option<Duration>> {
+    match mapping.value("command_limit").map(|node| &node.value) {
+        None => Some(default),
+        Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Some(None),
+        Some(_) => read_time(mapping, "command_limit", Duration::from_secs(1), problems),
+    }
+}
+
+/// Warnings of commands that sleep for longer than they may run.
+fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
+    let Commands { v4, v6 } = opening.commands().cloned().unwrap_or_default();
+    let all = [
+        (DOOR_COMMANDS.open, &v4.open),
+        (DOOR_COMMANDS.close, &v4.close),
+        (DOOR_COMMANDS.open_6, &v6.open),
+        (DOOR_COMMANDS.close_6, &v6.close),
+        ("via", &v4.open),
+        ("via", &v4.close),
+        ("on_open", &opening.on_open),
+        ("on_close", &opening.on_close),
+    ];
+    let warn = |(key, command): (&str, &Option<Command>)| {
+        let (at, limit) = (&mapping.value(key)?.at, opening.command_limit?);
+        let time = run_time(command.as_ref()?, opening.open_for);
+        let what = if key == "via" { "a command of this template" } else { "this command" };
+        let message = format!("{what} sleeps, and is killed after {}", duration::format(limit));
+        let help = "write what comes after the sleep as what closes the door, and its time as \
+                    open_for; or a longer command_limit, or command_limit: none";
+        time.exceeds(Some(limit)).then(|| at.warning(message).help(help))
+    };
+    all.into_iter().filter_map(warn).collect()
 }
 
 fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {

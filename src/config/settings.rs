@@ -1,11 +1,13 @@
 //! The `knockd:` mapping.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};
 use super::diagnostic::{Diagnostic, Place, Problems};
 use super::lockout::{self, DAEMON_LOCKOUT};
+use super::opening::read_command_limit;
 use super::raw::{Entry, Keys, Mapping, Node, Value};
 use super::{Email, Fwknop, Lockout, Spa};
 use crate::proto::network::Network;
@@ -33,7 +35,12 @@ pub struct Settings {
     pub fwknop: Fwknop,
     /// `None`: nobody is locked out, but at a door that says so.
     pub lockout: Option<Lockout>,
+    /// How long a command may run at a door that does not say otherwise; `None`: without end.
+    pub command_limit: Option<Duration>,
 }
+
+/// How long a command may run where nothing else is said.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
 /// What becomes of the guard when knockd stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +94,7 @@ impl Default for Settings {
             spa: Spa::default(),
             fwknop: Fwknop::default(),
             lockout: None,
+            command_limit: Some(COMMAND_LIMIT),
         }
     }
 }
@@ -108,6 +116,7 @@ pub(super) const SETTINGS: Keys = Keys {
         "spa",
         "fwknop",
         "lockout",
+        "command_limit",
     ],
 };
 pub(super) const LOG: Keys = Keys { of: "log", known: &["syslog", "file", "level", "format"] };
@@ -178,6 +187,9 @@ pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Sett
     }
     if let Some(node) = mapping.value("lockout") {
         settings.lockout = lockout::read(node, DAEMON_LOCKOUT, problems).flatten();
+    }
+    if let Some(limit) = read_command_limit(&mapping, settings.command_limit, problems) {
+        settings.command_limit = limit;
     }
     (settings, places)
 }

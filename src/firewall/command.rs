@@ -1,4 +1,4 @@
-//! Runs commands: each at most 10 s, none able to hold up another for long.
+//! Runs commands: each for as long as its job allows, none able to hold up another for long.
 //!
 //! The jobs of one door run one after the other, because programs such as iptables take a lock and
 //! some fail when it is taken. A command that has not ended after [`PATIENCE`] no longer keeps the
@@ -20,8 +20,6 @@ use crate::config::{Name, Rendered};
 use crate::sys::{files, orphans, process};
 use crate::time::Monotonic;
 
-/// How long a command may run before it is killed.
-pub const LIMIT: Duration = Duration::from_secs(10);
 /// How long the next job of a door waits for the one before it.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// How many commands run at once; more wait.
@@ -35,6 +33,8 @@ pub struct Commands {
     /// What every command carries in its environment.
     mark: String,
     running: Vec<Running>,
+    /// What ended commands have left in the background prints to these: closed, they would kill it.
+    left: VecDeque<(Name, Output)>,
     waiting: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
 }
@@ -52,6 +52,12 @@ struct Running {
     output: Output,
 }
 
+impl Running {
+    fn killed_at(&self) -> Option<Monotonic> {
+        self.job.limit.map(|limit| self.command_started + limit)
+    }
+}
+
 impl Commands {
     /// Commands carry the state directory as a [mark](crate::sys::orphans::MARK).
     #[must_use]
@@ -59,6 +65,7 @@ impl Commands {
         Self {
             mark: state_dir.display().to_string(),
             running: Vec::new(),
+            left: VecDeque::new(),
             waiting: HashMap::new(),
             finished: Vec::new(),
         }
@@ -150,8 +157,12 @@ impl Commands {
     fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
         running.output.drain(&running.job.door);
         running.output.finish(&running.job.door);
+        if self.left.len() >= AT_ONCE {
+            self.left.pop_front();
+        }
+        self.left.push_back((running.job.door.clone(), running.output));
         let why = match (running.killed, status.code(), status.signal()) {
-            (true, ..) => Some(Failure::TimedOut),
+            (true, ..) => Some(Failure::TimedOut(running.job.limit.unwrap_or_default())),
             (_, Some(0), _) => None,
             (_, Some(code), _) => Some(Failure::Status(code)),
             (_, None, signal) => Some(Failure::Signal(signal.unwrap_or(0))),
@@ -187,7 +198,7 @@ impl Commands {
                     self.command_ended(now, running, status);
                 }
                 Ok(None) => {
-                    if !running.killed && now.since(running.command_started) >= LIMIT {
+                    if !running.killed && running.killed_at().is_some_and(|at| at <= now) {
                         process::kill_group(&running.child);
                         running.killed = true;
                     }
@@ -200,11 +211,15 @@ impl Commands {
                     self.finished.push(Finished {
                         id: running.job.id,
                         done: running.done,
-                        failure: Some(Failure::TimedOut),
+                        failure: Some(Failure::Signal(0)),
                     });
                 }
             }
         }
+        self.left.retain_mut(|(door, output)| {
+            output.drain(door);
+            output.pipe.is_some()
+        });
         self.start_waiting(now);
         std::mem::take(&mut self.finished)
     }
@@ -215,11 +230,8 @@ impl Commands {
         if !self.finished.is_empty() {
             return Some(Monotonic::ZERO);
         }
-        let limits = self
-            .running
-            .iter()
-            .filter(|running| !running.killed)
-            .map(|running| running.command_started + LIMIT);
+        let limits =
+            self.running.iter().filter(|running| !running.killed).filter_map(Running::killed_at);
         let patience = self
             .waiting
             .keys()
@@ -231,7 +243,8 @@ impl Commands {
     /// What makes a call of [`poll`](Self::poll) worth while as soon as it is readable.
     #[must_use]
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.running.iter().filter_map(|running| running.output.fd()).collect()
+        let left = self.left.iter().filter_map(|(_, output)| output.fd());
+        self.running.iter().filter_map(|running| running.output.fd()).chain(left).collect()
     }
 }
 
@@ -306,7 +319,8 @@ mod tests {
 
     fn job(id: u64, door: &str, commands: &[Rendered], on_failure: OnFailure) -> Job {
         let door = door.parse().unwrap();
-        Job { id: JobId(id), door, commands: commands.to_vec(), on_failure }
+        let limit = Some(Duration::from_secs(10));
+        Job { id: JobId(id), door, commands: commands.to_vec(), limit, on_failure }
     }
 
     /// Waits in real time, while the clock that the commands see stands at `now`.
@@ -382,7 +396,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         };
         let finished = wait_for(&mut runner, at(10_000), 1);
-        assert_eq!(finished[0].failure, Some(Failure::TimedOut));
+        assert_eq!(finished[0].failure, Some(Failure::TimedOut(Duration::from_secs(10))));
         assert!(finished[0].failure.as_ref().is_some_and(Failure::is_doubtful));
         let gone = || {
             std::fs::read_to_string(format!("/proc/{pid}/stat"))
@@ -395,6 +409,35 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         panic!("the child of the command lives on");
+    }
+
+    #[test]
+    fn a_command_without_a_limit_runs_as_long_as_it_does() {
+        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let long = shell("sleep 0.2");
+        runner.submit(at(0), Job { limit: None, ..job(1, "ssh", &[long], OnFailure::Stop) });
+        assert!(runner.poll(at(1_000_000_000)).is_empty());
+        assert_eq!(runner.next_deadline(), None);
+        assert_eq!(wait_for(&mut runner, at(1_000_000_000), 1)[0].failure, None);
+    }
+
+    #[test]
+    fn what_a_command_leaves_in_the_background_may_print_after_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let closed = dir.path().join("closed");
+        let text = format!("(sleep 0.3; echo closing; touch {}) &", closed.display());
+        let mut runner = Commands::new(Path::new("/nonexistent"));
+        runner.submit(at(0), job(1, "ssh", &[shell(&text)], OnFailure::Stop));
+        assert_eq!(wait_for(&mut runner, at(0), 1)[0].failure, None);
+        assert!(runner.is_idle());
+        for _ in 0..2000 {
+            let _nothing = runner.poll(at(0));
+            if closed.exists() && runner.fds().is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("it was ended, or is still listened to");
     }
 
     #[test]

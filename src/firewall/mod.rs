@@ -8,6 +8,8 @@ pub mod netlink;
 pub mod nft_set;
 pub mod ruleset;
 
+use std::time::Duration;
+
 use crate::config::{Name, Rendered};
 
 /// Names one job; given back with its outcome.
@@ -21,6 +23,8 @@ pub struct Job {
     /// Whose commands they are: jobs of one door start in the order in which they came.
     pub door: Name,
     pub commands: Vec<Rendered>,
+    /// How long each may run before it is killed; `None`: without end.
+    pub limit: Option<Duration>,
     pub on_failure: OnFailure,
 }
 
@@ -49,8 +53,9 @@ pub enum Failure {
     Status(i32),
     #[error("command was killed by signal {0}")]
     Signal(i32),
-    #[error("command did not end within {LIMIT} s and was killed", LIMIT = command::LIMIT.as_secs())]
-    TimedOut,
+    /// With the limit that was in force.
+    #[error("command did not end within {} s and was killed", .0.as_secs())]
+    TimedOut(Duration),
     #[error("cannot run {program}: {reason}")]
     NotStarted { program: String, reason: String },
 }
@@ -59,6 +64,6 @@ impl Failure {
     /// Whether the command may have done its work all the same.
     #[must_use]
     pub const fn is_doubtful(&self) -> bool {
-        matches!(self, Self::Signal(_) | Self::TimedOut)
+        matches!(self, Self::Signal(_) | Self::TimedOut(_))
     }
 }

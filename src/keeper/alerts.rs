@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::{Command, Config, Door, Email, Holes, Name, Rendered};
+use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, OnFailure};
 use crate::grants::{Opener, Place};
@@ -54,6 +54,11 @@ impl Alerts {
         self.doors.extend(config.doors.iter().map(|door| (door.name().clone(), door.clone())));
     }
 
+    /// How long a command of a door may run.
+    pub(super) fn command_limit(&self, door: &Name) -> Option<Duration> {
+        self.doors.get(door).map_or(Some(COMMAND_LIMIT), |door| door.opening.command_limit)
+    }
+
     pub(super) fn opened(&mut self, now: Now, place: &Place, opener: &Opener) {
         self.tell(now, place, opener, "opened", |door| door.opening.on_open.as_ref());
     }
@@ -88,12 +93,15 @@ impl Alerts {
             }
             _ => None,
         };
-        for command in rendered.into_iter().chain(mail) {
-            self.run(now, name, command);
+        let limits = [self.command_limit(name), Some(COMMAND_LIMIT)];
+        for (command, limit) in [rendered, mail].into_iter().zip(limits) {
+            if let Some(command) = command {
+                self.run(now, name, command, limit);
+            }
         }
     }
 
-    fn run(&mut self, now: Now, door: &Name, command: Rendered) {
+    fn run(&mut self, now: Now, door: &Name, command: Rendered, limit: Option<Duration>) {
         if self.under_way >= WAITING {
             if !std::mem::replace(&mut self.left_out, true) {
                 warn!(door = %door, "too many alerts are under way: some are left out");
@@ -105,6 +113,7 @@ impl Alerts {
             id: JobId(0),
             door: door.clone(),
             commands: vec![command],
+            limit,
             on_failure: OnFailure::GoOn,
         };
         self.runner.submit(now.monotonic, job);

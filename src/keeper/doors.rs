@@ -113,7 +113,8 @@ impl Doors {
         self.last_job += 1;
         let id = JobId(self.last_job);
         self.jobs.insert(id, purpose);
-        let job = Job { id, door: door.clone(), commands, on_failure };
+        let limit = self.alerts.command_limit(door);
+        let job = Job { id, door: door.clone(), commands, limit, on_failure };
         self.commands.submit(now.monotonic, job);
         id
     }

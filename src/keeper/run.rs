@@ -28,7 +28,6 @@ use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
 use crate::firewall::JobId;
-use crate::firewall::command::LIMIT;
 use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
@@ -37,6 +36,8 @@ use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, files, orphans, privileges, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
+/// How long commands may hold up the end of the daemon: systemd kills after 90 s.
+const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
 /// How long those who want to know of a closed door may hold up the end of the daemon.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
 
@@ -291,7 +292,7 @@ impl Keeper {
         tell_systemd(&[NotifyState::Stopping]);
         self.watchers.stop();
         self.mark.clear();
-        let mut limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
+        let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
         loop {
             let now = clock::now();

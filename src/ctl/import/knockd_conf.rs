@@ -8,7 +8,8 @@ use super::names::Names;
 use super::page::Page;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::sections::{Part, Section, read_sections};
-use crate::config::{CommandText, MAX_KNOCKS, parse_target};
+use crate::config::sleeps::run_time;
+use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};
 use crate::proto::duration;
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};
@@ -29,7 +30,8 @@ pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
             let message = format!("this door is called '{name}' here, and in the log");
             notes.push(section.name.place().warning(message));
         }
-        let mut door = Door { section, notes, page: Page::default(), whole: true };
+        let mut door =
+            Door { section, notes, page: Page::default(), whole: true, unlimited: false };
         door.page.open(1, name.as_str());
         door.read();
         let Door { page: read, whole, .. } = door;
@@ -90,6 +92,8 @@ struct Door<'a> {
     page: Page,
     /// Whether what is written so far can be loaded.
     whole: bool,
+    /// Whether a command may take longer than commands may where nothing is said.
+    unlimited: bool,
 }
 
 impl<'a> Door<'a> {
@@ -264,6 +268,9 @@ impl<'a> Door<'a> {
         }
         self.entry("stop_command", close);
         self.entry("stop_command_6", close_6);
+        if self.unlimited {
+            self.page.entry(2, "command_limit", "none");
+        }
     }
 
     fn undoes_nothing(&mut self, close: &str, open: &str) {
@@ -280,12 +287,15 @@ impl<'a> Door<'a> {
             self.fail(value.error("a command cannot hold a NUL character"));
             return None;
         }
-        if sleeps(value.text) {
-            let message = "this command sleeps, but a command is ended after 10 s here";
-            self.notes.push(value.error(message).help(
+        let time = run_time(&Command::Shell(CommandText::classic(value.text)), Duration::ZERO);
+        let sleeps = time.exceeds(Some(COMMAND_LIMIT));
+        if sleeps {
+            let message = "this command sleeps, and would not go on if knockd died meanwhile";
+            self.notes.push(value.place().warning(message).help(
                 "put what comes after the sleep into stop_command, and its time into cmd_timeout",
             ));
         }
+        self.unlimited |= sleeps || !time.is_known;
         Some(value.text)
     }
 
@@ -352,22 +362,12 @@ pub(super) fn short(knock: Knock) -> String {
     }
 }
 
-/// Whether a command probably takes longer than a command may.
-fn sleeps(command: &str) -> bool {
-    let ends = |c: char| c.is_whitespace() || ";&|()".contains(c);
-    let words: Vec<_> = command.split(ends).filter(|word| !word.is_empty()).collect();
-    words.windows(2).any(|pair| {
-        let is_sleep = pair[0] == "sleep" || pair[0].ends_with("/sleep");
-        is_sleep && pair[1].parse::<f64>().is_ok_and(|seconds| seconds >= 9.0)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Door, load};
+    use crate::config::{Door, Opening, load};
 
     fn knock(text: &str) -> Knock {
         text.parse().unwrap()
@@ -403,11 +403,20 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_sleeps_for_long_is_known() {
-        assert!(sleeps("iptables -I x; sleep 30; iptables -D x"));
-        assert!(sleeps("(/bin/sleep 600 && x) &"));
-        assert!(!sleeps("sleep 1; x"));
-        assert!(!sleeps("no-sleep 30"));
+    fn a_command_runs_as_long_as_it_did_where_that_may_be_longer_than_usual() {
+        let limit = |command: &str| {
+            let source = Source::new("knockd.conf", format!("[a]\nSequence=1\nCommand={command}"));
+            let page = import(&source, &mut Problems::default()).into_text();
+            load::parse(&Source::new("page", page)).unwrap().config.doors[0].opening.command_limit
+        };
+        for command in
+            ["iptables -I x; sleep 30s; iptables -D x", "backup.sh", "timeout 20 nc -l 9"]
+        {
+            assert_eq!(limit(command), None, "{command}");
+        }
+        for command in ["iptables -I x", "ufw allow; sleep 2", "(sleep 60; iptables -D x) &"] {
+            assert_eq!(limit(command), Some(COMMAND_LIMIT), "{command}");
+        }
     }
 
     /// Something like a classic configuration.
@@ -447,8 +456,12 @@ mod tests {
                 (load::parse(&source(&text)), load::parse(&Source::new("page", page)));
             if let (false, Ok(classic), Ok(loaded)) = (notes.has_errors(), classic, loaded) {
                 prop_assert_eq!(classic.config.settings, loaded.config.settings);
+                // How long commands may run is only written where it may matter.
                 let doors = |doors: Vec<Door>| -> Vec<_> {
-                    doors.into_iter().map(|door| (door.recognition, door.opening)).collect()
+                    let openings = doors.into_iter().map(|Door { recognition, opening, .. }| {
+                        (recognition, Opening { command_limit: None, ..opening })
+                    });
+                    openings.collect()
                 };
                 prop_assert_eq!(doors(classic.config.doors), doors(loaded.config.doors));
             }
