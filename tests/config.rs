@@ -87,6 +87,7 @@ doors.yaml:2:59: warning: 'command_limit' has no effect: this door runs no comma
     remove it
 
 "#]];
+    an_act_that_says_itself_when_it_ends: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: echo %IP% timeout %SECONDS%\nopen_for: 1m") => str![];
     a_classic_command_may_sleep: said_of_classic("[ssh]\nSequence = 7000,8000:udp,9000\nCommand = sleep 60\n") => str![];
     a_misspelt_key: said_of_door("sequnce: [7000, 8000]\nstart_command: 'true'") => str![[r#"
 doors.yaml:3:5: 'sequnce' is not a key of a door: did you mean 'sequence'?

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Commands, Family, Name};
+use super::{Command, Commands, Family, Hole, Name};
 
 /// How a door is opened and closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,14 @@ impl How {
             Self::Guard => true,
             Self::Set(set) => set.of(family).is_some(),
         }
+    }
+
+    /// Whether a command that opens has this hole.
+    #[must_use]
+    pub fn has_hole(&self, hole: Hole) -> bool {
+        let Self::Commands { commands, .. } = self else { return false };
+        let opens = [&commands.v4.open, &commands.v6.open].into_iter().flatten();
+        opens.flat_map(Command::holes).any(|found| found == hole)
     }
 
     /// Whether what is opened is closed again; what is not is an act.

@@ -302,9 +302,12 @@ fn read_open_for(
         );
     }
     if how.is_some_and(|how| !how.closes()) {
-        let needless =
-            [open_for.or(cmd_timeout), mapping.get("open_for_max"), mapping.get("on_close")];
-        problems.extend(needless.into_iter().flatten().map(|given| {
+        let times = [open_for.or(cmd_timeout), mapping.get("open_for_max")];
+        // An act may say itself when what it does ends.
+        let is_timed = how.is_some_and(|how| how.has_hole(Hole::Seconds));
+        let times = times.into_iter().filter(|_| !is_timed);
+        let needless = times.chain([mapping.get("on_close")]).flatten();
+        problems.extend(needless.map(|given| {
             let message = format!("'{}' has no effect: nothing closes this door", given.key);
             given.at.warning(message).help("write a 'stop_command', or remove it")
         }));

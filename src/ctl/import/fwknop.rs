@@ -83,6 +83,8 @@ struct Door {
     /// In seconds, with the longest time that may be asked for; `None`: nothing closes it.
     open_for: Option<(u64, u64)>,
     via: String,
+    /// Whether its commands need more time than usual.
+    is_slow: bool,
 }
 
 /// Why a client has no ports.
@@ -182,9 +184,10 @@ impl<'a> Made<'a> {
     fn port_doors(&mut self, client: &Client, ports: Vec<Knock>) -> Vec<String> {
         let via = client.cycle.as_ref().map_or_else(|| GUARD.to_owned(), |it| self.template(it));
         let open_for = times(client);
+        let is_slow = client.cycle.as_ref().is_some_and(Cycle::is_slow);
         ports
             .into_iter()
-            .map(|port| self.door(Door { port, open_for, via: via.clone() }).to_string())
+            .map(|port| self.door(Door { port, open_for, via: via.clone(), is_slow }).to_string())
             .collect()
     }
 
@@ -199,6 +202,7 @@ impl<'a> Made<'a> {
             page.list(2, "stop_command", close);
         }
         write_times(page, times(client));
+        write_limit(page, cycle.is_slow());
         name
     }
 
@@ -246,22 +250,29 @@ impl<'a> Made<'a> {
         page.list(2, "open", &[door.port.to_string()]);
         write_times(page, door.open_for);
         page.entry(2, "via", &door.via);
+        write_limit(page, door.is_slow);
         self.doors_known.push((door, name.clone()));
         name
     }
 }
 
 /// How long a client's doors are open, and the longest time that may be asked for, in seconds;
-/// `None`: nothing closes them.
+/// `None`: it does not matter.
 fn times(client: &Client) -> Option<(u64, u64)> {
-    let closes = client.cycle.as_ref().is_none_or(|cycle| cycle.close.is_some());
-    closes.then_some((client.open_for, client.open_for_max))
+    let timed = client.cycle.as_ref().is_none_or(Cycle::is_timed);
+    timed.then_some((client.open_for, client.open_for_max))
 }
 
 fn write_times(page: &mut Page, times: Option<(u64, u64)>) {
     let Some((open_for, most)) = times else { return };
     for (key, seconds) in [("open_for", open_for), ("open_for_max", most)] {
         page.entry(2, key, &duration::format(Duration::from_secs(seconds)));
+    }
+}
+
+fn write_limit(page: &mut Page, is_slow: bool) {
+    if is_slow {
+        page.entry(2, "command_limit", "none");
     }
 }
 

@@ -1,11 +1,17 @@
 //! The commands of `CMD_CYCLE_OPEN` and `CMD_CYCLE_CLOSE`.
 
+use std::time::Duration;
+
 use super::stanzas::{Given, Stanza};
-use crate::config::CommandText;
 use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::config::sleeps::run_time;
+use crate::config::{COMMAND_LIMIT, Command, CommandText};
+use crate::proto::duration;
 
 /// The longest CMD_CYCLE_TIMER that fwknopd takes, in seconds.
 const LONGEST: u64 = 8_388_608;
+/// What a command without a timer gets for its time, in seconds.
+const UNTIMED: u64 = 30;
 
 /// What opens and what closes, word by word: fwknopd starts them without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +30,51 @@ impl Cycle {
         let holes = ["%PORT%", "%PROTO%"];
         words.into_iter().any(|word| holes.iter().any(|hole| word.contains(hole)))
     }
+
+    /// Whether it matters how long it is to be open.
+    pub(super) fn is_timed(&self) -> bool {
+        self.close.is_some() || self.open.iter().any(|word| word.contains("%SECONDS%"))
+    }
+
+    /// Whether a command may take longer than commands may where nothing is said: fwknopd waits.
+    pub(super) fn is_slow(&self) -> bool {
+        [Some(&self.open), self.close.as_ref()].into_iter().flatten().any(|words| {
+            let words = words.iter().map(|word| CommandText::parse(word).unwrap_or_default());
+            let time = run_time(&Command::Exec(words.collect()), Duration::from_secs(self.timer));
+            !time.is_known || time.exceeds(Some(COMMAND_LIMIT))
+        })
+    }
+}
+
+/// Whether what these words open ends by itself, after `timer` seconds at the latest: an element
+/// of a set with a timeout, or a rule of firewalld's with one.
+fn closes_itself(open: &[String], timer: u64) -> bool {
+    let after = |pair: &[String]| match pair {
+        [key, time] if key == "timeout" => Some(time.clone()),
+        [.., word] => word.strip_prefix("--timeout=").map(str::to_owned),
+        [] => None,
+    };
+    let times = open.windows(2).filter_map(after);
+    let mut times = times.map(|time| time.trim_end_matches([',', '}']).to_owned());
+    times.any(|time| {
+        let seconds = duration::parse(&time).map(|time| time.as_secs());
+        time == "%SECONDS%" || seconds.is_ok_and(|seconds| (1..=timer).contains(&seconds))
+    })
+}
+
+/// Whether a value says that there is no command: fwknopd looks at its first four letters.
+fn is_none(given: &Given) -> bool {
+    given.value.starts_with(b"NONE") || given.value.eq_ignore_ascii_case(b"__NONE__")
 }
 
 /// Variables of fwknopd, and the holes that stand for the same.
-const HOLES: [(&str, &str); 4] =
-    [("IP", "%IP%"), ("SRC", "%IP%"), ("PORT", "%PORT%"), ("PROTO", "%PROTO%")];
+const HOLES: [(&str, &str); 5] = [
+    ("IP", "%IP%"),
+    ("SRC", "%IP%"),
+    ("PORT", "%PORT%"),
+    ("PROTO", "%PROTO%"),
+    ("CLIENT_TIMEOUT", "%SECONDS%"),
+];
 const WITHOUT_HOLE: [&str; 3] = ["PKT_SRC", "DST", "TIMEOUT"];
 
 /// # Errors
@@ -54,17 +100,29 @@ pub(super) fn read_cycle(
             return Err(alone.at.error(message));
         }
     };
+    if is_none(open) {
+        return Err(open.at.error("the stanza is left out: its CMD_CYCLE_OPEN is no command"));
+    }
     let opens = words(open, notes)?;
-    if close.value == b"NONE" {
-        return Ok(Some(Cycle { open: opens, close: None, timer: 1 }));
+    let seconds = timer.and_then(|timer| timer.text().parse().ok());
+    let seconds = seconds.filter(|seconds| (1..=LONGEST).contains(seconds));
+    if is_none(close) {
+        return Ok(Some(Cycle { open: opens, close: None, timer: seconds.unwrap_or(UNTIMED) }));
     }
     let closes = words(close, notes)?;
-    let seconds = timer.and_then(|timer| timer.text().parse().ok());
-    let Some(timer) = seconds.filter(|seconds| (1..=LONGEST).contains(seconds)) else {
+    let Some(timer) = seconds else {
         let at = timer.map_or(&close.at, |timer| &timer.at);
         let message = "the stanza is left out: CMD_CYCLE_TIMER has to be a number of seconds";
         return Err(at.error(message));
     };
+    if closes_itself(&opens, timer) {
+        let message = "what this opens ends by itself: written without CMD_CYCLE_CLOSE";
+        notes.push(open.at.warning(message).help(
+            "each request runs it anew, as in fwknopd: that renews an element with 'ipset -exist', \
+             and not with 'nft add'; via: {nft_set: ...} renews in any case",
+        ));
+        return Ok(Some(Cycle { open: opens, close: None, timer }));
+    }
     Ok(Some(Cycle { open: opens, close: Some(closes), timer }))
 }
 
