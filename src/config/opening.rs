@@ -144,7 +144,7 @@ fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
         let message = format!("{what} sleeps, and is killed after {}", duration::format(limit));
         let help = "write what comes after the sleep as what closes the door, and its time as \
                     open_for; or a longer command_limit, or command_limit: none";
-        time.exceeds(Some(limit)).then(|| at.warning(message).help(help))
+        time.exceeds(limit).then(|| at.warning(message).help(help))
     };
     all.into_iter().filter_map(warn).collect()
 }

@@ -288,7 +288,7 @@ impl<'a> Door<'a> {
             return None;
         }
         let time = run_time(&Command::Shell(CommandText::classic(value.text)), Duration::ZERO);
-        let sleeps = time.exceeds(Some(COMMAND_LIMIT));
+        let sleeps = time.exceeds(COMMAND_LIMIT);
         if sleeps {
             let message = "this command sleeps, and would not go on if knockd died meanwhile";
             self.notes.push(value.place().warning(message).help(

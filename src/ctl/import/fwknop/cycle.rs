@@ -41,7 +41,7 @@ impl Cycle {
         [Some(&self.open), self.close.as_ref()].into_iter().flatten().any(|words| {
             let words = words.iter().map(|word| CommandText::parse(word).unwrap_or_default());
             let time = run_time(&Command::Exec(words.collect()), Duration::from_secs(self.timer));
-            !time.is_known || time.exceeds(Some(COMMAND_LIMIT))
+            !time.is_known || time.exceeds(COMMAND_LIMIT)
         })
     }
 }
@@ -49,16 +49,11 @@ impl Cycle {
 /// Whether what these words open ends by itself, after `timer` seconds at the latest: an element
 /// of a set with a timeout, or a rule of firewalld's with one.
 fn closes_itself(open: &[String], timer: u64) -> bool {
-    let after = |pair: &[String]| match pair {
-        [key, time] if key == "timeout" => Some(time.clone()),
-        [.., word] => word.strip_prefix("--timeout=").map(str::to_owned),
-        [] => None,
-    };
-    let times = open.windows(2).filter_map(after);
-    let mut times = times.map(|time| time.trim_end_matches([',', '}']).to_owned());
-    times.any(|time| {
-        let seconds = duration::parse(&time).map(|time| time.as_secs());
-        time == "%SECONDS%" || seconds.is_ok_and(|seconds| (1..=timer).contains(&seconds))
+    let text = open.join(" ").replace(" --timeout=", " timeout ");
+    text.split_once(" timeout ").is_some_and(|(added, after)| {
+        let time = after.split([' ', ',', '}']).next().unwrap_or_default();
+        let seconds = duration::parse(time).map_or(0, |time| time.as_secs());
+        added.contains("add") && (time == "%SECONDS%" || (1..=timer).contains(&seconds))
     })
 }
 
