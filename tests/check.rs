@@ -1,11 +1,15 @@
 //! `knockctl check` and `knockd -t`, as they are used.
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use assert_cmd::Command;
 use snapbox::{IntoData, assert_data_eq, str};
+use support::{Host, needs};
 use tempfile::TempDir;
 
 struct Said {
@@ -19,10 +23,18 @@ fn run(program: &str, arguments: &[&str], text: &str) -> Said {
     let (directory, path) = file(text);
     let output =
         Command::cargo_bin(program).unwrap().arg("-c").arg(path).args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| {
-        String::from_utf8(bytes).unwrap().replace(&format!("{}/", directory.path().display()), "")
-    };
-    Said { status: output.status.code(), output: text(output.stdout), errors: text(output.stderr) }
+    said(output, directory.path())
+}
+
+fn said(output: Output, directory: &Path) -> Said {
+    let directory = format!("{}/", directory.display());
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&directory, "");
+    // Whoever is not root is told so.
+    let errors: String = text(output.stderr)
+        .split_inclusive('\n')
+        .filter(|line| !line.contains(": not looked at without root"))
+        .collect();
+    Said { status: output.status.code(), output: text(output.stdout), errors }
 }
 
 fn file(text: &str) -> (TempDir, PathBuf) {
@@ -134,11 +146,17 @@ doors.yaml: 1 door, no errors, no warnings
 
 #[test]
 fn doors_of_the_guard_and_of_sets_say_whom_they_let_in_where() {
+    needs!("doors_of_the_guard_and_of_sets_say_whom_they_let_in_where", "nft");
+    let host = Host::new("check");
+    host.must("nft", &["add", "table", "inet", "filter"]);
+    host.must("nft", &["add set inet filter b4 { type ipv4_addr; flags timeout; }"]);
     let text = "doors:
   a: {sequence: [201, 403, 302], open: [1022, 1080/udp], on_open: 'echo %IP%'}
   b: {sequence: [601, 803, 702], open: [1023], via: {nft_set: {table: inet filter, set4: b4}}}";
-    let said = run("knockctl", &["check"], text);
-    assert_eq!(said.status, Some(0));
+    let (directory, path) = file(text);
+    let output = host.run(KNOCKCTL, &["-c", path.to_str().unwrap(), "check"]);
+    let said = said(output, directory.path());
+    assert_eq!(said.status, Some(0), "{}", said.errors);
     assert_data_eq!(
         said.output,
         str![[r#"
@@ -157,6 +175,145 @@ doors.yaml: 2 doors, no errors, 2 warnings
     for port in ["1022/tcp", "1080/udp"] {
         assert!(said.errors.contains(&format!("nothing listens on {port} now")), "{}", said.errors);
     }
+    assert!(!host.must("nft", &["list", "tables"]).contains("knockd"), "it is only a check");
+}
+
+/// An empty SQLite database with these numbers in its head.
+fn database(application: u32, version: u32) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(&format!(
+        "CREATE TABLE one (two); PRAGMA application_id = {application}; PRAGMA user_version = {version};"
+    ))
+    .unwrap();
+    drop(db);
+    fs::read(path).unwrap()
+}
+
+const KNOCKCTL: &str = env!("CARGO_BIN_EXE_knockctl");
+const KNOCKD: &str = env!("CARGO_BIN_EXE_knockd");
+
+#[test]
+fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
+    needs!("what_would_keep_knockd_from_starting_is_an_error_at_its_place", "nft");
+    let host = Host::new("check");
+    host.must("nft", &["add", "table", "inet", "filter"]);
+    host.must("nft", &["add set inet filter plain { type ipv4_addr; }"]);
+    let long = "x".repeat(120);
+    let door = |how: &str| format!("doors: {{a: {{sequence: [201, 403, 302], {how}}}}}");
+    let command = door("start_command: 'true'");
+    let set = |name: &str| door(&format!("via: {{nft_set: {{table: inet filter, set4: {name}}}}}"));
+    let cases = [
+        ("state_dir: DIR/file", command.clone(), "1:39: cannot write DIR/file: not a directory"),
+        ("pid_file: DIR/file/pid", command.clone(), "1:38: cannot write DIR/file/pid: Not a dir"),
+        ("pid_file: DIR", command.clone(), "1:38: cannot write DIR: is a directory"),
+        ("run_dir: DIR/file/x", command.clone(), "1:37: cannot write DIR/file/x/control.sock: Not"),
+        (&format!("run_dir: DIR/{long}"), command.clone(), "control.sock: path must be shorter"),
+        ("log: {file: DIR/none/log}", command.clone(), "1:33: cannot write DIR/none/log: No such"),
+        ("user: nobody-at-all", command, "1:34: there is no user 'nobody-at-all': create it"),
+        ("state_dir: DIR/newer", door("start_command: echo"), "newer/ledger.db was written by a n"),
+        ("state_dir: DIR/other", door("start_command: echo"), "another program's database"),
+        ("on_exit: keep", set("none"), "2:45: there is no set 'inet filter none'; declare it"),
+        ("on_exit: keep", set("plain"), "2:45: the set 'inet filter plain' lacks 'flags timeout'"),
+        ("spa: {key_file: DIR/file}", door("spa: true, open: 22"), "file: others than its owner"),
+    ];
+    for (setting, doors, wanted) in cases {
+        let given = |key: &str| setting.starts_with(key);
+        let mut settings = vec!["interfaces: [lo]".to_owned(), setting.to_owned()];
+        for key in ["state_dir", "run_dir"].iter().filter(|key| !given(key)) {
+            settings.push(format!("{key}: DIR/{key}"));
+        }
+        let (directory, path) = file("");
+        let place = directory.path().display().to_string();
+        let text = format!("knockd: {{{}}}\n{doors}\n", settings.join(", "));
+        fs::write(&path, text.replace("DIR", &place)).unwrap();
+        fs::write(directory.path().join("file"), "").unwrap();
+        for (name, application, version) in [("newer", 0x6b6e_6f6b, 99), ("other", 7, 0)] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+            fs::write(
+                directory.path().join(name).join("ledger.db"),
+                database(application, version),
+            )
+            .unwrap();
+        }
+        let mut said = Vec::new();
+        for (program, arguments) in [(KNOCKCTL, &["check"][..]), (KNOCKD, &["-t"]), (KNOCKD, &[])] {
+            let arguments = [&["-c", path.to_str().unwrap()], arguments].concat();
+            let output = host.run(program, &arguments);
+            assert!(!output.status.success(), "{setting}: {program} {arguments:?}");
+            said.push(String::from_utf8(output.stderr).unwrap().replace(&place, "DIR"));
+            if said.len() == 2 {
+                let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+                assert_eq!(left.len(), 4, "{setting}: {left:?}");
+            }
+        }
+        assert!(said[0].contains(wanted), "{setting}: {}", said[0]);
+        assert_eq!(said[0], said[1], "{setting}");
+    }
+}
+
+#[test]
+fn a_guard_that_cannot_be_set_up_is_an_error() {
+    needs!("a_guard_that_cannot_be_set_up_is_an_error", "nft", "setpriv");
+    let host = Host::new("check");
+    let (_directory, path) = file("doors: {ssh: {sequence: [201, 403, 302], open: [1022]}}");
+    let path = path.to_str().unwrap();
+    let bare = ["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
+    let output = host.run("setpriv", &[&bare[..], &[KNOCKCTL, "-c", path, "check"]].concat());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("cannot set up the guard: no permission to change the firewall"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_check_disturbs_no_guard_that_is_at_work() {
+    needs!("a_check_disturbs_no_guard_that_is_at_work", "nft");
+    let host = Host::new("check");
+    let text = "knockd: {interfaces: [lo], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n\
+                doors: {ssh: {sequence: [201, 403, 302], open: [1022]}}\n";
+    let knockd = support::Knockd::start(&host, text);
+    let path = knockd.directory.path().join("knock.conf");
+    let ctl = |arguments: &[&str]| {
+        host.must(KNOCKCTL, &[&["-c", path.to_str().unwrap()], arguments].concat())
+    };
+    ctl(&["open", "ssh", "192.0.2.2"]);
+    assert!(ctl(&["check"]).contains("no errors"));
+    let table = host.must("nft", &["list", "table", "inet", "knockd"]);
+    assert!(table.contains("192.0.2.2"), "{table}");
+    // Time for it to see what has happened to its table.
+    ctl(&["close", "ssh", "192.0.2.2"]);
+    assert!(!knockd.log().iter().any(|line| line.contains("somebody")), "{:?}", knockd.log());
+}
+
+#[test]
+fn whoever_is_not_root_is_told_what_was_not_looked_at() {
+    needs!("whoever_is_not_root_is_told_what_was_not_looked_at", "unshare");
+    let (_directory, path) = file(
+        "knockd: {state_dir: /proc/none}\ndoors: {a: {sequence: [201, 403, 302], start_command: echo}}",
+    );
+    let path = path.to_str().unwrap();
+    let output = support::run("unshare", &["--user", KNOCKCTL, "-c", path, "check"]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    let wanted = "doors.yaml: not looked at without root: the firewall, and the daemon's files\n";
+    assert!(errors.ends_with(wanted), "{errors}");
+}
+
+#[test]
+fn the_command_line_of_knockd_is_checked_too() {
+    needs!("the_command_line_of_knockd_is_checked_too");
+    let log = ["-t", "-g", "/nonexistent/knockd.log"];
+    let said = run("knockd", &log, GOOD);
+    assert_eq!(said.status, Some(1));
+    assert!(
+        said.errors.starts_with("doors.yaml: cannot write /nonexistent/knockd.log: No such file"),
+        "{}",
+        said.errors
+    );
 }
 
 #[test]

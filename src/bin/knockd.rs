@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     if cli.watcher {
         watcher::run()
     } else if cli.check {
-        ctl::check::run(&cli.config, cli.insecure_permissions)
+        ctl::check::run(&cli.config, cli.options(), |settings| cli.apply(settings))
     } else {
         keeper::run(&cli)
     }

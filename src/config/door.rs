@@ -105,6 +105,7 @@ pub struct DoorPlaces {
     pub totp: Option<Place>,
     pub spa: Option<Place>,
     pub fwknop: Option<Place>,
+    pub via: Option<Place>,
 }
 
 pub(super) const DOOR: Keys = Keys {
@@ -213,6 +214,7 @@ pub(super) fn read_door(
         totp: at("totp"),
         spa: at("spa"),
         fwknop: at("fwknop"),
+        via: at("via"),
     };
     Some((door, places))
 }

@@ -10,7 +10,7 @@ use super::commands::{PairNames, Said, lacks_program, pairs};
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
 use super::files::Options;
-use super::load::Parts;
+use super::load::{Parts, Places};
 use super::opening::CMD_TIMEOUT;
 use super::raw::given_twice;
 use super::sections::{
@@ -66,7 +66,12 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
         problems.push(warning.help("write a section [NAME] with a Sequence and a Start_Command"));
     }
-    Parts { settings, interfaces, doors, clients: Vec::new() }
+    Parts {
+        settings,
+        places: Places { interfaces, ..Places::default() },
+        doors,
+        clients: Vec::new(),
+    }
 }
 
 fn read_options(section: &Section<'_>, settings: &mut Settings) {
@@ -145,6 +150,7 @@ fn read_door(
         totp: None,
         spa: None,
         fwknop: None,
+        via: None,
     };
     Some((door, places))
 }

@@ -29,6 +29,8 @@ pub struct Loaded {
 pub struct Places {
     /// One for each interface that is named.
     pub interfaces: Vec<Place>,
+    /// What each key of `knockd` says.
+    pub settings: HashMap<String, Place>,
     /// One for each door, in the same order.
     pub doors: Vec<DoorPlaces>,
     /// One for each client, in the same order.
@@ -118,17 +120,18 @@ fn build_one(source: &Source, options: Options, problems: &mut Problems) -> Buil
 /// What the text of a configuration says, with its places; doors and clients are in any order.
 pub(super) struct Parts {
     pub settings: Settings,
-    pub interfaces: Vec<Place>,
+    /// But for those of doors and clients.
+    pub places: Places,
     pub doors: Vec<(Door, DoorPlaces)>,
     pub clients: Vec<(Client, ClientPlaces)>,
 }
 
-fn sorted(Parts { settings, interfaces, mut doors, mut clients }: Parts) -> Built {
+fn sorted(Parts { settings, places, mut doors, mut clients }: Parts) -> Built {
     doors.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
     clients.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     let (doors, door_places) = doors.into_iter().unzip();
     let (clients, client_places) = clients.into_iter().unzip();
-    let places = Places { interfaces, doors: door_places, clients: client_places };
+    let places = Places { doors: door_places, clients: client_places, ..places };
     (Config { settings, doors, clients }, places)
 }
 
@@ -222,7 +225,10 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
         problems.extend(access::unopened(&clients, &doors));
     }
     problems.extend(without_effect(&settings.entries, &doors));
-    sorted(Parts { settings: read, interfaces, doors, clients })
+    let at = |entry: &Entry| (entry.key.clone(), entry.node.at.clone());
+    let written = settings.entries.iter().map(at).collect();
+    let places = Places { interfaces, settings: written, ..Places::default() };
+    sorted(Parts { settings: read, places, doors, clients })
 }
 
 /// What is said of settings that concern no door.

@@ -2,6 +2,7 @@
 
 mod guard;
 mod ruleset;
+mod start;
 mod ways;
 
 use std::io::{self, Write};
@@ -10,33 +11,55 @@ use std::process::ExitCode;
 
 use guard::{Around, doubts};
 use ruleset::Ruleset;
+use start::obstacles;
 use ways::ways;
 
 use super::host;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{Host, lint};
 use crate::config::load::{Loaded, Options, load};
-use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair};
+use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair, Settings};
 use crate::proto::duration;
+use crate::sys::{clock, privileges};
 
-/// Prints errors and warnings on standard error and each door on standard output.
+/// Prints errors and warnings on standard error and each door on standard output; `apply` puts
+/// what a command line says above what the file does.
 ///
 /// Fails if there are errors. Someone who stops reading early is no error.
 #[must_use]
-pub fn run(path: &Path, insecure_permissions: bool) -> ExitCode {
-    match load(path, &Options { insecure_permissions }) {
+pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> ExitCode {
+    match load(path, &options) {
         Err(report) => {
             let _ = writeln!(io::stderr(), "{report}");
             ExitCode::FAILURE
         }
-        Ok(loaded) => {
+        Ok(mut loaded) => {
+            let written = loaded.config.settings.clone();
+            apply(&mut loaded.config.settings);
+            if loaded.config.settings != written {
+                // What is wrong may not stand in the file.
+                loaded.places.settings.clear();
+                loaded.places.interfaces.clear();
+            }
             let mut warnings = Problems::default();
             warnings.extend(loaded.warnings.iter().cloned());
             let host = host::look();
+            if privileges::is_root() {
+                warnings.extend(obstacles(path, &loaded, options, clock::now().wall));
+            } else {
+                let left_out = "not looked at without root: the firewall, and the daemon's files";
+                let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());
+            }
             warnings.extend(lint(&loaded, &host));
             let guards = |door: &Door| door.opening.how == How::Guard;
             if loaded.config.doors.iter().any(guards) {
                 warnings.extend(doubts(&loaded, &around(host)));
+            }
+            if warnings.has_errors() {
+                for problem in warnings.into_sorted() {
+                    let _ = writeln!(io::stderr(), "{problem}");
+                }
+                return ExitCode::FAILURE;
             }
             // Whoever stops reading has read enough.
             let _ = print(path, &loaded, &warnings.into_sorted());

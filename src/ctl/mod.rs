@@ -26,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
+use crate::config::load::Options;
+
 /// Where the configuration is unless another path is given.
 const CONFIG: &str = "/etc/knock.d";
 
@@ -158,7 +160,9 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let Cli { config, insecure_permissions: insecure, task, .. } = Cli::parse();
     let done = match task {
-        Task::Check => return check::run(&config, insecure),
+        Task::Check => {
+            return check::run(&config, Options { insecure_permissions: insecure }, |_| ());
+        }
         Task::Explain(args) => match args.of() {
             explain::Of::File(args) => return explain::run(&config, insecure, &args),
             explain::Of::Live { address, json } => {

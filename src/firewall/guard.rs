@@ -126,7 +126,7 @@ impl Guard {
         let mut netlink = Netlink::open()?;
         let monitor = Monitor::new()?;
         let older = older(&mut netlink, &ruleset)?;
-        let nft = run_nft(&ruleset.render(keep, &older))?;
+        let nft = run_nft(&["-f", "-"], &ruleset.render(keep, &older))?;
         let fingerprint = fingerprint(&mut netlink, &ruleset)?.ok_or(GuardError::Vanished)?;
         Ok(Self { netlink, monitor, ruleset, fingerprint, nft })
     }
@@ -137,7 +137,7 @@ impl Guard {
     /// As there.
     pub fn replace(&mut self, ruleset: Ruleset, keep: &[Element]) -> Result<(), GuardError> {
         let older = older(&mut self.netlink, &ruleset)?;
-        self.nft = run_nft(&ruleset.render(keep, &older))?;
+        self.nft = run_nft(&["-f", "-"], &ruleset.render(keep, &older))?;
         self.ruleset = ruleset;
         self.fingerprint =
             fingerprint(&mut self.netlink, &self.ruleset)?.ok_or(GuardError::Vanished)?;
@@ -291,6 +291,15 @@ pub fn standing() -> Result<Vec<Element>, GuardError> {
     Ok(found)
 }
 
+/// Whether the table could be put in place; nothing is changed. Waits for `nft`, at most 10 s.
+///
+/// # Errors
+/// As [`Guard::set_up`].
+pub fn check(ruleset: &Ruleset) -> Result<(), GuardError> {
+    let older = older(&mut Netlink::open()?, ruleset)?;
+    run_nft(&["-c", "-f", "-"], &ruleset.render(&[], &older)).map(drop)
+}
+
 /// Whether a table stands that an earlier process has left.
 #[must_use]
 pub fn is_standing() -> bool {
@@ -304,7 +313,7 @@ pub fn is_standing() -> bool {
 /// # Errors
 /// As [`Guard::remove`].
 pub fn remove_standing() -> Result<(), GuardError> {
-    run_nft(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
+    run_nft(&["-f", "-"], &format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
 }
 
 fn dump(
@@ -357,10 +366,10 @@ fn fingerprint(
 }
 
 /// Loads a ruleset, as one transaction; returns the process, whose number is its netlink port too.
-fn run_nft(ruleset: &str) -> Result<u32, GuardError> {
+fn run_nft(options: &[&str], ruleset: &str) -> Result<u32, GuardError> {
     let input = files::sealed("ruleset", ruleset.as_bytes()).map_err(GuardError::Run)?;
     let (read, write) = files::output_pipe().map_err(GuardError::Run)?;
-    let argv = ["nft", "-f", "-"].map(str::to_owned);
+    let argv: Vec<String> = ["nft"].iter().chain(options).map(ToString::to_string).collect();
     let mut child = match process::run_with_input(&argv, input, write) {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GuardError::NoNft),

@@ -19,7 +19,7 @@ mod one_time;
 mod reload;
 mod run;
 pub(crate) mod server_key;
-mod sets;
+pub(crate) mod sets;
 mod watcher;
 mod watchers;
 mod words;

@@ -74,8 +74,8 @@ fn read_comment(comment: &Comment) -> Option<(Name, Opener)> {
     Some((door, Opener { by, client }))
 }
 
-/// `None` where no door is guarded.
-fn ruleset(config: &Config, locked_for: Option<Duration>) -> Option<Ruleset> {
+/// The guard of a configuration; `None` where no door is guarded.
+pub(crate) fn ruleset(config: &Config, locked_for: Option<Duration>) -> Option<Ruleset> {
     let guarded = |door: &Door| {
         matches!(door.opening.how, How::Guard).then(|| GuardedDoor {
             name: door.name().clone(),

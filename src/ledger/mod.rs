@@ -150,6 +150,15 @@ impl Ledger {
         Ok(Opened { ledger, records, set_aside })
     }
 
+    /// Whether [`open`](Self::open) would refuse the ledger of a state directory for what it is.
+    /// Nothing is made, changed or locked.
+    ///
+    /// # Errors
+    /// [`LedgerError::Newer`] and [`LedgerError::Foreign`].
+    pub fn check(state_dir: &Path) -> Result<(), LedgerError> {
+        schema::look(&state_dir.join(FILE))
+    }
+
     /// Records grants and later deadlines, and uses up what proves the right to them, in one step.
     ///
     /// A grant takes the place of an earlier record for the same place, which has closed.

@@ -1,8 +1,8 @@
 //! The file: made, recognised, brought up to date, or set aside.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -192,6 +192,24 @@ fn set_up(db: &Connection) -> rusqlite::Result<()> {
          PRAGMA trusted_schema = OFF;
          PRAGMA cell_size_check = ON;",
     )
+}
+
+/// Whether a file is one that [`open`] takes, by its head alone: another process may have it open.
+/// A file that is none, or no database, is taken.
+pub(super) fn look(path: &Path) -> Result<(), LedgerError> {
+    let mut head = [0; 72];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    let number =
+        |at| i64::from(head.iter().skip(at).take(4).fold(0u32, |n, b| n << 8 | u32::from(*b)));
+    // The offsets are those of the database header of SQLite's file format.
+    match (number(68), number(60)) {
+        _ if read.is_err() || !head.starts_with(b"SQLite format 3\0") => Ok(()),
+        (APPLICATION, found) if found > VERSION => {
+            Err(LedgerError::Newer { path: path.to_owned(), found, known: VERSION })
+        }
+        (APPLICATION, _) | (0, 0) => Ok(()),
+        _ => Err(LedgerError::Foreign { path: path.to_owned() }),
+    }
 }
 
 /// A file of this program, or a new one.
