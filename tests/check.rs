@@ -205,11 +205,11 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
     let command = door("start_command: 'true'");
     let set = |name: &str| door(&format!("via: {{nft_set: {{table: inet filter, set4: {name}}}}}"));
     let cases = [
-        ("state_dir: DIR/file", command.clone(), "1:39: cannot write DIR/file: not a directory"),
+        ("state_dir: DIR/file", command.clone(), "1:39: cannot write DIR/file: Not a directory"),
         ("pid_file: DIR/file/pid", command.clone(), "1:38: cannot write DIR/file/pid: Not a dir"),
-        ("pid_file: DIR", command.clone(), "1:38: cannot write DIR: is a directory"),
+        ("pid_file: DIR", command.clone(), "1:38: cannot write DIR: Is a directory"),
         ("run_dir: DIR/file/x", command.clone(), "1:37: cannot write DIR/file/x/control.sock: Not"),
-        (&format!("run_dir: DIR/{long}"), command.clone(), "control.sock: path must be shorter"),
+        (&format!("run_dir: DIR/{long}"), command.clone(), "control.sock: File name too long"),
         ("log: {file: DIR/none/log}", command.clone(), "1:33: cannot write DIR/none/log: No such"),
         ("user: nobody-at-all", command, "1:34: there is no user 'nobody-at-all': create it"),
         ("state_dir: DIR/newer", door("start_command: echo"), "newer/ledger.db was written by a n"),

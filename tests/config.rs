@@ -49,11 +49,11 @@ macro_rules! says {
 says! {
     a_good_door_has_nothing_said_of_it: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: echo %IP%") => str![];
     a_command_that_sleeps_for_longer_than_it_may: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: ufw allow; sleep 6; sleep 1m; ufw deny\non_open: timeout 20 nc 192.0.2.9 99\nstop_command: (sleep 60; x) &") => str![[r#"
-doors.yaml:4:20: warning: this command sleeps, and is killed after 10s
+doors.yaml:4:20: warning: what runs here sleeps, and is killed after 10s
         start_command: ufw allow; sleep 6; sleep 1m; ufw deny
                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     write what comes after the sleep as what closes the door, and its time as open_for; or a longer command_limit, or command_limit: none
-doors.yaml:5:14: warning: this command sleeps, and is killed after 10s
+doors.yaml:5:14: warning: what runs here sleeps, and is killed after 10s
         on_open: timeout 20 nc 192.0.2.9 99
                  ^^^^^^^^^^^^^^^^^^^^^^^^^^
     write what comes after the sleep as what closes the door, and its time as open_for; or a longer command_limit, or command_limit: none
@@ -62,7 +62,7 @@ doors.yaml:5:14: warning: this command sleeps, and is killed after 10s
     a_command_that_sleeps_for_as_long_as_it_may: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: sleep 60\ncommand_limit: 2m") => str![];
     a_command_that_may_sleep_without_end: said("knockd: {command_limit: 2s}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: sleep infinity, command_limit: none}}") => str![];
     a_template_that_sleeps_for_longer_than_it_may: said("knockd: {command_limit: 5s}\ntemplates: {t: {open: sleep 4.5, close: 'true'}}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, via: t}}") => str![[r#"
-doors.yaml:3:64: warning: a command of this template sleeps, and is killed after 5s
+doors.yaml:3:64: warning: what runs here sleeps, and is killed after 5s
     doors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, via: t}}
                                                                    ^
     write what comes after the sleep as what closes the door, and its time as open_for; or a longer command_limit, or command_limit: none

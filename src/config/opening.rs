@@ -127,26 +127,21 @@ pub(super) fn read_command_limit(
 /// Warnings of commands that sleep for longer than they may run.
 fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     let Commands { v4, v6 } = opening.commands().cloned().unwrap_or_default();
-    let all = [
-        (DOOR_COMMANDS.open, &v4.open),
-        (DOOR_COMMANDS.close, &v4.close),
-        (DOOR_COMMANDS.open_6, &v6.open),
-        (DOOR_COMMANDS.close_6, &v6.close),
-        ("via", &v4.open),
-        ("via", &v4.close),
-        ("on_open", &opening.on_open),
-        ("on_close", &opening.on_close),
-    ];
+    let firewall = [&v4.open, &v4.close, &v6.open, &v6.close];
+    let all = DOOR_COMMANDS.all().into_iter().zip(firewall);
+    let hooks = [("on_open", &opening.on_open), ("on_close", &opening.on_close)];
     let warn = |(key, command): (&str, &Option<Command>)| {
-        let (at, limit) = (&mapping.value(key)?.at, opening.command_limit?);
-        let time = run_time(command.as_ref()?, opening.open_for);
-        let what = if key == "via" { "a command of this template" } else { "this command" };
-        let message = format!("{what} sleeps, and is killed after {}", duration::format(limit));
+        let of_template = || mapping.value("via").filter(|_| !key.ends_with("_6"));
+        let at = &mapping.value(key).or_else(of_template)?.at;
+        let (command, limit) = (command.as_ref()?, opening.command_limit?);
+        let message =
+            format!("what runs here sleeps, and is killed after {}", duration::format(limit));
         let help = "write what comes after the sleep as what closes the door, and its time as \
                     open_for; or a longer command_limit, or command_limit: none";
-        time.exceeds(limit).then(|| at.warning(message).help(help))
+        let exceeds = run_time(command, opening.open_for).exceeds(limit);
+        exceeds.then(|| at.warning(message).help(help))
     };
-    all.into_iter().filter_map(warn).collect()
+    all.chain(hooks).filter_map(warn).collect()
 }
 
 fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {

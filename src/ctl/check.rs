@@ -45,7 +45,7 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
             warnings.extend(loaded.warnings.iter().cloned());
             let host = host::look();
             if privileges::is_root() {
-                warnings.extend(obstacles(path, &loaded, options, clock::now().wall));
+                warnings.extend(obstacles(path, &loaded, options, clock::now()));
             } else {
                 let left_out = "not looked at without root: the firewall, and the daemon's files";
                 let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());
@@ -55,15 +55,10 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
             if loaded.config.doors.iter().any(guards) {
                 warnings.extend(doubts(&loaded, &around(host)));
             }
-            if warnings.has_errors() {
-                for problem in warnings.into_sorted() {
-                    let _ = writeln!(io::stderr(), "{problem}");
-                }
-                return ExitCode::FAILURE;
-            }
+            let refused = warnings.has_errors();
             // Whoever stops reading has read enough.
-            let _ = print(path, &loaded, &warnings.into_sorted());
-            ExitCode::SUCCESS
+            let _ = print(path, &loaded, &warnings.into_sorted(), refused);
+            ExitCode::from(u8::from(refused))
         }
     }
 }
@@ -77,10 +72,13 @@ fn around(host: Host) -> Around {
     }
 }
 
-fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic]) -> io::Result<()> {
+fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic], refused: bool) -> io::Result<()> {
     let mut errors = io::stderr().lock();
     for warning in warnings {
         writeln!(errors, "{warning}")?;
+    }
+    if refused {
+        return Ok(());
     }
     let mut output = io::stdout().lock();
     let doors = &loaded.config.doors;

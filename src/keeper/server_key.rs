@@ -30,7 +30,7 @@ pub(crate) enum ServerKeyError {
 ///
 /// # Errors
 /// [`ServerKeyError`].
-pub(super) fn server(
+pub(crate) fn server(
     now: Now,
     config: &Config,
     options: Options,

@@ -1,26 +1,25 @@
 //! What would keep knockd from starting on this host. Nothing is made or changed.
 
-use std::fs;
-use std::io;
-use std::os::unix::net::SocketAddr;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::sys::socket::UnixAddr;
 use nix::unistd::{AccessFlags, access};
 
+use crate::config::How;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::{Loaded, Options};
-use crate::config::{Config, How, read_server_key};
 use crate::control;
 use crate::firewall::guard;
 use crate::firewall::nft_set::{NftSets, OwnSets};
-use crate::keeper::sets;
+use crate::keeper::{server_key, sets};
 use crate::ledger::Ledger;
 use crate::sys::privileges::Identity;
-use crate::time::Wall;
+use crate::time::Now;
 
 /// Errors of a configuration that is read from `path`, each as knockd would put it. It takes root
 /// to look.
-pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Wall) -> Vec<Diagnostic> {
+pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Vec<Diagnostic> {
     let Loaded { config, places, .. } = loaded;
     let settings = &config.settings;
     let error = |key: &str, message: String| match places.settings.get(key) {
@@ -28,13 +27,13 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Wall) -> V
         None => Diagnostic::file(path, message),
     };
     let mut found = Vec::new();
-    let mut writes = |key, path: &Path, result: io::Result<()>| {
-        let message = |why: io::Error| format!("cannot write {}: {why}", path.display());
+    let mut writes = |key, path: &Path, result: nix::Result<()>| {
+        let message = |why: Errno| format!("cannot write {}: {}", path.display(), why.desc());
         found.extend(result.err().map(|why| error(key, message(why))));
     };
     writes("state_dir", &settings.state_dir, directory(&settings.state_dir));
     let socket = control::socket(&settings.run_dir);
-    let listens = SocketAddr::from_pathname(&socket).map(drop);
+    let listens = UnixAddr::new(&socket).map(drop);
     writes("run_dir", &socket, directory(&settings.run_dir).and(listens));
     if settings.pid_file.parent() != Some(&settings.run_dir) {
         writes("pid_file", &settings.pid_file, file(&settings.pid_file, directory));
@@ -42,7 +41,13 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Wall) -> V
     if let Some(log) = &settings.log.file {
         writes("log", log, file(log, entry));
     }
-    found.extend(server_key(config, options, now));
+    let key_file = &settings.spa.key_file;
+    let is_wanted = config.doors.iter().any(|door| door.recognition.spa);
+    if is_wanted && !key_file.exists() {
+        writes("spa", key_file, file(key_file, directory));
+    } else if let Err(why) = server_key::server(now, config, options) {
+        found.push(error("spa", why.to_string()));
+    }
     if let Err(why) = Ledger::check(&settings.state_dir) {
         found.push(error("state_dir", why.to_string()));
     }
@@ -64,51 +69,24 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Wall) -> V
     found
 }
 
-/// Why the server's key cannot be read, or made where there is none.
-fn server_key(config: &Config, options: Options, now: Wall) -> Option<Diagnostic> {
-    if !config.doors.iter().any(|door| door.recognition.spa) {
-        return None;
-    }
-    let spa = &config.settings.spa;
-    let cannot = |path, why| Diagnostic::file(path, format!("cannot be made: {why}"));
-    let current = match read_server_key(&spa.key_file, options) {
-        Ok(Some(_)) => None,
-        Ok(None) => file(&spa.key_file, directory).err().map(|why| cannot(&spa.key_file, why)),
-        Err(why) => Some(why),
-    };
-    let old = spa.old_key.as_ref().filter(|(_, until)| now < *until).and_then(|(path, _)| {
-        match read_server_key(path, options) {
-            Ok(Some(_)) => None,
-            Ok(None) => Some(Diagnostic::file(path, "there is no such key")),
-            Err(why) => Some(why),
-        }
-    });
-    current.or(old)
-}
-
 /// Whether a directory can be written, or made with those above it.
-fn directory(path: &Path) -> io::Result<()> {
-    match (fs::metadata(path), path.parent()) {
-        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => directory(above),
-        _ => entry(path),
+fn directory(path: &Path) -> nix::Result<()> {
+    match (entry(path), path.parent()) {
+        (Err(Errno::ENOENT), Some(above)) => directory(above),
+        (result, _) => result,
     }
 }
 
 /// Whether files can be made in a directory that is there.
-fn entry(path: &Path) -> io::Result<()> {
-    if !fs::metadata(path)?.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
-    Ok(access(path, AccessFlags::W_OK | AccessFlags::X_OK)?)
+fn entry(path: &Path) -> nix::Result<()> {
+    access(&path.join("."), AccessFlags::W_OK | AccessFlags::X_OK)
 }
 
 /// Whether a file can be written, or made in its directory, by what `made` says of that.
-fn file(path: &Path, made: fn(&Path) -> io::Result<()>) -> io::Result<()> {
-    match (fs::metadata(path), path.parent()) {
-        (Ok(found), _) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => made(above),
-        (found, _) => {
-            Ok(found.map(drop).and(access(path, AccessFlags::W_OK).map_err(Into::into))?)
-        }
+fn file(path: &Path, made: fn(&Path) -> nix::Result<()>) -> nix::Result<()> {
+    match (access(path, AccessFlags::W_OK), path.parent()) {
+        (Ok(()), _) if path.is_dir() => Err(Errno::EISDIR),
+        (Err(Errno::ENOENT), Some(above)) => made(above),
+        (result, _) => result,
     }
 }
