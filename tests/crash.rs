@@ -110,7 +110,7 @@ fn whenever_it_dies_commands_open_at_most_once_and_close_at_least_once() {
     ];
     at_each(&steps, |step, again| {
         let net = Net::new();
-        // What it starts opens once more, unless it is ended with the keeper that started it.
+        // What it starts opens once more, unless it is ended with a command that had not ended.
         let open = "echo open >> DIR/acts; (sleep 0.4; echo late >> DIR/acts) &";
         let knockd = dies_at(&net, step, &BY_COMMANDS, open, again);
         let acts = knockd.directory.path().join("acts");
@@ -118,12 +118,16 @@ fn whenever_it_dies_commands_open_at_most_once_and_close_at_least_once() {
         thread::sleep(Duration::from_millis(600));
         let acts = lines(&acts);
         let count = |act: &str| acts.iter().filter(|line| line.starts_with(act)).count();
-        let (opens, closes) = (count("open"), count("close"));
+        let (opens, closes, late) = (count("open"), count("close"), count("late"));
         let said = format!("{step:?}, {again:?}: {acts:?}");
         assert!(opens <= 1, "{said}");
         assert!((opens..=opens + 1).contains(&closes), "{said}");
-        assert!(acts.last().is_none_or(|last| last.starts_with("close")), "{said}");
-        assert!(opens == 1 || ["requested", "recorded", "started"].contains(&step), "{said}");
+        let last = acts.iter().rfind(|line| *line != "late");
+        assert!(last.is_none_or(|last| last.starts_with("close")), "{said}");
+        let has_ended = !["requested", "recorded", "started"].contains(&step);
+        assert!(opens == 1 || !has_ended, "{said}");
+        let last_is_late = acts.last().is_some_and(|last| last == "late");
+        assert!(if has_ended { late == 1 } else { !last_is_late }, "{said}");
         nothing_is_left(knockd);
     });
 }
@@ -142,6 +146,33 @@ fn whenever_it_dies_a_guarded_port_is_shut_in_time_and_nothing_is_forgotten() {
         assert!(opens, "{step}: it does not open any more");
         nothing_is_left(knockd);
     });
+}
+
+#[test]
+fn what_a_command_that_has_ended_left_running_outlives_knockd_and_a_mark_means_nothing() {
+    needs!("crash service", "nft");
+    let net = Net::new();
+    let open = "sleep 1000 & echo $! > DIR/service; echo open >> DIR/acts";
+    let knockd = Knockd::start(&net.server, &configuration("20s", open));
+    let directory = knockd.directory.path().to_owned();
+    knock(&net, &BY_COMMANDS);
+    assert!(eventually(PATIENCE, || knockd.grants().iter().any(|grant| grant["state"] == "open")));
+    let mut marked = support::command("sleep");
+    let mut marked = marked.arg("1000").env("KNOCKD_STATE_DIR", directory.join("state"));
+    let mut marked = marked.spawn().unwrap();
+    let service = fs::read_to_string(directory.join("service")).unwrap();
+    let service = Pid::from_raw(service.trim().parse().unwrap());
+    let mut knockd = knockd;
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    let knockd = knockd.start_again(&net.server);
+    knockd.wait_for("starting up");
+    let alive = (kill(service, None), marked.try_wait().unwrap());
+    kill(service, Signal::SIGKILL).unwrap();
+    marked.kill().unwrap();
+    marked.wait().unwrap();
+    assert_eq!(alive, (Ok(()), None));
+    assert_eq!(knockd.count("processes of commands"), 0);
 }
 
 /// The same numbers for the same seed.

@@ -17,7 +17,8 @@ use tracing::{error, info, warn};
 
 use super::{Failure, Finished, Job, OnFailure};
 use crate::config::{Name, Rendered};
-use crate::sys::{files, orphans, process};
+use crate::sys::command_table::{CommandTable, Slot};
+use crate::sys::{files, process};
 use crate::time::Monotonic;
 
 /// How long the next job of a door waits for the one before it.
@@ -30,8 +31,8 @@ const OUTPUT_WIDTH: usize = 400;
 
 /// The jobs that run and those that wait.
 pub struct Commands {
-    /// What every command carries in its environment.
-    mark: String,
+    /// Where those that run are written down.
+    table: Option<CommandTable>,
     running: Vec<Running>,
     /// What ended commands have left in the background prints to these: closed, they would kill it.
     left: VecDeque<(Name, Output)>,
@@ -50,6 +51,7 @@ struct Running {
     child: Child,
     killed: bool,
     output: Output,
+    slot: Option<Slot>,
 }
 
 impl Running {
@@ -59,11 +61,15 @@ impl Running {
 }
 
 impl Commands {
-    /// Commands carry the state directory as a [mark](crate::sys::orphans::MARK).
+    /// Those that run are written down in a [table](CommandTable) at this path.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
+    pub fn new(table: &Path) -> Self {
+        let created = CommandTable::create(table).inspect_err(|error| {
+            let path = table.display();
+            warn!("cannot write {path}: {error}; what a command starts outlives a crash of knockd");
+        });
         Self {
-            mark: state_dir.display().to_string(),
+            table: created.ok(),
             running: Vec::new(),
             left: VecDeque::new(),
             waiting: HashMap::new(),
@@ -117,7 +123,8 @@ impl Commands {
             && (failure.is_none() || job.on_failure == OnFailure::GoOn)
         {
             info!(door = %job.door, "running command: {command}");
-            match self.spawn(command) {
+            let slot = self.table.as_mut().and_then(CommandTable::reserve);
+            match spawn(command, slot.as_ref()) {
                 Ok((child, output)) => {
                     let running = Running {
                         job,
@@ -129,11 +136,13 @@ impl Commands {
                         child,
                         killed: false,
                         output,
+                        slot,
                     };
                     self.running.push(running);
                     return;
                 }
                 Err(error) => {
+                    self.release(slot.as_ref());
                     let program = command.argv.first().cloned().unwrap_or_default();
                     let why = Failure::NotStarted { program, reason: error.to_string() };
                     error!(door = %job.door, "{why}");
@@ -145,18 +154,17 @@ impl Commands {
         self.finished.push(Finished { id: job.id, done, failure });
     }
 
-    fn spawn(&self, command: &Rendered) -> io::Result<(Child, Output)> {
-        let (read, write) = files::output_pipe()?;
-        let mut environment = command.environment.clone();
-        environment.push((orphans::MARK, self.mark.clone()));
-        let child = process::run(&command.argv, &environment, write)?;
-        Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
+    fn release(&mut self, slot: Option<&Slot>) {
+        if let (Some(table), Some(slot)) = (&mut self.table, slot) {
+            table.release(slot);
+        }
     }
 
     /// Takes note of a command that has ended and goes on with its job.
     fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
         running.output.drain(&running.job.door);
         running.output.finish(&running.job.door);
+        self.release(running.slot.as_ref());
         if self.left.len() >= AT_ONCE {
             self.left.pop_front();
         }
@@ -248,6 +256,12 @@ impl Commands {
     }
 }
 
+fn spawn(command: &Rendered, slot: Option<&Slot>) -> io::Result<(Child, Output)> {
+    let (read, write) = files::output_pipe()?;
+    let child = process::run(&command.argv, &command.environment, write, slot)?;
+    Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
+}
+
 /// What a command prints, line by line into the log; the rest of a flood is thrown away.
 struct Output {
     pipe: Option<File>,
@@ -337,7 +351,7 @@ mod tests {
     }
 
     fn outcome(commands: &[Rendered], on_failure: OnFailure) -> (usize, Option<Failure>) {
-        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let mut runner = Commands::new(Path::new("/no/such/table"));
         runner.submit(at(0), job(1, "ssh", commands, on_failure));
         let finished = wait_for(&mut runner, at(0), 1);
         assert!(runner.is_idle());
@@ -384,7 +398,7 @@ mod tests {
     fn a_command_that_hangs_is_killed_after_its_time_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let mut runner = Commands::new(Path::new("/no/such/table"));
         let hangs = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
         runner.submit(at(0), job(1, "ssh", &[hangs], OnFailure::Stop));
         let pid = loop {
@@ -448,7 +462,7 @@ mod tests {
 
     #[test]
     fn jobs_of_one_door_take_turns_and_those_of_another_do_not_wait() {
-        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let mut runner = Commands::new(Path::new("/no/such/table"));
         let hangs = shell("exec sleep 1000");
         runner.submit(at(0), job(1, "slow", &[hangs], OnFailure::Stop));
         runner.submit(at(0), job(2, "slow", &[shell("exit 0")], OnFailure::Stop));
@@ -468,6 +482,6 @@ mod tests {
         assert_eq!(outcome(&[command], OnFailure::Stop), (1, None));
         let text = std::fs::read_to_string(&file).unwrap();
         let names: Vec<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
-        assert_eq!(names, ["KNOCKD_STATE_DIR", "KNOCK_IP", "PATH", "PWD"]);
+        assert_eq!(names, ["KNOCK_IP", "PATH", "PWD"]);
     }
 }

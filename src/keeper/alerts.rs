@@ -22,6 +22,9 @@ const MAIL_EVERY: Duration = Duration::from_secs(60);
 /// How many commands may be under way: a flood of grants starts no flood of processes.
 const WAITING: usize = 256;
 
+/// The table of what is run here, in the state directory.
+pub(super) const HOOKS: &str = "hooks";
+
 pub(super) struct Alerts {
     runner: Commands,
     mail_to: Option<Email>,
@@ -35,7 +38,7 @@ pub(super) struct Alerts {
 impl Alerts {
     pub(super) fn new(config: &Config) -> Self {
         let mut alerts = Self {
-            runner: Commands::new(&config.settings.state_dir),
+            runner: Commands::new(&config.settings.state_dir.join(HOOKS)),
             mail_to: None,
             limit: Limit::new(MAILS, MAIL_EVERY),
             doors: HashMap::new(),

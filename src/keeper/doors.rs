@@ -3,6 +3,8 @@
 mod asking;
 mod takeover;
 
+pub(super) use takeover::COMMANDS;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;

@@ -10,12 +10,13 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
+use super::alerts::HOOKS;
 use super::answers::{Asked, Opening};
 use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{self, DaemonError, Left, PidFile};
-use super::doors::Doors;
+use super::doors::{COMMANDS, Doors};
 use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
@@ -32,8 +33,9 @@ use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
+use crate::sys::command_table::Ended;
 use crate::sys::signals::{Pending, Signals};
-use crate::sys::{clock, files, orphans, privileges, turns};
+use crate::sys::{clock, command_table, files, privileges, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -344,13 +346,27 @@ fn start_doors(
 ) -> Result<Doors, StartError> {
     let state_dir = &config.settings.state_dir;
     let (books, records) = Books::open(state_dir, boot, clock::now())?;
-    // Only after the ledger is ours: another knockd's commands carry the same mark.
-    let ended = orphans::end(&state_dir.display().to_string())
-        .map_err(system("cannot end the commands of an earlier knockd"))?;
-    if ended > 0 {
-        warn!("ended {ended} processes that an earlier knockd had started");
+    // Only after the ledger is ours: until then another knockd's commands are in the tables.
+    for table in [COMMANDS, HOOKS].map(|table| state_dir.join(table)) {
+        end_unfinished(&table);
     }
     Ok(Doors::start(clock::now(), config, books, records, locked_until)?)
+}
+
+fn end_unfinished(table: &Path) {
+    match command_table::end_unfinished(table) {
+        Ok(Ended { killed: 0, .. }) => {}
+        Ok(Ended { killed, left: 0 }) => {
+            warn!("ended {killed} processes of commands that an earlier knockd had not seen end");
+        }
+        Ok(Ended { left, .. }) => {
+            warn!("{left} processes of commands of an earlier knockd do not end and may still act");
+        }
+        Err(why) => {
+            let path = table.display();
+            warn!("cannot look for commands of an earlier knockd with {path}: {why}");
+        }
+    }
 }
 
 pub(super) fn reloading() -> Vec<NotifyState<'static>> {

@@ -2,9 +2,9 @@
 #![allow(unsafe_code, reason = "the one module that may")]
 
 pub mod clock;
+pub mod command_table;
 pub mod fault;
 pub mod files;
-pub mod orphans;
 pub mod privileges;
 pub mod process;
 pub mod signals;

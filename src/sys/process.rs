@@ -9,6 +9,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getppid};
 
+use super::command_table::Slot;
 use crate::config::PATH;
 
 /// The descriptors under which the watcher finds its channel and its configuration.
@@ -18,7 +19,7 @@ pub const WATCHER_CONFIG: i32 = 4;
 /// Runs a program in a process group of its own, with both outputs going to `output`, nothing to
 /// read and nothing inherited but `environment` and [`PATH`].
 ///
-/// The kernel kills it when this process dies.
+/// The kernel kills it when this process dies. It is in its slot of the table before it runs.
 ///
 /// # Errors
 /// Whatever keeps the program from starting: most often that it does not exist.
@@ -26,8 +27,9 @@ pub fn run(
     argv: &[String],
     environment: &[(&'static str, String)],
     output: OwnedFd,
+    slot: Option<&Slot>,
 ) -> io::Result<Child> {
-    run_reading(argv, environment, Stdio::null(), output)
+    run_reading(argv, environment, Stdio::null(), output, slot)
 }
 
 /// As [`run`], with `input` to read.
@@ -35,7 +37,7 @@ pub fn run(
 /// # Errors
 /// As [`run`].
 pub fn run_with_input(argv: &[String], input: OwnedFd, output: OwnedFd) -> io::Result<Child> {
-    run_reading(argv, &[], input.into(), output)
+    run_reading(argv, &[], input.into(), output, None)
 }
 
 fn run_reading(
@@ -43,6 +45,7 @@ fn run_reading(
     environment: &[(&'static str, String)],
     input: Stdio,
     output: OwnedFd,
+    slot: Option<&Slot>,
 ) -> io::Result<Child> {
     let (program, arguments) =
         argv.split_first().ok_or_else(|| io::Error::other("an empty command"))?;
@@ -58,6 +61,17 @@ fn run_reading(
         .stdout(output.try_clone()?)
         .stderr(output);
     die_with_parent(&mut command);
+    if let Some(slot) = slot {
+        let slot = slot.clone();
+        // A command that is in no table runs all the same: it may be one that closes.
+        let enter = move || {
+            let _ = slot.fill();
+            Ok(())
+        };
+        // SAFETY: between fork and exec only open, read and pwrite are called, on short paths and
+        // buffers of the stack; an error is a number.
+        unsafe { command.pre_exec(enter) };
+    }
     command.spawn()
 }
 

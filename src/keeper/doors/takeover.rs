@@ -16,6 +16,9 @@ use crate::keeper::sets::{self, Kept, Sets, SetsError};
 use crate::ledger::Flush;
 use crate::time::{Monotonic, Now};
 
+/// The table of the commands of doors, in the state directory.
+pub(in crate::keeper) const COMMANDS: &str = "commands";
+
 impl Doors {
     /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
     ///
@@ -35,7 +38,7 @@ impl Doors {
         let sets = Sets::set_up(config, &keep, now.monotonic, locked_until)?;
         let mut doors = Self {
             grants,
-            commands: Commands::new(&config.settings.state_dir),
+            commands: Commands::new(&config.settings.state_dir.join(COMMANDS)),
             sets,
             books,
             alerts: Alerts::new(config),
