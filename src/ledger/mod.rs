@@ -131,6 +131,7 @@ pub struct Opened {
 pub struct Ledger {
     db: Connection,
     path: PathBuf,
+    is_new: bool,
     flushing: Flush,
     _lock: Lock,
 }
@@ -145,8 +146,8 @@ impl Ledger {
     pub fn open(state_dir: &Path, now: Wall) -> Result<Opened, LedgerError> {
         let lock = Lock::take(state_dir)?;
         let path = state_dir.join(FILE);
-        let schema::Found { db, records, set_aside } = schema::open(&path, now)?;
-        let ledger = Self { db, path, flushing: Flush::No, _lock: lock };
+        let schema::Found { db, records, is_new, set_aside } = schema::open(&path, now)?;
+        let ledger = Self { db, path, is_new, flushing: Flush::No, _lock: lock };
         Ok(Opened { ledger, records, set_aside })
     }
 
@@ -233,7 +234,12 @@ impl Ledger {
     ) -> Result<Option<Monotonic>, LedgerError> {
         self.flushing(Flush::Yes)?;
         let context = Context { doing: "note the start", path: &self.path };
-        runs::begin(&self.db, now.monotonic, boot, set_aside).map_err(|error| context.failed(error))
+        let before = match (set_aside, self.is_new) {
+            (true, _) => runs::Before::Corrupt,
+            (false, true) => runs::Before::Nothing,
+            (false, false) => runs::Before::Ledger,
+        };
+        runs::begin(&self.db, now.monotonic, boot, before).map_err(|error| context.failed(error))
     }
 
     /// Notes that the run has ended, and brings all that was written to the disk.

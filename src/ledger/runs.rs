@@ -5,6 +5,16 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::rows::nanos;
 use crate::time::{BootId, Monotonic};
 
+/// What was there before this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Nothing,
+    /// This ledger.
+    Ledger,
+    /// A ledger that was set aside.
+    Corrupt,
+}
+
 /// The run before this one.
 struct Last {
     boot: String,
@@ -17,7 +27,7 @@ pub(super) fn begin(
     db: &Connection,
     now: Monotonic,
     boot: BootId,
-    set_aside: bool,
+    before: Before,
 ) -> rusqlite::Result<Option<Monotonic>> {
     let boot = boot.to_string();
     let last = db
@@ -32,8 +42,12 @@ pub(super) fn begin(
         })
         .optional()?;
     let missing = match last {
-        None if set_aside => Some(now),
-        None => None,
+        None => match before {
+            Before::Nothing => None,
+            Before::Corrupt => Some(now),
+            // Nobody knows how its last run ended.
+            Before::Ledger => Some(Monotonic::ZERO),
+        },
         // A killed process is not a power cut: what it wrote is there.
         Some(last) if last.boot == boot => last.missing,
         Some(last) if last.ended => None,

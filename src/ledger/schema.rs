@@ -96,12 +96,22 @@ const MIGRATIONS: [&str; 3] = [
 ",
 ];
 
+/// What every statement of this program needs to be there. The grants are all read in any case.
+const NEEDED: [&str; 4] = [
+    "SELECT door, client, kind, bytes, until FROM proofs",
+    "SELECT key, stamp FROM marks",
+    "SELECT id, at, door, address, client, by, event, detail FROM history",
+    "SELECT one, boot, ended, missing FROM runs",
+];
+
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The open file and the grants in it.
 pub(super) struct Found {
     pub db: Connection,
     pub records: Vec<Record>,
+    /// There was none before.
+    pub is_new: bool,
     pub set_aside: Option<SetAside>,
 }
 
@@ -115,30 +125,31 @@ struct Salvage {
 
 pub(super) fn open(path: &Path, now: Wall) -> Result<Found, LedgerError> {
     match open_whole(path) {
-        Ok((db, records)) => Ok(Found { db, records, set_aside: None }),
+        Ok(found) => Ok(found),
         Err(LedgerError::Corrupt { source, .. }) => start_anew(path, now, source.to_string()),
         Err(error) => Err(error),
     }
 }
 
 /// Opens a ledger and reads every page of it, and every grant.
-fn open_whole(path: &Path) -> Result<(Connection, Vec<Record>), LedgerError> {
+fn open_whole(path: &Path) -> Result<Found, LedgerError> {
     let context = Context { doing: "open the ledger", path };
     let mut db = connect(path)?;
     let mut whole = || {
-        recognise(&db)?;
+        let is_new = recognise(&db)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(Unfit::Mode)?;
         let checked: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if checked != "ok" {
             return Err(Unfit::Sqlite(unreadable(checked)));
         }
         migrate(&mut db)?;
+        NEEDED.iter().try_for_each(|needed| db.prepare(needed).map(drop))?;
         let records = rows::grants(&db)?.into_iter().collect::<rusqlite::Result<Vec<_>>>()?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        Ok(records)
+        Ok((records, is_new))
     };
     match whole() {
-        Ok(records) => Ok((db, records)),
+        Ok((records, is_new)) => Ok(Found { db, records, is_new, set_aside: None }),
         Err(Unfit::Newer(found)) => {
             Err(LedgerError::Newer { path: path.to_owned(), found, known: VERSION })
         }
@@ -212,15 +223,15 @@ pub(super) fn look(path: &Path) -> Result<(), LedgerError> {
     }
 }
 
-/// A file of this program, or a new one.
-fn recognise(db: &Connection) -> Result<(), Unfit> {
+/// A file of this program, or a new one: then true.
+fn recognise(db: &Connection) -> Result<bool, Unfit> {
     let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match application {
         APPLICATION if version > VERSION => Err(Unfit::Newer(version)),
-        APPLICATION => Ok(()),
-        0 if tables == 0 && version == 0 => Ok(()),
+        APPLICATION => Ok(false),
+        0 if tables == 0 && version == 0 => Ok(true),
         _ => Err(Unfit::Foreign),
     }
 }
@@ -255,15 +266,15 @@ fn start_anew(path: &Path, now: Wall, why: String) -> Result<Found, LedgerError>
     let salvage = salvage(path);
     let aside = set_aside(path, now)?;
     let context = Context { doing: "start a new ledger", path };
-    let (mut db, _) = open_whole(path)?;
-    take_over(&mut db, &salvage).map_err(|error| context.failed(error))?;
+    let mut found = open_whole(path)?;
+    take_over(&mut found.db, &salvage).map_err(|error| context.failed(error))?;
     let set_aside = SetAside {
         path: aside,
         why,
         grants: salvage.records.len(),
         proofs: salvage.proofs.len() + salvage.marks.len(),
     };
-    Ok(Found { db, records: salvage.records, set_aside: Some(set_aside) })
+    Ok(Found { records: salvage.records, set_aside: Some(set_aside), ..found })
 }
 
 /// Whatever cannot be read is left out.

@@ -614,3 +614,37 @@ fn after_a_corrupt_ledger_everything_before_may_be_missing() {
     let begun = Now { monotonic: Monotonic::ZERO + Duration::from_secs(100), wall: now() };
     assert_eq!(open(&dir).ledger.begin(begun, boot(1), true).unwrap(), Some(begun.monotonic));
 }
+
+#[test]
+fn a_ledger_that_does_not_say_how_its_last_run_ended_counts_as_cut_off() {
+    let dir = dir();
+    let mut ledger = open(&dir).ledger;
+    assert_eq!(begin(&mut ledger, 1), None);
+    ledger.end().unwrap();
+    drop(ledger);
+    let db = Connection::open(dir.path().join(FILE)).unwrap();
+    db.execute("DELETE FROM runs", []).unwrap();
+    drop(db);
+    assert_eq!(begin(&mut open(&dir).ledger, 2), Some(Monotonic::ZERO));
+}
+
+#[test]
+fn a_ledger_that_lacks_a_table_is_set_aside_with_what_it_still_has() {
+    for table in ["grants", "proofs", "marks", "history", "runs"] {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::No).unwrap();
+        drop(ledger);
+        let db = Connection::open(dir.path().join(FILE)).unwrap();
+        db.execute(&format!("DROP TABLE {table}"), []).unwrap();
+        drop(db);
+        let Opened { mut ledger, records, set_aside } = open(&dir);
+        let set_aside = set_aside.unwrap_or_else(|| panic!("without {table} it is used"));
+        let saved = (usize::from(table != "grants"), usize::from(table != "proofs"));
+        assert_eq!((set_aside.grants, set_aside.proofs), saved, "{table}");
+        assert_eq!(records.len(), saved.0);
+        assert!(ledger.begin(Now::default(), boot(1), true).is_ok());
+        drop(ledger);
+        assert!(open(&dir).set_aside.is_none());
+    }
+}
