@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Client, Fwknop, Lockout, Recognition};
@@ -135,6 +135,12 @@ impl Channel {
     pub fn send(&self, frame: &impl Frame) -> io::Result<()> {
         send(self.0.as_raw_fd(), &frame.encode(), MsgFlags::MSG_NOSIGNAL)?;
         Ok(())
+    }
+
+    /// Closes it for both sides, whoever else holds a descriptor of it.
+    pub fn shut(&self) {
+        // An error means that it is closed already.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 
     pub fn receive<T: Frame>(&self) -> Received<T> {

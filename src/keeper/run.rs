@@ -35,7 +35,7 @@ use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::command_table::Ended;
 use crate::sys::signals::{Pending, Signals};
-use crate::sys::{clock, command_table, files, privileges, turns};
+use crate::sys::{clock, command_table, files, privileges, process, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -145,6 +145,7 @@ impl Keeper {
         if !privileges::is_root() {
             return Err(StartError::NotRoot);
         }
+        process::disinherit().map_err(system("cannot look at its own descriptors"))?;
         let settings = &loaded.config.settings;
         // Before any thread or child exists.
         let left = if cli.daemon { Some(daemon::detach()?) } else { None };

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
@@ -117,11 +118,12 @@ impl Watcher {
         channel.into_iter().chain(self.complaints.pipe.as_ref().map(File::as_fd))
     }
 
-    /// Ends it at once.
+    /// Ends it at once. A watcher ends when its channel does, which needs no right to kill.
     pub(super) fn kill(&mut self) {
-        // Errors mean that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.channel.shut();
+        if !process::end(&mut self.child) {
+            warn!("a watcher (process {}) does not end, and may not be killed", self.child.id());
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{
     Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
@@ -85,6 +86,7 @@ impl Identity {
             setgroups(&[gid]).map_err(refused("set groups"))?;
             setresgid(gid, gid, gid).map_err(refused("set the group"))?;
             setresuid(uid, uid, uid).map_err(refused("set the user"))?;
+            drop_capabilities().map_err(refused("drop all capabilities"))?;
         }
         nix::sys::prctl::set_no_new_privs().map_err(refused("set no-new-privileges"))?;
         setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused("forbid child processes"))?;
@@ -118,6 +120,18 @@ impl Identity {
             Some(what) => Err(PrivilegeError::NotGone(what)),
         }
     }
+}
+
+/// Empties the permitted, effective and inheritable sets, and with the latter the ambient one:
+/// whoever started knockd may have handed down what a change of the user leaves alone.
+fn drop_capabilities() -> Result<(), Errno> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two halves of each set.
+    const VERSION: u32 = 0x2008_0522;
+    let (header, sets) = ([VERSION, 0], [0_u32; 6]);
+    // SAFETY: the kernel reads a version and a thread, 0 for the calling one, and three sets of two
+    // halves each, as the version says.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    Errno::result(done).map(drop)
 }
 
 /// What in `/proc/self/status` says that privileges are left.

@@ -1,20 +1,55 @@
-//! Starting processes that do not outlive this one.
+//! Starting processes that do not outlive this one, and that inherit nothing.
 
+use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use nix::sys::signal::{Signal, killpg};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid};
 
+use super::clock;
 use super::command_table::Slot;
 use crate::config::PATH;
 
 /// The descriptors under which the watcher finds its channel and its configuration.
 pub const WATCHER_CHANNEL: i32 = 3;
 pub const WATCHER_CONFIG: i32 = 4;
+
+/// How many descriptors the keeper wants to have: connections, commands, watchers, files.
+const DESCRIPTORS: u64 = 1024;
+/// How long a process may take to end that cannot be killed, and how often it is looked for.
+const TIME_TO_END: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Frees this process, and those that it starts, of what its own starter left it: descriptors other
+/// than the standard ones go no further, no signal is blocked, nobody else may write new files,
+/// and there are descriptors enough, as far as that is allowed. The environment goes to nobody.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn disinherit() -> io::Result<()> {
+    let others_write = Mode::S_IWGRP | Mode::S_IWOTH;
+    umask(umask(others_write) | others_write);
+    SigSet::empty().thread_set_mask()?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS.min(hard)), hard)?;
+    for entry in fs::read_dir("/proc/self/fd")?.flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let Some(number) = number.filter(|&number| number > 2) else { continue };
+        // SAFETY: the descriptor is only marked. One that has been closed by now, as that of the
+        // directory may have been, is an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    }
+    Ok(())
+}
 
 /// Runs a program in a process group of its own, with both outputs going to `output`, nothing to
 /// read and nothing inherited but `environment` and [`PATH`].
@@ -101,6 +136,21 @@ pub fn run_watcher(
         .map_err(io::Error::other)?;
     die_with_parent(&mut command);
     command.spawn()
+}
+
+/// Ends a process that has been told to end: kills it, and waits for it. One that this process may
+/// not kill, for want of `CAP_KILL`, gets a second to end by itself; false: it has not.
+#[must_use]
+pub fn end(child: &mut Child) -> bool {
+    let may_kill = child.kill().is_ok();
+    let limit = clock::now().monotonic + TIME_TO_END;
+    loop {
+        match child.try_wait() {
+            Ok(None) if may_kill || clock::now().monotonic < limit => std::thread::sleep(PAUSE),
+            Ok(None) => return false,
+            Ok(Some(_)) | Err(_) => return true,
+        }
+    }
 }
 
 /// Kills a process that [`run`] has started, and its children.
