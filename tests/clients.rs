@@ -230,7 +230,7 @@ c.yaml:6:7: 'old_until' without 'old_secret_file'
     write old_secret_file too, or remove old_until
 "#]];
     a_secret_file_that_is_missing: said("a:\n  doors: [ssh]\n  totp: {secret_file: /nowhere/a.totp}") => str![[r#"
-c.yaml:4:25: /nowhere/a.totp cannot be read: No such file or directory (os error 2)
+c.yaml:4:25: /nowhere/a.totp: cannot be read: No such file or directory (os error 2)
         totp: {secret_file: /nowhere/a.totp}
                             ^^^^^^^^^^^^^^^
 "#]];
@@ -241,7 +241,7 @@ c.yaml:4:25: 'a.totp' depends on where knockd is started
     write the whole path, from / on
 "#]];
     a_secret_file_that_is_a_directory: said("a:\n  doors: [ssh]\n  totp: {secret_file: /dev}") => str![[r#"
-c.yaml:4:25: /dev is not a file
+c.yaml:4:25: /dev: is not a file
         totp: {secret_file: /dev}
                             ^^^^
 "#]];

@@ -685,7 +685,7 @@ knockd.conf:3:1: unknown directive 'Sequence'
     it belongs in the section of a door
 "#]];
     a_classic_one_time_file_that_is_missing: said_of_classic("[ssh]\nOne_Time_Sequences = /nowhere/x\nCommand = true\n") => str![[r#"
-knockd.conf:2:22: /nowhere/x cannot be read: No such file or directory (os error 2)
+knockd.conf:2:22: /nowhere/x: cannot be read: No such file or directory (os error 2)
     One_Time_Sequences = /nowhere/x
                          ^^^^^^^^^^
 "#]];

@@ -133,3 +133,24 @@ fn a_list_that_cannot_be_written_opens_nothing() {
     assert!(!open);
     assert_eq!(site.text(), LIST);
 }
+
+#[test]
+fn a_list_that_others_could_have_put_in_place_while_it_runs_opens_nothing_until_it_is_mended() {
+    let Some(site) = Site::new("one-time-foreign", LIST) else { return };
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    let other = site.list.with_extension("new");
+    fs::write(&other, "7300,8300,9300\n").unwrap();
+    fs::set_permissions(&other, mode(0o622)).unwrap();
+    fs::rename(&other, &site.list).unwrap();
+    site.knockd.wait_for("others than its owner can write it (mode 0622)");
+    site.knockd.wait_for("the sequence stays as it was");
+    site.knock(CLIENT, SERVER, &["7300", "8300", "9300"]);
+    site.knock(CLIENT, SERVER, &["7000", "8000/udp", "9000"]);
+    site.knockd.wait_for("could not be struck out");
+    assert!(!site.net.client.can_connect(SERVER, 22));
+    assert_eq!(site.text(), "7300,8300,9300\n");
+    fs::set_permissions(&site.list, mode(0o600)).unwrap();
+    site.has_left(1);
+    site.knock(CLIENT, SERVER, &["7300", "8300", "9300"]);
+    site.knockd.wait_for("192.0.2.2: ssh: OPEN SESAME");
+}

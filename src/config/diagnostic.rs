@@ -185,6 +185,17 @@ impl Diagnostic {
         self
     }
 
+    /// What is wrong with a file, where a configuration names it.
+    pub(super) fn named_at(self, place: &Place) -> Self {
+        match &self.at {
+            Where::Place(_) => self,
+            Where::File(path) => {
+                let message = format!("{}: {}", path.display(), self.message);
+                Self { help: self.help, ..place.error(message) }
+            }
+        }
+    }
+
     /// The same, without the line and its caret.
     pub fn without_line(mut self) -> Self {
         self.hidden = true;
@@ -203,6 +214,8 @@ impl Diagnostic {
         &self.message
     }
 }
+
+impl std::error::Error for Diagnostic {}
 
 /// The place, what is wrong, the line with a caret under it, and what to write instead. Ends
 /// without a newline. Control characters are escaped.

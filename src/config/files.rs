@@ -3,12 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc::O_NONBLOCK;
 use zeroize::Zeroizing;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
+use super::trusted_path::{Leaf, check_path};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -88,7 +90,7 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<Source, Diagnos
 }
 
 /// Why the text of a file was not read.
-pub(super) enum TextError {
+enum TextError {
     Io(io::Error),
     TooLarge,
     /// From this line on, counted from 1.
@@ -96,7 +98,7 @@ pub(super) enum TextError {
 }
 
 /// What is read is overwritten when it is dropped: it may hold secrets.
-pub(super) fn read_text(file: File, most: u64) -> Result<Zeroizing<String>, TextError> {
+fn read_text(file: File, most: u64) -> Result<Zeroizing<String>, TextError> {
     let mut bytes = Zeroizing::new(Vec::new());
     let length = file.take(most + 1).read_to_end(&mut bytes).map_err(TextError::Io)?;
     if u64::try_from(length).is_ok_and(|length| length > most) {
@@ -130,34 +132,50 @@ pub(super) fn read_named(
     what: Named,
     options: Options,
 ) -> Result<Zeroizing<String>, Diagnostic> {
-    let shown = path.display();
-    let fail = |error: &io::Error| {
-        let diagnostic = at.error(format!("{shown} cannot be read: {error}"));
+    read_trusted(path, what, options).map_err(|problem| problem.named_at(at))
+}
+
+/// The text of a list of one-time sequences, under the rules that hold where a configuration names
+/// it.
+///
+/// # Errors
+/// As [`read_named`].
+pub fn read_sequences(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+    read_trusted(path, Named::Sequences, options)
+}
+
+pub(super) fn read_trusted(
+    path: &Path,
+    what: Named,
+    options: Options,
+) -> Result<Zeroizing<String>, Diagnostic> {
+    let fail = |error: io::Error| {
+        let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
         match error.kind() {
             io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
             _ => diagnostic,
         }
     };
-    let metadata = fs::metadata(path).map_err(|error| fail(&error))?;
+    check_path(path, Leaf::Opened, options)?;
+    // A pipe would wait for somebody to write to it.
+    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
     if !metadata.is_file() {
-        return Err(at.error(format!("{shown} is not a file")));
+        return Err(Diagnostic::file(path, "is not a file"));
     }
-    let forbidden = match what {
-        Named::Secret => OTHERS_READ | OTHERS_WRITE,
-        Named::Sequences => OTHERS_WRITE,
+    let (forbidden, most) = match what {
+        Named::Secret => (OTHERS_READ | OTHERS_WRITE, MAX_SECRET),
+        Named::Sequences => (OTHERS_WRITE, MAX_SIZE),
     };
     if let Some((message, help)) = unsafe_to_read(path, &metadata, forbidden, options) {
-        return Err(at.error(format!("{shown}: {message}")).help(help));
+        return Err(Diagnostic::file(path, message).help(help));
     }
-    let file = File::open(path).map_err(|error| fail(&error))?;
-    let most = match what {
-        Named::Secret => MAX_SECRET,
-        Named::Sequences => MAX_SIZE,
-    };
     read_text(file, most).map_err(|error| match error {
-        TextError::Io(error) => fail(&error),
-        TextError::TooLarge => at.error(format!("{shown} is too large for what it should hold")),
-        TextError::NotText(line) => at.error(format!("line {line} of {shown} is not UTF-8 text")),
+        TextError::Io(error) => fail(error),
+        TextError::TooLarge => Diagnostic::file(path, "is too large for what it should hold"),
+        TextError::NotText(line) => {
+            Diagnostic::file(path, format!("line {line} is not UTF-8 text"))
+        }
     })
 }
 
@@ -178,7 +196,7 @@ pub(super) fn one_line(text: &str) -> Result<&str, String> {
 }
 
 const OTHERS_READ: u32 = 0o044;
-const OTHERS_WRITE: u32 = 0o022;
+pub(super) const OTHERS_WRITE: u32 = 0o022;
 
 /// A secret in a file that others can read, as an error of the file.
 pub(super) fn exposed(at: &Place) -> Option<Diagnostic> {
@@ -202,18 +220,6 @@ fn check_permissions(
     }
 }
 
-/// Refuses a secret that somebody other than root and the running user could have read or written.
-pub(super) fn check_secret(
-    path: &Path,
-    metadata: &fs::Metadata,
-    options: Options,
-) -> Result<(), Diagnostic> {
-    match unsafe_to_read(path, metadata, OTHERS_READ | OTHERS_WRITE, options) {
-        Some((message, help)) => Err(Diagnostic::file(path, message).help(help)),
-        None => Ok(()),
-    }
-}
-
 /// What is wrong with the owner or the mode of a file, and what to do.
 fn unsafe_to_read(
     path: &Path,
@@ -224,12 +230,25 @@ fn unsafe_to_read(
     if options.insecure_permissions {
         return None;
     }
-    let own = nix::unistd::geteuid().as_raw();
+    let (message, help) = unsafe_to_use(path, metadata, None, forbidden)?;
+    Some((message, format!("{help}; --insecure-permissions reads it as it is")))
+}
+
+/// As [`unsafe_to_read`], where one more user may own it.
+pub(super) fn unsafe_to_use(
+    path: &Path,
+    metadata: &fs::Metadata,
+    also: Option<u32>,
+    forbidden: u32,
+) -> Option<(String, String)> {
+    let owner = metadata.uid();
     let mode = metadata.mode() & 0o7777;
     let shown = path.display();
-    let (message, help) = if ![0, own].contains(&metadata.uid()) {
-        let message = format!("belongs to user {}, who could change it", metadata.uid());
-        (message, format!("run: chown root {shown}"))
+    let is_ours = owner == 0 || owner == nix::unistd::geteuid().as_raw() || Some(owner) == also;
+    Some(if !is_ours {
+        let option = if metadata.is_symlink() { "-h " } else { "" };
+        let message = format!("belongs to user {owner}, who could change it");
+        (message, format!("run: chown {option}root {shown}"))
     } else if mode & OTHERS_WRITE & forbidden != 0 {
         let message = format!("others than its owner can write it (mode {mode:04o})");
         let change = if forbidden & OTHERS_READ == 0 { "go-w" } else { "go-rwx" };
@@ -239,8 +258,7 @@ fn unsafe_to_read(
         (message, format!("run: chmod go-rwx {shown}"))
     } else {
         return None;
-    };
-    Some((message, format!("{help}; --insecure-permissions reads it as it is")))
+    })
 }
 
 #[cfg(test)]

@@ -1,36 +1,28 @@
 //! The server's private key: read only where nobody else could have read or written it.
 
-use std::fs::File;
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::diagnostic::Diagnostic;
-use super::files::{self, Options, TextError};
+use super::files::{self, Named, Options};
+use super::trusted_path::{Leaf, check_path};
 use crate::proto::spa::PrivateKey;
-
-/// More than one line with a key can have.
-const MOST: u64 = 4096;
 
 /// The key in a file; `None`: there is no such file.
 ///
 /// # Errors
-/// Says why it cannot be read, who else could have, or why it is no key. It never quotes what was
-/// read.
+/// Says why it cannot be read, who else could have, or why it is not a key. It never quotes what
+/// was read.
 pub fn read_server_key(path: &Path, options: Options) -> Result<Option<PrivateKey>, Diagnostic> {
-    let fail = |error: io::Error| Diagnostic::file(path, format!("cannot be read: {error}"));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(fail(error)),
-    };
-    let metadata = file.metadata().map_err(fail)?;
-    files::check_secret(path, &metadata, options)?;
-    let text = files::read_text(file, MOST).map_err(|error| match error {
-        TextError::Io(error) => fail(error),
-        TextError::TooLarge | TextError::NotText(_) => Diagnostic::file(path, "is no key"),
-    })?;
+    check_path(path, Leaf::Opened, options)?;
+    if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let text = files::read_trusted(path, Named::Secret, options)?;
     let line = files::one_line(&text).map_err(|why| Diagnostic::file(path, why))?;
-    line.parse().map(Some).map_err(|error| Diagnostic::file(path, format!("is no key: {error}")))
+    let key = line.parse().map_err(|error| format!("is not a key: {error}"));
+    key.map(Some).map_err(|why| Diagnostic::file(path, why))
 }
 
 #[cfg(test)]

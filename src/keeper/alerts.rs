@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::config::trusted_path::HOOKS;
 use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, OnFailure};
@@ -21,9 +22,6 @@ const MAILS: u32 = 10;
 const MAIL_EVERY: Duration = Duration::from_secs(60);
 /// How many commands may be under way: a flood of grants starts no flood of processes.
 const WAITING: usize = 256;
-
-/// The table of what is run here, in the state directory.
-pub(super) const HOOKS: &str = "hooks";
 
 pub(super) struct Alerts {
     runner: Commands,

@@ -8,6 +8,7 @@ use std::process;
 
 use daemonize::{Daemonize, Outcome, Stdio};
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc::O_NOFOLLOW;
 
 /// Why the daemon cannot settle down.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,7 @@ impl PidFile {
             .create(true)
             .truncate(false)
             .mode(0o644)
+            .custom_flags(O_NOFOLLOW)
             .open(path)
             .map_err(failed("open the pid file"))?;
         let file =

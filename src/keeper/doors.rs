@@ -3,8 +3,6 @@
 mod asking;
 mod takeover;
 
-pub(super) use takeover::COMMANDS;
-
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;

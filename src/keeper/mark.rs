@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::config::trusted_path::TRIAL;
 use crate::time::{BootId, Monotonic};
 
 /// How long a trial goes on at least after a start.
@@ -21,7 +22,7 @@ pub(super) struct Mark {
 
 impl Mark {
     pub(super) fn new(state_dir: &Path, boot: BootId) -> Self {
-        Self { path: state_dir.join("trial"), boot }
+        Self { path: state_dir.join(TRIAL), boot }
     }
 
     /// Until when a trial goes on that a knockd has left as it died, in this boot.

@@ -13,8 +13,10 @@ use tracing::{error, info, warn};
 
 use super::ask::Ask;
 use super::run::Keeper;
+use crate::config::diagnostic::Diagnostic;
+use crate::config::load::Options;
 use crate::config::one_time::{self, Line};
-use crate::config::{Config, Door, OneTime};
+use crate::config::{Config, Door, OneTime, read_sequences};
 use crate::engine::Reason;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
@@ -32,6 +34,9 @@ enum StrikeError {
     /// Another line counts by now.
     #[error("the line that was knocked is no longer the first in {0}")]
     NotCurrent(PathBuf),
+    /// It cannot be read, or others could have written it.
+    #[error("{}", .0.to_string().replace('\n', ";"))]
+    Unfit(#[from] Diagnostic),
     #[error("{path}, line {line}: {why}")]
     Line { path: PathBuf, line: u32, why: String },
 }
@@ -51,6 +56,7 @@ struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
+    /// Also when its owner or its mode changes.
     changed: (i64, i64),
 }
 
@@ -61,7 +67,7 @@ impl Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             length: metadata.len(),
-            changed: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 }
@@ -83,7 +89,7 @@ impl Keeper {
     pub(super) fn use_line(&mut self, now: Now, ask: &Ask) {
         let recognition = &ask.door.recognition;
         let Some(one_time) = &ask.door.one_time else { return };
-        match strike_out(one_time, &recognition.sequence) {
+        match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
                 self.say_what_is_left(ask.door.name().as_str(), left);
                 // A refusal has been logged.
@@ -150,7 +156,7 @@ impl Keeper {
         for door in &mut next.doors {
             let Some(one_time) = &mut door.one_time else { continue };
             self.lists.seen.insert(one_time.file.clone(), Stamp::of(&one_time.file));
-            let lines = match read(&one_time.file) {
+            let lines = match read(&one_time.file, self.cli.options()) {
                 Ok(lines) => lines,
                 Err(why) => {
                     error!(door = %door.recognition.name, "{why}: the sequence stays as it was");
@@ -175,10 +181,9 @@ impl Keeper {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<Line>, StrikeError> {
+fn read(file: &Path, options: Options) -> Result<Vec<Line>, StrikeError> {
     let path = || file.to_owned();
-    let text =
-        fs::read_to_string(file).map_err(|source| StrikeError::File { path: path(), source })?;
+    let text = read_sequences(file, options)?;
     one_time::parse(&text).map_err(|errors| {
         let (line, why) =
             errors.first().map_or((0, String::new()), |error| (error.line, error.to_string()));
@@ -188,8 +193,12 @@ fn read(file: &Path) -> Result<Vec<Line>, StrikeError> {
 
 /// Strikes out the line that counts, if it is still the one that was knocked: its first character
 /// becomes `#`, nothing else of the file changes, and it is on the disk. How many are left.
-fn strike_out(one_time: &OneTime, knocks: &[Knock]) -> Result<usize, StrikeError> {
-    let lines = read(&one_time.file)?;
+fn strike_out(
+    one_time: &OneTime,
+    knocks: &[Knock],
+    options: Options,
+) -> Result<usize, StrikeError> {
+    let lines = read(&one_time.file, options)?;
     let line = lines
         .first()
         .filter(|line| line.knocks == knocks)
@@ -215,17 +224,18 @@ mod tests {
         (file, one_time)
     }
 
-    fn knocks(text: &str) -> Vec<Knock> {
-        text.split(',').map(|knock| knock.parse().unwrap()).collect()
+    fn strike(one_time: &OneTime, knocks: &str) -> Result<usize, StrikeError> {
+        let knocks: Vec<Knock> = knocks.split(',').map(|knock| knock.parse().unwrap()).collect();
+        strike_out(one_time, &knocks, Options::default())
     }
 
     #[test]
     fn a_line_is_struck_out_in_place_and_all_else_is_left_as_it_is() {
         let (file, one_time) = list("# mine\r\n 1,2:udp,3\n\n4,5,6");
-        assert_eq!(strike_out(&one_time, &knocks("1,2/udp,3")).unwrap(), 1);
+        assert_eq!(strike(&one_time, "1,2/udp,3").unwrap(), 1);
         let text = fs::read_to_string(file.path()).unwrap();
         assert_eq!(text, "# mine\r\n#1,2:udp,3\n\n4,5,6");
-        assert_eq!(strike_out(&one_time, &knocks("4,5,6")).unwrap(), 0);
+        assert_eq!(strike(&one_time, "4,5,6").unwrap(), 0);
         let text = fs::read_to_string(file.path()).unwrap();
         assert_eq!(text, "# mine\r\n#1,2:udp,3\n\n#,5,6");
     }
@@ -234,7 +244,7 @@ mod tests {
     fn a_line_that_does_not_count_any_more_is_not_struck_out() {
         let text = "#1,2,3\n4,5,6\n";
         let (file, one_time) = list(text);
-        let struck = strike_out(&one_time, &knocks("1,2,3"));
+        let struck = strike(&one_time, "1,2,3");
         assert!(matches!(struck, Err(StrikeError::NotCurrent(_))), "{struck:?}");
         assert_eq!(fs::read_to_string(file.path()).unwrap(), text);
     }

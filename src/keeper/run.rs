@@ -10,13 +10,12 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::alerts::HOOKS;
 use super::answers::{Asked, Opening};
 use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
 use super::daemon::{self, DaemonError, Left, PidFile};
-use super::doors::{COMMANDS, Doors};
+use super::doors::Doors;
 use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
@@ -25,6 +24,7 @@ use super::server_key::{self, ServerKeyError};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
 use crate::config::load::{self, Loaded, Report};
+use crate::config::trusted_path::{COMMANDS, HOOKS, check_paths};
 use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
@@ -48,6 +48,8 @@ const TIME_TO_TELL: Duration = Duration::from_secs(3);
 enum StartError {
     #[error("{0}")]
     Configuration(Report),
+    #[error("{0}")]
+    Paths(Report),
     #[error("knockd: must be started as root: it captures packets and changes the firewall")]
     NotRoot,
     #[error("knockd: {0}")]
@@ -151,8 +153,11 @@ impl Keeper {
         let left = if cli.daemon { Some(daemon::detach()?) } else { None };
         // Where it is refused doors open all the same, only later on a busy machine.
         let _ = turns::take_short_ones();
+        // Once more when they are there: somebody may have been quicker.
+        check_paths(settings, cli.options()).map_err(StartError::Paths)?;
         daemon::make_directory(&settings.run_dir, 0o755)?;
         daemon::make_directory(&settings.state_dir, 0o700)?;
+        check_paths(settings, cli.options()).map_err(StartError::Paths)?;
         let pid_file = PidFile::lock(&settings.pid_file)?;
         let control = Control::listen(&control::socket(&settings.run_dir))?;
         // Until start-up has worked, everything is also said where the person looks.

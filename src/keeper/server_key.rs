@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc::O_NOFOLLOW;
 use tracing::info;
 use zeroize::Zeroizing;
 
@@ -73,8 +74,9 @@ fn make(path: &Path) -> io::Result<PrivateKey> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
+    let mut file = options.open(&unfinished)?;
     writeln!(file, "{}", key.encode().as_str())?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;

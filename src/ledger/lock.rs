@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc::O_NOFOLLOW;
 
 use super::LedgerError;
+use crate::config::trusted_path::LOCK;
 
 /// Held until it is dropped or the process ends, however it ends.
 ///
@@ -19,7 +21,7 @@ pub(super) struct Lock {
 
 impl Lock {
     pub fn take(state_dir: &Path) -> Result<Self, LedgerError> {
-        let path = state_dir.join("lock");
+        let path = state_dir.join(LOCK);
         let failed = |doing| {
             let path = path.clone();
             move |source: io::Error| LedgerError::File { doing, path, source }
@@ -30,6 +32,7 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(O_NOFOLLOW)
             .open(&path)
             .map_err(failed("open"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

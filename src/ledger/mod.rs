@@ -27,7 +27,7 @@ use crate::grants::{Change, GrantId, GrantState, Record};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// The name of the ledger's file in the state directory.
-pub const FILE: &str = "ledger.db";
+pub const FILE: &str = crate::config::trusted_path::LEDGER;
 
 /// Whether a write has to survive a power cut.
 ///

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::libc::O_NOFOLLOW;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
@@ -178,8 +179,9 @@ fn connect(path: &Path) -> Result<Connection, LedgerError> {
     // SQLite would make it readable for everybody; its other files take over the mode of this one.
     let failed =
         |source: io::Error| LedgerError::File { doing: "open", path: path.to_owned(), source };
-    let options = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-    drop(options.map_err(failed)?);
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
+    drop(options.open(path).map_err(failed)?);
     let context = Context { doing: "open the ledger", path };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(|error| context.failed(error))?;

@@ -376,7 +376,11 @@ impl Knockd {
         knockd
     }
 
-    fn from_command(mut command: Command, directory: tempfile::TempDir, config: PathBuf) -> Self {
+    pub fn from_command(
+        mut command: Command,
+        directory: tempfile::TempDir,
+        config: PathBuf,
+    ) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tracing::{debug, error, info};
 
 use super::{Doors, kept};
+use crate::config::trusted_path::COMMANDS;
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
 use crate::grants::{
@@ -15,9 +16,6 @@ use crate::keeper::books::{Books, Outcome};
 use crate::keeper::sets::{self, Kept, Sets, SetsError};
 use crate::ledger::Flush;
 use crate::time::{Monotonic, Now};
-
-/// The table of the commands of doors, in the state directory.
-pub(in crate::keeper) const COMMANDS: &str = "commands";
 
 impl Doors {
     /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
