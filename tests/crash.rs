@@ -158,7 +158,7 @@ fn what_a_command_that_has_ended_left_running_outlives_knockd_and_a_mark_means_n
     knock(&net, &BY_COMMANDS);
     assert!(eventually(PATIENCE, || knockd.grants().iter().any(|grant| grant["state"] == "open")));
     let mut marked = support::command("sleep");
-    let mut marked = marked.arg("1000").env("KNOCKD_STATE_DIR", directory.join("state"));
+    let marked = marked.arg("1000").env("KNOCKD_STATE_DIR", directory.join("state"));
     let mut marked = marked.spawn().unwrap();
     let service = fs::read_to_string(directory.join("service")).unwrap();
     let service = Pid::from_raw(service.trim().parse().unwrap());

@@ -39,7 +39,7 @@ pub struct Places {
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug)]
-pub struct Report(pub(super) Vec<Diagnostic>);
+pub struct Report(Vec<Diagnostic>);
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,16 +10,10 @@ use std::path::{Component, Path, PathBuf};
 use super::Settings;
 use super::diagnostic::Diagnostic;
 use super::files::{OTHERS_WRITE, Options, unsafe_to_use};
-use super::load::Report;
 
-/// The files of the state directory; SQLite keeps some beside the first.
-pub const LEDGER: &str = "ledger.db";
-pub const LOCK: &str = "lock";
-pub const TRIAL: &str = "trial";
-/// The tables of running commands: those of doors, and those that tell what doors did.
-pub const COMMANDS: &str = "commands";
-pub const HOOKS: &str = "hooks";
-const BESIDE_LEDGER: [&str; 3] = ["ledger.db-wal", "ledger.db-shm", "ledger.db-journal"];
+/// The files of knockd in the state directory.
+const STATE: [&str; 7] =
+    ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "trial", "commands", "hooks"];
 
 /// As many links as the kernel follows in one path.
 const LINKS: usize = 40;
@@ -40,24 +34,13 @@ pub enum Leaf {
 /// What does not exist is in order: who makes it owns it.
 ///
 /// # Errors
-/// [`Report`] names each that others could have put there or could change.
-pub fn check_paths(settings: &Settings, options: Options) -> Result<(), Report> {
-    let files = [LEDGER, LOCK, TRIAL, COMMANDS, HOOKS].into_iter().chain(BESIDE_LEDGER);
-    let files = files.map(|name| (settings.state_dir.join(name), Leaf::File));
-    let paths = [
-        (settings.run_dir.clone(), Leaf::Directory),
-        (settings.pid_file.clone(), Leaf::File),
-        (settings.state_dir.clone(), Leaf::Directory),
-    ];
-    let mut problems: Vec<Diagnostic> = Vec::new();
-    for (path, leaf) in paths.into_iter().chain(files) {
-        let Err(problem) = check_path(&path, leaf, options) else { continue };
-        // Many paths share a directory.
-        if problems.iter().all(|other| other.to_string() != problem.to_string()) {
-            problems.push(problem);
-        }
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Report(problems)) }
+/// Names the first that others could have put there or could change.
+pub fn check_paths(settings: &Settings, options: Options) -> Result<(), Diagnostic> {
+    let state = &settings.state_dir;
+    check_path(state, Leaf::Directory, options)?;
+    check_path(&settings.run_dir, Leaf::Directory, options)?;
+    check_path(&settings.pid_file, Leaf::File, options)?;
+    STATE.iter().try_for_each(|name| check_path(&state.join(name), Leaf::File, options))
 }
 
 /// Checks that only root and the running user could have put there what a path leads to, as far as

@@ -10,21 +10,22 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use super::{Failure, Finished, Job, OnFailure};
 use crate::config::{Name, Rendered};
-use crate::sys::command_table::{CommandTable, Slot};
+use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
 use crate::time::Monotonic;
 
 /// How long the next job of a door waits for the one before it.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// How many commands run at once; more wait.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = SLOTS;
 /// How much of a command's output is logged, in lines and in bytes of each.
 const OUTPUT_LINES: usize = 20;
 const OUTPUT_WIDTH: usize = 400;
@@ -32,7 +33,7 @@ const OUTPUT_WIDTH: usize = 400;
 /// The jobs that run and those that wait.
 pub struct Commands {
     /// Where those that run are written down.
-    table: Option<CommandTable>,
+    table: Option<Arc<CommandTable>>,
     running: Vec<Running>,
     /// What ended commands have left in the background prints to these: closed, they would kill it.
     left: VecDeque<(Name, Output)>,
@@ -51,7 +52,8 @@ struct Running {
     child: Child,
     killed: bool,
     output: Output,
-    slot: Option<Slot>,
+    /// Its place in the table.
+    slot: usize,
 }
 
 impl Running {
@@ -123,8 +125,9 @@ impl Commands {
             && (failure.is_none() || job.on_failure == OnFailure::GoOn)
         {
             info!(door = %job.door, "running command: {command}");
-            let slot = self.table.as_mut().and_then(CommandTable::reserve);
-            match spawn(command, slot.as_ref()) {
+            let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
+            let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
+            match self.spawn(command, slot) {
                 Ok((child, output)) => {
                     let running = Running {
                         job,
@@ -142,7 +145,7 @@ impl Commands {
                     return;
                 }
                 Err(error) => {
-                    self.release(slot.as_ref());
+                    self.table.iter().for_each(|table| table.clear(slot));
                     let program = command.argv.first().cloned().unwrap_or_default();
                     let why = Failure::NotStarted { program, reason: error.to_string() };
                     error!(door = %job.door, "{why}");
@@ -154,17 +157,19 @@ impl Commands {
         self.finished.push(Finished { id: job.id, done, failure });
     }
 
-    fn release(&mut self, slot: Option<&Slot>) {
-        if let (Some(table), Some(slot)) = (&mut self.table, slot) {
-            table.release(slot);
-        }
+    fn spawn(&self, command: &Rendered, slot: usize) -> io::Result<(Child, Output)> {
+        let (read, write) = files::output_pipe()?;
+        let (argv, environment) = (&command.argv, &command.environment);
+        let slot = self.table.as_ref().map(|table| (table, slot));
+        let child = process::run(argv, environment, Stdio::null(), write, slot)?;
+        Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
     }
 
     /// Takes note of a command that has ended and goes on with its job.
     fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
         running.output.drain(&running.job.door);
         running.output.finish(&running.job.door);
-        self.release(running.slot.as_ref());
+        self.table.iter().for_each(|table| table.clear(running.slot));
         if self.left.len() >= AT_ONCE {
             self.left.pop_front();
         }
@@ -254,12 +259,6 @@ impl Commands {
         let left = self.left.iter().filter_map(|(_, output)| output.fd());
         self.running.iter().filter_map(|running| running.output.fd()).chain(left).collect()
     }
-}
-
-fn spawn(command: &Rendered, slot: Option<&Slot>) -> io::Result<(Child, Output)> {
-    let (read, write) = files::output_pipe()?;
-    let child = process::run(&command.argv, &command.environment, write, slot)?;
-    Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
 }
 
 /// What a command prints, line by line into the log; the rest of a flood is thrown away.

@@ -370,7 +370,7 @@ fn run_nft(options: &[&str], ruleset: &str) -> Result<u32, GuardError> {
     let input = files::sealed("ruleset", ruleset.as_bytes()).map_err(GuardError::Run)?;
     let (read, write) = files::output_pipe().map_err(GuardError::Run)?;
     let argv: Vec<String> = ["nft"].iter().chain(options).map(ToString::to_string).collect();
-    let mut child = match process::run_with_input(&argv, input, write) {
+    let mut child = match process::run(&argv, &[], input.into(), write, None) {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(GuardError::NoNft),
         Err(error) => return Err(GuardError::Run(error)),

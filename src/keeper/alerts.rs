@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::trusted_path::HOOKS;
 use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, OnFailure};
@@ -36,7 +35,7 @@ pub(super) struct Alerts {
 impl Alerts {
     pub(super) fn new(config: &Config) -> Self {
         let mut alerts = Self {
-            runner: Commands::new(&config.settings.state_dir.join(HOOKS)),
+            runner: Commands::new(&config.settings.state_dir.join("hooks")),
             mail_to: None,
             limit: Limit::new(MAILS, MAIL_EVERY),
             doors: HashMap::new(),

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::trusted_path::TRIAL;
 use crate::time::{BootId, Monotonic};
 
 /// How long a trial goes on at least after a start.
@@ -22,7 +21,7 @@ pub(super) struct Mark {
 
 impl Mark {
     pub(super) fn new(state_dir: &Path, boot: BootId) -> Self {
-        Self { path: state_dir.join(TRIAL), boot }
+        Self { path: state_dir.join("trial"), boot }
     }
 
     /// Until when a trial goes on that a knockd has left as it died, in this boot.

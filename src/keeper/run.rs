@@ -23,8 +23,9 @@ use super::reload::{Reloads, Trial};
 use super::server_key::{self, ServerKeyError};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
+use crate::config::diagnostic::Diagnostic;
 use crate::config::load::{self, Loaded, Report};
-use crate::config::trusted_path::{COMMANDS, HOOKS, check_paths};
+use crate::config::trusted_path::check_paths;
 use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
@@ -33,7 +34,6 @@ use crate::grants::By;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
-use crate::sys::command_table::Ended;
 use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, command_table, files, privileges, process, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
@@ -49,7 +49,7 @@ enum StartError {
     #[error("{0}")]
     Configuration(Report),
     #[error("{0}")]
-    Paths(Report),
+    Path(Diagnostic),
     #[error("knockd: must be started as root: it captures packets and changes the firewall")]
     NotRoot,
     #[error("knockd: {0}")]
@@ -154,10 +154,10 @@ impl Keeper {
         // Where it is refused doors open all the same, only later on a busy machine.
         let _ = turns::take_short_ones();
         // Once more when they are there: somebody may have been quicker.
-        check_paths(settings, cli.options()).map_err(StartError::Paths)?;
+        check_paths(settings, cli.options()).map_err(StartError::Path)?;
         daemon::make_directory(&settings.run_dir, 0o755)?;
         daemon::make_directory(&settings.state_dir, 0o700)?;
-        check_paths(settings, cli.options()).map_err(StartError::Paths)?;
+        check_paths(settings, cli.options()).map_err(StartError::Path)?;
         let pid_file = PidFile::lock(&settings.pid_file)?;
         let control = Control::listen(&control::socket(&settings.run_dir))?;
         // Until start-up has worked, everything is also said where the person looks.
@@ -353,26 +353,14 @@ fn start_doors(
     let state_dir = &config.settings.state_dir;
     let (books, records) = Books::open(state_dir, boot, clock::now())?;
     // Only after the ledger is ours: until then another knockd's commands are in the tables.
-    for table in [COMMANDS, HOOKS].map(|table| state_dir.join(table)) {
-        end_unfinished(&table);
+    for table in ["commands", "hooks"] {
+        match command_table::end_unfinished(&state_dir.join(table)) {
+            Ok(0) => {}
+            Ok(count) => warn!("ended {count} processes that an earlier knockd's commands left"),
+            Err(why) => warn!("processes that an earlier knockd's commands left: {why}"),
+        }
     }
     Ok(Doors::start(clock::now(), config, books, records, locked_until)?)
-}
-
-fn end_unfinished(table: &Path) {
-    match command_table::end_unfinished(table) {
-        Ok(Ended { killed: 0, .. }) => {}
-        Ok(Ended { killed, left: 0 }) => {
-            warn!("ended {killed} processes of commands that an earlier knockd had not seen end");
-        }
-        Ok(Ended { left, .. }) => {
-            warn!("{left} processes of commands of an earlier knockd do not end and may still act");
-        }
-        Err(why) => {
-            let path = table.display();
-            warn!("cannot look for commands of an earlier knockd with {path}: {why}");
-        }
-    }
 }
 
 pub(super) fn reloading() -> Vec<NotifyState<'static>> {

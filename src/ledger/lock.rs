@@ -9,7 +9,6 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::O_NOFOLLOW;
 
 use super::LedgerError;
-use crate::config::trusted_path::LOCK;
 
 /// Held until it is dropped or the process ends, however it ends.
 ///
@@ -21,7 +20,7 @@ pub(super) struct Lock {
 
 impl Lock {
     pub fn take(state_dir: &Path) -> Result<Self, LedgerError> {
-        let path = state_dir.join(LOCK);
+        let path = state_dir.join("lock");
         let failed = |doing| {
             let path = path.clone();
             move |source: io::Error| LedgerError::File { doing, path, source }

@@ -27,7 +27,7 @@ use crate::grants::{Change, GrantId, GrantState, Record};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// The name of the ledger's file in the state directory.
-pub const FILE: &str = crate::config::trusted_path::LEDGER;
+pub const FILE: &str = "ledger.db";
 
 /// Whether a write has to survive a power cut.
 ///
@@ -234,12 +234,11 @@ impl Ledger {
     ) -> Result<Option<Monotonic>, LedgerError> {
         self.flushing(Flush::Yes)?;
         let context = Context { doing: "note the start", path: &self.path };
-        let before = match (set_aside, self.is_new) {
-            (true, _) => runs::Before::Corrupt,
-            (false, true) => runs::Before::Nothing,
-            (false, false) => runs::Before::Ledger,
+        let unknown = match set_aside {
+            true => Some(now.monotonic),
+            false => (!self.is_new).then_some(Monotonic::ZERO),
         };
-        runs::begin(&self.db, now.monotonic, boot, before).map_err(|error| context.failed(error))
+        runs::begin(&self.db, boot, unknown).map_err(|error| context.failed(error))
     }
 
     /// Notes that the run has ended, and brings all that was written to the disk.

@@ -5,16 +5,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::rows::nanos;
 use crate::time::{BootId, Monotonic};
 
-/// What was there before this run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Before {
-    Nothing,
-    /// This ledger.
-    Ledger,
-    /// A ledger that was set aside.
-    Corrupt,
-}
-
 /// The run before this one.
 struct Last {
     boot: String,
@@ -22,12 +12,12 @@ struct Last {
     missing: Option<Monotonic>,
 }
 
-/// From when on this boot's ledger is known to say all; `None`: it always has.
+/// From when on this boot's ledger is known to say all; `None`: it always has. `unknown`: what that
+/// is where it does not say how the run before ended.
 pub(super) fn begin(
     db: &Connection,
-    now: Monotonic,
     boot: BootId,
-    before: Before,
+    unknown: Option<Monotonic>,
 ) -> rusqlite::Result<Option<Monotonic>> {
     let boot = boot.to_string();
     let last = db
@@ -42,12 +32,7 @@ pub(super) fn begin(
         })
         .optional()?;
     let missing = match last {
-        None => match before {
-            Before::Nothing => None,
-            Before::Corrupt => Some(now),
-            // Nobody knows how its last run ended.
-            Before::Ledger => Some(Monotonic::ZERO),
-        },
+        None => unknown,
         // A killed process is not a power cut: what it wrote is there.
         Some(last) if last.boot == boot => last.missing,
         Some(last) if last.ended => None,

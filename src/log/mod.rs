@@ -13,17 +13,13 @@ mod syslog;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use nix::libc::{ELOOP, O_NOFOLLOW};
 use nix::unistd::geteuid;
 use tracing::Subscriber;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::config::diagnostic::Diagnostic;
-use crate::config::load::Options;
-use crate::config::trusted_path::{Leaf, check_path};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
 use record::Record;
@@ -36,8 +32,6 @@ use syslog::Syslog;
 pub enum LogError {
     #[error("cannot open the log file {path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("cannot open the log file: {0}")]
-    Link(#[from] Diagnostic),
     #[error("'{0}' is no syslog facility: write daemon, auth, authpriv, user, local0 ... local7")]
     Facility(String),
 }
@@ -66,7 +60,15 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
         sinks.push(Box::new(StandardError));
     }
     if let Some(path) = &log.file {
-        sinks.push(Box::new(File::new(open(path)?)));
+        let failed = |source| LogError::File { path: path.clone(), source };
+        // Whoever owns the file, or a link in its place, chooses what is written to.
+        let owner = fs::symlink_metadata(path).map_or(0, |metadata| metadata.uid());
+        if ![0, geteuid().as_raw()].contains(&owner) {
+            let why = format!("it belongs to user {owner}: run: chown -h root {}", path.display());
+            return Err(failed(io::Error::other(why)));
+        }
+        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+        sinks.push(Box::new(File::new(file.map_err(failed)?)));
     }
     if let Some(facility) = &log.syslog {
         let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
@@ -85,29 +87,6 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     // Fails only where a test has set another one, which then gets the lines.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
-}
-
-/// Opens a log file. A link is followed where nobody else can have made it; a file of somebody else
-/// is not written to, since they would choose what it is.
-fn open(path: &Path) -> Result<fs::File, LogError> {
-    let failed = |source| LogError::File { path: path.to_owned(), source };
-    let mut options = OpenOptions::new();
-    options.create(true).append(true).mode(0o640);
-    let file = match options.clone().custom_flags(O_NOFOLLOW).open(path) {
-        Err(error) if error.raw_os_error() == Some(ELOOP) => {
-            check_path(path, Leaf::Opened, Options::default())?;
-            options.open(path)
-        }
-        opened => opened,
-    };
-    let file = file.map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let owner = metadata.uid();
-    if metadata.is_file() && owner != 0 && owner != geteuid().as_raw() {
-        let why = format!("it belongs to user {owner}: run: chown root {}", path.display());
-        return Err(failed(io::Error::other(why)));
-    }
-    Ok(file)
 }
 
 /// Keeps what happens at doors for [`take_events`], or no longer does.

@@ -14,117 +14,84 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc::O_NOFOLLOW;
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::clock;
 
 /// The bytes of a slot: more than a line needs until the start time.
 const SLOT: usize = 512;
-/// How many commands can be in the table; more run without.
-const SLOTS: usize = 256;
-/// How long killed processes may take to go, and how often they are looked for.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How many commands the table has room for.
+pub const SLOTS: usize = 128;
+/// How often killed processes are looked for until they have gone.
+const LOOKS: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The table of this keeper's commands.
+/// The table of this keeper's commands: [`SLOTS`] of them, from 0.
 #[derive(Debug)]
-pub struct CommandTable {
-    file: Arc<File>,
-    /// The slots that are free, the first slot of the file not counted.
-    free: Vec<usize>,
-}
-
-/// A place in the table for one command.
-#[derive(Clone, Debug)]
-pub struct Slot {
-    file: Arc<File>,
-    number: usize,
-}
+pub struct CommandTable(File);
 
 impl CommandTable {
     /// Begins an empty table. All the room that it will ever need on the disk is taken now.
     ///
     /// # Errors
     /// What the file system says: commands can run without a table.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    pub fn create(path: &Path) -> io::Result<Arc<Self>> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW);
         let file = options.open(path)?;
         let mut bytes = clock::boot_id()?.to_string().into_bytes();
         bytes.resize(SLOT * (SLOTS + 1), 0);
         file.write_all_at(&bytes, 0)?;
-        Ok(Self { file: Arc::new(file), free: (0..SLOTS).rev().collect() })
+        Ok(Arc::new(Self(file)))
     }
 
-    /// A slot for a command that is about to start; `None`: all are taken.
-    pub fn reserve(&mut self) -> Option<Slot> {
-        Some(Slot { file: Arc::clone(&self.file), number: self.free.pop()? })
+    fn write(&self, slot: usize, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, ((slot + 1) * SLOT) as u64)
     }
 
-    /// The command has ended, or did not start.
-    pub fn release(&mut self, slot: &Slot) {
-        // Left in the table, it names a process that is no more.
-        let _ = self.file.write_all_at(&[0], slot.offset());
-        self.free.push(slot.number);
-    }
-}
-
-impl Slot {
-    fn offset(&self) -> u64 {
-        ((self.number + 1) * SLOT) as u64
-    }
-
-    /// Writes the calling process into the table. Makes system calls and nothing else, so it may be
+    /// Writes the calling process into a slot. Makes system calls and nothing else, so it may be
     /// called between fork and exec.
-    pub(super) fn fill(&self) -> io::Result<()> {
+    pub(super) fn enter(&self, slot: usize) -> io::Result<()> {
         let mut line = [0; SLOT];
         let _ = File::open("/proc/self/stat")?.read(&mut line)?;
-        self.file.write_all_at(&line, self.offset())
+        self.write(slot, &line)
     }
-}
 
-/// What became of the commands that an earlier keeper had not seen end.
-#[must_use]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
-    /// How many processes were killed.
-    pub killed: usize,
-    /// How many of them are still there: it was not allowed, or they wait for a device.
-    pub left: usize,
+    /// The command in a slot has ended, or did not start.
+    pub fn clear(&self, slot: usize) {
+        // Left in the table, it names a process that is no more.
+        let _ = self.write(slot, &[0]);
+    }
 }
 
 /// Kills what the commands in a table, of an earlier keeper of this boot, have left running.
-/// Returns when it is gone, or after two seconds.
+/// Returns when it is gone; how many processes it was.
 ///
 /// # Errors
-/// When the table or the processes cannot be read; none where there is no table.
-pub fn end_unfinished(path: &Path) -> io::Result<Ended> {
+/// When the table or the processes cannot be read, or some do not go within two seconds.
+pub fn end_unfinished(path: &Path) -> io::Result<usize> {
     let table = match fs::read(path) {
-        Ok(table) => table,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ended::default()),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        table => table?,
     };
     let commands = unfinished(&table, &clock::boot_id()?.to_string());
-    let limit = clock::now().monotonic + LIMIT;
-    let mut ended = Ended::default();
-    loop {
-        let processes = if commands.is_empty() { Vec::new() } else { processes()? };
-        let left: Vec<_> = processes
-            .iter()
-            .filter(|process| commands.iter().any(|command| process.is_of(command, &processes)))
-            .collect();
-        ended = Ended { killed: ended.killed.max(left.len()), left: left.len() };
-        if left.is_empty() || clock::now().monotonic >= limit {
-            return Ok(ended);
+    let mut most = 0;
+    for _ in 0..LOOKS {
+        let mut left = if commands.is_empty() { Vec::new() } else { processes()? };
+        let all = left.clone();
+        left.retain(|process| commands.iter().any(|command| process.is_of(command, &all)));
+        if left.is_empty() {
+            return Ok(most);
         }
+        most = most.max(left.len());
         for process in left {
             // Errors mean that it has gone, or that it is not ours to kill: then it is still there.
-            let _ = killpg(Pid::from_raw(process.group), Signal::SIGKILL);
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
         std::thread::sleep(PAUSE);
     }
+    Err(io::Error::other("they do not end, and may still act"))
 }
 
 fn unfinished(table: &[u8], boot: &str) -> Vec<Process> {
@@ -189,16 +156,17 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
     use proptest::prelude::*;
 
     use super::super::{files, process};
     use super::*;
 
-    fn run(table: &mut CommandTable, script: &str) -> (std::process::Child, Slot) {
-        let slot = table.reserve().unwrap();
+    fn run(table: &Arc<CommandTable>, script: &str) -> std::process::Child {
         let (_read, write) = files::output_pipe().unwrap();
         let argv = ["/bin/sh", "-c", script].map(str::to_owned);
-        (process::run(&argv, &[], write, Some(&slot)).unwrap(), slot)
+        process::run(&argv, &[], Stdio::null(), write, Some((table, 7))).unwrap()
     }
 
     fn group_of(child: &std::process::Child) -> Vec<Process> {
@@ -216,10 +184,10 @@ mod tests {
     fn a_command_that_nobody_has_seen_end_is_ended_with_its_group() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("commands");
-        let mut table = CommandTable::create(&path).unwrap();
-        let (mut child, _slot) = run(&mut table, "sleep 1000 & sleep 1000 & exec sleep 1000");
+        let table = CommandTable::create(&path).unwrap();
+        let mut child = run(&table, "sleep 1000 & sleep 1000 & exec sleep 1000");
         wait_until(|| group_of(&child).len() == 3);
-        assert_eq!(end_unfinished(&path).unwrap(), Ended { killed: 3, left: 0 });
+        assert_eq!(end_unfinished(&path).unwrap(), 3);
         assert!(!child.wait().unwrap().success());
         assert_eq!(group_of(&child), []);
     }
@@ -228,21 +196,21 @@ mod tests {
     fn a_group_whose_leader_is_gone_is_ended() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("commands");
-        let mut table = CommandTable::create(&path).unwrap();
-        let (mut child, _slot) = run(&mut table, "sleep 1000 & true");
+        let table = CommandTable::create(&path).unwrap();
+        let mut child = run(&table, "sleep 1000 & true");
         child.wait().unwrap();
-        assert_eq!(end_unfinished(&path).unwrap(), Ended { killed: 1, left: 0 });
+        assert_eq!(end_unfinished(&path).unwrap(), 1);
     }
 
     #[test]
     fn what_a_command_that_was_seen_to_end_has_left_running_lives_on() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("commands");
-        let mut table = CommandTable::create(&path).unwrap();
-        let (mut child, slot) = run(&mut table, "sleep 1000 & true");
+        let table = CommandTable::create(&path).unwrap();
+        let mut child = run(&table, "sleep 1000 & true");
         child.wait().unwrap();
-        table.release(&slot);
-        assert_eq!(end_unfinished(&path).unwrap(), Ended::default());
+        table.clear(7);
+        assert_eq!(end_unfinished(&path).unwrap(), 0);
         assert_eq!(group_of(&child).len(), 1);
         process::kill_group(&child);
     }
@@ -251,14 +219,14 @@ mod tests {
     fn a_table_of_another_boot_or_none_or_one_that_is_not_a_table_ends_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("commands");
-        assert_eq!(end_unfinished(&path).unwrap(), Ended::default());
-        let mut table = CommandTable::create(&path).unwrap();
-        let (mut child, _slot) = run(&mut table, "exec sleep 1000");
+        assert_eq!(end_unfinished(&path).unwrap(), 0);
+        let table = CommandTable::create(&path).unwrap();
+        let mut child = run(&table, "exec sleep 1000");
         let mut bytes = fs::read(&path).unwrap();
         bytes[0] ^= 1;
         for bytes in [bytes, vec![0xff; 3000], Vec::new()] {
             fs::write(&path, bytes).unwrap();
-            assert_eq!(end_unfinished(&path).unwrap(), Ended::default());
+            assert_eq!(end_unfinished(&path).unwrap(), 0);
         }
         child.kill().unwrap();
         child.wait().unwrap();

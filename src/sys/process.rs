@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -14,8 +15,7 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid};
 
-use super::clock;
-use super::command_table::Slot;
+use super::command_table::CommandTable;
 use crate::config::PATH;
 
 /// The descriptors under which the watcher finds its channel and its configuration.
@@ -24,8 +24,8 @@ pub const WATCHER_CONFIG: i32 = 4;
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
-/// How long a process may take to end that cannot be killed, and how often it is looked for.
-const TIME_TO_END: Duration = Duration::from_secs(1);
+/// How often a process is looked for that is about to end.
+const LOOKS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Frees this process, and those that it starts, of what its own starter left it: descriptors other
@@ -51,36 +51,19 @@ pub fn disinherit() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a program in a process group of its own, with both outputs going to `output`, nothing to
-/// read and nothing inherited but `environment` and [`PATH`].
+/// Runs a program in a process group of its own, with both outputs going to `output` and nothing
+/// inherited but `environment` and [`PATH`]. `slot`: its place in a table, which it enters first.
 ///
-/// The kernel kills it when this process dies. It is in its slot of the table before it runs.
+/// The kernel kills it when this process dies.
 ///
 /// # Errors
 /// Whatever keeps the program from starting: most often that it does not exist.
 pub fn run(
     argv: &[String],
     environment: &[(&'static str, String)],
-    output: OwnedFd,
-    slot: Option<&Slot>,
-) -> io::Result<Child> {
-    run_reading(argv, environment, Stdio::null(), output, slot)
-}
-
-/// As [`run`], with `input` to read.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_with_input(argv: &[String], input: OwnedFd, output: OwnedFd) -> io::Result<Child> {
-    run_reading(argv, &[], input.into(), output, None)
-}
-
-fn run_reading(
-    argv: &[String],
-    environment: &[(&'static str, String)],
     input: Stdio,
     output: OwnedFd,
-    slot: Option<&Slot>,
+    slot: Option<(&Arc<CommandTable>, usize)>,
 ) -> io::Result<Child> {
     let (program, arguments) =
         argv.split_first().ok_or_else(|| io::Error::other("an empty command"))?;
@@ -96,13 +79,10 @@ fn run_reading(
         .stdout(output.try_clone()?)
         .stderr(output);
     die_with_parent(&mut command);
-    if let Some(slot) = slot {
-        let slot = slot.clone();
+    if let Some((table, slot)) = slot {
+        let table = Arc::clone(table);
         // A command that is in no table runs all the same: it may be one that closes.
-        let enter = move || {
-            let _ = slot.fill();
-            Ok(())
-        };
+        let enter = move || table.enter(slot).or(Ok(()));
         // SAFETY: between fork and exec only open, read and pwrite are called, on short paths and
         // buffers of the stack; an error is a number.
         unsafe { command.pre_exec(enter) };
@@ -138,19 +118,19 @@ pub fn run_watcher(
     command.spawn()
 }
 
-/// Ends a process that has been told to end: kills it, and waits for it. One that this process may
-/// not kill, for want of `CAP_KILL`, gets a second to end by itself; false: it has not.
+/// Kills a process that has been told to end, and waits a second for it: one that this process may
+/// not kill, for want of `CAP_KILL`, has to end by itself. False: it has not.
 #[must_use]
 pub fn end(child: &mut Child) -> bool {
-    let may_kill = child.kill().is_ok();
-    let limit = clock::now().monotonic + TIME_TO_END;
-    loop {
-        match child.try_wait() {
-            Ok(None) if may_kill || clock::now().monotonic < limit => std::thread::sleep(PAUSE),
-            Ok(None) => return false,
-            Ok(Some(_)) | Err(_) => return true,
+    // An error means that it may not be, or has ended already.
+    let _ = child.kill();
+    for _ in 0..LOOKS {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return true;
         }
+        std::thread::sleep(PAUSE);
     }
+    false
 }
 
 /// Kills a process that [`run`] has started, and its children.

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use tracing::{debug, error, info};
 
 use super::{Doors, kept};
-use crate::config::trusted_path::COMMANDS;
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
 use crate::grants::{
@@ -36,7 +35,7 @@ impl Doors {
         let sets = Sets::set_up(config, &keep, now.monotonic, locked_until)?;
         let mut doors = Self {
             grants,
-            commands: Commands::new(&config.settings.state_dir.join(COMMANDS)),
+            commands: Commands::new(&config.settings.state_dir.join("commands")),
             sets,
             books,
             alerts: Alerts::new(config),
