@@ -19,6 +19,7 @@ use crate::grants::By;
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::log;
+use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
@@ -27,8 +28,11 @@ const MOST_HISTORY: u32 = 10_000;
 impl Keeper {
     /// Hears what administrators ask, and tells those who follow what has happened.
     pub(super) fn serve(&mut self, now: Now) {
-        for (id, request) in self.control.poll(now.monotonic, self.watchers.users()) {
-            self.answer(now, id, request);
+        let requests = self.control.poll(now.monotonic, self.watchers.users());
+        if !requests.is_empty() {
+            let began = clock::now().monotonic;
+            requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));
+            self.control.answered(began, clock::now().monotonic);
         }
         for event in log::take_events() {
             let source = event.source.as_deref().and_then(|source| source.parse().ok());

@@ -1,29 +1,40 @@
 //! The control socket: requests of administrators in, replies out, never waiting for anybody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, mem};
 
-use nix::sys::socket::getsockopt;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{Backlog, getsockopt, listen};
 use serde::Serialize;
 
 use super::daemon::DaemonError;
 use crate::control::{LONGEST_REQUEST, Reply, Request};
-use crate::sys::privileges;
+use crate::sys::{files, privileges};
 use crate::time::Monotonic;
 
-/// How many connections there may be at once.
+/// How many connections there may be at once: in all, of all but root, of one other user.
 const CONNECTIONS: usize = 64;
-/// How much may wait for somebody who does not read, in bytes.
-const LONGEST_OUTPUT: usize = 16 << 20;
+const CONNECTIONS_OF_OTHERS: usize = 48;
+const CONNECTIONS_OF_ONE: usize = 8;
+/// How many connections are taken at a time. More have to wait for a [`PAUSE`].
+const TAKEN: usize = 64;
+/// How many wait to be taken.
+const BACKLOG: i32 = 64;
+/// How much may wait for somebody who does not read, in bytes: more than the longest history has.
+const LONGEST_OUTPUT: usize = 6 << 20;
 /// How long somebody may take to ask.
 const TIME_TO_ASK: Duration = Duration::from_secs(5);
+/// At least how long after a request of somebody else than root the next one is answered.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How many times as long as that request took: the keeper has a door to open, too.
+const REST: u32 = 3;
 /// The group whose members may ask.
 const GROUP: &str = "knockd";
 
@@ -44,21 +55,38 @@ pub(super) enum Follows {
 pub(super) struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// In the order in which they came.
     connections: Vec<Connection>,
     last: u64,
+    now: Monotonic,
+    /// Until then nobody is let in.
+    shut_until: Option<Monotonic>,
+    /// Until then only root is answered.
+    rests_until: Monotonic,
 }
 
 struct Connection {
     id: ConnectionId,
+    user: u32,
     stream: UnixStream,
+    state: State,
     input: Vec<u8>,
-    output: Vec<u8>,
+    output: VecDeque<u8>,
     follows: Follows,
     /// Until when it has to have asked; `None`: it has.
     ask_by: Option<Monotonic>,
-    /// Nothing more will be said: it ends when all output has left.
-    ends: bool,
     dead: bool,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Asks,
+    /// The request is whole, and has its turn to come.
+    Waits,
+    Answered,
+    /// Nothing more will be said: it ends when all output has left.
+    Ends,
 }
 
 impl Control {
@@ -88,10 +116,22 @@ impl Control {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .map_err(failed("set the mode of"))?;
         listener.set_nonblocking(true).map_err(failed("listen on"))?;
-        Ok(Self { listener, path: path.to_owned(), connections: Vec::new(), last: 0 })
+        // However fast somebody connects, there are never more than this before root.
+        let shorter = Backlog::new(BACKLOG).and_then(|backlog| listen(&listener, backlog));
+        shorter.map_err(|errno| failed("listen on")(errno.into()))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            connections: Vec::new(),
+            last: 0,
+            now: Monotonic::ZERO,
+            shut_until: None,
+            rests_until: Monotonic::ZERO,
+        })
     }
 
-    /// Takes new connections, reads and writes what can be; gives the requests that have come.
+    /// Takes new connections, reads and writes what can be; gives the requests that have come: all
+    /// of root's, and one of others where it is [time](Self::answered) for one.
     ///
     /// The users of the watchers are not heard. They may well be in the group that may ask, and a
     /// watcher that somebody has taken over would open doors without a knock.
@@ -100,36 +140,79 @@ impl Control {
         now: Monotonic,
         watchers: &BTreeSet<u32>,
     ) -> Vec<(ConnectionId, Request)> {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let is_watcher = getsockopt(&stream, PeerCredentials)
-                .map_or(true, |peer| watchers.contains(&peer.uid()));
-            let has_room = self.connections.len() < CONNECTIONS;
-            if !is_watcher && has_room && stream.set_nonblocking(true).is_ok() {
-                self.last += 1;
-                self.connections.push(Connection {
-                    id: ConnectionId(self.last),
-                    stream,
-                    input: Vec::new(),
-                    output: Vec::new(),
-                    follows: Follows::Nothing,
-                    ask_by: Some(now + TIME_TO_ASK),
-                    ends: false,
-                    dead: false,
-                });
-            }
+        self.now = now;
+        self.shut_until = self.shut_until.filter(|until| *until > now);
+        if self.shut_until.is_none() {
+            self.accept(watchers);
         }
+        let mut polled: Vec<_> = self.connections.iter().map(Connection::polled).collect();
+        // Without memory for it nothing is ready.
+        let _ = files::poll(&mut polled, Some(Duration::ZERO));
+        let revents = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
+        let ready: Vec<PollFlags> = revents.collect();
         let mut requests = Vec::new();
-        for connection in &mut self.connections {
-            if let Some(request) = connection.read() {
-                requests.push((connection.id, request));
+        for (connection, ready) in self.connections.iter_mut().zip(ready) {
+            connection.exchange(ready);
+            connection.dead |= connection.ask_by.is_some_and(|ask_by| ask_by <= now);
+            let is_root = connection.user == 0;
+            if connection.state == State::Waits && (is_root || self.rests_until <= now) {
+                if !is_root {
+                    self.rests_until = now + PAUSE;
+                }
+                requests.extend(connection.request().map(|request| (connection.id, request)));
             }
-            if connection.ask_by.is_some_and(|ask_by| ask_by <= now) {
-                connection.dead = true;
-            }
-            connection.write();
         }
         self.connections.retain(|connection| !connection.is_over());
         requests
+    }
+
+    fn accept(&mut self, watchers: &BTreeSet<u32>) {
+        for _ in 0..TAKEN {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    let peer = getsockopt(&stream, PeerCredentials).ok();
+                    let user = peer.map(|peer| peer.uid()).filter(|user| !watchers.contains(user));
+                    if let Some(user) = user
+                        && stream.set_nonblocking(true).is_ok()
+                    {
+                        self.admit(stream, user);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // No descriptors are left: whoever waits would be taken for new at once.
+                Err(_) => break,
+            }
+        }
+        self.shut_until = Some(self.now + PAUSE);
+    }
+
+    /// Takes a connection of a user, where there is room for one more.
+    fn admit(&mut self, stream: UnixStream, user: u32) {
+        let others = self.connections.iter().filter(|it| it.user != 0).count();
+        let own = self.connections.iter().filter(|it| it.user == user).count();
+        let has_room = user == 0 || (others < CONNECTIONS_OF_OTHERS && own < CONNECTIONS_OF_ONE);
+        if !has_room || self.connections.len() >= CONNECTIONS {
+            return;
+        }
+        self.last += 1;
+        self.connections.push(Connection {
+            id: ConnectionId(self.last),
+            user,
+            stream,
+            state: State::Asks,
+            input: Vec::new(),
+            output: VecDeque::new(),
+            follows: Follows::Nothing,
+            ask_by: Some(self.now + TIME_TO_ASK),
+            dead: false,
+        });
+    }
+
+    /// How long the answers took that were given since the last [`poll`](Self::poll): others than
+    /// root have no more than a part of the keeper's time, however often they ask for whatever.
+    pub(super) fn answered(&mut self, began: Monotonic, ended: Monotonic) {
+        self.rests_until = self.rests_until.max(ended + ended.since(began) * REST);
     }
 
     fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {
@@ -139,9 +222,10 @@ impl Control {
     /// Says something; after [`Reply::Done`] or [`Reply::Failed`] the connection ends.
     pub(super) fn reply(&mut self, id: ConnectionId, reply: &Reply) {
         if let Some(connection) = self.find(id) {
-            connection.say(reply);
-            connection.ends |= matches!(reply, Reply::Done { .. } | Reply::Failed { .. });
-            connection.write();
+            connection.say(&line(reply));
+            if matches!(reply, Reply::Done { .. } | Reply::Failed { .. }) {
+                connection.end();
+            }
         }
         // Whoever reads to the end must not wait for something else to happen.
         self.connections.retain(|connection| !connection.is_over());
@@ -156,12 +240,9 @@ impl Control {
 
     /// Tells those who follow such things.
     pub(super) fn publish(&mut self, reply: &Reply, to: impl Fn(Follows) -> bool) {
-        for connection in &mut self.connections {
-            if to(connection.follows) {
-                connection.say(reply);
-                connection.write();
-            }
-        }
+        let line = line(reply);
+        let told = self.connections.iter_mut().filter(|connection| to(connection.follows));
+        told.for_each(|connection| connection.say(&line));
     }
 
     /// What is followed by anybody.
@@ -169,16 +250,19 @@ impl Control {
         self.connections.iter().map(|connection| connection.follows)
     }
 
-    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let connections = self.connections.iter().map(|connection| connection.stream.as_fd());
-        std::iter::once(self.listener.as_fd()).chain(connections)
+    /// What to wait for.
+    pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let listener = PollFd::new(self.listener.as_fd(), PollFlags::POLLIN);
+        let listener = self.shut_until.is_none().then_some(listener);
+        let waits = |connection: &&Connection| connection.state != State::Waits;
+        listener.into_iter().chain(self.connections.iter().filter(waits).map(Connection::polled))
     }
 
     /// When [`poll`](Self::poll) has to be called next.
-    pub(super) fn next_deadline(&self, now: Monotonic) -> Option<Monotonic> {
-        let waiting = self.connections.iter().any(|connection| !connection.output.is_empty());
-        let retry = waiting.then(|| now + Duration::from_millis(10));
-        self.connections.iter().filter_map(|connection| connection.ask_by).chain(retry).min()
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        let waits = self.connections.iter().any(|it| it.state == State::Waits);
+        let deadlines = self.connections.iter().filter_map(|connection| connection.ask_by);
+        deadlines.chain(self.shut_until).chain(waits.then_some(self.rests_until)).min()
     }
 }
 
@@ -190,52 +274,79 @@ impl Drop for Control {
 }
 
 impl Connection {
-    /// Reads what is there; gives the request when it is whole.
-    fn read(&mut self) -> Option<Request> {
-        let mut buffer = [0; LONGEST_REQUEST];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => {
-                    // Whoever closes its side after asking still wants the answer.
-                    self.dead |= self.ask_by.is_some() || self.follows != Follows::Nothing;
-                    return None;
-                }
-                Ok(_) if self.ask_by.is_none() => {}
-                Ok(count) => self.input.extend(buffer.iter().take(count)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(_) => {
-                    self.dead = true;
-                    return None;
-                }
+    /// Whoever closes its side after asking still wants the answer: only one that asks is read.
+    fn polled(&self) -> PollFd<'_> {
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::POLLIN, self.state == State::Asks);
+        wanted.set(PollFlags::POLLOUT, !self.output.is_empty());
+        PollFd::new(self.stream.as_fd(), wanted)
+    }
+
+    /// Reads and writes what can be now, a bounded amount.
+    fn exchange(&mut self, ready: PollFlags) {
+        let is_gone = ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+        match self.state {
+            State::Asks if !ready.is_empty() => self.read(),
+            // What was asked is done, though nobody waits for the answer.
+            State::Asks | State::Waits => {}
+            State::Answered | State::Ends => self.dead |= is_gone,
+        }
+        if ready.contains(PollFlags::POLLOUT) {
+            self.write();
+        }
+    }
+
+    /// Reads what is there of a request.
+    fn read(&mut self) {
+        // One byte more than a request, to tell a longer one.
+        let mut buffer = [0; LONGEST_REQUEST + 1];
+        let is_closed = match self.stream.read(&mut buffer) {
+            Ok(count) => {
+                self.input.extend(buffer.iter().take(count));
+                count == 0
             }
-            let end = self.input.iter().position(|&byte| byte == b'\n');
-            if self.ask_by.is_some() && (end.is_some() || self.input.len() > LONGEST_REQUEST) {
-                self.ask_by = None;
-                let line = mem::take(&mut self.input);
-                match serde_json::from_slice(line.get(..end.unwrap_or(0)).unwrap_or_default()) {
-                    Ok(request) => return Some(request),
-                    Err(error) => {
-                        let why = format!("knockd does not understand the request: {error}");
-                        self.say(&Reply::Failed { why });
-                        self.ends = true;
-                    }
-                }
+            Err(error) => {
+                let later = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
+                self.dead |= !later.contains(&error.kind());
+                return;
+            }
+        };
+        self.dead |= is_closed && self.input.is_empty();
+        if is_closed || self.input.contains(&b'\n') || self.input.len() > LONGEST_REQUEST {
+            self.state = State::Waits;
+            self.ask_by = None;
+        }
+    }
+
+    /// The request that has come, whose turn it is.
+    fn request(&mut self) -> Option<Request> {
+        self.state = State::Answered;
+        let input = mem::take(&mut self.input);
+        let asked = input.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        match serde_json::from_slice(asked) {
+            Ok(request) => Some(request),
+            Err(error) => {
+                let why = format!("knockd does not understand the request: {error}");
+                self.say(&line(&Reply::Failed { why }));
+                self.end();
+                None
             }
         }
     }
 
-    fn say(&mut self, reply: &impl Serialize) {
-        // Replies are maps with string keys: they can always be written.
-        if serde_json::to_writer(&mut self.output, reply).is_ok() {
-            self.output.push(b'\n');
-        }
+    fn say(&mut self, line: &[u8]) {
+        self.output.extend(line);
         self.dead |= self.output.len() > LONGEST_OUTPUT;
+    }
+
+    fn end(&mut self) {
+        self.state = State::Ends;
+        self.write();
     }
 
     fn write(&mut self) {
         while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
+            match self.stream.write(self.output.as_slices().0) {
                 Ok(count) => drop(self.output.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -247,9 +358,16 @@ impl Connection {
         }
     }
 
-    const fn is_over(&self) -> bool {
-        self.dead || (self.ends && self.output.is_empty())
+    fn is_over(&self) -> bool {
+        self.dead || (self.state == State::Ends && self.output.is_empty())
     }
+}
+
+fn line(reply: &impl Serialize) -> Vec<u8> {
+    // Replies are maps with string keys: they can always be written.
+    let mut line = serde_json::to_vec(reply).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
 #[cfg(test)]
@@ -262,22 +380,44 @@ mod tests {
         Monotonic::from_nanos(1_000_000_000_000)
     }
 
+    fn listen() -> (tempfile::TempDir, Control) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut control = Control::listen(&dir.path().join("s")).unwrap();
+        poll(&mut control, 0);
+        (dir, control)
+    }
+
+    fn poll(control: &mut Control, millis: u64) -> Vec<(ConnectionId, Request)> {
+        control.poll(now() + Duration::from_millis(millis), &BTreeSet::new())
+    }
+
     fn ask(control: &mut Control, text: &str) -> (UnixStream, Vec<(ConnectionId, Request)>) {
         let mut stream = UnixStream::connect(&control.path).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
-        let requests = control.poll(now(), &BTreeSet::new());
+        let requests = poll(control, 0);
         (stream, requests)
     }
 
-    fn answer(stream: UnixStream) -> Vec<String> {
-        BufReader::new(stream).lines().map(Result::unwrap).collect()
+    /// A connection of a user, which has written this.
+    fn connect(control: &mut Control, user: u32, text: &str) -> UnixStream {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(text.as_bytes()).unwrap();
+        control.admit(ours, user);
+        theirs
     }
+
+    fn answer(stream: UnixStream) -> Vec<String> {
+        BufReader::new(stream).lines().map_while(Result::ok).collect()
+    }
+
+    const STATUS: &str = "{\"do\":\"status\"}\n";
+    const MEMBER: u32 = 1000;
 
     #[test]
     fn a_request_is_answered_and_the_connection_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut control = Control::listen(&dir.path().join("s")).unwrap();
-        let (stream, requests) = ask(&mut control, "{\"do\":\"status\"}\n");
+        let (_dir, mut control) = listen();
+        let (stream, requests) = ask(&mut control, STATUS);
         let [(id, Request::Status)] = requests[..] else { panic!("{requests:?}") };
         control.reply(id, &Reply::Done { text: "well".into() });
         assert_eq!(answer(stream), [r#"{"reply":"done","text":"well"}"#]);
@@ -286,8 +426,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_answered_with_what_is_wrong() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut control = Control::listen(&dir.path().join("s")).unwrap();
+        let (_dir, mut control) = listen();
         let long = "x".repeat(LONGEST_REQUEST + 1);
         for nonsense in ["what?\n", "{\"do\":\"fly\"}\n", &long] {
             let (stream, requests) = ask(&mut control, nonsense);
@@ -298,18 +437,43 @@ mod tests {
 
     #[test]
     fn whoever_does_not_ask_is_sent_away() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut control = Control::listen(&dir.path().join("s")).unwrap();
+        let (_dir, mut control) = listen();
         let (_stream, _) = ask(&mut control, "{\"do\":");
         assert_eq!(control.connections.len(), 1);
-        control.poll(now() + TIME_TO_ASK, &BTreeSet::new());
+        assert_eq!(control.next_deadline(), Some(now() + TIME_TO_ASK));
+        poll(&mut control, 5_000);
+        assert!(control.connections.is_empty());
+    }
+
+    #[test]
+    fn whoever_closes_their_side_is_answered_and_goes_on_being_told() {
+        let (_dir, mut control) = listen();
+        let half = |control: &mut Control, text: &str| {
+            let stream = connect(control, 0, text);
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let request = poll(control, 0).into_iter().chain(poll(control, 0)).next();
+            (stream, request.unwrap().0)
+        };
+        // The end of what they write is the end of the request.
+        let (stream, id) = half(&mut control, STATUS.trim());
+        control.reply(id, &Reply::Done { text: String::new() });
+        assert_eq!(answer(stream).len(), 1);
+        let (stream, id) = half(&mut control, "{\"do\":\"watch\"}\n");
+        control.follow(id, Follows::Events);
+        poll(&mut control, 1);
+        control.publish(&Reply::Done { text: "news".into() }, |to| to == Follows::Events);
+        poll(&mut control, 2);
+        assert_eq!(control.connections.len(), 1);
+        let mut buffer = [0; 100];
+        assert!((&stream).read(&mut buffer).unwrap() > 0);
+        drop(stream);
+        poll(&mut control, 3);
         assert!(control.connections.is_empty());
     }
 
     #[test]
     fn the_user_of_a_watcher_is_not_heard() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut control = Control::listen(&dir.path().join("s")).unwrap();
+        let (_dir, mut control) = listen();
         let mut stream = UnixStream::connect(&control.path).unwrap();
         stream.write_all(b"{\"do\":\"close_all\"}\n").unwrap();
         let user = nix::unistd::geteuid().as_raw();
@@ -318,17 +482,91 @@ mod tests {
     }
 
     #[test]
-    fn somebody_who_follows_and_does_not_read_is_cut_off_in_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut control = Control::listen(&dir.path().join("s")).unwrap();
-        let (_stream, requests) = ask(&mut control, "{\"do\":\"watch\"}\n");
-        control.follow(requests[0].0, Follows::Events);
-        let line = Reply::Done { text: "x".repeat(1 << 20) };
-        for _ in 0..20 {
-            control.publish(&line, |follows| follows == Follows::Events);
+    fn one_user_cannot_use_up_the_connections_nor_all_others_those_of_root() {
+        let (_dir, mut control) = listen();
+        let mut kept = Vec::new();
+        for user in 1000..1020 {
+            for _ in 0..20 {
+                kept.push(connect(&mut control, user, ""));
+            }
+            let of_user = control.connections.iter().filter(|it| it.user == user).count();
+            assert!(of_user <= CONNECTIONS_OF_ONE);
         }
-        control.poll(now(), &BTreeSet::new());
+        assert_eq!(control.connections.len(), CONNECTIONS_OF_OTHERS);
+        assert_eq!(answer(kept.pop().unwrap()), [""; 0]);
+        for _ in 0..CONNECTIONS {
+            kept.push(connect(&mut control, 0, STATUS));
+        }
+        assert_eq!(poll(&mut control, 0).len(), CONNECTIONS - CONNECTIONS_OF_OTHERS);
+    }
+
+    #[test]
+    fn others_than_root_are_answered_one_by_one_and_have_a_part_of_the_time() {
+        let (_dir, mut control) = listen();
+        let others: Vec<_> = (0..3).map(|it| connect(&mut control, MEMBER + it, STATUS)).collect();
+        assert_eq!(poll(&mut control, 0).len(), 1);
+        // It took a fifth of a second.
+        let at = |millis| now() + Duration::from_millis(millis);
+        control.answered(at(0), at(200));
+        assert_eq!(control.next_deadline(), Some(at(800)));
+        // Those that wait are not what is waited for.
+        assert_eq!(control.fds().count(), 2);
+        let _root = connect(&mut control, 0, STATUS);
+        assert_eq!(poll(&mut control, 799).len(), 1);
+        assert_eq!(poll(&mut control, 800).len(), 1);
+        assert_eq!(poll(&mut control, 809).len(), 0);
+        assert_eq!(poll(&mut control, 810).len(), 1);
+        drop(others);
+    }
+
+    #[test]
+    fn whoever_connects_again_and_again_is_let_in_a_few_at_a_time() {
+        let (_dir, mut control) = listen();
+        let streams: Vec<_> =
+            (0..=TAKEN).map(|_| UnixStream::connect(&control.path).unwrap()).collect();
+        drop(streams);
+        poll(&mut control, 0);
+        assert_eq!(control.next_deadline(), Some(now() + PAUSE));
+        // Nothing wakes before that.
+        assert_eq!(control.fds().count(), control.connections.len());
+        let (_stream, _) = ask(&mut control, STATUS);
+        assert_eq!(poll(&mut control, 10).len(), 1);
+    }
+
+    #[test]
+    fn somebody_who_follows_and_does_not_read_is_cut_off_in_the_end() {
+        let (_dir, mut control) = listen();
+        let mut streams = Vec::new();
+        for user in [MEMBER, MEMBER + 1, 0] {
+            streams.push(connect(&mut control, user, "{\"do\":\"watch\"}\n"));
+        }
+        for at in 0..3 {
+            for (id, _) in poll(&mut control, at * 10) {
+                control.follow(id, Follows::Events);
+            }
+        }
+        let line = Reply::Done { text: "x".repeat(1 << 18) };
+        for at in 0..30 {
+            assert!(at > 20 || control.connections.len() == 3);
+            control.publish(&line, |follows| follows == Follows::Events);
+            poll(&mut control, 100);
+        }
         assert!(control.connections.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_waits_is_written_when_it_can_be() {
+        let (_dir, mut control) = listen();
+        let (stream, requests) = ask(&mut control, STATUS);
+        let text = "x".repeat(3 << 20);
+        control.reply(requests[0].0, &Reply::Done { text: text.clone() });
+        let wanted = control.fds().nth(1).unwrap();
+        assert_eq!(wanted.events(), PollFlags::POLLOUT);
+        let reader = std::thread::spawn(move || answer(stream));
+        while !control.connections.is_empty() {
+            poll(&mut control, 0);
+        }
+        assert!(reader.join().unwrap()[0].len() > text.len());
     }
 
     #[test]

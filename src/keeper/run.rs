@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
@@ -329,18 +331,18 @@ impl Keeper {
         let deadlines = [
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
-            self.control.next_deadline(now),
+            self.control.next_deadline(),
             self.trial_ends(),
             self.lists.next_deadline(),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
-        let mut fds = vec![std::os::fd::AsFd::as_fd(&self.signals)];
-        fds.extend(self.watchers.fds());
-        fds.extend(self.doors.fds());
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![readable(self.signals.as_fd())];
+        fds.extend(self.watchers.fds().into_iter().chain(self.doors.fds()).map(readable));
         fds.extend(self.control.fds());
-        let ready = files::wait(&fds, timeout).map_err(system("cannot wait for events"))?;
-        Ok(ready.first() == Some(&true))
+        files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
+        Ok(fds.first().and_then(PollFd::any).unwrap_or(true))
     }
 }
 

@@ -122,9 +122,18 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
 pub fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> =
         fds.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
-    match ppoll(&mut polled, timeout.map(TimeSpec::from), None) {
-        Ok(_) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
-        Err(Errno::EINTR) => Ok(vec![false; fds.len()]),
+    poll(&mut polled, timeout)?;
+    Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
+}
+
+/// Waits until one of the descriptors is as wanted or closed, or until `timeout` is over; each then
+/// says what it is, none after a signal.
+///
+/// # Errors
+/// When the kernel has no memory.
+pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()> {
+    match ppoll(fds, timeout.map(TimeSpec::from), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
