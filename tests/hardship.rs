@@ -114,7 +114,7 @@ fn on_a_small_disk(test: &'static str, function: fn(&Path)) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_str().unwrap();
         must("mount", &["--make-rprivate", "/"]);
-        must("mount", &["-t", "tmpfs", "-o", "size=512k", "knock-test", path]);
+        must("mount", &["-t", "tmpfs", "-o", "size=512k,mode=0700", "knock-test", path]);
         function(directory.path());
         must("umount", &[path]);
     });

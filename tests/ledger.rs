@@ -145,7 +145,10 @@ fn on_a_small_disk(test: &str, size: u32, function: impl FnOnce(&Path) + Send + 
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_str().unwrap();
         must("mount", &["--make-rprivate", "/"]);
-        must("mount", &["-t", "tmpfs", "-o", &format!("size={size}k"), "knock-test", path]);
+        must(
+            "mount",
+            &["-t", "tmpfs", "-o", &format!("size={size}k,mode=0700"), "knock-test", path],
+        );
         function(directory.path());
         must("umount", &[path]);
     };
