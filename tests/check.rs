@@ -214,6 +214,8 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
         ("user: nobody-at-all", command, "1:34: there is no user 'nobody-at-all': create it"),
         ("state_dir: DIR/newer", door("start_command: echo"), "newer/ledger.db was written by a n"),
         ("state_dir: DIR/other", door("start_command: echo"), "another program's database"),
+        ("state_dir: DIR/open", door("start_command: echo"), "DIR/open: others than its owner"),
+        ("run_dir: DIR/open", door("start_command: echo"), "DIR/open: others than its owner"),
         ("on_exit: keep", set("none"), "2:45: there is no set 'inet filter none'; declare it"),
         ("on_exit: keep", set("plain"), "2:45: the set 'inet filter plain' lacks 'flags timeout'"),
         ("spa: {key_file: DIR/file}", door("spa: true, open: 22"), "file: others than its owner"),
@@ -229,6 +231,9 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
         let text = format!("knockd: {{{}}}\n{doors}\n", settings.join(", "));
         fs::write(&path, text.replace("DIR", &place)).unwrap();
         fs::write(directory.path().join("file"), "").unwrap();
+        let open = directory.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
         for (name, application, version) in [("newer", 0x6b6e_6f6b, 99), ("other", 7, 0)] {
             fs::create_dir(directory.path().join(name)).unwrap();
             fs::write(
@@ -245,7 +250,7 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
             said.push(String::from_utf8(output.stderr).unwrap().replace(&place, "DIR"));
             if said.len() == 2 {
                 let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
-                assert_eq!(left.len(), 4, "{setting}: {left:?}");
+                assert_eq!(left.len(), 5, "{setting}: {left:?}");
             }
         }
         assert!(said[0].contains(wanted), "{setting}: {}", said[0]);

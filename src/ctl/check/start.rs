@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::config::How;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::{Loaded, Options};
+use crate::config::trusted_path::check_paths;
 use crate::control;
 use crate::firewall::guard;
 use crate::firewall::nft_set::{NftSets, OwnSets};
@@ -26,7 +27,7 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
         Some(place) => place.error(message),
         None => Diagnostic::file(path, message),
     };
-    let mut found = Vec::new();
+    let mut found: Vec<Diagnostic> = check_paths(settings, options).err().into_iter().collect();
     let mut writes = |key, path: &Path, result: nix::Result<()>| {
         let message = |why: Errno| format!("cannot write {}: {}", path.display(), why.desc());
         found.extend(result.err().map(|why| error(key, message(why))));
