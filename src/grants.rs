@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::record::{By, Element, GrantState, Means, Opener, Place, Record, UnknownWord};
 pub use self::recovery::{Held, Recovered};
-use crate::config::{Door, Family, Holes, How, Name, Rendered};
+use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
 use crate::engine::Reason;
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -41,6 +41,9 @@ pub struct Deed {
 pub struct Step {
     pub open: Rendered,
     pub close: Option<Rendered>,
+    /// Exits 0 while what `open` did is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Rendered>,
 }
 
 impl Deed {
@@ -63,8 +66,12 @@ impl Deed {
                 let step = |port| {
                     let seconds = open_for.as_secs();
                     let holes = Holes { address, door: door.name(), client, port, seconds };
-                    let close = pair.close.as_ref().map(|close| close.render(&holes));
-                    Step { open: open.render(&holes), close }
+                    let render = |command: &Option<Command>| Some(command.as_ref()?.render(&holes));
+                    Step {
+                        open: open.render(&holes),
+                        close: render(&pair.close),
+                        verify: render(&pair.verify),
+                    }
                 };
                 Means::Commands(if opening.ports.is_empty() {
                     vec![step(None)]
@@ -600,6 +607,7 @@ mod tests {
         let step = |port: usize| Step {
             open: command(&format!("open {port}")),
             close: Some(command(&format!("close {port}"))),
+            verify: None,
         };
         Deed {
             means: Means::Commands((0..ports).map(step).collect()),
@@ -679,7 +687,7 @@ mod tests {
     fn a_door_without_a_close_is_an_act_each_time() {
         let mut grants = Grants::new();
         let act = {
-            let steps = vec![Step { open: command("wake"), close: None }];
+            let steps = vec![Step { open: command("wake"), close: None, verify: None }];
             Deed { means: Means::Commands(steps), ..deed(0, 10) }
         };
         for seconds in 0..3 {

@@ -130,6 +130,8 @@ pub(super) const DOOR: Keys = Keys {
         "stop_command",
         "start_command_6",
         "stop_command_6",
+        "verify_command",
+        "verify_command_6",
         "cmd_timeout",
     ],
 };

@@ -27,6 +27,9 @@ const COMMANDS: PairNames = PairNames {
     close: "Stop_Command",
     open_6: "Start_Command_6",
     close_6: "Stop_Command_6",
+    // Not a directive that a file may have.
+    verify: "Verify_Command",
+    verify_6: "Verify_Command_6",
 };
 
 /// Whether a text is a `knockd.conf`: its first significant line is a `[section]`, or a directive

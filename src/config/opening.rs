@@ -9,7 +9,7 @@ use super::door::{WAYS, read_time};
 use super::raw::{Entry, Mapping, Value, given_twice};
 use super::sequence::read_ports;
 use super::via::read_via;
-use super::{Command, Commands, Hole, How};
+use super::{Command, Commands, Hole, How, Pair};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 
@@ -56,6 +56,8 @@ const DOOR_COMMANDS: PairNames = PairNames {
     close: "stop_command",
     open_6: "start_command_6",
     close_6: "stop_command_6",
+    verify: "verify_command",
+    verify_6: "verify_command_6",
 };
 
 /// Classic knockd's `Cmd_Timeout`: what a door with commands of its own has.
@@ -164,8 +166,16 @@ fn nothing_to_do(entry: &Entry) -> Diagnostic {
     entry.at.error(message).help("write the ports to open, open: [22/tcp], or a 'start_command'")
 }
 
-const IN_PLACE_OF_COMMAND: [&str; 6] =
-    ["open", "via", "start_command", "start_command_6", "stop_command", "stop_command_6"];
+const IN_PLACE_OF_COMMAND: [&str; 8] = [
+    "open",
+    "via",
+    "start_command",
+    "start_command_6",
+    "stop_command",
+    "stop_command_6",
+    "verify_command",
+    "verify_command_6",
+];
 
 /// Whether anything that opens the door says who knocks.
 fn has_clients(mapping: &Mapping) -> bool {
@@ -183,8 +193,12 @@ pub(super) struct Fills {
 /// Holes that nothing will fill.
 pub(super) fn check_holes(commands: &Commands, fills: Fills, at: &Place, problems: &mut Problems) {
     let pairs = [&commands.v4, &commands.v6];
-    let all = || pairs.into_iter().flat_map(|pair| [&pair.open, &pair.close]).flatten();
-    let has = |hole| all().any(|command| command.holes().any(|found| found == hole));
+    let has = |hole| {
+        pairs
+            .into_iter()
+            .flat_map(Pair::all)
+            .any(|command| command.holes().any(|found| found == hole))
+    };
     if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !fills.port && has(*hole))
     {
         let message = format!("nothing fills %{}%: the door has no 'open'", hole.name());

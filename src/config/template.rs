@@ -25,6 +25,14 @@ pub struct Commands {
 pub struct Pair {
     pub open: Option<Command>,
     pub close: Option<Command>,
+    /// Exits 0 while what `open` did is there. Only beside `close`.
+    pub verify: Option<Command>,
+}
+
+impl Pair {
+    pub fn all(&self) -> impl Iterator<Item = &Command> {
+        [&self.open, &self.close, &self.verify].into_iter().flatten()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

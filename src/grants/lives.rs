@@ -86,7 +86,7 @@ fn door() -> Name {
 
 fn deed() -> Deed {
     let command = |text: &str| Rendered { argv: vec![text.into()], environment: Vec::new() };
-    let step = Step { open: command("open"), close: Some(command("close")) };
+    let step = Step { open: command("open"), close: Some(command("close")), verify: None };
     Deed { means: Means::Commands(vec![step]), open_for: Duration::from_secs(10) }
 }
 

@@ -201,6 +201,7 @@ mod tests {
             means: Means::Commands(vec![Step {
                 open: command("open"),
                 close: Some(command("close")),
+                verify: None,
             }]),
         }
     }
@@ -223,7 +224,8 @@ mod tests {
     }
 
     fn knock(grants: &mut Grants, seconds: u64, door: &str) -> Decision {
-        let steps = vec![Step { open: command("open"), close: Some(command("close")) }];
+        let steps =
+            vec![Step { open: command("open"), close: Some(command("close")), verify: None }];
         let deed = Deed { means: Means::Commands(steps), open_for: Duration::from_secs(30) };
         let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed);
         grants.take(asked)

@@ -50,7 +50,11 @@ fn record(id: u64) -> Record {
         deadline: Monotonic::from_nanos(7),
         since: now(),
         until: now() + Duration::from_secs(30),
-        means: Means::Commands(vec![Step { open: command("open"), close: Some(command("close")) }]),
+        means: Means::Commands(vec![Step {
+            open: command("open"),
+            close: Some(command("close")),
+            verify: None,
+        }]),
     }
 }
 
@@ -391,6 +395,14 @@ mod the_file {
     }
 
     #[test]
+    fn whose_grants_cannot_be_looked_at_is_as_good_as_before() {
+        let step = r#"{"open":{"argv":["a"],"environment":[]},"close":null}"#;
+        let step: Step = serde_json::from_str(step).unwrap();
+        assert_eq!(step.verify, None);
+        assert!(!serde_json::to_string(&step).unwrap().contains("verify"));
+    }
+
+    #[test]
     fn of_another_program_is_refused_and_left_alone() {
         let dir = dir();
         let path = dir.path().join(FILE);
@@ -468,10 +480,10 @@ fn means() -> impl Strategy<Value = Means> {
             },
         )
     };
-    let step = (rendered(), prop::option::of(rendered()));
+    let step = (rendered(), prop::option::of(rendered()), prop::option::of(rendered()));
+    let step = step.prop_map(|(open, close, verify)| Step { open, close, verify });
     prop_oneof![
-        prop::collection::vec(step.prop_map(|(open, close)| Step { open, close }), 0..3)
-            .prop_map(Means::Commands),
+        prop::collection::vec(step, 0..3).prop_map(Means::Commands),
         (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, port)| {
             let source_port = port.and_then(NonZeroU16::new);
             Means::Kernel(Element { table, set, source_port })
