@@ -54,6 +54,7 @@ fn record(id: u64) -> Record {
             open: command("open"),
             close: Some(command("close")),
             verify: None,
+            is_timed: false,
         }]),
     }
 }
@@ -312,8 +313,19 @@ mod history {
     fn that_is_too_long_loses_its_oldest_rows() {
         let dir = dir();
         let mut ledger = filled(&dir);
+        assert!(!ledger.tidy(now(), Keep { rows: 9, ..Keep::default() }).unwrap());
+        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8, 7, 6, 5, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn that_is_too_long_loses_rows_of_the_door_that_has_most() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        for id in [0, 1, 3, 5, 7, 9] {
+            ledger.append(&entry(id, now())).unwrap();
+        }
         assert!(!ledger.tidy(now(), Keep { rows: 3, ..Keep::default() }).unwrap());
-        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8, 7]);
+        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 7, 0]);
     }
 
     #[test]
@@ -326,8 +338,8 @@ mod history {
             }
         }
         let keep = Keep { rows: 10, ..Keep::default() };
-        let more: Vec<bool> = (0..3).map(|_| ledger.tidy(now(), keep).unwrap()).collect();
-        assert_eq!(more, [true, true, false]);
+        let more: Vec<bool> = (0..4).map(|_| ledger.tidy(now(), keep).unwrap()).collect();
+        assert_eq!(more, [true, true, true, false]);
         assert_eq!(ledger.history(&everything()).unwrap().len(), 10);
     }
 }
@@ -481,7 +493,7 @@ fn means() -> impl Strategy<Value = Means> {
         )
     };
     let step = (rendered(), prop::option::of(rendered()), prop::option::of(rendered()));
-    let step = step.prop_map(|(open, close, verify)| Step { open, close, verify });
+    let step = step.prop_map(|(open, close, verify)| Step { open, close, verify, is_timed: false });
     prop_oneof![
         prop::collection::vec(step, 0..3).prop_map(Means::Commands),
         (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, port)| {
