@@ -35,6 +35,7 @@ fn record(id: u64) -> Record {
             open: command(),
             close: Some(command()),
             verify: None,
+            is_timed: false,
         }]),
     }
 }

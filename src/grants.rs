@@ -35,6 +35,10 @@ pub struct GrantId(pub u64);
 pub struct Deed {
     pub means: Means,
     pub open_for: Duration,
+    /// By commands of the door's own: one that fails may have opened, and is closed at its time.
+    pub is_own: bool,
+    /// How many grants the door may have.
+    pub most: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,9 @@ pub struct Step {
     /// Exits 0 while what `open` did is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Rendered>,
+    /// `open` is told for how long: what it opens ends by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_timed: bool,
 }
 
 impl Deed {
@@ -56,11 +63,13 @@ impl Deed {
         let opening = &door.opening;
         let Wanted { address, source_port, client, open_for } = *wanted;
         let open_for = open_for.unwrap_or(opening.open_for);
+        let mut is_own = false;
         let means = match &opening.how {
             How::Guard => Means::Kernel(Element::of_guard(door.name(), address, source_port)),
             _ if source_port.is_some() => return Err(Reason::SourcePort),
             How::Set(set) => Means::Kernel(Element::of_set(set, address).ok_or(Reason::NoCommand)?),
-            How::Commands { commands, .. } => {
+            How::Commands { commands, template } => {
+                is_own = template.is_none();
                 let pair = commands.of(Family::of(address));
                 let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
                 let step = |port| {
@@ -71,6 +80,7 @@ impl Deed {
                         open: open.render(&holes),
                         close: render(&pair.close),
                         verify: render(&pair.verify),
+                        is_timed: open.is_timed(),
                     }
                 };
                 Means::Commands(if opening.ports.is_empty() {
@@ -80,7 +90,7 @@ impl Deed {
                 })
             }
         };
-        Ok(Self { means, open_for })
+        Ok(Self { means, open_for, is_own, most: opening.max_grants })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
@@ -181,13 +191,20 @@ impl Asked {
         matches!(self.deed.means, Means::Kernel(_))
     }
 
+    /// Whether it needs commands to run, and room for them.
+    #[must_use]
+    pub const fn needs_room(&self) -> bool {
+        matches!(self.answer, Answer::Open(_) | Answer::Act) && !self.is_the_kernels()
+    }
+
     fn grant(&self) -> Grant {
         Grant {
             place: self.place.clone(),
             opener: self.opener.clone(),
-            state: State::Starting,
+            state: State::Starting { was_open: false, again: None },
             deadline: self.until,
             means: self.deed.means.clone(),
+            is_own: self.deed.is_own,
         }
     }
 }
@@ -196,26 +213,51 @@ impl Asked {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Open it by these means, then say what came of it: [`Grants::opened`].
+    /// Open it by these means, where they are commands by [`Grants::work`], then say what came of
+    /// it: [`Grants::opened`].
     Open(GrantId, Means),
     /// Run these; nothing has to be closed later.
     Act(Vec<Rendered>),
     /// The door is open already, and stays so until then.
     Extend(GrantId, Monotonic),
+    /// The same, once [`Grants::work`] of this manner has seen to it that it is:
+    /// [`Grants::opened`].
+    Ensure(GrantId, Monotonic, Manner),
     /// The door is being closed; it opens again once that has ended.
     Wait,
+}
+
+/// How the open commands of a grant run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Manner {
+    /// Those whose work is not there.
+    IfGone,
+    /// All of them.
+    Once,
+    /// All of them, after what they opened for a shorter time has been closed.
+    Anew,
 }
 
 /// What came of opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     All,
-    /// The commands of the first `done` steps succeeded; the next one did not.
-    /// `doubtful`: it may have done its work all the same, since it had to be killed.
+    /// The first `done` steps succeeded; the next one did not.
     Failed {
         done: usize,
-        doubtful: bool,
+        trouble: Trouble,
     },
+}
+
+/// What is wrong with a step that did not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Its command could not be started, so it has done nothing.
+    NotStarted,
+    /// Its command failed, and may have done its work all the same.
+    Failed,
+    /// Its command succeeded, and yet what it opens is not there.
+    NotThere,
 }
 
 /// What a grant comes to after its open commands have ended.
@@ -223,10 +265,14 @@ pub enum Opened {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterOpen {
     Open,
+    /// It may be open, and is closed at its time.
+    WithErrors,
+    /// Somebody asked for more meanwhile: [`Grants::work`] of this manner.
+    Again(Manner),
     /// Nothing was opened, so nothing has to be closed.
     Nothing,
     /// What was opened has to be closed at once.
-    Close(Vec<Rendered>),
+    Close(Vec<Step>),
 }
 
 /// A grant whose time has come.
@@ -235,10 +281,28 @@ pub enum AfterOpen {
 pub struct Expired {
     pub id: GrantId,
     pub place: Place,
-    pub close: Vec<Rendered>,
+    /// The steps to close, if any: what another grant holds too stays.
+    pub close: Vec<Step>,
     /// The element to delete, where the kernel has not done so by itself.
     pub delete: Option<Element>,
+    /// It could not be closed before.
+    pub again: bool,
 }
+
+/// What comes of a close that failed.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedClose {
+    /// It has ended by itself.
+    Ended,
+    /// It expires once more, after this time.
+    Again(Duration),
+    /// It may still be open, and nobody tries any more.
+    GivenUp,
+}
+
+/// After how many seconds a close that failed is tried again, each time.
+const TRY_AGAIN: [u64; 4] = [1, 2, 4, 8];
 
 /// What closing a door by hand comes to.
 #[must_use]
@@ -262,11 +326,20 @@ pub struct Listed<'a> {
 
 #[derive(Debug)]
 enum State {
-    Starting,
-    Open,
-    /// `again`: somebody knocked meanwhile.
+    /// `again`: more is to be done when that has ended.
+    Starting {
+        was_open: bool,
+        again: Option<Manner>,
+    },
+    Open {
+        with_errors: bool,
+    },
+    /// `again`: somebody knocked meanwhile. `left`: what is being closed. `tries`: those that
+    /// failed.
     Closing {
         again: Option<(Opener, Deed)>,
+        left: Vec<Step>,
+        tries: usize,
     },
 }
 
@@ -278,26 +351,37 @@ struct Grant {
     state: State,
     deadline: Monotonic,
     means: Means,
+    is_own: bool,
 }
 
-impl Grant {
-    fn expired(&self, id: GrantId) -> Expired {
-        Expired {
-            id,
-            place: self.place.clone(),
-            close: self.means.closes(),
-            delete: self.means.element().cloned(),
-        }
+/// How many grants there may be in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub all: usize,
+    /// That commands open.
+    pub by_commands: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { all: usize::MAX, by_commands: usize::MAX }
     }
 }
 
 /// All grants, and when each ends.
 #[derive(Debug, Default)]
 pub struct Grants {
+    limits: Limits,
+    /// How many there are of each door, and that commands open.
+    of_door: HashMap<Name, usize>,
+    by_commands: usize,
+    /// Who holds, open or about to be, what one and the same close command takes away. Only what
+    /// can be looked at is held by several.
+    holders: HashMap<Vec<String>, BTreeSet<GrantId>>,
     grants: HashMap<GrantId, Grant>,
     /// The one grant that there is for a place.
     places: HashMap<Place, GrantId>,
-    /// The open ones, by the time at which they end.
+    /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
 }
@@ -308,19 +392,43 @@ impl Grants {
         Self::default()
     }
 
+    /// Grants that there are stay, however many.
+    pub const fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// What it would lead to that somebody may open a door, since `knocked`.
-    pub fn ask(&mut self, knocked: Monotonic, place: Place, opener: Opener, deed: Deed) -> Asked {
+    ///
+    /// # Errors
+    /// [`Reason::TooMany`] where there is no room for another grant.
+    pub fn ask(
+        &mut self,
+        knocked: Monotonic,
+        place: Place,
+        opener: Opener,
+        deed: Deed,
+    ) -> Result<Asked, Reason> {
         let until = knocked + deed.open_for;
         let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get(id)?)));
         let answer = match known {
             None if deed.is_act() => Answer::Act,
+            None if self.is_full(&place.door, &deed) => return Err(Reason::TooMany),
             None => self.answer_open(),
             Some((id, grant)) => match grant.state {
-                State::Starting | State::Open => Answer::Extend(id, grant.deadline.max(until)),
+                State::Starting { .. } | State::Open { .. } => {
+                    Answer::Extend(id, grant.deadline.max(until))
+                }
                 State::Closing { .. } => Answer::Wait(id),
             },
         };
-        Asked { place, opener, until, deed, answer }
+        Ok(Asked { place, opener, until, deed, answer })
+    }
+
+    fn is_full(&self, door: &Name, deed: &Deed) -> bool {
+        let Limits { all, by_commands } = self.limits;
+        self.of_door.get(door).is_some_and(|&count| count >= deed.most)
+            || self.grants.len() >= all
+            || (matches!(deed.means, Means::Commands(_)) && self.by_commands >= by_commands)
     }
 
     /// Ids are not given twice, also where nothing comes of what was asked for.
@@ -333,9 +441,7 @@ impl Grants {
     pub fn take(&mut self, asked: Asked) -> Decision {
         match asked.answer {
             Answer::Open(id) => {
-                let grant = asked.grant();
-                self.places.insert(asked.place, id);
-                self.grants.insert(id, grant);
+                self.add(id, asked.grant());
                 Decision::Open(id, asked.deed.means)
             }
             Answer::Act => match asked.deed.means {
@@ -345,18 +451,25 @@ impl Grants {
                 Means::Kernel(_) => Decision::Act(Vec::new()),
             },
             Answer::Extend(id, later) => {
-                if let Some(grant) = self.grants.get_mut(&id) {
-                    grant.opener = asked.opener;
-                    if self.deadlines.remove(&(grant.deadline, id)) {
-                        self.deadlines.insert((later, id));
-                    }
-                    grant.deadline = later;
+                let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
+                grant.opener = asked.opener;
+                let manner = grant.means.renew(&asked.deed.means, later > grant.deadline);
+                if self.deadlines.remove(&(grant.deadline, id)) {
+                    self.deadlines.insert((later, id));
                 }
-                Decision::Extend(id, later)
+                grant.deadline = later;
+                // What is about to open needs no look.
+                let is_open = matches!(grant.state, State::Open { .. });
+                match manner.filter(|&manner| is_open || manner == Manner::Anew) {
+                    Some(manner) if self.work_again(id, manner) => {
+                        Decision::Ensure(id, later, manner)
+                    }
+                    _ => Decision::Extend(id, later),
+                }
             }
             Answer::Wait(id) => {
                 if let Some(grant) = self.grants.get_mut(&id)
-                    && let State::Closing { again } = &mut grant.state
+                    && let State::Closing { again, .. } = &mut grant.state
                 {
                     // Its own time counts from its own knock.
                     if again.is_none() {
@@ -370,25 +483,124 @@ impl Grants {
         }
     }
 
-    /// What came of opening a grant.
+    /// Whether more has to be done for a grant, from now on, in this manner. If something is being
+    /// done for it that comes first, and [`Grants::opened`] says so.
+    #[must_use]
+    pub fn work_again(&mut self, id: GrantId, manner: Manner) -> bool {
+        let Some(grant) = self.grants.get_mut(&id) else { return false };
+        match &mut grant.state {
+            State::Open { .. } => {
+                self.deadlines.remove(&(grant.deadline, id));
+                grant.state = State::Starting { was_open: true, again: None };
+                true
+            }
+            State::Starting { again, .. } => {
+                *again = (*again).max(Some(manner));
+                false
+            }
+            State::Closing { .. } => false,
+        }
+    }
+
+    /// The steps of a grant that is starting, and how each is done.
+    #[must_use]
+    pub fn work(&self, id: GrantId, manner: Manner) -> Vec<(Step, Manner)> {
+        let Some(Grant { means: Means::Commands(steps), .. }) = self.grants.get(&id) else {
+            return Vec::new();
+        };
+        let shared = |step: &Step| self.holds_another(step, id);
+        let manner = |step: &Step| if shared(step) { Manner::IfGone } else { manner };
+        steps.iter().map(|step| (step.clone(), manner(step))).collect()
+    }
+
+    fn holds_another(&self, step: &Step, id: GrantId) -> bool {
+        let holders = step.held().and_then(|held| self.holders.get(held));
+        holders.is_some_and(|holders| holders.iter().any(|&other| other != id))
+    }
+
+    /// The other grants that hold what is being closed for this one.
+    #[must_use]
+    pub fn also_held(&self, id: GrantId) -> Vec<GrantId> {
+        let Some(Grant { state: State::Closing { left, .. }, .. }) = self.grants.get(&id) else {
+            return Vec::new();
+        };
+        let holders = left.iter().filter_map(|step| self.holders.get(step.held()?));
+        holders.flatten().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// What came of opening a grant, or of seeing to it that it is open.
     pub fn opened(&mut self, id: GrantId, outcome: Opened) -> AfterOpen {
         let Some(grant) = self.grants.get_mut(&id) else { return AfterOpen::Nothing };
-        let Opened::Failed { done, doubtful } = outcome else {
-            grant.state = State::Open;
+        let State::Starting { was_open, again } = grant.state else { return AfterOpen::Nothing };
+        let with_errors = match outcome {
+            Opened::All => false,
+            Opened::Failed { trouble: Trouble::Failed, .. } => true,
+            Opened::Failed { .. } => false,
+        };
+        if matches!(outcome, Opened::All) || (with_errors && grant.is_own) {
+            if let Some(manner) = again {
+                grant.state = State::Starting { was_open: true, again: None };
+                return AfterOpen::Again(manner);
+            }
+            grant.state = State::Open { with_errors };
             self.deadlines.insert((grant.deadline, id));
-            return AfterOpen::Open;
+            return if with_errors { AfterOpen::WithErrors } else { AfterOpen::Open };
+        }
+        let touched = match outcome {
+            Opened::Failed { done, trouble } if !was_open => {
+                done + usize::from(trouble != Trouble::NotStarted)
+            }
+            _ => usize::MAX,
         };
-        let touched = done + usize::from(doubtful);
-        let close = match &grant.means {
-            Means::Commands(steps) => Step::closes(steps.get(..touched).unwrap_or(steps)),
-            Means::Kernel(_) => Vec::new(),
-        };
+        let close = self.begin_close(id, touched);
         if close.is_empty() {
             self.forget(id);
             return AfterOpen::Nothing;
         }
-        grant.state = State::Closing { again: None };
         AfterOpen::Close(close)
+    }
+
+    /// From here on a grant is closing; what of its first steps is to be closed.
+    fn begin_close(&mut self, id: GrantId, first: usize) -> Vec<Step> {
+        let Some(grant) = self.grants.get(&id) else { return Vec::new() };
+        let Means::Commands(steps) = &grant.means else {
+            self.closing(id, Vec::new());
+            return Vec::new();
+        };
+        let mut left: Vec<Step> = steps.iter().take(first).cloned().collect();
+        left.retain(|step| step.close.is_some() && !self.holds_another(step, id));
+        self.closing(id, left.clone());
+        left
+    }
+
+    fn closing(&mut self, id: GrantId, left: Vec<Step>) {
+        self.let_go(id);
+        if let Some(grant) = self.grants.get_mut(&id) {
+            grant.state = State::Closing { again: None, left, tries: 0 };
+        }
+    }
+
+    /// These steps of a grant could not be closed.
+    pub fn close_failed(
+        &mut self,
+        now: Monotonic,
+        id: GrantId,
+        mut failed: Vec<Step>,
+    ) -> FailedClose {
+        let Some(grant) = self.grants.get_mut(&id) else { return FailedClose::Ended };
+        let State::Closing { left, tries, .. } = &mut grant.state else {
+            return FailedClose::Ended;
+        };
+        failed.retain(|step| !(step.is_timed && grant.deadline <= now));
+        if failed.is_empty() {
+            return FailedClose::Ended;
+        }
+        let Some(&seconds) = TRY_AGAIN.get(*tries) else { return FailedClose::GivenUp };
+        *left = failed;
+        *tries += 1;
+        let pause = Duration::from_secs(seconds);
+        self.deadlines.insert((now + pause, id));
+        FailedClose::Again(pause)
     }
 
     /// The open grants that end now or have ended, the earliest first; each is closing from here
@@ -407,11 +619,22 @@ impl Grants {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            let Some(grant) = self.grants.get_mut(&id) else { continue };
-            grant.state = State::Closing { again: None };
-            expired.push(grant.expired(id));
+            let left = match self.grants.get(&id).map(|grant| &grant.state) {
+                Some(State::Closing { left, .. }) => Some(left.clone()),
+                _ => None,
+            };
+            expired.extend(self.expired(id, left));
         }
         expired
+    }
+
+    /// `left`: what could not be closed before.
+    fn expired(&mut self, id: GrantId, left: Option<Vec<Step>>) -> Option<Expired> {
+        let again = left.is_some();
+        let close = left.unwrap_or_else(|| self.begin_close(id, usize::MAX));
+        let grant = self.grants.get(&id)?;
+        let delete = grant.means.element().cloned();
+        Some(Expired { id, place: grant.place.clone(), close, delete, again })
     }
 
     /// Ends one grant now, whoever opened it; `None`: there is no such grant.
@@ -421,12 +644,11 @@ impl Grants {
     pub fn close(&mut self, id: GrantId) -> Option<Closing> {
         let grant = self.grants.get_mut(&id)?;
         match &mut grant.state {
-            State::Starting => grant.deadline = Monotonic::ZERO,
-            State::Closing { again } => *again = None,
-            State::Open => {
+            State::Starting { .. } => grant.deadline = Monotonic::ZERO,
+            State::Closing { again, .. } => *again = None,
+            State::Open { .. } => {
                 self.deadlines.remove(&(grant.deadline, id));
-                grant.state = State::Closing { again: None };
-                return Some(Closing::Now(grant.expired(id)));
+                return self.expired(id, None).map(Closing::Now);
             }
         }
         Some(Closing::Later)
@@ -446,20 +668,25 @@ impl Grants {
     /// opened, what is waiting to open again does not.
     #[must_use]
     pub fn expire_all(&mut self) -> Vec<Expired> {
-        for grant in self.grants.values_mut() {
-            match &mut grant.state {
-                State::Starting => grant.deadline = Monotonic::ZERO,
-                State::Closing { again } => *again = None,
-                State::Open => {}
-            }
-        }
-        self.expire(Monotonic::MAX)
+        self.expire_any(usize::MAX)
     }
 
-    /// Leaves those to the kernel that the kernel ends, and ends all others, as
-    /// [`expire_all`](Self::expire_all) does.
+    fn expire_any(&mut self, most: usize) -> Vec<Expired> {
+        let mut expired = Vec::new();
+        for id in self.of(|_, _| true) {
+            if expired.len() < most
+                && let Some(Closing::Now(one)) = self.close(id)
+            {
+                expired.push(one);
+            }
+        }
+        expired
+    }
+
+    /// Leaves those to the kernel that the kernel ends, and ends the others, as
+    /// [`expire_all`](Self::expire_all) does, but no more than `most` of them.
     #[must_use]
-    pub fn leave(&mut self) -> Vec<Expired> {
+    pub fn leave(&mut self, most: usize) -> Vec<Expired> {
         let kept: Vec<GrantId> = self
             .grants
             .iter()
@@ -471,22 +698,57 @@ impl Grants {
                 self.deadlines.remove(&(grant.deadline, id));
             }
         }
-        self.expire_all()
+        self.expire_any(most)
     }
 
     /// A grant has been closed, well or badly. If somebody knocked meanwhile the door opens again.
     #[must_use]
     pub fn closed(&mut self, id: GrantId) -> Option<Asked> {
         let grant = self.forget(id)?;
-        let State::Closing { again: Some((opener, deed)) } = grant.state else { return None };
+        let State::Closing { again: Some((opener, deed)), .. } = grant.state else { return None };
         let answer = self.answer_open();
         Some(Asked { place: grant.place, opener, until: grant.deadline, deed, answer })
     }
 
+    fn add(&mut self, id: GrantId, grant: Grant) {
+        *self.of_door.entry(grant.place.door.clone()).or_default() += 1;
+        self.places.insert(grant.place.clone(), id);
+        if let Means::Commands(steps) = &grant.means {
+            self.by_commands += 1;
+            for held in steps.iter().filter_map(Step::held) {
+                self.holders.entry(held.to_vec()).or_default().insert(id);
+            }
+        }
+        self.grants.insert(id, grant);
+    }
+
     fn forget(&mut self, id: GrantId) -> Option<Grant> {
+        self.let_go(id);
         let grant = self.grants.remove(&id)?;
         self.places.remove(&grant.place);
+        self.by_commands -= usize::from(matches!(grant.means, Means::Commands(_)));
+        if let Some(count) = self.of_door.get_mut(&grant.place.door) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_door.remove(&grant.place.door);
+            }
+        }
         Some(grant)
+    }
+
+    /// It holds nothing any more that another grant holds too.
+    fn let_go(&mut self, id: GrantId) {
+        let Some(Grant { means: Means::Commands(steps), .. }) = self.grants.get(&id) else {
+            return;
+        };
+        for held in steps.iter().filter_map(Step::held) {
+            if let Some(holders) = self.holders.get_mut(held) {
+                holders.remove(&id);
+                if holders.is_empty() {
+                    self.holders.remove(held);
+                }
+            }
+        }
     }
 
     /// When the next open grant ends.
@@ -520,7 +782,7 @@ impl Grants {
         self.places
             .get(place)
             .and_then(|id| self.grants.get(id))
-            .is_some_and(|grant| matches!(grant.state, State::Open))
+            .is_some_and(|grant| matches!(grant.state, State::Open { .. }))
     }
 
     /// All grants, by their places.
@@ -540,6 +802,17 @@ impl Grants {
             .collect();
         list.sort_by_key(|listed| listed.place);
         list
+    }
+
+    /// What looks whether each open grant is there, where something does.
+    pub fn looks(&self) -> impl Iterator<Item = (GrantId, &Name, Vec<Rendered>)> {
+        self.grants.iter().filter_map(|(&id, grant)| match (&grant.state, &grant.means) {
+            (State::Open { .. }, Means::Commands(steps)) => {
+                let looks = steps.iter().filter_map(|step| step.verify.clone());
+                Some((id, &grant.place.door, looks.collect()))
+            }
+            _ => None,
+        })
     }
 
     #[must_use]
@@ -570,16 +843,19 @@ impl Grant {
 
     const fn state(&self) -> GrantState {
         match self.state {
-            State::Starting => GrantState::Starting,
-            State::Open => GrantState::Open,
+            State::Starting { .. } => GrantState::Starting,
+            State::Open { with_errors: false } => GrantState::Open,
+            State::Open { with_errors: true } => GrantState::OpenedWithErrors,
             State::Closing { .. } => GrantState::Closing,
         }
     }
 }
 
 impl Step {
-    fn closes(steps: &[Self]) -> Vec<Rendered> {
-        steps.iter().filter_map(|step| step.close.clone()).collect()
+    /// What it holds, where several grants can hold it: the command that takes it away.
+    fn held(&self) -> Option<&[String]> {
+        self.verify.as_ref()?;
+        Some(&self.close.as_ref()?.argv)
     }
 }
 
@@ -608,11 +884,26 @@ mod tests {
             open: command(&format!("open {port}")),
             close: Some(command(&format!("close {port}"))),
             verify: None,
+            is_timed: false,
         };
         Deed {
             means: Means::Commands((0..ports).map(step).collect()),
             open_for: Duration::from_secs(open_for),
+            is_own: false,
+            most: usize::MAX,
         }
+    }
+
+    fn closes(steps: &[Step]) -> Vec<String> {
+        steps
+            .iter()
+            .map(|step| step.close.as_ref().unwrap().to_string().replace('\'', ""))
+            .collect()
+    }
+
+    fn undone(after: AfterOpen) -> Vec<String> {
+        let AfterOpen::Close(steps) = after else { panic!("{after:?}") };
+        closes(&steps)
     }
 
     fn place(address: IpAddr) -> Place {
@@ -620,7 +911,7 @@ mod tests {
     }
 
     fn ask(grants: &mut Grants, seconds: u64, address: IpAddr, deed: Deed) -> Decision {
-        let asked = grants.ask(at(seconds), place(address), By::Sequence.into(), deed);
+        let asked = grants.ask(at(seconds), place(address), By::Sequence.into(), deed).unwrap();
         grants.take(asked)
     }
 
@@ -638,7 +929,7 @@ mod tests {
         assert_eq!(grants.next_deadline(), Some(at(130)));
         assert!(grants.expire(at(129)).is_empty());
         let expired = grants.expire(at(130));
-        assert_eq!(expired[0].close, [command("close 0")]);
+        assert_eq!(closes(&expired[0].close), ["close 0"]);
         assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
     }
@@ -687,7 +978,8 @@ mod tests {
     fn a_door_without_a_close_is_an_act_each_time() {
         let mut grants = Grants::new();
         let act = {
-            let steps = vec![Step { open: command("wake"), close: None, verify: None }];
+            let steps =
+                vec![Step { open: command("wake"), close: None, verify: None, is_timed: false }];
             Deed { means: Means::Commands(steps), ..deed(0, 10) }
         };
         for seconds in 0..3 {
@@ -701,7 +993,7 @@ mod tests {
     fn an_open_that_failed_is_no_grant() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(2, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 0, doubtful: false };
+        let failed = Opened::Failed { done: 0, trouble: Trouble::NotStarted };
         assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
         assert!(grants.is_empty() && !grants.is_open(&place(ADDRESS)));
     }
@@ -710,19 +1002,10 @@ mod tests {
     fn ports_that_were_opened_before_one_failed_are_closed_again() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(3, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 2, doubtful: false };
-        let close = vec![command("close 0"), command("close 1")];
-        assert_eq!(grants.opened(id, failed), AfterOpen::Close(close));
+        let failed = Opened::Failed { done: 2, trouble: Trouble::NotStarted };
+        assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
         assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
-    }
-
-    #[test]
-    fn a_command_that_had_to_be_killed_is_undone_as_well() {
-        let mut grants = Grants::new();
-        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(1, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 0, doubtful: true };
-        assert_eq!(grants.opened(id, failed), AfterOpen::Close(vec![command("close 0")]));
     }
 
     #[test]
@@ -734,6 +1017,202 @@ mod tests {
         assert_eq!(grants.expire_all().len(), 1);
         assert_eq!(grants.opened(starting, Opened::All), AfterOpen::Open);
         assert_eq!(grants.expire_all().len(), 1);
+    }
+
+    fn starting(deed: Deed) -> (Grants, GrantId) {
+        let mut grants = Grants::new();
+        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed) else { panic!() };
+        (grants, id)
+    }
+
+    fn verified(deed: Deed) -> Deed {
+        let Means::Commands(mut steps) = deed.means else { panic!() };
+        steps.iter_mut().for_each(|step| step.verify = Some(command("verify")));
+        Deed { means: Means::Commands(steps), ..deed }
+    }
+
+    fn timed(deed: Deed, open: &str) -> Deed {
+        let Means::Commands(mut steps) = deed.means else { panic!() };
+        for step in &mut steps {
+            step.is_timed = true;
+            step.open = command(open);
+        }
+        Deed { means: Means::Commands(steps), ..deed }
+    }
+
+    #[test]
+    fn what_failed_and_what_is_not_there_is_closed_with_what_was_opened_before() {
+        for trouble in [Trouble::Failed, Trouble::NotThere] {
+            let (mut grants, id) = starting(deed(3, 10));
+            let after = grants.opened(id, Opened::Failed { done: 1, trouble });
+            assert_eq!(undone(after), ["close 0", "close 1"], "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn an_own_command_that_failed_may_have_opened_and_is_closed_at_its_time() {
+        let (mut grants, id) = starting(Deed { is_own: true, ..deed(1, 10) });
+        let failed = Opened::Failed { done: 0, trouble: Trouble::Failed };
+        assert_eq!(grants.opened(id, failed), AfterOpen::WithErrors);
+        assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
+        assert_eq!(closes(&grants.expire(at(10))[0].close), ["close 0"]);
+    }
+
+    #[test]
+    fn an_own_command_after_which_nothing_is_there_opened_nothing() {
+        let (mut grants, id) = starting(Deed { is_own: true, ..deed(1, 10) });
+        let failed = Opened::Failed { done: 0, trouble: Trouble::NotThere };
+        assert_eq!(undone(grants.opened(id, failed)), ["close 0"]);
+    }
+
+    #[test]
+    fn a_close_that_failed_is_tried_again_a_few_times_and_later_each_time() {
+        let mut grants = Grants::new();
+        let id = open(&mut grants, 0, 10);
+        let mut left = grants.expire(at(10)).remove(0).close;
+        let mut now = 10;
+        for pause in TRY_AGAIN {
+            let again = FailedClose::Again(Duration::from_secs(pause));
+            assert_eq!(grants.close_failed(at(now), id, left), again);
+            assert!(grants.expire(at(now + pause - 1)).is_empty());
+            now += pause;
+            let expired = grants.expire(at(now)).remove(0);
+            assert!(expired.again);
+            left = expired.close;
+        }
+        assert_eq!(grants.close_failed(at(now), id, left), FailedClose::GivenUp);
+    }
+
+    #[test]
+    fn what_could_be_closed_is_not_closed_again() {
+        let (mut grants, id) = starting(deed(3, 10));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let close = grants.expire(at(10)).remove(0).close;
+        let _again = grants.close_failed(at(10), id, close[1..2].to_vec());
+        assert_eq!(closes(&grants.expire(at(11))[0].close), ["close 1"]);
+    }
+
+    #[test]
+    fn a_knock_looks_whether_the_door_is_open_where_that_can_be_looked_at() {
+        let (mut grants, id) = starting(verified(deed(1, 30)));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let decision = ask(&mut grants, 20, ADDRESS, verified(deed(1, 30)));
+        assert_eq!(decision, Decision::Ensure(id, at(50), Manner::IfGone));
+        assert_eq!(grants.work(id, Manner::IfGone)[0].1, Manner::IfGone);
+        // While it is being looked at nothing closes it.
+        assert!(grants.expire(at(60)).is_empty());
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        assert_eq!(grants.expire(at(60)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_gone_and_cannot_be_opened_again_is_closed_as_a_whole() {
+        let (mut grants, id) = starting(verified(deed(2, 30)));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let _ensure = ask(&mut grants, 20, ADDRESS, verified(deed(2, 30)));
+        let failed = Opened::Failed { done: 0, trouble: Trouble::Failed };
+        assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
+    }
+
+    #[test]
+    fn what_is_told_its_time_is_told_the_new_one() {
+        let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let decision = ask(&mut grants, 10, ADDRESS, timed(deed(1, 60), "for 60"));
+        assert_eq!(decision, Decision::Ensure(id, at(70), Manner::Anew));
+        assert_eq!(grants.work(id, Manner::Anew)[0].0.open, command("for 60"));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        // A shorter time changes nothing.
+        let decision = ask(&mut grants, 11, ADDRESS, timed(deed(1, 5), "for 5"));
+        assert_eq!(decision, Decision::Extend(id, at(70)));
+    }
+
+    #[test]
+    fn what_is_opening_when_its_time_changes_is_opened_again() {
+        let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
+        let decision = ask(&mut grants, 1, ADDRESS, timed(deed(1, 30), "for 30"));
+        assert_eq!(decision, Decision::Extend(id, at(31)));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Again(Manner::Anew));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+    }
+
+    #[test]
+    fn what_ends_by_itself_cannot_fail_to_close_at_its_time() {
+        for (closed_at, expected) in
+            [(30, FailedClose::Ended), (20, FailedClose::Again(Duration::from_secs(1)))]
+        {
+            let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
+            assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+            let Some(Closing::Now(Expired { close, .. })) = grants.close(id) else { panic!() };
+            assert_eq!(grants.close_failed(at(closed_at), id, close), expected);
+        }
+    }
+
+    fn open_at(grants: &mut Grants, door: &str, seconds: u64) -> GrantId {
+        let place = Place::new(door.parse().unwrap(), ADDRESS);
+        let deed = verified(deed(1, 30));
+        let asked = grants.ask(at(seconds), place, By::Sequence.into(), deed).unwrap();
+        let Decision::Open(id, _) = grants.take(asked) else { panic!() };
+        id
+    }
+
+    #[test]
+    fn what_two_doors_hold_is_closed_with_the_last_of_them() {
+        let mut grants = Grants::new();
+        let ids = [("ssh", 0), ("web", 10)].map(|(door, seconds)| {
+            let id = open_at(&mut grants, door, seconds);
+            let manner = if seconds == 0 { Manner::Once } else { Manner::IfGone };
+            assert_eq!(grants.work(id, Manner::Once)[0].1, manner, "{door}");
+            assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+            id
+        });
+        let first = grants.expire(at(30)).remove(0);
+        assert_eq!((first.id, first.close.len()), (ids[0], 0));
+        assert!(grants.closed(ids[0]).is_none());
+        assert_eq!(closes(&grants.expire(at(40))[0].close), ["close 0"]);
+    }
+
+    #[test]
+    fn what_a_door_holds_that_opened_while_another_closed_it_is_looked_at_again() {
+        let mut grants = Grants::new();
+        let first = open_at(&mut grants, "ssh", 0);
+        assert_eq!(grants.opened(first, Opened::All), AfterOpen::Open);
+        assert_eq!(grants.expire(at(30)).len(), 1);
+        let second = open_at(&mut grants, "web", 30);
+        assert_eq!(grants.also_held(first), [second]);
+        assert!(!grants.work_again(second, Manner::IfGone), "it is still opening");
+        assert_eq!(grants.opened(second, Opened::All), AfterOpen::Again(Manner::IfGone));
+    }
+
+    #[test]
+    fn there_are_no_more_grants_than_the_door_and_all_doors_may_have() {
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let (door, all) = (Limits::default(), Limits { all: 2, ..Limits::default() });
+        let by_commands = Limits { by_commands: 2, ..Limits::default() };
+        for (limits, most) in [(door, 2), (all, 9), (by_commands, 9)] {
+            let mut grants = Grants::new();
+            grants.limit(limits);
+            let mut ask = |last| {
+                let deed = Deed { most, ..deed(1, 30) };
+                let asked = grants.ask(at(0), place(address(last)), By::Sequence.into(), deed);
+                asked.map(|asked| grants.take(asked))
+            };
+            assert!(ask(1).is_ok() && ask(2).is_ok());
+            assert_eq!(ask(3), Err(Reason::TooMany));
+            assert!(matches!(ask(1), Ok(Decision::Extend(..))), "an extension always fits");
+            let Some(Closing::Later) = grants.close(GrantId(1)) else { panic!() };
+        }
+    }
+
+    #[test]
+    fn a_grant_that_has_closed_makes_room() {
+        let mut grants = Grants::new();
+        grants.limit(Limits { all: 1, by_commands: 1 });
+        for round in 0..3 {
+            let id = open(&mut grants, round * 100, 10);
+            assert_eq!(grants.expire(at(round * 100 + 10)).len(), 1);
+            assert!(grants.closed(id).is_none());
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -773,7 +1252,7 @@ mod tests {
                             }
                             Decision::Extend(_, until) => prop_assert!(until >= at(now + 10)),
                             Decision::Wait => prop_assert!(!running[&who].1),
-                            Decision::Act(_) => prop_assert!(false),
+                            Decision::Act(_) | Decision::Ensure(..) => prop_assert!(false),
                         }
                     }
                     Move::Pass(seconds) => now += seconds,
@@ -783,7 +1262,7 @@ mod tests {
                             prop_assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
                             holding.insert(who, true);
                         } else if opens {
-                            let failed = Opened::Failed { done: 0, doubtful: false };
+                            let failed = Opened::Failed { done: 0, trouble: Trouble::NotStarted };
                             prop_assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
                         } else {
                             holding.remove(&who);

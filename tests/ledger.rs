@@ -39,6 +39,7 @@ fn record(id: u64) -> Record {
             open: command("open"),
             close: Some(command("close")),
             verify: None,
+            is_timed: false,
         }]),
     }
 }

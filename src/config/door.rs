@@ -123,6 +123,7 @@ pub(super) const DOOR: Keys = Keys {
         "open",
         "open_for",
         "open_for_max",
+        "max_grants",
         "via",
         "on_open",
         "on_close",

@@ -11,7 +11,7 @@ use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
 use super::files::Options;
 use super::load::Parts;
-use super::opening::CMD_TIMEOUT;
+use super::opening::{CMD_TIMEOUT, default_max_grants};
 use super::raw::given_twice;
 use super::sections::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
@@ -128,6 +128,7 @@ fn read_door(
             ..Recognition::new(name)
         },
         opening: Opening {
+            max_grants: default_max_grants(how.as_ref()),
             how: how?,
             ports: Vec::new(),
             open_for: open_for?,

@@ -24,6 +24,8 @@ pub struct Opening {
     pub open_for: Duration,
     /// The longest time that a request may ask for; not less than `open_for`.
     pub open_for_max: Duration,
+    /// How many grants there may be of it at once.
+    pub max_grants: usize,
     /// Runs when the door has been opened for an address; no grant waits for it or fails with it.
     pub on_open: Option<Command>,
     /// Likewise, when it has been closed.
@@ -64,6 +66,18 @@ const DOOR_COMMANDS: PairNames = PairNames {
 pub(super) const CMD_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_FOR: Duration = Duration::from_secs(30);
 
+/// The most grants that can be asked for.
+pub(super) const MAX_GRANTS: u64 = 1_000_000;
+
+/// What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
+/// close again.
+pub(super) const fn default_max_grants(how: Option<&How>) -> usize {
+    match how {
+        Some(How::Commands { .. }) => 1_000,
+        Some(How::Guard | How::Set(_)) | None => 20_000,
+    }
+}
+
 /// Reads what a door opens and how, and where its ports are written; `meant` are the keys that
 /// were misspelt. `None` after an error.
 pub(super) fn read_opening(
@@ -77,6 +91,10 @@ pub(super) fn read_opening(
     let how = read_how(mapping, entry, meant, templates, problems);
     let open_for = read_open_for(mapping, how.as_ref(), problems);
     let open_for_max = read_open_for_max(mapping, open_for, problems);
+    let max_grants = match mapping.value("max_grants") {
+        Some(node) => problems.keep(node.integer(1, MAX_GRANTS)).map(|count| count as usize),
+        None => Some(default_max_grants(how.as_ref())),
+    };
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(mapping, "on_open", count, problems);
     let on_close = read_hook(mapping, "on_close", count, problems);
@@ -86,6 +104,7 @@ pub(super) fn read_opening(
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
+        max_grants: max_grants?,
         on_open: on_open?,
         on_close: on_close?,
     };

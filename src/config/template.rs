@@ -275,6 +275,12 @@ impl Command {
         texts.iter().flat_map(CommandText::holes)
     }
 
+    /// Whether it is told for how long the door opens.
+    pub(crate) fn is_timed(&self) -> bool {
+        let variable = Hole::Seconds.variable();
+        self.holes().any(|hole| hole == Hole::Seconds) || self.to_string().contains(variable)
+    }
+
     /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.
     #[must_use]
     pub fn render(&self, holes: &Holes<'_>) -> Rendered {

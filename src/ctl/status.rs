@@ -71,6 +71,9 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     doors(out, &status.doors)?;
     writeln!(out)?;
     grants(out, &status.grants, now, zone)?;
+    if status.grants_not_shown > 0 {
+        writeln!(out, "and {} more", status.grants_not_shown)?;
+    }
     locked_out(out, &status.locked_out, now, zone)?;
     counters(out, status)
 }
@@ -120,6 +123,10 @@ fn grants(
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
         let closes = match grant.state.as_str() {
             "open" => closes(grant, now, zone),
+            "opened with errors" => {
+                format!("{}, opened with errors", closes(grant, now, zone))
+            }
+            "gone" => format!("not open: it is gone; {}", closes(grant, now, zone)),
             other => other.to_owned(),
         };
         vec![

@@ -2,7 +2,7 @@
 //!
 //! The jobs of one door run one after the other, because programs such as iptables take a lock and
 //! some fail when it is taken. A command that has not ended after [`PATIENCE`] no longer keeps the
-//! next job of its door waiting.
+//! next job of its door waiting. What closes comes before everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -13,9 +13,10 @@ use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{Failure, Finished, Job, OnFailure};
+use super::task::{Next, Phase};
+use super::{Failure, Finished, Job, JobKind, Outcome, Task};
 use crate::config::{Name, Rendered};
 use crate::sys::{files, orphans, process};
 use crate::time::Monotonic;
@@ -24,8 +25,11 @@ use crate::time::Monotonic;
 pub const LIMIT: Duration = Duration::from_secs(10);
 /// How long the next job of a door waits for the one before it.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How many commands run at once; more wait.
+/// How many commands run at once; more wait. Some of these are only for what closes.
 const AT_ONCE: usize = 128;
+const FOR_CLOSING: usize = 32;
+/// How many jobs of one door wait; what closes always may.
+const WAITING: usize = 200;
 /// How much of a command's output is logged, in lines and in bytes of each.
 const OUTPUT_LINES: usize = 20;
 const OUTPUT_WIDTH: usize = 400;
@@ -35,16 +39,18 @@ pub struct Commands {
     /// What every command carries in its environment.
     mark: String,
     running: Vec<Running>,
-    waiting: HashMap<Name, VecDeque<Job>>,
+    closes: HashMap<Name, VecDeque<Job>>,
+    others: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
 }
 
 struct Running {
     job: Job,
-    /// The place in the job of the command that runs.
-    at: usize,
-    done: usize,
-    failure: Option<Failure>,
+    /// Of the tasks before the one that runs.
+    outcomes: Vec<Outcome>,
+    phase: Phase,
+    /// How the command before this one of the same task ended.
+    earlier: Option<Failure>,
     job_started: Monotonic,
     command_started: Monotonic,
     child: Child,
@@ -59,7 +65,8 @@ impl Commands {
         Self {
             mark: state_dir.display().to_string(),
             running: Vec::new(),
-            waiting: HashMap::new(),
+            closes: HashMap::new(),
+            others: HashMap::new(),
             finished: Vec::new(),
         }
     }
@@ -67,21 +74,49 @@ impl Commands {
     /// Whether nothing runs and nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.finished.is_empty()
+        let waits = !self.closes.is_empty() || !self.others.is_empty();
+        !waits && self.running.is_empty() && self.finished.is_empty()
+    }
+
+    /// Whether so many jobs of a door wait that no more should be asked for.
+    #[must_use]
+    pub fn is_full(&self, door: &Name) -> bool {
+        self.others.get(door).is_some_and(|queue| queue.len() >= WAITING)
+    }
+
+    /// Takes a job; it starts now or when its turn comes.
+    pub fn submit(&mut self, now: Monotonic, job: Job) {
+        let queues = if job.kind == JobKind::Close { &mut self.closes } else { &mut self.others };
+        queues.entry(job.door.clone()).or_default().push_back(job);
+        self.start_waiting(now);
+    }
+
+    /// Nothing that waits starts any more, except what closes.
+    pub fn only_close(&mut self) {
+        for job in self.others.drain().flat_map(|(_, queue)| queue) {
+            let program = job.door.to_string();
+            let why = Failure::NotStarted { program, reason: "knockd stops".to_owned() };
+            self.finished.push(Finished { id: job.id, outcomes: vec![Outcome::Failed(why)] });
+        }
     }
 
     /// Starts what may start now.
     fn start_waiting(&mut self, now: Monotonic) {
-        let doors: Vec<Name> = self.waiting.keys().cloned().collect();
-        for door in doors {
-            while self.running.len() < AT_ONCE && !self.is_held_up(&door, now) {
-                let Some(queue) = self.waiting.get_mut(&door) else { break };
-                let job = queue.pop_front();
-                if queue.is_empty() {
-                    self.waiting.remove(&door);
+        for closing in [true, false] {
+            let most = if closing { AT_ONCE } else { AT_ONCE - FOR_CLOSING };
+            let queues = if closing { &self.closes } else { &self.others };
+            let doors: Vec<Name> = queues.keys().cloned().collect();
+            for door in doors {
+                while self.running.len() < most && !self.is_held_up(&door, now) {
+                    let queues = if closing { &mut self.closes } else { &mut self.others };
+                    let Some(queue) = queues.get_mut(&door) else { break };
+                    let job = queue.pop_front();
+                    if queue.is_empty() {
+                        queues.remove(&door);
+                    }
+                    let Some(job) = job else { break };
+                    self.start_task(now, now, job, Vec::new());
                 }
-                let Some(job) = job else { break };
-                self.start(now, now, job, 0, 0, None);
             }
         }
     }
@@ -96,54 +131,81 @@ impl Commands {
         of_door.map(|running| running.job_started).max()
     }
 
-    /// Runs the command at `at`, or the next that can be started, or finishes the job.
-    fn start(
+    /// Begins the task after those that have these outcomes, or finishes the job.
+    fn start_task(
         &mut self,
         now: Monotonic,
         job_started: Monotonic,
         job: Job,
-        mut at: usize,
-        done: usize,
-        mut failure: Option<Failure>,
+        outcomes: Vec<Outcome>,
     ) {
-        while let Some(command) = job.commands.get(at)
-            && (failure.is_none() || job.on_failure == OnFailure::GoOn)
-        {
-            info!(door = %job.door, "running command: {command}");
-            match self.spawn(command) {
+        let stops =
+            job.kind == JobKind::Open && matches!(outcomes.last(), Some(Outcome::Failed(_)));
+        match job.tasks.get(outcomes.len()).filter(|_| !stops).map(Task::begin) {
+            None => self.finished.push(Finished { id: job.id, outcomes }),
+            Some(next) => self.go_on(now, job_started, job, outcomes, next, None),
+        }
+    }
+
+    /// Runs the next command that can be started.
+    fn go_on(
+        &mut self,
+        now: Monotonic,
+        job_started: Monotonic,
+        job: Job,
+        mut outcomes: Vec<Outcome>,
+        mut next: Next,
+        mut earlier: Option<Failure>,
+    ) {
+        loop {
+            let phase = match next {
+                Next::Go(phase) => phase,
+                Next::Done(outcome) => {
+                    outcomes.push(outcome);
+                    return self.start_task(now, job_started, job, outcomes);
+                }
+            };
+            let task = job.tasks.get(outcomes.len());
+            let Some((task, command)) = task.and_then(|task| Some((task, task.command(phase)?)))
+            else {
+                return self.finished.push(Finished { id: job.id, outcomes });
+            };
+            if phase.looks() {
+                debug!(door = %job.door, "looking: {command}");
+            } else {
+                info!(door = %job.door, "running command: {command}");
+            }
+            match self.spawn(command, phase) {
                 Ok((child, output)) => {
-                    let running = Running {
+                    return self.running.push(Running {
                         job,
-                        at,
-                        done,
-                        failure,
+                        outcomes,
+                        phase,
+                        earlier,
                         job_started,
                         command_started: now,
                         child,
                         killed: false,
                         output,
-                    };
-                    self.running.push(running);
-                    return;
+                    });
                 }
                 Err(error) => {
                     let program = command.argv.first().cloned().unwrap_or_default();
                     let why = Failure::NotStarted { program, reason: error.to_string() };
                     error!(door = %job.door, "{why}");
-                    failure.get_or_insert(why);
-                    at += 1;
+                    next = task.next(job.kind, phase, Some(why.clone()), earlier.replace(why));
                 }
             }
         }
-        self.finished.push(Finished { id: job.id, done, failure });
     }
 
-    fn spawn(&self, command: &Rendered) -> io::Result<(Child, Output)> {
+    fn spawn(&self, command: &Rendered, phase: Phase) -> io::Result<(Child, Output)> {
         let (read, write) = files::output_pipe()?;
         let mut environment = command.environment.clone();
         environment.push((orphans::MARK, self.mark.clone()));
         let child = process::run(&command.argv, &environment, write)?;
-        Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
+        let is_quiet = phase.looks();
+        Ok((child, Output { pipe: Some(read.into()), is_quiet, line: Vec::new(), lines: 0 }))
     }
 
     /// Takes note of a command that has ended and goes on with its job.
@@ -156,24 +218,15 @@ impl Commands {
             (_, Some(code), _) => Some(Failure::Status(code)),
             (_, None, signal) => Some(Failure::Signal(signal.unwrap_or(0))),
         };
-        match why {
-            None if running.failure.is_none() => running.done += 1,
+        let Running { job, outcomes, phase, earlier, job_started, .. } = running;
+        match &why {
+            Some(Failure::Status(_)) if phase.looks() => {}
+            Some(why) => warn!(door = %job.door, "{why}"),
             None => {}
-            Some(why) => {
-                warn!(door = %running.job.door, "{why}");
-                running.failure.get_or_insert(why);
-            }
         }
-        let Running { job, at, done, failure, job_started, .. } = running;
-        self.start(now, job_started, job, at + 1, done, failure);
-    }
-}
-
-impl Commands {
-    /// Takes a job; it starts now or when its turn comes.
-    pub fn submit(&mut self, now: Monotonic, job: Job) {
-        self.waiting.entry(job.door.clone()).or_default().push_back(job);
-        self.start_waiting(now);
+        let Some(task) = job.tasks.get(outcomes.len()) else { return };
+        let next = task.next(job.kind, phase, why.clone(), earlier);
+        self.go_on(now, job_started, job, outcomes, next, why);
     }
 
     /// Looks after what runs, and tells what has ended since the last call.
@@ -196,12 +249,9 @@ impl Commands {
                 Err(error) => {
                     // Only a bug takes a child away from its parent; the job must still end.
                     error!(door = %running.job.door, "lost sight of a command: {error}");
-                    let running = self.running.swap_remove(at);
-                    self.finished.push(Finished {
-                        id: running.job.id,
-                        done: running.done,
-                        failure: Some(Failure::TimedOut),
-                    });
+                    let Running { job, mut outcomes, .. } = self.running.swap_remove(at);
+                    outcomes.push(Outcome::Failed(Failure::TimedOut));
+                    self.finished.push(Finished { id: job.id, outcomes });
                 }
             }
         }
@@ -221,8 +271,9 @@ impl Commands {
             .filter(|running| !running.killed)
             .map(|running| running.command_started + LIMIT);
         let patience = self
-            .waiting
+            .closes
             .keys()
+            .chain(self.others.keys())
             .filter(|_| self.running.len() < AT_ONCE)
             .filter_map(|door| self.last_started(door).map(|started| started + PATIENCE));
         limits.chain(patience).min()
@@ -238,6 +289,8 @@ impl Commands {
 /// What a command prints, line by line into the log; the rest of a flood is thrown away.
 struct Output {
     pipe: Option<File>,
+    /// It is thrown away.
+    is_quiet: bool,
     line: Vec<u8>,
     lines: usize,
 }
@@ -274,6 +327,7 @@ impl Output {
         self.lines += 1;
         let line = String::from_utf8_lossy(&self.line);
         match self.lines {
+            _ if self.is_quiet => {}
             1..=OUTPUT_LINES => info!(door = %door, "command says: {line}"),
             lines if lines == OUTPUT_LINES + 1 => {
                 info!(door = %door, "command says more, which is not logged");
@@ -304,9 +358,9 @@ mod tests {
         Rendered { argv, environment: vec![("KNOCK_IP", "192.0.2.2".to_owned())] }
     }
 
-    fn job(id: u64, door: &str, commands: &[Rendered], on_failure: OnFailure) -> Job {
+    fn job(id: u64, door: &str, commands: &[Rendered], kind: JobKind) -> Job {
         let door = door.parse().unwrap();
-        Job { id: JobId(id), door, commands: commands.to_vec(), on_failure }
+        Job { id: JobId(id), door, kind, tasks: commands.iter().cloned().map(Task::from).collect() }
     }
 
     /// Waits in real time, while the clock that the commands see stands at `now`.
@@ -322,12 +376,14 @@ mod tests {
         panic!("only {finished:?} came");
     }
 
-    fn outcome(commands: &[Rendered], on_failure: OnFailure) -> (usize, Option<Failure>) {
+    fn outcome(commands: &[Rendered], kind: JobKind) -> (usize, Option<Failure>) {
         let mut runner = Commands::new(Path::new("/nonexistent"));
-        runner.submit(at(0), job(1, "ssh", commands, on_failure));
+        runner.submit(at(0), job(1, "ssh", commands, kind));
         let finished = wait_for(&mut runner, at(0), 1);
         assert!(runner.is_idle());
-        (finished[0].done, finished[0].failure.clone())
+        let done = |outcome: &&Outcome| matches!(outcome, Outcome::Done);
+        let finished = &finished[0];
+        (finished.outcomes.iter().take_while(done).count(), finished.failure().cloned())
     }
 
     #[test]
@@ -336,21 +392,21 @@ mod tests {
         let file = dir.path().join("out");
         let append = |text: &str| shell(&format!("sleep 0.02; echo {text} >> {}", file.display()));
         let all = [append("one"), append("two"), append("three")];
-        assert_eq!(outcome(&all, OnFailure::Stop), (3, None));
+        assert_eq!(outcome(&all, JobKind::Open), (3, None));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntwo\nthree\n");
     }
 
     #[test]
     fn opening_stops_at_the_first_failure() {
         let commands = [shell("exit 0"), shell("exit 3"), shell("exit 0")];
-        assert_eq!(outcome(&commands, OnFailure::Stop), (1, Some(Failure::Status(3))));
+        assert_eq!(outcome(&commands, JobKind::Open), (1, Some(Failure::Status(3))));
     }
 
     #[test]
     fn closing_goes_on_after_a_failure() {
         let dir = tempfile::tempdir().unwrap();
         let touch = shell(&format!("touch {}", dir.path().join("closed").display()));
-        let (_, failure) = outcome(&[shell("exit 3"), touch], OnFailure::GoOn);
+        let (_, failure) = outcome(&[shell("exit 3"), touch], JobKind::Close);
         assert_eq!(failure, Some(Failure::Status(3)));
         assert!(dir.path().join("closed").exists());
     }
@@ -359,7 +415,7 @@ mod tests {
     fn a_program_that_does_not_exist_is_a_failure_with_its_name() {
         let command =
             Rendered { argv: vec!["/no/such/program".to_owned()], environment: Vec::new() };
-        let (done, failure) = outcome(&[command], OnFailure::Stop);
+        let (done, failure) = outcome(&[command], JobKind::Open);
         assert_eq!(done, 0);
         assert!(
             matches!(failure, Some(Failure::NotStarted { program, .. }) if program == "/no/such/program")
@@ -372,7 +428,7 @@ mod tests {
         let file = dir.path().join("pid");
         let mut runner = Commands::new(Path::new("/nonexistent"));
         let hangs = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
-        runner.submit(at(0), job(1, "ssh", &[hangs], OnFailure::Stop));
+        runner.submit(at(0), job(1, "ssh", &[hangs], JobKind::Open));
         let pid = loop {
             assert!(runner.poll(at(9_999)).is_empty());
             let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -382,8 +438,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         };
         let finished = wait_for(&mut runner, at(10_000), 1);
-        assert_eq!(finished[0].failure, Some(Failure::TimedOut));
-        assert!(finished[0].failure.as_ref().is_some_and(Failure::is_doubtful));
+        assert_eq!(finished[0].failure(), Some(&Failure::TimedOut));
         let gone = || {
             std::fs::read_to_string(format!("/proc/{pid}/stat"))
                 .map_or(true, |stat| stat.contains(") Z "))
@@ -400,16 +455,16 @@ mod tests {
     #[test]
     fn a_flood_of_output_neither_blocks_the_command_nor_fills_the_log() {
         let flood = shell("head -c 3000000 /dev/zero | tr '\\0' 'x'; yes | head -n 20000");
-        assert_eq!(outcome(&[flood], OnFailure::Stop), (1, None));
+        assert_eq!(outcome(&[flood], JobKind::Open), (1, None));
     }
 
     #[test]
     fn jobs_of_one_door_take_turns_and_those_of_another_do_not_wait() {
         let mut runner = Commands::new(Path::new("/nonexistent"));
         let hangs = shell("exec sleep 1000");
-        runner.submit(at(0), job(1, "slow", &[hangs], OnFailure::Stop));
-        runner.submit(at(0), job(2, "slow", &[shell("exit 0")], OnFailure::Stop));
-        runner.submit(at(0), job(3, "fast", &[shell("exit 0")], OnFailure::Stop));
+        runner.submit(at(0), job(1, "slow", &[hangs], JobKind::Open));
+        runner.submit(at(0), job(2, "slow", &[shell("exit 0")], JobKind::Open));
+        runner.submit(at(0), job(3, "fast", &[shell("exit 0")], JobKind::Open));
         assert_eq!(wait_for(&mut runner, at(100), 1)[0].id, JobId(3));
         assert_eq!(runner.next_deadline(), Some(at(250)));
         // The hanging one has used up everybody's patience.
@@ -418,11 +473,62 @@ mod tests {
     }
 
     #[test]
+    fn what_closes_comes_before_what_was_asked_for_earlier() {
+        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let quick = [shell("exit 0")];
+        runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
+        (2..50).for_each(|id| runner.submit(at(0), job(id, "ssh", &quick, JobKind::Open)));
+        runner.submit(at(0), job(50, "ssh", &quick, JobKind::Close));
+        assert_eq!(wait_for(&mut runner, at(250), 1)[0].id, JobId(50));
+        assert_eq!(wait_for(&mut runner, at(250), 1)[0].id, JobId(2));
+    }
+
+    #[test]
+    fn what_closes_finds_room_where_what_opens_has_taken_all_that_it_may() {
+        let mut runner = Commands::new(Path::new("/nonexistent"));
+        for number in 0..200 {
+            let hangs = [shell("exec sleep 1000")];
+            runner.submit(at(0), job(number, &format!("d{number}"), &hangs, JobKind::Open));
+        }
+        runner.submit(at(0), job(1000, "other", &[shell("exit 0")], JobKind::Close));
+        assert_eq!(wait_for(&mut runner, at(0), 1)[0].id, JobId(1000));
+        runner.running.iter().for_each(|running| process::kill_group(&running.child));
+    }
+
+    #[test]
+    fn a_door_is_full_when_many_of_its_jobs_wait_and_still_closes() {
+        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let quick = [shell("exit 0")];
+        let door = "ssh".parse().unwrap();
+        for id in 0..=WAITING as u64 {
+            assert!(!runner.is_full(&door));
+            runner.submit(at(0), job(id, "ssh", &quick, JobKind::Open));
+        }
+        assert!(runner.is_full(&door) && !runner.is_full(&"web".parse().unwrap()));
+    }
+
+    #[test]
+    fn at_the_end_only_closing_goes_on() {
+        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let quick = [shell("exit 0")];
+        runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
+        runner.submit(at(0), job(2, "ssh", &quick, JobKind::Open));
+        runner.submit(at(0), job(3, "ssh", &quick, JobKind::Close));
+        runner.only_close();
+        let finished = wait_for(&mut runner, at(250), 2);
+        let not_started = |why: &Failure| matches!(why, Failure::NotStarted { .. });
+        assert_eq!((finished[0].id, finished[1].id), (JobId(2), JobId(3)));
+        assert!(finished[0].failure().is_some_and(not_started));
+        assert_eq!(finished[1].failure(), None);
+        runner.running.iter().for_each(|running| process::kill_group(&running.child));
+    }
+
+    #[test]
     fn a_command_sees_its_values_and_nothing_of_the_daemons_environment() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("env");
         let command = shell(&format!("env | sort > {}", file.display()));
-        assert_eq!(outcome(&[command], OnFailure::Stop), (1, None));
+        assert_eq!(outcome(&[command], JobKind::Open), (1, None));
         let text = std::fs::read_to_string(&file).unwrap();
         let names: Vec<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
         assert_eq!(names, ["KNOCKD_STATE_DIR", "KNOCK_IP", "PATH", "PWD"]);

@@ -93,6 +93,9 @@ pub(super) struct Keeper {
     pub(super) asked: Asked,
     pub(super) opening: HashMap<JobId, Opening>,
     pub(super) past_for: Option<ConnectionId>,
+    /// Who waits for a status, and until when at most.
+    pub(super) asked_status: Vec<ConnectionId>,
+    pub(super) status_by: Option<Monotonic>,
     names: Option<Names>,
     /// In the foreground, log lines also go to standard error.
     pub(super) foreground: bool,
@@ -190,6 +193,8 @@ impl Keeper {
             asked: Asked::default(),
             opening: HashMap::new(),
             past_for: None,
+            asked_status: Vec::new(),
+            status_by: None,
             foreground: !cli.daemon,
             cli: cli.clone(),
             signals,
@@ -285,25 +290,33 @@ impl Keeper {
         Ok(())
     }
 
-    /// Closes what is open, then ends. Close commands get their time, and no more.
+    /// Closes what is open, then ends. That takes as long as it takes, while there is progress.
     fn stop(mut self, on_exit: OnExit) -> Result<(), StartError> {
         info!("shutting down");
         tell_systemd(&[NotifyState::Stopping]);
         self.watchers.stop();
         self.mark.clear();
-        let mut limit = clock::now().monotonic + LIMIT * 2 + Duration::from_secs(1);
+        let patience = LIMIT * 2 + Duration::from_secs(1);
+        let mut limit = clock::now().monotonic + patience;
         let mut tell_by = None;
+        let mut left = usize::MAX;
         loop {
             let now = clock::now();
             self.doors.poll(now);
-            self.doors.leave(now);
+            let still_left = self.doors.leave(now);
+            if still_left < left {
+                left = still_left;
+                limit = now.monotonic + patience;
+                let more = u32::try_from((patience * 2).as_micros()).unwrap_or(u32::MAX);
+                tell_systemd(&[NotifyState::ExtendTimeoutUsec(more)]);
+            }
             if self.doors.is_idle() {
                 limit = limit.min(*tell_by.get_or_insert(now.monotonic + TIME_TO_TELL));
                 if self.doors.has_told() || now.monotonic >= limit {
                     break;
                 }
             } else if now.monotonic >= limit {
-                error!("not everything could be closed in time");
+                error!("{left} doors could not be closed in time");
                 break;
             }
             let _ = self.wait(Some(limit))?;
@@ -323,6 +336,7 @@ impl Keeper {
             self.control.next_deadline(now),
             self.trial_ends(),
             self.lists.next_deadline(),
+            self.status_by,
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));

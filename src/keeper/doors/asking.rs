@@ -4,12 +4,11 @@ use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
-use super::{Answer, Doors, Purpose, kept_one};
+use super::{Answer, Doors, kept_one};
 use crate::config::Name;
 use crate::engine::Reason;
-use crate::firewall::OnFailure;
 use crate::grants::{
-    Asked, By, Change, Decision, Deed, GrantId, GrantState, Means, Opened, Opener, Place,
+    Asked, By, Change, Decision, Deed, GrantId, GrantState, Means, Opened, Opener, Place, Trouble,
 };
 use crate::keeper::ask::Ask;
 use crate::keeper::books::Outcome;
@@ -35,11 +34,16 @@ impl Doors {
         let mut all_asked = Vec::with_capacity(ask.addresses.len());
         let mut refused = None;
         for &address in &ask.addresses {
-            match Deed::of(&ask.door, &ask.wanted(address)) {
-                Ok(deed) => {
-                    let opener = ask.opener.clone();
-                    all_asked.push(self.grants.ask(since, ask.place(address), opener, deed));
+            let asked = Deed::of(&ask.door, &ask.wanted(address)).and_then(|deed| {
+                self.grants.ask(since, ask.place(address), ask.opener.clone(), deed)
+            });
+            let is_full = || self.commands.is_full(ask.door.name());
+            match asked {
+                Ok(asked) if asked.needs_room() && is_full() => {
+                    self.refuse(now, ask, address, Reason::TooMany);
+                    refused = Some(Reason::TooMany);
                 }
+                Ok(asked) => all_asked.push(asked),
                 Err(reason) => {
                     self.refuse(now, ask, address, reason);
                     refused = Some(reason);
@@ -89,12 +93,11 @@ impl Doors {
         let decision = self.grants.take(asked);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, Means::Kernel(_))) {
-            say_who_opens(&place, &opener);
+            self.say_who_opens(now, &place, &opener);
         }
         match decision {
-            Decision::Open(id, Means::Commands(steps)) => {
-                let open = steps.into_iter().map(|step| step.open).collect();
-                let job = self.submit(now, &place.door, Purpose::Open(id), open, OnFailure::Stop);
+            Decision::Open(id, Means::Commands(_)) => {
+                let job = self.run_open(now, &place.door, id);
                 fault::point("started");
                 Answer::UnderWay(job)
             }
@@ -103,9 +106,7 @@ impl Doors {
             }
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
-                    let act = Purpose::Act(place.clone(), opener.clone());
-                    let job = self.submit(now, &place.door, act, commands, OnFailure::Stop);
-                    Answer::UnderWay(job)
+                    Answer::UnderWay(self.run_act(now, &place, &opener, commands))
                 } else {
                     self.not_recorded(now, &place, &opener)
                 }
@@ -113,6 +114,10 @@ impl Doors {
             Decision::Extend(id, until) => {
                 self.extend(now, id, until, &place, &opener, change);
                 Answer::Done
+            }
+            Decision::Ensure(id, until, manner) => {
+                self.record_extension(change);
+                self.ensure(now, id, manner, Some(until)).map_or(Answer::Done, Answer::UnderWay)
             }
             Decision::Wait => {
                 info!(source = %place.address, door = %place.door,
@@ -136,11 +141,12 @@ impl Doors {
                 "not opened: {why}");
             self.books.note(now, place, opener, Event::Failed, &why.to_string());
             self.books.forget(id);
-            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
+            let trouble = Trouble::NotStarted;
+            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, trouble });
             return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        say_who_opens(place, opener);
+        self.say_who_opens(now, place, opener);
         let _open = self.grants.opened(id, Opened::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         match change {
@@ -158,7 +164,7 @@ impl Doors {
             }
         }
         fault::point("open");
-        self.is_open(now, place, opener);
+        self.is_open(now, place, opener, "");
         Answer::Done
     }
 
@@ -171,20 +177,20 @@ impl Doors {
         opener: &Opener,
         change: Option<Change>,
     ) {
-        let seconds = until.since(now.monotonic).as_secs();
-        let (address, door) = (place.address, &place.door);
-        info!(source = %address, door = %door, event = "extend", seconds,
-            "open already, now for another {seconds} s");
         if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
             && let Err(why) = self.sets.extend(&kept)
         {
-            error!(source = %address, door = %door, "cannot be extended: {why}");
+            error!(source = %place.address, door = %place.door, "cannot be extended: {why}");
         }
-        // If it cannot be recorded the grant ends earlier after a crash.
+        self.record_extension(change);
+        self.is_still_open(now, place, opener, false, Some(until));
+    }
+
+    /// If it cannot be recorded the grant ends earlier after a crash.
+    fn record_extension(&mut self, change: Option<Change>) {
         if let Some(change) = change {
             let _heeded = self.books.write(&[change], None, Flush::No);
         }
-        self.books.note(now, place, opener, Event::Extend, &format!("{seconds} s"));
     }
 
     /// Closes what a request names, if what proves it is unused.
@@ -225,8 +231,11 @@ impl Doors {
     fn refuse(&mut self, now: Now, ask: &Ask, address: IpAddr, reason: Reason) {
         let place = ask.place(address);
         // A sequence that was completed is told of; what follows says what became of it.
+        if !self.may_tell(now, &place.door) {
+            return;
+        }
         if matches!(ask.opener.by, By::Sequence | By::Knockctl) {
-            say_who_opens(&place, &ask.opener);
+            self.say_who_opens(now, &place, &ask.opener);
         }
         let client = ask.opener.client.as_ref().map(Name::as_str);
         warn!(source = %address, door = %place.door, client, event = "refused",
@@ -259,15 +268,18 @@ impl Doors {
         }
         let _told = self.take(now, asked, true);
     }
-}
 
-fn say_who_opens(place: &Place, opener: &Opener) {
-    let Opener { by, client } = opener;
-    let what = match by {
-        By::Knockctl => "opened by hand",
-        By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
-    };
-    let client = client.as_ref().map(Name::as_str);
-    info!(source = %place.address, door = %place.door, event = "open", by = by.as_str(), client,
+    fn say_who_opens(&mut self, now: Now, place: &Place, opener: &Opener) {
+        if !self.may_tell(now, &place.door) {
+            return;
+        }
+        let Opener { by, client } = opener;
+        let what = match by {
+            By::Knockctl => "opened by hand",
+            By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
+        };
+        let client = client.as_ref().map(Name::as_str);
+        info!(source = %place.address, door = %place.door, event = "open", by = by.as_str(), client,
         "{what}");
+    }
 }

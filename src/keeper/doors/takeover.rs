@@ -8,13 +8,18 @@ use super::{Doors, kept};
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
 use crate::grants::{
-    Change, Deed, Expired, GrantId, Grants, Listed, Place, Record, Recovered, Wanted,
+    Change, Deed, Expired, GrantId, Grants, Limits, Listed, Place, Record, Recovered, Wanted,
 };
 use crate::keeper::alerts::Alerts;
 use crate::keeper::books::{Books, Outcome};
 use crate::keeper::sets::{self, Kept, Sets, SetsError};
 use crate::ledger::Flush;
 use crate::time::{Monotonic, Now};
+
+const fn limits(config: &Config) -> Limits {
+    let settings = &config.settings;
+    Limits { all: settings.max_grants, by_commands: settings.max_grants_by_commands }
+}
 
 impl Doors {
     /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
@@ -29,6 +34,7 @@ impl Doors {
         locked_until: Option<Monotonic>,
     ) -> Result<Self, SetsError> {
         let mut grants = Grants::new();
+        grants.limit(limits(config));
         let held = sets::standing(config)?;
         let effects = grants.recover(now, books.boot(), records, held);
         let keep = kept(&grants, now.monotonic);
@@ -42,6 +48,8 @@ impl Doors {
             jobs: HashMap::new(),
             last_job: 0,
             ended: Vec::new(),
+            gone: HashSet::new(),
+            lines: HashMap::new(),
         };
         for effect in effects {
             doors.recovered(now, effect);
@@ -80,7 +88,7 @@ impl Doors {
             }
             Recovered::Close { id, close, delete } => {
                 let Some((place, _)) = self.whose(id) else { return };
-                let expired = Expired { id, place, close, delete };
+                let expired = Expired { id, place, close, delete, again: false };
                 self.end(now, expired, "closing what an earlier knockd left open");
             }
         }
@@ -98,6 +106,7 @@ impl Doors {
     ) -> Result<(), SetsError> {
         let keep = kept(&self.grants, now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
+        self.grants.limit(limits(config));
         self.close_gone(now, config);
         let open: HashSet<&Name> =
             self.grants.list().iter().map(|listed| &listed.place.door).collect();
