@@ -191,12 +191,6 @@ impl Asked {
         matches!(self.deed.means, Means::Kernel(_))
     }
 
-    /// Whether it needs commands to run, and room for them.
-    #[must_use]
-    pub const fn needs_room(&self) -> bool {
-        matches!(self.answer, Answer::Open(_) | Answer::Act) && !self.is_the_kernels()
-    }
-
     fn grant(&self) -> Grant {
         Grant {
             place: self.place.clone(),
@@ -218,11 +212,9 @@ pub enum Decision {
     Open(GrantId, Means),
     /// Run these; nothing has to be closed later.
     Act(Vec<Rendered>),
-    /// The door is open already, and stays so until then.
-    Extend(GrantId, Monotonic),
-    /// The same, once [`Grants::work`] of this manner has seen to it that it is:
-    /// [`Grants::opened`].
-    Ensure(GrantId, Monotonic, Manner),
+    /// The door is open already, and stays so until then; where there is a manner, once
+    /// [`Grants::work`] of it has seen to it that it is: [`Grants::opened`].
+    Extend(GrantId, Monotonic, Option<Manner>),
     /// The door is being closed; it opens again once that has ended.
     Wait,
 }
@@ -242,22 +234,13 @@ pub enum Manner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     All,
-    /// The first `done` steps succeeded; the next one did not.
-    Failed {
-        done: usize,
-        trouble: Trouble,
-    },
-}
-
-/// What is wrong with a step that did not open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Its command could not be started, so it has done nothing.
-    NotStarted,
-    /// Its command failed, and may have done its work all the same.
-    Failed,
-    /// Its command succeeded, and yet what it opens is not there.
-    NotThere,
+    /// So many steps succeeded, and the command of the next one could not be started: it has done
+    /// nothing.
+    NotStarted(usize),
+    /// The command of the next one failed, and may have done its work all the same.
+    Failed(usize),
+    /// It succeeded, and yet what it opens is not there.
+    NotThere(usize),
 }
 
 /// What a grant comes to after its open commands have ended.
@@ -304,15 +287,6 @@ pub enum FailedClose {
 /// After how many seconds a close that failed is tried again, each time.
 const TRY_AGAIN: [u64; 4] = [1, 2, 4, 8];
 
-/// What closing a door by hand comes to.
-#[must_use]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closing {
-    Now(Expired),
-    /// A command is under way; when it has ended the grant ends.
-    Later,
-}
-
 /// A grant, for whoever asks what is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed<'a> {
@@ -354,24 +328,11 @@ struct Grant {
     is_own: bool,
 }
 
-/// How many grants there may be in all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub all: usize,
-    /// That commands open.
-    pub by_commands: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { all: usize::MAX, by_commands: usize::MAX }
-    }
-}
-
 /// All grants, and when each ends.
 #[derive(Debug, Default)]
 pub struct Grants {
-    limits: Limits,
+    /// How many there may be in all, and that commands open.
+    limits: Option<(usize, usize)>,
     /// How many there are of each door, and that commands open.
     of_door: HashMap<Name, usize>,
     by_commands: usize,
@@ -392,12 +353,13 @@ impl Grants {
         Self::default()
     }
 
-    /// Grants that there are stay, however many.
-    pub const fn limit(&mut self, limits: Limits) {
-        self.limits = limits;
+    /// How many there may be from now on, in all and that commands open. Those that there are stay.
+    pub const fn limit(&mut self, all: usize, by_commands: usize) {
+        self.limits = Some((all, by_commands));
     }
 
-    /// What it would lead to that somebody may open a door, since `knocked`.
+    /// What it would lead to that somebody may open a door, since `knocked`. `jobs_fit`: more
+    /// commands may be asked for.
     ///
     /// # Errors
     /// [`Reason::TooMany`] where there is no room for another grant.
@@ -407,10 +369,12 @@ impl Grants {
         place: Place,
         opener: Opener,
         deed: Deed,
+        jobs_fit: bool,
     ) -> Result<Asked, Reason> {
         let until = knocked + deed.open_for;
         let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get(id)?)));
         let answer = match known {
+            None if !jobs_fit && deed.means.element().is_none() => return Err(Reason::TooMany),
             None if deed.is_act() => Answer::Act,
             None if self.is_full(&place.door, &deed) => return Err(Reason::TooMany),
             None => self.answer_open(),
@@ -425,10 +389,11 @@ impl Grants {
     }
 
     fn is_full(&self, door: &Name, deed: &Deed) -> bool {
-        let Limits { all, by_commands } = self.limits;
+        let by_commands = matches!(deed.means, Means::Commands(_));
         self.of_door.get(door).is_some_and(|&count| count >= deed.most)
-            || self.grants.len() >= all
-            || (matches!(deed.means, Means::Commands(_)) && self.by_commands >= by_commands)
+            || self.limits.is_some_and(|(all, most)| {
+                self.grants.len() >= all || (by_commands && self.by_commands >= most)
+            })
     }
 
     /// Ids are not given twice, also where nothing comes of what was asked for.
@@ -460,12 +425,8 @@ impl Grants {
                 grant.deadline = later;
                 // What is about to open needs no look.
                 let is_open = matches!(grant.state, State::Open { .. });
-                match manner.filter(|&manner| is_open || manner == Manner::Anew) {
-                    Some(manner) if self.work_again(id, manner) => {
-                        Decision::Ensure(id, later, manner)
-                    }
-                    _ => Decision::Extend(id, later),
-                }
+                let manner = manner.filter(|&manner| is_open || manner == Manner::Anew);
+                Decision::Extend(id, later, manner.filter(|&manner| self.work_again(id, manner)))
             }
             Answer::Wait(id) => {
                 if let Some(grant) = self.grants.get_mut(&id)
@@ -532,12 +493,8 @@ impl Grants {
     pub fn opened(&mut self, id: GrantId, outcome: Opened) -> AfterOpen {
         let Some(grant) = self.grants.get_mut(&id) else { return AfterOpen::Nothing };
         let State::Starting { was_open, again } = grant.state else { return AfterOpen::Nothing };
-        let with_errors = match outcome {
-            Opened::All => false,
-            Opened::Failed { trouble: Trouble::Failed, .. } => true,
-            Opened::Failed { .. } => false,
-        };
-        if matches!(outcome, Opened::All) || (with_errors && grant.is_own) {
+        let with_errors = matches!(outcome, Opened::Failed(_));
+        if outcome == Opened::All || (with_errors && grant.is_own) {
             if let Some(manner) = again {
                 grant.state = State::Starting { was_open: true, again: None };
                 return AfterOpen::Again(manner);
@@ -547,9 +504,8 @@ impl Grants {
             return if with_errors { AfterOpen::WithErrors } else { AfterOpen::Open };
         }
         let touched = match outcome {
-            Opened::Failed { done, trouble } if !was_open => {
-                done + usize::from(trouble != Trouble::NotStarted)
-            }
+            Opened::NotStarted(done) if !was_open => done,
+            Opened::Failed(done) | Opened::NotThere(done) if !was_open => done + 1,
             _ => usize::MAX,
         };
         let close = self.begin_close(id, touched);
@@ -567,10 +523,15 @@ impl Grants {
             self.closing(id, Vec::new());
             return Vec::new();
         };
-        let mut left: Vec<Step> = steps.iter().take(first).cloned().collect();
-        left.retain(|step| step.close.is_some() && !self.holds_another(step, id));
+        let left = self.alone(steps.get(..first).unwrap_or(steps), id);
         self.closing(id, left.clone());
         left
+    }
+
+    /// Those steps that something closes, and that no other grant holds too.
+    fn alone(&self, steps: &[Step], id: GrantId) -> Vec<Step> {
+        let alone = |step: &&Step| step.close.is_some() && !self.holds_another(step, id);
+        steps.iter().filter(alone).cloned().collect()
     }
 
     fn closing(&mut self, id: GrantId, left: Vec<Step>) {
@@ -620,7 +581,7 @@ impl Grants {
         {
             self.deadlines.pop_first();
             let left = match self.grants.get(&id).map(|grant| &grant.state) {
-                Some(State::Closing { left, .. }) => Some(left.clone()),
+                Some(State::Closing { left, .. }) => Some(self.alone(left, id)),
                 _ => None,
             };
             expired.extend(self.expired(id, left));
@@ -637,21 +598,22 @@ impl Grants {
         Some(Expired { id, place: grant.place.clone(), close, delete, again })
     }
 
-    /// Ends one grant now, whoever opened it; `None`: there is no such grant.
+    /// Ends one grant now, whoever opened it.
     ///
-    /// One that is still starting ends when it has opened, one that waits to open again does not.
+    /// `None`: there is no such grant, or it ends later. One that is still starting ends when it
+    /// has opened, one that waits to open again does not.
     #[must_use]
-    pub fn close(&mut self, id: GrantId) -> Option<Closing> {
+    pub fn close(&mut self, id: GrantId) -> Option<Expired> {
         let grant = self.grants.get_mut(&id)?;
         match &mut grant.state {
             State::Starting { .. } => grant.deadline = Monotonic::ZERO,
             State::Closing { again, .. } => *again = None,
             State::Open { .. } => {
                 self.deadlines.remove(&(grant.deadline, id));
-                return self.expired(id, None).map(Closing::Now);
+                return self.expired(id, None);
             }
         }
-        Some(Closing::Later)
+        None
     }
 
     /// The grants that this is true of.
@@ -664,41 +626,18 @@ impl Grants {
         ids
     }
 
-    /// Ends every open grant, as if its time had come: what is still starting ends when it has
-    /// opened, what is waiting to open again does not.
-    #[must_use]
-    pub fn expire_all(&mut self) -> Vec<Expired> {
-        self.expire_any(usize::MAX)
-    }
-
-    fn expire_any(&mut self, most: usize) -> Vec<Expired> {
-        let mut expired = Vec::new();
-        for id in self.of(|_, _| true) {
-            if expired.len() < most
-                && let Some(Closing::Now(one)) = self.close(id)
-            {
-                expired.push(one);
-            }
-        }
-        expired
-    }
-
-    /// Leaves those to the kernel that the kernel ends, and ends the others, as
-    /// [`expire_all`](Self::expire_all) does, but no more than `most` of them.
+    /// Leaves those to the kernel that the kernel ends, and [closes](Self::close) the others, but no
+    /// more than `most` of them.
     #[must_use]
     pub fn leave(&mut self, most: usize) -> Vec<Expired> {
-        let kept: Vec<GrantId> = self
-            .grants
-            .iter()
-            .filter(|(_, grant)| grant.means.element().is_some())
-            .map(|(&id, _)| id)
-            .collect();
+        let all = self.of(|_, _| true).into_iter();
+        let (kept, others): (Vec<_>, Vec<_>) = all.partition(|&id| self.element(id).is_some());
         for id in kept {
             if let Some(grant) = self.forget(id) {
                 self.deadlines.remove(&(grant.deadline, id));
             }
         }
-        self.expire_any(most)
+        others.into_iter().filter_map(|id| self.close(id)).take(most).collect()
     }
 
     /// A grant has been closed, well or badly. If somebody knocked meanwhile the door opens again.
@@ -776,13 +715,11 @@ impl Grants {
         self.grants.get(&id).map(|grant| grant.record(id, now, boot))
     }
 
-    /// Whether there is an open grant for a place.
+    /// When the open grant for a place ends; `None`: there is none.
     #[must_use]
-    pub fn is_open(&self, place: &Place) -> bool {
-        self.places
-            .get(place)
-            .and_then(|id| self.grants.get(id))
-            .is_some_and(|grant| matches!(grant.state, State::Open { .. }))
+    pub fn open_until(&self, place: &Place) -> Option<Monotonic> {
+        let grant = self.grants.get(self.places.get(place)?)?;
+        matches!(grant.state, State::Open { .. }).then_some(grant.deadline)
     }
 
     /// All grants, by their places.
@@ -854,7 +791,7 @@ impl Grant {
 impl Step {
     /// What it holds, where several grants can hold it: the command that takes it away.
     fn held(&self) -> Option<&[String]> {
-        self.verify.as_ref()?;
+        self.verify.as_ref().filter(|_| !self.is_timed)?;
         Some(&self.close.as_ref()?.argv)
     }
 }
@@ -906,12 +843,18 @@ mod tests {
         closes(&steps)
     }
 
+    fn step() -> Step {
+        let close = Some(command("close"));
+        Step { open: command("open"), close, verify: None, is_timed: false }
+    }
+
     fn place(address: IpAddr) -> Place {
         Place::new(door(), address)
     }
 
     fn ask(grants: &mut Grants, seconds: u64, address: IpAddr, deed: Deed) -> Decision {
-        let asked = grants.ask(at(seconds), place(address), By::Sequence.into(), deed).unwrap();
+        let asked =
+            grants.ask(at(seconds), place(address), By::Sequence.into(), deed, true).unwrap();
         grants.take(asked)
     }
 
@@ -939,7 +882,7 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
         let decision = ask(&mut grants, 120, ADDRESS, deed(1, 30));
-        assert_eq!(decision, Decision::Extend(GrantId(1), at(150)));
+        assert_eq!(decision, Decision::Extend(GrantId(1), at(150), None));
         assert!(grants.expire(at(149)).is_empty());
         assert_eq!(grants.expire(at(150)).len(), 1);
     }
@@ -949,14 +892,17 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
         let decision = ask(&mut grants, 101, ADDRESS, deed(1, 5));
-        assert_eq!(decision, Decision::Extend(GrantId(1), at(130)));
+        assert_eq!(decision, Decision::Extend(GrantId(1), at(130), None));
     }
 
     #[test]
     fn a_knock_while_the_open_command_runs_extends() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(1, 10)) else { panic!() };
-        assert_eq!(ask(&mut grants, 5, ADDRESS, deed(1, 10)), Decision::Extend(GrantId(1), at(15)));
+        assert_eq!(
+            ask(&mut grants, 5, ADDRESS, deed(1, 10)),
+            Decision::Extend(GrantId(1), at(15), None)
+        );
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         assert_eq!(grants.next_deadline(), Some(at(15)));
     }
@@ -993,16 +939,16 @@ mod tests {
     fn an_open_that_failed_is_no_grant() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(2, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 0, trouble: Trouble::NotStarted };
+        let failed = Opened::NotStarted(0);
         assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
-        assert!(grants.is_empty() && !grants.is_open(&place(ADDRESS)));
+        assert!(grants.is_empty() && grants.open_until(&place(ADDRESS)).is_none());
     }
 
     #[test]
     fn ports_that_were_opened_before_one_failed_are_closed_again() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(3, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 2, trouble: Trouble::NotStarted };
+        let failed = Opened::NotStarted(2);
         assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
         assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
@@ -1014,9 +960,9 @@ mod tests {
         open(&mut grants, 0, 1000);
         let other = "192.0.2.3".parse().unwrap();
         let Decision::Open(starting, _) = ask(&mut grants, 1, other, deed(1, 10)) else { panic!() };
-        assert_eq!(grants.expire_all().len(), 1);
+        assert_eq!(grants.leave(9).len(), 1);
         assert_eq!(grants.opened(starting, Opened::All), AfterOpen::Open);
-        assert_eq!(grants.expire_all().len(), 1);
+        assert_eq!(grants.leave(9).len(), 1);
     }
 
     fn starting(deed: Deed) -> (Grants, GrantId) {
@@ -1042,17 +988,16 @@ mod tests {
 
     #[test]
     fn what_failed_and_what_is_not_there_is_closed_with_what_was_opened_before() {
-        for trouble in [Trouble::Failed, Trouble::NotThere] {
+        for outcome in [Opened::Failed(1), Opened::NotThere(1)] {
             let (mut grants, id) = starting(deed(3, 10));
-            let after = grants.opened(id, Opened::Failed { done: 1, trouble });
-            assert_eq!(undone(after), ["close 0", "close 1"], "{trouble:?}");
+            assert_eq!(undone(grants.opened(id, outcome)), ["close 0", "close 1"], "{outcome:?}");
         }
     }
 
     #[test]
     fn an_own_command_that_failed_may_have_opened_and_is_closed_at_its_time() {
         let (mut grants, id) = starting(Deed { is_own: true, ..deed(1, 10) });
-        let failed = Opened::Failed { done: 0, trouble: Trouble::Failed };
+        let failed = Opened::Failed(0);
         assert_eq!(grants.opened(id, failed), AfterOpen::WithErrors);
         assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
         assert_eq!(closes(&grants.expire(at(10))[0].close), ["close 0"]);
@@ -1061,7 +1006,7 @@ mod tests {
     #[test]
     fn an_own_command_after_which_nothing_is_there_opened_nothing() {
         let (mut grants, id) = starting(Deed { is_own: true, ..deed(1, 10) });
-        let failed = Opened::Failed { done: 0, trouble: Trouble::NotThere };
+        let failed = Opened::NotThere(0);
         assert_eq!(undone(grants.opened(id, failed)), ["close 0"]);
     }
 
@@ -1097,7 +1042,7 @@ mod tests {
         let (mut grants, id) = starting(verified(deed(1, 30)));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         let decision = ask(&mut grants, 20, ADDRESS, verified(deed(1, 30)));
-        assert_eq!(decision, Decision::Ensure(id, at(50), Manner::IfGone));
+        assert_eq!(decision, Decision::Extend(id, at(50), Some(Manner::IfGone)));
         assert_eq!(grants.work(id, Manner::IfGone)[0].1, Manner::IfGone);
         // While it is being looked at nothing closes it.
         assert!(grants.expire(at(60)).is_empty());
@@ -1110,7 +1055,7 @@ mod tests {
         let (mut grants, id) = starting(verified(deed(2, 30)));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         let _ensure = ask(&mut grants, 20, ADDRESS, verified(deed(2, 30)));
-        let failed = Opened::Failed { done: 0, trouble: Trouble::Failed };
+        let failed = Opened::Failed(0);
         assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
     }
 
@@ -1119,19 +1064,19 @@ mod tests {
         let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         let decision = ask(&mut grants, 10, ADDRESS, timed(deed(1, 60), "for 60"));
-        assert_eq!(decision, Decision::Ensure(id, at(70), Manner::Anew));
+        assert_eq!(decision, Decision::Extend(id, at(70), Some(Manner::Anew)));
         assert_eq!(grants.work(id, Manner::Anew)[0].0.open, command("for 60"));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         // A shorter time changes nothing.
         let decision = ask(&mut grants, 11, ADDRESS, timed(deed(1, 5), "for 5"));
-        assert_eq!(decision, Decision::Extend(id, at(70)));
+        assert_eq!(decision, Decision::Extend(id, at(70), None));
     }
 
     #[test]
     fn what_is_opening_when_its_time_changes_is_opened_again() {
         let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
         let decision = ask(&mut grants, 1, ADDRESS, timed(deed(1, 30), "for 30"));
-        assert_eq!(decision, Decision::Extend(id, at(31)));
+        assert_eq!(decision, Decision::Extend(id, at(31), None));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Again(Manner::Anew));
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
     }
@@ -1143,7 +1088,7 @@ mod tests {
         {
             let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
             assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
-            let Some(Closing::Now(Expired { close, .. })) = grants.close(id) else { panic!() };
+            let close = grants.close(id).unwrap().close;
             assert_eq!(grants.close_failed(at(closed_at), id, close), expected);
         }
     }
@@ -1151,7 +1096,7 @@ mod tests {
     fn open_at(grants: &mut Grants, door: &str, seconds: u64) -> GrantId {
         let place = Place::new(door.parse().unwrap(), ADDRESS);
         let deed = verified(deed(1, 30));
-        let asked = grants.ask(at(seconds), place, By::Sequence.into(), deed).unwrap();
+        let asked = grants.ask(at(seconds), place, By::Sequence.into(), deed, true).unwrap();
         let Decision::Open(id, _) = grants.take(asked) else { panic!() };
         id
     }
@@ -1173,6 +1118,30 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_closed_and_is_held_by_another_door_now_is_left_to_it() {
+        let mut grants = Grants::new();
+        let first = open_at(&mut grants, "ssh", 0);
+        assert_eq!(grants.opened(first, Opened::All), AfterOpen::Open);
+        let close = grants.expire(at(30)).remove(0).close;
+        let _again = grants.close_failed(at(30), first, close);
+        let second = open_at(&mut grants, "web", 30);
+        assert_eq!(grants.opened(second, Opened::All), AfterOpen::Open);
+        assert_eq!(grants.expire(at(31))[0].close, []);
+    }
+
+    #[test]
+    fn what_is_told_its_time_is_held_by_one_door_alone() {
+        let mut grants = Grants::new();
+        for door in ["ssh", "web"] {
+            let place = Place::new(door.parse().unwrap(), ADDRESS);
+            let deed = timed(verified(deed(1, 30)), "for 30");
+            let asked = grants.ask(at(0), place, By::Sequence.into(), deed, true).unwrap();
+            let Decision::Open(id, _) = grants.take(asked) else { panic!() };
+            assert_eq!(grants.work(id, Manner::Once)[0].1, Manner::Once, "{door}");
+        }
+    }
+
+    #[test]
     fn what_a_door_holds_that_opened_while_another_closed_it_is_looked_at_again() {
         let mut grants = Grants::new();
         let first = open_at(&mut grants, "ssh", 0);
@@ -1187,27 +1156,38 @@ mod tests {
     #[test]
     fn there_are_no_more_grants_than_the_door_and_all_doors_may_have() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
-        let (door, all) = (Limits::default(), Limits { all: 2, ..Limits::default() });
-        let by_commands = Limits { by_commands: 2, ..Limits::default() };
-        for (limits, most) in [(door, 2), (all, 9), (by_commands, 9)] {
+        for (most, all, by_commands) in [(2, 9, 9), (9, 2, 9), (9, 9, 2)] {
             let mut grants = Grants::new();
-            grants.limit(limits);
+            grants.limit(all, by_commands);
             let mut ask = |last| {
                 let deed = Deed { most, ..deed(1, 30) };
-                let asked = grants.ask(at(0), place(address(last)), By::Sequence.into(), deed);
+                let asked =
+                    grants.ask(at(0), place(address(last)), By::Sequence.into(), deed, true);
                 asked.map(|asked| grants.take(asked))
             };
             assert!(ask(1).is_ok() && ask(2).is_ok());
             assert_eq!(ask(3), Err(Reason::TooMany));
             assert!(matches!(ask(1), Ok(Decision::Extend(..))), "an extension always fits");
-            let Some(Closing::Later) = grants.close(GrantId(1)) else { panic!() };
+            assert_eq!(grants.close(GrantId(1)), None, "it has not opened yet");
         }
+    }
+
+    #[test]
+    fn what_needs_a_command_is_refused_while_too_many_wait() {
+        let mut grants = Grants::new();
+        let mut ask = |deed| grants.ask(at(0), place(ADDRESS), By::Sequence.into(), deed, false);
+        assert!(matches!(ask(deed(1, 30)), Err(Reason::TooMany)));
+        let act = vec![Step { close: None, ..step() }];
+        assert!(matches!(
+            ask(Deed { means: Means::Commands(act), ..deed(1, 30) }),
+            Err(Reason::TooMany)
+        ));
     }
 
     #[test]
     fn a_grant_that_has_closed_makes_room() {
         let mut grants = Grants::new();
-        grants.limit(Limits { all: 1, by_commands: 1 });
+        grants.limit(1, 1);
         for round in 0..3 {
             let id = open(&mut grants, round * 100, 10);
             assert_eq!(grants.expire(at(round * 100 + 10)).len(), 1);
@@ -1250,9 +1230,9 @@ mod tests {
                                 prop_assert_eq!(running.insert(who, (id, true)), None);
                                 prop_assert!(!holding.contains_key(&who));
                             }
-                            Decision::Extend(_, until) => prop_assert!(until >= at(now + 10)),
+                            Decision::Extend(_, until, _) => prop_assert!(until >= at(now + 10)),
                             Decision::Wait => prop_assert!(!running[&who].1),
-                            Decision::Act(_) | Decision::Ensure(..) => prop_assert!(false),
+                            Decision::Act(_) => prop_assert!(false),
                         }
                     }
                     Move::Pass(seconds) => now += seconds,
@@ -1262,7 +1242,7 @@ mod tests {
                             prop_assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
                             holding.insert(who, true);
                         } else if opens {
-                            let failed = Opened::Failed { done: 0, trouble: Trouble::NotStarted };
+                            let failed = Opened::NotStarted(0);
                             prop_assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
                         } else {
                             holding.remove(&who);

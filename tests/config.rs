@@ -67,7 +67,7 @@ doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
 doors.yaml:5:5: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: nothing opens door 'ssh': it has no sequence

@@ -108,7 +108,7 @@ impl World {
         let door = &self.doors[event.door.0 as usize];
         let deed = Deed::of(door, &Wanted::by(event.source)).unwrap();
         let place = Place::new(door.name().clone(), event.source);
-        let asked = self.grants.ask(at, place, By::Sequence.into(), deed).unwrap();
+        let asked = self.grants.ask(at, place, By::Sequence.into(), deed, true).unwrap();
         match self.grants.take(asked) {
             Decision::Open(id, Means::Commands(steps)) => {
                 for command in steps.into_iter().map(|step| step.open) {

@@ -147,18 +147,15 @@ pub(super) fn pairs(
             .help(format!("write {other} too, or remove {key}"))
     };
     let undo = "there would be nothing to undo";
-    if v4.close.is_some() && v4.open.is_none() {
-        return Err(alone(names.close, names.open, undo));
-    }
-    if closes_6 && v6.open.is_none() {
-        return Err(alone(names.close_6, names.open_6, undo));
-    }
     let look_for = "nothing stays open, so there is nothing to look for";
-    if v4.verify.is_some() && v4.close.is_none() {
-        return Err(alone(names.verify, names.close, look_for));
-    }
-    if verifies_6 && v6.close.is_none() {
-        return Err(alone(names.verify_6, names.close_6, look_for));
+    let checks = [
+        (v4.close.is_some() && v4.open.is_none(), names.close, names.open, undo),
+        (closes_6 && v6.open.is_none(), names.close_6, names.open_6, undo),
+        (v4.verify.is_some() && v4.close.is_none(), names.verify, names.close, look_for),
+        (verifies_6 && v6.close.is_none(), names.verify_6, names.close_6, look_for),
+    ];
+    if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
+        return Err(alone(key, other, why));
     }
     if v6.close.is_none() {
         v6.verify = None;

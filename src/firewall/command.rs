@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::task::{Next, Phase};
+use super::task::Phase;
 use super::{Failure, Finished, Job, JobKind, Outcome, Task};
 use crate::config::{Name, Rendered};
 use crate::sys::{files, orphans, process};
@@ -28,8 +28,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// How many commands run at once; more wait. Some of these are only for what closes.
 const AT_ONCE: usize = 128;
 const FOR_CLOSING: usize = 32;
-/// How many jobs of one door wait; what closes always may.
+/// How many jobs of one door wait, and of all together; what closes always may.
 const WAITING: usize = 200;
+const WAITING_IN_ALL: usize = 2_000;
 /// How much of a command's output is logged, in lines and in bytes of each.
 const OUTPUT_LINES: usize = 20;
 const OUTPUT_WIDTH: usize = 400;
@@ -39,23 +40,42 @@ pub struct Commands {
     /// What every command carries in its environment.
     mark: String,
     running: Vec<Running>,
-    closes: HashMap<Name, VecDeque<Job>>,
-    others: HashMap<Name, VecDeque<Job>>,
+    /// By door: what closes, in its order, and then the rest.
+    waiting: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
 }
 
-struct Running {
+/// A job under way.
+struct Work {
     job: Job,
-    /// Of the tasks before the one that runs.
+    started: Monotonic,
+    /// Of the tasks that are over.
     outcomes: Vec<Outcome>,
-    phase: Phase,
-    /// How the command before this one of the same task ended.
+    /// See [`Task::next`].
     earlier: Option<Failure>,
-    job_started: Monotonic,
+}
+
+impl Work {
+    /// The task that comes after those that are over.
+    fn task(&self) -> Option<&Task> {
+        let stops = self.job.kind == JobKind::Open
+            && matches!(self.outcomes.last(), Some(Outcome::Failed(_)));
+        self.job.tasks.get(self.outcomes.len()).filter(|_| !stops)
+    }
+}
+
+struct Running {
+    work: Work,
+    phase: Phase,
     command_started: Monotonic,
     child: Child,
     killed: bool,
     output: Output,
+}
+
+/// How many commands may run before another one of this kind is started.
+fn most(kind: JobKind) -> usize {
+    if kind == JobKind::Close { AT_ONCE } else { AT_ONCE - FOR_CLOSING }
 }
 
 impl Commands {
@@ -65,135 +85,109 @@ impl Commands {
         Self {
             mark: state_dir.display().to_string(),
             running: Vec::new(),
-            closes: HashMap::new(),
-            others: HashMap::new(),
+            waiting: HashMap::new(),
             finished: Vec::new(),
         }
     }
 
-    /// Whether nothing runs and nothing waits.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        let waits = !self.closes.is_empty() || !self.others.is_empty();
-        !waits && self.running.is_empty() && self.finished.is_empty()
-    }
-
-    /// Whether so many jobs of a door wait that no more should be asked for.
+    /// Whether so many jobs wait, of a door or of all, that no more should be asked for.
     #[must_use]
     pub fn is_full(&self, door: &Name) -> bool {
-        self.others.get(door).is_some_and(|queue| queue.len() >= WAITING)
+        self.waiting.get(door).is_some_and(|queue| queue.len() >= WAITING)
+            || self.waiting.values().map(VecDeque::len).sum::<usize>() >= WAITING_IN_ALL
     }
 
     /// Takes a job; it starts now or when its turn comes.
     pub fn submit(&mut self, now: Monotonic, job: Job) {
-        let queues = if job.kind == JobKind::Close { &mut self.closes } else { &mut self.others };
-        queues.entry(job.door.clone()).or_default().push_back(job);
+        let queue = self.waiting.entry(job.door.clone()).or_default();
+        let closes = |job: &Job| job.kind == JobKind::Close;
+        let at = if closes(&job) { queue.partition_point(closes) } else { queue.len() };
+        queue.insert(at, job);
         self.start_waiting(now);
+    }
+
+    /// What only looks ends with the command that runs.
+    pub fn stop_looking(&mut self) {
+        let running = self.running.iter_mut().map(|running| {
+            let over = running.work.outcomes.len() + 1;
+            (&mut running.work.job, over)
+        });
+        let waiting = self.waiting.values_mut().flatten().map(|job| (job, 0));
+        for (job, left) in running.chain(waiting).filter(|(job, _)| job.kind == JobKind::Look) {
+            job.tasks.truncate(left);
+        }
     }
 
     /// Nothing that waits starts any more, except what closes.
     pub fn only_close(&mut self) {
-        for job in self.others.drain().flat_map(|(_, queue)| queue) {
-            let program = job.door.to_string();
-            let why = Failure::NotStarted { program, reason: "knockd stops".to_owned() };
-            self.finished.push(Finished { id: job.id, outcomes: vec![Outcome::Failed(why)] });
+        for job in self.waiting.values_mut().flatten().filter(|job| job.kind == JobKind::Open) {
+            job.kind = JobKind::Close;
+            job.tasks.clear();
         }
     }
 
     /// Starts what may start now.
     fn start_waiting(&mut self, now: Monotonic) {
-        for closing in [true, false] {
-            let most = if closing { AT_ONCE } else { AT_ONCE - FOR_CLOSING };
-            let queues = if closing { &self.closes } else { &self.others };
-            let doors: Vec<Name> = queues.keys().cloned().collect();
-            for door in doors {
-                while self.running.len() < most && !self.is_held_up(&door, now) {
-                    let queues = if closing { &mut self.closes } else { &mut self.others };
-                    let Some(queue) = queues.get_mut(&door) else { break };
-                    let job = queue.pop_front();
-                    if queue.is_empty() {
-                        queues.remove(&door);
-                    }
-                    let Some(job) = job else { break };
-                    self.start_task(now, now, job, Vec::new());
-                }
+        let doors: Vec<Name> = self.waiting.keys().cloned().collect();
+        for door in doors {
+            while let Some(queue) = self.waiting.get(&door)
+                && queue.front().is_some_and(|job| self.running.len() < most(job.kind))
+                && self.last_started(&door).is_none_or(|at| now.since(at) >= PATIENCE)
+                && let Some(job) = self.waiting.get_mut(&door).and_then(VecDeque::pop_front)
+            {
+                let work = Work { job, started: now, outcomes: Vec::new(), earlier: None };
+                self.go_on(now, work, None);
             }
         }
-    }
-
-    /// Whether a job of this door is running that may still end soon.
-    fn is_held_up(&self, door: &Name, now: Monotonic) -> bool {
-        self.last_started(door).is_some_and(|started| now.since(started) < PATIENCE)
+        self.waiting.retain(|_, queue| !queue.is_empty());
     }
 
     fn last_started(&self, door: &Name) -> Option<Monotonic> {
-        let of_door = self.running.iter().filter(|running| running.job.door == *door);
-        of_door.map(|running| running.job_started).max()
+        let of_door = self.running.iter().filter(|running| running.work.job.door == *door);
+        of_door.map(|running| running.work.started).max()
     }
 
-    /// Begins the task after those that have these outcomes, or finishes the job.
-    fn start_task(
-        &mut self,
-        now: Monotonic,
-        job_started: Monotonic,
-        job: Job,
-        outcomes: Vec<Outcome>,
-    ) {
-        let stops =
-            job.kind == JobKind::Open && matches!(outcomes.last(), Some(Outcome::Failed(_)));
-        match job.tasks.get(outcomes.len()).filter(|_| !stops).map(Task::begin) {
-            None => self.finished.push(Finished { id: job.id, outcomes }),
-            Some(next) => self.go_on(now, job_started, job, outcomes, next, None),
-        }
-    }
-
-    /// Runs the next command that can be started.
-    fn go_on(
-        &mut self,
-        now: Monotonic,
-        job_started: Monotonic,
-        job: Job,
-        mut outcomes: Vec<Outcome>,
-        mut next: Next,
-        mut earlier: Option<Failure>,
-    ) {
+    /// Runs the next command of a job that can be started, after one that `ended` so, or finishes
+    /// the job.
+    fn go_on(&mut self, now: Monotonic, mut work: Work, ended: Option<(Phase, Option<Failure>)>) {
+        let mut ended = ended;
         loop {
-            let phase = match next {
-                Next::Go(phase) => phase,
-                Next::Done(outcome) => {
-                    outcomes.push(outcome);
-                    return self.start_task(now, job_started, job, outcomes);
+            let mut earlier = work.earlier.take();
+            let Some(task) = work.task() else {
+                return self.finished.push(Finished { id: work.job.id, outcomes: work.outcomes });
+            };
+            let next = match ended.take() {
+                None => task.begin(),
+                Some((phase, why)) => task.next(work.job.kind, phase, why, &mut earlier),
+            };
+            let next = next.and_then(|phase| {
+                Ok((phase, task.command(phase).ok_or(Outcome::Untouched)?.clone()))
+            });
+            let (phase, command) = match next {
+                Ok(next) => next,
+                Err(outcome) => {
+                    work.outcomes.push(outcome);
+                    continue;
                 }
             };
-            let task = job.tasks.get(outcomes.len());
-            let Some((task, command)) = task.and_then(|task| Some((task, task.command(phase)?)))
-            else {
-                return self.finished.push(Finished { id: job.id, outcomes });
-            };
+            work.earlier = earlier;
+            let door = &work.job.door;
             if phase.looks() {
-                debug!(door = %job.door, "looking: {command}");
+                debug!(door = %door, "looking: {command}");
             } else {
-                info!(door = %job.door, "running command: {command}");
+                info!(door = %door, "running command: {command}");
             }
-            match self.spawn(command, phase) {
+            match self.spawn(&command, phase) {
                 Ok((child, output)) => {
-                    return self.running.push(Running {
-                        job,
-                        outcomes,
-                        phase,
-                        earlier,
-                        job_started,
-                        command_started: now,
-                        child,
-                        killed: false,
-                        output,
-                    });
+                    let (command_started, killed) = (now, false);
+                    let running = Running { work, phase, command_started, child, killed, output };
+                    return self.running.push(running);
                 }
                 Err(error) => {
                     let program = command.argv.first().cloned().unwrap_or_default();
                     let why = Failure::NotStarted { program, reason: error.to_string() };
-                    error!(door = %job.door, "{why}");
-                    next = task.next(job.kind, phase, Some(why.clone()), earlier.replace(why));
+                    error!(door = %door, "{why}");
+                    ended = Some((phase, Some(why)));
                 }
             }
         }
@@ -210,30 +204,27 @@ impl Commands {
 
     /// Takes note of a command that has ended and goes on with its job.
     fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
-        running.output.drain(&running.job.door);
-        running.output.finish(&running.job.door);
+        let door = &running.work.job.door;
+        running.output.drain(door);
+        running.output.finish(door);
         let why = match (running.killed, status.code(), status.signal()) {
             (true, ..) => Some(Failure::TimedOut),
             (_, Some(0), _) => None,
             (_, Some(code), _) => Some(Failure::Status(code)),
             (_, None, signal) => Some(Failure::Signal(signal.unwrap_or(0))),
         };
-        let Running { job, outcomes, phase, earlier, job_started, .. } = running;
-        match &why {
-            Some(Failure::Status(_)) if phase.looks() => {}
-            Some(why) => warn!(door = %job.door, "{why}"),
-            None => {}
+        let is_answer = running.phase.looks() && matches!(why, Some(Failure::Status(_)));
+        if let Some(why) = why.as_ref().filter(|_| !is_answer) {
+            warn!(door = %door, "{why}");
         }
-        let Some(task) = job.tasks.get(outcomes.len()) else { return };
-        let next = task.next(job.kind, phase, why.clone(), earlier);
-        self.go_on(now, job_started, job, outcomes, next, why);
+        self.go_on(now, running.work, Some((running.phase, why)));
     }
 
     /// Looks after what runs, and tells what has ended since the last call.
     pub fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
-            running.output.drain(&running.job.door);
+            running.output.drain(&running.work.job.door);
             match running.child.try_wait() {
                 Ok(Some(status)) => {
                     let running = self.running.swap_remove(at);
@@ -248,8 +239,8 @@ impl Commands {
                 }
                 Err(error) => {
                     // Only a bug takes a child away from its parent; the job must still end.
-                    error!(door = %running.job.door, "lost sight of a command: {error}");
-                    let Running { job, mut outcomes, .. } = self.running.swap_remove(at);
+                    let Work { job, mut outcomes, .. } = self.running.swap_remove(at).work;
+                    error!(door = %job.door, "lost sight of a command: {error}");
                     outcomes.push(Outcome::Failed(Failure::TimedOut));
                     self.finished.push(Finished { id: job.id, outcomes });
                 }
@@ -270,12 +261,12 @@ impl Commands {
             .iter()
             .filter(|running| !running.killed)
             .map(|running| running.command_started + LIMIT);
+        let has_room = |job: &Job| self.running.len() < most(job.kind);
         let patience = self
-            .closes
-            .keys()
-            .chain(self.others.keys())
-            .filter(|_| self.running.len() < AT_ONCE)
-            .filter_map(|door| self.last_started(door).map(|started| started + PATIENCE));
+            .waiting
+            .iter()
+            .filter(|(_, queue)| queue.front().is_some_and(has_room))
+            .filter_map(|(door, _)| self.last_started(door).map(|started| started + PATIENCE));
         limits.chain(patience).min()
     }
 
@@ -380,7 +371,7 @@ mod tests {
         let mut runner = Commands::new(Path::new("/nonexistent"));
         runner.submit(at(0), job(1, "ssh", commands, kind));
         let finished = wait_for(&mut runner, at(0), 1);
-        assert!(runner.is_idle());
+        assert!(runner.running.is_empty() && runner.waiting.is_empty());
         let done = |outcome: &&Outcome| matches!(outcome, Outcome::Done);
         let finished = &finished[0];
         (finished.outcomes.iter().take_while(done).count(), finished.failure().cloned())
@@ -516,10 +507,9 @@ mod tests {
         runner.submit(at(0), job(3, "ssh", &quick, JobKind::Close));
         runner.only_close();
         let finished = wait_for(&mut runner, at(250), 2);
-        let not_started = |why: &Failure| matches!(why, Failure::NotStarted { .. });
-        assert_eq!((finished[0].id, finished[1].id), (JobId(2), JobId(3)));
-        assert!(finished[0].failure().is_some_and(not_started));
-        assert_eq!(finished[1].failure(), None);
+        let of = |id| finished.iter().find(|finished| finished.id == JobId(id)).unwrap();
+        assert!(of(2).outcomes.is_empty(), "it did not run");
+        assert_eq!(of(3).outcomes, [Outcome::Done]);
         runner.running.iter().for_each(|running| process::kill_group(&running.child));
     }
 

@@ -41,12 +41,8 @@ pub(super) enum Phase {
     Verify,
 }
 
-#[must_use]
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Go(Phase),
-    Done(Outcome),
-}
+/// The command that runs next, or what has come of the task.
+pub(super) type Next = Result<Phase, Outcome>;
 
 impl Phase {
     /// Whether a command only looks: its status is an answer, and what it prints is not for people.
@@ -66,46 +62,44 @@ impl Task {
 
     pub(super) const fn begin(&self) -> Next {
         match (&self.verify, &self.run) {
-            (Some(_), None) => Next::Go(Phase::Look),
-            (Some(_), _) if self.look_first => Next::Go(Phase::Look),
-            (_, Some(_)) => self.act(),
-            (None, None) => Next::Done(Outcome::Untouched),
+            (None, None) => Err(Outcome::Untouched),
+            (Some(_), None) => Ok(Phase::Look),
+            (Some(_), _) if self.look_first => Ok(Phase::Look),
+            _ => Ok(self.act()),
         }
     }
 
-    const fn act(&self) -> Next {
-        Next::Go(if self.first.is_some() { Phase::First } else { Phase::Run })
+    const fn act(&self) -> Phase {
+        if self.first.is_some() { Phase::First } else { Phase::Run }
     }
 
-    /// What follows a command that ended with this failure, or well; `earlier` is that of
-    /// [`Phase::Run`].
+    /// What follows a command that ended with this failure, or well. `earlier` is for its own use,
+    /// `None` when the task begins.
     pub(super) fn next(
         &self,
         kind: JobKind,
         phase: Phase,
         ended: Option<Failure>,
-        earlier: Option<Failure>,
+        earlier: &mut Option<Failure>,
     ) -> Next {
         match (phase, ended) {
-            (Phase::Look, Some(Failure::Status(_))) if self.run.is_some() => self.act(),
-            (Phase::Look, Some(Failure::Status(_))) => {
-                Next::Done(Outcome::Failed(Failure::NotThere))
+            (Phase::Look, Some(Failure::Status(_))) if self.run.is_some() => Ok(self.act()),
+            (Phase::Look, Some(Failure::Status(_))) => Err(Outcome::Failed(Failure::NotThere)),
+            (Phase::Look, _) => Err(Outcome::Untouched),
+            (Phase::First, _) => Ok(Phase::Run),
+            (Phase::Run, ended)
+                if self.verify.is_some() && ended.is_some() == (kind == JobKind::Close) =>
+            {
+                *earlier = ended;
+                Ok(Phase::Verify)
             }
-            (Phase::Look, _) => Next::Done(Outcome::Untouched),
-            (Phase::First, _) => Next::Go(Phase::Run),
-            (Phase::Run, ended) => match (kind, ended) {
-                (JobKind::Open, None) | (JobKind::Close, Some(_)) if self.verify.is_some() => {
-                    Next::Go(Phase::Verify)
-                }
-                (_, None) => Next::Done(Outcome::Done),
-                (_, Some(why)) => Next::Done(Outcome::Failed(why)),
-            },
-            (Phase::Verify, ended) => Next::Done(match (kind, ended, earlier) {
+            (Phase::Run, ended) => Err(ended.map_or(Outcome::Done, Outcome::Failed)),
+            (Phase::Verify, ended) => Err(match (earlier.take(), ended) {
                 // It failed to close what was gone.
-                (JobKind::Close, Some(Failure::Status(_)), _) => Outcome::Done,
-                (JobKind::Close, _, Some(why)) => Outcome::Failed(why),
-                (_, Some(_), _) => Outcome::Failed(Failure::NotThere),
-                (_, None, _) => Outcome::Done,
+                (Some(_), Some(Failure::Status(_))) => Outcome::Done,
+                (Some(why), _) => Outcome::Failed(why),
+                (None, Some(_)) => Outcome::Failed(Failure::NotThere),
+                (None, None) => Outcome::Done,
             }),
         }
     }
@@ -130,13 +124,12 @@ mod tests {
         let mut next = task.begin();
         loop {
             let phase = match next {
-                Next::Go(phase) => phase,
-                Next::Done(outcome) => return (ran, outcome),
+                Ok(phase) => phase,
+                Err(outcome) => return (ran, outcome),
             };
             ran.push(phase);
             let ended = fail.contains(&phase).then_some(Failure::Status(1));
-            let was = std::mem::replace(&mut earlier, ended.clone());
-            next = task.next(kind, phase, ended, was);
+            next = task.next(kind, phase, ended, &mut earlier);
         }
     }
 
@@ -165,9 +158,9 @@ mod tests {
             JobKind::Open,
             Look,
             Some(Failure::TimedOut),
-            None,
+            &mut None,
         );
-        assert_eq!(next, Next::Done(Outcome::Untouched));
+        assert_eq!(next, Err(Outcome::Untouched));
     }
 
     #[test]

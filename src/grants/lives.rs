@@ -144,7 +144,8 @@ impl<'a> Keeper<'a> {
         let address = IpAddr::from([192, 0, 2, who]);
         let now = self.world.now();
         let place = Place::new(door(), address);
-        let asked = self.grants.ask(now.monotonic, place, By::Sequence.into(), deed()).unwrap();
+        let asked =
+            self.grants.ask(now.monotonic, place, By::Sequence.into(), deed(), true).unwrap();
         let decision = self.grants.take(asked);
         self.decided(decision, address)
     }
@@ -174,7 +175,7 @@ impl<'a> Keeper<'a> {
                 self.advance(id, GrantState::Starting)?;
                 self.run(id, true)
             }
-            Decision::Extend(_, until) => {
+            Decision::Extend(_, until, _) => {
                 let id = self.grants.places[&Place::new(door(), address)];
                 self.world.step()?;
                 self.world.ledger.get_mut(&id).unwrap().deadline = until;
@@ -182,7 +183,7 @@ impl<'a> Keeper<'a> {
                 self.world.step()
             }
             Decision::Wait => Ok(()),
-            Decision::Act(_) | Decision::Ensure(..) => unreachable!("nothing looks, all closes"),
+            Decision::Act(_) => unreachable!("the door has a close"),
         }
     }
 
@@ -230,7 +231,7 @@ impl<'a> Keeper<'a> {
                 None => Ok(()),
             };
         }
-        let failed = Opened::Failed { done: 0, trouble: Trouble::Failed };
+        let failed = Opened::Failed(0);
         let outcome = if fails { failed } else { Opened::All };
         match self.grants.opened(id, outcome) {
             AfterOpen::Open => self.advance(id, GrantState::Open),

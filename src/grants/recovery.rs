@@ -247,7 +247,7 @@ mod tests {
             is_own: false,
             most: 9,
         };
-        let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed).unwrap();
+        let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed, true).unwrap();
         grants.take(asked)
     }
 
@@ -328,7 +328,7 @@ mod tests {
     fn a_knock_extends_what_was_kept() {
         let (mut grants, _) = recover(record(GrantState::Open), &[]);
         let decision = knock(&mut grants, 120, "ssh");
-        assert_eq!(decision, Decision::Extend(GrantId(7), at(150)));
+        assert_eq!(decision, Decision::Extend(GrantId(7), at(150), None));
     }
 
     #[test]
@@ -396,7 +396,7 @@ mod tests {
         let [Recovered::Adopt(record)] = effects.as_slice() else { panic!("{effects:?}") };
         assert_eq!((record.state, record.opener.by), (GrantState::Open, By::Knockctl));
         assert_eq!(record.deadline, at(150));
-        assert!(grants.is_open(&place("ssh")));
+        assert_eq!(grants.open_until(&place("ssh")), Some(at(150)));
     }
 
     #[test]

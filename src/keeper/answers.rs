@@ -10,17 +10,17 @@ use tracing::info;
 use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
 use super::doors::Answer;
-use super::doors::jobs::Ended;
 use super::run::Keeper;
 use super::watchers::Notice;
 use super::words::{broken, locked_out, missed};
 use crate::config::{Door, Name};
 use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
 use crate::engine::{Event, EventKind, Knocked};
-use crate::grants::{By, GrantState};
+use crate::grants::{By, GrantState, Place};
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::log;
+use crate::proto::duration;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
@@ -45,20 +45,14 @@ impl Keeper {
             });
         }
         for (job, outcome) in self.doors.take_ended() {
-            let Some(Opening { asked_by, text, not }) = self.opening.remove(&job) else { continue };
-            let reply = match outcome {
-                Ended::Open => Reply::Done { text },
-                Ended::WithErrors(why) => {
-                    let why = format!("{text} with errors, and closes at its time: {why}");
-                    Reply::Failed { why }
-                }
-                Ended::Failed(why) => Reply::Failed { why: format!("{not}: {why}") },
-            };
+            let Some((asked_by, place)) = self.opening.remove(&job) else { continue };
+            let reply = self.has_opened(now, &place, outcome);
             self.control.reply(asked_by, &reply);
         }
         if !self.asked_status.is_empty()
             && (!self.doors.is_looking() || self.status_by.is_some_and(|by| by <= now.monotonic))
         {
+            self.doors.stop_looking();
             let status = self.status(now);
             self.status_by = None;
             for id in std::mem::take(&mut self.asked_status) {
@@ -88,21 +82,18 @@ impl Keeper {
                 None => no_such_door(&door),
                 Some(door) => {
                     let open_for = seconds.map(Duration::from_secs);
-                    let name = door.name().clone();
+                    let place = Place::new(door.name().clone(), address);
                     let ask = Ask::by_hand(door, address, now.monotonic, open_for);
-                    let not = format!("{name} could not be opened for {address}");
-                    let text = format!("{name} opens for {address}");
-                    match self.doors.ask(now, &ask) {
-                        Ok(Answer::Done) => Reply::Done { text },
+                    let outcome = match self.doors.ask(now, &ask) {
+                        Ok(Answer::Done) => Ok(()),
                         Ok(Answer::UnderWay(job)) => {
-                            self.opening.insert(job, Opening { asked_by: id, text, not });
+                            self.opening.insert(job, (id, place));
                             return;
                         }
-                        Ok(Answer::Failed(why)) => Reply::Failed { why: format!("{not}: {why}") },
-                        Err(reason) => Reply::Failed {
-                            why: format!("{name} cannot be opened for {address}: {reason}"),
-                        },
-                    }
+                        Ok(Answer::Failed(why)) => Err(why.to_owned()),
+                        Err(reason) => Err(reason.to_string()),
+                    };
+                    self.has_opened(now, &place, outcome)
                 }
             },
             Request::Close { door, address } => {
@@ -169,6 +160,23 @@ impl Keeper {
             },
         };
         self.control.reply(id, &reply);
+    }
+
+    /// What becomes of opening a door by hand.
+    fn has_opened(&self, now: Now, place: &Place, outcome: Result<(), String>) -> Reply {
+        let Place { door, address, .. } = place;
+        match (outcome, self.doors.open_until(place)) {
+            (Err(why), _) => {
+                Reply::Failed { why: format!("{door} could not be opened for {address}: {why}") }
+            }
+            (Ok(()), Some(until)) => {
+                let left =
+                    Duration::from_secs(until.since(now.monotonic).as_secs_f64().round() as u64);
+                let left = duration::format(left);
+                Reply::Done { text: format!("{door} is open for {address}, closes in {left}") }
+            }
+            (Ok(()), None) => Reply::Done { text: format!("{door} opens for {address}") },
+        }
     }
 
     fn find(&self, name: &Name) -> Option<Door> {
@@ -283,13 +291,6 @@ impl Keeper {
             locked_out: self.watchers.locks().status(now.monotonic),
         }
     }
-}
-
-/// A door that somebody has opened by hand, and who waits to be told what came of it.
-pub(super) struct Opening {
-    asked_by: ConnectionId,
-    text: String,
-    not: String,
 }
 
 /// What those who are connected want to be told of.

@@ -1,7 +1,7 @@
 //! From a completed knock to an open door and back: grants, what opens them, the ledger, the log.
 
 mod asking;
-pub(super) mod jobs;
+mod jobs;
 mod takeover;
 
 use std::collections::{HashMap, HashSet};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use self::jobs::{Ended, Purpose};
+use self::jobs::Purpose;
 
 use super::alerts::Alerts;
 use super::books::Books;
@@ -19,7 +19,7 @@ use super::sets::{Kept, Sets, SetsError};
 use crate::config::{Name, OnExit};
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
-use crate::grants::{Closing, Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
+use crate::grants::{Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
 use crate::ledger::{Event, Flush};
 use crate::log::limit::Limit;
 use crate::sys::fault;
@@ -35,7 +35,7 @@ pub(super) struct Doors {
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
     /// What became of doors that somebody waits for.
-    ended: Vec<(JobId, Ended)>,
+    ended: Vec<(JobId, Result<(), String>)>,
     /// Grants whose doors are not open though they should be, as far as is known.
     gone: HashSet<GrantId>,
     /// How much is logged of each door.
@@ -87,10 +87,15 @@ impl Doors {
     fn end_all(&mut self, now: Now, ids: &[GrantId], why: &'static str) {
         for &id in ids {
             // What is under way ends when its command has ended.
-            if let Some(Closing::Now(expired)) = self.grants.close(id) {
+            if let Some(expired) = self.grants.close(id) {
                 self.end(now, expired, why);
             }
         }
+    }
+
+    /// When the open grant for a place ends; `None`: it is not open.
+    pub(super) fn open_until(&self, place: &Place) -> Option<Monotonic> {
+        self.grants.open_until(place)
     }
 
     /// What is open, opening or closing.
@@ -170,7 +175,7 @@ impl Doors {
         // Somebody has opened meanwhile what was closed here.
         for other in self.grants.also_held(id) {
             if self.grants.work_again(other, Manner::IfGone) {
-                self.ensure(now, other, Manner::IfGone, None);
+                self.run_open(now, &place.door, other, Manner::IfGone, None);
             }
         }
         if let Some(asked) = self.grants.closed(id) {
@@ -180,9 +185,8 @@ impl Doors {
 
     /// Closes everything that is open, and what is about to open as soon as it has.
     pub(super) fn close_all(&mut self, now: Now) {
-        for expired in self.grants.expire_all() {
-            self.end(now, expired, "closed by hand");
-        }
+        let all = self.grants.of(|_, _| true);
+        self.end_all(now, &all, "closed by hand");
     }
 
     /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::answers::{Asked, Opening};
+use super::answers::Asked;
 use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
@@ -29,7 +29,7 @@ use crate::control;
 use crate::engine::Reason;
 use crate::firewall::JobId;
 use crate::firewall::command::LIMIT;
-use crate::grants::By;
+use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
@@ -91,7 +91,8 @@ pub(super) struct Keeper {
     pub(super) control: Control,
     /// What is asked about at the moment, and by whom what happened before.
     pub(super) asked: Asked,
-    pub(super) opening: HashMap<JobId, Opening>,
+    /// Doors that somebody opens by hand, and who waits to be told what comes of it.
+    pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
     pub(super) past_for: Option<ConnectionId>,
     /// Who waits for a status, and until when at most.
     pub(super) asked_status: Vec<ConnectionId>,
@@ -304,8 +305,8 @@ impl Keeper {
             let now = clock::now();
             self.doors.poll(now);
             let still_left = self.doors.leave(now);
-            if still_left < left {
-                left = still_left;
+            let is_less = still_left < std::mem::replace(&mut left, still_left);
+            if is_less && limit.since(now.monotonic) + Duration::from_secs(1) < patience {
                 limit = now.monotonic + patience;
                 let more = u32::try_from((patience * 2).as_micros()).unwrap_or(u32::MAX);
                 tell_systemd(&[NotifyState::ExtendTimeoutUsec(more)]);

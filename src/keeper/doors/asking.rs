@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
-use super::{Answer, Doors, kept_one};
+use super::{Answer, Doors, Purpose, kept_one};
 use crate::config::Name;
 use crate::engine::Reason;
+use crate::firewall::{JobKind, Task};
 use crate::grants::{
-    Asked, By, Change, Decision, Deed, GrantId, GrantState, Means, Opened, Opener, Place, Trouble,
+    Asked, By, Change, Decision, Deed, GrantId, GrantState, Manner, Means, Opened, Opener, Place,
 };
 use crate::keeper::ask::Ask;
 use crate::keeper::books::Outcome;
@@ -34,15 +35,11 @@ impl Doors {
         let mut all_asked = Vec::with_capacity(ask.addresses.len());
         let mut refused = None;
         for &address in &ask.addresses {
+            let jobs_fit = !self.commands.is_full(ask.door.name());
             let asked = Deed::of(&ask.door, &ask.wanted(address)).and_then(|deed| {
-                self.grants.ask(since, ask.place(address), ask.opener.clone(), deed)
+                self.grants.ask(since, ask.place(address), ask.opener.clone(), deed, jobs_fit)
             });
-            let is_full = || self.commands.is_full(ask.door.name());
             match asked {
-                Ok(asked) if asked.needs_room() && is_full() => {
-                    self.refuse(now, ask, address, Reason::TooMany);
-                    refused = Some(Reason::TooMany);
-                }
                 Ok(asked) => all_asked.push(asked),
                 Err(reason) => {
                     self.refuse(now, ask, address, reason);
@@ -97,7 +94,7 @@ impl Doors {
         }
         match decision {
             Decision::Open(id, Means::Commands(_)) => {
-                let job = self.run_open(now, &place.door, id);
+                let job = self.run_open(now, &place.door, id, Manner::Once, None);
                 fault::point("started");
                 Answer::UnderWay(job)
             }
@@ -106,18 +103,24 @@ impl Doors {
             }
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
-                    Answer::UnderWay(self.run_act(now, &place, &opener, commands))
+                    let act = Purpose::Act(place.clone(), opener.clone());
+                    let tasks = commands.into_iter().map(Task::from).collect();
+                    Answer::UnderWay(self.submit(now, &place.door, act, JobKind::Open, tasks))
                 } else {
                     self.not_recorded(now, &place, &opener)
                 }
             }
-            Decision::Extend(id, until) => {
-                self.extend(now, id, until, &place, &opener, change);
+            Decision::Extend(id, until, manner) => {
+                // If it cannot be recorded the grant ends earlier after a crash.
+                if let Some(change) = change {
+                    let _heeded = self.books.write(&[change], None, Flush::No);
+                }
+                if let Some(manner) = manner {
+                    let until = Some(until);
+                    return Answer::UnderWay(self.run_open(now, &place.door, id, manner, until));
+                }
+                self.extend(now, id, until, &place, &opener);
                 Answer::Done
-            }
-            Decision::Ensure(id, until, manner) => {
-                self.record_extension(change);
-                self.ensure(now, id, manner, Some(until)).map_or(Answer::Done, Answer::UnderWay)
             }
             Decision::Wait => {
                 info!(source = %place.address, door = %place.door,
@@ -137,12 +140,9 @@ impl Doors {
     ) -> Answer {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
         if let Err(why) = self.sets.open(&kept) {
-            error!(source = %place.address, door = %place.door, event = "failed",
-                "not opened: {why}");
-            self.books.note(now, place, opener, Event::Failed, &why.to_string());
+            self.failed(now, place, opener, "not opened", &why.to_string());
             self.books.forget(id);
-            let trouble = Trouble::NotStarted;
-            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, trouble });
+            let _nothing = self.grants.opened(id, Opened::NotStarted(0));
             return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
@@ -168,29 +168,13 @@ impl Doors {
         Answer::Done
     }
 
-    fn extend(
-        &mut self,
-        now: Now,
-        id: GrantId,
-        until: Monotonic,
-        place: &Place,
-        opener: &Opener,
-        change: Option<Change>,
-    ) {
+    fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, place: &Place, opener: &Opener) {
         if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
             && let Err(why) = self.sets.extend(&kept)
         {
             error!(source = %place.address, door = %place.door, "cannot be extended: {why}");
         }
-        self.record_extension(change);
         self.is_still_open(now, place, opener, false, Some(until));
-    }
-
-    /// If it cannot be recorded the grant ends earlier after a crash.
-    fn record_extension(&mut self, change: Option<Change>) {
-        if let Some(change) = change {
-            let _heeded = self.books.write(&[change], None, Flush::No);
-        }
     }
 
     /// Closes what a request names, if what proves it is unused.
@@ -214,9 +198,7 @@ impl Doors {
     /// Notes that something could not be done, for every address that it was asked for.
     pub(in crate::keeper) fn fail(&mut self, now: Now, ask: &Ask, why: &str) {
         for &address in &ask.addresses {
-            let place = ask.place(address);
-            error!(source = %address, door = %place.door, event = "failed", "not opened: {why}");
-            self.books.note(now, &place, &ask.opener, Event::Failed, why);
+            self.failed(now, &ask.place(address), &ask.opener, "not opened", why);
         }
     }
 

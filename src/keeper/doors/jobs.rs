@@ -3,10 +3,10 @@
 use tracing::{error, info, warn};
 
 use super::Doors;
-use crate::config::{Name, Rendered};
+use crate::config::Name;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
-    AfterOpen, FailedClose, GrantId, GrantState, Manner, Opened, Opener, Place, Step, Trouble,
+    AfterOpen, FailedClose, GrantId, GrantState, Manner, Opened, Opener, Place, Step,
 };
 use crate::ledger::{Event, Flush};
 use crate::sys::fault;
@@ -17,23 +17,14 @@ const LOOKED_AT: usize = 100;
 
 /// What a job is for.
 pub(super) enum Purpose {
-    Open(GrantId),
-    /// That it is open, and until when, if somebody asked for that.
-    Ensure(GrantId, Manner, Option<Monotonic>),
+    /// The manner is [`Manner::Once`] where the grant begins; otherwise it is open already, and
+    /// somebody may have asked that it be open until then.
+    Open(GrantId, Manner, Option<Monotonic>),
     /// With the steps, and the reason for the history.
     Close(GrantId, Vec<Step>, &'static str),
     Act(Place, Opener),
     /// Of these grants, each as often as it has something to look at.
     Look(Vec<GrantId>),
-}
-
-/// What became of a door that somebody waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::keeper) enum Ended {
-    Open,
-    /// It may be open, and is closed at its time.
-    WithErrors(String),
-    Failed(String),
 }
 
 impl Doors {
@@ -53,42 +44,19 @@ impl Doors {
     }
 
     /// What has ended since the last call of all that was [under way](super::Answer::UnderWay).
-    pub(in crate::keeper) fn take_ended(&mut self) -> Vec<(JobId, Ended)> {
+    pub(in crate::keeper) fn take_ended(&mut self) -> Vec<(JobId, Result<(), String>)> {
         std::mem::take(&mut self.ended)
     }
 
-    pub(super) fn run_open(&mut self, now: Now, door: &Name, id: GrantId) -> JobId {
-        let tasks = self.tasks(id, Manner::Once);
-        self.submit(now, door, Purpose::Open(id), JobKind::Open, tasks)
-    }
-
-    pub(super) fn run_act(
+    /// Opens what a grant opens, or sees to it that it is open.
+    pub(super) fn run_open(
         &mut self,
         now: Now,
-        place: &Place,
-        opener: &Opener,
-        commands: Vec<Rendered>,
-    ) -> JobId {
-        let act = Purpose::Act(place.clone(), opener.clone());
-        let tasks = commands.into_iter().map(Task::from).collect();
-        self.submit(now, &place.door, act, JobKind::Open, tasks)
-    }
-
-    /// Sees to it that a grant that is starting is open.
-    pub(super) fn ensure(
-        &mut self,
-        now: Now,
+        door: &Name,
         id: GrantId,
         manner: Manner,
         until: Option<Monotonic>,
-    ) -> Option<JobId> {
-        let (place, _) = self.whose(id)?;
-        let tasks = self.tasks(id, manner);
-        let purpose = Purpose::Ensure(id, manner, until);
-        Some(self.submit(now, &place.door, purpose, JobKind::Open, tasks))
-    }
-
-    fn tasks(&self, id: GrantId, manner: Manner) -> Vec<Task> {
+    ) -> JobId {
         let task = |(step, manner): (Step, Manner)| Task {
             first: if manner == Manner::Anew { step.close } else { None },
             // Without a look it is taken to be there.
@@ -96,7 +64,8 @@ impl Doors {
             verify: step.verify,
             look_first: manner == Manner::IfGone,
         };
-        self.grants.work(id, manner).into_iter().map(task).collect()
+        let tasks = self.grants.work(id, manner).into_iter().map(task).collect();
+        self.submit(now, door, Purpose::Open(id, manner, until), JobKind::Open, tasks)
     }
 
     pub(super) fn close_steps(
@@ -121,19 +90,22 @@ impl Doors {
         if self.is_looking() {
             return;
         }
-        let mut by_door: std::collections::BTreeMap<Name, (Vec<GrantId>, Vec<Task>)> =
-            std::collections::BTreeMap::new();
-        let looks = self.grants.looks().filter(|(_, _, looks)| !looks.is_empty());
+        let (mut ids, mut tasks, mut first) = (Vec::new(), Vec::new(), None);
+        let looks = self.grants.looks().filter(|(.., looks)| !looks.is_empty());
         for (id, door, looks) in looks.take(LOOKED_AT) {
-            let (ids, tasks) = by_door.entry(door.clone()).or_default();
-            for verify in looks {
-                ids.push(id);
-                tasks.push(Task { verify: Some(verify), ..Task::default() });
-            }
+            first.get_or_insert(door.clone());
+            ids.extend(looks.iter().map(|_| id));
+            let task = |verify| Task { verify: Some(verify), ..Task::default() };
+            tasks.extend(looks.into_iter().map(task));
         }
-        for (door, (ids, tasks)) in by_door {
+        if let Some(door) = first {
             self.submit(now, &door, Purpose::Look(ids), JobKind::Look, tasks);
         }
+    }
+
+    /// Nobody waits any more for what [`look`](Self::look) looks at.
+    pub(in crate::keeper) fn stop_looking(&mut self) {
+        self.commands.stop_looking();
     }
 
     /// Whether not all is known yet that [`look`](Self::look) looks at.
@@ -149,14 +121,9 @@ impl Doors {
     }
 
     pub(super) fn finished(&mut self, now: Now, finished: &Finished) {
-        let failure = finished.failure();
         match self.jobs.remove(&finished.id) {
-            Some(Purpose::Open(id)) => {
-                let ended = self.opened(now, id, finished, None);
-                self.ended.push((finished.id, ended));
-            }
-            Some(Purpose::Ensure(id, manner, until)) => {
-                let ended = self.opened(now, id, finished, Some((manner, until)));
+            Some(Purpose::Open(id, manner, until)) => {
+                let ended = self.opened(now, id, finished, manner, until);
                 self.ended.push((finished.id, ended));
             }
             Some(Purpose::Close(id, steps, why)) => {
@@ -167,77 +134,85 @@ impl Doors {
                 self.close_ended(now, id, failed, why);
             }
             Some(Purpose::Act(place, opener)) => {
-                if let Some(why) = failure {
-                    self.failed(now, &place, &opener, "the command failed", &why.to_string());
+                let why = why(finished);
+                if let Some(why) = &why {
+                    self.failed(now, &place, &opener, "the command failed", why);
                 }
-                let ended = failure.map_or(Ended::Open, |why| Ended::Failed(why.to_string()));
-                self.ended.push((finished.id, ended));
+                self.ended.push((finished.id, why.map_or(Ok(()), Err)));
             }
             Some(Purpose::Look(ids)) => {
-                self.gone.retain(|id| !ids.contains(id));
-                for (id, outcome) in ids.into_iter().zip(&finished.outcomes) {
-                    if matches!(outcome, Outcome::Failed(_)) && self.grants.whose(id).is_some() {
-                        self.gone.insert(id);
-                    }
+                let looked = ids.into_iter().zip(&finished.outcomes);
+                for (id, _) in looked.clone() {
+                    self.gone.remove(&id);
                 }
+                let is_gone = |(_, outcome): &(GrantId, _)| matches!(outcome, &&Outcome::Failed(_));
+                let is_left = |id: &GrantId| self.grants.whose(*id).is_some();
+                self.gone.extend(looked.filter(is_gone).map(|(id, _)| id).filter(is_left));
             }
             None => {}
         }
     }
 
     /// Something that was granted did not work.
-    fn failed(&mut self, now: Now, place: &Place, opener: &Opener, what: &str, why: &str) {
+    pub(super) fn failed(
+        &mut self,
+        now: Now,
+        place: &Place,
+        opener: &Opener,
+        what: &str,
+        why: &str,
+    ) {
         if self.may_tell(now, &place.door) {
             error!(source = %place.address, door = %place.door, event = "failed", "{what}: {why}");
         }
         self.books.note(now, place, opener, Event::Failed, why);
     }
 
-    /// `ensured`: it was open before.
     fn opened(
         &mut self,
         now: Now,
         id: GrantId,
         finished: &Finished,
-        ensured: Option<(Manner, Option<Monotonic>)>,
-    ) -> Ended {
-        let Some((place, opener)) = self.whose(id) else { return Ended::Open };
+        manner: Manner,
+        until: Option<Monotonic>,
+    ) -> Result<(), String> {
+        let Some((place, opener)) = self.whose(id) else { return Ok(()) };
         fault::point("opened");
         let done = finished.outcomes.len().saturating_sub(1);
         let outcome = match finished.failure() {
-            None => Opened::All,
-            Some(Failure::NotStarted { .. }) => {
-                Opened::Failed { done, trouble: Trouble::NotStarted }
-            }
-            Some(Failure::NotThere) => Opened::Failed { done, trouble: Trouble::NotThere },
-            Some(_) => Opened::Failed { done, trouble: Trouble::Failed },
+            None if !finished.outcomes.is_empty() => Opened::All,
+            None | Some(Failure::NotStarted { .. }) => Opened::NotStarted(done),
+            Some(Failure::NotThere) => Opened::NotThere(done),
+            Some(_) => Opened::Failed(done),
         };
-        let why = finished.failure().map(ToString::to_string).unwrap_or_default();
+        let why = why(finished).unwrap_or_default();
+        let is_new = manner == Manner::Once;
         self.gone.remove(&id);
         let after = self.grants.opened(id, outcome);
         if let AfterOpen::Again(manner) = after {
-            self.ensure(now, id, manner, None);
+            self.run_open(now, &place.door, id, manner, None);
         }
         match after {
-            AfterOpen::Open | AfterOpen::Again(_) => match ensured {
-                Some((manner, until)) => {
-                    let is_anew = finished.outcomes.contains(&Outcome::Done);
-                    let was_gone = manner == Manner::IfGone && is_anew;
+            AfterOpen::Open | AfterOpen::Again(_) if is_new => {
+                self.books.advance(id, GrantState::Open, Flush::No);
+                fault::point("open");
+                self.is_open(now, &place, &opener, "");
+            }
+            AfterOpen::Open | AfterOpen::Again(_) => {
+                let ran = finished.outcomes.contains(&Outcome::Done);
+                let was_gone = manner == Manner::IfGone && ran;
+                if was_gone || until.is_some() {
                     self.is_still_open(now, &place, &opener, was_gone, until);
                 }
-                None => {
-                    self.books.advance(id, GrantState::Open, Flush::No);
-                    fault::point("open");
-                    self.is_open(now, &place, &opener, "");
-                }
-            },
+                return Ok(());
+            }
             AfterOpen::WithErrors => {
                 self.books.advance(id, GrantState::OpenedWithErrors, Flush::No);
                 self.failed(now, &place, &opener, "opened with errors", &why);
-                if ensured.is_none() {
+                if is_new {
                     self.is_open(now, &place, &opener, "with errors");
                 }
-                return Ended::WithErrors(why);
+                return Err(format!("opened with errors, and closes at its time: {why}"));
             }
             AfterOpen::Nothing => {
                 self.failed(now, &place, &opener, "not opened", &why);
@@ -251,10 +226,10 @@ impl Doors {
                 self.close_steps(now, &place.door, id, steps, undone);
             }
         }
-        finished.failure().map_or(Ended::Open, |_| Ended::Failed(why))
+        if outcome == Opened::All { Ok(()) } else { Err(why) }
     }
 
-    /// A door was open before, and stays so until then.
+    /// A door was open before, and stays so.
     pub(super) fn is_still_open(
         &mut self,
         now: Now,
@@ -263,23 +238,16 @@ impl Doors {
         was_gone: bool,
         until: Option<Monotonic>,
     ) {
-        let Place { door, address, .. } = place;
-        let again = "opened again, since it was gone";
+        let mut what =
+            if was_gone { "opened again, since it was gone" } else { "open already" }.to_owned();
         let seconds = until.map(|until| until.since(now.monotonic).as_secs());
-        let (said, noted) = match (was_gone, seconds) {
-            (false, None) => return,
-            (false, Some(seconds)) => {
-                (format!("open already, now for another {seconds} s"), format!("{seconds} s"))
-            }
-            (true, None) => (again.to_owned(), again.to_owned()),
-            (true, Some(seconds)) => {
-                (format!("{again}, now for another {seconds} s"), format!("{seconds} s, {again}"))
-            }
-        };
-        if self.may_tell(now, door) {
-            info!(source = %address, door = %door, event = "extend", seconds, "{said}");
+        if let Some(seconds) = seconds {
+            what.push_str(&format!(", now for another {seconds} s"));
         }
-        self.books.note(now, place, opener, Event::Extend, &noted);
+        if self.may_tell(now, &place.door) {
+            info!(source = %place.address, door = %place.door, event = "extend", seconds, "{what}");
+        }
+        self.books.note(now, place, opener, Event::Extend, &what);
     }
 
     fn close_ended(&mut self, now: Now, id: GrantId, failed: Vec<Step>, why: &'static str) {
@@ -293,13 +261,19 @@ impl Doors {
                     return;
                 }
                 FailedClose::GivenUp => {
-                    let failed = "its close command fails: the door may still be open";
-                    error!(source = %place.address, door = %place.door, event = "failed",
-                        "{failed}");
-                    self.books.note(now, &place, &opener, Event::Failed, failed);
+                    let why = "its close command fails: the door may still be open";
+                    self.failed(now, &place, &opener, "not closed", why);
                 }
             }
         }
         self.is_closed(now, id, why);
     }
+}
+
+/// Why a job did not do what it should.
+fn why(finished: &Finished) -> Option<String> {
+    if finished.outcomes.is_empty() {
+        return Some("knockd stops".to_owned());
+    }
+    finished.failure().map(ToString::to_string)
 }

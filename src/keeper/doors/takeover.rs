@@ -8,18 +8,13 @@ use super::{Doors, kept};
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
 use crate::grants::{
-    Change, Deed, Expired, GrantId, Grants, Limits, Listed, Place, Record, Recovered, Wanted,
+    Change, Deed, Expired, GrantId, Grants, Listed, Place, Record, Recovered, Wanted,
 };
 use crate::keeper::alerts::Alerts;
 use crate::keeper::books::{Books, Outcome};
 use crate::keeper::sets::{self, Kept, Sets, SetsError};
 use crate::ledger::Flush;
 use crate::time::{Monotonic, Now};
-
-const fn limits(config: &Config) -> Limits {
-    let settings = &config.settings;
-    Limits { all: settings.max_grants, by_commands: settings.max_grants_by_commands }
-}
 
 impl Doors {
     /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
@@ -33,8 +28,9 @@ impl Doors {
         records: Vec<Record>,
         locked_until: Option<Monotonic>,
     ) -> Result<Self, SetsError> {
+        let settings = &config.settings;
         let mut grants = Grants::new();
-        grants.limit(limits(config));
+        grants.limit(settings.max_grants, settings.max_grants_by_commands);
         let held = sets::standing(config)?;
         let effects = grants.recover(now, books.boot(), records, held);
         let keep = kept(&grants, now.monotonic);
@@ -106,7 +102,8 @@ impl Doors {
     ) -> Result<(), SetsError> {
         let keep = kept(&self.grants, now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
-        self.grants.limit(limits(config));
+        let settings = &config.settings;
+        self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
         self.close_gone(now, config);
         let open: HashSet<&Name> =
             self.grants.list().iter().map(|listed| &listed.place.door).collect();
