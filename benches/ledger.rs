@@ -31,7 +31,12 @@ fn record(id: u64) -> Record {
         deadline: Monotonic::ZERO,
         since: Wall::ZERO,
         until: Wall::ZERO,
-        means: Means::Commands(vec![Step { open: command(), close: Some(command()) }]),
+        means: Means::Commands(vec![Step {
+            open: command(),
+            close: Some(command()),
+            verify: None,
+            is_timed: false,
+        }]),
     }
 }
 

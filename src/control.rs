@@ -136,6 +136,9 @@ pub struct Status {
     pub waiting_for: Vec<String>,
     pub doors: Vec<DoorStatus>,
     pub grants: Vec<GrantStatus>,
+    /// How many there are beside these.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub grants_not_shown: usize,
     /// How many packets and requests came to nothing, by reason.
     pub counters: BTreeMap<String, u64>,
     /// Packets that the kernel dropped before they could be looked at.
@@ -143,6 +146,11 @@ pub struct Status {
     /// Whom nobody listens to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locked_out: Vec<LockStatus>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A source that has failed too often.
@@ -178,6 +186,7 @@ pub struct GrantStatus {
     pub client: Option<Name>,
     /// What opened it: `sequence`, `knockctl`, …
     pub by: String,
+    /// That of the grant, or `gone`: what opened it is not there any more.
     pub state: String,
     pub seconds_left: f64,
 }

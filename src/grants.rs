@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::record::{By, Element, GrantState, Means, Opener, Place, Record, UnknownWord};
 pub use self::recovery::{Held, Recovered};
-use crate::config::{Door, Family, Holes, How, Name, Rendered};
+use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
 use crate::engine::Reason;
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -35,12 +35,22 @@ pub struct GrantId(pub u64);
 pub struct Deed {
     pub means: Means,
     pub open_for: Duration,
+    /// By commands of the door's own: one that fails may have opened, and is closed at its time.
+    pub is_own: bool,
+    /// How many grants the door may have.
+    pub most: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub open: Rendered,
     pub close: Option<Rendered>,
+    /// Exits 0 while what `open` did is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Rendered>,
+    /// `open` is told for how long: what it opens ends by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_timed: bool,
 }
 
 impl Deed {
@@ -53,18 +63,25 @@ impl Deed {
         let opening = &door.opening;
         let Wanted { address, source_port, client, open_for } = *wanted;
         let open_for = open_for.unwrap_or(opening.open_for);
+        let mut is_own = false;
         let means = match &opening.how {
             How::Guard => Means::Kernel(Element::of_guard(door.name(), address, source_port)),
             _ if source_port.is_some() => return Err(Reason::SourcePort),
             How::Set(set) => Means::Kernel(Element::of_set(set, address).ok_or(Reason::NoCommand)?),
-            How::Commands { commands, .. } => {
+            How::Commands { commands, template } => {
+                is_own = template.is_none();
                 let pair = commands.of(Family::of(address));
                 let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
                 let step = |port| {
                     let seconds = open_for.as_secs();
                     let holes = Holes { address, door: door.name(), client, port, seconds };
-                    let close = pair.close.as_ref().map(|close| close.render(&holes));
-                    Step { open: open.render(&holes), close }
+                    let render = |command: &Option<Command>| Some(command.as_ref()?.render(&holes));
+                    Step {
+                        open: open.render(&holes),
+                        close: render(&pair.close),
+                        verify: render(&pair.verify),
+                        is_timed: open.is_timed(),
+                    }
                 };
                 Means::Commands(if opening.ports.is_empty() {
                     vec![step(None)]
@@ -73,7 +90,7 @@ impl Deed {
                 })
             }
         };
-        Ok(Self { means, open_for })
+        Ok(Self { means, open_for, is_own, most: opening.max_grants })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
@@ -178,9 +195,10 @@ impl Asked {
         Grant {
             place: self.place.clone(),
             opener: self.opener.clone(),
-            state: State::Starting,
+            state: State::Starting { was_open: false, again: None },
             deadline: self.until,
             means: self.deed.means.clone(),
+            is_own: self.deed.is_own,
         }
     }
 }
@@ -189,26 +207,40 @@ impl Asked {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Open it by these means, then say what came of it: [`Grants::opened`].
+    /// Open it by these means, where they are commands by [`Grants::work`], then say what came of
+    /// it: [`Grants::opened`].
     Open(GrantId, Means),
     /// Run these; nothing has to be closed later.
     Act(Vec<Rendered>),
-    /// The door is open already, and stays so until then.
-    Extend(GrantId, Monotonic),
+    /// The door is open already, and stays so until then; where there is a manner, once
+    /// [`Grants::work`] of it has seen to it that it is: [`Grants::opened`].
+    Extend(GrantId, Monotonic, Option<Manner>),
     /// The door is being closed; it opens again once that has ended.
     Wait,
+}
+
+/// How the open commands of a grant run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Manner {
+    /// Those whose work is not there.
+    IfGone,
+    /// All of them.
+    Once,
+    /// All of them, after what they opened for a shorter time has been closed.
+    Anew,
 }
 
 /// What came of opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     All,
-    /// The commands of the first `done` steps succeeded; the next one did not.
-    /// `doubtful`: it may have done its work all the same, since it had to be killed.
-    Failed {
-        done: usize,
-        doubtful: bool,
-    },
+    /// So many steps succeeded, and the command of the next one could not be started: it has done
+    /// nothing.
+    NotStarted(usize),
+    /// The command of the next one failed, and may have done its work all the same.
+    Failed(usize),
+    /// It succeeded, and yet what it opens is not there.
+    NotThere(usize),
 }
 
 /// What a grant comes to after its open commands have ended.
@@ -216,10 +248,14 @@ pub enum Opened {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterOpen {
     Open,
+    /// It may be open, and is closed at its time.
+    WithErrors,
+    /// Somebody asked for more meanwhile: [`Grants::work`] of this manner.
+    Again(Manner),
     /// Nothing was opened, so nothing has to be closed.
     Nothing,
     /// What was opened has to be closed at once.
-    Close(Vec<Rendered>),
+    Close(Vec<Step>),
 }
 
 /// A grant whose time has come.
@@ -228,19 +264,28 @@ pub enum AfterOpen {
 pub struct Expired {
     pub id: GrantId,
     pub place: Place,
-    pub close: Vec<Rendered>,
+    /// The steps to close, if any: what another grant holds too stays.
+    pub close: Vec<Step>,
     /// The element to delete, where the kernel has not done so by itself.
     pub delete: Option<Element>,
+    /// It could not be closed before.
+    pub again: bool,
 }
 
-/// What closing a door by hand comes to.
+/// What comes of a close that failed.
 #[must_use]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closing {
-    Now(Expired),
-    /// A command is under way; when it has ended the grant ends.
-    Later,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedClose {
+    /// It has ended by itself.
+    Ended,
+    /// It expires once more, after this time.
+    Again(Duration),
+    /// It may still be open, and nobody tries any more.
+    GivenUp,
 }
+
+/// After how many seconds a close that failed is tried again, each time.
+const TRY_AGAIN: [u64; 4] = [1, 2, 4, 8];
 
 /// A grant, for whoever asks what is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,11 +300,20 @@ pub struct Listed<'a> {
 
 #[derive(Debug)]
 enum State {
-    Starting,
-    Open,
-    /// `again`: somebody knocked meanwhile.
+    /// `again`: more is to be done when that has ended.
+    Starting {
+        was_open: bool,
+        again: Option<Manner>,
+    },
+    Open {
+        with_errors: bool,
+    },
+    /// `again`: somebody knocked meanwhile. `left`: what is being closed. `tries`: those that
+    /// failed.
     Closing {
         again: Option<(Opener, Deed)>,
+        left: Vec<Step>,
+        tries: usize,
     },
 }
 
@@ -271,26 +325,24 @@ struct Grant {
     state: State,
     deadline: Monotonic,
     means: Means,
-}
-
-impl Grant {
-    fn expired(&self, id: GrantId) -> Expired {
-        Expired {
-            id,
-            place: self.place.clone(),
-            close: self.means.closes(),
-            delete: self.means.element().cloned(),
-        }
-    }
+    is_own: bool,
 }
 
 /// All grants, and when each ends.
 #[derive(Debug, Default)]
 pub struct Grants {
+    /// How many there may be in all, and that commands open.
+    limits: Option<(usize, usize)>,
+    /// How many there are of each door, and that commands open.
+    of_door: HashMap<Name, usize>,
+    by_commands: usize,
+    /// Who holds, open or about to be, what one and the same close command takes away. Only what
+    /// can be looked at is held by several.
+    holders: HashMap<Vec<String>, BTreeSet<GrantId>>,
     grants: HashMap<GrantId, Grant>,
     /// The one grant that there is for a place.
     places: HashMap<Place, GrantId>,
-    /// The open ones, by the time at which they end.
+    /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
 }
@@ -301,19 +353,47 @@ impl Grants {
         Self::default()
     }
 
-    /// What it would lead to that somebody may open a door, since `knocked`.
-    pub fn ask(&mut self, knocked: Monotonic, place: Place, opener: Opener, deed: Deed) -> Asked {
+    /// How many there may be from now on, in all and that commands open. Those that there are stay.
+    pub const fn limit(&mut self, all: usize, by_commands: usize) {
+        self.limits = Some((all, by_commands));
+    }
+
+    /// What it would lead to that somebody may open a door, since `knocked`. `jobs_fit`: more
+    /// commands may be asked for.
+    ///
+    /// # Errors
+    /// [`Reason::TooMany`] where there is no room for another grant.
+    pub fn ask(
+        &mut self,
+        knocked: Monotonic,
+        place: Place,
+        opener: Opener,
+        deed: Deed,
+        jobs_fit: bool,
+    ) -> Result<Asked, Reason> {
         let until = knocked + deed.open_for;
         let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get(id)?)));
         let answer = match known {
+            None if !jobs_fit && deed.means.element().is_none() => return Err(Reason::TooMany),
             None if deed.is_act() => Answer::Act,
+            None if self.is_full(&place.door, &deed) => return Err(Reason::TooMany),
             None => self.answer_open(),
             Some((id, grant)) => match grant.state {
-                State::Starting | State::Open => Answer::Extend(id, grant.deadline.max(until)),
+                State::Starting { .. } | State::Open { .. } => {
+                    Answer::Extend(id, grant.deadline.max(until))
+                }
                 State::Closing { .. } => Answer::Wait(id),
             },
         };
-        Asked { place, opener, until, deed, answer }
+        Ok(Asked { place, opener, until, deed, answer })
+    }
+
+    fn is_full(&self, door: &Name, deed: &Deed) -> bool {
+        let by_commands = matches!(deed.means, Means::Commands(_));
+        self.of_door.get(door).is_some_and(|&count| count >= deed.most)
+            || self.limits.is_some_and(|(all, most)| {
+                self.grants.len() >= all || (by_commands && self.by_commands >= most)
+            })
     }
 
     /// Ids are not given twice, also where nothing comes of what was asked for.
@@ -326,9 +406,7 @@ impl Grants {
     pub fn take(&mut self, asked: Asked) -> Decision {
         match asked.answer {
             Answer::Open(id) => {
-                let grant = asked.grant();
-                self.places.insert(asked.place, id);
-                self.grants.insert(id, grant);
+                self.add(id, asked.grant());
                 Decision::Open(id, asked.deed.means)
             }
             Answer::Act => match asked.deed.means {
@@ -338,18 +416,21 @@ impl Grants {
                 Means::Kernel(_) => Decision::Act(Vec::new()),
             },
             Answer::Extend(id, later) => {
-                if let Some(grant) = self.grants.get_mut(&id) {
-                    grant.opener = asked.opener;
-                    if self.deadlines.remove(&(grant.deadline, id)) {
-                        self.deadlines.insert((later, id));
-                    }
-                    grant.deadline = later;
+                let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
+                grant.opener = asked.opener;
+                let manner = grant.means.renew(&asked.deed.means, later > grant.deadline);
+                if self.deadlines.remove(&(grant.deadline, id)) {
+                    self.deadlines.insert((later, id));
                 }
-                Decision::Extend(id, later)
+                grant.deadline = later;
+                // What is about to open needs no look.
+                let is_open = matches!(grant.state, State::Open { .. });
+                let manner = manner.filter(|&manner| is_open || manner == Manner::Anew);
+                Decision::Extend(id, later, manner.filter(|&manner| self.work_again(id, manner)))
             }
             Answer::Wait(id) => {
                 if let Some(grant) = self.grants.get_mut(&id)
-                    && let State::Closing { again } = &mut grant.state
+                    && let State::Closing { again, .. } = &mut grant.state
                 {
                     // Its own time counts from its own knock.
                     if again.is_none() {
@@ -363,25 +444,124 @@ impl Grants {
         }
     }
 
-    /// What came of opening a grant.
+    /// Whether more has to be done for a grant, from now on, in this manner. If something is being
+    /// done for it that comes first, and [`Grants::opened`] says so.
+    #[must_use]
+    pub fn work_again(&mut self, id: GrantId, manner: Manner) -> bool {
+        let Some(grant) = self.grants.get_mut(&id) else { return false };
+        match &mut grant.state {
+            State::Open { .. } => {
+                self.deadlines.remove(&(grant.deadline, id));
+                grant.state = State::Starting { was_open: true, again: None };
+                true
+            }
+            State::Starting { again, .. } => {
+                *again = (*again).max(Some(manner));
+                false
+            }
+            State::Closing { .. } => false,
+        }
+    }
+
+    /// The steps of a grant that is starting, and how each is done.
+    #[must_use]
+    pub fn work(&self, id: GrantId, manner: Manner) -> Vec<(Step, Manner)> {
+        let Some(Grant { means: Means::Commands(steps), .. }) = self.grants.get(&id) else {
+            return Vec::new();
+        };
+        let shared = |step: &Step| self.holds_another(step, id);
+        let manner = |step: &Step| if shared(step) { Manner::IfGone } else { manner };
+        steps.iter().map(|step| (step.clone(), manner(step))).collect()
+    }
+
+    fn holds_another(&self, step: &Step, id: GrantId) -> bool {
+        let holders = step.held().and_then(|held| self.holders.get(held));
+        holders.is_some_and(|holders| holders.iter().any(|&other| other != id))
+    }
+
+    /// The other grants that hold what is being closed for this one.
+    #[must_use]
+    pub fn also_held(&self, id: GrantId) -> Vec<GrantId> {
+        let Some(Grant { state: State::Closing { left, .. }, .. }) = self.grants.get(&id) else {
+            return Vec::new();
+        };
+        let holders = left.iter().filter_map(|step| self.holders.get(step.held()?));
+        holders.flatten().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// What came of opening a grant, or of seeing to it that it is open.
     pub fn opened(&mut self, id: GrantId, outcome: Opened) -> AfterOpen {
         let Some(grant) = self.grants.get_mut(&id) else { return AfterOpen::Nothing };
-        let Opened::Failed { done, doubtful } = outcome else {
-            grant.state = State::Open;
+        let State::Starting { was_open, again } = grant.state else { return AfterOpen::Nothing };
+        let with_errors = matches!(outcome, Opened::Failed(_));
+        if outcome == Opened::All || (with_errors && grant.is_own) {
+            if let Some(manner) = again {
+                grant.state = State::Starting { was_open: true, again: None };
+                return AfterOpen::Again(manner);
+            }
+            grant.state = State::Open { with_errors };
             self.deadlines.insert((grant.deadline, id));
-            return AfterOpen::Open;
+            return if with_errors { AfterOpen::WithErrors } else { AfterOpen::Open };
+        }
+        let touched = match outcome {
+            Opened::NotStarted(done) if !was_open => done,
+            Opened::Failed(done) | Opened::NotThere(done) if !was_open => done + 1,
+            _ => usize::MAX,
         };
-        let touched = done + usize::from(doubtful);
-        let close = match &grant.means {
-            Means::Commands(steps) => Step::closes(steps.get(..touched).unwrap_or(steps)),
-            Means::Kernel(_) => Vec::new(),
-        };
+        let close = self.begin_close(id, touched);
         if close.is_empty() {
             self.forget(id);
             return AfterOpen::Nothing;
         }
-        grant.state = State::Closing { again: None };
         AfterOpen::Close(close)
+    }
+
+    /// From here on a grant is closing; what of its first steps is to be closed.
+    fn begin_close(&mut self, id: GrantId, first: usize) -> Vec<Step> {
+        let Some(grant) = self.grants.get(&id) else { return Vec::new() };
+        let Means::Commands(steps) = &grant.means else {
+            self.closing(id, Vec::new());
+            return Vec::new();
+        };
+        let left = self.alone(steps.get(..first).unwrap_or(steps), id);
+        self.closing(id, left.clone());
+        left
+    }
+
+    /// Those steps that something closes, and that no other grant holds too.
+    fn alone(&self, steps: &[Step], id: GrantId) -> Vec<Step> {
+        let alone = |step: &&Step| step.close.is_some() && !self.holds_another(step, id);
+        steps.iter().filter(alone).cloned().collect()
+    }
+
+    fn closing(&mut self, id: GrantId, left: Vec<Step>) {
+        self.let_go(id);
+        if let Some(grant) = self.grants.get_mut(&id) {
+            grant.state = State::Closing { again: None, left, tries: 0 };
+        }
+    }
+
+    /// These steps of a grant could not be closed.
+    pub fn close_failed(
+        &mut self,
+        now: Monotonic,
+        id: GrantId,
+        mut failed: Vec<Step>,
+    ) -> FailedClose {
+        let Some(grant) = self.grants.get_mut(&id) else { return FailedClose::Ended };
+        let State::Closing { left, tries, .. } = &mut grant.state else {
+            return FailedClose::Ended;
+        };
+        failed.retain(|step| !(step.is_timed && grant.deadline <= now));
+        if failed.is_empty() {
+            return FailedClose::Ended;
+        }
+        let Some(&seconds) = TRY_AGAIN.get(*tries) else { return FailedClose::GivenUp };
+        *left = failed;
+        *tries += 1;
+        let pause = Duration::from_secs(seconds);
+        self.deadlines.insert((now + pause, id));
+        FailedClose::Again(pause)
     }
 
     /// The open grants that end now or have ended, the earliest first; each is closing from here
@@ -400,29 +580,40 @@ impl Grants {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            let Some(grant) = self.grants.get_mut(&id) else { continue };
-            grant.state = State::Closing { again: None };
-            expired.push(grant.expired(id));
+            let left = match self.grants.get(&id).map(|grant| &grant.state) {
+                Some(State::Closing { left, .. }) => Some(self.alone(left, id)),
+                _ => None,
+            };
+            expired.extend(self.expired(id, left));
         }
         expired
     }
 
-    /// Ends one grant now, whoever opened it; `None`: there is no such grant.
+    /// `left`: what could not be closed before.
+    fn expired(&mut self, id: GrantId, left: Option<Vec<Step>>) -> Option<Expired> {
+        let again = left.is_some();
+        let close = left.unwrap_or_else(|| self.begin_close(id, usize::MAX));
+        let grant = self.grants.get(&id)?;
+        let delete = grant.means.element().cloned();
+        Some(Expired { id, place: grant.place.clone(), close, delete, again })
+    }
+
+    /// Ends one grant now, whoever opened it.
     ///
-    /// One that is still starting ends when it has opened, one that waits to open again does not.
+    /// `None`: there is no such grant, or it ends later. One that is still starting ends when it
+    /// has opened, one that waits to open again does not.
     #[must_use]
-    pub fn close(&mut self, id: GrantId) -> Option<Closing> {
+    pub fn close(&mut self, id: GrantId) -> Option<Expired> {
         let grant = self.grants.get_mut(&id)?;
         match &mut grant.state {
-            State::Starting => grant.deadline = Monotonic::ZERO,
-            State::Closing { again } => *again = None,
-            State::Open => {
+            State::Starting { .. } => grant.deadline = Monotonic::ZERO,
+            State::Closing { again, .. } => *again = None,
+            State::Open { .. } => {
                 self.deadlines.remove(&(grant.deadline, id));
-                grant.state = State::Closing { again: None };
-                return Some(Closing::Now(grant.expired(id)));
+                return self.expired(id, None);
             }
         }
-        Some(Closing::Later)
+        None
     }
 
     /// The grants that this is true of.
@@ -435,51 +626,68 @@ impl Grants {
         ids
     }
 
-    /// Ends every open grant, as if its time had come: what is still starting ends when it has
-    /// opened, what is waiting to open again does not.
+    /// Leaves those to the kernel that the kernel ends, and [closes](Self::close) the others, but no
+    /// more than `most` of them.
     #[must_use]
-    pub fn expire_all(&mut self) -> Vec<Expired> {
-        for grant in self.grants.values_mut() {
-            match &mut grant.state {
-                State::Starting => grant.deadline = Monotonic::ZERO,
-                State::Closing { again } => *again = None,
-                State::Open => {}
-            }
-        }
-        self.expire(Monotonic::MAX)
-    }
-
-    /// Leaves those to the kernel that the kernel ends, and ends all others, as
-    /// [`expire_all`](Self::expire_all) does.
-    #[must_use]
-    pub fn leave(&mut self) -> Vec<Expired> {
-        let kept: Vec<GrantId> = self
-            .grants
-            .iter()
-            .filter(|(_, grant)| grant.means.element().is_some())
-            .map(|(&id, _)| id)
-            .collect();
+    pub fn leave(&mut self, most: usize) -> Vec<Expired> {
+        let all = self.of(|_, _| true).into_iter();
+        let (kept, others): (Vec<_>, Vec<_>) = all.partition(|&id| self.element(id).is_some());
         for id in kept {
             if let Some(grant) = self.forget(id) {
                 self.deadlines.remove(&(grant.deadline, id));
             }
         }
-        self.expire_all()
+        others.into_iter().filter_map(|id| self.close(id)).take(most).collect()
     }
 
     /// A grant has been closed, well or badly. If somebody knocked meanwhile the door opens again.
     #[must_use]
     pub fn closed(&mut self, id: GrantId) -> Option<Asked> {
         let grant = self.forget(id)?;
-        let State::Closing { again: Some((opener, deed)) } = grant.state else { return None };
+        let State::Closing { again: Some((opener, deed)), .. } = grant.state else { return None };
         let answer = self.answer_open();
         Some(Asked { place: grant.place, opener, until: grant.deadline, deed, answer })
     }
 
+    fn add(&mut self, id: GrantId, grant: Grant) {
+        *self.of_door.entry(grant.place.door.clone()).or_default() += 1;
+        self.places.insert(grant.place.clone(), id);
+        if let Means::Commands(steps) = &grant.means {
+            self.by_commands += 1;
+            for held in steps.iter().filter_map(Step::held) {
+                self.holders.entry(held.to_vec()).or_default().insert(id);
+            }
+        }
+        self.grants.insert(id, grant);
+    }
+
     fn forget(&mut self, id: GrantId) -> Option<Grant> {
+        self.let_go(id);
         let grant = self.grants.remove(&id)?;
         self.places.remove(&grant.place);
+        self.by_commands -= usize::from(matches!(grant.means, Means::Commands(_)));
+        if let Some(count) = self.of_door.get_mut(&grant.place.door) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_door.remove(&grant.place.door);
+            }
+        }
         Some(grant)
+    }
+
+    /// It holds nothing any more that another grant holds too.
+    fn let_go(&mut self, id: GrantId) {
+        let Some(Grant { means: Means::Commands(steps), .. }) = self.grants.get(&id) else {
+            return;
+        };
+        for held in steps.iter().filter_map(Step::held) {
+            if let Some(holders) = self.holders.get_mut(held) {
+                holders.remove(&id);
+                if holders.is_empty() {
+                    self.holders.remove(held);
+                }
+            }
+        }
     }
 
     /// When the next open grant ends.
@@ -507,13 +715,11 @@ impl Grants {
         self.grants.get(&id).map(|grant| grant.record(id, now, boot))
     }
 
-    /// Whether there is an open grant for a place.
+    /// When the open grant for a place ends; `None`: there is none.
     #[must_use]
-    pub fn is_open(&self, place: &Place) -> bool {
-        self.places
-            .get(place)
-            .and_then(|id| self.grants.get(id))
-            .is_some_and(|grant| matches!(grant.state, State::Open))
+    pub fn open_until(&self, place: &Place) -> Option<Monotonic> {
+        let grant = self.grants.get(self.places.get(place)?)?;
+        matches!(grant.state, State::Open { .. }).then_some(grant.deadline)
     }
 
     /// All grants, by their places.
@@ -533,6 +739,17 @@ impl Grants {
             .collect();
         list.sort_by_key(|listed| listed.place);
         list
+    }
+
+    /// What looks whether each open grant is there, where something does.
+    pub fn looks(&self) -> impl Iterator<Item = (GrantId, &Name, Vec<Rendered>)> {
+        self.grants.iter().filter_map(|(&id, grant)| match (&grant.state, &grant.means) {
+            (State::Open { .. }, Means::Commands(steps)) => {
+                let looks = steps.iter().filter_map(|step| step.verify.clone());
+                Some((id, &grant.place.door, looks.collect()))
+            }
+            _ => None,
+        })
     }
 
     #[must_use]
@@ -563,16 +780,19 @@ impl Grant {
 
     const fn state(&self) -> GrantState {
         match self.state {
-            State::Starting => GrantState::Starting,
-            State::Open => GrantState::Open,
+            State::Starting { .. } => GrantState::Starting,
+            State::Open { with_errors: false } => GrantState::Open,
+            State::Open { with_errors: true } => GrantState::OpenedWithErrors,
             State::Closing { .. } => GrantState::Closing,
         }
     }
 }
 
 impl Step {
-    fn closes(steps: &[Self]) -> Vec<Rendered> {
-        steps.iter().filter_map(|step| step.close.clone()).collect()
+    /// What it holds, where several grants can hold it: the command that takes it away.
+    fn held(&self) -> Option<&[String]> {
+        self.verify.as_ref().filter(|_| !self.is_timed)?;
+        Some(&self.close.as_ref()?.argv)
     }
 }
 
@@ -600,11 +820,32 @@ mod tests {
         let step = |port: usize| Step {
             open: command(&format!("open {port}")),
             close: Some(command(&format!("close {port}"))),
+            verify: None,
+            is_timed: false,
         };
         Deed {
             means: Means::Commands((0..ports).map(step).collect()),
             open_for: Duration::from_secs(open_for),
+            is_own: false,
+            most: usize::MAX,
         }
+    }
+
+    fn closes(steps: &[Step]) -> Vec<String> {
+        steps
+            .iter()
+            .map(|step| step.close.as_ref().unwrap().to_string().replace('\'', ""))
+            .collect()
+    }
+
+    fn undone(after: AfterOpen) -> Vec<String> {
+        let AfterOpen::Close(steps) = after else { panic!("{after:?}") };
+        closes(&steps)
+    }
+
+    fn step() -> Step {
+        let close = Some(command("close"));
+        Step { open: command("open"), close, verify: None, is_timed: false }
     }
 
     fn place(address: IpAddr) -> Place {
@@ -612,7 +853,8 @@ mod tests {
     }
 
     fn ask(grants: &mut Grants, seconds: u64, address: IpAddr, deed: Deed) -> Decision {
-        let asked = grants.ask(at(seconds), place(address), By::Sequence.into(), deed);
+        let asked =
+            grants.ask(at(seconds), place(address), By::Sequence.into(), deed, true).unwrap();
         grants.take(asked)
     }
 
@@ -630,7 +872,7 @@ mod tests {
         assert_eq!(grants.next_deadline(), Some(at(130)));
         assert!(grants.expire(at(129)).is_empty());
         let expired = grants.expire(at(130));
-        assert_eq!(expired[0].close, [command("close 0")]);
+        assert_eq!(closes(&expired[0].close), ["close 0"]);
         assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
     }
@@ -640,7 +882,7 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
         let decision = ask(&mut grants, 120, ADDRESS, deed(1, 30));
-        assert_eq!(decision, Decision::Extend(GrantId(1), at(150)));
+        assert_eq!(decision, Decision::Extend(GrantId(1), at(150), None));
         assert!(grants.expire(at(149)).is_empty());
         assert_eq!(grants.expire(at(150)).len(), 1);
     }
@@ -650,14 +892,17 @@ mod tests {
         let mut grants = Grants::new();
         open(&mut grants, 100, 30);
         let decision = ask(&mut grants, 101, ADDRESS, deed(1, 5));
-        assert_eq!(decision, Decision::Extend(GrantId(1), at(130)));
+        assert_eq!(decision, Decision::Extend(GrantId(1), at(130), None));
     }
 
     #[test]
     fn a_knock_while_the_open_command_runs_extends() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(1, 10)) else { panic!() };
-        assert_eq!(ask(&mut grants, 5, ADDRESS, deed(1, 10)), Decision::Extend(GrantId(1), at(15)));
+        assert_eq!(
+            ask(&mut grants, 5, ADDRESS, deed(1, 10)),
+            Decision::Extend(GrantId(1), at(15), None)
+        );
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         assert_eq!(grants.next_deadline(), Some(at(15)));
     }
@@ -679,7 +924,8 @@ mod tests {
     fn a_door_without_a_close_is_an_act_each_time() {
         let mut grants = Grants::new();
         let act = {
-            let steps = vec![Step { open: command("wake"), close: None }];
+            let steps =
+                vec![Step { open: command("wake"), close: None, verify: None, is_timed: false }];
             Deed { means: Means::Commands(steps), ..deed(0, 10) }
         };
         for seconds in 0..3 {
@@ -693,28 +939,19 @@ mod tests {
     fn an_open_that_failed_is_no_grant() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(2, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 0, doubtful: false };
+        let failed = Opened::NotStarted(0);
         assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
-        assert!(grants.is_empty() && !grants.is_open(&place(ADDRESS)));
+        assert!(grants.is_empty() && grants.open_until(&place(ADDRESS)).is_none());
     }
 
     #[test]
     fn ports_that_were_opened_before_one_failed_are_closed_again() {
         let mut grants = Grants::new();
         let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(3, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 2, doubtful: false };
-        let close = vec![command("close 0"), command("close 1")];
-        assert_eq!(grants.opened(id, failed), AfterOpen::Close(close));
+        let failed = Opened::NotStarted(2);
+        assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
         assert!(grants.closed(id).is_none());
         assert!(grants.is_empty());
-    }
-
-    #[test]
-    fn a_command_that_had_to_be_killed_is_undone_as_well() {
-        let mut grants = Grants::new();
-        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed(1, 10)) else { panic!() };
-        let failed = Opened::Failed { done: 0, doubtful: true };
-        assert_eq!(grants.opened(id, failed), AfterOpen::Close(vec![command("close 0")]));
     }
 
     #[test]
@@ -723,9 +960,239 @@ mod tests {
         open(&mut grants, 0, 1000);
         let other = "192.0.2.3".parse().unwrap();
         let Decision::Open(starting, _) = ask(&mut grants, 1, other, deed(1, 10)) else { panic!() };
-        assert_eq!(grants.expire_all().len(), 1);
+        assert_eq!(grants.leave(9).len(), 1);
         assert_eq!(grants.opened(starting, Opened::All), AfterOpen::Open);
-        assert_eq!(grants.expire_all().len(), 1);
+        assert_eq!(grants.leave(9).len(), 1);
+    }
+
+    fn starting(deed: Deed) -> (Grants, GrantId) {
+        let mut grants = Grants::new();
+        let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, deed) else { panic!() };
+        (grants, id)
+    }
+
+    fn verified(deed: Deed) -> Deed {
+        let Means::Commands(mut steps) = deed.means else { panic!() };
+        steps.iter_mut().for_each(|step| step.verify = Some(command("verify")));
+        Deed { means: Means::Commands(steps), ..deed }
+    }
+
+    fn timed(deed: Deed, open: &str) -> Deed {
+        let Means::Commands(mut steps) = deed.means else { panic!() };
+        for step in &mut steps {
+            step.is_timed = true;
+            step.open = command(open);
+        }
+        Deed { means: Means::Commands(steps), ..deed }
+    }
+
+    #[test]
+    fn what_failed_and_what_is_not_there_is_closed_with_what_was_opened_before() {
+        for outcome in [Opened::Failed(1), Opened::NotThere(1)] {
+            let (mut grants, id) = starting(deed(3, 10));
+            assert_eq!(undone(grants.opened(id, outcome)), ["close 0", "close 1"], "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_own_command_that_failed_may_have_opened_and_is_closed_at_its_time() {
+        let (mut grants, id) = starting(Deed { is_own: true, ..deed(1, 10) });
+        let failed = Opened::Failed(0);
+        assert_eq!(grants.opened(id, failed), AfterOpen::WithErrors);
+        assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
+        assert_eq!(closes(&grants.expire(at(10))[0].close), ["close 0"]);
+    }
+
+    #[test]
+    fn an_own_command_after_which_nothing_is_there_opened_nothing() {
+        let (mut grants, id) = starting(Deed { is_own: true, ..deed(1, 10) });
+        let failed = Opened::NotThere(0);
+        assert_eq!(undone(grants.opened(id, failed)), ["close 0"]);
+    }
+
+    #[test]
+    fn a_close_that_failed_is_tried_again_a_few_times_and_later_each_time() {
+        let mut grants = Grants::new();
+        let id = open(&mut grants, 0, 10);
+        let mut left = grants.expire(at(10)).remove(0).close;
+        let mut now = 10;
+        for pause in TRY_AGAIN {
+            let again = FailedClose::Again(Duration::from_secs(pause));
+            assert_eq!(grants.close_failed(at(now), id, left), again);
+            assert!(grants.expire(at(now + pause - 1)).is_empty());
+            now += pause;
+            let expired = grants.expire(at(now)).remove(0);
+            assert!(expired.again);
+            left = expired.close;
+        }
+        assert_eq!(grants.close_failed(at(now), id, left), FailedClose::GivenUp);
+    }
+
+    #[test]
+    fn what_could_be_closed_is_not_closed_again() {
+        let (mut grants, id) = starting(deed(3, 10));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let close = grants.expire(at(10)).remove(0).close;
+        let _again = grants.close_failed(at(10), id, close[1..2].to_vec());
+        assert_eq!(closes(&grants.expire(at(11))[0].close), ["close 1"]);
+    }
+
+    #[test]
+    fn a_knock_looks_whether_the_door_is_open_where_that_can_be_looked_at() {
+        let (mut grants, id) = starting(verified(deed(1, 30)));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let decision = ask(&mut grants, 20, ADDRESS, verified(deed(1, 30)));
+        assert_eq!(decision, Decision::Extend(id, at(50), Some(Manner::IfGone)));
+        assert_eq!(grants.work(id, Manner::IfGone)[0].1, Manner::IfGone);
+        // While it is being looked at nothing closes it.
+        assert!(grants.expire(at(60)).is_empty());
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        assert_eq!(grants.expire(at(60)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_gone_and_cannot_be_opened_again_is_closed_as_a_whole() {
+        let (mut grants, id) = starting(verified(deed(2, 30)));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let _ensure = ask(&mut grants, 20, ADDRESS, verified(deed(2, 30)));
+        let failed = Opened::Failed(0);
+        assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
+    }
+
+    #[test]
+    fn what_is_told_its_time_is_told_the_new_one() {
+        let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        let decision = ask(&mut grants, 10, ADDRESS, timed(deed(1, 60), "for 60"));
+        assert_eq!(decision, Decision::Extend(id, at(70), Some(Manner::Anew)));
+        assert_eq!(grants.work(id, Manner::Anew)[0].0.open, command("for 60"));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+        // A shorter time changes nothing.
+        let decision = ask(&mut grants, 11, ADDRESS, timed(deed(1, 5), "for 5"));
+        assert_eq!(decision, Decision::Extend(id, at(70), None));
+    }
+
+    #[test]
+    fn what_is_opening_when_its_time_changes_is_opened_again() {
+        let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
+        let decision = ask(&mut grants, 1, ADDRESS, timed(deed(1, 30), "for 30"));
+        assert_eq!(decision, Decision::Extend(id, at(31), None));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Again(Manner::Anew));
+        assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+    }
+
+    #[test]
+    fn what_ends_by_itself_cannot_fail_to_close_at_its_time() {
+        for (closed_at, expected) in
+            [(30, FailedClose::Ended), (20, FailedClose::Again(Duration::from_secs(1)))]
+        {
+            let (mut grants, id) = starting(timed(deed(1, 30), "for 30"));
+            assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+            let close = grants.close(id).unwrap().close;
+            assert_eq!(grants.close_failed(at(closed_at), id, close), expected);
+        }
+    }
+
+    fn open_at(grants: &mut Grants, door: &str, seconds: u64) -> GrantId {
+        let place = Place::new(door.parse().unwrap(), ADDRESS);
+        let deed = verified(deed(1, 30));
+        let asked = grants.ask(at(seconds), place, By::Sequence.into(), deed, true).unwrap();
+        let Decision::Open(id, _) = grants.take(asked) else { panic!() };
+        id
+    }
+
+    #[test]
+    fn what_two_doors_hold_is_closed_with_the_last_of_them() {
+        let mut grants = Grants::new();
+        let ids = [("ssh", 0), ("web", 10)].map(|(door, seconds)| {
+            let id = open_at(&mut grants, door, seconds);
+            let manner = if seconds == 0 { Manner::Once } else { Manner::IfGone };
+            assert_eq!(grants.work(id, Manner::Once)[0].1, manner, "{door}");
+            assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
+            id
+        });
+        let first = grants.expire(at(30)).remove(0);
+        assert_eq!((first.id, first.close.len()), (ids[0], 0));
+        assert!(grants.closed(ids[0]).is_none());
+        assert_eq!(closes(&grants.expire(at(40))[0].close), ["close 0"]);
+    }
+
+    #[test]
+    fn what_could_not_be_closed_and_is_held_by_another_door_now_is_left_to_it() {
+        let mut grants = Grants::new();
+        let first = open_at(&mut grants, "ssh", 0);
+        assert_eq!(grants.opened(first, Opened::All), AfterOpen::Open);
+        let close = grants.expire(at(30)).remove(0).close;
+        let _again = grants.close_failed(at(30), first, close);
+        let second = open_at(&mut grants, "web", 30);
+        assert_eq!(grants.opened(second, Opened::All), AfterOpen::Open);
+        assert_eq!(grants.expire(at(31))[0].close, []);
+    }
+
+    #[test]
+    fn what_is_told_its_time_is_held_by_one_door_alone() {
+        let mut grants = Grants::new();
+        for door in ["ssh", "web"] {
+            let place = Place::new(door.parse().unwrap(), ADDRESS);
+            let deed = timed(verified(deed(1, 30)), "for 30");
+            let asked = grants.ask(at(0), place, By::Sequence.into(), deed, true).unwrap();
+            let Decision::Open(id, _) = grants.take(asked) else { panic!() };
+            assert_eq!(grants.work(id, Manner::Once)[0].1, Manner::Once, "{door}");
+        }
+    }
+
+    #[test]
+    fn what_a_door_holds_that_opened_while_another_closed_it_is_looked_at_again() {
+        let mut grants = Grants::new();
+        let first = open_at(&mut grants, "ssh", 0);
+        assert_eq!(grants.opened(first, Opened::All), AfterOpen::Open);
+        assert_eq!(grants.expire(at(30)).len(), 1);
+        let second = open_at(&mut grants, "web", 30);
+        assert_eq!(grants.also_held(first), [second]);
+        assert!(!grants.work_again(second, Manner::IfGone), "it is still opening");
+        assert_eq!(grants.opened(second, Opened::All), AfterOpen::Again(Manner::IfGone));
+    }
+
+    #[test]
+    fn there_are_no_more_grants_than_the_door_and_all_doors_may_have() {
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        for (most, all, by_commands) in [(2, 9, 9), (9, 2, 9), (9, 9, 2)] {
+            let mut grants = Grants::new();
+            grants.limit(all, by_commands);
+            let mut ask = |last| {
+                let deed = Deed { most, ..deed(1, 30) };
+                let asked =
+                    grants.ask(at(0), place(address(last)), By::Sequence.into(), deed, true);
+                asked.map(|asked| grants.take(asked))
+            };
+            assert!(ask(1).is_ok() && ask(2).is_ok());
+            assert_eq!(ask(3), Err(Reason::TooMany));
+            assert!(matches!(ask(1), Ok(Decision::Extend(..))), "an extension always fits");
+            assert_eq!(grants.close(GrantId(1)), None, "it has not opened yet");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_command_is_refused_while_too_many_wait() {
+        let mut grants = Grants::new();
+        let mut ask = |deed| grants.ask(at(0), place(ADDRESS), By::Sequence.into(), deed, false);
+        assert!(matches!(ask(deed(1, 30)), Err(Reason::TooMany)));
+        let act = vec![Step { close: None, ..step() }];
+        assert!(matches!(
+            ask(Deed { means: Means::Commands(act), ..deed(1, 30) }),
+            Err(Reason::TooMany)
+        ));
+    }
+
+    #[test]
+    fn a_grant_that_has_closed_makes_room() {
+        let mut grants = Grants::new();
+        grants.limit(1, 1);
+        for round in 0..3 {
+            let id = open(&mut grants, round * 100, 10);
+            assert_eq!(grants.expire(at(round * 100 + 10)).len(), 1);
+            assert!(grants.closed(id).is_none());
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -763,7 +1230,7 @@ mod tests {
                                 prop_assert_eq!(running.insert(who, (id, true)), None);
                                 prop_assert!(!holding.contains_key(&who));
                             }
-                            Decision::Extend(_, until) => prop_assert!(until >= at(now + 10)),
+                            Decision::Extend(_, until, _) => prop_assert!(until >= at(now + 10)),
                             Decision::Wait => prop_assert!(!running[&who].1),
                             Decision::Act(_) => prop_assert!(false),
                         }
@@ -775,7 +1242,7 @@ mod tests {
                             prop_assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
                             holding.insert(who, true);
                         } else if opens {
-                            let failed = Opened::Failed { done: 0, doubtful: false };
+                            let failed = Opened::NotStarted(0);
                             prop_assert_eq!(grants.opened(id, failed), AfterOpen::Nothing);
                         } else {
                             holding.remove(&who);

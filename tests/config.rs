@@ -108,7 +108,7 @@ doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
 doors.yaml:5:5: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, cmd_timeout, command_limit
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: nothing opens door 'ssh': it has no sequence
@@ -205,6 +205,12 @@ doors.yaml:6:5: stop_command_6 without start_command_6: there would be nothing t
         stop_command_6: 'true'
         ^^^^^^^^^^^^^^
     write start_command_6 too, or remove stop_command_6
+"#]];
+    a_look_for_what_nothing_closes: said_of_door("sequence: [7000]\nstart_command: 'true'\nverify_command: 'true'") => str![[r#"
+doors.yaml:5:5: verify_command without stop_command: nothing stays open, so there is nothing to look for
+        verify_command: 'true'
+        ^^^^^^^^^^^^^^
+    write stop_command too, or remove verify_command
 "#]];
     an_unknown_flag: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: [syn, akc]") => str![[r#"
 doors.yaml:5:21: 'akc' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !

@@ -35,7 +35,12 @@ fn record(id: u64) -> Record {
         deadline: Monotonic::ZERO,
         since: NOW,
         until: NOW,
-        means: Means::Commands(vec![Step { open: command("open"), close: Some(command("close")) }]),
+        means: Means::Commands(vec![Step {
+            open: command("open"),
+            close: Some(command("close")),
+            verify: None,
+            is_timed: false,
+        }]),
     }
 }
 

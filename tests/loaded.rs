@@ -135,6 +135,22 @@ fn ipv6_has_the_ipv4_command_where_its_own_is_absent_and_none_where_it_is_empty(
 }
 
 #[test]
+fn what_looks_whether_a_door_is_open_is_inherited_like_what_opens_it() {
+    for (lines, expected) in [
+        ("verify_command: v", [Some("v"), Some("v")]),
+        ("verify_command: v\nverify_command_6: w", [Some("v"), Some("w")]),
+        ("verify_command: v\nverify_command_6:", [Some("v"), None]),
+        ("verify_command: v\nstop_command_6:", [Some("v"), None]),
+        ("verify_command_6: w", [None, Some("w")]),
+    ] {
+        let door = door_of(&format!("start_command: a\nstop_command: b\n{lines}"));
+        let commands = door.opening.commands().unwrap();
+        let verify = |family| commands.of(family).verify.as_ref().map(ToString::to_string);
+        assert_eq!([Family::V4, Family::V6].map(verify), expected.map(|it| it.map(String::from)));
+    }
+}
+
+#[test]
 fn text_runs_under_the_shell_and_a_list_as_it_is() {
     let door = door_of("start_command: echo '%IP%' $(id)\nstop_command: [echo, '$(id) %IP%']");
     let pair = door.opening.commands().unwrap().of(Family::V4);

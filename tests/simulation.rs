@@ -9,7 +9,7 @@ use std::time::Duration;
 use libknock::client::plan::Plan;
 use libknock::config::{Door, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Options, Verdict};
-use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened, Place, Wanted};
+use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened, Place, Step, Wanted};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::time::{Monotonic, Now, Wall};
@@ -108,7 +108,7 @@ impl World {
         let door = &self.doors[event.door.0 as usize];
         let deed = Deed::of(door, &Wanted::by(event.source)).unwrap();
         let place = Place::new(door.name().clone(), event.source);
-        let asked = self.grants.ask(at, place, By::Sequence.into(), deed);
+        let asked = self.grants.ask(at, place, By::Sequence.into(), deed, true).unwrap();
         match self.grants.take(asked) {
             Decision::Open(id, Means::Commands(steps)) => {
                 for command in steps.into_iter().map(|step| step.open) {
@@ -122,8 +122,8 @@ impl World {
         }
     }
 
-    fn close(&mut self, at: Monotonic, commands: &[Rendered]) {
-        for command in commands {
+    fn close(&mut self, at: Monotonic, steps: &[Step]) {
+        for command in steps.iter().filter_map(|step| step.close.as_ref()) {
             let what = words(command, "close ");
             let since = self.open.remove(&what).expect("what is closed was open");
             self.was_open.push((what, since, at));

@@ -12,20 +12,28 @@ pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAME
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the four commands of a door or a template are called.
+/// What the commands of a door or a template are called.
 pub(super) struct PairNames {
     pub open: &'static str,
     pub close: &'static str,
     pub open_6: &'static str,
     pub close_6: &'static str,
+    pub verify: &'static str,
+    pub verify_6: &'static str,
 }
 
-const TEMPLATE_NAMES: PairNames =
-    PairNames { open: "open", close: "close", open_6: "open_6", close_6: "close_6" };
+const TEMPLATE_NAMES: PairNames = PairNames {
+    open: "open",
+    close: "close",
+    open_6: "open_6",
+    close_6: "close_6",
+    verify: "verify",
+    verify_6: "verify_6",
+};
 
 impl PairNames {
-    pub const fn all(&self) -> [&'static str; 4] {
-        [self.open, self.close, self.open_6, self.close_6]
+    pub const fn all(&self) -> [&'static str; 6] {
+        [self.open, self.close, self.open_6, self.close_6, self.verify, self.verify_6]
     }
 }
 
@@ -110,32 +118,47 @@ pub(super) fn read_pairs(
     let mut said = |key| read_said(mapping.get(key), problems);
     let (open, close) = (said(names.open)?, said(names.close)?);
     let (open_6, close_6) = (said(names.open_6)?, said(names.close_6)?);
+    let (verify, verify_6) = (said(names.verify)?, said(names.verify_6)?);
     let place = |key: &str| mapping.get(key).map(|entry| entry.at.clone());
-    problems.keep(pairs([open, close, open_6, close_6], names, place, at))
+    problems.keep(pairs([open, close, open_6, close_6, verify, verify_6], names, place, at))
 }
 
 /// # Errors
-/// Says that a family closes what it never opens, or that nothing would ever run.
+/// Says that a family closes what it never opens, looks for what nothing closes, or that nothing
+/// would ever run.
 pub(super) fn pairs(
-    [open, close, open_6, close_6]: [Said; 4],
+    [open, close, open_6, close_6, verify, verify_6]: [Said; 6],
     names: &PairNames,
     place: impl Fn(&str) -> Option<Place>,
     at: &Place,
 ) -> Result<Commands, Diagnostic> {
     let closes_6 = matches!(close_6, Said::Command(_));
-    let v4 = Pair { open: open.or(None), close: close.or(None) };
-    let v6 = Pair { open: open_6.or(v4.open.as_ref()), close: close_6.or(v4.close.as_ref()) };
-    let alone = |key: &str, open: &str| {
+    let verifies_6 = matches!(verify_6, Said::Command(_));
+    let v4 = Pair { open: open.or(None), close: close.or(None), verify: verify.or(None) };
+    let mut v6 = Pair {
+        open: open_6.or(v4.open.as_ref()),
+        close: close_6.or(v4.close.as_ref()),
+        verify: verify_6.or(v4.verify.as_ref()),
+    };
+    let alone = |key: &str, other: &str, why: &str| {
         place(key)
             .unwrap_or_else(|| at.clone())
-            .error(format!("{key} without {open}: there would be nothing to undo"))
-            .help(format!("write {open} too, or remove {key}"))
+            .error(format!("{key} without {other}: {why}"))
+            .help(format!("write {other} too, or remove {key}"))
     };
-    if v4.close.is_some() && v4.open.is_none() {
-        return Err(alone(names.close, names.open));
+    let undo = "there would be nothing to undo";
+    let look_for = "nothing stays open, so there is nothing to look for";
+    let checks = [
+        (v4.close.is_some() && v4.open.is_none(), names.close, names.open, undo),
+        (closes_6 && v6.open.is_none(), names.close_6, names.open_6, undo),
+        (v4.verify.is_some() && v4.close.is_none(), names.verify, names.close, look_for),
+        (verifies_6 && v6.close.is_none(), names.verify_6, names.close_6, look_for),
+    ];
+    if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
+        return Err(alone(key, other, why));
     }
-    if closes_6 && v6.open.is_none() {
-        return Err(alone(names.close_6, names.open_6));
+    if v6.close.is_none() {
+        v6.verify = None;
     }
     if v4.open.is_none() && v6.open.is_none() {
         return Err(at.error(format!("nothing would run: {} is missing", names.open)));

@@ -11,7 +11,7 @@ use super::diagnostic::{Diagnostic, Place, Problems, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
 use super::files::Options;
 use super::load::{Parts, Places};
-use super::opening::CMD_TIMEOUT;
+use super::opening::{CMD_TIMEOUT, default_max_grants};
 use super::raw::given_twice;
 use super::sections::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
@@ -27,6 +27,9 @@ const COMMANDS: PairNames = PairNames {
     close: "Stop_Command",
     open_6: "Start_Command_6",
     close_6: "Stop_Command_6",
+    // Not a directive that a file may have.
+    verify: "Verify_Command",
+    verify_6: "Verify_Command_6",
 };
 
 /// Whether a text is a `knockd.conf`: its first significant line is a `[section]`, or a directive
@@ -130,6 +133,7 @@ fn read_door(
             ..Recognition::new(name)
         },
         opening: Opening {
+            max_grants: default_max_grants(how.as_ref()),
             how: how?,
             ports: Vec::new(),
             open_for: open_for?,

@@ -10,7 +10,7 @@ use super::raw::{Entry, Mapping, Scalar, Value, given_twice};
 use super::sequence::read_ports;
 use super::sleeps::run_time;
 use super::via::read_via;
-use super::{Command, Commands, Hole, How};
+use super::{Command, Commands, Hole, How, Pair};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 
@@ -25,6 +25,8 @@ pub struct Opening {
     pub open_for: Duration,
     /// The longest time that a request may ask for; not less than `open_for`.
     pub open_for_max: Duration,
+    /// How many grants there may be of it at once.
+    pub max_grants: usize,
     /// Runs when the door has been opened for an address; no grant waits for it or fails with it.
     pub on_open: Option<Command>,
     /// Likewise, when it has been closed.
@@ -65,11 +67,25 @@ const DOOR_COMMANDS: PairNames = PairNames {
     close: "stop_command",
     open_6: "start_command_6",
     close_6: "stop_command_6",
+    verify: "verify_command",
+    verify_6: "verify_command_6",
 };
 
 /// Classic knockd's `Cmd_Timeout`: what a door with commands of its own has.
 pub(super) const CMD_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_FOR: Duration = Duration::from_secs(30);
+
+/// The most grants that can be asked for.
+pub(super) const MAX_GRANTS: u64 = 1_000_000;
+
+/// What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
+/// close again.
+pub(super) const fn default_max_grants(how: Option<&How>) -> usize {
+    match how {
+        Some(How::Commands { .. }) => 1_000,
+        Some(How::Guard | How::Set(_)) | None => 20_000,
+    }
+}
 
 /// Reads what a door opens and how, and where its ports are written; `meant` are the keys that
 /// were misspelt. `None` after an error.
@@ -85,6 +101,10 @@ pub(super) fn read_opening(
     let how = read_how(mapping, entry, meant, templates, problems);
     let open_for = read_open_for(mapping, how.as_ref(), problems);
     let open_for_max = read_open_for_max(mapping, open_for, problems);
+    let max_grants = match mapping.value("max_grants") {
+        Some(node) => problems.keep(node.integer(1, MAX_GRANTS)).map(|count| count as usize),
+        None => Some(default_max_grants(how.as_ref())),
+    };
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(mapping, "on_open", count, problems);
     let on_close = read_hook(mapping, "on_close", count, problems);
@@ -95,6 +115,7 @@ pub(super) fn read_opening(
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
+        max_grants: max_grants?,
         on_open: on_open?,
         on_close: on_close?,
         command_limit: command_limit?,
@@ -218,8 +239,16 @@ fn nothing_to_do(entry: &Entry) -> Diagnostic {
     entry.at.error(message).help("write the ports to open, open: [22/tcp], or a 'start_command'")
 }
 
-const IN_PLACE_OF_COMMAND: [&str; 6] =
-    ["open", "via", "start_command", "start_command_6", "stop_command", "stop_command_6"];
+const IN_PLACE_OF_COMMAND: [&str; 8] = [
+    "open",
+    "via",
+    "start_command",
+    "start_command_6",
+    "stop_command",
+    "stop_command_6",
+    "verify_command",
+    "verify_command_6",
+];
 
 /// Whether anything that opens the door says who knocks.
 fn has_clients(mapping: &Mapping) -> bool {
@@ -237,8 +266,12 @@ pub(super) struct Fills {
 /// Holes that nothing will fill.
 pub(super) fn check_holes(commands: &Commands, fills: Fills, at: &Place, problems: &mut Problems) {
     let pairs = [&commands.v4, &commands.v6];
-    let all = || pairs.into_iter().flat_map(|pair| [&pair.open, &pair.close]).flatten();
-    let has = |hole| all().any(|command| command.holes().any(|found| found == hole));
+    let has = |hole| {
+        pairs
+            .into_iter()
+            .flat_map(Pair::all)
+            .any(|command| command.holes().any(|found| found == hole))
+    };
     if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !fills.port && has(*hole))
     {
         let message = format!("nothing fills %{}%: the door has no 'open'", hole.name());

@@ -7,7 +7,7 @@ use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};
 use super::diagnostic::{Diagnostic, Place, Problems};
 use super::lockout::{self, DAEMON_LOCKOUT};
-use super::opening::read_command_limit;
+use super::opening::{MAX_GRANTS, read_command_limit};
 use super::raw::{Entry, Keys, Mapping, Node, Value};
 use super::{Email, Fwknop, Lockout, Spa};
 use crate::proto::network::Network;
@@ -26,6 +26,9 @@ pub struct Settings {
     pub log: Log,
     /// How many sources the tracker follows at once.
     pub track_sources: usize,
+    /// How many grants there may be at once, in all, and of those that commands open.
+    pub max_grants: usize,
+    pub max_grants_by_commands: usize,
     /// Whom the guard always lets through.
     pub trusted: Vec<Network>,
     pub on_exit: OnExit,
@@ -88,6 +91,8 @@ impl Default for Settings {
             pid_file: "/run/knockd/knockd.pid".into(),
             log: Log { syslog: None, file: None, level: LogLevel::Info, format: LogFormat::Text },
             track_sources: 65_536,
+            max_grants: 50_000,
+            max_grants_by_commands: 4_000,
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
             alert: None,
@@ -110,6 +115,7 @@ pub(super) const SETTINGS: Keys = Keys {
         "pid_file",
         "log",
         "track",
+        "max_grants",
         "trusted",
         "on_exit",
         "alert",
@@ -170,6 +176,11 @@ pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Sett
         if let Some(sources) = sources.and_then(|sources| usize::try_from(sources).ok()) {
             settings.track_sources = sources;
         }
+    }
+    let most = mapping.value("max_grants").map(|node| node.integer(1, MAX_GRANTS));
+    if let Some(most) = most.and_then(|most| problems.keep(most)) {
+        settings.max_grants = most as usize;
+        settings.max_grants_by_commands = most as usize;
     }
     settings.trusted = read_trusted(&mapping, problems);
     if let Some(node) = mapping.value("on_exit") {

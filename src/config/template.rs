@@ -25,6 +25,14 @@ pub struct Commands {
 pub struct Pair {
     pub open: Option<Command>,
     pub close: Option<Command>,
+    /// Exits 0 while what `open` did is there. Only beside `close`.
+    pub verify: Option<Command>,
+}
+
+impl Pair {
+    pub fn all(&self) -> impl Iterator<Item = &Command> {
+        [&self.open, &self.close, &self.verify].into_iter().flatten()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +273,12 @@ impl Command {
             Self::Exec(words) => words.as_slice(),
         };
         texts.iter().flat_map(CommandText::holes)
+    }
+
+    /// Whether it is told for how long the door opens.
+    pub(crate) fn is_timed(&self) -> bool {
+        let variable = Hole::Seconds.variable();
+        self.holes().any(|hole| hole == Hole::Seconds) || self.to_string().contains(variable)
     }
 
     /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.

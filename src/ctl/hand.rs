@@ -3,18 +3,12 @@
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
-use jiff::tz::TimeZone;
-
-use super::socket::{ControlError, Daemon, PATIENCE_WITH_COMMANDS, Patience, Replies};
-use super::status;
+use super::socket::{ControlError, Daemon, Patience};
 use crate::config::Name;
-use crate::control::{GrantStatus, Reply, Request};
+use crate::control::Request;
 use crate::log::escape;
 use crate::proto::duration;
-use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
@@ -72,65 +66,13 @@ fn seconds(text: &str) -> Result<u64, String> {
 pub(super) fn unlock(config: &Path, insecure: bool, args: &UnlockArgs) -> Result<(), ControlError> {
     let mut daemon = Daemon::find(config, insecure)?;
     let request = Request::Unlock { address: args.ip };
-    say(&daemon.ask(&request, Patience::Glance)?.done()?)
+    say(&daemon.ask(&request, Patience::Answer)?.done()?)
 }
 
 pub(super) fn open(config: &Path, insecure: bool, args: OpenArgs) -> Result<(), ControlError> {
-    let mut daemon = Daemon::find(config, insecure)?;
     let OpenArgs { door, ip: address, seconds } = args;
-    // Asked for first: what goes wrong when the door's commands run is told as an event.
-    let mut events = daemon.ask(&Request::Watch, Patience::Glance)?;
-    let request = Request::Open { door: door.clone(), address, seconds };
-    let text = daemon.ask(&request, Patience::Commands)?.done()?;
-    match opened(&mut daemon, &door, address)? {
-        Some(grant) => {
-            let closes = status::closes(&grant, clock::now().wall, &TimeZone::system());
-            say(&format!("{door} is open for {address}, closes {closes}"))
-        }
-        None if has_failed(&mut events, &door, address) => {
-            Err(ControlError::NotOpened { door, address })
-        }
-        // Nothing has to be closed.
-        None => say(if text.is_empty() { "done" } else { &text }),
-    }
-}
-
-/// The grant, once the commands that open it have run; `None`: there is none.
-fn opened(
-    daemon: &mut Daemon,
-    door: &Name,
-    address: IpAddr,
-) -> Result<Option<GrantStatus>, ControlError> {
-    let mut pause = Duration::from_millis(5);
-    let mut patience = PATIENCE_WITH_COMMANDS;
-    loop {
-        let grants = status::ask(daemon)?.grants;
-        let ours = grants.into_iter().find(|it| it.door == *door && it.address == address);
-        match ours {
-            Some(grant) if grant.state == "starting" && patience > pause => {
-                thread::sleep(pause);
-                patience -= pause;
-                pause = (pause * 2).min(Duration::from_millis(200));
-            }
-            Some(grant) if grant.state == "closing" => return Ok(None),
-            grant => return Ok(grant),
-        }
-    }
-}
-
-/// Whether this door could not be opened, as has just been told.
-fn has_failed(events: &mut Replies, door: &Name, address: IpAddr) -> bool {
-    let (door, address) = (door.as_str(), address.to_string());
-    while let Ok(reply) = events.next() {
-        if let Reply::Event(event) = reply
-            && event.event == "failed"
-            && event.door.as_deref() == Some(door)
-            && event.source.as_ref() == Some(&address)
-        {
-            return true;
-        }
-    }
-    false
+    let request = Request::Open { door, address, seconds };
+    say(&Daemon::find(config, insecure)?.ask(&request, Patience::Commands)?.done()?)
 }
 
 pub(super) fn close(config: &Path, insecure: bool, args: CloseArgs) -> Result<(), ControlError> {

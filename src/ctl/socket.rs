@@ -1,7 +1,6 @@
 //! The way to the running daemon: where it listens, what is asked, what it answers.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,19 +12,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::Name;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
 use crate::log::escape;
 
 /// How long a daemon that is well takes to say something, at the very most.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long what has happened needs to be told.
-const MOMENT: Duration = Duration::from_millis(200);
 /// How long it takes to change the firewall and to start a watcher, at the very most.
 const PATIENCE_WITH_WATCHER: Duration = Duration::from_secs(30);
 /// How long the commands of doors may keep it.
-pub(super) const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
+const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
 
 /// Why nothing came of a request.
 #[derive(Debug, thiserror::Error)]
@@ -71,11 +67,6 @@ pub(super) enum ControlError {
     /// In the daemon's words.
     #[error("knockctl: {}", escape(.0))]
     Refused(String),
-    #[error(
-        "knockctl: {door} could not be opened for {address}: its command failed\n    \
-         'journalctl -u knockd' shows what the command said"
-    )]
-    NotOpened { door: Name, address: IpAddr },
     #[error("knockctl: cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
@@ -111,8 +102,6 @@ pub(super) enum Patience {
     Commands,
     /// The daemon may have to change the firewall and start a watcher first.
     Watcher,
-    /// Only what has been said by now, or nearly.
-    Glance,
     /// Things happen when they happen. Ends when nobody reads standard output any more.
     Endless,
 }
@@ -250,7 +239,6 @@ impl Replies {
         let limit = match self.patience {
             Patience::Answer | Patience::Commands => Some(PATIENCE),
             Patience::Watcher => Some(PATIENCE_WITH_WATCHER),
-            Patience::Glance => Some(MOMENT),
             Patience::Endless => None,
         };
         if self.is_ready_within(limit)? {

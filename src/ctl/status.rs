@@ -71,6 +71,9 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     doors(out, &status.doors)?;
     writeln!(out)?;
     grants(out, &status.grants, now, zone)?;
+    if status.grants_not_shown > 0 {
+        writeln!(out, "and {} more", status.grants_not_shown)?;
+    }
     locked_out(out, &status.locked_out, now, zone)?;
     counters(out, status)
 }
@@ -119,7 +122,10 @@ fn grants(
     rows.extend(grants.iter().map(|grant| {
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
         let closes = match grant.state.as_str() {
-            "open" => closes(grant, now, zone),
+            "open" => time_left(grant.seconds_left, now, zone),
+            state @ ("opened with errors" | "gone") => {
+                format!("{}, {state}", time_left(grant.seconds_left, now, zone))
+            }
             other => other.to_owned(),
         };
         vec![
@@ -136,11 +142,7 @@ fn grants(
     table(out, &rows)
 }
 
-/// When a grant ends, and in how long.
-pub(super) fn closes(grant: &GrantStatus, now: Wall, zone: &TimeZone) -> String {
-    time_left(grant.seconds_left, now, zone)
-}
-
+/// When something ends, and in how long.
 fn time_left(seconds: f64, now: Wall, zone: &TimeZone) -> String {
     let left = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     time_and_left(now + left, now, zone)
@@ -199,16 +201,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000_000_000_000;
 
     fn closing_in(seconds_left: f64) -> String {
-        let grant = GrantStatus {
-            source_port: None,
-            door: "ssh".parse().unwrap(),
-            address: "192.0.2.2".parse().unwrap(),
-            client: None,
-            by: "sequence".into(),
-            state: "open".into(),
-            seconds_left,
-        };
-        closes(&grant, Wall::from_nanos(NOW), &TimeZone::UTC)
+        time_left(seconds_left, Wall::from_nanos(NOW), &TimeZone::UTC)
     }
 
     #[test]

@@ -150,6 +150,8 @@ pub enum Reason {
     Crowded,
     /// The door has neither a command nor a set for this address family.
     NoCommand,
+    /// The door, or all doors together, are open for as many as they may be, or as much waits.
+    TooMany,
     /// The configuration has changed since the sequence began.
     Changed,
     /// What proves it was used before.
@@ -185,8 +187,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 30 + fwknop::Error::ALL.len()] = {
-        let mut all = [Self::NotForUs; 30 + fwknop::Error::ALL.len()];
+    pub const ALL: [Self; 31 + fwknop::Error::ALL.len()] = {
+        let mut all = [Self::NotForUs; 31 + fwknop::Error::ALL.len()];
         let mut place = 0;
         while place < all.len() {
             all[place] = match place.checked_sub(Self::OWN.len()) {
@@ -198,7 +200,7 @@ impl Reason {
         all
     };
     /// Those that are not fwknop's.
-    const OWN: [Self; 30] = [
+    const OWN: [Self; 31] = [
         Self::Ignored(Ignored::Truncated),
         Self::Ignored(Ignored::Fragment),
         Self::Ignored(Ignored::Malformed),
@@ -214,6 +216,7 @@ impl Reason {
         Self::Timeout,
         Self::Crowded,
         Self::NoCommand,
+        Self::TooMany,
         Self::Changed,
         Self::Used,
         Self::LockedOut,
@@ -250,6 +253,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Crowded => "crowded",
             Self::NoCommand => "no-command",
+            Self::TooMany => "too-many",
             Self::Changed => "changed",
             Self::Used => "used",
             Self::LockedOut => "locked-out",
@@ -290,6 +294,7 @@ impl fmt::Display for Reason {
             Self::Timeout => "the next knock did not come in time",
             Self::Crowded => "pushed out by others",
             Self::NoCommand => "nothing opens the door for this address family",
+            Self::TooMany => "open for too many already, or too much waits to open",
             Self::Changed => "the configuration has changed since the knock began",
             Self::Used => "it has been used before",
             Self::LockedOut => "locked out after too many failures",

@@ -2,7 +2,7 @@
 //!
 //! The jobs of one door run one after the other, because programs such as iptables take a lock and
 //! some fail when it is taken. A command that has not ended after [`PATIENCE`] no longer keeps the
-//! next job of its door waiting.
+//! next job of its door waiting. What closes comes before everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -14,9 +14,10 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{Failure, Finished, Job, OnFailure};
+use super::task::Phase;
+use super::{Failure, Finished, Job, JobKind, Outcome, Task};
 use crate::config::{Name, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
@@ -24,8 +25,12 @@ use crate::time::Monotonic;
 
 /// How long the next job of a door waits for the one before it.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How many commands run at once; more wait.
+/// How many commands run at once; more wait. Some of these are only for what closes.
 const AT_ONCE: usize = SLOTS;
+const FOR_CLOSING: usize = 32;
+/// How many jobs of one door wait, and of all together; what closes always may.
+const WAITING: usize = 200;
+const WAITING_IN_ALL: usize = 2_000;
 /// How much of a command's output is logged, in lines and in bytes of each.
 const OUTPUT_LINES: usize = 20;
 const OUTPUT_WIDTH: usize = 400;
@@ -37,17 +42,33 @@ pub struct Commands {
     running: Vec<Running>,
     /// What ended commands have left in the background prints to these: closed, they would kill it.
     left: VecDeque<(Name, Output)>,
+    /// By door: what closes, in its order, and then the rest.
     waiting: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
 }
 
-struct Running {
+/// A job under way.
+struct Work {
     job: Job,
-    /// The place in the job of the command that runs.
-    at: usize,
-    done: usize,
-    failure: Option<Failure>,
-    job_started: Monotonic,
+    started: Monotonic,
+    /// Of the tasks that are over.
+    outcomes: Vec<Outcome>,
+    /// See [`Task::next`].
+    earlier: Option<Failure>,
+}
+
+impl Work {
+    /// The task that comes after those that are over.
+    fn task(&self) -> Option<&Task> {
+        let stops = self.job.kind == JobKind::Open
+            && matches!(self.outcomes.last(), Some(Outcome::Failed(_)));
+        self.job.tasks.get(self.outcomes.len()).filter(|_| !stops)
+    }
+}
+
+struct Running {
+    work: Work,
+    phase: Phase,
     command_started: Monotonic,
     child: Child,
     killed: bool,
@@ -58,8 +79,13 @@ struct Running {
 
 impl Running {
     fn killed_at(&self) -> Option<Monotonic> {
-        self.job.limit.map(|limit| self.command_started + limit)
+        self.work.job.limit.map(|limit| self.command_started + limit)
     }
+}
+
+/// How many commands may run before another one of this kind is started.
+fn most(kind: JobKind) -> usize {
+    if kind == JobKind::Close { AT_ONCE } else { AT_ONCE - FOR_CLOSING }
 }
 
 impl Commands {
@@ -79,132 +105,156 @@ impl Commands {
         }
     }
 
-    /// Whether nothing runs and nothing waits.
+    /// Whether so many jobs wait, of a door or of all, that no more should be asked for.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.finished.is_empty()
+    pub fn is_full(&self, door: &Name) -> bool {
+        self.waiting.get(door).is_some_and(|queue| queue.len() >= WAITING)
+            || self.waiting.values().map(VecDeque::len).sum::<usize>() >= WAITING_IN_ALL
+    }
+
+    /// Takes a job; it starts now or when its turn comes.
+    pub fn submit(&mut self, now: Monotonic, job: Job) {
+        let queue = self.waiting.entry(job.door.clone()).or_default();
+        let closes = |job: &Job| job.kind == JobKind::Close;
+        let at = if closes(&job) { queue.partition_point(closes) } else { queue.len() };
+        queue.insert(at, job);
+        self.start_waiting(now);
+    }
+
+    /// What only looks ends with the command that runs.
+    pub fn stop_looking(&mut self) {
+        let running = self.running.iter_mut().map(|running| {
+            let over = running.work.outcomes.len() + 1;
+            (&mut running.work.job, over)
+        });
+        let waiting = self.waiting.values_mut().flatten().map(|job| (job, 0));
+        for (job, left) in running.chain(waiting).filter(|(job, _)| job.kind == JobKind::Look) {
+            job.tasks.truncate(left);
+        }
+    }
+
+    /// Nothing that waits starts any more, except what closes.
+    pub fn only_close(&mut self) {
+        for job in self.waiting.values_mut().flatten().filter(|job| job.kind == JobKind::Open) {
+            job.kind = JobKind::Close;
+            job.tasks.clear();
+        }
     }
 
     /// Starts what may start now.
     fn start_waiting(&mut self, now: Monotonic) {
         let doors: Vec<Name> = self.waiting.keys().cloned().collect();
         for door in doors {
-            while self.running.len() < AT_ONCE && !self.is_held_up(&door, now) {
-                let Some(queue) = self.waiting.get_mut(&door) else { break };
-                let job = queue.pop_front();
-                if queue.is_empty() {
-                    self.waiting.remove(&door);
-                }
-                let Some(job) = job else { break };
-                self.start(now, now, job, 0, 0, None);
+            while let Some(queue) = self.waiting.get(&door)
+                && queue.front().is_some_and(|job| self.running.len() < most(job.kind))
+                && self.last_started(&door).is_none_or(|at| now.since(at) >= PATIENCE)
+                && let Some(job) = self.waiting.get_mut(&door).and_then(VecDeque::pop_front)
+            {
+                let work = Work { job, started: now, outcomes: Vec::new(), earlier: None };
+                self.go_on(now, work, None);
             }
         }
-    }
-
-    /// Whether a job of this door is running that may still end soon.
-    fn is_held_up(&self, door: &Name, now: Monotonic) -> bool {
-        self.last_started(door).is_some_and(|started| now.since(started) < PATIENCE)
+        self.waiting.retain(|_, queue| !queue.is_empty());
     }
 
     fn last_started(&self, door: &Name) -> Option<Monotonic> {
-        let of_door = self.running.iter().filter(|running| running.job.door == *door);
-        of_door.map(|running| running.job_started).max()
+        let of_door = self.running.iter().filter(|running| running.work.job.door == *door);
+        of_door.map(|running| running.work.started).max()
     }
 
-    /// Runs the command at `at`, or the next that can be started, or finishes the job.
-    fn start(
-        &mut self,
-        now: Monotonic,
-        job_started: Monotonic,
-        job: Job,
-        mut at: usize,
-        done: usize,
-        mut failure: Option<Failure>,
-    ) {
-        while let Some(command) = job.commands.get(at)
-            && (failure.is_none() || job.on_failure == OnFailure::GoOn)
-        {
-            info!(door = %job.door, "running command: {command}");
+    /// Runs the next command of a job that can be started, after one that `ended` so, or finishes
+    /// the job.
+    fn go_on(&mut self, now: Monotonic, mut work: Work, ended: Option<(Phase, Option<Failure>)>) {
+        let mut ended = ended;
+        loop {
+            let mut earlier = work.earlier.take();
+            let Some(task) = work.task() else {
+                return self.finished.push(Finished { id: work.job.id, outcomes: work.outcomes });
+            };
+            let next = match ended.take() {
+                None => task.begin(),
+                Some((phase, why)) => task.next(work.job.kind, phase, why, &mut earlier),
+            };
+            let next = next.and_then(|phase| {
+                Ok((phase, task.command(phase).ok_or(Outcome::Untouched)?.clone()))
+            });
+            let (phase, command) = match next {
+                Ok(next) => next,
+                Err(outcome) => {
+                    work.outcomes.push(outcome);
+                    continue;
+                }
+            };
+            work.earlier = earlier;
+            let door = &work.job.door;
+            if phase.looks() {
+                debug!(door = %door, "looking: {command}");
+            } else {
+                info!(door = %door, "running command: {command}");
+            }
             let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
-            match self.spawn(command, slot) {
+            match self.spawn(&command, phase, slot) {
                 Ok((child, output)) => {
-                    let running = Running {
-                        job,
-                        at,
-                        done,
-                        failure,
-                        job_started,
-                        command_started: now,
+                    let (command_started, killed) = (now, false);
+                    return self.running.push(Running {
+                        work,
+                        phase,
+                        command_started,
                         child,
-                        killed: false,
+                        killed,
                         output,
                         slot,
-                    };
-                    self.running.push(running);
-                    return;
+                    });
                 }
                 Err(error) => {
                     self.table.iter().for_each(|table| table.clear(slot));
                     let program = command.argv.first().cloned().unwrap_or_default();
                     let why = Failure::NotStarted { program, reason: error.to_string() };
-                    error!(door = %job.door, "{why}");
-                    failure.get_or_insert(why);
-                    at += 1;
+                    error!(door = %door, "{why}");
+                    ended = Some((phase, Some(why)));
                 }
             }
         }
-        self.finished.push(Finished { id: job.id, done, failure });
     }
 
-    fn spawn(&self, command: &Rendered, slot: usize) -> io::Result<(Child, Output)> {
+    fn spawn(&self, command: &Rendered, phase: Phase, slot: usize) -> io::Result<(Child, Output)> {
         let (read, write) = files::output_pipe()?;
         let (argv, environment) = (&command.argv, &command.environment);
         let slot = self.table.as_ref().map(|table| (table, slot));
         let child = process::run(argv, environment, Stdio::null(), write, slot)?;
-        Ok((child, Output { pipe: Some(read.into()), line: Vec::new(), lines: 0 }))
+        let is_quiet = phase.looks();
+        Ok((child, Output { pipe: Some(read.into()), is_quiet, line: Vec::new(), lines: 0 }))
     }
 
     /// Takes note of a command that has ended and goes on with its job.
     fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
-        running.output.drain(&running.job.door);
-        running.output.finish(&running.job.door);
+        let door = &running.work.job.door;
+        running.output.drain(door);
+        running.output.finish(door);
         self.table.iter().for_each(|table| table.clear(running.slot));
         if self.left.len() >= AT_ONCE {
             self.left.pop_front();
         }
-        self.left.push_back((running.job.door.clone(), running.output));
+        self.left.push_back((door.clone(), running.output));
         let why = match (running.killed, status.code(), status.signal()) {
-            (true, ..) => Some(Failure::TimedOut(running.job.limit.unwrap_or_default())),
+            (true, ..) => Some(Failure::TimedOut(running.work.job.limit.unwrap_or_default())),
             (_, Some(0), _) => None,
             (_, Some(code), _) => Some(Failure::Status(code)),
             (_, None, signal) => Some(Failure::Signal(signal.unwrap_or(0))),
         };
-        match why {
-            None if running.failure.is_none() => running.done += 1,
-            None => {}
-            Some(why) => {
-                warn!(door = %running.job.door, "{why}");
-                running.failure.get_or_insert(why);
-            }
+        let is_answer = running.phase.looks() && matches!(why, Some(Failure::Status(_)));
+        if let Some(why) = why.as_ref().filter(|_| !is_answer) {
+            warn!(door = %door, "{why}");
         }
-        let Running { job, at, done, failure, job_started, .. } = running;
-        self.start(now, job_started, job, at + 1, done, failure);
-    }
-}
-
-impl Commands {
-    /// Takes a job; it starts now or when its turn comes.
-    pub fn submit(&mut self, now: Monotonic, job: Job) {
-        self.waiting.entry(job.door.clone()).or_default().push_back(job);
-        self.start_waiting(now);
+        self.go_on(now, running.work, Some((running.phase, why)));
     }
 
     /// Looks after what runs, and tells what has ended since the last call.
     pub fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
-            running.output.drain(&running.job.door);
+            running.output.drain(&running.work.job.door);
             match running.child.try_wait() {
                 Ok(Some(status)) => {
                     let running = self.running.swap_remove(at);
@@ -219,13 +269,10 @@ impl Commands {
                 }
                 Err(error) => {
                     // Only a bug takes a child away from its parent; the job must still end.
-                    error!(door = %running.job.door, "lost sight of a command: {error}");
-                    let running = self.running.swap_remove(at);
-                    self.finished.push(Finished {
-                        id: running.job.id,
-                        done: running.done,
-                        failure: Some(Failure::Signal(0)),
-                    });
+                    let Work { job, mut outcomes, .. } = self.running.swap_remove(at).work;
+                    error!(door = %job.door, "lost sight of a command: {error}");
+                    outcomes.push(Outcome::Failed(Failure::Signal(0)));
+                    self.finished.push(Finished { id: job.id, outcomes });
                 }
             }
         }
@@ -245,11 +292,12 @@ impl Commands {
         }
         let limits =
             self.running.iter().filter(|running| !running.killed).filter_map(Running::killed_at);
+        let has_room = |job: &Job| self.running.len() < most(job.kind);
         let patience = self
             .waiting
-            .keys()
-            .filter(|_| self.running.len() < AT_ONCE)
-            .filter_map(|door| self.last_started(door).map(|started| started + PATIENCE));
+            .iter()
+            .filter(|(_, queue)| queue.front().is_some_and(has_room))
+            .filter_map(|(door, _)| self.last_started(door).map(|started| started + PATIENCE));
         limits.chain(patience).min()
     }
 
@@ -264,6 +312,8 @@ impl Commands {
 /// What a command prints, line by line into the log; the rest of a flood is thrown away.
 struct Output {
     pipe: Option<File>,
+    /// It is thrown away.
+    is_quiet: bool,
     line: Vec<u8>,
     lines: usize,
 }
@@ -300,6 +350,7 @@ impl Output {
         self.lines += 1;
         let line = String::from_utf8_lossy(&self.line);
         match self.lines {
+            _ if self.is_quiet => {}
             1..=OUTPUT_LINES => info!(door = %door, "command says: {line}"),
             lines if lines == OUTPUT_LINES + 1 => {
                 info!(door = %door, "command says more, which is not logged");
@@ -330,10 +381,11 @@ mod tests {
         Rendered { argv, environment: vec![("KNOCK_IP", "192.0.2.2".to_owned())] }
     }
 
-    fn job(id: u64, door: &str, commands: &[Rendered], on_failure: OnFailure) -> Job {
+    fn job(id: u64, door: &str, commands: &[Rendered], kind: JobKind) -> Job {
         let door = door.parse().unwrap();
         let limit = Some(Duration::from_secs(10));
-        Job { id: JobId(id), door, commands: commands.to_vec(), limit, on_failure }
+        let tasks = commands.iter().cloned().map(Task::from).collect();
+        Job { id: JobId(id), door, kind, limit, tasks }
     }
 
     /// Waits in real time, while the clock that the commands see stands at `now`.
@@ -349,12 +401,14 @@ mod tests {
         panic!("only {finished:?} came");
     }
 
-    fn outcome(commands: &[Rendered], on_failure: OnFailure) -> (usize, Option<Failure>) {
+    fn outcome(commands: &[Rendered], kind: JobKind) -> (usize, Option<Failure>) {
         let mut runner = Commands::new(Path::new("/no/such/table"));
-        runner.submit(at(0), job(1, "ssh", commands, on_failure));
+        runner.submit(at(0), job(1, "ssh", commands, kind));
         let finished = wait_for(&mut runner, at(0), 1);
-        assert!(runner.is_idle());
-        (finished[0].done, finished[0].failure.clone())
+        assert!(runner.running.is_empty() && runner.waiting.is_empty());
+        let done = |outcome: &&Outcome| matches!(outcome, Outcome::Done);
+        let finished = &finished[0];
+        (finished.outcomes.iter().take_while(done).count(), finished.failure().cloned())
     }
 
     #[test]
@@ -363,21 +417,21 @@ mod tests {
         let file = dir.path().join("out");
         let append = |text: &str| shell(&format!("sleep 0.02; echo {text} >> {}", file.display()));
         let all = [append("one"), append("two"), append("three")];
-        assert_eq!(outcome(&all, OnFailure::Stop), (3, None));
+        assert_eq!(outcome(&all, JobKind::Open), (3, None));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntwo\nthree\n");
     }
 
     #[test]
     fn opening_stops_at_the_first_failure() {
         let commands = [shell("exit 0"), shell("exit 3"), shell("exit 0")];
-        assert_eq!(outcome(&commands, OnFailure::Stop), (1, Some(Failure::Status(3))));
+        assert_eq!(outcome(&commands, JobKind::Open), (1, Some(Failure::Status(3))));
     }
 
     #[test]
     fn closing_goes_on_after_a_failure() {
         let dir = tempfile::tempdir().unwrap();
         let touch = shell(&format!("touch {}", dir.path().join("closed").display()));
-        let (_, failure) = outcome(&[shell("exit 3"), touch], OnFailure::GoOn);
+        let (_, failure) = outcome(&[shell("exit 3"), touch], JobKind::Close);
         assert_eq!(failure, Some(Failure::Status(3)));
         assert!(dir.path().join("closed").exists());
     }
@@ -386,7 +440,7 @@ mod tests {
     fn a_program_that_does_not_exist_is_a_failure_with_its_name() {
         let command =
             Rendered { argv: vec!["/no/such/program".to_owned()], environment: Vec::new() };
-        let (done, failure) = outcome(&[command], OnFailure::Stop);
+        let (done, failure) = outcome(&[command], JobKind::Open);
         assert_eq!(done, 0);
         assert!(
             matches!(failure, Some(Failure::NotStarted { program, .. }) if program == "/no/such/program")
@@ -399,7 +453,7 @@ mod tests {
         let file = dir.path().join("pid");
         let mut runner = Commands::new(Path::new("/no/such/table"));
         let hangs = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
-        runner.submit(at(0), job(1, "ssh", &[hangs], OnFailure::Stop));
+        runner.submit(at(0), job(1, "ssh", &[hangs], JobKind::Open));
         let pid = loop {
             assert!(runner.poll(at(9_999)).is_empty());
             let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -409,8 +463,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         };
         let finished = wait_for(&mut runner, at(10_000), 1);
-        assert_eq!(finished[0].failure, Some(Failure::TimedOut(Duration::from_secs(10))));
-        assert!(finished[0].failure.as_ref().is_some_and(Failure::is_doubtful));
+        assert_eq!(finished[0].failure(), Some(&Failure::TimedOut(Duration::from_secs(10))));
         let gone = || {
             std::fs::read_to_string(format!("/proc/{pid}/stat"))
                 .map_or(true, |stat| stat.contains(") Z "))
@@ -426,12 +479,12 @@ mod tests {
 
     #[test]
     fn a_command_without_a_limit_runs_as_long_as_it_does() {
-        let mut runner = Commands::new(Path::new("/nonexistent"));
+        let mut runner = Commands::new(Path::new("/no/such/table"));
         let long = shell("sleep 0.2");
-        runner.submit(at(0), Job { limit: None, ..job(1, "ssh", &[long], OnFailure::Stop) });
+        runner.submit(at(0), Job { limit: None, ..job(1, "ssh", &[long], JobKind::Open) });
         assert!(runner.poll(at(1_000_000_000)).is_empty());
         assert_eq!(runner.next_deadline(), None);
-        assert_eq!(wait_for(&mut runner, at(1_000_000_000), 1)[0].failure, None);
+        assert_eq!(wait_for(&mut runner, at(1_000_000_000), 1)[0].failure(), None);
     }
 
     #[test]
@@ -439,10 +492,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let closed = dir.path().join("closed");
         let text = format!("(sleep 0.3; echo closing; touch {}) &", closed.display());
-        let mut runner = Commands::new(Path::new("/nonexistent"));
-        runner.submit(at(0), job(1, "ssh", &[shell(&text)], OnFailure::Stop));
-        assert_eq!(wait_for(&mut runner, at(0), 1)[0].failure, None);
-        assert!(runner.is_idle());
+        let mut runner = Commands::new(Path::new("/no/such/table"));
+        runner.submit(at(0), job(1, "ssh", &[shell(&text)], JobKind::Open));
+        assert_eq!(wait_for(&mut runner, at(0), 1)[0].failure(), None);
+        assert!(runner.running.is_empty() && runner.waiting.is_empty());
         for _ in 0..2000 {
             let _nothing = runner.poll(at(0));
             if closed.exists() && runner.fds().is_empty() {
@@ -456,16 +509,16 @@ mod tests {
     #[test]
     fn a_flood_of_output_neither_blocks_the_command_nor_fills_the_log() {
         let flood = shell("head -c 3000000 /dev/zero | tr '\\0' 'x'; yes | head -n 20000");
-        assert_eq!(outcome(&[flood], OnFailure::Stop), (1, None));
+        assert_eq!(outcome(&[flood], JobKind::Open), (1, None));
     }
 
     #[test]
     fn jobs_of_one_door_take_turns_and_those_of_another_do_not_wait() {
         let mut runner = Commands::new(Path::new("/no/such/table"));
         let hangs = shell("exec sleep 1000");
-        runner.submit(at(0), job(1, "slow", &[hangs], OnFailure::Stop));
-        runner.submit(at(0), job(2, "slow", &[shell("exit 0")], OnFailure::Stop));
-        runner.submit(at(0), job(3, "fast", &[shell("exit 0")], OnFailure::Stop));
+        runner.submit(at(0), job(1, "slow", &[hangs], JobKind::Open));
+        runner.submit(at(0), job(2, "slow", &[shell("exit 0")], JobKind::Open));
+        runner.submit(at(0), job(3, "fast", &[shell("exit 0")], JobKind::Open));
         assert_eq!(wait_for(&mut runner, at(100), 1)[0].id, JobId(3));
         assert_eq!(runner.next_deadline(), Some(at(250)));
         // The hanging one has used up everybody's patience.
@@ -474,11 +527,61 @@ mod tests {
     }
 
     #[test]
+    fn what_closes_comes_before_what_was_asked_for_earlier() {
+        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let quick = [shell("exit 0")];
+        runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
+        (2..50).for_each(|id| runner.submit(at(0), job(id, "ssh", &quick, JobKind::Open)));
+        runner.submit(at(0), job(50, "ssh", &quick, JobKind::Close));
+        assert_eq!(wait_for(&mut runner, at(250), 1)[0].id, JobId(50));
+        assert_eq!(wait_for(&mut runner, at(250), 1)[0].id, JobId(2));
+    }
+
+    #[test]
+    fn what_closes_finds_room_where_what_opens_has_taken_all_that_it_may() {
+        let mut runner = Commands::new(Path::new("/no/such/table"));
+        for number in 0..200 {
+            let hangs = [shell("exec sleep 1000")];
+            runner.submit(at(0), job(number, &format!("d{number}"), &hangs, JobKind::Open));
+        }
+        runner.submit(at(0), job(1000, "other", &[shell("exit 0")], JobKind::Close));
+        assert_eq!(wait_for(&mut runner, at(0), 1)[0].id, JobId(1000));
+        runner.running.iter().for_each(|running| process::kill_group(&running.child));
+    }
+
+    #[test]
+    fn a_door_is_full_when_many_of_its_jobs_wait_and_still_closes() {
+        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let quick = [shell("exit 0")];
+        let door = "ssh".parse().unwrap();
+        for id in 0..=WAITING as u64 {
+            assert!(!runner.is_full(&door));
+            runner.submit(at(0), job(id, "ssh", &quick, JobKind::Open));
+        }
+        assert!(runner.is_full(&door) && !runner.is_full(&"web".parse().unwrap()));
+    }
+
+    #[test]
+    fn at_the_end_only_closing_goes_on() {
+        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let quick = [shell("exit 0")];
+        runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
+        runner.submit(at(0), job(2, "ssh", &quick, JobKind::Open));
+        runner.submit(at(0), job(3, "ssh", &quick, JobKind::Close));
+        runner.only_close();
+        let finished = wait_for(&mut runner, at(250), 2);
+        let of = |id| finished.iter().find(|finished| finished.id == JobId(id)).unwrap();
+        assert!(of(2).outcomes.is_empty(), "it did not run");
+        assert_eq!(of(3).outcomes, [Outcome::Done]);
+        runner.running.iter().for_each(|running| process::kill_group(&running.child));
+    }
+
+    #[test]
     fn a_command_sees_its_values_and_nothing_of_the_daemons_environment() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("env");
         let command = shell(&format!("env | sort > {}", file.display()));
-        assert_eq!(outcome(&[command], OnFailure::Stop), (1, None));
+        assert_eq!(outcome(&[command], JobKind::Open), (1, None));
         let text = std::fs::read_to_string(&file).unwrap();
         let names: Vec<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
         assert_eq!(names, ["KNOCK_IP", "PATH", "PWD"]);

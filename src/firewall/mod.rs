@@ -1,4 +1,4 @@
-//! What opens and closes: today commands, run for a grant.
+//! What opens and closes: the guard, sets of nftables, and commands, which run as jobs.
 #![forbid(unsafe_code)]
 
 pub mod command;
@@ -7,33 +7,38 @@ pub mod guard;
 pub mod netlink;
 pub mod nft_set;
 pub mod ruleset;
+mod task;
 
 use std::time::Duration;
 
-use crate::config::{Name, Rendered};
+pub use self::task::{Outcome, Task};
+use crate::config::Name;
 
 /// Names one job; given back with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// Commands to run one after the other.
+/// Tasks to do one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub id: JobId,
-    /// Whose commands they are: jobs of one door start in the order in which they came.
+    /// Whose commands they are: jobs of one door start in the order in which they came, those that
+    /// close before all others.
     pub door: Name,
-    pub commands: Vec<Rendered>,
-    /// How long each may run before it is killed; `None`: without end.
+    pub kind: JobKind,
+    /// How long each command may run before it is killed; `None`: without end.
     pub limit: Option<Duration>,
-    pub on_failure: OnFailure,
+    pub tasks: Vec<Task>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// What opens: a door that opened by half is no open door.
-    Stop,
-    /// What closes: whatever can be closed is.
-    GoOn,
+pub enum JobKind {
+    /// Stops at the first failure: a door that opened by half is not an open door.
+    Open,
+    /// Goes on after a failure: whatever can be closed is.
+    Close,
+    /// Only looks what is there.
+    Look,
 }
 
 /// What came of a job.
@@ -41,9 +46,19 @@ pub enum OnFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     pub id: JobId,
-    /// How many commands succeeded before the first that did not.
-    pub done: usize,
-    pub failure: Option<Failure>,
+    /// Of each task in turn; those after one at which the job stopped have none.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Finished {
+    /// The first failure.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        self.outcomes.iter().find_map(|outcome| match outcome {
+            Outcome::Failed(why) => Some(why),
+            Outcome::Done | Outcome::Untouched => None,
+        })
+    }
 }
 
 /// Why a command failed.
@@ -58,12 +73,6 @@ pub enum Failure {
     TimedOut(Duration),
     #[error("cannot run {program}: {reason}")]
     NotStarted { program: String, reason: String },
-}
-
-impl Failure {
-    /// Whether the command may have done its work all the same.
-    #[must_use]
-    pub const fn is_doubtful(&self) -> bool {
-        matches!(self, Self::Signal(_) | Self::TimedOut(_))
-    }
+    #[error("what it opens is not there after its open command")]
+    NotThere,
 }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GrantId, Step};
-use crate::config::{Family, Name, NftSet, Rendered};
+use super::{GrantId, Manner, Step};
+use crate::config::{Family, Name, NftSet};
 use crate::time::{BootId, Monotonic, Wall};
 
 /// All that has to be known of a grant to extend it, show it and end it.
@@ -70,6 +70,8 @@ pub enum GrantState {
     /// Its open commands may have run.
     Starting,
     Open,
+    /// Its open commands failed, and may have opened it.
+    OpenedWithErrors,
     /// Its close commands may have run.
     Closing,
 }
@@ -96,13 +98,20 @@ pub enum Means {
 }
 
 impl Means {
-    /// The commands that end it.
-    #[must_use]
-    pub fn closes(&self) -> Vec<Rendered> {
-        match self {
-            Self::Commands(steps) => Step::closes(steps),
-            Self::Kernel(_) => Vec::new(),
+    /// Takes over from `newer` what opens for another time, if it is to be open for `longer`; how
+    /// the door is to be opened then, or looked at.
+    pub(super) fn renew(&mut self, newer: &Self, longer: bool) -> Option<Manner> {
+        let (Self::Commands(steps), Self::Commands(newer)) = (self, newer) else { return None };
+        let mut manner = None;
+        for (step, newer) in steps.iter_mut().zip(newer) {
+            if step.is_timed && longer {
+                step.open = newer.open.clone();
+                manner = manner.max(Some(Manner::Anew));
+            } else if step.verify.is_some() {
+                manner = manner.max(Some(Manner::IfGone));
+            }
         }
+        manner
     }
 
     /// The element that the kernel deletes at the deadline.
@@ -189,6 +198,7 @@ words!(GrantState {
     Recorded = "recorded",
     Starting = "starting",
     Open = "open",
+    OpenedWithErrors = "opened with errors",
     Closing = "closing",
 });
 

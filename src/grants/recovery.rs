@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Element, Grant, GrantId, GrantState, Grants, Means, Opener, Place, Record, State};
-use crate::config::Rendered;
+use super::{
+    Element, Grant, GrantId, GrantState, Grants, Means, Opener, Place, Record, State, Step,
+};
 use crate::time::{BootId, Monotonic, Now};
 
 /// An element that the kernel still holds: a grant of which there may be no record.
@@ -35,7 +36,7 @@ pub enum Recovered {
     ///
     /// What an earlier keeper has left running may have been about to open what is closed here: it
     /// has to be gone by now.
-    Close { id: GrantId, close: Vec<Rendered>, delete: Option<Element> },
+    Close { id: GrantId, close: Vec<Step>, delete: Option<Element> },
 }
 
 impl Grants {
@@ -68,6 +69,12 @@ impl Grants {
         let mut rest: Vec<Held> = held.into_values().collect();
         rest.sort_by_key(|held| (held.place.address, held.remaining));
         effects.extend(rest.into_iter().filter_map(|held| self.adopt(now, boot, held)));
+        // Only now it is known what others hold too.
+        for effect in &mut effects {
+            if let Recovered::Close { id, close, .. } = effect {
+                *close = self.begin_close(*id, usize::MAX);
+            }
+        }
         effects
     }
 
@@ -81,7 +88,9 @@ impl Grants {
         let over = record.boot != boot || record.deadline <= now.monotonic;
         match (&record.means, record.state) {
             (Means::Commands(_), GrantState::Recorded) => Recovered::Forget(record.id),
-            (Means::Commands(_), GrantState::Open) if !over => self.keep(record, None),
+            (Means::Commands(_), GrantState::Open | GrantState::OpenedWithErrors) if !over => {
+                self.keep(record, None)
+            }
             (Means::Commands(_), _) => self.close_again(record),
             // The kernel has the last word: it may have been told of an extension that was not
             // recorded any more.
@@ -101,7 +110,8 @@ impl Grants {
 
     fn keep(&mut self, record: Record, restore: Option<(Element, Duration)>) -> Recovered {
         let id = record.id;
-        self.insert(record, State::Open);
+        let with_errors = record.state == GrantState::OpenedWithErrors;
+        self.insert(record, State::Open { with_errors });
         Recovered::Keep { id, restore }
     }
 
@@ -114,17 +124,17 @@ impl Grants {
             until: now.wall + held.remaining,
             ..record
         };
-        self.insert(record.clone(), State::Open);
+        self.insert(record.clone(), State::Open { with_errors: false });
         Recovered::Adopt(record)
     }
 
     fn close_again(&mut self, record: Record) -> Recovered {
         let id = record.id;
-        let close = record.means.closes();
         let delete = record.means.element().cloned();
         let record = Record { deadline: Monotonic::ZERO, ..record };
-        self.insert(record, State::Closing { again: None });
-        Recovered::Close { id, close, delete }
+        self.insert(record, State::Closing { again: None, left: Vec::new(), tries: 0 });
+        self.let_go(id);
+        Recovered::Close { id, close: Vec::new(), delete }
     }
 
     /// `None` where the door has a grant for this address: it stays the only one.
@@ -145,23 +155,23 @@ impl Grants {
             until: now.wall + remaining,
             means: Means::Kernel(element),
         };
-        self.insert(record.clone(), State::Open);
+        self.insert(record.clone(), State::Open { with_errors: false });
         Some(Recovered::Adopt(record))
     }
 
     fn insert(&mut self, record: Record, state: State) {
         let Record { id, place, opener, deadline, means, .. } = record;
-        if matches!(state, State::Open) {
+        if matches!(state, State::Open { .. }) {
             self.deadlines.insert((deadline, id));
         }
-        self.places.insert(place.clone(), id);
-        self.grants.insert(id, Grant { place, opener, state, deadline, means });
+        self.add(id, Grant { place, opener, state, deadline, means, is_own: false });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Rendered;
     use crate::grants::{By, Decision, Deed, Opened, Step};
     use crate::time::Wall;
 
@@ -187,6 +197,11 @@ mod tests {
         Element { table: "inet knockd".into(), set: "g_ssh_4".into(), source_port: None }
     }
 
+    fn step() -> Step {
+        let close = Some(command("close"));
+        Step { open: command("open"), close, verify: None, is_timed: false }
+    }
+
     /// A grant of this boot that ends at 130 s.
     fn record(state: GrantState) -> Record {
         Record {
@@ -198,10 +213,7 @@ mod tests {
             deadline: at(130),
             since: now().wall,
             until: now().wall + Duration::from_secs(30),
-            means: Means::Commands(vec![Step {
-                open: command("open"),
-                close: Some(command("close")),
-            }]),
+            means: Means::Commands(vec![step()]),
         }
     }
 
@@ -223,9 +235,19 @@ mod tests {
     }
 
     fn knock(grants: &mut Grants, seconds: u64, door: &str) -> Decision {
-        let steps = vec![Step { open: command("open"), close: Some(command("close")) }];
-        let deed = Deed { means: Means::Commands(steps), open_for: Duration::from_secs(30) };
-        let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed);
+        let steps = vec![Step {
+            open: command("open"),
+            close: Some(command("close")),
+            verify: None,
+            is_timed: false,
+        }];
+        let deed = Deed {
+            means: Means::Commands(steps),
+            open_for: Duration::from_secs(30),
+            is_own: false,
+            most: 9,
+        };
+        let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed, true).unwrap();
         grants.take(asked)
     }
 
@@ -237,7 +259,7 @@ mod tests {
     }
 
     fn closes() -> Recovered {
-        Recovered::Close { id: GrantId(7), close: vec![command("close")], delete: None }
+        Recovered::Close { id: GrantId(7), close: vec![step()], delete: None }
     }
 
     #[test]
@@ -263,13 +285,33 @@ mod tests {
         let (mut grants, effect) = recover(record(GrantState::Open), &[]);
         assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
         assert!(grants.expire(at(129)).is_empty());
-        assert_eq!(grants.expire(at(130))[0].close, [command("close")]);
+        assert_eq!(grants.expire(at(130))[0].close, [step()]);
     }
 
     #[test]
     fn what_is_open_and_over_is_closed() {
         let over = Record { deadline: at(100), ..record(GrantState::Open) };
         assert_eq!(recover(over, &[]).1, closes());
+    }
+
+    #[test]
+    fn what_was_opened_with_errors_still_is() {
+        let (mut grants, effect) = recover(record(GrantState::OpenedWithErrors), &[]);
+        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
+        assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
+        assert_eq!(grants.expire(at(130)).len(), 1);
+    }
+
+    #[test]
+    fn what_another_grant_holds_too_is_not_closed() {
+        let shared = Step { verify: Some(command("verify")), ..step() };
+        let means = Means::Commands(vec![shared]);
+        let closing = Record { means: means.clone(), ..record(GrantState::Closing) };
+        let web = Record { id: GrantId(8), place: place("web"), means, ..record(GrantState::Open) };
+        let mut grants = Grants::new();
+        let effects = grants.recover(now(), boot('a'), vec![closing, web], Vec::new());
+        let closes = Recovered::Close { id: GrantId(7), close: Vec::new(), delete: None };
+        assert_eq!(effects, [closes, Recovered::Keep { id: GrantId(8), restore: None }]);
     }
 
     #[test]
@@ -286,7 +328,7 @@ mod tests {
     fn a_knock_extends_what_was_kept() {
         let (mut grants, _) = recover(record(GrantState::Open), &[]);
         let decision = knock(&mut grants, 120, "ssh");
-        assert_eq!(decision, Decision::Extend(GrantId(7), at(150)));
+        assert_eq!(decision, Decision::Extend(GrantId(7), at(150), None));
     }
 
     #[test]
@@ -354,7 +396,7 @@ mod tests {
         let [Recovered::Adopt(record)] = effects.as_slice() else { panic!("{effects:?}") };
         assert_eq!((record.state, record.opener.by), (GrantState::Open, By::Knockctl));
         assert_eq!(record.deadline, at(150));
-        assert!(grants.is_open(&place("ssh")));
+        assert_eq!(grants.open_until(&place("ssh")), Some(at(150)));
     }
 
     #[test]

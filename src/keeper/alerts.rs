@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Rendered};
 use crate::firewall::command::Commands;
-use crate::firewall::{Job, JobId, OnFailure};
+use crate::firewall::{Job, JobId, JobKind};
 use crate::grants::{Opener, Place};
 use crate::log::limit::Limit;
 use crate::time::{Monotonic, Now};
@@ -112,9 +112,9 @@ impl Alerts {
         let job = Job {
             id: JobId(0),
             door: door.clone(),
-            commands: vec![command],
+            kind: JobKind::Open,
             limit,
-            on_failure: OnFailure::GoOn,
+            tasks: vec![command.into()],
         };
         self.runner.submit(now.monotonic, job);
     }

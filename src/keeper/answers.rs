@@ -1,7 +1,8 @@
 //! What administrators ask of the daemon, and what they are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process;
+use std::time::Duration;
 
 use serde_json::Value;
 use tracing::info;
@@ -15,15 +16,20 @@ use super::words::{broken, locked_out, missed};
 use crate::config::{Door, Name};
 use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
 use crate::engine::{Event, EventKind, Knocked};
-use crate::grants::By;
+use crate::grants::{By, GrantState, Place};
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::log;
+use crate::proto::duration;
 use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
 const MOST_HISTORY: u32 = 10_000;
+/// How many grants a status shows.
+const MOST_GRANTS: usize = 25_000;
+/// How long a status may wait for commands that look what is open.
+const TIME_TO_LOOK: Duration = Duration::from_secs(2);
 
 impl Keeper {
     /// Hears what administrators ask, and tells those who follow what has happened.
@@ -43,12 +49,20 @@ impl Keeper {
             });
         }
         for (job, outcome) in self.doors.take_ended() {
-            let Some(Opening { asked_by, text, not }) = self.opening.remove(&job) else { continue };
-            let reply = match outcome {
-                Ok(()) => Reply::Done { text },
-                Err(why) => Reply::Failed { why: format!("{not}: {why}") },
-            };
+            let Some((asked_by, place)) = self.opening.remove(&job) else { continue };
+            let reply = self.has_opened(now, &place, outcome);
             self.control.reply(asked_by, &reply);
+        }
+        if !self.asked_status.is_empty()
+            && (!self.doors.is_looking() || self.status_by.is_some_and(|by| by <= now.monotonic))
+        {
+            self.doors.stop_looking();
+            let status = self.status(now);
+            self.status_by = None;
+            for id in std::mem::take(&mut self.asked_status) {
+                self.control.reply(id, &Reply::Status(status.clone()));
+                self.control.reply(id, &Reply::Done { text: String::new() });
+            }
         }
         let asked = self.control.follows().fold(Asked::default(), Asked::and);
         if asked != self.asked {
@@ -63,29 +77,27 @@ impl Keeper {
     fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
         let reply = match request {
             Request::Status => {
-                let status = self.status(now);
-                self.control.reply(id, &Reply::Status(status));
-                Reply::Done { text: String::new() }
+                self.doors.look(now);
+                self.status_by.get_or_insert(now.monotonic + TIME_TO_LOOK);
+                // Answered when it is known what is open, in this turn if nothing has to be run.
+                return self.asked_status.push(id);
             }
             Request::Open { door, address, seconds } => match self.find(&door) {
                 None => no_such_door(&door),
                 Some(door) => {
-                    let open_for = seconds.map(std::time::Duration::from_secs);
-                    let name = door.name().clone();
+                    let open_for = seconds.map(Duration::from_secs);
+                    let place = Place::new(door.name().clone(), address);
                     let ask = Ask::by_hand(door, address, now.monotonic, open_for);
-                    let not = format!("{name} could not be opened for {address}");
-                    let text = format!("{name} opens for {address}");
-                    match self.doors.ask(now, &ask) {
-                        Ok(Answer::Done) => Reply::Done { text },
+                    let outcome = match self.doors.ask(now, &ask) {
+                        Ok(Answer::Done) => Ok(()),
                         Ok(Answer::UnderWay(job)) => {
-                            self.opening.insert(job, Opening { asked_by: id, text, not });
+                            self.opening.insert(job, (id, place));
                             return;
                         }
-                        Ok(Answer::Failed(why)) => Reply::Failed { why: format!("{not}: {why}") },
-                        Err(reason) => Reply::Failed {
-                            why: format!("{name} cannot be opened for {address}: {reason}"),
-                        },
-                    }
+                        Ok(Answer::Failed(why)) => Err(why.to_owned()),
+                        Err(reason) => Err(reason.to_string()),
+                    };
+                    self.has_opened(now, &place, outcome)
                 }
             },
             Request::Close { door, address } => {
@@ -152,6 +164,23 @@ impl Keeper {
             },
         };
         self.control.reply(id, &reply);
+    }
+
+    /// What becomes of opening a door by hand.
+    fn has_opened(&self, now: Now, place: &Place, outcome: Result<(), String>) -> Reply {
+        let Place { door, address, .. } = place;
+        match (outcome, self.doors.open_until(place)) {
+            (Err(why), _) => {
+                Reply::Failed { why: format!("{door} could not be opened for {address}: {why}") }
+            }
+            (Ok(()), Some(until)) => {
+                let left =
+                    Duration::from_secs(until.since(now.monotonic).as_secs_f64().round() as u64);
+                let left = duration::format(left);
+                Reply::Done { text: format!("{door} is open for {address}, closes in {left}") }
+            }
+            (Ok(()), None) => Reply::Done { text: format!("{door} opens for {address}") },
+        }
     }
 
     fn find(&self, name: &Name) -> Option<Door> {
@@ -221,20 +250,28 @@ impl Keeper {
         let grants = self.doors.list();
         let (listening, waiting_for) = self.watchers.listening();
         let counts = self.watchers.counts();
+        let mut open: HashMap<&Name, usize> = HashMap::new();
+        for grant in &grants {
+            *open.entry(&grant.place.door).or_default() += 1;
+        }
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
             via: door.opening.how.to_string(),
-            open: grants.iter().filter(|grant| grant.place.door == *door.name()).count(),
+            open: open.get(door.name()).copied().unwrap_or_default(),
             sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });
-        let grants = grants.iter().map(|grant| GrantStatus {
+        let not_shown = grants.len().saturating_sub(MOST_GRANTS);
+        let grants = grants.iter().take(MOST_GRANTS).map(|grant| GrantStatus {
             door: grant.place.door.clone(),
             address: grant.place.address,
             source_port: grant.place.source_port,
             client: grant.opener.client.clone(),
             by: grant.opener.by.as_str().to_owned(),
-            state: grant.state.to_string(),
+            state: match grant.state {
+                GrantState::Open if self.doors.is_gone(grant.id) => "gone".to_owned(),
+                state => state.to_string(),
+            },
             seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),
         });
         Status {
@@ -249,6 +286,7 @@ impl Keeper {
             waiting_for,
             doors: doors.collect(),
             grants: grants.collect(),
+            grants_not_shown: not_shown,
             counters: counts
                 .iter()
                 .map(|(reason, &count)| (reason.as_str().to_owned(), count))
@@ -257,13 +295,6 @@ impl Keeper {
             locked_out: self.watchers.locks().status(now.monotonic),
         }
     }
-}
-
-/// A door that somebody has opened by hand, and who waits to be told what came of it.
-pub(super) struct Opening {
-    asked_by: ConnectionId,
-    text: String,
-    not: String,
 }
 
 /// What those who are connected want to be told of.

@@ -1,24 +1,27 @@
 //! From a completed knock to an open door and back: grants, what opens them, the ledger, the log.
 
 mod asking;
+mod jobs;
 mod takeover;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
+
+use self::jobs::Purpose;
 
 use super::alerts::Alerts;
 use super::books::Books;
 use super::sets::{Kept, Sets, SetsError};
-use crate::config::{Name, OnExit, Rendered};
+use crate::config::{Name, OnExit};
+use crate::firewall::JobId;
 use crate::firewall::command::Commands;
-use crate::firewall::{Finished, Job, JobId, OnFailure};
-use crate::grants::{
-    AfterOpen, Closing, Expired, GrantId, GrantState, Grants, Listed, Opened, Opener, Place,
-};
+use crate::grants::{Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
 use crate::ledger::{Event, Flush};
+use crate::log::limit::Limit;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -33,14 +36,10 @@ pub(super) struct Doors {
     last_job: u64,
     /// What became of doors that somebody waits for.
     ended: Vec<(JobId, Result<(), String>)>,
-}
-
-/// What a job is for.
-enum Purpose {
-    Open(GrantId),
-    /// With the reason, for the history.
-    Close(GrantId, &'static str),
-    Act(Place, Opener),
+    /// Grants whose doors are not open though they should be, as far as is known.
+    gone: HashSet<GrantId>,
+    /// How much is logged of each door.
+    lines: HashMap<Name, Limit>,
 }
 
 /// What came of asking for something that may be done.
@@ -56,15 +55,18 @@ pub(super) enum Answer {
 
 /// How many grants end before the keeper listens again: some ten milliseconds.
 const AT_A_TIME: usize = 100;
+/// How many lines about a door there may be at once, and how often one more.
+const LINES: u32 = 1_000;
+const LINE_EVERY: Duration = Duration::from_millis(50);
 
 impl Doors {
     fn whose(&self, id: GrantId) -> Option<(Place, Opener)> {
         self.grants.whose(id).map(|(place, opener)| (place.clone(), opener.clone()))
     }
 
-    fn is_open(&mut self, now: Now, place: &Place, opener: &Opener) {
+    fn is_open(&mut self, now: Now, place: &Place, opener: &Opener, how: &str) {
         debug!(source = %place.address, door = %place.door, "open");
-        self.books.note(now, place, opener, Event::Open, "");
+        self.books.note(now, place, opener, Event::Open, how);
         self.alerts.opened(now, place, opener);
     }
 
@@ -85,10 +87,15 @@ impl Doors {
     fn end_all(&mut self, now: Now, ids: &[GrantId], why: &'static str) {
         for &id in ids {
             // What is under way ends when its command has ended.
-            if let Some(Closing::Now(expired)) = self.grants.close(id) {
+            if let Some(expired) = self.grants.close(id) {
                 self.end(now, expired, why);
             }
         }
+    }
+
+    /// When the open grant for a place ends; `None`: it is not open.
+    pub(super) fn open_until(&self, place: &Place) -> Option<Monotonic> {
+        self.grants.open_until(place)
     }
 
     /// What is open, opening or closing.
@@ -102,26 +109,18 @@ impl Doors {
         &self.books
     }
 
-    fn submit(
-        &mut self,
-        now: Now,
-        door: &Name,
-        purpose: Purpose,
-        commands: Vec<Rendered>,
-        on_failure: OnFailure,
-    ) -> JobId {
-        self.last_job += 1;
-        let id = JobId(self.last_job);
-        self.jobs.insert(id, purpose);
-        let limit = self.alerts.command_limit(door);
-        let job = Job { id, door: door.clone(), commands, limit, on_failure };
-        self.commands.submit(now.monotonic, job);
-        id
-    }
-
-    /// What has ended since the last call of all that was [under way](Answer::UnderWay).
-    pub(super) fn take_ended(&mut self) -> Vec<(JobId, Result<(), String>)> {
-        std::mem::take(&mut self.ended)
+    /// Whether one more thing about a door may be told: whoever makes thousands of grants does not
+    /// fill the log.
+    fn may_tell(&mut self, now: Now, door: &Name) -> bool {
+        let limit = self.lines.entry(door.clone()).or_insert_with(|| Limit::new(LINES, LINE_EVERY));
+        let passes = limit.pass(now.monotonic);
+        if passes {
+            let left_out = limit.take_refused();
+            if left_out > 0 {
+                warn!(door = %door, "so much happens here that {left_out} lines are left out");
+            }
+        }
+        passes
     }
 
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
@@ -130,7 +129,8 @@ impl Doors {
             self.finished(now, &finished);
         }
         for expired in self.grants.expire_some(now.monotonic, AT_A_TIME) {
-            self.end(now, expired, "command timeout");
+            let why = if expired.again { "closed, though not at once" } else { "command timeout" };
+            self.end(now, expired, why);
         }
         let grants = &self.grants;
         if let Err(why) = self.sets.look(now.monotonic, || kept(grants, now.monotonic)) {
@@ -142,9 +142,11 @@ impl Doors {
 
     /// A grant ends, for this reason.
     fn end(&mut self, now: Now, expired: Expired, why: &'static str) {
-        let Expired { id, place, close, delete } = expired;
+        let Expired { id, place, close, delete, again } = expired;
         let Place { door, address, .. } = &place;
-        info!(source = %address, door = %door, event = "close", "{why}");
+        if !again && self.may_tell(now, door) {
+            info!(source = %address, door = %door, event = "close", "{why}");
+        }
         fault::point("expired");
         if let Some(element) = delete {
             // At its deadline the kernel has done it already, or is about to.
@@ -154,72 +156,12 @@ impl Doors {
             self.is_closed(now, id, why);
             return;
         }
-        self.books.advance(id, GrantState::Closing, Flush::Yes);
-        fault::point("closing");
-        self.submit(now, door, Purpose::Close(id, why), close, OnFailure::GoOn);
+        if !again {
+            self.books.advance(id, GrantState::Closing, Flush::Yes);
+            fault::point("closing");
+        }
+        self.close_steps(now, door, id, close, why);
         fault::point("close started");
-    }
-
-    fn finished(&mut self, now: Now, finished: &Finished) {
-        match self.jobs.remove(&finished.id) {
-            Some(Purpose::Open(id)) => {
-                self.opened(now, id, finished);
-                self.ended.push((finished.id, outcome(finished)));
-            }
-            Some(Purpose::Close(id, why)) => {
-                fault::point("close ended");
-                let failed = "a close command failed: the door may still be open";
-                match self.whose(id) {
-                    Some((place, opener)) if finished.failure.is_some() => {
-                        error!(source = %place.address, door = %place.door, event = "failed",
-                            "{failed}");
-                        self.books.note(now, &place, &opener, Event::Failed, failed);
-                    }
-                    _ => {}
-                }
-                self.is_closed(now, id, why);
-            }
-            Some(Purpose::Act(place, opener)) => {
-                if let Some(why) = &finished.failure {
-                    error!(source = %place.address, door = %place.door, event = "failed",
-                        "the command failed");
-                    self.books.note(now, &place, &opener, Event::Failed, &why.to_string());
-                }
-                self.ended.push((finished.id, outcome(finished)));
-            }
-            None => {}
-        }
-    }
-
-    fn opened(&mut self, now: Now, id: GrantId, finished: &Finished) {
-        let Some((place, opener)) = self.whose(id) else { return };
-        let Place { door, address, .. } = &place;
-        fault::point("opened");
-        let outcome = match &finished.failure {
-            None => Opened::All,
-            Some(why) => Opened::Failed { done: finished.done, doubtful: why.is_doubtful() },
-        };
-        let why = finished.failure.as_ref().map(ToString::to_string).unwrap_or_default();
-        match self.grants.opened(id, outcome) {
-            AfterOpen::Open => {
-                self.books.advance(id, GrantState::Open, Flush::No);
-                fault::point("open");
-                self.is_open(now, &place, &opener);
-            }
-            AfterOpen::Nothing => {
-                error!(source = %address, door = %door, event = "failed", "not opened");
-                self.books.note(now, &place, &opener, Event::Failed, &why);
-                self.books.forget(id);
-            }
-            AfterOpen::Close(commands) => {
-                error!(source = %address, door = %door, event = "failed",
-                    "not opened: what was done of it is undone");
-                self.books.note(now, &place, &opener, Event::Failed, &why);
-                self.books.advance(id, GrantState::Closing, Flush::Yes);
-                let undone = Purpose::Close(id, "undone, since it could not be opened");
-                self.submit(now, door, undone, commands, OnFailure::GoOn);
-            }
-        }
     }
 
     fn is_closed(&mut self, now: Now, id: GrantId, why: &str) {
@@ -229,6 +171,13 @@ impl Doors {
         self.books.note(now, &place, &opener, Event::Close, why);
         debug!(source = %place.address, door = %place.door, "closed");
         self.alerts.closed(now, &place, &opener);
+        self.gone.remove(&id);
+        // Somebody has opened meanwhile what was closed here.
+        for other in self.grants.also_held(id) {
+            if self.grants.work_again(other, Manner::IfGone) {
+                self.run_open(now, &place.door, other, Manner::IfGone, None);
+            }
+        }
         if let Some(asked) = self.grants.closed(id) {
             self.open_again(now, asked);
         }
@@ -236,16 +185,18 @@ impl Doors {
 
     /// Closes everything that is open, and what is about to open as soon as it has.
     pub(super) fn close_all(&mut self, now: Now) {
-        for expired in self.grants.expire_all() {
-            self.end(now, expired, "closed by hand");
-        }
+        let all = self.grants.of(|_, _| true);
+        self.end_all(now, &all, "closed by hand");
     }
 
-    /// Closes what only commands can close; the kernel ends the rest by itself.
-    pub(super) fn leave(&mut self, now: Now) {
-        for expired in self.grants.leave() {
+    /// Closes what only commands can close, a part of it at each call; the kernel ends the rest by
+    /// itself. How many grants there still are.
+    pub(super) fn leave(&mut self, now: Now) -> usize {
+        self.commands.only_close();
+        for expired in self.grants.leave(AT_A_TIME) {
             self.end(now, expired, "closing, since knockd stops");
         }
+        self.grants.len()
     }
 
     /// Whether nothing waits for a command.
@@ -288,10 +239,6 @@ impl Doors {
         fds.extend(self.alerts.fds());
         fds
     }
-}
-
-fn outcome(finished: &Finished) -> Result<(), String> {
-    finished.failure.as_ref().map_or(Ok(()), |why| Err(why.to_string()))
 }
 
 /// What the kernel has to hold.

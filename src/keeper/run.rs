@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::answers::{Asked, Opening};
+use super::answers::Asked;
 use super::books::Books;
 use super::cli::Cli;
 use super::control::{ConnectionId, Control};
@@ -32,7 +32,7 @@ use crate::config::{Config, OnExit};
 use crate::control;
 use crate::engine::Reason;
 use crate::firewall::JobId;
-use crate::grants::By;
+use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
@@ -98,8 +98,12 @@ pub(super) struct Keeper {
     pub(super) control: Control,
     /// What is asked about at the moment, and by whom what happened before.
     pub(super) asked: Asked,
-    pub(super) opening: HashMap<JobId, Opening>,
+    /// Doors that somebody opens by hand, and who waits to be told what comes of it.
+    pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
     pub(super) past_for: Option<ConnectionId>,
+    /// Who waits for a status, and until when at most.
+    pub(super) asked_status: Vec<ConnectionId>,
+    pub(super) status_by: Option<Monotonic>,
     names: Option<Names>,
     /// In the foreground, log lines also go to standard error.
     pub(super) foreground: bool,
@@ -201,6 +205,8 @@ impl Keeper {
             asked: Asked::default(),
             opening: HashMap::new(),
             past_for: None,
+            asked_status: Vec::new(),
+            status_by: None,
             foreground: !cli.daemon,
             cli: cli.clone(),
             signals,
@@ -296,7 +302,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Closes what is open, then ends. Close commands get their time, and no more.
+    /// Closes what is open, then ends. That takes as long as it takes, while there is progress.
     fn stop(mut self, on_exit: OnExit) -> Result<(), StartError> {
         info!("shutting down");
         tell_systemd(&[NotifyState::Stopping]);
@@ -304,17 +310,24 @@ impl Keeper {
         self.mark.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
+        let mut left = usize::MAX;
         loop {
             let now = clock::now();
             self.doors.poll(now);
-            self.doors.leave(now);
+            let still_left = self.doors.leave(now);
+            let is_less = still_left < std::mem::replace(&mut left, still_left);
+            if is_less && limit.since(now.monotonic) + Duration::from_secs(1) < TIME_TO_CLOSE {
+                limit = now.monotonic + TIME_TO_CLOSE;
+                let more = u32::try_from((TIME_TO_CLOSE * 2).as_micros()).unwrap_or(u32::MAX);
+                tell_systemd(&[NotifyState::ExtendTimeoutUsec(more)]);
+            }
             if self.doors.is_idle() {
                 limit = limit.min(*tell_by.get_or_insert(now.monotonic + TIME_TO_TELL));
                 if self.doors.has_told() || now.monotonic >= limit {
                     break;
                 }
             } else if now.monotonic >= limit {
-                error!("not everything could be closed in time");
+                error!("{left} doors could not be closed in time");
                 break;
             }
             let _ = self.wait(Some(limit))?;
@@ -334,6 +347,7 @@ impl Keeper {
             self.control.next_deadline(),
             self.trial_ends(),
             self.lists.next_deadline(),
+            self.status_by,
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));

@@ -123,15 +123,29 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// Forgets some of the oldest rows if they are too old or too many; returns whether more are.
+/// Forgets some of the oldest rows if they are too old, or too many: then those of the door that
+/// has most, so that nobody pushes out what happened at another door. Returns whether there may be
+/// more to forget.
 ///
 /// Looks at the oldest only: rows are in the order in which they were written.
 pub(super) fn prune(db: &Connection, now: Wall, keep: Keep) -> rusqlite::Result<bool> {
-    let pruned = db
+    let aged = db
         .prepare_cached(
             "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT ?1) \
-             AND (at < ?2 OR id <= (SELECT max(id) FROM history) - ?3)",
+             AND at < ?2",
         )?
-        .execute(params![AT_A_TIME, nanos((now - keep.age).as_nanos()), keep.rows])?;
-    Ok(pruned == AT_A_TIME as usize)
+        .execute(params![AT_A_TIME, nanos((now - keep.age).as_nanos())])?;
+    let rows: u32 = db.query_row("SELECT count(*) FROM history", [], |row| row.get(0))?;
+    let mut excess = rows.saturating_sub(keep.rows);
+    if excess > 0 {
+        let pruned = db
+            .prepare_cached(
+                "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE door = \
+             (SELECT door FROM history GROUP BY door ORDER BY count(*) DESC, min(id) LIMIT 1) \
+             ORDER BY id LIMIT ?1)",
+            )?
+            .execute([excess.min(AT_A_TIME)])?;
+        excess -= pruned as u32;
+    }
+    Ok(aged == AT_A_TIME as usize || excess > 0)
 }

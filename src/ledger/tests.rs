@@ -50,7 +50,12 @@ fn record(id: u64) -> Record {
         deadline: Monotonic::from_nanos(7),
         since: now(),
         until: now() + Duration::from_secs(30),
-        means: Means::Commands(vec![Step { open: command("open"), close: Some(command("close")) }]),
+        means: Means::Commands(vec![Step {
+            open: command("open"),
+            close: Some(command("close")),
+            verify: None,
+            is_timed: false,
+        }]),
     }
 }
 
@@ -308,8 +313,19 @@ mod history {
     fn that_is_too_long_loses_its_oldest_rows() {
         let dir = dir();
         let mut ledger = filled(&dir);
+        assert!(!ledger.tidy(now(), Keep { rows: 9, ..Keep::default() }).unwrap());
+        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8, 7, 6, 5, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn that_is_too_long_loses_rows_of_the_door_that_has_most() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        for id in [0, 1, 3, 5, 7, 9] {
+            ledger.append(&entry(id, now())).unwrap();
+        }
         assert!(!ledger.tidy(now(), Keep { rows: 3, ..Keep::default() }).unwrap());
-        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8, 7]);
+        assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 7, 0]);
     }
 
     #[test]
@@ -322,8 +338,8 @@ mod history {
             }
         }
         let keep = Keep { rows: 10, ..Keep::default() };
-        let more: Vec<bool> = (0..3).map(|_| ledger.tidy(now(), keep).unwrap()).collect();
-        assert_eq!(more, [true, true, false]);
+        let more: Vec<bool> = (0..4).map(|_| ledger.tidy(now(), keep).unwrap()).collect();
+        assert_eq!(more, [true, true, true, false]);
         assert_eq!(ledger.history(&everything()).unwrap().len(), 10);
     }
 }
@@ -388,6 +404,14 @@ mod the_file {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .unwrap();
         assert_eq!(version, 99);
+    }
+
+    #[test]
+    fn whose_grants_cannot_be_looked_at_is_as_good_as_before() {
+        let step = r#"{"open":{"argv":["a"],"environment":[]},"close":null}"#;
+        let step: Step = serde_json::from_str(step).unwrap();
+        assert_eq!(step.verify, None);
+        assert!(!serde_json::to_string(&step).unwrap().contains("verify"));
     }
 
     #[test]
@@ -468,10 +492,10 @@ fn means() -> impl Strategy<Value = Means> {
             },
         )
     };
-    let step = (rendered(), prop::option::of(rendered()));
+    let step = (rendered(), prop::option::of(rendered()), prop::option::of(rendered()));
+    let step = step.prop_map(|(open, close, verify)| Step { open, close, verify, is_timed: false });
     prop_oneof![
-        prop::collection::vec(step.prop_map(|(open, close)| Step { open, close }), 0..3)
-            .prop_map(Means::Commands),
+        prop::collection::vec(step, 0..3).prop_map(Means::Commands),
         (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, port)| {
             let source_port = port.and_then(NonZeroU16::new);
             Means::Kernel(Element { table, set, source_port })

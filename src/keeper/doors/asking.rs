@@ -7,9 +7,9 @@ use tracing::{error, info, warn};
 use super::{Answer, Doors, Purpose, kept_one};
 use crate::config::Name;
 use crate::engine::Reason;
-use crate::firewall::OnFailure;
+use crate::firewall::{JobKind, Task};
 use crate::grants::{
-    Asked, By, Change, Decision, Deed, GrantId, GrantState, Means, Opened, Opener, Place,
+    Asked, By, Change, Decision, Deed, GrantId, GrantState, Manner, Means, Opened, Opener, Place,
 };
 use crate::keeper::ask::Ask;
 use crate::keeper::books::Outcome;
@@ -35,11 +35,12 @@ impl Doors {
         let mut all_asked = Vec::with_capacity(ask.addresses.len());
         let mut refused = None;
         for &address in &ask.addresses {
-            match Deed::of(&ask.door, &ask.wanted(address)) {
-                Ok(deed) => {
-                    let opener = ask.opener.clone();
-                    all_asked.push(self.grants.ask(since, ask.place(address), opener, deed));
-                }
+            let jobs_fit = !self.commands.is_full(ask.door.name());
+            let asked = Deed::of(&ask.door, &ask.wanted(address)).and_then(|deed| {
+                self.grants.ask(since, ask.place(address), ask.opener.clone(), deed, jobs_fit)
+            });
+            match asked {
+                Ok(asked) => all_asked.push(asked),
                 Err(reason) => {
                     self.refuse(now, ask, address, reason);
                     refused = Some(reason);
@@ -89,12 +90,11 @@ impl Doors {
         let decision = self.grants.take(asked);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, Means::Kernel(_))) {
-            say_who_opens(&place, &opener);
+            self.say_who_opens(now, &place, &opener);
         }
         match decision {
-            Decision::Open(id, Means::Commands(steps)) => {
-                let open = steps.into_iter().map(|step| step.open).collect();
-                let job = self.submit(now, &place.door, Purpose::Open(id), open, OnFailure::Stop);
+            Decision::Open(id, Means::Commands(_)) => {
+                let job = self.run_open(now, &place.door, id, Manner::Once, None);
                 fault::point("started");
                 Answer::UnderWay(job)
             }
@@ -104,14 +104,22 @@ impl Doors {
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
                     let act = Purpose::Act(place.clone(), opener.clone());
-                    let job = self.submit(now, &place.door, act, commands, OnFailure::Stop);
-                    Answer::UnderWay(job)
+                    let tasks = commands.into_iter().map(Task::from).collect();
+                    Answer::UnderWay(self.submit(now, &place.door, act, JobKind::Open, tasks))
                 } else {
                     self.not_recorded(now, &place, &opener)
                 }
             }
-            Decision::Extend(id, until) => {
-                self.extend(now, id, until, &place, &opener, change);
+            Decision::Extend(id, until, manner) => {
+                // If it cannot be recorded the grant ends earlier after a crash.
+                if let Some(change) = change {
+                    let _heeded = self.books.write(&[change], None, Flush::No);
+                }
+                if let Some(manner) = manner {
+                    let until = Some(until);
+                    return Answer::UnderWay(self.run_open(now, &place.door, id, manner, until));
+                }
+                self.extend(now, id, until, &place, &opener);
                 Answer::Done
             }
             Decision::Wait => {
@@ -132,15 +140,13 @@ impl Doors {
     ) -> Answer {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
         if let Err(why) = self.sets.open(&kept) {
-            error!(source = %place.address, door = %place.door, event = "failed",
-                "not opened: {why}");
-            self.books.note(now, place, opener, Event::Failed, &why.to_string());
+            self.failed(now, place, opener, "not opened", &why.to_string());
             self.books.forget(id);
-            let _nothing = self.grants.opened(id, Opened::Failed { done: 0, doubtful: false });
+            let _nothing = self.grants.opened(id, Opened::NotStarted(0));
             return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        say_who_opens(place, opener);
+        self.say_who_opens(now, place, opener);
         let _open = self.grants.opened(id, Opened::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         match change {
@@ -158,33 +164,17 @@ impl Doors {
             }
         }
         fault::point("open");
-        self.is_open(now, place, opener);
+        self.is_open(now, place, opener, "");
         Answer::Done
     }
 
-    fn extend(
-        &mut self,
-        now: Now,
-        id: GrantId,
-        until: Monotonic,
-        place: &Place,
-        opener: &Opener,
-        change: Option<Change>,
-    ) {
-        let seconds = until.since(now.monotonic).as_secs();
-        let (address, door) = (place.address, &place.door);
-        info!(source = %address, door = %door, event = "extend", seconds,
-            "open already, now for another {seconds} s");
+    fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, place: &Place, opener: &Opener) {
         if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
             && let Err(why) = self.sets.extend(&kept)
         {
-            error!(source = %address, door = %door, "cannot be extended: {why}");
+            error!(source = %place.address, door = %place.door, "cannot be extended: {why}");
         }
-        // If it cannot be recorded the grant ends earlier after a crash.
-        if let Some(change) = change {
-            let _heeded = self.books.write(&[change], None, Flush::No);
-        }
-        self.books.note(now, place, opener, Event::Extend, &format!("{seconds} s"));
+        self.is_still_open(now, place, opener, false, Some(until));
     }
 
     /// Closes what a request names, if what proves it is unused.
@@ -208,9 +198,7 @@ impl Doors {
     /// Notes that something could not be done, for every address that it was asked for.
     pub(in crate::keeper) fn fail(&mut self, now: Now, ask: &Ask, why: &str) {
         for &address in &ask.addresses {
-            let place = ask.place(address);
-            error!(source = %address, door = %place.door, event = "failed", "not opened: {why}");
-            self.books.note(now, &place, &ask.opener, Event::Failed, why);
+            self.failed(now, &ask.place(address), &ask.opener, "not opened", why);
         }
     }
 
@@ -225,8 +213,11 @@ impl Doors {
     fn refuse(&mut self, now: Now, ask: &Ask, address: IpAddr, reason: Reason) {
         let place = ask.place(address);
         // A sequence that was completed is told of; what follows says what became of it.
+        if !self.may_tell(now, &place.door) {
+            return;
+        }
         if matches!(ask.opener.by, By::Sequence | By::Knockctl) {
-            say_who_opens(&place, &ask.opener);
+            self.say_who_opens(now, &place, &ask.opener);
         }
         let client = ask.opener.client.as_ref().map(Name::as_str);
         warn!(source = %address, door = %place.door, client, event = "refused",
@@ -259,15 +250,18 @@ impl Doors {
         }
         let _told = self.take(now, asked, true);
     }
-}
 
-fn say_who_opens(place: &Place, opener: &Opener) {
-    let Opener { by, client } = opener;
-    let what = match by {
-        By::Knockctl => "opened by hand",
-        By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
-    };
-    let client = client.as_ref().map(Name::as_str);
-    info!(source = %place.address, door = %place.door, event = "open", by = by.as_str(), client,
+    fn say_who_opens(&mut self, now: Now, place: &Place, opener: &Opener) {
+        if !self.may_tell(now, &place.door) {
+            return;
+        }
+        let Opener { by, client } = opener;
+        let what = match by {
+            By::Knockctl => "opened by hand",
+            By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
+        };
+        let client = client.as_ref().map(Name::as_str);
+        info!(source = %place.address, door = %place.door, event = "open", by = by.as_str(), client,
         "{what}");
+    }
 }

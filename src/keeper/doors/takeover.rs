@@ -28,7 +28,9 @@ impl Doors {
         records: Vec<Record>,
         locked_until: Option<Monotonic>,
     ) -> Result<Self, SetsError> {
+        let settings = &config.settings;
         let mut grants = Grants::new();
+        grants.limit(settings.max_grants, settings.max_grants_by_commands);
         let held = sets::standing(config)?;
         let effects = grants.recover(now, books.boot(), records, held);
         let keep = kept(&grants, now.monotonic);
@@ -42,6 +44,8 @@ impl Doors {
             jobs: HashMap::new(),
             last_job: 0,
             ended: Vec::new(),
+            gone: HashSet::new(),
+            lines: HashMap::new(),
         };
         for effect in effects {
             doors.recovered(now, effect);
@@ -80,7 +84,7 @@ impl Doors {
             }
             Recovered::Close { id, close, delete } => {
                 let Some((place, _)) = self.whose(id) else { return };
-                let expired = Expired { id, place, close, delete };
+                let expired = Expired { id, place, close, delete, again: false };
                 self.end(now, expired, "closing what an earlier knockd left open");
             }
         }
@@ -98,6 +102,8 @@ impl Doors {
     ) -> Result<(), SetsError> {
         let keep = kept(&self.grants, now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
+        let settings = &config.settings;
+        self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
         self.close_gone(now, config);
         let open: HashSet<&Name> =
             self.grants.list().iter().map(|listed| &listed.place.door).collect();
