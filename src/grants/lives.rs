@@ -193,7 +193,7 @@ impl<'a> Keeper<'a> {
         let time = self.world.time;
         while let Some(at) = self.world.running.iter().position(|command| command.ends <= time) {
             let command = self.world.running.swap_remove(at);
-            if !fails || (command.opens && command.id.0 % 2 == 0) {
+            if !fails || (command.opens && command.id.0.is_multiple_of(2)) {
                 self.world.act(command);
             }
             if !self.mine.contains(&command.id) {
