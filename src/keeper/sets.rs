@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
-use crate::firewall::netlink::{Comment, NetlinkError, SetRef};
+use crate::firewall::netlink::{Comment, ElementOwner, NetlinkError, Removal, SetRef};
 use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
@@ -54,21 +54,19 @@ pub(super) struct Sets {
 const RESTORES: u32 = 10;
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
-/// Elements carry this word, the door and what opened it: others than ours are left alone.
-const OURS: &str = "knockd";
-
+/// What an element says: our mark, the door and what opened it.
 fn comment(door: &Name, opener: &Opener) -> Comment {
     let Opener { by, client } = opener;
     Comment::new(&match client {
-        Some(client) => format!("{OURS} {door} {by} {client}"),
-        None => format!("{OURS} {door} {by}"),
+        Some(client) => format!("{} {door} {by} {client}", Comment::OURS),
+        None => format!("{} {door} {by}", Comment::OURS),
     })
 }
 
 /// What a comment says; `None`: somebody else's element.
 fn read_comment(comment: &Comment) -> Option<(Name, Opener)> {
     let mut words = comment.as_str().split(' ');
-    (words.next() == Some(OURS)).then_some(())?;
+    (words.next() == Some(Comment::OURS)).then_some(())?;
     let (door, by) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let client = words.next().and_then(|client| client.parse().ok());
     Some((door, Opener { by, client }))
@@ -199,48 +197,57 @@ impl Sets {
         Ok(())
     }
 
-    /// Lets an address in for the time that is left, or gives it that time.
+    /// Sees to it that an address is let in for the time that is left. What the administrator has
+    /// added to a set by hand stays as it is, and is told.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub(super) fn open(&mut self, kept: &Kept) -> Result<(), SetsError> {
-        if kept.element.is_guards() {
-            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-            return Ok(guard.open(&guards_element(kept))?);
+        let Kept { place, opener, element, left } = kept;
+        let owner = if element.is_guards() {
+            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(element))?;
+            guard.open(&guards_element(kept))?
+        } else {
+            let own = self.own.as_mut().ok_or_else(|| not_in_use(element))?;
+            let comment = comment(&place.door, opener);
+            own.open(&set_ref(element)?, place.address, *left, &comment)?
+        };
+        if let ElementOwner::Administrator(left) = owner {
+            let Element { table, set, .. } = element;
+            let until = match left {
+                Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
+                None => "permanently".to_owned(),
+            };
+            info!(source = %place.address, door = %place.door,
+                "in the set '{table} {set}' already, {until}: left as it is");
         }
-        let own = self.own.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-        let set = set_ref(&kept.element)?;
-        let comment = comment(&kept.place.door, &kept.opener);
-        Ok(own.open(&set, kept.place.address, kept.left, &comment)?)
+        Ok(())
     }
 
-    /// Gives an address that is in the time that is left.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub(super) fn extend(&mut self, kept: &Kept) -> Result<(), SetsError> {
-        if kept.element.is_guards() {
-            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-            return Ok(guard.extend(&guards_element(kept))?);
-        }
-        let own = self.own.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-        let set = set_ref(&kept.element)?;
-        let comment = comment(&kept.place.door, &kept.opener);
-        Ok(own.extend(&set, kept.place.address, kept.left, &comment)?)
-    }
-
-    /// Lets an address in no more.
+    /// Lets an address in no more; where another grant holds the same element, no longer than that
+    /// one says.
     ///
     /// # Errors
     /// When the kernel refuses; an address that is not in is none.
-    pub(super) fn close(&mut self, place: &Place, element: &Element) -> Result<(), SetsError> {
+    pub(super) fn close(
+        &mut self,
+        place: &Place,
+        element: &Element,
+        other: impl FnOnce() -> Option<Kept>,
+    ) -> Result<(), SetsError> {
         let Place { door, address, source_port } = place;
-        if element.is_guards() {
-            if let Some(guard) = &mut self.guard {
-                let _removed = guard.close(door, *address, *source_port)?;
-            }
-        } else if let Some(own) = &mut self.own {
-            let _removed = own.close(&set_ref(element)?, *address)?;
+        let removal = if element.is_guards() {
+            let Some(guard) = &mut self.guard else { return Ok(()) };
+            guard.close(door, *address, *source_port)?
+        } else {
+            let Some(own) = &mut self.own else { return Ok(()) };
+            let other = || other().map(|it| (it.left, comment(&it.place.door, &it.opener)));
+            own.close(&set_ref(element)?, *address, other)?
+        };
+        if removal == Removal::NotOurs {
+            let Element { table, set, .. } = element;
+            info!(source = %address, door = %door,
+                "stays in the set '{table} {set}', since it was not knockd that put it there");
         }
         Ok(())
     }

@@ -178,7 +178,7 @@ impl Doors {
         change: Option<Change>,
     ) {
         if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
-            && let Err(why) = self.sets.extend(&kept)
+            && let Err(why) = self.sets.open(&kept)
         {
             error!(source = %place.address, door = %place.door, "cannot be extended: {why}");
         }
