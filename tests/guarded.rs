@@ -181,6 +181,22 @@ fn an_address_that_is_in_a_set_permanently_stays_so_after_its_grant() {
 }
 
 #[test]
+fn a_door_on_a_set_that_is_no_more_lets_nobody_in() {
+    needs!("set no more", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    lock_by_set(&net);
+    let door = ", open_for: 1h, via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    knockd.configure(&configuration("", "").replace("[22]", "[25]"));
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("192.0.2.2: ssh: closed, since the door is no more");
+    assert!(closes(&net, SERVER), "22 stays open");
+}
+
+#[test]
 fn of_two_doors_on_one_set_the_address_stays_in_until_both_have_closed() {
     needs!("shared set", "nft");
     let net = Net::new();

@@ -161,7 +161,9 @@ impl AsFd for OwnSets {
     }
 }
 
-const fn key(address: IpAddr) -> Key {
+/// The element that lets in an address.
+#[must_use]
+pub const fn key(address: IpAddr) -> Key {
     Key { address: address.to_canonical(), port: None }
 }
 

@@ -7,8 +7,8 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
-use crate::firewall::netlink::{Comment, ElementOwner, NetlinkError, Removal, SetRef};
-use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
+use crate::firewall::netlink::{Comment, ElementOwner, Netlink, NetlinkError, Removal, SetRef};
+use crate::firewall::nft_set::{self, NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
@@ -110,7 +110,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         held.push(Held {
             element: Element::of_guard(&element.door, address, source_port),
             place: Place { door: element.door, address, source_port },
-            opener: opener.unwrap_or_else(|| By::Sequence.into()),
+            opener: opener.unwrap_or_else(|| By::Knockctl.into()),
             remaining: element.left,
         });
     }
@@ -240,9 +240,13 @@ impl Sets {
             let Some(guard) = &mut self.guard else { return Ok(()) };
             guard.close(door, *address, *source_port)?
         } else {
-            let Some(own) = &mut self.own else { return Ok(()) };
+            let set = set_ref(element)?;
             let other = || other().map(|it| (it.left, comment(&it.place.door, &it.opener)));
-            own.close(&set_ref(element)?, *address, other)?
+            match &mut self.own {
+                Some(own) => own.close(&set, *address, other)?,
+                // The last door that used such sets is no more.
+                None => Netlink::open()?.release(&set, nft_set::key(*address), other)?,
+            }
         };
         if removal == Removal::NotOurs {
             let Element { table, set, .. } = element;
