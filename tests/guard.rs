@@ -17,7 +17,7 @@ use std::time::Duration;
 use libknock::config::{Name, NftFamily};
 use libknock::firewall::guard::{Disturbance, Guard, GuardError, standing};
 use libknock::firewall::netlink::{
-    Change, Comment, ElementOwner, Key, Netlink, NetlinkError, Removal, SetRef,
+    Change, Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef,
 };
 use libknock::firewall::nft_set::{NftSets, OwnSets};
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
@@ -68,7 +68,7 @@ fn grant(door: &str, address: &str, seconds: u64) -> Element {
 }
 
 fn let_in(guard: &mut Guard, grant: &Element) {
-    assert_eq!(guard.open(grant).unwrap(), ElementOwner::Knockd);
+    assert_ne!(guard.open(grant).unwrap(), Holding::NotOurs(None));
 }
 
 /// Answers every connection with what it sends.
@@ -251,8 +251,8 @@ fn an_element_that_the_administrator_has_put_into_the_guard_stays_as_it_is() {
     net.server.listen(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
     net.server.must("nft", &[&format!("add element inet knockd g_ssh_4 {{ {CLIENT} }}")]);
-    let owner = guard.open(&grant("ssh", CLIENT, 1)).unwrap();
-    assert_eq!(owner, ElementOwner::Administrator(None));
+    let holding = guard.open(&grant("ssh", CLIENT, 1)).unwrap();
+    assert_eq!(holding, Holding::NotOurs(None));
     let removal = guard.close(&name("ssh"), CLIENT.parse().unwrap(), None).unwrap();
     assert_eq!(removal, Removal::NotOurs);
     thread::sleep(Duration::from_millis(1200));
@@ -665,9 +665,8 @@ table inet filter {
         let address = client.parse().unwrap();
         let set = both.of(address).unwrap();
         assert!(!net.client.can_connect(server, 22));
-        for left in [Duration::from_secs(9), long] {
-            let owner = own.open(set, address, left, &comment).unwrap();
-            assert_eq!(owner, ElementOwner::Knockd);
+        for (left, holding) in [(Duration::from_secs(9), Holding::Added), (long, Holding::Kept)] {
+            assert_eq!(own.open(set, address, left, &comment).unwrap(), holding);
         }
         assert!(own.entries(set).unwrap()[0].left > Some(Duration::from_secs(50)));
         assert!(net.client.can_connect(server, 22));
@@ -711,8 +710,8 @@ fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
         (4, "timeout 900s comment \"office\"", Some(900)),
     ] {
         net.server.must("nft", &[&format!("add element ip t s {{ 192.0.2.{last} {element} }}")]);
-        let owner = own.open(&set, address(last), seconds(60), &ours).unwrap();
-        let ElementOwner::Administrator(found) = owner else { panic!("{element}: {owner:?}") };
+        let holding = own.open(&set, address(last), seconds(60), &ours).unwrap();
+        let Holding::NotOurs(found) = holding else { panic!("{element}: {holding:?}") };
         assert_eq!(found.map(|left| left.as_secs_f32().round() as u64), left, "{element}");
         let other = || Some((seconds(60), ours.clone()));
         assert_eq!(own.close(&set, address(last), other).unwrap(), Removal::NotOurs, "{element}");

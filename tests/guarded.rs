@@ -181,6 +181,49 @@ fn an_address_that_is_in_a_set_permanently_stays_so_after_its_grant() {
 }
 
 #[test]
+fn a_set_that_was_flushed_is_not_called_open_and_the_next_knock_opens_again() {
+    needs!("flushed set", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    lock_by_set(&net);
+    let door = ", open_for: 8h, via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    let state = || knockd.grants()[0]["state"].clone();
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    assert_eq!(state(), "open");
+    net.server.must("nft", &["flush", "set", "inet", "filter", "ssh4"]);
+    assert!(!net.client.can_connect(SERVER, 22));
+    assert_eq!(state(), "gone");
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("opened again, since it was gone");
+    assert!(net.client.can_connect(SERVER, 22));
+    assert_eq!(state(), "open");
+    net.server.must("nft", &["delete", "table", "inet", "filter"]);
+    assert_eq!(state(), "gone");
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("cannot be extended: there is no table 'inet filter'");
+    assert_eq!(knockd.count("open already"), 0);
+}
+
+#[test]
+fn an_address_that_somebody_takes_out_of_the_guard_is_not_called_open() {
+    needs!("taken out of the guard", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 8h"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    let element = format!("delete element inet knockd g_ssh_4 {{ {CLIENT} }}");
+    net.server.must("nft", &[&element]);
+    assert_eq!(knockd.grants()[0]["state"], "gone");
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("opened again, since it was gone");
+    assert!(net.client.can_connect(SERVER, 22));
+    assert_eq!(knockd.grants()[0]["state"], "open");
+}
+
+#[test]
 fn a_door_on_a_set_that_is_no_more_lets_nobody_in() {
     needs!("set no more", "nft");
     let net = Net::new();

@@ -17,9 +17,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::connections::{self, Older};
-use super::netlink::{
-    Change, ElementOwner, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
-};
+use super::netlink::{Change, Holding, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
 use super::ruleset::{DoorSet, Element, Ruleset, TABLE};
 use crate::config::{Name, NftFamily as Family, NftNameError};
 use crate::sys::{files, process};
@@ -169,7 +167,7 @@ impl Guard {
     ///
     /// # Errors
     /// [`is_disturbance`](GuardError::is_disturbance) where the table has gone.
-    pub fn open(&mut self, grant: &Element) -> Result<ElementOwner, GuardError> {
+    pub fn open(&mut self, grant: &Element) -> Result<Holding, GuardError> {
         let key = grant.key();
         let set = set_ref(&grant.door, key)?;
         Ok(self.netlink.hold(&set, key, grant.left, &grant.comment)?)

@@ -46,13 +46,15 @@ pub enum Removal {
     NotOurs,
 }
 
-/// Whose element lets an address in.
+/// What became of an element that was to be there.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ElementOwner {
-    Knockd,
-    /// Until then, or for good. It was left as it is.
-    Administrator(Option<Duration>),
+pub enum Holding {
+    Added,
+    /// It was there, and is ours.
+    Kept,
+    /// It is the administrator's, until then or for good, and was left as it is.
+    NotOurs(Option<Duration>),
 }
 
 /// How a set was declared.
@@ -142,14 +144,14 @@ impl Netlink {
         key: Key,
         timeout: Duration,
         comment: &Comment,
-    ) -> Result<ElementOwner, NetlinkError> {
+    ) -> Result<Holding, NetlinkError> {
         match self.element(set, key)? {
-            Some(entry) if !entry.is_ours() => Ok(ElementOwner::Administrator(entry.left)),
-            Some(entry) if entry.left >= Some(timeout) => Ok(ElementOwner::Knockd),
-            Some(_) => self.replace(set, key, timeout, comment).map(|()| ElementOwner::Knockd),
+            Some(entry) if !entry.is_ours() => Ok(Holding::NotOurs(entry.left)),
+            Some(entry) if entry.left >= Some(timeout) => Ok(Holding::Kept),
+            Some(_) => self.replace(set, key, timeout, comment).map(|()| Holding::Kept),
             None => {
                 let add = Change::Add { set, key, timeout, comment, exclusive: true };
-                self.apply(&[add]).map(|()| ElementOwner::Knockd)
+                self.apply(&[add]).map(|()| Holding::Added)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::netlink::{
-    Comment, ElementOwner, Entry, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
+    Comment, Entry, Holding, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
 };
 use crate::config::{NftFamily, NftName, NftSet};
 
@@ -102,7 +102,7 @@ impl OwnSets {
         address: IpAddr,
         left: Duration,
         comment: &Comment,
-    ) -> Result<ElementOwner, NetlinkError> {
+    ) -> Result<Holding, NetlinkError> {
         self.netlink.hold(set, key(address), left, comment)
     }
 

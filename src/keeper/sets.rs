@@ -1,5 +1,7 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
-use crate::firewall::netlink::{Comment, ElementOwner, Netlink, NetlinkError, Removal, SetRef};
+use crate::firewall::netlink::{Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef};
 use crate::firewall::nft_set::{self, NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
@@ -141,6 +143,28 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
     Ok(held)
 }
 
+/// For each of these, whether the kernel holds it: somebody may have flushed its set.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn are_held(keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
+    let mut netlink = Netlink::open()?;
+    let mut sets: HashMap<(&str, &str), HashSet<Key>> = HashMap::new();
+    for Kept { element, .. } in keep {
+        let Entry::Vacant(unread) = sets.entry((&element.table, &element.set)) else { continue };
+        let entries = match netlink.dump(&set_ref(element)?) {
+            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
+            entries => entries?,
+        };
+        unread.insert(entries.into_iter().map(|entry| entry.key).collect());
+    }
+    let is_held = |Kept { element, place, .. }: &Kept| {
+        let key = Key { address: place.address.to_canonical(), port: element.source_port };
+        sets.get(&(&*element.table, &*element.set)).is_some_and(|keys| keys.contains(&key))
+    };
+    Ok(keep.iter().map(is_held).collect())
+}
+
 impl Sets {
     /// Puts in place what the configuration needs, holding the grants in `keep`, and takes away
     /// what it no longer needs.
@@ -198,13 +222,13 @@ impl Sets {
     }
 
     /// Sees to it that an address is let in for the time that is left. What the administrator has
-    /// added to a set by hand stays as it is, and is told.
+    /// added to a set by hand stays as it is, and is told. Whether it was not let in before.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(&mut self, kept: &Kept) -> Result<(), SetsError> {
+    pub(super) fn open(&mut self, kept: &Kept) -> Result<bool, SetsError> {
         let Kept { place, opener, element, left } = kept;
-        let owner = if element.is_guards() {
+        let holding = if element.is_guards() {
             let guard = self.guard.as_mut().ok_or_else(|| not_in_use(element))?;
             guard.open(&guards_element(kept))?
         } else {
@@ -212,7 +236,7 @@ impl Sets {
             let comment = comment(&place.door, opener);
             own.open(&set_ref(element)?, place.address, *left, &comment)?
         };
-        if let ElementOwner::Administrator(left) = owner {
+        if let Holding::NotOurs(left) = holding {
             let Element { table, set, .. } = element;
             let until = match left {
                 Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
@@ -221,7 +245,7 @@ impl Sets {
             info!(source = %place.address, door = %place.door,
                 "in the set '{table} {set}' already, {until}: left as it is");
         }
-        Ok(())
+        Ok(holding == Holding::Added)
     }
 
     /// Lets an address in no more; where another grant holds the same element, no longer than that
@@ -296,7 +320,7 @@ impl Sets {
             warn!("somebody made the set '{set}' anew: its grants are restored");
             let of_set = |kept: &&Kept| set_ref(&kept.element).is_ok_and(|own| own == set);
             for kept in keep.iter().filter(of_set) {
-                self.open(kept)?;
+                let _was_gone = self.open(kept)?;
             }
         }
         Ok(())

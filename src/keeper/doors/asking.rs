@@ -177,13 +177,13 @@ impl Doors {
         opener: &Opener,
         change: Option<Change>,
     ) {
-        if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
-            && let Err(why) = self.sets.open(&kept)
-        {
-            error!(source = %place.address, door = %place.door, "cannot be extended: {why}");
-        }
+        let kept = kept_one(&self.grants, id, now.monotonic);
+        let was_gone = kept.map_or(Ok(false), |kept| self.sets.open(&kept));
         self.record_extension(change);
-        self.is_still_open(now, place, opener, false, Some(until));
+        match was_gone {
+            Ok(was_gone) => self.is_still_open(now, place, opener, was_gone, Some(until)),
+            Err(why) => self.failed(now, place, opener, "cannot be extended", &why.to_string()),
+        }
     }
 
     /// If it cannot be recorded the grant ends earlier after a crash.
