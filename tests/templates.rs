@@ -5,10 +5,13 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::time::Duration;
 
 use libknock::config::load::{Options, load};
 use libknock::config::{self, Family, Holes, Name};
-use support::{CLIENT, CLIENT_6, Net, SERVER, SERVER_6, command, needs};
+use support::{
+    CLIENT, CLIENT_6, Knockd, Net, PATIENCE, SERVER, SERVER_6, command, eventually, needs,
+};
 
 /// The commands of a built-in template for 22/tcp and a source.
 struct Rendered {
@@ -240,7 +243,7 @@ fn elements_of_others_stay(firewall: &Firewall, template: &str, elements: [&str;
         let Rendered { open, close, verify } = Rendered::of(template, source);
         firewall.must(element);
         let said = firewall.must(&open);
-        assert!(said.contains("already: left as it is"), "{said}");
+        assert!(said.contains("already, and left as it is"), "{said}");
         firewall.must(&verify);
         let said = firewall.must(&close);
         assert!(said.contains("by knockd: left as it is"), "{said}");
@@ -433,4 +436,124 @@ fn firewalld_on_iptables_opens_too() {
         &FIREWALLD.replace("mkdir /run/dbus", &format!("mkdir /run/dbus; {backend}")),
     );
     firewall.opens_and_closes("firewalld", "firewall-cmd --list-all-policies");
+}
+
+/// Two doors to one port, by a template.
+fn knockd(firewall: &Firewall, template: &str) -> Knockd {
+    let door = |name: &str, sequence: &str| {
+        format!("  {name}: {{sequence: {sequence}, open: [22], via: {template}, open_for: 8h}}\n")
+    };
+    let settings = "{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}";
+    let doors = door("ssh", "[7000, 8000, 9000]") + &door("admin", "[7100, 9100, 8100]");
+    let program = firewall.command(env!("CARGO_BIN_EXE_knockd"));
+    Knockd::start_by(program, &format!("knockd: {settings}\ndoors:\n{doors}"))
+}
+
+fn knock(firewall: &Firewall, sequence: [&str; 3]) {
+    let from = CLIENT.parse().unwrap();
+    firewall.net.client.knock_from(from, SERVER, &sequence, Duration::from_millis(10));
+}
+
+const SSH: [&str; 3] = ["7000", "8000", "9000"];
+const ADMIN: [&str; 3] = ["7100", "9100", "8100"];
+
+fn is_open_soon(firewall: &Firewall) -> bool {
+    eventually(PATIENCE, || firewall.can_connect(CLIENT))
+}
+
+fn opens_again_after(template: &str, prepare: &str, flush: &str) {
+    let firewall = Firewall::new(prepare);
+    let knockd = knockd(&firewall, template);
+    let state = || knockd.grants().first().map(|grant| grant["state"].clone());
+    knock(&firewall, SSH);
+    assert!(eventually(PATIENCE, || state() == Some("open".into())), "{template}");
+    assert!(firewall.can_connect(CLIENT), "{template}");
+    firewall.must(flush);
+    assert!(!firewall.can_connect(CLIENT), "{flush}");
+    assert_eq!(state(), Some("gone".into()), "{template}");
+    knock(&firewall, SSH);
+    knockd.wait_for("192.0.2.2: ssh: opened again, since it was gone");
+    assert!(firewall.can_connect(CLIENT), "{template}");
+    assert_eq!(state(), Some("open".into()), "{template}");
+    knock(&firewall, SSH);
+    knockd.wait_for("192.0.2.2: ssh: open already");
+}
+
+#[test]
+fn a_knock_opens_again_what_somebody_has_flushed() {
+    needs!("flushed", "iptables", "ip6tables", "ipset", "nft", "nsenter");
+    opens_again_after("iptables", DROP_ALL, "iptables -F");
+    opens_again_after("ipset", &(DROP_ALL.to_owned() + IPSET), "ipset flush knockd4");
+    opens_again_after("nft", NFT, "nft flush set inet filter knockd4");
+}
+
+#[test]
+fn a_knock_opens_again_what_a_reload_of_firewalld_has_lost() {
+    needs!("firewalld lost", "firewalld", "dbus-daemon", "nsenter");
+    opens_again_after("firewalld", FIREWALLD, "firewall-cmd --reload");
+}
+
+#[test]
+fn a_door_does_not_open_by_ufw_that_is_disabled() {
+    needs!("ufw knocked", "ufw", "iptables", "ip6tables", "nsenter");
+    let firewall = Firewall::new(&UFW.replace("ufw --force enable", DROP_ALL));
+    let knockd = knockd(&firewall, "ufw");
+    knock(&firewall, SSH);
+    knockd.wait_for("192.0.2.2: ssh: not opened");
+    assert!(eventually(PATIENCE, || knockd.grants().is_empty()));
+    assert!(!firewall.must("ufw show added").contains("knockd"));
+    assert!(!firewall.can_connect(CLIENT));
+    firewall.must("iptables -F; ip6tables -F; ufw --force enable");
+    knock(&firewall, SSH);
+    assert!(is_open_soon(&firewall));
+}
+
+/// Whether two doors that open the same share what opens it, and leave a rule of the administrator's
+/// alone.
+fn are_shared(template: &str, prepare: &str, of_administrator: &str) {
+    let firewall = Firewall::new(prepare);
+    let knockd = knockd(&firewall, template);
+    let close = |door: &str| {
+        let request = format!(r#"{{"do":"close","door":"{door}","address":"{CLIENT}"}}"#);
+        knockd.ask(&request);
+        let is_of_door = |grant: &serde_json::Value| grant["door"] == door;
+        assert!(eventually(PATIENCE, || !knockd.grants().iter().any(is_of_door)));
+    };
+    for [first, second] in [["ssh", "admin"], ["admin", "ssh"]] {
+        knock(&firewall, SSH);
+        knock(&firewall, ADMIN);
+        let are_open = || knockd.grants().iter().filter(|grant| grant["state"] == "open").count();
+        assert!(eventually(PATIENCE, || are_open() == 2), "{template}");
+        close(first);
+        assert!(firewall.can_connect(CLIENT), "{template}: {first} has shut {second}");
+        close(second);
+        assert!(!firewall.can_connect(CLIENT), "{template}: {second} stays open");
+    }
+    firewall.must(of_administrator);
+    knock(&firewall, SSH);
+    knockd.wait_for("already, and left as it is");
+    close("ssh");
+    assert!(firewall.can_connect(CLIENT), "{template}: shut out by a knock");
+}
+
+#[test]
+fn doors_that_open_the_same_by_a_set_share_it() {
+    needs!("shared sets", "ipset", "nft", "iptables", "ip6tables", "nsenter");
+    let ipset = DROP_ALL.to_owned() + IPSET;
+    are_shared("ipset", &ipset, &format!("ipset add knockd4 {CLIENT},tcp:22"));
+    let element = format!("nft add element inet filter knockd4 '{{ {CLIENT} . tcp . 22 }}'");
+    are_shared("nft", NFT, &element);
+}
+
+#[test]
+fn doors_that_open_the_same_by_ufw_share_it() {
+    needs!("shared ufw", "ufw", "iptables", "ip6tables", "nsenter");
+    are_shared("ufw", UFW, &format!("ufw allow from {CLIENT} to any port 22 proto tcp"));
+}
+
+#[test]
+fn doors_that_open_the_same_by_firewalld_share_it() {
+    needs!("shared firewalld", "firewalld", "dbus-daemon", "nsenter");
+    let rule = format!("rule family=ipv4 source address={CLIENT} port port=22 protocol=tcp accept");
+    are_shared("firewalld", FIREWALLD, &format!("firewall-cmd --add-rich-rule='{rule}'"));
 }
