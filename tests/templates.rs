@@ -557,3 +557,34 @@ fn doors_that_open_the_same_by_firewalld_share_it() {
     let rule = format!("rule family=ipv4 source address={CLIENT} port port=22 protocol=tcp accept");
     are_shared("firewalld", FIREWALLD, &format!("firewall-cmd --add-rich-rule='{rule}'"));
 }
+
+#[test]
+fn check_warns_of_a_template_whose_program_is_not_there() {
+    needs!("missing programs", "unshare");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("doors.yaml");
+    for (template, program) in [
+        ("iptables", "iptables"),
+        ("ipset", "ipset"),
+        ("nft", "nft"),
+        ("ufw", "ufw"),
+        ("firewalld", "firewall-cmd"),
+    ] {
+        let door = format!("{{sequence: [7000, 9000, 8000], open: [22], via: {template}}}");
+        fs::write(&path, format!("doors: {{ssh: {door}}}\n")).unwrap();
+        let script = format!(
+            "for there in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
+                 mount -t tmpfs tmpfs $there || exit 9
+             done
+             exec {} -c {} check 2>&1",
+            env!("CARGO_BIN_EXE_knockctl"),
+            path.display()
+        );
+        let output = support::run("unshare", &["--mount", "/bin/sh", "-c", &script]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            said.contains(&format!("there is no program '{program}' on this machine")),
+            "{said}"
+        );
+    }
+}
