@@ -588,3 +588,15 @@ fn check_warns_of_a_template_whose_program_is_not_there() {
         );
     }
 }
+
+#[test]
+fn check_prints_once_what_both_families_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("doors.yaml");
+    let door = "doors: {ssh: {sequence: [7000, 9000, 8000], open: [22], via: ufw}}\n";
+    fs::write(&path, door).unwrap();
+    let path = path.display().to_string();
+    let output = support::run(env!("CARGO_BIN_EXE_knockctl"), &["-c", &path, "check"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.matches("runs ufw prepend").count(), 1, "{said}");
+}
