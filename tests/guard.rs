@@ -14,9 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use libknock::config::NftFamily;
+use libknock::config::{Name, NftFamily};
 use libknock::firewall::guard::{Disturbance, Guard, GuardError, standing};
-use libknock::firewall::netlink::{Change, Comment, Key, Netlink, NetlinkError, Removal, SetRef};
+use libknock::firewall::netlink::{
+    Change, Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef,
+};
 use libknock::firewall::nft_set::{NftSets, OwnSets};
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
 use libknock::sys::files;
@@ -43,6 +45,10 @@ fn door(name: &str, ports: &[&str]) -> GuardedDoor {
     }
 }
 
+fn name(name: &str) -> Name {
+    name.parse().unwrap()
+}
+
 fn doors(doors: &[GuardedDoor]) -> Ruleset {
     Ruleset { doors: doors.to_vec(), ..Ruleset::default() }
 }
@@ -57,8 +63,12 @@ fn grant(door: &str, address: &str, seconds: u64) -> Element {
         address: address.parse().unwrap(),
         source_port: None,
         left: Duration::from_secs(seconds),
-        comment: Comment::new("by hand"),
+        comment: Comment::new("knockd ssh knockctl"),
     }
+}
+
+fn let_in(guard: &mut Guard, grant: &Element) {
+    assert_ne!(guard.open(grant).unwrap(), Holding::NotOurs(None));
 }
 
 /// Answers every connection with what it sends.
@@ -128,7 +138,7 @@ fn a_guarded_port_opens_for_the_granted_address_only_and_closes_again() {
     assert!(net.server.can_connect("127.0.0.1", 22), "loopback");
     assert!(net.server.can_connect(SERVER, 22), "the host itself");
 
-    guard.open(&grant("ssh", CLIENT, 60)).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 60));
     assert!(net.client.can_connect_from(CLIENT.parse().ok(), SERVER, 22));
     assert!(!net.client.can_connect_from("192.0.2.3".parse().ok(), SERVER, 22));
     assert!(!net.client.can_connect(SERVER_6, 22));
@@ -140,7 +150,7 @@ fn a_guarded_port_opens_for_the_granted_address_only_and_closes_again() {
     assert_eq!(close(&mut guard, CLIENT), Removal::WasNotThere);
     assert!(!net.client.can_connect(SERVER, 22));
 
-    guard.open(&grant("ssh", CLIENT_6, 60)).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT_6, 60));
     assert!(net.client.can_connect(SERVER_6, 22));
     assert_eq!(close(&mut guard, CLIENT_6), Removal::Removed);
     assert!(!net.client.can_connect(SERVER_6, 22));
@@ -152,7 +162,7 @@ fn the_kernel_closes_with_nobody_alive() {
     let net = net();
     net.server.listen(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
-    guard.open(&grant("ssh", CLIENT, 2)).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 2));
     drop(guard);
     assert!(net.client.can_connect(SERVER, 22));
     assert!(eventually(Duration::from_secs(4), || !net.client.can_connect(SERVER, 22)));
@@ -164,7 +174,7 @@ fn an_established_connection_survives_the_close() {
     let net = net();
     echo_tcp(22);
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
-    guard.open(&grant("ssh", CLIENT, 60)).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 60));
     let mut stream = net.client.enter(|| TcpStream::connect((SERVER, 22)).unwrap());
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut says = |text: &[u8; 3]| {
@@ -210,7 +220,7 @@ fn a_connection_that_is_older_than_the_guard_goes_on() {
 }
 
 #[test]
-fn a_grant_can_be_made_longer_and_shorter_also_after_it_has_ended() {
+fn a_grant_can_be_made_longer_also_after_it_has_ended_and_never_shorter() {
     needs!("extend", "nft");
     let _net = net();
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
@@ -218,19 +228,35 @@ fn a_grant_can_be_made_longer_and_shorter_also_after_it_has_ended() {
         [element] => element.left.as_secs_f32().round() as u64,
         other => panic!("{other:?}"),
     };
-    guard.open(&grant("ssh", CLIENT, 10)).unwrap();
-    guard.open(&Element { comment: Comment::new("again"), ..grant("ssh", CLIENT, 100) }).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 10));
+    let again = Comment::new("knockd ssh spa phone");
+    let_in(&mut guard, &Element { comment: again.clone(), ..grant("ssh", CLIENT, 100) });
     assert_eq!(left(&mut guard), 100);
-    assert_eq!(guard.elements().unwrap()[0].comment, Comment::new("again"));
-    guard.extend(&grant("ssh", CLIENT, 20)).unwrap();
-    assert_eq!(left(&mut guard), 20);
+    assert_eq!(guard.elements().unwrap()[0].comment, again);
+    let_in(&mut guard, &grant("ssh", CLIENT, 20));
+    assert_eq!(left(&mut guard), 100);
+    assert_eq!(guard.close(&name("ssh"), CLIENT.parse().unwrap(), None).unwrap(), Removal::Removed);
     for _ in 0..200 {
-        let short = Element { left: Duration::from_millis(1), ..grant("ssh", CLIENT, 0) };
-        guard.extend(&short).unwrap();
+        let_in(&mut guard, &Element { left: Duration::from_millis(1), ..grant("ssh", CLIENT, 0) });
         thread::sleep(Duration::from_micros(700));
     }
-    guard.extend(&grant("ssh", CLIENT, 30)).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 30));
     assert_eq!(left(&mut guard), 30);
+}
+
+#[test]
+fn an_element_that_the_administrator_has_put_into_the_guard_stays_as_it_is() {
+    needs!("by hand", "nft");
+    let net = net();
+    net.server.listen(22);
+    let mut guard = Guard::set_up(ssh(), &[]).unwrap();
+    net.server.must("nft", &[&format!("add element inet knockd g_ssh_4 {{ {CLIENT} }}")]);
+    let holding = guard.open(&grant("ssh", CLIENT, 1)).unwrap();
+    assert_eq!(holding, Holding::NotOurs(None));
+    let removal = guard.close(&name("ssh"), CLIENT.parse().unwrap(), None).unwrap();
+    assert_eq!(removal, Removal::NotOurs);
+    thread::sleep(Duration::from_millis(1200));
+    assert!(net.client.can_connect(SERVER, 22));
 }
 
 #[test]
@@ -242,8 +268,8 @@ fn a_udp_port_is_guarded_too() {
     let mut guard = Guard::set_up(doors(&[door("dns", &["53/udp"])]), &[]).unwrap();
     assert!(!is_answered(&net.client, CLIENT, SERVER, 53));
     assert!(!is_answered(&net.client, CLIENT_6, SERVER_6, 53));
-    guard.open(&grant("dns", CLIENT, 60)).unwrap();
-    guard.open(&grant("dns", CLIENT_6, 60)).unwrap();
+    let_in(&mut guard, &grant("dns", CLIENT, 60));
+    let_in(&mut guard, &grant("dns", CLIENT_6, 60));
     assert!(is_answered(&net.client, CLIENT, SERVER, 53));
     assert!(is_answered(&net.client, CLIENT_6, SERVER_6, 53));
 }
@@ -257,7 +283,7 @@ fn a_grant_bound_to_a_source_port_lets_that_port_in_only() {
     let bound =
         |address| Element { source_port: NonZeroU16::new(4000), ..grant("ssh", address, 60) };
     for (client, server) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
-        guard.open(&bound(client)).unwrap();
+        let_in(&mut guard, &bound(client));
         assert!(can_connect_from_port(&net.client, 4000, server));
         assert!(!can_connect_from_port(&net.client, 4001, server));
         let (door, port) = ("ssh".parse().unwrap(), NonZeroU16::new(4000));
@@ -291,9 +317,9 @@ fn of_two_doors_to_one_port_either_opens_it_and_no_other_port() {
     let mut guard = Guard::set_up(ruleset, &[]).unwrap();
     let open = || [22, 23, 24].map(|port| net.client.can_connect(SERVER, port));
     assert_eq!(open(), [false, false, false]);
-    guard.open(&grant("a-1.x", CLIENT, 60)).unwrap();
+    let_in(&mut guard, &grant("a-1.x", CLIENT, 60));
     assert_eq!(open(), [true, true, false]);
-    guard.open(&grant("b", CLIENT, 60)).unwrap();
+    let_in(&mut guard, &grant("b", CLIENT, 60));
     assert_eq!(open(), [true, true, true]);
     let _ = guard.close(&"a-1.x".parse().unwrap(), CLIENT.parse().unwrap(), None).unwrap();
     assert_eq!(open(), [true, false, true]);
@@ -341,7 +367,7 @@ fn a_door_with_a_target_guards_that_address_only() {
     let mut guard = Guard::set_up(doors(&[target]), &[]).unwrap();
     let open = || ["198.51.100.7", "198.51.100.8", SERVER].map(|to| net.client.can_connect(to, 22));
     assert_eq!(open(), [false, true, true]);
-    guard.open(&grant("inner", CLIENT, 60)).unwrap();
+    let_in(&mut guard, &grant("inner", CLIENT, 60));
     assert_eq!(open(), [true, true, true]);
 }
 
@@ -355,11 +381,11 @@ fn the_port_of_a_target_that_is_this_host_opens_for_the_doors_of_both() {
     let mut guard = Guard::set_up(ruleset, &[]).unwrap();
     for name in ["one", "all"] {
         assert!(!net.client.can_connect(SERVER, 22));
-        guard.open(&grant(name, CLIENT, 60)).unwrap();
+        let_in(&mut guard, &grant(name, CLIENT, 60));
         assert!(net.client.can_connect(SERVER, 22), "{name}");
         guard.close_all().unwrap();
     }
-    guard.open(&grant("one", CLIENT_6, 60)).unwrap();
+    let_in(&mut guard, &grant("one", CLIENT_6, 60));
     assert!(!net.client.can_connect(SERVER_6, 22), "a grant for another address of the host");
 }
 
@@ -386,7 +412,7 @@ fn grants_outlive_a_restart() {
         Guard::set_up(doors(&[door("ssh", &["22"]), door("old", &["25"])]), &[]).unwrap();
     let bound = Element { source_port: NonZeroU16::new(9), ..grant("ssh", CLIENT_6, 60) };
     for element in [grant("ssh", CLIENT, 60), bound, grant("old", CLIENT, 60)] {
-        guard.open(&element).unwrap();
+        let_in(&mut guard, &element);
     }
     drop(guard);
     let kept = standing().unwrap();
@@ -396,7 +422,7 @@ fn grants_outlive_a_restart() {
     let mut elements = guard.elements().unwrap();
     elements.sort_by_key(|element| element.source_port);
     assert_eq!(elements.len(), 2, "the grant of a door that is no more ends");
-    assert_eq!(elements[0].comment, Comment::new("by hand"));
+    assert_eq!(elements[0].comment, Comment::new("knockd ssh knockctl"));
     assert!(
         elements[0].left > Duration::from_secs(50) && elements[0].left < Duration::from_secs(60)
     );
@@ -413,7 +439,7 @@ fn while_the_table_is_replaced_no_guarded_port_is_open_and_no_grant_is_gone() {
     receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let ruleset = doors(&[door("dns", &["53/udp"])]);
     let mut guard = Guard::set_up(ruleset.clone(), &[]).unwrap();
-    guard.open(&grant("dns", "192.0.2.3", 600)).unwrap();
+    let_in(&mut guard, &grant("dns", "192.0.2.3", 600));
 
     let stop = Arc::new(AtomicBool::new(false));
     let send = |from: &'static str, pause: Duration| {
@@ -466,8 +492,8 @@ fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
     let within = Some(Duration::from_secs(5));
     let held = [grant("ssh", CLIENT, 60)];
-    guard.open(&held[0]).unwrap();
-    guard.extend(&held[0]).unwrap();
+    let_in(&mut guard, &held[0]);
+    let_in(&mut guard, &grant("ssh", CLIENT, 70));
     assert_eq!(guard.disturbance().unwrap(), None, "one's own doing");
     for (command, expected) in [
         ("flush ruleset", Some(Disturbance::Gone)),
@@ -505,9 +531,9 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     let mut guard = Guard::set_up(ssh(), &[]).unwrap();
     let address = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]).to_string();
     for n in 0..10_000 {
-        guard.open(&grant("ssh", &address(n), 600)).unwrap();
+        let_in(&mut guard, &grant("ssh", &address(n), 600));
     }
-    guard.open(&grant("ssh", CLIENT, 600)).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 600));
     assert_eq!(guard.disturbance().unwrap(), None);
     let elements = guard.elements().unwrap();
     assert_eq!(elements.len(), 10_001);
@@ -555,7 +581,7 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
             ])
             .unwrap_err();
         assert!(is_right(&error), "{error}");
-        assert!(is_right(&netlink.delete(&missing, key(1)).unwrap_err()));
+        assert!(is_right(&netlink.release(&missing, key(1), || None).unwrap_err()));
         assert!(is_right(&netlink.dump(&missing).unwrap_err()));
     }
     assert_eq!(netlink.dump(&good).unwrap(), [], "nothing of a failed batch stays");
@@ -634,17 +660,18 @@ table inet filter {
     let set = |name: &str| set_ref("inet filter", name);
     let both = NftSets { v4: Some(set("ssh4")), v6: Some(set("ssh6")) };
     let mut own = OwnSets::check([&both]).unwrap();
-    let (comment, long) = (Comment::new("ssh"), Duration::from_secs(60));
+    let (comment, long) = (Comment::new("knockd ssh totp"), Duration::from_secs(60));
     for (client, server) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
         let address = client.parse().unwrap();
         let set = both.of(address).unwrap();
         assert!(!net.client.can_connect(server, 22));
-        own.open(set, address, Duration::from_secs(9), &comment).unwrap();
-        own.open(set, address, long, &comment).unwrap();
+        for (left, holding) in [(Duration::from_secs(9), Holding::Added), (long, Holding::Kept)] {
+            assert_eq!(own.open(set, address, left, &comment).unwrap(), holding);
+        }
         assert!(own.entries(set).unwrap()[0].left > Some(Duration::from_secs(50)));
         assert!(net.client.can_connect(server, 22));
-        assert_eq!(own.close(set, address).unwrap(), Removal::Removed);
-        assert_eq!(own.close(set, address).unwrap(), Removal::WasNotThere);
+        assert_eq!(own.close(set, address, || None).unwrap(), Removal::Removed);
+        assert_eq!(own.close(set, address, || None).unwrap(), Removal::WasNotThere);
         assert!(!net.client.can_connect(server, 22));
     }
     let mut fill = |last: u16| {
@@ -665,6 +692,58 @@ table inet filter {
     assert_eq!(own.made_anew().unwrap(), [set("ssh4"), set("ssh6")]);
     net.server.must("nft", &[&format!("flush ruleset; {table}")]);
     assert_eq!(own.made_anew().unwrap(), [set("ssh4"), set("ssh6")]);
+}
+
+#[test]
+fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
+    needs!("elements of others", "nft");
+    let net = net();
+    net.server.must("nft", &["add table ip t; add set ip t s { type ipv4_addr; flags timeout; }"]);
+    let set = set_ref("ip t", "s");
+    let mut own = OwnSets::check([&NftSets { v4: Some(set.clone()), v6: None }]).unwrap();
+    let (ours, seconds) = (Comment::new("knockd ssh totp"), Duration::from_secs);
+    let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+    for (last, element, left) in [
+        (1, "", None),
+        (2, "comment \"office\"", None),
+        (3, "timeout 9s", Some(9)),
+        (4, "timeout 900s comment \"office\"", Some(900)),
+    ] {
+        net.server.must("nft", &[&format!("add element ip t s {{ 192.0.2.{last} {element} }}")]);
+        let holding = own.open(&set, address(last), seconds(60), &ours).unwrap();
+        let Holding::NotOurs(found) = holding else { panic!("{element}: {holding:?}") };
+        assert_eq!(found.map(|left| left.as_secs_f32().round() as u64), left, "{element}");
+        let other = || Some((seconds(60), ours.clone()));
+        assert_eq!(own.close(&set, address(last), other).unwrap(), Removal::NotOurs, "{element}");
+        assert_eq!(own.close(&set, address(last), || None).unwrap(), Removal::NotOurs, "{element}");
+    }
+    assert_eq!(own.entries(&set).unwrap().len(), 4);
+    // Made permanent while a grant holds it: nft leaves the comment of the grant.
+    let _ours = own.open(&set, address(5), seconds(60), &ours).unwrap();
+    net.server.must("nft", &["add element ip t s { 192.0.2.5 }"]);
+    assert_eq!(own.close(&set, address(5), || None).unwrap(), Removal::NotOurs);
+}
+
+#[test]
+fn an_element_that_another_grant_holds_too_stays_until_that_one_ends() {
+    needs!("shared element", "nft");
+    let net = net();
+    net.server.must("nft", &["add table ip t; add set ip t s { type ipv4_addr; flags timeout; }"]);
+    let set = set_ref("ip t", "s");
+    let mut own = OwnSets::check([&NftSets { v4: Some(set.clone()), v6: None }]).unwrap();
+    let (ssh, web) = (Comment::new("knockd ssh totp"), Comment::new("knockd web sequence"));
+    let address = CLIENT.parse().unwrap();
+    for (left, comment) in [(900, &ssh), (60, &web)] {
+        let _ours = own.open(&set, address, Duration::from_secs(left), comment).unwrap();
+    }
+    let found = own.entries(&set).unwrap();
+    assert!(found[0].left > Some(Duration::from_secs(800)) && found[0].comment == ssh);
+    let other = || Some((Duration::from_secs(60), web.clone()));
+    assert_eq!(own.close(&set, address, other).unwrap(), Removal::Removed);
+    let found = own.entries(&set).unwrap();
+    assert!(found[0].left < Some(Duration::from_secs(61)) && found[0].comment == web);
+    assert_eq!(own.close(&set, address, || None).unwrap(), Removal::Removed);
+    assert_eq!(own.entries(&set).unwrap(), []);
 }
 
 #[test]

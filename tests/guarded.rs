@@ -146,6 +146,135 @@ fn a_trusted_network_needs_no_knock() {
     assert!(!net.client.can_connect(SERVER_6, 22));
 }
 
+/// A firewall that lets in to port 22 whoever is in a set of its own.
+fn lock_by_set(net: &Net) {
+    for line in [
+        "add table inet filter",
+        "add set inet filter ssh4 { type ipv4_addr; flags timeout; }",
+        "add chain inet filter input { type filter hook input priority 0; policy accept; }",
+        "add rule inet filter input tcp dport 22 ip saddr != @ssh4 drop",
+    ] {
+        net.server.must("nft", &[line]);
+    }
+}
+
+#[test]
+fn an_address_that_is_in_a_set_permanently_stays_so_after_its_grant() {
+    needs!("permanent element", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    lock_by_set(&net);
+    net.server.must("nft", &[&format!("add element inet filter ssh4 {{ {CLIENT} }}")]);
+    let door = ", open_for: 1s, via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("in the set 'inet filter ssh4' already, permanently: left as it is");
+    knockd.wait_for("192.0.2.2: ssh: stays in the set 'inet filter ssh4'");
+    assert!(net.client.can_connect(SERVER, 22), "shut out by a knock");
+    // Made permanent in the middle of a grant.
+    net.server.must("nft", &["flush", "set", "inet", "filter", "ssh4"]);
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    net.server.must("nft", &[&format!("add element inet filter ssh4 {{ {CLIENT} }}")]);
+    knockd.wait_for_count("192.0.2.2: ssh: stays in the set 'inet filter ssh4'", 2);
+    assert!(net.client.can_connect(SERVER, 22), "shut out by the end of a grant");
+}
+
+#[test]
+fn a_set_that_was_flushed_is_not_called_open_and_the_next_knock_opens_again() {
+    needs!("flushed set", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    lock_by_set(&net);
+    let door = ", open_for: 8h, via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    let state = || knockd.grants()[0]["state"].clone();
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    assert_eq!(state(), "open");
+    net.server.must("nft", &["flush", "set", "inet", "filter", "ssh4"]);
+    assert!(!net.client.can_connect(SERVER, 22));
+    assert_eq!(state(), "gone");
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("opened again, since it was gone");
+    assert!(net.client.can_connect(SERVER, 22));
+    assert_eq!(state(), "open");
+    net.server.must("nft", &["delete", "table", "inet", "filter"]);
+    assert_eq!(state(), "gone");
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("cannot be extended: there is no table 'inet filter'");
+    assert_eq!(knockd.count("open already"), 0);
+}
+
+#[test]
+fn an_address_that_somebody_takes_out_of_the_guard_is_not_called_open() {
+    needs!("taken out of the guard", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    let knockd = Knockd::start(&net.server, &configuration("", ", open_for: 8h"));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    let element = format!("delete element inet knockd g_ssh_4 {{ {CLIENT} }}");
+    net.server.must("nft", &[&element]);
+    assert_eq!(knockd.grants()[0]["state"], "gone");
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("opened again, since it was gone");
+    assert!(net.client.can_connect(SERVER, 22));
+    assert_eq!(knockd.grants()[0]["state"], "open");
+}
+
+#[test]
+fn a_door_on_a_set_that_is_no_more_lets_nobody_in() {
+    needs!("set no more", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    lock_by_set(&net);
+    let door = ", open_for: 1h, via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let knockd = Knockd::start(&net.server, &configuration("", door));
+    knock(&net, CLIENT, SERVER);
+    assert!(opens(&net, SERVER));
+    knockd.configure(&configuration("", "").replace("[22]", "[25]"));
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("192.0.2.2: ssh: closed, since the door is no more");
+    assert!(closes(&net, SERVER), "22 stays open");
+}
+
+#[test]
+fn of_two_doors_on_one_set_the_address_stays_in_until_both_have_closed() {
+    needs!("shared set", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    lock_by_set(&net);
+    let via = "via: {nft_set: {table: inet filter, set4: ssh4}}";
+    let other = format!("  web: {{sequence: [7100, 8100, 9100], open: [80], {via}}}\n");
+    let doors = configuration("", &format!(", open_for: 1h, {via}")) + &other;
+    let mut knockd = Knockd::start(&net.server, &doors);
+    let by_hand = |knockd: &Knockd, what: &str, door: &str, seconds: &str| {
+        let request = format!(r#"{{"do":"{what}","door":"{door}","address":"{CLIENT}"{seconds}}}"#);
+        assert_ne!(knockd.ask(&request)[0]["reply"], "failed", "{request}");
+    };
+    for [first, second] in [["ssh", "web"], ["web", "ssh"]] {
+        by_hand(&knockd, "open", "ssh", "");
+        by_hand(&knockd, "open", "web", "");
+        by_hand(&knockd, "close", first, "");
+        assert!(net.client.can_connect(SERVER, 22), "{first} has shut {second}");
+        by_hand(&knockd, "close", second, "");
+        assert!(!net.client.can_connect(SERVER, 22), "{first} and {second} are closed");
+    }
+    by_hand(&knockd, "open", "ssh", "");
+    by_hand(&knockd, "open", "web", "");
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    let knockd = knockd.start_again(&net.server);
+    knockd.wait_for("starting up");
+    let left = |door: &str| {
+        let grants = knockd.grants();
+        let of_door = grants.iter().find(|grant| grant["door"] == door).expect("two grants");
+        of_door["seconds_left"].as_f64().unwrap()
+    };
+    assert!(left("ssh") > 3000.0 && left("web") < 31.0, "{:?}", knockd.grants());
+}
+
 #[test]
 fn a_set_of_the_administrators_takes_the_grants() {
     needs!("nft_set", "nft");
@@ -155,14 +284,7 @@ fn a_set_of_the_administrators_takes_the_grants() {
     let mut refused = Knockd::spawn(&net.server, &configuration("", door), &[]);
     assert_eq!(refused.ended().code(), Some(1));
     assert!(refused.log().join("\n").contains("type ipv4_addr; flags timeout;"));
-    for line in [
-        "add table inet filter",
-        "add set inet filter ssh4 { type ipv4_addr; flags timeout; }",
-        "add chain inet filter input { type filter hook input priority 0; policy accept; }",
-        "add rule inet filter input tcp dport 22 ip saddr != @ssh4 drop",
-    ] {
-        net.server.must("nft", &[line]);
-    }
+    lock_by_set(&net);
     let knockd = Knockd::start(&net.server, &configuration("", door));
     assert!(!net.client.can_connect(SERVER, 22));
     knock(&net, CLIENT, SERVER);

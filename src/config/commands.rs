@@ -253,8 +253,8 @@ mod tests {
         assert_eq!(names, ["firewalld", "ipset", "iptables", "nft", "ufw"]);
         for (name, template) in templates {
             let Commands { v4, v6 } = template.commands;
-            for command in [v4.open, v4.close, v6.open, v6.close] {
-                assert!(matches!(command, Some(Command::Exec(_))), "{name}");
+            for command in [v4.open, v4.close, v4.verify, v6.open, v6.close, v6.verify] {
+                assert!(command.is_some(), "{name}");
             }
         }
     }

@@ -1,10 +1,10 @@
 //! What a door's `via` says: how it is opened.
 
-use super::commands::{Template, Templates, lacks_program};
+use super::commands::{Template, Templates, missing_program};
 use super::diagnostic::{Diagnostic, Place, Problems, meant};
 use super::opening::{Fills, check_holes};
 use super::raw::{Keys, Mapping, Node, Value};
-use super::{Command, Family, How, Name, NftFamily, NftName, NftSet};
+use super::{Family, How, Name, NftFamily, NftName, NftSet};
 
 pub(super) const VIA: Keys = Keys { of: "via", known: &["nft_set"] };
 pub(super) const NFT_SET: Keys = Keys { of: "nft_set", known: &["table", "set4", "set6"] };
@@ -37,9 +37,9 @@ pub(super) fn read_via(
     };
     let Template { commands, built_in } = template;
     if *built_in {
-        let opens = [&commands.v4.open, &commands.v6.open];
-        let missing = |command: &Command| lacks_program(command, &via.at);
-        problems.extend(opens.into_iter().flatten().filter_map(missing).take(1));
+        // What a shell runs is not looked into.
+        let program = if name.as_str() == "firewalld" { "firewall-cmd" } else { name.as_str() };
+        problems.extend(missing_program(program, &via.at));
     }
     check_holes(commands, fills, &via.at, problems);
     Some(How::Commands { template: Some(name.clone()), commands: commands.clone() })

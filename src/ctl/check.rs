@@ -136,7 +136,7 @@ fn describe(output: &mut impl Write, door: &Door) -> io::Result<()> {
 
 fn describe_commands(output: &mut impl Write, commands: &Commands, after: &str) -> io::Result<()> {
     let (v4, v6) = (commands.of(Family::V4), commands.of(Family::V6));
-    if v4 == v6 {
+    if (&v4.open, &v4.close) == (&v6.open, &v6.close) {
         return describe_pair(output, "", v4, after);
     }
     describe_pair(output, "IPv4 ", v4, after)?;

@@ -17,7 +17,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::connections::{self, Older};
-use super::netlink::{Change, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
+use super::netlink::{Change, Holding, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
 use super::ruleset::{DoorSet, Element, Ruleset, TABLE};
 use crate::config::{Name, NftFamily as Family, NftNameError};
 use crate::sys::{files, process};
@@ -162,28 +162,15 @@ impl Guard {
         &self.ruleset
     }
 
-    /// Lets an address in for the time that `grant` has left from now on. One that is in already
-    /// gets the new time and comment. Runs no program.
+    /// Lets an address in for the time that `grant` has left from now on, at least; what the
+    /// administrator has added by hand stays as it is. Runs no program.
     ///
     /// # Errors
     /// [`is_disturbance`](GuardError::is_disturbance) where the table has gone.
-    pub fn open(&mut self, grant: &Element) -> Result<(), GuardError> {
+    pub fn open(&mut self, grant: &Element) -> Result<Holding, GuardError> {
         let key = grant.key();
         let set = set_ref(&grant.door, key)?;
-        match self.netlink.add(&set, key, grant.left, &grant.comment) {
-            Err(NetlinkError::Exists(_)) => self.extend(grant),
-            result => Ok(result?),
-        }
-    }
-
-    /// Gives a grant a new time, whether it still holds or has just ended.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn extend(&mut self, grant: &Element) -> Result<(), GuardError> {
-        let key = grant.key();
-        let set = set_ref(&grant.door, key)?;
-        Ok(self.netlink.renew(&set, key, grant.left, &grant.comment)?)
+        Ok(self.netlink.hold(&set, key, grant.left, &grant.comment)?)
     }
 
     /// Lets an address in no more. Connections that it has go on.
@@ -197,7 +184,7 @@ impl Guard {
         source_port: Option<NonZeroU16>,
     ) -> Result<Removal, GuardError> {
         let key = Key { address: address.to_canonical(), port: source_port };
-        Ok(self.netlink.delete(&set_ref(door, key)?, key)?)
+        Ok(self.netlink.release(&set_ref(door, key)?, key, || None)?)
     }
 
     /// Ends every grant.

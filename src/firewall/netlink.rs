@@ -42,6 +42,19 @@ pub enum Removal {
     Removed,
     /// It had expired, or somebody else was faster.
     WasNotThere,
+    /// It is the administrator's, and stays.
+    NotOurs,
+}
+
+/// What became of an element that was to be there.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    Added,
+    /// It was there, and is ours.
+    Kept,
+    /// It is the administrator's, until then or for good, and was left as it is.
+    NotOurs(Option<Duration>),
 }
 
 /// How a set was declared.
@@ -120,18 +133,60 @@ impl Netlink {
         self.port
     }
 
-    /// Adds an element that must not be there.
+    /// Sees to it that an element is there for this long at least; one of ours that is there gets
+    /// the new timeout and comment, unless it lasts longer than that already.
     ///
     /// # Errors
-    /// [`NetlinkError::Exists`] if it is, and whatever else the kernel objects to.
-    pub fn add(
+    /// Whatever the kernel objects to.
+    pub fn hold(
         &mut self,
         set: &SetRef,
         key: Key,
         timeout: Duration,
         comment: &Comment,
-    ) -> Result<(), NetlinkError> {
-        self.apply(&[Change::Add { set, key, timeout, comment, exclusive: true }])
+    ) -> Result<Holding, NetlinkError> {
+        match self.element(set, key)? {
+            Some(entry) if !entry.is_ours() => Ok(Holding::NotOurs(entry.left)),
+            Some(entry) if entry.left >= Some(timeout) => Ok(Holding::Kept),
+            Some(_) => self.replace(set, key, timeout, comment).map(|()| Holding::Kept),
+            None => {
+                let add = Change::Add { set, key, timeout, comment, exclusive: true };
+                self.apply(&[add]).map(|()| Holding::Added)
+            }
+        }
+    }
+
+    /// Deletes an element of ours, or gives it the timeout and comment of another that it is for,
+    /// which is asked for only where it is there.
+    ///
+    /// # Errors
+    /// Whatever the kernel objects to; that the set is gone, too.
+    pub fn release(
+        &mut self,
+        set: &SetRef,
+        key: Key,
+        other: impl FnOnce() -> Option<(Duration, Comment)>,
+    ) -> Result<Removal, NetlinkError> {
+        // A batch that fails makes the kernel wait for all processors, ten milliseconds and more;
+        // a question does not.
+        let Some(entry) = self.element(set, key)? else {
+            return match self.what_is_missing(set.clone())? {
+                NetlinkError::NoElement(_) => Ok(Removal::WasNotThere),
+                error => Err(error),
+            };
+        };
+        if !entry.is_ours() {
+            return Ok(Removal::NotOurs);
+        }
+        let result = match other() {
+            Some((timeout, comment)) => self.replace(set, key, timeout, &comment),
+            None => self.apply(&[Change::Delete { set, key }]),
+        };
+        match result {
+            Ok(()) => Ok(Removal::Removed),
+            Err(NetlinkError::NoElement(_)) => Ok(Removal::WasNotThere),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives an element a new timeout and comment, whether it is there or not.
@@ -139,10 +194,7 @@ impl Netlink {
     /// Older kernels leave an element that is added again as it was, so it is deleted in between;
     /// and since it may have expired, which deleting does not forgive, it is added first. Packets
     /// see all of it at once.
-    ///
-    /// # Errors
-    /// Whatever the kernel objects to.
-    pub fn renew(
+    fn replace(
         &mut self,
         set: &SetRef,
         key: Key,
@@ -153,31 +205,12 @@ impl Netlink {
         self.apply(&[add.clone(), Change::Delete { set, key }, add])
     }
 
-    /// Deletes an element, or finds that it is not there.
-    ///
-    /// # Errors
-    /// Whatever the kernel objects to; that the set is gone, too.
-    pub fn delete(&mut self, set: &SetRef, key: Key) -> Result<Removal, NetlinkError> {
-        // A batch that fails makes the kernel wait for all processors, ten milliseconds and more;
-        // a question does not.
-        if !self.has(set, key)? {
-            return match self.what_is_missing(set.clone())? {
-                NetlinkError::NoElement(_) => Ok(Removal::WasNotThere),
-                error => Err(error),
-            };
-        }
-        match self.apply(&[Change::Delete { set, key }]) {
-            Ok(()) => Ok(Removal::Removed),
-            Err(NetlinkError::NoElement(_)) => Ok(Removal::WasNotThere),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn has(&mut self, set: &SetRef, key: Key) -> Result<bool, NetlinkError> {
+    /// `None` where the element, or the set, is not there.
+    fn element(&mut self, set: &SetRef, key: Key) -> Result<Option<Entry>, NetlinkError> {
         let body = message::element_name(set, key);
-        let take = |_: &[u8], _: &mut Vec<()>| {};
+        let take = |body: &[u8], found: &mut Vec<Entry>| found.extend(message::entries(body));
         let found = self.objects(message::GET_ELEMENT, 0, set.family, &body, take)?;
-        Ok(found.is_some())
+        found.map(|mut found| found.pop().ok_or(NetlinkError::Malformed)).transpose()
     }
 
     /// Makes all the changes, in order, at one moment; or none of them.

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::netlink::{Comment, Entry, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef};
+use super::netlink::{
+    Comment, Entry, Holding, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
+};
 use crate::config::{NftFamily, NftName, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
@@ -88,7 +90,8 @@ impl OwnSets {
         Ok(Self { netlink, monitor, known })
     }
 
-    /// Lets an address in for this long from now on; one that is in already gets the new time.
+    /// Lets an address in for this long from now on, at least. What the administrator has added
+    /// stays as it is.
     ///
     /// # Errors
     /// [`NetlinkError::NoTable`] or [`NetlinkError::NoSet`] where the administrator has taken it
@@ -99,34 +102,21 @@ impl OwnSets {
         address: IpAddr,
         left: Duration,
         comment: &Comment,
-    ) -> Result<(), NetlinkError> {
-        let key = key(address);
-        match self.netlink.add(set, key, left, comment) {
-            Err(NetlinkError::Exists(_)) => self.netlink.renew(set, key, left, comment),
-            result => result,
-        }
+    ) -> Result<Holding, NetlinkError> {
+        self.netlink.hold(set, key(address), left, comment)
     }
 
-    /// Gives an address a new time, whether it is still in or has just gone.
+    /// Lets an address in no more, or only for as long as another grant says.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn extend(
+    pub fn close(
         &mut self,
         set: &SetRef,
         address: IpAddr,
-        left: Duration,
-        comment: &Comment,
-    ) -> Result<(), NetlinkError> {
-        self.netlink.renew(set, key(address), left, comment)
-    }
-
-    /// Lets an address in no more.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn close(&mut self, set: &SetRef, address: IpAddr) -> Result<Removal, NetlinkError> {
-        self.netlink.delete(set, key(address))
+        other: impl FnOnce() -> Option<(Duration, Comment)>,
+    ) -> Result<Removal, NetlinkError> {
+        self.netlink.release(set, key(address), other)
     }
 
     /// Who is in, the administrator's own entries too.
@@ -171,7 +161,9 @@ impl AsFd for OwnSets {
     }
 }
 
-const fn key(address: IpAddr) -> Key {
+/// The element that lets in an address.
+#[must_use]
+pub const fn key(address: IpAddr) -> Key {
     Key { address: address.to_canonical(), port: None }
 }
 

@@ -1,7 +1,6 @@
 //! What becomes of the grants of a keeper that has died.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
@@ -54,14 +53,15 @@ impl Grants {
     ) -> Vec<Recovered> {
         let last = records.iter().map(|record| record.id.0).max();
         self.last = self.last.max(last.unwrap_or(0));
-        let mut held: HashMap<(Element, IpAddr), Held> = held
+        // Doors may share an element of a set: it says for which of them it is there until then.
+        let mut held: HashMap<(Element, Place), Held> = held
             .into_iter()
-            .map(|held| ((held.element.clone(), held.place.address), held))
+            .map(|held| ((held.element.clone(), held.place.clone()), held))
             .collect();
         let mut effects = Vec::new();
         for record in records {
             let held = match &record.means {
-                Means::Kernel(element) => held.remove(&(element.clone(), record.place.address)),
+                Means::Kernel(element) => held.remove(&(element.clone(), record.place.clone())),
                 Means::Commands(_) => None,
             };
             effects.push(self.recover_one(now, boot, record, held));
@@ -170,6 +170,8 @@ impl Grants {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::config::Rendered;
     use crate::grants::{By, Decision, Deed, Opened, Step};
@@ -387,6 +389,21 @@ mod tests {
         let (_, effect) = recover(kernel(GrantState::Closing), &[held(50)]);
         let delete = Some(element());
         assert_eq!(effect, Recovered::Close { id: GrantId(7), close: Vec::new(), delete });
+    }
+
+    #[test]
+    fn of_doors_that_share_an_element_it_speaks_for_the_one_that_it_names() {
+        let mut grants = Grants::new();
+        let web = Record { id: GrantId(8), place: place("web"), ..kernel(GrantState::Open) };
+        let records = vec![kernel(GrantState::Open), web];
+        let effects = grants.recover(now(), boot('a'), records, vec![held(500)]);
+        let [Recovered::Adopt(ssh), Recovered::Keep { id, restore: Some((_, left)) }] =
+            effects.as_slice()
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!((ssh.id, ssh.deadline), (GrantId(7), at(600)));
+        assert_eq!((*id, *left), (GrantId(8), Duration::from_secs(30)));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::sets::{Kept, Sets, SetsError};
 use crate::config::{Name, OnExit};
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
-use crate::grants::{Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
+use crate::grants::{Element, Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
 use crate::ledger::{Event, Flush};
 use crate::log::limit::Limit;
 use crate::sys::fault;
@@ -150,7 +150,8 @@ impl Doors {
         fault::point("expired");
         if let Some(element) = delete {
             // At its deadline the kernel has done it already, or is about to.
-            if let Err(why) = self.sets.close(&place, &element) {
+            let other = || other_holder(&self.grants, now.monotonic, &place, &element);
+            if let Err(why) = self.sets.close(&place, &element, other) {
                 error!(source = %address, door = %door, "cannot be closed now: {why}");
             }
             self.is_closed(now, id, why);
@@ -252,6 +253,18 @@ fn kept(grants: &Grants, now: Monotonic) -> Vec<Kept> {
         })
     };
     grants.list().into_iter().filter_map(kept).filter(|kept| !kept.left.is_zero()).collect()
+}
+
+/// The grant that lasts longest of those of other doors that hold the same element of a set.
+fn other_holder(grants: &Grants, now: Monotonic, place: &Place, element: &Element) -> Option<Kept> {
+    let holds = |listed: &Listed<'_>| {
+        listed.element == Some(element)
+            && listed.place.address == place.address
+            && listed.place.door != place.door
+            && listed.state == GrantState::Open
+    };
+    let last = grants.list().into_iter().filter(holds).max_by_key(|listed| listed.deadline)?;
+    kept_one(grants, last.id, now).filter(|kept| !kept.left.is_zero())
 }
 
 fn kept_one(grants: &Grants, id: GrantId, now: Monotonic) -> Option<Kept> {

@@ -1,14 +1,16 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
-use crate::firewall::netlink::{Comment, NetlinkError, SetRef};
-use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
+use crate::firewall::netlink::{Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef};
+use crate::firewall::nft_set::{self, NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
@@ -54,21 +56,19 @@ pub(super) struct Sets {
 const RESTORES: u32 = 10;
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
-/// Elements carry this word, the door and what opened it: others than ours are left alone.
-const OURS: &str = "knockd";
-
+/// What an element says: our mark, the door and what opened it.
 fn comment(door: &Name, opener: &Opener) -> Comment {
     let Opener { by, client } = opener;
     Comment::new(&match client {
-        Some(client) => format!("{OURS} {door} {by} {client}"),
-        None => format!("{OURS} {door} {by}"),
+        Some(client) => format!("{} {door} {by} {client}", Comment::OURS),
+        None => format!("{} {door} {by}", Comment::OURS),
     })
 }
 
 /// What a comment says; `None`: somebody else's element.
 fn read_comment(comment: &Comment) -> Option<(Name, Opener)> {
     let mut words = comment.as_str().split(' ');
-    (words.next() == Some(OURS)).then_some(())?;
+    (words.next() == Some(Comment::OURS)).then_some(())?;
     let (door, by) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let client = words.next().and_then(|client| client.parse().ok());
     Some((door, Opener { by, client }))
@@ -112,7 +112,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         held.push(Held {
             element: Element::of_guard(&element.door, address, source_port),
             place: Place { door: element.door, address, source_port },
-            opener: opener.unwrap_or_else(|| By::Sequence.into()),
+            opener: opener.unwrap_or_else(|| By::Knockctl.into()),
             remaining: element.left,
         });
     }
@@ -141,6 +141,28 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         }
     }
     Ok(held)
+}
+
+/// For each of these, whether the kernel holds it: somebody may have flushed its set.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn are_held(keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
+    let mut netlink = Netlink::open()?;
+    let mut sets: HashMap<(&str, &str), HashSet<Key>> = HashMap::new();
+    for Kept { element, .. } in keep {
+        let Entry::Vacant(unread) = sets.entry((&element.table, &element.set)) else { continue };
+        let entries = match netlink.dump(&set_ref(element)?) {
+            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
+            entries => entries?,
+        };
+        unread.insert(entries.into_iter().map(|entry| entry.key).collect());
+    }
+    let is_held = |Kept { element, place, .. }: &Kept| {
+        let key = Key { address: place.address.to_canonical(), port: element.source_port };
+        sets.get(&(&*element.table, &*element.set)).is_some_and(|keys| keys.contains(&key))
+    };
+    Ok(keep.iter().map(is_held).collect())
 }
 
 impl Sets {
@@ -199,48 +221,61 @@ impl Sets {
         Ok(())
     }
 
-    /// Lets an address in for the time that is left, or gives it that time.
+    /// Sees to it that an address is let in for the time that is left. What the administrator has
+    /// added to a set by hand stays as it is, and is told. Whether it was not let in before.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(&mut self, kept: &Kept) -> Result<(), SetsError> {
-        if kept.element.is_guards() {
-            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-            return Ok(guard.open(&guards_element(kept))?);
+    pub(super) fn open(&mut self, kept: &Kept) -> Result<bool, SetsError> {
+        let Kept { place, opener, element, left } = kept;
+        let holding = if element.is_guards() {
+            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(element))?;
+            guard.open(&guards_element(kept))?
+        } else {
+            let own = self.own.as_mut().ok_or_else(|| not_in_use(element))?;
+            let comment = comment(&place.door, opener);
+            own.open(&set_ref(element)?, place.address, *left, &comment)?
+        };
+        if let Holding::NotOurs(left) = holding {
+            let Element { table, set, .. } = element;
+            let until = match left {
+                Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
+                None => "permanently".to_owned(),
+            };
+            info!(source = %place.address, door = %place.door,
+                "in the set '{table} {set}' already, {until}: left as it is");
         }
-        let own = self.own.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-        let set = set_ref(&kept.element)?;
-        let comment = comment(&kept.place.door, &kept.opener);
-        Ok(own.open(&set, kept.place.address, kept.left, &comment)?)
+        Ok(holding == Holding::Added)
     }
 
-    /// Gives an address that is in the time that is left.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub(super) fn extend(&mut self, kept: &Kept) -> Result<(), SetsError> {
-        if kept.element.is_guards() {
-            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-            return Ok(guard.extend(&guards_element(kept))?);
-        }
-        let own = self.own.as_mut().ok_or_else(|| not_in_use(&kept.element))?;
-        let set = set_ref(&kept.element)?;
-        let comment = comment(&kept.place.door, &kept.opener);
-        Ok(own.extend(&set, kept.place.address, kept.left, &comment)?)
-    }
-
-    /// Lets an address in no more.
+    /// Lets an address in no more; where another grant holds the same element, no longer than that
+    /// one says.
     ///
     /// # Errors
     /// When the kernel refuses; an address that is not in is none.
-    pub(super) fn close(&mut self, place: &Place, element: &Element) -> Result<(), SetsError> {
+    pub(super) fn close(
+        &mut self,
+        place: &Place,
+        element: &Element,
+        other: impl FnOnce() -> Option<Kept>,
+    ) -> Result<(), SetsError> {
         let Place { door, address, source_port } = place;
-        if element.is_guards() {
-            if let Some(guard) = &mut self.guard {
-                let _removed = guard.close(door, *address, *source_port)?;
+        let removal = if element.is_guards() {
+            let Some(guard) = &mut self.guard else { return Ok(()) };
+            guard.close(door, *address, *source_port)?
+        } else {
+            let set = set_ref(element)?;
+            let other = || other().map(|it| (it.left, comment(&it.place.door, &it.opener)));
+            match &mut self.own {
+                Some(own) => own.close(&set, *address, other)?,
+                // The last door that used such sets is no more.
+                None => Netlink::open()?.release(&set, nft_set::key(*address), other)?,
             }
-        } else if let Some(own) = &mut self.own {
-            let _removed = own.close(&set_ref(element)?, *address)?;
+        };
+        if removal == Removal::NotOurs {
+            let Element { table, set, .. } = element;
+            info!(source = %address, door = %door,
+                "stays in the set '{table} {set}', since it was not knockd that put it there");
         }
         Ok(())
     }
@@ -285,7 +320,7 @@ impl Sets {
             warn!("somebody made the set '{set}' anew: its grants are restored");
             let of_set = |kept: &&Kept| set_ref(&kept.element).is_ok_and(|own| own == set);
             for kept in keep.iter().filter(of_set) {
-                self.open(kept)?;
+                let _was_gone = self.open(kept)?;
             }
         }
         Ok(())

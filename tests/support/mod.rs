@@ -376,6 +376,17 @@ impl Knockd {
         knockd
     }
 
+    /// Starts `knockd` by a command that names the program alone, and waits until it listens.
+    pub fn start_by(mut command: Command, configuration: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("knock.conf");
+        write_configuration(&directory, &config, configuration);
+        command.arg("-c").arg(&config);
+        let knockd = Self::from_command(command, directory, config);
+        knockd.wait_for("starting up, listening on");
+        knockd
+    }
+
     pub fn from_command(
         mut command: Command,
         directory: tempfile::TempDir,

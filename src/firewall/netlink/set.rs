@@ -50,6 +50,9 @@ pub struct Key {
 pub struct Comment(String);
 
 impl Comment {
+    /// The first word of the comments of elements that knockd adds.
+    pub const OURS: &str = "knockd";
+
     /// Other characters become `?`; what is too long is cut.
     #[must_use]
     pub fn new(text: &str) -> Self {
@@ -72,6 +75,15 @@ pub struct Entry {
     pub comment: Comment,
 }
 
+impl Entry {
+    /// Whether knockd has added it. An element that does not end is the administrator's, whatever
+    /// it says: to add one again without a timeout makes it permanent, under its old comment.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.left.is_some() && self.comment.as_str().split(' ').next() == Some(Comment::OURS)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +92,22 @@ mod tests {
     fn a_comment_is_what_nft_can_show_and_read_again() {
         assert_eq!(Comment::new("door \"x\"\n\\é").as_str(), "door ?x????");
         assert_eq!(Comment::new(&"x".repeat(200)).as_str().len(), 127);
+    }
+
+    #[test]
+    fn an_element_that_is_permanent_or_says_nothing_of_knockd_is_somebody_elses() {
+        let key = Key { address: "192.0.2.2".parse().unwrap(), port: None };
+        let entry = |left, comment| Entry { key, left, comment: Comment::new(comment) };
+        let timed = Some(Duration::from_secs(9));
+        assert!(entry(timed, "knockd ssh sequence").is_ours());
+        for (left, comment) in [
+            (None, "knockd ssh sequence"),
+            (None, ""),
+            (timed, ""),
+            (timed, "knockdoor"),
+            (timed, "me"),
+        ] {
+            assert!(!entry(left, comment).is_ours(), "{comment}");
+        }
     }
 }

@@ -169,12 +169,11 @@ impl Doors {
     }
 
     fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, place: &Place, opener: &Opener) {
-        if let Some(kept) = kept_one(&self.grants, id, now.monotonic)
-            && let Err(why) = self.sets.extend(&kept)
-        {
-            error!(source = %place.address, door = %place.door, "cannot be extended: {why}");
+        let kept = kept_one(&self.grants, id, now.monotonic);
+        match kept.map_or(Ok(false), |kept| self.sets.open(&kept)) {
+            Ok(was_gone) => self.is_still_open(now, place, opener, was_gone, Some(until)),
+            Err(why) => self.failed(now, place, opener, "cannot be extended", &why.to_string()),
         }
-        self.is_still_open(now, place, opener, false, Some(until));
     }
 
     /// Closes what a request names, if what proves it is unused.

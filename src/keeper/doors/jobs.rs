@@ -2,12 +2,13 @@
 
 use tracing::{error, info, warn};
 
-use super::Doors;
+use super::{Doors, kept_one};
 use crate::config::Name;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
-    AfterOpen, FailedClose, GrantId, GrantState, Manner, Opened, Opener, Place, Step,
+    AfterOpen, FailedClose, GrantId, GrantState, Listed, Manner, Opened, Opener, Place, Step,
 };
+use crate::keeper::sets::{Kept, are_held};
 use crate::ledger::{Event, Flush};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -87,8 +88,10 @@ impl Doors {
         self.submit(now, door, Purpose::Close(id, steps, why), JobKind::Close, tasks);
     }
 
-    /// Looks whether doors are open that commands have opened, some of them.
+    /// Looks whether doors are open: all that the kernel holds, and some of those that commands
+    /// have opened.
     pub(in crate::keeper) fn look(&mut self, now: Now) {
+        self.look_at_sets(now);
         if self.is_looking() {
             return;
         }
@@ -108,6 +111,29 @@ impl Doors {
     /// Nobody waits any more for what [`look`](Self::look) looks at.
     pub(in crate::keeper) fn stop_looking(&mut self) {
         self.commands.stop_looking();
+    }
+
+    fn look_at_sets(&mut self, now: Now) {
+        let list = self.grants.list().into_iter();
+        let is_open = |listed: &Listed<'_>| listed.state == GrantState::Open;
+        let (ids, keep): (Vec<GrantId>, Vec<Kept>) = list
+            .filter(is_open)
+            .filter_map(|listed| {
+                Some((listed.id, kept_one(&self.grants, listed.id, now.monotonic)?))
+            })
+            .unzip();
+        match are_held(&keep) {
+            Ok(held) => {
+                for (id, held) in ids.into_iter().zip(held) {
+                    if held {
+                        self.gone.remove(&id)
+                    } else {
+                        self.gone.insert(id)
+                    };
+                }
+            }
+            Err(why) => error!("cannot look who is let in: {why}"),
+        }
     }
 
     /// Whether not all is known yet that [`look`](Self::look) looks at.
