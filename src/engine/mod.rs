@@ -209,11 +209,7 @@ impl Engine {
         if !self.window.contains(now.monotonic) {
             return Verdict::Asked(&[]);
         }
-        let until = self
-            .lockouts
-            .as_mut()
-            .and_then(|lockouts| lockouts.until(None, packet.source, now.monotonic));
-        if until.is_some() {
+        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
         }
         let mut noise = Reason::BadTag;
@@ -276,7 +272,7 @@ impl Engine {
             Ok(sight) => sight,
             Err(reason) => return Verdict::Ignored(reason),
         };
-        if self.is_locked_out(packet.source, now.monotonic) {
+        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
         }
         self.doors.make_ready(&sight, now.wall);
@@ -300,11 +296,6 @@ impl Engine {
             Heard::Nothing if self.events.is_empty() => Verdict::Ignored(Reason::LockedOut),
             Heard::Nothing | Heard::Knock => Verdict::Knock(&self.events),
         }
-    }
-
-    /// Whether a source is not listened to at any door.
-    fn is_locked_out(&mut self, source: IpAddr, now: Monotonic) -> bool {
-        self.lockouts.as_mut().is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
     }
 
     /// What ended without a packet up to now: sequences that were not completed in time.
@@ -408,15 +399,21 @@ impl Engine {
         self.tracker.len()
     }
 
-    /// How many beginnings of a sequence were given up for want of room, since the start. No event
-    /// tells of them: there can be one for each packet of a flood.
+    /// How many beginnings of a sequence were given up, and how many failures not counted, for want
+    /// of room, since the start. No event tells of them: there can be one for each packet of a
+    /// flood.
     #[must_use]
-    pub const fn crowded(&self) -> u64 {
-        self.tracker.crowded()
+    pub fn crowded(&self) -> u64 {
+        self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
     }
 
     fn start_events(&mut self) {
         self.events.clear();
         self.events.shrink_to(EVENTS);
     }
+}
+
+/// Whether a source is not listened to at any door.
+fn is_locked_out(lockouts: Option<&Lockouts>, source: IpAddr, now: Monotonic) -> bool {
+    lockouts.is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
 }
