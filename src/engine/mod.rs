@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod doors;
-mod fwknop;
+pub mod fwknop;
 mod hearing;
 mod lockout;
 mod missing;
@@ -41,7 +41,8 @@ use tracker::{Tracker, Visit};
 
 pub use doors::Local;
 pub use fwknop::Fwknop;
-pub use missing::{AHEAD, Missing};
+pub use missing::{AHEAD, Lifetime, Missing, is_over};
+pub use totp::SEARCHED;
 pub use verdict::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
     Verdict,
@@ -206,6 +207,9 @@ impl Engine {
         if self.only_ipv4 && packet.source.is_ipv6() {
             return Verdict::Ignored(Reason::OnlyIpv4);
         }
+        if !self.local.can_send(packet.source, packet.looped) {
+            return Verdict::Ignored(Reason::ImpossibleAddress);
+        }
         if !self.window.contains(now.monotonic) {
             return Verdict::Asked(&[]);
         }
@@ -220,6 +224,9 @@ impl Engine {
                 Answer::Ignored(reason) => return Verdict::Ignored(reason),
                 Answer::Refused(refusal) => return self.refuse(now, refusal),
                 Answer::Asked(request) => {
+                    if let Some(refusal) = impossible(&self.local, &request) {
+                        return self.refuse(now, refusal);
+                    }
                     return Verdict::Asked(slice::from_ref(self.request.insert(request)));
                 }
             }
@@ -233,6 +240,10 @@ impl Engine {
                 fwknop::Answer::Ignored(reason) => return Verdict::Ignored(reason),
                 fwknop::Answer::Refused(refusal) => return self.refuse(now, refusal),
                 fwknop::Answer::Asked => {
+                    let first = fwknop.requests().first();
+                    if let Some(refusal) = first.and_then(|it| impossible(&self.local, it)) {
+                        return self.refuse(now, refusal);
+                    }
                     return Verdict::Asked(self.fwknop.as_ref().map_or(&[], Fwknop::requests));
                 }
             }
@@ -272,6 +283,9 @@ impl Engine {
             Ok(sight) => sight,
             Err(reason) => return Verdict::Ignored(reason),
         };
+        if !self.local.can_send(packet.source, packet.looped) {
+            return Verdict::Ignored(Reason::ImpossibleAddress);
+        }
         if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
         }
@@ -411,6 +425,14 @@ impl Engine {
         self.events.clear();
         self.events.shrink_to(EVENTS);
     }
+}
+
+/// The refusal of a request for an address that its source may not ask for.
+fn impossible(local: &Local, request: &Request) -> Option<Refusal> {
+    let Request { source, client, door, .. } = *request;
+    let may = request.addresses().all(|address| local.may_ask_for(source, address));
+    let reason = Reason::ImpossibleAddress;
+    (!may).then_some(Refusal { source, client: Some(client), door: Some(door), reason })
 }
 
 /// Whether a source is not listened to at any door.

@@ -19,6 +19,7 @@ use crate::grants::By;
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::log;
+use crate::proto::network::is_a_hosts;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
@@ -62,6 +63,9 @@ impl Keeper {
                 let status = self.status(now);
                 self.control.reply(id, &Reply::Status(status));
                 Reply::Done { text: String::new() }
+            }
+            Request::Open { address, .. } if !is_a_hosts(address) => {
+                Reply::Failed { why: format!("no packet comes from {address}") }
             }
             Request::Open { door, address, seconds } => match self.find(&door) {
                 None => no_such_door(&door),
