@@ -9,6 +9,7 @@ mod ask;
 mod books;
 pub mod cli;
 mod control;
+mod credible;
 mod daemon;
 mod doors;
 mod interfaces;

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::engine::spa::Server;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::sys::{files, process};
+use crate::time::Monotonic;
 
 /// A running watcher and the configuration that it was given.
 pub(super) struct Watcher {
@@ -19,6 +20,7 @@ pub(super) struct Watcher {
     /// What it was given to take native SPA datagrams with.
     pub(super) server: Option<Server>,
     pub(super) generation: u64,
+    pub(super) since: Monotonic,
     child: Child,
     channel: Channel,
     complaints: Complaints,
@@ -48,6 +50,7 @@ impl Watcher {
     /// When there is no memory, or no process to be had.
     pub(super) fn start(
         generation: u64,
+        since: Monotonic,
         config: Arc<Config>,
         assignment: Assignment,
     ) -> io::Result<Self> {
@@ -61,6 +64,7 @@ impl Watcher {
             config,
             server,
             generation,
+            since,
             child,
             channel: Channel::new(ours),
             complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },
@@ -117,8 +121,9 @@ impl Watcher {
         channel.into_iter().chain(self.complaints.pipe.as_ref().map(File::as_fd))
     }
 
-    /// Ends it at once.
+    /// Ends it at once. Nothing is heard any more of what it has said since.
     pub(super) fn kill(&mut self) {
+        self.closed = true;
         // Errors mean that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

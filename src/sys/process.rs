@@ -1,5 +1,6 @@
 //! Starting processes that do not outlive this one.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -9,6 +10,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getppid};
 
+use super::fault;
 use crate::config::PATH;
 
 /// The descriptors under which the watcher finds its channel and its configuration.
@@ -70,8 +72,7 @@ pub fn run_watcher(
     configuration: OwnedFd,
     complaints: OwnedFd,
 ) -> io::Result<Child> {
-    // The link leads to the running program also after its file has been replaced.
-    let mut command = command("/proc/self/exe");
+    let mut command = command(fault::watcher());
     command
         .arg0("knockd: watcher")
         .arg("--watcher")
@@ -98,7 +99,7 @@ pub fn kill_group(child: &Child) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where processes start")]
-fn command(program: &str) -> Command {
+fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
 
