@@ -122,6 +122,10 @@ impl Keeper {
                     Reply::Failed { why: format!("{address} is not locked out") }
                 }
             }
+            Request::ResetClient { client } => match self.reset_client(now, &client) {
+                Ok(text) => Reply::Done { text },
+                Err(why) => Reply::Failed { why },
+            },
             Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
                 // Answered when it is in force.
                 Ok(()) => return,
@@ -296,8 +300,8 @@ fn past_entry(entry: &Entry) -> EventLine {
     }
     EventLine {
         time: seconds(entry.at),
-        source: Some(entry.address.to_string()),
-        door: Some(entry.door.to_string()),
+        source: entry.address.map(|address| address.to_string()),
+        door: entry.door.as_ref().map(ToString::to_string),
         event: entry.event.as_str().to_owned(),
         message: entry.detail.clone(),
         facts,

@@ -18,7 +18,7 @@ use crate::firewall::{Finished, Job, JobId, OnFailure};
 use crate::grants::{
     AfterOpen, Closing, Expired, GrantId, GrantState, Grants, Listed, Opened, Opener, Place,
 };
-use crate::ledger::{Event, Flush};
+use crate::ledger::{Ahead, Event, Flush};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -95,6 +95,12 @@ impl Doors {
     #[must_use]
     pub(super) fn list(&self) -> Vec<Listed<'_>> {
         self.grants.list()
+    }
+
+    /// Forgets what a client has used ahead of its time; how much that was. `None`: it cannot be
+    /// written, which has been logged.
+    pub(super) fn forget_ahead(&mut self, now: Now, ahead: &Ahead) -> Option<usize> {
+        self.books.forget_ahead(now, ahead)
     }
 
     /// The history.

@@ -18,6 +18,7 @@ mod mark;
 mod names;
 mod one_time;
 mod reload;
+mod reset;
 mod run;
 pub(crate) mod server_key;
 mod sets;

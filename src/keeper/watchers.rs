@@ -237,6 +237,17 @@ impl Watchers {
         }
     }
 
+    /// Starts another watcher, which remembers nothing, unless one is starting anyway.
+    ///
+    /// # Errors
+    /// When it cannot be started; then the one at work stays.
+    pub(super) fn renew(&mut self, now: Monotonic) -> io::Result<()> {
+        if self.relief.is_some() {
+            return Ok(());
+        }
+        self.start(now, Arc::clone(&self.config), self.server.clone())
+    }
+
     fn restart_later(&mut self, now: Monotonic) {
         self.restart = Some(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
