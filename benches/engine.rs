@@ -318,6 +318,7 @@ mod memory {
                         sequence: number,
                         flags: TcpFlags::SYN,
                     },
+                    looped: false,
                 };
                 let _verdict = black_box(bench.engine.on_packet(now, &packet));
             }

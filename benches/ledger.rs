@@ -43,8 +43,8 @@ fn record(id: u64) -> Record {
 fn entry() -> Entry {
     Entry {
         at: Wall::ZERO,
-        door: "ssh".parse().unwrap(),
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        door: Some("ssh".parse().unwrap()),
+        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         client: None,
         by: Some(By::Sequence),
         event: Event::Open,

@@ -48,6 +48,10 @@ pub enum Request {
     Revoke {
         client: Name,
     },
+    /// Forgets what a client has used ahead of its time.
+    ResetClient {
+        client: Name,
+    },
     /// Takes up the configuration as it is now, and goes back after this time unless `Confirm`
     /// comes. Answered when it is in force, by [`Reply::Status`] and [`Reply::Done`].
     Try {

@@ -10,6 +10,7 @@ mod frame;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
@@ -44,6 +45,9 @@ pub struct Assignment {
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,
 }
+
+/// How far ahead of the clock a watcher may date a packet: it reads the clock once for many.
+pub const EARLY: Duration = Duration::from_secs(1);
 
 /// The length of every frame, in bytes.
 pub const FRAME: usize = 128;

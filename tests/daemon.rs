@@ -96,6 +96,44 @@ fn a_json_log_has_the_facts_as_fields() {
 }
 
 #[test]
+fn the_servers_own_address_knocks_over_loopback_only() {
+    needs!("own address");
+    for interfaces in ["eth0", "lo", "any"] {
+        let net = Net::new();
+        let other = "192.0.2.9";
+        net.server.must("ip", &["addr", "add", &format!("{other}/24"), "dev", "eth0"]);
+        let mac = net.server.must("cat", &["/sys/class/net/eth0/address"]);
+        let neighbour = ["neigh", "replace", other, "lladdr", mac.trim(), "dev", "eth0"];
+        net.client.must("ip", &neighbour);
+        net.client.must("ip", &["addr", "add", &format!("{SERVER}/32"), "dev", "lo"]);
+        let text = configuration("").replace("[eth0]", &format!("[{interfaces}]"));
+        let knockd = Knockd::start(&net.server, &text);
+        let opened =
+            || fs::read_to_string(knockd.directory.path().join("opened")).unwrap_or_default();
+        let knock = |host: &Host, from: &str| {
+            host.knock_from(from.parse().unwrap(), other, &SEQUENCE, Duration::from_millis(10));
+        };
+        let mut expected = String::new();
+        // Over the wire, with the server's address as the source: nobody's.
+        knock(&net.client, SERVER);
+        if interfaces != "lo" {
+            let status = || knockd.ask(r#"{"do":"status"}"#).remove(0);
+            let count = || status()["counters"]["impossible-address"].as_u64().unwrap_or(0);
+            assert!(eventually(PATIENCE, || count() >= 3), "{interfaces}: {}", status());
+            knock(&net.client, CLIENT);
+            expected += "192.0.2.2\n";
+            assert!(eventually(PATIENCE, || opened() == expected), "{interfaces}: {}", opened());
+        }
+        if interfaces != "eth0" {
+            knock(&net.server, SERVER);
+            expected += "192.0.2.1\n";
+            assert!(eventually(PATIENCE, || opened() == expected), "{interfaces}: {}", opened());
+        }
+        assert_eq!(opened(), expected, "{interfaces}");
+    }
+}
+
+#[test]
 fn a_log_file_that_was_rotated_away_is_opened_anew_at_sighup() {
     needs!("rotated log");
     let net = Net::new();

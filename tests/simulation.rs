@@ -172,7 +172,7 @@ fn sent(
             Protocol::Udp => Transport::Udp { source_port, port },
         };
         let destination = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-        (at + step.at, Packet { source: from, destination, transport })
+        (at + step.at, Packet { source: from, destination, transport, looped: false })
     });
     packets.collect()
 }

@@ -119,6 +119,7 @@ fn packet(knock: Knock, connection: u32) -> Packet {
         source: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
         destination: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
         transport,
+        looped: false,
     }
 }
 

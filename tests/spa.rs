@@ -369,6 +369,57 @@ fn a_server_that_is_killed_between_ledger_and_door_takes_no_replay() {
 }
 
 #[test]
+fn a_client_whose_key_was_burnt_gets_in_again_after_a_reset_and_no_replay_does() {
+    needs!("spa reset", "nft");
+    let mut scene = Scene::with(&configuration(", max_ahead: 2s", ""));
+    let used = scene.seal(&request(), LAPTOP);
+    scene.send(used, CLIENT, SERVER);
+    scene.grants(1);
+    scene.knockd().ask(r#"{"do":"close_all"}"#);
+    scene.grants(0);
+    let mut knockd = scene.knockd.take().unwrap();
+    knockd.signal(Signal::SIGTERM);
+    knockd.ended();
+    let db = rusqlite::Connection::open(knockd.directory.path().join("state/ledger.db")).unwrap();
+    assert_eq!(db.execute("UPDATE marks SET stamp = ?", [i64::MAX]).unwrap(), 1);
+    drop(db);
+    scene.knockd = Some(knockd.start_again(&scene.net.server));
+    scene.knockd().wait_for("starting up");
+    scene.ask(&request());
+    scene.refused("it has been used before", 1);
+
+    let knockctl = |name: &str| {
+        let mut command = command(env!("CARGO_BIN_EXE_knockctl"));
+        command.arg("-c").arg(&scene.knockd().config).args(["client", "reset", name]);
+        command.output().unwrap()
+    };
+    let unknown = knockctl("nobody");
+    assert!(!unknown.status.success());
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no client 'nobody'"));
+    let first = scene.knockd().watchers();
+    let reset = knockctl("laptop");
+    assert!(reset.status.success(), "{reset:?}");
+    let said = String::from_utf8_lossy(&reset.stdout).into_owned();
+    assert!(said.contains("it gets in again in 2s"), "{said}");
+    let history = scene.knockd().ask(r#"{"do":"history"}"#);
+    let line = history.iter().find(|line| line["event"] == "client_reset").expect("a line");
+    assert_eq!((&line["client"], &line["source"]), (&"laptop".into(), &serde_json::Value::Null));
+    scene.knockd().wait_for("what client 'laptop' has used ahead of its time is forgotten: 1");
+    assert!(
+        eventually(PATIENCE, || scene.knockd().watchers().iter().any(|it| !first.contains(it))),
+        "no watcher takes over that remembers nothing"
+    );
+
+    thread::sleep(Duration::from_secs(3));
+    scene.send(used, CLIENT, SERVER);
+    scene.refused("it has been used before", 2);
+    scene.ask(&request());
+    scene.grants(1);
+    let again = knockctl("laptop");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("has used nothing ahead of its time"));
+}
+
+#[test]
 fn what_may_have_been_lost_in_a_power_cut_is_refused_until_it_is_too_old() {
     needs!("spa power cut", "nft");
     let mut scene = Scene::new();
@@ -446,7 +497,7 @@ fn keys_open_the_doors_that_are_their_clients() {
     scene.send(scene.seal(&request(), STRANGER), CLIENT, SERVER);
     scene.refused("request refused: no client has this public key", 1);
     scene.ask(&Request { open: given("127.0.0.1", ""), ..request() });
-    scene.refused("no valid request inside", 1);
+    scene.refused("an address that no packet from elsewhere comes from", 1);
     // Its only door need not be named.
     phone(&Request { door: None, ..request() });
     assert_eq!(scene.grants(1)[0]["door"], "both");

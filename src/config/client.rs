@@ -1,5 +1,7 @@
 //! A client: what it proves itself with, and the doors that it may open.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::Name;
@@ -59,4 +61,12 @@ pub struct FwknopClient {
     pub destination: Vec<Network>,
     pub username: Option<String>,
     pub address: AddressPolicy,
+}
+
+impl FwknopClient {
+    /// Whether its packets may come from an address.
+    #[must_use]
+    pub fn sends_from(&self, source: IpAddr) -> bool {
+        self.from.is_empty() || self.from.iter().any(|network| network.contains(source))
+    }
 }

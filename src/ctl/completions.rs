@@ -103,7 +103,7 @@ _knockctl_names() {
     local at config=() names of
     case "$3" in
         open|close|sequence|--door) of=doors ;;
-        enroll|revoke) of=clients ;;
+        enroll|revoke|reset) of=clients ;;
         *) [[ ${COMP_WORDS[COMP_CWORD - 2]} == sequence ]] || return 1
             of=clients ;;
     esac
@@ -138,7 +138,7 @@ function __fish_knockctl_wants_door
 end
 function __fish_knockctl_wants_client
     set -l words (commandline -opc)
-    contains -- $words[-1] enroll revoke; or contains -- $words[-2] sequence
+    contains -- $words[-1] enroll revoke reset; or contains -- $words[-2] sequence
 end
 complete -c knockctl -n "__fish_knockctl_wants_door" -f -a "(__fish_knockctl_names doors)"
 complete -c knockctl -n "__fish_knockctl_wants_client" -f -a "(__fish_knockctl_names clients)"
@@ -190,8 +190,8 @@ mod tests {
         assert!(script.starts_with("#compdef knockctl\n"));
         // open, close, history --door, enroll --door, sequence.
         assert_eq!(script.matches(":_knockctl_doors'").count(), 5);
-        // enroll, revoke, sequence.
-        assert_eq!(script.matches(":_knockctl_clients'").count(), 3);
+        // enroll, revoke, client reset, sequence.
+        assert_eq!(script.matches(":_knockctl_clients'").count(), 4);
     }
 
     #[test]

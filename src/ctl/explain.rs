@@ -187,7 +187,9 @@ impl Explanation<'_> {
             // Whatever the packet is, it tells what time it was.
             self.advance(frame.time)?;
             match wire::parse(link, frame.bytes) {
-                Ok((packet, payload)) => {
+                Ok((mut packet, payload)) => {
+                    // A capture does not say which interface it is of.
+                    packet.looped = true;
                     let now = Now { monotonic: self.latest, wall: frame.time };
                     let settings = &self.teller.config.settings.spa;
                     if let Some(sealed) = &mut self.sealed

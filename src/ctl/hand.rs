@@ -9,6 +9,7 @@ use crate::config::Name;
 use crate::control::Request;
 use crate::log::escape;
 use crate::proto::duration;
+use crate::proto::network::is_a_hosts;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
@@ -16,7 +17,7 @@ pub(super) struct OpenArgs {
     #[arg(value_parser = door)]
     door: Name,
     /// The address to open it for
-    #[arg(value_parser = address)]
+    #[arg(value_parser = source)]
     ip: IpAddr,
     /// For how long, such as 30s, 5m or 1h30m [default: what the door says]
     #[arg(long = "for", value_name = "D", value_parser = seconds)]
@@ -52,6 +53,12 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map(|address: IpAddr| address.to_canonical())
         .map_err(|_| "not an IP address: write one such as 192.0.2.2 or 2001:db8::2".to_owned())
+}
+
+/// An address that packets can come from.
+fn source(text: &str) -> Result<IpAddr, String> {
+    let source = address(text)?;
+    if is_a_hosts(source) { Ok(source) } else { Err("no packet comes from there".to_owned()) }
 }
 
 fn seconds(text: &str) -> Result<u64, String> {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod client;
 mod completions;
 mod enroll;
 mod events;
@@ -122,6 +123,9 @@ enum Task {
     /// Let a client open nothing any more: close what it has opened, and remove it
     Revoke(revoke::RevokeArgs),
 
+    /// Do something about a client that is enrolled
+    Client(client::ClientArgs),
+
     /// Print the server's public key for SPA
     ServerKey,
 
@@ -179,6 +183,7 @@ pub fn main() -> ExitCode {
         Task::Open(args) => hand::open(&config, insecure, args),
         Task::Close(args) => hand::close(&config, insecure, args),
         Task::Unlock(args) => hand::unlock(&config, insecure, &args),
+        Task::Client(args) => client::run(&config, insecure, &args),
         Task::Try(args) => trial::start(&config, insecure, &args),
         Task::Confirm => trial::confirm(&config, insecure),
         Task::Watch(args) => events::watch(&config, insecure, &args),

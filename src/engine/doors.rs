@@ -14,6 +14,7 @@ use crate::config::watch::watch_sets;
 use crate::config::{Client, Lockout, Recognition};
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::network::{is_a_hosts, may_ask_for};
 use crate::proto::ports::PortSet;
 use crate::proto::totp::Key;
 use crate::time::Wall;
@@ -34,6 +35,23 @@ impl Local {
             Self::Any => true,
             Self::Addresses(addresses) => addresses.contains(&address),
         }
+    }
+
+    /// Whether an address is known to be of this host, or of loopback.
+    fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || matches!(self, Self::Addresses(all) if all.contains(&address))
+    }
+
+    /// Whether a packet can come from an address; `looped`: a loopback interface may carry it.
+    #[must_use]
+    pub fn can_send(&self, source: IpAddr, looped: bool) -> bool {
+        is_a_hosts(source) && (looped || !self.is_own(source))
+    }
+
+    /// Whether whoever sends from `source` may ask for an address: for this host's, only itself.
+    #[must_use]
+    pub fn may_ask_for(&self, source: IpAddr, address: IpAddr) -> bool {
+        may_ask_for(source, address) && (self.is_own(source) || !self.is_own(address))
     }
 }
 

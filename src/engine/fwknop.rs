@@ -9,12 +9,11 @@ use std::time::Duration;
 use lru::LruCache;
 use smallvec::SmallVec;
 
-use super::missing::Missing;
-use super::{ClientId, Credential, DoorId, Reason, Refusal, Request};
+use super::{ClientId, Credential, DoorId, Lifetime, Missing, Reason, Refusal, Request, is_over};
 use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
 use crate::proto::fwknop::{Access, Datagram, END_LEN, Error, MIN_LEN, Opened};
 use crate::proto::knock::Knock;
-use crate::proto::network::Network;
+use crate::proto::network::{Network, may_ask_for};
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
@@ -32,8 +31,7 @@ pub struct Fwknop {
     ports: Vec<RangeInclusive<NonZeroU16>>,
     holders: Vec<Holder>,
     index: Index,
-    max_age: Duration,
-    missing: Missing,
+    lifetime: Lifetime,
     seen: LruCache<[u8; 32], Seen>,
     requests: Vec<Request>,
 }
@@ -115,8 +113,7 @@ impl Fwknop {
             ports: [settings.port..=settings.port].into_iter().chain(spa).collect(),
             index: Index::new(&holders),
             holders,
-            max_age: settings.max_age,
-            missing: Missing::default(),
+            lifetime: lifetime(settings, Missing::default()),
             seen: LruCache::new(REMEMBERED),
             requests: Vec::new(),
         }
@@ -124,8 +121,9 @@ impl Fwknop {
 
     /// The same where uses may be missing from the ledger.
     #[must_use]
-    pub fn heeding(self, missing: Missing) -> Self {
-        Self { missing, ..self }
+    pub fn heeding(mut self, missing: Missing) -> Self {
+        self.lifetime.missing = missing;
+        self
     }
 
     /// Whether nobody holds keys: no datagram can open anything.
@@ -192,9 +190,8 @@ impl Fwknop {
             match holder.open(datagram) {
                 Ok(opened) => {
                     let refused = |reason| Refused::Client(holder.client, reason);
-                    let requests = holder
-                        .ask(now, self.max_age, self.missing, packet.source, &opened)
-                        .map_err(refused)?;
+                    let requests =
+                        holder.ask(now, self.lifetime, packet.source, &opened).map_err(refused)?;
                     let seen = Seen {
                         at: now.monotonic,
                         source: packet.source,
@@ -244,26 +241,17 @@ impl Holder {
     fn ask(
         &self,
         now: Now,
-        max_age: Duration,
-        missing: Missing,
+        lifetime: Lifetime,
         source: IpAddr,
         opened: &Opened,
     ) -> Result<Vec<Request>, Reason> {
         let Opened { request, replay } = opened;
-        if self.expires.is_some_and(|expires| expires <= now.wall) {
+        if is_over(self.expires, now.wall) {
             return Err(Reason::Expired);
         }
         let stamp = Wall::ZERO + Duration::from_secs(request.timestamp);
-        if now.wall.since(stamp) > max_age {
-            return Err(Reason::TooOld);
-        }
-        if stamp.since(now.wall) > max_age {
-            return Err(Reason::TooFarAhead);
-        }
-        if missing.may_hide(stamp, now) {
-            return Err(Reason::BeforeStart);
-        }
-        let address = self.address(source, request.access.address)?;
+        lifetime.judge(stamp, now)?;
+        let address = address(&self.is, source, request.access.address)?;
         if self.is.username.as_ref().is_some_and(|name| name != request.user.as_str()) {
             return Err(Error::Username.into());
         }
@@ -287,17 +275,6 @@ impl Holder {
         Ok(doors.map(request).collect())
     }
 
-    /// The address to open for.
-    fn address(&self, source: IpAddr, named: Option<Ipv4Addr>) -> Result<IpAddr, Reason> {
-        let source = source.to_canonical();
-        match named {
-            None if self.is.address == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
-            None => Ok(source),
-            Some(address) if is_a_hosts(address, source) => Ok(address.into()),
-            Some(_) => Err(Error::ForbiddenAddress.into()),
-        }
-    }
-
     /// The doors that list one of the ports asked for. Where no door lists a port, none opens.
     fn doors_for<'a>(
         &'a self,
@@ -312,10 +289,27 @@ impl Holder {
     }
 }
 
-/// Whether an address can be that of one host.
-fn is_a_hosts(address: Ipv4Addr, source: IpAddr) -> bool {
-    let is_local = address.is_loopback() && !source.is_loopback();
-    !(is_local || address.is_multicast() || address.is_broadcast() || address.octets()[0] == 0)
+/// When a request has to have been made.
+#[must_use]
+pub const fn lifetime(settings: &Settings, missing: Missing) -> Lifetime {
+    Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, missing }
+}
+
+/// The address to open for, where a client's request comes from `source` and names one or none.
+///
+/// # Errors
+/// Why it may not have it.
+pub fn address(
+    client: &FwknopClient,
+    source: IpAddr,
+    named: Option<Ipv4Addr>,
+) -> Result<IpAddr, Reason> {
+    match named {
+        None if client.address == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
+        None => Ok(source.to_canonical()),
+        Some(address) if may_ask_for(source, address.into()) => Ok(address.into()),
+        Some(_) => Err(Error::ForbiddenAddress.into()),
+    }
 }
 
 /// Which holders send from where.
@@ -472,6 +466,7 @@ mod tests {
             source: source.parse().unwrap(),
             destination: HOST.parse().unwrap(),
             transport: Transport::Udp { source_port: 40_000, port: 62_201.try_into().unwrap() },
+            looped: false,
         }
     }
 

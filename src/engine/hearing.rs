@@ -242,21 +242,19 @@ impl<'a> Hearing<'a> {
 
     fn tell_whole(&mut self, id: TrackId, track: &Track, length: usize, whole: Whole) {
         let Whole { client, step, began, standing, .. } = whole;
+        let refused = |reason| EventKind::Reset { stage: length as u8, reason, knock: None };
         let kind = match standing {
             Standing::Good => {
                 self.opened.push((id, whole));
                 EventKind::Open(Knocked::Totp { client, step })
             }
-            Standing::Used => {
-                EventKind::Reset { stage: length as u8, reason: Reason::Used, knock: None }
-            }
-            Standing::Expired => {
-                EventKind::Reset { stage: length as u8, reason: Reason::Expired, knock: None }
-            }
+            Standing::Used => refused(Reason::Used),
+            Standing::Expired => refused(Reason::Expired),
         };
         self.teller.tell(track.door, began, kind);
         if let Some(lockouts) = &mut self.lockouts {
-            lockouts.forget_knocks(track.door, self.teller.source);
+            let is_new = standing == Standing::Good;
+            lockouts.forget_knocks(track.door, self.teller.source, is_new);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Sources that have failed too often, and for how long nobody listens to them.
 
+use std::collections::{BTreeSet, HashMap};
 use std::hash::RandomState;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
 
 use lru::LruCache;
 use smallvec::SmallVec;
@@ -13,16 +15,31 @@ use crate::time::Monotonic;
 
 /// How much more of an IPv6 /48 than of a /64 may fail: whoever has one has 65536 of them.
 const PER_SITE: u32 = 10;
-
+/// How many networks that have opened a door lately have room of their own.
+const PROVEN: NonZeroUsize = NonZeroUsize::new(1024).expect("is not zero");
 /// Who has failed how often, and who is locked out: at a door, or everywhere.
 ///
-/// Holds a bounded number of each; whoever was silent for longest is forgotten first. Addresses
-/// are an attacker's choice, so they are hashed with a random key.
+/// Source addresses can be invented at will, so no number of strangers may push out what is known
+/// of somebody who guesses: what counts stays until it counts no more, and locks have room of
+/// their own. All of it is bounded.
+///
+/// Where there is no room for a newcomer, somebody makes up sources by the ten thousand. From then
+/// on all newcomers of a door together are one source, with one budget: whoever guesses gains one
+/// more source by such a flood, however many it has, and not a second try for each. That lets
+/// strangers shut the door to newcomers while they keep at it. It does not shut out those who are
+/// counted already, nor the networks from which a code was right lately, for which no stranger can
+/// take the room; and only doors that open by codes count like this, since a code is short enough
+/// to be guessed.
+///
+/// Addresses are an attacker's choice, so they are hashed with a random key.
 #[derive(Debug)]
 pub(super) struct Lockouts {
-    failed: LruCache<Key, Record, RandomState>,
-    locked: LruCache<Key, Monotonic, RandomState>,
-    capacity: usize,
+    failed: Lapsing<Record>,
+    locked: Lapsing<()>,
+    /// Where a code was right lately.
+    proven: LruCache<Key, (), RandomState>,
+    /// How many knocks, failures and locks there was no room for.
+    crowded: u64,
 }
 
 /// Whom a failure counts against, and at which door; `None`: everywhere.
@@ -32,10 +49,68 @@ type Key = (Option<DoorId>, Network);
 struct Record {
     /// Knocks that have come to nothing, and are not yet a failure.
     knocks: usize,
-    /// When the last of them was.
-    latest: Monotonic,
     /// When it failed, oldest first. As many as the limit at most.
     failures: SmallVec<[Monotonic; 4]>,
+}
+
+/// There is no room to count a source.
+struct Full;
+
+/// A bounded table of what is true until a time each, and forgotten no sooner.
+#[derive(Debug)]
+struct Lapsing<V> {
+    table: HashMap<Key, (Monotonic, V), RandomState>,
+    /// In the order in which they lapse.
+    order: BTreeSet<(Monotonic, Key)>,
+    capacity: usize,
+}
+
+impl<V: Default> Lapsing<V> {
+    fn new(capacity: usize) -> Self {
+        Self { table: HashMap::default(), order: BTreeSet::new(), capacity: capacity.max(1) }
+    }
+
+    fn holds(&self, key: &Key, now: Monotonic) -> Option<Monotonic> {
+        self.table.get(key).map(|&(until, _)| until).filter(|until| *until > now)
+    }
+
+    /// What is known of a key, from now on until `until`. `extra`: how much more room there is for
+    /// it than for others.
+    fn renew(
+        &mut self,
+        key: Key,
+        extra: usize,
+        now: Monotonic,
+        until: Monotonic,
+    ) -> Result<&mut V, Full> {
+        while let Some(&(first, lapsed)) = self.order.first()
+            && first <= now
+        {
+            self.remove(&lapsed);
+        }
+        let is_full = self.table.len() >= self.capacity.saturating_add(extra);
+        if is_full && !self.table.contains_key(&key) {
+            return Err(Full);
+        }
+        let (known, value) = self.table.entry(key).or_insert_with(|| (until, V::default()));
+        self.order.remove(&(*known, key));
+        self.order.insert((until, key));
+        *known = until;
+        Ok(value)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some((until, _)) = self.table.remove(key) {
+            self.order.remove(&(until, *key));
+        }
+    }
+
+    fn forget(&mut self, network: Network) {
+        let keys = self.table.keys().filter(|(_, of)| *of == network);
+        for key in keys.copied().collect::<Vec<_>>() {
+            self.remove(&key);
+        }
+    }
 }
 
 /// Networks that count as one source, and how much more than one address each may fail.
@@ -50,38 +125,46 @@ fn networks(source: IpAddr) -> SmallVec<[(Network, u32); 2]> {
     }
 }
 
+/// All newcomers at a door.
+fn newcomers(door: DoorId) -> Key {
+    (Some(door), Network::around(Ipv4Addr::UNSPECIFIED.into(), 0))
+}
+
 impl Lockouts {
-    /// Remembers up to `capacity` networks that have failed, and as many that are locked out.
+    /// Counts what up to `capacity` networks do, and locks out as many; a constant and the doors
+    /// more.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            failed: LruCache::unbounded_with_hasher(RandomState::new()),
-            locked: LruCache::unbounded_with_hasher(RandomState::new()),
-            capacity: capacity.max(1),
+            failed: Lapsing::new(capacity),
+            locked: Lapsing::new(capacity),
+            proven: LruCache::with_hasher(PROVEN, RandomState::new()),
+            crowded: 0,
         }
     }
 
     /// Until when a source is not listened to; `None`: it is.
     pub(super) fn until(
-        &mut self,
+        &self,
         door: Option<DoorId>,
         source: IpAddr,
         now: Monotonic,
     ) -> Option<Monotonic> {
-        if self.locked.is_empty() {
+        if self.locked.table.is_empty() {
             return None;
         }
-        let mut latest = None;
-        for (network, _) in networks(source) {
-            match self.locked.peek(&(door, network)) {
-                Some(&until) if until > now => latest = latest.max(Some(until)),
-                Some(_) => _ = self.locked.pop(&(door, network)),
-                None => {}
-            }
-        }
-        latest
+        let networks = networks(source);
+        let own = networks.iter().filter_map(|(of, _)| self.locked.holds(&(door, *of), now)).max();
+        own.or_else(|| {
+            let until = self.locked.holds(&newcomers(door?), now)?;
+            let is_newcomer = networks.iter().any(|(network, _)| {
+                let key = (door, *network);
+                !self.proven.contains(&key) && self.failed.holds(&key, now).is_none()
+            });
+            is_newcomer.then_some(until)
+        })
     }
 
-    /// Counts a failure. Returns until when the source is locked out if this is one too many.
+    /// Counts a failure. Returns who is locked out if this is one too many.
     pub(super) fn fail(
         &mut self,
         rule: &Lockout,
@@ -89,8 +172,7 @@ impl Lockouts {
         source: IpAddr,
         now: Monotonic,
     ) -> Option<Monotonic> {
-        let fail = |(network, share)| self.fail_once(rule, (door, network), share, now);
-        networks(source).into_iter().filter_map(fail).max()
+        self.count(rule, door, source, now, Self::fail_once)
     }
 
     /// Counts a knock that has come to nothing so far; `length` of them are a failure. Of the
@@ -103,47 +185,96 @@ impl Lockouts {
         (length, stage): (usize, usize),
         now: Monotonic,
     ) -> Option<Monotonic> {
-        let count = |(network, share)| {
-            let record = self.record((Some(door), network));
-            if now.since(record.latest) >= rule.within {
-                record.knocks = 0;
-            }
-            record.latest = now;
+        self.count(rule, Some(door), source, now, |this, rule, key, now| {
+            let record = this.record(rule, key, now)?;
             record.knocks += 1;
             if record.knocks.saturating_sub(stage) < length {
-                return None;
+                return Ok(None);
             }
             record.knocks -= length;
-            self.fail_once(rule, (Some(door), network), share, now)
-        };
-        networks(source).into_iter().filter_map(count).max()
+            this.fail_once(rule, key, now)
+        })
+    }
+
+    /// Counts something against all that the source is a part of.
+    fn count(
+        &mut self,
+        rule: &Lockout,
+        door: Option<DoorId>,
+        source: IpAddr,
+        now: Monotonic,
+        once: impl Fn(&mut Self, &Lockout, Key, Monotonic) -> Result<Option<Monotonic>, Full>,
+    ) -> Option<Monotonic> {
+        let mut is_full = false;
+        let mut first = None;
+        for (network, share) in networks(source) {
+            let failures = rule.failures.max(1).saturating_mul(share);
+            match once(self, &Lockout { failures, ..*rule }, (door, network), now) {
+                Ok(locked) => first = first.or(locked),
+                Err(Full) => is_full = true,
+            }
+        }
+        self.crowded += u64::from(is_full);
+        let door = door.filter(|_| is_full && first.is_none());
+        first.or_else(|| once(self, rule, newcomers(door?), now).ok()?)
     }
 
     fn fail_once(
         &mut self,
         rule: &Lockout,
         key: Key,
-        share: u32,
         now: Monotonic,
-    ) -> Option<Monotonic> {
-        let limit = rule.failures.max(1).saturating_mul(share) as usize;
-        let record = self.record(key);
-        record.failures.retain(|at| now.since(*at) < rule.within);
-        record.failures.push(now);
-        if record.failures.len() < limit {
-            return None;
+    ) -> Result<Option<Monotonic>, Full> {
+        let Record { failures, .. } = self.record(rule, key, now)?;
+        failures.retain(|at| now.since(*at) < rule.within);
+        failures.push(now);
+        if failures.len() < rule.failures as usize {
+            return Ok(None);
         }
-        let until = now + rule.lasts;
-        self.failed.pop(&key);
-        self.lock_network(key, until);
-        Some(until)
+        // Where there is no room for its lock, it is a newcomer once more.
+        self.failed.remove(&key);
+        let (until, extra) = (now + rule.lasts, self.extra(&key));
+        if key.1.prefix() > 0 && self.locked.renew(key, extra, now, until).is_ok() {
+            return Ok(Some(until));
+        }
+        self.crowded += u64::from(key.1.prefix() > 0);
+        let Some(door) = key.0 else { return Ok(None) };
+        // As long as failures count: who was not counted until then could fail anew.
+        let until = now + rule.within;
+        let _room = self.locked.renew(newcomers(door), usize::MAX, now, until);
+        Ok(Some(until))
     }
 
-    /// The knocks counted last have opened the door: they are no failure.
-    pub(super) fn forget_knocks(&mut self, door: DoorId, source: IpAddr) {
+    fn record(&mut self, rule: &Lockout, key: Key, now: Monotonic) -> Result<&mut Record, Full> {
+        let extra = self.extra(&key);
+        self.failed.renew(key, extra, now, now + rule.within)
+    }
+
+    /// How much more room there is for a key than for others.
+    fn extra(&self, key: &Key) -> usize {
+        match key.1.prefix() {
+            // All newcomers of a door: there are few doors.
+            0 => usize::MAX,
+            _ if self.proven.contains(key) => PROVEN.get(),
+            _ => 0,
+        }
+    }
+
+    /// How much there was no room for.
+    pub(super) const fn crowded(&self) -> u64 {
+        self.crowded
+    }
+
+    /// The knocks counted last were a code: they are no failure. `is_new`: and it opened the door,
+    /// which strangers cannot do.
+    pub(super) fn forget_knocks(&mut self, door: DoorId, source: IpAddr, is_new: bool) {
         for (network, _) in networks(source) {
-            if let Some(record) = self.failed.get_mut(&(Some(door), network)) {
+            let key = (Some(door), network);
+            if let Some((_, record)) = self.failed.table.get_mut(&key) {
                 record.knocks = 0;
+            }
+            if is_new {
+                self.proven.put(key, ());
             }
         }
     }
@@ -151,39 +282,17 @@ impl Lockouts {
     /// Locks a source out, as an earlier watcher has.
     pub(super) fn lock(&mut self, door: Option<DoorId>, source: IpAddr, until: Monotonic) {
         if let Some(&(network, _)) = networks(source).first() {
-            self.lock_network((door, network), until);
+            let _room = self.locked.renew((door, network), 0, Monotonic::ZERO, until);
         }
     }
 
     /// Forgets all that is known of a source.
     pub(super) fn unlock(&mut self, source: IpAddr) {
         for (network, _) in networks(source) {
-            for key in keys(&self.failed, network) {
-                self.failed.pop(&key);
-            }
-            for key in keys(&self.locked, network) {
-                self.locked.pop(&key);
-            }
+            self.failed.forget(network);
+            self.locked.forget(network);
         }
     }
-
-    fn lock_network(&mut self, key: Key, until: Monotonic) {
-        self.locked.push(key, until);
-        if self.locked.len() > self.capacity {
-            self.locked.pop_lru();
-        }
-    }
-
-    fn record(&mut self, key: Key) -> &mut Record {
-        if self.failed.len() >= self.capacity && !self.failed.contains(&key) {
-            self.failed.pop_lru();
-        }
-        self.failed.get_or_insert_mut(key, Record::default)
-    }
-}
-
-fn keys<V>(table: &LruCache<Key, V, RandomState>, network: Network) -> Vec<Key> {
-    table.iter().map(|(key, _)| *key).filter(|(_, of)| *of == network).collect()
 }
 
 #[cfg(test)]
@@ -217,15 +326,15 @@ mod tests {
             for _ in 0..3 {
                 let _ = fail(&mut lockouts, source, 0);
             }
-            assert!(until(&mut lockouts, source, 1).is_some());
+            assert!(until(&lockouts, source, 1).is_some());
             lockouts.unlock(address(source));
-            assert_eq!(until(&mut lockouts, source, 1), None);
+            assert_eq!(until(&lockouts, source, 1), None);
             assert_eq!(fail(&mut lockouts, source, 1), None);
             assert_eq!(fail(&mut lockouts, source, 1), None);
         }
     }
 
-    fn until(lockouts: &mut Lockouts, source: &str, seconds: u64) -> Option<Monotonic> {
+    fn until(lockouts: &Lockouts, source: &str, seconds: u64) -> Option<Monotonic> {
         lockouts.until(DOOR, address(source), at(seconds))
     }
 
@@ -234,10 +343,10 @@ mod tests {
         let mut lockouts = Lockouts::new(10);
         assert_eq!(fail(&mut lockouts, "192.0.2.1", 10), None);
         assert_eq!(fail(&mut lockouts, "192.0.2.1", 20), None);
-        assert_eq!(until(&mut lockouts, "192.0.2.1", 20), None);
+        assert_eq!(until(&lockouts, "192.0.2.1", 20), None);
         assert_eq!(fail(&mut lockouts, "192.0.2.1", 30), Some(at(3630)));
-        assert_eq!(until(&mut lockouts, "192.0.2.1", 3629), Some(at(3630)));
-        assert_eq!(until(&mut lockouts, "192.0.2.1", 3630), None);
+        assert_eq!(until(&lockouts, "192.0.2.1", 3629), Some(at(3630)));
+        assert_eq!(until(&lockouts, "192.0.2.1", 3630), None);
     }
 
     #[test]
@@ -266,7 +375,7 @@ mod tests {
         for second in [1, 2, 3] {
             fail(&mut lockouts, "192.0.2.1", second);
         }
-        assert_eq!(until(&mut lockouts, "192.0.2.2", 4), None);
+        assert_eq!(until(&lockouts, "192.0.2.2", 4), None);
         assert_eq!(lockouts.until(None, address("192.0.2.1"), at(4)), None);
         assert_eq!(lockouts.until(Some(DoorId(8)), address("192.0.2.1"), at(4)), None);
     }
@@ -277,8 +386,8 @@ mod tests {
         for host in 1..=3 {
             fail(&mut lockouts, &format!("2001:db8:0:1::{host}"), 1);
         }
-        assert!(until(&mut lockouts, "2001:db8:0:1:ffff::", 2).is_some());
-        assert_eq!(until(&mut lockouts, "2001:db8:0:2::1", 2), None);
+        assert!(until(&lockouts, "2001:db8:0:1:ffff::", 2).is_some());
+        assert_eq!(until(&lockouts, "2001:db8:0:2::1", 2), None);
     }
 
     #[test]
@@ -288,8 +397,8 @@ mod tests {
             assert_eq!(fail(&mut lockouts, &format!("2001:db8:0:{network}::1"), 1), None);
         }
         assert!(fail(&mut lockouts, "2001:db8:0:30::1", 1).is_some());
-        assert!(until(&mut lockouts, "2001:db8:0:ffff::1", 2).is_some());
-        assert_eq!(until(&mut lockouts, "2001:db8:1::1", 2), None);
+        assert!(until(&lockouts, "2001:db8:0:ffff::1", 2).is_some());
+        assert_eq!(until(&lockouts, "2001:db8:1::1", 2), None);
     }
 
     #[test]
@@ -333,7 +442,7 @@ mod tests {
                 let source = address("192.0.2.1");
                 assert_eq!(lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(1)), None);
             }
-            lockouts.forget_knocks(DoorId(7), address("192.0.2.1"));
+            lockouts.forget_knocks(DoorId(7), address("192.0.2.1"), true);
         }
     }
 
@@ -343,6 +452,103 @@ mod tests {
         lockouts.lock(None, address("2001:db8::1"), at(50));
         assert_eq!(lockouts.until(None, address("2001:db8::2"), at(49)), Some(at(50)));
         assert_eq!(lockouts.until(None, address("2001:db8::2"), at(50)), None);
+    }
+
+    /// What strangers can do with so many packets from each of many invented addresses.
+    fn flood(lockouts: &mut Lockouts, knocks: usize, seconds: u64) {
+        for stranger in 0..1000u32 {
+            let source = IpAddr::from((0xc633_0000 + stranger).to_be_bytes());
+            for _ in 0..knocks {
+                let _ = lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(seconds));
+            }
+        }
+    }
+
+    fn sizes(lockouts: &Lockouts) -> [usize; 2] {
+        [lockouts.failed.table.len(), lockouts.locked.table.len()]
+    }
+
+    #[test]
+    fn a_guesser_is_locked_out_as_soon_with_a_flood_between_his_knocks_as_without() {
+        // Nine knocks lock a stranger out: then there is no room for his own lock.
+        for (knocks, newcomers) in [(0, false), (1, false), (3, true), (9, true)] {
+            let mut lockouts = Lockouts::new(100);
+            let guesser = address("203.0.113.1");
+            let lasts = if newcomers { 600 } else { 3600 };
+            for second in 1..=9 {
+                let locked = lockouts.count_knock(&RULE, DoorId(7), guesser, (3, 0), at(second));
+                let expected = at(second + lasts);
+                assert_eq!(locked, (second == 9).then_some(expected), "{knocks}: {second}");
+                if second < 9 {
+                    flood(&mut lockouts, knocks, second);
+                }
+            }
+            let until = lockouts.until(DOOR, guesser, at(10));
+            assert_eq!(until, Some(at(9 + lasts)));
+            flood(&mut lockouts, 9, 20);
+            assert!(lockouts.until(DOOR, guesser, at(600)).is_some(), "{knocks}");
+            // One more, for all newcomers together.
+            assert!(sizes(&lockouts).iter().all(|size| *size <= 101), "{:?}", sizes(&lockouts));
+        }
+    }
+
+    #[test]
+    fn newcomers_are_one_source_while_there_is_no_room_for_them() {
+        let mut lockouts = Lockouts::new(100);
+        for stranger in 0..100 {
+            assert_eq!(fail(&mut lockouts, &format!("192.0.2.{stranger}"), 0), None);
+        }
+        let mut come = |stranger: u8, seconds| {
+            lockouts.fail(&RULE, DOOR, IpAddr::from([203, 0, 113, stranger]), at(seconds))
+        };
+        assert_eq!((come(1, 1), come(2, 1)), (None, None));
+        assert_eq!(come(3, 2), Some(at(602)));
+        assert_eq!(until(&lockouts, "203.0.113.99", 601), Some(at(602)));
+        assert_eq!(until(&lockouts, "192.0.2.7", 3), None, "counted before");
+        assert_eq!(until(&lockouts, "203.0.113.99", 602), None);
+        assert_eq!(lockouts.until(Some(DoorId(8)), address("203.0.113.99"), at(3)), None);
+        assert_eq!(lockouts.crowded(), 3);
+        // By then there is room again.
+        assert_eq!(fail(&mut lockouts, "203.0.113.1", 602), None);
+        assert_eq!(lockouts.crowded(), 3);
+    }
+
+    #[test]
+    fn what_counts_for_long_does_not_keep_what_has_lapsed() {
+        let mut lockouts = Lockouts::new(100);
+        let long = Lockout { within: Duration::from_secs(100_000), ..RULE };
+        for stranger in 0..50 {
+            let source = IpAddr::from([192, 0, 2, stranger]);
+            assert_eq!(lockouts.fail(&long, None, source, at(0)), None);
+        }
+        for second in 0..1000 {
+            fail(&mut lockouts, &format!("203.0.{}.{}", second / 200, second % 200), 20 * second);
+        }
+        assert_eq!(lockouts.crowded(), 0);
+        assert_eq!(
+            lockouts.failed.holds(&(None, Network::around(address("192.0.2.7"), 32)), at(99_999)),
+            Some(at(100_000))
+        );
+    }
+
+    #[test]
+    fn where_a_code_was_right_there_is_room_though_it_is_full_and_a_failure_counts() {
+        let mut lockouts = Lockouts::new(100);
+        let owner = "203.0.113.1";
+        lockouts.forget_knocks(DoorId(7), address(owner), true);
+        flood(&mut lockouts, 9, 0);
+        assert_eq!(until(&lockouts, owner, 1), None);
+        assert!(until(&lockouts, "203.0.113.2", 1).is_some());
+        assert_eq!(fail(&mut lockouts, owner, 1), None);
+        assert_eq!(fail(&mut lockouts, owner, 2), None);
+        assert_eq!(fail(&mut lockouts, owner, 3), Some(at(3603)));
+        for host in 0..=u16::MAX {
+            let [high, low] = host.to_be_bytes();
+            let source = IpAddr::from([10, 0, high, low]);
+            lockouts.forget_knocks(DoorId(7), source, true);
+            let _ = lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(4));
+        }
+        assert!(sizes(&lockouts).iter().all(|size| *size <= 101 + PROVEN.get()));
     }
 
     proptest! {
@@ -369,7 +575,8 @@ mod tests {
                     failures.retain(|&(other, _)| other != host);
                 }
                 let _ = small.fail(&RULE, DOOR, source, at(now));
-                prop_assert!(small.failed.len() <= 2 && small.locked.len() <= 2);
+                // One more, for all newcomers together.
+                prop_assert!(sizes(&small).iter().all(|size| *size <= 3));
             }
         }
     }

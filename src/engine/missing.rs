@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Reason;
 use crate::time::{Monotonic, Now, Wall};
 
 /// A request that is stamped this far ahead of this host's clock, or further, has to be on the disk
@@ -27,6 +28,39 @@ impl Missing {
     pub fn may_hide(self, stamp: Wall, now: Now) -> bool {
         self.0.is_some_and(|until| stamp < now.wall - now.monotonic.since(until) + AHEAD)
     }
+}
+
+/// When a request may have been made that is good now.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetime {
+    pub max_age: Duration,
+    pub max_ahead: Duration,
+    pub missing: Missing,
+}
+
+impl Lifetime {
+    /// Whether a request that was stamped so is good at a moment.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn judge(&self, stamp: Wall, now: Now) -> Result<(), Reason> {
+        if now.wall.since(stamp) > self.max_age {
+            return Err(Reason::TooOld);
+        }
+        if stamp.since(now.wall) > self.max_ahead {
+            return Err(Reason::TooFarAhead);
+        }
+        if self.missing.may_hide(stamp, now) {
+            return Err(Reason::BeforeStart);
+        }
+        Ok(())
+    }
+}
+
+/// Whether what holds until then no longer does.
+#[must_use]
+pub fn is_over(until: Option<Wall>, now: Wall) -> bool {
+    until.is_some_and(|until| until <= now)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod doors;
-mod fwknop;
+pub mod fwknop;
 mod hearing;
 mod lockout;
 mod missing;
@@ -41,7 +41,8 @@ use tracker::{Tracker, Visit};
 
 pub use doors::Local;
 pub use fwknop::Fwknop;
-pub use missing::{AHEAD, Missing};
+pub use missing::{AHEAD, Lifetime, Missing, is_over};
+pub use totp::SEARCHED;
 pub use verdict::{
     ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
     Verdict,
@@ -206,14 +207,13 @@ impl Engine {
         if self.only_ipv4 && packet.source.is_ipv6() {
             return Verdict::Ignored(Reason::OnlyIpv4);
         }
+        if !self.local.can_send(packet.source, packet.looped) {
+            return Verdict::Ignored(Reason::ImpossibleAddress);
+        }
         if !self.window.contains(now.monotonic) {
             return Verdict::Asked(&[]);
         }
-        let until = self
-            .lockouts
-            .as_mut()
-            .and_then(|lockouts| lockouts.until(None, packet.source, now.monotonic));
-        if until.is_some() {
+        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
         }
         let mut noise = Reason::BadTag;
@@ -224,6 +224,9 @@ impl Engine {
                 Answer::Ignored(reason) => return Verdict::Ignored(reason),
                 Answer::Refused(refusal) => return self.refuse(now, refusal),
                 Answer::Asked(request) => {
+                    if let Some(refusal) = impossible(&self.local, &request) {
+                        return self.refuse(now, refusal);
+                    }
                     return Verdict::Asked(slice::from_ref(self.request.insert(request)));
                 }
             }
@@ -237,6 +240,10 @@ impl Engine {
                 fwknop::Answer::Ignored(reason) => return Verdict::Ignored(reason),
                 fwknop::Answer::Refused(refusal) => return self.refuse(now, refusal),
                 fwknop::Answer::Asked => {
+                    let first = fwknop.requests().first();
+                    if let Some(refusal) = first.and_then(|it| impossible(&self.local, it)) {
+                        return self.refuse(now, refusal);
+                    }
                     return Verdict::Asked(self.fwknop.as_ref().map_or(&[], Fwknop::requests));
                 }
             }
@@ -276,7 +283,10 @@ impl Engine {
             Ok(sight) => sight,
             Err(reason) => return Verdict::Ignored(reason),
         };
-        if self.is_locked_out(packet.source, now.monotonic) {
+        if !self.local.can_send(packet.source, packet.looped) {
+            return Verdict::Ignored(Reason::ImpossibleAddress);
+        }
+        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
         }
         self.doors.make_ready(&sight, now.wall);
@@ -300,11 +310,6 @@ impl Engine {
             Heard::Nothing if self.events.is_empty() => Verdict::Ignored(Reason::LockedOut),
             Heard::Nothing | Heard::Knock => Verdict::Knock(&self.events),
         }
-    }
-
-    /// Whether a source is not listened to at any door.
-    fn is_locked_out(&mut self, source: IpAddr, now: Monotonic) -> bool {
-        self.lockouts.as_mut().is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
     }
 
     /// What ended without a packet up to now: sequences that were not completed in time.
@@ -408,15 +413,29 @@ impl Engine {
         self.tracker.len()
     }
 
-    /// How many beginnings of a sequence were given up for want of room, since the start. No event
-    /// tells of them: there can be one for each packet of a flood.
+    /// How many beginnings of a sequence were given up, and how many failures not counted, for want
+    /// of room, since the start. No event tells of them: there can be one for each packet of a
+    /// flood.
     #[must_use]
-    pub const fn crowded(&self) -> u64 {
-        self.tracker.crowded()
+    pub fn crowded(&self) -> u64 {
+        self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
     }
 
     fn start_events(&mut self) {
         self.events.clear();
         self.events.shrink_to(EVENTS);
     }
+}
+
+/// The refusal of a request for an address that its source may not ask for.
+fn impossible(local: &Local, request: &Request) -> Option<Refusal> {
+    let Request { source, client, door, .. } = *request;
+    let may = request.addresses().all(|address| local.may_ask_for(source, address));
+    let reason = Reason::ImpossibleAddress;
+    (!may).then_some(Refusal { source, client: Some(client), door: Some(door), reason })
+}
+
+/// Whether a source is not listened to at any door.
+fn is_locked_out(lockouts: Option<&Lockouts>, source: IpAddr, now: Monotonic) -> bool {
+    lockouts.is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
 }

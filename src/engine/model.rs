@@ -251,6 +251,7 @@ fn any_packet() -> impl Strategy<Value = Packet> {
             source,
             destination: destination.parse().unwrap(),
             transport: transport(tcp, port, source_port, sequence, flags),
+            looped: false,
         })
 }
 
@@ -291,6 +292,7 @@ fn next_packet(model: &Model, source: IpAddr, door: usize, number: u32) -> Packe
         source,
         destination: door.target.unwrap_or(model.local),
         transport: transport(tcp, knock.port.get(), 1000 + number as u16, number, flags),
+        looped: false,
     }
 }
 

@@ -122,6 +122,7 @@ mod tests {
             source: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
             destination: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             transport,
+            looped: false,
         }
     }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
-use super::{ClientId, Credential, DoorId, Missing, Reason, Refusal, Request};
+use super::{ClientId, Credential, DoorId, Lifetime, Missing, Reason, Refusal, Request, is_over};
 use crate::config::{self, AddressPolicy, Client, Name, Recognition};
+use crate::proto::network::may_ask_for;
 use crate::proto::spa::{self, Addresses, Error, Given, LEN, Opener, PrivateKey, PublicKey};
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::filter::Datagrams;
@@ -38,6 +39,12 @@ impl Server {
             max_age: settings.max_age,
             max_ahead: settings.max_ahead,
         }
+    }
+
+    /// When a request has to have been made.
+    #[must_use]
+    pub const fn lifetime(&self, missing: Missing) -> Lifetime {
+        Lifetime { max_age: self.max_age, max_ahead: self.max_ahead, missing }
     }
 
     /// Whether a packet is a native SPA datagram by its port and length.
@@ -79,9 +86,7 @@ const COPY: Duration = Duration::from_secs(1);
 pub struct Spa {
     ports: RangeInclusive<NonZeroU16>,
     openers: Vec<(Opener, Option<Wall>)>,
-    max_age: Duration,
-    max_ahead: Duration,
-    missing: Missing,
+    lifetime: Lifetime,
     holders: HashMap<PublicKey, Holder>,
     clients: Vec<Rights>,
     doors: HashMap<Name, DoorId>,
@@ -160,6 +165,7 @@ impl Spa {
                 .filter_map(|&(id, takes)| takes.then_some(id))
                 .collect(),
         };
+        let lifetime = server.lifetime(Missing::default());
         let openers = server.keys.into_iter().map(|key| {
             let expected = clients.iter().filter_map(|client| client.spa.as_ref());
             let expected = expected.flat_map(|spa| spa.keys.iter().copied());
@@ -170,9 +176,7 @@ impl Spa {
         Self {
             ports: server.ports,
             openers,
-            max_age: server.max_age,
-            max_ahead: server.max_ahead,
-            missing: Missing::default(),
+            lifetime,
             holders,
             clients,
             doors: doors.into_iter().map(|(name, (id, _))| (name, id)).collect(),
@@ -182,8 +186,9 @@ impl Spa {
 
     /// The same where uses may be missing from the ledger.
     #[must_use]
-    pub fn heeding(self, missing: Missing) -> Self {
-        Self { missing, ..self }
+    pub fn heeding(mut self, missing: Missing) -> Self {
+        self.lifetime.missing = missing;
+        self
     }
 
     /// What a capture has to pass on.
@@ -251,20 +256,12 @@ impl Spa {
         let client = holder.client;
         let refuse = |reason| Refused { client: Some(client), door: None, reason };
         let rights = self.clients.get(client.0 as usize).ok_or(Reason::UnknownClient)?;
-        if rights.expires.is_some_and(|expires| expires <= now.wall) {
+        if is_over(rights.expires, now.wall) {
             return Err(refuse(Reason::Expired));
         }
         let asked = asked.ok_or(refuse(Reason::MalformedRequest))?;
         let stamp = Wall::from(asked.stamp);
-        if now.wall.since(stamp) > self.max_age {
-            return Err(refuse(Reason::TooOld));
-        }
-        if stamp.since(now.wall) > self.max_ahead {
-            return Err(refuse(Reason::TooFarAhead));
-        }
-        if self.missing.may_hide(stamp, now) {
-            return Err(refuse(Reason::BeforeStart));
-        }
+        self.lifetime.judge(stamp, now).map_err(refuse)?;
         if holder.mark.is_some_and(|mark| stamp <= mark) {
             return Err(refuse(Reason::Used));
         }
@@ -308,12 +305,8 @@ fn addresses(asked: &spa::Request, source: IpAddr, policy: AddressPolicy) -> Res
         Addresses::Observed if policy == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
         Addresses::Observed => Given::try_from(source).map_err(|_| Reason::MalformedRequest),
         Addresses::Given(given) => {
-            let is_foreign = given.iter().any(|address| address.is_loopback());
-            if is_foreign && !source.is_loopback() {
-                Err(Reason::MalformedRequest)
-            } else {
-                Ok(given)
-            }
+            let may = given.iter().all(|address| may_ask_for(source, address));
+            if may { Ok(given) } else { Err(Reason::ImpossibleAddress) }
         }
     }
 }
@@ -418,7 +411,12 @@ mod tests {
     fn packet(source: &str) -> Packet {
         let port = NonZeroU16::new(62_201).unwrap();
         let (source, destination) = (source.parse().unwrap(), "198.51.100.1".parse().unwrap());
-        Packet { source, destination, transport: Transport::Udp { source_port: 40_000, port } }
+        Packet {
+            source,
+            destination,
+            transport: Transport::Udp { source_port: 40_000, port },
+            looped: false,
+        }
     }
 
     fn at(after: Duration) -> Now {
@@ -690,7 +688,7 @@ mod tests {
             let open = Addresses::Given(Given::new(v4.parse().ok(), v6.parse().ok()).unwrap());
             let datagram = sealed(&Asked { open, ..stamped(Duration::ZERO) }, ONE);
             for (source, expected) in
-                [("192.0.2.2", Some(Reason::MalformedRequest)), ("127.0.0.1", None)]
+                [("192.0.2.2", Some(Reason::ImpossibleAddress)), ("127.0.0.1", None)]
             {
                 let answer = judge(&mut spa(), Duration::ZERO, source, &datagram);
                 assert_eq!(reason(answer), expected, "{open:?} from {source}");

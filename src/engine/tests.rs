@@ -43,7 +43,7 @@ fn packet(source: IpAddr, knock: Knock, number: u32) -> Packet {
         }
         Protocol::Udp => Transport::Udp { source_port, port },
     };
-    Packet { source, destination: HOST.parse().unwrap(), transport }
+    Packet { source, destination: HOST.parse().unwrap(), transport, looped: false }
 }
 
 /// Knocks from one source, one second apart, and the events as text.
@@ -269,6 +269,35 @@ fn a_door_sees_what_is_sent_to_its_target_or_else_to_this_host() {
     assert_eq!(events(engine.on_packet(at(SECOND), &other)), ["ignored: not-for-us"]);
     engine.set_local(Local::Any);
     assert_eq!(events(engine.on_packet(at(SECOND), &other)), ["0: open"]);
+}
+
+#[test]
+fn what_no_packet_from_elsewhere_comes_from_is_nobodys_knock() {
+    let mut engine = engine(&[door(&["1"])]);
+    engine.set_local(Local::Addresses(
+        [HOST, "127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into(),
+    ));
+    let mut knock = |source: &str, looped, number| {
+        let packet = packet(source.parse().unwrap(), "1".parse().unwrap(), number);
+        events(engine.on_packet(at(number * SECOND), &Packet { looped, ..packet }))
+    };
+    for (number, source) in (0..).zip([
+        "0.0.0.0",
+        "0.9.9.9",
+        "224.0.0.1",
+        "255.255.255.255",
+        "ff02::1",
+        "::ffff:1.2.3.4",
+    ]) {
+        for looped in [false, true] {
+            assert_eq!(knock(source, looped, number), ["ignored: impossible-address"], "{source}");
+        }
+    }
+    for (number, source) in (10..).zip([HOST, "127.0.0.1", "127.9.9.9", "::1"]) {
+        assert_eq!(knock(source, false, number), ["ignored: impossible-address"], "{source}");
+        assert_eq!(knock(source, true, number), ["0: open"], "{source}");
+    }
+    assert_eq!(knock("fe80::1", false, 20), ["0: open"]);
 }
 
 #[test]

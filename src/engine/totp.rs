@@ -11,12 +11,13 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::time::Duration;
 
-use super::ClientId;
+use super::{ClientId, is_over};
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Key, Mode, Scheme};
 use crate::time::{Monotonic, Now, Wall};
 use step::Step;
 
+pub use search::SEARCHED;
 pub(super) use search::{Progress, Searches};
 pub(super) use tail::Tail;
 
@@ -95,24 +96,18 @@ impl Rotation {
         matches!(self.scheme.mode(), Mode::Code { .. })
     }
 
-    /// The steps that hold at a moment.
-    fn window(&self, at: Wall) -> RangeInclusive<u64> {
-        let (step, skew) = (self.scheme.step_at(at), u64::from(self.scheme.skew()));
-        step.saturating_sub(skew)..=step.saturating_add(skew)
-    }
-
     /// The steps to have ready: those that hold, the one after, and those that held when a sequence
     /// began that can still be completed.
     fn wanted(&self, now: Wall) -> RangeInclusive<u64> {
-        let window = self.window(now);
-        let retired = self.window(now - self.timeout);
+        let window = self.scheme.window(now);
+        let retired = self.scheme.window(now - self.timeout);
         let first = (*retired.start()).max(window.start().saturating_sub(RETIRED));
         first..=window.end().saturating_add(1)
     }
 
     /// Whether all that holds now is there to be matched.
     pub(super) fn is_ready(&self, now: Wall) -> bool {
-        let window = self.window(now);
+        let window = self.scheme.window(now);
         let finished = |step: &&Step| step.is_finished(&self.holders);
         self.steps.front().is_some_and(|first| first.number() <= *window.start())
             && self
@@ -147,7 +142,7 @@ impl Rotation {
     /// Prepares what is missing, for as much of `work` as there is; takes what it used off it. A
     /// unit of work is about one HMAC.
     pub(super) fn prepare(&mut self, now: Wall, work: &mut usize) {
-        let (window, wanted) = (self.window(now), self.wanted(now));
+        let (window, wanted) = (self.scheme.window(now), self.wanted(now));
         while self.steps.front().is_some_and(|step| step.number() < *wanted.start()) {
             self.steps.pop_front();
         }
@@ -212,8 +207,8 @@ impl Rotation {
 
     /// The steps that hold now, or did at a moment before.
     fn held(&self, now: Now, then: Monotonic) -> impl Iterator<Item = &Step> {
-        let at_first = self.window(now.wall - now.monotonic.since(then));
-        let at_last = self.window(now.wall);
+        let at_first = self.scheme.window(now.wall - now.monotonic.since(then));
+        let at_last = self.scheme.window(now.wall);
         self.steps.iter().filter(move |step| {
             at_last.contains(&step.number()) || at_first.contains(&step.number())
         })
@@ -228,7 +223,7 @@ impl Rotation {
     fn standing(&self, key: u64, holder: &Holder, now: Wall) -> Standing {
         if self.steps.iter().any(|step| step.is_used(key)) {
             Standing::Used
-        } else if holder.until.is_some_and(|until| until <= now) {
+        } else if is_over(holder.until, now) {
             Standing::Expired
         } else {
             Standing::Good

@@ -347,6 +347,7 @@ mod tests {
                 sequence,
                 flags: TcpFlags::SYN,
             },
+            looped: false,
         };
         let _ = engine.on_packet(now, &packet);
         let _ = engine.on_deadline(now);

@@ -63,6 +63,13 @@ pub struct Request {
     pub close: bool,
 }
 
+impl Request {
+    /// The addresses to open for.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
 /// What a datagram was authenticated by, and what makes it good for one time only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
@@ -182,13 +189,15 @@ pub enum Reason {
     AddressNotNamed,
     /// The door cannot be opened for one source port only.
     SourcePort,
+    /// From an address that no packet from elsewhere comes from, or for one.
+    ImpossibleAddress,
     /// What is wrong with a request of fwknop's alone.
     Fwknop(fwknop::Error),
 }
 
 impl Reason {
-    pub const ALL: [Self; 31 + fwknop::Error::ALL.len()] = {
-        let mut all = [Self::NotForUs; 31 + fwknop::Error::ALL.len()];
+    pub const ALL: [Self; 32 + fwknop::Error::ALL.len()] = {
+        let mut all = [Self::NotForUs; 32 + fwknop::Error::ALL.len()];
         let mut place = 0;
         while place < all.len() {
             all[place] = match place.checked_sub(Self::OWN.len()) {
@@ -200,7 +209,7 @@ impl Reason {
         all
     };
     /// Those that are not fwknop's.
-    const OWN: [Self; 31] = [
+    const OWN: [Self; 32] = [
         Self::Ignored(Ignored::Truncated),
         Self::Ignored(Ignored::Fragment),
         Self::Ignored(Ignored::Malformed),
@@ -232,6 +241,7 @@ impl Reason {
         Self::NotAllowed,
         Self::AddressNotNamed,
         Self::SourcePort,
+        Self::ImpossibleAddress,
     ];
 
     /// The word that scripts see: in JSON, in counters.
@@ -269,6 +279,7 @@ impl Reason {
             Self::NotAllowed => "not-allowed",
             Self::AddressNotNamed => "address-not-named",
             Self::SourcePort => "source-port",
+            Self::ImpossibleAddress => "impossible-address",
             Self::Fwknop(error) => error.as_str(),
         }
     }
@@ -312,6 +323,7 @@ impl fmt::Display for Reason {
             Self::NotAllowed => "the client may not open this door so",
             Self::AddressNotNamed => "the client has to name the address to open for",
             Self::SourcePort => "this door cannot be opened for one source port only",
+            Self::ImpossibleAddress => "an address that no packet from elsewhere comes from",
         })
     }
 }

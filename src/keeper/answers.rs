@@ -21,6 +21,7 @@ use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::log;
 use crate::proto::duration;
+use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -82,6 +83,9 @@ impl Keeper {
                 // Answered when it is known what is open, in this turn if nothing has to be run.
                 return self.asked_status.push(id);
             }
+            Request::Open { address, .. } if !is_a_hosts(address) => {
+                Reply::Failed { why: format!("no packet comes from {address}") }
+            }
             Request::Open { door, address, seconds } => match self.find(&door) {
                 None => no_such_door(&door),
                 Some(door) => {
@@ -134,6 +138,10 @@ impl Keeper {
                     Reply::Failed { why: format!("{address} is not locked out") }
                 }
             }
+            Request::ResetClient { client } => match self.reset_client(now, &client) {
+                Ok(text) => Reply::Done { text },
+                Err(why) => Reply::Failed { why },
+            },
             Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
                 // Answered when it is in force.
                 Ok(()) => return,
@@ -327,8 +335,8 @@ fn past_entry(entry: &Entry) -> EventLine {
     }
     EventLine {
         time: seconds(entry.at),
-        source: Some(entry.address.to_string()),
-        door: Some(entry.door.to_string()),
+        source: entry.address.map(|address| address.to_string()),
+        door: entry.door.as_ref().map(ToString::to_string),
         event: entry.event.as_str().to_owned(),
         message: entry.detail.clone(),
         facts,

@@ -4,11 +4,17 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use super::credible::Lie;
 use crate::config::{Client, Config, Door, Name};
-use crate::engine::{AHEAD, ClientId, Credential, DoorId, Event, Knocked, Request};
+use crate::engine::spa::Server;
+use crate::engine::{
+    AHEAD, ClientId, Credential, DoorId, Event, Knocked, Local, Missing, Reason, Request, fwknop,
+    is_over,
+};
 use crate::grants::{By, Opener, Place, Wanted};
 use crate::ledger::{Flush, Proof};
-use crate::time::{Monotonic, Wall};
+use crate::proto::totp::Scheme;
+use crate::time::{Monotonic, Now, Wall};
 
 /// How much longer than it can be good what was used is remembered: a clock may be set back.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -36,10 +42,74 @@ pub(super) struct Ask {
 /// Why nobody gets what a watcher says that they may have.
 #[derive(Debug)]
 pub(super) enum Unfounded {
-    /// The watcher names what it was never given.
-    Invented,
-    /// The configuration in force no longer says so.
-    Changed(Box<Ask>),
+    /// No honest watcher says it.
+    Lie(Lie),
+    /// It does not hold, or no more: by this host's clocks, its addresses, or the configuration in
+    /// force.
+    Refused(Box<Ask>, Reason),
+}
+
+impl From<Lie> for Unfounded {
+    fn from(lie: Lie) -> Self {
+        Self::Lie(lie)
+    }
+}
+
+/// What a watcher's words are held against.
+#[derive(Clone, Copy)]
+pub(super) struct Grounds<'a> {
+    /// What the watcher was given.
+    pub(super) then: &'a Config,
+    pub(super) server: Option<&'a Server>,
+    /// The configuration in force.
+    pub(super) current: &'a Config,
+    pub(super) missing: Missing,
+    /// This host's addresses.
+    pub(super) local: &'a Local,
+    /// Whether a loopback interface is listened on.
+    pub(super) looped: bool,
+    /// After the words came.
+    pub(super) now: Now,
+}
+
+/// How long ago the last knock may have come: longer than the keeper is ever busy.
+const LATEST: Duration = Duration::from_secs(60);
+const NOT_GIVEN: Lie = Lie("what it was not given");
+
+impl Grounds<'_> {
+    /// Whether what ended at `at` is told in time, and by whom it can be.
+    fn is_in_time(&self, at: Monotonic, source: IpAddr) -> Result<(), Reason> {
+        if self.now.monotonic.since(at) > LATEST {
+            return Err(Reason::TooOld);
+        }
+        if !self.local.can_send(source, self.looped) {
+            return Err(Reason::ImpossibleAddress);
+        }
+        Ok(())
+    }
+
+    /// Whether a step held at some time since the first knock.
+    fn holds(&self, scheme: &Scheme, step: u64, began: Monotonic) -> Result<(), Reason> {
+        let first = self.now.wall - self.now.monotonic.since(began);
+        if step < *scheme.window(first).start() {
+            return Err(Reason::TooOld);
+        }
+        if step > *scheme.window(self.now.wall).end() {
+            return Err(Reason::TooFarAhead);
+        }
+        Ok(())
+    }
+
+    /// Whether a client's credential is what it was, and has not run out.
+    fn stands(&self, now: Option<&Client>, is_unchanged: bool) -> Result<(), Reason> {
+        match now {
+            Some(client) if is_unchanged => {
+                let is_over = is_over(client.expires, self.now.wall);
+                if is_over { Err(Reason::Expired) } else { Ok(()) }
+            }
+            _ => Err(Reason::Changed),
+        }
+    }
 }
 
 impl Ask {
@@ -67,18 +137,18 @@ impl Ask {
         }
     }
 
-    /// What a sequence asks for that was completed under the configuration `then`.
+    /// What a sequence asks for that was completed under an earlier configuration, or this one.
     ///
     /// # Errors
     /// [`Unfounded`].
     pub(super) fn of_sequence(
-        then: &Config,
-        current: &Config,
+        grounds: &Grounds<'_>,
         event: &Event,
         knocked: Knocked,
         at: Monotonic,
     ) -> Result<Self, Unfounded> {
-        let meant = door(then, event.door).ok_or(Unfounded::Invented)?;
+        let Grounds { then, current, .. } = *grounds;
+        let meant = door(then, event.door).ok_or(NOT_GIVEN)?;
         let stands = current.doors.iter().find(|door| door.name() == meant.name());
         let addresses = vec![event.source];
         let (ask, holds) = match knocked {
@@ -96,11 +166,12 @@ impl Ask {
                         && stands.one_time.is_some() == meant.one_time.is_some()
                 });
                 let door = stands.unwrap_or(meant).clone();
-                (Self { proof, ..Self::of(door, by.into(), addresses, at) }, holds)
+                let ask = Self { proof, ..Self::of(door, by.into(), addresses, at) };
+                (ask, if holds { Ok(()) } else { Err(Reason::Changed) })
             }
             Knocked::Totp { client: id, step } => {
-                let client = client(then, id).ok_or(Unfounded::Invented)?;
-                let scheme = meant.recognition.totp.ok_or(Unfounded::Invented)?;
+                let client = client(then, id).ok_or(NOT_GIVEN)?;
+                let scheme = meant.recognition.totp.ok_or(NOT_GIVEN)?;
                 let proof = Proof::Once {
                     door: meant.name().clone(),
                     client: Some(client.name.clone()),
@@ -110,45 +181,51 @@ impl Ask {
                         scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT,
                     ),
                 };
-                let holds = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
-                    && same_client(current, client).is_some_and(|now| {
+                let now = same_client(current, client);
+                let is_unchanged = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
+                    && now.is_some_and(|now| {
                         now.totp == client.totp && now.doors.contains(meant.name())
                     });
+                let holds = grounds
+                    .stands(now, is_unchanged)
+                    .and_then(|()| grounds.holds(&scheme, step, event.began));
                 let opener = Opener { by: By::Totp, client: Some(client.name.clone()) };
                 let door = stands.unwrap_or(meant).clone();
                 (Self { proof: Some(proof), ..Self::of(door, opener, addresses, at) }, holds)
             }
         };
-        if holds { Ok(ask) } else { Err(Unfounded::Changed(Box::new(ask))) }
+        ask.if_so(holds.and_then(|()| grounds.is_in_time(at, event.source)))
     }
 
-    /// What a datagram asks for that was authenticated under the configuration `then`. How long it
-    /// may ask for is what the door says.
+    /// What a datagram asks for that was authenticated under an earlier configuration, or this one.
+    /// How long it may ask for is what the door says.
     ///
     /// # Errors
     /// [`Unfounded`].
     pub(super) fn of_request(
-        then: &Config,
-        current: &Config,
+        grounds: &Grounds<'_>,
         request: &Request,
         at: Monotonic,
     ) -> Result<Self, Unfounded> {
-        let meant = door(then, request.door).ok_or(Unfounded::Invented)?;
-        let client = client(then, request.client).ok_or(Unfounded::Invented)?;
+        let Grounds { then, current, missing, .. } = *grounds;
+        let meant = door(then, request.door).ok_or(NOT_GIVEN)?;
+        let client = client(then, request.client).ok_or(NOT_GIVEN)?;
         let stands = current.doors.iter().find(|door| door.name() == meant.name());
         let now = same_client(current, client).filter(|now| now.doors.contains(meant.name()));
-        let (by, stamp, proof, holds) = match request.credential {
+        let (by, stamp, proof, is_unchanged, lifetime) = match request.credential {
             Credential::Spa { key, stamp } => {
-                let spa = client.spa.as_ref().ok_or(Unfounded::Invented)?;
-                let key = *spa.keys.get(usize::from(key)).ok_or(Unfounded::Invented)?;
-                let holds = stands.is_some_and(|door| door.recognition.spa)
+                let spa = client.spa.as_ref().ok_or(NOT_GIVEN)?;
+                let key = *spa.keys.get(usize::from(key)).ok_or(NOT_GIVEN)?;
+                let is_unchanged = stands.is_some_and(|door| door.recognition.spa)
                     && now
                         .and_then(|now| now.spa.as_ref())
                         .is_some_and(|spa| spa.keys.contains(&key));
-                (By::Spa, stamp, Proof::Later { key: *key.as_bytes(), stamp }, holds)
+                let lifetime = grounds.server.ok_or(NOT_GIVEN)?.lifetime(missing);
+                let proof = Proof::Later { key: *key.as_bytes(), stamp };
+                (By::Spa, stamp, proof, is_unchanged, lifetime)
             }
             Credential::Fwknop { digest, stamp } => {
-                let fwknop = client.fwknop.as_ref().ok_or(Unfounded::Invented)?;
+                let fwknop = client.fwknop.as_ref().ok_or(NOT_GIVEN)?;
                 let proof = Proof::Once {
                     door: meant.name().clone(),
                     client: Some(client.name.clone()),
@@ -156,15 +233,24 @@ impl Ask {
                     bytes: digest.to_vec(),
                     until: Some(stamp + then.settings.fwknop.max_age + KEPT),
                 };
-                let holds = stands.is_some_and(|door| door.recognition.fwknop)
+                let is_unchanged = stands.is_some_and(|door| door.recognition.fwknop)
                     && now.is_some_and(|now| now.fwknop.as_ref() == Some(fwknop));
-                (By::Fwknop, stamp, proof, holds)
+                let lifetime = fwknop::lifetime(&then.settings.fwknop, missing);
+                (By::Fwknop, stamp, proof, is_unchanged, lifetime)
             }
         };
+        let may_ask = |address| grounds.local.may_ask_for(request.source, address);
+        let holds = grounds
+            .stands(now, is_unchanged)
+            .and_then(|()| lifetime.judge(stamp, grounds.now))
+            .and_then(|()| grounds.is_in_time(at, request.source))
+            .and_then(|()| {
+                let may = request.addresses().all(may_ask);
+                if may { Ok(()) } else { Err(Reason::ImpossibleAddress) }
+            });
         let door = stands.unwrap_or(meant).clone();
         let opener = Opener { by, client: Some(client.name.clone()) };
-        let v4 = request.v4.map(IpAddr::V4);
-        let addresses = v4.into_iter().chain(request.v6.map(IpAddr::V6)).collect();
+        let addresses = request.addresses().collect();
         let most = door.opening.open_for_max;
         let open_for =
             request.open_for.map(|seconds| Duration::from_secs(seconds.max(1).into()).min(most));
@@ -176,7 +262,14 @@ impl Ask {
             close: request.close,
             ..Self::of(door, opener, addresses, at)
         };
-        if holds { Ok(ask) } else { Err(Unfounded::Changed(Box::new(ask))) }
+        ask.if_so(holds)
+    }
+
+    fn if_so(self, holds: Result<(), Reason>) -> Result<Self, Unfounded> {
+        match holds {
+            Ok(()) => Ok(self),
+            Err(reason) => Err(Unfounded::Refused(Box::new(self), reason)),
+        }
     }
 
     /// Whether its proof has to be on the disk before anything opens.
@@ -205,11 +298,11 @@ fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
 }
 
-fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
+pub(super) fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
     config.doors.get(usize::try_from(place).ok()?)
 }
 
-fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
+pub(super) fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
     config.clients.get(usize::try_from(place).ok()?)
 }
 
@@ -260,5 +353,135 @@ mod tests {
             assert_eq!(ask(stamp).flush(now), flush, "{stamp:?}");
         }
         assert_eq!(Ask { proof: None, ..ask(None) }.flush(now), Flush::No);
+    }
+
+    use crate::keeper::credible::tests::{ALICE, CODE, World, address};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn outcome(asked: Result<Ask, Unfounded>) -> Option<Reason> {
+        match asked {
+            Ok(_) => None,
+            Err(Unfounded::Refused(_, reason)) => Some(reason),
+            Err(Unfounded::Lie(lie)) => panic!("{lie:?}"),
+        }
+    }
+
+    fn asked(world: &World, request: &Request) -> Option<Reason> {
+        outcome(Ask::of_request(&world.grounds(), request, world.now.monotonic))
+    }
+
+    fn stamped(request: &Request, to: Wall) -> Request {
+        let credential = match request.credential {
+            Credential::Spa { key, .. } => Credential::Spa { key, stamp: to },
+            Credential::Fwknop { digest, .. } => Credential::Fwknop { digest, stamp: to },
+        };
+        Request { credential, ..*request }
+    }
+
+    fn knocked(world: &World, step: u64, began: Monotonic) -> Option<Reason> {
+        let knocked = Knocked::Totp { client: ALICE, step };
+        let kind = crate::engine::EventKind::Open(knocked);
+        let event = Event { began, ..world.event(CODE, kind) };
+        outcome(Ask::of_sequence(&world.grounds(), &event, knocked, world.now.monotonic))
+    }
+
+    #[test]
+    fn a_stamp_is_held_against_the_keepers_own_clock() {
+        let world = World::new();
+        let now = world.now.wall;
+        for request in [world.spa(), world.fwknop()] {
+            assert_eq!(asked(&world, &request), None);
+            let to = |stamp| asked(&world, &stamped(&request, stamp));
+            assert_eq!(to(Wall::MAX), Some(Reason::TooFarAhead));
+            assert_eq!(to(now + HOUR), Some(Reason::TooFarAhead));
+            assert_eq!(to(now - HOUR), Some(Reason::TooOld));
+            let missing = Missing(Some(world.now.monotonic));
+            let grounds = Grounds { missing, ..world.grounds() };
+            let refused = Ask::of_request(&grounds, &request, world.now.monotonic);
+            assert_eq!(outcome(refused), Some(Reason::BeforeStart));
+        }
+    }
+
+    #[test]
+    fn a_step_has_to_have_held_since_the_first_knock() {
+        let mut world = World::new();
+        let began = world.now.monotonic - Duration::from_secs(2);
+        let step = world.config.doors[1].recognition.totp.unwrap().step_at(world.now.wall);
+        for (ahead, expected) in [(0, None), (1, None), (2, Some(Reason::TooFarAhead))] {
+            assert_eq!(knocked(&world, step + ahead, began), expected);
+        }
+        assert_eq!(knocked(&world, u64::MAX, began), Some(Reason::TooFarAhead));
+        assert_eq!(knocked(&world, step - 1, began), None);
+        assert_eq!(knocked(&world, step - 2, began), Some(Reason::TooOld));
+        // It was told half a minute later.
+        world.now.wall = world.now.wall + Duration::from_secs(30);
+        world.now.monotonic = world.now.monotonic + Duration::from_secs(30);
+        assert_eq!(knocked(&world, step - 1, began), None);
+        // The calendar was set in between: that is nobody's fault.
+        world.now.wall = world.now.wall - 5 * HOUR;
+        assert_eq!(knocked(&world, step, began), Some(Reason::TooFarAhead));
+        world.now.wall = world.now.wall + 10 * HOUR;
+        assert_eq!(knocked(&world, step, began), Some(Reason::TooOld));
+    }
+
+    #[test]
+    fn a_client_that_has_expired_or_is_gone_gets_nothing() {
+        let mut world = World::new();
+        let step = world.config.doors[1].recognition.totp.unwrap().step_at(world.now.wall);
+        let at = world.now.monotonic;
+        world.config.clients[0].expires = Some(world.now.wall);
+        for request in [world.spa(), world.fwknop()] {
+            assert_eq!(asked(&world, &request), Some(Reason::Expired));
+        }
+        assert_eq!(knocked(&world, step, at), Some(Reason::Expired));
+        world.config.clients[0].expires = Some(world.now.wall + HOUR);
+        assert_eq!(asked(&world, &world.spa()), None);
+        let mut current = world.config.clone();
+        current.clients.remove(0);
+        let grounds = Grounds { current: &current, ..world.grounds() };
+        for request in [world.spa(), world.fwknop()] {
+            let refused = Ask::of_request(&grounds, &request, at);
+            assert_eq!(outcome(refused), Some(Reason::Changed));
+        }
+    }
+
+    #[test]
+    fn what_is_told_too_late_opens_nothing() {
+        let world = World::new();
+        let event = world.event(DoorId(0), crate::engine::EventKind::Open(Knocked::Sequence));
+        let told = |after| {
+            let at = world.now.monotonic - after;
+            outcome(Ask::of_sequence(&world.grounds(), &event, Knocked::Sequence, at))
+        };
+        assert_eq!(told(LATEST), None);
+        assert_eq!(told(LATEST + Duration::from_nanos(1)), Some(Reason::TooOld));
+        let asked = |after| {
+            let at = world.now.monotonic - after;
+            outcome(Ask::of_request(&world.grounds(), &world.spa(), at))
+        };
+        assert_eq!(asked(LATEST), None);
+        assert_eq!(asked(LATEST * 2), Some(Reason::TooOld));
+    }
+
+    #[test]
+    fn this_hosts_addresses_open_nothing_unless_loopback_is_listened_on() {
+        let world = World::new();
+        for own in ["192.0.2.1", "127.0.0.1"] {
+            let kind = crate::engine::EventKind::Open(Knocked::Sequence);
+            let event = Event { source: address(own), ..world.event(DoorId(0), kind) };
+            let told = |looped| {
+                let grounds = Grounds { looped, ..world.grounds() };
+                let at = world.now.monotonic;
+                outcome(Ask::of_sequence(&grounds, &event, Knocked::Sequence, at))
+            };
+            assert_eq!(told(false), Some(Reason::ImpossibleAddress));
+            assert_eq!(told(true), None);
+        }
+        let v4 = "192.0.2.1".parse().ok();
+        for request in [world.spa(), world.fwknop()] {
+            let refused = asked(&world, &Request { v4, ..request });
+            assert_eq!(refused, Some(Reason::ImpossibleAddress), "named by another");
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::engine::Missing;
-use crate::grants::{Change, GrantId, GrantState, Opener, Place, Record};
+use crate::grants::{By, Change, GrantId, GrantState, Opener, Place, Record};
 use crate::ledger::{
-    Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, Query, SetAside, Written,
+    Ahead, Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, Query, SetAside, Written,
 };
 use crate::time::{BootId, Monotonic, Now};
 
@@ -122,8 +122,8 @@ impl Books {
     ) -> bool {
         let entry = Entry {
             at: now.wall,
-            door: place.door.clone(),
-            address: place.address,
+            door: Some(place.door.clone()),
+            address: Some(place.address),
             client: opener.client.clone(),
             by: Some(opener.by),
             event,
@@ -131,6 +131,24 @@ impl Books {
         };
         let written = self.ledger.append(&entry);
         self.heed_growth(written)
+    }
+
+    /// Forgets what a client has used ahead of its time, and notes it in the history. How much that
+    /// was; `None`: it could not be written.
+    pub(super) fn forget_ahead(&mut self, now: Now, ahead: &Ahead) -> Option<usize> {
+        let forgotten = self.ledger.forget_ahead(ahead).and_then(|count| {
+            self.ledger.append(&Entry {
+                at: now.wall,
+                door: None,
+                address: None,
+                client: Some(ahead.client.clone()),
+                by: Some(By::Knockctl),
+                event: Event::ClientReset,
+                detail: format!("{count} proofs of client '{}' forgotten", ahead.client),
+            })?;
+            Ok(count)
+        });
+        forgotten.map_err(|why| self.heed(Err(why))).ok()
     }
 
     /// What adds to the ledger shows that it is well; to forget what is not there needs no room.

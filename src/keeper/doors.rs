@@ -20,7 +20,7 @@ use crate::config::{Name, OnExit};
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
 use crate::grants::{Element, Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
-use crate::ledger::{Event, Flush};
+use crate::ledger::{Ahead, Event, Flush};
 use crate::log::limit::Limit;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -102,6 +102,12 @@ impl Doors {
     #[must_use]
     pub(super) fn list(&self) -> Vec<Listed<'_>> {
         self.grants.list()
+    }
+
+    /// Forgets what a client has used ahead of its time; how much that was. `None`: it cannot be
+    /// written, which has been logged.
+    pub(super) fn forget_ahead(&mut self, now: Now, ahead: &Ahead) -> Option<usize> {
+        self.books.forget_ahead(now, ahead)
     }
 
     /// The history.

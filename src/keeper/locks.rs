@@ -12,7 +12,8 @@ use crate::time::Monotonic;
 /// How many are remembered: more are locked out only where addresses are spoofed.
 const MOST: usize = 1024;
 
-/// Who is not listened to, at a door or at all, and until when. Bounded.
+/// Who is not listened to, at a door or at all, and until when. Bounded: those that come when it is
+/// full are not remembered, so that nobody can push out his own lock with others'.
 #[derive(Debug, Default)]
 pub(super) struct Locks(BTreeMap<(IpAddr, Option<Name>), Monotonic>);
 
@@ -35,10 +36,9 @@ impl Locks {
         };
         let lasts = rule.map_or(Duration::ZERO, |rule| rule.lasts);
         self.0.retain(|_, until| *until > now);
-        self.0.insert((source, name), until.min(now + lasts));
-        if self.0.len() > MOST {
-            let first = self.0.iter().min_by_key(|&(_, until)| until).map(|(key, _)| key.clone());
-            first.and_then(|key| self.0.remove(&key));
+        let key = (source, name);
+        if self.0.len() < MOST || self.0.contains_key(&key) {
+            self.0.insert(key, until.min(now + lasts));
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_the_one_that_ends_first_is_forgotten() {
+    fn of_too_many_those_stay_that_came_first_until_they_end() {
         let (mut locks, config) = (Locks::default(), codes());
         for host in 0..=MOST as u16 {
             let now = at(Duration::from_secs(host.into()));
@@ -161,7 +161,10 @@ mod tests {
         }
         let now = at(Duration::from_secs(MOST as u64));
         assert_eq!(locks.status(now).len(), MOST);
-        assert!(!locks.forget(now, source(0)));
-        assert!(locks.forget(now, source(1)));
+        assert!(!locks.forget(now, source(MOST as u16)));
+        assert!(locks.forget(now, source(0)));
+        let later = at(HOUR);
+        locks.note(later, &config, DoorId(0), source(5000), (later + HOUR, false));
+        assert!(locks.forget(later, source(5000)));
     }
 }

@@ -30,7 +30,6 @@ use crate::config::load::{self, Loaded, Report};
 use crate::config::trusted_path::check_paths;
 use crate::config::{Config, OnExit};
 use crate::control;
-use crate::engine::Reason;
 use crate::firewall::JobId;
 use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
@@ -266,8 +265,8 @@ impl Keeper {
                     ask.addresses.iter().for_each(|&address| names.look_up(address));
                 }
             }
-            Notice::Changed(ask) => {
-                let _logged = self.doors.refuse_all(now, &ask, Reason::Changed);
+            Notice::Refused(ask, reason) => {
+                let _logged = self.doors.refuse_all(now, &ask, reason);
             }
             Notice::Spent { place, reason } => self.doors.note_refused(now, &place, reason),
             Notice::Seen { .. } | Notice::Past { .. } | Notice::PastRefusal { .. } => {

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::spa::Server;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::sys::{files, process};
+use crate::time::Monotonic;
 
 /// A running watcher and the configuration that it was given.
 pub(super) struct Watcher {
@@ -20,6 +21,7 @@ pub(super) struct Watcher {
     /// What it was given to take native SPA datagrams with.
     pub(super) server: Option<Server>,
     pub(super) generation: u64,
+    pub(super) since: Monotonic,
     child: Child,
     channel: Channel,
     complaints: Complaints,
@@ -49,6 +51,7 @@ impl Watcher {
     /// When there is no memory, or no process to be had.
     pub(super) fn start(
         generation: u64,
+        since: Monotonic,
         config: Arc<Config>,
         assignment: Assignment,
     ) -> io::Result<Self> {
@@ -62,6 +65,7 @@ impl Watcher {
             config,
             server,
             generation,
+            since,
             child,
             channel: Channel::new(ours),
             complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },
@@ -118,8 +122,10 @@ impl Watcher {
         channel.into_iter().chain(self.complaints.pipe.as_ref().map(File::as_fd))
     }
 
-    /// Ends it at once. A watcher ends when its channel does, which needs no right to kill.
+    /// Ends it at once: a watcher ends when its channel does, which needs no right to kill. Nothing
+    /// is heard any more of what it has said since.
     pub(super) fn kill(&mut self) {
+        self.closed = true;
         self.channel.shut();
         if !process::end(&mut self.child) {
             warn!("a watcher (process {}) does not end, and may not be killed", self.child.id());

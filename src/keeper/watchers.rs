@@ -16,19 +16,21 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::ask::{Ask, Unfounded, client_name};
+use super::ask::{self, Ask, Grounds, Unfounded, client_name};
+use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::locks::Locks;
 use super::watcher::{Heard, Watcher};
 use super::words::{client_of, log_event, log_refusal, names_of};
-use crate::config::{Config, Door, LogLevel, Name};
+use crate::config::{Config, LogLevel, Name};
 use crate::engine::spa::Server;
-use crate::engine::{Event, EventKind, Missing, Reason, Refusal};
+use crate::engine::{Event, EventKind, Local, Missing, Reason, Refusal};
 use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
 use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
+use crate::sys::{clock, host};
 use crate::time::Monotonic;
 
 /// How far two watchers may disagree about when a packet came.
@@ -46,13 +48,25 @@ const FIRST_TRIES: u64 = 5;
 /// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
 
+/// How long the addresses of this host are taken to be what they were.
+const HOME_HOLDS: Duration = Duration::from_secs(1);
+
+/// This host, as it was lately.
+#[derive(Debug, Default)]
+struct Home {
+    local: Local,
+    /// The names of its loopback interfaces.
+    loopbacks: BTreeSet<String>,
+    until: Monotonic,
+}
+
 /// What the rest of the keeper has to act upon.
 #[must_use]
 pub(super) enum Notice {
     /// Somebody may have what this asks for.
     Asked(Box<Ask>),
-    /// Somebody might have had it, and may not any more.
-    Changed(Box<Ask>),
+    /// Somebody might have had it, and may not, or not any more.
+    Refused(Box<Ask>, Reason),
     /// A sequence was completed that opens nothing any more.
     Spent { place: Place, reason: Reason },
     /// A packet that changed nothing: somebody asks about such.
@@ -87,9 +101,11 @@ pub(super) struct Watchers {
     lines: Limit,
     /// Whoever repeats what was sniffed cannot push everything else out of the history.
     spent: Limit,
+    floods: Limit,
     counts: HashMap<Reason, u64>,
     dropped: u64,
     locks: Locks,
+    home: Arc<Home>,
     users: BTreeSet<u32>,
 }
 
@@ -110,9 +126,11 @@ impl Watchers {
             complaints: Limit::new(20, Duration::from_secs(1)),
             lines: Limit::new(1000, Duration::from_millis(5)),
             spent: Limit::new(20, Duration::from_secs(60)),
+            floods: Limit::new(1, Duration::from_secs(60)),
             counts: HashMap::new(),
             dropped: 0,
             locks: Locks::default(),
+            home: Arc::new(Home::default()),
             users: BTreeSet::new(),
         }
     }
@@ -154,7 +172,7 @@ impl Watchers {
             verbose: settings.log.level >= LogLevel::Debug,
         };
         self.last_generation += 1;
-        let watcher = Watcher::start(self.last_generation, config, assignment)?;
+        let watcher = Watcher::start(self.last_generation, now, config, assignment)?;
         self.relief = Some((watcher, now + START_LIMIT));
         self.restart = None;
         Ok(())
@@ -219,6 +237,17 @@ impl Watchers {
         }
     }
 
+    /// Starts another watcher, which remembers nothing, unless one is starting anyway.
+    ///
+    /// # Errors
+    /// When it cannot be started; then the one at work stays.
+    pub(super) fn renew(&mut self, now: Monotonic) -> io::Result<()> {
+        if self.relief.is_some() {
+            return Ok(());
+        }
+        self.start(now, Arc::clone(&self.config), self.server.clone())
+    }
+
     fn restart_later(&mut self, now: Monotonic) {
         self.restart = Some(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -230,8 +259,8 @@ impl Watchers {
             match watcher.hear() {
                 None => break self.current = Some((watcher, since)),
                 Some(Heard::Frame(frame)) => {
-                    if !self.frame(now, &watcher, frame, notices) {
-                        watcher.kill();
+                    if let Err(Lie(lie)) = self.frame(now, &watcher, frame, notices) {
+                        end(&mut watcher, lie);
                     }
                     // A door opens before more is heard.
                     if matches!(notices.last(), Some(Notice::Asked(_))) {
@@ -240,8 +269,7 @@ impl Watchers {
                 }
                 Some(Heard::Complaint(line)) => self.complaint(now, &line),
                 Some(Heard::Malformed) => {
-                    error!("the watcher sent a malformed message and is ended");
-                    watcher.kill();
+                    end(&mut watcher, "a malformed message");
                 }
                 Some(Heard::Ended(status)) => {
                     if now.since(since) >= STEADY {
@@ -267,12 +295,11 @@ impl Watchers {
                 match watcher.hear() {
                     None if until <= now => break,
                     None => break still_leaving.push((watcher, until)),
-                    Some(Heard::Frame(FromWatcher::Done) | Heard::Malformed | Heard::Ended(_)) => {
-                        break;
-                    }
+                    Some(Heard::Frame(FromWatcher::Done) | Heard::Ended(_)) => break,
+                    Some(Heard::Malformed) => break end(&mut watcher, "a malformed message"),
                     Some(Heard::Frame(frame)) => {
-                        if !self.frame(now, &watcher, frame, notices) {
-                            break;
+                        if let Err(Lie(lie)) = self.frame(now, &watcher, frame, notices) {
+                            break end(&mut watcher, lie);
                         }
                     }
                     Some(Heard::Complaint(line)) => self.complaint(now, &line),
@@ -342,17 +369,33 @@ impl Watchers {
         notices.push(Notice::InForce(Arc::clone(&self.config)));
     }
 
-    /// Acts on a frame of a watcher at work. False: no watcher of ours says this.
+    /// Acts on a frame of a watcher at work.
     fn frame(
         &mut self,
         now: Monotonic,
         watcher: &Watcher,
         frame: FromWatcher,
         notices: &mut Vec<Notice>,
-    ) -> bool {
+    ) -> Result<(), Lie> {
+        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Asked { .. }) {
+            self.look_home(now);
+        }
+        let (current, home) = (Arc::clone(&self.config), Arc::clone(&self.home));
+        let interfaces = &watcher.config.settings.interfaces;
+        let grounds = Grounds {
+            then: &watcher.config,
+            server: watcher.server.as_ref(),
+            current: &current,
+            missing: self.missing,
+            local: &home.local,
+            looped: interfaces.iter().any(|name| name == "any" || home.loopbacks.contains(name)),
+            // A frame may have come after the others of this turn, and after a sleep.
+            now: clock::now(),
+        };
+        credible::check(&grounds, watcher.since, &frame)?;
         match frame {
             FromWatcher::Event { event, at } => {
-                let Some(door) = door_of(watcher, &event) else { return false };
+                let Some(door) = ask::door(&watcher.config, event.door) else { return Ok(()) };
                 if let EventKind::Reset {
                     reason: reason @ (Reason::Used | Reason::Expired), ..
                 } = event.kind
@@ -370,11 +413,17 @@ impl Watchers {
                     if self.may_log(now) {
                         log_event(&watcher.config, &event, at, door.name());
                     }
-                    return true;
+                    return Ok(());
                 };
                 if self.is_new(watcher.generation, door.name(), event.source, event.began) {
-                    let ask = Ask::of_sequence(&watcher.config, &self.config, &event, knocked, at);
-                    return notice_of(ask, notices);
+                    let ask = Ask::of_sequence(&grounds, &event, knocked, at);
+                    self.notice(now, ask, notices)?;
+                }
+            }
+            FromWatcher::Asked { request, at } => {
+                let Some(door) = ask::door(&watcher.config, request.door) else { return Ok(()) };
+                if self.is_new(watcher.generation, door.name(), request.source, at) {
+                    self.notice(now, Ask::of_request(&grounds, &request, at), notices)?;
                 }
             }
             FromWatcher::Interface { index, state } => {
@@ -393,12 +442,24 @@ impl Watchers {
             }
             FromWatcher::Count { reason, count } => {
                 let total = self.count(reason, count);
-                debug!(
-                    reason = reason.as_str(),
-                    count = total,
-                    "packets so far that came to nothing: {total}, {}",
-                    reason.as_str()
-                );
+                if reason == Reason::Crowded && self.floods.pass(now) {
+                    warn!(
+                        count,
+                        "a flood: for {count} knocks there was no room to follow or to count their sources"
+                    );
+                } else if self.may_log(now) {
+                    debug!(
+                        reason = reason.as_str(),
+                        count = total,
+                        "packets so far that came to nothing: {total}, {}",
+                        reason.as_str()
+                    );
+                }
+            }
+            FromWatcher::Refused { refusal, .. } => {
+                if self.may_log(now) {
+                    log_refusal(&watcher.config, &refusal);
+                }
             }
             FromWatcher::Seen { source, knock, reason, at } => {
                 notices.push(Notice::Seen { source, knock, reason, at });
@@ -408,38 +469,47 @@ impl Watchers {
                 let (door, client) = (door.cloned(), client.cloned());
                 notices.push(Notice::PastRefusal { door, client, refusal, at });
             }
-            FromWatcher::Past { event, at } => match door_of(watcher, &event) {
-                Some(door) => {
-                    let door = door.name().clone();
-                    let client = client_of(&event)
-                        .and_then(|client| client_name(&watcher.config, client))
-                        .cloned();
-                    notices.push(Notice::Past { door, client, event, at });
-                }
-                None => return false,
-            },
-            FromWatcher::Asked { request, at } => {
-                let Some(door) = watcher.config.doors.get(request.door.0 as usize) else {
-                    error!("the watcher named a door that it was not given and is ended");
-                    return false;
-                };
-                if !self.is_new(watcher.generation, door.name(), request.source, at) {
-                    return true;
-                }
-                let ask = Ask::of_request(&watcher.config, &self.config, &request, at);
-                return notice_of(ask, notices);
+            FromWatcher::Past { event, at } => {
+                let Some(door) = ask::door(&watcher.config, event.door) else { return Ok(()) };
+                let door = door.name().clone();
+                let client = client_of(&event)
+                    .and_then(|client| client_name(&watcher.config, client))
+                    .cloned();
+                notices.push(Notice::Past { door, client, event, at });
             }
-            FromWatcher::Refused { refusal, .. } => {
-                if self.may_log(now) {
-                    log_refusal(&watcher.config, &refusal);
+            FromWatcher::Ready | FromWatcher::Done | FromWatcher::Suppressed { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Takes note of what has been asked for. What is refused strangers can repeat.
+    fn notice(
+        &mut self,
+        now: Monotonic,
+        ask: Result<Ask, Unfounded>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), Lie> {
+        match ask {
+            Ok(ask) => notices.push(Notice::Asked(Box::new(ask))),
+            Err(Unfounded::Lie(lie)) => return Err(lie),
+            Err(Unfounded::Refused(ask, reason)) => {
+                self.count(reason, 1);
+                if self.spent.pass(now) {
+                    notices.push(Notice::Refused(ask, reason));
                 }
-            }
-            FromWatcher::Ready | FromWatcher::Suppressed { .. } => {}
-            FromWatcher::Done => {
-                debug!(time = now.as_nanos(), "the watcher says that it is done");
             }
         }
-        true
+        Ok(())
+    }
+
+    /// Asks the kernel anew for the addresses of this host, where that is some time ago.
+    fn look_home(&mut self, now: Monotonic) {
+        if self.home.until <= now
+            && let Ok(host::Home { addresses, loopbacks }) = host::read()
+        {
+            let (local, until) = (Local::Addresses(addresses), now + HOME_HOLDS);
+            self.home = Arc::new(Home { local, loopbacks, until });
+        }
     }
 
     /// Adds to what has come to nothing for a reason; how much that is now.
@@ -530,26 +600,10 @@ impl Watchers {
     }
 }
 
-/// False: no watcher of ours says this.
-fn notice_of(ask: Result<Ask, Unfounded>, notices: &mut Vec<Notice>) -> bool {
-    notices.push(match ask {
-        Ok(ask) => Notice::Asked(Box::new(ask)),
-        Err(Unfounded::Changed(ask)) => Notice::Changed(ask),
-        Err(Unfounded::Invented) => {
-            error!("the watcher named what it was not given and is ended");
-            return false;
-        }
-    });
-    true
-}
-
-/// The door that an event names; a watcher that names none of its own is none of ours.
-fn door_of<'a>(watcher: &'a Watcher, event: &Event) -> Option<&'a Door> {
-    let door = watcher.config.doors.get(event.door.0 as usize);
-    if door.is_none() {
-        error!("the watcher named a door that does not exist and is ended");
-    }
-    door
+/// Ends a watcher that somebody must have taken over.
+fn end(watcher: &mut Watcher, lie: &str) {
+    error!("the watcher is ended: it sent {lie}, which no watcher of ours does");
+    watcher.kill();
 }
 
 fn ending(status: Option<ExitStatus>) -> String {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rusqlite::{Connection, Row, params};
 
 use super::Keep;
-use super::rows::{nanos, optional_word, required, word};
+use super::rows::{nanos, optional_word, required, word, word_or_none};
 use crate::config::Name;
 use crate::grants::{By, UnknownWord};
 use crate::time::Wall;
@@ -17,8 +17,9 @@ const AT_A_TIME: u32 = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub at: Wall,
-    pub door: Name,
-    pub address: IpAddr,
+    /// Where it was about one; an empty text in the file where it was not.
+    pub door: Option<Name>,
+    pub address: Option<IpAddr>,
     pub client: Option<Name>,
     pub by: Option<By>,
     pub event: Event,
@@ -37,11 +38,20 @@ pub enum Event {
     Failed,
     /// A door without a close did its work.
     Act,
+    /// What a client had used ahead of its time was forgotten.
+    ClientReset,
 }
 
 impl Event {
-    pub const ALL: [Self; 6] =
-        [Self::Open, Self::Extend, Self::Close, Self::Refused, Self::Failed, Self::Act];
+    pub const ALL: [Self; 7] = [
+        Self::Open,
+        Self::Extend,
+        Self::Close,
+        Self::Refused,
+        Self::Failed,
+        Self::Act,
+        Self::ClientReset,
+    ];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +62,7 @@ impl Event {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Act => "act",
+            Self::ClientReset => "client_reset",
         }
     }
 }
@@ -82,8 +93,8 @@ pub(super) fn append(db: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     )?
     .execute(params![
         nanos(entry.at.as_nanos()),
-        entry.door.as_str(),
-        entry.address.to_string(),
+        entry.door.as_ref().map_or("", Name::as_str),
+        entry.address.map_or_else(String::new, |address| address.to_string()),
         entry.client.as_ref().map(Name::as_str),
         entry.by.map(By::as_str),
         entry.event.as_str(),
@@ -114,8 +125,8 @@ pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Entr
 fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         at: Wall::from_nanos(required(row, "at")?),
-        door: word(row, "door")?,
-        address: word(row, "address")?,
+        door: word_or_none(row, "door")?,
+        address: word_or_none(row, "address")?,
         client: optional_word(row, "client")?,
         by: optional_word(row, "by")?,
         event: word(row, "event")?,

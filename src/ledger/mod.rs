@@ -58,6 +58,18 @@ pub enum Proof {
     Later { key: [u8; 32], stamp: Wall },
 }
 
+/// What a client can have used by now; whatever lies beyond it can be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    pub client: Name,
+    /// Its public keys.
+    pub keys: Vec<[u8; 32]>,
+    /// The latest stamp that is taken by now.
+    pub stamp: Wall,
+    /// The latest step that holds by now, at each door.
+    pub steps: Vec<(Name, u64)>,
+}
+
 /// Says what it is, not what it holds: an unused one is a secret.
 impl std::fmt::Debug for Proof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -206,6 +218,21 @@ impl Ledger {
         self.flushing(Flush::No)?;
         let context = Context { doing: "remove a grant", path: &self.path };
         rows::forget(&self.db, id).map_err(|error| context.failed(error))
+    }
+
+    /// Forgets what a client has used ahead of its time. How many proofs that were.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: then all of it is as it was.
+    pub fn forget_ahead(&mut self, ahead: &Ahead) -> Result<usize, LedgerError> {
+        self.flushing(Flush::Yes)?;
+        let context = Context { doing: "forget proofs", path: &self.path };
+        let forgotten = self.db.transaction().and_then(|transaction| {
+            let count = rows::forget_ahead(&transaction, ahead)?;
+            transaction.commit()?;
+            Ok(count)
+        });
+        forgotten.map_err(|error| context.failed(error))
     }
 
     /// Adds to the history.

@@ -9,9 +9,11 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
 
-use super::Proof;
+use super::{Ahead, Proof};
 use crate::config::Name;
-use crate::grants::{Change, Extension, GrantId, GrantState, Means, Opener, Place, Record, Step};
+use crate::grants::{
+    By, Change, Extension, GrantId, GrantState, Means, Opener, Place, Record, Step,
+};
 use crate::time::{Monotonic, Wall};
 
 /// How many proofs are forgotten at a time.
@@ -114,6 +116,27 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
     Ok(changed > 0)
 }
 
+pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<usize> {
+    let mut count = 0;
+    for key in &ahead.keys {
+        count += db
+            .prepare_cached("UPDATE marks SET stamp=?2 WHERE key=?1 AND stamp>?2")?
+            .execute(params![key, nanos(ahead.stamp.as_nanos())])?;
+    }
+    for (door, step) in &ahead.steps {
+        // As numbers of one length, their bytes are in their order.
+        count += db
+            .prepare_cached("DELETE FROM proofs WHERE door=? AND client=? AND kind=? AND bytes>?")?
+            .execute(params![
+                door.as_str(),
+                ahead.client.as_str(),
+                By::Totp.as_str(),
+                step.to_be_bytes()
+            ])?;
+    }
+    Ok(count)
+}
+
 /// Forgets some proofs that prove nothing any more; returns whether there may be others.
 pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool> {
     let pruned = db
@@ -188,6 +211,15 @@ where
     T: FromStr<Err: Display>,
 {
     row.get::<_, Option<String>>(column)?.map(|text| parse(&text)).transpose()
+}
+
+/// An empty text is none.
+pub(super) fn word_or_none<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
+where
+    T: FromStr<Err: Display>,
+{
+    let text: String = row.get(column)?;
+    if text.is_empty() { Ok(None) } else { parse(&text).map(Some) }
 }
 
 fn parse<T: FromStr<Err: Display>>(text: &str) -> rusqlite::Result<T> {

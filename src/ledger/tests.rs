@@ -76,8 +76,8 @@ fn proof(byte: u8) -> Proof {
 fn entry(id: u8, at: Wall) -> Entry {
     Entry {
         at,
-        door: name(if id.is_multiple_of(2) { "even" } else { "odd" }),
-        address: IpAddr::from([192, 0, 2, id]),
+        door: Some(name(if id.is_multiple_of(2) { "even" } else { "odd" })),
+        address: Some(IpAddr::from([192, 0, 2, id])),
         client: Some(name("phone")),
         by: Some(By::Knockctl),
         event: Event::Open,
@@ -248,6 +248,49 @@ mod a_proof {
     }
 
     #[test]
+    fn that_lies_ahead_is_forgotten_on_demand_and_no_other() {
+        let dir = dir();
+        let mut ledger = open(&dir).ledger;
+        let stamp =
+            |key: u8, nanos| Proof::Later { key: [key; 32], stamp: Wall::from_nanos(nanos) };
+        let code = |client: &str, step: u64| Proof::Once {
+            door: name("ssh"),
+            client: Some(name(client)),
+            kind: By::Totp.as_str(),
+            bytes: step.to_be_bytes().to_vec(),
+            until: None,
+        };
+        let used = [
+            stamp(1, u64::MAX),
+            stamp(2, 900),
+            stamp(3, u64::MAX),
+            code("phone", 300),
+            code("phone", 255),
+            code("other", 300),
+        ];
+        for proof in &used {
+            assert_eq!(ledger.write(&[], Some(proof), Flush::No).unwrap(), Written::New);
+        }
+        let ahead = Ahead {
+            client: name("phone"),
+            keys: vec![[1; 32], [2; 32]],
+            stamp: Wall::from_nanos(1000),
+            steps: vec![(name("ssh"), 255), (name("web"), 0)],
+        };
+        assert_eq!(ledger.forget_ahead(&ahead).unwrap(), 2);
+        assert_eq!(ledger.forget_ahead(&ahead).unwrap(), 0);
+        drop(ledger);
+        let mut ledger = open(&dir).ledger;
+        let mut is_new =
+            |proof| ledger.write(&[], Some(&proof), Flush::No).unwrap() == Written::New;
+        assert!(!is_new(stamp(1, 1000)) && is_new(stamp(1, 1001)), "may be used from then on");
+        assert!(!is_new(stamp(2, 900)) && is_new(stamp(2, 901)), "did not lie ahead");
+        assert!(!is_new(stamp(3, 1001)), "of somebody else");
+        assert!(!is_new(code("phone", 255)) && is_new(code("phone", 300)));
+        assert!(!is_new(code("other", 300)));
+    }
+
+    #[test]
     fn does_not_show_its_bytes() {
         let secret = Proof::Once {
             door: name("ssh"),
@@ -273,8 +316,8 @@ mod history {
 
     fn ids(entries: &[Entry]) -> Vec<u8> {
         let last = |entry: &Entry| match entry.address {
-            IpAddr::V4(address) => address.octets()[3],
-            IpAddr::V6(_) => unreachable!(),
+            Some(IpAddr::V4(address)) => address.octets()[3],
+            _ => unreachable!(),
         };
         entries.iter().map(last).collect()
     }
@@ -285,6 +328,18 @@ mod history {
         let entries = filled(&dir).history(&everything()).unwrap();
         assert_eq!(ids(&entries), [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
         assert_eq!(entries[9], entry(0, now()));
+    }
+
+    #[test]
+    fn may_be_about_a_client_and_no_door() {
+        let dir = dir();
+        let mut ledger = filled(&dir);
+        let reset =
+            Entry { door: None, address: None, event: Event::ClientReset, ..entry(10, now()) };
+        ledger.append(&reset).unwrap();
+        assert_eq!(ledger.history(&Query { limit: 1, ..everything() }).unwrap(), [reset]);
+        let of_door = ledger.history(&Query { door: Some(name("even")), ..everything() }).unwrap();
+        assert_eq!(ids(&of_door), [8, 6, 4, 2, 0]);
     }
 
     #[test]

@@ -92,6 +92,24 @@ impl Network {
     }
 }
 
+/// Whether one host can have this address: no packet comes from another, and none can be sent
+/// there. Loopback is one; whether it is this host's is for the caller to know.
+#[must_use]
+pub const fn is_a_hosts(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[0] != 0 && !v4.is_multicast() && !v4.is_broadcast(),
+        IpAddr::V6(v6) => {
+            !v6.is_unspecified() && !v6.is_multicast() && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+/// Whether somebody who sends from `source` may ask that a door be opened for an address.
+#[must_use]
+pub const fn may_ask_for(source: IpAddr, address: IpAddr) -> bool {
+    is_a_hosts(address) && (source.is_loopback() || !address.is_loopback())
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
@@ -103,6 +121,40 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn some_addresses_are_no_hosts() {
+        for (address, is) in [
+            ("192.0.2.1", true),
+            ("127.0.0.1", true),
+            ("169.254.1.1", true),
+            ("240.0.0.1", true),
+            ("2001:db8::1", true),
+            ("fe80::1", true),
+            ("::1", true),
+            ("0.0.0.0", false),
+            ("0.1.2.3", false),
+            ("224.0.0.1", false),
+            ("239.255.255.255", false),
+            ("255.255.255.255", false),
+            ("::", false),
+            ("ff02::1", false),
+            ("::ffff:192.0.2.1", false),
+        ] {
+            assert_eq!(is_a_hosts(address.parse().unwrap()), is, "{address}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_for_whoever_sends_over_it() {
+        let may = |source: &str, address: &str| {
+            may_ask_for(source.parse().unwrap(), address.parse().unwrap())
+        };
+        assert!(may("127.0.0.1", "127.0.0.2") && may("::1", "127.0.0.1"));
+        assert!(may("127.0.0.1", "192.0.2.1") && may("192.0.2.1", "192.0.2.2"));
+        assert!(!may("192.0.2.1", "127.0.0.1") && !may("192.0.2.1", "::1"));
+        assert!(!may("127.0.0.1", "0.0.0.0"));
+    }
 
     fn network(text: &str) -> Network {
         text.parse().unwrap()

@@ -5,6 +5,7 @@ mod secret;
 
 use std::fmt;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -180,6 +181,13 @@ impl Scheme {
     #[must_use]
     pub fn step_at(&self, at: Wall) -> u64 {
         at.since(Wall::ZERO).as_secs() / u64::from(self.step)
+    }
+
+    /// The steps that hold at a moment.
+    #[must_use]
+    pub fn window(&self, at: Wall) -> RangeInclusive<u64> {
+        let (step, skew) = (self.step_at(at), u64::from(self.skew));
+        step.saturating_sub(skew)..=step.saturating_add(skew)
     }
 
     /// When a step ends and the next one begins.

@@ -1,4 +1,5 @@
-//! What a test cannot do from outside: dying at a named step, a calendar that is set.
+//! What a test cannot do from outside: dying at a named step, a calendar that is set, a watcher that
+//! lies.
 
 /// The variable that names the step.
 pub const VARIABLE: &str = "KNOCKD_DIE_AT";
@@ -27,4 +28,18 @@ pub fn calendar_set_by() -> i64 {
         return seconds.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(0);
     }
     0
+}
+
+/// The variable that names a program which runs as the watcher.
+pub const WATCHER: &str = "KNOCKD_WATCHER";
+
+/// What runs as the watcher: this program itself, also after its file has been replaced, unless a
+/// test names another. Always itself in a release build.
+#[must_use]
+pub fn watcher() -> std::ffi::OsString {
+    #[cfg(debug_assertions)]
+    if let Some(program) = std::env::var_os(WATCHER) {
+        return program;
+    }
+    "/proc/self/exe".into()
 }

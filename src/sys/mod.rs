@@ -5,6 +5,7 @@ pub mod clock;
 pub mod command_table;
 pub mod fault;
 pub mod files;
+pub mod host;
 pub mod privileges;
 pub mod process;
 pub mod signals;

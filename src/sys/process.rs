@@ -1,5 +1,6 @@
 //! Starting processes that do not outlive this one, and that inherit nothing.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid};
 
 use super::command_table::CommandTable;
+use super::fault;
 use crate::config::PATH;
 
 /// The descriptors under which the watcher finds its channel and its configuration.
@@ -99,8 +101,7 @@ pub fn run_watcher(
     configuration: OwnedFd,
     complaints: OwnedFd,
 ) -> io::Result<Child> {
-    // The link leads to the running program also after its file has been replaced.
-    let mut command = command("/proc/self/exe");
+    let mut command = command(fault::watcher());
     command
         .arg0("knockd: watcher")
         .arg("--watcher")
@@ -142,7 +143,7 @@ pub fn kill_group(child: &Child) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where processes start")]
-fn command(program: &str) -> Command {
+fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
 

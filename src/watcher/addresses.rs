@@ -1,12 +1,9 @@
 //! The addresses of this host, followed as they come and go.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
@@ -48,19 +45,6 @@ impl Addresses {
                 Err(_) => return changed,
             }
         }
-    }
-
-    /// The addresses of the moment.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub(super) fn read(&self) -> io::Result<BTreeSet<IpAddr>> {
-        let addresses =
-            getifaddrs()?.filter_map(|interface| interface.address).filter_map(|address| {
-                let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-                v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-            });
-        Ok(addresses.collect())
     }
 }
 

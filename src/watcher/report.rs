@@ -415,7 +415,7 @@ mod tests {
         let source = IpAddr::from([192, 0, 2, 2]);
         let port = NonZeroU16::new(62_201).unwrap();
         let transport = Transport::Udp { source_port: 40_000, port };
-        let junk = Packet { source, destination: source, transport };
+        let junk = Packet { source, destination: source, transport, looped: false };
         reporter.ignored(at(0), &junk, Reason::BadTag);
         reporter.explain(Asked::One(source));
         assert_eq!(heard(&keeper), []);

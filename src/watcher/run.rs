@@ -11,9 +11,9 @@ use super::report::{Asked, Happened, Reporter};
 use crate::capture::{CaptureError, Live};
 use crate::engine::spa::Spa;
 use crate::engine::{Engine, Fwknop, Local, Options, Reason, Verdict, Window};
-use crate::ipc::{Assignment, Channel, FromWatcher, InterfaceState, Received, ToWatcher};
+use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
-use crate::sys::{clock, files, process};
+use crate::sys::{clock, files, host, process};
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire;
 use crate::wire::filter::Filter;
@@ -24,8 +24,6 @@ const BATCH: usize = 256;
 const HELD_BACK: usize = 4096;
 /// How often the kernel is asked what it has dropped.
 const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
-/// How far ahead of the clock a packet's time may be: the clock was read before it came.
-const AHEAD: Duration = Duration::from_secs(1);
 
 /// Why a watcher cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +69,8 @@ struct Watcher {
 
 struct Interface {
     index: u32,
+    /// Whether it is a loopback interface.
+    looped: bool,
     capture: Live,
     /// The time of its latest packet: none after it may be earlier.
     latest: Monotonic,
@@ -124,12 +124,15 @@ impl Watcher {
             .datagrams()
             .fold(Filter::new(engine.watched(), assignment.only_ipv4), Filter::and);
         let mut reporter = Reporter::new(channel, assignment.verbose);
+        let addresses = Addresses::follow().map_err(WatchError::Addresses)?;
+        let home = host::read().map_err(WatchError::Addresses)?;
         let mut captures = Vec::new();
         for (index, name) in (0..).zip(&assignment.interfaces) {
             let state = match Live::open(name, &filter) {
                 Ok(capture) => {
                     let latest = Monotonic::ZERO;
-                    captures.push(Interface { index, capture, latest, dropped: 0 });
+                    let looped = home.loopbacks.contains(name);
+                    captures.push(Interface { index, looped, capture, latest, dropped: 0 });
                     InterfaceState::Listening
                 }
                 Err(
@@ -141,8 +144,7 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        let addresses = Addresses::follow().map_err(WatchError::Addresses)?;
-        engine.set_local(Local::Addresses(addresses.read().map_err(WatchError::Addresses)?));
+        engine.set_local(Local::Addresses(home.addresses));
         assignment.identity.take_on()?;
         reporter.say(FromWatcher::Ready);
         let longest = assignment.doors.iter().map(|door| door.seq_timeout).max();
@@ -167,8 +169,8 @@ impl Watcher {
                 return Ok(());
             }
             if woken.moved && self.addresses.have_changed() {
-                let local = self.addresses.read().map_err(WatchError::Addresses)?;
-                self.engine.set_local(Local::Addresses(local));
+                let home = host::read().map_err(WatchError::Addresses)?;
+                self.engine.set_local(Local::Addresses(home.addresses));
             }
             self.work();
             // Packets wait in the kernel while what they may be is not known.
@@ -254,13 +256,14 @@ impl Watcher {
                 };
                 let at = packet_time(now, frame.time, interface.latest);
                 interface.latest = at.monotonic;
-                let (packet, payload) = match wire::parse(link, frame.bytes) {
+                let (mut packet, payload) = match wire::parse(link, frame.bytes) {
                     Ok(parsed) => parsed,
                     Err(ignored) => {
                         reporter.count(at.monotonic, ignored.into(), 1);
                         continue;
                     }
                 };
+                packet.looped |= interface.looped;
                 let (at, verdict) = (at.monotonic, engine.receive(at, &packet, payload));
                 let held_back = held_back.as_mut();
                 match verdict {
@@ -339,7 +342,7 @@ fn hand_on(
 /// it, and no later than now.
 fn packet_time(now: Now, stamp: Wall, latest: Monotonic) -> Now {
     let age = now.wall.since(stamp);
-    let ahead = stamp.since(now.wall).min(AHEAD);
+    let ahead = stamp.since(now.wall).min(EARLY);
     let monotonic = (now.monotonic - age + ahead).max(latest);
     Now { monotonic, wall: stamp }
 }

@@ -61,6 +61,9 @@ const PACKET_OUTGOING: u16 = 4;
 /// netlink.
 const NO_ETHERTYPE: [u16; 3] = [803, 770, 824];
 
+/// ARPHRD_LOOPBACK.
+const LOOPBACK: u16 = 772;
+
 const AF_INET: u32 = 2;
 /// Linux; NetBSD, OpenBSD; FreeBSD; Darwin.
 const AF_INET6: [u32; 4] = [10, 24, 28, 30];
@@ -109,6 +112,17 @@ pub(super) fn network(link: LinkType, bytes: &[u8]) -> Result<(Version, &[u8]), 
             }
         }
     }
+}
+
+/// Whether the link layer says that a loopback interface carried a frame.
+pub(super) fn is_loopback(link: LinkType, bytes: &[u8]) -> bool {
+    let at = match link {
+        LinkType::Null => return true,
+        LinkType::Sll => 2,
+        LinkType::Sll2 => 8,
+        LinkType::Ethernet | LinkType::Raw => return false,
+    };
+    bytes.get(at..at + 2) == Some(&LOOPBACK.to_be_bytes())
 }
 
 fn cooked(

@@ -17,6 +17,8 @@ pub struct Packet {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub transport: Transport,
+    /// It is known never to have left its host: a loopback interface carried it.
+    pub looped: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ pub enum Ignored {
 /// # Errors
 /// [`Ignored`] says why it cannot be a knock.
 pub fn parse(link: LinkType, bytes: &[u8]) -> Result<(Packet, &[u8]), Ignored> {
+    let looped = link::is_loopback(link, bytes);
     let (version, bytes) = link::network(link, bytes)?;
     let (ip, stopped) = LaxIpSlice::from_slice(bytes).map_err(|error| match error {
         LaxHeaderSliceError::Len(_) => Ignored::Truncated,
@@ -111,7 +114,8 @@ pub fn parse(link: LinkType, bytes: &[u8]) -> Result<(Packet, &[u8]), Ignored> {
         IpNumber::UDP => segment.udp()?,
         _ => return Err(Ignored::NotTransport),
     };
-    let packet = Packet { source: ip.source_addr(), destination: ip.destination_addr(), transport };
+    let (source, destination) = (ip.source_addr(), ip.destination_addr());
+    let packet = Packet { source, destination, transport, looped };
     Ok((packet, payload))
 }
 
@@ -216,6 +220,7 @@ mod tests {
                     },
                     Protocol::Udp => Transport::Udp { source_port: SOURCE_PORT, port },
                 },
+                looped: sample.link == LinkType::Null,
             });
         }
 

@@ -344,6 +344,59 @@ fn locks_of_an_earlier_engine_hold() {
     assert_eq!(opens(&world.knocks(ALICE, &sequence(by_code(), 1, "ssh", STEP + 3))), 1);
 }
 
+#[test]
+fn a_guesser_is_locked_out_after_as_many_knocks_with_a_flood_between_them() {
+    for (sources, strangers) in [(20, 0), (20, 3), (20, 60), (1000, 2000)] {
+        let options = Options { sources, ..Options::default() };
+        let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], &options);
+        let (mut knocks, mut stranger) = (0, 0xcb00_7100u32);
+        let locked = loop {
+            let wrong = tcp(7000 + knocks % 2);
+            knocks += 1;
+            let told = world.knocks(ALICE, &[wrong]);
+            if told.iter().any(|event| event.contains("locked out for 3600 s")) {
+                break true;
+            }
+            if knocks > 30 {
+                break false;
+            }
+            for _ in 0..strangers {
+                stranger += 1;
+                world.sent += 1;
+                let source = IpAddr::V4(Ipv4Addr::from_bits(stranger));
+                let packet = packet(source, tcp(7050), world.sent);
+                let _ = world.engine.on_packet(world.now, &packet);
+            }
+        };
+        // Up to the knocks of a beginning that may still be right.
+        assert!(locked && (15..=18).contains(&knocks), "{strangers}: {knocks}");
+    }
+}
+
+#[test]
+fn in_a_flood_newcomers_are_one_source_and_whoever_has_opened_is_none_of_them() {
+    let options = Options { sources: 20, ..Options::default() };
+    let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], &options);
+    let code = |world: &World| {
+        let step = world.now.wall.as_nanos() / 30_000_000_000;
+        sequence(by_code(), 1, "ssh", step)
+    };
+    let good = code(&world);
+    assert_eq!(opens(&world.knocks(ALICE, &good)), 1);
+    let mut told = Vec::new();
+    for stranger in 1..=60 {
+        told.extend(world.knocks(&format!("203.0.113.{stranger}"), &[tcp(7000)]));
+    }
+    assert!(told.contains(&"0: locked out for 600 s".to_owned()), "{told:?}");
+    world.wait(60 * SECOND);
+    let good = code(&world);
+    assert_eq!(world.knocks(BOB, &good), ["ignored: locked-out"; 3]);
+    assert_eq!(opens(&world.knocks(ALICE, &good)), 1);
+    world.wait(600 * SECOND);
+    let good = code(&world);
+    assert_eq!(opens(&world.knocks(BOB, &good)), 1, "it is over");
+}
+
 /// A source can try more codes than it knocks if it repeats each knock so that it counts as often
 /// as a code may want it. With f failures of n knocks each there are f n - r + 1 places for r
 /// different knocks in a row, and as many ways to repeat these as n can be composed of r parts.

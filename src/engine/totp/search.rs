@@ -16,7 +16,7 @@ use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
 
 /// How far a clock may be off, in seconds.
-const FARTHEST: u64 = 3600;
+pub const SEARCHED: u64 = 3600;
 /// How long a source has to be quiet before its last knocks are looked at.
 const QUIET: Duration = Duration::from_secs(1);
 /// How many searches may begin within [`PERIOD`].
@@ -165,7 +165,7 @@ impl Rotation {
             };
             // Ahead and behind in turn, and ever farther.
             let distance = skew + 1 + round / 2;
-            if search.compared >= most || distance > FARTHEST / u64::from(self.scheme.step()) {
+            if search.compared >= most || distance > SEARCHED / u64::from(self.scheme.step()) {
                 return Progress::Nothing;
             }
             // At most 3600.

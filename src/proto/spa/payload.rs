@@ -6,6 +6,7 @@ use std::str;
 
 use super::{AddressError, Addresses, Given, Request, Stamp};
 use crate::proto::name::Name;
+use crate::proto::network::is_a_hosts;
 
 /// Bytes in a request.
 pub const PAYLOAD_LEN: usize = 80;
@@ -129,17 +130,9 @@ impl Given {
         if v4.is_none() && v6.is_none() {
             return Err(AddressError::None);
         }
-        let all = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
-        for address in all {
-            let of_no_host = address.is_unspecified()
-                || address.is_multicast()
-                || address == IpAddr::V4(Ipv4Addr::BROADCAST)
-                || address != address.to_canonical();
-            if of_no_host {
-                return Err(AddressError::OfNoHost(address));
-            }
-        }
-        Ok(Self { v4, v6 })
+        let mut all = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
+        let of_no_host = all.find(|address| !is_a_hosts(*address));
+        of_no_host.map_or(Ok(Self { v4, v6 }), |address| Err(AddressError::OfNoHost(address)))
     }
 }
 

@@ -1,0 +1,567 @@
+//! What an honest watcher can say. Whatever else one says ends it, since somebody has taken it
+//! over.
+//!
+//! "Given" is what this watcher was given, which an honest one knows as well as the keeper does.
+//! What depends on the calendar or on the addresses of the moment may have changed since it was
+//! judged, so it is [refused](super::ask::Unfounded::Refused) and ends nobody.
+//!
+//! | field | an honest watcher says | else |
+//! |---|---|---|
+//! | door, client (index) | one that was given; for what a client does, one that may open this door and has what it takes | ends |
+//! | source | what [one host](is_a_hosts) can have; IPv4 where only that is wanted | ends |
+//! | | not this host's, nor loopback's, unless a loopback interface is listened on | refused |
+//! | `at`, `began` (clock that does not jump) | no later than now and a second | ends |
+//! | `at` of what opens | any time before: packets wait, the machine sleeps, the calendar is set | refused after [`LATEST`](super::ask) |
+//! | `at` less `began` of what opens | up to the door's `seq_timeout` | ends |
+//! | plain sequence | only of a door that has one | ends |
+//! | TOTP step | one that held between the first knock and now | refused |
+//! | stage | from 1 to the length of the door's sequence, short of it where it has to go on | ends |
+//! | reason of a reset | one of the five for which a sequence ends | ends |
+//! | missed steps | as far as clocks are searched, never 0 | ends |
+//! | lock: `until`, where | as long as the rule says, where there is one | ends |
+//! | SPA key (index) | one of the client's, where datagrams are taken | ends |
+//! | stamp | within the ages that are allowed, nor hidden by an unclean start | refused |
+//! | fwknop: source | in the client's networks | ends |
+//! | fwknop: address | one, which the engine's own rule lets this client have | ends |
+//! | addresses | what one host can have, loopback only over loopback | ends |
+//! | | this host's only from this host's | refused |
+//! | `open_for` | not 0; fwknop's at most its format's; the door clamps it | ends |
+//! | `source_port`, `close` | not of fwknop's; whether the door can is the grant's to say | ends |
+//! | interface (index, state) | one that was given, and that it has gone | ends |
+//! | counts | no more than packets can have come | ends |
+//! | knock, reason, source of what was seen | anything: it is only shown | |
+//! | ready, done | once each, at its time | ends |
+//!
+//! Not in a frame, so known to the watcher alone: where a packet was sent to (`target`,
+//! fwknop's `destination`), fwknop's user name, and whether an address was named or observed
+//! where it is the source (`address: explicit`). Expiry, revocation and the configuration in force
+//! are [`Ask`](super::ask::Ask)'s.
+
+use std::net::IpAddr;
+
+use super::ask::{Grounds, client, door};
+use crate::config::{Client, Door, FwknopClient, Lockout};
+use crate::engine::fwknop;
+use crate::engine::{Credential, Event, EventKind, Knocked, Reason, Refusal, Request, SEARCHED};
+use crate::ipc::{EARLY, FromWatcher, InterfaceState};
+use crate::proto::fwknop::MAX_TIMEOUT;
+use crate::proto::network::{is_a_hosts, may_ask_for};
+use crate::time::Monotonic;
+
+/// What was said that no honest watcher says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lie(pub(super) &'static str);
+
+/// More than can be counted in a second: a thousand for each packet of the fastest network.
+const COUNTED_PER_SECOND: u64 = 1_000_000_000_000;
+
+/// Whether a watcher at work since `since` may say this.
+///
+/// # Errors
+/// [`Lie`].
+pub(super) fn check(
+    grounds: &Grounds<'_>,
+    since: Monotonic,
+    frame: &FromWatcher,
+) -> Result<(), Lie> {
+    match frame {
+        FromWatcher::Event { event: what, at } | FromWatcher::Past { event: what, at } => {
+            event(grounds, what, *at)
+        }
+        FromWatcher::Asked { request: what, at } => request(grounds, what, *at),
+        FromWatcher::Refused { refusal: what, at }
+        | FromWatcher::PastRefusal { refusal: what, at } => refusal(grounds, what, *at),
+        FromWatcher::Seen { at, .. } => is_past(grounds, *at),
+        FromWatcher::Interface { index, state } => {
+            let is_given = grounds.then.settings.interfaces.get(*index as usize).is_some();
+            so(is_given && *state == InterfaceState::Gone, "news of no interface of its own")
+        }
+        FromWatcher::Suppressed { count }
+        | FromWatcher::Dropped { count }
+        | FromWatcher::Count { count, .. } => {
+            let seconds = grounds.now.monotonic.since(since).as_secs() + 1;
+            so(*count <= seconds.saturating_mul(COUNTED_PER_SECOND), "an impossible count")
+        }
+        FromWatcher::Ready | FromWatcher::Done => Err(Lie("that it begins or ends")),
+    }
+}
+
+const fn so(is_honest: bool, lie: &'static str) -> Result<(), Lie> {
+    if is_honest { Ok(()) } else { Err(Lie(lie)) }
+}
+
+fn is_past(grounds: &Grounds<'_>, at: Monotonic) -> Result<(), Lie> {
+    so(at <= grounds.now.monotonic + EARLY, "a time to come")
+}
+
+/// A packet that came from there then.
+fn packet(grounds: &Grounds<'_>, source: IpAddr, at: Monotonic) -> Result<(), Lie> {
+    is_past(grounds, at)?;
+    let is_read = source.is_ipv4() || !grounds.then.settings.only_ipv4;
+    so(is_a_hosts(source) && is_read, "a packet from where none comes from")
+}
+
+fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie> {
+    let door = door(grounds.then, event.door).ok_or(Lie("a door that it was not given"))?;
+    packet(grounds, event.source, at.max(event.began))?;
+    let recognition = &door.recognition;
+    let rotating = recognition.totp.map_or(0, |scheme| scheme.length());
+    let length = recognition.sequence.len().max(rotating);
+    match event.kind {
+        EventKind::Stage(stage) => is_stage(stage, length.saturating_sub(1)),
+        EventKind::Open(knocked) => {
+            so(at.since(event.began) <= recognition.seq_timeout, "a sequence that took too long")?;
+            match knocked {
+                Knocked::Sequence => {
+                    so(!recognition.sequence.is_empty(), "a sequence that the door does not have")
+                }
+                Knocked::Totp { client: id, .. } => {
+                    let may = client(grounds.then, id).is_some_and(|it| holds_secret(it, door));
+                    so(may, "a code of a client that has none for the door")
+                }
+            }
+        }
+        EventKind::Reset { stage, reason, .. } => match reason {
+            Reason::WrongKnock | Reason::TripWire | Reason::Timeout => {
+                is_stage(stage, length.saturating_sub(1))
+            }
+            Reason::Used | Reason::Expired => is_stage(stage, rotating),
+            _ => Err(Lie("a reason for which no sequence ends")),
+        },
+        EventKind::Missed { client: id, steps } => {
+            let may = client(grounds.then, id).is_some_and(|it| holds_secret(it, door));
+            let farthest = recognition.totp.map_or(0, |scheme| SEARCHED / u64::from(scheme.step()));
+            let is_searched = steps != 0 && u64::from(steps.unsigned_abs()) <= farthest;
+            so(may && is_searched, "a clock that is off by more than is searched")
+        }
+        EventKind::LockedOut { until, everywhere } => {
+            let own = recognition.lockout;
+            let rule = if everywhere { grounds.then.settings.lockout } else { own };
+            let ends = |rule: Lockout| grounds.now.monotonic + EARLY + rule.lasts.max(rule.within);
+            so(rule.is_some_and(|rule| until <= ends(rule)), "a lock that no rule allows")
+        }
+    }
+}
+
+fn is_stage(stage: u8, most: usize) -> Result<(), Lie> {
+    so((1..=most).contains(&stage.into()), "a stage that the door does not have")
+}
+
+fn holds_secret(client: &Client, door: &Door) -> bool {
+    door.recognition.totp.is_some() && client.totp.is_some() && client.doors.contains(door.name())
+}
+
+fn request(grounds: &Grounds<'_>, request: &Request, at: Monotonic) -> Result<(), Lie> {
+    let door = door(grounds.then, request.door).ok_or(Lie("a door that it was not given"))?;
+    let client =
+        client(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
+    packet(grounds, request.source, at)?;
+    so(client.doors.contains(door.name()), "a client at a door that it may not open")?;
+    let may = request.addresses().all(|address| may_ask_for(request.source, address));
+    so(may, "a request for an address that none may be for")?;
+    so(request.open_for != Some(0), "a request for no time at all")?;
+    match request.credential {
+        Credential::Spa { key, .. } => {
+            let keys = client.spa.as_ref().map_or(0, |spa| spa.keys.len());
+            let takes = grounds.server.is_some() && door.recognition.spa;
+            so(takes && keys > usize::from(key), "a key that it was not given")
+        }
+        Credential::Fwknop { .. } => {
+            let holds = client.fwknop.as_ref().filter(|_| door.recognition.fwknop);
+            let holder = holds.ok_or(Lie("a key that it was not given"))?;
+            so(is_fwknops(holder, request), "a request that fwknop's format cannot make")
+        }
+    }
+}
+
+/// Whether a request can be one of fwknop's, of this client.
+fn is_fwknops(client: &FwknopClient, request: &Request) -> bool {
+    let source = request.source.to_canonical();
+    let mut addresses = request.addresses();
+    let (Some(asked), None) = (addresses.next(), addresses.next()) else { return false };
+    // The one that the packet comes from need not be named.
+    let named = request
+        .v4
+        .filter(|_| asked != source || client.address == crate::config::AddressPolicy::Explicit);
+    fwknop::address(client, source, named) == Ok(asked)
+        && client.sends_from(source)
+        && request.source_port.is_none()
+        && !request.close
+        && request.open_for.is_none_or(|seconds| seconds <= MAX_TIMEOUT)
+}
+
+fn refusal(grounds: &Grounds<'_>, refusal: &Refusal, at: Monotonic) -> Result<(), Lie> {
+    packet(grounds, refusal.source, at)?;
+    let knows_door = refusal.door.is_none_or(|id| door(grounds.then, id).is_some());
+    let knows_client = refusal.client.is_none_or(|id| client(grounds.then, id).is_some());
+    so(knows_door && knows_client, "a door or a client that it was not given")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::load::{self, load};
+    use crate::config::{AddressPolicy, Config, SpaClient, TotpClient};
+    use crate::engine::spa::Server;
+    use crate::engine::{ClientId, DoorId, Local, Missing};
+    use crate::ipc::{FRAME, Frame};
+    use crate::proto::fwknop::{Key, Mode};
+    use crate::proto::secret::Secret;
+    use crate::proto::spa::PrivateKey;
+    use crate::time::{Now, Wall};
+
+    pub(in crate::keeper) const SECOND: Duration = Duration::from_secs(1);
+    const PLAIN: DoorId = DoorId(0);
+    pub(in crate::keeper) const CODE: DoorId = DoorId(1);
+    pub(in crate::keeper) const SPA: DoorId = DoorId(2);
+    pub(in crate::keeper) const FWKNOP: DoorId = DoorId(3);
+    /// Holds whatever opens the three doors that want a client.
+    pub(in crate::keeper) const ALICE: ClientId = ClientId(0);
+    /// Holds the same, and may open the plain door only.
+    const BOB: ClientId = ClientId(1);
+
+    /// What a watcher was given, and the clocks of the keeper.
+    pub(in crate::keeper) struct World {
+        pub(in crate::keeper) config: Config,
+        pub(in crate::keeper) server: Option<Server>,
+        pub(in crate::keeper) local: Local,
+        pub(in crate::keeper) now: Now,
+    }
+
+    impl World {
+        pub(in crate::keeper) fn new() -> Self {
+            let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+            let text = "knockd: {interfaces: [eth0]}\n\
+                 doors:\n\
+                 \x20 plain: {sequence: [7000, 8000, 9000], open: [22]}\n\
+                 \x20 code: {totp: {mode: code, base: 7100}, open: [22]}\n\
+                 \x20 spa: {spa: true, open: [22]}\n\
+                 \x20 fwknop: {fwknop: true, open: [22]}\n";
+            std::fs::write(file.path(), text).unwrap();
+            let options = load::Options { insecure_permissions: true };
+            let mut config = load(file.path(), &options).unwrap().config;
+            // In the order in which they are written.
+            config.doors.sort_by_key(|door| {
+                ["plain", "code", "spa", "fwknop"].iter().position(|it| *it == door.name().as_str())
+            });
+            let client = |name: &str, number, doors: &[&str]| Client {
+                name: name.parse().unwrap(),
+                doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
+                expires: None,
+                totp: Some(TotpClient { secret: Secret::new(vec![number; 20]), old: None }),
+                spa: Some(SpaClient {
+                    keys: vec![PrivateKey::from([number; 32]).public()],
+                    address: AddressPolicy::Any,
+                }),
+                fwknop: Some(FwknopClient {
+                    key: Key::new(vec![number; 16]).unwrap(),
+                    mode: Mode::Cbc,
+                    hmac: None,
+                    from: vec!["192.0.2.0/24".parse().unwrap()],
+                    destination: Vec::new(),
+                    username: None,
+                    address: AddressPolicy::Any,
+                }),
+            };
+            config.clients =
+                vec![client("alice", 1, &["code", "fwknop", "spa"]), client("bob", 2, &["plain"])];
+            let server = Some(Server::new(&config.settings.spa, Vec::new()));
+            let local = Local::Addresses([address("192.0.2.1")].into());
+            let now = Now {
+                monotonic: Monotonic::ZERO + 10_000 * SECOND,
+                wall: Wall::ZERO + 1_700_000_000 * SECOND,
+            };
+            Self { config, server, local, now }
+        }
+
+        pub(in crate::keeper) fn grounds(&self) -> Grounds<'_> {
+            Grounds {
+                then: &self.config,
+                server: self.server.as_ref(),
+                current: &self.config,
+                missing: Missing::default(),
+                local: &self.local,
+                looped: false,
+                now: self.now,
+            }
+        }
+
+        fn check(&self, frame: &FromWatcher) -> Result<(), Lie> {
+            check(&self.grounds(), self.now.monotonic - 100 * SECOND, frame)
+        }
+
+        pub(in crate::keeper) fn event(&self, door: DoorId, kind: EventKind) -> Event {
+            let began = self.now.monotonic - SECOND;
+            Event { door, source: address("192.0.2.7"), kind, began }
+        }
+
+        fn told(&self, event: Event) -> Result<(), Lie> {
+            let at = self.now.monotonic;
+            let told = self.check(&FromWatcher::Event { event, at });
+            assert_eq!(told, self.check(&FromWatcher::Past { event, at }));
+            told
+        }
+
+        fn asked(&self, request: Request) -> Result<(), Lie> {
+            self.check(&FromWatcher::Asked { request, at: self.now.monotonic })
+        }
+
+        pub(in crate::keeper) fn spa(&self) -> Request {
+            Request {
+                door: SPA,
+                client: ALICE,
+                credential: Credential::Spa { key: 0, stamp: self.now.wall },
+                source: address("192.0.2.7"),
+                v4: Some(Ipv4Addr::new(192, 0, 2, 7)),
+                v6: None,
+                open_for: None,
+                source_port: None,
+                close: false,
+            }
+        }
+
+        pub(in crate::keeper) fn fwknop(&self) -> Request {
+            let credential = Credential::Fwknop { digest: [9; 32], stamp: self.now.wall };
+            Request { door: FWKNOP, credential, ..self.spa() }
+        }
+    }
+
+    pub(in crate::keeper) fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn totp(client: ClientId) -> EventKind {
+        EventKind::Open(Knocked::Totp { client, step: 1 })
+    }
+
+    fn reset(stage: u8, reason: Reason) -> EventKind {
+        EventKind::Reset { stage, reason, knock: None }
+    }
+
+    fn lie(checked: Result<(), Lie>) -> &'static str {
+        checked.expect_err("no honest watcher says this").0
+    }
+
+    #[test]
+    fn what_an_honest_watcher_says_is_no_lie() {
+        let world = World::new();
+        let lasts = world.config.doors[1].recognition.lockout.unwrap().lasts;
+        let until = world.now.monotonic + EARLY + lasts;
+        for (door, kind) in [
+            (PLAIN, EventKind::Stage(2)),
+            (PLAIN, EventKind::Open(Knocked::Sequence)),
+            (PLAIN, reset(2, Reason::Timeout)),
+            (CODE, totp(ALICE)),
+            (CODE, reset(3, Reason::Used)),
+            (CODE, EventKind::Missed { client: ALICE, steps: -120 }),
+            (CODE, EventKind::LockedOut { until, everywhere: false }),
+        ] {
+            assert_eq!(world.told(world.event(door, kind)), Ok(()), "{kind:?}");
+        }
+        let named = Some(Ipv4Addr::new(198, 51, 100, 7));
+        for request in [
+            world.spa(),
+            Request {
+                v4: named,
+                v6: address("2001:db8::7").to_string().parse().ok(),
+                ..world.spa()
+            },
+            Request { close: true, open_for: Some(u32::MAX), ..world.spa() },
+            world.fwknop(),
+            Request { v4: named, open_for: Some(MAX_TIMEOUT), ..world.fwknop() },
+        ] {
+            assert_eq!(world.asked(request), Ok(()), "{request:?}");
+        }
+        let state = InterfaceState::Gone;
+        for frame in [
+            FromWatcher::Interface { index: 0, state },
+            FromWatcher::Dropped { count: 1 << 40 },
+            FromWatcher::Seen {
+                source: address("0.0.0.0"),
+                knock: "7000".parse().unwrap(),
+                reason: Reason::ImpossibleAddress,
+                at: world.now.monotonic,
+            },
+        ] {
+            assert_eq!(world.check(&frame), Ok(()), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn packets_may_have_waited_and_the_calendar_may_have_been_set_meanwhile() {
+        let world = World::new();
+        let event = world.event(PLAIN, EventKind::Open(Knocked::Sequence));
+        let opened =
+            |at, began| world.check(&FromWatcher::Event { event: Event { began, ..event }, at });
+        let now = world.now.monotonic;
+        assert_eq!(opened(now - 5000 * SECOND, now - 5001 * SECOND), Ok(()));
+        assert_eq!(opened(now + SECOND, now), Ok(()), "dated by a clock that was read before");
+        assert_eq!(opened(now - SECOND, now), Ok(()), "captured on two interfaces");
+        assert_eq!(lie(opened(now + SECOND * 2, now)), "a time to come");
+        assert_eq!(lie(opened(now, now + SECOND * 2)), "a time to come");
+        assert_eq!(lie(opened(now, now - 1000 * SECOND)), "a sequence that took too long");
+        for stamp in [Wall::ZERO, Wall::MAX] {
+            let credential = Credential::Spa { key: 0, stamp };
+            assert_eq!(world.asked(Request { credential, ..world.spa() }), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_a_door_or_a_client_does_not_have_is_a_lie() {
+        let world = World::new();
+        let until = world.now.monotonic;
+        let plain = EventKind::Open(Knocked::Sequence);
+        for (door, kind, what) in [
+            (DoorId(9), plain, "a door that it was not given"),
+            (CODE, plain, "a sequence that the door does not have"),
+            (SPA, plain, "a sequence that the door does not have"),
+            (PLAIN, totp(BOB), "a code of a client that has none for the door"),
+            (CODE, totp(BOB), "a code of a client that has none for the door"),
+            (CODE, totp(ClientId(7)), "a code of a client that has none for the door"),
+            (PLAIN, EventKind::Stage(0), "a stage that the door does not have"),
+            (PLAIN, EventKind::Stage(3), "a stage that the door does not have"),
+            (SPA, EventKind::Stage(1), "a stage that the door does not have"),
+            (PLAIN, reset(1, Reason::Used), "a stage that the door does not have"),
+            (PLAIN, reset(1, Reason::BadTag), "a reason for which no sequence ends"),
+            (
+                PLAIN,
+                EventKind::LockedOut { until, everywhere: false },
+                "a lock that no rule allows",
+            ),
+            (CODE, EventKind::LockedOut { until, everywhere: true }, "a lock that no rule allows"),
+            (
+                CODE,
+                EventKind::LockedOut { until: Monotonic::MAX, everywhere: false },
+                "a lock that no rule allows",
+            ),
+        ] {
+            assert_eq!(lie(world.told(world.event(door, kind))), what, "{kind:?} at {door:?}");
+        }
+        for (client, steps) in [(ALICE, 121), (ALICE, 0), (ALICE, i32::MIN), (BOB, 5)] {
+            let kind = EventKind::Missed { client, steps };
+            let said = lie(world.told(world.event(CODE, kind)));
+            assert_eq!(said, "a clock that is off by more than is searched");
+        }
+    }
+
+    #[test]
+    fn a_source_that_no_host_has_or_that_is_not_read_is_a_lie() {
+        let mut world = World::new();
+        for source in ["0.0.0.1", "224.0.0.1", "255.255.255.255", "::", "ff02::1", "::ffff:1.2.3.4"]
+        {
+            let source = address(source);
+            let said = "a packet from where none comes from";
+            let event = Event { source, ..world.event(PLAIN, EventKind::Stage(1)) };
+            assert_eq!(lie(world.told(event)), said);
+            assert_eq!(lie(world.asked(Request { source, ..world.spa() })), said);
+            let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
+            let at = world.now.monotonic;
+            assert_eq!(lie(world.check(&FromWatcher::Refused { refusal, at })), said);
+        }
+        let source = address("2001:db8::7");
+        let event = Event { source, ..world.event(PLAIN, EventKind::Stage(1)) };
+        assert_eq!(world.told(event), Ok(()));
+        world.config.settings.only_ipv4 = true;
+        assert!(world.told(event).is_err());
+    }
+
+    #[test]
+    fn a_request_that_the_client_cannot_have_made_is_a_lie() {
+        let mut world = World::new();
+        let (spa, fwknop) = (world.spa(), world.fwknop());
+        let port = std::num::NonZeroU16::new(22);
+        let v4 = |text: &str| Some(text.parse::<Ipv4Addr>().unwrap());
+        for (request, what) in [
+            (Request { door: DoorId(9), ..spa }, "a door that it was not given"),
+            (Request { client: ClientId(9), ..spa }, "a client that it was not given"),
+            (Request { client: BOB, ..spa }, "a client at a door that it may not open"),
+            (Request { door: FWKNOP, ..spa }, "a key that it was not given"),
+            (Request { door: SPA, ..fwknop }, "a key that it was not given"),
+            (
+                Request { credential: Credential::Spa { key: 1, stamp: world.now.wall }, ..spa },
+                "a key that it was not given",
+            ),
+            (Request { open_for: Some(0), ..spa }, "a request for no time at all"),
+            (Request { v4: v4("0.0.0.0"), ..spa }, "a request for an address that none may be for"),
+            (
+                Request { v4: v4("127.0.0.1"), ..spa },
+                "a request for an address that none may be for",
+            ),
+            (
+                Request { v4: v4("224.0.0.1"), ..fwknop },
+                "a request for an address that none may be for",
+            ),
+            (Request { close: true, ..fwknop }, "a request that fwknop's format cannot make"),
+            (Request { source_port: port, ..fwknop }, "a request that fwknop's format cannot make"),
+            (
+                Request { open_for: Some(MAX_TIMEOUT + 1), ..fwknop },
+                "a request that fwknop's format cannot make",
+            ),
+            (
+                Request { source: address("203.0.113.7"), ..fwknop },
+                "a request that fwknop's format cannot make",
+            ),
+            (
+                Request { v4: None, v6: "2001:db8::7".parse().ok(), ..fwknop },
+                "a request that fwknop's format cannot make",
+            ),
+            (
+                Request { v6: "2001:db8::7".parse().ok(), ..fwknop },
+                "a request that fwknop's format cannot make",
+            ),
+        ] {
+            assert_eq!(lie(world.asked(request)), what, "{request:?}");
+        }
+        world.server = None;
+        assert_eq!(lie(world.asked(spa)), "a key that it was not given");
+    }
+
+    #[test]
+    fn a_fwknop_client_that_has_to_name_the_address_cannot_have_left_it_out() {
+        let mut world = World::new();
+        let holder = world.config.clients[0].fwknop.as_mut().unwrap();
+        holder.address = AddressPolicy::Explicit;
+        holder.from.clear();
+        assert_eq!(world.asked(world.fwknop()), Ok(()), "it may have named its own");
+        let v6 = "2001:db8::7".parse().ok();
+        let request = Request { source: address("2001:db8::7"), v4: None, v6, ..world.fwknop() };
+        assert!(world.asked(request).is_err(), "the format has no place for it");
+    }
+
+    #[test]
+    fn counts_interfaces_beginnings_and_ends_are_what_can_be() {
+        let world = World::new();
+        let gone = InterfaceState::Gone;
+        for (frame, what) in [
+            (FromWatcher::Dropped { count: u64::MAX }, "an impossible count"),
+            (FromWatcher::Suppressed { count: u64::MAX }, "an impossible count"),
+            (FromWatcher::Count { reason: Reason::BadTag, count: u64::MAX }, "an impossible count"),
+            (FromWatcher::Interface { index: 1, state: gone }, "news of no interface of its own"),
+            (
+                FromWatcher::Interface { index: 0, state: InterfaceState::Listening },
+                "news of no interface of its own",
+            ),
+            (FromWatcher::Ready, "that it begins or ends"),
+            (FromWatcher::Done, "that it begins or ends"),
+        ] {
+            assert_eq!(lie(world.check(&frame)), what);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_makes_it_panic(kind in 1u8..13, rest in prop::collection::vec(0u8..12, FRAME)) {
+            let mut bytes: [u8; FRAME] = rest.try_into().unwrap();
+            bytes[0] = kind;
+            bytes[60..].fill(0);
+            if let Ok(frame) = FromWatcher::decode(&bytes) {
+                let _ = World::new().check(&frame);
+            }
+        }
+    }
+}

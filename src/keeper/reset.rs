@@ -1,0 +1,55 @@
+//! `knockctl client reset`: what a client has used in the future is forgotten.
+
+use tracing::info;
+
+use super::run::Keeper;
+use crate::config::Name;
+use crate::ledger::Ahead;
+use crate::proto::duration;
+use crate::time::Now;
+
+impl Keeper {
+    /// Forgets what lies further ahead than the client can have used by now: a stamp that is
+    /// later than any that is taken now, and steps that do not hold yet. What may be used now
+    /// stays used, so nothing that was caught on the way opens anything once more.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn reset_client(&mut self, now: Now, name: &Name) -> Result<String, String> {
+        let config = self.watchers.config();
+        let client = config.clients.iter().find(|client| client.name == *name);
+        let client = client.ok_or_else(|| format!("there is no client '{name}'"))?;
+        let spa = client.spa.iter().flat_map(|spa| &spa.keys);
+        let doors = config.doors.iter().filter(|door| client.doors.contains(door.name()));
+        let ahead = Ahead {
+            client: name.clone(),
+            keys: spa.map(|key| *key.as_bytes()).collect(),
+            stamp: now.wall + config.settings.spa.max_ahead,
+            steps: doors
+                .filter_map(|door| {
+                    let scheme = door.recognition.totp?;
+                    Some((door.name().clone(), *scheme.window(now.wall).end()))
+                })
+                .collect(),
+        };
+        let again = duration::format(config.settings.spa.max_ahead);
+        let count = self
+            .doors
+            .forget_ahead(now, &ahead)
+            .ok_or_else(|| "the ledger cannot be written, and knockd's log says why".to_owned())?;
+        // The one at work may remember it too.
+        self.watchers.renew(now.monotonic).map_err(|why| format!("no watcher starts: {why}"))?;
+        info!(
+            client = name.as_str(),
+            event = "client_reset",
+            count,
+            "what client '{name}' has used ahead of its time is forgotten: {count}"
+        );
+        Ok(match count {
+            0 => format!("'{name}' has used nothing ahead of its time"),
+            _ => format!(
+                "what '{name}' had used ahead of its time is forgotten; it gets in again in {again}"
+            ),
+        })
+    }
+}
