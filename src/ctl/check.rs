@@ -4,7 +4,7 @@ mod guard;
 mod ruleset;
 mod ways;
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -55,11 +55,12 @@ fn around(host: Host) -> Around {
 }
 
 fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic]) -> io::Result<()> {
-    let mut errors = io::stderr().lock();
+    let mut errors = BufWriter::new(io::stderr().lock());
     for warning in warnings {
         writeln!(errors, "{warning}")?;
     }
-    let mut output = io::stdout().lock();
+    errors.flush()?;
+    let mut output = BufWriter::new(io::stdout().lock());
     let doors = &loaded.config.doors;
     let ways = ways(&loaded.config);
     for (door, ways) in doors.iter().zip(&ways) {
