@@ -79,7 +79,7 @@ impl Ask {
         at: Monotonic,
     ) -> Result<Self, Unfounded> {
         let meant = door(then, event.door).ok_or(Unfounded::Invented)?;
-        let stands = current.doors.iter().find(|door| door.name() == meant.name());
+        let stands = current.door(meant.name());
         let addresses = vec![event.source];
         let (ask, holds) = match knocked {
             Knocked::Sequence => {
@@ -111,7 +111,7 @@ impl Ask {
                     ),
                 };
                 let holds = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
-                    && same_client(current, client).is_some_and(|now| {
+                    && current.client(&client.name).is_some_and(|now| {
                         now.totp == client.totp && now.doors.contains(meant.name())
                     });
                 let opener = Opener { by: By::Totp, client: Some(client.name.clone()) };
@@ -135,8 +135,8 @@ impl Ask {
     ) -> Result<Self, Unfounded> {
         let meant = door(then, request.door).ok_or(Unfounded::Invented)?;
         let client = client(then, request.client).ok_or(Unfounded::Invented)?;
-        let stands = current.doors.iter().find(|door| door.name() == meant.name());
-        let now = same_client(current, client).filter(|now| now.doors.contains(meant.name()));
+        let stands = current.door(meant.name());
+        let now = current.client(&client.name).filter(|now| now.doors.contains(meant.name()));
         let (by, stamp, proof, holds) = match request.credential {
             Credential::Spa { key, stamp } => {
                 let spa = client.spa.as_ref().ok_or(Unfounded::Invented)?;
@@ -211,10 +211,6 @@ fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
 
 fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
     config.clients.get(usize::try_from(place).ok()?)
-}
-
-fn same_client<'a>(current: &'a Config, client: &Client) -> Option<&'a Client> {
-    current.clients.iter().find(|Client { name, .. }: &&Client| *name == client.name)
 }
 
 /// The name of a client, for the log.
