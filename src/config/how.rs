@@ -75,7 +75,7 @@ impl NftSet {
 }
 
 /// The family of a table whose sets can hold addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NftFamily {
     Inet,
     Ip,
