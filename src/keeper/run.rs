@@ -34,7 +34,7 @@ use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::signals::{Pending, Signals};
-use crate::sys::{clock, files, orphans, privileges, turns};
+use crate::sys::{clock, files, memory, orphans, privileges, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long those who want to know of a closed door may hold up the end of the daemon.
@@ -227,7 +227,7 @@ impl Keeper {
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
             }
-            if self.reload_again && !self.watchers.is_changing() {
+            if self.reload_again && self.watchers.may_change() {
                 self.reload_again = false;
                 self.reload(now);
             }
@@ -280,6 +280,7 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        memory::give_back();
         self.follow_lists(now, config);
         tell_systemd(&[NotifyState::Ready]);
         Ok(())

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod fault;
 pub mod files;
+pub mod memory;
 pub mod orphans;
 pub mod privileges;
 pub mod process;
