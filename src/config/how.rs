@@ -55,7 +55,7 @@ impl fmt::Display for How {
 }
 
 /// Sets that addresses are added to, with a timeout; at least one of the two.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NftSet {
     pub family: NftFamily,
     pub table: NftName,

@@ -1,5 +1,6 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -90,10 +91,11 @@ fn ruleset(config: &Config, locked_for: Option<Duration>) -> Option<Ruleset> {
 
 fn all_own_sets(config: &Config) -> Vec<NftSets> {
     let sets = config.doors.iter().filter_map(|door| match &door.opening.how {
-        How::Set(set) => Some(NftSets::from(set)),
+        How::Set(set) => Some(set),
         How::Guard | How::Commands { .. } => None,
     });
-    sets.collect()
+    let mut seen = HashSet::new();
+    sets.filter(|set| seen.insert(*set)).map(NftSets::from).collect()
 }
 
 /// What the kernel still holds of an earlier keeper's grants.
