@@ -315,10 +315,12 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option
     }
     let word = word.to_ascii_lowercase().replace('-', "_");
     let most = |candidate: &str| candidate.len().div_ceil(3).min(3);
-    // What lacks more letters than that is as far away at least; finding it so takes no time.
+    // Of another length, or without its letters, it is as far away at least: that takes no time.
+    let length = word.chars().count();
     let lacks = |candidate: &str| candidate.chars().filter(|c| !word.contains(*c)).count();
     known
         .into_iter()
+        .filter(|candidate| candidate.len().abs_diff(length) <= most(candidate))
         .filter(|candidate| lacks(candidate) <= most(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
         .filter(|&(distance, candidate)| distance <= most(candidate))
