@@ -164,6 +164,63 @@ fn a_storm_of_sighups_ends_with_one_watcher_that_hears() {
     assert_eq!(knockd.count("the watcher ended"), 0, "{}", knockd.log().join("\n"));
 }
 
+/// The client has this address too, and knocks from it.
+fn knock_on(net: &Net, host: u8, ports: &[&str]) {
+    let from = format!("192.0.2.{host}");
+    let _ = net.client.run("ip", &["addr", "add", &format!("{from}/24"), "dev", "eth0"]);
+    net.client.knock_from(from.parse().unwrap(), SERVER, ports, Duration::from_millis(10));
+}
+
+#[test]
+fn after_a_reload_the_old_watcher_stays_only_for_those_who_are_half_way() {
+    needs!("old watcher");
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &configuration(", user: nobody, log: {level: debug}"));
+    let first = knockd.watchers();
+    knockd.signal(Signal::SIGHUP);
+    let is_replaced = || knockd.watchers().len() == 1 && knockd.watchers() != first;
+    assert!(eventually(PATIENCE, is_replaced), "{:?}", knockd.watchers());
+    knock_on(&net, 10, &["7000"]);
+    knockd.wait_for("Stage 1");
+    let old = knockd.watchers();
+    knockd.signal(Signal::SIGHUP);
+    assert!(eventually(PATIENCE, || knockd.watchers().len() == 2), "{:?}", knockd.watchers());
+    // Longer than it would stay for nobody. What begins now is no reason to stay.
+    std::thread::sleep(Duration::from_millis(500));
+    knock_on(&net, 11, &["7000"]);
+    knock_on(&net, 10, &["8000", "9000"]);
+    knockd.wait_for("OPEN SESAME");
+    let has_left = || !knockd.watchers().contains(&old[0]);
+    assert!(eventually(PATIENCE, has_left), "{:?}", knockd.watchers());
+    knock_on(&net, 11, &["8000", "9000"]);
+    knockd.wait_for_count("OPEN SESAME", 2);
+}
+
+#[test]
+fn few_watchers_stay_for_those_who_are_half_way_and_a_reload_waits_for_the_first() {
+    needs!("many reloads");
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &configuration(", user: nobody, log: {level: debug}"));
+    for round in 1..=9 {
+        knock_on(&net, 10 + round, &["7000"]);
+        knockd.wait_for_count("Stage 1", round.into());
+        if round < 9 {
+            // Answered when the next watcher is at work.
+            knockd.ask(r#"{"do":"reload"}"#);
+            assert_eq!(knockd.watchers().len(), usize::from(round) + 1);
+        }
+    }
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("reloading within");
+    assert_eq!(knockd.count("re-reading"), 8, "{}", knockd.log().join("\n"));
+    for round in 1..=9 {
+        knock_on(&net, 10 + round, &["8000", "9000"]);
+    }
+    knockd.wait_for_count("OPEN SESAME", 9);
+    knockd.wait_for_count("re-reading", 9);
+    assert!(eventually(PATIENCE, || knockd.watchers().len() == 1), "{:?}", knockd.watchers());
+}
+
 #[test]
 fn a_name_is_looked_up_after_the_door_has_opened() {
     needs!("lookup");

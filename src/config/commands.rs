@@ -193,10 +193,10 @@ fn read_command(node: &Node) -> Result<Command, Diagnostic> {
         return Ok(Command::Shell(node.read(A_COMMAND, CommandText::parse)?));
     };
     let words = items.iter().map(read_word).collect::<Result<Vec<_>, _>>()?;
-    match words.first().map(CommandText::literal) {
+    match words.first().map(CommandText::literal).as_ref().map(Option::as_deref) {
         Some(Some("")) | None => Err(node.at.error("the list names no program")),
         Some(None) => Err(node.at.error("the program itself cannot be a hole")),
-        Some(Some(_)) => Ok(Command::Exec(words)),
+        Some(Some(_)) => Ok(Command::Exec(words.into())),
     }
 }
 
@@ -212,7 +212,7 @@ fn read_word(node: &Node) -> Result<CommandText, Diagnostic> {
 /// A warning if the program that a command names is not there.
 pub(super) fn lacks_program(command: &Command, at: &Place) -> Option<Diagnostic> {
     let program = match command {
-        Command::Exec(words) => words.first()?.literal()?.to_owned(),
+        Command::Exec(words) => words.first()?.literal()?,
         // Only what the shell would surely take for a path is looked at.
         Command::Shell(text) => {
             let text = text.to_string();

@@ -13,6 +13,8 @@ pub struct Source(Arc<Text>);
 struct Text {
     path: PathBuf,
     text: String,
+    /// Where each line begins, in bytes.
+    lines: Vec<usize>,
     /// The lines that are never shown, ascending, from 1.
     secret: Vec<u32>,
     /// Who may read and write the file, where that is known.
@@ -33,7 +35,9 @@ impl Source {
 
     fn build(path: PathBuf, text: String, mode: Option<u32>) -> Self {
         let secret = secret_lines(&text);
-        Self(Arc::new(Text { path, text, secret, mode }))
+        let ends = text.match_indices('\n').map(|(end, _)| end + 1);
+        let lines = std::iter::once(0).chain(ends).collect();
+        Self(Arc::new(Text { path, text, lines, secret, mode }))
     }
 
     #[must_use]
@@ -57,7 +61,8 @@ impl Source {
         if self.0.secret.binary_search(&number).is_ok() {
             return None;
         }
-        self.0.text.lines().nth(usize::try_from(number.checked_sub(1)?).ok()?)
+        let start = self.0.lines.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
+        self.0.text.get(*start..)?.lines().next()
     }
 }
 
@@ -322,10 +327,16 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option
         return None;
     }
     let word = word.to_ascii_lowercase().replace('-', "_");
+    let most = |candidate: &str| candidate.len().div_ceil(3).min(3);
+    // Of another length, or without its letters, it is as far away at least: that takes no time.
+    let length = word.chars().count();
+    let lacks = |candidate: &str| candidate.chars().filter(|c| !word.contains(*c)).count();
     known
         .into_iter()
+        .filter(|candidate| candidate.len().abs_diff(length) <= most(candidate))
+        .filter(|candidate| lacks(candidate) <= most(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
-        .filter(|&(distance, candidate)| distance <= candidate.len().div_ceil(3).min(3))
+        .filter(|&(distance, candidate)| distance <= most(candidate))
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, candidate)| candidate)
 }

@@ -63,7 +63,7 @@ impl fmt::Display for How {
 }
 
 /// Sets that addresses are added to, with a timeout; at least one of the two.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NftSet {
     pub family: NftFamily,
     pub table: NftName,
@@ -83,7 +83,7 @@ impl NftSet {
 }
 
 /// The family of a table whose sets can hold addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NftFamily {
     Inet,
     Ip,

@@ -148,7 +148,7 @@ impl Section {
         Self { of, example, entries: Vec::new(), places: HashMap::new() }
     }
 
-    fn add(&mut self, entry: &Entry, problems: &mut Problems) {
+    fn add(&mut self, entry: Entry, problems: &mut Problems) {
         match self.places.get(&entry.key) {
             Some(first) => {
                 let what = format!("{} '{}'", self.of, entry.key);
@@ -156,7 +156,7 @@ impl Section {
             }
             None => {
                 self.places.insert(entry.key.clone(), entry.at.clone());
-                self.entries.push(entry.clone());
+                self.entries.push(entry);
             }
         }
     }
@@ -180,18 +180,22 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
             continue;
         }
         let wanted = "a mapping with 'knockd', 'templates', 'clients' or 'doors'";
-        let Some(root) = problems.keep(root.mapping(wanted)) else { continue };
+        let Some(root) = problems.keep(root.into_mapping(wanted)) else { continue };
         root.check_keys(&TOP, problems);
-        for (key, section) in [
-            ("knockd", &mut settings),
-            ("templates", &mut templates),
-            ("clients", &mut clients),
-            ("doors", &mut doors),
-        ] {
-            let Some(node) = root.value(key) else { continue };
-            match node.mapping("a mapping") {
+        for Entry { key, node, .. } in root.entries {
+            if matches!(node.value, Value::Null) {
+                continue;
+            }
+            let section = match key.as_str() {
+                "knockd" => &mut settings,
+                "templates" => &mut templates,
+                "clients" => &mut clients,
+                "doors" => &mut doors,
+                _ => continue,
+            };
+            match node.into_mapping("a mapping") {
                 Ok(mapping) => {
-                    mapping.entries.iter().for_each(|entry| section.add(entry, problems))
+                    mapping.entries.into_iter().for_each(|entry| section.add(entry, problems));
                 }
                 Err(error) => problems.push(error.help(section.example)),
             }

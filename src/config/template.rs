@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -61,22 +62,21 @@ impl Family {
     }
 }
 
-/// One command, its holes still open.
+/// One command, its holes still open. Copies share its text: a template has thousands of doors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Runs under `/bin/sh -c`.
     Shell(CommandText),
     /// Runs as it is. Never empty.
-    Exec(Vec<CommandText>),
+    Exec(Arc<[CommandText]>),
 }
 
-/// Literal text and holes, in order.
+/// Literal text and holes, as they are written: every percent sign is of a hole or of `%%`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommandText(Vec<Piece>);
+pub struct CommandText(Arc<str>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
-    Literal(String),
+enum Piece<'a> {
+    Literal(&'a str),
     Hole(Hole),
 }
 
@@ -151,67 +151,41 @@ impl CommandText {
         if text.contains('\0') {
             return Err(TextError::Nul);
         }
-        let mut pieces = Self::default();
-        let mut rest = text;
-        while let Some((literal, after)) = rest.split_once('%') {
-            pieces.push_literal(literal);
-            let (name, after) = after.split_once('%').ok_or(TextError::LonePercent)?;
-            match Hole::ALL.into_iter().find(|hole| hole.name() == name) {
-                Some(hole) => pieces.0.push(Piece::Hole(hole)),
-                None if name.is_empty() => pieces.push_literal("%"),
-                None => return Err(unknown_hole(name)),
-            }
-            rest = after;
-        }
-        pieces.push_literal(rest);
-        Ok(pieces)
+        pieces(text).try_for_each(|piece| piece.map(|_| ()))?;
+        Ok(Self(text.into()))
     }
 
     /// Reads a command of a classic `knockd.conf`: its only hole is `%IP%`, and every other percent
     /// sign stands for itself.
     #[must_use]
     pub fn classic(text: &str) -> Self {
-        let mut pieces = Self::default();
-        for (place, literal) in text.split("%IP%").enumerate() {
-            if place > 0 {
-                pieces.0.push(Piece::Hole(Hole::Ip));
-            }
-            pieces.push_literal(literal);
-        }
-        pieces
+        let literals: Vec<_> = text.split("%IP%").map(|text| text.replace('%', "%%")).collect();
+        Self(literals.join("%IP%").into())
     }
 
-    fn push_literal(&mut self, text: &str) {
-        match self.0.last_mut() {
-            _ if text.is_empty() => {}
-            Some(Piece::Literal(literal)) => literal.push_str(text),
-            _ => self.0.push(Piece::Literal(text.to_owned())),
-        }
+    fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        // It was read without an error.
+        pieces(&self.0).flatten()
     }
 
     /// The text, where it has no holes.
     #[must_use]
-    pub fn literal(&self) -> Option<&str> {
-        match self.0.as_slice() {
-            [] => Some(""),
-            [Piece::Literal(text)] => Some(text),
-            _ => None,
-        }
+    pub fn literal(&self) -> Option<String> {
+        self.holes().next().is_none().then(|| self.0.replace("%%", "%"))
     }
 
     pub fn holes(&self) -> impl Iterator<Item = Hole> + '_ {
-        self.0.iter().filter_map(|piece| match piece {
-            Piece::Hole(hole) => Some(*hole),
+        self.pieces().filter_map(|piece| match piece {
+            Piece::Hole(hole) => Some(hole),
             Piece::Literal(_) => None,
         })
     }
 
     fn render(&self, holes: &Holes<'_>) -> String {
-        self.0
-            .iter()
+        self.pieces()
             .map(|piece| match piece {
-                Piece::Literal(text) => Cow::Borrowed(text.as_str()),
-                Piece::Hole(hole) => Cow::Owned(holes.value(*hole).unwrap_or_default()),
+                Piece::Literal(text) => Cow::Borrowed(text),
+                Piece::Hole(hole) => Cow::Owned(holes.value(hole).unwrap_or_default()),
             })
             .collect()
     }
@@ -220,11 +194,22 @@ impl CommandText {
 /// The text as it is written in a configuration.
 impl fmt::Display for CommandText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|piece| match piece {
-            Piece::Literal(text) => f.write_str(&text.replace('%', "%%")),
-            Piece::Hole(hole) => write!(f, "%{}%", hole.name()),
-        })
+        f.write_str(&self.0)
     }
+}
+
+/// Takes a text apart: between two percent signs stands a hole, or nothing for a percent sign.
+fn pieces(text: &str) -> impl Iterator<Item = Result<Piece<'_>, TextError>> {
+    let last = text.matches('%').count();
+    text.split('%').enumerate().map(move |(place, part)| match part {
+        _ if place % 2 == 0 => Ok(Piece::Literal(part)),
+        _ if place == last => Err(TextError::LonePercent),
+        "" => Ok(Piece::Literal("%")),
+        name => {
+            let hole = Hole::ALL.into_iter().find(|hole| hole.name() == name);
+            hole.map(Piece::Hole).ok_or_else(|| unknown_hole(name))
+        }
+    })
 }
 
 fn unknown_hole(name: &str) -> TextError {
@@ -270,7 +255,7 @@ impl Command {
     pub fn holes(&self) -> impl Iterator<Item = Hole> + '_ {
         let texts = match self {
             Self::Shell(text) => std::slice::from_ref(text),
-            Self::Exec(words) => words.as_slice(),
+            Self::Exec(words) => words.as_ref(),
         };
         texts.iter().flat_map(CommandText::holes)
     }
@@ -397,7 +382,7 @@ mod tests {
     #[test]
     fn a_list_runs_as_it_is_and_is_shown_as_one_would_type_it() {
         let words = ["logger", "it's %IP%", ""].map(|word| CommandText::parse(word).unwrap());
-        let rendered = rendered(&Command::Exec(words.to_vec()));
+        let rendered = rendered(&Command::Exec(words.into()));
         assert_eq!(rendered.argv, ["logger", "it's 192.0.2.2", ""]);
         assert_eq!(rendered.to_string(), r"logger 'it'\''s 192.0.2.2' ''");
     }

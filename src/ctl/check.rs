@@ -5,7 +5,7 @@ mod ruleset;
 mod start;
 mod ways;
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -73,14 +73,15 @@ fn around(host: Host) -> Around {
 }
 
 fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic], refused: bool) -> io::Result<()> {
-    let mut errors = io::stderr().lock();
+    let mut errors = BufWriter::new(io::stderr().lock());
     for warning in warnings {
         writeln!(errors, "{warning}")?;
     }
+    errors.flush()?;
     if refused {
         return Ok(());
     }
-    let mut output = io::stdout().lock();
+    let mut output = BufWriter::new(io::stdout().lock());
     let doors = &loaded.config.doors;
     let ways = ways(&loaded.config);
     for (door, ways) in doors.iter().zip(&ways) {

@@ -295,7 +295,7 @@ fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> R
 
 /// The ways into these doors that are new, or all that the client has where none is.
 fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Vec<Entry> {
-    let client = config.clients.iter().find(|client| client.name == args.client);
+    let client = config.client(&args.client);
     let (totp, spa) = if given.totp.is_some() || given.spa.is_some() {
         (given.totp.is_some(), given.spa.is_some())
     } else {

@@ -83,7 +83,7 @@ fn find<'a>(
     args: &SequenceArgs,
 ) -> Result<(&'a Door, Option<&'a Client>), Failure> {
     let name = &args.door;
-    let Some(door) = config.doors.iter().find(|door| door.name() == name) else {
+    let Some(door) = config.door(name) else {
         let doors = config.doors.iter().map(|door| door.name().clone()).collect();
         return Err(Failure::NoDoor { door: name.clone(), doors });
     };
@@ -91,7 +91,7 @@ fn find<'a>(
     let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
     let client = match &args.client {
         None => None,
-        Some(wanted) => match config.clients.iter().find(|client| client.name == *wanted) {
+        Some(wanted) => match config.client(wanted) {
             None => {
                 let clients = config.clients.iter().map(|client| client.name.clone()).collect();
                 return Err(Failure::NoClient { client: wanted.clone(), clients });

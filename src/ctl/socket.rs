@@ -18,8 +18,9 @@ use crate::log::escape;
 
 /// How long a daemon that is well takes to say something, at the very most.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it takes to change the firewall and to start a watcher, at the very most.
-const PATIENCE_WITH_WATCHER: Duration = Duration::from_secs(30);
+/// How long it takes to change the firewall, to find room for a watcher and to start it, at the
+/// very most.
+const PATIENCE_WITH_WATCHER: Duration = Duration::from_secs(60);
 /// How long the commands of doors may keep it.
 const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
 

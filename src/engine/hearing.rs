@@ -139,7 +139,8 @@ impl<'a> Hearing<'a> {
         let attempts = &mut source.attempts;
         let under_way = attempts.len();
         let mut locked = false;
-        for id in self.doors.starting(sight) {
+        let may_start = self.teller.window.until.is_none_or(|until| self.now.monotonic <= until);
+        for id in self.doors.starting(sight).filter(|_| may_start) {
             if attempts[..under_way].binary_search_by_key(&id, |attempt| attempt.track).is_ok() {
                 continue;
             }

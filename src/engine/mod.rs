@@ -178,7 +178,8 @@ impl Engine {
         self.local = local;
     }
 
-    /// From now on only sequences that began in this window are spoken of. All are still followed.
+    /// From now on only sequences that began in this window are spoken of. None that begins after
+    /// its end is followed any more.
     pub fn report(&mut self, window: Window) {
         self.window = window;
     }
@@ -405,6 +406,13 @@ impl Engine {
     pub fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
         let fwknop = self.fwknop.iter().flat_map(Fwknop::datagrams);
         self.spa.iter().map(Spa::datagrams).chain(fwknop)
+    }
+
+    /// Whether nobody is half-way through a sequence: with a window that has ended, there is nothing
+    /// left to speak of.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.tracker.attempts() == 0 && self.next_search().is_none() && self.untold.is_empty()
     }
 
     /// How many sources are followed now.

@@ -329,6 +329,25 @@ fn two_watchers_that_share_a_cut_tell_each_sequence_once() {
 }
 
 #[test]
+fn after_its_window_an_engine_follows_only_what_is_under_way() {
+    let mut engine = engine(&[door(&["1", "2", "3"])]);
+    assert!(engine.is_idle());
+    assert_eq!(knocks(&mut engine, ALICE, &["1"]), ["0: stage 1"]);
+    engine.report(Window { after: None, until: Some(at(SECOND / 2).monotonic) });
+    let send = |engine: &mut Engine, source: &str, port: &str| {
+        let packet = packet(source.parse().unwrap(), port.parse().unwrap(), 7);
+        events(engine.on_packet(at(SECOND), &packet))
+    };
+    assert!(send(&mut engine, "192.0.2.3", "1").is_empty());
+    assert!(!engine.is_idle());
+    assert_eq!(send(&mut engine, ALICE, "2"), ["0: stage 2"]);
+    assert_eq!(send(&mut engine, ALICE, "3"), ["0: open"]);
+    assert!(engine.is_idle());
+    assert!(send(&mut engine, ALICE, "1").is_empty());
+    assert!(engine.is_idle());
+}
+
+#[test]
 fn an_ascending_scan_opens_no_door() {
     let mut engine = engine(&[Recognition { trip_wires: 1, ..door(&["7000", "8000", "9000"]) }]);
     let mut told = Vec::new();

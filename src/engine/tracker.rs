@@ -180,6 +180,11 @@ impl Tracker {
         self.newcomers.len() + self.further.len()
     }
 
+    /// How many attempts there are, of all sources together.
+    pub(super) const fn attempts(&self) -> usize {
+        self.books.attempts
+    }
+
     /// How many attempts were given up for want of room.
     pub(super) const fn crowded(&self) -> u64 {
         self.books.crowded

@@ -1,5 +1,6 @@
 //! Sets of the administrator's own table, to which a door adds those it lets in.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -78,16 +79,25 @@ impl OwnSets {
         let mut netlink = Netlink::open()?;
         let monitor = Monitor::new()?;
         let mut known: Vec<(SetRef, Option<(u64, u64)>)> = Vec::new();
-        for sets in doors {
-            for (set, v4) in [(&sets.v4, true), (&sets.v6, false)] {
-                let Some(set) = set else { continue };
-                check_set(&mut netlink, set, v4)?;
-                if known.iter().all(|(known, _)| known != set) {
-                    known.push((set.clone(), netlink.handles(set)?));
-                }
+        // Doors mostly share their sets.
+        let mut checked: HashSet<(&SetRef, bool)> = HashSet::new();
+        let all = doors.into_iter().flat_map(|sets| [(&sets.v4, true), (&sets.v6, false)]);
+        for (set, v4) in all.filter_map(|(set, v4)| Some((set.as_ref()?, v4))) {
+            if !checked.insert((set, v4)) {
+                continue;
+            }
+            check_set(&mut netlink, set, v4)?;
+            if !checked.contains(&(set, !v4)) {
+                known.push((set.clone(), netlink.handles(set)?));
             }
         }
         Ok(Self { netlink, monitor, known })
+    }
+
+    /// All of them, each once.
+    #[must_use]
+    pub fn all(&self) -> Vec<SetRef> {
+        self.known.iter().map(|(set, _)| set.clone()).collect()
     }
 
     /// Lets an address in for this long from now on, at least. What the administrator has added

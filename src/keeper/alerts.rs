@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Rendered};
+use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Opening, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, JobKind};
 use crate::grants::{Opener, Place};
@@ -26,7 +26,7 @@ pub(super) struct Alerts {
     runner: Commands,
     mail_to: Option<Email>,
     limit: Limit,
-    /// Those that can be open.
+    /// Those that can be open and have something run.
     doors: HashMap<Name, Door>,
     under_way: usize,
     left_out: bool,
@@ -51,7 +51,15 @@ impl Alerts {
     pub(super) fn reconfigure(&mut self, config: &Config, is_open: impl Fn(&Name) -> bool) {
         self.mail_to.clone_from(&config.settings.alert);
         self.doors.retain(|name, _| is_open(name));
-        self.doors.extend(config.doors.iter().map(|door| (door.name().clone(), door.clone())));
+        for door in &config.doors {
+            let Opening { on_open, on_close, command_limit, .. } = &door.opening;
+            let has_hook = on_open.is_some() || on_close.is_some();
+            if has_hook || *command_limit != Some(COMMAND_LIMIT) {
+                self.doors.insert(door.name().clone(), door.clone());
+            } else {
+                self.doors.remove(door.name());
+            }
+        }
     }
 
     /// How long a command of a door may run.

@@ -192,7 +192,7 @@ impl Keeper {
     }
 
     fn find(&self, name: &Name) -> Option<Door> {
-        self.watchers.config().doors.iter().find(|door| door.name() == name).cloned()
+        self.watchers.config().door(name).cloned()
     }
 
     /// Passes on what a watcher says because somebody asked.

@@ -149,7 +149,7 @@ impl Ask {
     ) -> Result<Self, Unfounded> {
         let Grounds { then, current, .. } = *grounds;
         let meant = door(then, event.door).ok_or(NOT_GIVEN)?;
-        let stands = current.doors.iter().find(|door| door.name() == meant.name());
+        let stands = current.door(meant.name());
         let addresses = vec![event.source];
         let (ask, holds) = match knocked {
             Knocked::Sequence => {
@@ -181,7 +181,7 @@ impl Ask {
                         scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT,
                     ),
                 };
-                let now = same_client(current, client);
+                let now = current.client(&client.name);
                 let is_unchanged = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
                     && now.is_some_and(|now| {
                         now.totp == client.totp && now.doors.contains(meant.name())
@@ -210,8 +210,8 @@ impl Ask {
         let Grounds { then, current, missing, .. } = *grounds;
         let meant = door(then, request.door).ok_or(NOT_GIVEN)?;
         let client = client(then, request.client).ok_or(NOT_GIVEN)?;
-        let stands = current.doors.iter().find(|door| door.name() == meant.name());
-        let now = same_client(current, client).filter(|now| now.doors.contains(meant.name()));
+        let stands = current.door(meant.name());
+        let now = current.client(&client.name).filter(|now| now.doors.contains(meant.name()));
         let (by, stamp, proof, is_unchanged, lifetime) = match request.credential {
             Credential::Spa { key, stamp } => {
                 let spa = client.spa.as_ref().ok_or(NOT_GIVEN)?;
@@ -304,10 +304,6 @@ pub(super) fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
 
 pub(super) fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
     config.clients.get(usize::try_from(place).ok()?)
-}
-
-fn same_client<'a>(current: &'a Config, client: &Client) -> Option<&'a Client> {
-    current.clients.iter().find(|Client { name, .. }: &&Client| *name == client.name)
 }
 
 /// The name of a client, for the log.

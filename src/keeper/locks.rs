@@ -47,10 +47,7 @@ impl Locks {
         let lock = |(source, door, until): (IpAddr, Option<&Name>, Monotonic)| {
             let door = match door {
                 None => None,
-                Some(name) => {
-                    let place = config.doors.iter().position(|door| door.name() == name)?;
-                    Some(DoorId(u32::try_from(place).ok()?))
-                }
+                Some(name) => Some(DoorId(u32::try_from(config.place_of(name)?).ok()?)),
             };
             Some(Lock { door, source, until })
         };

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::Reply;
 use crate::log;
 use crate::proto::duration;
+use crate::sys::memory;
 use crate::time::{Monotonic, Now};
 
 /// How soon the configuration before a trial is taken up once more, where that has failed. Longer
@@ -67,7 +68,9 @@ impl Keeper {
             let why = "a configuration is on trial: confirm it first, or wait until it has gone";
             let asked_by = mem::take(&mut self.reloads.next);
             self.answer_all(asked_by, &Err(why.to_owned()));
-        } else if self.watchers.is_changing() || self.trial.is_some() {
+        } else if !self.watchers.may_change() || self.trial.is_some() {
+            self.reopen_log();
+            self.watchers.hurry(now.monotonic);
             self.reload_again = true;
         } else {
             let asked_by = mem::take(&mut self.reloads.next);
@@ -123,6 +126,7 @@ impl Keeper {
             }
             error!("the old configuration stays");
             tell_systemd(&[NotifyState::Ready]);
+            memory::give_back();
         }
         taken_up
     }

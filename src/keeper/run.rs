@@ -36,7 +36,7 @@ use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::signals::{Pending, Signals};
-use crate::sys::{clock, command_table, files, privileges, process, turns};
+use crate::sys::{clock, command_table, files, memory, privileges, process, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -243,7 +243,7 @@ impl Keeper {
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
             }
-            if self.reload_again && !self.watchers.is_changing() {
+            if self.reload_again && self.watchers.may_change() {
                 self.reload_again = false;
                 self.reload(now);
             }
@@ -296,6 +296,7 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        memory::give_back();
         self.follow_lists(now, config);
         tell_systemd(&[NotifyState::Ready]);
         Ok(())

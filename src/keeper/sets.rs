@@ -90,10 +90,11 @@ pub(crate) fn ruleset(config: &Config, locked_for: Option<Duration>) -> Option<R
 
 fn all_own_sets(config: &Config) -> Vec<NftSets> {
     let sets = config.doors.iter().filter_map(|door| match &door.opening.how {
-        How::Set(set) => Some(NftSets::from(set)),
+        How::Set(set) => Some(set),
         How::Guard | How::Commands { .. } => None,
     });
-    sets.collect()
+    let mut seen = HashSet::new();
+    sets.filter(|set| seen.insert(*set)).map(NftSets::from).collect()
 }
 
 /// What the kernel still holds of an earlier keeper's grants.
@@ -121,22 +122,18 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         return Ok(held);
     }
     let mut sets = OwnSets::check(&own)?;
-    for door in &config.doors {
-        let How::Set(set) = &door.opening.how else { continue };
-        let both = NftSets::from(set);
-        for reference in [both.v4, both.v6].into_iter().flatten() {
-            for entry in sets.entries(&reference)? {
-                let Some((name, opener)) = read_comment(&entry.comment) else { continue };
-                let element = Element::of_set(set, entry.key.address);
-                let (Some(element), Some(left)) = (element, entry.left) else { continue };
-                if name == *door.name() {
-                    held.push(Held {
-                        place: Place::new(name, entry.key.address),
-                        opener,
-                        element,
-                        remaining: left,
-                    });
-                }
+    for reference in sets.all() {
+        for entry in sets.entries(&reference)? {
+            let Some((name, opener)) = read_comment(&entry.comment) else { continue };
+            let how = config.door(&name).map(|door| &door.opening.how);
+            let Some(How::Set(set)) = how else { continue };
+            let address = entry.key.address;
+            let (Some(element), Some(left)) = (Element::of_set(set, address), entry.left) else {
+                continue;
+            };
+            if NftSets::from(set).of(address) == Some(&reference) {
+                let place = Place::new(name, address);
+                held.push(Held { place, opener, element, remaining: left });
             }
         }
     }

@@ -14,7 +14,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::ask::{self, Ask, Grounds, Unfounded, client_name};
 use super::credible::{self, Lie};
@@ -29,6 +29,7 @@ use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
 use crate::proto::knock::Knock;
+use crate::sys::memory;
 use crate::sys::privileges::Identity;
 use crate::sys::{clock, host};
 use crate::time::Monotonic;
@@ -45,6 +46,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const STEADY: Duration = Duration::from_secs(60);
 /// How many watchers may be killed before the first of them works.
 const FIRST_TRIES: u64 = 5;
+/// How many watchers may see sequences out at once, and how many doors they may have in all: each
+/// has a copy of its own. One may be there however many doors it has.
+const LEAVING: usize = 8;
+const LEAVING_DOORS: usize = 10_000;
+/// How long another configuration may have to wait for such room.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
 
@@ -213,6 +220,30 @@ impl Watchers {
         self.relief.is_some()
     }
 
+    /// Whether another configuration may be taken up: no watcher is starting, and there is room.
+    pub(super) fn may_change(&self) -> bool {
+        !self.is_changing() && self.has_room()
+    }
+
+    /// Whether the watcher at work may join those that see old sequences out.
+    fn has_room(&self) -> bool {
+        let leaving = self.leaving.iter().map(|(watcher, _)| &watcher.config);
+        let doors: usize = leaving.chain([&self.config]).map(|config| config.doors.len()).sum();
+        self.leaving.is_empty() || (self.leaving.len() < LEAVING && doors <= LEAVING_DOORS)
+    }
+
+    /// Somebody waits for another configuration, perhaps to revoke a client: where there is no
+    /// room, the first of those that see old sequences out does so only for so long.
+    pub(super) fn hurry(&mut self, now: Monotonic) {
+        if !self.has_room()
+            && let Some((_, until)) = self.leaving.first_mut()
+        {
+            *until = (*until).min(now + LONGEST_WAIT);
+            let left = until.since(now).as_secs() + 1;
+            info!("reloading within {left} s: sequences begun under earlier ones come first");
+        }
+    }
+
     /// Hears what all watchers have to say, and does what is due.
     pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
         let mut notices = Vec::new();
@@ -289,6 +320,7 @@ impl Watchers {
     }
 
     fn poll_leaving(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+        let before = self.leaving.len();
         let mut still_leaving = Vec::new();
         for (mut watcher, until) in std::mem::take(&mut self.leaving) {
             loop {
@@ -307,6 +339,9 @@ impl Watchers {
             }
         }
         self.leaving = still_leaving;
+        if self.leaving.len() < before {
+            memory::give_back();
+        }
     }
 
     fn poll_relief(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {

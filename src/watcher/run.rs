@@ -13,7 +13,7 @@ use crate::engine::spa::Spa;
 use crate::engine::{Engine, Fwknop, Local, Options, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
-use crate::sys::{clock, files, host, process};
+use crate::sys::{clock, files, host, memory, process};
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire;
 use crate::wire::filter::Filter;
@@ -24,6 +24,9 @@ const BATCH: usize = 256;
 const HELD_BACK: usize = 4096;
 /// How often the kernel is asked what it has dropped.
 const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
+/// How much longer than its window a watcher stays at the least: a packet may still be on its way
+/// through the kernel.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Why a watcher cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +65,8 @@ struct Watcher {
     held_back: Option<VecDeque<(Monotonic, Happened)>>,
     window: Window,
     longest: Duration,
-    leave_at: Option<Monotonic>,
+    /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
+    leave: Option<(Monotonic, Monotonic)>,
     next_drops: Monotonic,
     crowded: u64,
 }
@@ -145,9 +149,12 @@ impl Watcher {
             reporter.say(FromWatcher::Interface { index, state });
         }
         engine.set_local(Local::Addresses(home.addresses));
+        let longest = assignment.doors.iter().map(|door| door.seq_timeout).max();
+        // All that is still needed is in the engine.
+        drop((assignment.doors, assignment.clients));
+        memory::give_back();
         assignment.identity.take_on()?;
         reporter.say(FromWatcher::Ready);
-        let longest = assignment.doors.iter().map(|door| door.seq_timeout).max();
         Ok(Self {
             engine,
             captures,
@@ -156,7 +163,7 @@ impl Watcher {
             held_back: Some(VecDeque::new()),
             window: Window::default(),
             longest: longest.unwrap_or_default(),
-            leave_at: None,
+            leave: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
             crowded: 0,
         })
@@ -182,7 +189,7 @@ impl Watcher {
             }
             self.look_after_losses(now.monotonic);
             self.reporter.poll(now.monotonic);
-            if !more && self.leave_at.is_some_and(|leave_at| leave_at <= now.monotonic) {
+            if !more && self.may_leave(now.monotonic) {
                 self.reporter.send_all();
                 self.reporter.say(FromWatcher::Done);
                 return Ok(());
@@ -190,11 +197,19 @@ impl Watcher {
         }
     }
 
+    /// Whether it was asked to end, and all that is its to tell has been told.
+    fn may_leave(&self, now: Monotonic) -> bool {
+        let is_over = |(early, late)| late <= now || (early <= now && self.engine.is_idle());
+        self.leave.is_some_and(is_over)
+    }
+
     fn wait(&self) -> Result<Woken, WatchError> {
         let now = clock::now().monotonic;
+        // Whoever is still on the way when it could end early has a deadline in the engine.
+        let leave = self.leave.map(|(early, late)| if now < early { early } else { late });
         let drops = (!self.captures.is_empty()).then_some(self.next_drops);
         let deadlines =
-            [self.engine.next_deadline(), self.reporter.next_deadline(now), self.leave_at, drops];
+            [self.engine.next_deadline(), self.reporter.next_deadline(now), leave, drops];
         let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
@@ -222,7 +237,8 @@ impl Watcher {
                 Received::Frame(ToWatcher::Until { time }) => {
                     self.window.until = Some(time);
                     self.engine.report(self.window);
-                    self.leave_at = Some(time + self.longest);
+                    let early = time + LINGER;
+                    self.leave = Some((early, early.max(time + self.longest)));
                 }
                 Received::Frame(ToWatcher::Explain { source }) => {
                     self.reporter.explain(Asked::One(source));

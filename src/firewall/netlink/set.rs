@@ -17,7 +17,7 @@ pub(super) const fn number(family: NftFamily) -> u8 {
 }
 
 /// A set in a table: `inet knockd g_ssh_4`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SetRef {
     pub family: NftFamily,
     pub table: NftName,

@@ -116,22 +116,17 @@ impl Doors {
     fn close_gone(&mut self, now: Now, config: &Config) {
         let is_gone = |listed: &Listed<'_>| {
             listed.element.is_some_and(|element| {
-                !config.doors.iter().any(|door| {
-                    let Place { door: name, address, source_port } = listed.place;
-                    let wanted = Wanted { source_port: *source_port, ..Wanted::by(*address) };
-                    let deed = Deed::of(door, &wanted);
-                    door.name() == name
-                        && deed.is_ok_and(|deed| deed.means.element() == Some(element))
-                })
+                let Place { door, address, source_port } = listed.place;
+                let wanted = Wanted { source_port: *source_port, ..Wanted::by(*address) };
+                let deed = config.door(door).map(|door| Deed::of(door, &wanted));
+                !matches!(deed, Some(Ok(deed)) if deed.means.element() == Some(element))
             })
         };
         let gone: Vec<GrantId> =
             self.grants.list().into_iter().filter(is_gone).map(|listed| listed.id).collect();
         self.end_all(now, &gone, "closed, since the door is no more");
-        let is_known = |name: &Name| config.clients.iter().any(|client| client.name == *name);
-        let revoked = self
-            .grants
-            .of(|_, opener| opener.client.as_ref().is_some_and(|client| !is_known(client)));
+        let is_gone = |client: &Name| config.client(client).is_none();
+        let revoked = self.grants.of(|_, opener| opener.client.as_ref().is_some_and(is_gone));
         self.end_all(now, &revoked, "closed, since its client is no more");
     }
 }
