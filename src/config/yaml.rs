@@ -143,10 +143,10 @@ impl<'a> Builder<'a> {
 
     fn mapping(&mut self, depth: usize, size: &mut usize) -> Result<Value, Diagnostic> {
         let mut entries: Vec<Entry> = Vec::new();
-        let mut places: HashMap<String, Place> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
+                self.refuse_repetitions(&mut entries);
                 return Ok(Value::Mapping(Mapping { entries }));
             }
             let (key, key_size) = self.node(event, &span, depth + 1)?;
@@ -157,16 +157,24 @@ impl<'a> Builder<'a> {
                 self.problems.push(key.at.error("a key has to be a word"));
                 continue;
             };
-            match places.get(&text) {
-                Some(first) => {
-                    self.problems.push(given_twice(&key.at, &format!("'{text}'"), first))
-                }
-                None => {
-                    places.insert(text.clone(), key.at.clone());
-                    entries.push(Entry { key: text, at: key.at, node });
-                }
-            }
+            entries.push(Entry { key: text, at: key.at, node });
         }
+    }
+
+    /// Of entries with the same key only the first stays. No key is copied for that: what is freed
+    /// in the midst of the tree is where the configuration would be put, and keep its pages.
+    fn refuse_repetitions(&mut self, entries: &mut Vec<Entry>) {
+        let mut first: HashMap<&str, &Place> = HashMap::new();
+        let mut is_first = Vec::with_capacity(entries.len());
+        for Entry { key, at, .. } in entries.iter() {
+            let earlier = first.get(key.as_str()).copied();
+            let twice = earlier.map(|earlier| given_twice(at, &format!("'{key}'"), earlier));
+            is_first.push(twice.is_none());
+            self.problems.extend(twice);
+            first.entry(key).or_insert(at);
+        }
+        let mut is_first = is_first.into_iter();
+        entries.retain(|_| is_first.next().unwrap_or(true));
     }
 
     fn alias(&mut self, id: usize, at: Place) -> Result<(Node, usize), Diagnostic> {
