@@ -247,8 +247,9 @@ impl Watchers {
     /// Hears what all watchers have to say, and does what is due.
     pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
         let mut notices = Vec::new();
-        self.poll_current(now, &mut notices);
+        // They report what came first: of two requests of one client the later would bar the earlier.
         self.poll_leaving(now, &mut notices);
+        self.poll_current(now, &mut notices);
         self.poll_relief(now, &mut notices);
         if self.restart.is_some_and(|restart| restart <= now) && self.relief.is_none() {
             self.replace(now, &mut notices);
