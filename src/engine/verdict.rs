@@ -44,6 +44,20 @@ pub enum Verdict<'a> {
     Refused(Refusal),
 }
 
+/// What a datagram comes to: the doors that it asks for, which are at least one, all for the same
+/// addresses.
+pub type Judgement = Result<Vec<Request>, Denial>;
+
+/// Why a datagram gets nothing.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Anybody can make such, or it is a copy: counted, and no more.
+    Ignored(Reason),
+    /// Somebody made it who holds a client's keys, or knows the server's.
+    Refused(Refusal),
+}
+
 /// What an authenticated datagram asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -67,6 +81,12 @@ impl Request {
     /// The addresses to open for.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Its refusal.
+    pub(super) const fn refused(&self, reason: Reason) -> Refusal {
+        let Self { source, client, door, .. } = *self;
+        Refusal { source, client: Some(client), door: Some(door), reason }
     }
 }
 

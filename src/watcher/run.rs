@@ -9,8 +9,7 @@ use std::time::Duration;
 use super::addresses::Addresses;
 use super::report::{Asked, Happened, Reporter};
 use crate::capture::{CaptureError, Live};
-use crate::engine::spa::Spa;
-use crate::engine::{Engine, Fwknop, Local, Options, Reason, Verdict, Window};
+use crate::engine::{Engine, Local, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, host, process};
@@ -101,33 +100,19 @@ impl Watcher {
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
-        let options = Options {
-            sources: assignment.track_sources,
-            only_ipv4: assignment.only_ipv4,
-            lockout: assignment.lockout,
-        };
-        let mut engine = Engine::new(&assignment.doors, &assignment.clients, &options);
-        assignment.locks.iter().for_each(|lock| engine.lock(lock));
+        let Assignment { setup, interfaces, identity, verbose } = assignment;
+        let only_ipv4 = setup.only_ipv4;
+        let longest = setup.doors.iter().map(|door| door.seq_timeout).max();
+        let mut engine = Engine::new(setup);
         while !engine.is_ready() {
             engine.work(clock::now());
         }
-        let ports = assignment.spa.as_ref().map(|server| server.ports.clone());
-        let (clients, settings) = (&assignment.clients, &assignment.fwknop);
-        let missing = assignment.missing;
-        let fwknop = Fwknop::new(clients, &assignment.doors, settings, ports);
-        engine.take_fwknop(fwknop.heeding(missing));
-        if let Some(server) = assignment.spa {
-            let spa = Spa::new(server, &assignment.clients, &assignment.doors);
-            engine.take_spa(spa.heeding(missing));
-        }
-        let filter = engine
-            .datagrams()
-            .fold(Filter::new(engine.watched(), assignment.only_ipv4), Filter::and);
-        let mut reporter = Reporter::new(channel, assignment.verbose);
+        let filter = engine.datagrams().fold(Filter::new(engine.watched(), only_ipv4), Filter::and);
+        let mut reporter = Reporter::new(channel, verbose);
         let addresses = Addresses::follow().map_err(WatchError::Addresses)?;
         let home = host::read().map_err(WatchError::Addresses)?;
         let mut captures = Vec::new();
-        for (index, name) in (0..).zip(&assignment.interfaces) {
+        for (index, name) in (0..).zip(&interfaces) {
             let state = match Live::open(name, &filter) {
                 Ok(capture) => {
                     let latest = Monotonic::ZERO;
@@ -145,9 +130,8 @@ impl Watcher {
             reporter.say(FromWatcher::Interface { index, state });
         }
         engine.set_local(Local::Addresses(home.addresses));
-        assignment.identity.take_on()?;
+        identity.take_on()?;
         reporter.say(FromWatcher::Ready);
-        let longest = assignment.doors.iter().map(|door| door.seq_timeout).max();
         Ok(Self {
             engine,
             captures,
