@@ -1,13 +1,12 @@
 //! The watcher's loop.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::addresses::Addresses;
-use super::report::{Asked, Happened, Reporter};
+use super::report::{Asked, Reporter};
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, Verdict, Window};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
@@ -19,8 +18,6 @@ use crate::wire::filter::Filter;
 
 /// How many packets of one interface are looked at before the others have their turn.
 const BATCH: usize = 256;
-/// How many events are kept until the keeper has said where to begin.
-const HELD_BACK: usize = 4096;
 /// How often the kernel is asked what it has dropped.
 const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
 
@@ -57,8 +54,6 @@ struct Watcher {
     captures: Vec<Interface>,
     addresses: Addresses,
     reporter: Reporter,
-    /// What waits for the keeper to say what is this watcher's to tell; `None`: it has.
-    held_back: Option<VecDeque<(Monotonic, Happened)>>,
     window: Window,
     longest: Duration,
     leave_at: Option<Monotonic>,
@@ -137,7 +132,6 @@ impl Watcher {
             captures,
             addresses,
             reporter,
-            held_back: Some(VecDeque::new()),
             window: Window::default(),
             longest: longest.unwrap_or_default(),
             leave_at: None,
@@ -197,11 +191,7 @@ impl Watcher {
                 Received::Frame(ToWatcher::After { time }) => {
                     self.window.after = Some(time);
                     self.engine.report(self.window);
-                    for (at, happened) in self.held_back.take().unwrap_or_default() {
-                        if happened.began(at) > time {
-                            self.reporter.happened(at, happened);
-                        }
-                    }
+                    self.reporter.begin(time);
                 }
                 Received::Frame(ToWatcher::Until { time }) => {
                     self.window.until = Some(time);
@@ -225,7 +215,7 @@ impl Watcher {
     fn read_packets(&mut self) -> bool {
         let mut more = false;
         let now = clock::now();
-        let Self { engine, captures, reporter, held_back, .. } = self;
+        let Self { engine, captures, reporter, .. } = self;
         captures.retain_mut(|interface| {
             let link = interface.capture.link();
             for _ in 0..BATCH {
@@ -249,19 +239,16 @@ impl Watcher {
                 };
                 packet.looped |= interface.looped;
                 let (at, verdict) = (at.monotonic, engine.receive(at, &packet, payload));
-                let held_back = held_back.as_mut();
                 match verdict {
                     Verdict::Ignored(reason) => reporter.ignored(at, &packet, reason),
-                    Verdict::Knock(events) => {
-                        let events = events.iter().copied().map(Happened::Event);
-                        hand_on(reporter, held_back, at, events);
-                    }
+                    Verdict::Knock(events) => reporter.events(at, events),
                     Verdict::Asked(requests) => {
-                        let requests = requests.iter().copied().map(Happened::Asked);
-                        hand_on(reporter, held_back, at, requests);
+                        for &request in requests {
+                            reporter.report(FromWatcher::Asked { request, at });
+                        }
                     }
                     Verdict::Refused(refusal) => {
-                        hand_on(reporter, held_back, at, [Happened::Refused(refusal)]);
+                        reporter.report(FromWatcher::Refused { refusal, at });
                     }
                 }
             }
@@ -274,15 +261,12 @@ impl Watcher {
     /// Does a slice of what can wait, however many packets there are: it keeps none waiting long.
     fn work(&mut self) {
         let now = clock::now();
-        let events = self.engine.work(now).iter().copied().map(Happened::Event);
-        hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
+        self.reporter.events(now.monotonic, self.engine.work(now));
     }
 
     fn expire(&mut self, now: Now) {
         if self.engine.next_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
-            let events = self.engine.on_deadline(now);
-            let events = events.iter().copied().map(Happened::Event);
-            hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
+            self.reporter.events(now.monotonic, self.engine.on_deadline(now));
         }
     }
 
@@ -300,21 +284,6 @@ impl Watcher {
                 self.reporter.dropped(now, stats.dropped.saturating_sub(interface.dropped));
                 interface.dropped = stats.dropped;
             }
-        }
-    }
-}
-
-fn hand_on(
-    reporter: &mut Reporter,
-    held_back: Option<&mut VecDeque<(Monotonic, Happened)>>,
-    at: Monotonic,
-    all: impl IntoIterator<Item = Happened>,
-) {
-    match held_back {
-        None => all.into_iter().for_each(|happened| reporter.happened(at, happened)),
-        Some(held_back) => {
-            held_back.extend(all.into_iter().map(|happened| (at, happened)));
-            held_back.drain(..held_back.len().saturating_sub(HELD_BACK));
         }
     }
 }
