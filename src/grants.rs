@@ -550,14 +550,8 @@ impl Grants {
         FailedClose::Again(pause)
     }
 
-    /// The open grants that end now or have ended, the earliest first; each is closing from here
-    /// on. Say when that has ended: [`Grants::closed`].
-    #[must_use]
-    pub fn expire(&mut self, now: Monotonic) -> Vec<Expired> {
-        self.expire_some(now, usize::MAX)
-    }
-
-    /// As [`expire`](Self::expire), but no more than `most` of them.
+    /// The open grants that end now or have ended, the earliest first, but no more than `most` of
+    /// them; each is closing from here on. Say when that has ended: [`Grants::closed`].
     #[must_use]
     pub fn expire_some(&mut self, now: Monotonic, most: usize) -> Vec<Expired> {
         let mut expired = Vec::new();
@@ -781,6 +775,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Grants {
+        /// All that end now or have ended.
+        pub(super) fn expire(&mut self, now: Monotonic) -> Vec<Expired> {
+            self.expire_some(now, usize::MAX)
+        }
+    }
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
