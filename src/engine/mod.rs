@@ -35,7 +35,7 @@ use crate::wire::Packet;
 use crate::wire::filter::Datagrams;
 use doors::{Doors, TrackId};
 use fwknop::Fwknop;
-use hearing::{Heard, Hearing, Teller};
+use hearing::{Hearing, Teller};
 use lockout::Lockouts;
 use spa::Spa;
 use totp::{Progress, Searches};
@@ -54,12 +54,12 @@ pub use verdict::{
 ///
 /// At a hand-over one watcher reports what began up to the cut, the other what began after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
+pub struct ReportWindow {
     pub after: Option<Monotonic>,
     pub until: Option<Monotonic>,
 }
 
-impl Window {
+impl ReportWindow {
     fn contains(self, began: Monotonic) -> bool {
         self.after.is_none_or(|after| began > after)
             && self.until.is_none_or(|until| began <= until)
@@ -85,7 +85,7 @@ pub struct Engine {
     tracker: Tracker,
     only_ipv4: bool,
     local: Local,
-    window: Window,
+    window: ReportWindow,
     /// How many knocks of a source are remembered.
     recent: usize,
     lockout: Option<Lockout>,
@@ -134,7 +134,7 @@ impl Engine {
             doors,
             only_ipv4,
             local: Local::default(),
-            window: Window::default(),
+            window: ReportWindow::default(),
             lockout,
             lockouts,
             searches: Searches::default(),
@@ -157,7 +157,7 @@ impl Engine {
     }
 
     /// From now on only sequences that began in this window are spoken of. All are still followed.
-    pub fn report(&mut self, window: Window) {
+    pub fn set_report_window(&mut self, window: ReportWindow) {
         self.window = window;
     }
 
@@ -265,7 +265,7 @@ impl Engine {
         let mut hearing = Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
         let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
             if !source.recent.record(packet, now.monotonic, *recent) {
-                return Heard::Duplicate;
+                return Err(Reason::Duplicate);
             }
             hearing.expire(source);
             hearing.knock(source, &sight)
@@ -276,9 +276,8 @@ impl Engine {
             }
         }
         match heard {
-            Heard::Duplicate => Verdict::Ignored(Reason::Duplicate),
-            Heard::Nothing if self.events.is_empty() => Verdict::Ignored(Reason::LockedOut),
-            Heard::Nothing | Heard::Knock => Verdict::Knock(&self.events),
+            Err(reason) if self.events.is_empty() => Verdict::Ignored(reason),
+            _ => Verdict::Knock(&self.events),
         }
     }
 

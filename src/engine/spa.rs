@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Lockout, Recognition, SpaClient};
-    use crate::engine::{Engine, Event, EventKind, Verdict, Window};
+    use crate::engine::{Engine, Event, EventKind, ReportWindow, Verdict};
     use crate::proto::spa::{Request as Asked, Stamp, seal};
     use crate::time::Monotonic;
 
@@ -693,15 +693,15 @@ mod tests {
         let mut engine = engine(false);
         let cut = at(SECOND).monotonic;
         let mut asks = |window, after| {
-            engine.report(window);
+            engine.set_report_window(window);
             let request = sealed(&stamped(after), ONE);
             let verdict = engine.receive(at(after), &packet("192.0.2.2"), &request);
             matches!(verdict, Verdict::Asked([_]))
         };
-        let from_the_cut_on = Window { after: Some(cut), until: None };
+        let from_the_cut_on = ReportWindow { after: Some(cut), until: None };
         assert!(!asks(from_the_cut_on, SECOND));
         assert!(asks(from_the_cut_on, 2 * SECOND));
-        let up_to_the_cut = Window { after: None, until: Some(cut + 2 * SECOND) };
+        let up_to_the_cut = ReportWindow { after: None, until: Some(cut + 2 * SECOND) };
         assert!(asks(up_to_the_cut, 3 * SECOND));
         assert!(!asks(up_to_the_cut, 4 * SECOND));
     }

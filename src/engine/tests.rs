@@ -322,7 +322,7 @@ fn two_watchers_that_share_a_cut_tell_each_sequence_once() {
     let cut = at(SECOND / 2).monotonic;
     let [mut old, mut new] = [(None, Some(cut)), (Some(cut), None)].map(|(after, until)| {
         let mut engine = engine(&doors);
-        engine.report(Window { after, until });
+        engine.set_report_window(ReportWindow { after, until });
         engine
     });
     assert_eq!(knocks(&mut old, ALICE, &["1", "2", "3"]), ["0: stage 1", "0: stage 2", "0: open"]);

@@ -40,18 +40,18 @@ pub(super) struct Reporter {
     next_counts: Option<Monotonic>,
     next_losses: Option<Monotonic>,
     memory: Memory,
-    asked: Asked,
+    asked: ExplainFilter,
 }
 
 /// Whose knocks somebody asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum ExplainFilter {
     Nobody,
     One(IpAddr),
     All,
 }
 
-impl Asked {
+impl ExplainFilter {
     fn about(self, source: IpAddr) -> bool {
         match self {
             Self::Nobody => false,
@@ -81,7 +81,7 @@ impl Memory {
     }
 
     /// What is remembered of the sources asked about, in the order in which it happened.
-    fn recall(&self, asked: Asked) -> Vec<FromWatcher> {
+    fn recall(&self, asked: ExplainFilter) -> Vec<FromWatcher> {
         let all = self.first_knocks.iter().chain(&self.further_knocks);
         let mut wanted: Vec<_> = all.filter(|&&(source, ..)| asked.about(source)).collect();
         wanted.sort_by_key(|&&(_, at, _)| at);
@@ -104,7 +104,7 @@ impl Reporter {
             next_counts: None,
             next_losses: None,
             memory: Memory::default(),
-            asked: Asked::Nobody,
+            asked: ExplainFilter::Nobody,
         }
     }
 
@@ -162,7 +162,7 @@ impl Reporter {
     }
 
     /// From now on somebody asks about these; tells what is remembered of them.
-    pub(super) fn explain(&mut self, asked: Asked) {
+    pub(super) fn explain(&mut self, asked: ExplainFilter) {
         self.asked = asked;
         for happened in self.memory.recall(asked) {
             self.say(happened);
@@ -385,9 +385,9 @@ mod tests {
         let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
         reporter.report(FromWatcher::Refused { refusal, at: at(1) });
         assert_eq!(heard(&keeper), [FromWatcher::Refused { refusal, at: at(1) }]);
-        reporter.explain(Asked::One(IpAddr::from([192, 0, 2, 3])));
+        reporter.explain(ExplainFilter::One(IpAddr::from([192, 0, 2, 3])));
         assert_eq!(heard(&keeper), []);
-        reporter.explain(Asked::One(source));
+        reporter.explain(ExplainFilter::One(source));
         assert_eq!(heard(&keeper), [FromWatcher::PastRefusal { refusal, at: at(1) }]);
     }
 
@@ -400,7 +400,7 @@ mod tests {
         let other = Event { source: IpAddr::from([192, 0, 2, 3]), ..event(EventKind::Stage(2)) };
         reporter.event(at(3), other);
         heard(&keeper);
-        reporter.explain(Asked::One(reset.source));
+        reporter.explain(ExplainFilter::One(reset.source));
         let past = [event(EventKind::Stage(2)), reset];
         let past = past.into_iter().zip([1, 2]);
         let past: Vec<_> =
@@ -418,7 +418,7 @@ mod tests {
         let transport = Transport::Udp { source_port: 40_000, port };
         let junk = Packet { source, destination: source, transport, looped: false };
         reporter.ignored(at(0), &junk, Reason::BadTag);
-        reporter.explain(Asked::One(source));
+        reporter.explain(ExplainFilter::One(source));
         assert_eq!(heard(&keeper), []);
         reporter.ignored(at(1), &junk, Reason::BadTag);
         let (knock, reason) = (junk.knock(), Reason::BadTag);

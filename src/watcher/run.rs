@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::addresses::Addresses;
-use super::report::{Asked, Reporter};
+use super::report::{ExplainFilter, Reporter};
 use crate::capture::{CaptureError, Live};
-use crate::engine::{Engine, Local, Reason, Verdict, Window};
+use crate::engine::{Engine, Local, Reason, ReportWindow, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, host, process};
@@ -54,7 +54,7 @@ struct Watcher {
     captures: Vec<Interface>,
     addresses: Addresses,
     reporter: Reporter,
-    window: Window,
+    window: ReportWindow,
     longest: Duration,
     leave_at: Option<Monotonic>,
     next_drops: Monotonic,
@@ -71,12 +71,12 @@ struct Interface {
     dropped: u64,
 }
 
-/// What else than packets there is to look at: a packet should not wait for it.
-struct Woken {
+/// Which descriptors besides the captures are readable: a packet should not wait for them.
+struct Ready {
     /// The keeper has said something, or is gone.
-    told: bool,
+    keeper: bool,
     /// The addresses of this host may have changed.
-    moved: bool,
+    addresses: bool,
 }
 
 /// Whether to go on.
@@ -132,7 +132,7 @@ impl Watcher {
             captures,
             addresses,
             reporter,
-            window: Window::default(),
+            window: ReportWindow::default(),
             longest: longest.unwrap_or_default(),
             leave_at: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
@@ -142,11 +142,11 @@ impl Watcher {
 
     fn run(mut self) -> Result<(), WatchError> {
         loop {
-            let woken = self.wait()?;
-            if woken.told && self.obey() == Next::End {
+            let ready = self.wait()?;
+            if ready.keeper && self.handle_orders() == Next::End {
                 return Ok(());
             }
-            if woken.moved && self.addresses.have_changed() {
+            if ready.addresses && self.addresses.have_changed() {
                 let home = host::read().map_err(WatchError::Addresses)?;
                 self.engine.set_local(Local::Addresses(home.addresses));
             }
@@ -168,7 +168,7 @@ impl Watcher {
         }
     }
 
-    fn wait(&self) -> Result<Woken, WatchError> {
+    fn wait(&self) -> Result<Ready, WatchError> {
         let now = clock::now().monotonic;
         let drops = (!self.captures.is_empty()).then_some(self.next_drops);
         let deadlines =
@@ -180,30 +180,32 @@ impl Watcher {
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         let is_ready = |place: usize| ready.get(place) == Some(&true);
-        Ok(Woken { told: is_ready(0), moved: is_ready(1) })
+        Ok(Ready { keeper: is_ready(0), addresses: is_ready(1) })
     }
 
     /// Does what the keeper says.
-    fn obey(&mut self) -> Next {
+    fn handle_orders(&mut self) -> Next {
         loop {
             match self.reporter.channel().receive() {
                 Received::Nothing => return Next::GoOn,
                 Received::Frame(ToWatcher::After { time }) => {
                     self.window.after = Some(time);
-                    self.engine.report(self.window);
+                    self.engine.set_report_window(self.window);
                     self.reporter.begin(time);
                 }
                 Received::Frame(ToWatcher::Until { time }) => {
                     self.window.until = Some(time);
-                    self.engine.report(self.window);
+                    self.engine.set_report_window(self.window);
                     self.leave_at = Some(time + self.longest);
                 }
                 Received::Frame(ToWatcher::Explain { source }) => {
-                    self.reporter.explain(Asked::One(source));
+                    self.reporter.explain(ExplainFilter::One(source));
                 }
-                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(Asked::All),
+                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(ExplainFilter::All),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
-                Received::Frame(ToWatcher::ExplainNothing) => self.reporter.explain(Asked::Nobody),
+                Received::Frame(ToWatcher::ExplainNothing) => {
+                    self.reporter.explain(ExplainFilter::Nobody)
+                }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return Next::End;
                 }
