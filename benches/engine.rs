@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use libknock::config::{Client, Recognition, TotpClient};
-use libknock::engine::{Engine, Options, Verdict};
+use libknock::engine::{Engine, Setup, Verdict};
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::proto::secret::Secret;
 use libknock::proto::totp::{Digits, Mode, Protocols, Scheme};
@@ -134,9 +134,9 @@ impl Bench {
         let sequences: Vec<[u16; 3]> = (0..doors).map(|_| [port(), port(), port()]).collect();
         let recognitions: Vec<Recognition> =
             sequences.iter().map(|ports| door(ports, trip_wires)).collect();
-        let options = Options { sources: SOURCES, ..Options::default() };
+        let setup = Setup { doors: recognitions, sources: SOURCES, ..Setup::default() };
         Self {
-            engine: Engine::new(&recognitions, [], &options),
+            engine: Engine::new(setup),
             sequences,
             unwatched: port(),
             frame: frame(),
@@ -226,7 +226,7 @@ mod turning {
             .collect();
         let door =
             Recognition { totp: Some(scheme), ..Recognition::new("door".parse().expect("a name")) };
-        Engine::new([&door], &clients, &Options { sources: SOURCES, ..Options::default() })
+        Engine::new(Setup { doors: vec![door], clients, sources: SOURCES, ..Setup::default() })
     }
 
     pub fn print() {

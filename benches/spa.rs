@@ -8,8 +8,8 @@ use std::time::Duration;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use libknock::config::{AddressPolicy, Client, Recognition, Spa as Settings, SpaClient};
-use libknock::engine::spa::{Server, ServerKey, Spa};
-use libknock::engine::{Engine, Options, Verdict};
+use libknock::engine::spa::{Server, ServerKey};
+use libknock::engine::{Engine, Setup, Verdict};
 use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, Request, Stamp, seal};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
@@ -67,11 +67,9 @@ impl Bench {
         let door = Recognition { spa: true, ..Recognition::new(name("door")) };
         let clients: Vec<Client> = (0..clients).map(client).collect();
         let keys = vec![ServerKey { key: server(), until: None }];
-        let options = Options { sources: 1024, ..Options::default() };
-        let mut engine = Engine::new([&door], &clients, &options);
-        let server = Server::new(&Settings::default(), keys);
-        engine.take_spa(Spa::new(server, &clients, [&door]));
-        Self { engine }
+        let spa = Some(Server::new(&Settings::default(), keys));
+        let setup = Setup { doors: vec![door], clients, spa, sources: 1024, ..Setup::default() };
+        Self { engine: Engine::new(setup) }
     }
 
     fn receive(&mut self, frame: &[u8]) -> bool {

@@ -96,10 +96,7 @@ impl Deed {
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
     #[must_use]
     pub fn is_act(&self) -> bool {
-        match &self.means {
-            Means::Commands(steps) => steps.iter().all(|step| step.close.is_none()),
-            Means::Kernel(_) => false,
-        }
+        self.means.element().is_none() && self.means.steps().iter().all(|step| step.close.is_none())
     }
 }
 
@@ -389,7 +386,7 @@ impl Grants {
     }
 
     fn is_full(&self, door: &Name, deed: &Deed) -> bool {
-        let by_commands = matches!(deed.means, Means::Commands(_));
+        let by_commands = deed.means.element().is_none();
         self.of_door.get(door).is_some_and(|&count| count >= deed.most)
             || self.limits.is_some_and(|(all, most)| {
                 self.grants.len() >= all || (by_commands && self.by_commands >= most)
@@ -409,12 +406,10 @@ impl Grants {
                 self.add(id, asked.grant());
                 Decision::Open(id, asked.deed.means)
             }
-            Answer::Act => match asked.deed.means {
-                Means::Commands(steps) => {
-                    Decision::Act(steps.into_iter().map(|step| step.open).collect())
-                }
-                Means::Kernel(_) => Decision::Act(Vec::new()),
-            },
+            Answer::Act => {
+                let steps = asked.deed.means.steps().iter();
+                Decision::Act(steps.map(|step| step.open.clone()).collect())
+            }
             Answer::Extend(id, later) => {
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
                 grant.opener = asked.opener;
@@ -466,12 +461,10 @@ impl Grants {
     /// The steps of a grant that is starting, and how each is done.
     #[must_use]
     pub fn work(&self, id: GrantId, manner: Manner) -> Vec<(Step, Manner)> {
-        let Some(Grant { means: Means::Commands(steps), .. }) = self.grants.get(&id) else {
-            return Vec::new();
-        };
         let shared = |step: &Step| self.holds_another(step, id);
         let manner = |step: &Step| if shared(step) { Manner::IfGone } else { manner };
-        steps.iter().map(|step| (step.clone(), manner(step))).collect()
+        let steps = self.grants.get(&id).into_iter().flat_map(|grant| grant.means.steps());
+        steps.map(|step| (step.clone(), manner(step))).collect()
     }
 
     fn holds_another(&self, step: &Step, id: GrantId) -> bool {
@@ -519,12 +512,12 @@ impl Grants {
     /// From here on a grant is closing; what of its first steps is to be closed.
     fn begin_close(&mut self, id: GrantId, first: usize) -> Vec<Step> {
         let Some(grant) = self.grants.get(&id) else { return Vec::new() };
-        let Means::Commands(steps) = &grant.means else {
-            self.closing(id, Vec::new());
-            return Vec::new();
-        };
+        let steps = grant.means.steps();
         let left = self.alone(steps.get(..first).unwrap_or(steps), id);
-        self.closing(id, left.clone());
+        self.let_go(id);
+        if let Some(grant) = self.grants.get_mut(&id) {
+            grant.state = State::Closing { again: None, left: left.clone(), tries: 0 };
+        }
         left
     }
 
@@ -532,13 +525,6 @@ impl Grants {
     fn alone(&self, steps: &[Step], id: GrantId) -> Vec<Step> {
         let alone = |step: &&Step| step.close.is_some() && !self.holds_another(step, id);
         steps.iter().filter(alone).cloned().collect()
-    }
-
-    fn closing(&mut self, id: GrantId, left: Vec<Step>) {
-        self.let_go(id);
-        if let Some(grant) = self.grants.get_mut(&id) {
-            grant.state = State::Closing { again: None, left, tries: 0 };
-        }
     }
 
     /// These steps of a grant could not be closed.
@@ -564,14 +550,8 @@ impl Grants {
         FailedClose::Again(pause)
     }
 
-    /// The open grants that end now or have ended, the earliest first; each is closing from here
-    /// on. Say when that has ended: [`Grants::closed`].
-    #[must_use]
-    pub fn expire(&mut self, now: Monotonic) -> Vec<Expired> {
-        self.expire_some(now, usize::MAX)
-    }
-
-    /// As [`expire`](Self::expire), but no more than `most` of them.
+    /// The open grants that end now or have ended, the earliest first, but no more than `most` of
+    /// them; each is closing from here on. Say when that has ended: [`Grants::closed`].
     #[must_use]
     pub fn expire_some(&mut self, now: Monotonic, most: usize) -> Vec<Expired> {
         let mut expired = Vec::new();
@@ -652,11 +632,9 @@ impl Grants {
     fn add(&mut self, id: GrantId, grant: Grant) {
         *self.of_door.entry(grant.place.door.clone()).or_default() += 1;
         self.places.insert(grant.place.clone(), id);
-        if let Means::Commands(steps) = &grant.means {
-            self.by_commands += 1;
-            for held in steps.iter().filter_map(Step::held) {
-                self.holders.entry(held.to_vec()).or_default().insert(id);
-            }
+        self.by_commands += usize::from(grant.means.element().is_none());
+        for held in grant.means.steps().iter().filter_map(Step::held) {
+            self.holders.entry(held.to_vec()).or_default().insert(id);
         }
         self.grants.insert(id, grant);
     }
@@ -665,7 +643,7 @@ impl Grants {
         self.let_go(id);
         let grant = self.grants.remove(&id)?;
         self.places.remove(&grant.place);
-        self.by_commands -= usize::from(matches!(grant.means, Means::Commands(_)));
+        self.by_commands -= usize::from(grant.means.element().is_none());
         if let Some(count) = self.of_door.get_mut(&grant.place.door) {
             *count -= 1;
             if *count == 0 {
@@ -677,10 +655,8 @@ impl Grants {
 
     /// It holds nothing any more that another grant holds too.
     fn let_go(&mut self, id: GrantId) {
-        let Some(Grant { means: Means::Commands(steps), .. }) = self.grants.get(&id) else {
-            return;
-        };
-        for held in steps.iter().filter_map(Step::held) {
+        let Some(grant) = self.grants.get(&id) else { return };
+        for held in grant.means.steps().iter().filter_map(Step::held) {
             if let Some(holders) = self.holders.get_mut(held) {
                 holders.remove(&id);
                 if holders.is_empty() {
@@ -743,12 +719,10 @@ impl Grants {
 
     /// What looks whether each open grant is there, where something does.
     pub fn looks(&self) -> impl Iterator<Item = (GrantId, &Name, Vec<Rendered>)> {
-        self.grants.iter().filter_map(|(&id, grant)| match (&grant.state, &grant.means) {
-            (State::Open { .. }, Means::Commands(steps)) => {
-                let looks = steps.iter().filter_map(|step| step.verify.clone());
-                Some((id, &grant.place.door, looks.collect()))
-            }
-            _ => None,
+        let open = |(_, grant): &(_, &Grant)| matches!(grant.state, State::Open { .. });
+        self.grants.iter().filter(open).map(|(&id, grant)| {
+            let looks = grant.means.steps().iter().filter_map(|step| step.verify.clone());
+            (id, &grant.place.door, looks.collect())
         })
     }
 
@@ -801,6 +775,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Grants {
+        /// All that end now or have ended.
+        pub(super) fn expire(&mut self, now: Monotonic) -> Vec<Expired> {
+            self.expire_some(now, usize::MAX)
+        }
+    }
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 

@@ -16,9 +16,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Client, Fwknop, Lockout, Recognition};
-use crate::engine::spa::Server;
-use crate::engine::{Event, Lock, Missing, Reason, Refusal, Request};
+use crate::engine::{Event, Reason, Refusal, Request, Setup};
 use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
 use crate::time::Monotonic;
@@ -28,19 +26,8 @@ pub use frame::{Frame, Malformed};
 /// What the keeper hands a watcher in a sealed file: all that it will ever know.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Assignment {
-    pub doors: Vec<Recognition>,
-    pub clients: Vec<Client>,
-    /// `None`: native SPA datagrams are not looked at.
-    pub spa: Option<Server>,
-    pub fwknop: Fwknop,
-    /// What the ledger may not say of the requests that were used.
-    pub missing: Missing,
+    pub setup: Setup,
     pub interfaces: Vec<String>,
-    pub only_ipv4: bool,
-    pub track_sources: usize,
-    pub lockout: Option<Lockout>,
-    /// Whom earlier watchers have locked out.
-    pub locks: Vec<Lock>,
     pub identity: Identity,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,

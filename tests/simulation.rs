@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libknock::client::plan::Plan;
 use libknock::config::{Door, Rendered, load};
-use libknock::engine::{Engine, Event, EventKind, Options, Verdict};
+use libknock::engine::{Engine, Event, EventKind, Setup, Verdict};
 use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened, Place, Step, Wanted};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
@@ -56,10 +56,9 @@ impl World {
         let options = load::Options { insecure_permissions: true };
         let doors =
             load::load(file.path(), &options).unwrap_or_else(|e| panic!("{e}")).config.doors;
-        let recognitions = doors.iter().map(|door| &door.recognition);
-        let options = Options { sources: 1000, ..Options::default() };
+        let recognitions = doors.iter().map(|door| door.recognition.clone()).collect();
         Self {
-            engine: Engine::new(recognitions, [], &options),
+            engine: Engine::new(Setup { doors: recognitions, sources: 1000, ..Setup::default() }),
             doors,
             grants: Grants::new(),
             completed: Vec::new(),
@@ -95,7 +94,7 @@ impl World {
         };
         while let Some(at) = next(self) {
             let _timeouts = self.engine.on_deadline(now(at));
-            for expired in self.grants.expire(at) {
+            for expired in self.grants.expire_some(at, usize::MAX) {
                 self.close(at, &expired.close);
                 assert!(self.grants.closed(expired.id).is_none());
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libknock::client::rotating::{Rotating, Start};
 use libknock::config::{Client, Recognition, TotpClient};
-use libknock::engine::{ClientId, Engine, EventKind, Knocked, Options, Verdict};
+use libknock::engine::{ClientId, Engine, EventKind, Knocked, Setup, Verdict};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::proto::secret::Secret;
@@ -45,7 +45,7 @@ impl World {
             .collect();
         let recognition =
             Recognition { totp: Some(scheme), ..Recognition::new(door.parse().unwrap()) };
-        let engine = Engine::new([&recognition], &clients, &Options::default());
+        let engine = Engine::new(Setup { doors: vec![recognition], clients, ..Setup::default() });
         let start = Wall::from_nanos(start);
         Self { engine, scheme, door: door.to_owned(), secrets, start, connections: 0 }
     }

@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::capture::{CaptureError, Recording};
 use crate::config::load::{self, Report};
 use crate::config::{Client, Config, Door, Family, Name, read_server_key};
-use crate::engine::spa::{Server, ServerKey, Spa};
+use crate::engine::spa::{Server, ServerKey};
 use crate::engine::{
-    self, ClientId, Credential, DoorId, Engine, Event, EventKind, Fwknop, Knocked, Reason, Verdict,
+    ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Setup, Verdict,
 };
 use crate::grants::By;
 use crate::time::{Monotonic, Now, Wall};
@@ -97,30 +97,12 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
     } else {
         Box::new(BufWriter::new(stdout))
     };
-    let recognitions = || config.doors.iter().map(|door| &door.recognition);
-    let engine_options = engine::Options {
-        sources: config.settings.track_sources,
-        only_ipv4: config.settings.only_ipv4,
-        lockout: config.settings.lockout,
-    };
-    let mut engine = Engine::new(recognitions(), &config.clients, &engine_options);
-    let takes_spa = config.doors.iter().any(|door| door.recognition.spa);
-    engine.take_fwknop(Fwknop::new(
-        &config.clients,
-        recognitions(),
-        &config.settings.fwknop,
-        takes_spa.then(|| config.settings.spa.ports.clone()),
-    ));
-    let sealed = match server(&config, options) {
-        Ok(Some(server)) => {
-            engine.take_spa(Spa::new(server, &config.clients, recognitions()));
-            None
-        }
-        Ok(None) => None,
-        Err(why) => Some(Sealed { why, count: 0 }),
+    let (server, sealed) = match server(&config, options) {
+        Ok(server) => (server, None),
+        Err(why) => (None, Some(Sealed { why, count: 0 })),
     };
     let mut explanation = Explanation {
-        engine,
+        engine: Engine::new(Setup::new(&config, server)),
         sealed,
         latest: Monotonic::ZERO,
         teller: Teller {

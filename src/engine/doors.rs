@@ -154,10 +154,11 @@ pub(super) struct Doors {
 }
 
 /// Who can knock the rotating sequences of a door.
-fn holders(door: &Recognition, clients: &[(ClientId, &Client)]) -> Vec<Holder> {
+fn holders(door: &Recognition, clients: &[Client]) -> Vec<Holder> {
     let mut holders = Vec::new();
-    for &(id, client) in clients.iter().filter(|(_, client)| client.doors.contains(&door.name)) {
-        let Some(totp) = &client.totp else { continue };
+    for (id, client) in (0..).map(ClientId).zip(clients) {
+        let totp = client.totp.as_ref().filter(|_| client.doors.contains(&door.name));
+        let Some(totp) = totp else { continue };
         let holder = |secret, until: Option<Wall>| Holder {
             client: id,
             key: Key::from(secret),
@@ -170,15 +171,11 @@ fn holders(door: &Recognition, clients: &[(ClientId, &Client)]) -> Vec<Holder> {
 }
 
 impl Doors {
-    pub(super) fn new<'a>(
-        recognitions: impl IntoIterator<Item = &'a Recognition>,
-        clients: &[(ClientId, &Client)],
-    ) -> Self {
-        let recognitions: Vec<&Recognition> = recognitions.into_iter().collect();
+    pub(super) fn new(recognitions: &[Recognition], clients: &[Client]) -> Self {
         let mut tracks = Vec::new();
         let mut timeouts = Vec::new();
         for ((id, door), watched) in
-            (0..).map(DoorId).zip(&recognitions).zip(watch_sets(recognitions.iter().copied()))
+            (0..).map(DoorId).zip(recognitions).zip(watch_sets(recognitions))
         {
             let fixed = (!door.sequence.is_empty())
                 .then(|| (Way::Fixed(Sequence::new(&door.sequence)), watched));

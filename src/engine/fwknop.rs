@@ -2,27 +2,25 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use lru::LruCache;
 use smallvec::SmallVec;
 
-use super::{ClientId, Credential, DoorId, Lifetime, Missing, Reason, Refusal, Request, is_over};
+use super::replay::{Arrival, REMEMBERED};
+use super::{
+    ClientId, Credential, Denial, DoorId, Judgement, Lifetime, Missing, Reason, Refusal, Request,
+    Setup, is_over,
+};
 use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
 use crate::proto::fwknop::{Access, Datagram, END_LEN, Error, MIN_LEN, Opened};
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};
-use crate::time::{Monotonic, Now, Wall};
+use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
-
-/// How many requests are remembered, to refuse them here if they come again. The ledger remembers
-/// all that count.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).expect("is not zero");
-/// How long a datagram between the same ports counts as the same.
-const COPY: Duration = Duration::from_secs(1);
 
 /// The clients that hold fwknop's keys.
 #[derive(Debug)]
@@ -32,37 +30,8 @@ pub struct Fwknop {
     holders: Vec<Holder>,
     index: Index,
     lifetime: Lifetime,
-    seen: LruCache<[u8; 32], Seen>,
-    requests: Vec<Request>,
-}
-
-/// A request that came before.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    at: Monotonic,
-    source: IpAddr,
-    source_port: u16,
-}
-
-impl Seen {
-    /// Whether it is the same packet, captured at another place.
-    fn is_copy_of(self, earlier: Self) -> bool {
-        (self.source, self.source_port) == (earlier.source, earlier.source_port)
-            && self.at.since(earlier.at) < COPY
-    }
-}
-
-/// What a datagram comes to.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Nothing proves that it comes from anybody who holds keys, or it is a copy: counted, and no
-    /// more.
-    Ignored(Reason),
-    /// A client made it.
-    Refused(Refusal),
-    /// For what [`Fwknop::requests`] says.
-    Asked,
+    /// By the digest of what a request authenticates.
+    seen: LruCache<[u8; 32], Arrival>,
 }
 
 #[derive(Debug)]
@@ -86,49 +55,28 @@ impl Door {
     }
 }
 
-/// Why a datagram opens nothing.
-enum Refused {
-    Ignored(Reason),
-    Client(ClientId, Reason),
-}
-
 impl Fwknop {
-    /// The clients among all that hold fwknop's keys. The place of a client or a door in its list
-    /// is its id. `spa`: where native datagrams are sent to; those of fwknop's may go there too.
+    /// The clients among all that hold fwknop's keys.
     #[must_use]
-    pub fn new<'a>(
-        clients: &[Client],
-        doors: impl IntoIterator<Item = &'a Recognition>,
-        settings: &Settings,
-        spa: Option<RangeInclusive<NonZeroU16>>,
-    ) -> Self {
-        let takes = |(_, door): &(DoorId, &Recognition)| door.fwknop;
-        let doors: Vec<_> = (0..).map(DoorId).zip(doors).filter(takes).collect();
+    pub(super) fn new(setup: &Setup) -> Self {
         let holders: Vec<Holder> = (0..)
             .map(ClientId)
-            .zip(clients)
-            .filter_map(|(id, client)| Holder::new(id, client, &doors))
+            .zip(&setup.clients)
+            .filter_map(|(id, client)| Holder::new(id, client, &setup.doors))
             .collect();
+        let ports = setup.fwknop.port..=setup.fwknop.port;
         Self {
-            ports: [settings.port..=settings.port].into_iter().chain(spa).collect(),
+            ports: [ports].into_iter().chain(setup.spa_ports.clone()).collect(),
             index: Index::new(&holders),
             holders,
-            lifetime: lifetime(settings, Missing::default()),
+            lifetime: lifetime(&setup.fwknop, setup.missing),
             seen: LruCache::new(REMEMBERED),
-            requests: Vec::new(),
         }
-    }
-
-    /// The same where uses may be missing from the ledger.
-    #[must_use]
-    pub fn heeding(mut self, missing: Missing) -> Self {
-        self.lifetime.missing = missing;
-        self
     }
 
     /// Whether nobody holds keys: no datagram can open anything.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.holders.is_empty()
     }
 
@@ -149,78 +97,59 @@ impl Fwknop {
             && matches!(packet.transport, Transport::Udp { port, .. } if is_port(port))
     }
 
-    /// What the datagram asks for that was judged last.
-    #[must_use]
-    pub fn requests(&self) -> &[Request] {
-        &self.requests
-    }
-
     /// What a datagram comes to. Only the keys of those clients are tried whose networks it comes
     /// from. `is_local`: it was sent to an address of this host; to another it has to be sent by
     /// a client that is said to do so.
-    pub fn judge(&mut self, now: Now, packet: &Packet, is_local: bool, payload: &[u8]) -> Answer {
-        self.requests.clear();
-        match self.decide(now, packet, is_local, payload) {
-            Ok(()) => Answer::Asked,
-            Err(Refused::Ignored(reason)) => Answer::Ignored(reason),
-            Err(Refused::Client(client, reason)) => Answer::Refused(Refusal {
-                source: packet.source,
-                client: Some(client),
-                door: None,
-                reason,
-            }),
-        }
-    }
-
-    fn decide(
+    ///
+    /// # Errors
+    /// [`Denial`].
+    pub fn judge(
         &mut self,
         now: Now,
         packet: &Packet,
         is_local: bool,
         payload: &[u8],
-    ) -> Result<(), Refused> {
-        let ignored = |error: Error| Refused::Ignored(error.into());
+    ) -> Judgement {
+        let source = packet.source;
+        let ignored = |error: Error| Denial::Ignored(error.into());
         let datagram = Datagram::new(payload).map_err(ignored)?;
         let mut noise = Error::Source;
-        for place in self.index.holders_at(packet.source) {
+        for place in self.index.holders_at(source) {
             let Some(holder) = self.holders.get(place) else { continue };
             if !holder.is_sent_to(packet.destination, is_local) {
                 continue;
             }
-            match holder.open(datagram) {
-                Ok(opened) => {
-                    let refused = |reason| Refused::Client(holder.client, reason);
-                    let requests =
-                        holder.ask(now, self.lifetime, packet.source, &opened).map_err(refused)?;
-                    let seen = Seen {
-                        at: now.monotonic,
-                        source: packet.source,
-                        source_port: packet.source_port(),
-                    };
-                    match self.seen.put(opened.replay, seen) {
-                        None => {}
-                        Some(earlier) if seen.is_copy_of(earlier) => {
-                            return Err(Refused::Ignored(Reason::Duplicate));
-                        }
-                        Some(_) => return Err(refused(Reason::Used)),
-                    }
-                    self.requests.extend(requests);
-                    return Ok(());
+            let client = Some(holder.client);
+            let refused = |reason| Denial::Refused(Refusal { source, client, door: None, reason });
+            let opened = match holder.open(datagram) {
+                Ok(opened) => opened,
+                Err(error) if error.is_noise() => {
+                    noise = error;
+                    continue;
                 }
-                Err(error) if error.is_noise() => noise = error,
-                Err(error) => return Err(Refused::Client(holder.client, error.into())),
-            }
+                Err(error) => return Err(refused(error.into())),
+            };
+            let requests = holder.ask(now, self.lifetime, source, &opened).map_err(refused)?;
+            let arrival = Arrival::new(now, packet);
+            return match self.seen.put(opened.replay, arrival) {
+                None => Ok(requests),
+                Some(earlier) if arrival.is_copy_of(earlier) => {
+                    Err(Denial::Ignored(Reason::Duplicate))
+                }
+                Some(_) => Err(refused(Reason::Used)),
+            };
         }
         Err(ignored(noise))
     }
 }
 
 impl Holder {
-    fn new(id: ClientId, client: &Client, doors: &[(DoorId, &Recognition)]) -> Option<Self> {
-        let doors = doors
-            .iter()
-            .filter(|(_, door)| client.doors.contains(&door.name))
-            .map(|(id, door)| Door { id: *id, opens: door.opens.clone() })
+    fn new(id: ClientId, client: &Client, doors: &[Recognition]) -> Option<Self> {
+        let doors = (0..)
+            .map(DoorId)
+            .zip(doors)
+            .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
+            .map(|(id, door)| Door { id, opens: door.opens.clone() })
             .collect();
         Some(Self { client: id, expires: client.expires, is: client.fwknop.clone()?, doors })
     }
@@ -365,11 +294,12 @@ mod tests {
 
     use super::*;
     use crate::config;
-    use crate::engine::spa::{Server, ServerKey, Spa};
-    use crate::engine::{Engine, Local, Options, Verdict};
+    use crate::engine::spa::{Server, ServerKey};
+    use crate::engine::{Engine, Local, Verdict};
     use crate::proto::fwknop::{
         self as wire, Hash, HmacKey, Key, MAX_TIMEOUT, Mode, Random, Version,
     };
+    use crate::time::Monotonic;
 
     const CLOCK: u64 = 1_795_331_989;
     const SOURCE: &str = "192.0.2.2";
@@ -423,15 +353,23 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn setup(clients: &[Client], doors: &[Recognition]) -> Setup {
+        Setup { clients: clients.to_vec(), doors: doors.to_vec(), ..Setup::default() }
+    }
+
     fn of(clients: &[Client], doors: &[Recognition]) -> Fwknop {
-        Fwknop::new(clients, doors, &Settings::default(), None)
+        Fwknop::new(&setup(clients, doors))
     }
 
     /// One client, `phone`, and three doors that it may open.
     fn phone(holder: FwknopClient) -> Fwknop {
+        Fwknop::new(&phones(holder))
+    }
+
+    fn phones(holder: FwknopClient) -> Setup {
         let doors =
             [door("dns", &["53/udp"]), door("other", &["443"]), door("ssh", &["22", "2222"])];
-        of(&[client("phone", &["dns", "ssh"], holder)], &doors)
+        setup(&[client("phone", &["dns", "ssh"], holder)], &doors)
     }
 
     fn access(ports: &[&str]) -> Access {
@@ -473,12 +411,12 @@ mod tests {
     /// What a datagram comes to: `client: door address for seconds`, or the reason.
     fn told(fwknop: &mut Fwknop, now: u64, packet: &Packet, datagram: &str) -> Vec<String> {
         match fwknop.judge(at(now), packet, true, datagram.as_bytes()) {
-            Answer::Asked => fwknop.requests().iter().map(tell).collect(),
-            Answer::Refused(refusal) => {
+            Ok(requests) => requests.iter().map(tell).collect(),
+            Err(Denial::Refused(refusal)) => {
                 assert!(refusal.client.is_some());
                 vec![format!("refused: {}", refusal.reason.as_str())]
             }
-            Answer::Ignored(reason) => vec![format!("ignored: {}", reason.as_str())],
+            Err(Denial::Ignored(reason)) => vec![format!("ignored: {}", reason.as_str())],
         }
     }
 
@@ -587,7 +525,7 @@ mod tests {
         for (missing, expected) in
             [(started(9), "refused: before-start"), (started(10), SSH), (Missing(None), SSH)]
         {
-            let mut fwknop = phone(holder()).heeding(missing);
+            let mut fwknop = Fwknop::new(&Setup { missing, ..phones(holder()) });
             assert_eq!(on(&mut fwknop, CLOCK, &datagram), [expected], "{missing:?}");
         }
     }
@@ -596,8 +534,9 @@ mod tests {
     fn what_makes_it_good_once_is_what_was_authenticated() {
         let mut fwknop = phone(holder());
         let datagram = sealed(access(&["22"]));
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
-        let [request] = fwknop.requests() else { panic!("one request") };
+        let requests = fwknop.judge(at(CLOCK), &packet(SOURCE), true, datagram.as_bytes());
+        let [request] = requests.unwrap()[..] else { panic!("one request") };
+        assert_eq!(tell(&request), SSH);
         let Credential::Fwknop { digest, stamp } = request.credential else { panic!("not fwknop") };
         assert_eq!(stamp, at(CLOCK).wall);
         let opened = wire::open(
@@ -639,15 +578,16 @@ mod tests {
         let judged = |fwknop: &mut Fwknop| {
             fwknop.judge(at(CLOCK), &packet(SOURCE), false, datagram.as_bytes())
         };
-        assert_eq!(judged(&mut anywhere), Answer::Ignored(Error::Source.into()));
-        assert_eq!(judged(&mut there), Answer::Asked);
+        assert_eq!(judged(&mut anywhere), Err(Denial::Ignored(Error::Source.into())));
+        assert!(judged(&mut there).is_ok());
     }
 
     #[test]
     fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
         let port = |port: u16| NonZeroU16::new(port).unwrap();
         let settings = Settings { port: port(5_000), ..Settings::default() };
-        let fwknop = Fwknop::new(&[], &[], &settings, Some(port(6_000)..=port(6_001)));
+        let spa_ports = Some(port(6_000)..=port(6_001));
+        let fwknop = Fwknop::new(&Setup { fwknop: settings, spa_ports, ..Setup::default() });
         let takes = |to: u16, length: usize| {
             let transport = Transport::Udp { source_port: 1, port: port(to) };
             fwknop.takes(&Packet { transport, ..packet(SOURCE) }, &vec![0; length])
@@ -762,9 +702,7 @@ mod tests {
             ..door("ssh", &["22"])
         };
         let clients = [client("phone", &["ssh"], holder())];
-        let mut engine = Engine::new([&knocked], &clients, &Options::default());
-        engine.take_fwknop(of(&clients, &[knocked]));
-        engine
+        Engine::new(setup(&clients, &[knocked]))
     }
 
     #[test]
@@ -785,11 +723,9 @@ mod tests {
     fn a_native_datagram_for_another_server_is_not_taken_for_one_of_fwknops() {
         let clients = [client("phone", &["ssh"], holder())];
         let doors = [door("ssh", &["22"])];
-        let mut engine = Engine::new(&doors, &clients, &Options::default());
-        engine.take_fwknop(of(&clients, &doors));
         let keys = vec![ServerKey { key: [1; 32].into(), until: None }];
         let server = Server::new(&config::Spa::default(), keys);
-        engine.take_spa(Spa::new(server, &clients, &doors));
+        let mut engine = Engine::new(Setup { spa: Some(server), ..setup(&clients, &doors) });
         let mut judged = |bytes: &[u8]| match engine.receive(at(CLOCK), &packet(SOURCE), bytes) {
             Verdict::Ignored(reason) => reason.as_str(),
             other => panic!("{other:?}"),

@@ -9,7 +9,7 @@ use super::lockout::Lockouts;
 use super::sequence::{Sequence, Times};
 use super::totp::{Outcome, Rotation, Searches, Stage, Standing, Tail, Whole};
 use super::tracker::{Attempt, Knocks, Source};
-use super::{DoorId, Event, EventKind, Knocked, Reason, Window};
+use super::{DoorId, Event, EventKind, Knocked, Reason, ReportWindow};
 use crate::config::Lockout;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
@@ -17,12 +17,16 @@ use crate::time::{Monotonic, Now};
 /// Tells what happens to one source.
 pub(super) struct Teller<'a> {
     source: IpAddr,
-    window: Window,
+    window: ReportWindow,
     events: &'a mut Vec<Event>,
 }
 
 impl<'a> Teller<'a> {
-    pub(super) const fn new(source: IpAddr, window: Window, events: &'a mut Vec<Event>) -> Self {
+    pub(super) const fn new(
+        source: IpAddr,
+        window: ReportWindow,
+        events: &'a mut Vec<Event>,
+    ) -> Self {
         Self { source, window, events }
     }
 
@@ -57,17 +61,6 @@ fn stage(times: &Times) -> Stage {
         knocks: u8::try_from(times.len()).unwrap_or(u8::MAX),
         began: times.first().copied().unwrap_or_default(),
     }
-}
-
-/// Whether anyone listened.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    Knock,
-    /// It came before.
-    Duplicate,
-    /// Those whom it concerns do not listen to this source.
-    Nothing,
 }
 
 /// What listening to one source needs, and what comes of it.
@@ -135,7 +128,10 @@ impl<'a> Hearing<'a> {
 
     /// Takes a knock to every track that it may start and every attempt whose track sees it, in
     /// the order of the doors.
-    pub(super) fn knock(&mut self, source: &mut Source, sight: &Sight) -> Heard {
+    ///
+    /// # Errors
+    /// [`Reason::LockedOut`] where those whom it concerns do not listen to this source.
+    pub(super) fn knock(&mut self, source: &mut Source, sight: &Sight) -> Result<(), Reason> {
         let attempts = &mut source.attempts;
         let under_way = attempts.len();
         let mut locked = false;
@@ -180,10 +176,18 @@ impl<'a> Hearing<'a> {
         if ended {
             attempts.retain(|attempt| attempt.oldest().is_some());
         }
-        if let Some(door) = self.broken {
-            self.fail(source, door);
+        if let Some(door) = self.broken
+            && self.count(
+                door,
+                Stage::default(),
+                self.lockout,
+                true,
+                |lockouts, rule, source, now| lockouts.fail(rule, None, source, now),
+            )
+        {
+            source.attempts.clear();
         }
-        if locked && !heard { Heard::Nothing } else { Heard::Knock }
+        if locked && !heard { Err(Reason::LockedOut) } else { Ok(()) }
     }
 
     /// A knock at a door with a sequence of its own.
@@ -196,7 +200,10 @@ impl<'a> Hearing<'a> {
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
             self.tell_broken(track, (before, after), reason, sight.knock);
             if before.knocks > 0 {
-                self.fail_at(track, after);
+                let door = track.door;
+                self.count(door, after, track.lockout, false, |lockouts, rule, source, now| {
+                    lockouts.fail(rule, Some(door), source, now)
+                });
             }
         } else if sequence.is_complete(times) {
             times.clear();
@@ -237,7 +244,10 @@ impl<'a> Hearing<'a> {
         }
         if !again {
             self.searches.suggest(id, source, rotation, tail, self.now);
-            self.count_knock(track, length, after);
+            let (door, lengths) = (track.door, (length, after.knocks.into()));
+            self.count(door, after, track.lockout, false, |lockouts, rule, source, now| {
+                lockouts.count_knock(rule, door, source, lengths, now)
+            });
         }
     }
 
@@ -274,43 +284,21 @@ impl<'a> Hearing<'a> {
             })
     }
 
-    /// Counts a broken sequence of a door's own against the source.
-    fn fail_at(&mut self, track: &Track, after: Stage) {
-        let (Some(rule), Some(lockouts)) = (&track.lockout, &mut self.lockouts) else { return };
-        let (source, now) = (self.teller.source, self.now.monotonic);
-        let until = lockouts.fail(rule, Some(track.door), source, now);
-        self.tell_locked_out(track.door, after, until, false);
-    }
-
-    /// Counts a knock that has not opened a door whose sequences rotate.
-    fn count_knock(&mut self, track: &Track, length: usize, after: Stage) {
-        let (Some(rule), Some(lockouts)) = (&track.lockout, &mut self.lockouts) else { return };
-        let (source, now) = (self.teller.source, self.now.monotonic);
-        let lengths = (length, after.knocks.into());
-        let until = lockouts.count_knock(rule, track.door, source, lengths, now);
-        self.tell_locked_out(track.door, after, until, false);
-    }
-
-    /// Counts a broken sequence against the source, whichever door it was at.
-    fn fail(&mut self, source: &mut Source, door: DoorId) {
-        let (Some(rule), Some(lockouts)) = (&self.lockout, &mut self.lockouts) else { return };
-        let until = lockouts.fail(rule, None, self.teller.source, self.now.monotonic);
-        self.tell_locked_out(door, Stage::default(), until, true);
-        if until.is_some() {
-            source.attempts.clear();
-        }
-    }
-
-    fn tell_locked_out(
+    /// Counts what happened at a door against the source, where there is a rule: whether it is
+    /// locked out for that. `stage`: what its latest knocks form now.
+    fn count(
         &mut self,
         door: DoorId,
         stage: Stage,
-        until: Option<Monotonic>,
+        rule: Option<Lockout>,
         everywhere: bool,
-    ) {
-        if let Some(until) = until {
-            let began = if stage.knocks > 0 { stage.began } else { self.now.monotonic };
-            self.teller.tell(door, began, EventKind::LockedOut { until, everywhere });
-        }
+        count: impl FnOnce(&mut Lockouts, &Lockout, IpAddr, Monotonic) -> Option<Monotonic>,
+    ) -> bool {
+        let (Some(rule), Some(lockouts)) = (rule, &mut self.lockouts) else { return false };
+        let now = self.now.monotonic;
+        let Some(until) = count(lockouts, &rule, self.teller.source, now) else { return false };
+        let began = if stage.knocks > 0 { stage.began } else { now };
+        self.teller.tell(door, began, EventKind::LockedOut { until, everywhere });
+        true
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::DoorId;
 use crate::config::Lockout;
@@ -116,11 +116,9 @@ impl<V: Default> Lapsing<V> {
 /// Networks that count as one source, and how much more than one address each may fail.
 fn networks(source: IpAddr) -> SmallVec<[(Network, u32); 2]> {
     match source.to_canonical() {
-        source @ IpAddr::V4(_) => [(Network::around(source, 32), 1)].into_iter().collect(),
+        source @ IpAddr::V4(_) => smallvec![(Network::around(source, 32), 1)],
         source @ IpAddr::V6(_) => {
-            [(Network::around(source, 64), 1), (Network::around(source, 48), PER_SITE)]
-                .into_iter()
-                .collect()
+            smallvec![(Network::around(source, 64), 1), (Network::around(source, 48), PER_SITE)]
         }
     }
 }

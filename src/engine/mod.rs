@@ -12,8 +12,10 @@ mod missing;
 #[cfg(test)]
 mod model;
 mod recent;
+mod replay;
 mod segment;
 mod sequence;
+mod setup;
 pub mod spa;
 #[cfg(test)]
 mod tests;
@@ -22,10 +24,9 @@ mod tracker;
 mod verdict;
 
 use std::net::IpAddr;
-use std::slice;
 use std::time::Duration;
 
-use crate::config::{Client, Lockout, Recognition};
+use crate::config::Lockout;
 use crate::proto::flags::FlagTest;
 use crate::proto::fwknop::Error;
 use crate::proto::ports::PortSet;
@@ -33,47 +34,32 @@ use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
 use crate::wire::filter::Datagrams;
 use doors::{Doors, TrackId};
-use hearing::{Heard, Hearing, Teller};
+use fwknop::Fwknop;
+use hearing::{Hearing, Teller};
 use lockout::Lockouts;
-use spa::{Answer, Spa};
+use spa::Spa;
 use totp::{Progress, Searches};
 use tracker::{Tracker, Visit};
 
 pub use doors::Local;
-pub use fwknop::Fwknop;
 pub use missing::{AHEAD, Lifetime, Missing, is_over};
+pub use setup::Setup;
 pub use totp::SEARCHED;
 pub use verdict::{
-    ClientId, Credential, DoorId, Event, EventKind, Knocked, Lock, Reason, Refusal, Request,
-    Verdict,
+    ClientId, Credential, Denial, DoorId, Event, EventKind, Judgement, Knocked, Lock, Reason,
+    Refusal, Request, Verdict,
 };
-
-/// How the engine is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How many sources are followed at once.
-    pub sources: usize,
-    pub only_ipv4: bool,
-    /// Who is no longer listened to at any door.
-    pub lockout: Option<Lockout>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { sources: 1 << 16, only_ipv4: false, lockout: None }
-    }
-}
 
 /// The sequences to speak of: those that began after `after` and not after `until`.
 ///
 /// At a hand-over one watcher reports what began up to the cut, the other what began after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
+pub struct ReportWindow {
     pub after: Option<Monotonic>,
     pub until: Option<Monotonic>,
 }
 
-impl Window {
+impl ReportWindow {
     fn contains(self, began: Monotonic) -> bool {
         self.after.is_none_or(|after| began > after)
             && self.until.is_none_or(|until| began <= until)
@@ -91,7 +77,7 @@ const CLOCK_WAS_SET: Duration = Duration::from_secs(1);
 
 /// Recognises knocks: what every source has knocked lately, at every door.
 ///
-/// Memory is bounded by the options and the doors, whatever arrives. Time is an argument; it may
+/// Memory is bounded by its setup, whatever arrives. Time is an argument; it may
 /// go backwards a little from one packet to the next.
 #[derive(Debug)]
 pub struct Engine {
@@ -99,7 +85,7 @@ pub struct Engine {
     tracker: Tracker,
     only_ipv4: bool,
     local: Local,
-    window: Window,
+    window: ReportWindow,
     /// How many knocks of a source are remembered.
     recent: usize,
     lockout: Option<Lockout>,
@@ -111,8 +97,9 @@ pub struct Engine {
     /// What [`Self::work`] has yet to tell.
     untold: Vec<Event>,
     spa: Option<Spa>,
-    request: Option<Request>,
     fwknop: Option<Fwknop>,
+    /// What the datagram asked for that was judged last.
+    requests: Vec<Request>,
 }
 
 /// What is known of the work that can wait.
@@ -128,27 +115,28 @@ struct Agenda {
 
 impl Engine {
     /// An engine that has seen nothing yet, takes every destination for an address of this host
-    /// and reports all sequences. The place of a door in `doors` is its [`DoorId`], that of a
-    /// client in `clients` its [`ClientId`].
+    /// and reports all sequences.
     #[must_use]
-    pub fn new<'a>(
-        doors: impl IntoIterator<Item = &'a Recognition>,
-        clients: impl IntoIterator<Item = &'a Client>,
-        options: &Options,
-    ) -> Self {
-        let clients: Vec<_> = (0..).map(ClientId).zip(clients).collect();
-        let doors = Doors::new(doors, &clients);
-        let locks = options.lockout.is_some() || doors.has_lockout();
+    pub fn new(setup: Setup) -> Self {
+        let spa = Spa::new(&setup);
+        let fwknop = Some(Fwknop::new(&setup)).filter(|fwknop| !fwknop.is_empty());
+        let Setup { doors, clients, only_ipv4, sources, lockout, locks, .. } = setup;
+        let doors = Doors::new(&doors, &clients);
         let rotates = doors.rotations().next().is_some();
+        let locks_out = lockout.is_some() || doors.has_lockout();
+        let mut lockouts = locks_out.then(|| Lockouts::new(sources));
+        if let Some(lockouts) = &mut lockouts {
+            locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
+        }
         Self {
-            tracker: Tracker::new(options.sources, doors.most_starting()),
+            tracker: Tracker::new(sources, doors.most_starting()),
             recent: doors.longest_sequence().max(RECENT),
             doors,
-            only_ipv4: options.only_ipv4,
+            only_ipv4,
             local: Local::default(),
-            window: Window::default(),
-            lockout: options.lockout,
-            lockouts: locks.then(|| Lockouts::new(options.sources)),
+            window: ReportWindow::default(),
+            lockout,
+            lockouts,
             searches: Searches::default(),
             agenda: Agenda {
                 ahead: 0,
@@ -157,20 +145,10 @@ impl Engine {
             },
             events: Vec::new(),
             untold: Vec::new(),
-            spa: None,
-            request: None,
-            fwknop: None,
+            spa,
+            fwknop,
+            requests: Vec::new(),
         }
-    }
-
-    /// From now on native SPA datagrams are taken too.
-    pub fn take_spa(&mut self, spa: Spa) {
-        self.spa = Some(spa);
-    }
-
-    /// From now on datagrams of fwknop's are requests too, if anybody holds keys.
-    pub fn take_fwknop(&mut self, fwknop: Fwknop) {
-        self.fwknop = Some(fwknop).filter(|fwknop| !fwknop.is_empty());
     }
 
     /// From now on these are the addresses of this host.
@@ -180,15 +158,8 @@ impl Engine {
 
     /// From now on only sequences that began in this window are spoken of. None that begins after
     /// its end is followed any more.
-    pub fn report(&mut self, window: Window) {
+    pub fn set_report_window(&mut self, window: ReportWindow) {
         self.window = window;
-    }
-
-    /// Does not listen to a source, as an earlier engine did not.
-    pub fn lock(&mut self, lock: &Lock) {
-        if let Some(lockouts) = &mut self.lockouts {
-            lockouts.lock(lock.door, lock.source, lock.until);
-        }
     }
 
     /// Listens to a source again, at every door, as if it had never failed.
@@ -221,32 +192,17 @@ impl Engine {
         let may_be_native = native.is_some();
         if let Some((datagram, spa)) = native {
             match spa.judge(now, packet, datagram) {
-                Answer::Ignored(Reason::BadTag) => {}
-                Answer::Ignored(reason) => return Verdict::Ignored(reason),
-                Answer::Refused(refusal) => return self.refuse(now, refusal),
-                Answer::Asked(request) => {
-                    if let Some(refusal) = impossible(&self.local, &request) {
-                        return self.refuse(now, refusal);
-                    }
-                    return Verdict::Asked(slice::from_ref(self.request.insert(request)));
-                }
+                Err(Denial::Ignored(Reason::BadTag)) => {}
+                judgement => return self.answer(now, judgement),
             }
         }
         if let Some(fwknop) = fwknop {
             let is_local = self.local.contains(packet.destination);
             match fwknop.judge(now, packet, is_local, payload) {
                 // A native datagram is hardly ever text: whoever sent it did not mean fwknop's.
-                fwknop::Answer::Ignored(Reason::Fwknop(Error::NotBase64)) if may_be_native => {}
-                fwknop::Answer::Ignored(reason @ Reason::Fwknop(_)) => noise = reason,
-                fwknop::Answer::Ignored(reason) => return Verdict::Ignored(reason),
-                fwknop::Answer::Refused(refusal) => return self.refuse(now, refusal),
-                fwknop::Answer::Asked => {
-                    let first = fwknop.requests().first();
-                    if let Some(refusal) = first.and_then(|it| impossible(&self.local, it)) {
-                        return self.refuse(now, refusal);
-                    }
-                    return Verdict::Asked(self.fwknop.as_ref().map_or(&[], Fwknop::requests));
-                }
+                Err(Denial::Ignored(Reason::Fwknop(Error::NotBase64))) if may_be_native => {}
+                Err(Denial::Ignored(reason @ Reason::Fwknop(_))) => noise = reason,
+                judgement => return self.answer(now, judgement),
             }
         }
         // Where a door watches this port too, it may be a knock.
@@ -256,8 +212,22 @@ impl Engine {
         }
     }
 
-    /// Refuses a datagram, which counts against its source.
-    fn refuse(&mut self, now: Now, refusal: Refusal) -> Verdict<'_> {
+    /// What a datagram comes to. One that is refused counts against its source.
+    fn answer(&mut self, now: Now, judgement: Judgement) -> Verdict<'_> {
+        let may_ask = |request: &Request| {
+            request.addresses().all(|address| self.local.may_ask_for(request.source, address))
+        };
+        let refusal = match judgement {
+            Ok(requests) => match requests.iter().find(|request| !may_ask(request)) {
+                Some(request) => request.refused(Reason::ImpossibleAddress),
+                None => {
+                    self.requests = requests;
+                    return Verdict::Asked(&self.requests);
+                }
+            },
+            Err(Denial::Ignored(reason)) => return Verdict::Ignored(reason),
+            Err(Denial::Refused(refusal)) => refusal,
+        };
         if let (Some(rule), Some(lockouts)) = (&self.lockout, &mut self.lockouts)
             && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
         {
@@ -296,7 +266,7 @@ impl Engine {
         let mut hearing = Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
         let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
             if !source.recent.record(packet, now.monotonic, *recent) {
-                return Heard::Duplicate;
+                return Err(Reason::Duplicate);
             }
             hearing.expire(source);
             hearing.knock(source, &sight)
@@ -307,9 +277,8 @@ impl Engine {
             }
         }
         match heard {
-            Heard::Duplicate => Verdict::Ignored(Reason::Duplicate),
-            Heard::Nothing if self.events.is_empty() => Verdict::Ignored(Reason::LockedOut),
-            Heard::Nothing | Heard::Knock => Verdict::Knock(&self.events),
+            Err(reason) if self.events.is_empty() => Verdict::Ignored(reason),
+            _ => Verdict::Knock(&self.events),
         }
     }
 
@@ -330,8 +299,8 @@ impl Engine {
     }
 
     /// Does a little of what can wait: prepares rotating sequences before they hold, looks for
-    /// clients whose clock is off, and tells who was locked out for his datagrams. A call takes a few milliseconds at most; call again while
-    /// [`Self::next_work`] has come.
+    /// clients whose clock is off, and tells which sources were locked out for their datagrams. A
+    /// call takes a few milliseconds at most; call again while [`Self::next_work`] has come.
     pub fn work(&mut self, now: Now) -> &[Event] {
         self.start_events();
         self.events.append(&mut self.untold);
@@ -433,14 +402,6 @@ impl Engine {
         self.events.clear();
         self.events.shrink_to(EVENTS);
     }
-}
-
-/// The refusal of a request for an address that its source may not ask for.
-fn impossible(local: &Local, request: &Request) -> Option<Refusal> {
-    let Request { source, client, door, .. } = *request;
-    let may = request.addresses().all(|address| local.may_ask_for(source, address));
-    let reason = Reason::ImpossibleAddress;
-    (!may).then_some(Refusal { source, client: Some(client), door: Some(door), reason })
 }
 
 /// Whether a source is not listened to at any door.

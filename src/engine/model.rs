@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
+use crate::config::Recognition;
 use crate::config::watch::watch_sets;
 use crate::proto::flags::TcpFlags;
 use crate::proto::knock::{Knock, Protocol};
@@ -305,8 +306,8 @@ fn compare(
     steps: Vec<Step>,
     punctual: bool,
 ) -> Result<usize, TestCaseError> {
-    let options = Options { sources: 1000, ..Options::default() };
-    let mut engine = Engine::new(&doors, [], &options);
+    let setup = Setup { doors: doors.clone(), sources: 1000, ..Setup::default() };
+    let mut engine = Engine::new(setup);
     let local: IpAddr = HERE.parse().unwrap();
     engine.set_local(Local::Addresses([local].into()));
     let sets = watch_sets(&doors);
@@ -387,7 +388,7 @@ proptest! {
         doors in prop::collection::vec(any_door(), 1..5),
         packets in prop::collection::vec((any::<u64>(), any_packet(), any::<bool>()), 1..60),
     ) {
-        let mut engine = Engine::new(&doors, [], &Options { sources: 1, ..Options::default() });
+        let mut engine = Engine::new(Setup { doors, sources: 1, ..Setup::default() });
         for (nanos, packet, look) in packets {
             let now = at(Monotonic::from_nanos(nanos));
             let _ = engine.on_packet(now, &packet);

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::*;
+use crate::config::Recognition;
 use crate::proto::flags::TcpFlags;
 use crate::proto::knock::{Knock, Protocol};
 use crate::time::Wall;
@@ -26,7 +27,7 @@ fn door(sequence: &[&str]) -> Recognition {
 }
 
 fn engine(doors: &[Recognition]) -> Engine {
-    Engine::new(doors, [], &Options { sources: 1000, ..Options::default() })
+    Engine::new(Setup { doors: doors.to_vec(), sources: 1000, ..Setup::default() })
 }
 
 fn at(span: Duration) -> Now {
@@ -302,8 +303,8 @@ fn what_no_packet_from_elsewhere_comes_from_is_nobodys_knock() {
 
 #[test]
 fn ipv6_is_not_looked_at_where_only_ipv4_is_wanted() {
-    let mut engine =
-        Engine::new(&[door(&["1"])], [], &Options { only_ipv4: true, ..Options::default() });
+    let doors = vec![door(&["1"])];
+    let mut engine = Engine::new(Setup { doors, only_ipv4: true, ..Setup::default() });
     assert_eq!(knocks(&mut engine, "2001:db8::1", &["1"]), ["ignored: only-ipv4"]);
     assert_eq!(knocks(&mut engine, ALICE, &["1"]), ["0: open"]);
 }
@@ -321,7 +322,7 @@ fn two_watchers_that_share_a_cut_tell_each_sequence_once() {
     let cut = at(SECOND / 2).monotonic;
     let [mut old, mut new] = [(None, Some(cut)), (Some(cut), None)].map(|(after, until)| {
         let mut engine = engine(&doors);
-        engine.report(Window { after, until });
+        engine.set_report_window(ReportWindow { after, until });
         engine
     });
     assert_eq!(knocks(&mut old, ALICE, &["1", "2", "3"]), ["0: stage 1", "0: stage 2", "0: open"]);
@@ -333,7 +334,7 @@ fn after_its_window_an_engine_follows_only_what_is_under_way() {
     let mut engine = engine(&[door(&["1", "2", "3"])]);
     assert!(engine.is_idle());
     assert_eq!(knocks(&mut engine, ALICE, &["1"]), ["0: stage 1"]);
-    engine.report(Window { after: None, until: Some(at(SECOND / 2).monotonic) });
+    engine.set_report_window(ReportWindow { after: None, until: Some(at(SECOND / 2).monotonic) });
     let send = |engine: &mut Engine, source: &str, port: &str| {
         let packet = packet(source.parse().unwrap(), port.parse().unwrap(), 7);
         events(engine.on_packet(at(SECOND), &packet))
@@ -363,11 +364,8 @@ fn an_ascending_scan_opens_no_door() {
 /// Of all orders in which a scan can come by w watched ports, one in w (w - 1) completes three.
 #[test]
 fn a_scan_in_random_order_opens_as_rarely_as_promised() {
-    let mut engine = Engine::new(
-        &[Recognition { trip_wires: 2, ..door(&["10", "11", "12"]) }],
-        [],
-        &Options { sources: 10_000, ..Options::default() },
-    );
+    let doors = vec![Recognition { trip_wires: 2, ..door(&["10", "11", "12"]) }];
+    let mut engine = Engine::new(Setup { doors, sources: 10_000, ..Setup::default() });
     let (watched, _) = engine.watched().next().unwrap();
     let mut ports: Vec<u16> = watched.ranges(Protocol::Tcp).flat_map(|(a, b)| a..=b).collect();
     let (mut orders, mut opened) = (0, 0);
@@ -407,8 +405,8 @@ fn flood(engine: &mut Engine, count: u32, knock: &str) {
 
 #[test]
 fn a_flood_of_first_knocks_pushes_out_nobody_who_is_further_along() {
-    let doors = [door(&["1", "2", "3", "4"])];
-    let mut engine = Engine::new(&doors, [], &Options { sources: 4096, ..Options::default() });
+    let doors = vec![door(&["1", "2", "3", "4"])];
+    let mut engine = Engine::new(Setup { doors, sources: 4096, ..Setup::default() });
     let mut told = knocks(&mut engine, ALICE, &["1", "2"]);
     for (second, knock) in [(3, "3"), (4, "4")] {
         flood(&mut engine, 200_000, "1");

@@ -317,7 +317,7 @@ mod tests {
 
     use super::*;
     use crate::config::Recognition;
-    use crate::engine::{Engine, Options};
+    use crate::engine::{Engine, Setup};
     use crate::proto::flags::TcpFlags;
     use crate::proto::knock::{Knock, Protocol};
     use crate::time::{Now, Wall};
@@ -337,7 +337,7 @@ mod tests {
     }
 
     fn engine(doors: &[Recognition], sources: usize) -> Engine {
-        Engine::new(doors, [], &Options { sources, ..Options::default() })
+        Engine::new(Setup { doors: doors.to_vec(), sources, ..Setup::default() })
     }
 
     fn send(engine: &mut Engine, seconds: u64, host: u128, port: u16, sequence: u32) {

@@ -44,6 +44,20 @@ pub enum Verdict<'a> {
     Refused(Refusal),
 }
 
+/// What a datagram comes to: the doors that it asks for, which are at least one, all for the same
+/// addresses.
+pub type Judgement = Result<Vec<Request>, Denial>;
+
+/// Why a datagram gets nothing.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Anybody can make such, or it is a copy: counted, and no more.
+    Ignored(Reason),
+    /// Somebody made it who holds a client's keys, or knows the server's.
+    Refused(Refusal),
+}
+
 /// What an authenticated datagram asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -67,6 +81,12 @@ impl Request {
     /// The addresses to open for.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Its refusal.
+    pub(super) const fn refused(&self, reason: Reason) -> Refusal {
+        let Self { source, client, door, .. } = *self;
+        Refusal { source, client: Some(client), door: Some(door), reason }
     }
 }
 
@@ -195,9 +215,74 @@ pub enum Reason {
     Fwknop(fwknop::Error),
 }
 
+/// Of each reason that is not fwknop's alone: the word that scripts see, the words for people.
+macro_rules! reasons {
+    ($($reason:ident $(($of:path))? = $word:literal, $text:literal;)+) => {
+        impl Reason {
+            /// Those that are not fwknop's.
+            const OWN: &[Self] = &[$(Self::$reason $(($of))?),+];
+
+            /// The word that scripts see: in JSON, in counters.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason $(($of))? => $word,)+
+                    Self::Fwknop(error) => error.as_str(),
+                }
+            }
+        }
+
+        /// The reason in words, for people.
+        impl fmt::Display for Reason {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$reason $(($of))? => f.write_str($text),)+
+                    Self::Fwknop(error) => error.fmt(f),
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    Ignored(Ignored::Truncated) = "truncated", "the capture ends before its ports";
+    Ignored(Ignored::Fragment) = "fragment", "a fragment";
+    Ignored(Ignored::Malformed) = "malformed", "its headers contradict each other";
+    Ignored(Ignored::NotIp) = "not-ip", "neither IPv4 nor IPv6";
+    Ignored(Ignored::NotTransport) = "not-tcp-or-udp", "neither TCP nor UDP";
+    Ignored(Ignored::Outgoing) = "outgoing", "sent by this host";
+    NotForUs = "not-for-us", "sent to an address that is not this host's, nor a door's target";
+    NotWatched = "not-watched", "no door watches this port, or not with these flags";
+    Duplicate = "duplicate", "a duplicate of an earlier knock";
+    OnlyIpv4 = "only-ipv4", "IPv6, and only IPv4 is listened for";
+    WrongKnock = "wrong-knock", "a port of the sequence, out of turn";
+    TripWire = "trip-wire", "a trip-wire beside the sequence";
+    Timeout = "timeout", "the next knock did not come in time";
+    Crowded = "crowded", "pushed out by others";
+    NoCommand = "no-command", "nothing opens the door for this address family";
+    TooMany = "too-many", "open for too many already, or too much waits to open";
+    Changed = "changed", "the configuration has changed since the knock began";
+    Used = "used", "it has been used before";
+    LockedOut = "locked-out", "locked out after too many failures";
+    Expired = "expired", "the client's credentials have run out";
+    BadTag = "bad-tag", "not meant for this server's key";
+    Undecryptable = "undecryptable", "cannot be decrypted";
+    MalformedRequest = "malformed-request", "no valid request inside";
+    UnknownClient = "unknown-client", "no client has this public key";
+    TooOld = "too-old", "too old: is a clock off?";
+    TooFarAhead = "too-far-ahead", "from the future: is a clock off?";
+    BeforeStart = "before-start",
+        "from before this machine was started anew, or within ten seconds of it";
+    NoSuchDoor = "no-such-door", "asks for a door that there is not";
+    NotAllowed = "not-allowed", "the client may not open this door so";
+    AddressNotNamed = "address-not-named", "the client has to name the address to open for";
+    SourcePort = "source-port", "this door cannot be opened for one source port only";
+    ImpossibleAddress = "impossible-address", "an address that no packet from elsewhere comes from";
+}
+
 impl Reason {
-    pub const ALL: [Self; 32 + fwknop::Error::ALL.len()] = {
-        let mut all = [Self::NotForUs; 32 + fwknop::Error::ALL.len()];
+    pub const ALL: [Self; Self::OWN.len() + fwknop::Error::ALL.len()] = {
+        let mut all = [Self::NotForUs; Self::OWN.len() + fwknop::Error::ALL.len()];
         let mut place = 0;
         while place < all.len() {
             all[place] = match place.checked_sub(Self::OWN.len()) {
@@ -208,124 +293,6 @@ impl Reason {
         }
         all
     };
-    /// Those that are not fwknop's.
-    const OWN: [Self; 32] = [
-        Self::Ignored(Ignored::Truncated),
-        Self::Ignored(Ignored::Fragment),
-        Self::Ignored(Ignored::Malformed),
-        Self::Ignored(Ignored::NotIp),
-        Self::Ignored(Ignored::NotTransport),
-        Self::Ignored(Ignored::Outgoing),
-        Self::NotForUs,
-        Self::NotWatched,
-        Self::Duplicate,
-        Self::OnlyIpv4,
-        Self::WrongKnock,
-        Self::TripWire,
-        Self::Timeout,
-        Self::Crowded,
-        Self::NoCommand,
-        Self::TooMany,
-        Self::Changed,
-        Self::Used,
-        Self::LockedOut,
-        Self::Expired,
-        Self::BadTag,
-        Self::Undecryptable,
-        Self::MalformedRequest,
-        Self::UnknownClient,
-        Self::TooOld,
-        Self::TooFarAhead,
-        Self::BeforeStart,
-        Self::NoSuchDoor,
-        Self::NotAllowed,
-        Self::AddressNotNamed,
-        Self::SourcePort,
-        Self::ImpossibleAddress,
-    ];
-
-    /// The word that scripts see: in JSON, in counters.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ignored(Ignored::Truncated) => "truncated",
-            Self::Ignored(Ignored::Fragment) => "fragment",
-            Self::Ignored(Ignored::Malformed) => "malformed",
-            Self::Ignored(Ignored::NotIp) => "not-ip",
-            Self::Ignored(Ignored::NotTransport) => "not-tcp-or-udp",
-            Self::Ignored(Ignored::Outgoing) => "outgoing",
-            Self::NotForUs => "not-for-us",
-            Self::NotWatched => "not-watched",
-            Self::Duplicate => "duplicate",
-            Self::OnlyIpv4 => "only-ipv4",
-            Self::WrongKnock => "wrong-knock",
-            Self::TripWire => "trip-wire",
-            Self::Timeout => "timeout",
-            Self::Crowded => "crowded",
-            Self::NoCommand => "no-command",
-            Self::TooMany => "too-many",
-            Self::Changed => "changed",
-            Self::Used => "used",
-            Self::LockedOut => "locked-out",
-            Self::Expired => "expired",
-            Self::BadTag => "bad-tag",
-            Self::Undecryptable => "undecryptable",
-            Self::MalformedRequest => "malformed-request",
-            Self::UnknownClient => "unknown-client",
-            Self::TooOld => "too-old",
-            Self::TooFarAhead => "too-far-ahead",
-            Self::BeforeStart => "before-start",
-            Self::NoSuchDoor => "no-such-door",
-            Self::NotAllowed => "not-allowed",
-            Self::AddressNotNamed => "address-not-named",
-            Self::SourcePort => "source-port",
-            Self::ImpossibleAddress => "impossible-address",
-            Self::Fwknop(error) => error.as_str(),
-        }
-    }
-}
-
-/// The reason in words, for people.
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fwknop(error) => return error.fmt(f),
-            Self::Ignored(Ignored::Truncated) => "the capture ends before its ports",
-            Self::Ignored(Ignored::Fragment) => "a fragment",
-            Self::Ignored(Ignored::Malformed) => "its headers contradict each other",
-            Self::Ignored(Ignored::NotIp) => "neither IPv4 nor IPv6",
-            Self::Ignored(Ignored::NotTransport) => "neither TCP nor UDP",
-            Self::Ignored(Ignored::Outgoing) => "sent by this host",
-            Self::NotForUs => "sent to an address that is not this host's, nor a door's target",
-            Self::NotWatched => "no door watches this port, or not with these flags",
-            Self::Duplicate => "a duplicate of an earlier knock",
-            Self::OnlyIpv4 => "IPv6, and only IPv4 is listened for",
-            Self::WrongKnock => "a port of the sequence, out of turn",
-            Self::TripWire => "a trip-wire beside the sequence",
-            Self::Timeout => "the next knock did not come in time",
-            Self::Crowded => "pushed out by others",
-            Self::NoCommand => "nothing opens the door for this address family",
-            Self::TooMany => "open for too many already, or too much waits to open",
-            Self::Changed => "the configuration has changed since the knock began",
-            Self::Used => "it has been used before",
-            Self::LockedOut => "locked out after too many failures",
-            Self::Expired => "the client's credentials have run out",
-            Self::BadTag => "not meant for this server's key",
-            Self::Undecryptable => "cannot be decrypted",
-            Self::MalformedRequest => "no valid request inside",
-            Self::UnknownClient => "no client has this public key",
-            Self::TooOld => "too old: is a clock off?",
-            Self::TooFarAhead => "from the future: is a clock off?",
-            Self::BeforeStart => {
-                "from before this machine was started anew, or within ten seconds of it"
-            }
-            Self::NoSuchDoor => "asks for a door that there is not",
-            Self::NotAllowed => "the client may not open this door so",
-            Self::AddressNotNamed => "the client has to name the address to open for",
-            Self::SourcePort => "this door cannot be opened for one source port only",
-            Self::ImpossibleAddress => "an address that no packet from elsewhere comes from",
-        })
-    }
 }
 
 impl From<Ignored> for Reason {

@@ -114,6 +114,15 @@ impl Means {
         manner
     }
 
+    /// The commands, if any.
+    #[must_use]
+    pub const fn steps(&self) -> &[Step] {
+        match self {
+            Self::Commands(steps) => steps.as_slice(),
+            Self::Kernel(_) => &[],
+        }
+    }
+
     /// The element that the kernel deletes at the deadline.
     #[must_use]
     pub const fn element(&self) -> Option<&Element> {

@@ -1,4 +1,6 @@
-//! How what the two say is written: one encoding each, of fixed size, zero where nothing is.
+//! Canonical encoding of the messages: one for each, of fixed size, zero where nothing is.
+//!
+//! What a type is made of is said once, and both directions follow from it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -16,246 +18,147 @@ use crate::time::{Monotonic, Wall};
 pub struct Malformed;
 
 /// A value with a frame of its own.
-pub trait Frame: Sized {
-    fn encode(&self) -> [u8; FRAME];
+pub trait Frame: Field {
+    fn encode(&self) -> [u8; FRAME] {
+        let mut writer = Writer { bytes: [0; FRAME], at: 0 };
+        self.put(&mut writer);
+        writer.bytes
+    }
 
     /// # Errors
     /// When the bytes are not exactly what [`encode`](Self::encode) would write.
-    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed>;
+    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed> {
+        let mut reader = Reader { rest: bytes };
+        let frame = Self::take(&mut reader)?;
+        // What a frame does not use is zero.
+        if reader.rest.iter().all(|&byte| byte == 0) { Ok(frame) } else { Err(Malformed) }
+    }
 }
 
-struct Writer {
+impl Frame for FromWatcher {}
+impl Frame for ToWatcher {}
+
+/// A part of a frame. No two values are written alike.
+pub trait Field: Copy {
+    fn put(self, writer: &mut Writer);
+
+    /// # Errors
+    /// When this is not what [`put`](Self::put) would write.
+    fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed>;
+}
+
+pub struct Writer {
     bytes: [u8; FRAME],
     at: usize,
 }
 
-impl Writer {
-    const fn new(kind: u8) -> Self {
-        let mut bytes = [0; FRAME];
-        bytes[0] = kind;
-        Self { bytes, at: 1 }
-    }
-
-    fn put<const N: usize>(mut self, value: [u8; N]) -> Self {
-        self.bytes[self.at..self.at + N].copy_from_slice(&value);
-        self.at += N;
-        self
-    }
-
-    fn address(self, address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => self.put([4]).put(address.octets()).put([0; 12]),
-            IpAddr::V6(address) => self.put([6]).put(address.octets()),
-        }
-    }
-
-    fn knock(self, knock: Knock) -> Self {
-        self.put([u8::from(knock.protocol == Protocol::Udp)]).put(knock.port.get().to_be_bytes())
-    }
-
-    fn time(self, time: Monotonic) -> Self {
-        self.put(time.as_nanos().to_be_bytes())
-    }
-
-    fn event(self, event: Event) -> Self {
-        let writer = match event.kind {
-            EventKind::Stage(stage) => self.put([0, stage]),
-            EventKind::Open(Knocked::Sequence) => self.put([1]),
-            EventKind::Open(Knocked::Totp { client, step }) => {
-                self.put([2]).client(client).put(step.to_be_bytes())
-            }
-            EventKind::Reset { stage, reason, knock } => {
-                self.put([3, stage, reason_code(reason)]).optional(knock, Self::knock)
-            }
-            EventKind::Missed { client, steps } => {
-                self.put([4]).client(client).put(steps.to_be_bytes())
-            }
-            EventKind::LockedOut { until, everywhere } => {
-                self.put([5, u8::from(everywhere)]).time(until)
-            }
-        };
-        writer.door(event.door).address(event.source).time(event.began)
-    }
-
-    fn refusal(self, refusal: Refusal) -> Self {
-        self.address(refusal.source)
-            .optional(refusal.client, Self::client)
-            .optional(refusal.door, Self::door)
-            .put([reason_code(refusal.reason)])
-    }
-
-    fn door(self, door: DoorId) -> Self {
-        self.put(door.0.to_be_bytes())
-    }
-
-    fn client(self, client: ClientId) -> Self {
-        self.put(client.0.to_be_bytes())
-    }
-
-    fn optional<T>(self, value: Option<T>, put: impl FnOnce(Self, T) -> Self) -> Self {
-        match value {
-            Some(value) => put(self.put([1]), value),
-            None => self.put([0]),
-        }
-    }
-
-    fn request(self, request: &Request) -> Self {
-        let writer = self.door(request.door).client(request.client).address(request.source);
-        let writer = match request.credential {
-            Credential::Spa { key, stamp } => {
-                writer.put([0]).put(key.to_be_bytes()).put(stamp.as_nanos().to_be_bytes())
-            }
-            Credential::Fwknop { digest, stamp } => {
-                writer.put([1]).put(digest).put(stamp.as_nanos().to_be_bytes())
-            }
-        };
-        writer
-            .optional(request.v4, |writer, v4| writer.put(v4.octets()))
-            .optional(request.v6, |writer, v6| writer.put(v6.octets()))
-            .optional(request.open_for, |writer, seconds| writer.put(seconds.to_be_bytes()))
-            .optional(request.source_port, |writer, port| writer.put(port.get().to_be_bytes()))
-            .put([u8::from(request.close)])
-    }
-}
-
-struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(Malformed)?;
-        self.rest = rest;
+impl<const N: usize> Field for [u8; N] {
+    fn put(self, writer: &mut Writer) {
+        writer.bytes[writer.at..writer.at + N].copy_from_slice(&self);
+        writer.at += N;
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (head, rest) = reader.rest.split_first_chunk().ok_or(Malformed)?;
+        reader.rest = rest;
         Ok(*head)
     }
+}
 
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        Ok(u8::from_be_bytes(self.take()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        Ok(u32::from_be_bytes(self.take()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, Malformed> {
-        Ok(u64::from_be_bytes(self.take()?))
-    }
-
-    fn time(&mut self) -> Result<Monotonic, Malformed> {
-        Ok(Monotonic::from_nanos(self.u64()?))
-    }
-
-    fn address(&mut self) -> Result<IpAddr, Malformed> {
-        let family = self.byte()?;
-        let bytes: [u8; 16] = self.take()?;
-        match (family, bytes) {
-            (4, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => {
-                Ok(Ipv4Addr::new(a, b, c, d).into())
-            }
-            (6, _) => Ok(Ipv6Addr::from(bytes).into()),
-            _ => Err(Malformed),
+impl<T: Field> Field for Option<T> {
+    fn put(self, writer: &mut Writer) {
+        self.is_some().put(writer);
+        if let Some(value) = self {
+            value.put(writer);
         }
     }
 
-    fn knock(&mut self) -> Result<Knock, Malformed> {
-        let protocol = if self.boolean()? { Protocol::Udp } else { Protocol::Tcp };
-        let port = NonZeroU16::new(u16::from_be_bytes(self.take()?)).ok_or(Malformed)?;
-        Ok(Knock::new(protocol, port))
+    fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        bool::take(reader)?.then(|| T::take(reader)).transpose()
     }
+}
 
-    fn reason(&mut self) -> Result<Reason, Malformed> {
-        Reason::ALL.get(usize::from(self.byte()?)).copied().ok_or(Malformed)
-    }
+/// Types that are written as another, and how they come from it, if they do.
+macro_rules! written_as {
+    ($($name:ty: $other:ty, $to:expr, $from:expr;)+) => {$(
+        impl Field for $name {
+            fn put(self, writer: &mut Writer) {
+                let to: fn(Self) -> $other = $to;
+                to(self).put(writer);
+            }
 
-    fn event(&mut self) -> Result<Event, Malformed> {
-        let kind = match self.byte()? {
-            0 => EventKind::Stage(self.byte()?),
-            1 => EventKind::Open(Knocked::Sequence),
-            2 => EventKind::Open(Knocked::Totp { client: self.client()?, step: self.u64()? }),
-            3 => {
-                let (stage, reason) = (self.byte()?, self.reason()?);
-                EventKind::Reset { stage, reason, knock: self.optional(Self::knock)? }
+            fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+                let from: fn($other) -> Option<Self> = $from;
+                from(<$other>::take(reader)?).ok_or(Malformed)
             }
-            4 => {
-                let client = self.client()?;
-                EventKind::Missed { client, steps: i32::from_be_bytes(self.take()?) }
-            }
-            5 => {
-                let everywhere = self.boolean()?;
-                EventKind::LockedOut { until: self.time()?, everywhere }
-            }
-            _ => return Err(Malformed),
-        };
-        let door = self.door()?;
-        Ok(Event { door, source: self.address()?, kind, began: self.time()? })
-    }
-
-    fn boolean(&mut self) -> Result<bool, Malformed> {
-        match self.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Malformed),
         }
-    }
+    )+};
+}
 
-    fn door(&mut self) -> Result<DoorId, Malformed> {
-        Ok(DoorId(self.u32()?))
-    }
-
-    fn client(&mut self) -> Result<ClientId, Malformed> {
-        Ok(ClientId(self.u32()?))
-    }
-
-    fn wall(&mut self) -> Result<Wall, Malformed> {
-        Ok(Wall::from_nanos(self.u64()?))
-    }
-
-    fn optional<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
-    ) -> Result<Option<T>, Malformed> {
-        if self.boolean()? { read(self).map(Some) } else { Ok(None) }
-    }
-
-    fn request(&mut self) -> Result<Request, Malformed> {
-        let (door, client, source) = (self.door()?, self.client()?, self.address()?);
-        let credential = match self.byte()? {
-            0 => {
-                let key = u16::from_be_bytes(self.take()?);
-                Credential::Spa { key, stamp: self.wall()? }
+/// The fields of a struct, in their order, and what they have to fulfil together.
+macro_rules! fields {
+    ($name:ident { $($field:ident),+ } $(if $holds:expr)?) => {
+        impl Field for $name {
+            fn put(self, writer: &mut Writer) {
+                $(self.$field.put(writer);)+
             }
-            1 => Credential::Fwknop { digest: self.take()?, stamp: self.wall()? },
-            _ => return Err(Malformed),
-        };
-        let request = Request {
-            door,
-            client,
-            credential,
-            source,
-            v4: self.optional(|reader| Ok(reader.take::<4>()?.into()))?,
-            v6: self.optional(|reader| Ok(reader.take::<16>()?.into()))?,
-            open_for: self.optional(Self::u32)?,
-            source_port: self.optional(|reader| {
-                NonZeroU16::new(u16::from_be_bytes(reader.take()?)).ok_or(Malformed)
-            })?,
-            close: self.boolean()?,
-        };
-        if request.v4.is_none() && request.v6.is_none() { Err(Malformed) } else { Ok(request) }
-    }
 
-    fn refusal(&mut self) -> Result<Refusal, Malformed> {
-        Ok(Refusal {
-            source: self.address()?,
-            client: self.optional(Self::client)?,
-            door: self.optional(Self::door)?,
-            reason: self.reason()?,
-        })
-    }
+            fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+                Some(Self { $($field: Field::take(reader)?),+ })$(.filter($holds))?.ok_or(Malformed)
+            }
+        }
+    };
+}
 
-    /// What a frame does not use is zero.
-    fn end<T>(self, value: T) -> Result<T, Malformed> {
-        if self.rest.iter().all(|&byte| byte == 0) { Ok(value) } else { Err(Malformed) }
-    }
+/// The variants of an enum, each after its number, with their fields in their order.
+macro_rules! variants {
+    ($name:ident { $(
+        $number:literal $variant:ident $(($only:ident))? $({ $($field:ident),+ })?
+    ),+ $(,)? }) => {
+        impl Field for $name {
+            fn put(self, writer: &mut Writer) {
+                match self {$(
+                    Self::$variant $(($only))? $({ $($field),+ })? => {
+                        [$number].put(writer);
+                        $($only.put(writer);)?
+                        $($($field.put(writer);)+)?
+                    }
+                )+}
+            }
+
+            fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+                Ok(match u8::take(reader)? {
+                    $($number => {
+                        $(let $only = Field::take(reader)?;)?
+                        $($(let $field = Field::take(reader)?;)+)?
+                        Self::$variant $(($only))? $({ $($field),+ })?
+                    })+
+                    _ => return Err(Malformed),
+                })
+            }
+        }
+    };
+}
+
+written_as! {
+    u8: [u8; 1], Self::to_be_bytes, |bytes| Some(Self::from_be_bytes(bytes));
+    u16: [u8; 2], Self::to_be_bytes, |bytes| Some(Self::from_be_bytes(bytes));
+    u32: [u8; 4], Self::to_be_bytes, |bytes| Some(Self::from_be_bytes(bytes));
+    u64: [u8; 8], Self::to_be_bytes, |bytes| Some(Self::from_be_bytes(bytes));
+    i32: [u8; 4], Self::to_be_bytes, |bytes| Some(Self::from_be_bytes(bytes));
+    bool: u8, u8::from, |byte| [false, true].get(usize::from(byte)).copied();
+    NonZeroU16: u16, Self::get, Self::new;
+    Ipv4Addr: u32, Self::to_bits, |bits| Some(Self::from_bits(bits));
+    Ipv6Addr: [u8; 16], |address| address.octets(), |octets| Some(octets.into());
+    Monotonic: u64, Self::as_nanos, |nanos| Some(Self::from_nanos(nanos));
+    Wall: u64, Self::as_nanos, |nanos| Some(Self::from_nanos(nanos));
+    DoorId: u32, |door| door.0, |place| Some(Self(place));
+    ClientId: u32, |client| client.0, |place| Some(Self(place));
+    Reason: u8, reason_code, |place| Self::ALL.get(usize::from(place)).copied();
 }
 
 fn reason_code(reason: Reason) -> u8 {
@@ -264,95 +167,43 @@ fn reason_code(reason: Reason) -> u8 {
     place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
 }
 
-impl Frame for FromWatcher {
-    fn encode(&self) -> [u8; FRAME] {
-        let writer = match *self {
-            Self::Ready => Writer::new(1),
-            Self::Event { event, at } => Writer::new(2).event(event).time(at),
-            Self::Interface { index, state } => {
-                let state = match state {
-                    InterfaceState::Listening => 0,
-                    InterfaceState::Missing => 1,
-                    InterfaceState::Gone => 2,
-                };
-                Writer::new(3).put(index.to_be_bytes()).put([state])
-            }
-            Self::Suppressed { count } => Writer::new(4).put(count.to_be_bytes()),
-            Self::Dropped { count } => Writer::new(5).put(count.to_be_bytes()),
-            Self::Count { reason, count } => {
-                Writer::new(6).put([reason_code(reason)]).put(count.to_be_bytes())
-            }
-            Self::Done => Writer::new(7),
-            Self::Seen { source, knock, reason, at } => {
-                Writer::new(8).address(source).knock(knock).put([reason_code(reason)]).time(at)
-            }
-            Self::Past { event, at } => Writer::new(9).event(event).time(at),
-            Self::Asked { ref request, at } => Writer::new(10).request(request).time(at),
-            Self::Refused { refusal, at } => Writer::new(11).refusal(refusal).time(at),
-            Self::PastRefusal { refusal, at } => Writer::new(12).refusal(refusal).time(at),
-        };
-        writer.bytes
-    }
-
-    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed> {
-        let mut reader = Reader { rest: bytes };
-        let frame = match reader.byte()? {
-            1 => Self::Ready,
-            2 => Self::Event { event: reader.event()?, at: reader.time()? },
-            3 => {
-                let index = reader.u32()?;
-                let state = match reader.byte()? {
-                    0 => InterfaceState::Listening,
-                    1 => InterfaceState::Missing,
-                    2 => InterfaceState::Gone,
-                    _ => return Err(Malformed),
-                };
-                Self::Interface { index, state }
-            }
-            4 => Self::Suppressed { count: reader.u64()? },
-            5 => Self::Dropped { count: reader.u64()? },
-            6 => Self::Count { reason: reader.reason()?, count: reader.u64()? },
-            7 => Self::Done,
-            8 => {
-                let (source, knock) = (reader.address()?, reader.knock()?);
-                Self::Seen { source, knock, reason: reader.reason()?, at: reader.time()? }
-            }
-            9 => Self::Past { event: reader.event()?, at: reader.time()? },
-            10 => Self::Asked { request: reader.request()?, at: reader.time()? },
-            11 => Self::Refused { refusal: reader.refusal()?, at: reader.time()? },
-            12 => Self::PastRefusal { refusal: reader.refusal()?, at: reader.time()? },
-            _ => return Err(Malformed),
-        };
-        reader.end(frame)
-    }
-}
-
-impl Frame for ToWatcher {
-    fn encode(&self) -> [u8; FRAME] {
-        match *self {
-            Self::After { time } => Writer::new(1).time(time),
-            Self::Until { time } => Writer::new(2).time(time),
-            Self::Stop => Writer::new(3),
-            Self::Explain { source } => Writer::new(4).address(source),
-            Self::ExplainAll => Writer::new(5),
-            Self::ExplainNothing => Writer::new(6),
-            Self::Unlock { source } => Writer::new(7).address(source),
-        }
-        .bytes
-    }
-
-    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed> {
-        let mut reader = Reader { rest: bytes };
-        let frame = match reader.byte()? {
-            1 => Self::After { time: reader.time()? },
-            2 => Self::Until { time: reader.time()? },
-            3 => Self::Stop,
-            4 => Self::Explain { source: reader.address()? },
-            5 => Self::ExplainAll,
-            6 => Self::ExplainNothing,
-            7 => Self::Unlock { source: reader.address()? },
-            _ => return Err(Malformed),
-        };
-        reader.end(frame)
-    }
-}
+variants!(IpAddr { 4 V4(address), 6 V6(address) });
+variants!(Protocol { 0 Tcp, 1 Udp });
+fields!(Knock { protocol, port });
+variants!(Knocked { 0 Sequence, 1 Totp { client, step } });
+variants!(EventKind {
+    0 Stage(stage),
+    1 Open(knocked),
+    2 Reset { stage, reason, knock },
+    3 Missed { client, steps },
+    4 LockedOut { until, everywhere },
+});
+fields!(Event { door, source, kind, began });
+variants!(Credential { 0 Spa { key, stamp }, 1 Fwknop { digest, stamp } });
+fields!(Request { door, client, credential, source, v4, v6, open_for, source_port, close }
+    if |request| request.addresses().next().is_some());
+fields!(Refusal { source, client, door, reason });
+variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });
+variants!(FromWatcher {
+    1 Ready,
+    2 Event { event, at },
+    3 Interface { index, state },
+    4 Suppressed { count },
+    5 Dropped { count },
+    6 Count { reason, count },
+    7 Done,
+    8 Seen { source, knock, reason, at },
+    9 Past { event, at },
+    10 Asked { request, at },
+    11 Refused { refusal, at },
+    12 PastRefusal { refusal, at },
+});
+variants!(ToWatcher {
+    1 After { time },
+    2 Until { time },
+    3 Stop,
+    4 Explain { source },
+    5 ExplainAll,
+    6 ExplainNothing,
+    7 Unlock { source },
+});

@@ -79,36 +79,21 @@ const NOT_GIVEN: Lie = Lie("what it was not given");
 impl Grounds<'_> {
     /// Whether what ended at `at` is told in time, and by whom it can be.
     fn is_in_time(&self, at: Monotonic, source: IpAddr) -> Result<(), Reason> {
-        if self.now.monotonic.since(at) > LATEST {
-            return Err(Reason::TooOld);
-        }
-        if !self.local.can_send(source, self.looped) {
-            return Err(Reason::ImpossibleAddress);
-        }
-        Ok(())
+        so(self.now.monotonic.since(at) <= LATEST, Reason::TooOld)?;
+        so(self.local.can_send(source, self.looped), Reason::ImpossibleAddress)
     }
 
     /// Whether a step held at some time since the first knock.
     fn holds(&self, scheme: &Scheme, step: u64, began: Monotonic) -> Result<(), Reason> {
         let first = self.now.wall - self.now.monotonic.since(began);
-        if step < *scheme.window(first).start() {
-            return Err(Reason::TooOld);
-        }
-        if step > *scheme.window(self.now.wall).end() {
-            return Err(Reason::TooFarAhead);
-        }
-        Ok(())
+        so(step >= *scheme.window(first).start(), Reason::TooOld)?;
+        so(step <= *scheme.window(self.now.wall).end(), Reason::TooFarAhead)
     }
 
     /// Whether a client's credential is what it was, and has not run out.
     fn stands(&self, now: Option<&Client>, is_unchanged: bool) -> Result<(), Reason> {
-        match now {
-            Some(client) if is_unchanged => {
-                let is_over = is_over(client.expires, self.now.wall);
-                if is_over { Err(Reason::Expired) } else { Ok(()) }
-            }
-            _ => Err(Reason::Changed),
-        }
+        let client = now.filter(|_| is_unchanged).ok_or(Reason::Changed)?;
+        so(!is_over(client.expires, self.now.wall), Reason::Expired)
     }
 }
 
@@ -154,12 +139,8 @@ impl Ask {
         let (ask, holds) = match knocked {
             Knocked::Sequence => {
                 let by = meant.one_time.as_ref().map_or(By::Sequence, |_| By::OneTimeSequence);
-                let proof = meant.one_time.as_ref().map(|one_time| Proof::Once {
-                    door: meant.name().clone(),
-                    client: None,
-                    kind: By::OneTimeSequence.as_str(),
-                    bytes: one_time_proof(one_time.line, meant),
-                    until: None,
+                let proof = meant.one_time.as_ref().map(|one_time| {
+                    once(meant, None, by, one_time_proof(one_time.line, meant), None)
                 });
                 let holds = stands.is_some_and(|stands| {
                     stands.recognition.sequence == meant.recognition.sequence
@@ -167,20 +148,14 @@ impl Ask {
                 });
                 let door = stands.unwrap_or(meant).clone();
                 let ask = Self { proof, ..Self::of(door, by.into(), addresses, at) };
-                (ask, if holds { Ok(()) } else { Err(Reason::Changed) })
+                (ask, so(holds, Reason::Changed))
             }
             Knocked::Totp { client: id, step } => {
                 let client = client(then, id).ok_or(NOT_GIVEN)?;
                 let scheme = meant.recognition.totp.ok_or(NOT_GIVEN)?;
-                let proof = Proof::Once {
-                    door: meant.name().clone(),
-                    client: Some(client.name.clone()),
-                    kind: By::Totp.as_str(),
-                    bytes: step.to_be_bytes().to_vec(),
-                    until: Some(
-                        scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT,
-                    ),
-                };
+                let until = scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT;
+                let bytes = step.to_be_bytes().to_vec();
+                let proof = once(meant, Some(client), By::Totp, bytes, Some(until));
                 let now = current.client(&client.name);
                 let is_unchanged = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
                     && now.is_some_and(|now| {
@@ -226,13 +201,8 @@ impl Ask {
             }
             Credential::Fwknop { digest, stamp } => {
                 let fwknop = client.fwknop.as_ref().ok_or(NOT_GIVEN)?;
-                let proof = Proof::Once {
-                    door: meant.name().clone(),
-                    client: Some(client.name.clone()),
-                    kind: By::Fwknop.as_str(),
-                    bytes: digest.to_vec(),
-                    until: Some(stamp + then.settings.fwknop.max_age + KEPT),
-                };
+                let until = Some(stamp + then.settings.fwknop.max_age + KEPT);
+                let proof = once(meant, Some(client), By::Fwknop, digest.to_vec(), until);
                 let is_unchanged = stands.is_some_and(|door| door.recognition.fwknop)
                     && now.is_some_and(|now| now.fwknop.as_ref() == Some(fwknop));
                 let lifetime = fwknop::lifetime(&then.settings.fwknop, missing);
@@ -244,10 +214,7 @@ impl Ask {
             .stands(now, is_unchanged)
             .and_then(|()| lifetime.judge(stamp, grounds.now))
             .and_then(|()| grounds.is_in_time(at, request.source))
-            .and_then(|()| {
-                let may = request.addresses().all(may_ask);
-                if may { Ok(()) } else { Err(Reason::ImpossibleAddress) }
-            });
+            .and_then(|()| so(request.addresses().all(may_ask), Reason::ImpossibleAddress));
         let door = stands.unwrap_or(meant).clone();
         let opener = Opener { by, client: Some(client.name.clone()) };
         let addresses = request.addresses().collect();
@@ -290,6 +257,21 @@ impl Ask {
         let (source_port, open_for) = (self.source_port, self.open_for);
         Wanted { address, source_port, client: self.opener.client.as_ref(), open_for }
     }
+}
+
+const fn so(holds: bool, reason: Reason) -> Result<(), Reason> {
+    if holds { Ok(()) } else { Err(reason) }
+}
+
+fn once(
+    door: &Door,
+    client: Option<&Client>,
+    by: By,
+    bytes: Vec<u8>,
+    until: Option<Wall>,
+) -> Proof {
+    let client = client.map(|client| client.name.clone());
+    Proof::Once { door: door.name().clone(), client, kind: by.as_str(), bytes, until }
 }
 
 /// A line of a list proves something once, wherever it stands in the list.

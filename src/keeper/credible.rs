@@ -107,6 +107,7 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
     let recognition = &door.recognition;
     let rotating = recognition.totp.map_or(0, |scheme| scheme.length());
     let length = recognition.sequence.len().max(rotating);
+    let may = |id| client(grounds.then, id).is_some_and(|client| holds_secret(client, door));
     match event.kind {
         EventKind::Stage(stage) => is_stage(stage, length.saturating_sub(1)),
         EventKind::Open(knocked) => {
@@ -116,8 +117,7 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
                     so(!recognition.sequence.is_empty(), "a sequence that the door does not have")
                 }
                 Knocked::Totp { client: id, .. } => {
-                    let may = client(grounds.then, id).is_some_and(|it| holds_secret(it, door));
-                    so(may, "a code of a client that has none for the door")
+                    so(may(id), "a code of a client that has none for the door")
                 }
             }
         }
@@ -129,10 +129,9 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
             _ => Err(Lie("a reason for which no sequence ends")),
         },
         EventKind::Missed { client: id, steps } => {
-            let may = client(grounds.then, id).is_some_and(|it| holds_secret(it, door));
             let farthest = recognition.totp.map_or(0, |scheme| SEARCHED / u64::from(scheme.step()));
             let is_searched = steps != 0 && u64::from(steps.unsigned_abs()) <= farthest;
-            so(may && is_searched, "a clock that is off by more than is searched")
+            so(may(id) && is_searched, "a clock that is off by more than is searched")
         }
         EventKind::LockedOut { until, everywhere } => {
             let own = recognition.lockout;

@@ -56,7 +56,7 @@ impl Watcher {
         assignment: Assignment,
     ) -> io::Result<Self> {
         let bytes = Zeroizing::new(serde_json::to_vec(&assignment)?);
-        let server = assignment.spa;
+        let server = assignment.setup.spa;
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (complaints, stderr) = files::output_pipe()?;

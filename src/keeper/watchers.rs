@@ -24,7 +24,7 @@ use super::watcher::{Heard, Watcher};
 use super::words::{client_of, log_event, log_refusal, names_of};
 use crate::config::{Config, LogLevel, Name};
 use crate::engine::spa::Server;
-use crate::engine::{Event, EventKind, Local, Missing, Reason, Refusal};
+use crate::engine::{Event, EventKind, Local, Missing, Reason, Refusal, Setup};
 use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
@@ -165,16 +165,12 @@ impl Watchers {
             self.users.insert(uid);
         }
         let assignment = Assignment {
-            doors: config.doors.iter().map(|door| door.recognition.clone()).collect(),
-            clients: config.clients.clone(),
-            spa: server,
-            fwknop: settings.fwknop,
-            missing: self.missing,
+            setup: Setup {
+                missing: self.missing,
+                locks: self.locks.of(now, &config),
+                ..Setup::new(&config, server)
+            },
             interfaces: settings.interfaces.clone(),
-            only_ipv4: settings.only_ipv4,
-            track_sources: settings.track_sources,
-            lockout: settings.lockout,
-            locks: self.locks.of(now, &config),
             identity,
             verbose: settings.log.level >= LogLevel::Debug,
         };

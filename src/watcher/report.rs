@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::engine::{Event, EventKind, Reason, Refusal, Request};
+use crate::engine::{Event, EventKind, Reason, Refusal};
 use crate::ipc::{Channel, Frame, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
@@ -12,6 +12,8 @@ use crate::wire::Packet;
 
 /// How many frames wait while the keeper is busy; only completed sequences do.
 const WAITING: usize = 4096;
+/// How many events are kept until the keeper has said where to begin.
+const HELD_BACK: usize = 4096;
 /// How often counts are handed on.
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
 /// How often the log says what was left out or lost.
@@ -25,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(2);
 pub(super) struct Reporter {
     channel: Channel,
     waiting: VecDeque<FromWatcher>,
+    /// What waits for the keeper to say what is this watcher's to tell; `None`: it has.
+    held_back: Option<VecDeque<FromWatcher>>,
     verbose: bool,
     /// Anybody can make a first knock, with any source address; further ones take knowledge. So
     /// strangers cannot keep the knocks of those who know out of the log.
@@ -36,36 +40,18 @@ pub(super) struct Reporter {
     next_counts: Option<Monotonic>,
     next_losses: Option<Monotonic>,
     memory: Memory,
-    asked: Asked,
-}
-
-/// What a packet has brought about.
-#[derive(Clone, Copy)]
-pub(super) enum Happened {
-    Event(Event),
-    Asked(Request),
-    Refused(Refusal),
-}
-
-impl Happened {
-    /// When the first packet of what happened at `at` came.
-    pub(super) const fn began(&self, at: Monotonic) -> Monotonic {
-        match self {
-            Self::Event(event) => event.began,
-            Self::Asked(_) | Self::Refused(_) => at,
-        }
-    }
+    asked: ExplainFilter,
 }
 
 /// Whose knocks somebody asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum ExplainFilter {
     Nobody,
     One(IpAddr),
     All,
 }
 
-impl Asked {
+impl ExplainFilter {
     fn about(self, source: IpAddr) -> bool {
         match self {
             Self::Nobody => false,
@@ -81,36 +67,25 @@ impl Asked {
 /// only itself out.
 #[derive(Default)]
 struct Memory {
-    first_knocks: VecDeque<FromWatcher>,
-    further_knocks: VecDeque<FromWatcher>,
+    first_knocks: VecDeque<(IpAddr, Monotonic, FromWatcher)>,
+    further_knocks: VecDeque<(IpAddr, Monotonic, FromWatcher)>,
 }
 
 impl Memory {
-    fn keep(&mut self, further: bool, happened: FromWatcher) {
+    fn keep(&mut self, further: bool, source: IpAddr, at: Monotonic, happened: FromWatcher) {
         let queue = if further { &mut self.further_knocks } else { &mut self.first_knocks };
         if queue.len() >= REMEMBERED {
             queue.pop_front();
         }
-        queue.push_back(happened);
+        queue.push_back((source, at, happened));
     }
 
     /// What is remembered of the sources asked about, in the order in which it happened.
-    fn recall(&self, asked: Asked) -> Vec<FromWatcher> {
-        let mut all: Vec<(Monotonic, FromWatcher)> = self
-            .first_knocks
-            .iter()
-            .chain(&self.further_knocks)
-            .filter_map(|&happened| match happened {
-                FromWatcher::Seen { source, at, .. } => Some((source, at, happened)),
-                FromWatcher::Past { event, at } => Some((event.source, at, happened)),
-                FromWatcher::PastRefusal { refusal, at } => Some((refusal.source, at, happened)),
-                _ => None,
-            })
-            .filter(|&(source, ..)| asked.about(source))
-            .map(|(_, at, happened)| (at, happened))
-            .collect();
-        all.sort_by_key(|&(at, _)| at);
-        all.into_iter().map(|(_, happened)| happened).collect()
+    fn recall(&self, asked: ExplainFilter) -> Vec<FromWatcher> {
+        let all = self.first_knocks.iter().chain(&self.further_knocks);
+        let mut wanted: Vec<_> = all.filter(|&&(source, ..)| asked.about(source)).collect();
+        wanted.sort_by_key(|&&(_, at, _)| at);
+        wanted.into_iter().map(|&(.., happened)| happened).collect()
     }
 }
 
@@ -119,6 +94,7 @@ impl Reporter {
         Self {
             channel,
             waiting: VecDeque::new(),
+            held_back: Some(VecDeque::new()),
             verbose,
             first_knocks: Limit::new(100, Duration::from_millis(100)),
             further_knocks: Limit::new(400, Duration::from_millis(20)),
@@ -128,7 +104,7 @@ impl Reporter {
             next_counts: None,
             next_losses: None,
             memory: Memory::default(),
-            asked: Asked::Nobody,
+            asked: ExplainFilter::Nobody,
         }
     }
 
@@ -142,7 +118,7 @@ impl Reporter {
             EventKind::Open(_) | EventKind::Missed { .. } | EventKind::LockedOut { .. } => true,
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
         };
-        self.memory.keep(further, FromWatcher::Past { event, at });
+        self.memory.keep(further, event.source, at, FromWatcher::Past { event, at });
         if let EventKind::Reset { reason, .. } = event.kind {
             self.count(at, reason, 1);
         }
@@ -177,7 +153,7 @@ impl Reporter {
         let seen = FromWatcher::Seen { source: packet.source, knock: packet.knock(), reason, at };
         // Anybody can send any number of those: they push nothing else out.
         if reason != Reason::BadTag {
-            self.memory.keep(false, seen);
+            self.memory.keep(false, packet.source, at, seen);
         }
         if self.asked.about(packet.source) && self.first_knocks.pass(at) {
             // Whoever asks can do without what the channel has no room for.
@@ -186,31 +162,54 @@ impl Reporter {
     }
 
     /// From now on somebody asks about these; tells what is remembered of them.
-    pub(super) fn explain(&mut self, asked: Asked) {
+    pub(super) fn explain(&mut self, asked: ExplainFilter) {
         self.asked = asked;
         for happened in self.memory.recall(asked) {
             self.say(happened);
         }
     }
 
-    /// Reports what happened at `at`, or counts it.
-    pub(super) fn happened(&mut self, at: Monotonic, happened: Happened) {
+    /// Reports events that happened at `at`, or counts them.
+    pub(super) fn events(&mut self, at: Monotonic, events: &[Event]) {
+        events.iter().for_each(|&event| self.report(FromWatcher::Event { event, at }));
+    }
+
+    /// Reports what a packet has brought about, or counts it. It waits until it is known what is
+    /// this watcher's to tell.
+    pub(super) fn report(&mut self, happened: FromWatcher) {
+        if let Some(held_back) = &mut self.held_back {
+            if held_back.len() >= HELD_BACK {
+                held_back.pop_front();
+            }
+            held_back.push_back(happened);
+            return;
+        }
         match happened {
-            Happened::Event(event) => self.event(at, event),
-            Happened::Asked(request) => self.asked(at, request),
-            Happened::Refused(refusal) => self.refused(at, refusal),
+            FromWatcher::Event { event, at } => self.event(at, event),
+            FromWatcher::Refused { refusal, at } => self.refused(at, refusal),
+            other => self.say(other),
         }
     }
 
-    /// Reports what a datagram asks for, and may.
-    fn asked(&mut self, at: Monotonic, request: Request) {
-        self.say(FromWatcher::Asked { request, at });
+    /// What began after this is this watcher's to tell.
+    pub(super) fn begin(&mut self, after: Monotonic) {
+        for happened in self.held_back.take().unwrap_or_default() {
+            let began = match happened {
+                FromWatcher::Event { event, .. } => event.began,
+                FromWatcher::Asked { at, .. } | FromWatcher::Refused { at, .. } => at,
+                _ => continue,
+            };
+            if began > after {
+                self.report(happened);
+            }
+        }
     }
 
     /// Counts an authenticated datagram that may not have what it asks for, and says so.
     fn refused(&mut self, at: Monotonic, refusal: Refusal) {
         self.count(at, refusal.reason, 1);
-        self.memory.keep(true, FromWatcher::PastRefusal { refusal, at });
+        let past = FromWatcher::PastRefusal { refusal, at };
+        self.memory.keep(true, refusal.source, at, past);
         let frame = FromWatcher::Refused { refusal, at };
         if !self.further_knocks.pass(at) || self.send(&frame).is_err() {
             self.suppressed += 1;
@@ -327,7 +326,9 @@ mod tests {
 
     fn pair(verbose: bool) -> (Reporter, Channel) {
         let (ours, theirs) = frame_channel().unwrap();
-        (Reporter::new(Channel::new(ours), verbose), Channel::new(theirs))
+        let mut reporter = Reporter::new(Channel::new(ours), verbose);
+        reporter.begin(Monotonic::ZERO);
+        (reporter, Channel::new(theirs))
     }
 
     fn heard(keeper: &Channel) -> Vec<FromWatcher> {
@@ -382,11 +383,11 @@ mod tests {
         let (mut reporter, keeper) = pair(false);
         let source = IpAddr::from([192, 0, 2, 2]);
         let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
-        reporter.happened(at(1), Happened::Refused(refusal));
+        reporter.report(FromWatcher::Refused { refusal, at: at(1) });
         assert_eq!(heard(&keeper), [FromWatcher::Refused { refusal, at: at(1) }]);
-        reporter.explain(Asked::One(IpAddr::from([192, 0, 2, 3])));
+        reporter.explain(ExplainFilter::One(IpAddr::from([192, 0, 2, 3])));
         assert_eq!(heard(&keeper), []);
-        reporter.explain(Asked::One(source));
+        reporter.explain(ExplainFilter::One(source));
         assert_eq!(heard(&keeper), [FromWatcher::PastRefusal { refusal, at: at(1) }]);
     }
 
@@ -399,7 +400,7 @@ mod tests {
         let other = Event { source: IpAddr::from([192, 0, 2, 3]), ..event(EventKind::Stage(2)) };
         reporter.event(at(3), other);
         heard(&keeper);
-        reporter.explain(Asked::One(reset.source));
+        reporter.explain(ExplainFilter::One(reset.source));
         let past = [event(EventKind::Stage(2)), reset];
         let past = past.into_iter().zip([1, 2]);
         let past: Vec<_> =
@@ -417,7 +418,7 @@ mod tests {
         let transport = Transport::Udp { source_port: 40_000, port };
         let junk = Packet { source, destination: source, transport, looped: false };
         reporter.ignored(at(0), &junk, Reason::BadTag);
-        reporter.explain(Asked::One(source));
+        reporter.explain(ExplainFilter::One(source));
         assert_eq!(heard(&keeper), []);
         reporter.ignored(at(1), &junk, Reason::BadTag);
         let (knock, reason) = (junk.knock(), Reason::BadTag);

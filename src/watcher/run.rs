@@ -1,16 +1,14 @@
 //! The watcher's loop.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::addresses::Addresses;
-use super::report::{Asked, Happened, Reporter};
+use super::report::{ExplainFilter, Reporter};
 use crate::capture::{CaptureError, Live};
-use crate::engine::spa::Spa;
-use crate::engine::{Engine, Fwknop, Local, Options, Reason, Verdict, Window};
+use crate::engine::{Engine, Local, Reason, ReportWindow, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, host, memory, process};
@@ -20,8 +18,6 @@ use crate::wire::filter::Filter;
 
 /// How many packets of one interface are looked at before the others have their turn.
 const BATCH: usize = 256;
-/// How many events are kept until the keeper has said where to begin.
-const HELD_BACK: usize = 4096;
 /// How often the kernel is asked what it has dropped.
 const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
 /// How much longer than its window a watcher stays at the least: a packet may still be on its way
@@ -61,9 +57,7 @@ struct Watcher {
     captures: Vec<Interface>,
     addresses: Addresses,
     reporter: Reporter,
-    /// What waits for the keeper to say what is this watcher's to tell; `None`: it has.
-    held_back: Option<VecDeque<(Monotonic, Happened)>>,
-    window: Window,
+    window: ReportWindow,
     longest: Duration,
     /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
     leave: Option<(Monotonic, Monotonic)>,
@@ -81,12 +75,12 @@ struct Interface {
     dropped: u64,
 }
 
-/// What else than packets there is to look at: a packet should not wait for it.
-struct Woken {
+/// Which descriptors besides the captures are readable: a packet should not wait for them.
+struct Ready {
     /// The keeper has said something, or is gone.
-    told: bool,
+    keeper: bool,
     /// The addresses of this host may have changed.
-    moved: bool,
+    addresses: bool,
 }
 
 /// Whether to go on.
@@ -105,33 +99,19 @@ impl Watcher {
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
-        let options = Options {
-            sources: assignment.track_sources,
-            only_ipv4: assignment.only_ipv4,
-            lockout: assignment.lockout,
-        };
-        let mut engine = Engine::new(&assignment.doors, &assignment.clients, &options);
-        assignment.locks.iter().for_each(|lock| engine.lock(lock));
+        let Assignment { setup, interfaces, identity, verbose } = assignment;
+        let only_ipv4 = setup.only_ipv4;
+        let longest = setup.doors.iter().map(|door| door.seq_timeout).max();
+        let mut engine = Engine::new(setup);
         while !engine.is_ready() {
             engine.work(clock::now());
         }
-        let ports = assignment.spa.as_ref().map(|server| server.ports.clone());
-        let (clients, settings) = (&assignment.clients, &assignment.fwknop);
-        let missing = assignment.missing;
-        let fwknop = Fwknop::new(clients, &assignment.doors, settings, ports);
-        engine.take_fwknop(fwknop.heeding(missing));
-        if let Some(server) = assignment.spa {
-            let spa = Spa::new(server, &assignment.clients, &assignment.doors);
-            engine.take_spa(spa.heeding(missing));
-        }
-        let filter = engine
-            .datagrams()
-            .fold(Filter::new(engine.watched(), assignment.only_ipv4), Filter::and);
-        let mut reporter = Reporter::new(channel, assignment.verbose);
+        let filter = engine.datagrams().fold(Filter::new(engine.watched(), only_ipv4), Filter::and);
+        let mut reporter = Reporter::new(channel, verbose);
         let addresses = Addresses::follow().map_err(WatchError::Addresses)?;
         let home = host::read().map_err(WatchError::Addresses)?;
         let mut captures = Vec::new();
-        for (index, name) in (0..).zip(&assignment.interfaces) {
+        for (index, name) in (0..).zip(&interfaces) {
             let state = match Live::open(name, &filter) {
                 Ok(capture) => {
                     let latest = Monotonic::ZERO;
@@ -149,19 +129,16 @@ impl Watcher {
             reporter.say(FromWatcher::Interface { index, state });
         }
         engine.set_local(Local::Addresses(home.addresses));
-        let longest = assignment.doors.iter().map(|door| door.seq_timeout).max();
-        // All that is still needed is in the engine.
-        drop((assignment.doors, assignment.clients));
+        // All that is still needed of the setup is in the engine.
         memory::give_back();
-        assignment.identity.take_on()?;
+        identity.take_on()?;
         reporter.say(FromWatcher::Ready);
         Ok(Self {
             engine,
             captures,
             addresses,
             reporter,
-            held_back: Some(VecDeque::new()),
-            window: Window::default(),
+            window: ReportWindow::default(),
             longest: longest.unwrap_or_default(),
             leave: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
@@ -171,11 +148,11 @@ impl Watcher {
 
     fn run(mut self) -> Result<(), WatchError> {
         loop {
-            let woken = self.wait()?;
-            if woken.told && self.obey() == Next::End {
+            let ready = self.wait()?;
+            if ready.keeper && self.handle_orders() == Next::End {
                 return Ok(());
             }
-            if woken.moved && self.addresses.have_changed() {
+            if ready.addresses && self.addresses.have_changed() {
                 let home = host::read().map_err(WatchError::Addresses)?;
                 self.engine.set_local(Local::Addresses(home.addresses));
             }
@@ -203,7 +180,7 @@ impl Watcher {
         self.leave.is_some_and(is_over)
     }
 
-    fn wait(&self) -> Result<Woken, WatchError> {
+    fn wait(&self) -> Result<Ready, WatchError> {
         let now = clock::now().monotonic;
         // Whoever is still on the way when it could end early has a deadline in the engine.
         let leave = self.leave.map(|(early, late)| if now < early { early } else { late });
@@ -217,35 +194,33 @@ impl Watcher {
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         let is_ready = |place: usize| ready.get(place) == Some(&true);
-        Ok(Woken { told: is_ready(0), moved: is_ready(1) })
+        Ok(Ready { keeper: is_ready(0), addresses: is_ready(1) })
     }
 
     /// Does what the keeper says.
-    fn obey(&mut self) -> Next {
+    fn handle_orders(&mut self) -> Next {
         loop {
             match self.reporter.channel().receive() {
                 Received::Nothing => return Next::GoOn,
                 Received::Frame(ToWatcher::After { time }) => {
                     self.window.after = Some(time);
-                    self.engine.report(self.window);
-                    for (at, happened) in self.held_back.take().unwrap_or_default() {
-                        if happened.began(at) > time {
-                            self.reporter.happened(at, happened);
-                        }
-                    }
+                    self.engine.set_report_window(self.window);
+                    self.reporter.begin(time);
                 }
                 Received::Frame(ToWatcher::Until { time }) => {
                     self.window.until = Some(time);
-                    self.engine.report(self.window);
+                    self.engine.set_report_window(self.window);
                     let early = time + LINGER;
                     self.leave = Some((early, early.max(time + self.longest)));
                 }
                 Received::Frame(ToWatcher::Explain { source }) => {
-                    self.reporter.explain(Asked::One(source));
+                    self.reporter.explain(ExplainFilter::One(source));
                 }
-                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(Asked::All),
+                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(ExplainFilter::All),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
-                Received::Frame(ToWatcher::ExplainNothing) => self.reporter.explain(Asked::Nobody),
+                Received::Frame(ToWatcher::ExplainNothing) => {
+                    self.reporter.explain(ExplainFilter::Nobody)
+                }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return Next::End;
                 }
@@ -257,7 +232,7 @@ impl Watcher {
     fn read_packets(&mut self) -> bool {
         let mut more = false;
         let now = clock::now();
-        let Self { engine, captures, reporter, held_back, .. } = self;
+        let Self { engine, captures, reporter, .. } = self;
         captures.retain_mut(|interface| {
             let link = interface.capture.link();
             for _ in 0..BATCH {
@@ -281,19 +256,16 @@ impl Watcher {
                 };
                 packet.looped |= interface.looped;
                 let (at, verdict) = (at.monotonic, engine.receive(at, &packet, payload));
-                let held_back = held_back.as_mut();
                 match verdict {
                     Verdict::Ignored(reason) => reporter.ignored(at, &packet, reason),
-                    Verdict::Knock(events) => {
-                        let events = events.iter().copied().map(Happened::Event);
-                        hand_on(reporter, held_back, at, events);
-                    }
+                    Verdict::Knock(events) => reporter.events(at, events),
                     Verdict::Asked(requests) => {
-                        let requests = requests.iter().copied().map(Happened::Asked);
-                        hand_on(reporter, held_back, at, requests);
+                        for &request in requests {
+                            reporter.report(FromWatcher::Asked { request, at });
+                        }
                     }
                     Verdict::Refused(refusal) => {
-                        hand_on(reporter, held_back, at, [Happened::Refused(refusal)]);
+                        reporter.report(FromWatcher::Refused { refusal, at });
                     }
                 }
             }
@@ -306,15 +278,12 @@ impl Watcher {
     /// Does a slice of what can wait, however many packets there are: it keeps none waiting long.
     fn work(&mut self) {
         let now = clock::now();
-        let events = self.engine.work(now).iter().copied().map(Happened::Event);
-        hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
+        self.reporter.events(now.monotonic, self.engine.work(now));
     }
 
     fn expire(&mut self, now: Now) {
         if self.engine.next_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
-            let events = self.engine.on_deadline(now);
-            let events = events.iter().copied().map(Happened::Event);
-            hand_on(&mut self.reporter, self.held_back.as_mut(), now.monotonic, events);
+            self.reporter.events(now.monotonic, self.engine.on_deadline(now));
         }
     }
 
@@ -332,21 +301,6 @@ impl Watcher {
                 self.reporter.dropped(now, stats.dropped.saturating_sub(interface.dropped));
                 interface.dropped = stats.dropped;
             }
-        }
-    }
-}
-
-fn hand_on(
-    reporter: &mut Reporter,
-    held_back: Option<&mut VecDeque<(Monotonic, Happened)>>,
-    at: Monotonic,
-    all: impl IntoIterator<Item = Happened>,
-) {
-    match held_back {
-        None => all.into_iter().for_each(|happened| reporter.happened(at, happened)),
-        Some(held_back) => {
-            held_back.extend(all.into_iter().map(|happened| (at, happened)));
-            held_back.drain(..held_back.len().saturating_sub(HELD_BACK));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Doors whose sequences rotate, and who is locked out of them.
 
 use super::*;
-use crate::config::{Lockout, TotpClient};
+use crate::config::{Client, Lockout, TotpClient};
 use crate::proto::secret::Secret;
 use crate::proto::totp::{Digits, Key, Mode, Protocols, Scheme};
 
@@ -54,12 +54,16 @@ const STEP: u64 = 56_666_667;
 
 impl World {
     fn new(doors: &[Recognition], clients: &[Client]) -> Self {
-        Self::with(doors, clients, &Options { sources: 1000, ..Options::default() })
+        Self::with(doors, clients, Setup { sources: 1000, ..Setup::default() })
     }
 
-    fn with(doors: &[Recognition], clients: &[Client], options: &Options) -> Self {
+    fn with(doors: &[Recognition], clients: &[Client], setup: Setup) -> Self {
         Self {
-            engine: Engine::new(doors, clients, options),
+            engine: Engine::new(Setup {
+                doors: doors.to_vec(),
+                clients: clients.to_vec(),
+                ..setup
+            }),
             sent: 0,
             now: Now {
                 monotonic: Monotonic::ZERO + Duration::from_secs(1000),
@@ -314,9 +318,9 @@ fn an_address_of_a_locked_ipv6_network_is_locked_out_too() {
 
 #[test]
 fn whoever_breaks_sequences_too_often_is_not_listened_to_anywhere() {
-    let options = Options { lockout: Some(LOCKOUT), ..Options::default() };
+    let setup = Setup { lockout: Some(LOCKOUT), ..Setup::default() };
     let doors = [door(&["1", "2", "3"]), door(&["4", "5"])];
-    let mut world = World::with(&doors, &[], &options);
+    let mut world = World::with(&doors, &[], setup);
     for _ in 0..4 {
         assert_eq!(
             world.knocks(ALICE, &[tcp(1), tcp(3)]),
@@ -334,10 +338,10 @@ fn whoever_breaks_sequences_too_often_is_not_listened_to_anywhere() {
 
 #[test]
 fn locks_of_an_earlier_engine_hold() {
-    let mut world = World::new(&[code_door()], &[client(1, &["ssh"])]);
-    let until = world.now.monotonic + 100 * SECOND;
-    let source = ALICE.parse().unwrap();
-    world.engine.lock(&Lock { door: Some(DoorId(0)), source, until });
+    let until = Monotonic::ZERO + 1100 * SECOND;
+    let locks = vec![Lock { door: Some(DoorId(0)), source: ALICE.parse().unwrap(), until }];
+    let setup = Setup { locks, ..Setup::default() };
+    let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], setup);
     let code = sequence(by_code(), 1, "ssh", STEP);
     assert_eq!(world.knocks(ALICE, &code), ["ignored: locked-out"; 3]);
     world.wait(100 * SECOND);
@@ -347,8 +351,8 @@ fn locks_of_an_earlier_engine_hold() {
 #[test]
 fn a_guesser_is_locked_out_after_as_many_knocks_with_a_flood_between_them() {
     for (sources, strangers) in [(20, 0), (20, 3), (20, 60), (1000, 2000)] {
-        let options = Options { sources, ..Options::default() };
-        let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], &options);
+        let setup = Setup { sources, ..Setup::default() };
+        let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], setup);
         let (mut knocks, mut stranger) = (0, 0xcb00_7100u32);
         let locked = loop {
             let wrong = tcp(7000 + knocks % 2);
@@ -375,8 +379,8 @@ fn a_guesser_is_locked_out_after_as_many_knocks_with_a_flood_between_them() {
 
 #[test]
 fn in_a_flood_newcomers_are_one_source_and_whoever_has_opened_is_none_of_them() {
-    let options = Options { sources: 20, ..Options::default() };
-    let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], &options);
+    let setup = Setup { sources: 20, ..Setup::default() };
+    let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], setup);
     let code = |world: &World| {
         let step = world.now.wall.as_nanos() / 30_000_000_000;
         sequence(by_code(), 1, "ssh", step)
@@ -422,8 +426,8 @@ fn guessing_succeeds_as_rarely_as_the_manual_says() {
     let (failures, n) = (u64::from(LOCKOUT.failures), 3);
     // Many clients, so that there is something to be seen.
     let clients: Vec<Client> = (1..=250).map(|number| client(number, &["ssh"])).collect();
-    let options = Options { sources: 10_000, ..Options::default() };
-    let mut world = World::with(&[code_door()], &clients, &options);
+    let setup = Setup { sources: 10_000, ..Setup::default() };
+    let mut world = World::with(&[code_door()], &clients, setup);
     let valid: std::collections::BTreeSet<Vec<Knock>> = (STEP - 1..=STEP + 1)
         .flat_map(|step| (1..=250).map(move |number| sequence(by_code(), number, "ssh", step)))
         .collect();
