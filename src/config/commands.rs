@@ -3,39 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::diagnostic::{Diagnostic, Place, Problems, Source};
-use super::raw::{self, Entry, Keys, Mapping, Node, Value};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
+use super::raw::{self, Entry, Keys, Node, Reader, Value};
 use super::{Command, CommandText, Commands, Name, Pair};
 
-pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES.all() };
+pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES };
 
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the commands of a door or a template are called.
-pub(super) struct PairNames {
-    pub open: &'static str,
-    pub close: &'static str,
-    pub open_6: &'static str,
-    pub close_6: &'static str,
-    pub verify: &'static str,
-    pub verify_6: &'static str,
-}
+/// What the commands of a door or a template are called: what opens and what closes, the same for
+/// IPv6, and what verifies either.
+pub(super) type PairNames = [&'static str; 6];
 
-const TEMPLATE_NAMES: PairNames = PairNames {
-    open: "open",
-    close: "close",
-    open_6: "open_6",
-    close_6: "close_6",
-    verify: "verify",
-    verify_6: "verify_6",
-};
-
-impl PairNames {
-    pub const fn all(&self) -> [&'static str; 6] {
-        [self.open, self.close, self.open_6, self.close_6, self.verify, self.verify_6]
-    }
-}
+const TEMPLATE_NAMES: PairNames = ["open", "close", "open_6", "close_6", "verify", "verify_6"];
 
 pub(super) type Templates = BTreeMap<Name, Template>;
 
@@ -48,7 +29,7 @@ pub(super) struct Template {
 pub(super) fn read_templates(entries: &[Entry], problems: &mut Problems) -> Templates {
     let mut templates = built_in();
     for entry in entries {
-        if let Some((name, commands)) = read_template(entry, problems) {
+        if let Ok((name, commands)) = read_template(entry, problems) {
             templates.insert(name, Template { commands, built_in: false });
         }
     }
@@ -63,20 +44,19 @@ fn built_in() -> Templates {
     let Some(Value::Mapping(mapping)) = root.map(|root| root.value) else {
         return Templates::new();
     };
-    let read = |entry| read_template(entry, &mut problems);
-    let templates = mapping.entries.iter().filter_map(read);
+    let templates = mapping.entries.iter().flat_map(|entry| read_template(entry, &mut problems));
     templates.map(|(name, commands)| (name, Template { commands, built_in: true })).collect()
 }
 
-fn read_template(entry: &Entry, problems: &mut Problems) -> Option<(Name, Commands)> {
-    let name = problems.keep(entry.name());
+fn read_template(entry: &Entry, problems: &mut Problems) -> Result<(Name, Commands), Reported> {
+    let name = problems.report(entry.name());
     if entry.key == "guard" {
         problems.push(entry.at.error("'guard' is not free as the name of a template"));
     }
-    let mapping = problems.keep(entry.node.mapping("a template, with open and close,"))?;
-    mapping.check_keys(&TEMPLATE, problems);
-    let commands = read_pairs(mapping, &TEMPLATE_NAMES, &entry.at, problems)?;
-    Some((name?, commands))
+    let wanted = "a template, with open and close,";
+    let mut reader = Reader::new(&entry.node, wanted, &TEMPLATE, problems)?;
+    let commands = read_pairs(&mut reader, &TEMPLATE_NAMES, &entry.at)?;
+    Ok((name?, commands))
 }
 
 impl Entry {
@@ -110,17 +90,16 @@ impl Said {
 /// The commands of both families. IPv6 has the IPv4 command where it has none of its own, and
 /// nothing where its own is empty. Says so where nothing would ever run.
 pub(super) fn read_pairs(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     names: &PairNames,
     at: &Place,
-    problems: &mut Problems,
-) -> Option<Commands> {
-    let mut said = |key| read_said(mapping.get(key), problems);
-    let (open, close) = (said(names.open)?, said(names.close)?);
-    let (open_6, close_6) = (said(names.open_6)?, said(names.close_6)?);
-    let (verify, verify_6) = (said(names.verify)?, said(names.verify_6)?);
-    let place = |key: &str| mapping.get(key).map(|entry| entry.at.clone());
-    problems.keep(pairs([open, close, open_6, close_6, verify, verify_6], names, place, at))
+) -> Result<Commands, Reported> {
+    let mut said = |key| read_said(reader.mapping.get(key), reader.problems);
+    let [open, close, open_6, close_6, verify, verify_6] = *names;
+    let (open, close, open_6, close_6) = (said(open)?, said(close)?, said(open_6)?, said(close_6)?);
+    let said = [open, close, open_6, close_6, said(verify)?, said(verify_6)?];
+    let place = |key: &str| reader.mapping.get(key).map(|entry| entry.at.clone());
+    reader.problems.report(pairs(said, *names, place, at))
 }
 
 /// # Errors
@@ -128,7 +107,7 @@ pub(super) fn read_pairs(
 /// would ever run.
 pub(super) fn pairs(
     [open, close, open_6, close_6, verify, verify_6]: [Said; 6],
-    names: &PairNames,
+    [open_key, close_key, open_6_key, close_6_key, verify_key, verify_6_key]: PairNames,
     place: impl Fn(&str) -> Option<Place>,
     at: &Place,
 ) -> Result<Commands, Diagnostic> {
@@ -140,48 +119,43 @@ pub(super) fn pairs(
         close: close_6.or(v4.close.as_ref()),
         verify: verify_6.or(v4.verify.as_ref()),
     };
-    let alone = |key: &str, other: &str, why: &str| {
-        place(key)
-            .unwrap_or_else(|| at.clone())
-            .error(format!("{key} without {other}: {why}"))
-            .help(format!("write {other} too, or remove {key}"))
-    };
     let undo = "there would be nothing to undo";
     let look_for = "nothing stays open, so there is nothing to look for";
     let checks = [
-        (v4.close.is_some() && v4.open.is_none(), names.close, names.open, undo),
-        (closes_6 && v6.open.is_none(), names.close_6, names.open_6, undo),
-        (v4.verify.is_some() && v4.close.is_none(), names.verify, names.close, look_for),
-        (verifies_6 && v6.close.is_none(), names.verify_6, names.close_6, look_for),
+        (v4.close.is_some() && v4.open.is_none(), close_key, open_key, undo),
+        (closes_6 && v6.open.is_none(), close_6_key, open_6_key, undo),
+        (v4.verify.is_some() && v4.close.is_none(), verify_key, close_key, look_for),
+        (verifies_6 && v6.close.is_none(), verify_6_key, close_6_key, look_for),
     ];
     if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
-        return Err(alone(key, other, why));
+        let at = place(key).unwrap_or_else(|| at.clone());
+        let error = at.error(format!("{key} without {other}: {why}"));
+        return Err(error.help(format!("write {other} too, or remove {key}")));
     }
     if v6.close.is_none() {
         v6.verify = None;
     }
     if v4.open.is_none() && v6.open.is_none() {
-        return Err(at.error(format!("nothing would run: {} is missing", names.open)));
+        return Err(at.error(format!("nothing would run: {open_key} is missing")));
     }
     // Where nothing opens there is nothing to close.
     let v6 = if v6.open.is_none() { Pair::default() } else { v6 };
     Ok(Commands { v4, v6 })
 }
 
-/// `None` after an error.
-pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
-    let Some(entry) = entry else { return Some(Said::Absent) };
+pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Result<Said, Reported> {
+    let Some(entry) = entry else { return Ok(Said::Absent) };
     match &entry.node.value {
-        Value::Null => Some(Said::Empty),
-        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Some(Said::Empty),
+        Value::Null => Ok(Said::Empty),
+        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(Said::Empty),
         _ => {
-            let command = problems.keep(read_command(&entry.node))?;
+            let command = problems.report(read_command(&entry.node))?;
             let at = match &entry.node.value {
                 Value::List(items) => items.first().map_or(&entry.node.at, |item| &item.at),
                 _ => &entry.node.at,
             };
             problems.extend(lacks_program(&command, at));
-            Some(Said::Command(command))
+            Ok(Said::Command(command))
         }
     }
 }
