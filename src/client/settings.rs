@@ -1,6 +1,5 @@
 //! What command line and hosts file say about a knock, before anything is made of it.
 
-use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,39 +10,22 @@ use crate::proto::knock::Knock;
 use crate::proto::name::Name;
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols};
+use crate::proto::words::words;
 
+words! {
+Display:
 /// How a door is asked to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Knocks that are always the same.
-    Sequence,
+    Sequence = "sequence",
     /// Knocks that rotate with time.
-    Totp,
+    Totp = "totp",
     /// One datagram.
-    Spa,
+    Spa = "spa",
     /// One datagram of fwknop's.
-    Fwknop,
+    Fwknop = "fwknop",
 }
-
-impl Mode {
-    pub const ALL: [Self; 4] = [Self::Sequence, Self::Totp, Self::Spa, Self::Fwknop];
-
-    /// As the hosts file writes it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sequence => "sequence",
-            Self::Totp => "totp",
-            Self::Spa => "spa",
-            Self::Fwknop => "fwknop",
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// Everything that can be said about a knock; `None` where nothing was said.

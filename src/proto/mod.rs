@@ -11,3 +11,4 @@ pub mod ports;
 pub mod secret;
 pub mod spa;
 pub mod totp;
+pub(crate) mod words;

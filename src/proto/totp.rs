@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::knock::{Knock, Protocol};
 use super::ports::PortSet;
 use super::secret::Secret;
+use super::words::words;
 use crate::time::Wall;
 
 pub use code::{CodeError, Digits, code, knocks_of_code};
@@ -24,31 +25,17 @@ pub use secret::{
     SECRET_BYTES, SecretError, UriError, encode_secret, generate_secret, parse_secret, uri,
 };
 
+words! {
+Display:
 /// The protocols of the knocks that are derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocols {
-    Tcp,
-    Udp,
+    Tcp = "tcp",
+    Udp = "udp",
     /// Either, as the secret says for each knock.
-    Mixed,
+    Mixed = "mixed",
 }
-
-impl Protocols {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Mixed => "mixed",
-        }
-    }
-}
-
-impl fmt::Display for Protocols {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// The text is neither `tcp`, `udp` nor `mixed`.
@@ -61,12 +48,7 @@ impl FromStr for Protocols {
     type Err = ProtocolsError;
 
     fn from_str(text: &str) -> Result<Self, ProtocolsError> {
-        match text.to_ascii_lowercase().as_str() {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "mixed" => Ok(Self::Mixed),
-            _ => Err(ProtocolsError(text.to_owned())),
-        }
+        Self::of_word(text).ok_or_else(|| ProtocolsError(text.to_owned()))
     }
 }
 
