@@ -1,7 +1,6 @@
 //! How datagrams are taken that open doors: native SPA and fwknop's.
 
 use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,16 +9,18 @@ use serde::{Deserialize, Serialize};
 use super::credentials::both;
 use super::diagnostic::Problems;
 use super::door::read_time;
+use super::moment;
 use super::raw::{Keys, Mapping, Node};
-use super::{moment, range};
 use crate::proto::knock::parse_port;
+use crate::proto::port_range::{self, PortRange};
+use crate::proto::spa::PORTS;
 use crate::time::Wall;
 
 /// How native SPA datagrams are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spa {
     /// Where they are sent to; a client picks one of these.
-    pub ports: RangeInclusive<NonZeroU16>,
+    pub ports: PortRange,
     /// The server's private key.
     pub key_file: PathBuf,
     /// The key before that one, and until when it is accepted too.
@@ -31,7 +32,7 @@ pub struct Spa {
 impl Default for Spa {
     fn default() -> Self {
         Self {
-            ports: PORT..=PORT,
+            ports: PORTS,
             key_file: "/etc/knock.d/keys/server.key".into(),
             old_key: None,
             max_age: Duration::from_secs(60),
@@ -50,12 +51,9 @@ pub struct Fwknop {
 
 impl Default for Fwknop {
     fn default() -> Self {
-        Self { port: PORT, max_age: Duration::from_secs(120) }
+        Self { port: *PORTS.start(), max_age: Duration::from_secs(120) }
     }
 }
-
-/// Where SPA datagrams go, of either kind.
-const PORT: NonZeroU16 = NonZeroU16::new(62_201).expect("is not zero");
 
 pub(super) const SPA: Keys = Keys {
     of: "spa",
@@ -71,7 +69,7 @@ pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Option<Spa> {
     mapping.check_keys(&SPA, problems);
     let default = Spa::default();
     let ports = match mapping.value("port") {
-        Some(node) => problems.keep(node.read("a port, or a range of ports,", range::parse)),
+        Some(node) => problems.keep(node.read("a port, or a range of ports,", port_range::parse)),
         None => Some(default.ports),
     };
     let key_file = read_path(mapping, "key_file", problems);

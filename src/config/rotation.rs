@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Problems};
 use super::door::read_time;
-use super::range;
 use super::raw::{Keys, Mapping, Node};
-use crate::proto::totp::{Digits, LENGTHS, Mode, Protocols, SKEWS, STEPS, Scheme};
+use crate::proto::port_range::{self, PortRange};
+use crate::proto::totp::{Digits, LENGTH, LENGTHS, Mode, Protocols, SKEWS, STEP, STEPS, Scheme};
 
 pub(super) const TOTP: Keys = Keys {
     of: "a door's totp",
@@ -15,9 +15,7 @@ pub(super) const TOTP: Keys = Keys {
 
 /// A sequence of three out of so many ports is as hard to guess as a code of six digits.
 const MIN_PORTS: u16 = 100;
-const LENGTH: u64 = 4;
-const STEP: u64 = 30;
-const SKEW: u64 = 1;
+const SKEW: u8 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -45,7 +43,7 @@ pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Option<Scheme
     };
     let step = match read_time(mapping, "step", Duration::from_secs(1), problems) {
         Some(Some(step)) => problems.keep(whole_seconds(step, mapping)),
-        Some(None) => Some(STEP),
+        Some(None) => Some(STEP.into()),
         None => None,
     };
     let skew = read_number(mapping, "skew", SKEWS.into_inner(), SKEW, problems);
@@ -92,8 +90,8 @@ fn read_ports_mode(
     Some(Mode::Ports { low, high, length: u8::try_from(length?).ok()?, protocol: protocol? })
 }
 
-fn read_range(node: &Node) -> Result<std::ops::RangeInclusive<std::num::NonZeroU16>, Diagnostic> {
-    let range = node.read("a range of ports such as 20000-29999", range::parse)?;
+fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
+    let range = node.read("a range of ports such as 20000-29999", port_range::parse)?;
     let ports = range.end().get() - range.start().get();
     if ports < MIN_PORTS - 1 {
         let message = format!("{} ports are too few: anyone could guess", ports + 1);
@@ -137,12 +135,12 @@ fn read_number<T: Into<u64>>(
     mapping: &Mapping,
     key: &str,
     (low, high): (T, T),
-    default: u64,
+    default: T,
     problems: &mut Problems,
 ) -> Option<u64> {
     match mapping.value(key) {
         Some(node) => problems.keep(node.integer(low.into(), high.into())),
-        None => Some(default),
+        None => Some(default.into()),
     }
 }
 

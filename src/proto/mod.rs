@@ -7,6 +7,7 @@ pub mod fwknop;
 pub mod knock;
 pub mod name;
 pub mod network;
+pub mod port_range;
 pub mod ports;
 pub mod secret;
 pub mod spa;

@@ -63,11 +63,15 @@ pub enum Mode {
 }
 
 /// How many knocks a sequence in [`Mode::Ports`] may have.
-pub const LENGTHS: std::ops::RangeInclusive<u8> = 3..=8;
+pub const LENGTHS: RangeInclusive<u8> = 3..=8;
+/// How many it has unless told otherwise.
+pub const LENGTH: u8 = 4;
 /// How long a step may be, in seconds.
-pub const STEPS: std::ops::RangeInclusive<u32> = 1..=3600;
+pub const STEPS: RangeInclusive<u32> = 1..=3600;
+/// How long it is unless told otherwise.
+pub const STEP: u32 = 30;
 /// How many steps a clock may be off.
-pub const SKEWS: std::ops::RangeInclusive<u8> = 0..=10;
+pub const SKEWS: RangeInclusive<u8> = 0..=10;
 
 /// How a door's sequences rotate: every one that it stands for can be knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
