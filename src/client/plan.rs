@@ -70,18 +70,11 @@ pub enum Next {
     GiveUp,
 }
 
-/// How long each try to connect after a knock may take.
+/// How long each try to connect after a knock may take, in milliseconds.
 ///
 /// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
 /// wait a second before it sent another. The last leaves time for a slow line.
-const TRIES: [Duration; 6] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(750),
-    Duration::from_millis(1_500),
-];
+const TRIES: [u64; 6] = [50, 100, 200, 400, 750, 1_500];
 
 /// A wait for a port to accept a connection: knocks, tries to connect for three seconds, knocks
 /// again.
@@ -108,7 +101,7 @@ impl Wait {
         }
         if let Some(&length) = TRIES.get(self.tries) {
             self.tries += 1;
-            self.not_before = now + length;
+            self.not_before = now + Duration::from_millis(length);
             return Next::Connect { until: self.not_before };
         }
         match self.knocks_left.checked_sub(1) {

@@ -1,23 +1,24 @@
 //! How datagrams are taken that open doors: native SPA and fwknop's.
 
 use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Problems, Reported};
+use super::moment;
 use super::raw::{Keys, Node, Reader};
-use super::{moment, range};
 use crate::proto::knock::parse_port;
+use crate::proto::port_range::{self, PortRange};
+use crate::proto::spa::PORTS;
 use crate::time::Wall;
 
 /// How native SPA datagrams are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spa {
     /// Where they are sent to; a client picks one of these.
-    pub ports: RangeInclusive<NonZeroU16>,
+    pub ports: PortRange,
     /// The server's private key.
     pub key_file: PathBuf,
     /// The key before that one, and until when it is accepted too.
@@ -29,7 +30,7 @@ pub struct Spa {
 impl Default for Spa {
     fn default() -> Self {
         Self {
-            ports: PORT..=PORT,
+            ports: PORTS,
             key_file: "/etc/knock.d/keys/server.key".into(),
             old_key: None,
             max_age: Duration::from_secs(60),
@@ -48,12 +49,9 @@ pub struct Fwknop {
 
 impl Default for Fwknop {
     fn default() -> Self {
-        Self { port: PORT, max_age: Duration::from_secs(120) }
+        Self { port: *PORTS.start(), max_age: Duration::from_secs(120) }
     }
 }
-
-/// Where SPA datagrams go, of either kind.
-const PORT: NonZeroU16 = NonZeroU16::new(62_201).expect("is not zero");
 
 pub(super) const SPA: Keys = Keys {
     of: "spa",
@@ -68,7 +66,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<Spa, Reported> {
     let mut reader = Reader::new(node, A_MAPPING, &SPA, problems)?;
     let default = Spa::default();
-    let ports = reader.read("port", |node| node.read("a port, or a range of ports,", range::parse));
+    let ports =
+        reader.read("port", |node| node.read("a port, or a range of ports,", port_range::parse));
     let key_file = reader.read("key_file", Node::path);
     let old_key_file = reader.read("old_key_file", Node::path);
     let until = reader.read("old_until", |node| node.read("a date", moment::parse));

@@ -21,7 +21,6 @@ mod lockout;
 mod moment;
 pub mod one_time;
 mod opening;
-mod range;
 pub mod raw;
 mod rotation;
 pub(crate) mod sections;

@@ -1,13 +1,11 @@
 //! A door's `totp`: how the sequences of its clients rotate.
 
-use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Reported};
-use super::range;
 use super::raw::{Keys, Node, Reader};
-use crate::proto::totp::{Digits, LENGTHS, Mode, Protocols, SKEWS, STEPS, Scheme};
+use crate::proto::port_range::{self, PortRange};
+use crate::proto::totp::{Digits, LENGTH, LENGTHS, Mode, Protocols, SKEWS, STEP, STEPS, Scheme};
 
 pub(super) const TOTP: Keys = Keys {
     of: "a door's totp",
@@ -16,8 +14,6 @@ pub(super) const TOTP: Keys = Keys {
 
 /// A sequence of three out of so many ports is as hard to guess as a code of six digits.
 const MIN_PORTS: u16 = 100;
-const LENGTH: u8 = 4;
-const STEP: u32 = 30;
 const SKEW: u8 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,8 +61,8 @@ fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported
     Ok(Mode::Ports { low, high, length, protocol })
 }
 
-fn read_range(node: &Node) -> Result<RangeInclusive<NonZeroU16>, Diagnostic> {
-    let range = node.read("a range of ports such as 20000-29999", range::parse)?;
+fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
+    let range = node.read("a range of ports such as 20000-29999", port_range::parse)?;
     let ports = range.end().get() - range.start().get();
     if ports < MIN_PORTS - 1 {
         let message = format!("{} ports are too few: anyone could guess", ports + 1);

@@ -8,6 +8,7 @@ use super::Keep;
 use super::rows::{nanos, optional_word, required, word, word_or_none};
 use crate::config::Name;
 use crate::grants::{By, UnknownWord};
+use crate::proto::words::words;
 use crate::time::Wall;
 
 /// How many rows are forgotten at a time: some two milliseconds.
@@ -27,44 +28,21 @@ pub struct Entry {
     pub detail: String,
 }
 
+words! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    Open,
-    Extend,
-    Close,
+    Open = "open",
+    Extend = "extend",
+    Close = "close",
     /// It was asked for and not granted.
-    Refused,
+    Refused = "refused",
     /// It was granted, and opening or closing did not work.
-    Failed,
+    Failed = "failed",
     /// A door without a close did its work.
-    Act,
+    Act = "act",
     /// What a client had used ahead of its time was forgotten.
-    ClientReset,
+    ClientReset = "client_reset",
 }
-
-impl Event {
-    pub const ALL: [Self; 7] = [
-        Self::Open,
-        Self::Extend,
-        Self::Close,
-        Self::Refused,
-        Self::Failed,
-        Self::Act,
-        Self::ClientReset,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Extend => "extend",
-            Self::Close => "close",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Act => "act",
-            Self::ClientReset => "client_reset",
-        }
-    }
 }
 
 impl std::str::FromStr for Event {

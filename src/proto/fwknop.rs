@@ -35,8 +35,6 @@ pub use hash::{Hash, HashError};
 
 use super::secret::Secret;
 
-/// Where requests go unless told otherwise.
-pub const PORT: u16 = 62_201;
 /// How many characters a request has at the least.
 pub const MIN_LEN: usize = 140;
 /// No request has as many characters.

@@ -6,29 +6,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::words::words;
+
+words! {
+Display:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    Tcp,
-    Udp,
+    Tcp = "tcp",
+    Udp = "udp",
 }
-
-impl Protocol {
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// Takes either case.
@@ -36,11 +23,7 @@ impl FromStr for Protocol {
     type Err = KnockError;
 
     fn from_str(text: &str) -> Result<Self, KnockError> {
-        match text.to_ascii_lowercase().as_str() {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            _ => Err(KnockError::Protocol(text.to_owned())),
-        }
+        Self::of_word(text).ok_or_else(|| KnockError::Protocol(text.to_owned()))
     }
 }
 

@@ -20,12 +20,18 @@ use snow::params::NoiseParams;
 pub use self::key::{KEY_LEN, KeyError, PrivateKey, PublicKey};
 pub use self::payload::{Malformed, PAYLOAD_LEN};
 use crate::proto::name::Name;
+use crate::proto::port_range::PortRange;
 use crate::time::Wall;
 
 /// Bytes in a datagram: all have this length.
 pub const LEN: usize = 192;
 /// The port that a server listens to unless told otherwise.
 pub const PORT: u16 = 62201;
+/// The same, as a range.
+pub const PORTS: PortRange = {
+    let port = NonZeroU16::new(PORT).expect("is not zero");
+    port..=port
+};
 
 const TAG_LEN: usize = 16;
 const MASK_FROM: usize = LEN - 16;

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::knock::{Knock, Protocol};
 use super::ports::PortSet;
 use super::secret::Secret;
+use super::words::words;
 use crate::time::Wall;
 
 pub use code::{CodeError, Digits, code, knocks_of_code};
@@ -24,31 +25,17 @@ pub use secret::{
     SECRET_BYTES, SecretError, UriError, encode_secret, generate_secret, parse_secret, uri,
 };
 
+words! {
+Display:
 /// The protocols of the knocks that are derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocols {
-    Tcp,
-    Udp,
+    Tcp = "tcp",
+    Udp = "udp",
     /// Either, as the secret says for each knock.
-    Mixed,
+    Mixed = "mixed",
 }
-
-impl Protocols {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Mixed => "mixed",
-        }
-    }
-}
-
-impl fmt::Display for Protocols {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// The text is neither `tcp`, `udp` nor `mixed`.
@@ -61,12 +48,7 @@ impl FromStr for Protocols {
     type Err = ProtocolsError;
 
     fn from_str(text: &str) -> Result<Self, ProtocolsError> {
-        match text.to_ascii_lowercase().as_str() {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "mixed" => Ok(Self::Mixed),
-            _ => Err(ProtocolsError(text.to_owned())),
-        }
+        Self::of_word(text).ok_or_else(|| ProtocolsError(text.to_owned()))
     }
 }
 
@@ -81,11 +63,15 @@ pub enum Mode {
 }
 
 /// How many knocks a sequence in [`Mode::Ports`] may have.
-pub const LENGTHS: std::ops::RangeInclusive<u8> = 3..=8;
+pub const LENGTHS: RangeInclusive<u8> = 3..=8;
+/// How many it has unless told otherwise.
+pub const LENGTH: u8 = 4;
 /// How long a step may be, in seconds.
-pub const STEPS: std::ops::RangeInclusive<u32> = 1..=3600;
+pub const STEPS: RangeInclusive<u32> = 1..=3600;
+/// How long it is unless told otherwise.
+pub const STEP: u32 = 30;
 /// How many steps a clock may be off.
-pub const SKEWS: std::ops::RangeInclusive<u8> = 0..=10;
+pub const SKEWS: RangeInclusive<u8> = 0..=10;
 
 /// How a door's sequences rotate: every one that it stands for can be knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! AES-256 with a key and an IV derived from what both sides share, as `openssl enc -md md5` does.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::str::FromStr;
 
 use aes::Aes256;
@@ -13,41 +12,31 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::proto::words::words;
+
 pub(super) const SALT: usize = 8;
 const BLOCK: usize = 16;
 /// How long a key is in legacy mode.
 const LEGACY_KEY: usize = 16;
 
+words! {
+Display:
 /// How blocks are chained. It is not said on the wire: both sides have to know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     #[default]
-    Cbc,
-    Ecb,
-    Cfb,
-    Ofb,
-    Ctr,
+    Cbc = "cbc",
+    Ecb = "ecb",
+    Cfb = "cfb",
+    Ofb = "ofb",
+    Ctr = "ctr",
     /// CBC as before fwknop 2.5: every key is cut or filled up to 16 bytes.
-    Legacy,
+    Legacy = "legacy",
+}
 }
 
 impl Mode {
-    pub const ALL: [Self; 6] =
-        [Self::Cbc, Self::Ecb, Self::Cfb, Self::Ofb, Self::Ctr, Self::Legacy];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cbc => "cbc",
-            Self::Ecb => "ecb",
-            Self::Cfb => "cfb",
-            Self::Ofb => "ofb",
-            Self::Ctr => "ctr",
-            Self::Legacy => "legacy",
-        }
-    }
-
     fn key(self, key: &[u8]) -> Cow<'_, [u8]> {
         match (self, key.get(..LEGACY_KEY)) {
             (Self::Legacy, Some(cut)) => Cow::Borrowed(cut),
@@ -151,12 +140,6 @@ impl Derived {
     }
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// A word that names no mode that is spoken here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
@@ -174,10 +157,7 @@ impl FromStr for Mode {
         if text.eq_ignore_ascii_case("asymmetric") {
             return Err(ModeError::Gnupg);
         }
-        Self::ALL
-            .into_iter()
-            .find(|mode| mode.as_str().eq_ignore_ascii_case(text))
-            .ok_or_else(|| ModeError::Unknown(text.to_owned()))
+        Self::of_word(text).ok_or_else(|| ModeError::Unknown(text.to_owned()))
     }
 }
 

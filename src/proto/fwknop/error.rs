@@ -1,131 +1,70 @@
 //! Why a datagram is no request, and why a request cannot be sent.
 
 use super::hash::Hash;
+use crate::proto::words::words;
 
+words! {
 /// Why a datagram asks for nothing that is done here. Names no value from within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Error {
     #[error("shorter or longer than any fwknop request: a request has 140 to 1499 characters")]
-    Length,
+    Length = "fwknop-bad-length",
     #[error("sent over HTTP: only UDP is listened to")]
-    Http,
+    Http = "fwknop-http",
     #[error("encrypted with GnuPG: only keys that both sides share are understood")]
-    Gnupg,
+    Gnupg = "fwknop-gnupg",
     #[error("not base64")]
-    NotBase64,
+    NotBase64 = "fwknop-not-base64",
     #[error("base64 with padding or left-over bits: the copy of a request, altered")]
-    NotCanonical,
+    NotCanonical = "fwknop-not-canonical",
     #[error("begins with the characters that fwknop cuts off: the copy of a request, altered")]
-    Prefix,
+    Prefix = "fwknop-prefixed",
     #[error("does not begin as fwknop's requests do")]
-    NotSalted,
+    NotSalted = "fwknop-not-salted",
     #[error("the HMAC is wrong: another HMAC key or hash, or altered on the way")]
-    Hmac,
+    Hmac = "fwknop-bad-hmac",
     #[error("cannot be decrypted: another key or mode, or an HMAC where none is expected")]
-    Undecryptable,
+    Undecryptable = "fwknop-undecryptable",
     #[error("the digest within it is wrong")]
-    Digest,
+    Digest = "fwknop-bad-digest",
     #[error("too few or too many fields")]
-    FieldCount,
+    FieldCount = "fwknop-field-count",
     #[error("its random number does not have 16 digits")]
-    Random,
+    Random = "fwknop-bad-random",
     #[error("its user name is empty, too long or has a forbidden character")]
-    User,
+    User = "fwknop-bad-user",
     #[error("its time stamp is not a number of seconds")]
-    Timestamp,
+    Timestamp = "fwknop-bad-timestamp",
     #[error("its version is empty or too long")]
-    Version,
+    Version = "fwknop-bad-version",
     #[error("a type of message that fwknop does not have")]
-    Type,
+    Type = "fwknop-bad-type",
     #[error("asks for a command: only ports are opened")]
-    Command,
+    Command = "fwknop-command",
     #[error("asks for NAT: only ports of this host are opened")]
-    Nat,
+    Nat = "fwknop-nat",
     #[error("asks for local NAT: only ports of this host are opened as they are")]
-    LocalNat,
+    LocalNat = "fwknop-local-nat",
     #[error("the address to open for is not a plain IPv4 address")]
-    Address,
+    Address = "fwknop-bad-address",
     #[error("the ports to open are not a list such as tcp/22,udp/53")]
-    Ports,
+    Ports = "fwknop-bad-ports",
     #[error("the time to stay open is missing or not 0 to 65536 seconds")]
-    Timeout,
+    Timeout = "fwknop-bad-timeout",
     #[error("its field for a server's password is not base64 or too long")]
-    ServerAuth,
+    ServerAuth = "fwknop-bad-server-auth",
     #[error("no client sends from this address to this one")]
-    Source,
+    Source = "fwknop-source",
     #[error("names another user than the client's")]
-    Username,
+    Username = "fwknop-username",
     #[error("the address to open for is no single host's")]
-    ForbiddenAddress,
+    ForbiddenAddress = "fwknop-forbidden-address",
     #[error("asks for a port that none of the client's doors opens")]
-    NoDoor,
+    NoDoor = "fwknop-no-door",
+}
 }
 
 impl Error {
-    pub const ALL: [Self; 27] = [
-        Self::Length,
-        Self::Http,
-        Self::Gnupg,
-        Self::NotBase64,
-        Self::NotCanonical,
-        Self::Prefix,
-        Self::NotSalted,
-        Self::Hmac,
-        Self::Undecryptable,
-        Self::Digest,
-        Self::FieldCount,
-        Self::Random,
-        Self::User,
-        Self::Timestamp,
-        Self::Version,
-        Self::Type,
-        Self::Command,
-        Self::Nat,
-        Self::LocalNat,
-        Self::Address,
-        Self::Ports,
-        Self::Timeout,
-        Self::ServerAuth,
-        Self::Source,
-        Self::Username,
-        Self::ForbiddenAddress,
-        Self::NoDoor,
-    ];
-
-    /// The word that scripts see: in JSON, in counters.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Length => "fwknop-bad-length",
-            Self::Http => "fwknop-http",
-            Self::Gnupg => "fwknop-gnupg",
-            Self::NotBase64 => "fwknop-not-base64",
-            Self::NotCanonical => "fwknop-not-canonical",
-            Self::Prefix => "fwknop-prefixed",
-            Self::NotSalted => "fwknop-not-salted",
-            Self::Hmac => "fwknop-bad-hmac",
-            Self::Undecryptable => "fwknop-undecryptable",
-            Self::Digest => "fwknop-bad-digest",
-            Self::FieldCount => "fwknop-field-count",
-            Self::Random => "fwknop-bad-random",
-            Self::User => "fwknop-bad-user",
-            Self::Timestamp => "fwknop-bad-timestamp",
-            Self::Version => "fwknop-bad-version",
-            Self::Type => "fwknop-bad-type",
-            Self::Command => "fwknop-command",
-            Self::Nat => "fwknop-nat",
-            Self::LocalNat => "fwknop-local-nat",
-            Self::Address => "fwknop-bad-address",
-            Self::Ports => "fwknop-bad-ports",
-            Self::Timeout => "fwknop-bad-timeout",
-            Self::ServerAuth => "fwknop-bad-server-auth",
-            Self::Source => "fwknop-source",
-            Self::Username => "fwknop-username",
-            Self::ForbiddenAddress => "fwknop-forbidden-address",
-            Self::NoDoor => "fwknop-no-door",
-        }
-    }
-
     /// Whether, after some keys were tried, nothing proves that it is more than noise.
     #[must_use]
     pub const fn is_noise(self) -> bool {

@@ -1,6 +1,5 @@
 //! The hashes that fwknop knows, as digest and as HMAC, in base64.
 
-use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::BASE64_NOPAD;
@@ -13,44 +12,26 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 use sha3::{Sha3_256, Sha3_512};
 
+use crate::proto::words::words;
+
+words! {
+Display:
 /// A hash, for the digest within a request or for its HMAC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hash {
-    Md5,
-    Sha1,
+    Md5 = "md5",
+    Sha1 = "sha1",
     #[default]
-    Sha256,
-    Sha384,
-    Sha512,
-    Sha3_256,
-    Sha3_512,
+    Sha256 = "sha256",
+    Sha384 = "sha384",
+    Sha512 = "sha512",
+    Sha3_256 = "sha3_256",
+    Sha3_512 = "sha3_512",
+}
 }
 
 impl Hash {
-    pub const ALL: [Self; 7] = [
-        Self::Md5,
-        Self::Sha1,
-        Self::Sha256,
-        Self::Sha384,
-        Self::Sha512,
-        Self::Sha3_256,
-        Self::Sha3_512,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Md5 => "md5",
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-            Self::Sha3_256 => "sha3_256",
-            Self::Sha3_512 => "sha3_512",
-        }
-    }
-
     /// How many characters its value has in base64 without padding.
     #[must_use]
     pub const fn encoded_len(self) -> usize {
@@ -99,12 +80,6 @@ impl Hash {
     }
 }
 
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// A word that names no hash of fwknop's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -118,10 +93,7 @@ impl FromStr for Hash {
     type Err = HashError;
 
     fn from_str(text: &str) -> Result<Self, HashError> {
-        Self::ALL
-            .into_iter()
-            .find(|hash| hash.as_str().eq_ignore_ascii_case(text))
-            .ok_or_else(|| HashError(text.to_owned()))
+        Self::of_word(text).ok_or_else(|| HashError(text.to_owned()))
     }
 }
 

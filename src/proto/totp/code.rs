@@ -13,26 +13,20 @@ use crate::proto::knock::{Knock, Protocol};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Digits {
-    Six,
-    Eight,
+    Six = 6,
+    Eight = 8,
 }
 
 impl Digits {
     #[must_use]
     pub const fn count(self) -> usize {
-        match self {
-            Self::Six => 6,
-            Self::Eight => 8,
-        }
+        self as usize
     }
 }
 
 impl From<Digits> for u8 {
     fn from(digits: Digits) -> Self {
-        match digits {
-            Digits::Six => 6,
-            Digits::Eight => 8,
-        }
+        digits as Self
     }
 }
 
@@ -70,11 +64,7 @@ pub(super) fn value(key: &Key, step: u64, digits: Digits) -> u32 {
     // At most 15 + 4 of 20 bytes.
     let number =
         mac.iter().skip(offset).take(4).fold(0, |number, &byte| number << 8 | u32::from(byte));
-    let modulus = match digits {
-        Digits::Six => 1_000_000,
-        Digits::Eight => 100_000_000,
-    };
-    (number & 0x7fff_ffff) % modulus
+    (number & 0x7fff_ffff) % 10u32.pow(digits as u32)
 }
 
 /// The knocks of a code, the first pair of digits first; `base` is one of [`BASES`].

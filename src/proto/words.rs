@@ -1,0 +1,38 @@
+//! Enums whose variants have a word each: in configurations, in JSON, in counters.
+
+/// Defines such an enum: all variants in `ALL`, the word of one, the variant of a word. `Display`
+/// before it makes it shown by its word.
+macro_rules! words {
+    (Display: $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
+        $crate::proto::words::words! { $(#[$of])* pub enum $name { $($variants)+ } }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+    ($(#[$of:meta])* pub enum $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$of])*
+        pub enum $name {
+            $($(#[$each])* $variant,)+
+        }
+
+        impl $name {
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
+
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// The variant that a word stands for, in either case.
+            #[must_use]
+            pub fn of_word(word: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(word))
+            }
+        }
+    };
+}
+
+pub(crate) use words;
