@@ -7,7 +7,6 @@ pub(super) mod site;
 
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU16;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,8 +17,9 @@ use self::bundle::{Bundle, Entry, Server, Way};
 use self::files::Edit;
 use self::record::ClientFile;
 use self::site::Site;
-use super::failure::{Failure, say};
+use super::error::{Error, say};
 use super::hand;
+use super::target::Target;
 use crate::config::{Client, Config, Door, Name, Spa};
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
@@ -80,7 +80,7 @@ struct GivenKey {
 }
 
 impl Given {
-    fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Failure> {
+    fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
         let totp = if args.totp {
             let mut random = Zeroizing::new([0; SECRET_BYTES]);
             getrandom::fill(&mut *random)?;
@@ -102,8 +102,8 @@ impl Given {
     }
 }
 
-pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<(), Failure> {
-    let site = Site::open(config, insecure)?;
+pub(super) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
+    let site = Site::open(target)?;
     let known = site.client(&args.client)?;
     check(&site.config().doors, args, known.as_ref())?;
     let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
@@ -146,29 +146,29 @@ pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<()
 ///
 /// # Errors
 /// When there is nothing to be done, or a door could not be opened with what the client has then.
-fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Failure> {
+fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Error> {
     let name = &args.client;
     if let Some(unknown) =
         args.doors.iter().find(|wanted| doors.iter().all(|door| door.name() != *wanted))
     {
         let doors = doors.iter().map(|door| door.name().clone()).collect();
-        return Err(Failure::NoDoor { door: unknown.clone(), doors });
+        return Err(Error::NoDoor { door: unknown.clone(), doors });
     }
     let (gets_totp, gets_spa) = (args.totp, args.spa.is_some());
     match known {
         None if args.doors.is_empty() => {
-            return Err(Failure::Unfit(format!(
+            return Err(Error::Unfit(format!(
                 "'{name}' is new: name the doors that it may open, with --door"
             )));
         }
         None if !gets_totp && !gets_spa => {
-            return Err(Failure::Unfit(format!(
+            return Err(Error::Unfit(format!(
                 "'{name}' is new: say what it gets\n    \
                  --totp a secret for sequences that rotate, --spa a key for datagrams"
             )));
         }
         Some(_) if args.doors.is_empty() && !gets_totp && !gets_spa => {
-            return Err(Failure::Unfit(format!(
+            return Err(Error::Unfit(format!(
                 "'{name}' is known already, and nothing is to be added\n    \
                  --door lets it open another door; --totp gives it a new secret; \
                  --spa adds a public key"
@@ -183,14 +183,14 @@ fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Resul
     };
     let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
     if let Some(door) = named.find(|door| !opens(door)) {
-        return Err(Failure::Unfit(takes_none(door, name, totp, spa)));
+        return Err(Error::Unfit(takes_none(door, name, totp, spa)));
     }
     let had = known.map_or(&[][..], |known| &known.doors);
     let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
     for (gets, lacks) in [(gets_totp, Lacks::Totp), (gets_spa, Lacks::Spa)] {
         if gets && doors.iter().filter(all).all(|door| lacks.is_lacked_by(door)) {
             let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
-            return Err(Failure::Unfit(lacks.said(&names.join("', '"))));
+            return Err(Error::Unfit(lacks.said(&names.join("', '"))));
         }
     }
     Ok(())
@@ -270,7 +270,7 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Failure> {
+fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Error> {
     let own = nix::unistd::gethostname().unwrap_or_default();
     let own = own.to_string_lossy();
     if args.host.is_none() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::enroll::files::write_new;
-use super::failure::{Failure, say};
+use super::error::{Error, say};
 use crate::config::one_time::{Recipe, generate};
 use crate::proto::knock::{Protocol, parse_port};
 use crate::proto::totp::Protocols;
@@ -39,7 +39,7 @@ fn ports(text: &str) -> Result<RangeInclusive<NonZeroU16>, String> {
     if low > high { Err("write the lower port first".to_owned()) } else { Ok(low..=high) }
 }
 
-pub(super) fn run(args: OneTimeArgs) -> Result<(), Failure> {
+pub(super) fn run(args: OneTimeArgs) -> Result<(), Error> {
     let recipe = Recipe {
         lines: usize::try_from(args.lines).unwrap_or(usize::MAX),
         length: args.length.into(),

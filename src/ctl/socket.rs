@@ -4,7 +4,6 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 use std::{fs, mem};
 
@@ -80,20 +79,6 @@ fn in_doubt(report: Option<&Report>) -> String {
     })
 }
 
-/// Says what went wrong. Someone who stops reading early is no error.
-pub(super) fn finish(result: Result<(), ControlError>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(ControlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -128,7 +113,7 @@ impl Daemon {
         let missing =
             fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match report {
-            Some(report) if missing && config != Path::new(super::CONFIG) => {
+            Some(report) if missing && config != Path::new(super::target::CONFIG) => {
                 Err(ControlError::NoConfiguration(report))
             }
             doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),

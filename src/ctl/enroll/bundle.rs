@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::record::scalar;
 use crate::config::Name;
-use crate::ctl::failure::Failure;
+use crate::ctl::error::Error;
 use crate::ctl::qr;
 use crate::proto::duration;
 use crate::proto::secret::Secret;
@@ -178,7 +178,7 @@ impl Bundle<'_> {
     ///
     /// # Errors
     /// When a name does not fit into a URI.
-    pub(super) fn text(&self, with_qr: bool, colours: bool) -> Result<Zeroizing<String>, Failure> {
+    pub(super) fn text(&self, with_qr: bool, colours: bool) -> Result<Zeroizing<String>, Error> {
         let mut text = Zeroizing::new(String::new());
         if let Some(secret) = self.secret {
             self.add_authenticator(&mut text, secret, with_qr, colours)?;
@@ -213,7 +213,7 @@ impl Bundle<'_> {
         secret: &Secret,
         with_qr: bool,
         colours: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let schemes: Vec<(&Name, &Scheme)> = self
             .entries
             .iter()
