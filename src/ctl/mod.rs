@@ -21,6 +21,7 @@ mod status;
 mod target;
 mod trial;
 mod words;
+mod yaml;
 
 use std::process::ExitCode;
 

@@ -36,6 +36,11 @@ impl Page {
         self.line(depth, &format!("{}: [{}]", scalar(key), items.join(", ")));
     }
 
+    /// An item of a list that is written line by line.
+    pub(super) fn item(&mut self, depth: usize, text: &str) {
+        self.line(depth, &format!("- {}", scalar(text)));
+    }
+
     /// The lines of another page, none of them less deep than this, turned into comments there.
     pub(super) fn commented(&mut self, depth: usize, page: &Self) {
         for line in page.0.lines() {
@@ -56,7 +61,8 @@ impl Page {
         self.0
     }
 
-    fn line(&mut self, depth: usize, text: &str) {
+    /// A line as it is.
+    pub(super) fn line(&mut self, depth: usize, text: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{:depth$}{text}", "", depth = depth * 2);
     }

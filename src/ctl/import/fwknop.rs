@@ -18,9 +18,9 @@ use keys::Key;
 
 use super::Files;
 use super::names::Names;
-use super::page::Page;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;

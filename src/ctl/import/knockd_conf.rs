@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::names::Names;
-use super::page::Page;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::sections::{Part, Section, read_sections};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};

@@ -6,10 +6,10 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::page::Page;
 use super::super::{Files, unreadable};
 use super::lines::lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::parse_port;
 
