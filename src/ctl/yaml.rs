@@ -27,6 +27,14 @@ impl Page {
         self.line(depth, &format!("{}:", scalar(key)));
     }
 
+    /// A key with what another page says below it, if that is anything.
+    pub(super) fn section(&mut self, depth: usize, key: &str, below: &Self) {
+        if !below.0.is_empty() {
+            self.open(depth, key);
+            self.append(below);
+        }
+    }
+
     pub(super) fn entry(&mut self, depth: usize, key: &str, value: &str) {
         self.line(depth, &format!("{}: {}", scalar(key), scalar(value)));
     }
