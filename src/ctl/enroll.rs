@@ -105,7 +105,7 @@ impl Given {
 pub(super) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
     let site = Site::open(target)?;
     let known = site.client(&args.client)?;
-    check(&site.config().doors, args, known.as_ref())?;
+    check(site.config(), args, known.as_ref())?;
     let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
     let server_key = if has_spa { Some(site.server_key()?) } else { None };
     let given = Given::of(args, server_key)?;
@@ -146,13 +146,11 @@ pub(super) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
 ///
 /// # Errors
 /// When there is nothing to be done, or a door could not be opened with what the client has then.
-fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Error> {
-    let name = &args.client;
-    if let Some(unknown) =
-        args.doors.iter().find(|wanted| doors.iter().all(|door| door.name() != *wanted))
-    {
-        let doors = doors.iter().map(|door| door.name().clone()).collect();
-        return Err(Error::NoDoor { door: unknown.clone(), doors });
+fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Error> {
+    let (name, doors) = (&args.client, &config.doors);
+    let unknown = |wanted: &&Name| config.doors.iter().all(|door| door.name() != *wanted);
+    if let Some(unknown) = args.doors.iter().find(unknown) {
+        return Err(Error::no_door(config, unknown));
     }
     let (gets_totp, gets_spa) = (args.totp, args.spa.is_some());
     match known {
@@ -226,26 +224,18 @@ impl Lacks {
 
 fn takes_none(door: &Door, client: &Name, totp: bool, spa: bool) -> String {
     let name = door.name();
-    match (totp, spa) {
-        (true, false) if door.recognition.spa => {
-            format!(
-                "{}\n    or give the client a key for it: --spa",
-                Lacks::Totp.said(name.as_str())
-            )
+    let (lacks, other) = match (totp, spa) {
+        (true, false) => (Lacks::Totp, "\n    or give the client a key for it: --spa"),
+        (false, true) => (Lacks::Spa, "\n    or give the client a secret for it: --totp"),
+        _ => {
+            return format!(
+                "nothing that '{client}' could be given opens '{name}'\n    \
+                 add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
+            );
         }
-        (false, true) if door.recognition.totp.is_some() => {
-            format!(
-                "{}\n    or give the client a secret for it: --totp",
-                Lacks::Spa.said(name.as_str())
-            )
-        }
-        (true, false) => Lacks::Totp.said(name.as_str()),
-        (false, true) => Lacks::Spa.said(name.as_str()),
-        _ => format!(
-            "nothing that '{client}' could be given opens '{name}'\n    \
-             add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
-        ),
-    }
+    };
+    let others = [Lacks::Totp, Lacks::Spa].iter().any(|way| !way.is_lacked_by(door));
+    format!("{}{}", lacks.said(name.as_str()), if others { other } else { "" })
 }
 
 /// What has become of the client, for whoever enrols it.
@@ -342,20 +332,20 @@ mod tests {
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
 
     /// A door for each way: `totp`, `spa`, `both`, and `plain`, which takes neither.
-    fn doors() -> Vec<Door> {
+    fn config() -> Config {
         let door = "{sequence: [7000, 8000, 9000], start_command: 'true'}";
         let text = format!("doors: {{both: {door}, plain: {door}, spa: {door}, totp: {door}}}");
         let port = |port: u16| port.try_into().unwrap();
         let (low, high) = (port(20000), port(29999));
         let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
-        let mut doors = parse(&Source::new("f", text)).unwrap().config.doors;
-        for door in &mut doors {
+        let mut config = parse(&Source::new("f", text)).unwrap().config;
+        for door in &mut config.doors {
             let name = door.name().to_string();
             let rotates = ["both", "totp"].contains(&&*name);
             door.recognition.totp = rotates.then(|| Scheme::new(mode, 30, 1).unwrap());
             door.recognition.spa = ["both", "spa"].contains(&&*name);
         }
-        doors
+        config
     }
 
     fn known(totp: bool, doors: &[&str]) -> ClientFile {
@@ -378,7 +368,7 @@ mod tests {
         }
         let words = ["enroll", "phone"].into_iter().chain(line.split_whitespace());
         let args = <Cli as clap::Parser>::try_parse_from(words).unwrap().args;
-        let error = check(&doors(), &args, known).err()?;
+        let error = check(&config(), &args, known).err()?;
         Some(error.to_string().lines().next().unwrap().to_owned())
     }
 
