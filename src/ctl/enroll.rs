@@ -18,7 +18,6 @@ use self::files::Edit;
 use self::record::ClientFile;
 use self::site::Site;
 use super::error::{Error, say};
-use super::hand;
 use super::target::Target;
 use crate::config::{Client, Config, Door, Name, Spa};
 use crate::proto::duration;
@@ -31,10 +30,9 @@ use crate::sys::clock;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct EnrollArgs {
     /// The name of the client, new or known
-    #[arg(value_parser = hand::door)]
     client: Name,
     /// A door that it may open; may be given again for more
-    #[arg(long = "door", value_name = "DOOR", value_parser = hand::door)]
+    #[arg(long = "door", value_name = "DOOR")]
     doors: Vec<Name>,
     /// Give it a new TOTP secret; one that it has is replaced
     #[arg(long)]

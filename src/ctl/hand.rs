@@ -13,7 +13,6 @@ use crate::proto::network::is_a_hosts;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
     /// The name of the door
-    #[arg(value_parser = door)]
     door: Name,
     /// The address to open it for
     #[arg(value_parser = source)]
@@ -26,7 +25,7 @@ pub(super) struct OpenArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CloseArgs {
     /// The name of the door
-    #[arg(value_parser = door, required_unless_present = "all", requires = "ip")]
+    #[arg(required_unless_present = "all", requires = "ip")]
     door: Option<Name>,
     /// The address to close it for
     #[arg(value_parser = address)]
@@ -52,7 +51,6 @@ pub(super) enum ClientTask {
     #[command(after_help = "Example: knockctl client reset laptop")]
     Reset {
         /// The name of the client
-        #[arg(value_parser = door)]
         client: Name,
     },
 }

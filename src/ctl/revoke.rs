@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::enroll::files::Edit;
 use super::enroll::site::Site;
 use super::error::{Error, say};
-use super::hand;
 use super::socket::{ControlError, Patience};
 use super::target::Target;
 use crate::config::Name;
@@ -14,7 +13,6 @@ use crate::control::Request;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct RevokeArgs {
     /// The name of the client
-    #[arg(value_parser = hand::door)]
     client: Name,
 }
 

@@ -8,7 +8,6 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::error::{Error, say};
-use super::hand;
 use super::lines::{local, object, table};
 use super::target::Target;
 use crate::config::{Client, Config, Door, Name};
@@ -20,10 +19,8 @@ use crate::time::Wall;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct SequenceArgs {
     /// The name of the door
-    #[arg(value_parser = hand::door)]
     door: Name,
     /// Whose knocks, where they rotate with time
-    #[arg(value_parser = hand::door)]
     client: Option<Name>,
     /// At another time: 2026-11-22T13:00:00Z, '2026-11-22 13:00' here, or seconds since 1970
     #[arg(long, value_name = "TIME", value_parser = time)]
