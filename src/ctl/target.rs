@@ -24,43 +24,34 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) const fn options(&self) -> Options {
+    pub const fn options(&self) -> Options {
         Options { insecure_permissions: self.insecure_permissions }
     }
 
     /// Reads the whole configuration.
-    pub(super) fn load(&self) -> Result<Loaded, Error> {
+    pub fn load(&self) -> Result<Loaded, Error> {
         load::load(&self.config, &self.options()).map_err(Error::Configuration)
     }
 
     /// The daemon that may be running with this configuration.
-    pub(super) fn daemon(&self) -> Result<Daemon, ControlError> {
+    pub fn daemon(&self) -> Result<Daemon, ControlError> {
         Daemon::find(&self.config, self.insecure_permissions)
     }
 
     /// Asks that daemon, and gives what it says when all is done.
-    pub(super) fn ask(
-        &self,
-        request: &Request,
-        patience: Patience,
-    ) -> Result<String, ControlError> {
+    pub fn ask(&self, request: &Request, patience: Patience) -> Result<String, ControlError> {
         self.daemon()?.ask(request, patience).and_then(Replies::done)
     }
 
     /// Asks that daemon, and prints what it says, or `done` where that is nothing.
-    pub(super) fn act(
-        &self,
-        request: &Request,
-        patience: Patience,
-        done: &str,
-    ) -> Result<(), Error> {
+    pub fn act(&self, request: &Request, patience: Patience, done: &str) -> Result<(), Error> {
         let text = self.ask(request, patience)?;
         let text = if text.is_empty() { done } else { &text };
         Ok(writeln!(io::stdout(), "{}", escape(text))?)
     }
 
     /// A command line that means the same configuration.
-    pub(super) fn command(&self, program: &str, rest: &str) -> String {
+    pub fn command(&self, program: &str, rest: &str) -> String {
         if self.config == Path::new(CONFIG) {
             format!("{program} {rest}")
         } else {

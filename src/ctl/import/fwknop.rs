@@ -53,8 +53,7 @@ pub(super) fn import(
     {
         if !part.is_empty() {
             page.blank();
-            page.open(0, key);
-            page.append(part);
+            page.section(0, key, part);
         }
     }
     let whole = |message: &str| Diagnostic::file(path, message).into_warning();

@@ -46,8 +46,7 @@ pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
         notes.push(Diagnostic::file(source.path(), "there is no door in it"));
     } else {
         page.blank();
-        page.open(0, "doors");
-        page.append(&doors);
+        page.section(0, "doors", &doors);
     }
     page
 }
