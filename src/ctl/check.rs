@@ -28,39 +28,37 @@ use crate::sys::{clock, privileges};
 /// Fails if there are errors. Someone who stops reading early is no error.
 #[must_use]
 pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> ExitCode {
-    match load(path, &options) {
+    let mut loaded = match load(path, &options) {
+        Ok(loaded) => loaded,
         Err(report) => {
             let _ = writeln!(io::stderr(), "{report}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
-        Ok(mut loaded) => {
-            let written = loaded.config.settings.clone();
-            apply(&mut loaded.config.settings);
-            if loaded.config.settings != written {
-                // What is wrong may not stand in the file.
-                loaded.places.settings.clear();
-                loaded.places.interfaces.clear();
-            }
-            let mut warnings = Problems::default();
-            warnings.extend(loaded.warnings.iter().cloned());
-            let host = host::look();
-            if privileges::is_root() {
-                warnings.extend(obstacles(path, &loaded, options, clock::now()));
-            } else {
-                let left_out = "not looked at without root: the firewall, and the daemon's files";
-                let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());
-            }
-            warnings.extend(lint(&loaded, &host));
-            let guards = |door: &Door| door.opening.how == How::Guard;
-            if loaded.config.doors.iter().any(guards) {
-                warnings.extend(doubts(&loaded, &around(host)));
-            }
-            let refused = warnings.has_errors();
-            // Whoever stops reading has read enough.
-            let _ = print(path, &loaded, &warnings.into_sorted(), refused);
-            ExitCode::from(u8::from(refused))
-        }
+    };
+    let written = loaded.config.settings.clone();
+    apply(&mut loaded.config.settings);
+    if loaded.config.settings != written {
+        // What is wrong may not stand in the file.
+        loaded.places.settings.clear();
+        loaded.places.interfaces.clear();
     }
+    let mut warnings = Problems::default();
+    warnings.extend(loaded.warnings.iter().cloned());
+    let host = host::look();
+    if privileges::is_root() {
+        warnings.extend(obstacles(path, &loaded, options, clock::now()));
+    } else {
+        let left_out = "not looked at without root: the firewall, and the daemon's files";
+        let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());
+    }
+    warnings.extend(lint(&loaded, &host));
+    if loaded.config.doors.iter().any(|door| door.opening.how == How::Guard) {
+        warnings.extend(doubts(&loaded, &around(host)));
+    }
+    let refused = warnings.has_errors();
+    // Whoever stops reading has read enough.
+    let _ = print(path, &loaded, &warnings.into_sorted(), refused);
+    ExitCode::from(u8::from(refused))
 }
 
 fn around(host: Host) -> Around {
@@ -85,13 +83,7 @@ fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic], refused: bool) -
     let doors = &loaded.config.doors;
     let ways = ways(&loaded.config);
     for (door, ways) in doors.iter().zip(&ways) {
-        let (first, others) = ways
-            .split_first()
-            .map_or(("", [].as_slice()), |(first, others)| (first.as_str(), others));
-        writeln!(output, "{}: {first}", door.name())?;
-        for other in others {
-            writeln!(output, "    or {other}")?;
-        }
+        writeln!(output, "{}: {}", door.name(), ways.join("\n    or "))?;
         describe(&mut output, door)?;
     }
     let clients = match loaded.config.clients.len() {
@@ -137,11 +129,19 @@ fn describe(output: &mut impl Write, door: &Door) -> io::Result<()> {
 
 fn describe_commands(output: &mut impl Write, commands: &Commands, after: &str) -> io::Result<()> {
     let (v4, v6) = (commands.of(Family::V4), commands.of(Family::V6));
-    if (&v4.open, &v4.close) == (&v6.open, &v6.close) {
-        return describe_pair(output, "", v4, after);
+    let both = [("IPv4 ", v4), ("IPv6 ", v6)];
+    let same = (&v4.open, &v4.close) == (&v6.open, &v6.close);
+    let told = if same { vec![("", v4)] } else { both.to_vec() };
+    for (family, Pair { open, close, .. }) in told {
+        match open {
+            Some(open) => writeln!(output, "    {family}runs {}", one_line(open))?,
+            None => writeln!(output, "    {family}cannot be opened")?,
+        }
+        if let Some(close) = close {
+            writeln!(output, "    {family}after {after} runs {}", one_line(close))?;
+        }
     }
-    describe_pair(output, "IPv4 ", v4, after)?;
-    describe_pair(output, "IPv6 ", v6, after)
+    Ok(())
 }
 
 fn describe_set(output: &mut impl Write, set: &NftSet, ports: &str, after: &str) -> io::Result<()> {
@@ -158,22 +158,6 @@ fn describe_set(output: &mut impl Write, set: &NftSet, ports: &str, after: &str)
         }
     }
     Ok(())
-}
-
-fn describe_pair(
-    output: &mut impl Write,
-    family: &str,
-    pair: &Pair,
-    after: &str,
-) -> io::Result<()> {
-    match &pair.open {
-        Some(open) => writeln!(output, "    {family}runs {}", one_line(open))?,
-        None => writeln!(output, "    {family}cannot be opened")?,
-    }
-    match &pair.close {
-        Some(close) => writeln!(output, "    {family}after {after} runs {}", one_line(close)),
-        None => Ok(()),
-    }
 }
 
 fn one_line(command: &Command) -> String {

@@ -1,14 +1,13 @@
 //! `knockctl completions`: what a shell needs to complete the three programs' command lines.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use clap::ValueEnum;
 use clap_complete::Shell;
 
-use super::socket::{ControlError, Daemon};
+use super::error::Error;
 use super::status;
-use crate::config::load;
+use super::target::Target;
 use crate::{client, keeper};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -40,17 +39,13 @@ enum Program {
     Knockctl,
 }
 
-pub(super) fn run(
-    config: &Path,
-    insecure: bool,
-    args: &CompletionsArgs,
-) -> Result<(), ControlError> {
+pub(super) fn run(target: &Target, args: &CompletionsArgs) -> Result<(), Error> {
     let shell = match args.script {
         Script::Bash => Shell::Bash,
         Script::Zsh => Shell::Zsh,
         Script::Fish => Shell::Fish,
-        Script::Doors => return print(&doors(config, insecure)?),
-        Script::Clients => return print(&clients(config, insecure)?),
+        Script::Doors => return print(&doors(target)?),
+        Script::Clients => return print(&clients(target)?),
     };
     let programs = Program::value_variants().iter().copied();
     let wanted = programs.filter(|program| args.program.is_none_or(|only| only == *program));
@@ -58,27 +53,21 @@ pub(super) fn run(
     Ok(io::stdout().write_all(scripts.as_bytes())?)
 }
 
-fn print(names: &[String]) -> Result<(), ControlError> {
+fn print(names: &[String]) -> Result<(), Error> {
     let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
     Ok(io::stdout().write_all(lines.as_bytes())?)
 }
 
-fn clients(config: &Path, insecure_permissions: bool) -> Result<Vec<String>, ControlError> {
-    let options = load::Options { insecure_permissions };
-    let loaded = load::load(config, &options).map_err(ControlError::NoConfiguration)?;
-    Ok(loaded.config.clients.iter().map(|client| client.name.to_string()).collect())
+fn clients(target: &Target) -> Result<Vec<String>, Error> {
+    Ok(target.load()?.config.clients.iter().map(|client| client.name.to_string()).collect())
 }
 
 /// The doors of the running daemon; where none answers, those of the configuration.
-fn doors(config: &Path, insecure_permissions: bool) -> Result<Vec<String>, ControlError> {
-    let running =
-        Daemon::find(config, insecure_permissions).and_then(|mut it| status::ask(&mut it));
-    if let Ok(status) = running {
+fn doors(target: &Target) -> Result<Vec<String>, Error> {
+    if let Ok(status) = target.daemon().and_then(|mut daemon| status::ask(&mut daemon)) {
         return Ok(status.doors.iter().map(|door| door.door.to_string()).collect());
     }
-    let options = load::Options { insecure_permissions };
-    let loaded = load::load(config, &options).map_err(ControlError::NoConfiguration)?;
-    Ok(loaded.config.doors.iter().map(|door| door.name().to_string()).collect())
+    Ok(target.load()?.config.doors.iter().map(|door| door.name().to_string()).collect())
 }
 
 fn script(shell: Shell, program: Program) -> String {

@@ -7,7 +7,6 @@ pub(super) mod site;
 
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU16;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,8 +17,8 @@ use self::bundle::{Bundle, Entry, Server, Way};
 use self::files::Edit;
 use self::record::ClientFile;
 use self::site::Site;
-use super::failure::{Failure, say};
-use super::hand;
+use super::error::{Error, say};
+use super::target::Target;
 use crate::config::{Client, Config, Door, Name, Spa};
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
@@ -31,10 +30,9 @@ use crate::sys::clock;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct EnrollArgs {
     /// The name of the client, new or known
-    #[arg(value_parser = hand::door)]
     client: Name,
     /// A door that it may open; may be given again for more
-    #[arg(long = "door", value_name = "DOOR", value_parser = hand::door)]
+    #[arg(long = "door", value_name = "DOOR")]
     doors: Vec<Name>,
     /// Give it a new TOTP secret; one that it has is replaced
     #[arg(long)]
@@ -80,7 +78,7 @@ struct GivenKey {
 }
 
 impl Given {
-    fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Failure> {
+    fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
         let totp = if args.totp {
             let mut random = Zeroizing::new([0; SECRET_BYTES]);
             getrandom::fill(&mut *random)?;
@@ -102,10 +100,10 @@ impl Given {
     }
 }
 
-pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<(), Failure> {
-    let site = Site::open(config, insecure)?;
+pub(super) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
+    let site = Site::open(target)?;
     let known = site.client(&args.client)?;
-    check(&site.config().doors, args, known.as_ref())?;
+    check(site.config(), args, known.as_ref())?;
     let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
     let server_key = if has_spa { Some(site.server_key()?) } else { None };
     let given = Given::of(args, server_key)?;
@@ -146,29 +144,27 @@ pub(super) fn run(config: &Path, insecure: bool, args: &EnrollArgs) -> Result<()
 ///
 /// # Errors
 /// When there is nothing to be done, or a door could not be opened with what the client has then.
-fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Failure> {
-    let name = &args.client;
-    if let Some(unknown) =
-        args.doors.iter().find(|wanted| doors.iter().all(|door| door.name() != *wanted))
-    {
-        let doors = doors.iter().map(|door| door.name().clone()).collect();
-        return Err(Failure::NoDoor { door: unknown.clone(), doors });
+fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Result<(), Error> {
+    let (name, doors) = (&args.client, &config.doors);
+    let unknown = |wanted: &&Name| config.doors.iter().all(|door| door.name() != *wanted);
+    if let Some(unknown) = args.doors.iter().find(unknown) {
+        return Err(Error::no_door(config, unknown));
     }
     let (gets_totp, gets_spa) = (args.totp, args.spa.is_some());
     match known {
         None if args.doors.is_empty() => {
-            return Err(Failure::Unfit(format!(
+            return Err(Error::Unfit(format!(
                 "'{name}' is new: name the doors that it may open, with --door"
             )));
         }
         None if !gets_totp && !gets_spa => {
-            return Err(Failure::Unfit(format!(
+            return Err(Error::Unfit(format!(
                 "'{name}' is new: say what it gets\n    \
                  --totp a secret for sequences that rotate, --spa a key for datagrams"
             )));
         }
         Some(_) if args.doors.is_empty() && !gets_totp && !gets_spa => {
-            return Err(Failure::Unfit(format!(
+            return Err(Error::Unfit(format!(
                 "'{name}' is known already, and nothing is to be added\n    \
                  --door lets it open another door; --totp gives it a new secret; \
                  --spa adds a public key"
@@ -183,14 +179,14 @@ fn check(doors: &[Door], args: &EnrollArgs, known: Option<&ClientFile>) -> Resul
     };
     let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
     if let Some(door) = named.find(|door| !opens(door)) {
-        return Err(Failure::Unfit(takes_none(door, name, totp, spa)));
+        return Err(Error::Unfit(takes_none(door, name, totp, spa)));
     }
     let had = known.map_or(&[][..], |known| &known.doors);
     let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
     for (gets, lacks) in [(gets_totp, Lacks::Totp), (gets_spa, Lacks::Spa)] {
         if gets && doors.iter().filter(all).all(|door| lacks.is_lacked_by(door)) {
             let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
-            return Err(Failure::Unfit(lacks.said(&names.join("', '"))));
+            return Err(Error::Unfit(lacks.said(&names.join("', '"))));
         }
     }
     Ok(())
@@ -226,26 +222,18 @@ impl Lacks {
 
 fn takes_none(door: &Door, client: &Name, totp: bool, spa: bool) -> String {
     let name = door.name();
-    match (totp, spa) {
-        (true, false) if door.recognition.spa => {
-            format!(
-                "{}\n    or give the client a key for it: --spa",
-                Lacks::Totp.said(name.as_str())
-            )
+    let (lacks, other) = match (totp, spa) {
+        (true, false) => (Lacks::Totp, "\n    or give the client a key for it: --spa"),
+        (false, true) => (Lacks::Spa, "\n    or give the client a secret for it: --totp"),
+        _ => {
+            return format!(
+                "nothing that '{client}' could be given opens '{name}'\n    \
+                 add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
+            );
         }
-        (false, true) if door.recognition.totp.is_some() => {
-            format!(
-                "{}\n    or give the client a secret for it: --totp",
-                Lacks::Spa.said(name.as_str())
-            )
-        }
-        (true, false) => Lacks::Totp.said(name.as_str()),
-        (false, true) => Lacks::Spa.said(name.as_str()),
-        _ => format!(
-            "nothing that '{client}' could be given opens '{name}'\n    \
-             add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
-        ),
-    }
+    };
+    let others = [Lacks::Totp, Lacks::Spa].iter().any(|way| !way.is_lacked_by(door));
+    format!("{}{}", lacks.said(name.as_str()), if others { other } else { "" })
 }
 
 /// What has become of the client, for whoever enrols it.
@@ -270,7 +258,7 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Failure> {
+fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Error> {
     let own = nix::unistd::gethostname().unwrap_or_default();
     let own = own.to_string_lossy();
     if args.host.is_none() {
@@ -342,20 +330,20 @@ mod tests {
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
 
     /// A door for each way: `totp`, `spa`, `both`, and `plain`, which takes neither.
-    fn doors() -> Vec<Door> {
+    fn config() -> Config {
         let door = "{sequence: [7000, 8000, 9000], start_command: 'true'}";
         let text = format!("doors: {{both: {door}, plain: {door}, spa: {door}, totp: {door}}}");
         let port = |port: u16| port.try_into().unwrap();
         let (low, high) = (port(20000), port(29999));
         let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
-        let mut doors = parse(&Source::new("f", text)).unwrap().config.doors;
-        for door in &mut doors {
+        let mut config = parse(&Source::new("f", text)).unwrap().config;
+        for door in &mut config.doors {
             let name = door.name().to_string();
             let rotates = ["both", "totp"].contains(&&*name);
             door.recognition.totp = rotates.then(|| Scheme::new(mode, 30, 1).unwrap());
             door.recognition.spa = ["both", "spa"].contains(&&*name);
         }
-        doors
+        config
     }
 
     fn known(totp: bool, doors: &[&str]) -> ClientFile {
@@ -378,7 +366,7 @@ mod tests {
         }
         let words = ["enroll", "phone"].into_iter().chain(line.split_whitespace());
         let args = <Cli as clap::Parser>::try_parse_from(words).unwrap().args;
-        let error = check(&doors(), &args, known).err()?;
+        let error = check(&config(), &args, known).err()?;
         Some(error.to_string().lines().next().unwrap().to_owned())
     }
 

@@ -1,20 +1,18 @@
-//! `knockctl open` and `knockctl close`: doors by hand.
+//! `knockctl open`, `close`, `unlock` and `client`: what the daemon does by hand.
 
-use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::Path;
 
-use super::socket::{ControlError, Daemon, Patience};
+use super::error::Error;
+use super::socket::Patience;
+use super::target::Target;
 use crate::config::Name;
 use crate::control::Request;
-use crate::log::escape;
 use crate::proto::duration;
 use crate::proto::network::is_a_hosts;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
     /// The name of the door
-    #[arg(value_parser = door)]
     door: Name,
     /// The address to open it for
     #[arg(value_parser = source)]
@@ -27,7 +25,7 @@ pub(super) struct OpenArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CloseArgs {
     /// The name of the door
-    #[arg(value_parser = door, required_unless_present = "all", requires = "ip")]
+    #[arg(required_unless_present = "all", requires = "ip")]
     door: Option<Name>,
     /// The address to close it for
     #[arg(value_parser = address)]
@@ -42,6 +40,19 @@ pub(super) struct UnlockArgs {
     /// The address to listen to again
     #[arg(value_parser = address)]
     ip: IpAddr,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(super) enum ClientTask {
+    /// Forget what a client seems to have used in the future, which keeps it out until then
+    ///
+    /// That happens where the clock of this host was wrong. What it can have used by now stays
+    /// used.
+    #[command(after_help = "Example: knockctl client reset laptop")]
+    Reset {
+        /// The name of the client
+        client: Name,
+    },
 }
 
 pub(super) fn door(text: &str) -> Result<Name, String> {
@@ -70,20 +81,16 @@ fn seconds(text: &str) -> Result<u64, String> {
     }
 }
 
-pub(super) fn unlock(config: &Path, insecure: bool, args: &UnlockArgs) -> Result<(), ControlError> {
-    let mut daemon = Daemon::find(config, insecure)?;
-    let request = Request::Unlock { address: args.ip };
-    say(&daemon.ask(&request, Patience::Answer)?.done()?)
+pub(super) fn unlock(target: &Target, args: &UnlockArgs) -> Result<(), Error> {
+    target.act(&Request::Unlock { address: args.ip }, Patience::Answer, "")
 }
 
-pub(super) fn open(config: &Path, insecure: bool, args: OpenArgs) -> Result<(), ControlError> {
+pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
     let OpenArgs { door, ip: address, seconds } = args;
-    let request = Request::Open { door, address, seconds };
-    say(&Daemon::find(config, insecure)?.ask(&request, Patience::Commands)?.done()?)
+    target.act(&Request::Open { door, address, seconds }, Patience::Commands, "")
 }
 
-pub(super) fn close(config: &Path, insecure: bool, args: CloseArgs) -> Result<(), ControlError> {
-    let mut daemon = Daemon::find(config, insecure)?;
+pub(super) fn close(target: &Target, args: CloseArgs) -> Result<(), Error> {
     let (request, done) = match (args.door, args.ip) {
         (Some(door), Some(address)) => {
             let done = format!("{door}: closed for {address}");
@@ -91,10 +98,10 @@ pub(super) fn close(config: &Path, insecure: bool, args: CloseArgs) -> Result<()
         }
         _ => (Request::CloseAll, "every door is closed".to_owned()),
     };
-    let text = daemon.ask(&request, Patience::Commands)?.done()?;
-    say(if text.is_empty() { &done } else { &text })
+    target.act(&request, Patience::Commands, &done)
 }
 
-fn say(text: &str) -> Result<(), ControlError> {
-    Ok(writeln!(io::stdout(), "{}", escape(text))?)
+pub(super) fn client(target: &Target, task: ClientTask) -> Result<(), Error> {
+    let ClientTask::Reset { client } = task;
+    target.act(&Request::ResetClient { client }, Patience::Answer, "")
 }

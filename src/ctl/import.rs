@@ -3,7 +3,6 @@
 mod fwknop;
 mod knockd_conf;
 mod names;
-mod page;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,8 +11,8 @@ use std::process::ExitCode;
 use std::str;
 
 use jiff::tz::TimeZone;
-use page::Page;
 
+use super::yaml::Page;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::knockd_conf::is_classic;
 use crate::proto::knock::{Knock, KnockError};

@@ -2,12 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
-mod client;
 mod completions;
 mod enroll;
+mod error;
 mod events;
 pub mod explain;
-mod failure;
 mod hand;
 mod host;
 pub mod import;
@@ -19,18 +18,17 @@ mod sequence;
 mod server_key;
 mod socket;
 mod status;
+mod target;
 mod trial;
 mod words;
+mod yaml;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-use crate::config::load::Options;
-
-/// Where the configuration is unless another path is given.
-const CONFIG: &str = "/etc/knock.d";
+use error::Error;
+use target::Target;
 
 /// Looks at the configuration of knockd, at what it makes of packets, and at a running knockd;
 /// opens and closes doors by hand.
@@ -41,13 +39,8 @@ const CONFIG: &str = "/etc/knock.d";
 #[command(name = "knockctl", version, disable_version_flag = true, max_term_width = 90)]
 #[command(arg_required_else_help = true)]
 struct Cli {
-    /// A directory of *.yaml files, one such file, or a classic knockd.conf
-    #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
-    config: PathBuf,
-
-    /// Accept a configuration that others could have written
-    #[arg(long, global = true)]
-    insecure_permissions: bool,
+    #[command(flatten)]
+    target: Target,
 
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
@@ -124,7 +117,8 @@ enum Task {
     Revoke(revoke::RevokeArgs),
 
     /// Do something about a client that is enrolled
-    Client(client::ClientArgs),
+    #[command(subcommand)]
+    Client(hand::ClientTask),
 
     /// Print the server's public key for SPA
     ServerKey,
@@ -162,33 +156,37 @@ pub fn command() -> clap::Command {
 /// Runs `knockctl`. Usage errors end the process with status 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { config, insecure_permissions: insecure, task, .. } = Cli::parse();
-    let done = match task {
-        Task::Check => {
-            return check::run(&config, Options { insecure_permissions: insecure }, |_| ());
-        }
+    let Cli { target, task, .. } = Cli::parse();
+    run(&target, task).unwrap_or_else(Error::exit)
+}
+
+fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
+    let (config, options) = (&target.config, target.options());
+    let insecure = options.insecure_permissions;
+    match task {
+        Task::Check => return Ok(check::run(config, options, |_| ())),
+        Task::Import(args) => return Ok(import::run(&args)),
         Task::Explain(args) => match args.of() {
-            explain::Of::File(args) => return explain::run(&config, insecure, &args),
+            explain::Of::File(args) => return Ok(explain::run(config, insecure, &args)),
             explain::Of::Live { address, json } => {
-                events::explain(&config, insecure, address, json)
+                events::explain(config, insecure, address, json)?;
             }
         },
-        Task::Enroll(args) => return failure::finish(enroll::run(&config, insecure, &args)),
-        Task::Revoke(args) => return failure::finish(revoke::run(&config, insecure, &args)),
-        Task::ServerKey => return failure::finish(server_key::run(&config, insecure)),
-        Task::Sequence(args) => return failure::finish(sequence::run(&config, insecure, &args)),
-        Task::OneTime(args) => return failure::finish(one_time::run(args)),
-        Task::Import(args) => return import::run(&args),
-        Task::Status(args) => status::run(&config, insecure, &args),
-        Task::Open(args) => hand::open(&config, insecure, args),
-        Task::Close(args) => hand::close(&config, insecure, args),
-        Task::Unlock(args) => hand::unlock(&config, insecure, &args),
-        Task::Client(args) => client::run(&config, insecure, &args),
-        Task::Try(args) => trial::start(&config, insecure, &args),
-        Task::Confirm => trial::confirm(&config, insecure),
-        Task::Watch(args) => events::watch(&config, insecure, &args),
-        Task::History(args) => events::history(&config, insecure, args),
-        Task::Completions(args) => completions::run(&config, insecure, &args),
-    };
-    socket::finish(done)
+        Task::Watch(args) => events::watch(config, insecure, &args)?,
+        Task::History(args) => events::history(config, insecure, args)?,
+        Task::Status(args) => status::run(target, &args)?,
+        Task::Open(args) => hand::open(target, args)?,
+        Task::Close(args) => hand::close(target, args)?,
+        Task::Unlock(args) => hand::unlock(target, &args)?,
+        Task::Client(task) => hand::client(target, task)?,
+        Task::Try(args) => trial::start(target, &args)?,
+        Task::Confirm => trial::confirm(target)?,
+        Task::Enroll(args) => enroll::run(target, &args)?,
+        Task::Revoke(args) => revoke::run(target, &args)?,
+        Task::ServerKey => server_key::run(target)?,
+        Task::Sequence(args) => sequence::run(target, &args)?,
+        Task::OneTime(args) => one_time::run(args)?,
+        Task::Completions(args) => completions::run(target, &args)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::enroll::files::write_new;
-use super::failure::{Failure, say};
+use super::error::{Error, say};
 use crate::config::one_time::{Recipe, generate};
 use crate::proto::knock::Protocol;
 use crate::proto::port_range::{PortRange, parse_wide};
@@ -30,7 +30,7 @@ pub(super) struct OneTimeArgs {
     file: Option<PathBuf>,
 }
 
-pub(super) fn run(args: OneTimeArgs) -> Result<(), Failure> {
+pub(super) fn run(args: OneTimeArgs) -> Result<(), Error> {
     let recipe = Recipe {
         lines: usize::try_from(args.lines).unwrap_or(usize::MAX),
         length: args.length.into(),

@@ -1,34 +1,30 @@
 //! `knockctl revoke`: a client opens nothing any more.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::enroll::files::Edit;
 use super::enroll::site::Site;
-use super::failure::{Failure, say};
-use super::hand;
-use super::socket::{ControlError, Daemon, Patience, Replies};
+use super::error::{Error, say};
+use super::socket::{ControlError, Patience};
+use super::target::Target;
 use crate::config::Name;
 use crate::control::Request;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct RevokeArgs {
     /// The name of the client
-    #[arg(value_parser = hand::door)]
     client: Name,
 }
 
-pub(super) fn run(config: &Path, insecure: bool, args: &RevokeArgs) -> Result<(), Failure> {
+pub(super) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Error> {
     let name = &args.client;
     // At once, and whatever is wrong with the configuration.
-    let running = end_grants(config, insecure, name)?;
-    let site = Site::open(config, insecure)?;
+    let running = end_grants(target, name)?;
+    let site = Site::open(target)?;
     let files = match site.files_of(name) {
         Ok(Some(files)) => files,
-        Ok(None) => {
-            let clients = site.config().clients.iter().map(|client| client.name.clone()).collect();
-            return Err(Failure::NoClient { client: name.clone(), clients });
-        }
-        Err(Failure::NotOurs(why)) => return Err(Failure::NotRevoked(why)),
+        Ok(None) => return Err(Error::no_client(site.config(), name)),
+        Err(Error::NotOurs(why)) => return Err(Error::NotRevoked(why)),
         Err(error) => return Err(error),
     };
     let mut edit = Edit::default();
@@ -40,16 +36,14 @@ pub(super) fn run(config: &Path, insecure: bool, args: &RevokeArgs) -> Result<()
     reloaded?;
     // What it has opened since.
     if running {
-        end_grants(config, insecure, name)?;
+        end_grants(target, name)?;
     }
     Ok(())
 }
 
 /// Closes what the client has opened; false: there is no daemon to do so.
-fn end_grants(config: &Path, insecure: bool, client: &Name) -> Result<bool, Failure> {
-    let mut daemon = Daemon::find(config, insecure)?;
-    let request = Request::Revoke { client: client.clone() };
-    match daemon.ask(&request, Patience::Commands).and_then(Replies::done) {
+fn end_grants(target: &Target, client: &Name) -> Result<bool, Error> {
+    match target.ask(&Request::Revoke { client: client.clone() }, Patience::Commands) {
         Ok(text) => {
             if !text.is_empty() {
                 say(&text);

@@ -1,17 +1,15 @@
 //! `knockctl sequence`: the knocks that open a door now, or at another time.
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::failure::{Failure, say};
-use super::hand;
+use super::error::{Error, say};
 use super::lines::{local, object, table};
-use crate::config::load::{self, Options};
+use super::target::Target;
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Key, Mode, Scheme, code};
@@ -21,10 +19,8 @@ use crate::time::Wall;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct SequenceArgs {
     /// The name of the door
-    #[arg(value_parser = hand::door)]
     door: Name,
     /// Whose knocks, where they rotate with time
-    #[arg(value_parser = hand::door)]
     client: Option<Name>,
     /// At another time: 2026-11-22T13:00:00Z, '2026-11-22 13:00' here, or seconds since 1970
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -50,14 +46,9 @@ fn read_time(text: &str, zone: &TimeZone) -> Option<Wall> {
     u64::try_from(time.as_nanosecond()).ok().map(Wall::from_nanos)
 }
 
-pub(super) fn run(
-    config: &Path,
-    insecure_permissions: bool,
-    args: &SequenceArgs,
-) -> Result<(), Failure> {
-    let options = Options { insecure_permissions };
-    let loaded = load::load(config, &options).map_err(Failure::NoConfiguration)?;
-    let (door, client) = find(&loaded.config, args)?;
+pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
+    let config = target.load()?.config;
+    let (door, client) = find(&config, args)?;
     let at = args.at.unwrap_or_else(|| clock::now().wall);
     if let Some(client) = client
         && client.expires.is_some_and(|expires| expires <= at)
@@ -81,28 +72,24 @@ pub(super) fn run(
 fn find<'a>(
     config: &'a Config,
     args: &SequenceArgs,
-) -> Result<(&'a Door, Option<&'a Client>), Failure> {
+) -> Result<(&'a Door, Option<&'a Client>), Error> {
     let name = &args.door;
     let Some(door) = config.door(name) else {
-        let doors = config.doors.iter().map(|door| door.name().clone()).collect();
-        return Err(Failure::NoDoor { door: name.clone(), doors });
+        return Err(Error::no_door(config, name));
     };
     let rotates = door.recognition.totp.is_some();
     let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
     let client = match &args.client {
         None => None,
         Some(wanted) => match config.client(wanted) {
-            None => {
-                let clients = config.clients.iter().map(|client| client.name.clone()).collect();
-                return Err(Failure::NoClient { client: wanted.clone(), clients });
-            }
+            None => return Err(Error::no_client(config, wanted)),
             Some(client) if rotates && !knocks(&client) => {
                 let lacks = if client.totp.is_some() {
                     format!("'{wanted}' may not open '{name}'")
                 } else {
                     format!("'{wanted}' has no TOTP secret")
                 };
-                return Err(Failure::Unfit(format!(
+                return Err(Error::Unfit(format!(
                     "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
                 )));
             }
@@ -119,11 +106,11 @@ fn find<'a>(
             } else {
                 format!("one of: {}", clients.join(", "))
             };
-            Err(Failure::Unfit(format!(
+            Err(Error::Unfit(format!(
                 "the knocks at '{name}' are different for each client: name one\n    {which}"
             )))
         }
-        None if !fixed => Err(Failure::Unfit(match &door.one_time {
+        None if !fixed => Err(Error::Unfit(match &door.one_time {
             Some(list) => format!(
                 "no sequence opens '{name}' any more: all in {} are used up\n    \
                  knockctl one-time makes new ones",
@@ -247,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::config::diagnostic::Source;
+    use crate::config::load;
     use crate::config::{OneTime, TotpClient};
     use crate::proto::totp::{Digits, Protocols, parse_secret};
 

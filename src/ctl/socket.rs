@@ -1,12 +1,11 @@
 //! The way to the running daemon: where it listens, what is asked, what it answers.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
-use std::{fs, mem};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -81,20 +80,6 @@ fn in_doubt(report: Option<&Report>) -> String {
     })
 }
 
-/// Says what went wrong. Someone who stops reading early is no error.
-pub(super) fn finish(result: Result<(), ControlError>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(ControlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -129,7 +114,7 @@ impl Daemon {
         let missing =
             fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match report {
-            Some(report) if missing && config != Path::new(super::CONFIG) => {
+            Some(report) if missing && config != Path::new(super::target::CONFIG) => {
                 Err(ControlError::NoConfiguration(report))
             }
             doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),
@@ -142,15 +127,14 @@ impl Daemon {
         request: &Request,
         patience: Patience,
     ) -> Result<Replies, ControlError> {
-        let mut stream = self.connect().map_err(|error| self.explain(error))?;
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
-        stream.write_all(&line).map_err(|error| self.explain(error))?;
+        let connected = self.connect();
+        let asked = connected.and_then(|mut stream| stream.write_all(&line).map(|()| stream));
+        let stream = asked.map_err(|error| explain(&self.path, &mut self.doubt, error))?;
         Ok(Replies {
-            reader: BufReader::new(stream),
-            line: Vec::new(),
+            reader: BufReader::new(Connection { stream, patience }),
             path: self.path.clone(),
-            patience,
         })
     }
 
@@ -161,28 +145,26 @@ impl Daemon {
         socket.connect(&SockAddr::unix(&self.path)?)?;
         Ok(OwnedFd::from(socket).into())
     }
+}
 
-    fn explain(&mut self, source: io::Error) -> ControlError {
-        let path = self.path.clone();
-        match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ControlError::NotRunning { path, doubt: self.doubt.take() }
-            }
-            io::ErrorKind::PermissionDenied => ControlError::NotAllowed { path },
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { path },
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Ended,
-            _ => ControlError::Unreachable { path, source },
+fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> ControlError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NotRunning { path, doubt: doubt.take() }
         }
+        io::ErrorKind::PermissionDenied => ControlError::NotAllowed { path },
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { path },
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Ended,
+        _ => ControlError::Unreachable { path, source },
     }
 }
 
 /// What a daemon answers, one by one.
 #[derive(Debug)]
 pub(super) struct Replies {
-    reader: BufReader<UnixStream>,
-    line: Vec<u8>,
+    reader: BufReader<Connection>,
     path: PathBuf,
-    patience: Patience,
 }
 
 impl Replies {
@@ -191,7 +173,15 @@ impl Replies {
     /// # Errors
     /// [`ControlError::Refused`] where the daemon refuses; the others where no reply comes.
     pub(super) fn next(&mut self) -> Result<Reply, ControlError> {
-        let line = self.read_line()?;
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).map_err(|error| match error.kind() {
+            // A connection that is read has no broken pipe.
+            io::ErrorKind::BrokenPipe => ControlError::Output(error),
+            _ => explain(&self.path, &mut None, error),
+        })?;
+        if !line.ends_with(b"\n") {
+            return Err(ControlError::Ended);
+        }
         match serde_json::from_slice(&line).map_err(ControlError::NotUnderstood)? {
             Reply::Failed { why } => Err(ControlError::Refused(why)),
             reply => Ok(reply),
@@ -206,60 +196,39 @@ impl Replies {
             }
         }
     }
+}
 
-    fn read_line(&mut self) -> Result<Vec<u8>, ControlError> {
-        loop {
-            if self.reader.buffer().is_empty() {
-                self.wait()?;
-            }
-            let available = match self.reader.fill_buf() {
-                Ok(available) => available,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Err(ControlError::Ended);
-                }
-                Err(source) => {
-                    return Err(ControlError::Unreachable { path: self.path.clone(), source });
-                }
-            };
-            if available.is_empty() {
-                return Err(ControlError::Ended);
-            }
-            let end = available.iter().position(|&byte| byte == b'\n');
-            let taken = end.map_or(available.len(), |end| end + 1);
-            self.line.extend(available.iter().take(taken));
-            self.reader.consume(taken);
-            if end.is_some() {
-                return Ok(mem::take(&mut self.line));
-            }
-        }
-    }
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    patience: Patience,
+}
 
-    /// Returns when there is something to read.
-    fn wait(&self) -> Result<(), ControlError> {
+impl Read for Connection {
+    /// # Errors
+    /// `TimedOut` where nothing comes, `BrokenPipe` where nobody reads standard output any more.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let limit = match self.patience {
             Patience::Answer | Patience::Commands => Some(PATIENCE),
             Patience::Watcher => Some(PATIENCE_WITH_WATCHER),
             Patience::Endless => None,
         };
-        if self.is_ready_within(limit)? {
-            return Ok(());
-        }
-        if self.patience == Patience::Commands {
+        let mut is_ready = self.is_ready_within(limit)?;
+        if !is_ready && self.patience == Patience::Commands {
             if io::stderr().is_terminal() {
                 let _ = writeln!(io::stderr(), "knockctl: waiting for the commands of the door");
             }
-            if self.is_ready_within(Some(PATIENCE_WITH_COMMANDS))? {
-                return Ok(());
-            }
+            is_ready = self.is_ready_within(Some(PATIENCE_WITH_COMMANDS))?;
         }
-        Err(ControlError::Silent { path: self.path.clone() })
+        if is_ready { self.stream.read(buffer) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
+}
 
-    fn is_ready_within(&self, limit: Option<Duration>) -> Result<bool, ControlError> {
+impl Connection {
+    fn is_ready_within(&self, limit: Option<Duration>) -> io::Result<bool> {
         let output = io::stdout();
         let mut fds = [
-            PollFd::new(self.reader.get_ref().as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
             // Only whether anybody is left to read it.
             PollFd::new(output.as_fd(), PollFlags::empty()),
         ];
@@ -269,10 +238,10 @@ impl Replies {
         loop {
             match poll(fds.get_mut(..watched).unwrap_or_default(), timeout) {
                 Err(Errno::EINTR) => {}
-                Err(error) => return Err(ControlError::Output(error.into())),
+                Err(error) => return Err(error.into()),
                 Ok(0) => return Ok(false),
                 Ok(_) if fds[0].any() == Some(false) => {
-                    return Err(ControlError::Output(io::ErrorKind::BrokenPipe.into()));
+                    return Err(io::ErrorKind::BrokenPipe.into());
                 }
                 Ok(_) => return Ok(true),
             }

@@ -1,13 +1,14 @@
 //! `knockctl status`: what a running daemon looks at, and what is open.
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use super::error::Error;
 use super::lines::{local, object, table, wall};
 use super::socket::{ControlError, Daemon, Patience};
+use super::target::Target;
 use crate::config::Name;
 use crate::control::{DoorStatus, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
@@ -22,8 +23,8 @@ pub(super) struct StatusArgs {
     json: bool,
 }
 
-pub(super) fn run(config: &Path, insecure: bool, args: &StatusArgs) -> Result<(), ControlError> {
-    let status = ask(&mut Daemon::find(config, insecure)?)?;
+pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
+    let status = ask(&mut target.daemon()?)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         object(&mut out, &status)?;

@@ -1,13 +1,14 @@
 //! `knockctl try` and `knockctl confirm`: a configuration that goes again unless it is confirmed.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use jiff::tz::TimeZone;
 
+use super::error::Error;
 use super::lines::wall;
-use super::socket::{ControlError, Daemon, Patience};
-use super::{CONFIG, status};
+use super::socket::{ControlError, Patience};
+use super::status;
+use super::target::Target;
 use crate::control::{Reply, Request, TrialTime};
 use crate::log::escape;
 use crate::proto::duration;
@@ -28,26 +29,17 @@ fn time(text: &str) -> Result<TrialTime, String> {
     time.as_secs().try_into().map_err(|error| format!("{error}"))
 }
 
-/// A command line that means the same configuration.
-fn with(config: &Path, command: &str, rest: &str) -> String {
-    if config == Path::new(CONFIG) {
-        format!("{command} {rest}")
-    } else {
-        format!("{command} -c {} {rest}", config.display())
-    }
-}
-
-pub(super) fn start(config: &Path, insecure: bool, args: &TryArgs) -> Result<(), ControlError> {
-    let mut daemon = Daemon::find(config, insecure)?;
+pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     let request = Request::Try { seconds: args.time };
-    let mut replies = daemon.ask(&request, Patience::Watcher).map_err(|error| match error {
-        ControlError::NotRunning { path, .. } => {
-            let time = duration::format(args.time.into());
-            let command = with(config, "knockd", &format!("--try {time}"));
-            ControlError::NothingRuns { path, command }
-        }
-        error => error,
-    })?;
+    let mut replies =
+        target.daemon()?.ask(&request, Patience::Watcher).map_err(|error| match error {
+            ControlError::NotRunning { path, .. } => {
+                let time = duration::format(args.time.into());
+                let command = target.command("knockd", &format!("--try {time}"));
+                ControlError::NothingRuns { path, command }
+            }
+            error => error,
+        })?;
     let mut until = None;
     loop {
         match replies.next()? {
@@ -58,7 +50,7 @@ pub(super) fn start(config: &Path, insecure: bool, args: &TryArgs) -> Result<(),
     }
     let until = until.ok_or(ControlError::Ended)?;
     let back = status::time_and_left(wall(until), clock::now().wall, &TimeZone::system());
-    let confirm = escape(&with(config, "knockctl", "confirm"));
+    let confirm = escape(&target.command("knockctl", "confirm"));
     Ok(write!(
         io::stdout(),
         "the configuration is in force, on trial\n\
@@ -67,10 +59,8 @@ pub(super) fn start(config: &Path, insecure: bool, args: &TryArgs) -> Result<(),
     )?)
 }
 
-pub(super) fn confirm(config: &Path, insecure: bool) -> Result<(), ControlError> {
-    let mut daemon = Daemon::find(config, insecure)?;
-    let text = daemon.ask(&Request::Confirm, Patience::Watcher)?.done()?;
-    Ok(writeln!(io::stdout(), "{}", escape(&text))?)
+pub(super) fn confirm(target: &Target) -> Result<(), Error> {
+    target.act(&Request::Confirm, Patience::Watcher, "")
 }
 
 #[cfg(test)]

@@ -101,12 +101,7 @@ impl Control {
             let pid = "the one that listens there".to_owned();
             return Err(DaemonError::Running { pid, path: path.to_owned() });
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove the stale socket")(error));
-            }
-            _ => {}
-        }
+        files::remove(path).map_err(failed("remove the stale socket"))?;
         let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
         let group = privileges::group(GROUP);
         let mode = if group.is_some() { 0o660 } else { 0o600 };

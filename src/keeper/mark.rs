@@ -3,12 +3,12 @@
 //! then.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::warn;
 
+use crate::sys::files;
 use crate::time::{BootId, Monotonic};
 
 /// How long a trial goes on at least after a start.
@@ -42,11 +42,8 @@ impl Mark {
     }
 
     pub(super) fn clear(&self) {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!("cannot remove {}: {error}", self.path.display());
-            }
-            _ => {}
+        if let Err(error) = files::remove(&self.path) {
+            warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }

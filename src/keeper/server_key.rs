@@ -1,12 +1,11 @@
 //! The server's keys for native SPA: made when a door first asks for them, read before each
 //! watcher that needs them.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc::O_NOFOLLOW;
 use tracing::info;
 use zeroize::Zeroizing;
 
@@ -14,6 +13,7 @@ use crate::config::load::Options;
 use crate::config::{Config, read_server_key};
 use crate::engine::spa::{Server, ServerKey};
 use crate::proto::spa::PrivateKey;
+use crate::sys::files;
 use crate::time::Now;
 
 /// Why there is no key.
@@ -72,15 +72,8 @@ fn make(path: &Path) -> io::Result<PrivateKey> {
     let key = PrivateKey::from(*random);
     let directory = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
-    let mut file = options.open(&unfinished)?;
-    writeln!(file, "{}", key.encode().as_str())?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    File::open(directory)?.sync_all()?;
+    let text = Zeroizing::new(format!("{}\n", *key.encode()));
+    files::replace(path, text.as_bytes())?;
     info!(
         "made the server's key {}; its public key, which clients need, is {}",
         path.display(),
@@ -91,6 +84,7 @@ fn make(path: &Path) -> io::Result<PrivateKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -1,8 +1,11 @@
-//! Descriptors that pass between processes, and waiting for them.
+//! Descriptors that pass between processes, waiting for them, and files that are whole.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -95,6 +98,49 @@ pub fn read_within(pipe: &mut File, limit: Duration, most: usize) -> io::Result<
                 ) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Makes a file that was not there, mode 0600.
+///
+/// # Errors
+/// Also when there is one already.
+pub fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Writes a whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all of the
+/// new one, also after a power cut.
+///
+/// # Errors
+/// What the file system says; then the old file stays.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    };
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".new");
+    let unfinished = directory.join(hidden);
+    // What a killed process has left there.
+    remove(&unfinished)?;
+    let written = create(&unfinished).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)?;
+        File::open(directory)?.sync_all()
+    });
+    written.inspect_err(|_| drop(fs::remove_file(&unfinished)))
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

@@ -13,7 +13,6 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 pub struct Pending {
     pub stop: bool,
     pub reload: bool,
-    pub child: bool,
 }
 
 /// Catches SIGTERM, SIGINT, SIGHUP and SIGCHLD; readable when one has come.
@@ -21,7 +20,6 @@ pub struct Signals {
     wake: UnixStream,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
-    child: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -31,16 +29,13 @@ impl Signals {
         let (wake, sender) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
-        let signals =
-            Self { wake, stop: Arc::default(), reload: Arc::default(), child: Arc::default() };
-        for (signal, flag) in [
-            (SIGTERM, &signals.stop),
-            (SIGINT, &signals.stop),
-            (SIGHUP, &signals.reload),
-            (SIGCHLD, &signals.child),
-        ] {
-            // The flag is set before the pipe is written, so whoever wakes sees it.
+        let signals = Self { wake, stop: Arc::default(), reload: Arc::default() };
+        // The flag is set before the pipe is written, so whoever wakes sees it.
+        let Self { stop, reload, .. } = &signals;
+        for (signal, flag) in [(SIGTERM, stop), (SIGINT, stop), (SIGHUP, reload)] {
             signal_hook::flag::register(signal, Arc::clone(flag))?;
+        }
+        for signal in [SIGTERM, SIGINT, SIGHUP, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
         }
         Ok(signals)
@@ -53,7 +48,6 @@ impl Signals {
         Pending {
             stop: self.stop.swap(false, Ordering::SeqCst),
             reload: self.reload.swap(false, Ordering::SeqCst),
-            child: self.child.swap(false, Ordering::SeqCst),
         }
     }
 }

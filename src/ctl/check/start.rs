@@ -1,5 +1,6 @@
 //! What would keep knockd from starting on this host. Nothing is made or changed.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -28,46 +29,45 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
         None => Diagnostic::file(path, message),
     };
     let mut found: Vec<Diagnostic> = check_paths(settings, options).err().into_iter().collect();
-    let mut writes = |key, path: &Path, result: nix::Result<()>| {
+    let mut finds = |key, why: Option<String>| found.extend(why.map(|why| error(key, why)));
+    let written = |path: &Path, result: nix::Result<()>| {
         let message = |why: Errno| format!("cannot write {}: {}", path.display(), why.desc());
-        found.extend(result.err().map(|why| error(key, message(why))));
+        result.err().map(message)
     };
-    writes("state_dir", &settings.state_dir, directory(&settings.state_dir));
+    finds("state_dir", written(&settings.state_dir, directory(&settings.state_dir)));
     let socket = control::socket(&settings.run_dir);
     let listens = UnixAddr::new(&socket).map(drop);
-    writes("run_dir", &socket, directory(&settings.run_dir).and(listens));
+    finds("run_dir", written(&socket, directory(&settings.run_dir).and(listens)));
     if settings.pid_file.parent() != Some(&settings.run_dir) {
-        writes("pid_file", &settings.pid_file, file(&settings.pid_file, directory));
+        finds("pid_file", written(&settings.pid_file, file(&settings.pid_file, directory)));
     }
     if let Some(log) = &settings.log.file {
-        writes("log", log, file(log, entry));
+        finds("log", written(log, file(log, entry)));
     }
     let key_file = &settings.spa.key_file;
     let is_wanted = config.doors.iter().any(|door| door.recognition.spa);
     if is_wanted && !key_file.exists() {
-        writes("spa", key_file, file(key_file, directory));
-    } else if let Err(why) = server_key::server(now, config, options) {
-        found.push(error("spa", why.to_string()));
+        finds("spa", written(key_file, file(key_file, directory)));
+    } else {
+        finds("spa", said(server_key::server(now, config, options)));
     }
-    if let Err(why) = Ledger::check(&settings.state_dir) {
-        found.push(error("state_dir", why.to_string()));
-    }
-    if let Err(why) = Identity::resolve(settings.user.as_deref()) {
-        found.push(error("user", why.to_string()));
-    }
+    finds("state_dir", said(Ledger::check(&settings.state_dir)));
+    finds("user", said(Identity::resolve(settings.user.as_deref())));
     for (door, places) in config.doors.iter().zip(&loaded.places.doors) {
-        if let How::Set(set) = &door.opening.how
-            && let Err(why) = OwnSets::check([&NftSets::from(set)])
-        {
-            found.push(places.via.as_ref().unwrap_or(&places.name).error(why.to_string()));
+        if let How::Set(set) = &door.opening.how {
+            let why = said(OwnSets::check([&NftSets::from(set)]));
+            let place = places.via.as_ref().unwrap_or(&places.name);
+            found.extend(why.map(|why| place.error(why)));
         }
     }
-    if let Some(ruleset) = sets::ruleset(config, None)
-        && let Err(why) = guard::check(&ruleset)
-    {
-        found.push(Diagnostic::file(path, why.to_string()));
-    }
+    let why = sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));
+    found.extend(why.map(|why| Diagnostic::file(path, why)));
     found
+}
+
+/// What went wrong, in words.
+fn said<T, E: Display>(result: Result<T, E>) -> Option<String> {
+    result.err().map(|why| why.to_string())
 }
 
 /// Whether a directory can be written, or made with those above it.

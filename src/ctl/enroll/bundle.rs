@@ -5,10 +5,10 @@ use std::num::NonZeroU16;
 
 use zeroize::Zeroizing;
 
-use super::record::scalar;
 use crate::config::Name;
-use crate::ctl::failure::Failure;
+use crate::ctl::error::Error;
 use crate::ctl::qr;
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
@@ -70,14 +70,13 @@ pub(super) enum Way {
 
 /// A hosts file for `knock` with these entries.
 pub(super) fn hosts(server: &Server, entries: &[Entry]) -> String {
-    let mut text = String::from("hosts:\n");
+    let mut page = Page::default();
+    page.open(0, "hosts");
     for entry in entries {
-        text.push_str(&format!("  {}:\n", scalar(&name(server, entry, entries))));
-        for (key, value) in fields(server, entry) {
-            text.push_str(&format!("    {key}: {value}\n"));
-        }
+        page.open(1, &name(server, entry, entries));
+        fields(server, entry).iter().for_each(|(key, value)| page.entry(2, key, value));
     }
-    text
+    page.into_text()
 }
 
 /// The names of all entries, as they are given to `knock`.
@@ -101,8 +100,8 @@ fn name(server: &Server, entry: &Entry, all: &[Entry]) -> String {
 }
 
 fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
-    let door = scalar(entry.door.as_str());
-    let mut fields = vec![("host", scalar(&server.host))];
+    let door = entry.door.to_string();
+    let mut fields = vec![("host", server.host.clone())];
     match &entry.way {
         Way::Totp(scheme) => {
             fields.extend([("mode", "totp".to_owned()), ("door", door)]);
@@ -125,12 +124,12 @@ fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
                 let step = std::time::Duration::from_secs(scheme.step().into());
                 fields.push(("step", duration::format(step)));
             }
-            fields.push(("secret_file", scalar(&server.file("totp"))));
+            fields.push(("secret_file", server.file("totp")));
         }
         Way::Spa { key, port } => {
             fields.extend([("mode", "spa".to_owned()), ("door", door)]);
-            fields.push(("server_key", scalar(&key.to_string())));
-            fields.push(("key_file", scalar(&server.file("key"))));
+            fields.push(("server_key", key.to_string()));
+            fields.push(("key_file", server.file("key")));
             fields.extend(port.clone().map(|port| ("spa_port", port)));
         }
     }
@@ -178,7 +177,7 @@ impl Bundle<'_> {
     ///
     /// # Errors
     /// When a name does not fit into a URI.
-    pub(super) fn text(&self, with_qr: bool, colours: bool) -> Result<Zeroizing<String>, Failure> {
+    pub(super) fn text(&self, with_qr: bool, colours: bool) -> Result<Zeroizing<String>, Error> {
         let mut text = Zeroizing::new(String::new());
         if let Some(secret) = self.secret {
             self.add_authenticator(&mut text, secret, with_qr, colours)?;
@@ -213,7 +212,7 @@ impl Bundle<'_> {
         secret: &Secret,
         with_qr: bool,
         colours: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let schemes: Vec<(&Name, &Scheme)> = self
             .entries
             .iter()

@@ -1,13 +1,15 @@
 //! Files that change together or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
+
+use crate::sys::files;
 
 /// Why a file could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -105,11 +107,10 @@ impl Made {
 impl Change {
     fn make(&self) -> Result<(), FileError> {
         match &self.text {
-            Some(text) => write(&self.path, text),
-            None => match fs::remove_file(&self.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                done => done.map_err(failed("remove", &self.path)),
-            },
+            Some(text) => {
+                files::replace(&self.path, text.as_bytes()).map_err(failed("write", &self.path))
+            }
+            None => files::remove(&self.path).map_err(failed("remove", &self.path)),
         }
     }
 }
@@ -122,41 +123,12 @@ fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), FileError> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(failed("write", path)(io::ErrorKind::InvalidFilename.into()));
-    };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".new");
-    let temporary = directory.join(hidden);
-    let written = (|| {
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        failed("write", path)(error)
-    })
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
 /// Makes a file that was not there, mode 0600.
 ///
 /// # Errors
 /// Also when there is one already.
 pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
-    let mut file = create(path).map_err(failed("make", path))?;
+    let mut file = files::create(path).map_err(failed("make", path))?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
     written.map_err(failed("write", path))
 }

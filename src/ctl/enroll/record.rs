@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
 use crate::config::raw::{self, Entry, Mapping, Node, Value};
+use crate::ctl::yaml::Page;
 use crate::proto::spa::PublicKey;
 
 /// The first line of every file that may be written anew.
@@ -118,35 +119,31 @@ impl ClientFile {
     /// The text of the file, without any secret. It has to be read as the same client.
     #[must_use]
     pub(in crate::ctl) fn text(&self) -> Zeroizing<String> {
-        let names: Vec<String> = self.doors.iter().map(|door| scalar(door.as_str())).collect();
-        let mut text = format!(
-            "{HEADER}\nclients:\n  {}:\n    doors: [{}]\n",
-            scalar(self.name.as_str()),
-            names.join(", ")
-        );
+        let mut page = Page::default();
+        page.line(0, HEADER);
+        page.open(0, "clients");
+        page.open(1, self.name.as_str());
+        page.list(2, "doors", &self.doors.iter().map(Name::as_str).collect::<Vec<_>>());
         if let Some(expires) = &self.expires {
-            text.push_str(&format!("    expires: {}\n", scalar(expires)));
+            page.entry(2, "expires", expires);
         }
         if let Some(TotpKeys { secret_file, old }) = &self.totp {
-            let file = |path: &PathBuf| scalar(&path.to_string_lossy());
-            text.push_str(&format!("    totp:\n      secret_file: {}\n", file(secret_file)));
+            page.open(2, "totp");
+            page.entry(3, "secret_file", &secret_file.to_string_lossy());
             if let Some((old, until)) = old {
-                text.push_str(&format!(
-                    "      old_secret_file: {}\n      old_until: {until}\n",
-                    file(old)
-                ));
+                page.entry(3, "old_secret_file", &old.to_string_lossy());
+                page.line(3, &format!("old_until: {until}"));
             }
         }
         if let Some(SpaKeys { public_keys, address }) = &self.spa {
-            text.push_str("    spa:\n      public_key:\n");
-            for key in public_keys {
-                text.push_str(&format!("        - {}\n", scalar(&key.to_string())));
-            }
+            page.open(2, "spa");
+            page.open(3, "public_key");
+            public_keys.iter().for_each(|key| page.item(4, &key.to_string()));
             if let Some(address) = address {
-                text.push_str(&format!("      address: {}\n", scalar(address)));
+                page.entry(3, "address", address);
             }
         }
-        Zeroizing::new(text)
+        Zeroizing::new(page.into_text())
     }
 
     /// Reads a file that [`text`](Self::text) has made and somebody may have changed.
@@ -266,26 +263,6 @@ fn spa(node: &Node) -> Result<SpaKeys, Diagnostic> {
         _ => vec![key(listed)?],
     };
     Ok(SpaKeys { public_keys, address: text_of(keys, "address", "any or explicit")? })
-}
-
-/// A text as a YAML scalar, quoted where it could be taken for something else.
-pub(in crate::ctl) fn scalar(text: &str) -> String {
-    let plain = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_./+=-".contains(c))
-        && !text.eq_ignore_ascii_case("null");
-    if plain {
-        return text.to_owned();
-    }
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            ' '..='~' => quoted.push(c),
-            _ => quoted.push_str(&format!("\\U{:08X}", u32::from(c))),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@ use std::{fs, io};
 use super::files::{Edit, Lock, make_directory};
 use super::record::{self, ClientFile, NotOurs};
 use crate::config::diagnostic::{Place, Source};
-use crate::config::load::{self, Loaded, Options};
+use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
-use crate::ctl::failure::{Failure, say};
-use crate::ctl::socket::{ControlError, Daemon, Patience, Replies};
+use crate::ctl::error::{Error, say};
+use crate::ctl::socket::{ControlError, Patience};
+use crate::ctl::target::Target;
 use crate::keeper::server_key::obtain;
 use crate::proto::spa::PublicKey;
 
@@ -18,31 +19,28 @@ use crate::proto::spa::PublicKey;
 const KEYS: &str = "keys";
 
 /// A directory whose configuration is valid, and that nobody else changes meanwhile.
-pub(in crate::ctl) struct Site {
+pub(in crate::ctl) struct Site<'a> {
     /// Absolute.
     directory: PathBuf,
-    /// As it was named: the daemon is found by it.
-    config: PathBuf,
-    options: Options,
+    target: &'a Target,
     loaded: Loaded,
     _lock: Lock,
 }
 
-impl Site {
+impl<'a> Site<'a> {
     /// # Errors
     /// When it is no directory, has mistakes, or somebody else is changing it.
-    pub(in crate::ctl) fn open(config: &Path, insecure_permissions: bool) -> Result<Self, Failure> {
-        let options = Options { insecure_permissions };
-        if config.is_file() {
-            return Err(Failure::NoDirectory(config.to_owned()));
+    pub(in crate::ctl) fn open(target: &'a Target) -> Result<Self, Error> {
+        if target.config.is_file() {
+            return Err(Error::NoDirectory(target.config.clone()));
         }
-        let loaded = load::load(config, &options).map_err(Failure::NoConfiguration)?;
-        let directory = fs::canonicalize(config)?;
+        let loaded = target.load()?;
+        let directory = fs::canonicalize(&target.config)?;
         let lock = Lock::take(&directory)?;
-        let site = Self { directory, config: config.to_owned(), options, loaded, _lock: lock };
+        let site = Self { directory, target, loaded, _lock: lock };
         if site.directory.to_str().is_none() {
             let shown = site.directory.display();
-            return Err(Failure::Unfit(format!("the name of {shown} is not UTF-8: rename it")));
+            return Err(Error::Unfit(format!("the name of {shown} is not UTF-8: rename it")));
         }
         Ok(site)
     }
@@ -52,8 +50,8 @@ impl Site {
     }
 
     /// The server's public key, which is made if there is none yet.
-    pub(in crate::ctl) fn server_key(&self) -> Result<PublicKey, Failure> {
-        Ok(obtain(&self.config().settings.spa.key_file, self.options)?.public())
+    pub(in crate::ctl) fn server_key(&self) -> Result<PublicKey, Error> {
+        Ok(obtain(&self.config().settings.spa.key_file, self.target.options())?.public())
     }
 
     /// Where enrolling writes a client.
@@ -65,7 +63,7 @@ impl Site {
     ///
     /// # Errors
     /// [`NotOurs`] when somebody has written it by hand.
-    pub(in crate::ctl) fn client(&self, name: &Name) -> Result<Option<ClientFile>, Failure> {
+    pub(in crate::ctl) fn client(&self, name: &Name) -> Result<Option<ClientFile>, Error> {
         let source = self.source(name)?;
         Ok(source.map(|source| ClientFile::read(&source, name)).transpose()?)
     }
@@ -75,17 +73,17 @@ impl Site {
     ///
     /// # Errors
     /// [`NotOurs`] when somebody has written it by hand, or something else into its file.
-    pub(in crate::ctl) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Failure> {
+    pub(in crate::ctl) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Error> {
         let source = self.source(name)?;
         Ok(source.map(|source| record::files_of(&source, name)).transpose()?)
     }
 
-    fn source(&self, name: &Name) -> Result<Option<Source>, Failure> {
+    fn source(&self, name: &Name) -> Result<Option<Source>, Error> {
         let path = self.client_file(name);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(Source::new(path, text))),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Failure::Unfit(format!("cannot read {}: {error}", path.display())))
+                Err(Error::Unfit(format!("cannot read {}: {error}", path.display())))
             }
             Err(_) => match self.elsewhere(name) {
                 Some(at) => Err(NotOurs::Elsewhere { client: name.clone(), at: at.clone() }.into()),
@@ -103,7 +101,7 @@ impl Site {
 
     /// A file for a new secret of a client; the one in use is never overwritten, since the
     /// configuration changes only when the file that names it does.
-    pub(in crate::ctl) fn new_secret_file(&self, name: &Name) -> Result<PathBuf, Failure> {
+    pub(in crate::ctl) fn new_secret_file(&self, name: &Name) -> Result<PathBuf, Error> {
         let keys = self.directory.join(KEYS);
         make_directory(&keys)?;
         // No name of another client has this character.
@@ -120,22 +118,22 @@ impl Site {
     ///
     /// # Errors
     /// Everything is as it was before then: also when the whole configuration would not be valid.
-    pub(in crate::ctl) fn commit(&self, edit: Edit) -> Result<Config, Failure> {
+    pub(in crate::ctl) fn commit(&self, edit: Edit) -> Result<Config, Error> {
         let made = edit.make()?;
-        match load::load(&self.config, &self.options) {
+        match load::load(&self.target.config, &self.target.options()) {
             Ok(loaded) => Ok(loaded.config),
             Err(report) => Err(match made.undo() {
-                Ok(()) => Failure::Undone(report),
-                Err(source) => Failure::NotUndone { report, source },
+                Ok(()) => Error::Undone(report),
+                Err(source) => Error::NotUndone { report, source },
             }),
         }
     }
 
     /// Removes files of secrets that hold no longer. Those elsewhere belong to somebody else.
-    pub(in crate::ctl) fn forget<'a>(
+    pub(in crate::ctl) fn forget<'b>(
         &self,
-        files: impl Iterator<Item = &'a Path>,
-    ) -> Result<(), Failure> {
+        files: impl Iterator<Item = &'b Path>,
+    ) -> Result<(), Error> {
         let keys = self.directory.join(KEYS);
         let mut edit = Edit::default();
         for path in files {
@@ -154,10 +152,8 @@ impl Site {
     ///
     /// # Errors
     /// When it does not, in its words.
-    pub(in crate::ctl) fn reload(&self) -> Result<(), Failure> {
-        let mut daemon = Daemon::find(&self.config, self.options.insecure_permissions)?;
-        let asked = daemon.ask(&Request::Reload, Patience::Watcher);
-        match asked.and_then(Replies::done) {
+    pub(in crate::ctl) fn reload(&self) -> Result<(), Error> {
+        match self.target.ask(&Request::Reload, Patience::Watcher) {
             Ok(_) => {
                 say("knockd has taken it up");
                 Ok(())
@@ -166,7 +162,7 @@ impl Site {
                 say("knockd is not running: this counts from its next start");
                 Ok(())
             }
-            Err(error) => Err(Failure::NotTakenUp(error)),
+            Err(error) => Err(Error::NotTakenUp(error)),
         }
     }
 }

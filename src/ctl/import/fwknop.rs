@@ -18,9 +18,9 @@ use keys::Key;
 
 use super::Files;
 use super::names::Names;
-use super::page::Page;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
@@ -37,12 +37,12 @@ pub(super) fn import(
     page.comment(0, "It holds keys: let only root read it (mode 0600).");
     page.append(&daemon::import(path, files, notes));
     let stanzas = stanzas::read(path, files, notes);
-    let mut made = Made::new(path);
+    let mut made = Made::default();
     let clients: Vec<Option<Client>> =
         stanzas.iter().map(|stanza| client::read(stanza, zone, notes)).collect();
     for (number, client) in (1..).zip(&clients) {
         if let Some(client) = client {
-            made.client(client, number, open, notes);
+            made.client(client, number, ports(path, client, open), notes);
         }
     }
     if stanzas.is_empty() {
@@ -53,8 +53,7 @@ pub(super) fn import(
     {
         if !part.is_empty() {
             page.blank();
-            page.open(0, key);
-            page.append(part);
+            page.section(0, key, part);
         }
     }
     let whole = |message: &str| Diagnostic::file(path, message).into_warning();
@@ -93,13 +92,14 @@ struct NoPorts {
     comment: &'static str,
 }
 
+#[derive(Default)]
 struct Made<'a> {
-    path: &'a Path,
     templates: Page,
     clients: Page,
     doors: Page,
     names: Names,
     door_names: Names,
+    template_names: Names,
     doors_known: Vec<(Door, Name)>,
     cycles: Vec<(Vec<String>, Option<Vec<String>>, String)>,
     /// The clients so far, by their keys.
@@ -108,22 +108,13 @@ struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    fn new(path: &'a Path) -> Self {
-        Self {
-            path,
-            templates: Page::default(),
-            clients: Page::default(),
-            doors: Page::default(),
-            names: Names::default(),
-            door_names: Names::default(),
-            doors_known: Vec::new(),
-            cycles: Vec::new(),
-            keys: HashMap::new(),
-            hmac_keys: HashMap::new(),
-        }
-    }
-
-    fn client(&mut self, client: &'a Client, number: usize, open: &[Knock], notes: &mut Problems) {
+    fn client(
+        &mut self,
+        client: &'a Client,
+        number: usize,
+        ports: Result<Vec<Knock>, NoPorts>,
+        notes: &mut Problems,
+    ) {
         let called = client.called.clone().unwrap_or_else(|| format!("client-{number}"));
         let hmac = client.hmac.as_ref().map(|hmac| &hmac.bytes);
         let same_key = self.keys.get(&client.key.bytes).map(|first| ("KEY", *first));
@@ -142,7 +133,7 @@ impl<'a> Made<'a> {
         }
         let doors = match &client.cycle {
             Some(cycle) if !cycle.depends_on_port() => vec![self.command_door(client, cycle)],
-            _ => match self.ports(client, open) {
+            _ => match ports {
                 Ok(ports) => self.port_doors(client, ports),
                 Err(NoPorts { problem, comment }) => {
                     notes.push(problem);
@@ -153,31 +144,6 @@ impl<'a> Made<'a> {
         self.keys.insert(client.key.bytes.clone(), client);
         self.hmac_keys.extend(hmac.map(|hmac| (hmac.clone(), client)));
         write_client(&mut self.clients, client, &name, &doors);
-    }
-
-    /// The ports that a client may open, if it is known which; at least one.
-    fn ports(&self, client: &Client, open: &[Knock]) -> Result<Vec<Knock>, NoPorts> {
-        let ports = match &client.ports {
-            Some(ports) => ports.as_slice(),
-            None if open.is_empty() => {
-                let message = "commented out: this client may open any port, as no client here may";
-                let file = self.path.display();
-                let help = format!("name its ports: knockctl import --open 22/tcp,443/tcp {file}");
-                return Err(NoPorts {
-                    problem: client.at.error(message).help(help),
-                    comment: "It could open any port: name the doors that it may open.",
-                });
-            }
-            None => open,
-        };
-        let allowed = ports.iter().copied().filter(|port| !client.restricted.contains(port));
-        let ports: Vec<Knock> = allowed.collect();
-        if ports.is_empty() {
-            let message = "commented out: RESTRICT_PORTS takes all its ports away";
-            let comment = "It could open no port.";
-            return Err(NoPorts { problem: client.at.error(message), comment });
-        }
-        Ok(ports)
     }
 
     /// A door for each port, so that a request opens what it asks for and no more.
@@ -221,10 +187,7 @@ impl<'a> Made<'a> {
         if let Some((_, _, name)) = same.next() {
             return name.clone();
         }
-        let name = match self.cycles.len() {
-            0 => "cmd-cycle".to_owned(),
-            others => format!("cmd-cycle-{}", others + 1),
-        };
+        let name = self.template_names.take("cmd-cycle").to_string();
         self.templates.open(1, &name);
         self.templates.list(2, "open", &cycle.open);
         if let Some(close) = &cycle.close {
@@ -254,6 +217,31 @@ impl<'a> Made<'a> {
         self.doors_known.push((door, name.clone()));
         name
     }
+}
+
+/// The ports that a client may open, if it is known which; at least one.
+fn ports(path: &Path, client: &Client, open: &[Knock]) -> Result<Vec<Knock>, NoPorts> {
+    let ports = match &client.ports {
+        Some(ports) => ports.as_slice(),
+        None if open.is_empty() => {
+            let message = "commented out: this client may open any port, as no client here may";
+            let file = path.display();
+            let help = format!("name its ports: knockctl import --open 22/tcp,443/tcp {file}");
+            return Err(NoPorts {
+                problem: client.at.error(message).help(help),
+                comment: "It could open any port: name the doors that it may open.",
+            });
+        }
+        None => open,
+    };
+    let allowed = ports.iter().copied().filter(|port| !client.restricted.contains(port));
+    let ports: Vec<Knock> = allowed.collect();
+    if ports.is_empty() {
+        let message = "commented out: RESTRICT_PORTS takes all its ports away";
+        let comment = "It could open no port.";
+        return Err(NoPorts { problem: client.at.error(message), comment });
+    }
+    Ok(ports)
 }
 
 /// How long a client's doors are open, and the longest time that may be asked for, in seconds;

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::names::Names;
-use super::page::Page;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::sections::{Part, Section, read_sections};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};
@@ -46,8 +46,7 @@ pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
         notes.push(Diagnostic::file(source.path(), "there is no door in it"));
     } else {
         page.blank();
-        page.open(0, "doors");
-        page.append(&doors);
+        page.section(0, "doors", &doors);
     }
     page
 }
@@ -62,28 +61,22 @@ fn options(section: &Section<'_>, page: &mut Page, notes: &mut Problems) {
         notes.push(value.error(message).help("write the whole path, from / on"));
         None
     };
-    let (log, pid) = (path("LogFile"), path("PidFile"));
-    let interface = section.value("Interface");
-    let syslog = section.directives.contains_key("UseSyslog");
-    if log.is_none() && pid.is_none() && interface.is_none() && !syslog {
-        return;
+    let (file, pid) = (path("LogFile"), path("PidFile"));
+    let [mut knockd, mut log] = [Page::default(), Page::default()];
+    if let Some(interface) = section.value("Interface") {
+        knockd.list(1, "interfaces", &[interface.text]);
     }
-    page.open(0, "knockd");
-    if let Some(interface) = interface {
-        page.list(1, "interfaces", &[interface.text]);
+    if section.directives.contains_key("UseSyslog") {
+        log.entry(2, "syslog", "daemon");
     }
-    if syslog || log.is_some() {
-        page.open(1, "log");
+    if let Some(file) = file {
+        log.entry(2, "file", file);
     }
-    if syslog {
-        page.entry(2, "syslog", "daemon");
-    }
-    if let Some(log) = log {
-        page.entry(2, "file", log);
-    }
+    knockd.section(1, "log", &log);
     if let Some(pid) = pid {
-        page.entry(1, "pid_file", pid);
+        knockd.entry(1, "pid_file", pid);
     }
+    page.section(0, "knockd", &knockd);
 }
 
 struct Door<'a> {

@@ -230,16 +230,10 @@ fn read_ports(given: &Given, notes: &mut Problems) -> Vec<Knock> {
         match format!("{port}/{}", protocol.trim()).parse::<Knock>() {
             Ok(port) => {
                 if !behind.is_empty() {
-                    let message = format!(
-                        "of '{item}' fwknopd reads only {protocol}/{digits}",
-                        digits = port.port
-                    );
-                    notes.push(
-                        given
-                            .at
-                            .error(message)
-                            .help("put a comma between two ports; there are no ranges"),
-                    );
+                    let read = port.port;
+                    let message = format!("of '{item}' fwknopd reads only {protocol}/{read}");
+                    let help = "put a comma between two ports; there are no ranges";
+                    notes.push(given.at.error(message).help(help));
                 }
                 if !ports.contains(&port) {
                     ports.push(port);

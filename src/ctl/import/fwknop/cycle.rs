@@ -125,12 +125,8 @@ fn words(given: &Given, notes: &mut Problems) -> Result<Vec<String>, Diagnostic>
     let text = given.text();
     if text.contains(['"', '\'', '>', '<', '|', '`']) {
         let message = "fwknopd starts this without a shell: quotes and > go to the program";
-        notes.push(
-            given
-                .at
-                .warning(message)
-                .help("so it is written; to have a shell, write one command as text"),
-        );
+        let help = "so it is written; to have a shell, write one command as text";
+        notes.push(given.at.warning(message).help(help));
     }
     let words = text
         .split_whitespace()

@@ -6,10 +6,10 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::page::Page;
 use super::super::{Files, unreadable};
-use super::lines::lines;
+use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
+use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::parse_port;
 
@@ -119,18 +119,11 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
         }
     };
     let source = Source::new(&path, String::from_utf8_lossy(&bytes));
+    let given = read_lines(&source, &bytes, notes);
     let mut settings = Settings { given: BTreeMap::new(), notes };
-    for line in lines(&bytes) {
-        match line {
-            Ok(line) => {
-                let value = String::from_utf8_lossy(line.value).into_owned();
-                settings.give(line.name, value, source.place(line.number, 1, 1), access);
-            }
-            Err(number) => {
-                let message = "left out: this line has no variable with a value";
-                settings.notes.push(source.place(number, 1, 1).error(message));
-            }
-        }
+    for (at, line) in given {
+        let value = String::from_utf8_lossy(line.value).into_owned();
+        settings.give(line.name, value, at, access);
     }
     settings.write()
 }
@@ -185,38 +178,25 @@ impl Settings<'_> {
     }
 
     fn write(mut self) -> Page {
-        let mut page = Page::default();
-        let interface = self.text("PCAP_INTF");
-        let port = self.port();
-        let age = self.max_age();
-        let facility = self.facility();
-        let verbose = self.text("VERBOSE").is_some_and(|(_, level)| level != "0");
-        if interface.is_none() && port.is_none() && age.is_none() && facility.is_none() && !verbose
-        {
-            return page;
+        let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| Page::default());
+        if let Some((_, interface)) = self.text("PCAP_INTF") {
+            knockd.list(1, "interfaces", &[interface]);
         }
-        page.open(0, "knockd");
-        if let Some((_, interface)) = interface {
-            page.list(1, "interfaces", &[interface]);
+        if let Some(facility) = self.facility() {
+            log.entry(2, "syslog", &facility);
         }
-        if facility.is_some() || verbose {
-            page.open(1, "log");
+        if self.text("VERBOSE").is_some_and(|(_, level)| level != "0") {
+            log.entry(2, "level", "debug");
         }
-        if let Some(facility) = facility {
-            page.entry(2, "syslog", &facility);
+        if let Some(port) = self.port() {
+            fwknop.entry(2, "port", &port.to_string());
         }
-        if verbose {
-            page.entry(2, "level", "debug");
+        if let Some(age) = self.max_age() {
+            fwknop.entry(2, "max_age", &duration::format(age));
         }
-        if port.is_some() || age.is_some() {
-            page.open(1, "fwknop");
-        }
-        if let Some(port) = port {
-            page.entry(2, "port", &port.to_string());
-        }
-        if let Some(age) = age {
-            page.entry(2, "max_age", &duration::format(age));
-        }
+        knockd.section(1, "log", &log);
+        knockd.section(1, "fwknop", &fwknop);
+        page.section(0, "knockd", &knockd);
         page
     }
 

@@ -1,5 +1,7 @@
 //! The lines of `access.conf` and `fwknopd.conf`.
 
+use crate::config::diagnostic::{Place, Problems, Source};
+
 /// A variable and its value. The value may be a key, in any bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Line<'a> {
@@ -9,8 +11,24 @@ pub(super) struct Line<'a> {
     pub(super) value: &'a [u8],
 }
 
+/// The lines of a file that say something, each with its place; one that has no variable or no
+/// value is noted.
+pub(super) fn read_lines<'a>(
+    source: &Source,
+    bytes: &'a [u8],
+    notes: &mut Problems,
+) -> Vec<(Place, Line<'a>)> {
+    let placed = lines(bytes).filter_map(|line| {
+        let number = line.map_or_else(|number| number, |line| line.number);
+        let at = source.place(number, 1, 1);
+        let line = line.map_err(|_| at.error("left out: this line has no variable with a value"));
+        notes.keep(line).map(|line| (at, line))
+    });
+    placed.collect()
+}
+
 /// The lines that say something; for one that has no variable or no value, its number.
-pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line<'_>, u32>> {
+fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line<'_>, u32>> {
     (1u32..).zip(bytes.split(|byte| *byte == b'\n')).filter_map(|(number, line)| {
         let line = line.trim_ascii_start();
         match line.first() {

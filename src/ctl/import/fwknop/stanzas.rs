@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::super::{Files, unreadable};
-use super::lines::{Line, lines};
+use super::lines::{Line, read_lines};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 
 /// How deep files may include each other.
@@ -164,16 +164,7 @@ impl Reader<'_> {
         // No line of it is ever shown: any may hold a key.
         let source = Source::new(path, "");
         let mut current: Option<usize> = None;
-        for line in lines(&bytes) {
-            let (number, line) = match line {
-                Ok(line) => (line.number, line),
-                Err(number) => {
-                    let message = "left out: this line has no variable with a value";
-                    self.notes.push(source.place(number, 1, 1).error(message));
-                    continue;
-                }
-            };
-            let at = source.place(number, 1, 1);
+        for (at, line) in read_lines(&source, &bytes, self.notes) {
             let name = line.name.strip_suffix(':').unwrap_or(line.name);
             match name {
                 "%include" | "%include_folder" if depth >= MAX_DEPTH => {
@@ -190,7 +181,7 @@ impl Reader<'_> {
                     let stem = path.file_stem().filter(|_| included.is_some());
                     self.stanzas.push(Stanza {
                         at: at.clone(),
-                        origin: format!("{}:{number}", path.display()),
+                        origin: format!("{}:{}", path.display(), line.number),
                         file: stem.map(|stem| stem.to_string_lossy().into_owned()),
                         variables: BTreeMap::new(),
                     });
@@ -222,23 +213,12 @@ impl Reader<'_> {
     fn keys(&mut self, path: &Path, included: &Place, stanza: usize) {
         let Some(bytes) = self.open(path, Some(included)) else { return };
         let source = Source::new(path, "");
-        for line in lines(&bytes) {
-            let number = line.map_or_else(|number| number, |line| line.number);
-            let at = source.place(number, 1, 1);
-            match line {
-                Ok(line) => {
-                    let name = line.name.strip_suffix(':').unwrap_or(line.name);
-                    if KEYS.contains(&name) || name.starts_with("GPG_") {
-                        self.give(Some(stanza), name, line.value, at);
-                    } else {
-                        let message = "left out: only keys are read from a file of keys";
-                        self.notes.push(at.warning(message));
-                    }
-                }
-                Err(_) => {
-                    let message = "left out: this line has no variable with a value";
-                    self.notes.push(at.error(message));
-                }
+        for (at, line) in read_lines(&source, &bytes, self.notes) {
+            let name = line.name.strip_suffix(':').unwrap_or(line.name);
+            if KEYS.contains(&name) || name.starts_with("GPG_") {
+                self.give(Some(stanza), name, line.value, at);
+            } else {
+                self.notes.push(at.warning("left out: only keys are read from a file of keys"));
             }
         }
     }

@@ -27,6 +27,14 @@ impl Page {
         self.line(depth, &format!("{}:", scalar(key)));
     }
 
+    /// A key with what another page says below it, if that is anything.
+    pub(super) fn section(&mut self, depth: usize, key: &str, below: &Self) {
+        if !below.0.is_empty() {
+            self.open(depth, key);
+            self.append(below);
+        }
+    }
+
     pub(super) fn entry(&mut self, depth: usize, key: &str, value: &str) {
         self.line(depth, &format!("{}: {}", scalar(key), scalar(value)));
     }
@@ -34,6 +42,11 @@ impl Page {
     pub(super) fn list<T: AsRef<str>>(&mut self, depth: usize, key: &str, items: &[T]) {
         let items: Vec<_> = items.iter().map(|item| scalar(item.as_ref())).collect();
         self.line(depth, &format!("{}: [{}]", scalar(key), items.join(", ")));
+    }
+
+    /// An item of a list that is written line by line.
+    pub(super) fn item(&mut self, depth: usize, text: &str) {
+        self.line(depth, &format!("- {}", scalar(text)));
     }
 
     /// The lines of another page, none of them less deep than this, turned into comments there.
@@ -56,7 +69,8 @@ impl Page {
         self.0
     }
 
-    fn line(&mut self, depth: usize, text: &str) {
+    /// A line as it is.
+    pub(super) fn line(&mut self, depth: usize, text: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{:depth$}{text}", "", depth = depth * 2);
     }

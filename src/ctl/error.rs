@@ -1,4 +1,4 @@
-//! Why a command about clients and their secrets came to nothing.
+//! Why nothing, or not all, came of a command.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -6,18 +6,17 @@ use std::process::ExitCode;
 
 use super::enroll::files::FileError;
 use super::enroll::record::NotOurs;
-use super::socket::{self, ControlError};
-use crate::config::Name;
+use super::socket::ControlError;
 use crate::config::load::Report;
 use crate::config::one_time::RecipeError;
+use crate::config::{Config, Name};
 use crate::keeper::server_key::ServerKeyError;
 use crate::proto::totp::UriError;
 
-/// Why nothing, or not all, came of a command that works on the configuration itself.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum Error {
     #[error("{0}")]
-    NoConfiguration(Report),
+    Configuration(Report),
     #[error(
         "knockctl: {} is not a directory, and a client gets a file of its own\n    \
          name the directory with -c, or write the client into the file by hand: see knock.d(5)",
@@ -66,9 +65,32 @@ pub(super) enum Failure {
     Control(#[from] ControlError),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::Control(error.into())
+    }
+}
+
+impl Error {
+    pub(super) fn no_door(config: &Config, door: &Name) -> Self {
+        let doors = config.doors.iter().map(|door| door.name().clone()).collect();
+        Self::NoDoor { door: door.clone(), doors }
+    }
+
+    pub(super) fn no_client(config: &Config, client: &Name) -> Self {
+        let clients = config.clients.iter().map(|client| client.name.clone()).collect();
+        Self::NoClient { client: client.clone(), clients }
+    }
+
+    /// Says what went wrong. Someone who stops reading early is no error.
+    pub(super) fn exit(self) -> ExitCode {
+        if let Self::Control(ControlError::Output(error)) = &self
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        let _ = writeln!(io::stderr(), "{self}");
+        ExitCode::FAILURE
     }
 }
 
@@ -78,18 +100,6 @@ fn among(what: &str, names: &[Name]) -> String {
         names => {
             let names: Vec<_> = names.iter().map(Name::as_str).collect();
             format!("\n    the {what} are: {}", names.join(", "))
-        }
-    }
-}
-
-/// Says what went wrong. Someone who stops reading early is no error.
-pub(super) fn finish(result: Result<(), Failure>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Control(error)) => socket::finish(Err(error)),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
         }
     }
 }

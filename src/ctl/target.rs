@@ -1,0 +1,61 @@
+//! The configuration that a command is about.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::error::Error;
+use super::socket::{ControlError, Daemon, Patience, Replies};
+use crate::config::load::{self, Loaded, Options};
+use crate::control::Request;
+use crate::log::escape;
+
+/// Where the configuration is unless another path is given.
+pub(super) const CONFIG: &str = "/etc/knock.d";
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Target {
+    /// A directory of *.yaml files, one such file, or a classic knockd.conf
+    #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
+    pub config: PathBuf,
+
+    /// Accept a configuration that others could have written
+    #[arg(long, global = true)]
+    insecure_permissions: bool,
+}
+
+impl Target {
+    pub const fn options(&self) -> Options {
+        Options { insecure_permissions: self.insecure_permissions }
+    }
+
+    /// Reads the whole configuration.
+    pub fn load(&self) -> Result<Loaded, Error> {
+        load::load(&self.config, &self.options()).map_err(Error::Configuration)
+    }
+
+    /// The daemon that may be running with this configuration.
+    pub fn daemon(&self) -> Result<Daemon, ControlError> {
+        Daemon::find(&self.config, self.insecure_permissions)
+    }
+
+    /// Asks that daemon, and gives what it says when all is done.
+    pub fn ask(&self, request: &Request, patience: Patience) -> Result<String, ControlError> {
+        self.daemon()?.ask(request, patience).and_then(Replies::done)
+    }
+
+    /// Asks that daemon, and prints what it says, or `done` where that is nothing.
+    pub fn act(&self, request: &Request, patience: Patience, done: &str) -> Result<(), Error> {
+        let text = self.ask(request, patience)?;
+        let text = if text.is_empty() { done } else { &text };
+        Ok(writeln!(io::stdout(), "{}", escape(text))?)
+    }
+
+    /// A command line that means the same configuration.
+    pub fn command(&self, program: &str, rest: &str) -> String {
+        if self.config == Path::new(CONFIG) {
+            format!("{program} {rest}")
+        } else {
+            format!("{program} -c {} {rest}", self.config.display())
+        }
+    }
+}
