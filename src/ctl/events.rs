@@ -185,10 +185,11 @@ impl<W: Write> Teller<W> {
         match &mut self.timeline {
             None => object(&mut line, event)?,
             Some(timeline) => {
-                let source = event.source.as_deref().unwrap_or("-");
+                let source =
+                    event.source.map_or_else(|| "-".to_owned(), |source| source.to_string());
                 let door = event.door.as_deref().unwrap_or("-");
                 let what = words::event(event, self.known.get(door));
-                timeline.line(&mut line, wall(event.time), source, door, &what)?;
+                timeline.line(&mut line, wall(event.time), &source, door, &what)?;
             }
         }
         self.out.write_all(&line)

@@ -151,7 +151,7 @@ pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
         knock: text("knock"),
         expected: stage.and_then(nth),
         within: wanted.map(|wanted| duration::format(wanted.within)),
-        family: event.source.as_ref().and_then(|source| source.parse().ok()).map(family),
+        family: event.source.map(family),
     };
     let reason = text("reason");
     match (kind.as_str(), stage, reason) {

@@ -1,29 +1,24 @@
 //! What administrators ask of the daemon, and what they are told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::process;
 use std::time::Duration;
-
-use serde_json::Value;
-use tracing::info;
 
 use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
 use super::doors::Answer;
 use super::run::Keeper;
-use super::watchers::Notice;
-use super::words::{broken, locked_out, missed};
 use crate::config::{Door, Name};
-use crate::control::{DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status};
-use crate::engine::{Event, EventKind, Knocked};
-use crate::grants::{By, GrantState, Place};
+use crate::control::{
+    DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
+};
+use crate::grants::{GrantState, Place};
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
-use crate::log;
 use crate::proto::duration;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
-use crate::time::{Monotonic, Now, Wall};
+use crate::time::{Now, Wall};
 
 /// How much history is told at once: the latest of it.
 const MOST_HISTORY: u32 = 10_000;
@@ -35,19 +30,13 @@ const TIME_TO_LOOK: Duration = Duration::from_secs(2);
 impl Keeper {
     /// Hears what administrators ask, and tells those who follow what has happened.
     pub(super) fn serve(&mut self, now: Now) {
+        // Whoever begins to follow now is told of what comes.
+        self.pass_on();
         let requests = self.control.poll(now.monotonic, self.watchers.users());
         if !requests.is_empty() {
             let began = clock::now().monotonic;
             requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));
             self.control.answered(began, clock::now().monotonic);
-        }
-        for event in log::take_events() {
-            let source = event.source.as_deref().and_then(|source| source.parse().ok());
-            self.control.publish(&Reply::Event(event), |follows| match follows {
-                Follows::Nothing => false,
-                Follows::Events | Follows::Knocks(None) => true,
-                Follows::Knocks(wanted) => wanted == source,
-            });
         }
         for (job, outcome) in self.doors.take_ended() {
             let Some((asked_by, place)) = self.opening.remove(&job) else { continue };
@@ -65,13 +54,23 @@ impl Keeper {
                 self.control.reply(id, &Reply::Done { text: String::new() });
             }
         }
-        let asked = self.control.follows().fold(Asked::default(), Asked::and);
-        if asked != self.asked {
-            log::keep_events(asked.follows);
-            if self.asked.knocks && !asked.knocks {
-                self.watchers.tell(ToWatcher::ExplainNothing);
-            }
-            self.asked = asked;
+        self.pass_on();
+        let explains = self.control.follows().any(|follows| matches!(follows, Follows::Knocks(_)));
+        if std::mem::replace(&mut self.explains, explains) && !explains {
+            self.watchers.tell(ToWatcher::ExplainNothing);
+        }
+    }
+
+    /// Tells those who follow what has happened.
+    fn pass_on(&mut self) {
+        let is_followed = self.control.follows().any(|follows| follows != Follows::Nothing);
+        for event in self.doors.take_told().into_iter().filter(|_| is_followed) {
+            let source = event.source;
+            self.control.publish(&Reply::Event(event), |follows| match follows {
+                Follows::Nothing => false,
+                Follows::Events | Follows::Knocks(None) => true,
+                Follows::Knocks(wanted) => wanted == source,
+            });
         }
     }
 
@@ -132,7 +131,10 @@ impl Keeper {
             }
             Request::Unlock { address } => {
                 if self.watchers.unlock(now.monotonic, address) {
-                    info!(source = %address, event = "unlocked", "listened to again");
+                    let what = "listened to again";
+                    let line =
+                        EventLine::new(clock::now().wall, Some(address), None, "unlocked", what);
+                    self.doors.tell(line);
                     Reply::Done { text: format!("{address} is listened to again") }
                 } else {
                     Reply::Failed { why: format!("{address} is not locked out") }
@@ -165,7 +167,7 @@ impl Keeper {
                 Err(why) => Reply::Failed { why: why.to_string() },
                 Ok(entries) => {
                     for entry in entries.iter().rev() {
-                        self.control.reply(id, &Reply::Event(past_entry(entry)));
+                        self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
                     }
                     Reply::Done { text: String::new() }
                 }
@@ -193,54 +195,6 @@ impl Keeper {
 
     fn find(&self, name: &Name) -> Option<Door> {
         self.watchers.config().doors.iter().find(|door| door.name() == name).cloned()
-    }
-
-    /// Passes on what a watcher says because somebody asked.
-    pub(super) fn explain(&mut self, now: Now, notice: &Notice) {
-        match *notice {
-            Notice::Seen { source, knock, reason, at } => {
-                let line = EventLine {
-                    time: seconds(wall(now, at)),
-                    source: Some(source.to_string()),
-                    door: None,
-                    event: "ignored".to_owned(),
-                    message: reason.to_string(),
-                    facts: facts([
-                        ("knock", knock.to_string().into()),
-                        ("reason", reason.as_str().into()),
-                    ]),
-                };
-                self.control.publish(&Reply::Event(line), |follows| match follows {
-                    Follows::Knocks(wanted) => wanted.is_none_or(|wanted| wanted == source),
-                    _ => false,
-                });
-            }
-            Notice::PastRefusal { ref door, ref client, refusal, at } => {
-                let Some(id) = self.past_for else { return };
-                let client = client.as_ref().map(|client| ("client", client.as_str().into()));
-                let reason = ("reason", refusal.reason.as_str().into());
-                let line = EventLine {
-                    time: seconds(wall(now, at)),
-                    source: Some(refusal.source.to_string()),
-                    door: door.as_ref().map(ToString::to_string),
-                    event: "refused".to_owned(),
-                    message: format!("request refused: {}", refusal.reason),
-                    facts: client
-                        .into_iter()
-                        .chain([reason])
-                        .map(|(name, value): (&str, Value)| (name.to_owned(), value))
-                        .collect(),
-                };
-                self.control.reply(id, &Reply::Event(line));
-            }
-            Notice::Past { ref door, ref client, event, at } => {
-                if let Some(id) = self.past_for {
-                    let line = past(door, client.as_ref(), &event, wall(now, at));
-                    self.control.reply(id, &Reply::Event(line));
-                }
-            }
-            _ => {}
-        }
     }
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
@@ -305,96 +259,6 @@ impl Keeper {
     }
 }
 
-/// What those who are connected want to be told of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
-    /// Anything at all.
-    follows: bool,
-    /// What became of knocks.
-    knocks: bool,
-}
-
-impl Asked {
-    const fn and(self, follows: Follows) -> Self {
-        match follows {
-            Follows::Nothing => self,
-            Follows::Events => Self { follows: true, ..self },
-            Follows::Knocks(_) => Self { follows: true, knocks: true },
-        }
-    }
-}
-
-/// A line of the history.
-fn past_entry(entry: &Entry) -> EventLine {
-    let mut facts = BTreeMap::new();
-    if let Some(by) = entry.by {
-        facts.insert("by".to_owned(), by.as_str().into());
-    }
-    if let Some(client) = &entry.client {
-        facts.insert("client".to_owned(), client.as_str().into());
-    }
-    EventLine {
-        time: seconds(entry.at),
-        source: entry.address.map(|address| address.to_string()),
-        door: entry.door.as_ref().map(ToString::to_string),
-        event: entry.event.as_str().to_owned(),
-        message: entry.detail.clone(),
-        facts,
-    }
-}
-
 fn no_such_door(door: &Name) -> Reply {
     Reply::Failed { why: format!("there is no door '{door}'") }
-}
-
-/// When something happened, by the calendar of now.
-fn wall(now: Now, at: Monotonic) -> Wall {
-    now.wall - now.monotonic.since(at)
-}
-
-fn seconds(wall: Wall) -> f64 {
-    (wall.as_nanos() / 1000) as f64 / 1e6
-}
-
-fn facts<const N: usize>(facts: [(&str, Value); N]) -> BTreeMap<String, Value> {
-    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// An event as it was told when it happened.
-fn past(door: &Name, client: Option<&Name>, event: &Event, time: Wall) -> EventLine {
-    let client = client.map(Name::as_str);
-    let (name, message, mut facts) = match event.kind {
-        EventKind::Stage(stage) => {
-            ("stage", format!("Stage {stage}"), facts([("stage", stage.into())]))
-        }
-        EventKind::Open(knocked) => {
-            let by = match knocked {
-                Knocked::Sequence => By::Sequence,
-                Knocked::Totp { .. } => By::Totp,
-            };
-            ("open", "OPEN SESAME".to_owned(), facts([("by", by.as_str().into())]))
-        }
-        EventKind::Missed { steps, .. } => {
-            ("missed", missed(client, steps), facts([("steps", steps.into())]))
-        }
-        EventKind::LockedOut { everywhere, .. } => (
-            "locked_out",
-            locked_out(everywhere).to_owned(),
-            facts([("everywhere", everywhere.into())]),
-        ),
-        EventKind::Reset { stage, reason, knock } => {
-            let mut facts = facts([("stage", stage.into()), ("reason", reason.as_str().into())]);
-            facts.extend(knock.map(|knock| ("knock".to_owned(), knock.to_string().into())));
-            ("reset", broken(stage, reason, knock), facts)
-        }
-    };
-    facts.extend(client.map(|client| ("client".to_owned(), client.into())));
-    EventLine {
-        time: seconds(time),
-        source: Some(event.source.to_string()),
-        door: Some(door.to_string()),
-        event: name.to_owned(),
-        message,
-        facts,
-    }
 }

@@ -310,11 +310,6 @@ fn same_client<'a>(current: &'a Config, client: &Client) -> Option<&'a Client> {
     current.clients.iter().find(|Client { name, .. }: &&Client| *name == client.name)
 }
 
-/// The name of a client, for the log.
-pub(super) fn client_name(config: &Config, id: ClientId) -> Option<&Name> {
-    client(config, id).map(|client| &client.name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
