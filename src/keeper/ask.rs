@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::credible::Lie;
-use crate::config::{Client, Config, Door, Name};
+use crate::config::{Client, Config, Door};
 use crate::engine::spa::Server;
 use crate::engine::{
     AHEAD, ClientId, Credential, DoorId, Event, Knocked, Local, Missing, Reason, Request, fwknop,
