@@ -40,8 +40,8 @@ impl Keeper {
         }
         for (job, outcome) in self.doors.take_ended() {
             let Some((asked_by, place)) = self.opening.remove(&job) else { continue };
-            let reply = self.has_opened(now, &place, outcome);
-            self.control.reply(asked_by, &reply);
+            let done = self.has_opened(now, &place, outcome);
+            self.done(asked_by, done);
         }
         if !self.asked_status.is_empty()
             && (!self.doors.is_looking() || self.status_by.is_some_and(|by| by <= now.monotonic))
@@ -51,7 +51,7 @@ impl Keeper {
             self.status_by = None;
             for id in std::mem::take(&mut self.asked_status) {
                 self.control.reply(id, &Reply::Status(status.clone()));
-                self.control.reply(id, &Reply::Done { text: String::new() });
+                self.done(id, Ok(String::new()));
             }
         }
         self.pass_on();
@@ -74,8 +74,16 @@ impl Keeper {
         }
     }
 
+    fn done(&mut self, id: ConnectionId, done: Result<String, String>) {
+        let reply = match done {
+            Ok(text) => Reply::Done { text },
+            Err(why) => Reply::Failed { why },
+        };
+        self.control.reply(id, &reply);
+    }
+
     fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
-        let reply = match request {
+        let done = match request {
             Request::Status => {
                 self.doors.look(now);
                 self.status_by.get_or_insert(now.monotonic + TIME_TO_LOOK);
@@ -83,11 +91,11 @@ impl Keeper {
                 return self.asked_status.push(id);
             }
             Request::Open { address, .. } if !is_a_hosts(address) => {
-                Reply::Failed { why: format!("no packet comes from {address}") }
+                Err(format!("no packet comes from {address}"))
             }
             Request::Open { door, address, seconds } => match self.find(&door) {
-                None => no_such_door(&door),
-                Some(door) => {
+                Err(why) => Err(why),
+                Ok(door) => {
                     let open_for = seconds.map(Duration::from_secs);
                     let place = Place::new(door.name().clone(), address);
                     let ask = Ask::by_hand(door, address, now.monotonic, open_for);
@@ -105,54 +113,43 @@ impl Keeper {
             },
             Request::Close { door, address } => {
                 if self.doors.close(now, &door, address) {
-                    Reply::Done { text: format!("{door} closes for {address}") }
-                } else if self.find(&door).is_none() {
-                    no_such_door(&door)
+                    Ok(format!("{door} closes for {address}"))
                 } else {
-                    Reply::Failed { why: format!("{door} is not open for {address}") }
+                    self.find(&door).and(Err(format!("{door} is not open for {address}")))
                 }
             }
             Request::CloseAll => {
-                let text = match self.doors.list().len() {
+                let count = self.doors.list().len();
+                self.doors.close_all(now);
+                Ok(match count {
                     0 => "nothing is open".to_owned(),
                     1 => "1 open door closes".to_owned(),
                     count => format!("{count} open doors close"),
-                };
-                self.doors.close_all(now);
-                Reply::Done { text }
+                })
             }
-            Request::Revoke { client } => {
-                let text = match self.doors.close_client(now, &client) {
-                    0 => String::new(),
-                    1 => format!("1 door that '{client}' has opened closes"),
-                    count => format!("{count} doors that '{client}' has opened close"),
-                };
-                Reply::Done { text }
-            }
+            Request::Revoke { client } => Ok(match self.doors.close_client(now, &client) {
+                0 => String::new(),
+                1 => format!("1 door that '{client}' has opened closes"),
+                count => format!("{count} doors that '{client}' has opened close"),
+            }),
             Request::Unlock { address } => {
                 if self.watchers.unlock(now.monotonic, address) {
-                    let what = "listened to again";
-                    let line =
-                        EventLine::new(clock::now().wall, Some(address), None, "unlocked", what);
-                    self.doors.tell(line);
-                    Reply::Done { text: format!("{address} is listened to again") }
+                    let (at, what) = (clock::now().wall, "listened to again");
+                    self.doors.tell(EventLine::new(at, Some(address), None, "unlocked", what));
+                    Ok(format!("{address} is {what}"))
                 } else {
-                    Reply::Failed { why: format!("{address} is not locked out") }
+                    Err(format!("{address} is not locked out"))
                 }
             }
-            Request::ResetClient { client } => match self.reset_client(now, &client) {
-                Ok(text) => Reply::Done { text },
-                Err(why) => Reply::Failed { why },
-            },
+            Request::ResetClient { client } => self.reset_client(now, &client),
             Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
                 // Answered when it is in force.
                 Ok(()) => return,
-                Err(why) => Reply::Failed { why },
+                Err(why) => Err(why),
             },
-            Request::Confirm => match self.confirm(now) {
-                Ok(()) => Reply::Done { text: "confirmed: the configuration stays".to_owned() },
-                Err(why) => Reply::Failed { why },
-            },
+            Request::Confirm => {
+                self.confirm(now).map(|()| "confirmed: the configuration stays".to_owned())
+            }
             Request::Reload => return self.reload_for(now, id),
             Request::Watch => return self.control.follow(id, Follows::Events),
             Request::Explain { address } => {
@@ -164,37 +161,37 @@ impl Keeper {
                 return self.control.follow(id, Follows::Knocks(address));
             }
             Request::History(query) => match self.history(&query) {
-                Err(why) => Reply::Failed { why: why.to_string() },
+                Err(why) => Err(why.to_string()),
                 Ok(entries) => {
                     for entry in entries.iter().rev() {
                         self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
                     }
-                    Reply::Done { text: String::new() }
+                    Ok(String::new())
                 }
             },
         };
-        self.control.reply(id, &reply);
+        self.done(id, done);
     }
 
     /// What becomes of opening a door by hand.
-    fn has_opened(&self, now: Now, place: &Place, outcome: Result<(), String>) -> Reply {
+    fn has_opened(
+        &self,
+        now: Now,
+        place: &Place,
+        outcome: Result<(), String>,
+    ) -> Result<String, String> {
         let Place { door, address, .. } = place;
-        match (outcome, self.doors.open_until(place)) {
-            (Err(why), _) => {
-                Reply::Failed { why: format!("{door} could not be opened for {address}: {why}") }
-            }
-            (Ok(()), Some(until)) => {
-                let left =
-                    Duration::from_secs(until.since(now.monotonic).as_secs_f64().round() as u64);
-                let left = duration::format(left);
-                Reply::Done { text: format!("{door} is open for {address}, closes in {left}") }
-            }
-            (Ok(()), None) => Reply::Done { text: format!("{door} opens for {address}") },
-        }
+        outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
+        let Some(until) = self.doors.open_until(place) else {
+            return Ok(format!("{door} opens for {address}"));
+        };
+        let left = Duration::from_secs(until.since(now.monotonic).as_secs_f64().round() as u64);
+        Ok(format!("{door} is open for {address}, closes in {}", duration::format(left)))
     }
 
-    fn find(&self, name: &Name) -> Option<Door> {
-        self.watchers.config().doors.iter().find(|door| door.name() == name).cloned()
+    fn find(&self, name: &Name) -> Result<Door, String> {
+        let door = self.watchers.config().doors.iter().find(|door| door.name() == name);
+        door.cloned().ok_or_else(|| format!("there is no door '{name}'"))
     }
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
@@ -257,8 +254,4 @@ impl Keeper {
             locked_out: self.watchers.locks().status(now.monotonic),
         }
     }
-}
-
-fn no_such_door(door: &Name) -> Reply {
-    Reply::Failed { why: format!("there is no door '{door}'") }
 }

@@ -255,10 +255,7 @@ impl Doors {
             return;
         }
         let Opener { by, client } = opener;
-        let what = match by {
-            By::Knockctl => "opened by hand",
-            By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
-        };
+        let what = if *by == By::Knockctl { "opened by hand" } else { "OPEN SESAME" };
         let line = event_at(place, "open", what).with("by", by.as_str());
         self.tell(line.with("client", client.as_ref().map(Name::as_str)));
     }
