@@ -14,7 +14,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::lines::{Timeline, local, object, wall};
 use super::socket::{ControlError, Daemon, Patience, Replies};
-use super::words::Wanted;
 use super::{hand, status, words};
 use crate::config::load;
 use crate::config::{Door, Name, Recognition};
@@ -88,12 +87,8 @@ pub(super) fn explain(
 }
 
 /// What the doors want to hear, by their names.
-pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Wanted> {
-    let wanted = |door: &Door| {
-        let Recognition { sequence, seq_timeout: within, .. } = &door.recognition;
-        (door.name().to_string(), Wanted { sequence: sequence.clone(), within: *within })
-    };
-    doors.iter().map(wanted).collect()
+pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
+    doors.iter().map(|door| (door.name().to_string(), door.recognition.clone())).collect()
 }
 
 /// Tells of events as they happen, each at once. Ends when asked to, or when nobody reads any
@@ -103,7 +98,7 @@ fn follow(
     insecure: bool,
     request: &Request,
     json: bool,
-    known: BTreeMap<String, Wanted>,
+    known: BTreeMap<String, Recognition>,
 ) -> Result<(), ControlError> {
     for signal in [SIGINT, SIGTERM] {
         let always = Arc::new(AtomicBool::new(true));
@@ -157,12 +152,17 @@ pub(super) struct Teller<W> {
     pub(super) out: W,
     /// `None`: as JSON.
     pub(super) timeline: Option<Timeline>,
-    known: BTreeMap<String, Wanted>,
+    known: BTreeMap<String, Recognition>,
     pub(super) told: u64,
 }
 
 impl<W: Write> Teller<W> {
-    pub(super) fn new(out: W, json: bool, doors: &[Name], known: BTreeMap<String, Wanted>) -> Self {
+    pub(super) fn new(
+        out: W,
+        json: bool,
+        doors: &[Name],
+        known: BTreeMap<String, Recognition>,
+    ) -> Self {
         let timeline = (!json).then(|| Timeline::new(doors.iter().map(Name::as_str)));
         Self { out, timeline, known, told: 0 }
     }

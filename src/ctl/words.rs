@@ -5,20 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::Recognition;
 use crate::control::{EventLine, missed};
 use crate::engine::Reason;
 use crate::proto::duration;
-use crate::proto::knock::Knock;
-
-/// What a door wants to hear.
-#[derive(Clone, Debug)]
-pub(super) struct Wanted {
-    pub(super) sequence: Vec<Knock>,
-    pub(super) within: Duration,
-}
 
 /// An event, at a door of which this is known. What is not known is left out of the words.
-pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
+pub(super) fn event(event: &EventLine, wanted: Option<&Recognition>) -> String {
     let EventLine { event: kind, message, .. } = event;
     if message.starts_with(kind.as_str()) {
         return message.clone();
@@ -46,7 +39,7 @@ pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
             place(stage) + &knock.map_or_else(String::new, |knock| format!(" ({knock})"))
         }
         ("reset", Some(stage), Some(reason)) => {
-            let within = wanted.map(|wanted| duration::format(wanted.within));
+            let within = wanted.map(|wanted| duration::format(wanted.seq_timeout));
             let why = why_reset(&reason, knock.as_deref(), nth(stage).as_deref(), within);
             format!("reset at {}: {why}", place(stage))
         }
@@ -138,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    fn said(text: &str, wanted: Option<&Wanted>) -> String {
+    fn said(text: &str, wanted: Option<&Recognition>) -> String {
         event(&serde_json::from_str(&format!("{{\"time\":1,{text}}}")).unwrap(), wanted)
     }
 
@@ -181,7 +174,9 @@ mod tests {
     #[test]
     fn knocks_of_a_door_that_is_known_are_named() {
         let sequence = ["7000", "8000/udp", "9000"].map(|knock| knock.parse().unwrap()).to_vec();
-        let wanted = Wanted { sequence, within: Duration::from_secs(5) };
+        let mut wanted = Recognition::new("ssh".parse().unwrap());
+        wanted.sequence = sequence;
+        wanted.seq_timeout = Duration::from_secs(5);
         for (text, expected) in [
             (r#""event":"stage","stage":2"#, "stage 2 of 3 (8000/udp)"),
             (
