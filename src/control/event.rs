@@ -170,3 +170,48 @@ pub fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&str> {
 pub fn seconds(at: Wall) -> f64 {
     (at.as_nanos() / 1000) as f64 / 1e6
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::engine::DoorId;
+
+    fn line(kind: EventKind) -> EventLine {
+        let config = Config { settings: Settings::default(), doors: vec![], clients: vec![] };
+        let source = "192.0.2.2".parse().unwrap();
+        let event = Event { door: DoorId(0), source, kind, began: Monotonic::ZERO };
+        EventLine::of_event(&config, &event, Monotonic::ZERO, Wall::from_nanos(1_500_000_999))
+    }
+
+    #[test]
+    fn a_sequence_is_refused_when_it_is_complete_and_reset_when_it_is_not() {
+        for (reason, knock, event, level, message) in [
+            (Reason::Timeout, None, "reset", LogLevel::Info, "sequence timeout (stage 2)"),
+            (Reason::Used, None, "refused", LogLevel::Warning, "not opened: "),
+            (Reason::Expired, None, "refused", LogLevel::Warning, "not opened: "),
+            (
+                Reason::WrongKnock,
+                Some("9000"),
+                "reset",
+                LogLevel::Debug,
+                "sequence broken (stage 2): 9000/tcp, ",
+            ),
+        ] {
+            let knock = knock.map(|knock| knock.parse().unwrap());
+            let line = line(EventKind::Reset { stage: 2, reason, knock });
+            assert_eq!((line.event.as_str(), line.level()), (event, level), "{reason}");
+            assert!(line.message.starts_with(message), "{reason}: {}", line.message);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_in_its_object() {
+        let line = line(EventKind::Reset { stage: 1, reason: Reason::TripWire, knock: None });
+        let line = EventLine { message: String::new(), ..line };
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"time":1.5,"source":"192.0.2.2","event":"reset","reason":"trip-wire","stage":1}"#
+        );
+    }
+}
