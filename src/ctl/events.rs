@@ -14,10 +14,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::lines::{Timeline, local, object, wall};
 use super::socket::{ControlError, Daemon, Patience, Replies};
-use super::words::Wanted;
 use super::{hand, status, words};
 use crate::config::load;
-use crate::config::{Name, Recognition};
+use crate::config::{Door, Name, Recognition};
 use crate::control::{EventLine, HistoryQuery, Reply, Request};
 use crate::proto::duration;
 use crate::sys::clock;
@@ -80,22 +79,16 @@ pub(super) fn explain(
     address: Option<IpAddr>,
     json: bool,
 ) -> Result<(), ControlError> {
-    let known = if json { BTreeMap::new() } else { known(config, insecure) };
+    // As far as whoever asks may know what the doors want to hear: the daemon does not tell.
+    let options = load::Options { insecure_permissions: insecure };
+    let loaded = if json { None } else { load::load(config, &options).ok() };
+    let known = loaded.map(|loaded| known(&loaded.config.doors)).unwrap_or_default();
     follow(config, insecure, &Request::Explain { address }, json, known)
 }
 
-/// What the doors want to hear, by their names, as far as whoever asks may know it: the daemon does
-/// not tell.
-fn known(config: &Path, insecure_permissions: bool) -> BTreeMap<String, Wanted> {
-    let Ok(loaded) = load::load(config, &load::Options { insecure_permissions }) else {
-        return BTreeMap::new();
-    };
-    let doors = loaded.config.doors.into_iter().map(|door| {
-        let Recognition { sequence, seq_timeout: within, .. } = &door.recognition;
-        let wanted = Wanted { sequence: sequence.clone(), within: *within };
-        (door.name().to_string(), wanted)
-    });
-    doors.collect()
+/// What the doors want to hear, by their names.
+pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
+    doors.iter().map(|door| (door.name().to_string(), door.recognition.clone())).collect()
 }
 
 /// Tells of events as they happen, each at once. Ends when asked to, or when nobody reads any
@@ -105,7 +98,7 @@ fn follow(
     insecure: bool,
     request: &Request,
     json: bool,
-    known: BTreeMap<String, Wanted>,
+    known: BTreeMap<String, Recognition>,
 ) -> Result<(), ControlError> {
     for signal in [SIGINT, SIGTERM] {
         let always = Arc::new(AtomicBool::new(true));
@@ -114,7 +107,7 @@ fn follow(
     let mut daemon = Daemon::find(config, insecure)?;
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
     let doors = doors(&mut daemon)?;
-    let mut teller = Teller { known, ..Teller::new(io::stdout().lock(), json, &doors) };
+    let mut teller = Teller::new(io::stdout().lock(), json, &doors, known);
     let replies = daemon.ask(request, Patience::Endless)?;
     // A person who sees nothing should know that it works.
     if io::stderr().is_terminal() {
@@ -140,7 +133,8 @@ pub(super) fn history(
     let query = HistoryQuery { door, address, since };
     let doors = if json { Vec::new() } else { doors(&mut daemon)? };
     let replies = daemon.ask(&Request::History(query), Patience::Answer)?;
-    let mut teller = Teller::new(BufWriter::new(io::stdout().lock()), json, &doors);
+    let mut teller =
+        Teller::new(BufWriter::new(io::stdout().lock()), json, &doors, BTreeMap::new());
     teller.tell_all(replies)?;
     teller.out.flush()?;
     if teller.told == 0 && !json {
@@ -153,18 +147,24 @@ fn doors(daemon: &mut Daemon) -> Result<Vec<Name>, ControlError> {
     Ok(status::ask(daemon)?.doors.into_iter().map(|door| door.door).collect())
 }
 
-struct Teller<W> {
-    out: W,
+/// Prints what happened, as lines for people or as objects.
+pub(super) struct Teller<W> {
+    pub(super) out: W,
     /// `None`: as JSON.
-    timeline: Option<Timeline>,
-    known: BTreeMap<String, Wanted>,
-    told: u64,
+    pub(super) timeline: Option<Timeline>,
+    known: BTreeMap<String, Recognition>,
+    pub(super) told: u64,
 }
 
 impl<W: Write> Teller<W> {
-    fn new(out: W, json: bool, doors: &[Name]) -> Self {
+    pub(super) fn new(
+        out: W,
+        json: bool,
+        doors: &[Name],
+        known: BTreeMap<String, Recognition>,
+    ) -> Self {
         let timeline = (!json).then(|| Timeline::new(doors.iter().map(Name::as_str)));
-        Self { out, timeline, known: BTreeMap::new(), told: 0 }
+        Self { out, timeline, known, told: 0 }
     }
 
     /// Every event, until the daemon says that it was the last.
@@ -179,16 +179,17 @@ impl<W: Write> Teller<W> {
     }
 
     /// One whole line in one write, which a terminal or a pipe shows at once.
-    fn tell(&mut self, event: &EventLine) -> io::Result<()> {
+    pub(super) fn tell(&mut self, event: &EventLine) -> io::Result<()> {
         self.told += 1;
         let mut line = Vec::new();
         match &mut self.timeline {
             None => object(&mut line, event)?,
             Some(timeline) => {
-                let source = event.source.as_deref().unwrap_or("-");
+                let source =
+                    event.source.map_or_else(|| "-".to_owned(), |source| source.to_string());
                 let door = event.door.as_deref().unwrap_or("-");
                 let what = words::event(event, self.known.get(door));
-                timeline.line(&mut line, wall(event.time), source, door, &what)?;
+                timeline.line(&mut line, wall(event.time), &source, door, &what)?;
             }
         }
         self.out.write_all(&line)

@@ -7,19 +7,19 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde::Serialize;
-
+use super::events::{Teller as Lines, known};
 use crate::capture::{CaptureError, Recording};
 use crate::config::load::{self, Report};
-use crate::config::{Client, Config, Door, Family, Name, read_server_key};
+use crate::config::{Config, Door, Family, Name, read_server_key};
+use crate::control::{EventLine, name_of};
 use crate::engine::spa::{Server, ServerKey};
 use crate::engine::{
     ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Setup, Verdict,
 };
 use crate::grants::By;
 use crate::time::{Monotonic, Now, Wall};
-use crate::wire::{self, Ignored, Packet};
-use text::Text;
+use crate::wire::{self, Packet};
+use text::Tally;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExplainArgs {
@@ -101,6 +101,7 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
         Ok(server) => (server, None),
         Err(why) => (None, Some(Sealed { why, count: 0 })),
     };
+    let doors: Vec<Name> = config.doors.iter().map(|door| door.name().clone()).collect();
     let mut explanation = Explanation {
         engine: Engine::new(Setup::new(&config, server)),
         sealed,
@@ -108,9 +109,8 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
         teller: Teller {
             config: &config,
             only: args.ip,
-            form: if args.json { Form::Json } else { Form::Text(Text::new(&config.doors)) },
-            wanted: 0,
-            out,
+            lines: Lines::new(out, args.json, &doors, known(&config.doors)),
+            tally: Tally::default(),
         },
     };
     let mut read_to_end = explanation.read(&mut recording);
@@ -182,7 +182,7 @@ impl Explanation<'_> {
                     let verdict = self.engine.receive(now, &packet, payload);
                     self.teller.packet(frame.time, &packet, &verdict)?;
                 }
-                Err(ignored) => self.teller.unread(ignored),
+                Err(ignored) => self.teller.tally.unread(ignored),
             }
         }
         Ok(())
@@ -227,77 +227,18 @@ impl Explanation<'_> {
 struct Teller<'a> {
     config: &'a Config,
     only: Option<IpAddr>,
-    form: Form<'a>,
-    /// How many packets are told of.
-    wanted: u64,
-    out: Box<dyn Write>,
-}
-
-enum Form<'a> {
-    Json,
-    Text(Text<'a>),
-}
-
-/// What an event comes to, once it is known what opening would run.
-#[derive(Clone, Copy, Debug)]
-enum Outcome<'a> {
-    Stage(u8),
-    Open { by: By, client: Option<&'a Name> },
-    Close { by: By, client: Option<&'a Name> },
-    Reset { stage: u8, reason: Reason },
-    Refused { reason: Reason, client: Option<&'a Name> },
-    Missed { client: Option<&'a Name>, steps: i32 },
-    LockedOut { seconds: u64, everywhere: bool },
-}
-
-impl<'a> Outcome<'a> {
-    fn of(config: &'a Config, door: &Door, at: Monotonic, event: &Event) -> Self {
-        match event.kind {
-            EventKind::Stage(stage) => Self::Stage(stage),
-            EventKind::Open(_) if !door.opening.how.opens(Family::of(event.source)) => {
-                Self::Refused { reason: Reason::NoCommand, client: None }
-            }
-            EventKind::Open(Knocked::Sequence) => {
-                let by = door.one_time.as_ref().map_or(By::Sequence, |_| By::OneTimeSequence);
-                Self::Open { by, client: None }
-            }
-            EventKind::Open(Knocked::Totp { client, .. }) => {
-                Self::Open { by: By::Totp, client: name_of(config, client) }
-            }
-            EventKind::Reset { stage, reason, .. } => Self::Reset { stage, reason },
-            EventKind::Missed { client, steps } => {
-                Self::Missed { client: name_of(config, client), steps }
-            }
-            EventKind::LockedOut { until, everywhere } => {
-                Self::LockedOut { seconds: until.since(at).as_secs(), everywhere }
-            }
-        }
-    }
-}
-
-fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&Name> {
-    config.clients.get(usize::try_from(place).ok()?).map(|Client { name, .. }| name)
+    lines: Lines<Box<dyn Write>>,
+    tally: Tally,
 }
 
 impl Teller<'_> {
-    fn is_wanted(&self, source: IpAddr) -> bool {
-        self.only.is_none_or(|only| only == source)
-    }
-
-    /// Bytes that are no knock, and whose source is not known.
-    fn unread(&mut self, ignored: Ignored) {
-        if let Form::Text(text) = &mut self.form {
-            text.unread(ignored);
-        }
-    }
-
     fn packet(&mut self, at: Wall, packet: &Packet, verdict: &Verdict<'_>) -> io::Result<()> {
-        let wanted = self.is_wanted(packet.source);
-        self.wanted += u64::from(wanted);
-        if let Form::Text(text) = &mut self.form {
-            text.count(wanted, verdict);
-            if wanted && self.only.is_some() {
-                text.unseen(&mut self.out, at, packet, verdict)?;
+        let wanted = self.only.is_none_or(|only| only == packet.source);
+        self.tally.count(wanted, verdict);
+        if let (true, Some(_), Some(timeline)) = (wanted, self.only, &mut self.lines.timeline) {
+            let source = packet.source.to_string();
+            for (door, what) in text::unseen(&self.config.doors, packet, verdict) {
+                timeline.line(&mut self.lines.out, at, &source, door, &what)?;
             }
         }
         match verdict {
@@ -309,23 +250,18 @@ impl Teller<'_> {
             }
             Verdict::Asked(requests) => {
                 for request in *requests {
-                    let client = name_of(self.config, request.client);
                     let by = match request.credential {
                         Credential::Spa { .. } => By::Spa,
                         Credential::Fwknop { .. } => By::Fwknop,
                     };
-                    let outcome = if request.close {
-                        Outcome::Close { by, client }
-                    } else {
-                        Outcome::Open { by, client }
-                    };
-                    self.tell(at, packet.source, Some(request.door), outcome, Some(packet))?;
+                    let event = if request.close { "close" } else { "open" };
+                    let (door, client) = (door(self.config, request.door), request.client);
+                    self.by_client(at, packet.source, door, event, by, client)?;
                 }
             }
             Verdict::Refused(refusal) => {
-                let client = refusal.client.and_then(|client| name_of(self.config, client));
-                let outcome = Outcome::Refused { reason: refusal.reason, client };
-                self.tell(at, packet.source, refusal.door, outcome, Some(packet))?;
+                let line = EventLine::of_refusal(self.config, refusal, at);
+                self.tell(EventLine { message: String::new(), ..line })?;
             }
         }
         Ok(())
@@ -333,119 +269,83 @@ impl Teller<'_> {
 
     /// One event, and the packet that brought it about, unless it was time.
     fn event(&mut self, at: Wall, event: &Event, packet: Option<&Packet>) -> io::Result<()> {
-        let config = self.config;
-        let Some(door) = door(&config.doors, event.door) else { return Ok(()) };
+        let Some(door) = door(self.config, event.door) else { return Ok(()) };
+        let knock = packet.map(|packet| packet.knock().to_string());
         // The engine's clock is that of the capture.
-        let outcome = Outcome::of(config, door, Monotonic::from_nanos(at.as_nanos()), event);
-        self.tell(at, event.source, Some(event.door), outcome, packet)
+        let seen = Monotonic::from_nanos(at.as_nanos());
+        let line = EventLine::of_event(self.config, event, seen, at);
+        let line = EventLine { message: String::new(), ..line };
+        let line = match event.kind {
+            EventKind::Open(_) if !door.opening.how.opens(Family::of(event.source)) => {
+                EventLine::new(at, Some(event.source), Some(door.name()), "refused", "")
+                    .with("reason", Reason::NoCommand.as_str())
+                    .with("knock", knock)
+            }
+            EventKind::Open(Knocked::Totp { client, .. }) => {
+                return self.by_client(at, event.source, Some(door), "open", By::Totp, client);
+            }
+            EventKind::Open(Knocked::Sequence) => line.with("knock", knock),
+            _ => line,
+        };
+        self.tell(line)
     }
 
-    fn tell(
+    /// What a client has asked for, or done with what only it has.
+    fn by_client(
         &mut self,
         at: Wall,
         source: IpAddr,
-        id: Option<DoorId>,
-        outcome: Outcome<'_>,
-        packet: Option<&Packet>,
+        door: Option<&Door>,
+        event: &str,
+        by: By,
+        client: ClientId,
     ) -> io::Result<()> {
-        if !self.is_wanted(source) {
+        let client = name_of(self.config, client);
+        let of = client.map_or_else(String::new, |client| format!(" of {client}"));
+        let line = EventLine::new(
+            at,
+            Some(source),
+            door.map(Door::name),
+            event,
+            format!("{event} ({by}{of})"),
+        );
+        self.tell(line.with("by", by.as_str()).with("client", client))
+    }
+
+    fn tell(&mut self, mut line: EventLine) -> io::Result<()> {
+        if self.only.is_some_and(|only| Some(only) != line.source) {
             return Ok(());
         }
-        let door = id.and_then(|id| Some((id, door(&self.config.doors, id)?)));
-        match &mut self.form {
-            Form::Text(text) => text.event(&mut self.out, at, source, door, outcome, packet),
-            Form::Json => {
-                let door = door.map(|(_, door)| door.name());
-                let line = JsonLine { time: seconds(at), source, door, outcome: outcome.into() };
-                serde_json::to_writer(&mut self.out, &line)?;
-                writeln!(self.out)
-            }
+        self.tally.note(&line);
+        if self.lines.timeline.is_none() {
+            line.message.clear();
+            line.facts
+                .retain(|fact, _| fact != "knock" && (fact != "stage" || line.event == *fact));
         }
+        self.lines.tell(&line)
     }
 
     /// The last lines. `crowded` is how many sequences the engine gave up for want of room.
     fn finish(&mut self, crowded: u64) -> io::Result<()> {
-        match &mut self.form {
-            Form::Text(text) => {
-                text.finish(&mut self.out, self.only, self.wanted)?;
-                text::crowded(&mut self.out, crowded)?;
+        let out = &mut self.lines.out;
+        match &self.lines.timeline {
+            Some(timeline) => {
+                if !timeline.is_empty() {
+                    writeln!(out)?;
+                }
+                self.tally.finish(out, &self.config.doors, self.only)?;
+                text::crowded(out, crowded)?;
             }
-            Form::Json => {
-                if let Some(only) = self.only.filter(|_| self.wanted == 0) {
+            None => {
+                if let Some(only) = self.only.filter(|_| self.tally.is_empty()) {
                     writeln!(io::stderr(), "no packet from {only} in this file")?;
                 }
             }
         }
-        self.out.flush()
+        out.flush()
     }
 }
 
-fn door(doors: &[Door], DoorId(place): DoorId) -> Option<&Door> {
-    usize::try_from(place).ok().and_then(|place| doors.get(place))
-}
-
-/// To the microsecond, which is what a double holds.
-fn seconds(at: Wall) -> f64 {
-    (at.as_nanos() / 1_000) as f64 / 1e6
-}
-
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    time: f64,
-    source: IpAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    door: Option<&'a Name>,
-    #[serde(flatten)]
-    outcome: JsonOutcome<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-enum JsonOutcome<'a> {
-    Stage {
-        stage: u8,
-    },
-    Open {
-        by: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        client: Option<&'a Name>,
-    },
-    Close {
-        by: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        client: Option<&'a Name>,
-    },
-    Reset {
-        reason: &'static str,
-    },
-    Refused {
-        reason: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        client: Option<&'a Name>,
-    },
-    Missed {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        client: Option<&'a Name>,
-        steps: i32,
-    },
-    LockedOut {
-        seconds: u64,
-        everywhere: bool,
-    },
-}
-
-impl<'a> From<Outcome<'a>> for JsonOutcome<'a> {
-    fn from(outcome: Outcome<'a>) -> Self {
-        match outcome {
-            Outcome::Stage(stage) => Self::Stage { stage },
-            Outcome::Open { by, client } => Self::Open { by: by.as_str(), client },
-            Outcome::Close { by, client } => Self::Close { by: by.as_str(), client },
-            Outcome::Reset { reason, .. } => Self::Reset { reason: reason.as_str() },
-            Outcome::Refused { reason, client } => {
-                Self::Refused { reason: reason.as_str(), client }
-            }
-            Outcome::Missed { client, steps } => Self::Missed { client, steps },
-            Outcome::LockedOut { seconds, everywhere } => Self::LockedOut { seconds, everywhere },
-        }
-    }
+fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
+    config.doors.get(place as usize)
 }

@@ -5,128 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::control::EventLine;
+use crate::config::Recognition;
+use crate::control::{EventLine, missed};
 use crate::engine::Reason;
-use crate::grants::By;
 use crate::proto::duration;
-use crate::proto::knock::Knock;
 
-/// What is known of an event; what is not known is left out of the words.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Told {
-    /// How many knocks the door's sequence has.
-    pub(super) of: Option<usize>,
-    /// The knock that came.
-    pub(super) knock: Option<String>,
-    /// The knock that would have been right.
-    pub(super) expected: Option<String>,
-    /// How long the sequence may take.
-    pub(super) within: Option<String>,
-    pub(super) family: Option<&'static str>,
-}
-
-impl Told {
-    fn place(&self, stage: u64) -> String {
-        match self.of {
-            Some(of) => format!("stage {stage} of {of}"),
-            None => format!("stage {stage}"),
-        }
-    }
-
-    pub(super) fn stage(&self, stage: u64) -> String {
-        let place = self.place(stage);
-        self.knock.as_ref().map_or_else(|| place.clone(), |knock| format!("{place} ({knock})"))
-    }
-
-    pub(super) fn open(&self) -> String {
-        let knock = self.knock.as_deref().unwrap_or("the last knock");
-        format!("open ({knock} completes the sequence)")
-    }
-
-    pub(super) fn open_by(&self, by: By, client: Option<&str>) -> String {
-        format!("open ({})", by_whom(by, client))
-    }
-
-    pub(super) fn close_by(&self, by: By, client: Option<&str>) -> String {
-        format!("close ({})", by_whom(by, client))
-    }
-
-    pub(super) fn refused(&self, reason: &str) -> String {
-        if reason != Reason::NoCommand.as_str() {
-            return format!("refused: {reason}");
-        }
-        let family = self.family.unwrap_or("its address family");
-        match &self.knock {
-            Some(knock) => {
-                format!("refused ({knock} completes it, but nothing opens it for {family})")
-            }
-            None => format!("refused: nothing opens the door for {family}"),
-        }
-    }
-
-    pub(super) fn reset(&self, stage: u64, reason: &str) -> String {
-        let expected = self.expected.as_deref();
-        let knock = self.knock.as_deref();
-        let but = expected.map_or_else(String::new, |knock| format!(", {knock} was expected"));
-        let why = if reason == Reason::Timeout.as_str() {
-            let expected = expected.unwrap_or("the next knock");
-            match &self.within {
-                Some(within) => {
-                    format!("{expected} did not come within {within} of the first knock")
-                }
-                None => format!("{expected} did not come in time"),
-            }
-        } else if reason == Reason::TripWire.as_str() {
-            knock.map_or_else(
-                || format!("a trip-wire was hit{but}"),
-                |knock| format!("{knock} is a trip-wire{but}"),
-            )
-        } else if reason == Reason::WrongKnock.as_str() {
-            format!("{} came{but}", knock.unwrap_or("a knock out of turn"))
-        } else {
-            reason.to_owned()
-        };
-        format!("reset at {}: {why}", self.place(stage))
-    }
-}
-
-fn by_whom(by: By, client: Option<&str>) -> String {
-    client.map_or_else(|| by.to_string(), |client| format!("{by} of {client}"))
-}
-
-/// A sequence of another time: a clock is off.
-pub(super) fn missed(client: Option<&str>, steps: i64) -> String {
-    let client = client.unwrap_or("a client");
-    let count = steps.unsigned_abs();
-    let noun = if count == 1 { "step" } else { "steps" };
-    let when = if steps < 0 { "ago" } else { "ahead" };
-    format!("refused: right for {client} {count} {noun} {when}: is a clock off?")
-}
-
-pub(super) fn locked_out(seconds: u64, everywhere: bool) -> String {
-    let lasts = duration::format(Duration::from_secs(seconds));
-    let door = if everywhere { "any door" } else { "this door" };
-    format!("locked out: failed too often, not listened to at {door} for {lasts}")
-}
-
-pub(super) const fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-/// That a packet to this port was none of its own.
-pub(super) fn duplicate(knock: &str) -> String {
-    format!("{knock} again: a retransmission, no knock of its own")
-}
-
-/// What a door wants to hear.
-#[derive(Clone, Debug)]
-pub(super) struct Wanted {
-    pub(super) sequence: Vec<Knock>,
-    pub(super) within: Duration,
-}
-
-/// An event that a daemon tells of, at a door of which this is known.
-pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
+/// An event, at a door of which this is known. What is not known is left out of the words.
+pub(super) fn event(event: &EventLine, wanted: Option<&Recognition>) -> String {
     let EventLine { event: kind, message, .. } = event;
     if message.starts_with(kind.as_str()) {
         return message.clone();
@@ -137,46 +22,66 @@ pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
         other => Some(other.to_string()),
     };
     let number = |name: &str| event.facts.get(name).and_then(Value::as_u64);
-    let stage = number("stage");
     // The knock at this place in the sequence.
     let nth = |place: u64| {
         let knock = wanted?.sequence.get(usize::try_from(place).ok()?)?;
         Some(knock.to_string())
     };
-    let told = Told {
+    let place = |stage: u64| {
         // The configuration may have changed since the daemon read it.
-        of: wanted.map(|wanted| wanted.sequence.len()).filter(|&of| {
-            stage.is_none_or(|stage| usize::try_from(stage).is_ok_and(|it| it <= of))
-        }),
-        knock: text("knock"),
-        expected: stage.and_then(nth),
-        within: wanted.map(|wanted| duration::format(wanted.within)),
-        family: event.source.as_ref().and_then(|source| source.parse().ok()).map(family),
+        let of = wanted.map(|wanted| wanted.sequence.len() as u64).filter(|&of| stage <= of);
+        of.map_or_else(|| format!("stage {stage}"), |of| format!("stage {stage} of {of}"))
     };
-    let reason = text("reason");
-    match (kind.as_str(), stage, reason) {
+    let (knock, client, reason) = (text("knock"), text("client"), text("reason"));
+    match (kind.as_str(), number("stage"), reason) {
         ("stage", Some(stage), _) => {
             let knock = stage.checked_sub(1).and_then(nth);
-            Told { knock, ..told }.stage(stage)
+            place(stage) + &knock.map_or_else(String::new, |knock| format!(" ({knock})"))
         }
-        ("reset", Some(stage), Some(reason)) => told.reset(stage, &reason),
-        ("open", _, _) if told.knock.is_some() => told.open(),
-        ("open" | "extend", _, _) => {
-            let by = text("by").map(|by| format!(" by {by}"));
-            let client = text("client").map(|client| format!(" of {client}"));
-            let seconds = text("seconds").map(|seconds| format!(", for {seconds}s"));
-            let parts = [by, client, seconds].into_iter().flatten().collect::<String>();
-            let done = if kind == "open" { "open" } else { "extended" };
-            format!("{done}{parts}")
+        ("reset", Some(stage), Some(reason)) => {
+            let within = wanted.map(|wanted| duration::format(wanted.seq_timeout));
+            let why = why_reset(&reason, knock.as_deref(), nth(stage).as_deref(), within);
+            format!("reset at {}: {why}", place(stage))
         }
-        ("refused", _, Some(reason)) if message.is_empty() => told.refused(&reason),
+        ("open" | "extend", _, _) => match knock {
+            Some(knock) if kind == "open" => format!("open ({knock} completes the sequence)"),
+            _ => {
+                let by = text("by").map(|by| format!(" by {by}"));
+                let client = client.map(|client| format!(" of {client}"));
+                let seconds = text("seconds").map(|seconds| format!(", for {seconds}s"));
+                let parts = [by, client, seconds].into_iter().flatten().collect::<String>();
+                let done = if kind == "open" { "open" } else { "extended" };
+                format!("{done}{parts}")
+            }
+        },
+        ("refused", ..) if message.is_empty() && event.is_for(Reason::NoCommand) => {
+            let family = event.source.map_or("its address family", family);
+            match knock {
+                Some(knock) => {
+                    format!("refused ({knock} completes it, but nothing opens it for {family})")
+                }
+                None => format!("refused: nothing opens the door for {family}"),
+            }
+        }
         ("ignored", _, Some(reason)) => {
-            let knock = told.knock.as_deref().unwrap_or("a packet");
-            if reason == Reason::Duplicate.as_str() {
+            let knock = knock.as_deref().unwrap_or("a packet");
+            if event.is_for(Reason::Duplicate) {
                 duplicate(knock)
             } else {
-                format!("{knock} changed nothing: {}", why_ignored(&reason, message))
+                let why = if message.is_empty() { &reason } else { message };
+                format!("{knock} changed nothing: {why}")
             }
+        }
+        ("missed", ..) if message.is_empty() => {
+            let steps = event.facts.get("steps").and_then(Value::as_i64).unwrap_or_default();
+            format!("refused: {}", missed(client.as_deref(), steps))
+        }
+        ("locked_out", ..) if message.is_empty() => {
+            let lasts = Duration::from_secs(number("seconds").unwrap_or_default());
+            let everywhere = event.facts.get("everywhere") == Some(&Value::Bool(true));
+            let door = if everywhere { "any door" } else { "this door" };
+            let lasts = duration::format(lasts);
+            format!("locked out: failed too often, not listened to at {door} for {lasts}")
         }
         (_, _, reason) => match (message.as_str(), reason) {
             ("", None) => kind.clone(),
@@ -186,19 +91,38 @@ pub(super) fn event(event: &EventLine, wanted: Option<&Wanted>) -> String {
     }
 }
 
-fn why_ignored<'a>(reason: &'a str, message: &'a str) -> &'a str {
-    if !message.is_empty() {
-        return message;
+fn why_reset(
+    reason: &str,
+    knock: Option<&str>,
+    expected: Option<&str>,
+    within: Option<String>,
+) -> String {
+    let but = expected.map_or_else(String::new, |knock| format!(", {knock} was expected"));
+    if reason == Reason::Timeout.as_str() {
+        let expected = expected.unwrap_or("the next knock");
+        let limit = within
+            .map_or_else(|| "in time".to_owned(), |it| format!("within {it} of the first knock"));
+        format!("{expected} did not come {limit}")
+    } else if reason == Reason::TripWire.as_str() {
+        let hit = knock.map_or_else(
+            || "a trip-wire was hit".to_owned(),
+            |knock| format!("{knock} is a trip-wire"),
+        );
+        hit + &but
+    } else if reason == Reason::WrongKnock.as_str() {
+        format!("{} came{but}", knock.unwrap_or("a knock out of turn"))
+    } else {
+        reason.to_owned()
     }
-    let known = Reason::ALL.into_iter().find(|known| known.as_str() == reason);
-    match known {
-        Some(Reason::NotWatched) => "no door wants this port, or not with these flags",
-        Some(Reason::NotForUs) => "it went neither to this host nor to a door's target",
-        Some(Reason::OnlyIpv4) => "it is IPv6, and only_ipv4 is set",
-        Some(Reason::TripWire) => "a trip-wire, but there was nothing to break",
-        Some(Reason::WrongKnock) => "it does not come first, and nothing had begun",
-        _ => reason,
-    }
+}
+
+const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// That a packet to this port was none of its own.
+pub(super) fn duplicate(knock: &str) -> String {
+    format!("{knock} again: a retransmission, no knock of its own")
 }
 
 #[cfg(test)]
@@ -207,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    fn said(text: &str, wanted: Option<&Wanted>) -> String {
+    fn said(text: &str, wanted: Option<&Recognition>) -> String {
         event(&serde_json::from_str(&format!("{{\"time\":1,{text}}}")).unwrap(), wanted)
     }
 
@@ -250,7 +174,9 @@ mod tests {
     #[test]
     fn knocks_of_a_door_that_is_known_are_named() {
         let sequence = ["7000", "8000/udp", "9000"].map(|knock| knock.parse().unwrap()).to_vec();
-        let wanted = Wanted { sequence, within: Duration::from_secs(5) };
+        let mut wanted = Recognition::new("ssh".parse().unwrap());
+        wanted.sequence = sequence;
+        wanted.seq_timeout = Duration::from_secs(5);
         for (text, expected) in [
             (r#""event":"stage","stage":2"#, "stage 2 of 3 (8000/udp)"),
             (

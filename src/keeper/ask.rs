@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::credible::Lie;
-use crate::config::{Client, Config, Door, Name};
+use crate::config::{Client, Config, Door};
 use crate::engine::spa::Server;
 use crate::engine::{
     AHEAD, ClientId, Credential, DoorId, Event, Knocked, Local, Missing, Reason, Request, fwknop,
@@ -286,11 +286,6 @@ pub(super) fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
 
 pub(super) fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
     config.clients.get(usize::try_from(place).ok()?)
-}
-
-/// The name of a client, for the log.
-pub(super) fn client_name(config: &Config, id: ClientId) -> Option<&Name> {
-    client(config, id).map(|client| &client.name)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use self::jobs::Purpose;
 
@@ -17,12 +17,13 @@ use super::alerts::Alerts;
 use super::books::Books;
 use super::sets::{Kept, Sets, SetsError};
 use crate::config::{Name, OnExit};
+use crate::control::EventLine;
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
 use crate::grants::{Element, Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
 use crate::ledger::{Ahead, Event, Flush};
-use crate::log::limit::Limit;
-use crate::sys::fault;
+use crate::log::{self, limit::Limit};
+use crate::sys::{clock, fault};
 use crate::time::{Monotonic, Now};
 
 /// All doors and whatever is under way at them.
@@ -38,6 +39,8 @@ pub(super) struct Doors {
     ended: Vec<(JobId, Result<(), String>)>,
     /// Grants whose doors are not open though they should be, as far as is known.
     gone: HashSet<GrantId>,
+    /// What has happened since those who follow were told.
+    told: Vec<EventLine>,
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
 }
@@ -129,6 +132,17 @@ impl Doors {
         passes
     }
 
+    /// Logs what has happened, for those who follow as well.
+    pub(super) fn tell(&mut self, line: EventLine) {
+        log::event(&line);
+        self.told.push(line);
+    }
+
+    /// What has been told since the last call.
+    pub(super) fn take_told(&mut self) -> Vec<EventLine> {
+        std::mem::take(&mut self.told)
+    }
+
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
     pub(super) fn poll(&mut self, now: Now) {
         for finished in self.commands.poll(now.monotonic) {
@@ -151,7 +165,7 @@ impl Doors {
         let Expired { id, place, close, delete, again } = expired;
         let Place { door, address, .. } = &place;
         if !again && self.may_tell(now, door) {
-            info!(source = %address, door = %door, event = "close", "{why}");
+            self.tell(event_at(&place, "close", why));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -246,6 +260,12 @@ impl Doors {
         fds.extend(self.alerts.fds());
         fds
     }
+}
+
+/// Something that happened at a door.
+fn event_at(place: &Place, event: &str, message: impl Into<String>) -> EventLine {
+    let at = clock::now().wall;
+    EventLine::new(at, Some(place.address), Some(&place.door), event, message)
 }
 
 /// What the kernel has to hold.

@@ -24,6 +24,5 @@ pub(crate) mod server_key;
 pub(crate) mod sets;
 mod watcher;
 mod watchers;
-mod words;
 
 pub use run::run;

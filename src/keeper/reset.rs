@@ -1,11 +1,11 @@
 //! `knockctl client reset`: what a client has used in the future is forgotten.
 
-use tracing::info;
-
 use super::run::Keeper;
 use crate::config::Name;
+use crate::control::EventLine;
 use crate::ledger::Ahead;
 use crate::proto::duration;
+use crate::sys::clock;
 use crate::time::Now;
 
 impl Keeper {
@@ -39,12 +39,9 @@ impl Keeper {
             .ok_or_else(|| "the ledger cannot be written, and knockd's log says why".to_owned())?;
         // The one at work may remember it too.
         self.watchers.renew(now.monotonic).map_err(|why| format!("no watcher starts: {why}"))?;
-        info!(
-            client = name.as_str(),
-            event = "client_reset",
-            count,
-            "what client '{name}' has used ahead of its time is forgotten: {count}"
-        );
+        let what = format!("what client '{name}' has used ahead of its time is forgotten: {count}");
+        let line = EventLine::new(clock::now().wall, None, None, "client_reset", what);
+        self.doors.tell(line.with("client", name.as_str()).with("count", count));
         Ok(match count {
             0 => format!("'{name}' has used nothing ahead of its time"),
             _ => format!(

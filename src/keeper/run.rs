@@ -12,10 +12,9 @@ use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::answers::Asked;
 use super::books::Books;
 use super::cli::Cli;
-use super::control::{ConnectionId, Control};
+use super::control::{ConnectionId, Control, Follows};
 use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::Doors;
 use super::mark::Mark;
@@ -29,7 +28,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::load::{self, Loaded, Report};
 use crate::config::trusted_path::check_paths;
 use crate::config::{Config, OnExit};
-use crate::control;
+use crate::control::{self, Reply};
 use crate::firewall::JobId;
 use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
@@ -95,8 +94,8 @@ pub(super) struct Keeper {
     pub(super) watchers: Watchers,
     pub(super) doors: Doors,
     pub(super) control: Control,
-    /// What is asked about at the moment, and by whom what happened before.
-    pub(super) asked: Asked,
+    /// Whether somebody asks what became of knocks, and who what happened before.
+    pub(super) explains: bool,
     /// Doors that somebody opens by hand, and who waits to be told what comes of it.
     pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
     pub(super) past_for: Option<ConnectionId>,
@@ -201,7 +200,7 @@ impl Keeper {
         Ok(Self {
             since: now.wall,
             control,
-            asked: Asked::default(),
+            explains: false,
             opening: HashMap::new(),
             past_for: None,
             asked_status: Vec::new(),
@@ -269,8 +268,18 @@ impl Keeper {
                 let _logged = self.doors.refuse_all(now, &ask, reason);
             }
             Notice::Spent { place, reason } => self.doors.note_refused(now, &place, reason),
-            Notice::Seen { .. } | Notice::Past { .. } | Notice::PastRefusal { .. } => {
-                self.explain(now, &notice);
+            Notice::Happened(line) => self.doors.tell(line),
+            Notice::Seen(line) => {
+                let source = line.source;
+                self.control.publish(&Reply::Event(line), |follows| match follows {
+                    Follows::Knocks(wanted) => wanted.is_none() || wanted == source,
+                    _ => false,
+                });
+            }
+            Notice::Past(line) => {
+                if let Some(id) = self.past_for {
+                    self.control.reply(id, &Reply::Event(line));
+                }
             }
             Notice::InForce(config) => self.in_force(now, &config)?,
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),

@@ -16,19 +16,18 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::ask::{self, Ask, Grounds, Unfounded, client_name};
+use super::ask::{self, Ask, Grounds, Unfounded};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::locks::Locks;
 use super::watcher::{Heard, Watcher};
-use super::words::{client_of, log_event, log_refusal, names_of};
 use crate::config::{Config, LogLevel, Name};
+use crate::control::EventLine;
 use crate::engine::spa::Server;
-use crate::engine::{Event, EventKind, Local, Missing, Reason, Refusal, Setup};
+use crate::engine::{EventKind, Local, Missing, Reason, Setup};
 use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
-use crate::proto::knock::Knock;
 use crate::sys::memory;
 use crate::sys::privileges::Identity;
 use crate::sys::{clock, host};
@@ -76,12 +75,12 @@ pub(super) enum Notice {
     Refused(Box<Ask>, Reason),
     /// A sequence was completed that opens nothing any more.
     Spent { place: Place, reason: Reason },
+    /// Something has happened that everybody may know.
+    Happened(EventLine),
     /// A packet that changed nothing: somebody asks about such.
-    Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
+    Seen(EventLine),
     /// Something that was reported before: somebody asks what happened lately.
-    Past { door: Name, client: Option<Name>, event: Event, at: Monotonic },
-    /// A request that was refused before.
-    PastRefusal { door: Option<Name>, client: Option<Name>, refusal: Refusal, at: Monotonic },
+    Past(EventLine),
     /// This configuration is at work from now on.
     InForce(Arc<Config>),
     /// No watcher could start with this configuration. Fatal only where none has ever worked.
@@ -425,6 +424,8 @@ impl Watchers {
             now: clock::now(),
         };
         credible::check(&grounds, watcher.since, &frame)?;
+        // By the calendar of now.
+        let when = |at| grounds.now.wall - grounds.now.monotonic.since(at);
         match frame {
             FromWatcher::Event { event, at } => {
                 let Some(door) = ask::door(&watcher.config, event.door) else { return Ok(()) };
@@ -443,7 +444,9 @@ impl Watchers {
                 }
                 let EventKind::Open(knocked) = event.kind else {
                     if self.may_log(now) {
-                        log_event(&watcher.config, &event, at, door.name());
+                        let wall = grounds.now.wall;
+                        let line = EventLine::of_event(&watcher.config, &event, at, wall);
+                        notices.push(Notice::Happened(line));
                     }
                     return Ok(());
                 };
@@ -490,24 +493,24 @@ impl Watchers {
             }
             FromWatcher::Refused { refusal, .. } => {
                 if self.may_log(now) {
-                    log_refusal(&watcher.config, &refusal);
+                    let line = EventLine::of_refusal(&watcher.config, &refusal, grounds.now.wall);
+                    notices.push(Notice::Happened(line));
                 }
             }
             FromWatcher::Seen { source, knock, reason, at } => {
-                notices.push(Notice::Seen { source, knock, reason, at });
+                let line =
+                    EventLine::new(when(at), Some(source), None, "ignored", reason.to_string())
+                        .with("knock", knock.to_string())
+                        .with("reason", reason.as_str());
+                notices.push(Notice::Seen(line));
             }
             FromWatcher::PastRefusal { refusal, at } => {
-                let (door, client) = names_of(&watcher.config, &refusal);
-                let (door, client) = (door.cloned(), client.cloned());
-                notices.push(Notice::PastRefusal { door, client, refusal, at });
+                let line = EventLine::of_refusal(&watcher.config, &refusal, when(at));
+                notices.push(Notice::Past(line));
             }
             FromWatcher::Past { event, at } => {
-                let Some(door) = ask::door(&watcher.config, event.door) else { return Ok(()) };
-                let door = door.name().clone();
-                let client = client_of(&event)
-                    .and_then(|client| client_name(&watcher.config, client))
-                    .cloned();
-                notices.push(Notice::Past { door, client, event, at });
+                let line = EventLine::of_event(&watcher.config, &event, at, when(at));
+                notices.push(Notice::Past(line));
             }
             FromWatcher::Ready | FromWatcher::Done | FromWatcher::Suppressed { .. } => {}
         }

@@ -1,8 +1,8 @@
 //! What the daemon says, and to whom: standard error, a file, syslog.
 //!
 //! A line about a source at a door is `SOURCE: DOOR: what happened`, as in classic knockd. Code
-//! logs with `tracing`'s macros; the fields `source` and `door` come first in a text line, the
-//! message last, and every other field appears in JSON only.
+//! logs with `tracing`'s macros, and what happens at doors with [`event`]; the fields `source` and
+//! `door` come first in a text line, the message last, and every other field appears in JSON only.
 #![forbid(unsafe_code)]
 
 pub mod limit;
@@ -41,8 +41,6 @@ struct Output {
     level: LogLevel,
     format: LogFormat,
     sinks: Vec<Box<dyn Sink + Send>>,
-    /// What has happened at doors since it was last asked, where somebody asks.
-    tap: Option<Vec<EventLine>>,
 }
 
 static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
@@ -74,12 +72,10 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
         let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
         sinks.push(Box::new(Syslog::new(facility)));
     }
-    let output = Output { level: log.level, format: log.format, sinks, tap: None };
+    let output = Output { level: log.level, format: log.format, sinks };
     if let Err(output) = OUTPUT.set(Mutex::new(output)).map_err(Mutex::into_inner) {
         if let (Ok(new), Some(mutex)) = (output, OUTPUT.get()) {
-            let mut output = lock(mutex);
-            let tap = output.tap.take();
-            *output = Output { tap, ..new };
+            *lock(mutex) = new;
         }
         return Ok(());
     }
@@ -89,19 +85,25 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Keeps what happens at doors for [`take_events`], or no longer does.
-pub fn keep_events(keep: bool) {
-    if let Some(mutex) = OUTPUT.get() {
-        let mut output = lock(mutex);
-        output.tap = if keep { Some(output.tap.take().unwrap_or_default()) } else { None };
-    }
+/// Logs something that happened; its facts, too, where lines are objects.
+pub fn event(line: &EventLine) {
+    write(line.level(), || Record::of_line(line));
 }
 
-/// What has happened at doors since the last call, whatever the level of the log.
-#[must_use]
-pub fn take_events() -> Vec<EventLine> {
-    let tapped = OUTPUT.get().and_then(|mutex| lock(mutex).tap.as_mut().map(std::mem::take));
-    tapped.unwrap_or_default()
+fn write(level: LogLevel, record: impl FnOnce() -> Record) {
+    let Some(mutex) = OUTPUT.get() else { return };
+    let mut output = lock(mutex);
+    if level > output.level {
+        return;
+    }
+    let record = record();
+    let line = match output.format {
+        LogFormat::Text => record.text(),
+        LogFormat::Json => record.json(),
+    };
+    for sink in &mut output.sinks {
+        sink.write(level, &record.time, &line);
+    }
 }
 
 fn lock(mutex: &Mutex<Output>) -> MutexGuard<'_, Output> {
@@ -113,27 +115,6 @@ struct ToOutput;
 
 impl<S: Subscriber> Layer<S> for ToOutput {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        let Some(mutex) = OUTPUT.get() else { return };
-        let level = record::level(*event.metadata().level());
-        let mut output = lock(mutex);
-        let is_logged = level <= output.level;
-        let is_tapped = output.tap.is_some() && record::is_event(event);
-        if !is_logged && !is_tapped {
-            return;
-        }
-        let record = Record::of(event);
-        if is_tapped && let Some(tap) = &mut output.tap {
-            tap.extend(record.event());
-        }
-        if !is_logged {
-            return;
-        }
-        let line = match output.format {
-            LogFormat::Text => record.text(),
-            LogFormat::Json => record.json(),
-        };
-        for sink in &mut output.sinks {
-            sink.write(level, &record.time, &line);
-        }
+        write(record::level(*event.metadata().level()), || Record::of(event));
     }
 }

@@ -1,6 +1,5 @@
 //! One log line, as facts.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use jiff::Timestamp;
@@ -23,11 +22,6 @@ pub(super) struct Record {
     fields: Map<String, Value>,
 }
 
-/// Whether it is about something that happened at a door.
-pub(super) fn is_event(event: &Event<'_>) -> bool {
-    event.metadata().fields().field("event").is_some()
-}
-
 pub(super) const fn level(level: Level) -> LogLevel {
     match level {
         Level::ERROR => LogLevel::Error,
@@ -39,18 +33,29 @@ pub(super) const fn level(level: Level) -> LogLevel {
 
 impl Record {
     pub(super) fn of(event: &Event<'_>) -> Self {
+        let mut record = Self::new(level(*event.metadata().level()));
+        event.record(&mut record);
+        record
+    }
+
+    pub(super) fn of_line(line: &EventLine) -> Self {
+        let EventLine { source, door, event, message, facts, .. } = line.clone();
+        let fields = facts.into_iter().chain([("event".to_owned(), event.into())]).collect();
+        let source = source.map(|source| source.to_string());
+        Self { source, door, message, fields, ..Self::new(line.level()) }
+    }
+
+    fn new(level: LogLevel) -> Self {
         let nanos = i128::from(clock::now().wall.as_nanos());
         let time = Timestamp::from_nanosecond(nanos).unwrap_or_default();
-        let mut record = Self {
+        Self {
             time: time.to_zoned(TimeZone::system()),
-            level: level(*event.metadata().level()),
+            level,
             source: None,
             door: None,
             message: String::new(),
             fields: Map::new(),
-        };
-        event.record(&mut record);
-        record
+        }
     }
 
     /// `SOURCE: DOOR: message`, on one line whatever is in it.
@@ -78,22 +83,6 @@ impl Record {
         object.insert("message".into(), self.message.as_str().into());
         object.extend(self.fields.clone());
         Value::Object(object).to_string()
-    }
-
-    /// The same facts for those who watch; `None` where it is not about something that happened
-    /// at a door.
-    pub(super) fn event(&self) -> Option<EventLine> {
-        let mut facts: BTreeMap<String, Value> =
-            self.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let Some(Value::String(event)) = facts.remove("event") else { return None };
-        Some(EventLine {
-            time: self.time.timestamp().as_microsecond() as f64 / 1e6,
-            source: self.source.clone(),
-            door: self.door.clone(),
-            event,
-            message: self.message.clone(),
-            facts,
-        })
     }
 
     fn set(&mut self, field: &Field, value: Value) {

@@ -1,172 +1,86 @@
-//! The explanation as people read it: aligned lines, then what they add up to.
+//! What people read beside the events: why a packet changed nothing, and what all add up to.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
-use super::Outcome;
-use crate::config::{Door, Name};
-use crate::ctl::lines::Timeline;
-use crate::ctl::words::{Told, family, locked_out, missed};
-use crate::engine::{DoorId, Reason, Verdict};
-use crate::grants::By;
-use crate::proto::duration;
-use crate::proto::knock::Knock;
-use crate::time::Wall;
+use serde_json::Value;
+
+use crate::config::Door;
+use crate::control::EventLine;
+use crate::ctl::words::duplicate;
+use crate::engine::{Reason, Verdict};
 use crate::wire::{Ignored, Packet, Transport};
 
-pub(super) struct Text<'a> {
-    doors: &'a [Door],
-    timeline: Timeline,
-    tally: Tally,
-    /// How far the one address that is asked about has come, where it has begun.
-    stages: BTreeMap<DoorId, u8>,
-}
-
+/// What the packets of a file add up to.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     /// Those that could be read, wanted or not.
     packets: u64,
+    wanted: u64,
     knocks: u64,
     /// Requests in one datagram.
     requests: u64,
     ignored: BTreeMap<Reason, u64>,
     unread: BTreeMap<Ignored, u64>,
+    /// At which doors the one address that is asked about has begun, and how far it has come.
+    stages: BTreeMap<String, usize>,
 }
 
-impl<'a> Text<'a> {
-    pub(super) fn new(doors: &'a [Door]) -> Self {
-        Self {
-            doors,
-            timeline: Timeline::new(doors.iter().map(|door| door.name().as_str())),
-            tally: Tally::default(),
-            stages: BTreeMap::new(),
-        }
-    }
-
+impl Tally {
+    /// Bytes that are no knock, and whose source is not known.
     pub(super) fn unread(&mut self, ignored: Ignored) {
-        *self.tally.unread.entry(ignored).or_default() += 1;
+        *self.unread.entry(ignored).or_default() += 1;
     }
 
     pub(super) fn count(&mut self, wanted: bool, verdict: &Verdict<'_>) {
-        self.tally.packets += 1;
+        self.packets += 1;
         if !wanted {
             return;
         }
+        self.wanted += 1;
         match verdict {
-            Verdict::Knock(_) => self.tally.knocks += 1,
-            Verdict::Asked(_) | Verdict::Refused(_) => self.tally.requests += 1,
-            Verdict::Ignored(reason) => *self.tally.ignored.entry(*reason).or_default() += 1,
+            Verdict::Knock(_) => self.knocks += 1,
+            Verdict::Asked(_) | Verdict::Refused(_) => self.requests += 1,
+            Verdict::Ignored(reason) => *self.ignored.entry(*reason).or_default() += 1,
         }
     }
 
-    pub(super) fn event(
-        &mut self,
-        out: &mut dyn Write,
-        at: Wall,
-        source: IpAddr,
-        door: Option<(DoorId, &Door)>,
-        outcome: Outcome<'_>,
-        packet: Option<&Packet>,
-    ) -> io::Result<()> {
-        let sequence = door.map_or([].as_slice(), |(_, door)| &door.recognition.sequence);
-        let nth = |place: u8| sequence.get(usize::from(place)).map(Knock::to_string);
-        let came = packet.map(|packet| packet.knock().to_string());
-        let family = Some(family(source));
-        let told = Told { of: Some(sequence.len()), knock: came, family, ..Told::default() };
-        let what = match outcome {
-            Outcome::Stage(stage) => {
-                let knock = nth(stage.saturating_sub(1));
-                Told { knock, ..told }.stage(stage.into())
-            }
-            Outcome::Open { by: By::Sequence | By::OneTimeSequence, .. } => told.open(),
-            Outcome::Open { by, client } => told.open_by(by, client.map(Name::as_str)),
-            Outcome::Close { by, client } => told.close_by(by, client.map(Name::as_str)),
-            Outcome::Refused { reason, .. } => told.refused(reason.as_str()),
-            Outcome::Missed { client, steps } => missed(client.map(Name::as_str), steps.into()),
-            Outcome::LockedOut { seconds, everywhere } => locked_out(seconds, everywhere),
-            Outcome::Reset { stage, reason } => {
-                let within = door.map(|(_, door)| duration::format(door.recognition.seq_timeout));
-                Told { expected: nth(stage), within, ..told }.reset(stage.into(), reason.as_str())
-            }
-        };
-        match (door, outcome) {
-            (Some((id, _)), Outcome::Stage(stage)) => _ = self.stages.insert(id, stage),
-            (Some((id, _)), _) => _ = self.stages.remove(&id),
-            (None, _) => {}
+    /// Takes note of how far somebody has come.
+    pub(super) fn note(&mut self, line: &EventLine) {
+        let Some(door) = &line.door else { return };
+        let stage = line.facts.get("stage").filter(|_| line.event == "stage");
+        match stage.and_then(Value::as_u64).and_then(|stage| usize::try_from(stage).ok()) {
+            Some(stage) => _ = self.stages.insert(door.clone(), stage),
+            None => _ = self.stages.remove(door),
         }
-        self.line(out, at, source, door.map_or("-", |(_, door)| door.name().as_str()), &what)
     }
 
-    /// Why a packet that somebody meant as a knock was none, or changed nothing.
-    pub(super) fn unseen(
-        &mut self,
-        out: &mut dyn Write,
-        at: Wall,
-        packet: &Packet,
-        verdict: &Verdict<'_>,
-    ) -> io::Result<()> {
-        let knock = packet.knock();
-        match verdict {
-            Verdict::Ignored(Reason::Duplicate) => {
-                let what = format!("{knock} again: a retransmission, no knock of its own");
-                return self.line(out, at, packet.source, "-", &what);
-            }
-            Verdict::Knock([]) => {
-                let is_trip_wire =
-                    !self.doors.iter().any(|door| door.recognition.sequence.contains(&knock));
-                let what = if is_trip_wire {
-                    format!("{knock} is a trip-wire, but there was nothing to break")
-                } else {
-                    format!("{knock} does not come first, and nothing had begun")
-                };
-                self.line(out, at, packet.source, "-", &what)?;
-            }
-            _ => {}
-        }
-        for door in self.doors {
-            if let Some(why) = why_unseen(door, packet) {
-                let what = format!("{knock} is not seen: {why}");
-                self.line(out, at, packet.source, door.name().as_str(), &what)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn line(
-        &mut self,
-        out: &mut dyn Write,
-        at: Wall,
-        source: IpAddr,
-        door: &str,
-        what: &str,
-    ) -> io::Result<()> {
-        self.timeline.line(out, at, &source.to_string(), door, what)
+    /// Whether no packet was wanted.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.wanted == 0
     }
 
     /// What is left to say at the end of the file.
     pub(super) fn finish(
-        &mut self,
+        &self,
         out: &mut dyn Write,
+        doors: &[Door],
         only: Option<IpAddr>,
-        wanted: u64,
     ) -> io::Result<()> {
-        let Tally { packets, knocks, requests, ignored, unread } = &self.tally;
-        if !self.timeline.is_empty() {
-            writeln!(out)?;
-        }
+        let Self { packets, wanted, knocks, requests, ignored, unread, stages } = self;
         if let Some(only) = only {
-            for (id, stage) in &self.stages {
-                let Some(door) = super::door(self.doors, *id) else { continue };
-                let sequence = &door.recognition.sequence;
-                let Some(next) = sequence.get(usize::from(*stage)) else { continue };
-                let (name, of) = (door.name(), sequence.len());
+            for door in doors {
+                let (name, sequence) = (door.name(), &door.recognition.sequence);
+                let Some(stage) = stages.get(name.as_str()) else { continue };
+                let Some(next) = sequence.get(*stage) else { continue };
+                let of = sequence.len();
                 writeln!(
                     out,
                     "the file ends at stage {stage} of {of} of {name}: {next} is missing"
                 )?;
             }
-            if wanted == 0 {
+            if self.is_empty() {
                 writeln!(out, "no packet from {only} in this file ({packets} from others)")?;
                 writeln!(
                     out,
@@ -177,7 +91,7 @@ impl<'a> Text<'a> {
                 writeln!(
                     out,
                     "{} from {only}, {}",
-                    packets_in_words(wanted),
+                    packets_in_words(*wanted),
                     knocks_in_words(*knocks, *requests)
                 )?;
             }
@@ -199,6 +113,33 @@ impl<'a> Text<'a> {
         }
         Ok(())
     }
+}
+
+/// Why a packet that somebody meant as a knock was none, or changed nothing; at which door.
+pub(super) fn unseen<'a>(
+    doors: &'a [Door],
+    packet: &Packet,
+    verdict: &Verdict<'_>,
+) -> Vec<(&'a str, String)> {
+    let knock = packet.knock();
+    let mut lines = Vec::new();
+    match verdict {
+        Verdict::Ignored(Reason::Duplicate) => return vec![("-", duplicate(&knock.to_string()))],
+        Verdict::Knock([]) => {
+            let what = if doors.iter().any(|door| door.recognition.sequence.contains(&knock)) {
+                "does not come first, and nothing had begun"
+            } else {
+                "is a trip-wire, but there was nothing to break"
+            };
+            lines.push(("-", format!("{knock} {what}")));
+        }
+        _ => {}
+    }
+    lines.extend(doors.iter().filter_map(|door| {
+        let why = why_unseen(door, packet)?;
+        Some((door.name().as_str(), format!("{knock} is not seen: {why}")))
+    }));
+    lines
 }
 
 /// Whoever was pushed out had to begin again.
@@ -249,8 +190,8 @@ fn why_unseen(door: &Door, packet: &Packet) -> Option<String> {
 }
 
 /// What stands behind a count of packets that are nobody's knock.
-const fn meaning(reason: Reason) -> &'static str {
-    match reason {
+fn meaning(reason: Reason) -> String {
+    let meaning = match reason {
         Reason::NotWatched => "to ports that no door watches, or not with the flags it asks for",
         Reason::Duplicate => "retransmissions of a knock",
         Reason::NotForUs => "to a door's port, but not to its target",
@@ -260,9 +201,8 @@ const fn meaning(reason: Reason) -> &'static str {
         }
         Reason::Ignored(Ignored::Fragment) => "fragments: knocks have to come whole",
         Reason::Ignored(Ignored::Malformed) => "malformed: lengths that contradict each other",
-        Reason::Ignored(Ignored::NotIp) => "neither IPv4 nor IPv6",
-        Reason::Ignored(Ignored::NotTransport) => "neither TCP nor UDP",
         Reason::Ignored(Ignored::Outgoing) => "sent by the machine that captured",
-        other => other.as_str(),
-    }
+        other => return other.to_string(),
+    };
+    meaning.to_owned()
 }

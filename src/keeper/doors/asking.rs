@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use tracing::{error, info, warn};
+use tracing::info;
 
-use super::{Answer, Doors, Purpose, kept_one};
+use super::{Answer, Doors, Purpose, event_at, kept_one};
 use crate::config::Name;
 use crate::engine::Reason;
 use crate::firewall::{JobKind, Task};
@@ -218,9 +218,10 @@ impl Doors {
         if matches!(ask.opener.by, By::Sequence | By::Knockctl) {
             self.say_who_opens(now, &place, &ask.opener);
         }
-        let client = ask.opener.client.as_ref().map(Name::as_str);
-        warn!(source = %address, door = %place.door, client, event = "refused",
-            reason = reason.as_str(), "not opened: {reason}");
+        let line = event_at(&place, "refused", format!("not opened: {reason}"))
+            .with("client", ask.opener.client.as_ref().map(Name::as_str))
+            .with("reason", reason.as_str());
+        self.tell(line);
         self.books.note(now, &place, &ask.opener, Event::Refused, reason.as_str());
     }
 
@@ -230,8 +231,7 @@ impl Doors {
     }
 
     fn not_recorded(&mut self, now: Now, place: &Place, opener: &Opener) -> Answer {
-        error!(source = %place.address, door = %place.door, event = "failed",
-            "not opened, since it cannot be recorded");
+        self.tell(event_at(place, "failed", "not opened, since it cannot be recorded"));
         self.books.note(now, place, opener, Event::Failed, "cannot be recorded");
         Answer::Failed(NOT_RECORDED)
     }
@@ -255,12 +255,8 @@ impl Doors {
             return;
         }
         let Opener { by, client } = opener;
-        let what = match by {
-            By::Knockctl => "opened by hand",
-            By::Sequence | By::OneTimeSequence | By::Totp | By::Spa | By::Fwknop => "OPEN SESAME",
-        };
-        let client = client.as_ref().map(Name::as_str);
-        info!(source = %place.address, door = %place.door, event = "open", by = by.as_str(), client,
-        "{what}");
+        let what = if *by == By::Knockctl { "opened by hand" } else { "OPEN SESAME" };
+        let line = event_at(place, "open", what).with("by", by.as_str());
+        self.tell(line.with("client", client.as_ref().map(Name::as_str)));
     }
 }

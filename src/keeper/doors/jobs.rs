@@ -1,8 +1,8 @@
 //! Commands of doors: what they are run for, and what follows when they have ended.
 
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use super::{Doors, kept_one};
+use super::{Doors, event_at, kept_one};
 use crate::config::Name;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
@@ -191,7 +191,7 @@ impl Doors {
         why: &str,
     ) {
         if self.may_tell(now, &place.door) {
-            error!(source = %place.address, door = %place.door, event = "failed", "{what}: {why}");
+            self.tell(event_at(place, "failed", format!("{what}: {why}")));
         }
         self.books.note(now, place, opener, Event::Failed, why);
     }
@@ -273,7 +273,7 @@ impl Doors {
             what.push_str(&format!(", now for another {seconds} s"));
         }
         if self.may_tell(now, &place.door) {
-            info!(source = %place.address, door = %place.door, event = "extend", seconds, "{what}");
+            self.tell(event_at(place, "extend", what.as_str()).with("seconds", seconds));
         }
         self.books.note(now, place, opener, Event::Extend, &what);
     }

@@ -45,6 +45,7 @@ impl Doors {
             last_job: 0,
             ended: Vec::new(),
             gone: HashSet::new(),
+            told: Vec::new(),
             lines: HashMap::new(),
         };
         for effect in effects {

@@ -5,6 +5,8 @@
 //! which is [`Reply::Done`] or [`Reply::Failed`].
 #![forbid(unsafe_code)]
 
+mod event;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
+pub use event::{EventLine, missed, name_of, seconds};
 
 /// The longest request, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;
@@ -193,24 +196,6 @@ pub struct GrantStatus {
     /// That of the grant, or `gone`: what opened it is not there any more.
     pub state: String,
     pub seconds_left: f64,
-}
-
-/// Something that happened, as `watch`, `history` and `explain --live` print it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EventLine {
-    /// Seconds since 1970-01-01 UTC.
-    pub time: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub door: Option<String>,
-    pub event: String,
-    /// The same in words.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub message: String,
-    /// What else is known: `stage`, `reason`, `by`, `client`, `knock`, …
-    #[serde(flatten)]
-    pub facts: BTreeMap<String, serde_json::Value>,
 }
 
 #[cfg(test)]
