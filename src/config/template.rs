@@ -261,7 +261,8 @@ impl Command {
     }
 
     /// Whether it is told for how long the door opens.
-    pub(crate) fn is_timed(&self) -> bool {
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
         let variable = Hole::Seconds.variable();
         self.holes().any(|hole| hole == Hole::Seconds) || self.to_string().contains(variable)
     }
