@@ -3,23 +3,19 @@
 mod wanted;
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub use self::wanted::{Code, Wanted};
-use super::fwknop::time_offset;
+use super::settings::{Fwknop, Request, Rotation};
 use super::usage::UsageError;
-use super::values::{self, AddressWord, PortRange, SourcePort};
+use super::values::SourcePort;
 use super::{MAX_DELAY, MAX_RETRIES};
-use crate::proto::fwknop::{Hash, Mode as Encryption, User};
 use crate::proto::name::Name;
-use crate::proto::spa::PublicKey;
-use crate::proto::totp::{Digits, Protocols};
 
 /// Knock on ports of a host, in order; without ports, as the hosts file says.
 #[derive(Clone, Debug, Parser)]
@@ -109,122 +105,30 @@ pub struct Options {
     #[arg(short, long, action = clap::ArgAction::HelpShort)]
     help: (),
 
-    #[command(flatten)]
-    rotation: RotationOptions,
-
-    #[command(flatten)]
-    request: RequestOptions,
-
-    #[command(flatten)]
-    fwknop: FwknopOptions,
-}
-
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Sequences that rotate with time")]
-struct RotationOptions {
     /// Knock the sequence that is valid now
-    #[arg(long)]
+    #[arg(long, help_heading = "Sequences that rotate with time")]
     totp: bool,
 
     /// Knock this code, typed from an authenticator; -: ask for it
-    #[arg(long, value_name = "DIGITS")]
+    #[arg(long, value_name = "DIGITS", help_heading = "Sequences that rotate with time")]
     code: Option<String>,
 
-    /// The file with the TOTP secret
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    of_rotation: Rotation,
 
-    /// The range of the ports of a rotating sequence
-    #[arg(long, value_name = "LOW-HIGH", value_parser = values::wide_range)]
-    ports: Option<PortRange>,
-
-    /// How many knocks a rotating sequence has [default: 4]
-    #[arg(long, value_name = "N", value_parser = values::length)]
-    length: Option<u8>,
-
-    /// tcp, udp or mixed, for a rotating sequence [default: tcp]
-    #[arg(long, value_name = "PROTO")]
-    protocol: Option<Protocols>,
-
-    /// The port of the digits 00, at a door that takes codes
-    #[arg(long, value_name = "PORT", value_parser = values::base)]
-    base: Option<u16>,
-
-    /// How many digits a code has, 6 or 8 [default: 6]
-    #[arg(long, value_name = "N", value_parser = values::digits)]
-    digits: Option<Digits>,
-
-    /// How long a rotating sequence is valid [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = values::step)]
-    step: Option<u32>,
-}
-
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Requests")]
-struct RequestOptions {
     /// Ask with one encrypted datagram
-    #[arg(long)]
+    #[arg(long, help_heading = "Requests")]
     spa: bool,
 
-    /// The server's public key
-    #[arg(long, value_name = "KEY")]
-    server_key: Option<PublicKey>,
+    #[command(flatten)]
+    of_request: Request,
 
-    /// The file with your private key; with --fwknop: with the encryption key
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
-
-    /// The port that takes requests, or a range [default: 62201]
-    #[arg(long, value_name = "PORT")]
-    spa_port: Option<PortRange>,
-
-    /// Whom to open for: auto, observed or an IP, one of each family [default: auto]
-    #[arg(long, value_name = "ADDRESS")]
-    address: Vec<AddressWord>,
-
-    /// Ask that the door is open for so long
-    #[arg(long, value_name = "TIME", value_parser = values::open_for)]
-    open_for: Option<NonZeroU32>,
-
-    /// Ask to close the door instead
-    #[arg(long)]
-    close: bool,
-}
-
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Requests as fwknop makes them")]
-struct FwknopOptions {
     /// Ask as fwknop does, with one datagram, for the ports that follow the host
-    #[arg(long)]
+    #[arg(long, help_heading = "Requests as fwknop makes them")]
     fwknop: bool,
 
-    /// The same, as this stanza of ~/.fwknoprc says
-    #[arg(long, value_name = "STANZA")]
-    fwknoprc: Option<String>,
-
-    /// The file with fwknop's HMAC key, if it is not in that of --key
-    #[arg(long, value_name = "FILE")]
-    hmac_key: Option<PathBuf>,
-
-    /// The hash of fwknop's HMAC [default: sha256]
-    #[arg(long, value_name = "HASH")]
-    hmac_digest_type: Option<Hash>,
-
-    /// The hash of fwknop's digest [default: sha256]
-    #[arg(long, value_name = "HASH")]
-    digest_type: Option<Hash>,
-
-    /// How fwknop encrypts: cbc, ecb, cfb, ofb, ctr or legacy [default: cbc]
-    #[arg(long, value_name = "MODE")]
-    encryption_mode: Option<Encryption>,
-
-    /// The user that fwknop names [default: who runs knock]
-    #[arg(long, value_name = "NAME", value_parser = user)]
-    user: Option<User>,
-
-    /// Add this to the clock, for fwknop: 60s, -5min
-    #[arg(long, value_name = "TIME", value_parser = time_offset, allow_hyphen_values = true)]
-    time_offset: Option<i64>,
+    #[command(flatten)]
+    of_fwknop: Fwknop,
 }
 
 fn delay(text: &str) -> Result<Duration, String> {
@@ -232,10 +136,6 @@ fn delay(text: &str) -> Result<Duration, String> {
     delay.filter(|delay| *delay <= MAX_DELAY).ok_or_else(|| {
         format!("write a number of milliseconds from 0 to {}", MAX_DELAY.as_millis())
     })
-}
-
-fn user(text: &str) -> Result<User, String> {
-    text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
 }
 
 fn retries(text: &str) -> Result<u16, String> {
@@ -266,9 +166,12 @@ pub enum Asked {
 /// # Errors
 /// [`UsageError`] with what is wrong and what to write instead.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, UsageError> {
-    match Options::try_parse_from(arguments) {
-        Ok(Options { keygen: Some(file), .. }) => Ok(Asked::Keygen(file)),
-        Ok(options) => options.wanted().map(Box::new).map(Asked::Knock),
+    let read = command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Ok((Options::from_arg_matches(&matches)?, matches)));
+    match read {
+        Ok((Options { keygen: Some(file), .. }, _)) => Ok(Asked::Keygen(file)),
+        Ok((options, matches)) => options.wanted(&matches).map(Box::new).map(Asked::Knock),
         Err(error) => {
             let text = error.render().to_string();
             let text = text.trim_end();

@@ -11,12 +11,13 @@ use super::fwknoprc::{self, RcError};
 use super::keys::{self, KeyFileError};
 use super::plan::Datagram;
 use super::requests::{RequestError, own_address, whom};
-use super::values::{self, Address, PortRange};
+use super::values::{self, Address};
 use super::voice::Voice;
 use crate::proto::fwknop::{
     self, Access, Hash, HmacKey, Key, KeyError, MAX_TIMEOUT, Mode, Random, Request, User, Version,
 };
 use crate::proto::knock::Knock;
+use crate::proto::port_range::{PortRange, pick};
 use crate::time::Wall;
 
 /// What a client asks of a fwknop server, or of one that understands it, time and again.
@@ -51,7 +52,7 @@ impl Fwknop {
         host: SocketAddr,
         voice: Voice,
     ) -> Result<Datagram, RequestError> {
-        let port = self.port.pick(getrandom::u64()?);
+        let port = pick(&self.port, getrandom::u64()?);
         let own = || own_address(host, port).and_then(only_v4);
         let whom = whom(self.address, host.ip(), own)?;
         voice.say(|| format!("asking for {}", whom.describe()));
@@ -250,7 +251,7 @@ mod tests {
             hmac: Some((hmac("hmackey"), Hash::Sha512)),
             digest: Hash::Sha1,
             mode: Mode::Ctr,
-            port: PortRange::SPA,
+            port: crate::proto::spa::PORTS,
             from: None,
             ports: vec!["22".parse().unwrap(), "53/udp".parse().unwrap()],
             address: Address::Observed,

@@ -215,7 +215,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::client::settings::Kind;
     use crate::client::values::Address;
 
     /// What is said about a hosts file, each problem's first line.
@@ -329,12 +328,12 @@ mod tests {
         );
         let Settings { door, rotation, delay, .. } = &found(&hosts, "ports").settings;
         assert_eq!(door.as_ref().unwrap().as_str(), "ssh");
-        assert_eq!(rotation.kind, Some(Kind::Ports("20000-29999".parse().unwrap())));
+        assert_eq!(rotation.ports, Some(crate::proto::port_range::parse("20000-29999").unwrap()));
         assert_eq!((rotation.length, rotation.step, *delay), (Some(5), Some(60), Some(DELAY)));
         assert_eq!(rotation.protocol.unwrap().as_str(), "mixed");
         assert_eq!(rotation.secret_file, Some("a/b.totp".into()));
         let rotation = &found(&hosts, "codes").settings.rotation;
-        assert_eq!(rotation.kind, Some(Kind::Code(7000)));
+        assert_eq!(rotation.base, Some(7000));
         assert_eq!(rotation.secret_file, Some("/c.totp".into()));
     }
 
@@ -358,7 +357,8 @@ mod tests {
         let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
         assert_eq!(request.server_key.unwrap().to_string(), key);
         assert_eq!(request.key_file, Some("work.key".into()));
-        assert_eq!(request.port, Some("62000-62999".parse().unwrap()));
+        let ports = crate::proto::port_range::parse("62000-62999").unwrap();
+        assert_eq!(request.spa_port, Some(ports));
         assert!(
             matches!(request.address, Some(Address::Given(given)) if given.iter().count() == 2)
         );

@@ -20,20 +20,17 @@ use super::plan::Plan;
 use super::requests::Requests;
 use super::rotating::Rotating;
 use super::send::{self, Target};
-use super::settings::{Kind, Mode, Settings};
+use super::settings::{Mode, Settings};
 use super::stamps::Stamps;
 use super::usage::{UsageError, WhatToDo};
-use super::values::{Address, PortRange, SourcePort};
+use super::values::{Address, SourcePort};
 use super::voice::Voice;
 use crate::proto::fwknop::KeyError;
+use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
 
 /// How often to knock again unless told otherwise.
 const RETRIES: u16 = 3;
-/// Knocks of a sequence in a range.
-const LENGTH: u8 = 4;
-/// Seconds.
-const STEP: u32 = 30;
 
 /// A host, and how to knock there.
 #[derive(Clone, Debug)]
@@ -98,7 +95,7 @@ pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
         Some(SourcePort::Auto) => Some(send::free_port().map_err(JobError::NoFreePort)?),
     };
     let builder = Builder { wanted, entry, settings: &settings, source_port };
-    let stanza = match &settings.fwknop.stanza {
+    let stanza = match &settings.fwknop.fwknoprc {
         Some(name) if mode == Mode::Fwknop => stanza(name, voice)?,
         _ => Stanza::default(),
     };
@@ -125,25 +122,19 @@ fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
         return Ok(None);
     }
     let path = wanted.hosts.clone().or_else(hosts::default_path);
-    let hosts = match &path {
-        Some(path) => read(path, wanted.hosts.is_some(), voice)?,
-        None => None,
-    };
-    let found = match &hosts {
-        Some(hosts) => {
-            let port = wanted.proxy.or(wanted.settings.wait);
-            hosts.find(host, Hint { mode, port })?
-        }
-        None => None,
-    };
+    let read = |path| read(path, wanted.hosts.is_some(), voice);
+    let hosts = path.as_deref().map(read).transpose()?.flatten();
+    let hint = Hint { mode, port: wanted.proxy.or(wanted.settings.wait) };
+    let found = hosts.as_ref().map(|hosts| hosts.find(host, hint)).transpose()?.flatten();
     match (found, mode) {
-        (Some(entry), Some(_)) => Ok(Some(entry.clone())),
-        (Some(entry), None) => {
-            let mode = entry.settings.mode.unwrap_or(Mode::Sequence);
-            wanted.check_mode(mode, &WhatToDo::Entry { host: entry.name.clone(), mode })?;
+        (None, Some(_)) => Ok(None),
+        (Some(entry), _) => {
+            if mode.is_none() {
+                let mode = entry.settings.mode.unwrap_or(Mode::Sequence);
+                wanted.check_mode(mode, &WhatToDo::Entry { host: entry.name.clone(), mode })?;
+            }
             Ok(Some(entry.clone()))
         }
-        (None, Some(_)) => Ok(None),
         (None, None) => {
             wanted.check_mode(Mode::Sequence, &WhatToDo::Add)?;
             Err(match hosts {
@@ -192,7 +183,7 @@ impl Builder<'_> {
             Some(Host { host, .. }) => stanzas().or_else(|| Some(host.clone())),
             None => self.wanted.host.clone().or_else(stanzas),
         };
-        let stanza = || self.settings.fwknop.stanza.clone().unwrap_or_default();
+        let stanza = || self.settings.fwknop.fwknoprc.clone().unwrap_or_default();
         name.ok_or_else(|| UsageError::NoServer(stanza()))
     }
 
@@ -214,12 +205,8 @@ impl Builder<'_> {
         let rotation = &self.settings.rotation;
         self.check_kind()?;
         if let Some(code) = &self.wanted.code {
-            let base = match rotation.kind {
-                Some(Kind::Code(base)) => Some(base),
-                Some(Kind::Ports(_)) | None => None,
-            };
-            let base =
-                self.need(base, "the port that the digits 00 stand for", "--base", "base")?;
+            let what = "the port that the digits 00 stand for";
+            let base = self.need(rotation.base, what, "--base", "base")?;
             let typed = match code {
                 Code::Typed(text) => Zeroizing::new(text.clone()),
                 Code::Ask => ask_for_code(self.wanted.proxy.is_some()).map_err(JobError::Ask)?,
@@ -227,30 +214,28 @@ impl Builder<'_> {
             let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
             return Ok(Attempts::Typed(Plan::sequence(&knocks, self.delay())));
         }
-        let kind = self.need(
-            rotation.kind,
-            "the range of the door's ports, or the base of its codes",
-            "--ports or --base",
-            "ports",
-        )?;
         let door = self.settings.door.as_ref().map(ToString::to_string);
-        let (mode, door) = match kind {
-            Kind::Ports(range) => {
+        let (mode, door) = match (&rotation.ports, rotation.base) {
+            (Some(range), _) => {
                 let mode = totp::Mode::Ports {
-                    low: range.low(),
-                    high: range.high(),
-                    length: rotation.length.unwrap_or(LENGTH),
+                    low: *range.start(),
+                    high: *range.end(),
+                    length: rotation.length.unwrap_or(totp::LENGTH),
                     protocol: rotation.protocol.unwrap_or(Protocols::Tcp),
                 };
                 (mode, self.need(door, "the name of the door", "--door", "door")?)
             }
-            Kind::Code(base) => {
+            (None, Some(base)) => {
                 let digits = rotation.digits.unwrap_or(Digits::Six);
                 (totp::Mode::Code { base, digits }, door.unwrap_or_default())
             }
+            (None, None) => {
+                let what = "the range of the door's ports, or the base of its codes";
+                self.need(None, what, "--ports or --base", "ports")?
+            }
         };
         // What the server takes beside the step of the moment is its own affair.
-        let scheme = Scheme::new(mode, rotation.step.unwrap_or(STEP), 0)?;
+        let scheme = Scheme::new(mode, rotation.step.unwrap_or(totp::STEP), 0)?;
         let file = rotation.secret_file.as_deref();
         let file = self.need(file, "the file with the secret", "--secret-file", "secret_file")?;
         let key = Key::from(&keys::totp_secret(file)?);
@@ -259,19 +244,14 @@ impl Builder<'_> {
 
     /// Refuses an option for the kind of rotating sequence that the door does not have.
     fn check_kind(&self) -> Result<(), UsageError> {
-        let own = &self.wanted.settings.rotation;
-        let (has, pointless) = match self.settings.rotation.kind {
-            Some(Kind::Code(_)) => (
-                "a base",
-                [("--length", own.length.is_some()), ("--protocol", own.protocol.is_some())],
-            ),
-            Some(Kind::Ports(_)) => {
-                ("a range of ports", [("--digits", own.digits.is_some()), ("", false)])
-            }
-            None => return Ok(()),
-        };
-        match pointless.into_iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(UsageError::OtherKind { option, has }),
+        let (own, both) = (&self.wanted.settings.rotation, &self.settings.rotation);
+        let pointless = [
+            ("--length", own.length.is_some(), "a base", both.base.is_some()),
+            ("--protocol", own.protocol.is_some(), "a base", both.base.is_some()),
+            ("--digits", own.digits.is_some(), "a range of ports", both.ports.is_some()),
+        ];
+        match pointless.into_iter().find(|(_, given, _, is_so)| *given && *is_so) {
+            Some((option, _, has, _)) => Err(UsageError::OtherKind { option, has }),
             None => Ok(()),
         }
     }
@@ -285,7 +265,7 @@ impl Builder<'_> {
         Ok(Requests {
             client: keys::private_key(file)?,
             server,
-            port: request.port.unwrap_or(PortRange::SPA),
+            port: request.spa_port.clone().unwrap_or(PORTS),
             address: request.address.unwrap_or(Address::Auto),
             door: self.settings.door.clone(),
             open_for: request.open_for,

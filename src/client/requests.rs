@@ -1,15 +1,17 @@
 //! Requests that are one datagram each.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::{NonZeroU16, NonZeroU32};
 
 use super::plan::Datagram;
+use super::send::any_like;
 use super::stamps::Stamps;
-use super::values::{Address, PortRange};
+use super::values::Address;
 use super::voice::Voice;
 use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;
+use crate::proto::port_range::{PortRange, pick};
 use crate::proto::spa::{self, Addresses, Given, PrivateKey, PublicKey, Request, Stamp};
 use crate::time::Wall;
 
@@ -52,7 +54,7 @@ impl Requests {
         host: SocketAddr,
         voice: Voice,
     ) -> Result<Datagram, RequestError> {
-        let port = self.port.pick(getrandom::u64()?);
+        let port = pick(&self.port, getrandom::u64()?);
         let whom = whom(self.address, host.ip(), || own_address(host, port))?;
         voice.say(|| format!("asking for {}", whom.describe()));
         let stamp = match &self.stamps {
@@ -134,27 +136,15 @@ pub(super) fn whom(
             // Sending will say that there is no way to the host.
             Err(_) => Whom::Observed,
             Ok(ip) if !is_global(ip) => Whom::Hidden(ip),
-            Ok(ip) => only(ip).map_or(Whom::Hidden(ip), Whom::Given),
+            Ok(ip) => Given::try_from(ip).map_or(Whom::Hidden(ip), Whom::Given),
         }),
     }
-}
-
-fn only(ip: IpAddr) -> Option<Given> {
-    match ip {
-        IpAddr::V4(v4) => Given::new(Some(v4), None),
-        IpAddr::V6(v6) => Given::new(None, Some(v6)),
-    }
-    .ok()
 }
 
 /// The address that the kernel would send from. Nothing is sent.
 pub(super) fn own_address(mut host: SocketAddr, port: NonZeroU16) -> io::Result<IpAddr> {
     host.set_port(port.get());
-    let any = match host {
-        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind(any_like(host, 0))?;
     socket.connect(host)?;
     Ok(socket.local_addr()?.ip())
 }
@@ -259,7 +249,7 @@ mod tests {
         let requests = Requests {
             client: client.clone(),
             server: server.public(),
-            port: "62000-62999".parse().unwrap(),
+            port: crate::proto::port_range::parse("62000-62999").unwrap(),
             address: given(&["198.51.100.7", "2001:db8::7"]),
             door: Some("web".parse().unwrap()),
             open_for: NonZeroU32::new(20),

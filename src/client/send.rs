@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -234,10 +234,7 @@ impl<R: FnMut(Progress)> Sender<R> {
             // An earlier try may have left from there.
             self.udp.clear();
         }
-        let socket = match to {
-            SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)),
-            SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)),
-        }?;
+        let socket = UdpSocket::bind(any_like(to, port))?;
         socket.send_to(bytes, to)?;
         if self.udp.len() == KEPT {
             self.udp.pop_front();
@@ -285,12 +282,16 @@ fn bound(to: SocketAddr, port: NonZeroU16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
-    let any = match to {
-        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-    };
-    socket.bind(&SockAddr::from(SocketAddr::new(any, port.get())))?;
+    socket.bind(&any_like(to, port.get()).into())?;
     Ok(socket)
+}
+
+/// A port on all addresses that this machine has of the same family.
+pub fn any_like(address: SocketAddr, port: u16) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+    }
 }
 
 /// A port that nothing uses now.

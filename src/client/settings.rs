@@ -4,10 +4,14 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{Address, PortRange, SourcePort};
+use clap::Args;
+
+use super::fwknop::time_offset;
+use super::values::{self, Address, AddressWord, SourcePort};
 use crate::proto::fwknop::{Hash, Mode as Encryption, User};
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
+use crate::proto::port_range::{PortRange, parse as port_range, parse_wide};
 use crate::proto::spa::PublicKey;
 use crate::proto::totp::{Digits, Protocols};
 use crate::proto::words::words;
@@ -28,8 +32,89 @@ pub enum Mode {
 }
 }
 
+/// The keys of the hosts file, and with [`option`] the options of the command line, that only some
+/// modes have a use for. What the word `ports` means is another thing in each of the two.
+pub const OF_MODES: [(&str, &[Mode]); 21] = [
+    ("delay", &[Mode::Sequence, Mode::Totp]),
+    ("door", &[Mode::Totp, Mode::Spa]),
+    ("base", &[Mode::Totp]),
+    ("length", &[Mode::Totp]),
+    ("protocol", &[Mode::Totp]),
+    ("digits", &[Mode::Totp]),
+    ("step", &[Mode::Totp]),
+    ("secret_file", &[Mode::Totp]),
+    ("server_key", &[Mode::Spa]),
+    ("key_file", &[Mode::Spa, Mode::Fwknop]),
+    ("spa_port", &[Mode::Spa, Mode::Fwknop]),
+    ("address", &[Mode::Spa, Mode::Fwknop]),
+    ("open_for", &[Mode::Spa, Mode::Fwknop]),
+    ("close", &[Mode::Spa]),
+    ("fwknoprc", &[Mode::Fwknop]),
+    ("hmac_key_file", &[Mode::Fwknop]),
+    ("hmac_digest_type", &[Mode::Fwknop]),
+    ("digest_type", &[Mode::Fwknop]),
+    ("encryption_mode", &[Mode::Fwknop]),
+    ("user", &[Mode::Fwknop]),
+    ("time_offset", &[Mode::Fwknop]),
+];
+
+/// Two keys that do not go together, and why.
+pub type Exclusion = (&'static str, &'static str, &'static str);
+
+/// What the two kinds of rotating sequences do not have in common.
+pub const OF_KINDS: [Exclusion; 3] = [
+    ("length", "base", "a code's digits say how many knocks there are"),
+    ("protocol", "base", "a code is knocked over tcp"),
+    ("digits", "ports", "only a code has digits"),
+];
+
+/// What is for opening.
+pub const OF_CLOSING: [Exclusion; 2] =
+    [("open_for", "close", "nothing opens"), ("wait", "close", "nothing opens")];
+
+/// The option that says what a key of the hosts file says.
+#[must_use]
+pub fn option(key: &str) -> String {
+    let name = match key {
+        "key_file" | "hmac_key_file" => key.trim_end_matches("_file"),
+        _ => key,
+    };
+    format!("--{}", name.replace('_', "-"))
+}
+
+/// Puts what was said in one place before what was said in another, as `Option::or` does.
+trait Or {
+    fn or(self, other: Self) -> Self;
+}
+
+impl Or for bool {
+    fn or(self, other: Self) -> Self {
+        self || other
+    }
+}
+
+impl<T> Or for Vec<T> {
+    fn or(self, other: Self) -> Self {
+        if self.is_empty() { other } else { self }
+    }
+}
+
+macro_rules! settings {
+    ($(#[$of:meta])* pub struct $name:ident { $($(#[$each:meta])* pub $field:ident: $kind:ty,)+ }) => {
+        $(#[$of])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$each])* pub $field: $kind,)+ }
+
+        impl Or for $name {
+            fn or(self, other: Self) -> Self {
+                Self { $($field: self.$field.or(other.$field),)+ }
+            }
+        }
+    };
+}
+
+settings! {
 /// Everything that can be said about a knock; `None` where nothing was said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Option<Mode>,
     /// What to knock on; for [`Mode::Fwknop`] the ports to open.
@@ -46,38 +131,113 @@ pub struct Settings {
     pub request: Request,
     pub fwknop: Fwknop,
 }
+}
 
-/// What [`Mode::Totp`] has beside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+// From here on the first line of a doc comment is the help of the option.
+
+settings! {
+#[derive(Args)]
+#[command(next_help_heading = "Sequences that rotate with time")]
 pub struct Rotation {
-    pub kind: Option<Kind>,
-    pub length: Option<u8>,
-    pub protocol: Option<Protocols>,
-    pub digits: Option<Digits>,
-    /// Seconds.
-    pub step: Option<u32>,
+    /// The file with the TOTP secret
+    #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
+
+    /// The range of the ports of a rotating sequence
+    #[arg(long, value_name = "LOW-HIGH", value_parser = parse_wide)]
+    pub ports: Option<PortRange>,
+
+    /// How many knocks a rotating sequence has [default: 4]
+    #[arg(long, value_name = "N", value_parser = values::length)]
+    pub length: Option<u8>,
+
+    /// tcp, udp or mixed, for a rotating sequence [default: tcp]
+    #[arg(long, value_name = "PROTO")]
+    pub protocol: Option<Protocols>,
+
+    /// The port of the digits 00, at a door that takes codes
+    #[arg(long, value_name = "PORT", value_parser = values::base)]
+    pub base: Option<u16>,
+
+    /// How many digits a code has, 6 or 8 [default: 6]
+    #[arg(long, value_name = "N", value_parser = values::digits)]
+    pub digits: Option<Digits>,
+
+    /// How long a rotating sequence is valid [default: 30s]
+    // In seconds.
+    #[arg(long, value_name = "TIME", value_parser = values::step)]
+    pub step: Option<u32>,
+}
 }
 
-/// From what the ports of a rotating sequence come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// From a range.
-    Ports(PortRange),
-    /// From a code, from this base.
-    Code(u16),
-}
-
-/// What [`Mode::Spa`] and in part [`Mode::Fwknop`] have beside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+settings! {
+#[derive(Args)]
+#[command(next_help_heading = "Requests")]
 pub struct Request {
+    /// The server's public key
+    #[arg(long, value_name = "KEY")]
     pub server_key: Option<PublicKey>,
+
+    /// The file with your private key; with --fwknop: with the encryption key
+    #[arg(long = "key", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    pub port: Option<PortRange>,
+
+    /// The port that takes requests, or a range [default: 62201]
+    #[arg(long, value_name = "PORT", value_parser = port_range)]
+    pub spa_port: Option<PortRange>,
+
+    /// Whom to open for: auto, observed or an IP, one of each family [default: auto]
+    // Of the command line alone, and moved from here to `address`.
+    #[arg(id = "address", long, value_name = "ADDRESS")]
+    pub words: Vec<AddressWord>,
+
+    #[arg(skip)]
     pub address: Option<Address>,
-    /// Seconds.
+
+    /// Ask that the door is open for so long
+    // In seconds.
+    #[arg(long, value_name = "TIME", value_parser = values::open_for)]
     pub open_for: Option<NonZeroU32>,
+
+    /// Ask to close the door instead
+    #[arg(long)]
     pub close: bool,
+}
+}
+
+settings! {
+#[derive(Args)]
+#[command(next_help_heading = "Requests as fwknop makes them")]
+pub struct Fwknop {
+    /// The same, as this stanza of ~/.fwknoprc says
+    #[arg(long, value_name = "STANZA")]
+    pub fwknoprc: Option<String>,
+
+    /// The file with fwknop's HMAC key, if it is not in that of --key
+    #[arg(long = "hmac-key", value_name = "FILE")]
+    pub hmac_key_file: Option<PathBuf>,
+
+    /// The hash of fwknop's HMAC [default: sha256]
+    #[arg(long, value_name = "HASH")]
+    pub hmac_digest_type: Option<Hash>,
+
+    /// The hash of fwknop's digest [default: sha256]
+    #[arg(long, value_name = "HASH")]
+    pub digest_type: Option<Hash>,
+
+    /// How fwknop encrypts: cbc, ecb, cfb, ofb, ctr or legacy [default: cbc]
+    #[arg(long, value_name = "MODE")]
+    pub encryption_mode: Option<Encryption>,
+
+    /// The user that fwknop names [default: who runs knock]
+    #[arg(long, value_name = "NAME", value_parser = values::user)]
+    pub user: Option<User>,
+
+    /// Add this to the clock, for fwknop: 60s, -5min
+    // In seconds.
+    #[arg(long, value_name = "TIME", value_parser = time_offset, allow_hyphen_values = true)]
+    pub time_offset: Option<i64>,
+}
 }
 
 impl Settings {
@@ -85,7 +245,7 @@ impl Settings {
     /// all modes share is taken.
     #[must_use]
     pub fn over(self, file: &Self) -> Self {
-        let file = match (self.mode, file.mode) {
+        let mut file = match (self.mode, file.mode) {
             (Some(own), Some(other)) if own != other => Self {
                 delay: file.delay,
                 wait: file.wait,
@@ -95,72 +255,10 @@ impl Settings {
             },
             _ => file.clone(),
         };
-        Self {
-            mode: self.mode.or(file.mode),
-            knocks: if self.knocks.is_empty() { file.knocks } else { self.knocks },
-            delay: self.delay.or(file.delay),
-            wait: self.wait.or(file.wait),
-            retry: self.retry.or(file.retry),
-            source_port: self.source_port.or(file.source_port),
-            door: self.door.or(file.door),
-            rotation: self.rotation.over(file.rotation),
-            request: self.request.over(file.request),
-            fwknop: self.fwknop.over(file.fwknop),
+        if self.rotation.ports.is_some() || self.rotation.base.is_some() {
+            (file.rotation.ports, file.rotation.base) = (None, None);
         }
-    }
-}
-
-impl Rotation {
-    fn over(self, file: Self) -> Self {
-        Self {
-            kind: self.kind.or(file.kind),
-            length: self.length.or(file.length),
-            protocol: self.protocol.or(file.protocol),
-            digits: self.digits.or(file.digits),
-            step: self.step.or(file.step),
-            secret_file: self.secret_file.or(file.secret_file),
-        }
-    }
-}
-
-impl Request {
-    fn over(self, file: Self) -> Self {
-        Self {
-            server_key: self.server_key.or(file.server_key),
-            key_file: self.key_file.or(file.key_file),
-            port: self.port.or(file.port),
-            address: self.address.or(file.address),
-            open_for: self.open_for.or(file.open_for),
-            close: self.close || file.close,
-        }
-    }
-}
-
-/// What [`Mode::Fwknop`] alone has beside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fwknop {
-    /// The name of a stanza of `~/.fwknoprc`.
-    pub stanza: Option<String>,
-    pub hmac_key_file: Option<PathBuf>,
-    pub digest: Option<Hash>,
-    pub hmac: Option<Hash>,
-    pub encryption: Option<Encryption>,
-    pub user: Option<User>,
-    /// Seconds.
-    pub time_offset: Option<i64>,
-}
-
-impl Fwknop {
-    fn over(self, file: Self) -> Self {
-        Self {
-            stanza: self.stanza.or(file.stanza),
-            hmac_key_file: self.hmac_key_file.or(file.hmac_key_file),
-            digest: self.digest.or(file.digest),
-            hmac: self.hmac.or(file.hmac),
-            encryption: self.encryption.or(file.encryption),
-            user: self.user.or(file.user),
-            time_offset: self.time_offset.or(file.time_offset),
-        }
+        self.or(file)
     }
 }
 

@@ -43,9 +43,9 @@ pub enum UsageError {
     ModeWithPorts { option: &'static str, ports: String },
     /// `modes` are those that the option belongs to.
     #[error("{option} belongs to {}: {what}", belongs(modes))]
-    OtherMode { option: &'static str, modes: &'static [Mode], what: WhatToDo },
+    OtherMode { option: String, modes: &'static [Mode], what: WhatToDo },
     #[error("{one} and {other} do not go together: {why}")]
-    Together { one: &'static str, other: &'static str, why: &'static str },
+    Together { one: String, other: String, why: &'static str },
     #[error("{option} has no meaning at a door with {has}: leave it out")]
     OtherKind { option: &'static str, has: &'static str },
     #[error("--proxy is given twice: leave out one of them")]

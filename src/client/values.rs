@@ -6,8 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::proto::duration;
+use crate::proto::fwknop::User;
 use crate::proto::knock::{KnockError, parse_port};
-use crate::proto::spa::{self, AddressError, Given};
+use crate::proto::spa::{AddressError, Given};
 use crate::proto::totp::{Digits, LENGTHS, STEPS};
 
 /// The port that a connection comes from.
@@ -25,87 +26,6 @@ impl FromStr for SourcePort {
     fn from_str(text: &str) -> Result<Self, KnockError> {
         if text == "auto" { Ok(Self::Auto) } else { parse_port(text).map(Self::Fixed) }
     }
-}
-
-/// Ports from `low` to `high`, never none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    low: NonZeroU16,
-    high: NonZeroU16,
-}
-
-impl PortRange {
-    /// Where a server takes requests unless told otherwise.
-    pub const SPA: Self = match NonZeroU16::new(spa::PORT) {
-        Some(port) => Self { low: port, high: port },
-        None => panic!("port 0"),
-    };
-
-    /// Where fwknop sends to if it is to choose the port itself.
-    pub const RANDOM: Self = match (NonZeroU16::new(10_000), NonZeroU16::new(65_534)) {
-        (Some(low), Some(high)) => Self { low, high },
-        _ => panic!("port 0"),
-    };
-
-    #[must_use]
-    pub const fn low(self) -> NonZeroU16 {
-        self.low
-    }
-
-    #[must_use]
-    pub const fn high(self) -> NonZeroU16 {
-        self.high
-    }
-
-    /// The port that a random number picks; each is as likely as any other, to one in 2^48.
-    #[must_use]
-    pub fn pick(self, random: u64) -> NonZeroU16 {
-        let width = u64::from(self.high.get() - self.low.get()) + 1;
-        // Less than the width, so never past `high`.
-        self.low.saturating_add(u16::try_from(random % width).unwrap_or(0))
-    }
-}
-
-impl From<NonZeroU16> for PortRange {
-    fn from(port: NonZeroU16) -> Self {
-        Self { low: port, high: port }
-    }
-}
-
-/// Why a text is no range of ports.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RangeError {
-    #[error(transparent)]
-    Port(#[from] KnockError),
-    #[error("the range {0} holds no port: write the lower port first")]
-    Backwards(String),
-    #[error("'{0}' is not a range of ports: write the first and the last, as in 20000-29999")]
-    NoRange(String),
-}
-
-/// Reads `62201` or `62000-62999`.
-impl FromStr for PortRange {
-    type Err = RangeError;
-
-    fn from_str(text: &str) -> Result<Self, RangeError> {
-        let (low, high) = text.split_once('-').unwrap_or((text, text));
-        let range = Self { low: parse_port(low.trim())?, high: parse_port(high.trim())? };
-        if range.low > range.high {
-            return Err(RangeError::Backwards(text.to_owned()));
-        }
-        Ok(range)
-    }
-}
-
-/// Reads `20000-29999`, and nothing that is one port only.
-///
-/// # Errors
-/// [`RangeError`] if it is none.
-pub fn wide_range(text: &str) -> Result<PortRange, RangeError> {
-    if !text.contains('-') {
-        return Err(RangeError::NoRange(text.to_owned()));
-    }
-    text.parse()
 }
 
 /// For which address a request asks.
@@ -233,6 +153,14 @@ pub fn step(text: &str) -> Result<u32, String> {
     }
 }
 
+/// The name that fwknop gives a user.
+///
+/// # Errors
+/// Says what is possible.
+pub fn user(text: &str) -> Result<User, String> {
+    text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
+}
+
 /// How long a door shall stay open, in seconds.
 ///
 /// # Errors
@@ -259,20 +187,6 @@ mod tests {
 
     fn said<T: fmt::Debug, E: fmt::Display>(result: Result<T, E>) -> String {
         result.unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_range_is_two_ports_or_one() {
-        for (text, low, high) in [("62201", 62201, 62201), ("1-65535", 1, 65535)] {
-            let range: PortRange = text.parse().unwrap();
-            assert_eq!((range.low.get(), range.high.get()), (low, high));
-        }
-        assert_eq!(
-            said("30000-20000".parse::<PortRange>()),
-            "the range 30000-20000 holds no port: write the lower port first"
-        );
-        assert!(said("20000-70000".parse::<PortRange>()).contains("70000 is out of range"));
-        assert!(said(wide_range("7000")).contains("write the first and the last"));
     }
 
     #[test]
@@ -310,15 +224,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_pick_is_in_the_range(a in 1u16.., b in 1u16.., random: u64) {
-            let range: PortRange = format!("{}-{}", a.min(b), a.max(b)).parse().unwrap();
-            let port = range.pick(random);
-            prop_assert!(range.low <= port && port <= range.high);
-        }
-
-        #[test]
         fn no_text_makes_a_reader_panic(text in ".{0,20}") {
-            let _ = text.parse::<PortRange>();
             let _ = text.parse::<AddressWord>();
             let _ = (length(&text), base(&text), digits(&text), step(&text), open_for(&text));
         }

@@ -1,11 +1,15 @@
 //! A command line without contradictions.
 
+use std::mem::take;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
 use super::Options;
 use crate::client::names::{self, Family};
-use crate::client::settings::{Fwknop, Kind, Mode, Request, Rotation, Settings};
+use crate::client::settings::{Exclusion, Mode, OF_CLOSING, OF_KINDS, OF_MODES, Settings, option};
 use crate::client::usage::{UsageError, WhatToDo};
 use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
@@ -49,6 +53,9 @@ impl std::fmt::Debug for Code {
 
 type Bound = (&'static str, &'static [Mode]);
 
+/// As [`OF_MODES`], of the command line alone.
+const OPTIONS: [Bound; 2] = [("udp", &[Mode::Sequence]), ("ports", &[Mode::Totp])];
+
 /// Whether what stands in the place of the host is a port. A resolver would take the number for an
 /// address.
 fn is_port(host: &str) -> bool {
@@ -62,8 +69,8 @@ impl Wanted {
     /// If an option was given that `mode` has no use for; `what` says what to do about it.
     pub fn check_mode(&self, mode: Mode, what: &WhatToDo) -> Result<(), UsageError> {
         match self.bound.iter().find(|(_, modes)| !modes.contains(&mode)) {
-            Some(&(option, modes)) => {
-                Err(UsageError::OtherMode { option, modes, what: what.clone() })
+            Some(&(key, modes)) => {
+                Err(UsageError::OtherMode { option: option(key), modes, what: what.clone() })
             }
             None => Ok(()),
         }
@@ -73,8 +80,8 @@ impl Wanted {
 impl Options {
     /// # Errors
     /// [`UsageError`] with the first contradiction.
-    pub fn wanted(mut self) -> Result<Wanted, UsageError> {
-        self.check_together()?;
+    pub fn wanted(mut self, matches: &ArgMatches) -> Result<Wanted, UsageError> {
+        Self::check_together(matches)?;
         let (host, proxy) = self.host_and_proxy()?;
         match &host {
             Some(host) if proxy.is_none() && is_port(host) => {
@@ -100,8 +107,12 @@ impl Options {
             },
             dry_run: self.dry_run,
             verbose: self.verbose,
-            bound: self.bound(),
-            code: self.rotation.code.map(|text| match text.as_str() {
+            bound: OF_MODES
+                .into_iter()
+                .chain(OPTIONS)
+                .filter(|(key, _)| is_given(matches, key))
+                .collect(),
+            code: self.code.map(|text| match text.as_str() {
                 "-" => Code::Ask,
                 _ => Code::Typed(text),
             }),
@@ -131,11 +142,11 @@ impl Options {
     /// The mode that the command line asks for; `None`: the hosts file says which.
     fn mode(&self) -> Result<Option<Mode>, UsageError> {
         let asked: Vec<(&str, Mode)> = [
-            ("--totp", Mode::Totp, self.rotation.totp),
-            ("--code", Mode::Totp, self.rotation.code.is_some()),
-            ("--spa", Mode::Spa, self.request.spa),
-            ("--fwknop", Mode::Fwknop, self.fwknop.fwknop),
-            ("--fwknoprc", Mode::Fwknop, self.fwknop.fwknoprc.is_some()),
+            ("--totp", Mode::Totp, self.totp),
+            ("--code", Mode::Totp, self.code.is_some()),
+            ("--spa", Mode::Spa, self.spa),
+            ("--fwknop", Mode::Fwknop, self.fwknop),
+            ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
         ]
         .into_iter()
         .filter_map(|(option, mode, given)| given.then_some((option, mode)))
@@ -153,81 +164,29 @@ impl Options {
     }
 
     /// Two options of which one makes the other pointless.
-    fn check_together(&self) -> Result<(), UsageError> {
-        let ports = ("--ports", self.rotation.ports.is_some());
-        let length = ("--length", self.rotation.length.is_some());
-        let protocol = ("--protocol", self.rotation.protocol.is_some());
-        let digits = ("--digits", self.rotation.digits.is_some());
-        let base = ("--base", self.rotation.base.is_some());
-        let code = ("--code", self.rotation.code.is_some());
-        let wait = ("--wait", self.wait.is_some());
-        let proxy = ("--proxy", self.proxy.is_some());
-        let close = ("--close", self.request.close);
-        let table = [
-            (ports, base, "keep the one that the door has"),
-            (length, base, "a code's digits say how many knocks there are"),
-            (protocol, base, "a code is knocked over tcp"),
-            (digits, ports, "only a code has digits"),
-            (ports, code, "a door that takes codes has a --base"),
-            (length, code, "a code's digits say how many knocks there are"),
-            (protocol, code, "a code is knocked over tcp"),
-            (digits, code, "the code shows how many digits it has"),
-            (("--step", self.rotation.step.is_some()), code, "the code is of its step already"),
-            (
-                ("--secret-file", self.rotation.secret_file.is_some()),
-                code,
-                "with the secret, --totp makes the code by itself",
-            ),
-            (("--open-for", self.request.open_for.is_some()), close, "nothing opens"),
-            (wait, close, "nothing opens"),
-            (proxy, close, "nothing opens"),
-            (wait, proxy, "--proxy waits for its own port"),
+    fn check_together(matches: &ArgMatches) -> Result<(), UsageError> {
+        const OWN: [Exclusion; 9] = [
+            ("ports", "base", "keep the one that the door has"),
+            ("ports", "code", "a door that takes codes has a --base"),
+            ("length", "code", "a code's digits say how many knocks there are"),
+            ("protocol", "code", "a code is knocked over tcp"),
+            ("digits", "code", "the code shows how many digits it has"),
+            ("step", "code", "the code is of its step already"),
+            ("secret_file", "code", "with the secret, --totp makes the code by itself"),
+            ("proxy", "close", "nothing opens"),
+            ("wait", "proxy", "--proxy waits for its own port"),
         ];
-        match table.into_iter().find(|((_, one), (_, other), _)| *one && *other) {
-            Some(((one, _), (other, _), why)) => Err(UsageError::Together { one, other, why }),
+        let mut all = OF_KINDS.into_iter().chain(OWN).chain(OF_CLOSING);
+        match all.find(|(one, other, _)| is_given(matches, one) && is_given(matches, other)) {
+            Some((one, other, why)) => {
+                Err(UsageError::Together { one: option(one), other: option(other), why })
+            }
             None => Ok(()),
         }
     }
 
-    /// The given options that only some modes have a use for.
-    fn bound(&self) -> Vec<Bound> {
-        const FIXED: &[Mode] = &[Mode::Sequence];
-        const KNOCKS: &[Mode] = &[Mode::Sequence, Mode::Totp];
-        const TOTP: &[Mode] = &[Mode::Totp];
-        const SPA: &[Mode] = &[Mode::Spa];
-        const FWKNOP: &[Mode] = &[Mode::Fwknop];
-        const REQUESTS: &[Mode] = &[Mode::Spa, Mode::Fwknop];
-        [
-            ("--udp", FIXED, self.udp),
-            ("--delay", KNOCKS, self.delay.is_some()),
-            ("--door", &[Mode::Totp, Mode::Spa], self.door.is_some()),
-            ("--secret-file", TOTP, self.rotation.secret_file.is_some()),
-            ("--ports", TOTP, self.rotation.ports.is_some()),
-            ("--length", TOTP, self.rotation.length.is_some()),
-            ("--protocol", TOTP, self.rotation.protocol.is_some()),
-            ("--base", TOTP, self.rotation.base.is_some()),
-            ("--digits", TOTP, self.rotation.digits.is_some()),
-            ("--step", TOTP, self.rotation.step.is_some()),
-            ("--server-key", SPA, self.request.server_key.is_some()),
-            ("--key", REQUESTS, self.request.key.is_some()),
-            ("--spa-port", REQUESTS, self.request.spa_port.is_some()),
-            ("--address", REQUESTS, !self.request.address.is_empty()),
-            ("--open-for", REQUESTS, self.request.open_for.is_some()),
-            ("--close", SPA, self.request.close),
-            ("--hmac-key", FWKNOP, self.fwknop.hmac_key.is_some()),
-            ("--hmac-digest-type", FWKNOP, self.fwknop.hmac_digest_type.is_some()),
-            ("--digest-type", FWKNOP, self.fwknop.digest_type.is_some()),
-            ("--encryption-mode", FWKNOP, self.fwknop.encryption_mode.is_some()),
-            ("--user", FWKNOP, self.fwknop.user.is_some()),
-            ("--time-offset", FWKNOP, self.fwknop.time_offset.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(option, modes, given)| given.then_some((option, modes)))
-        .collect()
-    }
-
     fn settings(
-        &self,
+        &mut self,
         mode: Option<Mode>,
         protocol: Option<Protocol>,
     ) -> Result<Settings, UsageError> {
@@ -239,6 +198,8 @@ impl Options {
             return Err(UsageError::Ports(wrong));
         }
         let wait = self.wait.as_deref().map(|text| tcp_port("--wait", text)).transpose()?;
+        let mut request = take(&mut self.of_request);
+        request.address = Address::of(&take(&mut request.words))?;
         Ok(Settings {
             mode,
             knocks,
@@ -246,34 +207,16 @@ impl Options {
             wait,
             retry: self.retry,
             source_port: self.source_port,
-            door: self.door.clone(),
-            rotation: Rotation {
-                kind: self.rotation.ports.map(Kind::Ports).or(self.rotation.base.map(Kind::Code)),
-                length: self.rotation.length,
-                protocol: self.rotation.protocol,
-                digits: self.rotation.digits,
-                step: self.rotation.step,
-                secret_file: self.rotation.secret_file.clone(),
-            },
-            request: Request {
-                server_key: self.request.server_key,
-                key_file: self.request.key.clone(),
-                port: self.request.spa_port,
-                address: Address::of(&self.request.address)?,
-                open_for: self.request.open_for,
-                close: self.request.close,
-            },
-            fwknop: Fwknop {
-                stanza: self.fwknop.fwknoprc.clone(),
-                hmac_key_file: self.fwknop.hmac_key.clone(),
-                digest: self.fwknop.digest_type,
-                hmac: self.fwknop.hmac_digest_type,
-                encryption: self.fwknop.encryption_mode,
-                user: self.fwknop.user.clone(),
-                time_offset: self.fwknop.time_offset,
-            },
+            door: self.door.take(),
+            rotation: take(&mut self.of_rotation),
+            request,
+            fwknop: take(&mut self.of_fwknop),
         })
     }
+}
+
+fn is_given(matches: &ArgMatches, key: &str) -> bool {
+    matches.value_source(key) == Some(ValueSource::CommandLine)
 }
 
 fn tcp_port(option: &'static str, text: &str) -> Result<NonZeroU16, UsageError> {

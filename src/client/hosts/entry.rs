@@ -7,77 +7,37 @@ use std::time::Duration;
 use super::Host;
 use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
-use crate::client::settings::{Fwknop, Kind, Mode, Request, Rotation, Settings};
+use crate::client::settings::{
+    Exclusion, Fwknop, Mode, OF_CLOSING, OF_KINDS, OF_MODES, Request, Rotation, Settings,
+};
 use crate::client::values::{self, Address, AddressWord};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, meant};
 use crate::config::raw::{Entry, Keys, Mapping, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::port_range::{parse as port_range, parse_wide};
 
 /// Between two knocks, unless something else is said: packets to different ports can overtake each
 /// other on the way.
 pub const DELAY: Duration = Duration::from_millis(15);
 
+/// The keys that every mode has a use for, and `ports`.
+const OF_ALL: [&str; 6] = ["host", "mode", "ports", "wait", "retry", "source_port"];
+
 /// The keys of an entry.
 pub const KEYS: Keys = Keys {
     of: "a host",
-    known: &[
-        "host",
-        "mode",
-        "ports",
-        "delay",
-        "wait",
-        "retry",
-        "source_port",
-        "door",
-        "base",
-        "length",
-        "protocol",
-        "digits",
-        "step",
-        "secret_file",
-        "server_key",
-        "key_file",
-        "spa_port",
-        "address",
-        "open_for",
-        "close",
-        "fwknoprc",
-        "hmac_key_file",
-        "hmac_digest_type",
-        "digest_type",
-        "encryption_mode",
-        "user",
-        "time_offset",
-    ],
+    known: &{
+        let mut known = [""; OF_ALL.len() + OF_MODES.len()];
+        let mut at = 0;
+        while at < known.len() {
+            known[at] = if at < OF_ALL.len() { OF_ALL[at] } else { OF_MODES[at - OF_ALL.len()].0 };
+            at += 1;
+        }
+        known
+    },
 };
-
-/// The keys that only some modes have a use for.
-const OF_MODES: [(&str, &[Mode]); 22] = [
-    ("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop]),
-    ("delay", &[Mode::Sequence, Mode::Totp]),
-    ("door", &[Mode::Totp, Mode::Spa]),
-    ("base", &[Mode::Totp]),
-    ("length", &[Mode::Totp]),
-    ("protocol", &[Mode::Totp]),
-    ("digits", &[Mode::Totp]),
-    ("step", &[Mode::Totp]),
-    ("secret_file", &[Mode::Totp]),
-    ("server_key", &[Mode::Spa]),
-    ("key_file", &[Mode::Spa, Mode::Fwknop]),
-    ("spa_port", &[Mode::Spa, Mode::Fwknop]),
-    ("address", &[Mode::Spa, Mode::Fwknop]),
-    ("open_for", &[Mode::Spa, Mode::Fwknop]),
-    ("close", &[Mode::Spa]),
-    ("fwknoprc", &[Mode::Fwknop]),
-    ("hmac_key_file", &[Mode::Fwknop]),
-    ("hmac_digest_type", &[Mode::Fwknop]),
-    ("digest_type", &[Mode::Fwknop]),
-    ("encryption_mode", &[Mode::Fwknop]),
-    ("user", &[Mode::Fwknop]),
-    ("time_offset", &[Mode::Fwknop]),
-];
 
 /// Reads an entry of the hosts file `file`. What is wrong in it is left out.
 pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host> {
@@ -177,7 +137,8 @@ impl Reader<'_> {
 
     /// Reports every key that another mode has a use for and this one has not.
     fn check_mode(&mut self, mode: Mode) {
-        for (key, modes) in OF_MODES {
+        const PORTS: &[Mode] = &[Mode::Sequence, Mode::Totp, Mode::Fwknop];
+        for (key, modes) in OF_MODES.into_iter().chain([("ports", PORTS)]) {
             let (Some(entry), false) = (self.fields.get(key), modes.contains(&mode)) else {
                 continue;
             };
@@ -190,11 +151,14 @@ impl Reader<'_> {
         }
     }
 
-    /// Reports `key` if it stands beside `other`.
-    fn exclude(&mut self, key: &str, other: &str, why: &str) {
-        if let (Some(entry), Some(_)) = (self.fields.get(key), self.fields.value(other)) {
-            let message = format!("'{key}' and '{other}' do not go together");
-            self.problems.push(entry.at.error(message).help(why));
+    /// Reports every key that stands beside another one that it does not go with.
+    fn exclude(&mut self, pairs: impl IntoIterator<Item = Exclusion>) {
+        for (key, other, why) in pairs {
+            if let (Some(entry), Some(_)) = (self.fields.get(key), self.fields.value(other)) {
+                let message = format!("'{key}' and '{other}' do not go together");
+                let help = format!("remove one of them: {why}");
+                self.problems.push(entry.at.error(message).help(help));
+            }
         }
     }
 
@@ -245,17 +209,14 @@ impl Reader<'_> {
     }
 
     fn rotation(&mut self) -> Rotation {
-        let kinds = "keep 'ports' where the door has mode: ports, 'base' where it has mode: code";
-        self.exclude("base", "ports", kinds);
-        self.exclude("length", "base", "remove it: the number of digits says how many knocks");
-        self.exclude("protocol", "base", "remove it: a code is knocked over tcp");
-        self.exclude("digits", "ports", "remove it: only a code has digits");
-        let range = self.read("ports", |node| {
-            node.read("a range of ports such as 20000-29999", values::wide_range)
-        });
-        let base = self.read("base", |node| node.read("a port", values::base));
+        let kinds = "'ports' is for a door with mode: ports, 'base' for one with mode: code";
+        self.exclude([("base", "ports", kinds)]);
+        self.exclude(OF_KINDS);
         Rotation {
-            kind: range.map(Kind::Ports).or(base.map(Kind::Code)),
+            ports: self.read("ports", |node| {
+                node.read("a range of ports such as 20000-29999", parse_wide)
+            }),
+            base: self.read("base", |node| node.read("a port", values::base)),
             length: self.read("length", |node| node.read("a number", values::length)),
             protocol: self.read("protocol", |node| node.parsed("tcp, udp or mixed")),
             digits: self.read("digits", |node| node.read("6 or 8", values::digits)),
@@ -267,26 +228,28 @@ impl Reader<'_> {
     fn request(&mut self, open_for: fn(&str) -> Result<NonZeroU32, String>) -> Request {
         let close = self.read("close", Node::boolean).unwrap_or(false);
         if close {
-            self.exclude("open_for", "close", "remove one of them: nothing opens");
-            self.exclude("wait", "close", "remove one of them: nothing opens");
+            self.exclude(OF_CLOSING);
         }
         Request {
             server_key: self.read("server_key", |node| node.parsed("a key")),
             key_file: self.path("key_file"),
-            port: self.read("spa_port", |node| node.parsed("a port or a range of ports")),
+            spa_port: self
+                .read("spa_port", |node| node.read("a port or a range of ports", port_range)),
             address: self.read("address", address).flatten(),
             open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
             close,
+            ..Request::default()
         }
     }
 
     fn fwknop(&mut self) -> Fwknop {
+        let hash = |node: &Node| node.parsed("a hash such as sha256");
         Fwknop {
-            stanza: self.read("fwknoprc", |node| node.text("a stanza's name").map(str::to_owned)),
+            fwknoprc: self.read("fwknoprc", |node| node.text("a stanza's name").map(str::to_owned)),
             hmac_key_file: self.path("hmac_key_file"),
-            digest: self.read("digest_type", |node| node.parsed("a hash such as sha256")),
-            hmac: self.read("hmac_digest_type", |node| node.parsed("a hash such as sha256")),
-            encryption: self.read("encryption_mode", |node| node.parsed("a mode such as cbc")),
+            digest_type: self.read("digest_type", hash),
+            hmac_digest_type: self.read("hmac_digest_type", hash),
+            encryption_mode: self.read("encryption_mode", |node| node.parsed("a mode such as cbc")),
             user: self.read("user", |node| node.parsed("a user's name")),
             time_offset: self.read("time_offset", |node| node.read("a time", time_offset)),
         }

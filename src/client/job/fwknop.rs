@@ -1,14 +1,24 @@
 //! Requests of fwknop's, from what command line, hosts file and `~/.fwknoprc` say.
 
+use std::num::NonZeroU16;
+
 use zeroize::Zeroizing;
 
 use super::{Builder, JobError};
 use crate::client::fwknop::{self, Fwknop, Keys, check_open_for};
 use crate::client::fwknoprc::{Allow, Stanza};
 use crate::client::usage::UsageError;
-use crate::client::values::{Address, AddressWord, PortRange};
+use crate::client::values::{Address, AddressWord};
 use crate::proto::fwknop::{HmacKey, Key, User};
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::port_range::PortRange;
+use crate::proto::spa::PORTS;
+
+/// Where fwknop sends to if it is to choose the port itself.
+const RANDOM: PortRange = {
+    let low = NonZeroU16::new(10_000).expect("is not zero");
+    low..=NonZeroU16::new(65_534).expect("is not zero")
+};
 
 impl Builder<'_> {
     /// `stanza` says what nobody else says.
@@ -30,17 +40,18 @@ impl Builder<'_> {
             None if stanza.use_hmac => Some(ask_for_hmac_key()?),
             hmac => hmac,
         };
-        let port = match (request.port, stanza.random_port, stanza.port) {
-            (Some(range), _, _) => range,
-            (None, true, _) => PortRange::RANDOM,
-            (None, false, port) => port.map_or(PortRange::SPA, PortRange::from),
+        let port = match (&request.spa_port, stanza.random_port, stanza.port) {
+            (Some(range), _, _) => range.clone(),
+            (None, true, _) => RANDOM,
+            (None, false, Some(port)) => port..=port,
+            (None, false, None) => PORTS,
         };
-        let hmac_type = own.hmac.unwrap_or(stanza.hmac_type);
+        let hmac_type = own.hmac_digest_type.unwrap_or(stanza.hmac_type);
         Ok(Fwknop {
             key,
             hmac: hmac.map(|key| (key, hmac_type)),
-            digest: own.digest.unwrap_or(stanza.digest),
-            mode: own.encryption.unwrap_or(stanza.mode),
+            digest: own.digest_type.unwrap_or(stanza.digest),
+            mode: own.encryption_mode.unwrap_or(stanza.mode),
             port,
             from: stanza.source_port,
             ports: self.ports_to_open(stanza.ports)?,
