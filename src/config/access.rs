@@ -122,7 +122,7 @@ fn useless(
 
 /// What two clients hold alike: nobody could tell them apart.
 fn shared_credentials(clients: &Clients) -> Vec<Diagnostic> {
-    let mut holders: HashMap<(&str, Option<&Name>, &[u8]), (&Name, &Place)> = HashMap::new();
+    let mut holders = HashMap::new();
     let mut found = Vec::new();
     for (client, places) in clients {
         // Where they open different doors, two TOTP secrets may be the same.

@@ -13,7 +13,7 @@ pub type PortRange = RangeInclusive<NonZeroU16>;
 pub enum RangeError {
     #[error(transparent)]
     Port(#[from] KnockError),
-    #[error("'{0}' is not a range of ports: write for example 20000-29999")]
+    #[error("'{0}' is not a range of ports: write the first and the last, as in 20000-29999")]
     None(String),
     #[error("the range {0}-{1} holds no port: write the lower port first")]
     Empty(NonZeroU16, NonZeroU16),
@@ -78,8 +78,11 @@ mod tests {
             ("7000-6000", "the range 7000-6000 holds no port: write the lower port first"),
             ("1-70000", "port 70000 is out of range: ports go from 1 to 65535"),
             ("many", "'many' is not a port: write a number from 1 to 65535"),
-            ("-5", "'-5' is not a range of ports: write for example 20000-29999"),
-            ("1-2-3", "'1-2-3' is not a range of ports: write for example 20000-29999"),
+            ("-5", "'-5' is not a range of ports: write the first and the last, as in 20000-29999"),
+            (
+                "1-2-3",
+                "'1-2-3' is not a range of ports: write the first and the last, as in 20000-29999",
+            ),
         ] {
             assert_eq!(shown(parse(text)), Err(why.to_owned()), "{text}");
         }
@@ -89,7 +92,10 @@ mod tests {
     fn one_port_is_not_a_wide_range() {
         assert_eq!(shown(parse_wide("20000-29999")), Ok("20000-29999".to_owned()));
         for (text, why) in [
-            ("20000", "'20000' is not a range of ports: write for example 20000-29999"),
+            (
+                "20000",
+                "'20000' is not a range of ports: write the first and the last, as in 20000-29999",
+            ),
             ("3-2", "the range 3-2 holds no port: write the lower port first"),
         ] {
             assert_eq!(shown(parse_wide(text)), Err(why.to_owned()));

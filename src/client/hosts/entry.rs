@@ -156,7 +156,8 @@ impl Reader<'_> {
         for (key, other, why) in pairs {
             if let (Some(entry), Some(_)) = (self.fields.get(key), self.fields.value(other)) {
                 let message = format!("'{key}' and '{other}' do not go together");
-                self.problems.push(entry.at.error(message).help(why));
+                let help = format!("remove one of them: {why}");
+                self.problems.push(entry.at.error(message).help(help));
             }
         }
     }
@@ -208,7 +209,7 @@ impl Reader<'_> {
     }
 
     fn rotation(&mut self) -> Rotation {
-        let kinds = "keep 'ports' where the door has mode: ports, 'base' where it has mode: code";
+        let kinds = "'ports' is for a door with mode: ports, 'base' for one with mode: code";
         self.exclude([("base", "ports", kinds)]);
         self.exclude(OF_KINDS);
         Rotation {
