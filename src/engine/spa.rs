@@ -153,7 +153,7 @@ impl Spa {
             .position(|(opener, until)| opener.has_tag(datagram) && holds(until));
         let opener = tagged.ok_or(Denial::Ignored(Reason::BadTag))?;
         let arrival = Arrival::new(now, packet);
-        let tag = tag(datagram);
+        let tag = datagram.first_chunk().copied().unwrap_or_default();
         if let Some(&(earlier, again)) = self.seen.get(&tag) {
             if arrival.is_copy_of(earlier) {
                 return Err(Denial::Ignored(Reason::Duplicate));
@@ -243,12 +243,6 @@ fn addresses(asked: &spa::Request, source: IpAddr, policy: AddressPolicy) -> Res
             if may { Ok(given) } else { Err(Reason::ImpossibleAddress) }
         }
     }
-}
-
-fn tag(datagram: &[u8; LEN]) -> [u8; 16] {
-    let mut tag = [0; 16];
-    tag.copy_from_slice(&datagram[..16]);
-    tag
 }
 
 #[cfg(test)]
