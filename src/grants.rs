@@ -355,8 +355,8 @@ impl Grants {
         self.limits = Some((all, by_commands));
     }
 
-    /// What it would lead to that somebody may open a door, since `knocked`. `jobs_fit`: more
-    /// commands may be asked for.
+    /// Decides what a knock at `knocked` would do; nothing changes until [`take`](Self::take).
+    /// `jobs_fit`: more commands may be asked for.
     ///
     /// # Errors
     /// [`Reason::TooMany`] where there is no room for another grant.

@@ -1,4 +1,4 @@
-//! The doors, compiled, and who of them sees a packet.
+//! Doors compiled into a per-port index: which tracks a packet concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

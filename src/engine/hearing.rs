@@ -1,4 +1,4 @@
-//! What a packet, or time, does to the source that it is about.
+//! Advances, expires and locks out one source's attempts, and reports the events.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What a power cut may have taken from the ledger, and why that helps nobody.
+//! Replay protection after an unclean shutdown: requests stamped before it are refused.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;

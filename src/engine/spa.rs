@@ -15,7 +15,7 @@ use super::{
     ClientId, Credential, Denial, DoorId, Judgement, Lifetime, Missing, Reason, Refusal, Request,
     Setup, is_over,
 };
-use crate::config::{self, AddressPolicy, Client, Name};
+use crate::config::{self, AddressPolicy, Name};
 use crate::proto::network::may_ask_for;
 use crate::proto::spa::{self, Addresses, Error, Given, LEN, Opener, PrivateKey, PublicKey};
 use crate::time::{Now, Wall};
@@ -74,25 +74,20 @@ pub struct Spa {
     ports: RangeInclusive<NonZeroU16>,
     openers: Vec<(Opener, Option<Wall>)>,
     lifetime: Lifetime,
-    holders: HashMap<PublicKey, Holder>,
-    clients: Vec<Rights>,
+    holders: HashMap<PublicKey, KeyHolder>,
     doors: HashMap<Name, DoorId>,
     /// Each with what is said where it comes again. Whoever has caught one can send it again and
     /// again, but must not make the server open it again and again.
     seen: LruCache<[u8; 16], (Arrival, Refusal), RandomState>,
 }
 
-/// Who has a public key, and the latest stamp that it has used up as far as is known here.
+/// Who has a public key, and what they may with it.
 #[derive(Debug)]
-struct Holder {
+struct KeyHolder {
     client: ClientId,
     key: u16,
+    /// The latest stamp that it has used up as far as is known here.
     mark: Option<Wall>,
-}
-
-/// What a client may.
-#[derive(Debug)]
-struct Rights {
     expires: Option<Wall>,
     address: AddressPolicy,
     /// Those that exist and take datagrams.
@@ -109,29 +104,24 @@ impl Spa {
             (0..).map(DoorId).zip(&setup.doors).map(|(id, door)| (door.name.clone(), id)).collect();
         let takes = |id: &DoorId| setup.doors.get(id.0 as usize).is_some_and(|door| door.spa);
         let mut holders = HashMap::new();
-        for (client, holder) in (0..).map(ClientId).zip(&setup.clients) {
-            let keys = holder.spa.iter().flat_map(|spa| &spa.keys);
-            for (key, public) in (0..).zip(keys) {
-                holders.insert(*public, Holder { client, key, mark: None });
+        for (client, of) in (0..).map(ClientId).zip(&setup.clients) {
+            let Some(spa) = &of.spa else { continue };
+            let (expires, address) = (of.expires, spa.address);
+            let names = of.doors.iter();
+            let own: Vec<_> =
+                names.filter_map(|name| doors.get(name).copied()).filter(takes).collect();
+            for (key, public) in (0..).zip(&spa.keys) {
+                let doors = own.clone();
+                let holder = KeyHolder { client, key, mark: None, expires, address, doors };
+                holders.insert(*public, holder);
             }
         }
-        let rights = |client: &Client| Rights {
-            expires: client.expires,
-            address: client.spa.as_ref().map(|spa| spa.address).unwrap_or_default(),
-            doors: client
-                .doors
-                .iter()
-                .filter_map(|name| doors.get(name).copied())
-                .filter(takes)
-                .collect(),
-        };
         let opener = |key: &ServerKey| (Opener::new(&key.key, holders.keys().copied()), key.until);
         Some(Self {
             ports: server.ports.clone(),
             openers: server.keys.iter().map(opener).collect(),
             lifetime: server.lifetime(setup.missing),
             holders,
-            clients: setup.clients.iter().map(rights).collect(),
             doors,
             seen: LruCache::with_hasher(REMEMBERED, RandomState::new()),
         })
@@ -163,7 +153,7 @@ impl Spa {
             .position(|(opener, until)| opener.has_tag(datagram) && holds(until));
         let opener = tagged.ok_or(Denial::Ignored(Reason::BadTag))?;
         let arrival = Arrival::new(now, packet);
-        let tag = tag(datagram);
+        let tag = datagram.first_chunk().copied().unwrap_or_default();
         if let Some(&(earlier, again)) = self.seen.get(&tag) {
             if arrival.is_copy_of(earlier) {
                 return Err(Denial::Ignored(Reason::Duplicate));
@@ -199,9 +189,8 @@ impl Spa {
         };
         let holder = self.holders.get_mut(&key).ok_or(refuse(Reason::UnknownClient))?;
         let client = holder.client;
-        let rights = self.clients.get(client.0 as usize).ok_or(refuse(Reason::UnknownClient))?;
         let refuse = |reason| Refusal { client: Some(client), ..refuse(reason) };
-        if is_over(rights.expires, now.wall) {
+        if is_over(holder.expires, now.wall) {
             return Err(refuse(Reason::Expired));
         }
         let asked = asked.ok_or(refuse(Reason::MalformedRequest))?;
@@ -212,9 +201,9 @@ impl Spa {
         }
         holder.mark = Some(stamp);
         let credential = Credential::Spa { key: holder.key, stamp };
-        let door = find_door(&self.doors, rights, asked.door.as_ref()).map_err(refuse)?;
+        let door = find_door(&self.doors, &holder.doors, asked.door.as_ref()).map_err(refuse)?;
         let refuse = |reason| Refusal { door: Some(door), ..refuse(reason) };
-        let given = addresses(&asked, source, rights.address).map_err(refuse)?;
+        let given = addresses(&asked, source, holder.address).map_err(refuse)?;
         Ok(Request {
             door,
             client,
@@ -231,11 +220,11 @@ impl Spa {
 
 fn find_door(
     doors: &HashMap<Name, DoorId>,
-    rights: &Rights,
+    allowed: &[DoorId],
     name: Option<&Name>,
 ) -> Result<DoorId, Reason> {
-    match (name, rights.doors.as_slice()) {
-        (Some(name), allowed) => {
+    match (name, allowed) {
+        (Some(name), _) => {
             let door = *doors.get(name).ok_or(Reason::NoSuchDoor)?;
             if allowed.contains(&door) { Ok(door) } else { Err(Reason::NotAllowed) }
         }
@@ -256,18 +245,12 @@ fn addresses(asked: &spa::Request, source: IpAddr, policy: AddressPolicy) -> Res
     }
 }
 
-fn tag(datagram: &[u8; LEN]) -> [u8; 16] {
-    let mut tag = [0; 16];
-    tag.copy_from_slice(&datagram[..16]);
-    tag
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Lockout, Recognition, SpaClient};
+    use crate::config::{Client, Lockout, Recognition, SpaClient};
     use crate::engine::{Engine, Event, EventKind, ReportWindow, Verdict};
     use crate::proto::spa::{Request as Asked, Stamp, seal};
     use crate::time::Monotonic;

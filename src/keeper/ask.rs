@@ -39,7 +39,7 @@ pub(super) struct Ask {
     pub(super) close: bool,
 }
 
-/// Why nobody gets what a watcher says that they may have.
+/// Why a watcher's claim is rejected.
 #[derive(Debug)]
 pub(super) enum Unfounded {
     /// No honest watcher says it.

@@ -270,15 +270,9 @@ fn event_at(place: &Place, event: &str, message: impl Into<String>) -> EventLine
 
 /// What the kernel has to hold.
 fn kept(grants: &Grants, now: Monotonic) -> Vec<Kept> {
-    let kept = |listed: Listed<'_>| {
-        Some(Kept {
-            place: listed.place.clone(),
-            opener: listed.opener.clone(),
-            element: listed.element?.clone(),
-            left: listed.deadline.since(now),
-        })
-    };
-    grants.list().into_iter().filter_map(kept).filter(|kept| !kept.left.is_zero()).collect()
+    let list = grants.list().into_iter();
+    let kept = list.filter_map(|listed| kept_one(grants, listed.id, now));
+    kept.filter(|kept| !kept.left.is_zero()).collect()
 }
 
 /// The grant that lasts longest of those of other doors that hold the same element of a set.
