@@ -25,22 +25,17 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, NetworkError> {
         let wrong = || NetworkError(text.to_owned());
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let (address, prefix) = text.split_once('/').unzip();
+        let address: IpAddr = address.unwrap_or(text).parse().map_err(|_| wrong())?;
         if address != address.to_canonical() {
             return Err(wrong());
         }
-        let bits: u8 = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|&prefix| prefix <= bits).ok_or_else(wrong)?
-            }
-            Some(_) => return Err(wrong()),
-            None => bits,
-        };
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(bits), |digits| {
+            let prefix = digits.parse().ok().filter(|prefix| *prefix <= bits);
+            prefix.filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        });
+        let prefix = prefix.ok_or_else(wrong)?;
         Ok(Self::around(address, prefix))
     }
 }
@@ -66,17 +61,8 @@ impl Network {
     /// Whether an address is in it; an IPv4 address that is written as an IPv6 one counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let same = |own: u128, other: u128, bits: u32| {
-            let host = bits - u32::from(self.prefix);
-            (own ^ other).checked_shr(host).unwrap_or(0) == 0
-        };
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                same(own.to_bits().into(), other.to_bits().into(), 32)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
-            _ => false,
-        }
+        let address = address.to_canonical();
+        address.is_ipv4() == self.address.is_ipv4() && Self::around(address, self.prefix) == *self
     }
 
     /// Its first address: the host bits are zero.
