@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::Name;
 use super::client::Client;
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
-use super::diagnostic::{Diagnostic, Place, Problems, meant};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
 use super::moment;
-use super::raw::{Entry, Keys, Mapping, Value, given_twice};
+use super::raw::{Entry, Keys, Node, Reader, Value, given_twice};
 
 pub(super) const CLIENT: Keys =
     Keys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
@@ -25,14 +25,13 @@ pub struct ClientPlaces {
     pub fwknop: Option<Place>,
 }
 
-/// Reads one entry of `clients:`; `doors` are those that are written, good or not. `None` after an
-/// error.
+/// Reads one entry of `clients:`; `doors` are those that are written, good or not.
 pub(super) fn read_client(
     entry: &Entry,
     doors: &HashSet<&str>,
     secrets: &mut Secrets,
     problems: &mut Problems,
-) -> Option<(Client, ClientPlaces)> {
+) -> Result<(Client, ClientPlaces), Reported> {
     let mut own = Problems::default();
     let read = read_parts(entry, doors, secrets, &mut own);
     let hide = has_unknown_credentials(entry);
@@ -61,91 +60,60 @@ fn read_parts(
     doors: &HashSet<&str>,
     secrets: &mut Secrets,
     problems: &mut Problems,
-) -> Option<(Client, ClientPlaces)> {
-    let name = problems.keep(entry.name());
-    let mapping = problems.keep(entry.node.mapping("a client, with its doors,"))?;
-    let meant = mapping.check_keys(&CLIENT, problems);
-    let doors = read_doors(mapping, entry, doors, &meant, problems);
-    let expires = match mapping.value("expires") {
-        Some(node) => problems.keep(node.read("a date", moment::parse)).map(Some),
-        None => Some(None),
-    };
-    let (totp_node, spa_node, fwknop_node) =
-        (mapping.value("totp"), mapping.value("spa"), mapping.value("fwknop"));
-    let totp = totp_node.map(|node| read_totp(node, secrets, problems));
-    let spa = spa_node.map(|node| read_spa(node, problems));
-    let fwknop = fwknop_node.map(|node| read_fwknop(node, secrets, problems));
-    if totp.is_none() && spa.is_none() && fwknop.is_none() {
-        if meant.is_empty() {
-            let message = format!("client '{}' has nothing to prove itself with", entry.key);
-            let help = "write totp, spa or fwknop; 'knockctl enroll' does it for you";
-            problems.push(entry.at.error(message).help(help));
-        }
-        return None;
+) -> Result<(Client, ClientPlaces), Reported> {
+    let name = problems.report(entry.name());
+    let mut reader = Reader::new(&entry.node, "a client, with its doors,", &CLIENT, problems)?;
+    let doors = read_doors(&mut reader, entry, doors);
+    let expires = reader.read("expires", |node| node.read("a date", moment::parse));
+    let (totp, spa, fwknop) = (reader.value("totp"), reader.value("spa"), reader.value("fwknop"));
+    if totp.or(spa).or(fwknop).is_none() {
+        let message = format!("client '{}' has nothing to prove itself with", entry.key);
+        let help = "write totp, spa or fwknop; 'knockctl enroll' does it for you";
+        return reader.missing(CLIENT.known, entry.at.error(message).help(help));
     }
-    // What is absent is good, what is wrong is not.
-    let (totp, spa, fwknop) = (whole(totp)?, whole(spa)?, whole(fwknop)?);
-    let (spa, spa_keys) = spa.map_or((None, Vec::new()), |(spa, places)| (Some(spa), places));
+    let totp = totp.map(|node| read_totp(node, secrets, reader.problems)).transpose();
+    let spa = spa.map(|node| read_spa(node, reader.problems)).transpose();
+    let fwknop = fwknop.map(|node| read_fwknop(node, secrets, reader.problems)).transpose();
+    let (spa, spa_keys) = spa?.unzip();
     let (doors, door_places) = doors?.into_iter().unzip();
-    let client = Client { name: name?, doors, expires: expires?, totp, spa, fwknop };
+    let client =
+        Client { name: name?, doors, expires: expires?, totp: totp?, spa, fwknop: fwknop? };
     let places = ClientPlaces {
         name: entry.at.clone(),
-        expires: mapping.value("expires").map(|node| node.at.clone()),
+        expires: reader.place("expires"),
         doors: door_places,
-        totp: totp_node.map(|node| node.at.clone()),
-        spa_keys,
-        fwknop: fwknop_node.map(|node| node.at.clone()),
+        totp: reader.place("totp"),
+        spa_keys: spa_keys.unwrap_or_default(),
+        fwknop: reader.place("fwknop"),
     };
-    Some((client, places))
-}
-
-/// `None` where something is there and wrong.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
-fn whole<T>(read: Option<Option<T>>) -> Option<Option<T>> {
-    match read {
-        Some(None) => None,
-        Some(Some(value)) => Some(Some(value)),
-        None => Some(None),
-    }
+    Ok((client, places))
 }
 
 /// The doors that are named, in the order of their names.
-fn read_doors(
-    mapping: &Mapping,
+fn read_doors<'a>(
+    reader: &mut Reader<'a>,
     entry: &Entry,
     known: &HashSet<&str>,
-    misspelt: &[&str],
-    problems: &mut Problems,
-) -> Option<Vec<(Name, Place)>> {
-    let Some(node) = mapping.value("doors").filter(|node| !node.items().is_empty()) else {
-        if !misspelt.contains(&"doors") {
-            let message = format!("client '{}' has no door", entry.key);
-            problems.push(entry.at.error(message).help("write for example doors: [ssh]"));
-        }
-        return None;
+) -> Result<Vec<(Name, Place)>, Reported> {
+    let Some(node) = reader.value("doors").filter(|node| !node.items().is_empty()) else {
+        let error = entry.at.error(format!("client '{}' has no door", entry.key));
+        return reader.missing(&["doors"], error.help("write for example doors: [ssh]"));
     };
     let mut first: HashMap<&str, &Place> = HashMap::new();
-    let mut doors = Vec::new();
-    let mut good = true;
-    for item in node.items() {
-        let Some(name) = problems.keep(item.text("the name of a door")) else {
-            good = false;
-            continue;
-        };
+    let read = |item: &'a Node| {
+        let name = item.text("the name of a door")?;
         if let Some(first) = first.insert(name, &item.at) {
-            problems.push(given_twice(&item.at, &format!("door '{name}'"), first));
-        } else if known.contains(name) {
-            doors.extend(name.parse().ok().map(|name: Name| (name, item.at.clone())));
-            continue;
-        } else {
-            let message = format!("there is no door '{name}'");
-            problems.push(match meant(name, known.iter().copied()) {
-                Some(meant) => item.at.error(format!("{message}: did you mean '{meant}'?")),
-                None => item.at.error(message).help("write it under 'doors:', or remove it here"),
-            });
+            return Err(given_twice(&item.at, &format!("door '{name}'"), first));
         }
-        good = false;
-    }
+        if known.contains(name) {
+            return Ok(name.parse().ok().map(|name: Name| (name, item.at.clone())));
+        }
+        let meant = meant(name, known.iter().copied());
+        let help = "write it under 'doors:', or remove it here";
+        Err(item.at.misspelt(&format!("there is no door '{name}'"), meant, help))
+    };
+    let doors = reader.problems.report_all(node.items().iter().map(read))?;
+    let mut doors: Vec<_> = doors.into_iter().flatten().collect();
     doors.sort_by(|(one, _), (other, _)| one.cmp(other));
-    good.then_some(doors)
+    Ok(doors)
 }

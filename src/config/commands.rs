@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::diagnostic::{Diagnostic, Place, Problems, Source};
-use super::raw::{self, Entry, Keys, Mapping, Node, Value};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
+use super::raw::{self, Entry, Keys, Node, Reader, Value};
 use super::{Command, CommandText, Commands, Name, Pair};
 
 pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES.all() };
@@ -48,7 +48,7 @@ pub(super) struct Template {
 pub(super) fn read_templates(entries: &[Entry], problems: &mut Problems) -> Templates {
     let mut templates = built_in();
     for entry in entries {
-        if let Some((name, commands)) = read_template(entry, problems) {
+        if let Ok((name, commands)) = read_template(entry, problems) {
             templates.insert(name, Template { commands, built_in: false });
         }
     }
@@ -63,20 +63,19 @@ fn built_in() -> Templates {
     let Some(Value::Mapping(mapping)) = root.map(|root| root.value) else {
         return Templates::new();
     };
-    let read = |entry| read_template(entry, &mut problems);
-    let templates = mapping.entries.iter().filter_map(read);
+    let templates = mapping.entries.iter().flat_map(|entry| read_template(entry, &mut problems));
     templates.map(|(name, commands)| (name, Template { commands, built_in: true })).collect()
 }
 
-fn read_template(entry: &Entry, problems: &mut Problems) -> Option<(Name, Commands)> {
-    let name = problems.keep(entry.name());
+fn read_template(entry: &Entry, problems: &mut Problems) -> Result<(Name, Commands), Reported> {
+    let name = problems.report(entry.name());
     if entry.key == "guard" {
         problems.push(entry.at.error("'guard' is not free as the name of a template"));
     }
-    let mapping = problems.keep(entry.node.mapping("a template, with open and close,"))?;
-    mapping.check_keys(&TEMPLATE, problems);
-    let commands = read_pairs(mapping, &TEMPLATE_NAMES, &entry.at, problems)?;
-    Some((name?, commands))
+    let wanted = "a template, with open and close,";
+    let mut reader = Reader::new(&entry.node, wanted, &TEMPLATE, problems)?;
+    let commands = read_pairs(&mut reader, &TEMPLATE_NAMES, &entry.at)?;
+    Ok((name?, commands))
 }
 
 impl Entry {
@@ -110,17 +109,16 @@ impl Said {
 /// The commands of both families. IPv6 has the IPv4 command where it has none of its own, and
 /// nothing where its own is empty. Says so where nothing would ever run.
 pub(super) fn read_pairs(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     names: &PairNames,
     at: &Place,
-    problems: &mut Problems,
-) -> Option<Commands> {
-    let mut said = |key| read_said(mapping.get(key), problems);
+) -> Result<Commands, Reported> {
+    let mut said = |key| read_said(reader.mapping.get(key), reader.problems);
     let (open, close) = (said(names.open)?, said(names.close)?);
     let (open_6, close_6) = (said(names.open_6)?, said(names.close_6)?);
-    let (verify, verify_6) = (said(names.verify)?, said(names.verify_6)?);
-    let place = |key: &str| mapping.get(key).map(|entry| entry.at.clone());
-    problems.keep(pairs([open, close, open_6, close_6, verify, verify_6], names, place, at))
+    let said = [open, close, open_6, close_6, said(names.verify)?, said(names.verify_6)?];
+    let place = |key: &str| reader.mapping.get(key).map(|entry| entry.at.clone());
+    reader.problems.report(pairs(said, names, place, at))
 }
 
 /// # Errors
@@ -168,20 +166,19 @@ pub(super) fn pairs(
     Ok(Commands { v4, v6 })
 }
 
-/// `None` after an error.
-pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Option<Said> {
-    let Some(entry) = entry else { return Some(Said::Absent) };
+pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Result<Said, Reported> {
+    let Some(entry) = entry else { return Ok(Said::Absent) };
     match &entry.node.value {
-        Value::Null => Some(Said::Empty),
-        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Some(Said::Empty),
+        Value::Null => Ok(Said::Empty),
+        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(Said::Empty),
         _ => {
-            let command = problems.keep(read_command(&entry.node))?;
+            let command = problems.report(read_command(&entry.node))?;
             let at = match &entry.node.value {
                 Value::List(items) => items.first().map_or(&entry.node.at, |item| &item.at),
                 _ => &entry.node.at,
             };
             problems.extend(lacks_program(&command, at));
-            Some(Said::Command(command))
+            Ok(Said::Command(command))
         }
     }
 }

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::credentials::both;
-use super::diagnostic::Problems;
-use super::door::read_time;
-use super::raw::{Keys, Mapping, Node};
+use super::diagnostic::{Problems, Reported};
+use super::raw::{Keys, Node, Reader};
 use super::{moment, range};
 use crate::proto::knock::parse_port;
 use crate::time::Wall;
@@ -63,55 +61,34 @@ pub(super) const SPA: Keys = Keys {
 };
 pub(super) const FWKNOP: Keys = Keys { of: "fwknop", known: &["port", "max_age"] };
 
+const A_MAPPING: &str = "a mapping such as {port: 62201}";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Reads `knockd.spa`. `None` after an error.
-pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Option<Spa> {
-    let mapping = problems.keep(node.mapping("a mapping such as {port: 62201}"))?;
-    mapping.check_keys(&SPA, problems);
+/// Reads `knockd.spa`.
+pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<Spa, Reported> {
+    let mut reader = Reader::new(node, A_MAPPING, &SPA, problems)?;
     let default = Spa::default();
-    let ports = match mapping.value("port") {
-        Some(node) => problems.keep(node.read("a port, or a range of ports,", range::parse)),
-        None => Some(default.ports),
-    };
-    let key_file = read_path(mapping, "key_file", problems);
-    let old_key_file = read_path(mapping, "old_key_file", problems);
-    let until = match mapping.value("old_until") {
-        Some(node) => problems.keep(node.read("a date", moment::parse)).map(Some),
-        None => Some(None),
-    };
-    let max_age = read_time(mapping, "max_age", SECOND, problems);
-    let max_ahead = read_time(mapping, "max_ahead", Duration::ZERO, problems);
-    let old = old_key_file.zip(until).and_then(|(file, until)| {
-        problems.keep(both(file, until, ("old_key_file", "old_until"), mapping))
-    });
-    Some(Spa {
-        ports: ports?,
+    let ports = reader.read("port", |node| node.read("a port, or a range of ports,", range::parse));
+    let key_file = reader.read("key_file", Node::path);
+    let old_key_file = reader.read("old_key_file", Node::path);
+    let until = reader.read("old_until", |node| node.read("a date", moment::parse));
+    let max_age = reader.duration("max_age", SECOND);
+    let max_ahead = reader.duration("max_ahead", Duration::ZERO);
+    let old_key = reader.both(("old_key_file", old_key_file), ("old_until", until));
+    Ok(Spa {
+        ports: ports?.unwrap_or(default.ports),
         key_file: key_file?.unwrap_or(default.key_file),
-        old_key: old?,
+        old_key: old_key?,
         max_age: max_age?.unwrap_or(default.max_age),
         max_ahead: max_ahead?.unwrap_or(default.max_ahead),
     })
 }
 
-/// Reads `knockd.fwknop`. `None` after an error.
-pub(super) fn read_fwknop(node: &Node, problems: &mut Problems) -> Option<Fwknop> {
-    let mapping = problems.keep(node.mapping("a mapping such as {port: 62201}"))?;
-    mapping.check_keys(&FWKNOP, problems);
+/// Reads `knockd.fwknop`.
+pub(super) fn read_fwknop(node: &Node, problems: &mut Problems) -> Result<Fwknop, Reported> {
+    let mut reader = Reader::new(node, A_MAPPING, &FWKNOP, problems)?;
     let default = Fwknop::default();
-    let port = match mapping.value("port") {
-        Some(node) => problems.keep(node.read("a port", parse_port)),
-        None => Some(default.port),
-    };
-    let max_age = read_time(mapping, "max_age", SECOND, problems);
-    Some(Fwknop { port: port?, max_age: max_age?.unwrap_or(default.max_age) })
-}
-
-/// `None` after an error, `Some(None)` where it is absent.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
-fn read_path(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<Option<PathBuf>> {
-    match mapping.value(key) {
-        Some(node) => problems.keep(node.path()).map(Some),
-        None => Some(None),
-    }
+    let port = reader.read("port", |node| node.read("a port", parse_port));
+    let max_age = reader.duration("max_age", SECOND);
+    Ok(Fwknop { port: port?.unwrap_or(default.port), max_age: max_age?.unwrap_or(default.max_age) })
 }

@@ -135,6 +135,14 @@ impl Place {
     pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(Severity::Warning, Where::Place(self.clone()), message.into())
     }
+
+    /// The error of a word that was probably `meant` to be another; the help where it was not.
+    pub fn misspelt(&self, message: &str, meant: Option<&str>, help: &str) -> Diagnostic {
+        match meant {
+            Some(meant) => self.error(format!("{message}: did you mean '{meant}'?")),
+            None => self.error(message).help(help),
+        }
+    }
 }
 
 /// `file:line:column`, as editors understand it.
@@ -286,6 +294,10 @@ impl fmt::Display for Clean<'_> {
     }
 }
 
+/// Proof that an error is among the problems: nothing more need be said.
+#[derive(Clone, Copy, Debug)]
+pub struct Reported(());
+
 /// Everything found wrong so far.
 #[derive(Clone, Debug, Default)]
 pub struct Problems(Vec<Diagnostic>);
@@ -298,6 +310,35 @@ impl Problems {
     /// The value, or nothing and one more problem.
     pub fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
         result.map_err(|diagnostic| self.push(diagnostic)).ok()
+    }
+
+    /// The value, or that there is one more problem.
+    ///
+    /// # Errors
+    /// [`Reported`] where there was an error.
+    pub fn report<T>(&mut self, result: Result<T, Diagnostic>) -> Result<T, Reported> {
+        result.map_err(|diagnostic| {
+            self.push(diagnostic);
+            Reported(())
+        })
+    }
+
+    /// The values, or everything that is wrong with them.
+    ///
+    /// # Errors
+    /// [`Reported`] where there was an error.
+    pub fn report_all<T>(
+        &mut self,
+        results: impl IntoIterator<Item = Result<T, Diagnostic>>,
+    ) -> Result<Vec<T>, Reported> {
+        let results: Vec<_> = results.into_iter().map(|result| self.report(result)).collect();
+        results.into_iter().collect()
+    }
+
+    /// For what is wrong because of something that was reported before.
+    pub fn reported(&self) -> Reported {
+        debug_assert!(self.has_errors(), "an error was reported");
+        Reported(())
     }
 
     #[must_use]

@@ -7,15 +7,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::commands::Templates;
-use super::diagnostic::{Diagnostic, Place, Problems};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported};
 use super::files::Options;
 use super::lockout::{self, CODE_LOCKOUT};
 use super::opening::{Opening, read_opening};
-use super::raw::{Entry, Keys, Mapping, Value};
+use super::raw::{Entry, Keys, Mapping, Node, Reader, Value};
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
 use super::{How, Lockout, Name};
-use crate::proto::duration;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Mode, Scheme};
@@ -141,54 +140,50 @@ pub(super) const DOOR: Keys = Keys {
 
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const TRIP_WIRES: u16 = 16;
-const MAX_TRIP_WIRES: u64 = 1000;
+const MAX_TRIP_WIRES: u16 = 1000;
 
-/// Reads one entry of `doors:`; `command_limit` is that of `knockd:`. `None` after an error.
+/// Reads one entry of `doors:`; `command_limit` is that of `knockd:`.
 pub(super) fn read_door(
     entry: &Entry,
     templates: &Templates,
     command_limit: Option<Duration>,
     options: Options,
     problems: &mut Problems,
-) -> Option<(Door, DoorPlaces)> {
-    let name = problems.keep(entry.name());
-    let mapping = match entry.node.mapping("a door, with its sequence,") {
-        Ok(mapping) => mapping,
-        Err(_) if DOOR.known.contains(&entry.key.as_str()) => {
-            let message = format!("'{}' stands where the name of a door belongs", entry.key);
-            problems.push(entry.at.error(message).help("indent it below the name of its door"));
-            return None;
-        }
-        Err(error) => {
-            problems.push(error);
-            return None;
-        }
-    };
-    let meant = mapping.check_keys(&DOOR, problems);
-    let seq_timeout = read_time(mapping, "seq_timeout", Duration::from_millis(1), problems);
-    let flags = read_flags(mapping, problems);
-    let target = read_target(mapping, problems);
-    let trip_wires = read_trip_wires(mapping, problems);
-    let sequence = read_sequence(mapping, trip_wires.unwrap_or_default(), options, problems);
-    let totp = match mapping.value("totp") {
-        Some(node) => read_scheme(node, problems).map(Some),
-        None => Some(None),
-    };
-    let spa = read_switch(mapping, "spa", problems);
-    let fwknop = read_switch(mapping, "fwknop", problems);
-    let lockout = read_lockout(mapping, totp.flatten(), problems);
-    let opening = read_opening(mapping, entry, &meant, templates, command_limit, problems);
+) -> Result<(Door, DoorPlaces), Reported> {
+    let name = problems.report(entry.name());
+    let wanted = "a door, with its sequence,";
+    if entry.node.mapping(wanted).is_err() && DOOR.known.contains(&entry.key.as_str()) {
+        let message = format!("'{}' stands where the name of a door belongs", entry.key);
+        let error = entry.at.error(message).help("indent it below the name of its door");
+        return problems.report(Err(error));
+    }
+    let mut reader = Reader::new(&entry.node, wanted, &DOOR, problems)?;
+    let seq_timeout = reader.duration("seq_timeout", Duration::from_millis(1));
+    let flags = read_flags(&mut reader);
+    let target = reader.read("target", |node| parse_target(node.text("an IP address")?, &node.at));
+    let trip_wires = reader.read("trip_wires", |node| node.integer(0, MAX_TRIP_WIRES));
+    let trip_wires = trip_wires.map(|number| number.unwrap_or(TRIP_WIRES));
+    let sequence = read_sequence(&mut reader, trip_wires.unwrap_or_default(), options);
+    let totp = reader.value("totp").map(|node| read_scheme(node, reader.problems)).transpose();
+    let spa = read_switch(&mut reader, "spa");
+    let fwknop = read_switch(&mut reader, "fwknop");
+    let lockout = read_lockout(&mut reader, totp.ok().flatten());
+    let opening = read_opening(&mut reader, entry, templates, command_limit);
     let (Sequence { knocks, places: sequence_places, one_time }, totp, spa, fwknop) =
         (sequence?, totp?, spa?, fwknop?);
     let knocked = !knocks.is_empty() || one_time.is_some() || totp.is_some();
     if !knocked && !spa && !fwknop {
-        problems.extend(nothing_opens(entry, &meant));
-        return None;
+        let message = format!("nothing opens door '{}': it has no sequence", entry.key);
+        let help = "write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, \
+                    totp, spa or fwknop";
+        return reader.missing(&WAYS, entry.at.error(message).help(help));
     }
-    problems.extend(without_effect(mapping, knocked, !knocks.is_empty(), spa || fwknop));
+    let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
+    reader.problems.extend(effects);
     let (opening, opens_places) = opening?;
     if opening.how == How::Guard {
-        problems.extend(guarded_knocks(&knocks, totp, &opening.ports, &opens_places));
+        let guarded = guarded_knocks(&knocks, totp, &opening.ports, &opens_places);
+        reader.problems.extend(guarded);
     }
     let door = Door {
         recognition: Recognition {
@@ -207,34 +202,22 @@ pub(super) fn read_door(
         opening,
         one_time,
     };
-    let at = |key| mapping.value(key).map(|node| node.at.clone());
     let places = DoorPlaces {
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
-        trip_wires: at("trip_wires"),
-        target: at("target"),
-        totp: at("totp"),
-        spa: at("spa"),
-        fwknop: at("fwknop"),
-        via: at("via"),
+        trip_wires: reader.place("trip_wires"),
+        target: reader.place("target"),
+        totp: reader.place("totp"),
+        spa: reader.place("spa"),
+        fwknop: reader.place("fwknop"),
+        via: reader.place("via"),
     };
-    Some((door, places))
+    Ok((door, places))
 }
 
 /// The keys of which one says how the door is opened.
 pub(super) const WAYS: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
-
-/// Says so, unless a misspelt key was meant to say how.
-fn nothing_opens(entry: &Entry, meant: &[&str]) -> Option<Diagnostic> {
-    if meant.iter().any(|key| WAYS.contains(key)) {
-        return None;
-    }
-    let error = entry.at.error(format!("nothing opens door '{}': it has no sequence", entry.key));
-    Some(error.help(
-        "write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, totp, spa or fwknop",
-    ))
-}
 
 /// What is said of a door that does not have what it is about.
 fn without_effect(
@@ -267,46 +250,39 @@ fn without_effect(
     found.into_iter().flatten().collect()
 }
 
-/// A key that turns something on; off where it is absent. `None` after an error.
-fn read_switch(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<bool> {
-    match mapping.value(key) {
-        Some(node) => {
-            problems.keep(node.boolean().map_err(|error| match &node.value {
-                Value::Mapping(_) => error.help(format!(
-                    "write {key}: true; who may open it is written under 'clients:'"
-                )),
-                _ => error,
-            }))
-        }
-        None => Some(false),
-    }
+/// A key that turns something on; off where it is absent.
+fn read_switch(reader: &mut Reader<'_>, key: &str) -> Result<bool, Reported> {
+    let read = |node: &Node| {
+        node.boolean().map_err(|error| match &node.value {
+            Value::Mapping(_) => error
+                .help(format!("write {key}: true; who may open it is written under 'clients:'")),
+            _ => error,
+        })
+    };
+    reader.read(key, read).map(Option::unwrap_or_default)
 }
 
-/// The failure budget of a door that opens by codes; nothing else has one of its own. `None` after
-/// an error.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+/// The failure budget of a door that opens by codes; nothing else has one of its own.
 fn read_lockout(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     totp: Option<Scheme>,
-    problems: &mut Problems,
-) -> Option<Option<Lockout>> {
+) -> Result<Option<Lockout>, Reported> {
     let by_code = totp.is_some_and(|scheme| matches!(scheme.mode(), Mode::Code { .. }));
-    let Some(given) = mapping.get("lockout") else {
-        return Some(by_code.then_some(CODE_LOCKOUT));
+    let Some(given) = reader.get("lockout") else {
+        return Ok(by_code.then_some(CODE_LOCKOUT));
     };
     if !by_code {
         let error = given.at.error("only a door with totp in mode: code has a lockout of its own");
-        problems.push(error.help("write it under 'knockd:' for all doors, or remove it"));
-        return None;
+        return reader.fail(error.help("write it under 'knockd:' for all doors, or remove it"));
     }
-    let lockout = lockout::read(&given.node, CODE_LOCKOUT, problems)?;
+    let lockout = lockout::read(&given.node, CODE_LOCKOUT, reader.problems)?;
     if lockout.is_none() {
         let warning = given.node.at.warning(
             "without a lockout anyone who keeps trying hits a code in the end, however many there are",
         );
-        problems.push(warning.help("remove this line, or write for example {failures: 5}"));
+        reader.problems.push(warning.help("remove this line, or write for example {failures: 5}"));
     }
-    Some(lockout)
+    Ok(lockout)
 }
 
 /// Whoever uses a port that the guard opens would knock at the same door again.
@@ -328,51 +304,23 @@ fn guarded_knocks(
     .collect()
 }
 
-/// `None` after an error, `Some(None)` where the key is absent.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
-pub(super) fn read_time(
-    mapping: &Mapping,
-    key: &str,
-    least: Duration,
-    problems: &mut Problems,
-) -> Option<Option<Duration>> {
-    let Some(node) = mapping.value(key) else { return Some(None) };
-    let time = problems.keep(node.read("a duration such as 30s or 5m", duration::parse))?;
-    if time < least {
-        let message = if time.is_zero() {
-            format!("{key} cannot be zero")
-        } else {
-            format!("{key} has to be at least {}", duration::format(least))
-        };
-        problems.push(node.at.error(message));
-        return None;
-    }
-    Some(Some(time))
-}
-
-fn read_flags(mapping: &Mapping, problems: &mut Problems) -> Option<FlagTest> {
-    let Some(node) = mapping.value("tcpflags") else { return Some(FlagTest::SYN) };
-    let mut test = Some(FlagTest::ANY);
+fn read_flags(reader: &mut Reader<'_>) -> Result<FlagTest, Reported> {
+    let Some(node) = reader.value("tcpflags") else { return Ok(FlagTest::SYN) };
+    let mut test = Ok(FlagTest::ANY);
     for item in node.items() {
         let one = item.parsed::<FlagTest>("a TCP flag such as syn");
-        let one = problems.keep(one.map_err(|error| match &item.value {
+        let one = reader.problems.report(one.map_err(|error| match &item.value {
             Value::Scalar(word) if ["any", "all"].contains(&word.text.as_str()) => {
                 error.help("an empty list, [], takes any TCP packet")
             }
             _ => error,
         }));
-        test = test.zip(one).and_then(|(test, one)| {
-            problems.keep(test.and(one).map_err(|error| item.at.error(error.to_string())))
+        test = test.and_then(|test: FlagTest| {
+            let both = test.and(one?).map_err(|error| item.at.error(error.to_string()));
+            reader.problems.report(both)
         });
     }
     test
-}
-
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
-fn read_target(mapping: &Mapping, problems: &mut Problems) -> Option<Option<IpAddr>> {
-    let Some(node) = mapping.value("target") else { return Some(None) };
-    let text = problems.keep(node.text("an IP address"))?;
-    problems.keep(parse_target(text, &node.at)).map(Some)
 }
 
 /// # Errors
@@ -387,10 +335,4 @@ pub(crate) fn parse_target(text: &str, at: &Place) -> Result<IpAddr, Diagnostic>
             .error(format!("'{text}' is not an IP address"))
             .help("write an address such as 192.0.2.10 or 2001:db8::10; names are not looked up")),
     }
-}
-
-fn read_trip_wires(mapping: &Mapping, problems: &mut Problems) -> Option<u16> {
-    let Some(node) = mapping.value("trip_wires") else { return Some(TRIP_WIRES) };
-    let number = problems.keep(node.integer(0, MAX_TRIP_WIRES))?;
-    u16::try_from(number).ok()
 }

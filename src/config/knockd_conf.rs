@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::commands::{PairNames, Said, lacks_program, pairs};
-use super::diagnostic::{Diagnostic, Place, Problems, Source};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
 use super::files::Options;
 use super::load::{Parts, Places};
@@ -63,7 +63,7 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
             problems.push(given_twice(&place, &format!("door '{name}'"), first));
         }
         places.entry(name.clone()).or_insert(place);
-        doors.extend(read_door(name, &section, options, problems));
+        doors.extend(read_door(name, &section, options, problems).ok());
     }
     if doors.is_empty() && !problems.has_errors() {
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
@@ -106,24 +106,23 @@ fn read_door(
     section: &Section<'_>,
     options: Options,
     problems: &mut Problems,
-) -> Option<(Door, DoorPlaces)> {
+) -> Result<(Door, DoorPlaces), Reported> {
     let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
     let flags = read_flags(section, problems);
-    let target = match section.value("Target") {
-        Some(value) => problems.keep(parse_target(value.text, &value.place())).map(Some),
-        None => Some(None),
-    };
+    let target = section.value("Target").map(|value| parse_target(value.text, &value.place()));
+    let target = problems.report(target.transpose());
     let how =
         read_commands(section, problems).map(|commands| How::Commands { template: None, commands });
     let open_for = read_seconds(section, "Cmd_Timeout", CMD_TIMEOUT, problems);
-    if let (Some(timeout), Some(how)) = (section.value("Cmd_Timeout"), &how)
+    if let (Some(timeout), Ok(how)) = (section.value("Cmd_Timeout"), &how)
         && !how.closes()
     {
         let message = "Cmd_Timeout has no effect without Stop_Command";
         problems.push(timeout.place().warning(message));
     }
     let Sequence { knocks, places: sequence_places, one_time } = sequence?;
+    let how = how?;
     let door = Door {
         recognition: Recognition {
             sequence: knocks,
@@ -133,8 +132,8 @@ fn read_door(
             ..Recognition::new(name)
         },
         opening: Opening {
-            max_grants: default_max_grants(how.as_ref()),
-            how: how?,
+            max_grants: default_max_grants(&how),
+            how,
             ports: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,
@@ -156,7 +155,7 @@ fn read_door(
         fwknop: None,
         via: None,
     };
-    Some((door, places))
+    Ok((door, places))
 }
 
 /// Classic knockd stops reading a number at whatever follows it, so a comment there was harmless.
@@ -171,50 +170,44 @@ fn read_sequence(
     section: &Section<'_>,
     options: Options,
     problems: &mut Problems,
-) -> Option<Sequence> {
+) -> Result<Sequence, Reported> {
     match (section.value("Sequence"), section.value("One_Time_Sequences")) {
         (Some(value), None) => {
             let (knocks, places) = read_fixed(value, problems)?.into_iter().unzip();
-            Some(Sequence { knocks, places, one_time: None })
+            Ok(Sequence { knocks, places, one_time: None })
         }
         (None, Some(path)) => {
             let file = PathBuf::from(path.text);
             if !file.is_absolute() {
                 let message = format!("'{}' depends on where knockd is started", path.text);
-                problems.push(path.error(message).help("write the whole path, from / on"));
-                return None;
+                let error = path.error(message).help("write the whole path, from / on");
+                return problems.report(Err(error));
             }
             read_one_time(file, &path.place(), TRIP_WIRES, options, problems)
         }
         (Some(_), Some(one_time)) => {
             let error = one_time.error("One_Time_Sequences and Sequence exclude each other");
-            problems.push(error.help("classic knockd passes over the Sequence; remove one"));
-            None
+            problems.report(Err(error.help("classic knockd passes over the Sequence; remove one")))
         }
         (None, None) => {
             let message = format!("door '{}' has no Sequence", section.name.text);
             let error = section.name.error(message);
-            problems.push(error.help("write for example: Sequence = 7000,8000:udp,9000"));
-            None
+            problems.report(Err(error.help("write for example: Sequence = 7000,8000:udp,9000")))
         }
     }
 }
 
-fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
+fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Result<Vec<(Knock, Place)>, Reported> {
     let items = without_comment(value, problems).items();
-    problems.keep(check_length(items.len(), &value.place()))?;
-    let knocks: Vec<_> = items
-        .into_iter()
-        .map(|item| {
-            let knock = item.text.parse().map_err(|error: KnockError| {
-                let error = item.error(error.to_string());
-                let blank = item.text.contains(char::is_whitespace);
-                if blank { error.help("put a comma between two ports") } else { error }
-            });
-            problems.keep::<Knock>(knock).map(|knock| (knock, item.place()))
-        })
-        .collect();
-    knocks.into_iter().collect()
+    problems.report(check_length(items.len(), &value.place()))?;
+    problems.report_all(items.into_iter().map(|item| {
+        let knock = item.text.parse().map_err(|error: KnockError| {
+            let error = item.error(error.to_string());
+            let blank = item.text.contains(char::is_whitespace);
+            if blank { error.help("put a comma between two ports") } else { error }
+        });
+        Ok((knock?, item.place()))
+    }))
 }
 
 fn read_seconds(
@@ -222,39 +215,37 @@ fn read_seconds(
     directive: &str,
     default: Duration,
     problems: &mut Problems,
-) -> Option<Duration> {
-    let Some(value) = section.value(directive) else { return Some(default) };
+) -> Result<Duration, Reported> {
+    let Some(value) = section.value(directive) else { return Ok(default) };
     let value = without_comment(value, problems);
     let digits = value.text.bytes().take_while(u8::is_ascii_digit).count();
     let number = value.text.get(..digits).and_then(|text| text.parse::<u32>().ok());
-    match number {
-        Some(0) => problems.push(value.error(format!("{directive} cannot be zero"))),
-        Some(seconds) if digits == value.text.len() => {
-            return Some(Duration::from_secs(seconds.into()));
-        }
+    problems.report(match number {
+        Some(0) => Err(value.error(format!("{directive} cannot be zero"))),
+        Some(seconds) if digits == value.text.len() => Ok(Duration::from_secs(seconds.into())),
         _ => {
             let message = format!(
                 "'{}' is not a number of seconds: classic knockd takes it for {}",
                 value.text,
                 number.unwrap_or_default()
             );
-            problems.push(value.error(message).help("write a whole number without a unit"));
+            Err(value.error(message).help("write a whole number without a unit"))
         }
-    }
-    None
+    })
 }
 
-fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Option<FlagTest> {
-    let Some(directive) = section.directives.get("TCPFlags") else { return Some(FlagTest::ANY) };
-    let value = directive.value?;
+fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Result<FlagTest, Reported> {
+    let Some(value) = section.directives.get("TCPFlags").and_then(|given| given.value) else {
+        return Ok(FlagTest::ANY);
+    };
     if value.text.contains(char::is_whitespace) {
         let message = "classic knockd takes no blanks between flags; here they are passed over";
         problems.push(value.place().warning(message));
     }
-    problems.keep(value.text.parse().map_err(|error| value.error(format!("{error}"))))
+    problems.report(value.text.parse().map_err(|error| value.error(format!("{error}"))))
 }
 
-fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Option<Commands> {
+fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Result<Commands, Reported> {
     let mut said = |key: &str| {
         let Some(directive) = section.directives.get(key) else { return Said::Absent };
         let Some(value) = directive.value.filter(|value| !value.text.is_empty()) else {
@@ -266,5 +257,5 @@ fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Option<Comma
     };
     let said = COMMANDS.all().map(&mut said);
     let place = |key: &str| section.directives.get(key).map(|directive| directive.name.place());
-    problems.keep(pairs(said, &COMMANDS, place, &section.name.place()))
+    problems.report(pairs(said, &COMMANDS, place, &section.name.place()))
 }

@@ -209,12 +209,12 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
     let clients: Vec<_> = clients
         .entries
         .iter()
-        .filter_map(|entry| read_client(entry, &names, &mut secrets, problems))
+        .flat_map(|entry| read_client(entry, &names, &mut secrets, problems))
         .collect();
     let doors: Vec<_> = doors
         .entries
         .iter()
-        .filter_map(|entry| read_door(entry, &templates, read.command_limit, options, problems))
+        .flat_map(|entry| read_door(entry, &templates, read.command_limit, options, problems))
         .collect();
     if doors.is_empty() && !problems.has_errors() {
         problems.push(

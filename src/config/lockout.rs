@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnostic::Problems;
-use super::door::read_time;
-use super::raw::{Keys, Node, Scalar, Value};
+use super::diagnostic::{Problems, Reported};
+use super::raw::{Keys, Node, Reader, Scalar, Value};
 
 /// After how many failures a source is no longer listened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,33 +27,27 @@ pub(super) const DAEMON_LOCKOUT: Lockout = Lockout {
     lasts: Duration::from_secs(60 * 60),
 };
 
-const MAX_FAILURES: u64 = 1_000_000;
+const MAX_FAILURES: u32 = 1_000_000;
 
-/// Reads a lockout, of which what is left out is as in `default`; `off` is none. `None` after an
-/// error.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+/// Reads a lockout, of which what is left out is as in `default`; `off` is none.
 pub(super) fn read(
     node: &Node,
     default: Lockout,
     problems: &mut Problems,
-) -> Option<Option<Lockout>> {
+) -> Result<Option<Lockout>, Reported> {
     if let Value::Scalar(Scalar { text, .. }) = &node.value
         && text == "off"
     {
-        return Some(None);
+        return Ok(None);
     }
     let wanted = "off, or a mapping such as {failures: 10, within: 10m, for: 1h},";
-    let mapping = problems.keep(node.mapping(wanted))?;
-    mapping.check_keys(&LOCKOUT, problems);
-    let failures = match mapping.value("failures") {
-        Some(node) => problems.keep(node.integer(1, MAX_FAILURES)),
-        None => Some(default.failures.into()),
-    };
+    let mut reader = Reader::new(node, wanted, &LOCKOUT, problems)?;
+    let failures = reader.read("failures", |node| node.integer(1, MAX_FAILURES));
     let least = Duration::from_secs(1);
-    let within = read_time(mapping, "within", least, problems);
-    let lasts = read_time(mapping, "for", least, problems);
-    Some(Some(Lockout {
-        failures: u32::try_from(failures?).ok()?,
+    let within = reader.duration("within", least);
+    let lasts = reader.duration("for", least);
+    Ok(Some(Lockout {
+        failures: failures?.unwrap_or(default.failures),
         within: within?.unwrap_or(default.within),
         lasts: lasts?.unwrap_or(default.lasts),
     }))

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::commands::{PairNames, Said, Templates, read_pairs, read_said};
-use super::diagnostic::{Diagnostic, Place, Problems};
-use super::door::{WAYS, read_time};
-use super::raw::{Entry, Mapping, Scalar, Value, given_twice};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported};
+use super::door::WAYS;
+use super::raw::{Entry, Mapping, Reader, Scalar, Value, given_twice};
 use super::sequence::read_ports;
 use super::sleeps::run_time;
 use super::via::read_via;
@@ -76,72 +76,63 @@ pub(super) const CMD_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_FOR: Duration = Duration::from_secs(30);
 
 /// The most grants that can be asked for.
-pub(super) const MAX_GRANTS: u64 = 1_000_000;
+pub(super) const MAX_GRANTS: usize = 1_000_000;
 
 /// What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
 /// close again.
-pub(super) const fn default_max_grants(how: Option<&How>) -> usize {
+pub(super) const fn default_max_grants(how: &How) -> usize {
     match how {
-        Some(How::Commands { .. }) => 1_000,
-        Some(How::Guard | How::Set(_)) | None => 20_000,
+        How::Commands { .. } => 1_000,
+        How::Guard | How::Set(_) => 20_000,
     }
 }
 
-/// Reads what a door opens and how, and where its ports are written; `meant` are the keys that
-/// were misspelt. `None` after an error.
+/// Reads what a door opens and how, and where its ports are written.
 pub(super) fn read_opening(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     entry: &Entry,
-    meant: &[&str],
     templates: &Templates,
     command_limit: Option<Duration>,
-    problems: &mut Problems,
-) -> Option<(Opening, Vec<Place>)> {
-    let ports = read_opens(mapping, problems);
-    let how = read_how(mapping, entry, meant, templates, problems);
-    let open_for = read_open_for(mapping, how.as_ref(), problems);
-    let open_for_max = read_open_for_max(mapping, open_for, problems);
-    let max_grants = match mapping.value("max_grants") {
-        Some(node) => problems.keep(node.integer(1, MAX_GRANTS)).map(|count| count as usize),
-        None => Some(default_max_grants(how.as_ref())),
-    };
+) -> Result<(Opening, Vec<Place>), Reported> {
+    let ports = read_opens(reader);
+    let how = read_how(reader, entry, templates);
+    let open_for = read_open_for(reader, how.as_ref().ok());
+    let open_for_max = read_open_for_max(reader, open_for);
+    let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
     let count = ports.as_ref().map_or(1, Vec::len);
-    let on_open = read_hook(mapping, "on_open", count, problems);
-    let on_close = read_hook(mapping, "on_close", count, problems);
-    let command_limit = read_command_limit(mapping, command_limit, problems);
+    let on_open = read_hook(reader, "on_open", count);
+    let on_close = read_hook(reader, "on_close", count);
+    let command_limit = read_command_limit(reader, command_limit);
     let (ports, places) = ports?.into_iter().unzip();
+    let how = how?;
     let opening = Opening {
-        how: how?,
+        max_grants: max_grants?.unwrap_or(default_max_grants(&how)),
+        how,
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
-        max_grants: max_grants?,
         on_open: on_open?,
         on_close: on_close?,
         command_limit: command_limit?,
     };
-    match mapping.get("command_limit") {
+    match reader.get("command_limit") {
         Some(given) if !opening.runs_commands() => {
             let message = "'command_limit' has no effect: this door runs no command";
-            problems.push(given.at.warning(message).help("remove it"));
+            reader.problems.push(given.at.warning(message).help("remove it"));
         }
-        _ => problems.extend(killed_early(mapping, &opening)),
+        _ => reader.problems.extend(killed_early(reader.mapping, &opening)),
     }
-    Some((opening, places))
+    Ok((opening, places))
 }
 
-/// How long a command may run, `default` where nothing is said; `none`: without end. `None` after
-/// an error.
-#[expect(clippy::option_option, reason = "without end and wrong are two things")]
+/// How long a command may run, `default` where nothing is said; `none`: without end.
 pub(super) fn read_command_limit(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     default: Option<Duration>,
-    problems: &mut Problems,
-) -> Option<Option<Duration>> {
-    match mapping.value("command_limit").map(|node| &node.value) {
-        None => Some(default),
-        Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Some(None),
-        Some(_) => read_time(mapping, "command_limit", Duration::from_secs(1), problems),
+) -> Result<Option<Duration>, Reported> {
+    match reader.value("command_limit").map(|node| &node.value) {
+        Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Ok(None),
+        _ => Ok(reader.duration("command_limit", Duration::from_secs(1))?.or(default)),
     }
 }
 
@@ -165,78 +156,60 @@ fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     all.chain(hooks).filter_map(warn).collect()
 }
 
-fn read_opens(mapping: &Mapping, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
-    let Some(given) = mapping.get("open") else { return Some(Vec::new()) };
+fn read_opens(reader: &mut Reader<'_>) -> Result<Vec<(Knock, Place)>, Reported> {
+    let Some(given) = reader.get("open") else { return Ok(Vec::new()) };
     let items = match &given.node.value {
         Value::List(items) => items.as_slice(),
         Value::Scalar(_) => std::slice::from_ref(&given.node),
         _ => &[],
     };
     if items.is_empty() {
-        problems.push(given.node.at.error("'open' names no port: write for example [22/tcp]"));
-        return None;
+        let message = "'open' names no port: write for example [22/tcp]";
+        return reader.fail(given.node.at.error(message));
     }
-    let ports = read_ports(items, problems)?;
+    let ports = read_ports(items, reader.problems)?;
     let mut seen: HashMap<Knock, &Place> = HashMap::new();
     for (port, at) in &ports {
         if let Some(first) = seen.insert(*port, at) {
-            problems.push(given_twice(at, &port.to_string(), first));
+            reader.problems.push(given_twice(at, &port.to_string(), first));
         }
     }
-    Some(ports)
+    Ok(ports)
 }
 
 /// The door's own commands, or what its `via` says; the guard where it says nothing.
 fn read_how(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     entry: &Entry,
-    meant: &[&str],
     templates: &Templates,
-    problems: &mut Problems,
-) -> Option<How> {
-    let own = DOOR_COMMANDS.all().into_iter().find_map(|key| mapping.get(key));
-    let via = mapping.value("via");
-    match (own, mapping.get("open").or_else(|| mapping.get("via"))) {
+) -> Result<How, Reported> {
+    let own = DOOR_COMMANDS.all().into_iter().find_map(|key| reader.get(key));
+    let (open, via) = (reader.get("open"), reader.get("via"));
+    let client = has_clients(reader.mapping);
+    match (own, open.or(via)) {
         (Some(own), Some(open)) => {
             let message = format!("'{}' and '{}' exclude each other", own.key, open.key);
-            problems.push(
-                own.at
-                    .error(message)
-                    .help("write 'open', or commands of the door's own, but not both"),
-            );
-            None
+            let help = "write 'open', or commands of the door's own, but not both";
+            reader.fail(own.at.error(message).help(help))
         }
         (Some(_), None) => {
-            let commands = read_pairs(mapping, &DOOR_COMMANDS, &entry.at, problems)?;
-            let place = |key| mapping.value(key).map_or(&entry.at, |node| &node.at);
-            let fills = Fills { port: false, client: has_clients(mapping) };
-            check_holes(&commands, fills, place(DOOR_COMMANDS.open), problems);
-            Some(How::Commands { template: None, commands })
+            let commands = read_pairs(reader, &DOOR_COMMANDS, &entry.at)?;
+            let at = reader.value(DOOR_COMMANDS.open).map_or(&entry.at, |node| &node.at);
+            check_holes(&commands, Fills { port: false, client }, at, reader.problems);
+            Ok(How::Commands { template: None, commands })
         }
-        (None, Some(_)) => match via {
+        (None, _) => match reader.value("via") {
             Some(via) => {
-                let port = mapping.get("open").is_some();
-                let fills = Fills { port, client: has_clients(mapping) };
-                read_via(via, fills, templates, problems)
+                read_via(via, Fills { port: open.is_some(), client }, templates, reader.problems)
             }
-            None if meant.contains(&"via") => None,
-            None if mapping.get("open").is_some() => Some(How::Guard),
+            None if open.is_some() && !reader.meant.contains(&"via") => Ok(How::Guard),
             None => {
-                problems.push(nothing_to_do(entry));
-                None
+                let message = format!("door '{}' does nothing when it opens", entry.key);
+                let help = "write the ports to open, open: [22/tcp], or a 'start_command'";
+                reader.missing(&IN_PLACE_OF_COMMAND, entry.at.error(message).help(help))
             }
         },
-        (None, None) if meant.iter().any(|key| IN_PLACE_OF_COMMAND.contains(key)) => None,
-        (None, None) => {
-            problems.push(nothing_to_do(entry));
-            None
-        }
     }
-}
-
-fn nothing_to_do(entry: &Entry) -> Diagnostic {
-    let message = format!("door '{}' does nothing when it opens", entry.key);
-    entry.at.error(message).help("write the ports to open, open: [22/tcp], or a 'start_command'")
 }
 
 const IN_PLACE_OF_COMMAND: [&str; 8] = [
@@ -290,16 +263,14 @@ fn no_client(at: &Place) -> Diagnostic {
     at.warning("%CLIENT% is empty: a sequence does not say who knocks")
 }
 
-/// Reads `on_open` or `on_close`. `None` after an error, `Some(None)` where it is absent or empty.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+/// Reads `on_open` or `on_close`.
 fn read_hook(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     key: &str,
     ports: usize,
-    problems: &mut Problems,
-) -> Option<Option<Command>> {
-    let Some(entry) = mapping.get(key) else { return Some(None) };
-    let Said::Command(command) = read_said(Some(entry), problems)? else { return Some(None) };
+) -> Result<Option<Command>, Reported> {
+    let Some(entry) = reader.get(key) else { return Ok(None) };
+    let Said::Command(command) = read_said(Some(entry), reader.problems)? else { return Ok(None) };
     let has = |hole| command.holes().any(|found| found == hole);
     let unfilled = [Hole::Port, Hole::Proto].into_iter().find(|hole| ports != 1 && has(*hole));
     if let Some(hole) = unfilled {
@@ -308,61 +279,53 @@ fn read_hook(
             _ => format!("'{key}' runs once, and the door opens {ports} ports"),
         };
         let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.name()));
-        problems.push(error.help("leave it out, or write the port into the command"));
-        return None;
+        return reader.fail(error.help("leave it out, or write the port into the command"));
     }
-    if has(Hole::Client) && !has_clients(mapping) {
-        problems.push(no_client(&entry.node.at));
+    if has(Hole::Client) && !has_clients(reader.mapping) {
+        reader.problems.push(no_client(&entry.node.at));
     }
-    Some(Some(command))
+    Ok(Some(command))
 }
 
-fn read_open_for(
-    mapping: &Mapping,
-    how: Option<&How>,
-    problems: &mut Problems,
-) -> Option<Duration> {
-    let (open_for, cmd_timeout) = (mapping.get("open_for"), mapping.get("cmd_timeout"));
+fn read_open_for(reader: &mut Reader<'_>, how: Option<&How>) -> Result<Duration, Reported> {
+    let (open_for, cmd_timeout) = (reader.get("open_for"), reader.get("cmd_timeout"));
     if let (Some(first), Some(second)) = (open_for, cmd_timeout) {
-        let message = "'cmd_timeout' and 'open_for' are two names for one thing";
-        problems.push(
-            second.at.error(message).help(format!("remove one; the other is at {}", first.at)),
-        );
+        let error = second.at.error("'cmd_timeout' and 'open_for' are two names for one thing");
+        reader.problems.push(error.help(format!("remove one; the other is at {}", first.at)));
     }
     if how.is_some_and(|how| !how.closes()) {
-        let times = [open_for.or(cmd_timeout), mapping.get("open_for_max")];
+        let times = [open_for.or(cmd_timeout), reader.get("open_for_max")];
         // An act may say itself when what it does ends.
         let is_timed = how.is_some_and(|how| how.has_hole(Hole::Seconds));
         let times = times.into_iter().filter(|_| !is_timed);
-        let needless = times.chain([mapping.get("on_close")]).flatten();
-        problems.extend(needless.map(|given| {
+        let needless = times.chain([reader.get("on_close")]).flatten();
+        reader.problems.extend(needless.map(|given| {
             let message = format!("'{}' has no effect: nothing closes this door", given.key);
             given.at.warning(message).help("write a 'stop_command', or remove it")
         }));
     }
-    let own = DOOR_COMMANDS.all().into_iter().any(|key| mapping.get(key).is_some());
+    let own = DOOR_COMMANDS.all().into_iter().any(|key| reader.get(key).is_some());
     let default = if own { CMD_TIMEOUT } else { OPEN_FOR };
     let least = Duration::from_secs(1);
-    let open_for = read_time(mapping, "open_for", least, problems)?;
-    let cmd_timeout = read_time(mapping, "cmd_timeout", least, problems)?;
-    Some(open_for.or(cmd_timeout).unwrap_or(default))
+    let open_for = reader.duration("open_for", least)?;
+    let cmd_timeout = reader.duration("cmd_timeout", least)?;
+    Ok(open_for.or(cmd_timeout).unwrap_or(default))
 }
 
-/// `open_for` where it is absent. `None` after an error.
+/// `open_for` where it is absent.
 fn read_open_for_max(
-    mapping: &Mapping,
-    open_for: Option<Duration>,
-    problems: &mut Problems,
-) -> Option<Duration> {
-    let given = read_time(mapping, "open_for_max", Duration::from_secs(1), problems)?;
-    let open_for = open_for?;
-    match (given, mapping.value("open_for_max")) {
-        (Some(max), Some(node)) if max < open_for => {
-            let shown = duration::format(open_for);
-            let error = node.at.error(format!("shorter than the door stays open anyway: {shown}"));
-            problems.push(error.help("write at least as much as 'open_for', or remove it"));
-            None
-        }
-        (max, _) => Some(max.unwrap_or(open_for)),
-    }
+    reader: &mut Reader<'_>,
+    open_for: Result<Duration, Reported>,
+) -> Result<Duration, Reported> {
+    let key = "open_for_max";
+    let max = reader.read(key, |node| {
+        let max = node.duration(key, Duration::from_secs(1))?;
+        let Some(open_for) = open_for.ok().filter(|open_for| max < *open_for) else {
+            return Ok(max);
+        };
+        let shown = duration::format(open_for);
+        let error = node.at.error(format!("shorter than the door stays open anyway: {shown}"));
+        Err(error.help("write at least as much as 'open_for', or remove it"))
+    });
+    Ok(max?.unwrap_or(open_for?))
 }

@@ -6,9 +6,11 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Place, Problems, meant};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
 pub use super::yaml::parse;
+use crate::proto::duration;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -120,13 +122,32 @@ impl Node {
     ///
     /// # Errors
     /// Says which numbers are possible.
-    pub fn integer(&self, low: u64, high: u64) -> Result<u64, Diagnostic> {
+    pub fn integer<T>(&self, low: T, high: T) -> Result<T, Diagnostic>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
         let wanted = format!("a number from {low} to {high}");
         let text = self.text(&wanted)?;
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        match text.parse() {
+        match text.parse::<T>() {
             Ok(number) if digits && (low..=high).contains(&number) => Ok(number),
             _ => Err(self.at.error(format!("'{text}' does not do here: write {wanted}"))),
+        }
+    }
+
+    /// A duration of at least `least`; `key` is what the error calls it.
+    ///
+    /// # Errors
+    /// Says that it is not a duration, or too short.
+    pub fn duration(&self, key: &str, least: Duration) -> Result<Duration, Diagnostic> {
+        let time = self.read("a duration such as 30s or 5m", duration::parse)?;
+        if time >= least {
+            Ok(time)
+        } else if time.is_zero() {
+            Err(self.at.error(format!("{key} cannot be zero")))
+        } else {
+            let least = duration::format(least);
+            Err(self.at.error(format!("{key} has to be at least {least}")))
         }
     }
 
@@ -226,6 +247,128 @@ impl Mapping {
     }
 }
 
+/// A mapping that is being read; what is wrong in it is reported.
+pub struct Reader<'a> {
+    pub mapping: &'a Mapping,
+    /// What unknown keys were probably meant to be.
+    pub meant: Vec<&'static str>,
+    pub problems: &'a mut Problems,
+}
+
+impl<'a> Reader<'a> {
+    /// Takes a node for a mapping, and reports the keys that it should not have.
+    ///
+    /// # Errors
+    /// Where `wanted`, a mapping, belongs there.
+    pub fn new(
+        node: &'a Node,
+        wanted: &str,
+        keys: &Keys,
+        problems: &'a mut Problems,
+    ) -> Result<Self, Reported> {
+        let mapping = problems.report(node.mapping(wanted))?;
+        Ok(Self { mapping, meant: mapping.check_keys(keys, problems), problems })
+    }
+
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&'a Entry> {
+        self.mapping.get(key)
+    }
+
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&'a Node> {
+        self.mapping.value(key)
+    }
+
+    /// Where the value of a key is.
+    #[must_use]
+    pub fn place(&self, key: &str) -> Option<Place> {
+        self.value(key).map(|node| node.at.clone())
+    }
+
+    /// The value of a key, where it is there.
+    ///
+    /// # Errors
+    /// Where it is wrong.
+    pub fn read<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
+    ) -> Result<Option<T>, Reported> {
+        self.problems.report(self.mapping.value(key).map(read).transpose())
+    }
+
+    /// The value of a key; `missing` is the error where it is not there, and no misspelt key was
+    /// meant to be it.
+    ///
+    /// # Errors
+    /// Where it is missing or wrong.
+    pub fn require<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
+        missing: Diagnostic,
+    ) -> Result<T, Reported> {
+        match self.read(key, read)? {
+            Some(value) => Ok(value),
+            None => self.missing(&[key], missing),
+        }
+    }
+
+    /// Sets what a key says, where it is there and right.
+    pub fn set<T>(
+        &mut self,
+        key: &str,
+        to: &mut T,
+        read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
+    ) {
+        if let Ok(Some(value)) = self.read(key, read) {
+            *to = value;
+        }
+    }
+
+    /// # Errors
+    /// Where it is not a duration, or less than `least`.
+    pub fn duration(&mut self, key: &str, least: Duration) -> Result<Option<Duration>, Reported> {
+        self.read(key, |node| node.duration(key, least))
+    }
+
+    /// Two values of which none makes sense alone.
+    ///
+    /// # Errors
+    /// Where one is missing or wrong.
+    pub fn both<A, B>(
+        &mut self,
+        (key, one): (&str, Result<Option<A>, Reported>),
+        (other_key, other): (&str, Result<Option<B>, Reported>),
+    ) -> Result<Option<(A, B)>, Reported> {
+        let (there, missing) = match (one?, other?) {
+            (Some(one), Some(other)) => return Ok(Some((one, other))),
+            (None, None) => return Ok(None),
+            (Some(_), None) => (key, other_key),
+            (None, Some(_)) => (other_key, key),
+        };
+        let Some(entry) = self.get(there) else { return Ok(None) };
+        let error = entry.at.error(format!("'{there}' without '{missing}'"));
+        self.fail(error.help(format!("write {missing} too, or remove {there}")))
+    }
+
+    /// # Errors
+    /// Always: reports an error.
+    pub fn fail<T>(&mut self, error: Diagnostic) -> Result<T, Reported> {
+        self.problems.report(Err(error))
+    }
+
+    /// # Errors
+    /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
+    pub fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {
+        if self.meant.iter().any(|key| keys.contains(key)) {
+            return Err(self.problems.reported());
+        }
+        self.fail(error)
+    }
+}
+
 impl Keys {
     /// What is wrong with a key, if anything is.
     fn problem(&self, key: &str, at: &Place) -> Option<(Diagnostic, Option<&'static str>)> {
@@ -238,11 +381,8 @@ impl Keys {
         }
         let message = format!("'{key}' is not a key of {}", self.of);
         let meant = meant(key, self.known.iter().copied());
-        let problem = match meant {
-            Some(meant) => at.error(format!("{message}: did you mean '{meant}'?")),
-            None => at.error(message).help(format!("its keys are: {}", self.known.join(", "))),
-        };
-        Some((problem, meant))
+        let help = format!("its keys are: {}", self.known.join(", "));
+        Some((at.misspelt(&message, meant, &help), meant))
     }
 }
 

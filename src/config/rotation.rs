@@ -1,11 +1,12 @@
 //! A door's `totp`: how the sequences of its clients rotate.
 
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Problems};
-use super::door::read_time;
+use super::diagnostic::{Diagnostic, Place, Problems, Reported};
 use super::range;
-use super::raw::{Keys, Mapping, Node};
+use super::raw::{Keys, Node, Reader};
 use crate::proto::totp::{Digits, LENGTHS, Mode, Protocols, SKEWS, STEPS, Scheme};
 
 pub(super) const TOTP: Keys = Keys {
@@ -15,9 +16,9 @@ pub(super) const TOTP: Keys = Keys {
 
 /// A sequence of three out of so many ports is as hard to guess as a code of six digits.
 const MIN_PORTS: u16 = 100;
-const LENGTH: u64 = 4;
-const STEP: u64 = 30;
-const SKEW: u64 = 1;
+const LENGTH: u8 = 4;
+const STEP: u32 = 30;
+const SKEW: u8 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -25,74 +26,46 @@ enum Kind {
     Code,
 }
 
-/// Reads a door's `totp`. `None` after an error.
-pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Option<Scheme> {
+/// Reads a door's `totp`.
+pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Result<Scheme, Reported> {
     let example = "a mapping such as {mode: ports, ports: 20000-29999}";
-    let mapping = problems.keep(node.mapping(example))?;
-    let meant = mapping.check_keys(&TOTP, problems);
-    let kind = match mapping.value("mode") {
-        Some(node) => problems.keep(node.one_of(&[("ports", Kind::Ports), ("code", Kind::Code)])),
-        None => Some(Kind::Ports),
-    }?;
-    let foreign = match kind {
-        Kind::Ports => ["base", "digits"].as_slice(),
-        Kind::Code => ["ports", "length", "protocol"].as_slice(),
+    let mut reader = Reader::new(node, example, &TOTP, problems)?;
+    let kinds = [("ports", Kind::Ports), ("code", Kind::Code)];
+    let kind = reader.read("mode", |node| node.one_of(&kinds))?.unwrap_or(Kind::Ports);
+    let (foreign, mode, help) = match kind {
+        Kind::Ports => (["base", "digits"].as_slice(), "code", "write mode: code, or remove it"),
+        Kind::Code => (
+            ["ports", "length", "protocol"].as_slice(),
+            "ports",
+            "a code is knocked on the 100 tcp ports from 'base' on; remove it",
+        ),
     };
-    problems.extend(foreign.iter().filter_map(|key| of_other_mode(mapping, key, kind)));
+    for entry in foreign.iter().filter_map(|key| reader.mapping.get(key)) {
+        let error = entry.at.error(format!("'{}' is for mode: {mode}", entry.key));
+        reader.problems.push(error.help(help));
+    }
     let mode = match kind {
-        Kind::Ports => read_ports_mode(mapping, node, &meant, problems),
-        Kind::Code => read_code_mode(mapping, node, &meant, problems),
+        Kind::Ports => read_ports_mode(&mut reader, &node.at),
+        Kind::Code => read_code_mode(&mut reader, &node.at),
     };
-    let step = match read_time(mapping, "step", Duration::from_secs(1), problems) {
-        Some(Some(step)) => problems.keep(whole_seconds(step, mapping)),
-        Some(None) => Some(STEP),
-        None => None,
-    };
-    let skew = read_number(mapping, "skew", SKEWS.into_inner(), SKEW, problems);
-    let (mode, step, skew) = (mode?, u32::try_from(step?).ok()?, u8::try_from(skew?).ok()?);
-    problems.keep(Scheme::new(mode, step, skew).map_err(|error| node.at.error(error.to_string())))
+    let step = reader.read("step", read_step);
+    let skew = reader.read("skew", |node| node.integer(*SKEWS.start(), *SKEWS.end()));
+    let (mode, step, skew) = (mode?, step?.unwrap_or(STEP), skew?.unwrap_or(SKEW));
+    problems.report(Scheme::new(mode, step, skew).map_err(|error| node.at.error(error.to_string())))
 }
 
-fn of_other_mode(mapping: &Mapping, key: &str, kind: Kind) -> Option<Diagnostic> {
-    let entry = mapping.get(key)?;
-    Some(match kind {
-        Kind::Ports => entry
-            .at
-            .error(format!("'{key}' is for mode: code"))
-            .help("write mode: code, or remove it"),
-        Kind::Code => entry
-            .at
-            .error(format!("'{key}' is for mode: ports"))
-            .help("a code is knocked on the 100 tcp ports from 'base' on; remove it"),
-    })
-}
-
-fn read_ports_mode(
-    mapping: &Mapping,
-    at: &Node,
-    meant: &[&str],
-    problems: &mut Problems,
-) -> Option<Mode> {
-    let ports = match mapping.value("ports") {
-        Some(node) => problems.keep(read_range(node)),
-        None => {
-            if !meant.contains(&"ports") {
-                let error = at.at.error("totp does not say on which ports");
-                problems.push(error.help("write for example ports: 20000-29999"));
-            }
-            None
-        }
-    };
-    let length = read_number(mapping, "length", LENGTHS.into_inner(), LENGTH, problems);
-    let protocol = match mapping.value("protocol") {
-        Some(node) => problems.keep(node.parsed::<Protocols>("tcp, udp or mixed")),
-        None => Some(Protocols::Tcp),
-    };
+fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported> {
+    let error = at.error("totp does not say on which ports");
+    let help = "write for example ports: 20000-29999";
+    let ports = reader.require("ports", read_range, error.help(help));
+    let length = reader.read("length", |node| node.integer(*LENGTHS.start(), *LENGTHS.end()));
+    let protocol = reader.read("protocol", |node| node.parsed("tcp, udp or mixed"));
     let (low, high) = ports?.into_inner();
-    Some(Mode::Ports { low, high, length: u8::try_from(length?).ok()?, protocol: protocol? })
+    let (length, protocol) = (length?.unwrap_or(LENGTH), protocol?.unwrap_or(Protocols::Tcp));
+    Ok(Mode::Ports { low, high, length, protocol })
 }
 
-fn read_range(node: &Node) -> Result<std::ops::RangeInclusive<std::num::NonZeroU16>, Diagnostic> {
+fn read_range(node: &Node) -> Result<RangeInclusive<NonZeroU16>, Diagnostic> {
     let range = node.read("a range of ports such as 20000-29999", range::parse)?;
     let ports = range.end().get() - range.start().get();
     if ports < MIN_PORTS - 1 {
@@ -102,57 +75,27 @@ fn read_range(node: &Node) -> Result<std::ops::RangeInclusive<std::num::NonZeroU
     Ok(range)
 }
 
-fn read_code_mode(
-    mapping: &Mapping,
-    at: &Node,
-    meant: &[&str],
-    problems: &mut Problems,
-) -> Option<Mode> {
-    let base = match mapping.value("base") {
-        Some(node) => {
-            let base = node.integer(1, u64::from(u16::MAX) - 99);
-            problems
-                .keep(base.map_err(|error| error.help("the 100 ports from there on are watched")))
-        }
-        None => {
-            if !meant.contains(&"base") {
-                let error = at.at.error("totp does not say from which port on a code is knocked");
-                problems.push(error.help("write for example base: 7000"));
-            }
-            None
-        }
-    };
-    let digits = match mapping.value("digits") {
-        Some(node) => problems.keep(node.read("6 or 8", |text| match text {
+fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported> {
+    let error = at.error("totp does not say from which port on a code is knocked");
+    let base = reader.require("base", read_base, error.help("write for example base: 7000"));
+    let digits = reader.read("digits", |node| {
+        node.read("6 or 8", |text| match text {
             "6" => Ok(Digits::Six),
             "8" => Ok(Digits::Eight),
             _ => Err(format!("a code has 6 or 8 digits, not '{text}'")),
-        })),
-        None => Some(Digits::Six),
-    };
-    Some(Mode::Code { base: u16::try_from(base?).ok()?, digits: digits? })
+        })
+    });
+    Ok(Mode::Code { base: base?, digits: digits?.unwrap_or(Digits::Six) })
 }
 
-fn read_number<T: Into<u64>>(
-    mapping: &Mapping,
-    key: &str,
-    (low, high): (T, T),
-    default: u64,
-    problems: &mut Problems,
-) -> Option<u64> {
-    match mapping.value(key) {
-        Some(node) => problems.keep(node.integer(low.into(), high.into())),
-        None => Some(default),
-    }
+fn read_base(node: &Node) -> Result<u16, Diagnostic> {
+    let base = node.integer(1, u16::MAX - 99);
+    base.map_err(|error| error.help("the 100 ports from there on are watched"))
 }
 
-fn whole_seconds(step: Duration, mapping: &Mapping) -> Result<u64, Diagnostic> {
-    let seconds = step.as_secs();
-    let possible = step.subsec_nanos() == 0 && seconds <= u64::from(*STEPS.end());
-    match mapping.value("step") {
-        Some(node) if !possible => {
-            Err(node.at.error("a step is a whole number of seconds, from 1s to 1h"))
-        }
-        _ => Ok(seconds),
-    }
+fn read_step(node: &Node) -> Result<u32, Diagnostic> {
+    let step = node.duration("step", Duration::from_secs(1))?;
+    let whole = u32::try_from(step.as_secs()).ok().filter(|_| step.subsec_nanos() == 0);
+    let error = || node.at.error("a step is a whole number of seconds, from 1s to 1h");
+    whole.filter(|seconds| STEPS.contains(seconds)).ok_or_else(error)
 }

@@ -162,12 +162,9 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
         return name.error(message).help("it belongs in the section of a door");
     }
     let lower: Vec<_> = known.iter().map(|known| known.to_ascii_lowercase()).collect();
-    match meant(name.text, lower.iter().map(String::as_str))
-        .and_then(|found| canonical(found, known))
-    {
-        Some(meant) => name.error(format!("{message}: did you mean '{meant}'?")),
-        None => name.error(message).help(format!("the directives here are: {}", known.join(", "))),
-    }
+    let meant = meant(name.text, lower.iter().map(String::as_str));
+    let help = format!("the directives here are: {}", known.join(", "));
+    name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
 
 /// Reads all sections; what is wrong with their lines goes to `problems`.

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::OneTime;
-use super::diagnostic::{Diagnostic, Place, Problems, Source};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
 use super::files::{Named, Options, read_named};
-use super::one_time::{self, Line};
-use super::raw::{Entry, Mapping, Node, Value};
+use super::one_time::{self, Line, LineError};
+use super::raw::{Node, Reader, Value};
 use crate::proto::knock::Knock;
 
 pub(crate) const MAX_KNOCKS: usize = 32;
@@ -20,47 +20,38 @@ pub(super) struct Sequence {
     pub one_time: Option<OneTime>,
 }
 
-/// Reads `sequence` or `one_time_sequences`; empty where neither is there. `None` after an error.
+/// Reads `sequence` or `one_time_sequences`; empty where neither is there.
 pub(super) fn read_sequence(
-    mapping: &Mapping,
+    reader: &mut Reader<'_>,
     trip_wires: u16,
     options: Options,
-    problems: &mut Problems,
-) -> Option<Sequence> {
-    match (mapping.get("sequence"), mapping.value("one_time_sequences")) {
+) -> Result<Sequence, Reported> {
+    match (reader.get("sequence"), reader.value("one_time_sequences")) {
         (Some(sequence), Some(one_time)) => {
             let error = one_time.at.error("'one_time_sequences' and 'sequence' exclude each other");
-            let help = format!("remove one; the other is at {}", sequence.at);
-            problems.push(error.help(help));
-            None
+            reader.fail(error.help(format!("remove one; the other is at {}", sequence.at)))
         }
         (Some(given), None) => {
-            let (knocks, places) = read_fixed(given, problems)?.into_iter().unzip();
-            Some(Sequence { knocks, places, one_time: None })
+            let items = reader.problems.report(sequence_items(&given.node))?;
+            let (knocks, places) = read_ports(items, reader.problems)?.into_iter().unzip();
+            Ok(Sequence { knocks, places, one_time: None })
         }
         (None, Some(node)) => {
-            let path = problems.keep(node.path())?;
-            read_one_time(path, &node.at, trip_wires, options, problems)
+            let path = reader.problems.report(node.path())?;
+            read_one_time(path, &node.at, trip_wires, options, reader.problems)
         }
-        (None, None) => Some(Sequence::default()),
+        (None, None) => Ok(Sequence::default()),
     }
 }
 
-fn read_fixed(given: &Entry, problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
-    let items = match &given.node.value {
-        Value::List(items) => items,
-        Value::Scalar(scalar) => {
-            let error = given.node.at.error("a sequence is a list");
-            problems.push(error.help(format!("write sequence: [{}]", scalar.text)));
-            return None;
-        }
-        _ => {
-            problems.push(given.node.unwanted("a list of ports such as [7000, 8000/udp, 9000]"));
-            return None;
-        }
-    };
-    problems.keep(check_length(items.len(), &given.node.at))?;
-    read_ports(items, problems)
+fn sequence_items(node: &Node) -> Result<&[Node], Diagnostic> {
+    if let Value::Scalar(scalar) = &node.value {
+        let error = node.at.error("a sequence is a list");
+        return Err(error.help(format!("write sequence: [{}]", scalar.text)));
+    }
+    let items = node.list("a list of ports such as [7000, 8000/udp, 9000]")?;
+    check_length(items.len(), &node.at)?;
+    Ok(items)
 }
 
 /// # Errors
@@ -73,31 +64,28 @@ pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> 
     }
 }
 
-/// Reads the file that `at` names. `None` after an error.
+/// Reads the file that `at` names.
 pub(super) fn read_one_time(
     file: PathBuf,
     at: &Place,
     trip_wires: u16,
     options: Options,
     problems: &mut Problems,
-) -> Option<Sequence> {
-    let text = problems.keep(read_named(&file, at, Named::Sequences, options))?;
-    let lines = match one_time::parse(&text) {
-        Ok(lines) => lines,
-        Err(errors) => {
-            // Lines that are right are secrets, so no line is shown.
-            let source = Source::new(file, "");
-            problems.extend(errors.into_iter().map(|error| {
-                let place = source.place(error.line, error.column, error.width);
-                place.error(error.to_string())
-            }));
-            return None;
-        }
+) -> Result<Sequence, Reported> {
+    let text = problems.report(read_named(&file, at, Named::Sequences, options))?;
+    // Lines that are right are secrets, so no line is shown.
+    let source = Source::new(&file, "");
+    let wrong = |error: LineError| {
+        source.place(error.line, error.column, error.width).error(error.to_string())
     };
+    let lines = one_time::parse(&text).map_err(|errors| {
+        problems.extend(errors.into_iter().map(wrong));
+        problems.reported()
+    })?;
     problems.extend(doubts(&file, &lines, at, trip_wires));
     let current = lines.first();
     let knocks = current.map(|line| line.knocks.clone()).unwrap_or_default();
-    Some(Sequence {
+    Ok(Sequence {
         places: vec![at.clone(); knocks.len()],
         knocks,
         one_time: Some(OneTime { file, line: current.map(|line| line.number), left: lines.len() }),
@@ -145,22 +133,22 @@ fn is_completed_in_order(knocks: &[Knock], trip_wires: u16) -> bool {
         && !pairs().any(in_between)
 }
 
-pub(super) fn read_ports(items: &[Node], problems: &mut Problems) -> Option<Vec<(Knock, Place)>> {
-    let ports: Vec<_> = items
-        .iter()
-        .map(|item| problems.keep(read_port(item)).map(|knock| (knock, item.at.clone())))
-        .collect();
-    ports.into_iter().collect()
+pub(super) fn read_ports(
+    items: &[Node],
+    problems: &mut Problems,
+) -> Result<Vec<(Knock, Place)>, Reported> {
+    problems.report_all(items.iter().map(read_port))
 }
 
-fn read_port(item: &Node) -> Result<Knock, Diagnostic> {
-    item.parsed(A_PORT).map_err(|error| match &item.value {
+fn read_port(item: &Node) -> Result<(Knock, Place), Diagnostic> {
+    let port = item.parsed(A_PORT).map_err(|error| match &item.value {
         Value::Mapping(_) => error.help("write 7000:udp without a blank after the colon"),
         Value::Scalar(scalar) if scalar.text.contains(char::is_whitespace) => {
             error.help("put a comma between two ports")
         }
         _ => error,
-    })
+    });
+    Ok((port?, item.at.clone()))
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};
-use super::diagnostic::{Diagnostic, Place, Problems};
+use super::diagnostic::{Diagnostic, Place, Problems, Reported};
 use super::lockout::{self, DAEMON_LOCKOUT};
 use super::opening::{MAX_GRANTS, read_command_limit};
-use super::raw::{Entry, Keys, Mapping, Node, Value};
+use super::raw::{Entry, Keys, Mapping, Node, Reader, Value};
 use super::{Email, Fwknop, Lockout, Spa};
 use crate::proto::network::Network;
 
@@ -135,90 +135,74 @@ const FACILITIES: [&str; 20] = [
     "ftp", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
 
-const MIN_SOURCES: u64 = 64;
-const MAX_SOURCES: u64 = 16_777_216;
+const MIN_SOURCES: usize = 64;
+const MAX_SOURCES: usize = 16_777_216;
 
 /// Reads the entries of `knockd:`, and where its interfaces are named; what is wrong stays at its
 /// default.
 pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Settings, Vec<Place>) {
     let mapping = Mapping { entries: entries.to_vec() };
-    mapping.check_keys(&SETTINGS, problems);
+    let meant = mapping.check_keys(&SETTINGS, problems);
+    let reader = &mut Reader { mapping: &mapping, meant, problems };
     let mut settings = Settings::default();
-    let (interfaces, places) = read_interfaces(&mapping, problems);
+    let (interfaces, places) = read_interfaces(reader);
     if !interfaces.is_empty() {
         settings.interfaces = interfaces;
     }
-    if let Some(node) = mapping.value("only_ipv4") {
-        settings.only_ipv4 = problems.keep(node.boolean()).unwrap_or_default();
+    reader.set("only_ipv4", &mut settings.only_ipv4, Node::boolean);
+    reader.set("user", &mut settings.user, |node| {
+        Ok(Some(node.text("the name of a user")?.to_owned()))
+    });
+    reader.set("state_dir", &mut settings.state_dir, Node::path);
+    reader.set("run_dir", &mut settings.run_dir, Node::path);
+    settings.pid_file = settings.run_dir.join("knockd.pid");
+    reader.set("pid_file", &mut settings.pid_file, Node::path);
+    if let Some(node) = reader.value("log") {
+        read_log(node, &mut settings.log, reader.problems);
     }
-    if let Some(node) = mapping.value("user") {
-        settings.user = problems.keep(node.text("the name of a user")).map(str::to_owned);
-    }
-    if let Some(path) = read_path(&mapping, "state_dir", problems) {
-        settings.state_dir = path;
-    }
-    if let Some(path) = read_path(&mapping, "run_dir", problems) {
-        settings.pid_file = path.join("knockd.pid");
-        settings.run_dir = path;
-    }
-    if let Some(path) = read_path(&mapping, "pid_file", problems) {
-        settings.pid_file = path;
-    }
-    if let Some(node) = mapping.value("log") {
-        read_log(node, &mut settings.log, problems);
-    }
-    if let Some(node) = mapping.value("track")
-        && let Some(track) = problems.keep(node.mapping("a mapping such as {sources: 65536}"))
-    {
-        track.check_keys(&TRACK, problems);
-        let sources = track.value("sources").map(|node| node.integer(MIN_SOURCES, MAX_SOURCES));
-        let sources = sources.and_then(|sources| problems.keep(sources));
-        if let Some(sources) = sources.and_then(|sources| usize::try_from(sources).ok()) {
-            settings.track_sources = sources;
+    if let Some(node) = reader.value("track") {
+        let wanted = "a mapping such as {sources: 65536}";
+        if let Ok(mut track) = Reader::new(node, wanted, &TRACK, reader.problems) {
+            let sources = |node: &Node| node.integer(MIN_SOURCES, MAX_SOURCES);
+            track.set("sources", &mut settings.track_sources, sources);
         }
     }
-    let most = mapping.value("max_grants").map(|node| node.integer(1, MAX_GRANTS));
-    if let Some(most) = most.and_then(|most| problems.keep(most)) {
-        settings.max_grants = most as usize;
-        settings.max_grants_by_commands = most as usize;
+    if let Ok(Some(most)) = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS)) {
+        settings.max_grants = most;
+        settings.max_grants_by_commands = most;
     }
-    settings.trusted = read_trusted(&mapping, problems);
-    if let Some(node) = mapping.value("on_exit") {
-        let choices = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
-        settings.on_exit = problems.keep(node.one_of(&choices)).unwrap_or_default();
+    settings.trusted = read_trusted(reader);
+    let on_exit = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
+    reader.set("on_exit", &mut settings.on_exit, |node| node.one_of(&on_exit));
+    if let Some(node) = reader.value("alert") {
+        settings.alert = read_alert(node, reader.problems).ok();
     }
-    if let Some(node) = mapping.value("alert") {
-        settings.alert = read_alert(node, problems);
+    if let Some(node) = reader.value("spa") {
+        settings.spa = read_spa(node, reader.problems).unwrap_or_default();
     }
-    if let Some(node) = mapping.value("spa") {
-        settings.spa = read_spa(node, problems).unwrap_or_default();
+    if let Some(node) = reader.value("fwknop") {
+        settings.fwknop = read_fwknop(node, reader.problems).unwrap_or_default();
     }
-    if let Some(node) = mapping.value("fwknop") {
-        settings.fwknop = read_fwknop(node, problems).unwrap_or_default();
+    if let Some(node) = reader.value("lockout") {
+        settings.lockout = lockout::read(node, DAEMON_LOCKOUT, reader.problems).ok().flatten();
     }
-    if let Some(node) = mapping.value("lockout") {
-        settings.lockout = lockout::read(node, DAEMON_LOCKOUT, problems).flatten();
-    }
-    if let Some(limit) = read_command_limit(&mapping, settings.command_limit, problems) {
+    if let Ok(limit) = read_command_limit(reader, settings.command_limit) {
         settings.command_limit = limit;
     }
     (settings, places)
 }
 
-fn read_path(mapping: &Mapping, key: &str, problems: &mut Problems) -> Option<PathBuf> {
-    mapping.value(key).and_then(|node| problems.keep(node.path()))
-}
-
-fn read_trusted(mapping: &Mapping, problems: &mut Problems) -> Vec<Network> {
-    let Some(node) = mapping.value("trusted") else { return Vec::new() };
+fn read_trusted(reader: &mut Reader<'_>) -> Vec<Network> {
+    let Some(node) = reader.value("trusted") else { return Vec::new() };
     let network = |item: &Node| {
-        let network: Network = problems.keep(item.parsed("a network such as 192.0.2.0/24"))?;
+        let network = item.parsed("a network such as 192.0.2.0/24");
+        let network: Network = reader.problems.report(network)?;
         if let Value::Scalar(scalar) = &item.value {
-            problems.extend(wider_than_it_looks(&scalar.text, network, &item.at));
+            reader.problems.extend(wider_than_it_looks(&scalar.text, network, &item.at));
         }
-        Some(network)
+        Ok::<_, Reported>(network)
     };
-    node.items().iter().filter_map(network).collect()
+    node.items().iter().flat_map(network).collect()
 }
 
 fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagnostic> {
@@ -235,29 +219,24 @@ fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagn
     Some(warning.help(format!("write {network}, or {address} for that address alone")))
 }
 
-fn read_alert(node: &Node, problems: &mut Problems) -> Option<Email> {
-    let wanted = "a mapping such as {email: root}";
-    let mapping = problems.keep(node.mapping(wanted))?;
-    let meant = mapping.check_keys(&ALERT, problems);
-    let Some(email) = mapping.value("email") else {
-        if meant.is_empty() {
-            let error = node.at.error("alert does not say to whom");
-            problems.push(error.help("write alert: {email: ADDRESS}"));
-        }
-        return None;
-    };
-    let address = problems.keep(email.parsed("a mail address"))?;
-    problems.extend(missing_program("sendmail", &email.at));
-    Some(address)
+fn read_alert(node: &Node, problems: &mut Problems) -> Result<Email, Reported> {
+    let mut reader = Reader::new(node, "a mapping such as {email: root}", &ALERT, problems)?;
+    let missing = node.at.error("alert does not say to whom");
+    let missing = missing.help("write alert: {email: ADDRESS}");
+    let address = reader.require("email", |node| node.parsed("a mail address"), missing)?;
+    let at = reader.place("email");
+    problems.extend(at.and_then(|at| missing_program("sendmail", &at)));
+    Ok(address)
 }
 
-fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> (Vec<String>, Vec<Place>) {
-    let Some(node) = mapping.value("interfaces") else { return Default::default() };
+fn read_interfaces(reader: &mut Reader<'_>) -> (Vec<String>, Vec<Place>) {
+    let Some(node) = reader.value("interfaces") else { return Default::default() };
     if node.items().is_empty() {
-        problems.push(node.at.error("no interface is named: write [any] for every interface"));
+        let message = "no interface is named: write [any] for every interface";
+        reader.problems.push(node.at.error(message));
     }
     let name = |item: &Node| {
-        let name = problems.keep(item.text("the name of an interface"))?;
+        let name = reader.problems.keep(item.text("the name of an interface"))?;
         Some((name.to_owned(), item.at.clone()))
     };
     node.items().iter().filter_map(name).unzip()
@@ -265,24 +244,17 @@ fn read_interfaces(mapping: &Mapping, problems: &mut Problems) -> (Vec<String>, 
 
 fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
     let wanted = "a mapping such as {syslog: daemon, level: info}";
-    let Some(mapping) = problems.keep(node.mapping(wanted)) else { return };
-    mapping.check_keys(&LOG, problems);
-    log.file = read_path(mapping, "file", problems);
-    if let Some(node) = mapping.value("syslog") {
-        let choices = FACILITIES.map(|name| (name, name));
-        log.syslog = problems.keep(node.one_of(&choices)).map(str::to_owned);
-    }
+    let Ok(mut reader) = Reader::new(node, wanted, &LOG, problems) else { return };
+    log.file = reader.read("file", Node::path).ok().flatten();
+    let facilities = FACILITIES.map(|name| (name, name));
+    reader.set("syslog", &mut log.syslog, |node| Ok(Some(node.one_of(&facilities)?.to_owned())));
     let levels = [
         ("error", LogLevel::Error),
         ("warning", LogLevel::Warning),
         ("info", LogLevel::Info),
         ("debug", LogLevel::Debug),
     ];
-    if let Some(node) = mapping.value("level") {
-        log.level = problems.keep(node.one_of(&levels)).unwrap_or_default();
-    }
-    if let Some(node) = mapping.value("format") {
-        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-        log.format = problems.keep(node.one_of(&formats)).unwrap_or_default();
-    }
+    reader.set("level", &mut log.level, |node| node.one_of(&levels));
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    reader.set("format", &mut log.format, |node| node.one_of(&formats));
 }

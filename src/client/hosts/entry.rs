@@ -162,7 +162,7 @@ impl Reader<'_> {
     }
 
     fn retry(&mut self) -> Option<u16> {
-        let retry = self.read("retry", |node| node.integer(0, MAX_RETRIES.into()))?;
+        let retry = self.read("retry", |node| node.integer(0, u64::from(MAX_RETRIES)))?;
         u16::try_from(retry).ok()
     }
 
