@@ -7,35 +7,16 @@ use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
 use super::raw::{self, Entry, Keys, Node, Reader, Value};
 use super::{Command, CommandText, Commands, Name, Pair};
 
-pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES.all() };
+pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES };
 
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the commands of a door or a template are called.
-pub(super) struct PairNames {
-    pub open: &'static str,
-    pub close: &'static str,
-    pub open_6: &'static str,
-    pub close_6: &'static str,
-    pub verify: &'static str,
-    pub verify_6: &'static str,
-}
+/// What the commands of a door or a template are called: what opens and what closes, the same for
+/// IPv6, and what verifies either.
+pub(super) type PairNames = [&'static str; 6];
 
-const TEMPLATE_NAMES: PairNames = PairNames {
-    open: "open",
-    close: "close",
-    open_6: "open_6",
-    close_6: "close_6",
-    verify: "verify",
-    verify_6: "verify_6",
-};
-
-impl PairNames {
-    pub const fn all(&self) -> [&'static str; 6] {
-        [self.open, self.close, self.open_6, self.close_6, self.verify, self.verify_6]
-    }
-}
+const TEMPLATE_NAMES: PairNames = ["open", "close", "open_6", "close_6", "verify", "verify_6"];
 
 pub(super) type Templates = BTreeMap<Name, Template>;
 
@@ -114,11 +95,11 @@ pub(super) fn read_pairs(
     at: &Place,
 ) -> Result<Commands, Reported> {
     let mut said = |key| read_said(reader.mapping.get(key), reader.problems);
-    let (open, close) = (said(names.open)?, said(names.close)?);
-    let (open_6, close_6) = (said(names.open_6)?, said(names.close_6)?);
-    let said = [open, close, open_6, close_6, said(names.verify)?, said(names.verify_6)?];
+    let [open, close, open_6, close_6, verify, verify_6] = *names;
+    let (open, close, open_6, close_6) = (said(open)?, said(close)?, said(open_6)?, said(close_6)?);
+    let said = [open, close, open_6, close_6, said(verify)?, said(verify_6)?];
     let place = |key: &str| reader.mapping.get(key).map(|entry| entry.at.clone());
-    reader.problems.report(pairs(said, names, place, at))
+    reader.problems.report(pairs(said, *names, place, at))
 }
 
 /// # Errors
@@ -126,7 +107,7 @@ pub(super) fn read_pairs(
 /// would ever run.
 pub(super) fn pairs(
     [open, close, open_6, close_6, verify, verify_6]: [Said; 6],
-    names: &PairNames,
+    [open_key, close_key, open_6_key, close_6_key, verify_key, verify_6_key]: PairNames,
     place: impl Fn(&str) -> Option<Place>,
     at: &Place,
 ) -> Result<Commands, Diagnostic> {
@@ -138,28 +119,24 @@ pub(super) fn pairs(
         close: close_6.or(v4.close.as_ref()),
         verify: verify_6.or(v4.verify.as_ref()),
     };
-    let alone = |key: &str, other: &str, why: &str| {
-        place(key)
-            .unwrap_or_else(|| at.clone())
-            .error(format!("{key} without {other}: {why}"))
-            .help(format!("write {other} too, or remove {key}"))
-    };
     let undo = "there would be nothing to undo";
     let look_for = "nothing stays open, so there is nothing to look for";
     let checks = [
-        (v4.close.is_some() && v4.open.is_none(), names.close, names.open, undo),
-        (closes_6 && v6.open.is_none(), names.close_6, names.open_6, undo),
-        (v4.verify.is_some() && v4.close.is_none(), names.verify, names.close, look_for),
-        (verifies_6 && v6.close.is_none(), names.verify_6, names.close_6, look_for),
+        (v4.close.is_some() && v4.open.is_none(), close_key, open_key, undo),
+        (closes_6 && v6.open.is_none(), close_6_key, open_6_key, undo),
+        (v4.verify.is_some() && v4.close.is_none(), verify_key, close_key, look_for),
+        (verifies_6 && v6.close.is_none(), verify_6_key, close_6_key, look_for),
     ];
     if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
-        return Err(alone(key, other, why));
+        let at = place(key).unwrap_or_else(|| at.clone());
+        let error = at.error(format!("{key} without {other}: {why}"));
+        return Err(error.help(format!("write {other} too, or remove {key}")));
     }
     if v6.close.is_none() {
         v6.verify = None;
     }
     if v4.open.is_none() && v6.open.is_none() {
-        return Err(at.error(format!("nothing would run: {} is missing", names.open)));
+        return Err(at.error(format!("nothing would run: {open_key} is missing")));
     }
     // Where nothing opens there is nothing to close.
     let v6 = if v6.open.is_none() { Pair::default() } else { v6 };

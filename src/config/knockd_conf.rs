@@ -22,15 +22,15 @@ use super::{Command, CommandText, Commands, Door, DoorPlaces, How, Name, Opening
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
 
-const COMMANDS: PairNames = PairNames {
-    open: "Start_Command",
-    close: "Stop_Command",
-    open_6: "Start_Command_6",
-    close_6: "Stop_Command_6",
-    // Not a directive that a file may have.
-    verify: "Verify_Command",
-    verify_6: "Verify_Command_6",
-};
+const COMMANDS: PairNames = [
+    "Start_Command",
+    "Stop_Command",
+    "Start_Command_6",
+    "Stop_Command_6",
+    // Not directives that a file may have.
+    "Verify_Command",
+    "Verify_Command_6",
+];
 
 /// Whether a text is a `knockd.conf`: its first significant line is a `[section]`, or a directive
 /// that stands before every section, which is then said to be wrong.
@@ -255,7 +255,7 @@ fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Result<Comma
         problems.extend(lacks_program(&command, &value.place()));
         Said::Command(command)
     };
-    let said = COMMANDS.all().map(&mut said);
+    let said = COMMANDS.map(&mut said);
     let place = |key: &str| section.directives.get(key).map(|directive| directive.name.place());
-    problems.report(pairs(said, &COMMANDS, place, &section.name.place()))
+    problems.report(pairs(said, COMMANDS, place, &section.name.place()))
 }

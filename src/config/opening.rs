@@ -62,14 +62,14 @@ impl Opening {
     }
 }
 
-const DOOR_COMMANDS: PairNames = PairNames {
-    open: "start_command",
-    close: "stop_command",
-    open_6: "start_command_6",
-    close_6: "stop_command_6",
-    verify: "verify_command",
-    verify_6: "verify_command_6",
-};
+const DOOR_COMMANDS: PairNames = [
+    "start_command",
+    "stop_command",
+    "start_command_6",
+    "stop_command_6",
+    "verify_command",
+    "verify_command_6",
+];
 
 /// Classic knockd's `Cmd_Timeout`: what a door with commands of its own has.
 pub(super) const CMD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ pub(super) fn read_command_limit(
 fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     let Commands { v4, v6 } = opening.commands().cloned().unwrap_or_default();
     let firewall = [&v4.open, &v4.close, &v6.open, &v6.close];
-    let all = DOOR_COMMANDS.all().into_iter().zip(firewall);
+    let all = DOOR_COMMANDS.into_iter().zip(firewall);
     let hooks = [("on_open", &opening.on_open), ("on_close", &opening.on_close)];
     let warn = |(key, command): (&str, &Option<Command>)| {
         let of_template = || mapping.value("via").filter(|_| !key.ends_with("_6"));
@@ -183,7 +183,7 @@ fn read_how(
     entry: &Entry,
     templates: &Templates,
 ) -> Result<How, Reported> {
-    let own = DOOR_COMMANDS.all().into_iter().find_map(|key| reader.get(key));
+    let own = DOOR_COMMANDS.into_iter().find_map(|key| reader.get(key));
     let (open, via) = (reader.get("open"), reader.get("via"));
     let client = has_clients(reader.mapping);
     match (own, open.or(via)) {
@@ -194,7 +194,7 @@ fn read_how(
         }
         (Some(_), None) => {
             let commands = read_pairs(reader, &DOOR_COMMANDS, &entry.at)?;
-            let at = reader.value(DOOR_COMMANDS.open).map_or(&entry.at, |node| &node.at);
+            let at = reader.value(DOOR_COMMANDS[0]).map_or(&entry.at, |node| &node.at);
             check_holes(&commands, Fills { port: false, client }, at, reader.problems);
             Ok(How::Commands { template: None, commands })
         }
@@ -206,22 +206,12 @@ fn read_how(
             None => {
                 let message = format!("door '{}' does nothing when it opens", entry.key);
                 let help = "write the ports to open, open: [22/tcp], or a 'start_command'";
-                reader.missing(&IN_PLACE_OF_COMMAND, entry.at.error(message).help(help))
+                let keys = [["open", "via"].as_slice(), &DOOR_COMMANDS].concat();
+                reader.missing(&keys, entry.at.error(message).help(help))
             }
         },
     }
 }
-
-const IN_PLACE_OF_COMMAND: [&str; 8] = [
-    "open",
-    "via",
-    "start_command",
-    "start_command_6",
-    "stop_command",
-    "stop_command_6",
-    "verify_command",
-    "verify_command_6",
-];
 
 /// Whether anything that opens the door says who knocks.
 fn has_clients(mapping: &Mapping) -> bool {
@@ -304,7 +294,7 @@ fn read_open_for(reader: &mut Reader<'_>, how: Option<&How>) -> Result<Duration,
             given.at.warning(message).help("write a 'stop_command', or remove it")
         }));
     }
-    let own = DOOR_COMMANDS.all().into_iter().any(|key| reader.get(key).is_some());
+    let own = DOOR_COMMANDS.into_iter().any(|key| reader.get(key).is_some());
     let default = if own { CMD_TIMEOUT } else { OPEN_FOR };
     let least = Duration::from_secs(1);
     let open_for = reader.duration("open_for", least)?;
