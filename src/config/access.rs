@@ -5,54 +5,50 @@ use std::collections::{HashMap, HashSet};
 use super::client::Client;
 use super::clients::ClientPlaces;
 use super::diagnostic::{Diagnostic, Place};
-use super::{Door, DoorPlaces, Name};
-use crate::proto::spa::PublicKey;
+use super::{Door, DoorPlaces, Name, Recognition};
 
 type Clients = [(Client, ClientPlaces)];
 type Doors = [(Door, DoorPlaces)];
 
-/// Ways to open a door that need a client.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Way {
-    Totp,
-    Spa,
-    Fwknop,
+/// A way to open a door that needs a client.
+struct Way {
+    name: &'static str,
+    opens: fn(&Recognition) -> bool,
+    /// Where a door says so.
+    place: fn(&DoorPlaces) -> Option<&Place>,
+    is_held: fn(&Client) -> bool,
+    /// Where a client has what it takes.
+    held_at: fn(&ClientPlaces) -> Option<&Place>,
 }
 
+const WAYS: [Way; 3] = [
+    Way {
+        name: "totp",
+        opens: |door| door.totp.is_some(),
+        place: |places| places.totp.as_ref(),
+        is_held: |client| client.totp.is_some(),
+        held_at: |places| places.totp.as_ref(),
+    },
+    Way {
+        name: "spa",
+        opens: |door| door.spa,
+        place: |places| places.spa.as_ref(),
+        is_held: |client| client.spa.is_some(),
+        held_at: |places| places.spa_keys.first(),
+    },
+    Way {
+        name: "fwknop",
+        opens: |door| door.fwknop,
+        place: |places| places.fwknop.as_ref(),
+        is_held: |client| client.fwknop.is_some(),
+        held_at: |places| places.fwknop.as_ref(),
+    },
+];
+
 impl Way {
-    const ALL: [Self; 3] = [Self::Totp, Self::Spa, Self::Fwknop];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Totp => "totp",
-            Self::Spa => "spa",
-            Self::Fwknop => "fwknop",
-        }
-    }
-
-    const fn opens(self, door: &Door) -> bool {
-        match self {
-            Self::Totp => door.recognition.totp.is_some(),
-            Self::Spa => door.recognition.spa,
-            Self::Fwknop => door.recognition.fwknop,
-        }
-    }
-
-    /// Where a door says so.
-    const fn place(self, door: &DoorPlaces) -> Option<&Place> {
-        match self {
-            Self::Totp => door.totp.as_ref(),
-            Self::Spa => door.spa.as_ref(),
-            Self::Fwknop => door.fwknop.as_ref(),
-        }
-    }
-
-    const fn is_held_by(self, client: &Client) -> bool {
-        match self {
-            Self::Totp => client.totp.is_some(),
-            Self::Spa => client.spa.is_some(),
-            Self::Fwknop => client.fwknop.is_some(),
-        }
+    /// The ways that open a door.
+    fn of(door: &Door) -> impl Iterator<Item = &'static Self> {
+        WAYS.iter().filter(|way| (way.opens)(&door.recognition))
     }
 }
 
@@ -68,18 +64,18 @@ pub(super) fn check(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
 
 /// The doors that take what no client of theirs has, as warnings.
 pub(super) fn unopened(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
-    let mut opened: HashSet<(&Name, Way)> = HashSet::new();
+    let mut opened: HashSet<(&Name, &str)> = HashSet::new();
     for (client, _) in clients {
-        let ways = Way::ALL.into_iter().filter(|way| way.is_held_by(client));
-        opened.extend(ways.flat_map(|way| client.doors.iter().map(move |door| (door, way))));
+        let ways = WAYS.iter().filter(|way| (way.is_held)(client));
+        opened.extend(ways.flat_map(|way| client.doors.iter().map(|door| (door, way.name))));
     }
     let mut found = Vec::new();
     for (door, places) in doors {
         let name = door.name();
-        let ways = Way::ALL.into_iter().filter(|way| way.opens(door));
-        found.extend(ways.filter(|way| !opened.contains(&(name, *way))).map(|way| {
-            let at = way.place(places).unwrap_or(&places.name);
-            let message = format!("no client may open door '{name}' by {}", way.as_str());
+        let ways = Way::of(door).filter(|way| !opened.contains(&(name, way.name)));
+        found.extend(ways.map(|way| {
+            let at = (way.place)(places).unwrap_or(&places.name);
+            let message = format!("no client may open door '{name}' by {}", way.name);
             let help = "write one under 'clients:'; 'knockctl enroll' does it for you";
             at.warning(message).help(help)
         }));
@@ -95,17 +91,15 @@ fn useless(
 ) -> Vec<Diagnostic> {
     // A door that is not here has errors of its own.
     let own: Vec<_> = client.doors.iter().map(|name| doors.get(name)).collect();
-    let opens = |way: Way, door: &Door| way.is_held_by(client) && way.opens(door);
     let mut found: Vec<Diagnostic> = own
         .iter()
         .zip(&places.doors)
         .filter_map(|(door, at)| Some((door.as_ref()?, at)))
-        .filter(|(door, _)| !Way::ALL.iter().any(|way| opens(*way, door)))
+        .filter(|(door, _)| !Way::of(door).any(|way| (way.is_held)(client)))
         .map(|(door, at)| {
             let message =
                 format!("door '{}' takes nothing that client '{}' has", door.name(), client.name);
-            let takes = Way::ALL.iter().filter(|way| way.opens(door)).map(|way| way.as_str());
-            let takes = takes.collect::<Vec<_>>().join(", ");
+            let takes = Way::of(door).map(|way| way.name).collect::<Vec<_>>().join(", ");
             let warning = at.warning(message);
             if takes.is_empty() {
                 warning.help("write totp, spa or fwknop to the door as well")
@@ -116,16 +110,11 @@ fn useless(
         .collect();
     // Where every door is useless, that has been said.
     if found.len() < own.len() && own.iter().all(Option::is_some) {
-        let spa = places.spa_keys.first();
-        let held = [
-            (Way::Totp, places.totp.as_ref()),
-            (Way::Spa, spa),
-            (Way::Fwknop, places.fwknop.as_ref()),
-        ];
-        found.extend(held.into_iter().filter_map(|(way, at)| {
-            let vain = at.filter(|_| !own.iter().flatten().any(|door| way.opens(door)))?;
-            let message = format!("no door of client '{}' takes {}", client.name, way.as_str());
-            Some(vain.warning(message).without_line())
+        found.extend(WAYS.iter().filter_map(|way| {
+            let is_vain = !own.iter().flatten().any(|door| (way.opens)(&door.recognition));
+            let at = (way.held_at)(places).filter(|_| is_vain)?;
+            let message = format!("no door of client '{}' takes {}", client.name, way.name);
+            Some(at.warning(message).without_line())
         }));
     }
     found
@@ -133,43 +122,31 @@ fn useless(
 
 /// What two clients hold alike: nobody could tell them apart.
 fn shared_credentials(clients: &Clients) -> Vec<Diagnostic> {
-    let mut secrets: HashMap<(&Name, &[u8]), (&Name, &Place)> = HashMap::new();
-    let mut keys: HashMap<PublicKey, (&Name, &Place)> = HashMap::new();
-    let mut fwknop_keys: HashMap<&[u8], (&Name, &Place)> = HashMap::new();
-    let mut hmac_keys: HashMap<&[u8], (&Name, &Place)> = HashMap::new();
+    // Who is the first to hold a credential.
+    let mut holders = HashMap::new();
     let mut found = Vec::new();
     for (client, places) in clients {
-        let name = &client.name;
+        // Where they open different doors, two TOTP secrets may be the same.
+        let mut check = |what, door, credential, at| {
+            let own = (&client.name, at);
+            let first = *holders.entry((what, door, credential)).or_insert(own);
+            (first.0 != own.0).then(|| alike(what, own, first))
+        };
         if let (Some(totp), Some(at)) = (&client.totp, &places.totp) {
             let own = [Some(&totp.secret), totp.old.as_ref().map(|(secret, _)| secret)];
-            let shared = own.into_iter().flatten().find_map(|secret| {
+            let mut secrets = own.into_iter().flatten();
+            found.extend(secrets.find_map(|secret| {
                 let mut doors = client.doors.iter();
-                doors.find_map(|door| {
-                    let first = *secrets.entry((door, secret.expose())).or_insert((name, at));
-                    (first.0 != name).then_some(first)
-                })
-            });
-            found.extend(shared.map(|first| alike("TOTP secret", (name, at), first)));
+                doors.find_map(|door| check("TOTP secret", Some(door), secret.expose(), at))
+            }));
         }
-        if let Some(spa) = &client.spa {
-            for (key, at) in spa.keys.iter().zip(&places.spa_keys) {
-                let first = *keys.entry(*key).or_insert((name, at));
-                if first.0 != name {
-                    found.push(alike("public key", (name, at), first));
-                }
-            }
-        }
+        let spa = client.spa.iter().flat_map(|spa| &spa.keys).zip(&places.spa_keys);
+        found.extend(spa.filter_map(|(key, at)| check("public key", None, key.as_bytes(), at)));
         if let (Some(fwknop), Some(at)) = (&client.fwknop, &places.fwknop) {
-            let first = *fwknop_keys.entry(fwknop.key.expose()).or_insert((name, at));
-            if first.0 != name {
-                found.push(alike("key of fwknop's", (name, at), first));
-                continue;
-            }
-            let Some((hmac, _)) = &fwknop.hmac else { continue };
-            let first = *hmac_keys.entry(hmac.expose()).or_insert((name, at));
-            if first.0 != name {
-                found.push(alike("HMAC key of fwknop's", (name, at), first));
-            }
+            let key = check("key of fwknop's", None, fwknop.key.expose(), at);
+            let hmac = fwknop.hmac.as_ref().map(|(hmac, _)| hmac.expose());
+            let alike = || check("HMAC key of fwknop's", None, hmac?, at);
+            found.extend(key.or_else(alike));
         }
     }
     found
