@@ -11,6 +11,7 @@ pub use rotating::{clients as rotating_clients, scan_odds as rotating_odds};
 
 use super::diagnostic::{Diagnostic, Place};
 use super::load::Loaded;
+use super::sequence::scan_order;
 use super::watch::watch_sets;
 use super::{Door, DoorPlaces, Recognition};
 use crate::proto::knock::{Knock, Protocol};
@@ -159,19 +160,9 @@ fn too_short(one: Linted<'_>) -> Option<Diagnostic> {
 /// A scan in ascending or descending order completes a sequence in that order, unless a port that
 /// the door watches lies between two of its knocks.
 fn completed_by_scan(one: Linted<'_>) -> Option<Diagnostic> {
-    let sequence = one.sequence();
-    let pairs = || sequence.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
-    if sequence.len() < 2 || pairs().any(|(from, to)| from.protocol != to.protocol) {
-        return None;
-    }
-    let order = if pairs().all(|(from, to)| from.port < to.port) {
-        "ascending"
-    } else if pairs().all(|(from, to)| from.port > to.port) {
-        "descending"
-    } else {
-        return None;
-    };
-    if pairs().any(|(from, to)| watches_between(one.watched, from, to)) {
+    let order = scan_order(one.sequence())?;
+    let mut pairs = one.sequence().windows(2);
+    if pairs.any(|pair| watches_between(one.watched, pair[0], pair[1])) {
         return None;
     }
     let message = format!("this sequence is monotone: a port scan in {order} order completes it");
@@ -201,8 +192,14 @@ fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
     Some(place.warning(message).help("remove this line, or write a number such as 16"))
 }
 
-/// How many ports one warning names.
-const NAMED: usize = 5;
+/// The first few of the ports that a warning names, if there are any.
+fn some_of(ports: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
+    const NAMED: usize = 5;
+    let mut named: Vec<_> = ports.take(NAMED + 1).map(|port| port.to_string()).collect();
+    let more = if named.len() > NAMED { " and others" } else { "" };
+    named.truncate(NAMED);
+    (!named.is_empty()).then(|| named.join(", ") + more)
+}
 
 fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
     let mut warnings: Vec<_> = one
@@ -213,18 +210,11 @@ fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
             at.warning(message).help("knock on a port that nothing else uses")
         })
         .collect();
-    let mut wires: Vec<Knock> = Protocol::ALL
-        .into_iter()
-        .flat_map(|protocol| ports_of(listening, protocol))
-        .filter(|knock| one.watched.contains(*knock) && !one.sequence().contains(knock))
-        .collect();
-    if !wires.is_empty() {
-        let more = if wires.len() > NAMED { " and others" } else { "" };
-        wires.truncate(NAMED);
-        let wires: Vec<_> = wires.iter().map(ToString::to_string).collect();
+    let wires =
+        common_ports(listening, one.watched).filter(|knock| !one.sequence().contains(knock));
+    if let Some(wires) = some_of(wires) {
         let message = format!(
-            "something listens on {}{more}, a trip-wire of this door: whoever uses it breaks off their sequence",
-            wires.join(", ")
+            "something listens on {wires}, a trip-wire of this door: whoever uses it breaks off their sequence"
         );
         let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
         warnings
@@ -233,10 +223,12 @@ fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
     warnings
 }
 
-fn ports_of(set: &PortSet, protocol: Protocol) -> impl Iterator<Item = Knock> {
-    set.ranges(protocol)
-        .flat_map(|(low, high)| low..=high)
-        .filter_map(move |port| Some(Knock::new(protocol, port.try_into().ok()?)))
+fn common_ports(one: &PortSet, other: &PortSet) -> impl Iterator<Item = Knock> {
+    let ports = |protocol| {
+        let ports = one.ranges(protocol).flat_map(|(low, high)| low..=high);
+        ports.filter_map(move |port| Some(Knock::new(protocol, port.try_into().ok()?)))
+    };
+    Protocol::ALL.into_iter().flat_map(ports).filter(|knock| other.contains(*knock))
 }
 
 /// All doors, and what is asked of all of them at once.

@@ -120,17 +120,21 @@ fn doubts(file: &Path, lines: &[Line], at: &Place, trip_wires: u16) -> Vec<Diagn
     short.into_iter().chain(monotone).collect()
 }
 
+/// The order in which a port scan has these ports, if there is one.
+pub(super) fn scan_order(knocks: &[Knock]) -> Option<&'static str> {
+    let ascends = |from: &Knock, to: &Knock| from.protocol == to.protocol && from.port < to.port;
+    match knocks {
+        [] | [_] => None,
+        _ if knocks.is_sorted_by(ascends) => Some("ascending"),
+        _ if knocks.is_sorted_by(|from, to| ascends(to, from)) => Some("descending"),
+        _ => None,
+    }
+}
+
 /// Whether a scan in ascending or descending order knocks so, with no trip-wire in between.
 fn is_completed_in_order(knocks: &[Knock], trip_wires: u16) -> bool {
-    let pairs = || knocks.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
-    let in_between =
-        |(from, to): (Knock, Knock)| trip_wires > 0 && from.port.get().abs_diff(to.port.get()) > 1;
-    let in_one = |order: &dyn Fn(Knock, Knock) -> bool| {
-        pairs().all(|(from, to)| from.protocol == to.protocol && order(from, to))
-    };
-    knocks.len() > 1
-        && (in_one(&|from, to| from.port < to.port) || in_one(&|from, to| from.port > to.port))
-        && !pairs().any(in_between)
+    let is_apart = |pair: &[Knock]| pair[0].port.get().abs_diff(pair[1].port.get()) > 1;
+    scan_order(knocks).is_some() && (trip_wires == 0 || !knocks.windows(2).any(is_apart))
 }
 
 pub(super) fn read_ports(

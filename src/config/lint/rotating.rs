@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 
 use super::datagrams;
-use super::{Doors, Linted, NAMED, Odds, ports_of};
+use super::{Doors, Linted, Odds, common_ports, some_of};
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
 use crate::config::{Config, Door, DoorPlaces, Lockout, Name};
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Digits, Mode, Scheme};
 
@@ -126,13 +126,10 @@ const BAD_PORTS: [u16; 83] = [
 pub(super) fn refused_by_browsers(one: Rotating<'_>) -> Option<Diagnostic> {
     let Mode::Code { base, .. } = one.scheme.mode() else { return None };
     let range = base..=base.saturating_add(99);
-    let bad: Vec<u16> = BAD_PORTS.into_iter().filter(|port| range.contains(port)).collect();
-    let first = bad.first()?;
-    let more = if bad.len() > NAMED { " and others" } else { "" };
-    let named: Vec<_> = bad.iter().take(NAMED).map(ToString::to_string).collect();
+    let bad = || BAD_PORTS.into_iter().filter(|port| range.contains(port));
+    let (first, named) = (bad().next()?, some_of(bad())?);
     let message = format!(
-        "browsers refuse to connect to {}{more}: they knock no code with {:02} in it",
-        named.join(", "),
+        "browsers refuse to connect to {named}: they knock no code with {:02} in it",
         first - base
     );
     let next = (base.max(1024)..=u16::MAX - 99)
@@ -172,20 +169,8 @@ pub(super) fn used_ports(
 ) -> Vec<Diagnostic> {
     let range = one.scheme.watched();
     let warn = |what: &str, used: &PortSet| {
-        let common = |protocol| {
-            ports_of(used, protocol).filter(|knock| range.contains(*knock)).collect::<Vec<_>>()
-        };
-        let mut common: Vec<Knock> = Protocol::ALL.into_iter().flat_map(common).collect();
-        if common.is_empty() {
-            return None;
-        }
-        let more = if common.len() > NAMED { " and others" } else { "" };
-        common.truncate(NAMED);
-        let common: Vec<_> = common.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "{what} {}{more}, which is in this range: whoever uses it knocks",
-            common.join(", ")
-        );
+        let common = some_of(common_ports(used, &range))?;
+        let message = format!("{what} {common}, which is in this range: whoever uses it knocks");
         Some(one.at.warning(message).help("name a range of ports that nothing else uses"))
     };
     let both = [warn("something listens on", listening), warn("a door opens", opens)];
