@@ -40,7 +40,7 @@ pub(super) fn read_directory(
         .and_then(|opened| opened.metadata())
         .and_then(|metadata| Ok((metadata, list(directory)?)));
     let (metadata, paths) = problems.keep(listed.map_err(|error| unreadable(directory, &error)))?;
-    problems.keep(check_permissions(directory, &metadata, options))?;
+    problems.keep(check_permissions(directory, &metadata, OTHERS_WRITE, options))?;
     let (yaml, others): (Vec<_>, Vec<_>) =
         paths.into_iter().partition(|path| has_ending(path, &["yaml"]));
     for path in others.iter().filter(|path| has_ending(path, &["yml", "conf"])) {
@@ -77,40 +77,31 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<Source, Diagnos
     let fail = |error: io::Error| unreadable(path, &error);
     let file = File::open(path).map_err(fail)?;
     let metadata = file.metadata().map_err(fail)?;
-    check_permissions(path, &metadata, options)?;
-    let text = read_text(file, MAX_SIZE).map_err(|error| match error {
-        TextError::Io(error) => unreadable(path, &error),
-        TextError::TooLarge => Diagnostic::file(path, "too large for a configuration"),
-        TextError::NotText(line) => {
-            Diagnostic::file(path, format!("line {line} is not UTF-8 text"))
-        }
-    })?;
+    check_permissions(path, &metadata, OTHERS_WRITE, options)?;
+    let text = read_text(path, file, MAX_SIZE, "too large for a configuration")?;
     let mode = if options.insecure_permissions { 0o600 } else { metadata.mode() };
     Ok(Source::of_mode(path, text.as_str(), mode))
 }
 
-/// Why the text of a file was not read.
-enum TextError {
-    Io(io::Error),
-    TooLarge,
-    /// From this line on, counted from 1.
-    NotText(usize),
-}
-
 /// What is read is overwritten when it is dropped: it may hold secrets.
-fn read_text(file: File, most: u64) -> Result<Zeroizing<String>, TextError> {
+fn read_text(
+    path: &Path,
+    file: File,
+    most: u64,
+    too_large: &str,
+) -> Result<Zeroizing<String>, Diagnostic> {
     let mut bytes = Zeroizing::new(Vec::new());
-    let length = file.take(most + 1).read_to_end(&mut bytes).map_err(TextError::Io)?;
+    let read = file.take(most + 1).read_to_end(&mut bytes);
+    let length = read.map_err(|error| unreadable(path, &error))?;
     if u64::try_from(length).is_ok_and(|length| length > most) {
-        return Err(TextError::TooLarge);
+        return Err(Diagnostic::file(path, too_large));
     }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(error) => {
-            let good = bytes.iter().take(error.valid_up_to());
-            Err(TextError::NotText(good.filter(|byte| **byte == b'\n').count() + 1))
-        }
-    }
+    let text = std::str::from_utf8(&bytes).map(|text| Zeroizing::new(text.to_owned()));
+    text.map_err(|error| {
+        let good = bytes.iter().take(error.valid_up_to());
+        let line = good.filter(|byte| **byte == b'\n').count() + 1;
+        Diagnostic::file(path, format!("line {line} is not UTF-8 text"))
+    })
 }
 
 /// What a configuration names by its path.
@@ -167,16 +158,8 @@ pub(super) fn read_trusted(
         Named::Secret => (OTHERS_READ | OTHERS_WRITE, MAX_SECRET),
         Named::Sequences => (OTHERS_WRITE, MAX_SIZE),
     };
-    if let Some((message, help)) = unsafe_to_read(path, &metadata, forbidden, options) {
-        return Err(Diagnostic::file(path, message).help(help));
-    }
-    read_text(file, most).map_err(|error| match error {
-        TextError::Io(error) => fail(error),
-        TextError::TooLarge => Diagnostic::file(path, "is too large for what it should hold"),
-        TextError::NotText(line) => {
-            Diagnostic::file(path, format!("line {line} is not UTF-8 text"))
-        }
-    })
+    check_permissions(path, &metadata, forbidden, options)?;
+    read_text(path, file, most, "is too large for what it should hold")
 }
 
 /// More than one line with a key can have.
@@ -208,33 +191,23 @@ pub(super) fn exposed(at: &Place) -> Option<Diagnostic> {
     Some(Diagnostic::file(at.path(), message).help(help))
 }
 
-/// Refuses what somebody other than root and the running user could have written.
+/// Refuses what somebody other than root and the running user could have written, or read.
 fn check_permissions(
-    path: &Path,
-    metadata: &fs::Metadata,
-    options: Options,
-) -> Result<(), Diagnostic> {
-    match unsafe_to_read(path, metadata, OTHERS_WRITE, options) {
-        Some((message, help)) => Err(Diagnostic::file(path, message).help(help)),
-        None => Ok(()),
-    }
-}
-
-/// What is wrong with the owner or the mode of a file, and what to do.
-fn unsafe_to_read(
     path: &Path,
     metadata: &fs::Metadata,
     forbidden: u32,
     options: Options,
-) -> Option<(String, String)> {
-    if options.insecure_permissions {
-        return None;
+) -> Result<(), Diagnostic> {
+    match unsafe_to_use(path, metadata, None, forbidden) {
+        Some((message, help)) if !options.insecure_permissions => {
+            let help = format!("{help}; --insecure-permissions reads it as it is");
+            Err(Diagnostic::file(path, message).help(help))
+        }
+        _ => Ok(()),
     }
-    let (message, help) = unsafe_to_use(path, metadata, None, forbidden)?;
-    Some((message, format!("{help}; --insecure-permissions reads it as it is")))
 }
 
-/// As [`unsafe_to_read`], where one more user may own it.
+/// What is wrong with the owner or the mode of a file, and what to do; one more user may own it.
 pub(super) fn unsafe_to_use(
     path: &Path,
     metadata: &fs::Metadata,
