@@ -54,10 +54,9 @@ impl<'a> Builder<'a> {
     }
 
     fn syntax_error(&self, error: &yaml::ScanError) -> Diagnostic {
-        let (line, column) = (error.marker().line(), error.marker().col());
-        let place = self.source.place(narrow(line), narrow(column).saturating_add(1), 1);
-        let diagnostic = place.error(format!("not valid YAML: {}", error.info()));
-        match hint(self.source.text(), line, column) {
+        let at = error.marker();
+        let diagnostic = self.place_at(at, 1).error(format!("not valid YAML: {}", error.info()));
+        match hint(self.source.text(), at.line(), at.col()) {
             Some(hint) => diagnostic.help(hint),
             None => diagnostic,
         }
@@ -67,11 +66,12 @@ impl<'a> Builder<'a> {
         let (start, end) = (span.start, span.end);
         let width =
             if start.line() == end.line() { end.col() - start.col().min(end.col()) } else { 1 };
-        self.source.place(
-            narrow(start.line()),
-            narrow(start.col()).saturating_add(1),
-            narrow(width),
-        )
+        self.place_at(&start, width)
+    }
+
+    /// A marker counts columns from 0.
+    fn place_at(&self, at: &yaml::Marker, width: usize) -> Place {
+        self.source.place(narrow(at.line()), narrow(at.col()).saturating_add(1), narrow(width))
     }
 
     fn document(&mut self) -> Result<Node, Diagnostic> {
@@ -191,10 +191,7 @@ impl<'a> Builder<'a> {
     /// Says so, and gives the tag as it is written.
     fn refuse_tag(&mut self, tag: &yaml::Tag, span: &Span) -> String {
         let written = tag.original();
-        let start = span.tag_start().unwrap_or(span.start);
-        let width = narrow(written.chars().count());
-        let place =
-            self.source.place(narrow(start.line()), narrow(start.col()).saturating_add(1), width);
+        let place = self.place_at(&span.tag_start().unwrap_or(span.start), written.chars().count());
         self.problems.push(
             place
                 .error(format!("{written} without quotes is a YAML tag, which means nothing here"))
