@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use super::Recognition;
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 
 /// What each door watches for its fixed sequence, in the order of the doors: the ports of the
@@ -25,69 +25,27 @@ use crate::proto::ports::PortSet;
 #[must_use]
 pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<PortSet> {
     let doors: Vec<&Recognition> = doors.into_iter().collect();
-    let mut rotating = PortSet::new();
+    // In order, so that each is added at the end.
+    let knocks: BTreeSet<&Knock> =
+        doors.iter().flat_map(|door| door.sequence.iter().chain(&door.opens)).collect();
+    // The ports that are nobody's trip-wires.
+    let mut taken: PortSet = knocks.into_iter().copied().collect();
     for scheme in doors.iter().filter_map(|door| door.totp) {
-        rotating.extend_from(&scheme.watched());
+        taken.extend_from(&scheme.watched());
     }
-    let taken = Taken {
-        knocks: doors
-            .iter()
-            .flat_map(|door| door.sequence.iter().chain(&door.opens))
-            .copied()
-            .collect(),
-        rotating,
-    };
     doors.iter().map(|door| watch_set(door, &taken)).collect()
 }
 
-/// The ports that are nobody's trip-wires.
-struct Taken {
-    knocks: BTreeSet<Knock>,
-    rotating: PortSet,
-}
-
-fn watch_set(door: &Recognition, taken: &Taken) -> PortSet {
+fn watch_set(door: &Recognition, taken: &PortSet) -> PortSet {
     let mut around = PortSet::new();
     for knock in &door.sequence {
         let low = knock.port.get().saturating_sub(door.trip_wires);
-        around.insert_range(
-            knock.protocol,
-            NonZeroU16::new(low).unwrap_or(NonZeroU16::MIN)
-                ..=knock.port.saturating_add(door.trip_wires),
-        );
+        let low = NonZeroU16::new(low).unwrap_or(NonZeroU16::MIN);
+        around.insert_range(knock.protocol, low..=knock.port.saturating_add(door.trip_wires));
     }
-    let mut set = PortSet::new();
-    for protocol in Protocol::ALL {
-        for (low, high) in around.ranges(protocol) {
-            insert_untaken(&mut set, protocol, low, high, &taken.knocks);
-        }
-    }
-    let mut set = set.without(&taken.rotating);
+    let mut set = around.without(taken);
     set.extend(door.sequence.iter().copied());
     set
-}
-
-/// Adds `low..=high` without the ports that are taken.
-fn insert_untaken(
-    set: &mut PortSet,
-    protocol: Protocol,
-    low: u16,
-    high: u16,
-    taken: &BTreeSet<Knock>,
-) {
-    let (Some(mut from), Some(high)) = (NonZeroU16::new(low), NonZeroU16::new(high)) else {
-        return;
-    };
-    for knock in taken.range(Knock::new(protocol, from)..=Knock::new(protocol, high)) {
-        if let Some(before) = NonZeroU16::new(knock.port.get() - 1) {
-            set.insert_range(protocol, from..=before);
-        }
-        match knock.port.checked_add(1) {
-            Some(next) => from = next,
-            None => return,
-        }
-    }
-    set.insert_range(protocol, from..=high);
 }
 
 #[cfg(test)]
@@ -95,6 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::knock::Protocol;
     use crate::proto::totp::{Mode, Protocols, Scheme};
 
     fn door(sequence: &[Knock], trip_wires: u16, opens: &[Knock]) -> Recognition {
