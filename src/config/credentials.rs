@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::client::{AddressPolicy, FwknopClient, SpaClient, TotpClient};
 use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use super::files::{Named, Options, exposed, one_line, read_named};
+use super::files::{FileKind, Options, exposed, one_line, read_named};
 use super::moment;
 use super::raw::{Entry, Keys, Mapping, Node, Reader, given_twice};
 use crate::proto::network::Network;
@@ -104,7 +104,7 @@ impl Secrets {
     /// The one line of the file that a node names.
     fn read_file(&self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
         let path = node.path()?;
-        let text = read_named(&path, &node.at, Named::Secret, self.options)?;
+        let text = read_named(&path, &node.at, FileKind::Secret, self.options)?;
         let line = one_line(&text).map(|line| Zeroizing::new(line.to_owned()));
         line.map_err(|why| node.at.error(format!("{} {why}", path.display())))
     }

@@ -106,7 +106,7 @@ fn read_text(
 
 /// What a configuration names by its path.
 #[derive(Clone, Copy)]
-pub(super) enum Named {
+pub(super) enum FileKind {
     /// One line that nobody but its owner may read.
     Secret,
     /// A list that nobody but its owner may write.
@@ -120,7 +120,7 @@ pub(super) enum Named {
 pub(super) fn read_named(
     path: &Path,
     at: &Place,
-    what: Named,
+    what: FileKind,
     options: Options,
 ) -> Result<Zeroizing<String>, Diagnostic> {
     read_trusted(path, what, options).map_err(|problem| problem.named_at(at))
@@ -132,12 +132,12 @@ pub(super) fn read_named(
 /// # Errors
 /// As [`read_named`].
 pub fn read_sequences(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
-    read_trusted(path, Named::Sequences, options)
+    read_trusted(path, FileKind::Sequences, options)
 }
 
 pub(super) fn read_trusted(
     path: &Path,
-    what: Named,
+    what: FileKind,
     options: Options,
 ) -> Result<Zeroizing<String>, Diagnostic> {
     let fail = |error: io::Error| {
@@ -155,8 +155,8 @@ pub(super) fn read_trusted(
         return Err(Diagnostic::file(path, "is not a file"));
     }
     let (forbidden, most) = match what {
-        Named::Secret => (OTHERS_READ | OTHERS_WRITE, MAX_SECRET),
-        Named::Sequences => (OTHERS_WRITE, MAX_SIZE),
+        FileKind::Secret => (OTHERS_READ | OTHERS_WRITE, MAX_SECRET),
+        FileKind::Sequences => (OTHERS_WRITE, MAX_SIZE),
     };
     check_permissions(path, &metadata, forbidden, options)?;
     read_text(path, file, most, "is too large for what it should hold")

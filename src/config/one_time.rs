@@ -32,12 +32,12 @@ pub struct LineError {
     pub column: u32,
     /// In characters.
     pub width: u32,
-    pub why: Why,
+    pub why: LineProblem,
 }
 
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
+pub enum LineProblem {
     #[error("this is not a port: write numbers with commas between them, such as 7000,8000:udp")]
     Port,
     #[error("this port is out of range: ports go from 1 to 65535")]
@@ -86,13 +86,13 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, LineError> {
             LineError { line: number, column, width: narrow(port.chars().count()).max(1), why }
         };
         if knocks.len() == MAX_KNOCKS {
-            return Err(error(Why::TooMany));
+            return Err(error(LineProblem::TooMany));
         }
         knocks.push(port.parse::<Knock>().map_err(|why| {
             error(match why {
-                KnockError::Port(_) => Why::Port,
-                KnockError::Range(_) => Why::Range,
-                KnockError::Protocol(_) => Why::Protocol,
+                KnockError::Port(_) => LineProblem::Port,
+                KnockError::Range(_) => LineProblem::Range,
+                KnockError::Protocol(_) => LineProblem::Protocol,
             })
         })?);
         start += item.len() + 1;
@@ -244,15 +244,15 @@ mod tests {
         assert_eq!(
             places,
             [
-                (2, 6, 6, Why::Port),
-                (3, 1, 5, Why::Range),
-                (4, 1, 5, Why::Protocol),
-                (5, 1, 1, Why::Port),
+                (2, 6, 6, LineProblem::Port),
+                (3, 1, 5, LineProblem::Range),
+                (4, 1, 5, LineProblem::Protocol),
+                (5, 1, 1, LineProblem::Port),
             ]
         );
         assert!(errors.iter().all(|error| !error.to_string().contains("sesame")));
         let many = vec!["7"; 33].join(",");
-        assert_eq!(parse(&many).unwrap_err()[0].why, Why::TooMany);
+        assert_eq!(parse(&many).unwrap_err()[0].why, LineProblem::TooMany);
     }
 
     fn recipe(lines: usize, length: usize, low: u16, high: u16) -> Recipe {

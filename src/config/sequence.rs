@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::OneTime;
 use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use super::files::{Named, Options, read_named};
+use super::files::{FileKind, Options, read_named};
 use super::one_time::{self, Line, LineError};
 use super::raw::{Node, Reader, Value};
 use crate::proto::knock::Knock;
@@ -72,7 +72,7 @@ pub(super) fn read_one_time(
     options: Options,
     problems: &mut Problems,
 ) -> Result<Sequence, Reported> {
-    let text = problems.report(read_named(&file, at, Named::Sequences, options))?;
+    let text = problems.report(read_named(&file, at, FileKind::Sequences, options))?;
     // Lines that are right are secrets, so no line is shown.
     let source = Source::new(&file, "");
     let wrong = |error: LineError| {

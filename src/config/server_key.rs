@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::diagnostic::Diagnostic;
-use super::files::{self, Named, Options};
+use super::files::{self, FileKind, Options};
 use super::trusted_path::{Leaf, check_path};
 use crate::proto::spa::PrivateKey;
 
@@ -19,7 +19,7 @@ pub fn read_server_key(path: &Path, options: Options) -> Result<Option<PrivateKe
     if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
     }
-    let text = files::read_trusted(path, Named::Secret, options)?;
+    let text = files::read_trusted(path, FileKind::Secret, options)?;
     let line = files::one_line(&text).map_err(|why| Diagnostic::file(path, why))?;
     let key = line.parse().map_err(|error| format!("is not a key: {error}"));
     key.map(Some).map_err(|why| Diagnostic::file(path, why))
