@@ -122,6 +122,7 @@ fn useless(
 
 /// What two clients hold alike: nobody could tell them apart.
 fn shared_credentials(clients: &Clients) -> Vec<Diagnostic> {
+    // Who is the first to hold a credential.
     let mut holders = HashMap::new();
     let mut found = Vec::new();
     for (client, places) in clients {
