@@ -1,7 +1,5 @@
 //! A door's `totp`: how the sequences of its clients rotate.
 
-use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Reported};
