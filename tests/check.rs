@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -210,6 +210,11 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
         ("pid_file: DIR", command.clone(), "1:38: cannot write DIR: Is a directory"),
         ("run_dir: DIR/file/x", command.clone(), "1:37: cannot write DIR/file/x/control.sock: Not"),
         (&format!("run_dir: DIR/{long}"), command.clone(), "control.sock: File name too long"),
+        (
+            "log: {file: DIR/theirs}",
+            command.clone(),
+            "1:34: cannot open the log file DIR/theirs: it b",
+        ),
         ("log: {file: DIR/none/log}", command.clone(), "1:33: cannot write DIR/none/log: No such"),
         ("user: nobody-at-all", command, "1:34: there is no user 'nobody-at-all': create it"),
         ("state_dir: DIR/newer", door("start_command: echo"), "newer/ledger.db was written by a n"),
@@ -231,6 +236,9 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
         let text = format!("knockd: {{{}}}\n{doors}\n", settings.join(", "));
         fs::write(&path, text.replace("DIR", &place)).unwrap();
         fs::write(directory.path().join("file"), "").unwrap();
+        let theirs = directory.path().join("theirs");
+        fs::write(&theirs, "").unwrap();
+        chown(&theirs, Some(12345), None).unwrap();
         let open = directory.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
@@ -250,7 +258,7 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
             said.push(String::from_utf8(output.stderr).unwrap().replace(&place, "DIR"));
             if said.len() == 2 {
                 let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
-                assert_eq!(left.len(), 5, "{setting}: {left:?}");
+                assert_eq!(left.len(), 6, "{setting}: {left:?}");
             }
         }
         assert!(said[0].contains(wanted), "{setting}: {}", said[0]);

@@ -143,7 +143,7 @@ fn a_list_that_others_could_have_put_in_place_while_it_runs_opens_nothing_until_
     fs::set_permissions(&other, mode(0o622)).unwrap();
     fs::rename(&other, &site.list).unwrap();
     site.knockd.wait_for("others than its owner can write it (mode 0622)");
-    site.knockd.wait_for("the sequence stays as it was");
+    site.knockd.wait_for("opens to nobody until this is mended");
     site.knock(CLIENT, SERVER, &["7300", "8300", "9300"]);
     site.knock(CLIENT, SERVER, &["7000", "8000/udp", "9000"]);
     site.knockd.wait_for("could not be struck out");

@@ -18,7 +18,7 @@ pub(super) struct Target {
     #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
     pub config: PathBuf,
 
-    /// Accept a configuration that others could have written
+    /// Accept files and directories that others could have written
     #[arg(long, global = true)]
     insecure_permissions: bool,
 }

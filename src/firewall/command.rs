@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::task::Phase;
 use super::{Failure, Finished, Job, JobKind, Outcome, Task};
-use crate::config::{Name, Rendered};
+use crate::config::{COMMAND_LIMIT, Name, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
 use crate::time::Monotonic;
@@ -79,7 +79,9 @@ struct Running {
 
 impl Running {
     fn killed_at(&self) -> Option<Monotonic> {
-        self.work.job.limit.map(|limit| self.command_started + limit)
+        // Somebody waits for what is only looked at, whatever else may take its time.
+        let limit = self.work.job.limit.or(self.phase.looks().then_some(COMMAND_LIMIT));
+        limit.map(|limit| self.command_started + limit)
     }
 }
 
@@ -223,7 +225,8 @@ impl Commands {
         let (argv, environment) = (&command.argv, &command.environment);
         let slot = self.table.as_ref().map(|table| (table, slot));
         let child = process::run(argv, environment, Stdio::null(), write, slot)?;
-        let is_quiet = phase.looks();
+        // After an open command it says why the door is not open.
+        let is_quiet = phase == Phase::Look;
         Ok((child, Output { pipe: Some(read.into()), is_quiet, line: Vec::new(), lines: 0 }))
     }
 

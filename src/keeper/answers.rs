@@ -183,7 +183,8 @@ impl Keeper {
         let Place { door, address, .. } = place;
         outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
         let Some(until) = self.doors.open_until(place) else {
-            return Ok(format!("{door} opens for {address}"));
+            let text = format!("{door} opens for {address} once what goes on there has ended");
+            return Ok(text);
         };
         let left = Duration::from_secs(until.since(now.monotonic).as_secs_f64().round() as u64);
         Ok(format!("{door} is open for {address}, closes in {}", duration::format(left)))
@@ -210,7 +211,8 @@ impl Keeper {
         let (listening, waiting_for) = self.watchers.listening();
         let counts = self.watchers.counts();
         let mut open: HashMap<&Name, usize> = HashMap::new();
-        for grant in &grants {
+        let is_open = |state| matches!(state, GrantState::Open | GrantState::OpenedWithErrors);
+        for grant in grants.iter().filter(|it| is_open(it.state) && !self.doors.is_gone(it.id)) {
             *open.entry(&grant.place.door).or_default() += 1;
         }
         let doors = config.doors.iter().map(|door| DoorStatus {
@@ -228,7 +230,7 @@ impl Keeper {
             client: grant.opener.client.clone(),
             by: grant.opener.by.as_str().to_owned(),
             state: match grant.state {
-                GrantState::Open if self.doors.is_gone(grant.id) => "gone".to_owned(),
+                state if is_open(state) && self.doors.is_gone(grant.id) => "gone".to_owned(),
                 state => state.to_string(),
             },
             seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),

@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(Ask { proof: None, ..ask(None) }.flush(now), Flush::No);
     }
 
-    use crate::keeper::credible::tests::{ALICE, CODE, World, address};
+    use crate::keeper::credible::tests::{ALICE, CODE, PLAIN, World, address};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -380,7 +380,8 @@ mod tests {
     fn a_step_has_to_have_held_since_the_first_knock() {
         let mut world = World::new();
         let began = world.now.monotonic - Duration::from_secs(2);
-        let step = world.config.doors[1].recognition.totp.unwrap().step_at(world.now.wall);
+        let step =
+            world.config.doors[CODE.0 as usize].recognition.totp.unwrap().step_at(world.now.wall);
         for (ahead, expected) in [(0, None), (1, None), (2, Some(Reason::TooFarAhead))] {
             assert_eq!(knocked(&world, step + ahead, began), expected);
         }
@@ -401,7 +402,8 @@ mod tests {
     #[test]
     fn a_client_that_has_expired_or_is_gone_gets_nothing() {
         let mut world = World::new();
-        let step = world.config.doors[1].recognition.totp.unwrap().step_at(world.now.wall);
+        let step =
+            world.config.doors[CODE.0 as usize].recognition.totp.unwrap().step_at(world.now.wall);
         let at = world.now.monotonic;
         world.config.clients[0].expires = Some(world.now.wall);
         for request in [world.spa(), world.fwknop()] {
@@ -422,7 +424,7 @@ mod tests {
     #[test]
     fn what_is_told_too_late_opens_nothing() {
         let world = World::new();
-        let event = world.event(DoorId(0), crate::engine::EventKind::Open(Knocked::Sequence));
+        let event = world.event(PLAIN, crate::engine::EventKind::Open(Knocked::Sequence));
         let told = |after| {
             let at = world.now.monotonic - after;
             outcome(Ask::of_sequence(&world.grounds(), &event, Knocked::Sequence, at))
@@ -442,7 +444,7 @@ mod tests {
         let world = World::new();
         for own in ["192.0.2.1", "127.0.0.1"] {
             let kind = crate::engine::EventKind::Open(Knocked::Sequence);
-            let event = Event { source: address(own), ..world.event(DoorId(0), kind) };
+            let event = Event { source: address(own), ..world.event(PLAIN, kind) };
             let told = |looped| {
                 let grounds = Grounds { looped, ..world.grounds() };
                 let at = world.now.monotonic;

@@ -137,6 +137,9 @@ impl Books {
     /// was; `None`: it could not be written.
     pub(super) fn forget_ahead(&mut self, now: Now, ahead: &Ahead) -> Option<usize> {
         let forgotten = self.ledger.forget_ahead(ahead).and_then(|count| {
+            if count == 0 {
+                return Ok(count);
+            }
             self.ledger.append(&Entry {
                 at: now.wall,
                 door: None,

@@ -62,7 +62,7 @@ pub struct Cli {
     #[arg(short = 't', long)]
     pub check: bool,
 
-    /// Accept a configuration that others could have written, or secrets that others can read
+    /// Accept files and directories that others could have written, or secrets that others can read
     #[arg(long)]
     pub insecure_permissions: bool,
 

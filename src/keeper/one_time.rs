@@ -159,7 +159,7 @@ impl Keeper {
             let lines = match read(&one_time.file, self.cli.options()) {
                 Ok(lines) => lines,
                 Err(why) => {
-                    error!(door = %door.recognition.name, "{why}: the sequence stays as it was");
+                    error!(door = %door.recognition.name, "opens to nobody until this is mended: {why}");
                     continue;
                 }
             };

@@ -39,14 +39,14 @@ impl Keeper {
             .ok_or_else(|| "the ledger cannot be written, and knockd's log says why".to_owned())?;
         // The one at work may remember it too.
         self.watchers.renew(now.monotonic).map_err(|why| format!("no watcher starts: {why}"))?;
+        if count == 0 {
+            return Ok(format!("'{name}' has used nothing ahead of its time"));
+        }
         let what = format!("what client '{name}' has used ahead of its time is forgotten: {count}");
         let line = EventLine::new(clock::now().wall, None, None, "client_reset", what);
         self.doors.tell(line.with("client", name.as_str()).with("count", count));
-        Ok(match count {
-            0 => format!("'{name}' has used nothing ahead of its time"),
-            _ => format!(
-                "what '{name}' had used ahead of its time is forgotten; it gets in again in {again}"
-            ),
-        })
+        Ok(format!(
+            "what '{name}' had used ahead of its time is forgotten; it gets in again in {again}"
+        ))
     }
 }

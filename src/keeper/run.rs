@@ -336,7 +336,7 @@ impl Keeper {
                     break;
                 }
             } else if now.monotonic >= limit {
-                error!("{left} doors could not be closed in time");
+                error!("not all could be closed in time: {left} left, for the next start to close");
                 break;
             }
             let _ = self.wait(Some(limit))?;

@@ -13,7 +13,7 @@ mod syslog;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::unistd::geteuid;
@@ -59,12 +59,7 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     }
     if let Some(path) = &log.file {
         let failed = |source| LogError::File { path: path.clone(), source };
-        // Whoever owns the file, or a link in its place, chooses what is written to.
-        let owner = fs::symlink_metadata(path).map_or(0, |metadata| metadata.uid());
-        if ![0, geteuid().as_raw()].contains(&owner) {
-            let why = format!("it belongs to user {owner}: run: chown -h root {}", path.display());
-            return Err(failed(io::Error::other(why)));
-        }
+        check_owner(path).map_err(failed)?;
         let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
         sinks.push(Box::new(File::new(file.map_err(failed)?)));
     }
@@ -83,6 +78,20 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     // Fails only where a test has set another one, which then gets the lines.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
+}
+
+/// Checks who owns a log file, or a link in its place: they choose what is written to. One that is
+/// not there is in order.
+///
+/// # Errors
+/// Says whose it is, and what to do.
+pub fn check_owner(path: &Path) -> io::Result<()> {
+    let owner = fs::symlink_metadata(path).map_or(0, |metadata| metadata.uid());
+    if [0, geteuid().as_raw()].contains(&owner) {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(io::Error::other(format!("it belongs to user {owner}: run: chown -h root {path}")))
 }
 
 /// Logs something that happened; its facts, too, where lines are objects.

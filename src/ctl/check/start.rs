@@ -16,6 +16,7 @@ use crate::firewall::guard;
 use crate::firewall::nft_set::{NftSets, OwnSets};
 use crate::keeper::{server_key, sets};
 use crate::ledger::Ledger;
+use crate::log::check_owner;
 use crate::sys::privileges::Identity;
 use crate::time::Now;
 
@@ -43,6 +44,8 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
     }
     if let Some(log) = &settings.log.file {
         finds("log", written(log, file(log, entry)));
+        let cannot = |why| format!("cannot open the log file {}: {why}", log.display());
+        finds("log", said(check_owner(log)).map(cannot));
     }
     let key_file = &settings.spa.key_file;
     let is_wanted = config.doors.iter().any(|door| door.recognition.spa);
@@ -57,7 +60,8 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
         if let How::Set(set) = &door.opening.how {
             let why = said(OwnSets::check([&NftSets::from(set)]));
             let place = places.via.as_ref().unwrap_or(&places.name);
-            found.extend(why.map(|why| place.error(why)));
+            let in_a_line = |why: String| why.replace(":\n  ", ": ").replace("\n  ", "; ");
+            found.extend(why.map(|why| place.error(in_a_line(why))));
         }
     }
     let why = sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));

@@ -240,7 +240,9 @@ impl Doors {
                 if is_new {
                     self.is_open(now, &place, &opener, "with errors");
                 }
-                return Err(format!("opened with errors, and closes at its time: {why}"));
+                return Err(format!(
+                    "it may be open until its time, though its command failed: {why}"
+                ));
             }
             AfterOpen::Nothing => {
                 self.failed(now, &place, &opener, "not opened", &why);
