@@ -182,6 +182,12 @@ impl Asked {
         &self.opener
     }
 
+    /// Whether it would be over before it begins: what had to close first may have taken long.
+    #[must_use]
+    pub fn is_over(&self, now: Monotonic) -> bool {
+        self.until <= now
+    }
+
     /// Whether the kernel both opens and ends it.
     #[must_use]
     pub const fn is_the_kernels(&self) -> bool {

@@ -199,8 +199,13 @@ impl Doors {
                 self.run_open(now, &place.door, other, Manner::IfGone, None);
             }
         }
-        if let Some(asked) = self.grants.closed(id) {
-            self.open_again(now, asked);
+        match self.grants.closed(id) {
+            Some(asked) if asked.is_over(now.monotonic) => {
+                let why = "its time was over before the door had closed";
+                self.failed(now, asked.place(), asked.opener(), "not opened again", why);
+            }
+            Some(asked) => self.open_again(now, asked),
+            None => {}
         }
     }
 
