@@ -213,7 +213,7 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
         (
             "log: {file: DIR/theirs}",
             command.clone(),
-            "1:34: cannot open the log file DIR/theirs: it b",
+            "1:33: cannot open the log file DIR/theirs: it b",
         ),
         ("log: {file: DIR/none/log}", command.clone(), "1:33: cannot write DIR/none/log: No such"),
         ("user: nobody-at-all", command, "1:34: there is no user 'nobody-at-all': create it"),

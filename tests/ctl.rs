@@ -314,7 +314,7 @@ fn an_opened_door_is_said_to_be_open_until_when() {
 
 #[test]
 fn a_grant_that_is_not_as_it_should_be_is_shown_so() {
-    for state in ["gone", "opened with errors"] {
+    for state in ["gone", "opened with errors", "not closed"] {
         let place = Place::new();
         let status = STATUS.replace(r#""state":"open""#, &format!(r#""state":"{state}""#));
         let more = r#""counters":"#;

@@ -146,8 +146,39 @@ fn a_close_that_keeps_failing_is_told_loudly_and_keeps_nobody_out_for_good() {
     assert_eq!(knockd.count("running command: false"), 5);
     let told = history(&knockd);
     assert!(told.iter().any(|(event, why)| event == "failed" && why.contains("still be open")));
+    assert!(told.iter().all(|(event, _)| event != "close"), "{told:?}");
+    assert_eq!(states(&knockd), ["not closed"]);
     knock(&net);
     knockd.wait_for_count("running command: true", 2);
+    // What was left is undone first.
+    assert_eq!(knockd.count("running command: false"), 6);
+    assert!(eventually(PATIENCE, || states(&knockd) == ["not closed"]));
+    let knockctl = command(env!("CARGO_BIN_EXE_knockctl"))
+        .arg("-c")
+        .arg(&knockd.config)
+        .args(["close", "ssh", CLIENT])
+        .status();
+    assert!(knockctl.unwrap().success());
+    assert!(states(&knockd).is_empty());
+}
+
+#[test]
+fn at_sigterm_what_is_still_opening_is_ended_and_closed() {
+    needs!("stop while opening");
+    let net = Net::new();
+    let door = "    open_for: 1h
+    command_limit: none
+    start_command: touch DIR/open; exec sleep 1000
+    stop_command: rm DIR/open
+";
+    let mut knockd = Knockd::start(&net.server, &configuration(door, ""));
+    let open = knockd.directory.path().join("open");
+    knock(&net);
+    assert!(eventually(PATIENCE, || open.exists()));
+    knockd.signal(Signal::SIGTERM);
+    assert_eq!(knockd.ended().code(), Some(0));
+    assert!(!open.exists());
+    assert_eq!(knockd.count("could be closed in time"), 0);
 }
 
 #[test]

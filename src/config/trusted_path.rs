@@ -78,6 +78,9 @@ pub fn check_path(path: &Path, leaf: Leaf, options: Options) -> Result<(), Diagn
             let help = format!("{help}; --insecure-permissions takes it as it is");
             return Err(Diagnostic::file(&at, message).help(help));
         }
+        if is_leaf && leaf == Leaf::File && !is_link && !metadata.is_file() {
+            return Err(Diagnostic::file(&at, "is not a file").help("take it away"));
+        }
         if is_link {
             links += 1;
             if (is_leaf && leaf == Leaf::File) || links > LINKS {
@@ -140,6 +143,14 @@ mod tests {
             fs::set_permissions(path, before).unwrap();
         }
         assert_eq!(check(&state, Leaf::Directory), Ok(()));
+    }
+
+    #[test]
+    fn a_file_of_knockds_is_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        make(&dir.path().join("lock"), 0o700);
+        let problem = check(&dir.path().join("lock"), Leaf::File).unwrap_err();
+        assert!(problem.contains("lock: is not a file"), "{problem}");
     }
 
     #[test]

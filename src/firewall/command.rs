@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::task::Phase;
-use super::{Failure, Finished, Job, JobKind, Outcome, Task};
+use super::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::config::{COMMAND_LIMIT, Name, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
@@ -132,6 +132,14 @@ impl Commands {
         let waiting = self.waiting.values_mut().flatten().map(|job| (job, 0));
         for (job, left) in running.chain(waiting).filter(|(job, _)| job.kind == JobKind::Look) {
             job.tasks.truncate(left);
+        }
+    }
+
+    /// Lets what runs for these jobs run for so long at most.
+    pub fn limit(&mut self, is_meant: impl Fn(JobId) -> bool, limit: Duration) {
+        let jobs = self.running.iter_mut().map(|running| &mut running.work.job);
+        for job in jobs.filter(|job| is_meant(job.id)) {
+            job.limit = Some(job.limit.map_or(limit, |own| own.min(limit)));
         }
     }
 
@@ -372,7 +380,6 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
-    use super::super::JobId;
     use super::*;
 
     fn at(millis: u64) -> Monotonic {

@@ -235,6 +235,16 @@ impl Keeper {
             },
             seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),
         });
+        let not_closed = self.doors.not_closed().map(|(place, opener)| GrantStatus {
+            door: place.door.clone(),
+            address: place.address,
+            source_port: place.source_port,
+            client: opener.client.clone(),
+            by: opener.by.as_str().to_owned(),
+            state: "not closed".to_owned(),
+            seconds_left: 0.0,
+        });
+        let grants = grants.chain(not_closed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),

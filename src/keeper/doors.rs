@@ -4,7 +4,7 @@ mod asking;
 mod jobs;
 mod takeover;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use self::jobs::Purpose;
 use super::alerts::Alerts;
 use super::books::Books;
 use super::sets::{Kept, Sets, SetsError};
-use crate::config::{Name, OnExit};
+use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
@@ -39,6 +39,9 @@ pub(super) struct Doors {
     ended: Vec<(JobId, Result<(), String>)>,
     /// Grants whose doors are not open though they should be, as far as is known.
     gone: HashSet<GrantId>,
+    /// What no close command could close, as far as is known: it may still be open. Its record
+    /// stays, so that the next start tries again; so does whoever opens it again.
+    not_closed: BTreeMap<Place, (GrantId, Opener)>,
     /// What has happened since those who follow were told.
     told: Vec<EventLine>,
     /// How much is logged of each door.
@@ -56,6 +59,8 @@ pub(super) enum Answer {
     Failed(&'static str),
 }
 
+/// How many are remembered that could not be closed.
+const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some ten milliseconds.
 const AT_A_TIME: usize = 100;
 /// How many lines about a door there may be at once, and how often one more.
@@ -73,11 +78,22 @@ impl Doors {
         self.alerts.opened(now, place, opener);
     }
 
-    /// Closes a door that is open for an address. False: it is not.
+    /// Closes a door that is open for an address, or strikes off that it could not be closed.
+    /// False: it is not open.
     pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
         let ids = self.grants.of(|place, _| place.door == *door && place.address == address);
         self.end_all(now, &ids, "closed by hand");
-        !ids.is_empty()
+        let place = Place::new(door.clone(), address);
+        let struck = if ids.is_empty() { self.not_closed.remove(&place) } else { None };
+        if let Some((id, _)) = &struck {
+            self.books.forget(*id);
+        }
+        !ids.is_empty() || struck.is_some()
+    }
+
+    /// What may still be open, since it could not be closed, and who had opened it.
+    pub(super) fn not_closed(&self) -> impl Iterator<Item = (&Place, &Opener)> {
+        self.not_closed.iter().map(|(place, (_, opener))| (place, opener))
     }
 
     /// Closes what a client has opened, or extended last. How many doors that were.
@@ -188,10 +204,16 @@ impl Doors {
     fn is_closed(&mut self, now: Now, id: GrantId, why: &str) {
         let Some((place, opener)) = self.whose(id) else { return };
         self.books.forget(id);
+        self.not_closed.remove(&place);
         fault::point("closed");
         self.books.note(now, &place, &opener, Event::Close, why);
         debug!(source = %place.address, door = %place.door, "closed");
         self.alerts.closed(now, &place, &opener);
+        self.has_ended(now, id, &place);
+    }
+
+    /// A grant is over, closed or not: others may need what it held.
+    fn has_ended(&mut self, now: Now, id: GrantId, place: &Place) {
         self.gone.remove(&id);
         // Somebody has opened meanwhile what was closed here.
         for other in self.grants.also_held(id) {
@@ -219,6 +241,9 @@ impl Doors {
     /// itself. How many grants there still are.
     pub(super) fn leave(&mut self, now: Now) -> usize {
         self.commands.only_close();
+        // What opens, and has a close, is not waited for longer than others are.
+        let opens = |id| matches!(self.jobs.get(&id), Some(Purpose::Open(..)));
+        self.commands.limit(opens, COMMAND_LIMIT);
         for expired in self.grants.leave(AT_A_TIME) {
             self.end(now, expired, "closing, since knockd stops");
         }

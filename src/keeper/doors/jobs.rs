@@ -2,7 +2,8 @@
 
 use tracing::{error, warn};
 
-use super::{Doors, event_at, kept_one};
+use super::takeover::FROM_BEFORE;
+use super::{Doors, MOST_NOT_CLOSED, event_at, kept_one};
 use crate::config::Name;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
@@ -60,8 +61,10 @@ impl Doors {
         manner: Manner,
         until: Option<Monotonic>,
     ) -> JobId {
+        let place = self.grants.whose(id).map(|(place, _)| place);
+        let undo = place.is_some_and(|place| self.not_closed.remove(place).is_some());
         let task = |(step, manner): (Step, Manner)| Task {
-            first: if manner == Manner::Anew { step.close } else { None },
+            first: if undo || manner == Manner::Anew { step.close } else { None },
             // Without a look it is taken to be there.
             run: (manner != Manner::IfGone || step.verify.is_some()).then_some(step.open),
             verify: step.verify,
@@ -240,9 +243,7 @@ impl Doors {
                 if is_new {
                     self.is_open(now, &place, &opener, "with errors");
                 }
-                return Err(format!(
-                    "it may be open until its time, though its command failed: {why}"
-                ));
+                return Err(format!("opened with errors, it may be open until its time: {why}"));
             }
             AfterOpen::Nothing => {
                 self.failed(now, &place, &opener, "not opened", &why);
@@ -291,8 +292,13 @@ impl Doors {
                     return;
                 }
                 FailedClose::GivenUp => {
-                    let why = "its close command fails: the door may still be open";
-                    self.failed(now, &place, &opener, "not closed", why);
+                    let fails = "its close command fails: the door may still be open";
+                    self.failed(now, &place, &opener, "not closed", fails);
+                    // What the start could not close either is not tried for ever.
+                    if why != FROM_BEFORE && self.not_closed.len() < MOST_NOT_CLOSED {
+                        self.not_closed.insert(place.clone(), (id, opener));
+                        return self.has_ended(now, id, &place);
+                    }
                 }
             }
         }

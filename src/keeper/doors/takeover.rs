@@ -1,6 +1,6 @@
 //! What comes from before: the grants of an earlier keeper, and those of another configuration.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tracing::{debug, error, info};
 
@@ -15,6 +15,9 @@ use crate::keeper::books::{Books, Outcome};
 use crate::keeper::sets::{self, Kept, Sets, SetsError};
 use crate::ledger::Flush;
 use crate::time::{Monotonic, Now};
+
+/// Why a grant is closed that an earlier keeper has not closed.
+pub(super) const FROM_BEFORE: &str = "closing what an earlier knockd left open";
 
 impl Doors {
     /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
@@ -45,6 +48,7 @@ impl Doors {
             last_job: 0,
             ended: Vec::new(),
             gone: HashSet::new(),
+            not_closed: BTreeMap::new(),
             told: Vec::new(),
             lines: HashMap::new(),
         };
@@ -86,7 +90,7 @@ impl Doors {
             Recovered::Close { id, close, delete } => {
                 let Some((place, _)) = self.whose(id) else { return };
                 let expired = Expired { id, place, close, delete, again: false };
-                self.end(now, expired, "closing what an earlier knockd left open");
+                self.end(now, expired, FROM_BEFORE);
             }
         }
     }
