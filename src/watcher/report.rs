@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::engine::{Event, EventKind, Reason, Refusal};
+use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
 use crate::ipc::{Channel, Frame, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
@@ -12,6 +12,8 @@ use crate::wire::Packet;
 
 /// How many frames wait while the keeper is busy; only completed sequences do.
 const WAITING: usize = 4096;
+/// How much of that may be about one door: the others still have room while it is flooded.
+const WAITING_OF_A_DOOR: usize = 3072;
 /// How many events are kept until the keeper has said where to begin.
 const HELD_BACK: usize = 4096;
 /// How often counts are handed on.
@@ -239,10 +241,19 @@ impl Reporter {
         self.send_or_wait(frame);
     }
 
+    /// What finds no room is counted: a completed knock leaves a trace at least.
     fn send_or_wait(&mut self, frame: FromWatcher) {
-        if (!self.waiting.is_empty() || self.send(&frame).is_err()) && self.waiting.len() < WAITING
-        {
+        if self.waiting.is_empty() && self.send(&frame).is_ok() {
+            return;
+        }
+        let door = door_of(&frame);
+        let of_door = |it: &&FromWatcher| door.is_some() && door_of(it) == door;
+        let is_full = self.waiting.len() >= WAITING
+            || self.waiting.iter().filter(of_door).count() >= WAITING_OF_A_DOOR;
+        if !is_full {
             self.waiting.push_back(frame);
+        } else if door.is_some() {
+            self.count(Monotonic::ZERO, Reason::TooMany, 1);
         }
     }
 
@@ -304,12 +315,20 @@ impl Reporter {
     }
 }
 
+/// The door that somebody has knocked at, or asks for.
+const fn door_of(frame: &FromWatcher) -> Option<DoorId> {
+    match frame {
+        FromWatcher::Event { event, .. } => Some(event.door),
+        FromWatcher::Asked { request, .. } => Some(request.door),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
-    use crate::engine::DoorId;
     use crate::engine::Knocked;
     use crate::ipc::Received;
     use crate::sys::files::frame_channel;
@@ -366,6 +385,32 @@ mod tests {
             reporter.poll(at(1));
         }
         assert_eq!(reporter.next_deadline(at(1)), None);
+    }
+
+    #[test]
+    fn a_flood_at_one_door_leaves_room_for_another_and_is_counted() {
+        let (mut reporter, keeper) = pair(false);
+        let open = event(EventKind::Open(Knocked::Sequence));
+        (0..20_000).for_each(|_| reporter.event(at(0), open));
+        reporter.event(at(0), Event { door: DoorId(1), ..open });
+        let (mut told, mut lost, mut other) = (0, 0, 0);
+        loop {
+            let frames = heard(&keeper);
+            if frames.is_empty() {
+                break;
+            }
+            for frame in frames {
+                match frame {
+                    FromWatcher::Event { event, .. } if event.door == DoorId(1) => other += 1,
+                    FromWatcher::Event { .. } => told += 1,
+                    FromWatcher::Count { reason: Reason::TooMany, count } => lost += count,
+                    frame => panic!("{frame:?}"),
+                }
+            }
+            reporter.poll(at(1));
+        }
+        assert_eq!((told + lost, other), (20_000, 1));
+        assert!(lost > 0);
     }
 
     #[test]
