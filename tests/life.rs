@@ -163,6 +163,32 @@ fn a_close_that_keeps_failing_is_told_loudly_and_keeps_nobody_out_for_good() {
 }
 
 #[test]
+fn what_commands_opened_is_closed_by_a_knockd_that_cannot_start() {
+    needs!("no start", "nft");
+    let net = Net::new();
+    net.server.must(
+        "nft",
+        &["add table inet own; add set inet own let { type ipv4_addr; flags timeout; }"],
+    );
+    let door = "    open_for: 1h
+    start_command: touch DIR/open
+    stop_command: rm DIR/open
+  set: {sequence: [7100, 8100, 9100], open: [22], open_for: 1h, via: {nft_set: {table: inet own, set4: let}}}
+";
+    let mut knockd = Knockd::start(&net.server, &configuration(door, ""));
+    let open = knockd.directory.path().join("open");
+    knock(&net);
+    assert!(eventually(PATIENCE, || states(&knockd) == ["open"]));
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    net.server.must("nft", &["delete", "table", "inet", "own"]);
+    let mut knockd = knockd.start_again(&net.server);
+    assert_eq!(knockd.ended().code(), Some(1));
+    assert!(knockd.count("there is no table 'inet own'") > 0, "{:?}", knockd.log());
+    assert!(!open.exists());
+}
+
+#[test]
 fn at_sigterm_what_is_still_opening_is_ended_and_closed() {
     needs!("stop while opening");
     let net = Net::new();

@@ -385,7 +385,28 @@ fn start_doors(
             Err(why) => warn!("processes that an earlier knockd's commands left: {why}"),
         }
     }
-    Ok(Doors::start(clock::now(), config, books, records, locked_until)?)
+    Doors::start(clock::now(), config, books, records, locked_until).map_err(|failed| {
+        let (why, doors) = *failed;
+        close_left(doors);
+        why.into()
+    })
+}
+
+/// Closes what commands of an earlier knockd have opened: there is none now to do it in time.
+fn close_left(mut doors: Doors) {
+    let limit = clock::now().monotonic + TIME_TO_CLOSE;
+    loop {
+        let now = clock::now();
+        doors.poll(now);
+        let is_done = doors.leave(now) == 0 && doors.is_idle();
+        let next = doors.next_deadline().map_or(limit, |next| next.min(limit));
+        let timeout = Some(next.since(now.monotonic));
+        if is_done || now.monotonic >= limit || files::wait(&doors.fds(), timeout).is_err() {
+            break;
+        }
+    }
+    // Nothing of the kernel's is held: nothing can go wrong.
+    let _ = doors.finish(OnExit::Keep);
 }
 
 pub(super) fn reloading() -> Vec<NotifyState<'static>> {

@@ -163,6 +163,18 @@ pub(super) fn are_held(keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
 }
 
 impl Sets {
+    /// None: nothing in the kernel is looked at or changed.
+    pub(super) fn none() -> Self {
+        Self {
+            guard: None,
+            own: None,
+            restores: Limit::new(RESTORES, RESTORE_EVERY),
+            locked_until: None,
+            owed: None,
+            look_at: None,
+        }
+    }
+
     /// Puts in place what the configuration needs, holding the grants in `keep`, and takes away
     /// what it no longer needs.
     ///
@@ -174,14 +186,7 @@ impl Sets {
         now: Monotonic,
         locked_until: Option<Monotonic>,
     ) -> Result<Self, SetsError> {
-        let mut sets = Self {
-            guard: None,
-            own: None,
-            restores: Limit::new(RESTORES, RESTORE_EVERY),
-            locked_until: None,
-            owed: None,
-            look_at: None,
-        };
+        let mut sets = Self::none();
         sets.replace(config, keep, now, locked_until)?;
         if sets.guard.is_none() && guard::is_standing() {
             guard::remove_standing()?;

@@ -23,21 +23,29 @@ impl Doors {
     /// Takes up what an earlier keeper has left, and puts in place what the configuration needs.
     ///
     /// # Errors
-    /// When the firewall cannot be set up; then nothing has been changed.
+    /// When the firewall cannot be set up; then nothing in it has been changed, and what commands
+    /// have opened is still to be [closed](Self::leave).
     pub(in crate::keeper) fn start(
         now: Now,
         config: &Config,
         books: Books,
         records: Vec<Record>,
         locked_until: Option<Monotonic>,
-    ) -> Result<Self, SetsError> {
+    ) -> Result<Self, Box<(SetsError, Self)>> {
         let settings = &config.settings;
         let mut grants = Grants::new();
         grants.limit(settings.max_grants, settings.max_grants_by_commands);
-        let held = sets::standing(config)?;
+        let (held, failed) = match sets::standing(config) {
+            Ok(held) => (held, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
         let effects = grants.recover(now, books.boot(), records, held);
         let keep = kept(&grants, now.monotonic);
-        let sets = Sets::set_up(config, &keep, now.monotonic, locked_until)?;
+        let set_up = |_: ()| Sets::set_up(config, &keep, now.monotonic, locked_until);
+        let (sets, failed) = match failed.map_or(Ok(()), Err).and_then(set_up) {
+            Ok(sets) => (sets, None),
+            Err(why) => (Sets::none(), Some(why)),
+        };
         let mut doors = Self {
             grants,
             commands: Commands::new(&config.settings.state_dir.join("commands")),
@@ -52,6 +60,11 @@ impl Doors {
             told: Vec::new(),
             lines: HashMap::new(),
         };
+        if let Some(why) = failed {
+            let by_commands = |it: &Recovered| matches!(it, Recovered::Close { delete: None, .. });
+            effects.into_iter().filter(by_commands).for_each(|it| doors.recovered(now, it));
+            return Err(Box::new((why, doors)));
+        }
         for effect in effects {
             doors.recovered(now, effect);
         }
