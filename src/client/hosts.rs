@@ -2,15 +2,15 @@
 
 mod entry;
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroU16;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::settings::{Mode, Settings};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use crate::config::raw::{self, Keys, Value};
+use crate::config::{OTHERS_WRITE, unsafe_to_use};
 
 pub use entry::{DELAY, KEYS};
 
@@ -85,7 +85,10 @@ pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
     let unreadable = |source| HostsError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    check_owner(path, &metadata).map_err(|wrong| HostsError::Wrong(vec![wrong]))?;
+    // It says where to knock: whoever could have written it learns the sequence.
+    if let Some((message, help)) = unsafe_to_use(path, &metadata, None, OTHERS_WRITE) {
+        return Err(HostsError::Wrong(vec![Diagnostic::file(path, message).help(help)]));
+    }
     let mut text = String::new();
     let length = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unreadable)?;
     if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
@@ -98,28 +101,6 @@ pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
         return Err(HostsError::Wrong(problems.into_sorted()));
     }
     Ok((Hosts { path: path.to_owned(), entries }, problems.into_sorted()))
-}
-
-/// Refuses a file that somebody other than root and the running user could have written: it says
-/// where to knock, and so who learns the sequence.
-fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Diagnostic> {
-    let own = nix::unistd::geteuid().as_raw();
-    let (owner, mode, shown) = (metadata.uid(), metadata.mode() & 0o7777, path.display());
-    if ![0, own].contains(&owner) {
-        return Err(Diagnostic::file(
-            path,
-            format!("belongs to user {owner}, who could change it"),
-        )
-        .help(format!("make it yours: chown {own} {shown}")));
-    }
-    if mode & 0o022 != 0 {
-        return Err(Diagnostic::file(
-            path,
-            format!("others than its owner can write it (mode {mode:04o})"),
-        )
-        .help(format!("run: chmod go-w {shown}")));
-    }
-    Ok(())
 }
 
 fn parse(source: &Source, problems: &mut Problems) -> Vec<Host> {
@@ -161,11 +142,16 @@ impl Hosts {
         }
     }
 
+    /// The names of the entries, in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.entries.iter().map(|entry| entry.name.as_str())
+    }
+
     /// The error that there is no entry for this host.
     #[must_use]
     pub fn missing(&self, wanted: &str) -> HostsError {
         let message = format!("no host '{wanted}' in this file");
-        let names = self.entries.iter().map(|entry| entry.name.as_str());
+        let names = self.names();
         let wrong = match meant(wanted, names.clone()) {
             Some(name) => {
                 Diagnostic::file(&self.path, format!("{message}: did you mean '{name}'?"))
@@ -287,12 +273,15 @@ mod tests {
             "hosts:\n  a: {host: gw, ports: [1]}\n  b: {host: gw, mode: spa}\n  c: {host: gw, mode: spa}\n",
         );
         assert!(hosts.find("a", Hint::default()).is_ok());
-        assert_eq!(refused(&hosts, "gw"), "hosts.yaml:3:3: two entries are about gw: 'a' and 'b'");
+        assert_eq!(
+            refused(&hosts, "gw"),
+            "hosts.yaml:3:3: error: two entries are about gw: 'a' and 'b'"
+        );
         let by_mode = |mode| hosts.find("gw", Hint { mode: Some(mode), port: None });
         assert_eq!(by_mode(Mode::Sequence).unwrap().unwrap().name, "a");
         assert_eq!(
             first_line(&by_mode(Mode::Spa).unwrap_err()),
-            "hosts.yaml:4:3: two entries are about gw: 'b' and 'c'"
+            "hosts.yaml:4:3: error: two entries are about gw: 'b' and 'c'"
         );
         assert!(by_mode(Mode::Totp).is_err());
     }
@@ -313,7 +302,7 @@ mod tests {
         assert!(hosts.find("wrok", Hint::default()).unwrap().is_none());
         assert_eq!(
             first_line(&hosts.missing("wrok")),
-            "hosts.yaml: no host 'wrok' in this file: did you mean 'work'?"
+            "hosts.yaml: error: no host 'wrok' in this file: did you mean 'work'?"
         );
         assert!(hosts.missing("zebra").to_string().ends_with("it has: work"));
     }
@@ -393,14 +382,14 @@ mod tests {
 "
             ),
             [
-                "hosts.yaml:2:19: 'length' has no meaning in mode: sequence",
-                "hosts.yaml:3:18: 'ports' has no meaning in mode: spa",
-                "hosts.yaml:4:31: 'base' and 'ports' do not go together",
-                "hosts.yaml:4:43: 'protocol' and 'base' do not go together",
-                "hosts.yaml:4:58: 'length' and 'base' do not go together",
-                "hosts.yaml:4:69: 'digits' and 'ports' do not go together",
-                "hosts.yaml:5:31: 'open_for' and 'close' do not go together",
-                "hosts.yaml:5:45: 'wait' and 'close' do not go together",
+                "hosts.yaml:2:19: error: 'length' has no meaning in mode: sequence",
+                "hosts.yaml:3:18: error: 'ports' has no meaning in mode: spa",
+                "hosts.yaml:4:31: error: 'base' and 'ports' do not go together",
+                "hosts.yaml:4:43: error: 'protocol' and 'base' do not go together",
+                "hosts.yaml:4:58: error: 'length' and 'base' do not go together",
+                "hosts.yaml:4:69: error: 'digits' and 'ports' do not go together",
+                "hosts.yaml:5:31: error: 'open_for' and 'close' do not go together",
+                "hosts.yaml:5:45: error: 'wait' and 'close' do not go together",
             ]
         );
     }
@@ -420,23 +409,23 @@ mod tests {
 "
             ),
             [
-                "hosts.yaml:2:26: a range of ports such as 20000-29999 belongs here, not a list",
-                "hosts.yaml:2:42: '9' does not do here: write a number of knocks from 3 to 8",
-                "hosts.yaml:2:55: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed",
-                "hosts.yaml:2:67: a step of 2h is out of range: write 1s to 1h, in whole seconds",
-                "hosts.yaml:2:77: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -",
-                "hosts.yaml:2:89: '1001' does not do here: write a number from 0 to 1000",
-                "hosts.yaml:3:25: '65500' does not do here: 100 ports from there are needed, write 1 to 65436",
-                "hosts.yaml:3:40: '7' does not do here: write 6 or 8",
-                "hosts.yaml:4:26: '7000' is not a range of ports: write the first and the last, as in 20000-29999",
-                "hosts.yaml:5:30: a key has 44 characters of base64, this has 3: copy it whole, with the '=' at its end",
-                "hosts.yaml:5:45: port 0 is out of range: ports go from 1 to 65535",
-                "hosts.yaml:5:58: a door cannot be open for 0: write whole seconds, as in 30s",
-                "hosts.yaml:5:68: 'perhaps' is neither true nor false",
-                "hosts.yaml:5:90: port 65536 is out of range: ports go from 1 to 65535",
-                "hosts.yaml:6:27: one address of each family can be asked for: leave out 192.0.2.2",
-                "hosts.yaml:7:27: 'here' is neither auto, nor observed, nor an address",
-                "hosts.yaml:8:27: 0.0.0.0 is not the address of a host",
+                "hosts.yaml:2:26: error: a range of ports such as 20000-29999 belongs here, not a list",
+                "hosts.yaml:2:42: error: '9' does not do here: write a number of knocks from 3 to 8",
+                "hosts.yaml:2:55: error: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed",
+                "hosts.yaml:2:67: error: a step of 2h is out of range: write 1s to 1h, in whole seconds",
+                "hosts.yaml:2:77: error: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -",
+                "hosts.yaml:2:89: error: '1001' does not do here: write a number from 0 to 1000",
+                "hosts.yaml:3:25: error: '65500' does not do here: 100 ports from there are needed, write 1 to 65436",
+                "hosts.yaml:3:40: error: '7' does not do here: write 6 or 8",
+                "hosts.yaml:4:26: error: '7000' is not a range of ports: write the first and the last, as in 20000-29999",
+                "hosts.yaml:5:30: error: a key has 44 characters of base64, this has 3: copy it whole, with the '=' at its end",
+                "hosts.yaml:5:45: error: port 0 is out of range: ports go from 1 to 65535",
+                "hosts.yaml:5:58: error: a door cannot be open for 0: write whole seconds, as in 30s",
+                "hosts.yaml:5:68: error: 'perhaps' is neither true nor false",
+                "hosts.yaml:5:90: error: port 65536 is out of range: ports go from 1 to 65535",
+                "hosts.yaml:6:27: error: one address of each family can be asked for: leave out 192.0.2.2",
+                "hosts.yaml:7:27: error: 'here' is neither auto, nor observed, nor an address",
+                "hosts.yaml:8:27: error: 0.0.0.0 is not the address of a host",
             ]
         );
     }
@@ -465,19 +454,19 @@ host: {}
 "
             ),
             [
-                "hosts.yaml:2:3: 'a' has no ports to knock on",
-                "hosts.yaml:2:7: 'port' is not a key of a host: did you mean 'ports'?",
-                "hosts.yaml:2:24: only a TCP port can be waited for",
-                "hosts.yaml:3:15: port 70000 is out of range: ports go from 1 to 65535",
-                "hosts.yaml:3:22: 'upd' is not a protocol: write tcp or udp",
-                "hosts.yaml:3:32: 'x y' is not one port: write the ports apart, as in 7000 8000 9000",
-                "hosts.yaml:4:14: there is no port in this list",
-                "hosts.yaml:5:14: a list of ports belongs here, not a word",
-                "hosts.yaml:6:25: 'sequnce' is no mode: did you mean 'sequence'?",
-                "hosts.yaml:7:26: more than an hour between two knocks",
-                "hosts.yaml:8:13: 'wolf' is no mode",
-                "hosts.yaml:9:6: a host: a mapping with the key 'ports' belongs here, not a word",
-                "hosts.yaml:10:1: 'host' is not a key of a hosts file: did you mean 'hosts'?",
+                "hosts.yaml:2:3: error: 'a' has no ports to knock on",
+                "hosts.yaml:2:7: error: 'port' is not a key of a host: did you mean 'ports'?",
+                "hosts.yaml:2:24: error: only a TCP port can be waited for",
+                "hosts.yaml:3:15: error: port 70000 is out of range: ports go from 1 to 65535",
+                "hosts.yaml:3:22: error: 'upd' is not a protocol: write tcp or udp",
+                "hosts.yaml:3:32: error: 'x y' is not one port: write the ports apart, as in 7000 8000 9000",
+                "hosts.yaml:4:14: error: there is no port in this list",
+                "hosts.yaml:5:14: error: a list of ports belongs here, not a word",
+                "hosts.yaml:6:25: error: 'sequnce' is no mode: did you mean 'sequence'?",
+                "hosts.yaml:7:26: error: more than an hour between two knocks",
+                "hosts.yaml:8:13: error: 'wolf' is no mode",
+                "hosts.yaml:9:6: error: a host: a mapping with the key 'ports' belongs here, not a word",
+                "hosts.yaml:10:1: error: 'host' is not a key of a hosts file: did you mean 'hosts'?",
             ]
         );
     }
@@ -496,13 +485,13 @@ host: {}
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hosts.yaml");
         fs::write(&path, WORK).unwrap();
-        for (mode, trusted) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+        for (mode, trusted) in [(0o600, true), (0o644, true), (0o666, false), (0o646, false)] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert_eq!(read(&path).is_ok(), trusted, "{mode:o}");
         }
         assert_eq!(
             first_line(&read(&path).unwrap_err()),
-            format!("{}: others than its owner can write it (mode 0646)", path.display())
+            format!("{}: error: others than its owner can write it (mode 0646)", path.display())
         );
     }
 

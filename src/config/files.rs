@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
+use nix::unistd::{Group, User, geteuid};
 use zeroize::Zeroizing;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
@@ -179,7 +180,8 @@ pub(super) fn one_line(text: &str) -> Result<&str, String> {
 }
 
 const OTHERS_READ: u32 = 0o044;
-pub(super) const OTHERS_WRITE: u32 = 0o022;
+pub(crate) const OTHERS_WRITE: u32 = 0o022;
+const GROUP_WRITES: u32 = 0o020;
 
 /// A secret in a file that others can read, as an error of the file.
 pub(super) fn exposed(at: &Place) -> Option<Diagnostic> {
@@ -207,8 +209,19 @@ fn check_permissions(
     }
 }
 
+/// Whether the group of a file is its owner's own: of the same name, and with nobody else in it. Many
+/// systems make the files of a user so, for that group to write. None of root's are.
+fn is_own_group(metadata: &fs::Metadata) -> bool {
+    let owner = User::from_uid(metadata.uid().into()).ok().flatten();
+    let group = Group::from_gid(metadata.gid().into()).ok().flatten();
+    owner.zip(group).is_some_and(|(owner, group)| {
+        let is_alone = group.mem.iter().all(|name| *name == owner.name);
+        !owner.uid.is_root() && owner.gid == group.gid && owner.name == group.name && is_alone
+    })
+}
+
 /// What is wrong with the owner or the mode of a file, and what to do; one more user may own it.
-pub(super) fn unsafe_to_use(
+pub(crate) fn unsafe_to_use(
     path: &Path,
     metadata: &fs::Metadata,
     also: Option<u32>,
@@ -217,12 +230,17 @@ pub(super) fn unsafe_to_use(
     let owner = metadata.uid();
     let mode = metadata.mode() & 0o7777;
     let shown = path.display();
-    let is_ours = owner == 0 || owner == nix::unistd::geteuid().as_raw() || Some(owner) == also;
+    // Not where it holds a secret, which ssh does not take then either.
+    let is_spared = mode & GROUP_WRITES != 0 && forbidden == OTHERS_WRITE && is_own_group(metadata);
+    let forbidden = if is_spared { OTHERS_WRITE & !GROUP_WRITES } else { forbidden };
+    let own = geteuid();
+    let is_ours = owner == 0 || owner == own.as_raw() || Some(owner) == also;
     Some(if !is_ours {
         let option = if metadata.is_symlink() { "-h " } else { "" };
         let message = format!("belongs to user {owner}, who could change it");
-        (message, format!("run: chown {option}root {shown}"))
-    } else if mode & OTHERS_WRITE & forbidden != 0 {
+        let own = if own.is_root() { "root".to_owned() } else { own.to_string() };
+        (message, format!("run: chown {option}{own} {shown}"))
+    } else if mode & forbidden & OTHERS_WRITE != 0 {
         let message = format!("others than its owner can write it (mode {mode:04o})");
         let change = if forbidden & OTHERS_READ == 0 { "go-w" } else { "go-rwx" };
         (message, format!("run: chmod {change} {shown}"))
@@ -236,7 +254,41 @@ pub(super) fn unsafe_to_use(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
     use super::*;
+
+    #[test]
+    fn the_group_may_write_where_nobody_but_the_owner_is_in_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let is_refused = |mode| {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let metadata = fs::metadata(file.path()).unwrap();
+            let as_secret = unsafe_to_use(file.path(), &metadata, None, OTHERS_READ | OTHERS_WRITE);
+            assert_eq!(as_secret.is_some(), mode & 0o066 != 0, "{mode:o}");
+            unsafe_to_use(file.path(), &metadata, None, OTHERS_WRITE).is_some()
+        };
+        assert!(!is_refused(0o644) && is_refused(0o602));
+        if !geteuid().is_root() {
+            assert_eq!(is_refused(0o620), !is_own_group(&fs::metadata(file.path()).unwrap()));
+            return;
+        }
+        assert!(is_refused(0o620), "a file of root's");
+        // A user alone in a group, in that of others, and in one that is not known.
+        let groups = |user: u32, group: u32| {
+            chown(file.path(), Some(user), Some(group)).unwrap();
+            is_own_group(&fs::metadata(file.path()).unwrap())
+        };
+        let of = |name: &str| {
+            User::from_name(name).unwrap().map(|it| (it.uid.as_raw(), it.gid.as_raw()))
+        };
+        // On Debian nobody else has the group of games, and many have that of nobody.
+        if let (Some(games), Some(nobody)) = (of("games"), of("nobody")) {
+            assert!(groups(games.0, games.1));
+            assert!(!groups(games.0, nobody.1) && !groups(nobody.0, nobody.1));
+            assert!(!groups(games.0, 54_321) && !groups(54_321, games.1));
+        }
+    }
 
     #[test]
     fn a_secret_is_one_line() {

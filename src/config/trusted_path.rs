@@ -131,11 +131,11 @@ mod tests {
         let (above, state) = (dir.path().join("above"), dir.path().join("above/state"));
         make(&above, 0o755);
         make(&state, 0o700);
-        for (path, mode) in [(&above, 0o775), (&above, 0o757), (&state, 0o720), (&state, 0o1777)] {
+        for (path, mode) in [(&above, 0o777), (&above, 0o757), (&state, 0o722), (&state, 0o1777)] {
             let before = fs::metadata(path).unwrap().permissions();
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
             let problem = check(&state, Leaf::Directory).unwrap_err();
-            let said = format!("{}: others than its owner can write it", path.display());
+            let said = format!("{}: error: others than its owner can write it", path.display());
             assert!(problem.starts_with(&said), "{problem}");
             assert!(problem.contains(&format!("chmod go-w {}", path.display())), "{problem}");
             let insecure = Options { insecure_permissions: true };
@@ -150,7 +150,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         make(&dir.path().join("lock"), 0o700);
         let problem = check(&dir.path().join("lock"), Leaf::File).unwrap_err();
-        assert!(problem.contains("lock: is not a file"), "{problem}");
+        assert!(problem.contains("lock: error: is not a file"), "{problem}");
     }
 
     #[test]
@@ -178,10 +178,10 @@ mod tests {
             assert_eq!(check(&dir.path().join(path).join("lock"), Leaf::File), Ok(()));
             assert_eq!(check(&dir.path().join(path).join("link"), Leaf::Opened), Ok(()));
             let problem = check(&dir.path().join(path).join("link"), Leaf::File).unwrap_err();
-            assert!(problem.contains("link: is a symbolic link"), "{problem}");
+            assert!(problem.contains("link: error: is a symbolic link"), "{problem}");
         }
         assert!(check(&dir.path().join("circle"), Leaf::Directory).is_err());
-        fs::set_permissions(&real, fs::Permissions::from_mode(0o770)).unwrap();
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o772)).unwrap();
         assert!(check(&dir.path().join("relative/lock"), Leaf::File).is_err());
     }
 
