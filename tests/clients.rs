@@ -103,43 +103,43 @@ fn clients_are_in_the_order_of_their_names_and_have_what_is_written() {
 says! {
     good_clients_have_nothing_said_of_them: said(&good()) => str![];
     a_client_without_a_door: said(&format!("phone: {{totp: {{secret: {SECRET}}}}}")) => str![[r#"
-c.yaml:2:3: client 'phone' has no door
+c.yaml:2:3: error: client 'phone' has no door
     write for example doors: [ssh]
 "#]];
     a_client_of_a_door_that_there_is_not: said(&format!("phone:\n  doors: [shs, web, ssh, ssh]\n  totp: {{secret: {SECRET}}}")) => str![[r#"
-c.yaml:3:13: there is no door 'shs': did you mean 'ssh'?
+c.yaml:3:13: error: there is no door 'shs': did you mean 'ssh'?
         doors: [shs, web, ssh, ssh]
                 ^^^
-c.yaml:3:18: there is no door 'web'
+c.yaml:3:18: error: there is no door 'web'
         doors: [shs, web, ssh, ssh]
                      ^^^
     write it under 'doors:', or remove it here
-c.yaml:3:28: door 'ssh' is given twice: first at c.yaml:3:23
+c.yaml:3:28: error: door 'ssh' is given twice: first at c.yaml:3:23
         doors: [shs, web, ssh, ssh]
                                ^^^
 "#]];
     a_client_that_has_nothing: said("phone: {doors: [ssh]}\nspa: {doors: [ssh]}") => str![[r#"
-c.yaml:2:3: client 'phone' has nothing to prove itself with
+c.yaml:2:3: error: client 'phone' has nothing to prove itself with
       phone: {doors: [ssh]}
       ^^^^^
     write totp, spa or fwknop; 'knockctl enroll' does it for you
-c.yaml:3:3: client 'spa' has nothing to prove itself with
+c.yaml:3:3: error: client 'spa' has nothing to prove itself with
       spa: {doors: [ssh]}
       ^^^
     write totp, spa or fwknop; 'knockctl enroll' does it for you
 "#]];
     a_misspelt_credential: said("phone:\n  doors: [ssh]\n  topt: {secret_file: /x}") => str![[r#"
-c.yaml:4:5: 'topt' is not a key of a client: did you mean 'totp'?
+c.yaml:4:5: error: 'topt' is not a key of a client: did you mean 'totp'?
         topt: {secret_file: /x}
         ^^^^
-c.yaml:6:3: nothing opens door 'ssh': it has no sequence
+c.yaml:6:3: error: nothing opens door 'ssh': it has no sequence
       ssh:
       ^^^
     write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, totp, spa or fwknop
 "#]];
-    a_client_given_twice: said("a: {doors: [ssh], fwknop: {key: a, hmac_key: b}}\na: {doors: [ssh], fwknop: {key: c, hmac_key: d}}") => str!["c.yaml:3:3: 'a' is given twice: first at c.yaml:2:3"];
+    a_client_given_twice: said("a: {doors: [ssh], fwknop: {key: a, hmac_key: b}}\na: {doors: [ssh], fwknop: {key: c, hmac_key: d}}") => str!["c.yaml:3:3: error: 'a' is given twice: first at c.yaml:2:3"];
     an_expiry_that_is_no_date: said(&format!("phone:\n  doors: [ssh]\n  expires: soon\n  totp: {{secret: {SECRET}}}")) => str![[r#"
-c.yaml:4:14: this is no date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)
+c.yaml:4:14: error: this is no date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)
         expires: soon
                  ^^^^
 "#]];
@@ -175,34 +175,34 @@ c.yaml:5:13: warning: no client may open door 'ssh' by fwknop
 
 "#]];
     two_clients_with_one_totp_secret: said(&format!("a: {{doors: [ssh], totp: {{secret: {SECRET}}}}}\nb: {{doors: [ssh], totp: {{secret: {}}}}}", SECRET.to_lowercase())) => str![[r#"
-c.yaml:3:27: client 'b' has the same TOTP secret as client 'a' at c.yaml:2:27
+c.yaml:3:27: error: client 'b' has the same TOTP secret as client 'a' at c.yaml:2:27
     give each client one of its own: who knocks could not be told, nor be revoked alone
 "#]];
     two_clients_with_one_public_key: said(&format!("a: {{doors: [ssh], spa: {{public_key: {PUBLIC_KEY}}}}}\nb: {{doors: [ssh], spa: {{public_key: {PUBLIC_KEY}}}}}")) => str![[r#"
-c.yaml:3:39: client 'b' has the same public key as client 'a' at c.yaml:2:39
+c.yaml:3:39: error: client 'b' has the same public key as client 'a' at c.yaml:2:39
     give each client one of its own: who knocks could not be told, nor be revoked alone
 "#]];
     two_clients_with_one_key_of_fwknops: said("a: {doors: [ssh], fwknop: {key: same, hmac_key: one}}\nb: {doors: [ssh], fwknop: {key: same, hmac_key: two}}\nc: {doors: [ssh], fwknop: {key: other, hmac_key: one}}") => str![[r#"
-c.yaml:3:29: client 'b' has the same key of fwknop's as client 'a' at c.yaml:2:29
+c.yaml:3:29: error: client 'b' has the same key of fwknop's as client 'a' at c.yaml:2:29
     give each client one of its own: who knocks could not be told, nor be revoked alone
-c.yaml:4:29: client 'c' has the same HMAC key of fwknop's as client 'a' at c.yaml:2:29
+c.yaml:4:29: error: client 'c' has the same HMAC key of fwknop's as client 'a' at c.yaml:2:29
     give each client one of its own: who knocks could not be told, nor be revoked alone
 "#]];
     one_public_key_twice: said(&format!("a:\n  doors: [ssh]\n  spa:\n    public_key:\n      - {PUBLIC_KEY}\n      - {PUBLIC_KEY}")) => str![[r#"
-c.yaml:7:11: this public key is given twice: first at c.yaml:6:11
+c.yaml:7:11: error: this public key is given twice: first at c.yaml:6:11
             - ngoLprV+qNBob6m9GZw5OwFUkkMyE9L1O1BKH/3WJCU=
               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 "#]];
     no_public_key: said("a: {doors: [ssh], spa: {}}\nb: {doors: [ssh], spa: {public_key: []}}\nc: {doors: [ssh], spa: {public_key: abc, address: mine}}") => str![[r#"
-c.yaml:2:26: spa has no public_key
+c.yaml:2:26: error: spa has no public_key
     write the one that 'knock --keygen' printed
-c.yaml:3:39: the list names no public key
+c.yaml:3:39: error: the list names no public key
       b: {doors: [ssh], spa: {public_key: []}}
                                           ^
-c.yaml:4:39: a key has 44 characters of base64, this has 3: copy it whole, with the '=' at its end
+c.yaml:4:39: error: a key has 44 characters of base64, this has 3: copy it whole, with the '=' at its end
       c: {doors: [ssh], spa: {public_key: abc, address: mine}}
                                           ^^^
-c.yaml:4:53: 'mine' is none of any, explicit
+c.yaml:4:53: error: 'mine' is none of any, explicit
       c: {doors: [ssh], spa: {public_key: abc, address: mine}}
                                                         ^^^^
 "#]];
@@ -210,52 +210,52 @@ c.yaml:4:53: 'mine' is none of any, explicit
 
 says! {
     a_secret_that_is_none: said("a:\n  doors: [ssh]\n  totp: {secret: JBSW1}\nb:\n  doors: [ssh]\n  totp: {secret: JBSW}") => str![[r#"
-c.yaml:4:20: character 5 is no base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in any case, with or without spaces
-c.yaml:7:20: the TOTP secret is too short: it has 2 bytes, and 16 are the least that is safe
+c.yaml:4:20: error: character 5 is no base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in any case, with or without spaces
+c.yaml:7:20: error: the TOTP secret is too short: it has 2 bytes, and 16 are the least that is safe
 "#]];
     no_secret: said("a: {doors: [ssh], totp: {}}") => str![[r#"
-c.yaml:2:27: totp has no secret
+c.yaml:2:27: error: totp has no secret
     write secret_file, or let 'knockctl enroll' make one
 "#]];
     two_secrets: said("a:\n  doors: [ssh]\n  totp:\n    secret: JBSW\n    secret_file: /x") => str![[r#"
-c.yaml:6:7: 'secret' and 'secret_file' exclude each other
+c.yaml:6:7: error: 'secret' and 'secret_file' exclude each other
           secret_file: /x
           ^^^^^^^^^^^
     remove one of them
 "#]];
     an_old_secret_without_its_end: said(&format!("a:\n  doors: [ssh]\n  totp:\n    secret: {SECRET}\n    old_until: 2027-01-01")) => str![[r#"
-c.yaml:6:7: 'old_until' without 'old_secret_file'
+c.yaml:6:7: error: 'old_until' without 'old_secret_file'
           old_until: 2027-01-01
           ^^^^^^^^^
     write old_secret_file too, or remove old_until
 "#]];
     a_secret_file_that_is_missing: said("a:\n  doors: [ssh]\n  totp: {secret_file: /nowhere/a.totp}") => str![[r#"
-c.yaml:4:25: /nowhere/a.totp: cannot be read: No such file or directory (os error 2)
+c.yaml:4:25: error: /nowhere/a.totp: cannot be read: No such file or directory (os error 2)
         totp: {secret_file: /nowhere/a.totp}
                             ^^^^^^^^^^^^^^^
 "#]];
     a_secret_file_without_its_whole_path: said("a:\n  doors: [ssh]\n  totp: {secret_file: a.totp}") => str![[r#"
-c.yaml:4:25: 'a.totp' depends on where knockd is started
+c.yaml:4:25: error: 'a.totp' depends on where knockd is started
         totp: {secret_file: a.totp}
                             ^^^^^^
     write the whole path, from / on
 "#]];
     a_secret_file_that_is_a_directory: said("a:\n  doors: [ssh]\n  totp: {secret_file: /dev}") => str![[r#"
-c.yaml:4:25: /dev: is not a file
+c.yaml:4:25: error: /dev: is not a file
         totp: {secret_file: /dev}
                             ^^^^
 "#]];
     keys_of_fwknop_that_are_none: said("a:\n  doors: [ssh]\n  fwknop: {key_base64: '%%%', hmac_key: x}\nb:\n  doors: [ssh]\n  fwknop:\n    key: __CHANGEME__\n    hmac_key: y\nc:\n  doors: [ssh]\n  fwknop: {key: 0123456789012345678901234567890123, hmac_key: z}") => str![[r#"
-c.yaml:4:26: the key is not base64
-c.yaml:8:12: the key still is the placeholder __CHANGEME__: write a key of your own
-c.yaml:12:19: invalid key length: 34 bytes, where fwknop takes 32 at most
+c.yaml:4:26: error: the key is not base64
+c.yaml:8:12: error: the key still is the placeholder __CHANGEME__: write a key of your own
+c.yaml:12:19: error: invalid key length: 34 bytes, where fwknop takes 32 at most
 "#]];
     fwknop_without_a_key: said("a: {doors: [ssh], fwknop: {}}") => str![[r#"
-c.yaml:2:29: fwknop has no key
+c.yaml:2:29: error: fwknop has no key
     write key or key_base64, as in fwknop's access.conf
 "#]];
     fwknop_without_an_hmac_key: said("a: {doors: [ssh], fwknop: {key: x}}") => str![[r#"
-c.yaml:2:29: fwknop has no HMAC key
+c.yaml:2:29: error: fwknop has no HMAC key
     write hmac_key_base64, or without_hmac: true for a client that has none
 "#]];
     fwknop_without_an_hmac_on_purpose: said("a:\n  doors: [ssh]\n  fwknop:\n    key: x\n    without_hmac: true\n    hmac_type: md5") => str![[r#"
@@ -269,13 +269,13 @@ c.yaml:7:7: warning: 'hmac_type' has no effect without an HMAC key
 
 "#]];
     fwknop_with_and_without_an_hmac: said("a:\n  doors: [ssh]\n  fwknop:\n    key: x\n    hmac_key: y\n    without_hmac: true") => str![[r#"
-c.yaml:7:7: 'without_hmac' and an HMAC key exclude each other
+c.yaml:7:7: error: 'without_hmac' and an HMAC key exclude each other
           without_hmac: true
           ^^^^^^^^^^^^
     remove one of them
 "#]];
     fwknop_with_one_key_for_both: said("a:\n  doors: [ssh]\n  fwknop:\n    key: abc\n    hmac_key_base64: YWJj") => str![[r#"
-c.yaml:6:24: the HMAC key is the encryption key: fwknop refuses that
+c.yaml:6:24: error: the HMAC key is the encryption key: fwknop refuses that
     let 'fwknop --key-gen' make two keys
 "#]];
     legacy_mode_with_an_hmac: said("a:\n  doors: [ssh]\n  fwknop:\n    key: abc\n    hmac_key: def\n    mode: legacy") => str![[r#"
@@ -286,28 +286,28 @@ c.yaml:7:7: warning: fwknop's clients send no HMAC in legacy mode
 
 "#]];
     settings_of_fwknop_that_are_none: said("a:\n  doors: [ssh]\n  fwknop:\n    key: abc\n    hmac_key: def\n    mode: gcm\n    hmac_type: sha3\n    from: [10.0.0.0/40]\n    destination: []\n    username: 'a:b'\n    Address: no") => str![[r#"
-c.yaml:7:13: 'gcm' is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy
+c.yaml:7:13: error: 'gcm' is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy
           mode: gcm
                 ^^^
-c.yaml:8:18: 'sha3' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, sha3_512
+c.yaml:8:18: error: 'sha3' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, sha3_512
           hmac_type: sha3
                      ^^^^
-c.yaml:9:14: '10.0.0.0/40' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
+c.yaml:9:14: error: '10.0.0.0/40' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
           from: [10.0.0.0/40]
                  ^^^^^^^^^^^
-c.yaml:10:20: 'destination' names no network
+c.yaml:10:20: error: 'destination' names no network
           destination: []
                        ^
     write for example [192.0.2.0/24], or remove it for anywhere
-c.yaml:11:17: no client of fwknop can send this name
+c.yaml:11:17: error: no client of fwknop can send this name
           username: 'a:b'
                     ^^^^^
     it is up to 48 letters, digits, blanks and marks such as @ . - _
-c.yaml:12:16: 'no' is none of any, explicit
+c.yaml:12:16: error: 'no' is none of any, explicit
           Address: no
                    ^^
 "#]];
-    one_key_in_both_cases: said("a:\n  doors: [ssh]\n  fwknop:\n    key: abc\n    KEY: def\n    hmac_key: ghi") => str!["c.yaml:6:7: this key is given twice: first at c.yaml:5:7"];
+    one_key_in_both_cases: said("a:\n  doors: [ssh]\n  fwknop:\n    key: abc\n    KEY: def\n    hmac_key: ghi") => str!["c.yaml:6:7: error: this key is given twice: first at c.yaml:5:7"];
 }
 
 #[test]
@@ -410,36 +410,36 @@ fn in_file() -> String {
 
 says! {
     a_secret_in_a_file_that_others_can_read: said_beside(&inline(), 0o640, &[]) => str![[r#"
-DIR/c.yaml: holds a secret, and others than its owner can read it (mode 0640)
+DIR/c.yaml: error: holds a secret, and others than its owner can read it (mode 0640)
     run: chmod go-rwx DIR/c.yaml; --insecure-permissions reads it as it is
 "#]];
     a_secret_in_a_file_of_its_owners_alone: said_beside(&inline(), 0o600, &[]) => str![];
     a_secret_file: said_beside(&in_file(), 0o644, &[("a.totp", &format!("{SECRET}\n"), 0o600)]) => str![];
     a_secret_file_that_others_can_read: said_beside(&in_file(), 0o600, &[("a.totp", SECRET, 0o604)]) => str![[r#"
-DIR/c.yaml:4:41: DIR/a.totp: others than its owner can read it (mode 0604)
+DIR/c.yaml:4:41: error: DIR/a.totp: others than its owner can read it (mode 0604)
       a: {doors: [ssh], totp: {secret_file: DIR/a.totp}}
                                             ^^^^^^^^^^^^^^^^^^^^^^
     run: chmod go-rwx DIR/a.totp; --insecure-permissions reads it as it is
 "#]];
     a_secret_file_that_others_can_write: said_beside(&in_file(), 0o600, &[("a.totp", SECRET, 0o620)]) => str![[r#"
-DIR/c.yaml:4:41: DIR/a.totp: others than its owner can write it (mode 0620)
+DIR/c.yaml:4:41: error: DIR/a.totp: others than its owner can write it (mode 0620)
       a: {doors: [ssh], totp: {secret_file: DIR/a.totp}}
                                             ^^^^^^^^^^^^^^^^^^^^^^
     run: chmod go-rwx DIR/a.totp; --insecure-permissions reads it as it is
 "#]];
     a_secret_file_of_two_lines: said_beside(&in_file(), 0o600, &[("a.totp", "a\nb\n", 0o600)]) => str![[r#"
-DIR/c.yaml:4:41: DIR/a.totp has 2 lines, and one belongs there
+DIR/c.yaml:4:41: error: DIR/a.totp has 2 lines, and one belongs there
       a: {doors: [ssh], totp: {secret_file: DIR/a.totp}}
                                             ^^^^^^^^^^^^^^^^^^^^^^
 "#]];
     an_empty_secret_file: said_beside(&in_file(), 0o600, &[("a.totp", "", 0o600)]) => str![[r#"
-DIR/c.yaml:4:41: DIR/a.totp is empty
+DIR/c.yaml:4:41: error: DIR/a.totp is empty
       a: {doors: [ssh], totp: {secret_file: DIR/a.totp}}
                                             ^^^^^^^^^^^^^^^^^^^^^^
 "#]];
     sequences_that_are_good: said_beside(ONE_TIME, 0o600, &[("ssh", "# used\n#7000,1,2\n 9000,8000:udp,7000\n", 0o644)]) => str![];
     sequences_that_others_can_write: said_beside(ONE_TIME, 0o600, &[("ssh", " 9000,8000,7000\n", 0o664)]) => str![[r#"
-DIR/c.yaml:3:25: DIR/ssh: others than its owner can write it (mode 0664)
+DIR/c.yaml:3:25: error: DIR/ssh: others than its owner can write it (mode 0664)
         one_time_sequences: DIR/ssh
                             ^^^^^^^^^^^^^^^^^^^
     run: chmod go-w DIR/ssh; --insecure-permissions reads it as it is
@@ -452,8 +452,8 @@ DIR/c.yaml:3:25: warning: every sequence in DIR/ssh is used up: nobody can knock
 
 "#]];
     sequences_that_are_none: said_beside(ONE_TIME, 0o600, &[("ssh", " 9000,8000,7000\n 7000,sesame\n 1,70000\n", 0o600)]) => str![[r#"
-DIR/ssh:2:7: this is not a port: write numbers with commas between them, such as 7000,8000:udp
-DIR/ssh:3:4: this port is out of range: ports go from 1 to 65535
+DIR/ssh:2:7: error: this is not a port: write numbers with commas between them, such as 7000,8000:udp
+DIR/ssh:3:4: error: this port is out of range: ports go from 1 to 65535
 "#]];
     sequences_that_a_scan_completes: said_beside(ONE_TIME, 0o600, &[("ssh", " 1,3,2\n 5,6,7\n 7,6\n 9,8,7\n 1\n", 0o600)]) => str![[r#"
 DIR/c.yaml:3:25: warning: line 3 of DIR/ssh, and one more, has fewer than three knocks
@@ -490,59 +490,59 @@ fn a_classic_configuration_has_one_time_sequences_too() {
 
 says! {
     a_sequence_and_one_time_sequences: said_of_door("sequence: [7000]\none_time_sequences: /x\nstart_command: 'true'") => str![[r#"
-c.yaml:4:25: 'one_time_sequences' and 'sequence' exclude each other
+c.yaml:4:25: error: 'one_time_sequences' and 'sequence' exclude each other
         one_time_sequences: /x
                             ^^
     remove one; the other is at c.yaml:3:5
 "#]];
     totp_without_ports: said_of_door("totp: {mode: ports}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:11: totp does not say on which ports
+c.yaml:3:11: error: totp does not say on which ports
         totp: {mode: ports}
               ^
     write for example ports: 20000-29999
 "#]];
     totp_that_is_no_mapping: said_of_door("totp: true\nstart_command: 'true'") => str![[r#"
-c.yaml:3:11: a mapping such as {mode: ports, ports: 20000-29999} belongs here, not a word
+c.yaml:3:11: error: a mapping such as {mode: ports, ports: 20000-29999} belongs here, not a word
         totp: true
               ^^^^
 "#]];
     totp_with_few_ports: said_of_door("totp: {ports: 7000-7098}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:19: 99 ports are too few: anyone could guess
+c.yaml:3:19: error: 99 ports are too few: anyone could guess
         totp: {ports: 7000-7098}
                       ^^^^^^^^^
     name at least 100 ports that nothing else uses
 "#]];
     totp_with_ports_the_wrong_way: said_of_door("totp: {ports: 8000-7000}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:19: the range 8000-7000 holds no port: write the lower port first
+c.yaml:3:19: error: the range 8000-7000 holds no port: write the lower port first
         totp: {ports: 8000-7000}
                       ^^^^^^^^^
 "#]];
     totp_numbers_out_of_range: said_of_door("totp:\n  ports: 7000-7999\n  length: 9\n  protocol: icmp\n  step: 90ms\n  skew: 11\nstart_command: 'true'") => str![[r#"
-c.yaml:5:15: '9' does not do here: write a number from 3 to 8
+c.yaml:5:15: error: '9' does not do here: write a number from 3 to 8
           length: 9
                   ^
-c.yaml:6:17: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed
+c.yaml:6:17: error: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed
           protocol: icmp
                     ^^^^
-c.yaml:7:13: step has to be at least 1s
+c.yaml:7:13: error: step has to be at least 1s
           step: 90ms
                 ^^^^
-c.yaml:8:13: '11' does not do here: write a number from 0 to 10
+c.yaml:8:13: error: '11' does not do here: write a number from 0 to 10
           skew: 11
                 ^^
 "#]];
     a_step_that_is_not_whole: said_of_door("totp: {ports: 7000-7999, step: 1500ms}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:36: a step is a whole number of seconds, from 1s to 1h
+c.yaml:3:36: error: a step is a whole number of seconds, from 1s to 1h
         totp: {ports: 7000-7999, step: 1500ms}
                                        ^^^^^^
 "#]];
     a_step_that_is_too_long: said_of_door("totp: {ports: 7000-7999, step: 2h}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:36: a step is a whole number of seconds, from 1s to 1h
+c.yaml:3:36: error: a step is a whole number of seconds, from 1s to 1h
         totp: {ports: 7000-7999, step: 2h}
                                        ^^
 "#]];
     keys_of_the_other_mode: said_of_door("totp: {ports: 7000-7999, base: 7000}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:30: 'base' is for mode: code
+c.yaml:3:30: error: 'base' is for mode: code
         totp: {ports: 7000-7999, base: 7000}
                                  ^^^^
     write mode: code, or remove it
@@ -552,7 +552,7 @@ c.yaml:3:11: warning: no client may open door 'ssh' by totp
     write one under 'clients:'; 'knockctl enroll' does it for you
 "#]];
     ports_in_mode_code: said_of_door("totp: {mode: code, base: 7000, length: 4}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:36: 'length' is for mode: ports
+c.yaml:3:36: error: 'length' is for mode: ports
         totp: {mode: code, base: 7000, length: 4}
                                        ^^^^^^
     a code is knocked on the 100 tcp ports from 'base' on; remove it
@@ -562,46 +562,46 @@ c.yaml:3:11: warning: no client may open door 'ssh' by totp
     write one under 'clients:'; 'knockctl enroll' does it for you
 "#]];
     code_without_a_base: said_of_door("totp: {mode: code}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:11: totp does not say from which port on a code is knocked
+c.yaml:3:11: error: totp does not say from which port on a code is knocked
         totp: {mode: code}
               ^
     write for example base: 7000
 "#]];
     a_base_too_high: said_of_door("totp: {mode: code, base: 65437}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:30: '65437' does not do here: write a number from 1 to 65436
+c.yaml:3:30: error: '65437' does not do here: write a number from 1 to 65436
         totp: {mode: code, base: 65437}
                                  ^^^^^
     the 100 ports from there on are watched
 "#]];
     digits_that_no_app_shows: said_of_door("totp: {mode: code, base: 7000, digits: 7}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:44: a code has 6 or 8 digits, not '7'
+c.yaml:3:44: error: a code has 6 or 8 digits, not '7'
         totp: {mode: code, base: 7000, digits: 7}
                                                ^
 "#]];
     a_mode_that_there_is_not: said_of_door("totp: {mode: port}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:18: 'port' is none of ports, code: did you mean 'ports'?
+c.yaml:3:18: error: 'port' is none of ports, code: did you mean 'ports'?
         totp: {mode: port}
                      ^^^^
 "#]];
     a_lockout_where_there_is_no_budget: said_of_door("sequence: [7000, 9000, 8000]\nlockout: off\nstart_command: 'true'") => str![[r#"
-c.yaml:4:5: only a door with totp in mode: code has a lockout of its own
+c.yaml:4:5: error: only a door with totp in mode: code has a lockout of its own
         lockout: off
         ^^^^^^^
     write it under 'knockd:' for all doors, or remove it
 "#]];
     a_lockout_that_is_none: said_of_door("totp: {mode: code, base: 7000}\nlockout: {failures: 0, within: 0s, fro: 1h}\nstart_command: 'true'") => str![[r#"
-c.yaml:4:25: '0' does not do here: write a number from 1 to 1000000
+c.yaml:4:25: error: '0' does not do here: write a number from 1 to 1000000
         lockout: {failures: 0, within: 0s, fro: 1h}
                             ^
-c.yaml:4:36: within cannot be zero
+c.yaml:4:36: error: within cannot be zero
         lockout: {failures: 0, within: 0s, fro: 1h}
                                        ^^
-c.yaml:4:40: 'fro' is not a key of lockout: did you mean 'for'?
+c.yaml:4:40: error: 'fro' is not a key of lockout: did you mean 'for'?
         lockout: {failures: 0, within: 0s, fro: 1h}
                                            ^^^
 "#]];
     a_guarded_port_within_the_range: said_of_door("totp: {ports: 7000-7999}\nopen: [7022]") => str![[r#"
-c.yaml:4:12: 7022/tcp is both knocked on and guarded by this door
+c.yaml:4:12: error: 7022/tcp is both knocked on and guarded by this door
         open: [7022]
                ^^^^
     knock on ports that nothing else uses
@@ -611,19 +611,19 @@ c.yaml:3:11: warning: no client may open door 'ssh' by totp
     write one under 'clients:'; 'knockctl enroll' does it for you
 "#]];
     spa_that_is_a_mapping: said_of_door("spa: {public_key: x}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:10: true or false belongs here, not a mapping
+c.yaml:3:10: error: true or false belongs here, not a mapping
         spa: {public_key: x}
              ^
     write spa: true; who may open it is written under 'clients:'
 "#]];
     a_longest_time_shorter_than_the_usual: said_of_door("spa: true\nopen: [22]\nopen_for: 1m\nopen_for_max: 30s") => str![[r#"
-c.yaml:6:19: shorter than the door stays open anyway: 1m
+c.yaml:6:19: error: shorter than the door stays open anyway: 1m
         open_for_max: 30s
                       ^^^
     write at least as much as 'open_for', or remove it
 "#]];
     nothing_that_opens: said_of_door("spa: false\nopen: [22]") => str![[r#"
-c.yaml:2:3: nothing opens door 'ssh': it has no sequence
+c.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
       ssh:
       ^^^
     write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, totp, spa or fwknop
@@ -690,28 +690,28 @@ c.yaml:3:3: warning: 'fwknop' has no effect: no door opens by fwknop
 
 "#]];
     settings_of_datagrams_that_are_none: shown(read("knockd:\n  spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}\n  fwknop: {port: 1-2, age: 3}\n  lockout: on\n")) => str![[r#"
-c.yaml:2:15: port 0 is out of range: ports go from 1 to 65535
+c.yaml:2:15: error: port 0 is out of range: ports go from 1 to 65535
       spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}
                   ^^^
-c.yaml:2:30: 'k' depends on where knockd is started
+c.yaml:2:30: error: 'k' depends on where knockd is started
       spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}
                                  ^
     write the whole path, from / on
-c.yaml:2:33: 'old_key_file' without 'old_until'
+c.yaml:2:33: error: 'old_key_file' without 'old_until'
       spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}
                                     ^^^^^^^^^^^^
     write old_until too, or remove old_key_file
-c.yaml:2:60: max_age cannot be zero
+c.yaml:2:60: error: max_age cannot be zero
       spa: {port: 0-1, key_file: k, old_key_file: /k, max_age: 0}
                                                                ^
-c.yaml:3:18: '1-2' is not a port: write a number from 1 to 65535
+c.yaml:3:18: error: '1-2' is not a port: write a number from 1 to 65535
       fwknop: {port: 1-2, age: 3}
                      ^^^
-c.yaml:3:23: 'age' is not a key of fwknop
+c.yaml:3:23: error: 'age' is not a key of fwknop
       fwknop: {port: 1-2, age: 3}
                           ^^^
     its keys are: port, max_age
-c.yaml:4:12: off, or a mapping such as {failures: 10, within: 10m, for: 1h}, belongs here, not a word
+c.yaml:4:12: error: off, or a mapping such as {failures: 10, within: 10m, for: 1h}, belongs here, not a word
       lockout: on
                ^^
 "#]];

@@ -480,7 +480,7 @@ fn a_file_that_was_cut_off_is_explained_as_far_as_it_goes() {
     let (out, err) = (text(&said.get_output().stdout), text(&said.get_output().stderr));
     assert!(out.contains("stage 2 of 3") && out.contains("2 packets"), "{out}");
     let path = path.display();
-    assert_eq!(err, format!("knockctl: {path}: the file ends in the middle of a packet\n"));
+    assert_eq!(err, format!("knockctl: error: {path}: the file ends in the middle of a packet\n"));
 }
 
 #[test]
@@ -496,7 +496,7 @@ fn a_configuration_that_is_wrong_is_said_on_standard_error() {
     fs::File::create(case.folder.path().join("doors.yaml")).unwrap().write_all(b"dors:\n").unwrap();
     let said = case.explain(&[]).code(1);
     let err = text(&said.get_output().stderr);
-    assert!(err.contains("doors.yaml:1:1: "), "{err}");
+    assert!(err.contains("doors.yaml:1:1: error: "), "{err}");
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn what_is_neither_is_refused_and_told_what_to_do() {
         fs::write(directory.path().join("file"), text).unwrap();
         let said = import(directory.path(), &["file"]);
         assert_eq!((said.status, said.yaml.as_str()), (Some(1), ""), "{text}");
-        let wanted = "file: this is neither a knockd.conf nor an access.conf of fwknop\n";
+        let wanted = "file: error: this is neither a knockd.conf nor an access.conf of fwknop\n";
         assert!(said.notes.starts_with(wanted), "{}", said.notes);
         assert!(said.notes.contains(help), "{}", said.notes);
     }
@@ -249,11 +249,11 @@ fn a_file_that_cannot_be_read_is_named() {
     assert_eq!((said.status, said.yaml.as_str()), (Some(1), ""));
     assert_eq!(
         said.notes,
-        "nowhere.conf: cannot be read: No such file or directory (os error 2)\n"
+        "nowhere.conf: error: cannot be read: No such file or directory (os error 2)\n"
     );
     assert!(import(&data(), &["knockd"]).notes.ends_with("\n    name the file in it\n"));
     let said = import(&data(), &["/dev/zero"]);
-    assert_eq!(said.notes, "/dev/zero: cannot be read: too large for a configuration\n");
+    assert_eq!(said.notes, "/dev/zero: error: cannot be read: too large for a configuration\n");
 }
 
 #[test]

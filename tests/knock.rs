@@ -96,11 +96,11 @@ fn everything_wrong_with_the_ports_is_said_before_anything_is_sent() {
     assert_data_eq!(
         misused(&["-v", "127.0.0.1", "7000", "70000", "0", "7000:upd", "7000,8000", "1x"]),
         str![[r#"
-knock: port 70000 is out of range: ports go from 1 to 65535
-knock: port 0 is out of range: ports go from 1 to 65535
-knock: 'upd' is not a protocol: write tcp or udp
-knock: '7000,8000' is not one port: write the ports apart, as in 7000 8000 9000
-knock: '1x' is no tcp service that this machine knows: write the number of the port
+knock: error: port 70000 is out of range: ports go from 1 to 65535
+knock: error: port 0 is out of range: ports go from 1 to 65535
+knock: error: 'upd' is not a protocol: write tcp or udp
+knock: error: '7000,8000' is not one port: write the ports apart, as in 7000 8000 9000
+knock: error: '1x' is no tcp service that this machine knows: write the number of the port
 
 "#]]
     );
@@ -111,7 +111,7 @@ fn ports_without_a_host_are_no_knock_at_an_odd_address() {
     assert_data_eq!(
         misused(&["7000", "8000", "9000"]),
         str![[r#"
-knock: '7000' is a port and no host: write the host before the ports
+knock: error: '7000' is a port and no host: write the host before the ports
 
 "#]]
     );
@@ -123,7 +123,7 @@ fn a_user_before_the_host_is_a_habit_of_ssh() {
     assert_data_eq!(
         misused(&["root@192.0.2.1", "7000"]),
         str![[r#"
-knock: 'root@192.0.2.1' has a user in it, and a knock has none: write only what follows the '@'
+knock: error: 'root@192.0.2.1' has a user in it, and a knock has none: write only what follows the '@'
 
 "#]]
     );
@@ -134,7 +134,7 @@ fn without_a_host_the_usage_is_shown() {
     assert_data_eq!(
         misused(&[]),
         str![[r#"
-knock: the following required arguments were not provided:
+knock: error: the following required arguments were not provided:
   <HOST>
 
 Usage: knock [OPTIONS] HOST PORT[:PROTO]...
@@ -155,7 +155,7 @@ fn without_ports_and_hosts_file_it_says_where_ports_could_stand() {
     assert_data_eq!(
         misused(&["work"]),
         str![[r#"
-knock: no ports given, and no hosts file /nonexistent/knock/hosts.yaml to look them up in: write them after the host, as in 'knock work 7000 8000 9000'
+knock: error: no ports given, and no hosts file /nonexistent/knock/hosts.yaml to look them up in: write them after the host, as in 'knock work 7000 8000 9000'
 
 "#]]
     );
@@ -183,7 +183,7 @@ fn an_address_of_the_other_family_is_an_error() {
     assert_data_eq!(
         said.err,
         str![[r#"
-knock: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4
+knock: error: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4
 
 "#]]
     );
@@ -194,7 +194,7 @@ knock: 2001:db8::1 has no IPv4 address, only 2001:db8::1: leave out -4
 fn a_name_that_nobody_knows_is_an_error() {
     let said = knock(&["no-such-host.invalid", "7000"]);
     assert!(
-        said.err.starts_with("knock: no-such-host.invalid: no address found: "),
+        said.err.starts_with("knock: error: no-such-host.invalid: no address found: "),
         "{}",
         said.err
     );
@@ -226,7 +226,9 @@ fn a_port_that_stays_shut_is_given_up_with_a_status_of_its_own() {
     assert_eq!(said.out.matches("is still shut, knocking again\n").count(), 1);
     assert_eq!(
         said.err,
-        format!("knock: 127.0.0.1:{port} did not accept a connection: gave up after 2 knocks\n")
+        format!(
+            "knock: error: 127.0.0.1:{port} did not accept a connection: gave up after 2 knocks\n"
+        )
     );
     assert_eq!(said.status, 3);
 }
@@ -261,7 +263,11 @@ fn a_full_disk_fails_what_only_prints_but_keeps_no_one_from_knocking() {
     let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
     for arguments in [&["-n", "127.0.0.1", "7000"][..], &["-h"]] {
         let said = knock_into(full(), arguments);
-        assert!(said.err.starts_with("knock: cannot write to standard output: "), "{}", said.err);
+        assert!(
+            said.err.starts_with("knock: error: cannot write to standard output: "),
+            "{}",
+            said.err
+        );
         assert_eq!(said.status, 1);
     }
     assert_eq!(knock_into(full(), &["-v", "127.0.0.1", "7000"]).status, 0);
@@ -456,16 +462,56 @@ mod wire {
         for (port, packet) in [("7000", "tcp"), ("7000/udp", "udp")] {
             assert_eq!(
                 complaint(&net, &["198.51.100.1", port]),
-                format!("knock: knock 1 of 1 was not sent: {packet} 198.51.100.1:7000: {no_route}")
+                format!(
+                    "knock: error: knock 1 of 1 was not sent: {packet} 198.51.100.1:7000: {no_route}"
+                )
             );
         }
         net.client.must("iptables", &["-A", "OUTPUT", "-p", "udp", "-j", "DROP"]);
         assert_eq!(
             complaint(&net, &[SERVER, "7000", "8000/udp", "9000"]),
-            "knock: knock 2 of 3 was not sent: udp 192.0.2.1:8000: \
+            "knock: error: knock 2 of 3 was not sent: udp 192.0.2.1:8000: \
              Operation not permitted: this machine's own firewall refuses it\n"
         );
         net.client.must("ip", &["-6", "addr", "del", &format!("{CLIENT_6}/64"), "dev", "eth0"]);
         assert!(complaint(&net, &[SERVER_6, "7000"]).contains("knock 1 of 1 was not sent"));
     }
+}
+
+/// What somebody at a terminal is shown; carriage returns are left out.
+#[expect(clippy::disallowed_methods, reason = "script makes a terminal")]
+fn at_a_terminal(arguments: &str, variables: &[(&str, &str)]) -> String {
+    let line = format!("{} {arguments}", env!("CARGO_BIN_EXE_knock"));
+    let output = std::process::Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .envs(variables.iter().copied())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().replace('\r', "")
+}
+
+#[test]
+fn errors_have_colours_at_a_terminal_unless_they_are_not_wanted() {
+    let plain = "knock: error: port 0 is out of range: ports go from 1 to 65535\n";
+    let coloured = plain.replace("error: ", "\u{1b}[1;31merror: \u{1b}[0m");
+    assert_eq!(at_a_terminal("192.0.2.1 0", &[]), coloured);
+    assert_eq!(at_a_terminal("192.0.2.1 0", &[("NO_COLOR", "")]), coloured);
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        assert_eq!(at_a_terminal("192.0.2.1 0", &[variable]), plain);
+    }
+}
+
+#[test]
+fn whoever_waits_at_a_terminal_is_told_what_for() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let shut = at_a_terminal(&format!("--wait {port} --retry 0 127.0.0.1 7"), &[("TERM", "dumb")]);
+    let wanted = format!("knock: waiting for 127.0.0.1:{port}\nknock: error: 127.0.0.1:{port} did");
+    assert!(shut.starts_with(&wanted), "{shut}");
+    // What takes no time is not worth a word.
+    assert_eq!(at_a_terminal("127.0.0.1 7 9", &[]), "");
 }

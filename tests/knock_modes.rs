@@ -58,7 +58,7 @@ fn another_hosts_file_may_be_named_but_not_together_with_ports() {
     assert_eq!(knock(&["--hosts", path, "-n", "work"]).status, 0);
     assert!(misused(&["--hosts", path, "work", "7000"]).contains("leave out one of the two"));
     let said = knock(&["--hosts", "/nonexistent", "work"]);
-    assert!(said.err.starts_with("knock: /nonexistent: cannot be read: No such file"));
+    assert!(said.err.starts_with("knock: error: /nonexistent: cannot be read: No such file"));
     assert_eq!(said.status, 1);
 }
 
@@ -75,14 +75,14 @@ fn a_mistake_in_the_hosts_file_is_shown_in_its_place() {
     assert_data_eq!(
         wrong_with("hosts:\n  work:\n    prots: [7000]\n    wait: x y\n", "work"),
         str![[r#"
-hosts.yaml:2:3: 'work' has no ports to knock on
+hosts.yaml:2:3: error: 'work' has no ports to knock on
       work:
       ^^^^
     write them below it: ports: [7000, 8000/udp, 9000]
-hosts.yaml:3:5: 'prots' is not a key of a host: did you mean 'ports'?
+hosts.yaml:3:5: error: 'prots' is not a key of a host: did you mean 'ports'?
         prots: [7000]
         ^^^^^
-hosts.yaml:4:11: 'x y' is not one port: write the ports apart, as in 7000 8000 9000
+hosts.yaml:4:11: error: 'x y' is not one port: write the ports apart, as in 7000 8000 9000
         wait: x y
               ^^^
 
@@ -96,7 +96,7 @@ fn a_host_that_is_not_in_the_file_is_an_error() {
     assert_data_eq!(
         wrong_with(HOSTS, "wrok"),
         str![[r#"
-hosts.yaml: no host 'wrok' in this file: did you mean 'work'?
+hosts.yaml: error: no host 'wrok' in this file: did you mean 'work'?
 
 "#]]
     );
@@ -111,7 +111,7 @@ fn a_hosts_file_that_others_can_write_is_refused() {
     assert_eq!(
         said.err,
         format!(
-            "{0}: others than its owner can write it (mode 0666)\n    run: chmod go-w {0}\n",
+            "{0}: error: others than its owner can write it (mode 0666)\n    run: chmod go-w {0}\n",
             path.display()
         )
     );
@@ -287,7 +287,7 @@ fn a_code_that_opens_nothing_is_not_to_be_tried_blindly() {
     assert_eq!(
         said.err,
         format!(
-            "knock: 127.0.0.1:{shut} did not accept a connection: gave up after 1 knock; \
+            "knock: error: 127.0.0.1:{shut} did not accept a connection: gave up after 1 knock; \
              look at the code and the clock before you try again: \
              a door may stop listening after a few wrong codes\n"
         )
@@ -312,7 +312,7 @@ fn a_secret_that_others_can_read_is_refused_and_never_shown() {
     let said = knock_in(directory.path(), &["-nv", "gw"]);
     assert_eq!(
         said.err,
-        format!("knock: {0} can be read by others: chmod 600 {0}\n", file.display())
+        format!("knock: error: {0} can be read by others: chmod 600 {0}\n", file.display())
     );
     assert_eq!((said.status, said.out.as_str()), (1, ""));
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
@@ -326,7 +326,7 @@ fn what_an_entry_lacks_is_said_in_its_place() {
     assert_data_eq!(
         wrong_with("hosts:\n  work: {mode: spa, door: ssh}\n", "work"),
         str![[r#"
-hosts.yaml:2:3: 'work' has no server_key, and needs the server's public key
+hosts.yaml:2:3: error: 'work' has no server_key, and needs the server's public key
       work: {mode: spa, door: ssh}
       ^^^^
     write it below it, or give --server-key
@@ -344,7 +344,7 @@ hosts.yaml:2:3: 'work' has no server_key, and needs the server's public key
         ("base: 7000", "no secret_file, and needs the file with the secret"),
     ] {
         let said = lacks(&format!("hosts:\n  work: {{mode: totp, {entry}}}\n"));
-        assert_eq!(said, format!("hosts.yaml:2:3: 'work' has {what}"));
+        assert_eq!(said, format!("hosts.yaml:2:3: error: 'work' has {what}"));
     }
 }
 
@@ -406,7 +406,7 @@ fn an_option_for_another_mode_than_that_of_the_hosts_file_is_refused() {
     let said = knock_in(directory.path(), &["-n", "--open-for", "5m", "work"]);
     assert_eq!(
         said.err,
-        "knock: --open-for belongs to --spa and --fwknop: the hosts file says mode sequence for 'work'\n"
+        "knock: error: --open-for belongs to --spa and --fwknop: the hosts file says mode sequence for 'work'\n"
     );
     assert_eq!(said.status, 2);
     let said = knock_in(directory.path(), &["-n", "--digits", "8", "home"]);
@@ -519,7 +519,7 @@ fn every_try_is_a_new_request_with_a_later_time() {
     assert_eq!(
         said.err,
         format!(
-            "knock: 127.0.0.1:{shut} did not accept a connection: gave up after 2 requests; \
+            "knock: error: 127.0.0.1:{shut} did not accept a connection: gave up after 2 requests; \
              look at the clock: a request is good for a minute only\n"
         )
     );
@@ -593,14 +593,14 @@ fn a_private_key_that_others_can_read_is_refused() {
     fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
     let said = asked.knock(&["gw"]);
     let path = key.display();
-    assert_eq!(said.err, format!("knock: {path} can be read by others: chmod 600 {path}\n"));
+    assert_eq!(said.err, format!("knock: error: {path} can be read by others: chmod 600 {path}\n"));
     assert_eq!(said.status, 1);
 }
 
 #[test]
 fn a_new_key_is_for_its_owner_only_and_never_overwrites_another() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("work.key");
+    let path = directory.path().join("config/knock/work.key");
     let keygen = || knock(&["--keygen", path.to_str().unwrap()]);
     let said = keygen();
     assert_eq!((said.status, said.err.as_str()), (0, ""));
@@ -611,8 +611,12 @@ fn a_new_key_is_for_its_owner_only_and_never_overwrites_another() {
     assert_eq!((again.status, again.out.as_str()), (1, ""));
     assert!(again.err.contains("exists already") && again.err.contains(said.out.trim()));
     assert_eq!(fs::read_to_string(&path).unwrap().parse::<PrivateKey>().unwrap(), key);
-    let nowhere = knock(&["--keygen", "/nonexistent/key"]);
-    assert!(nowhere.err.starts_with("knock: /nonexistent/key: cannot be written: No such file"));
+    let folder = path.parent().unwrap();
+    assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+    let nowhere = knock(&["--keygen", "/proc/none/key"]);
+    assert!(
+        nowhere.err.starts_with("knock: error: /proc/none/key: cannot be written: No such file")
+    );
 }
 
 /// Requests that cross a network.

@@ -131,7 +131,9 @@ fn a_port_that_stays_shut_is_an_error() {
     let (out, err, status) = end(child);
     assert_eq!(
         err,
-        format!("knock: 127.0.0.1:{port} did not accept a connection: gave up after 1 knock\n")
+        format!(
+            "knock: error: 127.0.0.1:{port} did not accept a connection: gave up after 1 knock\n"
+        )
     );
     assert_eq!((out.as_slice(), status), (&b""[..], 1));
 }
@@ -146,7 +148,10 @@ fn a_connection_that_is_reset_is_an_error() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"x").unwrap();
     let (_, err, status) = end(child);
-    assert_eq!(err, "knock: the connection broke: Connection reset by peer (os error 104)\n");
+    assert_eq!(
+        err,
+        "knock: error: the connection broke: Connection reset by peer (os error 104)\n"
+    );
     assert_eq!(status, 1);
     server.join().unwrap();
 }
@@ -196,7 +201,9 @@ fn a_source_port_that_another_program_uses_is_named() {
     let (_, err, status) = end(proxy(&["--source-port", &source.to_string()], port));
     assert_eq!(
         err,
-        format!("knock: no connection can be made from port {source}: another program uses it\n")
+        format!(
+            "knock: error: no connection can be made from port {source}: another program uses it\n"
+        )
     );
     assert_eq!(status, 1);
 }

@@ -157,6 +157,8 @@ pub enum Asked {
     Knock(Box<Wanted>),
     /// A new key in this file.
     Keygen(PathBuf),
+    /// The names in the hosts file, for the completions of shells.
+    ListHosts,
     /// The help or the version: this text.
     Print(String),
 }
@@ -166,6 +168,11 @@ pub enum Asked {
 /// # Errors
 /// [`UsageError`] with what is wrong and what to write instead.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, UsageError> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // No option that anybody is offered.
+    if arguments.len() == 2 && arguments.get(1).is_some_and(|it| it == "--list-hosts") {
+        return Ok(Asked::ListHosts);
+    }
     let read = command()
         .try_get_matches_from(arguments)
         .and_then(|matches| Ok((Options::from_arg_matches(&matches)?, matches)));

@@ -1,8 +1,8 @@
 //! Files with secrets: what they hold, who may read them, and new ones.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -113,20 +113,24 @@ pub fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
     let mut random = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *random)?;
     let key = PrivateKey::from(*random);
+    let unwritable = |source| KeygenError::Unwritable { path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
+    }
     let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = create.map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => {
             let public = private_key(path).ok().map(|key| key.public());
             KeygenError::Exists { path: path.to_owned(), public }
         }
-        _ => KeygenError::Unwritable { path: path.to_owned(), source },
+        _ => unwritable(source),
     })?;
     let mut line = key.encode();
     line.push('\n');
     file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(|source| {
         // Half a key is worse than none.
         let _ = fs::remove_file(path);
-        KeygenError::Unwritable { path: path.to_owned(), source }
+        unwritable(source)
     })?;
     Ok(key.public())
 }

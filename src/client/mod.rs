@@ -38,6 +38,7 @@ use requests::RequestError;
 use rotating::Start;
 use send::{Packet, Progress, SendError, Sender, Target, Waited};
 use usage::UsageError;
+pub use voice::complain;
 use voice::{Stream, Voice};
 
 use crate::time::Wall;
@@ -106,27 +107,33 @@ pub fn main() -> ExitCode {
         Asked::Knock(wanted) => knock(&wanted),
         Asked::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
         Asked::Print(text) => print(&text),
+        Asked::ListHosts => list_hosts(),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            say(&error);
             ExitCode::from(error.status())
         }
     }
 }
 
-fn complain(error: &Error) {
+fn list_hosts() -> Result<(), Error> {
+    let Some(path) = hosts::default_path() else { return Ok(()) };
+    let (hosts, _) = hosts::read(&path).map_err(JobError::from)?;
+    hosts.names().try_for_each(print)
+}
+
+fn say(error: &Error) {
     let text = error.to_string();
-    let mut stderr = io::stderr();
-    let _ = match error {
+    match error {
         // It begins with the place, as editors want it.
-        Error::Job(JobError::Hosts(HostsError::Wrong(_))) => writeln!(stderr, "{text}"),
+        Error::Job(JobError::Hosts(HostsError::Wrong(_))) => complain(&text),
         Error::Usage(UsageError::Ports(_)) => {
-            text.lines().try_for_each(|line| writeln!(stderr, "knock: {line}"))
+            text.lines().for_each(|line| complain(&format!("knock: error: {line}")));
         }
-        _ => writeln!(stderr, "knock: {text}"),
-    };
+        _ => complain(&format!("knock: error: {text}")),
+    }
 }
 
 fn knock(wanted: &Wanted) -> Result<(), Error> {
@@ -137,6 +144,9 @@ fn knock(wanted: &Wanted) -> Result<(), Error> {
 }
 
 fn run(job: &Job, voice: Voice) -> Result<(), Error> {
+    if voice.aloud.is_none() {
+        voice.say_what_lasts(|| format!("looking up the address of {}", job.host));
+    }
     let host = names::resolve(&job.host, job.family)?;
     if host.others > 0 {
         let (ip, count) = (host.address.ip(), host.others + 1);
@@ -156,12 +166,13 @@ fn run(job: &Job, voice: Voice) -> Result<(), Error> {
             .try_for_each(|packet| print(&packet.to_string()));
     }
     let mut sender = Sender::new(host.address, |progress| {
-        voice.say(|| match progress {
+        let line = || match progress {
             Progress::Hitting(packet) => format!("hitting {packet}"),
             Progress::Waiting(to) => format!("waiting for {to}"),
             Progress::StillShut(to) => format!("{to} is still shut, knocking again"),
             Progress::Open(to) => format!("{to} is open"),
-        });
+        };
+        if let Progress::Open(_) = progress { voice.say(line) } else { voice.say_what_lasts(line) }
     });
     let attempt = || next(&job.attempts, host.address, voice);
     let gave_up = |target: Target, knocked| {
@@ -196,7 +207,7 @@ fn next(attempts: &Attempts, host: SocketAddr, voice: Voice) -> Result<Attempt, 
             Start::Now => return Ok(attempts.next(now, host, voice)?),
             Start::At(turn) => {
                 let left = turn.since(now);
-                voice.say(|| {
+                voice.say_what_lasts(|| {
                     format!("the sequence changes in {left:.1?}: waiting for the next one")
                 });
                 thread::sleep(left);

@@ -1,9 +1,67 @@
 //! What is said beside the errors.
 
+use std::env;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
 
 use crate::config::diagnostic::Diagnostic;
+
+/// Says errors and warnings on standard error, in colours where a terminal shows them and neither
+/// `NO_COLOR` nor `TERM` forbids it.
+pub fn complain(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let is_plain = !stderr.is_terminal()
+        || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || env::var_os("TERM").is_none_or(|kind| kind == "dumb");
+    for line in text.lines() {
+        let line = if is_plain { line.to_owned() } else { coloured(line) };
+        let _ = writeln!(stderr, "{line}");
+    }
+}
+
+/// The line with the word in colour that says how grave it is. What is quoted is indented, and
+/// stays as it is.
+fn coloured(line: &str) -> String {
+    match line {
+        _ if line.starts_with("    ") => line.to_owned(),
+        _ if line.contains("warning: ") => {
+            line.replacen("warning: ", "\x1b[1;33mwarning: \x1b[0m", 1)
+        }
+        _ => line.replacen("error: ", "\x1b[1;31merror: \x1b[0m", 1),
+    }
+}
+
+/// How long a person at a terminal looks at nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Says on a terminal what takes longer than a second, once; an empty line: nothing does.
+fn takes_time(line: String) {
+    static TELLER: OnceLock<Option<Sender<String>>> = OnceLock::new();
+    let teller = TELLER.get_or_init(|| {
+        io::stderr().is_terminal().then(|| {
+            let (teller, lines) = mpsc::channel::<String>();
+            thread::spawn(move || {
+                while let Ok(mut line) = lines.recv() {
+                    while !line.is_empty() {
+                        line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+                            let _ = writeln!(io::stderr(), "knock: {line}");
+                            String::new()
+                        });
+                    }
+                }
+            });
+            teller
+        })
+    });
+    if let Some(teller) = teller {
+        // It ends with this process.
+        let _ = teller.send(line);
+    }
+}
 
 /// Whom to tell what is done, if anyone. Nothing that only accompanies the knocking keeps it from
 /// happening.
@@ -24,22 +82,47 @@ impl Voice {
     #[cfg(test)]
     pub const SILENT: Self = Self { aloud: None };
 
-    /// Says a line with `-v`.
+    /// Says a line with `-v`. What took time before it does so no more.
     pub fn say<T: Display>(self, line: impl FnOnce() -> T) {
         let _ = match self.aloud {
             Some(Stream::Output) => writeln!(io::stdout(), "{}", line()),
             Some(Stream::Error) => writeln!(io::stderr(), "knock: {}", line()),
-            None => Ok(()),
+            None => return takes_time(String::new()),
         };
+    }
+
+    /// Says with `-v` what may take time from now on; in any case on a terminal, where it does.
+    pub fn say_what_lasts<T: Display>(self, line: impl FnOnce() -> T) {
+        match self.aloud {
+            Some(_) => self.say(line),
+            None => takes_time(line().to_string()),
+        }
     }
 
     /// Says what begins with a place, as editors want it.
     pub fn warn_of_file(self, doubt: &Diagnostic) {
-        let _ = writeln!(io::stderr(), "{doubt}");
+        complain(&doubt.to_string());
     }
 
     /// Says what the user should know in any case.
     pub fn warn(self, doubt: &dyn Display) {
-        let _ = writeln!(io::stderr(), "knock: warning: {doubt}");
+        complain(&format!("knock: warning: {doubt}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_that_says_how_grave_it_is_has_a_colour() {
+        for (line, shown) in [
+            ("f.yaml:1:2: error: odd", "f.yaml:1:2: \x1b[1;31merror: \x1b[0modd"),
+            ("knock: warning: error: x", "knock: \x1b[1;33mwarning: \x1b[0merror: x"),
+            ("    a: error: quoted", "    a: error: quoted"),
+            ("well", "well"),
+        ] {
+            assert_eq!(coloured(line), shown);
+        }
     }
 }

@@ -238,9 +238,10 @@ impl fmt::Display for Diagnostic {
             Where::Place(place) => write!(f, "{}: ", Clean(&place.to_string()))?,
             Where::File(path) => write!(f, "{}: ", Clean(&path.display().to_string()))?,
         }
-        if self.severity == Severity::Warning {
-            f.write_str("warning: ")?;
-        }
+        f.write_str(match self.severity {
+            Severity::Error => "error: ",
+            Severity::Warning => "warning: ",
+        })?;
         write!(f, "{}", Clean(&self.message))?;
         if let (Where::Place(place), false) = (&self.at, self.hidden) {
             write_excerpt(f, place)?;
@@ -398,7 +399,7 @@ mod tests {
         let error = source(text).place(3, 5, 7).error("no such key").help("write sequence");
         assert_eq!(
             error.to_string(),
-            "doors.yaml:3:5: no such key\n        sequnce: [7000]\n        ^^^^^^^\n    write sequence"
+            "doors.yaml:3:5: error: no such key\n        sequnce: [7000]\n        ^^^^^^^\n    write sequence"
         );
     }
 

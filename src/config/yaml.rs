@@ -303,14 +303,14 @@ mod tests {
     fn a_key_given_twice_names_both_places() {
         assert_eq!(
             first_line("a: 1\nb: 2\na: 3\n"),
-            "f.yaml:3:1: 'a' is given twice: first at f.yaml:1:1"
+            "f.yaml:3:1: error: 'a' is given twice: first at f.yaml:1:1"
         );
     }
 
     #[test]
     fn an_unquoted_flag_is_told_to_take_quotes() {
         let (_, problems) = read("tcpflags: [syn, !ack]");
-        assert!(problems[0].starts_with("f.yaml:1:17: !ack without quotes is a YAML tag"));
+        assert!(problems[0].starts_with("f.yaml:1:17: error: !ack without quotes is a YAML tag"));
         assert!(problems[0].ends_with("write \"!ack\""), "{}", problems[0]);
     }
 
@@ -318,7 +318,7 @@ mod tests {
     fn an_unquoted_hole_is_told_to_take_quotes() {
         let (node, problems) = read("open: [iptables, -s, %IP%]");
         assert!(node.is_none());
-        assert!(problems[0].starts_with("f.yaml:1:22: not valid YAML: "), "{}", problems[0]);
+        assert!(problems[0].starts_with("f.yaml:1:22: error: not valid YAML: "), "{}", problems[0]);
         assert!(problems[0].ends_with("put text that begins with % in quotes"), "{}", problems[0]);
     }
 

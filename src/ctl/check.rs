@@ -15,6 +15,7 @@ use start::obstacles;
 use ways::ways;
 
 use super::host;
+use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{Host, lint};
 use crate::config::load::{Loaded, Options, load};
@@ -31,7 +32,7 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
     let mut loaded = match load(path, &options) {
         Ok(loaded) => loaded,
         Err(report) => {
-            let _ = writeln!(io::stderr(), "{report}");
+            complain(&report.to_string());
             return ExitCode::FAILURE;
         }
     };
@@ -71,11 +72,7 @@ fn around(host: Host) -> Around {
 }
 
 fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic], refused: bool) -> io::Result<()> {
-    let mut errors = BufWriter::new(io::stderr().lock());
-    for warning in warnings {
-        writeln!(errors, "{warning}")?;
-    }
-    errors.flush()?;
+    warnings.iter().for_each(|warning| complain(&warning.to_string()));
     if refused {
         return Ok(());
     }

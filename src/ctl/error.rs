@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use super::enroll::files::FileError;
 use super::enroll::record::NotOurs;
 use super::socket::ControlError;
+use crate::capture::CaptureError;
+use crate::client::complain;
 use crate::config::load::Report;
 use crate::config::one_time::RecipeError;
 use crate::config::{Config, Name};
@@ -18,49 +20,53 @@ pub(super) enum Error {
     #[error("{0}")]
     Configuration(Report),
     #[error(
-        "knockctl: {} is not a directory, and a client gets a file of its own\n    \
+        "knockctl: error: {} is not a directory, and a client gets a file of its own\n    \
          name the directory with -c, or write the client into the file by hand: see knock.d(5)",
         .0.display()
     )]
     NoDirectory(PathBuf),
-    #[error("knockctl: {0}")]
+    #[error("knockctl: error: {0}")]
     File(#[from] FileError),
     #[error("{0}\n    change it by hand, or give the client another name")]
     NotOurs(#[from] NotOurs),
     #[error(
-        "{0}\nknockctl: what it had opened is closed, but it can still knock\n    \
+        "{0}\nknockctl: error: what it had opened is closed, but it can still knock\n    \
          remove it by hand, with every line below its name and its key files; then \
          'systemctl reload knockd'"
     )]
     NotRevoked(NotOurs),
     /// In words: what is wrong, and what to do.
-    #[error("knockctl: {0}")]
+    #[error("knockctl: error: {0}")]
     Unfit(String),
-    #[error("knockctl: there is no door '{door}'{}", among("doors", .doors))]
+    #[error("knockctl: error: there is no door '{door}'{}", among("doors", .doors))]
     NoDoor { door: Name, doors: Vec<Name> },
-    #[error("knockctl: there is no client '{client}'{}", among("clients", .clients))]
+    #[error("knockctl: error: there is no client '{client}'{}", among("clients", .clients))]
     NoClient { client: Name, clients: Vec<Name> },
-    #[error("knockctl: {0}")]
+    #[error("knockctl: error: {0}")]
     Recipe(#[from] RecipeError),
-    #[error("knockctl: {0}")]
+    #[error("knockctl: error: {0}")]
     Uri(#[from] UriError),
-    #[error("knockctl: {0}")]
+    #[error("knockctl: error: {0}")]
     ServerKey(#[from] ServerKeyError),
-    #[error("knockctl: no random numbers can be had: {0}")]
+    #[error("knockctl: error: no random numbers can be had: {0}")]
     Random(#[from] getrandom::Error),
     /// Changes that would have made the configuration invalid.
-    #[error("{0}\nknockctl: with this change knockd could not start, so nothing has been changed")]
+    #[error(
+        "{0}\nknockctl: error: with this change knockd could not start, so nothing has been changed"
+    )]
     Undone(Report),
     #[error(
-        "{report}\nknockctl: with this change knockd could not start, and it could not be taken \
+        "{report}\nknockctl: error: with this change knockd could not start, and it could not be taken \
          back: {source}"
     )]
     NotUndone { report: Report, source: FileError },
     #[error(
-        "{0}\nknockctl: the files are changed, but the running knockd goes on as before\n    \
+        "{0}\nknockctl: error: the files are changed, but the running knockd goes on as before\n    \
          once that is mended, 'systemctl reload knockd' takes them up"
     )]
     NotTakenUp(ControlError),
+    #[error("knockctl: error: {0}")]
+    Capture(#[from] CaptureError),
     #[error("{0}")]
     Control(#[from] ControlError),
 }
@@ -89,7 +95,7 @@ impl Error {
         {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(io::stderr(), "{self}");
+        complain(&self.to_string());
         ExitCode::FAILURE
     }
 }

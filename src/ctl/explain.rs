@@ -5,11 +5,12 @@ mod text;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
+use super::error::Error;
 use super::events::{Teller as Lines, known};
-use crate::capture::{CaptureError, Recording};
-use crate::config::load::{self, Report};
+use super::target::Target;
+use crate::capture::Recording;
+use crate::config::load::Options;
 use crate::config::{Config, Door, Family, Name, read_server_key};
 use crate::control::{EventLine, name_of};
 use crate::engine::spa::{Server, ServerKey};
@@ -61,34 +62,11 @@ impl ExplainArgs {
 
 /// Explains a capture file on standard output.
 ///
-/// Succeeds where whoever reads the output stops early. Fails, after all that could be explained,
-/// where the file can't be read to its end.
-pub(super) fn run(config: &Path, insecure: bool, args: &FileArgs) -> ExitCode {
-    match explain(config, insecure, args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            let _ = writeln!(io::stderr(), "{failure}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Config(#[from] Report),
-    #[error("knockctl: {0}")]
-    Capture(#[from] CaptureError),
-    #[error("knockctl: cannot write to standard output: {0}")]
-    Output(#[from] io::Error),
-}
-
-fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure> {
-    let options = load::Options { insecure_permissions: insecure };
-    let config = load::load(config, &options)?.config;
+/// # Errors
+/// Where the file cannot be read to its end, after all that could be explained.
+pub(super) fn run(target: &Target, args: &FileArgs) -> Result<(), Error> {
+    let options = target.options();
+    let config = target.load()?.config;
     let mut recording = Recording::open(&args.file)?;
     let stdout = io::stdout().lock();
     // Standard input may be a capture that is still running: its lines are wanted as they come.
@@ -114,14 +92,14 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
         },
     };
     let mut read_to_end = explanation.read(&mut recording);
-    if !matches!(read_to_end, Err(Failure::Output(_))) {
-        read_to_end = explanation.search_to_end().map_err(Failure::from).and(read_to_end);
+    if !matches!(read_to_end, Err(Error::Control(_))) {
+        read_to_end = explanation.search_to_end().map_err(Error::from).and(read_to_end);
     }
     if let Some(Sealed { why, count: count @ 1.. }) = &explanation.sealed {
         let _ =
             writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
     }
-    if !matches!(read_to_end, Err(Failure::Output(_))) {
+    if !matches!(read_to_end, Err(Error::Control(_))) {
         explanation.teller.finish(explanation.engine.crowded())?;
     }
     read_to_end
@@ -131,7 +109,7 @@ fn explain(config: &Path, insecure: bool, args: &FileArgs) -> Result<(), Failure
 ///
 /// # Errors
 /// Why they cannot be opened here, in words.
-fn server(config: &Config, options: load::Options) -> Result<Option<Server>, String> {
+fn server(config: &Config, options: Options) -> Result<Option<Server>, String> {
     if !config.doors.iter().any(|door| door.recognition.spa) {
         return Ok(None);
     }
@@ -163,7 +141,7 @@ struct Explanation<'a> {
 }
 
 impl Explanation<'_> {
-    fn read(&mut self, recording: &mut Recording) -> Result<(), Failure> {
+    fn read(&mut self, recording: &mut Recording) -> Result<(), Error> {
         let link = recording.link();
         while let Some(frame) = recording.next()? {
             // Whatever the packet is, it tells what time it was.

@@ -13,6 +13,7 @@ use std::str;
 use jiff::tz::TimeZone;
 
 use super::yaml::Page;
+use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::knockd_conf::is_classic;
 use crate::proto::knock::{Knock, KnockError};
@@ -54,13 +55,10 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
     // Who reads only the notes is told them nevertheless.
     let mut output = io::stdout().lock();
     let written = output.write_all(yaml.as_bytes()).and_then(|()| output.flush());
-    let mut errors = io::stderr().lock();
-    for note in &notes {
-        let _ = writeln!(errors, "{note}");
-    }
+    notes.iter().for_each(|note| complain(&note.to_string()));
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(errors, "standard output: {error}");
+            complain(&format!("standard output: error: {error}"));
             ExitCode::FAILURE
         }
         _ if complete => ExitCode::SUCCESS,

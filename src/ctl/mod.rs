@@ -161,19 +161,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
-    let (config, options) = (&target.config, target.options());
-    let insecure = options.insecure_permissions;
     match task {
-        Task::Check => return Ok(check::run(config, options, |_| ())),
+        Task::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
         Task::Import(args) => return Ok(import::run(&args)),
         Task::Explain(args) => match args.of() {
-            explain::Of::File(args) => return Ok(explain::run(config, insecure, &args)),
-            explain::Of::Live { address, json } => {
-                events::explain(config, insecure, address, json)?;
-            }
+            explain::Of::File(args) => explain::run(target, &args)?,
+            explain::Of::Live { address, json } => events::explain(target, address, json)?,
         },
-        Task::Watch(args) => events::watch(config, insecure, &args)?,
-        Task::History(args) => events::history(config, insecure, args)?,
+        Task::Watch(args) => events::watch(target, &args)?,
+        Task::History(args) => events::history(target, args)?,
         Task::Status(args) => status::run(target, &args)?,
         Task::Open(args) => hand::open(target, args)?,
         Task::Close(args) => hand::close(target, args)?,

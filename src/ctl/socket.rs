@@ -29,45 +29,45 @@ pub(super) enum ControlError {
     #[error("{0}")]
     NoConfiguration(Report),
     #[error(
-        "knockctl: knockd is not running (nothing listens on {path})\n    \
+        "knockctl: error: knockd is not running (nothing listens on {path})\n    \
          start it with 'systemctl start knockd'; why it ended is in 'journalctl -u knockd'; \
          if it runs with another configuration, name that with -c{doubt}",
         path = path.display(), doubt = in_doubt(doubt.as_ref())
     )]
     NotRunning { path: PathBuf, doubt: Option<Report> },
     #[error(
-        "knockctl: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
+        "knockctl: error: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
          start it on trial with '{}'; systemctl starts it for good",
         escape(.command), path = path.display()
     )]
     NothingRuns { path: PathBuf, command: String },
     #[error(
-        "knockctl: no permission to ask knockd ({path})\n    \
+        "knockctl: error: no permission to ask knockd ({path})\n    \
          be root, or a member of the group knockd",
         path = path.display()
     )]
     NotAllowed { path: PathBuf },
-    #[error("knockctl: cannot reach knockd at {path}: {source}", path = path.display())]
+    #[error("knockctl: error: cannot reach knockd at {path}: {source}", path = path.display())]
     Unreachable { path: PathBuf, source: io::Error },
     #[error(
-        "knockctl: knockd does not answer ({path})\n    \
+        "knockctl: error: knockd does not answer ({path})\n    \
          'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs",
         path = path.display()
     )]
     Silent { path: PathBuf },
     #[error(
-        "knockctl: knockd has ended, or has closed the connection\n    'journalctl -u knockd' may say why"
+        "knockctl: error: knockd has ended, or has closed the connection\n    'journalctl -u knockd' may say why"
     )]
     Ended,
     #[error(
-        "knockctl: knockd gives an answer that this knockctl does not understand: {0}\n    \
+        "knockctl: error: knockd gives an answer that this knockctl does not understand: {0}\n    \
          'knockd -V' and 'knockctl -V' should say the same; restart knockd after an upgrade"
     )]
     NotUnderstood(serde_json::Error),
     /// In the daemon's words.
-    #[error("knockctl: {}", escape(.0))]
+    #[error("knockctl: error: {}", escape(.0))]
     Refused(String),
-    #[error("knockctl: cannot write to standard output: {0}")]
+    #[error("knockctl: error: cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
 

@@ -199,6 +199,10 @@ impl Bundle<'_> {
                 ));
             }
         }
+        let is_spa = |entry: &Entry| matches!(entry.way, Way::Spa { .. });
+        if self.key.is_none() && self.entries.iter().any(is_spa) {
+            text.push_str("Its key_file is the file that 'knock --keygen' has made.\n\n");
+        }
         if let Some(key) = self.key.filter(|_| with_qr) {
             let all = Zeroizing::new(format!("{hosts}\n# {}:\n{key}\n", self.server.file("key")));
             text.push_str(&drawn(&all, colours));

@@ -104,11 +104,11 @@ impl ClientFile {
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum NotOurs {
     #[error(
-        "{} was not written by 'knockctl enroll', so it stays as it is",
+        "knockctl: error: {} was not written by 'knockctl enroll', so it stays as it is",
         .0.display()
     )]
     Foreign(PathBuf),
-    #[error("{at}: '{client}' is written here by hand, so it stays as it is")]
+    #[error("{at}: error: '{client}' is written here by hand, so it stays as it is")]
     Elsewhere { client: Name, at: Place },
     /// Written by `enroll`, and changed since in a way that would be lost.
     #[error("{0}")]
@@ -313,16 +313,19 @@ mod tests {
         for (added, error) in [
             (
                 "    fwknop: {key: x}\n",
-                "client-phone.yaml:7:5: 'fwknop' was added by hand, and would be lost",
+                "client-phone.yaml:7:5: error: 'fwknop' was added by hand, and would be lost",
             ),
             (
                 "  # my phone\n",
-                "client-phone.yaml:7:3: this comment was added by hand, and would be lost",
+                "client-phone.yaml:7:3: error: this comment was added by hand, and would be lost",
             ),
-            ("doors: {}\n", "client-phone.yaml:7:1: 'doors' was added by hand, and would be lost"),
+            (
+                "doors: {}\n",
+                "client-phone.yaml:7:1: error: 'doors' was added by hand, and would be lost",
+            ),
             (
                 "  tablet: {doors: [ssh]}\n",
-                "client-phone.yaml:7:3: 'tablet' was added by hand, and would be lost",
+                "client-phone.yaml:7:3: error: 'tablet' was added by hand, and would be lost",
             ),
         ] {
             assert_eq!(read(&format!("{}{added}", *text)), Err(error.to_owned()));
@@ -360,7 +363,7 @@ mod tests {
         let read = |rest: &str| read(&format!("{HEADER}\n{rest}"));
         assert_eq!(
             read("clients: {}"),
-            Err("client-phone.yaml:2:10: 'phone' is missing here".into())
+            Err("client-phone.yaml:2:10: error: 'phone' is missing here".into())
         );
         assert!(read("clients: [").is_err());
         assert!(read("").is_err());
