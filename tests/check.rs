@@ -37,10 +37,16 @@ fn said(output: Output, directory: &Path) -> Said {
     Said { status: output.status.code(), output: text(output.stdout), errors }
 }
 
+/// Writes a file with sequences, which are not everybody's business.
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 fn file(text: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("doors.yaml");
-    fs::write(&path, text).unwrap();
+    write(&path, text);
     (directory, path)
 }
 
@@ -205,25 +211,65 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
     let command = door("start_command: 'true'");
     let set = |name: &str| door(&format!("via: {{nft_set: {{table: inet filter, set4: {name}}}}}"));
     let cases = [
-        ("state_dir: DIR/file", command.clone(), "1:39: cannot write DIR/file: Not a directory"),
-        ("pid_file: DIR/file/pid", command.clone(), "1:38: cannot write DIR/file/pid: Not a dir"),
-        ("pid_file: DIR", command.clone(), "1:38: cannot write DIR: Is a directory"),
-        ("run_dir: DIR/file/x", command.clone(), "1:37: cannot write DIR/file/x/control.sock: Not"),
+        (
+            "state_dir: DIR/file",
+            command.clone(),
+            "1:39: error: cannot write DIR/file: Not a directory",
+        ),
+        (
+            "pid_file: DIR/file/pid",
+            command.clone(),
+            "1:38: error: cannot write DIR/file/pid: Not a dir",
+        ),
+        ("pid_file: DIR", command.clone(), "1:38: error: cannot write DIR: Is a directory"),
+        (
+            "run_dir: DIR/file/x",
+            command.clone(),
+            "1:37: error: cannot write DIR/file/x/control.sock: Not",
+        ),
         (&format!("run_dir: DIR/{long}"), command.clone(), "control.sock: File name too long"),
         (
             "log: {file: DIR/theirs}",
             command.clone(),
-            "1:33: cannot open the log file DIR/theirs: it b",
+            "1:33: error: cannot open the log file DIR/theirs: it b",
         ),
-        ("log: {file: DIR/none/log}", command.clone(), "1:33: cannot write DIR/none/log: No such"),
-        ("user: nobody-at-all", command, "1:34: there is no user 'nobody-at-all': create it"),
+        (
+            "log: {file: DIR/none/log}",
+            command.clone(),
+            "1:33: error: cannot write DIR/none/log: No such",
+        ),
+        (
+            "user: nobody-at-all",
+            command,
+            "1:34: error: there is no user 'nobody-at-all': create it",
+        ),
         ("state_dir: DIR/newer", door("start_command: echo"), "newer/ledger.db was written by a n"),
         ("state_dir: DIR/other", door("start_command: echo"), "another program's database"),
-        ("state_dir: DIR/open", door("start_command: echo"), "DIR/open: others than its owner"),
-        ("run_dir: DIR/open", door("start_command: echo"), "DIR/open: others than its owner"),
-        ("on_exit: keep", set("none"), "2:45: there is no set 'inet filter none'; declare it"),
-        ("on_exit: keep", set("plain"), "2:45: the set 'inet filter plain' lacks 'flags timeout'"),
-        ("spa: {key_file: DIR/file}", door("spa: true, open: 22"), "file: others than its owner"),
+        (
+            "state_dir: DIR/open",
+            door("start_command: echo"),
+            "DIR/open: error: others than its owner",
+        ),
+        (
+            "run_dir: DIR/open",
+            door("start_command: echo"),
+            "DIR/open: error: others than its owner",
+        ),
+        (
+            "on_exit: keep",
+            set("none"),
+            "2:45: error: there is no set 'inet filter none'; declare it",
+        ),
+        (
+            "on_exit: keep",
+            set("plain"),
+            "2:45: error: the set 'inet filter plain' lacks 'flags timeout'",
+        ),
+        (
+            "spa: {key_file: DIR/file}",
+            door("spa: true, open: 22"),
+            "file: error: others than its owner",
+        ),
     ];
     for (setting, doors, wanted) in cases {
         let given = |key: &str| setting.starts_with(key);
@@ -234,7 +280,7 @@ fn what_would_keep_knockd_from_starting_is_an_error_at_its_place() {
         let (directory, path) = file("");
         let place = directory.path().display().to_string();
         let text = format!("knockd: {{{}}}\n{doors}\n", settings.join(", "));
-        fs::write(&path, text.replace("DIR", &place)).unwrap();
+        write(&path, &text.replace("DIR", &place));
         fs::write(directory.path().join("file"), "").unwrap();
         let theirs = directory.path().join("theirs");
         fs::write(&theirs, "").unwrap();
@@ -328,7 +374,8 @@ fn the_command_line_of_knockd_is_checked_too() {
     let said = run("knockd", &log, GOOD);
     assert_eq!(said.status, Some(1));
     assert!(
-        said.errors.starts_with("doors.yaml: cannot write /nonexistent/knockd.log: No such file"),
+        said.errors
+            .starts_with("doors.yaml: error: cannot write /nonexistent/knockd.log: No such file"),
         "{}",
         said.errors
     );
@@ -367,7 +414,7 @@ fn errors_fail_and_nothing_else_is_said() {
     let said = run("knockctl", &["check"], "doors: {a: {sequence: [abc]}}");
     assert_eq!(said.status, Some(1));
     assert_eq!(said.output, "");
-    assert!(said.errors.contains("doors.yaml:1:24: 'abc' is not a port"), "{}", said.errors);
+    assert!(said.errors.contains("doors.yaml:1:24: error: 'abc' is not a port"), "{}", said.errors);
 }
 
 #[test]
@@ -391,7 +438,10 @@ fn a_path_that_is_not_there_is_named() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.starts_with("/nonexistent/knock.d: cannot be read: No such file"), "{errors}");
+    assert!(
+        errors.starts_with("/nonexistent/knock.d: error: cannot be read: No such file"),
+        "{errors}"
+    );
 }
 
 #[test]

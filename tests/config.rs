@@ -69,10 +69,10 @@ doors.yaml:3:64: warning: what runs here sleeps, and is killed after 5s
 
 "#]];
     limits_of_commands_that_are_none: said("knockd: {command_limit: never}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: echo, command_limit: 0}}") => str![[r#"
-doors.yaml:1:25: 'never' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
+doors.yaml:1:25: error: 'never' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
     knockd: {command_limit: never}
                             ^^^^^
-doors.yaml:2:85: command_limit cannot be zero
+doors.yaml:2:85: error: command_limit cannot be zero
     doors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: echo, command_limit: 0}}
                                                                                         ^
 "#]];
@@ -90,99 +90,99 @@ doors.yaml:2:59: warning: 'command_limit' has no effect: this door runs no comma
     an_act_that_says_itself_when_it_ends: said_of_door("sequence: [7000, 8000/udp, 9000]\nstart_command: echo %IP% timeout %SECONDS%\nopen_for: 1m") => str![];
     a_classic_command_may_sleep: said_of_classic("[ssh]\nSequence = 7000,8000:udp,9000\nCommand = sleep 60\n") => str![];
     a_misspelt_key: said_of_door("sequnce: [7000, 8000]\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:5: 'sequnce' is not a key of a door: did you mean 'sequence'?
+doors.yaml:3:5: error: 'sequnce' is not a key of a door: did you mean 'sequence'?
         sequnce: [7000, 8000]
         ^^^^^^^
 "#]];
     a_misspelt_top_key: said("door:\n  ssh: {}\n") => str![[r#"
-doors.yaml:1:1: 'door' is not a key of a configuration: did you mean 'doors'?
+doors.yaml:1:1: error: 'door' is not a key of a configuration: did you mean 'doors'?
     door:
     ^^^^
 "#]];
     a_misspelt_setting: said("knockd:\n  interface: [eth0]\n") => str![[r#"
-doors.yaml:2:3: 'interface' is not a key of knockd: did you mean 'interfaces'?
+doors.yaml:2:3: error: 'interface' is not a key of knockd: did you mean 'interfaces'?
       interface: [eth0]
       ^^^^^^^^^
 "#]];
     an_unknown_key: said_of_door("sequence: [7000]\nstart_command: 'true'\nbanana: 1") => str![[r#"
-doors.yaml:5:5: 'banana' is not a key of a door
+doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
     its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
-doors.yaml:2:3: nothing opens door 'ssh': it has no sequence
+doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
       ssh:
       ^^^
     write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, totp, spa or fwknop
 "#]];
     an_empty_sequence: said_of_door("sequence: []\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:15: a sequence needs at least one knock: three or more are sensible
+doors.yaml:3:15: error: a sequence needs at least one knock: three or more are sensible
         sequence: []
                   ^
 "#]];
     a_sequence_that_is_no_list: said_of_door("sequence: 7000, 8000\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:15: a sequence is a list
+doors.yaml:3:15: error: a sequence is a list
         sequence: 7000, 8000
                   ^^^^^^^^^^
     write sequence: [7000, 8000]
 "#]];
     too_many_knocks: said_of_door(&format!("sequence: {:?}\nstart_command: 'true'", [1; 33])) => str![[r#"
-doors.yaml:3:15: a sequence has at most 32 knocks, not 33
+doors.yaml:3:15: error: a sequence has at most 32 knocks, not 33
         sequence: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
                   ^
 "#]];
     a_word_for_a_port: said_of_door("sequence: [abc, 8000, 9000]\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:16: 'abc' is not a port: write a number from 1 to 65535
+doors.yaml:3:16: error: 'abc' is not a port: write a number from 1 to 65535
         sequence: [abc, 8000, 9000]
                    ^^^
 "#]];
     ports_out_of_range: said_of_door("sequence: [0, 70000, -1]\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:16: port 0 is out of range: ports go from 1 to 65535
+doors.yaml:3:16: error: port 0 is out of range: ports go from 1 to 65535
         sequence: [0, 70000, -1]
                    ^
-doors.yaml:3:19: port 70000 is out of range: ports go from 1 to 65535
+doors.yaml:3:19: error: port 70000 is out of range: ports go from 1 to 65535
         sequence: [0, 70000, -1]
                       ^^^^^
-doors.yaml:3:26: '-1' is not a port: write a number from 1 to 65535
+doors.yaml:3:26: error: '-1' is not a port: write a number from 1 to 65535
         sequence: [0, 70000, -1]
                              ^^
 "#]];
     an_unknown_protocol: said_of_door("sequence: [7000:upd, 8000/icmp]\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:16: 'upd' is not a protocol: write tcp or udp
+doors.yaml:3:16: error: 'upd' is not a protocol: write tcp or udp
         sequence: [7000:upd, 8000/icmp]
                    ^^^^^^^^
-doors.yaml:3:26: 'icmp' is not a protocol: write tcp or udp
+doors.yaml:3:26: error: 'icmp' is not a protocol: write tcp or udp
         sequence: [7000:upd, 8000/icmp]
                              ^^^^^^^^^
 "#]];
     a_port_with_a_blank: said_of_door("sequence: [7000: udp]\nstart_command: 'true'") => str![[r#"
-doors.yaml:3:16: a port such as 7000 or 8000/udp belongs here, not a mapping
+doors.yaml:3:16: error: a port such as 7000 or 8000/udp belongs here, not a mapping
         sequence: [7000: udp]
                    ^
     write 7000:udp without a blank after the colon
 "#]];
     nothing_to_do: said_of_door("sequence: [7000]") => str![[r#"
-doors.yaml:2:3: door 'ssh' does nothing when it opens
+doors.yaml:2:3: error: door 'ssh' does nothing when it opens
       ssh:
       ^^^
     write the ports to open, open: [22/tcp], or a 'start_command'
 "#]];
     a_bad_duration: said_of_door("sequence: [7000]\nstart_command: 'true'\nseq_timeout: 5 minutes") => str![[r#"
-doors.yaml:5:18: '5 minutes' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
+doors.yaml:5:18: error: '5 minutes' is not a duration: write 30s, 5m, 1h30m, or a number of seconds
         seq_timeout: 5 minutes
                      ^^^^^^^^^
 "#]];
     a_zero_duration: said_of_door("sequence: [7000]\nstart_command: 'true'\nstop_command: 'true'\nseq_timeout: 0\nopen_for: 0s") => str![[r#"
-doors.yaml:6:18: seq_timeout cannot be zero
+doors.yaml:6:18: error: seq_timeout cannot be zero
         seq_timeout: 0
                      ^
-doors.yaml:7:15: open_for cannot be zero
+doors.yaml:7:15: error: open_for cannot be zero
         open_for: 0s
                   ^^
 "#]];
     two_names_for_one_time: said_of_door("sequence: [7000]\nstart_command: 'true'\nstop_command: 'true'\nopen_for: 5\ncmd_timeout: 6") => str![[r#"
-doors.yaml:7:5: 'cmd_timeout' and 'open_for' are two names for one thing
+doors.yaml:7:5: error: 'cmd_timeout' and 'open_for' are two names for one thing
         cmd_timeout: 6
         ^^^^^^^^^^^
     remove one; the other is at doors.yaml:6:5
@@ -195,80 +195,80 @@ doors.yaml:5:5: warning: 'open_for' has no effect: nothing closes this door
 
 "#]];
     a_close_without_an_open: said_of_door("sequence: [7000]\nstop_command: 'true'") => str![[r#"
-doors.yaml:4:5: stop_command without start_command: there would be nothing to undo
+doors.yaml:4:5: error: stop_command without start_command: there would be nothing to undo
         stop_command: 'true'
         ^^^^^^^^^^^^
     write start_command too, or remove stop_command
 "#]];
     an_ipv6_close_without_an_open: said_of_door("sequence: [7000]\nstart_command: 'true'\nstart_command_6:\nstop_command_6: 'true'") => str![[r#"
-doors.yaml:6:5: stop_command_6 without start_command_6: there would be nothing to undo
+doors.yaml:6:5: error: stop_command_6 without start_command_6: there would be nothing to undo
         stop_command_6: 'true'
         ^^^^^^^^^^^^^^
     write start_command_6 too, or remove stop_command_6
 "#]];
     a_look_for_what_nothing_closes: said_of_door("sequence: [7000]\nstart_command: 'true'\nverify_command: 'true'") => str![[r#"
-doors.yaml:5:5: verify_command without stop_command: nothing stays open, so there is nothing to look for
+doors.yaml:5:5: error: verify_command without stop_command: nothing stays open, so there is nothing to look for
         verify_command: 'true'
         ^^^^^^^^^^^^^^
     write stop_command too, or remove verify_command
 "#]];
     an_unknown_flag: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: [syn, akc]") => str![[r#"
-doors.yaml:5:21: 'akc' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
+doors.yaml:5:21: error: 'akc' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
         tcpflags: [syn, akc]
                         ^^^
 "#]];
     a_flag_without_quotes: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: [syn, !ack]") => str![[r#"
-doors.yaml:5:21: !ack without quotes is a YAML tag, which means nothing here
+doors.yaml:5:21: error: !ack without quotes is a YAML tag, which means nothing here
         tcpflags: [syn, !ack]
                         ^^^^
     write "!ack"
 "#]];
     flags_that_exclude_each_other: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: syn,!syn") => str![[r#"
-doors.yaml:5:15: no packet has the flag syn and lacks it: write syn or !syn
+doors.yaml:5:15: error: no packet has the flag syn and lacks it: write syn or !syn
         tcpflags: syn,!syn
                   ^^^^^^^^
 "#]];
     a_target_that_is_a_name: said_of_door("sequence: [7000]\nstart_command: 'true'\ntarget: gw.example.com") => str![[r#"
-doors.yaml:5:13: 'gw.example.com' is not an IP address
+doors.yaml:5:13: error: 'gw.example.com' is not an IP address
         target: gw.example.com
                 ^^^^^^^^^^^^^^
     write an address such as 192.0.2.10 or 2001:db8::10; names are not looked up
 "#]];
     a_target_that_is_no_address: said_of_door("sequence: [7000]\nstart_command: 'true'\ntarget: 0.0.0.0") => str![[r#"
-doors.yaml:5:13: no packet is sent to 0.0.0.0
+doors.yaml:5:13: error: no packet is sent to 0.0.0.0
         target: 0.0.0.0
                 ^^^^^^^
     without 'target' a knock at any address of this host counts
 "#]];
     too_many_trip_wires: said_of_door("sequence: [7000]\nstart_command: 'true'\ntrip_wires: many") => str![[r#"
-doors.yaml:5:17: 'many' does not do here: write a number from 0 to 1000
+doors.yaml:5:17: error: 'many' does not do here: write a number from 0 to 1000
         trip_wires: many
                     ^^^^
 "#]];
     an_unknown_hole: said_of_door("sequence: [7000]\nstart_command: iptables -s %IPP%") => str![[r#"
-doors.yaml:4:20: unknown hole %IPP%: did you mean %IP%?
+doors.yaml:4:20: error: unknown hole %IPP%: did you mean %IP%?
         start_command: iptables -s %IPP%
                        ^^^^^^^^^^^^^^^^^
 "#]];
     a_lone_percent_sign: said_of_door("sequence: [7000]\nstart_command: date +%s") => str![[r#"
-doors.yaml:4:20: a lone percent sign: write %% for a percent sign
+doors.yaml:4:20: error: a lone percent sign: write %% for a percent sign
         start_command: date +%s
                        ^^^^^^^^
 "#]];
     a_hole_that_nothing_fills: said_of_door("sequence: [7000]\nstart_command: iptables --dport %PORT%") => str![[r#"
-doors.yaml:4:20: nothing fills %PORT%: the door has no 'open'
+doors.yaml:4:20: error: nothing fills %PORT%: the door has no 'open'
         start_command: iptables --dport %PORT%
                        ^^^^^^^^^^^^^^^^^^^^^^^
     write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command
 "#]];
     a_hole_without_quotes: said_of_door("sequence: [7000]\nstart_command: [iptables, %IP%]") => str![[r#"
-doors.yaml:4:31: not valid YAML: unexpected character: `%'
+doors.yaml:4:31: error: not valid YAML: unexpected character: `%'
         start_command: [iptables, %IP%]
                                   ^
     put text that begins with % in quotes
 "#]];
     an_empty_list_of_words: said_of_door("sequence: [7000]\nstart_command: []") => str![[r#"
-doors.yaml:4:20: the list names no program
+doors.yaml:4:20: error: the list names no program
         start_command: []
                        ^
 "#]];
@@ -284,7 +284,7 @@ doors.yaml:5:19: warning: there is no program '/no/such/program' on this machine
 
 "#]];
     both_open_and_a_command: said_of_door("sequence: [7000]\nopen: [22]\nvia: nft\nstart_command: 'true'") => str![[r#"
-doors.yaml:6:5: 'start_command' and 'open' exclude each other
+doors.yaml:6:5: error: 'start_command' and 'open' exclude each other
         start_command: 'true'
         ^^^^^^^^^^^^^
     write 'open', or commands of the door's own, but not both
@@ -292,13 +292,13 @@ doors.yaml:6:5: 'start_command' and 'open' exclude each other
     open_is_by_the_guard_unless_via_says_otherwise: said_of_door("sequence: [7000]\nopen: [22]") => str![];
     open_by_the_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: guard\non_open: echo %IP% %PORT%\non_close: [echo, '%DOOR%']") => str![];
     the_guard_without_a_port: said_of_door("sequence: [7000]\nvia: guard") => str![[r#"
-doors.yaml:4:10: the guard has nothing to lock: the door has no 'open'
+doors.yaml:4:10: error: the guard has nothing to lock: the door has no 'open'
         via: guard
              ^^^^^
     write the ports that the door opens, such as open: [22/tcp]
 "#]];
     a_guarded_port_that_is_knocked_on: said_of_door("sequence: [7000, 22, 8000]\nopen: [80, 22]") => str![[r#"
-doors.yaml:4:16: 22/tcp is both knocked on and guarded by this door
+doors.yaml:4:16: error: 22/tcp is both knocked on and guarded by this door
         open: [80, 22]
                    ^^
     knock on ports that nothing else uses
@@ -306,98 +306,98 @@ doors.yaml:4:16: 22/tcp is both knocked on and guarded by this door
     a_set_of_nftables: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}") => str![];
     a_set_of_one_family: said_of_door("sequence: [7000]\nvia: {nft_set: {table: ip6 filter, set6: ssh6}}") => str![];
     a_set_without_a_table: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {set4: ssh4}}") => str![[r#"
-doors.yaml:5:20: nft_set does not say in which table the sets are
+doors.yaml:5:20: error: nft_set does not say in which table the sets are
         via: {nft_set: {set4: ssh4}}
                        ^
     write for example table: inet filter
 "#]];
     a_table_without_a_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter}}") => str![[r#"
-doors.yaml:5:20: nft_set names no set: nothing would be opened
+doors.yaml:5:20: error: nft_set names no set: nothing would be opened
         via: {nft_set: {table: inet filter}}
                        ^
     write set4, for IPv4 addresses, or set6, or both
 "#]];
     a_table_without_a_family: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: filter, set4: ssh4}}") => str![[r#"
-doors.yaml:5:28: 'filter' does not name a table by its family and name
+doors.yaml:5:28: error: 'filter' does not name a table by its family and name
         via: {nft_set: {table: filter, set4: ssh4}}
                                ^^^^^^
     write for example inet filter; 'nft list tables' shows them
 "#]];
     a_misspelt_family: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inte filter, set4: ssh4}}") => str![[r#"
-doors.yaml:5:28: 'inte' is not a family of tables that see addresses: did you mean 'inet'?
+doors.yaml:5:28: error: 'inte' is not a family of tables that see addresses: did you mean 'inet'?
         via: {nft_set: {table: inte filter, set4: ssh4}}
                                ^^^^^^^^^^^
 "#]];
     a_family_without_addresses: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: netdev filter, set4: ssh4}}") => str![[r#"
-doors.yaml:5:28: 'netdev' is not a family of tables that see addresses
+doors.yaml:5:28: error: 'netdev' is not a family of tables that see addresses
         via: {nft_set: {table: netdev filter, set4: ssh4}}
                                ^^^^^^^^^^^^^
     write one of inet, ip, ip6
 "#]];
     a_table_that_does_not_see_the_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: ip6 filter, set4: ssh4, set6: ssh6}}") => str![[r#"
-doors.yaml:5:46: a table of the family ip6 never sees an IPv4 packet
+doors.yaml:5:46: error: a table of the family ip6 never sees an IPv4 packet
         via: {nft_set: {table: ip6 filter, set4: ssh4, set6: ssh6}}
                                                  ^^^^
     write set6, or name a table of inet
 "#]];
     the_table_of_the_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet knockd, set4: g_ssh_4}}") => str![[r#"
-doors.yaml:5:28: the table 'inet knockd' is the guard's own
+doors.yaml:5:28: error: the table 'inet knockd' is the guard's own
         via: {nft_set: {table: inet knockd, set4: g_ssh_4}}
                                ^^^^^^^^^^^
     make sets in a table of your own, or write via: guard
 "#]];
     one_set_for_both_families: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set4: ssh, set6: ssh}}") => str![[r#"
-doors.yaml:5:58: one set cannot hold the addresses of both families
+doors.yaml:5:58: error: one set cannot hold the addresses of both families
         via: {nft_set: {table: inet filter, set4: ssh, set6: ssh}}
                                                              ^^^
     make one of 'type ipv4_addr' and one of 'type ipv6_addr'
 "#]];
     names_that_nft_does_not_take: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet 1x, set4: '4;flush ruleset'}}") => str![[r#"
-doors.yaml:5:28: '1x' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /
+doors.yaml:5:28: error: '1x' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /
         via: {nft_set: {table: inet 1x, set4: '4;flush ruleset'}}
                                ^^^^^^^
-doors.yaml:5:43: '4;flush ruleset' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /
+doors.yaml:5:43: error: '4;flush ruleset' is not a name that nft takes: it begins with a letter, and goes on with letters, digits and _ . - /
         via: {nft_set: {table: inet 1x, set4: '4;flush ruleset'}}
                                               ^^^^^^^^^^^^^^^^^
 "#]];
     a_misspelt_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: {table: inet filter, set_4: ssh4}}") => str![[r#"
-doors.yaml:5:41: 'set_4' is not a key of nft_set: did you mean 'set4'?
+doors.yaml:5:41: error: 'set_4' is not a key of nft_set: did you mean 'set4'?
         via: {nft_set: {table: inet filter, set_4: ssh4}}
                                             ^^^^^
 "#]];
     a_misspelt_nft_set: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nftset: {table: inet filter, set4: ssh4}}") => str![[r#"
-doors.yaml:5:11: 'nftset' is not a key of via: did you mean 'nft_set'?
+doors.yaml:5:11: error: 'nftset' is not a key of via: did you mean 'nft_set'?
         via: {nftset: {table: inet filter, set4: ssh4}}
               ^^^^^^
 "#]];
     an_nft_set_of_words: said_of_door("sequence: [7000]\nopen: [22]\nvia: {nft_set: ssh4}") => str![[r#"
-doors.yaml:5:20: a mapping such as {table: inet filter, set4: ssh4, set6: ssh6} belongs here, not a word
+doors.yaml:5:20: error: a mapping such as {table: inet filter, set4: ssh4, set6: ssh6} belongs here, not a word
         via: {nft_set: ssh4}
                        ^^^^
 "#]];
     an_nft_set_of_nothing: said_of_door("sequence: [7000]\nopen: [22]\nvia: nft_set") => str![[r#"
-doors.yaml:5:10: nft_set wants a table and sets
+doors.yaml:5:10: error: nft_set wants a table and sets
         via: nft_set
              ^^^^^^^
     write via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}
 "#]];
     a_misspelt_guard: said_of_door("sequence: [7000]\nopen: [22]\nvia: gaurd") => str![[r#"
-doors.yaml:5:10: there is no template 'gaurd': did you mean 'guard'?
+doors.yaml:5:10: error: there is no template 'gaurd': did you mean 'guard'?
         via: gaurd
              ^^^^^
 "#]];
     a_port_hole_for_several_ports: said_of_door("sequence: [7000]\nopen: [22, 80]\non_open: echo %PORT%\non_close: echo %PROTO%") => str![[r#"
-doors.yaml:5:14: nothing fills %PORT%: 'on_open' runs once, and the door opens 2 ports
+doors.yaml:5:14: error: nothing fills %PORT%: 'on_open' runs once, and the door opens 2 ports
         on_open: echo %PORT%
                  ^^^^^^^^^^^
     leave it out, or write the port into the command
-doors.yaml:6:15: nothing fills %PROTO%: 'on_close' runs once, and the door opens 2 ports
+doors.yaml:6:15: error: nothing fills %PROTO%: 'on_close' runs once, and the door opens 2 ports
         on_close: echo %PROTO%
                   ^^^^^^^^^^^^
     leave it out, or write the port into the command
 "#]];
     a_port_hole_for_no_port: said_of_door("sequence: [7000]\nstart_command: 'true'\non_open: echo %PORT%") => str![[r#"
-doors.yaml:5:14: nothing fills %PORT%: the door has no 'open'
+doors.yaml:5:14: error: nothing fills %PORT%: the door has no 'open'
         on_open: echo %PORT%
                  ^^^^^^^^^^^
     leave it out, or write the port into the command
@@ -433,13 +433,13 @@ doors.yaml:3:3: warning: 'on_exit' has no effect: the guard opens no door
 
 "#]];
     networks_that_are_none: said("knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}\n") => str![[r#"
-doors.yaml:1:20: '192.0.2.0/33' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
+doors.yaml:1:20: error: '192.0.2.0/33' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
     knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
                        ^^^^^^^^^^^^
-doors.yaml:1:34: 'gw.example.com' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
+doors.yaml:1:34: error: 'gw.example.com' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address
     knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
                                      ^^^^^^^^^^^^^^
-doors.yaml:1:60: 'leave' is none of keep, remove
+doors.yaml:1:60: error: 'leave' is none of keep, remove
     knockd: {trusted: [192.0.2.0/33, gw.example.com], on_exit: leave}
                                                                ^^^^^
 "#]];
@@ -461,92 +461,92 @@ doors.yaml:2:39: warning: ::/0 is every address: the guard locks nothing for IPv
 
 "#]];
     mail_to_nobody: said("knockd: {alert: {}}\n") => str![[r#"
-doors.yaml:1:17: alert does not say to whom
+doors.yaml:1:17: error: alert does not say to whom
     knockd: {alert: {}}
                     ^
     write alert: {email: ADDRESS}
 "#]];
     mail_to_several: said("knockd: {alert: {email: 'a@example.com,b@example.com'}}\n") => str![[r#"
-doors.yaml:1:25: 'a@example.com,b@example.com' is not a mail address: write for example admin@example.com, or root
+doors.yaml:1:25: error: 'a@example.com,b@example.com' is not a mail address: write for example admin@example.com, or root
     knockd: {alert: {email: 'a@example.com,b@example.com'}}
                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 "#]];
     mail_without_a_mapping: said("knockd: {alert: root}\n") => str![[r#"
-doors.yaml:1:17: a mapping such as {email: root} belongs here, not a word
+doors.yaml:1:17: error: a mapping such as {email: root} belongs here, not a word
     knockd: {alert: root}
                     ^^^^
 "#]];
     a_misspelt_template: said_of_door("sequence: [7000]\nopen: [22]\nvia: iptable") => str![[r#"
-doors.yaml:5:10: there is no template 'iptable': did you mean 'iptables'?
+doors.yaml:5:10: error: there is no template 'iptable': did you mean 'iptables'?
         via: iptable
              ^^^^^^^
 "#]];
     an_unknown_template: said_of_door("sequence: [7000]\nopen: [22]\nvia: pf") => str![[r#"
-doors.yaml:5:10: there is no template 'pf'
+doors.yaml:5:10: error: there is no template 'pf'
         via: pf
              ^^
     write guard, or a template: firewalld, ipset, iptables, nft, ufw
 "#]];
     a_template_without_a_port: said_of_door("sequence: [7000]\nvia: iptables") => str![[r#"
-doors.yaml:4:10: nothing fills %PORT%: the door has no 'open'
+doors.yaml:4:10: error: nothing fills %PORT%: the door has no 'open'
         via: iptables
              ^^^^^^^^
     write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command
 "#]];
     a_port_that_is_opened_twice: said_of_door("sequence: [7000]\nopen: [22, 22/tcp]\nvia: iptables") => str![[r#"
-doors.yaml:4:16: 22/tcp is given twice: first at doors.yaml:4:12
+doors.yaml:4:16: error: 22/tcp is given twice: first at doors.yaml:4:12
         open: [22, 22/tcp]
                    ^^^^^^
 "#]];
     a_door_given_twice_in_one_file: said("doors:\n  ssh: {sequence: [1], start_command: 'true'}\n  ssh: {sequence: [2], start_command: 'true'}\n") => str![[r#"
-doors.yaml:3:3: 'ssh' is given twice: first at doors.yaml:2:3
+doors.yaml:3:3: error: 'ssh' is given twice: first at doors.yaml:2:3
       ssh: {sequence: [2], start_command: 'true'}
       ^^^
 "#]];
     a_bad_name: said("doors:\n  my door: {sequence: [1], start_command: 'true'}\n") => str![[r#"
-doors.yaml:2:3: 'my door' is no name: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
+doors.yaml:2:3: error: 'my door' is no name: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
       my door: {sequence: [1], start_command: 'true'}
       ^^^^^^^
 "#]];
     bad_settings: said("knockd:\n  only_ipv4: yes\n  run_dir: run\n  interfaces: []\n  log: {syslog: deamon, level: loud, colour: red}\n  track: {sources: 1}\n") => str![[r#"
-doors.yaml:2:14: 'yes' is neither true nor false
+doors.yaml:2:14: error: 'yes' is neither true nor false
       only_ipv4: yes
                  ^^^
-doors.yaml:3:12: 'run' depends on where knockd is started
+doors.yaml:3:12: error: 'run' depends on where knockd is started
       run_dir: run
                ^^^
     write the whole path, from / on
-doors.yaml:4:15: no interface is named: write [any] for every interface
+doors.yaml:4:15: error: no interface is named: write [any] for every interface
       interfaces: []
                   ^
-doors.yaml:5:17: 'deamon' is none of kern, user, mail, daemon, auth, syslog, lpr, news, uucp, cron, authpriv, ftp, local0, local1, local2, local3, local4, local5, local6, local7: did you mean 'daemon'?
+doors.yaml:5:17: error: 'deamon' is none of kern, user, mail, daemon, auth, syslog, lpr, news, uucp, cron, authpriv, ftp, local0, local1, local2, local3, local4, local5, local6, local7: did you mean 'daemon'?
       log: {syslog: deamon, level: loud, colour: red}
                     ^^^^^^
-doors.yaml:5:32: 'loud' is none of error, warning, info, debug
+doors.yaml:5:32: error: 'loud' is none of error, warning, info, debug
       log: {syslog: deamon, level: loud, colour: red}
                                    ^^^^
-doors.yaml:5:38: 'colour' is not a key of log
+doors.yaml:5:38: error: 'colour' is not a key of log
       log: {syslog: deamon, level: loud, colour: red}
                                          ^^^^^^
     its keys are: syslog, file, level, format
-doors.yaml:6:20: '1' does not do here: write a number from 64 to 16777216
+doors.yaml:6:20: error: '1' does not do here: write a number from 64 to 16777216
       track: {sources: 1}
                        ^
 "#]];
     no_yaml_at_all: said("doors: [\n") => str![[r#"
-doors.yaml:1:8: not valid YAML: unclosed bracket '['
+doors.yaml:1:8: error: not valid YAML: unclosed bracket '['
     doors: [
            ^
     a bracket is not closed, probably in line 1
 "#]];
     tabs: said("doors:\n\tssh:\n") => str![[r#"
-doors.yaml:2:2: not valid YAML: tabs disallowed within this context (block indentation)
+doors.yaml:2:2: error: not valid YAML: tabs disallowed within this context (block indentation)
      ssh:
      ^
     indent with spaces, not with tabs
 "#]];
     something_else_entirely: said("- 1\n- 2\n") => str![[r#"
-doors.yaml:1:1: a mapping with 'knockd', 'templates', 'clients' or 'doors' belongs here, not a list
+doors.yaml:1:1: error: a mapping with 'knockd', 'templates', 'clients' or 'doors' belongs here, not a list
     - 1
     ^
 "#]];
@@ -561,13 +561,13 @@ doors.yaml: warning: no door is configured: nothing can be opened
 
 "#]];
     everything_at_once: said("knockd: {usr: nobody}\ndoors:\n  a: {sequence: [abc], start_command: 'true'}\n  b: {sequence: [1], start_command: 'true', open_for: 3}\n  c: {sequence: [2], start_command: '%X%'}\n") => str![[r#"
-doors.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
+doors.yaml:1:10: error: 'usr' is not a key of knockd: did you mean 'user'?
     knockd: {usr: nobody}
              ^^^
-doors.yaml:3:18: 'abc' is not a port: write a number from 1 to 65535
+doors.yaml:3:18: error: 'abc' is not a port: write a number from 1 to 65535
       a: {sequence: [abc], start_command: 'true'}
                      ^^^
-doors.yaml:5:37: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
+doors.yaml:5:37: error: unknown hole %X%: the holes are %IP% %FAMILY% %PORT% %PROTO% %DOOR% %CLIENT% %SECONDS%, and %% is a percent sign
       c: {sequence: [2], start_command: '%X%'}
                                         ^^^^^
 doors.yaml:4:45: warning: 'open_for' has no effect: nothing closes this door
@@ -580,39 +580,39 @@ doors.yaml:4:45: warning: 'open_for' has no effect: nothing closes this door
 says! {
     a_good_classic_file: said_of_classic("[options]\n\tUseSyslog\n\n[openSSH]\n\tsequence = 7000,8000,9000\n\tseq_timeout = 5\n\tcommand = echo %IP%\n\ttcpflags = syn\n") => str![];
     classic_ports: said_of_classic("[ssh]\nSequence = abc,70000,7000:upd,,0\nCommand = true\n") => str![[r#"
-knockd.conf:2:12: 'abc' is not a port: write a number from 1 to 65535
+knockd.conf:2:12: error: 'abc' is not a port: write a number from 1 to 65535
     Sequence = abc,70000,7000:upd,,0
                ^^^
-knockd.conf:2:16: port 70000 is out of range: ports go from 1 to 65535
+knockd.conf:2:16: error: port 70000 is out of range: ports go from 1 to 65535
     Sequence = abc,70000,7000:upd,,0
                    ^^^^^
-knockd.conf:2:22: 'upd' is not a protocol: write tcp or udp
+knockd.conf:2:22: error: 'upd' is not a protocol: write tcp or udp
     Sequence = abc,70000,7000:upd,,0
                          ^^^^^^^^
-knockd.conf:2:31: '' is not a port: write a number from 1 to 65535
+knockd.conf:2:31: error: '' is not a port: write a number from 1 to 65535
     Sequence = abc,70000,7000:upd,,0
                                   ^
-knockd.conf:2:32: port 0 is out of range: ports go from 1 to 65535
+knockd.conf:2:32: error: port 0 is out of range: ports go from 1 to 65535
     Sequence = abc,70000,7000:upd,,0
                                    ^
 "#]];
     a_classic_sequence_with_blanks: said_of_classic("[ssh]\nSequence = 7000 8000 9000\nCommand = true\n") => str![[r#"
-knockd.conf:2:12: '7000 8000 9000' is not a port: write a number from 1 to 65535
+knockd.conf:2:12: error: '7000 8000 9000' is not a port: write a number from 1 to 65535
     Sequence = 7000 8000 9000
                ^^^^^^^^^^^^^^
     put a comma between two ports
 "#]];
     classic_times: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nSeq_Timeout = 5m\nStop_Command = true\nCmd_Timeout = 0\n") => str![[r#"
-knockd.conf:4:15: '5m' is not a number of seconds: classic knockd takes it for 5
+knockd.conf:4:15: error: '5m' is not a number of seconds: classic knockd takes it for 5
     Seq_Timeout = 5m
                   ^^
     write a whole number without a unit
-knockd.conf:6:15: Cmd_Timeout cannot be zero
+knockd.conf:6:15: error: Cmd_Timeout cannot be zero
     Cmd_Timeout = 0
                   ^
 "#]];
     classic_flags: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nTCPFlags = syn, !ack\n[b]\nSequence = 7001\nCommand = true\nTCPFlags = foo\n") => str![[r#"
-knockd.conf:8:12: 'foo' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
+knockd.conf:8:12: error: 'foo' is not a TCP flag: write fin, syn, rst, psh, ack or urg, or one of them after !
     TCPFlags = foo
                ^^^
 knockd.conf:4:12: warning: classic knockd takes no blanks between flags; here they are passed over
@@ -620,52 +620,52 @@ knockd.conf:4:12: warning: classic knockd takes no blanks between flags; here th
                ^^^^^^^^^
 "#]];
     an_unknown_directive: said_of_classic("[ssh]\nSequnce = 7000\nCommand = true\nFrobnicate = 1\nLogFile = /var/log/x\n") => str![[r#"
-knockd.conf:1:2: door 'ssh' has no Sequence
+knockd.conf:1:2: error: door 'ssh' has no Sequence
     [ssh]
      ^^^
     write for example: Sequence = 7000,8000:udp,9000
-knockd.conf:2:1: unknown directive 'Sequnce': did you mean 'Sequence'?
+knockd.conf:2:1: error: unknown directive 'Sequnce': did you mean 'Sequence'?
     Sequnce = 7000
     ^^^^^^^
-knockd.conf:4:1: unknown directive 'Frobnicate'
+knockd.conf:4:1: error: unknown directive 'Frobnicate'
     Frobnicate = 1
     ^^^^^^^^^^
     the directives here are: Sequence, One_Time_Sequences, Seq_Timeout, Timeout, TCPFlags, Target, Start_Command, Command, Start_Command_6, Command_6, Cmd_Timeout, Stop_Command, Stop_Command_6
-knockd.conf:5:1: unknown directive 'LogFile'
+knockd.conf:5:1: error: unknown directive 'LogFile'
     LogFile = /var/log/x
     ^^^^^^^
     it belongs in the section [options]
 "#]];
     a_directive_before_every_section: said_of_classic("Sequence = 7000\n[ssh]\nSequence = 7000\nCommand = true\n") => str![[r#"
-knockd.conf:1:1: 'Sequence' stands before the first section
+knockd.conf:1:1: error: 'Sequence' stands before the first section
     Sequence = 7000
     ^^^^^^^^
     write [NAME] above it
 "#]];
     a_classic_stop_without_a_start: said_of_classic("[ssh]\nSequence = 7000\nStop_Command = true\n") => str![[r#"
-knockd.conf:3:1: Stop_Command without Start_Command: there would be nothing to undo
+knockd.conf:3:1: error: Stop_Command without Start_Command: there would be nothing to undo
     Stop_Command = true
     ^^^^^^^^^^^^
     write Start_Command too, or remove Stop_Command
 "#]];
     a_classic_door_without_a_command: said_of_classic("[ssh]\nSequence = 7000\n") => str![[r#"
-knockd.conf:1:2: nothing would run: Start_Command is missing
+knockd.conf:1:2: error: nothing would run: Start_Command is missing
     [ssh]
      ^^^
 "#]];
     a_classic_door_without_a_sequence: said_of_classic("[ssh]\nCommand = true\n") => str![[r#"
-knockd.conf:1:2: door 'ssh' has no Sequence
+knockd.conf:1:2: error: door 'ssh' has no Sequence
     [ssh]
      ^^^
     write for example: Sequence = 7000,8000:udp,9000
 "#]];
     a_classic_door_given_twice: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\n[ssh]\nSequence = 7001\nCommand = true\n") => str![[r#"
-knockd.conf:4:2: door 'ssh' is given twice: first at knockd.conf:1:2
+knockd.conf:4:2: error: door 'ssh' is given twice: first at knockd.conf:1:2
     [ssh]
      ^^^
 "#]];
     a_classic_directive_given_twice: said_of_classic("[ssh]\nSequence = 7000\nCommand = true\nStart_Command = false\n") => str![[r#"
-knockd.conf:4:1: Start_Command is given twice: first at knockd.conf:3:1
+knockd.conf:4:1: error: Start_Command is given twice: first at knockd.conf:3:1
     Start_Command = false
     ^^^^^^^^^^^^^
 "#]];
@@ -682,57 +682,57 @@ knockd.conf:2:24: warning: a comment after a value: taken for a comment, but it 
 
 "#]];
     a_broken_section: said_of_classic("[options]\n[ssh\nSequence = 7000\n") => str![[r#"
-knockd.conf:2:1: this is no section: a section is [NAME] on a line alone
+knockd.conf:2:1: error: this is no section: a section is [NAME] on a line alone
     [ssh
     ^^^^
-knockd.conf:3:1: unknown directive 'Sequence'
+knockd.conf:3:1: error: unknown directive 'Sequence'
     Sequence = 7000
     ^^^^^^^^
     it belongs in the section of a door
 "#]];
     a_classic_one_time_file_that_is_missing: said_of_classic("[ssh]\nOne_Time_Sequences = /nowhere/x\nCommand = true\n") => str![[r#"
-knockd.conf:2:22: /nowhere/x: cannot be read: No such file or directory (os error 2)
+knockd.conf:2:22: error: /nowhere/x: cannot be read: No such file or directory (os error 2)
     One_Time_Sequences = /nowhere/x
                          ^^^^^^^^^^
 "#]];
     a_classic_door_with_both_kinds_of_sequence: said_of_classic("[ssh]\nSequence = 7000\nOne_Time_Sequences = x\nCommand = true\n") => str![[r#"
-knockd.conf:3:22: One_Time_Sequences and Sequence exclude each other
+knockd.conf:3:22: error: One_Time_Sequences and Sequence exclude each other
     One_Time_Sequences = x
                          ^
     classic knockd passes over the Sequence; remove one
 "#]];
     a_classic_one_time_file_without_its_whole_path: said_of_classic("[ssh]\nOne_Time_Sequences = x\nCommand = true\n") => str![[r#"
-knockd.conf:2:22: 'x' depends on where knockd is started
+knockd.conf:2:22: error: 'x' depends on where knockd is started
     One_Time_Sequences = x
                          ^
     write the whole path, from / on
 "#]];
     use_syslog_with_a_value: said_of_classic("[options]\nUseSyslog = yes\nFoo = 1\n") => str![[r#"
-knockd.conf:2:1: UseSyslog takes no value
+knockd.conf:2:1: error: UseSyslog takes no value
     UseSyslog = yes
     ^^^^^^^^^
     write UseSyslog alone, or remove the line where syslog is not wanted
-knockd.conf:3:1: unknown directive 'Foo'
+knockd.conf:3:1: error: unknown directive 'Foo'
     Foo = 1
     ^^^
     the directives here are: UseSyslog, LogFile, PidFile, Interface
 "#]];
     a_directive_with_an_empty_value: said_of_classic("[options]\nLogFile =\n[ssh]\nSequence = 1,3,2\nSeq_Timeout = \nCommand = true\n") => str![[r#"
-knockd.conf:2:1: LogFile has no value
+knockd.conf:2:1: error: LogFile has no value
     LogFile =
     ^^^^^^^
     write LogFile = ...
-knockd.conf:5:1: Seq_Timeout has no value
+knockd.conf:5:1: error: Seq_Timeout has no value
     Seq_Timeout =
     ^^^^^^^^^^^
     write Seq_Timeout = ...
 "#]];
     a_directive_without_a_value: said_of_classic("[ssh]\nSequence\nCommand = true\n") => str![[r#"
-knockd.conf:1:2: door 'ssh' has no Sequence
+knockd.conf:1:2: error: door 'ssh' has no Sequence
     [ssh]
      ^^^
     write for example: Sequence = 7000,8000:udp,9000
-knockd.conf:2:1: Sequence has no value
+knockd.conf:2:1: error: Sequence has no value
     Sequence
     ^^^^^^^^
     write Sequence = ...
@@ -756,16 +756,16 @@ const A_DOOR: &str = "doors: {ssh: {sequence: [7000], start_command: 'true'}}\n"
 
 says! {
     an_empty_directory: said_of_directory(&[]) => str![[r#"
-DIR: there is no configuration here: no file ends in .yaml
+DIR: error: there is no configuration here: no file ends in .yaml
     put doors into a file doors.yaml in it, or name another path with -c
 "#]];
     a_door_given_twice_in_two_files: said_of_directory(&[("b.yaml", A_DOOR), ("a.yaml", A_DOOR)]) => str![[r#"
-DIR/b.yaml:1:9: door 'ssh' is given twice: first at DIR/a.yaml:1:9
+DIR/b.yaml:1:9: error: door 'ssh' is given twice: first at DIR/a.yaml:1:9
     doors: {ssh: {sequence: [7000], start_command: 'true'}}
             ^^^
 "#]];
     a_setting_given_twice_in_two_files: said_of_directory(&[("a.yaml", A_DOOR), ("b.yaml", "knockd: {user: a}"), ("c.yaml", "knockd: {user: b}")]) => str![[r#"
-DIR/c.yaml:1:10: setting 'user' is given twice: first at DIR/b.yaml:1:10
+DIR/c.yaml:1:10: error: setting 'user' is given twice: first at DIR/b.yaml:1:10
     knockd: {user: b}
              ^^^^
 "#]];
@@ -774,11 +774,11 @@ DIR/b.yml: warning: not read: only names that end in .yaml are
 
 "#]];
     errors_of_all_files: said_of_directory(&[("a.yaml", "doors: ["), ("b.yaml", "knockd: {usr: a}")]) => str![[r#"
-DIR/a.yaml:1:8: not valid YAML: unclosed bracket '['
+DIR/a.yaml:1:8: error: not valid YAML: unclosed bracket '['
     doors: [
            ^
     a bracket is not closed, probably in line 1
-DIR/b.yaml:1:10: 'usr' is not a key of knockd: did you mean 'user'?
+DIR/b.yaml:1:10: error: 'usr' is not a key of knockd: did you mean 'user'?
     knockd: {usr: a}
              ^^^
 "#]];
@@ -812,6 +812,94 @@ fn doubts(doors: &str, listening: &[&str]) -> String {
     let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
     let host = Host { listening, ..Host::default() };
     lint(&loaded, &host).iter().map(|warning| format!("{warning}\n")).collect()
+}
+
+#[test]
+fn commands_that_would_fail_for_ipv6_or_open_too_much_there_are_doubtful() {
+    let said = |settings: &str, door: &str| {
+        let text = format!(
+            "knockd: {{{settings}}}\ndoors: {{a: {{sequence: [7000, 9000, 8000], {door}}}}}"
+        );
+        let loaded = parse(&Source::new("doors.yaml", text)).unwrap();
+        let warnings = lint(&loaded, &Host::default());
+        warnings.iter().map(|warning| warning.message().to_owned()).collect::<Vec<_>>()
+    };
+    let iptables = "iptables takes no IPv6 address, and a knock over IPv6 runs this";
+    let wide = "%IP%/32 opens 2^96 addresses over IPv6";
+    let both = "start_command: 'iptables -I INPUT -s %IP%/32 -j ACCEPT'";
+    let set = "start_command: '/usr/sbin/nft add rule ip f i ip saddr %IP% accept'";
+    assert_eq!(said("", both), [iptables, wide]);
+    assert_eq!(said("", "start_command: [/usr/sbin/iptables, -I, INPUT, -s, '%IP%']"), [iptables]);
+    assert_eq!(said("", set), [iptables.replace("iptables", "'ip saddr' of nft")]);
+    assert_eq!(said("", "start_command: 'ufw allow from %IP%/32'"), [wide]);
+    let none = [""; 0];
+    assert_eq!(said("only_ipv4: true", both), none);
+    assert_eq!(said("", &format!("target: 192.0.2.1, {both}")), none);
+    for fine in [
+        "start_command: 'iptables -s %IP%', start_command_6: 'ip6tables -s %IP%'",
+        "start_command: 'iptables -s %IP%', start_command_6:",
+        "start_command: 'if [ %FAMILY% = 4 ]; then iptables -s %IP%; fi'",
+        "start_command: 'iptables -I INPUT -j ACCEPT'",
+        "start_command: 'open %IP%/64 %IP%/x'",
+        "open: 22, via: iptables",
+    ] {
+        assert_eq!(said("", fine), none, "{fine}");
+    }
+}
+
+#[test]
+fn characters_that_a_web_page_has_put_into_a_command_are_doubtful() {
+    for (character, shown) in [("\u{2013}", "'\u{2013}' (U+2013)"), ("\u{201d}", "(U+201D)")] {
+        for key in ["start_command", "stop_command: 'true', on_close", "start_command_6"] {
+            let first = if key == "start_command" { "" } else { "start_command: 'true', " };
+            let said = doubts(
+                &format!("a: {{sequence: [7000, 9000, 8000], {first}{key}: 'x {character}dport'}}"),
+                &[],
+            );
+            assert!(said.contains("a command has ") && said.contains(shown), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_looks_like_an_option_is_doubtful() {
+    let said = doubts("-x: {sequence: [7000, 9000, 8000], start_command: 'true'}", &[]);
+    assert!(said.contains("'-x' looks like an option: programs take it only after --"), "{said}");
+}
+
+#[test]
+fn doors_that_see_no_packet_both_do_not_open_each_other() {
+    let doors = |flags: &str, udp: &str| {
+        let ports = format!("[7000{udp}, 9000{udp}, 8000{udp}]");
+        doubts(
+            &format!(
+                "a: {{sequence: {ports}, tcpflags: [fin, '!syn'], start_command: 'true'}}\n\
+                 b: {{sequence: {ports}, tcpflags: [{flags}], start_command: 'true'}}"
+            ),
+            &[],
+        )
+    };
+    assert_eq!(doors("syn", ""), "");
+    for (flags, udp) in [("fin", ""), ("ack", ""), ("syn", "/udp")] {
+        assert!(doors(flags, udp).contains("the same sequence as door"), "{flags} {udp}");
+    }
+}
+
+#[test]
+fn a_file_with_sequences_that_everybody_can_read_is_doubtful() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("doors.yaml");
+    let two = "doors: {a: {sequence: [7000, 9000, 8000], start_command: 'true'}, \
+               b: {sequence: [7001, 9001, 8001], start_command: 'true'}}";
+    fs::write(&path, two).unwrap();
+    for (mode, doubts) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = load(&path, &Options::default()).unwrap();
+        let warnings = lint(&loaded, &Host::default());
+        assert_eq!(warnings.len(), doubts, "{mode:o}");
+        let said = warnings.iter().map(ToString::to_string).collect::<String>();
+        assert_eq!(said.contains("run: chmod o-r "), doubts > 0, "{said}");
+    }
 }
 
 says! {

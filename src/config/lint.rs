@@ -1,11 +1,13 @@
 //! What is allowed in a configuration and yet hardly wanted.
 
+mod commands;
 mod datagrams;
 mod rotating;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 
 pub use rotating::{clients as rotating_clients, scan_odds as rotating_odds};
 
@@ -13,7 +15,7 @@ use super::diagnostic::{Diagnostic, Place};
 use super::load::Loaded;
 use super::sequence::scan_order;
 use super::watch::watch_sets;
-use super::{Door, DoorPlaces, Recognition};
+use super::{Door, DoorPlaces, Name, Recognition};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::time::Wall;
@@ -48,6 +50,8 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
     for (index, one) in doors.all.iter().copied().enumerate() {
         let knocked = one.places.sequence.first().unwrap_or(&one.places.name);
         warnings.extend(datagrams::knocks(one.watched, &arrivals, knocked));
+        warnings.extend(looks_like_option(one.door.name(), &one.places.name));
+        warnings.extend(commands::doubts(one, loaded.config.settings.only_ipv4));
         warnings.extend(too_short(one));
         warnings.extend(completed_by_scan(one));
         warnings.extend(without_trip_wires(one));
@@ -56,6 +60,9 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
         warnings.extend(host.network.as_ref().and_then(|network| foreign_target(one, network)));
         warnings.extend(doors.opened_on_the_way(index, one));
     }
+    let clients = loaded.config.clients.iter().zip(&loaded.places.clients);
+    warnings.extend(clients.filter_map(|(it, places)| looks_like_option(&it.name, &places.name)));
+    warnings.extend(doors.readable());
     warnings.extend(doors.shared_prefixes());
     warnings.extend(rotating::doubts(loaded, &doors, &host.listening));
     warnings.extend(host.now.into_iter().flat_map(|now| datagrams::expired(loaded, now)));
@@ -122,6 +129,12 @@ impl<'a> Linted<'a> {
     fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)
     }
+}
+
+fn looks_like_option(name: &Name, at: &Place) -> Option<Diagnostic> {
+    let warning =
+        at.warning(format!("'{name}' looks like an option: programs take it only after --"));
+    name.as_str().starts_with('-').then(|| warning.help("begin the name with a letter or a digit"))
 }
 
 fn missing_interfaces(loaded: &Loaded, network: &Network) -> Vec<Diagnostic> {
@@ -192,8 +205,9 @@ fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
     Some(place.warning(message).help("remove this line, or write a number such as 16"))
 }
 
-/// The first few of the ports that a warning names, if there are any.
-fn some_of(ports: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
+/// The first few of the ports that a line names, if there are any.
+#[must_use]
+pub fn some_of(ports: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
     const NAMED: usize = 5;
     let mut named: Vec<_> = ports.take(NAMED + 1).map(|port| port.to_string()).collect();
     let more = if named.len() > NAMED { " and others" } else { "" };
@@ -307,6 +321,19 @@ impl<'a> Doors<'a> {
         found.iter().filter_map(warn).collect()
     }
 
+    /// Files in which everybody on this host can read what opens a door.
+    fn readable(&self) -> Vec<Diagnostic> {
+        let knocks = self.all.iter().filter_map(|one| one.places.sequence.first());
+        let files = knocks.filter_map(|at| Some((at.path(), at.file_mode()?)));
+        let files: BTreeMap<_, _> = files.filter(|(_, mode)| mode & 0o004 != 0).collect();
+        let warn = |(path, mode): (&Path, u32)| {
+            let what = format!("holds sequences, and everybody here can read it (mode {mode:04o})");
+            let help = format!("run: chmod o-r {}", path.display());
+            Diagnostic::file(path, what).into_warning().help(help)
+        };
+        files.into_iter().map(warn).collect()
+    }
+
     /// Doors that begin with the same knocks, each with the one that is nearest to it.
     fn shared_prefixes(&self) -> Vec<Diagnostic> {
         let mut sorted: Vec<&Linted<'_>> = self.all.iter().collect();
@@ -343,7 +370,12 @@ fn same_target(one: Linted<'_>, other: Linted<'_>) -> bool {
 fn opens_too(one: Linted<'_>, other: Linted<'_>) -> bool {
     let seen: Vec<Knock> =
         one.sequence().iter().copied().filter(|knock| other.watched.contains(*knock)).collect();
+    let both_see = |knock: &Knock| {
+        let (one, other) = (&one.door.recognition, &other.door.recognition);
+        knock.protocol == Protocol::Udp || one.flags.and(other.flags).is_ok()
+    };
     same_target(one, other)
+        && other.sequence().iter().all(both_see)
         && seen.windows(other.sequence().len()).any(|knocks| knocks == other.sequence())
 }
 

@@ -131,7 +131,8 @@ fn dropped_anyway(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
 }
 
 fn unused(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
-    if around.listening.contains(one.port) {
+    let is_published = around.ruleset.as_ref().is_some_and(|rules| rules.publishes(one.port));
+    if is_published || around.listening.contains(one.port) {
         return None;
     }
     let warning = one.at.warning(format!("nothing listens on {} now", one.port));
@@ -224,6 +225,32 @@ mod tests {
     fn a_guarded_port_without_a_service_is_named_once() {
         let text = "doors: {a: {sequence: [1, 3, 2], open: [8443]}, b: {sequence: [4, 6, 5], open: [8443]}}";
         assert_eq!(said(text, &here()), ["nothing listens on 8443/tcp now"]);
+    }
+
+    #[test]
+    fn a_port_that_is_published_need_not_be_listened_on() {
+        let rule = |expr: &str| {
+            listing(&format!(
+                r#"{{"chain": {{"family": "ip", "table": "nat", "name": "DOCKER", "handle": 1}}}},
+                   {{"rule": {{"family": "ip", "table": "nat", "chain": "DOCKER", "handle": 2,
+                     "expr": [{{"match": {{"op": "!=", "left": {{"meta": {{"key": "iifname"}}}}, "right": "docker0"}}}},
+                              {{"match": {{"op": "==", "left": {{"payload": {{"protocol": "tcp", "field": "dport"}}}}, "right": 8443}}}},
+                              {{"counter": null}}, {expr}]}}}}"#
+            ))
+        };
+        let text = "doors: {a: {sequence: [1, 3, 2], open: [8443]}}";
+        for expr in [
+            r#"{"xt": {"type": "target", "name": "DNAT"}}"#,
+            r#"{"dnat": {"addr": "172.17.0.2", "port": 443}}"#,
+            r#"{"redirect": {"port": 443}}"#,
+        ] {
+            assert_eq!(said(text, &Around { ruleset: rule(expr), ..here() }), [""; 0], "{expr}");
+            let other = text.replace("8443", "8444");
+            let around = Around { ruleset: rule(expr), ..here() };
+            assert_eq!(said(&other, &around), ["nothing listens on 8444/tcp now"]);
+        }
+        let around = Around { ruleset: rule(r#"{"accept": null}"#), ..here() };
+        assert_eq!(said(text, &around), ["nothing listens on 8443/tcp now"]);
     }
 
     #[test]

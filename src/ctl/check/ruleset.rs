@@ -87,6 +87,17 @@ impl Ruleset {
         self.chains.iter().any(|chain| chain.is_guards() && chain.head.name == name)
     }
 
+    /// Whether packets to a port of this host are passed on to another host, a container, or
+    /// another port.
+    #[must_use]
+    pub fn publishes(&self, port: Knock) -> bool {
+        let mut rules = self.chains.iter().flat_map(|chain| &chain.rules);
+        rules.any(|rule| {
+            let (verdicts, path) = weigh(rule, port);
+            path.named && verdicts.iter().any(|(verdict, _)| matches!(verdict, Verdict::Translate))
+        })
+    }
+
     /// The chains, other than the guard's, that seem to drop every new packet to a port of this
     /// host, each as `chain 'input' of the table 'inet filter'`.
     #[must_use]
@@ -137,7 +148,7 @@ impl Ruleset {
                         }
                     }
                     // From some addresses or interfaces alone, or not from all.
-                    Verdict::Accept | Verdict::Drop => {}
+                    Verdict::Accept | Verdict::Drop | Verdict::Translate => {}
                 }
             }
         }
@@ -197,6 +208,8 @@ impl Path {
 #[derive(Clone, Copy, Debug)]
 enum Verdict<'a> {
     Accept,
+    /// It goes to another port or host, and passes no further rule of its kind.
+    Translate,
     Drop,
     Return,
     Jump(&'a str),
@@ -218,6 +231,10 @@ fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
                 (Some("match"), _) | (None, _) => Said::MAYBE,
                 (_, Some("REJECT" | "DROP")) => {
                     verdicts.push((Verdict::Drop, true));
+                    Said::YES
+                }
+                (_, Some("DNAT" | "REDIRECT")) => {
+                    verdicts.push((Verdict::Translate, true));
                     Said::YES
                 }
                 _ => Said::YES,
@@ -250,6 +267,7 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<Verdict<'a>> {
     let target = || value["target"].as_str();
     match kind {
         "accept" => Some(Verdict::Accept),
+        "dnat" | "redirect" => Some(Verdict::Translate),
         "drop" | "reject" => Some(Verdict::Drop),
         "return" => Some(Verdict::Return),
         "jump" => target().map(Verdict::Jump),
