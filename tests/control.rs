@@ -371,7 +371,7 @@ fn a_configuration_that_cannot_be_taken_up_is_not_on_trial() {
     // There is no such set.
     site.knockd
         .configure(&GUARDED.replace("[22]", "[22, 80], via: {nft_set: {table: ip x, set4: y}}"));
-    assert!(site.fails(&["try"]).contains("knockctl: "));
+    assert!(site.fails(&["try"]).contains("knockctl: error: "));
     assert!(site.fails(&["confirm"]).contains("nothing is on trial"));
     assert!(!site.is_open(22));
     assert_eq!(site.locked_for(), [None]);
@@ -386,6 +386,31 @@ fn a_knockd_started_on_trial_goes_on_once_confirmed() {
     site.says(&["confirm"]);
     assert_eq!(site.locked_for(), [None]);
     assert!(!site.is_open(22));
+}
+
+#[test]
+fn a_knockd_started_on_trial_says_how_to_confirm_and_leaves_no_lock_if_nobody_does() {
+    let Some(mut site) = Site::guarded("--try, Ctrl-C", GUARDED, &["--try", "1h"]) else { return };
+    site.knockd
+        .wait_for(&format!("then type: knockctl -c {} confirm", site.knockd.config.display()));
+    site.knockd.wait_for("on trial until ");
+    site.knockd.signal(Signal::SIGINT);
+    assert_eq!(site.knockd.ended().code(), Some(0));
+    assert!(site.is_open(22), "the port stays locked");
+    assert_eq!(site.knockd.count("stays locked"), 0);
+}
+
+#[test]
+fn a_knockd_that_stops_during_a_trial_leaves_the_locks_of_before_and_says_so() {
+    let Some(mut site) = Site::guarded("try, stop", GUARDED, &[]) else { return };
+    site.knockd.configure(&format!("{GUARDED}{ONE_MORE}"));
+    site.says(&["try", "--for", "1h"]);
+    assert!(!site.is_open(80));
+    site.knockd.signal(Signal::SIGTERM);
+    assert_eq!(site.knockd.ended().code(), Some(0));
+    site.knockd.wait_for("stays locked: 22/tcp; 'nft delete table inet knockd' unlocks");
+    assert!(site.is_open(80) && !site.is_open(22));
+    assert_eq!(site.locked_for(), [None]);
 }
 
 #[test]

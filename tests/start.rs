@@ -70,10 +70,25 @@ fn what_others_could_have_put_there_is_refused_with_what_to_do() {
     };
     type Prepare<'a> = &'a dyn Fn(&Path);
     let cases: [(&str, Prepare<'_>, &str, &str); 9] = [
-        ("", &|at| give(&make(at.join("state"), 0o700)), "state: belongs to user 12345", "chown"),
-        ("", &|at| give(&make(at.join("run"), 0o755)), "run: belongs to user 12345", "chown"),
-        ("", &|at| drop(make(at.join("state"), 0o1777)), "state: others than its owner", "go-w"),
-        ("", &|at| drop(make(at.join("run"), 0o770)), "run: others than its owner", "go-w"),
+        (
+            "",
+            &|at| give(&make(at.join("state"), 0o700)),
+            "state: error: belongs to user 12345",
+            "chown",
+        ),
+        (
+            "",
+            &|at| give(&make(at.join("run"), 0o755)),
+            "run: error: belongs to user 12345",
+            "chown",
+        ),
+        (
+            "",
+            &|at| drop(make(at.join("state"), 0o1777)),
+            "state: error: others than its owner",
+            "go-w",
+        ),
+        ("", &|at| drop(make(at.join("run"), 0o770)), "run: error: others than its owner", "go-w"),
         (
             "",
             &|at| {
@@ -81,7 +96,7 @@ fn what_others_could_have_put_there_is_refused_with_what_to_do() {
                 fs::write(state.join("ledger.db"), "").unwrap();
                 give(&state.join("ledger.db"));
             },
-            "state/ledger.db: belongs to user 12345",
+            "state/ledger.db: error: belongs to user 12345",
             "chown root",
         ),
         (
@@ -91,7 +106,7 @@ fn what_others_could_have_put_there_is_refused_with_what_to_do() {
                 fs::write(at.join("elsewhere"), "").unwrap();
                 symlink(at.join("elsewhere"), state.join("lock")).unwrap();
             },
-            "state/lock: is a symbolic link",
+            "state/lock: error: is a symbolic link",
             "put the file itself there",
         ),
         (
@@ -101,13 +116,13 @@ fn what_others_could_have_put_there_is_refused_with_what_to_do() {
                 symlink(at.join("theirs"), at.join("state")).unwrap();
                 std::os::unix::fs::lchown(at.join("state"), Some(STRANGER), None).unwrap();
             },
-            "state: belongs to user 12345",
+            "state: error: belongs to user 12345",
             "chown -h root",
         ),
         (
             ", pid_file: DIR/theirs/knockd.pid",
             &|at| give(&make(at.join("theirs"), 0o755)),
-            "theirs: belongs to user 12345",
+            "theirs: error: belongs to user 12345",
             "chown root",
         ),
         (
@@ -210,4 +225,83 @@ fn it_ends_where_it_may_not_kill() {
     for watcher in watchers {
         assert!(!Path::new(&format!("/proc/{watcher}")).exists(), "a watcher is left");
     }
+}
+
+#[test]
+fn lines_for_the_journal_carry_their_level() {
+    needs!("journal", "nft", "bash");
+    let host = Host::new("s");
+    let journal = "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2) exec \"$@\"";
+    let mut knockd = started_by(&host, journal);
+    knockd.signal(Signal::SIGTERM);
+    knockd.ended();
+    let is_marked = |line: &String| ["<3>", "<4>", "<6>"].iter().any(|it| line.starts_with(it));
+    let log = knockd.log();
+    assert!(!log.is_empty() && log.iter().all(is_marked), "{log:?}");
+    assert_eq!(knockd.count("<6>starting up"), 1);
+
+    // Why it does not start, too, line by line.
+    let broken = "sed -i s/7000/70000/ \"$3\"; ".to_owned() + journal;
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("knock.conf");
+    fs::write(&config, configuration("")).unwrap();
+    let mut command = host.command("bash");
+    command.args(["-c", &broken, "sh", env!("CARGO_BIN_EXE_knockd"), "-c"]).arg(&config);
+    let mut knockd = Knockd::from_command(command, directory, config);
+    assert_eq!(knockd.ended().code(), Some(1));
+    let log = knockd.log();
+    assert!(log.len() > 1 && log.iter().all(|line| line.starts_with("<3>")), "{log:?}");
+}
+
+#[test]
+fn what_syslog_hands_to_the_journal_does_not_go_there_by_standard_error_too() {
+    needs!("journal, syslog", "nft", "bash", "unshare", "nc");
+    let host = Host::new("s");
+    let directory = tempfile::tempdir().unwrap();
+    let heard = directory.path().join("heard");
+    // A machine whose /dev/log is the journal's.
+    let script = format!(
+        "dev=$(mktemp -d); mount -t tmpfs dev \"$dev\"; cp -a /dev/null /dev/urandom \"$dev\"
+         mount -t tmpfs run /run; mkdir -p /run/systemd/journal
+         ln -s /run/systemd/journal/dev-log \"$dev/log\"; mount --move \"$dev\" /dev
+         nc -lkuU /run/systemd/journal/dev-log >{} 2>&1 <&- & nc=$!
+         trap 'kill $nc' EXIT
+         until [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
+         JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2) \"$@\" & knockd=$!
+         trap 'kill $knockd' TERM
+         wait $knockd; wait $knockd",
+        heard.display()
+    );
+    let config = directory.path().join("knock.conf");
+    let text = configuration(", log: {syslog: daemon}");
+    let text = text.replace("DIR", &directory.path().display().to_string());
+    fs::write(&config, text).unwrap();
+    let mut command = host.command("unshare");
+    command.args(["--mount", "bash", "-c", &script, "sh", env!("CARGO_BIN_EXE_knockd"), "-c"]);
+    command.arg(&config);
+    let mut knockd = Knockd::from_command(command, directory, config);
+    let has_heard = |what: &str| fs::read_to_string(&heard).is_ok_and(|text| text.contains(what));
+    assert!(eventually(PATIENCE, || has_heard("starting up")), "{:?}", knockd.log());
+    knockd.signal(Signal::SIGTERM);
+    knockd.ended();
+    assert!(has_heard("shutting down"));
+    assert_eq!(knockd.log(), [""; 0]);
+}
+
+#[test]
+fn ps_tells_the_two_processes_apart() {
+    needs!("ps", "nft", "bash");
+    let host = Host::new("s");
+    let knockd = started_by(&host, "exec \"$@\"");
+    let [watcher] = knockd.watchers()[..] else { panic!("one watcher") };
+    let shown = |pid: i32| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        (
+            read("comm").trim_end().to_owned(),
+            read("cmdline").replace('\0', " ").trim_end().to_owned(),
+        )
+    };
+    assert_eq!(shown(watcher), ("knockd: watcher".to_owned(), "knockd: watcher".to_owned()));
+    let (name, line) = shown(knockd.pid());
+    assert!(name == "knockd" && line.contains("knockd -c "), "{name} {line}");
 }

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use libknock::sys::process;
 use libknock::{ctl, keeper, watcher};
 
 fn main() -> ExitCode {
+    if process::is_watcher() {
+        return watcher::run();
+    }
     let cli = keeper::cli::Cli::parse();
-    if cli.watcher {
-        watcher::run()
-    } else if cli.check {
+    if cli.check {
         ctl::check::run(&cli.config, cli.options(), |settings| cli.apply(settings))
     } else {
         keeper::run(&cli)

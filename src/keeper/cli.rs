@@ -69,10 +69,6 @@ pub struct Cli {
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     pub version: Option<bool>,
-
-    /// How the keeper starts the other process
-    #[arg(long, hide = true, exclusive = true)]
-    pub watcher: bool,
 }
 
 impl Cli {

@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
@@ -170,7 +171,7 @@ impl Keeper {
             .map_err(|why| format!("cannot start a watcher: {why}"))
     }
 
-    fn firewall_of(&mut self, now: Now, config: &Config) {
+    pub(super) fn firewall_of(&mut self, now: Now, config: &Config) {
         if let Err(why) = self.doors.reconfigure(now, config, None) {
             error!("{why}");
         }
@@ -242,6 +243,20 @@ impl Keeper {
             duration::format(time)
         );
         Ok(())
+    }
+
+    /// What somebody who has started knockd on trial has to know.
+    pub(super) fn say_how_to_confirm(&self, now: Now) {
+        let Some(until) = self.on_trial_until() else { return };
+        let end = log::local(now.wall + until.since(now.monotonic), &TimeZone::system());
+        let end = end.strftime("%H:%M:%S");
+        let path = self.cli.config.display();
+        let confirm = match self.cli.config.to_str() {
+            Some("/etc/knock.d") => "knockctl confirm".to_owned(),
+            _ => format!("knockctl -c {path} confirm"),
+        };
+        warn!("on trial until {end}: then the guard goes, and knockd ends");
+        warn!("check from a NEW connection that you still get in, then type: {confirm}");
     }
 
     /// `knockctl confirm`.

@@ -1,6 +1,6 @@
 //! The keeper's loop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -24,16 +24,19 @@ use super::reload::{Reloads, Trial};
 use super::server_key::{self, ServerKeyError};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
+use crate::client::complain;
 use crate::config::diagnostic::Diagnostic;
+use crate::config::lint::some_of;
 use crate::config::load::{self, Loaded, Report};
 use crate::config::trusted_path::check_paths;
-use crate::config::{Config, OnExit};
+use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
 use crate::firewall::JobId;
 use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
+use crate::proto::knock::Knock;
 use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, command_table, files, memory, privileges, process, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
@@ -50,21 +53,21 @@ enum StartError {
     Configuration(Report),
     #[error("{0}")]
     Path(Diagnostic),
-    #[error("knockd: must be started as root: it captures packets and changes the firewall")]
+    #[error("knockd: error: must be started as root: it captures packets and changes the firewall")]
     NotRoot,
-    #[error("knockd: {0}")]
+    #[error("knockd: error: {0}")]
     Log(#[from] LogError),
-    #[error("knockd: {0}")]
+    #[error("knockd: error: {0}")]
     Daemon(#[from] DaemonError),
-    #[error("knockd: {0}")]
+    #[error("knockd: error: {0}")]
     Ledger(#[from] LedgerError),
-    #[error("knockd: {0}")]
+    #[error("knockd: error: {0}")]
     ServerKey(#[from] ServerKeyError),
-    #[error("knockd: {0}")]
+    #[error("knockd: error: {0}")]
     Firewall(#[from] SetsError),
-    #[error("knockd: {doing}: {source}")]
+    #[error("knockd: error: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
-    #[error("knockd: not started, since no watcher could start")]
+    #[error("knockd: error: not started, since no watcher could start")]
     NoWatcher,
 }
 
@@ -81,7 +84,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            complain(&log::errors(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -247,8 +250,21 @@ impl Keeper {
                 self.reload(now);
             }
         }
-        let on_exit = self.watchers.config().settings.on_exit;
-        self.stop(on_exit)
+        let config = match self.trial.take() {
+            None => Arc::clone(self.watchers.config()),
+            // Nobody has confirmed that they still get in.
+            Some(Trial::Running { previous: None, .. }) => return self.stop(OnExit::Remove),
+            Some(
+                Trial::Running { previous: Some(before), .. } | Trial::GoingBack { to: before, .. },
+            ) => {
+                self.firewall_of(clock::now(), &before);
+                before
+            }
+        };
+        if config.settings.on_exit == OnExit::Keep {
+            log_what_stays(&config);
+        }
+        self.stop(config.settings.on_exit)
     }
 
     fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
@@ -299,6 +315,7 @@ impl Keeper {
             let listening =
                 if listening.is_empty() { "nothing yet".to_owned() } else { listening.join(", ") };
             info!("starting up, listening on {listening}");
+            self.say_how_to_confirm(now);
             if let Some(left) = self.left.take() {
                 log::set_up(&config.settings.log, self.foreground)?;
                 left.started().map_err(system("cannot close standard error"))?;
@@ -366,6 +383,15 @@ impl Keeper {
         fds.extend(self.control.fds());
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(true))
+    }
+}
+
+/// Whoever stops knockd to get at a port is told that this is not how.
+fn log_what_stays(config: &Config) {
+    let guarded = config.doors.iter().map(|door| &door.opening).filter(|it| it.how == How::Guard);
+    let ports: BTreeSet<&Knock> = guarded.flat_map(|opening| &opening.ports).collect();
+    if let Some(ports) = some_of(ports.into_iter()) {
+        info!("stays locked: {ports}; 'nft delete table inet knockd' unlocks");
     }
 }
 

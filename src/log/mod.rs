@@ -23,8 +23,8 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
 use record::Record;
-pub use record::escape;
-use sink::{File, Sink, StandardError};
+pub use record::{escape, local};
+use sink::{File, Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
 
 /// Why logging cannot be set up.
@@ -36,6 +36,9 @@ pub enum LogError {
     Facility(String),
 }
 
+/// Where the journal's sockets are.
+const JOURNAL: &str = "/run/systemd/journal";
+
 /// Where log lines go from now on.
 struct Output {
     level: LogLevel,
@@ -45,7 +48,8 @@ struct Output {
 
 static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
 
-/// Sends log lines where the configuration says, and to standard error too if `foreground`.
+/// Sends log lines where the configuration says, and to standard error too if `foreground`, unless
+/// the journal would have each line twice.
 ///
 /// May be called again: with another configuration, or to open the file anew after it has been
 /// rotated away.
@@ -54,7 +58,8 @@ static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
 /// A file that cannot be written, an unknown facility; what was set before then holds on.
 pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
-    if foreground {
+    let is_journals = || fs::canonicalize("/dev/log").is_ok_and(|it| it.starts_with(JOURNAL));
+    if foreground && !(log.syslog.is_some() && is_journal() && is_journals()) {
         sinks.push(Box::new(StandardError));
     }
     if let Some(path) = &log.file {
@@ -92,6 +97,13 @@ pub fn check_owner(path: &Path) -> io::Result<()> {
     }
     let path = path.display();
     Err(io::Error::other(format!("it belongs to user {owner}: run: chown -h root {path}")))
+}
+
+/// Errors for standard error, each line with its level where that goes to the journal.
+#[must_use]
+pub fn errors(text: &str) -> String {
+    let level = stderr_level(LogLevel::Error);
+    text.lines().map(|line| format!("{level}{line}\n")).collect()
 }
 
 /// Logs something that happened; its facts, too, where lines are objects.

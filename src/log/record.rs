@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write};
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
@@ -11,10 +11,11 @@ use tracing::{Event, Level};
 use crate::config::LogLevel;
 use crate::control::EventLine;
 use crate::sys::clock;
+use crate::time::Wall;
 
 /// One log line: when, how grave, about whom and what.
 pub(super) struct Record {
-    pub(super) time: jiff::Zoned,
+    pub(super) time: Zoned,
     level: LogLevel,
     source: Option<String>,
     door: Option<String>,
@@ -46,10 +47,8 @@ impl Record {
     }
 
     fn new(level: LogLevel) -> Self {
-        let nanos = i128::from(clock::now().wall.as_nanos());
-        let time = Timestamp::from_nanosecond(nanos).unwrap_or_default();
         Self {
-            time: time.to_zoned(TimeZone::system()),
+            time: local(clock::now().wall, &TimeZone::system()),
             level,
             source: None,
             door: None,
@@ -130,6 +129,13 @@ impl Visit for Record {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.set(field, value.into());
     }
+}
+
+/// A time as the clocks of a zone show it.
+#[must_use]
+pub fn local(at: Wall, zone: &TimeZone) -> Zoned {
+    let time = Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or_default();
+    time.to_zoned(zone.clone())
 }
 
 /// Writes control characters as escapes: a log line stays one line, and a terminal obeys nothing.

@@ -1,7 +1,9 @@
 //! Where lines end up.
 
+use std::env;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 
 use jiff::Zoned;
 
@@ -15,10 +17,29 @@ pub(super) trait Sink {
 pub(super) struct StandardError;
 
 impl Sink for StandardError {
-    fn write(&mut self, _: LogLevel, _: &Zoned, line: &str) {
+    fn write(&mut self, level: LogLevel, _: &Zoned, line: &str) {
+        let level = stderr_level(level);
         // One write a line, so that lines of several processes do not mix.
-        let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+        let _ = io::stderr().write_all(format!("{level}{line}\n").as_bytes());
     }
+}
+
+/// What stands before a line on standard error: for the journal, how grave it is (sd-daemon(3)).
+pub(super) fn stderr_level(level: LogLevel) -> &'static str {
+    match level {
+        _ if !is_journal() => "",
+        LogLevel::Error => "<3>",
+        LogLevel::Warning => "<4>",
+        LogLevel::Info => "<6>",
+        LogLevel::Debug => "<7>",
+    }
+}
+
+/// Whether standard error goes to the journal (systemd.exec(5), `JOURNAL_STREAM`).
+pub(super) fn is_journal() -> bool {
+    let name = |it: fs::Metadata| format!("{}:{}", it.dev(), it.ino());
+    let here = fs::metadata("/proc/self/fd/2").map(name);
+    env::var("JOURNAL_STREAM").ok().is_some_and(|stream| here.is_ok_and(|here| here == stream))
 }
 
 /// A log file. Text lines begin with the local time in brackets, as classic knockd's do.

@@ -1,9 +1,11 @@
 //! Starting processes that do not outlive this one, and that inherit nothing.
 
-use std::ffi::OsStr;
+use std::env;
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -23,6 +25,10 @@ use crate::config::PATH;
 /// The descriptors under which the watcher finds its channel and its configuration.
 pub const WATCHER_CHANNEL: i32 = 3;
 pub const WATCHER_CONFIG: i32 = 4;
+
+/// What the keeper calls the watcher, and how that knows itself: its first argument, and the name
+/// that `ps` shows, of 15 bytes at most.
+pub const WATCHER: &CStr = c"knockd: watcher";
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
@@ -103,8 +109,7 @@ pub fn run_watcher(
 ) -> io::Result<Child> {
     let mut command = command(fault::watcher());
     command
-        .arg0("knockd: watcher")
-        .arg("--watcher")
+        .arg0(OsStr::from_bytes(WATCHER.to_bytes()))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -117,6 +122,17 @@ pub fn run_watcher(
         .map_err(io::Error::other)?;
     die_with_parent(&mut command);
     command.spawn()
+}
+
+/// Whether this process was started by [`run_watcher`]; it has its name from then on.
+#[must_use]
+pub fn is_watcher() -> bool {
+    let is_watcher = env::args_os().next().is_some_and(|it| it.as_bytes() == WATCHER.to_bytes());
+    if is_watcher {
+        // It only looks worse if that fails.
+        let _ = nix::sys::prctl::set_name(WATCHER);
+    }
+    is_watcher
 }
 
 /// Kills a process that has been told to end, and waits a second for it: one that this process may
