@@ -108,14 +108,18 @@ fn mail_is_sent_when_a_door_is_opened_and_closed_at_a_limited_rate() {
     knockctl(&knockd, &["close", "ssh", CLIENT]);
     let directory = knockd.directory.path();
     assert!(eventually(PATIENCE, || mails(directory).len() == 2));
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
     let mail = |what: &str| {
         format!(
             "arguments: -i -- root@example.com\nTo: root@example.com\n\
-             Subject: knockd: ssh {what} for {CLIENT}\nAuto-Submitted: auto-generated\n\n\
-             ssh was {what} for {CLIENT}.\n"
+             Subject: {host}: knockd: ssh {what} for {CLIENT}\nAuto-Submitted: auto-generated\n\n\
+             ssh was {what} for {CLIENT}.\n\nhost: {host}\nopened by: knockctl\n"
         )
     };
-    assert_eq!(mails(directory), [mail("closed"), mail("opened")]);
+    let [closed, opened] = &mails(directory)[..] else { panic!("two mails") };
+    assert_eq!(*closed, mail("closed"));
+    let until = opened.strip_prefix(&mail("opened")).unwrap();
+    assert!(until.starts_with("until: 20") && until.lines().count() == 1, "{until}");
 
     for last in 10..25 {
         knockctl(&knockd, &["open", "ssh", &format!("192.0.2.{last}")]);

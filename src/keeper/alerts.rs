@@ -3,10 +3,11 @@
 //! What is run here delays no grant and fails none: it has a runner of its own.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::fs;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use tracing::warn;
 
 use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Opening, Rendered};
@@ -14,7 +15,8 @@ use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, JobKind};
 use crate::grants::{Opener, Place};
 use crate::log::limit::Limit;
-use crate::time::{Monotonic, Now};
+use crate::log::{escape, local};
+use crate::time::{Monotonic, Now, Wall};
 
 /// How many mails at once, and how often one more.
 const MAILS: u32 = 10;
@@ -67,12 +69,13 @@ impl Alerts {
         self.doors.get(door).map_or(Some(COMMAND_LIMIT), |door| door.opening.command_limit)
     }
 
-    pub(super) fn opened(&mut self, now: Now, place: &Place, opener: &Opener) {
-        self.tell(now, place, opener, "opened", |door| door.opening.on_open.as_ref());
+    /// `until`: when it closes, where it does by itself.
+    pub(super) fn opened(&mut self, now: Now, place: &Place, by: &Opener, until: Option<Wall>) {
+        self.tell(now, place, by, ("opened", until), |door| door.opening.on_open.as_ref());
     }
 
-    pub(super) fn closed(&mut self, now: Now, place: &Place, opener: &Opener) {
-        self.tell(now, place, opener, "closed", |door| door.opening.on_close.as_ref());
+    pub(super) fn closed(&mut self, now: Now, place: &Place, by: &Opener) {
+        self.tell(now, place, by, ("closed", None), |door| door.opening.on_close.as_ref());
     }
 
     fn tell(
@@ -80,7 +83,7 @@ impl Alerts {
         now: Now,
         place: &Place,
         opener: &Opener,
-        what: &str,
+        what: (&str, Option<Wall>),
         command: impl Fn(&Door) -> Option<&Command>,
     ) {
         let Place { door: name, address, .. } = place;
@@ -97,7 +100,7 @@ impl Alerts {
         });
         let mail = match &self.mail_to {
             Some(to) if self.limit.pass(now.monotonic) => {
-                Some(mail(to, name, address, what, self.limit.take_refused()))
+                Some(mail(to, place, opener, what, self.limit.take_refused()))
             }
             _ => None,
         };
@@ -149,11 +152,26 @@ impl Alerts {
 
 /// A mail, through the local `sendmail`. What it says stands in the environment, so that no shell
 /// reads it. `left_out`: how many the limit has kept back before it.
-fn mail(to: &Email, door: &Name, address: IpAddr, what: &str, left_out: u64) -> Rendered {
+fn mail(
+    to: &Email,
+    Place { door, address, .. }: &Place,
+    Opener { by, client }: &Opener,
+    (what, until): (&str, Option<Wall>),
+    left_out: u64,
+) -> Rendered {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = escape(host.trim_end());
+    let by = by.as_str();
     let mut text = format!(
-        "To: {to}\nSubject: knockd: {door} {what} for {address}\nAuto-Submitted: auto-generated\n\n\
-         {door} was {what} for {address}.\n"
+        "To: {to}\nSubject: {host}: knockd: {door} {what} for {address}\n\
+         Auto-Submitted: auto-generated\n\n\
+         {door} was {what} for {address}.\n\nhost: {host}\nopened by: {by}\n"
     );
+    let client = client.as_ref().map(|client| format!("client: {client}\n"));
+    let until = until.map(|until| {
+        local(until, &TimeZone::system()).strftime("until: %Y-%m-%d %H:%M:%S %Z\n").to_string()
+    });
+    text.extend([client, until].into_iter().flatten());
     if left_out > 0 {
         text.push_str(&format!(
             "Of {left_out} more before this there was no mail; 'knockctl history' has them.\n"

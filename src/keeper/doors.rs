@@ -75,7 +75,9 @@ impl Doors {
     fn is_open(&mut self, now: Now, place: &Place, opener: &Opener, how: &str) {
         debug!(source = %place.address, door = %place.door, "open");
         self.books.note(now, place, opener, Event::Open, how);
-        self.alerts.opened(now, place, opener);
+        let until = self.grants.open_until(place);
+        let until = until.map(|until| now.wall + until.since(now.monotonic));
+        self.alerts.opened(now, place, opener, until);
     }
 
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
