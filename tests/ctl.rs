@@ -164,6 +164,47 @@ what came to nothing, by reason
 }
 
 #[test]
+fn status_of_some_doors_is_of_these_alone() {
+    let place = Place::new();
+    let answer: &[&str] = &[STATUS, DONE];
+    place.daemon(&[answer; 4]);
+    let said = place.run(&["status", "bell"]).well();
+    assert!(said.contains("\nbell  -") && !said.contains("ssh"), "{said}");
+    let said = place.run(&["status", "--open", "--json"]).well();
+    let status: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(status["doors"].as_array().unwrap().len(), 1);
+    assert_eq!(status["doors"][0]["door"], "ssh");
+    let said = place.run(&["status", "bell", "--open"]).well();
+    assert!(said.contains("no such doors") && said.contains("nothing is open"), "{said}");
+    assert_eq!(
+        place.run(&["status", "shh"]).failed(),
+        "knockctl: error: there is no door 'shh'\n    the doors are: bell, ssh\n"
+    );
+}
+
+#[test]
+fn clients_are_listed_a_line_each() {
+    let place = Place::new();
+    let client = r#"{"client":"phone","by":["totp"],"doors":["ssh"],"last_used":1700000000.5}"#;
+    let answer = format!(r#"{{"reply":"clients","clients":[{client}]}}"#);
+    let none = r#"{"reply":"clients","clients":[]}"#;
+    let asked = place.daemon(&[&[&answer, DONE], &[&answer, DONE], &[none, DONE]]);
+    let said = place.run(&["clients"]).well();
+    assert_eq!(asked.recv().unwrap(), r#"{"do":"clients"}"#);
+    assert_data_eq!(
+        said,
+        str![[r#"
+CLIENT  BY    DOORS  LAST USED            EXPIRES
+phone   totp  ssh    2023-11-14 22:13:20  never
+
+"#]]
+    );
+    let said = place.run(&["clients", "--json"]).well();
+    assert_eq!(said, format!("{client}\n"));
+    assert_eq!(place.run(&["clients"]).well().lines().count(), 1);
+}
+
+#[test]
 fn status_as_json_has_the_grants_and_counters() {
     let place = Place::new();
     place.daemon(&[&[STATUS, DONE]]);
@@ -191,7 +232,8 @@ fn a_daemon_that_is_not_running_is_said_not_to_be() {
         &["explain", "--live"],
     ] {
         let said = place.run(arguments).failed();
-        let expected = "knockctl: knockd is not running (nothing listens on DIR/control.sock)\n";
+        let expected =
+            "knockctl: error: knockd is not running (nothing listens on DIR/control.sock)\n";
         assert!(said.starts_with(expected), "{arguments:?}: {said}");
         assert!(said.contains("systemctl start knockd"), "{said}");
         assert!(!said.contains("could not be read"), "{said}");
@@ -211,7 +253,7 @@ fn a_mistake_in_the_configuration_does_not_hide_the_daemon() {
     place.configure("nonsense: 1\n");
     let said = place.run(&["status"]).failed();
     assert!(said.contains("knockd is not running"), "{said}");
-    assert!(said.contains("DIR/doors.yaml:3:1: "), "{said}");
+    assert!(said.contains("DIR/doors.yaml:3:1: error: "), "{said}");
 
     place.daemon(&[&[STATUS, DONE]]);
     place.run(&["status"]).well();
@@ -222,7 +264,7 @@ fn another_daemon_than_the_one_that_is_meant_is_never_asked() {
     let place = Place::new();
     fs::remove_file(place.folder.path().join("doors.yaml")).unwrap();
     let said = place.run(&["close", "--all"]).failed();
-    assert!(said.starts_with("DIR/doors.yaml: cannot be read: No such file"), "{said}");
+    assert!(said.starts_with("DIR/doors.yaml: error: cannot be read: No such file"), "{said}");
 }
 
 /// What an ordinary user is told; `None`, said loudly, where the test cannot become one.
@@ -253,7 +295,7 @@ fn whoever_may_not_ask_is_told_who_may() {
     let Some(output) = as_nobody("no permission", &place, &config) else { return };
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.starts_with("knockctl: no permission to ask knockd ("), "{said}");
+    assert!(said.starts_with("knockctl: error: no permission to ask knockd ("), "{said}");
     assert!(said.ends_with("be root, or a member of the group knockd\n"), "{said}");
 }
 
@@ -282,15 +324,21 @@ fn a_daemon_that_says_nothing_is_given_up() {
     let place = Place::new();
     place.daemon(&[&["..."]]);
     let said = place.run(&["watch"]).failed();
-    assert!(said.starts_with("knockctl: knockd does not answer (DIR/control.sock)\n"), "{said}");
+    assert!(
+        said.starts_with("knockctl: error: knockd does not answer (DIR/control.sock)\n"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_daemon_that_ends_or_talks_nonsense_is_no_success() {
     for (answer, expected) in [
-        (&[][..], "knockctl: knockd has ended, "),
-        (&["{\"reply\":\"song\"}"], "knockctl: knockd gives an answer that this knockctl does not"),
-        (&["what?"], "knockctl: knockd gives an answer that this knockctl does not"),
+        (&[][..], "knockctl: error: knockd has ended, "),
+        (
+            &["{\"reply\":\"song\"}"],
+            "knockctl: error: knockd gives an answer that this knockctl does not",
+        ),
+        (&["what?"], "knockctl: error: knockd gives an answer that this knockctl does not"),
     ] {
         let place = Place::new();
         place.daemon(&[answer]);
@@ -341,7 +389,7 @@ fn a_refusal_is_shown_as_the_daemon_says_it_and_obeyed_by_no_terminal() {
     let why = r#"{"reply":"failed","why":"there is no door 'shh'\u001b[31m"}"#;
     place.daemon(&[&[why]]);
     let said = place.run(&["open", "shh", "192.0.2.2"]).failed();
-    assert_eq!(said, "knockctl: there is no door 'shh'\\u{1b}[31m\n");
+    assert_eq!(said, "knockctl: error: there is no door 'shh'\\u{1b}[31m\n");
 }
 
 #[test]
@@ -368,7 +416,7 @@ fn where_nothing_runs_a_trial_is_a_matter_of_starting_it() {
     let place = Place::new();
     assert_eq!(
         place.run(&["try"]).failed(),
-        "knockctl: knockd is not running (nothing listens on DIR/control.sock), so there is \
+        "knockctl: error: knockd is not running (nothing listens on DIR/control.sock), so there is \
          nothing to try\n    start it on trial with 'knockd -c DIR/doors.yaml --try 2m'; \
          systemctl starts it for good\n"
     );
@@ -406,7 +454,7 @@ fn events_are_printed_as_they_happen_under_their_day() {
     asked.recv().unwrap();
     assert_eq!(asked.recv().unwrap(), r#"{"do":"watch"}"#);
     assert_eq!(said.status, Some(1));
-    assert!(said.errors.starts_with("knockctl: knockd has ended, "), "{}", said.errors);
+    assert!(said.errors.starts_with("knockctl: error: knockd has ended, "), "{}", said.errors);
     assert_data_eq!(
         said.output,
         str![[r#"
@@ -571,6 +619,65 @@ fn bash_completes_options_and_doors() {
     assert_eq!(completed(&["knockctl", "hist"]), "history");
     assert_eq!(completed(&["knock", "--dry"]), "--dry-run");
     assert_eq!(completed(&["knockd", "--daem"]), "--daemon");
+    // What is not in the help is not offered.
+    for (words, hidden) in [
+        (["knockd", "-"], "--watcher"),
+        (["knock", "-"], "--list-hosts"),
+        (["knockctl", "completions"], "clients"),
+    ] {
+        let [program, word] = words;
+        let words = if word == "-" { vec![program, word] } else { vec![program, word, ""] };
+        let offered = completed(&words);
+        assert!(!offered.is_empty() && !offered.contains(hidden), "{offered}");
+    }
+    // Whom `close` can close for.
+    let config = config.to_owned();
+    place.daemon(&[&[STATUS, DONE], &[STATUS, DONE], &[STATUS, DONE]]);
+    let close =
+        |door: &str, start: &str| completed(&["knockctl", "-c", &config, "close", door, start]);
+    assert_eq!(close("ssh", ""), "192.0.2.2 2001:db8::2");
+    assert_eq!(close("ssh", "192"), "192.0.2.2");
+    assert!(!close("bell", "").contains("192.0.2.2"));
+}
+
+#[test]
+fn bash_completes_the_hosts_of_the_hosts_file_until_there_is_one() {
+    let place = Place::new();
+    let hosts = place.folder.path().join("knock");
+    fs::create_dir(&hosts).unwrap();
+    let text = "hosts:\n  work: {host: gw.example.com, ports: [1]}\n  home: {ports: [2]}\n";
+    fs::write(hosts.join("hosts.yaml"), text).unwrap();
+    fs::set_permissions(hosts.join("hosts.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let script = place.run(&["completions", "bash", "knock"]).well();
+    for (line, completed) in [
+        ("knock ''", "work home"),
+        ("knock w", "work"),
+        ("knock -v ''", "work home"),
+        ("knock --proxy ''", "work home"),
+    ] {
+        let words: Vec<_> = line.split(' ').collect();
+        let program = format!(
+            "{script}\nCOMP_WORDS=({line}) COMP_CWORD={at}\n\
+             _knock_and_hosts {} {} {}\necho \"${{COMPREPLY[*]}}\"",
+            words[0],
+            words[words.len() - 1],
+            words[words.len() - 2],
+            at = words.len() - 1,
+        );
+        let folder = PathBuf::from(env!("CARGO_BIN_EXE_knockctl"));
+        let path = format!("{}:/usr/bin:/bin", folder.parent().unwrap().display());
+        #[expect(clippy::disallowed_methods, reason = "tests start programs")]
+        let output = Command::new("bash")
+            .args(["-c", &program])
+            .env("PATH", path)
+            .env("XDG_CONFIG_HOME", place.folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), completed, "{line}");
+    }
+    let script = place.run(&["completions", "zsh", "knock"]).well();
+    assert!(script.starts_with("#compdef knock\n"));
+    assert_eq!(script.matches(":_knock_hosts").count(), 2, "{script}");
 }
 
 #[test]

@@ -316,3 +316,24 @@ fn a_code_is_knocked_with_the_address_bar_of_a_browser() {
         assert_eq!(knockd.count("failed too often"), 0);
     }
 }
+
+#[test]
+fn who_may_knock_is_listed_with_the_last_time_that_they_did() {
+    needs!("clients");
+    let net = Net::new();
+    let knockd = start(&net.server, BY_PORTS);
+    let clients = || match &knockd.ask(r#"{"do":"clients"}"#)[..] {
+        [reply, _done] => reply["clients"].as_array().unwrap().clone(),
+        other => panic!("{other:?}"),
+    };
+    let before = clients();
+    assert_eq!(before.len(), 2);
+    for (client, name) in before.iter().zip(["laptop", "phone"]) {
+        let expected = serde_json::json!({"client": name, "by": ["totp"], "doors": ["ssh"]});
+        assert_eq!(*client, expected);
+    }
+    knock(&net, &sequence(by_ports(3600), PHONE, 0));
+    wait_until_opened(&knockd, 1);
+    assert!(eventually(PATIENCE, || clients()[1]["last_used"].as_f64().is_some()));
+    assert_eq!(clients()[0], before[0]);
+}

@@ -32,6 +32,8 @@ pub fn socket(run_dir: &Path) -> PathBuf {
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status,
+    /// Who may knock: answered by [`Reply::Clients`].
+    Clients,
     /// Opens a door by hand; for as long as the door says where no time is given.
     Open {
         door: Name,
@@ -116,6 +118,9 @@ pub struct HistoryQuery {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     Status(Status),
+    Clients {
+        clients: Vec<ClientStatus>,
+    },
     Event(EventLine),
     /// The request is done; what came of it, for people. May be empty.
     Done {
@@ -196,6 +201,20 @@ pub struct GrantStatus {
     /// That of the grant, or `gone`: what opened it is not there any more.
     pub state: String,
     pub seconds_left: f64,
+}
+
+/// A client of the configuration in force. Times are seconds since 1970-01-01 UTC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    pub client: Name,
+    /// What it proves itself with: `totp`, `spa`, `fwknop`.
+    pub by: Vec<String>,
+    pub doors: Vec<Name>,
+    /// When it last opened a door or kept it open, as far as the history goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<f64>,
 }
 
 #[cfg(test)]

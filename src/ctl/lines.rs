@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 use serde::Serialize;
 
 use crate::log::escape;
+pub(super) use crate::log::local;
 use crate::time::Wall;
 
 /// Lines about what happened, aligned, in local time, each day under its name.
@@ -56,11 +56,6 @@ impl Timeline {
     }
 }
 
-pub(super) fn local(at: Wall, zone: &TimeZone) -> Zoned {
-    let time = Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or_default();
-    time.to_zoned(zone.clone())
-}
-
 /// The point in time so many seconds after 1970-01-01 UTC; to the microsecond, which is what a
 /// double holds.
 #[expect(
@@ -70,6 +65,11 @@ pub(super) fn local(at: Wall, zone: &TimeZone) -> Zoned {
 )]
 pub(super) fn wall(seconds: f64) -> Wall {
     Wall::from_nanos(((seconds * 1e6).round() as u64).saturating_mul(1_000))
+}
+
+/// The first row of a table.
+pub(super) fn heading(columns: &[&str]) -> Vec<String> {
+    columns.iter().map(|&column| column.to_owned()).collect()
 }
 
 /// Rows in columns, each as wide as it has to be.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod clients;
 mod completions;
 mod enroll;
 mod error;
@@ -116,6 +117,9 @@ enum Task {
     /// Let a client open nothing any more: close what it has opened, and remove it
     Revoke(revoke::RevokeArgs),
 
+    /// Say who may knock, how, at which doors, when they last did, and until when they may
+    Clients(clients::ClientsArgs),
+
     /// Do something about a client that is enrolled
     #[command(subcommand)]
     Client(hand::ClientTask),
@@ -174,6 +178,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
         Task::Open(args) => hand::open(target, args)?,
         Task::Close(args) => hand::close(target, args)?,
         Task::Unlock(args) => hand::unlock(target, &args)?,
+        Task::Clients(args) => clients::run(target, &args)?,
         Task::Client(task) => hand::client(target, task)?,
         Task::Try(args) => trial::start(target, &args)?,
         Task::Confirm => trial::confirm(target)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::error::Error;
-use super::lines::{local, object, table, wall};
+use super::lines::{heading, local, object, table, wall};
 use super::socket::{ControlError, Daemon, Patience};
 use super::target::Target;
 use crate::config::Name;
@@ -18,13 +18,27 @@ use crate::time::Wall;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct StatusArgs {
+    /// Only these doors, who has them open, and who is locked out there
+    #[arg(value_name = "DOOR")]
+    doors: Vec<Name>,
+    /// Only doors that are open for somebody
+    #[arg(long)]
+    open: bool,
     /// One JSON object, for scripts
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
-    let status = ask(&mut target.daemon()?)?;
+    let mut status = ask(&mut target.daemon()?)?;
+    let known: Vec<Name> = status.doors.iter().map(|door| door.door.clone()).collect();
+    if let Some(door) = args.doors.iter().find(|door| !known.contains(door)) {
+        return Err(Error::NoDoor { door: door.clone(), doors: known });
+    }
+    let is_wanted = |door: &Name| args.doors.is_empty() || args.doors.contains(door);
+    status.doors.retain(|it| is_wanted(&it.door) && (!args.open || it.open > 0));
+    status.grants.retain(|grant| is_wanted(&grant.door));
+    status.locked_out.retain(|lock| lock.door.as_ref().is_none_or(is_wanted));
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         object(&mut out, &status)?;
@@ -36,13 +50,9 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
 
 /// How the daemon fares.
 pub(super) fn ask(daemon: &mut Daemon) -> Result<Status, ControlError> {
-    let mut replies = daemon.ask(&Request::Status, Patience::Answer)?;
-    loop {
-        match replies.next()? {
-            Reply::Status(status) => return Ok(status),
-            Reply::Done { .. } => return Err(ControlError::Ended),
-            _ => {}
-        }
+    match daemon.ask(&Request::Status, Patience::Answer)?.next()? {
+        Reply::Status(status) => Ok(status),
+        _ => Err(ControlError::Ended),
     }
 }
 
@@ -83,13 +93,9 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
-fn heading(columns: &[&str]) -> Vec<String> {
-    columns.iter().map(|&column| column.to_owned()).collect()
-}
-
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
     if doors.is_empty() {
-        return writeln!(out, "no doors");
+        return writeln!(out, "no such doors");
     }
     let mut rows = vec![heading(&["DOOR", "OPENS", "VIA", "OPEN FOR"])];
     rows.extend(doors.iter().map(|door| {

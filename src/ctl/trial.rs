@@ -9,7 +9,7 @@ use super::lines::wall;
 use super::socket::{ControlError, Patience};
 use super::status;
 use super::target::Target;
-use crate::control::{Reply, Request, TrialTime};
+use crate::control::{Reply, Request, Status, TrialTime};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -40,15 +40,9 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
             }
             error => error,
         })?;
-    let mut until = None;
-    loop {
-        match replies.next()? {
-            Reply::Status(status) => until = status.on_trial_until,
-            Reply::Done { .. } => break,
-            Reply::Event(_) | Reply::Failed { .. } => {}
-        }
-    }
-    let until = until.ok_or(ControlError::Ended)?;
+    let Reply::Status(Status { on_trial_until: Some(until), .. }) = replies.next()? else {
+        return Err(ControlError::Ended.into());
+    };
     let back = status::time_and_left(wall(until), clock::now().wall, &TimeZone::system());
     let confirm = escape(&target.command("knockctl", "confirm"));
     Ok(write!(

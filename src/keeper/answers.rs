@@ -8,11 +8,11 @@ use super::ask::Ask;
 use super::control::{ConnectionId, Follows};
 use super::doors::Answer;
 use super::run::Keeper;
-use crate::config::{Door, Name};
+use crate::config::{Client, Door, Name};
 use crate::control::{
-    DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
+    ClientStatus, DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
 };
-use crate::grants::{GrantState, Place};
+use crate::grants::{By, GrantState, Place};
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::proto::duration;
@@ -90,6 +90,15 @@ impl Keeper {
                 // Answered when it is known what is open, in this turn if nothing has to be run.
                 return self.asked_status.push(id);
             }
+            Request::Clients => match self.doors.books().ledger().last_uses() {
+                Err(why) => Err(why.to_string()),
+                Ok(used) => {
+                    let clients = self.watchers.config().clients.iter();
+                    let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
+                    self.control.reply(id, &Reply::Clients { clients });
+                    Ok(String::new())
+                }
+            },
             Request::Open { address, .. } if !is_a_hosts(address) => {
                 Err(format!("no packet comes from {address}"))
             }
@@ -197,7 +206,7 @@ impl Keeper {
 
     fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
         let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
-        self.doors.books().history(&Query {
+        self.doors.books().ledger().history(&Query {
             door: query.door.clone(),
             address: query.address,
             since: query.since.map(nanos),
@@ -265,5 +274,19 @@ impl Keeper {
             dropped: self.watchers.dropped(),
             locked_out: self.watchers.locks().status(now.monotonic),
         }
+    }
+}
+
+fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
+    let Client { name, doors, expires, totp, spa, fwknop } = client;
+    let held =
+        [(By::Totp, totp.is_some()), (By::Spa, spa.is_some()), (By::Fwknop, fwknop.is_some())];
+    let by = held.into_iter().filter(|(_, is_held)| *is_held);
+    ClientStatus {
+        client: name.clone(),
+        by: by.map(|(by, _)| by.as_str().to_owned()).collect(),
+        doors: doors.clone(),
+        last_used: last_used.copied().map(seconds),
+        expires: expires.map(seconds),
     }
 }

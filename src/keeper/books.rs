@@ -8,7 +8,7 @@ use tracing::{error, info};
 use crate::engine::Missing;
 use crate::grants::{By, Change, GrantId, GrantState, Opener, Place, Record};
 use crate::ledger::{
-    Ahead, Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, Query, SetAside, Written,
+    Ahead, Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, SetAside, Written,
 };
 use crate::time::{BootId, Monotonic, Now};
 
@@ -175,12 +175,9 @@ impl Books {
         }
     }
 
-    /// What happened, the latest first.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub(super) fn history(&self, query: &Query) -> Result<Vec<Entry>, LedgerError> {
-        self.ledger.history(query)
+    /// To read the history.
+    pub(super) const fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Forgets a little of what need not be kept, when it is time.

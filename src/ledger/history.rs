@@ -1,5 +1,6 @@
 //! What happened, for people to read later.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use rusqlite::{Connection, Row, params};
@@ -97,6 +98,16 @@ pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Entr
         ],
         read,
     )?
+    .collect()
+}
+
+/// When each client last got in.
+pub(super) fn last_uses(db: &Connection) -> rusqlite::Result<HashMap<Name, Wall>> {
+    db.prepare_cached(
+        "SELECT client, max(at) AS at FROM history WHERE client IS NOT NULL \
+         AND event IN ('open', 'extend', 'act') GROUP BY client",
+    )?
+    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(required(row, "at")?))))?
     .collect()
 }
 

@@ -13,6 +13,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -285,6 +286,15 @@ impl Ledger {
     pub fn history(&self, query: &Query) -> Result<Vec<Entry>, LedgerError> {
         let context = Context { doing: "read the history", path: &self.path };
         history::query(&self.db, query).map_err(|error| context.failed(error))
+    }
+
+    /// When each client last got in, as far as the history goes.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn last_uses(&self) -> Result<HashMap<Name, Wall>, LedgerError> {
+        let context = Context { doing: "read the history", path: &self.path };
+        history::last_uses(&self.db).map_err(|error| context.failed(error))
     }
 
     /// Forgets a little of what need not be kept, and moves the write-ahead log into the file.

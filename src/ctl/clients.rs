@@ -1,0 +1,70 @@
+//! `knockctl clients`: who may knock, how, where, and when they last did.
+
+use std::io::{self, BufWriter, Write};
+
+use jiff::tz::TimeZone;
+
+use super::error::Error;
+use super::lines::{heading, local, object, table, wall};
+use super::socket::{ControlError, Patience};
+use super::target::Target;
+use crate::control::{ClientStatus, Reply, Request};
+use crate::sys::clock;
+use crate::time::Wall;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ClientsArgs {
+    /// One JSON object a line, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
+    let reply = target.daemon()?.ask(&Request::Clients, Patience::Answer)?.next()?;
+    let Reply::Clients { clients } = reply else { return Err(ControlError::Ended.into()) };
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        clients.iter().try_for_each(|client| object(&mut out, client))?;
+    } else {
+        print(&mut out, &clients, clock::now().wall, &TimeZone::system())?;
+    }
+    Ok(out.flush()?)
+}
+
+type Clients = [ClientStatus];
+
+fn print(out: &mut dyn Write, clients: &Clients, now: Wall, zone: &TimeZone) -> io::Result<()> {
+    let time = |at: f64| local(wall(at), zone).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let mut rows = vec![heading(&["CLIENT", "BY", "DOORS", "LAST USED", "EXPIRES"])];
+    rows.extend(clients.iter().map(|client| {
+        let doors: Vec<_> = client.doors.iter().map(ToString::to_string).collect();
+        let is_over = client.expires.is_some_and(|end| wall(end) <= now);
+        let expires = client.expires.map_or_else(|| "never".to_owned(), time);
+        let expires = expires + if is_over { ", expired" } else { "" };
+        let last_used = client.last_used.map_or_else(|| "-".to_owned(), time);
+        vec![client.client.to_string(), client.by.join(" "), doors.join(" "), last_used, expires]
+    }));
+    table(out, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_a_line_with_what_it_proves_itself_by_and_when_it_did() {
+        let client = |text: &str| serde_json::from_str(text).unwrap();
+        let clients = [
+            client(r#"{"client":"phone","by":["totp","spa"],"doors":["a","b"],"last_used":60.0}"#),
+            client(r#"{"client":"old","by":["fwknop"],"doors":["a"],"expires":120.0}"#),
+        ];
+        let mut out = Vec::new();
+        print(&mut out, &clients, Wall::from_nanos(130_000_000_000), &TimeZone::UTC).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "CLIENT  BY        DOORS  LAST USED            EXPIRES\n\
+             phone   totp spa  a b    1970-01-01 00:01:00  never\n\
+             old     fwknop    a      -                    1970-01-01 00:02:00, expired\n"
+        );
+    }
+}
