@@ -1,5 +1,6 @@
 //! `knockctl completions`: what a shell needs to complete the three programs' command lines.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
@@ -8,6 +9,7 @@ use clap_complete::Shell;
 use super::error::Error;
 use super::status;
 use super::target::Target;
+use crate::config::Name;
 use crate::{client, keeper};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +32,12 @@ enum Script {
     /// The same of the clients.
     #[value(hide = true)]
     Clients,
+    /// What `close` can close: a door and an address a line.
+    #[value(hide = true)]
+    Grants,
+    /// The addresses that are locked out.
+    #[value(hide = true)]
+    Locked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,8 +52,18 @@ pub(super) fn run(target: &Target, args: &CompletionsArgs) -> Result<(), Error> 
         Script::Bash => Shell::Bash,
         Script::Zsh => Shell::Zsh,
         Script::Fish => Shell::Fish,
-        Script::Doors => return print(&doors(target)?),
-        Script::Clients => return print(&clients(target)?),
+        Script::Doors => return print(doors(target)?),
+        Script::Clients => {
+            return print(target.load()?.config.clients.iter().map(|client| &client.name));
+        }
+        Script::Grants => {
+            let open = status::ask(&mut target.daemon()?)?.grants;
+            return print(open.iter().map(|it| format!("{} {}", it.door, it.address)));
+        }
+        Script::Locked => {
+            let locks = status::ask(&mut target.daemon()?)?.locked_out;
+            return print(locks.iter().map(|it| it.address));
+        }
     };
     let programs = Program::value_variants().iter().copied();
     let wanted = programs.filter(|program| args.program.is_none_or(|only| only == *program));
@@ -53,21 +71,17 @@ pub(super) fn run(target: &Target, args: &CompletionsArgs) -> Result<(), Error> 
     Ok(io::stdout().write_all(scripts.as_bytes())?)
 }
 
-fn print(names: &[String]) -> Result<(), Error> {
-    let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+fn print<T: Display>(names: impl IntoIterator<Item = T>) -> Result<(), Error> {
+    let lines: String = names.into_iter().map(|name| format!("{name}\n")).collect();
     Ok(io::stdout().write_all(lines.as_bytes())?)
 }
 
-fn clients(target: &Target) -> Result<Vec<String>, Error> {
-    Ok(target.load()?.config.clients.iter().map(|client| client.name.to_string()).collect())
-}
-
 /// The doors of the running daemon; where none answers, those of the configuration.
-fn doors(target: &Target) -> Result<Vec<String>, Error> {
+fn doors(target: &Target) -> Result<Vec<Name>, Error> {
     if let Ok(status) = target.daemon().and_then(|mut daemon| status::ask(&mut daemon)) {
-        return Ok(status.doors.iter().map(|door| door.door.to_string()).collect());
+        return Ok(status.doors.iter().map(|door| door.door.clone()).collect());
     }
-    Ok(target.load()?.config.doors.iter().map(|door| door.name().to_string()).collect())
+    Ok(target.load()?.config.doors.iter().map(|door| door.name().clone()).collect())
 }
 
 fn script(shell: Shell, program: Program) -> String {
@@ -78,95 +92,47 @@ fn script(shell: Shell, program: Program) -> String {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    let script = String::from_utf8_lossy(&script);
-    match (program, shell) {
-        (Program::Knockctl, Shell::Bash) => format!("{script}{NAMES_BASH}"),
-        (Program::Knockctl, Shell::Fish) => format!("{script}{NAMES_FISH}"),
-        (Program::Knockctl, Shell::Zsh) => with_names_zsh(&script),
-        _ => script.into_owned(),
-    }
+    // What is hidden in help is hidden here too.
+    let script = String::from_utf8_lossy(&script).replace(" doors clients grants locked ", " ");
+    let names = match (program, shell) {
+        (Program::Knockd, _) => return script,
+        (Program::Knock, Shell::Bash) => include_str!("completions/knock.bash"),
+        (Program::Knock, Shell::Fish) => include_str!("completions/knock.fish"),
+        (Program::Knock, _) => include_str!("completions/knock.zsh"),
+        (Program::Knockctl, Shell::Bash) => include_str!("completions/knockctl.bash"),
+        (Program::Knockctl, Shell::Fish) => include_str!("completions/knockctl.fish"),
+        (Program::Knockctl, _) => include_str!("completions/knockctl.zsh"),
+    };
+    if shell == Shell::Zsh { with_names_zsh(&script, names) } else { script + "\n" + names }
 }
 
-const NAMES_BASH: &str = r#"
-_knockctl_names() {
-    local at config=() names of
-    case "$3" in
-        open|close|sequence|--door) of=doors ;;
-        enroll|revoke|reset) of=clients ;;
-        *) [[ ${COMP_WORDS[COMP_CWORD - 2]} == sequence ]] || return 1
-            of=clients ;;
-    esac
-    [[ $2 == -* ]] && return 1
-    for ((at = 1; at + 1 < COMP_CWORD; at++)); do
-        case "${COMP_WORDS[at]}" in
-            -c|--config) config=(-c "${COMP_WORDS[at + 1]}") ;;
-        esac
-    done
-    names=$("$1" "${config[@]}" completions "$of" 2>/dev/null) || return 1
-    COMPREPLY=($(compgen -W "$names" -- "$2"))
-}
+/// How lines of a script for zsh begin that take a name, and what knows those.
+const ZSH: [(&str, &str); 11] = [
+    ("'::host -- ", "knock_hosts"),
+    ("'*--proxy=[", "knock_hosts"),
+    ("':door -- ", "knockctl_doors"),
+    ("'::door -- ", "knockctl_doors"),
+    ("'*::doors -- ", "knockctl_doors"),
+    ("'--door=[Only what", "knockctl_doors"),
+    ("'*--door=[", "knockctl_doors"),
+    ("':client -- ", "knockctl_clients"),
+    ("'::client -- ", "knockctl_clients"),
+    ("'::ip -- The address to close it for", "knockctl_grants"),
+    ("':ip -- The address to listen to again", "knockctl_locked"),
+];
 
-_knockctl_and_names() {
-    _knockctl_names "$@" || _knockctl "$@"
-}
-
-complete -F _knockctl_and_names -o bashdefault -o default knockctl
-"#;
-
-const NAMES_FISH: &str = r#"
-function __fish_knockctl_names
-    set -l words (commandline -opc)
-    set -l config
-    if set -l at (contains -i -- -c $words; or contains -i -- --config $words)
-        set config -c $words[(math $at + 1)]
-    end
-    knockctl $config completions $argv[1] 2>/dev/null
-end
-function __fish_knockctl_wants_door
-    contains -- (commandline -opc)[-1] open close sequence
-end
-function __fish_knockctl_wants_client
-    set -l words (commandline -opc)
-    contains -- $words[-1] enroll revoke reset; or contains -- $words[-2] sequence
-end
-complete -c knockctl -n "__fish_knockctl_wants_door" -f -a "(__fish_knockctl_names doors)"
-complete -c knockctl -n "__fish_knockctl_wants_client" -f -a "(__fish_knockctl_names clients)"
-complete -c knockctl -n "__fish_knockctl_using_subcommand history" -l door -r -f -a "(__fish_knockctl_names doors)"
-complete -c knockctl -n "__fish_knockctl_using_subcommand enroll" -l door -r -f -a "(__fish_knockctl_names doors)"
-"#;
-
-const NAMES_ZSH: &str = r#"
-(( $+functions[_knockctl_names] )) ||
-_knockctl_names() {
-    local -a line=(${(z)BUFFER}) config names
-    local at=${line[(I)(-c|--config)]}
-    (( at > 0 && at < ${#line} )) && config=(-c "${(Q)line[at + 1]}")
-    names=(${(f)"$(_call_program $1 knockctl ${(q)config} completions $1 2>/dev/null)"})
-    compadd -a names
-}
-(( $+functions[_knockctl_doors] )) || _knockctl_doors() { _knockctl_names doors }
-(( $+functions[_knockctl_clients] )) || _knockctl_clients() { _knockctl_names clients }
-"#;
-
-/// Where the script would complete the name of a door or a client as a file, it asks for those.
-fn with_names_zsh(script: &str) -> String {
-    let mut lines = script.lines();
+/// Where the script would complete a name as a file, it asks for those that there are.
+fn with_names_zsh(script: &str, functions: &str) -> String {
     // `#compdef` has to stay the first line.
-    let mut with = format!("{}\n{NAMES_ZSH}", lines.next().unwrap_or_default());
-    let doors = ["':door -- ", "'::door -- ", "'--door=[", "'*--door=["];
-    let clients = ["':client -- ", "'::client -- "];
-    for line in lines {
-        let is = |starts: &[&str]| starts.iter().any(|start| line.trim_start().starts_with(start));
-        with.push_str(&if is(&doors) {
-            line.replace(":_default'", ":_knockctl_doors'")
-        } else if is(&clients) {
-            line.replace(":_default'", ":_knockctl_clients'")
-        } else {
-            line.to_owned()
-        });
-        with.push('\n');
-    }
-    with
+    let script = script.replacen('\n', &format!("\n{functions}"), 1);
+    let with_names = script.split_inclusive('\n').map(|line| {
+        let found = ZSH.iter().find(|(start, _)| line.trim_start().starts_with(start));
+        found.map_or_else(
+            || line.to_owned(),
+            |(_, of)| line.replacen(":_default", &format!(":_{of}"), 1),
+        )
+    });
+    with_names.collect()
 }
 
 #[cfg(test)]
@@ -177,10 +143,12 @@ mod tests {
     fn zsh_asks_for_names_wherever_one_is_wanted() {
         let script = script(Shell::Zsh, Program::Knockctl);
         assert!(script.starts_with("#compdef knockctl\n"));
-        // open, close, history --door, enroll --door, sequence.
-        assert_eq!(script.matches(":_knockctl_doors'").count(), 5);
+        // open, close, status, history --door, enroll --door, sequence.
+        assert_eq!(script.matches(":_knockctl_doors'").count(), 6);
         // enroll, revoke, client reset, sequence.
         assert_eq!(script.matches(":_knockctl_clients'").count(), 4);
+        assert_eq!(script.matches(":_knockctl_grants'").count(), 1);
+        assert_eq!(script.matches(":_knockctl_locked'").count(), 1);
     }
 
     #[test]

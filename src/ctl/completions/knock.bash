@@ -1,0 +1,16 @@
+_knock_and_hosts() {
+    local word hosts=$("$1" --list-hosts 2>/dev/null)
+    case "$3" in
+        --proxy) ;;
+        -[uv46n]|--udp|--verbose|--ipv4|--ipv6|--dry-run|--totp|--spa|--close) ;;
+        -*) hosts= ;;
+    esac
+    # There is one already.
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD - 1}"; do
+        [[ $'\n'$hosts$'\n' == *$'\n'"$word"$'\n'* ]] && hosts=
+    done
+    [[ $2 != -* && -n $hosts ]] && COMPREPLY=($(compgen -W "$hosts" -- "$2")) && return
+    _knock "$@"
+}
+
+complete -F _knock_and_hosts -o bashdefault -o default knock

@@ -1,0 +1,9 @@
+function __fish_knock_hosts
+    set -l hosts (knock --list-hosts 2>/dev/null)
+    for word in (commandline -opc)[2..]
+        contains -- $word $hosts; and return
+    end
+    printf '%s\n' $hosts
+end
+complete -c knock -f -a "(__fish_knock_hosts)"
+complete -c knock -l proxy -r -f -a "(__fish_knock_hosts)"

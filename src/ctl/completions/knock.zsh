@@ -1,0 +1,5 @@
+(( $+functions[_knock_hosts] )) ||
+_knock_hosts() {
+    local hosts=(${(f)"$(_call_program hosts knock --list-hosts 2>/dev/null)"})
+    compadd -a hosts
+}
