@@ -15,7 +15,8 @@ DOCDIR     = $(PREFIX)/share/doc/knock
 UNITDIR    = $(PREFIX)/lib/systemd/system
 BASHDIR    = $(PREFIX)/share/bash-completion/completions
 ZSHDIR     = $(PREFIX)/share/zsh/site-functions
-FISHDIR    = $(PREFIX)/share/fish/vendor_completions.d
+# The one place of all in which fish looks whatever XDG_DATA_DIRS says: so not below PREFIX.
+FISHDIR    = /usr/share/fish/vendor_completions.d
 # Where knockd looks: part of the programs, so not below PREFIX.
 CONFDIR    = /etc/knock.d
 
@@ -106,13 +107,21 @@ install:
 	        --shell /usr/sbin/nologin knockd && echo "Made the system user knockd."; \
 	fi
 
-# Leaves the configuration, the state and the user alone.
+# Leaves the configuration, the state and the user alone. A table without its knockd would lock
+# ports that nothing opens any more.
 uninstall:
+	@[ -n "$(DESTDIR)" ] || tools/stopped $(SBINDIR)/knockd
 	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
 	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN7:%=$(DESTDIR)$(MANDIR)/man7/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BASHDIR)/%) $(PROGRAMS:%=$(DESTDIR)$(ZSHDIR)/_%) $(PROGRAMS:%=$(DESTDIR)$(FISHDIR)/%.fish)
 	rm -f $(DESTDIR)$(UNITDIR)/knockd.service
 	rm -rf $(DESTDIR)$(DOCDIR)
+	@for left in $(CONFDIR) /var/lib/knockd /etc/systemd/system/knockd.service.d \
+	    /etc/systemd/system/multi-user.target.wants/knockd.service; do \
+	    ! [ -e $(DESTDIR)$$left -o -L $(DESTDIR)$$left ] || echo "Left: $(DESTDIR)$$left"; \
+	done
+	@[ -n "$(DESTDIR)" ] || ! getent passwd knockd >/dev/null || \
+	    echo "Left: the system user knockd (userdel knockd)"
 
 clean:
 	$(CARGO) clean

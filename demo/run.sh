@@ -4,6 +4,8 @@
 # usage: demo/run.sh [DIRECTORY]     where knock and knockd are; target/debug if not given
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
+# knockd takes no configuration that a group could have written.
+umask 022
 
 programs=$(realpath "${1:-$(dirname "$0")/../target/debug}")
 for program in knock knockd; do

@@ -48,6 +48,7 @@ fn everything_has_its_place_and_mode() {
         ("usr/lib/systemd/system/knockd.service", 0o644),
         ("usr/share/bash-completion/completions/knockctl", 0o644),
         ("usr/share/zsh/site-functions/_knockd", 0o644),
+        // Where fish on Debian looks.
         ("usr/share/fish/vendor_completions.d/knock.fish", 0o644),
         ("etc/knock.d", 0o755),
         ("etc/knock.d/knockd.yaml", 0o644),
@@ -86,7 +87,9 @@ fn a_configuration_that_is_there_is_left_as_it_is() {
 #[test]
 fn uninstalling_leaves_the_configuration_and_nothing_else() {
     let tree = installed();
-    make("uninstall", tree.path());
+    let said = make("uninstall", tree.path());
+    let config = format!("Left: {}/etc/knock.d\n", tree.path().display());
+    assert!(said.contains(&config), "{said}");
     let mut left = Vec::new();
     let mut folders = vec![tree.path().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -97,4 +100,50 @@ fn uninstalling_leaves_the_configuration_and_nothing_else() {
     }
     assert!(!left.is_empty());
     assert!(left.iter().all(|path| path.starts_with(tree.path().join("etc/knock.d"))), "{left:?}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "scripts are programs")]
+fn script(name: &str) -> Command {
+    let mut script = Command::new(format!("tools/{name}"));
+    script.current_dir(env!("CARGO_MANIFEST_DIR"));
+    script
+}
+
+#[test]
+fn a_program_that_runs_is_not_taken_away() {
+    let tree = tempfile::tempdir().unwrap();
+    let program = tree.path().join("knockd");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let stopped = || script("stopped").arg(&program).output().unwrap();
+    // The table of another test may stand meanwhile.
+    let said = |output: std::process::Output| String::from_utf8(output.stderr).unwrap();
+    assert!(!said(stopped()).contains("knockd runs"));
+    #[expect(clippy::disallowed_methods, reason = "something has to run")]
+    let mut runs = Command::new(&program).arg("60").spawn().unwrap();
+    let output = stopped();
+    assert_eq!(output.status.code(), Some(1));
+    let wanted = format!("knockd runs (process {}). Stop it first", runs.id());
+    let said = said(output);
+    runs.kill().unwrap();
+    runs.wait().unwrap();
+    assert!(said.contains(&wanted), "{said}");
+}
+
+#[test]
+fn a_toolchain_that_is_too_old_is_told_which_one_would_do_before_anything_is_fetched() {
+    let tree = tempfile::tempdir().unwrap();
+    for (name, says) in [("cargo", "cargo 1.63.0"), ("rustc", "rustc 1.63.0 (Debian)")] {
+        let path = tree.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", tree.path().display());
+    for task in ["build", "test", "demo"] {
+        let output = script("need").arg(task).env("PATH", &path).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{task}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let wanted = concat!("takes Rust ", env!("CARGO_PKG_RUST_VERSION"), " or newer");
+        assert!(said.contains(wanted) && said.contains("of Rust 1.63.0"), "{task}: {said}");
+        assert!(output.stdout.is_empty(), "{task}");
+    }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, mem};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{Backlog, getsockopt, listen};
@@ -103,10 +104,14 @@ impl Control {
         }
         files::remove(path).map_err(failed("remove the stale socket"))?;
         let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
-        let group = privileges::group(GROUP);
-        let mode = if group.is_some() { 0o660 } else { 0o600 };
-        if group.is_some() {
-            chown(path, None, group).map_err(failed("hand over"))?;
+        let mut mode = 0o600;
+        if let Some(group) = privileges::group(GROUP) {
+            match chown(path, None, Some(group)) {
+                Ok(()) => mode = 0o660,
+                // In a user namespace that has no such group nobody can be in it.
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
+                Err(error) => return Err(failed("hand over")(error)),
+            }
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .map_err(failed("set the mode of"))?;
