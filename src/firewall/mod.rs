@@ -1,9 +1,10 @@
-//! What opens and closes: the guard, sets of nftables, and commands, which run as jobs.
+//! What opens and closes: the guard's table, sets of nftables, and commands, which run as jobs.
 #![forbid(unsafe_code)]
 
 pub mod command;
 mod connections;
 pub mod guard;
+mod holders;
 pub mod netlink;
 pub mod nft_set;
 pub mod ruleset;

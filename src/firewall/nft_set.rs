@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::netlink::{
-    Comment, Entry, Holding, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
+    Comment, Entry, Event, Holding, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
 };
-use crate::config::{NftFamily, NftName, NftSet};
+use crate::config::{NftName, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
 const CONSTANT: u32 = 0x2;
@@ -113,7 +113,7 @@ impl OwnSets {
         left: Duration,
         comment: &Comment,
     ) -> Result<Holding, NetlinkError> {
-        self.netlink.hold(set, key(address), left, comment)
+        self.netlink.hold(set, &address.into(), left, comment)
     }
 
     /// Lets an address in no more, or only for as long as another grant says.
@@ -126,7 +126,7 @@ impl OwnSets {
         address: IpAddr,
         other: impl FnOnce() -> Option<(Duration, Comment)>,
     ) -> Result<Removal, NetlinkError> {
-        self.netlink.release(set, key(address), other)
+        self.netlink.release(set, &address.into(), other)
     }
 
     /// Who is in, the administrator's own entries too.
@@ -145,10 +145,12 @@ impl OwnSets {
     /// When the kernel does not tell.
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
-        let is_ours = |family: NftFamily, table: &str| {
-            known.iter().any(|(set, _)| set.family == family && set.table.as_str() == table)
+        let is_ours = |event: Event<'_>| {
+            let is_its =
+                |set: &SetRef| set.family == event.family && set.table.as_str() == event.table;
+            known.iter().any(|(set, _)| is_its(set))
         };
-        if self.monitor.look(&[self.netlink.port()], is_ours) == Seen::Nothing {
+        if self.monitor.look(self.netlink.port(), is_ours) == Seen::Nothing {
             return Ok(Vec::new());
         }
         let mut anew = Vec::new();
@@ -169,12 +171,6 @@ impl AsFd for OwnSets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.monitor.as_fd()
     }
-}
-
-/// The element that lets in an address.
-#[must_use]
-pub const fn key(address: IpAddr) -> Key {
-    Key { address: address.to_canonical(), port: None }
 }
 
 fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(), NftSetError> {

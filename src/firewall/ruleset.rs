@@ -1,19 +1,24 @@
-//! The guard's table, as text for `nft -f`: pure.
+//! What the guard's table is made of: its sets, its chains and their rules: pure.
+//!
+//! The rules are the same for one door and for ten thousand: doors and grants are elements. What
+//! may hold thousands of elements is a hash set, since a concatenation with intervals costs a
+//! packet the more the more it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::connections::Older;
-use super::netlink::{Comment, Entry, Key};
-use crate::config::Name;
+use super::connections::Connection;
+use super::netlink::{Change, Comment, Entry, Hook, Key, Load, Rule, SetRef};
+use crate::config::{Family, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "knockd";
+/// The table's comment, which tells this form from others.
+pub(super) const VERSION: &str = "knockd guard 2";
 
 /// What the guard locks, and for whom it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +38,7 @@ pub struct GuardedDoor {
     pub target: Option<IpAddr>,
 }
 
-/// A grant as the guard's table holds it.
+/// A grant as the guard keeps it: an element for each port of its door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
     pub door: Name,
@@ -44,461 +49,373 @@ pub struct Element {
     pub comment: Comment,
 }
 
-impl Element {
-    pub(super) fn key(&self) -> Key {
-        Key { address: self.address.to_canonical(), port: self.source_port }
-    }
+/// The place of an element: whether something is there is what the rules ask for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Slot {
+    pub(super) set: Set,
+    pub(super) key: Key,
 }
 
-/// One of the four sets of a door: `g_DOOR_4`, `g_DOOR_6`, `p_DOOR_4` or `p_DOOR_6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct DoorSet<'a> {
-    pub(super) door: &'a str,
-    /// Whether its keys have a source port.
-    pub(super) bound: bool,
-    pub(super) v4: bool,
-}
-
-impl<'a> DoorSet<'a> {
-    pub(super) fn of(door: &'a Name, key: Key) -> Self {
-        let v4 = key.address.to_canonical().is_ipv4();
-        Self { door: door.as_str(), bound: key.port.is_some(), v4 }
-    }
-
-    pub(super) fn all_of(door: &'a Name) -> [Self; 4] {
-        let set = |bound, v4| Self { door: door.as_str(), bound, v4 };
-        [set(false, true), set(false, false), set(true, true), set(true, false)]
-    }
-
-    /// Reads the name of a set of some guard's table, perhaps an older one.
-    pub(super) fn read(set: &'a str) -> Option<Self> {
-        let (rest, v4) = match set.strip_suffix("_4") {
-            Some(rest) => (rest, true),
-            None => (set.strip_suffix("_6")?, false),
+impl GuardedDoor {
+    /// What lets an address in; none where the target has no address of that family.
+    pub(super) fn slots(
+        &self,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> impl Iterator<Item = Slot> {
+        let address = address.to_canonical();
+        let (family, target) = (Family::of(address), self.target.map(|it| it.to_canonical()));
+        let meets = target.is_none_or(|target| Family::of(target) == family);
+        let set = match (source_port, target) {
+            (None, None) => Set::Open(family),
+            (None, Some(_)) => Set::OpenTo(family),
+            (Some(_), None) => Set::Bound(family),
+            (Some(_), Some(_)) => Set::BoundTo(family),
         };
-        let (door, bound) = match rest.strip_prefix("g_") {
-            Some(door) => (door, false),
-            None => (rest.strip_prefix("p_")?, true),
-        };
-        Some(Self { door, bound, v4 })
-    }
-
-    pub(super) fn element(&self, entry: Entry) -> Option<Element> {
-        Some(Element {
-            door: self.door.parse().ok()?,
-            address: entry.key.address,
-            source_port: entry.key.port,
-            left: entry.left?,
-            comment: entry.comment,
-        })
+        let mut from = Key::from(address);
+        if let Some(port) = source_port {
+            from = from.port(port.get());
+        }
+        if let Some(target) = target {
+            from = from.address(target);
+        }
+        let ports = self.ports.iter().filter(move |_| meets);
+        ports.map(move |&port| Slot { set, key: to_port(from.clone(), port) })
     }
 }
 
-impl fmt::Display for DoorSet<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.bound { 'p' } else { 'g' };
-        let family = if self.v4 { 4 } else { 6 };
-        write!(f, "{kind}_{}_{family}", self.door)
+/// Where a port is guarded: that of the host, or that of an address.
+pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> Slot {
+    match target.map(|target| target.to_canonical()) {
+        None => Slot { set: Set::Guarded, key: to_port(Key::default(), port) },
+        Some(target) => {
+            let set = Set::GuardedTo(Family::of(target));
+            Slot { set, key: to_port(target.into(), port) }
+        }
     }
 }
 
-/// A guarded port, of one address or of the host.
-type Guarded = (Option<IpAddr>, Knock);
+fn to_port(key: Key, port: Knock) -> Key {
+    key.protocol(port.protocol.number()).port(port.port.get())
+}
+
+impl Connection {
+    /// Where the ports that it is to would be guarded.
+    pub(super) fn guarded(&self) -> [Slot; 2] {
+        [guarded(None, self.port), guarded(Some(self.address), self.port)]
+    }
+
+    pub(super) fn older(&self) -> Slot {
+        let peer = Key::from(self.peer.ip()).port(self.peer.port());
+        let set = Set::Older(Family::of(self.peer.ip().to_canonical()));
+        Slot { set, key: to_port(peer, self.port) }
+    }
+}
 
 impl Ruleset {
-    /// The sets of connections that are older than the table, where there are any.
-    pub(super) const OLDER: [&str; 2] = ["older_4", "older_6"];
-
-    /// The names of the sets of guarded ports that [`render`](Self::render) makes.
-    pub(super) const GUARDED: [&str; 3] = ["guarded", "guarded_4", "guarded_6"];
-
-    /// A transaction that puts the table in the place of one that may be there, holding these
-    /// grants and letting these connections go on. Grants of doors that are no more are left out.
-    #[must_use]
-    pub fn render(&self, keep: &[Element], older: &[Older]) -> String {
-        let mut text = Text::default();
-        // To add a table that is there already is no error; to delete one that is not would be.
-        text.line(0, &format!("table inet {TABLE}"));
-        text.line(0, &format!("delete table inet {TABLE}"));
-        text.line(0, &format!("table inet {TABLE} {{"));
-        self.render_sets(&mut text, keep);
-        render_older(&mut text, older);
-        let guarded = self.guarded();
-        self.render_doors(&mut text, &guarded);
-        render_chains(&mut text, &guarded, !older.is_empty());
-        text.line(0, "}");
-        text.0
+    /// All guarded ports.
+    pub(super) fn guarded(&self) -> BTreeSet<Slot> {
+        let of = |door: &GuardedDoor, port: &Knock| guarded(door.target, *port);
+        self.doors
+            .iter()
+            .flat_map(|door| door.ports.iter().map(move |port| of(door, port)))
+            .collect()
     }
 
-    /// Whether TCP connections to a port need a grant, to some address at least.
-    pub(super) fn guards_tcp(&self, port: u16) -> bool {
-        let mut ports = self.doors.iter().flat_map(|door| &door.ports);
-        ports.any(|knock| knock.protocol == Protocol::Tcp && knock.port.get() == port)
-    }
-
-    /// Each guarded port, and the doors that open it.
-    fn guarded(&self) -> BTreeMap<Guarded, BTreeSet<&Name>> {
-        let mut guarded: BTreeMap<Guarded, BTreeSet<&Name>> = BTreeMap::new();
-        for door in &self.doors {
-            for &port in &door.ports {
-                let target = door.target.map(|target| target.to_canonical());
-                guarded.entry((target, port)).or_default().insert(&door.name);
-            }
-        }
-        guarded
-    }
-
-    fn render_sets(&self, text: &mut Text, keep: &[Element]) {
-        for (v4, family) in [(true, '4'), (false, '6')] {
-            let trusted = self.trusted.iter().filter(|network| network.address().is_ipv4() == v4);
-            let elements = trusted.map(ToString::to_string).collect();
-            let kind = format!("ipv{family}_addr");
-            text.set(&format!("trusted_{family}"), &kind, "interval; auto-merge", elements);
-        }
-        for door in &self.doors {
-            for set in DoorSet::all_of(&door.name) {
-                let kind = if set.v4 { "ipv4_addr" } else { "ipv6_addr" };
-                let kind = if set.bound { format!("{kind} . inet_service") } else { kind.into() };
-                let mut kept: BTreeMap<Key, &Element> = BTreeMap::new();
-                for element in keep.iter().filter(|element| {
-                    element.door == door.name && DoorSet::of(&door.name, element.key()) == set
-                }) {
-                    let known = kept.entry(element.key()).or_insert(element);
-                    if known.left < element.left {
-                        *known = element;
-                    }
-                }
-                let elements = kept.into_values().map(render_element).collect();
-                text.set(&set.to_string(), &kind, "timeout", elements);
-            }
-        }
-        let timeout = self.locked_for.map(render_timeout).unwrap_or_default();
-        for (name, kind, wanted) in [
-            ("guarded", "", None),
-            ("guarded_4", "ipv4_addr . ", Some(true)),
-            ("guarded_6", "ipv6_addr . ", Some(false)),
-        ] {
-            let guarded = self.guarded();
-            let of_set =
-                guarded.keys().filter(|(target, _)| target.map(|at| at.is_ipv4()) == wanted);
-            let elements = of_set.map(|guarded| format!("{}{timeout}", render_key(guarded)));
-            let kind = format!("{kind}inet_proto . inet_service");
-            text.set(name, &kind, "timeout", elements.collect());
-        }
-    }
-
-    fn render_doors(&self, text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>) {
-        for door in &self.doors {
-            let [g4, g6, p4, p6] = DoorSet::all_of(&door.name);
-            text.chain(
-                &format!("door_{}", door.name),
-                &[
-                    format!("ip saddr @{g4} accept"),
-                    format!("ip6 saddr @{g6} accept"),
-                    format!("ip saddr . th sport @{p4} accept"),
-                    format!("ip6 saddr . th sport @{p6} accept"),
-                ],
-            );
-        }
-        for (guarded, doors) in guarded {
-            let jumps: Vec<String> = doors.iter().map(|door| format!("jump door_{door}")).collect();
-            text.chain(&port_chain(guarded), &jumps);
-        }
-    }
-}
-
-fn render_older(text: &mut Text, older: &[Older]) {
-    if older.is_empty() {
-        return;
-    }
-    for (name, family) in Ruleset::OLDER.into_iter().zip(['4', '6']) {
-        let of_set =
-            older.iter().filter(|older| older.connection.peer.is_ipv4() == (family == '4'));
-        let elements = of_set.map(|older| {
-            let (peer, port) = (older.connection.peer, older.connection.port);
-            let timeout = render_timeout(older.left);
-            format!("{} . {} . {port}{timeout}", peer.ip(), peer.port())
+    /// What the sets hold without any grant: of the standing table, the networks that somebody
+    /// else has added.
+    pub(super) fn contents(
+        &self,
+        guarded: &BTreeSet<Slot>,
+        locked_for: Option<Duration>,
+        there: &BTreeMap<Family, Vec<Entry>>,
+    ) -> BTreeMap<Set, Vec<Entry>> {
+        let trusted = FAMILIES.map(|family| {
+            let there = there.get(&family).map_or(&[][..], Vec::as_slice);
+            (Set::Trusted(family), trusted(family, &self.trusted, there))
         });
-        let kind = format!("ipv{family}_addr . inet_service . inet_service");
-        text.set(name, &kind, "timeout", elements.collect());
-    }
-}
-
-/// A port that is both an address's and the host's opens for the grants of either.
-fn render_chains(text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>, has_older: bool) {
-    let dispatch = |wanted: Option<bool>, key: &str| {
-        let of_set = guarded.keys().filter(|(at, _)| at.map(|at| at.is_ipv4()) == wanted);
-        let jumps: Vec<String> = of_set
-            .map(|guarded| format!("{} : jump {}", render_key(guarded), port_chain(guarded)))
-            .collect();
-        (!jumps.is_empty()).then(|| format!("{key} vmap {{ {} }}", jumps.join(", ")))
-    };
-    let port = "meta l4proto . th dport";
-    let (port_4, port_6) = (format!("ip daddr . {port}"), format!("ip6 daddr . {port}"));
-    let trusted =
-        || ["ip saddr @trusted_4 accept".to_owned(), "ip6 saddr @trusted_6 accept".to_owned()];
-
-    let mut local: Vec<String> = trusted().into();
-    local.extend(dispatch(None, port));
-    local.push("drop".to_owned());
-    text.chain("host", &local);
-    let mut target: Vec<String> = trusted().into();
-    target.extend(dispatch(Some(true), &port_4));
-    target.extend(dispatch(Some(false), &port_6));
-    text.chain("target", &target);
-    let mut prerouting = vec![
-        "type filter hook prerouting priority -150; policy accept;".to_owned(),
-        "iifname \"lo\" accept".to_owned(),
-        "ct state established,related accept".to_owned(),
-    ];
-    if has_older {
-        prerouting.push("ip saddr . tcp sport . tcp dport @older_4 accept".to_owned());
-        prerouting.push("ip6 saddr . tcp sport . tcp dport @older_6 accept".to_owned());
-    }
-    prerouting.extend([
-        format!("{port_4} @guarded_4 jump target"),
-        format!("{port_6} @guarded_6 jump target"),
-        format!("fib daddr type local {port} @guarded goto host"),
-        format!("{port_4} @guarded_4 drop"),
-        format!("{port_6} @guarded_6 drop"),
-    ]);
-    text.chain("prerouting", &prerouting);
-}
-
-fn render_key((target, port): &Guarded) -> String {
-    let address = target.map(|target| format!("{target} . ")).unwrap_or_default();
-    format!("{address}{} . {}", port.protocol, port.port)
-}
-
-/// The chain that the table has for a guarded port of the host.
-#[must_use]
-pub fn host_chain(port: Knock) -> String {
-    port_chain(&(None, port))
-}
-
-fn port_chain((target, port): &Guarded) -> String {
-    // An nft name has no colons.
-    let at = target.map(|target| format!("_at_{target}").replace(':', "-")).unwrap_or_default();
-    format!("port_{}_{}{at}", port.protocol, port.port)
-}
-
-fn render_element(element: &Element) -> String {
-    let Key { address, port } = element.key();
-    let port = port.map(|port| format!(" . {port}")).unwrap_or_default();
-    let comment = match element.comment.as_str() {
-        "" => String::new(),
-        text => format!(" comment \"{text}\""),
-    };
-    format!("{address}{port}{}{comment}", render_timeout(element.left))
-}
-
-/// Never zero, which would mean for ever.
-fn render_timeout(timeout: Duration) -> String {
-    format!(" timeout {}ms", timeout.as_nanos().div_ceil(1_000_000).clamp(1, 1 << 43))
-}
-
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn line(&mut self, depth: usize, line: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{}{line}", "\t".repeat(depth));
-    }
-
-    fn set(&mut self, name: &str, kind: &str, flags: &str, elements: Vec<String>) {
-        self.line(1, &format!("set {name} {{"));
-        self.line(2, &format!("type {kind}; flags {flags};"));
-        if !elements.is_empty() {
-            self.line(2, &format!("elements = {{ {} }}", elements.join(", ")));
+        let mut contents = BTreeMap::from(trusted);
+        let (is_end, left, comment) = (false, locked_for, Comment::default());
+        for Slot { set, key } in guarded.iter().filter(|_| left != Some(Duration::ZERO)) {
+            let entry = Entry { key: key.clone(), is_end, left, comment: comment.clone() };
+            contents.entry(*set).or_default().push(entry);
         }
-        self.line(1, "}");
-    }
-
-    fn chain(&mut self, name: &str, rules: &[String]) {
-        self.line(1, &format!("chain {name} {{"));
-        for rule in rules {
-            self.line(2, rule);
-        }
-        self.line(1, "}");
+        contents
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// The sets of the table, of which most are two: one for each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Set {
+    /// Guarded ports of the host.
+    Guarded,
+    /// Guarded ports of other addresses, or of one of the host's.
+    GuardedTo(Family),
+    /// Who may reach a port of the host.
+    Open(Family),
+    OpenTo(Family),
+    /// The same, from one source port only.
+    Bound(Family),
+    BoundTo(Family),
+    /// Connections that are older than the lock of their port.
+    Older(Family),
+    Trusted(Family),
+}
 
-    use super::super::connections::Connection;
-    use super::*;
+/// A part of a set's key.
+#[derive(Clone, Copy)]
+enum Part {
+    Source,
+    SourcePort,
+    Destination,
+    Protocol,
+    Port,
+}
 
-    fn door(name: &str, ports: &[&str], target: Option<&str>) -> GuardedDoor {
-        GuardedDoor {
-            name: name.parse().unwrap(),
-            ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
-            target: target.map(|target| target.parse().unwrap()),
-        }
-    }
-
-    fn element(door: &str, address: &str, port: u16, millis: u64, comment: &str) -> Element {
-        Element {
-            door: door.parse().unwrap(),
-            address: address.parse().unwrap(),
-            source_port: NonZeroU16::new(port),
-            left: Duration::from_millis(millis),
-            comment: Comment::new(comment),
-        }
-    }
-
-    #[test]
-    fn the_whole_table() {
-        let ruleset = Ruleset {
-            doors: vec![door("ssh", &["22"], None)],
-            trusted: vec!["198.51.100.7/24".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-            locked_for: None,
+impl Set {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        use Set::{Bound, BoundTo, GuardedTo, Older, Open, OpenTo, Trusted};
+        let of_family = |family| {
+            [GuardedTo, Open, OpenTo, Bound, BoundTo, Older, Trusted].map(|set| set(family))
         };
-        let keep = [
-            element("ssh", "192.0.2.2", 0, 1500, "by sequence"),
-            element("ssh", "2001:db8::2", 4000, 20, ""),
-            element("gone", "192.0.2.3", 0, 1000, ""),
-        ];
-        let expected = "\
-table inet knockd
-delete table inet knockd
-table inet knockd {
-	set trusted_4 {
-		type ipv4_addr; flags interval; auto-merge;
-		elements = { 198.51.100.0/24 }
-	}
-	set trusted_6 {
-		type ipv6_addr; flags interval; auto-merge;
-		elements = { 2001:db8::1/128 }
-	}
-	set g_ssh_4 {
-		type ipv4_addr; flags timeout;
-		elements = { 192.0.2.2 timeout 1500ms comment \"by sequence\" }
-	}
-	set g_ssh_6 {
-		type ipv6_addr; flags timeout;
-	}
-	set p_ssh_4 {
-		type ipv4_addr . inet_service; flags timeout;
-	}
-	set p_ssh_6 {
-		type ipv6_addr . inet_service; flags timeout;
-		elements = { 2001:db8::2 . 4000 timeout 20ms }
-	}
-	set guarded {
-		type inet_proto . inet_service; flags timeout;
-		elements = { tcp . 22 }
-	}
-	set guarded_4 {
-		type ipv4_addr . inet_proto . inet_service; flags timeout;
-	}
-	set guarded_6 {
-		type ipv6_addr . inet_proto . inet_service; flags timeout;
-	}
-	chain door_ssh {
-		ip saddr @g_ssh_4 accept
-		ip6 saddr @g_ssh_6 accept
-		ip saddr . th sport @p_ssh_4 accept
-		ip6 saddr . th sport @p_ssh_6 accept
-	}
-	chain port_tcp_22 {
-		jump door_ssh
-	}
-	chain host {
-		ip saddr @trusted_4 accept
-		ip6 saddr @trusted_6 accept
-		meta l4proto . th dport vmap { tcp . 22 : jump port_tcp_22 }
-		drop
-	}
-	chain target {
-		ip saddr @trusted_4 accept
-		ip6 saddr @trusted_6 accept
-	}
-	chain prerouting {
-		type filter hook prerouting priority -150; policy accept;
-		iifname \"lo\" accept
-		ct state established,related accept
-		ip daddr . meta l4proto . th dport @guarded_4 jump target
-		ip6 daddr . meta l4proto . th dport @guarded_6 jump target
-		fib daddr type local meta l4proto . th dport @guarded goto host
-		ip daddr . meta l4proto . th dport @guarded_4 drop
-		ip6 daddr . meta l4proto . th dport @guarded_6 drop
-	}
+        [Self::Guarded].into_iter().chain(FAMILIES.into_iter().flat_map(of_family))
+    }
+
+    const fn facts(self) -> (&'static str, Option<Family>, &'static [Part]) {
+        use Part::{Destination, Port, Protocol, Source, SourcePort};
+        match self {
+            Self::Guarded => ("guarded", None, &[Protocol, Port]),
+            Self::GuardedTo(family) => ("guarded_to", Some(family), &[Destination, Protocol, Port]),
+            Self::Open(family) => ("open", Some(family), &[Source, Protocol, Port]),
+            Self::OpenTo(family) => {
+                ("open_to", Some(family), &[Source, Destination, Protocol, Port])
+            }
+            Self::Bound(family) => ("bound", Some(family), &[Source, SourcePort, Protocol, Port]),
+            Self::BoundTo(family) => {
+                ("bound_to", Some(family), &[Source, SourcePort, Destination, Protocol, Port])
+            }
+            Self::Older(family) => ("older", Some(family), &[Source, SourcePort, Protocol, Port]),
+            Self::Trusted(family) => ("trusted", Some(family), &[Source]),
+        }
+    }
+
+    /// Its name, but for the family.
+    pub(super) const fn base(self) -> &'static str {
+        self.facts().0
+    }
+
+    /// Whether its elements are grants.
+    pub(super) const fn has_grants(self) -> bool {
+        matches!(self, Self::Open(_) | Self::OpenTo(_) | Self::Bound(_) | Self::BoundTo(_))
+    }
+
+    pub(super) fn reference(self) -> SetRef {
+        let name = match self.facts() {
+            (name, None, _) => name.to_owned(),
+            (name, Some(Family::V4), _) => format!("{name}_4"),
+            (name, Some(Family::V6), _) => format!("{name}_6"),
+        };
+        let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
+        SetRef { family, table, set: NftName::own(name) }
+    }
+
+    const fn is_v4(self) -> bool {
+        matches!(self.facts().1, Some(Family::V4))
+    }
+
+    /// nft's number for a part's type, and the bytes that it fills.
+    const fn size(self, part: Part) -> (u32, u32) {
+        match part {
+            Part::Source | Part::Destination if self.is_v4() => (7, 4),
+            Part::Source | Part::Destination => (8, 16),
+            Part::Protocol => (12, 4),
+            Part::SourcePort | Part::Port => (13, 4),
+        }
+    }
+
+    fn declaration(self, id: u32) -> Change {
+        // `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
+        let (interval, timeout) = (0x4, 0x10);
+        let flags = match self {
+            Self::Trusted(_) => interval,
+            Self::Older(_) => 0,
+            _ => timeout,
+        };
+        let sizes = self.facts().2.iter().map(|&part| self.size(part));
+        let key = sizes.fold((0, 0), |(kind, length), size| (kind << 6 | size.0, length + size.1));
+        Change::set(&self.reference(), id, flags, key)
+    }
+
+    /// Goes on where a packet is in the set, with its destination port or with another value.
+    fn holds(self, rule: Rule, port: Load) -> Rule {
+        let (_, family, parts) = self.facts();
+        let load = |part| match part {
+            Part::Source if self.is_v4() => Load::Network(12, 4),
+            Part::Source => Load::Network(8, 16),
+            Part::Destination if self.is_v4() => Load::Network(16, 4),
+            Part::Destination => Load::Network(24, 16),
+            Part::SourcePort => Load::Transport(0, 2),
+            Part::Protocol => Load::PROTOCOL,
+            Part::Port => port,
+        };
+        let rule = match family {
+            None => rule,
+            Some(Family::V4) => rule.is(Load::NETWORK_PROTOCOL, &[2]),
+            Some(Family::V6) => rule.is(Load::NETWORK_PROTOCOL, &[10]),
+        };
+        let parts = parts.iter().map(|&part| (load(part), self.size(part).1));
+        rule.in_set(&self.reference(), parts)
+    }
 }
-";
-        assert_eq!(ruleset.render(&keep, &[]), expected);
-    }
 
-    #[test]
-    fn a_port_that_several_doors_open_lets_the_grants_of_each_through() {
-        let doors = vec![door("a", &["22", "53/udp"], None), door("b", &["22"], None)];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&[], &[]);
-        assert!(text.contains("chain port_tcp_22 {\n\t\tjump door_a\n\t\tjump door_b\n"));
-        assert!(text.contains("chain port_udp_53 {\n\t\tjump door_a\n\t}"));
-        assert!(text.contains("elements = { tcp . 22, udp . 53 }"));
-    }
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// The bit of a connection's label that says: the guard has let it in, or this host has begun it.
+/// Bit 91 on machines that are little-endian.
+const LABEL: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0];
+/// Destination ports: of the packet, and of the connection's first packet before translation.
+const PORT: Load = Load::Transport(2, 2);
+const ORIGINAL_PORT: Load = Load::Original(12);
+/// Where others change packets (`mangle`): after connection tracking, before translation.
+const PRIORITY: i32 = -150;
 
-    #[test]
-    fn the_port_of_a_target_is_guarded_at_that_address_only() {
-        let doors =
-            vec![door("a", &["22"], Some("192.0.2.10")), door("b", &["22"], Some("2001:db8::10"))];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&[], &[]);
-        assert!(text.contains("elements = { 192.0.2.10 . tcp . 22 }"));
-        assert!(text.contains("vmap { 192.0.2.10 . tcp . 22 : jump port_tcp_22_at_192.0.2.10 }"));
-        assert!(
-            text.contains("vmap { 2001:db8::10 . tcp . 22 : jump port_tcp_22_at_2001-db8--10 }")
-        );
-        assert!(!text.contains("elements = { tcp . 22"));
-    }
+const CHAINS: [(&str, Option<Hook>); 10] = [
+    ("let_in", None),
+    ("older", None),
+    ("others", None),
+    ("host", None),
+    ("translated", None),
+    ("target", None),
+    ("prerouting", Some(Hook::Prerouting)),
+    ("input", Some(Hook::Input)),
+    ("forward", Some(Hook::Forward)),
+    ("postrouting", Some(Hook::Postrouting)),
+];
 
-    #[test]
-    fn a_lock_on_trial_ends_by_the_kernels_clock() {
-        let doors = vec![door("a", &["22"], None), door("b", &["23"], Some("192.0.2.10"))];
-        let locked_for = Some(Duration::from_secs(120));
-        let text = Ruleset { doors, locked_for, ..Ruleset::default() }.render(&[], &[]);
-        assert!(text.contains("{ tcp . 22 timeout 120000ms }"));
-        assert!(text.contains("{ 192.0.2.10 . tcp . 23 timeout 120000ms }"));
-    }
+/// What makes the table, empty, in the place of one that may be there.
+pub(super) fn table() -> Vec<Change> {
+    let new = || Change::table(TABLE, VERSION);
+    // To add a table that is there already is no error; to delete one that is not would be.
+    let mut changes = vec![new(), Change::delete_table(TABLE), new()];
+    changes.extend((1..).zip(Set::all()).map(|(id, set)| set.declaration(id)));
+    let at = |hook: Option<Hook>| hook.map(|hook| (hook, PRIORITY));
+    changes.extend(CHAINS.map(|(name, hook)| Change::chain(TABLE, name, at(hook))));
+    changes.extend(rules().iter().map(|(chain, rule)| Change::rule(TABLE, chain, rule)));
+    changes
+}
 
-    #[test]
-    fn connections_older_than_the_table_go_on() {
-        let older = ["192.0.2.2:4000", "[2001:db8::2]:4001"].map(|peer| Older {
-            connection: Connection { peer: peer.parse().unwrap(), port: 22 },
-            left: Duration::from_secs(1),
-        });
-        let text = Ruleset::default().render(&[], &older);
-        assert!(text.contains("elements = { 192.0.2.2 . 4000 . 22 timeout 1000ms }"));
-        assert!(text.contains("elements = { 2001:db8::2 . 4001 . 22 timeout 1000ms }"));
-        assert!(text.contains("ip saddr . tcp sport . tcp dport @older_4 accept"));
-    }
+fn rules() -> Vec<(&'static str, Rule)> {
+    let any = Rule::default;
+    let state = |bit: u32| any().has(Load::STATE, &bit.to_ne_bytes());
+    let (new, established) = (|| state(8), || state(2));
+    let translated = || any().has(Load::STATUS, &32_u32.to_ne_bytes());
+    let tcp = |rule: Rule, is_syn| {
+        let rule = rule.is(Load::PROTOCOL, &[Protocol::Tcp.number()]);
+        // FIN, SYN, RST and ACK: only SYN.
+        rule.masked(Load::Transport(13, 1), &[0x17], is_syn, &[0x02])
+    };
+    let udp = |rule: Rule| rule.is(Load::PROTOCOL, &[Protocol::Udp.number()]);
+    let local = |rule: Rule| rule.is(Load::DestinationType, &2_u32.to_ne_bytes());
+    let loopback = || any().is(Load::INTERFACE, &1_u32.to_ne_bytes()).accept();
+    let let_in_before = || established().has(Load::LABEL, &LABEL).accept();
+    let guarded = |rule| Set::Guarded.holds(rule, PORT);
 
-    #[test]
-    fn of_two_grants_for_one_address_the_longer_is_kept() {
-        let doors = vec![door("a", &["22"], None)];
-        let keep = [
-            element("a", "192.0.2.2", 0, 5, ""),
-            element("a", "::ffff:192.0.2.2", 0, 9, ""),
-            element("a", "192.0.2.2", 0, 7, ""),
-        ];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&keep, &[]);
-        assert!(text.contains("elements = { 192.0.2.2 timeout 9ms }"));
+    let mut rules = vec![
+        ("let_in", any().label(&LABEL).accept()),
+        ("prerouting", loopback()),
+        ("prerouting", let_in_before()),
+        ("input", loopback()),
+        ("input", let_in_before()),
+        ("forward", let_in_before()),
+        ("postrouting", tcp(new(), true).label(&LABEL)),
+        ("postrouting", udp(new()).label(&LABEL)),
+    ];
+    for family in FAMILIES {
+        let to = Set::GuardedTo(family);
+        let lets_in = |chain, set: Set, port| (chain, set.holds(any(), port).goto("let_in"));
+        rules.extend([
+            lets_in("older", Set::Older(family), PORT),
+            lets_in("others", Set::Trusted(family), PORT),
+            lets_in("host", Set::Open(family), PORT),
+            lets_in("host", Set::Bound(family), PORT),
+            lets_in("translated", Set::Open(family), ORIGINAL_PORT),
+            lets_in("translated", Set::Bound(family), ORIGINAL_PORT),
+            lets_in("target", Set::OpenTo(family), PORT),
+            lets_in("target", Set::BoundTo(family), PORT),
+            ("prerouting", to.holds(any(), PORT).goto("target")),
+            ("input", to.holds(any(), PORT).goto("target")),
+            ("forward", to.holds(translated(), PORT).goto("target")),
+        ]);
     }
+    rules.extend([
+        ("prerouting", local(guarded(any())).goto("host")),
+        ("input", guarded(any()).goto("host")),
+        ("input", Set::Guarded.holds(translated(), ORIGINAL_PORT).goto("translated")),
+        // A port that is both an address's and the host's opens for the grants of either.
+        ("target", local(guarded(any())).goto("host")),
+        ("target", any().goto("others")),
+        ("host", any().goto("others")),
+        ("translated", any().goto("others")),
+        // A connection that is older begins no more.
+        ("others", tcp(any(), false).goto("older")),
+        ("others", udp(established()).goto("older")),
+        ("others", any().drop()),
+        ("older", any().drop()),
+    ]);
+    rules
+}
 
-    proptest! {
-        #[test]
-        fn the_name_of_a_set_says_whose_it_is(
-            name in "[A-Za-z0-9_.-]{1,32}", bound: bool, v4: bool,
-        ) {
-            let set = DoorSet { door: &name, bound, v4 };
-            let shown = set.to_string();
-            prop_assert_eq!(DoorSet::read(&shown), Some(set));
+/// What the set of trusted networks holds: those of the configuration, and those that somebody
+/// else has added to the set as it is there. What meets becomes one.
+pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> Vec<Entry> {
+    let most = if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX };
+    // Where ranges begin, and, if they do, where they end: the first address beyond.
+    let mut ranges: Vec<(u128, Option<u128>, bool)> = Vec::new();
+    for network in networks.iter().filter(|it| Family::of(it.address()) == family) {
+        let first = number(network.address());
+        let last = first | most.checked_shr(network.prefix().into()).unwrap_or(0);
+        ranges.push((first, (last < most).then(|| last + 1), true));
+    }
+    let address = |entry: &Entry| entry.key.as_address().map(number);
+    let mut there: Vec<_> = there.iter().map(|entry| (address(entry), entry)).collect();
+    there.sort_by_key(|(at, entry)| (*at, !entry.is_end));
+    for (at, (first, entry)) in there.iter().enumerate() {
+        if let Some(first) = first.filter(|_| !entry.is_end && !entry.comment.is_ours()) {
+            ranges.push((first, there.get(at + 1).and_then(|(next, _)| *next), false));
         }
-
-        #[test]
-        fn reading_any_name_is_no_panic(text in ".{0,40}") {
-            let _ = DoorSet::read(&text);
+    }
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, Option<u128>, bool)> = Vec::new();
+    for (first, end, is_ours) in ranges {
+        match merged.last_mut().filter(|(_, end, _)| end.is_none_or(|end| first <= end)) {
+            Some(known) => {
+                let longer = known.1.zip(end).map(|(one, other)| one.max(other));
+                *known = (known.0, longer, known.2 && is_ours);
+            }
+            None => merged.push((first, end, is_ours)),
         }
+    }
+    let entry = |at, is_end, says| {
+        let (key, comment) = (numbered(family, at).into(), Comment::new(says));
+        Entry { key, is_end, left: None, comment }
+    };
+    let ends = merged.into_iter().flat_map(|(first, end, is_ours)| {
+        let says = if is_ours { Comment::OURS } else { "" };
+        [Some(entry(first, false, says)), end.map(|end| entry(end, true, ""))]
+    });
+    ends.flatten().collect()
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+fn numbered(family: Family, number: u128) -> IpAddr {
+    match family {
+        // No range of IPv4 has a number that is longer.
+        Family::V4 => std::net::Ipv4Addr::from_bits(number as u32).into(),
+        Family::V6 => std::net::Ipv6Addr::from_bits(number).into(),
     }
 }

@@ -187,7 +187,7 @@ impl Doors {
         if let Some(element) = delete {
             // At its deadline the kernel has done it already, or is about to.
             let other = || other_holder(&self.grants, now.monotonic, &place, &element);
-            if let Err(why) = self.sets.close(&place, &element, other) {
+            if let Err(why) = self.sets.close(now.monotonic, &place, &element, other) {
                 error!(source = %address, door = %door, "cannot be closed now: {why}");
             }
             self.is_closed(now, id, why);

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
 use crate::firewall::netlink::{Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef};
-use crate::firewall::nft_set::{self, NftSetError, NftSets, OwnSets};
+use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
@@ -127,7 +127,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
             let Some((name, opener)) = read_comment(&entry.comment) else { continue };
             let how = config.door(&name).map(|door| &door.opening.how);
             let Some(How::Set(set)) = how else { continue };
-            let address = entry.key.address;
+            let Some(address) = entry.key.as_address() else { continue };
             let (Some(element), Some(left)) = (Element::of_set(set, address), entry.left) else {
                 continue;
             };
@@ -138,28 +138,6 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         }
     }
     Ok(held)
-}
-
-/// For each of these, whether the kernel holds it: somebody may have flushed its set.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub(super) fn are_held(keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
-    let mut netlink = Netlink::open()?;
-    let mut sets: HashMap<(&str, &str), HashSet<Key>> = HashMap::new();
-    for Kept { element, .. } in keep {
-        let Entry::Vacant(unread) = sets.entry((&element.table, &element.set)) else { continue };
-        let entries = match netlink.dump(&set_ref(element)?) {
-            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
-            entries => entries?,
-        };
-        unread.insert(entries.into_iter().map(|entry| entry.key).collect());
-    }
-    let is_held = |Kept { element, place, .. }: &Kept| {
-        let key = Key { address: place.address.to_canonical(), port: element.source_port };
-        sets.get(&(&*element.table, &*element.set)).is_some_and(|keys| keys.contains(&key))
-    };
-    Ok(keep.iter().map(is_held).collect())
 }
 
 impl Sets {
@@ -210,8 +188,8 @@ impl Sets {
         let elements = guards_elements(keep);
         let locked_for = locked_until.map(|until| until.since(now));
         match (&mut self.guard, ruleset(config, locked_for)) {
-            (Some(guard), Some(ruleset)) => guard.replace(ruleset, &elements)?,
-            (None, Some(ruleset)) => self.guard = Some(Guard::set_up(ruleset, &elements)?),
+            (Some(guard), Some(ruleset)) => guard.replace(now, ruleset, &elements)?,
+            (None, Some(ruleset)) => self.guard = Some(Guard::set_up(now, ruleset, &elements)?),
             (Some(_), None) => {
                 guard::remove_standing()?;
                 self.guard = None;
@@ -228,11 +206,11 @@ impl Sets {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(&mut self, kept: &Kept) -> Result<bool, SetsError> {
+    pub(super) fn open(&mut self, now: Monotonic, kept: &Kept) -> Result<bool, SetsError> {
         let Kept { place, opener, element, left } = kept;
         let holding = if element.is_guards() {
             let guard = self.guard.as_mut().ok_or_else(|| not_in_use(element))?;
-            guard.open(&guards_element(kept))?
+            guard.open(now, &guards_element(kept))?
         } else {
             let own = self.own.as_mut().ok_or_else(|| not_in_use(element))?;
             let comment = comment(&place.door, opener);
@@ -257,6 +235,7 @@ impl Sets {
     /// When the kernel refuses; an address that is not in is none.
     pub(super) fn close(
         &mut self,
+        now: Monotonic,
         place: &Place,
         element: &Element,
         other: impl FnOnce() -> Option<Kept>,
@@ -264,14 +243,14 @@ impl Sets {
         let Place { door, address, source_port } = place;
         let removal = if element.is_guards() {
             let Some(guard) = &mut self.guard else { return Ok(()) };
-            guard.close(door, *address, *source_port)?
+            guard.close(now, door, *address, *source_port)?
         } else {
             let set = set_ref(element)?;
             let other = || other().map(|it| (it.left, comment(&it.place.door, &it.opener)));
             match &mut self.own {
                 Some(own) => own.close(&set, *address, other)?,
                 // The last door that used such sets is no more.
-                None => Netlink::open()?.release(&set, nft_set::key(*address), other)?,
+                None => Netlink::open()?.release(&set, &(*address).into(), other)?,
             }
         };
         if removal == Removal::NotOurs {
@@ -280,6 +259,40 @@ impl Sets {
                 "stays in the set '{table} {set}', since it was not knockd that put it there");
         }
         Ok(())
+    }
+
+    /// For each of these, whether the kernel holds it: somebody may have flushed its set.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn are_held(&mut self, keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
+        let mut netlink = Netlink::open()?;
+        let mut sets: HashMap<(&str, &str), HashSet<Key>> = HashMap::new();
+        let (ours, own): (Vec<&Kept>, _) = keep.iter().partition(|kept| kept.element.is_guards());
+        for Kept { element, .. } in own {
+            let Entry::Vacant(unread) = sets.entry((&element.table, &element.set)) else {
+                continue;
+            };
+            let entries = match netlink.dump(&set_ref(element)?) {
+                Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
+                entries => entries?,
+            };
+            unread.insert(entries.into_iter().map(|entry| entry.key).collect());
+        }
+        let places =
+            ours.iter().map(|Kept { place, .. }| (&place.door, place.address, place.source_port));
+        let mut guarded = match &mut self.guard {
+            Some(guard) => guard.are_open(&places.collect::<Vec<_>>())?,
+            None => Vec::new(),
+        }
+        .into_iter();
+        let mut is_held = |Kept { element, place, .. }: &Kept| match element.is_guards() {
+            true => guarded.next().unwrap_or(false),
+            false => sets
+                .get(&(&*element.table, &*element.set))
+                .is_some_and(|keys| keys.contains(&place.address.into())),
+        };
+        Ok(keep.iter().map(&mut is_held).collect())
     }
 
     /// Mends what others have done to the tables; `keep` are the grants that hold.
@@ -292,7 +305,7 @@ impl Sets {
         keep: impl FnOnce() -> Vec<Kept>,
     ) -> Result<(), SetsError> {
         let mut disturbed = match &mut self.guard {
-            Some(guard) => guard.disturbance()?,
+            Some(guard) => guard.disturbance(),
             None => None,
         };
         disturbed = disturbed.or(self.owed.take_if(|_| self.look_at.is_none_or(|at| at <= now)));
@@ -309,20 +322,21 @@ impl Sets {
             return Ok(());
         }
         self.look_at = None;
-        let keep = keep();
         if let (Some(disturbance), Some(guard)) = (disturbed, &mut self.guard) {
             let what = match disturbance {
                 Disturbance::Gone => "deleted",
                 Disturbance::Changed => "changed",
+                Disturbance::Untold => "may have changed",
             };
-            guard.restore(&guards_elements(&keep), self.locked_until.map(|it| it.since(now)))?;
+            guard.restore(now)?;
             warn!("somebody {what} the guard's table 'inet knockd': it is restored");
         }
+        let keep = if anew.is_empty() { Vec::new() } else { keep() };
         for set in anew {
             warn!("somebody made the set '{set}' anew: its grants are restored");
             let of_set = |kept: &&Kept| set_ref(&kept.element).is_ok_and(|own| own == set);
             for kept in keep.iter().filter(of_set) {
-                let _was_gone = self.open(kept)?;
+                let _was_gone = self.open(now, kept)?;
             }
         }
         Ok(())

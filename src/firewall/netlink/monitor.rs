@@ -11,8 +11,9 @@ use super::{Family, NetlinkError, connect, receive};
 
 /// `NFNLGRP_NFTABLES`, as a bit.
 const GROUP: u32 = 1 << 6;
-/// Own batches are heard as well: room for those of thousands of elements.
-const BUFFER: usize = 4 << 20;
+/// Own changes are heard as well: room for some ten thousand, of about a kilobyte each, between two
+/// looks.
+const BUFFER: usize = 64 << 20;
 /// How much is looked at in one go.
 const DATAGRAMS: usize = 10_000;
 
@@ -29,8 +30,39 @@ pub struct Monitor {
 pub enum Seen {
     /// Nothing, or nothing that was not one's own doing.
     Nothing,
-    /// Somebody else did something, or too much happened to be told.
+    /// Somebody else did something.
     Something,
+    /// Too much happened to be told.
+    Overflow,
+}
+
+/// What somebody else did to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    pub family: Family,
+    pub table: &'a str,
+    pub what: What<'a>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What<'a> {
+    TableDeleted,
+    /// To this set.
+    ElementAdded(&'a str),
+    Other,
+}
+
+impl<'a> Event<'a> {
+    fn read(kind: u16, family: u8, attributes: &'a [u8]) -> Option<Self> {
+        let family = Family::ALL.into_iter().find(|known| number(*known) == family)?;
+        let what = match kind {
+            message::NEW_GENERATION => return None,
+            message::DELETE_TABLE => What::TableDeleted,
+            message::NEW_ELEMENT => What::ElementAdded(message::set_of(attributes)?),
+            _ => What::Other,
+        };
+        Some(Self { family, table: message::table_of(attributes)?, what })
+    }
 }
 
 impl Monitor {
@@ -43,32 +75,26 @@ impl Monitor {
         Ok(Self { socket, buffer: vec![0; super::BUFFER] })
     }
 
-    /// Whether anybody but the owners of these ports has touched one of the tables that
-    /// `is_ours` knows.
-    pub fn look(&mut self, own: &[u32], is_ours: impl Fn(Family, &str) -> bool) -> Seen {
+    /// Whether anybody but the owner of this port has done something that `concerns`.
+    pub fn look(&mut self, own: u32, mut concerns: impl FnMut(Event<'_>) -> bool) -> Seen {
         let mut seen = Seen::Nothing;
         for _ in 0..DATAGRAMS {
             let received = match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return seen,
                 Err(Errno::ENOBUFS) => {
-                    seen = Seen::Something;
+                    seen = Seen::Overflow;
                     continue;
                 }
-                Err(_) => return Seen::Something,
+                Err(_) => return Seen::Overflow,
             };
-            let foreign = replies(received).any(|reply| {
-                let Content::Object { kind, family, attributes } = reply.content else {
-                    return false;
-                };
-                let family = Family::ALL.into_iter().find(|known| number(*known) == family);
-                let table = message::table_of(attributes);
-                kind != message::NEW_GENERATION
-                    && !own.contains(&reply.port)
-                    && family.zip(table).is_some_and(|(family, table)| is_ours(family, table))
-            });
-            if foreign {
-                seen = Seen::Something;
+            for reply in replies(received).filter(|reply| reply.port != own) {
+                let Content::Object { kind, family, attributes } = reply.content else { continue };
+                if Event::read(kind, family, attributes).is_some_and(&mut concerns)
+                    && seen == Seen::Nothing
+                {
+                    seen = Seen::Something;
+                }
             }
         }
         seen
