@@ -419,3 +419,80 @@ fn numbered(family: Family, number: u128) -> IpAddr {
         Family::V6 => std::net::Ipv6Addr::from_bits(number).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn door(target: Option<&str>) -> GuardedDoor {
+        let (name, ports) = ("ssh".parse().unwrap(), vec!["22".parse().unwrap()]);
+        GuardedDoor { name, ports, target: target.map(|it| it.parse().unwrap()) }
+    }
+
+    fn slot(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {
+        let (address, port) = (address.parse().unwrap(), NonZeroU16::new(source_port));
+        let slot = door(target).slots(address, port).next()?;
+        Some((slot.set.reference().set.to_string(), slot.key.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn each_part_of_a_key_fills_whole_registers_and_the_set_fits() {
+        let key = |set: &str, bytes: &[u8]| Some((set.to_owned(), bytes.to_vec()));
+        let (source, port) = ([192, 0, 2, 2], [6, 0, 0, 0, 0, 22, 0, 0]);
+        let [to, from] = [[192, 0, 2, 9], [15, 160, 0, 0]];
+        assert_eq!(slot(None, "192.0.2.2", 0), key("open_4", &[&source[..], &port].concat()));
+        let bound = [&source[..], &from, &port].concat();
+        assert_eq!(slot(None, "::ffff:192.0.2.2", 4000), key("bound_4", &bound));
+        let target = Some("192.0.2.9");
+        assert_eq!(
+            slot(target, "192.0.2.2", 0),
+            key("open_to_4", &[&source[..], &to, &port].concat())
+        );
+        let bound = [&source[..], &from, &to, &port].concat();
+        assert_eq!(slot(target, "192.0.2.2", 4000), key("bound_to_4", &bound));
+        assert_eq!(slot(target, "2001:db8::2", 0), None, "the target has no such address");
+        assert_eq!(slot(None, "2001:db8::2", 0).unwrap().1.len(), 24);
+    }
+
+    /// Networks around 192.0.2.0, and ranges that somebody else has added, which do not meet.
+    fn networks() -> impl Strategy<Value = (Vec<Network>, Vec<Entry>)> {
+        let network = (any::<u8>(), 24u8..=32).prop_map(|(last, prefix)| {
+            Network::around(Ipv4Addr::new(192, 0, 2, last).into(), prefix)
+        });
+        let ends = proptest::collection::btree_set(any::<u8>(), 0..6).prop_map(|ends| {
+            let entry = |(at, last): (usize, u8)| Entry {
+                key: IpAddr::from([192, 0, 2, last]).into(),
+                is_end: at % 2 == 1,
+                left: None,
+                comment: Comment::default(),
+            };
+            ends.into_iter().enumerate().map(entry).collect()
+        });
+        (proptest::collection::vec(network, 0..5), ends)
+    }
+
+    /// Whether the kernel finds an address in a set of intervals.
+    fn holds(entries: &[Entry], address: &Key) -> bool {
+        let below = entries.iter().filter(|entry| entry.key <= *address);
+        below.max_by_key(|entry| (&entry.key, !entry.is_end)).is_some_and(|entry| !entry.is_end)
+    }
+
+    proptest! {
+        #[test]
+        fn trusted_is_what_either_says_and_intervals_never_meet((networks, there) in networks()) {
+            let trusted = trusted(Family::V4, &networks, &there);
+            prop_assert!(trusted.windows(2).all(|two| two[0].key < two[1].key));
+            prop_assert!(trusted.windows(2).all(|two| two[0].is_end != two[1].is_end));
+            for last in 0..=255 {
+                let address = IpAddr::from([192, 0, 2, last]);
+                let either = networks.iter().any(|network| network.contains(address))
+                    || holds(&there, &address.into());
+                prop_assert_eq!(holds(&trusted, &address.into()), either, "{}", address);
+            }
+        }
+    }
+}
