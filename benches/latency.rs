@@ -65,9 +65,9 @@ const FLOOR: &str = "open already (floor)";
 /// Who is measured, and which programs that takes. The floor comes first.
 const CONTENDERS: [(&str, Contender, &[&str]); 8] = [
     (FLOOR, Contender::Nothing, &[]),
-    ("knockd, guard", Contender::Ours("via: guard"), &["nft"]),
-    ("knockd, guard, SPA", Contender::Spa, &["nft"]),
-    ("knockd, guard, fwknop's", Contender::OurFwknop, &["nft"]),
+    ("knockd, guard", Contender::Ours("via: guard"), &[]),
+    ("knockd, guard, SPA", Contender::Spa, &[]),
+    ("knockd, guard, fwknop's", Contender::OurFwknop, &[]),
     ("knockd, iptables", Contender::Ours("via: iptables"), &[]),
     ("classic knockd, iptables", Contender::Classic, &["knockd"]),
     ("fwknopd, iptables", Contender::Fwknop { udp: false }, &["fwknopd"]),
