@@ -13,8 +13,8 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use guard::{door, doors, grant, let_in, net, now, shut_out};
-use libknock::firewall::guard::{Guard, standing};
+use guard::{Door, Guard, door, door_to, doors, grant, let_in, net, now, shut_out};
+use libknock::firewall::guard::standing;
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
 use libknock::sys::files;
 use libknock::time::Monotonic;
@@ -43,7 +43,7 @@ impl Dice {
 }
 
 fn rulesets() -> [Ruleset; 3] {
-    let to_server = GuardedDoor { target: SERVER.parse().ok(), ..door("c", &["2203/udp"]) };
+    let to_server = door_to(SERVER, "c", &["2203/udp"]);
     [
         doors(&[door("a", &["2201/udp", "2202/udp"]), door("b", &["2202/udp"]), to_server.clone()]),
         doors(&[door("a", &["2201/udp", "2203/udp"]), door("b", &["2202/udp"])]),
@@ -62,13 +62,13 @@ impl Model {
     fn passes(&self, client: &str, port: u16) -> Option<bool> {
         let now = now();
         let server: IpAddr = server_of(client).parse().unwrap();
-        let guards = |door: &&GuardedDoor| {
+        let guards = |(_, door): &(_, &GuardedDoor)| {
             let is_here = door.target.is_none_or(|target| target == server);
             is_here && door.ports.iter().any(|knock| knock.port.get() == port)
         };
-        let guarding: Vec<&GuardedDoor> = self.ruleset.doors.iter().filter(guards).collect();
-        let until = guarding.iter().filter_map(|door| {
-            self.grants.get(&(door.name.to_string(), client.to_owned())).copied()
+        let guarding: Vec<_> = self.ruleset.doors.iter().filter(guards).collect();
+        let until = guarding.iter().filter_map(|(name, _)| {
+            self.grants.get(&(name.to_string(), client.to_owned())).copied()
         });
         let until = until.max().unwrap_or(Monotonic::ZERO);
         let is_sure = until.since(now).max(now.since(until)) > UNSURE;
@@ -81,6 +81,12 @@ impl Model {
         let grants = left.filter(|(_, left)| !left.is_zero());
         grants.map(|((door, client), left)| Element { left, ..grant(door, client, 0) }).collect()
     }
+}
+
+/// Its doors in an order that does not change, for the dice.
+fn sorted(ruleset: &Ruleset) -> impl Iterator<Item = Door> {
+    let doors: BTreeMap<_, _> = ruleset.doors.clone().into_iter().collect();
+    doors.into_iter()
 }
 
 fn server_of(client: &str) -> &'static str {
@@ -112,8 +118,7 @@ fn live(seed: u64) {
     let mut model = Model { ruleset: rulesets[0].clone(), grants: BTreeMap::new() };
     let mut guard = Guard::set_up(now(), model.ruleset.clone(), &[]).unwrap();
     for step in 0..STEPS {
-        let names: Vec<String> =
-            model.ruleset.doors.iter().map(|door| door.name.to_string()).collect();
+        let names: Vec<String> = sorted(&model.ruleset).map(|(name, _)| name.to_string()).collect();
         let (name, client) = (dice.of(&names).clone(), *dice.of(&CLIENTS));
         let what = match dice.below(12) {
             0..=4 => {
@@ -131,7 +136,7 @@ fn live(seed: u64) {
             7 => {
                 model.ruleset = dice.of(&rulesets).clone();
                 let doors = &model.ruleset.doors;
-                model.grants.retain(|(door, _), _| doors.iter().any(|it| it.name.as_str() == door));
+                model.grants.retain(|(door, _), _| doors.keys().any(|it| it.as_str() == door));
                 guard.replace(now(), model.ruleset.clone(), &model.elements()).unwrap();
                 "another configuration".to_owned()
             }
@@ -164,8 +169,8 @@ fn live(seed: u64) {
                 let there = standing().unwrap();
                 for (door, address) in sure {
                     let is_there = |grant: &Element| grant.address == address && grant.door == door;
-                    let opens_here = model.ruleset.doors.iter().any(|it| {
-                        it.name == door
+                    let opens_here = model.ruleset.doors.iter().any(|(name, it)| {
+                        *name == door
                             && it.target.is_none_or(|to| to.is_ipv4() == address.is_ipv4())
                     });
                     // Of several holders of one element, it names the last.

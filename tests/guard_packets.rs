@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use guard::{beyond, door, doors, echo_tcp, grant, let_in, net, now, shut_out, ssh};
-use libknock::firewall::guard::{Disturbance, Guard, standing};
+use guard::{
+    Guard, beyond, door, door_to, doors, echo_tcp, grant, let_in, net, now, shut_out, ssh,
+};
+use libknock::firewall::guard::{Disturbance, standing};
 use libknock::firewall::netlink::{Holding, Removal};
-use libknock::firewall::ruleset::{GuardedDoor, Ruleset};
+use libknock::firewall::ruleset::Ruleset;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,7 +36,7 @@ fn both() -> Ruleset {
 /// A probe gets through without a guard, not through a guard, with a grant, and then not again.
 fn locked_and_opened(ruleset: Ruleset, client: &str, gets_through: impl Fn() -> bool) {
     assert!(eventually(PATIENCE, &gets_through), "it does not get through anyway");
-    let name = ruleset.doors[0].name.clone();
+    let name = ruleset.doors.keys().next().unwrap().clone();
     let mut guard = Guard::set_up(now(), ruleset, &[]).unwrap();
     assert!(!gets_through(), "it is not locked");
     let_in(&mut guard, &grant(name.as_str(), client, 60));
@@ -142,7 +144,7 @@ fn a_port_that_is_translated_onto_a_target() {
     let net = net();
     let _third = beyond(&net);
     nat(&net, "ip daddr 192.0.2.1 tcp dport 2222 dnat ip to 198.51.100.7:22");
-    let target = GuardedDoor { target: "198.51.100.7".parse().ok(), ..door("inner", &["22"]) };
+    let target = door_to("198.51.100.7", "inner", &["22"]);
     locked_and_opened(doors(&[target]), CLIENT, || net.client.can_connect(SERVER, 2222));
 }
 
@@ -629,11 +631,21 @@ fn the_rules_are_the_same_for_one_door_and_for_a_thousand() {
     for line in [
         "ip6 saddr . meta l4proto . th dport @open_6 goto let_in",
         "ct state established ct label 91 accept",
-        "meta l4proto . th dport @guarded fib daddr type local goto host",
+        "meta l4proto . th dport @guarded goto untranslated",
+        "fib daddr type anycast goto host",
         "tcp flags != syn / fin,syn,rst,ack goto older",
     ] {
         assert!(one.iter().any(|rule| rule.trim() == line), "{line} in {one:#?}");
     }
+    // What nft lists it takes: an administrator may save it.
+    let listed = net.server.must("nft", &["list", "ruleset"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("flush ruleset\n{listed}")).unwrap();
+    net.server.must("nft", &["-f", file.path().to_str().unwrap()]);
+    assert_eq!(rules(), one);
+    assert!(guard.disturbance().is_some());
+    guard.restore(now()).unwrap();
+    assert_eq!(rules(), one);
     let many = (1..=1000).map(|n| door(&format!("d{n}"), &[&n.to_string()]));
     guard.replace(now(), doors(&many.collect::<Vec<_>>()), &[]).unwrap();
     assert_eq!(rules(), one);

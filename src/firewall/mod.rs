@@ -4,7 +4,6 @@
 pub mod command;
 mod connections;
 pub mod guard;
-mod holders;
 pub mod netlink;
 pub mod nft_set;
 pub mod ruleset;

@@ -22,10 +22,11 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use attribute::Attributes;
-pub use message::Change;
-use message::{Content, Of, batch, question, replies};
-pub use monitor::{Event, Monitor, Seen, What};
-pub use rule::{Hook, Load, Rule};
+pub use message::{Change, DELETE_TABLE, NEW_ELEMENT};
+use message::{Of, batch, question, replies};
+pub use monitor::{Event, Monitor};
+pub use rule::{Hook, Load, Part, Rule};
+use set::number;
 pub use set::{Comment, Entry, Key, SetRef};
 
 use super::connections::Connection;
@@ -74,6 +75,8 @@ pub(super) struct Table {
 /// How a set was declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetType {
+    /// No later set of the same table has it.
+    pub handle: u64,
     /// The flags of linux/netfilter/nf_tables.h (`enum nft_set_flags`).
     pub flags: u32,
     /// nft's number for the type of the key: 7 for `ipv4_addr`, 8 for `ipv6_addr`.
@@ -83,9 +86,11 @@ pub struct SetType {
 /// What the kernel did not do, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    #[error("no permission to change the firewall: this needs CAP_NET_ADMIN, which root has")]
+    #[error("no permission to change the firewall; run it as root, or with CAP_NET_ADMIN")]
     NotPermitted,
-    #[error("this kernel has no nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)")]
+    #[error(
+        "this kernel has no nf_tables; load the module (modprobe nf_tables), or open doors with 'via: iptables'"
+    )]
     NoNftables,
     #[error("there is no table '{} {}'", .0.family.as_str(), .0.table)]
     NoTable(SetRef),
@@ -99,7 +104,9 @@ pub enum NetlinkError {
     Exists(SetRef),
     #[error("the kernel refused to change the set '{set}': {errno}")]
     Refused { set: SetRef, errno: Errno },
-    #[error("the kernel refused {what}: {errno}")]
+    #[error(
+        "the kernel refused {what}: {errno}; its nf_tables may lack something (modules nft_ct with connection labels, nft_fib_inet)"
+    )]
     RefusedObject { what: String, errno: Errno },
     #[error("other programs keep changing the tables")]
     Overtaken,
@@ -108,6 +115,11 @@ pub enum NetlinkError {
     #[error("the kernel answered what makes no sense")]
     Malformed,
 }
+
+type Result<T> = std::result::Result<T, NetlinkError>;
+
+/// Names an element: its set, and what it is there.
+pub type ElementRef = (SetRef, Key);
 
 /// A connection to the kernel's nf_tables. It waits for no more than a second.
 #[derive(Debug)]
@@ -123,7 +135,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::NoNftables`] and [`NetlinkError::NotPermitted`], each for its own cause.
-    pub fn open() -> Result<Self, NetlinkError> {
+    pub fn open() -> Result<Self> {
         let (socket, port) = connect(0)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE)?;
         // Refused without the privilege; then only enormous batches fail, and say so.
@@ -139,20 +151,15 @@ impl Netlink {
         self.port
     }
 
-    /// As [`hold`](Self::hold), one question faster where it is not expected to be there.
+    /// Adds these elements, or none where one of them is there already. Whether it did.
     ///
     /// # Errors
-    /// As there.
-    pub(super) fn add(
-        &mut self,
-        set: &SetRef,
-        key: &Key,
-        timeout: Duration,
-        comment: &Comment,
-    ) -> Result<Holding, NetlinkError> {
-        match self.apply(&[Change::add(set, key, timeout, comment, true)]) {
-            Err(NetlinkError::Exists(_)) => self.hold(set, key, timeout, comment),
-            result => result.map(|()| Holding::Added),
+    /// Whatever the kernel objects to.
+    pub fn add(&mut self, all: &[ElementRef], left: Duration, comment: &Comment) -> Result<bool> {
+        let add = |element| Change::add(element, left, comment, true);
+        match self.apply(&all.iter().map(add).collect::<Vec<_>>()) {
+            Err(NetlinkError::Exists(_)) => Ok(false),
+            result => result.map(|()| true),
         }
     }
 
@@ -161,21 +168,12 @@ impl Netlink {
     ///
     /// # Errors
     /// Whatever the kernel objects to.
-    pub fn hold(
-        &mut self,
-        set: &SetRef,
-        key: &Key,
-        timeout: Duration,
-        comment: &Comment,
-    ) -> Result<Holding, NetlinkError> {
-        match self.element(set, key)? {
+    pub fn hold(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<Holding> {
+        match self.element(it)? {
             Some(entry) if !entry.is_ours() => Ok(Holding::NotOurs(entry.left)),
-            Some(entry) if entry.left >= Some(timeout) => Ok(Holding::Kept),
-            Some(_) => self.replace(set, key, timeout, comment).map(|()| Holding::Kept),
-            None => {
-                let add = Change::add(set, key, timeout, comment, true);
-                self.apply(&[add]).map(|()| Holding::Added)
-            }
+            Some(entry) if entry.left >= Some(left) => Ok(Holding::Kept),
+            Some(_) => self.replace(it, left, comment).map(|()| Holding::Kept),
+            None => self.apply(&[Change::add(it, left, comment, true)]).map(|()| Holding::Added),
         }
     }
 
@@ -186,29 +184,22 @@ impl Netlink {
     /// Whatever the kernel objects to; that the set is gone, too.
     pub fn release(
         &mut self,
-        set: &SetRef,
-        key: &Key,
+        it: &ElementRef,
         other: impl FnOnce() -> Option<(Duration, Comment)>,
-    ) -> Result<Removal, NetlinkError> {
+    ) -> Result<Removal> {
         // A batch that fails makes the kernel wait for all processors, ten milliseconds and more;
         // a question does not.
-        let Some(entry) = self.element(set, key)? else {
-            return match self.what_is_missing(set.clone())? {
-                NetlinkError::NoElement(_) => Ok(Removal::WasNotThere),
-                error => Err(error),
-            };
-        };
-        if !entry.is_ours() {
-            return Ok(Removal::NotOurs);
-        }
-        let result = match other() {
-            Some((timeout, comment)) => self.replace(set, key, timeout, &comment),
-            None => self.apply(&[Change::delete(set, key)]),
+        let result = match self.element(it)? {
+            None => Err(self.what_is_missing(it.0.clone())?),
+            Some(entry) if !entry.is_ours() => return Ok(Removal::NotOurs),
+            Some(_) => match other() {
+                Some((left, comment)) => self.replace(it, left, &comment),
+                None => self.apply(&[Change::delete(it)]),
+            },
         };
         match result {
-            Ok(()) => Ok(Removal::Removed),
             Err(NetlinkError::NoElement(_)) => Ok(Removal::WasNotThere),
-            Err(error) => Err(error),
+            result => result.map(|()| Removal::Removed),
         }
     }
 
@@ -217,33 +208,22 @@ impl Netlink {
     /// Older kernels leave an element that is added again as it was, so it is deleted in between;
     /// and since it may have expired, which deleting does not forgive, it is added first. Packets
     /// see all of it at once.
-    fn replace(
-        &mut self,
-        set: &SetRef,
-        key: &Key,
-        timeout: Duration,
-        comment: &Comment,
-    ) -> Result<(), NetlinkError> {
-        let add = Change::add(set, key, timeout, comment, false);
-        self.apply(&[add.clone(), Change::delete(set, key), add])
+    fn replace(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<()> {
+        let add = Change::add(it, left, comment, false);
+        self.apply(&[add.clone(), Change::delete(it), add])
     }
 
     /// `None` where the element, or the set, is not there.
-    pub(super) fn element(
-        &mut self,
-        set: &SetRef,
-        key: &Key,
-    ) -> Result<Option<Entry>, NetlinkError> {
-        let body = message::element_name(set, key);
-        let found = self.ask(message::GET_ELEMENT, 0, set.family, &body, message::entries)?;
-        Ok(found.and_then(|mut found| found.pop()))
+    pub(super) fn element(&mut self, it: &ElementRef) -> Result<Option<Entry>> {
+        let (family, body) = (number(it.0.family), message::element_name(it));
+        self.ask_one(message::GET_ELEMENT, family, &body, message::entries)
     }
 
     /// Makes all the changes, in order, at one moment; or none of them.
     ///
     /// # Errors
     /// The first change that the kernel objects to.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
+    pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
         self.apply_at(None, changes)
     }
 
@@ -252,20 +232,12 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::Overtaken`] where somebody has.
-    pub(super) fn apply_at(
-        &mut self,
-        generation: Option<u32>,
-        changes: &[Change],
-    ) -> Result<(), NetlinkError> {
+    pub(super) fn apply_at(&mut self, generation: Option<u32>, changes: &[Change]) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
-        let (at, errno) = match self.send_batch(generation, changes) {
-            Ok(()) => return Ok(()),
-            Err(refusal) => refusal,
-        };
-        let of = at.and_then(|at| changes.get(at)).map(|change| change.of.clone());
-        Err(match (errno, of) {
+        let Err((of, errno)) = self.send_batch(generation, changes) else { return Ok(()) };
+        Err(match (errno, of.cloned()) {
             (Errno::EPERM, _) => NetlinkError::NotPermitted,
             (Errno::ERESTART, None) => NetlinkError::Overtaken,
             (errno, None) => of_request(errno),
@@ -278,12 +250,12 @@ impl Netlink {
         })
     }
 
-    /// The first change that is refused, if it is not the batch as a whole, and why.
-    fn send_batch(
+    /// What the first change is about that is refused, if it is not the batch as a whole, and why.
+    fn send_batch<'a>(
         &mut self,
         generation: Option<u32>,
-        changes: &[Change],
-    ) -> Result<(), (Option<usize>, Errno)> {
+        changes: &'a [Change],
+    ) -> std::result::Result<(), (Option<&'a Of>, Errno)> {
         let first = self.sequence.wrapping_add(1);
         self.send(&batch(first, generation, changes)).map_err(|errno| (None, errno))?;
         // The numbers of the end of the batch and of the messages in it.
@@ -302,18 +274,14 @@ impl Netlink {
                 Err(errno) => return Err(refusal.unwrap_or((None, errno))),
             };
             for reply in replies(received) {
-                let Content::Outcome(errno) = reply.content else { continue };
                 let number = reply.sequence.wrapping_sub(first);
-                if number > count.wrapping_add(1) {
-                    continue;
-                }
-                if errno != 0 && refusal.is_none() {
-                    let at = usize::try_from(number.wrapping_sub(1));
-                    let at = at.ok().filter(|&at| at < changes.len());
-                    refusal = Some((at, Errno::from_raw(errno)));
+                let Some(outcome) = reply.outcome().filter(|_| number <= count) else { continue };
+                if let (Err(errno), None) = (outcome, refusal) {
+                    let at = usize::try_from(number).unwrap_or(0).checked_sub(1);
+                    refusal = Some((at.and_then(|at| Some(&changes.get(at)?.of)), errno));
                 }
                 // The last change is answered in any case, unless the batch as a whole is refused.
-                if number >= count || number == 0 {
+                if number == count || number == 0 {
                     return refusal.map_or(Ok(()), Err);
                 }
             }
@@ -321,7 +289,7 @@ impl Netlink {
     }
 
     /// The table, the set or the element: the kernel calls all three ENOENT.
-    fn what_is_missing(&mut self, set: SetRef) -> Result<NetlinkError, NetlinkError> {
+    fn what_is_missing(&mut self, set: SetRef) -> Result<NetlinkError> {
         Ok(match (self.table(set.family, set.table.as_str())?, self.set_type(&set)?) {
             (None, _) => NetlinkError::NoTable(set),
             (Some(_), None) => NetlinkError::NoSet(set),
@@ -333,10 +301,10 @@ impl Netlink {
     ///
     /// # Errors
     /// When there is no such set, and whatever else the kernel objects to.
-    pub fn dump(&mut self, set: &SetRef) -> Result<Vec<Entry>, NetlinkError> {
-        let body = message::set_name(set);
-        let dump = message::DUMP;
-        match self.ask(message::GET_ELEMENT, dump, set.family, &body, message::entries)? {
+    pub fn dump(&mut self, set: &SetRef) -> Result<Vec<Entry>> {
+        let (get, family, body) =
+            (message::GET_ELEMENT, number(set.family), message::set_name(set));
+        match self.ask(get, message::DUMP, family, &body, message::entries)? {
             Some(found) => Ok(found),
             None => Err(self.what_is_missing(set.clone())?),
         }
@@ -347,52 +315,35 @@ impl Netlink {
     pub(super) fn tracked(
         &mut self,
         is_wanted: impl Fn(&Connection) -> bool,
-    ) -> Result<Vec<Connection>, NetlinkError> {
-        let mut all = Vec::new();
-        for family in [Family::Ip, Family::Ip6] {
-            let take = |body: &[u8]| conntrack::connections(body).into_iter();
-            let (get, none) = (conntrack::GET, Attributes::default());
-            let found = self.ask(get, message::DUMP, family, &none, |body| {
-                take(body).filter(&is_wanted).collect::<Vec<_>>()
-            })?;
-            all.extend(found.unwrap_or_default());
-        }
-        Ok(all)
+    ) -> Result<Vec<Connection>> {
+        let wanted = |body: &[u8]| {
+            let all = conntrack::connections(body).into_iter();
+            all.filter(&is_wanted).collect::<Vec<_>>()
+        };
+        let (get, none) = (conntrack::GET, Attributes::default());
+        // `AF_UNSPEC`: of both families.
+        Ok(self.ask(get, message::DUMP, 0, &none, wanted)?.unwrap_or_default())
     }
 
     /// How a set was declared; `None` where there is no such set.
     ///
     /// # Errors
     /// Whatever the kernel objects to.
-    pub fn set_type(&mut self, set: &SetRef) -> Result<Option<SetType>, NetlinkError> {
-        let body = message::set_name(set);
-        let found = self.ask(message::GET_SET, 0, set.family, &body, message::set_type)?;
-        Ok(found.and_then(|mut found| found.pop()))
+    pub fn set_type(&mut self, set: &SetRef) -> Result<Option<SetType>> {
+        let (family, body) = (number(set.family), message::set_name(set));
+        self.ask_one(message::GET_SET, family, &body, message::set_type)
     }
 
     /// What a table is; `None` where there is none.
-    pub(super) fn table(
-        &mut self,
-        family: Family,
-        table: &str,
-    ) -> Result<Option<Table>, NetlinkError> {
+    pub(super) fn table(&mut self, family: Family, table: &str) -> Result<Option<Table>> {
         let body = message::table_name(table);
-        let found = self.ask(message::GET_TABLE, 0, family, &body, message::table)?;
-        Ok(found.and_then(|mut found| found.pop()))
-    }
-
-    /// The handles of a set's table and of the set; `None` where either is not there.
-    pub(super) fn handles(&mut self, set: &SetRef) -> Result<Option<(u64, u64)>, NetlinkError> {
-        let Some(table) = self.table(set.family, set.table.as_str())? else { return Ok(None) };
-        let body = message::set_name(set);
-        let found = self.ask(message::GET_SET, 0, set.family, &body, message::set_handle)?;
-        Ok(found.and_then(|mut found| Some((table.handle, found.pop()?))))
+        self.ask_one(message::GET_TABLE, number(family), &body, message::table)
     }
 
     /// The names of the sets of a table.
-    pub(super) fn sets(&mut self, family: Family, name: &str) -> Result<Vec<String>, NetlinkError> {
-        let body = message::table_name(name);
-        let found = self.ask(message::GET_SET, message::DUMP, family, &body, |body| {
+    pub(super) fn sets(&mut self, family: Family, name: &str) -> Result<Vec<String>> {
+        let (get, body) = (message::GET_SET, message::table_name(name));
+        let found = self.ask(get, message::DUMP, number(family), &body, |body| {
             let set = message::set_of(body).filter(|_| message::table_of(body) == Some(name));
             set.map(str::to_owned)
         })?;
@@ -400,11 +351,19 @@ impl Netlink {
     }
 
     /// How often anybody has changed any table: it grows by one with each batch.
-    pub(super) fn generation(&mut self) -> Result<u32, NetlinkError> {
-        let none = Attributes::default();
-        let get = message::GET_GENERATION;
-        let found = self.ask(get, 0, Family::Inet, &none, message::generation)?;
-        found.and_then(|mut found| found.pop()).ok_or(NetlinkError::Malformed)
+    pub(super) fn generation(&mut self) -> Result<u32> {
+        let (get, none) = (message::GET_GENERATION, Attributes::default());
+        self.ask_one(get, 0, &none, message::generation)?.ok_or(NetlinkError::Malformed)
+    }
+
+    fn ask_one<T, I: IntoIterator<Item = T>>(
+        &mut self,
+        kind: u16,
+        family: u8,
+        body: &Attributes,
+        take: impl Fn(&[u8]) -> I,
+    ) -> Result<Option<T>> {
+        Ok(self.ask(kind, message::ACK, family, body, take)?.and_then(|mut found| found.pop()))
     }
 
     /// Asks, and takes what each answering object is worth; `None` where there is no such thing.
@@ -412,75 +371,60 @@ impl Netlink {
         &mut self,
         kind: u16,
         flags: u16,
-        family: Family,
+        family: u8,
         body: &Attributes,
         take: impl Fn(&[u8]) -> I,
-    ) -> Result<Option<Vec<T>>, NetlinkError> {
+    ) -> Result<Option<Vec<T>>> {
         for _ in 0..DUMP_TRIES {
             self.sequence = self.sequence.wrapping_add(1);
-            let ack = if flags == message::DUMP { 0 } else { message::ACK };
-            self.send(&question(kind, flags | ack, self.sequence, family, body))?;
+            self.send(&question(kind, flags, self.sequence, family, body))?;
             let mut found = Vec::new();
-            match self.take_answer(|body| found.extend(take(body)))? {
-                (Ok(()), false) => return Ok(Some(found)),
-                (Err(Errno::ENOENT), _) => return Ok(None),
+            let mut is_interrupted = false;
+            let outcome = 'answer: loop {
+                let received = receive(&self.socket, &mut self.buffer, MsgFlags::empty())?;
+                for reply in replies(received).filter(|reply| reply.sequence == self.sequence) {
+                    is_interrupted |= reply.is_interrupted();
+                    match reply.outcome() {
+                        Some(outcome) => break 'answer outcome,
+                        None => found.extend(take(reply.attributes())),
+                    }
+                }
+            };
+            match outcome {
+                Ok(()) if !is_interrupted => return Ok(Some(found)),
+                Err(Errno::ENOENT) => return Ok(None),
                 // The kernel gave up a dump of what was changed meanwhile.
-                (Ok(()), true) | (Err(Errno::EINTR | Errno::EAGAIN), _) => {}
-                (Err(errno), _) => return Err(of_request(errno)),
+                Ok(()) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(errno) => return Err(of_request(errno)),
             }
         }
         Err(NetlinkError::Socket(Errno::EINTR))
     }
 
-    /// How an answer ends, and whether it was overtaken by a change.
-    fn take_answer(
-        &mut self,
-        mut take: impl FnMut(&[u8]),
-    ) -> Result<(Result<(), Errno>, bool), Errno> {
-        let mut interrupted = false;
-        loop {
-            let received = receive(&self.socket, &mut self.buffer, MsgFlags::empty())?;
-            for reply in replies(received).filter(|reply| reply.sequence == self.sequence) {
-                interrupted |= reply.interrupted;
-                match reply.content {
-                    Content::Outcome(0) | Content::Done(0) => return Ok((Ok(()), interrupted)),
-                    Content::Outcome(errno) | Content::Done(errno) => {
-                        return Ok((Err(Errno::from_raw(errno)), interrupted));
-                    }
-                    Content::Object { attributes, .. } => take(attributes),
-                    Content::Other => {}
-                }
-            }
-        }
-    }
-
-    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
-        let kernel = NetlinkAddr::new(0, 0);
-        loop {
-            match sendto(self.socket.as_raw_fd(), bytes, &kernel, MsgFlags::empty()) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
+    fn send(&self, bytes: &[u8]) -> nix::Result<()> {
+        let (socket, kernel) = (self.socket.as_raw_fd(), NetlinkAddr::new(0, 0));
+        uninterrupted(|| sendto(socket, bytes, &kernel, MsgFlags::empty())).map(drop)
     }
 }
 
 /// One datagram; cut where it is longer than the buffer, which the parser forgives.
-fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> Result<&'a [u8], Errno> {
+fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: MsgFlags) -> nix::Result<&'a [u8]> {
+    let length = uninterrupted(|| recv(socket.as_raw_fd(), buffer, flags))?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     loop {
-        match recv(socket.as_raw_fd(), buffer, flags) {
-            Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
+        match call() {
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
+            result => return result,
         }
     }
 }
 
 /// A socket that hears these multicast groups, and its port.
-fn connect(groups: u32) -> Result<(OwnedFd, u32), NetlinkError> {
-    let family = AddressFamily::Netlink;
-    let protocol = SockProtocol::NetlinkNetFilter;
+fn connect(groups: u32) -> Result<(OwnedFd, u32)> {
+    let (family, protocol) = (AddressFamily::Netlink, SockProtocol::NetlinkNetFilter);
     let socket =
         socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(of_request)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(of_request)?;

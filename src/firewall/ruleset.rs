@@ -4,16 +4,18 @@
 //! may hold thousands of elements is a hash set, since a concatenation with intervals costs a
 //! packet the more the more it holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::connections::Connection;
-use super::netlink::{Change, Comment, Entry, Hook, Key, Load, Rule, SetRef};
+use super::netlink::{Change, Comment, Entry, Hook, Key, Load, Part, Rule, SetRef};
 use crate::config::{Family, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
+use crate::proto::words::words;
+use crate::time::Monotonic;
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "knockd";
@@ -23,16 +25,15 @@ pub(super) const VERSION: &str = "knockd guard 2";
 /// What the guard locks, and for whom it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    pub doors: Vec<GuardedDoor>,
+    pub doors: HashMap<Name, GuardedDoor>,
     /// Always let through.
     pub trusted: Vec<Network>,
-    /// The kernel itself unlocks all ports after this time; `None`: never.
-    pub locked_for: Option<Duration>,
+    /// The kernel itself unlocks all ports then; `None`: never.
+    pub locked_until: Option<Monotonic>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardedDoor {
-    pub name: Name,
     pub ports: Vec<Knock>,
     /// Whose ports they are; `None`: every address of this host.
     pub target: Option<IpAddr>,
@@ -63,35 +64,27 @@ impl GuardedDoor {
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> impl Iterator<Item = Slot> {
-        let address = address.to_canonical();
-        let (family, target) = (Family::of(address), self.target.map(|it| it.to_canonical()));
-        let meets = target.is_none_or(|target| Family::of(target) == family);
-        let set = match (source_port, target) {
-            (None, None) => Set::Open(family),
-            (None, Some(_)) => Set::OpenTo(family),
-            (Some(_), None) => Set::Bound(family),
-            (Some(_), Some(_)) => Set::BoundTo(family),
+        let family = Family::of(address.to_canonical());
+        let meets = move |target: IpAddr| Family::of(target.to_canonical()) == family;
+        let set = match (source_port, self.target) {
+            (None, None) => Kind::Open,
+            (None, Some(_)) => Kind::OpenTo,
+            (Some(_), None) => Kind::Bound,
+            (Some(_), Some(_)) => Kind::BoundTo,
         };
-        let mut from = Key::from(address);
-        if let Some(port) = source_port {
-            from = from.port(port.get());
-        }
-        if let Some(target) = target {
-            from = from.address(target);
-        }
-        let ports = self.ports.iter().filter(move |_| meets);
-        ports.map(move |&port| Slot { set, key: to_port(from.clone(), port) })
+        let from = Key::from(address);
+        let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
+        let from = self.target.into_iter().fold(from, Key::address);
+        let ports = self.ports.iter().filter(move |_| self.target.is_none_or(meets));
+        ports.map(move |&port| set.of(family).at(to_port(from.clone(), port)))
     }
 }
 
 /// Where a port is guarded: that of the host, or that of an address.
 pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> Slot {
     match target.map(|target| target.to_canonical()) {
-        None => Slot { set: Set::Guarded, key: to_port(Key::default(), port) },
-        Some(target) => {
-            let set = Set::GuardedTo(Family::of(target));
-            Slot { set, key: to_port(target.into(), port) }
-        }
+        None => Set::GUARDED.at(to_port(Key::default(), port)),
+        Some(it) => Kind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
     }
 }
 
@@ -106,165 +99,151 @@ impl Connection {
     }
 
     pub(super) fn older(&self) -> Slot {
-        let peer = Key::from(self.peer.ip()).port(self.peer.port());
-        let set = Set::Older(Family::of(self.peer.ip().to_canonical()));
-        Slot { set, key: to_port(peer, self.port) }
+        let peer = self.peer.ip().to_canonical();
+        let key = to_port(Key::from(peer).port(self.peer.port()), self.port);
+        Kind::Older.of(Family::of(peer)).at(key)
     }
 }
 
 impl Ruleset {
+    /// What lets an address in at a door; none where there is no such door.
+    pub(super) fn slots(
+        &self,
+        door: &Name,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> impl Iterator<Item = Slot> {
+        let door = self.doors.get(door).into_iter();
+        door.flat_map(move |door| door.slots(address, source_port))
+    }
+
     /// All guarded ports.
     pub(super) fn guarded(&self) -> BTreeSet<Slot> {
         let of = |door: &GuardedDoor, port: &Knock| guarded(door.target, *port);
-        self.doors
-            .iter()
-            .flat_map(|door| door.ports.iter().map(move |port| of(door, port)))
-            .collect()
+        let doors = self.doors.values();
+        doors.flat_map(|door| door.ports.iter().map(move |port| of(door, port))).collect()
     }
 
-    /// What the sets hold without any grant: of the standing table, the networks that somebody
-    /// else has added.
+    /// The doors that open a port that another opens too.
+    pub(super) fn shared(&self) -> HashSet<Name> {
+        let mut doors: HashMap<Slot, Vec<&Name>> = HashMap::new();
+        for (name, door) in &self.doors {
+            for &port in &door.ports {
+                doors.entry(guarded(door.target, port)).or_default().push(name);
+            }
+        }
+        let several = doors.into_values().filter(|names| names.len() > 1);
+        several.flatten().cloned().collect()
+    }
+
+    /// What the sets hold without any grant, beside what somebody else has added to the table.
     pub(super) fn contents(
         &self,
-        guarded: &BTreeSet<Slot>,
-        locked_for: Option<Duration>,
-        there: &BTreeMap<Family, Vec<Entry>>,
+        now: Monotonic,
+        mut added: BTreeMap<Set, Vec<Entry>>,
     ) -> BTreeMap<Set, Vec<Entry>> {
-        let trusted = FAMILIES.map(|family| {
-            let there = there.get(&family).map_or(&[][..], Vec::as_slice);
-            (Set::Trusted(family), trusted(family, &self.trusted, there))
-        });
-        let mut contents = BTreeMap::from(trusted);
-        let (is_end, left, comment) = (false, locked_for, Comment::default());
-        for Slot { set, key } in guarded.iter().filter(|_| left != Some(Duration::ZERO)) {
-            let entry = Entry { key: key.clone(), is_end, left, comment: comment.clone() };
-            contents.entry(*set).or_default().push(entry);
+        for family in FAMILIES {
+            let networks = added.entry(Kind::Trusted.of(family)).or_default();
+            *networks = trusted(family, &self.trusted, networks);
         }
-        contents
+        let left = self.locked_until.map(|until| until.since(now));
+        for Slot { set, key } in self.guarded().into_iter().filter(|_| left != Some(Duration::ZERO))
+        {
+            added.entry(set).or_default().push(Entry::new(key, left, Comment::default()));
+        }
+        added
     }
 }
 
-/// The sets of the table, of which most are two: one for each family.
+words! {
+/// What a set is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Set {
+pub enum Kind {
     /// Guarded ports of the host.
-    Guarded,
+    Guarded = "guarded",
     /// Guarded ports of other addresses, or of one of the host's.
-    GuardedTo(Family),
+    GuardedTo = "guarded_to",
     /// Who may reach a port of the host.
-    Open(Family),
-    OpenTo(Family),
+    Open = "open",
+    OpenTo = "open_to",
     /// The same, from one source port only.
-    Bound(Family),
-    BoundTo(Family),
+    Bound = "bound",
+    BoundTo = "bound_to",
     /// Connections that are older than the lock of their port.
-    Older(Family),
-    Trusted(Family),
+    Older = "older",
+    Trusted = "trusted",
+}
 }
 
-/// A part of a set's key.
-#[derive(Clone, Copy)]
-enum Part {
-    Source,
-    SourcePort,
-    Destination,
-    Protocol,
-    Port,
+impl Kind {
+    pub(super) const fn of(self, family: Family) -> Set {
+        Set { kind: self, family: Some(family) }
+    }
+}
+
+/// A set of the table; but for one there are two of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Set {
+    pub(super) kind: Kind,
+    pub(super) family: Option<Family>,
 }
 
 impl Set {
+    pub(super) const GUARDED: Self = Self { kind: Kind::Guarded, family: None };
+
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        use Set::{Bound, BoundTo, GuardedTo, Older, Open, OpenTo, Trusted};
-        let of_family = |family| {
-            [GuardedTo, Open, OpenTo, Bound, BoundTo, Older, Trusted].map(|set| set(family))
-        };
-        [Self::Guarded].into_iter().chain(FAMILIES.into_iter().flat_map(of_family))
+        let others = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Guarded);
+        let others = others.flat_map(|kind| FAMILIES.map(|family| kind.of(family)));
+        std::iter::once(Self::GUARDED).chain(others)
     }
 
-    const fn facts(self) -> (&'static str, Option<Family>, &'static [Part]) {
-        use Part::{Destination, Port, Protocol, Source, SourcePort};
-        match self {
-            Self::Guarded => ("guarded", None, &[Protocol, Port]),
-            Self::GuardedTo(family) => ("guarded_to", Some(family), &[Destination, Protocol, Port]),
-            Self::Open(family) => ("open", Some(family), &[Source, Protocol, Port]),
-            Self::OpenTo(family) => {
-                ("open_to", Some(family), &[Source, Destination, Protocol, Port])
-            }
-            Self::Bound(family) => ("bound", Some(family), &[Source, SourcePort, Protocol, Port]),
-            Self::BoundTo(family) => {
-                ("bound_to", Some(family), &[Source, SourcePort, Destination, Protocol, Port])
-            }
-            Self::Older(family) => ("older", Some(family), &[Source, SourcePort, Protocol, Port]),
-            Self::Trusted(family) => ("trusted", Some(family), &[Source]),
-        }
-    }
-
-    /// Its name, but for the family.
-    pub(super) const fn base(self) -> &'static str {
-        self.facts().0
-    }
-
-    /// Whether its elements are grants.
-    pub(super) const fn has_grants(self) -> bool {
-        matches!(self, Self::Open(_) | Self::OpenTo(_) | Self::Bound(_) | Self::BoundTo(_))
+    pub(super) const fn at(self, key: Key) -> Slot {
+        Slot { set: self, key }
     }
 
     pub(super) fn reference(self) -> SetRef {
-        let name = match self.facts() {
-            (name, None, _) => name.to_owned(),
-            (name, Some(Family::V4), _) => format!("{name}_4"),
-            (name, Some(Family::V6), _) => format!("{name}_6"),
+        let name = match self.family {
+            None => self.kind.as_str().to_owned(),
+            Some(Family::V4) => format!("{}_4", self.kind.as_str()),
+            Some(Family::V6) => format!("{}_6", self.kind.as_str()),
         };
         let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
         SetRef { family, table, set: NftName::own(name) }
     }
 
-    const fn is_v4(self) -> bool {
-        matches!(self.facts().1, Some(Family::V4))
-    }
-
-    /// nft's number for a part's type, and the bytes that it fills.
-    const fn size(self, part: Part) -> (u32, u32) {
-        match part {
-            Part::Source | Part::Destination if self.is_v4() => (7, 4),
-            Part::Source | Part::Destination => (8, 16),
-            Part::Protocol => (12, 4),
-            Part::SourcePort | Part::Port => (13, 4),
-        }
+    fn key(self) -> Vec<Part> {
+        let [source, destination] = Part::addresses(self.family.unwrap_or(Family::V4));
+        let (from, port) = (Part::SOURCE_PORT, [Part::PROTOCOL, Part::PORT]);
+        let before: &[Part] = match self.kind {
+            Kind::Trusted => return vec![source],
+            Kind::Guarded => &[],
+            Kind::GuardedTo => &[destination],
+            Kind::Open => &[source],
+            Kind::OpenTo => &[source, destination],
+            Kind::Bound | Kind::Older => &[source, from],
+            Kind::BoundTo => &[source, from, destination],
+        };
+        [before, &port].concat()
     }
 
     fn declaration(self, id: u32) -> Change {
         // `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
-        let (interval, timeout) = (0x4, 0x10);
-        let flags = match self {
-            Self::Trusted(_) => interval,
-            Self::Older(_) => 0,
-            _ => timeout,
+        let flags = match self.kind {
+            Kind::Trusted => 0x4,
+            Kind::Older => 0,
+            _ => 0x10,
         };
-        let sizes = self.facts().2.iter().map(|&part| self.size(part));
-        let key = sizes.fold((0, 0), |(kind, length), size| (kind << 6 | size.0, length + size.1));
-        Change::set(&self.reference(), id, flags, key)
+        Change::set(&self.reference(), id, flags, &self.key())
     }
 
-    /// Goes on where a packet is in the set, with its destination port or with another value.
-    fn holds(self, rule: Rule, port: Load) -> Rule {
-        let (_, family, parts) = self.facts();
-        let load = |part| match part {
-            Part::Source if self.is_v4() => Load::Network(12, 4),
-            Part::Source => Load::Network(8, 16),
-            Part::Destination if self.is_v4() => Load::Network(16, 4),
-            Part::Destination => Load::Network(24, 16),
-            Part::SourcePort => Load::Transport(0, 2),
-            Part::Protocol => Load::PROTOCOL,
-            Part::Port => port,
-        };
-        let rule = match family {
+    /// Goes on where a packet is in the set.
+    fn holds(self, rule: Rule) -> Rule {
+        let rule = match self.family {
             None => rule,
             Some(Family::V4) => rule.is(Load::NETWORK_PROTOCOL, &[2]),
             Some(Family::V6) => rule.is(Load::NETWORK_PROTOCOL, &[10]),
         };
-        let parts = parts.iter().map(|&part| (load(part), self.size(part).1));
-        rule.in_set(&self.reference(), parts)
+        rule.in_set(&self.reference(), &self.key())
     }
 }
 
@@ -272,18 +251,19 @@ const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// The bit of a connection's label that says: the guard has let it in, or this host has begun it.
 /// Bit 91 on machines that are little-endian.
 const LABEL: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0];
-/// Destination ports: of the packet, and of the connection's first packet before translation.
-const PORT: Load = Load::Transport(2, 2);
-const ORIGINAL_PORT: Load = Load::Original(12);
+/// The bit after it: it is for everybody, and no grant lets it in.
+const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
 /// Where others change packets (`mangle`): after connection tracking, before translation.
 const PRIORITY: i32 = -150;
 
-const CHAINS: [(&str, Option<Hook>); 10] = [
+const CHAINS: [(&str, Option<Hook>); 12] = [
     ("let_in", None),
     ("older", None),
     ("others", None),
     ("host", None),
-    ("translated", None),
+    ("granted", None),
+    ("everybody", None),
+    ("untranslated", None),
     ("target", None),
     ("prerouting", Some(Hook::Prerouting)),
     ("input", Some(Hook::Input)),
@@ -311,13 +291,15 @@ fn rules() -> Vec<(&'static str, Rule)> {
     let tcp = |rule: Rule, is_syn| {
         let rule = rule.is(Load::PROTOCOL, &[Protocol::Tcp.number()]);
         // FIN, SYN, RST and ACK: only SYN.
-        rule.masked(Load::Transport(13, 1), &[0x17], is_syn, &[0x02])
+        rule.masked(Load::TCP_FLAGS, &[0x17], is_syn, &[0x02])
     };
     let udp = |rule: Rule| rule.is(Load::PROTOCOL, &[Protocol::Udp.number()]);
-    let local = |rule: Rule| rule.is(Load::DestinationType, &2_u32.to_ne_bytes());
+    // `RTN_…` of linux/rtnetlink.h.
+    let (local, broadcast, anycast, multicast) = (2_u32, 3_u32, 4_u32, 5_u32);
+    let to = |rule: Rule, kind: u32| rule.is(Load::DESTINATION_TYPE, &kind.to_ne_bytes());
     let loopback = || any().is(Load::INTERFACE, &1_u32.to_ne_bytes()).accept();
     let let_in_before = || established().has(Load::LABEL, &LABEL).accept();
-    let guarded = |rule| Set::Guarded.holds(rule, PORT);
+    let guarded = || Set::GUARDED.holds(any());
 
     let mut rules = vec![
         ("let_in", any().label(&LABEL).accept()),
@@ -325,36 +307,44 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("prerouting", let_in_before()),
         ("input", loopback()),
         ("input", let_in_before()),
+        ("input", any().has(Load::LABEL, &NOT_LET_IN).drop()),
         ("forward", let_in_before()),
         ("postrouting", tcp(new(), true).label(&LABEL)),
         ("postrouting", udp(new()).label(&LABEL)),
     ];
     for family in FAMILIES {
-        let to = Set::GuardedTo(family);
-        let lets_in = |chain, set: Set, port| (chain, set.holds(any(), port).goto("let_in"));
+        let lets_in = |chain, kind: Kind| (chain, kind.of(family).holds(any()).goto("let_in"));
+        let target = |rule| Kind::GuardedTo.of(family).holds(rule).goto("target");
         rules.extend([
-            lets_in("older", Set::Older(family), PORT),
-            lets_in("others", Set::Trusted(family), PORT),
-            lets_in("host", Set::Open(family), PORT),
-            lets_in("host", Set::Bound(family), PORT),
-            lets_in("translated", Set::Open(family), ORIGINAL_PORT),
-            lets_in("translated", Set::Bound(family), ORIGINAL_PORT),
-            lets_in("target", Set::OpenTo(family), PORT),
-            lets_in("target", Set::BoundTo(family), PORT),
-            ("prerouting", to.holds(any(), PORT).goto("target")),
-            ("input", to.holds(any(), PORT).goto("target")),
-            ("forward", to.holds(translated(), PORT).goto("target")),
+            lets_in("older", Kind::Older),
+            lets_in("granted", Kind::Open),
+            lets_in("granted", Kind::Bound),
+            lets_in("granted", Kind::Trusted),
+            lets_in("target", Kind::OpenTo),
+            lets_in("target", Kind::BoundTo),
+            lets_in("target", Kind::Trusted),
+            ("prerouting", target(any())),
+            ("input", target(any())),
+            ("forward", target(translated())),
         ]);
     }
     rules.extend([
-        ("prerouting", local(guarded(any())).goto("host")),
-        ("input", guarded(any()).goto("host")),
-        ("input", Set::Guarded.holds(translated(), ORIGINAL_PORT).goto("translated")),
+        ("prerouting", guarded().goto("untranslated")),
+        // What is for another host passes, unless it is delivered here after all.
+        ("untranslated", to(any(), local).goto("host")),
+        ("untranslated", to(any(), anycast).goto("host")),
+        ("untranslated", to(any(), broadcast).goto("everybody")),
+        ("untranslated", to(any(), multicast).goto("everybody")),
+        // A bridge hands it on to others; only if it is delivered here, translated or not, it
+        // is dropped.
+        ("everybody", any().jump("granted")),
+        ("everybody", any().label(&NOT_LET_IN)),
+        ("input", guarded().goto("host")),
         // A port that is both an address's and the host's opens for the grants of either.
-        ("target", local(guarded(any())).goto("host")),
+        ("target", to(guarded(), local).goto("host")),
         ("target", any().goto("others")),
+        ("host", any().jump("granted")),
         ("host", any().goto("others")),
-        ("translated", any().goto("others")),
         // A connection that is older begins no more.
         ("others", tcp(any(), false).goto("older")),
         ("others", udp(established()).goto("older")),
@@ -367,57 +357,41 @@ fn rules() -> Vec<(&'static str, Rule)> {
 /// What the set of trusted networks holds: those of the configuration, and those that somebody
 /// else has added to the set as it is there. What meets becomes one.
 pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> Vec<Entry> {
-    let most = if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX };
-    // Where ranges begin, and, if they do, where they end: the first address beyond.
-    let mut ranges: Vec<(u128, Option<u128>, bool)> = Vec::new();
+    let bytes = if family == Family::V4 { 4 } else { 16 };
+    let most = u128::MAX >> (128 - 8 * bytes);
+    let number =
+        |key: &Key| key.as_bytes().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
+    // First and last address, and whether it is the configuration's.
+    let mut ranges: Vec<(u128, u128, bool)> = Vec::new();
     for network in networks.iter().filter(|it| Family::of(it.address()) == family) {
-        let first = number(network.address());
-        let last = first | most.checked_shr(network.prefix().into()).unwrap_or(0);
-        ranges.push((first, (last < most).then(|| last + 1), true));
+        let first = number(&network.address().into());
+        ranges.push((first, first | most.checked_shr(network.prefix().into()).unwrap_or(0), true));
     }
-    let address = |entry: &Entry| entry.key.as_address().map(number);
-    let mut there: Vec<_> = there.iter().map(|entry| (address(entry), entry)).collect();
-    there.sort_by_key(|(at, entry)| (*at, !entry.is_end));
-    for (at, (first, entry)) in there.iter().enumerate() {
-        if let Some(first) = first.filter(|_| !entry.is_end && !entry.comment.is_ours()) {
-            ranges.push((first, there.get(at + 1).and_then(|(next, _)| *next), false));
+    let mut there: Vec<&Entry> = there.iter().collect();
+    there.sort_by_key(|entry| (&entry.key, !entry.is_end));
+    for (at, entry) in there.iter().enumerate() {
+        if !entry.is_end && !entry.comment.is_ours() {
+            let last = there.get(at + 1).map_or(most, |next| number(&next.key).saturating_sub(1));
+            ranges.push((number(&entry.key), last, false));
         }
     }
     ranges.sort_unstable();
-    let mut merged: Vec<(u128, Option<u128>, bool)> = Vec::new();
-    for (first, end, is_ours) in ranges {
-        match merged.last_mut().filter(|(_, end, _)| end.is_none_or(|end| first <= end)) {
-            Some(known) => {
-                let longer = known.1.zip(end).map(|(one, other)| one.max(other));
-                *known = (known.0, longer, known.2 && is_ours);
-            }
-            None => merged.push((first, end, is_ours)),
+    let mut merged: Vec<(u128, u128, bool)> = Vec::new();
+    for (first, last, is_ours) in ranges {
+        match merged.last_mut().filter(|known| first <= known.1.saturating_add(1)) {
+            Some(known) => *known = (known.0, known.1.max(last), known.2 && is_ours),
+            None => merged.push((first, last, is_ours)),
         }
     }
-    let entry = |at, is_end, says| {
-        let (key, comment) = (numbered(family, at).into(), Comment::new(says));
-        Entry { key, is_end, left: None, comment }
+    let entry = |at: u128, is_end, says| {
+        let key = Key::from_bytes(at.to_be_bytes().split_at(16 - bytes).1);
+        Entry { is_end, ..Entry::new(key, None, Comment::new(says)) }
     };
-    let ends = merged.into_iter().flat_map(|(first, end, is_ours)| {
+    let ends = merged.into_iter().flat_map(|(first, last, is_ours)| {
         let says = if is_ours { Comment::OURS } else { "" };
-        [Some(entry(first, false, says)), end.map(|end| entry(end, true, ""))]
+        [Some(entry(first, false, says)), (last < most).then(|| entry(last + 1, true, ""))]
     });
     ends.flatten().collect()
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-fn numbered(family: Family, number: u128) -> IpAddr {
-    match family {
-        // No range of IPv4 has a number that is longer.
-        Family::V4 => std::net::Ipv4Addr::from_bits(number as u32).into(),
-        Family::V6 => std::net::Ipv6Addr::from_bits(number).into(),
-    }
 }
 
 #[cfg(test)]
@@ -429,8 +403,8 @@ mod tests {
     use super::*;
 
     fn door(target: Option<&str>) -> GuardedDoor {
-        let (name, ports) = ("ssh".parse().unwrap(), vec!["22".parse().unwrap()]);
-        GuardedDoor { name, ports, target: target.map(|it| it.parse().unwrap()) }
+        let ports = vec!["22".parse().unwrap()];
+        GuardedDoor { ports, target: target.map(|it| it.parse().unwrap()) }
     }
 
     fn slot(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {

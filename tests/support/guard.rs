@@ -3,17 +3,128 @@
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU16;
+use std::ops::{Deref, DerefMut};
 use std::thread;
 use std::time::Duration;
 
-use libknock::firewall::guard::Guard;
-use libknock::firewall::netlink::{Comment, Holding, Removal};
+use libknock::config::Name;
+use libknock::firewall::guard::{self, remove_standing};
+use libknock::firewall::netlink::{Comment, Holding, NetlinkError, Removal};
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
 use libknock::sys::clock;
 use libknock::time::Monotonic;
 use nix::sched::{CloneFlags, setns};
 
 use crate::support::{Host, Net, SERVER, eventually};
+
+/// A guard beside what the keeper knows: the grants that hold.
+#[derive(Debug)]
+pub struct Guard {
+    guard: guard::Guard,
+    grants: Vec<(Monotonic, Element)>,
+}
+
+impl Deref for Guard {
+    type Target = guard::Guard;
+
+    fn deref(&self) -> &guard::Guard {
+        &self.guard
+    }
+}
+
+impl DerefMut for Guard {
+    fn deref_mut(&mut self) -> &mut guard::Guard {
+        &mut self.guard
+    }
+}
+
+impl Guard {
+    pub fn set_up(
+        now: Monotonic,
+        ruleset: Ruleset,
+        keep: &[Element],
+    ) -> Result<Self, NetlinkError> {
+        let guard = guard::Guard::set_up(now, ruleset, keep)?;
+        Ok(Self { guard, grants: until(now, keep) })
+    }
+
+    pub fn replace(
+        &mut self,
+        now: Monotonic,
+        ruleset: Ruleset,
+        keep: &[Element],
+    ) -> Result<(), NetlinkError> {
+        self.grants = until(now, keep);
+        self.guard.replace(now, ruleset, keep)
+    }
+
+    pub fn restore(&mut self, now: Monotonic) -> Result<(), NetlinkError> {
+        let left = |(until, grant): &(Monotonic, Element)| Element {
+            left: until.since(now),
+            ..grant.clone()
+        };
+        let keep: Vec<Element> = self.grants.iter().map(left).collect();
+        self.guard.restore(now, &keep)
+    }
+
+    pub fn open(&mut self, now: Monotonic, grant: &Element) -> Result<Holding, NetlinkError> {
+        let slots = self.guard.slots(&grant.door, grant.address, grant.source_port);
+        let (left, comment) = (grant.left, &grant.comment);
+        let mut holding = Holding::Added;
+        if !self.guard.netlink().add(&slots, left, comment)? {
+            holding = Holding::Kept;
+            for slot in &slots {
+                match self.guard.netlink().hold(slot, left, comment)? {
+                    Holding::Kept => {}
+                    other => holding = other,
+                }
+            }
+        }
+        self.forget(&grant.door, grant.address, grant.source_port);
+        self.grants.extend(until(now, std::slice::from_ref(grant)));
+        Ok(holding)
+    }
+
+    pub fn close(
+        &mut self,
+        now: Monotonic,
+        door: &Name,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> Result<Removal, NetlinkError> {
+        self.forget(door, address, source_port);
+        let mut removal = Removal::WasNotThere;
+        for slot in self.guard.slots(door, address, source_port) {
+            let holds = |(until, it): &&(Monotonic, Element)| {
+                let slots = self.guard.slots(&it.door, it.address, it.source_port);
+                *until > now && slots.contains(&slot)
+            };
+            let others = self.grants.iter().filter(|it| it.1.address == address).filter(holds);
+            let other = others.max_by_key(|(until, _)| *until);
+            let other = other.map(|(until, it)| (until.since(now), it.comment.clone()));
+            match self.guard.netlink().release(&slot, || other)? {
+                Removal::WasNotThere => {}
+                done => removal = done,
+            }
+        }
+        Ok(removal)
+    }
+
+    fn forget(&mut self, door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) {
+        let is_it =
+            |it: &Element| (&it.door, it.address, it.source_port) == (door, address, source_port);
+        self.grants.retain(|(_, it)| !is_it(it));
+    }
+
+    pub fn remove(self) -> Result<(), NetlinkError> {
+        remove_standing()
+    }
+}
+
+fn until(now: Monotonic, grants: &[Element]) -> Vec<(Monotonic, Element)> {
+    grants.iter().map(|grant| (now + grant.left, grant.clone())).collect()
+}
 
 /// A net whose server is where this test's thread lives from now on, so that the guard does too.
 pub fn net() -> Net {
@@ -27,16 +138,22 @@ pub fn stay_in(host: &Host) {
     setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
-pub fn door(name: &str, ports: &[&str]) -> GuardedDoor {
-    GuardedDoor {
-        name: name.parse().unwrap(),
-        ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
-        target: None,
-    }
+/// A door by its name.
+pub type Door = (Name, GuardedDoor);
+
+pub fn door(name: &str, ports: &[&str]) -> Door {
+    let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+    (name.parse().unwrap(), GuardedDoor { ports, target: None })
 }
 
-pub fn doors(doors: &[GuardedDoor]) -> Ruleset {
-    Ruleset { doors: doors.to_vec(), ..Ruleset::default() }
+/// The same, for one address.
+pub fn door_to(target: &str, name: &str, ports: &[&str]) -> Door {
+    let (name, door) = door(name, ports);
+    (name, GuardedDoor { target: target.parse().ok(), ..door })
+}
+
+pub fn doors(doors: &[Door]) -> Ruleset {
+    Ruleset { doors: doors.iter().cloned().collect(), ..Ruleset::default() }
 }
 
 pub fn ssh() -> Ruleset {

@@ -1,27 +1,26 @@
 //! A table that is there already: of this process, of an earlier one, or of the former form.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use nix::errno::Errno;
 
-use super::GuardError;
 use crate::config::{Family, Name, NftFamily, NftName};
 use crate::firewall::netlink::{Change, Entry, Netlink, NetlinkError, SetRef};
-use crate::firewall::ruleset::{self, Element, Ruleset, Set, Slot, TABLE, VERSION, guarded};
+use crate::firewall::ruleset::{self, Element, Kind, Ruleset, Set, Slot, TABLE, VERSION, guarded};
 use crate::proto::knock::Knock;
+use crate::time::Monotonic;
 
 /// What a table holds.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     pub(super) guarded: BTreeSet<Slot>,
     pub(super) older: BTreeSet<Slot>,
-    pub(super) trusted: BTreeMap<Family, Vec<Entry>>,
-    /// Whom somebody else lets in.
-    pub(super) by_hand: Vec<(Slot, Entry)>,
-    /// An element for each port.
-    grants: Vec<Element>,
+    /// By somebody else, and trusted networks of the configuration's.
+    pub(super) added: BTreeMap<Set, Vec<Entry>>,
+    /// Grants of knockd's, whose set has source ports or not: an element for each port.
+    grants: Vec<(Family, bool, Entry)>,
 }
 
 /// From where an element lets in.
@@ -30,7 +29,7 @@ type Source = (IpAddr, Option<NonZeroU16>);
 impl Standing {
     /// What was let in by a table of the former form has no label. So that it goes on, what such a
     /// table has guarded counts as not guarded.
-    pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, GuardError> {
+    pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, NetlinkError> {
         let mut standing = Self::default();
         match netlink.table(NftFamily::Inet, TABLE)? {
             None => {}
@@ -41,12 +40,18 @@ impl Standing {
             }
             Some(_) => {
                 for name in netlink.sets(NftFamily::Inet, TABLE)? {
-                    let Some((door, is_bound, is_v4)) = read_former(&name) else { continue };
-                    let family = if is_v4 { Family::V4 } else { Family::V6 };
-                    let set = SetRef { set: NftName::own(name), ..Set::Guarded.reference() };
+                    let Some((door, is_bound, family)) = read_former(&name) else { continue };
+                    let set = SetRef { set: NftName::own(name), ..Set::GUARDED.reference() };
                     for entry in dump(netlink, &set)? {
-                        let from = source(&entry, family, is_bound);
-                        standing.take_former(ruleset, &door, from, entry);
+                        if entry.is_ours() {
+                            standing.grants.push((family, is_bound, entry));
+                            continue;
+                        }
+                        let Some((from, port)) = source(&entry, family, is_bound) else { continue };
+                        for Slot { set, key } in ruleset.slots(&door, from, port) {
+                            let here = standing.added.entry(set).or_default();
+                            here.push(Entry { key, ..entry.clone() });
+                        }
                     }
                 }
             }
@@ -55,74 +60,43 @@ impl Standing {
     }
 
     fn take(&mut self, set: Set, entries: Vec<Entry>) {
-        let slots = entries.iter().map(|entry| Slot { set, key: entry.key.clone() });
-        match set {
-            Set::Guarded | Set::GuardedTo(_) => self.guarded.extend(slots),
-            Set::Older(_) => self.older.extend(slots),
-            Set::Trusted(family) => drop(self.trusted.insert(family, entries)),
-            Set::Open(family) | Set::OpenTo(family) | Set::Bound(family) | Set::BoundTo(family) => {
-                let is_bound = matches!(set, Set::Bound(_) | Set::BoundTo(_));
-                for (slot, entry) in slots.zip(&entries) {
-                    let door = entry.comment.as_str().split(' ').nth(1);
-                    match door.and_then(|door| door.parse().ok()).filter(|_| entry.is_ours()) {
-                        Some(door) => self.grant(door, source(entry, family, is_bound), entry),
-                        None => self.by_hand.push((slot, entry.clone())),
-                    }
-                }
+        let slots = entries.iter().map(|entry| set.at(entry.key.clone()));
+        match (set.kind, set.family) {
+            (Kind::Guarded | Kind::GuardedTo, _) | (_, None) => self.guarded.extend(slots),
+            (Kind::Older, _) => self.older.extend(slots),
+            (Kind::Trusted, _) => drop(self.added.insert(set, entries)),
+            (Kind::Open | Kind::OpenTo | Kind::Bound | Kind::BoundTo, Some(family)) => {
+                let is_bound = matches!(set.kind, Kind::Bound | Kind::BoundTo);
+                let (ours, others) = entries.into_iter().partition(Entry::is_ours);
+                self.added.insert(set, others);
+                let ours: Vec<Entry> = ours;
+                self.grants.extend(ours.into_iter().map(|entry| (family, is_bound, entry)));
             }
         }
-    }
-
-    fn take_former(&mut self, ruleset: &Ruleset, door: &Name, from: Option<Source>, entry: Entry) {
-        let known = ruleset.doors.iter().find(|known| known.name == *door);
-        match (entry.left, known, from) {
-            (Some(_), _, _) => self.grant(door.clone(), from, &entry),
-            (None, Some(door), Some((address, port))) => {
-                self.by_hand.extend(door.slots(address, port).map(|slot| (slot, entry.clone())));
-            }
-            (None, _, _) => {}
-        }
-    }
-
-    fn grant(&mut self, door: Name, from: Option<Source>, entry: &Entry) {
-        if let (Some((address, source_port)), Some(left)) = (from, entry.left) {
-            let comment = entry.comment.clone();
-            self.grants.push(Element { door, address, source_port, left, comment });
-        }
-    }
-
-    /// Everything that lets somebody in.
-    pub(super) fn open(netlink: &mut Netlink) -> Result<HashSet<Slot>, GuardError> {
-        let mut open = HashSet::new();
-        for set in Set::all().filter(|set| set.has_grants()) {
-            let there = dump(netlink, &set.reference())?.into_iter();
-            open.extend(there.map(|entry| Slot { set, key: entry.key }));
-        }
-        Ok(open)
     }
 }
 
 /// Reads the name of one of the four sets of a door in the former form: `g_DOOR_4`, `g_DOOR_6`, and
 /// `p_DOOR_4` and `p_DOOR_6`, whose keys have a source port. Whose it is, whether it has one, and
-/// whether it is of IPv4.
-fn read_former(set: &str) -> Option<(Name, bool, bool)> {
+/// of which family.
+fn read_former(set: &str) -> Option<(Name, bool, Family)> {
     let (set, family) = set.rsplit_once('_')?;
     let (kind, door) = set.split_once('_')?;
-    let is = |word: &str, yes, no| (word == yes || word == no).then_some(word == yes);
-    Some((door.parse().ok()?, is(kind, "p", "g")?, is(family, "4", "6")?))
+    let is_bound = ["g", "p"].iter().position(|known| *known == kind)? == 1;
+    let family = if family == "4" { Family::V4 } else { (family == "6").then_some(Family::V6)? };
+    Some((door.parse().ok()?, is_bound, family))
 }
 
 fn source(entry: &Entry, family: Family, is_bound: bool) -> Option<Source> {
-    let is_v4 = family == Family::V4;
-    let port = if is_bound { NonZeroU16::new(entry.key.second_port(is_v4)?) } else { None };
-    Some((entry.key.first_address(is_v4)?, port))
+    let port = if is_bound { Some(entry.key.second_port(family)?) } else { None };
+    Some((entry.key.first_address(family)?, port))
 }
 
 /// Nothing where there is no such set: another program may have changed the table.
-fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, GuardError> {
+fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, NetlinkError> {
     match netlink.dump(set) {
         Err(NetlinkError::NoSet(_) | NetlinkError::NoTable(_)) => Ok(Vec::new()),
-        found => Ok(found?),
+        found => found,
     }
 }
 
@@ -130,15 +104,20 @@ fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, GuardError> {
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn standing() -> Result<Vec<Element>, GuardError> {
+pub fn standing() -> Result<Vec<Element>, NetlinkError> {
     let standing = Standing::read(&mut Netlink::open()?, &Ruleset::default())?;
-    let mut grants: HashMap<(Name, Source), Element> = HashMap::new();
-    for grant in standing.grants {
+    let grants = standing.grants.into_iter().filter_map(|(family, is_bound, entry)| {
+        let door = entry.comment.as_str().split(' ').nth(1)?.parse().ok()?;
+        let (address, source_port) = source(&entry, family, is_bound)?;
+        Some(Element { door, address, source_port, left: entry.left?, comment: entry.comment })
+    });
+    let mut longest: HashMap<(Name, Source), Element> = HashMap::new();
+    for grant in grants {
         let key = (grant.door.clone(), (grant.address, grant.source_port));
-        let known = grants.entry(key).or_insert_with(|| grant.clone());
+        let known = longest.entry(key).or_insert_with(|| grant.clone());
         known.left = known.left.max(grant.left);
     }
-    Ok(grants.into_values().collect())
+    Ok(longest.into_values().collect())
 }
 
 /// Whether a table stands that an earlier process has left.
@@ -152,7 +131,7 @@ pub fn is_standing() -> bool {
 #[must_use]
 pub fn guards(port: Knock) -> bool {
     let Slot { set, key } = guarded(None, port);
-    let found = Netlink::open().and_then(|mut netlink| netlink.element(&set.reference(), &key));
+    let found = Netlink::open().and_then(|mut it| it.element(&(set.reference(), key)));
     found.is_ok_and(|found| found.is_some())
 }
 
@@ -160,10 +139,10 @@ pub fn guards(port: Knock) -> bool {
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn check(ruleset: &Ruleset) -> Result<(), GuardError> {
+pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
     const NOBODYS: &str = "knockd-only-looks";
     let mut changes = ruleset::table();
-    for (set, entries) in ruleset.contents(&ruleset.guarded(), None, &BTreeMap::new()) {
+    for (set, entries) in ruleset.contents(Monotonic::ZERO, BTreeMap::new()) {
         changes.extend(Change::add_all(&set.reference(), &entries));
     }
     // The last change cannot be made, so none is.
@@ -174,17 +153,17 @@ pub fn check(ruleset: &Ruleset) -> Result<(), GuardError> {
         {
             Ok(())
         }
-        result => Ok(result?),
+        result => result,
     }
 }
 
 /// Takes away a table that an earlier process has left.
 ///
 /// # Errors
-/// As [`Guard::remove`](super::Guard::remove).
-pub fn remove_standing() -> Result<(), GuardError> {
+/// As [`Guard::set_up`](super::Guard::set_up).
+pub fn remove_standing() -> Result<(), NetlinkError> {
     let changes = [Change::table(TABLE, VERSION), Change::delete_table(TABLE)];
-    Ok(Netlink::open()?.apply(&changes)?)
+    Netlink::open()?.apply(&changes)
 }
 
 #[cfg(test)]
@@ -200,8 +179,9 @@ mod tests {
         ) {
             let kind = if is_bound { 'p' } else { 'g' };
             let set = format!("{kind}_{name}_{}", if is_v4 { 4 } else { 6 });
-            let (door, bound, v4) = read_former(&set).unwrap();
-            prop_assert_eq!((door.as_str(), bound, v4), (&*name, is_bound, is_v4));
+            let (door, bound, family) = read_former(&set).unwrap();
+            let expected = if is_v4 { Family::V4 } else { Family::V6 };
+            prop_assert_eq!((door.as_str(), bound, family), (&*name, is_bound, expected));
         }
 
         #[test]

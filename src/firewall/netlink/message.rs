@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::attribute::{
     Attributes, array, attributes, comment, find, find_text, find_u32, find_u64, read_comment,
 };
 use super::set::number;
-use super::{Comment, Entry, Family, Key, SetRef, SetType, Table};
+use super::{Comment, ElementRef, Entry, Family, Key, SetRef, SetType, Table};
 
 pub const REQUEST: u16 = 0x01;
 pub const ACK: u16 = 0x04;
@@ -17,7 +19,6 @@ pub const DUMP: u16 = 0x300;
 const EXCLUSIVE: u16 = 0x200;
 pub const CREATE: u16 = 0x400;
 pub const APPEND: u16 = 0x800;
-/// In a reply: what was dumped changed while it was.
 const DUMP_INTERRUPTED: u16 = 0x10;
 
 const NLMSG_ERROR: u16 = 2;
@@ -36,7 +37,6 @@ pub const GET_SET: u16 = kind(10);
 pub const NEW_ELEMENT: u16 = kind(12);
 pub const GET_ELEMENT: u16 = kind(13);
 pub const DELETE_ELEMENT: u16 = kind(14);
-pub const NEW_GENERATION: u16 = kind(15);
 pub const GET_GENERATION: u16 = kind(16);
 
 /// The first attribute of everything that belongs to a table is the table's name, and the second
@@ -89,20 +89,18 @@ impl Change {
     /// one stays. `exclusive`: fails if it is there already.
     #[must_use]
     pub fn add(
-        set: &SetRef,
-        key: &Key,
+        (set, key): &ElementRef,
         left: Duration,
         comment: &Comment,
         exclusive: bool,
     ) -> Self {
-        let entry =
-            Entry { key: key.clone(), is_end: false, left: Some(left), comment: comment.clone() };
+        let entry = Entry::new(key.clone(), Some(left), comment.clone());
         let flags = if exclusive { CREATE | EXCLUSIVE } else { CREATE };
         Self::elements(NEW_ELEMENT, flags, set, &[entry])
     }
 
     #[must_use]
-    pub fn delete(set: &SetRef, key: &Key) -> Self {
+    pub fn delete((set, key): &ElementRef) -> Self {
         Self::elements(DELETE_ELEMENT, 0, set, &[nameless(key)])
     }
 
@@ -121,7 +119,7 @@ impl Change {
 
 /// An element as it is asked for and deleted.
 fn nameless(key: &Key) -> Entry {
-    Entry { key: key.clone(), is_end: false, left: None, comment: Comment::default() }
+    Entry::new(key.clone(), None, Comment::default())
 }
 
 /// A batch of changes; the message of the n-th has the sequence number `first + 1 + n`, and the
@@ -144,7 +142,7 @@ pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[Change]) -> 
 }
 
 /// Names one element of a set.
-pub(super) fn element_name(set: &SetRef, key: &Key) -> Attributes {
+pub(super) fn element_name((set, key): &ElementRef) -> Attributes {
     in_set(set, &[nameless(key)])
 }
 
@@ -167,11 +165,11 @@ pub(super) fn question(
     kind: u16,
     flags: u16,
     sequence: u32,
-    family: Family,
+    family: u8,
     body: &Attributes,
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
-    message(&mut bytes, kind, REQUEST | flags, sequence, number(family), 0, body);
+    message(&mut bytes, kind, REQUEST | flags, sequence, family, 0, body);
     bytes
 }
 
@@ -215,57 +213,53 @@ fn message(
 /// One message from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reply<'a> {
+    pub(super) kind: u16,
+    flags: u16,
     pub(super) sequence: u32,
     /// The port of the socket whose request this answers or tells others of.
     pub(super) port: u32,
-    pub(super) interrupted: bool,
-    pub(super) content: Content<'a>,
+    payload: &'a [u8],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content<'a> {
-    /// A request has succeeded (0) or failed (errno).
-    Outcome(i32),
-    /// The end of a dump.
-    Done(i32),
-    Object {
-        kind: u16,
-        family: u8,
-        attributes: &'a [u8],
-    },
-    Other,
+impl<'a> Reply<'a> {
+    /// What became of a request, or how a dump ended; `None`: this is an object.
+    pub(super) fn outcome(&self) -> Option<nix::Result<()>> {
+        if ![NLMSG_ERROR, NLMSG_DONE].contains(&self.kind) {
+            return None;
+        }
+        let errno = i32::from_ne_bytes(array(self.payload, 0).unwrap_or_default());
+        Some(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno.wrapping_neg())) })
+    }
+
+    /// Of a dump: what was dumped changed while it was.
+    pub(super) const fn is_interrupted(&self) -> bool {
+        self.flags & DUMP_INTERRUPTED != 0
+    }
+
+    /// The family of an object of netfilter, by its number.
+    pub(super) fn family(&self) -> Option<u8> {
+        self.payload.first().copied()
+    }
+
+    pub(super) fn attributes(&self) -> &'a [u8] {
+        self.payload.get(4..).unwrap_or_default()
+    }
 }
 
 /// The messages in what was received; what is broken ends them.
 pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Reply<'_>> {
     std::iter::from_fn(move || {
-        let (reply, rest) = next_reply(bytes)?;
-        bytes = rest;
+        let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0)?)).ok()?;
+        let reply = Reply {
+            kind: u16::from_ne_bytes(array(bytes, 4)?),
+            flags: u16::from_ne_bytes(array(bytes, 6)?),
+            sequence: u32::from_ne_bytes(array(bytes, 8)?),
+            port: u32::from_ne_bytes(array(bytes, 12)?),
+            payload: bytes.get(16..length)?,
+        };
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(reply)
     })
-}
-
-fn next_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0)?)).ok()?;
-    let payload = bytes.get(16..length)?;
-    let kind = u16::from_ne_bytes(array(bytes, 4)?);
-    let errno = || Some(i32::from_ne_bytes(array(payload, 0)?).wrapping_neg());
-    let content = match kind {
-        NLMSG_ERROR => Content::Outcome(errno()?),
-        NLMSG_DONE => Content::Done(errno().unwrap_or(0)),
-        // Of nf_tables, or of another subsystem of netfilter.
-        kind if kind > 0xff => {
-            Content::Object { kind, family: *payload.first()?, attributes: payload.get(4..)? }
-        }
-        _ => Content::Other,
-    };
-    let reply = Reply {
-        sequence: u32::from_ne_bytes(array(bytes, 8)?),
-        port: u32::from_ne_bytes(array(bytes, 12)?),
-        interrupted: u16::from_ne_bytes(array(bytes, 6)?) & DUMP_INTERRUPTED != 0,
-        content,
-    };
-    Some((reply, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
 /// The name of the table that an object belongs to, or of the table itself.
@@ -283,15 +277,12 @@ pub(super) fn table(attributes: &[u8]) -> Option<Table> {
     Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, says: says.to_owned() })
 }
 
-/// What tells a set from one of the same name that replaced it.
-pub(super) fn set_handle(attributes: &[u8]) -> Option<u64> {
-    find_u64(attributes, SET_HANDLE)
-}
-
-/// How a set was declared.
 pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
-    let flags = find_u32(attributes, SET_FLAGS).unwrap_or(0);
-    Some(SetType { flags, key: find_u32(attributes, SET_KEY_TYPE)? })
+    Some(SetType {
+        handle: find_u64(attributes, SET_HANDLE)?,
+        flags: find_u32(attributes, SET_FLAGS).unwrap_or(0),
+        key: find_u32(attributes, SET_KEY_TYPE)?,
+    })
 }
 
 /// How often anybody has changed any table.
@@ -320,6 +311,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::config::Family::{V4, V6};
 
     fn set() -> SetRef {
         SetRef::new(Family::Inet, "knockd", "open_4").unwrap()
@@ -337,7 +329,7 @@ mod tests {
         let set = SetRef::new(Family::Inet, "k", "s").unwrap();
         let comment = Comment::new("hi");
         let key = key("192.0.2.9").port(443);
-        let change = Change::add(&set, &key, Duration::from_secs(30), &comment, false);
+        let change = Change::add(&(set, key), Duration::from_secs(30), &comment, false);
         let bytes = batch(7, None, &[change]);
         let begin = [20, 0, 0, 0, 0x10, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
         let end = [20, 0, 0, 0, 0x11, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
@@ -366,7 +358,7 @@ mod tests {
     #[test]
     fn only_the_last_change_asks_for_an_answer() {
         let set = set();
-        let deletes = ["192.0.2.1", "192.0.2.2"].map(|it| Change::delete(&set, &key(it)));
+        let deletes = ["192.0.2.1", "192.0.2.2"].map(|it| Change::delete(&(set.clone(), key(it))));
         let bytes = batch(u32::MAX, None, &deletes);
         let flags: Vec<u16> = (0..4)
             .scan(0, |at, _| {
@@ -394,14 +386,12 @@ mod tests {
             key in any_key(), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
         ) {
             let (set, comment) = (set(), Comment::new(&comment));
-            let change = Change::add(&set, &key, Duration::from_millis(timeout), &comment, true);
+            let change = Change::add(&(set, key.clone()), Duration::from_millis(timeout), &comment, true);
             let bytes = batch(1, None, &[change]);
             let found: Vec<Entry> = replies(&bytes)
-                .filter_map(|reply| match reply.content {
-                    Content::Object { kind: NEW_ELEMENT, attributes, .. } => Some(attributes),
-                    _ => None,
-                })
-                .flat_map(|body| {
+                .filter(|reply| reply.kind == NEW_ELEMENT)
+                .flat_map(|reply| {
+                    let body = reply.attributes();
                     assert_eq!((table_of(body), set_of(body)), (Some("knockd"), Some("open_4")));
                     entries(body)
                 })
@@ -420,15 +410,14 @@ mod tests {
                 bytes[20..24].copy_from_slice(&[16, 0, 3, 0]);
             }
             for reply in replies(&bytes) {
-                if let Content::Object { attributes, .. } = reply.content {
-                    let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
-                    let _ = (table(attributes), set_handle(attributes));
-                    let _ = (entries(attributes), generation(attributes));
-                }
+                let attributes = reply.attributes();
+                let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
+                let _ = (table(attributes), entries(attributes), generation(attributes));
+                let _ = (reply.outcome(), reply.family(), reply.is_interrupted());
             }
             let _ = (entries(&bytes), entry(&bytes), read_comment(&bytes));
             let key = Key::from_bytes(&bytes);
-            let _ = (key.as_address(), key.first_address(false), key.second_port(true));
+            let _ = (key.as_address(), key.first_address(V6), key.second_port(V4));
         }
     }
 }

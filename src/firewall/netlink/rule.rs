@@ -3,12 +3,13 @@
 //! A rule is a row of expressions; those here load values into registers, compare them, look them
 //! up and decide. `nft list` shows them as if somebody had typed them.
 
+use super::SetRef;
 use super::attribute::{Attributes, comment};
 use super::message::{
     APPEND, CREATE, Change, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE,
     Of, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, set_name, table_name,
 };
-use super::{Family, SetRef};
+use crate::config::{Family, NftFamily};
 
 const TABLE_FLAGS: u16 = 2;
 const CHAIN_NAME: u16 = 3;
@@ -26,6 +27,7 @@ const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const DROP: i32 = 0;
 const ACCEPT: i32 = 1;
+const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 
 /// Where the kernel asks a chain (linux/netfilter.h).
@@ -37,44 +39,47 @@ pub enum Hook {
     Postrouting = 4,
 }
 
-/// A value of a packet, or of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Load {
-    /// By number (`enum nft_meta_keys`).
-    Meta(u32),
-    /// By number (`enum nft_ct_keys`).
-    Connection(u32),
-    /// The same, of the direction of the connection's first packet.
-    Original(u32),
-    /// Offset and length in the IP header.
-    Network(u32, u32),
-    /// Offset and length in the header of TCP or UDP.
-    Transport(u32, u32),
-    /// What kind of address the destination is, to the routes of this host.
-    DestinationType,
-}
+/// A value of a packet or of its connection: the expression that loads it, and that one's
+/// attributes but for the first, the register (linux/netfilter/nf_tables.h).
+#[derive(Clone, Copy, Debug)]
+pub struct Load(&'static str, &'static [(u16, u32)]);
 
 impl Load {
-    pub const INTERFACE: Self = Self::Meta(4);
-    pub const NETWORK_PROTOCOL: Self = Self::Meta(15);
-    pub const PROTOCOL: Self = Self::Meta(16);
-    pub const STATE: Self = Self::Connection(0);
-    pub const STATUS: Self = Self::Connection(2);
-    pub const LABEL: Self = Self::Connection(13);
+    pub const INTERFACE: Self = Self("meta", &[(2, 4)]);
+    pub const NETWORK_PROTOCOL: Self = Self("meta", &[(2, 15)]);
+    pub const PROTOCOL: Self = Self("meta", &[(2, 16)]);
+    pub const STATE: Self = Self("ct", &[(2, 0)]);
+    pub const STATUS: Self = Self("ct", &[(2, 2)]);
+    pub const LABEL: Self = Self("ct", &[(2, 13)]);
+    /// What kind of address the destination is, to the routes of this host.
+    pub const DESTINATION_TYPE: Self = Self("fib", &[(2, 3), (3, 2)]);
+    pub const TCP_FLAGS: Self = Self("payload", &[(2, 2), (3, 13), (4, 1)]);
 
-    fn expression(self, register: u32) -> (&'static str, Attributes) {
-        let none = Attributes::default();
-        match self {
-            Self::Meta(key) => ("meta", none.u32(1, register).u32(2, key)),
-            Self::Connection(key) => ("ct", none.u32(1, register).u32(2, key)),
-            Self::Original(key) => ("ct", none.u32(1, register).u32(2, key).bytes(3, &[0])),
-            Self::Network(offset, length) | Self::Transport(offset, length) => {
-                let base = if matches!(self, Self::Network(..)) { 1 } else { 2 };
-                let from = none.u32(1, register).u32(2, base);
-                ("payload", from.u32(3, offset).u32(4, length))
-            }
-            // Result: the type of an address; flag: the destination.
-            Self::DestinationType => ("fib", none.u32(1, register).u32(2, 3).u32(3, 2)),
+    fn to(self, register: u32) -> (&'static str, Attributes) {
+        let data = Attributes::default().u32(1, register);
+        (self.0, self.1.iter().fold(data, |data, &(kind, value)| data.u32(kind, value)))
+    }
+}
+
+/// A part of a set's key: what is looked up, nft's number for its type, the bytes that it fills.
+#[derive(Clone, Copy, Debug)]
+pub struct Part(Load, u32, u32);
+
+impl Part {
+    pub const PROTOCOL: Self = Self(Load::PROTOCOL, 12, 4);
+    pub const SOURCE_PORT: Self = Self(Load("payload", &[(2, 2), (3, 0), (4, 2)]), 13, 4);
+    pub const PORT: Self = Self(Load("payload", &[(2, 2), (3, 2), (4, 2)]), 13, 4);
+    const SOURCE_4: Self = Self(Load("payload", &[(2, 1), (3, 12), (4, 4)]), 7, 4);
+    const SOURCE_6: Self = Self(Load("payload", &[(2, 1), (3, 8), (4, 16)]), 8, 16);
+    const DESTINATION_4: Self = Self(Load("payload", &[(2, 1), (3, 16), (4, 4)]), 7, 4);
+    const DESTINATION_6: Self = Self(Load("payload", &[(2, 1), (3, 24), (4, 16)]), 8, 16);
+
+    /// The addresses of a packet: its source and its destination.
+    #[must_use]
+    pub const fn addresses(family: Family) -> [Self; 2] {
+        match family {
+            Family::V4 => [Self::SOURCE_4, Self::DESTINATION_4],
+            Family::V6 => [Self::SOURCE_6, Self::DESTINATION_6],
         }
     }
 }
@@ -92,7 +97,7 @@ impl Rule {
     /// Goes on where a value is this, in the form that the kernel loads it in.
     #[must_use]
     pub fn is(self, load: Load, value: &[u8]) -> Self {
-        self.with(load.expression(REGISTER)).compare(true, value)
+        self.with(load.to(REGISTER)).compare(true, value)
     }
 
     /// Goes on where some of these bits of a value are set.
@@ -107,7 +112,7 @@ impl Rule {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         let data = Attributes::default().u32(1, REGISTER).u32(2, REGISTER).u32(3, length);
         let data = data.nest(4, &value(mask)).nest(5, &value(&vec![0; mask.len()]));
-        self.with(load.expression(REGISTER)).with(("bitwise", data)).compare(equal, is)
+        self.with(load.to(REGISTER)).with(("bitwise", data)).compare(equal, is)
     }
 
     fn compare(self, equal: bool, with: &[u8]) -> Self {
@@ -115,18 +120,16 @@ impl Rule {
         self.with(("cmp", data.nest(3, &value(with))))
     }
 
-    /// Goes on where the values, one after the other, are an element of a set. Each is given with
-    /// the number of bytes that it fills in a key.
+    /// Goes on where the values, one after the other, are an element of a set.
     #[must_use]
-    pub fn in_set(self, set: &SetRef, parts: impl IntoIterator<Item = (Load, u32)>) -> Self {
+    pub fn in_set(mut self, set: &SetRef, key: &[Part]) -> Self {
         let mut register = REGISTER;
-        let mut rule = self;
-        for (load, length) in parts {
-            rule = rule.with(load.expression(register));
+        for &Part(load, _, length) in key {
+            self = self.with(load.to(register));
             register += length / 4;
         }
         let set = Attributes::default().text(1, set.set.as_str());
-        rule.with(("lookup", set.u32(2, REGISTER)))
+        self.with(("lookup", set.u32(2, REGISTER)))
     }
 
     /// Sets these bits of the label of the packet's connection, and goes on.
@@ -153,6 +156,12 @@ impl Rule {
         self.verdict(GOTO, Some(chain))
     }
 
+    /// Asks another chain, and goes on where that one does not decide.
+    #[must_use]
+    pub fn jump(self, chain: &str) -> Self {
+        self.verdict(JUMP, Some(chain))
+    }
+
     fn verdict(self, code: i32, chain: Option<&str>) -> Self {
         let verdict = Attributes::default().bytes(1, &code.to_be_bytes());
         let verdict = verdict.optional(chain, |it, chain| it.text(2, chain));
@@ -167,7 +176,7 @@ fn value(bytes: &[u8]) -> Attributes {
 
 impl Change {
     fn object(kind: u16, flags: u16, body: Attributes, what: String) -> Self {
-        Self { kind, flags, family: Family::Inet, body, of: Of::Other(what) }
+        Self { kind, flags, family: NftFamily::Inet, body, of: Of::Other(what) }
     }
 
     /// Makes a table of the family `inet`, or leaves the one that is there.
@@ -194,11 +203,12 @@ impl Change {
         Self::object(NEW_CHAIN, CREATE, body, format!("the chain {chain}"))
     }
 
-    /// A set whose keys have this type, by nft's number, and this length in bytes. `id` is not
-    /// that of another set in the same batch.
-    pub fn set(set: &SetRef, id: u32, flags: u32, key: (u32, u32)) -> Self {
-        let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, key.0);
-        let body = body.u32(SET_KEY_LENGTH, key.1).u32(SET_ID, id);
+    /// A set with this kind of keys. `id` is not that of another set in the same batch.
+    pub fn set(set: &SetRef, id: u32, flags: u32, key: &[Part]) -> Self {
+        let of = |all: (u32, u32), part: &Part| (all.0 << 6 | part.1, all.1 + part.2);
+        let (kind, length) = key.iter().fold((0, 0), of);
+        let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, kind);
+        let body = body.u32(SET_KEY_LENGTH, length).u32(SET_ID, id);
         Self::object(NEW_SET, CREATE, body, format!("the set {}", set.set))
     }
 

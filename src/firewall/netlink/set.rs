@@ -1,11 +1,12 @@
 //! Sets and what is in them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::attribute::array;
-use crate::config::{NftFamily, NftName, NftNameError};
+use crate::config::{Family, NftFamily, NftName, NftNameError};
 
 /// The number of a family of tables in messages (linux/netfilter.h).
 pub(super) const fn number(family: NftFamily) -> u8 {
@@ -50,7 +51,7 @@ impl From<IpAddr> for Key {
 }
 
 impl Key {
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+    pub(in crate::firewall) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
 
@@ -87,28 +88,28 @@ impl Key {
 
     /// The address at its beginning, in a set that has such.
     #[must_use]
-    pub fn first_address(&self, is_v4: bool) -> Option<IpAddr> {
-        if is_v4 {
-            Some(Ipv4Addr::from(array::<4>(&self.0, 0)?).into())
-        } else {
-            Some(Ipv6Addr::from(array::<16>(&self.0, 0)?).into())
-        }
+    pub fn first_address(&self, family: Family) -> Option<IpAddr> {
+        Some(match family {
+            Family::V4 => array::<4>(&self.0, 0)?.into(),
+            Family::V6 => array::<16>(&self.0, 0)?.into(),
+        })
     }
 
     /// The address that it is, of a set that has nothing else.
     #[must_use]
     pub fn as_address(&self) -> Option<IpAddr> {
         match self.0.len() {
-            4 => self.first_address(true),
-            16 => self.first_address(false),
+            4 => self.first_address(Family::V4),
+            16 => self.first_address(Family::V6),
             _ => None,
         }
     }
 
     /// The port right after the address at its beginning.
     #[must_use]
-    pub fn second_port(&self, is_v4: bool) -> Option<u16> {
-        Some(u16::from_be_bytes(array(&self.0, if is_v4 { 4 } else { 16 })?))
+    pub fn second_port(&self, family: Family) -> Option<NonZeroU16> {
+        let at = if family == Family::V4 { 4 } else { 16 };
+        NonZeroU16::new(u16::from_be_bytes(array(&self.0, at)?))
     }
 }
 
@@ -151,6 +152,14 @@ pub struct Entry {
 }
 
 impl Entry {
+    pub(in crate::firewall) const fn new(
+        key: Key,
+        left: Option<Duration>,
+        comment: Comment,
+    ) -> Self {
+        Self { key, is_end: false, left, comment }
+    }
+
     /// Whether it is a grant of knockd's. An element that does not end is the administrator's,
     /// whatever it says: to add one again without a timeout makes it permanent, under its old
     /// comment.
