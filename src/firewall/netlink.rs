@@ -219,6 +219,14 @@ impl Netlink {
         self.ask_one(message::GET_ELEMENT, family, &body, message::entries)
     }
 
+    /// Whether an element is there.
+    ///
+    /// # Errors
+    /// Whatever the kernel objects to.
+    pub fn has(&mut self, it: &ElementRef) -> Result<bool> {
+        Ok(self.element(it)?.is_some())
+    }
+
     /// Makes all the changes, in order, at one moment; or none of them.
     ///
     /// # Errors

@@ -131,8 +131,7 @@ pub fn is_standing() -> bool {
 #[must_use]
 pub fn guards(port: Knock) -> bool {
     let Slot { set, key } = guarded(None, port);
-    let found = Netlink::open().and_then(|mut it| it.element(&(set.reference(), key)));
-    found.is_ok_and(|found| found.is_some())
+    Netlink::open().and_then(|mut it| it.has(&(set.reference(), key))).unwrap_or(false)
 }
 
 /// Whether the table could be put in place; nothing is changed.
