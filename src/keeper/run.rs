@@ -43,6 +43,9 @@ const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
 /// How long those who want to know of a closed door may hold up the end of the daemon.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
 
+/// The exit status where the configuration has errors: starting again does not help.
+pub(super) const WRONG_CONFIGURATION: u8 = 3;
+
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -74,15 +77,18 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
 
 /// Runs the daemon until it is asked to stop.
 ///
-/// Exit status: 0 asked to stop; 1 the configuration is wrong or start-up failed, said on standard
-/// error.
+/// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason, said
+/// on standard error.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            match error {
+                StartError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
