@@ -11,6 +11,8 @@ fn main() -> ExitCode {
         watcher::run()
     } else if cli.check {
         ctl::check::run(&cli.config, cli.options(), |settings| cli.apply(settings))
+    } else if cli.lock_only {
+        keeper::lock_only(&cli)
     } else {
         keeper::run(&cli)
     }

@@ -23,7 +23,7 @@ use crate::firewall::ruleset::{GuardedDoor, Ruleset};
 use crate::sys::files;
 
 /// Its name in the state directory.
-const NAME: &str = "guard-copy";
+const NAME: &str = "guard";
 /// The first line: what it is, and the version of the format.
 const HEAD: &str = "knockd guard copy 1";
 /// The last line: nothing has been cut off.

@@ -23,12 +23,9 @@ use crate::sys::clock;
 /// Why the ports are not locked.
 #[derive(Debug, thiserror::Error)]
 enum LockError {
-    #[error(
-        "{0}\nknockd: nothing is locked: the configuration is wrong, and there is no copy of one \
-         that worked"
-    )]
+    #[error("the configuration is wrong, and there is no copy of one that worked: {0}")]
     NoCopy(String),
-    #[error("knockd: nothing is locked: {0}")]
+    #[error(transparent)]
     Guard(#[from] GuardError),
 }
 
@@ -39,19 +36,14 @@ enum LockError {
 /// kernel refuses.
 #[must_use]
 pub fn lock_only(cli: &Cli) -> ExitCode {
-    match lock(cli) {
-        Ok(done) => {
-            say(&format!("knockd: {done}"));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            say(&error.to_string());
-            ExitCode::from(match error {
-                LockError::NoCopy(_) => WRONG_CONFIGURATION,
-                LockError::Guard(_) => 1,
-            })
-        }
-    }
+    let (said, status) = match lock(cli) {
+        Ok(done) => (done, 0),
+        Err(error @ LockError::NoCopy(_)) => (error.to_string(), WRONG_CONFIGURATION),
+        Err(error @ LockError::Guard(_)) => (error.to_string(), 1),
+    };
+    let nothing = if status == 0 { "" } else { "nothing has been locked: " };
+    say(&format!("knockd: {nothing}{said}"));
+    ExitCode::from(status)
 }
 
 /// Whoever does not listen does not keep the ports from being locked.

@@ -12,7 +12,9 @@ mod control;
 mod credible;
 mod daemon;
 mod doors;
+mod guard_copy;
 mod interfaces;
+mod lock_only;
 mod locks;
 mod mark;
 mod names;
@@ -25,4 +27,5 @@ pub(crate) mod sets;
 mod watcher;
 mod watchers;
 
+pub use lock_only::lock_only;
 pub use run::run;

@@ -263,6 +263,7 @@ impl Keeper {
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
         self.trial = None;
         self.mark.clear();
+        self.guard_copy.keep(&config);
         info!("the configuration on trial is confirmed");
         Ok(())
     }

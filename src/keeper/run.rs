@@ -17,6 +17,7 @@ use super::cli::Cli;
 use super::control::{ConnectionId, Control, Follows};
 use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::Doors;
+use super::guard_copy::GuardCopy;
 use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
@@ -118,6 +119,7 @@ pub(super) struct Keeper {
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
     pub(super) mark: Mark,
+    pub(super) guard_copy: GuardCopy,
     pub(super) lists: Lists,
     // Removed, and unlocked, when the daemon ends.
     _pid_file: PidFile,
@@ -182,6 +184,7 @@ impl Keeper {
         let config = Arc::new(loaded.config);
         let now = clock::now();
         let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
+        let guard_copy = GuardCopy::new(&config.settings.state_dir);
         let mark = Mark::new(&config.settings.state_dir, boot);
         let asked = cli.try_for.map(|time| now.monotonic + time);
         let locked_until = asked.or_else(|| mark.left(now.monotonic));
@@ -223,6 +226,7 @@ impl Keeper {
             reloads: Reloads::default(),
             trial: locked_until.map(Trial::of_start),
             mark,
+            guard_copy,
             lists: Lists::default(),
             _pid_file: pid_file,
         })
@@ -311,6 +315,9 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        if self.trial.is_none() {
+            self.guard_copy.keep(config);
+        }
         memory::give_back();
         self.follow_lists(now, config);
         tell_systemd(&[NotifyState::Ready]);
