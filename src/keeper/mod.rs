@@ -23,6 +23,7 @@ mod reload;
 mod reset;
 mod run;
 pub(crate) mod server_key;
+mod service;
 pub(crate) mod sets;
 mod watcher;
 mod watchers;

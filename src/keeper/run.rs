@@ -23,6 +23,7 @@ use super::names::Names;
 use super::one_time::Lists;
 use super::reload::{Reloads, Trial};
 use super::server_key::{self, ServerKeyError};
+use super::service::{first_line, tell_systemd};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
 use crate::config::diagnostic::Diagnostic;
@@ -86,6 +87,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
+            tell_systemd(&[NotifyState::Status(first_line(&error.to_string()))]);
             match error {
                 StartError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
                 _ => ExitCode::FAILURE,
@@ -121,6 +123,10 @@ pub(super) struct Keeper {
     pub(super) mark: Mark,
     pub(super) guard_copy: GuardCopy,
     pub(super) lists: Lists,
+    /// How often the service manager wants to be told that the loop turns, and when next.
+    pub(super) watchdog: Option<(Duration, Monotonic)>,
+    /// Why the configuration as it is now has not been taken up, in one line.
+    pub(super) not_taken_up: Option<String>,
     // Removed, and unlocked, when the daemon ends.
     _pid_file: PidFile,
 }
@@ -228,6 +234,8 @@ impl Keeper {
             mark,
             guard_copy,
             lists: Lists::default(),
+            watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
+            not_taken_up: None,
             _pid_file: pid_file,
         })
     }
@@ -249,6 +257,9 @@ impl Keeper {
             self.doors.poll(now);
             self.look_after_lists(now);
             self.serve(now);
+            if self.ping_watchdog(now.monotonic) {
+                tell_systemd(&[NotifyState::Status(&self.status_line())]);
+            }
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
             }
@@ -295,7 +306,7 @@ impl Keeper {
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {
                 self.could_not_take_effect(now, &config);
-                tell_systemd(&[NotifyState::Ready]);
+                self.is_ready();
             }
         }
         Ok(())
@@ -305,10 +316,7 @@ impl Keeper {
     fn in_force(&mut self, now: Now, config: &Arc<Config>) -> Result<(), StartError> {
         if !self.started {
             self.started = true;
-            let (listening, _) = self.watchers.listening();
-            let listening =
-                if listening.is_empty() { "nothing yet".to_owned() } else { listening.join(", ") };
-            info!("starting up, listening on {listening}");
+            info!("starting up, {}", self.listening());
             if let Some(left) = self.left.take() {
                 log::set_up(&config.settings.log, self.foreground)?;
                 left.started().map_err(system("cannot close standard error"))?;
@@ -320,14 +328,15 @@ impl Keeper {
         }
         memory::give_back();
         self.follow_lists(now, config);
-        tell_systemd(&[NotifyState::Ready]);
+        self.is_ready();
         Ok(())
     }
 
     /// Closes what is open, then ends. That takes as long as it takes, while there is progress.
     fn stop(mut self, on_exit: OnExit) -> Result<(), StartError> {
         info!("shutting down");
-        tell_systemd(&[NotifyState::Stopping]);
+        let status = "closing what commands have opened";
+        tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
         self.mark.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
@@ -335,6 +344,7 @@ impl Keeper {
         let mut left = usize::MAX;
         loop {
             let now = clock::now();
+            let _told = self.ping_watchdog(now.monotonic);
             self.doors.poll(now);
             let still_left = self.doors.leave(now);
             let is_less = still_left < std::mem::replace(&mut left, still_left);
@@ -370,6 +380,7 @@ impl Keeper {
             self.trial_ends(),
             self.lists.next_deadline(),
             self.status_by,
+            self.watchdog.map(|(_, next)| next),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
@@ -420,17 +431,4 @@ fn close_left(mut doors: Doors) {
     }
     // Nothing of the kernel's is held: nothing can go wrong.
     let _ = doors.finish(OnExit::Keep);
-}
-
-pub(super) fn reloading() -> Vec<NotifyState<'static>> {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now().ok());
-    states
-}
-
-/// Tells the service manager, where there is one.
-pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!("cannot tell the service manager: {error}");
-    }
 }

@@ -1,7 +1,5 @@
 //! The service manager, where there is one: told how knockd is, and that it lives.
 
-use std::time::Duration;
-
 use sd_notify::NotifyState;
 use tracing::warn;
 
@@ -26,32 +24,17 @@ pub(super) fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// Says twice in each interval of the service manager's that the keeper's loop still turns: who
-/// does not is killed and started anew.
-pub(super) struct Watchdog {
-    /// `None`: nobody waits for it.
-    every: Option<Duration>,
-    next: Monotonic,
-}
-
-impl Watchdog {
-    pub(super) fn new(now: Monotonic) -> Self {
-        Self { every: sd_notify::watchdog_enabled().map(|limit| limit / 2), next: now }
-    }
-
-    /// Whether it has to be said now; then the next time is later.
-    pub(super) fn is_due(&mut self, now: Monotonic) -> bool {
-        let due = self.every.filter(|_| self.next <= now);
-        due.inspect(|every| self.next = now + *every).is_some()
-    }
-
-    /// When it has to be said next.
-    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.every.map(|_| self.next)
-    }
-}
-
 impl Keeper {
+    /// Tells the service manager that the loop turns, where it is time to. Whether it was.
+    pub(super) fn ping_watchdog(&mut self, now: Monotonic) -> bool {
+        let due = self.watchdog.as_mut().filter(|(_, next)| *next <= now);
+        let told = due.map(|(every, next)| *next = now + *every).is_some();
+        if told {
+            tell_systemd(&[NotifyState::Watchdog]);
+        }
+        told
+    }
+
     /// Tells the service manager that a start or a reload has ended, and how.
     pub(super) fn is_ready(&self) {
         tell_systemd(&[NotifyState::Ready, NotifyState::Status(&self.status_line())]);
