@@ -28,7 +28,10 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use error::Error;
+use socket::Patience;
 use target::Target;
+
+use crate::control::Request;
 
 /// Looks at the configuration of knockd, at what it makes of packets, and at a running knockd;
 /// opens and closes doors by hand.
@@ -79,6 +82,11 @@ enum Task {
     ///
     /// 'knockctl status' shows who is locked out, where, and for how long.
     Unlock(hand::UnlockArgs),
+
+    /// Have a running knockd take up its configuration, and say whether it has
+    ///
+    /// Where the configuration is wrong, or cannot be put into force, the one before stays.
+    Reload,
 
     /// Have a running knockd take up its configuration on trial: it goes unless it is confirmed
     ///
@@ -180,6 +188,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
         Task::Unlock(args) => hand::unlock(target, &args)?,
         Task::Client(task) => hand::client(target, task)?,
         Task::Try(args) => trial::start(target, &args)?,
+        Task::Reload => target.act(&Request::Reload, Patience::Watcher, "")?,
         Task::Confirm => trial::confirm(target)?,
         Task::Enroll(args) => enroll::run(target, &args)?,
         Task::Revoke(args) => revoke::run(target, &args)?,
