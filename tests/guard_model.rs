@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use guard::{Door, Guard, door, door_to, doors, grant, let_in, net, now, shut_out};
+use guard::{Guard, door, door_to, doors, grant, let_in, net, now, shut_out};
 use libknock::firewall::guard::standing;
 use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
 use libknock::sys::files;
@@ -83,12 +83,6 @@ impl Model {
     }
 }
 
-/// Its doors in an order that does not change, for the dice.
-fn sorted(ruleset: &Ruleset) -> impl Iterator<Item = Door> {
-    let doors: BTreeMap<_, _> = ruleset.doors.clone().into_iter().collect();
-    doors.into_iter()
-}
-
 fn server_of(client: &str) -> &'static str {
     if client.contains(':') { SERVER_6 } else { SERVER }
 }
@@ -118,7 +112,7 @@ fn live(seed: u64) {
     let mut model = Model { ruleset: rulesets[0].clone(), grants: BTreeMap::new() };
     let mut guard = Guard::set_up(now(), model.ruleset.clone(), &[]).unwrap();
     for step in 0..STEPS {
-        let names: Vec<String> = sorted(&model.ruleset).map(|(name, _)| name.to_string()).collect();
+        let names: Vec<String> = model.ruleset.doors.keys().map(ToString::to_string).collect();
         let (name, client) = (dice.of(&names).clone(), *dice.of(&CLIENTS));
         let what = match dice.below(12) {
             0..=4 => {

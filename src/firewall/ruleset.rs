@@ -25,7 +25,7 @@ pub(super) const VERSION: &str = "knockd guard 2";
 /// What the guard locks, and for whom it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    pub doors: HashMap<Name, GuardedDoor>,
+    pub doors: BTreeMap<Name, GuardedDoor>,
     /// Always let through.
     pub trusted: Vec<Network>,
     /// The kernel itself unlocks all ports then; `None`: never.

@@ -67,7 +67,7 @@ fn write(ruleset: &Ruleset) -> String {
     for network in &ruleset.trusted {
         let _ = writeln!(text, "trusted {network}");
     }
-    for GuardedDoor { name, ports, target } in &ruleset.doors {
+    for (name, GuardedDoor { ports, target }) in &ruleset.doors {
         let target = target.map_or_else(|| "any".to_owned(), |target| target.to_string());
         let _ = write!(text, "door {name} {target}");
         for port in ports {
@@ -87,14 +87,16 @@ fn parse(text: &str) -> Option<Ruleset> {
         let mut words = line.split(' ');
         match words.next()? {
             "trusted" => ruleset.trusted.push(words.next()?.parse().ok()?),
-            "door" => ruleset.doors.push(GuardedDoor {
-                name: words.next()?.parse().ok()?,
-                target: match words.next()? {
+            "door" => {
+                let name = words.next()?.parse().ok()?;
+                let target = match words.next()? {
                     "any" => None,
                     target => Some(target.parse().ok()?),
-                },
-                ports: words.by_ref().map(|port| port.parse().ok()).collect::<Option<_>>()?,
-            }),
+                };
+                let ports = words.by_ref().map(|port| port.parse().ok()).collect::<Option<_>>()?;
+                let is_new = ruleset.doors.insert(name, GuardedDoor { ports, target }).is_none();
+                is_new.then_some(())?;
+            }
             _ => return None,
         }
         words.next().is_none().then_some(())?;
@@ -198,10 +200,15 @@ mod tests {
             .prop_map(|(protocol, port)| Knock::new(protocol, port.try_into().unwrap()));
         let ports = prop::collection::vec(port, 1..4);
         let door = ("[A-Za-z0-9_.-]{1,32}", ports, prop::option::of(address())).prop_map(
-            |(name, ports, target)| GuardedDoor { name: name.parse().unwrap(), ports, target },
+            |(name, ports, target)| (name.parse().unwrap(), GuardedDoor { ports, target }),
         );
-        (prop::collection::vec(door, 0..4), prop::collection::vec(network, 0..4))
-            .prop_map(|(doors, trusted)| Ruleset { doors, trusted, locked_for: None })
+        (prop::collection::vec(door, 0..4), prop::collection::vec(network, 0..4)).prop_map(
+            |(doors, trusted)| Ruleset {
+                doors: doors.into_iter().collect(),
+                trusted,
+                locked_until: None,
+            },
+        )
     }
 
     proptest! {

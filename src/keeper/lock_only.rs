@@ -17,7 +17,8 @@ use super::run::WRONG_CONFIGURATION;
 use super::sets;
 use crate::config::load::{self, Loaded};
 use crate::control;
-use crate::firewall::guard::{self, Guard, GuardError};
+use crate::firewall::guard::{self, Guard};
+use crate::firewall::netlink::NetlinkError;
 use crate::sys::clock;
 
 /// Why the ports are not locked.
@@ -25,8 +26,8 @@ use crate::sys::clock;
 enum LockError {
     #[error("the configuration is wrong, and there is no copy of one that worked: {0}")]
     NoCopy(String),
-    #[error(transparent)]
-    Guard(#[from] GuardError),
+    #[error("cannot set up the guard: {0}")]
+    Guard(#[from] NetlinkError),
 }
 
 /// Locks what the configuration guards; where that is broken, what the copy of the last one that
@@ -60,7 +61,7 @@ fn lock(cli: &Cli) -> Result<String, LockError> {
             // What nobody has confirmed must not be locked for good.
             let mark = clock::boot_id().map(|boot| Mark::new(&config.settings.state_dir, boot));
             let trial = mark.ok().and_then(|mark| mark.left(now));
-            let ruleset = sets::ruleset(&config, trial.map(|until| until.since(now)));
+            let ruleset = sets::ruleset(&config, trial);
             (config.settings, ruleset.unwrap_or_default(), String::new())
         }
         Err(report) => {
@@ -76,7 +77,7 @@ fn lock(cli: &Cli) -> Result<String, LockError> {
             (settings, ruleset, why)
         }
     };
-    let ports = ruleset.doors.iter().flat_map(|it| it.ports.iter().map(|port| (it.target, port)));
+    let ports = ruleset.doors.values().flat_map(|it| it.ports.iter().map(|port| (it.target, port)));
     let count = ports.collect::<BTreeSet<_>>().len();
     Ok(if count == 0 {
         format!("{why}nothing to lock, since no door is guarded")

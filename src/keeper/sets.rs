@@ -1,7 +1,7 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
             (door.name().clone(), GuardedDoor { ports, target })
         })
     };
-    let doors: HashMap<Name, GuardedDoor> = config.doors.iter().filter_map(guarded).collect();
+    let doors: BTreeMap<Name, GuardedDoor> = config.doors.iter().filter_map(guarded).collect();
     let trusted = config.settings.trusted.clone();
     (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_until })
 }
