@@ -25,6 +25,7 @@ MAN1 = knock.1
 MAN5 = knock.d.5
 MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
+UNITS = knockd.service knockd-lock.service
 
 .PHONY: build test lint unit client demo bench bench-latency install uninstall clean
 
@@ -80,8 +81,10 @@ install:
 	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/clients
-	sed 's|@SBINDIR@|$(SBINDIR)|g' dist/knockd.service.in >$(DESTDIR)$(UNITDIR)/knockd.service
-	chmod 0644 $(DESTDIR)$(UNITDIR)/knockd.service
+	set -e; for unit in $(UNITS); do \
+	    sed 's|@SBINDIR@|$(SBINDIR)|g' dist/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit; \
+	    chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit; \
+	done
 	@# A program for another machine does not run on this one.
 	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
 	@if $(BUILT)/knockctl -V >/dev/null 2>&1; then umask 022; set -e; for program in $(PROGRAMS); do \
@@ -114,7 +117,7 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/knock $(DESTDIR)$(SBINDIR)/knockd $(DESTDIR)$(SBINDIR)/knockctl
 	rm -f $(MAN1:%=$(DESTDIR)$(MANDIR)/man1/%) $(MAN5:%=$(DESTDIR)$(MANDIR)/man5/%) $(MAN7:%=$(DESTDIR)$(MANDIR)/man7/%) $(MAN8:%=$(DESTDIR)$(MANDIR)/man8/%)
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(BASHDIR)/%) $(PROGRAMS:%=$(DESTDIR)$(ZSHDIR)/_%) $(PROGRAMS:%=$(DESTDIR)$(FISHDIR)/%.fish)
-	rm -f $(DESTDIR)$(UNITDIR)/knockd.service
+	rm -f $(UNITS:%=$(DESTDIR)$(UNITDIR)/%)
 	rm -rf $(DESTDIR)$(DOCDIR)
 	@for left in $(CONFDIR) /var/lib/knockd /etc/systemd/system/knockd.service.d \
 	    /etc/systemd/system/multi-user.target.wants/knockd.service; do \

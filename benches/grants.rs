@@ -6,16 +6,22 @@
 mod support;
 
 use std::fs;
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Host, Knockd, can_make_namespaces, has_programs};
+use libknock::config::NftFamily;
+use libknock::firewall::netlink::{Change, Key, Netlink, SetRef};
+use support::{Host, Knockd, can_make_namespaces};
 
 const GRANTS: u64 = 10_000;
 /// For how long idle processes are looked at.
 const LOOK: Duration = Duration::from_secs(60);
 /// When all grants end, after the first of them was opened.
 const TOGETHER: Duration = Duration::from_secs(40);
+
+/// How often the table is deleted.
+const RESTORES: usize = 30;
 
 const CONFIGURATION: &str = "
 knockd: {interfaces: [lo], run_dir: DIR/run, state_dir: DIR/state, user: nobody}
@@ -24,11 +30,15 @@ doors:
 ";
 
 fn main() {
-    if !can_make_namespaces("grants") || !has_programs("grants", &["nft"]) {
+    if !can_make_namespaces("grants") {
         return;
     }
     let host = Host::new("s");
     let knockd = Knockd::start(&host, CONFIGURATION);
+    if std::env::args().any(|word| word == "restore") {
+        open_all(&knockd, |_| 3600);
+        return restored(&host);
+    }
     at_rest(&knockd, "no grant");
     let begun = now();
     open_all(&knockd, |_| 3600);
@@ -37,6 +47,7 @@ fn main() {
         begun.elapsed().as_secs_f64()
     );
     at_rest(&knockd, "all open");
+    restored(&host);
     knockd.ask(r#"{"do":"close_all"}"#);
     assert!(knockd.grants().is_empty());
     end_together(&knockd);
@@ -67,6 +78,32 @@ fn at_rest(knockd: &Knockd, what: &str) {
         used.wakes,
         LOOK.as_secs(),
         used.resident
+    );
+}
+
+/// From the deletion of the guard's table by somebody else until it is back with all grants.
+fn restored(host: &Host) {
+    let mut times = host.enter(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let open = SetRef::new(NftFamily::Inet, "knockd", "open_6").unwrap();
+        let last = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, GRANTS as u16]);
+        let last = (open, Key::from(last).protocol(6).port(22));
+        let mut one = || {
+            thread::sleep(Duration::from_millis(1500));
+            netlink.apply(&[Change::delete_table("knockd")]).unwrap();
+            let deleted = now();
+            while !netlink.has(&last).unwrap() {
+                thread::sleep(Duration::from_micros(20));
+            }
+            deleted.elapsed()
+        };
+        (0..RESTORES).map(|_| one()).collect::<Vec<_>>()
+    });
+    times.sort();
+    println!(
+        "restored:      p50 {:.1} ms, longest {:.1} ms of {RESTORES}",
+        times[times.len() / 2].as_secs_f64() * 1e3,
+        times[times.len() - 1].as_secs_f64() * 1e3
     );
 }
 

@@ -40,6 +40,7 @@ fn main() {
         .filter(|(name, ..)| {
             *name == FLOOR || words.is_empty() || words.iter().any(|word| name.contains(word))
         })
+        .filter(|(_, who, _)| !matches!(who, Contender::OtherBuild) || other_build().is_some())
         .filter(|(name, _, programs)| has_programs(name, programs))
         .map(|(name, who, _)| Entry::start(name, who))
         .collect();
@@ -63,16 +64,28 @@ fn main() {
 const FLOOR: &str = "open already (floor)";
 
 /// Who is measured, and which programs that takes. The floor comes first.
-const CONTENDERS: [(&str, Contender, &[&str]); 8] = [
+const CONTENDERS: [(&str, Contender, &[&str]); 9] = [
     (FLOOR, Contender::Nothing, &[]),
-    ("knockd, guard", Contender::Ours("via: guard"), &["nft"]),
-    ("knockd, guard, SPA", Contender::Spa, &["nft"]),
-    ("knockd, guard, fwknop's", Contender::OurFwknop, &["nft"]),
+    ("knockd, guard", Contender::Ours("via: guard"), &[]),
+    ("other build, guard", Contender::OtherBuild, &[]),
+    ("knockd, guard, SPA", Contender::Spa, &[]),
+    ("knockd, guard, fwknop's", Contender::OurFwknop, &[]),
     ("knockd, iptables", Contender::Ours("via: iptables"), &[]),
     ("classic knockd, iptables", Contender::Classic, &["knockd"]),
     ("fwknopd, iptables", Contender::Fwknop { udp: false }, &["fwknopd"]),
     ("fwknopd, UDP, iptables", Contender::Fwknop { udp: true }, &["fwknopd"]),
 ];
+
+fn other_build() -> Option<String> {
+    env::var("OTHER_KNOCKD").ok()
+}
+
+fn with_sequence(via: &str) -> String {
+    format!(
+        "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}}\n\
+         doors:\n  ssh: {{sequence: [7000, 8000, 9000], open: [22], {via}, open_for: 1h}}\n"
+    )
+}
 
 /// Who opens the port.
 #[derive(Clone, Copy)]
@@ -80,6 +93,8 @@ enum Contender {
     /// Nobody has to.
     Nothing,
     Ours(&'static str),
+    /// The guard of another `knockd`, which the environment variable `OTHER_KNOCKD` names.
+    OtherBuild,
     /// The same guard, to one native datagram.
     Spa,
     /// The same guard, to one datagram of fwknop's.
@@ -115,6 +130,7 @@ impl Entry {
             Contender::Nothing
                 | Contender::Spa
                 | Contender::OurFwknop
+                | Contender::OtherBuild
                 | Contender::Ours("via: guard")
         ) {
             net.server.listen(PORT);
@@ -311,11 +327,11 @@ impl Running {
         match who {
             Contender::Nothing => {}
             Contender::Ours(via) => {
-                let configuration = format!(
-                    "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}}\n\
-                     doors:\n  ssh: {{sequence: [7000, 8000, 9000], open: [22], {via}, open_for: 1h}}\n"
-                );
-                running.ours = Some(Knockd::start(&net.server, &configuration));
+                running.ours = Some(Knockd::start(&net.server, &with_sequence(via)));
+            }
+            Contender::OtherBuild => {
+                let command = net.server.command(&other_build().unwrap());
+                running.ours = Some(Knockd::start_by(command, &with_sequence("via: guard")));
             }
             Contender::Spa => {
                 let configuration = format!(

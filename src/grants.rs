@@ -10,6 +10,7 @@ mod lives;
 mod record;
 mod recovery;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -345,6 +346,7 @@ pub struct Grants {
     grants: HashMap<GrantId, Grant>,
     /// The one grant that there is for a place.
     places: HashMap<Place, GrantId>,
+    of_address: HashMap<IpAddr, BTreeSet<GrantId>>,
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
@@ -638,6 +640,7 @@ impl Grants {
     fn add(&mut self, id: GrantId, grant: Grant) {
         *self.of_door.entry(grant.place.door.clone()).or_default() += 1;
         self.places.insert(grant.place.clone(), id);
+        self.of_address.entry(grant.place.address).or_default().insert(id);
         self.by_commands += usize::from(grant.means.element().is_none());
         for held in grant.means.steps().iter().filter_map(Step::held) {
             self.holders.entry(held.to_vec()).or_default().insert(id);
@@ -649,6 +652,12 @@ impl Grants {
         self.let_go(id);
         let grant = self.grants.remove(&id)?;
         self.places.remove(&grant.place);
+        if let Entry::Occupied(mut ids) = self.of_address.entry(grant.place.address) {
+            ids.get_mut().remove(&id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
         self.by_commands -= usize::from(grant.means.element().is_none());
         if let Some(count) = self.of_door.get_mut(&grant.place.door) {
             *count -= 1;
@@ -721,6 +730,14 @@ impl Grants {
             .collect();
         list.sort_by_key(|listed| listed.place);
         list
+    }
+
+    /// The open grants of one address.
+    pub fn open_for(&self, address: IpAddr) -> impl Iterator<Item = GrantId> {
+        let ids = self.of_address.get(&address).into_iter().flatten();
+        let is_open =
+            |id| matches!(self.grants.get(id), Some(Grant { state: State::Open { .. }, .. }));
+        ids.filter(move |id| is_open(id)).copied()
     }
 
     /// What looks whether each open grant is there, where something does.

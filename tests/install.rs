@@ -1,6 +1,7 @@
 //! `make install`: everything in its place, and nobody's configuration touched.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -46,6 +47,7 @@ fn everything_has_its_place_and_mode() {
         ("usr/share/man/man8/knockd.8", 0o644),
         ("usr/share/man/man8/knockctl.8", 0o644),
         ("usr/lib/systemd/system/knockd.service", 0o644),
+        ("usr/lib/systemd/system/knockd-lock.service", 0o644),
         ("usr/share/bash-completion/completions/knockctl", 0o644),
         ("usr/share/zsh/site-functions/_knockd", 0o644),
         // Where fish on Debian looks.
@@ -61,11 +63,42 @@ fn everything_has_its_place_and_mode() {
 }
 
 #[test]
-fn the_service_runs_the_installed_program() {
+fn the_units_run_the_installed_programs() {
     let tree = installed();
-    let unit = tree.path().join("usr/lib/systemd/system/knockd.service");
-    let unit = fs::read_to_string(unit).unwrap();
-    assert!(unit.contains("\nExecStart=/usr/sbin/knockd\n"), "{unit}");
+    for (unit, line) in [
+        ("knockd.service", "ExecStart=/usr/sbin/knockd"),
+        ("knockd.service", "ExecReload=/usr/sbin/knockctl reload"),
+        ("knockd-lock.service", "ExecStart=/usr/sbin/knockd --lock-only"),
+    ] {
+        let unit = tree.path().join("usr/lib/systemd/system").join(unit);
+        let text = fs::read_to_string(unit).unwrap();
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
+    const ANALYZE: &str = "/usr/bin/systemd-analyze";
+    if !Path::new(ANALYZE).exists() {
+        // Not eprintln!, which the test harness swallows.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: units: systemd-analyze not installed");
+        return;
+    }
+    let tree = installed();
+    let units = tree.path().join("usr/lib/systemd/system");
+    #[expect(clippy::disallowed_methods, reason = "systemd-analyze is a program")]
+    let output = Command::new(ANALYZE)
+        .args(["verify", "--man=no"])
+        .args(["knockd.service", "knockd-lock.service"].map(|unit| units.join(unit)))
+        // Its own, and those of this machine that they are ordered by.
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", units.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    // The programs are in the tree.
+    let is_missing = |line: &&str| line.contains(" is not executable: No such file");
+    let said: Vec<&str> = said.lines().filter(|line| !is_missing(line)).collect();
+    assert!(said.is_empty(), "{said:?}");
 }
 
 #[test]

@@ -481,6 +481,6 @@ fn a_daemon_says_by_its_exit_status_whether_it_started() {
 
     fs::write(&parent.config, "doors: {ssh: {sequence: [0]}}\n").unwrap();
     let bad = net.server.run(env!("CARGO_BIN_EXE_knockd"), &["-d", "-c", &config]);
-    assert_eq!(bad.status.code(), Some(1));
+    assert_eq!(bad.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("knock.conf:1:"));
 }

@@ -13,6 +13,8 @@ fn main() -> ExitCode {
     let cli = keeper::cli::Cli::parse();
     if cli.check {
         ctl::check::run(&cli.config, cli.options(), |settings| cli.apply(settings))
+    } else if cli.lock_only {
+        keeper::lock_only(&cli)
     } else {
         keeper::run(&cli)
     }

@@ -127,12 +127,12 @@ pub(super) fn read_named(
     read_trusted(path, what, options).map_err(|problem| problem.named_at(at))
 }
 
-/// The text of a list of one-time sequences, under the rules that hold where a configuration names
-/// it.
+/// The text of a list, of one-time sequences or of another kind, under the rules that hold where a
+/// configuration names it.
 ///
 /// # Errors
 /// As [`read_named`].
-pub fn read_sequences(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+pub fn read_list(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
     read_trusted(path, FileKind::Sequences, options)
 }
 

@@ -123,6 +123,12 @@ pub struct NftName(String);
 pub struct NftNameError(String);
 
 impl NftName {
+    /// A name of knockd's own.
+    #[cfg(feature = "daemon")]
+    pub(crate) const fn own(name: String) -> Self {
+        Self(name)
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::clients::{ClientPlaces, read_client};
 use super::commands::read_templates;
@@ -174,8 +174,12 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
         "client",
         "write clients: {NAME: {doors: [...], ...}}; knock.d(5) has examples",
     );
+    let mut unparsed = Vec::new();
     for source in sources {
-        let Some(root) = raw::parse(source, problems) else { continue };
+        let Some(root) = raw::parse(source, problems) else {
+            unparsed.push(source.text());
+            continue;
+        };
         if matches!(root.value, Value::Null) {
             continue;
         }
@@ -201,7 +205,15 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
             }
         }
     }
-    let (read, interfaces) = read_settings(&settings.entries, problems);
+    let (mut read, interfaces) = read_settings(&settings.entries, problems);
+    // What knockd has left there, or who listens there, has to be found all the same.
+    for (key, path) in [("state_dir", &mut read.state_dir), ("run_dir", &mut read.run_dir)] {
+        if !settings.places.contains_key(key)
+            && let Some(found) = unparsed.iter().find_map(|text| path_in(text, key))
+        {
+            *path = found;
+        }
+    }
     let templates = read_templates(&templates.entries, problems);
     let names: HashSet<&str> = doors.entries.iter().map(|entry| entry.key.as_str()).collect();
     let mut secrets = Secrets::new(options);
@@ -233,6 +245,16 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
     let written = settings.entries.iter().map(at).collect();
     let places = Places { interfaces, settings: written, ..Places::default() };
     sorted(Parts { settings: read, places, doors, clients })
+}
+
+/// The path that a key has in a text that is not YAML as a whole, as far as one can tell.
+fn path_in(text: &str, key: &str) -> Option<PathBuf> {
+    text.lines().find_map(|line| {
+        let (_, value) = line.split('#').next()?.split_once(key)?;
+        let value = value.trim_start().strip_prefix(':')?.split([',', '}']).next()?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        value.starts_with('/').then(|| value.into())
+    })
 }
 
 /// What is said of settings that concern no door.
@@ -271,6 +293,23 @@ mod tests {
     use super::super::door::DOOR;
     use super::super::{Family, Opening};
     use super::*;
+
+    #[test]
+    fn a_path_is_found_in_a_text_that_is_not_yaml_as_a_whole() {
+        for text in [
+            "doors: [\nknockd:\n  state_dir: /srv/knockd   # elsewhere\n",
+            "knockd: {user: nobody, state_dir: '/srv/knockd', trusted: [192.0.2.0/24}\n",
+            "knockd: {state_dir: /srv/knockd}}\n",
+            "knockd:\n  # state_dir: /var/lib/knockd\n  state_dir : \"/srv/knockd\"\ndoors: {",
+        ] {
+            assert_eq!(path_in(text, "state_dir"), Some("/srv/knockd".into()), "{text}");
+        }
+        for text in
+            ["", "  # state_dir: /srv\n", "state_dir: srv", "state_dir\n: /srv", "state_dir:"]
+        {
+            assert_eq!(path_in(text, "state_dir"), None, "{text}");
+        }
+    }
 
     /// Something like a configuration, mostly wrong somewhere.
     fn yaml() -> impl Strategy<Value = String> {
@@ -394,6 +433,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "(?s).{0,200}") {
             check(&text)?;
+            let _ = path_in(&text, ":");
         }
 
         #[test]

@@ -43,7 +43,7 @@ pub use datagrams::{Fwknop, Spa};
 pub(crate) use door::parse_target;
 pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
-pub use files::read_sequences;
+pub use files::read_list;
 pub(crate) use files::{OTHERS_WRITE, unsafe_to_use};
 pub use how::{How, NftFamily, NftName, NftNameError, NftSet};
 pub use lockout::Lockout;

@@ -12,8 +12,8 @@ use super::diagnostic::Diagnostic;
 use super::files::{OTHERS_WRITE, Options, unsafe_to_use};
 
 /// The files of knockd in the state directory.
-const STATE: [&str; 7] =
-    ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "trial", "commands", "hooks"];
+const STATE: [&str; 8] =
+    ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "trial", "commands", "hooks", "guard"];
 
 /// As many links as the kernel follows in one path.
 const LINKS: usize = 40;

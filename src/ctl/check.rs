@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use guard::{Around, doubts};
+use guard::{Around, Ssh, doubts};
 use ruleset::Ruleset;
 use start::obstacles;
 use ways::ways;
@@ -20,6 +20,7 @@ use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{Host, lint};
 use crate::config::load::{Loaded, Options, load};
 use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair, Settings};
+use crate::firewall;
 use crate::proto::duration;
 use crate::sys::{clock, privileges};
 
@@ -63,8 +64,10 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
 }
 
 fn around(host: Host) -> Around {
+    let ssh: Option<Ssh> = host::ssh_connection().and_then(|text| text.parse().ok());
     Around {
-        ssh: host::ssh_connection().and_then(|text| text.parse().ok()),
+        ssh,
+        is_locked: ssh.is_some_and(|ssh| firewall::guard::guards(ssh.port)),
         ruleset: host::ruleset().and_then(|json| Ruleset::parse(&json)),
         listening: host.listening,
         addresses: host.network.map(|network| network.addresses).unwrap_or_default(),

@@ -29,7 +29,10 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use error::Error;
+use socket::Patience;
 use target::Target;
+
+use crate::control::Request;
 
 /// Looks at the configuration of knockd, at what it makes of packets, and at a running knockd;
 /// opens and closes doors by hand.
@@ -80,6 +83,11 @@ enum Task {
     ///
     /// 'knockctl status' shows who is locked out, where, and for how long.
     Unlock(hand::UnlockArgs),
+
+    /// Have a running knockd take up its configuration, and say whether it has
+    ///
+    /// Where the configuration is wrong, or cannot be put into force, the one before stays.
+    Reload,
 
     /// Have a running knockd take up its configuration on trial: it goes unless it is confirmed
     ///
@@ -181,6 +189,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
         Task::Clients(args) => clients::run(target, &args)?,
         Task::Client(task) => hand::client(target, task)?,
         Task::Try(args) => trial::start(target, &args)?,
+        Task::Reload => target.act(&Request::Reload, Patience::Watcher, "")?,
         Task::Confirm => trial::confirm(target)?,
         Task::Enroll(args) => enroll::run(target, &args)?,
         Task::Revoke(args) => revoke::run(target, &args)?,

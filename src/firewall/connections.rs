@@ -1,40 +1,32 @@
 //! Connections that are older than the guard.
 //!
-//! Where no firewall has asked for connection tracking before, the kernel takes the next packet of
-//! a connection that it has not tracked for a new one. Without an exception, whoever starts the
-//! guard over SSH would lose the session that does so.
+//! The guard knows by a label what it has let in. What was there before it has none, and where
+//! no firewall has asked for connection tracking before, the kernel even takes its next packet for
+//! a new connection. Without an exception, whoever starts the guard over SSH would lose the session
+//! that does so.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::num::NonZeroU16;
 
-/// How long a connection may be silent and still go on. After its first packet it is tracked.
-const SILENCE: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::proto::knock::{Knock, Protocol};
 
-/// A TCP connection of a peer to a port of this host.
+/// A connection, as its packets come to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection {
-    pub(super) peer: SocketAddr,
-    pub(super) port: u16,
+    pub peer: SocketAddr,
+    /// The address and the port that they are for.
+    pub address: IpAddr,
+    pub port: Knock,
 }
 
-/// A connection that may go on although no grant lets it in, for some time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Older {
-    pub connection: Connection,
-    pub left: Duration,
-}
-
-/// The connections of this moment to ports that `is_guarded`. None where `/proc` does not tell:
-/// then they end, which is no reason to stay unguarded.
-pub(super) fn established(is_guarded: impl Fn(u16) -> bool) -> Vec<Older> {
+/// The TCP connections of this moment that end at this host, tracked or not. None where `/proc`
+/// does not tell: then they end, which is no reason to stay unguarded.
+pub(super) fn established() -> Vec<Connection> {
     let text = ["tcp", "tcp6"].map(|file| {
         fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
     });
-    let all: BTreeSet<Connection> = text.iter().flat_map(|text| parse(text)).collect();
-    let guarded = all.into_iter().filter(|connection| is_guarded(connection.port));
-    guarded.map(|connection| Older { connection, left: SILENCE }).collect()
+    text.iter().flat_map(|text| parse(text)).collect()
 }
 
 /// Reads proc_net_tcp(5); lines that are none are passed over.
@@ -46,7 +38,9 @@ fn parse(text: &str) -> impl Iterator<Item = Connection> {
         if !["01", "08"].contains(&state) {
             return None;
         }
-        Some(Connection { peer: parse_address(remote)?, port: parse_address(local)?.port() })
+        let local = parse_address(local)?;
+        let port = Knock::new(Protocol::Tcp, NonZeroU16::new(local.port())?);
+        Some(Connection { peer: parse_address(remote)?, address: local.ip(), port })
     })
 }
 
@@ -85,10 +79,16 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn connections_that_live_are_found() {
-        let found: Vec<String> = parse(FILE)
-            .map(|connection| format!("{} {}", connection.peer, connection.port))
-            .collect();
-        assert_eq!(found, ["192.0.2.2:41906 22", "[2001:db8::2]:4000 22", "192.0.2.4:4001 80"]);
+        let found: Vec<String> =
+            parse(FILE).map(|it| format!("{} to {} {}", it.peer, it.address, it.port)).collect();
+        assert_eq!(
+            found,
+            [
+                "192.0.2.2:41906 to 192.0.2.1 22/tcp",
+                "[2001:db8::2]:4000 to 2001:db8::1 22/tcp",
+                "192.0.2.4:4001 to 192.0.2.1 80/tcp",
+            ]
+        );
     }
 
     proptest! {

@@ -3,12 +3,9 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
-use super::netlink::{
-    Comment, Entry, Holding, Key, Monitor, Netlink, NetlinkError, Removal, Seen, SetRef,
-};
-use crate::config::{NftFamily, NftName, NftSet};
+use super::netlink::{Event, Monitor, Netlink, NetlinkError, SetRef};
+use crate::config::{NftName, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
 const CONSTANT: u32 = 0x2;
@@ -88,7 +85,7 @@ impl OwnSets {
             }
             check_set(&mut netlink, set, v4)?;
             if !checked.contains(&(set, !v4)) {
-                known.push((set.clone(), netlink.handles(set)?));
+                known.push((set.clone(), handles(&mut netlink, set)?));
             }
         }
         Ok(Self { netlink, monitor, known })
@@ -100,41 +97,9 @@ impl OwnSets {
         self.known.iter().map(|(set, _)| set.clone()).collect()
     }
 
-    /// Lets an address in for this long from now on, at least. What the administrator has added
-    /// stays as it is.
-    ///
-    /// # Errors
-    /// [`NetlinkError::NoTable`] or [`NetlinkError::NoSet`] where the administrator has taken it
-    /// away, and whatever else the kernel objects to.
-    pub fn open(
-        &mut self,
-        set: &SetRef,
-        address: IpAddr,
-        left: Duration,
-        comment: &Comment,
-    ) -> Result<Holding, NetlinkError> {
-        self.netlink.hold(set, key(address), left, comment)
-    }
-
-    /// Lets an address in no more, or only for as long as another grant says.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn close(
-        &mut self,
-        set: &SetRef,
-        address: IpAddr,
-        other: impl FnOnce() -> Option<(Duration, Comment)>,
-    ) -> Result<Removal, NetlinkError> {
-        self.netlink.release(set, key(address), other)
-    }
-
-    /// Who is in, the administrator's own entries too.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn entries(&mut self, set: &SetRef) -> Result<Vec<Entry>, NetlinkError> {
-        self.netlink.dump(set)
+    /// Through which elements are changed: what others change is told apart from that.
+    pub const fn netlink(&mut self) -> &mut Netlink {
+        &mut self.netlink
     }
 
     /// The sets that somebody has made anew since the last call, and that are therefore without
@@ -145,19 +110,22 @@ impl OwnSets {
     /// When the kernel does not tell.
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
-        let is_ours = |family: NftFamily, table: &str| {
-            known.iter().any(|(set, _)| set.family == family && set.table.as_str() == table)
-        };
-        if self.monitor.look(&[self.netlink.port()], is_ours) == Seen::Nothing {
+        let mut is_touched = false;
+        let is_all = self.monitor.look(self.netlink.port(), |event: Event<'_>| {
+            let is_its =
+                |set: &SetRef| set.family == event.family && set.table.as_str() == event.table;
+            is_touched |= known.iter().any(|(set, _)| is_its(set));
+        });
+        if is_all && !is_touched {
             return Ok(Vec::new());
         }
         let mut anew = Vec::new();
-        for (set, handles) in &mut self.known {
-            let now = self.netlink.handles(set)?;
-            if now.is_some() && now != *handles {
+        for (set, known) in &mut self.known {
+            let now = handles(&mut self.netlink, set)?;
+            if now.is_some() && now != *known {
                 anew.push(set.clone());
             }
-            *handles = now;
+            *known = now;
         }
         Ok(anew)
     }
@@ -171,10 +139,10 @@ impl AsFd for OwnSets {
     }
 }
 
-/// The element that lets in an address.
-#[must_use]
-pub const fn key(address: IpAddr) -> Key {
-    Key { address: address.to_canonical(), port: None }
+/// The handles of a set's table and of the set; `None` where either is not there.
+fn handles(netlink: &mut Netlink, set: &SetRef) -> Result<Option<(u64, u64)>, NetlinkError> {
+    let table = netlink.table(set.family, set.table.as_str())?;
+    Ok(table.zip(netlink.set_type(set)?).map(|(table, set)| (table.handle, set.handle)))
 }
 
 fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(), NftSetError> {

@@ -1,39 +1,45 @@
-//! The guard's table, as text for `nft -f`: pure.
+//! What the guard's table is made of: its sets, its chains and their rules: pure.
+//!
+//! The rules are the same for one door and for ten thousand: doors and grants are elements. What
+//! may hold thousands of elements is a hash set, since a concatenation with intervals costs a
+//! packet the more the more it holds.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::connections::Older;
-use super::netlink::{Comment, Entry, Key};
-use crate::config::Name;
+use super::connections::Connection;
+use super::netlink::{Change, Comment, Entry, Hook, Key, Load, Part, Rule, SetRef};
+use crate::config::{Family, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
+use crate::proto::words::words;
+use crate::time::Monotonic;
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "knockd";
+/// The table's comment, which tells this form from others.
+pub(super) const VERSION: &str = "knockd guard 2";
 
 /// What the guard locks, and for whom it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    pub doors: Vec<GuardedDoor>,
+    pub doors: BTreeMap<Name, GuardedDoor>,
     /// Always let through.
     pub trusted: Vec<Network>,
-    /// The kernel itself unlocks all ports after this time; `None`: never.
-    pub locked_for: Option<Duration>,
+    /// The kernel itself unlocks all ports then; `None`: never.
+    pub locked_until: Option<Monotonic>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardedDoor {
-    pub name: Name,
     pub ports: Vec<Knock>,
     /// Whose ports they are; `None`: every address of this host.
     pub target: Option<IpAddr>,
 }
 
-/// A grant as the guard's table holds it.
+/// A grant as the guard keeps it: an element for each port of its door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
     pub door: Name,
@@ -44,461 +50,423 @@ pub struct Element {
     pub comment: Comment,
 }
 
-impl Element {
-    pub(super) fn key(&self) -> Key {
-        Key { address: self.address.to_canonical(), port: self.source_port }
-    }
+/// The place of an element: whether something is there is what the rules ask for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Slot {
+    pub(super) set: Set,
+    pub(super) key: Key,
 }
 
-/// One of the four sets of a door: `g_DOOR_4`, `g_DOOR_6`, `p_DOOR_4` or `p_DOOR_6`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct DoorSet<'a> {
-    pub(super) door: &'a str,
-    /// Whether its keys have a source port.
-    pub(super) bound: bool,
-    pub(super) v4: bool,
-}
-
-impl<'a> DoorSet<'a> {
-    pub(super) fn of(door: &'a Name, key: Key) -> Self {
-        let v4 = key.address.to_canonical().is_ipv4();
-        Self { door: door.as_str(), bound: key.port.is_some(), v4 }
-    }
-
-    pub(super) fn all_of(door: &'a Name) -> [Self; 4] {
-        let set = |bound, v4| Self { door: door.as_str(), bound, v4 };
-        [set(false, true), set(false, false), set(true, true), set(true, false)]
-    }
-
-    /// Reads the name of a set of some guard's table, perhaps an older one.
-    pub(super) fn read(set: &'a str) -> Option<Self> {
-        let (rest, v4) = match set.strip_suffix("_4") {
-            Some(rest) => (rest, true),
-            None => (set.strip_suffix("_6")?, false),
+impl GuardedDoor {
+    /// What lets an address in; none where the target has no address of that family.
+    pub(super) fn slots(
+        &self,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> impl Iterator<Item = Slot> {
+        let family = Family::of(address.to_canonical());
+        let meets = move |target: IpAddr| Family::of(target.to_canonical()) == family;
+        let set = match (source_port, self.target) {
+            (None, None) => Kind::Open,
+            (None, Some(_)) => Kind::OpenTo,
+            (Some(_), None) => Kind::Bound,
+            (Some(_), Some(_)) => Kind::BoundTo,
         };
-        let (door, bound) = match rest.strip_prefix("g_") {
-            Some(door) => (door, false),
-            None => (rest.strip_prefix("p_")?, true),
-        };
-        Some(Self { door, bound, v4 })
-    }
-
-    pub(super) fn element(&self, entry: Entry) -> Option<Element> {
-        Some(Element {
-            door: self.door.parse().ok()?,
-            address: entry.key.address,
-            source_port: entry.key.port,
-            left: entry.left?,
-            comment: entry.comment,
-        })
+        let from = Key::from(address);
+        let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
+        let from = self.target.into_iter().fold(from, Key::address);
+        let ports = self.ports.iter().filter(move |_| self.target.is_none_or(meets));
+        ports.map(move |&port| set.of(family).at(to_port(from.clone(), port)))
     }
 }
 
-impl fmt::Display for DoorSet<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.bound { 'p' } else { 'g' };
-        let family = if self.v4 { 4 } else { 6 };
-        write!(f, "{kind}_{}_{family}", self.door)
+/// Where a port is guarded: that of the host, or that of an address.
+pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> Slot {
+    match target.map(|target| target.to_canonical()) {
+        None => Set::GUARDED.at(to_port(Key::default(), port)),
+        Some(it) => Kind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
     }
 }
 
-/// A guarded port, of one address or of the host.
-type Guarded = (Option<IpAddr>, Knock);
+fn to_port(key: Key, port: Knock) -> Key {
+    key.protocol(port.protocol.number()).port(port.port.get())
+}
+
+impl Connection {
+    /// Where the ports that it is to would be guarded.
+    pub(super) fn guarded(&self) -> [Slot; 2] {
+        [guarded(None, self.port), guarded(Some(self.address), self.port)]
+    }
+
+    pub(super) fn older(&self) -> Slot {
+        let peer = self.peer.ip().to_canonical();
+        let key = to_port(Key::from(peer).port(self.peer.port()), self.port);
+        Kind::Older.of(Family::of(peer)).at(key)
+    }
+}
 
 impl Ruleset {
-    /// The sets of connections that are older than the table, where there are any.
-    pub(super) const OLDER: [&str; 2] = ["older_4", "older_6"];
-
-    /// The names of the sets of guarded ports that [`render`](Self::render) makes.
-    pub(super) const GUARDED: [&str; 3] = ["guarded", "guarded_4", "guarded_6"];
-
-    /// A transaction that puts the table in the place of one that may be there, holding these
-    /// grants and letting these connections go on. Grants of doors that are no more are left out.
-    #[must_use]
-    pub fn render(&self, keep: &[Element], older: &[Older]) -> String {
-        let mut text = Text::default();
-        // To add a table that is there already is no error; to delete one that is not would be.
-        text.line(0, &format!("table inet {TABLE}"));
-        text.line(0, &format!("delete table inet {TABLE}"));
-        text.line(0, &format!("table inet {TABLE} {{"));
-        self.render_sets(&mut text, keep);
-        render_older(&mut text, older);
-        let guarded = self.guarded();
-        self.render_doors(&mut text, &guarded);
-        render_chains(&mut text, &guarded, !older.is_empty());
-        text.line(0, "}");
-        text.0
+    /// What lets an address in at a door; none where there is no such door.
+    pub(super) fn slots(
+        &self,
+        door: &Name,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> impl Iterator<Item = Slot> {
+        let door = self.doors.get(door).into_iter();
+        door.flat_map(move |door| door.slots(address, source_port))
     }
 
-    /// Whether TCP connections to a port need a grant, to some address at least.
-    pub(super) fn guards_tcp(&self, port: u16) -> bool {
-        let mut ports = self.doors.iter().flat_map(|door| &door.ports);
-        ports.any(|knock| knock.protocol == Protocol::Tcp && knock.port.get() == port)
+    /// All guarded ports.
+    pub(super) fn guarded(&self) -> BTreeSet<Slot> {
+        let of = |door: &GuardedDoor, port: &Knock| guarded(door.target, *port);
+        let doors = self.doors.values();
+        doors.flat_map(|door| door.ports.iter().map(move |port| of(door, port))).collect()
     }
 
-    /// Each guarded port, and the doors that open it.
-    fn guarded(&self) -> BTreeMap<Guarded, BTreeSet<&Name>> {
-        let mut guarded: BTreeMap<Guarded, BTreeSet<&Name>> = BTreeMap::new();
-        for door in &self.doors {
+    /// The doors that open a port that another opens too.
+    pub(super) fn shared(&self) -> HashSet<Name> {
+        let mut doors: HashMap<Slot, Vec<&Name>> = HashMap::new();
+        for (name, door) in &self.doors {
             for &port in &door.ports {
-                let target = door.target.map(|target| target.to_canonical());
-                guarded.entry((target, port)).or_default().insert(&door.name);
+                doors.entry(guarded(door.target, port)).or_default().push(name);
             }
         }
-        guarded
+        let several = doors.into_values().filter(|names| names.len() > 1);
+        several.flatten().cloned().collect()
     }
 
-    fn render_sets(&self, text: &mut Text, keep: &[Element]) {
-        for (v4, family) in [(true, '4'), (false, '6')] {
-            let trusted = self.trusted.iter().filter(|network| network.address().is_ipv4() == v4);
-            let elements = trusted.map(ToString::to_string).collect();
-            let kind = format!("ipv{family}_addr");
-            text.set(&format!("trusted_{family}"), &kind, "interval; auto-merge", elements);
+    /// What the sets hold without any grant, beside what somebody else has added to the table.
+    pub(super) fn contents(
+        &self,
+        now: Monotonic,
+        mut added: BTreeMap<Set, Vec<Entry>>,
+    ) -> BTreeMap<Set, Vec<Entry>> {
+        for family in FAMILIES {
+            let networks = added.entry(Kind::Trusted.of(family)).or_default();
+            *networks = trusted(family, &self.trusted, networks);
         }
-        for door in &self.doors {
-            for set in DoorSet::all_of(&door.name) {
-                let kind = if set.v4 { "ipv4_addr" } else { "ipv6_addr" };
-                let kind = if set.bound { format!("{kind} . inet_service") } else { kind.into() };
-                let mut kept: BTreeMap<Key, &Element> = BTreeMap::new();
-                for element in keep.iter().filter(|element| {
-                    element.door == door.name && DoorSet::of(&door.name, element.key()) == set
-                }) {
-                    let known = kept.entry(element.key()).or_insert(element);
-                    if known.left < element.left {
-                        *known = element;
-                    }
-                }
-                let elements = kept.into_values().map(render_element).collect();
-                text.set(&set.to_string(), &kind, "timeout", elements);
-            }
+        let left = self.locked_until.map(|until| until.since(now));
+        for Slot { set, key } in self.guarded().into_iter().filter(|_| left != Some(Duration::ZERO))
+        {
+            added.entry(set).or_default().push(Entry::new(key, left, Comment::default()));
         }
-        let timeout = self.locked_for.map(render_timeout).unwrap_or_default();
-        for (name, kind, wanted) in [
-            ("guarded", "", None),
-            ("guarded_4", "ipv4_addr . ", Some(true)),
-            ("guarded_6", "ipv6_addr . ", Some(false)),
-        ] {
-            let guarded = self.guarded();
-            let of_set =
-                guarded.keys().filter(|(target, _)| target.map(|at| at.is_ipv4()) == wanted);
-            let elements = of_set.map(|guarded| format!("{}{timeout}", render_key(guarded)));
-            let kind = format!("{kind}inet_proto . inet_service");
-            text.set(name, &kind, "timeout", elements.collect());
-        }
-    }
-
-    fn render_doors(&self, text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>) {
-        for door in &self.doors {
-            let [g4, g6, p4, p6] = DoorSet::all_of(&door.name);
-            text.chain(
-                &format!("door_{}", door.name),
-                &[
-                    format!("ip saddr @{g4} accept"),
-                    format!("ip6 saddr @{g6} accept"),
-                    format!("ip saddr . th sport @{p4} accept"),
-                    format!("ip6 saddr . th sport @{p6} accept"),
-                ],
-            );
-        }
-        for (guarded, doors) in guarded {
-            let jumps: Vec<String> = doors.iter().map(|door| format!("jump door_{door}")).collect();
-            text.chain(&port_chain(guarded), &jumps);
-        }
+        added
     }
 }
 
-fn render_older(text: &mut Text, older: &[Older]) {
-    if older.is_empty() {
-        return;
-    }
-    for (name, family) in Ruleset::OLDER.into_iter().zip(['4', '6']) {
-        let of_set =
-            older.iter().filter(|older| older.connection.peer.is_ipv4() == (family == '4'));
-        let elements = of_set.map(|older| {
-            let (peer, port) = (older.connection.peer, older.connection.port);
-            let timeout = render_timeout(older.left);
-            format!("{} . {} . {port}{timeout}", peer.ip(), peer.port())
-        });
-        let kind = format!("ipv{family}_addr . inet_service . inet_service");
-        text.set(name, &kind, "timeout", elements.collect());
+words! {
+/// What a set is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Guarded ports of the host.
+    Guarded = "guarded",
+    /// Guarded ports of other addresses, or of one of the host's.
+    GuardedTo = "guarded_to",
+    /// Who may reach a port of the host.
+    Open = "open",
+    OpenTo = "open_to",
+    /// The same, from one source port only.
+    Bound = "bound",
+    BoundTo = "bound_to",
+    /// Connections that are older than the lock of their port.
+    Older = "older",
+    Trusted = "trusted",
+}
+}
+
+impl Kind {
+    pub(super) const fn of(self, family: Family) -> Set {
+        Set { kind: self, family: Some(family) }
     }
 }
 
-/// A port that is both an address's and the host's opens for the grants of either.
-fn render_chains(text: &mut Text, guarded: &BTreeMap<Guarded, BTreeSet<&Name>>, has_older: bool) {
-    let dispatch = |wanted: Option<bool>, key: &str| {
-        let of_set = guarded.keys().filter(|(at, _)| at.map(|at| at.is_ipv4()) == wanted);
-        let jumps: Vec<String> = of_set
-            .map(|guarded| format!("{} : jump {}", render_key(guarded), port_chain(guarded)))
-            .collect();
-        (!jumps.is_empty()).then(|| format!("{key} vmap {{ {} }}", jumps.join(", ")))
+/// A set of the table; but for one there are two of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Set {
+    pub(super) kind: Kind,
+    pub(super) family: Option<Family>,
+}
+
+impl Set {
+    pub(super) const GUARDED: Self = Self { kind: Kind::Guarded, family: None };
+
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let others = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Guarded);
+        let others = others.flat_map(|kind| FAMILIES.map(|family| kind.of(family)));
+        std::iter::once(Self::GUARDED).chain(others)
+    }
+
+    pub(super) const fn at(self, key: Key) -> Slot {
+        Slot { set: self, key }
+    }
+
+    pub(super) fn reference(self) -> SetRef {
+        let name = match self.family {
+            None => self.kind.as_str().to_owned(),
+            Some(Family::V4) => format!("{}_4", self.kind.as_str()),
+            Some(Family::V6) => format!("{}_6", self.kind.as_str()),
+        };
+        let (family, table) = (NftFamily::Inet, NftName::own(TABLE.to_owned()));
+        SetRef { family, table, set: NftName::own(name) }
+    }
+
+    fn key(self) -> Vec<Part> {
+        let [source, destination] = Part::addresses(self.family.unwrap_or(Family::V4));
+        let (from, port) = (Part::SOURCE_PORT, [Part::PROTOCOL, Part::PORT]);
+        let before: &[Part] = match self.kind {
+            Kind::Trusted => return vec![source],
+            Kind::Guarded => &[],
+            Kind::GuardedTo => &[destination],
+            Kind::Open => &[source],
+            Kind::OpenTo => &[source, destination],
+            Kind::Bound | Kind::Older => &[source, from],
+            Kind::BoundTo => &[source, from, destination],
+        };
+        [before, &port].concat()
+    }
+
+    fn declaration(self, id: u32) -> Change {
+        // `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
+        let flags = match self.kind {
+            Kind::Trusted => 0x4,
+            Kind::Older => 0,
+            _ => 0x10,
+        };
+        Change::set(&self.reference(), id, flags, &self.key())
+    }
+
+    /// Goes on where a packet is in the set.
+    fn holds(self, rule: Rule) -> Rule {
+        let rule = match self.family {
+            None => rule,
+            Some(Family::V4) => rule.is(Load::NETWORK_PROTOCOL, &[2]),
+            Some(Family::V6) => rule.is(Load::NETWORK_PROTOCOL, &[10]),
+        };
+        rule.in_set(&self.reference(), &self.key())
+    }
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// The bit of a connection's label that says: the guard has let it in, or this host has begun it.
+/// Bit 91 on machines that are little-endian.
+const LABEL: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0];
+/// The bit after it: it is for everybody, and no grant lets it in.
+const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
+/// Where others change packets (`mangle`): after connection tracking, before translation.
+const PRIORITY: i32 = -150;
+
+const CHAINS: [(&str, Option<Hook>); 12] = [
+    ("let_in", None),
+    ("older", None),
+    ("others", None),
+    ("host", None),
+    ("granted", None),
+    ("everybody", None),
+    ("untranslated", None),
+    ("target", None),
+    ("prerouting", Some(Hook::Prerouting)),
+    ("input", Some(Hook::Input)),
+    ("forward", Some(Hook::Forward)),
+    ("postrouting", Some(Hook::Postrouting)),
+];
+
+/// What makes the table, empty, in the place of one that may be there.
+pub(super) fn table() -> Vec<Change> {
+    let new = || Change::table(TABLE, VERSION);
+    // To add a table that is there already is no error; to delete one that is not would be.
+    let mut changes = vec![new(), Change::delete_table(TABLE), new()];
+    changes.extend((1..).zip(Set::all()).map(|(id, set)| set.declaration(id)));
+    let at = |hook: Option<Hook>| hook.map(|hook| (hook, PRIORITY));
+    changes.extend(CHAINS.map(|(name, hook)| Change::chain(TABLE, name, at(hook))));
+    changes.extend(rules().iter().map(|(chain, rule)| Change::rule(TABLE, chain, rule)));
+    changes
+}
+
+fn rules() -> Vec<(&'static str, Rule)> {
+    let any = Rule::default;
+    let state = |bit: u32| any().has(Load::STATE, &bit.to_ne_bytes());
+    let (new, established) = (|| state(8), || state(2));
+    let translated = || any().has(Load::STATUS, &32_u32.to_ne_bytes());
+    let tcp = |rule: Rule, is_syn| {
+        let rule = rule.is(Load::PROTOCOL, &[Protocol::Tcp.number()]);
+        // FIN, SYN, RST and ACK: only SYN.
+        rule.masked(Load::TCP_FLAGS, &[0x17], is_syn, &[0x02])
     };
-    let port = "meta l4proto . th dport";
-    let (port_4, port_6) = (format!("ip daddr . {port}"), format!("ip6 daddr . {port}"));
-    let trusted =
-        || ["ip saddr @trusted_4 accept".to_owned(), "ip6 saddr @trusted_6 accept".to_owned()];
+    let udp = |rule: Rule| rule.is(Load::PROTOCOL, &[Protocol::Udp.number()]);
+    // `RTN_…` of linux/rtnetlink.h.
+    let (local, broadcast, anycast, multicast) = (2_u32, 3_u32, 4_u32, 5_u32);
+    let to = |rule: Rule, kind: u32| rule.is(Load::DESTINATION_TYPE, &kind.to_ne_bytes());
+    let loopback = || any().is(Load::INTERFACE, &1_u32.to_ne_bytes()).accept();
+    let let_in_before = || established().has(Load::LABEL, &LABEL).accept();
+    let guarded = || Set::GUARDED.holds(any());
 
-    let mut local: Vec<String> = trusted().into();
-    local.extend(dispatch(None, port));
-    local.push("drop".to_owned());
-    text.chain("host", &local);
-    let mut target: Vec<String> = trusted().into();
-    target.extend(dispatch(Some(true), &port_4));
-    target.extend(dispatch(Some(false), &port_6));
-    text.chain("target", &target);
-    let mut prerouting = vec![
-        "type filter hook prerouting priority -150; policy accept;".to_owned(),
-        "iifname \"lo\" accept".to_owned(),
-        "ct state established,related accept".to_owned(),
+    let mut rules = vec![
+        ("let_in", any().label(&LABEL).accept()),
+        ("prerouting", loopback()),
+        ("prerouting", let_in_before()),
+        ("input", loopback()),
+        ("input", let_in_before()),
+        ("input", any().has(Load::LABEL, &NOT_LET_IN).drop()),
+        ("forward", let_in_before()),
+        ("postrouting", tcp(new(), true).label(&LABEL)),
+        ("postrouting", udp(new()).label(&LABEL)),
     ];
-    if has_older {
-        prerouting.push("ip saddr . tcp sport . tcp dport @older_4 accept".to_owned());
-        prerouting.push("ip6 saddr . tcp sport . tcp dport @older_6 accept".to_owned());
+    for family in FAMILIES {
+        let lets_in = |chain, kind: Kind| (chain, kind.of(family).holds(any()).goto("let_in"));
+        let target = |rule| Kind::GuardedTo.of(family).holds(rule).goto("target");
+        rules.extend([
+            lets_in("older", Kind::Older),
+            lets_in("granted", Kind::Open),
+            lets_in("granted", Kind::Bound),
+            lets_in("granted", Kind::Trusted),
+            lets_in("target", Kind::OpenTo),
+            lets_in("target", Kind::BoundTo),
+            lets_in("target", Kind::Trusted),
+            ("prerouting", target(any())),
+            ("input", target(any())),
+            ("forward", target(translated())),
+        ]);
     }
-    prerouting.extend([
-        format!("{port_4} @guarded_4 jump target"),
-        format!("{port_6} @guarded_6 jump target"),
-        format!("fib daddr type local {port} @guarded goto host"),
-        format!("{port_4} @guarded_4 drop"),
-        format!("{port_6} @guarded_6 drop"),
+    rules.extend([
+        ("prerouting", guarded().goto("untranslated")),
+        // What is for another host passes, unless it is delivered here after all.
+        ("untranslated", to(any(), local).goto("host")),
+        ("untranslated", to(any(), anycast).goto("host")),
+        ("untranslated", to(any(), broadcast).goto("everybody")),
+        ("untranslated", to(any(), multicast).goto("everybody")),
+        // A bridge hands it on to others; only if it is delivered here, translated or not, it
+        // is dropped.
+        ("everybody", any().jump("granted")),
+        ("everybody", any().label(&NOT_LET_IN)),
+        ("input", guarded().goto("host")),
+        // A port that is both an address's and the host's opens for the grants of either.
+        ("target", to(guarded(), local).goto("host")),
+        ("target", any().goto("others")),
+        ("host", any().jump("granted")),
+        ("host", any().goto("others")),
+        // A connection that is older begins no more.
+        ("others", tcp(any(), false).goto("older")),
+        ("others", udp(established()).goto("older")),
+        ("others", any().drop()),
+        ("older", any().drop()),
     ]);
-    text.chain("prerouting", &prerouting);
+    rules
 }
 
-fn render_key((target, port): &Guarded) -> String {
-    let address = target.map(|target| format!("{target} . ")).unwrap_or_default();
-    format!("{address}{} . {}", port.protocol, port.port)
-}
-
-/// The chain that the table has for a guarded port of the host.
-#[must_use]
-pub fn host_chain(port: Knock) -> String {
-    port_chain(&(None, port))
-}
-
-fn port_chain((target, port): &Guarded) -> String {
-    // An nft name has no colons.
-    let at = target.map(|target| format!("_at_{target}").replace(':', "-")).unwrap_or_default();
-    format!("port_{}_{}{at}", port.protocol, port.port)
-}
-
-fn render_element(element: &Element) -> String {
-    let Key { address, port } = element.key();
-    let port = port.map(|port| format!(" . {port}")).unwrap_or_default();
-    let comment = match element.comment.as_str() {
-        "" => String::new(),
-        text => format!(" comment \"{text}\""),
+/// What the set of trusted networks holds: those of the configuration, and those that somebody
+/// else has added to the set as it is there. What meets becomes one.
+pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> Vec<Entry> {
+    let bytes = if family == Family::V4 { 4 } else { 16 };
+    let most = u128::MAX >> (128 - 8 * bytes);
+    let number =
+        |key: &Key| key.as_bytes().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
+    // First and last address, and whether it is the configuration's.
+    let mut ranges: Vec<(u128, u128, bool)> = Vec::new();
+    for network in networks.iter().filter(|it| Family::of(it.address()) == family) {
+        let first = number(&network.address().into());
+        ranges.push((first, first | most.checked_shr(network.prefix().into()).unwrap_or(0), true));
+    }
+    let mut there: Vec<&Entry> = there.iter().collect();
+    there.sort_by_key(|entry| (&entry.key, !entry.is_end));
+    for (at, entry) in there.iter().enumerate() {
+        if !entry.is_end && !entry.comment.is_ours() {
+            let last = there.get(at + 1).map_or(most, |next| number(&next.key).saturating_sub(1));
+            ranges.push((number(&entry.key), last, false));
+        }
+    }
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128, bool)> = Vec::new();
+    for (first, last, is_ours) in ranges {
+        match merged.last_mut().filter(|known| first <= known.1.saturating_add(1)) {
+            Some(known) => *known = (known.0, known.1.max(last), known.2 && is_ours),
+            None => merged.push((first, last, is_ours)),
+        }
+    }
+    let entry = |at: u128, is_end, says| {
+        let key = Key::from_bytes(at.to_be_bytes().split_at(16 - bytes).1);
+        Entry { is_end, ..Entry::new(key, None, Comment::new(says)) }
     };
-    format!("{address}{port}{}{comment}", render_timeout(element.left))
-}
-
-/// Never zero, which would mean for ever.
-fn render_timeout(timeout: Duration) -> String {
-    format!(" timeout {}ms", timeout.as_nanos().div_ceil(1_000_000).clamp(1, 1 << 43))
-}
-
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn line(&mut self, depth: usize, line: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{}{line}", "\t".repeat(depth));
-    }
-
-    fn set(&mut self, name: &str, kind: &str, flags: &str, elements: Vec<String>) {
-        self.line(1, &format!("set {name} {{"));
-        self.line(2, &format!("type {kind}; flags {flags};"));
-        if !elements.is_empty() {
-            self.line(2, &format!("elements = {{ {} }}", elements.join(", ")));
-        }
-        self.line(1, "}");
-    }
-
-    fn chain(&mut self, name: &str, rules: &[String]) {
-        self.line(1, &format!("chain {name} {{"));
-        for rule in rules {
-            self.line(2, rule);
-        }
-        self.line(1, "}");
-    }
+    let ends = merged.into_iter().flat_map(|(first, last, is_ours)| {
+        let says = if is_ours { Comment::OURS } else { "" };
+        [Some(entry(first, false, says)), (last < most).then(|| entry(last + 1, true, ""))]
+    });
+    ends.flatten().collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
-    use super::super::connections::Connection;
     use super::*;
 
-    fn door(name: &str, ports: &[&str], target: Option<&str>) -> GuardedDoor {
-        GuardedDoor {
-            name: name.parse().unwrap(),
-            ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
-            target: target.map(|target| target.parse().unwrap()),
-        }
+    fn door(target: Option<&str>) -> GuardedDoor {
+        let ports = vec!["22".parse().unwrap()];
+        GuardedDoor { ports, target: target.map(|it| it.parse().unwrap()) }
     }
 
-    fn element(door: &str, address: &str, port: u16, millis: u64, comment: &str) -> Element {
-        Element {
-            door: door.parse().unwrap(),
-            address: address.parse().unwrap(),
-            source_port: NonZeroU16::new(port),
-            left: Duration::from_millis(millis),
-            comment: Comment::new(comment),
-        }
+    fn slot(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {
+        let (address, port) = (address.parse().unwrap(), NonZeroU16::new(source_port));
+        let slot = door(target).slots(address, port).next()?;
+        Some((slot.set.reference().set.to_string(), slot.key.as_bytes().to_vec()))
     }
 
     #[test]
-    fn the_whole_table() {
-        let ruleset = Ruleset {
-            doors: vec![door("ssh", &["22"], None)],
-            trusted: vec!["198.51.100.7/24".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-            locked_for: None,
-        };
-        let keep = [
-            element("ssh", "192.0.2.2", 0, 1500, "by sequence"),
-            element("ssh", "2001:db8::2", 4000, 20, ""),
-            element("gone", "192.0.2.3", 0, 1000, ""),
-        ];
-        let expected = "\
-table inet knockd
-delete table inet knockd
-table inet knockd {
-	set trusted_4 {
-		type ipv4_addr; flags interval; auto-merge;
-		elements = { 198.51.100.0/24 }
-	}
-	set trusted_6 {
-		type ipv6_addr; flags interval; auto-merge;
-		elements = { 2001:db8::1/128 }
-	}
-	set g_ssh_4 {
-		type ipv4_addr; flags timeout;
-		elements = { 192.0.2.2 timeout 1500ms comment \"by sequence\" }
-	}
-	set g_ssh_6 {
-		type ipv6_addr; flags timeout;
-	}
-	set p_ssh_4 {
-		type ipv4_addr . inet_service; flags timeout;
-	}
-	set p_ssh_6 {
-		type ipv6_addr . inet_service; flags timeout;
-		elements = { 2001:db8::2 . 4000 timeout 20ms }
-	}
-	set guarded {
-		type inet_proto . inet_service; flags timeout;
-		elements = { tcp . 22 }
-	}
-	set guarded_4 {
-		type ipv4_addr . inet_proto . inet_service; flags timeout;
-	}
-	set guarded_6 {
-		type ipv6_addr . inet_proto . inet_service; flags timeout;
-	}
-	chain door_ssh {
-		ip saddr @g_ssh_4 accept
-		ip6 saddr @g_ssh_6 accept
-		ip saddr . th sport @p_ssh_4 accept
-		ip6 saddr . th sport @p_ssh_6 accept
-	}
-	chain port_tcp_22 {
-		jump door_ssh
-	}
-	chain host {
-		ip saddr @trusted_4 accept
-		ip6 saddr @trusted_6 accept
-		meta l4proto . th dport vmap { tcp . 22 : jump port_tcp_22 }
-		drop
-	}
-	chain target {
-		ip saddr @trusted_4 accept
-		ip6 saddr @trusted_6 accept
-	}
-	chain prerouting {
-		type filter hook prerouting priority -150; policy accept;
-		iifname \"lo\" accept
-		ct state established,related accept
-		ip daddr . meta l4proto . th dport @guarded_4 jump target
-		ip6 daddr . meta l4proto . th dport @guarded_6 jump target
-		fib daddr type local meta l4proto . th dport @guarded goto host
-		ip daddr . meta l4proto . th dport @guarded_4 drop
-		ip6 daddr . meta l4proto . th dport @guarded_6 drop
-	}
-}
-";
-        assert_eq!(ruleset.render(&keep, &[]), expected);
-    }
-
-    #[test]
-    fn a_port_that_several_doors_open_lets_the_grants_of_each_through() {
-        let doors = vec![door("a", &["22", "53/udp"], None), door("b", &["22"], None)];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&[], &[]);
-        assert!(text.contains("chain port_tcp_22 {\n\t\tjump door_a\n\t\tjump door_b\n"));
-        assert!(text.contains("chain port_udp_53 {\n\t\tjump door_a\n\t}"));
-        assert!(text.contains("elements = { tcp . 22, udp . 53 }"));
-    }
-
-    #[test]
-    fn the_port_of_a_target_is_guarded_at_that_address_only() {
-        let doors =
-            vec![door("a", &["22"], Some("192.0.2.10")), door("b", &["22"], Some("2001:db8::10"))];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&[], &[]);
-        assert!(text.contains("elements = { 192.0.2.10 . tcp . 22 }"));
-        assert!(text.contains("vmap { 192.0.2.10 . tcp . 22 : jump port_tcp_22_at_192.0.2.10 }"));
-        assert!(
-            text.contains("vmap { 2001:db8::10 . tcp . 22 : jump port_tcp_22_at_2001-db8--10 }")
+    fn each_part_of_a_key_fills_whole_registers_and_the_set_fits() {
+        let key = |set: &str, bytes: &[u8]| Some((set.to_owned(), bytes.to_vec()));
+        let (source, port) = ([192, 0, 2, 2], [6, 0, 0, 0, 0, 22, 0, 0]);
+        let [to, from] = [[192, 0, 2, 9], [15, 160, 0, 0]];
+        assert_eq!(slot(None, "192.0.2.2", 0), key("open_4", &[&source[..], &port].concat()));
+        let bound = [&source[..], &from, &port].concat();
+        assert_eq!(slot(None, "::ffff:192.0.2.2", 4000), key("bound_4", &bound));
+        let target = Some("192.0.2.9");
+        assert_eq!(
+            slot(target, "192.0.2.2", 0),
+            key("open_to_4", &[&source[..], &to, &port].concat())
         );
-        assert!(!text.contains("elements = { tcp . 22"));
+        let bound = [&source[..], &from, &to, &port].concat();
+        assert_eq!(slot(target, "192.0.2.2", 4000), key("bound_to_4", &bound));
+        assert_eq!(slot(target, "2001:db8::2", 0), None, "the target has no such address");
+        assert_eq!(slot(None, "2001:db8::2", 0).unwrap().1.len(), 24);
     }
 
-    #[test]
-    fn a_lock_on_trial_ends_by_the_kernels_clock() {
-        let doors = vec![door("a", &["22"], None), door("b", &["23"], Some("192.0.2.10"))];
-        let locked_for = Some(Duration::from_secs(120));
-        let text = Ruleset { doors, locked_for, ..Ruleset::default() }.render(&[], &[]);
-        assert!(text.contains("{ tcp . 22 timeout 120000ms }"));
-        assert!(text.contains("{ 192.0.2.10 . tcp . 23 timeout 120000ms }"));
-    }
-
-    #[test]
-    fn connections_older_than_the_table_go_on() {
-        let older = ["192.0.2.2:4000", "[2001:db8::2]:4001"].map(|peer| Older {
-            connection: Connection { peer: peer.parse().unwrap(), port: 22 },
-            left: Duration::from_secs(1),
+    /// Networks around 192.0.2.0, and ranges that somebody else has added, which do not meet.
+    fn networks() -> impl Strategy<Value = (Vec<Network>, Vec<Entry>)> {
+        let network = (any::<u8>(), 24u8..=32).prop_map(|(last, prefix)| {
+            Network::around(Ipv4Addr::new(192, 0, 2, last).into(), prefix)
         });
-        let text = Ruleset::default().render(&[], &older);
-        assert!(text.contains("elements = { 192.0.2.2 . 4000 . 22 timeout 1000ms }"));
-        assert!(text.contains("elements = { 2001:db8::2 . 4001 . 22 timeout 1000ms }"));
-        assert!(text.contains("ip saddr . tcp sport . tcp dport @older_4 accept"));
+        let ends = proptest::collection::btree_set(any::<u8>(), 0..6).prop_map(|ends| {
+            let entry = |(at, last): (usize, u8)| Entry {
+                key: IpAddr::from([192, 0, 2, last]).into(),
+                is_end: at % 2 == 1,
+                left: None,
+                comment: Comment::default(),
+            };
+            ends.into_iter().enumerate().map(entry).collect()
+        });
+        (proptest::collection::vec(network, 0..5), ends)
     }
 
-    #[test]
-    fn of_two_grants_for_one_address_the_longer_is_kept() {
-        let doors = vec![door("a", &["22"], None)];
-        let keep = [
-            element("a", "192.0.2.2", 0, 5, ""),
-            element("a", "::ffff:192.0.2.2", 0, 9, ""),
-            element("a", "192.0.2.2", 0, 7, ""),
-        ];
-        let text = Ruleset { doors, ..Ruleset::default() }.render(&keep, &[]);
-        assert!(text.contains("elements = { 192.0.2.2 timeout 9ms }"));
+    /// Whether the kernel finds an address in a set of intervals.
+    fn holds(entries: &[Entry], address: &Key) -> bool {
+        let below = entries.iter().filter(|entry| entry.key <= *address);
+        below.max_by_key(|entry| (&entry.key, !entry.is_end)).is_some_and(|entry| !entry.is_end)
     }
 
     proptest! {
         #[test]
-        fn the_name_of_a_set_says_whose_it_is(
-            name in "[A-Za-z0-9_.-]{1,32}", bound: bool, v4: bool,
-        ) {
-            let set = DoorSet { door: &name, bound, v4 };
-            let shown = set.to_string();
-            prop_assert_eq!(DoorSet::read(&shown), Some(set));
-        }
-
-        #[test]
-        fn reading_any_name_is_no_panic(text in ".{0,40}") {
-            let _ = DoorSet::read(&text);
+        fn trusted_is_what_either_says_and_intervals_never_meet((networks, there) in networks()) {
+            let trusted = trusted(Family::V4, &networks, &there);
+            prop_assert!(trusted.windows(2).all(|two| two[0].key < two[1].key));
+            prop_assert!(trusted.windows(2).all(|two| two[0].is_end != two[1].is_end));
+            for last in 0..=255 {
+                let address = IpAddr::from([192, 0, 2, last]);
+                let either = networks.iter().any(|network| network.contains(address))
+                    || holds(&there, &address.into());
+                prop_assert_eq!(holds(&trusted, &address.into()), either, "{}", address);
+            }
         }
     }
 }

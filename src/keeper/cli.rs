@@ -58,6 +58,12 @@ pub struct Cli {
     #[arg(long = "try", value_name = "TIME", value_parser = duration::parse)]
     pub try_for: Option<Duration>,
 
+    /// Lock the guarded ports, before there is a network, and exit; where the configuration is
+    /// wrong, those of the last one that worked
+    #[arg(long, conflicts_with_all = ["interfaces", "daemon", "pidfile", "logfile", "debug",
+        "verbose", "lookup", "only_ipv4", "try_for", "check"])]
+    pub lock_only: bool,
+
     /// Check the configuration, print what is wrong with it, and exit
     #[arg(short = 't', long)]
     pub check: bool,

@@ -20,7 +20,7 @@ use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
-use crate::grants::{Element, Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
+use crate::grants::{Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
 use crate::ledger::{Ahead, Event, Flush};
 use crate::log::{self, limit::Limit};
 use crate::sys::{clock, fault};
@@ -188,8 +188,13 @@ impl Doors {
         fault::point("expired");
         if let Some(element) = delete {
             // At its deadline the kernel has done it already, or is about to.
-            let other = || other_holder(&self.grants, now.monotonic, &place, &element);
-            if let Err(why) = self.sets.close(&place, &element, other) {
+            let grants = &self.grants;
+            let others = || {
+                let ids = grants.open_for(*address).filter(|&other| other != id);
+                let kept = ids.filter_map(|id| kept_one(grants, id, now.monotonic));
+                kept.filter(|kept| !kept.left.is_zero()).collect()
+            };
+            if let Err(why) = self.sets.close(&place, &element, others) {
                 error!(source = %address, door = %door, "cannot be closed now: {why}");
             }
             self.is_closed(now, id, why);
@@ -305,18 +310,6 @@ fn kept(grants: &Grants, now: Monotonic) -> Vec<Kept> {
     let list = grants.list().into_iter();
     let kept = list.filter_map(|listed| kept_one(grants, listed.id, now));
     kept.filter(|kept| !kept.left.is_zero()).collect()
-}
-
-/// The grant that lasts longest of those of other doors that hold the same element of a set.
-fn other_holder(grants: &Grants, now: Monotonic, place: &Place, element: &Element) -> Option<Kept> {
-    let holds = |listed: &Listed<'_>| {
-        listed.element == Some(element)
-            && listed.place.address == place.address
-            && listed.place.door != place.door
-            && listed.state == GrantState::Open
-    };
-    let last = grants.list().into_iter().filter(holds).max_by_key(|listed| listed.deadline)?;
-    kept_one(grants, last.id, now).filter(|kept| !kept.left.is_zero())
 }
 
 fn kept_one(grants: &Grants, id: GrantId, now: Monotonic) -> Option<Kept> {

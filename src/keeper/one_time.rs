@@ -16,7 +16,7 @@ use super::run::Keeper;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Options;
 use crate::config::one_time::{self, Line};
-use crate::config::{Config, Door, OneTime, read_sequences};
+use crate::config::{Config, Door, OneTime, read_list};
 use crate::engine::Reason;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
@@ -183,7 +183,7 @@ impl Keeper {
 
 fn read(file: &Path, options: Options) -> Result<Vec<Line>, StrikeError> {
     let path = || file.to_owned();
-    let text = read_sequences(file, options)?;
+    let text = read_list(file, options)?;
     one_time::parse(&text).map_err(|errors| {
         let (line, why) =
             errors.first().map_or((0, String::new()), |error| (error.line, error.to_string()));

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use super::control::ConnectionId;
-use super::run::{Keeper, load_configuration, log_warnings, reloading, tell_systemd};
+use super::run::{Keeper, load_configuration, log_warnings};
 use super::server_key;
+use super::service::{first_line, reloading, tell_systemd};
 use crate::config::Config;
 use crate::control::Reply;
 use crate::log;
@@ -65,7 +65,7 @@ impl Keeper {
             tell_systemd(&reloading());
             self.reopen_log();
             warn!("not reloading: a configuration is on trial; confirm it first, or wait");
-            tell_systemd(&[NotifyState::Ready]);
+            self.is_ready();
             let why = "a configuration is on trial: confirm it first, or wait until it has gone";
             let asked_by = mem::take(&mut self.reloads.next);
             self.answer_all(asked_by, &Err(why.to_owned()));
@@ -121,12 +121,13 @@ impl Keeper {
         info!("re-reading config file: {}", self.cli.config.display());
         tell_systemd(&reloading());
         let taken_up = self.try_to_take_up(now, locked_until);
+        self.not_taken_up = taken_up.as_ref().err().map(|why| first_line(why).to_owned());
         if let Err(why) = &taken_up {
             for line in why.lines() {
                 error!("{line}");
             }
             error!("the old configuration stays");
-            tell_systemd(&[NotifyState::Ready]);
+            self.is_ready();
             memory::give_back();
         }
         taken_up
@@ -207,6 +208,7 @@ impl Keeper {
             return;
         }
         error!("the old configuration stays");
+        self.not_taken_up = Some(NO_WATCHER.to_owned());
         self.firewall_of(now, &in_force);
         self.mark.clear();
         if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
@@ -278,6 +280,7 @@ impl Keeper {
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
         self.trial = None;
         self.mark.clear();
+        self.guard_copy.keep(&config);
         info!("the configuration on trial is confirmed");
         Ok(())
     }

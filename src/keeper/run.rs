@@ -17,11 +17,13 @@ use super::cli::Cli;
 use super::control::{ConnectionId, Control, Follows};
 use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::Doors;
+use super::guard_copy::GuardCopy;
 use super::mark::Mark;
 use super::names::Names;
 use super::one_time::Lists;
 use super::reload::{Reloads, Trial};
 use super::server_key::{self, ServerKeyError};
+use super::service::{first_line, tell_systemd};
 use super::sets::SetsError;
 use super::watchers::{Notice, Watchers};
 use crate::client::complain;
@@ -45,6 +47,9 @@ use crate::time::{BootId, Monotonic, Now, Wall};
 const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
 /// How long those who want to know of a closed door may hold up the end of the daemon.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
+
+/// The exit status where the configuration has errors: starting again does not help.
+pub(super) const WRONG_CONFIGURATION: u8 = 3;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,15 +82,19 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
 
 /// Runs the daemon until it is asked to stop.
 ///
-/// Exit status: 0 asked to stop; 1 the configuration is wrong or start-up failed, said on standard
-/// error.
+/// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason, said
+/// on standard error.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&log::errors(&error.to_string()));
-            ExitCode::FAILURE
+            tell_systemd(&[NotifyState::Status(first_line(&error.to_string()))]);
+            match error {
+                StartError::Configuration(_) => ExitCode::from(WRONG_CONFIGURATION),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -115,7 +124,12 @@ pub(super) struct Keeper {
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
     pub(super) mark: Mark,
+    pub(super) guard_copy: GuardCopy,
     pub(super) lists: Lists,
+    /// How often the service manager wants to be told that the loop turns, and when next.
+    pub(super) watchdog: Option<(Duration, Monotonic)>,
+    /// Why the configuration as it is now has not been taken up, in one line.
+    pub(super) not_taken_up: Option<String>,
     // Removed, and unlocked, when the daemon ends.
     _pid_file: PidFile,
 }
@@ -179,6 +193,7 @@ impl Keeper {
         let config = Arc::new(loaded.config);
         let now = clock::now();
         let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
+        let guard_copy = GuardCopy::new(&config.settings.state_dir);
         let mark = Mark::new(&config.settings.state_dir, boot);
         let asked = cli.try_for.map(|time| now.monotonic + time);
         let locked_until = asked.or_else(|| mark.left(now.monotonic));
@@ -220,7 +235,10 @@ impl Keeper {
             reloads: Reloads::default(),
             trial: locked_until.map(Trial::of_start),
             mark,
+            guard_copy,
             lists: Lists::default(),
+            watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
+            not_taken_up: None,
             _pid_file: pid_file,
         })
     }
@@ -242,6 +260,9 @@ impl Keeper {
             self.doors.poll(now);
             self.look_after_lists(now);
             self.serve(now);
+            if self.ping_watchdog(now.monotonic) {
+                tell_systemd(&[NotifyState::Status(&self.status_line())]);
+            }
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
             }
@@ -301,7 +322,7 @@ impl Keeper {
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {
                 self.could_not_take_effect(now, &config);
-                tell_systemd(&[NotifyState::Ready]);
+                self.is_ready();
             }
         }
         Ok(())
@@ -311,10 +332,7 @@ impl Keeper {
     fn in_force(&mut self, now: Now, config: &Arc<Config>) -> Result<(), StartError> {
         if !self.started {
             self.started = true;
-            let (listening, _) = self.watchers.listening();
-            let listening =
-                if listening.is_empty() { "nothing yet".to_owned() } else { listening.join(", ") };
-            info!("starting up, listening on {listening}");
+            info!("starting up, {}", self.listening());
             self.say_how_to_confirm(now);
             if let Some(left) = self.left.take() {
                 log::set_up(&config.settings.log, self.foreground)?;
@@ -322,16 +340,20 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        if self.trial.is_none() {
+            self.guard_copy.keep(config);
+        }
         memory::give_back();
         self.follow_lists(now, config);
-        tell_systemd(&[NotifyState::Ready]);
+        self.is_ready();
         Ok(())
     }
 
     /// Closes what is open, then ends. That takes as long as it takes, while there is progress.
     fn stop(mut self, on_exit: OnExit) -> Result<(), StartError> {
         info!("shutting down");
-        tell_systemd(&[NotifyState::Stopping]);
+        let status = "closing what commands have opened";
+        tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
         self.mark.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
@@ -339,6 +361,7 @@ impl Keeper {
         let mut left = usize::MAX;
         loop {
             let now = clock::now();
+            let _told = self.ping_watchdog(now.monotonic);
             self.doors.poll(now);
             let still_left = self.doors.leave(now);
             let is_less = still_left < std::mem::replace(&mut left, still_left);
@@ -374,6 +397,7 @@ impl Keeper {
             self.trial_ends(),
             self.lists.next_deadline(),
             self.status_by,
+            self.watchdog.map(|(_, next)| next),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
@@ -433,17 +457,4 @@ fn close_left(mut doors: Doors) {
     }
     // Nothing of the kernel's is held: nothing can go wrong.
     let _ = doors.finish(OnExit::Keep);
-}
-
-pub(super) fn reloading() -> Vec<NotifyState<'static>> {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now().ok());
-    states
-}
-
-/// Tells the service manager, where there is one.
-pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!("cannot tell the service manager: {error}");
-    }
 }

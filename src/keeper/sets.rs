@@ -1,16 +1,18 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
-use crate::firewall::guard::{self, Disturbance, Guard, GuardError};
-use crate::firewall::netlink::{Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef};
-use crate::firewall::nft_set::{self, NftSetError, NftSets, OwnSets};
+use crate::firewall::guard::{self, Disturbance, Guard};
+use crate::firewall::netlink::{
+    Comment, ElementRef, Holding, Key, Netlink, NetlinkError, Removal, SetRef,
+};
+use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
@@ -19,8 +21,8 @@ use crate::time::Monotonic;
 /// Why the kernel does not do what it is asked to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SetsError {
-    #[error(transparent)]
-    Guard(#[from] GuardError),
+    #[error("cannot set up the guard: {0}")]
+    Guard(#[source] NetlinkError),
     #[error(transparent)]
     Own(#[from] NftSetError),
     #[error(transparent)]
@@ -45,8 +47,6 @@ pub(super) struct Sets {
     own: Option<OwnSets>,
     /// A program that keeps flushing must not keep this one busy.
     restores: Limit,
-    /// When the kernel takes the locks away by itself, on trial.
-    locked_until: Option<Monotonic>,
     /// What has not been mended yet, and when it will be.
     owed: Option<Disturbance>,
     look_at: Option<Monotonic>,
@@ -75,17 +75,16 @@ fn read_comment(comment: &Comment) -> Option<(Name, Opener)> {
 }
 
 /// The guard of a configuration; `None` where no door is guarded.
-pub(crate) fn ruleset(config: &Config, locked_for: Option<Duration>) -> Option<Ruleset> {
+pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Option<Ruleset> {
     let guarded = |door: &Door| {
-        matches!(door.opening.how, How::Guard).then(|| GuardedDoor {
-            name: door.name().clone(),
-            ports: door.opening.ports.clone(),
-            target: door.recognition.target,
+        matches!(door.opening.how, How::Guard).then(|| {
+            let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
+            (door.name().clone(), GuardedDoor { ports, target })
         })
     };
-    let doors: Vec<GuardedDoor> = config.doors.iter().filter_map(guarded).collect();
+    let doors: BTreeMap<Name, GuardedDoor> = config.doors.iter().filter_map(guarded).collect();
     let trusted = config.settings.trusted.clone();
-    (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_for })
+    (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_until })
 }
 
 fn all_own_sets(config: &Config) -> Vec<NftSets> {
@@ -123,11 +122,11 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
     }
     let mut sets = OwnSets::check(&own)?;
     for reference in sets.all() {
-        for entry in sets.entries(&reference)? {
+        for entry in sets.netlink().dump(&reference)? {
             let Some((name, opener)) = read_comment(&entry.comment) else { continue };
             let how = config.door(&name).map(|door| &door.opening.how);
             let Some(How::Set(set)) = how else { continue };
-            let address = entry.key.address;
+            let Some(address) = entry.key.as_address() else { continue };
             let (Some(element), Some(left)) = (Element::of_set(set, address), entry.left) else {
                 continue;
             };
@@ -140,28 +139,6 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
     Ok(held)
 }
 
-/// For each of these, whether the kernel holds it: somebody may have flushed its set.
-///
-/// # Errors
-/// When the kernel does not tell.
-pub(super) fn are_held(keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
-    let mut netlink = Netlink::open()?;
-    let mut sets: HashMap<(&str, &str), HashSet<Key>> = HashMap::new();
-    for Kept { element, .. } in keep {
-        let Entry::Vacant(unread) = sets.entry((&element.table, &element.set)) else { continue };
-        let entries = match netlink.dump(&set_ref(element)?) {
-            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
-            entries => entries?,
-        };
-        unread.insert(entries.into_iter().map(|entry| entry.key).collect());
-    }
-    let is_held = |Kept { element, place, .. }: &Kept| {
-        let key = Key { address: place.address.to_canonical(), port: element.source_port };
-        sets.get(&(&*element.table, &*element.set)).is_some_and(|keys| keys.contains(&key))
-    };
-    Ok(keep.iter().map(is_held).collect())
-}
-
 impl Sets {
     /// None: nothing in the kernel is looked at or changed.
     pub(super) fn none() -> Self {
@@ -169,7 +146,6 @@ impl Sets {
             guard: None,
             own: None,
             restores: Limit::new(RESTORES, RESTORE_EVERY),
-            locked_until: None,
             owed: None,
             look_at: None,
         }
@@ -208,10 +184,14 @@ impl Sets {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(&own)?) };
         let elements = guards_elements(keep);
-        let locked_for = locked_until.map(|until| until.since(now));
-        match (&mut self.guard, ruleset(config, locked_for)) {
-            (Some(guard), Some(ruleset)) => guard.replace(ruleset, &elements)?,
-            (None, Some(ruleset)) => self.guard = Some(Guard::set_up(ruleset, &elements)?),
+        match (&mut self.guard, ruleset(config, locked_until)) {
+            (Some(guard), Some(ruleset)) => {
+                guard.replace(now, ruleset, &elements).map_err(SetsError::Guard)?;
+            }
+            (None, Some(ruleset)) => {
+                let guard = Guard::set_up(now, ruleset, &elements).map_err(SetsError::Guard)?;
+                self.guard = Some(guard);
+            }
             (Some(_), None) => {
                 guard::remove_standing()?;
                 self.guard = None;
@@ -219,39 +199,59 @@ impl Sets {
             (None, None) => {}
         }
         self.own = own;
-        self.locked_until = locked_until;
         Ok(())
     }
 
+    /// The elements that a grant is, and through which they are changed.
+    fn find(
+        &mut self,
+        place: &Place,
+        element: &Element,
+    ) -> Result<(Vec<ElementRef>, &mut Netlink), SetsError> {
+        let of_own = || Ok::<_, SetsError>(vec![(set_ref(element)?, place.address.into())]);
+        match (&mut self.guard, &mut self.own) {
+            (Some(guard), _) if element.is_guards() => {
+                let slots = guard.slots(&place.door, place.address, place.source_port);
+                Ok((slots, guard.netlink()))
+            }
+            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
+            _ => Err(not_in_use(element)),
+        }
+    }
+
     /// Sees to it that an address is let in for the time that is left. What the administrator has
-    /// added to a set by hand stays as it is, and is told. Whether it was not let in before.
+    /// added to a set by hand stays as it is, and is told. Whether it was not let in before; if it
+    /// `is_new` that is what is to be expected, and then costs no question.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(&mut self, kept: &Kept) -> Result<bool, SetsError> {
+    pub(super) fn open(&mut self, kept: &Kept, is_new: bool) -> Result<bool, SetsError> {
         let Kept { place, opener, element, left } = kept;
-        let holding = if element.is_guards() {
-            let guard = self.guard.as_mut().ok_or_else(|| not_in_use(element))?;
-            guard.open(&guards_element(kept))?
-        } else {
-            let own = self.own.as_mut().ok_or_else(|| not_in_use(element))?;
-            let comment = comment(&place.door, opener);
-            own.open(&set_ref(element)?, place.address, *left, &comment)?
-        };
-        if let Holding::NotOurs(left) = holding {
-            let Element { table, set, .. } = element;
-            let until = match left {
-                Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
-                None => "permanently".to_owned(),
-            };
-            info!(source = %place.address, door = %place.door,
-                "in the set '{table} {set}' already, {until}: left as it is");
+        let comment = comment(&place.door, opener);
+        let (slots, netlink) = self.find(place, element)?;
+        if is_new && netlink.add(&slots, *left, &comment)? {
+            return Ok(true);
         }
-        Ok(holding == Holding::Added)
+        let mut was_gone = false;
+        for slot in &slots {
+            match netlink.hold(slot, *left, &comment)? {
+                Holding::Kept => {}
+                Holding::Added => was_gone = true,
+                Holding::NotOurs(left) => {
+                    let until = match left {
+                        Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
+                        None => "permanently".to_owned(),
+                    };
+                    info!(source = %place.address, door = %place.door,
+                        "in the set '{}' already, {until}: left as it is", slot.0);
+                }
+            }
+        }
+        Ok(was_gone)
     }
 
-    /// Lets an address in no more; where another grant holds the same element, no longer than that
-    /// one says.
+    /// Lets an address in no more; what one of the `others` holds too, no longer than that one
+    /// says.
     ///
     /// # Errors
     /// When the kernel refuses; an address that is not in is none.
@@ -259,27 +259,64 @@ impl Sets {
         &mut self,
         place: &Place,
         element: &Element,
-        other: impl FnOnce() -> Option<Kept>,
+        others: impl FnOnce() -> Vec<Kept>,
     ) -> Result<(), SetsError> {
-        let Place { door, address, source_port } = place;
-        let removal = if element.is_guards() {
-            let Some(guard) = &mut self.guard else { return Ok(()) };
-            guard.close(door, *address, *source_port)?
-        } else {
-            let set = set_ref(element)?;
-            let other = || other().map(|it| (it.left, comment(&it.place.door, &it.opener)));
-            match &mut self.own {
-                Some(own) => own.close(&set, *address, other)?,
-                // The last door that used such sets is no more.
-                None => Netlink::open()?.release(&set, nft_set::key(*address), other)?,
-            }
+        let is_shared = match &self.guard {
+            Some(guard) if element.is_guards() => guard.shares(&place.door),
+            _ => !element.is_guards(),
         };
-        if removal == Removal::NotOurs {
-            let Element { table, set, .. } = element;
-            info!(source = %address, door = %door,
-                "stays in the set '{table} {set}', since it was not knockd that put it there");
+        let mut held = Vec::new();
+        for kept in is_shared.then(others).into_iter().flatten() {
+            if let Ok((slots, _)) = self.find(&kept.place, &kept.element) {
+                held.push((slots, kept));
+            }
+        }
+        let (slots, netlink) = match self.find(place, element) {
+            Ok(found) => found,
+            // The last door that used the table is no more.
+            Err(_) if element.is_guards() => return Ok(()),
+            Err(_) => (vec![(set_ref(element)?, place.address.into())], &mut Netlink::open()?),
+        };
+        for slot in &slots {
+            let others = held.iter().filter(|(slots, _)| slots.contains(slot));
+            let longest = others.map(|(_, kept)| kept).max_by_key(|kept| kept.left);
+            let other = || longest.map(|it| (it.left, comment(&it.place.door, &it.opener)));
+            if netlink.release(slot, other)? == Removal::NotOurs {
+                info!(source = %place.address, door = %place.door,
+                    "stays in the set '{}', since it was not knockd that put it there", slot.0);
+            }
         }
         Ok(())
+    }
+
+    /// For each of these, whether the kernel holds it: somebody may have flushed its set.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn are_held(&mut self, keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
+        let mut sets: HashMap<SetRef, HashSet<Key>> = HashMap::new();
+        let mut is_held = |kept: &Kept| {
+            let Ok((slots, netlink)) = self.find(&kept.place, &kept.element) else {
+                return Ok(false);
+            };
+            for (set, key) in slots {
+                let keys = match sets.entry(set) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unread) => {
+                        let entries = match netlink.dump(unread.key()) {
+                            Err(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)) => Vec::new(),
+                            entries => entries?,
+                        };
+                        unread.insert(entries.into_iter().map(|entry| entry.key).collect())
+                    }
+                };
+                if !keys.contains(&key) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        keep.iter().map(&mut is_held).collect()
     }
 
     /// Mends what others have done to the tables; `keep` are the grants that hold.
@@ -292,7 +329,7 @@ impl Sets {
         keep: impl FnOnce() -> Vec<Kept>,
     ) -> Result<(), SetsError> {
         let mut disturbed = match &mut self.guard {
-            Some(guard) => guard.disturbance()?,
+            Some(guard) => guard.disturbance(),
             None => None,
         };
         disturbed = disturbed.or(self.owed.take_if(|_| self.look_at.is_none_or(|at| at <= now)));
@@ -314,15 +351,16 @@ impl Sets {
             let what = match disturbance {
                 Disturbance::Gone => "deleted",
                 Disturbance::Changed => "changed",
+                Disturbance::Untold => "may have changed",
             };
-            guard.restore(&guards_elements(&keep), self.locked_until.map(|it| it.since(now)))?;
+            guard.restore(now, &guards_elements(&keep))?;
             warn!("somebody {what} the guard's table 'inet knockd': it is restored");
         }
         for set in anew {
             warn!("somebody made the set '{set}' anew: its grants are restored");
             let of_set = |kept: &&Kept| set_ref(&kept.element).is_ok_and(|own| own == set);
             for kept in keep.iter().filter(of_set) {
-                let _was_gone = self.open(kept)?;
+                let _was_gone = self.open(kept, true)?;
             }
         }
         Ok(())
@@ -334,7 +372,7 @@ impl Sets {
     /// When it cannot be taken away.
     pub(super) fn leave(self, on_exit: OnExit) -> Result<(), SetsError> {
         match (self.guard, on_exit) {
-            (Some(guard), OnExit::Remove) => Ok(guard.remove()?),
+            (Some(_), OnExit::Remove) => Ok(guard::remove_standing()?),
             _ => Ok(()),
         }
     }
@@ -363,17 +401,15 @@ fn set_ref(element: &Element) -> Result<SetRef, SetsError> {
 }
 
 fn guards_elements(keep: &[Kept]) -> Vec<ruleset::Element> {
-    keep.iter().filter(|kept| kept.element.is_guards()).map(guards_element).collect()
-}
-
-fn guards_element(kept: &Kept) -> ruleset::Element {
-    ruleset::Element {
+    let of_guard = keep.iter().filter(|kept| kept.element.is_guards());
+    let element = |kept: &Kept| ruleset::Element {
         door: kept.place.door.clone(),
         address: kept.place.address,
         source_port: kept.place.source_port,
         left: kept.left,
         comment: comment(&kept.place.door, &kept.opener),
-    }
+    };
+    of_guard.map(element).collect()
 }
 
 #[cfg(test)]

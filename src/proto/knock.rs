@@ -18,6 +18,17 @@ pub enum Protocol {
 }
 }
 
+impl Protocol {
+    /// Its number in IP headers.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
 /// Takes either case.
 impl FromStr for Protocol {
     type Err = KnockError;

@@ -80,13 +80,6 @@ impl Ruleset {
         Some(Self { chains })
     }
 
-    /// Whether the guard has locked a port already.
-    #[must_use]
-    pub fn guards(&self, port: Knock) -> bool {
-        let name = ruleset::host_chain(port);
-        self.chains.iter().any(|chain| chain.is_guards() && chain.head.name == name)
-    }
-
     /// Whether packets to a port of this host are passed on to another host, a container, or
     /// another port.
     #[must_use]
@@ -393,10 +386,7 @@ fn is_port(value: &Value, port: Knock) -> Option<bool> {
 }
 
 fn is_protocol(value: &Value, protocol: Protocol) -> Option<bool> {
-    let number = match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-    };
+    let number = u64::from(protocol.number());
     match value {
         Value::Number(known) => Some(known.as_u64() == Some(number)),
         Value::String(name) if !name.starts_with('@') => Some(name == protocol.as_str()),
@@ -478,12 +468,8 @@ mod tests {
     #[test]
     fn the_guard_is_no_other_firewall() {
         let json = br#"{"nftables": [
-            {"chain": {"family": "inet", "table": "knockd", "name": "x", "hook": "input", "policy": "drop"}},
-            {"chain": {"family": "inet", "table": "knockd", "name": "port_tcp_22"}}]}"#;
+            {"chain": {"family": "inet", "table": "knockd", "name": "x", "hook": "input", "policy": "drop"}}]}"#;
         assert_eq!(dropped(json, &["22"]), [""; 0]);
-        let ruleset = Ruleset::parse(json).unwrap();
-        assert!(ruleset.guards("22/tcp".parse().unwrap()));
-        assert!(!ruleset.guards("22/udp".parse().unwrap()));
     }
 
     #[test]

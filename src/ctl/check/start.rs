@@ -65,7 +65,7 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
         }
     }
     let why = sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));
-    found.extend(why.map(|why| Diagnostic::file(path, why)));
+    found.extend(why.map(|why| Diagnostic::file(path, format!("cannot set up the guard: {why}"))));
     found
 }
 

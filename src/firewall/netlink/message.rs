@@ -1,120 +1,163 @@
 //! nf_tables messages as bytes: pure, in both directions.
 //!
-//! Headers are in the machine's byte order, the values of attributes in the network's
-//! (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h).
+//! Headers are in the machine's byte order (linux/netlink.h, linux/netfilter/nfnetlink.h,
+//! linux/netfilter/nf_tables.h).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::super::connections::{Connection, Older};
-use super::set::number;
-use super::{Comment, Entry, Family, Key, SetRef};
+use nix::errno::Errno;
 
-pub(super) const REQUEST: u16 = 0x01;
-pub(super) const ACK: u16 = 0x04;
-pub(super) const DUMP: u16 = 0x300;
+use super::attribute::{
+    Attributes, array, attributes, comment, find, find_text, find_u32, find_u64, read_comment,
+};
+use super::set::number;
+use super::{Comment, ElementRef, Entry, Family, Key, SetRef, SetType, Table};
+
+pub const REQUEST: u16 = 0x01;
+pub const ACK: u16 = 0x04;
+pub const DUMP: u16 = 0x300;
 const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
-/// In a reply: what was dumped changed while it was.
+pub const CREATE: u16 = 0x400;
+pub const APPEND: u16 = 0x800;
 const DUMP_INTERRUPTED: u16 = 0x10;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const SUBSYSTEM: u16 = 10;
+const NF_TABLES: u16 = 10;
 
-pub(super) const GET_TABLE: u16 = kind(1);
-pub(super) const GET_CHAIN: u16 = kind(4);
-pub(super) const GET_RULE: u16 = kind(7);
-pub(super) const GET_SET: u16 = kind(10);
-pub(super) const NEW_ELEMENT: u16 = kind(12);
-pub(super) const GET_ELEMENT: u16 = kind(13);
-pub(super) const DELETE_ELEMENT: u16 = kind(14);
-pub(super) const NEW_GENERATION: u16 = kind(15);
-pub(super) const GET_GENERATION: u16 = kind(16);
+pub const NEW_TABLE: u16 = kind(0);
+pub const GET_TABLE: u16 = kind(1);
+pub const DELETE_TABLE: u16 = kind(2);
+pub const NEW_CHAIN: u16 = kind(3);
+pub const NEW_RULE: u16 = kind(6);
+pub const NEW_SET: u16 = kind(9);
+pub const GET_SET: u16 = kind(10);
+pub const NEW_ELEMENT: u16 = kind(12);
+pub const GET_ELEMENT: u16 = kind(13);
+pub const DELETE_ELEMENT: u16 = kind(14);
+pub const GET_GENERATION: u16 = kind(16);
 
 /// The first attribute of everything that belongs to a table is the table's name, and the second
 /// of a set and of a list of elements is the set's.
-pub(super) const TABLE: u16 = 1;
-const SET: u16 = 2;
+pub const TABLE: u16 = 1;
+pub const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
-const LIST_ELEMENT: u16 = 1;
+pub const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
+const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
 const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_COMMENT: u16 = 6;
+const INTERVAL_END: u32 = 1;
 const DATA_VALUE: u16 = 1;
-const SET_FLAGS: u16 = 3;
-const SET_KEY_TYPE: u16 = 4;
+pub const SET_FLAGS: u16 = 3;
+pub const SET_KEY_TYPE: u16 = 4;
 const SET_HANDLE: u16 = 16;
 const TABLE_HANDLE: u16 = 4;
-const NESTED: u16 = 0x8000;
+pub const TABLE_USERDATA: u16 = 6;
+/// In the message that begins a batch, and in the answer to a question for it.
+const GENERATION: u16 = 1;
+/// So many elements in one message: the length of their list has 16 bits.
+const ELEMENTS_AT_A_TIME: usize = 256;
 
 const fn kind(of_nf_tables: u16) -> u16 {
-    SUBSYSTEM << 8 | of_nf_tables
+    NF_TABLES << 8 | of_nf_tables
 }
 
-/// One change of one set.
+/// One change of the tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// With a timeout rounded up to milliseconds, never zero: an element without one stays.
-    /// `exclusive`: fails if the element is there already.
-    Add {
-        set: &'a SetRef,
-        key: Key,
-        timeout: Duration,
-        comment: &'a Comment,
-        exclusive: bool,
-    },
-    Delete {
-        set: &'a SetRef,
-        key: Key,
-    },
+pub struct Change {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    pub(super) family: Family,
+    pub(super) body: Attributes,
+    pub(super) of: Of,
 }
 
-impl Change<'_> {
-    pub(super) const fn set(&self) -> &SetRef {
-        match self {
-            Self::Add { set, .. } | Self::Delete { set, .. } => set,
-        }
+/// What a change is about, for the message that says what the kernel has refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    Set(SetRef),
+    /// `the chain input`
+    Other(String),
+}
+
+impl Change {
+    /// Adds an element with a timeout rounded up to milliseconds, never zero: an element without
+    /// one stays. `exclusive`: fails if it is there already.
+    #[must_use]
+    pub fn add(
+        (set, key): &ElementRef,
+        left: Duration,
+        comment: &Comment,
+        exclusive: bool,
+    ) -> Self {
+        let entry = Entry::new(key.clone(), Some(left), comment.clone());
+        let flags = if exclusive { CREATE | EXCLUSIVE } else { CREATE };
+        Self::elements(NEW_ELEMENT, flags, set, &[entry])
+    }
+
+    #[must_use]
+    pub fn delete((set, key): &ElementRef) -> Self {
+        Self::elements(DELETE_ELEMENT, 0, set, &[nameless(key)])
+    }
+
+    /// Adds all the elements, with no more than some hundred in each change.
+    pub fn add_all(set: &SetRef, entries: &[Entry]) -> impl Iterator<Item = Self> {
+        entries
+            .chunks(ELEMENTS_AT_A_TIME)
+            .map(|some| Self::elements(NEW_ELEMENT, CREATE, set, some))
+    }
+
+    fn elements(kind: u16, flags: u16, set: &SetRef, entries: &[Entry]) -> Self {
+        let (family, of) = (set.family, Of::Set(set.clone()));
+        Self { kind, flags, family, body: in_set(set, entries), of }
     }
 }
 
+/// An element as it is asked for and deleted.
+fn nameless(key: &Key) -> Entry {
+    Entry::new(key.clone(), None, Comment::default())
+}
+
 /// A batch of changes; the message of the n-th has the sequence number `first + 1 + n`, and the
-/// last of them asks for the kernel's answer.
-pub(super) fn batch(first: u32, changes: &[Change<'_>]) -> Vec<u8> {
+/// last of them asks for the kernel's answer. With a generation, the kernel refuses it where
+/// anybody has changed any table since.
+pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[Change]) -> Vec<u8> {
+    let none = Attributes::default;
     let mut bytes = Vec::with_capacity(64 + 160 * changes.len());
-    message(&mut bytes, BATCH_BEGIN, REQUEST, first, 0, SUBSYSTEM, &[]);
+    let alone = generation.map_or_else(none, |at| none().u32(GENERATION, at));
+    message(&mut bytes, BATCH_BEGIN, REQUEST, first, 0, NF_TABLES, &alone);
     let mut sequence = first;
     for (at, change) in changes.iter().enumerate() {
         sequence = sequence.wrapping_add(1);
         let ack = if at + 1 == changes.len() { ACK } else { 0 };
-        let (kind, flags, set, element) = match change {
-            Change::Add { set, key, timeout, comment, exclusive } => {
-                let flags = if *exclusive { CREATE | EXCLUSIVE } else { CREATE };
-                (NEW_ELEMENT, flags, set, element(*key, Some((*timeout, comment))))
-            }
-            Change::Delete { set, key } => (DELETE_ELEMENT, 0, set, element(*key, None)),
-        };
-        let body = in_set(set, &element);
-        let family = number(set.family);
-        message(&mut bytes, kind, REQUEST | ack | flags, sequence, family, 0, &body);
+        let Change { kind, flags, family, body, .. } = change;
+        message(&mut bytes, *kind, REQUEST | ack | flags, sequence, number(*family), 0, body);
     }
-    message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), 0, SUBSYSTEM, &[]);
+    message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), 0, NF_TABLES, &none());
     bytes
 }
 
 /// Names one element of a set.
-pub(super) fn element_name(set: &SetRef, key: Key) -> Vec<u8> {
-    in_set(set, &element(key, None))
+pub(super) fn element_name((set, key): &ElementRef) -> Attributes {
+    in_set(set, &[nameless(key)])
 }
 
-fn in_set(set: &SetRef, element: &[u8]) -> Vec<u8> {
-    let mut body = set_name(set);
-    attribute(&mut body, ELEMENTS | NESTED, &nested(LIST_ELEMENT | NESTED, element));
-    body
+fn in_set(set: &SetRef, entries: &[Entry]) -> Attributes {
+    let list = entries.iter().fold(Attributes::default(), |list, entry| {
+        let Entry { key, is_end, left, comment: says } = entry;
+        let key = Attributes::default().bytes(DATA_VALUE, key.as_bytes());
+        let element = Attributes::default()
+            .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
+            .optional(*left, |it, left| it.u64(ELEMENT_TIMEOUT, millis(left)))
+            .nest(ELEMENT_KEY, &key)
+            .optional(comment(says.as_str()), |it, says| it.bytes(ELEMENT_COMMENT, &says));
+        list.nest(LIST_ELEMENT, &element)
+    });
+    set_name(set).nest(ELEMENTS, &list)
 }
 
 /// A question: about a table, a set or everything of a kind, as `body` says.
@@ -122,62 +165,28 @@ pub(super) fn question(
     kind: u16,
     flags: u16,
     sequence: u32,
-    family: Family,
-    body: &[u8],
+    family: u8,
+    body: &Attributes,
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
-    message(&mut bytes, kind, REQUEST | flags, sequence, number(family), 0, body);
+    message(&mut bytes, kind, REQUEST | flags, sequence, family, 0, body);
     bytes
 }
 
 /// The attributes that name a set.
-pub(super) fn set_name(set: &SetRef) -> Vec<u8> {
-    let mut body = table_name(set.table.as_str());
-    attribute(&mut body, SET, &terminated(set.set.as_str()));
-    body
+pub fn set_name(set: &SetRef) -> Attributes {
+    table_name(set.table.as_str()).text(SET, set.set.as_str())
 }
 
 /// The attribute that names a table.
-pub(super) fn table_name(table: &str) -> Vec<u8> {
-    nested(TABLE, &terminated(table))
-}
-
-fn terminated(text: &str) -> Vec<u8> {
-    [text.as_bytes(), &[0]].concat()
-}
-
-fn element(key: Key, holds: Option<(Duration, &Comment)>) -> Vec<u8> {
-    let mut body = Vec::with_capacity(64);
-    if let Some((timeout, _)) = holds {
-        attribute(&mut body, ELEMENT_TIMEOUT, &millis(timeout).to_be_bytes());
-    }
-    attribute(&mut body, ELEMENT_KEY | NESTED, &nested(DATA_VALUE, &key_bytes(key)));
-    let comment = holds.map_or("", |(_, comment)| comment.as_str());
-    if let Some(length) = u8::try_from(comment.len() + 1).ok().filter(|&length| length > 1) {
-        // The form that nft reads and writes: kind 0 (a comment), length, text, NUL.
-        let text = [&[0, length], comment.as_bytes(), &[0]].concat();
-        attribute(&mut body, ELEMENT_COMMENT, &text);
-    }
-    body
+pub fn table_name(table: &str) -> Attributes {
+    Attributes::default().text(TABLE, table)
 }
 
 /// At least 1, since 0 means for ever, and at most some centuries.
 fn millis(timeout: Duration) -> u64 {
     let nanos = timeout.as_nanos().div_ceil(1_000_000);
     u64::try_from(nanos).unwrap_or(u64::MAX).clamp(1, 1 << 43)
-}
-
-/// Each part of a concatenation fills whole registers of four bytes.
-fn key_bytes(key: Key) -> Vec<u8> {
-    let mut bytes = match key.address.to_canonical() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    if let Some(port) = key.port {
-        bytes.extend(port.get().to_be_bytes());
-        bytes.extend([0; 2]);
-    }
-    bytes
 }
 
 fn message(
@@ -187,8 +196,9 @@ fn message(
     sequence: u32,
     family: u8,
     resource: u16,
-    body: &[u8],
+    body: &Attributes,
 ) {
+    let body = body.as_bytes();
     let length = u32::try_from(20 + body.len()).unwrap_or(u32::MAX);
     bytes.extend(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -200,200 +210,115 @@ fn message(
     bytes.extend(body);
 }
 
-fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(value.len() + 8);
-    attribute(&mut bytes, kind, value);
-    bytes
-}
-
-/// Names have at most 255 bytes and comments 127, so no length overflows.
-fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}
-
 /// One message from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reply<'a> {
+    pub(super) kind: u16,
+    flags: u16,
     pub(super) sequence: u32,
     /// The port of the socket whose request this answers or tells others of.
     pub(super) port: u32,
-    pub(super) interrupted: bool,
-    pub(super) content: Content<'a>,
+    payload: &'a [u8],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content<'a> {
-    /// A request has succeeded (0) or failed (errno).
-    Outcome(i32),
-    /// The end of a dump.
-    Done(i32),
-    Object {
-        kind: u16,
-        family: u8,
-        attributes: &'a [u8],
-    },
-    Other,
+impl<'a> Reply<'a> {
+    /// What became of a request, or how a dump ended; `None`: this is an object.
+    pub(super) fn outcome(&self) -> Option<nix::Result<()>> {
+        if ![NLMSG_ERROR, NLMSG_DONE].contains(&self.kind) {
+            return None;
+        }
+        let errno = i32::from_ne_bytes(array(self.payload, 0).unwrap_or_default());
+        Some(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno.wrapping_neg())) })
+    }
+
+    /// Of a dump: what was dumped changed while it was.
+    pub(super) const fn is_interrupted(&self) -> bool {
+        self.flags & DUMP_INTERRUPTED != 0
+    }
+
+    /// The family of an object of netfilter, by its number.
+    pub(super) fn family(&self) -> Option<u8> {
+        self.payload.first().copied()
+    }
+
+    pub(super) fn attributes(&self) -> &'a [u8] {
+        self.payload.get(4..).unwrap_or_default()
+    }
 }
 
 /// The messages in what was received; what is broken ends them.
 pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Reply<'_>> {
     std::iter::from_fn(move || {
-        let (reply, rest) = next_reply(bytes)?;
-        bytes = rest;
+        let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0)?)).ok()?;
+        let reply = Reply {
+            kind: u16::from_ne_bytes(array(bytes, 4)?),
+            flags: u16::from_ne_bytes(array(bytes, 6)?),
+            sequence: u32::from_ne_bytes(array(bytes, 8)?),
+            port: u32::from_ne_bytes(array(bytes, 12)?),
+            payload: bytes.get(16..length)?,
+        };
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(reply)
     })
 }
 
-fn next_reply(bytes: &[u8]) -> Option<(Reply<'_>, &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0)?)).ok()?;
-    let payload = bytes.get(16..length)?;
-    let kind = u16::from_ne_bytes(array(bytes, 4)?);
-    let errno = || Some(i32::from_ne_bytes(array(payload, 0)?).wrapping_neg());
-    let content = match kind {
-        NLMSG_ERROR => Content::Outcome(errno()?),
-        NLMSG_DONE => Content::Done(errno().unwrap_or(0)),
-        kind if kind >> 8 == SUBSYSTEM => {
-            Content::Object { kind, family: *payload.first()?, attributes: payload.get(4..)? }
-        }
-        _ => Content::Other,
-    };
-    let reply = Reply {
-        sequence: u32::from_ne_bytes(array(bytes, 8)?),
-        port: u32::from_ne_bytes(array(bytes, 12)?),
-        interrupted: u16::from_ne_bytes(array(bytes, 6)?) & DUMP_INTERRUPTED != 0,
-        content,
-    };
-    Some((reply, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
-}
-
-/// The attributes one after the other; what is broken ends them.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(array(bytes, 0)?));
-        let kind = u16::from_ne_bytes(array(bytes, 2)?) & !(NESTED | 0x4000);
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|&(kind, _)| kind == wanted).map(|(_, value)| value)
-}
-
-fn find_u32(bytes: &[u8], wanted: u16) -> Option<u32> {
-    Some(u32::from_be_bytes(array(find(bytes, wanted)?, 0)?))
-}
-
-fn find_u64(bytes: &[u8], wanted: u16) -> Option<u64> {
-    Some(u64::from_be_bytes(array(find(bytes, wanted)?, 0)?))
-}
-
-/// The text of an attribute, up to its NUL.
-fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes.split(|&byte| byte == 0).next()?).ok()
-}
-
 /// The name of the table that an object belongs to, or of the table itself.
 pub(super) fn table_of(attributes: &[u8]) -> Option<&str> {
-    text(find(attributes, TABLE)?)
+    find_text(attributes, TABLE)
 }
 
 /// The name of a set, or of the set that elements belong to.
 pub(super) fn set_of(attributes: &[u8]) -> Option<&str> {
-    text(find(attributes, SET)?)
+    find_text(attributes, SET)
 }
 
-/// What tells a table, and a set, from one of the same name that replaced it.
-pub(super) fn table_handle(attributes: &[u8]) -> Option<u64> {
-    find_u64(attributes, TABLE_HANDLE)
+pub(super) fn table(attributes: &[u8]) -> Option<Table> {
+    let says = find(attributes, &[TABLE_USERDATA]).and_then(read_comment).unwrap_or_default();
+    Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, says: says.to_owned() })
 }
 
-pub(super) fn set_handle(attributes: &[u8]) -> Option<u64> {
-    find_u64(attributes, SET_HANDLE)
-}
-
-/// The flags of a set and the number of its key's type.
-pub(super) fn set_type(attributes: &[u8]) -> Option<(u32, u32)> {
-    Some((find_u32(attributes, SET_FLAGS).unwrap_or(0), find_u32(attributes, SET_KEY_TYPE)?))
-}
-
-/// The raw keys of the elements in one message.
-pub(super) fn raw_keys(body: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let list = find(body, ELEMENTS).unwrap_or_default();
-    attributes(list).filter_map(|(_, element)| find(find(element, ELEMENT_KEY)?, DATA_VALUE))
-}
-
-/// The elements in one message whose keys are addresses, with or without a port.
-pub(super) fn entries(body: &[u8]) -> impl Iterator<Item = Entry> {
-    attributes(find(body, ELEMENTS).unwrap_or_default()).filter_map(|(_, element)| entry(element))
-}
-
-fn entry(element: &[u8]) -> Option<Entry> {
-    let key = read_key(find(find(element, ELEMENT_KEY)?, DATA_VALUE)?)?;
-    let comment = find(element, ELEMENT_COMMENT).and_then(read_comment).unwrap_or_default();
-    let left = find_u64(element, ELEMENT_EXPIRATION).map(Duration::from_millis);
-    Some(Entry { key, left, comment: Comment::new(comment) })
-}
-
-fn read_key(bytes: &[u8]) -> Option<Key> {
-    let v4 = || Some(IpAddr::from(Ipv4Addr::from(array::<4>(bytes, 0)?)));
-    let v6 = || Some(IpAddr::from(Ipv6Addr::from(array::<16>(bytes, 0)?)));
-    let port = |at| NonZeroU16::new(u16::from_be_bytes(array(bytes, at)?));
-    match bytes.len() {
-        4 => Some(Key { address: v4()?, port: None }),
-        8 => Some(Key { address: v4()?, port: Some(port(4)?) }),
-        16 => Some(Key { address: v6()?, port: None }),
-        20 => Some(Key { address: v6()?, port: Some(port(16)?) }),
-        _ => None,
-    }
-}
-
-/// The elements in one message that are connections: an address, its port, a port of this host.
-pub(super) fn connections(body: &[u8]) -> impl Iterator<Item = Older> {
-    attributes(find(body, ELEMENTS).unwrap_or_default()).filter_map(|(_, element)| {
-        let key = find(find(element, ELEMENT_KEY)?, DATA_VALUE)?;
-        let (peer, last) = key.split_at_checked(key.len().checked_sub(4)?)?;
-        let Key { address, port } = read_key(peer)?;
-        let peer = SocketAddr::new(address, port?.get());
-        let connection = Connection { peer, port: u16::from_be_bytes(array(last, 0)?) };
-        let left = Duration::from_millis(find_u64(element, ELEMENT_EXPIRATION)?);
-        Some(Older { connection, left })
+pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
+    Some(SetType {
+        handle: find_u64(attributes, SET_HANDLE)?,
+        flags: find_u32(attributes, SET_FLAGS).unwrap_or(0),
+        key: find_u32(attributes, SET_KEY_TYPE)?,
     })
 }
 
-/// User data is a row of kind, length, value; a comment has kind 0.
-fn read_comment(mut bytes: &[u8]) -> Option<&str> {
-    loop {
-        let (&kind, &length) = (bytes.first()?, bytes.get(1)?);
-        let end = 2 + usize::from(length);
-        if kind == 0 {
-            return text(bytes.get(2..end)?);
-        }
-        bytes = bytes.get(end..)?;
-    }
+/// How often anybody has changed any table.
+pub(super) fn generation(attributes: &[u8]) -> Option<u32> {
+    find_u32(attributes, GENERATION)
+}
+
+/// The elements in one message.
+pub(super) fn entries(body: &[u8]) -> Vec<Entry> {
+    let list = attributes(find(body, &[ELEMENTS]).unwrap_or_default());
+    list.filter_map(|(_, body)| entry(body)).collect()
+}
+
+fn entry(element: &[u8]) -> Option<Entry> {
+    let key = Key::from_bytes(find(element, &[ELEMENT_KEY, DATA_VALUE])?);
+    let comment = find(element, &[ELEMENT_COMMENT]).and_then(read_comment).unwrap_or_default();
+    let is_end = find_u32(element, ELEMENT_FLAGS).is_some_and(|flags| flags & INTERVAL_END != 0);
+    let left = find_u64(element, ELEMENT_EXPIRATION).map(Duration::from_millis);
+    Some(Entry { key, is_end, left, comment: Comment::new(comment) })
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::config::Family::{V4, V6};
 
     fn set() -> SetRef {
-        SetRef::new(Family::Inet, "knockd", "g_ssh_4").unwrap()
+        SetRef::new(Family::Inet, "knockd", "open_4").unwrap()
     }
 
-    fn key(address: &str, port: u16) -> Key {
-        Key { address: address.parse().unwrap(), port: NonZeroU16::new(port) }
+    fn key(address: &str) -> Key {
+        address.parse::<IpAddr>().unwrap().into()
     }
 
     /// What `strace nft 'add element inet k s { 192.0.2.9 . 443 timeout 30s comment "hi" }'` shows,
@@ -403,14 +328,9 @@ mod tests {
     fn an_element_is_written_as_nft_writes_it() {
         let set = SetRef::new(Family::Inet, "k", "s").unwrap();
         let comment = Comment::new("hi");
-        let change = Change::Add {
-            set: &set,
-            key: key("192.0.2.9", 443),
-            timeout: Duration::from_secs(30),
-            comment: &comment,
-            exclusive: false,
-        };
-        let bytes = batch(7, &[change]);
+        let key = key("192.0.2.9").port(443);
+        let change = Change::add(&(set, key), Duration::from_secs(30), &comment, false);
+        let bytes = batch(7, None, &[change]);
         let begin = [20, 0, 0, 0, 0x10, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
         let end = [20, 0, 0, 0, 0x11, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
         #[rustfmt::skip]
@@ -436,16 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_address_in_ipv6_clothes_is_ipv4() {
-        assert_eq!(key_bytes(key("::ffff:192.0.2.9", 0)), [192, 0, 2, 9]);
-    }
-
-    #[test]
     fn only_the_last_change_asks_for_an_answer() {
         let set = set();
-        let delete =
-            |last: u8| Change::Delete { set: &set, key: key(&format!("192.0.2.{last}"), 0) };
-        let bytes = batch(u32::MAX, &[delete(1), delete(2)]);
+        let deletes = ["192.0.2.1", "192.0.2.2"].map(|it| Change::delete(&(set.clone(), key(it))));
+        let bytes = batch(u32::MAX, None, &deletes);
         let flags: Vec<u16> = (0..4)
             .scan(0, |at, _| {
                 let here = *at;
@@ -459,10 +373,10 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_key()(v4: bool, bytes: [u8; 16], port: Option<NonZeroU16>) -> Key {
+        fn any_key()(v4: bool, bytes: [u8; 16], port: u16, protocol: u8) -> Key {
             let short = [bytes[0], bytes[1], bytes[2], bytes[3]];
             let address: IpAddr = if v4 { short.into() } else { bytes.into() };
-            Key { address: address.to_canonical(), port }
+            Key::from(address).port(port).protocol(protocol)
         }
     }
 
@@ -472,22 +386,17 @@ mod tests {
             key in any_key(), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
         ) {
             let (set, comment) = (set(), Comment::new(&comment));
-            let change = Change::Add {
-                set: &set, key, timeout: Duration::from_millis(timeout), comment: &comment,
-                exclusive: true,
-            };
-            let bytes = batch(1, &[change]);
+            let change = Change::add(&(set, key.clone()), Duration::from_millis(timeout), &comment, true);
+            let bytes = batch(1, None, &[change]);
             let found: Vec<Entry> = replies(&bytes)
-                .filter_map(|reply| match reply.content {
-                    Content::Object { kind: NEW_ELEMENT, attributes, .. } => Some(attributes),
-                    _ => None,
-                })
-                .flat_map(|body| {
-                    assert_eq!((table_of(body), set_of(body)), (Some("knockd"), Some("g_ssh_4")));
+                .filter(|reply| reply.kind == NEW_ELEMENT)
+                .flat_map(|reply| {
+                    let body = reply.attributes();
+                    assert_eq!((table_of(body), set_of(body)), (Some("knockd"), Some("open_4")));
                     entries(body)
                 })
                 .collect();
-            prop_assert_eq!(found, [Entry { key, left: None, comment }]);
+            prop_assert_eq!(found, [Entry { key, is_end: false, left: None, comment }]);
         }
 
         #[test]
@@ -501,15 +410,14 @@ mod tests {
                 bytes[20..24].copy_from_slice(&[16, 0, 3, 0]);
             }
             for reply in replies(&bytes) {
-                if let Content::Object { attributes, .. } = reply.content {
-                    let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
-                    let _ = (table_handle(attributes), set_handle(attributes));
-                    let _ = (entries(attributes).count(), raw_keys(attributes).count());
-                    let _ = connections(attributes).count();
-                }
+                let attributes = reply.attributes();
+                let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
+                let _ = (table(attributes), entries(attributes), generation(attributes));
+                let _ = (reply.outcome(), reply.family(), reply.is_interrupted());
             }
-            let _ = (entries(&bytes).count(), entry(&bytes), read_comment(&bytes));
-            let _ = read_key(&bytes);
+            let _ = (entries(&bytes), entry(&bytes), read_comment(&bytes));
+            let key = Key::from_bytes(&bytes);
+            let _ = (key.as_address(), key.first_address(V6), key.second_port(V4));
         }
     }
 }

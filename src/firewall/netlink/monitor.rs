@@ -5,14 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
-use super::message::{self, Content, replies};
+use super::message::{self, replies};
 use super::set::number;
-use super::{Family, NetlinkError, connect, receive};
+use super::{Family, Result, connect, receive};
 
 /// `NFNLGRP_NFTABLES`, as a bit.
 const GROUP: u32 = 1 << 6;
-/// Own batches are heard as well: room for those of thousands of elements.
-const BUFFER: usize = 4 << 20;
+/// Own changes are heard as well: room for some ten thousand, of about a kilobyte each, between two
+/// looks.
+const BUFFER: usize = 64 << 20;
 /// How much is looked at in one go.
 const DATAGRAMS: usize = 10_000;
 
@@ -23,55 +24,52 @@ pub struct Monitor {
     buffer: Vec<u8>,
 }
 
-/// What happened to the tables one cares for since the last look.
-#[must_use]
+/// What somebody else did to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// Nothing, or nothing that was not one's own doing.
-    Nothing,
-    /// Somebody else did something, or too much happened to be told.
-    Something,
+pub struct Event<'a> {
+    /// `NFT_MSG_…` of linux/netfilter/nf_tables.h, with the number of nf_tables before it.
+    pub kind: u16,
+    pub family: Family,
+    pub table: &'a str,
+    /// Of a set and of elements.
+    pub set: Option<&'a str>,
 }
 
 impl Monitor {
     /// # Errors
     /// As [`Netlink::open`](super::Netlink::open).
-    pub fn new() -> Result<Self, NetlinkError> {
+    pub fn new() -> Result<Self> {
         let (socket, _) = connect(GROUP)?;
         // Refused without the privilege; a burst is then sooner too much to be told.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         Ok(Self { socket, buffer: vec![0; super::BUFFER] })
     }
 
-    /// Whether anybody but the owners of these ports has touched one of the tables that
-    /// `is_ours` knows.
-    pub fn look(&mut self, own: &[u32], is_ours: impl Fn(Family, &str) -> bool) -> Seen {
-        let mut seen = Seen::Nothing;
+    /// Tells what anybody but the owner of this port has done since the last look; whether that
+    /// is all that happened: otherwise it was too much to be told.
+    #[must_use]
+    pub fn look(&mut self, own: u32, mut saw: impl FnMut(Event<'_>)) -> bool {
+        let mut is_all = true;
         for _ in 0..DATAGRAMS {
             let received = match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(received) => received,
-                Err(Errno::EAGAIN) => return seen,
+                Err(Errno::EAGAIN) => break,
                 Err(Errno::ENOBUFS) => {
-                    seen = Seen::Something;
+                    is_all = false;
                     continue;
                 }
-                Err(_) => return Seen::Something,
+                Err(_) => return false,
             };
-            let foreign = replies(received).any(|reply| {
-                let Content::Object { kind, family, attributes } = reply.content else {
-                    return false;
-                };
-                let family = Family::ALL.into_iter().find(|known| number(*known) == family);
-                let table = message::table_of(attributes);
-                kind != message::NEW_GENERATION
-                    && !own.contains(&reply.port)
-                    && family.zip(table).is_some_and(|(family, table)| is_ours(family, table))
-            });
-            if foreign {
-                seen = Seen::Something;
+            for reply in replies(received).filter(|reply| reply.port != own) {
+                let family = |known: &Family| Some(number(*known)) == reply.family();
+                let family = Family::ALL.into_iter().find(family);
+                let (kind, body) = (reply.kind, reply.attributes());
+                if let (Some(family), Some(table)) = (family, message::table_of(body)) {
+                    saw(Event { kind, family, table, set: message::set_of(body) });
+                }
             }
         }
-        seen
+        is_all
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use crate::config::{NftFamily, NftName, NftNameError};
+use super::attribute::array;
+use crate::config::{Family, NftFamily, NftName, NftNameError};
 
 /// The number of a family of tables in messages (linux/netfilter.h).
 pub(super) const fn number(family: NftFamily) -> u8 {
@@ -16,7 +17,7 @@ pub(super) const fn number(family: NftFamily) -> u8 {
     }
 }
 
-/// A set in a table: `inet knockd g_ssh_4`.
+/// A set in a table: `inet knockd open_4`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SetRef {
     pub family: NftFamily,
@@ -38,11 +39,78 @@ impl fmt::Display for SetRef {
     }
 }
 
-/// What an element lets in: an address, or one source port of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    pub address: IpAddr,
-    pub port: Option<NonZeroU16>,
+/// What an element is in its set: an address, or a concatenation such as address, protocol, port.
+/// Each part fills whole registers of four bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Vec<u8>);
+
+impl From<IpAddr> for Key {
+    fn from(address: IpAddr) -> Self {
+        Self::default().address(address)
+    }
+}
+
+impl Key {
+    pub(in crate::firewall) fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
+    pub(in crate::firewall) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// With an address after what is there; an IPv4 one in IPv6 clothes is IPv4.
+    #[must_use]
+    pub fn address(self, address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => self.part(&address.octets()),
+            IpAddr::V6(address) => self.part(&address.octets()),
+        }
+    }
+
+    /// With a port after what is there.
+    #[must_use]
+    pub fn port(self, port: u16) -> Self {
+        self.part(&port.to_be_bytes())
+    }
+
+    /// With the number of a protocol after what is there.
+    #[must_use]
+    pub fn protocol(self, protocol: u8) -> Self {
+        self.part(&[protocol])
+    }
+
+    fn part(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// The address at its beginning, in a set that has such.
+    #[must_use]
+    pub fn first_address(&self, family: Family) -> Option<IpAddr> {
+        Some(match family {
+            Family::V4 => array::<4>(&self.0, 0)?.into(),
+            Family::V6 => array::<16>(&self.0, 0)?.into(),
+        })
+    }
+
+    /// The address that it is, of a set that has nothing else.
+    #[must_use]
+    pub fn as_address(&self) -> Option<IpAddr> {
+        match self.0.len() {
+            4 => self.first_address(Family::V4),
+            16 => self.first_address(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// The port right after the address at its beginning.
+    #[must_use]
+    pub fn second_port(&self, family: Family) -> Option<NonZeroU16> {
+        let at = if family == Family::V4 { 4 } else { 16 };
+        NonZeroU16::new(u16::from_be_bytes(array(&self.0, at)?))
+    }
 }
 
 /// A comment that nft can show and read again: printable ASCII without quotes, at most 127 bytes.
@@ -64,23 +132,40 @@ impl Comment {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it says that knockd has made what it is at.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.0.split(' ').next() == Some(Self::OURS)
+    }
 }
 
 /// An element as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub key: Key,
+    /// Whether it ends an interval, in a set of such: the first key that is no more in it.
+    pub is_end: bool,
     /// Until it goes away; `None`: never.
     pub left: Option<Duration>,
     pub comment: Comment,
 }
 
 impl Entry {
-    /// Whether knockd has added it. An element that does not end is the administrator's, whatever
-    /// it says: to add one again without a timeout makes it permanent, under its old comment.
+    pub(in crate::firewall) const fn new(
+        key: Key,
+        left: Option<Duration>,
+        comment: Comment,
+    ) -> Self {
+        Self { key, is_end: false, left, comment }
+    }
+
+    /// Whether it is a grant of knockd's. An element that does not end is the administrator's,
+    /// whatever it says: to add one again without a timeout makes it permanent, under its old
+    /// comment.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.left.is_some() && self.comment.as_str().split(' ').next() == Some(Comment::OURS)
+        self.left.is_some() && self.comment.is_ours()
     }
 }
 
@@ -95,19 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn an_element_that_is_permanent_or_says_nothing_of_knockd_is_somebody_elses() {
-        let key = Key { address: "192.0.2.2".parse().unwrap(), port: None };
-        let entry = |left, comment| Entry { key, left, comment: Comment::new(comment) };
-        let timed = Some(Duration::from_secs(9));
-        assert!(entry(timed, "knockd ssh sequence").is_ours());
-        for (left, comment) in [
-            (None, "knockd ssh sequence"),
-            (None, ""),
-            (timed, ""),
-            (timed, "knockdoor"),
-            (timed, "me"),
-        ] {
-            assert!(!entry(left, comment).is_ours(), "{comment}");
-        }
+    fn an_ipv4_address_in_ipv6_clothes_is_ipv4() {
+        let address: IpAddr = "::ffff:192.0.2.9".parse().unwrap();
+        assert_eq!(Key::from(address).as_bytes(), [192, 0, 2, 9]);
     }
 }

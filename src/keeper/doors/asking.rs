@@ -139,7 +139,7 @@ impl Doors {
         change: Option<Change>,
     ) -> Answer {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
-        if let Err(why) = self.sets.open(&kept) {
+        if let Err(why) = self.sets.open(&kept, true) {
             self.failed(now, place, opener, "not opened", &why.to_string());
             self.books.forget(id);
             let _nothing = self.grants.opened(id, Opened::NotStarted(0));
@@ -170,7 +170,7 @@ impl Doors {
 
     fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, place: &Place, opener: &Opener) {
         let kept = kept_one(&self.grants, id, now.monotonic);
-        match kept.map_or(Ok(false), |kept| self.sets.open(&kept)) {
+        match kept.map_or(Ok(false), |kept| self.sets.open(&kept, false)) {
             Ok(was_gone) => self.is_still_open(now, place, opener, was_gone, Some(until)),
             Err(why) => self.failed(now, place, opener, "cannot be extended", &why.to_string()),
         }

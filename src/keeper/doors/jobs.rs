@@ -9,7 +9,7 @@ use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
     AfterOpen, FailedClose, GrantId, GrantState, Listed, Manner, Opened, Opener, Place, Step,
 };
-use crate::keeper::sets::{Kept, are_held};
+use crate::keeper::sets::Kept;
 use crate::ledger::{Event, Flush};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -125,7 +125,7 @@ impl Doors {
                 Some((listed.id, kept_one(&self.grants, listed.id, now.monotonic)?))
             })
             .unzip();
-        match are_held(&keep) {
+        match self.sets.are_held(&keep) {
             Ok(held) => {
                 for (id, held) in ids.into_iter().zip(held) {
                     if held {

@@ -86,7 +86,7 @@ impl Doors {
                 // The guard's elements came back with its table.
                 if !element.is_guards() {
                     let kept = Kept { place, opener, element, left };
-                    if let Err(why) = self.sets.open(&kept) {
+                    if let Err(why) = self.sets.open(&kept, true) {
                         let Place { door, address, .. } = &kept.place;
                         error!(source = %address, door = %door, "cannot be restored: {why}");
                     }

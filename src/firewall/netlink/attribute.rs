@@ -1,0 +1,109 @@
+//! Attributes of netlink messages, written and read: pure.
+//!
+//! Their headers are in the machine's byte order, their values in the network's (linux/netlink.h).
+
+const NESTED: u16 = 0x8000;
+const NETWORK_ORDER: u16 = 0x4000;
+
+/// Attributes being written, one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes(Vec<u8>);
+
+impl Attributes {
+    /// A value as it is, at most 65,531 bytes.
+    pub fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        self.0.reserve(value.len() + 8);
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    pub fn u32(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    pub fn u64(self, kind: u16, value: u64) -> Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    /// A text, which ends with NUL.
+    pub fn text(self, kind: u16, value: &str) -> Self {
+        self.bytes(kind, &[value.as_bytes(), &[0]].concat())
+    }
+
+    pub fn nest(self, kind: u16, value: &Self) -> Self {
+        self.bytes(kind | NESTED, &value.0)
+    }
+
+    /// With one more, where there is a value for it.
+    pub fn optional<T>(self, value: Option<T>, with: impl FnOnce(Self, T) -> Self) -> Self {
+        match value {
+            Some(value) => with(self, value),
+            None => self,
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The attributes one after the other; what is broken ends them.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(array(bytes, 0)?));
+        let kind = u16::from_ne_bytes(array(bytes, 2)?) & !(NESTED | NETWORK_ORDER);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The first attribute at the end of a path of kinds, each within the one before.
+pub fn find<'a>(bytes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
+    path.iter().try_fold(bytes, |bytes, &wanted| {
+        attributes(bytes).find(|&(kind, _)| kind == wanted).map(|(_, value)| value)
+    })
+}
+
+pub fn find_u32(bytes: &[u8], kind: u16) -> Option<u32> {
+    Some(u32::from_be_bytes(array(find(bytes, &[kind])?, 0)?))
+}
+
+pub fn find_u64(bytes: &[u8], kind: u16) -> Option<u64> {
+    Some(u64::from_be_bytes(array(find(bytes, &[kind])?, 0)?))
+}
+
+/// The text of an attribute, up to its NUL.
+pub fn find_text(bytes: &[u8], kind: u16) -> Option<&str> {
+    text(find(bytes, &[kind])?)
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes.split(|&byte| byte == 0).next()?).ok()
+}
+
+pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+/// What nft keeps beside an object for itself: kind 0 (a comment), length, text, NUL.
+pub fn comment(text: &str) -> Option<Vec<u8>> {
+    let length = u8::try_from(text.len() + 1).ok().filter(|&length| length > 1)?;
+    Some([&[0, length], text.as_bytes(), &[0]].concat())
+}
+
+/// Reads such a row of kind, length and value up to the comment.
+pub fn read_comment(mut bytes: &[u8]) -> Option<&str> {
+    loop {
+        let (&kind, &length) = (bytes.first()?, bytes.get(1)?);
+        let end = 2 + usize::from(length);
+        if kind == 0 {
+            return text(bytes.get(2..end)?);
+        }
+        bytes = bytes.get(end..)?;
+    }
+}

@@ -1,0 +1,220 @@
+//! Tables, chains, sets and rules of knockd's own, as the kernel takes them: pure.
+//!
+//! A rule is a row of expressions; those here load values into registers, compare them, look them
+//! up and decide. `nft list` shows them as if somebody had typed them.
+
+use super::SetRef;
+use super::attribute::{Attributes, comment};
+use super::message::{
+    APPEND, CREATE, Change, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE,
+    Of, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, set_name, table_name,
+};
+use crate::config::{Family, NftFamily};
+
+const TABLE_FLAGS: u16 = 2;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_ID: u16 = 10;
+/// The first of sixteen registers of four bytes each (`NFT_REG32_00`).
+const REGISTER: u32 = 8;
+const VERDICT_REGISTER: u32 = 0;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const DROP: i32 = 0;
+const ACCEPT: i32 = 1;
+const JUMP: i32 = -3;
+const GOTO: i32 = -4;
+
+/// Where the kernel asks a chain (linux/netfilter.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting = 0,
+    Input = 1,
+    Forward = 2,
+    Postrouting = 4,
+}
+
+/// A value of a packet or of its connection: the expression that loads it, and that one's
+/// attributes but for the first, the register (linux/netfilter/nf_tables.h).
+#[derive(Clone, Copy, Debug)]
+pub struct Load(&'static str, &'static [(u16, u32)]);
+
+impl Load {
+    pub const INTERFACE: Self = Self("meta", &[(2, 4)]);
+    pub const NETWORK_PROTOCOL: Self = Self("meta", &[(2, 15)]);
+    pub const PROTOCOL: Self = Self("meta", &[(2, 16)]);
+    pub const STATE: Self = Self("ct", &[(2, 0)]);
+    pub const STATUS: Self = Self("ct", &[(2, 2)]);
+    pub const LABEL: Self = Self("ct", &[(2, 13)]);
+    /// What kind of address the destination is, to the routes of this host.
+    pub const DESTINATION_TYPE: Self = Self("fib", &[(2, 3), (3, 2)]);
+    pub const TCP_FLAGS: Self = Self("payload", &[(2, 2), (3, 13), (4, 1)]);
+
+    fn to(self, register: u32) -> (&'static str, Attributes) {
+        let data = Attributes::default().u32(1, register);
+        (self.0, self.1.iter().fold(data, |data, &(kind, value)| data.u32(kind, value)))
+    }
+}
+
+/// A part of a set's key: what is looked up, nft's number for its type, the bytes that it fills.
+#[derive(Clone, Copy, Debug)]
+pub struct Part(Load, u32, u32);
+
+impl Part {
+    pub const PROTOCOL: Self = Self(Load::PROTOCOL, 12, 4);
+    pub const SOURCE_PORT: Self = Self(Load("payload", &[(2, 2), (3, 0), (4, 2)]), 13, 4);
+    pub const PORT: Self = Self(Load("payload", &[(2, 2), (3, 2), (4, 2)]), 13, 4);
+    const SOURCE_4: Self = Self(Load("payload", &[(2, 1), (3, 12), (4, 4)]), 7, 4);
+    const SOURCE_6: Self = Self(Load("payload", &[(2, 1), (3, 8), (4, 16)]), 8, 16);
+    const DESTINATION_4: Self = Self(Load("payload", &[(2, 1), (3, 16), (4, 4)]), 7, 4);
+    const DESTINATION_6: Self = Self(Load("payload", &[(2, 1), (3, 24), (4, 16)]), 8, 16);
+
+    /// The addresses of a packet: its source and its destination.
+    #[must_use]
+    pub const fn addresses(family: Family) -> [Self; 2] {
+        match family {
+            Family::V4 => [Self::SOURCE_4, Self::DESTINATION_4],
+            Family::V6 => [Self::SOURCE_6, Self::DESTINATION_6],
+        }
+    }
+}
+
+/// A rule under construction: it goes on as long as what it asks for holds.
+#[derive(Clone, Debug, Default)]
+pub struct Rule(Attributes);
+
+impl Rule {
+    fn with(self, (name, data): (&str, Attributes)) -> Self {
+        let expression = Attributes::default().text(1, name).nest(2, &data);
+        Self(self.0.nest(LIST_ELEMENT, &expression))
+    }
+
+    /// Goes on where a value is this, in the form that the kernel loads it in.
+    #[must_use]
+    pub fn is(self, load: Load, value: &[u8]) -> Self {
+        self.with(load.to(REGISTER)).compare(true, value)
+    }
+
+    /// Goes on where some of these bits of a value are set.
+    #[must_use]
+    pub fn has(self, load: Load, bits: &[u8]) -> Self {
+        self.masked(load, bits, false, &vec![0; bits.len()])
+    }
+
+    /// Goes on where these bits of a value are, or are not, as they are in `value`.
+    #[must_use]
+    pub fn masked(self, load: Load, mask: &[u8], equal: bool, is: &[u8]) -> Self {
+        let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+        let data = Attributes::default().u32(1, REGISTER).u32(2, REGISTER).u32(3, length);
+        let data = data.nest(4, &value(mask)).nest(5, &value(&vec![0; mask.len()]));
+        self.with(load.to(REGISTER)).with(("bitwise", data)).compare(equal, is)
+    }
+
+    fn compare(self, equal: bool, with: &[u8]) -> Self {
+        let data = Attributes::default().u32(1, REGISTER).u32(2, u32::from(!equal));
+        self.with(("cmp", data.nest(3, &value(with))))
+    }
+
+    /// Goes on where the values, one after the other, are an element of a set.
+    #[must_use]
+    pub fn in_set(mut self, set: &SetRef, key: &[Part]) -> Self {
+        let mut register = REGISTER;
+        for &Part(load, _, length) in key {
+            self = self.with(load.to(register));
+            register += length / 4;
+        }
+        let set = Attributes::default().text(1, set.set.as_str());
+        self.with(("lookup", set.u32(2, REGISTER)))
+    }
+
+    /// Sets these bits of the label of the packet's connection, and goes on.
+    #[must_use]
+    pub fn label(self, bits: &[u8]) -> Self {
+        let load = Attributes::default().u32(1, REGISTER).nest(2, &value(bits));
+        let set = Attributes::default().u32(2, 13).u32(4, REGISTER);
+        self.with(("immediate", load)).with(("ct", set))
+    }
+
+    #[must_use]
+    pub fn accept(self) -> Self {
+        self.verdict(ACCEPT, None)
+    }
+
+    #[must_use]
+    pub fn drop(self) -> Self {
+        self.verdict(DROP, None)
+    }
+
+    /// Leaves the packet to another chain for good.
+    #[must_use]
+    pub fn goto(self, chain: &str) -> Self {
+        self.verdict(GOTO, Some(chain))
+    }
+
+    /// Asks another chain, and goes on where that one does not decide.
+    #[must_use]
+    pub fn jump(self, chain: &str) -> Self {
+        self.verdict(JUMP, Some(chain))
+    }
+
+    fn verdict(self, code: i32, chain: Option<&str>) -> Self {
+        let verdict = Attributes::default().bytes(1, &code.to_be_bytes());
+        let verdict = verdict.optional(chain, |it, chain| it.text(2, chain));
+        let data = Attributes::default().nest(DATA_VERDICT, &verdict);
+        self.with(("immediate", Attributes::default().u32(1, VERDICT_REGISTER).nest(2, &data)))
+    }
+}
+
+fn value(bytes: &[u8]) -> Attributes {
+    Attributes::default().bytes(DATA_VALUE, bytes)
+}
+
+impl Change {
+    fn object(kind: u16, flags: u16, body: Attributes, what: String) -> Self {
+        Self { kind, flags, family: NftFamily::Inet, body, of: Of::Other(what) }
+    }
+
+    /// Makes a table of the family `inet`, or leaves the one that is there.
+    pub fn table(table: &str, says: &str) -> Self {
+        let body = table_name(table).u32(TABLE_FLAGS, 0);
+        let body = body.optional(comment(says), |it, says| it.bytes(TABLE_USERDATA, &says));
+        Self::object(NEW_TABLE, CREATE, body, format!("the table {table}"))
+    }
+
+    /// Deletes a table with all that is in it.
+    pub fn delete_table(table: &str) -> Self {
+        Self::object(DELETE_TABLE, 0, table_name(table), format!("to delete the table {table}"))
+    }
+
+    /// A chain that other chains go to, or, with a hook, one that the kernel asks: at this
+    /// priority, and what it does not drop passes.
+    pub fn chain(table: &str, chain: &str, hook: Option<(Hook, i32)>) -> Self {
+        let body =
+            table_name(table).text(CHAIN_NAME, chain).optional(hook, |it, (hook, priority)| {
+                let at =
+                    Attributes::default().u32(1, hook as u32).bytes(2, &priority.to_be_bytes());
+                it.nest(CHAIN_HOOK, &at).u32(CHAIN_POLICY, 1).text(CHAIN_TYPE, "filter")
+            });
+        Self::object(NEW_CHAIN, CREATE, body, format!("the chain {chain}"))
+    }
+
+    /// A set with this kind of keys. `id` is not that of another set in the same batch.
+    pub fn set(set: &SetRef, id: u32, flags: u32, key: &[Part]) -> Self {
+        let of = |all: (u32, u32), part: &Part| (all.0 << 6 | part.1, all.1 + part.2);
+        let (kind, length) = key.iter().fold((0, 0), of);
+        let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, kind);
+        let body = body.u32(SET_KEY_LENGTH, length).u32(SET_ID, id);
+        Self::object(NEW_SET, CREATE, body, format!("the set {}", set.set))
+    }
+
+    /// Puts a rule at the end of a chain.
+    pub fn rule(table: &str, chain: &str, rule: &Rule) -> Self {
+        let body = table_name(table).text(RULE_CHAIN, chain).nest(RULE_EXPRESSIONS, &rule.0);
+        Self::object(NEW_RULE, CREATE | APPEND, body, format!("a rule of the chain {chain}"))
+    }
+}

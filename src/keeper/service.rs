@@ -1,0 +1,60 @@
+//! The service manager, where there is one: told how knockd is, and that it lives.
+
+use sd_notify::NotifyState;
+use tracing::warn;
+
+use super::run::Keeper;
+use crate::time::Monotonic;
+
+/// Tells the service manager.
+pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("cannot tell the service manager: {error}");
+    }
+}
+
+pub(super) fn reloading() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now().ok());
+    states
+}
+
+/// What one line of a status has room for.
+pub(super) fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+impl Keeper {
+    /// Tells the service manager that the loop turns, where it is time to. Whether it was.
+    pub(super) fn ping_watchdog(&mut self, now: Monotonic) -> bool {
+        let due = self.watchdog.as_mut().filter(|(_, next)| *next <= now);
+        let told = due.map(|(every, next)| *next = now + *every).is_some();
+        if told {
+            tell_systemd(&[NotifyState::Watchdog]);
+        }
+        told
+    }
+
+    /// Tells the service manager that a start or a reload has ended, and how.
+    pub(super) fn is_ready(&self) {
+        tell_systemd(&[NotifyState::Ready, NotifyState::Status(&self.status_line())]);
+    }
+
+    /// What is listened on, in words.
+    pub(super) fn listening(&self) -> String {
+        let (interfaces, _) = self.watchers.listening();
+        let interfaces = interfaces.join(", ");
+        format!("listening on {}", if interfaces.is_empty() { "nothing yet" } else { &interfaces })
+    }
+
+    /// How knockd is, for `systemctl status`.
+    pub(super) fn status_line(&self) -> String {
+        let doors = self.watchers.config().doors.len();
+        let line = format!("{}; doors: {doors}", self.listening());
+        match &self.not_taken_up {
+            Some(why) => format!("{line}; the configuration before stays: {why}"),
+            None if self.trial.is_some() => format!("{line}; on trial"),
+            None => line,
+        }
+    }
+}
