@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
+use super::atoi;
 use super::names::Names;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::sections::{Part, Section, read_sections};
@@ -333,18 +334,6 @@ fn classic_knock(text: &str) -> Reading {
         Some("is more than a port")
     };
     odd.map_or(Reading::Right(knock), |why| Reading::Taken(knock, why))
-}
-
-/// The number at the beginning of a text, 0 where there is none.
-fn atoi(text: &str) -> i64 {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let number = digits.bytes().take_while(u8::is_ascii_digit).fold(0i64, |number, digit| {
-        number.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
-    });
-    if negative { -number } else { number }
 }
 
 /// A knock as people write it: tcp goes without saying.

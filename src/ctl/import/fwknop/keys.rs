@@ -53,8 +53,16 @@ fn refused(name: &str, given: &Given, error: KeyError) -> Diagnostic {
     given.left_out(format!("{name}: {error}"))
 }
 
+/// Whether fwknopd takes this value of a variable for a key.
+pub(super) fn is_key(name: &str, value: &[u8]) -> bool {
+    let is_text = !name.ends_with("_BASE64") || lenient_base64(value).is_some();
+    value != PLACEHOLDER && is_text
+}
+
+const PLACEHOLDER: &[u8] = b"__CHANGEME__";
+
 fn read_key(name: &str, given: &Given) -> Result<Key, Diagnostic> {
-    let placeholder = given.value == b"__CHANGEME__";
+    let placeholder = given.value == PLACEHOLDER;
     if name.ends_with("_BASE64") && !placeholder {
         let bytes = lenient_base64(&given.value);
         let bytes = bytes.ok_or_else(|| refused(name, given, KeyError::NotBase64))?;
@@ -65,10 +73,14 @@ fn read_key(name: &str, given: &Given) -> Result<Key, Diagnostic> {
     Ok(Key { bytes: given.value.clone(), text })
 }
 
-/// fwknop stops at the first `=` and does not look at the bits that are left over.
+/// fwknop stops at the first `=` and does not look at the bits that are left over, be they a whole
+/// letter.
 fn lenient_base64(value: &[u8]) -> Option<Vec<u8>> {
-    let digits = value.split(|byte| *byte == b'=').next()?;
-    decoder()?.decode(digits).ok()
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    let digits =
+        value.split(|byte| *byte == b'=').next().filter(|_| value.iter().all(is_letter))?;
+    let whole = digits.len() - usize::from(digits.len() % 4 == 1);
+    decoder()?.decode(digits.get(..whole)?).ok()
 }
 
 fn decoder() -> Option<Encoding> {
@@ -93,7 +105,9 @@ mod tests {
         }
         assert_eq!(lenient_base64(b"===="), Some(Vec::new()));
         assert_eq!(lenient_base64(b"YW-j"), None);
-        assert_eq!(lenient_base64(b"YWJjZ"), None);
+        assert_eq!(lenient_base64(b"YWJjZ").as_deref(), Some(b"abc".as_slice()));
+        assert_eq!(lenient_base64(b"YWJj-"), None);
+        assert_eq!(lenient_base64(b"YWJj= "), None);
     }
 
     #[test]
