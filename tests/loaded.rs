@@ -301,6 +301,25 @@ fn a_classic_file_is_read_as_it_is() {
 }
 
 #[test]
+fn classic_names_that_are_alike_here_get_a_number() {
+    let long = "x".repeat(32);
+    let names = ["open ssh".to_owned(), "open_ssh".to_owned(), format!("{long}1"), format!("{long}2")];
+    let door = |name: &String| format!("[{name}]\nSequence = 7000\nCommand = true\n");
+    let text: String = names.iter().map(door).collect();
+    let loaded = parse(&Source::new("knockd.conf", text)).unwrap();
+    let found: Vec<_> = loaded.config.doors.iter().map(|door| door.name().to_string()).collect();
+    assert_eq!(found, ["open_ssh", "open_ssh-2", &long, &(long[..30].to_owned() + "-2")]);
+    let warned = loaded.warnings.iter().filter(|it| it.message().contains("is called"));
+    assert_eq!(warned.count(), 4);
+}
+
+#[test]
+fn the_classic_may_ask_for_syslog_twice() {
+    let text = "[options]\nUseSyslog\nusesyslog\n[ssh]\nSequence = 7000\nCommand = true\n";
+    assert_eq!(config(text).settings.log.syslog.as_deref(), Some("daemon"));
+}
+
+#[test]
 fn a_classic_file_has_the_defaults_of_the_classic() {
     let config = config("[a]\nSequence = 1,2\nCommand = x\nStop_Command = y\n");
     assert_eq!(config.settings, Settings::default());

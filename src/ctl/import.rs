@@ -2,7 +2,6 @@
 
 mod fwknop;
 mod knockd_conf;
-mod names;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -17,9 +17,9 @@ use jiff::tz::TimeZone;
 use keys::Key;
 
 use super::Files;
-use super::names::Names;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::config::names::Names;
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};

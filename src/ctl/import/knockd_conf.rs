@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::atoi;
-use super::names::Names;
+use crate::config::names::Names;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::sections::{Part, Section, read_sections};
 use crate::config::sleeps::run_time;
