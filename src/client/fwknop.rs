@@ -218,11 +218,7 @@ const fn blank(error: &RcError) -> &'static str {
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.
-pub fn stanza(
-    name: &str,
-    settled: &[&str],
-    voice: Voice,
-) -> Result<fwknoprc::Stanza, StanzaError> {
+pub fn stanza(name: &str, settled: &[&str], voice: Voice) -> Result<fwknoprc::Stanza, StanzaError> {
     use std::os::unix::fs::MetadataExt;
 
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");

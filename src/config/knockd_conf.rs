@@ -68,6 +68,8 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
         let name = read_name(section.name, &mut names, problems);
         doors.extend(read_door(name, &section, options, problems).ok());
     }
+    settings.classic_file = Some(source.path().to_owned());
+    settings.set_apart();
     if doors.is_empty() && !problems.has_errors() {
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
         problems.push(warning.help("write a section [NAME] with a Sequence and a Start_Command"));

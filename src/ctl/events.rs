@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -14,8 +13,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::lines::{Timeline, local, object, wall};
 use super::socket::{ControlError, Daemon, Patience, Replies};
+use super::target::Target;
 use super::{hand, status, words};
-use crate::config::load;
 use crate::config::{Door, Name, Recognition};
 use crate::control::{EventLine, HistoryQuery, Reply, Request};
 use crate::proto::duration;
@@ -68,22 +67,20 @@ fn since_at(text: &str, now: Wall, zone: &TimeZone) -> Result<Timestamp, String>
     })
 }
 
-pub(super) fn watch(config: &Path, insecure: bool, args: &WatchArgs) -> Result<(), ControlError> {
-    follow(config, insecure, &Request::Watch, args.json, BTreeMap::new())
+pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), ControlError> {
+    follow(target, &Request::Watch, args.json, BTreeMap::new())
 }
 
 /// What became of knocks, lately and from now on; of one address or of all.
 pub(super) fn explain(
-    config: &Path,
-    insecure: bool,
+    target: &Target,
     address: Option<IpAddr>,
     json: bool,
 ) -> Result<(), ControlError> {
     // As far as whoever asks may know what the doors want to hear: the daemon does not tell.
-    let options = load::Options { insecure_permissions: insecure };
-    let loaded = if json { None } else { load::load(config, &options).ok() };
+    let loaded = if json { None } else { target.load().ok() };
     let known = loaded.map(|loaded| known(&loaded.config.doors)).unwrap_or_default();
-    follow(config, insecure, &Request::Explain { address }, json, known)
+    follow(target, &Request::Explain { address }, json, known)
 }
 
 /// What the doors want to hear, by their names.
@@ -94,8 +91,7 @@ pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
 /// Tells of events as they happen, each at once. Ends when asked to, or when nobody reads any
 /// more; that the daemon ends is an error.
 fn follow(
-    config: &Path,
-    insecure: bool,
+    target: &Target,
     request: &Request,
     json: bool,
     known: BTreeMap<String, Recognition>,
@@ -104,7 +100,7 @@ fn follow(
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
     }
-    let mut daemon = Daemon::find(config, insecure)?;
+    let mut daemon = target.daemon()?;
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
     let doors = doors(&mut daemon)?;
     let mut teller = Teller::new(io::stdout().lock(), json, &doors, known);
@@ -122,12 +118,8 @@ fn follow(
     Err(ControlError::Ended)
 }
 
-pub(super) fn history(
-    config: &Path,
-    insecure: bool,
-    args: HistoryArgs,
-) -> Result<(), ControlError> {
-    let mut daemon = Daemon::find(config, insecure)?;
+pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), ControlError> {
+    let mut daemon = target.daemon()?;
     let HistoryArgs { door, ip: address, since, json } = args;
     let since = since.map(|since| since.as_duration().as_secs_f64());
     let query = HistoryQuery { door, address, since };

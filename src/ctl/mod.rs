@@ -169,11 +169,11 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
         Task::Explain(args) => match args.of() {
             explain::Of::File(args) => return Ok(explain::run(config, insecure, &args)),
             explain::Of::Live { address, json } => {
-                events::explain(config, insecure, address, json)?;
+                events::explain(target, address, json)?;
             }
         },
-        Task::Watch(args) => events::watch(config, insecure, &args)?,
-        Task::History(args) => events::history(config, insecure, args)?,
+        Task::Watch(args) => events::watch(target, &args)?,
+        Task::History(args) => events::history(target, args)?,
         Task::Status(args) => status::run(target, &args)?,
         Task::Open(args) => hand::open(target, args)?,
         Task::Close(args) => hand::close(target, args)?,

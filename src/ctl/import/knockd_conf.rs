@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::atoi;
-use crate::config::names::Names;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
+use crate::config::names::Names;
 use crate::config::sections::{Part, Section, read_sections};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};

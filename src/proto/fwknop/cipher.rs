@@ -82,9 +82,8 @@ impl Mode {
         let derived = Derived::new(&self.key(key), salt);
         let (key, iv) = (&(*derived.key).into(), &(*derived.iv).into());
         unpad(match self {
-            Self::Cbc | Self::Legacy => {
-                cbc::Decryptor::<Aes256>::new(key, iv).decrypt_padded_vec::<NoPadding>(ciphertext)?
-            }
+            Self::Cbc | Self::Legacy => cbc::Decryptor::<Aes256>::new(key, iv)
+                .decrypt_padded_vec::<NoPadding>(ciphertext)?,
             Self::Ecb => {
                 ecb::Decryptor::<Aes256>::new(key).decrypt_padded_vec::<NoPadding>(ciphertext)?
             }
