@@ -1,313 +1,20 @@
-//! `knockctl import` and Debian's fwknopd, put to the same files: what fwknopd prints that it has
-//! read is what is imported.
-//!
-//! Where the two differ on purpose, `docs/moving-from-fwknop.md` says so, and [`ON_PURPOSE`] has
-//! the words of the note. `make long` puts many more files to both.
+//! Files of fwknopd's: every variable varied by value, place, way of writing and neighbours.
 
-#![cfg(feature = "daemon")]
-
-mod support;
-
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
-use jiff::tz::TimeZone;
-use libknock::config::diagnostic::Source;
-use libknock::config::{AddressPolicy, Config, load};
-use libknock::ctl::import::{Files, Imported, import};
-use support::{command, has_programs};
-
-/// What fwknopd takes and is left out here, by the words of the note that says so.
-const ON_PURPOSE: &[&str] = &[
-    "it opens no port",
-    "invalid key length",
-    "it has no KEY",
-    "is GnuPG",
-    "it has the same KEY",
-    "it has the same HMAC_KEY",
-    "no request can hold this REQUIRE_USERNAME",
-    "is not an IPv4 address or network",
-    "is not a day on which it could expire",
-    "its CMD_CYCLE_OPEN is no command",
-    "its command does not name a program",
-    "in a command",
-    "GPG_DECRYPT_PW is not carried over",
-];
 
 /// Files of one name each; `@` stands for the directory that they are in.
-type Tree = BTreeMap<String, String>;
-
-/// What matters of a stanza, name by name.
-type Meaning = BTreeMap<&'static str, String>;
+pub(super) type Tree = BTreeMap<String, String>;
 
 #[derive(Clone)]
-struct Case {
+pub(super) struct Case {
     /// For people.
-    name: String,
-    files: Tree,
-}
-
-/// What the one and the other make of the same files.
-struct Both {
-    /// `None`: it does not start.
-    fwknopd: Option<Vec<Meaning>>,
-    imported: Vec<Meaning>,
-    /// Whether everything is said to be carried over.
-    complete: bool,
-    said: Vec<String>,
-}
-
-struct Disk;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
-    }
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(directory)?;
-        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-        paths.sort();
-        Ok(paths)
-    }
-}
-
-impl Case {
-    fn put_to_both(&self, directory: &Path) -> Both {
-        let _ = fs::remove_dir_all(directory);
-        fs::create_dir(directory).unwrap();
-        for (name, text) in &self.files {
-            let path = directory.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, text.replace('@', directory.to_str().unwrap())).unwrap();
-            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        }
-        let access = directory.join("access.conf");
-        let open = ["22/tcp".parse().unwrap()];
-        let (mut imported, mut said) = (Vec::new(), Vec::new());
-        let mut complete = false;
-        match import(&access, &Disk, &TimeZone::UTC, &open) {
-            Ok(Imported { yaml, notes, complete: whole }) => {
-                let source = Source::new("imported.yaml", yaml.as_str());
-                let loaded = load::parse(&source)
-                    .unwrap_or_else(|report| panic!("{}\n{report}\n{yaml}", self.name));
-                imported = meanings(&loaded.config);
-                complete = whole;
-                said = notes.iter().map(ToString::to_string).collect();
-            }
-            Err(error) => said.push(error.to_string()),
-        }
-        Both { fwknopd: dumped(directory), imported, complete, said }
-    }
-}
-
-/// What fwknopd says that it has read.
-fn dumped(directory: &Path) -> Option<Vec<Meaning>> {
-    let output = command("fwknopd")
-        .env("TZ", "UTC")
-        .arg("-D")
-        .arg("-r")
-        .arg(directory)
-        .arg("-c")
-        .arg(directory.join("fwknopd.conf"))
-        .arg("-a")
-        .arg(directory.join("access.conf"))
-        .output()
-        .unwrap();
-    if !output.status.success() {
-        return None;
-    }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (_, stanzas) = text.split_once("Current fwknopd access settings:")?;
-    Some(stanzas.split("\nSOURCE (").skip(1).map(dumped_stanza).collect())
-}
-
-fn dumped_stanza(text: &str) -> Meaning {
-    let (source, lines) = text.split_once('\n').unwrap();
-    let source = source.split_once(":  ").map_or("", |(_, source)| source);
-    let values: BTreeMap<&str, &str> = lines
-        .lines()
-        .filter_map(|line| line.split_once(":  "))
-        .map(|(name, value)| (name.trim_start(), value))
-        .collect();
-    let get = |name: &str| values.get(name).copied().filter(|value| *value != "<not set>");
-    let number = |name: &str| get(name).map_or(0, |value| value.parse::<u64>().unwrap());
-    let is_on = |name: &str| get(name) == Some("Yes");
-    let has_commands = get("CMD_CYCLE_OPEN").is_some();
-    let open_for = match number("CMD_CYCLE_TIMER") {
-        _ if !has_commands => number("FW_ACCESS_TIMEOUT"),
-        timer => timer,
-    };
-    // Without a command that closes it does not matter.
-    let is_act = has_commands && get("CMD_CYCLE_CLOSE").is_some_and(|it| it.starts_with("NONE"));
-    // Commands that name the port run for those of OPEN_PORTS only.
-    let runs_alone = get("CMD_CYCLE_OPEN").is_some_and(|command| !command.contains("$PORT"));
-    let hashes = ["none", "md5", "sha1", "sha256", "sha384", "sha512", "sha3_256", "sha3_512"];
-    let hash = usize::try_from(number("HMAC_DIGEST_TYPE")).unwrap();
-    let hmac = match number("HMAC_KEY_LEN") {
-        0 => "none".to_owned(),
-        length => format!("{length} {}", hashes[hash]),
-    };
-    let expires = get("ACCESS_EXPIRE").map(|date| {
-        let time = jiff::civil::DateTime::strptime("%a %b %e %H:%M:%S %Y", date).unwrap();
-        time.to_zoned(TimeZone::UTC).unwrap().timestamp().as_second()
-    });
-    // Later than a clock here can tell.
-    let expires = expires.filter(|second| *second < 18_446_744_073);
-    Meaning::from([
-        ("source", networks(Some(source))),
-        ("destination", networks(get("DESTINATION"))),
-        ("ports", if runs_alone { "commands".into() } else { ports(get("OPEN_PORTS")) }),
-        (
-            "times",
-            if is_act {
-                "none".to_owned()
-            } else {
-                format!("{open_for} {}", number("MAX_FW_TIMEOUT").max(open_for))
-            },
-        ),
-        ("key", number("KEY_LEN").to_string()),
-        ("hmac", hmac),
-        ("username", get("REQUIRE_USERNAME").unwrap_or_default().to_owned()),
-        ("explicit", is_on("REQUIRE_SOURCE_ADDRESS").to_string()),
-        ("expires", expires.map_or("never".to_owned(), |second| second.to_string())),
-    ])
-}
-
-/// The networks that a list names, as fwknopd reads them.
-fn networks(list: Option<&str>) -> String {
-    let items: Vec<&str> = list.unwrap_or("ANY").split(',').map(str::trim).collect();
-    if items.iter().any(|item| item.eq_ignore_ascii_case("any")) {
-        return "any".to_owned();
-    }
-    let read = |item: &&str| {
-        let (address, mask) = item.split_once('/').unwrap_or((item, "32"));
-        let bits = |text: &str| Some(text.parse::<std::net::Ipv4Addr>().ok()?.to_bits());
-        let mask = bits(mask).or_else(|| Some(u32::MAX << (32 - mask.parse::<u32>().ok()?)));
-        let (address, mask) = (bits(address)?, mask?);
-        Some(format!("{}/{}", std::net::Ipv4Addr::from(address & mask), mask.leading_ones()))
-    };
-    let read: Option<Vec<String>> = items.iter().map(read).collect();
-    read.map_or_else(|| format!("? {items:?}"), |networks| networks.join(","))
-}
-
-/// fwknopd prints them as they are written.
-fn ports(list: Option<&str>) -> String {
-    let items: BTreeSet<String> = list
-        .unwrap_or("tcp/22")
-        .split(',')
-        .filter_map(|item| {
-            let (protocol, port) = item.trim_start().split_once('/')?;
-            let port = port.trim_start();
-            let digits = port.trim_start_matches('+');
-            let digits = digits.split(|it: char| !it.is_ascii_digit()).next()?;
-            let port = digits.parse::<u16>().unwrap_or(0);
-            (port > 0).then(|| format!("{port}/{}", protocol.to_ascii_lowercase()))
-        })
-        .collect();
-    items.into_iter().collect::<Vec<_>>().join(",")
-}
-
-fn meanings(config: &Config) -> Vec<Meaning> {
-    config
-        .clients
-        .iter()
-        .filter(|client| !client.doors.is_empty())
-        .map(|client| {
-            let fwknop = client.fwknop.as_ref().unwrap();
-            let doors = config.doors.iter().filter(|door| client.doors.contains(door.name()));
-            let openings: Vec<_> = doors.map(|door| &door.opening).collect();
-            let opened = openings.iter().flat_map(|opening| &opening.ports);
-            let opened: BTreeSet<String> = opened
-                .map(|port| {
-                    let port = port.to_string();
-                    if port.contains('/') { port } else { format!("{port}/tcp") }
-                })
-                .collect();
-            let times: BTreeSet<String> = openings
-                .iter()
-                .map(|opening| {
-                    if !opening.how.closes() {
-                        return "none".to_owned();
-                    }
-                    let (time, most) = (opening.open_for, opening.open_for_max);
-                    format!("{} {}", time.as_secs(), most.as_secs())
-                })
-                .collect();
-            let list = |networks: &[libknock::proto::network::Network]| {
-                let list: Vec<String> = networks.iter().map(ToString::to_string).collect();
-                if list.is_empty() { "any".to_owned() } else { list.join(",") }
-            };
-            let hmac = fwknop.hmac.as_ref();
-            Meaning::from([
-                ("source", list(&fwknop.from)),
-                ("destination", list(&fwknop.destination)),
-                (
-                    "ports",
-                    if opened.is_empty() {
-                        "commands".to_owned()
-                    } else {
-                        opened.into_iter().collect::<Vec<_>>().join(",")
-                    },
-                ),
-                ("times", times.into_iter().collect::<Vec<_>>().join(", ")),
-                ("key", fwknop.key.expose().len().to_string()),
-                (
-                    "hmac",
-                    hmac.map_or("none".to_owned(), |(key, hash)| {
-                        format!("{} {hash}", key.expose().len())
-                    }),
-                ),
-                ("username", fwknop.username.clone().unwrap_or_default()),
-                ("explicit", (fwknop.address == AddressPolicy::Explicit).to_string()),
-                (
-                    "expires",
-                    client.expires.map_or("never".to_owned(), |at| {
-                        (at.as_nanos() / 1_000_000_000).to_string()
-                    }),
-                ),
-            ])
-        })
-        .collect()
-}
-
-/// How the two differ, if they do.
-fn difference(both: &Both) -> Option<String> {
-    let Both { fwknopd, imported, complete, said } = both;
-    let Some(fwknopd) = fwknopd else {
-        return complete.then(|| "fwknopd does not start, and no error says so".to_owned());
-    };
-    // Folders are read in whatever order the disk has them.
-    let (mut theirs, mut ours) = (fwknopd.clone(), imported.clone());
-    theirs.sort();
-    ours.sort();
-    if theirs == ours {
-        return None;
-    }
-    let mut invented = ours.iter().filter(|stanza| !theirs.contains(stanza)).peekable();
-    let on_purpose = |note: &String| ON_PURPOSE.iter().any(|words| note.contains(words));
-    if invented.peek().is_none() && !complete && said.iter().any(on_purpose) {
-        return None;
-    }
-    let mut text = String::new();
-    for stanza in theirs.iter().filter(|stanza| !ours.contains(stanza)) {
-        let _ = writeln!(text, "  fwknopd:  {stanza:?}");
-    }
-    for stanza in invented {
-        let _ = writeln!(text, "  imported: {stanza:?}");
-    }
-    for note in said {
-        let _ = writeln!(text, "  {}", note.lines().next().unwrap_or_default());
-    }
-    Some(text)
+    pub(super) name: String,
+    pub(super) files: Tree,
 }
 
 /// The variables, with values of every kind. The first two are right.
-const VALUES: &[(&str, &[&str])] = &[
+pub(super) const VALUES: &[(&str, &[&str])] = &[
     (
         "SOURCE",
         &[
@@ -388,7 +95,6 @@ const VALUES: &[(&str, &[&str])] = &[
             "tcp/22#x",
             "Udp/53",
             "tcp/65535",
-            "tcp/22,tcp/22",
             "tcp/22,icmp/8",
         ],
     ),
@@ -537,7 +243,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("NO_SUCH_VARIABLE", &["1", "x y"]),
 ];
 
-const NUMBERS: &[&str] = &[
+pub(super) const NUMBERS: &[&str] = &[
     "60",
     "400",
     "30s",
@@ -563,15 +269,15 @@ const NUMBERS: &[&str] = &[
     "-0",
     "+-5",
 ];
-const SWITCH: &[&str] =
+pub(super) const SWITCH: &[&str] =
     &["Y", "N", "y", "yes", "Yes", "no", "1", "true", "on", "nY", "\"Y\"", "Y # on", "y;n"];
 
 /// What every case begins with.
-const PLAIN: [(&str, &str); 4] =
+pub(super) const PLAIN: [(&str, &str); 4] =
     [("SOURCE", "ANY"), ("KEY", "abc"), ("HMAC_KEY", "def"), ("OPEN_PORTS", "tcp/22")];
 
 /// A stanza with these lines, each in place of the plain one of its name.
-fn stanza(lines: &[(&str, &str)]) -> String {
+pub(super) fn stanza(lines: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for (name, value) in PLAIN {
         let mut given = lines.iter().filter(|(other, _)| *other == name).peekable();
@@ -591,9 +297,10 @@ fn stanza(lines: &[(&str, &str)]) -> String {
 }
 
 /// A second stanza, which stands for itself.
-const OTHER: &str = "SOURCE 198.51.100.7\nKEY other\nHMAC_KEY another\nOPEN_PORTS udp/99\n";
+pub(super) const OTHER: &str =
+    "SOURCE 198.51.100.7\nKEY other\nHMAC_KEY another\nOPEN_PORTS udp/99\n";
 
-fn case(name: impl Into<String>, files: &[(&str, &str)]) -> Case {
+pub(super) fn case(name: impl Into<String>, files: &[(&str, &str)]) -> Case {
     let mut files: Tree =
         files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     files.entry("fwknopd.conf".to_owned()).or_default();
@@ -602,7 +309,7 @@ fn case(name: impl Into<String>, files: &[(&str, &str)]) -> Case {
 }
 
 /// Every variable with every value.
-fn every_value() -> Vec<Case> {
+pub(super) fn every_value() -> Vec<Case> {
     let pairs = VALUES.iter().flat_map(|(name, values)| values.iter().map(move |it| (*name, *it)));
     pairs
         .map(|(name, value)| {
@@ -613,7 +320,7 @@ fn every_value() -> Vec<Case> {
 }
 
 /// One value in every place where it may stand, and in every way in which a line may be written.
-fn places(name: &str, value: &str, next: &str) -> Vec<Case> {
+pub(super) fn places(name: &str, value: &str, next: &str) -> Vec<Case> {
     let plain = stanza(&[]);
     let with = stanza(&[(name, value)]);
     let lower = name.to_ascii_lowercase();
@@ -756,12 +463,39 @@ fn places(name: &str, value: &str, next: &str) -> Vec<Case> {
         .collect()
 }
 
-fn every_place() -> Vec<Case> {
+pub(super) fn every_place() -> Vec<Case> {
     VALUES.iter().flat_map(|(name, values)| places(name, values[0], values[1])).collect()
 }
 
+pub(super) fn every_value_in_every_place() -> Vec<Case> {
+    let of = |(name, values): &(&str, &'static [&'static str])| {
+        let nexts = values.iter().cycle().skip(1);
+        let name = (*name).to_owned();
+        values.iter().zip(nexts).flat_map(move |(value, next)| places(&name, value, next))
+    };
+    VALUES.iter().flat_map(of).collect()
+}
+
+/// Every two variables, in both orders, each with some of its values.
+pub(super) fn every_pair() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (number, (one, values)) in VALUES.iter().enumerate() {
+        for (other, others) in VALUES {
+            for turn in 0..4 {
+                let pair = [
+                    (*one, values[(turn * 3 + number) % values.len()]),
+                    (*other, others[(turn * 5 + number) % others.len()]),
+                ];
+                let text = stanza(&pair) + OTHER;
+                cases.push(case(format!("{pair:?}"), &[("access.conf", &text)]));
+            }
+        }
+    }
+    cases
+}
+
 /// How files name other files.
-fn includes() -> Vec<Case> {
+pub(super) fn includes() -> Vec<Case> {
     let plain = stanza(&[]);
     let plain = plain.as_str();
     let and = |text: &str| format!("{plain}{text}\n");
@@ -859,7 +593,7 @@ fn includes() -> Vec<Case> {
 }
 
 /// Which files `fwknopd.conf` names.
-fn daemons() -> Vec<Case> {
+pub(super) fn daemons() -> Vec<Case> {
     let plain = stanza(&[]);
     let lines = [
         "ACCESS_FOLDER @/d;",
@@ -911,7 +645,7 @@ fn daemons() -> Vec<Case> {
 }
 
 /// Stanzas beside each other.
-fn neighbours() -> Vec<Case> {
+pub(super) fn neighbours() -> Vec<Case> {
     let plain = stanza(&[]);
     let texts = [
         ("nothing", String::new()),
@@ -968,41 +702,4 @@ fn neighbours() -> Vec<Case> {
         ("more than the most", stanza(&[("FW_ACCESS_TIMEOUT", "600")])),
     ];
     texts.iter().map(|(name, text)| case(*name, &[("access.conf", text)])).collect()
-}
-
-fn run(name: &str, cases: &[Case]) {
-    if !has_programs(name, &["fwknopd"]) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let mut text = String::new();
-    let mut count = 0;
-    for case in cases {
-        let both = case.put_to_both(&directory.path().join("fwknop"));
-        if let Some(difference) = difference(&both) {
-            count += 1;
-            let _ = writeln!(text, "{:?}\n{difference}", case.name);
-        }
-    }
-    assert!(text.is_empty(), "{count} of {} differ:\n{text}", cases.len());
-}
-
-#[test]
-fn every_value_of_every_variable_is_read_alike() {
-    run("every_value_of_every_variable_is_read_alike", &every_value());
-}
-
-#[test]
-fn a_variable_is_read_alike_wherever_it_stands_and_however_it_is_written() {
-    run("a_variable_is_read_alike_wherever_it_stands_and_however_it_is_written", &every_place());
-}
-
-#[test]
-fn files_that_name_other_files_are_read_alike() {
-    run("files_that_name_other_files_are_read_alike", &[includes(), daemons()].concat());
-}
-
-#[test]
-fn stanzas_beside_each_other_are_read_alike() {
-    run("stanzas_beside_each_other_are_read_alike", &neighbours());
 }
