@@ -51,7 +51,9 @@ pub(super) fn dumped_stanza(text: &str) -> Meaning {
     // Without a command that closes it does not matter.
     let is_act = has_commands && get("CMD_CYCLE_CLOSE").is_some_and(|it| it.starts_with("NONE"));
     // Commands that name the port run for those of OPEN_PORTS only.
-    let runs_alone = get("CMD_CYCLE_OPEN").is_some_and(|command| !command.contains("$PORT"));
+    let commands = ["CMD_CYCLE_OPEN", "CMD_CYCLE_CLOSE"].map(get);
+    let runs_alone =
+        has_commands && !commands.into_iter().flatten().any(|command| command.contains("$PORT"));
     let hashes = ["none", "md5", "sha1", "sha256", "sha384", "sha512", "sha3_256", "sha3_512"];
     let hash = usize::try_from(number("HMAC_DIGEST_TYPE")).unwrap();
     let hmac = match number("HMAC_KEY_LEN") {

@@ -160,7 +160,7 @@ fn networks(stanza: &Stanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
             is_any = true;
         } else {
             let why = || format!("'{item}' in {name} is not an IPv4 address or network");
-            networks.push(network(item.trim_end()).ok_or_else(|| given.left_out(why()))?);
+            networks.push(network(item).ok_or_else(|| given.left_out(why()))?);
         }
     }
     if is_any {
@@ -171,7 +171,7 @@ fn networks(stanza: &Stanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
 
 /// An IPv4 network, with its prefix or with its mask. fwknopd takes no `/0`, but a mask of zeros.
 fn network(text: &str) -> Option<Network> {
-    let (address, length) = text.split_once('/').unwrap_or((text, "32"));
+    let (address, length) = text.split_once('/').unwrap_or((text.trim_end(), "32"));
     let ones = match length.parse::<Ipv4Addr>() {
         Ok(mask) => {
             let ones = mask.to_bits().leading_ones();
@@ -187,11 +187,9 @@ fn network(text: &str) -> Option<Network> {
 
 /// fwknopd takes a day to end as it begins, where the server is.
 fn expires(stanza: &Stanza, zone: &TimeZone) -> Result<Option<Timestamp>, Diagnostic> {
-    let Some((name, given)) = stanza.last_of("ACCESS_EXPIRE", "ACCESS_EXPIRE_EPOCH") else {
-        return Ok(None);
-    };
+    let Some(given) = stanza.get("ACCESS_EXPIRE") else { return Ok(None) };
     let text = given.text();
-    let read = if name == "ACCESS_EXPIRE" {
+    let read = if given.name == "ACCESS_EXPIRE" {
         day(&text).and_then(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()))
     } else {
         // What is no number, or later than jiff can tell, never comes.
@@ -225,8 +223,8 @@ fn day(text: &str) -> Option<Date> {
 ///
 /// # Errors
 /// If fwknopd does not start with it.
-pub(super) fn seconds(name: &str, given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
-    let text = given.text();
+pub(super) fn seconds(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
+    let (name, text) = (given.name, given.text());
     let Some(seconds) =
         u64::try_from(atoi(&text) & 0xffff_ffff).ok().filter(|seconds| *seconds <= LONGEST)
     else {
@@ -249,7 +247,7 @@ fn seconds_or(
     default: u64,
     notes: &mut Problems,
 ) -> Result<u64, Diagnostic> {
-    let given = stanza.get(name).map(|given| seconds(name, given, notes)).transpose()?;
+    let given = stanza.get(name).map(|given| seconds(given, notes)).transpose()?;
     Ok(given.filter(|seconds| *seconds > 0).unwrap_or(default))
 }
 

@@ -119,7 +119,7 @@ pub(super) fn read_cycle(
 }
 
 fn read_timer(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
-    match seconds("CMD_CYCLE_TIMER", given, notes)? {
+    match seconds(given, notes)? {
         0 => Err(given.left_out("CMD_CYCLE_TIMER has to be a number of seconds")),
         seconds => Ok(seconds),
     }

@@ -28,29 +28,27 @@ impl Key {
 /// # Errors
 /// Says why no request could be opened with them.
 pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnostic> {
-    let Some((name, given)) = stanza.last_of("KEY", "KEY_BASE64") else {
+    let Some(given) = stanza.get("KEY") else {
         let error = stanza.at.error("the stanza is left out: it has no KEY");
         return Err(error.help("without a KEY it serves GnuPG or nobody"));
     };
-    let key = read_key(name, given)?;
-    CipherKey::new(key.bytes.clone()).map_err(|error| refused(name, given, error))?;
-    let Some((name, given)) = stanza.last_of("HMAC_KEY", "HMAC_KEY_BASE64") else {
-        return Ok((key, None));
-    };
-    let hmac = read_key(name, given)?;
+    let key = read_key(given)?;
+    CipherKey::new(key.bytes.clone()).map_err(|error| refused(given, error))?;
+    let Some(given) = stanza.get("HMAC_KEY") else { return Ok((key, None)) };
+    let hmac = read_key(given)?;
     if hmac.bytes.is_empty() {
         // fwknopd then wants no HMAC.
         return Ok((key, None));
     }
-    HmacKey::new(hmac.bytes.clone()).map_err(|error| refused(name, given, error))?;
+    HmacKey::new(hmac.bytes.clone()).map_err(|error| refused(given, error))?;
     if hmac.bytes == key.bytes {
         return Err(given.left_out("KEY and HMAC_KEY are the same, which fwknopd refuses"));
     }
     Ok((key, Some(hmac)))
 }
 
-fn refused(name: &str, given: &Given, error: KeyError) -> Diagnostic {
-    given.left_out(format!("{name}: {error}"))
+fn refused(given: &Given, error: KeyError) -> Diagnostic {
+    given.left_out(format!("{}: {error}", given.name))
 }
 
 /// Whether fwknopd takes this value of a variable for a key.
@@ -61,11 +59,11 @@ pub(super) fn is_key(name: &str, value: &[u8]) -> bool {
 
 const PLACEHOLDER: &[u8] = b"__CHANGEME__";
 
-fn read_key(name: &str, given: &Given) -> Result<Key, Diagnostic> {
+fn read_key(given: &Given) -> Result<Key, Diagnostic> {
     let placeholder = given.value == PLACEHOLDER;
-    if name.ends_with("_BASE64") && !placeholder {
+    if given.name.ends_with("_BASE64") && !placeholder {
         let bytes = lenient_base64(&given.value);
-        let bytes = bytes.ok_or_else(|| refused(name, given, KeyError::NotBase64))?;
+        let bytes = bytes.ok_or_else(|| refused(given, KeyError::NotBase64))?;
         return Ok(Key { bytes, text: None });
     }
     let text = String::from_utf8(given.value.clone()).ok();

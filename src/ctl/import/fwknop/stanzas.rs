@@ -78,9 +78,8 @@ const KEYS: [&str; 4] = ["KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64"];
 #[derive(Clone)]
 pub(super) struct Given {
     pub(super) at: Place,
+    pub(super) name: &'static str,
     pub(super) value: Vec<u8>,
-    /// How many values were given before it.
-    pub(super) order: usize,
 }
 
 impl Given {
@@ -107,18 +106,13 @@ pub(super) struct Stanza {
     pub(super) origin: String,
     /// The name of the file that it is in, without its ending, where that is not the main one.
     pub(super) file: Option<String>,
+    /// Under one name what two of them may say.
     variables: BTreeMap<&'static str, Given>,
 }
 
 impl Stanza {
     pub(super) fn get(&self, name: &str) -> Option<&Given> {
         self.variables.get(name)
-    }
-
-    /// Of two variables that say the same thing, the one that was given last.
-    pub(super) fn last_of(&self, one: &str, other: &str) -> Option<(&'static str, &Given)> {
-        let found = self.variables.iter().filter(|(name, _)| [one, other].contains(*name));
-        found.max_by_key(|(_, given)| given.order).map(|(name, given)| (*name, given))
     }
 }
 
@@ -130,14 +124,8 @@ pub(super) fn read(
     files: &dyn Files,
     notes: &mut Problems,
 ) -> Vec<Stanza> {
-    let mut reader = Reader {
-        files,
-        notes,
-        stanzas: Vec::new(),
-        given: 0,
-        left: MAX_FILES,
-        helped: BTreeSet::new(),
-    };
+    let mut reader =
+        Reader { files, notes, stanzas: Vec::new(), left: MAX_FILES, helped: BTreeSet::new() };
     match folder {
         Some((at, folder)) => reader.folder(folder, at, 0),
         None => reader.file(path, None, 0),
@@ -159,7 +147,6 @@ struct Reader<'a> {
     files: &'a dyn Files,
     notes: &'a mut Problems,
     stanzas: Vec<Stanza>,
-    given: usize,
     left: usize,
     helped: BTreeSet<&'static str>,
 }
@@ -274,8 +261,7 @@ impl Reader<'_> {
         let Some(name) = known(name) else {
             return self.notes.push(unknown(name, &at));
         };
-        let given = Given { at, value: value.to_vec(), order: self.given };
-        self.given += 1;
+        let given = Given { at, name, value: value.to_vec() };
         if let Some((name, is_switch, help)) = WITHOUT.iter().find(|(other, ..)| *other == name) {
             if *is_switch && !given.is_yes() {
                 return;
@@ -285,11 +271,18 @@ impl Reader<'_> {
             let first = self.helped.insert(*help);
             self.notes.push(if first { error.help(*help) } else { error });
         }
-        if let Some(first) = stanza.variables.get(name) {
-            let message = format!("{name} was given before, at {}: the last one counts", first.at);
+        let place = match name {
+            "KEY_BASE64" => "KEY",
+            "HMAC_KEY_BASE64" => "HMAC_KEY",
+            "ACCESS_EXPIRE_EPOCH" => "ACCESS_EXPIRE",
+            name => name,
+        };
+        if let Some(first) = stanza.variables.get(place) {
+            let (first, at) = (first.name, &first.at);
+            let message = format!("{first} was given before, at {at}: the last one counts");
             self.notes.push(given.at.warning(message));
         }
-        stanza.variables.insert(name, given);
+        stanza.variables.insert(place, given);
     }
 }
 
