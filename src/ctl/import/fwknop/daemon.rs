@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::{Files, unreadable};
+use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
 use crate::ctl::yaml::Page;
@@ -219,7 +219,8 @@ impl Settings<'_> {
 
     fn max_age(&mut self) -> Option<Duration> {
         let (at, text) = self.text("MAX_SPA_PACKET_AGE")?;
-        let seconds = text.parse().ok().filter(|seconds| (1..=100_000).contains(seconds));
+        let seconds = u64::try_from(atoi(&text)).ok();
+        let seconds = seconds.filter(|seconds| (1..=100_000).contains(seconds));
         if seconds.is_none() {
             let message = format!("left out: '{text}' is no number of seconds from 1 to 100000");
             self.notes.push(at.error(message));
@@ -233,9 +234,9 @@ impl Settings<'_> {
             "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
             "local7",
         ];
-        let name = text.trim_start_matches("LOG_").to_ascii_lowercase();
-        if known.contains(&name.as_str()) {
-            return Some(name);
+        let lower = text.to_ascii_lowercase();
+        if let Some(name) = lower.strip_prefix("log_").filter(|name| known.contains(name)) {
+            return Some(name.to_owned());
         }
         self.notes.push(at.error(format!("left out: '{text}' is no facility of fwknopd")));
         None
