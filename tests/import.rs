@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use libknock::config::{Opening, Settings};
 use libknock::config::load::{Loaded, Options, load};
+use libknock::config::{Opening, Settings};
 use snapbox::{Data, assert_data_eq};
 
 fn data() -> PathBuf {

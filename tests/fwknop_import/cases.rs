@@ -494,6 +494,17 @@ pub(super) fn every_pair() -> Vec<Case> {
     cases
 }
 
+/// A variable in the one file and in the other.
+pub(super) fn naming(name: &str) -> [Case; 2] {
+    let plain = stanza(&[]);
+    let access = format!("{plain}{name} 1\n");
+    let daemon = format!("{name} 1;\n");
+    [
+        case(name, &[("access.conf", &access)]),
+        case(name, &[("access.conf", &plain), ("fwknopd.conf", &daemon)]),
+    ]
+}
+
 /// How files name other files.
 pub(super) fn includes() -> Vec<Case> {
     let plain = stanza(&[]);

@@ -223,3 +223,35 @@ fn every_value_is_read_alike_wherever_it_stands() {
 fn any_two_variables_are_read_alike_beside_each_other() {
     run("any_two_variables_are_read_alike_beside_each_other", &every_pair());
 }
+
+/// A variable that fwknopd itself says that it does not know is told as such, and no other.
+#[test]
+fn the_variables_that_fwknopd_knows_are_known() {
+    if !has_programs("the_variables_that_fwknopd_knows_are_known", &["fwknopd", "strings"]) {
+        return;
+    }
+    let binary = support::must("strings", &["/usr/sbin/fwknopd"]);
+    let is_name = |text: &&str| {
+        // One of them names another file.
+        *text != "OVERRIDE_CONFIG"
+            && text.len() > 3
+            && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    };
+    let names: Vec<&str> = binary.lines().filter(is_name).collect();
+    assert!(names.contains(&"HMAC_DIGEST_TYPE") && names.contains(&"CMD_EXEC_TIMEOUT"));
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("fwknop");
+    let path = |name: &str| directory.join(name).display().to_string();
+    let [daemon, access] = [path("fwknopd.conf"), path("access.conf")];
+    let run = ["-f", "-D", "-c", &daemon, "-a", &access, "-r", directory.to_str().unwrap()];
+    for name in names {
+        let [in_access, in_daemon] = cases::naming(name);
+        for (case, file) in [(in_access, "access"), (in_daemon, "configuration")] {
+            let both = case.put_to_both(&directory);
+            let said = String::from_utf8_lossy(&support::run("fwknopd", &run).stderr).into_owned();
+            let is_ignored = said.contains(&format!("Ignoring unknown {file} parameter: '{name}'"));
+            let is_told = both.said.iter().any(|note| note.contains("is no variable of fwknopd's"));
+            assert_eq!(is_told, is_ignored, "{name} among {file} parameters: {said}");
+        }
+    }
+}

@@ -19,7 +19,8 @@ const FIREWALL: &str = "say it in the rules of your firewall";
 
 /// What lets requests in, or opens something, in a way that there is not here; each with what
 /// fwknopd has to be told for that.
-const WITHOUT: [(&str, bool, &str); 17] = [
+const WITHOUT: [(&str, bool, &str); 18] = [
+    ("OVERRIDE_CONFIG", false, "the file that it names is not read: put here what it says"),
     ("ENABLE_SPA_PACKET_AGING", false, "the time of a request counts here, within max_age"),
     ("ENABLE_DIGEST_PERSISTENCE", false, "a request opens only once here"),
     ("ENABLE_SPA_OVER_HTTP", true, HTTP),
@@ -41,6 +42,7 @@ const WITHOUT: [(&str, bool, &str); 17] = [
 
 /// What says how fwknopd does its work, and nothing about who gets in.
 const OWN: &str = "\
+    CMD_EXEC_TIMEOUT CONFIG_FILE \
     DIGEST_DB_FILE DIGEST_FILE ENABLE_FIREWD_COMMENT_CHECK ENABLE_IPT_COMMENT_CHECK \
     ENABLE_NAT_DNS ENABLE_PCAP_PROMISC ENABLE_RULE_PREPEND EXIT_AT_INTF_DOWN \
     FAULT_INJECTION_TAG FIREWALL_EXE FIREWD_DNAT_ACCESS FIREWD_FORWARD_ACCESS \
@@ -126,7 +128,7 @@ impl Settings<'_> {
             self.notes.push(if name.ends_with("_TIMEOUT") {
                 error.help("in access.conf, below a SOURCE, it would have an effect")
             } else {
-                error.help("fwknopd passes over it, so it had no effect until now")
+                error.help("fwknopd says that it ignores it, so it had no effect until now")
             });
         }
     }

@@ -46,12 +46,11 @@ const NO_GPG: &str = "GnuPG is not read here: give the client a KEY and an HMAC_
 
 /// The variables that have no counterpart, whether they are switches, which do nothing where they
 /// are off, and what to do without them.
-const WITHOUT: [(&str, bool, &str); 22] = [
+const WITHOUT: [(&str, bool, &str); 21] = [
     ("ENABLE_CMD_EXEC", true, NO_COMMANDS),
     ("ENABLE_CMD_SUDO_EXEC", true, NO_COMMANDS),
     ("CMD_EXEC_USER", false, NO_COMMANDS),
     ("CMD_EXEC_GROUP", false, NO_COMMANDS),
-    ("CMD_EXEC_TIMEOUT", false, NO_COMMANDS),
     ("CMD_SUDO_EXEC_USER", false, NO_COMMANDS),
     ("CMD_SUDO_EXEC_GROUP", false, NO_COMMANDS),
     ("FORCE_NAT", false, NO_NAT),
@@ -306,5 +305,5 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
         Some(meant) => at.error(format!("{message}: did you mean {}?", meant.to_ascii_uppercase())),
         None => at.error(message),
     };
-    error.help("fwknopd logs that it ignores it, so it had no effect until now")
+    error.help("fwknopd says that it ignores it, so it had no effect until now")
 }
