@@ -99,7 +99,7 @@ fn read_stanza(
         destination: networks(stanza, "DESTINATION")?,
         username,
         explicit_address: stanza.get("REQUIRE_SOURCE_ADDRESS").is_some_and(Given::is_yes),
-        expires: expires(stanza, zone)?,
+        expires: expires(stanza, zone, notes)?,
         ports,
         restricted: restricted.unwrap_or_default(),
         cycle,
@@ -186,14 +186,20 @@ fn network(text: &str) -> Option<Network> {
 }
 
 /// fwknopd takes a day to end as it begins, where the server is.
-fn expires(stanza: &Stanza, zone: &TimeZone) -> Result<Option<Timestamp>, Diagnostic> {
+fn expires(
+    stanza: &Stanza,
+    zone: &TimeZone,
+    notes: &mut Problems,
+) -> Result<Option<Timestamp>, Diagnostic> {
     let Some(given) = stanza.get("ACCESS_EXPIRE") else { return Ok(None) };
     let text = given.text();
     let read = if given.name == "ACCESS_EXPIRE" {
         day(&text).and_then(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()))
     } else {
-        // What is no number, or later than jiff can tell, never comes.
-        Some(Timestamp::from_second(atoi(&text).max(0)).unwrap_or(Timestamp::UNIX_EPOCH))
+        let second = atoi(&text);
+        notes.extend((second.to_string() != text).then(|| read_as(given, &second)));
+        // What is not a number, or later than jiff can tell, never comes.
+        Some(Timestamp::from_second(second.max(0)).unwrap_or(Timestamp::UNIX_EPOCH))
     };
     match read {
         Some(at) if at == Timestamp::UNIX_EPOCH => Ok(None),
@@ -224,16 +230,16 @@ fn day(text: &str) -> Option<Date> {
 /// # Errors
 /// If fwknopd does not start with it.
 pub(super) fn seconds(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
-    let (name, text) = (given.name, given.text());
+    let text = given.text();
     let Some(seconds) =
         u64::try_from(atoi(&text) & 0xffff_ffff).ok().filter(|seconds| *seconds <= LONGEST)
     else {
-        let why = format!("'{text}' is out of range: {name} goes up to {LONGEST}");
+        let why = format!("'{text}' is out of range: {} goes up to {LONGEST}", given.name);
         return Err(given.left_out(why));
     };
     let behind = text.trim_start_matches(|letter: char| "+0123456789 ".contains(letter));
     if !behind.is_empty() || seconds.to_string() != text {
-        let note = given.at.error(format!("fwknopd reads '{text}' as {seconds} in {name}"));
+        let note = read_as(given, &seconds);
         let is_meant = behind.starts_with(['s', '#']) || behind.is_empty();
         notes.push(if is_meant { note.into_warning() } else { note });
     }
@@ -249,6 +255,11 @@ fn seconds_or(
 ) -> Result<u64, Diagnostic> {
     let given = stanza.get(name).map(|given| seconds(given, notes)).transpose()?;
     Ok(given.filter(|seconds| *seconds > 0).unwrap_or(default))
+}
+
+fn read_as(given: &Given, number: &dyn Display) -> Diagnostic {
+    let (name, text) = (given.name, given.text());
+    given.at.error(format!("fwknopd reads '{text}' as {number} in {name}"))
 }
 
 /// `tcp/22, udp/53`; what fwknopd does not read is told.

@@ -227,6 +227,9 @@ impl Settings<'_> {
             let message = format!("left out: '{text}' is no number of seconds from 1 to 100000");
             self.notes.push(at.error(message));
         }
+        if let Some(read) = seconds.filter(|seconds| seconds.to_string() != text) {
+            self.notes.push(at.warning(format!("fwknopd reads '{text}' as {read}")));
+        }
         seconds.map(Duration::from_secs)
     }
 
