@@ -1,5 +1,6 @@
 # make demo      shows it working, between two network namespaces
 # make test      runs every check
+# make long      runs what takes minutes, too
 # make           builds the three programs
 # make install   installs them:  make && sudo make install
 
@@ -27,7 +28,7 @@ MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 UNITS = knockd.service knockd-lock.service
 
-.PHONY: build test lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build test long lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -49,6 +50,11 @@ client:
 
 unit:
 	$(CARGO) test --locked --no-fail-fast
+
+# What takes minutes, for whoever changed it; 'make test' leaves it out.
+long:
+	@tools/need test
+	$(CARGO) test --locked --no-fail-fast --test fwknop_import -- --ignored
 
 demo:
 	@tools/need demo

@@ -4,9 +4,7 @@
 
 mod support;
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -309,28 +307,22 @@ fn without_a_confirmation_the_guard_of_before_comes_back_with_its_grants() {
 #[test]
 fn a_way_back_that_is_barred_is_taken_once_it_is_free() {
     needs!("try, barred", "nft");
-    let directory = tempfile::tempdir().unwrap();
-    let programs = directory.path().join("sbin");
-    let barred = directory.path().join("barred");
-    fs::create_dir(&programs).unwrap();
-    let nft = format!(
-        "#!/bin/sh\n[ -e {} ] && exit 1\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec nft \"$@\"\n",
-        barred.display()
-    );
-    fs::write(programs.join("nft"), nft).unwrap();
-    fs::set_permissions(programs.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
     let net = Net::new();
-    let knockd = Knockd::start_with_programs(&net.server, directory, GUARDED);
+    let table = "add table inet t; add set inet t s { type ipv4_addr; flags timeout; }";
+    net.server.must("nft", &[table]);
+    let own = "  own: {sequence: [7200, 8200], via: {nft_set: {table: inet t, set4: s}}}\n";
+    let knockd = Knockd::start(&net.server, &format!("{GUARDED}{own}"));
     let site = Site { net, knockd };
     site.net.server.listen(22);
     site.net.server.listen(80);
     site.knockd.configure(&format!("{GUARDED}{ONE_MORE}"));
     site.says(&["try", "--for", "10s"]);
-    fs::write(&barred, "").unwrap();
+    // What the configuration before needs is not there.
+    site.net.server.must("nft", &["delete table inet t"]);
     site.knockd.wait_for("; once more in 15s");
     // The kernel takes the locks of the trial away: nobody is locked out.
     assert!(site.opens(22) && site.opens(80));
-    fs::remove_file(&barred).unwrap();
+    site.net.server.must("nft", &[table]);
     site.knockd.wait_for("the configuration before the trial is in force again");
     assert!(!site.is_open(22) && site.is_open(80));
 }

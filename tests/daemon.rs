@@ -297,3 +297,34 @@ fn syslog_gets_what_the_log_says() {
         "{received:?}"
     );
 }
+
+#[test]
+fn two_daemons_run_from_one_classic_file_and_each_is_asked_by_its_pid_file() {
+    needs!("two daemons");
+    let host = support::Host::new("two");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("knockd.conf");
+    std::fs::write(&config, "[ssh]\nSequence = 7000,8000,9000\nCommand = true\n").unwrap();
+    // `ip netns exec` gives it a mount namespace of its own.
+    let script = r#"
+        set -e
+        mount -t tmpfs none /var/lib
+        mount -t tmpfs none /run
+        for name in wan lan; do "$1" -d -s -c "$3" -i lo -p /run/$name.pid; done
+        for name in wan lan; do "$2" -c "$3" -p /run/$name.pid status >/dev/null; done
+        kill $(cat /run/wan.pid)
+        while [ -e /run/wan.pid ]; do sleep 0.05; done
+        ! "$2" -c "$3" -p /run/wan.pid status 2>/dev/null
+        "$2" -c "$3" -p /run/lan.pid status
+        kill $(cat /run/lan.pid)
+        while [ -e /run/lan.pid ]; do sleep 0.05; done
+        ls /var/lib/knockd/instances
+    "#;
+    let programs = [env!("CARGO_BIN_EXE_knockd"), env!("CARGO_BIN_EXE_knockctl")];
+    let output =
+        host.command("sh").args(["-c", script, "sh"]).args(programs).arg(&config).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("ssh") && told.ends_with("lan\nwan\n"), "{told}");
+}

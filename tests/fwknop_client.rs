@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use libknock::proto::fwknop::{Hash, Mode};
+use libknock::proto::fwknop::{Hash, HmacKey, Key, Mode, open};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Net, PATIENCE, SERVER, eventually, needs};
@@ -221,4 +221,68 @@ fn fwknopd_opens_for_knock_as_it_is_asked_to() {
     );
     // Four minutes instead of one.
     assert!(rules["203.0.113.4"].1 > rules["203.0.113.1"].1 + 120, "{rules:?}");
+}
+
+/// Stanzas that the stock client takes, each with options for it and for `knock`.
+const STANZAS: &[(&str, &[&str], &[&str])] = &[
+    ("", &[], &[]),
+    ("FW_TIMEOUT 60\nTIME_OFFSET 1H\n", &[], &[]),
+    ("TIME_OFFSET -2Min\nSPOOF_USER alice\n", &[], &[]),
+    ("SPOOF_USER a-name-of-more-than-twenty-nine-letters\n", &[], &[]),
+    ("SPOOF_USER alice\n", &["-U", "bob"], &["--user", "bob"]),
+    ("ACCESS tcp/22,udp/53\nALLOW_IP 192.0.2.9\n", &[], &[]),
+    ("ACCESS nonsense\n", &["-A", "tcp/80"], &["127.0.0.1", "80"]),
+    ("ALLOW_IP resolve\n", &["-a", "192.0.2.8"], &["--address", "192.0.2.8"]),
+    ("FW_TIMEOUT 60\n", &["-f", "30"], &["--open-for", "30s"]),
+    ("KEY_BASE64 b3RoZXI=\nUSE_HMAC Y\n", &[], &[]),
+    ("[default]\nALLOW_IP resolve\nFW_TIMEOUT 5\n", &[], &[]),
+    ("[default]\nRESOLVE_IP_HTTPS Y\nSPOOF_USER default\n", &[], &[]),
+];
+
+#[test]
+fn a_stanza_asks_for_the_same_as_with_the_stock_client() {
+    needs!("stanzas", "fwknop");
+    let home = tempfile::tempdir().unwrap();
+    let saved = home.path().join("saved");
+    let environments: [&[(&str, &str)]; 3] =
+        [&[], &[("USER", "u")], &[("LOGNAME", "l"), ("USER", "u")]];
+    for (number, (lines, stock, own)) in STANZAS.iter().enumerate() {
+        let plain = "SPA_SERVER 127.0.0.1\nALLOW_IP 192.0.2.7\nKEY testkey\nHMAC_KEY hmackey\n";
+        let access = if lines.contains("ACCESS") { "" } else { "ACCESS tcp/22\n" };
+        private(&home.path().join(".fwknoprc"), &format!("[a]\n{plain}{access}{lines}"));
+        let environment = environments[number % environments.len()];
+        let run = |program: &str, arguments: &[&str]| {
+            let mut command = support::command(program);
+            command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home.path());
+            command.envs(environment.iter().copied()).args(arguments).stdin(Stdio::null());
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{program} {arguments:?}, {lines}: {said}");
+        };
+        let _ = fs::remove_file(&saved);
+        let file = saved.to_str().unwrap();
+        run("fwknop", &[&["-n", "a", "-T", "-B", file, "--no-save-args"], *stock].concat());
+        let theirs = fs::read_to_string(&saved).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let port = socket.local_addr().unwrap().port().to_string();
+        run(
+            env!("CARGO_BIN_EXE_knock"),
+            &[&["--fwknoprc", "a", "--spa-port", &port], *own].concat(),
+        );
+        let mut datagram = [0; 1500];
+        let length = socket.recv(&mut datagram).unwrap();
+        let read = |datagram: &[u8]| {
+            let key = Key::new(b"testkey".to_vec()).unwrap();
+            let hmac = HmacKey::new(b"hmackey".to_vec()).unwrap();
+            let hmac = Some((&hmac, Hash::Sha256));
+            let request = open(datagram, &key, Mode::Cbc, hmac).unwrap().request;
+            (request.user.as_str().to_owned(), request.access, request.timestamp)
+        };
+        let (user, access, time) = read(theirs.trim_end().as_bytes());
+        let (own_user, own_access, own_time) = read(&datagram[..length]);
+        assert_eq!((own_user, own_access), (user, access), "{lines}");
+        // The two do not start in the same second.
+        assert!(own_time.abs_diff(time) < 30, "{lines}: {own_time}, not {time}");
+    }
 }

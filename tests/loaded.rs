@@ -1,5 +1,6 @@
 //! What a configuration comes to once it is loaded.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,7 +15,7 @@ use libknock::proto::flags::{FlagTest, TcpFlags};
 
 fn config(text: &str) -> Config {
     let Loaded { config, .. } =
-        parse(&Source::new("text", text)).unwrap_or_else(|report| panic!("{report}"));
+        parse(&Source::new("knockd.conf", text)).unwrap_or_else(|report| panic!("{report}"));
     config
 }
 
@@ -301,9 +302,57 @@ fn a_classic_file_is_read_as_it_is() {
 }
 
 #[test]
+fn classic_names_that_are_alike_here_get_a_number() {
+    let long = "x".repeat(32);
+    let names =
+        ["open ssh".to_owned(), "open_ssh".to_owned(), format!("{long}1"), format!("{long}2")];
+    let door = |name: &String| format!("[{name}]\nSequence = 7000\nCommand = true\n");
+    let text: String = names.iter().map(door).collect();
+    let loaded = parse(&Source::new("knockd.conf", text)).unwrap();
+    let found = loaded.config.doors.iter().map(|door| door.name().to_string());
+    let found: BTreeSet<_> = found.collect();
+    let numbered = long[..30].to_owned() + "-2";
+    assert_eq!(found, ["open_ssh", "open_ssh-2", &long, &numbered].map(str::to_owned).into());
+    let warned = loaded.warnings.iter().filter(|it| it.message().contains("is called"));
+    assert_eq!(warned.count(), 4);
+}
+
+#[test]
+fn classic_files_and_pid_files_keep_daemons_apart() {
+    let places = |file: &str, options: &str| {
+        let text = format!("[options]\n{options}\n[a]\nSequence = 1,2\nCommand = x\n");
+        let Settings { state_dir, run_dir, pid_file, .. } =
+            parse(&Source::new(file, text)).unwrap().config.settings;
+        [state_dir, run_dir, pid_file].map(|path| path.display().to_string())
+    };
+    let plain = ["/var/lib/knockd", "/run/knockd", "/run/knockd/knockd.pid"];
+    assert_eq!(places("/etc/knockd.conf", ""), plain);
+    let pid = "PidFile = /var/run/knockd.pid";
+    assert_eq!(places("/etc/knockd.conf", pid), [plain[0], plain[1], "/var/run/knockd.pid"]);
+    let of = |name: &str, pid: &str| {
+        [
+            format!("{}/instances/{name}", plain[0]),
+            format!("{}/instances/{name}", plain[1]),
+            pid.to_owned(),
+        ]
+    };
+    let pid_file = "/run/knockd/instances/knockd-wan/knockd.pid";
+    assert_eq!(places("/etc/knockd-wan.conf", ""), of("knockd-wan", pid_file));
+    assert_eq!(places("/etc/knockd.conf", "PidFile = /run/lan.pid"), of("lan", "/run/lan.pid"));
+    assert_eq!(places("/etc/wan.conf", "PidFile = /run/lan.pid"), of("wan+lan", "/run/lan.pid"));
+}
+
+#[test]
+fn the_classic_may_ask_for_syslog_twice() {
+    let text = "[options]\nUseSyslog\nusesyslog\n[ssh]\nSequence = 7000\nCommand = true\n";
+    assert_eq!(config(text).settings.log.syslog.as_deref(), Some("daemon"));
+}
+
+#[test]
 fn a_classic_file_has_the_defaults_of_the_classic() {
     let config = config("[a]\nSequence = 1,2\nCommand = x\nStop_Command = y\n");
-    assert_eq!(config.settings, Settings::default());
+    let classic_file = Some("knockd.conf".into());
+    assert_eq!(config.settings, Settings { classic_file, ..Settings::default() });
     let Door { recognition, opening, .. } = &config.doors[0];
     assert_eq!(recognition.flags, FlagTest::ANY);
     assert_eq!(recognition.seq_timeout, Duration::from_secs(25));

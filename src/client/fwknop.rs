@@ -110,15 +110,18 @@ pub fn time_offset(text: &str) -> Result<i64, String> {
         .ok_or_else(|| format!("'{text}' is no time: write for example 60s, -5min or 1day"))
 }
 
-/// The name that a request has where none is given: that of whoever runs the program.
+/// The name that a request has where none is given: that of whoever runs the program. It is that of
+/// the `account`, not `$USER`, as fwknop's own client takes it.
 ///
 /// # Errors
 /// If it is one that fwknop does not take.
-pub fn user(variable: impl Fn(&str) -> Option<String>) -> Result<User, String> {
-    let name = ["SPOOF_USER", "LOGNAME", "USER"]
-        .into_iter()
-        .find_map(|name| variable(name).filter(|value| !value.is_empty()))
-        .unwrap_or_else(|| "NO_USER".to_owned());
+pub fn user(
+    variable: impl Fn(&str) -> Option<String>,
+    account: Option<String>,
+) -> Result<User, String> {
+    let given = |name| variable(name).filter(|value| !value.is_empty());
+    let name = given("SPOOF_USER").or_else(|| given("LOGNAME")).or(account);
+    let name = name.or_else(|| given("USER")).unwrap_or_else(|| "NO_USER".to_owned());
     name.parse().map_err(|_| name)
 }
 
@@ -211,11 +214,11 @@ const fn blank(error: &RcError) -> &'static str {
     }
 }
 
-/// The stanza of this name in `~/.fwknoprc`. As fwknop, it only warns if others can read it.
+/// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop, it only warns if others can read it.
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.
-pub fn stanza(name: &str, voice: Voice) -> Result<fwknoprc::Stanza, StanzaError> {
+pub fn stanza(name: &str, settled: &[&str], voice: Voice) -> Result<fwknoprc::Stanza, StanzaError> {
     use std::os::unix::fs::MetadataExt;
 
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
@@ -226,7 +229,7 @@ pub fn stanza(name: &str, voice: Voice) -> Result<fwknoprc::Stanza, StanzaError>
         voice.warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
     }
     let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(unreadable)?;
-    fwknoprc::read(&text, name).map_err(|error| StanzaError::Wrong { path, error })
+    fwknoprc::read(&text, name, settled).map_err(|error| StanzaError::Wrong { path, error })
 }
 
 #[cfg(test)]
@@ -311,13 +314,16 @@ mod tests {
 
     #[test]
     fn a_request_is_named_after_who_runs_the_program() {
-        let variables = |set: &'static [(&str, &str)]| {
-            user(move |name| {
+        let of = |set: &'static [(&str, &str)], account: Option<&str>| {
+            let variable = move |name: &str| {
                 let found = set.iter().find(|(variable, _)| *variable == name);
                 found.map(|(_, value)| (*value).to_owned())
-            })
-            .map(|user| user.as_str().to_owned())
+            };
+            user(variable, account.map(str::to_owned)).map(|user| user.as_str().to_owned())
         };
+        let variables = |set| of(set, None);
+        assert_eq!(of(&[("USER", "c")], Some("root")).unwrap(), "root");
+        assert_eq!(of(&[("LOGNAME", "b")], Some("root")).unwrap(), "b");
         assert_eq!(variables(&[]).unwrap(), "NO_USER");
         assert_eq!(variables(&[("USER", "c"), ("LOGNAME", "b")]).unwrap(), "b");
         assert_eq!(variables(&[("SPOOF_USER", "a"), ("LOGNAME", "b")]).unwrap(), "a");

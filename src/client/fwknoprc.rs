@@ -79,34 +79,51 @@ pub enum Wrong {
 /// Reads the stanza of this name, in either case of letters, on top of `[default]`.
 ///
 /// As fwknop does: a value ends at the first blank, `;` or `#`; what stands later counts, except
-/// that `KEY` and `HMAC_KEY` win over those in base64; other stanzas are not looked at.
+/// that `KEY` and `HMAC_KEY` win over those in base64; other stanzas are not looked at. What does
+/// not count is not looked at either: variables that are `settled` by an option, and those of
+/// `[default]` that the stanza gives too.
 ///
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
-pub fn read(text: &str, name: &str) -> Result<Stanza, RcError> {
+pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<Stanza, RcError> {
     let mut reader = Reader::default();
     let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
     if !is_there {
         return Err(RcError::NoStanza(name.to_owned()));
     }
-    for wanted in [DEFAULT, name] {
-        let mut reads = false;
-        for (line, text) in (1..).zip(text.lines().map(str::trim)) {
-            if let Some(head) = head(text) {
-                reads = head.eq_ignore_ascii_case(wanted);
-            } else if reads && !text.is_empty() && !text.starts_with(['#', ';']) {
-                reader.take(line, text).map_err(|wrong| RcError::Line { line, wrong })?;
-            }
-        }
+    let given: Vec<&str> = lines_of(text, name).filter_map(|(_, line)| variable(line)).collect();
+    let counts = |line, others: &[&str]| variable(line).is_none_or(|name| !others.contains(&name));
+    let default = lines_of(text, DEFAULT).filter(|(_, line)| counts(line, &given));
+    for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
+        reader.take(line, text).map_err(|wrong| RcError::Line { line, wrong })?;
     }
-    let Reader { mut stanza, raw, base64, raw_hmac, base64_hmac, not_done } = reader;
+    let Reader { mut stanza, raw, base64, raw_hmac, base64_hmac, mut not_done } = reader;
+    if stanza.allow.is_some() || settled.contains(&"ALLOW_IP") {
+        not_done.retain(|(_, wrong)| !matches!(wrong, Wrong::NotDone { missing: NO_RESOLVER, .. }));
+    }
     if let Some((line, wrong)) = not_done.into_iter().next() {
         return Err(RcError::Line { line, wrong });
     }
     stanza.key = raw.or(base64);
     stanza.hmac_key = raw_hmac.or(base64_hmac);
     Ok(stanza)
+}
+
+/// The lines of a stanza that say something, with their numbers from 1.
+fn lines_of<'a>(text: &'a str, name: &str) -> impl Iterator<Item = (usize, &'a str)> {
+    let mut reads = false;
+    (1..).zip(text.lines().map(str::trim)).filter(move |(_, line)| {
+        if let Some(head) = head(line) {
+            reads = head.eq_ignore_ascii_case(name);
+            return false;
+        }
+        reads && !line.is_empty() && !line.starts_with(['#', ';'])
+    })
+}
+
+fn variable(line: &str) -> Option<&str> {
+    line.split([' ', '\t', ':']).next()
 }
 
 /// The names of all stanzas, in their order.
@@ -154,7 +171,11 @@ impl Reader {
                 lacks("knock sends over UDP only")
             }
             "ACCESS" => stanza.ports = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
-            "ALLOW_IP" => stanza.allow = Some(allow(value).map_err(wrong)?),
+            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => {
+                stanza.allow = None;
+                lacks(NO_RESOLVER);
+            }
+            "ALLOW_IP" => stanza.allow = Some(allow(value).ok_or_else(|| wrong(AN_ADDRESS))?),
             "KEY" => *raw = Some(Key::new(value.into()).map_err(key("KEY"))?),
             "KEY_BASE64" => {
                 *base64 = Some(Key::from_base64(value).map_err(key("KEY_BASE64"))?);
@@ -175,7 +196,10 @@ impl Reader {
             "TIME_OFFSET" => {
                 stanza.time_offset = time_offset(value).ok_or_else(|| wrong(A_TIME))?
             }
-            "SPOOF_USER" => stanza.user = Some(word(value).ok_or_else(|| wrong(A_USER))?),
+            "SPOOF_USER" => {
+                let sent = value.get(..MAX_SPOOFED).unwrap_or(value);
+                stanza.user = Some(word(sent).ok_or_else(|| wrong(A_USER))?);
+            }
             "SPOOF_SOURCE_IP" => lacks("knock sends from its own address only"),
             "NAT_ACCESS" | "NAT_PORT" => lacks("knock asks for no NAT"),
             "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => lacks("knock asks for no NAT"),
@@ -195,6 +219,9 @@ const A_HASH: &str = "write MD5, SHA1, SHA256, SHA384, SHA512, SHA3_256, SHA3_51
 const A_MODE: &str = "write CBC, ECB, CFB, OFB, CTR or legacy";
 const A_TIME: &str = "write a time such as 60sec, -5min, 2hours or 1day";
 const A_USER: &str = "write 1 to 48 letters and digits";
+/// After how many bytes fwknop cuts a user name that it is given.
+const MAX_SPOOFED: usize = 29;
+const AN_ADDRESS: &str = "write an IPv4 address, or the word source";
 const NO_RESOLVER: &str =
     "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
 
@@ -241,17 +268,13 @@ fn word<T: FromStr>(value: &str) -> Option<T> {
     value.parse().ok()
 }
 
-fn allow(value: &str) -> Result<Allow, &'static str> {
+fn allow(value: &str) -> Option<Allow> {
     if value.eq_ignore_ascii_case("source") {
-        return Ok(Allow::Source);
+        return Some(Allow::Source);
     }
-    if value.eq_ignore_ascii_case("resolve") {
-        return Err(NO_RESOLVER);
-    }
-    match value.parse::<Ipv4Addr>() {
-        Ok(Ipv4Addr::UNSPECIFIED) => Ok(Allow::Source),
-        Ok(address) => Ok(Allow::Address(address)),
-        Err(_) => Err("write an IPv4 address, or the word source"),
+    match word::<Ipv4Addr>(value)? {
+        Ipv4Addr::UNSPECIFIED => Some(Allow::Source),
+        address => Some(Allow::Address(address)),
     }
 }
 
@@ -266,7 +289,8 @@ fn port(text: &str) -> Option<Knock> {
     Some(Knock::new(protocol, parse_port(port).ok()?))
 }
 
-/// A number and a unit, of which the first letter counts; seconds where there is none.
+/// A number and a unit, of which the first letter counts, in either case; seconds where there is
+/// none.
 pub(super) fn time_offset(value: &str) -> Option<i64> {
     let (sign, value) = match value.strip_prefix('-') {
         Some(value) => (-1, value),
@@ -274,7 +298,7 @@ pub(super) fn time_offset(value: &str) -> Option<i64> {
     };
     let end = value.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(value.len());
     let (number, unit) = value.split_at_checked(end)?;
-    let unit = match unit.bytes().next() {
+    let unit = match unit.bytes().next().map(|letter| letter.to_ascii_lowercase()) {
         None | Some(b's') => 1,
         Some(b'm') => 60,
         Some(b'h') => 3_600,
@@ -303,7 +327,7 @@ FW_TIMEOUT          60
 ";
 
     fn stanza(lines: &str) -> Result<Stanza, RcError> {
-        read(&format!("[a]\n{lines}"), "a")
+        read(&format!("[a]\n{lines}"), "a", &[])
     }
 
     /// What is wrong with a line.
@@ -315,7 +339,7 @@ FW_TIMEOUT          60
     fn a_stanza_stands_on_top_of_the_default() {
         let knock = |text: &str| text.parse::<Knock>().unwrap();
         assert_eq!(
-            read(WORK, "Work"),
+            read(WORK, "Work", &[]),
             Ok(Stanza {
                 server: Some("gw.example.com".to_owned()),
                 ports: vec![knock("22"), knock("53/udp")],
@@ -330,9 +354,42 @@ FW_TIMEOUT          60
     }
 
     #[test]
+    fn what_an_option_says_is_not_looked_at() {
+        let text = "[a]\nACCESS nonsense\nKEY: k\nALLOW_IP resolve\nRESOLVE_IP_HTTPS Y\n";
+        assert!(read(text, "a", &[]).is_err());
+        let stanza = read(text, "a", &["ACCESS", "ALLOW_IP", "KEY"]);
+        assert_eq!(stanza, Ok(Stanza::default()));
+    }
+
+    #[test]
+    fn what_the_stanza_says_too_does_not_count_in_the_default() {
+        let long = "k".repeat(40);
+        let default = format!("[default]\nALLOW_IP resolve\nKEY {long}\nUSE_GPG Y\nNAT_LOCAL Y\n");
+        let own = "[a]\nALLOW_IP source\nKEY k\nUSE_GPG N\nNAT_LOCAL N\n";
+        let stanza = read(&(default.clone() + own), "a", &[]).unwrap();
+        assert_eq!(stanza.allow, Some(Allow::Source));
+        assert_eq!(stanza.key, Some(Key::new(b"k".to_vec()).unwrap()));
+        let error = read(&(default + "[a]\nKEY k\n"), "a", &[]).unwrap_err().to_string();
+        assert!(error.starts_with("2: ALLOW_IP: knock asks no web server"), "{error}");
+    }
+
+    #[test]
+    fn no_web_server_is_asked_where_an_address_is_given() {
+        let text = "[default]\nRESOLVE_IP_HTTPS Y\n[a]\nALLOW_IP 192.0.2.7\n";
+        assert!(read(text, "a", &[]).is_ok());
+        assert!(wrong("ALLOW_IP 192.0.2.7\nALLOW_IP resolve").contains("asks no web server"));
+    }
+
+    #[test]
+    fn a_user_name_is_cut_where_fwknop_cuts_it() {
+        let user = stanza(&format!("SPOOF_USER {}", "u".repeat(60))).unwrap().user;
+        assert_eq!(user, "u".repeat(29).parse().ok());
+    }
+
+    #[test]
     fn the_default_may_stand_below() {
         let text = "[a]\nSPOOF_USER one\n[Default]\nSPOOF_USER two\nTIME_OFFSET 5\n";
-        let stanza = read(text, "a").unwrap();
+        let stanza = read(text, "a", &[]).unwrap();
         assert_eq!(stanza.user, "one".parse().ok());
         assert_eq!(stanza.time_offset, 5);
     }
@@ -340,10 +397,10 @@ FW_TIMEOUT          60
     #[test]
     fn what_is_in_other_stanzas_does_not_matter() {
         let text = "NONSENSE\n[b]\nKEY=x\n[a] # mine\nKEY k\n [c]\nKEY other\n[a]\nACCESS tcp/1\n";
-        let stanza = read(text, "a").unwrap();
+        let stanza = read(text, "a", &[]).unwrap();
         assert_eq!(stanza.key, Some(Key::new(b"k".to_vec()).unwrap()));
         assert_eq!(stanza.ports.len(), 1);
-        assert_eq!(read(text, "d"), Err(RcError::NoStanza("d".to_owned())));
+        assert_eq!(read(text, "d", &[]), Err(RcError::NoStanza("d".to_owned())));
     }
 
     #[test]
@@ -352,7 +409,7 @@ FW_TIMEOUT          60
             assert_eq!(stanza(lines).unwrap().key, Some(Key::new(b"raw".to_vec()).unwrap()));
         }
         let text = "[default]\nHMAC_KEY raw\n[a]\nHMAC_KEY_BASE64 dGVzdGtleQ==";
-        let key = read(text, "a").unwrap().hmac_key;
+        let key = read(text, "a", &[]).unwrap().hmac_key;
         assert_eq!(key, Some(HmacKey::new(b"raw".to_vec()).unwrap()));
     }
 
@@ -382,6 +439,8 @@ FW_TIMEOUT          60
             ("5m", 300),
             ("-2days", -172_800),
             ("3hours", 10_800),
+            ("1H", 3_600),
+            ("-5Min", -300),
         ] {
             assert_eq!(offset(text), Ok(seconds), "{text}");
         }
@@ -432,8 +491,8 @@ FW_TIMEOUT          60
     #[test]
     fn what_is_not_done_here_can_be_taken_back_by_the_stanza() {
         let text = "[default]\nUSE_GPG Y\nGPG_SIGNER me\n[a]\nUSE_GPG N\n[b]\nACCESS tcp/1\n";
-        assert_eq!(read(text, "a"), Ok(Stanza::default()));
-        let error = read(text, "b").unwrap_err().to_string();
+        assert_eq!(read(text, "a", &[]), Ok(Stanza::default()));
+        let error = read(text, "b", &[]).unwrap_err().to_string();
         assert_eq!(error, "2: USE_GPG: knock does not encrypt with GnuPG");
     }
 
@@ -462,7 +521,7 @@ FW_TIMEOUT          60
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "(\\[a\\]\n|[A-Z_]{3,12}|[ :=;#\t\n]|-?[0-9a-z./,]{1,9}){0,30}") {
-            let _ = read(&text, "a");
+            let _ = read(&text, "a", &[]);
         }
 
         #[test]

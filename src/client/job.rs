@@ -96,7 +96,7 @@ pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
     };
     let builder = Builder { wanted, entry, settings: &settings, source_port };
     let stanza = match &settings.fwknop.fwknoprc {
-        Some(name) if mode == Mode::Fwknop => stanza(name, voice)?,
+        Some(name) if mode == Mode::Fwknop => stanza(name, &builder.settled(), voice)?,
         _ => Stanza::default(),
     };
     let host = builder.host(&stanza)?;

@@ -11,6 +11,7 @@ use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
 use super::files::Options;
 use super::load::{Parts, Places};
+use super::names::Names;
 use super::opening::{CMD_TIMEOUT, default_max_grants};
 use super::raw::given_twice;
 use super::sections::{
@@ -50,21 +51,25 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     let mut settings = Settings::default();
     let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
-    let mut places: HashMap<Name, Place> = HashMap::new();
+    let mut places: HashMap<&str, Place> = HashMap::new();
+    let mut names = Names::default();
     for section in read_sections(source, problems) {
         if section.is_options() {
             read_options(&section, &mut settings);
             interfaces.extend(section.value("Interface").map(Part::place));
             continue;
         }
-        let name = read_name(section.name, problems);
-        let place = section.name.place();
-        if let Some(first) = places.get(&name) {
-            problems.push(given_twice(&place, &format!("door '{name}'"), first));
+        let (text, place) = (section.name.text, section.name.place());
+        if let Some(first) = places.get(text) {
+            problems.push(given_twice(&place, &format!("door '{text}'"), first));
+            continue;
         }
-        places.entry(name.clone()).or_insert(place);
+        places.insert(text, place);
+        let name = read_name(section.name, &mut names, problems);
         doors.extend(read_door(name, &section, options, problems).ok());
     }
+    settings.classic_file = Some(source.path().to_owned());
+    settings.set_apart();
     if doors.is_empty() && !problems.has_errors() {
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
         problems.push(warning.help("write a section [NAME] with a Sequence and a Start_Command"));
@@ -91,14 +96,19 @@ fn read_options(section: &Section<'_>, settings: &mut Settings) {
     }
 }
 
-/// The classic takes any text for a name; what a name here cannot hold becomes `_`.
-fn read_name(name: Part<'_>, problems: &mut Problems) -> Name {
-    name.text.parse().unwrap_or_else(|error| {
-        let replaced = Name::closest(name.text);
-        let message = format!("this door is called '{replaced}' here: {error}");
+/// The classic takes any text for a name; what a name here cannot hold becomes `_`, and what is then
+/// another door's name gets a number.
+fn read_name(name: Part<'_>, names: &mut Names, problems: &mut Problems) -> Name {
+    let taken = names.take(name.text);
+    if taken.as_str() != name.text {
+        let why = match name.text.parse::<Name>() {
+            Err(error) => error.to_string(),
+            Ok(_) => "another door is called that already".to_owned(),
+        };
+        let message = format!("this door is called '{taken}' here: {why}");
         problems.push(name.place().warning(message));
-        replaced
-    })
+    }
+    taken
 }
 
 fn read_door(

@@ -19,6 +19,7 @@ pub mod lint;
 pub mod load;
 mod lockout;
 mod moment;
+pub(crate) mod names;
 pub mod one_time;
 mod opening;
 pub mod raw;

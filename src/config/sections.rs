@@ -124,7 +124,8 @@ impl<'a> Section<'a> {
             problems.push(unknown(directive.name, known));
             return;
         };
-        if let Some(first) = self.directives.get(name) {
+        let is_flag = name == "UseSyslog" && directive.value.is_none();
+        if let Some(first) = self.directives.get(name).filter(|_| !is_flag) {
             let place = directive.name.place();
             problems.push(given_twice(&place, written, &first.name.place()));
             // Classic knockd goes by the last one.

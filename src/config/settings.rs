@@ -1,6 +1,6 @@
 //! The `knockd:` mapping.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::commands::missing_program;
@@ -23,6 +23,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
     pub pid_file: PathBuf,
+    /// Where all this is said, if that is a classic `knockd.conf`.
+    pub classic_file: Option<PathBuf>,
     pub log: Log,
     /// How many sources the tracker follows at once.
     pub track_sources: usize,
@@ -40,6 +42,27 @@ pub struct Settings {
     pub lockout: Option<Lockout>,
     /// How long a command may run at a door that does not say otherwise; `None`: without end.
     pub command_limit: Option<Duration>,
+}
+
+impl Settings {
+    /// Gives the daemon of a classic file directories of its own, named after the file and the pid
+    /// file: it cannot name any, and classic knockd may run more than once.
+    pub fn set_apart(&mut self) {
+        let Some(file) = &self.classic_file else { return };
+        let stems = [file, &self.pid_file].map(|path| path.file_stem().unwrap_or_default());
+        let names = stems.map(|stem| stem.to_string_lossy()).into_iter();
+        let names: Vec<_> = names.filter(|name| name != "knockd").collect();
+        let mut own = Self::default();
+        if !names.is_empty() {
+            let name = Path::new("instances").join(names.join("+"));
+            own.state_dir.push(&name);
+            own.run_dir.push(name);
+        }
+        if self.pid_file == own.pid_file {
+            self.pid_file = own.run_dir.join("knockd.pid");
+        }
+        (self.state_dir, self.run_dir) = (own.state_dir, own.run_dir);
+    }
 }
 
 /// How long a command may run where nothing else is said.
@@ -89,6 +112,7 @@ impl Default for Settings {
             state_dir: "/var/lib/knockd".into(),
             run_dir: "/run/knockd".into(),
             pid_file: "/run/knockd/knockd.pid".into(),
+            classic_file: None,
             log: Log { syslog: None, file: None, level: LogLevel::Info, format: LogFormat::Text },
             track_sources: 65_536,
             max_grants: 50_000,

@@ -2,7 +2,6 @@
 
 mod fwknop;
 mod knockd_conf;
-mod names;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -127,7 +126,7 @@ pub fn import(
 ) -> Result<Imported, Diagnostic> {
     let bytes = files.read(path).map_err(|error| unreadable(path, &error))?;
     let mut notes = Problems::default();
-    let page = match kind(&bytes) {
+    let page = match kind(path, &bytes) {
         Kind::Knockd => {
             let source = Source::new(path, text(path, &bytes, &mut notes));
             knockd_conf::import(&source, &mut notes)
@@ -143,6 +142,19 @@ pub fn import(
     whole.append(&page);
     let complete = !notes.has_errors();
     Ok(Imported { yaml: whole.into_text(), notes: notes.into_sorted(), complete })
+}
+
+/// The number at the beginning of a text as C reads it, 0 where there is none.
+fn atoi(text: &str) -> i64 {
+    let text = text.trim_start();
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let number = digits.bytes().take_while(u8::is_ascii_digit).fold(0i64, |number, digit| {
+        number.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
+    });
+    if negative { -number } else { number }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
@@ -161,7 +173,7 @@ enum Kind {
     Other(&'static str),
 }
 
-fn kind(bytes: &[u8]) -> Kind {
+fn kind(path: &Path, bytes: &[u8]) -> Kind {
     let text = String::from_utf8_lossy(bytes);
     let has = |names: &[&str]| {
         let words = text.lines().filter_map(|line| line.split_whitespace().next());
@@ -172,6 +184,9 @@ fn kind(bytes: &[u8]) -> Kind {
     } else if is_classic(&text) {
         Kind::Knockd
     } else if has(&["SOURCE", "%include", "%include_folder"]) {
+        Kind::Access
+    } else if path.ends_with("access.conf") {
+        // A folder may be read instead.
         Kind::Access
     } else if has(&["PCAP_INTF", "PCAP_FILTER", "MAX_SPA_PACKET_AGE", "ENABLE_UDP_SERVER"]) {
         Kind::Other("name the access.conf: the fwknopd.conf beside it is read with it")

@@ -108,9 +108,16 @@ impl Daemon {
     /// # Errors
     /// [`ControlError::NoConfiguration`] if the path was chosen and is not there: another daemon
     /// than the one that was meant must not be asked.
-    pub(super) fn find(config: &Path, insecure_permissions: bool) -> Result<Self, ControlError> {
-        let options = load::Options { insecure_permissions };
-        let (settings, report) = load::settings(config, &options);
+    pub(super) fn find(
+        config: &Path,
+        pid_file: Option<&PathBuf>,
+        options: &load::Options,
+    ) -> Result<Self, ControlError> {
+        let (mut settings, report) = load::settings(config, options);
+        if let Some(path) = pid_file {
+            settings.pid_file.clone_from(path);
+            settings.set_apart();
+        }
         let missing =
             fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match report {

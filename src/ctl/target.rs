@@ -18,6 +18,10 @@ pub(super) struct Target {
     #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
     pub config: PathBuf,
 
+    /// The pid file that knockd was started with, where its classic knockd.conf names no such
+    #[arg(short, long, value_name = "PIDFILE", global = true)]
+    pidfile: Option<PathBuf>,
+
     /// Accept files and directories that others could have written
     #[arg(long, global = true)]
     insecure_permissions: bool,
@@ -35,7 +39,7 @@ impl Target {
 
     /// The daemon that may be running with this configuration.
     pub fn daemon(&self) -> Result<Daemon, ControlError> {
-        Daemon::find(&self.config, self.insecure_permissions)
+        Daemon::find(&self.config, self.pidfile.as_ref(), &self.options())
     }
 
     /// Asks that daemon, and gives what it says when all is done.

@@ -98,6 +98,12 @@ impl Grounds<'_> {
 }
 
 impl Ask {
+    /// The stage of a sequence that is complete, as classic knockd counts them.
+    pub(super) fn last_stage(&self) -> Option<usize> {
+        let by_sequence = matches!(self.opener.by, By::Sequence | By::OneTimeSequence);
+        by_sequence.then_some(self.door.recognition.sequence.len())
+    }
+
     /// What an administrator asks for.
     pub(super) fn by_hand(
         door: Door,

@@ -72,6 +72,10 @@ pub struct Cli {
     #[arg(long)]
     pub insecure_permissions: bool,
 
+    /// Nothing, as memory is bounded anyway; a fork of classic knockd has this option
+    #[arg(short, long)]
+    pub save_mem: bool,
+
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     pub version: Option<bool>,
@@ -91,6 +95,7 @@ impl Cli {
         }
         if let Some(path) = &self.pidfile {
             settings.pid_file.clone_from(path);
+            settings.set_apart();
         }
         if let Some(path) = &self.logfile {
             settings.log.file = Some(path.clone());

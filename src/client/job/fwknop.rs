@@ -21,6 +21,26 @@ const RANDOM: PortRange = {
 };
 
 impl Builder<'_> {
+    /// The variables of a stanza that an option, or the hosts file, says instead.
+    pub(super) fn settled(&self) -> Vec<&'static str> {
+        let (request, own) = (&self.settings.request, &self.settings.fwknop);
+        let said: [(bool, &[&'static str]); 11] = [
+            (request.key_file.is_some(), &["KEY", "KEY_BASE64", "KEY_FILE"]),
+            (own.hmac_key_file.is_some(), &["HMAC_KEY", "HMAC_KEY_BASE64", "HMAC_KEY_FILE"]),
+            (request.spa_port.is_some(), &["SPA_SERVER_PORT", "RAND_PORT"]),
+            (!self.settings.knocks.is_empty(), &["ACCESS"]),
+            (request.address.is_some(), &["ALLOW_IP"]),
+            (own.hmac_digest_type.is_some(), &["HMAC_DIGEST_TYPE"]),
+            (own.digest_type.is_some(), &["DIGEST_TYPE"]),
+            (own.encryption_mode.is_some(), &["ENCRYPTION_MODE"]),
+            (request.open_for.is_some(), &["FW_TIMEOUT"]),
+            (own.user.is_some(), &["SPOOF_USER"]),
+            (own.time_offset.is_some(), &["TIME_OFFSET"]),
+        ];
+        let said = said.into_iter().filter(|(is_said, _)| *is_said);
+        said.flat_map(|(_, names)| names).copied().collect()
+    }
+
     /// `stanza` says what nobody else says.
     pub(super) fn fwknop(&self, stanza: Stanza, host: &str) -> Result<Fwknop, JobError> {
         let (request, own) = (&self.settings.request, &self.settings.fwknop);
@@ -93,7 +113,9 @@ impl Builder<'_> {
 
 /// The user who runs the program.
 fn runner() -> Result<User, UsageError> {
-    fwknop::user(|name| std::env::var(name).ok()).map_err(UsageError::UserName)
+    let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    fwknop::user(|name| std::env::var(name).ok(), account.map(|account| account.name))
+        .map_err(UsageError::UserName)
 }
 
 fn ask_for_key() -> Result<Key, JobError> {

@@ -17,9 +17,9 @@ use jiff::tz::TimeZone;
 use keys::Key;
 
 use super::Files;
-use super::names::Names;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Problems};
+use crate::config::names::Names;
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
@@ -35,8 +35,9 @@ pub(super) fn import(
 ) -> Page {
     let mut page = Page::default();
     page.comment(0, "It holds keys: let only root read it (mode 0600).");
-    page.append(&daemon::import(path, files, notes));
-    let stanzas = stanzas::read(path, files, notes);
+    let daemon = daemon::import(path, files, notes);
+    page.append(&daemon.page);
+    let stanzas = stanzas::read(path, daemon.folder.as_ref(), files, notes);
     let mut made = Made::default();
     let clients: Vec<Option<Client>> =
         stanzas.iter().map(|stanza| client::read(stanza, zone, notes)).collect();

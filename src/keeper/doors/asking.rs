@@ -79,18 +79,18 @@ impl Doors {
         }
         let mut answer = Answer::Done;
         for asked in all_asked {
-            answer = self.take(now, asked, record_first);
+            answer = self.take(now, asked, record_first, ask.last_stage());
         }
         Ok(answer)
     }
 
-    fn take(&mut self, now: Now, asked: Asked, is_recorded: bool) -> Answer {
+    fn take(&mut self, now: Now, asked: Asked, is_recorded: bool, last: Option<usize>) -> Answer {
         let (place, opener) = (asked.place().clone(), asked.opener().clone());
         let change = if is_recorded { None } else { asked.change(now, self.books.boot()) };
         let decision = self.grants.take(asked);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, Means::Kernel(_))) {
-            self.say_who_opens(now, &place, &opener);
+            self.say_who_opens(now, &place, &opener, last);
         }
         match decision {
             Decision::Open(id, Means::Commands(_)) => {
@@ -99,7 +99,7 @@ impl Doors {
                 Answer::UnderWay(job)
             }
             Decision::Open(id, Means::Kernel(_)) => {
-                self.open_in_kernel(now, id, &place, &opener, change)
+                self.open_in_kernel(now, id, &place, &opener, change, last)
             }
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
@@ -137,6 +137,7 @@ impl Doors {
         place: &Place,
         opener: &Opener,
         change: Option<Change>,
+        last: Option<usize>,
     ) -> Answer {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
         if let Err(why) = self.sets.open(&kept, true) {
@@ -146,7 +147,7 @@ impl Doors {
             return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        self.say_who_opens(now, place, opener);
+        self.say_who_opens(now, place, opener, last);
         let _open = self.grants.opened(id, Opened::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         match change {
@@ -216,7 +217,7 @@ impl Doors {
             return;
         }
         if matches!(ask.opener.by, By::Sequence | By::Knockctl) {
-            self.say_who_opens(now, &place, &ask.opener);
+            self.say_who_opens(now, &place, &ask.opener, ask.last_stage());
         }
         let line = event_at(&place, "refused", format!("not opened: {reason}"))
             .with("client", ask.opener.client.as_ref().map(Name::as_str))
@@ -247,12 +248,17 @@ impl Doors {
                 return;
             }
         }
-        let _told = self.take(now, asked, true);
+        let _told = self.take(now, asked, true, None);
     }
 
-    fn say_who_opens(&mut self, now: Now, place: &Place, opener: &Opener) {
+    /// `last` is the stage that a sequence ended with, which is told here: until now nothing waited
+    /// for the log.
+    fn say_who_opens(&mut self, now: Now, place: &Place, opener: &Opener, last: Option<usize>) {
         if !self.may_tell(now, &place.door) {
             return;
+        }
+        if let Some(last) = last {
+            self.tell(event_at(place, "stage", format!("Stage {last}")).with("stage", last));
         }
         let Opener { by, client } = opener;
         let what = if *by == By::Knockctl { "opened by hand" } else { "OPEN SESAME" };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::str::FromStr;
 
 use aes::Aes256;
-use aes::cipher::block_padding::{Padding, Pkcs7};
+use aes::cipher::block_padding::{NoPadding, Padding, Pkcs7};
 use aes::cipher::{
     BlockModeDecrypt, BlockModeEncrypt, KeyInit, KeyIvInit, StreamCipher, block_padding,
 };
@@ -12,6 +12,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::fields::is_printable;
 use crate::proto::words::words;
 
 pub(super) const SALT: usize = 8;
@@ -66,10 +67,12 @@ impl Mode {
         }
     }
 
-    /// What was encrypted, without its padding.
+    /// What was encrypted, without its padding. A text that fills its last block may have none, as
+    /// fwknopd takes it.
     ///
     /// # Errors
-    /// If it is not in whole blocks, or does not end with a valid padding: another key or mode.
+    /// If it is not in whole blocks, or ends neither with a valid padding nor with text: another key
+    /// or mode.
     pub(super) fn decrypt(
         self,
         key: &[u8],
@@ -78,17 +81,17 @@ impl Mode {
     ) -> Result<Vec<u8>, block_padding::Error> {
         let derived = Derived::new(&self.key(key), salt);
         let (key, iv) = (&(*derived.key).into(), &(*derived.iv).into());
-        match self {
-            Self::Cbc | Self::Legacy => {
-                cbc::Decryptor::<Aes256>::new(key, iv).decrypt_padded_vec::<Pkcs7>(ciphertext)
+        unpad(match self {
+            Self::Cbc | Self::Legacy => cbc::Decryptor::<Aes256>::new(key, iv)
+                .decrypt_padded_vec::<NoPadding>(ciphertext)?,
+            Self::Ecb => {
+                ecb::Decryptor::<Aes256>::new(key).decrypt_padded_vec::<NoPadding>(ciphertext)?
             }
-            Self::Ecb => ecb::Decryptor::<Aes256>::new(key).decrypt_padded_vec::<Pkcs7>(ciphertext),
-            Self::Cfb => {
-                cfb_mode::Decryptor::<Aes256>::new(key, iv).decrypt_padded_vec::<Pkcs7>(ciphertext)
-            }
-            Self::Ofb => unpad(&stream(ofb::Ofb::<Aes256>::new(key, iv), ciphertext.to_vec())),
-            Self::Ctr => unpad(&stream(ctr::Ctr128BE::<Aes256>::new(key, iv), ciphertext.to_vec())),
-        }
+            Self::Cfb => cfb_mode::Decryptor::<Aes256>::new(key, iv)
+                .decrypt_padded_vec::<NoPadding>(ciphertext)?,
+            Self::Ofb => stream(ofb::Ofb::<Aes256>::new(key, iv), ciphertext.to_vec()),
+            Self::Ctr => stream(ctr::Ctr128BE::<Aes256>::new(key, iv), ciphertext.to_vec()),
+        })
     }
 }
 
@@ -106,10 +109,16 @@ fn pad(plain: &[u8]) -> Vec<u8> {
     [whole.as_flattened(), &last].concat()
 }
 
-fn unpad(padded: &[u8]) -> Result<Vec<u8>, block_padding::Error> {
+fn unpad(mut padded: Vec<u8>) -> Result<Vec<u8>, block_padding::Error> {
     let (whole, []) = padded.as_chunks::<BLOCK>() else { return Err(block_padding::Error) };
     let (last, whole) = whole.split_last().ok_or(block_padding::Error)?;
-    Ok([whole.as_flattened(), Pkcs7::raw_unpad(last)?].concat())
+    match Pkcs7::raw_unpad(last) {
+        Ok(rest) => padded.truncate(whole.as_flattened().len() + rest.len()),
+        // Another key never makes a whole text of it.
+        Err(error) if !padded.iter().copied().all(is_printable) => return Err(error),
+        Err(_) => {}
+    }
+    Ok(padded)
 }
 
 /// Key and IV: D1 = MD5(K S), D2 = MD5(D1 K S), D3 = MD5(D2 K S); the key is D1 D2, the IV D3.
@@ -191,14 +200,21 @@ mod tests {
 
     #[test]
     fn only_a_whole_padding_is_taken() {
-        let with = |end: &[u8]| [&[b'x'; 32][end.len()..], end].concat();
-        assert_eq!(unpad(&with(&[3, 3, 3])).unwrap().len(), 29);
-        assert_eq!(unpad(&with(&[16; 16])).unwrap().len(), 16);
+        let with = |end: &[u8]| unpad([&[b'x'; 32][end.len()..], end].concat());
+        assert_eq!(with(&[3, 3, 3]).unwrap().len(), 29);
+        assert_eq!(with(&[16; 16]).unwrap().len(), 16);
         for end in [&[0][..], &[2, 2, 3], &[0, 0, 3], &[17; 17]] {
-            assert!(unpad(&with(end)).is_err(), "{end:?}");
+            assert!(with(end).is_err(), "{end:?}");
         }
-        assert!(unpad(&[1; 15]).is_err());
-        assert!(unpad(&[]).is_err());
+        assert!(unpad(vec![1; 15]).is_err());
+        assert!(unpad(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_text_that_fills_its_last_block_may_have_no_padding() {
+        let text = b"x:y".repeat(16);
+        assert_eq!(unpad(text.clone()).unwrap(), text);
+        assert!(unpad([&text[1..], &[0xff]].concat()).is_err());
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+use super::super::atoi;
 use super::cycle::{Cycle, read_cycle};
 use super::keys::{Key, read_keys};
 use super::stanzas::{Given, Stanza};
@@ -19,7 +20,8 @@ use crate::proto::network::Network;
 /// In seconds, where a stanza says nothing.
 const FW_ACCESS_TIMEOUT: u64 = 30;
 const MAX_FW_TIMEOUT: u64 = 300;
-const CENTURY: u64 = 100 * 365 * 86_400;
+/// The longest time that fwknopd takes, in seconds.
+const LONGEST: u64 = 8_388_608;
 
 pub(super) struct Client {
     pub(super) at: Place,
@@ -73,10 +75,10 @@ fn read_stanza(
         return Err(stanza.at.error("the stanza is left out: it opens no port"));
     }
     let restricted = stanza.get("RESTRICT_PORTS").map(|given| read_ports(given, notes));
-    let most = seconds(stanza, "MAX_FW_TIMEOUT", MAX_FW_TIMEOUT, notes);
+    let most = seconds_or(stanza, "MAX_FW_TIMEOUT", MAX_FW_TIMEOUT, notes)?;
     let open_for = match &cycle {
         Some(cycle) => cycle.timer,
-        None => seconds(stanza, "FW_ACCESS_TIMEOUT", FW_ACCESS_TIMEOUT, notes),
+        None => seconds_or(stanza, "FW_ACCESS_TIMEOUT", FW_ACCESS_TIMEOUT, notes)?,
     };
     if open_for > most {
         let message = format!(
@@ -97,7 +99,7 @@ fn read_stanza(
         destination: networks(stanza, "DESTINATION")?,
         username,
         explicit_address: stanza.get("REQUIRE_SOURCE_ADDRESS").is_some_and(Given::is_yes),
-        expires: expires(stanza, zone)?,
+        expires: expires(stanza, zone, notes)?,
         ports,
         restricted: restricted.unwrap_or_default(),
         cycle,
@@ -147,87 +149,127 @@ fn username(given: &Given) -> Result<String, Diagnostic> {
     }
 }
 
+/// Empty: anywhere.
 fn networks(stanza: &Stanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
     let Some(given) = stanza.get(name) else { return Ok(Vec::new()) };
     let text = given.text();
-    let items: Vec<&str> = text.split(',').map(str::trim).collect();
-    if items.contains(&"ANY") {
-        return Ok(Vec::new());
+    let mut networks = Vec::new();
+    let mut is_any = false;
+    for item in text.split(',').map(str::trim_start) {
+        if item.eq_ignore_ascii_case("any") {
+            is_any = true;
+        } else {
+            let why = || format!("'{item}' in {name} is not an IPv4 address or network");
+            networks.push(network(item).ok_or_else(|| given.left_out(why()))?);
+        }
     }
-    let read = |item: &&str| {
-        network(item).ok_or_else(|| {
-            let why = format!("'{item}' in {name} is no IPv4 address or network");
-            given.left_out(why)
-        })
-    };
-    items.iter().map(read).collect()
+    if is_any {
+        networks.clear();
+    }
+    Ok(networks)
 }
 
-/// An IPv4 network, with its prefix or with its mask.
+/// An IPv4 network, with its prefix or with its mask. fwknopd takes no `/0`, but a mask of zeros.
 fn network(text: &str) -> Option<Network> {
-    let masked = text.split_once('/').and_then(|(address, mask)| {
-        let mask: Ipv4Addr = mask.parse().ok()?;
-        let ones = mask.to_bits().leading_ones();
-        (mask.to_bits().count_ones() == ones).then(|| format!("{address}/{ones}"))
-    });
-    let network: Network = masked.as_deref().unwrap_or(text).parse().ok()?;
-    matches!(network.address(), IpAddr::V4(_)).then_some(network)
+    let (address, length) = text.split_once('/').unwrap_or((text.trim_end(), "32"));
+    let ones = match length.parse::<Ipv4Addr>() {
+        Ok(mask) => {
+            let ones = mask.to_bits().leading_ones();
+            u8::try_from(ones).ok().filter(|_| mask.to_bits().count_ones() == ones)?
+        }
+        Err(_) if length.bytes().all(|byte| byte.is_ascii_digit()) && length.len() <= 2 => {
+            length.parse().ok().filter(|ones| (1..=32).contains(ones))?
+        }
+        Err(_) => return None,
+    };
+    Some(Network::around(IpAddr::V4(address.parse().ok()?), ones))
 }
 
 /// fwknopd takes a day to end as it begins, where the server is.
-fn expires(stanza: &Stanza, zone: &TimeZone) -> Result<Option<Timestamp>, Diagnostic> {
-    let Some((name, given)) = stanza.last_of("ACCESS_EXPIRE", "ACCESS_EXPIRE_EPOCH") else {
-        return Ok(None);
-    };
+fn expires(
+    stanza: &Stanza,
+    zone: &TimeZone,
+    notes: &mut Problems,
+) -> Result<Option<Timestamp>, Diagnostic> {
+    let Some(given) = stanza.get("ACCESS_EXPIRE") else { return Ok(None) };
     let text = given.text();
-    let read = if name == "ACCESS_EXPIRE" {
+    let read = if given.name == "ACCESS_EXPIRE" {
         day(&text).and_then(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()))
     } else {
-        text.parse().ok().and_then(|second| Timestamp::from_second(second).ok())
+        let second = atoi(&text);
+        notes.extend((second.to_string() != text).then(|| read_as(given, &second)));
+        // What is not a number, or later than jiff can tell, never comes.
+        Some(Timestamp::from_second(second.max(0)).unwrap_or(Timestamp::UNIX_EPOCH))
     };
     match read {
         Some(at) if at == Timestamp::UNIX_EPOCH => Ok(None),
-        // Nobody lives to see what is later than the loader can tell.
-        Some(at) if u64::try_from(at.as_nanosecond()).is_ok() => Ok(Some(at)),
-        _ => Err(given.left_out(format!("'{text}' is no time at which it could expire"))),
+        Some(at) if at > Timestamp::UNIX_EPOCH => {
+            // Nobody lives to see what is later than the loader can tell.
+            Ok(Some(at).filter(|at| u64::try_from(at.as_nanosecond()).is_ok()))
+        }
+        _ => Err(given.left_out(format!("'{text}' is not a day on which it could expire"))),
     }
 }
 
-/// `MM/DD/YYYY` or `MM/DD/YY`.
+/// `MM/DD/YYYY` or `MM/DD/YY`; what stands behind it is not looked at.
 fn day(text: &str) -> Option<Date> {
-    let mut parts = text.split('/');
-    let mut part = || parts.next()?.trim().parse::<u16>().ok();
-    let (month, day, year) = (part()?, part()?, part()?);
-    let year = if year < 100 { year + 2000 } else { year };
-    let ended = parts.next().is_none();
-    let date =
-        Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?);
-    date.ok().filter(|_| ended)
+    let mut parts = text.splitn(3, '/').map(str::trim_start);
+    let mut short = || {
+        let part = parts.next()?;
+        (part.len() <= 2).then(|| part.parse::<i8>().ok()).flatten()
+    };
+    let (month, day) = (short()?, short()?);
+    let year = parts.next()?;
+    let digits = year.bytes().take(4).take_while(u8::is_ascii_digit).count();
+    let year: i16 = year.get(..digits)?.parse().ok()?;
+    Date::new(if year < 100 { year + 2000 } else { year }, month, day).ok()
 }
 
-fn seconds(stanza: &Stanza, name: &str, default: u64, notes: &mut Problems) -> u64 {
-    let Some(given) = stanza.get(name) else { return default };
+/// A number of seconds as fwknopd reads it: cut to 32 bits, whatever stands behind it.
+///
+/// # Errors
+/// If fwknopd does not start with it.
+pub(super) fn seconds(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
     let text = given.text();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number = text.get(..digits).and_then(|digits| digits.parse::<u64>().ok());
-    let taken = number.filter(|number| (1..=CENTURY).contains(number)).unwrap_or(default);
-    if digits < text.len() || number != Some(taken) && number != Some(0) {
-        let message = format!("'{text}' is not a number of seconds: {name} is taken for {taken}");
-        notes.push(given.at.error(message));
+    let Some(seconds) =
+        u64::try_from(atoi(&text) & 0xffff_ffff).ok().filter(|seconds| *seconds <= LONGEST)
+    else {
+        let why = format!("'{text}' is out of range: {} goes up to {LONGEST}", given.name);
+        return Err(given.left_out(why));
+    };
+    let behind = text.trim_start_matches(|letter: char| "+0123456789 ".contains(letter));
+    if !behind.is_empty() || seconds.to_string() != text {
+        let note = read_as(given, &seconds);
+        let is_meant = behind.starts_with(['s', '#']) || behind.is_empty();
+        notes.push(if is_meant { note.into_warning() } else { note });
     }
-    taken
+    Ok(seconds)
+}
+
+/// The same; what is not given, and 0, is the default.
+fn seconds_or(
+    stanza: &Stanza,
+    name: &str,
+    default: u64,
+    notes: &mut Problems,
+) -> Result<u64, Diagnostic> {
+    let given = stanza.get(name).map(|given| seconds(given, notes)).transpose()?;
+    Ok(given.filter(|seconds| *seconds > 0).unwrap_or(default))
+}
+
+fn read_as(given: &Given, number: &dyn Display) -> Diagnostic {
+    let (name, text) = (given.name, given.text());
+    given.at.error(format!("fwknopd reads '{text}' as {number} in {name}"))
 }
 
 /// `tcp/22, udp/53`; what fwknopd does not read is told.
 fn read_ports(given: &Given, notes: &mut Problems) -> Vec<Knock> {
     let text = given.text();
     let mut ports = Vec::new();
-    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+    for item in text.split(',').map(str::trim_start) {
         let (protocol, rest) = item.split_once('/').unwrap_or((item, ""));
-        let rest = rest.trim_start();
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (port, behind) = rest.split_at_checked(digits).unwrap_or((rest, ""));
-        match format!("{port}/{}", protocol.trim()).parse::<Knock>() {
+        let behind = rest.trim_start_matches(|letter: char| "+0123456789 ".contains(letter));
+        match format!("{}/{protocol}", atoi(rest)).parse::<Knock>() {
             Ok(port) => {
                 if !behind.is_empty() {
                     let read = port.port;
@@ -240,7 +282,7 @@ fn read_ports(given: &Given, notes: &mut Problems) -> Vec<Knock> {
                 }
             }
             Err(_) => {
-                let message = format!("left out: '{item}' is no port such as tcp/22 or udp/53");
+                let message = format!("left out: '{item}' is not a port such as tcp/22 or udp/53");
                 notes.push(given.at.error(message));
             }
         }

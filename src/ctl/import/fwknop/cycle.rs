@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use super::client::seconds;
 use super::stanzas::{Given, Stanza};
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText};
 use crate::proto::duration;
 
-/// The longest CMD_CYCLE_TIMER that fwknopd takes, in seconds.
-const LONGEST: u64 = 8_388_608;
 /// What a command without a timer gets for its time, in seconds.
 const UNTIMED: u64 = 30;
 
@@ -84,6 +83,7 @@ pub(super) fn read_cycle(
         (Some(open), Some(close)) => (open, close),
         (None, None) => {
             if let Some(timer) = timer {
+                read_timer(timer, notes)?;
                 let message = "CMD_CYCLE_TIMER has no effect without CMD_CYCLE_OPEN: left out";
                 notes.push(timer.at.warning(message));
             }
@@ -99,16 +99,13 @@ pub(super) fn read_cycle(
         return Err(open.at.error("the stanza is left out: its CMD_CYCLE_OPEN is no command"));
     }
     let opens = words(open, notes)?;
-    let seconds = timer.and_then(|timer| timer.text().parse().ok());
-    let seconds = seconds.filter(|seconds| (1..=LONGEST).contains(seconds));
+    let seconds = timer.map(|timer| read_timer(timer, notes)).transpose()?;
     if is_none(close) {
         return Ok(Some(Cycle { open: opens, close: None, timer: seconds.unwrap_or(UNTIMED) }));
     }
     let closes = words(close, notes)?;
     let Some(timer) = seconds else {
-        let at = timer.map_or(&close.at, |timer| &timer.at);
-        let message = "the stanza is left out: CMD_CYCLE_TIMER has to be a number of seconds";
-        return Err(at.error(message));
+        return Err(close.left_out("fwknopd does not start without CMD_CYCLE_TIMER"));
     };
     if closes_itself(&opens, timer) {
         let message = "what this opens ends by itself: written without CMD_CYCLE_CLOSE";
@@ -119,6 +116,13 @@ pub(super) fn read_cycle(
         return Ok(Some(Cycle { open: opens, close: None, timer }));
     }
     Ok(Some(Cycle { open: opens, close: Some(closes), timer }))
+}
+
+fn read_timer(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
+    match seconds(given, notes)? {
+        0 => Err(given.left_out("CMD_CYCLE_TIMER has to be a number of seconds")),
+        seconds => Ok(seconds),
+    }
 }
 
 fn words(given: &Given, notes: &mut Problems) -> Result<Vec<String>, Diagnostic> {

@@ -1,12 +1,12 @@
 //! `fwknopd.conf`: what of it matters here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::{Files, unreadable};
+use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
 use crate::ctl::yaml::Page;
@@ -19,7 +19,8 @@ const FIREWALL: &str = "say it in the rules of your firewall";
 
 /// What lets requests in, or opens something, in a way that there is not here; each with what
 /// fwknopd has to be told for that.
-const WITHOUT: [(&str, bool, &str); 17] = [
+const WITHOUT: [(&str, bool, &str); 18] = [
+    ("OVERRIDE_CONFIG", false, "the file that it names is not read: put here what it says"),
     ("ENABLE_SPA_PACKET_AGING", false, "the time of a request counts here, within max_age"),
     ("ENABLE_DIGEST_PERSISTENCE", false, "a request opens only once here"),
     ("ENABLE_SPA_OVER_HTTP", true, HTTP),
@@ -40,57 +41,22 @@ const WITHOUT: [(&str, bool, &str); 17] = [
 ];
 
 /// What says how fwknopd does its work, and nothing about who gets in.
-const OWN: [&str; 48] = [
+const OWN: &str = "\
+    CMD_EXEC_TIMEOUT CONFIG_FILE \
+    DIGEST_DB_FILE DIGEST_FILE ENABLE_FIREWD_COMMENT_CHECK ENABLE_IPT_COMMENT_CHECK \
+    ENABLE_NAT_DNS ENABLE_PCAP_PROMISC ENABLE_RULE_PREPEND EXIT_AT_INTF_DOWN \
+    FAULT_INJECTION_TAG FIREWALL_EXE FIREWD_DNAT_ACCESS FIREWD_FORWARD_ACCESS \
+    FIREWD_INPUT_ACCESS FIREWD_MASQUERADE_ACCESS FIREWD_OUTPUT_ACCESS FIREWD_SNAT_ACCESS \
+    FLUSH_FIREWD_AT_EXIT FLUSH_FIREWD_AT_INIT FLUSH_IPT_AT_EXIT FLUSH_IPT_AT_INIT \
+    FWKNOP_CONF_DIR FWKNOP_PID_FILE FWKNOP_RUN_DIR GPG_EXE GPG_HOME_DIR IPT_DNAT_ACCESS \
+    IPT_FORWARD_ACCESS IPT_INPUT_ACCESS IPT_MASQUERADE_ACCESS IPT_OUTPUT_ACCESS \
+    IPT_SNAT_ACCESS LOCALE MAX_SNIFF_BYTES NFQ_CHAIN NFQ_INTERFACE NFQ_LOOP_SLEEP \
+    NFQ_QUEUE_NUMBER NFQ_TABLE PCAP_DISPATCH_COUNT PCAP_FILE PCAP_LOOP_SLEEP \
+    RULES_CHECK_THRESHOLD SNAT_TRANSLATE_IP SUDO_EXE SYSLOG_IDENTITY TCPSERV_PORT \
+    UDPSERV_SELECT_TIMEOUT";
+const CARRIED: [&str; 11] = [
+    "ACCESS_FILE",
     "ACCESS_FOLDER",
-    "DIGEST_DB_FILE",
-    "DIGEST_FILE",
-    "ENABLE_FIREWD_COMMENT_CHECK",
-    "ENABLE_IPT_COMMENT_CHECK",
-    "ENABLE_NAT_DNS",
-    "ENABLE_PCAP_PROMISC",
-    "ENABLE_RULE_PREPEND",
-    "EXIT_AT_INTF_DOWN",
-    "FAULT_INJECTION_TAG",
-    "FIREWALL_EXE",
-    "FIREWD_DNAT_ACCESS",
-    "FIREWD_FORWARD_ACCESS",
-    "FIREWD_INPUT_ACCESS",
-    "FIREWD_MASQUERADE_ACCESS",
-    "FIREWD_OUTPUT_ACCESS",
-    "FIREWD_SNAT_ACCESS",
-    "FLUSH_FIREWD_AT_EXIT",
-    "FLUSH_FIREWD_AT_INIT",
-    "FLUSH_IPT_AT_EXIT",
-    "FLUSH_IPT_AT_INIT",
-    "FWKNOP_CONF_DIR",
-    "FWKNOP_PID_FILE",
-    "FWKNOP_RUN_DIR",
-    "GPG_EXE",
-    "GPG_HOME_DIR",
-    "IPT_DNAT_ACCESS",
-    "IPT_FORWARD_ACCESS",
-    "IPT_INPUT_ACCESS",
-    "IPT_MASQUERADE_ACCESS",
-    "IPT_OUTPUT_ACCESS",
-    "IPT_SNAT_ACCESS",
-    "LOCALE",
-    "MAX_SNIFF_BYTES",
-    "NFQ_CHAIN",
-    "NFQ_INTERFACE",
-    "NFQ_LOOP_SLEEP",
-    "NFQ_QUEUE_NUMBER",
-    "NFQ_TABLE",
-    "PCAP_DISPATCH_COUNT",
-    "PCAP_FILE",
-    "PCAP_LOOP_SLEEP",
-    "RULES_CHECK_THRESHOLD",
-    "SNAT_TRANSLATE_IP",
-    "SUDO_EXE",
-    "SYSLOG_IDENTITY",
-    "TCPSERV_PORT",
-    "UDPSERV_SELECT_TIMEOUT",
-];
-const CARRIED: [&str; 9] = [
     "PCAP_INTF",
     "PCAP_FILTER",
     "ENABLE_UDP_SERVER",
@@ -102,54 +68,59 @@ const CARRIED: [&str; 9] = [
     "VERBOSE",
 ];
 
-/// Reads the `fwknopd.conf` beside an `access.conf`, where there is one, and writes `knockd:` where
-/// it says something for it.
-pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> Page {
+/// What `fwknopd.conf` says.
+#[derive(Default)]
+pub(super) struct Daemon {
+    /// `knockd:`, where it says something for it.
+    pub(super) page: Page,
+    /// The folder that is read instead of the file, and where it is named.
+    pub(super) folder: Option<(Place, PathBuf)>,
+}
+
+/// Reads the `fwknopd.conf` beside an `access.conf`, where there is one.
+pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> Daemon {
     let path = access.with_file_name("fwknopd.conf");
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let message = "there is none: the defaults of fwknopd are taken to hold";
             notes.push(Diagnostic::file(path, message).into_warning());
-            return Page::default();
+            return Daemon::default();
         }
         Err(error) => {
             notes.push(unreadable(&path, &error));
-            return Page::default();
+            return Daemon::default();
         }
     };
     let source = Source::new(&path, String::from_utf8_lossy(&bytes));
-    let given = read_lines(&source, &bytes, notes);
-    let mut settings = Settings { given: BTreeMap::new(), notes };
-    for (at, line) in given {
+    let mut settings = Settings { given: BTreeMap::new(), all: HashMap::new(), notes };
+    for line in read_lines(&source, &bytes) {
+        let Some((at, line)) = settings.notes.keep(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
-        settings.give(line.name, value, at, access);
+        settings.all.insert(line.name.to_owned(), value.clone());
+        settings.give(line.name, value, at);
     }
-    settings.write()
+    settings.write(access)
 }
 
 struct Settings<'a> {
+    /// Every variable, for those that are made of others.
+    all: HashMap<String, String>,
     given: BTreeMap<&'static str, (Place, String)>,
     notes: &'a mut Problems,
 }
 
 impl Settings<'_> {
-    fn give(&mut self, name: &str, value: String, at: Place, access: &Path) {
+    fn give(&mut self, name: &str, value: String, at: Place) {
         let yes = value.starts_with(['Y', 'y']);
         if let Some((name, when, help)) = WITHOUT.iter().find(|(known, ..)| *known == name) {
             if yes == *when {
                 let message = format!("{name} is not carried over");
                 self.notes.push(at.error(message).help(*help));
             }
-        } else if name == "ACCESS_FILE" {
-            let same = Path::new(&value).file_name() == access.file_name();
-            if !same {
-                let message = format!("fwknopd reads {value}, and this was made of another file");
-                self.notes.push(at.error(message).help("import that file"));
-            }
         } else if let Some(name) = CARRIED.into_iter().find(|known| *known == name) {
             self.given.insert(name, (at, value));
-        } else if OWN.contains(&name) {
+        } else if OWN.split(' ').any(|own| own == name) {
             let message = format!("{name} is about fwknopd itself: left out");
             self.notes.push(at.warning(message));
         } else {
@@ -157,30 +128,45 @@ impl Settings<'_> {
             self.notes.push(if name.ends_with("_TIMEOUT") {
                 error.help("in access.conf, below a SOURCE, it would have an effect")
             } else {
-                error.help("fwknopd passes over it, so it had no effect until now")
+                error.help("fwknopd says that it ignores it, so it had no effect until now")
             });
         }
     }
 
-    /// The value of a variable, if it stands for itself.
+    /// The value of a variable; it may begin with another one.
     fn text(&mut self, name: &str) -> Option<(Place, String)> {
         let (at, value) = self.given.get(name)?.clone();
-        if value.starts_with('$') {
-            let message = format!("left out: {name} is made of another variable");
-            self.notes.push(at.error(message).help("write the value itself"));
-            return None;
+        let Some(other) = value.strip_prefix('$') else { return Some((at, value)) };
+        let (other, rest) = other.split_at(other.find('/').unwrap_or(other.len()));
+        match self.all.get(other) {
+            Some(other) if !other.starts_with('$') => Some((at, format!("{other}{rest}"))),
+            _ => {
+                let message = format!("left out, as by fwknopd: {other} has no value of its own");
+                self.notes.push(at.error(message).help("write the value itself"));
+                None
+            }
         }
-        Some((at, value))
     }
 
     fn is_yes(&self, name: &str) -> bool {
         self.given.get(name).is_some_and(|(_, value)| value.starts_with(['Y', 'y']))
     }
 
-    fn write(mut self) -> Page {
+    fn write(mut self, access: &Path) -> Daemon {
+        let folder = self.text("ACCESS_FOLDER").map(|(at, folder)| (at, PathBuf::from(folder)));
+        if let Some((at, folder)) = &folder {
+            let (folder, file) = (folder.display(), access.display());
+            let message = format!("fwknopd reads {folder} instead of {file}: so does this");
+            self.notes.push(at.warning(message));
+        } else if let Some((at, value)) = self.text("ACCESS_FILE")
+            && Path::new(&value).file_name() != access.file_name()
+        {
+            let message = format!("fwknopd reads {value}, and this was made of another file");
+            self.notes.push(at.error(message).help("import that file"));
+        }
         let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| Page::default());
         if let Some((_, interface)) = self.text("PCAP_INTF") {
-            knockd.list(1, "interfaces", &[interface]);
+            knockd.list(1, "interfaces", &[interface.trim_end()]);
         }
         if let Some(facility) = self.facility() {
             log.entry(2, "syslog", &facility);
@@ -197,7 +183,7 @@ impl Settings<'_> {
         knockd.section(1, "log", &log);
         knockd.section(1, "fwknop", &fwknop);
         page.section(0, "knockd", &knockd);
-        page
+        Daemon { page, folder }
     }
 
     /// Where requests are listened for, if it is said.
@@ -235,10 +221,14 @@ impl Settings<'_> {
 
     fn max_age(&mut self) -> Option<Duration> {
         let (at, text) = self.text("MAX_SPA_PACKET_AGE")?;
-        let seconds = text.parse().ok().filter(|seconds| (1..=100_000).contains(seconds));
+        let seconds = u64::try_from(atoi(&text)).ok();
+        let seconds = seconds.filter(|seconds| (1..=100_000).contains(seconds));
         if seconds.is_none() {
             let message = format!("left out: '{text}' is no number of seconds from 1 to 100000");
             self.notes.push(at.error(message));
+        }
+        if let Some(read) = seconds.filter(|seconds| seconds.to_string() != text) {
+            self.notes.push(at.warning(format!("fwknopd reads '{text}' as {read}")));
         }
         seconds.map(Duration::from_secs)
     }
@@ -249,9 +239,9 @@ impl Settings<'_> {
             "daemon", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
             "local7",
         ];
-        let name = text.trim_start_matches("LOG_").to_ascii_lowercase();
-        if known.contains(&name.as_str()) {
-            return Some(name);
+        let lower = text.to_ascii_lowercase();
+        if let Some(name) = lower.strip_prefix("log_").filter(|name| known.contains(name)) {
+            return Some(name.to_owned());
         }
         self.notes.push(at.error(format!("left out: '{text}' is no facility of fwknopd")));
         None

@@ -28,36 +28,42 @@ impl Key {
 /// # Errors
 /// Says why no request could be opened with them.
 pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnostic> {
-    let Some((name, given)) = stanza.last_of("KEY", "KEY_BASE64") else {
+    let Some(given) = stanza.get("KEY") else {
         let error = stanza.at.error("the stanza is left out: it has no KEY");
         return Err(error.help("without a KEY it serves GnuPG or nobody"));
     };
-    let key = read_key(name, given)?;
-    CipherKey::new(key.bytes.clone()).map_err(|error| refused(name, given, error))?;
-    let Some((name, given)) = stanza.last_of("HMAC_KEY", "HMAC_KEY_BASE64") else {
-        return Ok((key, None));
-    };
-    let hmac = read_key(name, given)?;
+    let key = read_key(given)?;
+    CipherKey::new(key.bytes.clone()).map_err(|error| refused(given, error))?;
+    let Some(given) = stanza.get("HMAC_KEY") else { return Ok((key, None)) };
+    let hmac = read_key(given)?;
     if hmac.bytes.is_empty() {
         // fwknopd then wants no HMAC.
         return Ok((key, None));
     }
-    HmacKey::new(hmac.bytes.clone()).map_err(|error| refused(name, given, error))?;
+    HmacKey::new(hmac.bytes.clone()).map_err(|error| refused(given, error))?;
     if hmac.bytes == key.bytes {
         return Err(given.left_out("KEY and HMAC_KEY are the same, which fwknopd refuses"));
     }
     Ok((key, Some(hmac)))
 }
 
-fn refused(name: &str, given: &Given, error: KeyError) -> Diagnostic {
-    given.left_out(format!("{name}: {error}"))
+fn refused(given: &Given, error: KeyError) -> Diagnostic {
+    given.left_out(format!("{}: {error}", given.name))
 }
 
-fn read_key(name: &str, given: &Given) -> Result<Key, Diagnostic> {
-    let placeholder = given.value == b"__CHANGEME__";
-    if name.ends_with("_BASE64") && !placeholder {
+/// Whether fwknopd takes this value of a variable for a key.
+pub(super) fn is_key(name: &str, value: &[u8]) -> bool {
+    let is_text = !name.ends_with("_BASE64") || lenient_base64(value).is_some();
+    value != PLACEHOLDER && is_text
+}
+
+const PLACEHOLDER: &[u8] = b"__CHANGEME__";
+
+fn read_key(given: &Given) -> Result<Key, Diagnostic> {
+    let placeholder = given.value == PLACEHOLDER;
+    if given.name.ends_with("_BASE64") && !placeholder {
         let bytes = lenient_base64(&given.value);
-        let bytes = bytes.ok_or_else(|| refused(name, given, KeyError::NotBase64))?;
+        let bytes = bytes.ok_or_else(|| refused(given, KeyError::NotBase64))?;
         return Ok(Key { bytes, text: None });
     }
     let text = String::from_utf8(given.value.clone()).ok();
@@ -65,10 +71,14 @@ fn read_key(name: &str, given: &Given) -> Result<Key, Diagnostic> {
     Ok(Key { bytes: given.value.clone(), text })
 }
 
-/// fwknop stops at the first `=` and does not look at the bits that are left over.
+/// fwknop stops at the first `=` and does not look at the bits that are left over, be they a whole
+/// letter.
 fn lenient_base64(value: &[u8]) -> Option<Vec<u8>> {
-    let digits = value.split(|byte| *byte == b'=').next()?;
-    decoder()?.decode(digits).ok()
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    let digits =
+        value.split(|byte| *byte == b'=').next().filter(|_| value.iter().all(is_letter))?;
+    let whole = digits.len() - usize::from(digits.len() % 4 == 1);
+    decoder()?.decode(digits.get(..whole)?).ok()
 }
 
 fn decoder() -> Option<Encoding> {
@@ -93,7 +103,9 @@ mod tests {
         }
         assert_eq!(lenient_base64(b"===="), Some(Vec::new()));
         assert_eq!(lenient_base64(b"YW-j"), None);
-        assert_eq!(lenient_base64(b"YWJjZ"), None);
+        assert_eq!(lenient_base64(b"YWJjZ").as_deref(), Some(b"abc".as_slice()));
+        assert_eq!(lenient_base64(b"YWJj-"), None);
+        assert_eq!(lenient_base64(b"YWJj= "), None);
     }
 
     #[test]

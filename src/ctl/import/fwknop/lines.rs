@@ -1,6 +1,6 @@
 //! The lines of `access.conf` and `fwknopd.conf`.
 
-use crate::config::diagnostic::{Place, Problems, Source};
+use crate::config::diagnostic::{Diagnostic, Place, Source};
 
 /// A variable and its value. The value may be a key, in any bytes.
 #[derive(Clone, Copy)]
@@ -11,38 +11,58 @@ pub(super) struct Line<'a> {
     pub(super) value: &'a [u8],
 }
 
-/// The lines of a file that say something, each with its place; one that has no variable or no
-/// value is noted.
+/// The lines of a file that say something, each with its place.
+///
+/// # Errors
+/// A line that has no variable or no value.
 pub(super) fn read_lines<'a>(
     source: &Source,
     bytes: &'a [u8],
-    notes: &mut Problems,
-) -> Vec<(Place, Line<'a>)> {
-    let placed = lines(bytes).filter_map(|line| {
+) -> impl Iterator<Item = Result<(Place, Line<'a>), Diagnostic>> {
+    lines(bytes).map(|line| {
         let number = line.map_or_else(|number| number, |line| line.number);
         let at = source.place(number, 1, 1);
-        let line = line.map_err(|_| at.error("left out: this line has no variable with a value"));
-        notes.keep(line).map(|line| (at, line))
-    });
-    placed.collect()
-}
-
-/// The lines that say something; for one that has no variable or no value, its number.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line<'_>, u32>> {
-    (1u32..).zip(bytes.split(|byte| *byte == b'\n')).filter_map(|(number, line)| {
-        let line = line.trim_ascii_start();
-        match line.first() {
-            None | Some(b'#' | b';') => None,
-            Some(_) => Some(read(number, line).ok_or(number)),
+        match line {
+            Ok(line) => Ok((at, line)),
+            Err(_) => Err(at.error("left out: this line has no variable with a value")),
         }
     })
 }
 
+/// The lines that say something; for one that has no variable or no value, its number.
+///
+/// As fwknopd: what does not fit into its buffer is the next line, and a line ends at a zero byte.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line<'_>, u32>> {
+    let lines = (1u32..).zip(bytes.split(|byte| *byte == b'\n'));
+    let pieces = lines.flat_map(|(number, line)| line.chunks(LONGEST).map(move |it| (number, it)));
+    pieces.filter_map(|(number, line)| {
+        let line = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        match line.first() {
+            None | Some(b'#' | b';' | b'\r') => None,
+            // A comment, which fwknopd takes for a variable that it does not know.
+            _ => match read(number, line) {
+                Some(line) if line.name.starts_with(['#', ';']) => None,
+                line => Some(line.ok_or(number)),
+            },
+        }
+    })
+}
+
+/// How many bytes of a line fwknopd reads at a time.
+const LONGEST: usize = 1023;
+
+/// As C: a vertical tab is one too.
+fn is_blank(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || *byte == 0x0b
+}
+
+/// Blanks behind a value belong to it.
 fn read(number: u32, line: &[u8]) -> Option<Line<'_>> {
-    let blank = line.iter().position(u8::is_ascii_whitespace)?;
-    let (name, rest) = line.split_at_checked(blank)?;
-    let ends = rest.iter().position(|byte| matches!(byte, b';' | b'\r')).unwrap_or(rest.len());
-    let value = rest.get(..ends)?.trim_ascii();
+    let begins = |bytes: &[u8]| bytes.iter().position(|byte| !is_blank(byte));
+    let line = line.get(begins(line)?..)?;
+    let (name, rest) = line.split_at_checked(line.iter().position(is_blank)?)?;
+    let rest = rest.get(begins(rest)?..)?;
+    let value = rest.split(|byte| matches!(byte, b';' | b'\r')).next()?;
     let name = str::from_utf8(name).ok()?;
     (!value.is_empty()).then_some(Line { number, name, value })
 }
@@ -68,19 +88,19 @@ mod tests {
     #[test]
     fn a_value_goes_up_to_a_semicolon_or_the_end_of_the_line() {
         let expected = |name: &str, value: &str| vec![(1, name.to_owned(), value.to_owned())];
-        assert_eq!(shown("KEY  pass word # x ; tail"), expected("KEY", "pass word # x"));
-        assert_eq!(shown("\tKEY\thm\"ac  \r"), expected("KEY", "hm\"ac"));
+        assert_eq!(shown("KEY  pass word # x ; tail"), expected("KEY", "pass word # x "));
+        assert_eq!(shown("\tKEY\thm\"ac\r"), expected("KEY", "hm\"ac"));
         assert_eq!(shown("PCAP_INTF eth0;"), expected("PCAP_INTF", "eth0"));
     }
 
     #[test]
     fn comments_and_empty_lines_say_nothing() {
-        assert_eq!(shown("# KEY a\n\n  ; KEY b\n  \r\n"), []);
+        assert_eq!(shown("# KEY a\n\n;KEY b\n  # KEY c\n\r\n\0"), []);
     }
 
     #[test]
     fn a_line_without_a_value_is_told_by_its_number() {
-        for text in ["KEY", "KEY=a", "KEY ;", "KEY  "] {
+        for text in ["KEY", "KEY=a", "KEY ;", "KEY  ", "  ", "  #KEY"] {
             assert_eq!(
                 shown(&format!("\n{text}\n")),
                 [(2, String::new(), String::new())],

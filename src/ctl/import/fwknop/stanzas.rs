@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::super::{Files, unreadable};
-use super::lines::{Line, read_lines};
+use super::cycle::read_cycle;
+use super::keys::{is_key, read_keys};
+use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 
-/// How deep files may include each other.
+/// How many files may include one another, the first one counted.
 const MAX_DEPTH: usize = 3;
 /// How many files are read in all.
 const MAX_FILES: usize = 1000;
@@ -43,12 +46,11 @@ const NO_GPG: &str = "GnuPG is not read here: give the client a KEY and an HMAC_
 
 /// The variables that have no counterpart, whether they are switches, which do nothing where they
 /// are off, and what to do without them.
-const WITHOUT: [(&str, bool, &str); 22] = [
+const WITHOUT: [(&str, bool, &str); 21] = [
     ("ENABLE_CMD_EXEC", true, NO_COMMANDS),
     ("ENABLE_CMD_SUDO_EXEC", true, NO_COMMANDS),
     ("CMD_EXEC_USER", false, NO_COMMANDS),
     ("CMD_EXEC_GROUP", false, NO_COMMANDS),
-    ("CMD_EXEC_TIMEOUT", false, NO_COMMANDS),
     ("CMD_SUDO_EXEC_USER", false, NO_COMMANDS),
     ("CMD_SUDO_EXEC_GROUP", false, NO_COMMANDS),
     ("FORCE_NAT", false, NO_NAT),
@@ -75,9 +77,8 @@ const KEYS: [&str; 4] = ["KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64"];
 #[derive(Clone)]
 pub(super) struct Given {
     pub(super) at: Place,
+    pub(super) name: &'static str,
     pub(super) value: Vec<u8>,
-    /// How many values were given before it.
-    pub(super) order: usize,
 }
 
 impl Given {
@@ -104,6 +105,7 @@ pub(super) struct Stanza {
     pub(super) origin: String,
     /// The name of the file that it is in, without its ending, where that is not the main one.
     pub(super) file: Option<String>,
+    /// Under one name what two of them may say.
     variables: BTreeMap<&'static str, Given>,
 }
 
@@ -111,35 +113,39 @@ impl Stanza {
     pub(super) fn get(&self, name: &str) -> Option<&Given> {
         self.variables.get(name)
     }
-
-    /// Of two variables that say the same thing, the one that was given last.
-    pub(super) fn last_of(&self, one: &str, other: &str) -> Option<(&'static str, &Given)> {
-        let found = self.variables.iter().filter(|(name, _)| [one, other].contains(*name));
-        found.max_by_key(|(_, given)| given.order).map(|(name, given)| (*name, given))
-    }
 }
 
-/// Reads all stanzas, in the order in which fwknopd tries them.
-pub(super) fn read(path: &Path, files: &dyn Files, notes: &mut Problems) -> Vec<Stanza> {
-    let mut reader = Reader {
-        main: path,
-        files,
-        notes,
-        stanzas: Vec::new(),
-        given: 0,
-        left: MAX_FILES,
-        helped: BTreeSet::new(),
-    };
-    reader.file(path, None, 0);
+/// Reads all stanzas, in the order in which fwknopd tries them: those of a file, or of a folder
+/// that it reads instead.
+pub(super) fn read(
+    path: &Path,
+    folder: Option<&(Place, PathBuf)>,
+    files: &dyn Files,
+    notes: &mut Problems,
+) -> Vec<Stanza> {
+    let mut reader =
+        Reader { files, notes, stanzas: Vec::new(), left: MAX_FILES, helped: BTreeSet::new() };
+    match folder {
+        Some((at, folder)) => reader.folder(folder, at, 0),
+        None => reader.file(path, None, 0),
+    }
     reader.stanzas
 }
 
+/// Where the lines of a file go.
+#[derive(Clone, Copy)]
+enum Current {
+    /// There was no SOURCE yet.
+    None,
+    Stanza(usize),
+    /// To nothing, up to the next SOURCE.
+    Dropped,
+}
+
 struct Reader<'a> {
-    main: &'a Path,
     files: &'a dyn Files,
     notes: &'a mut Problems,
     stanzas: Vec<Stanza>,
-    given: usize,
     left: usize,
     helped: BTreeSet<&'static str>,
 }
@@ -163,21 +169,20 @@ impl Reader<'_> {
         let Some(bytes) = self.open(path, included) else { return };
         // No line of it is ever shown: any may hold a key.
         let source = Source::new(path, "");
-        let mut current: Option<usize> = None;
-        for (at, line) in read_lines(&source, &bytes, self.notes) {
+        let mut current = Current::None;
+        for line in read_lines(&source, &bytes) {
+            let Some((at, line)) = self.notes.keep(line) else { continue };
             let name = line.name.strip_suffix(':').unwrap_or(line.name);
-            match name {
-                "%include" | "%include_folder" if depth >= MAX_DEPTH => {
+            // Looked for where this is started, as by fwknopd, unless it begins at the root.
+            let named = PathBuf::from(String::from_utf8_lossy(line.value).as_ref());
+            match (name, current) {
+                ("%include" | "%include_folder", _) if depth + 1 >= MAX_DEPTH => {
                     self.notes.push(at.error("left out: included too deep, or in a circle"));
                 }
-                "%include" => self.file(&self.resolve(line), Some(&at), depth + 1),
-                "%include_folder" => self.folder(&self.resolve(line), &at, depth + 1),
-                "%include_keys" => match current.and_then(|current| self.stanzas.get(current)) {
-                    Some(_) => self.keys(&self.resolve(line), &at, current.unwrap_or_default()),
-                    None => self.homeless(&at, name),
-                },
-                "SOURCE" => {
-                    current = Some(self.stanzas.len());
+                ("%include", _) => self.file(&named, Some(&at), depth + 1),
+                ("%include_folder", _) => self.folder(&named, &at, depth + 1),
+                ("SOURCE", _) => {
+                    current = Current::Stanza(self.stanzas.len());
                     let stem = path.file_stem().filter(|_| included.is_some());
                     self.stanzas.push(Stanza {
                         at: at.clone(),
@@ -185,18 +190,19 @@ impl Reader<'_> {
                         file: stem.map(|stem| stem.to_string_lossy().into_owned()),
                         variables: BTreeMap::new(),
                     });
-                    self.give(current, name, line.value, at);
+                    self.give(self.stanzas.len() - 1, name, line.value, at);
                 }
-                name if current.is_none() => self.homeless(&at, name),
-                name => self.give(current, name, line.value, at),
+                (_, Current::None) => self.homeless(&at, name),
+                (_, Current::Dropped) => {}
+                ("%include_keys", Current::Stanza(stanza)) => {
+                    self.keys(&named, &at, stanza);
+                    if self.drops(stanza) {
+                        current = Current::Dropped;
+                    }
+                }
+                (_, Current::Stanza(stanza)) => self.give(stanza, name, line.value, at),
             }
         }
-    }
-
-    /// A path that does not begin at the root is looked for beside the main file.
-    fn resolve(&self, line: Line<'_>) -> PathBuf {
-        let path = String::from_utf8_lossy(line.value);
-        self.main.parent().unwrap_or(Path::new("")).join(path.as_ref())
     }
 
     fn folder(&mut self, directory: &Path, at: &Place, depth: usize) {
@@ -205,22 +211,40 @@ impl Reader<'_> {
             .list(directory)
             .map_err(|error| at.error(format!("{} cannot be read: {error}", directory.display())));
         let Some(paths) = self.notes.keep(listed) else { return };
-        for path in paths.iter().filter(|path| path.extension().is_some_and(|it| it == "conf")) {
+        for path in paths.iter().filter(|path| path.as_os_str().as_bytes().ends_with(b".conf")) {
             self.file(path, Some(at), depth);
         }
     }
 
+    /// Up to the first line that is wrong, as fwknopd.
     fn keys(&mut self, path: &Path, included: &Place, stanza: usize) {
         let Some(bytes) = self.open(path, Some(included)) else { return };
         let source = Source::new(path, "");
-        for (at, line) in read_lines(&source, &bytes, self.notes) {
+        for line in read_lines(&source, &bytes) {
+            let Some((at, line)) = self.notes.keep(line) else { return };
             let name = line.name.strip_suffix(':').unwrap_or(line.name);
-            if KEYS.contains(&name) || name.starts_with("GPG_") {
-                self.give(Some(stanza), name, line.value, at);
-            } else {
+            if !KEYS.contains(&name) && !name.starts_with("GPG_") {
                 self.notes.push(at.warning("left out: only keys are read from a file of keys"));
+            } else if KEYS.contains(&name) && !is_key(name, line.value) {
+                let message = format!("{name} is not a key: this file is read up to here");
+                return self.notes.push(at.error(message));
+            } else {
+                self.give(stanza, name, line.value, at);
             }
         }
+    }
+
+    /// Behind a file of keys fwknopd drops a stanza that is not complete yet; so does this.
+    fn drops(&mut self, stanza: usize) -> bool {
+        let Some(read) = self.stanzas.get(stanza) else { return false };
+        let problem = read_keys(read).err();
+        let problem = problem.or_else(|| read_cycle(read, &mut Problems::default()).err());
+        let Some(problem) = problem else { return false };
+        let help = "fwknopd looks at a stanza when it has read its file of keys, and drops it if it \
+                    is not complete by then";
+        self.notes.push(problem.help(help));
+        self.stanzas.remove(stanza);
+        true
     }
 
     fn homeless(&mut self, at: &Place, name: &str) {
@@ -231,13 +255,12 @@ impl Reader<'_> {
         self.notes.push(at.error(message));
     }
 
-    fn give(&mut self, stanza: Option<usize>, name: &str, value: &[u8], at: Place) {
-        let Some(stanza) = stanza.and_then(|stanza| self.stanzas.get_mut(stanza)) else { return };
+    fn give(&mut self, stanza: usize, name: &str, value: &[u8], at: Place) {
+        let Some(stanza) = self.stanzas.get_mut(stanza) else { return };
         let Some(name) = known(name) else {
             return self.notes.push(unknown(name, &at));
         };
-        let given = Given { at, value: value.to_vec(), order: self.given };
-        self.given += 1;
+        let given = Given { at, name, value: value.to_vec() };
         if let Some((name, is_switch, help)) = WITHOUT.iter().find(|(other, ..)| *other == name) {
             if *is_switch && !given.is_yes() {
                 return;
@@ -247,11 +270,18 @@ impl Reader<'_> {
             let first = self.helped.insert(*help);
             self.notes.push(if first { error.help(*help) } else { error });
         }
-        if let Some(first) = stanza.variables.get(name) {
-            let message = format!("{name} was given before, at {}: the last one counts", first.at);
+        let place = match name {
+            "KEY_BASE64" => "KEY",
+            "HMAC_KEY_BASE64" => "HMAC_KEY",
+            "ACCESS_EXPIRE_EPOCH" => "ACCESS_EXPIRE",
+            name => name,
+        };
+        if let Some(first) = stanza.variables.get(place) {
+            let (first, at) = (first.name, &first.at);
+            let message = format!("{first} was given before, at {at}: the last one counts");
             self.notes.push(given.at.warning(message));
         }
-        stanza.variables.insert(name, given);
+        stanza.variables.insert(place, given);
     }
 }
 
@@ -275,5 +305,5 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
         Some(meant) => at.error(format!("{message}: did you mean {}?", meant.to_ascii_uppercase())),
         None => at.error(message),
     };
-    error.help("fwknopd passes over it without a word, so it had no effect until now")
+    error.help("fwknopd says that it ignores it, so it had no effect until now")
 }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::Name;
+use super::Name;
 
 /// The names that are taken.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeSet<Name>);
+pub(crate) struct Names(BTreeSet<Name>);
 
 impl Names {
     /// The name that is nearest to a text among those that are free, and takes it.
-    pub(super) fn take(&mut self, text: &str) -> Name {
+    pub(crate) fn take(&mut self, text: &str) -> Name {
         let mut name = Name::closest(text);
         let mut number = 2u32;
         while self.0.contains(&name) {
