@@ -100,6 +100,7 @@ impl<'a> Hearing<'a> {
         if !source.is_due(self.now.monotonic) {
             return;
         }
+        let had_begun = !source.attempts.is_empty();
         source.attempts.retain(|attempt| {
             let Some(track) = self.doors.track(attempt.track) else { return false };
             let timeout = self.doors.timeout(attempt.track);
@@ -124,6 +125,9 @@ impl<'a> Hearing<'a> {
             }
             attempt.oldest().is_some()
         });
+        if had_begun && source.attempts.is_empty() {
+            source.recent.give_up();
+        }
     }
 
     /// Takes a knock to every track that it may start and every attempt whose track sees it, in
@@ -192,6 +196,9 @@ impl<'a> Hearing<'a> {
 
     /// A knock at a door with a sequence of its own.
     fn advance(&mut self, track: &Track, sequence: &Sequence, times: &mut Times, sight: &Sight) {
+        if sequence.repeat(times, sight.knock, self.now.monotonic) {
+            return;
+        }
         let before = stage(times);
         sequence.advance(times, sight.knock, self.now.monotonic);
         let after = stage(times);
@@ -224,9 +231,8 @@ impl<'a> Hearing<'a> {
         sight: &Sight,
     ) {
         let length = rotation.scheme().length();
-        let repetitions = rotation.takes_repetitions();
         let source = self.teller.source;
-        let again = tail.push(sight.knock, self.now.monotonic, length, repetitions) && repetitions;
+        let again = tail.push(sight.knock, self.now.monotonic, length);
         let (before, after) = match rotation.recognise(tail, self.now) {
             Outcome::Partial(stage) => (std::mem::replace(&mut tail.stage, stage), stage),
             Outcome::Whole(whole) => {

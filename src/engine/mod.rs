@@ -265,10 +265,10 @@ impl Engine {
         let teller = Teller::new(packet.source, self.window, &mut self.events);
         let mut hearing = Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
         let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
+            hearing.expire(source);
             if !source.recent.record(packet, now.monotonic, *recent) {
                 return Err(Reason::Duplicate);
             }
-            hearing.expire(source);
             hearing.knock(source, &sight)
         });
         for (track, whole) in hearing.opened() {
