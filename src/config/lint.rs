@@ -65,24 +65,29 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
 /// How likely a port scan in random order is to open a door.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Odds {
-    /// A scan knocks on each port once; the sequence needs one of them twice, or there is none.
+    /// There is no sequence.
     Never,
     OneIn(f64),
 }
 
-/// The odds of the fixed sequence of a door that watches these ports: w (w - 1) ... (w - n + 2) to
-/// one for n knocks.
+/// The odds of the fixed sequence of a door that watches w ports: w (w - 1) ... (w - n + 2) to one
+/// for n knocks. A scan tries each port as often as the sequence has any of its own; a port tried
+/// again at once does no harm.
 #[must_use]
 pub fn scan_odds(door: &Recognition, watched: &PortSet) -> Odds {
     let mut knocks = door.sequence.clone();
     knocks.sort_unstable();
-    if knocks.is_empty() || knocks.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Odds::Never;
-    }
-    let ports = (0..watched.len())
-        .rev()
-        .map(|below| f64::from(u32::try_from(below + 1).unwrap_or(u32::MAX)));
-    Odds::OneIn(ports.take(knocks.len().saturating_sub(1)).product())
+    let alike: Vec<usize> = knocks.chunk_by(|a, b| a == b).map(<[Knock]>::len).collect();
+    let Some(&tries) = alike.iter().max() else { return Odds::Never };
+    let orders = falling(tries * watched.len(), knocks.len() - 1);
+    let right: f64 = alike.iter().map(|&count| falling(tries, count)).product();
+    Odds::OneIn((orders / right).max(1.0))
+}
+
+/// How many ways there are to take so many of `all`, one after the other.
+fn falling(all: usize, taken: usize) -> f64 {
+    let left = (0..all).rev().take(taken);
+    left.map(|below| f64::from(u32::try_from(below + 1).unwrap_or(u32::MAX))).product()
 }
 
 impl fmt::Display for Odds {
