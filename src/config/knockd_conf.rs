@@ -109,6 +109,10 @@ fn read_door(
 ) -> Result<(Door, DoorPlaces), Reported> {
     let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
+    let cooldown = match section.value("Seq_Cooldown") {
+        Some(value) if value.text == "0" => Ok(Duration::ZERO),
+        _ => read_seconds(section, "Seq_Cooldown", Duration::ZERO, problems),
+    };
     let flags = read_flags(section, problems);
     let target = section.value("Target").map(|value| parse_target(value.text, &value.place()));
     let target = problems.report(target.transpose());
@@ -137,6 +141,7 @@ fn read_door(
             ports: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,
+            cooldown: cooldown?,
             on_open: None,
             on_close: None,
             // Classic knockd lets them run.

@@ -6,11 +6,13 @@ use super::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use super::raw::given_twice;
 
 pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
-pub(crate) const DIRECTIVES: [&str; 13] = [
+pub(crate) const DIRECTIVES: [&str; 14] = [
     "Sequence",
     "One_Time_Sequences",
     "Seq_Timeout",
     "Timeout",
+    // Of a fork.
+    "Seq_Cooldown",
     "TCPFlags",
     "Target",
     "Start_Command",

@@ -93,6 +93,9 @@ impl<'a> Door<'a> {
     fn read(&mut self) {
         self.opened_by();
         self.timeout("Seq_Timeout", "seq_timeout");
+        if self.section.value("Seq_Cooldown").is_some_and(|value| value.text != "0") {
+            self.timeout("Seq_Cooldown", "cooldown");
+        }
         self.flags();
         self.target();
         self.commands();
