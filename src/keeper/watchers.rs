@@ -348,7 +348,8 @@ impl Watchers {
                 None if now < limit => return self.relief = Some((watcher, limit)),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
                 Some(Heard::Frame(FromWatcher::Ready)) => {
-                    return self.take_over(now, watcher, notices);
+                    // The end of another may have taken long, and the cut is when both listen.
+                    return self.take_over(clock::now().monotonic, watcher, notices);
                 }
                 Some(Heard::Frame(FromWatcher::Interface { index, state })) => {
                     self.interfaces.note(&watcher.config, index, state);
