@@ -129,7 +129,6 @@ impl Wanted<'_> {
 pub struct Asked {
     place: Place,
     opener: Opener,
-    knocked: Monotonic,
     until: Monotonic,
     deed: Deed,
     answer: Answer,
@@ -402,7 +401,7 @@ impl Grants {
                 State::Closing { .. } => Answer::Wait(id),
             },
         };
-        Ok(Asked { place, opener, knocked, until, deed, answer })
+        Ok(Asked { place, opener, until, deed, answer })
     }
 
     /// Whether the door has refused nobody yet since its cooldown began: then it is told. From now
@@ -428,7 +427,8 @@ impl Grants {
     /// Makes what was asked for so. Nothing else may have been asked for at its place since.
     pub fn take(&mut self, asked: Asked) -> Decision {
         if asked.opener.by != By::Knockctl && !asked.deed.cooldown.is_zero() {
-            self.cooling.insert(asked.place.door.clone(), (asked.knocked, true));
+            let knocked = asked.until - asked.deed.open_for;
+            self.cooling.insert(asked.place.door.clone(), (knocked, true));
         }
         match asked.answer {
             Answer::Open(id) => {
@@ -655,15 +655,7 @@ impl Grants {
         let grant = self.forget(id)?;
         let State::Closing { again: Some((opener, deed)), .. } = grant.state else { return None };
         let answer = self.answer_open();
-        let until = grant.deadline;
-        Some(Asked {
-            place: grant.place,
-            opener,
-            knocked: until - deed.open_for,
-            until,
-            deed,
-            answer,
-        })
+        Some(Asked { place: grant.place, opener, until: grant.deadline, deed, answer })
     }
 
     fn add(&mut self, id: GrantId, grant: Grant) {

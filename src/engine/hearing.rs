@@ -100,7 +100,6 @@ impl<'a> Hearing<'a> {
         if !source.is_due(self.now.monotonic) {
             return;
         }
-        let had_begun = !source.attempts.is_empty();
         source.attempts.retain(|attempt| {
             let Some(track) = self.doors.track(attempt.track) else { return false };
             let timeout = self.doors.timeout(attempt.track);
@@ -125,7 +124,7 @@ impl<'a> Hearing<'a> {
             }
             attempt.oldest().is_some()
         });
-        if had_begun && source.attempts.is_empty() {
+        if source.attempts.is_empty() {
             source.recent.give_up();
         }
     }
