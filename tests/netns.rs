@@ -536,38 +536,6 @@ fn a_router_sees_knocks_at_the_target_behind_it_and_at_nothing_else() {
 }
 
 #[test]
-fn knocks_behind_a_vlan_tag_are_seen() {
-    needs!("vlan");
-    let net = Net::new();
-    let knockd = Knockd::start(&net.server, &recording_door(""));
-    for (tags, last) in [(1, 3), (2, 4)] {
-        let source = [192, 0, 2, last];
-        for (number, port) in (0..).zip([7000, 8000, 9000]) {
-            let frame = tagged_syn(tags, source, port, number);
-            net.client.enter(move || {
-                let mut cable = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
-                cable.sendpacket(frame).unwrap();
-            });
-        }
-        knockd.wait_for(&format!("192.0.2.{last}: ssh: OPEN SESAME"));
-    }
-}
-
-/// A SYN to the server in an Ethernet frame with so many VLAN tags.
-fn tagged_syn(tags: usize, source: [u8; 4], port: u16, number: u32) -> Vec<u8> {
-    use etherparse::{EtherType, PacketBuilder};
-    let ip = PacketBuilder::ipv4(source, [192, 0, 2, 1], 64).tcp(40000, port, number, 1024).syn();
-    let mut frame = [[0xff; 6], [2, 0, 0, 0, 0, 1]].concat();
-    for tag in 0..tags {
-        let kind: u16 = if tag + 1 < tags { 0x88a8 } else { 0x8100 };
-        frame.extend([kind.to_be_bytes(), 5u16.to_be_bytes()].concat());
-    }
-    frame.extend(EtherType::IPV4.0.to_be_bytes());
-    ip.write(&mut frame, &[]).unwrap();
-    frame
-}
-
-#[test]
 fn listening_on_any_counts_a_packet_once() {
     needs!("any");
     let net = Net::new();

@@ -53,7 +53,7 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     let mut places: HashMap<Name, Place> = HashMap::new();
     for section in read_sections(source, problems) {
         if section.is_options() {
-            read_options(&section, &mut settings);
+            read_options(&section, &mut settings, problems);
             interfaces.extend(section.value("Interface").map(Part::place));
             continue;
         }
@@ -77,7 +77,7 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     }
 }
 
-fn read_options(section: &Section<'_>, settings: &mut Settings) {
+fn read_options(section: &Section<'_>, settings: &mut Settings, problems: &mut Problems) {
     let path = |directive| section.value(directive).map(|value| PathBuf::from(value.text));
     if section.directives.contains_key("UseSyslog") {
         settings.log.syslog = Some("daemon".to_owned());
@@ -86,8 +86,8 @@ fn read_options(section: &Section<'_>, settings: &mut Settings) {
     if let Some(path) = path("PidFile") {
         settings.pid_file = path;
     }
-    if let Some(interface) = section.value("Interface") {
-        settings.interfaces = vec![interface.text.to_owned()];
+    if let Some(name) = section.interface(problems) {
+        settings.interfaces = vec![name];
     }
 }
 

@@ -131,7 +131,8 @@ impl<'a> Linted<'a> {
 
 fn missing_interfaces(loaded: &Loaded, network: &Network) -> Vec<Diagnostic> {
     let named = loaded.config.settings.interfaces.iter().zip(&loaded.places.interfaces);
-    let missing = named.filter(|(name, _)| *name != "any" && !network.interfaces.contains(name));
+    let missing = named
+        .filter(|(name, _)| **name != "any" && !network.interfaces.contains(&name.to_string()));
     missing
         .map(|(name, at)| {
             let known = network.interfaces.join(", ");
@@ -385,8 +386,10 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_does_not_knock_twice_on_a_port() {
-        assert_eq!(odds(&["7000", "8000", "7000"], 0), Odds::Never);
+    fn a_scan_that_tries_each_port_twice_may_hit_a_sequence_that_has_one_twice() {
+        assert_eq!(odds(&["7000", "8000", "7000"], 0), Odds::OneIn(3.0));
+        assert_eq!(odds(&["7000", "7000", "8000"], 16).to_string(), "1 time in 4,323");
+        assert_eq!(odds(&[], 16), Odds::Never);
     }
 
     #[test]

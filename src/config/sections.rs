@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use super::raw::given_twice;
+use crate::proto::interface::InterfaceName;
 
 pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
 pub(crate) const DIRECTIVES: [&str; 14] = [
@@ -117,6 +118,12 @@ impl<'a> Section<'a> {
     /// The value of a directive, where it is not empty.
     pub(crate) fn value(&self, directive: &str) -> Option<Part<'a>> {
         self.directives.get(directive)?.value.filter(|value| !value.text.is_empty())
+    }
+
+    /// The interface that it names, where it is one.
+    pub(crate) fn interface(&self, problems: &mut Problems) -> Option<InterfaceName> {
+        let value = self.value("Interface")?;
+        problems.keep(value.text.parse().map_err(|error| value.error(format!("{error}"))))
     }
 
     fn add(&mut self, directive: Directive<'a>, problems: &mut Problems) {

@@ -63,8 +63,8 @@ fn options(section: &Section<'_>, page: &mut Page, notes: &mut Problems) {
     };
     let (file, pid) = (path("LogFile"), path("PidFile"));
     let [mut knockd, mut log] = [Page::default(), Page::default()];
-    if let Some(interface) = section.value("Interface") {
-        knockd.list(1, "interfaces", &[interface.text]);
+    if let Some(interface) = section.interface(notes) {
+        knockd.list(1, "interfaces", &[interface.to_string()]);
     }
     if section.directives.contains_key("UseSyslog") {
         log.entry(2, "syslog", "daemon");
