@@ -51,7 +51,8 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
     let mut places: HashMap<Name, Place> = HashMap::new();
-    for section in read_sections(source, problems) {
+    let comment = "taken for a comment, but it belongs on a line alone";
+    for section in read_sections(source, comment, problems) {
         if section.is_options() {
             read_options(&section, &mut settings, problems);
             interfaces.extend(section.value("Interface").map(Part::place));
@@ -109,10 +110,7 @@ fn read_door(
 ) -> Result<(Door, DoorPlaces), Reported> {
     let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
-    let cooldown = match section.value("Seq_Cooldown") {
-        Some(value) if value.text == "0" => Ok(Duration::ZERO),
-        _ => read_seconds(section, "Seq_Cooldown", Duration::ZERO, problems),
-    };
+    let cooldown = read_seconds(section, "Seq_Cooldown", Duration::ZERO, problems);
     let flags = read_flags(section, problems);
     let target = section.value("Target").map(|value| parse_target(value.text, &value.place()));
     let target = problems.report(target.transpose());
@@ -163,14 +161,6 @@ fn read_door(
     Ok((door, places))
 }
 
-/// Classic knockd stops reading a number at whatever follows it, so a comment there was harmless.
-fn without_comment<'a>(value: Part<'a>, problems: &mut Problems) -> Part<'a> {
-    let Some((before, comment)) = value.split('#') else { return value };
-    let message = "a comment after a value: taken for a comment, but it belongs on a line alone";
-    problems.push(comment.place().warning(message));
-    before
-}
-
 fn read_sequence(
     section: &Section<'_>,
     options: Options,
@@ -203,7 +193,7 @@ fn read_sequence(
 }
 
 fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Result<Vec<(Knock, Place)>, Reported> {
-    let items = without_comment(value, problems).items();
+    let items = value.items();
     problems.report(check_length(items.len(), &value.place()))?;
     problems.report_all(items.into_iter().map(|item| {
         let knock = item.text.parse().map_err(|error: KnockError| {
@@ -222,11 +212,10 @@ fn read_seconds(
     problems: &mut Problems,
 ) -> Result<Duration, Reported> {
     let Some(value) = section.value(directive) else { return Ok(default) };
-    let value = without_comment(value, problems);
     let digits = value.text.bytes().take_while(u8::is_ascii_digit).count();
     let number = value.text.get(..digits).and_then(|text| text.parse::<u32>().ok());
     problems.report(match number {
-        Some(0) => Err(value.error(format!("{directive} cannot be zero"))),
+        Some(0) if !default.is_zero() => Err(value.error(format!("{directive} cannot be zero"))),
         Some(seconds) if digits == value.text.len() => Ok(Duration::from_secs(seconds.into())),
         _ => {
             let message = format!(

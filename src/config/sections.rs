@@ -73,6 +73,26 @@ impl<'a> Part<'a> {
         Some((before.trimmed(), Self { text: after, start, ..self }.trimmed()))
     }
 
+    /// What stands before a comment and within quotes, which are told of.
+    fn plain(mut self, told: &str, problems: &mut Problems) -> Self {
+        // In a path it begins after a blank.
+        let is_path = self.text.starts_with('/');
+        let begins = |&at: &usize| !is_path || self.text[..at].ends_with(char::is_whitespace);
+        if let Some(at) = self.text.match_indices('#').map(|(at, _)| at).find(begins) {
+            let comment = Self { start: self.start + at + 1, text: &self.text[at + 1..], ..self };
+            let message = format!("a comment after a value: {told}");
+            problems.push(comment.trimmed().place().warning(message));
+            self.text = self.text[..at].trim_end();
+        }
+        let text = self.text.trim_matches(['"', '\'']);
+        if text.len() < self.text.len() {
+            let message = "quotes around a value: classic knockd takes them for a part of it";
+            problems.push(self.error(message).help("write it without quotes"));
+            self.start += self.text.find(text).unwrap_or_default();
+        }
+        Self { text, ..self }
+    }
+
     pub(crate) fn items(self) -> Vec<Self> {
         let mut items = Vec::new();
         let mut rest = self;
@@ -126,13 +146,23 @@ impl<'a> Section<'a> {
         problems.keep(value.text.parse().map_err(|error| value.error(format!("{error}"))))
     }
 
-    fn add(&mut self, directive: Directive<'a>, problems: &mut Problems) {
+    fn add(&mut self, mut directive: Directive<'a>, told: &str, problems: &mut Problems) {
         let written = directive.name.text;
         let known = if self.is_options() { OPTIONS.as_slice() } else { &DIRECTIVES };
         let Some(name) = canonical(written, known) else {
             problems.push(unknown(directive.name, known));
             return;
         };
+        directive.value = directive.value.map(|value| match name {
+            // What reads it says what is wrong with it.
+            "Interface" => value,
+            // A comment is one to the shell as well.
+            _ if name.contains("_Command") => {
+                problems.extend(program_in_quotes(value));
+                value
+            }
+            _ => value.plain(told, problems),
+        });
         if let Some(first) = self.directives.get(name) {
             let place = directive.name.place();
             problems.push(given_twice(&place, written, &first.name.place()));
@@ -152,6 +182,14 @@ impl<'a> Section<'a> {
             self.directives.insert(name, directive);
         }
     }
+}
+
+fn program_in_quotes(command: Part<'_>) -> Option<Diagnostic> {
+    let quote = command.text.chars().next().filter(|first| "\"'".contains(*first))?;
+    let inner = command.text.get(1..)?.strip_suffix(quote)?;
+    let message = "the shell takes what is in these quotes for the name of one program";
+    let warning = command.place().warning(message).help("write the command without them");
+    (!inner.contains(quote) && inner.contains(char::is_whitespace)).then_some(warning)
 }
 
 /// Only commands may be empty: then nothing runs.
@@ -176,8 +214,13 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
     name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
 
-/// Reads all sections; what is wrong with their lines goes to `problems`.
-pub(crate) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> Vec<Section<'a>> {
+/// Reads all sections; what is wrong with their lines goes to `problems`. `told` is what becomes of a
+/// comment after a value.
+pub(crate) fn read_sections<'a>(
+    source: &'a Source,
+    told: &str,
+    problems: &mut Problems,
+) -> Vec<Section<'a>> {
     let mut sections: Vec<Section<'a>> = Vec::new();
     // Of directives without a section only the first is worth a word.
     let mut homeless = false;
@@ -199,11 +242,13 @@ pub(crate) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> 
             continue;
         }
         let directive = match part.split('=') {
-            Some((name, value)) => Directive { name, value: Some(value) },
-            None => Directive { name: part, value: None },
+            Some((name, value)) if !name.text.contains('#') => {
+                Directive { name, value: Some(value) }
+            }
+            _ => Directive { name: part.plain(told, problems), value: None },
         };
         match sections.last_mut() {
-            Some(section) => section.add(directive, problems),
+            Some(section) => section.add(directive, told, problems),
             None if homeless => {}
             None => {
                 homeless = true;
