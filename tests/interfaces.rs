@@ -168,7 +168,7 @@ fn who_listens_nowhere_says_so() {
     let net = Net::new();
     let guarded = configuration("late7", "open: [22]");
     let knockd = Knockd::start(&net.server, &guarded);
-    let loud = "listening on no interface: nobody can knock, and the guarded ports stay locked";
+    let loud = "listening on nothing: nobody can knock, and the guarded ports stay locked";
     knockd.wait_for(loud);
     let config = knockd.config.display().to_string();
     let status = || {

@@ -56,12 +56,8 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         status.pid,
         since.strftime("%Y-%m-%d %H:%M:%S")
     )?;
-    let is_guarded = status.doors.iter().any(|door| door.via == "guard");
     let listening = match status.listening.as_slice() {
-        [] if is_guarded => {
-            "nothing: nobody can knock, and the guarded ports stay locked".to_owned()
-        }
-        [] => "nothing: nobody can knock".to_owned(),
+        [] => "nothing: nobody can knock, and the guarded ports stay locked".to_owned(),
         names => names.join(", "),
     };
     let mut facts = vec![

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::net::if_::InterfaceFlags;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, How};
-use crate::ipc::InterfaceState;
+use crate::config::Config;
+use crate::ipc::InterfaceState::{self, Gone, Listening, Missing};
 use crate::proto::interface::InterfaceName;
 use crate::sys::host::{self, Changes};
 use crate::time::Monotonic;
@@ -42,9 +42,7 @@ impl Interfaces {
     /// is left.
     pub(super) fn announce(&mut self, config: &Config) {
         let wanted = &config.settings.interfaces;
-        let heard = |states: &HashMap<_, _>| {
-            states.is_empty() || states.values().any(|state| *state == InterfaceState::Listening)
-        };
+        let heard = |all: &HashMap<_, _>| all.is_empty() || all.values().any(|it| *it == Listening);
         self.states.retain(|name, _| wanted.contains(name));
         self.told.retain(|name, _| wanted.contains(name));
         let was_heard = heard(&self.told);
@@ -53,21 +51,14 @@ impl Interfaces {
             let told = self.told.insert(name.clone(), state);
             match (told, state) {
                 (told, state) if told == Some(state) => {}
-                (None, InterfaceState::Listening)
-                | (Some(InterfaceState::Gone), InterfaceState::Missing) => {}
-                (_, InterfaceState::Listening) => info!("{name} is back, listening on it"),
-                (_, InterfaceState::Gone) | (Some(InterfaceState::Listening), _) => {
-                    warn!("{name} has gone; waiting for it");
-                }
-                (_, InterfaceState::Missing) => {
-                    warn!("{name} cannot be listened on yet; waiting for it");
-                }
+                (None, Listening) | (Some(Gone), Missing) => {}
+                (_, Listening) => info!("{name} is back, listening on it"),
+                (_, Gone) | (Some(Listening), _) => warn!("{name} has gone; waiting for it"),
+                (_, Missing) => warn!("{name} cannot be listened on yet; waiting for it"),
             }
         }
         if was_heard && !heard(&self.told) {
-            let is_guarded = config.doors.iter().any(|door| door.opening.how == How::Guard);
-            let locked = if is_guarded { ", and the guarded ports stay locked" } else { "" };
-            error!("listening on no interface: nobody can knock{locked}");
+            error!("listening on nothing: nobody can knock, and the guarded ports stay locked");
         }
         if self.missing().next().is_none() {
             self.next_look = None;
@@ -78,7 +69,7 @@ impl Interfaces {
     }
 
     fn missing(&self) -> impl Iterator<Item = &InterfaceName> {
-        let missing = self.states.iter().filter(|(_, state)| **state != InterfaceState::Listening);
+        let missing = self.states.iter().filter(|(_, state)| **state != Listening);
         missing.map(|(name, _)| name)
     }
 
@@ -93,7 +84,7 @@ impl Interfaces {
         let mut moved = false;
         for (name, had) in listened {
             let now = host::index(name);
-            let is_heard = self.states.get(name) == Some(&InterfaceState::Listening);
+            let is_heard = self.states.get(name) == Some(&Listening);
             // The watcher tells of one that has been deleted.
             if is_heard && now != *had && now.or(*had).and_then(host::name_of).is_some() {
                 info!("{name} is not the interface that it was");
@@ -126,7 +117,7 @@ impl Interfaces {
     pub(super) fn listening(&self, config: &Config) -> (Vec<String>, Vec<String>) {
         let all = config.settings.interfaces.iter();
         let (on, off): (Vec<_>, Vec<_>) =
-            all.partition(|name| self.states.get(*name) == Some(&InterfaceState::Listening));
+            all.partition(|name| self.states.get(*name) == Some(&Listening));
         let names = |list: Vec<&InterfaceName>| list.into_iter().map(ToString::to_string).collect();
         (names(on), names(off))
     }

@@ -63,11 +63,10 @@ impl Watcher {
     ) -> io::Result<Self> {
         let bytes = Zeroizing::new(serde_json::to_vec(&assignment)?);
         let server = assignment.setup.spa;
-        let indices: Vec<_> = assignment.interfaces.iter().map(|name| host::index(name)).collect();
-        let mut names = assignment.interfaces.iter();
-        let looped =
-            names.any(|name| *name == "any" || host::has(name, InterfaceFlags::IFF_LOOPBACK));
-        let interfaces = assignment.interfaces.into_iter().zip(indices).collect();
+        let names = assignment.interfaces.iter();
+        let interfaces = names.map(|name| (name.clone(), host::index(name))).collect();
+        let is_loopback = |name: &str| host::has(name, InterfaceFlags::IFF_LOOPBACK);
+        let looped = assignment.interfaces.iter().any(|name| *name == "any" || is_loopback(name));
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (complaints, stderr) = files::output_pipe()?;
