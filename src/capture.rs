@@ -6,6 +6,7 @@
 //! |---|---|
 //! | it does not exist, or is down, when opened | an error |
 //! | it goes down while open | nothing; packets come again when it is up again |
+//! | it is renamed while open, and another takes over its name | nothing; it goes on with the one that it opened |
 //! | it is deleted while open | an error at every read; the handle stays dead even if the name returns |
 //! | `any`: an interface comes, goes, goes down | nothing; it captures from what is there |
 #![forbid(unsafe_code)]

@@ -40,6 +40,8 @@ pub struct Deed {
     pub is_own: bool,
     /// How many grants the door may have.
     pub most: usize,
+    /// How long after it the door does nothing more.
+    pub cooldown: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +93,8 @@ impl Deed {
                 })
             }
         };
-        Ok(Self { means, open_for, is_own, most: opening.max_grants })
+        let (most, cooldown) = (opening.max_grants, opening.cooldown);
+        Ok(Self { means, open_for, is_own, most, cooldown })
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
@@ -350,6 +353,9 @@ pub struct Grants {
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
+    /// Of each door with a cooldown the last knock that it did something for, and whether none has
+    /// been refused since.
+    cooling: HashMap<Name, (Monotonic, bool)>,
 }
 
 impl Grants {
@@ -367,7 +373,8 @@ impl Grants {
     /// `jobs_fit`: more commands may be asked for.
     ///
     /// # Errors
-    /// [`Reason::TooMany`] where there is no room for another grant.
+    /// [`Reason::TooMany`] where there is no room for another grant, [`Reason::Cooldown`] where the
+    /// door has done something for another knock lately, unless an administrator asks.
     pub fn ask(
         &mut self,
         knocked: Monotonic,
@@ -376,6 +383,12 @@ impl Grants {
         deed: Deed,
         jobs_fit: bool,
     ) -> Result<Asked, Reason> {
+        if opener.by != By::Knockctl
+            && let Some((last, _)) = self.cooling.get(&place.door)
+            && knocked.since(*last) < deed.cooldown
+        {
+            return Err(Reason::Cooldown);
+        }
         let until = knocked + deed.open_for;
         let known = self.places.get(&place).and_then(|id| Some((*id, self.grants.get(id)?)));
         let answer = match known {
@@ -391,6 +404,12 @@ impl Grants {
             },
         };
         Ok(Asked { place, opener, until, deed, answer })
+    }
+
+    /// Whether the door has refused nobody yet since its cooldown began: then it is told. From now
+    /// on it has.
+    pub fn refuses_first(&mut self, door: &Name) -> bool {
+        self.cooling.get_mut(door).is_none_or(|(_, is_first)| std::mem::take(is_first))
     }
 
     fn is_full(&self, door: &Name, deed: &Deed) -> bool {
@@ -409,6 +428,10 @@ impl Grants {
 
     /// Makes what was asked for so. Nothing else may have been asked for at its place since.
     pub fn take(&mut self, asked: Asked) -> Decision {
+        if asked.opener.by != By::Knockctl && !asked.deed.cooldown.is_zero() {
+            let knocked = asked.until - asked.deed.open_for;
+            self.cooling.insert(asked.place.door.clone(), (knocked, true));
+        }
         match asked.answer {
             Answer::Open(id) => {
                 self.add(id, asked.grant());
@@ -832,6 +855,7 @@ mod tests {
             open_for: Duration::from_secs(open_for),
             is_own: false,
             most: usize::MAX,
+            cooldown: Duration::ZERO,
         }
     }
 
@@ -867,6 +891,31 @@ mod tests {
         let Decision::Open(id, _) = decision else { panic!("{decision:?}") };
         assert_eq!(grants.opened(id, Opened::All), AfterOpen::Open);
         id
+    }
+
+    #[test]
+    fn a_door_does_nothing_for_anybody_else_while_it_cools_down() {
+        let mut grants = Grants::new();
+        let cooling = |open_for| Deed { cooldown: Duration::from_secs(60), ..deed(1, open_for) };
+        let other = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3));
+        let mut ask = |seconds, address, by: By, deed| {
+            let asked = grants.ask(at(seconds), place(address), by.into(), deed, true);
+            let answer = asked.map(|asked| _ = grants.take(asked));
+            (answer.err(), grants.refuses_first(&door()))
+        };
+        assert_eq!(ask(0, ADDRESS, By::Sequence, cooling(10)), (None, true));
+        for seconds in [0, 59] {
+            for address in [ADDRESS, other] {
+                let (refused, _) = ask(seconds, address, By::Totp, cooling(10));
+                assert_eq!(refused, Some(Reason::Cooldown));
+            }
+        }
+        // What was refused does not begin it anew; it is the first of its own cooldown alone.
+        assert_eq!(ask(60, other, By::Sequence, cooling(10)), (None, true));
+        assert_eq!(ask(61, other, By::Sequence, cooling(10)), (Some(Reason::Cooldown), false));
+        // An administrator may, and begins none; and a reload may do away with it.
+        assert_eq!(ask(62, other, By::Knockctl, cooling(10)), (None, false));
+        assert_eq!(ask(63, other, By::Sequence, deed(1, 10)), (None, false));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Event, Reason, Refusal, Request, Setup};
+use crate::proto::interface::InterfaceName;
 use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
 use crate::time::Monotonic;
@@ -27,7 +28,7 @@ pub use frame::{Frame, Malformed};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub setup: Setup,
-    pub interfaces: Vec<String>,
+    pub interfaces: Vec<InterfaceName>,
     pub identity: Identity,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,

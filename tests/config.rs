@@ -104,11 +104,16 @@ doors.yaml:2:3: error: 'interface' is not a key of knockd: did you mean 'interfa
       interface: [eth0]
       ^^^^^^^^^
 "#]];
+    a_name_that_no_interface_has: said("knockd:\n  interfaces: [eth0, \"s0, lo\"]\n") => str![[r#"
+doors.yaml:2:22: 's0, lo' is not the name of an interface: it is several, and each has to be given by itself
+      interfaces: [eth0, "s0, lo"]
+                         ^^^^^^^^
+"#]];
     an_unknown_key: said_of_door("sequence: [7000]\nstart_command: 'true'\nbanana: 1") => str![[r#"
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, cooldown, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence
@@ -630,7 +635,7 @@ knockd.conf:2:1: error: unknown directive 'Sequnce': did you mean 'Sequence'?
 knockd.conf:4:1: error: unknown directive 'Frobnicate'
     Frobnicate = 1
     ^^^^^^^^^^
-    the directives here are: Sequence, One_Time_Sequences, Seq_Timeout, Timeout, TCPFlags, Target, Start_Command, Command, Start_Command_6, Command_6, Cmd_Timeout, Stop_Command, Stop_Command_6
+    the directives here are: Sequence, One_Time_Sequences, Seq_Timeout, Timeout, Seq_Cooldown, TCPFlags, Target, Start_Command, Command, Start_Command_6, Command_6, Cmd_Timeout, Stop_Command, Stop_Command_6
 knockd.conf:5:1: error: unknown directive 'LogFile'
     LogFile = /var/log/x
     ^^^^^^^
@@ -680,6 +685,47 @@ knockd.conf:2:24: warning: a comment after a value: taken for a comment, but it 
     Sequence = 7000,8000 # two
                            ^^^
 
+"#]];
+    a_classic_comment_after_a_value_of_any_kind: said_of_classic("[options]\nUseSyslog # yes\nLogFile = /var/log/a#b # here\nInterface = eth0 # lan\n[ssh]\nSequence = 7000,8000#x\nTarget = 192.0.2.1 # us\nTCPFlags = syn # only\nCommand = true\n") => str![[r#"
+knockd.conf:4:13: 'eth0 # lan' is not the name of an interface: a comment belongs on a line of its own
+    Interface = eth0 # lan
+                ^^^^^^^^^^
+knockd.conf:2:13: warning: a comment after a value: taken for a comment, but it belongs on a line alone
+    UseSyslog # yes
+                ^^^
+knockd.conf:3:26: warning: a comment after a value: taken for a comment, but it belongs on a line alone
+    LogFile = /var/log/a#b # here
+                             ^^^^
+knockd.conf:6:22: warning: a comment after a value: taken for a comment, but it belongs on a line alone
+    Sequence = 7000,8000#x
+                         ^
+knockd.conf:7:22: warning: a comment after a value: taken for a comment, but it belongs on a line alone
+    Target = 192.0.2.1 # us
+                         ^^
+knockd.conf:8:18: warning: a comment after a value: taken for a comment, but it belongs on a line alone
+    TCPFlags = syn # only
+                     ^^^^
+"#]];
+    classic_quotes: said_of_classic("[options]\nPidFile = \"/run/knockd.pid\"\nInterface = 'eth0'\n[ssh]\nSequence = '7000,8000'\nCmd_Timeout = \"5\"\nCommand = \"/bin/true %IP%\"\nStop_Command = \"/bin/true\" \"%IP%\"\n") => str![[r#"
+knockd.conf:2:11: quotes around a value: classic knockd takes them for a part of it
+    PidFile = "/run/knockd.pid"
+              ^^^^^^^^^^^^^^^^^
+    write it without quotes
+knockd.conf:3:13: ''eth0'' is not the name of an interface: quotes are taken as they are here: write it without
+    Interface = 'eth0'
+                ^^^^^^
+knockd.conf:5:12: quotes around a value: classic knockd takes them for a part of it
+    Sequence = '7000,8000'
+               ^^^^^^^^^^^
+    write it without quotes
+knockd.conf:6:15: quotes around a value: classic knockd takes them for a part of it
+    Cmd_Timeout = "5"
+                  ^^^
+    write it without quotes
+knockd.conf:7:11: warning: the shell takes what is in these quotes for the name of one program
+    Command = "/bin/true %IP%"
+              ^^^^^^^^^^^^^^^^
+    write the command without them
 "#]];
     a_broken_section: said_of_classic("[options]\n[ssh\nSequence = 7000\n") => str![[r#"
 knockd.conf:2:1: error: this is no section: a section is [NAME] on a line alone

@@ -99,6 +99,7 @@ cases! {
         what_classic_knockd_misreads_is_told_and_read_alike: "misread" => 1;
         names_that_cannot_stay_and_names_given_twice: "names" => 0;
         line_ends_and_bytes_of_another_system: "windows" => 1;
+        the_cooldown_of_a_fork: "cooldown" => 0;
         doors_that_could_not_work_are_commented_out: "broken" => 1;
         a_command_that_sleeps_for_longer_than_commands_may: "sleep" => 0;
         a_file_without_a_door: "empty" => 1;

@@ -368,6 +368,17 @@ fn the_other_names_of_the_classic_are_known() {
 }
 
 #[test]
+fn a_door_cools_down_for_the_time_of_its_key_or_of_the_forks_directive() {
+    assert_eq!(door_of("start_command: /bin/true").opening.cooldown, Duration::ZERO);
+    let with = door_of("start_command: /bin/true\ncooldown: 60s");
+    assert_eq!(with.opening.cooldown, Duration::from_secs(60));
+    for (given, seconds) in [("5", 5), ("0", 0)] {
+        let text = format!("[a]\nsequence = 8211:udp\nseq_cooldown = {given}\ncommand = true\n");
+        assert_eq!(door(&text).opening.cooldown, Duration::from_secs(seconds));
+    }
+}
+
+#[test]
 fn an_empty_ipv6_command_of_the_classic_does_nothing() {
     let door = door("[a]\nSequence = 1\nStart_Command = x\nStop_Command = y\nStart_Command_6 =\n");
     assert_eq!(commands(&door), some(["x", "y", "-", "-"]));

@@ -124,6 +124,126 @@ fn scans_in_any_order_open_nothing() {
 }
 
 #[test]
+fn each_knock_may_be_made_again_at_once() {
+    needs!("repetitions");
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &recording_door(""));
+    let twice = ["7000", "7000", "8000", "8000", "9000", "9000"];
+    net.client.knock_from(client(), SERVER, &twice, SOON);
+    knockd.wait_for("192.0.2.2: ssh: OPEN SESAME");
+    assert_eq!(knockd.count("OPEN SESAME"), 1);
+}
+
+#[test]
+fn who_gives_all_packets_one_source_port_and_number_opens_each_time() {
+    needs!("unnumbered packets", "hping3");
+    let net = Net::new();
+    let act = "  wake:\n    sequence: [7100, 8100, 7100]\n    start_command: echo >> DIR/woken\n";
+    let knockd = Knockd::start(&net.server, &recording_door(act));
+    let packet = |port| {
+        let fixed = ["-q", "-S", "-k", "-s", "20", "-M", "0", "-c", "1", "-i", "u1000"];
+        net.client.run("hping3", &[&fixed[..], &["-p", port, SERVER]].concat());
+    };
+    for round in 1..=3 {
+        ["7100", "8100", "7100"].into_iter().for_each(packet);
+        knockd.wait_for_count("192.0.2.2: wake: OPEN SESAME", round);
+    }
+}
+
+#[test]
+fn what_a_tcp_retransmits_is_no_knock() {
+    needs!("retransmissions", "iptables");
+    let net = Net::new();
+    net.server
+        .must("iptables", &["-A", "INPUT", "-p", "tcp", "--dport", "7000:9999", "-j", "DROP"]);
+    let act = "  wake:\n    sequence: [7100, 8100, 9100]\n    start_command: echo >> DIR/woken\n";
+    let knockd = Knockd::start(&net.server, &recording_door(act));
+    // All three are sent again after one second and after three, in their order.
+    let under_way = net.client.enter(|| {
+        let connect = |port| {
+            let to = std::net::SocketAddr::new(SERVER.parse().unwrap(), port);
+            std::thread::sleep(Duration::from_millis(50));
+            std::thread::spawn(move || {
+                std::net::TcpStream::connect_timeout(&to, Duration::from_millis(3500)).is_ok()
+            })
+        };
+        [7100, 8100, 9100].map(connect)
+    });
+    knockd.wait_for("192.0.2.2: wake: OPEN SESAME");
+    assert!(under_way.into_iter().all(|connection| !connection.join().unwrap()));
+    let counters = &knockd.ask(r#"{"do":"status"}"#)[0]["counters"];
+    assert!(counters["duplicate"].as_u64() >= Some(6), "{counters}");
+    assert_eq!(knockd.count("OPEN SESAME"), 1);
+}
+
+/// A bridge shows each packet twice: at its port, and as its own.
+#[test]
+fn two_datagrams_of_one_socket_are_two_knocks_and_copies_of_one_are_one() {
+    needs!("datagrams of one socket");
+    let net = Net::new();
+    let ip = |arguments: &str| {
+        net.server.must("ip", &arguments.split(' ').collect::<Vec<_>>());
+    };
+    ip("link add br0 type bridge");
+    ip("addr del 192.0.2.1/24 dev eth0");
+    ip("addr add 192.0.2.1/24 dev br0");
+    ip("link set eth0 master br0");
+    ip("link set br0 up");
+    let door =
+        "doors: {wake: {sequence: [15637/udp, 15637/udp, 15637/udp], start_command: \"true\"}}\n";
+    let knockd = Knockd::start(&net.server, &(settings().replace("[eth0]", "[any]") + door));
+    net.client.enter(|| {
+        let socket = std::net::UdpSocket::bind((client(), 0)).unwrap();
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(100));
+            let _ = socket.send_to(&[0], (SERVER, 15637));
+        }
+    });
+    knockd.wait_for_count("192.0.2.2: wake: Stage 2", 2);
+    let counters = || knockd.ask(r#"{"do":"status"}"#).remove(0)["counters"].clone();
+    let copied = eventually(PATIENCE, || counters()["duplicate"].as_u64() == Some(5));
+    assert!(copied, "{}", counters());
+    assert_eq!(knockd.count("OPEN SESAME"), 1, "{}", knockd.log().join("\n"));
+}
+
+#[test]
+fn a_door_does_not_act_again_while_it_cools_down() {
+    needs!("cooldown");
+    let net = Net::new();
+    let yaml = format!(
+        "{}doors: {{resume: {{sequence: [8211/udp], cooldown: 1h, start_command: \"echo %IP% >> \
+         DIR/resumed\"}}, other: {{sequence: [8212/udp], start_command: \"true\"}}}}\n",
+        settings()
+    );
+    let knockd = Knockd::start(&net.server, &yaml);
+    let resumed = knockd.directory.path().join("resumed");
+    let play = |times: usize| {
+        net.client.knock_from(client(), SERVER, &vec!["8211/udp"; times], SOON);
+    };
+    let refused = || {
+        let status = knockd.ask(r#"{"do":"status"}"#).remove(0);
+        status["counters"]["cooldown"].as_u64().unwrap_or_default()
+    };
+    play(5);
+    assert!(eventually(PATIENCE, || refused() == 4), "{} refused", refused());
+    // It survives a reload, and other doors have nothing to do with it.
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("re-reading config file");
+    assert!(eventually(PATIENCE, || {
+        play(1);
+        refused() >= 8
+    }));
+    net.client.knock_from(client(), SERVER, &["8212/udp"], SOON);
+    knockd.wait_for("192.0.2.2: other: OPEN SESAME");
+    assert_eq!(lines(&resumed), [CLIENT]);
+    let told = knockd.count("resume: not opened: the door has acted less than its cooldown ago");
+    assert_eq!(told, 1, "{}", knockd.log().join("\n"));
+    // An administrator opens it all the same.
+    knockd.ask(r#"{"do":"open","door":"resume","address":"192.0.2.9"}"#);
+    assert!(eventually(PATIENCE, || lines(&resumed).len() == 2));
+}
+
+#[test]
 fn fifty_sources_that_knock_at_once_all_get_in() {
     needs!("fifty sources", "iptables");
     let net = Net::new();
@@ -415,38 +535,6 @@ fn a_router_sees_knocks_at_the_target_behind_it_and_at_nothing_else() {
     net.client.knock_from(client(), "198.51.100.7", &SEQUENCE, SOON);
     knockd.wait_for("OPEN SESAME");
     assert_eq!(knockd.count("Stage 1"), 1);
-}
-
-#[test]
-fn knocks_behind_a_vlan_tag_are_seen() {
-    needs!("vlan");
-    let net = Net::new();
-    let knockd = Knockd::start(&net.server, &recording_door(""));
-    for (tags, last) in [(1, 3), (2, 4)] {
-        let source = [192, 0, 2, last];
-        for (number, port) in (0..).zip([7000, 8000, 9000]) {
-            let frame = tagged_syn(tags, source, port, number);
-            net.client.enter(move || {
-                let mut cable = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
-                cable.sendpacket(frame).unwrap();
-            });
-        }
-        knockd.wait_for(&format!("192.0.2.{last}: ssh: OPEN SESAME"));
-    }
-}
-
-/// A SYN to the server in an Ethernet frame with so many VLAN tags.
-fn tagged_syn(tags: usize, source: [u8; 4], port: u16, number: u32) -> Vec<u8> {
-    use etherparse::{EtherType, PacketBuilder};
-    let ip = PacketBuilder::ipv4(source, [192, 0, 2, 1], 64).tcp(40000, port, number, 1024).syn();
-    let mut frame = [[0xff; 6], [2, 0, 0, 0, 0, 1]].concat();
-    for tag in 0..tags {
-        let kind: u16 = if tag + 1 < tags { 0x88a8 } else { 0x8100 };
-        frame.extend([kind.to_be_bytes(), 5u16.to_be_bytes()].concat());
-    }
-    frame.extend(EtherType::IPV4.0.to_be_bytes());
-    ip.write(&mut frame, &[]).unwrap();
-    frame
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use libknock::client::plan::Plan;
-use libknock::config::{Door, Rendered, load};
+use libknock::config::lint::{Odds, scan_odds};
+use libknock::config::watch::watch_sets;
+use libknock::config::{Door, Recognition, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Setup, Verdict};
 use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened, Place, Step, Wanted};
 use libknock::proto::flags::TcpFlags;
@@ -188,9 +190,9 @@ fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
     range.prop_map(Duration::from_millis)
 }
 
-/// All packets take equally long, and some arrive twice.
+/// All packets take equally long, and some arrive twice, a segment as late as it is retransmitted.
 fn in_order() -> impl Strategy<Value = Vec<Fate>> {
-    let fate = prop::option::of(millis(0..1000))
+    let fate = prop::option::of(millis(0..1100))
         .prop_map(|again| Fate { delay: Duration::from_millis(20), again });
     prop::collection::vec(fate, 8)
 }
@@ -206,7 +208,12 @@ fn carry(sent: &[(Monotonic, Packet)], fates: &[Fate]) -> Vec<(Monotonic, Packet
     let mut arrivals = Vec::new();
     for ((at, packet), fate) in sent.iter().zip(fates.iter().cycle()) {
         arrivals.push((*at + fate.delay, *packet));
-        arrivals.extend(fate.again.map(|again| (*at + fate.delay + again, *packet)));
+        let again = fate.again.map(|again| match packet.transport {
+            Transport::Tcp { .. } => again,
+            // A datagram is not sent again: it is copied where it arrives.
+            Transport::Udp { .. } => again / 100,
+        });
+        arrivals.extend(again.map(|again| (*at + fate.delay + again, *packet)));
     }
     arrivals.sort_by_key(|(at, _)| *at);
     arrivals
@@ -305,5 +312,138 @@ proptest! {
             was_open.entry(what).or_default().push((since, until));
         }
         prop_assert_eq!(was_open, expected);
+    }
+}
+
+/// In which order, and how often, a scanner tries the ports.
+#[derive(Clone, Copy, Debug)]
+enum Scan {
+    Once,
+    /// Each port again before the next one: slow scans, where nothing answers.
+    EachAgain,
+    /// All again in the same order: what nmap does with those that did not answer.
+    AllAgain,
+    /// All again in another order.
+    AllAnew,
+    /// Each so often, and all of that in random order.
+    Mixed(usize),
+}
+
+/// A random number below a limit, by splitmix64.
+fn below(state: &mut u64, limit: usize) -> usize {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ x >> 31) % limit as u64) as usize
+}
+
+fn shuffled<T: Clone>(state: &mut u64, items: &[T]) -> Vec<T> {
+    let mut items = items.to_vec();
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(state, last + 1));
+    }
+    items
+}
+
+/// How many of so many scans, each from another address, open a door. Like nmap's, the packets of a
+/// scan have one source port and number, and those of a second try another.
+fn opened_by(scan: Scan, door: &Recognition, scans: u32) -> u32 {
+    let setup = Setup { doors: vec![door.clone()], ..Setup::default() };
+    let mut engine = Engine::new(setup);
+    let ports: Vec<Knock> = watch_sets([door])[0]
+        .ranges(Protocol::Tcp)
+        .flat_map(|(low, high)| low..=high)
+        .map(|port| Knock::new(Protocol::Tcp, port.try_into().unwrap()))
+        .collect();
+    let mut state = 1;
+    let mut opened = 0;
+    for number in 0..scans {
+        let first = shuffled(&mut state, &ports);
+        let tries = |order: Vec<Knock>, number| order.into_iter().map(move |knock| (knock, number));
+        let order: Vec<(Knock, u16)> = match scan {
+            Scan::Once => tries(first, 0).collect(),
+            Scan::EachAgain => first.iter().flat_map(|&knock| [(knock, 0), (knock, 1)]).collect(),
+            Scan::AllAgain => tries(first.clone(), 0).chain(tries(first, 1)).collect(),
+            Scan::AllAnew => {
+                let second = shuffled(&mut state, &ports);
+                tries(first, 0).chain(tries(second, 1)).collect()
+            }
+            Scan::Mixed(times) => {
+                let all = (0..times as u16).flat_map(|number| tries(first.clone(), number));
+                shuffled(&mut state, &all.collect::<Vec<_>>())
+            }
+        };
+        let mut at = start() + Duration::from_secs(1) * number;
+        let mut has_opened = false;
+        for (knock, again) in order {
+            at = at + Duration::from_millis(2);
+            let transport = Transport::Tcp {
+                source_port: 40_000 + again,
+                port: knock.port,
+                sequence: 77 + u32::from(again),
+                flags: TcpFlags::SYN,
+            };
+            let packet = Packet {
+                source: IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + number)),
+                destination: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+                transport,
+                looped: false,
+            };
+            if let Verdict::Knock(events) = engine.on_packet(now(at), &packet) {
+                has_opened |= events.iter().any(|event| matches!(event.kind, EventKind::Open(_)));
+            }
+        }
+        opened += u32::from(has_opened);
+    }
+    opened
+}
+
+fn scanned(sequence: &[&str]) -> (Recognition, f64) {
+    let door = Recognition {
+        sequence: sequence.iter().map(|knock| knock.parse().unwrap()).collect(),
+        trip_wires: 1,
+        ..Recognition::new("door".parse().unwrap())
+    };
+    let Odds::OneIn(odds) = scan_odds(&door, &watch_sets([&door])[0]) else { panic!() };
+    (door, odds)
+}
+
+/// Holds how many of the scans open the door against what is expected, give or take four standard
+/// deviations.
+fn opens_one_in(odds: f64, scan: Scan, door: &Recognition) {
+    const SCANS: u32 = 6000;
+    let expected = f64::from(SCANS) / odds;
+    let opened = f64::from(opened_by(scan, door, SCANS));
+    let tolerance = 4.0 * expected.sqrt();
+    let sequence = &door.sequence;
+    assert!((opened - expected).abs() < tolerance, "{scan:?} {sequence:?}: {opened} {expected}");
+}
+
+#[test]
+fn a_scan_in_random_order_opens_a_door_as_often_as_is_said() {
+    for sequence in [&["20", "10"][..], &["20", "10", "30"]] {
+        let (door, odds) = scanned(sequence);
+        opens_one_in(odds, Scan::Once, &door);
+        opens_one_in(odds, Scan::EachAgain, &door);
+    }
+}
+
+#[test]
+fn a_scan_that_tries_all_ports_twice_opens_a_door_twice_as_often_at_most() {
+    let (door, odds) = scanned(&["20", "10", "30"]);
+    // The end of the first try and the beginning of the second may be a sequence too.
+    opens_one_in(odds * 7.0 / 9.0, Scan::AllAgain, &door);
+    opens_one_in(odds / 2.0, Scan::AllAnew, &door);
+    opens_one_in(odds / 2.0, Scan::Mixed(2), &door);
+}
+
+#[test]
+fn a_sequence_that_has_a_port_twice_is_hit_as_often_as_is_said() {
+    for (times, sequence) in
+        [(2, &["20", "10", "20"][..]), (2, &["20", "20", "10"]), (3, &["10", "10", "10"])]
+    {
+        let (door, odds) = scanned(sequence);
+        opens_one_in(odds, Scan::Mixed(times), &door);
+        assert_eq!(opened_by(Scan::Once, &door, 500), 0, "{sequence:?}");
     }
 }

@@ -76,7 +76,12 @@ impl World {
             self.connections += 1;
             let packet = packet(knock, self.connections);
             arrivals.push((at + LATENCY, packet));
-            arrivals.extend(fate.map(|again| (at + LATENCY + again, packet)));
+            let again = fate.map(|again| match packet.transport {
+                Transport::Tcp { .. } => again,
+                // A datagram is not sent again: it is copied where it arrives.
+                Transport::Udp { .. } => again / 100,
+            });
+            arrivals.extend(again.map(|again| (at + LATENCY + again, packet)));
         }
         arrivals.sort_by_key(|(at, _)| *at);
         let mut opened = Vec::new();

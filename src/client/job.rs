@@ -196,8 +196,8 @@ impl Builder<'_> {
         if let Some(protocol) = self.wanted.protocol {
             knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
         }
-        // The classic client leaves no time between knocks.
-        let delay = self.settings.delay.unwrap_or_default();
+        // The classic client leaves no time; tunnels in userspace reorder what comes at once.
+        let delay = self.settings.delay.unwrap_or(Duration::from_millis(1));
         Plan::sequence(&knocks, delay)
     }
 

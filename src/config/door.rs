@@ -124,6 +124,7 @@ pub(super) const DOOR: Keys = Keys {
         "open_for",
         "open_for_max",
         "max_grants",
+        "cooldown",
         "via",
         "on_open",
         "on_close",

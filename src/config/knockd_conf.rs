@@ -53,9 +53,10 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
     let mut places: HashMap<&str, Place> = HashMap::new();
     let mut names = Names::default();
-    for section in read_sections(source, problems) {
+    let comment = "taken for a comment, but it belongs on a line alone";
+    for section in read_sections(source, comment, problems) {
         if section.is_options() {
-            read_options(&section, &mut settings);
+            read_options(&section, &mut settings, problems);
             interfaces.extend(section.value("Interface").map(Part::place));
             continue;
         }
@@ -82,7 +83,7 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     }
 }
 
-fn read_options(section: &Section<'_>, settings: &mut Settings) {
+fn read_options(section: &Section<'_>, settings: &mut Settings, problems: &mut Problems) {
     let path = |directive| section.value(directive).map(|value| PathBuf::from(value.text));
     if section.directives.contains_key("UseSyslog") {
         settings.log.syslog = Some("daemon".to_owned());
@@ -91,8 +92,8 @@ fn read_options(section: &Section<'_>, settings: &mut Settings) {
     if let Some(path) = path("PidFile") {
         settings.pid_file = path;
     }
-    if let Some(interface) = section.value("Interface") {
-        settings.interfaces = vec![interface.text.to_owned()];
+    if let Some(name) = section.interface(problems) {
+        settings.interfaces = vec![name];
     }
 }
 
@@ -119,6 +120,7 @@ fn read_door(
 ) -> Result<(Door, DoorPlaces), Reported> {
     let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
+    let cooldown = read_seconds(section, "Seq_Cooldown", Duration::ZERO, problems);
     let flags = read_flags(section, problems);
     let target = section.value("Target").map(|value| parse_target(value.text, &value.place()));
     let target = problems.report(target.transpose());
@@ -147,6 +149,7 @@ fn read_door(
             ports: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,
+            cooldown: cooldown?,
             on_open: None,
             on_close: None,
             // Classic knockd lets them run.
@@ -166,14 +169,6 @@ fn read_door(
         via: None,
     };
     Ok((door, places))
-}
-
-/// Classic knockd stops reading a number at whatever follows it, so a comment there was harmless.
-fn without_comment<'a>(value: Part<'a>, problems: &mut Problems) -> Part<'a> {
-    let Some((before, comment)) = value.split('#') else { return value };
-    let message = "a comment after a value: taken for a comment, but it belongs on a line alone";
-    problems.push(comment.place().warning(message));
-    before
 }
 
 fn read_sequence(
@@ -208,7 +203,7 @@ fn read_sequence(
 }
 
 fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Result<Vec<(Knock, Place)>, Reported> {
-    let items = without_comment(value, problems).items();
+    let items = value.items();
     problems.report(check_length(items.len(), &value.place()))?;
     problems.report_all(items.into_iter().map(|item| {
         let knock = item.text.parse().map_err(|error: KnockError| {
@@ -227,11 +222,10 @@ fn read_seconds(
     problems: &mut Problems,
 ) -> Result<Duration, Reported> {
     let Some(value) = section.value(directive) else { return Ok(default) };
-    let value = without_comment(value, problems);
     let digits = value.text.bytes().take_while(u8::is_ascii_digit).count();
     let number = value.text.get(..digits).and_then(|text| text.parse::<u32>().ok());
     problems.report(match number {
-        Some(0) => Err(value.error(format!("{directive} cannot be zero"))),
+        Some(0) if !default.is_zero() => Err(value.error(format!("{directive} cannot be zero"))),
         Some(seconds) if digits == value.text.len() => Ok(Duration::from_secs(seconds.into())),
         _ => {
             let message = format!(

@@ -72,24 +72,29 @@ pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
 /// How likely a port scan in random order is to open a door.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Odds {
-    /// A scan knocks on each port once; the sequence needs one of them twice, or there is none.
+    /// There is no sequence.
     Never,
     OneIn(f64),
 }
 
-/// The odds of the fixed sequence of a door that watches these ports: w (w - 1) ... (w - n + 2) to
-/// one for n knocks.
+/// The odds of the fixed sequence of a door that watches w ports: w (w - 1) ... (w - n + 2) to one
+/// for n knocks. A scan tries each port as often as the sequence has any of its own; a port tried
+/// again at once does no harm.
 #[must_use]
 pub fn scan_odds(door: &Recognition, watched: &PortSet) -> Odds {
     let mut knocks = door.sequence.clone();
     knocks.sort_unstable();
-    if knocks.is_empty() || knocks.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Odds::Never;
-    }
-    let ports = (0..watched.len())
-        .rev()
-        .map(|below| f64::from(u32::try_from(below + 1).unwrap_or(u32::MAX)));
-    Odds::OneIn(ports.take(knocks.len().saturating_sub(1)).product())
+    let alike: Vec<usize> = knocks.chunk_by(|a, b| a == b).map(<[Knock]>::len).collect();
+    let Some(&tries) = alike.iter().max() else { return Odds::Never };
+    let orders = falling(tries * watched.len(), knocks.len() - 1);
+    let right: f64 = alike.iter().map(|&count| falling(tries, count)).product();
+    Odds::OneIn((orders / right).max(1.0))
+}
+
+/// How many ways there are to take so many of `all`, one after the other.
+fn falling(all: usize, taken: usize) -> f64 {
+    let left = (0..all).rev().take(taken);
+    left.map(|below| f64::from(u32::try_from(below + 1).unwrap_or(u32::MAX))).product()
 }
 
 impl fmt::Display for Odds {
@@ -139,7 +144,8 @@ fn looks_like_option(name: &Name, at: &Place) -> Option<Diagnostic> {
 
 fn missing_interfaces(loaded: &Loaded, network: &Network) -> Vec<Diagnostic> {
     let named = loaded.config.settings.interfaces.iter().zip(&loaded.places.interfaces);
-    let missing = named.filter(|(name, _)| *name != "any" && !network.interfaces.contains(name));
+    let missing = named
+        .filter(|(name, _)| **name != "any" && !network.interfaces.contains(&name.to_string()));
     missing
         .map(|(name, at)| {
             let known = network.interfaces.join(", ");
@@ -412,8 +418,10 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_does_not_knock_twice_on_a_port() {
-        assert_eq!(odds(&["7000", "8000", "7000"], 0), Odds::Never);
+    fn a_scan_that_tries_each_port_twice_may_hit_a_sequence_that_has_one_twice() {
+        assert_eq!(odds(&["7000", "8000", "7000"], 0), Odds::OneIn(3.0));
+        assert_eq!(odds(&["7000", "7000", "8000"], 16).to_string(), "1 time in 4,323");
+        assert_eq!(odds(&[], 16), Odds::Never);
     }
 
     #[test]

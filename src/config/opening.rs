@@ -27,6 +27,8 @@ pub struct Opening {
     pub open_for_max: Duration,
     /// How many grants there may be of it at once.
     pub max_grants: usize,
+    /// How long after a knock that it has done something for it does nothing for another.
+    pub cooldown: Duration,
     /// Runs when the door has been opened for an address; no grant waits for it or fails with it.
     pub on_open: Option<Command>,
     /// Likewise, when it has been closed.
@@ -99,6 +101,7 @@ pub(super) fn read_opening(
     let open_for = read_open_for(reader, how.as_ref().ok());
     let open_for_max = read_open_for_max(reader, open_for);
     let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
+    let cooldown = reader.duration("cooldown", Duration::from_millis(1));
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(reader, "on_open", count);
     let on_close = read_hook(reader, "on_close", count);
@@ -111,6 +114,7 @@ pub(super) fn read_opening(
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
+        cooldown: cooldown?.unwrap_or_default(),
         on_open: on_open?,
         on_close: on_close?,
         command_limit: command_limit?,

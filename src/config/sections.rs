@@ -4,13 +4,16 @@ use std::collections::HashMap;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use super::raw::given_twice;
+use crate::proto::interface::InterfaceName;
 
 pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
-pub(crate) const DIRECTIVES: [&str; 13] = [
+pub(crate) const DIRECTIVES: [&str; 14] = [
     "Sequence",
     "One_Time_Sequences",
     "Seq_Timeout",
     "Timeout",
+    // Of a fork.
+    "Seq_Cooldown",
     "TCPFlags",
     "Target",
     "Start_Command",
@@ -70,6 +73,26 @@ impl<'a> Part<'a> {
         Some((before.trimmed(), Self { text: after, start, ..self }.trimmed()))
     }
 
+    /// What stands before a comment and within quotes, which are told of.
+    fn plain(mut self, told: &str, problems: &mut Problems) -> Self {
+        // In a path it begins after a blank.
+        let is_path = self.text.starts_with('/');
+        let begins = |&at: &usize| !is_path || self.text[..at].ends_with(char::is_whitespace);
+        if let Some(at) = self.text.match_indices('#').map(|(at, _)| at).find(begins) {
+            let comment = Self { start: self.start + at + 1, text: &self.text[at + 1..], ..self };
+            let message = format!("a comment after a value: {told}");
+            problems.push(comment.trimmed().place().warning(message));
+            self.text = self.text[..at].trim_end();
+        }
+        let text = self.text.trim_matches(['"', '\'']);
+        if text.len() < self.text.len() {
+            let message = "quotes around a value: classic knockd takes them for a part of it";
+            problems.push(self.error(message).help("write it without quotes"));
+            self.start += self.text.find(text).unwrap_or_default();
+        }
+        Self { text, ..self }
+    }
+
     pub(crate) fn items(self) -> Vec<Self> {
         let mut items = Vec::new();
         let mut rest = self;
@@ -117,13 +140,29 @@ impl<'a> Section<'a> {
         self.directives.get(directive)?.value.filter(|value| !value.text.is_empty())
     }
 
-    fn add(&mut self, directive: Directive<'a>, problems: &mut Problems) {
+    /// The interface that it names, where it is one.
+    pub(crate) fn interface(&self, problems: &mut Problems) -> Option<InterfaceName> {
+        let value = self.value("Interface")?;
+        problems.keep(value.text.parse().map_err(|error| value.error(format!("{error}"))))
+    }
+
+    fn add(&mut self, mut directive: Directive<'a>, told: &str, problems: &mut Problems) {
         let written = directive.name.text;
         let known = if self.is_options() { OPTIONS.as_slice() } else { &DIRECTIVES };
         let Some(name) = canonical(written, known) else {
             problems.push(unknown(directive.name, known));
             return;
         };
+        directive.value = directive.value.map(|value| match name {
+            // What reads it says what is wrong with it.
+            "Interface" => value,
+            // A comment is one to the shell as well.
+            _ if name.contains("_Command") => {
+                problems.extend(program_in_quotes(value));
+                value
+            }
+            _ => value.plain(told, problems),
+        });
         let is_flag = name == "UseSyslog" && directive.value.is_none();
         if let Some(first) = self.directives.get(name).filter(|_| !is_flag) {
             let place = directive.name.place();
@@ -144,6 +183,14 @@ impl<'a> Section<'a> {
             self.directives.insert(name, directive);
         }
     }
+}
+
+fn program_in_quotes(command: Part<'_>) -> Option<Diagnostic> {
+    let quote = command.text.chars().next().filter(|first| "\"'".contains(*first))?;
+    let inner = command.text.get(1..)?.strip_suffix(quote)?;
+    let message = "the shell takes what is in these quotes for the name of one program";
+    let warning = command.place().warning(message).help("write the command without them");
+    (!inner.contains(quote) && inner.contains(char::is_whitespace)).then_some(warning)
 }
 
 /// Only commands may be empty: then nothing runs.
@@ -168,8 +215,13 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
     name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
 
-/// Reads all sections; what is wrong with their lines goes to `problems`.
-pub(crate) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> Vec<Section<'a>> {
+/// Reads all sections; what is wrong with their lines goes to `problems`. `told` is what becomes of a
+/// comment after a value.
+pub(crate) fn read_sections<'a>(
+    source: &'a Source,
+    told: &str,
+    problems: &mut Problems,
+) -> Vec<Section<'a>> {
     let mut sections: Vec<Section<'a>> = Vec::new();
     // Of directives without a section only the first is worth a word.
     let mut homeless = false;
@@ -191,11 +243,13 @@ pub(crate) fn read_sections<'a>(source: &'a Source, problems: &mut Problems) -> 
             continue;
         }
         let directive = match part.split('=') {
-            Some((name, value)) => Directive { name, value: Some(value) },
-            None => Directive { name: part, value: None },
+            Some((name, value)) if !name.text.contains('#') => {
+                Directive { name, value: Some(value) }
+            }
+            _ => Directive { name: part.plain(told, problems), value: None },
         };
         match sections.last_mut() {
-            Some(section) => section.add(directive, problems),
+            Some(section) => section.add(directive, told, problems),
             None if homeless => {}
             None => {
                 homeless = true;

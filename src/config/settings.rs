@@ -10,13 +10,14 @@ use super::lockout::{self, DAEMON_LOCKOUT};
 use super::opening::{MAX_GRANTS, read_command_limit};
 use super::raw::{Entry, Keys, Mapping, Node, Reader, Value};
 use super::{Email, Fwknop, Lockout, Spa};
+use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
 
 /// What concerns the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// libpcap's names; `any` is every interface. Never empty.
-    pub interfaces: Vec<String>,
+    pub interfaces: Vec<InterfaceName>,
     pub only_ipv4: bool,
     /// What the watcher becomes. `None`: `knockd`, or `nobody` where there is no such user.
     pub user: Option<String>,
@@ -106,7 +107,7 @@ pub enum LogFormat {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            interfaces: vec!["any".to_owned()],
+            interfaces: vec![InterfaceName::ANY],
             only_ipv4: false,
             user: None,
             state_dir: "/var/lib/knockd".into(),
@@ -253,15 +254,15 @@ fn read_alert(node: &Node, problems: &mut Problems) -> Result<Email, Reported> {
     Ok(address)
 }
 
-fn read_interfaces(reader: &mut Reader<'_>) -> (Vec<String>, Vec<Place>) {
+fn read_interfaces(reader: &mut Reader<'_>) -> (Vec<InterfaceName>, Vec<Place>) {
     let Some(node) = reader.value("interfaces") else { return Default::default() };
     if node.items().is_empty() {
         let message = "no interface is named: write [any] for every interface";
         reader.problems.push(node.at.error(message));
     }
     let name = |item: &Node| {
-        let name = reader.problems.keep(item.text("the name of an interface"))?;
-        Some((name.to_owned(), item.at.clone()))
+        let name = reader.problems.keep(item.parsed("the name of an interface"))?;
+        Some((name, item.at.clone()))
     };
     node.items().iter().filter_map(name).unzip()
 }

@@ -46,7 +46,7 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
     }
     let mut warnings = Problems::default();
     warnings.extend(loaded.warnings.iter().cloned());
-    let host = host::look();
+    let host = host::look(&loaded.config.settings.interfaces);
     if privileges::is_root() {
         warnings.extend(obstacles(path, &loaded, options, clock::now()));
     } else {

@@ -1,7 +1,6 @@
 //! What `knockctl check` looks up about the host that it runs on.
 
 use std::fs;
-use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,20 +8,22 @@ use nix::ifaddrs::getifaddrs;
 
 use crate::config::PATH;
 use crate::config::lint::{Host, Network};
+use crate::proto::interface::InterfaceName;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::sys::clock::now;
-use crate::sys::files;
+use crate::sys::{files, host};
 
 /// How long nft may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than this is no ruleset that anybody has written, and is cut, in bytes.
 const LONGEST: usize = 64 << 20;
 
-/// Looks at sockets, interfaces and addresses. What can't be read stays unknown.
+/// Looks at sockets, interfaces and addresses; `names` are those by which interfaces may be called
+/// besides. What can't be read stays unknown.
 #[must_use]
-pub fn look() -> Host {
-    Host { listening: listening_ports(), network: network(), now: Some(now().wall) }
+pub fn look(names: &[InterfaceName]) -> Host {
+    Host { listening: listening_ports(), network: network(names), now: Some(now().wall) }
 }
 
 /// The `SSH_CONNECTION` of this process, or of the nearest process that it comes from: sudo and su
@@ -73,18 +74,14 @@ pub(super) fn ruleset() -> Option<Vec<u8>> {
     listed.ok().flatten().filter(|_| succeeded)
 }
 
-fn network() -> Option<Network> {
-    let mut network = Network { forwards: forwards(), ..Network::default() };
-    for entry in getifaddrs().ok()? {
-        if !network.interfaces.contains(&entry.interface_name) {
-            network.interfaces.push(entry.interface_name);
-        }
-        let Some(address) = entry.address else { continue };
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        let v6 = address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
-        network.addresses.extend(v4.or(v6));
-    }
-    Some(network)
+fn network(names: &[InterfaceName]) -> Option<Network> {
+    let mut interfaces: Vec<_> = getifaddrs().ok()?.map(|entry| entry.interface_name).collect();
+    let others = names.iter().filter(|name| host::index(name).is_some());
+    interfaces.extend(others.map(ToString::to_string));
+    interfaces.sort();
+    interfaces.dedup();
+    let addresses = host::addresses().ok()?.into_iter().collect();
+    Some(Network { interfaces, addresses, forwards: forwards() })
 }
 
 /// Whether it is a router, of either family.

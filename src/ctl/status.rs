@@ -66,12 +66,16 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         status.pid,
         since.strftime("%Y-%m-%d %H:%M:%S")
     )?;
+    let listening = match status.listening.as_slice() {
+        [] => "nothing: nobody can knock, and the guarded ports stay locked".to_owned(),
+        names => names.join(", "),
+    };
     let mut facts = vec![
         ["configuration", &status.configuration.display().to_string()].map(str::to_owned).to_vec(),
-        vec!["listening on".to_owned(), list(&status.listening)],
+        vec!["listening on".to_owned(), listening],
     ];
     if !status.waiting_for.is_empty() {
-        facts.push(vec!["waiting for".to_owned(), list(&status.waiting_for)]);
+        facts.push(vec!["waiting for".to_owned(), status.waiting_for.join(", ")]);
     }
     if let Some(until) = status.on_trial_until {
         let until = time_and_left(wall(until), now, zone);
@@ -87,10 +91,6 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     }
     locked_out(out, &status.locked_out, now, zone)?;
     counters(out, status)
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {

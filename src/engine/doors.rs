@@ -383,10 +383,7 @@ impl Doors {
     pub(super) fn longest_sequence(&self) -> usize {
         let length = |track: &Track| match &track.way {
             Way::Fixed(sequence) => sequence.len(),
-            Way::Rotating(rotation) if rotation.takes_repetitions() => {
-                rotation.scheme().length() * CONNECTIONS
-            }
-            Way::Rotating(rotation) => rotation.scheme().length(),
+            Way::Rotating(rotation) => rotation.scheme().length() * CONNECTIONS,
         };
         self.tracks.iter().map(length).max().unwrap_or(0)
     }

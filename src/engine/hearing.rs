@@ -124,6 +124,9 @@ impl<'a> Hearing<'a> {
             }
             attempt.oldest().is_some()
         });
+        if source.attempts.is_empty() {
+            source.recent.give_up();
+        }
     }
 
     /// Takes a knock to every track that it may start and every attempt whose track sees it, in
@@ -192,6 +195,9 @@ impl<'a> Hearing<'a> {
 
     /// A knock at a door with a sequence of its own.
     fn advance(&mut self, track: &Track, sequence: &Sequence, times: &mut Times, sight: &Sight) {
+        if sequence.repeat(times, sight.knock, self.now.monotonic) {
+            return;
+        }
         let before = stage(times);
         sequence.advance(times, sight.knock, self.now.monotonic);
         let after = stage(times);
@@ -224,9 +230,8 @@ impl<'a> Hearing<'a> {
         sight: &Sight,
     ) {
         let length = rotation.scheme().length();
-        let repetitions = rotation.takes_repetitions();
         let source = self.teller.source;
-        let again = tail.push(sight.knock, self.now.monotonic, length, repetitions) && repetitions;
+        let again = tail.push(sight.knock, self.now.monotonic, length);
         let (before, after) = match rotation.recognise(tail, self.now) {
             Outcome::Partial(stage) => (std::mem::replace(&mut tail.stage, stage), stage),
             Outcome::Whole(whole) => {

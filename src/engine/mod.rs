@@ -1,7 +1,8 @@
 //! The pure core of the watcher: `(now, packet) -> Verdict`.
 //!
 //! *A door opens when the last n knocks from one source, on that door's ports and trip-wires, are
-//! its sequence, in order, all within `seq_timeout`.*
+//! its sequence, in order, all within `seq_timeout`.* The knock just made, made again while another
+//! one is wanted, does not count, and neither does a copy or a retransmission of one.
 #![forbid(unsafe_code)]
 
 mod doors;
@@ -265,10 +266,10 @@ impl Engine {
         let teller = Teller::new(packet.source, self.window, &mut self.events);
         let mut hearing = Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
         let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
+            hearing.expire(source);
             if !source.recent.record(packet, now.monotonic, *recent) {
                 return Err(Reason::Duplicate);
             }
-            hearing.expire(source);
             hearing.knock(source, &sight)
         });
         for (track, whole) in hearing.opened() {

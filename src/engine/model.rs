@@ -25,9 +25,11 @@ struct Model {
 }
 
 struct History {
-    knocks: Vec<(Monotonic, Packet)>,
-    /// For each door: how many of the knocks it has used up, and the stage that was told last.
-    doors: Vec<(usize, Told)>,
+    /// What was a knock, when it was seen first and last, in the order of the latter.
+    segments: Vec<(Monotonic, Monotonic, Transport)>,
+    /// For each door: the knocks that it has seen and not used up, but for those passed over, and
+    /// the stage that was told last.
+    doors: Vec<(Vec<(Monotonic, Knock)>, Told)>,
 }
 
 /// A stage, and when its first knock was.
@@ -47,12 +49,7 @@ impl Model {
 
     /// The longest prefix of the sequence that the latest knocks form, all in time.
     fn stage(&self, source: IpAddr, door: usize, now: Monotonic) -> Told {
-        let history = &self.sources[&source];
-        let seen: Vec<(Monotonic, Knock)> = history.knocks[history.doors[door].0..]
-            .iter()
-            .filter(|(_, packet)| self.sees(door, packet))
-            .map(|(at, packet)| (*at, packet.knock()))
-            .collect();
+        let seen = &self.sources[&source].doors[door].0;
         let Recognition { sequence, seq_timeout, .. } = &self.doors[door].0;
         (1..=sequence.len().min(seen.len())).rev().find_map(|length| {
             let latest = &seen[seen.len() - length..];
@@ -62,33 +59,44 @@ impl Model {
         })
     }
 
-    fn is_duplicate(&self, now: Monotonic, packet: &Packet) -> bool {
-        let Some(history) = self.sources.get(&packet.source) else { return false };
+    /// Takes note of a packet; true: it is a copy of an earlier one, or a retransmission.
+    fn is_duplicate(&mut self, now: Monotonic, packet: &Packet) -> bool {
         let longest = self.doors.iter().map(|(door, _)| door.sequence.len()).max().unwrap_or(0);
-        history.knocks.iter().rev().take(longest.max(16)).any(|(at, other)| {
-            match (other.transport, packet.transport) {
-                (
-                    Transport::Tcp { source_port, port, sequence, .. },
-                    Transport::Tcp {
-                        source_port: source_port_2,
-                        port: port_2,
-                        sequence: number,
-                        ..
-                    },
-                ) => {
-                    (source_port, port, sequence) == (source_port_2, port_2, number)
-                        && micros(now) - micros(*at) < 130_000_000
+        let history = self.sources.get_mut(&packet.source).unwrap();
+        let segments = &mut history.segments;
+        let (now, transport) = (micros(now), packet.transport);
+        segments.retain(|(first, last, transport)| {
+            let (first, last) = (micros(*first), micros(*last));
+            match transport {
+                // It comes again after 1, 3, 7, 15... s, and one of these may be lost.
+                Transport::Tcp { .. } => {
+                    now < last + (4_000_000 + 3 * (last - first)).min(130_000_000)
                 }
-                (Transport::Udp { .. }, Transport::Udp { .. }) => {
-                    other.transport == packet.transport && micros(now) - micros(*at) < 1_000_000
-                }
-                _ => false,
+                Transport::Udp { .. } => now < last + 20_000,
             }
-        })
+        });
+        let before = segments.iter().position(|(.., earlier)| is_same(*earlier, transport));
+        let before = before.map(|place| segments.remove(place));
+        // Nobody who numbers segments gives one number to two.
+        let unnumbered = segments.iter().any(|(.., other)| match (*other, transport) {
+            (
+                Transport::Tcp { source_port: a, port: b, sequence: c, .. },
+                Transport::Tcp { source_port, port, sequence, .. },
+            ) => (a, c) == (source_port, sequence) && b != port,
+            _ => false,
+        });
+        let before = before.filter(|(_, last, _)| !unnumbered || now < micros(*last) + 20_000);
+        let now = Monotonic::from_nanos(now * 1000);
+        segments.push((before.map_or(now, |(first, ..)| first), now, transport));
+        let excess = segments.len().saturating_sub(longest.max(16));
+        segments.drain(..excess);
+        before.is_some()
     }
 
     fn timeouts(&mut self, source: IpAddr, now: Monotonic) -> Vec<Event> {
         let mut events = Vec::new();
+        let begun = |history: &History| history.doors.iter().any(|(_, told)| told.is_some());
+        let had_begun = begun(&self.sources[&source]);
         for door in 0..self.doors.len() {
             let after = self.stage(source, door, now);
             let told = &mut self.sources.get_mut(&source).unwrap().doors[door].1;
@@ -97,22 +105,45 @@ impl Model {
                 events.extend(reset(source, door, before, after, (Reason::Timeout, None)));
             }
         }
+        let history = self.sources.get_mut(&source).unwrap();
+        if had_begun && !begun(history) {
+            // Whoever gave up may send the same once more, unless it is being retransmitted.
+            history.segments.retain(|(first, last, _)| micros(*last) - micros(*first) > 20_000);
+        }
         events
     }
 
     /// `None`: it is nobody's knock.
     fn on_packet(&mut self, now: Monotonic, packet: &Packet) -> Option<Vec<Event>> {
         let doors = self.doors.len();
-        if !(0..doors).any(|door| self.sees(door, packet)) || self.is_duplicate(now, packet) {
+        if !(0..doors).any(|door| self.sees(door, packet)) {
             return None;
         }
-        let source = packet.source;
-        self.sources
-            .entry(source)
-            .or_insert_with(|| History { knocks: Vec::new(), doors: vec![(0, None); doors] });
+        let (source, knock) = (packet.source, packet.knock());
+        self.sources.entry(source).or_insert_with(|| History {
+            segments: Vec::new(),
+            doors: vec![(Vec::new(), None); doors],
+        });
         let mut events = self.timeouts(source, now);
-        self.sources.get_mut(&source).unwrap().knocks.push((now, *packet));
+        if self.is_duplicate(now, packet) {
+            return Some(events).filter(|events| !events.is_empty());
+        }
         for door in (0..doors).filter(|&door| self.sees(door, packet)).collect::<Vec<_>>() {
+            let sequence = &self.doors[door].0.sequence;
+            let (seen, told) = &mut self.sources.get_mut(&source).unwrap().doors[door];
+            if let Some((stage, began)) = told
+                && sequence[*stage - 1] == knock
+                && sequence[*stage] != knock
+            {
+                // Passed over; of those that are alike the latest count.
+                let alike =
+                    sequence[..*stage].iter().rev().take_while(|made| **made == knock).count();
+                seen.remove(seen.len() - alike);
+                seen.push((now, knock));
+                *began = seen[seen.len() - *stage].0;
+                continue;
+            }
+            seen.push((now, knock));
             let mut after = self.stage(source, door, now);
             let history = self.sources.get_mut(&source).unwrap();
             let before = history.doors[door].1;
@@ -122,15 +153,15 @@ impl Model {
                     let mut kind = EventKind::Stage(stage as u8);
                     if stage == sequence.len() {
                         kind = EventKind::Open(Knocked::Sequence);
-                        history.doors[door].0 = history.knocks.len();
+                        history.doors[door].0.clear();
                         after = None;
                     }
                     events.push(event(source, door, began, kind));
                 }
                 _ => {
-                    let wrong = sequence.contains(&packet.knock());
+                    let wrong = sequence.contains(&knock);
                     let reason = if wrong { Reason::WrongKnock } else { Reason::TripWire };
-                    let why = (reason, Some(packet.knock()));
+                    let why = (reason, Some(knock));
                     events.extend(reset(source, door, before, after, why));
                 }
             }
@@ -150,6 +181,17 @@ impl Model {
             Some((*told)?.1 + self.doors[door].0.seq_timeout + Duration::from_nanos(1))
         })
         .min()
+    }
+}
+
+/// Whether two packets have the same ports and, as segments, the same number.
+fn is_same(one: Transport, other: Transport) -> bool {
+    match (one, other) {
+        (
+            Transport::Tcp { source_port: a, port: b, sequence: c, .. },
+            Transport::Tcp { source_port, port, sequence, .. },
+        ) => (a, b, c) == (source_port, port, sequence),
+        _ => one == other,
     }
 }
 
@@ -266,7 +308,7 @@ fn transport(tcp: bool, port: u16, source_port: u16, sequence: u32, flags: TcpFl
 }
 
 fn any_span() -> impl Strategy<Value = Duration> {
-    let millis = vec![0u64, 0, 0, 1, 250, 300, 999, 1000, 2000, 127_000, 130_000];
+    let millis = vec![0u64, 0, 0, 1, 19, 20, 300, 999, 1000, 2000, 4000, 12_000, 130_000];
     (select(millis), 0u64..2)
         .prop_map(|(millis, nanos)| Duration::from_millis(millis) + Duration::from_nanos(nanos))
 }

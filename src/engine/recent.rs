@@ -5,10 +5,17 @@ use smallvec::SmallVec;
 use crate::time::Monotonic;
 use crate::wire::{Packet, Transport};
 
-/// How long a TCP segment may come again: Linux gives up on a SYN after 127 s.
-const TCP_MEMORY: Micros = 130_000_000;
-/// How long a datagram between the same ports counts as the same.
-const UDP_MEMORY: Micros = 1_000_000;
+/// How far apart two copies of one packet come, made by a bridge or by several interfaces: the
+/// network makes them within a millisecond. What a client sends again comes later.
+const COPY: Micros = 20_000;
+/// The longest that a TCP segment may come again: Linux gives up on a SYN after 127 s.
+const LONGEST: Micros = 130_000_000;
+/// How long a segment that came once may take to come again: after one second or three, and of those
+/// after one second the first may be lost.
+const RETRANSMISSION: Micros = 4_000_000;
+/// How much longer for each microsecond since it came first: the wait doubles each time, and again
+/// one may be lost.
+const BACK_OFF: Micros = 3;
 
 /// Microseconds of a monotonic clock, or between two of its times.
 type Micros = u64;
@@ -17,17 +24,19 @@ type Micros = u64;
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     marks: SmallVec<[Mark; 1]>,
-    /// When the last one was made.
+    /// When the last one was made, or seen again.
     last: Micros,
 }
 
-/// One knock, packed into 12 bytes, since there may be a million of them.
+/// One knock, packed into 16 bytes, since there may be a million of them.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     identity: Identity,
-    /// The lower half of its time. The upper half follows from the last mark: none is older than
-    /// the longest memory when that is made.
+    /// The lower half of the time when it was seen last. The upper half follows from the last of
+    /// all: none is older than the longest memory then.
     at: u32,
+    /// How long before that it was seen first.
+    span: u32,
 }
 
 /// Both ports, and the sequence number of a TCP segment.
@@ -52,44 +61,67 @@ impl Identity {
         }
     }
 
-    const fn memory(self) -> Micros {
-        if self.port == 0 { UDP_MEMORY } else { TCP_MEMORY }
+    /// Whether no TCP of an operating system sends both: whoever does numbers nothing.
+    const fn contradicts(self, other: Self) -> bool {
+        self.port != 0
+            && other.port != 0
+            && self.port != other.port
+            && self.source_port == other.source_port
+            && self.number == other.number
     }
 }
 
 impl Mark {
-    /// When the same again is another knock.
-    const fn over(self, last: Micros) -> Micros {
+    /// When it was seen last, if that of all was at `last`.
+    const fn seen(self, last: Micros) -> Micros {
         // Times can go backwards a little: then it is later than the last one.
         let before_last = (last as u32).wrapping_sub(self.at).cast_signed();
-        last.saturating_add_signed(-(before_last as i64)).saturating_add(self.identity.memory())
+        last.saturating_add_signed(-(before_last as i64))
+    }
+
+    /// When the same again is another knock.
+    fn over(self, last: Micros) -> Micros {
+        let memory = match self.identity.port {
+            0 => COPY,
+            _ => (Micros::from(self.span) * BACK_OFF + RETRANSMISSION).min(LONGEST),
+        };
+        self.seen(last).saturating_add(memory)
     }
 }
 
 impl Recent {
     /// Remembers a knock, and forgets all but the last `capacity`. False if it is a duplicate of
-    /// one of them; then nothing changes.
+    /// one of them: a copy, or a retransmission.
     #[must_use]
     pub(super) fn record(&mut self, packet: &Packet, now: Monotonic, capacity: usize) -> bool {
-        let identity = Identity::of(packet);
-        let (last, now_micros) = (self.last, micros(now));
-        let same = |mark: &Mark| mark.identity == identity && now_micros < mark.over(last);
-        if self.marks.iter().any(same) {
-            return false;
-        }
         self.forget(now);
-        if self.marks.len() >= capacity {
+        let (identity, last, now) = (Identity::of(packet), self.last, micros(now));
+        let mut mark = Mark { identity, at: now as u32, span: 0 };
+        let known = self.marks.iter().position(|mark| mark.identity == identity);
+        let known = known.map(|place| self.marks.remove(place));
+        let unnumbered = self.marks.iter().any(|mark| mark.identity.contradicts(identity));
+        let same = known.filter(|known| !unnumbered || now < known.seen(last) + COPY);
+        if let Some(known) = same {
+            let span = Micros::from(known.span) + now.saturating_sub(known.seen(last));
+            mark.span = span.min(LONGEST) as u32;
+        } else if self.marks.len() >= capacity {
             self.marks.remove(0);
         }
-        self.marks.push(Mark { identity, at: now_micros as u32 });
-        self.last = now_micros;
-        true
+        self.marks.push(mark);
+        self.last = now;
+        same.is_none()
     }
 
     /// Forgets what can have no duplicate any more.
     pub(super) fn forget(&mut self, now: Monotonic) {
         let last = self.last;
         self.marks.retain(|mark| micros(now) < mark.over(last));
+    }
+
+    /// Forgets the knocks of an attempt whose time is over, but for what has been retransmitted and
+    /// may be again.
+    pub(super) fn give_up(&mut self) {
+        self.marks.retain(|mark| Micros::from(mark.span) > COPY);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -144,11 +176,62 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_with_both_ports_and_the_number_of_another_is_a_duplicate() {
+    fn a_segment_is_a_duplicate_as_often_as_a_tcp_retransmits_it() {
+        for first in [1000, 3000] {
+            let mut recent = Recent::default();
+            assert!(is_new(&mut recent, &tcp(5, 7, 9), 0));
+            let mut wait = first;
+            let mut millis = 0;
+            while millis + wait < 130_000 {
+                millis += wait;
+                wait *= 2;
+                assert!(!is_new(&mut recent, &tcp(5, 7, 9), millis), "{millis} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn one_retransmission_may_be_lost() {
+        for lost in 0..7 {
+            let mut recent = Recent::default();
+            assert!(is_new(&mut recent, &tcp(5, 7, 9), 0));
+            for (number, second) in [1, 3, 7, 15, 31, 63, 127].into_iter().enumerate() {
+                let is_new = number != lost && is_new(&mut recent, &tcp(5, 7, 9), second * 1000);
+                assert!(!is_new, "{lost} was lost, and {second} s is new");
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_comes_anew_where_none_would_be_retransmitted_any_more() {
         let mut recent = Recent::default();
         assert!(is_new(&mut recent, &tcp(5, 7, 9), 0));
-        assert!(!is_new(&mut recent, &tcp(5, 7, 9), 127_000));
-        assert!(is_new(&mut recent, &tcp(5, 7, 9), 130_000));
+        assert!(is_new(&mut recent, &tcp(5, 7, 9), 4000));
+        assert!(!is_new(&mut recent, &tcp(5, 7, 9), 5000));
+        assert!(!is_new(&mut recent, &tcp(5, 7, 9), 11_999));
+        assert!(is_new(&mut recent, &tcp(5, 7, 9), 11_999 + 4000 + 3 * 7999));
+    }
+
+    #[test]
+    fn who_numbers_nothing_retransmits_nothing() {
+        let mut recent = Recent::default();
+        for millis in [0, 300, 600] {
+            assert!(is_new(&mut recent, &tcp(20, 7, 0), millis));
+            assert!(!is_new(&mut recent, &tcp(20, 7, 0), millis + 1), "a copy");
+            assert!(is_new(&mut recent, &tcp(20, 8, 0), millis + 100));
+            assert!(is_new(&mut recent, &tcp(20, 9, 0), millis + 200));
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_may_come_again_unless_it_is_retransmitted() {
+        let mut recent = Recent::default();
+        assert!(is_new(&mut recent, &tcp(20, 7, 0), 0));
+        assert!(is_new(&mut recent, &tcp(5, 7, 9), 0));
+        assert!(!is_new(&mut recent, &tcp(5, 7, 9), 1000));
+        recent.give_up();
+        assert!(is_new(&mut recent, &tcp(20, 7, 0), 2000));
+        assert!(!is_new(&mut recent, &tcp(5, 7, 9), 3000));
     }
 
     #[test]
@@ -161,11 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_a_duplicate_for_less_than_a_second() {
+    fn two_datagrams_of_one_socket_are_copies_only_at_the_same_time() {
         let mut recent = Recent::default();
         assert!(is_new(&mut recent, &udp(5, 7), 0));
-        assert!(!is_new(&mut recent, &udp(5, 7), 999));
-        assert!(is_new(&mut recent, &udp(5, 7), 1000));
+        assert!(!is_new(&mut recent, &udp(5, 7), 1));
+        assert!(is_new(&mut recent, &udp(5, 7), 100));
     }
 
     #[test]
@@ -190,11 +273,11 @@ mod tests {
     fn all_of_it_is_over_when_its_longest_memory_is() {
         let mut recent = Recent::default();
         assert!(is_new(&mut recent, &tcp(5, 7, 0), 0));
-        assert!(is_new(&mut recent, &udp(5, 7), 10_000));
-        assert_eq!(recent.over(), Some(at(130_000)));
-        recent.forget(at(129_999));
+        assert!(is_new(&mut recent, &udp(5, 7), 1000));
+        assert_eq!(recent.over(), Some(at(4000)));
+        recent.forget(at(3999));
         assert!(!recent.is_empty());
-        recent.forget(at(130_000));
+        recent.forget(at(4000));
         assert!(recent.is_empty());
     }
 }

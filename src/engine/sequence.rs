@@ -67,6 +67,19 @@ impl Sequence {
         }
     }
 
+    /// Passes over the knock just made, made again while another one is wanted; false: it is no
+    /// such. Of several that are alike the latest count, so as not to be too old soon.
+    pub(super) fn repeat(&self, times: &mut Times, knock: Knock, now: Monotonic) -> bool {
+        let (made, wanted) = self.knocks.split_at(times.len().min(self.len()));
+        let alike = made.iter().rev().take_while(|&&made| made == knock).count();
+        let is_passed_over = alike > 0 && wanted.first() != Some(&knock);
+        if is_passed_over {
+            times.remove(times.len() - alike);
+            times.push(now);
+        }
+        is_passed_over
+    }
+
     /// Gives up what is older than the timeout allows: `times` become those of the longest prefix
     /// that is still in time.
     pub(super) fn expire(&self, times: &mut Times, now: Monotonic, timeout: Duration) {
@@ -150,6 +163,40 @@ mod tests {
         let sequence = self::sequence(&["1", "2", "1", "2", "3"]);
         let knocks = [(0, "1"), (1, "2"), (2, "1"), (3, "2"), (4, "1")];
         assert_eq!(after(&sequence, &knocks), [at(2), at(3), at(4)]);
+    }
+
+    /// The times after each knock, made at the given seconds, where repetitions are passed over.
+    fn with_repetitions(sequence: &Sequence, knocks: &[(u64, &str)]) -> Vec<Monotonic> {
+        let mut times = Times::new();
+        for (second, knock) in knocks {
+            let knock = knock.parse().unwrap();
+            if !sequence.repeat(&mut times, knock, at(*second)) {
+                sequence.advance(&mut times, knock, at(*second));
+            }
+        }
+        times.to_vec()
+    }
+
+    #[test]
+    fn a_knock_made_again_is_passed_over_where_another_is_wanted() {
+        let sequence = sequence(&["1", "2", "3"]);
+        let knocks = [(0, "1"), (1, "1"), (2, "2"), (3, "2")];
+        assert_eq!(with_repetitions(&sequence, &knocks), [at(1), at(3)]);
+        assert!(with_repetitions(&sequence, &[(0, "1"), (1, "2"), (2, "2"), (3, "1")]).len() == 1);
+        assert!(with_repetitions(&sequence, &[(0, "2"), (1, "2")]).is_empty());
+    }
+
+    #[test]
+    fn a_knock_that_is_wanted_again_is_not_passed_over() {
+        let sequence = sequence(&["1", "1", "2"]);
+        assert_eq!(with_repetitions(&sequence, &[(0, "1"), (1, "1")]), [at(0), at(1)]);
+    }
+
+    #[test]
+    fn of_knocks_that_are_alike_the_latest_count() {
+        let sequence = sequence(&["5", "1", "1", "2"]);
+        let knocks = [(0, "5"), (1, "1"), (2, "1"), (3, "1"), (4, "1")];
+        assert_eq!(with_repetitions(&sequence, &knocks), [at(0), at(3), at(4)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::{ClientId, is_over};
 use crate::proto::knock::Knock;
-use crate::proto::totp::{Key, Mode, Scheme};
+use crate::proto::totp::{Key, Scheme};
 use crate::time::{Monotonic, Now, Wall};
 use step::Step;
 
@@ -91,11 +91,6 @@ impl Rotation {
         &self.scheme
     }
 
-    /// Whether a repeated knock counts for nothing unless the sequence has it twice.
-    pub(super) const fn takes_repetitions(&self) -> bool {
-        matches!(self.scheme.mode(), Mode::Code { .. })
-    }
-
     /// The steps to have ready: those that hold, the one after, and those that held when a sequence
     /// began that can still be completed.
     fn wanted(&self, now: Wall) -> RangeInclusive<u64> {
@@ -170,7 +165,7 @@ impl Rotation {
     pub(super) fn recognise(&self, tail: &Tail, now: Now) -> Outcome {
         let length = self.scheme.length();
         let mut outcome = Outcome::Partial(Stage::default());
-        let _ = tail.candidates(length, self.takes_repetitions(), &mut |knocks, began| {
+        let _ = tail.candidates(length, &mut |knocks, began| {
             let key = step::key(knocks);
             let mut held = self.held(now, began);
             if knocks.len() < length {

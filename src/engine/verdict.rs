@@ -179,6 +179,8 @@ pub enum Reason {
     NoCommand,
     /// The door, or all doors together, are open for as many as they may be, or as much waits.
     TooMany,
+    /// The door has done something for another knock less than its `cooldown` ago.
+    Cooldown,
     /// The configuration has changed since the sequence began.
     Changed,
     /// What proves it was used before.
@@ -261,6 +263,7 @@ reasons! {
     Crowded = "crowded", "pushed out by others";
     NoCommand = "no-command", "nothing opens the door for this address family";
     TooMany = "too-many", "open for too many already, or too much waits to open";
+    Cooldown = "cooldown", "the door has acted less than its cooldown ago";
     Changed = "changed", "the configuration has changed since the knock began";
     Used = "used", "it has been used before";
     LockedOut = "locked-out", "locked out after too many failures";

@@ -94,7 +94,13 @@ fn door() -> Name {
 
 fn deed() -> Deed {
     let means = Means::Commands(vec![deed_step()]);
-    Deed { means, open_for: Duration::from_secs(10), is_own: false, most: 9 }
+    Deed {
+        means,
+        open_for: Duration::from_secs(10),
+        is_own: false,
+        most: 9,
+        cooldown: Duration::ZERO,
+    }
 }
 
 fn deed_step() -> Step {

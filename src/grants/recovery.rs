@@ -248,6 +248,7 @@ mod tests {
             open_for: Duration::from_secs(30),
             is_own: false,
             most: 9,
+            cooldown: Duration::ZERO,
         };
         let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed, true).unwrap();
         grants.take(asked)

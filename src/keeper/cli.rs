@@ -9,6 +9,7 @@ use clap::{ArgAction, CommandFactory, Parser};
 use crate::config::load::Options;
 use crate::config::{LogLevel, Settings};
 use crate::proto::duration;
+use crate::proto::interface::InterfaceName;
 
 /// Watches the wire for a knock and opens a door in the firewall for the address that knocked.
 ///
@@ -19,7 +20,7 @@ use crate::proto::duration;
 pub struct Cli {
     /// Listen on this interface instead of the configured ones; again for more; any: all
     #[arg(short = 'i', long = "interface", value_name = "IF")]
-    pub interfaces: Vec<String>,
+    pub interfaces: Vec<InterfaceName>,
 
     /// Detach from the terminal; the exit status says whether start-up worked
     #[arg(short, long)]

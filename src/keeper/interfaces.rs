@@ -1,13 +1,16 @@
-//! Interfaces that come and go: what people are told, and when to look again.
+//! Interfaces that come, go and change their names: what people are told, and when to look again.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::net::if_::InterfaceFlags;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::ipc::InterfaceState;
+use crate::ipc::InterfaceState::{self, Gone, Listening, Missing};
+use crate::proto::interface::InterfaceName;
+use crate::sys::host::{self, Changes};
 use crate::time::Monotonic;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -16,36 +19,46 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How each interface fares, as far as people have been told.
 #[derive(Default)]
 pub(super) struct Interfaces {
-    states: HashMap<String, InterfaceState>,
-    told: HashMap<String, InterfaceState>,
+    states: HashMap<InterfaceName, InterfaceState>,
+    told: HashMap<InterfaceName, InterfaceState>,
     next_look: Option<Monotonic>,
     pause: Duration,
+    /// `None`: the kernel does not tell, so what is missing is looked for now and then.
+    changes: Option<Changes>,
 }
 
 impl Interfaces {
+    pub(super) fn follow() -> Self {
+        Self { changes: Changes::follow(host::LINKS).ok(), ..Self::default() }
+    }
+
     /// Takes note of a state; true if it is news.
     pub(super) fn note(&mut self, config: &Config, index: u32, state: InterfaceState) -> bool {
         let Some(name) = config.settings.interfaces.get(index as usize) else { return false };
         self.states.insert(name.clone(), state) != Some(state)
     }
 
-    /// Says what has changed since it was last said, one line an interface.
+    /// Says what has changed since it was last said, one line an interface, and one more where none
+    /// is left.
     pub(super) fn announce(&mut self, config: &Config) {
         let wanted = &config.settings.interfaces;
+        let heard = |all: &HashMap<_, _>| all.is_empty() || all.values().any(|it| *it == Listening);
         self.states.retain(|name, _| wanted.contains(name));
         self.told.retain(|name, _| wanted.contains(name));
+        let was_heard = heard(&self.told);
         for name in wanted {
             let Some(&state) = self.states.get(name) else { continue };
             let told = self.told.insert(name.clone(), state);
             match (told, state) {
                 (told, state) if told == Some(state) => {}
-                (None, InterfaceState::Listening) => {}
-                (_, InterfaceState::Listening) => info!("{name} is back, listening on it"),
-                (_, InterfaceState::Missing) => {
-                    warn!("{name} cannot be listened on yet; waiting for it");
-                }
-                (_, InterfaceState::Gone) => warn!("{name} has gone; waiting for it"),
+                (None, Listening) | (Some(Gone), Missing) => {}
+                (_, Listening) => info!("{name} is back, listening on it"),
+                (_, Gone) | (Some(Listening), _) => warn!("{name} has gone; waiting for it"),
+                (_, Missing) => warn!("{name} cannot be listened on yet; waiting for it"),
             }
+        }
+        if was_heard && !heard(&self.told) {
+            error!("listening on nothing: nobody can knock, and the guarded ports stay locked");
         }
         if self.missing().next().is_none() {
             self.next_look = None;
@@ -55,9 +68,30 @@ impl Interfaces {
         }
     }
 
-    fn missing(&self) -> impl Iterator<Item = &String> {
-        let missing = self.states.iter().filter(|(_, state)| **state != InterfaceState::Listening);
+    fn missing(&self) -> impl Iterator<Item = &InterfaceName> {
+        let missing = self.states.iter().filter(|(_, state)| **state != Listening);
         missing.map(|(name, _)| name)
+    }
+
+    /// Whether a name that is listened on is another interface's now, or nobody's: libpcap goes on
+    /// with the one that had it. `listened` are the numbers of those that had the names.
+    pub(super) fn have_moved(&mut self, listened: &[(InterfaceName, Option<u32>)]) -> bool {
+        if !self.changes.as_ref().is_some_and(Changes::have_come) {
+            return false;
+        }
+        // One that is waited for may be there.
+        self.next_look = self.next_look.map(|_| Monotonic::ZERO);
+        let mut moved = false;
+        for (name, had) in listened {
+            let now = host::index(name);
+            let is_heard = self.states.get(name) == Some(&Listening);
+            // The watcher tells of one that has been deleted.
+            if is_heard && now != *had && now.or(*had).and_then(host::name_of).is_some() {
+                info!("{name} is not the interface that it was");
+                moved = true;
+            }
+        }
+        moved
     }
 
     /// Whether an interface that was missing can be looked at again; asks the kernel, but no more
@@ -68,27 +102,23 @@ impl Interfaces {
         }
         self.next_look = Some(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.missing().any(|name| is_up(name))
+        self.missing().any(|name| host::has(name, InterfaceFlags::IFF_UP))
     }
 
     pub(super) const fn next_look(&self) -> Option<Monotonic> {
         self.next_look
     }
 
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.changes.as_ref().map(AsFd::as_fd)
+    }
+
     /// What is listened on, and what is waited for.
     pub(super) fn listening(&self, config: &Config) -> (Vec<String>, Vec<String>) {
-        let is_listening = |name: &&String| {
-            self.states.get(*name).is_some_and(|state| *state == InterfaceState::Listening)
-        };
-        config.settings.interfaces.iter().cloned().partition(|name| is_listening(&name))
+        let all = config.settings.interfaces.iter();
+        let (on, off): (Vec<_>, Vec<_>) =
+            all.partition(|name| self.states.get(*name) == Some(&Listening));
+        let names = |list: Vec<&InterfaceName>| list.into_iter().map(ToString::to_string).collect();
+        (names(on), names(off))
     }
-}
-
-/// Whether the kernel knows the interface, and it is up.
-fn is_up(name: &str) -> bool {
-    nix::ifaddrs::getifaddrs().is_ok_and(|mut addresses| {
-        addresses.any(|address| {
-            address.interface_name == name && address.flags.contains(InterfaceFlags::IFF_UP)
-        })
-    })
 }

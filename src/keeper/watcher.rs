@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
+use nix::net::if_::InterfaceFlags;
 use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::engine::spa::Server;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
-use crate::sys::{files, process};
+use crate::proto::interface::InterfaceName;
+use crate::sys::{files, host, process};
 use crate::time::Monotonic;
 
 /// A running watcher and the configuration that it was given.
@@ -22,6 +24,10 @@ pub(super) struct Watcher {
     pub(super) server: Option<Server>,
     pub(super) generation: u64,
     pub(super) since: Monotonic,
+    /// What it listens on, by the numbers that the interfaces had just before it began.
+    pub(super) interfaces: Vec<(InterfaceName, Option<u32>)>,
+    /// Whether a loopback interface is one of them.
+    pub(super) looped: bool,
     child: Child,
     channel: Channel,
     complaints: Complaints,
@@ -57,6 +63,10 @@ impl Watcher {
     ) -> io::Result<Self> {
         let bytes = Zeroizing::new(serde_json::to_vec(&assignment)?);
         let server = assignment.setup.spa;
+        let names = assignment.interfaces.iter();
+        let interfaces = names.map(|name| (name.clone(), host::index(name))).collect();
+        let is_loopback = |name: &str| host::has(name, InterfaceFlags::IFF_LOOPBACK);
+        let looped = assignment.interfaces.iter().any(|name| *name == "any" || is_loopback(name));
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (complaints, stderr) = files::output_pipe()?;
@@ -66,6 +76,8 @@ impl Watcher {
             server,
             generation,
             since,
+            interfaces,
+            looped,
             child,
             channel: Channel::new(ours),
             complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },

@@ -57,15 +57,6 @@ const REMEMBERED: usize = 1024;
 /// How long the addresses of this host are taken to be what they were.
 const HOME_HOLDS: Duration = Duration::from_secs(1);
 
-/// This host, as it was lately.
-#[derive(Debug, Default)]
-struct Home {
-    local: Local,
-    /// The names of its loopback interfaces.
-    loopbacks: BTreeSet<String>,
-    until: Monotonic,
-}
-
 /// What the rest of the keeper has to act upon.
 #[must_use]
 pub(super) enum Notice {
@@ -111,7 +102,8 @@ pub(super) struct Watchers {
     counts: HashMap<Reason, u64>,
     dropped: u64,
     locks: Locks,
-    home: Arc<Home>,
+    /// The addresses of this host, as they were lately, and how long that holds.
+    home: (Arc<Local>, Monotonic),
     users: BTreeSet<u32>,
 }
 
@@ -127,7 +119,7 @@ impl Watchers {
             last_generation: 0,
             restart: None,
             pause: FIRST_PAUSE,
-            interfaces: Interfaces::default(),
+            interfaces: Interfaces::follow(),
             completed: VecDeque::new(),
             complaints: Limit::new(20, Duration::from_secs(1)),
             lines: Limit::new(1000, Duration::from_millis(5)),
@@ -136,7 +128,7 @@ impl Watchers {
             counts: HashMap::new(),
             dropped: 0,
             locks: Locks::default(),
-            home: Arc::new(Home::default()),
+            home: Default::default(),
             users: BTreeSet::new(),
         }
     }
@@ -249,7 +241,10 @@ impl Watchers {
         if self.restart.is_some_and(|restart| restart <= now) && self.relief.is_none() {
             self.replace(now, &mut notices);
         }
-        if self.relief.is_none() && self.current.is_some() && self.interfaces.one_is_back(now) {
+        if let Some((watcher, _)) = &self.current
+            && ((self.may_change() && self.interfaces.have_moved(&watcher.interfaces))
+                || (self.relief.is_none() && self.interfaces.one_is_back(now)))
+        {
             self.replace(now, &mut notices);
         }
         notices
@@ -348,7 +343,8 @@ impl Watchers {
                 None if now < limit => return self.relief = Some((watcher, limit)),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
                 Some(Heard::Frame(FromWatcher::Ready)) => {
-                    return self.take_over(now, watcher, notices);
+                    // The end of another may have taken long, and the cut is when both listen.
+                    return self.take_over(clock::now().monotonic, watcher, notices);
                 }
                 Some(Heard::Frame(FromWatcher::Interface { index, state })) => {
                     self.interfaces.note(&watcher.config, index, state);
@@ -411,15 +407,14 @@ impl Watchers {
         if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Asked { .. }) {
             self.look_home(now);
         }
-        let (current, home) = (Arc::clone(&self.config), Arc::clone(&self.home));
-        let interfaces = &watcher.config.settings.interfaces;
+        let (current, local) = (Arc::clone(&self.config), Arc::clone(&self.home.0));
         let grounds = Grounds {
             then: &watcher.config,
             server: watcher.server.as_ref(),
             current: &current,
             missing: self.missing,
-            local: &home.local,
-            looped: interfaces.iter().any(|name| name == "any" || home.loopbacks.contains(name)),
+            local: &local,
+            looped: watcher.looped,
             // A frame may have come after the others of this turn, and after a sleep.
             now: clock::now(),
         };
@@ -539,11 +534,10 @@ impl Watchers {
 
     /// Asks the kernel anew for the addresses of this host, where that is some time ago.
     fn look_home(&mut self, now: Monotonic) {
-        if self.home.until <= now
-            && let Ok(host::Home { addresses, loopbacks }) = host::read()
+        if self.home.1 <= now
+            && let Ok(addresses) = host::addresses()
         {
-            let (local, until) = (Local::Addresses(addresses), now + HOME_HOLDS);
-            self.home = Arc::new(Home { local, loopbacks, until });
+            self.home = (Arc::new(Local::Addresses(addresses)), now + HOME_HOLDS);
         }
     }
 
@@ -622,7 +616,9 @@ impl Watchers {
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.all().flat_map(Watcher::fds).collect()
+        let heeds_changes = self.may_change() && self.current.is_some();
+        let changes = self.interfaces.fd().filter(|_| heeds_changes);
+        self.all().flat_map(Watcher::fds).chain(changes).collect()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {

@@ -4,6 +4,7 @@
 pub mod duration;
 pub mod flags;
 pub mod fwknop;
+pub mod interface;
 pub mod knock;
 pub mod name;
 pub mod network;

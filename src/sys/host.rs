@@ -1,34 +1,93 @@
-//! The addresses of this host.
+//! The addresses and interfaces of this host, and when they change.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use nix::errno::Errno;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::{InterfaceFlags, if_indextoname, if_nametoindex};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 
-/// What is this host's at the moment.
-#[derive(Debug, Default)]
-pub struct Home {
-    pub addresses: BTreeSet<IpAddr>,
-    /// The names of its loopback interfaces.
-    pub loopbacks: BTreeSet<String>,
-}
-
-/// Asks the kernel. Needs no privilege.
+/// The addresses of this host at the moment. Needs no privilege.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn read() -> io::Result<Home> {
-    let mut home = Home::default();
-    for interface in getifaddrs()? {
-        if interface.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
-            home.loopbacks.insert(interface.interface_name);
-        }
-        let Some(address) = interface.address else { continue };
+pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let addresses = getifaddrs()?.filter_map(|interface| {
+        let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        let v6 = || address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
-        home.addresses.extend(v4.or_else(v6));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    });
+    Ok(addresses.collect())
+}
+
+/// The number of the interface that has a name, or another name, at the moment; `None` of `any`.
+#[must_use]
+pub fn index(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
+}
+
+/// What the interface with a number is called at the moment.
+#[must_use]
+pub fn name_of(index: u32) -> Option<String> {
+    // nix takes no name for an empty one.
+    if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty())
+}
+
+/// Whether there is an interface with a name, or another name, and it has a flag.
+#[must_use]
+pub fn has(name: &str, flag: InterfaceFlags) -> bool {
+    let name = index(name).and_then(name_of);
+    let is_it = |it: &InterfaceAddress| name.as_ref() == Some(&it.interface_name);
+    getifaddrs().is_ok_and(|mut all| all.any(|it| is_it(&it) && it.flags.contains(flag)))
+}
+
+/// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
+pub const LINKS: u32 = 0x1;
+pub const ADDRESSES: u32 = 0x10 | 0x100;
+
+/// Readable when something has changed. Needs no privilege.
+pub struct Changes(OwnedFd);
+
+impl Changes {
+    /// Follows some of the groups above.
+    ///
+    /// # Errors
+    /// When the kernel has no netlink socket to give.
+    pub fn follow(groups: u32) -> io::Result<Self> {
+        let changes = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkRoute,
+        )?;
+        bind(changes.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self(changes))
     }
-    Ok(home)
+
+    /// Whether something has changed since the last call.
+    #[must_use]
+    pub fn have_come(&self) -> bool {
+        let mut changed = false;
+        let mut buffer = [0; 8192];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(_) => changed = true,
+                Err(Errno::EINTR) => {}
+                // The kernel could not queue them all: something has changed all the same.
+                Err(Errno::ENOBUFS) => changed = true,
+                Err(_) => return changed,
+            }
+        }
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }

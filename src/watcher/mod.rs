@@ -1,7 +1,6 @@
 //! The unprivileged process: packets in, events out.
 #![forbid(unsafe_code)]
 
-mod addresses;
 mod report;
 mod run;
 

@@ -5,13 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::addresses::Addresses;
+use nix::net::if_::InterfaceFlags;
+
 use super::report::{ExplainFilter, Reporter};
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, ReportWindow, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
+use crate::sys::host::{self, Changes};
 use crate::sys::privileges::PrivilegeError;
-use crate::sys::{clock, files, host, memory, process};
+use crate::sys::{clock, files, memory, process};
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire;
 use crate::wire::filter::Filter;
@@ -55,7 +57,7 @@ pub fn run() -> ExitCode {
 struct Watcher {
     engine: Engine,
     captures: Vec<Interface>,
-    addresses: Addresses,
+    changes: Changes,
     reporter: Reporter,
     window: ReportWindow,
     longest: Duration,
@@ -108,14 +110,14 @@ impl Watcher {
         }
         let filter = engine.datagrams().fold(Filter::new(engine.watched(), only_ipv4), Filter::and);
         let mut reporter = Reporter::new(channel, verbose);
-        let addresses = Addresses::follow().map_err(WatchError::Addresses)?;
-        let home = host::read().map_err(WatchError::Addresses)?;
+        let changes = Changes::follow(host::ADDRESSES).map_err(WatchError::Addresses)?;
+        let addresses = host::addresses().map_err(WatchError::Addresses)?;
         let mut captures = Vec::new();
         for (index, name) in (0..).zip(&interfaces) {
             let state = match Live::open(name, &filter) {
                 Ok(capture) => {
                     let latest = Monotonic::ZERO;
-                    let looped = home.loopbacks.contains(name);
+                    let looped = host::has(name, InterfaceFlags::IFF_LOOPBACK);
                     captures.push(Interface { index, looped, capture, latest, dropped: 0 });
                     InterfaceState::Listening
                 }
@@ -128,7 +130,7 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        engine.set_local(Local::Addresses(home.addresses));
+        engine.set_local(Local::Addresses(addresses));
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         identity.take_on()?;
@@ -136,7 +138,7 @@ impl Watcher {
         Ok(Self {
             engine,
             captures,
-            addresses,
+            changes,
             reporter,
             window: ReportWindow::default(),
             longest: longest.unwrap_or_default(),
@@ -152,9 +154,9 @@ impl Watcher {
             if ready.keeper && self.handle_orders() == Next::End {
                 return Ok(());
             }
-            if ready.addresses && self.addresses.have_changed() {
-                let home = host::read().map_err(WatchError::Addresses)?;
-                self.engine.set_local(Local::Addresses(home.addresses));
+            if ready.addresses && self.changes.have_come() {
+                let addresses = host::addresses().map_err(WatchError::Addresses)?;
+                self.engine.set_local(Local::Addresses(addresses));
             }
             self.work();
             // Packets wait in the kernel while what they may be is not known.
@@ -190,7 +192,7 @@ impl Watcher {
         let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
-            vec![self.reporter.channel().as_fd(), self.addresses.as_fd()];
+            vec![self.reporter.channel().as_fd(), self.changes.as_fd()];
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         let is_ready = |place: usize| ready.get(place) == Some(&true);

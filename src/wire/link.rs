@@ -137,7 +137,23 @@ fn cooked(
     if NO_ETHERTYPE.contains(&hardware) {
         return Err(Ignored::NotIp);
     }
-    ether_payload(protocol, rest)
+    ether_payload(protocol, behind_tags(protocol, rest))
+}
+
+/// What stands behind the tags that Linux leaves in place in a cooked frame, though it says what
+/// stands behind them all (6.11 and later, of a packet with more than one tag).
+fn behind_tags(protocol: u16, whole: &[u8]) -> &[u8] {
+    let version = if protocol == ETHERTYPE_IPV6 { 6 } else { 4 };
+    let mut rest = whole;
+    while let [_, _, high, low, inner @ ..] = rest {
+        let ether_type = be16(*high, *low);
+        // No knock is so long that its own header could look like this.
+        if ether_type == protocol && inner.first().is_some_and(|byte| byte >> 4 == version) {
+            return inner;
+        }
+        rest = if ETHERTYPE_VLAN.contains(&ether_type) { inner } else { &[] };
+    }
+    whole
 }
 
 fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(Version, &[u8]), Ignored> {

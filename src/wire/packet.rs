@@ -384,6 +384,22 @@ mod tests {
     }
 
     #[test]
+    fn tags_that_a_cooked_frame_does_not_own_up_to_are_stripped() {
+        for (link, protocol) in [(LinkType::Sll, 14), (LinkType::Sll2, 0)] {
+            for v6 in [false, true] {
+                let packet = Sample { v6, port: 7000, ..Sample::default() }.ip();
+                for tags in [&[0x8100][..], &[0x88a8, 0x8100], &[0x8100, 0x9100, 0x88a8]] {
+                    let mut frame = framed(link, tags, &packet);
+                    let inner = [[8, 0], [0x86, 0xdd]][usize::from(v6)];
+                    frame[protocol..protocol + 2].copy_from_slice(&inner);
+                    let (read, _) = parse(link, &frame).unwrap();
+                    assert_eq!(read.knock().to_string(), "7000/tcp", "{link:?} {tags:x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn any_number_of_tags_is_stripped() {
         let frame = framed(LinkType::Ethernet, &[0x88a8, 0x9100, 0x8100, 0x8100], &tcp4());
         assert!(parse(LinkType::Ethernet, &frame).is_ok());

@@ -223,6 +223,20 @@ impl Syn {
     }
 }
 
+/// A SYN to the server in an Ethernet frame with so many VLAN tags.
+pub fn tagged_syn(tags: usize, source: [u8; 4], port: u16, number: u32) -> Vec<u8> {
+    use etherparse::{EtherType, PacketBuilder};
+    let ip = PacketBuilder::ipv4(source, [192, 0, 2, 1], 64).tcp(40000, port, number, 1024).syn();
+    let mut frame = [[0xff; 6], [2, 0, 0, 0, 0, 1]].concat();
+    for tag in 0..tags {
+        let kind: u16 = if tag + 1 < tags { 0x88a8 } else { 0x8100 };
+        frame.extend([kind.to_be_bytes(), 5u16.to_be_bytes()].concat());
+    }
+    frame.extend(EtherType::IPV4.0.to_be_bytes());
+    ip.write(&mut frame, &[]).unwrap();
+    frame
+}
+
 /// A server and a client, joined by a cable.
 pub struct Net {
     pub server: Host,

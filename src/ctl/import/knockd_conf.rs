@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::atoi;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::names::Names;
-use crate::config::sections::{Part, Section, read_sections};
+use crate::config::sections::{Section, read_sections};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};
 use crate::ctl::yaml::Page;
@@ -20,7 +20,7 @@ pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
     let mut page = Page::default();
     let mut doors = Page::default();
     let mut names = Names::default();
-    let sections = read_sections(source, notes);
+    let sections = read_sections(source, "left out; it belongs on a line alone", notes);
     for section in &sections {
         if section.is_options() {
             options(section, &mut page, notes);
@@ -64,8 +64,8 @@ fn options(section: &Section<'_>, page: &mut Page, notes: &mut Problems) {
     };
     let (file, pid) = (path("LogFile"), path("PidFile"));
     let [mut knockd, mut log] = [Page::default(), Page::default()];
-    if let Some(interface) = section.value("Interface") {
-        knockd.list(1, "interfaces", &[interface.text]);
+    if let Some(interface) = section.interface(notes) {
+        knockd.list(1, "interfaces", &[interface.to_string()]);
     }
     if section.directives.contains_key("UseSyslog") {
         log.entry(2, "syslog", "daemon");
@@ -94,6 +94,9 @@ impl<'a> Door<'a> {
     fn read(&mut self) {
         self.opened_by();
         self.timeout("Seq_Timeout", "seq_timeout");
+        if self.section.value("Seq_Cooldown").is_some_and(|value| value.text != "0") {
+            self.timeout("Seq_Cooldown", "cooldown");
+        }
         self.flags();
         self.target();
         self.commands();
@@ -123,7 +126,7 @@ impl<'a> Door<'a> {
             let message = format!("door '{}' has no Sequence", self.section.name.text);
             return self.fail(self.section.name.error(message));
         };
-        let items = self.without_comment(sequence).items();
+        let items = sequence.items();
         if items.len() > MAX_KNOCKS {
             let message = format!("a sequence has at most {MAX_KNOCKS} knocks");
             self.fail(sequence.error(message));
@@ -157,17 +160,8 @@ impl<'a> Door<'a> {
         self.page.list(2, "sequence", &knocks);
     }
 
-    /// Classic knockd stops reading a number at whatever follows it.
-    fn without_comment(&mut self, value: Part<'a>) -> Part<'a> {
-        let Some((before, comment)) = value.split('#') else { return value };
-        let message = "a comment after a value: left out; it belongs on a line alone";
-        self.notes.push(comment.place().warning(message));
-        before
-    }
-
     fn timeout(&mut self, directive: &str, key: &str) {
         let Some(value) = self.section.value(directive) else { return };
-        let value = self.without_comment(value);
         let taken = atoi(value.text);
         let seconds = u64::try_from(taken).ok().filter(|seconds| *seconds > 0);
         // What is written has to be read back.

@@ -87,8 +87,7 @@ impl<T: Copy + Eq> Searches<T> {
         let length = rotation.scheme.length();
         let mut candidates = SmallVec::new();
         let mut first = now.monotonic;
-        let repetitions = rotation.takes_repetitions();
-        let _ = tail.candidates(length, repetitions, &mut |knocks, began| {
+        let _ = tail.candidates(length, &mut |knocks, began| {
             if knocks.len() < length {
                 return ControlFlow::Break(());
             }

@@ -9,8 +9,8 @@ use super::Stage;
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
-/// As many of the latest knocks as a sequence may need. Where repetitions count for nothing, it has
-/// as many different ones in a row, and of each as many repetitions.
+/// As many of the latest knocks as a sequence may need: as many different ones in a row, and of each
+/// as many repetitions, which count only where a sequence has them.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Tail {
     knocks: SmallVec<[Mark; 4]>,
@@ -27,20 +27,9 @@ struct Mark {
 impl Tail {
     /// Adds a knock, and forgets what a sequence of `length` does not need. True: it is the same
     /// knock as the one before it.
-    pub(in crate::engine) fn push(
-        &mut self,
-        knock: Knock,
-        at: Monotonic,
-        length: usize,
-        repetitions: bool,
-    ) -> bool {
+    pub(in crate::engine) fn push(&mut self, knock: Knock, at: Monotonic, length: usize) -> bool {
         let again = self.knocks.last().is_some_and(|last| last.knock == knock);
         self.knocks.push(Mark { knock, at });
-        if !repetitions {
-            let gone = self.knocks.len().saturating_sub(length);
-            self.knocks.drain(..gone);
-            return again;
-        }
         let latest = self.knocks.iter().rev().take_while(|mark| mark.knock == knock).count();
         if latest > length {
             self.knocks.remove(self.knocks.len() - latest);
@@ -79,19 +68,11 @@ impl Tail {
     pub(super) fn candidates(
         &self,
         length: usize,
-        repetitions: bool,
         visit: &mut impl FnMut(&[Knock], Monotonic) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let knocks: SmallVec<[Knock; 8]> = self.knocks.iter().map(|mark| mark.knock).collect();
-        if !repetitions {
-            for (from, first) in self.knocks.iter().enumerate() {
-                visit(knocks.get(from..).unwrap_or_default(), first.at)?;
-            }
-            return ControlFlow::Continue(());
-        }
         let runs: SmallVec<[&[Mark]; 8]> = self.runs().collect();
         let mut taken = SmallVec::new();
-        (1..=length.min(knocks.len()))
+        (1..=length.min(self.knocks.len()))
             .rev()
             .try_for_each(|wanted| compose(&runs, wanted, &mut taken, visit))
     }
@@ -130,18 +111,18 @@ mod tests {
     }
 
     /// One knock a second, from second 1.
-    fn tail(ports: &[&str], length: usize, repetitions: bool) -> Tail {
+    fn tail(ports: &[&str], length: usize) -> Tail {
         let mut tail = Tail::default();
         for (second, port) in (1..).zip(ports) {
-            tail.push(port.parse().unwrap(), at(second), length, repetitions);
+            tail.push(port.parse().unwrap(), at(second), length);
         }
         tail
     }
 
     /// Ports, and the second of the first.
-    fn candidates(tail: &Tail, length: usize, repetitions: bool) -> Vec<(Vec<u16>, u64)> {
+    fn candidates(tail: &Tail, length: usize) -> Vec<(Vec<u16>, u64)> {
         let mut found = Vec::new();
-        let _ = tail.candidates(length, repetitions, &mut |knocks, began| {
+        let _ = tail.candidates(length, &mut |knocks, began| {
             let ports = knocks.iter().map(|knock| knock.port.get()).collect();
             found.push((ports, began.since(Monotonic::ZERO).as_secs()));
             ControlFlow::Continue(())
@@ -151,29 +132,17 @@ mod tests {
 
     #[test]
     fn only_the_latest_knocks_count() {
-        let tail = tail(&["1", "2", "3", "4"], 3, false);
-        assert_eq!(
-            candidates(&tail, 3, false),
-            [(vec![2, 3, 4], 2), (vec![3, 4], 3), (vec![4], 4)]
-        );
-    }
-
-    #[test]
-    fn without_repetitions_each_knock_is_one() {
-        let tail = tail(&["1", "1", "2"], 3, false);
-        assert_eq!(
-            candidates(&tail, 3, false),
-            [(vec![1, 1, 2], 1), (vec![1, 2], 2), (vec![2], 3)]
-        );
+        let tail = tail(&["1", "2", "3", "4"], 3);
+        assert_eq!(candidates(&tail, 3), [(vec![2, 3, 4], 2), (vec![3, 4], 3), (vec![4], 4)]);
     }
 
     #[test]
     fn a_repetition_may_count_or_not() {
-        let tail = tail(&["1", "1", "2"], 3, true);
-        assert_eq!(candidates(&tail, 3, true), [(vec![1, 1, 2], 1), (vec![1, 2], 2), (vec![2], 3)]);
-        let tail = self::tail(&["1", "2", "2", "3"], 3, true);
+        let tail = tail(&["1", "1", "2"], 3);
+        assert_eq!(candidates(&tail, 3), [(vec![1, 1, 2], 1), (vec![1, 2], 2), (vec![2], 3)]);
+        let tail = self::tail(&["1", "2", "2", "3"], 3);
         assert_eq!(
-            candidates(&tail, 3, true),
+            candidates(&tail, 3),
             [(vec![1, 2, 3], 1), (vec![2, 2, 3], 2), (vec![2, 3], 3), (vec![3], 4)]
         );
     }
@@ -183,9 +152,9 @@ mod tests {
         let mut ports = vec!["1"; 50];
         ports.extend(["2"; 50]);
         ports.extend(["3"; 50]);
-        let tail = tail(&ports, 3, true);
+        let tail = tail(&ports, 3);
         assert_eq!(tail.knocks.len(), 9);
-        let whole: Vec<_> = candidates(&tail, 3, true)
+        let whole: Vec<_> = candidates(&tail, 3)
             .into_iter()
             .filter(|(ports, _)| ports.len() == 3)
             .map(|(ports, _)| ports)
@@ -195,13 +164,13 @@ mod tests {
 
     #[test]
     fn the_first_knock_of_a_run_is_the_latest_that_will_do() {
-        let tail = tail(&["1", "1", "1", "2"], 3, true);
-        assert_eq!(candidates(&tail, 3, true), [(vec![1, 1, 2], 2), (vec![1, 2], 3), (vec![2], 4)]);
+        let tail = tail(&["1", "1", "1", "2"], 3);
+        assert_eq!(candidates(&tail, 3), [(vec![1, 1, 2], 2), (vec![1, 2], 3), (vec![2], 4)]);
     }
 
     #[test]
     fn what_is_too_old_is_forgotten() {
-        let mut tail = tail(&["1", "2", "3"], 3, false);
+        let mut tail = tail(&["1", "2", "3"], 3);
         tail.expire(at(11), Duration::from_secs(10));
         assert_eq!(tail.oldest(), Some(at(1)));
         tail.expire(at(12), Duration::from_secs(10));

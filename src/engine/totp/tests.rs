@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::knock::Protocol;
 use crate::proto::secret::Secret;
-use crate::proto::totp::{Digits, Protocols};
+use crate::proto::totp::{Digits, Mode, Protocols};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,10 +63,9 @@ impl<'a> Source<'a> {
     fn knock(&mut self, knock: Knock) -> Outcome {
         self.now.monotonic = self.now.monotonic + SECOND / 10;
         self.now.wall = self.now.wall + SECOND / 10;
-        let (length, repetitions) =
-            (self.rotation.scheme.length(), self.rotation.takes_repetitions());
+        let length = self.rotation.scheme.length();
         self.tail.expire(self.now.monotonic, self.rotation.timeout);
-        self.tail.push(knock, self.now.monotonic, length, repetitions);
+        self.tail.push(knock, self.now.monotonic, length);
         self.rotation.make_ready(self.now.wall);
         let outcome = self.rotation.recognise(&self.tail, self.now);
         if let Outcome::Whole(whole) = outcome {
@@ -232,6 +231,20 @@ fn code_like(like: impl Fn(&[Knock]) -> bool) -> (u32, u64, Vec<Knock>) {
 
 fn one_holder(client: u32) -> Vec<Holder> {
     vec![Holder { client: ClientId(client), key: key(client), until: None }]
+}
+
+#[test]
+fn a_repetition_neither_breaks_nor_advances_a_sequence_of_ports() {
+    let scheme = ports_scheme(1000, 3, 30, 1);
+    let [a, b, c] = scheme.knocks(&key(1), "door", scheme.step_at(at(Duration::ZERO).wall))[..]
+    else {
+        unreachable!()
+    };
+    assert!(a != b && b != c);
+    let mut rotation = Rotation::new(scheme, "door", TIMEOUT, one_holder(1));
+    let mut source = Source::new(&mut rotation, Duration::ZERO);
+    assert_eq!(stage(source.knocks(&[a, a, b, b])), Some(2));
+    assert!(opened(source.knock(c)).is_some());
 }
 
 #[test]
@@ -472,7 +485,7 @@ impl Model {
     }
 
     /// Whether the latest of `given` are `wanted`; then when the first of them came.
-    fn ends_with(given: &[(Now, Knock)], wanted: &[Knock], repetitions: bool) -> Option<Now> {
+    fn ends_with(given: &[(Now, Knock)], wanted: &[Knock]) -> Option<Now> {
         let (last, rest) = wanted.split_last()?;
         let (at, knock) = given.last()?;
         if knock != last {
@@ -482,22 +495,24 @@ impl Model {
         if rest.is_empty() {
             return Some(*at);
         }
-        if let Some(began) = Self::ends_with(earlier, rest, repetitions) {
+        if let Some(began) = Self::ends_with(earlier, rest) {
             return Some(began);
         }
         // The last one again: as if it were not there.
-        let again = repetitions && earlier.last().is_some_and(|(_, knock)| knock == last);
-        if again { Self::ends_with(earlier, wanted, repetitions) } else { None }
+        let again = earlier.last().is_some_and(|(_, knock)| knock == last);
+        if again { Self::ends_with(earlier, wanted) } else { None }
     }
 
-    /// Who opens the door in which step; else the stage, or [`REFUSED`].
-    fn knock(&mut self, rotation: &Rotation, now: Now, knock: Knock) -> Result<(u32, u64), usize> {
+    /// Whether it may be `told` of a knock who opens the door in which step; else the stage, or
+    /// [`REFUSED`]. Where the knocks are several sequences at once, it may be any of them.
+    fn knock(&mut self, rotation: &Rotation, now: Now, knock: Knock, told: Told) -> bool {
         self.knocks.push((now, knock));
         self.knocks.retain(|(at, _)| now.monotonic.since(at.monotonic) <= rotation.timeout);
         let first = *Self::window(rotation, self.knocks[0].0).start();
         let last = *Self::window(rotation, now).end();
         let length = rotation.scheme.length();
         for wanted in (1..=length).rev() {
+            let mut whole = Vec::new();
             for (step, client) in
                 (first..=last).flat_map(|step| (0..3).map(move |client| (step, client)))
             {
@@ -505,26 +520,32 @@ impl Model {
                     .sequences
                     .entry((step, client))
                     .or_insert_with(|| rotation.scheme.knocks(&key(client), "door", step).to_vec());
-                let repetitions = rotation.takes_repetitions();
-                let began = Self::ends_with(&self.knocks, &sequence[..wanted], repetitions);
+                let began = Self::ends_with(&self.knocks, &sequence[..wanted]);
                 let holds = |at| Self::window(rotation, at).contains(&step);
                 if !began.is_some_and(|began| holds(now) || holds(began)) {
                     continue;
                 }
                 if wanted < length {
-                    return Err(wanted);
+                    return told == Err(wanted);
                 }
+                let is_used = self.used.iter().any(|(used, _)| used == sequence);
+                let comes_to = if is_used { Err(REFUSED) } else { Ok((client, step)) };
+                whole.push((comes_to, sequence.clone()));
+            }
+            if !whole.is_empty() {
                 self.knocks.clear();
-                if self.used.iter().any(|(used, _)| used == sequence) {
-                    return Err(REFUSED);
+                let found = whole.into_iter().find(|(comes_to, _)| *comes_to == told);
+                if let (Ok((_, step)), Some((_, sequence))) = (told, &found) {
+                    self.used.push((sequence.clone(), step));
                 }
-                self.used.push((sequence.clone(), step));
-                return Ok((client, step));
+                return found.is_some();
             }
         }
-        Err(0)
+        told == Err(0)
     }
 }
+
+type Told = Result<(u32, u64), usize>;
 
 const REFUSED: usize = 99;
 
@@ -609,7 +630,7 @@ proptest! {
                     Outcome::Whole(_) => Err(REFUSED),
                     Outcome::Partial(stage) => Err(stage.knocks.into()),
                 };
-                prop_assert_eq!(told, model.knock(source.rotation, now, knock));
+                prop_assert!(model.knock(source.rotation, now, knock, told), "{told:?}");
             }
         }
     }

@@ -212,6 +212,10 @@ impl Doors {
 
     fn refuse(&mut self, now: Now, ask: &Ask, address: IpAddr, reason: Reason) {
         let place = ask.place(address);
+        // At a door with a cooldown, whoever goes on knocking is told of once.
+        if reason == Reason::Cooldown && !self.grants.refuses_first(&place.door) {
+            return;
+        }
         // A sequence that was completed is told of; what follows says what became of it.
         if !self.may_tell(now, &place.door) {
             return;

@@ -11,6 +11,7 @@ use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
+use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
 
 const HTTP: &str = "requests come in UDP datagrams here: have clients send those";
@@ -165,8 +166,11 @@ impl Settings<'_> {
             self.notes.push(at.error(message).help("import that file"));
         }
         let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| Page::default());
-        if let Some((_, interface)) = self.text("PCAP_INTF") {
-            knockd.list(1, "interfaces", &[interface.trim_end()]);
+        if let Some((at, name)) = self.text("PCAP_INTF") {
+            let read = name.trim_end().parse::<InterfaceName>();
+            if let Some(name) = self.notes.keep(read.map_err(|why| at.error(why.to_string()))) {
+                knockd.list(1, "interfaces", &[name.to_string()]);
+            }
         }
         if let Some(facility) = self.facility() {
             log.entry(2, "syslog", &facility);
