@@ -105,7 +105,7 @@ doors.yaml:2:3: error: 'interface' is not a key of knockd: did you mean 'interfa
       ^^^^^^^^^
 "#]];
     a_name_that_no_interface_has: said("knockd:\n  interfaces: [eth0, \"s0, lo\"]\n") => str![[r#"
-doors.yaml:2:22: 's0, lo' is not the name of an interface: it is several, and each has to be given by itself
+doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several, and each has to be given by itself
       interfaces: [eth0, "s0, lo"]
                          ^^^^^^^^
 "#]];
@@ -687,7 +687,7 @@ knockd.conf:2:24: warning: a comment after a value: taken for a comment, but it 
 
 "#]];
     a_classic_comment_after_a_value_of_any_kind: said_of_classic("[options]\nUseSyslog # yes\nLogFile = /var/log/a#b # here\nInterface = eth0 # lan\n[ssh]\nSequence = 7000,8000#x\nTarget = 192.0.2.1 # us\nTCPFlags = syn # only\nCommand = true\n") => str![[r#"
-knockd.conf:4:13: 'eth0 # lan' is not the name of an interface: a comment belongs on a line of its own
+knockd.conf:4:13: error: 'eth0 # lan' is not the name of an interface: a comment belongs on a line of its own
     Interface = eth0 # lan
                 ^^^^^^^^^^
 knockd.conf:2:13: warning: a comment after a value: taken for a comment, but it belongs on a line alone
@@ -707,18 +707,18 @@ knockd.conf:8:18: warning: a comment after a value: taken for a comment, but it 
                      ^^^^
 "#]];
     classic_quotes: said_of_classic("[options]\nPidFile = \"/run/knockd.pid\"\nInterface = 'eth0'\n[ssh]\nSequence = '7000,8000'\nCmd_Timeout = \"5\"\nCommand = \"/bin/true %IP%\"\nStop_Command = \"/bin/true\" \"%IP%\"\n") => str![[r#"
-knockd.conf:2:11: quotes around a value: classic knockd takes them for a part of it
+knockd.conf:2:11: error: quotes around a value: classic knockd takes them for a part of it
     PidFile = "/run/knockd.pid"
               ^^^^^^^^^^^^^^^^^
     write it without quotes
-knockd.conf:3:13: ''eth0'' is not the name of an interface: quotes are taken as they are here: write it without
+knockd.conf:3:13: error: ''eth0'' is not the name of an interface: quotes are taken as they are here: write it without
     Interface = 'eth0'
                 ^^^^^^
-knockd.conf:5:12: quotes around a value: classic knockd takes them for a part of it
+knockd.conf:5:12: error: quotes around a value: classic knockd takes them for a part of it
     Sequence = '7000,8000'
                ^^^^^^^^^^^
     write it without quotes
-knockd.conf:6:15: quotes around a value: classic knockd takes them for a part of it
+knockd.conf:6:15: error: quotes around a value: classic knockd takes them for a part of it
     Cmd_Timeout = "5"
                   ^^^
     write it without quotes
