@@ -452,6 +452,24 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
 }
 
 /// A set of a table such as `inet filter`.
+#[test]
+fn sixty_thousand_ports_are_locked() {
+    needs!("sixty thousand", "nft");
+    let net = net();
+    let ports: Vec<String> = (5_000..65_000).map(|port| format!("{port}/udp")).collect();
+    let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+    let mut guard = Guard::set_up(now(), doors(&[door("all", &ports)]), &[]).unwrap();
+    for port in [5_000, 33_333, 64_999] {
+        echo_udp(SERVER, port);
+        assert!(!is_answered(&net.client, CLIENT, SERVER, port));
+    }
+    echo_udp(SERVER, 4_999);
+    assert!(is_answered(&net.client, CLIENT, SERVER, 4_999));
+    net.server.must("nft", &["flush ruleset"]);
+    guard.restore(now()).unwrap();
+    assert!(!is_answered(&net.client, CLIENT, SERVER, 64_999));
+}
+
 fn set_ref(table: &str, set: &str) -> SetRef {
     let (family, table) = table.split_once(' ').unwrap();
     let family = NftFamily::ALL.into_iter().find(|known| known.as_str() == family).unwrap();
