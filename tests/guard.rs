@@ -6,6 +6,7 @@
 mod guard;
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
@@ -25,7 +26,7 @@ use libknock::firewall::netlink::{
 };
 use libknock::firewall::nft_set::{NftSets, OwnSets};
 use libknock::firewall::ruleset::{Element, Ruleset};
-use libknock::sys::files;
+use libknock::sys::{clock, files};
 use support::{CLIENT, CLIENT_6, Host, Net, SERVER, SERVER_6, eventually, needs};
 
 fn is_answered(host: &Host, from: &str, to: &str, port: u16) -> bool {
@@ -318,7 +319,7 @@ fn grants_outlive_a_restart() {
     assert_eq!(elements.len(), 2, "the grant of a door that is no more ends");
     assert_eq!(elements[0].comment, Comment::new("knockd ssh knockctl"));
     assert!(
-        elements[0].left > Duration::from_secs(50) && elements[0].left < Duration::from_secs(60)
+        elements[0].left > Duration::from_secs(50) && elements[0].left <= Duration::from_secs(60)
     );
     guard.remove().unwrap();
     assert!(!net.server.must("nft", &["list", "ruleset"]).contains("knockd"));
@@ -452,6 +453,47 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
 }
 
 /// A set of a table such as `inet filter`.
+#[test]
+fn a_set_of_another_type_does_not_stand_in_the_way() {
+    needs!("another type", "nft");
+    let net = net();
+    net.server.listen(22);
+    let mut guard = Guard::set_up(now(), ssh(), &[]).unwrap();
+    let table = "add table inet knockd { comment \"knockd guard 2 x\"; }; \
+                 add set inet knockd open_4 { type ipv4_addr; flags timeout; }; \
+                 add element inet knockd open_4 { 192.0.2.2 }";
+    for restored in [true, false] {
+        net.server.must("nft", &[&format!("delete table inet knockd; {table}")]);
+        if restored {
+            guard.restore(now()).unwrap();
+        } else {
+            let _anew = Guard::set_up(now(), ssh(), &[]).unwrap();
+        }
+        assert!(!net.client.can_connect(SERVER, 22));
+    }
+}
+
+#[test]
+fn a_saved_ruleset_brings_no_grant_of_another_boot_back() {
+    needs!("saved", "nft");
+    let net = net();
+    let mut guard = Guard::set_up(now(), ssh(), &[]).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 600));
+    net.server.must("nft", &["add element inet knockd open_4 { 192.0.2.9 . tcp . 22 }"]);
+    let boot = clock::boot_id().unwrap().to_string();
+    let saved = net.server.must("nft", &["list", "table", "inet", "knockd"]);
+    assert!(saved.contains(&boot), "{saved}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (text, grants) in [(saved.clone(), 1), (saved.replace(&boot, "another"), 0)] {
+        fs::write(file.path(), format!("delete table inet knockd\n{text}")).unwrap();
+        net.server.must("nft", &["-f", file.path().to_str().unwrap()]);
+        assert_eq!(standing().unwrap().len(), grants);
+    }
+    let _guard = Guard::set_up(now(), ssh(), &standing().unwrap()).unwrap();
+    let listed = net.server.must("nft", &["list", "set", "inet", "knockd", "open_4"]);
+    assert!(listed.contains("192.0.2.9") && !listed.contains(CLIENT), "{listed}");
+}
+
 #[test]
 fn sixty_thousand_ports_are_locked() {
     needs!("sixty thousand", "nft");

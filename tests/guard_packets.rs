@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use guard::{
     Guard, beyond, door, door_to, doors, echo_tcp, grant, let_in, net, now, shut_out, ssh,
 };
@@ -392,6 +393,91 @@ fn what_this_host_begins_from_a_guarded_port_is_answered() {
     }
 }
 
+/// Sends a packet of the client's that claims to come from another address, to be forwarded.
+fn send_forged(net: &Net, from: (&str, u16), to: (&str, u16), is_tcp: bool) {
+    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let mac = |host: &Host| {
+        let text = host.must("cat", &["/sys/class/net/eth0/address"]);
+        let bytes = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        <[u8; 6]>::try_from(bytes.collect::<Vec<_>>()).unwrap()
+    };
+    let packet = PacketBuilder::ethernet2(mac(&net.client), mac(&net.server)).ipv6(
+        octets(from.0),
+        octets(to.0),
+        64,
+    );
+    let mut frame = Vec::new();
+    if is_tcp {
+        packet.tcp(from.1, to.1, 1000, 1024).syn().write(&mut frame, &[]).unwrap();
+    } else {
+        packet.udp(from.1, to.1).write(&mut frame, b"!").unwrap();
+    }
+    net.client.enter(move || {
+        let mut cable = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
+        cable.sendpacket(frame).unwrap();
+    });
+}
+
+/// A connection to the server's port 22 from a port of the client's. It is reset when it ends.
+fn from_port(net: &Net, to: &str, port: u16) -> std::io::Result<TcpStream> {
+    let client = if to == SERVER { CLIENT } else { CLIENT_6 };
+    let from = SocketAddr::new(client.parse().unwrap(), port);
+    let to = SocketAddr::new(to.parse().unwrap(), 22);
+    net.client.enter(move || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&to.into(), Duration::from_secs(3))?;
+        Ok(socket.into())
+    })
+}
+
+#[test]
+fn what_claims_to_come_from_a_guarded_port_and_is_forwarded_opens_nothing() {
+    needs!("forged", "nft");
+    let net = net();
+    echo_tcp(22);
+    let _socket = answers(SERVER_6, 53);
+    net.server.must("sysctl", &["-qw", "net.ipv6.conf.all.forwarding=1"]);
+    // So that the client does not answer what it has not asked for.
+    let silent =
+        "table inet s { chain c { type filter hook input priority 0; tcp flags == syn drop; }; }";
+    net.client.must("nft", &[silent]);
+    let _guard = Guard::set_up(now(), both(), &[]).unwrap();
+
+    let socket = net.client.enter(|| UdpSocket::bind((CLIENT_6, 4000)).unwrap());
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    send_forged(&net, (SERVER_6, 53), (CLIENT_6, 4000), false);
+    assert_eq!(socket.recv(&mut [0; 10]).unwrap(), 1, "it is forwarded");
+    socket.send_to(b"?", (SERVER_6, 53)).unwrap();
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(socket.recv(&mut [0; 10]).is_err(), "what looks like an answer passes");
+
+    send_forged(&net, (SERVER_6, 22), (CLIENT_6, 4003), true);
+    assert!(from_port(&net, SERVER_6, 4003).is_err(), "what looks like an answer passes");
+}
+
+#[test]
+fn nobody_begins_anew_on_what_is_left_of_a_connection() {
+    needs!("left over", "nft");
+    let net = net();
+    echo_tcp(22);
+    let mut guard = Guard::set_up(now(), ssh(), &[]).unwrap();
+    let_in(&mut guard, &grant("ssh", CLIENT, 60));
+    let mut talk = Talk(from_port(&net, SERVER, 4446).unwrap());
+    assert!(talk.goes_on());
+    // The client vanishes without a word.
+    let silent = "table inet s { chain c { type filter hook output priority 0; tcp flags & rst == rst drop; }; }";
+    net.client.must("nft", &[silent]);
+    drop(talk);
+    net.client.must("nft", &["delete table inet s"]);
+    shut_out(&mut guard, "ssh", CLIENT);
+    assert!(from_port(&net, SERVER, 4446).is_err());
+    let_in(&mut guard, &grant("ssh", CLIENT, 60));
+    assert!(from_port(&net, SERVER, 4446).is_ok());
+}
+
 #[test]
 fn what_belongs_to_an_open_connection_opens_no_guarded_port() {
     needs!("related", "nft");
@@ -607,7 +693,7 @@ fn a_table_of_the_former_form_is_taken_over_with_its_grants() {
     assert!(let_in.goes_on(), "a connection is cut");
     let listed = net.server.must("nft", &["list", "table", "inet", "knockd"]);
     assert!(
-        listed.contains("comment \"knockd guard 2\"") && !listed.contains("g_ssh_4"),
+        listed.contains("comment \"knockd guard 2 ") && !listed.contains("g_ssh_4"),
         "{listed}"
     );
     assert_eq!(standing().unwrap().len(), 2);
@@ -630,7 +716,7 @@ fn the_rules_are_the_same_for_one_door_and_for_a_thousand() {
     let one = rules();
     for line in [
         "ip6 saddr . meta l4proto . th dport @open_6 goto let_in",
-        "ct state established ct label 91 accept",
+        "ct state established ct label 91 tcp flags != syn / fin,syn,rst,ack accept",
         "meta l4proto . th dport @guarded goto untranslated",
         "fib daddr type anycast goto host",
         "tcp flags != syn / fin,syn,rst,ack goto older",

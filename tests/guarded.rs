@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -49,6 +50,42 @@ fn a_guarded_port_is_shut_opens_for_who_knocked_and_closes_by_itself() {
         knockd.wait_for(&format!("{from}: ssh: command timeout"));
         assert!(closes(&net, to), "{to} stays open");
     }
+}
+
+#[test]
+fn a_knock_while_the_table_is_gone_brings_it_back_and_opens() {
+    needs!("knock in the gap", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    let knockd = Knockd::start(&net.server, &configuration("", ""));
+    // More often than it is restored at once.
+    for _ in 0..20 {
+        net.server.run("nft", &["delete", "table", "inet", "knockd"]);
+        thread::sleep(Duration::from_millis(60));
+    }
+    knock(&net, CLIENT, SERVER);
+    knockd.wait_for("OPEN SESAME");
+    assert_eq!(knockd.count("not opened"), 0);
+    let open = "192.0.2.2 . tcp . 22";
+    assert!(net.server.must("nft", &["list", "set", "inet", "knockd", "open_4"]).contains(open));
+}
+
+#[test]
+fn what_could_not_be_restored_is_tried_again() {
+    needs!("restore again", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    let knockd = Knockd::start(&net.server, &configuration("", ""));
+    // A table that belongs to a process, which nobody else may change while that lives.
+    let mut owner = net.server.command("nft");
+    let mut owner = owner.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let takes = b"delete table inet knockd; add table inet knockd { flags owner; }\n";
+    owner.stdin.as_mut().unwrap().write_all(takes).unwrap();
+    knockd.wait_for("no permission to change the firewall");
+    assert!(net.client.can_connect(SERVER, 22));
+    drop(owner.stdin.take());
+    owner.wait().unwrap();
+    assert!(closes(&net, SERVER));
 }
 
 #[test]

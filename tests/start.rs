@@ -8,6 +8,7 @@ mod support;
 use std::fs::{self, Permissions};
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -248,29 +249,27 @@ fn lines_for_the_journal_carry_their_level() {
     let mut command = host.command("bash");
     command.args(["-c", &broken, "sh", env!("CARGO_BIN_EXE_knockd"), "-c"]).arg(&config);
     let mut knockd = Knockd::from_command(command, directory, config);
-    assert_eq!(knockd.ended().code(), Some(1));
+    assert_eq!(knockd.ended().code(), Some(3));
     let log = knockd.log();
     assert!(log.len() > 1 && log.iter().all(|line| line.starts_with("<3>")), "{log:?}");
 }
 
 #[test]
 fn what_syslog_hands_to_the_journal_does_not_go_there_by_standard_error_too() {
-    needs!("journal, syslog", "nft", "bash", "unshare", "nc");
+    needs!("journal, syslog", "nft", "bash", "unshare");
     let host = Host::new("s");
     let directory = tempfile::tempdir().unwrap();
-    let heard = directory.path().join("heard");
+    let socket = directory.path().join("socket");
+    let journal = UnixDatagram::bind(&socket).unwrap();
+    journal.set_read_timeout(Some(PATIENCE)).unwrap();
     // A machine whose /dev/log is the journal's.
     let script = format!(
         "dev=$(mktemp -d); mount -t tmpfs dev \"$dev\"; cp -a /dev/null /dev/urandom \"$dev\"
          mount -t tmpfs run /run; mkdir -p /run/systemd/journal
+         touch /run/systemd/journal/dev-log; mount --bind {} /run/systemd/journal/dev-log
          ln -s /run/systemd/journal/dev-log \"$dev/log\"; mount --move \"$dev\" /dev
-         nc -lkuU /run/systemd/journal/dev-log >{} 2>&1 <&- & nc=$!
-         trap 'kill $nc' EXIT
-         until [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
-         JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2) \"$@\" & knockd=$!
-         trap 'kill $knockd' TERM
-         wait $knockd; wait $knockd",
-        heard.display()
+         JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2) exec \"$@\"",
+        socket.display()
     );
     let config = directory.path().join("knock.conf");
     let text = configuration(", log: {syslog: daemon}");
@@ -280,11 +279,19 @@ fn what_syslog_hands_to_the_journal_does_not_go_there_by_standard_error_too() {
     command.args(["--mount", "bash", "-c", &script, "sh", env!("CARGO_BIN_EXE_knockd"), "-c"]);
     command.arg(&config);
     let mut knockd = Knockd::from_command(command, directory, config);
-    let has_heard = |what: &str| fs::read_to_string(&heard).is_ok_and(|text| text.contains(what));
-    assert!(eventually(PATIENCE, || has_heard("starting up")), "{:?}", knockd.log());
+    let hears = |what: &str| {
+        let mut buffer = [0; 2000];
+        while let Ok(length) = journal.recv(&mut buffer) {
+            if String::from_utf8_lossy(&buffer[..length]).contains(what) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(hears("starting up"), "{:?}", knockd.log());
     knockd.signal(Signal::SIGTERM);
     knockd.ended();
-    assert!(has_heard("shutting down"));
+    assert!(hears("shutting down"));
     assert_eq!(knockd.log(), [""; 0]);
 }
 

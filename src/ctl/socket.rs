@@ -65,10 +65,15 @@ pub(super) enum ControlError {
     )]
     NotUnderstood(serde_json::Error),
     /// In the daemon's words.
-    #[error("knockctl: error: {}", escape(.0))]
+    #[error("knockctl: error: {}", lines(.0))]
     Refused(String),
     #[error("knockctl: error: cannot write to standard output: {0}")]
     Output(#[from] io::Error),
+}
+
+/// A report is several lines.
+fn lines(text: &str) -> String {
+    text.lines().map(escape).collect::<Vec<_>>().join("\n")
 }
 
 /// Not everything is known about where the daemon should be.

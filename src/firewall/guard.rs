@@ -21,8 +21,9 @@ use super::netlink::{
     Change, Comment, DELETE_TABLE, ElementRef, Entry, Event, Monitor, NEW_ELEMENT, Netlink,
     NetlinkError,
 };
-use super::ruleset::{self, Element, Ruleset, Set, Slot, TABLE};
+use super::ruleset::{self, Element, Ruleset, Set, Slot, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
+use crate::sys::clock;
 use crate::time::Monotonic;
 
 /// How often the table is loaded anew because somebody else changed one at that moment.
@@ -119,7 +120,7 @@ impl Guard {
             if !new.is_empty() {
                 older.extend(connections(&mut self.netlink, |slot| new.contains(slot)));
             }
-            let mut changes = ruleset::table();
+            let mut changes = ruleset::table(&says());
             for (set, entries) in self.contents(now, &older, standing.added, keep) {
                 changes.extend(Change::add_all(&set.reference(), &entries));
             }
@@ -215,6 +216,11 @@ impl AsFd for Guard {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.monitor.as_fd()
     }
+}
+
+/// The table's comment: a saved ruleset must not bring the grants of another boot back.
+fn says() -> String {
+    clock::boot_id().map_or_else(|_| VERSION.to_owned(), |boot| format!("{VERSION} {boot}"))
 }
 
 /// The connections of this moment to these guarded ports. What the kernel does not tell ends, which

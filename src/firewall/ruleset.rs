@@ -19,7 +19,7 @@ use crate::time::Monotonic;
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "knockd";
-/// The table's comment, which tells this form from others.
+/// How the table's comment begins, which tells this form from others. The boot comes after it.
 pub(super) const VERSION: &str = "knockd guard 2";
 
 /// What the guard locks, and for whom it does not.
@@ -211,6 +211,11 @@ impl Set {
         SetRef { family, table, set: NftName::own(name) }
     }
 
+    /// How long its keys are, in bytes.
+    pub(super) fn key_length(self) -> usize {
+        self.key().iter().map(|part| part.bytes()).sum()
+    }
+
     fn key(self) -> Vec<Part> {
         let [source, destination] = Part::addresses(self.family.unwrap_or(Family::V4));
         let (from, port) = (Part::SOURCE_PORT, [Part::PROTOCOL, Part::PORT]);
@@ -268,12 +273,12 @@ const CHAINS: [(&str, Option<Hook>); 12] = [
     ("prerouting", Some(Hook::Prerouting)),
     ("input", Some(Hook::Input)),
     ("forward", Some(Hook::Forward)),
-    ("postrouting", Some(Hook::Postrouting)),
+    ("output", Some(Hook::Output)),
 ];
 
-/// What makes the table, empty, in the place of one that may be there.
-pub(super) fn table() -> Vec<Change> {
-    let new = || Change::table(TABLE, VERSION);
+/// What makes the table, empty and with this comment, in the place of one that may be there.
+pub(super) fn table(says: &str) -> Vec<Change> {
+    let new = || Change::table(TABLE, says);
     // To add a table that is there already is no error; to delete one that is not would be.
     let mut changes = vec![new(), Change::delete_table(TABLE), new()];
     changes.extend((1..).zip(Set::all()).map(|(id, set)| set.declaration(id)));
@@ -298,20 +303,25 @@ fn rules() -> Vec<(&'static str, Rule)> {
     let (local, broadcast, anycast, multicast) = (2_u32, 3_u32, 4_u32, 5_u32);
     let to = |rule: Rule, kind: u32| rule.is(Load::DESTINATION_TYPE, &kind.to_ne_bytes());
     let loopback = || any().is(Load::INTERFACE, &1_u32.to_ne_bytes()).accept();
-    let let_in_before = || established().has(Load::LABEL, &LABEL).accept();
+    let let_in_before = || established().has(Load::LABEL, &LABEL);
     let guarded = || Set::GUARDED.holds(any());
 
     let mut rules = vec![
         ("let_in", any().label(&LABEL).accept()),
         ("prerouting", loopback()),
-        ("prerouting", let_in_before()),
         ("input", loopback()),
-        ("input", let_in_before()),
-        ("input", any().has(Load::LABEL, &NOT_LET_IN).drop()),
-        ("forward", let_in_before()),
-        ("postrouting", tcp(new(), true).label(&LABEL)),
-        ("postrouting", udp(new()).label(&LABEL)),
+        // Not in postrouting: what is forwarded can come from anybody who writes this host's
+        // address on it, and would make packets to a guarded port look like answers.
+        ("output", tcp(new(), true).label(&LABEL)),
+        ("output", udp(new()).label(&LABEL)),
     ];
+    for chain in ["prerouting", "input", "forward"] {
+        // The kernel takes a SYN on the entry of a connection that died silently for a part of it.
+        rules.push((chain, tcp(let_in_before(), false).accept()));
+        rules.push((chain, udp(let_in_before()).accept()));
+    }
+    let not_let_in = translated().has(Load::LABEL, &NOT_LET_IN);
+    rules.push(("input", not_let_in.masked(Load::LABEL, &LABEL, true, &[0; 16]).drop()));
     for family in FAMILIES {
         let lets_in = |chain, kind: Kind| (chain, kind.of(family).holds(any()).goto("let_in"));
         let target = |rule| Kind::GuardedTo.of(family).holds(rule).goto("target");
@@ -361,34 +371,42 @@ pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> 
     let most = u128::MAX >> (128 - 8 * bytes);
     let number =
         |key: &Key| key.as_bytes().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
-    // First and last address, and whether it is the configuration's.
-    let mut ranges: Vec<(u128, u128, bool)> = Vec::new();
+    // First and last address, and what it says.
+    let mut ranges: Vec<(u128, u128, &str)> = Vec::new();
     for network in networks.iter().filter(|it| Family::of(it.address()) == family) {
         let first = number(&network.address().into());
-        ranges.push((first, first | most.checked_shr(network.prefix().into()).unwrap_or(0), true));
+        ranges.push((
+            first,
+            first | most.checked_shr(network.prefix().into()).unwrap_or(0),
+            Comment::OURS,
+        ));
     }
     let mut there: Vec<&Entry> = there.iter().collect();
     there.sort_by_key(|entry| (&entry.key, !entry.is_end));
     for (at, entry) in there.iter().enumerate() {
         if !entry.is_end && !entry.comment.is_ours() {
             let last = there.get(at + 1).map_or(most, |next| number(&next.key).saturating_sub(1));
-            ranges.push((number(&entry.key), last, false));
+            ranges.push((number(&entry.key), last, entry.comment.as_str()));
         }
     }
     ranges.sort_unstable();
-    let mut merged: Vec<(u128, u128, bool)> = Vec::new();
-    for (first, last, is_ours) in ranges {
+    let mut merged: Vec<(u128, u128, &str)> = Vec::new();
+    for (first, last, says) in ranges {
         match merged.last_mut().filter(|known| first <= known.1.saturating_add(1)) {
-            Some(known) => *known = (known.0, known.1.max(last), known.2 && is_ours),
-            None => merged.push((first, last, is_ours)),
+            Some(known) => {
+                known.1 = known.1.max(last);
+                if known.2 != says {
+                    known.2 = "";
+                }
+            }
+            None => merged.push((first, last, says)),
         }
     }
     let entry = |at: u128, is_end, says| {
         let key = Key::from_bytes(at.to_be_bytes().split_at(16 - bytes).1);
         Entry { is_end, ..Entry::new(key, None, Comment::new(says)) }
     };
-    let ends = merged.into_iter().flat_map(|(first, last, is_ours)| {
-        let says = if is_ours { Comment::OURS } else { "" };
+    let ends = merged.into_iter().flat_map(|(first, last, says)| {
         [Some(entry(first, false, says)), (last < most).then(|| entry(last + 1, true, ""))]
     });
     ends.flatten().collect()

@@ -56,8 +56,10 @@ impl GuardCopy {
     /// # Errors
     /// Why it is not known, with the path.
     pub(super) fn read(&self, options: Options) -> Result<Ruleset, String> {
-        let text = read_list(&self.path, options).map_err(|why| why.to_string())?;
-        parse(&text).ok_or_else(|| format!("{}: is not a whole copy", self.path.display()))
+        let path = self.path.display();
+        let text = read_list(&self.path, options);
+        let text = text.map_err(|why| format!("{path}: {}", why.message()))?;
+        parse(&text).ok_or_else(|| format!("{path}: is not a whole copy"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use super::sets;
 use crate::config::load::{self, Loaded};
 use crate::control;
 use crate::firewall::guard::{self, Guard};
-use crate::firewall::netlink::NetlinkError;
+use crate::firewall::netlink::{Netlink, NetlinkError};
 use crate::sys::clock;
 
 /// Why the ports are not locked.
@@ -26,6 +27,8 @@ use crate::sys::clock;
 enum LockError {
     #[error("the configuration is wrong, and there is no copy of one that worked: {0}")]
     NoCopy(String),
+    #[error("the configuration is wrong, and by the copy {} no door was guarded", .0.display())]
+    EmptyCopy(PathBuf),
     #[error("cannot set up the guard: {0}")]
     Guard(#[from] NetlinkError),
 }
@@ -39,8 +42,8 @@ enum LockError {
 pub fn lock_only(cli: &Cli) -> ExitCode {
     let (said, status) = match lock(cli) {
         Ok(done) => (done, 0),
-        Err(error @ LockError::NoCopy(_)) => (error.to_string(), WRONG_CONFIGURATION),
         Err(error @ LockError::Guard(_)) => (error.to_string(), 1),
+        Err(error) => (error.to_string(), WRONG_CONFIGURATION),
     };
     let nothing = if status == 0 { "" } else { "nothing has been locked: " };
     say(&format!("knockd: {nothing}{said}"));
@@ -54,6 +57,9 @@ fn say(text: &str) {
 
 /// Says what has been done.
 fn lock(cli: &Cli) -> Result<String, LockError> {
+    if matches!(Netlink::open(), Err(NetlinkError::NotPermitted)) {
+        return Err(NetlinkError::NotPermitted.into());
+    }
     let now = clock::now().monotonic;
     let options = cli.options();
     let (settings, ruleset, why) = match load::load(&cli.config, &options) {
@@ -69,6 +75,9 @@ fn lock(cli: &Cli) -> Result<String, LockError> {
             let (settings, _) = load::settings(&cli.config, &options);
             let copy = GuardCopy::new(&settings.state_dir);
             let ruleset = copy.read(options).map_err(LockError::NoCopy)?;
+            if ruleset.doors.is_empty() {
+                return Err(LockError::EmptyCopy(copy.path));
+            }
             let written = fs::metadata(&copy.path).and_then(|metadata| metadata.modified());
             let written = written.ok().and_then(|time| Timestamp::try_from(time).ok());
             let written = written.unwrap_or_default().strftime("%F %T UTC");

@@ -32,6 +32,13 @@ pub(super) enum SetsError {
     NotInUse(String, String),
 }
 
+impl SetsError {
+    /// Whether the table, or a set of it, is not there.
+    pub(super) const fn is_gap(&self) -> bool {
+        matches!(self, Self::Netlink(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)))
+    }
+}
+
 /// A grant that the kernel holds, or has to hold.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
@@ -277,16 +284,21 @@ impl Sets {
             Err(_) if element.is_guards() => return Ok(()),
             Err(_) => (vec![(set_ref(element)?, place.address.into())], &mut Netlink::open()?),
         };
+        let mut closed = Ok(());
         for slot in &slots {
             let others = held.iter().filter(|(slots, _)| slots.contains(slot));
             let longest = others.map(|(_, kept)| kept).max_by_key(|kept| kept.left);
             let other = || longest.map(|it| (it.left, comment(&it.place.door, &it.opener)));
-            if netlink.release(slot, other)? == Removal::NotOurs {
-                info!(source = %place.address, door = %place.door,
-                    "stays in the set '{}', since it was not knockd that put it there", slot.0);
+            match netlink.release(slot, other) {
+                Ok(Removal::NotOurs) => {
+                    info!(source = %place.address, door = %place.door,
+                        "stays in the set '{}', since it was not knockd that put it there", slot.0);
+                }
+                Ok(Removal::Removed | Removal::WasNotThere) => {}
+                Err(error) => closed = Err(error.into()),
             }
         }
-        Ok(())
+        closed
     }
 
     /// For each of these, whether the kernel holds it: somebody may have flushed its set.
@@ -334,15 +346,42 @@ impl Sets {
         };
         disturbed = disturbed.or(self.owed.take_if(|_| self.look_at.is_none_or(|at| at <= now)));
         if disturbed.is_some() && !self.restores.pass(now) {
-            self.owed = disturbed.take();
-            self.look_at = Some(now + RESTORE_EVERY);
+            self.owe(now, disturbed);
             return Ok(());
         }
-        let anew = match &mut self.own {
-            Some(own) => own.made_anew()?,
-            None => Vec::new(),
-        };
-        if disturbed.is_none() && anew.is_empty() {
+        let mended = self.mend(now, disturbed, keep);
+        if mended.is_err() {
+            self.owe(now, disturbed);
+        }
+        mended
+    }
+
+    /// It is to be mended a while later.
+    fn owe(&mut self, now: Monotonic, disturbed: Option<Disturbance>) {
+        self.owed = disturbed;
+        self.look_at = Some(now + RESTORE_EVERY);
+    }
+
+    /// Sets up the guard's table again, which is known to be gone.
+    ///
+    /// # Errors
+    /// When it cannot be mended.
+    pub(super) fn bring_back(
+        &mut self,
+        now: Monotonic,
+        keep: impl FnOnce() -> Vec<Kept>,
+    ) -> Result<(), SetsError> {
+        self.mend(now, Some(Disturbance::Gone), keep)
+    }
+
+    fn mend(
+        &mut self,
+        now: Monotonic,
+        disturbed: Option<Disturbance>,
+        keep: impl FnOnce() -> Vec<Kept>,
+    ) -> Result<(), SetsError> {
+        let anew = self.own.as_mut().map_or_else(|| Ok(Vec::new()), OwnSets::made_anew);
+        if disturbed.is_none() && anew.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
         }
         self.look_at = None;
@@ -356,7 +395,7 @@ impl Sets {
             guard.restore(now, &guards_elements(&keep))?;
             warn!("somebody {what} the guard's table 'inet knockd': it is restored");
         }
-        for set in anew {
+        for set in anew? {
             warn!("somebody made the set '{set}' anew: its grants are restored");
             let of_set = |kept: &&Kept| set_ref(&kept.element).is_ok_and(|own| own == set);
             for kept in keep.iter().filter(of_set) {

@@ -33,9 +33,15 @@ impl Standing {
         let mut standing = Self::default();
         match netlink.table(NftFamily::Inet, TABLE)? {
             None => {}
-            Some(table) if table.says == VERSION => {
+            Some(table) if table.says.starts_with(VERSION) => {
                 for set in Set::all() {
-                    standing.take(set, dump(netlink, &set.reference())?);
+                    let mut entries = dump(netlink, &set.reference())?;
+                    // Somebody may have made a set of another type in its place.
+                    entries.retain(|entry| entry.key.as_bytes().len() == set.key_length());
+                    standing.take(set, entries);
+                }
+                if table.says != super::says() {
+                    (standing.grants, standing.older) = (Vec::new(), BTreeSet::new());
                 }
             }
             Some(_) => {
@@ -140,7 +146,7 @@ pub fn guards(port: Knock) -> bool {
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
     const NOBODYS: &str = "knockd-only-looks";
-    let mut changes = ruleset::table();
+    let mut changes = ruleset::table(VERSION);
     for (set, entries) in ruleset.contents(Monotonic::ZERO, BTreeMap::new()) {
         changes.extend(Change::add_all(&set.reference(), &entries));
     }

@@ -36,7 +36,7 @@ pub enum Hook {
     Prerouting = 0,
     Input = 1,
     Forward = 2,
-    Postrouting = 4,
+    Output = 3,
 }
 
 /// A value of a packet or of its connection: the expression that loads it, and that one's
@@ -73,6 +73,10 @@ impl Part {
     const SOURCE_6: Self = Self(Load("payload", &[(2, 1), (3, 8), (4, 16)]), 8, 16);
     const DESTINATION_4: Self = Self(Load("payload", &[(2, 1), (3, 16), (4, 4)]), 7, 4);
     const DESTINATION_6: Self = Self(Load("payload", &[(2, 1), (3, 24), (4, 16)]), 8, 16);
+
+    pub(in crate::firewall) const fn bytes(self) -> usize {
+        self.2 as usize
+    }
 
     /// The addresses of a packet: its source and its destination.
     #[must_use]

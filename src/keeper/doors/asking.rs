@@ -13,6 +13,7 @@ use crate::grants::{
 };
 use crate::keeper::ask::Ask;
 use crate::keeper::books::Outcome;
+use crate::keeper::sets::{Kept, SetsError};
 use crate::ledger::{Event, Flush};
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -140,7 +141,7 @@ impl Doors {
         last: Option<usize>,
     ) -> Answer {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
-        if let Err(why) = self.sets.open(&kept, true) {
+        if let Err(why) = self.let_in(now, &kept, true) {
             self.failed(now, place, opener, "not opened", &why.to_string());
             self.books.forget(id);
             let _nothing = self.grants.opened(id, Opened::NotStarted(0));
@@ -169,9 +170,22 @@ impl Doors {
         Answer::Done
     }
 
+    /// Whether it was not let in before.
+    fn let_in(&mut self, now: Now, kept: &Kept, is_new: bool) -> Result<bool, SetsError> {
+        match self.sets.open(kept, is_new) {
+            // Somebody has taken the table away: it comes back with this grant.
+            Err(why) if kept.element.is_guards() && why.is_gap() => {
+                let (grants, at) = (&self.grants, now.monotonic);
+                self.sets.bring_back(at, || super::kept(grants, at))?;
+                Ok(true)
+            }
+            result => result,
+        }
+    }
+
     fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, place: &Place, opener: &Opener) {
         let kept = kept_one(&self.grants, id, now.monotonic);
-        match kept.map_or(Ok(false), |kept| self.sets.open(&kept, false)) {
+        match kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false)) {
             Ok(was_gone) => self.is_still_open(now, place, opener, was_gone, Some(until)),
             Err(why) => self.failed(now, place, opener, "cannot be extended", &why.to_string()),
         }
