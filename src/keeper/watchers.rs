@@ -175,7 +175,8 @@ impl Watchers {
         };
         self.last_generation += 1;
         let watcher = Watcher::start(self.last_generation, now, config, assignment)?;
-        self.relief = Some((watcher, now + START_LIMIT));
+        // All that came before it this turn takes no time away from it.
+        self.relief = Some((watcher, clock::now().monotonic + START_LIMIT));
         self.restart = None;
         Ok(())
     }
