@@ -19,7 +19,8 @@ use libknock::ipc::{Channel, FRAME, Frame, FromWatcher, InterfaceState, Received
 use libknock::proto::spa::PrivateKey;
 use libknock::sys::fault::WATCHER;
 use libknock::sys::{clock, files, process};
-use libknock::time::Wall;
+use libknock::time::{Monotonic, Wall};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
 use support::{Host, Knockd, PATIENCE, eventually, needs};
 
@@ -122,6 +123,19 @@ fn a_flood_of_words_is_not_a_flood_of_lines() {
     assert_eq!(knockd.count("is ended"), 0);
 }
 
+#[test]
+fn a_watcher_takes_over_no_earlier_than_it_captures_however_much_the_other_says() {
+    needs!("cut");
+    let host = Host::new("server");
+    let knockd = run(&host, "chatter");
+    knockd.wait_for("starting up, listening on");
+    for reload in 1..=8 {
+        knockd.signal(Signal::SIGHUP);
+        knockd.wait_for_count("watcher: from ", reload);
+    }
+    assert_eq!(knockd.count("watcher: from then on"), 8, "{}", knockd.log().join("\n"));
+}
+
 /// The watcher: not a test of its own.
 #[test]
 #[ignore = "knockd starts it"]
@@ -130,18 +144,36 @@ fn plays_the_watcher() {
     let copy = channel.try_clone().unwrap();
     let channel = Channel::new(channel);
     channel.send(&FromWatcher::Interface { index: 0, state: InterfaceState::Listening }).unwrap();
+    let captures = clock::now().monotonic;
     channel.send(&FromWatcher::Ready).unwrap();
-    // Where to begin.
-    loop {
+    let begins = loop {
         match channel.receive::<ToWatcher>() {
-            Received::Frame(ToWatcher::After { .. }) => break,
+            Received::Frame(ToWatcher::After { time }) => break time,
             Received::Nothing => thread::sleep(Duration::from_millis(1)),
             Received::Frame(_) => {}
             Received::Closed | Received::Malformed => return,
         }
-    }
+    };
     match std::env::var("LIE").unwrap().as_str() {
         "nothing" => {}
+        "chatter" => {
+            // The one before it reports what begins up to a millisecond after the cut, which is
+            // one after this.
+            if begins + Duration::from_millis(1) >= captures {
+                eprintln!("from then on");
+            } else if begins > Monotonic::ZERO {
+                eprintln!("from {:?} before it captured", captures.since(begins));
+            }
+            // Keeps the keeper from looking at the next one for a while, at each turn.
+            while channel.receive::<ToWatcher>() == Received::Nothing {
+                let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
+                let event = Event { kind: EventKind::Stage(1), ..event };
+                for _ in 0..100 {
+                    tell(&copy, &FromWatcher::Past { event, at });
+                }
+            }
+            return tell(&copy, &FromWatcher::Done);
+        }
         "malformed" => say(&copy, &[0xff; FRAME]),
         "sequence" => tell(&copy, &opened(SPA)),
         "future" => {

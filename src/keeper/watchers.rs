@@ -1,9 +1,9 @@
 //! Supervision: one watcher at work, one that relieves it, and those that see old sequences out.
 //!
-//! Hand-over: the relief captures first. From the cut on, the old watcher reports only sequences
-//! that began before it, the new one those that began after it. The two may disagree about when a
-//! packet came by some microseconds, so their reports overlap a little, and what both report is
-//! counted once.
+//! Hand-over: the relief captures first, and only then comes the cut. From the cut on, the old
+//! watcher reports only sequences that began before it, the new one those that began after it. The
+//! two may disagree about when a packet came by some microseconds, so their reports overlap a
+//! little, and what both report is counted once.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -167,7 +167,8 @@ impl Watchers {
         };
         self.last_generation += 1;
         let watcher = Watcher::start(self.last_generation, now, config, assignment)?;
-        self.relief = Some((watcher, now + START_LIMIT));
+        // All that came before it this turn takes no time away from it.
+        self.relief = Some((watcher, clock::now().monotonic + START_LIMIT));
         self.restart = None;
         Ok(())
     }
@@ -343,8 +344,7 @@ impl Watchers {
                 None if now < limit => return self.relief = Some((watcher, limit)),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
                 Some(Heard::Frame(FromWatcher::Ready)) => {
-                    // The end of another may have taken long, and the cut is when both listen.
-                    return self.take_over(clock::now().monotonic, watcher, notices);
+                    return self.take_over(watcher, notices);
                 }
                 Some(Heard::Frame(FromWatcher::Interface { index, state })) => {
                     self.interfaces.note(&watcher.config, index, state);
@@ -378,21 +378,24 @@ impl Watchers {
     }
 
     /// The cut between the watcher at work and its relief.
-    fn take_over(&mut self, now: Monotonic, relief: Watcher, notices: &mut Vec<Notice>) {
+    fn take_over(&mut self, relief: Watcher, notices: &mut Vec<Notice>) {
+        // The relief may have begun to capture since this turn began: nobody would know what began
+        // between a cut as old as the turn and that.
+        let cut = clock::now().monotonic;
         match self.current.take() {
             Some((old, _)) => {
-                relief.tell(ToWatcher::After { time: now - OVERLAP });
-                old.tell(ToWatcher::Until { time: now + OVERLAP });
+                relief.tell(ToWatcher::After { time: cut - OVERLAP });
+                old.tell(ToWatcher::Until { time: cut + OVERLAP });
                 let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
                 let longest = longest.max().unwrap_or_default();
-                self.leaving.push((old, now + longest + GRACE));
+                self.leaving.push((old, cut + longest + GRACE));
             }
             None => relief.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
         self.config = Arc::clone(&relief.config);
         self.server = relief.server.clone();
         self.interfaces.announce(&self.config);
-        self.current = Some((relief, now));
+        self.current = Some((relief, cut));
         notices.push(Notice::InForce(Arc::clone(&self.config)));
     }
 

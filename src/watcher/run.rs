@@ -159,11 +159,12 @@ impl Watcher {
                 self.engine.set_local(Local::Addresses(addresses));
             }
             self.work();
-            // Packets wait in the kernel while what they may be is not known.
-            let more = self.engine.is_ready() && self.read_packets();
+            // Of what comes after this it is not known whether it has been looked at.
             let now = clock::now();
+            // Packets wait in the kernel while what they may be is not known.
+            let more = !self.engine.is_ready() || self.read_packets(now);
             // A packet that is still queued may have come before the deadline.
-            if !more && self.engine.is_ready() {
+            if !more {
                 self.expire(now);
             }
             self.look_after_losses(now.monotonic);
@@ -231,9 +232,8 @@ impl Watcher {
     }
 
     /// Looks at what is queued, up to a batch for each interface; true: there may be more.
-    fn read_packets(&mut self) -> bool {
+    fn read_packets(&mut self, now: Now) -> bool {
         let mut more = false;
-        let now = clock::now();
         let Self { engine, captures, reporter, .. } = self;
         captures.retain_mut(|interface| {
             let link = interface.capture.link();
