@@ -58,7 +58,7 @@ impl GuardCopy {
     pub(super) fn read(&self, options: Options) -> Result<Ruleset, String> {
         let path = self.path.display();
         let text = read_list(&self.path, options);
-        let text = text.map_err(|why| format!("{path}: {}", why.message()))?;
+        let text = text.map_err(|why| why.to_string().replacen(": error: ", ": ", 1))?;
         parse(&text).ok_or_else(|| format!("{path}: is not a whole copy"))
     }
 }
