@@ -3,7 +3,6 @@
 //! Pure: it is told the time and what came of the commands, and answers with what is to be done.
 //! A grant is *starting* while its open commands run, *open* until its deadline, *closing* while
 //! its close commands run. What the kernel opens and ends has no commands: it is open at once.
-#![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod lives;

@@ -1,7 +1,6 @@
 //! The configuration: what an administrator wrote, checked once, here.
 //!
 //! What comes out of [`load::load`] is valid; nothing past this module checks it again.
-#![forbid(unsafe_code)]
 
 mod access;
 mod client;

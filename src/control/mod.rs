@@ -3,7 +3,6 @@
 //!
 //! A connection carries one request. The daemon answers with any number of replies, the last of
 //! which is [`Reply::Done`] or [`Reply::Failed`].
-#![forbid(unsafe_code)]
 
 mod event;
 

@@ -2,7 +2,6 @@
 //!
 //! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
 //! that was [flushed](Flush::Yes) also a power cut. One process at a time may have it open.
-#![forbid(unsafe_code)]
 
 mod error;
 mod history;
