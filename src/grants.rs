@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::record::{By, Element, GrantState, Means, Opener, Place, Record, UnknownWord};
+pub use self::record::{By, Element, GrantState, Means, Opener, Place, Record};
 pub use self::recovery::{Held, Recovered};
 use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
 use crate::engine::Reason;
