@@ -175,10 +175,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
     match task {
         Task::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
         Task::Import(args) => return Ok(import::run(&args)),
-        Task::Explain(args) => match args.of() {
-            explain::Of::File(args) => explain::run(target, &args)?,
-            explain::Of::Live { address, json } => events::explain(target, address, json)?,
-        },
+        Task::Explain(args) => explain::run(target, &args)?,
         Task::Watch(args) => events::watch(target, &args)?,
         Task::History(args) => events::history(target, args)?,
         Task::Status(args) => status::run(target, &args)?,
