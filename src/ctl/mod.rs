@@ -186,7 +186,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
         Task::Client(task) => hand::client(target, task)?,
         Task::Try(args) => trial::start(target, &args)?,
         Task::Reload => target.act(&Request::Reload, Patience::Watcher, "")?,
-        Task::Confirm => trial::confirm(target)?,
+        Task::Confirm => target.act(&Request::Confirm, Patience::Watcher, "")?,
         Task::Enroll(args) => enroll::run(target, &args)?,
         Task::Revoke(args) => revoke::run(target, &args)?,
         Task::ServerKey => server_key::run(target)?,

@@ -53,10 +53,6 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     )?)
 }
 
-pub(super) fn confirm(target: &Target) -> Result<(), Error> {
-    target.act(&Request::Confirm, Patience::Watcher, "")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
