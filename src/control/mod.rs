@@ -17,6 +17,19 @@ use serde::{Deserialize, Serialize};
 use crate::config::Name;
 pub use event::{EventLine, missed, name_of, seconds};
 
+/// Where the configuration is unless another path is given.
+pub const CONFIG: &str = "/etc/knock.d";
+
+/// A command line that means this configuration.
+#[must_use]
+pub fn command(program: &str, config: &Path, rest: &str) -> String {
+    if config == Path::new(CONFIG) {
+        format!("{program} {rest}")
+    } else {
+        format!("{program} -c {} {rest}", config.display())
+    }
+}
+
 /// The longest request, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;
 

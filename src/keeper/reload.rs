@@ -12,7 +12,7 @@ use super::run::{Keeper, load_configuration, log_warnings};
 use super::server_key;
 use super::service::{first_line, reloading, tell_systemd};
 use crate::config::Config;
-use crate::control::Reply;
+use crate::control::{Reply, command};
 use crate::log;
 use crate::proto::duration;
 use crate::sys::memory;
@@ -247,11 +247,7 @@ impl Keeper {
         let Some(until) = self.on_trial_until() else { return };
         let end = log::local(now.wall + until.since(now.monotonic), &TimeZone::system());
         let end = end.strftime("%H:%M:%S");
-        let path = self.cli.config.display();
-        let confirm = match self.cli.config.to_str() {
-            Some("/etc/knock.d") => "knockctl confirm".to_owned(),
-            _ => format!("knockctl -c {path} confirm"),
-        };
+        let confirm = command("knockctl", &self.cli.config, "confirm");
         warn!("on trial until {end}: then the guard goes, and knockd ends");
         warn!("check from a NEW connection that you still get in, then type: {confirm}");
     }
