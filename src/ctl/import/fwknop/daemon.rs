@@ -55,19 +55,9 @@ const OWN: &str = "\
     NFQ_QUEUE_NUMBER NFQ_TABLE PCAP_DISPATCH_COUNT PCAP_FILE PCAP_LOOP_SLEEP \
     RULES_CHECK_THRESHOLD SNAT_TRANSLATE_IP SUDO_EXE SYSLOG_IDENTITY TCPSERV_PORT \
     UDPSERV_SELECT_TIMEOUT";
-const CARRIED: [&str; 11] = [
-    "ACCESS_FILE",
-    "ACCESS_FOLDER",
-    "PCAP_INTF",
-    "PCAP_FILTER",
-    "ENABLE_UDP_SERVER",
-    "UDPSERV_PORT",
-    "ENABLE_NFQ_CAPTURE",
-    "NFQ_PORT",
-    "MAX_SPA_PACKET_AGE",
-    "SYSLOG_FACILITY",
-    "VERBOSE",
-];
+const CARRIED: &str = "\
+    ACCESS_FILE ACCESS_FOLDER ENABLE_NFQ_CAPTURE ENABLE_UDP_SERVER MAX_SPA_PACKET_AGE NFQ_PORT \
+    PCAP_FILTER PCAP_INTF SYSLOG_FACILITY UDPSERV_PORT VERBOSE";
 
 /// What `fwknopd.conf` says.
 #[derive(Default)]
@@ -112,15 +102,16 @@ struct Settings<'a> {
 impl Settings<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
         let yes = value.starts_with(['Y', 'y']);
+        let is_in = |names: &str| names.split(' ').any(|known| known == name);
         if let Some((name, when, help)) = WITHOUT.iter().find(|(known, ..)| *known == name) {
             if yes == *when {
                 let message = format!("{name} is not carried over");
                 self.notes.push(at.error(message).help(*help));
             }
-        } else if OWN.split(' ').any(|own| own == name) {
+        } else if is_in(OWN) {
             let message = format!("{name} is about fwknopd itself: left out");
             self.notes.push(at.warning(message));
-        } else if !CARRIED.contains(&name) {
+        } else if !is_in(CARRIED) {
             let error = at.error(format!("left out: '{name}' is no variable of fwknopd's"));
             self.notes.push(if name.ends_with("_TIMEOUT") {
                 error.help("in access.conf, below a SOURCE, it would have an effect")
