@@ -248,7 +248,7 @@ fn lines_for_the_journal_carry_their_level() {
     let mut command = host.command("bash");
     command.args(["-c", &broken, "sh", env!("CARGO_BIN_EXE_knockd"), "-c"]).arg(&config);
     let mut knockd = Knockd::from_command(command, directory, config);
-    assert_eq!(knockd.ended().code(), Some(1));
+    assert_eq!(knockd.ended().code(), Some(3));
     let log = knockd.log();
     assert!(log.len() > 1 && log.iter().all(|line| line.starts_with("<3>")), "{log:?}");
 }
