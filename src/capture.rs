@@ -9,7 +9,6 @@
 //! | it is renamed while open, and another takes over its name | nothing; it goes on with the one that it opened |
 //! | it is deleted while open | an error at every read; the handle stays dead even if the name returns |
 //! | `any`: an interface comes, goes, goes down | nothing; it captures from what is there |
-#![forbid(unsafe_code)]
 
 mod program;
 

@@ -3,7 +3,6 @@
 //! The watcher is the side that hostile bytes reach, so the keeper believes a frame only as far as
 //! its type goes: it may name a door of the configuration that this watcher was given, an address,
 //! a time. Anything else is [`Malformed`], and ends the watcher.
-#![forbid(unsafe_code)]
 
 mod frame;
 

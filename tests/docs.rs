@@ -272,7 +272,7 @@ fn the_manual_knows_every_hole_and_its_variable() {
     let page = Page::open("knock.d.5");
     let holes = Page::items(page.section("Holes"), "Li");
     let mut real: BTreeSet<String> =
-        Hole::ALL.iter().map(|hole| format!("%{}%", hole.name())).collect();
+        Hole::ALL.iter().map(|hole| format!("%{}%", hole.as_str())).collect();
     real.insert("%%".to_owned());
     assert_eq!(holes, real);
 

@@ -98,15 +98,15 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<Stanza, RcError>
     for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
         reader.take(line, text).map_err(|wrong| RcError::Line { line, wrong })?;
     }
-    let Reader { mut stanza, raw, base64, raw_hmac, base64_hmac, mut not_done } = reader;
+    let Reader { mut stanza, raw, raw_hmac, mut not_done } = reader;
     if stanza.allow.is_some() || settled.contains(&"ALLOW_IP") {
         not_done.retain(|(_, wrong)| !matches!(wrong, Wrong::NotDone { missing: NO_RESOLVER, .. }));
     }
     if let Some((line, wrong)) = not_done.into_iter().next() {
         return Err(RcError::Line { line, wrong });
     }
-    stanza.key = raw.or(base64);
-    stanza.hmac_key = raw_hmac.or(base64_hmac);
+    stanza.key = raw.or(stanza.key);
+    stanza.hmac_key = raw_hmac.or(stanza.hmac_key);
     Ok(stanza)
 }
 
@@ -139,9 +139,7 @@ fn head(line: &str) -> Option<&str> {
 struct Reader {
     stanza: Stanza,
     raw: Option<Key>,
-    base64: Option<Key>,
     raw_hmac: Option<HmacKey>,
-    base64_hmac: Option<HmacKey>,
     /// What is asked for and not done here, unless a later line takes it back.
     not_done: Vec<(usize, Wrong)>,
 }
@@ -149,7 +147,7 @@ struct Reader {
 impl Reader {
     fn take(&mut self, line: usize, text: &str) -> Result<(), Wrong> {
         let (name, value) = pair(text).ok_or(Wrong::NotAPair)?;
-        let Self { stanza, raw, base64, raw_hmac, base64_hmac, not_done } = self;
+        let Self { stanza, raw, raw_hmac, not_done } = self;
         not_done
             .retain(|(_, wrong)| !matches!(wrong, Wrong::NotDone { name: of, .. } if of == name));
         let wrong =
@@ -178,11 +176,12 @@ impl Reader {
             "ALLOW_IP" => stanza.allow = Some(allow(value).ok_or_else(|| wrong(AN_ADDRESS))?),
             "KEY" => *raw = Some(Key::new(value.into()).map_err(key("KEY"))?),
             "KEY_BASE64" => {
-                *base64 = Some(Key::from_base64(value).map_err(key("KEY_BASE64"))?);
+                stanza.key = Some(Key::from_base64(value).map_err(key("KEY_BASE64"))?);
             }
             "HMAC_KEY" => *raw_hmac = Some(HmacKey::new(value.into()).map_err(key("HMAC_KEY"))?),
             "HMAC_KEY_BASE64" => {
-                *base64_hmac = Some(HmacKey::from_base64(value).map_err(key("HMAC_KEY_BASE64"))?);
+                stanza.hmac_key =
+                    Some(HmacKey::from_base64(value).map_err(key("HMAC_KEY_BASE64"))?);
             }
             "KEY_FILE" => stanza.key_file = Some(value.into()),
             "USE_HMAC" => stanza.use_hmac = is_yes(value),

@@ -156,12 +156,13 @@ impl Hosts {
             Some(name) => {
                 Diagnostic::file(&self.path, format!("{message}: did you mean '{name}'?"))
             }
-            None if self.entries.is_empty() => Diagnostic::file(&self.path, message)
-                .help(format!("add it, or write the ports: knock {wanted} 7000 8000 9000")),
-            None => Diagnostic::file(&self.path, message).help(format!(
-                "add it, or write the ports: knock {wanted} 7000 8000 9000; it has: {}",
-                names.collect::<Vec<_>>().join(", ")
-            )),
+            None => {
+                let names = names.collect::<Vec<_>>().join(", ");
+                let has = if names.is_empty() { names } else { format!("; it has: {names}") };
+                let help =
+                    format!("add it, or write the ports: knock {wanted} 7000 8000 9000{has}");
+                Diagnostic::file(&self.path, message).help(help)
+            }
         };
         HostsError::Wrong(vec![wrong])
     }

@@ -24,7 +24,7 @@ use super::settings::{Mode, Settings};
 use super::stamps::Stamps;
 use super::usage::{UsageError, WhatToDo};
 use super::values::{Address, SourcePort};
-use super::voice::Voice;
+use super::voice::{Voice, complain};
 use crate::proto::fwknop::KeyError;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
@@ -81,7 +81,7 @@ pub enum JobError {
 /// # Errors
 /// [`JobError`] with what is wrong, or missing.
 pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
-    let entry = look_up(wanted, voice)?;
+    let entry = look_up(wanted)?;
     let entry = entry.as_ref();
     let own = wanted.settings.clone();
     let settings = match entry {
@@ -115,14 +115,14 @@ pub fn job(wanted: &Wanted, voice: Voice) -> Result<Job, JobError> {
 }
 
 /// The host's entry in the hosts file; `None` where the command line says enough without it.
-fn look_up(wanted: &Wanted, voice: Voice) -> Result<Option<Host>, JobError> {
+fn look_up(wanted: &Wanted) -> Result<Option<Host>, JobError> {
     let mode = wanted.settings.mode;
     let Some(host) = &wanted.host else { return Ok(None) };
     if mode == Some(Mode::Sequence) {
         return Ok(None);
     }
     let path = wanted.hosts.clone().or_else(hosts::default_path);
-    let read = |path| read(path, wanted.hosts.is_some(), voice);
+    let read = |path| read(path, wanted.hosts.is_some());
     let hosts = path.as_deref().map(read).transpose()?.flatten();
     let hint = Hint { mode, port: wanted.proxy.or(wanted.settings.wait) };
     let found = hosts.as_ref().map(|hosts| hosts.find(host, hint)).transpose()?.flatten();
@@ -154,12 +154,12 @@ fn as_in(wanted: &Wanted, host: &str) -> String {
 }
 
 /// The hosts file; `None` if there is none, and none was named.
-fn read(path: &Path, named: bool, voice: Voice) -> Result<Option<Hosts>, HostsError> {
+fn read(path: &Path, named: bool) -> Result<Option<Hosts>, HostsError> {
     match hosts::read(path) {
         Err(error) if !named && error.is_missing() => Ok(None),
         Err(error) => Err(error),
         Ok((hosts, warnings)) => {
-            warnings.iter().for_each(|warning| voice.warn_of_file(warning));
+            warnings.iter().for_each(|warning| complain(&warning.to_string()));
             Ok(Some(hosts))
         }
     }

@@ -1,5 +1,4 @@
 //! `knock`: the client.
-#![forbid(unsafe_code)]
 
 mod attempts;
 pub mod cli;

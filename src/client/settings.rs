@@ -17,7 +17,7 @@ use crate::proto::totp::{Digits, Protocols};
 use crate::proto::words::words;
 
 words! {
-Display:
+FromStr:
 /// How a door is asked to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

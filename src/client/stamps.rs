@@ -42,7 +42,7 @@ pub enum Doubt {
     #[error(
         "the last request was made {} after what the clock says now: either the clock is wrong \
          now, and has to be set, or it was wrong then: if so, remove {}",
-        duration::format(whole_seconds(*by)), last.display()
+        duration::format_seconds(*by), last.display()
     )]
     ClockBack { by: Duration, last: PathBuf },
     #[error("{}: not the time of a request: it is written anew", last.display())]
@@ -53,10 +53,6 @@ pub enum Doubt {
         last.display()
     )]
     NotKept { last: PathBuf, source: io::Error },
-}
-
-fn whole_seconds(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs())
 }
 
 impl Stamps {

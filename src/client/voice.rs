@@ -3,12 +3,10 @@
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use crate::config::diagnostic::Diagnostic;
 
 /// Says errors and warnings on standard error, in colours where a terminal shows them and neither
 /// `NO_COLOR` nor `TERM` forbids it.
@@ -38,29 +36,20 @@ fn coloured(line: &str) -> String {
 /// How long a person at a terminal looks at nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Says on a terminal what takes longer than a second, once; an empty line: nothing does.
-fn takes_time(line: String) {
-    static TELLER: OnceLock<Option<Sender<String>>> = OnceLock::new();
-    let teller = TELLER.get_or_init(|| {
-        io::stderr().is_terminal().then(|| {
-            let (teller, lines) = mpsc::channel::<String>();
-            thread::spawn(move || {
-                while let Ok(mut line) = lines.recv() {
-                    while !line.is_empty() {
-                        line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-                            let _ = writeln!(io::stderr(), "knock: {line}");
-                            String::new()
-                        });
-                    }
-                }
-            });
-            teller
-        })
+/// Says on a terminal what takes longer than a second, once. What took time before does so no more;
+/// `None`: nothing does.
+fn takes_time(line: Option<String>) {
+    static ENDS: Mutex<Option<Sender<()>>> = Mutex::new(None);
+    let ends = line.filter(|_| io::stderr().is_terminal()).map(|line| {
+        let (ends, lasts) = mpsc::channel();
+        thread::spawn(move || {
+            if lasts.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = writeln!(io::stderr(), "knock: {line}");
+            }
+        });
+        ends
     });
-    if let Some(teller) = teller {
-        // It ends with this process.
-        let _ = teller.send(line);
-    }
+    *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = ends;
 }
 
 /// Whom to tell what is done, if anyone. Nothing that only accompanies the knocking keeps it from
@@ -87,7 +76,7 @@ impl Voice {
         let _ = match self.aloud {
             Some(Stream::Output) => writeln!(io::stdout(), "{}", line()),
             Some(Stream::Error) => writeln!(io::stderr(), "knock: {}", line()),
-            None => return takes_time(String::new()),
+            None => return takes_time(None),
         };
     }
 
@@ -95,13 +84,8 @@ impl Voice {
     pub fn say_what_lasts<T: Display>(self, line: impl FnOnce() -> T) {
         match self.aloud {
             Some(_) => self.say(line),
-            None => takes_time(line().to_string()),
+            None => takes_time(Some(line().to_string())),
         }
-    }
-
-    /// Says what begins with a place, as editors want it.
-    pub fn warn_of_file(self, doubt: &Diagnostic) {
-        complain(&doubt.to_string());
     }
 
     /// Says what the user should know in any case.

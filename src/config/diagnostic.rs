@@ -361,7 +361,7 @@ impl Extend<Diagnostic> for Problems {
     }
 }
 
-/// The one of `known` that `word` was probably meant to be.
+/// The one of `known`, in any case of letters, that `word` was probably meant to be.
 #[must_use]
 pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody mistypes a word into one that is much longer; comparing it would only take time.
@@ -372,12 +372,16 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option
     let most = |candidate: &str| candidate.len().div_ceil(3).min(3);
     // Of another length, or without its letters, it is as far away at least: that takes no time.
     let length = word.chars().count();
-    let lacks = |candidate: &str| candidate.chars().filter(|c| !word.contains(*c)).count();
+    let distance =
+        |candidate: &str| strsim::damerau_levenshtein(&word, &candidate.to_ascii_lowercase());
+    let lacks = |candidate: &str| {
+        candidate.chars().filter(|c| !word.contains(c.to_ascii_lowercase())).count()
+    };
     known
         .into_iter()
         .filter(|candidate| candidate.len().abs_diff(length) <= most(candidate))
         .filter(|candidate| lacks(candidate) <= most(candidate))
-        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
+        .map(|candidate| (distance(candidate), candidate))
         .filter(|&(distance, candidate)| distance <= most(candidate))
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, candidate)| candidate)

@@ -22,10 +22,19 @@ pub struct Options {
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 64 << 20;
 
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+/// Of a file that cannot be read: why, and what helps.
+pub fn cannot_be_read(path: &Path, error: &io::Error) -> Diagnostic {
     let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
     match error.kind() {
         io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
+        _ => diagnostic,
+    }
+}
+
+/// Of the configuration itself, which `-c` names.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+    let diagnostic = cannot_be_read(path, error);
+    match error.kind() {
         io::ErrorKind::NotFound => diagnostic.help("name another path with -c"),
         _ => diagnostic,
     }
@@ -141,13 +150,7 @@ pub(super) fn read_trusted(
     what: FileKind,
     options: Options,
 ) -> Result<Zeroizing<String>, Diagnostic> {
-    let fail = |error: io::Error| {
-        let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
-            _ => diagnostic,
-        }
-    };
+    let fail = |error: io::Error| cannot_be_read(path, &error);
     check_path(path, Leaf::Opened, options)?;
     // A pipe would wait for somebody to write to it.
     let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path).map_err(fail)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Command, Commands, Family, Hole, Name};
+use crate::proto::words::words;
 
 /// How a door is opened and closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,26 +83,17 @@ impl NftSet {
     }
 }
 
+words! {
 /// The family of a table whose sets can hold addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NftFamily {
-    Inet,
-    Ip,
-    Ip6,
+    Inet = "inet",
+    Ip = "ip",
+    Ip6 = "ip6",
+}
 }
 
 impl NftFamily {
-    pub const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inet => "inet",
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-        }
-    }
-
     /// Whether packets of this kind come by.
     #[must_use]
     pub const fn sees(self, family: Family) -> bool {

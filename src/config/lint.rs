@@ -244,11 +244,7 @@ fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
 }
 
 fn common_ports(one: &PortSet, other: &PortSet) -> impl Iterator<Item = Knock> {
-    let ports = |protocol| {
-        let ports = one.ranges(protocol).flat_map(|(low, high)| low..=high);
-        ports.filter_map(move |port| Some(Knock::new(protocol, port.try_into().ok()?)))
-    };
-    Protocol::ALL.into_iter().flat_map(ports).filter(|knock| other.contains(*knock))
+    one.knocks().filter(|knock| other.contains(*knock))
 }
 
 /// All doors, and what is asked of all of them at once.

@@ -241,7 +241,7 @@ pub(super) fn check_holes(commands: &Commands, fills: Fills, at: &Place, problem
     };
     if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !fills.port && has(*hole))
     {
-        let message = format!("nothing fills %{}%: the door has no 'open'", hole.name());
+        let message = format!("nothing fills %{}%: the door has no 'open'", hole.as_str());
         problems.push(
             at.error(message).help(
                 "write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command",
@@ -272,7 +272,7 @@ fn read_hook(
             0 => "the door has no 'open'".to_owned(),
             _ => format!("'{key}' runs once, and the door opens {ports} ports"),
         };
-        let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.name()));
+        let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.as_str()));
         return reader.fail(error.help("leave it out, or write the port into the command"));
     }
     if has(Hole::Client) && !has_clients(reader.mapping) {

@@ -209,8 +209,7 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
     if canonical(name.text, &DIRECTIVES).is_some() {
         return name.error(message).help("it belongs in the section of a door");
     }
-    let lower: Vec<_> = known.iter().map(|known| known.to_ascii_lowercase()).collect();
-    let meant = meant(name.text, lower.iter().map(String::as_str));
+    let meant = meant(name.text, known.iter().copied());
     let help = format!("the directives here are: {}", known.join(", "));
     name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }

@@ -12,6 +12,7 @@ use super::raw::{Entry, Keys, Mapping, Node, Reader, Value};
 use super::{Email, Fwknop, Lockout, Spa};
 use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
+use crate::proto::words::words;
 
 /// What concerns the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +89,15 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+words! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    Error,
-    Warning,
+    Error = "error",
+    Warning = "warning",
     #[default]
-    Info,
-    Debug,
+    Info = "info",
+    Debug = "debug",
+}
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -273,12 +276,7 @@ fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
     log.file = reader.read("file", Node::path).ok().flatten();
     let facilities = FACILITIES.map(|name| (name, name));
     reader.set("syslog", &mut log.syslog, |node| Ok(Some(node.one_of(&facilities)?.to_owned())));
-    let levels = [
-        ("error", LogLevel::Error),
-        ("warning", LogLevel::Warning),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-    ];
+    let levels = LogLevel::ALL.map(|level| (level.as_str(), level));
     reader.set("level", &mut log.level, |node| node.one_of(&levels));
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     reader.set("format", &mut log.format, |node| node.one_of(&formats));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Name;
 use crate::proto::knock::Knock;
+use crate::proto::words::words;
 
 /// The commands of a door, for both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,36 +81,21 @@ enum Piece<'a> {
     Hole(Hole),
 }
 
+words! {
 /// What a command leaves open until it runs, written as `%IP%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hole {
-    Ip,
-    Family,
-    Port,
-    Proto,
-    Door,
-    Client,
-    Seconds,
+    Ip = "IP",
+    Family = "FAMILY",
+    Port = "PORT",
+    Proto = "PROTO",
+    Door = "DOOR",
+    Client = "CLIENT",
+    Seconds = "SECONDS",
+}
 }
 
 impl Hole {
-    pub const ALL: [Self; 7] =
-        [Self::Ip, Self::Family, Self::Port, Self::Proto, Self::Door, Self::Client, Self::Seconds];
-
-    /// What stands between the percent signs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ip => "IP",
-            Self::Family => "FAMILY",
-            Self::Port => "PORT",
-            Self::Proto => "PROTO",
-            Self::Door => "DOOR",
-            Self::Client => "CLIENT",
-            Self::Seconds => "SECONDS",
-        }
-    }
-
     /// The variable of a command's environment that holds the same value.
     #[must_use]
     pub const fn variable(self) -> &'static str {
@@ -132,7 +118,7 @@ pub enum TextError {
         Some(meant) => format!("did you mean %{meant}%?"),
         None => format!(
             "the holes are {}, and %% is a percent sign",
-            Hole::ALL.map(|hole| format!("%{}%", hole.name())).join(" "),
+            Hole::ALL.map(|hole| format!("%{}%", hole.as_str())).join(" "),
         ),
     })]
     UnknownHole { name: String, meant: Option<&'static str> },
@@ -206,7 +192,7 @@ fn pieces(text: &str) -> impl Iterator<Item = Result<Piece<'_>, TextError>> {
         _ if place == last => Err(TextError::LonePercent),
         "" => Ok(Piece::Literal("%")),
         name => {
-            let hole = Hole::ALL.into_iter().find(|hole| hole.name() == name);
+            let hole = Hole::ALL.into_iter().find(|hole| hole.as_str() == name);
             hole.map(Piece::Hole).ok_or_else(|| unknown_hole(name))
         }
     })
@@ -219,7 +205,7 @@ fn unknown_hole(name: &str) -> TextError {
     }
     let meant = Hole::ALL
         .into_iter()
-        .map(Hole::name)
+        .map(Hole::as_str)
         .find(|known| strsim::damerau_levenshtein(&name.to_ascii_uppercase(), known) <= 1);
     TextError::UnknownHole { name: name.to_owned(), meant }
 }

@@ -3,7 +3,6 @@
 //!
 //! A connection carries one request. The daemon answers with any number of replies, the last of
 //! which is [`Reply::Done`] or [`Reply::Failed`].
-#![forbid(unsafe_code)]
 
 mod event;
 
@@ -17,6 +16,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
 pub use event::{EventLine, missed, name_of, seconds};
+
+/// Where the configuration is unless another path is given.
+pub const CONFIG: &str = "/etc/knock.d";
+
+/// A command line that means this configuration.
+#[must_use]
+pub fn command(program: &str, config: &Path, rest: &str) -> String {
+    if config == Path::new(CONFIG) {
+        format!("{program} {rest}")
+    } else {
+        format!("{program} -c {} {rest}", config.display())
+    }
+}
 
 /// The longest request, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;

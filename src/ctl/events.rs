@@ -31,7 +31,7 @@ pub(super) struct WatchArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HistoryArgs {
     /// Only what happened at this door
-    #[arg(long, value_parser = hand::door)]
+    #[arg(long)]
     door: Option<Name>,
     /// Only what this address did, or had done for it
     #[arg(long, value_name = "A", value_parser = hand::address)]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::events::{Teller as Lines, known};
+use super::events::{self, Teller as Lines, known};
 use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
@@ -38,43 +38,21 @@ pub struct ExplainArgs {
     json: bool,
 }
 
-/// What is to be explained.
-pub(super) enum Of {
-    File(FileArgs),
-    Live { address: Option<IpAddr>, json: bool },
-}
-
-pub(super) struct FileArgs {
-    file: PathBuf,
-    ip: Option<IpAddr>,
-    json: bool,
-}
-
-impl ExplainArgs {
-    pub(super) fn of(self) -> Of {
-        let Self { file, ip, json, .. } = self;
-        match file {
-            Some(file) => Of::File(FileArgs { file, ip, json }),
-            None => Of::Live { address: ip, json },
-        }
-    }
-}
-
-/// Explains a capture file on standard output.
+/// Explains a capture file, or what the running knockd sees, on standard output.
 ///
 /// # Errors
 /// Where the file cannot be read to its end, after all that could be explained.
-pub(super) fn run(target: &Target, args: &FileArgs) -> Result<(), Error> {
+pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
+    let Some(file) = &args.file else {
+        return Ok(events::explain(target, args.ip, args.json)?);
+    };
     let options = target.options();
     let config = target.load()?.config;
-    let mut recording = Recording::open(&args.file)?;
+    let mut recording = Recording::open(file)?;
     let stdout = io::stdout().lock();
     // Standard input may be a capture that is still running: its lines are wanted as they come.
-    let out: Box<dyn Write> = if args.file == Path::new("-") {
-        Box::new(stdout)
-    } else {
-        Box::new(BufWriter::new(stdout))
-    };
+    let out: Box<dyn Write> =
+        if file == Path::new("-") { Box::new(stdout) } else { Box::new(BufWriter::new(stdout)) };
     let (server, sealed) = match server(&config, options) {
         Ok(server) => (server, None),
         Err(why) => (None, Some(Sealed { why, count: 0 })),

@@ -55,10 +55,6 @@ pub(super) enum ClientTask {
     },
 }
 
-pub(super) fn door(text: &str) -> Result<Name, String> {
-    text.parse().map_err(|error| format!("{error}"))
-}
-
 /// An address; one of IPv4 in IPv6's clothes is the IPv4 address, as on the wire.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()

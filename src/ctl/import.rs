@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 
 use super::yaml::Page;
 use crate::client::complain;
+use crate::config::cannot_be_read;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::knockd_conf::is_classic;
 use crate::proto::knock::{Knock, KnockError};
@@ -158,9 +159,8 @@ fn atoi(text: &str) -> i64 {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
-    let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
+    let diagnostic = cannot_be_read(path, error);
     match error.kind() {
-        io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
         io::ErrorKind::IsADirectory => diagnostic.help("name the file in it"),
         _ => diagnostic,
     }

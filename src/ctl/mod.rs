@@ -1,5 +1,4 @@
 //! `knockctl`: lets the administrator look, and act.
-#![forbid(unsafe_code)]
 
 pub mod check;
 mod clients;
@@ -176,10 +175,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
     match task {
         Task::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
         Task::Import(args) => return Ok(import::run(&args)),
-        Task::Explain(args) => match args.of() {
-            explain::Of::File(args) => explain::run(target, &args)?,
-            explain::Of::Live { address, json } => events::explain(target, address, json)?,
-        },
+        Task::Explain(args) => explain::run(target, &args)?,
         Task::Watch(args) => events::watch(target, &args)?,
         Task::History(args) => events::history(target, args)?,
         Task::Status(args) => status::run(target, &args)?,
@@ -190,7 +186,7 @@ fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
         Task::Client(task) => hand::client(target, task)?,
         Task::Try(args) => trial::start(target, &args)?,
         Task::Reload => target.act(&Request::Reload, Patience::Watcher, "")?,
-        Task::Confirm => trial::confirm(target)?,
+        Task::Confirm => target.act(&Request::Confirm, Patience::Watcher, "")?,
         Task::Enroll(args) => enroll::run(target, &args)?,
         Task::Revoke(args) => revoke::run(target, &args)?,
         Task::ServerKey => server_key::run(target)?,

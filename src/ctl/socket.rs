@@ -126,7 +126,7 @@ impl Daemon {
         let missing =
             fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match report {
-            Some(report) if missing && config != Path::new(super::target::CONFIG) => {
+            Some(report) if missing && config != Path::new(control::CONFIG) => {
                 Err(ControlError::NoConfiguration(report))
             }
             doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),

@@ -58,7 +58,7 @@ pub(super) fn ask(daemon: &mut Daemon) -> Result<Status, ControlError> {
 
 fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io::Result<()> {
     let since = local(wall(status.since), zone);
-    let running = duration::format(whole_seconds(now.since(wall(status.since))));
+    let running = duration::format_seconds(now.since(wall(status.since)));
     writeln!(
         out,
         "knockd {}, process {}, running for {running}, since {}",
@@ -160,12 +160,8 @@ pub(super) fn time_and_left(then: Wall, now: Wall, zone: &TimeZone) -> String {
     let left = then.since(now);
     let (now_there, then) = (local(now, zone), local(then, zone));
     let form = if then.date() == now_there.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
-    let left = duration::format(whole_seconds(left + Duration::from_millis(500)));
+    let left = duration::format_seconds(left + Duration::from_millis(500));
     format!("{}, in {left}", then.strftime(form))
-}
-
-const fn whole_seconds(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs())
 }
 
 fn locked_out(

@@ -1,16 +1,13 @@
 //! The configuration that a command is about.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::Error;
 use super::socket::{ControlError, Daemon, Patience, Replies};
 use crate::config::load::{self, Loaded, Options};
-use crate::control::Request;
+use crate::control::{CONFIG, Request};
 use crate::log::escape;
-
-/// Where the configuration is unless another path is given.
-pub(super) const CONFIG: &str = "/etc/knock.d";
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Target {
@@ -52,14 +49,5 @@ impl Target {
         let text = self.ask(request, patience)?;
         let text = if text.is_empty() { done } else { &text };
         Ok(writeln!(io::stdout(), "{}", escape(text))?)
-    }
-
-    /// A command line that means the same configuration.
-    pub fn command(&self, program: &str, rest: &str) -> String {
-        if self.config == Path::new(CONFIG) {
-            format!("{program} {rest}")
-        } else {
-            format!("{program} -c {} {rest}", self.config.display())
-        }
     }
 }

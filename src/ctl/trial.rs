@@ -9,7 +9,7 @@ use super::lines::wall;
 use super::socket::{ControlError, Patience};
 use super::status;
 use super::target::Target;
-use crate::control::{Reply, Request, Status, TrialTime};
+use crate::control::{Reply, Request, Status, TrialTime, command};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -35,7 +35,7 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
         target.daemon()?.ask(&request, Patience::Watcher).map_err(|error| match error {
             ControlError::NotRunning { path, .. } => {
                 let time = duration::format(args.time.into());
-                let command = target.command("knockd", &format!("--try {time}"));
+                let command = command("knockd", &target.config, &format!("--try {time}"));
                 ControlError::NothingRuns { path, command }
             }
             error => error,
@@ -44,17 +44,13 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
         return Err(ControlError::Ended.into());
     };
     let back = status::time_and_left(wall(until), clock::now().wall, &TimeZone::system());
-    let confirm = escape(&target.command("knockctl", "confirm"));
+    let confirm = escape(&command("knockctl", &target.config, "confirm"));
     Ok(write!(
         io::stdout(),
         "the configuration is in force, on trial\n\
          check from a NEW connection that you still get in, then: {confirm}\n\
          otherwise everything goes back at {back}\n"
     )?)
-}
-
-pub(super) fn confirm(target: &Target) -> Result<(), Error> {
-    target.act(&Request::Confirm, Patience::Watcher, "")
 }
 
 #[cfg(test)]

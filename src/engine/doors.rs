@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -118,7 +117,7 @@ impl Reach {
     }
 
     fn of_all(set: &PortSet) -> Self {
-        Self(knocks_in(set).fold(0, |reach, knock| reach | Self::of(knock).0))
+        Self(set.knocks().fold(0, |reach, knock| reach | Self::of(knock).0))
     }
 
     pub(super) const fn includes(self, sight: &Sight) -> bool {
@@ -221,7 +220,7 @@ impl Doors {
                 }
                 Way::Rotating(_) => {
                     rotating.extend_from(&track.watched);
-                    for knock in knocks_in(&track.watched) {
+                    for knock in track.watched.knocks() {
                         starts.entry(knock).or_default().push(id);
                     }
                 }
@@ -231,7 +230,7 @@ impl Doors {
         // Which views look at each watched port. View by view, so each list is in order.
         let mut looking: Vec<(Knock, ViewList)> = Vec::new();
         for (view, sets) in (0..).zip(by_view.values()) {
-            for knock in sets.iter().copied().flat_map(knocks_in) {
+            for knock in sets.iter().copied().flat_map(PortSet::knocks) {
                 let place = &mut self.ports[knock.protocol as usize][usize::from(knock.port.get())];
                 if *place == 0 {
                     looking.push((knock, ViewList::new()));
@@ -403,13 +402,6 @@ const PORTS: usize = 1 << 16;
 
 /// Places in the list of all views.
 type ViewList = SmallVec<[u32; 4]>;
-
-fn knocks_in(set: &PortSet) -> impl Iterator<Item = Knock> {
-    Protocol::ALL.into_iter().flat_map(move |protocol| {
-        let ports = set.ranges(protocol).flat_map(|(low, high)| low..=high);
-        ports.filter_map(NonZeroU16::new).map(move |port| Knock::new(protocol, port))
-    })
-}
 
 impl Track {
     fn passes(&self, sight: &Sight) -> bool {

@@ -1,5 +1,4 @@
 //! Replay protection after an unclean shutdown: requests stamped before it are refused.
-#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

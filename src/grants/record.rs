@@ -1,14 +1,13 @@
 //! What is remembered of a grant, so that whoever comes after a crash can end it.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{GrantId, Manner, Step};
 use crate::config::{Family, Name, NftSet};
+use crate::proto::words::words;
 use crate::time::{BootId, Monotonic, Wall};
 
 /// All that has to be known of a grant to extend it, show it and end it.
@@ -62,30 +61,36 @@ impl From<By> for Opener {
     }
 }
 
+words! {
+FromStr:
 /// How far a grant has come. Each state is recorded before what it names begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GrantState {
     /// Nothing has been done for it yet.
-    Recorded,
+    Recorded = "recorded",
     /// Its open commands may have run.
-    Starting,
-    Open,
+    Starting = "starting",
+    Open = "open",
     /// Its open commands failed, and may have opened it.
-    OpenedWithErrors,
+    OpenedWithErrors = "opened with errors",
     /// Its close commands may have run.
-    Closing,
+    Closing = "closing",
+}
 }
 
+words! {
+FromStr:
 /// How a grant came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum By {
-    Sequence,
-    Totp,
-    OneTimeSequence,
-    Spa,
-    Fwknop,
+    Sequence = "sequence",
+    Totp = "totp",
+    OneTimeSequence = "one_time_sequence",
+    Spa = "spa",
+    Fwknop = "fwknop",
     /// The administrator, by hand.
-    Knockctl,
+    Knockctl = "knockctl",
+}
 }
 
 /// What opens a door, and what ends that.
@@ -171,51 +176,3 @@ impl Element {
 
 /// knockd's own table, with its family.
 const GUARD: &str = "inet knockd";
-
-/// The text is none of the words that it could be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not known")]
-pub struct UnknownWord(pub String);
-
-macro_rules! words {
-    ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = UnknownWord;
-
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                match text { $($word => Ok(Self::$variant),)+ _ => Err(UnknownWord(text.to_owned())) }
-            }
-        }
-    };
-}
-words!(GrantState {
-    Recorded = "recorded",
-    Starting = "starting",
-    Open = "open",
-    OpenedWithErrors = "opened with errors",
-    Closing = "closing",
-});
-
-words!(By {
-    Sequence = "sequence",
-    Totp = "totp",
-    OneTimeSequence = "one_time_sequence",
-    Spa = "spa",
-    Fwknop = "fwknop",
-    Knockctl = "knockctl",
-});

@@ -12,7 +12,7 @@ use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
 };
-use crate::grants::{By, GrantState, Place};
+use crate::grants::{By, GrantState, Opener, Place};
 use crate::ipc::ToWatcher;
 use crate::ledger::{Entry, LedgerError, Query};
 use crate::proto::duration;
@@ -74,7 +74,7 @@ impl Keeper {
         }
     }
 
-    fn done(&mut self, id: ConnectionId, done: Result<String, String>) {
+    pub(super) fn done(&mut self, id: ConnectionId, done: Result<String, String>) {
         let reply = match done {
             Ok(text) => Reply::Done { text },
             Err(why) => Reply::Failed { why },
@@ -232,27 +232,16 @@ impl Keeper {
             sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });
         let not_shown = grants.len().saturating_sub(MOST_GRANTS);
-        let grants = grants.iter().take(MOST_GRANTS).map(|grant| GrantStatus {
-            door: grant.place.door.clone(),
-            address: grant.place.address,
-            source_port: grant.place.source_port,
-            client: grant.opener.client.clone(),
-            by: grant.opener.by.as_str().to_owned(),
-            state: match grant.state {
-                state if is_open(state) && self.doors.is_gone(grant.id) => "gone".to_owned(),
-                state => state.to_string(),
-            },
-            seconds_left: grant.deadline.since(now.monotonic).as_secs_f64(),
+        let grants = grants.iter().take(MOST_GRANTS).map(|grant| {
+            let state = match grant.state {
+                state if is_open(state) && self.doors.is_gone(grant.id) => "gone",
+                state => state.as_str(),
+            };
+            grant_status(grant.place, grant.opener, state, grant.deadline.since(now.monotonic))
         });
-        let not_closed = self.doors.not_closed().map(|(place, opener)| GrantStatus {
-            door: place.door.clone(),
-            address: place.address,
-            source_port: place.source_port,
-            client: opener.client.clone(),
-            by: opener.by.as_str().to_owned(),
-            state: "not closed".to_owned(),
-            seconds_left: 0.0,
-        });
+        let not_closed = self.doors.not_closed();
+        let not_closed = not_closed
+            .map(|(place, opener)| grant_status(place, opener, "not closed", Duration::ZERO));
         let grants = grants.chain(not_closed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -274,6 +263,18 @@ impl Keeper {
             dropped: self.watchers.dropped(),
             locked_out: self.watchers.locks().status(now.monotonic),
         }
+    }
+}
+
+fn grant_status(place: &Place, opener: &Opener, state: &str, left: Duration) -> GrantStatus {
+    GrantStatus {
+        door: place.door.clone(),
+        address: place.address,
+        source_port: place.source_port,
+        client: opener.client.clone(),
+        by: opener.by.as_str().to_owned(),
+        state: state.to_owned(),
+        seconds_left: left.as_secs_f64(),
     }
 }
 

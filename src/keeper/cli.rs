@@ -8,6 +8,7 @@ use clap::{ArgAction, CommandFactory, Parser};
 
 use crate::config::load::Options;
 use crate::config::{LogLevel, Settings};
+use crate::control::CONFIG;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 
@@ -27,7 +28,7 @@ pub struct Cli {
     pub daemon: bool,
 
     /// A directory of *.yaml files, one such file, or a classic knockd.conf
-    #[arg(short, long, value_name = "PATH", default_value = "/etc/knock.d")]
+    #[arg(short, long, value_name = "PATH", default_value = CONFIG)]
     pub config: PathBuf,
 
     /// Write the process id to this file and keep it locked

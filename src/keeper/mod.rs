@@ -1,7 +1,6 @@
 //! The privileged process: configuration, grants, commands, and the watcher that it supervises.
 //!
 //! It never sees a packet.
-#![forbid(unsafe_code)]
 
 mod alerts;
 mod answers;

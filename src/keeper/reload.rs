@@ -12,7 +12,7 @@ use super::run::{Keeper, load_configuration, log_warnings};
 use super::server_key;
 use super::service::{first_line, reloading, tell_systemd};
 use crate::config::Config;
-use crate::control::Reply;
+use crate::control::{Reply, command};
 use crate::log;
 use crate::proto::duration;
 use crate::sys::memory;
@@ -83,15 +83,8 @@ impl Keeper {
     }
 
     fn answer_all(&mut self, asked_by: Vec<ConnectionId>, outcome: &Result<(), String>) {
-        for id in asked_by {
-            self.control.reply(
-                id,
-                &match outcome {
-                    Ok(()) => Reply::Done { text: "the configuration is in force".to_owned() },
-                    Err(why) => Reply::Failed { why: why.clone() },
-                },
-            );
-        }
+        let done = outcome.clone().map(|()| "the configuration is in force".to_owned());
+        asked_by.into_iter().for_each(|id| self.done(id, done.clone()));
     }
 
     /// What has become of a configuration, for those who have asked for it.
@@ -104,7 +97,11 @@ impl Keeper {
 
     /// A log file that has been rotated away is opened anew in any case.
     fn reopen_log(&self) {
-        if let Err(error) = log::set_up(&self.watchers.config().settings.log, self.foreground) {
+        self.log_as(self.watchers.config());
+    }
+
+    fn log_as(&self, config: &Config) {
+        if let Err(error) = log::set_up(&config.settings.log, self.foreground) {
             error!("{error}");
         }
     }
@@ -142,9 +139,7 @@ impl Keeper {
             self.reopen_log();
             report.to_string()
         })?;
-        if let Err(error) = log::set_up(&loaded.config.settings.log, self.foreground) {
-            error!("{error}");
-        }
+        self.log_as(&loaded.config);
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
         self.put_in_place(now, &config, locked_until).inspect_err(|_| {
@@ -186,7 +181,7 @@ impl Keeper {
                 if let Some(id) = asked_by.take() {
                     let status = self.status(now);
                     self.control.reply(id, &Reply::Status(status));
-                    self.control.reply(id, &Reply::Done { text: "on trial".to_owned() });
+                    self.done(id, Ok("on trial".to_owned()));
                 }
             }
             Some(Trial::GoingBack { to, .. }) if Arc::ptr_eq(to, config) => {
@@ -212,7 +207,7 @@ impl Keeper {
         self.firewall_of(now, &in_force);
         self.mark.clear();
         if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
-            self.control.reply(id, &Reply::Failed { why: NO_WATCHER.to_owned() });
+            self.done(id, Err(NO_WATCHER.to_owned()));
         }
     }
 
@@ -252,11 +247,7 @@ impl Keeper {
         let Some(until) = self.on_trial_until() else { return };
         let end = log::local(now.wall + until.since(now.monotonic), &TimeZone::system());
         let end = end.strftime("%H:%M:%S");
-        let path = self.cli.config.display();
-        let confirm = match self.cli.config.to_str() {
-            Some("/etc/knock.d") => "knockctl confirm".to_owned(),
-            _ => format!("knockctl -c {path} confirm"),
-        };
+        let confirm = command("knockctl", &self.cli.config, "confirm");
         warn!("on trial until {end}: then the guard goes, and knockd ends");
         warn!("check from a NEW connection that you still get in, then type: {confirm}");
     }
@@ -303,8 +294,8 @@ impl Keeper {
             }
             Some(Trial::Running { previous: Some(previous), asked_by, .. }) => {
                 if let Some(id) = asked_by {
-                    let why = "it did not come into force in time: going back".to_owned();
-                    self.control.reply(id, &Reply::Failed { why });
+                    let why = "it did not come into force in time: going back";
+                    self.done(id, Err(why.to_owned()));
                 }
                 warn!(
                     "nobody has confirmed the configuration on trial: going back to the one before"
@@ -313,9 +304,7 @@ impl Keeper {
             }
             Some(Trial::GoingBack { to, .. }) => to,
         };
-        if let Err(error) = log::set_up(&to.settings.log, self.foreground) {
-            error!("{error}");
-        }
+        self.log_as(&to);
         if let Err(why) = self.put_in_place(now, &to, None) {
             error!("{why}; once more in {}", duration::format(ONCE_MORE));
         }

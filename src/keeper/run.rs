@@ -198,11 +198,10 @@ impl Keeper {
         let asked = cli.try_for.map(|time| now.monotonic + time);
         let locked_until = asked.or_else(|| mark.left(now.monotonic));
         if let (None, Some(until)) = (asked, locked_until) {
-            let left = Duration::from_secs(until.since(now.monotonic).as_secs());
             warn!(
                 "knockd died while this configuration was on trial: it still is, and goes in {} \
                  unless it is confirmed",
-                duration::format(left)
+                duration::format_seconds(until.since(now.monotonic))
             );
         }
         let server = server_key::server(now, &config, cli.options())?;

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 use super::Keep;
 use super::rows::{nanos, optional_word, required, word, word_or_none};
 use crate::config::Name;
-use crate::grants::{By, UnknownWord};
+use crate::grants::By;
 use crate::proto::words::words;
 use crate::time::Wall;
 
@@ -30,6 +30,7 @@ pub struct Entry {
 }
 
 words! {
+FromStr:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     Open = "open",
@@ -44,15 +45,6 @@ pub enum Event {
     /// What a client had used ahead of its time was forgotten.
     ClientReset = "client_reset",
 }
-}
-
-impl std::str::FromStr for Event {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        let known = Self::ALL.into_iter().find(|event| event.as_str() == text);
-        known.ok_or_else(|| UnknownWord(text.to_owned()))
-    }
 }
 
 /// Which part of the history is wanted.

@@ -2,7 +2,6 @@
 //!
 //! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
 //! that was [flushed](Flush::Yes) also a power cut. One process at a time may have it open.
-#![forbid(unsafe_code)]
 
 mod error;
 mod history;
@@ -186,14 +185,13 @@ impl Ledger {
         flush: Flush,
     ) -> Result<Written, LedgerError> {
         self.flushing(flush)?;
-        let context = Context { doing: "record a grant", path: &self.path };
         let written = match (changes, proof) {
             // A statement of its own is a transaction of its own.
             ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
             ([], Some(proof)) => rows::use_up(&self.db, proof).map(written),
             _ => together(&mut self.db, changes, proof),
         };
-        written.map_err(|error| context.failed(error))
+        self.done("record a grant", written)
     }
 
     /// Says how far a grant has come, before what the state names begins.
@@ -207,8 +205,7 @@ impl Ledger {
         flush: Flush,
     ) -> Result<(), LedgerError> {
         self.flushing(flush)?;
-        let context = Context { doing: "record a grant's state", path: &self.path };
-        rows::advance(&self.db, id, state).map_err(|error| context.failed(error))
+        self.done("record a grant's state", rows::advance(&self.db, id, state))
     }
 
     /// Removes the record of a grant that has closed, or that never opened.
@@ -217,8 +214,7 @@ impl Ledger {
     /// [`LedgerError`]: then it is closed once more after a restart.
     pub fn forget(&mut self, id: GrantId) -> Result<(), LedgerError> {
         self.flushing(Flush::No)?;
-        let context = Context { doing: "remove a grant", path: &self.path };
-        rows::forget(&self.db, id).map_err(|error| context.failed(error))
+        self.done("remove a grant", rows::forget(&self.db, id))
     }
 
     /// Forgets what a client has used ahead of its time. How many proofs that were.
@@ -227,13 +223,12 @@ impl Ledger {
     /// [`LedgerError`]: then all of it is as it was.
     pub fn forget_ahead(&mut self, ahead: &Ahead) -> Result<usize, LedgerError> {
         self.flushing(Flush::Yes)?;
-        let context = Context { doing: "forget proofs", path: &self.path };
         let forgotten = self.db.transaction().and_then(|transaction| {
             let count = rows::forget_ahead(&transaction, ahead)?;
             transaction.commit()?;
             Ok(count)
         });
-        forgotten.map_err(|error| context.failed(error))
+        self.done("forget proofs", forgotten)
     }
 
     /// Adds to the history.
@@ -242,8 +237,7 @@ impl Ledger {
     /// [`LedgerError`]: no reason to stop what happened.
     pub fn append(&mut self, entry: &Entry) -> Result<(), LedgerError> {
         self.flushing(Flush::No)?;
-        let context = Context { doing: "write the history", path: &self.path };
-        history::append(&self.db, entry).map_err(|error| context.failed(error))
+        self.done("write the history", history::append(&self.db, entry))
     }
 
     /// Notes that a run begins in this boot; [`end`](Self::end) that it has ended. `set_aside`: the
@@ -261,12 +255,11 @@ impl Ledger {
         set_aside: bool,
     ) -> Result<Option<Monotonic>, LedgerError> {
         self.flushing(Flush::Yes)?;
-        let context = Context { doing: "note the start", path: &self.path };
         let unknown = match set_aside {
             true => Some(now.monotonic),
             false => (!self.is_new).then_some(Monotonic::ZERO),
         };
-        runs::begin(&self.db, boot, unknown).map_err(|error| context.failed(error))
+        self.done("note the start", runs::begin(&self.db, boot, unknown))
     }
 
     /// Notes that the run has ended, and brings all that was written to the disk.
@@ -275,8 +268,7 @@ impl Ledger {
     /// [`LedgerError`]: then the next boot takes it for a power cut.
     pub fn end(&mut self) -> Result<(), LedgerError> {
         self.flushing(Flush::Yes)?;
-        let context = Context { doing: "note the end", path: &self.path };
-        runs::end(&self.db).map_err(|error| context.failed(error))
+        self.done("note the end", runs::end(&self.db))
     }
 
     /// What happened, the latest first.
@@ -284,8 +276,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn history(&self, query: &Query) -> Result<Vec<Entry>, LedgerError> {
-        let context = Context { doing: "read the history", path: &self.path };
-        history::query(&self.db, query).map_err(|error| context.failed(error))
+        self.done("read the history", history::query(&self.db, query))
     }
 
     /// When each client last got in, as far as the history goes.
@@ -293,8 +284,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn last_uses(&self) -> Result<HashMap<Name, Wall>, LedgerError> {
-        let context = Context { doing: "read the history", path: &self.path };
-        history::last_uses(&self.db).map_err(|error| context.failed(error))
+        self.done("read the history", history::last_uses(&self.db))
     }
 
     /// Forgets a little of what need not be kept, and moves the write-ahead log into the file.
@@ -306,15 +296,13 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn tidy(&mut self, now: Wall, keep: Keep) -> Result<bool, LedgerError> {
         self.flushing(Flush::No)?;
-        let context = Context { doing: "tidy up", path: &self.path };
-        let pruned = history::prune(&self.db, now, keep).map_err(|error| context.failed(error))?;
-        let lapsed = rows::prune_proofs(&self.db, now).map_err(|error| context.failed(error))?;
-        let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
-        self.db
-            .query_row(checkpoint, [], |_| Ok(()))
-            .optional()
-            .map_err(|error| context.failed(error))?;
-        Ok(pruned || lapsed)
+        let tidied = history::prune(&self.db, now, keep).and_then(|pruned| {
+            let lapsed = rows::prune_proofs(&self.db, now)?;
+            let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+            self.db.query_row(checkpoint, [], |_| Ok(())).optional()?;
+            Ok(pruned || lapsed)
+        });
+        self.done("tidy up", tidied)
     }
 
     /// In WAL mode `FULL` syncs the log at each commit, `NORMAL` only when it is moved into the
@@ -325,11 +313,15 @@ impl Ledger {
                 Flush::No => "PRAGMA synchronous = NORMAL",
                 Flush::Yes => "PRAGMA synchronous = FULL",
             };
-            let context = Context { doing: "set how writes are flushed", path: &self.path };
-            self.db.execute(pragma, params![]).map_err(|error| context.failed(error))?;
+            self.done("set how writes are flushed", self.db.execute(pragma, params![]))?;
             self.flushing = flush;
         }
         Ok(())
+    }
+
+    /// Says of what failed what it was for.
+    fn done<T>(&self, doing: &'static str, done: rusqlite::Result<T>) -> Result<T, LedgerError> {
+        done.map_err(|error| Context { doing, path: &self.path }.failed(error))
     }
 }
 

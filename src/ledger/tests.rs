@@ -569,8 +569,8 @@ fn any_record() -> impl Strategy<Value = Record> {
         any::<IpAddr>(),
         any::<u16>(),
         prop::option::of("[A-Za-z0-9_.-]{1,32}"),
-        prop::sample::select(By::ALL),
-        prop::sample::select(GrantState::ALL),
+        prop::sample::select(&By::ALL[..]),
+        prop::sample::select(&GrantState::ALL[..]),
     );
     let when = (any::<u128>(), time(), time(), time());
     (time(), who, when, means()).prop_map(|(id, who, when, means)| {

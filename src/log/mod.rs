@@ -3,7 +3,6 @@
 //! A line about a source at a door is `SOURCE: DOOR: what happened`, as in classic knockd. Code
 //! logs with `tracing`'s macros, and what happens at doors with [`event`]; the fields `source` and
 //! `door` come first in a text line, the message last, and every other field appears in JSON only.
-#![forbid(unsafe_code)]
 
 pub mod limit;
 mod record;

@@ -73,7 +73,7 @@ impl Record {
         let mut object = Map::new();
         let time = self.time.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
         object.insert("time".into(), time.into());
-        object.insert("level".into(), level_name(self.level).into());
+        object.insert("level".into(), self.level.as_str().into());
         for (name, value) in [("source", &self.source), ("door", &self.door)] {
             if let Some(value) = value {
                 object.insert(name.into(), value.as_str().into());
@@ -99,16 +99,6 @@ impl Record {
         }
     }
 }
-
-pub(super) const fn level_name(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warning => "warning",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-    }
-}
-
 impl Visit for Record {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.set(field, Value::String(format!("{value:?}")));

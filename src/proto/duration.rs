@@ -44,6 +44,12 @@ fn read(text: &str) -> Option<Duration> {
     (total <= CENTURY).then(|| Duration::from_millis(total))
 }
 
+/// As [`format`], of the whole seconds only.
+#[must_use]
+pub fn format_seconds(duration: Duration) -> String {
+    format(Duration::from_secs(duration.as_secs()))
+}
+
 /// The shortest text that [`parse`] reads back as the same number of milliseconds.
 #[must_use]
 pub fn format(duration: Duration) -> String {

@@ -87,6 +87,14 @@ impl PortSet {
         self.ranges_of(protocol).iter().copied()
     }
 
+    /// Every port, ascending within its protocol.
+    pub fn knocks(&self) -> impl Iterator<Item = Knock> + '_ {
+        Protocol::ALL.into_iter().flat_map(|protocol| {
+            let ports = self.ranges(protocol).flat_map(|(low, high)| low..=high);
+            ports.filter_map(NonZeroU16::new).map(move |port| Knock::new(protocol, port))
+        })
+    }
+
     /// How many ports are in it, both protocols together.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,8 +1,20 @@
 //! Enums whose variants have a word each: in configurations, in JSON, in counters.
 
 /// Defines such an enum: all variants in `ALL`, the word of one, the variant of a word. `Display`
-/// before it makes it shown by its word.
+/// before it makes it shown by its word; `FromStr` makes it read from its word, too.
 macro_rules! words {
+    (FromStr: $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
+        $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::proto::words::UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let known = Self::ALL.into_iter().find(|known| known.as_str() == text);
+                known.ok_or_else(|| $crate::proto::words::UnknownWord(text.to_owned()))
+            }
+        }
+    };
     (Display: $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
         $crate::proto::words::words! { $(#[$of])* pub enum $name { $($variants)+ } }
 
@@ -36,3 +48,8 @@ macro_rules! words {
 }
 
 pub(crate) use words;
+
+/// The text is none of the words that it could be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not known")]
+pub struct UnknownWord(pub String);

@@ -1,5 +1,4 @@
 //! The unprivileged process: packets in, events out.
-#![forbid(unsafe_code)]
 
 mod report;
 mod run;

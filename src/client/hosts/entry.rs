@@ -17,6 +17,7 @@ use crate::config::raw::{Entry, Keys, Mapping, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::{parse as port_range, parse_wide};
+use crate::proto::words::UnknownWord;
 
 /// Between two knocks, unless something else is said: packets to different ports can overtake each
 /// other on the way.
@@ -83,16 +84,10 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
 
 fn mode(node: &Node) -> Result<Mode, Diagnostic> {
     let text = node.text("sequence, totp, spa or fwknop")?;
-    if let Some(mode) = Mode::ALL.into_iter().find(|mode| mode.as_str() == text) {
-        return Ok(mode);
-    }
-    let known = Mode::ALL.map(Mode::as_str);
-    Err(match meant(text, known) {
-        Some(mode) => node.at.error(format!("'{text}' is no mode: did you mean '{mode}'?")),
-        None => node
-            .at
-            .error(format!("'{text}' is no mode"))
-            .help(format!("write one of: {}", known.join(", "))),
+    text.parse().map_err(|_: UnknownWord| {
+        let known = Mode::ALL.map(Mode::as_str);
+        let help = format!("write one of: {}", known.join(", "));
+        node.at.misspelt(&format!("'{text}' is no mode"), meant(text, known), &help)
     })
 }
 

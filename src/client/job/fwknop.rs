@@ -9,7 +9,7 @@ use crate::client::fwknop::{self, Fwknop, Keys, check_open_for};
 use crate::client::fwknoprc::{Allow, Stanza};
 use crate::client::usage::UsageError;
 use crate::client::values::{Address, AddressWord};
-use crate::proto::fwknop::{HmacKey, Key, User};
+use crate::proto::fwknop::{HmacKey, Key, KeyError, User};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::PortRange;
 use crate::proto::spa::PORTS;
@@ -54,10 +54,10 @@ impl Builder<'_> {
         let key = match (keys.key.or(stanza.key), &stanza.key_file) {
             (Some(key), _) => key,
             (None, Some(file)) => fwknop::key_for(file, host)?,
-            (None, None) => ask_for_key()?,
+            (None, None) => ask("Encryption key: ", Key::new)?,
         };
         let hmac = match keys.hmac.or(stanza.hmac_key) {
-            None if stanza.use_hmac => Some(ask_for_hmac_key()?),
+            None if stanza.use_hmac => Some(ask("HMAC key: ", HmacKey::new)?),
             hmac => hmac,
         };
         let port = match (&request.spa_port, stanza.random_port, stanza.port) {
@@ -118,16 +118,8 @@ fn runner() -> Result<User, UsageError> {
         .map_err(UsageError::UserName)
 }
 
-fn ask_for_key() -> Result<Key, JobError> {
-    let typed = ask("Encryption key: ")?;
-    Key::new(typed.as_bytes().to_vec()).map_err(JobError::Key)
-}
-
-fn ask_for_hmac_key() -> Result<HmacKey, JobError> {
-    let typed = ask("HMAC key: ")?;
-    HmacKey::new(typed.as_bytes().to_vec()).map_err(JobError::Key)
-}
-
-fn ask(prompt: &str) -> Result<Zeroizing<String>, JobError> {
-    rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(JobError::AskKey)
+/// Asks for a key at the terminal.
+fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, KeyError>) -> Result<K, JobError> {
+    let typed = rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(JobError::AskKey)?;
+    key(typed.as_bytes().to_vec()).map_err(JobError::Key)
 }

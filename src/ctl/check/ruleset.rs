@@ -222,15 +222,11 @@ fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
                 (Some("match"), Some("comment")) => Said::YES,
                 (Some("match"), Some("multiport" | "tcp" | "udp")) => Said::NAMED,
                 (Some("match"), _) | (None, _) => Said::MAYBE,
-                (_, Some("REJECT" | "DROP")) => {
-                    verdicts.push((Verdict::Drop, true));
+                (_, target) => {
+                    let verdict = target.and_then(|target| verdict(target, value));
+                    verdicts.extend(verdict.map(|verdict| (verdict, true)));
                     Said::YES
                 }
-                (_, Some("DNAT" | "REDIRECT")) => {
-                    verdicts.push((Verdict::Translate, true));
-                    Said::YES
-                }
-                _ => Said::YES,
             },
             "limit" | "quota" => Said::MAYBE,
             "vmap" => {
@@ -260,8 +256,8 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<Verdict<'a>> {
     let target = || value["target"].as_str();
     match kind {
         "accept" => Some(Verdict::Accept),
-        "dnat" | "redirect" => Some(Verdict::Translate),
-        "drop" | "reject" => Some(Verdict::Drop),
+        "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(Verdict::Translate),
+        "drop" | "reject" | "DROP" | "REJECT" => Some(Verdict::Drop),
         "return" => Some(Verdict::Return),
         "jump" => target().map(Verdict::Jump),
         "goto" => target().map(Verdict::Goto),

@@ -22,7 +22,7 @@ use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::names::Names;
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::knock::Knock;
 use crate::proto::network::Network;
 
 /// Writes what the files say. Errors in `notes` are about what is not carried over as it stands.
@@ -102,7 +102,7 @@ struct Made<'a> {
     door_names: Names,
     template_names: Names,
     doors_known: Vec<(Door, Name)>,
-    cycles: Vec<(Vec<String>, Option<Vec<String>>, String)>,
+    cycles: HashMap<(Vec<String>, Option<Vec<String>>), String>,
     /// The clients so far, by their keys.
     keys: HashMap<Vec<u8>, &'a Client>,
     hmac_keys: HashMap<Vec<u8>, &'a Client>,
@@ -182,10 +182,8 @@ impl<'a> Made<'a> {
 
     /// The name of the template that runs these commands.
     fn template(&mut self, cycle: &Cycle) -> String {
-        let known = self.cycles.iter();
-        let mut same =
-            known.filter(|(open, close, _)| *open == cycle.open && *close == cycle.close);
-        if let Some((_, _, name)) = same.next() {
+        let commands = (cycle.open.clone(), cycle.close.clone());
+        if let Some(name) = self.cycles.get(&commands) {
             return name.clone();
         }
         let name = self.template_names.take("cmd-cycle").to_string();
@@ -194,7 +192,7 @@ impl<'a> Made<'a> {
         if let Some(close) = &cycle.close {
             self.templates.list(2, "close", close);
         }
-        self.cycles.push((cycle.open.clone(), cycle.close.clone(), name.clone()));
+        self.cycles.insert(commands, name.clone());
         name
     }
 
@@ -203,11 +201,8 @@ impl<'a> Made<'a> {
         if let Some((_, name)) = self.doors_known.iter().find(|(known, _)| *known == door) {
             return name.clone();
         }
-        let protocol = match door.port.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        let name = self.door_names.take(&format!("{protocol}-{}", door.port.port));
+        let Knock { protocol, port } = door.port;
+        let name = self.door_names.take(&format!("{}-{port}", protocol.as_str()));
         let page = &mut self.doors;
         page.open(1, name.as_str());
         page.entry(2, "fwknop", "true");

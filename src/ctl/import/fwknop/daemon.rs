@@ -1,6 +1,6 @@
 //! `fwknopd.conf`: what of it matters here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -55,19 +55,9 @@ const OWN: &str = "\
     NFQ_QUEUE_NUMBER NFQ_TABLE PCAP_DISPATCH_COUNT PCAP_FILE PCAP_LOOP_SLEEP \
     RULES_CHECK_THRESHOLD SNAT_TRANSLATE_IP SUDO_EXE SYSLOG_IDENTITY TCPSERV_PORT \
     UDPSERV_SELECT_TIMEOUT";
-const CARRIED: [&str; 11] = [
-    "ACCESS_FILE",
-    "ACCESS_FOLDER",
-    "PCAP_INTF",
-    "PCAP_FILTER",
-    "ENABLE_UDP_SERVER",
-    "UDPSERV_PORT",
-    "ENABLE_NFQ_CAPTURE",
-    "NFQ_PORT",
-    "MAX_SPA_PACKET_AGE",
-    "SYSLOG_FACILITY",
-    "VERBOSE",
-];
+const CARRIED: &str = "\
+    ACCESS_FILE ACCESS_FOLDER ENABLE_NFQ_CAPTURE ENABLE_UDP_SERVER MAX_SPA_PACKET_AGE NFQ_PORT \
+    PCAP_FILTER PCAP_INTF SYSLOG_FACILITY UDPSERV_PORT VERBOSE";
 
 /// What `fwknopd.conf` says.
 #[derive(Default)]
@@ -94,37 +84,34 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
         }
     };
     let source = Source::new(&path, String::from_utf8_lossy(&bytes));
-    let mut settings = Settings { given: BTreeMap::new(), all: HashMap::new(), notes };
+    let mut settings = Settings { given: HashMap::new(), notes };
     for line in read_lines(&source, &bytes) {
         let Some((at, line)) = settings.notes.keep(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
-        settings.all.insert(line.name.to_owned(), value.clone());
-        settings.give(line.name, value, at);
+        settings.note(line.name, &value, &at);
+        settings.given.insert(line.name.to_owned(), (at, value));
     }
     settings.write(access)
 }
 
 struct Settings<'a> {
-    /// Every variable, for those that are made of others.
-    all: HashMap<String, String>,
-    given: BTreeMap<&'static str, (Place, String)>,
+    given: HashMap<String, (Place, String)>,
     notes: &'a mut Problems,
 }
 
 impl Settings<'_> {
-    fn give(&mut self, name: &str, value: String, at: Place) {
+    fn note(&mut self, name: &str, value: &str, at: &Place) {
         let yes = value.starts_with(['Y', 'y']);
+        let is_in = |names: &str| names.split(' ').any(|known| known == name);
         if let Some((name, when, help)) = WITHOUT.iter().find(|(known, ..)| *known == name) {
             if yes == *when {
                 let message = format!("{name} is not carried over");
                 self.notes.push(at.error(message).help(*help));
             }
-        } else if let Some(name) = CARRIED.into_iter().find(|known| *known == name) {
-            self.given.insert(name, (at, value));
-        } else if OWN.split(' ').any(|own| own == name) {
+        } else if is_in(OWN) {
             let message = format!("{name} is about fwknopd itself: left out");
             self.notes.push(at.warning(message));
-        } else {
+        } else if !is_in(CARRIED) {
             let error = at.error(format!("left out: '{name}' is no variable of fwknopd's"));
             self.notes.push(if name.ends_with("_TIMEOUT") {
                 error.help("in access.conf, below a SOURCE, it would have an effect")
@@ -139,8 +126,8 @@ impl Settings<'_> {
         let (at, value) = self.given.get(name)?.clone();
         let Some(other) = value.strip_prefix('$') else { return Some((at, value)) };
         let (other, rest) = other.split_at(other.find('/').unwrap_or(other.len()));
-        match self.all.get(other) {
-            Some(other) if !other.starts_with('$') => Some((at, format!("{other}{rest}"))),
+        match self.given.get(other) {
+            Some((_, other)) if !other.starts_with('$') => Some((at, format!("{other}{rest}"))),
             _ => {
                 let message = format!("left out, as by fwknopd: {other} has no value of its own");
                 self.notes.push(at.error(message).help("write the value itself"));

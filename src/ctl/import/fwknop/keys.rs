@@ -1,6 +1,6 @@
 //! The keys of a stanza.
 
-use data_encoding::{BASE64, Encoding, Specification};
+use data_encoding::{BASE64, BASE64_NOPAD, Encoding};
 
 use super::stanzas::{Given, Stanza};
 use crate::config::diagnostic::Diagnostic;
@@ -82,9 +82,7 @@ fn lenient_base64(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn decoder() -> Option<Encoding> {
-    let mut specification = Specification::new();
-    specification.symbols =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".to_owned();
+    let mut specification = BASE64_NOPAD.specification();
     specification.check_trailing_bits = false;
     specification.encoding().ok()
 }

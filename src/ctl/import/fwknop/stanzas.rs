@@ -299,10 +299,9 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
             .bytes()
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
-    let lower: Vec<_> = CARRIED.iter().map(|name| name.to_ascii_lowercase()).collect();
     let message = format!("left out: {this} is no variable of fwknopd's");
-    let error = match meant(word, lower.iter().map(String::as_str)) {
-        Some(meant) => at.error(format!("{message}: did you mean {}?", meant.to_ascii_uppercase())),
+    let error = match meant(word, CARRIED) {
+        Some(meant) => at.error(format!("{message}: did you mean {meant}?")),
         None => at.error(message),
     };
     error.help("fwknopd says that it ignores it, so it had no effect until now")
