@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(short, long)]
     udp: bool,
 
-    /// Milliseconds between knocks [default: 0; with --totp and from the hosts file: 15]
+    /// Milliseconds between knocks [default: 1; with --totp and from the hosts file: 15]
     #[arg(short, long, value_name = "MS", value_parser = delay, allow_hyphen_values = true)]
     delay: Option<Duration>,
 

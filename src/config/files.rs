@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
-use nix::unistd::{Group, User, geteuid};
+use nix::unistd::{Gid, Group, User, geteuid};
 use zeroize::Zeroizing;
 
 use super::diagnostic::{Diagnostic, Place, Problems, Source};
@@ -218,8 +218,20 @@ fn is_own_group(metadata: &fs::Metadata) -> bool {
     let owner = User::from_uid(metadata.uid().into()).ok().flatten();
     let group = Group::from_gid(metadata.gid().into()).ok().flatten();
     owner.zip(group).is_some_and(|(owner, group)| {
-        let is_alone = group.mem.iter().all(|name| *name == owner.name);
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let is_alone = group.mem.iter().all(|name| *name == owner.name)
+            && !is_first_of_others(&users, group.gid, &owner.name);
         !owner.uid.is_root() && owner.gid == group.gid && owner.name == group.name && is_alone
+    })
+}
+
+/// Whether a group is the first of anybody but the owner, which stands with the users (passwd(5)) and
+/// not with the group.
+fn is_first_of_others(users: &str, group: Gid, owner: &str) -> bool {
+    let group = group.to_string();
+    users.lines().any(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        fields.get(3) == Some(&&*group) && fields.first() != Some(&owner)
     })
 }
 
@@ -260,6 +272,15 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown};
 
     use super::*;
+
+    #[test]
+    fn a_group_is_not_the_owners_own_where_it_is_the_first_of_another() {
+        let users = "alice:x:4501:4501::/home/alice:/bin/sh\nbob:x:4502:4502::/:/bin/sh\n";
+        let carol = "carol:x:4503:4501:::\n";
+        let is_others = |users: &str| is_first_of_others(users, Gid::from_raw(4501), "alice");
+        assert!(!is_others(users));
+        assert!(is_others(&format!("{users}{carol}")));
+    }
 
     #[test]
     fn the_group_may_write_where_nobody_but_the_owner_is_in_it() {

@@ -52,9 +52,10 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
     let mut places: HashMap<&str, Place> = HashMap::new();
-    let mut names = Names::default();
     let comment = "taken for a comment, but it belongs on a line alone";
-    for section in read_sections(source, comment, problems) {
+    let sections = read_sections(source, comment, problems);
+    let mut names = Names::among(sections.iter().map(|section| section.name.text));
+    for section in sections {
         if section.is_options() {
             read_options(&section, &mut settings, problems);
             interfaces.extend(section.value("Interface").map(Part::place));

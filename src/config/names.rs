@@ -4,22 +4,32 @@ use std::collections::BTreeSet;
 
 use super::Name;
 
-/// The names that are taken.
+/// The names that are taken, and those that texts to come have a right to.
 #[derive(Debug, Default)]
-pub(crate) struct Names(BTreeSet<Name>);
+pub(crate) struct Names {
+    taken: BTreeSet<Name>,
+    own: BTreeSet<Name>,
+}
 
 impl Names {
+    /// For these texts: what is a name as it stands keeps it, wherever it stands.
+    pub(crate) fn among<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
+        let own = texts.filter_map(|text| text.parse().ok()).collect();
+        Self { own, ..Self::default() }
+    }
+
     /// The name that is nearest to a text among those that are free, and takes it.
     pub(crate) fn take(&mut self, text: &str) -> Name {
-        let mut name = Name::closest(text);
+        let own = text.parse().ok().filter(|name| !self.taken.contains(name));
+        let mut name = own.clone().unwrap_or_else(|| Name::closest(text));
         let mut number = 2u32;
-        while self.0.contains(&name) {
+        while own.is_none() && (self.taken.contains(&name) || self.own.contains(&name)) {
             let ending = format!("-{number}");
             let beginning: String = text.chars().take(32 - ending.len()).collect();
             name = Name::closest(&(beginning + &ending));
             number += 1;
         }
-        self.0.insert(name.clone());
+        self.taken.insert(name.clone());
         name
     }
 }
@@ -36,5 +46,13 @@ mod tests {
         let long = "x".repeat(40);
         assert_eq!(take(&long), "x".repeat(32));
         assert_eq!(take(&long), "x".repeat(30) + "-2");
+    }
+
+    #[test]
+    fn what_is_a_name_keeps_it_wherever_it_stands() {
+        let texts = ["a b", "a_b", "a_b", "a_b-2"];
+        let mut names = Names::among(texts.into_iter());
+        let taken = texts.map(|text| names.take(text).to_string());
+        assert_eq!(taken, ["a_b-3", "a_b", "a_b-4", "a_b-2"]);
     }
 }

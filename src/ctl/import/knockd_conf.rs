@@ -19,8 +19,8 @@ use crate::proto::knock::{Knock, Protocol};
 pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
     let mut page = Page::default();
     let mut doors = Page::default();
-    let mut names = Names::default();
     let sections = read_sections(source, "left out; it belongs on a line alone", notes);
+    let mut names = Names::among(sections.iter().map(|section| section.name.text));
     for section in &sections {
         if section.is_options() {
             options(section, &mut page, notes);
