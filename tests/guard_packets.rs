@@ -716,7 +716,7 @@ fn the_rules_are_the_same_for_one_door_and_for_a_thousand() {
     let one = rules();
     for line in [
         "ip6 saddr . meta l4proto . th dport @open_6 goto let_in",
-        "ct state established ct label 91 tcp flags != syn / fin,syn,rst,ack accept",
+        "ct state established ct label 91 jump begun",
         "meta l4proto . th dport @guarded goto untranslated",
         "fib daddr type anycast goto host",
         "tcp flags != syn / fin,syn,rst,ack goto older",

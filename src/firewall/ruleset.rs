@@ -261,8 +261,9 @@ const NOT_LET_IN: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0];
 /// Where others change packets (`mangle`): after connection tracking, before translation.
 const PRIORITY: i32 = -150;
 
-const CHAINS: [(&str, Option<Hook>); 12] = [
+const CHAINS: [(&str, Option<Hook>); 13] = [
     ("let_in", None),
+    ("begun", None),
     ("older", None),
     ("others", None),
     ("host", None),
@@ -316,10 +317,11 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("output", udp(new()).label(&LABEL)),
     ];
     for chain in ["prerouting", "input", "forward"] {
-        // The kernel takes a SYN on the entry of a connection that died silently for a part of it.
-        rules.push((chain, tcp(let_in_before(), false).accept()));
-        rules.push((chain, udp(let_in_before()).accept()));
+        rules.push((chain, let_in_before().jump("begun")));
     }
+    // The kernel takes a SYN on the entry of a connection that died silently for a part of it.
+    rules.push(("begun", tcp(any(), false).accept()));
+    rules.push(("begun", udp(any()).accept()));
     let not_let_in = translated().has(Load::LABEL, &NOT_LET_IN);
     rules.push(("input", not_let_in.masked(Load::LABEL, &LABEL, true, &[0; 16]).drop()));
     for family in FAMILIES {
