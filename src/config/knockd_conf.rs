@@ -11,7 +11,7 @@ use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
 use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
 use super::files::Options;
 use super::load::{Parts, Places};
-use super::names::Names;
+use super::names::TakenNames;
 use super::opening::{CMD_TIMEOUT, default_max_grants};
 use super::raw::given_twice;
 use super::sections::{
@@ -54,7 +54,7 @@ pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -
     let mut places: HashMap<&str, Place> = HashMap::new();
     let comment = "taken for a comment, but it belongs on a line alone";
     let sections = read_sections(source, comment, problems);
-    let mut names = Names::among(sections.iter().map(|section| section.name.text));
+    let mut names = TakenNames::among(sections.iter().map(|section| section.name.text));
     for section in sections {
         if section.is_options() {
             read_options(&section, &mut settings, problems);
@@ -100,7 +100,7 @@ fn read_options(section: &Section<'_>, settings: &mut Settings, problems: &mut P
 
 /// The classic takes any text for a name; what a name here cannot hold becomes `_`, and what is then
 /// another door's name gets a number.
-fn read_name(name: Part<'_>, names: &mut Names, problems: &mut Problems) -> Name {
+fn read_name(name: Part<'_>, names: &mut TakenNames, problems: &mut Problems) -> Name {
     let taken = names.take(name.text);
     if taken.as_str() != name.text {
         let why = match name.text.parse::<Name>() {

@@ -1,4 +1,4 @@
-//! Names that are given once.
+//! TakenNames that are given once.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use super::Name;
 
 /// The names that are taken, and those that texts to come have a right to.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct TakenNames {
     taken: BTreeSet<Name>,
     own: BTreeSet<Name>,
 }
 
-impl Names {
+impl TakenNames {
     /// For these texts: what is a name as it stands keeps it, wherever it stands.
     pub(crate) fn among<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         let own = texts.filter_map(|text| text.parse().ok()).collect();
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_taken_gets_a_number() {
-        let mut names = Names::default();
+        let mut names = TakenNames::default();
         let mut take = |text: &str| names.take(text).to_string();
         assert_eq!([take("a b"), take("a b"), take("a_b")], ["a_b", "a_b-2", "a_b-3"]);
         let long = "x".repeat(40);
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn what_is_a_name_keeps_it_wherever_it_stands() {
         let texts = ["a b", "a_b", "a_b", "a_b-2"];
-        let mut names = Names::among(texts.into_iter());
+        let mut names = TakenNames::among(texts.into_iter());
         let taken = texts.map(|text| names.take(text).to_string());
         assert_eq!(taken, ["a_b-3", "a_b", "a_b-4", "a_b-2"]);
     }

@@ -25,7 +25,7 @@ use attribute::Attributes;
 pub use message::{Change, DELETE_TABLE, NEW_ELEMENT};
 use message::{Of, batch, question, replies};
 pub use monitor::{Event, Monitor};
-pub use rule::{Hook, Load, Part, Rule};
+pub use rule::{Hook, KeyPart, Load, Rule};
 use set::number;
 pub use set::{Comment, Entry, Key, SetRef};
 

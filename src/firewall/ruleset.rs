@@ -10,7 +10,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::connections::Connection;
-use super::netlink::{Change, Comment, Entry, Hook, Key, Load, Part, Rule, SetRef};
+use super::netlink::{Change, Comment, Entry, Hook, Key, KeyPart, Load, Rule, SetRef};
 use crate::config::{Family, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
@@ -67,10 +67,10 @@ impl GuardedDoor {
         let family = Family::of(address.to_canonical());
         let meets = move |target: IpAddr| Family::of(target.to_canonical()) == family;
         let set = match (source_port, self.target) {
-            (None, None) => Kind::Open,
-            (None, Some(_)) => Kind::OpenTo,
-            (Some(_), None) => Kind::Bound,
-            (Some(_), Some(_)) => Kind::BoundTo,
+            (None, None) => SetKind::Open,
+            (None, Some(_)) => SetKind::OpenTo,
+            (Some(_), None) => SetKind::Bound,
+            (Some(_), Some(_)) => SetKind::BoundTo,
         };
         let from = Key::from(address);
         let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
@@ -84,7 +84,7 @@ impl GuardedDoor {
 pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> Slot {
     match target.map(|target| target.to_canonical()) {
         None => Set::GUARDED.at(to_port(Key::default(), port)),
-        Some(it) => Kind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
+        Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
     }
 }
 
@@ -101,7 +101,7 @@ impl Connection {
     pub(super) fn older(&self) -> Slot {
         let peer = self.peer.ip().to_canonical();
         let key = to_port(Key::from(peer).port(self.peer.port()), self.port);
-        Kind::Older.of(Family::of(peer)).at(key)
+        SetKind::Older.of(Family::of(peer)).at(key)
     }
 }
 
@@ -143,7 +143,7 @@ impl Ruleset {
         mut added: BTreeMap<Set, Vec<Entry>>,
     ) -> BTreeMap<Set, Vec<Entry>> {
         for family in FAMILIES {
-            let networks = added.entry(Kind::Trusted.of(family)).or_default();
+            let networks = added.entry(SetKind::Trusted.of(family)).or_default();
             *networks = trusted(family, &self.trusted, networks);
         }
         let left = self.locked_until.map(|until| until.since(now));
@@ -158,7 +158,7 @@ impl Ruleset {
 words! {
 /// What a set is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum SetKind {
     /// Guarded ports of the host.
     Guarded = "guarded",
     /// Guarded ports of other addresses, or of one of the host's.
@@ -175,7 +175,7 @@ pub enum Kind {
 }
 }
 
-impl Kind {
+impl SetKind {
     pub(super) const fn of(self, family: Family) -> Set {
         Set { kind: self, family: Some(family) }
     }
@@ -184,15 +184,15 @@ impl Kind {
 /// A set of the table; but for one there are two of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Set {
-    pub(super) kind: Kind,
+    pub(super) kind: SetKind,
     pub(super) family: Option<Family>,
 }
 
 impl Set {
-    pub(super) const GUARDED: Self = Self { kind: Kind::Guarded, family: None };
+    pub(super) const GUARDED: Self = Self { kind: SetKind::Guarded, family: None };
 
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let others = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Guarded);
+        let others = SetKind::ALL.into_iter().filter(|&kind| kind != SetKind::Guarded);
         let others = others.flat_map(|kind| FAMILIES.map(|family| kind.of(family)));
         std::iter::once(Self::GUARDED).chain(others)
     }
@@ -216,17 +216,17 @@ impl Set {
         self.key().iter().map(|part| part.bytes()).sum()
     }
 
-    fn key(self) -> Vec<Part> {
-        let [source, destination] = Part::addresses(self.family.unwrap_or(Family::V4));
-        let (from, port) = (Part::SOURCE_PORT, [Part::PROTOCOL, Part::PORT]);
-        let before: &[Part] = match self.kind {
-            Kind::Trusted => return vec![source],
-            Kind::Guarded => &[],
-            Kind::GuardedTo => &[destination],
-            Kind::Open => &[source],
-            Kind::OpenTo => &[source, destination],
-            Kind::Bound | Kind::Older => &[source, from],
-            Kind::BoundTo => &[source, from, destination],
+    fn key(self) -> Vec<KeyPart> {
+        let [source, destination] = KeyPart::addresses(self.family.unwrap_or(Family::V4));
+        let (from, port) = (KeyPart::SOURCE_PORT, [KeyPart::PROTOCOL, KeyPart::PORT]);
+        let before: &[KeyPart] = match self.kind {
+            SetKind::Trusted => return vec![source],
+            SetKind::Guarded => &[],
+            SetKind::GuardedTo => &[destination],
+            SetKind::Open => &[source],
+            SetKind::OpenTo => &[source, destination],
+            SetKind::Bound | SetKind::Older => &[source, from],
+            SetKind::BoundTo => &[source, from, destination],
         };
         [before, &port].concat()
     }
@@ -234,8 +234,8 @@ impl Set {
     fn declaration(self, id: u32) -> Change {
         // `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
         let flags = match self.kind {
-            Kind::Trusted => 0x4,
-            Kind::Older => 0,
+            SetKind::Trusted => 0x4,
+            SetKind::Older => 0,
             _ => 0x10,
         };
         Change::set(&self.reference(), id, flags, &self.key())
@@ -325,16 +325,16 @@ fn rules() -> Vec<(&'static str, Rule)> {
     let not_let_in = translated().has(Load::LABEL, &NOT_LET_IN);
     rules.push(("input", not_let_in.masked(Load::LABEL, &LABEL, true, &[0; 16]).drop()));
     for family in FAMILIES {
-        let lets_in = |chain, kind: Kind| (chain, kind.of(family).holds(any()).goto("let_in"));
-        let target = |rule| Kind::GuardedTo.of(family).holds(rule).goto("target");
+        let lets_in = |chain, kind: SetKind| (chain, kind.of(family).holds(any()).goto("let_in"));
+        let target = |rule| SetKind::GuardedTo.of(family).holds(rule).goto("target");
         rules.extend([
-            lets_in("older", Kind::Older),
-            lets_in("granted", Kind::Open),
-            lets_in("granted", Kind::Bound),
-            lets_in("granted", Kind::Trusted),
-            lets_in("target", Kind::OpenTo),
-            lets_in("target", Kind::BoundTo),
-            lets_in("target", Kind::Trusted),
+            lets_in("older", SetKind::Older),
+            lets_in("granted", SetKind::Open),
+            lets_in("granted", SetKind::Bound),
+            lets_in("granted", SetKind::Trusted),
+            lets_in("target", SetKind::OpenTo),
+            lets_in("target", SetKind::BoundTo),
+            lets_in("target", SetKind::Trusted),
             ("prerouting", target(any())),
             ("input", target(any())),
             ("forward", target(translated())),

@@ -19,7 +19,7 @@ use keys::Key;
 use super::Files;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Problems};
-use crate::config::names::Names;
+use crate::config::names::TakenNames;
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::knock::Knock;
@@ -98,9 +98,9 @@ struct Made<'a> {
     templates: Page,
     clients: Page,
     doors: Page,
-    names: Names,
-    door_names: Names,
-    template_names: Names,
+    names: TakenNames,
+    door_names: TakenNames,
+    template_names: TakenNames,
     doors_known: Vec<(Door, Name)>,
     cycles: HashMap<(Vec<String>, Option<Vec<String>>), String>,
     /// The clients so far, by their keys.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::atoi;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
-use crate::config::names::Names;
+use crate::config::names::TakenNames;
 use crate::config::sections::{Section, read_sections};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};
@@ -20,7 +20,7 @@ pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
     let mut page = Page::default();
     let mut doors = Page::default();
     let sections = read_sections(source, "left out; it belongs on a line alone", notes);
-    let mut names = Names::among(sections.iter().map(|section| section.name.text));
+    let mut names = TakenNames::among(sections.iter().map(|section| section.name.text));
     for section in &sections {
         if section.is_options() {
             options(section, &mut page, notes);

@@ -8,7 +8,9 @@ use nix::errno::Errno;
 
 use crate::config::{Family, Name, NftFamily, NftName};
 use crate::firewall::netlink::{Change, Entry, Netlink, NetlinkError, SetRef};
-use crate::firewall::ruleset::{self, Element, Kind, Ruleset, Set, Slot, TABLE, VERSION, guarded};
+use crate::firewall::ruleset::{
+    self, Element, Ruleset, Set, SetKind, Slot, TABLE, VERSION, guarded,
+};
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
@@ -68,11 +70,11 @@ impl Standing {
     fn take(&mut self, set: Set, entries: Vec<Entry>) {
         let slots = entries.iter().map(|entry| set.at(entry.key.clone()));
         match (set.kind, set.family) {
-            (Kind::Guarded | Kind::GuardedTo, _) | (_, None) => self.guarded.extend(slots),
-            (Kind::Older, _) => self.older.extend(slots),
-            (Kind::Trusted, _) => drop(self.added.insert(set, entries)),
-            (Kind::Open | Kind::OpenTo | Kind::Bound | Kind::BoundTo, Some(family)) => {
-                let is_bound = matches!(set.kind, Kind::Bound | Kind::BoundTo);
+            (SetKind::Guarded | SetKind::GuardedTo, _) | (_, None) => self.guarded.extend(slots),
+            (SetKind::Older, _) => self.older.extend(slots),
+            (SetKind::Trusted, _) => drop(self.added.insert(set, entries)),
+            (SetKind::Open | SetKind::OpenTo | SetKind::Bound | SetKind::BoundTo, Some(family)) => {
+                let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
                 let (ours, others) = entries.into_iter().partition(Entry::is_ours);
                 self.added.insert(set, others);
                 let ours: Vec<Entry> = ours;

@@ -63,9 +63,9 @@ impl Load {
 
 /// A part of a set's key: what is looked up, nft's number for its type, the bytes that it fills.
 #[derive(Clone, Copy, Debug)]
-pub struct Part(Load, u32, u32);
+pub struct KeyPart(Load, u32, u32);
 
-impl Part {
+impl KeyPart {
     pub const PROTOCOL: Self = Self(Load::PROTOCOL, 12, 4);
     pub const SOURCE_PORT: Self = Self(Load("payload", &[(2, 2), (3, 0), (4, 2)]), 13, 4);
     pub const PORT: Self = Self(Load("payload", &[(2, 2), (3, 2), (4, 2)]), 13, 4);
@@ -126,9 +126,9 @@ impl Rule {
 
     /// Goes on where the values, one after the other, are an element of a set.
     #[must_use]
-    pub fn in_set(mut self, set: &SetRef, key: &[Part]) -> Self {
+    pub fn in_set(mut self, set: &SetRef, key: &[KeyPart]) -> Self {
         let mut register = REGISTER;
-        for &Part(load, _, length) in key {
+        for &KeyPart(load, _, length) in key {
             self = self.with(load.to(register));
             register += length / 4;
         }
@@ -208,8 +208,8 @@ impl Change {
     }
 
     /// A set with this kind of keys. `id` is not that of another set in the same batch.
-    pub fn set(set: &SetRef, id: u32, flags: u32, key: &[Part]) -> Self {
-        let of = |all: (u32, u32), part: &Part| (all.0 << 6 | part.1, all.1 + part.2);
+    pub fn set(set: &SetRef, id: u32, flags: u32, key: &[KeyPart]) -> Self {
+        let of = |all: (u32, u32), part: &KeyPart| (all.0 << 6 | part.1, all.1 + part.2);
         let (kind, length) = key.iter().fold((0, 0), of);
         let body = set_name(set).u32(SET_FLAGS, flags).u32(SET_KEY_TYPE, kind);
         let body = body.u32(SET_KEY_LENGTH, length).u32(SET_ID, id);
