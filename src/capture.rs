@@ -87,12 +87,10 @@ impl Live {
         Ok(Self { capture, link, interface: interface.to_owned(), index, stats: Stats::default() })
     }
 
-    #[must_use]
     pub const fn link(&self) -> LinkType {
         self.link
     }
 
-    #[must_use]
     pub fn interface(&self) -> &str {
         &self.interface
     }
@@ -183,7 +181,6 @@ impl Recording {
         Ok(Self { capture, link, file })
     }
 
-    #[must_use]
     pub const fn link(&self) -> LinkType {
         self.link
     }

@@ -97,7 +97,6 @@ impl Deed {
     }
 
     /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
-    #[must_use]
     pub fn is_act(&self) -> bool {
         self.means.element().is_none() && self.means.steps().iter().all(|step| step.close.is_none())
     }
@@ -116,7 +115,6 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// An address, for as long as the door says.
-    #[must_use]
     pub const fn by(address: IpAddr) -> Self {
         Self { address, source_port: None, client: None, open_for: None }
     }
@@ -159,7 +157,6 @@ pub struct Extension {
 
 impl Asked {
     /// What has to be recorded; `None`: it makes no grant, or not yet.
-    #[must_use]
     pub fn change(&self, now: Now, boot: BootId) -> Option<Change> {
         match self.answer {
             Answer::Open(id) => {
@@ -175,24 +172,20 @@ impl Asked {
         }
     }
 
-    #[must_use]
     pub const fn place(&self) -> &Place {
         &self.place
     }
 
-    #[must_use]
     pub const fn opener(&self) -> &Opener {
         &self.opener
     }
 
     /// Whether it would be over before it begins: what had to close first may have taken long.
-    #[must_use]
     pub fn is_over(&self, now: Monotonic) -> bool {
         self.until <= now
     }
 
     /// Whether the kernel both opens and ends it.
-    #[must_use]
     pub const fn is_the_kernels(&self) -> bool {
         matches!(self.deed.means, Means::Kernel(_))
     }
@@ -358,7 +351,6 @@ pub struct Grants {
 }
 
 impl Grants {
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -489,7 +481,6 @@ impl Grants {
     }
 
     /// The steps of a grant that is starting, and how each is done.
-    #[must_use]
     pub fn work(&self, id: GrantId, manner: Manner) -> Vec<(Step, Manner)> {
         let shared = |step: &Step| self.holds_another(step, id);
         let manner = |step: &Step| if shared(step) { Manner::IfGone } else { manner };
@@ -503,7 +494,6 @@ impl Grants {
     }
 
     /// The other grants that hold what is being closed for this one.
-    #[must_use]
     pub fn also_held(&self, id: GrantId) -> Vec<GrantId> {
         let Some(Grant { state: State::Closing { left, .. }, .. }) = self.grants.get(&id) else {
             return Vec::new();
@@ -627,7 +617,6 @@ impl Grants {
     }
 
     /// The grants that this is true of.
-    #[must_use]
     pub fn of(&self, is_wanted: impl Fn(&Place, &Opener) -> bool) -> Vec<GrantId> {
         let wanted =
             |(id, grant): (&GrantId, &Grant)| is_wanted(&grant.place, &grant.opener).then_some(*id);
@@ -704,39 +693,33 @@ impl Grants {
     }
 
     /// When the next open grant ends.
-    #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
     /// Whose a grant is, and who opened it.
-    #[must_use]
     pub fn whose(&self, id: GrantId) -> Option<(&Place, &Opener)> {
         self.grants.get(&id).map(|grant| (&grant.place, &grant.opener))
     }
 
     /// The element that a grant is, and when it ends; `None`: commands open and close it.
-    #[must_use]
     pub fn element(&self, id: GrantId) -> Option<(&Element, Monotonic)> {
         let grant = self.grants.get(&id)?;
         Some((grant.means.element()?, grant.deadline))
     }
 
     /// What the ledger has to know of a grant.
-    #[must_use]
     pub fn record(&self, id: GrantId, now: Now, boot: BootId) -> Option<Record> {
         self.grants.get(&id).map(|grant| grant.record(id, now, boot))
     }
 
     /// When the open grant for a place ends; `None`: there is none.
-    #[must_use]
     pub fn open_until(&self, place: &Place) -> Option<Monotonic> {
         let grant = self.grants.get(self.places.get(place)?)?;
         matches!(grant.state, State::Open { .. }).then_some(grant.deadline)
     }
 
     /// All grants, by their places.
-    #[must_use]
     pub fn list(&self) -> Vec<Listed<'_>> {
         let mut list: Vec<_> = self
             .grants
@@ -771,12 +754,10 @@ impl Grants {
         })
     }
 
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.grants.is_empty()
     }
 
-    #[must_use]
     pub fn len(&self) -> usize {
         self.grants.len()
     }

@@ -114,7 +114,6 @@ pub enum Received<T> {
 pub struct Channel(OwnedFd);
 
 impl Channel {
-    #[must_use]
     pub const fn new(fd: OwnedFd) -> Self {
         Self(fd)
     }

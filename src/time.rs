@@ -36,18 +36,15 @@ macro_rules! instant {
             pub const ZERO: Self = Self(0);
             pub const MAX: Self = Self(u64::MAX);
 
-            #[must_use]
             pub const fn from_nanos(nanos: u64) -> Self {
                 Self(nanos)
             }
 
-            #[must_use]
             pub const fn as_nanos(self) -> u64 {
                 self.0
             }
 
             /// How long after `earlier` this is; zero if it is not after it.
-            #[must_use]
             pub const fn since(self, earlier: Self) -> Duration {
                 Duration::from_nanos(self.0.saturating_sub(earlier.0))
             }

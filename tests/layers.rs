@@ -196,7 +196,7 @@ fn the_crate_denies_unsafe_code_and_sys_alone_allows_it() {
         Some((path.display().to_string(), lint))
     };
     let sys = r#"#![allow(unsafe_code, reason = "the one module that may")]"#;
-    let sys = ("sys/mod.rs".to_owned(), sys.to_owned());
+    let sys = ("sys.rs".to_owned(), sys.to_owned());
     assert_eq!(sources().into_iter().filter_map(named).collect::<Vec<_>>(), [sys]);
     let lib = std::fs::read_to_string(src().join("lib.rs")).unwrap();
     assert!(lib.lines().any(|line| line == "#![deny(unsafe_code)]"));

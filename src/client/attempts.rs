@@ -49,13 +49,11 @@ impl Attempts {
     }
 
     /// Whether what is sent depends on a clock that is certainly wrong.
-    #[must_use]
     pub fn is_mistimed(&self, now: Wall) -> bool {
         now < WRITTEN && matches!(self, Self::Rotating(_) | Self::Requests(_) | Self::Fwknop(_))
     }
 
     /// What to think of where nothing opened.
-    #[must_use]
     pub fn advice(&self) -> Option<String> {
         const CODE: &str = "look at the code and the clock before you try again: \
                             a door may stop listening after a few wrong codes";

@@ -146,7 +146,6 @@ fn retries(text: &str) -> Result<u16, String> {
 }
 
 /// The command line as a value, for whoever compares it with the manual.
-#[must_use]
 pub fn command() -> clap::Command {
     Options::command()
 }

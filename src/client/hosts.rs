@@ -59,14 +59,12 @@ pub enum HostsError {
 
 impl HostsError {
     /// Whether there is no such file.
-    #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
 /// `$XDG_CONFIG_HOME/knock/hosts.yaml`; `None` where neither that nor a home is known.
-#[must_use]
 pub fn default_path() -> Option<PathBuf> {
     // The specification wants a relative path to be ignored.
     let configured = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
@@ -148,7 +146,6 @@ impl Hosts {
     }
 
     /// The error that there is no entry for this host.
-    #[must_use]
     pub fn missing(&self, wanted: &str) -> HostsError {
         let message = format!("no host '{wanted}' in this file");
         let names = self.names();
@@ -170,7 +167,6 @@ impl Hosts {
 
 impl Host {
     /// The error that this entry lacks something.
-    #[must_use]
     pub fn lacks(&self, key: &str, what: &str, help: &str) -> HostsError {
         let message = format!("'{}' has no {key}, and needs {what}", self.name);
         HostsError::Wrong(vec![self.at.error(message).help(help)])

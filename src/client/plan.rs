@@ -40,7 +40,6 @@ pub struct Step {
 impl Plan {
     /// The knocks in their order, the first at once, each of the others `delay` after the one
     /// before it.
-    #[must_use]
     pub fn sequence(knocks: &[Knock], delay: Duration) -> Self {
         Self { knocks: knocks.to_vec(), delay }
     }
@@ -89,7 +88,6 @@ pub struct Wait {
 
 impl Wait {
     /// Knocks once, and up to `retries` times more.
-    #[must_use]
     pub const fn new(retries: u16) -> Self {
         Self { knocks_left: retries as u32 + 1, tries: TRIES.len(), not_before: Monotonic::ZERO }
     }

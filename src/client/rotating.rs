@@ -42,7 +42,6 @@ impl Rotating {
     }
 
     /// The sequence that is valid at `now`.
-    #[must_use]
     pub fn plan(&self, now: Wall) -> Plan {
         let knocks = self.scheme.knocks(&self.key, &self.door, self.scheme.step_at(now));
         Plan::sequence(&knocks, self.delay)

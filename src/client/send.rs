@@ -62,21 +62,18 @@ pub struct Packet {
 
 impl Packet {
     /// A knock on a port of `host`, whose own port does not matter.
-    #[must_use]
     pub const fn knock(mut host: SocketAddr, knock: Knock) -> Self {
         host.set_port(knock.port.get());
         Self { protocol: knock.protocol, to: host, length: None }
     }
 
     /// A request to `host`, whose own port does not matter.
-    #[must_use]
     pub const fn request(mut host: SocketAddr, datagram: &Datagram) -> Self {
         host.set_port(datagram.port.get());
         Self { protocol: Protocol::Udp, to: host, length: Some(datagram.bytes.len()) }
     }
 
     /// The packets of a try, in their order.
-    #[must_use]
     pub fn all(host: SocketAddr, attempt: &Attempt) -> Vec<Self> {
         match attempt {
             Attempt::Sequence(plan) => {

@@ -73,7 +73,6 @@ pub const OF_CLOSING: [Exclusion; 2] =
     [("open_for", "close", "nothing opens"), ("wait", "close", "nothing opens")];
 
 /// The option that says what a key of the hosts file says.
-#[must_use]
 pub fn option(key: &str) -> String {
     let name = match key {
         "key_file" | "hmac_key_file" => key.trim_end_matches("_file"),
@@ -243,7 +242,6 @@ pub struct Fwknop {
 impl Settings {
     /// These, and where they say nothing what `file` says. Of a `file` with another mode only what
     /// all modes share is taken.
-    #[must_use]
     pub fn over(self, file: &Self) -> Self {
         let mut file = match (self.mode, file.mode) {
             (Some(own), Some(other)) if own != other => Self {

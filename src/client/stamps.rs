@@ -16,7 +16,6 @@ use crate::time::Wall;
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The stamp after `last`: the time that the clock shows, or the next possible one.
-#[must_use]
 pub fn next(now: Wall, last: Option<Stamp>) -> Stamp {
     let after = last.map(|last| Stamp::from_micros(last.as_micros().saturating_add(1)));
     after.map_or(now.into(), |after| after.max(now.into()))
@@ -57,7 +56,6 @@ pub enum Doubt {
 
 impl Stamps {
     /// Those of the key in `file`: `file.last` has the last one.
-    #[must_use]
     pub fn of(file: &Path) -> Self {
         let mut last = file.as_os_str().to_owned();
         last.push(".last");
@@ -68,7 +66,6 @@ impl Stamps {
     ///
     /// A disk that is full or cannot be written does not keep anyone from knocking: the clock alone
     /// gives the stamp then.
-    #[must_use]
     pub fn take(&self, now: Wall) -> Taken {
         let mut doubts = Vec::new();
         let kept = self.lock().and_then(|_lock| {

@@ -65,7 +65,6 @@ pub struct FwknopClient {
 
 impl FwknopClient {
     /// Whether its packets may come from an address.
-    #[must_use]
     pub fn sends_from(&self, source: IpAddr) -> bool {
         self.from.is_empty() || self.from.iter().any(|network| network.contains(source))
     }

@@ -22,13 +22,11 @@ struct Text {
 }
 
 impl Source {
-    #[must_use]
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         Self::build(path.into(), text.into(), None)
     }
 
     /// The text of a file with its mode.
-    #[must_use]
     pub(super) fn of_mode(path: impl Into<PathBuf>, text: impl Into<String>, mode: u32) -> Self {
         Self::build(path.into(), text.into(), Some(mode & 0o7777))
     }
@@ -40,18 +38,15 @@ impl Source {
         Self(Arc::new(Text { path, text, lines, secret, mode }))
     }
 
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    #[must_use]
     pub fn text(&self) -> &str {
         &self.0.text
     }
 
     /// A place in this file; line and column count from 1, column and width in characters.
-    #[must_use]
     pub fn place(&self, line: u32, column: u32, width: u32) -> Place {
         Place { source: self.clone(), line, column, width }
     }
@@ -121,13 +116,11 @@ impl Place {
     }
 
     /// The file.
-    #[must_use]
     pub fn path(&self) -> &Path {
         self.source.path()
     }
 
     /// The mode of the file, where it is known.
-    #[must_use]
     pub(super) fn file_mode(&self) -> Option<u32> {
         self.source.0.mode
     }
@@ -222,7 +215,6 @@ impl Diagnostic {
         }
     }
 
-    #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -342,13 +334,11 @@ impl Problems {
         Reported(())
     }
 
-    #[must_use]
     pub fn has_errors(&self) -> bool {
         self.0.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     /// Errors first, then warnings, each in the order of the files and lines.
-    #[must_use]
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.0.sort_by(|one, other| one.rank().cmp(&other.rank()));
         self.0
@@ -362,7 +352,6 @@ impl Extend<Diagnostic> for Problems {
 }
 
 /// The one of `known`, in any case of letters, that `word` was probably meant to be.
-#[must_use]
 pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody mistypes a word into one that is much longer; comparing it would only take time.
     if word.len() > 64 {

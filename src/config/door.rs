@@ -38,7 +38,6 @@ pub struct OneTime {
 }
 
 impl Door {
-    #[must_use]
     pub const fn name(&self) -> &Name {
         &self.recognition.name
     }
@@ -72,7 +71,6 @@ pub struct Recognition {
 
 impl Recognition {
     /// A door that nothing opens yet, defaults filled in.
-    #[must_use]
     pub const fn new(name: Name) -> Self {
         Self {
             name,

@@ -16,7 +16,6 @@ pub struct Email(String);
 pub struct EmailError(String);
 
 impl Email {
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

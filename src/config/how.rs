@@ -19,7 +19,6 @@ pub enum How {
 
 impl How {
     /// Whether it can open for addresses of a family.
-    #[must_use]
     pub const fn opens(&self, family: Family) -> bool {
         match self {
             Self::Commands { commands, .. } => commands.of(family).open.is_some(),
@@ -29,7 +28,6 @@ impl How {
     }
 
     /// Whether a command that opens has this hole.
-    #[must_use]
     pub fn has_hole(&self, hole: Hole) -> bool {
         let Self::Commands { commands, .. } = self else { return false };
         let opens = [&commands.v4.open, &commands.v6.open].into_iter().flatten();
@@ -37,7 +35,6 @@ impl How {
     }
 
     /// Whether what is opened is closed again; what is not is an act.
-    #[must_use]
     pub const fn closes(&self) -> bool {
         match self {
             Self::Commands { commands, .. } => {
@@ -74,7 +71,6 @@ pub struct NftSet {
 
 impl NftSet {
     /// The set for addresses of a family.
-    #[must_use]
     pub const fn of(&self, family: Family) -> Option<&NftName> {
         match family {
             Family::V4 => self.set4.as_ref(),
@@ -95,7 +91,6 @@ pub enum NftFamily {
 
 impl NftFamily {
     /// Whether packets of this kind come by.
-    #[must_use]
     pub const fn sees(self, family: Family) -> bool {
         matches!((self, family), (Self::Inet, _) | (Self::Ip, Family::V4) | (Self::Ip6, Family::V6))
     }
@@ -121,7 +116,6 @@ impl NftName {
         Self(name)
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -35,7 +35,6 @@ const COMMANDS: PairNames = [
 
 /// Whether a text is a `knockd.conf`: its first significant line is a `[section]`, or a directive
 /// that stands before every section, which is then said to be wrong.
-#[must_use]
 pub fn is_classic(text: &str) -> bool {
     significant_lines(text).next().is_some_and(|(_, line)| {
         let line = line.trim();
@@ -46,7 +45,6 @@ pub fn is_classic(text: &str) -> bool {
 }
 
 /// Reads a `knockd.conf`; doors are in the order of the file.
-#[must_use]
 pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -> Parts {
     let mut settings = Settings::default();
     let mut interfaces = Vec::new();

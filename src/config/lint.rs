@@ -40,7 +40,6 @@ pub struct Network {
 }
 
 /// Warnings about the interfaces and the doors.
-#[must_use]
 pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
     let watched = watch_sets(loaded.config.doors.iter().map(|door| &door.recognition));
     let doors = Doors::new(loaded, &watched);
@@ -80,7 +79,6 @@ pub enum Odds {
 /// The odds of the fixed sequence of a door that watches w ports: w (w - 1) ... (w - n + 2) to one
 /// for n knocks. A scan tries each port as often as the sequence has any of its own; a port tried
 /// again at once does no harm.
-#[must_use]
 pub fn scan_odds(door: &Recognition, watched: &PortSet) -> Odds {
     let mut knocks = door.sequence.clone();
     knocks.sort_unstable();
@@ -212,7 +210,6 @@ fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
 }
 
 /// The first few of the ports that a line names, if there are any.
-#[must_use]
 pub fn some_of(ports: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
     const NAMED: usize = 5;
     let mut named: Vec<_> = ports.take(NAMED + 1).map(|port| port.to_string()).collect();

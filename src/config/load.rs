@@ -70,7 +70,6 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
 ///
 /// For whoever looks for a running daemon: it may have started with a configuration that was
 /// valid, or that only it may read.
-#[must_use]
 pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
     let mut problems = Problems::default();
     let built = read(path, *options, &mut problems);

@@ -39,7 +39,6 @@ pub struct Opening {
 
 impl Opening {
     /// The firewall commands, where it is opened by commands.
-    #[must_use]
     pub const fn commands(&self) -> Option<&Commands> {
         match &self.how {
             How::Commands { commands, .. } => Some(commands),
@@ -48,14 +47,12 @@ impl Opening {
     }
 
     /// Whether there is a command to run.
-    #[must_use]
     pub const fn runs_commands(&self) -> bool {
         self.commands().is_some() || self.on_open.is_some() || self.on_close.is_some()
     }
 
     /// The port that it opens, where it is just one: what fills `%PORT%` and `%PROTO%` in `on_open`
     /// and `on_close`.
-    #[must_use]
     pub const fn single_port(&self) -> Option<Knock> {
         match self.ports.as_slice() {
             [port] => Some(*port),

@@ -183,7 +183,6 @@ impl Node {
     }
 
     /// The items of a list; of anything else, itself.
-    #[must_use]
     pub fn items(&self) -> &[Self] {
         match &self.value {
             Value::List(items) => items,
@@ -222,13 +221,11 @@ impl Node {
 }
 
 impl Mapping {
-    #[must_use]
     pub fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
     /// The value of a key that is there and not empty.
-    #[must_use]
     pub fn value(&self, key: &str) -> Option<&Node> {
         self.get(key).map(|entry| &entry.node).filter(|node| !matches!(node.value, Value::Null))
     }
@@ -270,18 +267,15 @@ impl<'a> Reader<'a> {
         Ok(Self { mapping, meant: mapping.check_keys(keys, problems), problems })
     }
 
-    #[must_use]
     pub fn get(&self, key: &str) -> Option<&'a Entry> {
         self.mapping.get(key)
     }
 
-    #[must_use]
     pub fn value(&self, key: &str) -> Option<&'a Node> {
         self.mapping.value(key)
     }
 
     /// Where the value of a key is.
-    #[must_use]
     pub fn place(&self, key: &str) -> Option<Place> {
         self.value(key).map(|node| node.at.clone())
     }

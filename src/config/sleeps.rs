@@ -18,7 +18,6 @@ pub struct RunTime {
 
 impl RunTime {
     /// Whether it takes longer than `limit`, or nearly.
-    #[must_use]
     pub fn exceeds(&self, limit: Duration) -> bool {
         self.sleeps.saturating_add(Duration::from_secs(1)) > limit
     }

@@ -44,7 +44,6 @@ pub enum Family {
 }
 
 impl Commands {
-    #[must_use]
     pub const fn of(&self, family: Family) -> &Pair {
         match family {
             Family::V4 => &self.v4,
@@ -54,7 +53,6 @@ impl Commands {
 }
 
 impl Family {
-    #[must_use]
     pub const fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
@@ -97,7 +95,6 @@ pub enum Hole {
 
 impl Hole {
     /// The variable of a command's environment that holds the same value.
-    #[must_use]
     pub const fn variable(self) -> &'static str {
         match self {
             Self::Ip => "KNOCK_IP",
@@ -143,7 +140,6 @@ impl CommandText {
 
     /// Reads a command of a classic `knockd.conf`: its only hole is `%IP%`, and every other percent
     /// sign stands for itself.
-    #[must_use]
     pub fn classic(text: &str) -> Self {
         let literals: Vec<_> = text.split("%IP%").map(|text| text.replace('%', "%%")).collect();
         Self(literals.join("%IP%").into())
@@ -155,7 +151,6 @@ impl CommandText {
     }
 
     /// The text, where it has no holes.
-    #[must_use]
     pub fn literal(&self) -> Option<String> {
         self.holes().next().is_none().then(|| self.0.replace("%%", "%"))
     }
@@ -247,14 +242,12 @@ impl Command {
     }
 
     /// Whether it is told for how long the door opens.
-    #[must_use]
     pub fn is_timed(&self) -> bool {
         let variable = Hole::Seconds.variable();
         self.holes().any(|hole| hole == Hole::Seconds) || self.to_string().contains(variable)
     }
 
     /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.
-    #[must_use]
     pub fn render(&self, holes: &Holes<'_>) -> Rendered {
         let argv = match self {
             Self::Shell(text) => {

@@ -22,7 +22,6 @@ use crate::proto::ports::PortSet;
 /// Time and space grow with the ports that come out, not with the square of the doors.
 ///
 /// [`Scheme::watched`]: crate::proto::totp::Scheme::watched
-#[must_use]
 pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<PortSet> {
     let doors: Vec<&Recognition> = doors.into_iter().collect();
     // In order, so that each is added at the end.

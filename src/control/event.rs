@@ -31,7 +31,6 @@ pub struct EventLine {
 }
 
 impl EventLine {
-    #[must_use]
     pub fn new(
         at: Wall,
         source: Option<IpAddr>,
@@ -50,7 +49,6 @@ impl EventLine {
     }
 
     /// The same with one more fact, where that is known.
-    #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         if !value.is_null() {
@@ -60,7 +58,6 @@ impl EventLine {
     }
 
     /// What the engine has found, at `seen`, which is `at` by the calendar.
-    #[must_use]
     pub fn of_event(config: &Config, event: &Event, seen: Monotonic, at: Wall) -> Self {
         let door = config.doors.get(event.door.0 as usize);
         let line =
@@ -111,7 +108,6 @@ impl EventLine {
     }
 
     /// An authenticated datagram that opens nothing.
-    #[must_use]
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
         let Refusal { source, client, door, reason } = *refusal;
         let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
@@ -124,7 +120,6 @@ impl EventLine {
     }
 
     /// A line of the history.
-    #[must_use]
     pub fn of_history(entry: &Entry) -> Self {
         let Entry { at, door, address, client, by, event, detail } = entry;
         Self::new(*at, *address, door.as_ref(), event.as_str(), detail)
@@ -133,7 +128,6 @@ impl EventLine {
     }
 
     /// How grave it is, for the log.
-    #[must_use]
     pub fn level(&self) -> LogLevel {
         match self.event.as_str() {
             "failed" => LogLevel::Error,
@@ -144,14 +138,12 @@ impl EventLine {
     }
 
     /// Whether this is the reason that it has.
-    #[must_use]
     pub fn is_for(&self, reason: Reason) -> bool {
         self.facts.get("reason").is_some_and(|it| it == reason.as_str())
     }
 }
 
 /// What is said of a sequence that would have been right at another time.
-#[must_use]
 pub fn missed(client: Option<&str>, steps: i64) -> String {
     let client = client.unwrap_or("a client");
     let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });
@@ -160,13 +152,11 @@ pub fn missed(client: Option<&str>, steps: i64) -> String {
 }
 
 /// The name of a client of this configuration.
-#[must_use]
 pub fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&str> {
     config.clients.get(place as usize).map(|client| client.name.as_str())
 }
 
 /// Seconds since 1970-01-01 UTC, to the microsecond, which is what a double holds.
-#[must_use]
 pub fn seconds(at: Wall) -> f64 {
     (at.as_nanos() / 1000) as f64 / 1e6
 }

@@ -28,7 +28,6 @@ use crate::sys::{clock, privileges};
 /// what a command line says above what the file does.
 ///
 /// Fails if there are errors. Someone who stops reading early is no error.
-#[must_use]
 pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> ExitCode {
     let mut loaded = match load(path, &options) {
         Ok(loaded) => loaded,

@@ -21,7 +21,6 @@ const LONGEST: usize = 64 << 20;
 
 /// Looks at sockets, interfaces and addresses; `names` are those by which interfaces may be called
 /// besides. What can't be read stays unknown.
-#[must_use]
 pub fn look(names: &[InterfaceName]) -> Host {
     Host { listening: listening_ports(), network: network(names), now: Some(now().wall) }
 }

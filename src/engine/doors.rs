@@ -42,13 +42,11 @@ impl Local {
     }
 
     /// Whether a packet can come from an address; `looped`: a loopback interface may carry it.
-    #[must_use]
     pub fn can_send(&self, source: IpAddr, looped: bool) -> bool {
         is_a_hosts(source) && (looped || !self.is_own(source))
     }
 
     /// Whether whoever sends from `source` may ask for an address: for this host's, only itself.
-    #[must_use]
     pub fn may_ask_for(&self, source: IpAddr, address: IpAddr) -> bool {
         may_ask_for(source, address) && (self.is_own(source) || !self.is_own(address))
     }

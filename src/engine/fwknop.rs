@@ -57,7 +57,6 @@ impl Door {
 
 impl Fwknop {
     /// The clients among all that hold fwknop's keys.
-    #[must_use]
     pub(super) fn new(setup: &Setup) -> Self {
         let holders: Vec<Holder> = (0..)
             .map(ClientId)
@@ -75,7 +74,6 @@ impl Fwknop {
     }
 
     /// Whether nobody holds keys: no datagram can open anything.
-    #[must_use]
     pub(super) const fn is_empty(&self) -> bool {
         self.holders.is_empty()
     }
@@ -90,7 +88,6 @@ impl Fwknop {
     }
 
     /// Whether a packet may be a request, by its port and length.
-    #[must_use]
     pub fn takes(&self, packet: &Packet, payload: &[u8]) -> bool {
         let is_port = |port| self.ports.iter().any(|ports| ports.contains(&port));
         (MIN_LEN..END_LEN).contains(&payload.len())
@@ -219,7 +216,6 @@ impl Holder {
 }
 
 /// When a request has to have been made.
-#[must_use]
 pub const fn lifetime(settings: &Settings, missing: Missing) -> Lifetime {
     Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, missing }
 }

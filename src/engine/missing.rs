@@ -23,7 +23,6 @@ impl Missing {
     ///
     /// Each use that was not on the disk came before that time, and its stamp was less than
     /// [`AHEAD`] later than it.
-    #[must_use]
     pub fn may_hide(self, stamp: Wall, now: Now) -> bool {
         self.0.is_some_and(|until| stamp < now.wall - now.monotonic.since(until) + AHEAD)
     }
@@ -57,7 +56,6 @@ impl Lifetime {
 }
 
 /// Whether what holds until then no longer does.
-#[must_use]
 pub fn is_over(until: Option<Wall>, now: Wall) -> bool {
     until.is_some_and(|until| until <= now)
 }

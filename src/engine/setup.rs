@@ -35,7 +35,6 @@ pub struct Setup {
 
 impl Setup {
     /// As a configuration says, with the keys that go with it and a ledger that misses nothing.
-    #[must_use]
     pub fn new(config: &Config, spa: Option<Server>) -> Self {
         let settings = &config.settings;
         let doors: Vec<_> = config.doors.iter().map(|door| door.recognition.clone()).collect();

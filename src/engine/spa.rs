@@ -34,7 +34,6 @@ pub struct Server {
 
 impl Server {
     /// As the settings say, with a ledger that misses nothing.
-    #[must_use]
     pub fn new(settings: &config::Spa, keys: Vec<ServerKey>) -> Self {
         Self {
             ports: settings.ports.clone(),
@@ -45,13 +44,11 @@ impl Server {
     }
 
     /// When a request has to have been made.
-    #[must_use]
     pub const fn lifetime(&self, missing: Missing) -> Lifetime {
         Lifetime { max_age: self.max_age, max_ahead: self.max_ahead, missing }
     }
 
     /// Whether a packet is a native SPA datagram by its port and length.
-    #[must_use]
     pub fn is_datagram(settings: &config::Spa, packet: &Packet, payload: &[u8]) -> bool {
         is_sent_to(&settings.ports, packet) && payload.len() == LEN
     }
@@ -97,7 +94,6 @@ struct KeyHolder {
 impl Spa {
     /// `None`: native datagrams are not looked at. The place of a public key among its client's is
     /// its number.
-    #[must_use]
     pub(super) fn new(setup: &Setup) -> Option<Self> {
         let server = setup.spa.as_ref()?;
         let doors: HashMap<Name, DoorId> =
@@ -128,14 +124,12 @@ impl Spa {
     }
 
     /// What a capture has to pass on.
-    #[must_use]
     pub fn datagrams(&self) -> Datagrams {
         let length = LEN as u16;
         Datagrams { ports: self.ports.clone(), lengths: length..=length }
     }
 
     /// The datagram, if a packet is one by its port and length.
-    #[must_use]
     pub fn datagram<'p>(&self, packet: &Packet, payload: &'p [u8]) -> Option<&'p [u8; LEN]> {
         if is_sent_to(&self.ports, packet) { payload.try_into().ok() } else { None }
     }

@@ -225,7 +225,6 @@ macro_rules! reasons {
             const OWN: &[Self] = &[$(Self::$reason $(($of))?),+];
 
             /// The word that scripts see: in JSON, in counters.
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$reason $(($of))? => $word,)+

@@ -92,7 +92,6 @@ fn most(kind: JobKind) -> usize {
 
 impl Commands {
     /// Those that run are written down in a [table](CommandTable) at this path.
-    #[must_use]
     pub fn new(table: &Path) -> Self {
         let created = CommandTable::create(table).inspect_err(|error| {
             let path = table.display();
@@ -108,7 +107,6 @@ impl Commands {
     }
 
     /// Whether so many jobs wait, of a door or of all, that no more should be asked for.
-    #[must_use]
     pub fn is_full(&self, door: &Name) -> bool {
         self.waiting.get(door).is_some_and(|queue| queue.len() >= WAITING)
             || self.waiting.values().map(VecDeque::len).sum::<usize>() >= WAITING_IN_ALL
@@ -296,7 +294,6 @@ impl Commands {
     }
 
     /// When [`poll`](Self::poll) has to be called next, whatever else happens.
-    #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         if !self.finished.is_empty() {
             return Some(Monotonic::ZERO);
@@ -313,7 +310,6 @@ impl Commands {
     }
 
     /// What makes a call of [`poll`](Self::poll) worth while as soon as it is readable.
-    #[must_use]
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let left = self.left.iter().filter_map(|(_, output)| output.fd());
         self.running.iter().filter_map(|running| running.output.fd()).chain(left).collect()

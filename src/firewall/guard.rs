@@ -169,7 +169,6 @@ impl Guard {
     }
 
     /// The elements that let an address in at a door: one for each of its ports.
-    #[must_use]
     pub fn slots(
         &self,
         door: &Name,
@@ -181,7 +180,6 @@ impl Guard {
     }
 
     /// Whether other doors open a port that this one opens.
-    #[must_use]
     pub fn shares(&self, door: &Name) -> bool {
         self.shared.contains(door)
     }

@@ -146,7 +146,6 @@ impl Netlink {
     }
 
     /// Names this connection in what the kernel tells others about changes.
-    #[must_use]
     pub const fn port(&self) -> u32 {
         self.port
     }

@@ -35,7 +35,6 @@ impl From<&NftSet> for NftSets {
 
 impl NftSets {
     /// The set for an address; `None` where the door has none for its family.
-    #[must_use]
     pub fn of(&self, address: IpAddr) -> Option<&SetRef> {
         if address.to_canonical().is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
     }
@@ -92,7 +91,6 @@ impl OwnSets {
     }
 
     /// All of them, each once.
-    #[must_use]
     pub fn all(&self) -> Vec<SetRef> {
         self.known.iter().map(|(set, _)| set.clone()).collect()
     }

@@ -41,7 +41,6 @@ pub struct Place {
 
 impl Place {
     /// A door, for all connections from an address.
-    #[must_use]
     pub const fn new(door: Name, address: IpAddr) -> Self {
         Self { door, address, source_port: None }
     }
@@ -120,7 +119,6 @@ impl Means {
     }
 
     /// The commands, if any.
-    #[must_use]
     pub const fn steps(&self) -> &[Step] {
         match self {
             Self::Commands(steps) => steps.as_slice(),
@@ -129,7 +127,6 @@ impl Means {
     }
 
     /// The element that the kernel deletes at the deadline.
-    #[must_use]
     pub const fn element(&self) -> Option<&Element> {
         match self {
             Self::Commands(_) => None,
@@ -151,7 +148,6 @@ pub struct Element {
 
 impl Element {
     /// The place of a door in knockd's own table.
-    #[must_use]
     pub fn of_guard(door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) -> Self {
         let family = if address.to_canonical().is_ipv4() { 4 } else { 6 };
         let kind = if source_port.is_some() { 'p' } else { 'g' };
@@ -160,7 +156,6 @@ impl Element {
     }
 
     /// The place in a table of the administrator's; `None` where there is no set for the family.
-    #[must_use]
     pub fn of_set(set: &NftSet, address: IpAddr) -> Option<Self> {
         let name = set.of(Family::of(address.to_canonical()))?;
         let table = format!("{} {}", set.family.as_str(), set.table);
@@ -168,7 +163,6 @@ impl Element {
     }
 
     /// Whether it is in knockd's own table.
-    #[must_use]
     pub fn is_guards(&self) -> bool {
         self.table == GUARD
     }

@@ -85,7 +85,6 @@ pub struct Cli {
 
 impl Cli {
     /// How the files of a configuration are read.
-    #[must_use]
     pub const fn options(&self) -> Options {
         Options { insecure_permissions: self.insecure_permissions }
     }
@@ -113,7 +112,6 @@ impl Cli {
 }
 
 /// The command line as clap knows it.
-#[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
 }

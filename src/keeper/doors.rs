@@ -120,7 +120,6 @@ impl Doors {
     }
 
     /// What is open, opening or closing.
-    #[must_use]
     pub(super) fn list(&self) -> Vec<Listed<'_>> {
         self.grants.list()
     }
@@ -258,13 +257,11 @@ impl Doors {
     }
 
     /// Whether nothing waits for a command.
-    #[must_use]
     pub(super) fn is_idle(&self) -> bool {
         self.grants.is_empty() && self.jobs.is_empty()
     }
 
     /// Whether everybody who wants to know has been told what was opened and closed.
-    #[must_use]
     pub(super) const fn has_told(&self) -> bool {
         self.alerts.is_idle()
     }
@@ -279,7 +276,6 @@ impl Doors {
     }
 
     /// When [`poll`](Self::poll) has to be called next.
-    #[must_use]
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         let deadlines = [
             self.grants.next_deadline(),

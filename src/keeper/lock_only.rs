@@ -38,7 +38,6 @@ enum LockError {
 ///
 /// Exit status: 0 what is to be locked is; [`WRONG_CONFIGURATION`] and there is no copy; 1 the
 /// kernel refuses.
-#[must_use]
 pub fn lock_only(cli: &Cli) -> ExitCode {
     let (said, status) = match lock(cli) {
         Ok(done) => (done, 0),

@@ -84,7 +84,6 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
 ///
 /// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason, said
 /// on standard error.
-#[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,

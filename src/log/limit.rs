@@ -15,7 +15,6 @@ pub struct Limit {
 }
 
 impl Limit {
-    #[must_use]
     pub const fn new(burst: u32, interval: Duration) -> Self {
         Self { burst, interval, left: burst, refilled: Monotonic::ZERO, refused: 0 }
     }
@@ -46,7 +45,6 @@ impl Limit {
     }
 
     /// How many did not pass since this was last asked.
-    #[must_use]
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }

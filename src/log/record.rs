@@ -122,14 +122,12 @@ impl Visit for Record {
 }
 
 /// A time as the clocks of a zone show it.
-#[must_use]
 pub fn local(at: Wall, zone: &TimeZone) -> Zoned {
     let time = Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or_default();
     time.to_zoned(zone.clone())
 }
 
 /// Writes control characters as escapes: a log line stays one line, and a terminal obeys nothing.
-#[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -45,13 +45,11 @@ fn read(text: &str) -> Option<Duration> {
 }
 
 /// As [`format`], of the whole seconds only.
-#[must_use]
 pub fn format_seconds(duration: Duration) -> String {
     format(Duration::from_secs(duration.as_secs()))
 }
 
 /// The shortest text that [`parse`] reads back as the same number of milliseconds.
-#[must_use]
 pub fn format(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();

@@ -55,7 +55,6 @@ impl FlagTest {
     /// Every TCP packet, as classic knockd without `TCPFlags`.
     pub const ANY: Self = Self { set: TcpFlags(0), clear: TcpFlags(0) };
 
-    #[must_use]
     pub const fn passes(self, flags: TcpFlags) -> bool {
         flags.0 & self.set.0 == self.set.0 && flags.0 & self.clear.0 == 0
     }

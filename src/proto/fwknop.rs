@@ -90,7 +90,6 @@ impl<const MOST: usize> KeyOf<MOST> {
     }
 
     /// The bytes, for whoever compares many.
-    #[must_use]
     pub fn expose(&self) -> &[u8] {
         self.0.expose()
     }
@@ -98,7 +97,6 @@ impl<const MOST: usize> KeyOf<MOST> {
 
 impl Key {
     /// Whether the bytes are those of the other key, which fwknop forbids.
-    #[must_use]
     pub fn is_same_as(&self, hmac: &HmacKey) -> bool {
         self.0 == hmac.0
     }

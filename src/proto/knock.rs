@@ -20,7 +20,6 @@ pub enum Protocol {
 
 impl Protocol {
     /// Its number in IP headers.
-    #[must_use]
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -48,7 +47,6 @@ pub struct Knock {
 }
 
 impl Knock {
-    #[must_use]
     pub const fn new(protocol: Protocol, port: NonZeroU16) -> Self {
         Self { protocol, port }
     }

@@ -13,14 +13,12 @@ pub struct Name(Arc<str>);
 
 impl Name {
     /// The name that is nearest to a text that may be none.
-    #[must_use]
     pub fn closest(text: &str) -> Self {
         let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         let name: String = text.chars().map(|c| if valid(c) { c } else { '_' }).take(32).collect();
         Self(if name.is_empty() { "_".into() } else { name.into() })
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

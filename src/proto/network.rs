@@ -42,7 +42,6 @@ impl FromStr for Network {
 
 impl Network {
     /// The network of this length that an address is in. No prefix is longer than the address.
-    #[must_use]
     pub fn around(address: IpAddr, prefix: u8) -> Self {
         let prefix = prefix.min(if address.is_ipv4() { 32 } else { 128 });
         let address = match address {
@@ -59,20 +58,17 @@ impl Network {
     }
 
     /// Whether an address is in it; an IPv4 address that is written as an IPv6 one counts as IPv4.
-    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && Self::around(address, self.prefix) == *self
     }
 
     /// Its first address: the host bits are zero.
-    #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.address
     }
 
     /// How many bits of the address are the network's.
-    #[must_use]
     pub const fn prefix(&self) -> u8 {
         self.prefix
     }
@@ -80,7 +76,6 @@ impl Network {
 
 /// Whether one host can have this address: no packet comes from another, and none can be sent
 /// there. Loopback is one; whether it is this host's is for the caller to know.
-#[must_use]
 pub const fn is_a_hosts(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] != 0 && !v4.is_multicast() && !v4.is_broadcast(),
@@ -91,7 +86,6 @@ pub const fn is_a_hosts(address: IpAddr) -> bool {
 }
 
 /// Whether somebody who sends from `source` may ask that a door be opened for an address.
-#[must_use]
 pub const fn may_ask_for(source: IpAddr, address: IpAddr) -> bool {
     is_a_hosts(address) && (source.is_loopback() || !address.is_loopback())
 }

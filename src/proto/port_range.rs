@@ -45,7 +45,6 @@ pub fn parse_wide(text: &str) -> Result<PortRange, RangeError> {
 }
 
 /// The port that a random number picks; each is as likely as any other, to one in 2^48.
-#[must_use]
 pub fn pick(range: &PortRange, random: u64) -> NonZeroU16 {
     let width = u64::from(range.end().get() - range.start().get()) + 1;
     // Less than the width, so never past the end.

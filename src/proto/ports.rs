@@ -13,7 +13,6 @@ pub struct PortSet {
 }
 
 impl PortSet {
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -68,13 +67,11 @@ impl PortSet {
     }
 
     /// The ports of this set that are not in another.
-    #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         let of = |protocol| without(self.ranges_of(protocol), other.ranges_of(protocol));
         Self { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }
     }
 
-    #[must_use]
     pub fn contains(&self, knock: Knock) -> bool {
         let port = knock.port.get();
         let ranges = self.ranges_of(knock.protocol);
@@ -96,7 +93,6 @@ impl PortSet {
     }
 
     /// How many ports are in it, both protocols together.
-    #[must_use]
     pub fn len(&self) -> usize {
         Protocol::ALL
             .into_iter()
@@ -105,7 +101,6 @@ impl PortSet {
             .sum()
     }
 
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tcp.is_empty() && self.udp.is_empty()
     }

@@ -13,13 +13,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    #[must_use]
     pub const fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
     /// The bytes, for whoever computes with them.
-    #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

@@ -69,12 +69,10 @@ pub struct Given {
 }
 
 impl Given {
-    #[must_use]
     pub const fn v4(&self) -> Option<Ipv4Addr> {
         self.v4
     }
 
-    #[must_use]
     pub const fn v6(&self) -> Option<Ipv6Addr> {
         self.v6
     }
@@ -99,12 +97,10 @@ pub enum AddressError {
 pub struct Stamp(u64);
 
 impl Stamp {
-    #[must_use]
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    #[must_use]
     pub const fn as_micros(self) -> u64 {
         self.0
     }
@@ -138,7 +134,6 @@ pub enum Error {
 /// The datagram in which a client asks a server.
 ///
 /// `ephemeral` is 32 bytes of fresh randomness, for this one datagram.
-#[must_use]
 pub fn seal(
     request: &Request,
     client: &PrivateKey,
@@ -179,7 +174,6 @@ impl fmt::Debug for Opener {
 
 impl Opener {
     /// Opens the datagrams of anyone; those of the clients that are expected sooner.
-    #[must_use]
     pub fn new(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
         Self {
             states: States::new(&server.public()),
@@ -191,7 +185,6 @@ impl Opener {
     /// Whether a datagram was made by someone who holds the server's public key.
     ///
     /// It costs one HMAC: nothing is allocated, nothing depends on where the tag is wrong.
-    #[must_use]
     pub fn has_tag(&self, datagram: &[u8]) -> bool {
         match datagram.split_first_chunk::<TAG_LEN>() {
             Some((tag, body)) if datagram.len() == LEN => {

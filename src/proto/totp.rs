@@ -146,45 +146,38 @@ impl Scheme {
         Ok(Self { mode, step, skew })
     }
 
-    #[must_use]
     pub const fn mode(&self) -> Mode {
         self.mode
     }
 
     /// Seconds.
-    #[must_use]
     pub const fn step(&self) -> u32 {
         self.step
     }
 
     /// How many steps before and after the current one are valid too.
-    #[must_use]
     pub const fn skew(&self) -> u8 {
         self.skew
     }
 
     /// The step that a moment lies in, T in RFC 6238.
-    #[must_use]
     pub fn step_at(&self, at: Wall) -> u64 {
         at.since(Wall::ZERO).as_secs() / u64::from(self.step)
     }
 
     /// The steps that hold at a moment.
-    #[must_use]
     pub fn window(&self, at: Wall) -> RangeInclusive<u64> {
         let (step, skew) = (self.step_at(at), u64::from(self.skew));
         step.saturating_sub(skew)..=step.saturating_add(skew)
     }
 
     /// When a step ends and the next one begins.
-    #[must_use]
     pub fn turns_at(&self, step: u64) -> Wall {
         let seconds = step.saturating_add(1).saturating_mul(self.step.into());
         Wall::ZERO + Duration::from_secs(seconds)
     }
 
     /// How many knocks a sequence has.
-    #[must_use]
     pub const fn length(&self) -> usize {
         match self.mode {
             Mode::Ports { length, .. } => length as usize,
@@ -194,7 +187,6 @@ impl Scheme {
 
     /// The sequence that opens a door in a step: [`Self::length`] knocks, all of them in
     /// [`Self::watched`].
-    #[must_use]
     pub fn knocks(&self, key: &Key, door: &str, step: u64) -> SmallVec<[Knock; 8]> {
         match self.mode {
             Mode::Ports { low, high, length, protocol } => {
@@ -208,7 +200,6 @@ impl Scheme {
 
     /// Whether these are the knocks of a step. Cheaper than to compare with [`Self::knocks`]: most
     /// differ in the first.
-    #[must_use]
     pub fn matches(&self, key: &Key, door: &str, step: u64, knocks: &[Knock]) -> bool {
         if knocks.len() != self.length() {
             return false;
@@ -222,7 +213,6 @@ impl Scheme {
     }
 
     /// How many different sequences there can be, as far as it can be counted.
-    #[must_use]
     pub fn variety(&self) -> u64 {
         match self.mode {
             Mode::Ports { low, high, length, protocol } => {
@@ -235,7 +225,6 @@ impl Scheme {
     }
 
     /// Every port that a sequence may have, so every port that has to be watched.
-    #[must_use]
     pub fn watched(&self) -> PortSet {
         let (low, high, protocols) = match self.mode {
             Mode::Ports { low, high, protocol, .. } => (low, high, protocol),

@@ -33,13 +33,11 @@ macro_rules! words {
         impl $name {
             pub const ALL: [Self; [$($word),+].len()] = [$(Self::$variant),+];
 
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }
 
             /// The variant that a word stands for, in either case.
-            #[must_use]
             pub fn of_word(word: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(word))
             }

@@ -16,7 +16,6 @@ const TRIES: usize = 8;
 /// What time it is: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`, read within some microseconds.
 ///
 /// What one says of the other dates packets, so this process must not sleep between the two.
-#[must_use]
 pub fn now() -> Now {
     let mut best = (u64::MAX, Now::default());
     for _ in 0..TRIES {

@@ -20,7 +20,6 @@ pub const CALENDAR: &str = "KNOCKD_CALENDAR";
 
 /// By how many seconds a test has set the calendar of this process, forwards or back. Always 0 in
 /// a release build.
-#[must_use]
 pub fn calendar_set_by() -> i64 {
     #[cfg(debug_assertions)]
     if let Ok(path) = std::env::var(CALENDAR) {
@@ -35,7 +34,6 @@ pub const WATCHER: &str = "KNOCKD_WATCHER";
 
 /// What runs as the watcher: this program itself, also after its file has been replaced, unless a
 /// test names another. Always itself in a release build.
-#[must_use]
 pub fn watcher() -> std::ffi::OsString {
     #[cfg(debug_assertions)]
     if let Some(program) = std::env::var_os(WATCHER) {

@@ -26,20 +26,17 @@ pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
 }
 
 /// The number of the interface that has a name, or another name, at the moment; `None` of `any`.
-#[must_use]
 pub fn index(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }
 
 /// What the interface with a number is called at the moment.
-#[must_use]
 pub fn name_of(index: u32) -> Option<String> {
     // nix takes no name for an empty one.
     if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
 /// Whether there is an interface with a name, or another name, and it has a flag.
-#[must_use]
 pub fn has(name: &str, flag: InterfaceFlags) -> bool {
     let name = index(name).and_then(name_of);
     let is_it = |it: &InterfaceAddress| name.as_ref() == Some(&it.interface_name);
@@ -70,7 +67,6 @@ impl Changes {
     }
 
     /// Whether something has changed since the last call.
-    #[must_use]
     pub fn have_come(&self) -> bool {
         let mut changed = false;
         let mut buffer = [0; 8192];

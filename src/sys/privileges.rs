@@ -147,13 +147,11 @@ fn left_over(status: &str) -> Option<&'static str> {
 }
 
 /// Whether this process has root's rights where it lives.
-#[must_use]
 pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
 /// Whether this process lives in a user namespace other than the initial one.
-#[must_use]
 pub fn in_user_namespace() -> bool {
     // The initial namespace maps every id to itself.
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
@@ -163,7 +161,6 @@ pub fn in_user_namespace() -> bool {
 }
 
 /// The number of a group, where it exists.
-#[must_use]
 pub fn group(name: &str) -> Option<u32> {
     Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }

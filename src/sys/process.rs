@@ -125,7 +125,6 @@ pub fn run_watcher(
 }
 
 /// Whether this process was started by [`run_watcher`]; it has its name from then on.
-#[must_use]
 pub fn is_watcher() -> bool {
     let is_watcher = env::args_os().next().is_some_and(|it| it.as_bytes() == WATCHER.to_bytes());
     if is_watcher {
@@ -137,7 +136,6 @@ pub fn is_watcher() -> bool {
 
 /// Kills a process that has been told to end, and waits a second for it: one that this process may
 /// not kill, for want of `CAP_KILL`, has to end by itself. False: it has not.
-#[must_use]
 pub fn end(child: &mut Child) -> bool {
     // An error means that it may not be, or has ended already.
     let _ = child.kill();

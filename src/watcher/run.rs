@@ -43,7 +43,6 @@ enum WatchError {
 
 /// Runs the watcher: captures what the inherited assignment says, gives up root, and reports until
 /// it is told to end or its keeper is gone.
-#[must_use]
 pub fn run() -> ExitCode {
     match Watcher::start().and_then(Watcher::run) {
         Ok(()) => ExitCode::SUCCESS,

@@ -68,7 +68,6 @@ enum Segment {
 
 impl Filter {
     /// From the ports that each door watches, and the TCP flags with which it does.
-    #[must_use]
     pub fn new<'a>(
         watched: impl IntoIterator<Item = (&'a PortSet, FlagTest)>,
         only_ipv4: bool,
@@ -92,7 +91,6 @@ impl Filter {
     }
 
     /// Passes these datagrams too.
-    #[must_use]
     pub fn and(mut self, Datagrams { ports, lengths }: Datagrams) -> Self {
         let claimed = |length: &u16| length.saturating_add(UDP_HEADER);
         let range = Range {
@@ -107,13 +105,11 @@ impl Filter {
     }
 
     /// How much of each packet has to be captured, so that all of such a datagram is.
-    #[must_use]
     pub const fn longest(&self) -> u16 {
         self.longest
     }
 
     /// The filter for one link type, in libpcap's language.
-    #[must_use]
     pub fn expression(&self, link: LinkType, in_words: Ranges) -> String {
         if self.ranges.is_empty() {
             // libpcap refuses what it sees can never match; no packet is this short.

@@ -17,7 +17,6 @@ impl LinkType {
     pub const ALL: [Self; 5] = [Self::Ethernet, Self::Sll, Self::Sll2, Self::Raw, Self::Null];
 
     /// The link type of a number of libpcap's (`DLT_…` or `LINKTYPE_…`), if it is understood.
-    #[must_use]
     pub const fn from_dlt(dlt: i32) -> Option<Self> {
         match dlt {
             0 | 108 => Some(Self::Null),
@@ -32,7 +31,6 @@ impl LinkType {
     }
 
     /// A number of libpcap's that means this link type.
-    #[must_use]
     pub const fn dlt(self) -> i32 {
         match self {
             Self::Null => 0,

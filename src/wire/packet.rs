@@ -29,7 +29,6 @@ pub enum Transport {
 
 impl Packet {
     /// The knock that this packet is.
-    #[must_use]
     pub const fn knock(&self) -> Knock {
         match self.transport {
             Transport::Tcp { port, .. } => Knock::new(Protocol::Tcp, port),
@@ -37,7 +36,6 @@ impl Packet {
         }
     }
 
-    #[must_use]
     pub const fn source_port(&self) -> u16 {
         match self.transport {
             Transport::Tcp { source_port, .. } | Transport::Udp { source_port, .. } => source_port,

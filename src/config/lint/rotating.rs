@@ -37,7 +37,6 @@ impl<'a> Rotating<'a> {
 }
 
 /// How many clients each door has whose sequences rotate.
-#[must_use]
 pub fn clients(config: &Config) -> HashMap<&Name, usize> {
     let mut clients = HashMap::new();
     for client in config.clients.iter().filter(|client| client.totp.is_some()) {
@@ -77,7 +76,6 @@ pub(super) fn doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) ->
 
 /// The odds that a port scan in random order completes a sequence of one of `clients`, before a
 /// lockout ends it.
-#[must_use]
 pub fn scan_odds(scheme: &Scheme, clients: usize, lockout: Option<Lockout>) -> Odds {
     let length = scheme.length();
     let ports = (0..scheme.watched().len()).rev().map(|below| wide(below) + 1.0);

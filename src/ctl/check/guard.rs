@@ -74,7 +74,6 @@ impl Guarded<'_> {
 }
 
 /// Warnings about guarded ports, each once.
-#[must_use]
 pub fn doubts(loaded: &Loaded, around: &Around) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let mut guarded: HashMap<Knock, Guarded<'_>> = HashMap::new();

@@ -60,7 +60,6 @@ impl Chain {
 
 impl Ruleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
-    #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
         let listing: Listing = serde_json::from_slice(json).ok()?;
         let mut chains = Vec::new();
@@ -82,7 +81,6 @@ impl Ruleset {
 
     /// Whether packets to a port of this host are passed on to another host, a container, or
     /// another port.
-    #[must_use]
     pub fn publishes(&self, port: Knock) -> bool {
         let mut rules = self.chains.iter().flat_map(|chain| &chain.rules);
         rules.any(|rule| {
@@ -93,7 +91,6 @@ impl Ruleset {
 
     /// The chains, other than the guard's, that seem to drop every new packet to a port of this
     /// host, each as `chain 'input' of the table 'inet filter'`.
-    #[must_use]
     pub fn dropping(&self, port: Knock) -> Vec<String> {
         let inputs = self
             .chains

@@ -45,7 +45,6 @@ pub(in crate::ctl) struct SpaKeys {
 
 impl ClientFile {
     /// A client that may do nothing yet.
-    #[must_use]
     pub(in crate::ctl) const fn new(name: Name) -> Self {
         Self { name, doors: Vec::new(), expires: None, totp: None, spa: None }
     }
@@ -117,7 +116,6 @@ pub(in crate::ctl) enum NotOurs {
 
 impl ClientFile {
     /// The text of the file, without any secret. It has to be read as the same client.
-    #[must_use]
     pub(in crate::ctl) fn text(&self) -> Zeroizing<String> {
         let mut page = Page::default();
         page.line(0, HEADER);

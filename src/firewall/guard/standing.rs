@@ -129,14 +129,12 @@ pub fn standing() -> Result<Vec<Element>, NetlinkError> {
 }
 
 /// Whether a table stands that an earlier process has left.
-#[must_use]
 pub fn is_standing() -> bool {
     let table = Netlink::open().and_then(|mut it| it.table(NftFamily::Inet, TABLE));
     table.is_ok_and(|table| table.is_some())
 }
 
 /// Whether a table stands that locks this port of the host.
-#[must_use]
 pub fn guards(port: Knock) -> bool {
     let Slot { set, key } = guarded(None, port);
     Netlink::open().and_then(|mut it| it.has(&(set.reference(), key))).unwrap_or(false)

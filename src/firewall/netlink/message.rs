@@ -87,7 +87,6 @@ pub(super) enum Of {
 impl Change {
     /// Adds an element with a timeout rounded up to milliseconds, never zero: an element without
     /// one stays. `exclusive`: fails if it is there already.
-    #[must_use]
     pub fn add(
         (set, key): &ElementRef,
         left: Duration,
@@ -99,7 +98,6 @@ impl Change {
         Self::elements(NEW_ELEMENT, flags, set, &[entry])
     }
 
-    #[must_use]
     pub fn delete((set, key): &ElementRef) -> Self {
         Self::elements(DELETE_ELEMENT, 0, set, &[nameless(key)])
     }

@@ -79,7 +79,6 @@ impl KeyPart {
     }
 
     /// The addresses of a packet: its source and its destination.
-    #[must_use]
     pub const fn addresses(family: Family) -> [Self; 2] {
         match family {
             Family::V4 => [Self::SOURCE_4, Self::DESTINATION_4],
@@ -99,19 +98,16 @@ impl Rule {
     }
 
     /// Goes on where a value is this, in the form that the kernel loads it in.
-    #[must_use]
     pub fn is(self, load: Load, value: &[u8]) -> Self {
         self.with(load.to(REGISTER)).compare(true, value)
     }
 
     /// Goes on where some of these bits of a value are set.
-    #[must_use]
     pub fn has(self, load: Load, bits: &[u8]) -> Self {
         self.masked(load, bits, false, &vec![0; bits.len()])
     }
 
     /// Goes on where these bits of a value are, or are not, as they are in `value`.
-    #[must_use]
     pub fn masked(self, load: Load, mask: &[u8], equal: bool, is: &[u8]) -> Self {
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         let data = Attributes::default().u32(1, REGISTER).u32(2, REGISTER).u32(3, length);
@@ -125,7 +121,6 @@ impl Rule {
     }
 
     /// Goes on where the values, one after the other, are an element of a set.
-    #[must_use]
     pub fn in_set(mut self, set: &SetRef, key: &[KeyPart]) -> Self {
         let mut register = REGISTER;
         for &KeyPart(load, _, length) in key {
@@ -137,31 +132,26 @@ impl Rule {
     }
 
     /// Sets these bits of the label of the packet's connection, and goes on.
-    #[must_use]
     pub fn label(self, bits: &[u8]) -> Self {
         let load = Attributes::default().u32(1, REGISTER).nest(2, &value(bits));
         let set = Attributes::default().u32(2, 13).u32(4, REGISTER);
         self.with(("immediate", load)).with(("ct", set))
     }
 
-    #[must_use]
     pub fn accept(self) -> Self {
         self.verdict(ACCEPT, None)
     }
 
-    #[must_use]
     pub fn drop(self) -> Self {
         self.verdict(DROP, None)
     }
 
     /// Leaves the packet to another chain for good.
-    #[must_use]
     pub fn goto(self, chain: &str) -> Self {
         self.verdict(GOTO, Some(chain))
     }
 
     /// Asks another chain, and goes on where that one does not decide.
-    #[must_use]
     pub fn jump(self, chain: &str) -> Self {
         self.verdict(JUMP, Some(chain))
     }

@@ -60,7 +60,6 @@ impl Key {
     }
 
     /// With an address after what is there; an IPv4 one in IPv6 clothes is IPv4.
-    #[must_use]
     pub fn address(self, address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => self.part(&address.octets()),
@@ -69,13 +68,11 @@ impl Key {
     }
 
     /// With a port after what is there.
-    #[must_use]
     pub fn port(self, port: u16) -> Self {
         self.part(&port.to_be_bytes())
     }
 
     /// With the number of a protocol after what is there.
-    #[must_use]
     pub fn protocol(self, protocol: u8) -> Self {
         self.part(&[protocol])
     }
@@ -87,7 +84,6 @@ impl Key {
     }
 
     /// The address at its beginning, in a set that has such.
-    #[must_use]
     pub fn first_address(&self, family: Family) -> Option<IpAddr> {
         Some(match family {
             Family::V4 => array::<4>(&self.0, 0)?.into(),
@@ -96,7 +92,6 @@ impl Key {
     }
 
     /// The address that it is, of a set that has nothing else.
-    #[must_use]
     pub fn as_address(&self) -> Option<IpAddr> {
         match self.0.len() {
             4 => self.first_address(Family::V4),
@@ -106,7 +101,6 @@ impl Key {
     }
 
     /// The port right after the address at its beginning.
-    #[must_use]
     pub fn second_port(&self, family: Family) -> Option<NonZeroU16> {
         let at = if family == Family::V4 { 4 } else { 16 };
         NonZeroU16::new(u16::from_be_bytes(array(&self.0, at)?))
@@ -122,19 +116,16 @@ impl Comment {
     pub const OURS: &str = "knockd";
 
     /// Other characters become `?`; what is too long is cut.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         let printable = |c: char| (c == ' ' || c.is_ascii_graphic()) && !"\"\\".contains(c);
         Self(text.chars().map(|c| if printable(c) { c } else { '?' }).take(127).collect())
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether it says that knockd has made what it is at.
-    #[must_use]
     pub fn is_ours(&self) -> bool {
         self.0.split(' ').next() == Some(Self::OURS)
     }
@@ -163,7 +154,6 @@ impl Entry {
     /// Whether it is a grant of knockd's. An element that does not end is the administrator's,
     /// whatever it says: to add one again without a timeout makes it permanent, under its old
     /// comment.
-    #[must_use]
     pub fn is_ours(&self) -> bool {
         self.left.is_some() && self.comment.is_ours()
     }

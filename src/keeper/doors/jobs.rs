@@ -140,13 +140,11 @@ impl Doors {
     }
 
     /// Whether not all is known yet that [`look`](Self::look) looks at.
-    #[must_use]
     pub(in crate::keeper) fn is_looking(&self) -> bool {
         self.jobs.values().any(|purpose| matches!(purpose, Purpose::Look(_)))
     }
 
     /// Whether a grant is known not to be open, though it should be.
-    #[must_use]
     pub(in crate::keeper) fn is_gone(&self, id: GrantId) -> bool {
         self.gone.contains(&id)
     }

@@ -66,7 +66,6 @@ pub enum Error {
 
 impl Error {
     /// Whether, after some keys were tried, nothing proves that it is more than noise.
-    #[must_use]
     pub const fn is_noise(self) -> bool {
         matches!(
             self,

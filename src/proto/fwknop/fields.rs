@@ -25,7 +25,6 @@ pub struct Random([u8; 16]);
 
 impl Random {
     /// Uniform, but for 1 part in 10^22, where the bytes are.
-    #[must_use]
     pub fn new(bytes: [u8; 16]) -> Self {
         let mut number = u128::from_be_bytes(bytes);
         let mut digits = [0; 16];
@@ -56,7 +55,6 @@ impl FromStr for Random {
 pub struct User(String);
 
 impl User {
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -33,7 +33,6 @@ pub enum Hash {
 
 impl Hash {
     /// How many characters its value has in base64 without padding.
-    #[must_use]
     pub const fn encoded_len(self) -> usize {
         match self {
             Self::Md5 => 22,

@@ -62,7 +62,6 @@ pub enum KeyError {
 pub struct PublicKey([u8; KEY_LEN]);
 
 impl PublicKey {
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
@@ -122,14 +121,12 @@ pub struct PrivateKey(Secret);
 
 impl PrivateKey {
     /// The public key that belongs to it.
-    #[must_use]
     pub fn public(&self) -> PublicKey {
         // A base point times a clamped number is never of low order.
         PublicKey(noise::public(self.0.expose()))
     }
 
     /// The line of a key file, without its end.
-    #[must_use]
     pub fn encode(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64.encode(self.0.expose()))
     }

@@ -34,7 +34,6 @@ pub enum Malformed {
 
 impl Request {
     /// The bytes that are encrypted.
-    #[must_use]
     pub fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let (observed, v4, v6) = match self.open {
             Addresses::Observed => (OBSERVED, None, None),

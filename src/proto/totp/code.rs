@@ -18,7 +18,6 @@ pub enum Digits {
 }
 
 impl Digits {
-    #[must_use]
     pub const fn count(self) -> usize {
         self as usize
     }
@@ -51,7 +50,6 @@ impl TryFrom<u8> for Digits {
 pub(super) const BASES: RangeInclusive<u16> = 1..=u16::MAX - 99;
 
 /// The code of a step, with its leading zeros (RFC 6238, SHA-1).
-#[must_use]
 pub fn code(key: &Key, step: u64, digits: Digits) -> Zeroizing<String> {
     Zeroizing::new(format!("{:0width$}", value(key, step, digits), width = digits.count()))
 }

@@ -55,13 +55,11 @@ fn base32() -> Encoding {
 }
 
 /// A secret in base32, without padding: what [`parse_secret`] reads back.
-#[must_use]
 pub fn encode_secret(secret: &Secret) -> Zeroizing<String> {
     Zeroizing::new(data_encoding::BASE32_NOPAD.encode(secret.expose()))
 }
 
 /// A new secret from random bytes.
-#[must_use]
 pub fn generate_secret(random: &[u8; SECRET_BYTES]) -> Secret {
     Secret::new(random.to_vec())
 }

@@ -159,13 +159,11 @@ enum Task {
 }
 
 /// The whole command line, for the tests that hold it against its manual page.
-#[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
 /// Runs `knockctl`. Usage errors end the process with status 2.
-#[must_use]
 pub fn main() -> ExitCode {
     let Cli { target, task, .. } = Cli::parse();
     run(&target, task).unwrap_or_else(Error::exit)

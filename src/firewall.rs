@@ -52,7 +52,6 @@ pub struct Finished {
 
 impl Finished {
     /// The first failure.
-    #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         self.outcomes.iter().find_map(|outcome| match outcome {
             Outcome::Failed(why) => Some(why),

@@ -21,7 +21,6 @@ pub use event::{EventLine, missed, name_of, seconds};
 pub const CONFIG: &str = "/etc/knock.d";
 
 /// A command line that means this configuration.
-#[must_use]
 pub fn command(program: &str, config: &Path, rest: &str) -> String {
     if config == Path::new(CONFIG) {
         format!("{program} {rest}")
@@ -34,7 +33,6 @@ pub fn command(program: &str, config: &Path, rest: &str) -> String {
 pub const LONGEST_REQUEST: usize = 4096;
 
 /// Where a daemon with this run directory listens.
-#[must_use]
 pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }

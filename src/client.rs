@@ -100,7 +100,6 @@ impl Error {
 }
 
 /// Runs `knock` with the arguments of this process.
-#[must_use]
 pub fn main() -> ExitCode {
     let done = cli::read(std::env::args_os()).map_err(Error::Usage).and_then(|asked| match asked {
         Asked::Knock(wanted) => knock(&wanted),

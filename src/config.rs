@@ -68,17 +68,14 @@ pub struct Config {
 
 impl Config {
     /// The index of a door.
-    #[must_use]
     pub fn place_of(&self, door: &Name) -> Option<usize> {
         self.doors.binary_search_by_key(&door, Door::name).ok()
     }
 
-    #[must_use]
     pub fn door(&self, name: &Name) -> Option<&Door> {
         self.doors.get(self.place_of(name)?)
     }
 
-    #[must_use]
     pub fn client(&self, name: &Name) -> Option<&Client> {
         let place = self.clients.binary_search_by_key(&name, |client| &client.name).ok()?;
         self.clients.get(place)
@@ -86,7 +83,6 @@ impl Config {
 }
 
 /// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.
-#[must_use]
 pub fn keys() -> Vec<String> {
     let tables = [
         ("", &load::TOP),

@@ -116,7 +116,6 @@ struct Agenda {
 impl Engine {
     /// An engine that has seen nothing yet, takes every destination for an address of this host
     /// and reports all sequences.
-    #[must_use]
     pub fn new(setup: Setup) -> Self {
         let spa = Spa::new(&setup);
         let fwknop = Some(Fwknop::new(&setup)).filter(|fwknop| !fwknop.is_empty());
@@ -340,7 +339,6 @@ impl Engine {
     }
 
     /// When [`Self::work`] has something to do; it may be long past.
-    #[must_use]
     pub fn next_work(&self) -> Option<Monotonic> {
         let preparation = Some(self.agenda.due).filter(|&due| due < Monotonic::MAX);
         let untold = (!self.untold.is_empty()).then_some(Monotonic::ZERO);
@@ -348,20 +346,17 @@ impl Engine {
     }
 
     /// When [`Self::work`] begins or goes on to look for a client whose clock is off.
-    #[must_use]
     pub fn next_search(&self) -> Option<Monotonic> {
         self.searches.due()
     }
 
     /// Whether all rotating sequences that hold were known at the last call of [`Self::work`]. If
     /// not, a packet may have to wait until they are.
-    #[must_use]
     pub const fn is_ready(&self) -> bool {
         self.agenda.ready
     }
 
     /// The first moment at which [`Self::on_deadline`] has something to do.
-    #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         self.tracker.next_deadline()
     }
@@ -379,13 +374,11 @@ impl Engine {
 
     /// Whether nobody is half-way through a sequence: with a window that has ended, there is nothing
     /// left to speak of.
-    #[must_use]
     pub fn is_idle(&self) -> bool {
         self.tracker.attempts() == 0 && self.next_search().is_none() && self.untold.is_empty()
     }
 
     /// How many sources are followed now.
-    #[must_use]
     pub fn tracked(&self) -> usize {
         self.tracker.len()
     }
@@ -393,7 +386,6 @@ impl Engine {
     /// How many beginnings of a sequence were given up, and how many failures not counted, for want
     /// of room, since the start. No event tells of them: there can be one for each packet of a
     /// flood.
-    #[must_use]
     pub fn crowded(&self) -> u64 {
         self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
     }

@@ -99,7 +99,6 @@ pub fn check_owner(path: &Path) -> io::Result<()> {
 }
 
 /// Errors for standard error, each line with its level where that goes to the journal.
-#[must_use]
 pub fn errors(text: &str) -> String {
     let level = stderr_level(LogLevel::Error);
     text.lines().map(|line| format!("{level}{line}\n")).collect()
