@@ -5,6 +5,7 @@ pub mod flags;
 pub mod fwknop;
 pub mod interface;
 pub mod knock;
+pub mod method;
 pub mod name;
 pub mod network;
 pub mod port_range;

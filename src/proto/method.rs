@@ -1,0 +1,21 @@
+//! How a door is asked to open.
+
+use super::words::words;
+
+words! {
+FromStr:
+/// How a door is asked to open, by its word in JSON and in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Method {
+    /// Knocks that are always the same.
+    Sequence = "sequence",
+    /// Knocks of which each sequence is good once.
+    OneTimeSequence = "one_time_sequence",
+    /// Knocks that rotate with time.
+    Totp = "totp",
+    /// One authenticated datagram.
+    Spa = "spa",
+    /// One datagram of fwknop's.
+    Fwknop = "fwknop",
+}
+}
