@@ -54,7 +54,7 @@ unit:
 # What takes minutes, for whoever changed it; 'make test' leaves it out.
 long:
 	@tools/need test
-	$(CARGO) test --locked --no-fail-fast --test fwknop_import -- --ignored
+	$(CARGO) test --locked --no-fail-fast --test cli -- --ignored fwknop_import::
 
 demo:
 	@tools/need demo

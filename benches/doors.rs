@@ -5,6 +5,7 @@
 //! the kinds. Needs root.
 
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
 
 use std::fmt::Write;

@@ -6,6 +6,7 @@
 
 mod requests;
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
 
 use std::net::{IpAddr, UdpSocket};

@@ -3,6 +3,7 @@
 //! A guarded door is opened by hand for 10,000 addresses, in a network namespace. Needs root.
 
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
 mod support;
 
 use std::fs;

@@ -1,5 +1,4 @@
 //! Hosts made of network namespaces, and the programs that run in them.
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part of it")]
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -204,7 +203,9 @@ impl Syn {
         };
         use std::os::fd::AsRawFd;
         let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+        // A program that another test starts meanwhile does not get it.
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = socket(family, SockType::Stream, flags, None).unwrap();
         bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0))).unwrap();
         let _ = connect(fd.as_raw_fd(), &SockaddrStorage::from(to));
         Self(fd)

@@ -1,0 +1,579 @@
+//! Clients come and go: `knockctl enroll` and `revoke`, with the files that they change, and beside
+//! a running `knockd`. What needs namespaces needs root.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use crate::support::{
+    CLIENT, Knockd, Net, PATIENCE, SERVER, can_make_namespaces, command, eventually, has_programs,
+};
+
+const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
+
+/// A configuration in a directory.
+const DOORS: &str = "
+knockd:
+  interfaces: [eth0]
+  run_dir: DIR/run
+  state_dir: DIR/state
+  pid_file: DIR/run/knockd.pid
+  user: nobody
+  spa: {key_file: DIR/knock.d/keys/server.key}
+doors:
+  ssh:
+    totp: {ports: 20000-29999, protocol: mixed, step: 2s}
+    open: [22/tcp]
+    open_for: 1h
+  web:
+    totp: {mode: code, base: 7000}
+    open: [80/tcp]
+  vpn:
+    spa: true
+    open: [1194/tcp]
+    open_for: 1h
+  plain:
+    sequence: [7113, 9218, 8127]
+    open: [25/tcp]
+    open_for: 1h
+";
+
+/// A configuration that belongs to the test, in a directory of its own.
+struct Files {
+    directory: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Self { directory };
+        fs::create_dir(files.config()).unwrap();
+        files.write("doors.yaml", DOORS);
+        files
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("knock.d")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.directory.path().display().to_string();
+        fs::write(self.config().join(name), text.replace("DIR", &path)).unwrap();
+    }
+
+    fn run(&self, line: &str) -> Output {
+        knockctl(&self.config(), line)
+    }
+
+    /// Every file in the configuration and what is in it.
+    fn all(&self) -> Vec<(PathBuf, String)> {
+        let mut files = Vec::new();
+        let mut left = vec![self.config()];
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                let text = fs::read_to_string(&path).unwrap();
+                files.push((path, text));
+            }
+        }
+        files.sort();
+        files
+    }
+}
+
+fn knockctl(config: &Path, line: &str) -> Output {
+    let mut knockctl = command(env!("CARGO_BIN_EXE_knockctl"));
+    knockctl.arg("-c").arg(config).args(line.split_whitespace()).output().unwrap()
+}
+
+/// Standard output and standard error of something that has worked.
+fn said(output: Output) -> (String, String) {
+    assert!(output.status.success(), "{output:?}");
+    (text(output.stdout), text(output.stderr))
+}
+
+/// Standard error of something that has failed.
+fn complained(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    text(output.stderr)
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+/// What `enroll` has printed for a client, put where it says.
+struct Bundle {
+    directory: tempfile::TempDir,
+}
+
+impl Bundle {
+    fn unpack(printed: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let hosts: Vec<&str> = printed
+            .lines()
+            .skip_while(|line| *line != "hosts:")
+            .take_while(|line| !line.is_empty())
+            .collect();
+        fs::write(directory.path().join("hosts.yaml"), hosts.join("\n")).unwrap();
+        let mut lines = printed.lines();
+        while let Some(line) = lines.next() {
+            let Some(rest) = line.strip_prefix("And in ~/.config/knock/") else { continue };
+            let name = rest.split(',').next().unwrap();
+            let secret = lines.by_ref().find(|line| !line.is_empty()).unwrap();
+            write_secret(&directory.path().join(name), secret);
+        }
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn hosts(&self) -> String {
+        fs::read_to_string(self.path("hosts.yaml")).unwrap()
+    }
+
+    /// The one file beside the hosts file.
+    fn secret(&self) -> String {
+        let entries = fs::read_dir(self.directory.path()).unwrap();
+        let paths: Vec<PathBuf> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("hosts.yaml"))
+            .collect();
+        let [path] = &paths[..] else { panic!("{paths:?}") };
+        fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+}
+
+fn write_secret(path: &Path, secret: &str) {
+    fs::write(path, format!("{secret}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_secret_is_printed_once_and_readable_for_its_owner_only() {
+    let files = Files::new();
+    let (printed, beside) = said(files.run("enroll phone --door ssh --totp --host gw.example.com"));
+    let bundle = Bundle::unpack(&printed);
+    let secret = bundle.secret();
+    assert_eq!(secret.len(), 32, "20 bytes in base32");
+    assert!(printed.contains(&format!("secret={secret}")), "{printed}");
+    assert!(!beside.contains(&secret) && beside.contains("holds a secret"), "{beside}");
+    assert!(beside.contains("knockd is not running"), "{beside}");
+
+    let keys = files.config().join("keys");
+    assert_eq!(fs::read_to_string(keys.join("phone.totp")).unwrap(), format!("{secret}\n"));
+    let modes = [keys.clone(), keys.join("phone.totp"), files.config().join("client-phone.yaml")]
+        .map(|path| mode(&path));
+    assert_eq!(modes, [0o700, 0o600, 0o600]);
+    assert!(
+        !fs::read_to_string(files.config().join("client-phone.yaml")).unwrap().contains(&secret)
+    );
+    let (listed, _) = said(files.run("check"));
+    assert!(listed.contains("no errors"), "{listed}");
+}
+
+#[test]
+fn the_code_on_the_screen_is_the_uri_that_is_printed() {
+    const PIXELS: usize = 3;
+    let files = Files::new();
+    let (printed, _) = said(files.run("enroll phone --door web --totp --qr"));
+    let drawn: Vec<Vec<char>> = printed
+        .lines()
+        .filter(|line| line.starts_with("    ") && line.contains(['█', '▀', '▄']))
+        .map(|line| line.chars().collect())
+        .collect();
+    // The frame above and below is blank, so it is not among these lines.
+    let frame = 4;
+    let (width, height) = (drawn[0].len(), drawn.len() * 2 + 2 * frame);
+    let is_dark = |x: usize, y: usize| {
+        let half = y.checked_sub(frame).and_then(|y| Some((y, drawn.get(y / 2)?.get(x)?)));
+        half.is_some_and(|(y, c)| {
+            *c == '█' || *c == if y.is_multiple_of(2) { '▀' } else { '▄' }
+        })
+    };
+    let mut seen =
+        rqrr::PreparedImage::prepare_from_greyscale(width * PIXELS, height * PIXELS, |x, y| {
+            if is_dark(x / PIXELS, y / PIXELS) { 0 } else { 255 }
+        });
+    let (_, uri) = seen.detect_grids().first().expect("a code").decode().unwrap();
+    assert!(printed.lines().any(|line| line == uri), "{uri} is not in\n{printed}");
+}
+
+#[test]
+fn a_new_secret_replaces_the_old_one_or_stands_beside_it_for_a_while() {
+    let files = Files::new();
+    let keys = || {
+        let entries = fs::read_dir(files.config().join("keys")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let yaml = || fs::read_to_string(files.config().join("client-phone.yaml")).unwrap();
+    let mut secrets = Vec::new();
+    for (grace, names) in [
+        ("", &["phone.totp"][..]),
+        ("--grace 10m", &["phone.totp", "phone@2.totp"]),
+        ("--grace 1s", &["phone@2.totp", "phone@3.totp"]),
+        ("", &["phone.totp"]),
+    ] {
+        let line = format!("enroll phone --door ssh --totp {grace}");
+        let (printed, beside) = said(files.run(&line));
+        assert_eq!(beside.contains("the old one holds until"), !grace.is_empty(), "{beside}");
+        assert_eq!(keys(), names, "{}", yaml());
+        secrets.push(Bundle::unpack(&printed).secret());
+    }
+    secrets.sort();
+    secrets.dedup();
+    assert_eq!(secrets.len(), 4, "each is a new one");
+    assert!(!yaml().contains("old_"), "{}", yaml());
+}
+
+#[test]
+fn a_client_that_is_known_keeps_what_it_has_and_gets_what_is_new() {
+    let files = Files::new();
+    said(files.run(&format!("enroll laptop --door vpn --spa {KEY}")));
+    let (printed, _) = said(files.run("enroll laptop --door ssh --door vpn --totp"));
+    assert!(printed.contains("    mode: totp\n") && !printed.contains("mode: spa"), "{printed}");
+    let (printed, _) = said(files.run("enroll laptop --spa"));
+    assert!(printed.contains("    mode: spa\n") && !printed.contains("mode: totp"), "{printed}");
+    let (server_key, _) = said(files.run("server-key"));
+    assert!(
+        printed.contains(&format!("    server_key: {server_key}")),
+        "made beforehand: {printed}"
+    );
+    let yaml = fs::read_to_string(files.config().join("client-laptop.yaml")).unwrap();
+    assert!(yaml.contains("doors: [vpn, ssh]\n"), "{yaml}");
+    assert!(yaml.contains(KEY) && yaml.matches("        - ").count() == 2, "{yaml}");
+    said(files.run(&format!("enroll laptop --spa {KEY} --replace")));
+    let yaml = fs::read_to_string(files.config().join("client-laptop.yaml")).unwrap();
+    assert!(yaml.contains(KEY) && yaml.matches("        - ").count() == 1, "{yaml}");
+}
+
+#[test]
+fn a_new_secret_comes_with_the_entries_of_every_door_of_the_client() {
+    let files = Files::new();
+    said(files.run("enroll phone --door ssh --totp --host gw"));
+    let (printed, _) = said(files.run("enroll phone --door web --totp --host gw"));
+    assert!(printed.contains("\n  gw-ssh:\n") && printed.contains("\n  gw-web:\n"), "{printed}");
+    let (printed, _) = said(files.run("enroll phone --door ssh --host gw"));
+    assert!(printed.contains("\n  gw:\n") && !printed.contains("otpauth"), "{printed}");
+}
+
+#[test]
+fn the_shell_completes_the_clients_that_there_are() {
+    let files = Files::new();
+    for name in ["phone", "laptop"] {
+        said(files.run(&format!("enroll {name} --door ssh --totp")));
+    }
+    said(files.run("revoke phone"));
+    assert_eq!(said(files.run("completions clients")).0, "laptop\n");
+}
+
+#[test]
+fn a_change_that_would_not_load_is_taken_back() {
+    let files = Files::new();
+    said(files.run(&format!("enroll laptop --door vpn --spa {KEY}")));
+    let before = files.all();
+    let error = complained(files.run(&format!("enroll other --door vpn --spa {KEY}")));
+    assert!(error.contains("laptop") && error.contains("nothing has been changed"), "{error}");
+    assert_eq!(files.all(), before);
+}
+
+#[test]
+fn nothing_is_enrolled_into_a_configuration_with_mistakes() {
+    let files = Files::new();
+    files.write("more.yaml", "doors: {x: {sequnce: [1, 2, 3]}}");
+    let before = files.all();
+    let error = complained(files.run("enroll phone --door ssh --totp"));
+    assert!(error.contains("did you mean 'sequence'?"), "{error}");
+    assert_eq!(files.all(), before);
+}
+
+#[test]
+fn what_cannot_be_done_says_what_to_do() {
+    let files = Files::new();
+    for (line, wrong, instead) in [
+        ("enroll phone --door plain --totp", "'plain' takes no sequences", "add this to the door"),
+        ("enroll phone --door ssh --spa", "'ssh' takes no SPA", "spa: true"),
+        ("enroll phone --totp", "'phone' is new", "--door"),
+        ("enroll phone --door shh --totp", "no door 'shh'", "the doors are: plain, ssh, vpn, web"),
+        ("revoke phone", "no client 'phone'", "there are no clients at all"),
+        ("sequence ssh", "different for each client", "knockctl enroll"),
+        ("sequence vpn", "no sequence of knocks", "datagrams"),
+        ("server-key", "no key yet", "spa: true"),
+    ] {
+        let error = complained(files.run(line));
+        assert!(error.contains(wrong) && error.contains(instead), "{line}: {error}");
+    }
+    let single = files.config().join("doors.yaml");
+    let error = complained(knockctl(&single, "enroll phone --door ssh --totp"));
+    assert!(error.contains("is not a directory") && error.contains("-c"), "{error}");
+}
+
+#[test]
+fn a_client_that_is_written_by_hand_is_left_to_who_wrote_it() {
+    let files = Files::new();
+    let yaml = format!("clients:\n  laptop:\n    doors: [vpn]\n    spa: {{public_key: {KEY}}}\n");
+    for name in ["mine.yaml", "client-laptop.yaml"] {
+        files.write(name, &yaml);
+        let before = files.all();
+        for line in ["enroll laptop --spa", "revoke laptop"] {
+            let error = complained(files.run(line));
+            assert!(error.contains(name) && error.contains("by hand"), "{line}: {error}");
+        }
+        assert_eq!(files.all(), before);
+        fs::remove_file(files.config().join(name)).unwrap();
+    }
+    said(files.run("enroll phone --door ssh --totp"));
+    let path = files.config().join("client-phone.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}    # my phone\n")).unwrap();
+    let error = complained(files.run("enroll phone --totp"));
+    assert!(error.contains("would be lost"), "{error}");
+    said(files.run("revoke phone"));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_client_that_is_revoked_leaves_no_file_behind() {
+    let files = Files::new();
+    let before = files.all();
+    said(files.run("enroll phone --door ssh --totp"));
+    said(files.run("enroll phone --totp --grace 1h"));
+    said(files.run("revoke phone"));
+    assert_eq!(files.all(), before);
+}
+
+#[test]
+fn one_time_sequences_are_such_as_a_door_takes() {
+    let files = Files::new();
+    let path = files.directory.path().join("once");
+    said(files.run(&format!("one-time --lines 5 --length 6 --protocol mixed {}", path.display())));
+    assert_eq!(mode(&path), 0o600);
+    let lines = fs::read_to_string(&path).unwrap();
+    assert_eq!(lines.lines().count(), 5);
+    assert!(lines.lines().all(|line| line.split(',').count() == 6), "{lines}");
+    let before = lines.clone();
+    complained(files.run(&format!("one-time {}", path.display())));
+    assert_eq!(fs::read_to_string(&path).unwrap(), before, "it is not overwritten");
+
+    let door = "doors: {once: {one_time_sequences: DIR/once, open: [21/tcp]}}";
+    files.write("once.yaml", door);
+    let (said, _) = said(files.run("sequence once --json"));
+    let valid: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(valid["by"], "one_time_sequence");
+    assert_eq!(valid["knocks"].as_array().unwrap().len(), 6);
+}
+
+/// A server with such a configuration, and a client beside it.
+struct Site {
+    net: Net,
+    knockd: Knockd,
+}
+
+impl Site {
+    fn new(test: &str) -> Option<Self> {
+        (can_make_namespaces(test) && has_programs(test, &["nft"])).then(|| {
+            let Files { directory } = Files::new();
+            let config = directory.path().join("knock.d");
+            let net = Net::new();
+            for port in [22, 25, 1194] {
+                net.server.listen(port);
+            }
+            let knockd = Knockd::run(&net.server, directory, config, &[], &[]);
+            knockd.wait_for("starting up, listening on");
+            Self { net, knockd }
+        })
+    }
+
+    fn run(&self, line: &str) -> Output {
+        knockctl(&self.knockd.config, line)
+    }
+
+    /// Enrols a client, and gives what is printed for it.
+    fn enroll(&self, line: &str) -> Bundle {
+        let (printed, beside) = said(self.run(&format!("enroll {line} --host {SERVER}")));
+        assert!(beside.contains("knockd has taken it up"), "{beside}");
+        Bundle::unpack(&printed)
+    }
+
+    /// Knocks as a bundle says, until the port is open.
+    fn knock(&self, bundle: &Bundle) -> bool {
+        self.knock_with(bundle, "5")
+    }
+
+    /// Whether nothing opens, as it should be.
+    fn knock_in_vain(&self, bundle: &Bundle) -> bool {
+        !self.knock_with(bundle, "1")
+    }
+
+    fn knock_with(&self, bundle: &Bundle, retries: &str) -> bool {
+        let hosts = bundle.path("hosts.yaml");
+        let arguments = ["--retry", retries, "--hosts", hosts.to_str().unwrap(), SERVER];
+        let knocked = self.net.client.run(env!("CARGO_BIN_EXE_knock"), &arguments);
+        match knocked.status.code() {
+            Some(0) => true,
+            Some(3) => false,
+            _ => panic!("{knocked:?}"),
+        }
+    }
+
+    fn close(&self) {
+        said(self.run("close --all"));
+        assert!(eventually(PATIENCE, || self.knockd.grants().is_empty()));
+    }
+
+    fn is_open(&self, port: u16) -> bool {
+        self.net.client.can_connect(SERVER, port)
+    }
+}
+
+#[test]
+fn a_phone_is_enrolled_gets_another_secret_and_is_revoked() {
+    let Some(site) = Site::new("a TOTP client's life") else { return };
+    let first = site.enroll("phone --door ssh --totp");
+    assert!(!site.is_open(22));
+    assert!(site.knock(&first), "as it was printed");
+    let grant = site.knockd.grants().remove(0);
+    assert_eq!((&grant["client"], &grant["by"]), (&"phone".into(), &"totp".into()));
+    site.close();
+
+    let second = site.enroll("phone --totp --grace 10m");
+    assert!(site.knock(&second), "the new secret");
+    site.close();
+    assert!(site.knock(&first), "the old one, in its grace");
+    site.close();
+
+    let third = site.enroll("phone --totp");
+    assert!(site.knock(&third), "the newest secret");
+    site.close();
+    assert!(site.knock_in_vain(&first) && site.knock_in_vain(&second), "all others are over");
+
+    assert!(site.knock(&third));
+    let (_, beside) = said(site.run("revoke phone"));
+    assert!(beside.contains("1 door that 'phone' has opened closes"), "{beside}");
+    assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
+    assert!(!site.is_open(22));
+    assert!(site.knock_in_vain(&third), "it is revoked");
+
+    for bundle in [first, second, third] {
+        let secret = bundle.secret();
+        assert!(site.knockd.log().iter().all(|line| !line.contains(&secret)));
+    }
+}
+
+#[test]
+fn a_laptop_opens_with_the_key_that_was_made_for_it_or_by_it() {
+    let Some(site) = Site::new("an SPA client's life") else { return };
+    let made = site.enroll("laptop --door vpn --spa");
+    let (server_key, _) = said(site.run("server-key"));
+    assert!(made.hosts().contains(server_key.trim()), "{}", made.hosts());
+    assert!(site.knock(&made));
+    let grant = site.knockd.grants().remove(0);
+    assert_eq!((&grant["client"], &grant["by"]), (&"laptop".into(), &"spa".into()));
+    site.close();
+
+    let own = tempfile::tempdir().unwrap();
+    let key = own.path().join("key");
+    let public =
+        crate::support::must(env!("CARGO_BIN_EXE_knock"), &["--keygen", key.to_str().unwrap()]);
+    let bundle = site.enroll(&format!("laptop --spa {}", public.trim()));
+    let hosts = bundle.hosts();
+    let name = hosts.lines().find_map(|line| line.trim().strip_prefix("key_file: ")).unwrap();
+    write_secret(&bundle.path(name), fs::read_to_string(&key).unwrap().trim());
+    assert!(site.knock(&bundle), "its own key");
+    site.close();
+    assert!(site.knock(&made), "the first key still counts");
+    said(site.run("revoke laptop"));
+    assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
+    assert!(site.knock_in_vain(&made) && site.knock_in_vain(&bundle));
+}
+
+#[test]
+fn the_knocks_that_are_printed_as_valid_open() {
+    let Some(site) = Site::new("valid sequences") else { return };
+    site.enroll("phone --door ssh --totp");
+    let (valid, _) = said(site.run("sequence ssh phone --json"));
+    let current = valid
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find(|sequence| sequence["current"] == true)
+        .unwrap();
+    let knocks: Vec<&str> =
+        current["knocks"].as_array().unwrap().iter().map(|knock| knock.as_str().unwrap()).collect();
+    let from: IpAddr = CLIENT.parse().unwrap();
+    site.net.client.knock_from(from, SERVER, &knocks, Duration::from_millis(10));
+    assert!(eventually(PATIENCE, || site.knockd.grants().len() == 1));
+    assert!(site.is_open(22));
+}
+
+#[test]
+fn a_client_that_went_while_knockd_was_down_has_nothing_open_when_it_comes_back() {
+    let Some(site) = Site::new("revoked while down") else { return };
+    let bundle = site.enroll("phone --door ssh --totp");
+    assert!(site.knock(&bundle));
+    let Site { net, knockd } = site;
+    let config = knockd.config.clone();
+    knockd.signal(nix::sys::signal::Signal::SIGKILL);
+    let mut knockd = knockd;
+    knockd.ended();
+    let (_, beside) = said(knockctl(&config, "revoke phone"));
+    assert!(beside.contains("knockd is not running"), "{beside}");
+    let knockd = knockd.start_again(&net.server);
+    knockd.wait_for("starting up, listening on");
+    assert!(eventually(PATIENCE, || knockd.grants().is_empty()));
+    assert!(!net.client.can_connect(SERVER, 22));
+}
+
+#[test]
+fn who_asks_for_a_reload_is_told_when_it_is_in_force_or_why_not() {
+    let Some(site) = Site::new("reload") else { return };
+    let reload = || site.knockd.ask(r#"{"do":"reload"}"#).remove(0);
+    assert_eq!(reload()["reply"], "done");
+    std::thread::scope(|scope| {
+        let replies = [(); 3].map(|()| scope.spawn(reload));
+        for reply in replies {
+            assert_eq!(reply.join().unwrap()["reply"], "done", "all of them are");
+        }
+    });
+    fs::write(site.knockd.config.join("more.yaml"), "doors: {x: {sequnce: [1, 2, 3]}}").unwrap();
+    let reply = reload();
+    assert_eq!(reply["reply"], "failed");
+    assert!(reply["why"].as_str().unwrap().contains("did you mean 'sequence'?"), "{reply}");
+}
+
+#[test]
+fn what_a_client_written_by_hand_has_opened_is_closed_when_it_is_revoked() {
+    let Some(site) = Site::new("revoked by hand") else { return };
+    let bundle = site.enroll("phone --door ssh --totp");
+    let [ours, mine] = ["client-phone.yaml", "mine.yaml"].map(|name| site.knockd.config.join(name));
+    let text = fs::read_to_string(&ours).unwrap();
+    fs::write(&mine, text.split_once('\n').unwrap().1).unwrap();
+    fs::remove_file(ours).unwrap();
+    assert!(site.knock(&bundle));
+    let error = complained(site.run("revoke phone"));
+    assert!(error.contains("mine.yaml:2:3") && error.contains("it can still knock"), "{error}");
+    assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
+}
+
+#[test]
+fn while_a_configuration_is_on_trial_a_client_waits_and_still_gets_its_secret() {
+    let Some(site) = Site::new("enrolled during a trial") else { return };
+    said(site.run("try --for 5m"));
+    let output = site.run("enroll phone --door ssh --totp");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (printed, beside) = (text(output.stdout), text(output.stderr));
+    assert!(beside.contains("on trial") && beside.contains("goes on as before"), "{beside}");
+    assert_eq!(Bundle::unpack(&printed).secret().len(), 32);
+}

@@ -1,0 +1,28 @@
+//! Command lines, error texts and shipped files: the programs as a person meets them.
+
+#[cfg(feature = "daemon")]
+mod check;
+mod client;
+mod config_client_errors;
+mod config_errors;
+#[cfg(feature = "daemon")]
+mod enroll;
+#[cfg(feature = "daemon")]
+mod explain;
+#[cfg(feature = "daemon")]
+mod fwknop_import;
+#[cfg(feature = "daemon")]
+mod import;
+#[cfg(feature = "daemon")]
+mod install;
+mod knock;
+mod knock_modes;
+mod knock_proxy;
+#[cfg(feature = "daemon")]
+mod knockctl;
+mod shipped_config;
+
+#[cfg(feature = "daemon")]
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "what only the tests between namespaces need")]
+mod support;

@@ -1,0 +1,228 @@
+//! A guard in the namespace of a test's thread, and what it stands before.
+
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU16;
+use std::ops::{Deref, DerefMut};
+use std::thread;
+use std::time::Duration;
+
+use libknock::config::Name;
+use libknock::firewall::guard::{self, remove_standing};
+use libknock::firewall::netlink::{Comment, Holding, NetlinkError, Removal};
+use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
+use libknock::sys::clock;
+use libknock::time::Monotonic;
+use nix::sched::{CloneFlags, setns};
+
+use crate::support::{Host, Net, SERVER, eventually};
+
+/// A guard beside what the keeper knows: the grants that hold.
+#[derive(Debug)]
+pub struct Guard {
+    guard: guard::Guard,
+    grants: Vec<(Monotonic, Element)>,
+}
+
+impl Deref for Guard {
+    type Target = guard::Guard;
+
+    fn deref(&self) -> &guard::Guard {
+        &self.guard
+    }
+}
+
+impl DerefMut for Guard {
+    fn deref_mut(&mut self) -> &mut guard::Guard {
+        &mut self.guard
+    }
+}
+
+impl Guard {
+    pub fn set_up(
+        now: Monotonic,
+        ruleset: Ruleset,
+        keep: &[Element],
+    ) -> Result<Self, NetlinkError> {
+        let guard = guard::Guard::set_up(now, ruleset, keep)?;
+        Ok(Self { guard, grants: until(now, keep) })
+    }
+
+    pub fn replace(
+        &mut self,
+        now: Monotonic,
+        ruleset: Ruleset,
+        keep: &[Element],
+    ) -> Result<(), NetlinkError> {
+        self.grants = until(now, keep);
+        self.guard.replace(now, ruleset, keep)
+    }
+
+    pub fn restore(&mut self, now: Monotonic) -> Result<(), NetlinkError> {
+        let left = |(until, grant): &(Monotonic, Element)| Element {
+            left: until.since(now),
+            ..grant.clone()
+        };
+        let keep: Vec<Element> = self.grants.iter().map(left).collect();
+        self.guard.restore(now, &keep)
+    }
+
+    pub fn open(&mut self, now: Monotonic, grant: &Element) -> Result<Holding, NetlinkError> {
+        let slots = self.guard.slots(&grant.door, grant.address, grant.source_port);
+        let (left, comment) = (grant.left, &grant.comment);
+        let mut holding = Holding::Added;
+        if !self.guard.netlink().add(&slots, left, comment)? {
+            holding = Holding::Kept;
+            for slot in &slots {
+                match self.guard.netlink().hold(slot, left, comment)? {
+                    Holding::Kept => {}
+                    other => holding = other,
+                }
+            }
+        }
+        self.forget(&grant.door, grant.address, grant.source_port);
+        self.grants.extend(until(now, std::slice::from_ref(grant)));
+        Ok(holding)
+    }
+
+    pub fn close(
+        &mut self,
+        now: Monotonic,
+        door: &Name,
+        address: IpAddr,
+        source_port: Option<NonZeroU16>,
+    ) -> Result<Removal, NetlinkError> {
+        self.forget(door, address, source_port);
+        let mut removal = Removal::WasNotThere;
+        for slot in self.guard.slots(door, address, source_port) {
+            let holds = |(until, it): &&(Monotonic, Element)| {
+                let slots = self.guard.slots(&it.door, it.address, it.source_port);
+                *until > now && slots.contains(&slot)
+            };
+            let others = self.grants.iter().filter(|it| it.1.address == address).filter(holds);
+            let other = others.max_by_key(|(until, _)| *until);
+            let other = other.map(|(until, it)| (until.since(now), it.comment.clone()));
+            match self.guard.netlink().release(&slot, || other)? {
+                Removal::WasNotThere => {}
+                done => removal = done,
+            }
+        }
+        Ok(removal)
+    }
+
+    fn forget(&mut self, door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) {
+        let is_it =
+            |it: &Element| (&it.door, it.address, it.source_port) == (door, address, source_port);
+        self.grants.retain(|(_, it)| !is_it(it));
+    }
+
+    pub fn remove(self) -> Result<(), NetlinkError> {
+        remove_standing()
+    }
+}
+
+fn until(now: Monotonic, grants: &[Element]) -> Vec<(Monotonic, Element)> {
+    grants.iter().map(|grant| (now + grant.left, grant.clone())).collect()
+}
+
+/// A net whose server is where this test's thread lives from now on, so that the guard does too.
+pub fn net() -> Net {
+    let net = Net::new();
+    stay_in(&net.server);
+    net
+}
+
+pub fn stay_in(host: &Host) {
+    let namespace = File::open(format!("/run/netns/{}", host.name)).unwrap();
+    setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+}
+
+/// A door by its name.
+pub type Door = (Name, GuardedDoor);
+
+pub fn door(name: &str, ports: &[&str]) -> Door {
+    let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+    (name.parse().unwrap(), GuardedDoor { ports, target: None })
+}
+
+/// The same, for one address.
+pub fn door_to(target: &str, name: &str, ports: &[&str]) -> Door {
+    let (name, door) = door(name, ports);
+    (name, GuardedDoor { target: target.parse().ok(), ..door })
+}
+
+pub fn doors(doors: &[Door]) -> Ruleset {
+    Ruleset { doors: doors.iter().cloned().collect(), ..Ruleset::default() }
+}
+
+pub fn ssh() -> Ruleset {
+    doors(&[door("ssh", &["22"])])
+}
+
+pub fn grant(door: &str, address: &str, seconds: u64) -> Element {
+    Element {
+        door: door.parse().unwrap(),
+        address: address.parse().unwrap(),
+        source_port: None,
+        left: Duration::from_secs(seconds),
+        comment: Comment::new(&format!("knockd {door} knockctl")),
+    }
+}
+
+pub fn let_in(guard: &mut Guard, grant: &Element) {
+    assert_ne!(guard.open(now(), grant).unwrap(), Holding::NotOurs(None));
+}
+
+pub fn shut_out(guard: &mut Guard, door: &str, address: &str) {
+    let (door, address) = (door.parse().unwrap(), address.parse().unwrap());
+    assert_ne!(guard.close(now(), &door, address, None).unwrap(), Removal::NotOurs);
+}
+
+pub fn now() -> Monotonic {
+    clock::now().monotonic
+}
+
+/// Answers every connection with what it sends.
+pub fn echo_tcp(port: u16) {
+    let listener = TcpListener::bind(SocketAddr::from(([0u16; 8], port))).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut writer = stream.try_clone().unwrap();
+                std::io::copy(&mut stream, &mut writer)
+            });
+        }
+    });
+}
+
+/// Answers every datagram with what it says.
+pub fn echo_udp(address: &str, port: u16) {
+    let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), port)).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+}
+
+/// The server as a router to 198.51.100.7, and what lies there.
+pub fn beyond(net: &Net) -> Host {
+    let third = Host::new("t");
+    net.server.must("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+    net.server.must(
+        "ip",
+        &["link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns", &third.name],
+    );
+    net.server.must("ip", &["addr", "add", "198.51.100.1/24", "dev", "inside"]);
+    net.server.must("ip", &["link", "set", "inside", "up"]);
+    third.must("ip", &["addr", "add", "198.51.100.7/24", "dev", "eth0"]);
+    third.must("ip", &["addr", "add", "198.51.100.8/24", "dev", "eth0"]);
+    third.must("ip", &["link", "set", "eth0", "up"]);
+    third.must("ip", &["route", "add", "default", "via", "198.51.100.1"]);
+    net.client.must("ip", &["route", "add", "198.51.100.0/24", "via", SERVER]);
+    third.listen(22);
+    assert!(eventually(Duration::from_secs(10), || net.client.can_connect("198.51.100.7", 22)));
+    third
+}

@@ -1,0 +1,130 @@
+//! What was imported opens the same ports for the same people, whose clients stay as they are.
+//!
+//! Needs root; says loudly what it skips where it cannot run.
+
+use std::path::Path;
+use std::process::Output;
+
+use jiff::tz::TimeZone;
+use libknock::ctl::import::{Files, import};
+
+use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
+
+/// Files that stand in a text.
+struct Texts(&'static [(&'static str, &'static str)]);
+
+impl Files for Texts {
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+        let found = self.0.iter().find(|(name, _)| Path::new(name) == path);
+        found
+            .map(|(_, text)| text.as_bytes().to_vec())
+            .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    fn list(&self, _: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
+        Ok(Vec::new())
+    }
+}
+
+/// A server with what `file` becomes, and a client of it.
+fn scene(file: &str, texts: &'static [(&'static str, &'static str)]) -> (Net, Knockd) {
+    let imported = import(Path::new(file), &Texts(texts), &TimeZone::UTC, &[]).unwrap();
+    assert!(imported.complete, "{:?}", imported.notes);
+    let settings =
+        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody}\n";
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &format!("{settings}{}", imported.yaml));
+    (net, knockd)
+}
+
+fn opens(net: &Net, port: u16) -> bool {
+    eventually(PATIENCE, || net.client.can_connect(SERVER, port))
+}
+
+#[test]
+fn an_imported_knockd_conf_opens_to_classic_knocks() {
+    needs!("an_imported_knockd_conf_opens_to_classic_knocks", "iptables");
+    const TEXT: &str = "[ssh]\nSequence = 7113:tcp, 14402:udp, 9871\nTCPFlags = syn\nCmd_Timeout = 3600\n\
+                Start_Command = iptables -w -I INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n\
+                Stop_Command = iptables -w -D INPUT -p tcp --dport 22 -s %IP% -j ACCEPT\n";
+    let (net, _knockd) = scene("knockd.conf", &[("knockd.conf", TEXT)]);
+    net.shut(22);
+    assert!(!net.client.can_connect(SERVER, 22));
+    net.client
+        .must(env!("CARGO_BIN_EXE_knock"), &["-d", "15", SERVER, "7113", "14402:udp", "9871"]);
+    assert!(opens(&net, 22));
+}
+
+const ACCESS: &str = "\
+SOURCE 192.0.2.0/24
+OPEN_PORTS tcp/22
+REQUIRE_USERNAME alice
+KEY_BASE64 YWxpY2UncyBrZXk=
+HMAC_KEY it's: alice's
+HMAC_DIGEST_TYPE SHA512
+
+SOURCE ANY
+OPEN_PORTS tcp/22, tcp/23
+KEY bob's \"key\"
+HMAC_KEY bob's #other key
+ACCESS_EXPIRE 12/31/2098
+
+SOURCE 203.0.113.0/24
+OPEN_PORTS tcp/22
+KEY from elsewhere
+HMAC_KEY from elsewhere too
+
+SOURCE ANY
+KEY carol
+HMAC_KEY carol's other key
+CMD_CYCLE_OPEN /usr/bin/touch DIR/open-$SRC
+CMD_CYCLE_CLOSE /usr/bin/touch DIR/closed-$SRC
+CMD_CYCLE_TIMER 1
+";
+
+/// Debian's client; the keys are not told to any file.
+fn fwknop(host: &Host, arguments: &[&str]) -> Output {
+    let fixed = ["--no-home-dir", "--no-rc-file", "-E", "/dev/null", "-D", SERVER, "-a", CLIENT];
+    let output = host.run("fwknop", &[&fixed, arguments].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn an_imported_access_conf_opens_to_the_clients_of_fwknop() {
+    needs!("an_imported_access_conf_opens_to_the_clients_of_fwknop", "nft", "fwknop", "touch");
+    let (net, knockd) = scene("access.conf", &[("access.conf", ACCESS)]);
+    for port in [22, 23] {
+        net.server.listen(port);
+    }
+    let client = |arguments: &[&str]| fwknop(&net.client, arguments);
+    assert!(!net.client.can_connect(SERVER, 22) && !net.client.can_connect(SERVER, 23));
+
+    // The key of a stanza for another network.
+    client(&[
+        "-A",
+        "tcp/22",
+        "--key-rijndael",
+        "from elsewhere",
+        "--key-hmac",
+        "from elsewhere too",
+    ]);
+    // Alice by another name.
+    let alice = ["--key-base64-rijndael", "YWxpY2UncyBrZXk=", "--key-hmac", "it's: alice's"];
+    let sha512 = ["--hmac-digest-type", "sha512"];
+    client(&[&["-A", "tcp/22", "-U", "eve"], &alice[..], &sha512].concat());
+    // A port that is none of hers.
+    client(&[&["-A", "tcp/22,tcp/23", "-U", "alice"], &alice[..], &sha512].concat());
+    client(&["-A", "tcp/99", "--key-rijndael", "carol", "--key-hmac", "carol's other key"]);
+    let opened = knockd.directory.path().join(format!("open-{CLIENT}"));
+    assert!(eventually(PATIENCE, || opened.exists()), "carol's command did not run");
+    assert!(!net.client.can_connect(SERVER, 22) && !net.client.can_connect(SERVER, 23));
+    let closed = knockd.directory.path().join(format!("closed-{CLIENT}"));
+    assert!(eventually(PATIENCE, || closed.exists()), "carol's command was not undone");
+
+    client(&[&["-A", "tcp/22", "-U", "alice"], &alice[..], &sha512].concat());
+    assert!(opens(&net, 22), "alice does not get in");
+    assert!(!net.client.can_connect(SERVER, 23));
+    client(&["-A", "tcp/23", "--key-rijndael", "bob's \"key\"", "--key-hmac", "bob's #other key"]);
+    assert!(opens(&net, 23), "bob does not get in");
+}

@@ -1,0 +1,34 @@
+//! Daemons, firewalls and other people's programs, between network namespaces.
+//!
+//! Needs root, and for some tests programs: what cannot run says `SKIPPED:` on standard error.
+
+mod alerts;
+mod control;
+mod crash;
+mod daemon;
+mod end_to_end;
+mod faults;
+mod flooded_socket;
+mod fwknop;
+mod fwknop_client;
+mod guard;
+mod guard_daemon;
+mod guard_fixture;
+mod guard_model;
+mod guard_packets;
+mod import_end_to_end;
+mod interfaces;
+mod ledger;
+mod life;
+mod lock_only;
+mod lying_watcher;
+mod one_time;
+mod service;
+mod spa;
+mod ssh;
+mod start;
+mod templates;
+mod totp;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,177 @@
+//! ssh through a door that one datagram opens: `knock` as its ProxyCommand, as knock(1) says.
+//!
+//! Needs root and OpenSSH; says loudly what it skips where it cannot run. The server runs in a
+//! namespace with a host key of its own, on no port of the machine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
+
+use libknock::proto::spa::PrivateKey;
+
+use crate::support::{Knockd, Net, PATIENCE, SERVER, eventually, must, needs};
+
+/// sshd behind a guarded door, a client with keys for both, and the hosts file.
+struct Scene {
+    net: Net,
+    knockd: Knockd,
+    sshd: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(hosts_entry: &str) -> Self {
+        let net = Net::new();
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let shown = |name: &str| path(name).display().to_string();
+        for key in ["host", "user"] {
+            must("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &shown(key)]);
+        }
+        fs::copy(path("user.pub"), path("authorized")).unwrap();
+        let sshd_config = format!(
+            "Port 22\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
+             UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n",
+            shown("host"),
+            shown("authorized")
+        );
+        fs::write(path("sshd_config"), sshd_config).unwrap();
+        // Where sshd puts its unprivileged half; an installed service makes it.
+        fs::create_dir_all("/run/sshd").unwrap();
+        let sshd = net
+            .server
+            .command("/usr/sbin/sshd")
+            .args(["-D", "-e", "-f", &shown("sshd_config")])
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(path("sshd.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let listens = eventually(PATIENCE, || net.client.can_connect(SERVER, 22));
+        assert!(listens, "{}", fs::read_to_string(path("sshd.log")).unwrap());
+
+        let public = must(env!("CARGO_BIN_EXE_knock"), &["--keygen", &shown("laptop.key")]);
+        let knockd = Knockd::start(&net.server, &configuration(public.trim()));
+        assert!(!net.client.can_connect(SERVER, 22), "the guard does not lock the port");
+        let server_key = server_key(knockd.directory.path());
+        write_private(
+            &path("hosts.yaml"),
+            &format!(
+                "hosts:\n  gateway: {{host: {SERVER}, mode: spa, door: ssh, key_file: laptop.key,\n\
+                 \x20   server_key: {server_key}{hosts_entry}}}\n"
+            ),
+        );
+        Self { net, knockd, sshd, directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Runs ssh with a command for the other side, and this input for it.
+    fn ssh(&self, remote: &str, input: &[u8]) -> Output {
+        let proxy = format!(
+            "ProxyCommand={} --hosts {} --proxy %h %p",
+            env!("CARGO_BIN_EXE_knock"),
+            self.path("hosts.yaml").display()
+        );
+        fs::write(self.path("input"), input).unwrap();
+        self.net
+            .client
+            .command("ssh")
+            .args([
+                "-F",
+                "none",
+                "-o",
+                &proxy,
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "BatchMode=yes",
+            ])
+            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-i"])
+            .arg(self.path("user"))
+            .args(["-l", "root", SERVER, remote])
+            .stdin(fs::File::open(self.path("input")).unwrap())
+            .output()
+            .unwrap()
+    }
+
+    fn what_was_said(&self) -> String {
+        fs::read_to_string(self.path("sshd.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+}
+
+fn configuration(public_key: &str) -> String {
+    format!(
+        "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+         \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
+         clients:\n  laptop: {{doors: [ssh], spa: {{public_key: {public_key}}}}}\n\
+         doors:\n  ssh: {{spa: true, open: [22], open_for: 2s}}\n"
+    )
+}
+
+fn server_key(directory: &Path) -> String {
+    let key: PrivateKey =
+        fs::read_to_string(directory.join("keys/server.key")).unwrap().parse().unwrap();
+    key.public().to_string()
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn ssh_gets_in_through_knock_and_what_it_carries_is_whole() {
+    needs!("ssh", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new("");
+    let sent: Vec<u8> = (0..1_000_000u32).map(|number| (number % 251) as u8).collect();
+    let output = scene.ssh("cat", &sent);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", scene.what_was_said());
+    assert!(output.stdout == sent, "{} of {} bytes came back", output.stdout.len(), sent.len());
+    assert_eq!(scene.knockd.count("OPEN SESAME"), 1);
+    // It lasts longer than the door is open for whoever is not in yet.
+    let output = scene.ssh("sleep 4; echo still here", b"");
+    assert_eq!(output.stdout, b"still here\n");
+    let shut = eventually(PATIENCE, || !scene.net.client.can_connect(SERVER, 22));
+    assert!(shut, "the port stays open");
+    let output = scene.ssh("exit 7", b"");
+    assert_eq!(output.status.code(), Some(7));
+}
+
+#[test]
+fn ssh_from_a_port_of_its_own_is_all_that_gets_in() {
+    needs!("ssh source port", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new(", source_port: 40022");
+    let output = scene.ssh("sleep 1; echo $SSH_CLIENT", b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", scene.what_was_said());
+    let seen = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(seen.split_whitespace().nth(1), Some("40022"), "{seen}");
+    assert!(!scene.net.client.can_connect(SERVER, 22), "another port gets in too");
+}
+
+#[test]
+fn a_server_that_does_not_know_the_key_is_an_error_that_ssh_shows() {
+    needs!("ssh refused", "nft", "sshd", "ssh", "ssh-keygen");
+    let scene = Scene::new(", retry: 0");
+    let key = PrivateKey::from([9; 32]);
+    write_private(&scene.path("laptop.key"), &format!("{}\n", key.encode().as_str()));
+    let output = scene.ssh("true", b"");
+    assert_eq!(output.status.code(), Some(255));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("knock: "), "{said}");
+    assert!(eventually(Duration::from_secs(5), || {
+        scene.knockd.count("no client has this public key") == 1
+    }));
+}

@@ -1,0 +1,9 @@
+//! What needs neither programs nor the system: the core under virtual time, the model of the
+//! configuration, and the source and its manual pages as texts.
+
+mod config_model;
+mod docs;
+mod layers;
+mod memory;
+mod simulation;
+mod simulation_totp;
