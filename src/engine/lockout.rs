@@ -34,19 +34,19 @@ const PROVEN: NonZeroUsize = NonZeroUsize::new(1024).expect("is not zero");
 /// Addresses are an attacker's choice, so they are hashed with a random key.
 #[derive(Debug)]
 pub(super) struct Lockouts {
-    failed: Lapsing<Record>,
+    failed: Lapsing<FailureRecord>,
     locked: Lapsing<()>,
     /// Where a code was right lately.
-    proven: LruCache<Key, (), RandomState>,
+    proven: LruCache<LockoutKey, (), RandomState>,
     /// How many knocks, failures and locks there was no room for.
     crowded: u64,
 }
 
 /// Whom a failure counts against, and at which door; `None`: everywhere.
-type Key = (Option<DoorId>, Network);
+type LockoutKey = (Option<DoorId>, Network);
 
 #[derive(Debug, Default)]
-struct Record {
+struct FailureRecord {
     /// Knocks that have come to nothing, and are not yet a failure.
     knocks: usize,
     /// When it failed, oldest first. As many as the limit at most.
@@ -59,9 +59,9 @@ struct Full;
 /// A bounded table of what is true until a time each, and forgotten no sooner.
 #[derive(Debug)]
 struct Lapsing<V> {
-    table: HashMap<Key, (Monotonic, V), RandomState>,
+    table: HashMap<LockoutKey, (Monotonic, V), RandomState>,
     /// In the order in which they lapse.
-    order: BTreeSet<(Monotonic, Key)>,
+    order: BTreeSet<(Monotonic, LockoutKey)>,
     capacity: usize,
 }
 
@@ -70,7 +70,7 @@ impl<V: Default> Lapsing<V> {
         Self { table: HashMap::default(), order: BTreeSet::new(), capacity: capacity.max(1) }
     }
 
-    fn holds(&self, key: &Key, now: Monotonic) -> Option<Monotonic> {
+    fn holds(&self, key: &LockoutKey, now: Monotonic) -> Option<Monotonic> {
         self.table.get(key).map(|&(until, _)| until).filter(|until| *until > now)
     }
 
@@ -78,7 +78,7 @@ impl<V: Default> Lapsing<V> {
     /// it than for others.
     fn renew(
         &mut self,
-        key: Key,
+        key: LockoutKey,
         extra: usize,
         now: Monotonic,
         until: Monotonic,
@@ -99,7 +99,7 @@ impl<V: Default> Lapsing<V> {
         Ok(value)
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: &LockoutKey) {
         if let Some((until, _)) = self.table.remove(key) {
             self.order.remove(&(until, *key));
         }
@@ -124,7 +124,7 @@ fn networks(source: IpAddr) -> SmallVec<[(Network, u32); 2]> {
 }
 
 /// All newcomers at a door.
-fn newcomers(door: DoorId) -> Key {
+fn newcomers(door: DoorId) -> LockoutKey {
     (Some(door), Network::around(Ipv4Addr::UNSPECIFIED.into(), 0))
 }
 
@@ -201,7 +201,7 @@ impl Lockouts {
         door: Option<DoorId>,
         source: IpAddr,
         now: Monotonic,
-        once: impl Fn(&mut Self, &Lockout, Key, Monotonic) -> Result<Option<Monotonic>, Full>,
+        once: impl Fn(&mut Self, &Lockout, LockoutKey, Monotonic) -> Result<Option<Monotonic>, Full>,
     ) -> Option<Monotonic> {
         let mut is_full = false;
         let mut first = None;
@@ -220,10 +220,10 @@ impl Lockouts {
     fn fail_once(
         &mut self,
         rule: &Lockout,
-        key: Key,
+        key: LockoutKey,
         now: Monotonic,
     ) -> Result<Option<Monotonic>, Full> {
-        let Record { failures, .. } = self.record(rule, key, now)?;
+        let FailureRecord { failures, .. } = self.record(rule, key, now)?;
         failures.retain(|at| now.since(*at) < rule.within);
         failures.push(now);
         if failures.len() < rule.failures as usize {
@@ -243,13 +243,18 @@ impl Lockouts {
         Ok(Some(until))
     }
 
-    fn record(&mut self, rule: &Lockout, key: Key, now: Monotonic) -> Result<&mut Record, Full> {
+    fn record(
+        &mut self,
+        rule: &Lockout,
+        key: LockoutKey,
+        now: Monotonic,
+    ) -> Result<&mut FailureRecord, Full> {
         let extra = self.extra(&key);
         self.failed.renew(key, extra, now, now + rule.within)
     }
 
     /// How much more room there is for a key than for others.
-    fn extra(&self, key: &Key) -> usize {
+    fn extra(&self, key: &LockoutKey) -> usize {
         match key.1.prefix() {
             // All newcomers of a door: there are few doors.
             0 => usize::MAX,

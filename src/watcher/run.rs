@@ -262,7 +262,7 @@ impl Watcher {
                     Verdict::Knock(events) => reporter.events(at, events),
                     Verdict::Asked(requests) => {
                         for &request in requests {
-                            reporter.report(FromWatcher::Asked { request, at });
+                            reporter.report(FromWatcher::Request { request, at });
                         }
                     }
                     Verdict::Refused(refusal) => {

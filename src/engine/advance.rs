@@ -4,24 +4,24 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::doors::{Doors, Sight, Track, TrackId, Way};
+use super::doors::{Candidate, DoorIndex, Track, TrackId, TrackKind};
 use super::lockout::Lockouts;
-use super::sequence::{Sequence, Times};
-use super::totp::{Outcome, Rotation, Searches, Stage, Standing, Tail, Whole};
+use super::sequence::{CompiledSequence, Times};
+use super::totp::{CompleteMatch, DoorRotation, Matched, RecentKnocks, Searches, Stage, Validity};
 use super::tracker::{Attempt, Knocks, Source};
-use super::{DoorId, Event, EventKind, Knocked, Reason, ReportWindow};
+use super::{CompletedBy, DoorId, Event, EventKind, Reason, ReportWindow};
 use crate::config::Lockout;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
 
 /// Tells what happens to one source.
-pub(super) struct Teller<'a> {
+pub(super) struct EventSink<'a> {
     source: IpAddr,
     window: ReportWindow,
     events: &'a mut Vec<Event>,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> EventSink<'a> {
     pub(super) const fn new(
         source: IpAddr,
         window: ReportWindow,
@@ -30,7 +30,7 @@ impl<'a> Teller<'a> {
         Self { source, window, events }
     }
 
-    pub(super) fn tell(&mut self, door: DoorId, began: Monotonic, kind: EventKind) {
+    pub(super) fn emit(&mut self, door: DoorId, began: Monotonic, kind: EventKind) {
         if self.window.contains(began) {
             self.events.push(Event { door, source: self.source, kind, began });
         }
@@ -38,7 +38,7 @@ impl<'a> Teller<'a> {
 
     /// A sequence is broken, and perhaps the latest knocks still form the beginning of another.
     /// `knock`: the one that broke the sequence, unless its time was over.
-    fn tell_reset(
+    fn emit_reset(
         &mut self,
         door: DoorId,
         (before, after): (Stage, Stage),
@@ -47,10 +47,10 @@ impl<'a> Teller<'a> {
     ) {
         if before.knocks > 0 {
             let kind = EventKind::Reset { stage: before.knocks, reason, knock };
-            self.tell(door, before.began, kind);
+            self.emit(door, before.began, kind);
         }
         if after.knocks > 0 {
-            self.tell(door, after.began, EventKind::Stage(after.knocks));
+            self.emit(door, after.began, EventKind::Stage(after.knocks));
         }
     }
 }
@@ -64,34 +64,34 @@ fn stage(times: &Times) -> Stage {
 }
 
 /// What listening to one source needs, and what comes of it.
-pub(super) struct Hearing<'a> {
-    doors: &'a Doors,
+pub(super) struct Advance<'a> {
+    doors: &'a DoorIndex,
     /// Who is not listened to at any door.
     lockout: Option<Lockout>,
     lockouts: Option<&'a mut Lockouts>,
     searches: &'a mut Searches<TrackId>,
     now: Now,
-    teller: Teller<'a>,
-    opened: SmallVec<[(TrackId, Whole); 1]>,
+    sink: EventSink<'a>,
+    opened: SmallVec<[(TrackId, CompleteMatch); 1]>,
     /// Where the knock has broken a sequence.
     broken: Option<DoorId>,
 }
 
-impl<'a> Hearing<'a> {
+impl<'a> Advance<'a> {
     pub(super) fn new(
-        doors: &'a Doors,
+        doors: &'a DoorIndex,
         lockout: Option<Lockout>,
         lockouts: Option<&'a mut Lockouts>,
         searches: &'a mut Searches<TrackId>,
         now: Now,
-        teller: Teller<'a>,
+        sink: EventSink<'a>,
     ) -> Self {
         let opened = SmallVec::new();
-        Self { doors, lockout, lockouts, searches, now, teller, opened, broken: None }
+        Self { doors, lockout, lockouts, searches, now, sink, opened, broken: None }
     }
 
     /// The rotating sequences that have opened a door.
-    pub(super) fn opened(self) -> SmallVec<[(TrackId, Whole); 1]> {
+    pub(super) fn opened(self) -> SmallVec<[(TrackId, CompleteMatch); 1]> {
         self.opened
     }
 
@@ -103,29 +103,29 @@ impl<'a> Hearing<'a> {
         source.attempts.retain(|attempt| {
             let Some(track) = self.doors.track(attempt.track) else { return false };
             let timeout = self.doors.timeout(attempt.track);
-            let (before, after) = match (&track.way, &mut attempt.knocks) {
-                (Way::Fixed(sequence), Knocks::Fixed(times)) => {
+            let (before, after) = match (&track.kind, &mut attempt.knocks) {
+                (TrackKind::Fixed(sequence), Knocks::Fixed(times)) => {
                     let before = stage(times);
                     sequence.expire(times, self.now.monotonic, timeout);
                     (before, stage(times))
                 }
-                (Way::Rotating(rotation), Knocks::Rotating(tail)) => {
-                    let before = tail.stage;
-                    tail.expire(self.now.monotonic, timeout);
+                (TrackKind::Rotating(rotation), Knocks::Rotating(recent)) => {
+                    let before = recent.stage;
+                    recent.expire(self.now.monotonic, timeout);
                     if self.now.monotonic.since(before.began) > timeout {
-                        tail.stage = rotation.stage_of(tail, self.now);
+                        recent.stage = rotation.stage_of(recent, self.now);
                     }
-                    (before, tail.stage)
+                    (before, recent.stage)
                 }
                 _ => return false,
             };
             if after.knocks < before.knocks {
-                self.teller.tell_reset(track.door, (before, after), Reason::Timeout, None);
+                self.sink.emit_reset(track.door, (before, after), Reason::Timeout, None);
             }
             attempt.oldest().is_some()
         });
         if source.attempts.is_empty() {
-            source.recent.give_up();
+            source.duplicates.give_up();
         }
     }
 
@@ -134,12 +134,16 @@ impl<'a> Hearing<'a> {
     ///
     /// # Errors
     /// [`Reason::LockedOut`] where those whom it concerns do not listen to this source.
-    pub(super) fn knock(&mut self, source: &mut Source, sight: &Sight) -> Result<(), Reason> {
+    pub(super) fn knock(
+        &mut self,
+        source: &mut Source,
+        candidate: &Candidate,
+    ) -> Result<(), Reason> {
         let attempts = &mut source.attempts;
         let under_way = attempts.len();
         let mut locked = false;
-        let may_start = self.teller.window.until.is_none_or(|until| self.now.monotonic <= until);
-        for id in self.doors.starting(sight).filter(|_| may_start) {
+        let may_start = self.sink.window.until.is_none_or(|until| self.now.monotonic <= until);
+        for id in self.doors.starting(candidate).filter(|_| may_start) {
             if attempts[..under_way].binary_search_by_key(&id, |attempt| attempt.track).is_ok() {
                 continue;
             }
@@ -148,29 +152,29 @@ impl<'a> Hearing<'a> {
                 locked = true;
                 continue;
             }
-            let knocks = match track.way {
-                Way::Fixed(_) => Knocks::Fixed(Times::new()),
-                Way::Rotating(_) => Knocks::Rotating(Box::default()),
+            let knocks = match track.kind {
+                TrackKind::Fixed(_) => Knocks::Fixed(Times::new()),
+                TrackKind::Rotating(_) => Knocks::Rotating(Box::default()),
             };
-            attempts.push(Attempt { track: id, reach: self.doors.reach(id), knocks });
+            attempts.push(Attempt { track: id, bloom: self.doors.bloom(id), knocks });
         }
         if !attempts.is_sorted_by_key(|attempt| attempt.track) {
             attempts.sort_by_key(|attempt| attempt.track);
         }
         let (mut heard, mut ended) = (false, false);
-        for attempt in attempts.iter_mut().filter(|attempt| attempt.reach.includes(sight)) {
-            let Some(track) = self.doors.seeing(attempt.track, sight) else { continue };
+        for attempt in attempts.iter_mut().filter(|attempt| attempt.bloom.includes(candidate)) {
+            let Some(track) = self.doors.matching(attempt.track, candidate) else { continue };
             if self.is_locked_out(track) {
                 locked = true;
                 continue;
             }
             heard = true;
-            match (&track.way, &mut attempt.knocks) {
-                (Way::Fixed(sequence), Knocks::Fixed(times)) => {
-                    self.advance(track, sequence, times, sight);
+            match (&track.kind, &mut attempt.knocks) {
+                (TrackKind::Fixed(sequence), Knocks::Fixed(times)) => {
+                    self.advance(track, sequence, times, candidate);
                 }
-                (Way::Rotating(rotation), Knocks::Rotating(tail)) => {
-                    self.turn(attempt.track, track, rotation, tail, sight);
+                (TrackKind::Rotating(rotation), Knocks::Rotating(recent)) => {
+                    self.turn(attempt.track, track, rotation, recent, candidate);
                 }
                 _ => {}
             }
@@ -194,17 +198,23 @@ impl<'a> Hearing<'a> {
     }
 
     /// A knock at a door with a sequence of its own.
-    fn advance(&mut self, track: &Track, sequence: &Sequence, times: &mut Times, sight: &Sight) {
-        if sequence.repeat(times, sight.knock, self.now.monotonic) {
+    fn advance(
+        &mut self,
+        track: &Track,
+        sequence: &CompiledSequence,
+        times: &mut Times,
+        candidate: &Candidate,
+    ) {
+        if sequence.repeat(times, candidate.knock, self.now.monotonic) {
             return;
         }
         let before = stage(times);
-        sequence.advance(times, sight.knock, self.now.monotonic);
+        sequence.advance(times, candidate.knock, self.now.monotonic);
         let after = stage(times);
         if after.knocks <= before.knocks {
-            let is_its_own = sequence.contains(sight.knock);
+            let is_its_own = sequence.contains(candidate.knock);
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
-            self.tell_broken(track, (before, after), reason, sight.knock);
+            self.emit_broken(track, (before, after), reason, candidate.knock);
             if before.knocks > 0 {
                 let door = track.door;
                 self.count(door, after, track.lockout, false, |lockouts, rule, source, now| {
@@ -213,10 +223,10 @@ impl<'a> Hearing<'a> {
             }
         } else if sequence.is_complete(times) {
             times.clear();
-            let kind = EventKind::Open(Knocked::Sequence);
-            self.teller.tell(track.door, after.began, kind);
+            let kind = EventKind::Open(CompletedBy::Sequence);
+            self.sink.emit(track.door, after.began, kind);
         } else {
-            self.teller.tell(track.door, after.began, EventKind::Stage(after.knocks));
+            self.sink.emit(track.door, after.began, EventKind::Stage(after.knocks));
         }
     }
 
@@ -225,30 +235,30 @@ impl<'a> Hearing<'a> {
         &mut self,
         id: TrackId,
         track: &Track,
-        rotation: &Rotation,
-        tail: &mut Tail,
-        sight: &Sight,
+        rotation: &DoorRotation,
+        recent: &mut RecentKnocks,
+        candidate: &Candidate,
     ) {
         let length = rotation.scheme().length();
-        let source = self.teller.source;
-        let again = tail.push(sight.knock, self.now.monotonic, length);
-        let (before, after) = match rotation.recognise(tail, self.now) {
-            Outcome::Partial(stage) => (std::mem::replace(&mut tail.stage, stage), stage),
-            Outcome::Whole(whole) => {
-                tail.clear();
+        let source = self.sink.source;
+        let again = recent.push(candidate.knock, self.now.monotonic, length);
+        let (before, after) = match rotation.recognise(recent, self.now) {
+            Matched::Partial(stage) => (std::mem::replace(&mut recent.stage, stage), stage),
+            Matched::Complete(complete) => {
+                recent.clear();
                 self.searches.forget(id, source);
-                self.tell_whole(id, track, length, whole);
+                self.emit_match(id, track, length, complete);
                 return;
             }
         };
         if after.knocks > before.knocks {
-            self.teller.tell(track.door, after.began, EventKind::Stage(after.knocks));
+            self.sink.emit(track.door, after.began, EventKind::Stage(after.knocks));
         } else if !again {
             // Every port of the range is a trip-wire, but for the one that is next.
-            self.tell_broken(track, (before, after), Reason::TripWire, sight.knock);
+            self.emit_broken(track, (before, after), Reason::TripWire, candidate.knock);
         }
         if !again {
-            self.searches.suggest(id, source, rotation, tail, self.now);
+            self.searches.suggest(id, source, rotation, recent, self.now);
             let (door, lengths) = (track.door, (length, after.knocks.into()));
             self.count(door, after, track.lockout, false, |lockouts, rule, source, now| {
                 lockouts.count_knock(rule, door, source, lengths, now)
@@ -256,36 +266,36 @@ impl<'a> Hearing<'a> {
         }
     }
 
-    fn tell_whole(&mut self, id: TrackId, track: &Track, length: usize, whole: Whole) {
-        let Whole { client, step, began, standing, .. } = whole;
+    fn emit_match(&mut self, id: TrackId, track: &Track, length: usize, complete: CompleteMatch) {
+        let CompleteMatch { client, step, began, validity, .. } = complete;
         let refused = |reason| EventKind::Reset { stage: length as u8, reason, knock: None };
-        let kind = match standing {
-            Standing::Good => {
-                self.opened.push((id, whole));
-                EventKind::Open(Knocked::Totp { client, step })
+        let kind = match validity {
+            Validity::Good => {
+                self.opened.push((id, complete));
+                EventKind::Open(CompletedBy::Totp { client, step })
             }
-            Standing::Used => refused(Reason::Used),
-            Standing::Expired => refused(Reason::Expired),
+            Validity::Used => refused(Reason::Used),
+            Validity::Expired => refused(Reason::Expired),
         };
-        self.teller.tell(track.door, began, kind);
+        self.sink.emit(track.door, began, kind);
         if let Some(lockouts) = &mut self.lockouts {
-            let is_new = standing == Standing::Good;
-            lockouts.forget_knocks(track.door, self.teller.source, is_new);
+            let is_new = validity == Validity::Good;
+            lockouts.forget_knocks(track.door, self.sink.source, is_new);
         }
     }
 
-    fn tell_broken(&mut self, track: &Track, stages: (Stage, Stage), reason: Reason, knock: Knock) {
+    fn emit_broken(&mut self, track: &Track, stages: (Stage, Stage), reason: Reason, knock: Knock) {
         if stages.0.knocks > 0 {
             self.broken = Some(track.door);
         }
-        self.teller.tell_reset(track.door, stages, reason, Some(knock));
+        self.sink.emit_reset(track.door, stages, reason, Some(knock));
     }
 
     fn is_locked_out(&mut self, track: &Track) -> bool {
         track.lockout.is_some()
             && self.lockouts.as_mut().is_some_and(|lockouts| {
                 let now = self.now.monotonic;
-                lockouts.until(Some(track.door), self.teller.source, now).is_some()
+                lockouts.until(Some(track.door), self.sink.source, now).is_some()
             })
     }
 
@@ -301,9 +311,9 @@ impl<'a> Hearing<'a> {
     ) -> bool {
         let (Some(rule), Some(lockouts)) = (rule, &mut self.lockouts) else { return false };
         let now = self.now.monotonic;
-        let Some(until) = count(lockouts, &rule, self.teller.source, now) else { return false };
+        let Some(until) = count(lockouts, &rule, self.sink.source, now) else { return false };
         let began = if stage.knocks > 0 { stage.began } else { now };
-        self.teller.tell(door, began, EventKind::LockedOut { until, everywhere });
+        self.sink.emit(door, began, EventKind::LockedOut { until, everywhere });
         true
     }
 }
