@@ -169,8 +169,9 @@ impl Bench {
             match self.engine.on_packet(now, &packet) {
                 Verdict::Knock(events) => _ = black_box(events.len()),
                 Verdict::Ignored(reason) => _ = black_box(reason),
-                Verdict::Asked(requests) => _ = black_box(requests.len()),
+                Verdict::Requests(requests) => _ = black_box(requests.len()),
                 Verdict::Refused(refusal) => _ = black_box(refusal),
+                Verdict::NotOurs => {}
             }
         }
     }

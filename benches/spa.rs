@@ -79,7 +79,7 @@ impl Bench {
         };
         let (packet, payload) =
             libknock::wire::parse(LinkType::Ethernet, black_box(frame)).expect("a packet");
-        matches!(self.engine.receive(now, &packet, payload), Verdict::Asked(_))
+        matches!(self.engine.receive(now, &packet, payload), Verdict::Requests(_))
     }
 }
 

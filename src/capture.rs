@@ -91,10 +91,6 @@ impl Live {
         self.link
     }
 
-    pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
     /// The next packet; `None` if none is queued now. Never waits: poll the descriptor.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ mod verdict;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::config::Lockout;
 use crate::proto::flags::FlagTest;
 use crate::proto::fwknop::FwknopError;
@@ -180,7 +182,7 @@ impl Engine {
             return Verdict::Ignored(Reason::ImpossibleAddress);
         }
         if !self.window.contains(now.monotonic) {
-            return Verdict::Asked(&[]);
+            return Verdict::NotOurs;
         }
         if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
@@ -219,7 +221,7 @@ impl Engine {
                 Some(request) => request.refused(Reason::ImpossibleAddress),
                 None => {
                     self.requests = requests;
-                    return Verdict::Asked(&self.requests);
+                    return Verdict::Requests(&self.requests);
                 }
             },
             Err(Denial::Ignored(reason)) => return Verdict::Ignored(reason),
@@ -229,7 +231,8 @@ impl Engine {
             && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
         {
             let door = refusal.door.unwrap_or(DoorId(0));
-            let mut sink = EventSink::new(refusal.source, self.window, &mut self.untold);
+            let (source, window) = (refusal.source, self.window);
+            let mut sink = EventSink { source, window, events: &mut self.untold };
             let kind = EventKind::LockedOut { until, everywhere: true };
             sink.emit(door, now.monotonic, kind);
         }
@@ -258,17 +261,16 @@ impl Engine {
             return Verdict::Ignored(Reason::LockedOut);
         }
         self.doors.make_ready(&candidate, now.wall);
-        let Self { doors, tracker, remembered, lockout, lockouts, searches, .. } = self;
-        let sink = EventSink::new(packet.source, self.window, &mut self.events);
-        let mut advance = Advance::new(doors, *lockout, lockouts.as_mut(), searches, now, sink);
-        let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
+        let remembered = self.remembered;
+        let (tracker, mut advance) = self.advance(packet.source, now);
+        let heard = tracker.visit(advance.doors, packet.source, Visit::Packet, |source| {
             advance.expire(source);
-            if !source.duplicates.record(packet, now.monotonic, *remembered) {
+            if !source.duplicates.record(packet, now.monotonic, remembered) {
                 return Err(Reason::Duplicate);
             }
             advance.knock(source, &candidate)
         });
-        for (track, complete) in advance.opened() {
+        for (track, complete) in advance.opened {
             if let Some(rotation) = self.doors.rotation_mut(track) {
                 rotation.use_up(&complete);
             }
@@ -283,10 +285,8 @@ impl Engine {
     pub fn on_deadline(&mut self, now: Now) -> &[Event] {
         self.start_events();
         while let Some(address) = self.tracker.due(now.monotonic) {
-            let Self { doors, tracker, lockout, lockouts, searches, .. } = self;
-            let sink = EventSink::new(address, self.window, &mut self.events);
-            let mut advance = Advance::new(doors, *lockout, lockouts.as_mut(), searches, now, sink);
-            tracker.visit(doors, address, Visit::Deadline, |source| {
+            let (tracker, mut advance) = self.advance(address, now);
+            tracker.visit(advance.doors, address, Visit::Deadline, |source| {
                 source.duplicates.forget(now.monotonic);
                 advance.expire(source);
             });
@@ -327,7 +327,8 @@ impl Engine {
             if let (SearchProgress::Found { client, steps }, Some(track)) =
                 (progress, self.doors.track(search.track))
             {
-                let mut sink = EventSink::new(search.source, self.window, &mut self.events);
+                let (source, window) = (search.source, self.window);
+                let mut sink = EventSink { source, window, events: &mut self.events };
                 sink.emit(track.door, search.began, EventKind::Missed { client, steps });
             }
             self.searches.end();
@@ -385,6 +386,22 @@ impl Engine {
     /// flood.
     pub fn crowded(&self) -> u64 {
         self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+    }
+
+    /// What listening to a source needs, beside the tracker.
+    fn advance(&mut self, source: IpAddr, now: Now) -> (&mut Tracker, Advance<'_>) {
+        let Self { doors, tracker, lockout, lockouts, searches, window, events, .. } = self;
+        let advance = Advance {
+            doors,
+            lockout: *lockout,
+            lockouts: lockouts.as_mut(),
+            searches,
+            now,
+            sink: EventSink { source, window: *window, events },
+            opened: SmallVec::new(),
+            broken: None,
+        };
+        (tracker, advance)
     }
 
     fn start_events(&mut self) {

@@ -198,13 +198,13 @@ impl Teller<'_> {
             }
         }
         match verdict {
-            Verdict::Ignored(_) => {}
+            Verdict::Ignored(_) | Verdict::NotOurs => {}
             Verdict::Knock(events) => {
                 for event in *events {
                     self.event(at, event, Some(packet))?;
                 }
             }
-            Verdict::Asked(requests) => {
+            Verdict::Requests(requests) => {
                 for request in *requests {
                     let by = match request.credential {
                         Credential::Spa { .. } => By::Spa,

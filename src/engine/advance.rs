@@ -16,20 +16,12 @@ use crate::time::{Monotonic, Now};
 
 /// Tells what happens to one source.
 pub(super) struct EventSink<'a> {
-    source: IpAddr,
-    window: ReportWindow,
-    events: &'a mut Vec<Event>,
+    pub(super) source: IpAddr,
+    pub(super) window: ReportWindow,
+    pub(super) events: &'a mut Vec<Event>,
 }
 
-impl<'a> EventSink<'a> {
-    pub(super) const fn new(
-        source: IpAddr,
-        window: ReportWindow,
-        events: &'a mut Vec<Event>,
-    ) -> Self {
-        Self { source, window, events }
-    }
-
+impl EventSink<'_> {
     pub(super) fn emit(&mut self, door: DoorId, began: Monotonic, kind: EventKind) {
         if self.window.contains(began) {
             self.events.push(Event { door, source: self.source, kind, began });
@@ -65,36 +57,20 @@ fn stage(times: &Times) -> Stage {
 
 /// What listening to one source needs, and what comes of it.
 pub(super) struct Advance<'a> {
-    doors: &'a DoorIndex,
+    pub(super) doors: &'a DoorIndex,
     /// Who is not listened to at any door.
-    lockout: Option<Lockout>,
-    lockouts: Option<&'a mut Lockouts>,
-    searches: &'a mut Searches<TrackId>,
-    now: Now,
-    sink: EventSink<'a>,
-    opened: SmallVec<[(TrackId, CompleteMatch); 1]>,
+    pub(super) lockout: Option<Lockout>,
+    pub(super) lockouts: Option<&'a mut Lockouts>,
+    pub(super) searches: &'a mut Searches<TrackId>,
+    pub(super) now: Now,
+    pub(super) sink: EventSink<'a>,
+    /// The rotating sequences that have opened a door.
+    pub(super) opened: SmallVec<[(TrackId, CompleteMatch); 1]>,
     /// Where the knock has broken a sequence.
-    broken: Option<DoorId>,
+    pub(super) broken: Option<DoorId>,
 }
 
-impl<'a> Advance<'a> {
-    pub(super) fn new(
-        doors: &'a DoorIndex,
-        lockout: Option<Lockout>,
-        lockouts: Option<&'a mut Lockouts>,
-        searches: &'a mut Searches<TrackId>,
-        now: Now,
-        sink: EventSink<'a>,
-    ) -> Self {
-        let opened = SmallVec::new();
-        Self { doors, lockout, lockouts, searches, now, sink, opened, broken: None }
-    }
-
-    /// The rotating sequences that have opened a door.
-    pub(super) fn opened(self) -> SmallVec<[(TrackId, CompleteMatch); 1]> {
-        self.opened
-    }
-
+impl Advance<'_> {
     /// Ends the attempts that are too old.
     pub(super) fn expire(&mut self, source: &mut Source) {
         if !source.is_due(self.now.monotonic) {
@@ -156,7 +132,7 @@ impl<'a> Advance<'a> {
                 TrackKind::Fixed(_) => Knocks::Fixed(Times::new()),
                 TrackKind::Rotating(_) => Knocks::Rotating(Box::default()),
             };
-            attempts.push(Attempt { track: id, bloom: self.doors.bloom(id), knocks });
+            attempts.push(Attempt { track: id, bloom: track.bloom, knocks });
         }
         if !attempts.is_sorted_by_key(|attempt| attempt.track) {
             attempts.sort_by_key(|attempt| attempt.track);
@@ -183,16 +159,11 @@ impl<'a> Advance<'a> {
         if ended {
             attempts.retain(|attempt| attempt.oldest().is_some());
         }
-        if let Some(door) = self.broken
-            && self.count(
-                door,
-                Stage::default(),
-                self.lockout,
-                true,
-                |lockouts, rule, source, now| lockouts.fail(rule, None, source, now),
-            )
-        {
-            source.attempts.clear();
+        if let Some(door) = self.broken {
+            let until = self.count(self.lockout, None, None);
+            if self.emit_lock(door, Stage::default(), until, true) {
+                source.attempts.clear();
+            }
         }
         if locked && !heard { Err(Reason::LockedOut) } else { Ok(()) }
     }
@@ -216,10 +187,8 @@ impl<'a> Advance<'a> {
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
             self.emit_broken(track, (before, after), reason, candidate.knock);
             if before.knocks > 0 {
-                let door = track.door;
-                self.count(door, after, track.lockout, false, |lockouts, rule, source, now| {
-                    lockouts.fail(rule, Some(door), source, now)
-                });
+                let until = self.count(track.lockout, Some(track.door), None);
+                self.emit_lock(track.door, after, until, false);
             }
         } else if sequence.is_complete(times) {
             times.clear();
@@ -259,10 +228,9 @@ impl<'a> Advance<'a> {
         }
         if !again {
             self.searches.suggest(id, source, rotation, recent, self.now);
-            let (door, lengths) = (track.door, (length, after.knocks.into()));
-            self.count(door, after, track.lockout, false, |lockouts, rule, source, now| {
-                lockouts.count_knock(rule, door, source, lengths, now)
-            });
+            let knocks = Some((length, after.knocks.into()));
+            let until = self.count(track.lockout, Some(track.door), knocks);
+            self.emit_lock(track.door, after, until, false);
         }
     }
 
@@ -299,20 +267,28 @@ impl<'a> Advance<'a> {
             })
     }
 
-    /// Counts what happened at a door against the source, where there is a rule: whether it is
-    /// locked out for that. `stage`: what its latest knocks form now.
+    /// Counts a failure, or knocks that may be one, against the source if there is a rule. Returns
+    /// until when it is locked out for that.
     fn count(
+        &mut self,
+        rule: Option<Lockout>,
+        door: Option<DoorId>,
+        knocks: Option<(usize, usize)>,
+    ) -> Option<Monotonic> {
+        let (source, now) = (self.sink.source, self.now.monotonic);
+        self.lockouts.as_mut()?.count(&rule?, door, source, knocks, now)
+    }
+
+    /// Reports that the source is locked out, if it is. `stage`: what its latest knocks form now.
+    fn emit_lock(
         &mut self,
         door: DoorId,
         stage: Stage,
-        rule: Option<Lockout>,
+        until: Option<Monotonic>,
         everywhere: bool,
-        count: impl FnOnce(&mut Lockouts, &Lockout, IpAddr, Monotonic) -> Option<Monotonic>,
     ) -> bool {
-        let (Some(rule), Some(lockouts)) = (rule, &mut self.lockouts) else { return false };
-        let now = self.now.monotonic;
-        let Some(until) = count(lockouts, &rule, self.sink.source, now) else { return false };
-        let began = if stage.knocks > 0 { stage.began } else { now };
+        let Some(until) = until else { return false };
+        let began = if stage.knocks > 0 { stage.began } else { self.now.monotonic };
         self.sink.emit(door, began, EventKind::LockedOut { until, everywhere });
         true
     }

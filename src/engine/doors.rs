@@ -93,7 +93,7 @@ pub(super) struct Track {
     pub(super) kind: TrackKind,
     matcher: Matcher,
     watched: PortSet,
-    bloom: PortBloom,
+    pub(super) bloom: PortBloom,
 }
 
 /// What is to be knocked.
@@ -311,10 +311,6 @@ impl DoorIndex {
         self.tracks.get(id.0 as usize)
     }
 
-    pub(super) fn bloom(&self, id: TrackId) -> PortBloom {
-        self.track(id).map_or(PortBloom(0), |track| track.bloom)
-    }
-
     pub(super) fn timeout(&self, id: TrackId) -> Duration {
         self.timeouts.get(id.0 as usize).copied().unwrap_or_default()
     }
@@ -325,31 +321,19 @@ impl DoorIndex {
     }
 
     pub(super) fn rotation(&self, id: TrackId) -> Option<&DoorRotation> {
-        match &self.track(id)?.kind {
-            TrackKind::Rotating(rotation) => Some(rotation),
-            TrackKind::Fixed(_) => None,
-        }
+        self.track(id)?.kind.rotation()
     }
 
     pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
-        match &mut self.tracks.get_mut(id.0 as usize)?.kind {
-            TrackKind::Rotating(rotation) => Some(rotation),
-            TrackKind::Fixed(_) => None,
-        }
+        self.tracks.get_mut(id.0 as usize)?.kind.rotation_mut()
     }
 
     pub(super) fn rotations(&self) -> impl Iterator<Item = &DoorRotation> {
-        self.tracks.iter().filter_map(|track| match &track.kind {
-            TrackKind::Rotating(rotation) => Some(rotation),
-            TrackKind::Fixed(_) => None,
-        })
+        self.tracks.iter().filter_map(|track| track.kind.rotation())
     }
 
     pub(super) fn rotations_mut(&mut self) -> impl Iterator<Item = &mut DoorRotation> {
-        self.tracks.iter_mut().filter_map(|track| match &mut track.kind {
-            TrackKind::Rotating(rotation) => Some(rotation),
-            TrackKind::Fixed(_) => None,
-        })
+        self.tracks.iter_mut().filter_map(|track| track.kind.rotation_mut())
     }
 
     /// Makes ready whatever rotating sequences a knock may be one of.
@@ -402,6 +386,16 @@ const PORTS: usize = 1 << 16;
 
 /// Places in the list of all matchers.
 type MatcherList = SmallVec<[u32; 4]>;
+
+impl TrackKind {
+    fn rotation(&self) -> Option<&DoorRotation> {
+        if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
+    }
+
+    fn rotation_mut(&mut self) -> Option<&mut DoorRotation> {
+        if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
+    }
+}
 
 impl Track {
     fn passes(&self, candidate: &Candidate) -> bool {

@@ -39,9 +39,11 @@ pub enum Verdict<'a> {
     /// break.
     Knock(&'a [Event]),
     /// It is a datagram that asks for this, and may.
-    Asked(&'a [DatagramRequest]),
+    Requests(&'a [DatagramRequest]),
     /// It is a datagram that asks for what it may not, or at the wrong time.
     Refused(Refusal),
+    /// It is a datagram outside the [`ReportWindow`](super::ReportWindow): another watcher's.
+    NotOurs,
 }
 
 /// What a datagram comes to: the doors that it asks for, which are at least one, all for the same

@@ -418,7 +418,7 @@ fn engine() -> Engine {
 fn the_engine_hands_on_what_a_client_asks_for() {
     let (mut engine, datagram) = (engine(), sealed(access(&["22"])));
     let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
-    assert!(matches!(verdict, Verdict::Asked([DatagramRequest { client: ClientId(0), .. }])));
+    assert!(matches!(verdict, Verdict::Requests([DatagramRequest { client: ClientId(0), .. }])));
     let late =
         sealed_by(&holder(), &FwknopRequest { timestamp: CLOCK - 200, ..request(access(&["22"])) });
     let verdict = engine.receive(at(CLOCK), &packet(SOURCE), late.as_bytes());

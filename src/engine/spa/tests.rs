@@ -276,9 +276,10 @@ fn whoever_is_refused_too_often_is_not_listened_to_at_any_door() {
     let mut send = |after: Duration, stamp: Duration| {
         let datagram = sealed(&stamped(stamp), ONE);
         let verdict = match engine.receive(at(after), &packet("192.0.2.2"), &datagram) {
-            Verdict::Asked(_) => None,
+            Verdict::Requests(_) => None,
             Verdict::Refused(Refusal { reason, .. }) | Verdict::Ignored(reason) => Some(reason),
             Verdict::Knock(_) => panic!("no door watches this port"),
+            Verdict::NotOurs => panic!("there is one watcher"),
         };
         (verdict, engine.work(at(after)).to_vec())
     };
@@ -408,7 +409,7 @@ fn a_request_is_no_knock_and_what_is_no_request_may_be_one() {
     let packet = packet("192.0.2.2");
     let request = sealed(&stamped(Duration::ZERO), ONE);
     let verdict = engine.receive(at(Duration::ZERO), &packet, &request);
-    assert!(matches!(verdict, Verdict::Asked([_])), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::Requests([_])), "{verdict:?}");
     for (other, after) in [(&[0; LEN][..], 5 * SECOND), (&[0], 10 * SECOND)] {
         let verdict = engine.receive(at(after), &packet, other);
         assert!(matches!(verdict, Verdict::Knock(_)), "{verdict:?}");
@@ -431,7 +432,7 @@ fn what_another_watcher_tells_of_is_passed_over() {
         engine.set_report_window(window);
         let request = sealed(&stamped(after), ONE);
         let verdict = engine.receive(at(after), &packet("192.0.2.2"), &request);
-        matches!(verdict, Verdict::Asked([_]))
+        matches!(verdict, Verdict::Requests([_]))
     };
     let from_the_cut_on = ReportWindow { after: Some(cut), until: None };
     assert!(!asks(from_the_cut_on, SECOND));
