@@ -11,7 +11,7 @@ use libknock::config::{Client, Recognition, TotpClient};
 use libknock::engine::{Engine, Setup, Verdict};
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::proto::secret::Secret;
-use libknock::proto::totp::{Digits, Mode, Protocols, Scheme};
+use libknock::proto::totp::{Digits, Protocols, Scheme, TotpMode};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
 
@@ -169,8 +169,9 @@ impl Bench {
             match self.engine.on_packet(now, &packet) {
                 Verdict::Knock(events) => _ = black_box(events.len()),
                 Verdict::Ignored(reason) => _ = black_box(reason),
-                Verdict::Asked(requests) => _ = black_box(requests.len()),
+                Verdict::Requests(requests) => _ = black_box(requests.len()),
                 Verdict::Refused(refusal) => _ = black_box(refusal),
+                Verdict::NotOurs => {}
             }
         }
     }
@@ -202,12 +203,12 @@ mod turning {
     pub fn by_ports() -> Scheme {
         let port = |number: u16| number.try_into().expect("a port");
         let (low, high) = (port(20_000), port(29_999));
-        let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
+        let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
         Scheme::new(mode, 30, 1).expect("a scheme")
     }
 
     pub fn by_code() -> Scheme {
-        Scheme::new(Mode::Code { base: 20_000, digits: Digits::Six }, 30, 1).expect("a scheme")
+        Scheme::new(TotpMode::Code { base: 20_000, digits: Digits::Six }, 30, 1).expect("a scheme")
     }
 
     pub fn engine(scheme: Scheme, clients: u32) -> Engine {

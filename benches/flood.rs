@@ -114,7 +114,7 @@ fn send(net: &Net, datagram: Vec<u8>) {
 }
 
 fn of_fwknop() -> Vec<u8> {
-    let key = fwknop::Key::new(b"testkey".to_vec()).unwrap();
+    let key = fwknop::FwknopKey::new(b"testkey".to_vec()).unwrap();
     let hmac = fwknop::HmacKey::new(b"hmackey".to_vec()).unwrap();
     requests::of_fwknop(&key, &hmac, None)
 }

@@ -262,7 +262,7 @@ fn seen(bytes: &[u8]) -> Option<Seen> {
 }
 
 fn of_fwknop(source: Ipv4Addr) -> Vec<u8> {
-    let key = fwknop::Key::from_base64(KEY).unwrap();
+    let key = fwknop::FwknopKey::from_base64(KEY).unwrap();
     let hmac = fwknop::HmacKey::from_base64(HMAC_KEY).unwrap();
     requests::of_fwknop(&key, &hmac, Some(source))
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use libknock::config::{AddressPolicy, Client, Recognition, Spa as Settings, SpaClient};
-use libknock::engine::spa::{Server, ServerKey};
+use libknock::engine::spa::{ServerKey, SpaServer};
 use libknock::engine::{Engine, Setup, Verdict};
-use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, Request, Stamp, seal};
+use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, SpaRequest, Stamp, seal};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
 
@@ -67,7 +67,7 @@ impl Bench {
         let door = Recognition { spa: true, ..Recognition::new(name("door")) };
         let clients: Vec<Client> = (0..clients).map(client).collect();
         let keys = vec![ServerKey { key: server(), until: None }];
-        let spa = Some(Server::new(&Settings::default(), keys));
+        let spa = Some(SpaServer::new(&Settings::default(), keys));
         let setup = Setup { doors: vec![door], clients, spa, sources: 1024, ..Setup::default() };
         Self { engine: Engine::new(setup) }
     }
@@ -79,7 +79,7 @@ impl Bench {
         };
         let (packet, payload) =
             libknock::wire::parse(LinkType::Ethernet, black_box(frame)).expect("a packet");
-        matches!(self.engine.receive(now, &packet, payload), Verdict::Asked(_))
+        matches!(self.engine.receive(now, &packet, payload), Verdict::Requests(_))
     }
 }
 
@@ -111,7 +111,7 @@ fn client(number: usize) -> Client {
 
 /// A request of the first client, later than those with a lower number.
 fn request(number: u64) -> [u8; LEN] {
-    let request = Request {
+    let request = SpaRequest {
         open: Addresses::Observed,
         close: false,
         source_port: None,

@@ -4,50 +4,50 @@
 //! its sequence, in order, all within `seq_timeout`.* The knock just made, made again while another
 //! one is wanted, does not count, and neither does a copy or a retransmission of one.
 
+mod advance;
 mod doors;
+mod duplicates;
 pub mod fwknop;
-mod hearing;
 mod lockout;
-mod missing;
-#[cfg(test)]
-mod model;
-mod recent;
 mod replay;
-mod segment;
 mod sequence;
 mod setup;
+mod source_table;
 pub mod spa;
 #[cfg(test)]
 mod tests;
 mod totp;
 mod tracker;
+mod unclean_start;
 mod verdict;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::config::Lockout;
 use crate::proto::flags::FlagTest;
-use crate::proto::fwknop::Error;
+use crate::proto::fwknop::FwknopError;
 use crate::proto::ports::PortSet;
 use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
 use crate::wire::filter::Datagrams;
-use doors::{Doors, TrackId};
-use fwknop::Fwknop;
-use hearing::{Hearing, Teller};
+use advance::{Advance, EventSink};
+use doors::{DoorIndex, TrackId};
+use fwknop::FwknopJudge;
 use lockout::Lockouts;
-use spa::Spa;
-use totp::{Progress, Searches};
+use spa::SpaJudge;
+use totp::{SearchProgress, Searches};
 use tracker::{Tracker, Visit};
 
 pub use doors::Local;
-pub use missing::{AHEAD, Lifetime, Missing, is_over};
 pub use setup::Setup;
 pub use totp::SEARCHED;
+pub use unclean_start::{Lifetime, MAX_UNFLUSHED_AHEAD, UncleanStart, is_over};
 pub use verdict::{
-    ClientId, Credential, Denial, DoorId, Event, EventKind, Judgement, Knocked, Lock, Reason,
-    Refusal, Request, Verdict,
+    ClientId, CompletedBy, Credential, DatagramRequest, Denial, DoorId, Event, EventKind,
+    Judgement, LockedSource, Reason, Refusal, Verdict,
 };
 
 /// The sequences to speak of: those that began after `after` and not after `until`.
@@ -67,7 +67,7 @@ impl ReportWindow {
 }
 
 /// How many knocks of a source are remembered at the least, to know duplicates.
-const RECENT: usize = 16;
+const REMEMBERED: usize = 16;
 /// How many events the buffer keeps room for.
 const EVENTS: usize = 1024;
 /// How many HMACs one call of [`Engine::work`] is worth: about half a millisecond.
@@ -81,13 +81,13 @@ const CLOCK_WAS_SET: Duration = Duration::from_secs(1);
 /// go backwards a little from one packet to the next.
 #[derive(Debug)]
 pub struct Engine {
-    doors: Doors,
+    doors: DoorIndex,
     tracker: Tracker,
     only_ipv4: bool,
     local: Local,
     window: ReportWindow,
     /// How many knocks of a source are remembered.
-    recent: usize,
+    remembered: usize,
     lockout: Option<Lockout>,
     /// `None`: nobody can be locked out.
     lockouts: Option<Lockouts>,
@@ -96,10 +96,10 @@ pub struct Engine {
     events: Vec<Event>,
     /// What [`Self::work`] has yet to tell.
     untold: Vec<Event>,
-    spa: Option<Spa>,
-    fwknop: Option<Fwknop>,
+    spa: Option<SpaJudge>,
+    fwknop: Option<FwknopJudge>,
     /// What the datagram asked for that was judged last.
-    requests: Vec<Request>,
+    requests: Vec<DatagramRequest>,
 }
 
 /// What is known of the work that can wait.
@@ -117,10 +117,10 @@ impl Engine {
     /// An engine that has seen nothing yet, takes every destination for an address of this host
     /// and reports all sequences.
     pub fn new(setup: Setup) -> Self {
-        let spa = Spa::new(&setup);
-        let fwknop = Some(Fwknop::new(&setup)).filter(|fwknop| !fwknop.is_empty());
+        let spa = SpaJudge::new(&setup);
+        let fwknop = Some(FwknopJudge::new(&setup)).filter(|fwknop| !fwknop.is_empty());
         let Setup { doors, clients, only_ipv4, sources, lockout, locks, .. } = setup;
-        let doors = Doors::new(&doors, &clients);
+        let doors = DoorIndex::new(&doors, &clients);
         let rotates = doors.rotations().next().is_some();
         let locks_out = lockout.is_some() || doors.has_lockout();
         let mut lockouts = locks_out.then(|| Lockouts::new(sources));
@@ -129,7 +129,7 @@ impl Engine {
         }
         Self {
             tracker: Tracker::new(sources, doors.most_starting()),
-            recent: doors.longest_sequence().max(RECENT),
+            remembered: doors.longest_sequence().max(REMEMBERED),
             doors,
             only_ipv4,
             local: Local::default(),
@@ -182,7 +182,7 @@ impl Engine {
             return Verdict::Ignored(Reason::ImpossibleAddress);
         }
         if !self.window.contains(now.monotonic) {
-            return Verdict::Asked(&[]);
+            return Verdict::NotOurs;
         }
         if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
@@ -199,7 +199,7 @@ impl Engine {
             let is_local = self.local.contains(packet.destination);
             match fwknop.judge(now, packet, is_local, payload) {
                 // A native datagram is hardly ever text: whoever sent it did not mean fwknop's.
-                Err(Denial::Ignored(Reason::Fwknop(Error::NotBase64))) if may_be_native => {}
+                Err(Denial::Ignored(Reason::Fwknop(FwknopError::NotBase64))) if may_be_native => {}
                 Err(Denial::Ignored(reason @ Reason::Fwknop(_))) => noise = reason,
                 judgement => return self.answer(now, judgement),
             }
@@ -213,7 +213,7 @@ impl Engine {
 
     /// What a datagram comes to. One that is refused counts against its source.
     fn answer(&mut self, now: Now, judgement: Judgement) -> Verdict<'_> {
-        let may_ask = |request: &Request| {
+        let may_ask = |request: &DatagramRequest| {
             request.addresses().all(|address| self.local.may_ask_for(request.source, address))
         };
         let refusal = match judgement {
@@ -221,7 +221,7 @@ impl Engine {
                 Some(request) => request.refused(Reason::ImpossibleAddress),
                 None => {
                     self.requests = requests;
-                    return Verdict::Asked(&self.requests);
+                    return Verdict::Requests(&self.requests);
                 }
             },
             Err(Denial::Ignored(reason)) => return Verdict::Ignored(reason),
@@ -231,9 +231,10 @@ impl Engine {
             && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
         {
             let door = refusal.door.unwrap_or(DoorId(0));
-            let mut teller = Teller::new(refusal.source, self.window, &mut self.untold);
+            let (source, window) = (refusal.source, self.window);
+            let mut sink = EventSink { source, window, events: &mut self.untold };
             let kind = EventKind::LockedOut { until, everywhere: true };
-            teller.tell(door, now.monotonic, kind);
+            sink.emit(door, now.monotonic, kind);
         }
         Verdict::Refused(refusal)
     }
@@ -249,8 +250,8 @@ impl Engine {
         if self.only_ipv4 && packet.source.is_ipv6() {
             return Verdict::Ignored(Reason::OnlyIpv4);
         }
-        let sight = match self.doors.look(packet, &self.local) {
-            Ok(sight) => sight,
+        let candidate = match self.doors.classify(packet, &self.local) {
+            Ok(candidate) => candidate,
             Err(reason) => return Verdict::Ignored(reason),
         };
         if !self.local.can_send(packet.source, packet.looped) {
@@ -259,20 +260,19 @@ impl Engine {
         if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
             return Verdict::Ignored(Reason::LockedOut);
         }
-        self.doors.make_ready(&sight, now.wall);
-        let Self { doors, tracker, recent, lockout, lockouts, searches, .. } = self;
-        let teller = Teller::new(packet.source, self.window, &mut self.events);
-        let mut hearing = Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
-        let heard = tracker.visit(doors, packet.source, Visit::Packet, |source| {
-            hearing.expire(source);
-            if !source.recent.record(packet, now.monotonic, *recent) {
+        self.doors.make_ready(&candidate, now.wall);
+        let remembered = self.remembered;
+        let (tracker, mut advance) = self.advance(packet.source, now);
+        let heard = tracker.visit(advance.doors, packet.source, Visit::Packet, |source| {
+            advance.expire(source);
+            if !source.duplicates.record(packet, now.monotonic, remembered) {
                 return Err(Reason::Duplicate);
             }
-            hearing.knock(source, &sight)
+            advance.knock(source, &candidate)
         });
-        for (track, whole) in hearing.opened() {
+        for (track, complete) in advance.opened {
             if let Some(rotation) = self.doors.rotation_mut(track) {
-                rotation.use_up(&whole);
+                rotation.use_up(&complete);
             }
         }
         match heard {
@@ -285,13 +285,10 @@ impl Engine {
     pub fn on_deadline(&mut self, now: Now) -> &[Event] {
         self.start_events();
         while let Some(address) = self.tracker.due(now.monotonic) {
-            let Self { doors, tracker, lockout, lockouts, searches, .. } = self;
-            let teller = Teller::new(address, self.window, &mut self.events);
-            let mut hearing =
-                Hearing::new(doors, *lockout, lockouts.as_mut(), searches, now, teller);
-            tracker.visit(doors, address, Visit::Deadline, |source| {
-                source.recent.forget(now.monotonic);
-                hearing.expire(source);
+            let (tracker, mut advance) = self.advance(address, now);
+            tracker.visit(advance.doors, address, Visit::Deadline, |source| {
+                source.duplicates.forget(now.monotonic);
+                advance.expire(source);
             });
         }
         &self.events
@@ -322,16 +319,17 @@ impl Engine {
         {
             let progress = match self.doors.rotation(search.track) {
                 Some(rotation) => rotation.search(search, &mut work),
-                None => Progress::Nothing,
+                None => SearchProgress::Nothing,
             };
-            if progress == Progress::Going {
+            if progress == SearchProgress::Going {
                 break;
             }
-            if let (Progress::Found { client, steps }, Some(track)) =
+            if let (SearchProgress::Found { client, steps }, Some(track)) =
                 (progress, self.doors.track(search.track))
             {
-                let mut teller = Teller::new(search.source, self.window, &mut self.events);
-                teller.tell(track.door, search.began, EventKind::Missed { client, steps });
+                let (source, window) = (search.source, self.window);
+                let mut sink = EventSink { source, window, events: &mut self.events };
+                sink.emit(track.door, search.began, EventKind::Missed { client, steps });
             }
             self.searches.end();
         }
@@ -368,8 +366,8 @@ impl Engine {
 
     /// Which datagrams are looked at for what they carry.
     pub fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
-        let fwknop = self.fwknop.iter().flat_map(Fwknop::datagrams);
-        self.spa.iter().map(Spa::datagrams).chain(fwknop)
+        let fwknop = self.fwknop.iter().flat_map(FwknopJudge::datagrams);
+        self.spa.iter().map(SpaJudge::datagrams).chain(fwknop)
     }
 
     /// Whether nobody is half-way through a sequence: with a window that has ended, there is nothing
@@ -388,6 +386,22 @@ impl Engine {
     /// flood.
     pub fn crowded(&self) -> u64 {
         self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+    }
+
+    /// What listening to a source needs, beside the tracker.
+    fn advance(&mut self, source: IpAddr, now: Now) -> (&mut Tracker, Advance<'_>) {
+        let Self { doors, tracker, lockout, lockouts, searches, window, events, .. } = self;
+        let advance = Advance {
+            doors,
+            lockout: *lockout,
+            lockouts: lockouts.as_mut(),
+            searches,
+            now,
+            sink: EventSink { source, window: *window, events },
+            opened: SmallVec::new(),
+            broken: None,
+        };
+        (tracker, advance)
     }
 
     fn start_events(&mut self) {

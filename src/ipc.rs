@@ -2,7 +2,7 @@
 //!
 //! The watcher is the side that hostile bytes reach, so the keeper believes a frame only as far as
 //! its type goes: it may name a door of the configuration that this watcher was given, an address,
-//! a time. Anything else is [`Malformed`], and ends the watcher.
+//! a time. Anything else is [`MalformedFrame`], and ends the watcher.
 
 mod frame;
 
@@ -15,13 +15,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Event, Reason, Refusal, Request, Setup};
+use crate::engine::{DatagramRequest, Event, Reason, Refusal, Setup};
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
 use crate::time::Monotonic;
 
-pub use frame::{Frame, Malformed};
+pub use frame::{FrameCodec, MalformedFrame};
 
 /// What the keeper hands a watcher in a sealed file: all that it will ever know.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,15 +57,15 @@ pub enum FromWatcher {
     /// What it was asked to see to its end has ended.
     Done,
     /// A packet that changed nothing, and why: told while somebody asks.
-    Seen { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
+    Ignored { source: IpAddr, knock: Knock, reason: Reason, at: Monotonic },
     /// What it remembers of an event that has been reported before: told when somebody asks.
-    Past { event: Event, at: Monotonic },
+    ReplayedEvent { event: Event, at: Monotonic },
     /// A datagram asks for this, and may.
-    Asked { request: Request, at: Monotonic },
+    Request { request: DatagramRequest, at: Monotonic },
     /// A datagram asks for what it may not.
     Refused { refusal: Refusal, at: Monotonic },
     /// What it remembers of a datagram that was refused before: told when somebody asks.
-    PastRefusal { refusal: Refusal, at: Monotonic },
+    ReplayedRefusal { refusal: Refusal, at: Monotonic },
 }
 
 /// How an interface fares.
@@ -122,7 +122,7 @@ impl Channel {
     ///
     /// # Errors
     /// `WouldBlock` when the other side does not keep up, `BrokenPipe` when it has ended.
-    pub fn send(&self, frame: &impl Frame) -> io::Result<()> {
+    pub fn send(&self, frame: &impl FrameCodec) -> io::Result<()> {
         send(self.0.as_raw_fd(), &frame.encode(), MsgFlags::MSG_NOSIGNAL)?;
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Channel {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 
-    pub fn receive<T: Frame>(&self) -> Received<T> {
+    pub fn receive<T: FrameCodec>(&self) -> Received<T> {
         // One byte more than a frame, to tell a longer one.
         let mut buffer = [0; FRAME + 1];
         match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -162,7 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::{ClientId, Credential, DoorId, EventKind, Knocked};
+    use crate::engine::{ClientId, CompletedBy, Credential, DoorId, EventKind};
     use crate::proto::knock::Protocol;
     use crate::sys::files::frame_channel;
     use crate::time::Wall;
@@ -188,9 +188,9 @@ mod tests {
     fn kind() -> impl Strategy<Value = EventKind> {
         prop_oneof![
             any::<u8>().prop_map(EventKind::Stage),
-            Just(EventKind::Open(Knocked::Sequence)),
+            Just(EventKind::Open(CompletedBy::Sequence)),
             (any::<u32>(), any::<u64>()).prop_map(|(client, step)| {
-                EventKind::Open(Knocked::Totp { client: ClientId(client), step })
+                EventKind::Open(CompletedBy::Totp { client: ClientId(client), step })
             }),
             (any::<u32>(), any::<i32>())
                 .prop_map(|(client, steps)| EventKind::Missed { client: ClientId(client), steps }),
@@ -202,7 +202,7 @@ mod tests {
         ]
     }
 
-    fn request() -> impl Strategy<Value = Request> {
+    fn request() -> impl Strategy<Value = DatagramRequest> {
         let credential = prop_oneof![
             (any::<u16>(), any::<u64>())
                 .prop_map(|(key, stamp)| Credential::Spa { key, stamp: Wall::from_nanos(stamp) }),
@@ -217,16 +217,18 @@ mod tests {
         ];
         let rest = (any::<Option<u32>>(), any::<Option<u16>>(), any::<bool>());
         ((any::<u32>(), any::<u32>()), address(), credential, addresses, rest).prop_map(
-            |((door, client), source, credential, (v4, v6), (open_for, port, close))| Request {
-                door: DoorId(door),
-                client: ClientId(client),
-                credential,
-                source,
-                v4,
-                v6,
-                open_for,
-                source_port: port.and_then(NonZeroU16::new),
-                close,
+            |((door, client), source, credential, (v4, v6), (open_for, port, close))| {
+                DatagramRequest {
+                    door: DoorId(door),
+                    client: ClientId(client),
+                    credential,
+                    source,
+                    v4,
+                    v6,
+                    open_for,
+                    source_port: port.and_then(NonZeroU16::new),
+                    close,
+                }
             },
         )
     }
@@ -241,7 +243,7 @@ mod tests {
         prop_oneof![
             Just(FromWatcher::Ready),
             Just(FromWatcher::Done),
-            (request(), time()).prop_map(|(request, at)| FromWatcher::Asked { request, at }),
+            (request(), time()).prop_map(|(request, at)| FromWatcher::Request { request, at }),
             (address(), any::<Option<u32>>(), any::<Option<u32>>(), reason(), time()).prop_map(
                 |(source, client, door, reason, at)| {
                     let (client, door) = (client.map(ClientId), door.map(DoorId));
@@ -249,15 +251,18 @@ mod tests {
                     if source.is_ipv4() {
                         FromWatcher::Refused { refusal, at }
                     } else {
-                        FromWatcher::PastRefusal { refusal, at }
+                        FromWatcher::ReplayedRefusal { refusal, at }
                     }
                 }
             ),
             (address(), knock(), reason(), time()).prop_map(|(source, knock, reason, at)| {
-                FromWatcher::Seen { source, knock, reason, at }
+                FromWatcher::Ignored { source, knock, reason, at }
             }),
             (address(), kind(), time(), time()).prop_map(|(source, kind, began, at)| {
-                FromWatcher::Past { event: Event { door: DoorId(7), source, kind, began }, at }
+                FromWatcher::ReplayedEvent {
+                    event: Event { door: DoorId(7), source, kind, began },
+                    at,
+                }
             }),
             (any::<u32>(), address(), kind(), time(), time()).prop_map(
                 |(door, source, kind, began, at)| FromWatcher::Event {

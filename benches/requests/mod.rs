@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use libknock::proto::fwknop;
-use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Request, seal};
+use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, SpaRequest, seal};
 use libknock::sys::clock;
 use libknock::time::Wall;
 
@@ -16,7 +16,7 @@ pub fn client_key() -> PrivateKey {
 pub fn native(server: &PublicKey) -> Vec<u8> {
     let mut ephemeral = [0; 32];
     getrandom::fill(&mut ephemeral).unwrap();
-    let request = Request {
+    let request = SpaRequest {
         open: Addresses::Observed,
         close: false,
         source_port: None,
@@ -29,19 +29,23 @@ pub fn native(server: &PublicKey) -> Vec<u8> {
 
 /// A request for 22/tcp as fwknop makes it; where no address is named, for the one that it comes
 /// from.
-pub fn of_fwknop(key: &fwknop::Key, hmac: &fwknop::HmacKey, address: Option<Ipv4Addr>) -> Vec<u8> {
+pub fn of_fwknop(
+    key: &fwknop::FwknopKey,
+    hmac: &fwknop::HmacKey,
+    address: Option<Ipv4Addr>,
+) -> Vec<u8> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).unwrap();
-    let request = fwknop::Request {
+    let request = fwknop::FwknopRequest {
         random: fwknop::Random::new(random),
         user: "owner".parse().unwrap(),
         timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        version: fwknop::Version::default(),
+        version: fwknop::ClientVersion::default(),
         access: fwknop::Access { address, ports: vec!["22".parse().unwrap()], timeout: None },
     };
     let hmac = Some((hmac, fwknop::Hash::Sha256));
     let salt = random[..8].try_into().unwrap();
-    fwknop::seal(&request, fwknop::Hash::Sha256, key, fwknop::Mode::Cbc, hmac, salt)
+    fwknop::seal(&request, fwknop::Hash::Sha256, key, fwknop::CipherMode::Cbc, hmac, salt)
         .unwrap()
         .into_bytes()
 }

@@ -3,13 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use libknock::proto::spa::{Error, LEN, Opener, PAYLOAD_LEN, PrivateKey, Request};
+use libknock::proto::spa::{LEN, PAYLOAD_LEN, PrivateKey, Receiver, SpaError, SpaRequest};
 
 fuzz_target!(|input: ([u8; LEN], [u8; PAYLOAD_LEN])| {
     let (datagram, payload) = input;
-    let opener = Opener::new(&PrivateKey::from([1; 32]), []);
-    assert_eq!(opener.has_tag(&datagram), opener.open(&datagram) != Err(Error::BadTag));
-    if let Ok(request) = Request::decode(&payload) {
+    let receiver = Receiver::new(&PrivateKey::from([1; 32]), []);
+    assert_eq!(receiver.has_tag(&datagram), receiver.open(&datagram) != Err(SpaError::BadTag));
+    if let Ok(request) = SpaRequest::decode(&payload) {
         assert_eq!(request.encode(), payload);
     }
 });

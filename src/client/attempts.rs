@@ -9,7 +9,7 @@ use super::requests::{RequestError, Requests};
 use super::rotating::{Rotating, Start};
 use super::voice::Voice;
 use crate::proto::duration;
-use crate::proto::totp::Mode;
+use crate::proto::totp::TotpMode;
 use crate::time::Wall;
 
 /// A source of tries at one host.
@@ -62,8 +62,8 @@ impl Attempts {
             Self::Same(_) => None,
             Self::Typed(_) => Some(CODE.to_owned()),
             Self::Rotating(rotating) => Some(match rotating.scheme.mode() {
-                Mode::Code { .. } => CODE.to_owned(),
-                Mode::Ports { .. } => {
+                TotpMode::Code { .. } => CODE.to_owned(),
+                TotpMode::Ports { .. } => {
                     let step = Duration::from_secs(rotating.scheme.step().into());
                     let step = duration::format(step);
                     format!("each sequence opens once: if this one did, try again in {step}")

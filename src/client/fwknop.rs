@@ -14,7 +14,8 @@ use super::requests::{RequestError, own_address, whom};
 use super::values::{self, Address};
 use super::voice::Voice;
 use crate::proto::fwknop::{
-    self, Access, Hash, HmacKey, Key, KeyError, MAX_TIMEOUT, Mode, Random, Request, User, Version,
+    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopRequest, Hash,
+    HmacKey, MAX_TIMEOUT, Random, User,
 };
 use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
@@ -23,10 +24,10 @@ use crate::time::Wall;
 /// What a client asks of a fwknop server, or of one that understands it, time and again.
 #[derive(Clone, Debug)]
 pub struct Fwknop {
-    pub key: Key,
+    pub key: FwknopKey,
     pub hmac: Option<(HmacKey, Hash)>,
     pub digest: Hash,
-    pub mode: Mode,
+    pub mode: CipherMode,
     pub port: PortRange,
     /// Where the datagram is sent from; `None`: the kernel chooses.
     pub from: Option<NonZeroU16>,
@@ -66,13 +67,13 @@ impl Fwknop {
         Ok(Datagram { port, from: self.from, bytes: datagram.into_bytes() })
     }
 
-    fn request(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> Request {
+    fn request(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> FwknopRequest {
         let seconds = now.since(Wall::ZERO).as_secs();
-        Request {
+        FwknopRequest {
             random,
             user: self.user.clone(),
             timestamp: seconds.saturating_add_signed(self.time_offset),
-            version: Version::default(),
+            version: ClientVersion::default(),
             access: Access { address, ports: self.ports.clone(), timeout: self.open_for },
         }
     }
@@ -128,7 +129,7 @@ pub fn user(
 /// The keys that a file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    pub key: Option<Key>,
+    pub key: Option<FwknopKey>,
     pub hmac: Option<HmacKey>,
 }
 
@@ -144,7 +145,7 @@ pub fn keys(path: &Path) -> Result<Keys, KeyFileError> {
     if generated != Keys::default() {
         return Ok(generated);
     }
-    let key = Key::new(one_line(&text).as_bytes().to_vec()).map_err(wrong)?;
+    let key = FwknopKey::new(one_line(&text).as_bytes().to_vec()).map_err(wrong)?;
     Ok(Keys { key: Some(key), hmac: None })
 }
 
@@ -166,12 +167,12 @@ pub fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it has none for this server.
-pub fn key_for(path: &Path, server: &str) -> Result<Key, KeyFileError> {
+pub fn key_for(path: &Path, server: &str) -> Result<FwknopKey, KeyFileError> {
     let text = keys::read(path)?;
     let of_server =
         |line: &str| Some(line.trim().strip_prefix(server)?.strip_prefix(':')?.trim().to_owned());
     match text.lines().find_map(of_server).map(Zeroizing::new) {
-        Some(key) => Key::new(key.as_bytes().to_vec())
+        Some(key) => FwknopKey::new(key.as_bytes().to_vec())
             .map_err(|source| KeyFileError::Fwknop { path: path.to_owned(), source }),
         None => Err(KeyFileError::NoServer { path: path.to_owned(), server: server.to_owned() }),
     }
@@ -181,12 +182,12 @@ fn one_line(text: &str) -> &str {
     text.trim_end_matches(['\n', '\r'])
 }
 
-fn generated(text: &str) -> Result<Keys, KeyError> {
+fn generated(text: &str) -> Result<Keys, FwknopKeyError> {
     let mut keys = Keys::default();
     for (name, value) in text.lines().filter_map(|line| fwknoprc::pair(line.trim())) {
         match name {
-            "KEY" => keys.key = Some(Key::new(value.into())?),
-            "KEY_BASE64" => keys.key = Some(Key::from_base64(value)?),
+            "KEY" => keys.key = Some(FwknopKey::new(value.into())?),
+            "KEY_BASE64" => keys.key = Some(FwknopKey::from_base64(value)?),
             "HMAC_KEY" => keys.hmac = Some(HmacKey::new(value.into())?),
             "HMAC_KEY_BASE64" => keys.hmac = Some(HmacKey::from_base64(value)?),
             _ => {}
@@ -240,8 +241,8 @@ mod tests {
 
     use super::*;
 
-    fn key(text: &str) -> Key {
-        Key::new(text.into()).unwrap()
+    fn key(text: &str) -> FwknopKey {
+        FwknopKey::new(text.into()).unwrap()
     }
 
     fn hmac(text: &str) -> HmacKey {
@@ -253,7 +254,7 @@ mod tests {
             key: key("testkey"),
             hmac: Some((hmac("hmackey"), Hash::Sha512)),
             digest: Hash::Sha1,
-            mode: Mode::Ctr,
+            mode: CipherMode::Ctr,
             port: crate::proto::spa::PORTS,
             from: None,
             ports: vec!["22".parse().unwrap(), "53/udp".parse().unwrap()],
@@ -266,7 +267,7 @@ mod tests {
 
     const HOST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0);
 
-    fn sent(fwknop: &Fwknop, seconds: u64) -> Request {
+    fn sent(fwknop: &Fwknop, seconds: u64) -> FwknopRequest {
         let now = Wall::ZERO + Duration::from_secs(seconds);
         let datagram = fwknop.datagram(now, HOST, Voice::SILENT).unwrap();
         assert_eq!(datagram.port.get(), 62_201);

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::proto::fwknop::{Hash, HmacKey, Key, KeyError, Mode, User};
+use crate::proto::fwknop::{CipherMode, FwknopKey, FwknopKeyError, Hash, HmacKey, User};
 use crate::proto::knock::{Knock, Protocol, parse_port};
 
 /// The stanza that comes before every other.
@@ -22,7 +22,7 @@ pub struct Stanza {
     pub source_port: Option<NonZeroU16>,
     pub ports: Vec<Knock>,
     pub allow: Option<Allow>,
-    pub key: Option<Key>,
+    pub key: Option<FwknopKey>,
     pub hmac_key: Option<HmacKey>,
     /// Where the key is, if not here.
     pub key_file: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub struct Stanza {
     pub use_hmac: bool,
     pub hmac_type: Hash,
     pub digest: Hash,
-    pub mode: Mode,
+    pub mode: CipherMode,
     /// In seconds.
     pub timeout: Option<u32>,
     pub user: Option<User>,
@@ -69,7 +69,7 @@ pub enum Wrong {
     )]
     HmacKeyFile,
     #[error("{name}: {error}")]
-    Key { name: &'static str, error: KeyError },
+    Key { name: &'static str, error: FwknopKeyError },
     #[error("{name}: {value}: {expected}")]
     Value { name: String, value: String, expected: &'static str },
     #[error("{name}: {missing}")]
@@ -138,7 +138,7 @@ fn head(line: &str) -> Option<&str> {
 #[derive(Default)]
 struct Reader {
     stanza: Stanza,
-    raw: Option<Key>,
+    raw: Option<FwknopKey>,
     raw_hmac: Option<HmacKey>,
     /// What is asked for and not done here, unless a later line takes it back.
     not_done: Vec<(usize, Wrong)>,
@@ -174,9 +174,9 @@ impl Reader {
                 lacks(NO_RESOLVER);
             }
             "ALLOW_IP" => stanza.allow = Some(allow(value).ok_or_else(|| wrong(AN_ADDRESS))?),
-            "KEY" => *raw = Some(Key::new(value.into()).map_err(key("KEY"))?),
+            "KEY" => *raw = Some(FwknopKey::new(value.into()).map_err(key("KEY"))?),
             "KEY_BASE64" => {
-                stanza.key = Some(Key::from_base64(value).map_err(key("KEY_BASE64"))?);
+                stanza.key = Some(FwknopKey::from_base64(value).map_err(key("KEY_BASE64"))?);
             }
             "HMAC_KEY" => *raw_hmac = Some(HmacKey::new(value.into()).map_err(key("HMAC_KEY"))?),
             "HMAC_KEY_BASE64" => {
@@ -343,7 +343,7 @@ FW_TIMEOUT          60
                 server: Some("gw.example.com".to_owned()),
                 ports: vec![knock("22"), knock("53/udp")],
                 allow: Some(Allow::Address([192, 0, 2, 7].into())),
-                key: Some(Key::new(b"testkey".to_vec()).unwrap()),
+                key: Some(FwknopKey::new(b"testkey".to_vec()).unwrap()),
                 hmac_key: Some(HmacKey::new(b"hmackey".to_vec()).unwrap()),
                 hmac_type: Hash::Sha512,
                 timeout: Some(60),
@@ -367,7 +367,7 @@ FW_TIMEOUT          60
         let own = "[a]\nALLOW_IP source\nKEY k\nUSE_GPG N\nNAT_LOCAL N\n";
         let stanza = read(&(default.clone() + own), "a", &[]).unwrap();
         assert_eq!(stanza.allow, Some(Allow::Source));
-        assert_eq!(stanza.key, Some(Key::new(b"k".to_vec()).unwrap()));
+        assert_eq!(stanza.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
         let error = read(&(default + "[a]\nKEY k\n"), "a", &[]).unwrap_err().to_string();
         assert!(error.starts_with("2: ALLOW_IP: knock asks no web server"), "{error}");
     }
@@ -397,7 +397,7 @@ FW_TIMEOUT          60
     fn what_is_in_other_stanzas_does_not_matter() {
         let text = "NONSENSE\n[b]\nKEY=x\n[a] # mine\nKEY k\n [c]\nKEY other\n[a]\nACCESS tcp/1\n";
         let stanza = read(text, "a", &[]).unwrap();
-        assert_eq!(stanza.key, Some(Key::new(b"k".to_vec()).unwrap()));
+        assert_eq!(stanza.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
         assert_eq!(stanza.ports.len(), 1);
         assert_eq!(read(text, "d", &[]), Err(RcError::NoStanza("d".to_owned())));
     }
@@ -405,7 +405,7 @@ FW_TIMEOUT          60
     #[test]
     fn a_raw_key_wins_over_one_in_base64_wherever_it_stands() {
         for lines in ["KEY raw\nKEY_BASE64 dGVzdGtleQ==", "KEY_BASE64 dGVzdGtleQ==\nKEY raw"] {
-            assert_eq!(stanza(lines).unwrap().key, Some(Key::new(b"raw".to_vec()).unwrap()));
+            assert_eq!(stanza(lines).unwrap().key, Some(FwknopKey::new(b"raw".to_vec()).unwrap()));
         }
         let text = "[default]\nHMAC_KEY raw\n[a]\nHMAC_KEY_BASE64 dGVzdGtleQ==";
         let key = read(text, "a", &[]).unwrap().hmac_key;
@@ -414,7 +414,7 @@ FW_TIMEOUT          60
 
     #[test]
     fn a_value_ends_at_a_blank_a_semicolon_or_a_hash() {
-        let is = |text: &str| Some(Key::new(text.into()).unwrap());
+        let is = |text: &str| Some(FwknopKey::new(text.into()).unwrap());
         assert_eq!(stanza("KEY one two").unwrap().key, is("one"));
         assert_eq!(stanza("KEY\tone;two").unwrap().key, is("one"));
         assert_eq!(stanza("KEY: one#two").unwrap().key, is("one"));

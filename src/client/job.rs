@@ -25,9 +25,9 @@ use super::stamps::Stamps;
 use super::usage::{UsageError, WhatToDo};
 use super::values::{Address, SourcePort};
 use super::voice::{Voice, complain};
-use crate::proto::fwknop::KeyError;
+use crate::proto::fwknop::FwknopKeyError;
 use crate::proto::spa::PORTS;
-use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
+use crate::proto::totp::{self, Digits, Protocols, Scheme, SchemeError, TotpKey, knocks_of_code};
 
 /// How often to knock again unless told otherwise.
 const RETRIES: u16 = 3;
@@ -71,7 +71,7 @@ pub enum JobError {
     #[error(transparent)]
     Stanza(#[from] StanzaError),
     #[error(transparent)]
-    Key(KeyError),
+    Key(FwknopKeyError),
     #[error("no key can be asked for: {0}: give a file with --key")]
     AskKey(#[source] io::Error),
 }
@@ -217,7 +217,7 @@ impl Builder<'_> {
         let door = self.settings.door.as_ref().map(ToString::to_string);
         let (mode, door) = match (&rotation.ports, rotation.base) {
             (Some(range), _) => {
-                let mode = totp::Mode::Ports {
+                let mode = totp::TotpMode::Ports {
                     low: *range.start(),
                     high: *range.end(),
                     length: rotation.length.unwrap_or(totp::LENGTH),
@@ -227,7 +227,7 @@ impl Builder<'_> {
             }
             (None, Some(base)) => {
                 let digits = rotation.digits.unwrap_or(Digits::Six);
-                (totp::Mode::Code { base, digits }, door.unwrap_or_default())
+                (totp::TotpMode::Code { base, digits }, door.unwrap_or_default())
             }
             (None, None) => {
                 let what = "the range of the door's ports, or the base of its codes";
@@ -238,7 +238,7 @@ impl Builder<'_> {
         let scheme = Scheme::new(mode, rotation.step.unwrap_or(totp::STEP), 0)?;
         let file = rotation.secret_file.as_deref();
         let file = self.need(file, "the file with the secret", "--secret-file", "secret_file")?;
-        let key = Key::from(&keys::totp_secret(file)?);
+        let key = TotpKey::from(&keys::totp_secret(file)?);
         Ok(Attempts::Rotating(Rotating { key, scheme, door, delay: self.delay() }))
     }
 

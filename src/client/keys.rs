@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::proto::fwknop;
 use crate::proto::secret::Secret;
-use crate::proto::spa::{KeyError, PrivateKey, PublicKey};
+use crate::proto::spa::{PrivateKey, PublicKey, SpaKeyError};
 use crate::proto::totp::{SecretError, parse_secret};
 
 /// Longer than any secret with its blanks.
@@ -30,11 +30,11 @@ pub enum KeyFileError {
     #[error("{}: this is no file with a key: it is too long", path.display())]
     TooLong { path: PathBuf },
     #[error("{}: {source}", path.display())]
-    Key { path: PathBuf, source: KeyError },
+    Key { path: PathBuf, source: SpaKeyError },
     #[error("{}: {source}", path.display())]
     Secret { path: PathBuf, source: SecretError },
     #[error("{}: {source}", path.display())]
-    Fwknop { path: PathBuf, source: fwknop::KeyError },
+    Fwknop { path: PathBuf, source: fwknop::FwknopKeyError },
     #[error("{}: there is no key for {server} in it", path.display())]
     NoServer { path: PathBuf, server: String },
 }

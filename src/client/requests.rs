@@ -12,7 +12,9 @@ use super::voice::Voice;
 use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;
 use crate::proto::port_range::{PortRange, pick};
-use crate::proto::spa::{self, Addresses, Given, PrivateKey, PublicKey, Request, Stamp};
+use crate::proto::spa::{
+    self, Addresses, NamedAddresses, PrivateKey, PublicKey, SpaRequest, Stamp,
+};
 use crate::time::Wall;
 
 /// Why a request cannot be made.
@@ -72,8 +74,8 @@ impl Requests {
         Ok(Datagram { port, from: None, bytes: bytes.to_vec() })
     }
 
-    fn request(&self, open: Addresses, stamp: Stamp) -> Request {
-        Request {
+    fn request(&self, open: Addresses, stamp: Stamp) -> SpaRequest {
+        SpaRequest {
             open,
             close: self.close,
             source_port: self.source_port,
@@ -87,7 +89,7 @@ impl Requests {
 /// For whom a request asks, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whom {
-    Given(Given),
+    Given(NamedAddresses),
     Observed,
     /// Nobody out there knows this machine by its own address.
     Hidden(IpAddr),
@@ -96,7 +98,7 @@ pub(super) enum Whom {
 impl Whom {
     const fn addresses(self) -> Addresses {
         match self {
-            Self::Given(given) => Addresses::Given(given),
+            Self::Given(given) => Addresses::Named(given),
             Self::Observed | Self::Hidden(_) => Addresses::Observed,
         }
     }
@@ -136,7 +138,7 @@ pub(super) fn whom(
             // Sending will say that there is no way to the host.
             Err(_) => Whom::Observed,
             Ok(ip) if !is_global(ip) => Whom::Hidden(ip),
-            Ok(ip) => Given::try_from(ip).map_or(Whom::Hidden(ip), Whom::Given),
+            Ok(ip) => NamedAddresses::try_from(ip).map_or(Whom::Hidden(ip), Whom::Given),
         }),
     }
 }
@@ -183,7 +185,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::proto::spa::Opener;
+    use crate::proto::spa::Receiver;
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
@@ -261,9 +263,9 @@ mod tests {
         let sent = requests.datagram(now, (HOST, 0).into(), Voice::SILENT).unwrap();
         assert!((62000..=62999).contains(&sent.port.get()));
         let (key, request) =
-            Opener::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
+            Receiver::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
-        assert_eq!(request, requests.request(Addresses::Given(given), now.into()));
+        assert_eq!(request, requests.request(Addresses::Named(given), now.into()));
     }
 }

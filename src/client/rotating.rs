@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::plan::Plan;
-use crate::proto::totp::{Key, Scheme};
+use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::Wall;
 
 /// How long after its last knock a sequence may still be on its way.
@@ -21,7 +21,7 @@ pub enum Start {
 /// A client's sequences at a door.
 #[derive(Clone, Debug)]
 pub struct Rotating {
-    pub key: Key,
+    pub key: TotpKey,
     pub scheme: Scheme,
     /// The door's name; without meaning where codes are knocked.
     pub door: String,
@@ -55,11 +55,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::totp::{Digits, Mode, Protocols, parse_secret};
+    use crate::proto::totp::{Digits, Protocols, TotpMode, parse_secret};
 
-    fn rotating(mode: Mode, delay: u64) -> Rotating {
+    fn rotating(mode: TotpMode, delay: u64) -> Rotating {
         Rotating {
-            key: Key::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap()),
+            key: TotpKey::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap()),
             scheme: Scheme::new(mode, 30, 1).unwrap(),
             door: "ssh".to_owned(),
             delay: Duration::from_millis(delay),
@@ -69,7 +69,7 @@ mod tests {
     fn ports(delay: u64) -> Rotating {
         let port = |port| NonZeroU16::new(port).unwrap();
         let (low, high) = (port(20000), port(29999));
-        rotating(Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed }, delay)
+        rotating(TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed }, delay)
     }
 
     fn millis(millis: u64) -> Wall {
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_code_is_knocked_two_digits_at_a_time() {
-        let codes = rotating(Mode::Code { base: 7000, digits: Digits::Six }, 15);
+        let codes = rotating(TotpMode::Code { base: 7000, digits: Digits::Six }, 15);
         assert_eq!(knocks(&codes, 1_111_111_109), ["7008/tcp", "7083/tcp", "7009/tcp"]);
     }
 

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::fwknop::time_offset;
 use super::values::{self, Address, AddressWord, SourcePort};
-use crate::proto::fwknop::{Hash, Mode as Encryption, User};
+use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
 use crate::proto::port_range::{PortRange, parse as port_range, parse_wide};
@@ -226,7 +226,7 @@ pub struct Fwknop {
 
     /// How fwknop encrypts: cbc, ecb, cfb, ofb, ctr or legacy [default: cbc]
     #[arg(long, value_name = "MODE")]
-    pub encryption_mode: Option<Encryption>,
+    pub encryption_mode: Option<CipherMode>,
 
     /// The user that fwknop names [default: who runs knock]
     #[arg(long, value_name = "NAME", value_parser = values::user)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::proto::duration;
 use crate::proto::fwknop::User;
 use crate::proto::knock::{KnockError, parse_port};
-use crate::proto::spa::{AddressError, Given};
+use crate::proto::spa::{AddressError, NamedAddresses};
 use crate::proto::totp::{Digits, LENGTHS, STEPS};
 
 /// The port that a connection comes from.
@@ -35,7 +35,7 @@ pub enum Address {
     Auto,
     /// The one that the server sees.
     Observed,
-    Given(Given),
+    Given(NamedAddresses),
 }
 
 /// One of the words that make an [`Address`].
@@ -97,7 +97,7 @@ impl Address {
                 return Err(AddressWordError::Twice(second));
             }
         }
-        Ok(Some(Self::Given(Given::new(v4, v6)?)))
+        Ok(Some(Self::Given(NamedAddresses::new(v4, v6)?)))
     }
 }
 

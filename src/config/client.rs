@@ -51,8 +51,8 @@ pub enum AddressPolicy {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FwknopClient {
-    pub key: fwknop::Key,
-    pub mode: fwknop::Mode,
+    pub key: fwknop::FwknopKey,
+    pub mode: fwknop::CipherMode,
     /// `None`: requests are not authenticated, as the administrator wants it.
     pub hmac: Option<(fwknop::HmacKey, fwknop::Hash)>,
     /// Where its packets come from; empty: from anywhere.

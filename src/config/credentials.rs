@@ -213,7 +213,7 @@ pub(super) fn read_fwknop(
     let reader = &mut reader(&mapping, &FWKNOP, problems);
     let key = secrets.find(reader, &FWKNOP.known[..4]);
     let hmac_key = secrets.find(reader, &FWKNOP.known[4..8]);
-    let mode = reader.read("mode", |node| node.parsed::<fwknop::Mode>("a mode such as cbc"));
+    let mode = reader.read("mode", |node| node.parsed::<fwknop::CipherMode>("a mode such as cbc"));
     let hmac_type = reader.read("hmac_type", |node| node.parsed("a hash such as sha256"));
     let without = reader.read("without_hmac", Node::boolean);
     let from = read_networks(reader, "from");
@@ -232,7 +232,7 @@ pub(super) fn read_fwknop(
         Ok((reader.problems.report(key)?, hmac_type?.unwrap_or_default()))
     });
     let hmac = hmac.transpose()?;
-    let key = key.key(fwknop::Key::new, fwknop::Key::from_base64);
+    let key = key.key(fwknop::FwknopKey::new, fwknop::FwknopKey::from_base64);
     let key = reader.problems.report(key)?;
     if let (Some(found), Some((hmac_key, _))) = (&hmac_key, &hmac)
         && key.is_same_as(hmac_key)
@@ -286,7 +286,7 @@ fn check_hmac(
     reader.fail(error.help(help))
 }
 
-fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::Mode, at: &Place) {
+fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::CipherMode, at: &Place) {
     let place = |key| reader.mapping.get(key).map_or(at, |entry| &entry.at);
     if !hmac {
         let warning = place("without_hmac")
@@ -296,7 +296,7 @@ fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::Mode, at:
             .get("hmac_type")
             .map(|given| given.at.warning("'hmac_type' has no effect without an HMAC key"));
         reader.problems.extend([warning.help(help)].into_iter().chain(hmac_type));
-    } else if mode == fwknop::Mode::Legacy {
+    } else if mode == fwknop::CipherMode::Legacy {
         let warning = place("mode").warning("fwknop's clients send no HMAC in legacy mode");
         reader.problems.push(warning.help("write another mode, or without_hmac: true"));
     }

@@ -17,7 +17,7 @@ use super::sequence::{Sequence, read_sequence};
 use super::{How, Lockout, Name};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
-use crate::proto::totp::{Mode, Scheme};
+use crate::proto::totp::{Scheme, TotpMode};
 
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -266,7 +266,7 @@ fn read_lockout(
     reader: &mut Reader<'_>,
     totp: Option<Scheme>,
 ) -> Result<Option<Lockout>, Reported> {
-    let by_code = totp.is_some_and(|scheme| matches!(scheme.mode(), Mode::Code { .. }));
+    let by_code = totp.is_some_and(|scheme| matches!(scheme.mode(), TotpMode::Code { .. }));
     let Some(given) = reader.get("lockout") else {
         return Ok(by_code.then_some(CODE_LOCKOUT));
     };

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::diagnostic::{Diagnostic, Place, Problems, Reported};
 use super::raw::{Keys, Node, Reader};
 use crate::proto::port_range::{self, PortRange};
-use crate::proto::totp::{Digits, LENGTH, LENGTHS, Mode, Protocols, SKEWS, STEP, STEPS, Scheme};
+use crate::proto::totp::{
+    Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,
+};
 
 pub(super) const TOTP: Keys = Keys {
     of: "a door's totp",
@@ -50,7 +52,7 @@ pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Result<Scheme
     problems.report(Scheme::new(mode, step, skew).map_err(|error| node.at.error(error.to_string())))
 }
 
-fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported> {
+fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Result<TotpMode, Reported> {
     let error = at.error("totp does not say on which ports");
     let help = "write for example ports: 20000-29999";
     let ports = reader.require("ports", read_range, error.help(help));
@@ -58,7 +60,7 @@ fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported
     let protocol = reader.read("protocol", |node| node.parsed("tcp, udp or mixed"));
     let (low, high) = ports?.into_inner();
     let (length, protocol) = (length?.unwrap_or(LENGTH), protocol?.unwrap_or(Protocols::Tcp));
-    Ok(Mode::Ports { low, high, length, protocol })
+    Ok(TotpMode::Ports { low, high, length, protocol })
 }
 
 fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
@@ -71,7 +73,7 @@ fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
     Ok(range)
 }
 
-fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported> {
+fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Result<TotpMode, Reported> {
     let error = at.error("totp does not say from which port on a code is knocked");
     let base = reader.require("base", read_base, error.help("write for example base: 7000"));
     let digits = reader.read("digits", |node| {
@@ -81,7 +83,7 @@ fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Result<Mode, Reported>
             _ => Err(format!("a code has 6 or 8 digits, not '{text}'")),
         })
     });
-    Ok(Mode::Code { base: base?, digits: digits?.unwrap_or(Digits::Six) })
+    Ok(TotpMode::Code { base: base?, digits: digits?.unwrap_or(Digits::Six) })
 }
 
 fn read_base(node: &Node) -> Result<u16, Diagnostic> {

@@ -53,7 +53,7 @@ mod tests {
 
     use super::*;
     use crate::proto::knock::Protocol;
-    use crate::proto::totp::{Mode, Protocols, Scheme};
+    use crate::proto::totp::{Protocols, Scheme, TotpMode};
 
     fn door(sequence: &[Knock], trip_wires: u16, opens: &[Knock]) -> Recognition {
         Recognition {
@@ -114,7 +114,7 @@ mod tests {
     fn no_port_of_a_rotating_sequence_is_a_trip_wire() {
         let port = |number| NonZeroU16::new(number).unwrap();
         let (low, high) = (port(7001), port(7100));
-        let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
+        let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
         let scheme = Scheme::new(mode, 30, 1).unwrap();
         let rotates = Recognition { totp: Some(scheme), ..door(&[], 2, &[]) };
         let sets = watch_sets(&[rotates, door(&[knock("7000"), knock("7099")], 3, &[])]);

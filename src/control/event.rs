@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Config, Door, LogLevel, Name};
-use crate::engine::{ClientId, Event, EventKind, Knocked, Reason, Refusal};
+use crate::engine::{ClientId, CompletedBy, Event, EventKind, Reason, Refusal};
 use crate::grants::By;
 use crate::ledger::Entry;
 use crate::time::{Monotonic, Wall};
@@ -66,8 +66,8 @@ impl EventLine {
             EventKind::Stage(stage) => line("stage", format!("Stage {stage}")).with("stage", stage),
             EventKind::Open(knocked) => {
                 let (by, client) = match knocked {
-                    Knocked::Totp { client, .. } => (By::Totp, name_of(config, client)),
-                    Knocked::Sequence => match door.and_then(|door| door.one_time.as_ref()) {
+                    CompletedBy::Totp { client, .. } => (By::Totp, name_of(config, client)),
+                    CompletedBy::Sequence => match door.and_then(|door| door.one_time.as_ref()) {
                         Some(_) => (By::OneTimeSequence, None),
                         None => (By::Sequence, None),
                     },

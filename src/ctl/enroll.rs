@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use crate::config::diagnostic::Source;
     use crate::config::load::parse;
-    use crate::proto::totp::{Mode, Protocols, Scheme};
+    use crate::proto::totp::{Protocols, Scheme, TotpMode};
 
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
 
@@ -335,7 +335,7 @@ mod tests {
         let text = format!("doors: {{both: {door}, plain: {door}, spa: {door}, totp: {door}}}");
         let port = |port: u16| port.try_into().unwrap();
         let (low, high) = (port(20000), port(29999));
-        let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
+        let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
         let mut config = parse(&Source::new("f", text)).unwrap().config;
         for door in &mut config.doors {
             let name = door.name().to_string();

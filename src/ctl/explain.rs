@@ -13,9 +13,9 @@ use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, Family, Name, read_server_key};
 use crate::control::{EventLine, name_of};
-use crate::engine::spa::{Server, ServerKey};
+use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{
-    ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Setup, Verdict,
+    ClientId, CompletedBy, Credential, DoorId, Engine, Event, EventKind, Reason, Setup, Verdict,
 };
 use crate::grants::By;
 use crate::time::{Monotonic, Now, Wall};
@@ -87,7 +87,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
 ///
 /// # Errors
 /// Why they cannot be opened here, in words.
-fn server(config: &Config, options: Options) -> Result<Option<Server>, String> {
+fn server(config: &Config, options: Options) -> Result<Option<SpaServer>, String> {
     if !config.doors.iter().any(|door| door.recognition.spa) {
         return Ok(None);
     }
@@ -101,7 +101,7 @@ fn server(config: &Config, options: Options) -> Result<Option<Server>, String> {
     if keys.is_empty() {
         return Err(format!("there is no key {}", spa.key_file.display()));
     }
-    Ok(Some(Server::new(spa, keys)))
+    Ok(Some(SpaServer::new(spa, keys)))
 }
 
 /// Datagrams without a key that opens them.
@@ -131,7 +131,7 @@ impl Explanation<'_> {
                     let now = Now { monotonic: self.latest, wall: frame.time };
                     let settings = &self.teller.config.settings.spa;
                     if let Some(sealed) = &mut self.sealed
-                        && Server::is_datagram(settings, &packet, payload)
+                        && SpaServer::is_datagram(settings, &packet, payload)
                     {
                         sealed.count += 1;
                     }
@@ -198,13 +198,13 @@ impl Teller<'_> {
             }
         }
         match verdict {
-            Verdict::Ignored(_) => {}
+            Verdict::Ignored(_) | Verdict::NotOurs => {}
             Verdict::Knock(events) => {
                 for event in *events {
                     self.event(at, event, Some(packet))?;
                 }
             }
-            Verdict::Asked(requests) => {
+            Verdict::Requests(requests) => {
                 for request in *requests {
                     let by = match request.credential {
                         Credential::Spa { .. } => By::Spa,
@@ -237,10 +237,10 @@ impl Teller<'_> {
                     .with("reason", Reason::NoCommand.as_str())
                     .with("knock", knock)
             }
-            EventKind::Open(Knocked::Totp { client, .. }) => {
+            EventKind::Open(CompletedBy::Totp { client, .. }) => {
                 return self.by_client(at, event.source, Some(door), "open", By::Totp, client);
             }
-            EventKind::Open(Knocked::Sequence) => line.with("knock", knock),
+            EventKind::Open(CompletedBy::Sequence) => line.with("knock", knock),
             _ => line,
         };
         self.tell(line)

@@ -12,7 +12,7 @@ use super::lines::{local, object, table};
 use super::target::Target;
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
-use crate::proto::totp::{Key, Mode, Scheme, code};
+use crate::proto::totp::{Scheme, TotpKey, TotpMode, code};
 use crate::sys::clock;
 use crate::time::Wall;
 
@@ -159,7 +159,7 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<Valid> {
         let old = totp.old.as_ref().filter(|(_, until)| at < *until);
         let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
         for (secret, old_secret) in secrets.into_iter().flatten() {
-            let key = Key::from(secret);
+            let key = TotpKey::from(secret);
             valid.extend(window(scheme, at).map(|step| Valid {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
@@ -186,7 +186,7 @@ fn window(scheme: &Scheme, at: Wall) -> impl Iterator<Item = u64> + use<> {
     now.saturating_sub(skew)..=now.saturating_add(skew)
 }
 
-fn rotating(scheme: &Scheme, key: &Key, step: u64, at: Wall, old_secret: bool) -> Rotating {
+fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> Rotating {
     let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
     Rotating {
         step,
@@ -195,8 +195,8 @@ fn rotating(scheme: &Scheme, key: &Key, step: u64, at: Wall, old_secret: bool) -
         current: step == scheme.step_at(at),
         old_secret,
         code: match scheme.mode() {
-            Mode::Ports { .. } => None,
-            Mode::Code { digits, .. } => Some(code(key, step, digits).to_string()),
+            TotpMode::Ports { .. } => None,
+            TotpMode::Code { digits, .. } => Some(code(key, step, digits).to_string()),
         },
     }
 }
@@ -245,7 +245,7 @@ mod tests {
         Wall::ZERO + Duration::from_secs(seconds)
     }
 
-    fn door(mode: Option<Mode>) -> Door {
+    fn door(mode: Option<TotpMode>) -> Door {
         let text = "doors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: 'true'}}";
         let mut door = load::parse(&Source::new("f", text)).unwrap().config.doors.remove(0);
         if let Some(mode) = mode {
@@ -255,10 +255,10 @@ mod tests {
         door
     }
 
-    fn ports() -> Option<Mode> {
+    fn ports() -> Option<TotpMode> {
         let port = |port: u16| port.try_into().unwrap();
         let (low, high) = (port(20000), port(29999));
-        Some(Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed })
+        Some(TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed })
     }
 
     fn client(old: Option<(&str, u64)>) -> Client {
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_code_is_shown_beside_its_knocks() {
-        let code = Mode::Code { base: 7000, digits: Digits::Six };
+        let code = TotpMode::Code { base: 7000, digits: Digits::Six };
         let valid = valid(&door(Some(code)), Some(&client(None)), at(1_111_111_109));
         let line = printed(&valid, at(1_111_111_109));
         let line = line.lines().nth(2).unwrap();

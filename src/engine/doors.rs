@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::sequence::Sequence;
-use super::totp::{Holder, Rotation};
+use super::sequence::CompiledSequence;
+use super::totp::{DoorRotation, SecretHolder};
 use super::{ClientId, DoorId, Reason};
 use crate::config::watch::watch_sets;
 use crate::config::{Client, Lockout, Recognition};
@@ -15,7 +15,7 @@ use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::{is_a_hosts, may_ask_for};
 use crate::proto::ports::PortSet;
-use crate::proto::totp::Key;
+use crate::proto::totp::TotpKey;
 use crate::time::Wall;
 use crate::wire::{Packet, Transport};
 
@@ -54,30 +54,30 @@ impl Local {
 
 /// Which packets to its ports a track sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct View {
+struct Matcher {
     flags: FlagTest,
     target: Option<IpAddr>,
 }
 
 /// What a door looks at, of one packet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
+pub(super) struct Candidate {
     pub(super) knock: Knock,
     flags: Option<TcpFlags>,
     destination: IpAddr,
     /// The destination is an address of this host.
     local: bool,
-    slot: Slot,
-    reach: Reach,
+    slot: PortSlot,
+    bloom: PortBloom,
 }
 
-impl View {
-    fn passes_flags(&self, sight: &Sight) -> bool {
-        sight.flags.is_none_or(|flags| self.flags.passes(flags))
+impl Matcher {
+    fn passes_flags(&self, candidate: &Candidate) -> bool {
+        candidate.flags.is_none_or(|flags| self.flags.passes(flags))
     }
 
-    fn passes_destination(&self, sight: &Sight) -> bool {
-        self.target.map_or(sight.local, |target| target == sight.destination)
+    fn passes_destination(&self, candidate: &Candidate) -> bool {
+        self.target.map_or(candidate.local, |target| target == candidate.destination)
     }
 }
 
@@ -90,45 +90,45 @@ pub(super) struct TrackId(pub(super) u32);
 pub(super) struct Track {
     pub(super) door: DoorId,
     pub(super) lockout: Option<Lockout>,
-    pub(super) way: Way,
-    view: View,
+    pub(super) kind: TrackKind,
+    matcher: Matcher,
     watched: PortSet,
-    reach: Reach,
+    pub(super) bloom: PortBloom,
 }
 
 /// What is to be knocked.
 #[derive(Debug)]
-pub(super) enum Way {
-    Fixed(Sequence),
-    Rotating(Rotation),
+pub(super) enum TrackKind {
+    Fixed(CompiledSequence),
+    Rotating(DoorRotation),
 }
 
 /// Which stretches of 1024 ports a door watches any of, folded into one word: a knock that is out
-/// of reach can be passed over at a glance.
+/// of bloom can be passed over at a glance.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reach(u32);
+pub(super) struct PortBloom(u32);
 
-impl Reach {
+impl PortBloom {
     const fn of(knock: Knock) -> Self {
         let stretch = (knock.port.get() >> 10) as u32;
         Self(1 << ((stretch + 17 * knock.protocol as u32) % u32::BITS))
     }
 
     fn of_all(set: &PortSet) -> Self {
-        Self(set.knocks().fold(0, |reach, knock| reach | Self::of(knock).0))
+        Self(set.knocks().fold(0, |bloom, knock| bloom | Self::of(knock).0))
     }
 
-    pub(super) const fn includes(self, sight: &Sight) -> bool {
-        self.0 & sight.reach.0 != 0
+    pub(super) const fn includes(self, candidate: &Candidate) -> bool {
+        self.0 & candidate.bloom.0 != 0
     }
 }
 
 /// What is known of a watched port.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    /// Which of `Doors::views` look at it.
-    views: u32,
-    /// Which of `Doors::starts` may begin with it.
+struct PortSlot {
+    /// Which of [`DoorIndex::matchers`] look at it.
+    matchers: u32,
+    /// Which of [`DoorIndex::starts`] may begin with it.
     starts: (u32, u32),
     /// Whether it is one of a rotating sequence.
     rotates: bool,
@@ -139,26 +139,26 @@ struct Slot {
 /// The cost of looking a packet up does not depend on how many doors there are, only on how many
 /// share its port as their first knock, or watch it with different flags or targets.
 #[derive(Debug)]
-pub(super) struct Doors {
+pub(super) struct DoorIndex {
     tracks: Vec<Track>,
     /// From the first knock to the last. Close together, since a packet may ask for many.
     timeouts: Vec<Duration>,
     /// For each protocol and port one more than its place in `slots`, or 0: nobody watches it.
     ports: [Box<[u32]>; 2],
-    slots: Vec<Slot>,
-    views: Vec<Box<[View]>>,
+    slots: Vec<PortSlot>,
+    matchers: Vec<Box<[Matcher]>>,
     starts: Vec<TrackId>,
 }
 
 /// Who can knock the rotating sequences of a door.
-fn holders(door: &Recognition, clients: &[Client]) -> Vec<Holder> {
+fn holders(door: &Recognition, clients: &[Client]) -> Vec<SecretHolder> {
     let mut holders = Vec::new();
     for (id, client) in (0..).map(ClientId).zip(clients) {
         let totp = client.totp.as_ref().filter(|_| client.doors.contains(&door.name));
         let Some(totp) = totp else { continue };
-        let holder = |secret, until: Option<Wall>| Holder {
+        let holder = |secret, until: Option<Wall>| SecretHolder {
             client: id,
-            key: Key::from(secret),
+            key: TotpKey::from(secret),
             until: [until, client.expires].into_iter().flatten().min(),
         };
         holders.push(holder(&totp.secret, None));
@@ -167,7 +167,7 @@ fn holders(door: &Recognition, clients: &[Client]) -> Vec<Holder> {
     holders
 }
 
-impl Doors {
+impl DoorIndex {
     pub(super) fn new(recognitions: &[Recognition], clients: &[Client]) -> Self {
         let mut tracks = Vec::new();
         let mut timeouts = Vec::new();
@@ -175,20 +175,21 @@ impl Doors {
             (0..).map(DoorId).zip(recognitions).zip(watch_sets(recognitions))
         {
             let fixed = (!door.sequence.is_empty())
-                .then(|| (Way::Fixed(Sequence::new(&door.sequence)), watched));
+                .then(|| (TrackKind::Fixed(CompiledSequence::new(&door.sequence)), watched));
             let rotating = door.totp.map(|scheme| {
                 let holders = holders(door, clients);
-                let rotation = Rotation::new(scheme, door.name.as_str(), door.seq_timeout, holders);
-                (Way::Rotating(rotation), scheme.watched())
+                let rotation =
+                    DoorRotation::new(scheme, door.name.as_str(), door.seq_timeout, holders);
+                (TrackKind::Rotating(rotation), scheme.watched())
             });
-            for (way, watched) in fixed.into_iter().chain(rotating) {
+            for (kind, watched) in fixed.into_iter().chain(rotating) {
                 timeouts.push(door.seq_timeout);
                 tracks.push(Track {
                     door: id,
                     lockout: door.lockout,
-                    way,
-                    view: View { flags: door.flags, target: door.target },
-                    reach: Reach::of_all(&watched),
+                    kind,
+                    matcher: Matcher { flags: door.flags, target: door.target },
+                    bloom: PortBloom::of_all(&watched),
                     watched,
                 });
             }
@@ -196,7 +197,7 @@ impl Doors {
         let mut new = Self {
             ports: Protocol::ALL.map(|_| vec![0; PORTS].into()),
             slots: Vec::new(),
-            views: Vec::new(),
+            matchers: Vec::new(),
             starts: Vec::new(),
             timeouts,
             tracks,
@@ -208,44 +209,45 @@ impl Doors {
     fn index(&mut self) {
         let mut starts: BTreeMap<Knock, Vec<TrackId>> = BTreeMap::new();
         let mut rotating = PortSet::new();
-        let mut by_view: BTreeMap<View, Vec<&PortSet>> = BTreeMap::new();
+        let mut by_matcher: BTreeMap<Matcher, Vec<&PortSet>> = BTreeMap::new();
         for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
-            match &track.way {
-                Way::Fixed(sequence) => {
+            match &track.kind {
+                TrackKind::Fixed(sequence) => {
                     if let Some(first) = sequence.first() {
                         starts.entry(first).or_default().push(id);
                     }
                 }
-                Way::Rotating(_) => {
+                TrackKind::Rotating(_) => {
                     rotating.extend_from(&track.watched);
                     for knock in track.watched.knocks() {
                         starts.entry(knock).or_default().push(id);
                     }
                 }
             }
-            by_view.entry(track.view).or_default().push(&track.watched);
+            by_matcher.entry(track.matcher).or_default().push(&track.watched);
         }
-        // Which views look at each watched port. View by view, so each list is in order.
-        let mut looking: Vec<(Knock, ViewList)> = Vec::new();
-        for (view, sets) in (0..).zip(by_view.values()) {
+        // Which matchers look at each watched port. Matcher by matcher, so each list is in order.
+        let mut looking: Vec<(Knock, MatcherList)> = Vec::new();
+        for (matcher, sets) in (0..).zip(by_matcher.values()) {
             for knock in sets.iter().copied().flat_map(PortSet::knocks) {
                 let place = &mut self.ports[knock.protocol as usize][usize::from(knock.port.get())];
                 if *place == 0 {
-                    looking.push((knock, ViewList::new()));
+                    looking.push((knock, MatcherList::new()));
                     *place = looking.len() as u32;
                 }
                 let list = &mut looking[*place as usize - 1].1;
-                if list.last() != Some(&view) {
-                    list.push(view);
+                if list.last() != Some(&matcher) {
+                    list.push(matcher);
                 }
             }
         }
-        let all_views: Vec<View> = by_view.into_keys().collect();
-        let mut known: BTreeMap<ViewList, u32> = BTreeMap::new();
+        let all_matchers: Vec<Matcher> = by_matcher.into_keys().collect();
+        let mut known: BTreeMap<MatcherList, u32> = BTreeMap::new();
         for (knock, list) in looking {
-            let views = *known.entry(list).or_insert_with_key(|list| {
-                self.views.push(list.iter().map(|&view| all_views[view as usize]).collect());
-                self.views.len() as u32 - 1
+            let matchers = *known.entry(list).or_insert_with_key(|list| {
+                self.matchers
+                    .push(list.iter().map(|&matcher| all_matchers[matcher as usize]).collect());
+                self.matchers.len() as u32 - 1
             });
             let starting = starts.remove(&knock).unwrap_or_default();
             // Neighbours in a range mostly have the same.
@@ -254,7 +256,7 @@ impl Doors {
             }
             let to = self.starts.len() as u32;
             let starts = (to - starting.len() as u32, to);
-            self.slots.push(Slot { views, starts, rotates: rotating.contains(knock) });
+            self.slots.push(PortSlot { matchers, starts, rotates: rotating.contains(knock) });
         }
     }
 
@@ -262,10 +264,10 @@ impl Doors {
     ///
     /// # Errors
     /// The reason why no door sees it.
-    pub(super) fn look(&self, packet: &Packet, local: &Local) -> Result<Sight, Reason> {
+    pub(super) fn classify(&self, packet: &Packet, local: &Local) -> Result<Candidate, Reason> {
         let knock = packet.knock();
         let slot = self.slot(knock).ok_or(Reason::NotWatched)?;
-        let sight = Sight {
+        let candidate = Candidate {
             knock,
             flags: match packet.transport {
                 Transport::Tcp { flags, .. } => Some(flags),
@@ -274,13 +276,13 @@ impl Doors {
             destination: packet.destination,
             local: local.contains(packet.destination),
             slot,
-            reach: Reach::of(knock),
+            bloom: PortBloom::of(knock),
         };
         let mut reason = Reason::NotWatched;
-        for view in self.views.get(slot.views as usize).into_iter().flatten() {
-            if view.passes_flags(&sight) {
-                if view.passes_destination(&sight) {
-                    return Ok(sight);
+        for matcher in self.matchers.get(slot.matchers as usize).into_iter().flatten() {
+            if matcher.passes_flags(&candidate) {
+                if matcher.passes_destination(&candidate) {
+                    return Ok(candidate);
                 }
                 reason = Reason::NotForUs;
             }
@@ -289,28 +291,24 @@ impl Doors {
     }
 
     /// The tracks that see a knock as what may be their first, in order.
-    pub(super) fn starting(&self, sight: &Sight) -> impl Iterator<Item = TrackId> {
-        let (from, to) = sight.slot.starts;
+    pub(super) fn starting(&self, candidate: &Candidate) -> impl Iterator<Item = TrackId> {
+        let (from, to) = candidate.slot.starts;
         self.starts
             .get(from as usize..to as usize)
             .into_iter()
             .flatten()
             .copied()
-            .filter(|&id| self.track(id).is_some_and(|track| track.passes(sight)))
+            .filter(|&id| self.track(id).is_some_and(|track| track.passes(candidate)))
     }
 
     /// A track that sees this packet; `None`: it does not.
-    pub(super) fn seeing(&self, id: TrackId, sight: &Sight) -> Option<&Track> {
+    pub(super) fn matching(&self, id: TrackId, candidate: &Candidate) -> Option<&Track> {
         let track = self.track(id)?;
-        (track.watched.contains(sight.knock) && track.passes(sight)).then_some(track)
+        (track.watched.contains(candidate.knock) && track.passes(candidate)).then_some(track)
     }
 
     pub(super) fn track(&self, id: TrackId) -> Option<&Track> {
         self.tracks.get(id.0 as usize)
-    }
-
-    pub(super) fn reach(&self, id: TrackId) -> Reach {
-        self.track(id).map_or(Reach(0), |track| track.reach)
     }
 
     pub(super) fn timeout(&self, id: TrackId) -> Duration {
@@ -319,43 +317,31 @@ impl Doors {
 
     /// What each track watches, and with which flags.
     pub(super) fn watched(&self) -> impl Iterator<Item = (&PortSet, FlagTest)> {
-        self.tracks.iter().map(|track| (&track.watched, track.view.flags))
+        self.tracks.iter().map(|track| (&track.watched, track.matcher.flags))
     }
 
-    pub(super) fn rotation(&self, id: TrackId) -> Option<&Rotation> {
-        match &self.track(id)?.way {
-            Way::Rotating(rotation) => Some(rotation),
-            Way::Fixed(_) => None,
-        }
+    pub(super) fn rotation(&self, id: TrackId) -> Option<&DoorRotation> {
+        self.track(id)?.kind.rotation()
     }
 
-    pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut Rotation> {
-        match &mut self.tracks.get_mut(id.0 as usize)?.way {
-            Way::Rotating(rotation) => Some(rotation),
-            Way::Fixed(_) => None,
-        }
+    pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
+        self.tracks.get_mut(id.0 as usize)?.kind.rotation_mut()
     }
 
-    pub(super) fn rotations(&self) -> impl Iterator<Item = &Rotation> {
-        self.tracks.iter().filter_map(|track| match &track.way {
-            Way::Rotating(rotation) => Some(rotation),
-            Way::Fixed(_) => None,
-        })
+    pub(super) fn rotations(&self) -> impl Iterator<Item = &DoorRotation> {
+        self.tracks.iter().filter_map(|track| track.kind.rotation())
     }
 
-    pub(super) fn rotations_mut(&mut self) -> impl Iterator<Item = &mut Rotation> {
-        self.tracks.iter_mut().filter_map(|track| match &mut track.way {
-            Way::Rotating(rotation) => Some(rotation),
-            Way::Fixed(_) => None,
-        })
+    pub(super) fn rotations_mut(&mut self) -> impl Iterator<Item = &mut DoorRotation> {
+        self.tracks.iter_mut().filter_map(|track| track.kind.rotation_mut())
     }
 
     /// Makes ready whatever rotating sequences a knock may be one of.
-    pub(super) fn make_ready(&mut self, sight: &Sight, now: Wall) {
-        if !sight.slot.rotates {
+    pub(super) fn make_ready(&mut self, candidate: &Candidate, now: Wall) {
+        if !candidate.slot.rotates {
             return;
         }
-        let (from, to) = sight.slot.starts;
+        let (from, to) = candidate.slot.starts;
         for place in from as usize..to as usize {
             if let Some(&id) = self.starts.get(place)
                 && let Some(rotation) = self.rotation_mut(id)
@@ -378,14 +364,14 @@ impl Doors {
 
     /// How many knocks a sequence can come in, at most.
     pub(super) fn longest_sequence(&self) -> usize {
-        let length = |track: &Track| match &track.way {
-            Way::Fixed(sequence) => sequence.len(),
-            Way::Rotating(rotation) => rotation.scheme().length() * CONNECTIONS,
+        let length = |track: &Track| match &track.kind {
+            TrackKind::Fixed(sequence) => sequence.len(),
+            TrackKind::Rotating(rotation) => rotation.scheme().length() * CONNECTIONS,
         };
         self.tracks.iter().map(length).max().unwrap_or(0)
     }
 
-    fn slot(&self, knock: Knock) -> Option<Slot> {
+    fn slot(&self, knock: Knock) -> Option<PortSlot> {
         let ports = self.ports.get(knock.protocol as usize)?;
         let place = ports.get(usize::from(knock.port.get()))?.checked_sub(1)?;
         self.slots.get(place as usize).copied()
@@ -398,11 +384,21 @@ const CONNECTIONS: usize = 8;
 /// Ports are indexed as they are, 0 included, which nobody can knock on.
 const PORTS: usize = 1 << 16;
 
-/// Places in the list of all views.
-type ViewList = SmallVec<[u32; 4]>;
+/// Places in the list of all matchers.
+type MatcherList = SmallVec<[u32; 4]>;
+
+impl TrackKind {
+    fn rotation(&self) -> Option<&DoorRotation> {
+        if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
+    }
+
+    fn rotation_mut(&mut self) -> Option<&mut DoorRotation> {
+        if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
+    }
+}
 
 impl Track {
-    fn passes(&self, sight: &Sight) -> bool {
-        self.view.passes_flags(sight) && self.view.passes_destination(sight)
+    fn passes(&self, candidate: &Candidate) -> bool {
+        self.matcher.passes_flags(candidate) && self.matcher.passes_destination(candidate)
     }
 }

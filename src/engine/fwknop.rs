@@ -11,11 +11,11 @@ use smallvec::SmallVec;
 
 use super::replay::{Arrival, REMEMBERED};
 use super::{
-    ClientId, Credential, Denial, DoorId, Judgement, Lifetime, Missing, Reason, Refusal, Request,
-    Setup, is_over,
+    ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Reason, Refusal,
+    Setup, UncleanStart, is_over,
 };
 use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
-use crate::proto::fwknop::{Access, Datagram, END_LEN, Error, MIN_LEN, Opened};
+use crate::proto::fwknop::{Access, END_LEN, FwknopDatagram, FwknopError, MIN_LEN, OpenedRequest};
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};
 use crate::time::{Now, Wall};
@@ -24,10 +24,10 @@ use crate::wire::{Packet, Transport};
 
 /// The clients that hold fwknop's keys.
 #[derive(Debug)]
-pub struct Fwknop {
+pub struct FwknopJudge {
     /// Where datagrams are sent to.
     ports: Vec<RangeInclusive<NonZeroU16>>,
-    holders: Vec<Holder>,
+    holders: Vec<FwknopHolder>,
     index: Index,
     lifetime: Lifetime,
     /// By the digest of what a request authenticates.
@@ -35,40 +35,40 @@ pub struct Fwknop {
 }
 
 #[derive(Debug)]
-struct Holder {
+struct FwknopHolder {
     client: ClientId,
     expires: Option<Wall>,
     is: FwknopClient,
-    doors: Vec<Door>,
+    doors: Vec<FwknopDoor>,
 }
 
 #[derive(Debug)]
-struct Door {
+struct FwknopDoor {
     id: DoorId,
     opens: Vec<Knock>,
 }
 
-impl Door {
+impl FwknopDoor {
     /// A door that runs commands of its own has no ports: any request is for it.
     fn lists(&self, port: &Knock) -> bool {
         self.opens.is_empty() || self.opens.contains(port)
     }
 }
 
-impl Fwknop {
+impl FwknopJudge {
     /// The clients among all that hold fwknop's keys.
     pub(super) fn new(setup: &Setup) -> Self {
-        let holders: Vec<Holder> = (0..)
+        let holders: Vec<FwknopHolder> = (0..)
             .map(ClientId)
             .zip(&setup.clients)
-            .filter_map(|(id, client)| Holder::new(id, client, &setup.doors))
+            .filter_map(|(id, client)| FwknopHolder::new(id, client, &setup.doors))
             .collect();
         let ports = setup.fwknop.port..=setup.fwknop.port;
         Self {
             ports: [ports].into_iter().chain(setup.spa_ports.clone()).collect(),
             index: Index::new(&holders),
             holders,
-            lifetime: lifetime(&setup.fwknop, setup.missing),
+            lifetime: lifetime(&setup.fwknop, setup.unclean_start),
             seen: LruCache::new(REMEMBERED),
         }
     }
@@ -108,9 +108,9 @@ impl Fwknop {
         payload: &[u8],
     ) -> Judgement {
         let source = packet.source;
-        let ignored = |error: Error| Denial::Ignored(error.into());
-        let datagram = Datagram::new(payload).map_err(ignored)?;
-        let mut noise = Error::Source;
+        let ignored = |error: FwknopError| Denial::Ignored(error.into());
+        let datagram = FwknopDatagram::new(payload).map_err(ignored)?;
+        let mut noise = FwknopError::Source;
         for place in self.index.holders_at(source) {
             let Some(holder) = self.holders.get(place) else { continue };
             if !holder.is_sent_to(packet.destination, is_local) {
@@ -140,13 +140,13 @@ impl Fwknop {
     }
 }
 
-impl Holder {
+impl FwknopHolder {
     fn new(id: ClientId, client: &Client, doors: &[Recognition]) -> Option<Self> {
         let doors = (0..)
             .map(DoorId)
             .zip(doors)
             .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
-            .map(|(id, door)| Door { id, opens: door.opens.clone() })
+            .map(|(id, door)| FwknopDoor { id, opens: door.opens.clone() })
             .collect();
         Some(Self { client: id, expires: client.expires, is: client.fwknop.clone()?, doors })
     }
@@ -158,7 +158,7 @@ impl Holder {
         }
     }
 
-    fn open(&self, datagram: Datagram<'_>) -> Result<Opened, Error> {
+    fn open(&self, datagram: FwknopDatagram<'_>) -> Result<OpenedRequest, FwknopError> {
         let hmac = self.is.hmac.as_ref().map(|(key, hash)| (key, *hash));
         datagram.open(&self.is.key, self.is.mode, hmac)
     }
@@ -169,9 +169,9 @@ impl Holder {
         now: Now,
         lifetime: Lifetime,
         source: IpAddr,
-        opened: &Opened,
-    ) -> Result<Vec<Request>, Reason> {
-        let Opened { request, replay } = opened;
+        opened: &OpenedRequest,
+    ) -> Result<Vec<DatagramRequest>, Reason> {
+        let OpenedRequest { request, replay } = opened;
         if is_over(self.expires, now.wall) {
             return Err(Reason::Expired);
         }
@@ -179,7 +179,7 @@ impl Holder {
         lifetime.judge(stamp, now)?;
         let address = address(&self.is, source, request.access.address)?;
         if self.is.username.as_ref().is_some_and(|name| name != request.user.as_str()) {
-            return Err(Error::Username.into());
+            return Err(FwknopError::Username.into());
         }
         let doors = self.doors_for(&request.access)?;
         let (v4, v6) = match address {
@@ -187,7 +187,7 @@ impl Holder {
             IpAddr::V6(address) => (None, Some(address)),
         };
         let credential = Credential::Fwknop { digest: *replay, stamp };
-        let request = |door: &Door| Request {
+        let request = |door: &FwknopDoor| DatagramRequest {
             door: door.id,
             client: self.client,
             credential,
@@ -205,19 +205,19 @@ impl Holder {
     fn doors_for<'a>(
         &'a self,
         access: &'a Access,
-    ) -> Result<impl Iterator<Item = &'a Door>, Reason> {
+    ) -> Result<impl Iterator<Item = &'a FwknopDoor>, Reason> {
         let is_listed = |port| self.doors.iter().any(|door| door.lists(port));
         if access.ports.iter().all(is_listed) {
             Ok(self.doors.iter().filter(|door| access.ports.iter().any(|port| door.lists(port))))
         } else {
-            Err(Error::NoDoor.into())
+            Err(FwknopError::NoDoor.into())
         }
     }
 }
 
 /// When a request has to have been made.
-pub const fn lifetime(settings: &Settings, missing: Missing) -> Lifetime {
-    Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, missing }
+pub const fn lifetime(settings: &Settings, unclean_start: UncleanStart) -> Lifetime {
+    Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, unclean_start }
 }
 
 /// The address to open for, where a client's request comes from `source` and names one or none.
@@ -233,7 +233,7 @@ pub fn address(
         None if client.address == AddressPolicy::Explicit => Err(Reason::AddressNotNamed),
         None => Ok(source.to_canonical()),
         Some(address) if may_ask_for(source, address.into()) => Ok(address.into()),
-        Some(_) => Err(Error::ForbiddenAddress.into()),
+        Some(_) => Err(FwknopError::ForbiddenAddress.into()),
     }
 }
 
@@ -250,9 +250,11 @@ struct Index {
 }
 
 impl Index {
-    fn new(holders: &[Holder]) -> Self {
+    fn new(holders: &[FwknopHolder]) -> Self {
         let mut index = Self::default();
-        for (place, Holder { is: FwknopClient { from, .. }, .. }) in holders.iter().enumerate() {
+        for (place, FwknopHolder { is: FwknopClient { from, .. }, .. }) in
+            holders.iter().enumerate()
+        {
             if from.is_empty() {
                 index.anywhere.push(place);
             }
@@ -285,529 +287,4 @@ impl Index {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::config;
-    use crate::engine::spa::{Server, ServerKey};
-    use crate::engine::{Engine, Local, Verdict};
-    use crate::proto::fwknop::{
-        self as wire, Hash, HmacKey, Key, MAX_TIMEOUT, Mode, Random, Version,
-    };
-    use crate::time::Monotonic;
-
-    const CLOCK: u64 = 1_795_331_989;
-    const SOURCE: &str = "192.0.2.2";
-    const HOST: &str = "198.51.100.1";
-
-    fn at(seconds: u64) -> Now {
-        let since = Duration::from_secs(seconds);
-        Now { monotonic: Monotonic::ZERO + since, wall: Wall::ZERO + since }
-    }
-
-    fn door(name: &str, opens: &[&str]) -> Recognition {
-        Recognition {
-            fwknop: true,
-            opens: opens.iter().map(|port| port.parse().unwrap()).collect(),
-            ..Recognition::new(name.parse().unwrap())
-        }
-    }
-
-    fn key(text: &str) -> Key {
-        Key::new(text.into()).unwrap()
-    }
-
-    fn hmac(text: &str) -> Option<(HmacKey, Hash)> {
-        Some((HmacKey::new(text.into()).unwrap(), Hash::Sha256))
-    }
-
-    fn holder() -> FwknopClient {
-        FwknopClient {
-            key: key("testkey"),
-            mode: Mode::Cbc,
-            hmac: hmac("hmackey"),
-            from: Vec::new(),
-            destination: Vec::new(),
-            username: None,
-            address: AddressPolicy::Any,
-        }
-    }
-
-    fn client(name: &str, doors: &[&str], holder: FwknopClient) -> Client {
-        Client {
-            name: name.parse().unwrap(),
-            doors: doors.iter().map(|door| door.parse().unwrap()).collect(),
-            expires: None,
-            totp: None,
-            spa: None,
-            fwknop: Some(holder),
-        }
-    }
-
-    fn networks(texts: &[&str]) -> Vec<Network> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    fn setup(clients: &[Client], doors: &[Recognition]) -> Setup {
-        Setup { clients: clients.to_vec(), doors: doors.to_vec(), ..Setup::default() }
-    }
-
-    fn of(clients: &[Client], doors: &[Recognition]) -> Fwknop {
-        Fwknop::new(&setup(clients, doors))
-    }
-
-    /// One client, `phone`, and three doors that it may open.
-    fn phone(holder: FwknopClient) -> Fwknop {
-        Fwknop::new(&phones(holder))
-    }
-
-    fn phones(holder: FwknopClient) -> Setup {
-        let doors =
-            [door("dns", &["53/udp"]), door("other", &["443"]), door("ssh", &["22", "2222"])];
-        setup(&[client("phone", &["dns", "ssh"], holder)], &doors)
-    }
-
-    fn access(ports: &[&str]) -> Access {
-        Access {
-            address: Some([203, 0, 113, 7].into()),
-            ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
-            timeout: None,
-        }
-    }
-
-    fn request(access: Access) -> wire::Request {
-        wire::Request {
-            random: Random::new([7; 16]),
-            user: "alice".parse().unwrap(),
-            timestamp: CLOCK,
-            version: Version::default(),
-            access,
-        }
-    }
-
-    fn sealed_by(holder: &FwknopClient, request: &wire::Request) -> String {
-        let hmac = holder.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        wire::seal(request, Hash::Sha256, &holder.key, holder.mode, hmac, [1; 8]).unwrap()
-    }
-
-    fn sealed(access: Access) -> String {
-        sealed_by(&holder(), &request(access))
-    }
-
-    fn packet(source: &str) -> Packet {
-        Packet {
-            source: source.parse().unwrap(),
-            destination: HOST.parse().unwrap(),
-            transport: Transport::Udp { source_port: 40_000, port: 62_201.try_into().unwrap() },
-            looped: false,
-        }
-    }
-
-    /// What a datagram comes to: `client: door address for seconds`, or the reason.
-    fn told(fwknop: &mut Fwknop, now: u64, packet: &Packet, datagram: &str) -> Vec<String> {
-        match fwknop.judge(at(now), packet, true, datagram.as_bytes()) {
-            Ok(requests) => requests.iter().map(tell).collect(),
-            Err(Denial::Refused(refusal)) => {
-                assert!(refusal.client.is_some());
-                vec![format!("refused: {}", refusal.reason.as_str())]
-            }
-            Err(Denial::Ignored(reason)) => vec![format!("ignored: {}", reason.as_str())],
-        }
-    }
-
-    fn tell(request: &Request) -> String {
-        let Request { door, client, v4, v6, open_for, .. } = request;
-        let address = v4.map(IpAddr::from).or(v6.map(IpAddr::from)).unwrap();
-        let length = open_for.map(|seconds| format!(" {seconds}s")).unwrap_or_default();
-        format!("{}: {} {address}{length}", client.0, door.0)
-    }
-
-    fn on(fwknop: &mut Fwknop, now: u64, datagram: &str) -> Vec<String> {
-        told(fwknop, now, &packet(SOURCE), datagram)
-    }
-
-    /// What a request comes to at the phone's doors.
-    fn asking(access: Access) -> Vec<String> {
-        on(&mut phone(holder()), CLOCK, &sealed(access))
-    }
-
-    const DNS: &str = "0: 0 203.0.113.7";
-    const SSH: &str = "0: 2 203.0.113.7";
-
-    #[test]
-    fn the_doors_that_list_the_ports_open() {
-        assert_eq!(asking(access(&["22"])), [SSH]);
-        assert_eq!(asking(access(&["53/udp", "2222"])), [DNS, SSH]);
-        assert_eq!(asking(access(&["22", "22", "2222"])), [SSH]);
-    }
-
-    #[test]
-    fn where_one_port_is_listed_nowhere_nothing_opens() {
-        for ports in [&["22", "80"][..], &["443"], &["53"], &["22/udp"]] {
-            assert_eq!(asking(access(ports)), ["refused: fwknop-no-door"], "{ports:?}");
-        }
-    }
-
-    #[test]
-    fn a_door_that_fwknop_does_not_open_lists_nothing() {
-        let doors = [Recognition { fwknop: false, ..door("ssh", &["22"]) }];
-        let mut fwknop = of(&[client("phone", &["ssh"], holder())], &doors);
-        let told = on(&mut fwknop, CLOCK, &sealed(access(&["22"])));
-        assert_eq!(told, ["refused: fwknop-no-door"]);
-    }
-
-    #[test]
-    fn a_door_with_commands_of_its_own_opens_whatever_port_is_asked_for() {
-        let doors = [door("act", &[]), door("ssh", &["22"])];
-        let mut fwknop = of(&[client("phone", &["act", "ssh"], holder())], &doors);
-        let asked = [access(&["22"]), access(&["80"])];
-        let [first, second] = asked.map(|access| on(&mut fwknop, CLOCK, &sealed(access)));
-        assert_eq!(first, ["0: 0 203.0.113.7", "0: 1 203.0.113.7"]);
-        assert_eq!(second, ["0: 0 203.0.113.7"]);
-    }
-
-    #[test]
-    fn a_timeout_is_handed_on_and_zero_is_none() {
-        let with = |timeout| Access { timeout, ..access(&["22"]) };
-        assert_eq!(asking(with(Some(60))), ["0: 2 203.0.113.7 60s"]);
-        assert_eq!(asking(with(Some(MAX_TIMEOUT))), ["0: 2 203.0.113.7 65536s"]);
-        assert_eq!(asking(with(Some(0))), [SSH]);
-    }
-
-    #[test]
-    fn no_address_is_the_one_that_is_seen_unless_it_has_to_be_named() {
-        let unnamed = Access { address: None, ..access(&["22"]) };
-        assert_eq!(asking(unnamed.clone()), ["0: 2 192.0.2.2"]);
-        let explicit = FwknopClient { address: AddressPolicy::Explicit, ..holder() };
-        let told = on(&mut phone(explicit), CLOCK, &sealed(unnamed.clone()));
-        assert_eq!(told, ["refused: address-not-named"]);
-        let verdict = told_from(&mut phone(holder()), "2001:db8::2", &sealed(unnamed));
-        assert_eq!(verdict, ["0: 2 2001:db8::2"]);
-    }
-
-    fn told_from(fwknop: &mut Fwknop, source: &str, datagram: &str) -> Vec<String> {
-        told(fwknop, CLOCK, &packet(source), datagram)
-    }
-
-    #[test]
-    fn an_address_that_is_no_single_hosts_is_refused() {
-        for address in [[224, 0, 0, 1], [255; 4], [127, 0, 0, 1], [0, 0, 0, 1]] {
-            let access = Access { address: Some(address.into()), ..access(&["22"]) };
-            assert_eq!(asking(access), ["refused: fwknop-forbidden-address"], "{address:?}");
-        }
-        let local = Access { address: Some([127, 0, 0, 1].into()), ..access(&["22"]) };
-        let told = told_from(&mut phone(holder()), "127.0.0.1", &sealed(local));
-        assert_eq!(told, ["0: 2 127.0.0.1"]);
-    }
-
-    #[test]
-    fn a_clock_may_be_off_by_the_age_in_both_directions() {
-        let datagram = sealed(access(&["22"]));
-        for (now, expected) in [
-            (CLOCK - 121, "refused: too-far-ahead"),
-            (CLOCK - 120, SSH),
-            (CLOCK + 120, SSH),
-            (CLOCK + 121, "refused: too-old"),
-        ] {
-            assert_eq!(on(&mut phone(holder()), now, &datagram), [expected], "{now}");
-        }
-    }
-
-    #[test]
-    fn what_may_have_been_used_before_the_start_is_refused() {
-        let datagram = sealed(access(&["22"]));
-        let started = |seconds| Missing(Some(at(CLOCK - seconds).monotonic));
-        for (missing, expected) in
-            [(started(9), "refused: before-start"), (started(10), SSH), (Missing(None), SSH)]
-        {
-            let mut fwknop = Fwknop::new(&Setup { missing, ..phones(holder()) });
-            assert_eq!(on(&mut fwknop, CLOCK, &datagram), [expected], "{missing:?}");
-        }
-    }
-
-    #[test]
-    fn what_makes_it_good_once_is_what_was_authenticated() {
-        let mut fwknop = phone(holder());
-        let datagram = sealed(access(&["22"]));
-        let requests = fwknop.judge(at(CLOCK), &packet(SOURCE), true, datagram.as_bytes());
-        let [request] = requests.unwrap()[..] else { panic!("one request") };
-        assert_eq!(tell(&request), SSH);
-        let Credential::Fwknop { digest, stamp } = request.credential else { panic!("not fwknop") };
-        assert_eq!(stamp, at(CLOCK).wall);
-        let opened = wire::open(
-            datagram.as_bytes(),
-            &key("testkey"),
-            Mode::Cbc,
-            Some((&hmac("hmackey").unwrap().0, Hash::Sha256)),
-        );
-        assert_eq!(digest, opened.unwrap().replay);
-    }
-
-    #[test]
-    fn the_same_datagram_opens_once_wherever_it_comes_from() {
-        let mut fwknop = phone(holder());
-        let datagram = sealed(access(&["22"]));
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
-        assert_eq!(on(&mut fwknop, CLOCK + 1, &datagram), ["refused: used"]);
-        assert_eq!(told_from(&mut fwknop, "192.0.2.99", &datagram), ["refused: used"]);
-    }
-
-    #[test]
-    fn a_datagram_that_is_captured_twice_is_no_copy_of_somebody_elses() {
-        let mut fwknop = phone(holder());
-        let datagram = sealed(access(&["22"]));
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["ignored: duplicate"]);
-        let mut elsewhere = packet(SOURCE);
-        let port = 62_201.try_into().unwrap();
-        elsewhere.transport = Transport::Udp { source_port: 40_001, port };
-        assert_eq!(told(&mut fwknop, CLOCK, &elsewhere, &datagram), ["refused: used"]);
-    }
-
-    #[test]
-    fn what_is_sent_to_another_host_is_the_clients_only_who_is_said_to_send_there() {
-        let datagram = sealed(access(&["22"]));
-        let mut anywhere = phone(holder());
-        let mut there =
-            phone(FwknopClient { destination: networks(&["198.51.100.0/24"]), ..holder() });
-        let judged = |fwknop: &mut Fwknop| {
-            fwknop.judge(at(CLOCK), &packet(SOURCE), false, datagram.as_bytes())
-        };
-        assert_eq!(judged(&mut anywhere), Err(Denial::Ignored(Error::Source.into())));
-        assert!(judged(&mut there).is_ok());
-    }
-
-    #[test]
-    fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
-        let port = |port: u16| NonZeroU16::new(port).unwrap();
-        let settings = Settings { port: port(5_000), ..Settings::default() };
-        let spa_ports = Some(port(6_000)..=port(6_001));
-        let fwknop = Fwknop::new(&Setup { fwknop: settings, spa_ports, ..Setup::default() });
-        let takes = |to: u16, length: usize| {
-            let transport = Transport::Udp { source_port: 1, port: port(to) };
-            fwknop.takes(&Packet { transport, ..packet(SOURCE) }, &vec![0; length])
-        };
-        for to in [5_000, 6_000, 6_001] {
-            assert!(takes(to, 140) && takes(to, 1_499), "{to}");
-            assert!(!takes(to, 139) && !takes(to, 1_500), "{to}");
-        }
-        assert!(!takes(62_201, 200));
-    }
-
-    #[test]
-    fn what_was_refused_is_not_used_up() {
-        let mut fwknop = phone(holder());
-        let datagram = sealed(access(&["22"]));
-        assert_eq!(on(&mut fwknop, CLOCK - 121, &datagram), ["refused: too-far-ahead"]);
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), [SSH]);
-    }
-
-    #[test]
-    fn a_client_has_to_send_from_its_networks_to_its_destinations() {
-        let datagram = sealed(access(&["22"]));
-        let from = |from: &[&str]| FwknopClient { from: networks(from), ..holder() };
-        let to = |to: &[&str]| FwknopClient { destination: networks(to), ..holder() };
-        for (holder, expected) in [
-            (from(&["192.0.2.0/24"]), SSH),
-            (from(&["203.0.113.0/24", "192.0.2.2"]), SSH),
-            (from(&["0.0.0.0/0", "192.0.0.0/8", "192.0.2.2/32"]), SSH),
-            (from(&["192.0.2.3", "192.0.2.128/25", "::/0"]), "ignored: fwknop-source"),
-            (to(&["198.51.100.0/30"]), SSH),
-            (to(&["198.51.100.2"]), "ignored: fwknop-source"),
-        ] {
-            assert_eq!(on(&mut phone(holder.clone()), CLOCK, &datagram), [expected], "{holder:?}");
-        }
-    }
-
-    #[test]
-    fn the_embedded_address_does_not_matter_for_where_it_comes_from() {
-        let mut fwknop = phone(FwknopClient { from: networks(&["203.0.113.0/24"]), ..holder() });
-        assert_eq!(on(&mut fwknop, CLOCK, &sealed(access(&["22"]))), ["ignored: fwknop-source"]);
-    }
-
-    #[test]
-    fn a_client_may_have_to_name_itself() {
-        let named = |name: &str| FwknopClient { username: Some(name.to_owned()), ..holder() };
-        let datagram = sealed(access(&["22"]));
-        assert_eq!(on(&mut phone(named("alice")), CLOCK, &datagram), [SSH]);
-        let told = on(&mut phone(named("Alice")), CLOCK, &datagram);
-        assert_eq!(told, ["refused: fwknop-username"]);
-    }
-
-    #[test]
-    fn a_client_opens_nothing_once_it_has_expired() {
-        let doors = [door("ssh", &["22"])];
-        let expires = Some(at(CLOCK).wall);
-        let client = Client { expires, ..client("phone", &["ssh"], holder()) };
-        let mut fwknop = of(&[client], &doors);
-        let datagram = sealed(access(&["22"]));
-        assert_eq!(on(&mut fwknop, CLOCK, &datagram), ["refused: expired"]);
-        assert_eq!(on(&mut fwknop, CLOCK - 1, &datagram), ["0: 0 203.0.113.7"]);
-    }
-
-    #[test]
-    fn a_datagram_is_whose_keys_open_it() {
-        let doors = [door("ssh", &["22"])];
-        let other = FwknopClient { key: key("other"), hmac: hmac("otherhmac"), ..holder() };
-        let unsigned = FwknopClient { key: key("third"), hmac: None, ..holder() };
-        let clients = [
-            client("a", &["ssh"], other.clone()),
-            client("b", &["ssh"], unsigned.clone()),
-            client("c", &["ssh"], holder()),
-        ];
-        let mut fwknop = of(&clients, &doors);
-        for (holder, expected) in [
-            (&other, "0: 0 203.0.113.7"),
-            (&unsigned, "1: 0 203.0.113.7"),
-            (&holder(), "2: 0 203.0.113.7"),
-        ] {
-            let datagram = sealed_by(holder, &request(access(&["22"])));
-            assert_eq!(on(&mut fwknop, CLOCK, &datagram), [expected]);
-        }
-    }
-
-    #[test]
-    fn noise_is_ignored_and_what_a_client_sends_is_refused() {
-        let good = sealed(access(&["22"]));
-        let stranger = FwknopClient { hmac: hmac("strange"), ..holder() };
-        for (datagram, expected) in [
-            ("x".repeat(200), "ignored: fwknop-not-salted"),
-            (good[1..].to_owned(), "ignored: fwknop-not-salted"),
-            (good[..200].to_owned(), "ignored: fwknop-bad-hmac"),
-            (format!("{good}="), "ignored: fwknop-not-canonical"),
-            (sealed_by(&stranger, &request(access(&["22"]))), "ignored: fwknop-bad-hmac"),
-        ] {
-            assert_eq!(on(&mut phone(holder()), CLOCK, &datagram), [expected], "{datagram}");
-        }
-    }
-
-    #[test]
-    fn nobody_is_asked_where_nobody_holds_keys() {
-        let client = Client { fwknop: None, ..client("phone", &["ssh"], holder()) };
-        let mut fwknop = of(&[client], &[door("ssh", &["22"])]);
-        assert!(fwknop.is_empty());
-        let told = on(&mut fwknop, CLOCK, &sealed(access(&["22"])));
-        assert_eq!(told, ["ignored: fwknop-source"]);
-    }
-
-    /// An engine with the phone and a door that is knocked on where requests go.
-    fn engine() -> Engine {
-        let knocked = Recognition {
-            sequence: vec!["62201/udp".parse().unwrap(), "7000".parse().unwrap()],
-            ..door("ssh", &["22"])
-        };
-        let clients = [client("phone", &["ssh"], holder())];
-        Engine::new(setup(&clients, &[knocked]))
-    }
-
-    #[test]
-    fn the_engine_hands_on_what_a_client_asks_for() {
-        let (mut engine, datagram) = (engine(), sealed(access(&["22"])));
-        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
-        assert!(matches!(verdict, Verdict::Asked([Request { client: ClientId(0), .. }])));
-        let late = sealed_by(
-            &holder(),
-            &wire::Request { timestamp: CLOCK - 200, ..request(access(&["22"])) },
-        );
-        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), late.as_bytes());
-        let Verdict::Refused(refusal) = verdict else { panic!("{verdict:?}") };
-        assert_eq!(refusal.reason, Reason::TooOld);
-    }
-
-    #[test]
-    fn a_native_datagram_for_another_server_is_not_taken_for_one_of_fwknops() {
-        let clients = [client("phone", &["ssh"], holder())];
-        let doors = [door("ssh", &["22"])];
-        let keys = vec![ServerKey { key: [1; 32].into(), until: None }];
-        let server = Server::new(&config::Spa::default(), keys);
-        let mut engine = Engine::new(Setup { spa: Some(server), ..setup(&clients, &doors) });
-        let mut judged = |bytes: &[u8]| match engine.receive(at(CLOCK), &packet(SOURCE), bytes) {
-            Verdict::Ignored(reason) => reason.as_str(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(judged(&[200; 192]), "bad-tag");
-        // What is text of this length was meant for fwknop's, and so is all of another length.
-        assert_eq!(judged(&[b'8'; 192]), "fwknop-bad-hmac");
-        assert_eq!(judged(&[200; 204]), "fwknop-not-base64");
-    }
-
-    #[test]
-    fn a_datagram_that_is_nobodys_may_be_a_knock() {
-        let mut engine = engine();
-        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), &[b'8'; 204]);
-        assert!(matches!(verdict, Verdict::Knock([_])), "{verdict:?}");
-        let mut elsewhere = engine;
-        elsewhere.set_local(Local::Addresses(["192.0.2.9".parse().unwrap()].into()));
-        let datagram = sealed(access(&["22"]));
-        let verdict = elsewhere.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
-        assert!(matches!(verdict, Verdict::Ignored(_)), "{verdict:?}");
-    }
-
-    prop_compose! {
-        fn any_network()(v6: bool, bits: u128, prefix in 0u8..=128) -> Network {
-            // Few addresses, so that networks meet.
-            let bits = bits & 0x3003;
-            if v6 {
-                Network::around(IpAddr::V6(bits.into()), prefix)
-            } else {
-                let bits = u32::try_from(bits).unwrap();
-                Network::around(IpAddr::V4(bits.into()), prefix)
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_index_finds_those_whose_networks_hold_the_source(
-            from in prop::collection::vec(prop::collection::vec(any_network(), 0..4), 0..8),
-            v6: bool,
-            bits in 0u32..0x4000,
-        ) {
-            let source = if v6 {
-                IpAddr::V6(u128::from(bits).into())
-            } else {
-                IpAddr::V4(bits.into())
-            };
-            let clients: Vec<Client> = from
-                .iter()
-                .map(|from| client("a", &[], FwknopClient { from: from.clone(), ..holder() }))
-                .collect();
-            let fwknop = of(&clients, &[]);
-            let expected: Vec<usize> = (0..from.len())
-                .filter(|place| {
-                    from[*place].is_empty()
-                        || from[*place].iter().any(|network| network.contains(source))
-                })
-                .collect();
-            prop_assert_eq!(fwknop.index.holders_at(source).to_vec(), expected);
-        }
-
-        #[test]
-        fn no_datagram_makes_it_panic(payload in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = phone(holder()).judge(at(CLOCK), &packet(SOURCE), true, &payload);
-        }
-
-        #[test]
-        fn no_request_makes_it_panic(
-            timestamp in 0u64..1 << 31,
-            address: Option<u32>,
-            ports in prop::collection::vec(1u16.., 1..4),
-            now: u64,
-        ) {
-            let mut request = request(Access {
-                address: address.map(Into::into),
-                ..access(&ports.iter().map(u16::to_string).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>())
-            });
-            request.timestamp = timestamp;
-            let hmac = hmac("hmackey").unwrap();
-            let hmac = Some((&hmac.0, hmac.1));
-            if let Ok(datagram) =
-                wire::seal(&request, Hash::Sha256, &key("testkey"), Mode::Cbc, hmac, [1; 8])
-            {
-                let now = Now { wall: Wall::from_nanos(now), ..Now::default() };
-                let _ = phone(holder()).judge(now, &packet(SOURCE), true, datagram.as_bytes());
-            }
-        }
-    }
-}
+mod tests;

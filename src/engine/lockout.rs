@@ -34,19 +34,19 @@ const PROVEN: NonZeroUsize = NonZeroUsize::new(1024).expect("is not zero");
 /// Addresses are an attacker's choice, so they are hashed with a random key.
 #[derive(Debug)]
 pub(super) struct Lockouts {
-    failed: Lapsing<Record>,
+    failed: Lapsing<FailureRecord>,
     locked: Lapsing<()>,
     /// Where a code was right lately.
-    proven: LruCache<Key, (), RandomState>,
+    proven: LruCache<LockoutKey, (), RandomState>,
     /// How many knocks, failures and locks there was no room for.
     crowded: u64,
 }
 
 /// Whom a failure counts against, and at which door; `None`: everywhere.
-type Key = (Option<DoorId>, Network);
+type LockoutKey = (Option<DoorId>, Network);
 
 #[derive(Debug, Default)]
-struct Record {
+struct FailureRecord {
     /// Knocks that have come to nothing, and are not yet a failure.
     knocks: usize,
     /// When it failed, oldest first. As many as the limit at most.
@@ -59,9 +59,9 @@ struct Full;
 /// A bounded table of what is true until a time each, and forgotten no sooner.
 #[derive(Debug)]
 struct Lapsing<V> {
-    table: HashMap<Key, (Monotonic, V), RandomState>,
+    table: HashMap<LockoutKey, (Monotonic, V), RandomState>,
     /// In the order in which they lapse.
-    order: BTreeSet<(Monotonic, Key)>,
+    order: BTreeSet<(Monotonic, LockoutKey)>,
     capacity: usize,
 }
 
@@ -70,7 +70,7 @@ impl<V: Default> Lapsing<V> {
         Self { table: HashMap::default(), order: BTreeSet::new(), capacity: capacity.max(1) }
     }
 
-    fn holds(&self, key: &Key, now: Monotonic) -> Option<Monotonic> {
+    fn holds(&self, key: &LockoutKey, now: Monotonic) -> Option<Monotonic> {
         self.table.get(key).map(|&(until, _)| until).filter(|until| *until > now)
     }
 
@@ -78,7 +78,7 @@ impl<V: Default> Lapsing<V> {
     /// it than for others.
     fn renew(
         &mut self,
-        key: Key,
+        key: LockoutKey,
         extra: usize,
         now: Monotonic,
         until: Monotonic,
@@ -99,7 +99,7 @@ impl<V: Default> Lapsing<V> {
         Ok(value)
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: &LockoutKey) {
         if let Some((until, _)) = self.table.remove(key) {
             self.order.remove(&(until, *key));
         }
@@ -124,7 +124,7 @@ fn networks(source: IpAddr) -> SmallVec<[(Network, u32); 2]> {
 }
 
 /// All newcomers at a door.
-fn newcomers(door: DoorId) -> Key {
+fn newcomers(door: DoorId) -> LockoutKey {
     (Some(door), Network::around(Ipv4Addr::UNSPECIFIED.into(), 0))
 }
 
@@ -162,7 +162,7 @@ impl Lockouts {
         })
     }
 
-    /// Counts a failure. Returns who is locked out if this is one too many.
+    /// Counts a failure. Returns until when the source is locked out if this is one too many.
     pub(super) fn fail(
         &mut self,
         rule: &Lockout,
@@ -170,68 +170,59 @@ impl Lockouts {
         source: IpAddr,
         now: Monotonic,
     ) -> Option<Monotonic> {
-        self.count(rule, door, source, now, Self::fail_once)
+        self.count(rule, door, source, None, now)
     }
 
-    /// Counts a knock that has come to nothing so far; `length` of them are a failure. Of the
-    /// latest knocks, `stage` may still come to something. Returns as [`Self::fail`] does.
-    pub(super) fn count_knock(
-        &mut self,
-        rule: &Lockout,
-        door: DoorId,
-        source: IpAddr,
-        (length, stage): (usize, usize),
-        now: Monotonic,
-    ) -> Option<Monotonic> {
-        self.count(rule, Some(door), source, now, |this, rule, key, now| {
-            let record = this.record(rule, key, now)?;
-            record.knocks += 1;
-            if record.knocks.saturating_sub(stage) < length {
-                return Ok(None);
-            }
-            record.knocks -= length;
-            this.fail_once(rule, key, now)
-        })
-    }
-
-    /// Counts something against all that the source is a part of.
-    fn count(
+    /// Counts a failure or, where `knocks` are given as length and stage, a knock that has come to
+    /// nothing so far: as many as the length are a failure, but of the latest ones the stage may
+    /// still come to something. Counts against all that the source is a part of, and returns as
+    /// [`Self::fail`] does.
+    pub(super) fn count(
         &mut self,
         rule: &Lockout,
         door: Option<DoorId>,
         source: IpAddr,
+        knocks: Option<(usize, usize)>,
         now: Monotonic,
-        once: impl Fn(&mut Self, &Lockout, Key, Monotonic) -> Result<Option<Monotonic>, Full>,
     ) -> Option<Monotonic> {
         let mut is_full = false;
         let mut first = None;
         for (network, share) in networks(source) {
             let failures = rule.failures.max(1).saturating_mul(share);
-            match once(self, &Lockout { failures, ..*rule }, (door, network), now) {
+            match self.count_once(&Lockout { failures, ..*rule }, (door, network), knocks, now) {
                 Ok(locked) => first = first.or(locked),
                 Err(Full) => is_full = true,
             }
         }
         self.crowded += u64::from(is_full);
         let door = door.filter(|_| is_full && first.is_none());
-        first.or_else(|| once(self, rule, newcomers(door?), now).ok()?)
+        first.or_else(|| self.count_once(rule, newcomers(door?), knocks, now).ok()?)
     }
 
-    fn fail_once(
+    fn count_once(
         &mut self,
         rule: &Lockout,
-        key: Key,
+        key: LockoutKey,
+        knocks: Option<(usize, usize)>,
         now: Monotonic,
     ) -> Result<Option<Monotonic>, Full> {
-        let Record { failures, .. } = self.record(rule, key, now)?;
-        failures.retain(|at| now.since(*at) < rule.within);
-        failures.push(now);
-        if failures.len() < rule.failures as usize {
+        let extra = self.extra(&key);
+        let record = self.failed.renew(key, extra, now, now + rule.within)?;
+        if let Some((length, stage)) = knocks {
+            record.knocks += 1;
+            if record.knocks.saturating_sub(stage) < length {
+                return Ok(None);
+            }
+            record.knocks -= length;
+        }
+        record.failures.retain(|at| now.since(*at) < rule.within);
+        record.failures.push(now);
+        if record.failures.len() < rule.failures as usize {
             return Ok(None);
         }
         // Where there is no room for its lock, it is a newcomer once more.
         self.failed.remove(&key);
-        let (until, extra) = (now + rule.lasts, self.extra(&key));
+        let until = now + rule.lasts;
         if key.1.prefix() > 0 && self.locked.renew(key, extra, now, until).is_ok() {
             return Ok(Some(until));
         }
@@ -243,13 +234,8 @@ impl Lockouts {
         Ok(Some(until))
     }
 
-    fn record(&mut self, rule: &Lockout, key: Key, now: Monotonic) -> Result<&mut Record, Full> {
-        let extra = self.extra(&key);
-        self.failed.renew(key, extra, now, now + rule.within)
-    }
-
     /// How much more room there is for a key than for others.
-    fn extra(&self, key: &Key) -> usize {
+    fn extra(&self, key: &LockoutKey) -> usize {
         match key.1.prefix() {
             // All newcomers of a door: there are few doors.
             0 => usize::MAX,
@@ -403,7 +389,7 @@ mod tests {
     fn as_many_knocks_as_a_sequence_has_are_one_failure() {
         let mut lockouts = Lockouts::new(10);
         let mut knock =
-            |stage| lockouts.count_knock(&RULE, DoorId(7), address("192.0.2.1"), (3, stage), at(1));
+            |stage| lockouts.count(&RULE, DOOR, address("192.0.2.1"), Some((3, stage)), at(1));
         for _ in 0..8 {
             assert_eq!(knock(0), None);
         }
@@ -415,7 +401,7 @@ mod tests {
         let mut lockouts = Lockouts::new(1000);
         let mut knock = |network| {
             let source = address(&format!("2001:db8:0:{network}::1"));
-            lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(1))
+            lockouts.count(&RULE, DOOR, source, Some((3, 0)), at(1))
         };
         assert_eq!((1..90).find_map(&mut knock), None);
         assert!(knock(90).is_some());
@@ -425,7 +411,7 @@ mod tests {
     fn knocks_that_may_come_to_something_wait() {
         let mut lockouts = Lockouts::new(10);
         let mut knock =
-            |stage| lockouts.count_knock(&RULE, DoorId(7), address("192.0.2.1"), (3, stage), at(1));
+            |stage| lockouts.count(&RULE, DOOR, address("192.0.2.1"), Some((3, stage)), at(1));
         for stage in [0, 0, 0, 0, 0, 0, 0, 1, 2] {
             assert_eq!(knock(stage), None);
         }
@@ -438,7 +424,7 @@ mod tests {
         for _ in 0..20 {
             for _ in 0..2 {
                 let source = address("192.0.2.1");
-                assert_eq!(lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(1)), None);
+                assert_eq!(lockouts.count(&RULE, DOOR, source, Some((3, 0)), at(1)), None);
             }
             lockouts.forget_knocks(DoorId(7), address("192.0.2.1"), true);
         }
@@ -457,7 +443,7 @@ mod tests {
         for stranger in 0..1000u32 {
             let source = IpAddr::from((0xc633_0000 + stranger).to_be_bytes());
             for _ in 0..knocks {
-                let _ = lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(seconds));
+                let _ = lockouts.count(&RULE, DOOR, source, Some((3, 0)), at(seconds));
             }
         }
     }
@@ -474,7 +460,7 @@ mod tests {
             let guesser = address("203.0.113.1");
             let lasts = if newcomers { 600 } else { 3600 };
             for second in 1..=9 {
-                let locked = lockouts.count_knock(&RULE, DoorId(7), guesser, (3, 0), at(second));
+                let locked = lockouts.count(&RULE, DOOR, guesser, Some((3, 0)), at(second));
                 let expected = at(second + lasts);
                 assert_eq!(locked, (second == 9).then_some(expected), "{knocks}: {second}");
                 if second < 9 {
@@ -544,7 +530,7 @@ mod tests {
             let [high, low] = host.to_be_bytes();
             let source = IpAddr::from([10, 0, high, low]);
             lockouts.forget_knocks(DoorId(7), source, true);
-            let _ = lockouts.count_knock(&RULE, DoorId(7), source, (3, 0), at(4));
+            let _ = lockouts.count(&RULE, DOOR, source, Some((3, 0)), at(4));
         }
         assert!(sizes(&lockouts).iter().all(|size| *size <= 101 + PROVEN.get()));
     }

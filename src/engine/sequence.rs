@@ -12,14 +12,14 @@ pub(super) type Times = SmallVec<[Monotonic; 2]>;
 
 /// The knocks that open a door, and where to go on when one of them is wrong or too old.
 #[derive(Clone, Debug)]
-pub(super) struct Sequence {
+pub(super) struct CompiledSequence {
     knocks: Box<[Knock]>,
     /// For each prefix, by its length less one: how long its longest border is. A border is a
     /// shorter prefix that it also ends with (the failure function of Knuth, Morris and Pratt).
     borders: Box<[usize]>,
 }
 
-impl Sequence {
+impl CompiledSequence {
     pub(super) fn new(knocks: &[Knock]) -> Self {
         let mut borders = Vec::with_capacity(knocks.len());
         let mut border = 0;
@@ -111,9 +111,9 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    fn sequence(ports: &[&str]) -> Sequence {
+    fn sequence(ports: &[&str]) -> CompiledSequence {
         let knocks: Vec<Knock> = ports.iter().map(|port| port.parse().unwrap()).collect();
-        Sequence::new(&knocks)
+        CompiledSequence::new(&knocks)
     }
 
     fn at(seconds: u64) -> Monotonic {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// Knocks at the given seconds; the times of what is matched in the end.
-    fn after(sequence: &Sequence, knocks: &[(u64, &str)]) -> Vec<Monotonic> {
+    fn after(sequence: &CompiledSequence, knocks: &[(u64, &str)]) -> Vec<Monotonic> {
         let mut times = Times::new();
         for (second, knock) in knocks {
             sequence.advance(&mut times, knock.parse().unwrap(), at(*second));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     /// The times after each knock, made at the given seconds, where repetitions are passed over.
-    fn with_repetitions(sequence: &Sequence, knocks: &[(u64, &str)]) -> Vec<Monotonic> {
+    fn with_repetitions(sequence: &CompiledSequence, knocks: &[(u64, &str)]) -> Vec<Monotonic> {
         let mut times = Times::new();
         for (second, knock) in knocks {
             let knock = knock.parse().unwrap();

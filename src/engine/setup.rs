@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::spa::Server;
-use super::{Lock, Missing};
+use super::spa::SpaServer;
+use super::{LockedSource, UncleanStart};
 use crate::config::{Client, Config, Fwknop, Lockout, Recognition};
 
 /// What an engine is built from. The keeper hands it to a watcher as it is.
@@ -18,24 +18,24 @@ pub struct Setup {
     pub doors: Vec<Recognition>,
     pub clients: Vec<Client>,
     /// `None`: native SPA datagrams are not looked at.
-    pub spa: Option<Server>,
+    pub spa: Option<SpaServer>,
     /// Where native datagrams are sent to; those of fwknop's may go there too.
     pub spa_ports: Option<RangeInclusive<NonZeroU16>>,
     pub fwknop: Fwknop,
     /// What the ledger may not say of the requests that were used.
-    pub missing: Missing,
+    pub unclean_start: UncleanStart,
     pub only_ipv4: bool,
     /// How many sources are followed at once.
     pub sources: usize,
     /// Who is no longer listened to at any door.
     pub lockout: Option<Lockout>,
     /// Whom an earlier engine has locked out.
-    pub locks: Vec<Lock>,
+    pub locks: Vec<LockedSource>,
 }
 
 impl Setup {
     /// As a configuration says, with the keys that go with it and a ledger that misses nothing.
-    pub fn new(config: &Config, spa: Option<Server>) -> Self {
+    pub fn new(config: &Config, spa: Option<SpaServer>) -> Self {
         let settings = &config.settings;
         let doors: Vec<_> = config.doors.iter().map(|door| door.recognition.clone()).collect();
         let takes_spa = doors.iter().any(|door| door.spa);
@@ -61,7 +61,7 @@ impl Default for Setup {
             spa: None,
             spa_ports: None,
             fwknop: Fwknop::default(),
-            missing: Missing::default(),
+            unclean_start: UncleanStart::default(),
             only_ipv4: false,
             sources: 1 << 16,
             lockout: None,

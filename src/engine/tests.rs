@@ -1,5 +1,6 @@
 //! What the engine promises, one behaviour each. The model has the rest.
 
+mod model;
 mod rotating;
 
 use std::net::Ipv4Addr;
@@ -69,8 +70,8 @@ fn text(event: &Event) -> String {
     let door = event.door.0;
     match event.kind {
         EventKind::Stage(stage) => format!("{door}: stage {stage}"),
-        EventKind::Open(Knocked::Sequence) => format!("{door}: open"),
-        EventKind::Open(Knocked::Totp { client, .. }) => {
+        EventKind::Open(CompletedBy::Sequence) => format!("{door}: open"),
+        EventKind::Open(CompletedBy::Totp { client, .. }) => {
             format!("{door}: open: client {}", client.0)
         }
         EventKind::Reset { stage, reason, knock } => {
@@ -521,7 +522,7 @@ fn a_flood_from_one_ipv6_network_pushes_out_only_its_own() {
         ));
         let _ = engine.on_packet(at(SECOND), &packet(source, "1".parse().unwrap(), number));
     }
-    assert_eq!(engine.tracked(), 1 + segment::PER_NETWORK);
+    assert_eq!(engine.tracked(), 1 + source_table::PER_NETWORK);
     let packet = packet("2001:db8:0:1::1".parse().unwrap(), "2".parse().unwrap(), 2);
     assert_eq!(events(engine.on_packet(at(SECOND), &packet)), ["0: open"]);
 }

@@ -3,9 +3,9 @@
 //! Each step has an index of its own. It is prepared before it counts, a slice at a time, so that
 //! the step turns without anybody waiting.
 
+mod recent_knocks;
 mod search;
 mod step;
-mod tail;
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, RangeInclusive};
@@ -13,33 +13,33 @@ use std::time::Duration;
 
 use super::{ClientId, is_over};
 use crate::proto::knock::Knock;
-use crate::proto::totp::{Key, Scheme};
+use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::{Monotonic, Now, Wall};
 use step::Step;
 
+pub(super) use recent_knocks::RecentKnocks;
 pub use search::SEARCHED;
-pub(super) use search::{Progress, Searches};
-pub(super) use tail::Tail;
+pub(super) use search::{SearchProgress, Searches};
 
 /// How many steps are kept after they ran out, at most, for sequences that began before.
 const RETIRED: u64 = 64;
 
 /// Someone who holds a secret.
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(super) struct SecretHolder {
     pub(super) client: ClientId,
-    pub(super) key: Key,
+    pub(super) key: TotpKey,
     /// From then on the secret opens nothing.
     pub(super) until: Option<Wall>,
 }
 
 /// A door's sequences, of all who may open it, in the steps around now.
 #[derive(Debug)]
-pub(super) struct Rotation {
+pub(super) struct DoorRotation {
     scheme: Scheme,
     door: String,
     timeout: Duration,
-    holders: Vec<Holder>,
+    holders: Vec<SecretHolder>,
     /// Consecutive. Only the last may be unfinished.
     steps: VecDeque<Step>,
 }
@@ -47,26 +47,26 @@ pub(super) struct Rotation {
 /// What the latest knocks come to.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Matched {
     /// They are all of a sequence.
-    Whole(Whole),
+    Complete(CompleteMatch),
     /// They end with the beginning of one, which may be empty.
     Partial(Stage),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Whole {
+pub(super) struct CompleteMatch {
     pub(super) client: ClientId,
     pub(super) step: u64,
     key: u64,
     /// When its first knock came.
     pub(super) began: Monotonic,
-    pub(super) standing: Standing,
+    pub(super) validity: Validity,
 }
 
 /// Whether a whole sequence opens its door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Validity {
     Good,
     /// It did, once.
     Used,
@@ -81,9 +81,14 @@ pub(super) struct Stage {
     pub(super) began: Monotonic,
 }
 
-impl Rotation {
+impl DoorRotation {
     /// The sequences with which `holders` open a door, all within `timeout`.
-    pub(super) fn new(scheme: Scheme, door: &str, timeout: Duration, holders: Vec<Holder>) -> Self {
+    pub(super) fn new(
+        scheme: Scheme,
+        door: &str,
+        timeout: Duration,
+        holders: Vec<SecretHolder>,
+    ) -> Self {
         Self { scheme, door: door.to_owned(), timeout, holders, steps: VecDeque::new() }
     }
 
@@ -162,10 +167,10 @@ impl Rotation {
     /// What the latest knocks of a source come to.
     ///
     /// A sequence counts if its step holds now, or held when its first knock came.
-    pub(super) fn recognise(&self, tail: &Tail, now: Now) -> Outcome {
+    pub(super) fn recognise(&self, recent: &RecentKnocks, now: Now) -> Matched {
         let length = self.scheme.length();
-        let mut outcome = Outcome::Partial(Stage::default());
-        let _ = tail.candidates(length, &mut |knocks, began| {
+        let mut outcome = Matched::Partial(Stage::default());
+        let _ = recent.candidates(length, &mut |knocks, began| {
             let key = step::key(knocks);
             let mut held = self.held(now, began);
             if knocks.len() < length {
@@ -173,16 +178,16 @@ impl Rotation {
                     return ControlFlow::Continue(());
                 }
                 // No longer than a sequence: at most eight.
-                outcome = Outcome::Partial(Stage { knocks: knocks.len() as u8, began });
+                outcome = Matched::Partial(Stage { knocks: knocks.len() as u8, began });
             } else {
                 let whole = held.find_map(|step| {
                     let holder = self.holder_of(step, key, knocks)?;
-                    let standing = self.standing(key, holder, now.wall);
+                    let validity = self.validity(key, holder, now.wall);
                     let (client, step) = (holder.client, step.number());
-                    Some(Whole { client, step, key, began, standing })
+                    Some(CompleteMatch { client, step, key, began, validity })
                 });
                 let Some(whole) = whole else { return ControlFlow::Continue(()) };
-                outcome = Outcome::Whole(whole);
+                outcome = Matched::Complete(whole);
             }
             ControlFlow::Break(())
         });
@@ -190,13 +195,13 @@ impl Rotation {
     }
 
     /// How far knocks have come of which the oldest have been forgotten.
-    pub(super) fn stage_of(&self, tail: &Tail, now: Now) -> Stage {
-        let Some(last) = tail.latest() else { return Stage::default() };
+    pub(super) fn stage_of(&self, recent: &RecentKnocks, now: Now) -> Stage {
+        let Some(last) = recent.latest() else { return Stage::default() };
         // What holds only by now was not there to be knocked.
         let then = Now { monotonic: last, wall: now.wall - now.monotonic.since(last) };
-        match self.recognise(tail, then) {
-            Outcome::Partial(stage) => stage,
-            Outcome::Whole(_) => Stage::default(),
+        match self.recognise(recent, then) {
+            Matched::Partial(stage) => stage,
+            Matched::Complete(_) => Stage::default(),
         }
     }
 
@@ -209,25 +214,25 @@ impl Rotation {
         })
     }
 
-    fn holder_of(&self, step: &Step, key: u64, knocks: &[Knock]) -> Option<&Holder> {
+    fn holder_of(&self, step: &Step, key: u64, knocks: &[Knock]) -> Option<&SecretHolder> {
         let holder = self.holders.get(step.holder(key)?)?;
         let same = self.scheme.matches(&holder.key, &self.door, step.number(), knocks);
         same.then_some(holder)
     }
 
-    fn standing(&self, key: u64, holder: &Holder, now: Wall) -> Standing {
+    fn validity(&self, key: u64, holder: &SecretHolder, now: Wall) -> Validity {
         if self.steps.iter().any(|step| step.is_used(key)) {
-            Standing::Used
+            Validity::Used
         } else if is_over(holder.until, now) {
-            Standing::Expired
+            Validity::Expired
         } else {
-            Standing::Good
+            Validity::Good
         }
     }
 
     /// Remembers that a sequence has opened the door: whoever knocks it again is refused, even
     /// where it is someone else's too.
-    pub(super) fn use_up(&mut self, whole: &Whole) {
+    pub(super) fn use_up(&mut self, whole: &CompleteMatch) {
         if let Some(step) = self.steps.iter_mut().find(|step| step.number() == whole.step) {
             step.use_up(whole.key);
         }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::doors::{Doors, Reach, TrackId};
-use super::recent::Recent;
-use super::segment::Segment;
+use super::doors::{DoorIndex, PortBloom, TrackId};
+use super::duplicates::Duplicates;
 use super::sequence::Times;
-use super::totp::Tail;
+use super::source_table::SourceTable;
+use super::totp::RecentKnocks;
 use crate::time::Monotonic;
 
 /// From this stage on a source is further along: it has made more than a first knock.
@@ -20,14 +20,14 @@ const FURTHER: usize = 2;
 const ATTEMPTS_OF_ONE: usize = 64;
 /// How many attempts there may be for each source that there is room for, all together.
 const ATTEMPTS_PER_SOURCE: usize = 4;
-/// No segment is smaller than this.
+/// No table is smaller than this.
 const SMALLEST: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 /// One source on its way through one door. Never empty.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) track: TrackId,
-    pub(super) reach: Reach,
+    pub(super) bloom: PortBloom,
     pub(super) knocks: Knocks,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Knocks {
     /// When those were seen that the track's own sequence has matched.
     Fixed(Times),
     /// The latest in the range of rotating sequences, whatever they come to.
-    Rotating(Box<Tail>),
+    Rotating(Box<RecentKnocks>),
 }
 
 impl Attempt {
@@ -45,7 +45,7 @@ impl Attempt {
     pub(super) fn oldest(&self) -> Option<Monotonic> {
         match &self.knocks {
             Knocks::Fixed(times) => times.first().copied(),
-            Knocks::Rotating(tail) => tail.oldest(),
+            Knocks::Rotating(recent) => recent.oldest(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Attempt {
     pub(super) fn stage(&self) -> usize {
         match &self.knocks {
             Knocks::Fixed(times) => times.len(),
-            Knocks::Rotating(tail) => tail.stage.knocks.into(),
+            Knocks::Rotating(recent) => recent.stage.knocks.into(),
         }
     }
 }
@@ -63,25 +63,25 @@ impl Attempt {
 pub(super) struct Source {
     /// In the order of the tracks.
     pub(super) attempts: SmallVec<[Attempt; 1]>,
-    pub(super) recent: Recent,
+    pub(super) duplicates: Duplicates,
     /// Its entry among the deadlines, if it has one.
     scheduled: Option<Monotonic>,
 }
 
-/// The sources that have knocked, in two segments: a flood of first knocks pushes out newcomers,
+/// The sources that have knocked, in two tables: a flood of first knocks pushes out newcomers,
 /// never those who are further along.
 ///
 /// Holds at most as many sources as were asked for, and a bounded number of attempts.
 #[derive(Debug)]
 pub(super) struct Tracker {
-    newcomers: Segment<Source>,
-    further: Segment<Source>,
-    books: Books,
+    newcomers: SourceTable<Source>,
+    further: SourceTable<Source>,
+    totals: Totals,
 }
 
 /// What is kept of all sources together.
 #[derive(Debug)]
-struct Books {
+struct Totals {
     /// When something is to be done for a source, each source at most once.
     deadlines: BTreeSet<(Monotonic, IpAddr)>,
     attempts: usize,
@@ -100,9 +100,9 @@ pub(super) enum Visit {
     Deadline,
 }
 
-/// The segment that a source belongs to.
+/// The table that a source belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum TableKind {
     Newcomers,
     Further,
 }
@@ -115,23 +115,23 @@ impl Source {
 
     /// Where it belongs, and the first moment at which something is to be done without a packet:
     /// an attempt is too old, or nothing is left to remember.
-    fn survey(&self, doors: &Doors) -> (Option<Place>, Option<Monotonic>) {
-        let mut place = Place::Newcomers;
+    fn survey(&self, doors: &DoorIndex) -> (Option<TableKind>, Option<Monotonic>) {
+        let mut place = TableKind::Newcomers;
         let mut last_moment = Monotonic::MAX;
         for attempt in &self.attempts {
             if let Some(oldest) = attempt.oldest() {
                 last_moment = last_moment.min(oldest + doors.timeout(attempt.track));
                 if attempt.stage() >= FURTHER {
-                    place = Place::Further;
+                    place = TableKind::Further;
                 }
             }
         }
         let deadline = if self.attempts.is_empty() {
-            self.recent.over()
+            self.duplicates.over()
         } else {
             Some(last_moment + Duration::from_nanos(1))
         };
-        let is_empty = self.attempts.is_empty() && self.recent.is_empty();
+        let is_empty = self.attempts.is_empty() && self.duplicates.is_empty();
         ((!is_empty).then_some(place), deadline.filter(|&at| at < Monotonic::MAX))
     }
 
@@ -164,9 +164,9 @@ impl Tracker {
         let most_attempts_of_one = sharing.max(ATTEMPTS_OF_ONE);
         let room = newcomers.get().saturating_add(further.get());
         Self {
-            newcomers: Segment::new(newcomers),
-            further: Segment::new(further),
-            books: Books {
+            newcomers: SourceTable::new(newcomers),
+            further: SourceTable::new(further),
+            totals: Totals {
                 deadlines: BTreeSet::new(),
                 attempts: 0,
                 most_attempts: ATTEMPTS_PER_SOURCE.saturating_mul(room).max(most_attempts_of_one),
@@ -182,47 +182,47 @@ impl Tracker {
 
     /// How many attempts there are, of all sources together.
     pub(super) const fn attempts(&self) -> usize {
-        self.books.attempts
+        self.totals.attempts
     }
 
     /// How many attempts were given up for want of room.
     pub(super) const fn crowded(&self) -> u64 {
-        self.books.crowded
+        self.totals.crowded
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.books.deadlines.first().map(|&(at, _)| at)
+        self.totals.deadlines.first().map(|&(at, _)| at)
     }
 
     /// A source whose deadline has come.
     pub(super) fn due(&self, now: Monotonic) -> Option<IpAddr> {
-        self.books.deadlines.first().filter(|&&(at, _)| at <= now).map(|&(_, address)| address)
+        self.totals.deadlines.first().filter(|&&(at, _)| at <= now).map(|&(_, address)| address)
     }
 
     /// Lets `change` at a source, then puts it where it belongs and keeps all within bounds.
     pub(super) fn visit<R>(
         &mut self,
-        doors: &Doors,
+        doors: &DoorIndex,
         address: IpAddr,
         visit: Visit,
         change: impl FnOnce(&mut Source) -> R,
     ) -> R {
-        let Self { newcomers, further, books } = self;
+        let Self { newcomers, further, totals } = self;
         let (result, from, to) = if let Some(source) = find(newcomers, address, visit) {
-            let (result, to) = books.change(doors, address, source, change);
-            (result, Place::Newcomers, to)
+            let (result, to) = totals.change(doors, address, source, change);
+            (result, TableKind::Newcomers, to)
         } else if let Some(source) = find(further, address, visit) {
-            let (result, to) = books.change(doors, address, source, change);
-            (result, Place::Further, to)
+            let (result, to) = totals.change(doors, address, source, change);
+            (result, TableKind::Further, to)
         } else {
             let mut source = Source::default();
-            let (result, to) = books.change(doors, address, &mut source, change);
+            let (result, to) = totals.change(doors, address, &mut source, change);
             self.settle(address, source, to);
             self.bound(address);
             return result;
         };
         if to != Some(from)
-            && let Some(source) = self.segment(from).remove(address)
+            && let Some(source) = self.table(from).remove(address)
         {
             self.settle(address, source, to);
         }
@@ -230,35 +230,35 @@ impl Tracker {
         result
     }
 
-    const fn segment(&mut self, place: Place) -> &mut Segment<Source> {
+    const fn table(&mut self, place: TableKind) -> &mut SourceTable<Source> {
         match place {
-            Place::Newcomers => &mut self.newcomers,
-            Place::Further => &mut self.further,
+            TableKind::Newcomers => &mut self.newcomers,
+            TableKind::Further => &mut self.further,
         }
     }
 
-    /// Puts a source that is in neither segment into the one where it belongs, if there is one.
-    fn settle(&mut self, address: IpAddr, source: Source, place: Option<Place>) {
+    /// Puts a source that is in neither table into the one where it belongs, if there is one.
+    fn settle(&mut self, address: IpAddr, source: Source, place: Option<TableKind>) {
         let gone = match place {
-            Some(place) => self.segment(place).insert(address, source),
+            Some(place) => self.table(place).insert(address, source),
             None => Some((address, source)),
         };
         if let Some((address, source)) = gone {
-            self.books.forget(address, &source);
+            self.totals.forget(address, &source);
         }
     }
 
     /// Forgets whoever was silent for longest while there are too many attempts, newcomers first,
     /// but not the source that has just knocked.
     fn bound(&mut self, latest: IpAddr) {
-        for place in [Place::Newcomers, Place::Further] {
-            while self.books.attempts > self.books.most_attempts {
-                match self.segment(place).pop() {
+        for place in [TableKind::Newcomers, TableKind::Further] {
+            while self.totals.attempts > self.totals.most_attempts {
+                match self.table(place).pop() {
                     Some((address, source)) if address == latest => {
                         self.settle(address, source, Some(place));
                         break;
                     }
-                    Some((address, source)) => self.books.forget(address, &source),
+                    Some((address, source)) => self.totals.forget(address, &source),
                     None => break,
                 }
             }
@@ -266,15 +266,15 @@ impl Tracker {
     }
 }
 
-impl Books {
+impl Totals {
     /// Lets `change` at a source. Returns what that returns, and where the source belongs now.
     fn change<R>(
         &mut self,
-        doors: &Doors,
+        doors: &DoorIndex,
         address: IpAddr,
         source: &mut Source,
         change: impl FnOnce(&mut Source) -> R,
-    ) -> (R, Option<Place>) {
+    ) -> (R, Option<TableKind>) {
         self.attempts -= source.attempts.len();
         let result = change(source);
         self.crowded += source.limit(self.most_attempts_of_one) as u64;
@@ -288,7 +288,7 @@ impl Books {
         (result, place)
     }
 
-    /// Books a source out that is in no segment any more.
+    /// Takes a source out of the totals that is in no table any more.
     fn forget(&mut self, address: IpAddr, source: &Source) {
         self.unschedule(address, source);
         self.attempts -= source.attempts.len();
@@ -302,10 +302,10 @@ impl Books {
     }
 }
 
-fn find(segment: &mut Segment<Source>, address: IpAddr, visit: Visit) -> Option<&mut Source> {
+fn find(table: &mut SourceTable<Source>, address: IpAddr, visit: Visit) -> Option<&mut Source> {
     match visit {
-        Visit::Packet => segment.touch(address),
-        Visit::Deadline => segment.peek(address),
+        Visit::Packet => table.touch(address),
+        Visit::Deadline => table.peek(address),
     }
 }
 
@@ -358,13 +358,13 @@ mod tests {
         let _ = engine.on_deadline(now);
     }
 
-    impl Segment<Source> {
+    impl SourceTable<Source> {
         fn all(&mut self) -> Vec<(IpAddr, Source)> {
             std::iter::from_fn(|| self.pop()).collect()
         }
     }
 
-    /// Takes the tracker apart and holds its books against what is in it.
+    /// Takes the tracker apart and holds its totals against what is in it.
     fn check(mut tracker: Tracker) {
         let newcomers = tracker.newcomers.all();
         let further = tracker.further.all();
@@ -373,18 +373,18 @@ mod tests {
         assert!(
             newcomers
                 .iter()
-                .all(|(_, source)| stage(source).is_some() || !source.recent.is_empty())
+                .all(|(_, source)| stage(source).is_some() || !source.duplicates.is_empty())
         );
         assert!(further.iter().all(|(_, source)| stage(source) >= Some(2)));
         let sources: Vec<_> = newcomers.into_iter().chain(further).collect();
         let attempts: usize = sources.iter().map(|(_, source)| source.attempts.len()).sum();
-        assert_eq!(tracker.books.attempts, attempts);
-        assert!(attempts <= tracker.books.most_attempts);
+        assert_eq!(tracker.totals.attempts, attempts);
+        assert!(attempts <= tracker.totals.most_attempts);
         let scheduled: BTreeSet<_> =
             sources.iter().map(|(address, source)| (source.scheduled.unwrap(), *address)).collect();
-        assert_eq!(tracker.books.deadlines, scheduled);
+        assert_eq!(tracker.totals.deadlines, scheduled);
         for (_, source) in sources {
-            assert!(source.attempts.len() <= tracker.books.most_attempts_of_one);
+            assert!(source.attempts.len() <= tracker.totals.most_attempts_of_one);
             assert!(source.attempts.is_sorted_by(|a, b| a.track < b.track));
             assert!(source.attempts.iter().all(|attempt| attempt.oldest().is_some()));
         }
@@ -425,7 +425,7 @@ mod tests {
         for door in 1..100 {
             send(&mut engine, 1000, 1, 10_000 + 10 * door, 0);
         }
-        assert_eq!(engine.tracker.books.attempts, ATTEMPTS_OF_ONE);
+        assert_eq!(engine.tracker.totals.attempts, ATTEMPTS_OF_ONE);
         assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
         let source: IpAddr = "2001:db8::1".parse().unwrap();
         let source = engine.tracker.further.peek(source).unwrap();
@@ -437,7 +437,7 @@ mod tests {
     fn a_knock_that_begins_at_many_doors_is_followed_at_each_of_them() {
         let mut engine = engine(&doors(1000, 2), 1);
         send(&mut engine, 1000, 1, 1, 0);
-        assert_eq!((engine.tracker.books.attempts, engine.crowded()), (1000, 0));
+        assert_eq!((engine.tracker.totals.attempts, engine.crowded()), (1000, 0));
     }
 
     #[test]
@@ -449,8 +449,8 @@ mod tests {
                 send(&mut engine, 1000, host << 64, 100, 1);
             }
         }
-        assert_eq!(engine.tracker.books.most_attempts, 128);
-        assert!(engine.tracker.books.attempts <= 128);
+        assert_eq!(engine.tracker.totals.most_attempts, 128);
+        assert!(engine.tracker.totals.attempts <= 128);
         assert_eq!(engine.tracker.further.len(), 3);
         check(engine.tracker);
     }

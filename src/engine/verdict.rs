@@ -17,7 +17,7 @@ pub struct DoorId(pub u32);
 
 /// A source that is not listened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lock {
+pub struct LockedSource {
     /// At which door; `None`: at any.
     pub door: Option<DoorId>,
     pub source: IpAddr,
@@ -39,14 +39,16 @@ pub enum Verdict<'a> {
     /// break.
     Knock(&'a [Event]),
     /// It is a datagram that asks for this, and may.
-    Asked(&'a [Request]),
+    Requests(&'a [DatagramRequest]),
     /// It is a datagram that asks for what it may not, or at the wrong time.
     Refused(Refusal),
+    /// It is a datagram outside the [`ReportWindow`](super::ReportWindow): another watcher's.
+    NotOurs,
 }
 
 /// What a datagram comes to: the doors that it asks for, which are at least one, all for the same
 /// addresses.
-pub type Judgement = Result<Vec<Request>, Denial>;
+pub type Judgement = Result<Vec<DatagramRequest>, Denial>;
 
 /// Why a datagram gets nothing.
 #[must_use]
@@ -60,7 +62,7 @@ pub enum Denial {
 
 /// What an authenticated datagram asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct DatagramRequest {
     pub door: DoorId,
     pub client: ClientId,
     pub credential: Credential,
@@ -77,7 +79,7 @@ pub struct Request {
     pub close: bool,
 }
 
-impl Request {
+impl DatagramRequest {
     /// The addresses to open for.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
@@ -134,7 +136,7 @@ pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence.
     Stage(u8),
     /// The sequence is complete.
-    Open(Knocked),
+    Open(CompletedBy),
     /// A sequence that had come to `stage` is broken; by this knock, unless its time was over.
     Reset { stage: u8, reason: Reason, knock: Option<Knock> },
     /// The sequence would have been right for this client so many steps from now: its clock or ours
@@ -146,7 +148,7 @@ pub enum EventKind {
 
 /// Which sequence was completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Knocked {
+pub enum CompletedBy {
     /// The door's own.
     Sequence,
     /// The one of a client in a step of time.
@@ -214,7 +216,7 @@ pub enum Reason {
     /// From an address that no packet from elsewhere comes from, or for one.
     ImpossibleAddress,
     /// What is wrong with a request of fwknop's alone.
-    Fwknop(fwknop::Error),
+    Fwknop(fwknop::FwknopError),
 }
 
 /// Of each reason that is not fwknop's alone: the word that scripts see, the words for people.
@@ -283,13 +285,13 @@ reasons! {
 }
 
 impl Reason {
-    pub const ALL: [Self; Self::OWN.len() + fwknop::Error::ALL.len()] = {
-        let mut all = [Self::NotForUs; Self::OWN.len() + fwknop::Error::ALL.len()];
+    pub const ALL: [Self; Self::OWN.len() + fwknop::FwknopError::ALL.len()] = {
+        let mut all = [Self::NotForUs; Self::OWN.len() + fwknop::FwknopError::ALL.len()];
         let mut place = 0;
         while place < all.len() {
             all[place] = match place.checked_sub(Self::OWN.len()) {
                 None => Self::OWN[place],
-                Some(place) => Self::Fwknop(fwknop::Error::ALL[place]),
+                Some(place) => Self::Fwknop(fwknop::FwknopError::ALL[place]),
             };
             place += 1;
         }
@@ -303,8 +305,8 @@ impl From<Ignored> for Reason {
     }
 }
 
-impl From<fwknop::Error> for Reason {
-    fn from(error: fwknop::Error) -> Self {
+impl From<fwknop::FwknopError> for Reason {
+    fn from(error: fwknop::FwknopError) -> Self {
         Self::Fwknop(error)
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 
 use super::{FRAME, FromWatcher, InterfaceState, ToWatcher};
 use crate::engine::{
-    ClientId, Credential, DoorId, Event, EventKind, Knocked, Reason, Refusal, Request,
+    ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, EventKind, Reason, Refusal,
 };
 use crate::proto::knock::{Knock, Protocol};
 use crate::time::{Monotonic, Wall};
@@ -15,69 +15,69 @@ use crate::time::{Monotonic, Wall};
 /// The bytes are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed message")]
-pub struct Malformed;
+pub struct MalformedFrame;
 
 /// A value with a frame of its own.
-pub trait Frame: Field {
+pub trait FrameCodec: Field {
     fn encode(&self) -> [u8; FRAME] {
-        let mut writer = Writer { bytes: [0; FRAME], at: 0 };
+        let mut writer = FrameWriter { bytes: [0; FRAME], at: 0 };
         self.put(&mut writer);
         writer.bytes
     }
 
     /// # Errors
     /// When the bytes are not exactly what [`encode`](Self::encode) would write.
-    fn decode(bytes: &[u8; FRAME]) -> Result<Self, Malformed> {
-        let mut reader = Reader { rest: bytes };
+    fn decode(bytes: &[u8; FRAME]) -> Result<Self, MalformedFrame> {
+        let mut reader = FrameReader { rest: bytes };
         let frame = Self::take(&mut reader)?;
         // What a frame does not use is zero.
-        if reader.rest.iter().all(|&byte| byte == 0) { Ok(frame) } else { Err(Malformed) }
+        if reader.rest.iter().all(|&byte| byte == 0) { Ok(frame) } else { Err(MalformedFrame) }
     }
 }
 
-impl Frame for FromWatcher {}
-impl Frame for ToWatcher {}
+impl FrameCodec for FromWatcher {}
+impl FrameCodec for ToWatcher {}
 
 /// A part of a frame. No two values are written alike.
 pub trait Field: Copy {
-    fn put(self, writer: &mut Writer);
+    fn put(self, writer: &mut FrameWriter);
 
     /// # Errors
     /// When this is not what [`put`](Self::put) would write.
-    fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed>;
+    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame>;
 }
 
-pub struct Writer {
+pub struct FrameWriter {
     bytes: [u8; FRAME],
     at: usize,
 }
 
-pub struct Reader<'a> {
+pub struct FrameReader<'a> {
     rest: &'a [u8],
 }
 
 impl<const N: usize> Field for [u8; N] {
-    fn put(self, writer: &mut Writer) {
+    fn put(self, writer: &mut FrameWriter) {
         writer.bytes[writer.at..writer.at + N].copy_from_slice(&self);
         writer.at += N;
     }
 
-    fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (head, rest) = reader.rest.split_first_chunk().ok_or(Malformed)?;
+    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
+        let (head, rest) = reader.rest.split_first_chunk().ok_or(MalformedFrame)?;
         reader.rest = rest;
         Ok(*head)
     }
 }
 
 impl<T: Field> Field for Option<T> {
-    fn put(self, writer: &mut Writer) {
+    fn put(self, writer: &mut FrameWriter) {
         self.is_some().put(writer);
         if let Some(value) = self {
             value.put(writer);
         }
     }
 
-    fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
         bool::take(reader)?.then(|| T::take(reader)).transpose()
     }
 }
@@ -86,14 +86,14 @@ impl<T: Field> Field for Option<T> {
 macro_rules! written_as {
     ($($name:ty: $other:ty, $to:expr, $from:expr;)+) => {$(
         impl Field for $name {
-            fn put(self, writer: &mut Writer) {
+            fn put(self, writer: &mut FrameWriter) {
                 let to: fn(Self) -> $other = $to;
                 to(self).put(writer);
             }
 
-            fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+            fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
                 let from: fn($other) -> Option<Self> = $from;
-                from(<$other>::take(reader)?).ok_or(Malformed)
+                from(<$other>::take(reader)?).ok_or(MalformedFrame)
             }
         }
     )+};
@@ -103,12 +103,12 @@ macro_rules! written_as {
 macro_rules! fields {
     ($name:ident { $($field:ident),+ } $(if $holds:expr)?) => {
         impl Field for $name {
-            fn put(self, writer: &mut Writer) {
+            fn put(self, writer: &mut FrameWriter) {
                 $(self.$field.put(writer);)+
             }
 
-            fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-                Some(Self { $($field: Field::take(reader)?),+ })$(.filter($holds))?.ok_or(Malformed)
+            fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
+                Some(Self { $($field: Field::take(reader)?),+ })$(.filter($holds))?.ok_or(MalformedFrame)
             }
         }
     };
@@ -120,7 +120,7 @@ macro_rules! variants {
         $number:literal $variant:ident $(($only:ident))? $({ $($field:ident),+ })?
     ),+ $(,)? }) => {
         impl Field for $name {
-            fn put(self, writer: &mut Writer) {
+            fn put(self, writer: &mut FrameWriter) {
                 match self {$(
                     Self::$variant $(($only))? $({ $($field),+ })? => {
                         [$number].put(writer);
@@ -130,14 +130,14 @@ macro_rules! variants {
                 )+}
             }
 
-            fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+            fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame> {
                 Ok(match u8::take(reader)? {
                     $($number => {
                         $(let $only = Field::take(reader)?;)?
                         $($(let $field = Field::take(reader)?;)+)?
                         Self::$variant $(($only))? $({ $($field),+ })?
                     })+
-                    _ => return Err(Malformed),
+                    _ => return Err(MalformedFrame),
                 })
             }
         }
@@ -170,7 +170,7 @@ fn reason_code(reason: Reason) -> u8 {
 variants!(IpAddr { 4 V4(address), 6 V6(address) });
 variants!(Protocol { 0 Tcp, 1 Udp });
 fields!(Knock { protocol, port });
-variants!(Knocked { 0 Sequence, 1 Totp { client, step } });
+variants!(CompletedBy { 0 Sequence, 1 Totp { client, step } });
 variants!(EventKind {
     0 Stage(stage),
     1 Open(knocked),
@@ -180,7 +180,7 @@ variants!(EventKind {
 });
 fields!(Event { door, source, kind, began });
 variants!(Credential { 0 Spa { key, stamp }, 1 Fwknop { digest, stamp } });
-fields!(Request { door, client, credential, source, v4, v6, open_for, source_port, close }
+fields!(DatagramRequest { door, client, credential, source, v4, v6, open_for, source_port, close }
     if |request| request.addresses().next().is_some());
 fields!(Refusal { source, client, door, reason });
 variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });
@@ -192,11 +192,11 @@ variants!(FromWatcher {
     5 Dropped { count },
     6 Count { reason, count },
     7 Done,
-    8 Seen { source, knock, reason, at },
-    9 Past { event, at },
-    10 Asked { request, at },
+    8 Ignored { source, knock, reason, at },
+    9 ReplayedEvent { event, at },
+    10 Request { request, at },
     11 Refused { refusal, at },
-    12 PastRefusal { refusal, at },
+    12 ReplayedRefusal { refusal, at },
 });
 variants!(ToWatcher {
     1 After { time },

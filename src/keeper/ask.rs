@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::credible::Lie;
 use crate::config::{Client, Config, Door};
-use crate::engine::spa::Server;
+use crate::engine::spa::SpaServer;
 use crate::engine::{
-    AHEAD, ClientId, Credential, DoorId, Event, Knocked, Local, Missing, Reason, Request, fwknop,
-    is_over,
+    ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, Local, MAX_UNFLUSHED_AHEAD,
+    Reason, UncleanStart, fwknop, is_over,
 };
 use crate::grants::{By, Opener, Place, Wanted};
 use crate::ledger::{Flush, Proof};
@@ -60,10 +60,10 @@ impl From<Lie> for Unfounded {
 pub(super) struct Grounds<'a> {
     /// What the watcher was given.
     pub(super) then: &'a Config,
-    pub(super) server: Option<&'a Server>,
+    pub(super) server: Option<&'a SpaServer>,
     /// The configuration in force.
     pub(super) current: &'a Config,
-    pub(super) missing: Missing,
+    pub(super) missing: UncleanStart,
     /// This host's addresses.
     pub(super) local: &'a Local,
     /// Whether a loopback interface is listened on.
@@ -135,7 +135,7 @@ impl Ask {
     pub(super) fn of_sequence(
         grounds: &Grounds<'_>,
         event: &Event,
-        knocked: Knocked,
+        knocked: CompletedBy,
         at: Monotonic,
     ) -> Result<Self, Unfounded> {
         let Grounds { then, current, .. } = *grounds;
@@ -143,7 +143,7 @@ impl Ask {
         let stands = current.door(meant.name());
         let addresses = vec![event.source];
         let (ask, holds) = match knocked {
-            Knocked::Sequence => {
+            CompletedBy::Sequence => {
                 let by = meant.one_time.as_ref().map_or(By::Sequence, |_| By::OneTimeSequence);
                 let proof = meant.one_time.as_ref().map(|one_time| {
                     once(meant, None, by, one_time_proof(one_time.line, meant), None)
@@ -156,7 +156,7 @@ impl Ask {
                 let ask = Self { proof, ..Self::of(door, by.into(), addresses, at) };
                 (ask, so(holds, Reason::Changed))
             }
-            Knocked::Totp { client: id, step } => {
+            CompletedBy::Totp { client: id, step } => {
                 let client = client(then, id).ok_or(NOT_GIVEN)?;
                 let scheme = meant.recognition.totp.ok_or(NOT_GIVEN)?;
                 let until = scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT;
@@ -185,7 +185,7 @@ impl Ask {
     /// [`Unfounded`].
     pub(super) fn of_request(
         grounds: &Grounds<'_>,
-        request: &Request,
+        request: &DatagramRequest,
         at: Monotonic,
     ) -> Result<Self, Unfounded> {
         let Grounds { then, current, missing, .. } = *grounds;
@@ -247,10 +247,10 @@ impl Ask {
 
     /// Whether its proof has to be on the disk before anything opens.
     ///
-    /// What a power cut takes, [`Missing`](crate::engine::Missing) lets nobody use again: for that
+    /// What a power cut takes, [`UncleanStart`](crate::engine::UncleanStart) lets nobody use again: for that
     /// a stamp must not be too far ahead.
     pub(super) fn flush(&self, now: Wall) -> Flush {
-        let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) < AHEAD);
+        let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) < MAX_UNFLUSHED_AHEAD);
         if self.proof.is_none() || is_safe { Flush::No } else { Flush::Yes }
     }
 
@@ -326,8 +326,8 @@ mod tests {
         for (stamp, flush) in [
             (None, Flush::Yes),
             (Some(now - second * 100), Flush::No),
-            (Some(now + AHEAD - second), Flush::No),
-            (Some(now + AHEAD), Flush::Yes),
+            (Some(now + MAX_UNFLUSHED_AHEAD - second), Flush::No),
+            (Some(now + MAX_UNFLUSHED_AHEAD), Flush::Yes),
         ] {
             assert_eq!(ask(stamp).flush(now), flush, "{stamp:?}");
         }
@@ -346,20 +346,20 @@ mod tests {
         }
     }
 
-    fn asked(world: &World, request: &Request) -> Option<Reason> {
+    fn asked(world: &World, request: &DatagramRequest) -> Option<Reason> {
         outcome(Ask::of_request(&world.grounds(), request, world.now.monotonic))
     }
 
-    fn stamped(request: &Request, to: Wall) -> Request {
+    fn stamped(request: &DatagramRequest, to: Wall) -> DatagramRequest {
         let credential = match request.credential {
             Credential::Spa { key, .. } => Credential::Spa { key, stamp: to },
             Credential::Fwknop { digest, .. } => Credential::Fwknop { digest, stamp: to },
         };
-        Request { credential, ..*request }
+        DatagramRequest { credential, ..*request }
     }
 
     fn knocked(world: &World, step: u64, began: Monotonic) -> Option<Reason> {
-        let knocked = Knocked::Totp { client: ALICE, step };
+        let knocked = CompletedBy::Totp { client: ALICE, step };
         let kind = crate::engine::EventKind::Open(knocked);
         let event = Event { began, ..world.event(CODE, kind) };
         outcome(Ask::of_sequence(&world.grounds(), &event, knocked, world.now.monotonic))
@@ -375,7 +375,7 @@ mod tests {
             assert_eq!(to(Wall::MAX), Some(Reason::TooFarAhead));
             assert_eq!(to(now + HOUR), Some(Reason::TooFarAhead));
             assert_eq!(to(now - HOUR), Some(Reason::TooOld));
-            let missing = Missing(Some(world.now.monotonic));
+            let missing = UncleanStart(Some(world.now.monotonic));
             let grounds = Grounds { missing, ..world.grounds() };
             let refused = Ask::of_request(&grounds, &request, world.now.monotonic);
             assert_eq!(outcome(refused), Some(Reason::BeforeStart));
@@ -430,10 +430,10 @@ mod tests {
     #[test]
     fn what_is_told_too_late_opens_nothing() {
         let world = World::new();
-        let event = world.event(PLAIN, crate::engine::EventKind::Open(Knocked::Sequence));
+        let event = world.event(PLAIN, crate::engine::EventKind::Open(CompletedBy::Sequence));
         let told = |after| {
             let at = world.now.monotonic - after;
-            outcome(Ask::of_sequence(&world.grounds(), &event, Knocked::Sequence, at))
+            outcome(Ask::of_sequence(&world.grounds(), &event, CompletedBy::Sequence, at))
         };
         assert_eq!(told(LATEST), None);
         assert_eq!(told(LATEST + Duration::from_nanos(1)), Some(Reason::TooOld));
@@ -449,19 +449,19 @@ mod tests {
     fn this_hosts_addresses_open_nothing_unless_loopback_is_listened_on() {
         let world = World::new();
         for own in ["192.0.2.1", "127.0.0.1"] {
-            let kind = crate::engine::EventKind::Open(Knocked::Sequence);
+            let kind = crate::engine::EventKind::Open(CompletedBy::Sequence);
             let event = Event { source: address(own), ..world.event(PLAIN, kind) };
             let told = |looped| {
                 let grounds = Grounds { looped, ..world.grounds() };
                 let at = world.now.monotonic;
-                outcome(Ask::of_sequence(&grounds, &event, Knocked::Sequence, at))
+                outcome(Ask::of_sequence(&grounds, &event, CompletedBy::Sequence, at))
             };
             assert_eq!(told(false), Some(Reason::ImpossibleAddress));
             assert_eq!(told(true), None);
         }
         let v4 = "192.0.2.1".parse().ok();
         for request in [world.spa(), world.fwknop()] {
-            let refused = asked(&world, &Request { v4, ..request });
+            let refused = asked(&world, &DatagramRequest { v4, ..request });
             assert_eq!(refused, Some(Reason::ImpossibleAddress), "named by another");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use crate::engine::Missing;
+use crate::engine::UncleanStart;
 use crate::grants::{By, Change, GrantId, GrantState, Opener, Place, Record};
 use crate::ledger::{
     Ahead, Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, SetAside, Written,
@@ -30,7 +30,7 @@ pub(super) enum Outcome {
 pub(super) struct Books {
     ledger: Ledger,
     boot: BootId,
-    missing: Missing,
+    missing: UncleanStart,
     /// Whether the last write failed: each failure is one line, however many follow.
     ails: bool,
     next_tidy: Monotonic,
@@ -47,7 +47,7 @@ impl Books {
         now: Now,
     ) -> Result<(Self, Vec<Record>), LedgerError> {
         let Opened { mut ledger, records, set_aside } = Ledger::open(state_dir, now.wall)?;
-        let missing = Missing(ledger.begin(now, boot, set_aside.is_some())?);
+        let missing = UncleanStart(ledger.begin(now, boot, set_aside.is_some())?);
         if let Some(SetAside { path, why, grants, proofs }) = set_aside {
             error!(
                 "the ledger was corrupt ({why}): it is set aside as {}, and a new one begins, with \
@@ -64,7 +64,7 @@ impl Books {
     }
 
     /// What may have been used though it does not say so.
-    pub(super) const fn missing(&self) -> Missing {
+    pub(super) const fn missing(&self) -> UncleanStart {
         self.missing
     }
 

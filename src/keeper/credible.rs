@@ -42,7 +42,9 @@ use std::net::IpAddr;
 use super::ask::{Grounds, client, door};
 use crate::config::{Client, Door, FwknopClient, Lockout};
 use crate::engine::fwknop;
-use crate::engine::{Credential, Event, EventKind, Knocked, Reason, Refusal, Request, SEARCHED};
+use crate::engine::{
+    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED,
+};
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;
 use crate::proto::network::{is_a_hosts, may_ask_for};
@@ -65,13 +67,13 @@ pub(super) fn check(
     frame: &FromWatcher,
 ) -> Result<(), Lie> {
     match frame {
-        FromWatcher::Event { event: what, at } | FromWatcher::Past { event: what, at } => {
+        FromWatcher::Event { event: what, at } | FromWatcher::ReplayedEvent { event: what, at } => {
             event(grounds, what, *at)
         }
-        FromWatcher::Asked { request: what, at } => request(grounds, what, *at),
+        FromWatcher::Request { request: what, at } => request(grounds, what, *at),
         FromWatcher::Refused { refusal: what, at }
-        | FromWatcher::PastRefusal { refusal: what, at } => refusal(grounds, what, *at),
-        FromWatcher::Seen { at, .. } => is_past(grounds, *at),
+        | FromWatcher::ReplayedRefusal { refusal: what, at } => refusal(grounds, what, *at),
+        FromWatcher::Ignored { at, .. } => is_past(grounds, *at),
         FromWatcher::Interface { index, state } => {
             let is_given = grounds.then.settings.interfaces.get(*index as usize).is_some();
             so(is_given && *state == InterfaceState::Gone, "news of no interface of its own")
@@ -113,10 +115,10 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
         EventKind::Open(knocked) => {
             so(at.since(event.began) <= recognition.seq_timeout, "a sequence that took too long")?;
             match knocked {
-                Knocked::Sequence => {
+                CompletedBy::Sequence => {
                     so(!recognition.sequence.is_empty(), "a sequence that the door does not have")
                 }
-                Knocked::Totp { client: id, .. } => {
+                CompletedBy::Totp { client: id, .. } => {
                     so(may(id), "a code of a client that has none for the door")
                 }
             }
@@ -150,7 +152,7 @@ fn holds_secret(client: &Client, door: &Door) -> bool {
     door.recognition.totp.is_some() && client.totp.is_some() && client.doors.contains(door.name())
 }
 
-fn request(grounds: &Grounds<'_>, request: &Request, at: Monotonic) -> Result<(), Lie> {
+fn request(grounds: &Grounds<'_>, request: &DatagramRequest, at: Monotonic) -> Result<(), Lie> {
     let door = door(grounds.then, request.door).ok_or(Lie("a door that it was not given"))?;
     let client =
         client(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
@@ -174,7 +176,7 @@ fn request(grounds: &Grounds<'_>, request: &Request, at: Monotonic) -> Result<()
 }
 
 /// Whether a request can be one of fwknop's, of this client.
-fn is_fwknops(client: &FwknopClient, request: &Request) -> bool {
+fn is_fwknops(client: &FwknopClient, request: &DatagramRequest) -> bool {
     let source = request.source.to_canonical();
     let mut addresses = request.addresses();
     let (Some(asked), None) = (addresses.next(), addresses.next()) else { return false };
@@ -206,10 +208,10 @@ pub(super) mod tests {
     use super::*;
     use crate::config::load::{self, load};
     use crate::config::{AddressPolicy, Config, SpaClient, TotpClient};
-    use crate::engine::spa::Server;
-    use crate::engine::{ClientId, DoorId, Local, Missing};
-    use crate::ipc::{FRAME, Frame};
-    use crate::proto::fwknop::{Key, Mode};
+    use crate::engine::spa::SpaServer;
+    use crate::engine::{ClientId, DoorId, Local, UncleanStart};
+    use crate::ipc::{FRAME, FrameCodec};
+    use crate::proto::fwknop::{CipherMode, FwknopKey};
     use crate::proto::secret::Secret;
     use crate::proto::spa::PrivateKey;
     use crate::time::{Now, Wall};
@@ -228,7 +230,7 @@ pub(super) mod tests {
     /// What a watcher was given, and the clocks of the keeper.
     pub(in crate::keeper) struct World {
         pub(in crate::keeper) config: Config,
-        pub(in crate::keeper) server: Option<Server>,
+        pub(in crate::keeper) server: Option<SpaServer>,
         pub(in crate::keeper) local: Local,
         pub(in crate::keeper) now: Now,
     }
@@ -255,8 +257,8 @@ pub(super) mod tests {
                     address: AddressPolicy::Any,
                 }),
                 fwknop: Some(FwknopClient {
-                    key: Key::new(vec![number; 16]).unwrap(),
-                    mode: Mode::Cbc,
+                    key: FwknopKey::new(vec![number; 16]).unwrap(),
+                    mode: CipherMode::Cbc,
                     hmac: None,
                     from: vec!["192.0.2.0/24".parse().unwrap()],
                     destination: Vec::new(),
@@ -266,7 +268,7 @@ pub(super) mod tests {
             };
             config.clients =
                 vec![client("alice", 1, &["code", "fwknop", "spa"]), client("bob", 2, &["plain"])];
-            let server = Some(Server::new(&config.settings.spa, Vec::new()));
+            let server = Some(SpaServer::new(&config.settings.spa, Vec::new()));
             let local = Local::Addresses([address("192.0.2.1")].into());
             let now = Now {
                 monotonic: Monotonic::ZERO + 10_000 * SECOND,
@@ -280,7 +282,7 @@ pub(super) mod tests {
                 then: &self.config,
                 server: self.server.as_ref(),
                 current: &self.config,
-                missing: Missing::default(),
+                missing: UncleanStart::default(),
                 local: &self.local,
                 looped: false,
                 now: self.now,
@@ -299,16 +301,16 @@ pub(super) mod tests {
         fn told(&self, event: Event) -> Result<(), Lie> {
             let at = self.now.monotonic;
             let told = self.check(&FromWatcher::Event { event, at });
-            assert_eq!(told, self.check(&FromWatcher::Past { event, at }));
+            assert_eq!(told, self.check(&FromWatcher::ReplayedEvent { event, at }));
             told
         }
 
-        fn asked(&self, request: Request) -> Result<(), Lie> {
-            self.check(&FromWatcher::Asked { request, at: self.now.monotonic })
+        fn asked(&self, request: DatagramRequest) -> Result<(), Lie> {
+            self.check(&FromWatcher::Request { request, at: self.now.monotonic })
         }
 
-        pub(in crate::keeper) fn spa(&self) -> Request {
-            Request {
+        pub(in crate::keeper) fn spa(&self) -> DatagramRequest {
+            DatagramRequest {
                 door: SPA,
                 client: ALICE,
                 credential: Credential::Spa { key: 0, stamp: self.now.wall },
@@ -321,9 +323,9 @@ pub(super) mod tests {
             }
         }
 
-        pub(in crate::keeper) fn fwknop(&self) -> Request {
+        pub(in crate::keeper) fn fwknop(&self) -> DatagramRequest {
             let credential = Credential::Fwknop { digest: [9; 32], stamp: self.now.wall };
-            Request { door: FWKNOP, credential, ..self.spa() }
+            DatagramRequest { door: FWKNOP, credential, ..self.spa() }
         }
     }
 
@@ -332,7 +334,7 @@ pub(super) mod tests {
     }
 
     fn totp(client: ClientId) -> EventKind {
-        EventKind::Open(Knocked::Totp { client, step: 1 })
+        EventKind::Open(CompletedBy::Totp { client, step: 1 })
     }
 
     fn reset(stage: u8, reason: Reason) -> EventKind {
@@ -350,7 +352,7 @@ pub(super) mod tests {
         let until = world.now.monotonic + EARLY + lasts;
         for (door, kind) in [
             (PLAIN, EventKind::Stage(2)),
-            (PLAIN, EventKind::Open(Knocked::Sequence)),
+            (PLAIN, EventKind::Open(CompletedBy::Sequence)),
             (PLAIN, reset(2, Reason::Timeout)),
             (CODE, totp(ALICE)),
             (CODE, reset(3, Reason::Used)),
@@ -362,14 +364,14 @@ pub(super) mod tests {
         let named = Some(Ipv4Addr::new(198, 51, 100, 7));
         for request in [
             world.spa(),
-            Request {
+            DatagramRequest {
                 v4: named,
                 v6: address("2001:db8::7").to_string().parse().ok(),
                 ..world.spa()
             },
-            Request { close: true, open_for: Some(u32::MAX), ..world.spa() },
+            DatagramRequest { close: true, open_for: Some(u32::MAX), ..world.spa() },
             world.fwknop(),
-            Request { v4: named, open_for: Some(MAX_TIMEOUT), ..world.fwknop() },
+            DatagramRequest { v4: named, open_for: Some(MAX_TIMEOUT), ..world.fwknop() },
         ] {
             assert_eq!(world.asked(request), Ok(()), "{request:?}");
         }
@@ -377,7 +379,7 @@ pub(super) mod tests {
         for frame in [
             FromWatcher::Interface { index: 0, state },
             FromWatcher::Dropped { count: 1 << 40 },
-            FromWatcher::Seen {
+            FromWatcher::Ignored {
                 source: address("0.0.0.0"),
                 knock: "7000".parse().unwrap(),
                 reason: Reason::ImpossibleAddress,
@@ -391,7 +393,7 @@ pub(super) mod tests {
     #[test]
     fn packets_may_have_waited_and_the_calendar_may_have_been_set_meanwhile() {
         let world = World::new();
-        let event = world.event(PLAIN, EventKind::Open(Knocked::Sequence));
+        let event = world.event(PLAIN, EventKind::Open(CompletedBy::Sequence));
         let opened =
             |at, began| world.check(&FromWatcher::Event { event: Event { began, ..event }, at });
         let now = world.now.monotonic;
@@ -403,7 +405,7 @@ pub(super) mod tests {
         assert_eq!(lie(opened(now, now - 1000 * SECOND)), "a sequence that took too long");
         for stamp in [Wall::ZERO, Wall::MAX] {
             let credential = Credential::Spa { key: 0, stamp };
-            assert_eq!(world.asked(Request { credential, ..world.spa() }), Ok(()));
+            assert_eq!(world.asked(DatagramRequest { credential, ..world.spa() }), Ok(()));
         }
     }
 
@@ -411,7 +413,7 @@ pub(super) mod tests {
     fn what_a_door_or_a_client_does_not_have_is_a_lie() {
         let world = World::new();
         let until = world.now.monotonic;
-        let plain = EventKind::Open(Knocked::Sequence);
+        let plain = EventKind::Open(CompletedBy::Sequence);
         for (door, kind, what) in [
             (DoorId(9), plain, "a door that it was not given"),
             (CODE, plain, "a sequence that the door does not have"),
@@ -454,7 +456,7 @@ pub(super) mod tests {
             let said = "a packet from where none comes from";
             let event = Event { source, ..world.event(PLAIN, EventKind::Stage(1)) };
             assert_eq!(lie(world.told(event)), said);
-            assert_eq!(lie(world.asked(Request { source, ..world.spa() })), said);
+            assert_eq!(lie(world.asked(DatagramRequest { source, ..world.spa() })), said);
             let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
             let at = world.now.monotonic;
             assert_eq!(lie(world.check(&FromWatcher::Refused { refusal, at })), said);
@@ -473,41 +475,53 @@ pub(super) mod tests {
         let port = std::num::NonZeroU16::new(22);
         let v4 = |text: &str| Some(text.parse::<Ipv4Addr>().unwrap());
         for (request, what) in [
-            (Request { door: DoorId(9), ..spa }, "a door that it was not given"),
-            (Request { client: ClientId(9), ..spa }, "a client that it was not given"),
-            (Request { client: BOB, ..spa }, "a client at a door that it may not open"),
-            (Request { door: FWKNOP, ..spa }, "a key that it was not given"),
-            (Request { door: SPA, ..fwknop }, "a key that it was not given"),
+            (DatagramRequest { door: DoorId(9), ..spa }, "a door that it was not given"),
+            (DatagramRequest { client: ClientId(9), ..spa }, "a client that it was not given"),
+            (DatagramRequest { client: BOB, ..spa }, "a client at a door that it may not open"),
+            (DatagramRequest { door: FWKNOP, ..spa }, "a key that it was not given"),
+            (DatagramRequest { door: SPA, ..fwknop }, "a key that it was not given"),
             (
-                Request { credential: Credential::Spa { key: 1, stamp: world.now.wall }, ..spa },
+                DatagramRequest {
+                    credential: Credential::Spa { key: 1, stamp: world.now.wall },
+                    ..spa
+                },
                 "a key that it was not given",
             ),
-            (Request { open_for: Some(0), ..spa }, "a request for no time at all"),
-            (Request { v4: v4("0.0.0.0"), ..spa }, "a request for an address that none may be for"),
+            (DatagramRequest { open_for: Some(0), ..spa }, "a request for no time at all"),
             (
-                Request { v4: v4("127.0.0.1"), ..spa },
+                DatagramRequest { v4: v4("0.0.0.0"), ..spa },
                 "a request for an address that none may be for",
             ),
             (
-                Request { v4: v4("224.0.0.1"), ..fwknop },
+                DatagramRequest { v4: v4("127.0.0.1"), ..spa },
                 "a request for an address that none may be for",
             ),
-            (Request { close: true, ..fwknop }, "a request that fwknop's format cannot make"),
-            (Request { source_port: port, ..fwknop }, "a request that fwknop's format cannot make"),
             (
-                Request { open_for: Some(MAX_TIMEOUT + 1), ..fwknop },
+                DatagramRequest { v4: v4("224.0.0.1"), ..fwknop },
+                "a request for an address that none may be for",
+            ),
+            (
+                DatagramRequest { close: true, ..fwknop },
                 "a request that fwknop's format cannot make",
             ),
             (
-                Request { source: address("203.0.113.7"), ..fwknop },
+                DatagramRequest { source_port: port, ..fwknop },
                 "a request that fwknop's format cannot make",
             ),
             (
-                Request { v4: None, v6: "2001:db8::7".parse().ok(), ..fwknop },
+                DatagramRequest { open_for: Some(MAX_TIMEOUT + 1), ..fwknop },
                 "a request that fwknop's format cannot make",
             ),
             (
-                Request { v6: "2001:db8::7".parse().ok(), ..fwknop },
+                DatagramRequest { source: address("203.0.113.7"), ..fwknop },
+                "a request that fwknop's format cannot make",
+            ),
+            (
+                DatagramRequest { v4: None, v6: "2001:db8::7".parse().ok(), ..fwknop },
+                "a request that fwknop's format cannot make",
+            ),
+            (
+                DatagramRequest { v6: "2001:db8::7".parse().ok(), ..fwknop },
                 "a request that fwknop's format cannot make",
             ),
         ] {
@@ -525,7 +539,8 @@ pub(super) mod tests {
         holder.from.clear();
         assert_eq!(world.asked(world.fwknop()), Ok(()), "it may have named its own");
         let v6 = "2001:db8::7".parse().ok();
-        let request = Request { source: address("2001:db8::7"), v4: None, v6, ..world.fwknop() };
+        let request =
+            DatagramRequest { source: address("2001:db8::7"), v4: None, v6, ..world.fwknop() };
         assert!(world.asked(request).is_err(), "the format has no place for it");
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Name};
 use crate::control::LockStatus;
-use crate::engine::{DoorId, Lock};
+use crate::engine::{DoorId, LockedSource};
 use crate::time::Monotonic;
 
 /// How many are remembered: more are locked out only where addresses are spoofed.
@@ -43,13 +43,13 @@ impl Locks {
     }
 
     /// What a watcher for this configuration has to know.
-    pub(super) fn of(&self, now: Monotonic, config: &Config) -> Vec<Lock> {
+    pub(super) fn of(&self, now: Monotonic, config: &Config) -> Vec<LockedSource> {
         let lock = |(source, door, until): (IpAddr, Option<&Name>, Monotonic)| {
             let door = match door {
                 None => None,
                 Some(name) => Some(DoorId(u32::try_from(config.place_of(name)?).ok()?)),
             };
-            Some(Lock { door, source, until })
+            Some(LockedSource { door, source, until })
         };
         self.holding(now).filter_map(lock).collect()
     }
@@ -110,8 +110,8 @@ mod tests {
         Monotonic::from_nanos(1_000_000_000_000) + span
     }
 
-    fn locked_at(door: Option<u32>, host: u16, until: Duration) -> Lock {
-        Lock { door: door.map(DoorId), source: source(host), until: at(until) }
+    fn locked_at(door: Option<u32>, host: u16, until: Duration) -> LockedSource {
+        LockedSource { door: door.map(DoorId), source: source(host), until: at(until) }
     }
 
     #[test]

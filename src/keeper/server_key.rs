@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::config::load::Options;
 use crate::config::{Config, read_server_key};
-use crate::engine::spa::{Server, ServerKey};
+use crate::engine::spa::{ServerKey, SpaServer};
 use crate::proto::spa::PrivateKey;
 use crate::sys::files;
 use crate::time::Now;
@@ -35,7 +35,7 @@ pub(crate) fn server(
     now: Now,
     config: &Config,
     options: Options,
-) -> Result<Option<Server>, ServerKeyError> {
+) -> Result<Option<SpaServer>, ServerKeyError> {
     if !config.doors.iter().any(|door| door.recognition.spa) {
         return Ok(None);
     }
@@ -47,7 +47,7 @@ pub(crate) fn server(
         let key = read(path, options)?.ok_or_else(|| ServerKeyError::NoOldKey(path.clone()))?;
         keys.push(ServerKey { key, until: Some(*until) });
     }
-    Ok(Some(Server::new(spa, keys)))
+    Ok(Some(SpaServer::new(spa, keys)))
 }
 
 /// The key in a file, which is made where there is none.

@@ -11,7 +11,7 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
-use crate::engine::spa::Server;
+use crate::engine::spa::SpaServer;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::proto::interface::InterfaceName;
 use crate::sys::{files, host, process};
@@ -21,7 +21,7 @@ use crate::time::Monotonic;
 pub(super) struct Watcher {
     pub(super) config: Arc<Config>,
     /// What it was given to take native SPA datagrams with.
-    pub(super) server: Option<Server>,
+    pub(super) server: Option<SpaServer>,
     pub(super) generation: u64,
     pub(super) since: Monotonic,
     /// What it listens on, by the numbers that the interfaces had just before it began.

@@ -23,8 +23,8 @@ use super::locks::Locks;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, LogLevel, Name};
 use crate::control::EventLine;
-use crate::engine::spa::Server;
-use crate::engine::{EventKind, Local, Missing, Reason, Setup};
+use crate::engine::spa::SpaServer;
+use crate::engine::{EventKind, Local, Reason, Setup, UncleanStart};
 use crate::grants::Place;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
@@ -84,9 +84,9 @@ pub(super) struct Watchers {
     leaving: Vec<(Watcher, Monotonic)>,
     config: Arc<Config>,
     /// The keys that go with it.
-    server: Option<Server>,
+    server: Option<SpaServer>,
     /// What the ledger may not say.
-    missing: Missing,
+    missing: UncleanStart,
     last_generation: u64,
     /// When to start another in place of one that has died, and how long to wait after that.
     restart: Option<Monotonic>,
@@ -108,7 +108,11 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    pub(super) fn new(config: Arc<Config>, server: Option<Server>, missing: Missing) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        server: Option<SpaServer>,
+        missing: UncleanStart,
+    ) -> Self {
         Self {
             current: None,
             relief: None,
@@ -141,7 +145,7 @@ impl Watchers {
         &mut self,
         now: Monotonic,
         config: Arc<Config>,
-        server: Option<Server>,
+        server: Option<SpaServer>,
     ) -> io::Result<()> {
         let settings = &config.settings;
         let (identity, missed) =
@@ -157,7 +161,7 @@ impl Watchers {
         }
         let assignment = Assignment {
             setup: Setup {
-                missing: self.missing,
+                unclean_start: self.missing,
                 locks: self.locks.of(now, &config),
                 ..Setup::new(&config, server)
             },
@@ -174,7 +178,7 @@ impl Watchers {
     }
 
     /// The keys that go with the configuration in force.
-    pub(super) const fn server(&self) -> Option<&Server> {
+    pub(super) const fn server(&self) -> Option<&SpaServer> {
         self.server.as_ref()
     }
 
@@ -407,7 +411,7 @@ impl Watchers {
         frame: FromWatcher,
         notices: &mut Vec<Notice>,
     ) -> Result<(), Lie> {
-        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Asked { .. }) {
+        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Request { .. }) {
             self.look_home(now);
         }
         let (current, local) = (Arc::clone(&self.config), Arc::clone(&self.home.0));
@@ -453,7 +457,7 @@ impl Watchers {
                     self.notice(now, ask, notices)?;
                 }
             }
-            FromWatcher::Asked { request, at } => {
+            FromWatcher::Request { request, at } => {
                 let Some(door) = ask::door(&watcher.config, request.door) else { return Ok(()) };
                 if self.is_new(watcher.generation, door.name(), request.source, at) {
                     self.notice(now, Ask::of_request(&grounds, &request, at), notices)?;
@@ -495,18 +499,18 @@ impl Watchers {
                     notices.push(Notice::Happened(line));
                 }
             }
-            FromWatcher::Seen { source, knock, reason, at } => {
+            FromWatcher::Ignored { source, knock, reason, at } => {
                 let line =
                     EventLine::new(when(at), Some(source), None, "ignored", reason.to_string())
                         .with("knock", knock.to_string())
                         .with("reason", reason.as_str());
                 notices.push(Notice::Seen(line));
             }
-            FromWatcher::PastRefusal { refusal, at } => {
+            FromWatcher::ReplayedRefusal { refusal, at } => {
                 let line = EventLine::of_refusal(&watcher.config, &refusal, when(at));
                 notices.push(Notice::Past(line));
             }
-            FromWatcher::Past { event, at } => {
+            FromWatcher::ReplayedEvent { event, at } => {
                 let line = EventLine::of_event(&watcher.config, &event, at, when(at));
                 notices.push(Notice::Past(line));
             }

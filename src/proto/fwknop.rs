@@ -28,9 +28,9 @@ use subtle::ConstantTimeEq;
 use cipher::SALT;
 use fields::is_printable;
 
-pub use cipher::{Mode, ModeError};
-pub use error::{Error, KeyError, SealError};
-pub use fields::{Access, MAX_TIMEOUT, Random, Request, User, Version};
+pub use cipher::{CipherMode, CipherModeError};
+pub use error::{FwknopError, FwknopKeyError, SealError};
+pub use fields::{Access, ClientVersion, FwknopRequest, MAX_TIMEOUT, Random, User};
 pub use hash::{Hash, HashError};
 
 use super::secret::Secret;
@@ -67,7 +67,7 @@ static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
 pub struct KeyOf<const MOST: usize>(Secret);
 
 /// The key that a request is encrypted with.
-pub type Key = KeyOf<32>;
+pub type FwknopKey = KeyOf<32>;
 
 /// The key that a request is authenticated with.
 pub type HmacKey = KeyOf<128>;
@@ -77,7 +77,7 @@ impl<const MOST: usize> KeyOf<MOST> {
     ///
     /// # Errors
     /// If there are none or too many, or if they are fwknop's placeholder.
-    pub fn new(bytes: Vec<u8>) -> Result<Self, KeyError> {
+    pub fn new(bytes: Vec<u8>) -> Result<Self, FwknopKeyError> {
         secret(bytes, MOST).map(Self)
     }
 
@@ -85,7 +85,7 @@ impl<const MOST: usize> KeyOf<MOST> {
     ///
     /// # Errors
     /// As [`Self::new`], and if it is not base64.
-    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+    pub fn from_base64(text: &str) -> Result<Self, FwknopKeyError> {
         decoded(text, MOST).map(Self)
     }
 
@@ -95,36 +95,36 @@ impl<const MOST: usize> KeyOf<MOST> {
     }
 }
 
-impl Key {
+impl FwknopKey {
     /// Whether the bytes are those of the other key, which fwknop forbids.
     pub fn is_same_as(&self, hmac: &HmacKey) -> bool {
         self.0 == hmac.0
     }
 }
 
-fn secret(bytes: Vec<u8>, most: usize) -> Result<Secret, KeyError> {
+fn secret(bytes: Vec<u8>, most: usize) -> Result<Secret, FwknopKeyError> {
     let (length, is_placeholder) = (bytes.len(), bytes == PLACEHOLDER);
     let secret = Secret::new(bytes);
     match length {
-        0 => Err(KeyError::Empty),
-        _ if is_placeholder => Err(KeyError::Placeholder),
-        _ if length > most => Err(KeyError::TooLong { length, most }),
+        0 => Err(FwknopKeyError::Empty),
+        _ if is_placeholder => Err(FwknopKeyError::Placeholder),
+        _ if length > most => Err(FwknopKeyError::TooLong { length, most }),
         _ => Ok(secret),
     }
 }
 
-fn decoded(text: &str, most: usize) -> Result<Secret, KeyError> {
+fn decoded(text: &str, most: usize) -> Result<Secret, FwknopKeyError> {
     if text.as_bytes() == PLACEHOLDER {
-        return Err(KeyError::Placeholder);
+        return Err(FwknopKeyError::Placeholder);
     }
     let encoding = if text.ends_with('=') { BASE64 } else { BASE64_NOPAD };
-    secret(encoding.decode(text.as_bytes()).map_err(|_| KeyError::NotBase64)?, most)
+    secret(encoding.decode(text.as_bytes()).map_err(|_| FwknopKeyError::NotBase64)?, most)
 }
 
 /// A request, and what makes it the only one of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    pub request: Request,
+pub struct OpenedRequest {
+    pub request: FwknopRequest,
     /// SHA-256 over salt and ciphertext: two datagrams with the same digest are one request.
     pub replay: [u8; 32],
 }
@@ -134,10 +134,10 @@ pub struct Opened {
 /// # Errors
 /// [`SealError`] if no fwknop server would take it.
 pub fn seal(
-    request: &Request,
+    request: &FwknopRequest,
     digest: Hash,
-    key: &Key,
-    mode: Mode,
+    key: &FwknopKey,
+    mode: CipherMode,
     hmac: Option<(&HmacKey, Hash)>,
     salt: [u8; SALT],
 ) -> Result<String, SealError> {
@@ -186,8 +186,8 @@ const fn max_plain(hmac: Option<Hash>) -> usize {
 
 fn wrap(
     plain: &[u8],
-    key: &Key,
-    mode: Mode,
+    key: &FwknopKey,
+    mode: CipherMode,
     hmac: Option<(&HmacKey, Hash)>,
     salt: [u8; SALT],
 ) -> String {
@@ -202,81 +202,84 @@ fn wrap(
 /// Checks, decrypts and reads a datagram. The HMAC comes before everything that costs more.
 ///
 /// # Errors
-/// [`Error`] says why it asks for nothing.
+/// [`FwknopError`] says why it asks for nothing.
 pub fn open(
     datagram: &[u8],
-    key: &Key,
-    mode: Mode,
+    key: &FwknopKey,
+    mode: CipherMode,
     hmac: Option<(&HmacKey, Hash)>,
-) -> Result<Opened, Error> {
-    Datagram::new(datagram)?.open(key, mode, hmac)
+) -> Result<OpenedRequest, FwknopError> {
+    FwknopDatagram::new(datagram)?.open(key, mode, hmac)
 }
 
 /// What may be a request to somebody: its length, its characters and its beginning are right.
 #[derive(Clone, Copy, Debug)]
-pub struct Datagram<'a>(&'a [u8]);
+pub struct FwknopDatagram<'a>(&'a [u8]);
 
-impl<'a> Datagram<'a> {
+impl<'a> FwknopDatagram<'a> {
     /// Looks at a datagram without any key.
     ///
     /// # Errors
-    /// [`Error`] says why it is nobody's request.
-    pub fn new(bytes: &'a [u8]) -> Result<Self, Error> {
+    /// [`FwknopError`] says why it is nobody's request.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, FwknopError> {
         if bytes.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"GET /")) {
-            return Err(Error::Http);
+            return Err(FwknopError::Http);
         }
         if !(MIN_LEN..END_LEN).contains(&bytes.len()) {
-            return Err(Error::Length);
+            return Err(FwknopError::Length);
         }
         let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
         match bytes.iter().find(|byte| !is_base64(byte)) {
             None => {}
-            Some(b'=') => return Err(Error::NotCanonical),
-            Some(_) => return Err(Error::NotBase64),
+            Some(b'=') => return Err(FwknopError::NotCanonical),
+            Some(_) => return Err(FwknopError::NotBase64),
         }
         match bytes.first() {
             Some(first) if FIRST.contains(first) => Ok(Self(bytes)),
-            _ if bytes.starts_with(PREFIX) => Err(Error::Prefix),
-            _ if is_gnupg(bytes) => Err(Error::Gnupg),
-            _ => Err(Error::NotSalted),
+            _ if bytes.starts_with(PREFIX) => Err(FwknopError::Prefix),
+            _ if is_gnupg(bytes) => Err(FwknopError::Gnupg),
+            _ => Err(FwknopError::NotSalted),
         }
     }
 
     /// Tries the keys of one client.
     ///
     /// # Errors
-    /// [`Error`] says why it asks that client's doors for nothing.
+    /// [`FwknopError`] says why it asks that client's doors for nothing.
     pub fn open(
         self,
-        key: &Key,
-        mode: Mode,
+        key: &FwknopKey,
+        mode: CipherMode,
         hmac: Option<(&HmacKey, Hash)>,
-    ) -> Result<Opened, Error> {
+    ) -> Result<OpenedRequest, FwknopError> {
         let text = match hmac {
             None => self.0,
             Some((key, hash)) => {
-                let end = self.0.len().checked_sub(hash.encoded_len()).ok_or(Error::Hmac)?;
-                let (text, mac) = self.0.split_at_checked(end).ok_or(Error::Hmac)?;
+                let end = self.0.len().checked_sub(hash.encoded_len()).ok_or(FwknopError::Hmac)?;
+                let (text, mac) = self.0.split_at_checked(end).ok_or(FwknopError::Hmac)?;
                 let expected = hash.hmac(key.0.expose(), [PREFIX, text]);
                 if !bool::from(expected.as_bytes().ct_eq(mac)) {
-                    return Err(Error::Hmac);
+                    return Err(FwknopError::Hmac);
                 }
                 text
             }
         };
         let text = [PREFIX, text].concat();
-        let blob = LENIENT.decode(&text).map_err(|_| Error::Undecryptable)?;
-        let salted = blob.strip_prefix(MAGIC).ok_or(Error::NotSalted)?;
-        let (&salt, ciphertext) = salted.split_first_chunk::<SALT>().ok_or(Error::Undecryptable)?;
-        let plain =
-            mode.decrypt(key.0.expose(), salt, ciphertext).map_err(|_| Error::Undecryptable)?;
+        let blob = LENIENT.decode(&text).map_err(|_| FwknopError::Undecryptable)?;
+        let salted = blob.strip_prefix(MAGIC).ok_or(FwknopError::NotSalted)?;
+        let (&salt, ciphertext) =
+            salted.split_first_chunk::<SALT>().ok_or(FwknopError::Undecryptable)?;
+        let plain = mode
+            .decrypt(key.0.expose(), salt, ciphertext)
+            .map_err(|_| FwknopError::Undecryptable)?;
         let is_text = plain.len() >= MIN_PLAIN && plain.iter().all(|byte| is_printable(*byte));
-        let plain = str::from_utf8(&plain).ok().filter(|_| is_text).ok_or(Error::Undecryptable)?;
-        let request = Request::from_text(plain)?;
+        let plain =
+            str::from_utf8(&plain).ok().filter(|_| is_text).ok_or(FwknopError::Undecryptable)?;
+        let request = FwknopRequest::from_text(plain)?;
         if BASE64_NOPAD.encode(&blob).as_bytes() != text {
-            return Err(Error::NotCanonical);
+            return Err(FwknopError::NotCanonical);
         }
-        Ok(Opened { request, replay: Sha256::digest(salted).into() })
+        Ok(OpenedRequest { request, replay: Sha256::digest(salted).into() })
     }
 }
 

@@ -17,8 +17,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use snow::params::NoiseParams;
 
-pub use self::key::{KEY_LEN, KeyError, PrivateKey, PublicKey};
-pub use self::payload::{Malformed, PAYLOAD_LEN};
+pub use self::key::{KEY_LEN, PrivateKey, PublicKey, SpaKeyError};
+pub use self::payload::{MalformedPayload, PAYLOAD_LEN};
 use crate::proto::name::Name;
 use crate::proto::port_range::PortRange;
 use crate::time::Wall;
@@ -38,7 +38,7 @@ const MASK_FROM: usize = LEN - 16;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct SpaRequest {
     /// Whom to open or close for.
     pub open: Addresses,
     /// Close instead.
@@ -58,17 +58,17 @@ pub struct Request {
 pub enum Addresses {
     /// The address that the datagram comes from.
     Observed,
-    Given(Given),
+    Named(NamedAddresses),
 }
 
 /// An address, or one of each family; each of them can be a host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct NamedAddresses {
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
 }
 
-impl Given {
+impl NamedAddresses {
     pub const fn v4(&self) -> Option<Ipv4Addr> {
         self.v4
     }
@@ -122,20 +122,20 @@ impl From<Stamp> for Wall {
 
 /// Why a datagram says nothing that counts; the later it is found, the more it cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum SpaError {
     #[error("not made for this server")]
     BadTag,
     #[error("made with this server's public key, but not by any client")]
     Undecryptable,
     #[error("malformed: {why}")]
-    Malformed { client: PublicKey, why: Malformed },
+    Malformed { client: PublicKey, why: MalformedPayload },
 }
 
 /// The datagram in which a client asks a server.
 ///
 /// `ephemeral` is 32 bytes of fresh randomness, for this one datagram.
 pub fn seal(
-    request: &Request,
+    request: &SpaRequest,
     client: &PrivateKey,
     server: &PublicKey,
     ephemeral: [u8; KEY_LEN],
@@ -160,19 +160,19 @@ fn seal_payload(
 
 /// What opens the datagrams that were made for one server key. Two keys need two of it.
 #[derive(Clone)]
-pub struct Opener {
+pub struct Receiver {
     states: States,
     server: noise::Prepared,
     params: NoiseParams,
 }
 
-impl fmt::Debug for Opener {
+impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opener").finish_non_exhaustive()
+        f.debug_struct("Receiver").finish_non_exhaustive()
     }
 }
 
-impl Opener {
+impl Receiver {
     /// Opens the datagrams of anyone; those of the clients that are expected sooner.
     pub fn new(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
         Self {
@@ -197,19 +197,19 @@ impl Opener {
     /// Who asks, and for what.
     ///
     /// # Errors
-    /// [`Error`], by the first step that failed.
-    pub fn open(&self, datagram: &[u8; LEN]) -> Result<(PublicKey, Request), Error> {
+    /// [`SpaError`], by the first step that failed.
+    pub fn open(&self, datagram: &[u8; LEN]) -> Result<(PublicKey, SpaRequest), SpaError> {
         if !self.has_tag(datagram) {
-            return Err(Error::BadTag);
+            return Err(SpaError::BadTag);
         }
         let mut message = [0; noise::MESSAGE_LEN];
         message.copy_from_slice(&datagram[TAG_LEN..]);
         self.states.mask(&mut message);
-        let (client, payload) =
-            noise::read(self.params.clone(), &self.server, &message).ok_or(Error::Undecryptable)?;
-        match Request::decode(&payload) {
+        let (client, payload) = noise::read(self.params.clone(), &self.server, &message)
+            .ok_or(SpaError::Undecryptable)?;
+        match SpaRequest::decode(&payload) {
             Ok(request) => Ok((client, request)),
-            Err(why) => Err(Error::Malformed { client, why }),
+            Err(why) => Err(SpaError::Malformed { client, why }),
         }
     }
 }

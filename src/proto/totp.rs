@@ -55,14 +55,14 @@ impl FromStr for Protocols {
 /// How the knocks come from secret and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum TotpMode {
     /// `length` knocks anywhere in `low..=high`.
     Ports { low: NonZeroU16, high: NonZeroU16, length: u8, protocol: Protocols },
     /// The code that an authenticator shows, two digits a knock, tcp: 49 is port `base` + 49.
     Code { base: u16, digits: Digits },
 }
 
-/// How many knocks a sequence in [`Mode::Ports`] may have.
+/// How many knocks a sequence in [`TotpMode::Ports`] may have.
 pub const LENGTHS: RangeInclusive<u8> = 3..=8;
 /// How many it has unless told otherwise.
 pub const LENGTH: u8 = 4;
@@ -77,14 +77,14 @@ pub const SKEWS: RangeInclusive<u8> = 0..=10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Scheme {
-    mode: Mode,
+    mode: TotpMode,
     step: u32,
     skew: u8,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Raw {
-    mode: Mode,
+    mode: TotpMode,
     step: u32,
     skew: u8,
 }
@@ -124,18 +124,18 @@ impl Scheme {
     /// # Errors
     /// [`SchemeError`] if one of the numbers is out of its range: [`LENGTHS`], [`STEPS`],
     /// [`SKEWS`], ports from 1 to 65535.
-    pub fn new(mode: Mode, step: u32, skew: u8) -> Result<Self, SchemeError> {
+    pub fn new(mode: TotpMode, step: u32, skew: u8) -> Result<Self, SchemeError> {
         match mode {
-            Mode::Ports { low, high, .. } if low > high => {
+            TotpMode::Ports { low, high, .. } if low > high => {
                 return Err(SchemeError::Range { low, high });
             }
-            Mode::Ports { length, .. } if !LENGTHS.contains(&length) => {
+            TotpMode::Ports { length, .. } if !LENGTHS.contains(&length) => {
                 return Err(SchemeError::Length(length));
             }
-            Mode::Code { base, .. } if !code::BASES.contains(&base) => {
+            TotpMode::Code { base, .. } if !code::BASES.contains(&base) => {
                 return Err(SchemeError::Base(base));
             }
-            Mode::Ports { .. } | Mode::Code { .. } => {}
+            TotpMode::Ports { .. } | TotpMode::Code { .. } => {}
         }
         if !STEPS.contains(&step) {
             return Err(SchemeError::Step(step));
@@ -146,7 +146,7 @@ impl Scheme {
         Ok(Self { mode, step, skew })
     }
 
-    pub const fn mode(&self) -> Mode {
+    pub const fn mode(&self) -> TotpMode {
         self.mode
     }
 
@@ -180,19 +180,19 @@ impl Scheme {
     /// How many knocks a sequence has.
     pub const fn length(&self) -> usize {
         match self.mode {
-            Mode::Ports { length, .. } => length as usize,
-            Mode::Code { digits, .. } => digits.count() / 2,
+            TotpMode::Ports { length, .. } => length as usize,
+            TotpMode::Code { digits, .. } => digits.count() / 2,
         }
     }
 
     /// The sequence that opens a door in a step: [`Self::length`] knocks, all of them in
     /// [`Self::watched`].
-    pub fn knocks(&self, key: &Key, door: &str, step: u64) -> SmallVec<[Knock; 8]> {
+    pub fn knocks(&self, key: &TotpKey, door: &str, step: u64) -> SmallVec<[Knock; 8]> {
         match self.mode {
-            Mode::Ports { low, high, length, protocol } => {
+            TotpMode::Ports { low, high, length, protocol } => {
                 (0..length).map(|i| derive(key, door, step, i, (low, high), protocol)).collect()
             }
-            Mode::Code { base, digits } => {
+            TotpMode::Code { base, digits } => {
                 code::knocks(base, code::value(key, step, digits), digits).collect()
             }
         }
@@ -200,35 +200,35 @@ impl Scheme {
 
     /// Whether these are the knocks of a step. Cheaper than to compare with [`Self::knocks`]: most
     /// differ in the first.
-    pub fn matches(&self, key: &Key, door: &str, step: u64, knocks: &[Knock]) -> bool {
+    pub fn matches(&self, key: &TotpKey, door: &str, step: u64, knocks: &[Knock]) -> bool {
         if knocks.len() != self.length() {
             return false;
         }
         match self.mode {
-            Mode::Ports { low, high, protocol, .. } => (0..)
+            TotpMode::Ports { low, high, protocol, .. } => (0..)
                 .zip(knocks)
                 .all(|(i, &knock)| knock == derive(key, door, step, i, (low, high), protocol)),
-            Mode::Code { .. } => self.knocks(key, door, step).as_slice() == knocks,
+            TotpMode::Code { .. } => self.knocks(key, door, step).as_slice() == knocks,
         }
     }
 
     /// How many different sequences there can be, as far as it can be counted.
     pub fn variety(&self) -> u64 {
         match self.mode {
-            Mode::Ports { low, high, length, protocol } => {
+            TotpMode::Ports { low, high, length, protocol } => {
                 let ports = u64::from(high.get() - low.get()) + 1;
                 let each = if protocol == Protocols::Mixed { 2 * ports } else { ports };
                 each.saturating_pow(length.into())
             }
-            Mode::Code { digits, .. } => 10u64.saturating_pow(digits.count() as u32),
+            TotpMode::Code { digits, .. } => 10u64.saturating_pow(digits.count() as u32),
         }
     }
 
     /// Every port that a sequence may have, so every port that has to be watched.
     pub fn watched(&self) -> PortSet {
         let (low, high, protocols) = match self.mode {
-            Mode::Ports { low, high, protocol, .. } => (low, high, protocol),
-            Mode::Code { base, .. } => {
+            TotpMode::Ports { low, high, protocol, .. } => (low, high, protocol),
+            TotpMode::Code { base, .. } => {
                 let low = NonZeroU16::new(base).unwrap_or(NonZeroU16::MIN);
                 (low, low.saturating_add(99), Protocols::Tcp)
             }
@@ -246,9 +246,9 @@ impl Scheme {
 
 /// A client's TOTP secret, made ready to derive from.
 #[derive(Clone)]
-pub struct Key(Hmac<Sha1>);
+pub struct TotpKey(Hmac<Sha1>);
 
-impl Key {
+impl TotpKey {
     fn mac(&self, parts: &[&[u8]]) -> [u8; 20] {
         let mut mac = self.0.clone();
         parts.iter().for_each(|part| mac.update(part));
@@ -256,7 +256,7 @@ impl Key {
     }
 }
 
-impl From<&Secret> for Key {
+impl From<&Secret> for TotpKey {
     fn from(secret: &Secret) -> Self {
         // What new_from_slice does; it could only fail for a MAC whose keys have one length.
         let key = secret.expose();
@@ -271,9 +271,9 @@ impl From<&Secret> for Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for TotpKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key(..)")
+        f.write_str("TotpKey(..)")
     }
 }
 
@@ -281,7 +281,7 @@ impl fmt::Debug for Key {
 const CONTEXT: &[u8] = b"knock totp v1\0";
 
 fn derive(
-    key: &Key,
+    key: &TotpKey,
     door: &str,
     step: u64,
     place: u8,
@@ -312,16 +312,16 @@ mod tests {
         NonZeroU16::new(number).unwrap()
     }
 
-    fn ports(low: u16, high: u16, length: u8, protocol: Protocols) -> Mode {
-        Mode::Ports { low: port(low), high: port(high), length, protocol }
+    fn ports(low: u16, high: u16, length: u8, protocol: Protocols) -> TotpMode {
+        TotpMode::Ports { low: port(low), high: port(high), length, protocol }
     }
 
-    fn scheme(mode: Mode) -> Scheme {
+    fn scheme(mode: TotpMode) -> Scheme {
         Scheme::new(mode, 30, 1).unwrap()
     }
 
-    fn key() -> Key {
-        Key::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap())
+    fn key() -> TotpKey {
+        TotpKey::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap())
     }
 
     fn text(knocks: &[Knock]) -> String {
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn knocks_are_those_of_the_specification() {
         let by_ports = scheme(ports(20000, 29999, 4, Protocols::Mixed));
-        let by_code = scheme(Mode::Code { base: 7000, digits: Digits::Six });
+        let by_code = scheme(TotpMode::Code { base: 7000, digits: Digits::Six });
         for (step, knocks, code) in VECTORS {
             assert_eq!(text(&by_ports.knocks(&key(), "ssh", step)), knocks, "{step}");
             assert_eq!(text(&by_code.knocks(&key(), "ssh", step)), code, "{step}");
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn a_key_longer_than_a_block_is_hashed_first() {
         // RFC 2202, case 6.
-        let key = Key::from(&Secret::new(vec![0xaa; 80]));
+        let key = TotpKey::from(&Secret::new(vec![0xaa; 80]));
         let mac = key.mac(&[b"Test Using Larger Than Block-Size Key - Hash Key First"]);
         let hex = data_encoding::HEXLOWER.encode(&mac);
         assert_eq!(hex, "aa4ae5e15272d00e95705637ce8a3b55ed402112");
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn variety_counts_what_a_sequence_can_be() {
         let of = |mode| scheme(mode).variety();
-        assert_eq!(of(Mode::Code { base: 1, digits: Digits::Six }), 1_000_000);
+        assert_eq!(of(TotpMode::Code { base: 1, digits: Digits::Six }), 1_000_000);
         assert_eq!(of(ports(1, 10, 3, Protocols::Tcp)), 1000);
         assert_eq!(of(ports(1, 10, 3, Protocols::Mixed)), 8000);
         assert_eq!(of(ports(1, 65535, 8, Protocols::Mixed)), u64::MAX);
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn steps_turn_at_whole_multiples_of_their_length() {
-        let scheme = scheme(Mode::Code { base: 7000, digits: Digits::Six });
+        let scheme = scheme(TotpMode::Code { base: 7000, digits: Digits::Six });
         let at = |seconds| Wall::ZERO + Duration::from_secs(seconds);
         assert_eq!(scheme.step_at(at(59)), 1);
         assert_eq!(scheme.step_at(at(60)), 2);
@@ -389,7 +389,7 @@ mod tests {
     fn a_scheme_whose_sequences_cannot_be_knocked_is_refused() {
         let of = |mode, step, skew| Scheme::new(mode, step, skew).map(|_| ());
         let good = ports(1, 65535, 4, Protocols::Tcp);
-        let code = |base| Mode::Code { base, digits: Digits::Six };
+        let code = |base| TotpMode::Code { base, digits: Digits::Six };
         assert_eq!(of(good, 30, 1), Ok(()));
         assert_eq!(of(good, 0, 1), Err(SchemeError::Step(0)));
         assert_eq!(of(good, 3601, 1), Err(SchemeError::Step(3601)));
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn no_output_shows_a_key() {
-        assert_eq!(format!("{:?}", key()), "Key(..)");
+        assert_eq!(format!("{:?}", key()), "TotpKey(..)");
     }
 
     fn any_scheme() -> impl Strategy<Value = Scheme> {
@@ -439,7 +439,8 @@ mod tests {
             },
         );
         let digits = prop_oneof![Just(Digits::Six), Just(Digits::Eight)];
-        let by_code = (1u16..=65436, digits).prop_map(|(base, digits)| Mode::Code { base, digits });
+        let by_code =
+            (1u16..=65436, digits).prop_map(|(base, digits)| TotpMode::Code { base, digits });
         (prop_oneof![by_ports, by_code], 1u32..=3600, 0u8..=10)
             .prop_map(|(mode, step, skew)| Scheme::new(mode, step, skew).unwrap())
     }
@@ -452,7 +453,7 @@ mod tests {
             door in "[a-z]{1,32}",
             step: u64,
         ) {
-            let key = Key::from(&Secret::new(secret));
+            let key = TotpKey::from(&Secret::new(secret));
             let knocks = scheme.knocks(&key, &door, step);
             prop_assert_eq!(knocks.len(), scheme.length());
             prop_assert!(scheme.matches(&key, &door, step, &knocks));
@@ -466,7 +467,7 @@ mod tests {
             scheme in any_scheme(), secret: [u8; 20], other: [u8; 20], step: u64,
         ) {
             let (key, other) =
-                (Key::from(&Secret::new(secret.into())), Key::from(&Secret::new(other.into())));
+                (TotpKey::from(&Secret::new(secret.into())), TotpKey::from(&Secret::new(other.into())));
             let knocks = scheme.knocks(&other, "ssh", step);
             let same = scheme.knocks(&key, "ssh", step) == knocks;
             prop_assert_eq!(scheme.matches(&key, "ssh", step, &knocks), same);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
-use crate::ipc::{Channel, Frame, FromWatcher};
+use crate::ipc::{Channel, FrameCodec, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
 use crate::wire::Packet;
@@ -120,7 +120,7 @@ impl Reporter {
             EventKind::Open(_) | EventKind::Missed { .. } | EventKind::LockedOut { .. } => true,
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
         };
-        self.memory.keep(further, event.source, at, FromWatcher::Past { event, at });
+        self.memory.keep(further, event.source, at, FromWatcher::ReplayedEvent { event, at });
         if let EventKind::Reset { reason, .. } = event.kind {
             self.count(at, reason, 1);
         }
@@ -152,7 +152,8 @@ impl Reporter {
         if reason == Reason::NotWatched {
             return;
         }
-        let seen = FromWatcher::Seen { source: packet.source, knock: packet.knock(), reason, at };
+        let seen =
+            FromWatcher::Ignored { source: packet.source, knock: packet.knock(), reason, at };
         // Anybody can send any number of those: they push nothing else out.
         if reason != Reason::BadTag {
             self.memory.keep(false, packet.source, at, seen);
@@ -198,7 +199,7 @@ impl Reporter {
         for happened in self.held_back.take().unwrap_or_default() {
             let began = match happened {
                 FromWatcher::Event { event, .. } => event.began,
-                FromWatcher::Asked { at, .. } | FromWatcher::Refused { at, .. } => at,
+                FromWatcher::Request { at, .. } | FromWatcher::Refused { at, .. } => at,
                 _ => continue,
             };
             if began > after {
@@ -210,7 +211,7 @@ impl Reporter {
     /// Counts an authenticated datagram that may not have what it asks for, and says so.
     fn refused(&mut self, at: Monotonic, refusal: Refusal) {
         self.count(at, refusal.reason, 1);
-        let past = FromWatcher::PastRefusal { refusal, at };
+        let past = FromWatcher::ReplayedRefusal { refusal, at };
         self.memory.keep(true, refusal.source, at, past);
         let frame = FromWatcher::Refused { refusal, at };
         if !self.further_knocks.pass(at) || self.send(&frame).is_err() {
@@ -257,7 +258,7 @@ impl Reporter {
         }
     }
 
-    fn send(&self, frame: &impl Frame) -> std::io::Result<()> {
+    fn send(&self, frame: &impl FrameCodec) -> std::io::Result<()> {
         self.channel.send(frame)
     }
 
@@ -319,7 +320,7 @@ impl Reporter {
 const fn door_of(frame: &FromWatcher) -> Option<DoorId> {
     match frame {
         FromWatcher::Event { event, .. } => Some(event.door),
-        FromWatcher::Asked { request, .. } => Some(request.door),
+        FromWatcher::Request { request, .. } => Some(request.door),
         _ => None,
     }
 }
@@ -329,7 +330,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
-    use crate::engine::Knocked;
+    use crate::engine::CompletedBy;
     use crate::ipc::Received;
     use crate::sys::files::frame_channel;
     use crate::wire::Transport;
@@ -375,7 +376,7 @@ mod tests {
     fn no_completed_sequence_is_lost_while_the_keeper_is_busy() {
         let (mut reporter, keeper) = pair(false);
         for _ in 0..2000 {
-            reporter.event(at(0), event(EventKind::Open(Knocked::Sequence)));
+            reporter.event(at(0), event(EventKind::Open(CompletedBy::Sequence)));
         }
         let mut count = 0;
         while count < 2000 {
@@ -390,7 +391,7 @@ mod tests {
     #[test]
     fn a_flood_at_one_door_leaves_room_for_another_and_is_counted() {
         let (mut reporter, keeper) = pair(false);
-        let open = event(EventKind::Open(Knocked::Sequence));
+        let open = event(EventKind::Open(CompletedBy::Sequence));
         (0..20_000).for_each(|_| reporter.event(at(0), open));
         reporter.event(at(0), Event { door: DoorId(1), ..open });
         let (mut told, mut lost, mut other) = (0, 0, 0);
@@ -433,7 +434,7 @@ mod tests {
         reporter.explain(ExplainFilter::One(IpAddr::from([192, 0, 2, 3])));
         assert_eq!(heard(&keeper), []);
         reporter.explain(ExplainFilter::One(source));
-        assert_eq!(heard(&keeper), [FromWatcher::PastRefusal { refusal, at: at(1) }]);
+        assert_eq!(heard(&keeper), [FromWatcher::ReplayedRefusal { refusal, at: at(1) }]);
     }
 
     #[test]
@@ -448,8 +449,9 @@ mod tests {
         reporter.explain(ExplainFilter::One(reset.source));
         let past = [event(EventKind::Stage(2)), reset];
         let past = past.into_iter().zip([1, 2]);
-        let past: Vec<_> =
-            past.map(|(event, millis)| FromWatcher::Past { event, at: at(millis) }).collect();
+        let past: Vec<_> = past
+            .map(|(event, millis)| FromWatcher::ReplayedEvent { event, at: at(millis) })
+            .collect();
         assert_eq!(heard(&keeper), past);
         reporter.event(at(4), reset);
         assert_eq!(heard(&keeper), [FromWatcher::Event { event: reset, at: at(4) }]);
@@ -467,7 +469,7 @@ mod tests {
         assert_eq!(heard(&keeper), []);
         reporter.ignored(at(1), &junk, Reason::BadTag);
         let (knock, reason) = (junk.knock(), Reason::BadTag);
-        assert_eq!(heard(&keeper), [FromWatcher::Seen { source, knock, reason, at: at(1) }]);
+        assert_eq!(heard(&keeper), [FromWatcher::Ignored { source, knock, reason, at: at(1) }]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The watcher's loop.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -84,13 +85,6 @@ struct Ready {
     addresses: bool,
 }
 
-/// Whether to go on.
-#[derive(PartialEq, Eq)]
-enum Next {
-    GoOn,
-    End,
-}
-
 impl Watcher {
     fn start() -> Result<Self, WatchError> {
         let channel = Channel::new(
@@ -150,7 +144,7 @@ impl Watcher {
     fn run(mut self) -> Result<(), WatchError> {
         loop {
             let ready = self.wait()?;
-            if ready.keeper && self.handle_orders() == Next::End {
+            if ready.keeper && self.handle_orders().is_break() {
                 return Ok(());
             }
             if ready.addresses && self.changes.have_come() {
@@ -199,11 +193,11 @@ impl Watcher {
         Ok(Ready { keeper: is_ready(0), addresses: is_ready(1) })
     }
 
-    /// Does what the keeper says.
-    fn handle_orders(&mut self) -> Next {
+    /// Does what the keeper says; `Break`: it has to end.
+    fn handle_orders(&mut self) -> ControlFlow<()> {
         loop {
             match self.reporter.channel().receive() {
-                Received::Nothing => return Next::GoOn,
+                Received::Nothing => return ControlFlow::Continue(()),
                 Received::Frame(ToWatcher::After { time }) => {
                     self.window.after = Some(time);
                     self.engine.set_report_window(self.window);
@@ -224,7 +218,7 @@ impl Watcher {
                     self.reporter.explain(ExplainFilter::Nobody)
                 }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
-                    return Next::End;
+                    return ControlFlow::Break(());
                 }
             }
         }
@@ -258,11 +252,12 @@ impl Watcher {
                 packet.looped |= interface.looped;
                 let (at, verdict) = (at.monotonic, engine.receive(at, &packet, payload));
                 match verdict {
+                    Verdict::NotOurs => {}
                     Verdict::Ignored(reason) => reporter.ignored(at, &packet, reason),
                     Verdict::Knock(events) => reporter.events(at, events),
-                    Verdict::Asked(requests) => {
+                    Verdict::Requests(requests) => {
                         for &request in requests {
-                            reporter.report(FromWatcher::Asked { request, at });
+                            reporter.report(FromWatcher::Request { request, at });
                         }
                     }
                     Verdict::Refused(refusal) => {

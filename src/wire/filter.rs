@@ -53,13 +53,13 @@ pub struct Filter {
 /// Ports of one protocol, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Range {
-    segment: Segment,
+    transport: TransportTest,
     low: u16,
     high: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Segment {
+enum TransportTest {
     Tcp(FlagTest),
     Udp,
     /// With a length in its header between these.
@@ -75,13 +75,13 @@ impl Filter {
         let mut ranges = Vec::new();
         for (ports, flags) in watched {
             for protocol in Protocol::ALL {
-                let segment = match protocol {
+                let transport = match protocol {
                     Protocol::Tcp if flags.set.0 & flags.clear.0 != 0 => continue,
-                    Protocol::Tcp => Segment::Tcp(flags),
-                    Protocol::Udp => Segment::Udp,
+                    Protocol::Tcp => TransportTest::Tcp(flags),
+                    Protocol::Udp => TransportTest::Udp,
                 };
                 let of_protocol = ports.ranges(protocol);
-                ranges.extend(of_protocol.map(|(low, high)| Range { segment, low, high }));
+                ranges.extend(of_protocol.map(|(low, high)| Range { transport, low, high }));
             }
         }
         reduce(&mut ranges, UNTAGGED);
@@ -94,7 +94,7 @@ impl Filter {
     pub fn and(mut self, Datagrams { ports, lengths }: Datagrams) -> Self {
         let claimed = |length: &u16| length.saturating_add(UDP_HEADER);
         let range = Range {
-            segment: Segment::Datagram(claimed(lengths.start()), claimed(lengths.end())),
+            transport: TransportTest::Datagram(claimed(lengths.start()), claimed(lengths.end())),
             low: ports.start().get(),
             high: ports.end().get(),
         };
@@ -134,24 +134,24 @@ impl Filter {
 
     fn packet(&self, ranges: &[Range], in_words: Ranges) -> String {
         // 51: an authentication header stands before the ports.
-        let v4 = format!("(ip and ({} or ip[9] = 51))", segments(ranges, &IPV4, in_words));
+        let v4 = format!("(ip and ({} or ip[9] = 51))", transports(ranges, &IPV4, in_words));
         if self.only_ipv4 {
             return v4;
         }
         // Hop-by-hop, routing, fragment, authentication, destination options.
         let behind = [0, 43, 44, 51, 60].map(|next| format!("ip6[6] = {next}")).join(" or ");
-        format!("({v4} or (ip6 and ({} or {behind})))", segments(ranges, &IPV6, in_words))
+        format!("({v4} or (ip6 and ({} or {behind})))", transports(ranges, &IPV6, in_words))
     }
 }
 
-fn segments(ranges: &[Range], fields: &Fields, in_words: Ranges) -> String {
-    let of_segment = ranges.chunk_by(|a, b| a.segment == b.segment);
-    let alternatives = of_segment.filter_map(|ranges| {
-        let segment = ranges.first()?.segment;
-        let (test, port) = match segment {
-            Segment::Tcp(flags) => (fields.tcp(flags), fields.tcp_port),
-            Segment::Udp => (fields.udp.to_owned(), fields.udp_port),
-            Segment::Datagram(low, high) => {
+fn transports(ranges: &[Range], fields: &Fields, in_words: Ranges) -> String {
+    let of_transport = ranges.chunk_by(|a, b| a.transport == b.transport);
+    let alternatives = of_transport.filter_map(|ranges| {
+        let transport = ranges.first()?.transport;
+        let (test, port) = match transport {
+            TransportTest::Tcp(flags) => (fields.tcp(flags), fields.tcp_port),
+            TransportTest::Udp => (fields.udp.to_owned(), fields.udp_port),
+            TransportTest::Datagram(low, high) => {
                 let length = in_words.test(fields.udp_length, low, high);
                 (format!("{} and {length}", fields.udp), fields.udp_port)
             }
@@ -241,9 +241,9 @@ fn reduce(ranges: &mut Vec<Range>, detail: Detail) {
 /// Where there are too many flag tests, one takes their place that passes whatever any of them
 /// passes.
 fn widen_flags(ranges: &mut [Range], most: usize) {
-    let of_tcp = ranges.iter().filter_map(|range| match range.segment {
-        Segment::Tcp(flags) => Some(flags),
-        Segment::Udp | Segment::Datagram(..) => None,
+    let of_tcp = ranges.iter().filter_map(|range| match range.transport {
+        TransportTest::Tcp(flags) => Some(flags),
+        TransportTest::Udp | TransportTest::Datagram(..) => None,
     });
     let tests: BTreeSet<FlagTest> = of_tcp.collect();
     if tests.len() <= most {
@@ -254,7 +254,7 @@ fn widen_flags(ranges: &mut [Range], most: usize) {
         clear: TcpFlags(a.clear.0 & b.clear.0),
     });
     for range in ranges {
-        if let (Segment::Tcp(flags), Some(common)) = (&mut range.segment, common) {
+        if let (TransportTest::Tcp(flags), Some(common)) = (&mut range.transport, common) {
             *flags = common;
         }
     }
@@ -262,7 +262,7 @@ fn widen_flags(ranges: &mut [Range], most: usize) {
 
 /// How far apart two ranges are that could be one.
 fn gap(before: &Range, after: &Range) -> Option<u16> {
-    (before.segment == after.segment).then(|| after.low.saturating_sub(before.high))
+    (before.transport == after.transport).then(|| after.low.saturating_sub(before.high))
 }
 
 fn close_gaps(ranges: &mut Vec<Range>, widest: u16) {

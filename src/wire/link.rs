@@ -44,7 +44,7 @@ impl LinkType {
 
 /// The IP version that a link layer announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
+pub(super) enum IpVersion {
     V4,
     V6,
 }
@@ -71,7 +71,7 @@ const AF_INET6: [u32; 4] = [10, 24, 28, 30];
 /// # Errors
 /// [`Ignored::Truncated`], [`Ignored::NotIp`], or [`Ignored::Outgoing`] where the link layer says
 /// which way the packet went.
-pub(super) fn network(link: LinkType, bytes: &[u8]) -> Result<(Version, &[u8]), Ignored> {
+pub(super) fn network(link: LinkType, bytes: &[u8]) -> Result<(IpVersion, &[u8]), Ignored> {
     match link {
         LinkType::Ethernet => {
             let (header, rest) = split::<14>(bytes)?;
@@ -96,16 +96,16 @@ pub(super) fn network(link: LinkType, bytes: &[u8]) -> Result<(Version, &[u8]), 
             )
         }
         LinkType::Raw => match bytes.first().ok_or(Ignored::Truncated)? >> 4 {
-            4 => Ok((Version::V4, bytes)),
-            6 => Ok((Version::V6, bytes)),
+            4 => Ok((IpVersion::V4, bytes)),
+            6 => Ok((IpVersion::V6, bytes)),
             _ => Err(Ignored::NotIp),
         },
         LinkType::Null => {
             let (&family, rest) = split::<4>(bytes)?;
             let family = u32::from_be_bytes(family).min(u32::from_le_bytes(family));
             match family {
-                AF_INET => Ok((Version::V4, rest)),
-                _ if AF_INET6.contains(&family) => Ok((Version::V6, rest)),
+                AF_INET => Ok((IpVersion::V4, rest)),
+                _ if AF_INET6.contains(&family) => Ok((IpVersion::V6, rest)),
                 _ => Err(Ignored::NotIp),
             }
         }
@@ -128,7 +128,7 @@ fn cooked(
     hardware: u16,
     protocol: u16,
     rest: &[u8],
-) -> Result<(Version, &[u8]), Ignored> {
+) -> Result<(IpVersion, &[u8]), Ignored> {
     if packet_type == PACKET_OUTGOING {
         return Err(Ignored::Outgoing);
     }
@@ -154,11 +154,11 @@ fn behind_tags(protocol: u16, whole: &[u8]) -> &[u8] {
     whole
 }
 
-fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(Version, &[u8]), Ignored> {
+fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(IpVersion, &[u8]), Ignored> {
     loop {
         match ether_type {
-            ETHERTYPE_IPV4 => return Ok((Version::V4, rest)),
-            ETHERTYPE_IPV6 => return Ok((Version::V6, rest)),
+            ETHERTYPE_IPV4 => return Ok((IpVersion::V4, rest)),
+            ETHERTYPE_IPV6 => return Ok((IpVersion::V6, rest)),
             _ if ETHERTYPE_VLAN.contains(&ether_type) => {
                 let (tag, inner) = split::<4>(rest)?;
                 ether_type = be16(tag[2], tag[3]);

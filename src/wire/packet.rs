@@ -7,7 +7,7 @@ use etherparse::err::ip::LaxHeaderSliceError;
 use etherparse::err::ipv6_exts;
 use etherparse::{IpNumber, Ipv6Header, LaxIpSlice, LenSource, TcpHeader, UdpHeader};
 
-use super::link::{self, LinkType, Version};
+use super::link::{self, IpVersion, LinkType};
 use crate::proto::flags::TcpFlags;
 use crate::proto::knock::{Knock, Protocol};
 
@@ -79,8 +79,8 @@ pub fn parse(link: LinkType, bytes: &[u8]) -> Result<(Packet, &[u8]), Ignored> {
         LaxHeaderSliceError::Content(_) => Ignored::Malformed,
     })?;
     let claimed = match (version, &ip) {
-        (Version::V4, LaxIpSlice::Ipv4(ip)) => usize::from(ip.header().total_len()),
-        (Version::V6, LaxIpSlice::Ipv6(ip)) => {
+        (IpVersion::V4, LaxIpSlice::Ipv4(ip)) => usize::from(ip.header().total_len()),
+        (IpVersion::V6, LaxIpSlice::Ipv6(ip)) => {
             Ipv6Header::LEN + usize::from(ip.header().payload_length())
         }
         _ => return Err(Ignored::Malformed),

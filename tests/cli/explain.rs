@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use assert_cmd::Command;
 use etherparse::{PacketBuilder, PacketBuilderStep};
-use libknock::proto::totp::{Digits, Key, code, knocks_of_code, parse_secret};
+use libknock::proto::totp::{Digits, TotpKey, code, knocks_of_code, parse_secret};
 use snapbox::{assert_data_eq, str};
 use tempfile::TempDir;
 
@@ -515,7 +515,7 @@ doors:
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     // What the phone shows at 2000000000, and what it shows ten minutes later.
     let then = 2_000_000_000.0 - START;
-    let key = Key::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap());
+    let key = TotpKey::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap());
     let later = code(&key, 66_666_666 + 20, Digits::Six);
     let mut case = case;
     for (at, port) in [7097, 7085, 7024].into_iter().enumerate() {

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use assert_cmd::cargo::cargo_bin_cmd;
-use libknock::proto::spa::{Addresses, Opener, PrivateKey, PublicKey, Request};
-use libknock::proto::totp::{Digits, Key, Mode, Protocols, Scheme, code, parse_secret};
+use libknock::proto::spa::{Addresses, PrivateKey, PublicKey, Receiver, SpaRequest};
+use libknock::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode, code, parse_secret};
 use libknock::time::Wall;
 use snapbox::{IntoData, assert_data_eq, str};
 
@@ -159,7 +159,7 @@ fn packets(knocks: &[libknock::proto::knock::Knock]) -> String {
 
 /// What a client that knocks now may print: the sequence of the step, or of the next one.
 fn assert_sequence(said: &Said, scheme: Scheme, began: Wall) {
-    let key = Key::from(&parse_secret(SECRET).unwrap());
+    let key = TotpKey::from(&parse_secret(SECRET).unwrap());
     let steps = scheme.step_at(began)..=scheme.step_at(now()) + 1;
     let valid: Vec<String> = steps.map(|step| packets(&scheme.knocks(&key, "ssh", step))).collect();
     assert!(valid.contains(&said.out), "{}{}: {valid:?}", said.out, said.err);
@@ -169,8 +169,12 @@ fn assert_sequence(said: &Said, scheme: Scheme, began: Wall) {
 #[test]
 fn a_rotating_sequence_is_that_of_the_moment() {
     let port = |port| NonZeroU16::new(port).unwrap();
-    let mode =
-        Mode::Ports { low: port(20000), high: port(29999), length: 5, protocol: Protocols::Mixed };
+    let mode = TotpMode::Ports {
+        low: port(20000),
+        high: port(29999),
+        length: 5,
+        protocol: Protocols::Mixed,
+    };
     let scheme = Scheme::new(mode, 60, 1).unwrap();
     let directory = with_files(
         "hosts: {gw: {host: 192.0.2.1, mode: totp, door: ssh, ports: 20000-29999, length: 5, \
@@ -204,13 +208,13 @@ fn a_rotating_sequence_is_that_of_the_moment() {
 
 #[test]
 fn a_sequence_that_the_turn_would_cut_waits_for_the_next_one() {
-    let scheme = Scheme::new(Mode::Code { base: 7000, digits: Digits::Six }, 1, 1).unwrap();
+    let scheme = Scheme::new(TotpMode::Code { base: 7000, digits: Digits::Six }, 1, 1).unwrap();
     let directory = with_files(
         "hosts: {gw: {host: 127.0.0.1, mode: totp, base: 7000, step: 1s, delay: 140ms, \
          secret_file: s}}",
         &[("s", SECRET)],
     );
-    let key = Key::from(&parse_secret(SECRET).unwrap());
+    let key = TotpKey::from(&parse_secret(SECRET).unwrap());
     let began = scheme.step_at(now());
     // It takes 920 ms of each second, so of some tries most have to wait.
     for _ in 0..3 {
@@ -243,7 +247,7 @@ fn a_request_for_a_free_source_port_names_the_one_that_connects() {
 
 #[test]
 fn a_code_is_made_from_the_secret() {
-    let scheme = Scheme::new(Mode::Code { base: 7000, digits: Digits::Eight }, 30, 1).unwrap();
+    let scheme = Scheme::new(TotpMode::Code { base: 7000, digits: Digits::Eight }, 30, 1).unwrap();
     let directory = with_files(
         "hosts: {gw: {host: 192.0.2.1, mode: totp, base: 7000, digits: 8, secret_file: s}}",
         &[("s", SECRET)],
@@ -268,7 +272,7 @@ fn a_code_is_typed_or_asked_for() {
 
 #[test]
 fn the_code_of_an_authenticator_is_what_the_client_would_make() {
-    let key = Key::from(&parse_secret(SECRET).unwrap());
+    let key = TotpKey::from(&parse_secret(SECRET).unwrap());
     assert_eq!(*code(&key, 37_037_036, Digits::Six), "088309");
     let said = knock(&["-n", "--code", "088309", "--base", "7000", "192.0.2.1"]);
     assert_eq!(said.out, "tcp 192.0.2.1:7008\ntcp 192.0.2.1:7083\ntcp 192.0.2.1:7009\n");
@@ -441,11 +445,11 @@ impl Asked {
     }
 
     /// The next request that has arrived.
-    fn request(&self) -> Request {
+    fn request(&self) -> SpaRequest {
         let mut bytes = [0; 512];
         let length = self.socket.recv(&mut bytes).unwrap();
         let datagram = bytes[..length].try_into().unwrap();
-        let (key, request) = Opener::new(&PrivateKey::from(SERVER), []).open(datagram).unwrap();
+        let (key, request) = Receiver::new(&PrivateKey::from(SERVER), []).open(datagram).unwrap();
         assert_eq!(key, PUBLIC.parse::<PublicKey>().unwrap());
         request
     }
@@ -490,7 +494,7 @@ fn a_request_says_what_the_options_say() {
     ]);
     assert_eq!((said.status, said.err.as_str()), (0, ""));
     let request = asked.request();
-    let Addresses::Given(given) = request.open else { panic!("{request:?}") };
+    let Addresses::Named(given) = request.open else { panic!("{request:?}") };
     let addresses: Vec<String> = given.iter().map(|ip| ip.to_string()).collect();
     assert_eq!(addresses, ["198.51.100.7", "2001:db8::7"]);
     assert_eq!(request.door.unwrap().as_str(), "ssh");
@@ -642,8 +646,8 @@ mod wire {
             let mut bytes = [0; 192];
             assert_eq!(socket.recv(&mut bytes).unwrap(), 192);
             let (_, request) =
-                Opener::new(&PrivateKey::from(super::SERVER), []).open(&bytes).unwrap();
-            let Addresses::Given(given) = request.open else { panic!("{request:?}") };
+                Receiver::new(&PrivateKey::from(super::SERVER), []).open(&bytes).unwrap();
+            let Addresses::Named(given) = request.open else { panic!("{request:?}") };
             assert_eq!(given.iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), [client]);
         }
     }

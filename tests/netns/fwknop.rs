@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, SystemTime};
 
-use libknock::proto::fwknop::{Access, Hash, HmacKey, Key, Mode, Random, Request, Version, seal};
+use libknock::proto::fwknop::{
+    Access, CipherMode, ClientVersion, FwknopKey, FwknopRequest, Hash, HmacKey, Random, seal,
+};
 use serde_json::Value;
 
 use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
@@ -22,15 +24,15 @@ fn hmac_types() -> impl Iterator<Item = Option<Hash>> {
 #[derive(Clone, Copy)]
 struct Pair {
     hmac: Option<Hash>,
-    mode: Mode,
+    mode: CipherMode,
 }
 
 impl Pair {
     /// All that fwknop's client makes: it knows no HMAC in legacy mode.
     fn all() -> Vec<Self> {
         hmac_types()
-            .flat_map(|hmac| Mode::ALL.map(|mode| Self { hmac, mode }))
-            .filter(|pair| pair.mode != Mode::Legacy || pair.hmac.is_none())
+            .flat_map(|hmac| CipherMode::ALL.map(|mode| Self { hmac, mode }))
+            .filter(|pair| pair.mode != CipherMode::Legacy || pair.hmac.is_none())
             .collect()
     }
 
@@ -241,12 +243,12 @@ fn what_is_not_done_is_named_and_counted_and_opens_nothing() {
     assert_eq!(knockd.grants(), [] as [Value; 0]);
 }
 
-fn request(ports: &str, address: [u8; 4]) -> Request {
-    Request {
+fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
+    FwknopRequest {
         random: Random::new([1; 16]),
         user: "bob".parse().unwrap(),
         timestamp: clock(),
-        version: Version::default(),
+        version: ClientVersion::default(),
         access: Access {
             address: Some(address.into()),
             ports: vec![ports.parse().unwrap()],
@@ -255,15 +257,15 @@ fn request(ports: &str, address: [u8; 4]) -> Request {
     }
 }
 
-fn sealed_by_phone(request: &Request) -> Vec<u8> {
-    let (key, hmac) = (Key::new(KEY.into()).unwrap(), HmacKey::new(HMAC_KEY.into()).unwrap());
+fn sealed_by_phone(request: &FwknopRequest) -> Vec<u8> {
+    let (key, hmac) = (FwknopKey::new(KEY.into()).unwrap(), HmacKey::new(HMAC_KEY.into()).unwrap());
     let hmac = Some((&hmac, Hash::Sha256));
-    seal(request, Hash::Sha256, &key, Mode::Cbc, hmac, *b"saltsalt").unwrap().into_bytes()
+    seal(request, Hash::Sha256, &key, CipherMode::Cbc, hmac, *b"saltsalt").unwrap().into_bytes()
 }
 
-fn sealed_by_old(request: &Request) -> Vec<u8> {
-    let key = Key::new(b"oldkey".to_vec()).unwrap();
-    seal(request, Hash::Sha256, &key, Mode::Cbc, None, *b"saltsalt").unwrap().into_bytes()
+fn sealed_by_old(request: &FwknopRequest) -> Vec<u8> {
+    let key = FwknopKey::new(b"oldkey".to_vec()).unwrap();
+    seal(request, Hash::Sha256, &key, CipherMode::Cbc, None, *b"saltsalt").unwrap().into_bytes()
 }
 
 #[test]

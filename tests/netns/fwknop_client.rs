@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use libknock::proto::fwknop::{Hash, HmacKey, Key, Mode, open};
+use libknock::proto::fwknop::{CipherMode, FwknopKey, Hash, HmacKey, open};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -77,14 +77,17 @@ fn private(path: &Path, text: &str) {
 /// A stanza of fwknopd's, and a client of it.
 struct Pair {
     hmac: Option<Hash>,
-    mode: Mode,
+    mode: CipherMode,
 }
 
 impl Pair {
     /// All that fwknopd takes.
     fn all() -> Vec<Self> {
         let hmac = || [None].into_iter().chain(Hash::ALL.map(Some));
-        Mode::ALL.into_iter().flat_map(|mode| hmac().map(move |hmac| Self { hmac, mode })).collect()
+        CipherMode::ALL
+            .into_iter()
+            .flat_map(|mode| hmac().map(move |hmac| Self { hmac, mode }))
+            .collect()
     }
 
     fn name(&self) -> String {
@@ -115,8 +118,8 @@ impl Pair {
     }
 }
 
-fn spelt(mode: Mode) -> String {
-    if mode == Mode::Legacy { mode.to_string() } else { mode.as_str().to_uppercase() }
+fn spelt(mode: CipherMode) -> String {
+    if mode == CipherMode::Legacy { mode.to_string() } else { mode.as_str().to_uppercase() }
 }
 
 #[test]
@@ -272,10 +275,10 @@ fn a_stanza_asks_for_the_same_as_with_the_stock_client() {
         let mut datagram = [0; 1500];
         let length = socket.recv(&mut datagram).unwrap();
         let read = |datagram: &[u8]| {
-            let key = Key::new(b"testkey".to_vec()).unwrap();
+            let key = FwknopKey::new(b"testkey".to_vec()).unwrap();
             let hmac = HmacKey::new(b"hmackey".to_vec()).unwrap();
             let hmac = Some((&hmac, Hash::Sha256));
-            let request = open(datagram, &key, Mode::Cbc, hmac).unwrap().request;
+            let request = open(datagram, &key, CipherMode::Cbc, hmac).unwrap().request;
             (request.user.as_str().to_owned(), request.access, request.timestamp)
         };
         let (user, access, time) = read(theirs.trim_end().as_bytes());

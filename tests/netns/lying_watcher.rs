@@ -11,8 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use libknock::engine::Reason;
-use libknock::engine::{ClientId, Credential, DoorId, Event, EventKind, Knocked, Refusal, Request};
-use libknock::ipc::{Channel, FRAME, Frame, FromWatcher, InterfaceState, Received, ToWatcher};
+use libknock::engine::{
+    ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, EventKind, Refusal,
+};
+use libknock::ipc::{Channel, FRAME, FrameCodec, FromWatcher, InterfaceState, Received, ToWatcher};
 use libknock::proto::spa::PrivateKey;
 use libknock::sys::fault::WATCHER;
 use libknock::sys::{clock, files, process};
@@ -168,7 +170,7 @@ fn plays_the_watcher() {
                 let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
                 let event = Event { kind: EventKind::Stage(1), ..event };
                 for _ in 0..100 {
-                    tell(&copy, &FromWatcher::Past { event, at });
+                    tell(&copy, &FromWatcher::ReplayedEvent { event, at });
                 }
             }
             return tell(&copy, &FromWatcher::Done);
@@ -197,7 +199,7 @@ fn plays_the_watcher() {
                 };
                 let event = Event { kind: EventKind::Stage(1), ..event };
                 tell(&copy, &FromWatcher::Event { event, at });
-                tell(&copy, &FromWatcher::Past { event, at });
+                tell(&copy, &FromWatcher::ReplayedEvent { event, at });
                 tell(&copy, &FromWatcher::Refused { refusal, at });
                 tell(&copy, &FromWatcher::Count { reason: Reason::BadTag, count: 1 });
                 tell(&copy, &FromWatcher::Dropped { count: 1 });
@@ -216,14 +218,14 @@ fn plays_the_watcher() {
 
 fn opened(door: DoorId) -> FromWatcher {
     let at = clock::now().monotonic;
-    let kind = EventKind::Open(Knocked::Sequence);
+    let kind = EventKind::Open(CompletedBy::Sequence);
     let source = Ipv4Addr::new(192, 0, 2, 7).into();
     FromWatcher::Event { event: Event { door, source, kind, began: at }, at }
 }
 
 fn asked(stamp: Wall) -> FromWatcher {
     let v4 = Ipv4Addr::new(192, 0, 2, 7);
-    let request = Request {
+    let request = DatagramRequest {
         door: SPA,
         client: ClientId(0),
         credential: Credential::Spa { key: 0, stamp },
@@ -234,7 +236,7 @@ fn asked(stamp: Wall) -> FromWatcher {
         source_port: None,
         close: false,
     };
-    FromWatcher::Asked { request, at: clock::now().monotonic }
+    FromWatcher::Request { request, at: clock::now().monotonic }
 }
 
 fn tell(channel: &OwnedFd, frame: &FromWatcher) {

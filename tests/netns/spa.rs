@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use libknock::proto::spa::{
-    self, Addresses, Given, LEN, PORT, PrivateKey, PublicKey, Request, Stamp,
+    self, Addresses, LEN, NamedAddresses, PORT, PrivateKey, PublicKey, SpaRequest, Stamp,
 };
 use libknock::sys::clock;
 use nix::sys::signal::Signal;
@@ -88,7 +88,7 @@ impl Scene {
         key_in(self.knockd().directory.path(), "keys/server.key").public()
     }
 
-    fn seal(&self, request: &Request, by: u8) -> [u8; LEN] {
+    fn seal(&self, request: &SpaRequest, by: u8) -> [u8; LEN] {
         spa::seal(request, &key(by), &self.server_key(), random())
     }
 
@@ -97,7 +97,7 @@ impl Scene {
     }
 
     /// The laptop asks, from its address.
-    fn ask(&self, request: &Request) {
+    fn ask(&self, request: &SpaRequest) {
         self.send(self.seal(request, LAPTOP), CLIENT, SERVER);
     }
 
@@ -146,8 +146,8 @@ fn now() -> u64 {
 }
 
 /// For the door `ssh` and the observed address.
-fn request() -> Request {
-    Request {
+fn request() -> SpaRequest {
+    SpaRequest {
         open: Addresses::Observed,
         close: false,
         source_port: None,
@@ -158,7 +158,7 @@ fn request() -> Request {
 }
 
 fn given(v4: &str, v6: &str) -> Addresses {
-    Addresses::Given(Given::new(v4.parse().ok(), v6.parse().ok()).unwrap())
+    Addresses::Named(NamedAddresses::new(v4.parse().ok(), v6.parse().ok()).unwrap())
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_server_key_that_others_can_read_is_refused() {
 fn a_request_over_one_family_opens_for_the_other() {
     needs!("spa other family", "nft");
     let scene = Scene::new();
-    scene.ask(&Request { open: given("", CLIENT_6), ..request() });
+    scene.ask(&SpaRequest { open: given("", CLIENT_6), ..request() });
     assert!(scene.opens(SERVER_6, 22));
     assert!(!scene.net.client.can_connect(SERVER, 22));
 }
@@ -218,9 +218,9 @@ fn one_request_opens_for_both_families_and_another_closes() {
     needs!("spa both families", "nft");
     let scene = Scene::new();
     let both = given(CLIENT, CLIENT_6);
-    scene.ask(&Request { open: both, ..request() });
+    scene.ask(&SpaRequest { open: both, ..request() });
     assert!(scene.opens(SERVER, 22) && scene.opens(SERVER_6, 22));
-    scene.ask(&Request { open: both, close: true, ..request() });
+    scene.ask(&SpaRequest { open: both, close: true, ..request() });
     scene.grants(0);
     for to in [SERVER, SERVER_6] {
         assert!(!scene.net.client.can_connect(to, 22), "{to} stays open");
@@ -232,7 +232,7 @@ fn one_request_opens_for_both_families_and_another_closes() {
 fn a_grant_for_a_source_port_is_for_that_port_only() {
     needs!("spa source port", "nft");
     let scene = Scene::new();
-    scene.ask(&Request { source_port: NonZeroU16::new(40_000), ..request() });
+    scene.ask(&SpaRequest { source_port: NonZeroU16::new(40_000), ..request() });
     scene.grants(1);
     for (port, passes) in [(40_001, false), (40_000, true)] {
         assert_eq!(connects_from(&scene.net.client, port), passes, "from {port}");
@@ -243,7 +243,7 @@ fn a_grant_for_a_source_port_is_for_that_port_only() {
     scene.grants(2);
     assert!(scene.net.client.can_connect(SERVER, 22));
     let source_port = NonZeroU16::new(40_000);
-    scene.ask(&Request { source_port, close: true, ..request() });
+    scene.ask(&SpaRequest { source_port, close: true, ..request() });
     scene.grants(1);
     assert!(scene.net.client.can_connect(SERVER, 22));
 }
@@ -266,7 +266,7 @@ fn what_cannot_bind_a_source_port_refuses_one() {
     needs!("spa source port commands", "nft");
     let scene = Scene::new();
     let door = Some("acts".parse().unwrap());
-    scene.ask(&Request { source_port: NonZeroU16::new(40_000), door, ..request() });
+    scene.ask(&SpaRequest { source_port: NonZeroU16::new(40_000), door, ..request() });
     scene.refused("this door cannot be opened for one source port only", 1);
 }
 
@@ -274,7 +274,7 @@ fn what_cannot_bind_a_source_port_refuses_one() {
 fn a_command_is_told_which_client_asks() {
     needs!("spa command", "nft");
     let scene = Scene::new();
-    scene.ask(&Request { door: Some("acts".parse().unwrap()), ..request() });
+    scene.ask(&SpaRequest { door: Some("acts".parse().unwrap()), ..request() });
     scene.grants(1);
     let acts = scene.knockd().directory.path().join("acts");
     assert!(eventually(PATIENCE, || fs::read_to_string(&acts)
@@ -286,7 +286,7 @@ fn a_request_may_ask_for_less_time_and_for_no_more_than_the_door_allows() {
     needs!("spa open_for", "nft");
     let scene = Scene::new();
     for (seconds, expected) in [(60, 60.0), (100_000, 7200.0), (u32::MAX, 7200.0)] {
-        scene.ask(&Request { open_for: NonZeroU32::new(seconds), ..request() });
+        scene.ask(&SpaRequest { open_for: NonZeroU32::new(seconds), ..request() });
         let left = || scene.grants(1)[0]["seconds_left"].as_f64().unwrap();
         let in_time = eventually(PATIENCE, || (expected - 10.0..=expected).contains(&left()));
         assert!(in_time, "{seconds}: {}", left());
@@ -300,7 +300,7 @@ fn a_replay_opens_nothing_from_wherever_and_whenever_it_comes() {
     let datagram = scene.seal(&request(), LAPTOP);
     scene.send(datagram, CLIENT, SERVER);
     assert!(scene.opens(SERVER, 22));
-    scene.ask(&Request { close: true, ..request() });
+    scene.ask(&SpaRequest { close: true, ..request() });
     scene.grants(0);
     let mut refused = 0;
     for (from, to) in [(ELSEWHERE, SERVER), (CLIENT_6, SERVER_6), (CLIENT, SERVER)] {
@@ -439,7 +439,7 @@ fn what_may_have_been_lost_in_a_power_cut_is_refused_until_it_is_too_old() {
 fn of_two_requests_out_of_order_the_later_one_counts() {
     needs!("spa order", "nft");
     let scene = Scene::new();
-    let (first, second) = (request(), Request { open: given(ELSEWHERE, ""), ..request() });
+    let (first, second) = (request(), SpaRequest { open: given(ELSEWHERE, ""), ..request() });
     let (first, second) = (scene.seal(&first, LAPTOP), scene.seal(&second, LAPTOP));
     scene.send(second, CLIENT, SERVER);
     let grants = scene.grants(1);
@@ -455,7 +455,7 @@ fn a_clock_may_be_a_minute_behind_and_ten_seconds_ahead() {
     let scene = Scene::new();
     let stamped = |seconds: i64| {
         let stamp = Stamp::from_micros(now().saturating_add_signed(seconds * 1_000_000));
-        Request { stamp, ..request() }
+        SpaRequest { stamp, ..request() }
     };
     scene.ask(&stamped(-61));
     scene.refused("too old: is a clock off?", 1);
@@ -463,7 +463,7 @@ fn a_clock_may_be_a_minute_behind_and_ten_seconds_ahead() {
     scene.refused("from the future: is a clock off?", 1);
     scene.ask(&stamped(-58));
     scene.grants(1);
-    scene.ask(&Request { close: true, ..stamped(9) });
+    scene.ask(&SpaRequest { close: true, ..stamped(9) });
     scene.grants(0);
 }
 
@@ -482,24 +482,24 @@ fn keys_open_the_doors_that_are_their_clients() {
     needs!("spa policy", "nft");
     let scene = Scene::with(&configuration("", ", address: explicit"));
     let door = |name: &str| Some(name.parse().unwrap());
-    let phone = |request: &Request| scene.send(scene.seal(request, PHONE), CLIENT, SERVER);
+    let phone = |request: &SpaRequest| scene.send(scene.seal(request, PHONE), CLIENT, SERVER);
 
     phone(&request());
     scene.refused("request of phone refused: the client may not open this door so", 1);
-    phone(&Request { door: door("none"), ..request() });
+    phone(&SpaRequest { door: door("none"), ..request() });
     scene.refused("request of phone refused: asks for a door that there is not", 1);
     scene.ask(&request());
     scene.refused("request of laptop refused: the client has to name the address to open for", 1);
-    scene.ask(&Request { door: None, open: given(CLIENT, ""), ..request() });
+    scene.ask(&SpaRequest { door: None, open: given(CLIENT, ""), ..request() });
     scene.refused("request of laptop refused: asks for a door that there is not", 1);
     scene.send(scene.seal(&request(), STRANGER), CLIENT, SERVER);
     scene.refused("request refused: no client has this public key", 1);
-    scene.ask(&Request { open: given("127.0.0.1", ""), ..request() });
+    scene.ask(&SpaRequest { open: given("127.0.0.1", ""), ..request() });
     scene.refused("an address that no packet from elsewhere comes from", 1);
     // Its only door need not be named.
-    phone(&Request { door: None, ..request() });
+    phone(&SpaRequest { door: None, ..request() });
     assert_eq!(scene.grants(1)[0]["door"], "both");
-    scene.ask(&Request { open: given(CLIENT, ""), ..request() });
+    scene.ask(&SpaRequest { open: given(CLIENT, ""), ..request() });
     scene.grants(2);
 }
 
@@ -510,7 +510,7 @@ fn a_key_that_is_taken_away_opens_nothing_and_its_mark_outlives_that() {
     let datagram = scene.seal(&request(), LAPTOP);
     scene.send(datagram, CLIENT, SERVER);
     scene.grants(1);
-    scene.ask(&Request { close: true, ..request() });
+    scene.ask(&SpaRequest { close: true, ..request() });
     scene.grants(0);
     let reload = |configuration: &str| {
         let started = scene.knockd().count("re-reading config file");
@@ -545,7 +545,7 @@ fn an_old_server_key_is_good_until_its_date() {
         scene.send(datagram, CLIENT, SERVER);
         if is_good {
             scene.grants(1);
-            scene.ask(&Request { close: true, ..request() });
+            scene.ask(&SpaRequest { close: true, ..request() });
             scene.grants(0);
         } else {
             assert!(eventually(PATIENCE, || counter(scene.knockd(), "bad-tag") == 1));
@@ -563,7 +563,7 @@ fn any_port_of_the_range_will_do() {
         [(62_000, 1, 1), (62_999, 2, 2), (61_999, 2, 3), (63_000, 2, 4), (62_500, 3, 5)]
     {
         let open = given(&format!("198.51.100.{last}"), "");
-        let datagram = scene.seal(&Request { open, ..request() }, LAPTOP);
+        let datagram = scene.seal(&SpaRequest { open, ..request() }, LAPTOP);
         send(&scene.net.client, &datagram, CLIENT, SERVER, port);
         scene.grants(count);
     }
@@ -601,7 +601,7 @@ fn a_thousand_clients_each_open_their_door() {
         Scene::with(&configuration("", "").replace("clients:\n", &format!("clients:\n{clients}")));
     for (number, last) in [(0, 1), (1, 2), (499, 3), (998, 4), (999, 5)] {
         let address = format!("198.51.100.{last}");
-        let request = Request { open: given(&address, ""), ..request() };
+        let request = SpaRequest { open: given(&address, ""), ..request() };
         let datagram = spa::seal(&request, &client(number), &scene.server_key(), random());
         scene.send(datagram, CLIENT, SERVER);
         scene.knockd().wait_for(&format!("{address}: ssh: OPEN SESAME"));
@@ -616,7 +616,7 @@ fn no_request_is_lost_or_counted_twice_while_configurations_change() {
     let scene = Scene::new();
     for number in 1..=40 {
         let open = given(&format!("198.51.100.{number}"), "");
-        scene.ask(&Request { open, ..request() });
+        scene.ask(&SpaRequest { open, ..request() });
         if number % 8 == 0 {
             scene.knockd().signal(Signal::SIGHUP);
         }

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use libknock::proto::knock::Knock;
-use libknock::proto::totp::{Digits, Key, Mode, Protocols, Scheme, parse_secret};
+use libknock::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode, parse_secret};
 use libknock::time::Wall;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -64,12 +64,12 @@ fn wait_until_opened(knockd: &Knockd, count: usize) {
 fn by_ports(step: u32) -> Scheme {
     let port = |number: u16| number.try_into().unwrap();
     let (low, high) = (port(20_000), port(29_999));
-    let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
+    let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
     Scheme::new(mode, step, 1).unwrap()
 }
 
 fn by_code() -> Scheme {
-    Scheme::new(Mode::Code { base: 7000, digits: Digits::Six }, 3600, 1).unwrap()
+    Scheme::new(TotpMode::Code { base: 7000, digits: Digits::Six }, 3600, 1).unwrap()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the daemon under test asks the clock too")]
@@ -80,7 +80,7 @@ fn step_now(scheme: Scheme) -> u64 {
 
 /// The sequence of a secret, so many steps from now.
 fn sequence(scheme: Scheme, secret: &str, off: i64) -> Vec<Knock> {
-    let key = Key::from(&parse_secret(secret).unwrap());
+    let key = TotpKey::from(&parse_secret(secret).unwrap());
     let step = step_now(scheme).checked_add_signed(off).unwrap();
     scheme.knocks(&key, "ssh", step).to_vec()
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use libknock::client::rotating::{Rotating, Start};
 use libknock::config::{Client, Recognition, TotpClient};
-use libknock::engine::{ClientId, Engine, EventKind, Knocked, Setup, Verdict};
+use libknock::engine::{ClientId, CompletedBy, Engine, EventKind, Setup, Verdict};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
 use libknock::proto::secret::Secret;
-use libknock::proto::totp::{Digits, Key, Mode, Protocols, Scheme};
+use libknock::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::{Packet, Transport};
 use proptest::prelude::*;
@@ -53,7 +53,7 @@ impl World {
     /// as `knock` does, it waits for the next step where the sequence would be cut.
     fn plan(&self, client: usize, ahead: i64, delay: Duration) -> Vec<(Duration, Knock)> {
         let rotating = Rotating {
-            key: Key::from(&self.secrets[client]),
+            key: TotpKey::from(&self.secrets[client]),
             scheme: self.scheme,
             door: self.door.clone(),
             delay,
@@ -91,7 +91,7 @@ impl World {
             }
             if let Verdict::Knock(events) = self.engine.on_packet(now, &packet) {
                 opened.extend(events.iter().filter_map(|event| match event.kind {
-                    EventKind::Open(Knocked::Totp { client, step }) => Some((client, step)),
+                    EventKind::Open(CompletedBy::Totp { client, step }) => Some((client, step)),
                     _ => None,
                 }));
             }
@@ -132,14 +132,14 @@ fn any_scheme() -> impl Strategy<Value = Scheme> {
     let protocols = prop_oneof![Just(Protocols::Tcp), Just(Protocols::Udp), Just(Protocols::Mixed)];
     let mode = prop_oneof![
         (1u16..60_000, 500u16..3000, 4u8..=8, protocols).prop_map(
-            |(low, width, length, protocol)| Mode::Ports {
+            |(low, width, length, protocol)| TotpMode::Ports {
                 low: low.try_into().unwrap(),
                 high: (low + width).try_into().unwrap(),
                 length,
                 protocol,
             }
         ),
-        (1u16..=65_436).prop_map(|base| Mode::Code { base, digits: Digits::Eight }),
+        (1u16..=65_436).prop_map(|base| TotpMode::Code { base, digits: Digits::Eight }),
     ];
     (mode, 5u32..120, 0u8..=3).prop_map(|(mode, step, skew)| Scheme::new(mode, step, skew).unwrap())
 }

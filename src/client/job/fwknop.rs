@@ -9,7 +9,7 @@ use crate::client::fwknop::{self, Fwknop, Keys, check_open_for};
 use crate::client::fwknoprc::{Allow, Stanza};
 use crate::client::usage::UsageError;
 use crate::client::values::{Address, AddressWord};
-use crate::proto::fwknop::{HmacKey, Key, KeyError, User};
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, User};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::PortRange;
 use crate::proto::spa::PORTS;
@@ -54,7 +54,7 @@ impl Builder<'_> {
         let key = match (keys.key.or(stanza.key), &stanza.key_file) {
             (Some(key), _) => key,
             (None, Some(file)) => fwknop::key_for(file, host)?,
-            (None, None) => ask("Encryption key: ", Key::new)?,
+            (None, None) => ask("Encryption key: ", FwknopKey::new)?,
         };
         let hmac = match keys.hmac.or(stanza.hmac_key) {
             None if stanza.use_hmac => Some(ask("HMAC key: ", HmacKey::new)?),
@@ -119,7 +119,7 @@ fn runner() -> Result<User, UsageError> {
 }
 
 /// Asks for a key at the terminal.
-fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, KeyError>) -> Result<K, JobError> {
+fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, FwknopKeyError>) -> Result<K, JobError> {
     let typed = rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(JobError::AskKey)?;
     key(typed.as_bytes().to_vec()).map_err(JobError::Key)
 }

@@ -10,7 +10,7 @@ use crate::config::load::Loaded;
 use crate::config::{Config, Door, DoorPlaces, Lockout, Name};
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
-use crate::proto::totp::{Digits, Mode, Scheme};
+use crate::proto::totp::{Digits, Scheme, TotpMode};
 
 /// A door with rotating sequences.
 #[derive(Clone, Copy)]
@@ -93,12 +93,12 @@ pub fn scan_odds(scheme: &Scheme, clients: usize, lockout: Option<Lockout>) -> O
 /// How many sequences there are to guess from.
 fn sequences(scheme: &Scheme) -> f64 {
     match scheme.mode() {
-        Mode::Ports { .. } => {
+        TotpMode::Ports { .. } => {
             let length = u8::try_from(scheme.length()).unwrap_or(u8::MAX);
             wide(scheme.watched().len()).powi(length.into())
         }
-        Mode::Code { digits: Digits::Six, .. } => 1e6,
-        Mode::Code { digits: Digits::Eight, .. } => 1e8,
+        TotpMode::Code { digits: Digits::Six, .. } => 1e6,
+        TotpMode::Code { digits: Digits::Eight, .. } => 1e8,
     }
 }
 
@@ -122,7 +122,7 @@ const BAD_PORTS: [u16; 83] = [
 
 /// Codes that nobody can knock with a browser.
 pub(super) fn refused_by_browsers(one: Rotating<'_>) -> Option<Diagnostic> {
-    let Mode::Code { base, .. } = one.scheme.mode() else { return None };
+    let TotpMode::Code { base, .. } = one.scheme.mode() else { return None };
     let range = base..=base.saturating_add(99);
     let bad = || BAD_PORTS.into_iter().filter(|port| range.contains(port));
     let (first, named) = (bad().next()?, some_of(bad())?);
@@ -143,7 +143,7 @@ const DAY: f64 = 86_400.0;
 
 /// Sequences that somebody guesses who only goes on long enough.
 pub(super) fn soon_guessed(one: Rotating<'_>, locked_out: bool) -> Option<Diagnostic> {
-    if locked_out || matches!(one.scheme.mode(), Mode::Code { .. }) {
+    if locked_out || matches!(one.scheme.mode(), TotpMode::Code { .. }) {
         return None;
     }
     let days = sequences(&one.scheme) / valid(&one.scheme, one.clients) / KNOCKS_A_SECOND / DAY;
@@ -223,8 +223,8 @@ pub(super) fn shared_ranges(all: &[Rotating<'_>]) -> Vec<Diagnostic> {
 /// The lowest and the highest port.
 fn ends(scheme: &Scheme) -> Option<(NonZeroU16, NonZeroU16)> {
     match scheme.mode() {
-        Mode::Ports { low, high, .. } => Some((low, high)),
-        Mode::Code { base, .. } => {
+        TotpMode::Ports { low, high, .. } => Some((low, high)),
+        TotpMode::Code { base, .. } => {
             let low = NonZeroU16::new(base)?;
             Some((low, low.saturating_add(99)))
         }
@@ -241,11 +241,11 @@ mod tests {
     fn ports(high: u16, length: u8) -> Scheme {
         let port = |port| NonZeroU16::new(port).unwrap();
         let (low, high) = (port(20000), port(high));
-        Scheme::new(Mode::Ports { low, high, length, protocol: Protocols::Tcp }, 30, 1).unwrap()
+        Scheme::new(TotpMode::Ports { low, high, length, protocol: Protocols::Tcp }, 30, 1).unwrap()
     }
 
     fn code(digits: Digits) -> Scheme {
-        Scheme::new(Mode::Code { base: 7000, digits }, 30, 0).unwrap()
+        Scheme::new(TotpMode::Code { base: 7000, digits }, 30, 0).unwrap()
     }
 
     const LOCKOUT: Lockout =

@@ -8,7 +8,7 @@ use crate::config::watch::watch_sets;
 use crate::config::{Client, Config, Door, Name, OneTime};
 use crate::proto::duration;
 use crate::proto::ports::PortSet;
-use crate::proto::totp::{Mode, Protocols};
+use crate::proto::totp::{Protocols, TotpMode};
 
 /// What opens each door, in their order: at least one way each.
 pub(super) fn ways(config: &Config) -> Vec<Vec<String>> {
@@ -74,7 +74,7 @@ fn fixed(door: &Door, watched: &PortSet) -> Option<String> {
 fn rotates(door: &Door, clients: usize) -> Option<String> {
     let scheme = door.recognition.totp?;
     let what = match scheme.mode() {
-        Mode::Ports { low, high, length, protocol } => {
+        TotpMode::Ports { low, high, length, protocol } => {
             let protocol = match protocol {
                 Protocols::Mixed => "tcp and udp",
                 Protocols::Tcp => "tcp",
@@ -82,7 +82,7 @@ fn rotates(door: &Door, clients: usize) -> Option<String> {
             };
             format!("{length} knocks on {low}-{high} {protocol}")
         }
-        Mode::Code { base, digits } => {
+        TotpMode::Code { base, digits } => {
             let high = u32::from(base) + 99;
             format!("a code of {} digits on {base}-{high} tcp", u8::from(digits))
         }

@@ -12,7 +12,7 @@ use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
-use crate::proto::totp::{Digits, Mode, Protocols, Scheme, encode_secret, uri};
+use crate::proto::totp::{Digits, Protocols, Scheme, TotpMode, encode_secret, uri};
 
 /// The step of every authenticator app.
 const USUAL_STEP: u32 = 30;
@@ -106,14 +106,14 @@ fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
         Way::Totp(scheme) => {
             fields.extend([("mode", "totp".to_owned()), ("door", door)]);
             match scheme.mode() {
-                Mode::Ports { low, high, length, protocol } => {
+                TotpMode::Ports { low, high, length, protocol } => {
                     fields.push(("ports", format!("{low}-{high}")));
                     fields.push(("length", length.to_string()));
                     if protocol != Protocols::Tcp {
                         fields.push(("protocol", protocol.as_str().to_owned()));
                     }
                 }
-                Mode::Code { base, digits } => {
+                TotpMode::Code { base, digits } => {
                     fields.push(("base", base.to_string()));
                     if digits != Digits::Six {
                         fields.push(("digits", digits.count().to_string()));
@@ -139,7 +139,7 @@ fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
 
 /// How to knock with nothing but a code in hand; `None` where that cannot be done.
 pub(super) fn by_hand(server: &Server, scheme: &Scheme) -> Option<String> {
-    let Mode::Code { base, digits } = scheme.mode() else { return None };
+    let TotpMode::Code { base, digits } = scheme.mode() else { return None };
     let pairs = EXAMPLE.iter().cycle().take(digits.count() / 2);
     let (code, ports): (String, Vec<String>) =
         pairs.map(|pair| (format!("{pair:02}"), base.saturating_add(*pair).to_string())).collect();
@@ -228,8 +228,8 @@ impl Bundle<'_> {
         let mut shown = Vec::new();
         for (_, scheme) in &schemes {
             let digits = match scheme.mode() {
-                Mode::Code { digits, .. } => digits,
-                Mode::Ports { .. } => Digits::Six,
+                TotpMode::Code { digits, .. } => digits,
+                TotpMode::Ports { .. } => Digits::Six,
             };
             if shown.contains(&(scheme.step(), digits)) {
                 continue;
@@ -267,12 +267,12 @@ mod tests {
     }
 
     fn ports(protocol: Protocols, step: u32) -> Way {
-        let mode = Mode::Ports { low: port(20000), high: port(29999), length: 4, protocol };
+        let mode = TotpMode::Ports { low: port(20000), high: port(29999), length: 4, protocol };
         Way::Totp(Scheme::new(mode, step, 1).unwrap())
     }
 
     fn code(digits: Digits) -> Scheme {
-        Scheme::new(Mode::Code { base: 7000, digits }, 30, 1).unwrap()
+        Scheme::new(TotpMode::Code { base: 7000, digits }, 30, 1).unwrap()
     }
 
     fn spa(port: Option<&str>) -> Way {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{Client, Lockout, TotpClient};
 use crate::proto::secret::Secret;
-use crate::proto::totp::{Digits, Key, Mode, Protocols, Scheme};
+use crate::proto::totp::{Digits, Protocols, Scheme, TotpKey, TotpMode};
 
 const BOB: &str = "192.0.2.3";
 const LOCKOUT: Lockout =
@@ -27,12 +27,12 @@ fn client(number: u8, doors: &[&str]) -> Client {
 fn by_ports() -> Scheme {
     let port = |number: u16| number.try_into().unwrap();
     let (low, high) = (port(20_000), port(29_999));
-    let mode = Mode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
+    let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
     Scheme::new(mode, 30, 1).unwrap()
 }
 
 fn by_code() -> Scheme {
-    Scheme::new(Mode::Code { base: 7000, digits: Digits::Six }, 30, 1).unwrap()
+    Scheme::new(TotpMode::Code { base: 7000, digits: Digits::Six }, 30, 1).unwrap()
 }
 
 fn rotating(name: &str, scheme: Scheme) -> Recognition {
@@ -95,7 +95,7 @@ impl World {
 }
 
 fn sequence(scheme: Scheme, number: u8, door: &str, step: u64) -> Vec<Knock> {
-    scheme.knocks(&Key::from(&secret(number)), door, step).to_vec()
+    scheme.knocks(&TotpKey::from(&secret(number)), door, step).to_vec()
 }
 
 fn tcp(port: u16) -> Knock {
@@ -339,7 +339,7 @@ fn whoever_breaks_sequences_too_often_is_not_listened_to_anywhere() {
 #[test]
 fn locks_of_an_earlier_engine_hold() {
     let until = Monotonic::ZERO + 1100 * SECOND;
-    let locks = vec![Lock { door: Some(DoorId(0)), source: ALICE.parse().unwrap(), until }];
+    let locks = vec![LockedSource { door: Some(DoorId(0)), source: ALICE.parse().unwrap(), until }];
     let setup = Setup { locks, ..Setup::default() };
     let mut world = World::with(&[code_door()], &[client(1, &["ssh"])], setup);
     let code = sequence(by_code(), 1, "ssh", STEP);

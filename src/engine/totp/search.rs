@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Rotation, Tail};
+use super::{DoorRotation, RecentKnocks};
 use crate::engine::ClientId;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
@@ -45,7 +45,7 @@ pub(in crate::engine) struct Search<T> {
 /// How far a search has come.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Progress {
+pub(in crate::engine) enum SearchProgress {
     Going,
     Nothing,
     /// It is the client's sequence, so many steps from when it was knocked.
@@ -76,8 +76,8 @@ impl<T: Copy + Eq> Searches<T> {
         &mut self,
         track: T,
         source: IpAddr,
-        rotation: &Rotation,
-        tail: &Tail,
+        rotation: &DoorRotation,
+        recent: &RecentKnocks,
         now: Now,
     ) {
         self.forget(track, source);
@@ -87,7 +87,7 @@ impl<T: Copy + Eq> Searches<T> {
         let length = rotation.scheme.length();
         let mut candidates = SmallVec::new();
         let mut first = now.monotonic;
-        let _ = tail.candidates(length, &mut |knocks, began| {
+        let _ = recent.candidates(length, &mut |knocks, began| {
             if knocks.len() < length {
                 return ControlFlow::Break(());
             }
@@ -146,13 +146,13 @@ impl<T: Copy + Eq> Searches<T> {
     }
 }
 
-impl Rotation {
+impl DoorRotation {
     /// Goes on with a search, the nearest steps first, for as much of `work` as there is.
     pub(in crate::engine) fn search<T>(
         &self,
         search: &mut Search<T>,
         work: &mut usize,
-    ) -> Progress {
+    ) -> SearchProgress {
         let most = (self.scheme.variety() / BY_CHANCE).min(COMPARISONS);
         let holders = self.holders.len() as u64;
         let now = self.scheme.step_at(search.at.wall);
@@ -160,12 +160,12 @@ impl Rotation {
         while *work > 0 {
             let (round, place) = match search.compared.checked_div(holders) {
                 Some(round) => (round, search.compared % holders),
-                None => return Progress::Nothing,
+                None => return SearchProgress::Nothing,
             };
             // Ahead and behind in turn, and ever farther.
             let distance = skew + 1 + round / 2;
             if search.compared >= most || distance > SEARCHED / u64::from(self.scheme.step()) {
-                return Progress::Nothing;
+                return SearchProgress::Nothing;
             }
             // At most 3600.
             let steps = if round % 2 == 0 { distance as i32 } else { -(distance as i32) };
@@ -179,9 +179,9 @@ impl Rotation {
                     .iter()
                     .any(|knocks| self.scheme.matches(&holder.key, &self.door, step, knocks))
             {
-                return Progress::Found { client: holder.client, steps };
+                return SearchProgress::Found { client: holder.client, steps };
             }
         }
-        Progress::Going
+        SearchProgress::Going
     }
 }

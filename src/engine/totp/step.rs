@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::Holder;
+use super::SecretHolder;
 use crate::proto::knock::Knock;
 use crate::proto::totp::Scheme;
 
@@ -36,7 +36,7 @@ const fn extend(key: u64, knock: Knock) -> u64 {
 
 impl Step {
     /// A step with room for all holders, and none of them in it.
-    pub(super) fn new(number: u64, scheme: &Scheme, holders: &[Holder]) -> Self {
+    pub(super) fn new(number: u64, scheme: &Scheme, holders: &[SecretHolder]) -> Self {
         let room = holders.len() * scheme.length();
         let beginnings = HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
         Self { number, prepared: 0, beginnings, used: Vec::new() }
@@ -46,7 +46,7 @@ impl Step {
         self.number
     }
 
-    pub(super) const fn is_finished(&self, holders: &[Holder]) -> bool {
+    pub(super) const fn is_finished(&self, holders: &[SecretHolder]) -> bool {
         self.prepared >= holders.len()
     }
 
@@ -55,7 +55,7 @@ impl Step {
         &mut self,
         scheme: &Scheme,
         door: &str,
-        holders: &[Holder],
+        holders: &[SecretHolder],
         work: &mut usize,
     ) {
         while let Some(holder) = holders.get(self.prepared) {

@@ -7,33 +7,33 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::knock::Protocol;
 use crate::proto::secret::Secret;
-use crate::proto::totp::{Digits, Mode, Protocols};
+use crate::proto::totp::{Digits, Protocols, TotpMode};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn code_scheme() -> Scheme {
-    Scheme::new(Mode::Code { base: 7000, digits: Digits::Six }, 30, 1).unwrap()
+    Scheme::new(TotpMode::Code { base: 7000, digits: Digits::Six }, 30, 1).unwrap()
 }
 
 fn ports_scheme(width: u16, length: u8, step: u32, skew: u8) -> Scheme {
     let low = 20_000.try_into().unwrap();
     let high = (20_000 + width - 1).try_into().unwrap();
-    let mode = Mode::Ports { low, high, length, protocol: Protocols::Mixed };
+    let mode = TotpMode::Ports { low, high, length, protocol: Protocols::Mixed };
     Scheme::new(mode, step, skew).unwrap()
 }
 
-fn key(number: u32) -> Key {
-    Key::from(&Secret::new(number.to_be_bytes().repeat(5)))
+fn key(number: u32) -> TotpKey {
+    TotpKey::from(&Secret::new(number.to_be_bytes().repeat(5)))
 }
 
-fn holders(count: u32) -> Vec<Holder> {
-    let holder = |number| Holder { client: ClientId(number), key: key(number), until: None };
+fn holders(count: u32) -> Vec<SecretHolder> {
+    let holder = |number| SecretHolder { client: ClientId(number), key: key(number), until: None };
     (0..count).map(holder).collect()
 }
 
-fn rotation(scheme: Scheme, clients: u32) -> Rotation {
-    Rotation::new(scheme, "door", TIMEOUT, holders(clients))
+fn rotation(scheme: Scheme, clients: u32) -> DoorRotation {
+    DoorRotation::new(scheme, "door", TIMEOUT, holders(clients))
 }
 
 fn at(span: Duration) -> Now {
@@ -44,70 +44,70 @@ fn at(span: Duration) -> Now {
     }
 }
 
-fn step_now(rotation: &Rotation) -> u64 {
+fn step_now(rotation: &DoorRotation) -> u64 {
     rotation.scheme.step_at(at(Duration::ZERO).wall)
 }
 
 /// One knock after the other from one source, a tenth of a second apart.
 struct Source<'a> {
-    rotation: &'a mut Rotation,
-    tail: Tail,
+    rotation: &'a mut DoorRotation,
+    recent: RecentKnocks,
     now: Now,
 }
 
 impl<'a> Source<'a> {
-    fn new(rotation: &'a mut Rotation, from: Duration) -> Self {
-        Self { rotation, tail: Tail::default(), now: at(from) }
+    fn new(rotation: &'a mut DoorRotation, from: Duration) -> Self {
+        Self { rotation, recent: RecentKnocks::default(), now: at(from) }
     }
 
-    fn knock(&mut self, knock: Knock) -> Outcome {
+    fn knock(&mut self, knock: Knock) -> Matched {
         self.now.monotonic = self.now.monotonic + SECOND / 10;
         self.now.wall = self.now.wall + SECOND / 10;
         let length = self.rotation.scheme.length();
-        self.tail.expire(self.now.monotonic, self.rotation.timeout);
-        self.tail.push(knock, self.now.monotonic, length);
+        self.recent.expire(self.now.monotonic, self.rotation.timeout);
+        self.recent.push(knock, self.now.monotonic, length);
         self.rotation.make_ready(self.now.wall);
-        let outcome = self.rotation.recognise(&self.tail, self.now);
-        if let Outcome::Whole(whole) = outcome {
-            if whole.standing == Standing::Good {
+        let outcome = self.rotation.recognise(&self.recent, self.now);
+        if let Matched::Complete(whole) = outcome {
+            if whole.validity == Validity::Good {
                 self.rotation.use_up(&whole);
             }
-            self.tail.clear();
+            self.recent.clear();
         }
         outcome
     }
 
     /// What the last of the knocks comes to.
-    fn knocks(&mut self, knocks: &[Knock]) -> Outcome {
-        knocks.iter().fold(Outcome::Partial(Stage::default()), |_, &knock| self.knock(knock))
+    fn knocks(&mut self, knocks: &[Knock]) -> Matched {
+        knocks.iter().fold(Matched::Partial(Stage::default()), |_, &knock| self.knock(knock))
     }
 
-    fn sequence(&mut self, client: u32, step: u64) -> Outcome {
+    fn sequence(&mut self, client: u32, step: u64) -> Matched {
         let knocks = self.rotation.scheme.knocks(&key(client), "door", step);
         self.knocks(&knocks)
     }
 }
 
-fn opened(outcome: Outcome) -> Option<(u32, u64)> {
+fn opened(outcome: Matched) -> Option<(u32, u64)> {
     match outcome {
-        Outcome::Whole(Whole { client, step, standing: Standing::Good, .. }) => {
+        Matched::Complete(CompleteMatch { client, step, validity: Validity::Good, .. }) => {
             Some((client.0, step))
         }
         _ => None,
     }
 }
 
-fn standing(outcome: Outcome) -> Option<Standing> {
+fn validity(outcome: Matched) -> Option<Validity> {
     match outcome {
-        Outcome::Whole(whole) => Some(whole.standing),
-        Outcome::Partial(_) => None,
+        Matched::Complete(whole) => Some(whole.validity),
+        Matched::Partial(_) => None,
     }
 }
 
-fn stage(outcome: Outcome) -> Option<u8> {
+fn stage(outcome: Matched) -> Option<u8> {
     match outcome {
-        Outcome::Whole(_) => None,
-        Outcome::Partial(stage) => Some(stage.knocks),
+        Matched::Complete(_) => None,
+        Matched::Partial(stage) => Some(stage.knocks),
     }
 }
 
@@ -135,7 +135,7 @@ fn a_used_sequence_is_refused_and_that_of_another_client_is_not() {
     let step = step_now(&rotation);
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(opened(source.sequence(0, step)), Some((0, step)));
-    assert_eq!(standing(source.sequence(0, step)), Some(Standing::Used));
+    assert_eq!(validity(source.sequence(0, step)), Some(Validity::Used));
     assert_eq!(opened(source.sequence(1, step)), Some((1, step)));
     assert_eq!(opened(source.sequence(0, step + 1)), Some((0, step + 1)));
 }
@@ -146,7 +146,7 @@ fn a_used_sequence_stays_used_as_long_as_it_would_hold() {
     let step = step_now(&rotation);
     assert!(opened(Source::new(&mut rotation, Duration::ZERO).sequence(0, step)).is_some());
     let outcome = Source::new(&mut rotation, 59 * SECOND).sequence(0, step);
-    assert_eq!(standing(outcome), Some(Standing::Used));
+    assert_eq!(validity(outcome), Some(Validity::Used));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_sequence_that_two_clients_share_in_a_step_opens_once() {
         .unwrap();
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(opened(source.sequence(second, step)), Some((first, step)));
-    assert_eq!(standing(source.sequence(first, step)), Some(Standing::Used));
+    assert_eq!(validity(source.sequence(first, step)), Some(Validity::Used));
 }
 
 #[test]
@@ -170,9 +170,9 @@ fn a_secret_that_has_run_out_opens_nothing() {
     rotation.holders[0].until = Some(at(10 * SECOND).wall);
     let step = step_now(&rotation);
     let before = Source::new(&mut rotation, 9 * SECOND).sequence(0, step);
-    assert_eq!(standing(before), Some(Standing::Good));
+    assert_eq!(validity(before), Some(Validity::Good));
     let after = Source::new(&mut rotation, 10 * SECOND).sequence(0, step + 1);
-    assert_eq!(standing(after), Some(Standing::Expired));
+    assert_eq!(validity(after), Some(Validity::Expired));
 }
 
 #[test]
@@ -229,8 +229,8 @@ fn code_like(like: impl Fn(&[Knock]) -> bool) -> (u32, u64, Vec<Knock>) {
     panic!("no such code");
 }
 
-fn one_holder(client: u32) -> Vec<Holder> {
-    vec![Holder { client: ClientId(client), key: key(client), until: None }]
+fn one_holder(client: u32) -> Vec<SecretHolder> {
+    vec![SecretHolder { client: ClientId(client), key: key(client), until: None }]
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_repetition_neither_breaks_nor_advances_a_sequence_of_ports() {
         unreachable!()
     };
     assert!(a != b && b != c);
-    let mut rotation = Rotation::new(scheme, "door", TIMEOUT, one_holder(1));
+    let mut rotation = DoorRotation::new(scheme, "door", TIMEOUT, one_holder(1));
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(stage(source.knocks(&[a, a, b, b])), Some(2));
     assert!(opened(source.knock(c)).is_some());
@@ -250,7 +250,7 @@ fn a_repetition_neither_breaks_nor_advances_a_sequence_of_ports() {
 #[test]
 fn repetitions_count_for_nothing_at_a_door_with_codes() {
     let (client, step, code) = code_like(|code| code[0] != code[1] && code[1] != code[2]);
-    let mut rotation = Rotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
+    let mut rotation = DoorRotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     let [a, b, c] = code[..] else { unreachable!() };
     assert_eq!(stage(source.knocks(&[a, a, a, b])), Some(2));
@@ -261,7 +261,7 @@ fn repetitions_count_for_nothing_at_a_door_with_codes() {
 #[test]
 fn a_code_of_three_equal_pairs_needs_three_knocks() {
     let (client, step, code) = code_like(|code| code[0] == code[1] && code[1] == code[2]);
-    let mut rotation = Rotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
+    let mut rotation = DoorRotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(stage(source.knock(code[0])), Some(1));
     assert_eq!(stage(source.knock(code[0])), Some(2));
@@ -275,7 +275,8 @@ fn an_equal_pair_in_a_code_needs_two_knocks_and_more_do_no_harm() {
             code_like(|code| code[place] == code[place + 1] && code[0] != code[2]);
         let [a, b, c] = code[..] else { unreachable!() };
         for extra in 0..3 {
-            let mut rotation = Rotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
+            let mut rotation =
+                DoorRotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
             let mut source = Source::new(&mut rotation, Duration::ZERO);
             let mut knocks = vec![a, b];
             knocks.extend(vec![b; extra]);
@@ -283,7 +284,7 @@ fn an_equal_pair_in_a_code_needs_two_knocks_and_more_do_no_harm() {
             let opened = knocks.iter().find_map(|&knock| opened(source.knock(knock)));
             assert_eq!(opened, Some((client, step)), "{extra} more");
         }
-        let mut rotation = Rotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
+        let mut rotation = DoorRotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
         let mut source = Source::new(&mut rotation, Duration::ZERO);
         assert_eq!(opened(source.knocks(&[a, c])), None);
     }
@@ -292,14 +293,14 @@ fn an_equal_pair_in_a_code_needs_two_knocks_and_more_do_no_harm() {
 #[test]
 fn leading_zeros_are_knocked_too() {
     let (client, step, code) = code_like(|code| code[0] == tcp(7000));
-    let mut rotation = Rotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
+    let mut rotation = DoorRotation::new(code_scheme(), "door", TIMEOUT, one_holder(client));
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(opened(source.knocks(&code[1..])), None);
     assert_eq!(opened(source.knocks(&code)), Some((client, step)));
 }
 
 /// As many slices as it takes, each of `work`; how many, and the most work that one took.
-fn slices(rotation: &mut Rotation, now: Now, work: usize) -> (usize, usize) {
+fn slices(rotation: &mut DoorRotation, now: Now, work: usize) -> (usize, usize) {
     let (mut count, mut most) = (0, 0);
     while rotation.idle(now.wall).is_zero() {
         let mut left = work;
@@ -332,7 +333,7 @@ fn steps_that_no_sequence_can_complete_any_more_are_dropped() {
         assert!(rotation.steps.len() <= 5);
     }
     let short = ports_scheme(10_000, 4, 1, 1);
-    let mut rotation = Rotation::new(short, "door", Duration::from_secs(86_400), holders(1));
+    let mut rotation = DoorRotation::new(short, "door", Duration::from_secs(86_400), holders(1));
     for second in 0..200 {
         slices(&mut rotation, at(second * SECOND), 100);
     }
@@ -360,19 +361,19 @@ fn after_the_clock_was_set_the_window_is_built_anew() {
 
 mod searching {
     use super::*;
-    use crate::engine::totp::search::{Progress, Searches};
+    use crate::engine::totp::search::{SearchProgress, Searches};
 
     const SOURCE: &str = "192.0.2.2";
 
     /// What is found for a client that knocks so many steps off, a second later, and the work that
     /// it took.
-    fn found(rotation: &mut Rotation, client: u32, off: i64) -> (Progress, usize) {
+    fn found(rotation: &mut DoorRotation, client: u32, off: i64) -> (SearchProgress, usize) {
         let step = step_now(rotation).checked_add_signed(off).unwrap();
         let mut source = Source::new(rotation, Duration::ZERO);
         assert!(opened(source.sequence(client, step)).is_none());
-        let Source { tail, now, .. } = source;
+        let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
-        searches.suggest(1, SOURCE.parse().unwrap(), rotation, &tail, now);
+        searches.suggest(1, SOURCE.parse().unwrap(), rotation, &recent, now);
         assert!(searches.running(now.monotonic).is_none(), "the source may not be done yet");
         let due = searches.due().unwrap();
         assert_eq!(due, now.monotonic + SECOND);
@@ -382,7 +383,7 @@ mod searching {
             let mut work = 1000;
             let progress = rotation.search(search, &mut work);
             total += 1000 - work;
-            if progress != Progress::Going {
+            if progress != SearchProgress::Going {
                 return (progress, total);
             }
         }
@@ -393,7 +394,7 @@ mod searching {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 5);
         for steps in [2, -2, 17, -17, 120, -120] {
             let client = ClientId(3);
-            let expected = Progress::Found { client, steps };
+            let expected = SearchProgress::Found { client, steps };
             assert_eq!(found(&mut rotation, 3, steps.into()).0, expected);
         }
     }
@@ -402,14 +403,14 @@ mod searching {
     fn a_clock_that_is_off_by_more_than_an_hour_is_not_found() {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 5);
         // 119 steps on either side for five clients.
-        assert_eq!(found(&mut rotation, 3, 121), (Progress::Nothing, 5 * 2 * 119));
-        assert_eq!(found(&mut rotation, 3, -121), (Progress::Nothing, 5 * 2 * 119));
+        assert_eq!(found(&mut rotation, 3, 121), (SearchProgress::Nothing, 5 * 2 * 119));
+        assert_eq!(found(&mut rotation, 3, -121), (SearchProgress::Nothing, 5 * 2 * 119));
     }
 
     #[test]
     fn a_search_ends_where_it_would_find_something_by_chance() {
         let holders = holders(3000);
-        let mut rotation = Rotation::new(code_scheme(), "door", TIMEOUT, holders);
+        let mut rotation = DoorRotation::new(code_scheme(), "door", TIMEOUT, holders);
         let step = step_now(&rotation);
         let code = rotation.scheme.knocks(&key(2999), "door", step + 90);
         let mut source = Source::new(&mut rotation, Duration::ZERO);
@@ -423,7 +424,7 @@ mod searching {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 1);
         let mut source = Source::new(&mut rotation, Duration::ZERO);
         let _ = source.knocks(&[tcp(20_001), tcp(20_002), tcp(20_003), tcp(20_004)]);
-        let Source { tail, now, .. } = source;
+        let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
         let mut begun = 0;
         // Five minutes of twenty sources that all try again each second or two.
@@ -432,7 +433,7 @@ mod searching {
             for host in 0..20u64 {
                 if (second + host) % 3 == 0 {
                     let source = std::net::IpAddr::from([192, 0, 2, host as u8]);
-                    searches.suggest(1, source, &rotation, &tail, now);
+                    searches.suggest(1, source, &rotation, &recent, now);
                 }
             }
             while searches.running(now.monotonic).is_some() {
@@ -448,10 +449,10 @@ mod searching {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 1);
         let mut source = Source::new(&mut rotation, Duration::ZERO);
         let _ = source.knocks(&[tcp(20_001), tcp(20_002), tcp(20_003), tcp(20_004)]);
-        let Source { tail, now, .. } = source;
+        let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
         let source = SOURCE.parse().unwrap();
-        searches.suggest(1, source, &rotation, &tail, now);
+        searches.suggest(1, source, &rotation, &recent, now);
         searches.forget(1, source);
         assert_eq!(searches.due(), None);
     }
@@ -461,9 +462,9 @@ mod searching {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 1);
         let mut source = Source::new(&mut rotation, Duration::ZERO);
         let _ = source.knocks(&[tcp(20_001), tcp(20_002), tcp(20_003)]);
-        let Source { tail, now, .. } = source;
+        let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
-        searches.suggest(1, SOURCE.parse().unwrap(), &rotation, &tail, now);
+        searches.suggest(1, SOURCE.parse().unwrap(), &rotation, &recent, now);
         assert_eq!(searches.due(), None);
     }
 }
@@ -479,7 +480,7 @@ struct Model {
 
 impl Model {
     /// The steps that hold at a moment.
-    fn window(rotation: &Rotation, at: Now) -> RangeInclusive<u64> {
+    fn window(rotation: &DoorRotation, at: Now) -> RangeInclusive<u64> {
         let (step, skew) = (rotation.scheme.step_at(at.wall), u64::from(rotation.scheme.skew()));
         step.saturating_sub(skew)..=step + skew
     }
@@ -505,7 +506,7 @@ impl Model {
 
     /// Whether it may be `told` of a knock who opens the door in which step; else the stage, or
     /// [`REFUSED`]. Where the knocks are several sequences at once, it may be any of them.
-    fn knock(&mut self, rotation: &Rotation, now: Now, knock: Knock, told: Told) -> bool {
+    fn knock(&mut self, rotation: &DoorRotation, now: Now, knock: Knock, told: Told) -> bool {
         self.knocks.push((now, knock));
         self.knocks.retain(|(at, _)| now.monotonic.since(at.monotonic) <= rotation.timeout);
         let first = *Self::window(rotation, self.knocks[0].0).start();
@@ -585,11 +586,11 @@ proptest! {
         acts in prop::collection::vec(any_act(), 1..40),
     ) {
         let scheme = if code {
-            Scheme::new(Mode::Code { base: 20_000, digits: Digits::Six }, step, skew).unwrap()
+            Scheme::new(TotpMode::Code { base: 20_000, digits: Digits::Six }, step, skew).unwrap()
         } else {
             ports_scheme(width, length, step, skew)
         };
-        let mut rotation = Rotation::new(scheme, "door", TIMEOUT, holders(3));
+        let mut rotation = DoorRotation::new(scheme, "door", TIMEOUT, holders(3));
         let mut model = Model::default();
         let mut source = Source::new(&mut rotation, Duration::ZERO);
         let mut last = tcp(20_000);
@@ -624,11 +625,11 @@ proptest! {
                 let kept = |step| source.rotation.steps.iter().any(|kept| kept.number() == step);
                 model.used.retain(|&(_, step)| kept(step));
                 let told = match outcome {
-                    Outcome::Whole(Whole { standing: Standing::Good, client, step, .. }) => {
+                    Matched::Complete(CompleteMatch { validity: Validity::Good, client, step, .. }) => {
                         Ok((client.0, step))
                     }
-                    Outcome::Whole(_) => Err(REFUSED),
-                    Outcome::Partial(stage) => Err(stage.knocks.into()),
+                    Matched::Complete(_) => Err(REFUSED),
+                    Matched::Partial(stage) => Err(stage.knocks.into()),
                 };
                 prop_assert!(model.knock(source.rotation, now, knock, told), "{told:?}");
             }

@@ -25,7 +25,7 @@ Display:
 /// How blocks are chained. It is not said on the wire: both sides have to know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum CipherMode {
     #[default]
     Cbc = "cbc",
     Ecb = "ecb",
@@ -37,7 +37,7 @@ pub enum Mode {
 }
 }
 
-impl Mode {
+impl CipherMode {
     fn key(self, key: &[u8]) -> Cow<'_, [u8]> {
         match (self, key.get(..LEGACY_KEY)) {
             (Self::Legacy, Some(cut)) => Cow::Borrowed(cut),
@@ -151,7 +151,7 @@ impl Derived {
 
 /// A word that names no mode that is spoken here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ModeError {
+pub enum CipherModeError {
     #[error("'asymmetric' is GnuPG, which is not spoken here: use a key that both sides share")]
     Gnupg,
     #[error("'{0}' is not an encryption mode: write cbc, ecb, cfb, ofb, ctr or legacy")]
@@ -159,14 +159,14 @@ pub enum ModeError {
 }
 
 /// Takes fwknop's names, in either case.
-impl FromStr for Mode {
-    type Err = ModeError;
+impl FromStr for CipherMode {
+    type Err = CipherModeError;
 
-    fn from_str(text: &str) -> Result<Self, ModeError> {
+    fn from_str(text: &str) -> Result<Self, CipherModeError> {
         if text.eq_ignore_ascii_case("asymmetric") {
-            return Err(ModeError::Gnupg);
+            return Err(CipherModeError::Gnupg);
         }
-        Self::of_word(text).ok_or_else(|| ModeError::Unknown(text.to_owned()))
+        Self::of_word(text).ok_or_else(|| CipherModeError::Unknown(text.to_owned()))
     }
 }
 
@@ -178,24 +178,24 @@ mod tests {
 
     #[test]
     fn names_are_taken_in_either_case() {
-        assert_eq!("CBC".parse(), Ok(Mode::Cbc));
-        assert_eq!("legacy".parse(), Ok(Mode::Legacy));
-        for mode in Mode::ALL {
+        assert_eq!("CBC".parse(), Ok(CipherMode::Cbc));
+        assert_eq!("legacy".parse(), Ok(CipherMode::Legacy));
+        for mode in CipherMode::ALL {
             assert_eq!(mode.to_string().to_uppercase().parse(), Ok(mode));
         }
     }
 
     #[test]
     fn what_is_not_spoken_here_is_said_so() {
-        assert_eq!("Asymmetric".parse::<Mode>(), Err(ModeError::Gnupg));
-        assert!("PCBC".parse::<Mode>().unwrap_err().to_string().contains("'PCBC'"));
+        assert_eq!("Asymmetric".parse::<CipherMode>(), Err(CipherModeError::Gnupg));
+        assert!("PCBC".parse::<CipherMode>().unwrap_err().to_string().contains("'PCBC'"));
     }
 
     #[test]
     fn legacy_keys_are_cut_or_filled_to_sixteen_bytes() {
-        assert_eq!(&*Mode::Legacy.key(b"shortkey"), b"shortkey00000000");
-        assert_eq!(&*Mode::Legacy.key(b"abcdefghijklmnopqrst"), b"abcdefghijklmnop");
-        assert_eq!(&*Mode::Cbc.key(b"shortkey"), b"shortkey");
+        assert_eq!(&*CipherMode::Legacy.key(b"shortkey"), b"shortkey00000000");
+        assert_eq!(&*CipherMode::Legacy.key(b"abcdefghijklmnopqrst"), b"abcdefghijklmnop");
+        assert_eq!(&*CipherMode::Cbc.key(b"shortkey"), b"shortkey");
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
             plain in prop::collection::vec(any::<u8>(), 0..100),
             key in prop::collection::vec(any::<u8>(), 1..33),
             salt: [u8; SALT],
-            mode in prop::sample::select(Mode::ALL.to_vec()),
+            mode in prop::sample::select(CipherMode::ALL.to_vec()),
         ) {
             let ciphertext = mode.encrypt(&key, salt, &plain);
             prop_assert!(ciphertext.len() > plain.len() && ciphertext.len() % BLOCK == 0);
@@ -233,7 +233,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(
             ciphertext in prop::collection::vec(any::<u8>(), 0..100),
-            mode in prop::sample::select(Mode::ALL.to_vec()),
+            mode in prop::sample::select(CipherMode::ALL.to_vec()),
         ) {
             let _ = mode.decrypt(b"key", [0; SALT], &ciphertext);
         }

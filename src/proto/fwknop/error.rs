@@ -6,7 +6,7 @@ use crate::proto::words::words;
 words! {
 /// Why a datagram asks for nothing that is done here. Names no value from within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
-pub enum Error {
+pub enum FwknopError {
     #[error("shorter or longer than any fwknop request: a request has 140 to 1499 characters")]
     Length = "fwknop-bad-length",
     #[error("sent over HTTP: only UDP is listened to")]
@@ -64,7 +64,7 @@ pub enum Error {
 }
 }
 
-impl Error {
+impl FwknopError {
     /// Whether, after some keys were tried, nothing proves that it is more than noise.
     pub const fn is_noise(self) -> bool {
         matches!(
@@ -111,7 +111,7 @@ fn describe(hmac: Option<Hash>) -> String {
 
 /// Why bytes are no key that fwknop could use. Shows none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub enum FwknopKeyError {
     #[error("the key is empty")]
     Empty,
     #[error("invalid key length: {length} bytes, where fwknop takes {most} at most")]
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_word_and_a_sentence_of_its_own() {
-        let words: BTreeSet<_> = Error::ALL.iter().map(|error| error.as_str()).collect();
-        let texts: BTreeSet<_> = Error::ALL.iter().map(ToString::to_string).collect();
-        assert_eq!((words.len(), texts.len()), (Error::ALL.len(), Error::ALL.len()));
+        let words: BTreeSet<_> = FwknopError::ALL.iter().map(|error| error.as_str()).collect();
+        let texts: BTreeSet<_> = FwknopError::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!((words.len(), texts.len()), (FwknopError::ALL.len(), FwknopError::ALL.len()));
         assert!(words.iter().all(|word| word.starts_with("fwknop-")));
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use data_encoding::BASE64_NOPAD;
 
-use super::error::Error;
+use super::error::FwknopError;
 use super::hash::Hash;
 use crate::proto::knock::{Knock, Protocol, parse_port};
 
@@ -42,11 +42,15 @@ impl Random {
 
 /// Exactly sixteen digits.
 impl FromStr for Random {
-    type Err = Error;
+    type Err = FwknopError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let digits: [u8; 16] = text.as_bytes().try_into().map_err(|_| Error::Random)?;
-        if digits.iter().all(u8::is_ascii_digit) { Ok(Self(digits)) } else { Err(Error::Random) }
+    fn from_str(text: &str) -> Result<Self, FwknopError> {
+        let digits: [u8; 16] = text.as_bytes().try_into().map_err(|_| FwknopError::Random)?;
+        if digits.iter().all(u8::is_ascii_digit) {
+            Ok(Self(digits))
+        } else {
+            Err(FwknopError::Random)
+        }
     }
 }
 
@@ -61,38 +65,38 @@ impl User {
 }
 
 impl FromStr for User {
-    type Err = Error;
+    type Err = FwknopError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, FwknopError> {
         let is_allowed = |byte: u8| is_printable(byte) && !br#""/\[]:;|=,+*?<>"#.contains(&byte);
         if (1..=MAX_USER).contains(&text.len()) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Error::User)
+            Err(FwknopError::User)
         }
     }
 }
 
 /// What the client says its version is: 1 to 8 characters. Nothing depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version(String);
+pub struct ClientVersion(String);
 
 /// That of fwknop 2.6.9 to 2.6.11.
-impl Default for Version {
+impl Default for ClientVersion {
     fn default() -> Self {
         Self("3.0.0".to_owned())
     }
 }
 
-impl FromStr for Version {
-    type Err = Error;
+impl FromStr for ClientVersion {
+    type Err = FwknopError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, FwknopError> {
         let is_allowed = |byte: u8| is_printable(byte) && byte != b':';
         if (1..=MAX_VERSION).contains(&text.len()) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Error::Version)
+            Err(FwknopError::Version)
         }
     }
 }
@@ -103,12 +107,12 @@ pub(super) fn is_printable(byte: u8) -> bool {
 
 /// A request for ports to be opened, with what surrounds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct FwknopRequest {
     pub random: Random,
     pub user: User,
     /// Seconds since 1970-01-01 UTC.
     pub timestamp: u64,
-    pub version: Version,
+    pub version: ClientVersion,
     pub access: Access,
 }
 
@@ -123,7 +127,7 @@ pub struct Access {
     pub timeout: Option<u32>,
 }
 
-impl Request {
+impl FwknopRequest {
     /// What is encrypted: the fields, and their digest.
     pub(super) fn to_text(&self, digest: Hash) -> String {
         let Access { address, ports, timeout } = &self.access;
@@ -153,45 +157,45 @@ impl Request {
     /// # Errors
     /// The first thing that is wrong, from the left; that the digest is wrong comes before all
     /// fields but the random number.
-    pub fn from_text(text: &str) -> Result<Self, Error> {
-        let (random, _) = text.split_once(':').ok_or(Error::FieldCount)?;
+    pub fn from_text(text: &str) -> Result<Self, FwknopError> {
+        let (random, _) = text.split_once(':').ok_or(FwknopError::FieldCount)?;
         let random = random.parse()?;
-        let (fields, digest) = text.rsplit_once(':').ok_or(Error::FieldCount)?;
+        let (fields, digest) = text.rsplit_once(':').ok_or(FwknopError::FieldCount)?;
         if !is_digest_of(digest, fields) {
-            return Err(Error::Digest);
+            return Err(FwknopError::Digest);
         }
         let mut fields = fields.split(':').skip(1);
-        let mut field = || fields.next().ok_or(Error::FieldCount);
+        let mut field = || fields.next().ok_or(FwknopError::FieldCount);
         let (user, timestamp, version, kind, message) =
             (field()?, field()?, field()?, field()?, field()?);
         let rest: Vec<&str> = fields.collect();
-        let user = decode(user).and_then(|user| user.parse().ok()).ok_or(Error::User)?;
-        let timestamp = number(timestamp, MAX_TIMESTAMP).ok_or(Error::Timestamp)?;
+        let user = decode(user).and_then(|user| user.parse().ok()).ok_or(FwknopError::User)?;
+        let timestamp = number(timestamp, MAX_TIMESTAMP).ok_or(FwknopError::Timestamp)?;
         let version = version.parse()?;
-        let kind = number(kind, 2).ok_or(Error::Type)?;
+        let kind = number(kind, 2).ok_or(FwknopError::Type)?;
         let (server_auth, timeout) = match (kind, &*rest) {
-            (0, _) => return Err(Error::Command),
-            (2 | 4, _) => return Err(Error::Nat),
-            (5 | 6, _) => return Err(Error::LocalNat),
+            (0, _) => return Err(FwknopError::Command),
+            (2 | 4, _) => return Err(FwknopError::Nat),
+            (5 | 6, _) => return Err(FwknopError::LocalNat),
             (1, []) => (None, None),
             (1, [server_auth]) => (Some(server_auth), None),
-            (3, []) => return Err(Error::Timeout),
+            (3, []) => return Err(FwknopError::Timeout),
             (3, [timeout]) => (None, Some(timeout)),
             (3, [server_auth, timeout]) => (Some(server_auth), Some(timeout)),
-            (1 | 3, _) => return Err(Error::FieldCount),
-            _ => return Err(Error::Type),
+            (1 | 3, _) => return Err(FwknopError::FieldCount),
+            _ => return Err(FwknopError::Type),
         };
         if server_auth.is_some_and(|field| !is_base64(field)) {
-            return Err(Error::ServerAuth);
+            return Err(FwknopError::ServerAuth);
         }
-        let (address, ports) = read_message(&decode(message).ok_or(Error::Ports)?)?;
+        let (address, ports) = read_message(&decode(message).ok_or(FwknopError::Ports)?)?;
         let timeout = match timeout {
             None => None,
             Some(digits) => Some(
                 number(digits, digits.len())
                     .and_then(|timeout| u32::try_from(timeout).ok())
                     .filter(|timeout| *timeout <= MAX_TIMEOUT)
-                    .ok_or(Error::Timeout)?,
+                    .ok_or(FwknopError::Timeout)?,
             ),
         };
         Ok(Self { random, user, timestamp, version, access: Access { address, ports, timeout } })
@@ -229,20 +233,20 @@ fn number(digits: &str, most: usize) -> Option<u64> {
 }
 
 /// `192.0.2.1,tcp/22,udp/53`. An address with leading zeros is refused: some read them as octal.
-fn read_message(message: &str) -> Result<(Option<Ipv4Addr>, Vec<Knock>), Error> {
+fn read_message(message: &str) -> Result<(Option<Ipv4Addr>, Vec<Knock>), FwknopError> {
     let (address, ports) = message.split_once(',').unwrap_or((message, ""));
-    let address: Ipv4Addr = address.parse().map_err(|_| Error::Address)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| FwknopError::Address)?;
     let ports = ports.split(',').map(read_port).collect::<Result<_, _>>()?;
     Ok(((!address.is_unspecified()).then_some(address), ports))
 }
 
 /// `tcp/22`, in this case only.
-fn read_port(text: &str) -> Result<Knock, Error> {
-    let (protocol, port) = text.split_once('/').ok_or(Error::Ports)?;
+fn read_port(text: &str) -> Result<Knock, FwknopError> {
+    let (protocol, port) = text.split_once('/').ok_or(FwknopError::Ports)?;
     let protocol = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol);
     if port.len() > MAX_PORT {
-        return Err(Error::Ports);
+        return Err(FwknopError::Ports);
     }
-    let port = parse_port(port).map_err(|_| Error::Ports)?;
-    Ok(Knock::new(protocol.ok_or(Error::Ports)?, port))
+    let port = parse_port(port).map_err(|_| FwknopError::Ports)?;
+    Ok(Knock::new(protocol.ok_or(FwknopError::Ports)?, port))
 }

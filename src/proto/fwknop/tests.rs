@@ -7,8 +7,8 @@ use crate::proto::knock::Knock;
 
 const SALT_1: [u8; SALT] = *b"\x01\x23\x45\x67\x89\xab\xcd\xef";
 
-fn key() -> Key {
-    Key::new(b"testkey".to_vec()).unwrap()
+fn key() -> FwknopKey {
+    FwknopKey::new(b"testkey".to_vec()).unwrap()
 }
 
 fn hmac_key() -> HmacKey {
@@ -19,12 +19,12 @@ fn knocks(texts: &[&str]) -> Vec<Knock> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn request() -> Request {
-    Request {
+fn request() -> FwknopRequest {
+    FwknopRequest {
         random: "1922177240486264".parse().unwrap(),
         user: "root".parse().unwrap(),
         timestamp: 1_795_331_989,
-        version: Version::default(),
+        version: ClientVersion::default(),
         access: Access {
             address: Some([192, 0, 2, 7].into()),
             ports: knocks(&["22", "53/udp"]),
@@ -62,10 +62,10 @@ impl Vector {
         vectors
     }
 
-    fn key(&self) -> Key {
+    fn key(&self) -> FwknopKey {
         match self.key.strip_prefix("b64:") {
-            Some(text) => Key::from_base64(text).unwrap(),
-            None => Key::new(self.key.clone().into_bytes()).unwrap(),
+            Some(text) => FwknopKey::from_base64(text).unwrap(),
+            None => FwknopKey::new(self.key.clone().into_bytes()).unwrap(),
         }
     }
 
@@ -78,7 +78,7 @@ impl Vector {
         Some((key, self.hmac_type.as_ref().unwrap().parse().unwrap()))
     }
 
-    fn mode(&self) -> Mode {
+    fn mode(&self) -> CipherMode {
         self.mode.parse().unwrap()
     }
 
@@ -86,7 +86,7 @@ impl Vector {
         unhex(&self.salt_hex).try_into().unwrap()
     }
 
-    fn open(&self) -> Result<Opened, Error> {
+    fn open(&self) -> Result<OpenedRequest, FwknopError> {
         let hmac = self.hmac();
         let hmac = hmac.as_ref().map(|(key, hash)| (key, *hash));
         open(self.wire.as_bytes(), &self.key(), self.mode(), hmac)
@@ -102,9 +102,9 @@ fn what_fwknop_sends_is_read_as_it_was_meant() {
     for vector in Vector::all() {
         let opened = vector.open();
         let expected = match vector.r#type {
-            0 => Err(Error::Command),
-            2 | 4 => Err(Error::Nat),
-            5 | 6 => Err(Error::LocalNat),
+            0 => Err(FwknopError::Command),
+            2 | 4 => Err(FwknopError::Nat),
+            5 | 6 => Err(FwknopError::LocalNat),
             _ => {
                 let (address, ports) = vector.message.split_once(',').unwrap();
                 let address = Some(address).filter(|text| *text != "0.0.0.0");
@@ -126,7 +126,7 @@ fn what_fwknop_sends_is_read_as_it_was_meant() {
 #[test]
 fn user_and_time_are_read() {
     for vector in Vector::all() {
-        if let Ok(Opened { request, .. }) = vector.open() {
+        if let Ok(OpenedRequest { request, .. }) = vector.open() {
             assert_eq!(request.user.as_str(), vector.user);
             assert_eq!(request.timestamp, vector.timestamp);
         }
@@ -141,7 +141,7 @@ fn what_is_sent_is_what_fwknop_would_send_byte_for_byte() {
         let hmac = hmac.as_ref().map(|(key, hash)| (key, *hash));
         let wrapped = wrap(vector.plaintext.as_bytes(), &vector.key(), mode, hmac, vector.salt());
         assert_eq!(wrapped, vector.wire, "{}", vector.name);
-        if let Ok(Opened { request, .. }) = vector.open() {
+        if let Ok(OpenedRequest { request, .. }) = vector.open() {
             let digest = vector.digest.parse().unwrap();
             let datagram = seal(&request, digest, &vector.key(), mode, hmac, vector.salt());
             assert_eq!(datagram.as_ref(), Ok(&vector.wire), "{}", vector.name);
@@ -167,16 +167,16 @@ fn sent(fields: &str) -> String {
 }
 
 fn sent_plain(plain: &[u8]) -> String {
-    wrap(plain, &key(), Mode::Cbc, Some((&hmac_key(), Hash::Sha256)), SALT_1)
+    wrap(plain, &key(), CipherMode::Cbc, Some((&hmac_key(), Hash::Sha256)), SALT_1)
 }
 
-fn heard(datagram: impl AsRef<[u8]>) -> Result<Opened, Error> {
-    open(datagram.as_ref(), &key(), Mode::Cbc, Some((&hmac_key(), Hash::Sha256)))
+fn heard(datagram: impl AsRef<[u8]>) -> Result<OpenedRequest, FwknopError> {
+    open(datagram.as_ref(), &key(), CipherMode::Cbc, Some((&hmac_key(), Hash::Sha256)))
 }
 
 /// Heard by a client without an HMAC key.
-fn heard_without(datagram: impl AsRef<[u8]>) -> Result<Opened, Error> {
-    open(datagram.as_ref(), &key(), Mode::Cbc, None)
+fn heard_without(datagram: impl AsRef<[u8]>) -> Result<OpenedRequest, FwknopError> {
+    open(datagram.as_ref(), &key(), CipherMode::Cbc, None)
 }
 
 fn b64(text: &str) -> String {
@@ -201,35 +201,35 @@ const MESSAGE: usize = 5;
 #[test]
 fn fields_that_are_wrong_are_named() {
     let table = [
-        (RANDOM, "192217724048626", Error::Random),
-        (RANDOM, "19221772404862645", Error::Random),
-        (RANDOM, "19221772404862x4", Error::Random),
-        (USER, "", Error::User),
-        (USER, "cm9vdA*", Error::User),
-        (USER, &b64("a:b"), Error::User),
-        (USER, &b64("a/b"), Error::User),
-        (USER, &b64("josé"), Error::User),
-        (USER, &b64(&"u".repeat(49)), Error::User),
-        (TIME, "", Error::Timestamp),
-        (TIME, "+1795331989", Error::Timestamp),
-        (TIME, "1795331989x", Error::Timestamp),
-        (TIME, "-1", Error::Timestamp),
-        (TIME, "1234567890123", Error::Timestamp),
-        (VERSION, "", Error::Version),
-        (VERSION, "whatever1", Error::Version),
-        (TYPE, "7", Error::Type),
-        (TYPE, "", Error::Type),
-        (TYPE, "001", Error::Type),
-        (TYPE, "x", Error::Type),
-        (TYPE, "0", Error::Command),
-        (TYPE, "2", Error::Nat),
-        (TYPE, "4", Error::Nat),
-        (TYPE, "5", Error::LocalNat),
-        (TYPE, "6", Error::LocalNat),
-        (TYPE, "3", Error::Timeout),
-        (MESSAGE, "MTkyLjAuMi43LHRjcC8yMg*", Error::Ports),
-        (MESSAGE, &b64("192.0.2.7"), Error::Ports),
-        (MESSAGE, &b64(&format!("192.0.2.7{}", ",tcp/22".repeat(27))), Error::Ports),
+        (RANDOM, "192217724048626", FwknopError::Random),
+        (RANDOM, "19221772404862645", FwknopError::Random),
+        (RANDOM, "19221772404862x4", FwknopError::Random),
+        (USER, "", FwknopError::User),
+        (USER, "cm9vdA*", FwknopError::User),
+        (USER, &b64("a:b"), FwknopError::User),
+        (USER, &b64("a/b"), FwknopError::User),
+        (USER, &b64("josé"), FwknopError::User),
+        (USER, &b64(&"u".repeat(49)), FwknopError::User),
+        (TIME, "", FwknopError::Timestamp),
+        (TIME, "+1795331989", FwknopError::Timestamp),
+        (TIME, "1795331989x", FwknopError::Timestamp),
+        (TIME, "-1", FwknopError::Timestamp),
+        (TIME, "1234567890123", FwknopError::Timestamp),
+        (VERSION, "", FwknopError::Version),
+        (VERSION, "whatever1", FwknopError::Version),
+        (TYPE, "7", FwknopError::Type),
+        (TYPE, "", FwknopError::Type),
+        (TYPE, "001", FwknopError::Type),
+        (TYPE, "x", FwknopError::Type),
+        (TYPE, "0", FwknopError::Command),
+        (TYPE, "2", FwknopError::Nat),
+        (TYPE, "4", FwknopError::Nat),
+        (TYPE, "5", FwknopError::LocalNat),
+        (TYPE, "6", FwknopError::LocalNat),
+        (TYPE, "3", FwknopError::Timeout),
+        (MESSAGE, "MTkyLjAuMi43LHRjcC8yMg*", FwknopError::Ports),
+        (MESSAGE, &b64("192.0.2.7"), FwknopError::Ports),
+        (MESSAGE, &b64(&format!("192.0.2.7{}", ",tcp/22".repeat(27))), FwknopError::Ports),
     ];
     for (field, value, error) in table {
         assert_eq!(heard(sent(&with(field, value))), Err(error), "field {field}: {value:?}");
@@ -242,7 +242,7 @@ fn addresses_and_ports_that_are_wrong_are_named() {
         ["300.1.1.1", "1.2.3", "1.2.3.4.5", "::1", "", "01.2.3.4", "0x1.2.3.4", "a.b.c.d"]
     {
         let message = b64(&format!("{address},tcp/22"));
-        assert_eq!(heard(sent(&with(MESSAGE, &message))), Err(Error::Address), "{address}");
+        assert_eq!(heard(sent(&with(MESSAGE, &message))), Err(FwknopError::Address), "{address}");
     }
     for ports in [
         "none/0",
@@ -262,7 +262,7 @@ fn addresses_and_ports_that_are_wrong_are_named() {
         "",
     ] {
         let message = b64(&format!("192.0.2.7,{ports}"));
-        assert_eq!(heard(sent(&with(MESSAGE, &message))), Err(Error::Ports), "{ports}");
+        assert_eq!(heard(sent(&with(MESSAGE, &message))), Err(FwknopError::Ports), "{ports}");
     }
 }
 
@@ -270,16 +270,16 @@ fn addresses_and_ports_that_are_wrong_are_named() {
 fn wrong_numbers_of_fields_and_what_stands_in_them_are_named() {
     let with_timeout = with(TYPE, "3");
     let table = [
-        (format!("{}:a:b:c", with(TYPE, "1")), Error::FieldCount),
-        (format!("{}:YQ:60:x", with_timeout), Error::FieldCount),
-        (format!("{with_timeout}:-1"), Error::Timeout),
-        (format!("{with_timeout}:65537"), Error::Timeout),
-        (format!("{with_timeout}:4294967296"), Error::Timeout),
-        (format!("{with_timeout}:99999999999999999999999"), Error::Timeout),
-        (format!("{}:a*", with(TYPE, "1")), Error::ServerAuth),
-        (format!("{}:{}", with(TYPE, "1"), "A".repeat(260)), Error::ServerAuth),
-        ("1922177240486264:cm9vdA:1795331989:3.0.0:1".to_owned(), Error::FieldCount),
-        ("1922177240486264:cm9vdA:1795331989:3.0.0".to_owned(), Error::FieldCount),
+        (format!("{}:a:b:c", with(TYPE, "1")), FwknopError::FieldCount),
+        (format!("{}:YQ:60:x", with_timeout), FwknopError::FieldCount),
+        (format!("{with_timeout}:-1"), FwknopError::Timeout),
+        (format!("{with_timeout}:65537"), FwknopError::Timeout),
+        (format!("{with_timeout}:4294967296"), FwknopError::Timeout),
+        (format!("{with_timeout}:99999999999999999999999"), FwknopError::Timeout),
+        (format!("{}:a*", with(TYPE, "1")), FwknopError::ServerAuth),
+        (format!("{}:{}", with(TYPE, "1"), "A".repeat(260)), FwknopError::ServerAuth),
+        ("1922177240486264:cm9vdA:1795331989:3.0.0:1".to_owned(), FwknopError::FieldCount),
+        ("1922177240486264:cm9vdA:1795331989:3.0.0".to_owned(), FwknopError::FieldCount),
     ];
     for (fields, error) in table {
         // Long enough to be looked at.
@@ -325,7 +325,7 @@ fn a_digest_of_any_hash_is_taken_and_a_wrong_one_is_not() {
             String::new(),
         ] {
             let datagram = sent_plain(format!("{fields}:{wrong}").as_bytes());
-            assert_eq!(heard(datagram), Err(Error::Digest), "{hash}: {wrong}");
+            assert_eq!(heard(datagram), Err(FwknopError::Digest), "{hash}: {wrong}");
         }
     }
 }
@@ -337,7 +337,7 @@ fn the_bits_that_a_digest_leaves_over_are_a_part_of_it() {
     let last = digest.chars().last().unwrap();
     let other = char::from_u32(u32::from(last) + 1).unwrap();
     let altered = format!("{fields}:{}{other}", &digest[..digest.len() - 1]);
-    assert_eq!(heard(sent_plain(altered.as_bytes())), Err(Error::Digest));
+    assert_eq!(heard(sent_plain(altered.as_bytes())), Err(FwknopError::Digest));
 }
 
 #[test]
@@ -351,7 +351,11 @@ fn what_is_no_plain_text_is_undecryptable() {
         // Sixteen bytes of padding more than there should be.
         format!("{plain}{}", "\x10".repeat(16)),
     ] {
-        assert_eq!(heard(sent_plain(plain.as_bytes())), Err(Error::Undecryptable), "{plain:?}");
+        assert_eq!(
+            heard(sent_plain(plain.as_bytes())),
+            Err(FwknopError::Undecryptable),
+            "{plain:?}"
+        );
     }
 }
 
@@ -367,34 +371,34 @@ fn a_padding_of_another_kind_is_undecryptable() {
     ] {
         // The padding that is added to it is cut off: its block is the last.
         let padded = [plain.as_bytes(), &padding].concat();
-        let ciphertext = Mode::Ecb.encrypt(key().0.expose(), SALT_1, &padded);
+        let ciphertext = CipherMode::Ecb.encrypt(key().0.expose(), SALT_1, &padded);
         let blob = [&MAGIC[..], &SALT_1, &ciphertext[..padded.len()]].concat();
         let text = BASE64_NOPAD.encode(&blob);
-        let opened = open(&text.as_bytes()[PREFIX.len()..], &key(), Mode::Ecb, None);
-        assert_eq!(opened, Err(Error::Undecryptable), "{name}");
+        let opened = open(&text.as_bytes()[PREFIX.len()..], &key(), CipherMode::Ecb, None);
+        assert_eq!(opened, Err(FwknopError::Undecryptable), "{name}");
     }
 }
 
 #[test]
 fn a_datagram_that_is_no_request_is_refused_before_any_key_is_used() {
-    let good = seal(&request(), Hash::Sha256, &key(), Mode::Cbc, None, SALT_1).unwrap();
+    let good = seal(&request(), Hash::Sha256, &key(), CipherMode::Cbc, None, SALT_1).unwrap();
     let rsa = "EMA0h1fXzdUjVXAQf".repeat(30);
     let table = [
-        (good[..139].to_owned(), Error::Length),
-        (good.repeat(10), Error::Length),
-        (String::new(), Error::Length),
-        (format!("GET /{good} HTTP/1.0\r\nUser-Agent: Fwknop/3.0.0\r\n\r\n"), Error::Http),
-        (format!("{good}\n"), Error::NotBase64),
-        (format!("{good} "), Error::NotBase64),
-        (good.replacen(&good[50..51], "-", 1), Error::NotBase64),
-        (format!("{good}="), Error::NotCanonical),
-        (format!("{good}=AAAA"), Error::NotCanonical),
-        (format!("U2FsdGVkX1{good}"), Error::Prefix),
-        (rsa, Error::Gnupg),
-        (format!("A{good}"), Error::NotSalted),
+        (good[..139].to_owned(), FwknopError::Length),
+        (good.repeat(10), FwknopError::Length),
+        (String::new(), FwknopError::Length),
+        (format!("GET /{good} HTTP/1.0\r\nUser-Agent: Fwknop/3.0.0\r\n\r\n"), FwknopError::Http),
+        (format!("{good}\n"), FwknopError::NotBase64),
+        (format!("{good} "), FwknopError::NotBase64),
+        (good.replacen(&good[50..51], "-", 1), FwknopError::NotBase64),
+        (format!("{good}="), FwknopError::NotCanonical),
+        (format!("{good}=AAAA"), FwknopError::NotCanonical),
+        (format!("U2FsdGVkX1{good}"), FwknopError::Prefix),
+        (rsa, FwknopError::Gnupg),
+        (format!("A{good}"), FwknopError::NotSalted),
     ];
     for (datagram, error) in table {
-        assert_eq!(Datagram::new(datagram.as_bytes()).map(|_| ()), Err(error), "{datagram}");
+        assert_eq!(FwknopDatagram::new(datagram.as_bytes()).map(|_| ()), Err(error), "{datagram}");
         assert_eq!(heard(&datagram), Err(error), "{datagram}");
         assert_eq!(heard_without(&datagram), Err(error), "{datagram}");
     }
@@ -408,7 +412,10 @@ fn every_altered_character_is_noticed() {
         let mut altered = good.clone().into_bytes();
         altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
         let opened = heard(&altered);
-        assert!(matches!(opened, Err(Error::Hmac | Error::NotSalted)), "{at}: {opened:?}");
+        assert!(
+            matches!(opened, Err(FwknopError::Hmac | FwknopError::NotSalted)),
+            "{at}: {opened:?}"
+        );
     }
 }
 
@@ -416,9 +423,9 @@ fn every_altered_character_is_noticed() {
 fn what_is_cut_off_or_added_is_noticed() {
     let good = sent(&with(TYPE, "1"));
     for end in MIN_LEN..good.len() {
-        assert_eq!(heard(&good[..end]), Err(Error::Hmac), "{end}");
+        assert_eq!(heard(&good[..end]), Err(FwknopError::Hmac), "{end}");
     }
-    assert_eq!(heard(format!("{good}A")), Err(Error::Hmac));
+    assert_eq!(heard(format!("{good}A")), Err(FwknopError::Hmac));
 }
 
 #[test]
@@ -426,7 +433,7 @@ fn without_an_hmac_no_altered_copy_is_taken_for_another_request() {
     let mut request = request();
     request.access.ports = knocks(&["22"]);
     // The last of its characters has two bits that mean nothing.
-    let good = seal(&request, Hash::Sha256, &key(), Mode::Cbc, None, SALT_1).unwrap();
+    let good = seal(&request, Hash::Sha256, &key(), CipherMode::Cbc, None, SALT_1).unwrap();
     let opened = heard_without(&good);
     assert!(opened.is_ok());
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -436,8 +443,8 @@ fn without_an_hmac_no_altered_copy_is_taken_for_another_request() {
         heard_without(&copy)
     });
     assert_eq!(copies.iter().filter(|copy| **copy == opened).count(), 1);
-    assert_eq!(copies.iter().filter(|copy| **copy == Err(Error::NotCanonical)).count(), 3);
-    assert_eq!(copies.iter().filter(|copy| **copy == Err(Error::Undecryptable)).count(), 60);
+    assert_eq!(copies.iter().filter(|copy| **copy == Err(FwknopError::NotCanonical)).count(), 3);
+    assert_eq!(copies.iter().filter(|copy| **copy == Err(FwknopError::Undecryptable)).count(), 60);
 }
 
 #[test]
@@ -446,29 +453,37 @@ fn what_another_client_has_configured_does_not_open() {
     let (key, hmac) = (key(), hmac_key());
     let sealed = |mode, hmac| seal(&request, Hash::Sha256, &key, mode, hmac, SALT_1).unwrap();
     let with = |hash| Some((&hmac, hash));
-    let sent = sealed(Mode::Cbc, with(Hash::Sha256));
+    let sent = sealed(CipherMode::Cbc, with(Hash::Sha256));
     let tries = [
-        ("without HMAC", open(sent.as_bytes(), &key, Mode::Cbc, None), Error::Undecryptable),
-        ("another hash", open(sent.as_bytes(), &key, Mode::Cbc, with(Hash::Sha3_256)), Error::Hmac),
+        (
+            "without HMAC",
+            open(sent.as_bytes(), &key, CipherMode::Cbc, None),
+            FwknopError::Undecryptable,
+        ),
+        (
+            "another hash",
+            open(sent.as_bytes(), &key, CipherMode::Cbc, with(Hash::Sha3_256)),
+            FwknopError::Hmac,
+        ),
         (
             "another mode",
-            open(sent.as_bytes(), &key, Mode::Ctr, with(Hash::Sha256)),
-            Error::Undecryptable,
+            open(sent.as_bytes(), &key, CipherMode::Ctr, with(Hash::Sha256)),
+            FwknopError::Undecryptable,
         ),
         (
             "another key",
             open(
                 sent.as_bytes(),
-                &Key::new(b"other".to_vec()).unwrap(),
-                Mode::Cbc,
+                &FwknopKey::new(b"other".to_vec()).unwrap(),
+                CipherMode::Cbc,
                 with(Hash::Sha256),
             ),
-            Error::Undecryptable,
+            FwknopError::Undecryptable,
         ),
         (
             "no HMAC sent",
-            open(sealed(Mode::Cbc, None).as_bytes(), &key, Mode::Cbc, with(Hash::Md5)),
-            Error::Hmac,
+            open(sealed(CipherMode::Cbc, None).as_bytes(), &key, CipherMode::Cbc, with(Hash::Md5)),
+            FwknopError::Hmac,
         ),
     ];
     for (name, opened, error) in tries {
@@ -480,8 +495,8 @@ fn what_another_client_has_configured_does_not_open() {
 fn the_same_request_has_the_same_replay_digest_and_no_other_has() {
     let (key, hmac) = (key(), hmac_key());
     let sealed = |salt, hmac| {
-        let datagram = seal(&request(), Hash::Sha256, &key, Mode::Cbc, hmac, salt).unwrap();
-        open(datagram.as_bytes(), &key, Mode::Cbc, hmac).unwrap().replay
+        let datagram = seal(&request(), Hash::Sha256, &key, CipherMode::Cbc, hmac, salt).unwrap();
+        open(datagram.as_bytes(), &key, CipherMode::Cbc, hmac).unwrap().replay
     };
     assert_eq!(sealed(SALT_1, None), sealed(SALT_1, Some((&hmac, Hash::Md5))));
     assert_ne!(sealed(SALT_1, None), sealed([0; SALT], None));
@@ -490,8 +505,9 @@ fn the_same_request_has_the_same_replay_digest_and_no_other_has() {
 #[test]
 fn what_no_fwknop_server_takes_is_not_sent() {
     let key = key();
-    let refused =
-        |request: &Request| seal(request, Hash::Sha256, &key, Mode::Cbc, None, SALT_1).unwrap_err();
+    let refused = |request: &FwknopRequest| {
+        seal(request, Hash::Sha256, &key, CipherMode::Cbc, None, SALT_1).unwrap_err()
+    };
     let mut bad = request();
     bad.access.ports.clear();
     assert_eq!(refused(&bad), SealError::NoPorts);
@@ -505,10 +521,11 @@ fn what_no_fwknop_server_takes_is_not_sent() {
     (bad.user, bad.version) = ("u".parse().unwrap(), "1".parse().unwrap());
     bad.access.ports = knocks(&["1"]);
     bad.access.address = None;
-    let sealed = seal(&bad, Hash::Md5, &key, Mode::Cbc, None, SALT_1);
+    let sealed = seal(&bad, Hash::Md5, &key, CipherMode::Cbc, None, SALT_1);
     assert_eq!(sealed, Err(SealError::TooShort));
     let same = HmacKey::new(b"testkey".to_vec()).unwrap();
-    let sealed = seal(&request(), Hash::Sha256, &key, Mode::Cbc, Some((&same, Hash::Md5)), SALT_1);
+    let sealed =
+        seal(&request(), Hash::Sha256, &key, CipherMode::Cbc, Some((&same, Hash::Md5)), SALT_1);
     assert_eq!(sealed, Err(SealError::SameKeys));
 }
 
@@ -526,7 +543,7 @@ fn fourteen_ports_fit_with_what_fwknop_does_by_default_and_fifteen_do_not() {
         request.access.address = Some([198, 51, 100, 7].into());
         let ports: Vec<String> = (0..ports).map(|port| (100 + port).to_string()).collect();
         request.access.ports = knocks(&ports.iter().map(String::as_str).collect::<Vec<_>>());
-        seal(&request, Hash::Sha256, &key(), Mode::Cbc, Some((&hmac, Hash::Sha256)), SALT_1)
+        seal(&request, Hash::Sha256, &key(), CipherMode::Cbc, Some((&hmac, Hash::Sha256)), SALT_1)
     };
     assert!(asking(14).unwrap().len() < GNUPG_LEN);
     let error = asking(15).unwrap_err();
@@ -537,20 +554,20 @@ fn fourteen_ports_fit_with_what_fwknop_does_by_default_and_fifteen_do_not() {
 #[test]
 fn keys_have_the_lengths_that_fwknop_takes() {
     let bytes = |length| vec![b'k'; length];
-    assert!(Key::new(bytes(32)).is_ok() && HmacKey::new(bytes(128)).is_ok());
-    assert_eq!(Key::new(bytes(0)), Err(KeyError::Empty));
-    assert_eq!(Key::new(bytes(33)), Err(KeyError::TooLong { length: 33, most: 32 }));
-    assert_eq!(HmacKey::new(bytes(129)), Err(KeyError::TooLong { length: 129, most: 128 }));
-    assert_eq!(Key::new(b"__CHANGEME__".to_vec()), Err(KeyError::Placeholder));
-    assert_eq!(Key::from_base64("__CHANGEME__"), Err(KeyError::Placeholder));
-    assert_eq!(Key::from_base64("no base64!"), Err(KeyError::NotBase64));
-    assert_eq!(Key::from_base64("dGVzdGtleQ=="), Ok(key()));
-    assert_eq!(Key::from_base64("dGVzdGtleQ"), Ok(key()));
+    assert!(FwknopKey::new(bytes(32)).is_ok() && HmacKey::new(bytes(128)).is_ok());
+    assert_eq!(FwknopKey::new(bytes(0)), Err(FwknopKeyError::Empty));
+    assert_eq!(FwknopKey::new(bytes(33)), Err(FwknopKeyError::TooLong { length: 33, most: 32 }));
+    assert_eq!(HmacKey::new(bytes(129)), Err(FwknopKeyError::TooLong { length: 129, most: 128 }));
+    assert_eq!(FwknopKey::new(b"__CHANGEME__".to_vec()), Err(FwknopKeyError::Placeholder));
+    assert_eq!(FwknopKey::from_base64("__CHANGEME__"), Err(FwknopKeyError::Placeholder));
+    assert_eq!(FwknopKey::from_base64("no base64!"), Err(FwknopKeyError::NotBase64));
+    assert_eq!(FwknopKey::from_base64("dGVzdGtleQ=="), Ok(key()));
+    assert_eq!(FwknopKey::from_base64("dGVzdGtleQ"), Ok(key()));
 }
 
 #[test]
 fn no_output_shows_a_key() {
-    let shown = format!("{:?} {:?} {:?}", key(), hmac_key(), Key::new(vec![b's'; 33]));
+    let shown = format!("{:?} {:?} {:?}", key(), hmac_key(), FwknopKey::new(vec![b's'; 33]));
     assert_eq!(shown, "KeyOf(Secret(..)) KeyOf(Secret(..)) Err(TooLong { length: 33, most: 32 })");
 }
 
@@ -562,14 +579,14 @@ prop_compose! {
         address in proptest::option::of(1u32..),
         ports in prop::collection::vec((any::<bool>(), 1u16..), 1..6),
         timeout in proptest::option::of(0..=MAX_TIMEOUT),
-    ) -> Request {
+    ) -> FwknopRequest {
         let turn = |(udp, port)| format!("{port}/{}", if udp { "udp" } else { "tcp" });
         let ports: Vec<String> = ports.into_iter().map(turn).collect();
-        Request {
+        FwknopRequest {
             random: Random::new(random),
             user: user.parse().unwrap(),
             timestamp,
-            version: Version::default(),
+            version: ClientVersion::default(),
             access: Access {
                 address: address.map(Into::into),
                 ports: knocks(&ports.iter().map(String::as_str).collect::<Vec<_>>()),
@@ -584,7 +601,7 @@ proptest! {
     fn what_is_sealed_opens_again(
         request in any_request(),
         digest in prop::sample::select(Hash::ALL.to_vec()),
-        mode in prop::sample::select(Mode::ALL.to_vec()),
+        mode in prop::sample::select(CipherMode::ALL.to_vec()),
         hash in proptest::option::of(prop::sample::select(Hash::ALL.to_vec())),
         salt: [u8; SALT],
     ) {
@@ -608,7 +625,7 @@ proptest! {
     #[test]
     fn nothing_that_looks_like_a_request_makes_it_panic(
         datagram in "[89+/][A-Za-z0-9+/]{139,600}",
-        mode in prop::sample::select(Mode::ALL.to_vec()),
+        mode in prop::sample::select(CipherMode::ALL.to_vec()),
     ) {
         let _ = open(datagram.as_bytes(), &key(), mode, None);
         let _ = open(datagram.as_bytes(), &key(), mode, Some((&hmac_key(), Hash::Sha512)));
@@ -622,7 +639,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_a_key_panic(text in ".{0,50}") {
-        let _ = Key::from_base64(&text);
+        let _ = FwknopKey::from_base64(&text);
         let _ = HmacKey::from_base64(&text);
     }
 }

@@ -45,7 +45,7 @@ const LOW_ORDER: [[u8; KEY_LEN]; 7] = {
 
 /// Why something is no key. It never quotes what was read: that may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub enum SpaKeyError {
     #[error(
         "a key has 44 characters of base64, this has {0}: copy it whole, with the '=' at its end"
     )]
@@ -68,20 +68,20 @@ impl PublicKey {
 }
 
 impl TryFrom<[u8; KEY_LEN]> for PublicKey {
-    type Error = KeyError;
+    type Error = SpaKeyError;
 
-    fn try_from(bytes: [u8; KEY_LEN]) -> Result<Self, KeyError> {
+    fn try_from(bytes: [u8; KEY_LEN]) -> Result<Self, SpaKeyError> {
         // The highest bit does not count (RFC 7748, section 5).
         let mut point = bytes;
         point[KEY_LEN - 1] &= 0x7f;
-        if LOW_ORDER.contains(&point) { Err(KeyError::LowOrder) } else { Ok(Self(bytes)) }
+        if LOW_ORDER.contains(&point) { Err(SpaKeyError::LowOrder) } else { Ok(Self(bytes)) }
     }
 }
 
 impl FromStr for PublicKey {
-    type Err = KeyError;
+    type Err = SpaKeyError;
 
-    fn from_str(text: &str) -> Result<Self, KeyError> {
+    fn from_str(text: &str) -> Result<Self, SpaKeyError> {
         Self::try_from(*decode(text)?)
     }
 }
@@ -99,9 +99,9 @@ impl fmt::Debug for PublicKey {
 }
 
 impl TryFrom<String> for PublicKey {
-    type Error = KeyError;
+    type Error = SpaKeyError;
 
-    fn try_from(text: String) -> Result<Self, KeyError> {
+    fn try_from(text: String) -> Result<Self, SpaKeyError> {
         text.parse()
     }
 }
@@ -145,20 +145,20 @@ impl From<[u8; KEY_LEN]> for PrivateKey {
 
 /// Reads what a key file holds: one line.
 impl FromStr for PrivateKey {
-    type Err = KeyError;
+    type Err = SpaKeyError;
 
-    fn from_str(text: &str) -> Result<Self, KeyError> {
+    fn from_str(text: &str) -> Result<Self, SpaKeyError> {
         decode(text).map(|bytes| Self((*bytes).into()))
     }
 }
 
 impl TryFrom<Secret> for PrivateKey {
-    type Error = KeyError;
+    type Error = SpaKeyError;
 
-    fn try_from(secret: Secret) -> Result<Self, KeyError> {
+    fn try_from(secret: Secret) -> Result<Self, SpaKeyError> {
         match secret.expose().len() {
             KEY_LEN => Ok(Self(secret)),
-            other => Err(KeyError::Length(other.div_ceil(3) * 4)),
+            other => Err(SpaKeyError::Length(other.div_ceil(3) * 4)),
         }
     }
 }
@@ -169,21 +169,21 @@ impl From<PrivateKey> for Secret {
     }
 }
 
-fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, SpaKeyError> {
     let text = text.trim();
     if let Some(position) = text.chars().position(|c| !c.is_ascii()) {
-        return Err(KeyError::Character(position + 1));
+        return Err(SpaKeyError::Character(position + 1));
     }
     if text.len() != TEXT_LEN {
-        return Err(KeyError::Length(text.len()));
+        return Err(SpaKeyError::Length(text.len()));
     }
     // Room for what 44 characters without padding hold.
     let mut room = Zeroizing::new([0; TEXT_LEN / 4 * 3]);
     let read = BASE64
         .decode_mut(text.as_bytes(), room.as_mut())
-        .map_err(|partial| KeyError::Character(partial.error.position + 1))?;
+        .map_err(|partial| SpaKeyError::Character(partial.error.position + 1))?;
     let bytes = room.get(..read).and_then(|bytes| <[u8; KEY_LEN]>::try_from(bytes).ok());
-    bytes.map(Zeroizing::new).ok_or(KeyError::Character(TEXT_LEN))
+    bytes.map(Zeroizing::new).ok_or(SpaKeyError::Character(TEXT_LEN))
 }
 
 #[cfg(test)]
@@ -219,13 +219,13 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_an_error_that_says_why() {
-        assert_eq!("".parse::<PublicKey>(), Err(KeyError::Length(0)));
-        assert_eq!(PUBLIC[..43].parse::<PublicKey>(), Err(KeyError::Length(43)));
-        assert_eq!(PUBLIC.replace('/', "_").parse::<PublicKey>(), Err(KeyError::Character(28)));
+        assert_eq!("".parse::<PublicKey>(), Err(SpaKeyError::Length(0)));
+        assert_eq!(PUBLIC[..43].parse::<PublicKey>(), Err(SpaKeyError::Length(43)));
+        assert_eq!(PUBLIC.replace('/', "_").parse::<PublicKey>(), Err(SpaKeyError::Character(28)));
         // 33 bytes, and 31.
-        assert_eq!("A".repeat(44).parse::<PublicKey>(), Err(KeyError::Character(44)));
+        assert_eq!("A".repeat(44).parse::<PublicKey>(), Err(SpaKeyError::Character(44)));
         let short = format!("{}==", "A".repeat(42));
-        assert_eq!(short.parse::<PublicKey>(), Err(KeyError::Character(44)));
+        assert_eq!(short.parse::<PublicKey>(), Err(SpaKeyError::Character(44)));
         // Bits behind the last byte.
         assert!(PUBLIC.replace("6kA=", "6kB=").parse::<PublicKey>().is_err());
     }
@@ -234,10 +234,10 @@ mod tests {
     fn a_point_that_gives_every_key_the_same_secret_is_no_public_key() {
         for mut point in LOW_ORDER {
             assert!(noise::agree(&[7; KEY_LEN], &point).is_none(), "{point:x?}");
-            assert_eq!(PublicKey::try_from(point), Err(KeyError::LowOrder));
+            assert_eq!(PublicKey::try_from(point), Err(SpaKeyError::LowOrder));
             point[KEY_LEN - 1] |= 0x80;
             assert!(noise::agree(&[7; KEY_LEN], &point).is_none(), "{point:x?}");
-            assert_eq!(PublicKey::try_from(point), Err(KeyError::LowOrder));
+            assert_eq!(PublicKey::try_from(point), Err(SpaKeyError::LowOrder));
         }
     }
 

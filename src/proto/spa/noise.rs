@@ -96,8 +96,8 @@ enum Resolver {
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
         Some(Box::new(match self {
-            Self::Initiator { ephemeral } => Given(Some(*ephemeral)),
-            Self::Responder { .. } => Given(None),
+            Self::Initiator { ephemeral } => PresetRandom(Some(*ephemeral)),
+            Self::Responder { .. } => PresetRandom(None),
         }))
     }
 
@@ -121,9 +121,9 @@ impl CryptoResolver for Resolver {
 }
 
 /// Randomness that was asked for beforehand; it is given away once.
-struct Given(Option<[u8; KEY_LEN]>);
+struct PresetRandom(Option<[u8; KEY_LEN]>);
 
-impl Random for Given {
+impl Random for PresetRandom {
     fn try_fill_bytes(&mut self, room: &mut [u8]) -> Result<(), snow::Error> {
         match self.0.take() {
             Some(bytes) if bytes.len() == room.len() => {
@@ -139,9 +139,9 @@ impl Random for Given {
 /// public key, and what it agrees on with those who are expected. Their messages take half the time.
 /// It never changes.
 #[derive(Clone)]
-pub struct Prepared(Arc<Keys>);
+pub struct Prepared(Arc<PreparedKeys>);
 
-struct Keys {
+struct PreparedKeys {
     own: Contributory,
     agreed: HashMap<[u8; KEY_LEN], Zeroizing<[u8; KEY_LEN]>>,
 }
@@ -156,7 +156,7 @@ impl Prepared {
             Some((*client.as_bytes(), secret))
         };
         let agreed = expected.into_iter().take(MOST_EXPECTED).filter_map(agree).collect();
-        Self(Arc::new(Keys { own, agreed }))
+        Self(Arc::new(PreparedKeys { own, agreed }))
     }
 }
 

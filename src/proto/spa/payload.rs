@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str;
 
-use super::{AddressError, Addresses, Given, Request, Stamp};
+use super::{AddressError, Addresses, NamedAddresses, SpaRequest, Stamp};
 use crate::proto::name::Name;
 use crate::proto::network::is_a_hosts;
 
@@ -17,7 +17,7 @@ const DOOR_LEN: usize = 32;
 
 /// What is wrong in a request of a client whose key it was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum MalformedPayload {
     #[error("version {0}: this server speaks version 1")]
     Version(u8),
     #[error("unknown flags {0:#04x}")]
@@ -32,12 +32,12 @@ pub enum Malformed {
     Door,
 }
 
-impl Request {
+impl SpaRequest {
     /// The bytes that are encrypted.
     pub fn encode(&self) -> [u8; PAYLOAD_LEN] {
         let (observed, v4, v6) = match self.open {
             Addresses::Observed => (OBSERVED, None, None),
-            Addresses::Given(given) => (0, given.v4(), given.v6()),
+            Addresses::Named(given) => (0, given.v4(), given.v6()),
         };
         let flags = observed | if self.close { CLOSE } else { 0 };
         let mut payload = [0; PAYLOAD_LEN];
@@ -61,8 +61,8 @@ impl Request {
     /// Reads what was encrypted.
     ///
     /// # Errors
-    /// [`Malformed`], the first thing that is wrong.
-    pub fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, Malformed> {
+    /// [`MalformedPayload`], the first thing that is wrong.
+    pub fn decode(payload: &[u8; PAYLOAD_LEN]) -> Result<Self, MalformedPayload> {
         let mut rest = payload.as_slice();
         let [version, flags] = take(&mut rest);
         let source_port = u16::from_be_bytes(take(&mut rest));
@@ -74,20 +74,20 @@ impl Request {
         let door: [u8; DOOR_LEN] = take(&mut rest);
 
         if version != VERSION {
-            return Err(Malformed::Version(version));
+            return Err(MalformedPayload::Version(version));
         }
         if flags & !(OBSERVED | CLOSE) != 0 {
-            return Err(Malformed::Flags(flags));
+            return Err(MalformedPayload::Flags(flags));
         }
         if zero != [0; 12] {
-            return Err(Malformed::Padding);
+            return Err(MalformedPayload::Padding);
         }
         let v4 = Some(v4).filter(|address| !address.is_unspecified());
         let v6 = Some(v6).filter(|address| !address.is_unspecified());
         let open = match (flags & OBSERVED != 0, v4, v6) {
             (true, None, None) => Addresses::Observed,
-            (true, ..) => return Err(Malformed::ObservedAndGiven),
-            (false, ..) => Addresses::Given(Given::new(v4, v6)?),
+            (true, ..) => return Err(MalformedPayload::ObservedAndGiven),
+            (false, ..) => Addresses::Named(NamedAddresses::new(v4, v6)?),
         };
         Ok(Self {
             open,
@@ -106,20 +106,20 @@ fn take<const LEN: usize>(rest: &mut &[u8]) -> [u8; LEN] {
     *head
 }
 
-fn name(padded: &[u8; DOOR_LEN]) -> Result<Option<Name>, Malformed> {
+fn name(padded: &[u8; DOOR_LEN]) -> Result<Option<Name>, MalformedPayload> {
     let len = padded.iter().position(|&byte| byte == 0).unwrap_or(DOOR_LEN);
     let (text, padding) = padded.split_at(len);
     if padding.iter().any(|&byte| byte != 0) {
-        return Err(Malformed::Padding);
+        return Err(MalformedPayload::Padding);
     }
     if text.is_empty() {
         return Ok(None);
     }
-    let text = str::from_utf8(text).map_err(|_| Malformed::Door)?;
-    text.parse().map(Some).map_err(|_| Malformed::Door)
+    let text = str::from_utf8(text).map_err(|_| MalformedPayload::Door)?;
+    text.parse().map(Some).map_err(|_| MalformedPayload::Door)
 }
 
-impl Given {
+impl NamedAddresses {
     /// The addresses to open for: one, or one of each family.
     ///
     /// # Errors
@@ -135,7 +135,7 @@ impl Given {
     }
 }
 
-impl TryFrom<IpAddr> for Given {
+impl TryFrom<IpAddr> for NamedAddresses {
     type Error = AddressError;
 
     fn try_from(address: IpAddr) -> Result<Self, AddressError> {

@@ -30,8 +30,8 @@ fn vector(what: &str, why: &str) -> [u8; LEN] {
     HEXLOWER.decode(digits.as_bytes()).unwrap().try_into().unwrap()
 }
 
-fn open(datagram: &[u8; LEN]) -> Result<(PublicKey, Request), Error> {
-    Opener::new(&server(), []).open(datagram)
+fn open(datagram: &[u8; LEN]) -> Result<(PublicKey, SpaRequest), SpaError> {
+    Receiver::new(&server(), []).open(datagram)
 }
 
 /// No two vectors have the same stamp.
@@ -39,17 +39,17 @@ fn micros_after(micros: u64) -> Stamp {
     Stamp::from_micros(CLOCK + micros)
 }
 
-fn malformed(why: Malformed) -> Result<(PublicKey, Request), Error> {
-    Err(Error::Malformed { client: client().public(), why })
+fn malformed(why: MalformedPayload) -> Result<(PublicKey, SpaRequest), SpaError> {
+    Err(SpaError::Malformed { client: client().public(), why })
 }
 
 fn given(v4: &str, v6: &str) -> Addresses {
-    Addresses::Given(Given::new(v4.parse().ok(), v6.parse().ok()).unwrap())
+    Addresses::Named(NamedAddresses::new(v4.parse().ok(), v6.parse().ok()).unwrap())
 }
 
 /// Asks for the door `ssh` and 192.0.2.2.
-fn request() -> Request {
-    Request {
+fn request() -> SpaRequest {
+    SpaRequest {
         open: given("192.0.2.2", ""),
         close: false,
         source_port: None,
@@ -64,7 +64,7 @@ fn sealed(payload: &[u8; PAYLOAD_LEN]) -> [u8; LEN] {
 }
 
 /// Sets some bytes of the request that asks for the door `ssh` and 192.0.2.2.
-fn altered(at: usize, bytes: &[u8]) -> Result<(PublicKey, Request), Error> {
+fn altered(at: usize, bytes: &[u8]) -> Result<(PublicKey, SpaRequest), SpaError> {
     let mut payload = request().encode();
     payload[at..at + bytes.len()].copy_from_slice(bytes);
     open(&sealed(&payload))
@@ -72,7 +72,7 @@ fn altered(at: usize, bytes: &[u8]) -> Result<(PublicKey, Request), Error> {
 
 #[test]
 fn the_vectors_that_open_are_read_and_made_to_the_byte() {
-    let web = Request {
+    let web = SpaRequest {
         open: given("198.51.100.7", "2001:db8::7"),
         source_port: NonZeroU16::new(40_000),
         open_for: NonZeroU32::new(20),
@@ -80,7 +80,7 @@ fn the_vectors_that_open_are_read_and_made_to_the_byte() {
         door: Some("web".parse().unwrap()),
         ..request()
     };
-    let observed = Request { open: Addresses::Observed, stamp: micros_after(2), ..request() };
+    let observed = SpaRequest { open: Addresses::Observed, stamp: micros_after(2), ..request() };
     let cases = [
         ("door ssh, 192.0.2.2", request()),
         ("door web, 198.51.100.7 and 2001:db8::7, source port 40000, 20 s", web),
@@ -102,7 +102,7 @@ fn the_vectors_of_another_time_say_it() {
         let stamp = Stamp::from_micros(stamp);
         assert_eq!(
             open(&vector(what, why)),
-            Ok((client().public(), Request { stamp, ..request() }))
+            Ok((client().public(), SpaRequest { stamp, ..request() }))
         );
     }
 }
@@ -110,9 +110,9 @@ fn the_vectors_of_another_time_say_it() {
 #[test]
 fn the_malformed_vectors_name_what_is_wrong() {
     for (why, error) in [
-        ("version 2", Malformed::Version(2)),
-        ("flag bit 2 set", Malformed::Flags(4)),
-        ("no address and not observed", Malformed::Address(AddressError::None)),
+        ("version 2", MalformedPayload::Version(2)),
+        ("flag bit 2 set", MalformedPayload::Flags(4)),
+        ("no address and not observed", MalformedPayload::Address(AddressError::None)),
     ] {
         assert_eq!(open(&vector("malformed", why)), malformed(error), "{why}");
     }
@@ -120,7 +120,7 @@ fn the_malformed_vectors_name_what_is_wrong() {
 
 #[test]
 fn the_vector_with_a_flipped_bit_has_a_bad_tag() {
-    assert_eq!(open(&vector("bad tag", "one bit of p flipped")), Err(Error::BadTag));
+    assert_eq!(open(&vector("bad tag", "one bit of p flipped")), Err(SpaError::BadTag));
 }
 
 #[test]
@@ -128,54 +128,54 @@ fn the_vector_of_an_unknown_client_says_whose_it_is() {
     let (stranger, asked) =
         open(&vector("unknown client", "a key that is enrolled nowhere")).unwrap();
     assert_ne!(stranger, client().public());
-    assert_eq!(asked, Request { stamp: micros_after(5), ..request() });
+    assert_eq!(asked, SpaRequest { stamp: micros_after(5), ..request() });
 }
 
 #[test]
 fn every_single_flipped_bit_is_a_bad_tag() {
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    let opener = Opener::new(&server(), []);
+    let opener = Receiver::new(&server(), []);
     for bit in 0..LEN * 8 {
         let mut flipped = datagram;
         flipped[bit / 8] ^= 1 << (bit % 8);
         assert!(!opener.has_tag(&flipped), "bit {bit}");
-        assert_eq!(opener.open(&flipped), Err(Error::BadTag), "bit {bit}");
+        assert_eq!(opener.open(&flipped), Err(SpaError::BadTag), "bit {bit}");
     }
 }
 
 #[test]
 fn what_is_flipped_by_someone_who_can_make_tags_does_not_decrypt() {
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    let opener = Opener::new(&server(), []);
+    let opener = Receiver::new(&server(), []);
     for byte in TAG_LEN..LEN {
         let mut flipped = datagram;
         flipped[byte] ^= 1 << (byte % 8);
         let (tag, body) = flipped.split_at_mut(TAG_LEN);
         tag.copy_from_slice(&opener.states.tag(body)[..TAG_LEN]);
-        assert_eq!(opener.open(&flipped), Err(Error::Undecryptable), "byte {byte}");
+        assert_eq!(opener.open(&flipped), Err(SpaError::Undecryptable), "byte {byte}");
     }
 }
 
 #[test]
 fn an_ephemeral_key_of_low_order_does_not_decrypt() {
-    let opener = Opener::new(&server(), []);
+    let opener = Receiver::new(&server(), []);
     let mut datagram = [0; LEN];
     let (tag, body) = datagram.split_at_mut(TAG_LEN);
     opener.states.mask(body);
     tag.copy_from_slice(&opener.states.tag(body)[..TAG_LEN]);
-    assert_eq!(opener.open(&datagram), Err(Error::Undecryptable));
+    assert_eq!(opener.open(&datagram), Err(SpaError::Undecryptable));
 }
 
 #[test]
 fn what_was_made_for_another_server_has_a_bad_tag() {
-    let other = Opener::new(&PrivateKey::from([3; KEY_LEN]), []);
+    let other = Receiver::new(&PrivateKey::from([3; KEY_LEN]), []);
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    assert_eq!(other.open(&datagram), Err(Error::BadTag));
+    assert_eq!(other.open(&datagram), Err(SpaError::BadTag));
 }
 
 #[test]
 fn what_has_another_length_has_no_tag() {
-    let opener = Opener::new(&server(), []);
+    let opener = Receiver::new(&server(), []);
     let datagram = vector("open", "door ssh, 192.0.2.2");
     let longer = [&datagram[..], &[0]].concat();
     assert!(opener.has_tag(&datagram));
@@ -195,7 +195,7 @@ fn two_datagrams_of_one_request_have_no_byte_in_common_that_tells() {
 
 #[test]
 fn every_field_is_checked() {
-    use Malformed as M;
+    use MalformedPayload as M;
     for (at, bytes, why) in [
         (0, &[0][..], M::Version(0)),
         (1, &[0x80], M::Flags(0x80)),
@@ -218,7 +218,7 @@ fn every_field_is_checked() {
 #[test]
 fn an_ipv4_address_that_is_written_as_an_ipv6_one_is_refused() {
     let mapped: Ipv6Addr = "::ffff:192.0.2.2".parse().unwrap();
-    let why = Malformed::Address(AddressError::OfNoHost(mapped.into()));
+    let why = MalformedPayload::Address(AddressError::OfNoHost(mapped.into()));
     assert_eq!(altered(32, &mapped.octets()), malformed(why));
 }
 
@@ -244,11 +244,11 @@ prop_compose! {
         open_for: u32,
         stamp: u64,
         door in "[A-Za-z0-9_.-]{0,32}",
-    ) -> Request {
+    ) -> SpaRequest {
         let v4 = v4.map(|first| Ipv4Addr::new(first, 0, 2, 1));
         let v6 = v6.map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
-        Request {
-            open: Given::new(v4, v6).map_or(Addresses::Observed, Addresses::Given),
+        SpaRequest {
+            open: NamedAddresses::new(v4, v6).map_or(Addresses::Observed, Addresses::Named),
             close,
             source_port: NonZeroU16::new(source_port),
             open_for: NonZeroU32::new(open_for),
@@ -268,14 +268,14 @@ proptest! {
         let (client, server) = (PrivateKey::from(client), PrivateKey::from(server));
         let datagram = seal(&request, &client, &server.public(), ephemeral);
         let opened = Ok((client.public(), request));
-        prop_assert_eq!(Opener::new(&server, []).open(&datagram), opened.clone());
-        let expected = Opener::new(&server, [client.public()]);
+        prop_assert_eq!(Receiver::new(&server, []).open(&datagram), opened.clone());
+        let expected = Receiver::new(&server, [client.public()]);
         prop_assert_eq!(expected.open(&datagram), opened);
     }
 
     #[test]
     fn no_datagram_makes_it_panic(datagram: [u8; LEN]) {
-        prop_assert_eq!(open(&datagram), Err(Error::BadTag));
+        prop_assert_eq!(open(&datagram), Err(SpaError::BadTag));
     }
 
     #[test]
@@ -294,7 +294,7 @@ proptest! {
         payload[1] &= 3;
         payload[20..32].fill(0);
         payload[48..].fill(if zero { 0 } else { b'a' });
-        if let Ok(request) = Request::decode(&payload) {
+        if let Ok(request) = SpaRequest::decode(&payload) {
             prop_assert_eq!(request.encode(), payload);
         }
     }

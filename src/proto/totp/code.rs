@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Key;
+use super::TotpKey;
 use crate::proto::knock::{Knock, Protocol};
 
 /// How many digits a code has.
@@ -50,12 +50,12 @@ impl TryFrom<u8> for Digits {
 pub(super) const BASES: RangeInclusive<u16> = 1..=u16::MAX - 99;
 
 /// The code of a step, with its leading zeros (RFC 6238, SHA-1).
-pub fn code(key: &Key, step: u64, digits: Digits) -> Zeroizing<String> {
+pub fn code(key: &TotpKey, step: u64, digits: Digits) -> Zeroizing<String> {
     Zeroizing::new(format!("{:0width$}", value(key, step, digits), width = digits.count()))
 }
 
 /// RFC 4226, section 5.3.
-pub(super) fn value(key: &Key, step: u64, digits: Digits) -> u32 {
+pub(super) fn value(key: &TotpKey, step: u64, digits: Digits) -> u32 {
     let mac = key.mac(&[&step.to_be_bytes()]);
     let [.., last] = mac;
     let offset = usize::from(last & 0xf);
@@ -116,8 +116,8 @@ mod tests {
     use super::*;
     use crate::proto::secret::Secret;
 
-    fn key(secret: &[u8]) -> Key {
-        Key::from(&Secret::new(secret.to_vec()))
+    fn key(secret: &[u8]) -> TotpKey {
+        TotpKey::from(&Secret::new(secret.to_vec()))
     }
 
     fn ports(typed: &str) -> Result<Vec<u16>, CodeError> {

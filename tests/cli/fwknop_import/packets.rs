@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use libknock::config::{Config, FwknopClient};
-use libknock::proto::fwknop::{Access, Hash, Random, Request, Version, seal};
+use libknock::proto::fwknop::{Access, ClientVersion, FwknopRequest, Hash, Random, seal};
 use libknock::sys::clock;
 
 use crate::support::command;
@@ -74,11 +74,11 @@ fn write_capture(path: &Path, client: &FwknopClient) {
     }
     for (number, probe) in PROBES.iter().enumerate() {
         let unique = u8::try_from(number).unwrap();
-        let request = Request {
+        let request = FwknopRequest {
             random: Random::new([unique; 16]),
             user: probe.user.parse().unwrap(),
             timestamp: now.into(),
-            version: Version::default(),
+            version: ClientVersion::default(),
             access: Access {
                 address: probe.names_address.then(|| asked_for(number)),
                 ports: probe.ports.iter().map(|port| port.parse().unwrap()).collect(),

@@ -13,7 +13,7 @@ use super::cycle::{Cycle, read_cycle};
 use super::keys::{Key, read_keys};
 use super::stanzas::{Given, Stanza};
 use crate::config::diagnostic::{Diagnostic, Place, Problems};
-use crate::proto::fwknop::{Hash, Mode, User};
+use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::network::Network;
 
@@ -31,7 +31,7 @@ pub(super) struct Client {
     pub(super) key: Key,
     pub(super) hmac: Option<Key>,
     pub(super) hmac_type: Option<Hash>,
-    pub(super) mode: Option<Mode>,
+    pub(super) mode: Option<CipherMode>,
     pub(super) from: Vec<Network>,
     pub(super) destination: Vec<Network>,
     pub(super) username: Option<String>,

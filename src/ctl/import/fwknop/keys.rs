@@ -4,7 +4,7 @@ use data_encoding::{BASE64, BASE64_NOPAD, Encoding};
 
 use super::stanzas::{Given, Stanza};
 use crate::config::diagnostic::Diagnostic;
-use crate::proto::fwknop::{HmacKey, Key as CipherKey, KeyError};
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey};
 
 /// A key that fwknop takes, and how it is written. It has no `Debug`.
 pub(super) struct Key {
@@ -33,7 +33,7 @@ pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnosti
         return Err(error.help("without a KEY it serves GnuPG or nobody"));
     };
     let key = read_key(given)?;
-    CipherKey::new(key.bytes.clone()).map_err(|error| refused(given, error))?;
+    FwknopKey::new(key.bytes.clone()).map_err(|error| refused(given, error))?;
     let Some(given) = stanza.get("HMAC_KEY") else { return Ok((key, None)) };
     let hmac = read_key(given)?;
     if hmac.bytes.is_empty() {
@@ -47,7 +47,7 @@ pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnosti
     Ok((key, Some(hmac)))
 }
 
-fn refused(given: &Given, error: KeyError) -> Diagnostic {
+fn refused(given: &Given, error: FwknopKeyError) -> Diagnostic {
     given.left_out(format!("{}: {error}", given.name))
 }
 
@@ -63,7 +63,7 @@ fn read_key(given: &Given) -> Result<Key, Diagnostic> {
     let placeholder = given.value == PLACEHOLDER;
     if given.name.ends_with("_BASE64") && !placeholder {
         let bytes = lenient_base64(&given.value);
-        let bytes = bytes.ok_or_else(|| refused(given, KeyError::NotBase64))?;
+        let bytes = bytes.ok_or_else(|| refused(given, FwknopKeyError::NotBase64))?;
         return Ok(Key { bytes, text: None });
     }
     let text = String::from_utf8(given.value.clone()).ok();

@@ -15,47 +15,49 @@ pub(super) const PER_NETWORK: usize = 64;
 ///
 /// Addresses are an attacker's choice, so they are hashed with a random key.
 #[derive(Debug)]
-pub(super) struct Segment<T> {
-    networks: LruCache<Network, Hosts<T>, RandomState>,
+pub(super) struct SourceTable<T> {
+    networks: LruCache<SourcePrefix, PrefixMembers<T>, RandomState>,
     capacity: usize,
     len: usize,
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Network {
+enum SourcePrefix {
     V4(u32),
     V6(u64),
 }
 
 /// The addresses of one network, oldest first. Never empty. Of an IPv4 network there is one.
-type Hosts<T> = SmallVec<[Host<T>; 1]>;
+type PrefixMembers<T> = SmallVec<[PrefixMember<T>; 1]>;
 
 #[derive(Debug)]
-struct Host<T> {
+struct PrefixMember<T> {
     /// What the network leaves open.
     rest: u64,
     value: T,
 }
 
-const fn split(source: IpAddr) -> (Network, u64) {
+const fn split(source: IpAddr) -> (SourcePrefix, u64) {
     match source {
-        IpAddr::V4(address) => (Network::V4(address.to_bits()), 0),
+        IpAddr::V4(address) => (SourcePrefix::V4(address.to_bits()), 0),
         IpAddr::V6(address) => {
             let bits = address.to_bits();
-            (Network::V6((bits >> 64) as u64), bits as u64)
+            (SourcePrefix::V6((bits >> 64) as u64), bits as u64)
         }
     }
 }
 
-const fn join(network: Network, rest: u64) -> IpAddr {
+const fn join(network: SourcePrefix, rest: u64) -> IpAddr {
     match network {
-        Network::V4(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
-        Network::V6(bits) => IpAddr::V6(Ipv6Addr::from_bits((bits as u128) << 64 | rest as u128)),
+        SourcePrefix::V4(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+        SourcePrefix::V6(bits) => {
+            IpAddr::V6(Ipv6Addr::from_bits((bits as u128) << 64 | rest as u128))
+        }
     }
 }
 
-impl<T> Segment<T> {
+impl<T> SourceTable<T> {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
         // One place more, so that the table never pushes out a network as a whole.
         let places = capacity.saturating_add(1);
@@ -88,7 +90,7 @@ impl<T> Segment<T> {
     #[must_use]
     pub(super) fn insert(&mut self, source: IpAddr, value: T) -> Option<(IpAddr, T)> {
         let (network, rest) = split(source);
-        let host = Host { rest, value };
+        let host = PrefixMember { rest, value };
         self.len += 1;
         if let Some(hosts) = self.networks.get_mut(&network) {
             hosts.push(host);
@@ -98,7 +100,7 @@ impl<T> Segment<T> {
                 return Some((join(network, gone.rest), gone.value));
             }
         } else {
-            self.networks.push(network, Hosts::from_iter([host]));
+            self.networks.push(network, PrefixMembers::from_iter([host]));
         }
         if self.len > self.capacity { self.pop() } else { None }
     }
@@ -117,7 +119,7 @@ impl<T> Segment<T> {
         Some((join(network, gone.rest), gone.value))
     }
 
-    fn take(&mut self, network: Network, place: usize) -> Option<Host<T>> {
+    fn take(&mut self, network: SourcePrefix, place: usize) -> Option<PrefixMember<T>> {
         let hosts = self.networks.peek_mut(&network)?;
         self.len -= 1;
         if hosts.len() == 1 {
@@ -131,7 +133,7 @@ impl<T> Segment<T> {
     }
 }
 
-fn find<T>(hosts: &mut Hosts<T>, rest: u64) -> Option<&mut T> {
+fn find<T>(hosts: &mut PrefixMembers<T>, rest: u64) -> Option<&mut T> {
     hosts.iter_mut().find(|host| host.rest == rest).map(|host| &mut host.value)
 }
 
@@ -139,12 +141,12 @@ fn find<T>(hosts: &mut Hosts<T>, rest: u64) -> Option<&mut T> {
 mod tests {
     use super::*;
 
-    fn segment(capacity: usize) -> Segment<u32> {
-        Segment::new(capacity.try_into().unwrap())
+    fn table(capacity: usize) -> SourceTable<u32> {
+        SourceTable::new(capacity.try_into().unwrap())
     }
 
     fn host(network: u64, host: u64) -> IpAddr {
-        join(Network::V6(network), host)
+        join(SourcePrefix::V6(network), host)
     }
 
     fn address(text: &str) -> IpAddr {
@@ -153,59 +155,59 @@ mod tests {
 
     #[test]
     fn the_source_that_was_silent_for_longest_makes_room() {
-        let mut segment = segment(2);
-        assert_eq!(segment.insert(address("192.0.2.1"), 1), None);
-        assert_eq!(segment.insert(address("192.0.2.2"), 2), None);
-        segment.touch(address("192.0.2.1")).unwrap();
-        assert_eq!(segment.insert(address("192.0.2.3"), 3), Some((address("192.0.2.2"), 2)));
-        assert_eq!(segment.len(), 2);
+        let mut table = table(2);
+        assert_eq!(table.insert(address("192.0.2.1"), 1), None);
+        assert_eq!(table.insert(address("192.0.2.2"), 2), None);
+        table.touch(address("192.0.2.1")).unwrap();
+        assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.2"), 2)));
+        assert_eq!(table.len(), 2);
     }
 
     #[test]
     fn looking_at_a_source_keeps_it_where_it_is() {
-        let mut segment = segment(2);
-        assert_eq!(segment.insert(address("192.0.2.1"), 1), None);
-        assert_eq!(segment.insert(address("192.0.2.2"), 2), None);
-        assert_eq!(segment.peek(address("192.0.2.1")), Some(&mut 1));
-        assert_eq!(segment.insert(address("192.0.2.3"), 3), Some((address("192.0.2.1"), 1)));
+        let mut table = table(2);
+        assert_eq!(table.insert(address("192.0.2.1"), 1), None);
+        assert_eq!(table.insert(address("192.0.2.2"), 2), None);
+        assert_eq!(table.peek(address("192.0.2.1")), Some(&mut 1));
+        assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.1"), 1)));
     }
 
     #[test]
     fn a_network_that_has_its_share_pushes_out_its_own_oldest() {
-        let mut segment = segment(1000);
-        assert_eq!(segment.insert(address("2001:db8:0:1::1"), 0), None);
+        let mut table = table(1000);
+        assert_eq!(table.insert(address("2001:db8:0:1::1"), 0), None);
         for host in 1..=PER_NETWORK as u64 {
             let source = self::host(0x2001_0db8_0000_0002, host);
-            assert_eq!(segment.insert(source, 0), None);
+            assert_eq!(table.insert(source, 0), None);
         }
-        let gone = segment.insert(address("2001:db8:0:2:ffff::1"), 0);
+        let gone = table.insert(address("2001:db8:0:2:ffff::1"), 0);
         assert_eq!(gone, Some((address("2001:db8:0:2::1"), 0)));
-        assert!(segment.peek(address("2001:db8:0:1::1")).is_some());
-        assert_eq!(segment.len(), PER_NETWORK + 1);
+        assert!(table.peek(address("2001:db8:0:1::1")).is_some());
+        assert_eq!(table.len(), PER_NETWORK + 1);
     }
 
     #[test]
     fn a_network_whose_sources_left_has_its_whole_share_again() {
-        let mut segment = segment(1000);
+        let mut table = table(1000);
         for host in 0..1000 {
             let source = self::host(0x2001_0db8_0000_0002, host);
-            assert_eq!(segment.insert(source, 0), None);
-            assert_eq!(segment.remove(source), Some(0));
+            assert_eq!(table.insert(source, 0), None);
+            assert_eq!(table.remove(source), Some(0));
         }
-        assert_eq!(segment.len(), 0);
-        assert!(segment.networks.is_empty());
+        assert_eq!(table.len(), 0);
+        assert!(table.networks.is_empty());
     }
 
     #[test]
     fn the_oldest_of_the_network_that_was_silent_for_longest_makes_room() {
-        let mut segment = segment(3);
+        let mut table = table(3);
         for (network, host) in [(1, 1), (1, 2), (2, 1)] {
-            assert_eq!(segment.insert(self::host(network, host), 0), None);
+            assert_eq!(table.insert(self::host(network, host), 0), None);
         }
-        assert_eq!(segment.insert(host(3, 1), 0), Some((host(1, 1), 0)));
-        assert_eq!(segment.insert(host(3, 2), 0), Some((host(1, 2), 0)));
-        assert_eq!(segment.insert(host(3, 3), 0), Some((host(2, 1), 0)));
-        assert_eq!(segment.insert(host(3, 4), 0), Some((host(3, 1), 0)));
-        assert_eq!(segment.len(), 3);
+        assert_eq!(table.insert(host(3, 1), 0), Some((host(1, 1), 0)));
+        assert_eq!(table.insert(host(3, 2), 0), Some((host(1, 2), 0)));
+        assert_eq!(table.insert(host(3, 3), 0), Some((host(2, 1), 0)));
+        assert_eq!(table.insert(host(3, 4), 0), Some((host(3, 1), 0)));
+        assert_eq!(table.len(), 3);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::*;
+use super::super::*;
 use crate::config::Recognition;
 use crate::config::watch::watch_sets;
 use crate::proto::flags::TcpFlags;
@@ -152,7 +152,7 @@ impl Model {
                 Some((stage, began)) if stage == before.map_or(0, |(stage, _)| stage) + 1 => {
                     let mut kind = EventKind::Stage(stage as u8);
                     if stage == sequence.len() {
-                        kind = EventKind::Open(Knocked::Sequence);
+                        kind = EventKind::Open(CompletedBy::Sequence);
                         history.doors[door].0.clear();
                         after = None;
                     }

@@ -12,36 +12,36 @@ use crate::time::Monotonic;
 /// As many of the latest knocks as a sequence may need: as many different ones in a row, and of each
 /// as many repetitions, which count only where a sequence has them.
 #[derive(Debug, Default)]
-pub(in crate::engine) struct Tail {
-    knocks: SmallVec<[Mark; 4]>,
+pub(in crate::engine) struct RecentKnocks {
+    knocks: SmallVec<[TimedKnock; 4]>,
     /// How far they had come when last looked at.
     pub(in crate::engine) stage: Stage,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+struct TimedKnock {
     knock: Knock,
     at: Monotonic,
 }
 
-impl Tail {
+impl RecentKnocks {
     /// Adds a knock, and forgets what a sequence of `length` does not need. True: it is the same
     /// knock as the one before it.
     pub(in crate::engine) fn push(&mut self, knock: Knock, at: Monotonic, length: usize) -> bool {
         let again = self.knocks.last().is_some_and(|last| last.knock == knock);
-        self.knocks.push(Mark { knock, at });
-        let latest = self.knocks.iter().rev().take_while(|mark| mark.knock == knock).count();
+        self.knocks.push(TimedKnock { knock, at });
+        let latest = self.knocks.iter().rev().take_while(|timed| timed.knock == knock).count();
         if latest > length {
             self.knocks.remove(self.knocks.len() - latest);
         }
-        let kept: usize = self.runs().rev().take(length).map(<[Mark]>::len).sum();
+        let kept: usize = self.runs().rev().take(length).map(<[TimedKnock]>::len).sum();
         self.knocks.drain(..self.knocks.len().saturating_sub(kept));
         again
     }
 
     /// Forgets what is older than the timeout allows.
     pub(in crate::engine) fn expire(&mut self, now: Monotonic, timeout: Duration) {
-        let gone = self.knocks.iter().take_while(|mark| now.since(mark.at) > timeout).count();
+        let gone = self.knocks.iter().take_while(|timed| now.since(timed.at) > timeout).count();
         self.knocks.drain(..gone);
     }
 
@@ -51,15 +51,15 @@ impl Tail {
 
     /// When the oldest knock came that is remembered.
     pub(in crate::engine) fn oldest(&self) -> Option<Monotonic> {
-        self.knocks.first().map(|mark| mark.at)
+        self.knocks.first().map(|timed| timed.at)
     }
 
     /// When the latest knock came.
     pub(super) fn latest(&self) -> Option<Monotonic> {
-        self.knocks.last().map(|mark| mark.at)
+        self.knocks.last().map(|timed| timed.at)
     }
 
-    fn runs(&self) -> impl DoubleEndedIterator<Item = &[Mark]> {
+    fn runs(&self) -> impl DoubleEndedIterator<Item = &[TimedKnock]> {
         self.knocks.chunk_by(|a, b| a.knock == b.knock)
     }
 
@@ -70,7 +70,7 @@ impl Tail {
         length: usize,
         visit: &mut impl FnMut(&[Knock], Monotonic) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let runs: SmallVec<[&[Mark]; 8]> = self.runs().collect();
+        let runs: SmallVec<[&[TimedKnock]; 8]> = self.runs().collect();
         let mut taken = SmallVec::new();
         (1..=length.min(self.knocks.len()))
             .rev()
@@ -81,7 +81,7 @@ impl Tail {
 /// Shows every way to take `wanted` knocks from the last runs, at least one of each that is taken
 /// from. `taken` are those already taken, the last first.
 fn compose(
-    runs: &[&[Mark]],
+    runs: &[&[TimedKnock]],
     wanted: usize,
     taken: &mut SmallVec<[Knock; 8]>,
     visit: &mut impl FnMut(&[Knock], Monotonic) -> ControlFlow<()>,
@@ -89,13 +89,13 @@ fn compose(
     let Some((run, earlier)) = runs.split_last() else { return ControlFlow::Continue(()) };
     let before = taken.len();
     // The latest of a run are those that are left out last.
-    for (count, mark) in (1..=wanted).zip(run.iter().rev()) {
-        taken.push(mark.knock);
+    for (count, timed) in (1..=wanted).zip(run.iter().rev()) {
+        taken.push(timed.knock);
         if count < wanted {
             compose(earlier, wanted - count, taken, visit)?;
         } else {
             let knocks: SmallVec<[Knock; 8]> = taken.iter().rev().copied().collect();
-            visit(&knocks, mark.at)?;
+            visit(&knocks, timed.at)?;
         }
     }
     taken.truncate(before);
@@ -111,18 +111,18 @@ mod tests {
     }
 
     /// One knock a second, from second 1.
-    fn tail(ports: &[&str], length: usize) -> Tail {
-        let mut tail = Tail::default();
+    fn recent(ports: &[&str], length: usize) -> RecentKnocks {
+        let mut recent = RecentKnocks::default();
         for (second, port) in (1..).zip(ports) {
-            tail.push(port.parse().unwrap(), at(second), length);
+            recent.push(port.parse().unwrap(), at(second), length);
         }
-        tail
+        recent
     }
 
     /// Ports, and the second of the first.
-    fn candidates(tail: &Tail, length: usize) -> Vec<(Vec<u16>, u64)> {
+    fn candidates(recent: &RecentKnocks, length: usize) -> Vec<(Vec<u16>, u64)> {
         let mut found = Vec::new();
-        let _ = tail.candidates(length, &mut |knocks, began| {
+        let _ = recent.candidates(length, &mut |knocks, began| {
             let ports = knocks.iter().map(|knock| knock.port.get()).collect();
             found.push((ports, began.since(Monotonic::ZERO).as_secs()));
             ControlFlow::Continue(())
@@ -132,17 +132,17 @@ mod tests {
 
     #[test]
     fn only_the_latest_knocks_count() {
-        let tail = tail(&["1", "2", "3", "4"], 3);
-        assert_eq!(candidates(&tail, 3), [(vec![2, 3, 4], 2), (vec![3, 4], 3), (vec![4], 4)]);
+        let recent = recent(&["1", "2", "3", "4"], 3);
+        assert_eq!(candidates(&recent, 3), [(vec![2, 3, 4], 2), (vec![3, 4], 3), (vec![4], 4)]);
     }
 
     #[test]
     fn a_repetition_may_count_or_not() {
-        let tail = tail(&["1", "1", "2"], 3);
-        assert_eq!(candidates(&tail, 3), [(vec![1, 1, 2], 1), (vec![1, 2], 2), (vec![2], 3)]);
-        let tail = self::tail(&["1", "2", "2", "3"], 3);
+        let recent = recent(&["1", "1", "2"], 3);
+        assert_eq!(candidates(&recent, 3), [(vec![1, 1, 2], 1), (vec![1, 2], 2), (vec![2], 3)]);
+        let recent = self::recent(&["1", "2", "2", "3"], 3);
         assert_eq!(
-            candidates(&tail, 3),
+            candidates(&recent, 3),
             [(vec![1, 2, 3], 1), (vec![2, 2, 3], 2), (vec![2, 3], 3), (vec![3], 4)]
         );
     }
@@ -152,9 +152,9 @@ mod tests {
         let mut ports = vec!["1"; 50];
         ports.extend(["2"; 50]);
         ports.extend(["3"; 50]);
-        let tail = tail(&ports, 3);
-        assert_eq!(tail.knocks.len(), 9);
-        let whole: Vec<_> = candidates(&tail, 3)
+        let recent = recent(&ports, 3);
+        assert_eq!(recent.knocks.len(), 9);
+        let whole: Vec<_> = candidates(&recent, 3)
             .into_iter()
             .filter(|(ports, _)| ports.len() == 3)
             .map(|(ports, _)| ports)
@@ -164,18 +164,18 @@ mod tests {
 
     #[test]
     fn the_first_knock_of_a_run_is_the_latest_that_will_do() {
-        let tail = tail(&["1", "1", "1", "2"], 3);
-        assert_eq!(candidates(&tail, 3), [(vec![1, 1, 2], 2), (vec![1, 2], 3), (vec![2], 4)]);
+        let recent = recent(&["1", "1", "1", "2"], 3);
+        assert_eq!(candidates(&recent, 3), [(vec![1, 1, 2], 2), (vec![1, 2], 3), (vec![2], 4)]);
     }
 
     #[test]
     fn what_is_too_old_is_forgotten() {
-        let mut tail = tail(&["1", "2", "3"], 3);
-        tail.expire(at(11), Duration::from_secs(10));
-        assert_eq!(tail.oldest(), Some(at(1)));
-        tail.expire(at(12), Duration::from_secs(10));
-        assert_eq!(tail.oldest(), Some(at(2)));
-        tail.expire(at(30), Duration::from_secs(10));
-        assert_eq!(tail.oldest(), None);
+        let mut recent = recent(&["1", "2", "3"], 3);
+        recent.expire(at(11), Duration::from_secs(10));
+        assert_eq!(recent.oldest(), Some(at(1)));
+        recent.expire(at(12), Duration::from_secs(10));
+        assert_eq!(recent.oldest(), Some(at(2)));
+        recent.expire(at(30), Duration::from_secs(10));
+        assert_eq!(recent.oldest(), None);
     }
 }

@@ -9,22 +9,24 @@ use crate::time::{Monotonic, Now, Wall};
 
 /// A request that is stamped this far ahead of this host's clock, or further, has to be on the disk
 /// before it opens.
-pub const AHEAD: Duration = Duration::from_secs(10);
+pub const MAX_UNFLUSHED_AHEAD: Duration = Duration::from_secs(10);
 
 /// Until when uses may be missing from the ledger: up to the start of the machine, if it follows an
 /// unclean end.
 ///
 /// On the clock that does not jump: when the calendar is set right, so is what this means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing(pub Option<Monotonic>);
+pub struct UncleanStart(pub Option<Monotonic>);
 
-impl Missing {
+impl UncleanStart {
     /// Whether a request with this stamp may have been used without the ledger saying so.
     ///
     /// Each use that was not on the disk came before that time, and its stamp was less than
-    /// [`AHEAD`] later than it.
-    pub fn may_hide(self, stamp: Wall, now: Now) -> bool {
-        self.0.is_some_and(|until| stamp < now.wall - now.monotonic.since(until) + AHEAD)
+    /// [`MAX_UNFLUSHED_AHEAD`] later than it.
+    pub fn is_preceded_by(self, stamp: Wall, now: Now) -> bool {
+        self.0.is_some_and(|until| {
+            stamp < now.wall - now.monotonic.since(until) + MAX_UNFLUSHED_AHEAD
+        })
     }
 }
 
@@ -33,7 +35,7 @@ impl Missing {
 pub struct Lifetime {
     pub max_age: Duration,
     pub max_ahead: Duration,
-    pub missing: Missing,
+    pub unclean_start: UncleanStart,
 }
 
 impl Lifetime {
@@ -48,7 +50,7 @@ impl Lifetime {
         if stamp.since(now.wall) > self.max_ahead {
             return Err(Reason::TooFarAhead);
         }
-        if self.missing.may_hide(stamp, now) {
+        if self.unclean_start.is_preceded_by(stamp, now) {
             return Err(Reason::BeforeStart);
         }
         Ok(())
@@ -73,24 +75,29 @@ mod tests {
 
     #[test]
     fn nothing_is_hidden_where_nothing_is_missing() {
-        assert!(!Missing(None).may_hide(Wall::ZERO, after(5)));
+        assert!(!UncleanStart(None).is_preceded_by(Wall::ZERO, after(5)));
     }
 
     #[test]
     fn what_was_stamped_less_than_ten_seconds_after_the_start_may_be_hidden() {
-        let missing = Missing(Some(Monotonic::ZERO));
+        let unclean_start = UncleanStart(Some(Monotonic::ZERO));
         for now in [5, 60, 3600] {
-            assert!(missing.may_hide(HOUR, after(now)));
-            assert!(missing.may_hide(HOUR + AHEAD - Duration::from_nanos(1), after(now)));
-            assert!(!missing.may_hide(HOUR + AHEAD, after(now)));
+            assert!(unclean_start.is_preceded_by(HOUR, after(now)));
+            assert!(
+                unclean_start.is_preceded_by(
+                    HOUR + MAX_UNFLUSHED_AHEAD - Duration::from_nanos(1),
+                    after(now)
+                )
+            );
+            assert!(!unclean_start.is_preceded_by(HOUR + MAX_UNFLUSHED_AHEAD, after(now)));
         }
     }
 
     #[test]
     fn a_calendar_that_is_set_right_later_moves_the_start_with_it() {
-        let missing = Missing(Some(Monotonic::ZERO));
+        let unclean_start = UncleanStart(Some(Monotonic::ZERO));
         let set_right = Now { wall: HOUR + HOUR.since(Wall::ZERO), ..after(60) };
-        assert!(missing.may_hide(set_right.wall - Duration::from_secs(60), set_right));
-        assert!(!missing.may_hide(set_right.wall, set_right));
+        assert!(unclean_start.is_preceded_by(set_right.wall - Duration::from_secs(60), set_right));
+        assert!(!unclean_start.is_preceded_by(set_right.wall, set_right));
     }
 }
