@@ -11,7 +11,7 @@ mod task;
 
 use std::time::Duration;
 
-pub use self::task::{Outcome, Task};
+pub use self::task::{CommandTask, TaskOutcome};
 use crate::config::Name;
 
 /// Names one job; given back with its outcome.
@@ -28,7 +28,7 @@ pub struct Job {
     pub kind: JobKind,
     /// How long each command may run before it is killed; `None`: without end.
     pub limit: Option<Duration>,
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<CommandTask>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +47,15 @@ pub enum JobKind {
 pub struct Finished {
     pub id: JobId,
     /// Of each task in turn; those after one at which the job stopped have none.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<TaskOutcome>,
 }
 
 impl Finished {
     /// The first failure.
     pub fn failure(&self) -> Option<&Failure> {
         self.outcomes.iter().find_map(|outcome| match outcome {
-            Outcome::Failed(why) => Some(why),
-            Outcome::Done | Outcome::Untouched => None,
+            TaskOutcome::Failed(why) => Some(why),
+            TaskOutcome::Done | TaskOutcome::Untouched => None,
         })
     }
 }

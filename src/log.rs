@@ -21,7 +21,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
-use record::Record;
+use record::LogRecord;
 pub use record::{escape, local};
 use sink::{File, Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
@@ -39,13 +39,13 @@ pub enum LogError {
 const JOURNAL: &str = "/run/systemd/journal";
 
 /// Where log lines go from now on.
-struct Output {
+struct LogOutput {
     level: LogLevel,
     format: LogFormat,
     sinks: Vec<Box<dyn Sink + Send>>,
 }
 
-static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
+static OUTPUT: OnceLock<Mutex<LogOutput>> = OnceLock::new();
 
 /// Sends log lines where the configuration says, and to standard error too if `foreground`, unless
 /// the journal would have each line twice.
@@ -71,7 +71,7 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
         let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
         sinks.push(Box::new(Syslog::new(facility)));
     }
-    let output = Output { level: log.level, format: log.format, sinks };
+    let output = LogOutput { level: log.level, format: log.format, sinks };
     if let Err(output) = OUTPUT.set(Mutex::new(output)).map_err(Mutex::into_inner) {
         if let (Ok(new), Some(mutex)) = (output, OUTPUT.get()) {
             *lock(mutex) = new;
@@ -106,10 +106,10 @@ pub fn errors(text: &str) -> String {
 
 /// Logs something that happened; its facts, too, where lines are objects.
 pub fn event(line: &EventLine) {
-    write(line.level(), || Record::of_line(line));
+    write(line.level(), || LogRecord::of_line(line));
 }
 
-fn write(level: LogLevel, record: impl FnOnce() -> Record) {
+fn write(level: LogLevel, record: impl FnOnce() -> LogRecord) {
     let Some(mutex) = OUTPUT.get() else { return };
     let mut output = lock(mutex);
     if level > output.level {
@@ -125,7 +125,7 @@ fn write(level: LogLevel, record: impl FnOnce() -> Record) {
     }
 }
 
-fn lock(mutex: &Mutex<Output>) -> MutexGuard<'_, Output> {
+fn lock(mutex: &Mutex<LogOutput>) -> MutexGuard<'_, LogOutput> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -134,6 +134,6 @@ struct ToOutput;
 
 impl<S: Subscriber> Layer<S> for ToOutput {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        write(record::level(*event.metadata().level()), || Record::of(event));
+        write(record::level(*event.metadata().level()), || LogRecord::of(event));
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use guard::{Guard, door, door_to, doors, grant, let_in, net, now, shut_out};
 use libknock::firewall::guard::standing;
-use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
+use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use libknock::sys::files;
 use libknock::time::Monotonic;
 use support::{CLIENT, CLIENT_6, Net, SERVER, SERVER_6, needs};
@@ -75,11 +75,11 @@ impl Model {
         is_sure.then_some(guarding.is_empty() || until > now)
     }
 
-    fn elements(&self) -> Vec<Element> {
+    fn elements(&self) -> Vec<GuardGrant> {
         let now = now();
         let left = self.grants.iter().map(|(key, until)| (key, until.since(now)));
         let grants = left.filter(|(_, left)| !left.is_zero());
-        grants.map(|((door, client), left)| Element { left, ..grant(door, client, 0) }).collect()
+        grants.map(|((door, client), left)| GuardGrant { left, ..grant(door, client, 0) }).collect()
     }
 }
 
@@ -162,7 +162,8 @@ fn live(seed: u64) {
                     .collect();
                 let there = standing().unwrap();
                 for (door, address) in sure {
-                    let is_there = |grant: &Element| grant.address == address && grant.door == door;
+                    let is_there =
+                        |grant: &GuardGrant| grant.address == address && grant.door == door;
                     let opens_here = model.ruleset.doors.iter().any(|(name, it)| {
                         *name == door
                             && it.target.is_none_or(|to| to.is_ipv4() == address.is_ipv4())

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::task::Phase;
-use super::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
+use super::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
 use crate::config::{COMMAND_LIMIT, Name, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
@@ -36,12 +36,12 @@ const OUTPUT_LINES: usize = 20;
 const OUTPUT_WIDTH: usize = 400;
 
 /// The jobs that run and those that wait.
-pub struct Commands {
+pub struct CommandRunner {
     /// Where those that run are written down.
     table: Option<Arc<CommandTable>>,
     running: Vec<Running>,
     /// What ended commands have left in the background prints to these: closed, they would kill it.
-    left: VecDeque<(Name, Output)>,
+    left: VecDeque<(Name, CommandOutput)>,
     /// By door: what closes, in its order, and then the rest.
     waiting: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
@@ -52,16 +52,16 @@ struct Work {
     job: Job,
     started: Monotonic,
     /// Of the tasks that are over.
-    outcomes: Vec<Outcome>,
-    /// See [`Task::next`].
+    outcomes: Vec<TaskOutcome>,
+    /// See [`CommandTask::next`].
     earlier: Option<Failure>,
 }
 
 impl Work {
     /// The task that comes after those that are over.
-    fn task(&self) -> Option<&Task> {
+    fn task(&self) -> Option<&CommandTask> {
         let stops = self.job.kind == JobKind::Open
-            && matches!(self.outcomes.last(), Some(Outcome::Failed(_)));
+            && matches!(self.outcomes.last(), Some(TaskOutcome::Failed(_)));
         self.job.tasks.get(self.outcomes.len()).filter(|_| !stops)
     }
 }
@@ -72,7 +72,7 @@ struct Running {
     command_started: Monotonic,
     child: Child,
     killed: bool,
-    output: Output,
+    output: CommandOutput,
     /// Its place in the table.
     slot: usize,
 }
@@ -90,7 +90,7 @@ fn most(kind: JobKind) -> usize {
     if kind == JobKind::Close { AT_ONCE } else { AT_ONCE - FOR_CLOSING }
 }
 
-impl Commands {
+impl CommandRunner {
     /// Those that run are written down in a [table](CommandTable) at this path.
     pub fn new(table: &Path) -> Self {
         let created = CommandTable::create(table).inspect_err(|error| {
@@ -184,7 +184,7 @@ impl Commands {
                 Some((phase, why)) => task.next(work.job.kind, phase, why, &mut earlier),
             };
             let next = next.and_then(|phase| {
-                Ok((phase, task.command(phase).ok_or(Outcome::Untouched)?.clone()))
+                Ok((phase, task.command(phase).ok_or(TaskOutcome::Untouched)?.clone()))
             });
             let (phase, command) = match next {
                 Ok(next) => next,
@@ -226,14 +226,19 @@ impl Commands {
         }
     }
 
-    fn spawn(&self, command: &Rendered, phase: Phase, slot: usize) -> io::Result<(Child, Output)> {
+    fn spawn(
+        &self,
+        command: &Rendered,
+        phase: Phase,
+        slot: usize,
+    ) -> io::Result<(Child, CommandOutput)> {
         let (read, write) = files::output_pipe()?;
         let (argv, environment) = (&command.argv, &command.environment);
         let slot = self.table.as_ref().map(|table| (table, slot));
         let child = process::run(argv, environment, Stdio::null(), write, slot)?;
         // After an open command it says why the door is not open.
         let is_quiet = phase == Phase::Look;
-        Ok((child, Output { pipe: Some(read.into()), is_quiet, line: Vec::new(), lines: 0 }))
+        Ok((child, CommandOutput { pipe: Some(read.into()), is_quiet, line: Vec::new(), lines: 0 }))
     }
 
     /// Takes note of a command that has ended and goes on with its job.
@@ -280,7 +285,7 @@ impl Commands {
                     // Only a bug takes a child away from its parent; the job must still end.
                     let Work { job, mut outcomes, .. } = self.running.swap_remove(at).work;
                     error!(door = %job.door, "lost sight of a command: {error}");
-                    outcomes.push(Outcome::Failed(Failure::Signal(0)));
+                    outcomes.push(TaskOutcome::Failed(Failure::Signal(0)));
                     self.finished.push(Finished { id: job.id, outcomes });
                 }
             }
@@ -317,7 +322,7 @@ impl Commands {
 }
 
 /// What a command prints, line by line into the log; the rest of a flood is thrown away.
-struct Output {
+struct CommandOutput {
     pipe: Option<File>,
     /// It is thrown away.
     is_quiet: bool,
@@ -325,7 +330,7 @@ struct Output {
     lines: usize,
 }
 
-impl Output {
+impl CommandOutput {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(File::as_fd)
     }
@@ -390,12 +395,12 @@ mod tests {
     fn job(id: u64, door: &str, commands: &[Rendered], kind: JobKind) -> Job {
         let door = door.parse().unwrap();
         let limit = Some(Duration::from_secs(10));
-        let tasks = commands.iter().cloned().map(Task::from).collect();
+        let tasks = commands.iter().cloned().map(CommandTask::from).collect();
         Job { id: JobId(id), door, kind, limit, tasks }
     }
 
     /// Waits in real time, while the clock that the commands see stands at `now`.
-    fn wait_for(commands: &mut Commands, now: Monotonic, count: usize) -> Vec<Finished> {
+    fn wait_for(commands: &mut CommandRunner, now: Monotonic, count: usize) -> Vec<Finished> {
         let mut finished = Vec::new();
         for _ in 0..2000 {
             finished.extend(commands.poll(now));
@@ -408,11 +413,11 @@ mod tests {
     }
 
     fn outcome(commands: &[Rendered], kind: JobKind) -> (usize, Option<Failure>) {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         runner.submit(at(0), job(1, "ssh", commands, kind));
         let finished = wait_for(&mut runner, at(0), 1);
         assert!(runner.running.is_empty() && runner.waiting.is_empty());
-        let done = |outcome: &&Outcome| matches!(outcome, Outcome::Done);
+        let done = |outcome: &&TaskOutcome| matches!(outcome, TaskOutcome::Done);
         let finished = &finished[0];
         (finished.outcomes.iter().take_while(done).count(), finished.failure().cloned())
     }
@@ -457,7 +462,7 @@ mod tests {
     fn a_command_that_hangs_is_killed_after_its_time_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let hangs = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
         runner.submit(at(0), job(1, "ssh", &[hangs], JobKind::Open));
         let pid = loop {
@@ -485,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_command_without_a_limit_runs_as_long_as_it_does() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let long = shell("sleep 0.2");
         runner.submit(at(0), Job { limit: None, ..job(1, "ssh", &[long], JobKind::Open) });
         assert!(runner.poll(at(1_000_000_000)).is_empty());
@@ -498,7 +503,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let closed = dir.path().join("closed");
         let text = format!("(sleep 0.3; echo closing; touch {}) &", closed.display());
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         runner.submit(at(0), job(1, "ssh", &[shell(&text)], JobKind::Open));
         assert_eq!(wait_for(&mut runner, at(0), 1)[0].failure(), None);
         assert!(runner.running.is_empty() && runner.waiting.is_empty());
@@ -520,7 +525,7 @@ mod tests {
 
     #[test]
     fn jobs_of_one_door_take_turns_and_those_of_another_do_not_wait() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let hangs = shell("exec sleep 1000");
         runner.submit(at(0), job(1, "slow", &[hangs], JobKind::Open));
         runner.submit(at(0), job(2, "slow", &[shell("exit 0")], JobKind::Open));
@@ -534,7 +539,7 @@ mod tests {
 
     #[test]
     fn what_closes_comes_before_what_was_asked_for_earlier() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let quick = [shell("exit 0")];
         runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
         (2..50).for_each(|id| runner.submit(at(0), job(id, "ssh", &quick, JobKind::Open)));
@@ -545,7 +550,7 @@ mod tests {
 
     #[test]
     fn what_closes_finds_room_where_what_opens_has_taken_all_that_it_may() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         for number in 0..200 {
             let hangs = [shell("exec sleep 1000")];
             runner.submit(at(0), job(number, &format!("d{number}"), &hangs, JobKind::Open));
@@ -557,7 +562,7 @@ mod tests {
 
     #[test]
     fn a_door_is_full_when_many_of_its_jobs_wait_and_still_closes() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let quick = [shell("exit 0")];
         let door = "ssh".parse().unwrap();
         for id in 0..=WAITING as u64 {
@@ -569,7 +574,7 @@ mod tests {
 
     #[test]
     fn at_the_end_only_closing_goes_on() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let quick = [shell("exit 0")];
         runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
         runner.submit(at(0), job(2, "ssh", &quick, JobKind::Open));
@@ -578,7 +583,7 @@ mod tests {
         let finished = wait_for(&mut runner, at(250), 2);
         let of = |id| finished.iter().find(|finished| finished.id == JobId(id)).unwrap();
         assert!(of(2).outcomes.is_empty(), "it did not run");
-        assert_eq!(of(3).outcomes, [Outcome::Done]);
+        assert_eq!(of(3).outcomes, [TaskOutcome::Done]);
         runner.running.iter().for_each(|running| process::kill_group(&running.child));
     }
 

@@ -14,14 +14,14 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use self::standing::Standing;
+use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, remove_standing, standing};
-use super::connections::{self, Connection};
+use super::connections::{self, InboundConnection};
 use super::netlink::{
-    Change, Comment, DELETE_TABLE, ElementRef, Entry, Event, Monitor, NEW_ELEMENT, Netlink,
-    NetlinkError,
+    Comment, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftChange,
+    NftEvent, SetElement,
 };
-use super::ruleset::{self, Element, Ruleset, Set, Slot, TABLE, VERSION};
+use super::ruleset::{self, GuardElement, GuardGrant, Ruleset, Set, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -49,7 +49,7 @@ pub struct Guard {
     ruleset: Ruleset,
     shared: HashSet<Name>,
     /// The connections that were there before the lock of their port.
-    older: BTreeSet<Slot>,
+    older: BTreeSet<GuardElement>,
 }
 
 impl Guard {
@@ -65,7 +65,7 @@ impl Guard {
     pub fn set_up(
         now: Monotonic,
         ruleset: Ruleset,
-        keep: &[Element],
+        keep: &[GuardGrant],
     ) -> Result<Self, NetlinkError> {
         let (netlink, monitor) = (Netlink::open()?, Monitor::new()?);
         let (shared, older) = (HashSet::new(), BTreeSet::new());
@@ -82,7 +82,7 @@ impl Guard {
         &mut self,
         now: Monotonic,
         ruleset: Ruleset,
-        keep: &[Element],
+        keep: &[GuardGrant],
     ) -> Result<(), NetlinkError> {
         let old = std::mem::replace(&mut self.ruleset, ruleset);
         let loaded = self.load(now, Some(old.guarded()), keep);
@@ -97,7 +97,7 @@ impl Guard {
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up).
-    pub fn restore(&mut self, now: Monotonic, keep: &[Element]) -> Result<(), NetlinkError> {
+    pub fn restore(&mut self, now: Monotonic, keep: &[GuardGrant]) -> Result<(), NetlinkError> {
         self.load(now, Some(self.ruleset.guarded()), keep)
     }
 
@@ -105,12 +105,12 @@ impl Guard {
     fn load(
         &mut self,
         now: Monotonic,
-        before: Option<BTreeSet<Slot>>,
-        keep: &[Element],
+        before: Option<BTreeSet<GuardElement>>,
+        keep: &[GuardGrant],
     ) -> Result<(), NetlinkError> {
         for left in (0..TRIES).rev() {
             let generation = self.netlink.generation()?;
-            let standing = Standing::read(&mut self.netlink, &self.ruleset)?;
+            let standing = StandingTable::read(&mut self.netlink, &self.ruleset)?;
             let (before, mut older) = match &before {
                 Some(before) => (before, self.older.clone()),
                 None => (&standing.guarded, standing.older),
@@ -122,7 +122,7 @@ impl Guard {
             }
             let mut changes = ruleset::table(&says());
             for (set, entries) in self.contents(now, &older, standing.added, keep) {
-                changes.extend(Change::add_all(&set.reference(), &entries));
+                changes.extend(NftChange::add_all(&set.reference(), &entries));
             }
             // The last try does not ask whether somebody else was faster.
             match self.netlink.apply_at((left > 0).then_some(generation), &changes) {
@@ -141,22 +141,23 @@ impl Guard {
     fn contents(
         &self,
         now: Monotonic,
-        older: &BTreeSet<Slot>,
-        added: BTreeMap<Set, Vec<Entry>>,
-        keep: &[Element],
-    ) -> BTreeMap<Set, Vec<Entry>> {
-        let keys = |(set, entries): (&Set, &Vec<Entry>)| {
+        older: &BTreeSet<GuardElement>,
+        added: BTreeMap<Set, Vec<SetElement>>,
+        keep: &[GuardGrant],
+    ) -> BTreeMap<Set, Vec<SetElement>> {
+        let keys = |(set, entries): (&Set, &Vec<SetElement>)| {
             let set = *set;
             entries.iter().map(move |entry| set.at(entry.key.clone())).collect::<Vec<_>>()
         };
-        let mut there: HashSet<Slot> = added.iter().flat_map(keys).collect();
+        let mut there: HashSet<GuardElement> = added.iter().flat_map(keys).collect();
         let mut contents = self.ruleset.contents(now, added);
-        let mut add = |Slot { set, key }: Slot, left, comment| {
-            contents.entry(set).or_default().push(Entry::new(key, left, comment));
+        let mut add = |GuardElement { set, key }: GuardElement, left, comment| {
+            contents.entry(set).or_default().push(SetElement::new(key, left, comment));
         };
         older.iter().for_each(|slot| add(slot.clone(), None, Comment::default()));
         // Of several grants that hold one element, the longest.
-        let mut keep: Vec<&Element> = keep.iter().filter(|grant| !grant.left.is_zero()).collect();
+        let mut keep: Vec<&GuardGrant> =
+            keep.iter().filter(|grant| !grant.left.is_zero()).collect();
         keep.sort_by_key(|grant| Reverse(grant.left));
         for grant in keep {
             for slot in self.ruleset.slots(&grant.door, grant.address, grant.source_port) {
@@ -195,7 +196,7 @@ impl Guard {
     /// knockd.
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
-        let is_all = self.monitor.look(self.netlink.port(), |event: Event<'_>| {
+        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
             let lets_in = |set: &str| !set.starts_with(Set::GUARDED.kind.as_str());
             match event.kind {
                 _ if event.family != NftFamily::Inet || event.table != TABLE => {}
@@ -223,9 +224,12 @@ fn says() -> String {
 
 /// The connections of this moment to these guarded ports. What the kernel does not tell ends, which
 /// is no reason to stay unguarded.
-fn connections(netlink: &mut Netlink, is_guarded: impl Fn(&Slot) -> bool) -> BTreeSet<Slot> {
-    let is_wanted = |connection: &Connection| connection.guarded().iter().any(&is_guarded);
+fn connections(
+    netlink: &mut Netlink,
+    is_guarded: impl Fn(&GuardElement) -> bool,
+) -> BTreeSet<GuardElement> {
+    let is_wanted = |connection: &InboundConnection| connection.guarded().iter().any(&is_guarded);
     let mut found = netlink.tracked(is_wanted).unwrap_or_default();
     found.extend(connections::established().into_iter().filter(is_wanted));
-    found.iter().map(Connection::older).collect()
+    found.iter().map(InboundConnection::older).collect()
 }

@@ -22,14 +22,14 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use attribute::Attributes;
-pub use message::{Change, DELETE_TABLE, NEW_ELEMENT};
+pub use message::{DELETE_TABLE, NEW_ELEMENT, NftChange};
 use message::{Of, batch, question, replies};
-pub use monitor::{Event, Monitor};
-pub use rule::{Hook, KeyPart, Load, Rule};
+pub use monitor::{Monitor, NftEvent};
+pub use rule::{Hook, KeyPart, Load, NftRule};
 use set::number;
-pub use set::{Comment, Entry, Key, SetRef};
+pub use set::{Comment, ElementKey, SetElement, SetRef};
 
-use super::connections::Connection;
+use super::connections::InboundConnection;
 use crate::config::NftFamily as Family;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
@@ -119,7 +119,7 @@ pub enum NetlinkError {
 type Result<T> = std::result::Result<T, NetlinkError>;
 
 /// Names an element: its set, and what it is there.
-pub type ElementRef = (SetRef, Key);
+pub type ElementRef = (SetRef, ElementKey);
 
 /// A connection to the kernel's nf_tables. It waits for no more than a second.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Netlink {
     /// # Errors
     /// Whatever the kernel objects to.
     pub fn add(&mut self, all: &[ElementRef], left: Duration, comment: &Comment) -> Result<bool> {
-        let add = |element| Change::add(element, left, comment, true);
+        let add = |element| NftChange::add(element, left, comment, true);
         match self.apply(&all.iter().map(add).collect::<Vec<_>>()) {
             Err(NetlinkError::Exists(_)) => Ok(false),
             result => result.map(|()| true),
@@ -172,7 +172,7 @@ impl Netlink {
             Some(entry) if !entry.is_ours() => Ok(Holding::NotOurs(entry.left)),
             Some(entry) if entry.left >= Some(left) => Ok(Holding::Kept),
             Some(_) => self.replace(it, left, comment).map(|()| Holding::Kept),
-            None => self.apply(&[Change::add(it, left, comment, true)]).map(|()| Holding::Added),
+            None => self.apply(&[NftChange::add(it, left, comment, true)]).map(|()| Holding::Added),
         }
     }
 
@@ -193,7 +193,7 @@ impl Netlink {
             Some(entry) if !entry.is_ours() => return Ok(Removal::NotOurs),
             Some(_) => match other() {
                 Some((left, comment)) => self.replace(it, left, &comment),
-                None => self.apply(&[Change::delete(it)]),
+                None => self.apply(&[NftChange::delete(it)]),
             },
         };
         match result {
@@ -208,12 +208,12 @@ impl Netlink {
     /// and since it may have expired, which deleting does not forgive, it is added first. Packets
     /// see all of it at once.
     fn replace(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<()> {
-        let add = Change::add(it, left, comment, false);
-        self.apply(&[add.clone(), Change::delete(it), add])
+        let add = NftChange::add(it, left, comment, false);
+        self.apply(&[add.clone(), NftChange::delete(it), add])
     }
 
     /// `None` where the element, or the set, is not there.
-    pub(super) fn element(&mut self, it: &ElementRef) -> Result<Option<Entry>> {
+    pub(super) fn element(&mut self, it: &ElementRef) -> Result<Option<SetElement>> {
         let (family, body) = (number(it.0.family), message::element_name(it));
         self.ask_one(message::GET_ELEMENT, family, &body, message::entries)
     }
@@ -230,7 +230,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The first change that the kernel objects to.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<()> {
+    pub fn apply(&mut self, changes: &[NftChange]) -> Result<()> {
         self.apply_at(None, changes)
     }
 
@@ -239,7 +239,11 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError::Overtaken`] where somebody has.
-    pub(super) fn apply_at(&mut self, generation: Option<u32>, changes: &[Change]) -> Result<()> {
+    pub(super) fn apply_at(
+        &mut self,
+        generation: Option<u32>,
+        changes: &[NftChange],
+    ) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -261,7 +265,7 @@ impl Netlink {
     fn send_batch<'a>(
         &mut self,
         generation: Option<u32>,
-        changes: &'a [Change],
+        changes: &'a [NftChange],
     ) -> std::result::Result<(), (Option<&'a Of>, Errno)> {
         let first = self.sequence.wrapping_add(1);
         self.send(&batch(first, generation, changes)).map_err(|errno| (None, errno))?;
@@ -308,7 +312,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When there is no such set, and whatever else the kernel objects to.
-    pub fn dump(&mut self, set: &SetRef) -> Result<Vec<Entry>> {
+    pub fn dump(&mut self, set: &SetRef) -> Result<Vec<SetElement>> {
         let (get, family, body) =
             (message::GET_ELEMENT, number(set.family), message::set_name(set));
         match self.ask(get, message::DUMP, family, &body, message::entries)? {
@@ -321,8 +325,8 @@ impl Netlink {
     /// as its packets come to this host, with the port before and after translation.
     pub(super) fn tracked(
         &mut self,
-        is_wanted: impl Fn(&Connection) -> bool,
-    ) -> Result<Vec<Connection>> {
+        is_wanted: impl Fn(&InboundConnection) -> bool,
+    ) -> Result<Vec<InboundConnection>> {
         let wanted = |body: &[u8]| {
             let all = conntrack::connections(body).into_iter();
             all.filter(&is_wanted).collect::<Vec<_>>()

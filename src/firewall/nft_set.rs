@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::netlink::{Event, Monitor, Netlink, NetlinkError, SetRef};
+use super::netlink::{Monitor, Netlink, NetlinkError, NftEvent, SetRef};
 use crate::config::{NftName, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
@@ -109,7 +109,7 @@ impl OwnSets {
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
         let mut is_touched = false;
-        let is_all = self.monitor.look(self.netlink.port(), |event: Event<'_>| {
+        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
             let is_its =
                 |set: &SetRef| set.family == event.family && set.table.as_str() == event.table;
             is_touched |= known.iter().any(|(set, _)| is_its(set));

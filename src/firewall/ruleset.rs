@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::connections::Connection;
-use super::netlink::{Change, Comment, Entry, Hook, Key, KeyPart, Load, Rule, SetRef};
+use super::connections::InboundConnection;
+use super::netlink::{
+    Comment, ElementKey, Hook, KeyPart, Load, NftChange, NftRule, SetElement, SetRef,
+};
 use crate::config::{Family, Name, NftFamily, NftName};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::network::Network;
@@ -41,7 +43,7 @@ pub struct GuardedDoor {
 
 /// A grant as the guard keeps it: an element for each port of its door.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Element {
+pub struct GuardGrant {
     pub door: Name,
     pub address: IpAddr,
     /// The only source port that it lets in; `None`: all.
@@ -52,9 +54,9 @@ pub struct Element {
 
 /// The place of an element: whether something is there is what the rules ask for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Slot {
+pub(super) struct GuardElement {
     pub(super) set: Set,
-    pub(super) key: Key,
+    pub(super) key: ElementKey,
 }
 
 impl GuardedDoor {
@@ -63,7 +65,7 @@ impl GuardedDoor {
         &self,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
-    ) -> impl Iterator<Item = Slot> {
+    ) -> impl Iterator<Item = GuardElement> {
         let family = Family::of(address.to_canonical());
         let meets = move |target: IpAddr| Family::of(target.to_canonical()) == family;
         let set = match (source_port, self.target) {
@@ -72,35 +74,35 @@ impl GuardedDoor {
             (Some(_), None) => SetKind::Bound,
             (Some(_), Some(_)) => SetKind::BoundTo,
         };
-        let from = Key::from(address);
+        let from = ElementKey::from(address);
         let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
-        let from = self.target.into_iter().fold(from, Key::address);
+        let from = self.target.into_iter().fold(from, ElementKey::address);
         let ports = self.ports.iter().filter(move |_| self.target.is_none_or(meets));
         ports.map(move |&port| set.of(family).at(to_port(from.clone(), port)))
     }
 }
 
 /// Where a port is guarded: that of the host, or that of an address.
-pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> Slot {
+pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
     match target.map(|target| target.to_canonical()) {
-        None => Set::GUARDED.at(to_port(Key::default(), port)),
+        None => Set::GUARDED.at(to_port(ElementKey::default(), port)),
         Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
     }
 }
 
-fn to_port(key: Key, port: Knock) -> Key {
+fn to_port(key: ElementKey, port: Knock) -> ElementKey {
     key.protocol(port.protocol.number()).port(port.port.get())
 }
 
-impl Connection {
+impl InboundConnection {
     /// Where the ports that it is to would be guarded.
-    pub(super) fn guarded(&self) -> [Slot; 2] {
+    pub(super) fn guarded(&self) -> [GuardElement; 2] {
         [guarded(None, self.port), guarded(Some(self.address), self.port)]
     }
 
-    pub(super) fn older(&self) -> Slot {
+    pub(super) fn older(&self) -> GuardElement {
         let peer = self.peer.ip().to_canonical();
-        let key = to_port(Key::from(peer).port(self.peer.port()), self.port);
+        let key = to_port(ElementKey::from(peer).port(self.peer.port()), self.port);
         SetKind::Older.of(Family::of(peer)).at(key)
     }
 }
@@ -112,13 +114,13 @@ impl Ruleset {
         door: &Name,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
-    ) -> impl Iterator<Item = Slot> {
+    ) -> impl Iterator<Item = GuardElement> {
         let door = self.doors.get(door).into_iter();
         door.flat_map(move |door| door.slots(address, source_port))
     }
 
     /// All guarded ports.
-    pub(super) fn guarded(&self) -> BTreeSet<Slot> {
+    pub(super) fn guarded(&self) -> BTreeSet<GuardElement> {
         let of = |door: &GuardedDoor, port: &Knock| guarded(door.target, *port);
         let doors = self.doors.values();
         doors.flat_map(|door| door.ports.iter().map(move |port| of(door, port))).collect()
@@ -126,7 +128,7 @@ impl Ruleset {
 
     /// The doors that open a port that another opens too.
     pub(super) fn shared(&self) -> HashSet<Name> {
-        let mut doors: HashMap<Slot, Vec<&Name>> = HashMap::new();
+        let mut doors: HashMap<GuardElement, Vec<&Name>> = HashMap::new();
         for (name, door) in &self.doors {
             for &port in &door.ports {
                 doors.entry(guarded(door.target, port)).or_default().push(name);
@@ -140,16 +142,17 @@ impl Ruleset {
     pub(super) fn contents(
         &self,
         now: Monotonic,
-        mut added: BTreeMap<Set, Vec<Entry>>,
-    ) -> BTreeMap<Set, Vec<Entry>> {
+        mut added: BTreeMap<Set, Vec<SetElement>>,
+    ) -> BTreeMap<Set, Vec<SetElement>> {
         for family in FAMILIES {
             let networks = added.entry(SetKind::Trusted.of(family)).or_default();
             *networks = trusted(family, &self.trusted, networks);
         }
         let left = self.locked_until.map(|until| until.since(now));
-        for Slot { set, key } in self.guarded().into_iter().filter(|_| left != Some(Duration::ZERO))
+        for GuardElement { set, key } in
+            self.guarded().into_iter().filter(|_| left != Some(Duration::ZERO))
         {
-            added.entry(set).or_default().push(Entry::new(key, left, Comment::default()));
+            added.entry(set).or_default().push(SetElement::new(key, left, Comment::default()));
         }
         added
     }
@@ -197,8 +200,8 @@ impl Set {
         std::iter::once(Self::GUARDED).chain(others)
     }
 
-    pub(super) const fn at(self, key: Key) -> Slot {
-        Slot { set: self, key }
+    pub(super) const fn at(self, key: ElementKey) -> GuardElement {
+        GuardElement { set: self, key }
     }
 
     pub(super) fn reference(self) -> SetRef {
@@ -231,18 +234,18 @@ impl Set {
         [before, &port].concat()
     }
 
-    fn declaration(self, id: u32) -> Change {
+    fn declaration(self, id: u32) -> NftChange {
         // `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
         let flags = match self.kind {
             SetKind::Trusted => 0x4,
             SetKind::Older => 0,
             _ => 0x10,
         };
-        Change::set(&self.reference(), id, flags, &self.key())
+        NftChange::set(&self.reference(), id, flags, &self.key())
     }
 
     /// Goes on where a packet is in the set.
-    fn holds(self, rule: Rule) -> Rule {
+    fn holds(self, rule: NftRule) -> NftRule {
         let rule = match self.family {
             None => rule,
             Some(Family::V4) => rule.is(Load::NETWORK_PROTOCOL, &[2]),
@@ -278,31 +281,31 @@ const CHAINS: [(&str, Option<Hook>); 13] = [
 ];
 
 /// What makes the table, empty and with this comment, in the place of one that may be there.
-pub(super) fn table(says: &str) -> Vec<Change> {
-    let new = || Change::table(TABLE, says);
+pub(super) fn table(says: &str) -> Vec<NftChange> {
+    let new = || NftChange::table(TABLE, says);
     // To add a table that is there already is no error; to delete one that is not would be.
-    let mut changes = vec![new(), Change::delete_table(TABLE), new()];
+    let mut changes = vec![new(), NftChange::delete_table(TABLE), new()];
     changes.extend((1..).zip(Set::all()).map(|(id, set)| set.declaration(id)));
     let at = |hook: Option<Hook>| hook.map(|hook| (hook, PRIORITY));
-    changes.extend(CHAINS.map(|(name, hook)| Change::chain(TABLE, name, at(hook))));
-    changes.extend(rules().iter().map(|(chain, rule)| Change::rule(TABLE, chain, rule)));
+    changes.extend(CHAINS.map(|(name, hook)| NftChange::chain(TABLE, name, at(hook))));
+    changes.extend(rules().iter().map(|(chain, rule)| NftChange::rule(TABLE, chain, rule)));
     changes
 }
 
-fn rules() -> Vec<(&'static str, Rule)> {
-    let any = Rule::default;
+fn rules() -> Vec<(&'static str, NftRule)> {
+    let any = NftRule::default;
     let state = |bit: u32| any().has(Load::STATE, &bit.to_ne_bytes());
     let (new, established) = (|| state(8), || state(2));
     let translated = || any().has(Load::STATUS, &32_u32.to_ne_bytes());
-    let tcp = |rule: Rule, is_syn| {
+    let tcp = |rule: NftRule, is_syn| {
         let rule = rule.is(Load::PROTOCOL, &[Protocol::Tcp.number()]);
         // FIN, SYN, RST and ACK: only SYN.
         rule.masked(Load::TCP_FLAGS, &[0x17], is_syn, &[0x02])
     };
-    let udp = |rule: Rule| rule.is(Load::PROTOCOL, &[Protocol::Udp.number()]);
+    let udp = |rule: NftRule| rule.is(Load::PROTOCOL, &[Protocol::Udp.number()]);
     // `RTN_…` of linux/rtnetlink.h.
     let (local, broadcast, anycast, multicast) = (2_u32, 3_u32, 4_u32, 5_u32);
-    let to = |rule: Rule, kind: u32| rule.is(Load::DESTINATION_TYPE, &kind.to_ne_bytes());
+    let to = |rule: NftRule, kind: u32| rule.is(Load::DESTINATION_TYPE, &kind.to_ne_bytes());
     let loopback = || any().is(Load::INTERFACE, &1_u32.to_ne_bytes()).accept();
     let let_in_before = || established().has(Load::LABEL, &LABEL);
     let guarded = || Set::GUARDED.holds(any());
@@ -368,11 +371,15 @@ fn rules() -> Vec<(&'static str, Rule)> {
 
 /// What the set of trusted networks holds: those of the configuration, and those that somebody
 /// else has added to the set as it is there. What meets becomes one.
-pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> Vec<Entry> {
+pub(super) fn trusted(
+    family: Family,
+    networks: &[Network],
+    there: &[SetElement],
+) -> Vec<SetElement> {
     let bytes = if family == Family::V4 { 4 } else { 16 };
     let most = u128::MAX >> (128 - 8 * bytes);
     let number =
-        |key: &Key| key.as_bytes().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
+        |key: &ElementKey| key.as_bytes().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
     // First and last address, and what it says.
     let mut ranges: Vec<(u128, u128, &str)> = Vec::new();
     for network in networks.iter().filter(|it| Family::of(it.address()) == family) {
@@ -383,7 +390,7 @@ pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> 
             Comment::OURS,
         ));
     }
-    let mut there: Vec<&Entry> = there.iter().collect();
+    let mut there: Vec<&SetElement> = there.iter().collect();
     there.sort_by_key(|entry| (&entry.key, !entry.is_end));
     for (at, entry) in there.iter().enumerate() {
         if !entry.is_end && !entry.comment.is_ours() {
@@ -405,8 +412,8 @@ pub(super) fn trusted(family: Family, networks: &[Network], there: &[Entry]) -> 
         }
     }
     let entry = |at: u128, is_end, says| {
-        let key = Key::from_bytes(at.to_be_bytes().split_at(16 - bytes).1);
-        Entry { is_end, ..Entry::new(key, None, Comment::new(says)) }
+        let key = ElementKey::from_bytes(at.to_be_bytes().split_at(16 - bytes).1);
+        SetElement { is_end, ..SetElement::new(key, None, Comment::new(says)) }
     };
     let ends = merged.into_iter().flat_map(|(first, last, says)| {
         [Some(entry(first, false, says)), (last < most).then(|| entry(last + 1, true, ""))]
@@ -453,12 +460,12 @@ mod tests {
     }
 
     /// Networks around 192.0.2.0, and ranges that somebody else has added, which do not meet.
-    fn networks() -> impl Strategy<Value = (Vec<Network>, Vec<Entry>)> {
+    fn networks() -> impl Strategy<Value = (Vec<Network>, Vec<SetElement>)> {
         let network = (any::<u8>(), 24u8..=32).prop_map(|(last, prefix)| {
             Network::around(Ipv4Addr::new(192, 0, 2, last).into(), prefix)
         });
         let ends = proptest::collection::btree_set(any::<u8>(), 0..6).prop_map(|ends| {
-            let entry = |(at, last): (usize, u8)| Entry {
+            let entry = |(at, last): (usize, u8)| SetElement {
                 key: IpAddr::from([192, 0, 2, last]).into(),
                 is_end: at % 2 == 1,
                 left: None,
@@ -470,7 +477,7 @@ mod tests {
     }
 
     /// Whether the kernel finds an address in a set of intervals.
-    fn holds(entries: &[Entry], address: &Key) -> bool {
+    fn holds(entries: &[SetElement], address: &ElementKey) -> bool {
         let below = entries.iter().filter(|entry| entry.key <= *address);
         below.max_by_key(|entry| (&entry.key, !entry.is_end)).is_some_and(|entry| !entry.is_end)
     }

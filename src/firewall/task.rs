@@ -5,7 +5,7 @@ use crate::config::Rendered;
 
 /// What one step of a job runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Task {
+pub struct CommandTask {
     /// Undoes what was opened for another time; how it ends does not matter.
     pub first: Option<Rendered>,
     /// Opens or closes; only looking needs none.
@@ -16,7 +16,7 @@ pub struct Task {
     pub look_first: bool,
 }
 
-impl From<Rendered> for Task {
+impl From<Rendered> for CommandTask {
     fn from(run: Rendered) -> Self {
         Self { run: Some(run), ..Self::default() }
     }
@@ -25,7 +25,7 @@ impl From<Rendered> for Task {
 /// What came of a task.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TaskOutcome {
     Done,
     /// It was there already, or nobody can tell: nothing was run.
     Untouched,
@@ -42,7 +42,7 @@ pub(super) enum Phase {
 }
 
 /// The command that runs next, or what has come of the task.
-pub(super) type Next = Result<Phase, Outcome>;
+pub(super) type NextPhase = Result<Phase, TaskOutcome>;
 
 impl Phase {
     /// Whether a command only looks: its status is an answer, and what it prints is not for people.
@@ -51,7 +51,7 @@ impl Phase {
     }
 }
 
-impl Task {
+impl CommandTask {
     pub(super) const fn command(&self, phase: Phase) -> Option<&Rendered> {
         match phase {
             Phase::Look | Phase::Verify => self.verify.as_ref(),
@@ -60,9 +60,9 @@ impl Task {
         }
     }
 
-    pub(super) const fn begin(&self) -> Next {
+    pub(super) const fn begin(&self) -> NextPhase {
         match (&self.verify, &self.run) {
-            (None, None) => Err(Outcome::Untouched),
+            (None, None) => Err(TaskOutcome::Untouched),
             (Some(_), None) => Ok(Phase::Look),
             (Some(_), _) if self.look_first => Ok(Phase::Look),
             _ => Ok(self.act()),
@@ -81,11 +81,11 @@ impl Task {
         phase: Phase,
         ended: Option<Failure>,
         earlier: &mut Option<Failure>,
-    ) -> Next {
+    ) -> NextPhase {
         match (phase, ended) {
             (Phase::Look, Some(Failure::Status(_))) if self.run.is_some() => Ok(self.act()),
-            (Phase::Look, Some(Failure::Status(_))) => Err(Outcome::Failed(Failure::NotThere)),
-            (Phase::Look, _) => Err(Outcome::Untouched),
+            (Phase::Look, Some(Failure::Status(_))) => Err(TaskOutcome::Failed(Failure::NotThere)),
+            (Phase::Look, _) => Err(TaskOutcome::Untouched),
             (Phase::First, _) => Ok(Phase::Run),
             (Phase::Run, ended)
                 if self.verify.is_some() && ended.is_some() == (kind == JobKind::Close) =>
@@ -93,13 +93,13 @@ impl Task {
                 *earlier = ended;
                 Ok(Phase::Verify)
             }
-            (Phase::Run, ended) => Err(ended.map_or(Outcome::Done, Outcome::Failed)),
+            (Phase::Run, ended) => Err(ended.map_or(TaskOutcome::Done, TaskOutcome::Failed)),
             (Phase::Verify, ended) => Err(match (earlier.take(), ended) {
                 // It failed to close what was gone.
-                (Some(_), Some(Failure::Status(_))) => Outcome::Done,
-                (Some(why), _) => Outcome::Failed(why),
-                (None, Some(_)) => Outcome::Failed(Failure::NotThere),
-                (None, None) => Outcome::Done,
+                (Some(_), Some(Failure::Status(_))) => TaskOutcome::Done,
+                (Some(why), _) => TaskOutcome::Failed(why),
+                (None, Some(_)) => TaskOutcome::Failed(Failure::NotThere),
+                (None, None) => TaskOutcome::Done,
             }),
         }
     }
@@ -115,12 +115,12 @@ mod tests {
         Some(Rendered { argv: vec![text.to_owned()], environment: Vec::new() })
     }
 
-    fn task() -> Task {
-        Task { run: command("run"), verify: command("verify"), ..Task::default() }
+    fn task() -> CommandTask {
+        CommandTask { run: command("run"), verify: command("verify"), ..CommandTask::default() }
     }
 
     /// The commands that run where those in `fail` end with 1, and what comes of it.
-    fn run(kind: JobKind, task: &Task, fail: &[Phase]) -> (Vec<Phase>, Outcome) {
+    fn run(kind: JobKind, task: &CommandTask, fail: &[Phase]) -> (Vec<Phase>, TaskOutcome) {
         let mut ran = Vec::new();
         let mut earlier = None;
         let mut next = task.begin();
@@ -137,53 +137,56 @@ mod tests {
 
     use Phase::{First, Look, Run, Verify};
 
-    const FAILED: Outcome = Outcome::Failed(Failure::Status(1));
-    const NOT_THERE: Outcome = Outcome::Failed(Failure::NotThere);
+    const FAILED: TaskOutcome = TaskOutcome::Failed(Failure::Status(1));
+    const NOT_THERE: TaskOutcome = TaskOutcome::Failed(Failure::NotThere);
 
     #[test]
     fn what_was_opened_is_looked_at() {
-        assert_eq!(run(JobKind::Open, &task(), &[]), (vec![Run, Verify], Outcome::Done));
+        assert_eq!(run(JobKind::Open, &task(), &[]), (vec![Run, Verify], TaskOutcome::Done));
         assert_eq!(run(JobKind::Open, &task(), &[Verify]), (vec![Run, Verify], NOT_THERE));
         assert_eq!(run(JobKind::Open, &task(), &[Run]), (vec![Run], FAILED));
     }
 
     #[test]
     fn what_is_there_already_is_not_opened_again() {
-        let task = Task { look_first: true, ..task() };
-        assert_eq!(run(JobKind::Open, &task, &[]), (vec![Look], Outcome::Untouched));
-        assert_eq!(run(JobKind::Open, &task, &[Look]), (vec![Look, Run, Verify], Outcome::Done));
+        let task = CommandTask { look_first: true, ..task() };
+        assert_eq!(run(JobKind::Open, &task, &[]), (vec![Look], TaskOutcome::Untouched));
+        assert_eq!(
+            run(JobKind::Open, &task, &[Look]),
+            (vec![Look, Run, Verify], TaskOutcome::Done)
+        );
     }
 
     #[test]
     fn what_nobody_can_look_at_is_left_alone() {
-        let next = Task { look_first: true, ..task() }.next(
+        let next = CommandTask { look_first: true, ..task() }.next(
             JobKind::Open,
             Look,
             Some(Failure::TimedOut(Duration::from_secs(10))),
             &mut None,
         );
-        assert_eq!(next, Err(Outcome::Untouched));
+        assert_eq!(next, Err(TaskOutcome::Untouched));
     }
 
     #[test]
     fn what_gets_another_time_is_undone_first() {
-        let task = Task { first: command("undo"), ..task() };
+        let task = CommandTask { first: command("undo"), ..task() };
         let (ran, outcome) = run(JobKind::Open, &task, &[First]);
-        assert_eq!((ran, outcome), (vec![First, Run, Verify], Outcome::Done));
+        assert_eq!((ran, outcome), (vec![First, Run, Verify], TaskOutcome::Done));
     }
 
     #[test]
     fn what_is_gone_is_closed_though_its_command_failed() {
         let all = vec![Run, Verify];
-        assert_eq!(run(JobKind::Close, &task(), &[Run, Verify]), (all.clone(), Outcome::Done));
+        assert_eq!(run(JobKind::Close, &task(), &[Run, Verify]), (all.clone(), TaskOutcome::Done));
         assert_eq!(run(JobKind::Close, &task(), &[Run]), (all, FAILED));
-        assert_eq!(run(JobKind::Close, &task(), &[]), (vec![Run], Outcome::Done));
+        assert_eq!(run(JobKind::Close, &task(), &[]), (vec![Run], TaskOutcome::Done));
     }
 
     #[test]
     fn looking_runs_nothing_else() {
-        let task = Task { verify: command("verify"), ..Task::default() };
-        assert_eq!(run(JobKind::Look, &task, &[]), (vec![Look], Outcome::Untouched));
+        let task = CommandTask { verify: command("verify"), ..CommandTask::default() };
+        assert_eq!(run(JobKind::Look, &task, &[]), (vec![Look], TaskOutcome::Untouched));
         assert_eq!(run(JobKind::Look, &task, &[Look]), (vec![Look], NOT_THERE));
     }
 }

@@ -14,7 +14,7 @@ use crate::sys::clock;
 use crate::time::Wall;
 
 /// One log line: when, how grave, about whom and what.
-pub(super) struct Record {
+pub(super) struct LogRecord {
     pub(super) time: Zoned,
     level: LogLevel,
     source: Option<String>,
@@ -32,7 +32,7 @@ pub(super) const fn level(level: Level) -> LogLevel {
     }
 }
 
-impl Record {
+impl LogRecord {
     pub(super) fn of(event: &Event<'_>) -> Self {
         let mut record = Self::new(level(*event.metadata().level()));
         event.record(&mut record);
@@ -99,7 +99,7 @@ impl Record {
         }
     }
 }
-impl Visit for Record {
+impl Visit for LogRecord {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.set(field, Value::String(format!("{value:?}")));
     }
@@ -161,8 +161,8 @@ mod tests {
         assert_eq!(escape("plain text, ümlaut"), "plain text, ümlaut");
     }
 
-    fn record() -> Record {
-        Record {
+    fn record() -> LogRecord {
+        LogRecord {
             time: Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC),
             level: LogLevel::Info,
             source: Some("192.0.2.2".into()),

@@ -7,28 +7,28 @@ use std::num::NonZeroU16;
 use nix::errno::Errno;
 
 use crate::config::{Family, Name, NftFamily, NftName};
-use crate::firewall::netlink::{Change, Entry, Netlink, NetlinkError, SetRef};
+use crate::firewall::netlink::{Netlink, NetlinkError, NftChange, SetElement, SetRef};
 use crate::firewall::ruleset::{
-    self, Element, Ruleset, Set, SetKind, Slot, TABLE, VERSION, guarded,
+    self, GuardElement, GuardGrant, Ruleset, Set, SetKind, TABLE, VERSION, guarded,
 };
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
 /// What a table holds.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
-    pub(super) guarded: BTreeSet<Slot>,
-    pub(super) older: BTreeSet<Slot>,
+pub(super) struct StandingTable {
+    pub(super) guarded: BTreeSet<GuardElement>,
+    pub(super) older: BTreeSet<GuardElement>,
     /// By somebody else, and trusted networks of the configuration's.
-    pub(super) added: BTreeMap<Set, Vec<Entry>>,
+    pub(super) added: BTreeMap<Set, Vec<SetElement>>,
     /// Grants of knockd's, whose set has source ports or not: an element for each port.
-    grants: Vec<(Family, bool, Entry)>,
+    grants: Vec<(Family, bool, SetElement)>,
 }
 
 /// From where an element lets in.
 type Source = (IpAddr, Option<NonZeroU16>);
 
-impl Standing {
+impl StandingTable {
     /// What was let in by a table of the former form has no label. So that it goes on, what such a
     /// table has guarded counts as not guarded.
     pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, NetlinkError> {
@@ -56,9 +56,9 @@ impl Standing {
                             continue;
                         }
                         let Some((from, port)) = source(&entry, family, is_bound) else { continue };
-                        for Slot { set, key } in ruleset.slots(&door, from, port) {
+                        for GuardElement { set, key } in ruleset.slots(&door, from, port) {
                             let here = standing.added.entry(set).or_default();
-                            here.push(Entry { key, ..entry.clone() });
+                            here.push(SetElement { key, ..entry.clone() });
                         }
                     }
                 }
@@ -67,7 +67,7 @@ impl Standing {
         Ok(standing)
     }
 
-    fn take(&mut self, set: Set, entries: Vec<Entry>) {
+    fn take(&mut self, set: Set, entries: Vec<SetElement>) {
         let slots = entries.iter().map(|entry| set.at(entry.key.clone()));
         match (set.kind, set.family) {
             (SetKind::Guarded | SetKind::GuardedTo, _) | (_, None) => self.guarded.extend(slots),
@@ -75,9 +75,9 @@ impl Standing {
             (SetKind::Trusted, _) => drop(self.added.insert(set, entries)),
             (SetKind::Open | SetKind::OpenTo | SetKind::Bound | SetKind::BoundTo, Some(family)) => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
-                let (ours, others) = entries.into_iter().partition(Entry::is_ours);
+                let (ours, others) = entries.into_iter().partition(SetElement::is_ours);
                 self.added.insert(set, others);
-                let ours: Vec<Entry> = ours;
+                let ours: Vec<SetElement> = ours;
                 self.grants.extend(ours.into_iter().map(|entry| (family, is_bound, entry)));
             }
         }
@@ -95,13 +95,13 @@ fn read_former(set: &str) -> Option<(Name, bool, Family)> {
     Some((door.parse().ok()?, is_bound, family))
 }
 
-fn source(entry: &Entry, family: Family, is_bound: bool) -> Option<Source> {
+fn source(entry: &SetElement, family: Family, is_bound: bool) -> Option<Source> {
     let port = if is_bound { Some(entry.key.second_port(family)?) } else { None };
     Some((entry.key.first_address(family)?, port))
 }
 
 /// Nothing where there is no such set: another program may have changed the table.
-fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, NetlinkError> {
+fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<SetElement>, NetlinkError> {
     match netlink.dump(set) {
         Err(NetlinkError::NoSet(_) | NetlinkError::NoTable(_)) => Ok(Vec::new()),
         found => found,
@@ -112,14 +112,14 @@ fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, NetlinkError>
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn standing() -> Result<Vec<Element>, NetlinkError> {
-    let standing = Standing::read(&mut Netlink::open()?, &Ruleset::default())?;
+pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
+    let standing = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?;
     let grants = standing.grants.into_iter().filter_map(|(family, is_bound, entry)| {
         let door = entry.comment.as_str().split(' ').nth(1)?.parse().ok()?;
         let (address, source_port) = source(&entry, family, is_bound)?;
-        Some(Element { door, address, source_port, left: entry.left?, comment: entry.comment })
+        Some(GuardGrant { door, address, source_port, left: entry.left?, comment: entry.comment })
     });
-    let mut longest: HashMap<(Name, Source), Element> = HashMap::new();
+    let mut longest: HashMap<(Name, Source), GuardGrant> = HashMap::new();
     for grant in grants {
         let key = (grant.door.clone(), (grant.address, grant.source_port));
         let known = longest.entry(key).or_insert_with(|| grant.clone());
@@ -136,7 +136,7 @@ pub fn is_standing() -> bool {
 
 /// Whether a table stands that locks this port of the host.
 pub fn guards(port: Knock) -> bool {
-    let Slot { set, key } = guarded(None, port);
+    let GuardElement { set, key } = guarded(None, port);
     Netlink::open().and_then(|mut it| it.has(&(set.reference(), key))).unwrap_or(false)
 }
 
@@ -148,10 +148,10 @@ pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
     const NOBODYS: &str = "knockd-only-looks";
     let mut changes = ruleset::table(VERSION);
     for (set, entries) in ruleset.contents(Monotonic::ZERO, BTreeMap::new()) {
-        changes.extend(Change::add_all(&set.reference(), &entries));
+        changes.extend(NftChange::add_all(&set.reference(), &entries));
     }
     // The last change cannot be made, so none is.
-    changes.push(Change::delete_table(NOBODYS));
+    changes.push(NftChange::delete_table(NOBODYS));
     match Netlink::open()?.apply(&changes) {
         Err(NetlinkError::RefusedObject { what, errno: Errno::ENOENT })
             if what.ends_with(NOBODYS) =>
@@ -167,7 +167,7 @@ pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn remove_standing() -> Result<(), NetlinkError> {
-    let changes = [Change::table(TABLE, VERSION), Change::delete_table(TABLE)];
+    let changes = [NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)];
     Netlink::open()?.apply(&changes)
 }
 

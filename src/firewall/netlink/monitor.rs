@@ -26,7 +26,7 @@ pub struct Monitor {
 
 /// What somebody else did to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct NftEvent<'a> {
     /// `NFT_MSG_…` of linux/netfilter/nf_tables.h, with the number of nf_tables before it.
     pub kind: u16,
     pub family: Family,
@@ -48,7 +48,7 @@ impl Monitor {
     /// Tells what anybody but the owner of this port has done since the last look; whether that
     /// is all that happened: otherwise it was too much to be told.
     #[must_use]
-    pub fn look(&mut self, own: u32, mut saw: impl FnMut(Event<'_>)) -> bool {
+    pub fn look(&mut self, own: u32, mut saw: impl FnMut(NftEvent<'_>)) -> bool {
         let mut is_all = true;
         for _ in 0..DATAGRAMS {
             let received = match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
@@ -65,7 +65,7 @@ impl Monitor {
                 let family = Family::ALL.into_iter().find(family);
                 let (kind, body) = (reply.kind, reply.attributes());
                 if let (Some(family), Some(table)) = (family, message::table_of(body)) {
-                    saw(Event { kind, family, table, set: message::set_of(body) });
+                    saw(NftEvent { kind, family, table, set: message::set_of(body) });
                 }
             }
         }

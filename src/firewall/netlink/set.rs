@@ -42,15 +42,15 @@ impl fmt::Display for SetRef {
 /// What an element is in its set: an address, or a concatenation such as address, protocol, port.
 /// Each part fills whole registers of four bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Vec<u8>);
+pub struct ElementKey(Vec<u8>);
 
-impl From<IpAddr> for Key {
+impl From<IpAddr> for ElementKey {
     fn from(address: IpAddr) -> Self {
         Self::default().address(address)
     }
 }
 
-impl Key {
+impl ElementKey {
     pub(in crate::firewall) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
@@ -133,8 +133,8 @@ impl Comment {
 
 /// An element as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub key: Key,
+pub struct SetElement {
+    pub key: ElementKey,
     /// Whether it ends an interval, in a set of such: the first key that is no more in it.
     pub is_end: bool,
     /// Until it goes away; `None`: never.
@@ -142,9 +142,9 @@ pub struct Entry {
     pub comment: Comment,
 }
 
-impl Entry {
+impl SetElement {
     pub(in crate::firewall) const fn new(
-        key: Key,
+        key: ElementKey,
         left: Option<Duration>,
         comment: Comment,
     ) -> Self {
@@ -172,6 +172,6 @@ mod tests {
     #[test]
     fn an_ipv4_address_in_ipv6_clothes_is_ipv4() {
         let address: IpAddr = "::ffff:192.0.2.9".parse().unwrap();
-        assert_eq!(Key::from(address).as_bytes(), [192, 0, 2, 9]);
+        assert_eq!(ElementKey::from(address).as_bytes(), [192, 0, 2, 9]);
     }
 }
