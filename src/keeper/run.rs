@@ -33,7 +33,7 @@ use crate::config::load::{self, Loaded, Report};
 use crate::config::trusted_path::check_paths;
 use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
-use crate::firewall::JobId;
+use crate::firewall::command::JobId;
 use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};

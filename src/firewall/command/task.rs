@@ -3,7 +3,7 @@
 use super::{Failure, JobKind};
 use crate::config::Rendered;
 
-/// What one step of a job runs.
+/// The commands of one step of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandTask {
     /// Undoes what was opened for another time; how it ends does not matter.
@@ -22,7 +22,7 @@ impl From<Rendered> for CommandTask {
     }
 }
 
-/// What came of a task.
+/// The result of a task.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskOutcome {
@@ -32,13 +32,14 @@ pub enum TaskOutcome {
     Failed(Failure),
 }
 
-/// Which command of a task runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The command of a task that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Look,
     First,
     Run,
-    Verify,
+    /// After one that ran and failed so, or well.
+    Verify(Option<Failure>),
 }
 
 /// The command that runs next, or what has come of the task.
@@ -46,15 +47,15 @@ pub(super) type NextPhase = Result<Phase, TaskOutcome>;
 
 impl Phase {
     /// Whether a command only looks: its status is an answer, and what it prints is not for people.
-    pub(super) const fn looks(self) -> bool {
-        matches!(self, Self::Look | Self::Verify)
+    pub(super) const fn looks(&self) -> bool {
+        matches!(self, Self::Look | Self::Verify(_))
     }
 }
 
 impl CommandTask {
-    pub(super) const fn command(&self, phase: Phase) -> Option<&Rendered> {
+    pub(super) const fn command(&self, phase: &Phase) -> Option<&Rendered> {
         match phase {
-            Phase::Look | Phase::Verify => self.verify.as_ref(),
+            Phase::Look | Phase::Verify(_) => self.verify.as_ref(),
             Phase::First => self.first.as_ref(),
             Phase::Run => self.run.as_ref(),
         }
@@ -73,15 +74,8 @@ impl CommandTask {
         if self.first.is_some() { Phase::First } else { Phase::Run }
     }
 
-    /// What follows a command that ended with this failure, or well. `earlier` is for its own use,
-    /// `None` when the task begins.
-    pub(super) fn next(
-        &self,
-        kind: JobKind,
-        phase: Phase,
-        ended: Option<Failure>,
-        earlier: &mut Option<Failure>,
-    ) -> NextPhase {
+    /// What follows a command that ended with this failure, or well.
+    pub(super) fn next(&self, kind: JobKind, phase: Phase, ended: Option<Failure>) -> NextPhase {
         match (phase, ended) {
             (Phase::Look, Some(Failure::Status(_))) if self.run.is_some() => Ok(self.act()),
             (Phase::Look, Some(Failure::Status(_))) => Err(TaskOutcome::Failed(Failure::NotThere)),
@@ -90,17 +84,14 @@ impl CommandTask {
             (Phase::Run, ended)
                 if self.verify.is_some() && ended.is_some() == (kind == JobKind::Close) =>
             {
-                *earlier = ended;
-                Ok(Phase::Verify)
+                Ok(Phase::Verify(ended))
             }
             (Phase::Run, ended) => Err(ended.map_or(TaskOutcome::Done, TaskOutcome::Failed)),
-            (Phase::Verify, ended) => Err(match (earlier.take(), ended) {
-                // It failed to close what was gone.
-                (Some(_), Some(Failure::Status(_))) => TaskOutcome::Done,
-                (Some(why), _) => TaskOutcome::Failed(why),
-                (None, Some(_)) => TaskOutcome::Failed(Failure::NotThere),
-                (None, None) => TaskOutcome::Done,
-            }),
+            // It failed to close what was gone.
+            (Phase::Verify(Some(_)), Some(Failure::Status(_))) => Err(TaskOutcome::Done),
+            (Phase::Verify(Some(why)), _) => Err(TaskOutcome::Failed(why)),
+            (Phase::Verify(None), Some(_)) => Err(TaskOutcome::Failed(Failure::NotThere)),
+            (Phase::Verify(None), None) => Err(TaskOutcome::Done),
         }
     }
 }
@@ -122,28 +113,29 @@ mod tests {
     /// The commands that run where those in `fail` end with 1, and what comes of it.
     fn run(kind: JobKind, task: &CommandTask, fail: &[Phase]) -> (Vec<Phase>, TaskOutcome) {
         let mut ran = Vec::new();
-        let mut earlier = None;
         let mut next = task.begin();
         loop {
             let phase = match next {
                 Ok(phase) => phase,
                 Err(outcome) => return (ran, outcome),
             };
-            ran.push(phase);
+            ran.push(phase.clone());
             let ended = fail.contains(&phase).then_some(Failure::Status(1));
-            next = task.next(kind, phase, ended, &mut earlier);
+            next = task.next(kind, phase, ended);
         }
     }
 
-    use Phase::{First, Look, Run, Verify};
+    use Phase::{First, Look, Run};
+
+    const VERIFY: Phase = Phase::Verify(None);
 
     const FAILED: TaskOutcome = TaskOutcome::Failed(Failure::Status(1));
     const NOT_THERE: TaskOutcome = TaskOutcome::Failed(Failure::NotThere);
 
     #[test]
     fn what_was_opened_is_looked_at() {
-        assert_eq!(run(JobKind::Open, &task(), &[]), (vec![Run, Verify], TaskOutcome::Done));
-        assert_eq!(run(JobKind::Open, &task(), &[Verify]), (vec![Run, Verify], NOT_THERE));
+        assert_eq!(run(JobKind::Open, &task(), &[]), (vec![Run, VERIFY], TaskOutcome::Done));
+        assert_eq!(run(JobKind::Open, &task(), &[VERIFY]), (vec![Run, VERIFY], NOT_THERE));
         assert_eq!(run(JobKind::Open, &task(), &[Run]), (vec![Run], FAILED));
     }
 
@@ -153,7 +145,7 @@ mod tests {
         assert_eq!(run(JobKind::Open, &task, &[]), (vec![Look], TaskOutcome::Untouched));
         assert_eq!(
             run(JobKind::Open, &task, &[Look]),
-            (vec![Look, Run, Verify], TaskOutcome::Done)
+            (vec![Look, Run, VERIFY], TaskOutcome::Done)
         );
     }
 
@@ -163,7 +155,6 @@ mod tests {
             JobKind::Open,
             Look,
             Some(Failure::TimedOut(Duration::from_secs(10))),
-            &mut None,
         );
         assert_eq!(next, Err(TaskOutcome::Untouched));
     }
@@ -172,13 +163,14 @@ mod tests {
     fn what_gets_another_time_is_undone_first() {
         let task = CommandTask { first: command("undo"), ..task() };
         let (ran, outcome) = run(JobKind::Open, &task, &[First]);
-        assert_eq!((ran, outcome), (vec![First, Run, Verify], TaskOutcome::Done));
+        assert_eq!((ran, outcome), (vec![First, Run, VERIFY], TaskOutcome::Done));
     }
 
     #[test]
     fn what_is_gone_is_closed_though_its_command_failed() {
-        let all = vec![Run, Verify];
-        assert_eq!(run(JobKind::Close, &task(), &[Run, Verify]), (all.clone(), TaskOutcome::Done));
+        let verify = Phase::Verify(Some(Failure::Status(1)));
+        let all = vec![Run, verify.clone()];
+        assert_eq!(run(JobKind::Close, &task(), &[Run, verify]), (all.clone(), TaskOutcome::Done));
         assert_eq!(run(JobKind::Close, &task(), &[Run]), (all, FAILED));
         assert_eq!(run(JobKind::Close, &task(), &[]), (vec![Run], TaskOutcome::Done));
     }

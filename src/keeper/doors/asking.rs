@@ -7,7 +7,7 @@ use tracing::info;
 use super::{Answer, Doors, Purpose, event_at, kept_one};
 use crate::config::Name;
 use crate::engine::Reason;
-use crate::firewall::{CommandTask, JobKind};
+use crate::firewall::command::{CommandTask, JobKind};
 use crate::grants::{
     Asked, By, Change, Decision, Deed, GrantId, GrantState, Manner, Means, Opened, Opener, Place,
 };

@@ -5,7 +5,7 @@ use tracing::{error, warn};
 use super::takeover::FROM_BEFORE;
 use super::{Doors, MOST_NOT_CLOSED, event_at, kept_one};
 use crate::config::Name;
-use crate::firewall::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
+use crate::firewall::command::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
 use crate::grants::{
     AfterOpen, FailedClose, GrantId, GrantState, Listed, Manner, Opened, Opener, Place, Step,
 };
