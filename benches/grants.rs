@@ -92,7 +92,7 @@ fn restored(host: &Host) {
             thread::sleep(Duration::from_millis(1500));
             netlink.apply(&[NftChange::delete_table("knockd")]).unwrap();
             let deleted = now();
-            while !netlink.has(&last).unwrap() {
+            while netlink.element(&last).unwrap().is_none() {
                 thread::sleep(Duration::from_micros(20));
             }
             deleted.elapsed()

@@ -1,4 +1,4 @@
-//! knockd's own table: it locks the ports that doors open, and holds the grants.
+//! The guard, knockd's own table: it locks the ports that doors open, and holds the grants.
 //!
 //! The kernel alone lets in and shuts out, and ends each grant by its own clock, whether knockd
 //! lives or not. No program is run.
@@ -8,8 +8,7 @@
 
 mod standing;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,10 +17,9 @@ use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, remove_standing, standing};
 use super::connections::{self, InboundConnection};
 use super::netlink::{
-    Comment, DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftChange,
-    NftEvent, SetElement,
+    DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftEvent,
 };
-use super::ruleset::{self, GuardElement, GuardGrant, Ruleset, Set, TABLE, VERSION};
+use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -29,7 +27,7 @@ use crate::time::Monotonic;
 /// How often the table is loaded anew because somebody else changed one at that moment.
 const TRIES: usize = 10;
 
-/// What somebody else did to the guard's table.
+/// A change that somebody else made to the guard's table.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
@@ -67,9 +65,13 @@ impl Guard {
         ruleset: Ruleset,
         keep: &[GuardGrant],
     ) -> Result<Self, NetlinkError> {
-        let (netlink, monitor) = (Netlink::open()?, Monitor::new()?);
-        let (shared, older) = (HashSet::new(), BTreeSet::new());
-        let mut guard = Self { netlink, monitor, ruleset, shared, older };
+        let mut guard = Self {
+            netlink: Netlink::open()?,
+            monitor: Monitor::new()?,
+            ruleset,
+            shared: HashSet::new(),
+            older: BTreeSet::new(),
+        };
         guard.load(now, None, keep)?;
         Ok(guard)
     }
@@ -101,7 +103,8 @@ impl Guard {
         self.load(now, Some(self.ruleset.guarded()), keep)
     }
 
-    /// What this process knows to have been guarded `before` holds, whatever has become of that.
+    /// Puts the table in place. What this process knows to have been guarded `before` holds,
+    /// whatever has become of that.
     fn load(
         &mut self,
         now: Monotonic,
@@ -116,14 +119,11 @@ impl Guard {
                 None => (&standing.guarded, standing.older),
             };
             let mut new = self.ruleset.guarded();
-            new.retain(|slot| !before.contains(slot));
+            new.retain(|element| !before.contains(element));
             if !new.is_empty() {
-                older.extend(connections(&mut self.netlink, |slot| new.contains(slot)));
+                older.extend(connections(&mut self.netlink, |element| new.contains(element)));
             }
-            let mut changes = ruleset::table(&says());
-            for (set, entries) in self.contents(now, &older, standing.added, keep) {
-                changes.extend(NftChange::add_all(&set.reference(), &entries));
-            }
+            let changes = self.ruleset.changes(now, &table_comment(), &older, standing.added, keep);
             // The last try does not ask whether somebody else was faster.
             match self.netlink.apply_at((left > 0).then_some(generation), &changes) {
                 Err(NetlinkError::Overtaken) => {}
@@ -137,47 +137,15 @@ impl Guard {
         Ok(())
     }
 
-    /// What the sets have to hold: of the standing table, what somebody else has added.
-    fn contents(
-        &self,
-        now: Monotonic,
-        older: &BTreeSet<GuardElement>,
-        added: BTreeMap<Set, Vec<SetElement>>,
-        keep: &[GuardGrant],
-    ) -> BTreeMap<Set, Vec<SetElement>> {
-        let keys = |(set, entries): (&Set, &Vec<SetElement>)| {
-            let set = *set;
-            entries.iter().map(move |entry| set.at(entry.key.clone())).collect::<Vec<_>>()
-        };
-        let mut there: HashSet<GuardElement> = added.iter().flat_map(keys).collect();
-        let mut contents = self.ruleset.contents(now, added);
-        let mut add = |GuardElement { set, key }: GuardElement, left, comment| {
-            contents.entry(set).or_default().push(SetElement::new(key, left, comment));
-        };
-        older.iter().for_each(|slot| add(slot.clone(), None, Comment::default()));
-        // Of several grants that hold one element, the longest.
-        let mut keep: Vec<&GuardGrant> =
-            keep.iter().filter(|grant| !grant.left.is_zero()).collect();
-        keep.sort_by_key(|grant| Reverse(grant.left));
-        for grant in keep {
-            for slot in self.ruleset.slots(&grant.door, grant.address, grant.source_port) {
-                if there.insert(slot.clone()) {
-                    add(slot, Some(grant.left), grant.comment.clone());
-                }
-            }
-        }
-        contents
-    }
-
     /// The elements that let an address in at a door: one for each of its ports.
-    pub fn slots(
+    pub fn elements(
         &self,
         door: &Name,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        let slots = self.ruleset.slots(door, address, source_port);
-        slots.map(|slot| (slot.set.reference(), slot.key)).collect()
+        let elements = self.ruleset.elements(door, address, source_port);
+        elements.map(|element| (element.set.reference(), element.key)).collect()
     }
 
     /// Whether other doors open a port that this one opens.
@@ -197,7 +165,7 @@ impl Guard {
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
         let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
-            let lets_in = |set: &str| !set.starts_with(Set::GUARDED.kind.as_str());
+            let lets_in = |set: &str| !set.starts_with(GuardSet::GUARDED.kind.as_str());
             match event.kind {
                 _ if event.family != NftFamily::Inet || event.table != TABLE => {}
                 DELETE_TABLE => found = Some(Disturbance::Gone),
@@ -218,7 +186,7 @@ impl AsFd for Guard {
 }
 
 /// The table's comment: a saved ruleset must not bring the grants of another boot back.
-fn says() -> String {
+fn table_comment() -> String {
     clock::boot_id().map_or_else(|_| VERSION.to_owned(), |boot| format!("{VERSION} {boot}"))
 }
 

@@ -218,7 +218,7 @@ impl Sets {
         let of_own = || Ok::<_, SetsError>(vec![(set_ref(element)?, place.address.into())]);
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
-                let slots = guard.slots(&place.door, place.address, place.source_port);
+                let slots = guard.elements(&place.door, place.address, place.source_port);
                 Ok((slots, guard.netlink()))
             }
             (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),

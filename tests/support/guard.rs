@@ -69,7 +69,7 @@ impl Guard {
     }
 
     pub fn open(&mut self, now: Monotonic, grant: &GuardGrant) -> Result<Holding, NetlinkError> {
-        let slots = self.guard.slots(&grant.door, grant.address, grant.source_port);
+        let slots = self.guard.elements(&grant.door, grant.address, grant.source_port);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
         if !self.guard.netlink().add(&slots, left, comment)? {
@@ -95,9 +95,9 @@ impl Guard {
     ) -> Result<Removal, NetlinkError> {
         self.forget(door, address, source_port);
         let mut removal = Removal::WasNotThere;
-        for slot in self.guard.slots(door, address, source_port) {
+        for slot in self.guard.elements(door, address, source_port) {
             let holds = |(until, it): &&(Monotonic, GuardGrant)| {
-                let slots = self.guard.slots(&it.door, it.address, it.source_port);
+                let slots = self.guard.elements(&it.door, it.address, it.source_port);
                 *until > now && slots.contains(&slot)
             };
             let others = self.grants.iter().filter(|it| it.1.address == address).filter(holds);
