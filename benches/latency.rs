@@ -19,7 +19,7 @@ use std::{env, fs};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use libknock::proto::fwknop;
 use libknock::proto::spa::{PrivateKey, PublicKey};
-use libknock::sys::turns;
+use libknock::sys::scheduling;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Host, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
@@ -187,7 +187,7 @@ fn one_round(
         // longer still where the servers, which a client's own machine would not have to run, are
         // at work on the same processor.
         nix::sys::prctl::set_timerslack(1).unwrap();
-        turns::take_short_ones().unwrap();
+        scheduling::request_short_slices().unwrap();
         // The kernel shows a handle no packet that it has sent itself, so another one looks.
         let mut cable = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
         let mut seeing = pcap::Capture::from_device("eth0")

@@ -1,8 +1,9 @@
-//! What the daemon says, and to whom: standard error, a file, syslog.
+//! The daemon's log: on standard error, in a file, in syslog.
 //!
 //! A line about a source at a door is `SOURCE: DOOR: what happened`, as in classic knockd. Code
 //! logs with `tracing`'s macros, and what happens at doors with [`event`]; the fields `source` and
-//! `door` come first in a text line, the message last, and every other field appears in JSON only.
+//! `door`, each given with `%`, come first in a text line, the message last, and every other field
+//! appears in JSON only.
 
 pub mod limit;
 mod record;
@@ -13,7 +14,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::unistd::geteuid;
 use tracing::Subscriber;
@@ -21,31 +22,33 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
-use record::Record;
+use record::LogRecord;
 pub use record::{escape, local};
 use sink::{File, Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
 
-/// Why logging cannot be set up.
+/// The reason why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("cannot open the log file {path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("'{0}' is no syslog facility: write daemon, auth, authpriv, user, local0 ... local7")]
+    #[error(
+        "'{0}' is not a syslog facility: write daemon, auth, authpriv, user, local0 ... local7"
+    )]
     Facility(String),
 }
 
 /// Where the journal's sockets are.
 const JOURNAL: &str = "/run/systemd/journal";
 
-/// Where log lines go from now on.
-struct Output {
+/// The places where log lines go, and which lines and how.
+struct LogOutput {
     level: LogLevel,
     format: LogFormat,
     sinks: Vec<Box<dyn Sink + Send>>,
 }
 
-static OUTPUT: OnceLock<Mutex<Output>> = OnceLock::new();
+static OUTPUT: Mutex<Option<LogOutput>> = Mutex::new(None);
 
 /// Sends log lines where the configuration says, and to standard error too if `foreground`, unless
 /// the journal would have each line twice.
@@ -71,16 +74,12 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
         let facility = facility.parse().map_err(|()| LogError::Facility(facility.clone()))?;
         sinks.push(Box::new(Syslog::new(facility)));
     }
-    let output = Output { level: log.level, format: log.format, sinks };
-    if let Err(output) = OUTPUT.set(Mutex::new(output)).map_err(Mutex::into_inner) {
-        if let (Ok(new), Some(mutex)) = (output, OUTPUT.get()) {
-            *lock(mutex) = new;
-        }
-        return Ok(());
+    let output = LogOutput { level: log.level, format: log.format, sinks };
+    if output_now().replace(output).is_none() {
+        let subscriber = tracing_subscriber::registry().with(ToOutput);
+        // Fails only where a test has set another one, which then gets the lines.
+        let _ = tracing::subscriber::set_global_default(subscriber);
     }
-    let subscriber = tracing_subscriber::registry().with(ToOutput);
-    // Fails only where a test has set another one, which then gets the lines.
-    let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
 }
 
@@ -106,15 +105,12 @@ pub fn errors(text: &str) -> String {
 
 /// Logs something that happened; its facts, too, where lines are objects.
 pub fn event(line: &EventLine) {
-    write(line.level(), || Record::of_line(line));
+    write(line.level(), || LogRecord::of_line(line));
 }
 
-fn write(level: LogLevel, record: impl FnOnce() -> Record) {
-    let Some(mutex) = OUTPUT.get() else { return };
-    let mut output = lock(mutex);
-    if level > output.level {
-        return;
-    }
+fn write(level: LogLevel, record: impl FnOnce() -> LogRecord) {
+    let mut output = output_now();
+    let Some(output) = output.as_mut().filter(|output| level <= output.level) else { return };
     let record = record();
     let line = match output.format {
         LogFormat::Text => record.text(),
@@ -125,8 +121,8 @@ fn write(level: LogLevel, record: impl FnOnce() -> Record) {
     }
 }
 
-fn lock(mutex: &Mutex<Output>) -> MutexGuard<'_, Output> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn output_now() -> MutexGuard<'static, Option<LogOutput>> {
+    OUTPUT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The `tracing` layer that writes records to the output of the moment.
@@ -134,6 +130,6 @@ struct ToOutput;
 
 impl<S: Subscriber> Layer<S> for ToOutput {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        write(record::level(*event.metadata().level()), || Record::of(event));
+        write(record::level(*event.metadata().level()), || LogRecord::of(event));
     }
 }

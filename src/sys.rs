@@ -9,5 +9,5 @@ pub mod host;
 pub mod memory;
 pub mod privileges;
 pub mod process;
+pub mod scheduling;
 pub mod signals;
-pub mod turns;

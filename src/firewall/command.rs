@@ -1,13 +1,16 @@
-//! Runs commands: each for as long as its job allows, none able to hold up another for long.
+//! Commands that open and close doors, and what they say, run as jobs.
 //!
-//! The jobs of one door run one after the other, because programs such as iptables take a lock and
-//! some fail when it is taken. A command that has not ended after [`PATIENCE`] no longer keeps the
-//! next job of its door waiting. What closes comes before everything else.
+//! Each runs for as long as its job allows, and none can hold up another for long. The jobs of one
+//! door run one after the other, because programs such as iptables take a lock and some fail when
+//! it is taken. A command that has not ended after [`PATIENCE`] no longer keeps the next job of its
+//! door waiting. What closes comes before everything else.
+
+mod output;
+mod task;
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
@@ -16,8 +19,9 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::task::Phase;
-use super::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
+use self::output::CommandOutput;
+use self::task::Phase;
+pub use self::task::{CommandTask, TaskOutcome};
 use crate::config::{COMMAND_LIMIT, Name, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
@@ -31,67 +35,85 @@ const FOR_CLOSING: usize = 32;
 /// How many jobs of one door wait, and of all together; what closes always may.
 const WAITING: usize = 200;
 const WAITING_IN_ALL: usize = 2_000;
-/// How much of a command's output is logged, in lines and in bytes of each.
-const OUTPUT_LINES: usize = 20;
-const OUTPUT_WIDTH: usize = 400;
+
+/// The number of a job, given back with what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+/// Tasks to do one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: JobId,
+    /// Whose commands they are: jobs of one door start in the order in which they came, those that
+    /// close before all others.
+    pub door: Name,
+    pub kind: JobKind,
+    /// How long each command may run before it is killed; `None`: without end.
+    pub limit: Option<Duration>,
+    pub tasks: Vec<CommandTask>,
+}
+
+/// The purpose of a job, which decides what a failure means for the tasks after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Stops at the first failure: a door that opened by half is not an open door.
+    Open,
+    /// Goes on after a failure: whatever can be closed is.
+    Close,
+    /// Only looks what is there.
+    Look,
+}
+
+/// A job that has ended, and what came of it.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub id: JobId,
+    /// Of each task in turn; those after one at which the job stopped have none.
+    pub outcomes: Vec<TaskOutcome>,
+}
+
+impl Finished {
+    /// The first failure.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.outcomes.iter().find_map(|outcome| match outcome {
+            TaskOutcome::Failed(why) => Some(why),
+            TaskOutcome::Done | TaskOutcome::Untouched => None,
+        })
+    }
+}
+
+/// The reason why a command failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("command returned non-zero status code ({0})")]
+    Status(i32),
+    #[error("command was killed by signal {0}")]
+    Signal(i32),
+    /// With the limit that was in force.
+    #[error("command did not end within {} s and was killed", .0.as_secs())]
+    TimedOut(Duration),
+    #[error("cannot run {program}: {reason}")]
+    NotStarted { program: String, reason: String },
+    #[error("what it opens is not there after its open command")]
+    NotThere,
+}
 
 /// The jobs that run and those that wait.
-pub struct Commands {
+pub struct CommandRunner {
     /// Where those that run are written down.
     table: Option<Arc<CommandTable>>,
     running: Vec<Running>,
     /// What ended commands have left in the background prints to these: closed, they would kill it.
-    left: VecDeque<(Name, Output)>,
+    left: VecDeque<CommandOutput>,
     /// By door: what closes, in its order, and then the rest.
     waiting: HashMap<Name, VecDeque<Job>>,
     finished: Vec<Finished>,
 }
 
-/// A job under way.
-struct Work {
-    job: Job,
-    started: Monotonic,
-    /// Of the tasks that are over.
-    outcomes: Vec<Outcome>,
-    /// See [`Task::next`].
-    earlier: Option<Failure>,
-}
-
-impl Work {
-    /// The task that comes after those that are over.
-    fn task(&self) -> Option<&Task> {
-        let stops = self.job.kind == JobKind::Open
-            && matches!(self.outcomes.last(), Some(Outcome::Failed(_)));
-        self.job.tasks.get(self.outcomes.len()).filter(|_| !stops)
-    }
-}
-
-struct Running {
-    work: Work,
-    phase: Phase,
-    command_started: Monotonic,
-    child: Child,
-    killed: bool,
-    output: Output,
-    /// Its place in the table.
-    slot: usize,
-}
-
-impl Running {
-    fn killed_at(&self) -> Option<Monotonic> {
-        // Somebody waits for what is only looked at, whatever else may take its time.
-        let limit = self.work.job.limit.or(self.phase.looks().then_some(COMMAND_LIMIT));
-        limit.map(|limit| self.command_started + limit)
-    }
-}
-
-/// How many commands may run before another one of this kind is started.
-fn most(kind: JobKind) -> usize {
-    if kind == JobKind::Close { AT_ONCE } else { AT_ONCE - FOR_CLOSING }
-}
-
-impl Commands {
-    /// Those that run are written down in a [table](CommandTable) at this path.
+impl CommandRunner {
+    /// A runner without jobs, which writes those that run into a [table](CommandTable) at this
+    /// path.
     pub fn new(table: &Path) -> Self {
         let created = CommandTable::create(table).inspect_err(|error| {
             let path = table.display();
@@ -121,7 +143,7 @@ impl Commands {
         self.start_waiting(now);
     }
 
-    /// What only looks ends with the command that runs.
+    /// Ends what only looks with the command that runs.
     pub fn stop_looking(&mut self) {
         let running = self.running.iter_mut().map(|running| {
             let over = running.work.outcomes.len() + 1;
@@ -141,7 +163,7 @@ impl Commands {
         }
     }
 
-    /// Nothing that waits starts any more, except what closes.
+    /// Lets nothing that waits start any more, except what closes.
     pub fn only_close(&mut self) {
         for job in self.waiting.values_mut().flatten().filter(|job| job.kind == JobKind::Open) {
             job.kind = JobKind::Close;
@@ -149,121 +171,11 @@ impl Commands {
         }
     }
 
-    /// Starts what may start now.
-    fn start_waiting(&mut self, now: Monotonic) {
-        let doors: Vec<Name> = self.waiting.keys().cloned().collect();
-        for door in doors {
-            while let Some(queue) = self.waiting.get(&door)
-                && queue.front().is_some_and(|job| self.running.len() < most(job.kind))
-                && self.last_started(&door).is_none_or(|at| now.since(at) >= PATIENCE)
-                && let Some(job) = self.waiting.get_mut(&door).and_then(VecDeque::pop_front)
-            {
-                let work = Work { job, started: now, outcomes: Vec::new(), earlier: None };
-                self.go_on(now, work, None);
-            }
-        }
-        self.waiting.retain(|_, queue| !queue.is_empty());
-    }
-
-    fn last_started(&self, door: &Name) -> Option<Monotonic> {
-        let of_door = self.running.iter().filter(|running| running.work.job.door == *door);
-        of_door.map(|running| running.work.started).max()
-    }
-
-    /// Runs the next command of a job that can be started, after one that `ended` so, or finishes
-    /// the job.
-    fn go_on(&mut self, now: Monotonic, mut work: Work, ended: Option<(Phase, Option<Failure>)>) {
-        let mut ended = ended;
-        loop {
-            let mut earlier = work.earlier.take();
-            let Some(task) = work.task() else {
-                return self.finished.push(Finished { id: work.job.id, outcomes: work.outcomes });
-            };
-            let next = match ended.take() {
-                None => task.begin(),
-                Some((phase, why)) => task.next(work.job.kind, phase, why, &mut earlier),
-            };
-            let next = next.and_then(|phase| {
-                Ok((phase, task.command(phase).ok_or(Outcome::Untouched)?.clone()))
-            });
-            let (phase, command) = match next {
-                Ok(next) => next,
-                Err(outcome) => {
-                    work.outcomes.push(outcome);
-                    continue;
-                }
-            };
-            work.earlier = earlier;
-            let door = &work.job.door;
-            if phase.looks() {
-                debug!(door = %door, "looking: {command}");
-            } else {
-                info!(door = %door, "running command: {command}");
-            }
-            let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
-            let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
-            match self.spawn(&command, phase, slot) {
-                Ok((child, output)) => {
-                    let (command_started, killed) = (now, false);
-                    return self.running.push(Running {
-                        work,
-                        phase,
-                        command_started,
-                        child,
-                        killed,
-                        output,
-                        slot,
-                    });
-                }
-                Err(error) => {
-                    self.table.iter().for_each(|table| table.clear(slot));
-                    let program = command.argv.first().cloned().unwrap_or_default();
-                    let why = Failure::NotStarted { program, reason: error.to_string() };
-                    error!(door = %door, "{why}");
-                    ended = Some((phase, Some(why)));
-                }
-            }
-        }
-    }
-
-    fn spawn(&self, command: &Rendered, phase: Phase, slot: usize) -> io::Result<(Child, Output)> {
-        let (read, write) = files::output_pipe()?;
-        let (argv, environment) = (&command.argv, &command.environment);
-        let slot = self.table.as_ref().map(|table| (table, slot));
-        let child = process::run(argv, environment, Stdio::null(), write, slot)?;
-        // After an open command it says why the door is not open.
-        let is_quiet = phase == Phase::Look;
-        Ok((child, Output { pipe: Some(read.into()), is_quiet, line: Vec::new(), lines: 0 }))
-    }
-
-    /// Takes note of a command that has ended and goes on with its job.
-    fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
-        let door = &running.work.job.door;
-        running.output.drain(door);
-        running.output.finish(door);
-        self.table.iter().for_each(|table| table.clear(running.slot));
-        if self.left.len() >= AT_ONCE {
-            self.left.pop_front();
-        }
-        self.left.push_back((door.clone(), running.output));
-        let why = match (running.killed, status.code(), status.signal()) {
-            (true, ..) => Some(Failure::TimedOut(running.work.job.limit.unwrap_or_default())),
-            (_, Some(0), _) => None,
-            (_, Some(code), _) => Some(Failure::Status(code)),
-            (_, None, signal) => Some(Failure::Signal(signal.unwrap_or(0))),
-        };
-        let is_answer = running.phase.looks() && matches!(why, Some(Failure::Status(_)));
-        if let Some(why) = why.as_ref().filter(|_| !is_answer) {
-            warn!(door = %door, "{why}");
-        }
-        self.go_on(now, running.work, Some((running.phase, why)));
-    }
-
     /// Looks after what runs, and tells what has ended since the last call.
     pub fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
-            running.output.drain(&running.work.job.door);
+            running.output.drain();
             match running.child.try_wait() {
                 Ok(Some(status)) => {
                     let running = self.running.swap_remove(at);
@@ -280,14 +192,14 @@ impl Commands {
                     // Only a bug takes a child away from its parent; the job must still end.
                     let Work { job, mut outcomes, .. } = self.running.swap_remove(at).work;
                     error!(door = %job.door, "lost sight of a command: {error}");
-                    outcomes.push(Outcome::Failed(Failure::Signal(0)));
+                    outcomes.push(TaskOutcome::Failed(Failure::Signal(0)));
                     self.finished.push(Finished { id: job.id, outcomes });
                 }
             }
         }
-        self.left.retain_mut(|(door, output)| {
-            output.drain(door);
-            output.pipe.is_some()
+        self.left.retain_mut(|output| {
+            output.drain();
+            output.fd().is_some()
         });
         self.start_waiting(now);
         std::mem::take(&mut self.finished)
@@ -300,77 +212,173 @@ impl Commands {
         }
         let limits =
             self.running.iter().filter(|running| !running.killed).filter_map(Running::killed_at);
-        let has_room = |job: &Job| self.running.len() < most(job.kind);
         let patience = self
             .waiting
             .iter()
-            .filter(|(_, queue)| queue.front().is_some_and(has_room))
+            .filter(|(_, queue)| queue.front().is_some_and(|job| self.has_room(job)))
             .filter_map(|(door, _)| self.last_started(door).map(|started| started + PATIENCE));
         limits.chain(patience).min()
     }
 
     /// What makes a call of [`poll`](Self::poll) worth while as soon as it is readable.
     pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let left = self.left.iter().filter_map(|(_, output)| output.fd());
-        self.running.iter().filter_map(|running| running.output.fd()).chain(left).collect()
+        let running = self.running.iter().map(|running| &running.output);
+        running.chain(&self.left).filter_map(CommandOutput::fd).collect()
+    }
+
+    /// Starts what may start now.
+    fn start_waiting(&mut self, now: Monotonic) {
+        let doors: Vec<Name> = self.waiting.keys().cloned().collect();
+        for door in doors {
+            while let Some(queue) = self.waiting.get(&door)
+                && queue.front().is_some_and(|job| self.has_room(job))
+                && self.last_started(&door).is_none_or(|at| now.since(at) >= PATIENCE)
+                && let Some(job) = self.waiting.get_mut(&door).and_then(VecDeque::pop_front)
+            {
+                self.go_on(now, Work { job, started: now, outcomes: Vec::new() }, None);
+            }
+        }
+        self.waiting.retain(|_, queue| !queue.is_empty());
+    }
+
+    /// Whether another command may run for this job.
+    fn has_room(&self, job: &Job) -> bool {
+        let reserved = if job.kind == JobKind::Close { 0 } else { FOR_CLOSING };
+        self.running.len() < AT_ONCE - reserved
+    }
+
+    fn last_started(&self, door: &Name) -> Option<Monotonic> {
+        let of_door = self.running.iter().filter(|running| running.work.job.door == *door);
+        of_door.map(|running| running.work.started).max()
+    }
+
+    /// Runs the next command of a job that can be started, after one that `ended` so, or finishes
+    /// the job.
+    fn go_on(&mut self, now: Monotonic, mut work: Work, ended: Option<(Phase, Option<Failure>)>) {
+        let mut ended = ended;
+        while let Some(task) = work.task() {
+            let next = match ended.take() {
+                None => task.begin(),
+                Some((phase, why)) => task.next(work.job.kind, phase, why),
+            };
+            let next = next.and_then(|phase| {
+                let command = task.command(&phase).ok_or(TaskOutcome::Untouched)?.clone();
+                Ok((phase, command))
+            });
+            let (phase, command) = match next {
+                Ok(next) => next,
+                Err(outcome) => {
+                    work.outcomes.push(outcome);
+                    continue;
+                }
+            };
+            let door = &work.job.door;
+            if phase.looks() {
+                debug!(door = %door, "looking: {command}");
+            } else {
+                info!(door = %door, "running command: {command}");
+            }
+            let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
+            let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
+            match self.spawn(door, &command, &phase, slot) {
+                Ok((child, output)) => {
+                    return self.running.push(Running {
+                        work,
+                        phase,
+                        command_started: now,
+                        child,
+                        killed: false,
+                        output,
+                        slot,
+                    });
+                }
+                Err(error) => {
+                    self.table.iter().for_each(|table| table.clear(slot));
+                    let program = command.argv.first().cloned().unwrap_or_default();
+                    let why = Failure::NotStarted { program, reason: error.to_string() };
+                    error!(door = %door, "{why}");
+                    ended = Some((phase, Some(why)));
+                }
+            }
+        }
+        self.finished.push(Finished { id: work.job.id, outcomes: work.outcomes });
+    }
+
+    fn spawn(
+        &self,
+        door: &Name,
+        command: &Rendered,
+        phase: &Phase,
+        slot: usize,
+    ) -> io::Result<(Child, CommandOutput)> {
+        let (read, write) = files::output_pipe()?;
+        let (argv, environment) = (&command.argv, &command.environment);
+        let slot = self.table.as_ref().map(|table| (table, slot));
+        let child = process::run(argv, environment, Stdio::null(), write, slot)?;
+        // After an open command it says why the door is not open.
+        let is_quiet = *phase == Phase::Look;
+        Ok((child, CommandOutput::new(door.clone(), read.into(), is_quiet)))
+    }
+
+    /// Takes note of a command that has ended and goes on with its job.
+    fn command_ended(&mut self, now: Monotonic, mut running: Running, status: ExitStatus) {
+        running.output.finish();
+        self.table.iter().for_each(|table| table.clear(running.slot));
+        let why = match (running.killed, status.code(), status.signal()) {
+            (true, ..) => Some(Failure::TimedOut(running.limit().unwrap_or_default())),
+            (_, Some(0), _) => None,
+            (_, Some(code), _) => Some(Failure::Status(code)),
+            (_, None, signal) => Some(Failure::Signal(signal.unwrap_or(0))),
+        };
+        let is_answer = running.phase.looks() && matches!(why, Some(Failure::Status(_)));
+        if let Some(why) = why.as_ref().filter(|_| !is_answer) {
+            warn!(door = %running.work.job.door, "{why}");
+        }
+        if self.left.len() >= AT_ONCE {
+            self.left.pop_front();
+        }
+        self.left.push_back(running.output);
+        self.go_on(now, running.work, Some((running.phase, why)));
     }
 }
 
-/// What a command prints, line by line into the log; the rest of a flood is thrown away.
-struct Output {
-    pipe: Option<File>,
-    /// It is thrown away.
-    is_quiet: bool,
-    line: Vec<u8>,
-    lines: usize,
+/// A job under way.
+struct Work {
+    job: Job,
+    started: Monotonic,
+    /// Of the tasks that are over.
+    outcomes: Vec<TaskOutcome>,
 }
 
-impl Output {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(File::as_fd)
+impl Work {
+    /// The task that comes after those that are over.
+    fn task(&self) -> Option<&CommandTask> {
+        let stops = self.job.kind == JobKind::Open
+            && matches!(self.outcomes.last(), Some(TaskOutcome::Failed(_)));
+        self.job.tasks.get(self.outcomes.len()).filter(|_| !stops)
+    }
+}
+
+/// A command that runs, and the job that it runs for.
+struct Running {
+    work: Work,
+    phase: Phase,
+    command_started: Monotonic,
+    child: Child,
+    killed: bool,
+    output: CommandOutput,
+    /// Its place in the table.
+    slot: usize,
+}
+
+impl Running {
+    fn limit(&self) -> Option<Duration> {
+        // Somebody waits for what is only looked at, whatever else may take its time.
+        self.work.job.limit.or(self.phase.looks().then_some(COMMAND_LIMIT))
     }
 
-    /// Reads what is there now, a bounded amount at a time.
-    fn drain(&mut self, door: &Name) {
-        let mut buffer = [0; 16 * 1024];
-        for _ in 0..8 {
-            let Some(pipe) = &mut self.pipe else { return };
-            match pipe.read(&mut buffer) {
-                Ok(0) => self.pipe = None,
-                Ok(count) => buffer.iter().take(count).for_each(|&byte| self.take(byte, door)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.pipe = None,
-            }
-        }
-    }
-
-    fn take(&mut self, byte: u8, door: &Name) {
-        if byte == b'\n' {
-            self.say(door);
-        } else if self.line.len() < OUTPUT_WIDTH {
-            self.line.push(byte);
-        }
-    }
-
-    fn say(&mut self, door: &Name) {
-        self.lines += 1;
-        let line = String::from_utf8_lossy(&self.line);
-        match self.lines {
-            _ if self.is_quiet => {}
-            1..=OUTPUT_LINES => info!(door = %door, "command says: {line}"),
-            lines if lines == OUTPUT_LINES + 1 => {
-                info!(door = %door, "command says more, which is not logged");
-            }
-            _ => {}
-        }
-        self.line.clear();
-    }
-
-    fn finish(&mut self, door: &Name) {
-        if !self.line.is_empty() {
-            self.say(door);
-        }
+    fn killed_at(&self) -> Option<Monotonic> {
+        self.limit().map(|limit| self.command_started + limit)
     }
 }
 
@@ -390,12 +398,12 @@ mod tests {
     fn job(id: u64, door: &str, commands: &[Rendered], kind: JobKind) -> Job {
         let door = door.parse().unwrap();
         let limit = Some(Duration::from_secs(10));
-        let tasks = commands.iter().cloned().map(Task::from).collect();
+        let tasks = commands.iter().cloned().map(CommandTask::from).collect();
         Job { id: JobId(id), door, kind, limit, tasks }
     }
 
     /// Waits in real time, while the clock that the commands see stands at `now`.
-    fn wait_for(commands: &mut Commands, now: Monotonic, count: usize) -> Vec<Finished> {
+    fn wait_for(commands: &mut CommandRunner, now: Monotonic, count: usize) -> Vec<Finished> {
         let mut finished = Vec::new();
         for _ in 0..2000 {
             finished.extend(commands.poll(now));
@@ -408,11 +416,11 @@ mod tests {
     }
 
     fn outcome(commands: &[Rendered], kind: JobKind) -> (usize, Option<Failure>) {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         runner.submit(at(0), job(1, "ssh", commands, kind));
         let finished = wait_for(&mut runner, at(0), 1);
         assert!(runner.running.is_empty() && runner.waiting.is_empty());
-        let done = |outcome: &&Outcome| matches!(outcome, Outcome::Done);
+        let done = |outcome: &&TaskOutcome| matches!(outcome, TaskOutcome::Done);
         let finished = &finished[0];
         (finished.outcomes.iter().take_while(done).count(), finished.failure().cloned())
     }
@@ -457,7 +465,7 @@ mod tests {
     fn a_command_that_hangs_is_killed_after_its_time_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let hangs = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
         runner.submit(at(0), job(1, "ssh", &[hangs], JobKind::Open));
         let pid = loop {
@@ -485,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_command_without_a_limit_runs_as_long_as_it_does() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let long = shell("sleep 0.2");
         runner.submit(at(0), Job { limit: None, ..job(1, "ssh", &[long], JobKind::Open) });
         assert!(runner.poll(at(1_000_000_000)).is_empty());
@@ -498,7 +506,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let closed = dir.path().join("closed");
         let text = format!("(sleep 0.3; echo closing; touch {}) &", closed.display());
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         runner.submit(at(0), job(1, "ssh", &[shell(&text)], JobKind::Open));
         assert_eq!(wait_for(&mut runner, at(0), 1)[0].failure(), None);
         assert!(runner.running.is_empty() && runner.waiting.is_empty());
@@ -520,7 +528,7 @@ mod tests {
 
     #[test]
     fn jobs_of_one_door_take_turns_and_those_of_another_do_not_wait() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let hangs = shell("exec sleep 1000");
         runner.submit(at(0), job(1, "slow", &[hangs], JobKind::Open));
         runner.submit(at(0), job(2, "slow", &[shell("exit 0")], JobKind::Open));
@@ -534,7 +542,7 @@ mod tests {
 
     #[test]
     fn what_closes_comes_before_what_was_asked_for_earlier() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let quick = [shell("exit 0")];
         runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
         (2..50).for_each(|id| runner.submit(at(0), job(id, "ssh", &quick, JobKind::Open)));
@@ -545,7 +553,7 @@ mod tests {
 
     #[test]
     fn what_closes_finds_room_where_what_opens_has_taken_all_that_it_may() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         for number in 0..200 {
             let hangs = [shell("exec sleep 1000")];
             runner.submit(at(0), job(number, &format!("d{number}"), &hangs, JobKind::Open));
@@ -557,7 +565,7 @@ mod tests {
 
     #[test]
     fn a_door_is_full_when_many_of_its_jobs_wait_and_still_closes() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let quick = [shell("exit 0")];
         let door = "ssh".parse().unwrap();
         for id in 0..=WAITING as u64 {
@@ -569,7 +577,7 @@ mod tests {
 
     #[test]
     fn at_the_end_only_closing_goes_on() {
-        let mut runner = Commands::new(Path::new("/no/such/table"));
+        let mut runner = CommandRunner::new(Path::new("/no/such/table"));
         let quick = [shell("exit 0")];
         runner.submit(at(0), job(1, "ssh", &[shell("exec sleep 1000")], JobKind::Open));
         runner.submit(at(0), job(2, "ssh", &quick, JobKind::Open));
@@ -578,7 +586,7 @@ mod tests {
         let finished = wait_for(&mut runner, at(250), 2);
         let of = |id| finished.iter().find(|finished| finished.id == JobId(id)).unwrap();
         assert!(of(2).outcomes.is_empty(), "it did not run");
-        assert_eq!(of(3).outcomes, [Outcome::Done]);
+        assert_eq!(of(3).outcomes, [TaskOutcome::Done]);
         runner.running.iter().for_each(|running| process::kill_group(&running.child));
     }
 

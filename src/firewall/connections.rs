@@ -13,7 +13,7 @@ use crate::proto::knock::{Knock, Protocol};
 
 /// A connection, as its packets come to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Connection {
+pub struct InboundConnection {
     pub peer: SocketAddr,
     /// The address and the port that they are for.
     pub address: IpAddr,
@@ -22,7 +22,7 @@ pub struct Connection {
 
 /// The TCP connections of this moment that end at this host, tracked or not. None where `/proc`
 /// does not tell: then they end, which is no reason to stay unguarded.
-pub(super) fn established() -> Vec<Connection> {
+pub(super) fn established() -> Vec<InboundConnection> {
     let text = ["tcp", "tcp6"].map(|file| {
         fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
     });
@@ -30,7 +30,7 @@ pub(super) fn established() -> Vec<Connection> {
 }
 
 /// Reads proc_net_tcp(5); lines that are none are passed over.
-fn parse(text: &str) -> impl Iterator<Item = Connection> {
+fn parse(text: &str) -> impl Iterator<Item = InboundConnection> {
     text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
         let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
@@ -40,7 +40,7 @@ fn parse(text: &str) -> impl Iterator<Item = Connection> {
         }
         let local = parse_address(local)?;
         let port = Knock::new(Protocol::Tcp, NonZeroU16::new(local.port())?);
-        Some(Connection { peer: parse_address(remote)?, address: local.ip(), port })
+        Some(InboundConnection { peer: parse_address(remote)?, address: local.ip(), port })
     })
 }
 

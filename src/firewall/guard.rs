@@ -1,4 +1,4 @@
-//! knockd's own table: it locks the ports that doors open, and holds the grants.
+//! The guard, knockd's own table: it locks the ports that doors open, and holds the grants.
 //!
 //! The kernel alone lets in and shuts out, and ends each grant by its own clock, whether knockd
 //! lives or not. No program is run.
@@ -8,20 +8,18 @@
 
 mod standing;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use self::standing::Standing;
+use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, remove_standing, standing};
-use super::connections::{self, Connection};
+use super::connections::{self, InboundConnection};
 use super::netlink::{
-    Change, Comment, DELETE_TABLE, ElementRef, Entry, Event, Monitor, NEW_ELEMENT, Netlink,
-    NetlinkError,
+    DELETE_TABLE, ElementRef, Monitor, NEW_ELEMENT, Netlink, NetlinkError, NftEvent,
 };
-use super::ruleset::{self, Element, Ruleset, Set, Slot, TABLE, VERSION};
+use super::ruleset::{GuardElement, GuardGrant, GuardSet, Ruleset, TABLE, VERSION};
 use crate::config::{Name, NftFamily};
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -29,7 +27,7 @@ use crate::time::Monotonic;
 /// How often the table is loaded anew because somebody else changed one at that moment.
 const TRIES: usize = 10;
 
-/// What somebody else did to the guard's table.
+/// A change that somebody else made to the guard's table.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
@@ -49,7 +47,7 @@ pub struct Guard {
     ruleset: Ruleset,
     shared: HashSet<Name>,
     /// The connections that were there before the lock of their port.
-    older: BTreeSet<Slot>,
+    older: BTreeSet<GuardElement>,
 }
 
 impl Guard {
@@ -65,11 +63,15 @@ impl Guard {
     pub fn set_up(
         now: Monotonic,
         ruleset: Ruleset,
-        keep: &[Element],
+        keep: &[GuardGrant],
     ) -> Result<Self, NetlinkError> {
-        let (netlink, monitor) = (Netlink::open()?, Monitor::new()?);
-        let (shared, older) = (HashSet::new(), BTreeSet::new());
-        let mut guard = Self { netlink, monitor, ruleset, shared, older };
+        let mut guard = Self {
+            netlink: Netlink::open()?,
+            monitor: Monitor::new()?,
+            ruleset,
+            shared: HashSet::new(),
+            older: BTreeSet::new(),
+        };
         guard.load(now, None, keep)?;
         Ok(guard)
     }
@@ -82,7 +84,7 @@ impl Guard {
         &mut self,
         now: Monotonic,
         ruleset: Ruleset,
-        keep: &[Element],
+        keep: &[GuardGrant],
     ) -> Result<(), NetlinkError> {
         let old = std::mem::replace(&mut self.ruleset, ruleset);
         let loaded = self.load(now, Some(old.guarded()), keep);
@@ -97,33 +99,31 @@ impl Guard {
     ///
     /// # Errors
     /// As [`set_up`](Self::set_up).
-    pub fn restore(&mut self, now: Monotonic, keep: &[Element]) -> Result<(), NetlinkError> {
+    pub fn restore(&mut self, now: Monotonic, keep: &[GuardGrant]) -> Result<(), NetlinkError> {
         self.load(now, Some(self.ruleset.guarded()), keep)
     }
 
-    /// What this process knows to have been guarded `before` holds, whatever has become of that.
+    /// Puts the table in place. What this process knows to have been guarded `before` holds,
+    /// whatever has become of that.
     fn load(
         &mut self,
         now: Monotonic,
-        before: Option<BTreeSet<Slot>>,
-        keep: &[Element],
+        before: Option<BTreeSet<GuardElement>>,
+        keep: &[GuardGrant],
     ) -> Result<(), NetlinkError> {
         for left in (0..TRIES).rev() {
             let generation = self.netlink.generation()?;
-            let standing = Standing::read(&mut self.netlink, &self.ruleset)?;
+            let standing = StandingTable::read(&mut self.netlink, &self.ruleset)?;
             let (before, mut older) = match &before {
                 Some(before) => (before, self.older.clone()),
                 None => (&standing.guarded, standing.older),
             };
             let mut new = self.ruleset.guarded();
-            new.retain(|slot| !before.contains(slot));
+            new.retain(|element| !before.contains(element));
             if !new.is_empty() {
-                older.extend(connections(&mut self.netlink, |slot| new.contains(slot)));
+                older.extend(connections(&mut self.netlink, |element| new.contains(element)));
             }
-            let mut changes = ruleset::table(&says());
-            for (set, entries) in self.contents(now, &older, standing.added, keep) {
-                changes.extend(Change::add_all(&set.reference(), &entries));
-            }
+            let changes = self.ruleset.changes(now, &table_comment(), &older, standing.added, keep);
             // The last try does not ask whether somebody else was faster.
             match self.netlink.apply_at((left > 0).then_some(generation), &changes) {
                 Err(NetlinkError::Overtaken) => {}
@@ -137,46 +137,15 @@ impl Guard {
         Ok(())
     }
 
-    /// What the sets have to hold: of the standing table, what somebody else has added.
-    fn contents(
-        &self,
-        now: Monotonic,
-        older: &BTreeSet<Slot>,
-        added: BTreeMap<Set, Vec<Entry>>,
-        keep: &[Element],
-    ) -> BTreeMap<Set, Vec<Entry>> {
-        let keys = |(set, entries): (&Set, &Vec<Entry>)| {
-            let set = *set;
-            entries.iter().map(move |entry| set.at(entry.key.clone())).collect::<Vec<_>>()
-        };
-        let mut there: HashSet<Slot> = added.iter().flat_map(keys).collect();
-        let mut contents = self.ruleset.contents(now, added);
-        let mut add = |Slot { set, key }: Slot, left, comment| {
-            contents.entry(set).or_default().push(Entry::new(key, left, comment));
-        };
-        older.iter().for_each(|slot| add(slot.clone(), None, Comment::default()));
-        // Of several grants that hold one element, the longest.
-        let mut keep: Vec<&Element> = keep.iter().filter(|grant| !grant.left.is_zero()).collect();
-        keep.sort_by_key(|grant| Reverse(grant.left));
-        for grant in keep {
-            for slot in self.ruleset.slots(&grant.door, grant.address, grant.source_port) {
-                if there.insert(slot.clone()) {
-                    add(slot, Some(grant.left), grant.comment.clone());
-                }
-            }
-        }
-        contents
-    }
-
     /// The elements that let an address in at a door: one for each of its ports.
-    pub fn slots(
+    pub fn elements(
         &self,
         door: &Name,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        let slots = self.ruleset.slots(door, address, source_port);
-        slots.map(|slot| (slot.set.reference(), slot.key)).collect()
+        let elements = self.ruleset.elements(door, address, source_port);
+        elements.map(|element| (element.set.reference(), element.key)).collect()
     }
 
     /// Whether other doors open a port that this one opens.
@@ -195,8 +164,8 @@ impl Guard {
     /// knockd.
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
-        let is_all = self.monitor.look(self.netlink.port(), |event: Event<'_>| {
-            let lets_in = |set: &str| !set.starts_with(Set::GUARDED.kind.as_str());
+        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
+            let lets_in = |set: &str| !set.starts_with(GuardSet::GUARDED.kind.as_str());
             match event.kind {
                 _ if event.family != NftFamily::Inet || event.table != TABLE => {}
                 DELETE_TABLE => found = Some(Disturbance::Gone),
@@ -217,15 +186,18 @@ impl AsFd for Guard {
 }
 
 /// The table's comment: a saved ruleset must not bring the grants of another boot back.
-fn says() -> String {
+fn table_comment() -> String {
     clock::boot_id().map_or_else(|_| VERSION.to_owned(), |boot| format!("{VERSION} {boot}"))
 }
 
 /// The connections of this moment to these guarded ports. What the kernel does not tell ends, which
 /// is no reason to stay unguarded.
-fn connections(netlink: &mut Netlink, is_guarded: impl Fn(&Slot) -> bool) -> BTreeSet<Slot> {
-    let is_wanted = |connection: &Connection| connection.guarded().iter().any(&is_guarded);
+fn connections(
+    netlink: &mut Netlink,
+    is_guarded: impl Fn(&GuardElement) -> bool,
+) -> BTreeSet<GuardElement> {
+    let is_wanted = |connection: &InboundConnection| connection.guarded().iter().any(&is_guarded);
     let mut found = netlink.tracked(is_wanted).unwrap_or_default();
     found.extend(connections::established().into_iter().filter(is_wanted));
-    found.iter().map(Connection::older).collect()
+    found.iter().map(InboundConnection::older).collect()
 }

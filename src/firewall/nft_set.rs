@@ -1,10 +1,10 @@
-//! Sets of the administrator's own table, to which a door adds those it lets in.
+//! Sets of the administrator's own tables, to which doors add those they let in.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::netlink::{Event, Monitor, Netlink, NetlinkError, SetRef};
+use super::netlink::{Monitor, Netlink, NetlinkError, NftEvent, SetRef};
 use crate::config::{NftName, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
@@ -16,7 +16,7 @@ const TIMEOUT: u32 = 0x10;
 const IPV4_ADDRESS: u32 = 7;
 const IPV6_ADDRESS: u32 = 8;
 
-/// A door's sets, one for each family; at least one of them is there.
+/// The sets of a door, one for each family; at least one of them is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NftSets {
     pub v4: Option<SetRef>,
@@ -40,7 +40,7 @@ impl NftSets {
     }
 }
 
-/// Why a set cannot take grants, and how to declare it.
+/// The reason why a set cannot take grants, and how to declare it.
 #[derive(Debug, thiserror::Error)]
 pub enum NftSetError {
     #[error("{what}; declare it with:{}", declaration(.set, *.v4, *.with_table))]
@@ -74,17 +74,13 @@ impl OwnSets {
     pub fn check<'a>(doors: impl IntoIterator<Item = &'a NftSets>) -> Result<Self, NftSetError> {
         let mut netlink = Netlink::open()?;
         let monitor = Monitor::new()?;
-        let mut known: Vec<(SetRef, Option<(u64, u64)>)> = Vec::new();
+        let mut known = Vec::new();
         // Doors mostly share their sets.
         let mut checked: HashSet<(&SetRef, bool)> = HashSet::new();
         let all = doors.into_iter().flat_map(|sets| [(&sets.v4, true), (&sets.v6, false)]);
         for (set, v4) in all.filter_map(|(set, v4)| Some((set.as_ref()?, v4))) {
-            if !checked.insert((set, v4)) {
-                continue;
-            }
-            check_set(&mut netlink, set, v4)?;
-            if !checked.contains(&(set, !v4)) {
-                known.push((set.clone(), handles(&mut netlink, set)?));
+            if checked.insert((set, v4)) {
+                known.push((set.clone(), Some(check_set(&mut netlink, set, v4)?)));
             }
         }
         Ok(Self { netlink, monitor, known })
@@ -109,7 +105,7 @@ impl OwnSets {
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
         let mut is_touched = false;
-        let is_all = self.monitor.look(self.netlink.port(), |event: Event<'_>| {
+        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
             let is_its =
                 |set: &SetRef| set.family == event.family && set.table.as_str() == event.table;
             is_touched |= known.iter().any(|(set, _)| is_its(set));
@@ -143,12 +139,13 @@ fn handles(netlink: &mut Netlink, set: &SetRef) -> Result<Option<(u64, u64)>, Ne
     Ok(table.zip(netlink.set_type(set)?).map(|(table, set)| (table.handle, set.handle)))
 }
 
-fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(), NftSetError> {
+/// The handles of a set that can take grants, and of its table.
+fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(u64, u64), NftSetError> {
     let unfit =
         |what, with_table| Err(NftSetError::Unfit { set: set.clone(), v4, with_table, what });
-    if netlink.table(set.family, set.table.as_str())?.is_none() {
+    let Some(table) = netlink.table(set.family, set.table.as_str())? else {
         return unfit(format!("there is no table '{} {}'", set.family.as_str(), set.table), true);
-    }
+    };
     let Some(found) = netlink.set_type(set)? else {
         return unfit(format!("there is no set '{set}'"), false);
     };
@@ -166,7 +163,7 @@ fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(), NftSet
     } else if !has(TIMEOUT) {
         "lacks 'flags timeout'".to_owned()
     } else {
-        return Ok(());
+        return Ok((table.handle, found.handle));
     };
     unfit(format!("the set '{set}' {wrong}"), false)
 }

@@ -11,8 +11,7 @@ use jiff::tz::TimeZone;
 use tracing::warn;
 
 use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Opening, Rendered};
-use crate::firewall::command::Commands;
-use crate::firewall::{Job, JobId, JobKind};
+use crate::firewall::command::{CommandRunner, Job, JobId, JobKind};
 use crate::grants::{Opener, Place};
 use crate::log::limit::Limit;
 use crate::log::{escape, local};
@@ -25,7 +24,7 @@ const MAIL_EVERY: Duration = Duration::from_secs(60);
 const WAITING: usize = 256;
 
 pub(super) struct Alerts {
-    runner: Commands,
+    runner: CommandRunner,
     mail_to: Option<Email>,
     limit: Limit,
     /// Those that can be open and have something run.
@@ -37,7 +36,7 @@ pub(super) struct Alerts {
 impl Alerts {
     pub(super) fn new(config: &Config) -> Self {
         let mut alerts = Self {
-            runner: Commands::new(&config.settings.state_dir.join("hooks")),
+            runner: CommandRunner::new(&config.settings.state_dir.join("hooks")),
             mail_to: None,
             limit: Limit::new(MAILS, MAIL_EVERY),
             doors: HashMap::new(),

@@ -18,8 +18,7 @@ use super::books::Books;
 use super::sets::{Kept, Sets, SetsError};
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
-use crate::firewall::JobId;
-use crate::firewall::command::Commands;
+use crate::firewall::command::{CommandRunner, JobId};
 use crate::grants::{Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
 use crate::ledger::{Ahead, Event, Flush};
 use crate::log::{self, limit::Limit};
@@ -29,7 +28,7 @@ use crate::time::{Monotonic, Now};
 /// All doors and whatever is under way at them.
 pub(super) struct Doors {
     grants: Grants,
-    commands: Commands,
+    commands: CommandRunner,
     sets: Sets,
     books: Books,
     alerts: Alerts,

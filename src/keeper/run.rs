@@ -33,14 +33,14 @@ use crate::config::load::{self, Loaded, Report};
 use crate::config::trusted_path::check_paths;
 use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
-use crate::firewall::JobId;
+use crate::firewall::command::JobId;
 use crate::grants::{By, Place};
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 use crate::sys::signals::{Pending, Signals};
-use crate::sys::{clock, command_table, files, memory, privileges, process, turns};
+use crate::sys::{clock, command_table, files, memory, privileges, process, scheduling};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -172,7 +172,7 @@ impl Keeper {
         // Before any thread or child exists.
         let left = if cli.daemon { Some(daemon::detach()?) } else { None };
         // Where it is refused doors open all the same, only later on a busy machine.
-        let _ = turns::take_short_ones();
+        let _ = scheduling::request_short_slices();
         // Once more when they are there: somebody may have been quicker.
         check_paths(settings, cli.options()).map_err(StartError::Path)?;
         daemon::make_directory(&settings.run_dir, 0o755)?;

@@ -10,10 +10,10 @@ use tracing::{info, warn};
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
 use crate::firewall::netlink::{
-    Comment, ElementRef, Holding, Key, Netlink, NetlinkError, Removal, SetRef,
+    Comment, ElementKey, ElementRef, Holding, Netlink, NetlinkError, Removal, SetRef,
 };
 use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
-use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
+use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
@@ -218,7 +218,7 @@ impl Sets {
         let of_own = || Ok::<_, SetsError>(vec![(set_ref(element)?, place.address.into())]);
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
-                let slots = guard.slots(&place.door, place.address, place.source_port);
+                let slots = guard.elements(&place.door, place.address, place.source_port);
                 Ok((slots, guard.netlink()))
             }
             (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
@@ -306,7 +306,7 @@ impl Sets {
     /// # Errors
     /// When the kernel does not tell.
     pub(super) fn are_held(&mut self, keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
-        let mut sets: HashMap<SetRef, HashSet<Key>> = HashMap::new();
+        let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
         let mut is_held = |kept: &Kept| {
             let Ok((slots, netlink)) = self.find(&kept.place, &kept.element) else {
                 return Ok(false);
@@ -439,9 +439,9 @@ fn set_ref(element: &Element) -> Result<SetRef, SetsError> {
     SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
 }
 
-fn guards_elements(keep: &[Kept]) -> Vec<ruleset::Element> {
+fn guards_elements(keep: &[Kept]) -> Vec<GuardGrant> {
     let of_guard = keep.iter().filter(|kept| kept.element.is_guards());
-    let element = |kept: &Kept| ruleset::Element {
+    let element = |kept: &Kept| GuardGrant {
         door: kept.place.door.clone(),
         address: kept.place.address,
         source_port: kept.place.source_port,

@@ -1,10 +1,10 @@
-//! How many lines strangers may cause.
+//! A token bucket, for how many lines strangers may cause.
 
 use std::time::Duration;
 
 use crate::time::Monotonic;
 
-/// A token bucket: `burst` at once, then one each `interval`.
+/// A token bucket: `burst` tokens at once, then one each `interval`.
 #[derive(Clone, Debug)]
 pub struct Limit {
     burst: u32,

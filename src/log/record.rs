@@ -1,4 +1,4 @@
-//! One log line, as facts.
+//! A log line, as facts.
 
 use std::fmt::{self, Write};
 
@@ -13,14 +13,12 @@ use crate::control::EventLine;
 use crate::sys::clock;
 use crate::time::Wall;
 
-/// One log line: when, how grave, about whom and what.
-pub(super) struct Record {
+/// A log line: when, how grave, and what is known.
+pub(super) struct LogRecord {
     pub(super) time: Zoned,
     level: LogLevel,
-    source: Option<String>,
-    door: Option<String>,
-    message: String,
-    fields: Map<String, Value>,
+    /// The `message`, and the `source` and the `door` of a line that is about such.
+    facts: Map<String, Value>,
 }
 
 pub(super) const fn level(level: Level) -> LogLevel {
@@ -32,92 +30,45 @@ pub(super) const fn level(level: Level) -> LogLevel {
     }
 }
 
-impl Record {
+impl LogRecord {
     pub(super) fn of(event: &Event<'_>) -> Self {
-        let mut record = Self::new(level(*event.metadata().level()));
+        let mut record = Self::new(level(*event.metadata().level()), Map::new());
         event.record(&mut record);
         record
     }
 
     pub(super) fn of_line(line: &EventLine) -> Self {
-        let EventLine { source, door, event, message, facts, .. } = line.clone();
-        let fields = facts.into_iter().chain([("event".to_owned(), event.into())]).collect();
-        let source = source.map(|source| source.to_string());
-        Self { source, door, message, fields, ..Self::new(line.level()) }
+        let facts = match serde_json::to_value(line) {
+            Ok(Value::Object(facts)) => facts,
+            _ => Map::new(),
+        };
+        Self::new(line.level(), facts)
     }
 
-    fn new(level: LogLevel) -> Self {
-        Self {
-            time: local(clock::now().wall, &TimeZone::system()),
-            level,
-            source: None,
-            door: None,
-            message: String::new(),
-            fields: Map::new(),
-        }
+    fn new(level: LogLevel, facts: Map<String, Value>) -> Self {
+        Self { time: local(clock::now().wall, &TimeZone::system()), level, facts }
     }
 
     /// `SOURCE: DOOR: message`, on one line whatever is in it.
     pub(super) fn text(&self) -> String {
-        let mut line = String::new();
-        for part in [&self.source, &self.door].into_iter().flatten() {
-            line.push_str(part);
-            line.push_str(": ");
-        }
-        line.push_str(&self.message);
-        escape(&line)
+        let parts = ["source", "door", "message"].into_iter();
+        let parts: Vec<&str> = parts.filter_map(|name| self.facts.get(name)?.as_str()).collect();
+        escape(&parts.join(": "))
     }
 
     /// The same facts as an object.
     pub(super) fn json(&self) -> String {
-        let mut object = Map::new();
+        let mut object = self.facts.clone();
         let time = self.time.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
         object.insert("time".into(), time.into());
         object.insert("level".into(), self.level.as_str().into());
-        for (name, value) in [("source", &self.source), ("door", &self.door)] {
-            if let Some(value) = value {
-                object.insert(name.into(), value.as_str().into());
-            }
-        }
-        object.insert("message".into(), self.message.as_str().into());
-        object.extend(self.fields.clone());
         Value::Object(object).to_string()
     }
-
-    fn set(&mut self, field: &Field, value: Value) {
-        let text = |value: Value| match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
-        match field.name() {
-            "message" => self.message = text(value),
-            "source" => self.source = Some(text(value)),
-            "door" => self.door = Some(text(value)),
-            name => {
-                self.fields.insert(name.to_owned(), value);
-            }
-        }
-    }
 }
-impl Visit for Record {
+
+impl Visit for LogRecord {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, Value::String(format!("{value:?}")));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, value.into());
+        self.facts.insert(field.name().to_owned(), format!("{value:?}").into());
     }
 }
 
@@ -161,14 +112,13 @@ mod tests {
         assert_eq!(escape("plain text, ümlaut"), "plain text, ümlaut");
     }
 
-    fn record() -> Record {
-        Record {
+    fn record() -> LogRecord {
+        let source = "192.0.2.2".parse().ok();
+        let door = "ssh".parse().ok();
+        let line = EventLine::new(Wall::from_nanos(0), source, door.as_ref(), "stage", "Stage 1");
+        LogRecord {
             time: Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC),
-            level: LogLevel::Info,
-            source: Some("192.0.2.2".into()),
-            door: Some("ssh".into()),
-            message: "Stage 1".into(),
-            fields: [("stage".to_owned(), Value::from(1))].into_iter().collect(),
+            ..LogRecord::of_line(&line.with("stage", 1))
         }
     }
 
@@ -179,12 +129,9 @@ mod tests {
 
     #[test]
     fn a_json_line_has_the_same_facts_as_fields() {
-        let line: Value = serde_json::from_str(&record().json()).unwrap();
-        assert_eq!(line["time"], "2023-11-14T22:13:20.000000+00:00");
-        assert_eq!(line["level"], "info");
-        assert_eq!(line["source"], "192.0.2.2");
-        assert_eq!(line["door"], "ssh");
-        assert_eq!(line["message"], "Stage 1");
-        assert_eq!(line["stage"], 1);
+        assert_eq!(
+            record().json(),
+            r#"{"door":"ssh","event":"stage","level":"info","message":"Stage 1","source":"192.0.2.2","stage":1,"time":"2023-11-14T22:13:20.000000+00:00"}"#
+        );
     }
 }

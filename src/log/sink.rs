@@ -1,4 +1,4 @@
-//! Where lines end up.
+//! Standard error and files, which take log lines.
 
 use std::env;
 use std::fs;
@@ -9,7 +9,7 @@ use jiff::Zoned;
 
 use crate::config::LogLevel;
 
-/// Takes one line at a time and never fails: there is nobody left to tell.
+/// A place for log lines: it takes one at a time and never fails, since there is nobody left to tell.
 pub(super) trait Sink {
     fn write(&mut self, level: LogLevel, time: &Zoned, line: &str);
 }
@@ -24,14 +24,18 @@ impl Sink for StandardError {
     }
 }
 
-/// What stands before a line on standard error: for the journal, how grave it is (sd-daemon(3)).
-pub(super) fn stderr_level(level: LogLevel) -> &'static str {
+/// The prefix of a line on standard error: for the journal, how grave it is (sd-daemon(3)).
+pub(super) fn stderr_level(level: LogLevel) -> String {
+    if is_journal() { format!("<{}>", severity(level)) } else { String::new() }
+}
+
+/// How grave a line is, in the numbers of syslog(3).
+pub(super) const fn severity(level: LogLevel) -> u8 {
     match level {
-        _ if !is_journal() => "",
-        LogLevel::Error => "<3>",
-        LogLevel::Warning => "<4>",
-        LogLevel::Info => "<6>",
-        LogLevel::Debug => "<7>",
+        LogLevel::Error => 3,
+        LogLevel::Warning => 4,
+        LogLevel::Info => 6,
+        LogLevel::Debug => 7,
     }
 }
 

@@ -1,22 +1,22 @@
-//! The local syslog daemon: a datagram a line, never waiting for anyone.
+//! The local syslog daemon, told a datagram a line; nobody is ever waited for.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process;
 
-use ::syslog::{Facility, LogFormat, Severity};
+use ::syslog::Facility;
 use jiff::Zoned;
 
-use super::sink::Sink;
+use super::sink::{Sink, severity};
 use crate::config::LogLevel;
 
-/// RFC 3164 lines for `/dev/log`.
+/// The sink that writes RFC 3164 lines to `/dev/log`.
 ///
 /// A daemon that is away is looked for again at each line; one that does not read loses lines, and
 /// is told how many when it reads again.
 pub(super) struct Syslog {
-    format: Rfc3164,
+    facility: Facility,
     path: PathBuf,
     socket: Option<UnixDatagram>,
     dropped: u64,
@@ -24,7 +24,7 @@ pub(super) struct Syslog {
 
 impl Syslog {
     pub(super) fn new(facility: Facility) -> Self {
-        Self { format: Rfc3164 { facility }, path: "/dev/log".into(), socket: None, dropped: 0 }
+        Self { facility, path: "/dev/log".into(), socket: None, dropped: 0 }
     }
 
     fn connect(&self) -> io::Result<UnixDatagram> {
@@ -49,17 +49,11 @@ impl Syslog {
         Ok(())
     }
 
+    /// With local time: daemons believe the stamp and expect that.
     fn line(&self, level: LogLevel, time: &Zoned, line: &str) -> Vec<u8> {
-        let mut packet = Vec::new();
-        let severity = match level {
-            LogLevel::Error => Severity::LOG_ERR,
-            LogLevel::Warning => Severity::LOG_WARNING,
-            LogLevel::Info => Severity::LOG_INFO,
-            LogLevel::Debug => Severity::LOG_DEBUG,
-        };
-        // Writing to a vector cannot fail.
-        let _ = self.format.format(&mut packet, severity, (time, line));
-        packet
+        let priority = self.facility as u8 | severity(level);
+        let stamp = time.strftime("%b %e %H:%M:%S");
+        format!("<{priority}>{stamp} knockd[{}]: {line}", process::id()).into_bytes()
     }
 }
 
@@ -74,25 +68,6 @@ impl Sink for Syslog {
         if self.send(&self.line(level, time, line)).is_err() {
             self.dropped += 1;
         }
-    }
-}
-
-/// The crate's own formatter writes UTC; daemons that believe the stamp expect local time.
-struct Rfc3164 {
-    facility: Facility,
-}
-
-impl LogFormat<(&Zoned, &str)> for Rfc3164 {
-    fn format<W: io::Write>(
-        &self,
-        writer: &mut W,
-        severity: Severity,
-        (time, line): (&Zoned, &str),
-    ) -> ::syslog::Result<()> {
-        let priority = self.facility as u8 | severity as u8;
-        let stamp = time.strftime("%b %e %H:%M:%S");
-        write!(writer, "<{priority}>{stamp} knockd[{}]: {line}", process::id())
-            .map_err(::syslog::Error::Write)
     }
 }
 

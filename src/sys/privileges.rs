@@ -78,7 +78,7 @@ impl Identity {
     ///
     /// # Errors
     /// Whatever the kernel refuses, and the proof's failure. The process must then end.
-    pub fn take_on(&self) -> Result<(), PrivilegeError> {
+    pub fn assume(&self) -> Result<(), PrivilegeError> {
         nix::sys::prctl::set_dumpable(false).map_err(refused("forbid core dumps"))?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(refused("forbid core dumps"))?;
         if let Self::User { uid, gid, .. } = *self {

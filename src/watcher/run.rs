@@ -126,7 +126,7 @@ impl Watcher {
         engine.set_local(Local::Addresses(addresses));
         // All that is still needed of the setup is in the engine.
         memory::give_back();
-        identity.take_on()?;
+        identity.assume()?;
         reporter.say(FromWatcher::Ready);
         Ok(Self {
             engine,

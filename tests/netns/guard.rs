@@ -15,10 +15,10 @@ use std::time::Duration;
 use libknock::config::NftFamily;
 use libknock::firewall::guard::{Disturbance, standing};
 use libknock::firewall::netlink::{
-    Change, Comment, Holding, Key, Netlink, NetlinkError, Removal, SetRef,
+    Comment, ElementKey, Holding, Netlink, NetlinkError, NftChange, Removal, SetRef,
 };
 use libknock::firewall::nft_set::{NftSets, OwnSets};
-use libknock::firewall::ruleset::{Element, Ruleset};
+use libknock::firewall::ruleset::{GuardGrant, Ruleset};
 use libknock::sys::{clock, files};
 
 use crate::guard_fixture::{
@@ -156,14 +156,17 @@ fn a_grant_can_be_made_longer_also_after_it_has_ended_and_never_shorter() {
     };
     let_in(&mut guard, &grant("ssh", CLIENT, 10));
     let again = Comment::new("knockd ssh spa phone");
-    let_in(&mut guard, &Element { comment: again.clone(), ..grant("ssh", CLIENT, 100) });
+    let_in(&mut guard, &GuardGrant { comment: again.clone(), ..grant("ssh", CLIENT, 100) });
     assert_eq!(left(), 100);
     assert_eq!(standing().unwrap()[0].comment, again);
     let_in(&mut guard, &grant("ssh", CLIENT, 20));
     assert_eq!(left(), 100);
     shut_out(&mut guard, "ssh", CLIENT);
     for _ in 0..200 {
-        let_in(&mut guard, &Element { left: Duration::from_millis(1), ..grant("ssh", CLIENT, 0) });
+        let_in(
+            &mut guard,
+            &GuardGrant { left: Duration::from_millis(1), ..grant("ssh", CLIENT, 0) },
+        );
         thread::sleep(Duration::from_micros(700));
     }
     let_in(&mut guard, &grant("ssh", CLIENT, 30));
@@ -193,7 +196,7 @@ fn a_grant_bound_to_a_source_port_lets_that_port_in_only() {
     net.server.listen(22);
     let mut guard = Guard::set_up(now(), ssh(), &[]).unwrap();
     let bound =
-        |address| Element { source_port: NonZeroU16::new(4000), ..grant("ssh", address, 60) };
+        |address| GuardGrant { source_port: NonZeroU16::new(4000), ..grant("ssh", address, 60) };
     for (client, server) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
         let_in(&mut guard, &bound(client));
         assert!(can_connect_from_port(&net.client, 4000, server));
@@ -302,7 +305,7 @@ fn grants_outlive_a_restart() {
     assert_eq!(standing().unwrap(), []);
     let mut guard =
         Guard::set_up(now(), doors(&[door("ssh", &["22"]), door("old", &["25"])]), &[]).unwrap();
-    let bound = Element { source_port: NonZeroU16::new(9), ..grant("ssh", CLIENT_6, 60) };
+    let bound = GuardGrant { source_port: NonZeroU16::new(9), ..grant("ssh", CLIENT_6, 60) };
     for element in [grant("ssh", CLIENT, 60), bound, grant("old", CLIENT, 60)] {
         let_in(&mut guard, &element);
     }
@@ -440,7 +443,7 @@ fn ten_thousand_grants_are_held_replaced_noticed_and_ended() {
     guard.restore(now()).unwrap();
     let grants = standing().unwrap();
     assert_eq!(grants.len(), 10_001);
-    for Element { door, address, .. } in grants {
+    for GuardGrant { door, address, .. } in grants {
         let removal = guard.close(now(), &door, address, None).unwrap();
         assert_eq!(removal, Removal::Removed);
     }
@@ -515,8 +518,8 @@ fn set_ref(table: &str, set: &str) -> SetRef {
     SetRef::new(family, table, set).unwrap()
 }
 
-fn addition(set: &SetRef, key: &Key, comment: &Comment) -> Change {
-    Change::add(&(set.clone(), key.clone()), Duration::from_secs(60), comment, true)
+fn addition(set: &SetRef, key: &ElementKey, comment: &Comment) -> NftChange {
+    NftChange::add(&(set.clone(), key.clone()), Duration::from_secs(60), comment, true)
 }
 
 #[test]
@@ -528,7 +531,8 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
     let mut netlink = Netlink::open().unwrap();
     let set = |table: &str, name: &str| set_ref(table, name);
     let (good, comment) = (set("inet t", "s"), Comment::new("x"));
-    let keys: Vec<Key> = (0..10).map(|last| IpAddr::from([192, 0, 2, last]).into()).collect();
+    let keys: Vec<ElementKey> =
+        (0..10).map(|last| IpAddr::from([192, 0, 2, last]).into()).collect();
     let key = |last: usize| &keys[last];
 
     for (missing, is_right) in [
@@ -556,15 +560,15 @@ fn a_batch_is_all_or_nothing_and_says_what_is_missing() {
         .apply(&[addition(&good, key(3), &comment), addition(&good, key(2), &comment)])
         .unwrap_err();
     assert!(matches!(error, NetlinkError::Exists(_)), "{error}");
-    let delete = Change::delete(&(good.clone(), key(3).clone()));
+    let delete = NftChange::delete(&(good.clone(), key(3).clone()));
     assert!(matches!(netlink.apply(&[delete]).unwrap_err(), NetlinkError::NoElement(_)));
     let listed = net.server.must("nft", &["list", "set", "inet", "t", "s"]);
     assert!(
         listed.contains("192.0.2.1 timeout 1m expires") && listed.contains("comment \"x\""),
         "{listed}"
     );
-    let all: Vec<Change> =
-        (1..=200).flat_map(|_| [Change::delete(&(good.clone(), key(9).clone()))]).collect();
+    let all: Vec<NftChange> =
+        (1..=200).flat_map(|_| [NftChange::delete(&(good.clone(), key(9).clone()))]).collect();
     assert!(matches!(netlink.apply(&all).unwrap_err(), NetlinkError::NoElement(_)));
     assert_eq!(
         netlink.dump(&good).unwrap().len(),
@@ -580,14 +584,14 @@ fn elements_in_bulk_are_one_batch() {
     net.server.must("nft", &["add table ip6 t; add set ip6 t s { type ipv6_addr . inet_service; flags timeout; size 20000; }"]);
     let mut netlink = Netlink::open().unwrap();
     let (set, comment) = (SetRef::new(NftFamily::Ip6, "t", "s").unwrap(), Comment::new("many"));
-    let key = |n: u16| Key::from(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n])).port(n);
-    let expected: Vec<Key> = (1..=10_000).map(key).collect();
+    let key = |n: u16| ElementKey::from(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n])).port(n);
+    let expected: Vec<ElementKey> = (1..=10_000).map(key).collect();
     let timeout = Duration::from_secs(600);
     let elements = expected.iter().map(|key| (set.clone(), key.clone()));
-    let changes: Vec<Change> =
-        elements.map(|element| Change::add(&element, timeout, &comment, true)).collect();
+    let changes: Vec<NftChange> =
+        elements.map(|element| NftChange::add(&element, timeout, &comment, true)).collect();
     netlink.apply(&changes).unwrap();
-    let mut keys: Vec<Key> =
+    let mut keys: Vec<ElementKey> =
         netlink.dump(&set).unwrap().into_iter().map(|entry| entry.key).collect();
     keys.sort();
     assert_eq!(keys, expected);

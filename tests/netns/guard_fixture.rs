@@ -10,7 +10,7 @@ use std::time::Duration;
 use libknock::config::Name;
 use libknock::firewall::guard::{self, remove_standing};
 use libknock::firewall::netlink::{Comment, Holding, NetlinkError, Removal};
-use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
+use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use libknock::sys::clock;
 use libknock::time::Monotonic;
 use nix::sched::{CloneFlags, setns};
@@ -21,7 +21,7 @@ use crate::support::{Host, Net, SERVER, eventually};
 #[derive(Debug)]
 pub struct Guard {
     guard: guard::Guard,
-    grants: Vec<(Monotonic, Element)>,
+    grants: Vec<(Monotonic, GuardGrant)>,
 }
 
 impl Deref for Guard {
@@ -42,7 +42,7 @@ impl Guard {
     pub fn set_up(
         now: Monotonic,
         ruleset: Ruleset,
-        keep: &[Element],
+        keep: &[GuardGrant],
     ) -> Result<Self, NetlinkError> {
         let guard = guard::Guard::set_up(now, ruleset, keep)?;
         Ok(Self { guard, grants: until(now, keep) })
@@ -52,23 +52,23 @@ impl Guard {
         &mut self,
         now: Monotonic,
         ruleset: Ruleset,
-        keep: &[Element],
+        keep: &[GuardGrant],
     ) -> Result<(), NetlinkError> {
         self.grants = until(now, keep);
         self.guard.replace(now, ruleset, keep)
     }
 
     pub fn restore(&mut self, now: Monotonic) -> Result<(), NetlinkError> {
-        let left = |(until, grant): &(Monotonic, Element)| Element {
+        let left = |(until, grant): &(Monotonic, GuardGrant)| GuardGrant {
             left: until.since(now),
             ..grant.clone()
         };
-        let keep: Vec<Element> = self.grants.iter().map(left).collect();
+        let keep: Vec<GuardGrant> = self.grants.iter().map(left).collect();
         self.guard.restore(now, &keep)
     }
 
-    pub fn open(&mut self, now: Monotonic, grant: &Element) -> Result<Holding, NetlinkError> {
-        let slots = self.guard.slots(&grant.door, grant.address, grant.source_port);
+    pub fn open(&mut self, now: Monotonic, grant: &GuardGrant) -> Result<Holding, NetlinkError> {
+        let slots = self.guard.elements(&grant.door, grant.address, grant.source_port);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
         if !self.guard.netlink().add(&slots, left, comment)? {
@@ -94,9 +94,9 @@ impl Guard {
     ) -> Result<Removal, NetlinkError> {
         self.forget(door, address, source_port);
         let mut removal = Removal::WasNotThere;
-        for slot in self.guard.slots(door, address, source_port) {
-            let holds = |(until, it): &&(Monotonic, Element)| {
-                let slots = self.guard.slots(&it.door, it.address, it.source_port);
+        for slot in self.guard.elements(door, address, source_port) {
+            let holds = |(until, it): &&(Monotonic, GuardGrant)| {
+                let slots = self.guard.elements(&it.door, it.address, it.source_port);
                 *until > now && slots.contains(&slot)
             };
             let others = self.grants.iter().filter(|it| it.1.address == address).filter(holds);
@@ -111,8 +111,9 @@ impl Guard {
     }
 
     fn forget(&mut self, door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) {
-        let is_it =
-            |it: &Element| (&it.door, it.address, it.source_port) == (door, address, source_port);
+        let is_it = |it: &GuardGrant| {
+            (&it.door, it.address, it.source_port) == (door, address, source_port)
+        };
         self.grants.retain(|(_, it)| !is_it(it));
     }
 
@@ -121,7 +122,7 @@ impl Guard {
     }
 }
 
-fn until(now: Monotonic, grants: &[Element]) -> Vec<(Monotonic, Element)> {
+fn until(now: Monotonic, grants: &[GuardGrant]) -> Vec<(Monotonic, GuardGrant)> {
     grants.iter().map(|grant| (now + grant.left, grant.clone())).collect()
 }
 
@@ -159,8 +160,8 @@ pub fn ssh() -> Ruleset {
     doors(&[door("ssh", &["22"])])
 }
 
-pub fn grant(door: &str, address: &str, seconds: u64) -> Element {
-    Element {
+pub fn grant(door: &str, address: &str, seconds: u64) -> GuardGrant {
+    GuardGrant {
         door: door.parse().unwrap(),
         address: address.parse().unwrap(),
         source_port: None,
@@ -169,7 +170,7 @@ pub fn grant(door: &str, address: &str, seconds: u64) -> Element {
     }
 }
 
-pub fn let_in(guard: &mut Guard, grant: &Element) {
+pub fn let_in(guard: &mut Guard, grant: &GuardGrant) {
     assert_ne!(guard.open(now(), grant).unwrap(), Holding::NotOurs(None));
 }
 

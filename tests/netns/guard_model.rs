@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use libknock::firewall::guard::standing;
-use libknock::firewall::ruleset::{Element, GuardedDoor, Ruleset};
+use libknock::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use libknock::sys::files;
 use libknock::time::Monotonic;
 
@@ -74,11 +74,11 @@ impl Model {
         is_sure.then_some(guarding.is_empty() || until > now)
     }
 
-    fn elements(&self) -> Vec<Element> {
+    fn elements(&self) -> Vec<GuardGrant> {
         let now = now();
         let left = self.grants.iter().map(|(key, until)| (key, until.since(now)));
         let grants = left.filter(|(_, left)| !left.is_zero());
-        grants.map(|((door, client), left)| Element { left, ..grant(door, client, 0) }).collect()
+        grants.map(|((door, client), left)| GuardGrant { left, ..grant(door, client, 0) }).collect()
     }
 }
 
@@ -161,7 +161,8 @@ fn live(seed: u64) {
                     .collect();
                 let there = standing().unwrap();
                 for (door, address) in sure {
-                    let is_there = |grant: &Element| grant.address == address && grant.door == door;
+                    let is_there =
+                        |grant: &GuardGrant| grant.address == address && grant.door == door;
                     let opens_here = model.ruleset.doors.iter().any(|(name, it)| {
                         *name == door
                             && it.target.is_none_or(|to| to.is_ipv4() == address.is_ipv4())

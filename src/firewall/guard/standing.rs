@@ -1,93 +1,98 @@
-//! A table that is there already: of this process, of an earlier one, or of the former form.
+//! The table that is there already: of this process, of an earlier one, or of the former form.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use nix::errno::Errno;
 
 use crate::config::{Family, Name, NftFamily, NftName};
-use crate::firewall::netlink::{Change, Entry, Netlink, NetlinkError, SetRef};
+use crate::firewall::netlink::{Netlink, NetlinkError, NftChange, SetElement, SetRef};
 use crate::firewall::ruleset::{
-    self, Element, Ruleset, Set, SetKind, Slot, TABLE, VERSION, guarded,
+    GuardElement, GuardGrant, GuardSet, Ruleset, SetKind, TABLE, VERSION, guarded,
 };
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
-/// What a table holds.
+/// The contents of a table that stands.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
-    pub(super) guarded: BTreeSet<Slot>,
-    pub(super) older: BTreeSet<Slot>,
+pub(super) struct StandingTable {
+    pub(super) guarded: BTreeSet<GuardElement>,
+    pub(super) older: BTreeSet<GuardElement>,
     /// By somebody else, and trusted networks of the configuration's.
-    pub(super) added: BTreeMap<Set, Vec<Entry>>,
-    /// Grants of knockd's, whose set has source ports or not: an element for each port.
-    grants: Vec<(Family, bool, Entry)>,
+    pub(super) added: BTreeMap<GuardSet, Vec<SetElement>>,
+    /// Of knockd's, each as often as its door has ports.
+    grants: Vec<GuardGrant>,
 }
 
-/// From where an element lets in.
-type Source = (IpAddr, Option<NonZeroU16>);
-
-impl Standing {
-    /// What was let in by a table of the former form has no label. So that it goes on, what such a
-    /// table has guarded counts as not guarded.
+impl StandingTable {
     pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, NetlinkError> {
         let mut standing = Self::default();
         match netlink.table(NftFamily::Inet, TABLE)? {
             None => {}
-            Some(table) if table.says.starts_with(VERSION) => {
-                for set in Set::all() {
-                    let mut entries = dump(netlink, &set.reference())?;
+            Some(table) if table.comment.starts_with(VERSION) => {
+                for set in GuardSet::all() {
+                    let mut elements = dump(netlink, &set.reference())?;
                     // Somebody may have made a set of another type in its place.
-                    entries.retain(|entry| entry.key.as_bytes().len() == set.key_length());
-                    standing.take(set, entries);
+                    elements.retain(|element| element.key.as_bytes().len() == set.key_length());
+                    standing.take(set, elements);
                 }
-                if table.says != super::says() {
-                    (standing.grants, standing.older) = (Vec::new(), BTreeSet::new());
-                }
-            }
-            Some(_) => {
-                for name in netlink.sets(NftFamily::Inet, TABLE)? {
-                    let Some((door, is_bound, family)) = read_former(&name) else { continue };
-                    let set = SetRef { set: NftName::own(name), ..Set::GUARDED.reference() };
-                    for entry in dump(netlink, &set)? {
-                        if entry.is_ours() {
-                            standing.grants.push((family, is_bound, entry));
-                            continue;
-                        }
-                        let Some((from, port)) = source(&entry, family, is_bound) else { continue };
-                        for Slot { set, key } in ruleset.slots(&door, from, port) {
-                            let here = standing.added.entry(set).or_default();
-                            here.push(Entry { key, ..entry.clone() });
-                        }
-                    }
+                if table.comment != super::table_comment() {
+                    standing.grants.clear();
+                    standing.older.clear();
                 }
             }
+            Some(_) => standing.read_former(netlink, ruleset)?,
         }
         Ok(standing)
     }
 
-    fn take(&mut self, set: Set, entries: Vec<Entry>) {
-        let slots = entries.iter().map(|entry| set.at(entry.key.clone()));
+    fn take(&mut self, set: GuardSet, elements: Vec<SetElement>) {
+        let keys = elements.iter().map(|element| set.at(element.key.clone()));
         match (set.kind, set.family) {
-            (SetKind::Guarded | SetKind::GuardedTo, _) | (_, None) => self.guarded.extend(slots),
-            (SetKind::Older, _) => self.older.extend(slots),
-            (SetKind::Trusted, _) => drop(self.added.insert(set, entries)),
+            (SetKind::Guarded | SetKind::GuardedTo, _) | (_, None) => self.guarded.extend(keys),
+            (SetKind::Older, _) => self.older.extend(keys),
+            (SetKind::Trusted, _) => drop(self.added.insert(set, elements)),
             (SetKind::Open | SetKind::OpenTo | SetKind::Bound | SetKind::BoundTo, Some(family)) => {
                 let is_bound = matches!(set.kind, SetKind::Bound | SetKind::BoundTo);
-                let (ours, others) = entries.into_iter().partition(Entry::is_ours);
+                let (ours, others): (Vec<_>, _) =
+                    elements.into_iter().partition(SetElement::is_ours);
                 self.added.insert(set, others);
-                let ours: Vec<Entry> = ours;
-                self.grants.extend(ours.into_iter().map(|entry| (family, is_bound, entry)));
+                self.grants.extend(ours.iter().filter_map(|it| grant(it, family, is_bound)));
             }
         }
+    }
+
+    /// What was let in by a table of the former form has no label. So that it goes on, what such a
+    /// table has guarded counts as not guarded.
+    fn read_former(
+        &mut self,
+        netlink: &mut Netlink,
+        ruleset: &Ruleset,
+    ) -> Result<(), NetlinkError> {
+        for name in netlink.sets(NftFamily::Inet, TABLE)? {
+            let Some((door, is_bound, family)) = former_set(&name) else { continue };
+            let set = SetRef { set: NftName::own(name), ..GuardSet::GUARDED.reference() };
+            for element in dump(netlink, &set)? {
+                if element.is_ours() {
+                    self.grants.extend(grant(&element, family, is_bound));
+                } else if let Some((from, port)) = source(&element, family, is_bound) {
+                    for GuardElement { set, key } in ruleset.elements(&door, from, port) {
+                        let here = self.added.entry(set).or_default();
+                        here.push(SetElement { key, ..element.clone() });
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 /// Reads the name of one of the four sets of a door in the former form: `g_DOOR_4`, `g_DOOR_6`, and
 /// `p_DOOR_4` and `p_DOOR_6`, whose keys have a source port. Whose it is, whether it has one, and
 /// of which family.
-fn read_former(set: &str) -> Option<(Name, bool, Family)> {
+fn former_set(set: &str) -> Option<(Name, bool, Family)> {
     let (set, family) = set.rsplit_once('_')?;
     let (kind, door) = set.split_once('_')?;
     let is_bound = ["g", "p"].iter().position(|known| *known == kind)? == 1;
@@ -95,13 +100,26 @@ fn read_former(set: &str) -> Option<(Name, bool, Family)> {
     Some((door.parse().ok()?, is_bound, family))
 }
 
-fn source(entry: &Entry, family: Family, is_bound: bool) -> Option<Source> {
-    let port = if is_bound { Some(entry.key.second_port(family)?) } else { None };
-    Some((entry.key.first_address(family)?, port))
+/// The address, and the source port, that an element lets in.
+fn source(
+    element: &SetElement,
+    family: Family,
+    is_bound: bool,
+) -> Option<(IpAddr, Option<NonZeroU16>)> {
+    let port = if is_bound { Some(element.key.second_port(family)?) } else { None };
+    Some((element.key.first_address(family)?, port))
+}
+
+/// The grant that one of knockd's own elements belongs to.
+fn grant(element: &SetElement, family: Family, is_bound: bool) -> Option<GuardGrant> {
+    let (address, source_port) = source(element, family, is_bound)?;
+    let door = element.comment.as_str().split(' ').nth(1)?.parse().ok()?;
+    let (left, comment) = (element.left?, element.comment.clone());
+    Some(GuardGrant { door, address, source_port, left, comment })
 }
 
 /// Nothing where there is no such set: another program may have changed the table.
-fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, NetlinkError> {
+fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<SetElement>, NetlinkError> {
     match netlink.dump(set) {
         Err(NetlinkError::NoSet(_) | NetlinkError::NoTable(_)) => Ok(Vec::new()),
         found => found,
@@ -112,20 +130,12 @@ fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<Entry>, NetlinkError>
 ///
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
-pub fn standing() -> Result<Vec<Element>, NetlinkError> {
-    let standing = Standing::read(&mut Netlink::open()?, &Ruleset::default())?;
-    let grants = standing.grants.into_iter().filter_map(|(family, is_bound, entry)| {
-        let door = entry.comment.as_str().split(' ').nth(1)?.parse().ok()?;
-        let (address, source_port) = source(&entry, family, is_bound)?;
-        Some(Element { door, address, source_port, left: entry.left?, comment: entry.comment })
-    });
-    let mut longest: HashMap<(Name, Source), Element> = HashMap::new();
-    for grant in grants {
-        let key = (grant.door.clone(), (grant.address, grant.source_port));
-        let known = longest.entry(key).or_insert_with(|| grant.clone());
-        known.left = known.left.max(grant.left);
-    }
-    Ok(longest.into_values().collect())
+pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
+    let mut grants = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?.grants;
+    grants.sort_by_key(|grant| Reverse(grant.left));
+    let mut known = HashSet::new();
+    grants.retain(|it| known.insert((it.door.clone(), it.address, it.source_port)));
+    Ok(grants)
 }
 
 /// Whether a table stands that an earlier process has left.
@@ -136,8 +146,9 @@ pub fn is_standing() -> bool {
 
 /// Whether a table stands that locks this port of the host.
 pub fn guards(port: Knock) -> bool {
-    let Slot { set, key } = guarded(None, port);
-    Netlink::open().and_then(|mut it| it.has(&(set.reference(), key))).unwrap_or(false)
+    let GuardElement { set, key } = guarded(None, port);
+    let found = Netlink::open().and_then(|mut it| it.element(&(set.reference(), key)));
+    found.is_ok_and(|found| found.is_some())
 }
 
 /// Whether the table could be put in place; nothing is changed.
@@ -146,12 +157,10 @@ pub fn guards(port: Knock) -> bool {
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
     const NOBODYS: &str = "knockd-only-looks";
-    let mut changes = ruleset::table(VERSION);
-    for (set, entries) in ruleset.contents(Monotonic::ZERO, BTreeMap::new()) {
-        changes.extend(Change::add_all(&set.reference(), &entries));
-    }
+    let (older, added) = (BTreeSet::new(), BTreeMap::new());
+    let mut changes = ruleset.changes(Monotonic::ZERO, VERSION, &older, added, &[]);
     // The last change cannot be made, so none is.
-    changes.push(Change::delete_table(NOBODYS));
+    changes.push(NftChange::delete_table(NOBODYS));
     match Netlink::open()?.apply(&changes) {
         Err(NetlinkError::RefusedObject { what, errno: Errno::ENOENT })
             if what.ends_with(NOBODYS) =>
@@ -167,7 +176,7 @@ pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
 /// # Errors
 /// As [`Guard::set_up`](super::Guard::set_up).
 pub fn remove_standing() -> Result<(), NetlinkError> {
-    let changes = [Change::table(TABLE, VERSION), Change::delete_table(TABLE)];
+    let changes = [NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)];
     Netlink::open()?.apply(&changes)
 }
 
@@ -184,14 +193,14 @@ mod tests {
         ) {
             let kind = if is_bound { 'p' } else { 'g' };
             let set = format!("{kind}_{name}_{}", if is_v4 { 4 } else { 6 });
-            let (door, bound, family) = read_former(&set).unwrap();
+            let (door, bound, family) = former_set(&set).unwrap();
             let expected = if is_v4 { Family::V4 } else { Family::V6 };
             prop_assert_eq!((door.as_str(), bound, family), (&*name, is_bound, expected));
         }
 
         #[test]
         fn reading_any_name_is_no_panic(text in ".{0,40}") {
-            let _ = read_former(&text);
+            let _ = former_set(&text);
         }
     }
 }

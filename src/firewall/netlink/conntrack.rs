@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::attribute::{array, find, find_u32};
-use crate::firewall::connections::Connection;
+use crate::firewall::connections::InboundConnection;
 use crate::proto::knock::{Knock, Protocol};
 
 /// The question for all of them.
@@ -28,7 +28,7 @@ struct Direction {
 
 /// The packets of a connection that may come to this host: of either direction, and of the first
 /// as it is after translation too. None where it has not been answered.
-pub(super) fn connections(body: &[u8]) -> Vec<Connection> {
+pub(super) fn connections(body: &[u8]) -> Vec<InboundConnection> {
     let directions = direction(body, ORIGINAL).zip(direction(body, REPLY));
     let Some((original, reply)) =
         directions.filter(|_| find_u32(body, STATUS).is_some_and(|it| it & SEEN_REPLY != 0))
@@ -37,7 +37,7 @@ pub(super) fn connections(body: &[u8]) -> Vec<Connection> {
     };
     let comes = |from: SocketAddr, to: SocketAddr| {
         let port = Knock::new(original.protocol, NonZeroU16::new(to.port())?);
-        Some(Connection { peer: from, address: to.ip(), port })
+        Some(InboundConnection { peer: from, address: to.ip(), port })
     };
     let ways = [(original.from, original.to), (original.from, reply.from), (reply.from, reply.to)];
     ways.into_iter().filter_map(|(from, to)| comes(from, to)).collect()

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use super::attribute::{
     Attributes, array, attributes, comment, find, find_text, find_u32, find_u64, read_comment,
 };
-use super::set::number;
-use super::{Comment, ElementRef, Entry, Family, Key, SetRef, SetType, Table};
+use super::{Comment, ElementKey, ElementRef, SetElement, SetRef, SetType, Table};
+use crate::config::NftFamily;
 
 pub const REQUEST: u16 = 0x01;
 pub const ACK: u16 = 0x04;
@@ -66,17 +66,17 @@ const fn kind(of_nf_tables: u16) -> u16 {
     NF_TABLES << 8 | of_nf_tables
 }
 
-/// One change of the tables.
+/// A change of the tables: one message of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct NftChange {
     pub(super) kind: u16,
     pub(super) flags: u16,
-    pub(super) family: Family,
+    pub(super) family: NftFamily,
     pub(super) body: Attributes,
     pub(super) of: Of,
 }
 
-/// What a change is about, for the message that says what the kernel has refused.
+/// The object of a change, for the message that says what the kernel has refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Of {
     Set(SetRef),
@@ -84,7 +84,7 @@ pub(super) enum Of {
     Other(String),
 }
 
-impl Change {
+impl NftChange {
     /// Adds an element with a timeout rounded up to milliseconds, never zero: an element without
     /// one stays. `exclusive`: fails if it is there already.
     pub fn add(
@@ -93,37 +93,32 @@ impl Change {
         comment: &Comment,
         exclusive: bool,
     ) -> Self {
-        let entry = Entry::new(key.clone(), Some(left), comment.clone());
+        let element =
+            SetElement { left: Some(left), comment: comment.clone(), ..key.clone().into() };
         let flags = if exclusive { CREATE | EXCLUSIVE } else { CREATE };
-        Self::elements(NEW_ELEMENT, flags, set, &[entry])
+        Self::elements(NEW_ELEMENT, flags, set, &[element])
     }
 
     pub fn delete((set, key): &ElementRef) -> Self {
-        Self::elements(DELETE_ELEMENT, 0, set, &[nameless(key)])
+        Self::elements(DELETE_ELEMENT, 0, set, &[key.clone().into()])
     }
 
     /// Adds all the elements, with no more than some hundred in each change.
-    pub fn add_all(set: &SetRef, entries: &[Entry]) -> impl Iterator<Item = Self> {
-        entries
-            .chunks(ELEMENTS_AT_A_TIME)
-            .map(|some| Self::elements(NEW_ELEMENT, CREATE, set, some))
+    pub fn add_all(set: &SetRef, elements: &[SetElement]) -> impl Iterator<Item = Self> {
+        let some = elements.chunks(ELEMENTS_AT_A_TIME);
+        some.map(|some| Self::elements(NEW_ELEMENT, CREATE, set, some))
     }
 
-    fn elements(kind: u16, flags: u16, set: &SetRef, entries: &[Entry]) -> Self {
+    fn elements(kind: u16, flags: u16, set: &SetRef, elements: &[SetElement]) -> Self {
         let (family, of) = (set.family, Of::Set(set.clone()));
-        Self { kind, flags, family, body: in_set(set, entries), of }
+        Self { kind, flags, family, body: in_set(set, elements), of }
     }
-}
-
-/// An element as it is asked for and deleted.
-fn nameless(key: &Key) -> Entry {
-    Entry::new(key.clone(), None, Comment::default())
 }
 
 /// A batch of changes; the message of the n-th has the sequence number `first + 1 + n`, and the
 /// last of them asks for the kernel's answer. With a generation, the kernel refuses it where
 /// anybody has changed any table since.
-pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[Change]) -> Vec<u8> {
+pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<u8> {
     let none = Attributes::default;
     let mut bytes = Vec::with_capacity(64 + 160 * changes.len());
     let alone = generation.map_or_else(none, |at| none().u32(GENERATION, at));
@@ -132,7 +127,7 @@ pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[Change]) -> 
     for (at, change) in changes.iter().enumerate() {
         sequence = sequence.wrapping_add(1);
         let ack = if at + 1 == changes.len() { ACK } else { 0 };
-        let Change { kind, flags, family, body, .. } = change;
+        let NftChange { kind, flags, family, body, .. } = change;
         message(&mut bytes, *kind, REQUEST | ack | flags, sequence, number(*family), 0, body);
     }
     message(&mut bytes, BATCH_END, REQUEST, sequence.wrapping_add(1), 0, NF_TABLES, &none());
@@ -141,12 +136,12 @@ pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[Change]) -> 
 
 /// Names one element of a set.
 pub(super) fn element_name((set, key): &ElementRef) -> Attributes {
-    in_set(set, &[nameless(key)])
+    in_set(set, &[key.clone().into()])
 }
 
-fn in_set(set: &SetRef, entries: &[Entry]) -> Attributes {
-    let list = entries.iter().fold(Attributes::default(), |list, entry| {
-        let Entry { key, is_end, left, comment: says } = entry;
+fn in_set(set: &SetRef, elements: &[SetElement]) -> Attributes {
+    let list = elements.iter().fold(Attributes::default(), |list, element| {
+        let SetElement { key, is_end, left, comment: says } = element;
         let key = Attributes::default().bytes(DATA_VALUE, key.as_bytes());
         let element = Attributes::default()
             .optional(is_end.then_some(INTERVAL_END), |it, flags| it.u32(ELEMENT_FLAGS, flags))
@@ -158,17 +153,13 @@ fn in_set(set: &SetRef, entries: &[Entry]) -> Attributes {
     set_name(set).nest(ELEMENTS, &list)
 }
 
-/// A question: about a table, a set or everything of a kind, as `body` says.
-pub(super) fn question(
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    family: u8,
-    body: &Attributes,
-) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    message(&mut bytes, kind, REQUEST | flags, sequence, family, 0, body);
-    bytes
+/// The number of a family of tables in messages (linux/netfilter.h).
+pub(super) const fn number(family: NftFamily) -> u8 {
+    match family {
+        NftFamily::Inet => 1,
+        NftFamily::Ip => 2,
+        NftFamily::Ip6 => 10,
+    }
 }
 
 /// The attributes that name a set.
@@ -187,7 +178,8 @@ fn millis(timeout: Duration) -> u64 {
     u64::try_from(nanos).unwrap_or(u64::MAX).clamp(1, 1 << 43)
 }
 
-fn message(
+/// Appends a message: its headers, and the attributes in `body`.
+pub(super) fn message(
     bytes: &mut Vec<u8>,
     kind: u16,
     flags: u16,
@@ -208,9 +200,9 @@ fn message(
     bytes.extend(body);
 }
 
-/// One message from the kernel.
+/// A message from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reply<'a> {
+pub(super) struct NetlinkReply<'a> {
     pub(super) kind: u16,
     flags: u16,
     pub(super) sequence: u32,
@@ -219,7 +211,7 @@ pub(super) struct Reply<'a> {
     payload: &'a [u8],
 }
 
-impl<'a> Reply<'a> {
+impl<'a> NetlinkReply<'a> {
     /// What became of a request, or how a dump ended; `None`: this is an object.
     pub(super) fn outcome(&self) -> Option<nix::Result<()>> {
         if ![NLMSG_ERROR, NLMSG_DONE].contains(&self.kind) {
@@ -245,10 +237,10 @@ impl<'a> Reply<'a> {
 }
 
 /// The messages in what was received; what is broken ends them.
-pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Reply<'_>> {
+pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkReply<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0)?)).ok()?;
-        let reply = Reply {
+        let reply = NetlinkReply {
             kind: u16::from_ne_bytes(array(bytes, 4)?),
             flags: u16::from_ne_bytes(array(bytes, 6)?),
             sequence: u32::from_ne_bytes(array(bytes, 8)?),
@@ -271,8 +263,8 @@ pub(super) fn set_of(attributes: &[u8]) -> Option<&str> {
 }
 
 pub(super) fn table(attributes: &[u8]) -> Option<Table> {
-    let says = find(attributes, &[TABLE_USERDATA]).and_then(read_comment).unwrap_or_default();
-    Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, says: says.to_owned() })
+    let comment = find(attributes, &[TABLE_USERDATA]).and_then(read_comment).unwrap_or_default();
+    Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, comment: comment.to_owned() })
 }
 
 pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
@@ -289,17 +281,17 @@ pub(super) fn generation(attributes: &[u8]) -> Option<u32> {
 }
 
 /// The elements in one message.
-pub(super) fn entries(body: &[u8]) -> Vec<Entry> {
+pub(super) fn elements(body: &[u8]) -> Vec<SetElement> {
     let list = attributes(find(body, &[ELEMENTS]).unwrap_or_default());
-    list.filter_map(|(_, body)| entry(body)).collect()
+    list.filter_map(|(_, body)| element(body)).collect()
 }
 
-fn entry(element: &[u8]) -> Option<Entry> {
-    let key = Key::from_bytes(find(element, &[ELEMENT_KEY, DATA_VALUE])?);
+fn element(element: &[u8]) -> Option<SetElement> {
+    let key = ElementKey::from_bytes(find(element, &[ELEMENT_KEY, DATA_VALUE])?);
     let comment = find(element, &[ELEMENT_COMMENT]).and_then(read_comment).unwrap_or_default();
     let is_end = find_u32(element, ELEMENT_FLAGS).is_some_and(|flags| flags & INTERVAL_END != 0);
     let left = find_u64(element, ELEMENT_EXPIRATION).map(Duration::from_millis);
-    Some(Entry { key, is_end, left, comment: Comment::new(comment) })
+    Some(SetElement { key, is_end, left, comment: Comment::new(comment) })
 }
 
 #[cfg(test)]
@@ -312,10 +304,10 @@ mod tests {
     use crate::config::Family::{V4, V6};
 
     fn set() -> SetRef {
-        SetRef::new(Family::Inet, "knockd", "open_4").unwrap()
+        SetRef::new(NftFamily::Inet, "knockd", "open_4").unwrap()
     }
 
-    fn key(address: &str) -> Key {
+    fn key(address: &str) -> ElementKey {
         address.parse::<IpAddr>().unwrap().into()
     }
 
@@ -324,10 +316,10 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn an_element_is_written_as_nft_writes_it() {
-        let set = SetRef::new(Family::Inet, "k", "s").unwrap();
+        let set = SetRef::new(NftFamily::Inet, "k", "s").unwrap();
         let comment = Comment::new("hi");
         let key = key("192.0.2.9").port(443);
-        let change = Change::add(&(set, key), Duration::from_secs(30), &comment, false);
+        let change = NftChange::add(&(set, key), Duration::from_secs(30), &comment, false);
         let bytes = batch(7, None, &[change]);
         let begin = [20, 0, 0, 0, 0x10, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
         let end = [20, 0, 0, 0, 0x11, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10];
@@ -356,7 +348,8 @@ mod tests {
     #[test]
     fn only_the_last_change_asks_for_an_answer() {
         let set = set();
-        let deletes = ["192.0.2.1", "192.0.2.2"].map(|it| Change::delete(&(set.clone(), key(it))));
+        let deletes =
+            ["192.0.2.1", "192.0.2.2"].map(|it| NftChange::delete(&(set.clone(), key(it))));
         let bytes = batch(u32::MAX, None, &deletes);
         let flags: Vec<u16> = (0..4)
             .scan(0, |at, _| {
@@ -371,10 +364,10 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_key()(v4: bool, bytes: [u8; 16], port: u16, protocol: u8) -> Key {
+        fn any_key()(v4: bool, bytes: [u8; 16], port: u16, protocol: u8) -> ElementKey {
             let short = [bytes[0], bytes[1], bytes[2], bytes[3]];
             let address: IpAddr = if v4 { short.into() } else { bytes.into() };
-            Key::from(address).port(port).protocol(protocol)
+            ElementKey::from(address).port(port).protocol(protocol)
         }
     }
 
@@ -384,17 +377,17 @@ mod tests {
             key in any_key(), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
         ) {
             let (set, comment) = (set(), Comment::new(&comment));
-            let change = Change::add(&(set, key.clone()), Duration::from_millis(timeout), &comment, true);
+            let change = NftChange::add(&(set, key.clone()), Duration::from_millis(timeout), &comment, true);
             let bytes = batch(1, None, &[change]);
-            let found: Vec<Entry> = replies(&bytes)
+            let found: Vec<SetElement> = replies(&bytes)
                 .filter(|reply| reply.kind == NEW_ELEMENT)
                 .flat_map(|reply| {
                     let body = reply.attributes();
                     assert_eq!((table_of(body), set_of(body)), (Some("knockd"), Some("open_4")));
-                    entries(body)
+                    elements(body)
                 })
                 .collect();
-            prop_assert_eq!(found, [Entry { key, is_end: false, left: None, comment }]);
+            prop_assert_eq!(found, [SetElement { key, is_end: false, left: None, comment }]);
         }
 
         #[test]
@@ -410,11 +403,11 @@ mod tests {
             for reply in replies(&bytes) {
                 let attributes = reply.attributes();
                 let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
-                let _ = (table(attributes), entries(attributes), generation(attributes));
+                let _ = (table(attributes), elements(attributes), generation(attributes));
                 let _ = (reply.outcome(), reply.family(), reply.is_interrupted());
             }
-            let _ = (entries(&bytes), entry(&bytes), read_comment(&bytes));
-            let key = Key::from_bytes(&bytes);
+            let _ = (elements(&bytes), element(&bytes), read_comment(&bytes));
+            let key = ElementKey::from_bytes(&bytes);
             let _ = (key.as_address(), key.first_address(V6), key.second_port(V4));
         }
     }

@@ -1,13 +1,13 @@
-//! What others do to the firewall, as the kernel tells it.
+//! The changes that others make to the firewall, as the kernel tells them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
-use super::message::{self, replies};
-use super::set::number;
-use super::{Family, Result, connect, receive};
+use super::message::{self, number, replies};
+use super::{Result, connect, receive};
+use crate::config::NftFamily;
 
 /// `NFNLGRP_NFTABLES`, as a bit.
 const GROUP: u32 = 1 << 6;
@@ -17,19 +17,19 @@ const BUFFER: usize = 64 << 20;
 /// How much is looked at in one go.
 const DATAGRAMS: usize = 10_000;
 
-/// Readable when any table has been changed by anybody.
+/// A socket that is readable when any table has been changed by anybody.
 #[derive(Debug)]
 pub struct Monitor {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
 
-/// What somebody else did to a table.
+/// A change that somebody else made to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct NftEvent<'a> {
     /// `NFT_MSG_…` of linux/netfilter/nf_tables.h, with the number of nf_tables before it.
     pub kind: u16,
-    pub family: Family,
+    pub family: NftFamily,
     pub table: &'a str,
     /// Of a set and of elements.
     pub set: Option<&'a str>,
@@ -48,7 +48,7 @@ impl Monitor {
     /// Tells what anybody but the owner of this port has done since the last look; whether that
     /// is all that happened: otherwise it was too much to be told.
     #[must_use]
-    pub fn look(&mut self, own: u32, mut saw: impl FnMut(Event<'_>)) -> bool {
+    pub fn look(&mut self, own: u32, mut saw: impl FnMut(NftEvent<'_>)) -> bool {
         let mut is_all = true;
         for _ in 0..DATAGRAMS {
             let received = match receive(&self.socket, &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
@@ -61,11 +61,11 @@ impl Monitor {
                 Err(_) => return false,
             };
             for reply in replies(received).filter(|reply| reply.port != own) {
-                let family = |known: &Family| Some(number(*known)) == reply.family();
-                let family = Family::ALL.into_iter().find(family);
+                let is_its = |known: &NftFamily| Some(number(*known)) == reply.family();
+                let family = NftFamily::ALL.into_iter().find(is_its);
                 let (kind, body) = (reply.kind, reply.attributes());
                 if let (Some(family), Some(table)) = (family, message::table_of(body)) {
-                    saw(Event { kind, family, table, set: message::set_of(body) });
+                    saw(NftEvent { kind, family, table, set: message::set_of(body) });
                 }
             }
         }

@@ -6,7 +6,7 @@
 use super::SetRef;
 use super::attribute::{Attributes, comment};
 use super::message::{
-    APPEND, CREATE, Change, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE,
+    APPEND, CREATE, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE, NftChange,
     Of, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, set_name, table_name,
 };
 use crate::config::{Family, NftFamily};
@@ -89,9 +89,9 @@ impl KeyPart {
 
 /// A rule under construction: it goes on as long as what it asks for holds.
 #[derive(Clone, Debug, Default)]
-pub struct Rule(Attributes);
+pub struct NftRule(Attributes);
 
-impl Rule {
+impl NftRule {
     fn with(self, (name, data): (&str, Attributes)) -> Self {
         let expression = Attributes::default().text(1, name).nest(2, &data);
         Self(self.0.nest(LIST_ELEMENT, &expression))
@@ -168,7 +168,7 @@ fn value(bytes: &[u8]) -> Attributes {
     Attributes::default().bytes(DATA_VALUE, bytes)
 }
 
-impl Change {
+impl NftChange {
     fn object(kind: u16, flags: u16, body: Attributes, what: String) -> Self {
         Self { kind, flags, family: NftFamily::Inet, body, of: Of::Other(what) }
     }
@@ -207,7 +207,7 @@ impl Change {
     }
 
     /// Puts a rule at the end of a chain.
-    pub fn rule(table: &str, chain: &str, rule: &Rule) -> Self {
+    pub fn rule(table: &str, chain: &str, rule: &NftRule) -> Self {
         let body = table_name(table).text(RULE_CHAIN, chain).nest(RULE_EXPRESSIONS, &rule.0);
         Self::object(NEW_RULE, CREATE | APPEND, body, format!("a rule of the chain {chain}"))
     }

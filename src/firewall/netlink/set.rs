@@ -1,4 +1,4 @@
-//! Sets and what is in them.
+//! Sets of nftables and their elements: names, keys, comments.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,16 +8,7 @@ use std::time::Duration;
 use super::attribute::array;
 use crate::config::{Family, NftFamily, NftName, NftNameError};
 
-/// The number of a family of tables in messages (linux/netfilter.h).
-pub(super) const fn number(family: NftFamily) -> u8 {
-    match family {
-        NftFamily::Inet => 1,
-        NftFamily::Ip => 2,
-        NftFamily::Ip6 => 10,
-    }
-}
-
-/// A set in a table: `inet knockd open_4`.
+/// The name of a set with that of its table: `inet knockd open_4`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SetRef {
     pub family: NftFamily,
@@ -33,24 +24,27 @@ impl SetRef {
     }
 }
 
+/// A set and a key in it, which name an element.
+pub type ElementRef = (SetRef, ElementKey);
+
 impl fmt::Display for SetRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.family.as_str(), self.table, self.set)
     }
 }
 
-/// What an element is in its set: an address, or a concatenation such as address, protocol, port.
+/// The key of an element in its set: an address, or a concatenation such as address, protocol, port.
 /// Each part fills whole registers of four bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Vec<u8>);
+pub struct ElementKey(Vec<u8>);
 
-impl From<IpAddr> for Key {
+impl From<IpAddr> for ElementKey {
     fn from(address: IpAddr) -> Self {
         Self::default().address(address)
     }
 }
 
-impl Key {
+impl ElementKey {
     pub(in crate::firewall) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
@@ -131,10 +125,10 @@ impl Comment {
     }
 }
 
-/// An element as the kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub key: Key,
+/// An element of a set, as the kernel has it or is to have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetElement {
+    pub key: ElementKey,
     /// Whether it ends an interval, in a set of such: the first key that is no more in it.
     pub is_end: bool,
     /// Until it goes away; `None`: never.
@@ -142,15 +136,14 @@ pub struct Entry {
     pub comment: Comment,
 }
 
-impl Entry {
-    pub(in crate::firewall) const fn new(
-        key: Key,
-        left: Option<Duration>,
-        comment: Comment,
-    ) -> Self {
-        Self { key, is_end: false, left, comment }
+/// The element that does not end and says nothing: as one is asked for and deleted.
+impl From<ElementKey> for SetElement {
+    fn from(key: ElementKey) -> Self {
+        Self { key, ..Self::default() }
     }
+}
 
+impl SetElement {
     /// Whether it is a grant of knockd's. An element that does not end is the administrator's,
     /// whatever it says: to add one again without a timeout makes it permanent, under its old
     /// comment.
@@ -172,6 +165,6 @@ mod tests {
     #[test]
     fn an_ipv4_address_in_ipv6_clothes_is_ipv4() {
         let address: IpAddr = "::ffff:192.0.2.9".parse().unwrap();
-        assert_eq!(Key::from(address).as_bytes(), [192, 0, 2, 9]);
+        assert_eq!(ElementKey::from(address).as_bytes(), [192, 0, 2, 9]);
     }
 }

@@ -7,7 +7,7 @@ use tracing::info;
 use super::{Answer, Doors, Purpose, event_at, kept_one};
 use crate::config::Name;
 use crate::engine::Reason;
-use crate::firewall::{JobKind, Task};
+use crate::firewall::command::{CommandTask, JobKind};
 use crate::grants::{
     Asked, By, Change, Decision, Deed, GrantId, GrantState, Manner, Means, Opened, Opener, Place,
 };
@@ -105,7 +105,7 @@ impl Doors {
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
                     let act = Purpose::Act(place.clone(), opener.clone());
-                    let tasks = commands.into_iter().map(Task::from).collect();
+                    let tasks = commands.into_iter().map(CommandTask::from).collect();
                     Answer::UnderWay(self.submit(now, &place.door, act, JobKind::Open, tasks))
                 } else {
                     self.not_recorded(now, &place, &opener)

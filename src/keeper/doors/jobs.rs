@@ -5,7 +5,7 @@ use tracing::{error, warn};
 use super::takeover::FROM_BEFORE;
 use super::{Doors, MOST_NOT_CLOSED, event_at, kept_one};
 use crate::config::Name;
-use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
+use crate::firewall::command::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
 use crate::grants::{
     AfterOpen, FailedClose, GrantId, GrantState, Listed, Manner, Opened, Opener, Place, Step,
 };
@@ -36,7 +36,7 @@ impl Doors {
         door: &Name,
         purpose: Purpose,
         kind: JobKind,
-        tasks: Vec<Task>,
+        tasks: Vec<CommandTask>,
     ) -> JobId {
         self.last_job += 1;
         let id = JobId(self.last_job);
@@ -63,7 +63,7 @@ impl Doors {
     ) -> JobId {
         let place = self.grants.whose(id).map(|(place, _)| place);
         let undo = place.is_some_and(|place| self.not_closed.remove(place).is_some());
-        let task = |(step, manner): (Step, Manner)| Task {
+        let task = |(step, manner): (Step, Manner)| CommandTask {
             first: if undo || manner == Manner::Anew { step.close } else { None },
             // Without a look it is taken to be there.
             run: (manner != Manner::IfGone || step.verify.is_some()).then_some(step.open),
@@ -82,10 +82,10 @@ impl Doors {
         steps: Vec<Step>,
         why: &'static str,
     ) {
-        let task = |step: &Step| Task {
+        let task = |step: &Step| CommandTask {
             run: step.close.clone(),
             verify: step.verify.clone(),
-            ..Task::default()
+            ..CommandTask::default()
         };
         let tasks = steps.iter().map(task).collect();
         self.submit(now, door, Purpose::Close(id, steps, why), JobKind::Close, tasks);
@@ -103,7 +103,7 @@ impl Doors {
         for (id, door, looks) in looks.take(LOOKED_AT) {
             first.get_or_insert(door.clone());
             ids.extend(looks.iter().map(|_| id));
-            let task = |verify| Task { verify: Some(verify), ..Task::default() };
+            let task = |verify| CommandTask { verify: Some(verify), ..CommandTask::default() };
             tasks.extend(looks.into_iter().map(task));
         }
         if let Some(door) = first {
@@ -158,7 +158,7 @@ impl Doors {
             Some(Purpose::Close(id, steps, why)) => {
                 fault::point("close ended");
                 let failed =
-                    |(step, outcome)| matches!(outcome, &Outcome::Failed(_)).then_some(step);
+                    |(step, outcome)| matches!(outcome, &TaskOutcome::Failed(_)).then_some(step);
                 let failed = steps.into_iter().zip(&finished.outcomes).filter_map(failed).collect();
                 self.close_ended(now, id, failed, why);
             }
@@ -174,7 +174,8 @@ impl Doors {
                 for (id, _) in looked.clone() {
                     self.gone.remove(&id);
                 }
-                let is_gone = |(_, outcome): &(GrantId, _)| matches!(outcome, &&Outcome::Failed(_));
+                let is_gone =
+                    |(_, outcome): &(GrantId, _)| matches!(outcome, &&TaskOutcome::Failed(_));
                 let is_left = |id: &GrantId| self.grants.whose(*id).is_some();
                 self.gone.extend(looked.filter(is_gone).map(|(id, _)| id).filter(is_left));
             }
@@ -228,7 +229,7 @@ impl Doors {
                 self.is_open(now, &place, &opener, "");
             }
             AfterOpen::Open | AfterOpen::Again(_) => {
-                let ran = finished.outcomes.contains(&Outcome::Done);
+                let ran = finished.outcomes.contains(&TaskOutcome::Done);
                 let was_gone = manner == Manner::IfGone && ran;
                 if was_gone || until.is_some() {
                     self.is_still_open(now, &place, &opener, was_gone, until);

@@ -6,7 +6,7 @@ use tracing::{debug, error, info};
 
 use super::{Doors, kept};
 use crate::config::{Config, Name};
-use crate::firewall::command::Commands;
+use crate::firewall::command::CommandRunner;
 use crate::grants::{
     Change, Deed, Expired, GrantId, Grants, Listed, Place, Record, Recovered, Wanted,
 };
@@ -48,7 +48,7 @@ impl Doors {
         };
         let mut doors = Self {
             grants,
-            commands: Commands::new(&config.settings.state_dir.join("commands")),
+            commands: CommandRunner::new(&config.settings.state_dir.join("commands")),
             sets,
             books,
             alerts: Alerts::new(config),

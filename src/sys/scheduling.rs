@@ -15,7 +15,7 @@ const FAIR: [u32; 2] = [0, 3];
 ///
 /// # Errors
 /// When the kernel refuses; a daemon can do without.
-pub fn take_short_ones() -> Result<(), Errno> {
+pub fn request_short_slices() -> Result<(), Errno> {
     let mut attributes = read()?;
     if !FAIR.contains(&attributes.sched_policy) {
         return Ok(());
@@ -45,7 +45,7 @@ mod tests {
     fn turns_are_short_where_the_kernel_knows_of_them_and_all_else_stays() {
         std::thread::spawn(|| {
             let before = read().unwrap();
-            take_short_ones().unwrap();
+            request_short_slices().unwrap();
             let after = read().unwrap();
             // Kernels before 6.12 neither take nor tell the length of a turn.
             assert!([SHORTEST, before.sched_runtime].contains(&after.sched_runtime));
