@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::settings::{Mode, Settings};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
-use crate::config::raw::{self, Keys, Value};
+use crate::config::tree::{Keys, Value};
+use crate::config::yaml;
 use crate::config::{OTHERS_WRITE, unsafe_to_use};
 
 pub use entry::{DELAY, KEYS};
@@ -102,7 +103,7 @@ pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
 }
 
 fn parse(source: &Source, problems: &mut Problems) -> Vec<Host> {
-    let Some(root) = raw::parse(source, problems) else { return Vec::new() };
+    let Some(root) = yaml::parse(source, problems) else { return Vec::new() };
     if matches!(root.value, Value::Null) {
         return Vec::new();
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Name;
+use super::diagnostic::Place;
 use crate::proto::fwknop;
 use crate::proto::network::Network;
 use crate::proto::secret::Secret;
@@ -68,4 +69,17 @@ impl FwknopClient {
     pub fn sends_from(&self, source: IpAddr) -> bool {
         self.from.is_empty() || self.from.iter().any(|network| network.contains(source))
     }
+}
+
+/// Where the parts of a client are written.
+#[derive(Clone, Debug)]
+pub struct ClientPlaces {
+    pub name: Place,
+    pub expires: Option<Place>,
+    /// One for each door.
+    pub doors: Vec<Place>,
+    pub totp: Option<Place>,
+    /// One for each public key.
+    pub spa_keys: Vec<Place>,
+    pub fwknop: Option<Place>,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Name;
+use crate::proto::name::Name;
 
 /// The names that are taken, and those that texts to come have a right to.
 #[derive(Debug, Default)]

@@ -8,8 +8,7 @@ use std::collections::HashSet;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
-use super::sequence::MAX_KNOCKS;
-use crate::proto::knock::{Knock, KnockError, Protocol};
+use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
 
 /// One sequence of a file that is still good.
 #[derive(Clone, Debug, PartialEq, Eq)]

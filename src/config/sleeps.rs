@@ -4,7 +4,8 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Command, Holes, Name};
+use super::template::{Command, Holes};
+use crate::proto::name::Name;
 
 /// What the text of a command tells of how long it runs.
 #[must_use]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Name;
 use crate::proto::knock::Knock;
+use crate::proto::name::Name;
 use crate::proto::words::words;
 
 /// The commands of a door, for both families.

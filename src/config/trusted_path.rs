@@ -7,9 +7,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::Settings;
 use super::diagnostic::Diagnostic;
-use super::files::{OTHERS_WRITE, Options, unsafe_to_use};
+use super::permissions::{OTHERS_WRITE, Options, unsafe_to_use};
+use super::settings::Settings;
 
 /// The files of knockd in the state directory.
 const STATE: [&str; 8] =

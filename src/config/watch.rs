@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
-use super::Recognition;
+use super::door::Recognition;
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 

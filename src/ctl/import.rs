@@ -14,8 +14,8 @@ use jiff::tz::TimeZone;
 use super::yaml::Page;
 use crate::client::complain;
 use crate::config::cannot_be_read;
+use crate::config::classic::is_classic;
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
-use crate::config::knockd_conf::is_classic;
 use crate::proto::knock::{Knock, KnockError};
 
 #[derive(Clone, Debug, clap::Args)]

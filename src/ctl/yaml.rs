@@ -113,13 +113,14 @@ mod tests {
 
     use super::*;
     use crate::config::diagnostic::{Problems, Source};
-    use crate::config::raw::{self, Value};
+    use crate::config::tree::Value;
+    use crate::config::yaml;
 
     /// What the loader makes of a page with one mapping.
     fn read(page: Page) -> Vec<(String, Vec<String>)> {
         let mut problems = Problems::default();
         let source = Source::new("page", page.into_text());
-        let root = raw::parse(&source, &mut problems).expect("the page is YAML");
+        let root = yaml::parse(&source, &mut problems).expect("the page is YAML");
         assert!(!problems.has_errors());
         let entries = &root.mapping("").unwrap().entries;
         let texts = |value: &Value| match value {

@@ -37,6 +37,9 @@ impl FromStr for Protocol {
     }
 }
 
+/// The most knocks that a sequence has.
+pub const MAX_KNOCKS: usize = 32;
+
 /// A knock on a port from 1 to 65535; also names a port that a door opens.
 ///
 /// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.

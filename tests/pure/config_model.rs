@@ -392,10 +392,10 @@ fn a_classic_file_is_told_by_its_content() {
         "# doors:\n\n  [a]\nSequence = 1\nCommand = x\n",
         "\u{feff}[a]\r\nSequence = 1\r\nCommand = x\r\n",
     ] {
-        assert!(libknock::config::knockd_conf::is_classic(text), "{text:?}");
+        assert!(libknock::config::classic::is_classic(text), "{text:?}");
     }
     for text in ["", "# [a]\n", "doors:\n", "---\n", "knockd: {user: a}\n", "{doors: {}}\n"] {
-        assert!(!libknock::config::knockd_conf::is_classic(text), "{text:?}");
+        assert!(!libknock::config::classic::is_classic(text), "{text:?}");
     }
 }
 

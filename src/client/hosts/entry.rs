@@ -13,7 +13,7 @@ use crate::client::settings::{
 use crate::client::values::{self, Address, AddressWord};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, meant};
-use crate::config::raw::{Entry, Keys, Mapping, Node, Value};
+use crate::config::tree::{Entry, Keys, Mapping, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::{parse as port_range, parse_wide};

@@ -4,7 +4,8 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::load::Loaded;
+use crate::config::door::Recognition;
+use crate::config::loaded::Loaded;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::time::Wall;
@@ -26,7 +27,7 @@ pub(super) fn expired(loaded: &Loaded, now: Wall) -> Vec<Diagnostic> {
 /// The ports at which datagrams arrive that open some door.
 pub(super) fn arrivals(loaded: &Loaded) -> PortSet {
     let settings = &loaded.config.settings;
-    let any = |opens: fn(&crate::config::Recognition) -> bool| {
+    let any = |opens: fn(&Recognition) -> bool| {
         loaded.config.doors.iter().any(|door| opens(&door.recognition))
     };
     let mut ports = PortSet::new();

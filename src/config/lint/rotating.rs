@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 
 use super::datagrams;
-use super::{Doors, Linted, Odds, common_ports, some_of};
+use super::doors::{Doors, Linted, common_ports, some_of};
+use super::scan::{sequences, valid};
+use crate::config::Config;
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::load::Loaded;
-use crate::config::{Config, Door, DoorPlaces, Lockout, Name};
+use crate::config::door::{Door, DoorPlaces};
+use crate::config::loaded::Loaded;
+use crate::config::lockout::Lockout;
 use crate::proto::knock::Knock;
+use crate::proto::name::Name;
 use crate::proto::ports::PortSet;
-use crate::proto::totp::{Digits, Scheme, TotpMode};
+use crate::proto::totp::{Scheme, TotpMode};
 
 /// A door with rotating sequences.
 #[derive(Clone, Copy)]
@@ -37,7 +41,7 @@ impl<'a> Rotating<'a> {
 }
 
 /// How many clients each door has whose sequences rotate.
-pub fn clients(config: &Config) -> HashMap<&Name, usize> {
+pub fn rotating_clients(config: &Config) -> HashMap<&Name, usize> {
     let mut clients = HashMap::new();
     for client in config.clients.iter().filter(|client| client.totp.is_some()) {
         for door in &client.doors {
@@ -49,7 +53,7 @@ pub fn clients(config: &Config) -> HashMap<&Name, usize> {
 
 /// Warnings about the doors whose sequences rotate.
 pub(super) fn doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) -> Vec<Diagnostic> {
-    let clients = clients(&loaded.config);
+    let clients = rotating_clients(&loaded.config);
     let all: Vec<Rotating<'_>> = doors
         .all
         .iter()
@@ -72,43 +76,6 @@ pub(super) fn doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) ->
         warnings.extend(all.iter().find_map(|one| knocked_on(*one, knock, at)));
     }
     warnings
-}
-
-/// The odds that a port scan in random order completes a sequence of one of `clients`, before a
-/// lockout ends it.
-pub fn scan_odds(scheme: &Scheme, clients: usize, lockout: Option<Lockout>) -> Odds {
-    let length = scheme.length();
-    let ports = (0..scheme.watched().len()).rev().map(|below| wide(below) + 1.0);
-    let whole: f64 = ports.take(length.saturating_sub(1)).product();
-    let single = match lockout {
-        // Of each `length` knocks that are no sequence a failure is made.
-        Some(Lockout { failures, .. }) => {
-            whole.max(sequences(scheme) / (f64::from(failures) * wide(length)))
-        }
-        None => whole,
-    };
-    Odds::OneIn(single / valid(scheme, clients))
-}
-
-/// How many sequences there are to guess from.
-fn sequences(scheme: &Scheme) -> f64 {
-    match scheme.mode() {
-        TotpMode::Ports { .. } => {
-            let length = u8::try_from(scheme.length()).unwrap_or(u8::MAX);
-            wide(scheme.watched().len()).powi(length.into())
-        }
-        TotpMode::Code { digits: Digits::Six, .. } => 1e6,
-        TotpMode::Code { digits: Digits::Eight, .. } => 1e8,
-    }
-}
-
-/// How many of them are valid at a time.
-fn valid(scheme: &Scheme, clients: usize) -> f64 {
-    wide(clients.max(1)) * f64::from(2 * u32::from(scheme.skew()) + 1)
-}
-
-fn wide(number: usize) -> f64 {
-    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// Ports to which browsers connect for nobody (Fetch Standard, "port blocking").
@@ -233,39 +200,7 @@ fn ends(scheme: &Scheme) -> Option<(NonZeroU16, NonZeroU16)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::proto::totp::Protocols;
-
-    fn ports(high: u16, length: u8) -> Scheme {
-        let port = |port| NonZeroU16::new(port).unwrap();
-        let (low, high) = (port(20000), port(high));
-        Scheme::new(TotpMode::Ports { low, high, length, protocol: Protocols::Tcp }, 30, 1).unwrap()
-    }
-
-    fn code(digits: Digits) -> Scheme {
-        Scheme::new(TotpMode::Code { base: 7000, digits }, 30, 0).unwrap()
-    }
-
-    const LOCKOUT: Lockout =
-        Lockout { failures: 5, within: Duration::from_secs(600), lasts: Duration::from_secs(3600) };
-
-    #[test]
-    fn a_scan_of_a_range_hardly_ever_completes_a_sequence() {
-        // 100 times 99 ports for three knocks, and three steps are valid.
-        assert_eq!(scan_odds(&ports(20099, 3), 1, None), Odds::OneIn(3300.0));
-        assert_eq!(scan_odds(&ports(20099, 3), 10, None), Odds::OneIn(330.0));
-        assert_eq!(scan_odds(&ports(29999, 4), 1, None).to_string(), "1 time in 333,233,340,000");
-    }
-
-    #[test]
-    fn a_lockout_ends_a_scan_of_codes_early() {
-        assert_eq!(scan_odds(&code(Digits::Six), 1, None), Odds::OneIn(9900.0));
-        let Odds::OneIn(odds) = scan_odds(&code(Digits::Six), 1, Some(LOCKOUT)) else { panic!() };
-        assert_eq!(odds.round(), 66_667.0);
-        assert_eq!(scan_odds(&code(Digits::Eight), 2, Some(LOCKOUT)), Odds::OneIn(2_500_000.0));
-    }
 
     #[test]
     fn the_ports_that_browsers_refuse_are_in_order() {

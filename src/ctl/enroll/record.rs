@@ -8,7 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
-use crate::config::raw::{self, Entry, Mapping, Node, Value};
+use crate::config::tree::{Entry, Mapping, Node, Value};
+use crate::config::yaml;
 use crate::ctl::yaml::Page;
 use crate::proto::spa::PublicKey;
 
@@ -188,7 +189,7 @@ fn ours(source: &Source) -> Result<Node, NotOurs> {
         return Err(NotOurs::Foreign(source.path().to_owned()));
     }
     let mut problems = Problems::default();
-    raw::parse(source, &mut problems).ok_or_else(|| {
+    yaml::parse(source, &mut problems).ok_or_else(|| {
         let unread = || Diagnostic::file(source.path(), "this is no YAML");
         let first = problems.into_sorted().into_iter().next();
         NotOurs::Changed(first.unwrap_or_else(unread))

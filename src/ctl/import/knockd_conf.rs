@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::atoi;
+use crate::config::classic_lines::{Section, read_sections};
 use crate::config::diagnostic::{Diagnostic, Problems, Source};
 use crate::config::names::TakenNames;
-use crate::config::sections::{Section, read_sections};
 use crate::config::sleeps::run_time;
-use crate::config::{COMMAND_LIMIT, Command, CommandText, MAX_KNOCKS, parse_target};
+use crate::config::{COMMAND_LIMIT, Command, CommandText, parse_target};
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::flags::{FlagTest, TcpFlags};
-use crate::proto::knock::{Knock, Protocol};
+use crate::proto::knock::{Knock, MAX_KNOCKS, Protocol};
 
 /// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
 pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {

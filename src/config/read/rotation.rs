@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Place, Problems, Reported};
-use super::raw::{Keys, Node, Reader};
+use super::tree::{Keys, Node, Reader};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
 use crate::proto::port_range::{self, PortRange};
 use crate::proto::totp::{
     Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,

@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::OneTime;
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use super::files::{FileKind, Options, read_named};
-use super::one_time::{self, Line, LineError};
-use super::raw::{Node, Reader, Value};
-use crate::proto::knock::Knock;
+use super::files::{FileKind, read_named};
+use super::tree::{Node, Reader, Value};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
+use crate::config::door::OneTime;
+use crate::config::lint::scan::is_completed_in_order;
+use crate::config::one_time::{self, Line, LineError};
+use crate::config::permissions::Options;
+use crate::proto::knock::{Knock, MAX_KNOCKS};
 
-pub(crate) const MAX_KNOCKS: usize = 32;
 const A_PORT: &str = "a port such as 7000 or 8000/udp";
 
 /// The knocks that open a door, and where each is written.
@@ -120,23 +121,6 @@ fn doubts(file: &Path, lines: &[Line], at: &Place, trip_wires: u16) -> Vec<Diagn
     short.into_iter().chain(monotone).collect()
 }
 
-/// The order in which a port scan has these ports, if there is one.
-pub(super) fn scan_order(knocks: &[Knock]) -> Option<&'static str> {
-    let ascends = |from: &Knock, to: &Knock| from.protocol == to.protocol && from.port < to.port;
-    match knocks {
-        [] | [_] => None,
-        _ if knocks.is_sorted_by(ascends) => Some("ascending"),
-        _ if knocks.is_sorted_by(|from, to| ascends(to, from)) => Some("descending"),
-        _ => None,
-    }
-}
-
-/// Whether a scan in ascending or descending order knocks so, with no trip-wire in between.
-fn is_completed_in_order(knocks: &[Knock], trip_wires: u16) -> bool {
-    let is_apart = |pair: &[Knock]| pair[0].port.get().abs_diff(pair[1].port.get()) > 1;
-    scan_order(knocks).is_some() && (trip_wires == 0 || !knocks.windows(2).any(is_apart))
-}
-
 pub(super) fn read_ports(
     items: &[Node],
     problems: &mut Problems,
@@ -153,24 +137,4 @@ fn read_port(item: &Node) -> Result<(Knock, Place), Diagnostic> {
         _ => error,
     });
     Ok((port?, item.at.clone()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn in_order(knocks: &[&str], trip_wires: u16) -> bool {
-        let knocks: Vec<Knock> = knocks.iter().map(|knock| knock.parse().unwrap()).collect();
-        is_completed_in_order(&knocks, trip_wires)
-    }
-
-    #[test]
-    fn a_scan_in_order_completes_what_is_monotone_and_without_trip_wires() {
-        assert!(in_order(&["7000", "7001", "7002"], 16));
-        assert!(in_order(&["9000", "8000", "7000"], 0));
-        assert!(!in_order(&["7000", "8000", "9000"], 16));
-        assert!(!in_order(&["7000", "7002", "7001"], 0));
-        assert!(!in_order(&["7000", "7001/udp", "7002"], 0));
-        assert!(!in_order(&["7000"], 0));
-    }
 }

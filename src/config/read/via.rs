@@ -1,10 +1,11 @@
 //! What a door's `via` says: how it is opened.
 
-use super::commands::{Template, Templates, missing_program};
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use super::opening::{Fills, check_holes};
-use super::raw::{Keys, Mapping, Node, Reader, Value};
-use super::{Family, How, Name, NftFamily, NftName, NftSet};
+use super::commands::{Fills, Template, Templates, check_holes, missing_program};
+use super::tree::{Keys, Mapping, Node, Reader, Value};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
+use crate::config::mechanism::{How, NftFamily, NftName, NftSet};
+use crate::config::template::Family;
+use crate::proto::name::Name;
 
 pub(super) const VIA: Keys = Keys { of: "via", known: &["nft_set"] };
 pub(super) const NFT_SET: Keys = Keys { of: "nft_set", known: &["table", "set4", "set6"] };

@@ -5,37 +5,25 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::clients::{ClientPlaces, read_client};
+pub use crate::config::loaded::{Loaded, Places};
+pub use crate::config::permissions::Options;
+
+use super::classic;
+use super::clients::read_client;
 use super::commands::read_templates;
 use super::credentials::Secrets;
-use super::diagnostic::{Diagnostic, Place, Problems, Source};
-use super::door::{DoorPlaces, read_door};
-pub use super::files::Options;
+use super::door::read_door;
 use super::files::{read_directory, read_file, unreadable};
-use super::raw::{self, Entry, Keys, Value, given_twice};
-use super::settings::{Settings, read_settings};
-use super::{Client, Config, Door, How, access, knockd_conf};
-
-/// A configuration that can be used, and what is doubtful about it.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    pub config: Config,
-    pub warnings: Vec<Diagnostic>,
-    pub places: Places,
-}
-
-/// Where the parts of a configuration are written.
-#[derive(Clone, Debug, Default)]
-pub struct Places {
-    /// One for each interface that is named.
-    pub interfaces: Vec<Place>,
-    /// What each key of `knockd` says.
-    pub settings: HashMap<String, Place>,
-    /// One for each door, in the same order.
-    pub doors: Vec<DoorPlaces>,
-    /// One for each client, in the same order.
-    pub clients: Vec<ClientPlaces>,
-}
+use super::parts::Parts;
+use super::settings::read_settings;
+use super::tree::{Entry, Keys, Value, given_twice};
+use super::yaml;
+use crate::config::Config;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
+use crate::config::door::{Door, DoorPlaces};
+use crate::config::lint::access;
+use crate::config::mechanism::How;
+use crate::config::settings::Settings;
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug)]
@@ -109,20 +97,11 @@ fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Built>
 }
 
 fn build_one(source: &Source, options: Options, problems: &mut Problems) -> Built {
-    if knockd_conf::is_classic(source.text()) {
-        sorted(knockd_conf::read(source, options, problems))
+    if classic::is_classic(source.text()) {
+        sorted(classic::read(source, options, problems))
     } else {
         build(source.path(), std::slice::from_ref(source), options, problems)
     }
-}
-
-/// What the text of a configuration says, with its places; doors and clients are in any order.
-pub(super) struct Parts {
-    pub settings: Settings,
-    /// But for those of doors and clients.
-    pub places: Places,
-    pub doors: Vec<(Door, DoorPlaces)>,
-    pub clients: Vec<(Client, ClientPlaces)>,
 }
 
 fn sorted(Parts { settings, places, mut doors, mut clients }: Parts) -> Built {
@@ -175,7 +154,7 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
     );
     let mut unparsed = Vec::new();
     for source in sources {
-        let Some(root) = raw::parse(source, problems) else {
+        let Some(root) = yaml::parse(source, problems) else {
             unparsed.push(source.text());
             continue;
         };
@@ -290,8 +269,8 @@ mod tests {
 
     use super::super::clients::CLIENT;
     use super::super::door::DOOR;
-    use super::super::{Family, Opening};
     use super::*;
+    use crate::config::{Family, Opening};
 
     #[test]
     fn a_path_is_found_in_a_text_that_is_not_yaml_as_a_whole() {

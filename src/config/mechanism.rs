@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Command, Commands, Family, Hole, Name};
+use super::template::{Command, Commands, Family, Hole};
+use crate::proto::name::Name;
 use crate::proto::words::words;
 
 /// How a door is opened and closed.

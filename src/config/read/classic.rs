@@ -6,22 +6,26 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::commands::{PairNames, Said, lacks_program, pairs};
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use super::door::{SEQ_TIMEOUT, TRIP_WIRES, parse_target};
-use super::files::Options;
-use super::load::{Parts, Places};
-use super::names::TakenNames;
-use super::opening::{CMD_TIMEOUT, default_max_grants};
-use super::raw::given_twice;
-use super::sections::{
+use super::classic_lines::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
 };
+use super::commands::{PairNames, Said, lacks_program, pairs};
+use super::door::parse_target;
+use super::parts::Parts;
 use super::sequence::{Sequence, check_length, read_one_time};
-use super::settings::Settings;
-use super::{Command, CommandText, Commands, Door, DoorPlaces, How, Name, Opening, Recognition};
+use super::tree::given_twice;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
+use crate::config::door::{Door, DoorPlaces, Recognition, SEQ_TIMEOUT, TRIP_WIRES};
+use crate::config::loaded::Places;
+use crate::config::mechanism::How;
+use crate::config::names::TakenNames;
+use crate::config::opening::{CMD_TIMEOUT, Opening, default_max_grants};
+use crate::config::permissions::Options;
+use crate::config::settings::Settings;
+use crate::config::template::{Command, CommandText, Commands};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
+use crate::proto::name::Name;
 
 const COMMANDS: PairNames = [
     "Start_Command",

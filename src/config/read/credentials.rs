@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use super::client::{AddressPolicy, FwknopClient, SpaClient, TotpClient};
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use super::files::{FileKind, Options, exposed, one_line, read_named};
-use super::moment;
-use super::raw::{Entry, Keys, Mapping, Node, Reader, given_twice};
+use super::date;
+use super::files::{FileKind, exposed, one_line, read_named};
+use super::tree::{Entry, Keys, Mapping, Node, Reader, given_twice};
+use crate::config::client::{AddressPolicy, FwknopClient, SpaClient, TotpClient};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
+use crate::config::permissions::Options;
 use crate::proto::network::Network;
 use crate::proto::{fwknop, spa, totp};
 
@@ -160,7 +161,7 @@ pub(super) fn read_totp(
     };
     let current = secret(&mut reader, &["secret", "secret_file"]);
     let old = secret(&mut reader, &["old_secret_file"]);
-    let until = reader.read("old_until", |node| node.read("a date", moment::parse));
+    let until = reader.read("old_until", |node| node.read("a date", date::parse));
     let current = current.and_then(|current| {
         let error = node.at.error("totp has no secret").without_line();
         let error = error.help("write secret_file, or let 'knockctl enroll' make one");

@@ -2,28 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Name;
-use super::client::Client;
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use super::moment;
-use super::raw::{Entry, Keys, Node, Reader, Value, given_twice};
+use super::date;
+use super::tree::{Entry, Keys, Node, Reader, Value, given_twice};
+use crate::config::client::{Client, ClientPlaces};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
+use crate::proto::name::Name;
 
 pub(super) const CLIENT: Keys =
     Keys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
-
-/// Where the parts of a client are written.
-#[derive(Clone, Debug)]
-pub struct ClientPlaces {
-    pub name: Place,
-    pub expires: Option<Place>,
-    /// One for each door.
-    pub doors: Vec<Place>,
-    pub totp: Option<Place>,
-    /// One for each public key.
-    pub spa_keys: Vec<Place>,
-    pub fwknop: Option<Place>,
-}
 
 /// Reads one entry of `clients:`; `doors` are those that are written, good or not.
 pub(super) fn read_client(
@@ -64,7 +51,7 @@ fn read_parts(
     let name = problems.report(entry.name());
     let mut reader = Reader::new(&entry.node, "a client, with its doors,", &CLIENT, problems)?;
     let doors = read_doors(&mut reader, entry, doors);
-    let expires = reader.read("expires", |node| node.read("a date", moment::parse));
+    let expires = reader.read("expires", |node| node.read("a date", date::parse));
     let (totp, spa, fwknop) = (reader.value("totp"), reader.value("spa"), reader.value("fwknop"));
     if totp.or(spa).or(fwknop).is_none() {
         let message = format!("client '{}' has nothing to prove itself with", entry.key);

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-pub use super::yaml::parse;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
 use crate::proto::duration;
+use crate::proto::name::Name;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -244,6 +244,15 @@ impl Mapping {
     }
 }
 
+impl Entry {
+    /// The key as a name.
+    pub(super) fn name(&self) -> Result<Name, Diagnostic> {
+        self.key
+            .parse()
+            .map_err(|error| self.at.error(format!("'{}' is no name: {error}", self.key)))
+    }
+}
+
 /// A mapping that is being read; what is wrong in it is reported.
 pub struct Reader<'a> {
     pub mapping: &'a Mapping,
@@ -382,11 +391,11 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use super::super::diagnostic::Source;
     use super::*;
+    use crate::config::diagnostic::Source;
 
     fn read(text: &str) -> Node {
-        parse(&Source::new("f.yaml", text), &mut Problems::default()).unwrap()
+        crate::config::yaml::parse(&Source::new("f.yaml", text), &mut Problems::default()).unwrap()
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::diagnostic::{Diagnostic, Place, Problems, Source, meant};
-use super::raw::given_twice;
+use super::tree::given_twice;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use crate::proto::interface::InterfaceName;
 
 pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];

@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::diagnostic::Diagnostic;
-use super::files::{self, FileKind, Options};
-use super::trusted_path::{Leaf, check_path};
+use super::files::{FileKind, one_line, read_trusted};
+use crate::config::diagnostic::Diagnostic;
+use crate::config::permissions::Options;
+use crate::config::trusted_path::{Leaf, check_path};
 use crate::proto::spa::PrivateKey;
 
 /// The key in a file; `None`: there is no such file.
@@ -19,8 +20,8 @@ pub fn read_server_key(path: &Path, options: Options) -> Result<Option<PrivateKe
     if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
     }
-    let text = files::read_trusted(path, FileKind::Secret, options)?;
-    let line = files::one_line(&text).map_err(|why| Diagnostic::file(path, why))?;
+    let text = read_trusted(path, FileKind::Secret, options)?;
+    let line = one_line(&text).map_err(|why| Diagnostic::file(path, why))?;
     let key = line.parse().map_err(|error| format!("is not a key: {error}"));
     key.map(Some).map_err(|why| Diagnostic::file(path, why))
 }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use serde_yaml::granit_parser::{self as yaml, Event, Parser, ScalarStyle, Span};
 
-use super::diagnostic::{Diagnostic, Place, Problems, Source};
-use super::raw::{Entry, Mapping, Node, Scalar, Value, given_twice};
+use super::tree::{Entry, Mapping, Node, Scalar, Value, given_twice};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
 
 /// How deep a file may nest; a configuration needs six levels.
 const MAX_DEPTH: usize = 32;

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use super::raw::{self, Entry, Keys, Node, Reader, Value};
-use super::{Command, CommandText, Commands, Name, Pair};
+use super::tree::{Entry, Keys, Mapping, Node, Reader, Value};
+use super::yaml;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
+use crate::config::template::{Command, CommandText, Commands, Hole, Pair};
+use crate::proto::name::Name;
 
 pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES };
 
@@ -40,7 +42,7 @@ pub(super) fn read_templates(entries: &[Entry], problems: &mut Problems) -> Temp
 fn built_in() -> Templates {
     let source = Source::new("built-in templates", include_str!("builtin.yaml"));
     let mut problems = Problems::default();
-    let root = raw::parse(&source, &mut problems);
+    let root = yaml::parse(&source, &mut problems);
     let Some(Value::Mapping(mapping)) = root.map(|root| root.value) else {
         return Templates::new();
     };
@@ -57,15 +59,6 @@ fn read_template(entry: &Entry, problems: &mut Problems) -> Result<(Name, Comman
     let mut reader = Reader::new(&entry.node, wanted, &TEMPLATE, problems)?;
     let commands = read_pairs(&mut reader, &TEMPLATE_NAMES, &entry.at)?;
     Ok((name?, commands))
-}
-
-impl Entry {
-    /// The key as a name.
-    pub(super) fn name(&self) -> Result<Name, Diagnostic> {
-        self.key
-            .parse()
-            .map_err(|error| self.at.error(format!("'{}' is no name: {error}", self.key)))
-    }
 }
 
 /// What a mapping says of one command.
@@ -214,6 +207,49 @@ pub(super) fn missing_program(program: &str, at: &Place) -> Option<Diagnostic> {
                 .help(format!("install it, or write its whole path; it was looked for in {PATH}"))
         }
     })
+}
+
+/// The keys of which one says how the door is opened.
+pub(super) const WAYS: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
+
+/// Whether anything that opens the door says who knocks.
+pub(super) fn has_clients(mapping: &Mapping) -> bool {
+    let ways = WAYS.iter().filter(|way| !["sequence", "one_time_sequences"].contains(way));
+    ways.into_iter().any(|way| mapping.value(way).is_some())
+}
+
+/// What will fill the holes of a door's commands.
+#[derive(Clone, Copy)]
+pub(super) struct Fills {
+    pub port: bool,
+    pub client: bool,
+}
+
+/// Holes that nothing will fill.
+pub(super) fn check_holes(commands: &Commands, fills: Fills, at: &Place, problems: &mut Problems) {
+    let pairs = [&commands.v4, &commands.v6];
+    let has = |hole| {
+        pairs
+            .into_iter()
+            .flat_map(Pair::all)
+            .any(|command| command.holes().any(|found| found == hole))
+    };
+    if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !fills.port && has(*hole))
+    {
+        let message = format!("nothing fills %{}%: the door has no 'open'", hole.as_str());
+        problems.push(
+            at.error(message).help(
+                "write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command",
+            ),
+        );
+    }
+    if has(Hole::Client) && !fills.client {
+        problems.push(no_client(at));
+    }
+}
+
+pub(super) fn no_client(at: &Place) -> Diagnostic {
+    at.warning("%CLIENT% is empty: a sequence does not say who knocks")
 }
 
 #[cfg(test)]

@@ -1,0 +1,74 @@
+//! The doors as the lints look at them, and helpers for what they say.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::config::diagnostic::Place;
+use crate::config::door::{Door, DoorPlaces};
+use crate::config::loaded::Loaded;
+use crate::proto::knock::Knock;
+use crate::proto::ports::PortSet;
+
+/// A door, where it is written and what it watches.
+#[derive(Clone, Copy)]
+pub(super) struct Linted<'a> {
+    pub(super) door: &'a Door,
+    pub(super) places: &'a DoorPlaces,
+    pub(super) watched: &'a PortSet,
+}
+
+impl<'a> Linted<'a> {
+    pub(super) fn sequence(&self) -> &'a [Knock] {
+        &self.door.recognition.sequence
+    }
+
+    pub(super) fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
+        self.sequence().iter().copied().zip(&self.places.sequence)
+    }
+}
+
+/// All doors, and what is asked of all of them at once.
+pub(super) struct Doors<'a> {
+    pub(super) all: Vec<Linted<'a>>,
+    /// Who opens a port.
+    pub(super) openers: HashMap<Knock, usize>,
+    /// The doors whose sequence begins and ends with these knocks.
+    pub(super) ends: HashMap<(Knock, Knock), Vec<usize>>,
+}
+
+impl<'a> Doors<'a> {
+    pub(super) fn new(loaded: &'a Loaded, watched: &'a [PortSet]) -> Self {
+        let all: Vec<_> = loaded
+            .config
+            .doors
+            .iter()
+            .zip(&loaded.places.doors)
+            .zip(watched)
+            .map(|((door, places), watched)| Linted { door, places, watched })
+            .collect();
+        let mut openers = HashMap::new();
+        let mut ends: HashMap<_, Vec<usize>> = HashMap::new();
+        for (index, one) in all.iter().enumerate() {
+            for port in &one.door.opening.ports {
+                openers.entry(*port).or_insert(index);
+            }
+            if let (Some(first), Some(last)) = (one.sequence().first(), one.sequence().last()) {
+                ends.entry((*first, *last)).or_default().push(index);
+            }
+        }
+        Self { all, openers, ends }
+    }
+}
+
+/// The first few of the ports that a line names, if there are any.
+pub fn some_of(ports: impl Iterator<Item = impl fmt::Display>) -> Option<String> {
+    const NAMED: usize = 5;
+    let mut named: Vec<_> = ports.take(NAMED + 1).map(|port| port.to_string()).collect();
+    let more = if named.len() > NAMED { " and others" } else { "" };
+    named.truncate(NAMED);
+    (!named.is_empty()).then(|| named.join(", ") + more)
+}
+
+pub(super) fn common_ports(one: &PortSet, other: &PortSet) -> impl Iterator<Item = Knock> {
+    one.knocks().filter(|knock| other.contains(*knock))
+}

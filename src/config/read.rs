@@ -1,0 +1,56 @@
+//! Readers of the configuration: from files, in YAML or as classic knockd has them, to the model.
+
+pub mod classic;
+pub mod classic_lines;
+mod clients;
+mod commands;
+mod credentials;
+mod datagrams;
+mod date;
+mod door;
+mod files;
+pub mod load;
+mod lockout;
+mod opening;
+mod parts;
+mod rotation;
+mod sequence;
+mod server_key;
+mod settings;
+pub mod tree;
+mod via;
+pub mod yaml;
+
+pub use commands::PATH;
+#[cfg(feature = "daemon")]
+pub(crate) use door::parse_target;
+pub use files::{cannot_be_read, read_list};
+pub use server_key::read_server_key;
+
+/// Every key that a configuration can have, with the keys above it: `doors.NAME.sequence`.
+pub fn keys() -> Vec<String> {
+    let tables = [
+        ("", &load::TOP),
+        ("knockd.", &settings::SETTINGS),
+        ("knockd.log.", &settings::LOG),
+        ("knockd.track.", &settings::TRACK),
+        ("knockd.alert.", &settings::ALERT),
+        ("knockd.spa.", &datagrams::SPA),
+        ("knockd.fwknop.", &datagrams::FWKNOP),
+        ("knockd.lockout.", &lockout::LOCKOUT),
+        ("templates.NAME.", &commands::TEMPLATE),
+        ("clients.NAME.", &clients::CLIENT),
+        ("clients.NAME.totp.", &credentials::TOTP),
+        ("clients.NAME.spa.", &credentials::SPA),
+        ("clients.NAME.fwknop.", &credentials::FWKNOP),
+        ("doors.NAME.", &door::DOOR),
+        ("doors.NAME.totp.", &rotation::TOTP),
+        ("doors.NAME.lockout.", &lockout::LOCKOUT),
+        ("doors.NAME.via.", &via::VIA),
+        ("doors.NAME.via.nft_set.", &via::NFT_SET),
+    ];
+    tables
+        .into_iter()
+        .flat_map(|(above, keys)| keys.known.iter().map(move |key| format!("{above}{key}")))
+        .collect()
+}

@@ -1,0 +1,222 @@
+//! What a door says of its opening: ports, mechanism, times and hooks.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::commands::{
+    Fills, PairNames, Said, Templates, check_holes, has_clients, no_client, read_pairs, read_said,
+};
+use super::sequence::read_ports;
+use super::tree::{Entry, Mapping, Reader, Scalar, Value, given_twice};
+use super::via::read_via;
+use crate::config::diagnostic::{Diagnostic, Place, Reported};
+use crate::config::mechanism::How;
+use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, Opening, default_max_grants};
+use crate::config::sleeps::run_time;
+use crate::config::template::{Command, Commands, Hole};
+use crate::proto::duration;
+use crate::proto::knock::Knock;
+
+const DOOR_COMMANDS: PairNames = [
+    "start_command",
+    "stop_command",
+    "start_command_6",
+    "stop_command_6",
+    "verify_command",
+    "verify_command_6",
+];
+
+/// Reads what a door opens and how, and where its ports are written.
+pub(super) fn read_opening(
+    reader: &mut Reader<'_>,
+    entry: &Entry,
+    templates: &Templates,
+    command_limit: Option<Duration>,
+) -> Result<(Opening, Vec<Place>), Reported> {
+    let ports = read_opens(reader);
+    let how = read_how(reader, entry, templates);
+    let open_for = read_open_for(reader, how.as_ref().ok());
+    let open_for_max = read_open_for_max(reader, open_for);
+    let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
+    let cooldown = reader.duration("cooldown", Duration::from_millis(1));
+    let count = ports.as_ref().map_or(1, Vec::len);
+    let on_open = read_hook(reader, "on_open", count);
+    let on_close = read_hook(reader, "on_close", count);
+    let command_limit = read_command_limit(reader, command_limit);
+    let (ports, places) = ports?.into_iter().unzip();
+    let how = how?;
+    let opening = Opening {
+        max_grants: max_grants?.unwrap_or(default_max_grants(&how)),
+        how,
+        ports,
+        open_for: open_for?,
+        open_for_max: open_for_max?,
+        cooldown: cooldown?.unwrap_or_default(),
+        on_open: on_open?,
+        on_close: on_close?,
+        command_limit: command_limit?,
+    };
+    match reader.get("command_limit") {
+        Some(given) if !opening.runs_commands() => {
+            let message = "'command_limit' has no effect: this door runs no command";
+            reader.problems.push(given.at.warning(message).help("remove it"));
+        }
+        _ => reader.problems.extend(killed_early(reader.mapping, &opening)),
+    }
+    Ok((opening, places))
+}
+
+/// How long a command may run, `default` where nothing is said; `none`: without end.
+pub(super) fn read_command_limit(
+    reader: &mut Reader<'_>,
+    default: Option<Duration>,
+) -> Result<Option<Duration>, Reported> {
+    match reader.value("command_limit").map(|node| &node.value) {
+        Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Ok(None),
+        _ => Ok(reader.duration("command_limit", Duration::from_secs(1))?.or(default)),
+    }
+}
+
+/// Warnings of commands that sleep for longer than they may run.
+fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
+    let Commands { v4, v6 } = opening.commands().cloned().unwrap_or_default();
+    let firewall = [&v4.open, &v4.close, &v6.open, &v6.close];
+    let all = DOOR_COMMANDS.into_iter().zip(firewall);
+    let hooks = [("on_open", &opening.on_open), ("on_close", &opening.on_close)];
+    let warn = |(key, command): (&str, &Option<Command>)| {
+        let of_template = || mapping.value("via").filter(|_| !key.ends_with("_6"));
+        let at = &mapping.value(key).or_else(of_template)?.at;
+        let (command, limit) = (command.as_ref()?, opening.command_limit?);
+        let message =
+            format!("what runs here sleeps, and is killed after {}", duration::format(limit));
+        let help = "write what comes after the sleep as what closes the door, and its time as \
+                    open_for; or a longer command_limit, or command_limit: none";
+        let exceeds = run_time(command, opening.open_for).exceeds(limit);
+        exceeds.then(|| at.warning(message).help(help))
+    };
+    all.chain(hooks).filter_map(warn).collect()
+}
+
+fn read_opens(reader: &mut Reader<'_>) -> Result<Vec<(Knock, Place)>, Reported> {
+    let Some(given) = reader.get("open") else { return Ok(Vec::new()) };
+    let items = match &given.node.value {
+        Value::List(items) => items.as_slice(),
+        Value::Scalar(_) => std::slice::from_ref(&given.node),
+        _ => &[],
+    };
+    if items.is_empty() {
+        let message = "'open' names no port: write for example [22/tcp]";
+        return reader.fail(given.node.at.error(message));
+    }
+    let ports = read_ports(items, reader.problems)?;
+    let mut seen: HashMap<Knock, &Place> = HashMap::new();
+    for (port, at) in &ports {
+        if let Some(first) = seen.insert(*port, at) {
+            reader.problems.push(given_twice(at, &port.to_string(), first));
+        }
+    }
+    Ok(ports)
+}
+
+/// The door's own commands, or what its `via` says; the guard where it says nothing.
+fn read_how(
+    reader: &mut Reader<'_>,
+    entry: &Entry,
+    templates: &Templates,
+) -> Result<How, Reported> {
+    let own = DOOR_COMMANDS.into_iter().find_map(|key| reader.get(key));
+    let (open, via) = (reader.get("open"), reader.get("via"));
+    let client = has_clients(reader.mapping);
+    match (own, open.or(via)) {
+        (Some(own), Some(open)) => {
+            let message = format!("'{}' and '{}' exclude each other", own.key, open.key);
+            let help = "write 'open', or commands of the door's own, but not both";
+            reader.fail(own.at.error(message).help(help))
+        }
+        (Some(_), None) => {
+            let commands = read_pairs(reader, &DOOR_COMMANDS, &entry.at)?;
+            let at = reader.value(DOOR_COMMANDS[0]).map_or(&entry.at, |node| &node.at);
+            check_holes(&commands, Fills { port: false, client }, at, reader.problems);
+            Ok(How::Commands { template: None, commands })
+        }
+        (None, _) => match reader.value("via") {
+            Some(via) => {
+                read_via(via, Fills { port: open.is_some(), client }, templates, reader.problems)
+            }
+            None if open.is_some() && !reader.meant.contains(&"via") => Ok(How::Guard),
+            None => {
+                let message = format!("door '{}' does nothing when it opens", entry.key);
+                let help = "write the ports to open, open: [22/tcp], or a 'start_command'";
+                let keys = [["open", "via"].as_slice(), &DOOR_COMMANDS].concat();
+                reader.missing(&keys, entry.at.error(message).help(help))
+            }
+        },
+    }
+}
+
+/// Reads `on_open` or `on_close`.
+fn read_hook(
+    reader: &mut Reader<'_>,
+    key: &str,
+    ports: usize,
+) -> Result<Option<Command>, Reported> {
+    let Some(entry) = reader.get(key) else { return Ok(None) };
+    let Said::Command(command) = read_said(Some(entry), reader.problems)? else { return Ok(None) };
+    let has = |hole| command.holes().any(|found| found == hole);
+    let unfilled = [Hole::Port, Hole::Proto].into_iter().find(|hole| ports != 1 && has(*hole));
+    if let Some(hole) = unfilled {
+        let why = match ports {
+            0 => "the door has no 'open'".to_owned(),
+            _ => format!("'{key}' runs once, and the door opens {ports} ports"),
+        };
+        let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.as_str()));
+        return reader.fail(error.help("leave it out, or write the port into the command"));
+    }
+    if has(Hole::Client) && !has_clients(reader.mapping) {
+        reader.problems.push(no_client(&entry.node.at));
+    }
+    Ok(Some(command))
+}
+
+fn read_open_for(reader: &mut Reader<'_>, how: Option<&How>) -> Result<Duration, Reported> {
+    let (open_for, cmd_timeout) = (reader.get("open_for"), reader.get("cmd_timeout"));
+    if let (Some(first), Some(second)) = (open_for, cmd_timeout) {
+        let error = second.at.error("'cmd_timeout' and 'open_for' are two names for one thing");
+        reader.problems.push(error.help(format!("remove one; the other is at {}", first.at)));
+    }
+    if how.is_some_and(|how| !how.closes()) {
+        let times = [open_for.or(cmd_timeout), reader.get("open_for_max")];
+        // An act may say itself when what it does ends.
+        let is_timed = how.is_some_and(|how| how.has_hole(Hole::Seconds));
+        let times = times.into_iter().filter(|_| !is_timed);
+        let needless = times.chain([reader.get("on_close")]).flatten();
+        reader.problems.extend(needless.map(|given| {
+            let message = format!("'{}' has no effect: nothing closes this door", given.key);
+            given.at.warning(message).help("write a 'stop_command', or remove it")
+        }));
+    }
+    let own = DOOR_COMMANDS.into_iter().any(|key| reader.get(key).is_some());
+    let default = if own { CMD_TIMEOUT } else { OPEN_FOR };
+    let least = Duration::from_secs(1);
+    let open_for = reader.duration("open_for", least)?;
+    let cmd_timeout = reader.duration("cmd_timeout", least)?;
+    Ok(open_for.or(cmd_timeout).unwrap_or(default))
+}
+
+/// `open_for` where it is absent.
+fn read_open_for_max(
+    reader: &mut Reader<'_>,
+    open_for: Result<Duration, Reported>,
+) -> Result<Duration, Reported> {
+    let key = "open_for_max";
+    let max = reader.read(key, |node| {
+        let max = node.duration(key, Duration::from_secs(1))?;
+        let Some(open_for) = open_for.ok().filter(|open_for| max < *open_for) else {
+            return Ok(max);
+        };
+        let shown = duration::format(open_for);
+        let error = node.at.error(format!("shorter than the door stays open anyway: {shown}"));
+        Err(error.help("write at least as much as 'open_for', or remove it"))
+    });
+    Ok(max?.unwrap_or(open_for?))
+}

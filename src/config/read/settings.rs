@@ -1,0 +1,164 @@
+//! The `knockd:` mapping.
+
+use super::commands::missing_program;
+use super::datagrams::{read_fwknop, read_spa};
+use super::lockout::read_lockout;
+use super::opening::read_command_limit;
+use super::tree::{Entry, Keys, Mapping, Node, Reader, Value};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
+use crate::config::email::Email;
+use crate::config::lockout::DAEMON_LOCKOUT;
+use crate::config::opening::MAX_GRANTS;
+use crate::config::settings::{Log, LogFormat, LogLevel, OnExit, Settings};
+use crate::proto::interface::InterfaceName;
+use crate::proto::network::Network;
+
+pub(super) const SETTINGS: Keys = Keys {
+    of: "knockd",
+    known: &[
+        "interfaces",
+        "only_ipv4",
+        "user",
+        "state_dir",
+        "run_dir",
+        "pid_file",
+        "log",
+        "track",
+        "max_grants",
+        "trusted",
+        "on_exit",
+        "alert",
+        "spa",
+        "fwknop",
+        "lockout",
+        "command_limit",
+    ],
+};
+pub(super) const LOG: Keys = Keys { of: "log", known: &["syslog", "file", "level", "format"] };
+pub(super) const ALERT: Keys = Keys { of: "alert", known: &["email"] };
+pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"] };
+
+/// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
+const FACILITIES: [&str; 20] = [
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
+    "ftp", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+];
+
+const MIN_SOURCES: usize = 64;
+const MAX_SOURCES: usize = 16_777_216;
+
+/// Reads the entries of `knockd:`, and where its interfaces are named; what is wrong stays at its
+/// default.
+pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Settings, Vec<Place>) {
+    let mapping = Mapping { entries: entries.to_vec() };
+    let meant = mapping.check_keys(&SETTINGS, problems);
+    let reader = &mut Reader { mapping: &mapping, meant, problems };
+    let mut settings = Settings::default();
+    let (interfaces, places) = read_interfaces(reader);
+    if !interfaces.is_empty() {
+        settings.interfaces = interfaces;
+    }
+    reader.set("only_ipv4", &mut settings.only_ipv4, Node::boolean);
+    reader.set("user", &mut settings.user, |node| {
+        Ok(Some(node.text("the name of a user")?.to_owned()))
+    });
+    reader.set("state_dir", &mut settings.state_dir, Node::path);
+    reader.set("run_dir", &mut settings.run_dir, Node::path);
+    settings.pid_file = settings.run_dir.join("knockd.pid");
+    reader.set("pid_file", &mut settings.pid_file, Node::path);
+    if let Some(node) = reader.value("log") {
+        read_log(node, &mut settings.log, reader.problems);
+    }
+    if let Some(node) = reader.value("track") {
+        let wanted = "a mapping such as {sources: 65536}";
+        if let Ok(mut track) = Reader::new(node, wanted, &TRACK, reader.problems) {
+            let sources = |node: &Node| node.integer(MIN_SOURCES, MAX_SOURCES);
+            track.set("sources", &mut settings.track_sources, sources);
+        }
+    }
+    if let Ok(Some(most)) = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS)) {
+        settings.max_grants = most;
+        settings.max_grants_by_commands = most;
+    }
+    settings.trusted = read_trusted(reader);
+    let on_exit = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
+    reader.set("on_exit", &mut settings.on_exit, |node| node.one_of(&on_exit));
+    if let Some(node) = reader.value("alert") {
+        settings.alert = read_alert(node, reader.problems).ok();
+    }
+    if let Some(node) = reader.value("spa") {
+        settings.spa = read_spa(node, reader.problems).unwrap_or_default();
+    }
+    if let Some(node) = reader.value("fwknop") {
+        settings.fwknop = read_fwknop(node, reader.problems).unwrap_or_default();
+    }
+    if let Some(node) = reader.value("lockout") {
+        settings.lockout = read_lockout(node, DAEMON_LOCKOUT, reader.problems).ok().flatten();
+    }
+    if let Ok(limit) = read_command_limit(reader, settings.command_limit) {
+        settings.command_limit = limit;
+    }
+    (settings, places)
+}
+
+fn read_trusted(reader: &mut Reader<'_>) -> Vec<Network> {
+    let Some(node) = reader.value("trusted") else { return Vec::new() };
+    let network = |item: &Node| {
+        let network = item.parsed("a network such as 192.0.2.0/24");
+        let network: Network = reader.problems.report(network)?;
+        if let Value::Scalar(scalar) = &item.value {
+            reader.problems.extend(wider_than_it_looks(&scalar.text, network, &item.at));
+        }
+        Ok::<_, Reported>(network)
+    };
+    node.items().iter().flat_map(network).collect()
+}
+
+fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagnostic> {
+    if network.prefix() == 0 {
+        let family = if network.address().is_ipv4() { "IPv4" } else { "IPv6" };
+        let message = format!("{network} is every address: the guard locks nothing for {family}");
+        return Some(at.warning(message).help("write the networks that need not knock"));
+    }
+    let (address, _) = text.split_once('/')?;
+    if address.parse() == Ok(network.address()) {
+        return None;
+    }
+    let warning = at.warning(format!("{text} is the whole network {network}"));
+    Some(warning.help(format!("write {network}, or {address} for that address alone")))
+}
+
+fn read_alert(node: &Node, problems: &mut Problems) -> Result<Email, Reported> {
+    let mut reader = Reader::new(node, "a mapping such as {email: root}", &ALERT, problems)?;
+    let missing = node.at.error("alert does not say to whom");
+    let missing = missing.help("write alert: {email: ADDRESS}");
+    let address = reader.require("email", |node| node.parsed("a mail address"), missing)?;
+    let at = reader.place("email");
+    problems.extend(at.and_then(|at| missing_program("sendmail", &at)));
+    Ok(address)
+}
+
+fn read_interfaces(reader: &mut Reader<'_>) -> (Vec<InterfaceName>, Vec<Place>) {
+    let Some(node) = reader.value("interfaces") else { return Default::default() };
+    if node.items().is_empty() {
+        let message = "no interface is named: write [any] for every interface";
+        reader.problems.push(node.at.error(message));
+    }
+    let name = |item: &Node| {
+        let name = reader.problems.keep(item.parsed("the name of an interface"))?;
+        Some((name, item.at.clone()))
+    };
+    node.items().iter().filter_map(name).unzip()
+}
+
+fn read_log(node: &Node, log: &mut Log, problems: &mut Problems) {
+    let wanted = "a mapping such as {syslog: daemon, level: info}";
+    let Ok(mut reader) = Reader::new(node, wanted, &LOG, problems) else { return };
+    log.file = reader.read("file", Node::path).ok().flatten();
+    let facilities = FACILITIES.map(|name| (name, name));
+    reader.set("syslog", &mut log.syslog, |node| Ok(Some(node.one_of(&facilities)?.to_owned())));
+    let levels = LogLevel::ALL.map(|level| (level.as_str(), level));
+    reader.set("level", &mut log.level, |node| node.one_of(&levels));
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    reader.set("format", &mut log.format, |node| node.one_of(&formats));
+}
