@@ -31,7 +31,9 @@ use syslog::Syslog;
 pub enum LogError {
     #[error("cannot open the log file {path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("'{0}' is no syslog facility: write daemon, auth, authpriv, user, local0 ... local7")]
+    #[error(
+        "'{0}' is not a syslog facility: write daemon, auth, authpriv, user, local0 ... local7"
+    )]
     Facility(String),
 }
 

@@ -107,7 +107,7 @@ pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
 /// Says how to write it.
 pub fn time_offset(text: &str) -> Result<i64, String> {
     fwknoprc::time_offset(text)
-        .ok_or_else(|| format!("'{text}' is no time: write for example 60s, -5min or 1day"))
+        .ok_or_else(|| format!("'{text}' is not a time: write for example 60s, -5min or 1day"))
 }
 
 /// The name that a request has where none is given: that of whoever runs the program. It is that of

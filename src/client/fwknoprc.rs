@@ -62,7 +62,7 @@ pub enum Wrong {
     NotAPair,
     #[error("fwknop knows no '{0}'")]
     Unknown(String),
-    #[error("CLIENT_TIMEOUT is no name that fwknop knows: write FW_TIMEOUT")]
+    #[error("CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT")]
     ClientTimeout,
     #[error(
         "fwknop itself puts HMAC_KEY_FILE in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64"
@@ -470,7 +470,7 @@ FW_TIMEOUT          60
             ("BOGUS x", "2: fwknop knows no 'BOGUS'"),
             (
                 "CLIENT_TIMEOUT 60",
-                "2: CLIENT_TIMEOUT is no name that fwknop knows: write FW_TIMEOUT",
+                "2: CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT",
             ),
             ("SPA_SERVER_PORT 70000", "2: SPA_SERVER_PORT: 70000: write a port from 1 to 65535"),
             ("ACCESS 22", "2: ACCESS: 22: write tcp/22,udp/53"),

@@ -27,7 +27,7 @@ pub enum KeyFileError {
     NotAFile,
     #[error("{0} can be read by others: chmod 600 {0}", path.display())]
     Readable { path: PathBuf },
-    #[error("{}: this is no file with a key: it is too long", path.display())]
+    #[error("{}: this is not a file with a key: it is too long", path.display())]
     TooLong { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Key { path: PathBuf, source: KeyError },

@@ -99,11 +99,11 @@ fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, Re
 pub enum PortError {
     #[error(transparent)]
     Knock(#[from] KnockError),
-    #[error("'{0}' is no {1} service that this machine knows: write the number of the port")]
+    #[error("'{0}' is not a {1} service that this machine knows: write the number of the port")]
     Service(String, Protocol),
     #[error("'{0}' is not one port: write the ports apart, as in 7000 8000 9000")]
     Several(String),
-    #[error("'{0}' is a protocol and no port: write it after the port, as in 7000/{0}")]
+    #[error("'{0}' is a protocol and not a port: write it after the port, as in 7000/{0}")]
     Protocol(Protocol),
 }
 
@@ -195,15 +195,18 @@ mod tests {
             ("7000:udp:x", "'udp:x' is not a protocol: write tcp or udp"),
             ("", "'' is not a port: write a number from 1 to 65535"),
             ("+1", "'+1' is not a port: write a number from 1 to 65535"),
-            ("UDP", "'udp' is a protocol and no port: write it after the port, as in 7000/udp"),
-            ("tcp:80", "'tcp' is a protocol and no port: write it after the port, as in 7000/tcp"),
+            ("UDP", "'udp' is a protocol and not a port: write it after the port, as in 7000/udp"),
+            (
+                "tcp:80",
+                "'tcp' is a protocol and not a port: write it after the port, as in 7000/tcp",
+            ),
             (
                 "7000,8000",
                 "'7000,8000' is not one port: write the ports apart, as in 7000 8000 9000",
             ),
             (
                 "nosuch",
-                "'nosuch' is no tcp service that this machine knows: write the number of the port",
+                "'nosuch' is not a tcp service that this machine knows: write the number of the port",
             ),
         ] {
             assert_eq!(read(text), message, "{text:?}");

@@ -33,7 +33,7 @@ pub enum UsageError {
     NoPorts { as_in: String, hosts: Option<PathBuf> },
     #[error("--hosts has no meaning where ports are given: leave out one of the two")]
     HostsWithPorts,
-    #[error("'{0}' is a port and no host: write the host before the ports")]
+    #[error("'{0}' is a port and not a host: write the host before the ports")]
     HostIsPort(String),
     #[error("'{0}' has a user in it, and a knock has none: write only what follows the '@'")]
     User(String),
@@ -56,7 +56,7 @@ pub enum UsageError {
     NotIpv4,
     #[error("--open-for: {0}")]
     OpenFor(String),
-    #[error("'{0}' is no user name for fwknop: give one of letters and digits with --user")]
+    #[error("'{0}' is not a user name for fwknop: give one of letters and digits with --user")]
     UserName(String),
     #[error("the stanza has no SPA_SERVER: write the host, as in 'knock --fwknoprc {0} HOST'")]
     NoServer(String),

@@ -109,9 +109,9 @@ pub fn length(text: &str) -> Result<u8, String> {
     let (low, high) = LENGTHS.into_inner();
     match text.parse() {
         Ok(length) if LENGTHS.contains(&length) => Ok(length),
-        _ => {
-            Err(format!("'{text}' does not do here: write a number of knocks from {low} to {high}"))
-        }
+        _ => Err(format!(
+            "'{text}' is not valid here: write a number of knocks from {low} to {high}"
+        )),
     }
 }
 
@@ -123,7 +123,7 @@ pub fn base(text: &str) -> Result<u16, String> {
     match parse_port(text) {
         Ok(base) if base.get() <= u16::MAX - 99 => Ok(base.get()),
         _ => Err(format!(
-            "'{text}' does not do here: 100 ports from there are needed, write 1 to {}",
+            "'{text}' is not valid here: 100 ports from there are needed, write 1 to {}",
             u16::MAX - 99
         )),
     }
@@ -137,7 +137,7 @@ pub fn digits(text: &str) -> Result<Digits, String> {
     match text {
         "6" => Ok(Digits::Six),
         "8" => Ok(Digits::Eight),
-        _ => Err(format!("'{text}' does not do here: write 6 or 8")),
+        _ => Err(format!("'{text}' is not valid here: write 6 or 8")),
     }
 }
 

@@ -87,7 +87,7 @@ fn mode(node: &Node) -> Result<Mode, Diagnostic> {
     text.parse().map_err(|_: UnknownWord| {
         let known = Mode::ALL.map(Mode::as_str);
         let help = format!("write one of: {}", known.join(", "));
-        node.at.misspelt(&format!("'{text}' is no mode"), meant(text, known), &help)
+        node.at.misspelt(&format!("'{text}' is not a mode"), meant(text, known), &help)
     })
 }
 
