@@ -1,10 +1,10 @@
-//! Command lines that ask for nothing that could be done.
+//! Usage errors: what is wrong with a command line, and what to write instead.
 
 use std::path::PathBuf;
 
-use super::names::PortError;
-use super::settings::Mode;
-use super::values::AddressWordError;
+use crate::client::names::PortError;
+use crate::client::settings::Mode;
+use crate::client::values::AddressWordError;
 use crate::proto::knock::Knock;
 use crate::proto::totp::CodeError;
 
@@ -46,8 +46,8 @@ pub enum UsageError {
     OtherMode { option: String, modes: &'static [Mode], what: WhatToDo },
     #[error("{one} and {other} do not go together: {why}")]
     Together { one: String, other: String, why: &'static str },
-    #[error("{option} has no meaning at a door with {has}: leave it out")]
-    OtherKind { option: &'static str, has: &'static str },
+    #[error("{option} has no meaning beside '{key}' in the hosts file: {why}")]
+    OtherKind { option: String, key: &'static str, why: &'static str },
     #[error("--proxy is given twice: leave out one of them")]
     ProxyTwice,
     #[error("--address: {0}")]
