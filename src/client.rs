@@ -1,23 +1,23 @@
 //! `knock`: the client.
 
-mod attempts;
 pub mod cli;
 mod fwknop;
 pub mod fwknoprc;
 pub mod hosts;
-mod job;
 mod keys;
+mod knocker;
+mod messages;
 mod names;
-pub mod plan;
+mod plan;
 mod proxy;
-mod requests;
-pub mod rotating;
+mod requested_address;
+pub mod schedule;
 mod send;
 mod settings;
+mod spa;
 mod stamps;
-mod usage;
+pub mod totp;
 mod values;
-mod voice;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -25,20 +25,19 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use attempts::Attempts;
-use cli::{Asked, Wanted};
+use cli::{Invocation, KnockCommand, UsageError};
 use hosts::HostsError;
-use job::{Job, JobError, Then};
 use keys::KeygenError;
+use knocker::Knocker;
+pub use messages::complain;
+use messages::{Messages, Stream};
 use names::ResolveError;
-use plan::Attempt;
+use plan::{After, Plan, PlanError};
 use proxy::ProxyError;
-use requests::RequestError;
-use rotating::Start;
-use send::{Packet, Progress, SendError, Sender, Target, Waited};
-use usage::UsageError;
-pub use voice::complain;
-use voice::{Stream, Voice};
+use schedule::Transmission;
+use send::{KnockProgress, OutgoingPacket, SendError, Sender, Waited};
+use spa::RequestError;
+use totp::Start;
 
 use crate::time::Wall;
 
@@ -52,11 +51,11 @@ const GAVE_UP: u8 = 3;
 
 /// Why nothing was sent, or not everything, or not to any effect.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum ClientError {
     #[error(transparent)]
     Usage(#[from] UsageError),
     #[error(transparent)]
-    Job(#[from] JobError),
+    Plan(#[from] PlanError),
     #[error(transparent)]
     Keygen(#[from] KeygenError),
     #[error(transparent)]
@@ -69,8 +68,6 @@ enum Error {
     Output(#[source] io::Error),
     #[error(transparent)]
     GaveUp(GaveUp),
-    #[error(transparent)]
-    NotConnected(GaveUp),
     #[error(transparent)]
     Proxy(#[from] ProxyError),
 }
@@ -87,13 +84,15 @@ struct GaveUp {
     knocked: u32,
     what: &'static str,
     advice: Vec<String>,
+    /// The port was to be connected to, for a program that knows other exit statuses.
+    for_proxy: bool,
 }
 
-impl Error {
+impl ClientError {
     const fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Job(JobError::Usage(_)) => USAGE,
-            Self::GaveUp(_) => GAVE_UP,
+            Self::Usage(_) | Self::Plan(PlanError::Usage(_)) => USAGE,
+            Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
             _ => 1,
         }
     }
@@ -101,12 +100,15 @@ impl Error {
 
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {
-    let done = cli::read(std::env::args_os()).map_err(Error::Usage).and_then(|asked| match asked {
-        Asked::Knock(wanted) => knock(&wanted),
-        Asked::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
-        Asked::Print(text) => print(&text),
-        Asked::ListHosts => list_hosts(),
-    });
+    let done =
+        cli::read(std::env::args_os()).map_err(ClientError::Usage).and_then(
+            |command| match command {
+                KnockCommand::Knock(invocation) => knock(&invocation),
+                KnockCommand::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
+                KnockCommand::Print(text) => print(&text),
+                KnockCommand::ListHosts => list_hosts(),
+            },
+        );
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -116,96 +118,92 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn list_hosts() -> Result<(), Error> {
+fn list_hosts() -> Result<(), ClientError> {
     let Some(path) = hosts::default_path() else { return Ok(()) };
-    let (hosts, _) = hosts::read(&path).map_err(JobError::from)?;
+    let (hosts, _) = hosts::read(&path).map_err(PlanError::from)?;
     hosts.names().try_for_each(print)
 }
 
-fn say(error: &Error) {
+fn say(error: &ClientError) {
     let text = error.to_string();
     match error {
         // It begins with the place, as editors want it.
-        Error::Job(JobError::Hosts(HostsError::Wrong(_))) => complain(&text),
-        Error::Usage(UsageError::Ports(_)) => {
+        ClientError::Plan(PlanError::Hosts(HostsError::Wrong(_))) => complain(&text),
+        ClientError::Usage(UsageError::Ports(_)) => {
             text.lines().for_each(|line| complain(&format!("knock: error: {line}")));
         }
         _ => complain(&format!("knock: error: {text}")),
     }
 }
 
-fn knock(wanted: &Wanted) -> Result<(), Error> {
-    let aloud =
-        if wanted.proxy.is_some() && !wanted.dry_run { Stream::Error } else { Stream::Output };
-    let voice = Voice { aloud: wanted.verbose.then_some(aloud) };
-    run(&job::job(wanted, voice)?, voice)
+fn knock(invocation: &Invocation) -> Result<(), ClientError> {
+    let is_proxy = invocation.proxy.is_some() && !invocation.dry_run;
+    let stream = if is_proxy { Stream::Error } else { Stream::Output };
+    let messages = Messages { verbose: invocation.verbose.then_some(stream) };
+    run(&Plan::new(invocation, messages)?, messages)
 }
 
-fn run(job: &Job, voice: Voice) -> Result<(), Error> {
-    if voice.aloud.is_none() {
-        voice.say_what_lasts(|| format!("looking up the address of {}", job.host));
+fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
+    let Plan { host: name, knocker, .. } = plan;
+    if messages.verbose.is_none() {
+        messages.say_what_lasts(|| format!("looking up the address of {name}"));
     }
-    let host = names::resolve(&job.host, job.family)?;
+    let host = names::resolve(name, plan.family)?;
     if host.others > 0 {
         let (ip, count) = (host.address.ip(), host.others + 1);
-        voice.say(|| format!("{} has {count} addresses, using {ip}", job.host));
+        messages.say(|| format!("{name} has {count} addresses, using {ip}"));
     }
-    if job.attempts.is_mistimed(now()) {
-        voice.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
+    let now = now();
+    if knocker.is_mistimed(now) {
+        messages.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
-    if job.dry_run {
-        let now = match job.attempts.start(now()) {
-            Start::Now => now(),
+    if plan.dry_run {
+        let at = match knocker.start(now) {
+            Start::Now => now,
             Start::At(turn) => turn,
         };
-        let attempt = job.attempts.next(now, host.address, voice)?;
-        return Packet::all(host.address, &attempt)
+        let transmission = knocker.next(at, host.address, messages)?;
+        return OutgoingPacket::all(host.address, &transmission)
             .iter()
             .try_for_each(|packet| print(&packet.to_string()));
     }
-    let mut sender = Sender::new(host.address, |progress| {
-        let line = || match progress {
-            Progress::Hitting(packet) => format!("hitting {packet}"),
-            Progress::Waiting(to) => format!("waiting for {to}"),
-            Progress::StillShut(to) => format!("{to} is still shut, knocking again"),
-            Progress::Open(to) => format!("{to} is open"),
-        };
-        if let Progress::Open(_) = progress { voice.say(line) } else { voice.say_what_lasts(line) }
+    let mut sender = Sender::new(host.address, |progress| match progress {
+        KnockProgress::Open(_) => messages.say(|| progress),
+        _ => messages.say_what_lasts(|| progress),
     });
-    let attempt = || next(&job.attempts, host.address, voice);
-    let gave_up = |target: Target, knocked| {
-        let mut to = host.address;
-        to.set_port(target.port.get());
-        let other = |option| format!("{option} takes another address of this host");
-        let advice = job.attempts.advice().into_iter().chain(host.other_family.map(other));
-        let what = match job.attempts {
-            Attempts::Requests(_) | Attempts::Fwknop(_) => "request",
-            Attempts::Same(_) | Attempts::Typed(_) | Attempts::Rotating(_) => "knock",
-        };
-        GaveUp { to, knocked, what, advice: advice.collect() }
+    let transmission = || next(knocker, host.address, messages);
+    let (target, for_proxy) = match plan.after {
+        After::Nothing => return Ok(sender.send(&transmission()?)?),
+        After::Wait(target) => (target, false),
+        After::Proxy(target) => (target, true),
     };
-    match job.then {
-        Then::Nothing => Ok(sender.send(&attempt()?)?),
-        Then::Wait(target) => match sender.send_until_open(target, attempt)? {
-            Waited::Open(_) => Ok(()),
-            Waited::GaveUp { knocked } => Err(Error::GaveUp(gave_up(target, knocked))),
-        },
-        Then::Proxy(target) => match sender.send_until_open(target, attempt)? {
-            Waited::Open(stream) => Ok(proxy::pipe(&stream)?),
-            Waited::GaveUp { knocked } => Err(Error::NotConnected(gave_up(target, knocked))),
-        },
+    match sender.send_until_open(target, transmission)? {
+        Waited::Open(stream) if for_proxy => Ok(proxy::pipe(&stream)?),
+        Waited::Open(_) => Ok(()),
+        Waited::GaveUp { knocked } => {
+            let mut to = host.address;
+            to.set_port(target.port.get());
+            let other = |option| format!("{option} takes another address of this host");
+            let advice = knocker.advice().into_iter().chain(host.other_family.map(other));
+            let (what, advice) = (knocker.noun(), advice.collect());
+            Err(ClientError::GaveUp(GaveUp { to, knocked, what, advice, for_proxy }))
+        }
     }
 }
 
 /// What to send now; waits for the moment at which it may leave.
-fn next(attempts: &Attempts, host: SocketAddr, voice: Voice) -> Result<Attempt, Error> {
+fn next(
+    knocker: &Knocker,
+    host: SocketAddr,
+    messages: Messages,
+) -> Result<Transmission, ClientError> {
     loop {
         let now = now();
-        match attempts.start(now) {
-            Start::Now => return Ok(attempts.next(now, host, voice)?),
+        match knocker.start(now) {
+            Start::Now => return Ok(knocker.next(now, host, messages)?),
             Start::At(turn) => {
                 let left = turn.since(now);
-                voice.say_what_lasts(|| {
+                messages.say_what_lasts(|| {
                     format!("the sequence changes in {left:.1?}: waiting for the next one")
                 });
                 thread::sleep(left);
@@ -215,10 +213,10 @@ fn next(attempts: &Attempts, host: SocketAddr, voice: Voice) -> Result<Attempt, 
 }
 
 /// Prints a line. A reader that has gone away is no error.
-fn print(line: &str) -> Result<(), Error> {
+fn print(line: &str) -> Result<(), ClientError> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(Error::Output),
+        result => result.map_err(ClientError::Output),
     }
 }
 

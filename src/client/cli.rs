@@ -1,6 +1,7 @@
 //! The command line of `knock`.
 
-mod wanted;
+mod error;
+mod invocation;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,11 +9,11 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, Parser};
 
-pub use self::wanted::{Code, Wanted};
-use super::settings::{Fwknop, Request, Rotation};
-use super::usage::UsageError;
+pub use self::error::{UsageError, WhatToDo};
+pub use self::invocation::{Code, Invocation};
+use super::settings::{FwknopOptions, RequestOptions, RotationOptions};
 use super::values::SourcePort;
 use super::{MAX_DELAY, MAX_RETRIES};
 use crate::proto::name::Name;
@@ -32,7 +33,7 @@ use crate::proto::name::Name;
     disable_help_flag = true,
     disable_version_flag = true
 )]
-pub struct Options {
+pub struct KnockArgs {
     /// Name or address; without ports: an entry of the hosts file
     #[arg(
         value_name = "HOST",
@@ -114,21 +115,21 @@ pub struct Options {
     code: Option<String>,
 
     #[command(flatten)]
-    of_rotation: Rotation,
+    of_rotation: RotationOptions,
 
     /// Ask with one encrypted datagram
     #[arg(long, help_heading = "Requests")]
     spa: bool,
 
     #[command(flatten)]
-    of_request: Request,
+    of_request: RequestOptions,
 
     /// Ask as fwknop does, with one datagram, for the ports that follow the host
     #[arg(long, help_heading = "Requests as fwknop makes them")]
     fwknop: bool,
 
     #[command(flatten)]
-    of_fwknop: Fwknop,
+    of_fwknop: FwknopOptions,
 }
 
 fn delay(text: &str) -> Result<Duration, String> {
@@ -147,13 +148,13 @@ fn retries(text: &str) -> Result<u16, String> {
 
 /// The command line as a value, for whoever compares it with the manual.
 pub fn command() -> clap::Command {
-    Options::command()
+    KnockArgs::command()
 }
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
-pub enum Asked {
-    Knock(Box<Wanted>),
+pub enum KnockCommand {
+    Knock(Box<Invocation>),
     /// A new key in this file.
     Keygen(PathBuf),
     /// The names in the hosts file, for the completions of shells.
@@ -166,29 +167,22 @@ pub enum Asked {
 ///
 /// # Errors
 /// [`UsageError`] with what is wrong and what to write instead.
-pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, UsageError> {
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<KnockCommand, UsageError> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // No option that anybody is offered.
     if arguments.len() == 2 && arguments.get(1).is_some_and(|it| it == "--list-hosts") {
-        return Ok(Asked::ListHosts);
+        return Ok(KnockCommand::ListHosts);
     }
-    let read = command()
-        .try_get_matches_from(arguments)
-        .and_then(|matches| Ok((Options::from_arg_matches(&matches)?, matches)));
-    match read {
-        Ok((Options { keygen: Some(file), .. }, _)) => Ok(Asked::Keygen(file)),
-        Ok((options, matches)) => options.wanted(&matches).map(Box::new).map(Asked::Knock),
+    match KnockArgs::try_parse_from(arguments) {
+        Ok(KnockArgs { keygen: Some(file), .. }) => Ok(KnockCommand::Keygen(file)),
+        Ok(arguments) => arguments.invocation().map(Box::new).map(KnockCommand::Knock),
         Err(error) => {
             let text = error.render().to_string();
             let text = text.trim_end();
-            match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Ok(Asked::Print(text.to_owned()))
-                }
-                _ => {
-                    Err(UsageError::Syntax(text.strip_prefix("error: ").unwrap_or(text).to_owned()))
-                }
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                return Ok(KnockCommand::Print(text.to_owned()));
             }
+            Err(UsageError::Syntax(text.strip_prefix("error: ").unwrap_or(text).to_owned()))
         }
     }
 }

@@ -3,16 +3,18 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::fwknoprc::{self, RcError};
+use super::fwknoprc::{self, RcError, RcKeyReader, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
-use super::plan::Datagram;
-use super::requests::{RequestError, own_address, whom};
+use super::messages::Messages;
+use super::requested_address::{RequestedAddress, own_address};
+use super::schedule::RequestDatagram;
+use super::spa::RequestError;
 use super::values::{self, Address};
-use super::voice::Voice;
 use crate::proto::fwknop::{
     self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopRequest, Hash,
     HmacKey, MAX_TIMEOUT, Random, User,
@@ -23,7 +25,7 @@ use crate::time::Wall;
 
 /// What a client asks of a fwknop server, or of one that understands it, time and again.
 #[derive(Clone, Debug)]
-pub struct Fwknop {
+pub struct FwknopKnocker {
     pub key: FwknopKey,
     pub hmac: Option<(HmacKey, Hash)>,
     pub digest: Hash,
@@ -36,13 +38,13 @@ pub struct Fwknop {
     /// Of the given ones only that of IPv4 is asked for.
     pub address: Address,
     /// Seconds; `None`: as the server says.
-    pub open_for: Option<u32>,
+    pub open_for: Option<NonZeroU32>,
     pub user: User,
     /// Added to the clock, in seconds.
     pub time_offset: i64,
 }
 
-impl Fwknop {
+impl FwknopKnocker {
     /// A request to `host` that was never made before.
     ///
     /// # Errors
@@ -51,12 +53,12 @@ impl Fwknop {
         &self,
         now: Wall,
         host: SocketAddr,
-        voice: Voice,
-    ) -> Result<Datagram, RequestError> {
+        messages: Messages,
+    ) -> Result<RequestDatagram, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let own = || own_address(host, port).and_then(only_v4);
-        let whom = whom(self.address, host.ip(), own)?;
-        voice.say(|| format!("asking for {}", whom.describe()));
+        let whom = RequestedAddress::of(self.address, host.ip(), own)?;
+        messages.say(|| format!("asking for {whom}"));
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let mut salt = [0; 8];
@@ -64,7 +66,7 @@ impl Fwknop {
         let request = self.request(now, Random::new(random), whom.v4());
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let datagram = fwknop::seal(&request, self.digest, &self.key, self.mode, hmac, salt)?;
-        Ok(Datagram { port, from: self.from, bytes: datagram.into_bytes() })
+        Ok(RequestDatagram { port, from: self.from, bytes: datagram.into_bytes() })
     }
 
     fn request(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> FwknopRequest {
@@ -74,7 +76,11 @@ impl Fwknop {
             user: self.user.clone(),
             timestamp: seconds.saturating_add_signed(self.time_offset),
             version: ClientVersion::default(),
-            access: Access { address, ports: self.ports.clone(), timeout: self.open_for },
+            access: Access {
+                address,
+                ports: self.ports.clone(),
+                timeout: self.open_for.map(NonZeroU32::get),
+            },
         }
     }
 }
@@ -108,7 +114,7 @@ pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
 /// Says how to write it.
 pub fn time_offset(text: &str) -> Result<i64, String> {
     fwknoprc::time_offset(text)
-        .ok_or_else(|| format!("'{text}' is no time: write for example 60s, -5min or 1day"))
+        .ok_or_else(|| format!("'{text}' is not a time: write for example 60s, -5min or 1day"))
 }
 
 /// The name that a request has where none is given: that of whoever runs the program. It is that of
@@ -126,27 +132,18 @@ pub fn user(
     name.parse().map_err(|_| name)
 }
 
-/// The keys that a file holds.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Keys {
-    pub key: Option<FwknopKey>,
-    pub hmac: Option<HmacKey>,
-}
-
 /// The keys in a file that only its owner can read: what `fwknop --key-gen` writes, or nothing but
 /// the encryption key.
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no key.
-pub fn keys(path: &Path) -> Result<Keys, KeyFileError> {
-    let text = keys::read(path)?;
-    let wrong = |source| KeyFileError::Fwknop { path: path.to_owned(), source };
-    let generated = generated(&text).map_err(wrong)?;
-    if generated != Keys::default() {
-        return Ok(generated);
-    }
-    let key = FwknopKey::new(one_line(&text).as_bytes().to_vec()).map_err(wrong)?;
-    Ok(Keys { key: Some(key), hmac: None })
+pub fn keys(path: &Path) -> Result<RcKeys, KeyFileError> {
+    keys::parsed(path, |text| match generated(text)? {
+        RcKeys { key: None, hmac: None } => {
+            Ok(RcKeys { key: Some(FwknopKey::new(one_line(text).into())?), hmac: None })
+        }
+        keys => Ok::<_, FwknopKeyError>(keys),
+    })
 }
 
 /// The HMAC key in a file that only its owner can read: what `fwknop --key-gen` writes, or nothing
@@ -155,12 +152,10 @@ pub fn keys(path: &Path) -> Result<Keys, KeyFileError> {
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no key.
 pub fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
-    let text = keys::read(path)?;
-    let wrong = |source| KeyFileError::Fwknop { path: path.to_owned(), source };
-    match generated(&text).map_err(wrong)?.hmac {
+    keys::parsed(path, |text| match generated(text)?.hmac {
         Some(key) => Ok(key),
-        None => HmacKey::new(one_line(&text).as_bytes().to_vec()).map_err(wrong),
-    }
+        None => HmacKey::new(one_line(text).into()),
+    })
 }
 
 /// The encryption key in a file of fwknop's that has one for each server.
@@ -168,32 +163,24 @@ pub fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it has none for this server.
 pub fn key_for(path: &Path, server: &str) -> Result<FwknopKey, KeyFileError> {
-    let text = keys::read(path)?;
-    let of_server =
-        |line: &str| Some(line.trim().strip_prefix(server)?.strip_prefix(':')?.trim().to_owned());
-    match text.lines().find_map(of_server).map(Zeroizing::new) {
-        Some(key) => FwknopKey::new(key.as_bytes().to_vec())
-            .map_err(|source| KeyFileError::Fwknop { path: path.to_owned(), source }),
-        None => Err(KeyFileError::NoServer { path: path.to_owned(), server: server.to_owned() }),
-    }
+    let of_server = |line: &str| {
+        let key = line.trim().strip_prefix(server)?.strip_prefix(':')?.trim();
+        Some(FwknopKey::new(key.into()))
+    };
+    keys::parsed(path, |text| text.lines().find_map(of_server).transpose())?
+        .ok_or_else(|| KeyFileError::NoServer { path: path.to_owned(), server: server.to_owned() })
 }
 
 fn one_line(text: &str) -> &str {
     text.trim_end_matches(['\n', '\r'])
 }
 
-fn generated(text: &str) -> Result<Keys, FwknopKeyError> {
-    let mut keys = Keys::default();
+fn generated(text: &str) -> Result<RcKeys, FwknopKeyError> {
+    let mut reader = RcKeyReader::default();
     for (name, value) in text.lines().filter_map(|line| fwknoprc::pair(line.trim())) {
-        match name {
-            "KEY" => keys.key = Some(FwknopKey::new(value.into())?),
-            "KEY_BASE64" => keys.key = Some(FwknopKey::from_base64(value)?),
-            "HMAC_KEY" => keys.hmac = Some(HmacKey::new(value.into())?),
-            "HMAC_KEY_BASE64" => keys.hmac = Some(HmacKey::from_base64(value)?),
-            _ => {}
-        }
+        reader.take(name, value)?;
     }
-    Ok(keys)
+    Ok(reader.finish())
 }
 
 /// Why a stanza of `~/.fwknoprc` is of no use.
@@ -219,15 +206,13 @@ const fn blank(error: &RcError) -> &'static str {
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.
-pub fn stanza(name: &str, settled: &[&str], voice: Voice) -> Result<fwknoprc::Stanza, StanzaError> {
-    use std::os::unix::fs::MetadataExt;
-
+pub fn stanza(name: &str, settled: &[&str], messages: Messages) -> Result<RcStanza, StanzaError> {
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
     let unreadable = |source| StanzaError::Unreadable { path: path.clone(), source };
     let mode = std::fs::metadata(&path).map_err(unreadable)?.mode();
     if mode & 0o077 != 0 {
         let shown = path.display();
-        voice.warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
+        messages.warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
     }
     let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(unreadable)?;
     fwknoprc::read(&text, name, settled).map_err(|error| StanzaError::Wrong { path, error })
@@ -241,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    fn key(text: &str) -> FwknopKey {
+    fn key(text: &str) -> Key {
         FwknopKey::new(text.into()).unwrap()
     }
 
@@ -249,8 +234,8 @@ mod tests {
         HmacKey::new(text.into()).unwrap()
     }
 
-    fn fwknop() -> Fwknop {
-        Fwknop {
+    fn fwknop() -> FwknopKnocker {
+        FwknopKnocker {
             key: key("testkey"),
             hmac: Some((hmac("hmackey"), Hash::Sha512)),
             digest: Hash::Sha1,
@@ -259,7 +244,7 @@ mod tests {
             from: None,
             ports: vec!["22".parse().unwrap(), "53/udp".parse().unwrap()],
             address: Address::Observed,
-            open_for: Some(60),
+            open_for: NonZeroU32::new(60),
             user: "alice".parse().unwrap(),
             time_offset: 0,
         }
@@ -267,9 +252,9 @@ mod tests {
 
     const HOST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0);
 
-    fn sent(fwknop: &Fwknop, seconds: u64) -> FwknopRequest {
+    fn sent(fwknop: &FwknopKnocker, seconds: u64) -> FwknopRequest {
         let now = Wall::ZERO + Duration::from_secs(seconds);
-        let datagram = fwknop.datagram(now, HOST, Voice::SILENT).unwrap();
+        let datagram = fwknop.datagram(now, HOST, Messages::SILENT).unwrap();
         assert_eq!(datagram.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         fwknop::open(&datagram.bytes, &fwknop.key, fwknop.mode, hmac).unwrap().request
@@ -291,7 +276,7 @@ mod tests {
 
     #[test]
     fn an_offset_is_added_to_the_clock_and_never_leads_before_1970() {
-        let off = |time_offset| Fwknop { time_offset, ..fwknop() };
+        let off = |time_offset| FwknopKnocker { time_offset, ..fwknop() };
         assert_eq!(sent(&off(-60), 1_700_000_000).timestamp, 1_699_999_940);
         assert_eq!(sent(&off(60), 1_700_000_000).timestamp, 1_700_000_060);
         assert_eq!(off(-60).request(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
@@ -299,17 +284,16 @@ mod tests {
 
     #[test]
     fn a_given_address_is_asked_for() {
-        let words = ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
-        let address = Address::of(&words).unwrap().unwrap();
-        let request = sent(&Fwknop { address, ..fwknop() }, 1);
+        let address = Address::of(&["203.0.113.7", "2001:db8::7"]).unwrap().unwrap();
+        let request = sent(&FwknopKnocker { address, ..fwknop() }, 1);
         assert_eq!(request.access.address, Some(Ipv4Addr::new(203, 0, 113, 7)));
     }
 
     #[test]
     fn what_no_server_takes_is_not_sent() {
         let ports = (1..=20).map(|port: u16| port.to_string().parse().unwrap()).collect();
-        let long = Fwknop { ports, ..fwknop() };
-        let error = long.datagram(Wall::ZERO, HOST, Voice::SILENT).unwrap_err().to_string();
+        let long = FwknopKnocker { ports, ..fwknop() };
+        let error = long.datagram(Wall::ZERO, HOST, Messages::SILENT).unwrap_err().to_string();
         assert!(error.contains("ask for fewer ports"), "{error}");
     }
 
@@ -344,14 +328,14 @@ mod tests {
     fn a_key_file_holds_what_fwknop_generates() {
         let (_directory, path) = file("KEY_BASE64: dGVzdGtleQ==\nHMAC_KEY_BASE64: aG1hY2tleQ==\n");
         let found = keys(&path).unwrap();
-        assert_eq!(found, Keys { key: Some(key("testkey")), hmac: Some(hmac("hmackey")) });
+        assert_eq!(found, RcKeys { key: Some(key("testkey")), hmac: Some(hmac("hmackey")) });
         assert_eq!(hmac_key(&path).unwrap(), hmac("hmackey"));
     }
 
     #[test]
     fn a_key_file_may_hold_nothing_but_the_key() {
         let (_directory, path) = file("a pass phrase\n");
-        assert_eq!(keys(&path).unwrap(), Keys { key: Some(key("a pass phrase")), hmac: None });
+        assert_eq!(keys(&path).unwrap(), RcKeys { key: Some(key("a pass phrase")), hmac: None });
         assert_eq!(hmac_key(&path).unwrap(), hmac("a pass phrase"));
     }
 

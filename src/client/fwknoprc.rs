@@ -1,49 +1,75 @@
 //! `~/.fwknoprc`: what fwknop's own client has been told, read as that client reads it.
 
 use std::net::Ipv4Addr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use crate::proto::fwknop::{CipherMode, FwknopKey, FwknopKeyError, Hash, HmacKey, User};
+use super::settings::ClientSettings;
+use super::values::Address;
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey};
 use crate::proto::knock::{Knock, Protocol, parse_port};
+use crate::proto::port_range::PortRange;
+use crate::proto::spa::NamedAddresses;
 
 /// The stanza that comes before every other.
 const DEFAULT: &str = "default";
 const DAY: i64 = 86_400;
 
+/// Where fwknop sends to if it is to choose the port itself.
+const RANDOM: PortRange = {
+    let low = NonZeroU16::new(10_000).expect("is not zero");
+    low..=NonZeroU16::new(65_534).expect("is not zero")
+};
+
 /// What a stanza asks for, with that of `[default]` below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stanza {
+pub struct RcStanza {
     pub server: Option<String>,
-    pub port: Option<NonZeroU16>,
-    /// Send to a port from 10000 on, another one each time.
-    pub random_port: bool,
+    /// What options can say too.
+    pub settings: ClientSettings,
+    /// The port that the datagram is sent from.
     pub source_port: Option<NonZeroU16>,
-    pub ports: Vec<Knock>,
-    pub allow: Option<Allow>,
-    pub key: Option<FwknopKey>,
-    pub hmac_key: Option<HmacKey>,
+    pub keys: RcKeys,
     /// Where the key is, if not here.
     pub key_file: Option<PathBuf>,
     /// An HMAC is wanted, also where no key for it is here.
     pub use_hmac: bool,
-    pub hmac_type: Hash,
-    pub digest: Hash,
-    pub mode: CipherMode,
-    /// In seconds.
-    pub timeout: Option<u32>,
-    pub user: Option<User>,
-    /// Added to the clock, in seconds.
-    pub time_offset: i64,
 }
 
-/// The address to open for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allow {
-    /// The one that the request comes from.
-    Source,
-    Address(Ipv4Addr),
+/// The keys of a stanza, or of a file that `fwknop --key-gen` wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RcKeys {
+    pub key: Option<FwknopKey>,
+    pub hmac: Option<HmacKey>,
+}
+
+/// A reader of keys: those in base64 count where they are not there raw.
+#[derive(Default)]
+pub(super) struct RcKeyReader {
+    raw: RcKeys,
+    base64: RcKeys,
+}
+
+impl RcKeyReader {
+    /// Takes the value of a variable; returns false where the variable is not for a key.
+    ///
+    /// # Errors
+    /// [`FwknopKeyError`] if it cannot be the key.
+    pub(super) fn take(&mut self, name: &str, value: &str) -> Result<bool, FwknopKeyError> {
+        match name {
+            "KEY" => self.raw.key = Some(FwknopKey::new(value.into())?),
+            "KEY_BASE64" => self.base64.key = Some(FwknopKey::from_base64(value)?),
+            "HMAC_KEY" => self.raw.hmac = Some(HmacKey::new(value.into())?),
+            "HMAC_KEY_BASE64" => self.base64.hmac = Some(HmacKey::from_base64(value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    pub(super) fn finish(self) -> RcKeys {
+        let Self { raw, base64 } = self;
+        RcKeys { key: raw.key.or(base64.key), hmac: raw.hmac.or(base64.hmac) }
+    }
 }
 
 /// What is wrong in the file. Shows no key.
@@ -51,29 +77,29 @@ pub enum Allow {
 pub enum RcError {
     #[error("there is no stanza [{0}] in it")]
     NoStanza(String),
-    #[error("{line}: {wrong}")]
-    Line { line: usize, wrong: Wrong },
+    #[error("{line}: {error}")]
+    Line { line: usize, error: LineError },
 }
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Wrong {
+pub enum LineError {
     #[error("not a name and a value, with a blank between the two")]
     NotAPair,
     #[error("fwknop knows no '{0}'")]
     Unknown(String),
-    #[error("CLIENT_TIMEOUT is no name that fwknop knows: write FW_TIMEOUT")]
+    #[error("CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT")]
     ClientTimeout,
     #[error(
         "fwknop itself puts HMAC_KEY_FILE in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64"
     )]
     HmacKeyFile,
     #[error("{name}: {error}")]
-    Key { name: &'static str, error: FwknopKeyError },
+    Key { name: String, error: FwknopKeyError },
     #[error("{name}: {value}: {expected}")]
     Value { name: String, value: String, expected: &'static str },
     #[error("{name}: {missing}")]
-    NotDone { name: String, missing: &'static str },
+    Unsupported { name: String, missing: &'static str },
 }
 
 /// Reads the stanza of this name, in either case of letters, on top of `[default]`.
@@ -86,8 +112,8 @@ pub enum Wrong {
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
-pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<Stanza, RcError> {
-    let mut reader = Reader::default();
+pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
+    let mut reader = RcReader::default();
     let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
     if !is_there {
         return Err(RcError::NoStanza(name.to_owned()));
@@ -96,17 +122,21 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<Stanza, RcError>
     let counts = |line, others: &[&str]| variable(line).is_none_or(|name| !others.contains(&name));
     let default = lines_of(text, DEFAULT).filter(|(_, line)| counts(line, &given));
     for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
-        reader.take(line, text).map_err(|wrong| RcError::Line { line, wrong })?;
+        reader.take(line, text).map_err(|error| RcError::Line { line, error })?;
     }
-    let Reader { mut stanza, raw, raw_hmac, mut not_done } = reader;
-    if stanza.allow.is_some() || settled.contains(&"ALLOW_IP") {
-        not_done.retain(|(_, wrong)| !matches!(wrong, Wrong::NotDone { missing: NO_RESOLVER, .. }));
+    let RcReader { mut stanza, keys, random_port, mut unsupported } = reader;
+    if stanza.settings.request.address.is_some() || settled.contains(&"ALLOW_IP") {
+        unsupported.retain(|(_, error)| {
+            !matches!(error, LineError::Unsupported { missing: NO_RESOLVER, .. })
+        });
     }
-    if let Some((line, wrong)) = not_done.into_iter().next() {
-        return Err(RcError::Line { line, wrong });
+    if let Some((line, error)) = unsupported.into_iter().next() {
+        return Err(RcError::Line { line, error });
     }
-    stanza.key = raw.or(stanza.key);
-    stanza.hmac_key = raw_hmac.or(stanza.hmac_key);
+    if random_port {
+        stanza.settings.request.spa_port = Some(RANDOM);
+    }
+    stanza.keys = keys.finish();
     Ok(stanza)
 }
 
@@ -136,78 +166,86 @@ fn head(line: &str) -> Option<&str> {
 }
 
 #[derive(Default)]
-struct Reader {
-    stanza: Stanza,
-    raw: Option<FwknopKey>,
-    raw_hmac: Option<HmacKey>,
+struct RcReader {
+    stanza: RcStanza,
+    keys: RcKeyReader,
+    /// Send to a port from 10000 on, another one each time.
+    random_port: bool,
     /// What is asked for and not done here, unless a later line takes it back.
-    not_done: Vec<(usize, Wrong)>,
+    unsupported: Vec<(usize, LineError)>,
 }
 
-impl Reader {
-    fn take(&mut self, line: usize, text: &str) -> Result<(), Wrong> {
-        let (name, value) = pair(text).ok_or(Wrong::NotAPair)?;
-        let Self { stanza, raw, raw_hmac, not_done } = self;
-        not_done
-            .retain(|(_, wrong)| !matches!(wrong, Wrong::NotDone { name: of, .. } if of == name));
-        let wrong =
-            |expected| Wrong::Value { name: name.to_owned(), value: value.to_owned(), expected };
-        let mut lacks = |missing| {
-            not_done.push((line, Wrong::NotDone { name: name.to_owned(), missing }));
+impl RcReader {
+    fn take(&mut self, line: usize, text: &str) -> Result<(), LineError> {
+        let (name, value) = pair(text).ok_or(LineError::NotAPair)?;
+        self.unsupported.retain(
+            |(_, error)| !matches!(error, LineError::Unsupported { name: of, .. } if of == name),
+        );
+        let key = self.keys.take(name, value);
+        if key.map_err(|error| LineError::Key { name: name.to_owned(), error })? {
+            return Ok(());
+        }
+        let wrong = |expected| LineError::Value {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            expected,
         };
-        let key = |name| move |error| Wrong::Key { name, error };
+        let mut lacks = |missing| {
+            let error = LineError::Unsupported { name: name.to_owned(), missing };
+            self.unsupported.push((line, error));
+        };
+        let stanza = &mut self.stanza;
+        let ClientSettings { knocks, request, fwknop, .. } = &mut stanza.settings;
         match name {
             "SPA_SERVER" => stanza.server = Some(value.to_owned()),
             "SPA_SERVER_PORT" => {
-                stanza.port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
+                let port = parse_port(value).map_err(|_| wrong(A_PORT))?;
+                request.spa_port = Some(port..=port);
             }
             "SPA_SOURCE_PORT" => {
                 stanza.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
             }
-            "RAND_PORT" => stanza.random_port = is_yes(value),
+            "RAND_PORT" => self.random_port = is_yes(value),
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
                 lacks("knock sends over UDP only")
             }
-            "ACCESS" => stanza.ports = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
+            "ACCESS" => *knocks = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
             "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => {
-                stanza.allow = None;
+                request.address = None;
                 lacks(NO_RESOLVER);
             }
-            "ALLOW_IP" => stanza.allow = Some(allow(value).ok_or_else(|| wrong(AN_ADDRESS))?),
-            "KEY" => *raw = Some(FwknopKey::new(value.into()).map_err(key("KEY"))?),
-            "KEY_BASE64" => {
-                stanza.key = Some(FwknopKey::from_base64(value).map_err(key("KEY_BASE64"))?);
-            }
-            "HMAC_KEY" => *raw_hmac = Some(HmacKey::new(value.into()).map_err(key("HMAC_KEY"))?),
-            "HMAC_KEY_BASE64" => {
-                stanza.hmac_key =
-                    Some(HmacKey::from_base64(value).map_err(key("HMAC_KEY_BASE64"))?);
+            "ALLOW_IP" => {
+                request.address = Some(address(value).ok_or_else(|| wrong(AN_ADDRESS))?);
             }
             "KEY_FILE" => stanza.key_file = Some(value.into()),
             "USE_HMAC" => stanza.use_hmac = is_yes(value),
-            "HMAC_DIGEST_TYPE" => stanza.hmac_type = word(value).ok_or_else(|| wrong(A_HASH))?,
-            "DIGEST_TYPE" => stanza.digest = word(value).ok_or_else(|| wrong(A_HASH))?,
-            "ENCRYPTION_MODE" => stanza.mode = word(value).ok_or_else(|| wrong(A_MODE))?,
+            "HMAC_DIGEST_TYPE" => {
+                fwknop.hmac_digest_type = Some(value.parse().map_err(|_| wrong(A_HASH))?);
+            }
+            "DIGEST_TYPE" => fwknop.digest_type = Some(value.parse().map_err(|_| wrong(A_HASH))?),
+            "ENCRYPTION_MODE" => {
+                fwknop.encryption_mode = Some(value.parse().map_err(|_| wrong(A_MODE))?);
+            }
             "FW_TIMEOUT" => {
                 let seconds = value.parse().map_err(|_| wrong("write a number of seconds"))?;
-                stanza.timeout = Some(seconds).filter(|seconds| *seconds > 0);
+                request.open_for = NonZeroU32::new(seconds);
             }
             "TIME_OFFSET" => {
-                stanza.time_offset = time_offset(value).ok_or_else(|| wrong(A_TIME))?
+                fwknop.time_offset = Some(time_offset(value).ok_or_else(|| wrong(A_TIME))?);
             }
             "SPOOF_USER" => {
                 let sent = value.get(..MAX_SPOOFED).unwrap_or(value);
-                stanza.user = Some(word(sent).ok_or_else(|| wrong(A_USER))?);
+                fwknop.user = Some(sent.parse().map_err(|_| wrong(A_USER))?);
             }
             "SPOOF_SOURCE_IP" => lacks("knock sends from its own address only"),
             "NAT_ACCESS" | "NAT_PORT" => lacks("knock asks for no NAT"),
             "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => lacks("knock asks for no NAT"),
             "USE_GPG" if is_yes(value) => lacks("knock does not encrypt with GnuPG"),
             "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => lacks(NO_RESOLVER),
-            "CLIENT_TIMEOUT" => return Err(Wrong::ClientTimeout),
-            "HMAC_KEY_FILE" => return Err(Wrong::HmacKeyFile),
+            "CLIENT_TIMEOUT" => return Err(LineError::ClientTimeout),
+            "HMAC_KEY_FILE" => return Err(LineError::HmacKeyFile),
             _ if WITHOUT_EFFECT.contains(&name) => {}
-            _ => return Err(Wrong::Unknown(name.to_owned())),
+            _ => return Err(LineError::Unknown(name.to_owned())),
         }
         Ok(())
     }
@@ -263,17 +301,14 @@ fn is_yes(value: &str) -> bool {
     value.eq_ignore_ascii_case("y")
 }
 
-fn word<T: FromStr>(value: &str) -> Option<T> {
-    value.parse().ok()
-}
-
-fn allow(value: &str) -> Option<Allow> {
+/// The address to open for: that of the source where it is `source` or 0.0.0.0.
+fn address(value: &str) -> Option<Address> {
     if value.eq_ignore_ascii_case("source") {
-        return Some(Allow::Source);
+        return Some(Address::Observed);
     }
-    match word::<Ipv4Addr>(value)? {
-        Ipv4Addr::UNSPECIFIED => Some(Allow::Source),
-        address => Some(Allow::Address(address)),
+    match value.parse().ok()? {
+        Ipv4Addr::UNSPECIFIED => Some(Address::Observed),
+        address => NamedAddresses::new(Some(address), None).ok().map(Address::Given),
     }
 }
 
@@ -312,6 +347,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::client::settings::{FwknopOptions, RequestOptions};
+    use crate::proto::fwknop::Hash;
 
     const WORK: &str = "\
 [default]
@@ -325,7 +362,7 @@ HMAC_KEY:           hmackey   # of the gateway
 FW_TIMEOUT          60
 ";
 
-    fn stanza(lines: &str) -> Result<Stanza, RcError> {
+    fn stanza(lines: &str) -> Result<RcStanza, RcError> {
         read(&format!("[a]\n{lines}"), "a", &[])
     }
 
@@ -339,15 +376,26 @@ FW_TIMEOUT          60
         let knock = |text: &str| text.parse::<Knock>().unwrap();
         assert_eq!(
             read(WORK, "Work", &[]),
-            Ok(Stanza {
+            Ok(RcStanza {
                 server: Some("gw.example.com".to_owned()),
-                ports: vec![knock("22"), knock("53/udp")],
-                allow: Some(Allow::Address([192, 0, 2, 7].into())),
-                key: Some(FwknopKey::new(b"testkey".to_vec()).unwrap()),
-                hmac_key: Some(HmacKey::new(b"hmackey".to_vec()).unwrap()),
-                hmac_type: Hash::Sha512,
-                timeout: Some(60),
-                ..Stanza::default()
+                settings: ClientSettings {
+                    knocks: vec![knock("22"), knock("53/udp")],
+                    request: RequestOptions {
+                        address: Address::of(&["192.0.2.7"]).unwrap(),
+                        open_for: NonZeroU32::new(60),
+                        ..RequestOptions::default()
+                    },
+                    fwknop: FwknopOptions {
+                        hmac_digest_type: Some(Hash::Sha512),
+                        ..FwknopOptions::default()
+                    },
+                    ..ClientSettings::default()
+                },
+                keys: RcKeys {
+                    key: Some(FwknopKey::new(b"testkey".to_vec()).unwrap()),
+                    hmac: Some(HmacKey::new(b"hmackey".to_vec()).unwrap()),
+                },
+                ..RcStanza::default()
             })
         );
     }
@@ -357,7 +405,7 @@ FW_TIMEOUT          60
         let text = "[a]\nACCESS nonsense\nKEY: k\nALLOW_IP resolve\nRESOLVE_IP_HTTPS Y\n";
         assert!(read(text, "a", &[]).is_err());
         let stanza = read(text, "a", &["ACCESS", "ALLOW_IP", "KEY"]);
-        assert_eq!(stanza, Ok(Stanza::default()));
+        assert_eq!(stanza, Ok(RcStanza::default()));
     }
 
     #[test]
@@ -366,8 +414,8 @@ FW_TIMEOUT          60
         let default = format!("[default]\nALLOW_IP resolve\nKEY {long}\nUSE_GPG Y\nNAT_LOCAL Y\n");
         let own = "[a]\nALLOW_IP source\nKEY k\nUSE_GPG N\nNAT_LOCAL N\n";
         let stanza = read(&(default.clone() + own), "a", &[]).unwrap();
-        assert_eq!(stanza.allow, Some(Allow::Source));
-        assert_eq!(stanza.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
+        assert_eq!(stanza.settings.request.address, Some(Address::Observed));
+        assert_eq!(stanza.keys.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
         let error = read(&(default + "[a]\nKEY k\n"), "a", &[]).unwrap_err().to_string();
         assert!(error.starts_with("2: ALLOW_IP: knock asks no web server"), "{error}");
     }
@@ -381,7 +429,7 @@ FW_TIMEOUT          60
 
     #[test]
     fn a_user_name_is_cut_where_fwknop_cuts_it() {
-        let user = stanza(&format!("SPOOF_USER {}", "u".repeat(60))).unwrap().user;
+        let user = stanza(&format!("SPOOF_USER {}", "u".repeat(60))).unwrap().settings.fwknop.user;
         assert_eq!(user, "u".repeat(29).parse().ok());
     }
 
@@ -389,46 +437,51 @@ FW_TIMEOUT          60
     fn the_default_may_stand_below() {
         let text = "[a]\nSPOOF_USER one\n[Default]\nSPOOF_USER two\nTIME_OFFSET 5\n";
         let stanza = read(text, "a", &[]).unwrap();
-        assert_eq!(stanza.user, "one".parse().ok());
-        assert_eq!(stanza.time_offset, 5);
+        assert_eq!(stanza.settings.fwknop.user, "one".parse().ok());
+        assert_eq!(stanza.settings.fwknop.time_offset, Some(5));
     }
 
     #[test]
     fn what_is_in_other_stanzas_does_not_matter() {
         let text = "NONSENSE\n[b]\nKEY=x\n[a] # mine\nKEY k\n [c]\nKEY other\n[a]\nACCESS tcp/1\n";
         let stanza = read(text, "a", &[]).unwrap();
-        assert_eq!(stanza.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
-        assert_eq!(stanza.ports.len(), 1);
+        assert_eq!(stanza.keys.key, Some(FwknopKey::new(b"k".to_vec()).unwrap()));
+        assert_eq!(stanza.settings.knocks.len(), 1);
         assert_eq!(read(text, "d", &[]), Err(RcError::NoStanza("d".to_owned())));
     }
 
     #[test]
     fn a_raw_key_wins_over_one_in_base64_wherever_it_stands() {
         for lines in ["KEY raw\nKEY_BASE64 dGVzdGtleQ==", "KEY_BASE64 dGVzdGtleQ==\nKEY raw"] {
-            assert_eq!(stanza(lines).unwrap().key, Some(FwknopKey::new(b"raw".to_vec()).unwrap()));
+            assert_eq!(
+                stanza(lines).unwrap().keys.key,
+                Some(FwknopKey::new(b"raw".to_vec()).unwrap())
+            );
         }
         let text = "[default]\nHMAC_KEY raw\n[a]\nHMAC_KEY_BASE64 dGVzdGtleQ==";
-        let key = read(text, "a", &[]).unwrap().hmac_key;
+        let key = read(text, "a", &[]).unwrap().keys.hmac;
         assert_eq!(key, Some(HmacKey::new(b"raw".to_vec()).unwrap()));
     }
 
     #[test]
     fn a_value_ends_at_a_blank_a_semicolon_or_a_hash() {
         let is = |text: &str| Some(FwknopKey::new(text.into()).unwrap());
-        assert_eq!(stanza("KEY one two").unwrap().key, is("one"));
-        assert_eq!(stanza("KEY\tone;two").unwrap().key, is("one"));
-        assert_eq!(stanza("KEY: one#two").unwrap().key, is("one"));
-        assert_eq!(stanza("KEY a=b:c").unwrap().key, is("a=b:c"));
+        assert_eq!(stanza("KEY one two").unwrap().keys.key, is("one"));
+        assert_eq!(stanza("KEY\tone;two").unwrap().keys.key, is("one"));
+        assert_eq!(stanza("KEY: one#two").unwrap().keys.key, is("one"));
+        assert_eq!(stanza("KEY a=b:c").unwrap().keys.key, is("a=b:c"));
     }
 
     #[test]
     fn comments_and_empty_lines_are_skipped() {
-        assert_eq!(stanza("# KEY x\n\n;KEY y\n   # KEY z\n"), Ok(Stanza::default()));
+        assert_eq!(stanza("# KEY x\n\n;KEY y\n   # KEY z\n"), Ok(RcStanza::default()));
     }
 
     #[test]
     fn offsets_have_a_sign_and_a_unit() {
-        let offset = |text: &str| stanza(&format!("TIME_OFFSET {text}")).map(|it| it.time_offset);
+        let offset = |text: &str| {
+            stanza(&format!("TIME_OFFSET {text}")).map(|it| it.settings.fwknop.time_offset.unwrap())
+        };
         for (text, seconds) in [
             ("5", 5),
             ("+5", 5),
@@ -450,15 +503,21 @@ FW_TIMEOUT          60
 
     #[test]
     fn the_source_is_named_by_a_word_or_by_zeros() {
-        assert_eq!(stanza("ALLOW_IP source").unwrap().allow, Some(Allow::Source));
-        assert_eq!(stanza("ALLOW_IP 0.0.0.0").unwrap().allow, Some(Allow::Source));
+        assert_eq!(
+            stanza("ALLOW_IP source").unwrap().settings.request.address,
+            Some(Address::Observed)
+        );
+        assert_eq!(
+            stanza("ALLOW_IP 0.0.0.0").unwrap().settings.request.address,
+            Some(Address::Observed)
+        );
         assert!(wrong("ALLOW_IP resolve").contains("asks no web server"));
         assert!(wrong("ALLOW_IP localhost").contains("write an IPv4 address"));
     }
 
     #[test]
     fn a_timeout_of_zero_is_none() {
-        assert_eq!(stanza("FW_TIMEOUT 0").unwrap().timeout, None);
+        assert_eq!(stanza("FW_TIMEOUT 0").unwrap().settings.request.open_for, None);
     }
 
     #[test]
@@ -470,7 +529,7 @@ FW_TIMEOUT          60
             ("BOGUS x", "2: fwknop knows no 'BOGUS'"),
             (
                 "CLIENT_TIMEOUT 60",
-                "2: CLIENT_TIMEOUT is no name that fwknop knows: write FW_TIMEOUT",
+                "2: CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT",
             ),
             ("SPA_SERVER_PORT 70000", "2: SPA_SERVER_PORT: 70000: write a port from 1 to 65535"),
             ("ACCESS 22", "2: ACCESS: 22: write tcp/22,udp/53"),
@@ -490,7 +549,7 @@ FW_TIMEOUT          60
     #[test]
     fn what_is_not_done_here_can_be_taken_back_by_the_stanza() {
         let text = "[default]\nUSE_GPG Y\nGPG_SIGNER me\n[a]\nUSE_GPG N\n[b]\nACCESS tcp/1\n";
-        assert_eq!(read(text, "a", &[]), Ok(Stanza::default()));
+        assert_eq!(read(text, "a", &[]), Ok(RcStanza::default()));
         let error = read(text, "b", &[]).unwrap_err().to_string();
         assert_eq!(error, "2: USE_GPG: knock does not encrypt with GnuPG");
     }
@@ -511,7 +570,7 @@ FW_TIMEOUT          60
         for name in WITHOUT_EFFECT {
             assert_eq!(
                 stanza(&format!("{name} {}", if name.ends_with("PROTO") { "udp" } else { "N" })),
-                Ok(Stanza::default()),
+                Ok(RcStanza::default()),
                 "{name}"
             );
         }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use super::settings::{Mode, Settings};
+use super::settings::{ClientSettings, Mode};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
 use crate::config::tree::{Keys, Value};
 use crate::config::yaml;
@@ -22,14 +22,14 @@ const TOP: Keys = Keys { of: "a hosts file", known: &["hosts"] };
 
 /// A hosts file without mistakes.
 #[derive(Clone, Debug)]
-pub struct Hosts {
+pub struct HostProfiles {
     path: PathBuf,
-    entries: Vec<Host>,
+    entries: Vec<HostProfile>,
 }
 
 /// An entry of the file.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub struct HostProfile {
     pub name: String,
     pub at: Place,
     /// Name or address.
@@ -37,7 +37,7 @@ pub struct Host {
     /// Whether that is written; otherwise it is the name.
     pub says_host: bool,
     /// Its mode is always given.
-    pub settings: Settings,
+    pub settings: ClientSettings,
 }
 
 /// What tells apart entries that are about the same host.
@@ -80,7 +80,7 @@ pub fn default_path() -> Option<PathBuf> {
 /// # Errors
 /// [`HostsError`] if it cannot be read, if others could have written it, or with everything that
 /// is wrong in it.
-pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
+pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> {
     let unreadable = |source| HostsError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -99,10 +99,10 @@ pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
     if problems.has_errors() {
         return Err(HostsError::Wrong(problems.into_sorted()));
     }
-    Ok((Hosts { path: path.to_owned(), entries }, problems.into_sorted()))
+    Ok((HostProfiles { path: path.to_owned(), entries }, problems.into_sorted()))
 }
 
-fn parse(source: &Source, problems: &mut Problems) -> Vec<Host> {
+fn parse(source: &Source, problems: &mut Problems) -> Vec<HostProfile> {
     let Some(root) = yaml::parse(source, problems) else { return Vec::new() };
     if matches!(root.value, Value::Null) {
         return Vec::new();
@@ -116,18 +116,18 @@ fn parse(source: &Source, problems: &mut Problems) -> Vec<Host> {
     hosts.entries.iter().filter_map(|entry| entry::host(entry, source.path(), problems)).collect()
 }
 
-impl Hosts {
+impl HostProfiles {
     /// The entry with this name, else the only one with this `host`. Between several decide the
     /// mode and the port that will be connected to.
     ///
     /// # Errors
     /// If two entries are meant alike.
-    pub fn find(&self, wanted: &str, hint: Hint) -> Result<Option<&Host>, HostsError> {
+    pub fn find(&self, wanted: &str, hint: Hint) -> Result<Option<&HostProfile>, HostsError> {
         let by_name = self.entries.iter().find(|entry| entry.name == wanted);
         if by_name.is_some() {
             return Ok(by_name);
         }
-        let mut alike: Vec<&Host> =
+        let mut alike: Vec<&HostProfile> =
             self.entries.iter().filter(|entry| entry.host.eq_ignore_ascii_case(wanted)).collect();
         if let Some(mode) = hint.mode {
             prefer(&mut alike, |entry| entry.settings.mode == Some(mode));
@@ -166,7 +166,7 @@ impl Hosts {
     }
 }
 
-impl Host {
+impl HostProfile {
     /// The error that this entry lacks something.
     pub fn lacks(&self, key: &str, what: &str, help: &str) -> HostsError {
         let message = format!("'{}' has no {key}, and needs {what}", self.name);
@@ -175,13 +175,13 @@ impl Host {
 }
 
 /// Leaves only those that fit, if any do.
-fn prefer(entries: &mut Vec<&Host>, fits: impl Fn(&Host) -> bool) {
+fn prefer(entries: &mut Vec<&HostProfile>, fits: impl Fn(&HostProfile) -> bool) {
     if entries.iter().any(|entry| fits(entry)) {
         entries.retain(|entry| fits(entry));
     }
 }
 
-fn ambiguous(wanted: &str, one: &Host, other: &Host) -> Diagnostic {
+fn ambiguous(wanted: &str, one: &HostProfile, other: &HostProfile) -> Diagnostic {
     other
         .at
         .error(format!("two entries are about {wanted}: '{}' and '{}'", one.name, other.name))
@@ -212,18 +212,18 @@ mod tests {
         problem.to_string().lines().next().unwrap().to_owned()
     }
 
-    fn hosts(text: &str) -> Hosts {
+    fn hosts(text: &str) -> HostProfiles {
         let mut problems = Problems::default();
         let entries = parse(&Source::new("hosts.yaml", text), &mut problems);
         assert!(!problems.has_errors(), "{:?}", problems.into_sorted());
-        Hosts { path: "hosts.yaml".into(), entries }
+        HostProfiles { path: "hosts.yaml".into(), entries }
     }
 
-    fn found<'a>(hosts: &'a Hosts, wanted: &str) -> &'a Host {
+    fn found<'a>(hosts: &'a HostProfiles, wanted: &str) -> &'a HostProfile {
         hosts.find(wanted, Hint::default()).unwrap().unwrap()
     }
 
-    fn refused(hosts: &Hosts, wanted: &str) -> String {
+    fn refused(hosts: &HostProfiles, wanted: &str) -> String {
         first_line(&hosts.find(wanted, Hint::default()).unwrap_err())
     }
 
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn an_entry_is_found_by_its_name_and_by_its_host() {
         let hosts = hosts(WORK);
-        let Host { host, settings, .. } = found(&hosts, "work");
+        let HostProfile { host, settings, .. } = found(&hosts, "work");
         assert_eq!(host, "gw.example.com");
         let knocks: Vec<_> = settings.knocks.iter().map(ToString::to_string).collect();
         assert_eq!(knocks, ["7000/tcp", "8000/udp", "9000/tcp"]);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn ports_are_all_that_an_entry_needs() {
         let hosts = hosts("hosts: {192.0.2.1: {ports: [7000]}}");
-        let Host { host, settings, .. } = found(&hosts, "192.0.2.1");
+        let HostProfile { host, settings, .. } = found(&hosts, "192.0.2.1");
         assert_eq!(host, "192.0.2.1");
         assert_eq!((settings.mode, settings.delay), (Some(Mode::Sequence), Some(DELAY)));
         assert_eq!(settings.wait, None);
@@ -313,7 +313,7 @@ mod tests {
   codes: {mode: totp, base: 7000, digits: 8, secret_file: /c.totp}
 ",
         );
-        let Settings { door, rotation, delay, .. } = &found(&hosts, "ports").settings;
+        let ClientSettings { door, rotation, delay, .. } = &found(&hosts, "ports").settings;
         assert_eq!(door.as_ref().unwrap().as_str(), "ssh");
         assert_eq!(rotation.ports, Some(crate::proto::port_range::parse("20000-29999").unwrap()));
         assert_eq!((rotation.length, rotation.step, *delay), (Some(5), Some(60), Some(DELAY)));
@@ -340,7 +340,8 @@ mod tests {
     retry: 5
 ",
         );
-        let Settings { request, source_port, wait, retry, .. } = &found(&hosts, "work").settings;
+        let ClientSettings { request, source_port, wait, retry, .. } =
+            &found(&hosts, "work").settings;
         let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
         assert_eq!(request.server_key.unwrap().to_string(), key);
         assert_eq!(request.key_file, Some("work.key".into()));
@@ -408,13 +409,13 @@ mod tests {
             ),
             [
                 "hosts.yaml:2:26: error: a range of ports such as 20000-29999 belongs here, not a list",
-                "hosts.yaml:2:42: error: '9' does not do here: write a number of knocks from 3 to 8",
-                "hosts.yaml:2:55: error: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed",
+                "hosts.yaml:2:42: error: '9' is not valid here: write a number of knocks from 3 to 8",
+                "hosts.yaml:2:55: error: 'icmp' is not a protocol of a rotating sequence: write tcp, udp or mixed",
                 "hosts.yaml:2:67: error: a step of 2h is out of range: write 1s to 1h, in whole seconds",
                 "hosts.yaml:2:77: error: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -",
-                "hosts.yaml:2:89: error: '1001' does not do here: write a number from 0 to 1000",
-                "hosts.yaml:3:25: error: '65500' does not do here: 100 ports from there are needed, write 1 to 65436",
-                "hosts.yaml:3:40: error: '7' does not do here: write 6 or 8",
+                "hosts.yaml:2:89: error: '1001' is not valid here: write a number from 0 to 1000",
+                "hosts.yaml:3:25: error: '65500' is not valid here: 100 ports from there are needed, write 1 to 65436",
+                "hosts.yaml:3:40: error: '7' is not valid here: write 6 or 8",
                 "hosts.yaml:4:26: error: '7000' is not a range of ports: write the first and the last, as in 20000-29999",
                 "hosts.yaml:5:30: error: a key has 44 characters of base64, this has 3: copy it whole, with the '=' at its end",
                 "hosts.yaml:5:45: error: port 0 is out of range: ports go from 1 to 65535",
@@ -460,9 +461,9 @@ host: {}
                 "hosts.yaml:3:32: error: 'x y' is not one port: write the ports apart, as in 7000 8000 9000",
                 "hosts.yaml:4:14: error: there is no port in this list",
                 "hosts.yaml:5:14: error: a list of ports belongs here, not a word",
-                "hosts.yaml:6:25: error: 'sequnce' is no mode: did you mean 'sequence'?",
+                "hosts.yaml:6:25: error: 'sequnce' is not a mode: did you mean 'sequence'?",
                 "hosts.yaml:7:26: error: more than an hour between two knocks",
-                "hosts.yaml:8:13: error: 'wolf' is no mode",
+                "hosts.yaml:8:13: error: 'wolf' is not a mode",
                 "hosts.yaml:9:6: error: a host: a mapping with the key 'ports' belongs here, not a word",
                 "hosts.yaml:10:1: error: 'host' is not a key of a hosts file: did you mean 'hosts'?",
             ]

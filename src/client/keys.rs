@@ -1,5 +1,6 @@
-//! Files with secrets: what they hold, who may read them, and new ones.
+//! Key files: reading those that only their owner can read, and making new ones.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -7,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::proto::fwknop;
 use crate::proto::secret::Secret;
-use crate::proto::spa::{PrivateKey, PublicKey, SpaKeyError};
-use crate::proto::totp::{SecretError, parse_secret};
+use crate::proto::spa::{PrivateKey, PublicKey};
+use crate::proto::totp::parse_secret;
 
 /// Longer than any secret with its blanks.
 const MAX_SIZE: usize = 4096;
@@ -27,14 +27,10 @@ pub enum KeyFileError {
     NotAFile,
     #[error("{0} can be read by others: chmod 600 {0}", path.display())]
     Readable { path: PathBuf },
-    #[error("{}: this is no file with a key: it is too long", path.display())]
+    #[error("{}: this is not a file with a key: it is too long", path.display())]
     TooLong { path: PathBuf },
-    #[error("{}: {source}", path.display())]
-    Key { path: PathBuf, source: SpaKeyError },
-    #[error("{}: {source}", path.display())]
-    Secret { path: PathBuf, source: SecretError },
-    #[error("{}: {source}", path.display())]
-    Fwknop { path: PathBuf, source: fwknop::FwknopKeyError },
+    #[error("{}: {why}", path.display())]
+    Content { path: PathBuf, why: String },
     #[error("{}: there is no key for {server} in it", path.display())]
     NoServer { path: PathBuf, server: String },
 }
@@ -59,7 +55,7 @@ fn its(public: Option<&PublicKey>) -> String {
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no key.
 pub fn private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
-    read(path)?.parse().map_err(|source| KeyFileError::Key { path: path.to_owned(), source })
+    parsed(path, str::parse)
 }
 
 /// The TOTP secret in a file that only its owner can read.
@@ -67,15 +63,22 @@ pub fn private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no secret.
 pub fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
-    parse_secret(read(path)?.trim())
-        .map_err(|source| KeyFileError::Secret { path: path.to_owned(), source })
+    parsed(path, |text| parse_secret(text.trim()))
 }
 
-/// What a file holds that only its owner can read.
+/// What `parse` makes of the text in a file that only its owner can read.
 ///
 /// # Errors
-/// [`KeyFileError`] if others can read it.
-pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+/// [`KeyFileError`] if others can read it, or if `parse` says so.
+pub(super) fn parsed<T, E: Display>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, KeyFileError> {
+    parse(&read(path)?)
+        .map_err(|why| KeyFileError::Content { path: path.to_owned(), why: why.to_string() })
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound if is_secret(path) => KeyFileError::NotAFile,
         _ => KeyFileError::Unreadable { path: path.to_owned(), source },

@@ -10,14 +10,14 @@ use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
 
 /// Which addresses of a host may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Family {
+pub enum ResolveFamily {
     #[default]
     Any,
     V4,
     V6,
 }
 
-impl Family {
+impl ResolveFamily {
     const fn takes(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
@@ -33,7 +33,7 @@ pub enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
     #[error("{host} has no {wanted} address, only {found}: leave out {option}")]
-    Family { host: String, wanted: &'static str, found: IpAddr, option: &'static str },
+    ResolveFamily { host: String, wanted: &'static str, found: IpAddr, option: &'static str },
 }
 
 /// The resolver's own words, without what the standard library puts before them.
@@ -57,7 +57,7 @@ pub struct Resolved {
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
-pub fn resolve(host: &str, family: Family) -> Result<Resolved, ResolveError> {
+pub fn resolve(host: &str, family: ResolveFamily) -> Result<Resolved, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let unknown = |source| ResolveError::Unknown { host: host.to_owned(), source };
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -69,7 +69,7 @@ pub fn resolve(host: &str, family: Family) -> Result<Resolved, ResolveError> {
     choose(host, family, &all)
 }
 
-fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
+fn choose(host: &str, family: ResolveFamily, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
     let mut usable = all.iter().copied().filter(|address| family.takes(address.ip()));
     match (usable.next(), all.first()) {
         (Some(address), _) => {
@@ -82,10 +82,15 @@ fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, Re
         }
         (None, Some(other)) => {
             let (wanted, option) = match family {
-                Family::V6 => ("IPv6", "-6"),
-                Family::V4 | Family::Any => ("IPv4", "-4"),
+                ResolveFamily::V6 => ("IPv6", "-6"),
+                ResolveFamily::V4 | ResolveFamily::Any => ("IPv4", "-4"),
             };
-            Err(ResolveError::Family { host: host.to_owned(), wanted, found: other.ip(), option })
+            Err(ResolveError::ResolveFamily {
+                host: host.to_owned(),
+                wanted,
+                found: other.ip(),
+                option,
+            })
         }
         (None, None) => {
             let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -99,11 +104,11 @@ fn choose(host: &str, family: Family, all: &[SocketAddr]) -> Result<Resolved, Re
 pub enum PortError {
     #[error(transparent)]
     Knock(#[from] KnockError),
-    #[error("'{0}' is no {1} service that this machine knows: write the number of the port")]
+    #[error("'{0}' is not a {1} service that this machine knows: write the number of the port")]
     Service(String, Protocol),
     #[error("'{0}' is not one port: write the ports apart, as in 7000 8000 9000")]
     Several(String),
-    #[error("'{0}' is a protocol and no port: write it after the port, as in 7000/{0}")]
+    #[error("'{0}' is a protocol and not a port: write it after the port, as in 7000/{0}")]
     Protocol(Protocol),
 }
 
@@ -195,15 +200,18 @@ mod tests {
             ("7000:udp:x", "'udp:x' is not a protocol: write tcp or udp"),
             ("", "'' is not a port: write a number from 1 to 65535"),
             ("+1", "'+1' is not a port: write a number from 1 to 65535"),
-            ("UDP", "'udp' is a protocol and no port: write it after the port, as in 7000/udp"),
-            ("tcp:80", "'tcp' is a protocol and no port: write it after the port, as in 7000/tcp"),
+            ("UDP", "'udp' is a protocol and not a port: write it after the port, as in 7000/udp"),
+            (
+                "tcp:80",
+                "'tcp' is a protocol and not a port: write it after the port, as in 7000/tcp",
+            ),
             (
                 "7000,8000",
                 "'7000,8000' is not one port: write the ports apart, as in 7000 8000 9000",
             ),
             (
                 "nosuch",
-                "'nosuch' is no tcp service that this machine knows: write the number of the port",
+                "'nosuch' is not a tcp service that this machine knows: write the number of the port",
             ),
         ] {
             assert_eq!(read(text), message, "{text:?}");
@@ -217,9 +225,11 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others, other_family) in
-            [(Family::Any, 0, 1, Some("-4")), (Family::V4, 1, 0, None), (Family::V6, 0, 0, None)]
-        {
+        for (family, at, others, other_family) in [
+            (ResolveFamily::Any, 0, 1, Some("-4")),
+            (ResolveFamily::V4, 1, 0, None),
+            (ResolveFamily::V6, 0, 0, None),
+        ] {
             let expected = Resolved { address: all[at], others, other_family };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
@@ -227,14 +237,17 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_of_the_family_says_which_it_has() {
-        let error = choose("gw", Family::V4, &[address("2001:db8::1")]).unwrap_err();
+        let error = choose("gw", ResolveFamily::V4, &[address("2001:db8::1")]).unwrap_err();
         assert_eq!(error.to_string(), "gw has no IPv4 address, only 2001:db8::1: leave out -4");
     }
 
     #[test]
     fn a_literal_address_needs_no_resolver() {
-        assert_eq!(resolve("192.0.2.1", Family::Any).unwrap().address, address("192.0.2.1"));
-        assert_eq!(resolve("[2001:db8::1]", Family::V6).unwrap().address, address("2001:db8::1"));
+        assert_eq!(resolve("192.0.2.1", ResolveFamily::Any).unwrap().address, address("192.0.2.1"));
+        assert_eq!(
+            resolve("[2001:db8::1]", ResolveFamily::V6).unwrap().address,
+            address("2001:db8::1")
+        );
     }
 
     proptest! {

@@ -1,231 +1,323 @@
-//! What to send when, decided without a clock or a socket.
+//! The plan of a knock: all that is to be done, known and checked before anything is sent.
 
+mod fwknop;
+
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::mem::take;
 use std::num::NonZeroU16;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::proto::knock::Knock;
-use crate::time::Monotonic;
+use zeroize::Zeroizing;
 
-/// One try to open a door: all that is sent for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attempt {
-    Sequence(Plan),
-    Request(Datagram),
-}
+use self::fwknop::settled;
+use super::cli::{Code, Invocation, UsageError, WhatToDo};
+use super::fwknop::{StanzaError, stanza};
+use super::fwknoprc::RcStanza;
+use super::hosts::{self, DELAY, Hint, HostProfile, HostProfiles, HostsError};
+use super::keys::{self, KeyFileError};
+use super::knocker::Knocker;
+use super::messages::{Messages, complain};
+use super::names::ResolveFamily;
+use super::schedule::Schedule;
+use super::send::{self, WaitTarget};
+use super::settings::{ClientSettings, Exclusion, KINDS, Mode, SettingsPart, option};
+use super::spa::SpaKnocker;
+use super::stamps::Stamps;
+use super::totp::TotpKnocker;
+use super::values::{Address, SourcePort};
+use crate::proto::fwknop::FwknopKeyError;
+use crate::proto::spa::PORTS;
+use crate::proto::totp::{self, Digits, Protocols, Scheme, SchemeError, TotpKey, knocks_of_code};
 
-/// One UDP datagram that carries a whole request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datagram {
-    pub port: NonZeroU16,
-    /// The port that it is sent from; `None`: any.
-    pub from: Option<NonZeroU16>,
-    pub bytes: Vec<u8>,
-}
+/// How often to knock again unless told otherwise.
+const RETRIES: u16 = 3;
 
-/// The knocks of one try and when each is due.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A host, and how to knock there.
+#[derive(Clone, Debug)]
 pub struct Plan {
-    knocks: Vec<Knock>,
-    delay: Duration,
+    /// Name or address.
+    pub host: String,
+    pub knocker: Knocker,
+    pub after: After,
+    pub family: ResolveFamily,
+    pub dry_run: bool,
 }
 
-/// One knock of a plan.
+/// What comes after knocking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// How long after the start of the plan.
-    pub at: Duration,
-    pub knock: Knock,
+pub enum After {
+    Nothing,
+    /// Knock until the port is open.
+    Wait(WaitTarget),
+    /// The same, and be the connection.
+    Proxy(WaitTarget),
+}
+
+/// Why there is nothing that could be done.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    #[error(transparent)]
+    Scheme(#[from] SchemeError),
+    #[error("no port is free to connect from: {0}")]
+    NoFreePort(#[source] io::Error),
+    #[error("there is nobody to ask for the code: {0}: write it after --code")]
+    Ask(#[source] io::Error),
+    #[error(transparent)]
+    Stanza(#[from] StanzaError),
+    #[error(transparent)]
+    Key(FwknopKeyError),
+    #[error("no key can be asked for: {0}: give a file with --key")]
+    AskKey(#[source] io::Error),
 }
 
 impl Plan {
-    /// The knocks in their order, the first at once, each of the others `delay` after the one
-    /// before it.
-    pub fn sequence(knocks: &[Knock], delay: Duration) -> Self {
-        Self { knocks: knocks.to_vec(), delay }
-    }
-
-    /// The steps in the order in which they are due.
-    pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + '_ {
-        let mut due = Duration::ZERO;
-        self.knocks.iter().map(move |&knock| {
-            let at = due;
-            due = due.saturating_add(self.delay);
-            Step { at, knock }
+    /// What the command line wants, with what the hosts file and `~/.fwknoprc` add.
+    ///
+    /// # Errors
+    /// [`PlanError`] with what is wrong, or missing.
+    pub fn new(invocation: &Invocation, messages: Messages) -> Result<Self, PlanError> {
+        let profile = look_up(invocation)?;
+        let profile = profile.as_ref();
+        let own = invocation.settings.clone();
+        let mut settings = match profile {
+            Some(profile) => own.or_else(&profile.settings),
+            None => own,
+        };
+        let mode = settings.mode.unwrap_or(Mode::Sequence);
+        let source_port = match settings.source_port {
+            None => None,
+            Some(SourcePort::Fixed(port)) => Some(port),
+            Some(SourcePort::Auto) => Some(send::free_port().map_err(PlanError::NoFreePort)?),
+        };
+        let mut stanza = match &settings.fwknop.fwknoprc {
+            Some(name) if mode == Mode::Fwknop => stanza(name, &settled(&settings), messages)?,
+            _ => RcStanza::default(),
+        };
+        settings = settings.or(take(&mut stanza.settings));
+        let planner = Planner { invocation, profile, settings: &settings, source_port };
+        let host = planner.host(stanza.server.clone())?;
+        Ok(Self {
+            knocker: match mode {
+                Mode::Sequence => Knocker::Sequence(planner.sequence()),
+                Mode::Totp => planner.totp()?,
+                Mode::Spa => Knocker::Spa(planner.spa()?),
+                Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
+            },
+            host,
+            after: planner.after(mode)?,
+            family: invocation.family,
+            dry_run: invocation.dry_run,
         })
     }
 }
 
-/// What a client that waits for a port has to do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Next {
-    /// Send the whole plan.
-    Knock,
-    /// Try to connect, no longer than `until`. A connection ends the wait.
-    Connect { until: Monotonic },
-    /// Do nothing before `until`.
-    Pause { until: Monotonic },
-    /// The port stayed shut.
-    GiveUp,
-}
-
-/// How long each try to connect after a knock may take, in milliseconds.
-///
-/// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
-/// wait a second before it sent another. The last leaves time for a slow line.
-const TRIES: [u64; 6] = [50, 100, 200, 400, 750, 1_500];
-
-/// A wait for a port to accept a connection: knocks, tries to connect for three seconds, knocks
-/// again.
-#[derive(Clone, Debug)]
-pub struct Wait {
-    knocks_left: u32,
-    /// How many tries were made since the last knock.
-    tries: usize,
-    /// A try that failed early does not make the next one earlier.
-    not_before: Monotonic,
-}
-
-impl Wait {
-    /// Knocks once, and up to `retries` times more.
-    pub const fn new(retries: u16) -> Self {
-        Self { knocks_left: retries as u32 + 1, tries: TRIES.len(), not_before: Monotonic::ZERO }
+/// The host's entry in the hosts file; `None` where the command line says enough without it.
+fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, PlanError> {
+    let mode = invocation.settings.mode;
+    let Some(host) = &invocation.host else { return Ok(None) };
+    if mode == Some(Mode::Sequence) {
+        return Ok(None);
     }
-
-    /// What is to be done at `now`; call it again when that is done.
-    pub fn next(&mut self, now: Monotonic) -> Next {
-        if now < self.not_before {
-            return Next::Pause { until: self.not_before };
-        }
-        if let Some(&length) = TRIES.get(self.tries) {
-            self.tries += 1;
-            self.not_before = now + Duration::from_millis(length);
-            return Next::Connect { until: self.not_before };
-        }
-        match self.knocks_left.checked_sub(1) {
-            Some(left) => {
-                self.knocks_left = left;
-                self.tries = 0;
-                Next::Knock
+    let path = invocation.hosts.clone().or_else(hosts::default_path);
+    let read = |path| read(path, invocation.hosts.is_some());
+    let hosts = path.as_deref().map(read).transpose()?.flatten();
+    let hint = Hint { mode, port: invocation.proxy.or(invocation.settings.wait) };
+    let found = hosts.as_ref().map(|hosts| hosts.find(host, hint)).transpose()?.flatten();
+    match (found, mode) {
+        (None, Some(_)) => Ok(None),
+        (Some(entry), _) => {
+            if mode.is_none() {
+                let mode = entry.settings.mode.unwrap_or(Mode::Sequence);
+                invocation.check_mode(mode, &WhatToDo::Entry { host: entry.name.clone(), mode })?;
             }
-            None => Next::GiveUp,
+            Ok(Some(entry.clone()))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const fn millis(millis: u64) -> Monotonic {
-        Monotonic::from_nanos(millis * 1_000_000)
-    }
-
-    fn knocks(texts: &[&str]) -> Vec<Knock> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    fn due(plan: &Plan) -> Vec<(u128, String)> {
-        plan.steps().map(|step| (step.at.as_millis(), step.knock.to_string())).collect()
-    }
-
-    #[test]
-    fn knocks_leave_in_their_order_and_a_delay_apart() {
-        let plan =
-            Plan::sequence(&knocks(&["9000", "8000/udp", "9000"]), Duration::from_millis(15));
-        assert_eq!(
-            due(&plan),
-            [(0, "9000/tcp".into()), (15, "8000/udp".into()), (30, "9000/tcp".into())]
-        );
-    }
-
-    #[test]
-    fn without_a_delay_all_knocks_are_due_at_once() {
-        let plan = Plan::sequence(&knocks(&["1", "2"]), Duration::ZERO);
-        assert_eq!(due(&plan), [(0, "1/tcp".into()), (0, "2/tcp".into())]);
-    }
-
-    #[test]
-    fn the_longest_delay_does_not_overflow() {
-        let plan = Plan::sequence(&knocks(&["1", "2", "3"]), Duration::MAX);
-        assert_eq!(plan.steps().last().unwrap().at, Duration::MAX);
-    }
-
-    #[test]
-    fn a_wait_begins_with_a_knock_and_tries_to_connect_at_once() {
-        let mut wait = Wait::new(3);
-        assert_eq!(wait.next(millis(0)), Next::Knock);
-        assert_eq!(wait.next(millis(5)), Next::Connect { until: millis(55) });
-    }
-
-    #[test]
-    fn a_refused_try_does_not_make_the_next_one_earlier() {
-        let mut wait = Wait::new(0);
-        let _ = wait.next(millis(0));
-        let _ = wait.next(millis(0));
-        assert_eq!(wait.next(millis(1)), Next::Pause { until: millis(50) });
-        assert_eq!(wait.next(millis(50)), Next::Connect { until: millis(150) });
-    }
-
-    #[test]
-    fn a_try_that_took_its_whole_time_is_followed_by_a_longer_one() {
-        let mut wait = Wait::new(0);
-        let _ = wait.next(millis(0));
-        let _ = wait.next(millis(0));
-        assert_eq!(wait.next(millis(52)), Next::Connect { until: millis(152) });
-    }
-
-    #[test]
-    fn a_machine_that_slept_still_tries_before_it_gives_up() {
-        let mut wait = Wait::new(0);
-        let _ = wait.next(millis(0));
-        let _ = wait.next(millis(0));
-        assert!(matches!(wait.next(millis(3_600_000)), Next::Connect { .. }));
-    }
-
-    /// Runs a wait in which every try fails after `each`, and returns what it did.
-    fn run(retries: u16, each: Duration) -> (usize, usize, Monotonic) {
-        let mut wait = Wait::new(retries);
-        let (mut knocked, mut tried, mut now) = (0, 0, Monotonic::ZERO);
-        loop {
-            match wait.next(now) {
-                Next::Knock => knocked += 1,
-                Next::Connect { until } => {
-                    tried += 1;
-                    now = until.min(now + each);
+        (None, None) => {
+            invocation.check_mode(Mode::Sequence, &WhatToDo::Add)?;
+            Err(match hosts {
+                Some(hosts) => hosts.missing(host).into(),
+                None => {
+                    let as_in = match invocation.proxy {
+                        Some(port) => format!("knock --proxy {host} {port}"),
+                        None => format!("knock {host}"),
+                    };
+                    UsageError::NoPorts { as_in, hosts: path }.into()
                 }
-                Next::Pause { until } => now = until,
-                Next::GiveUp => return (knocked, tried, now),
+            })
+        }
+    }
+}
+
+/// The hosts file; `None` if there is none, and none was named.
+fn read(path: &Path, named: bool) -> Result<Option<HostProfiles>, HostsError> {
+    match hosts::read(path) {
+        Err(error) if !named && error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+        Ok((hosts, warnings)) => {
+            warnings.iter().for_each(|warning| complain(&warning.to_string()));
+            Ok(Some(hosts))
+        }
+    }
+}
+
+/// The maker of a plan: what was said, and where.
+struct Planner<'a> {
+    invocation: &'a Invocation,
+    profile: Option<&'a HostProfile>,
+    /// What was said in any place.
+    settings: &'a ClientSettings,
+    source_port: Option<NonZeroU16>,
+}
+
+impl Planner<'_> {
+    /// What the hosts file says, what was typed, what the stanza says: in this order.
+    fn host(&self, of_stanza: Option<String>) -> Result<String, UsageError> {
+        let name = match self.profile {
+            Some(HostProfile { host, says_host: true, .. }) => Some(host.clone()),
+            Some(HostProfile { host, .. }) => of_stanza.or_else(|| Some(host.clone())),
+            None => self.invocation.host.clone().or(of_stanza),
+        };
+        let stanza = || self.settings.fwknop.fwknoprc.clone().unwrap_or_default();
+        name.ok_or_else(|| UsageError::NoServer(stanza()))
+    }
+
+    fn delay(&self) -> Duration {
+        self.settings.delay.unwrap_or(DELAY)
+    }
+
+    fn sequence(&self) -> Schedule {
+        let mut knocks = self.settings.knocks.clone();
+        if let Some(protocol) = self.invocation.protocol {
+            knocks.iter_mut().for_each(|knock| knock.protocol = protocol);
+        }
+        // The classic client leaves no time; tunnels in userspace reorder what comes at once.
+        let delay = self.settings.delay.unwrap_or(Duration::from_millis(1));
+        Schedule::new(&knocks, delay)
+    }
+
+    fn totp(&self) -> Result<Knocker, PlanError> {
+        let rotation = &self.settings.rotation;
+        self.check_kind()?;
+        if let Some(code) = &self.invocation.code {
+            let what = "the port that the digits 00 stand for";
+            let base = self.need(rotation.base, what, "--base", "base")?;
+            let typed = match code {
+                Code::Typed(text) => Zeroizing::new(text.clone()),
+                Code::Ask => {
+                    ask_for_code(self.invocation.proxy.is_some()).map_err(PlanError::Ask)?
+                }
+            };
+            let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
+            return Ok(Knocker::Code(Schedule::new(&knocks, self.delay())));
+        }
+        let door = self.settings.door.as_ref().map(ToString::to_string);
+        let (mode, door) = match (&rotation.ports, rotation.base) {
+            (Some(range), _) => {
+                let mode = totp::TotpMode::Ports {
+                    low: *range.start(),
+                    high: *range.end(),
+                    length: rotation.length.unwrap_or(totp::LENGTH),
+                    protocol: rotation.protocol.unwrap_or(Protocols::Tcp),
+                };
+                (mode, self.need(door, "the name of the door", "--door", "door")?)
             }
+            (None, Some(base)) => {
+                let digits = rotation.digits.unwrap_or(Digits::Six);
+                (totp::TotpMode::Code { base, digits }, door.unwrap_or_default())
+            }
+            (None, None) => {
+                let what = "the range of the door's ports, or the base of its codes";
+                self.need(None, what, "--ports or --base", "ports")?
+            }
+        };
+        // What the server takes beside the step of the moment is its own affair.
+        let scheme = Scheme::new(mode, rotation.step.unwrap_or(totp::STEP), 0)?;
+        let file = rotation.secret_file.as_deref();
+        let file = self.need(file, "the file with the secret", "--secret-file", "secret_file")?;
+        let key = TotpKey::from(&keys::totp_secret(file)?);
+        Ok(Knocker::Totp(TotpKnocker { key, scheme, door, delay: self.delay() }))
+    }
+
+    /// Refuses an option for the kind of rotating sequence that the door does not have.
+    fn check_kind(&self) -> Result<(), UsageError> {
+        let (given, said) = (&self.invocation.given, self.settings.keys());
+        match KINDS.iter().find(|it| given.contains(&it.one) && said.contains(&it.other)) {
+            Some(&Exclusion { one, other: key, why }) => {
+                Err(UsageError::OtherKind { option: option(one), key, why })
+            }
+            None => Ok(()),
         }
     }
 
-    #[test]
-    fn it_knocks_again_three_seconds_after_the_last_knock() {
-        let mut wait = Wait::new(1);
-        let mut now = millis(0);
-        let mut knocks = Vec::new();
-        loop {
-            match wait.next(now) {
-                Next::Knock => knocks.push(now),
-                Next::Connect { until } | Next::Pause { until } => now = until,
-                Next::GiveUp => break,
-            }
-        }
-        assert_eq!(knocks, [millis(0), millis(3_000)]);
-        assert_eq!(now, millis(6_000));
+    fn spa(&self) -> Result<SpaKnocker, PlanError> {
+        let request = &self.settings.request;
+        let server =
+            self.need(request.server_key, "the server's public key", "--server-key", "server_key")?;
+        let file = request.key_file.as_deref();
+        let file = self.need(file, "the file with your private key", "--key", "key_file")?;
+        Ok(SpaKnocker {
+            client: keys::private_key(file)?,
+            server,
+            port: request.spa_port.clone().unwrap_or(PORTS),
+            address: request.address.unwrap_or(Address::Auto),
+            door: self.settings.door.clone(),
+            open_for: request.open_for,
+            close: request.close,
+            source_port: self.source_port,
+            stamps: (!self.invocation.dry_run).then(|| Stamps::of(file)),
+        })
     }
 
-    proptest! {
-        #[test]
-        fn it_ends_after_the_first_knock_and_the_retries(retries in 0u16..200, each in 0u64..3_000) {
-            let (knocked, tried, end) = run(retries, Duration::from_millis(each));
-            let rounds = usize::from(retries) + 1;
-            prop_assert_eq!(knocked, rounds);
-            prop_assert_eq!(tried, rounds * TRIES.len());
-            prop_assert_eq!(end, millis(3_000 * (u64::from(retries) + 1)));
+    fn after(&self, mode: Mode) -> Result<After, UsageError> {
+        let target = |port| WaitTarget {
+            port,
+            source_port: self.source_port,
+            retries: self.settings.retry.unwrap_or(RETRIES),
+        };
+        let own = &self.invocation.settings;
+        match (self.invocation.proxy, self.settings.wait) {
+            (Some(port), _) => Ok(After::Proxy(target(port))),
+            // What is closed does not open.
+            (None, Some(port)) if !self.settings.request.close => Ok(After::Wait(target(port))),
+            _ if own.retry.is_some() => Err(UsageError::RetryWithoutWait),
+            _ if own.source_port.is_some() && mode != Mode::Spa => {
+                Err(UsageError::SourcePortForNothing)
+            }
+            _ => Ok(After::Nothing),
         }
     }
+
+    /// What has to be said in one place or the other.
+    fn need<T>(
+        &self,
+        value: Option<T>,
+        what: &'static str,
+        option: &'static str,
+        key: &'static str,
+    ) -> Result<T, PlanError> {
+        let mode = self.settings.mode.unwrap_or(Mode::Sequence);
+        value.ok_or_else(|| match self.profile {
+            Some(profile) if profile.settings.mode == Some(mode) => {
+                profile.lacks(key, what, &format!("write it below it, or give {option}")).into()
+            }
+            _ => UsageError::Missing { mode, what, option, key }.into(),
+        })
+    }
+}
+
+/// The code that somebody types, or that another program writes.
+fn ask_for_code(input_is_taken: bool) -> io::Result<Zeroizing<String>> {
+    if input_is_taken || io::stdin().is_terminal() {
+        return rpassword::prompt_password("Code: ").map(Zeroizing::new);
+    }
+    let mut line = Zeroizing::new(String::new());
+    io::stdin().lock().take(64).read_line(&mut line)?;
+    Ok(line)
 }

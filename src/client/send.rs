@@ -1,6 +1,7 @@
-//! Packets: sends what the plan says, when it says so.
+//! The sender of packets: each leaves when its schedule says so.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::plan::{Attempt, Datagram, Next, Plan, Step, Wait};
+use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Transmission, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::time::Monotonic;
 
@@ -18,9 +19,9 @@ use crate::time::Monotonic;
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     #[error("knock {number} of {count} was not sent: {what}: {}", explain(source))]
-    Knock { number: usize, count: usize, what: Packet, source: io::Error },
+    Knock { number: usize, count: usize, what: OutgoingPacket, source: io::Error },
     #[error("the request was not sent: {what}: {}", explain(source))]
-    Request { what: Packet, source: io::Error },
+    Request { what: OutgoingPacket, source: io::Error },
     #[error("no connection can be made from port {port}: {}", explain_port(source))]
     SourcePort { port: NonZeroU16, source: io::Error },
 }
@@ -54,13 +55,13 @@ fn explain_port(error: &io::Error) -> String {
 
 /// One packet: a protocol, where it goes, and how long a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct OutgoingPacket {
     pub protocol: Protocol,
     pub to: SocketAddr,
     length: Option<usize>,
 }
 
-impl Packet {
+impl OutgoingPacket {
     /// A knock on a port of `host`, whose own port does not matter.
     pub const fn knock(mut host: SocketAddr, knock: Knock) -> Self {
         host.set_port(knock.port.get());
@@ -68,25 +69,25 @@ impl Packet {
     }
 
     /// A request to `host`, whose own port does not matter.
-    pub const fn request(mut host: SocketAddr, datagram: &Datagram) -> Self {
+    pub const fn request(mut host: SocketAddr, datagram: &RequestDatagram) -> Self {
         host.set_port(datagram.port.get());
         Self { protocol: Protocol::Udp, to: host, length: Some(datagram.bytes.len()) }
     }
 
     /// The packets of a try, in their order.
-    pub fn all(host: SocketAddr, attempt: &Attempt) -> Vec<Self> {
+    pub fn all(host: SocketAddr, attempt: &Transmission) -> Vec<Self> {
         match attempt {
-            Attempt::Sequence(plan) => {
-                plan.steps().map(|step| Self::knock(host, step.knock)).collect()
+            Transmission::Sequence(schedule) => {
+                schedule.knocks().map(|step| Self::knock(host, step.knock)).collect()
             }
-            Attempt::Request(datagram) => vec![Self::request(host, datagram)],
+            Transmission::Request(datagram) => vec![Self::request(host, datagram)],
         }
     }
 }
 
 /// `tcp 192.0.2.1:7000`, `udp [2001:db8::1]:62201 192 bytes`.
-impl std::fmt::Display for Packet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for OutgoingPacket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.protocol, self.to)?;
         self.length.map_or(Ok(()), |length| write!(f, " {length} bytes"))
     }
@@ -94,16 +95,27 @@ impl std::fmt::Display for Packet {
 
 /// What happens while knocking, for those who want to read along.
 #[derive(Clone, Copy, Debug)]
-pub enum Progress {
-    Hitting(Packet),
+pub enum KnockProgress {
+    Hitting(OutgoingPacket),
     Waiting(SocketAddr),
     StillShut(SocketAddr),
     Open(SocketAddr),
 }
 
+impl fmt::Display for KnockProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hitting(packet) => write!(f, "hitting {packet}"),
+            Self::Waiting(to) => write!(f, "waiting for {to}"),
+            Self::StillShut(to) => write!(f, "{to} is still shut, knocking again"),
+            Self::Open(to) => write!(f, "{to} is open"),
+        }
+    }
+}
+
 /// Where the port that is waited for is, and where the connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct WaitTarget {
     pub port: NonZeroU16,
     /// Bound for every connection; `None`: the kernel chooses.
     pub source_port: Option<NonZeroU16>,
@@ -131,12 +143,7 @@ pub struct Sender<R> {
     udp: VecDeque<UdpSocket>,
 }
 
-impl<R: FnMut(Progress)> Sender<R> {
-    /// Sends to `host`, whose own port does not matter.
-    pub fn new(host: SocketAddr, report: R) -> Self {
-        Self { host, report, start: clock(), udp: VecDeque::with_capacity(KEPT) }
-    }
-
+impl<R: FnMut(KnockProgress)> Sender<R> {
     fn now(&self) -> Monotonic {
         Monotonic::ZERO + clock().saturating_duration_since(self.start)
     }
@@ -145,33 +152,38 @@ impl<R: FnMut(Progress)> Sender<R> {
         thread::sleep(until.since(self.now()));
     }
 
+    /// Sends to `host`, whose own port does not matter.
+    pub fn new(host: SocketAddr, report: R) -> Self {
+        Self { host, report, start: clock(), udp: VecDeque::with_capacity(KEPT) }
+    }
+
     /// Sends everything of one try.
     ///
     /// # Errors
     /// [`SendError`] for the first packet that could not leave; those after it are not sent.
-    pub fn send(&mut self, attempt: &Attempt) -> Result<(), SendError> {
+    pub fn send(&mut self, attempt: &Transmission) -> Result<(), SendError> {
         match attempt {
-            Attempt::Sequence(plan) => self.knock(plan),
-            Attempt::Request(datagram) => {
-                let what = Packet::request(self.host, datagram);
-                (self.report)(Progress::Hitting(what));
+            Transmission::Sequence(schedule) => self.knock(schedule),
+            Transmission::Request(datagram) => {
+                let what = OutgoingPacket::request(self.host, datagram);
+                (self.report)(KnockProgress::Hitting(what));
                 self.send_datagram(what.to, datagram.from, &datagram.bytes)
                     .map_err(|source| SendError::Request { what, source })
             }
         }
     }
 
-    /// Sends every knock of the plan, in order, none before it is due.
-    fn knock(&mut self, plan: &Plan) -> Result<(), SendError> {
+    /// Sends every knock of the schedule, in order, none before it is due.
+    fn knock(&mut self, schedule: &Schedule) -> Result<(), SendError> {
         let mut start = self.now();
-        let steps = plan.steps();
-        let count = steps.len();
-        for (number, Step { at, knock }) in (1..).zip(steps) {
+        let knocks = schedule.knocks();
+        let count = knocks.len();
+        for (number, ScheduledKnock { at, knock }) in (1..).zip(knocks) {
             self.sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = self.now() - at;
-            let what = Packet::knock(self.host, knock);
-            (self.report)(Progress::Hitting(what));
+            let what = OutgoingPacket::knock(self.host, knock);
+            (self.report)(KnockProgress::Hitting(what));
             let sent = match knock.protocol {
                 Protocol::Tcp => send_syn(what.to),
                 Protocol::Udp => self.send_datagram(what.to, None, &[0]),
@@ -190,8 +202,8 @@ impl<R: FnMut(Progress)> Sender<R> {
     /// error, whatever the reason: a firewall may answer with any.
     pub fn send_until_open<E: From<SendError>>(
         &mut self,
-        target: Target,
-        mut attempt: impl FnMut() -> Result<Attempt, E>,
+        target: WaitTarget,
+        mut attempt: impl FnMut() -> Result<Transmission, E>,
     ) -> Result<Waited, E> {
         let mut to = self.host;
         to.set_port(target.port.get());
@@ -200,22 +212,22 @@ impl<R: FnMut(Progress)> Sender<R> {
         loop {
             let now = self.now();
             match wait.next(now) {
-                Next::Knock => {
+                WaitAction::Knock => {
                     if knocked > 0 {
-                        (self.report)(Progress::StillShut(to));
+                        (self.report)(KnockProgress::StillShut(to));
                     }
                     self.send(&attempt()?)?;
                     knocked += 1;
-                    (self.report)(Progress::Waiting(to));
+                    (self.report)(KnockProgress::Waiting(to));
                 }
-                Next::Connect { until } => {
+                WaitAction::Connect { until } => {
                     if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
-                        (self.report)(Progress::Open(to));
+                        (self.report)(KnockProgress::Open(to));
                         return Ok(Waited::Open(stream));
                     }
                 }
-                Next::Pause { until } => self.sleep_until(until),
-                Next::GiveUp => return Ok(Waited::GaveUp { knocked }),
+                WaitAction::Pause { until } => self.sleep_until(until),
+                WaitAction::GiveUp => return Ok(Waited::GaveUp { knocked }),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What command line and hosts file say about a knock, before anything is made of it.
+//! The settings of a knock, as command line, hosts file and `~/.fwknoprc` give them.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::fwknop::time_offset;
-use super::values::{self, Address, AddressWord, SourcePort};
+use super::values::{self, Address, SourcePort};
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
@@ -32,45 +32,107 @@ pub enum Mode {
 }
 }
 
-/// The keys of the hosts file, and with [`option`] the options of the command line, that only some
-/// modes have a use for. What the word `ports` means is another thing in each of the two.
-pub const OF_MODES: [(&str, &[Mode]); 21] = [
-    ("delay", &[Mode::Sequence, Mode::Totp]),
-    ("door", &[Mode::Totp, Mode::Spa]),
-    ("base", &[Mode::Totp]),
-    ("length", &[Mode::Totp]),
-    ("protocol", &[Mode::Totp]),
-    ("digits", &[Mode::Totp]),
-    ("step", &[Mode::Totp]),
-    ("secret_file", &[Mode::Totp]),
-    ("server_key", &[Mode::Spa]),
-    ("key_file", &[Mode::Spa, Mode::Fwknop]),
-    ("spa_port", &[Mode::Spa, Mode::Fwknop]),
-    ("address", &[Mode::Spa, Mode::Fwknop]),
-    ("open_for", &[Mode::Spa, Mode::Fwknop]),
-    ("close", &[Mode::Spa]),
-    ("fwknoprc", &[Mode::Fwknop]),
-    ("hmac_key_file", &[Mode::Fwknop]),
-    ("hmac_digest_type", &[Mode::Fwknop]),
-    ("digest_type", &[Mode::Fwknop]),
-    ("encryption_mode", &[Mode::Fwknop]),
-    ("user", &[Mode::Fwknop]),
-    ("time_offset", &[Mode::Fwknop]),
+/// A key of the hosts file. The command line has an [`option`] for most of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    pub key: &'static str,
+    /// The modes that have a use for it.
+    pub modes: &'static [Mode],
+    /// The variables of `~/.fwknoprc` that do not count where it is given.
+    pub variables: &'static [&'static str],
+}
+
+const fn field(key: &'static str, modes: &'static [Mode]) -> Field {
+    Field { key, modes, variables: &[] }
+}
+
+impl Field {
+    const fn settles(self, variables: &'static [&'static str]) -> Self {
+        Self { variables, ..self }
+    }
+}
+
+const KNOCKED: &[Mode] = &[Mode::Sequence, Mode::Totp];
+const TOTP: &[Mode] = &[Mode::Totp];
+const SPA: &[Mode] = &[Mode::Spa];
+const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
+const FWKNOP: &[Mode] = &[Mode::Fwknop];
+
+/// All keys of the hosts file.
+pub const FIELDS: [Field; 27] = [
+    field("host", &Mode::ALL),
+    field("mode", &Mode::ALL),
+    field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop]),
+    field("wait", &Mode::ALL),
+    field("retry", &Mode::ALL),
+    field("source_port", &Mode::ALL),
+    field("delay", KNOCKED),
+    field("door", &[Mode::Totp, Mode::Spa]),
+    field("base", TOTP),
+    field("length", TOTP),
+    field("protocol", TOTP),
+    field("digits", TOTP),
+    field("step", TOTP),
+    field("secret_file", TOTP),
+    field("server_key", SPA),
+    field("key_file", REQUESTED).settles(&["KEY", "KEY_BASE64", "KEY_FILE"]),
+    field("spa_port", REQUESTED).settles(&["SPA_SERVER_PORT", "RAND_PORT"]),
+    field("address", REQUESTED).settles(&["ALLOW_IP"]),
+    field("open_for", REQUESTED).settles(&["FW_TIMEOUT"]),
+    field("close", SPA),
+    field("fwknoprc", FWKNOP),
+    field("hmac_key_file", FWKNOP).settles(&["HMAC_KEY", "HMAC_KEY_BASE64", "HMAC_KEY_FILE"]),
+    field("hmac_digest_type", FWKNOP).settles(&["HMAC_DIGEST_TYPE"]),
+    field("digest_type", FWKNOP).settles(&["DIGEST_TYPE"]),
+    field("encryption_mode", FWKNOP).settles(&["ENCRYPTION_MODE"]),
+    field("user", FWKNOP).settles(&["SPOOF_USER"]),
+    field("time_offset", FWKNOP).settles(&["TIME_OFFSET"]),
 ];
 
-/// Two keys that do not go together, and why.
-pub type Exclusion = (&'static str, &'static str, &'static str);
+/// The modes that have a use for what an option says; `None`: all have.
+pub fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
+    match key {
+        "udp" => Some(&[Mode::Sequence]),
+        // In the hosts file the word is also for the ports that stand after the host here.
+        "ports" => Some(TOTP),
+        _ => FIELDS.iter().find(|field| field.key == key).map(|field| field.modes),
+    }
+}
 
-/// What the two kinds of rotating sequences do not have in common.
-pub const OF_KINDS: [Exclusion; 3] = [
-    ("length", "base", "a code's digits say how many knocks there are"),
-    ("protocol", "base", "a code is knocked over tcp"),
-    ("digits", "ports", "only a code has digits"),
+/// Two keys or options that do not go together, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Exclusion {
+    pub one: &'static str,
+    pub other: &'static str,
+    pub why: &'static str,
+}
+
+const fn exclude(one: &'static str, other: &'static str, why: &'static str) -> Exclusion {
+    Exclusion { one, other, why }
+}
+
+/// What the two kinds of rotating sequences do not have in common: also where an option says the
+/// one, and the hosts file the other.
+pub const KINDS: [Exclusion; 3] = [
+    exclude("length", "base", "a code's digits say how many knocks there are"),
+    exclude("protocol", "base", "a code is knocked over tcp"),
+    exclude("digits", "ports", "only a code has digits"),
 ];
 
-/// What is for opening.
-pub const OF_CLOSING: [Exclusion; 2] =
-    [("open_for", "close", "nothing opens"), ("wait", "close", "nothing opens")];
+/// What does not go together in one place.
+pub const EXCLUDES: [Exclusion; 11] = [
+    exclude("base", "ports", "keep the one that the door has"),
+    exclude("ports", "code", "a door that takes codes has a --base"),
+    exclude("length", "code", "a code's digits say how many knocks there are"),
+    exclude("protocol", "code", "a code is knocked over tcp"),
+    exclude("digits", "code", "the code shows how many digits it has"),
+    exclude("step", "code", "the code is of its step already"),
+    exclude("secret_file", "code", "with the secret, --totp makes the code by itself"),
+    exclude("proxy", "close", "nothing opens"),
+    exclude("wait", "proxy", "--proxy waits for its own port"),
+    exclude("open_for", "close", "nothing opens"),
+    exclude("wait", "close", "nothing opens"),
+];
 
 /// The option that says what a key of the hosts file says.
 pub fn option(key: &str) -> String {
@@ -81,22 +143,24 @@ pub fn option(key: &str) -> String {
     format!("--{}", name.replace('_', "-"))
 }
 
-/// Puts what was said in one place before what was said in another, as `Option::or` does.
-trait Or {
-    fn or(self, other: Self) -> Self;
-}
-
-impl Or for bool {
+/// A part of the settings, or all of them.
+pub(super) trait SettingsPart: Sized + Default + PartialEq {
+    /// This, or where it says nothing, `other`.
     fn or(self, other: Self) -> Self {
-        self || other
+        if self == Self::default() { other } else { self }
+    }
+
+    /// Lists the keys under which something is said; `key` is that of a single setting.
+    fn list(&self, key: &'static str, keys: &mut Vec<&'static str>) {
+        if *self != Self::default() {
+            keys.push(key);
+        }
     }
 }
 
-impl<T> Or for Vec<T> {
-    fn or(self, other: Self) -> Self {
-        if self.is_empty() { other } else { self }
-    }
-}
+impl SettingsPart for bool {}
+impl<T: PartialEq> SettingsPart for Option<T> {}
+impl<T: PartialEq> SettingsPart for Vec<T> {}
 
 macro_rules! settings {
     ($(#[$of:meta])* pub struct $name:ident { $($(#[$each:meta])* pub $field:ident: $kind:ty,)+ }) => {
@@ -104,9 +168,13 @@ macro_rules! settings {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct $name { $($(#[$each])* pub $field: $kind,)+ }
 
-        impl Or for $name {
+        impl SettingsPart for $name {
             fn or(self, other: Self) -> Self {
                 Self { $($field: self.$field.or(other.$field),)+ }
+            }
+
+            fn list(&self, _: &'static str, keys: &mut Vec<&'static str>) {
+                $(self.$field.list(stringify!($field), keys);)+
             }
         }
     };
@@ -114,7 +182,7 @@ macro_rules! settings {
 
 settings! {
 /// Everything that can be said about a knock; `None` where nothing was said.
-pub struct Settings {
+pub struct ClientSettings {
     pub mode: Option<Mode>,
     /// What to knock on; for [`Mode::Fwknop`] the ports to open.
     pub knocks: Vec<Knock>,
@@ -126,9 +194,9 @@ pub struct Settings {
     /// Of the connection, and of the one that a request lets in.
     pub source_port: Option<SourcePort>,
     pub door: Option<Name>,
-    pub rotation: Rotation,
-    pub request: Request,
-    pub fwknop: Fwknop,
+    pub rotation: RotationOptions,
+    pub request: RequestOptions,
+    pub fwknop: FwknopOptions,
 }
 }
 
@@ -137,7 +205,7 @@ pub struct Settings {
 settings! {
 #[derive(Args)]
 #[command(next_help_heading = "Sequences that rotate with time")]
-pub struct Rotation {
+pub struct RotationOptions {
     /// The file with the TOTP secret
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
@@ -172,7 +240,7 @@ pub struct Rotation {
 settings! {
 #[derive(Args)]
 #[command(next_help_heading = "Requests")]
-pub struct Request {
+pub struct RequestOptions {
     /// The server's public key
     #[arg(long, value_name = "KEY")]
     pub server_key: Option<PublicKey>,
@@ -188,7 +256,7 @@ pub struct Request {
     /// Whom to open for: auto, observed or an IP, one of each family [default: auto]
     // Of the command line alone, and moved from here to `address`.
     #[arg(id = "address", long, value_name = "ADDRESS")]
-    pub words: Vec<AddressWord>,
+    pub words: Vec<String>,
 
     #[arg(skip)]
     pub address: Option<Address>,
@@ -207,7 +275,7 @@ pub struct Request {
 settings! {
 #[derive(Args)]
 #[command(next_help_heading = "Requests as fwknop makes them")]
-pub struct Fwknop {
+pub struct FwknopOptions {
     /// The same, as this stanza of ~/.fwknoprc says
     #[arg(long, value_name = "STANZA")]
     pub fwknoprc: Option<String>,
@@ -239,10 +307,17 @@ pub struct Fwknop {
 }
 }
 
-impl Settings {
+impl ClientSettings {
+    /// The keys under which something is said.
+    pub fn keys(&self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        self.list("", &mut keys);
+        keys
+    }
+
     /// These, and where they say nothing what `file` says. Of a `file` with another mode only what
     /// all modes share is taken.
-    pub fn over(self, file: &Self) -> Self {
+    pub fn or_else(self, file: &Self) -> Self {
         let mut file = match (self.mode, file.mode) {
             (Some(own), Some(other)) if own != other => Self {
                 delay: file.delay,
@@ -266,29 +341,29 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_and_the_file_fills_in() {
-        let own = Settings { wait: NonZeroU16::new(22), ..Settings::default() };
-        let file = Settings {
+        let own = ClientSettings { wait: NonZeroU16::new(22), ..ClientSettings::default() };
+        let file = ClientSettings {
             mode: Some(Mode::Totp),
             wait: NonZeroU16::new(80),
             retry: Some(5),
             door: Some("ssh".parse().unwrap()),
-            ..Settings::default()
+            ..ClientSettings::default()
         };
-        let both = own.over(&file);
+        let both = own.or_else(&file);
         assert_eq!((both.wait, both.retry), (NonZeroU16::new(22), Some(5)));
         assert_eq!((both.mode, both.door), (file.mode, file.door));
     }
 
     #[test]
     fn of_an_entry_with_another_mode_only_what_all_modes_share_is_taken() {
-        let own = Settings { mode: Some(Mode::Spa), ..Settings::default() };
-        let file = Settings {
+        let own = ClientSettings { mode: Some(Mode::Spa), ..ClientSettings::default() };
+        let file = ClientSettings {
             mode: Some(Mode::Totp),
             wait: NonZeroU16::new(80),
             door: Some("ssh".parse().unwrap()),
-            ..Settings::default()
+            ..ClientSettings::default()
         };
-        let both = own.over(&file);
+        let both = own.or_else(&file);
         assert_eq!((both.mode, both.wait, both.door), (Some(Mode::Spa), file.wait, None));
     }
 }

@@ -30,14 +30,14 @@ pub struct Stamps {
 
 /// A stamp, and what makes it doubtful.
 #[derive(Debug)]
-pub struct Taken {
+pub struct Issued {
     pub stamp: Stamp,
-    pub doubts: Vec<Doubt>,
+    pub warnings: Vec<StampWarning>,
 }
 
 /// What may keep this request or the next one from being accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum Doubt {
+pub enum StampWarning {
     #[error(
         "the last request was made {} after what the clock says now: either the clock is wrong \
          now, and has to be set, or it was wrong then: if so, remove {}",
@@ -66,24 +66,24 @@ impl Stamps {
     ///
     /// A disk that is full or cannot be written does not keep anyone from knocking: the clock alone
     /// gives the stamp then.
-    pub fn take(&self, now: Wall) -> Taken {
-        let mut doubts = Vec::new();
+    pub fn take(&self, now: Wall) -> Issued {
+        let mut warnings = Vec::new();
         let kept = self.lock().and_then(|_lock| {
-            let last = self.read(&mut doubts)?;
+            let last = self.read(&mut warnings)?;
             let stamp = next(now, last);
             self.write(stamp)?;
             Ok(stamp)
         });
         let stamp = kept.unwrap_or_else(|source| {
-            doubts.push(Doubt::NotKept { last: self.last.clone(), source });
+            warnings.push(StampWarning::NotKept { last: self.last.clone(), source });
             now.into()
         });
         let by =
             Duration::from_micros(stamp.as_micros().saturating_sub(Stamp::from(now).as_micros()));
         if by > MAX_AGE {
-            doubts.push(Doubt::ClockBack { by, last: self.last.clone() });
+            warnings.push(StampWarning::ClockBack { by, last: self.last.clone() });
         }
-        Taken { stamp, doubts }
+        Issued { stamp, warnings }
     }
 
     /// Nobody else takes a stamp while this is held. It is the key that is locked: what holds the
@@ -93,7 +93,7 @@ impl Stamps {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
     }
 
-    fn read(&self, doubts: &mut Vec<Doubt>) -> io::Result<Option<Stamp>> {
+    fn read(&self, warnings: &mut Vec<StampWarning>) -> io::Result<Option<Stamp>> {
         let mut text = String::new();
         match File::open(&self.last).and_then(|file| file.take(64).read_to_string(&mut text)) {
             Ok(_) => {}
@@ -104,7 +104,7 @@ impl Stamps {
         }
         let stamp = text.trim().parse().ok().map(Stamp::from_micros);
         if stamp.is_none() {
-            doubts.push(Doubt::Nonsense { last: self.last.clone() });
+            warnings.push(StampWarning::Nonsense { last: self.last.clone() });
         }
         Ok(stamp)
     }
@@ -139,8 +139,8 @@ mod tests {
         (directory, Stamps::of(&key))
     }
 
-    fn said(taken: &Taken) -> Vec<String> {
-        taken.doubts.iter().map(ToString::to_string).collect()
+    fn said(taken: &Issued) -> Vec<String> {
+        taken.warnings.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let (_directory, stamps) = stamps();
         let taken = stamps.take(at(1_700_000_000));
         assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
-        assert!(taken.doubts.is_empty());
+        assert!(taken.warnings.is_empty());
         let kept = fs::read_to_string(&stamps.last).unwrap();
         assert_eq!(kept, "1700000000000000\n");
         assert_eq!(fs::metadata(&stamps.last).unwrap().mode() & 0o777, 0o600);
@@ -167,7 +167,7 @@ mod tests {
         let first = stamps.take(at(1_700_000_060)).stamp;
         let second = stamps.take(at(1_700_000_001));
         assert_eq!(second.stamp.as_micros(), first.as_micros() + 1);
-        assert!(second.doubts.is_empty());
+        assert!(second.warnings.is_empty());
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
             let taken = stamps.take(at(1_700_000_000));
             assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
             assert!(said(&taken)[0].ends_with("written anew"));
-            assert!(stamps.take(at(1_700_000_001)).doubts.is_empty());
+            assert!(stamps.take(at(1_700_000_001)).warnings.is_empty());
         }
     }
 

@@ -1,4 +1,4 @@
-//! The values that command line and hosts file have in common, and how they are written.
+//! Values that command line and hosts file have in common, and their readers.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -38,14 +38,6 @@ pub enum Address {
     Given(NamedAddresses),
 }
 
-/// One of the words that make an [`Address`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressWord {
-    Auto,
-    Observed,
-    Ip(IpAddr),
-}
-
 /// Why some words are no address that could be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressWordError {
@@ -59,45 +51,28 @@ pub enum AddressWordError {
     Address(#[from] AddressError),
 }
 
-impl FromStr for AddressWord {
-    type Err = AddressWordError;
-
-    fn from_str(text: &str) -> Result<Self, AddressWordError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "observed" => Ok(Self::Observed),
-            _ => match text.parse() {
-                Ok(ip) => Ok(Self::Ip(ip)),
-                Err(_) => Err(AddressWordError::Unknown(text.to_owned())),
-            },
-        }
-    }
-}
-
 impl Address {
-    /// The address that some words name together; `None` if there are none.
+    /// The address that some words name together, each of them `auto`, `observed` or an IP; `None`
+    /// if there are none.
     ///
     /// # Errors
     /// [`AddressWordError`] if they do not go together, or if one is not the address of a host.
-    pub fn of(words: &[AddressWord]) -> Result<Option<Self>, AddressWordError> {
+    pub fn of(words: &[impl AsRef<str>]) -> Result<Option<Self>, AddressWordError> {
         let (mut v4, mut v6) = (None, None);
-        match words {
-            [] => return Ok(None),
-            [AddressWord::Auto] => return Ok(Some(Self::Auto)),
-            [AddressWord::Observed] => return Ok(Some(Self::Observed)),
-            _ => {}
-        }
-        for word in words {
-            let second = match word {
-                AddressWord::Auto | AddressWord::Observed => return Err(AddressWordError::Mixed),
-                AddressWord::Ip(IpAddr::V4(ip)) => v4.replace(*ip).map(|_| IpAddr::V4(*ip)),
-                AddressWord::Ip(IpAddr::V6(ip)) => v6.replace(*ip).map(|_| IpAddr::V6(*ip)),
+        for word in words.iter().map(AsRef::as_ref) {
+            let second = match (word, word.parse()) {
+                ("auto", _) if words.len() == 1 => return Ok(Some(Self::Auto)),
+                ("observed", _) if words.len() == 1 => return Ok(Some(Self::Observed)),
+                ("auto" | "observed", _) => return Err(AddressWordError::Mixed),
+                (_, Ok(IpAddr::V4(ip))) => v4.replace(ip).map(|_| IpAddr::V4(ip)),
+                (_, Ok(IpAddr::V6(ip))) => v6.replace(ip).map(|_| IpAddr::V6(ip)),
+                (_, Err(_)) => return Err(AddressWordError::Unknown(word.to_owned())),
             };
             if let Some(second) = second {
                 return Err(AddressWordError::Twice(second));
             }
         }
-        Ok(Some(Self::Given(NamedAddresses::new(v4, v6)?)))
+        Ok(if words.is_empty() { None } else { Some(Self::Given(NamedAddresses::new(v4, v6)?)) })
     }
 }
 
@@ -109,9 +84,9 @@ pub fn length(text: &str) -> Result<u8, String> {
     let (low, high) = LENGTHS.into_inner();
     match text.parse() {
         Ok(length) if LENGTHS.contains(&length) => Ok(length),
-        _ => {
-            Err(format!("'{text}' does not do here: write a number of knocks from {low} to {high}"))
-        }
+        _ => Err(format!(
+            "'{text}' is not valid here: write a number of knocks from {low} to {high}"
+        )),
     }
 }
 
@@ -123,7 +98,7 @@ pub fn base(text: &str) -> Result<u16, String> {
     match parse_port(text) {
         Ok(base) if base.get() <= u16::MAX - 99 => Ok(base.get()),
         _ => Err(format!(
-            "'{text}' does not do here: 100 ports from there are needed, write 1 to {}",
+            "'{text}' is not valid here: 100 ports from there are needed, write 1 to {}",
             u16::MAX - 99
         )),
     }
@@ -137,7 +112,7 @@ pub fn digits(text: &str) -> Result<Digits, String> {
     match text {
         "6" => Ok(Digits::Six),
         "8" => Ok(Digits::Eight),
-        _ => Err(format!("'{text}' does not do here: write 6 or 8")),
+        _ => Err(format!("'{text}' is not valid here: write 6 or 8")),
     }
 }
 
@@ -191,10 +166,7 @@ mod tests {
 
     #[test]
     fn an_address_is_one_of_each_family_or_a_word() {
-        let of = |words: &[&str]| {
-            let words: Vec<_> = words.iter().map(|word| word.parse().unwrap()).collect();
-            Address::of(&words)
-        };
+        let of = |words: &[&str]| Address::of(words);
         assert_eq!(of(&[]), Ok(None));
         assert_eq!(of(&["auto"]), Ok(Some(Address::Auto)));
         assert_eq!(of(&["observed"]), Ok(Some(Address::Observed)));
@@ -205,7 +177,7 @@ mod tests {
         assert_eq!(of(&["auto", "192.0.2.1"]), Err(AddressWordError::Mixed));
         assert!(said(of(&["192.0.2.1", "192.0.2.2"])).ends_with("leave out 192.0.2.2"));
         assert_eq!(said(of(&["0.0.0.0"])), "0.0.0.0 is not the address of a host");
-        assert!(said("autp".parse::<AddressWord>()).contains("neither auto, nor observed"));
+        assert!(said(of(&["autp"])).contains("neither auto, nor observed"));
     }
 
     #[test]
@@ -225,7 +197,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_reader_panic(text in ".{0,20}") {
-            let _ = text.parse::<AddressWord>();
+            let _ = Address::of(&[&text]);
             let _ = (length(&text), base(&text), digits(&text), step(&text), open_for(&text));
         }
     }

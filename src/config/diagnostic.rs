@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let error = source("\u{1b}[31m: 1").place(1, 1, 1).error("'\u{1b}[31m' is no key");
+        let error = source("\u{1b}[31m: 1").place(1, 1, 1).error("'\u{1b}[31m' is not a key");
         assert!(!error.to_string().contains('\u{1b}'));
     }
 

@@ -98,7 +98,7 @@ fn foreign_target(one: Linted<'_>, network: &Network) -> Option<Diagnostic> {
         return None;
     }
     let place = one.places.target.as_ref().unwrap_or(&one.places.name);
-    let message = format!("{target} is no address of this host, and it forwards nothing");
+    let message = format!("{target} is not an address of this host, and it forwards nothing");
     Some(place.warning(message).help("remove it: then a knock at any address of this host counts"))
 }
 

@@ -40,7 +40,7 @@ pub enum Protocols {
 
 /// The text is neither `tcp`, `udp` nor `mixed`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no protocol of a rotating sequence: write tcp, udp or mixed")]
+#[error("'{0}' is not a protocol of a rotating sequence: write tcp, udp or mixed")]
 pub struct ProtocolsError(String);
 
 /// Takes either case.

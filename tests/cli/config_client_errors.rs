@@ -139,7 +139,7 @@ c.yaml:6:3: error: nothing opens door 'ssh': it has no sequence
 "#]];
     a_client_given_twice: said("a: {doors: [ssh], fwknop: {key: a, hmac_key: b}}\na: {doors: [ssh], fwknop: {key: c, hmac_key: d}}") => str!["c.yaml:3:3: error: 'a' is given twice: first at c.yaml:2:3"];
     an_expiry_that_is_no_date: said(&format!("phone:\n  doors: [ssh]\n  expires: soon\n  totp: {{secret: {SECRET}}}")) => str![[r#"
-c.yaml:4:14: error: this is no date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)
+c.yaml:4:14: error: this is not a date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)
         expires: soon
                  ^^^^
 "#]];
@@ -210,7 +210,7 @@ c.yaml:4:53: error: 'mine' is none of any, explicit
 
 says! {
     a_secret_that_is_none: said("a:\n  doors: [ssh]\n  totp: {secret: JBSW1}\nb:\n  doors: [ssh]\n  totp: {secret: JBSW}") => str![[r#"
-c.yaml:4:20: error: character 5 is no base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in any case, with or without spaces
+c.yaml:4:20: error: character 5 is not a base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in any case, with or without spaces
 c.yaml:7:20: error: the TOTP secret is too short: it has 2 bytes, and 16 are the least that is safe
 "#]];
     no_secret: said("a: {doors: [ssh], totp: {}}") => str![[r#"
@@ -518,16 +518,16 @@ c.yaml:3:19: error: the range 8000-7000 holds no port: write the lower port firs
                       ^^^^^^^^^
 "#]];
     totp_numbers_out_of_range: said_of_door("totp:\n  ports: 7000-7999\n  length: 9\n  protocol: icmp\n  step: 90ms\n  skew: 11\nstart_command: 'true'") => str![[r#"
-c.yaml:5:15: error: '9' does not do here: write a number from 3 to 8
+c.yaml:5:15: error: '9' is not valid here: write a number from 3 to 8
           length: 9
                   ^
-c.yaml:6:17: error: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed
+c.yaml:6:17: error: 'icmp' is not a protocol of a rotating sequence: write tcp, udp or mixed
           protocol: icmp
                     ^^^^
 c.yaml:7:13: error: step has to be at least 1s
           step: 90ms
                 ^^^^
-c.yaml:8:13: error: '11' does not do here: write a number from 0 to 10
+c.yaml:8:13: error: '11' is not valid here: write a number from 0 to 10
           skew: 11
                 ^^
 "#]];
@@ -568,7 +568,7 @@ c.yaml:3:11: error: totp does not say from which port on a code is knocked
     write for example base: 7000
 "#]];
     a_base_too_high: said_of_door("totp: {mode: code, base: 65437}\nstart_command: 'true'") => str![[r#"
-c.yaml:3:30: error: '65437' does not do here: write a number from 1 to 65436
+c.yaml:3:30: error: '65437' is not valid here: write a number from 1 to 65436
         totp: {mode: code, base: 65437}
                                  ^^^^^
     the 100 ports from there on are watched
@@ -590,7 +590,7 @@ c.yaml:4:5: error: only a door with totp in mode: code has a lockout of its own
     write it under 'knockd:' for all doors, or remove it
 "#]];
     a_lockout_that_is_none: said_of_door("totp: {mode: code, base: 7000}\nlockout: {failures: 0, within: 0s, fro: 1h}\nstart_command: 'true'") => str![[r#"
-c.yaml:4:25: error: '0' does not do here: write a number from 1 to 1000000
+c.yaml:4:25: error: '0' is not valid here: write a number from 1 to 1000000
         lockout: {failures: 0, within: 0s, fro: 1h}
                             ^
 c.yaml:4:36: error: within cannot be zero

@@ -246,7 +246,7 @@ doors.yaml:5:13: error: no packet is sent to 0.0.0.0
     without 'target' a knock at any address of this host counts
 "#]];
     too_many_trip_wires: said_of_door("sequence: [7000]\nstart_command: 'true'\ntrip_wires: many") => str![[r#"
-doors.yaml:5:17: error: 'many' does not do here: write a number from 0 to 1000
+doors.yaml:5:17: error: 'many' is not valid here: write a number from 0 to 1000
         trip_wires: many
                     ^^^^
 "#]];
@@ -509,7 +509,7 @@ doors.yaml:3:3: error: 'ssh' is given twice: first at doors.yaml:2:3
       ^^^
 "#]];
     a_bad_name: said("doors:\n  my door: {sequence: [1], start_command: 'true'}\n") => str![[r#"
-doors.yaml:2:3: error: 'my door' is no name: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
+doors.yaml:2:3: error: 'my door' is not a name: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -
       my door: {sequence: [1], start_command: 'true'}
       ^^^^^^^
 "#]];
@@ -534,7 +534,7 @@ doors.yaml:5:38: error: 'colour' is not a key of log
       log: {syslog: deamon, level: loud, colour: red}
                                          ^^^^^^
     its keys are: syslog, file, level, format
-doors.yaml:6:20: error: '1' does not do here: write a number from 64 to 16777216
+doors.yaml:6:20: error: '1' is not valid here: write a number from 64 to 16777216
       track: {sources: 1}
                        ^
 "#]];
@@ -728,7 +728,7 @@ knockd.conf:7:11: warning: the shell takes what is in these quotes for the name 
     write the command without them
 "#]];
     a_broken_section: said_of_classic("[options]\n[ssh\nSequence = 7000\n") => str![[r#"
-knockd.conf:2:1: error: this is no section: a section is [NAME] on a line alone
+knockd.conf:2:1: error: this is not a section: a section is [NAME] on a line alone
     [ssh
     ^^^^
 knockd.conf:3:1: error: unknown directive 'Sequence'
@@ -1077,7 +1077,7 @@ doors:
         lint(&loaded, &host).iter().map(|warning| warning.message().to_owned()).collect()
     };
     let interface = "there is no interface 'eht0' now: knockd will wait for it";
-    let target = "192.0.2.9 is no address of this host, and it forwards nothing";
+    let target = "192.0.2.9 is not an address of this host, and it forwards nothing";
     assert_eq!(messages(network.clone()), [interface, target]);
     assert_eq!(messages(Network { forwards: true, ..network }), [interface]);
 }

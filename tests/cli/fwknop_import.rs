@@ -37,7 +37,7 @@ const ON_PURPOSE: &[&str] = &[
     "no request can hold this REQUIRE_USERNAME",
     "is not an IPv4 address or network",
     "is not a day on which it could expire",
-    "its CMD_CYCLE_OPEN is no command",
+    "its CMD_CYCLE_OPEN is not a command",
     "its command does not name a program",
     "in a command",
     "GPG_DECRYPT_PW is not carried over",
@@ -248,7 +248,8 @@ fn the_variables_that_fwknopd_knows_are_known() {
             let said =
                 String::from_utf8_lossy(&crate::support::run("fwknopd", &run).stderr).into_owned();
             let is_ignored = said.contains(&format!("Ignoring unknown {file} parameter: '{name}'"));
-            let is_told = both.said.iter().any(|note| note.contains("is no variable of fwknopd's"));
+            let is_told =
+                both.said.iter().any(|note| note.contains("is not a variable of fwknopd's"));
             assert_eq!(is_told, is_ignored, "{name} among {file} parameters: {said}");
         }
     }

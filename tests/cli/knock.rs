@@ -95,7 +95,7 @@ knock: error: port 70000 is out of range: ports go from 1 to 65535
 knock: error: port 0 is out of range: ports go from 1 to 65535
 knock: error: 'upd' is not a protocol: write tcp or udp
 knock: error: '7000,8000' is not one port: write the ports apart, as in 7000 8000 9000
-knock: error: '1x' is no tcp service that this machine knows: write the number of the port
+knock: error: '1x' is not a tcp service that this machine knows: write the number of the port
 
 "#]]
     );
@@ -106,11 +106,11 @@ fn ports_without_a_host_are_no_knock_at_an_odd_address() {
     assert_data_eq!(
         misused(&["7000", "8000", "9000"]),
         str![[r#"
-knock: error: '7000' is a port and no host: write the host before the ports
+knock: error: '7000' is a port and not a host: write the host before the ports
 
 "#]]
     );
-    assert!(misused(&["7000/udp", "8000"]).contains("is a port and no host"));
+    assert!(misused(&["7000/udp", "8000"]).contains("is a port and not a host"));
 }
 
 #[test]

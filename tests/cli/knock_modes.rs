@@ -380,7 +380,7 @@ fn options_that_contradict_each_other_say_which_to_leave_out() {
         (&["--spa", "-u", "gw"], "--udp belongs to ports: leave it out"),
         (&["--server-key", PUBLIC, "gw"], "--server-key belongs to --spa: add that"),
         (&["--door", "ssh", "gw"], "--door belongs to --totp and --spa: add that"),
-        (&["--totp", "--ports", "1-9", "--base", "7000", "gw"], "--ports and --base do not go"),
+        (&["--totp", "--ports", "1-9", "--base", "7000", "gw"], "--base and --ports do not go"),
         (&["--code", "493817", "--secret-file", "s", "gw"], "--secret-file and --code do not go"),
         (&["--spa", "--close", "--wait", "22", "gw"], "--wait and --close do not go together"),
         (&["--spa", "--close", "--open-for", "5m", "gw"], "--open-for and --close do not go"),
@@ -409,7 +409,7 @@ fn an_option_for_another_mode_than_that_of_the_hosts_file_is_refused() {
     );
     assert_eq!(said.status, 2);
     let said = knock_in(directory.path(), &["-n", "--digits", "8", "home"]);
-    assert!(said.err.contains("--digits has no meaning at a door with a range of ports"));
+    assert!(said.err.contains("--digits has no meaning beside 'ports' in the hosts file"));
     assert_eq!(said.status, 2);
 }
 

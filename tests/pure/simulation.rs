@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use libknock::client::plan::Plan;
+use libknock::client::schedule::Schedule;
 use libknock::config::lint::{Odds, scan_odds};
 use libknock::config::watch::watch_sets;
 use libknock::config::{Door, Recognition, Rendered, load};
@@ -161,8 +161,8 @@ fn sent(
     delay: Duration,
     connection: u16,
 ) -> Vec<(Monotonic, Packet)> {
-    let steps = Plan::sequence(sequence, delay);
-    let packets = steps.steps().zip(40_000 + connection..).map(|(step, source_port)| {
+    let steps = Schedule::new(sequence, delay);
+    let packets = steps.knocks().zip(40_000 + connection..).map(|(step, source_port)| {
         let port = step.knock.port;
         let transport = match step.knock.protocol {
             Protocol::Tcp => {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use libknock::client::rotating::{Rotating, Start};
+use libknock::client::totp::{Start, TotpKnocker};
 use libknock::config::{Client, Recognition, TotpClient};
 use libknock::engine::{ClientId, CompletedBy, Engine, EventKind, Setup, Verdict};
 use libknock::proto::flags::TcpFlags;
@@ -52,7 +52,7 @@ impl World {
     /// What a client knocks whose clock is so many seconds ahead, and after how long by its clock:
     /// as `knock` does, it waits for the next step where the sequence would be cut.
     fn plan(&self, client: usize, ahead: i64, delay: Duration) -> Vec<(Duration, Knock)> {
-        let rotating = Rotating {
+        let rotating = TotpKnocker {
             key: TotpKey::from(&self.secrets[client]),
             scheme: self.scheme,
             door: self.door.clone(),
@@ -65,7 +65,7 @@ impl World {
             Start::At(then) => then,
         };
         let waited = leaves.since(clock);
-        rotating.plan(leaves).steps().map(|step| (waited + step.at, step.knock)).collect()
+        rotating.schedule(leaves).knocks().map(|step| (waited + step.at, step.knock)).collect()
     }
 
     /// Who opens the door by these knocks, and in which step.

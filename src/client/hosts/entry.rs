@@ -4,13 +4,14 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Host;
+use super::HostProfile;
 use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
 use crate::client::settings::{
-    Exclusion, Fwknop, Mode, OF_CLOSING, OF_KINDS, OF_MODES, Request, Rotation, Settings,
+    ClientSettings, EXCLUDES, Exclusion, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions,
+    RotationOptions,
 };
-use crate::client::values::{self, Address, AddressWord};
+use crate::client::values::{self, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
 use crate::config::diagnostic::{Diagnostic, Problems, meant};
 use crate::config::tree::{Entry, Keys, Mapping, Node, Value};
@@ -23,17 +24,14 @@ use crate::proto::words::UnknownWord;
 /// other on the way.
 pub const DELAY: Duration = Duration::from_millis(15);
 
-/// The keys that every mode has a use for, and `ports`.
-const OF_ALL: [&str; 6] = ["host", "mode", "ports", "wait", "retry", "source_port"];
-
 /// The keys of an entry.
 pub const KEYS: Keys = Keys {
     of: "a host",
     known: &{
-        let mut known = [""; OF_ALL.len() + OF_MODES.len()];
+        let mut known = [""; FIELDS.len()];
         let mut at = 0;
         while at < known.len() {
-            known[at] = if at < OF_ALL.len() { OF_ALL[at] } else { OF_MODES[at - OF_ALL.len()].0 };
+            known[at] = FIELDS[at].key;
             at += 1;
         }
         known
@@ -41,7 +39,7 @@ pub const KEYS: Keys = Keys {
 };
 
 /// Reads an entry of the hosts file `file`. What is wrong in it is left out.
-pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host> {
+pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<HostProfile> {
     let fields = problems.keep(entry.node.mapping("a host: a mapping with the key 'ports'"))?;
     fields.check_keys(&KEYS, problems);
     let mode = match fields.value("mode") {
@@ -49,17 +47,17 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
         None if fields.value("fwknoprc").is_some() => Mode::Fwknop,
         None => Mode::Sequence,
     };
-    let mut reader = Reader { fields, file, problems };
-    reader.check_mode(mode);
+    let mut reader = ProfileReader { fields, file, problems };
+    reader.check_keys(mode);
     let host = reader.read("host", |node| node.text("a name or an address").map(str::to_owned));
-    let mut settings = Settings {
+    let mut settings = ClientSettings {
         mode: Some(mode),
         delay: Some(reader.delay().unwrap_or(DELAY)),
         wait: reader.read("wait", tcp_port),
         retry: reader.retry(),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         door: reader.read("door", |node| node.parsed("the name of a door")),
-        ..Settings::default()
+        ..ClientSettings::default()
     };
     match mode {
         Mode::Sequence => settings.knocks = reader.knocks(entry)?,
@@ -73,7 +71,7 @@ pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<Host>
             settings.fwknop = reader.fwknop();
         }
     }
-    Some(Host {
+    Some(HostProfile {
         name: entry.key.clone(),
         at: entry.at.clone(),
         says_host: host.is_some(),
@@ -87,7 +85,7 @@ fn mode(node: &Node) -> Result<Mode, Diagnostic> {
     text.parse().map_err(|_: UnknownWord| {
         let known = Mode::ALL.map(Mode::as_str);
         let help = format!("write one of: {}", known.join(", "));
-        node.at.misspelt(&format!("'{text}' is no mode"), meant(text, known), &help)
+        node.at.misspelt(&format!("'{text}' is not a mode"), meant(text, known), &help)
     })
 }
 
@@ -100,13 +98,13 @@ fn tcp_port(node: &Node) -> Result<NonZeroU16, Diagnostic> {
 }
 
 /// The fields of an entry, and where to say what is wrong with them.
-struct Reader<'a> {
+struct ProfileReader<'a> {
     fields: &'a Mapping,
     file: &'a Path,
     problems: &'a mut Problems,
 }
 
-impl Reader<'_> {
+impl ProfileReader<'_> {
     fn read<T>(
         &mut self,
         key: &str,
@@ -130,27 +128,27 @@ impl Reader<'_> {
         Some(self.file.parent().unwrap_or(Path::new("")).join(text))
     }
 
-    /// Reports every key that another mode has a use for and this one has not.
-    fn check_mode(&mut self, mode: Mode) {
-        const PORTS: &[Mode] = &[Mode::Sequence, Mode::Totp, Mode::Fwknop];
-        for (key, modes) in OF_MODES.into_iter().chain([("ports", PORTS)]) {
-            let (Some(entry), false) = (self.fields.get(key), modes.contains(&mode)) else {
-                continue;
-            };
-            let others: Vec<&str> = modes.iter().map(|mode| mode.as_str()).collect();
-            let wrong = entry
-                .at
-                .error(format!("'{key}' has no meaning in mode: {mode}"))
-                .help(format!("remove it, or write mode: {}", others.join(" or ")));
-            self.problems.push(wrong);
+    /// Reports every key that another mode has a use for and this one has not, and every one that
+    /// stands beside another that it does not go with.
+    fn check_keys(&mut self, mode: Mode) {
+        let (fits, others): (Vec<_>, Vec<_>) = FIELDS
+            .iter()
+            .filter_map(|field| Some((field, self.fields.get(field.key)?)))
+            .partition(|(field, _)| field.modes.contains(&mode));
+        for (field, entry) in others {
+            let modes: Vec<&str> = field.modes.iter().map(|mode| mode.as_str()).collect();
+            let message = format!("'{}' has no meaning in mode: {mode}", field.key);
+            let help = format!("remove it, or write mode: {}", modes.join(" or "));
+            self.problems.push(entry.at.error(message).help(help));
         }
-    }
-
-    /// Reports every key that stands beside another one that it does not go with.
-    fn exclude(&mut self, pairs: impl IntoIterator<Item = Exclusion>) {
-        for (key, other, why) in pairs {
-            if let (Some(entry), Some(_)) = (self.fields.get(key), self.fields.value(other)) {
-                let message = format!("'{key}' and '{other}' do not go together");
+        let says = |key: &str| {
+            let (_, entry) = fits.iter().find(|(field, _)| field.key == key)?;
+            let is_off = key == "close" && !matches!(entry.node.boolean(), Ok(true));
+            (!is_off && !matches!(entry.node.value, Value::Null)).then_some(entry)
+        };
+        for Exclusion { one, other, why } in KINDS.iter().chain(&EXCLUDES) {
+            if let (Some(entry), Some(_)) = (says(one), says(other)) {
+                let message = format!("'{one}' and '{other}' do not go together");
                 let help = format!("remove one of them: {why}");
                 self.problems.push(entry.at.error(message).help(help));
             }
@@ -203,11 +201,8 @@ impl Reader<'_> {
         Some(ports.iter().filter_map(|node| self.problems.keep(read(node))).collect())
     }
 
-    fn rotation(&mut self) -> Rotation {
-        let kinds = "'ports' is for a door with mode: ports, 'base' for one with mode: code";
-        self.exclude([("base", "ports", kinds)]);
-        self.exclude(OF_KINDS);
-        Rotation {
+    fn rotation(&mut self) -> RotationOptions {
+        RotationOptions {
             ports: self.read("ports", |node| {
                 node.read("a range of ports such as 20000-29999", parse_wide)
             }),
@@ -220,26 +215,22 @@ impl Reader<'_> {
         }
     }
 
-    fn request(&mut self, open_for: fn(&str) -> Result<NonZeroU32, String>) -> Request {
-        let close = self.read("close", Node::boolean).unwrap_or(false);
-        if close {
-            self.exclude(OF_CLOSING);
-        }
-        Request {
+    fn request(&mut self, open_for: fn(&str) -> Result<NonZeroU32, String>) -> RequestOptions {
+        RequestOptions {
             server_key: self.read("server_key", |node| node.parsed("a key")),
             key_file: self.path("key_file"),
             spa_port: self
                 .read("spa_port", |node| node.read("a port or a range of ports", port_range)),
             address: self.read("address", address).flatten(),
             open_for: self.read("open_for", |node| node.read("a duration such as 30s", open_for)),
-            close,
-            ..Request::default()
+            close: self.read("close", Node::boolean).unwrap_or(false),
+            ..RequestOptions::default()
         }
     }
 
-    fn fwknop(&mut self) -> Fwknop {
+    fn fwknop(&mut self) -> FwknopOptions {
         let hash = |node: &Node| node.parsed("a hash such as sha256");
-        Fwknop {
+        FwknopOptions {
             fwknoprc: self.read("fwknoprc", |node| node.text("a stanza's name").map(str::to_owned)),
             hmac_key_file: self.path("hmac_key_file"),
             digest_type: self.read("digest_type", hash),
@@ -252,10 +243,7 @@ impl Reader<'_> {
 }
 
 fn address(node: &Node) -> Result<Option<Address>, Diagnostic> {
-    let word = |node: &Node| node.parsed::<AddressWord>("auto, observed or an address");
-    let words = match &node.value {
-        Value::List(nodes) => nodes.iter().map(word).collect::<Result<_, _>>()?,
-        _ => vec![word(node)?],
-    };
+    let word = |node: &'_ Node| node.text("auto, observed or an address").map(str::to_owned);
+    let words: Vec<String> = node.items().iter().map(word).collect::<Result<_, _>>()?;
     Address::of(&words).map_err(|error| node.at.error(error.to_string()))
 }

@@ -228,7 +228,8 @@ pub(crate) fn read_sections<'a>(
         let part = Part::new(source, number, line);
         if let Some(name) = part.text.strip_prefix('[') {
             let Some(name) = name.strip_suffix(']').filter(|name| !name.trim().is_empty()) else {
-                let error = part.error("this is no section: a section is [NAME] on a line alone");
+                let error =
+                    part.error("this is not a section: a section is [NAME] on a line alone");
                 problems.push(error);
                 continue;
             };

@@ -8,7 +8,7 @@ use crate::time::Wall;
 
 /// The text is no moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)")]
+#[error("this is not a date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)")]
 pub struct MomentError;
 
 /// Reads a date, which is its first moment in UTC, or a date and time with its offset (RFC 3339).

@@ -131,7 +131,7 @@ impl Node {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<T>() {
             Ok(number) if digits && (low..=high).contains(&number) => Ok(number),
-            _ => Err(self.at.error(format!("'{text}' does not do here: write {wanted}"))),
+            _ => Err(self.at.error(format!("'{text}' is not valid here: write {wanted}"))),
         }
     }
 

@@ -149,7 +149,7 @@ impl<'a> Door<'a> {
                 }
                 Reading::Never => {
                     let message = format!(
-                        "'{}' is no port: classic knockd takes it for 0, where nobody can knock",
+                        "'{}' is not a port: classic knockd takes it for 0, where nobody can knock",
                         item.text
                     );
                     self.fail(item.error(message).help("write a number from 1 to 65535"));

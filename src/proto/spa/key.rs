@@ -50,9 +50,9 @@ pub enum SpaKeyError {
         "a key has 44 characters of base64, this has {0}: copy it whole, with the '=' at its end"
     )]
     Length(usize),
-    #[error("character {0} of the key is none that base64 has there: copy it anew")]
+    #[error("character {0} of the key is not one that base64 has there: copy it anew")]
     Character(usize),
-    #[error("this is no public key that anyone can hold: copy it anew from its owner")]
+    #[error("this is not a public key that anyone can hold: copy it anew from its owner")]
     LowOrder,
 }
 

@@ -28,7 +28,7 @@ pub enum MalformedPayload {
     ObservedAndGiven,
     #[error(transparent)]
     Address(#[from] AddressError),
-    #[error("the door's name is none")]
+    #[error("the door's name is not valid")]
     Door,
 }
 

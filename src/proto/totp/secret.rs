@@ -16,7 +16,7 @@ const SHORTEST: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     #[error(
-        "character {0} is no base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in \
+        "character {0} is not a base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in \
          any case, with or without spaces"
     )]
     Digit(usize),

@@ -96,7 +96,7 @@ pub(super) fn read_cycle(
         }
     };
     if is_none(open) {
-        return Err(open.at.error("the stanza is left out: its CMD_CYCLE_OPEN is no command"));
+        return Err(open.at.error("the stanza is left out: its CMD_CYCLE_OPEN is not a command"));
     }
     let opens = words(open, notes)?;
     let seconds = timer.map(|timer| read_timer(timer, notes)).transpose()?;

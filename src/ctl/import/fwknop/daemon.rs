@@ -112,7 +112,7 @@ impl Settings<'_> {
             let message = format!("{name} is about fwknopd itself: left out");
             self.notes.push(at.warning(message));
         } else if !is_in(CARRIED) {
-            let error = at.error(format!("left out: '{name}' is no variable of fwknopd's"));
+            let error = at.error(format!("left out: '{name}' is not a variable of fwknopd's"));
             self.notes.push(if name.ends_with("_TIMEOUT") {
                 error.help("in access.conf, below a SOURCE, it would have an effect")
             } else {
@@ -215,7 +215,7 @@ impl Settings<'_> {
         let seconds = u64::try_from(atoi(&text)).ok();
         let seconds = seconds.filter(|seconds| (1..=100_000).contains(seconds));
         if seconds.is_none() {
-            let message = format!("left out: '{text}' is no number of seconds from 1 to 100000");
+            let message = format!("left out: '{text}' is not a number of seconds from 1 to 100000");
             self.notes.push(at.error(message));
         }
         if let Some(read) = seconds.filter(|seconds| seconds.to_string() != text) {
@@ -234,7 +234,7 @@ impl Settings<'_> {
         if let Some(name) = lower.strip_prefix("log_").filter(|name| known.contains(name)) {
             return Some(name.to_owned());
         }
-        self.notes.push(at.error(format!("left out: '{text}' is no facility of fwknopd")));
+        self.notes.push(at.error(format!("left out: '{text}' is not a facility of fwknopd")));
         None
     }
 }

@@ -299,7 +299,7 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
             .bytes()
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
-    let message = format!("left out: {this} is no variable of fwknopd's");
+    let message = format!("left out: {this} is not a variable of fwknopd's");
     let error = match meant(word, CARRIED) {
         Some(meant) => at.error(format!("{message}: did you mean {meant}?")),
         None => at.error(message),

@@ -4,34 +4,32 @@ use std::mem::take;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-use clap::ArgMatches;
-use clap::parser::ValueSource;
-
-use super::Options;
-use crate::client::names::{self, Family};
-use crate::client::settings::{Exclusion, Mode, OF_CLOSING, OF_KINDS, OF_MODES, Settings, option};
-use crate::client::usage::{UsageError, WhatToDo};
+use super::{KnockArgs, UsageError, WhatToDo};
+use crate::client::names::{self, ResolveFamily};
+use crate::client::settings::{
+    ClientSettings, EXCLUDES, Exclusion, KINDS, Mode, modes_of_option, option,
+};
 use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
 
 /// What the command line says, each part of it right for itself.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct Invocation {
     /// `None`: the stanza of `~/.fwknoprc` names it.
     pub host: Option<String>,
     /// What wins over the hosts file; without a mode, the hosts file says which.
-    pub settings: Settings,
+    pub settings: ClientSettings,
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
     pub proxy: Option<NonZeroU16>,
     /// The protocol of all knocks of a sequence, where one is forced on them.
     pub protocol: Option<Protocol>,
-    pub family: Family,
+    pub family: ResolveFamily,
     pub hosts: Option<PathBuf>,
     pub dry_run: bool,
     pub verbose: bool,
-    /// The given options that only some modes have a use for.
-    bound: Vec<Bound>,
+    /// The options that are given, by their keys in the hosts file where they have one.
+    pub given: Vec<&'static str>,
 }
 
 /// A code of an authenticator.
@@ -51,11 +49,6 @@ impl std::fmt::Debug for Code {
     }
 }
 
-type Bound = (&'static str, &'static [Mode]);
-
-/// As [`OF_MODES`], of the command line alone.
-const OPTIONS: [Bound; 2] = [("udp", &[Mode::Sequence]), ("ports", &[Mode::Totp])];
-
 /// Whether what stands in the place of the host is a port. A resolver would take the number for an
 /// address.
 fn is_port(host: &str) -> bool {
@@ -64,24 +57,38 @@ fn is_port(host: &str) -> bool {
             && names::knock(host, None).is_ok())
 }
 
-impl Wanted {
+impl Invocation {
     /// # Errors
     /// If an option was given that `mode` has no use for; `what` says what to do about it.
     pub fn check_mode(&self, mode: Mode, what: &WhatToDo) -> Result<(), UsageError> {
-        match self.bound.iter().find(|(_, modes)| !modes.contains(&mode)) {
-            Some(&(key, modes)) => {
-                Err(UsageError::OtherMode { option: option(key), modes, what: what.clone() })
+        for &key in &self.given {
+            if let Some(modes) = modes_of_option(key).filter(|modes| !modes.contains(&mode)) {
+                return Err(UsageError::OtherMode {
+                    option: option(key),
+                    modes,
+                    what: what.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Two options of which one makes the other pointless.
+    fn check_together(&self) -> Result<(), UsageError> {
+        let is_given = |key: &str| self.given.contains(&key);
+        match KINDS.iter().chain(&EXCLUDES).find(|it| is_given(it.one) && is_given(it.other)) {
+            Some(&Exclusion { one, other, why }) => {
+                Err(UsageError::Together { one: option(one), other: option(other), why })
             }
             None => Ok(()),
         }
     }
 }
 
-impl Options {
+impl KnockArgs {
     /// # Errors
     /// [`UsageError`] with the first contradiction.
-    pub fn wanted(mut self, matches: &ArgMatches) -> Result<Wanted, UsageError> {
-        Self::check_together(matches)?;
+    pub fn invocation(mut self) -> Result<Invocation, UsageError> {
         let (host, proxy) = self.host_and_proxy()?;
         match &host {
             Some(host) if proxy.is_none() && is_port(host) => {
@@ -95,34 +102,34 @@ impl Options {
         }
         let mode = self.mode()?;
         let protocol = self.udp.then_some(Protocol::Udp);
-        let wanted = Wanted {
+        let settings = self.settings(mode, protocol)?;
+        let others = [("udp", self.udp), ("code", self.code.is_some()), ("proxy", proxy.is_some())];
+        let others = others.into_iter().filter_map(|(key, is_given)| is_given.then_some(key));
+        let invocation = Invocation {
             host,
-            settings: self.settings(mode, protocol)?,
+            given: settings.keys().into_iter().chain(others).collect(),
+            settings,
             proxy,
             protocol,
             family: match (self.ipv4, self.ipv6) {
-                (true, _) => Family::V4,
-                (_, true) => Family::V6,
-                _ => Family::Any,
+                (true, _) => ResolveFamily::V4,
+                (_, true) => ResolveFamily::V6,
+                _ => ResolveFamily::Any,
             },
             dry_run: self.dry_run,
             verbose: self.verbose,
-            bound: OF_MODES
-                .into_iter()
-                .chain(OPTIONS)
-                .filter(|(key, _)| is_given(matches, key))
-                .collect(),
             code: self.code.map(|text| match text.as_str() {
                 "-" => Code::Ask,
                 _ => Code::Typed(text),
             }),
             hosts: self.hosts,
         };
+        invocation.check_together()?;
         if let Some(mode) = mode {
             let what = if mode == Mode::Sequence { WhatToDo::Ports } else { WhatToDo::LeaveOut };
-            wanted.check_mode(mode, &what)?;
+            invocation.check_mode(mode, &what)?;
         }
-        Ok(wanted)
+        Ok(invocation)
     }
 
     /// The host, and with `--proxy` the port to connect to: then all that is not an option is a
@@ -163,33 +170,11 @@ impl Options {
         }
     }
 
-    /// Two options of which one makes the other pointless.
-    fn check_together(matches: &ArgMatches) -> Result<(), UsageError> {
-        const OWN: [Exclusion; 9] = [
-            ("ports", "base", "keep the one that the door has"),
-            ("ports", "code", "a door that takes codes has a --base"),
-            ("length", "code", "a code's digits say how many knocks there are"),
-            ("protocol", "code", "a code is knocked over tcp"),
-            ("digits", "code", "the code shows how many digits it has"),
-            ("step", "code", "the code is of its step already"),
-            ("secret_file", "code", "with the secret, --totp makes the code by itself"),
-            ("proxy", "close", "nothing opens"),
-            ("wait", "proxy", "--proxy waits for its own port"),
-        ];
-        let mut all = OF_KINDS.into_iter().chain(OWN).chain(OF_CLOSING);
-        match all.find(|(one, other, _)| is_given(matches, one) && is_given(matches, other)) {
-            Some((one, other, why)) => {
-                Err(UsageError::Together { one: option(one), other: option(other), why })
-            }
-            None => Ok(()),
-        }
-    }
-
     fn settings(
         &mut self,
         mode: Option<Mode>,
         protocol: Option<Protocol>,
-    ) -> Result<Settings, UsageError> {
+    ) -> Result<ClientSettings, UsageError> {
         let mut wrong = Vec::new();
         let read =
             |text: &String| names::knock(text, protocol).map_err(|error| wrong.push(error)).ok();
@@ -200,7 +185,7 @@ impl Options {
         let wait = self.wait.as_deref().map(|text| tcp_port("--wait", text)).transpose()?;
         let mut request = take(&mut self.of_request);
         request.address = Address::of(&take(&mut request.words))?;
-        Ok(Settings {
+        Ok(ClientSettings {
             mode,
             knocks,
             delay: self.delay,
@@ -213,10 +198,6 @@ impl Options {
             fwknop: take(&mut self.of_fwknop),
         })
     }
-}
-
-fn is_given(matches: &ArgMatches, key: &str) -> bool {
-    matches.value_source(key) == Some(ValueSource::CommandLine)
 }
 
 fn tcp_port(option: &'static str, text: &str) -> Result<NonZeroU16, UsageError> {

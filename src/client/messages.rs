@@ -1,4 +1,4 @@
-//! What is said beside the errors.
+//! Verbose output, warnings, and errors on the terminal.
 
 use std::env;
 use std::fmt::Display;
@@ -52,12 +52,12 @@ fn takes_time(line: Option<String>) {
     *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = ends;
 }
 
-/// Whom to tell what is done, if anyone. Nothing that only accompanies the knocking keeps it from
+/// What accompanies the knocking: verbose output, and warnings. Nothing of it keeps the knocking from
 /// happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Voice {
+pub struct Messages {
     /// Where `-v` speaks; `None`: nowhere.
-    pub aloud: Option<Stream>,
+    pub verbose: Option<Stream>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +67,13 @@ pub enum Stream {
     Error,
 }
 
-impl Voice {
+impl Messages {
     #[cfg(test)]
-    pub const SILENT: Self = Self { aloud: None };
+    pub const SILENT: Self = Self { verbose: None };
 
     /// Says a line with `-v`. What took time before it does so no more.
     pub fn say<T: Display>(self, line: impl FnOnce() -> T) {
-        let _ = match self.aloud {
+        let _ = match self.verbose {
             Some(Stream::Output) => writeln!(io::stdout(), "{}", line()),
             Some(Stream::Error) => writeln!(io::stderr(), "knock: {}", line()),
             None => return takes_time(None),
@@ -82,7 +82,7 @@ impl Voice {
 
     /// Says with `-v` what may take time from now on; in any case on a terminal, where it does.
     pub fn say_what_lasts<T: Display>(self, line: impl FnOnce() -> T) {
-        match self.aloud {
+        match self.verbose {
             Some(_) => self.say(line),
             None => takes_time(Some(line().to_string())),
         }

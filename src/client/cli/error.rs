@@ -1,10 +1,10 @@
-//! Command lines that ask for nothing that could be done.
+//! Usage errors: what is wrong with a command line, and what to write instead.
 
 use std::path::PathBuf;
 
-use super::names::PortError;
-use super::settings::Mode;
-use super::values::AddressWordError;
+use crate::client::names::PortError;
+use crate::client::settings::Mode;
+use crate::client::values::AddressWordError;
 use crate::proto::knock::Knock;
 use crate::proto::totp::CodeError;
 
@@ -33,7 +33,7 @@ pub enum UsageError {
     NoPorts { as_in: String, hosts: Option<PathBuf> },
     #[error("--hosts has no meaning where ports are given: leave out one of the two")]
     HostsWithPorts,
-    #[error("'{0}' is a port and no host: write the host before the ports")]
+    #[error("'{0}' is a port and not a host: write the host before the ports")]
     HostIsPort(String),
     #[error("'{0}' has a user in it, and a knock has none: write only what follows the '@'")]
     User(String),
@@ -46,8 +46,8 @@ pub enum UsageError {
     OtherMode { option: String, modes: &'static [Mode], what: WhatToDo },
     #[error("{one} and {other} do not go together: {why}")]
     Together { one: String, other: String, why: &'static str },
-    #[error("{option} has no meaning at a door with {has}: leave it out")]
-    OtherKind { option: &'static str, has: &'static str },
+    #[error("{option} has no meaning beside '{key}' in the hosts file: {why}")]
+    OtherKind { option: String, key: &'static str, why: &'static str },
     #[error("--proxy is given twice: leave out one of them")]
     ProxyTwice,
     #[error("--address: {0}")]
@@ -56,7 +56,7 @@ pub enum UsageError {
     NotIpv4,
     #[error("--open-for: {0}")]
     OpenFor(String),
-    #[error("'{0}' is no user name for fwknop: give one of letters and digits with --user")]
+    #[error("'{0}' is not a user name for fwknop: give one of letters and digits with --user")]
     UserName(String),
     #[error("the stanza has no SPA_SERVER: write the host, as in 'knock --fwknoprc {0} HOST'")]
     NoServer(String),

@@ -1,8 +1,8 @@
-//! Knocks that rotate with time.
+//! Knocking with sequences that rotate with time.
 
 use std::time::Duration;
 
-use super::plan::Plan;
+use super::schedule::Schedule;
 use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::Wall;
 
@@ -20,7 +20,7 @@ pub enum Start {
 
 /// A client's sequences at a door.
 #[derive(Clone, Debug)]
-pub struct Rotating {
+pub struct TotpKnocker {
     pub key: TotpKey,
     pub scheme: Scheme,
     /// The door's name; without meaning where codes are knocked.
@@ -29,7 +29,7 @@ pub struct Rotating {
     pub delay: Duration,
 }
 
-impl Rotating {
+impl TotpKnocker {
     /// Whether the sequence of `now` is whole before the step turns.
     ///
     /// Where a sequence takes longer than a step there is nothing to wait for.
@@ -42,9 +42,9 @@ impl Rotating {
     }
 
     /// The sequence that is valid at `now`.
-    pub fn plan(&self, now: Wall) -> Plan {
+    pub fn schedule(&self, now: Wall) -> Schedule {
         let knocks = self.scheme.knocks(&self.key, &self.door, self.scheme.step_at(now));
-        Plan::sequence(&knocks, self.delay)
+        Schedule::new(&knocks, self.delay)
     }
 }
 
@@ -57,8 +57,8 @@ mod tests {
     use super::*;
     use crate::proto::totp::{Digits, Protocols, TotpMode, parse_secret};
 
-    fn rotating(mode: TotpMode, delay: u64) -> Rotating {
-        Rotating {
+    fn rotating(mode: TotpMode, delay: u64) -> TotpKnocker {
+        TotpKnocker {
             key: TotpKey::from(&parse_secret("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP").unwrap()),
             scheme: Scheme::new(mode, 30, 1).unwrap(),
             door: "ssh".to_owned(),
@@ -66,7 +66,7 @@ mod tests {
         }
     }
 
-    fn ports(delay: u64) -> Rotating {
+    fn ports(delay: u64) -> TotpKnocker {
         let port = |port| NonZeroU16::new(port).unwrap();
         let (low, high) = (port(20000), port(29999));
         rotating(TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed }, delay)
@@ -76,9 +76,9 @@ mod tests {
         Wall::ZERO + Duration::from_millis(millis)
     }
 
-    fn knocks(rotating: &Rotating, seconds: u64) -> Vec<String> {
-        let plan = rotating.plan(millis(seconds * 1000));
-        plan.steps().map(|step| step.knock.to_string()).collect()
+    fn knocks(rotating: &TotpKnocker, seconds: u64) -> Vec<String> {
+        let schedule = rotating.schedule(millis(seconds * 1000));
+        schedule.knocks().map(|step| step.knock.to_string()).collect()
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! The ways to knock at one host: each makes what one try sends.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::fwknop::FwknopKnocker;
+use super::messages::Messages;
+use super::schedule::{Schedule, Transmission};
+use super::spa::{RequestError, SpaKnocker};
+use super::totp::{Start, TotpKnocker};
+use crate::proto::duration;
+use crate::proto::totp::TotpMode;
+use crate::time::Wall;
+
+/// A source of tries at one host: the same knocks again, those of the moment, or a new request.
+#[derive(Clone, Debug)]
+pub enum Knocker {
+    Sequence(Schedule),
+    /// Of a code that somebody typed.
+    Code(Schedule),
+    Totp(TotpKnocker),
+    Spa(SpaKnocker),
+    Fwknop(Box<FwknopKnocker>),
+}
+
+/// A clock that shows an earlier time than this is wrong: it is when this program was written.
+const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
+
+impl Knocker {
+    /// Whether a try may begin.
+    pub fn start(&self, now: Wall) -> Start {
+        match self {
+            Self::Totp(totp) => totp.start(now),
+            _ => Start::Now,
+        }
+    }
+
+    /// What to send to `host` at `now`.
+    ///
+    /// # Errors
+    /// [`RequestError`] if no request can be made.
+    pub fn next(
+        &self,
+        now: Wall,
+        host: SocketAddr,
+        messages: Messages,
+    ) -> Result<Transmission, RequestError> {
+        Ok(match self {
+            Self::Sequence(schedule) | Self::Code(schedule) => {
+                Transmission::Sequence(schedule.clone())
+            }
+            Self::Totp(totp) => Transmission::Sequence(totp.schedule(now)),
+            Self::Spa(spa) => Transmission::Request(spa.datagram(now, host, messages)?),
+            Self::Fwknop(fwknop) => Transmission::Request(fwknop.datagram(now, host, messages)?),
+        })
+    }
+
+    /// Whether what is sent depends on a clock that is certainly wrong.
+    pub fn is_mistimed(&self, now: Wall) -> bool {
+        now < WRITTEN && !matches!(self, Self::Sequence(_) | Self::Code(_))
+    }
+
+    /// What each try sends, in a word.
+    pub const fn noun(&self) -> &'static str {
+        match self {
+            Self::Spa(_) | Self::Fwknop(_) => "request",
+            Self::Sequence(_) | Self::Code(_) | Self::Totp(_) => "knock",
+        }
+    }
+
+    /// What to think of where nothing opened.
+    pub fn advice(&self) -> Option<String> {
+        const CODE: &str = "look at the code and the clock before you try again: \
+                            a door may stop listening after a few wrong codes";
+        let advice = match self {
+            Self::Sequence(_) => return None,
+            Self::Code(_) => CODE,
+            Self::Totp(totp) => match totp.scheme.mode() {
+                TotpMode::Code { .. } => CODE,
+                TotpMode::Ports { .. } => {
+                    let step = Duration::from_secs(totp.scheme.step().into());
+                    let step = duration::format(step);
+                    return Some(format!(
+                        "each sequence opens once: if this one did, try again in {step}"
+                    ));
+                }
+            },
+            Self::Spa(_) => "look at the clock: a request is good for a minute only",
+            Self::Fwknop(_) => "look at keys, modes and clock: no fwknop server says what is wrong",
+        };
+        Some(advice.to_owned())
+    }
+}

@@ -1,0 +1,87 @@
+//! The plan of a request of fwknop's, from what command line, hosts file and `~/.fwknoprc` say.
+
+use zeroize::Zeroizing;
+
+use super::{PlanError, Planner};
+use crate::client::cli::UsageError;
+use crate::client::fwknop::{self, FwknopKnocker, check_open_for};
+use crate::client::fwknoprc::{RcKeys, RcStanza};
+use crate::client::settings::{ClientSettings, FIELDS};
+use crate::client::values::Address;
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, User};
+use crate::proto::knock::{Knock, Protocol};
+use crate::proto::spa::PORTS;
+
+/// The variables of a stanza that an option, or the hosts file, says instead.
+pub(super) fn settled(settings: &ClientSettings) -> Vec<&'static str> {
+    let said = settings.keys();
+    let said = FIELDS.iter().filter(|field| said.contains(&field.key));
+    let access = (!settings.knocks.is_empty()).then_some("ACCESS");
+    said.flat_map(|field| field.variables).copied().chain(access).collect()
+}
+
+impl Planner<'_> {
+    /// `stanza` has what only `~/.fwknoprc` says; the settings have the rest of it.
+    pub(super) fn fwknop(&self, stanza: RcStanza, host: &str) -> Result<FwknopKnocker, PlanError> {
+        let (request, fwknop) = (&self.settings.request, &self.settings.fwknop);
+        if let Some(seconds) = self.invocation.settings.request.open_for {
+            check_open_for(seconds).map_err(UsageError::OpenFor)?;
+        }
+        let mut keys = match &request.key_file {
+            Some(file) => fwknop::keys(file)?,
+            None => RcKeys::default(),
+        };
+        if let Some(file) = &fwknop.hmac_key_file {
+            keys.hmac = Some(fwknop::hmac_key(file)?);
+        }
+        let key = match (keys.key.or(stanza.keys.key), &stanza.key_file) {
+            (Some(key), _) => key,
+            (None, Some(file)) => fwknop::key_for(file, host)?,
+            (None, None) => ask("Encryption key: ", FwknopKey::new)?,
+        };
+        let hmac = match keys.hmac.or(stanza.keys.hmac) {
+            None if stanza.use_hmac => Some(ask("HMAC key: ", HmacKey::new)?),
+            hmac => hmac,
+        };
+        Ok(FwknopKnocker {
+            key,
+            hmac: hmac.map(|key| (key, fwknop.hmac_digest_type.unwrap_or_default())),
+            digest: fwknop.digest_type.unwrap_or_default(),
+            mode: fwknop.encryption_mode.unwrap_or_default(),
+            port: request.spa_port.clone().unwrap_or(PORTS),
+            from: stanza.source_port,
+            ports: self.ports_to_open()?,
+            address: match request.address.unwrap_or(Address::Auto) {
+                Address::Given(given) if given.v4().is_none() => {
+                    return Err(UsageError::NotIpv4.into());
+                }
+                address => address,
+            },
+            open_for: request.open_for,
+            user: fwknop.user.clone().map_or_else(runner, Ok)?,
+            time_offset: fwknop.time_offset.unwrap_or_default(),
+        })
+    }
+
+    /// Where nothing else is said, the port that is waited for.
+    fn ports_to_open(&self) -> Result<Vec<Knock>, PlanError> {
+        let said = Some(self.settings.knocks.clone()).filter(|ports| !ports.is_empty());
+        let waited_for = self.invocation.proxy.or(self.settings.wait);
+        let waited_for = waited_for.map(|port| vec![Knock::new(Protocol::Tcp, port)]);
+        self.need(said.or(waited_for), "the ports to open", "ports after the host", "ports")
+    }
+}
+
+/// The user who runs the program.
+fn runner() -> Result<User, UsageError> {
+    let account = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    fwknop::user(|name| std::env::var(name).ok(), account.map(|account| account.name))
+        .map_err(UsageError::UserName)
+}
+
+/// Asks for a key at the terminal.
+fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, FwknopKeyError>) -> Result<K, PlanError> {
+    let typed =
+        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(PlanError::AskKey)?;
+    key(typed.as_bytes().to_vec()).map_err(PlanError::Key)
+}

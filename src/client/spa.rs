@@ -1,0 +1,124 @@
+//! Knocking with requests of one datagram each (knock-spa(7)), and why a request cannot be made.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
+
+use super::messages::Messages;
+use super::requested_address::{RequestedAddress, own_address};
+use super::schedule::RequestDatagram;
+use super::stamps::Stamps;
+use super::values::Address;
+use crate::proto::fwknop::SealError;
+use crate::proto::name::Name;
+use crate::proto::port_range::{PortRange, pick};
+use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, SpaRequest, Stamp};
+use crate::time::Wall;
+
+/// Why a request cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("--address {0} is this machine's own: it means nothing to {1}")]
+    Loopback(IpAddr, IpAddr),
+    #[error("this machine gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error(transparent)]
+    Fwknop(#[from] SealError),
+}
+
+/// What a client asks of a server, time and again.
+#[derive(Clone, Debug)]
+pub struct SpaKnocker {
+    pub client: PrivateKey,
+    pub server: PublicKey,
+    pub port: PortRange,
+    pub address: Address,
+    /// `None`: the client's only one.
+    pub door: Option<Name>,
+    /// Seconds; `None`: as the door says.
+    pub open_for: Option<NonZeroU32>,
+    pub close: bool,
+    pub source_port: Option<NonZeroU16>,
+    /// `None` where nothing is sent: then no stamp is used up.
+    pub stamps: Option<Stamps>,
+}
+
+impl SpaKnocker {
+    /// A request to `host` that was never made before.
+    ///
+    /// # Errors
+    /// [`RequestError`] if it would be of no use, or if it cannot be encrypted.
+    pub fn datagram(
+        &self,
+        now: Wall,
+        host: SocketAddr,
+        messages: Messages,
+    ) -> Result<RequestDatagram, RequestError> {
+        let port = pick(&self.port, getrandom::u64()?);
+        let whom = RequestedAddress::of(self.address, host.ip(), || own_address(host, port))?;
+        messages.say(|| format!("asking for {whom}"));
+        let stamp = match &self.stamps {
+            Some(stamps) => {
+                let taken = stamps.take(now);
+                taken.warnings.iter().for_each(|doubt| messages.warn(doubt));
+                taken.stamp
+            }
+            None => now.into(),
+        };
+        let mut ephemeral = [0; 32];
+        getrandom::fill(&mut ephemeral)?;
+        let request = self.request(whom.addresses(), stamp);
+        let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
+        Ok(RequestDatagram { port, from: None, bytes: bytes.to_vec() })
+    }
+
+    fn request(&self, open: Addresses, stamp: Stamp) -> SpaRequest {
+        SpaRequest {
+            open,
+            close: self.close,
+            source_port: self.source_port,
+            open_for: self.open_for,
+            stamp,
+            door: self.door.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::proto::spa::Receiver;
+
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
+    fn given(words: &[&str]) -> Address {
+        Address::of(words).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_server_reads_what_the_client_asked_for() {
+        let server = PrivateKey::from([1; 32]);
+        let client = PrivateKey::from([2; 32]);
+        let requests = SpaKnocker {
+            client: client.clone(),
+            server: server.public(),
+            port: crate::proto::port_range::parse("62000-62999").unwrap(),
+            address: given(&["198.51.100.7", "2001:db8::7"]),
+            door: Some("web".parse().unwrap()),
+            open_for: NonZeroU32::new(20),
+            close: false,
+            source_port: NonZeroU16::new(40_000),
+            stamps: None,
+        };
+        let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
+        let sent = requests.datagram(now, (HOST, 0).into(), Messages::SILENT).unwrap();
+        assert!((62000..=62999).contains(&sent.port.get()));
+        let (key, request) =
+            Receiver::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
+        assert_eq!(key, client.public());
+        let Address::Given(given) = requests.address else { unreachable!() };
+        assert_eq!(request, requests.request(Addresses::Given(given), now.into()));
+    }
+}
