@@ -4,8 +4,7 @@
 
 mod alerts;
 mod answers;
-mod ask;
-mod books;
+mod claim;
 pub mod cli;
 mod control;
 mod credible;
@@ -13,17 +12,18 @@ mod daemon;
 mod doors;
 mod guard_copy;
 mod interfaces;
+mod journal;
+pub(crate) mod kernel_sets;
 mod lock_only;
-mod locks;
-mod mark;
-mod names;
+mod lockouts;
 mod one_time;
 mod reload;
 mod reset;
+mod reverse_dns;
 mod run;
 pub(crate) mod server_key;
 mod service;
-pub(crate) mod sets;
+mod trial_file;
 mod watcher;
 mod watchers;
 

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::process;
 use std::time::Duration;
 
-use super::ask::Ask;
+use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
-use super::doors::Answer;
+use super::doors::ClaimOutcome;
 use super::run::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
 };
-use crate::grants::{By, GrantState, Opener, Place};
+use crate::grants::{GrantKey, GrantState, Origin};
 use crate::ipc::ToWatcher;
-use crate::ledger::{Entry, LedgerError, Query};
+use crate::ledger::{HistoryEntry, LedgerError, Query};
 use crate::proto::duration;
+use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::{Now, Wall};
@@ -90,7 +91,7 @@ impl Keeper {
                 // Answered when it is known what is open, in this turn if nothing has to be run.
                 return self.asked_status.push(id);
             }
-            Request::Clients => match self.doors.books().ledger().last_uses() {
+            Request::Clients => match self.doors.journal().ledger().last_uses() {
                 Err(why) => Err(why.to_string()),
                 Ok(used) => {
                     let clients = self.watchers.config().clients.iter();
@@ -106,15 +107,15 @@ impl Keeper {
                 Err(why) => Err(why),
                 Ok(door) => {
                     let open_for = seconds.map(Duration::from_secs);
-                    let place = Place::new(door.name().clone(), address);
-                    let ask = Ask::by_hand(door, address, now.monotonic, open_for);
-                    let outcome = match self.doors.ask(now, &ask) {
-                        Ok(Answer::Done) => Ok(()),
-                        Ok(Answer::UnderWay(job)) => {
+                    let place = GrantKey::new(door.name().clone(), address);
+                    let claim = Claim::by_administrator(door, address, now.monotonic, open_for);
+                    let outcome = match self.doors.carry_out(now, &claim) {
+                        Ok(ClaimOutcome::Done) => Ok(()),
+                        Ok(ClaimOutcome::UnderWay(job)) => {
                             self.opening.insert(job, (id, place));
                             return;
                         }
-                        Ok(Answer::Failed(why)) => Err(why.to_owned()),
+                        Ok(ClaimOutcome::Failed(why)) => Err(why.to_owned()),
                         Err(reason) => Err(reason.to_string()),
                     };
                     self.has_opened(now, &place, outcome)
@@ -186,10 +187,10 @@ impl Keeper {
     fn has_opened(
         &self,
         now: Now,
-        place: &Place,
+        place: &GrantKey,
         outcome: Result<(), String>,
     ) -> Result<String, String> {
-        let Place { door, address, .. } = place;
+        let GrantKey { door, address, .. } = place;
         outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
         let Some(until) = self.doors.open_until(place) else {
             let text = format!("{door} opens for {address} once what goes on there has ended");
@@ -204,9 +205,9 @@ impl Keeper {
         door.ok_or_else(|| format!("there is no door '{name}'"))
     }
 
-    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
+    fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, LedgerError> {
         let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
-        self.doors.books().ledger().history(&Query {
+        self.doors.journal().ledger().history(&Query {
             door: query.door.clone(),
             address: query.address,
             since: query.since.map(nanos),
@@ -222,7 +223,7 @@ impl Keeper {
         let mut open: HashMap<&Name, usize> = HashMap::new();
         let is_open = |state| matches!(state, GrantState::Open | GrantState::OpenedWithErrors);
         for grant in grants.iter().filter(|it| is_open(it.state) && !self.doors.is_gone(it.id)) {
-            *open.entry(&grant.place.door).or_default() += 1;
+            *open.entry(&grant.key.door).or_default() += 1;
         }
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
@@ -237,11 +238,11 @@ impl Keeper {
                 state if is_open(state) && self.doors.is_gone(grant.id) => "gone",
                 state => state.as_str(),
             };
-            grant_status(grant.place, grant.opener, state, grant.deadline.since(now.monotonic))
+            grant_status(grant.key, grant.origin, state, grant.deadline.since(now.monotonic))
         });
         let not_closed = self.doors.not_closed();
         let not_closed = not_closed
-            .map(|(place, opener)| grant_status(place, opener, "not closed", Duration::ZERO));
+            .map(|(place, origin)| grant_status(place, origin, "not closed", Duration::ZERO));
         let grants = grants.chain(not_closed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -266,13 +267,13 @@ impl Keeper {
     }
 }
 
-fn grant_status(place: &Place, opener: &Opener, state: &str, left: Duration) -> GrantStatus {
+fn grant_status(place: &GrantKey, origin: &Origin, state: &str, left: Duration) -> GrantStatus {
     GrantStatus {
         door: place.door.clone(),
         address: place.address,
         source_port: place.source_port,
-        client: opener.client.clone(),
-        by: opener.by.as_str().to_owned(),
+        client: origin.client.clone(),
+        by: origin.by.as_str().to_owned(),
         state: state.to_owned(),
         seconds_left: left.as_secs_f64(),
     }
@@ -280,8 +281,11 @@ fn grant_status(place: &Place, opener: &Opener, state: &str, left: Duration) -> 
 
 fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
     let Client { name, doors, expires, totp, spa, fwknop } = client;
-    let held =
-        [(By::Totp, totp.is_some()), (By::Spa, spa.is_some()), (By::Fwknop, fwknop.is_some())];
+    let held = [
+        (Method::Totp, totp.is_some()),
+        (Method::Spa, spa.is_some()),
+        (Method::Fwknop, fwknop.is_some()),
+    ];
     let by = held.into_iter().filter(|(_, is_held)| *is_held);
     ClientStatus {
         client: name.clone(),

@@ -1,4 +1,4 @@
-//! Lists of one-time sequences: the line that was knocked is struck out before the door opens, the
+//! OneTimeFiles of one-time sequences: the line that was knocked is struck out before the door opens, the
 //! next one takes its place, and a list that somebody changes is taken up again.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::ask::Ask;
+use super::claim::Claim;
 use super::run::Keeper;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Options;
@@ -43,16 +43,16 @@ enum StrikeError {
 
 /// The lists as they were seen last.
 #[derive(Debug, Default)]
-pub(super) struct Lists {
-    seen: HashMap<PathBuf, Option<Stamp>>,
+pub(super) struct OneTimeFiles {
+    seen: HashMap<PathBuf, Option<FileVersion>>,
     next_look: Option<Monotonic>,
     /// What has been read could not be handed to a watcher yet.
-    owed: bool,
+    pending: bool,
 }
 
 /// What changes when somebody writes a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     device: u64,
     inode: u64,
     length: u64,
@@ -60,7 +60,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileVersion {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
@@ -76,7 +76,7 @@ fn lists(config: &Config) -> impl Iterator<Item = (&Door, &OneTime)> {
     config.doors.iter().filter_map(|door| Some((door, door.one_time.as_ref()?)))
 }
 
-impl Lists {
+impl OneTimeFiles {
     /// When [`Keeper::look_after_lists`] has something to do.
     pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
         self.next_look
@@ -86,22 +86,22 @@ impl Lists {
 impl Keeper {
     /// Opens what a one-time sequence opens. Its line is struck out, durably, before that: one
     /// that cannot be opens nothing.
-    pub(super) fn use_line(&mut self, now: Now, ask: &Ask) {
-        let recognition = &ask.door.recognition;
-        let Some(one_time) = &ask.door.one_time else { return };
+    pub(super) fn use_line(&mut self, now: Now, claim: &Claim) {
+        let recognition = &claim.door.recognition;
+        let Some(one_time) = &claim.door.one_time else { return };
         match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
-                self.say_what_is_left(ask.door.name().as_str(), left);
+                self.say_what_is_left(claim.door.name().as_str(), left);
                 // A refusal has been logged.
-                let _ = self.doors.ask(now, ask);
+                let _ = self.doors.carry_out(now, claim);
             }
             Err(why @ StrikeError::NotCurrent(_)) => {
-                warn!(door = %ask.door.name(), "{why}");
-                let _logged = self.doors.refuse_all(now, ask, Reason::Used);
+                warn!(door = %claim.door.name(), "{why}");
+                let _logged = self.doors.refuse_all(now, claim, Reason::Used);
             }
             Err(why) => {
-                error!(door = %ask.door.name(), "{why}");
-                self.doors.fail(now, ask, "its line could not be struck out");
+                error!(door = %claim.door.name(), "{why}");
+                self.doors.fail(now, claim, "its line could not be struck out");
             }
         }
         self.take_up_lists(now);
@@ -124,10 +124,10 @@ impl Keeper {
         let config = Arc::clone(self.watchers.config());
         let changed = lists(&config).any(|(_, one_time)| {
             let seen = self.lists.seen.get(&one_time.file);
-            seen.is_none_or(|seen| *seen != Stamp::of(&one_time.file))
+            seen.is_none_or(|seen| *seen != FileVersion::of(&one_time.file))
         });
         self.lists.next_look = Some(now.monotonic + LOOK_EVERY);
-        if changed || self.lists.owed {
+        if changed || self.lists.pending {
             self.take_up_lists(now);
         }
     }
@@ -135,27 +135,27 @@ impl Keeper {
     /// A configuration is in force: its lists are looked after from now on.
     pub(super) fn follow_lists(&mut self, now: Now, config: &Config) {
         let seen = lists(config)
-            .map(|(_, one_time)| (one_time.file.clone(), Stamp::of(&one_time.file)))
+            .map(|(_, one_time)| (one_time.file.clone(), FileVersion::of(&one_time.file)))
             .collect::<HashMap<_, _>>();
         self.lists.next_look = (!seen.is_empty()).then_some(now.monotonic + LOOK_EVERY);
         // What was written while the watcher started is read once more.
-        self.lists.owed = !seen.is_empty() && self.lists.seen != seen;
+        self.lists.pending = !seen.is_empty() && self.lists.seen != seen;
         self.lists.seen = seen;
     }
 
     /// Reads all lists, and starts a watcher that knows the lines that count now.
     fn take_up_lists(&mut self, now: Now) {
         if self.watchers.is_changing() {
-            self.lists.owed = true;
+            self.lists.pending = true;
             return;
         }
-        self.lists.owed = false;
+        self.lists.pending = false;
         let current = Arc::clone(self.watchers.config());
         let mut next = Config::clone(&current);
         let mut differs = false;
         for door in &mut next.doors {
             let Some(one_time) = &mut door.one_time else { continue };
-            self.lists.seen.insert(one_time.file.clone(), Stamp::of(&one_time.file));
+            self.lists.seen.insert(one_time.file.clone(), FileVersion::of(&one_time.file));
             let lines = match read(&one_time.file, self.cli.options()) {
                 Ok(lines) => lines,
                 Err(why) => {
@@ -176,7 +176,7 @@ impl Keeper {
         let server = self.watchers.server().cloned();
         if let Err(why) = self.watchers.start(now.monotonic, Arc::new(next), server) {
             error!("cannot start a watcher: {why}");
-            self.lists.owed = true;
+            self.lists.pending = true;
         }
     }
 }

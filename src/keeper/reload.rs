@@ -187,7 +187,7 @@ impl Keeper {
             Some(Trial::GoingBack { to, .. }) if Arc::ptr_eq(to, config) => {
                 info!("the configuration before the trial is in force again");
                 self.trial = None;
-                self.mark.clear();
+                self.trial_file.clear();
             }
             _ => {}
         }
@@ -205,7 +205,7 @@ impl Keeper {
         error!("the old configuration stays");
         self.not_taken_up = Some(NO_WATCHER.to_owned());
         self.firewall_of(now, &in_force);
-        self.mark.clear();
+        self.trial_file.clear();
         if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
             self.done(id, Err(NO_WATCHER.to_owned()));
         }
@@ -229,9 +229,9 @@ impl Keeper {
         }
         let previous = Some(Arc::clone(self.watchers.config()));
         let until = now.monotonic + time;
-        self.mark.set(until);
+        self.trial_file.set(until);
         if let Err(why) = self.take_up(now, Some(until)) {
-            self.mark.clear();
+            self.trial_file.clear();
             return Err(why);
         }
         self.trial = Some(Trial::Running { until, previous, asked_by: Some(id) });
@@ -270,7 +270,7 @@ impl Keeper {
         let config = Arc::clone(self.watchers.config());
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
         self.trial = None;
-        self.mark.clear();
+        self.trial_file.clear();
         self.guard_copy.keep(&config);
         info!("the configuration on trial is confirmed");
         Ok(())

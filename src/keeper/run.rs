@@ -12,19 +12,19 @@ use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::books::Books;
-use super::cli::Cli;
+use super::cli::KnockdCli;
 use super::control::{ConnectionId, Control, Follows};
-use super::daemon::{self, DaemonError, Left, PidFile};
+use super::daemon::{self, DaemonError, Launcher, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
-use super::mark::Mark;
-use super::names::Names;
-use super::one_time::Lists;
+use super::journal::Journal;
+use super::kernel_sets::KernelSetsError;
+use super::one_time::OneTimeFiles;
 use super::reload::{Reloads, Trial};
+use super::reverse_dns::ReverseDns;
 use super::server_key::{self, ServerKeyError};
 use super::service::{first_line, tell_systemd};
-use super::sets::SetsError;
+use super::trial_file::TrialFile;
 use super::watchers::{Notice, Watchers};
 use crate::client::complain;
 use crate::config::diagnostic::Diagnostic;
@@ -34,11 +34,12 @@ use crate::config::trusted_path::check_paths;
 use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
 use crate::firewall::JobId;
-use crate::grants::{By, Place};
+use crate::grants::{GrantKey, OpenedBy};
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, command_table, files, memory, privileges, process, turns};
 use crate::time::{BootId, Monotonic, Now, Wall};
@@ -69,7 +70,7 @@ enum StartError {
     #[error("knockd: error: {0}")]
     ServerKey(#[from] ServerKeyError),
     #[error("knockd: error: {0}")]
-    Firewall(#[from] SetsError),
+    Firewall(#[from] KernelSetsError),
     #[error("knockd: error: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
     #[error("knockd: error: not started, since no watcher could start")]
@@ -84,7 +85,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
 ///
 /// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason, said
 /// on standard error.
-pub fn run(cli: &Cli) -> ExitCode {
+pub fn run(cli: &KnockdCli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,7 +100,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 }
 
 pub(super) struct Keeper {
-    pub(super) cli: Cli,
+    pub(super) cli: KnockdCli,
     pub(super) since: Wall,
     signals: Signals,
     pub(super) watchers: Watchers,
@@ -108,23 +109,23 @@ pub(super) struct Keeper {
     /// Whether somebody asks what became of knocks, and who what happened before.
     pub(super) explains: bool,
     /// Doors that somebody opens by hand, and who waits to be told what comes of it.
-    pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
+    pub(super) opening: HashMap<JobId, (ConnectionId, GrantKey)>,
     pub(super) past_for: Option<ConnectionId>,
     /// Who waits for a status, and until when at most.
     pub(super) asked_status: Vec<ConnectionId>,
     pub(super) status_by: Option<Monotonic>,
-    names: Option<Names>,
+    names: Option<ReverseDns>,
     /// In the foreground, log lines also go to standard error.
     pub(super) foreground: bool,
-    left: Option<Left>,
+    left: Option<Launcher>,
     started: bool,
     pub(super) reload_again: bool,
     pub(super) reloads: Reloads,
     /// A configuration that has to be confirmed.
     pub(super) trial: Option<Trial>,
-    pub(super) mark: Mark,
+    pub(super) trial_file: TrialFile,
     pub(super) guard_copy: GuardCopy,
-    pub(super) lists: Lists,
+    pub(super) lists: OneTimeFiles,
     /// How often the service manager wants to be told that the loop turns, and when next.
     pub(super) watchdog: Option<(Duration, Monotonic)>,
     /// Why the configuration as it is now has not been taken up, in one line.
@@ -134,10 +135,10 @@ pub(super) struct Keeper {
 }
 
 /// The command line with paths that hold in every working directory.
-fn absolute(cli: &Cli) -> Cli {
+fn absolute(cli: &KnockdCli) -> KnockdCli {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let optional = |path: &Option<PathBuf>| path.as_deref().map(absolute);
-    Cli {
+    KnockdCli {
         config: absolute(&cli.config),
         pidfile: optional(&cli.pidfile),
         logfile: optional(&cli.logfile),
@@ -145,7 +146,7 @@ fn absolute(cli: &Cli) -> Cli {
     }
 }
 
-pub(super) fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
+pub(super) fn load_configuration(cli: &KnockdCli) -> Result<Loaded, Report> {
     let mut loaded = load::load(&cli.config, &cli.options())?;
     cli.apply(&mut loaded.config.settings);
     Ok(loaded)
@@ -161,7 +162,7 @@ pub(super) fn log_warnings(loaded: &Loaded) {
 }
 
 impl Keeper {
-    fn start(cli: &Cli) -> Result<Self, StartError> {
+    fn start(cli: &KnockdCli) -> Result<Self, StartError> {
         let cli = absolute(cli);
         let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
         if !privileges::is_root() {
@@ -185,7 +186,7 @@ impl Keeper {
         log_warnings(&loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = if cli.lookup {
-            Some(Names::start().map_err(system("cannot start a thread"))?)
+            Some(ReverseDns::start().map_err(system("cannot start a thread"))?)
         } else {
             None
         };
@@ -193,9 +194,9 @@ impl Keeper {
         let now = clock::now();
         let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
         let guard_copy = GuardCopy::new(&config.settings.state_dir);
-        let mark = Mark::new(&config.settings.state_dir, boot);
+        let trial_file = TrialFile::new(&config.settings.state_dir, boot);
         let asked = cli.try_for.map(|time| now.monotonic + time);
-        let locked_until = asked.or_else(|| mark.left(now.monotonic));
+        let locked_until = asked.or_else(|| trial_file.left(now.monotonic));
         if let (None, Some(until)) = (asked, locked_until) {
             warn!(
                 "knockd died while this configuration was on trial: it still is, and goes in {} \
@@ -206,9 +207,9 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         if let Some(until) = locked_until {
-            mark.set(until);
+            trial_file.set(until);
         }
-        let missing = doors.books().missing();
+        let missing = doors.journal().missing();
         let mut watchers = Watchers::new(Arc::clone(&config), server.clone(), missing);
         watchers
             .start(now.monotonic, Arc::clone(&config), server)
@@ -232,9 +233,9 @@ impl Keeper {
             reload_again: false,
             reloads: Reloads::default(),
             trial: locked_until.map(Trial::of_start),
-            mark,
+            trial_file,
             guard_copy,
-            lists: Lists::default(),
+            lists: OneTimeFiles::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
             not_taken_up: None,
             _pid_file: pid_file,
@@ -288,21 +289,21 @@ impl Keeper {
 
     fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
         match notice {
-            Notice::Asked(ask) => {
-                if ask.opener.by == By::OneTimeSequence {
-                    self.use_line(now, &ask);
-                } else if let Err(reason) = self.doors.ask(now, &ask) {
+            Notice::Claim(claim) => {
+                if claim.origin.by == OpenedBy::Method(Method::OneTimeSequence) {
+                    self.use_line(now, &claim);
+                } else if let Err(reason) = self.doors.carry_out(now, &claim) {
                     // It has been logged.
                     self.watchers.count(reason, 1);
                 }
                 if let Some(names) = &self.names {
-                    ask.addresses.iter().for_each(|&address| names.look_up(address));
+                    claim.addresses.iter().for_each(|&address| names.look_up(address));
                 }
             }
-            Notice::Refused(ask, reason) => {
-                let _logged = self.doors.refuse_all(now, &ask, reason);
+            Notice::StaleClaim(claim, reason) => {
+                let _logged = self.doors.refuse_all(now, &claim, reason);
             }
-            Notice::Spent { place, reason } => self.doors.note_refused(now, &place, reason),
+            Notice::Reused { key, reason } => self.doors.note_refused(now, &key, reason),
             Notice::Happened(line) => self.doors.tell(line),
             Notice::Seen(line) => {
                 let source = line.source;
@@ -311,7 +312,7 @@ impl Keeper {
                     _ => false,
                 });
             }
-            Notice::Past(line) => {
+            Notice::Replayed(line) => {
                 if let Some(id) = self.past_for {
                     self.control.reply(id, &Reply::Event(line));
                 }
@@ -353,7 +354,7 @@ impl Keeper {
         let status = "closing what commands have opened";
         tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
-        self.mark.clear();
+        self.trial_file.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
         let mut left = usize::MAX;
@@ -424,7 +425,7 @@ fn start_doors(
     locked_until: Option<Monotonic>,
 ) -> Result<Doors, StartError> {
     let state_dir = &config.settings.state_dir;
-    let (books, records) = Books::open(state_dir, boot, clock::now())?;
+    let (journal, records) = Journal::open(state_dir, boot, clock::now())?;
     // Only after the ledger is ours: until then another knockd's commands are in the tables.
     for table in ["commands", "hooks"] {
         match command_table::end_unfinished(&state_dir.join(table)) {
@@ -433,7 +434,7 @@ fn start_doors(
             Err(why) => warn!("processes that an earlier knockd's commands left: {why}"),
         }
     }
-    Doors::start(clock::now(), config, books, records, locked_until).map_err(|failed| {
+    Doors::start(clock::now(), config, journal, records, locked_until).map_err(|failed| {
         let (why, doors) = *failed;
         close_left(doors);
         why.into()

@@ -18,7 +18,7 @@ use crate::sys::{files, host, process};
 use crate::time::Monotonic;
 
 /// A running watcher and the configuration that it was given.
-pub(super) struct Watcher {
+pub(super) struct WatcherProcess {
     pub(super) config: Arc<Config>,
     /// What it was given to take native SPA datagrams with.
     pub(super) server: Option<Server>,
@@ -30,17 +30,17 @@ pub(super) struct Watcher {
     pub(super) looped: bool,
     child: Child,
     channel: Channel,
-    complaints: Complaints,
+    complaints: StderrLines,
     closed: bool,
     /// How much more is heard before the keeper looks after everything else.
-    patience: u32,
+    budget: u32,
 }
 
 /// How much one watcher may say at a time: none can keep the keeper from closing doors.
-const PATIENCE: u32 = 1024;
+const BUDGET: u32 = 1024;
 
 /// What a watcher has to say.
-pub(super) enum Heard {
+pub(super) enum WatcherOutput {
     Frame(FromWatcher),
     /// It wrote this to standard error.
     Complaint(String),
@@ -50,7 +50,7 @@ pub(super) enum Heard {
     Malformed,
 }
 
-impl Watcher {
+impl WatcherProcess {
     /// Starts a watcher.
     ///
     /// # Errors
@@ -80,9 +80,9 @@ impl Watcher {
             looped,
             child,
             channel: Channel::new(ours),
-            complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },
+            complaints: StderrLines { pipe: Some(complaints.into()), line: Vec::new() },
             closed: false,
-            patience: PATIENCE,
+            budget: BUDGET,
         })
     }
 
@@ -92,39 +92,39 @@ impl Watcher {
     }
 
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
-    pub(super) fn hear(&mut self) -> Option<Heard> {
-        let Some(patience) = self.patience.checked_sub(1) else {
-            self.patience = PATIENCE;
+    pub(super) fn hear(&mut self) -> Option<WatcherOutput> {
+        let Some(budget) = self.budget.checked_sub(1) else {
+            self.budget = BUDGET;
             return None;
         };
-        self.patience = patience;
+        self.budget = budget;
         let heard = self.hear_next();
         if heard.is_none() {
-            self.patience = PATIENCE;
+            self.budget = BUDGET;
         }
         heard
     }
 
-    fn hear_next(&mut self) -> Option<Heard> {
+    fn hear_next(&mut self) -> Option<WatcherOutput> {
         // First what may open a door.
         if !self.closed {
             match self.channel.receive() {
-                Received::Frame(frame) => return Some(Heard::Frame(frame)),
-                Received::Malformed => return Some(Heard::Malformed),
+                Received::Frame(frame) => return Some(WatcherOutput::Frame(frame)),
+                Received::Malformed => return Some(WatcherOutput::Malformed),
                 Received::Nothing => {}
                 Received::Closed => self.closed = true,
             }
         }
         if let Some(line) = self.complaints.next() {
-            return Some(Heard::Complaint(line));
+            return Some(WatcherOutput::Complaint(line));
         }
         if !self.closed {
             return None;
         }
         match self.child.try_wait() {
             Ok(None) => None,
-            Ok(Some(status)) => Some(Heard::Ended(Some(status))),
-            Err(_) => Some(Heard::Ended(None)),
+            Ok(Some(status)) => Some(WatcherOutput::Ended(Some(status))),
+            Err(_) => Some(WatcherOutput::Ended(None)),
         }
     }
 
@@ -145,19 +145,19 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for WatcherProcess {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 /// Standard error of a watcher, in lines.
-struct Complaints {
+struct StderrLines {
     pipe: Option<File>,
     line: Vec<u8>,
 }
 
-impl Complaints {
+impl StderrLines {
     const WIDTH: usize = 500;
 
     fn next(&mut self) -> Option<String> {
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn complaints_come_line_by_line_and_one_without_an_end_is_cut() {
         let (read, write) = files::output_pipe().unwrap();
-        let mut complaints = Complaints { pipe: Some(read.into()), line: Vec::new() };
+        let mut complaints = StderrLines { pipe: Some(read.into()), line: Vec::new() };
         let mut write = File::from(write);
         write.write_all(b"one\n\ntwo\n").unwrap();
         write.write_all(&[b'x'; 1200]).unwrap();

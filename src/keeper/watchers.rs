@@ -1,6 +1,6 @@
 //! Supervision: one watcher at work, one that relieves it, and those that see old sequences out.
 //!
-//! Hand-over: the relief captures first, and only then comes the cut. From the cut on, the old
+//! Hand-over: the successor captures first, and only then comes the cut. From the cut on, the old
 //! watcher reports only sequences that began before it, the new one those that began after it. The
 //! two may disagree about when a packet came by some microseconds, so their reports overlap a
 //! little, and what both report is counted once.
@@ -16,16 +16,16 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::ask::{self, Ask, Grounds, Unfounded};
+use super::claim::{self, Claim, Grounds, Rejected};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
-use super::locks::Locks;
-use super::watcher::{Heard, Watcher};
+use super::lockouts::LockoutTable;
+use super::watcher::{WatcherOutput, WatcherProcess};
 use crate::config::{Config, LogLevel, Name};
 use crate::control::EventLine;
 use crate::engine::spa::Server;
 use crate::engine::{EventKind, Local, Missing, Reason, Setup};
-use crate::grants::Place;
+use crate::grants::GrantKey;
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
 use crate::log::limit::Limit;
 use crate::sys::memory;
@@ -61,17 +61,17 @@ const HOME_HOLDS: Duration = Duration::from_secs(1);
 #[must_use]
 pub(super) enum Notice {
     /// Somebody may have what this asks for.
-    Asked(Box<Ask>),
+    Claim(Box<Claim>),
     /// Somebody might have had it, and may not, or not any more.
-    Refused(Box<Ask>, Reason),
+    StaleClaim(Box<Claim>, Reason),
     /// A sequence was completed that opens nothing any more.
-    Spent { place: Place, reason: Reason },
+    Reused { key: GrantKey, reason: Reason },
     /// Something has happened that everybody may know.
     Happened(EventLine),
     /// A packet that changed nothing: somebody asks about such.
     Seen(EventLine),
     /// Something that was reported before: somebody asks what happened lately.
-    Past(EventLine),
+    Replayed(EventLine),
     /// This configuration is at work from now on.
     InForce(Arc<Config>),
     /// No watcher could start with this configuration. Fatal only where none has ever worked.
@@ -79,9 +79,9 @@ pub(super) enum Notice {
 }
 
 pub(super) struct Watchers {
-    current: Option<(Watcher, Monotonic)>,
-    relief: Option<(Watcher, Monotonic)>,
-    leaving: Vec<(Watcher, Monotonic)>,
+    current: Option<(WatcherProcess, Monotonic)>,
+    successor: Option<(WatcherProcess, Monotonic)>,
+    leaving: Vec<(WatcherProcess, Monotonic)>,
     config: Arc<Config>,
     /// The keys that go with it.
     server: Option<Server>,
@@ -101,7 +101,7 @@ pub(super) struct Watchers {
     floods: Limit,
     counts: HashMap<Reason, u64>,
     dropped: u64,
-    locks: Locks,
+    locks: LockoutTable,
     /// The addresses of this host, as they were lately, and how long that holds.
     home: (Arc<Local>, Monotonic),
     users: BTreeSet<u32>,
@@ -111,7 +111,7 @@ impl Watchers {
     pub(super) fn new(config: Arc<Config>, server: Option<Server>, missing: Missing) -> Self {
         Self {
             current: None,
-            relief: None,
+            successor: None,
             leaving: Vec::new(),
             config,
             server,
@@ -127,7 +127,7 @@ impl Watchers {
             floods: Limit::new(1, Duration::from_secs(60)),
             counts: HashMap::new(),
             dropped: 0,
-            locks: Locks::default(),
+            locks: LockoutTable::default(),
             home: Default::default(),
             users: BTreeSet::new(),
         }
@@ -166,9 +166,9 @@ impl Watchers {
             verbose: settings.log.level >= LogLevel::Debug,
         };
         self.last_generation += 1;
-        let watcher = Watcher::start(self.last_generation, now, config, assignment)?;
+        let watcher = WatcherProcess::start(self.last_generation, now, config, assignment)?;
         // All that came before it this turn takes no time away from it.
-        self.relief = Some((watcher, clock::now().monotonic + START_LIMIT));
+        self.successor = Some((watcher, clock::now().monotonic + START_LIMIT));
         self.restart = None;
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Watchers {
     }
 
     /// Who is not listened to.
-    pub(super) const fn locks(&self) -> &Locks {
+    pub(super) const fn locks(&self) -> &LockoutTable {
         &self.locks
     }
 
@@ -191,10 +191,10 @@ impl Watchers {
         self.locks.forget(now, source)
     }
 
-    fn all(&self) -> impl Iterator<Item = &Watcher> {
+    fn all(&self) -> impl Iterator<Item = &WatcherProcess> {
         let leaving = self.leaving.iter().map(|(watcher, _)| watcher);
         let others =
-            [&self.current, &self.relief].into_iter().flatten().map(|(watcher, _)| watcher);
+            [&self.current, &self.successor].into_iter().flatten().map(|(watcher, _)| watcher);
         others.chain(leaving)
     }
 
@@ -205,7 +205,7 @@ impl Watchers {
 
     /// Whether a watcher is starting that has not taken over yet.
     pub(super) const fn is_changing(&self) -> bool {
-        self.relief.is_some()
+        self.successor.is_some()
     }
 
     /// Whether another configuration may be taken up: no watcher is starting, and there is room.
@@ -239,12 +239,12 @@ impl Watchers {
         self.poll_leaving(now, &mut notices);
         self.poll_current(now, &mut notices);
         self.poll_relief(now, &mut notices);
-        if self.restart.is_some_and(|restart| restart <= now) && self.relief.is_none() {
+        if self.restart.is_some_and(|restart| restart <= now) && self.successor.is_none() {
             self.replace(now, &mut notices);
         }
         if let Some((watcher, _)) = &self.current
             && ((self.may_change() && self.interfaces.have_moved(&watcher.interfaces))
-                || (self.relief.is_none() && self.interfaces.one_is_back(now)))
+                || (self.successor.is_none() && self.interfaces.one_is_back(now)))
         {
             self.replace(now, &mut notices);
         }
@@ -265,7 +265,7 @@ impl Watchers {
     /// # Errors
     /// When it cannot be started; then the one at work stays.
     pub(super) fn renew(&mut self, now: Monotonic) -> io::Result<()> {
-        if self.relief.is_some() {
+        if self.successor.is_some() {
             return Ok(());
         }
         self.start(now, Arc::clone(&self.config), self.server.clone())
@@ -281,20 +281,20 @@ impl Watchers {
         loop {
             match watcher.hear() {
                 None => break self.current = Some((watcher, since)),
-                Some(Heard::Frame(frame)) => {
+                Some(WatcherOutput::Frame(frame)) => {
                     if let Err(Lie(lie)) = self.frame(now, &watcher, frame, notices) {
                         end(&mut watcher, lie);
                     }
                     // A door opens before more is heard.
-                    if matches!(notices.last(), Some(Notice::Asked(_))) {
+                    if matches!(notices.last(), Some(Notice::Claim(_))) {
                         break self.current = Some((watcher, since));
                     }
                 }
-                Some(Heard::Complaint(line)) => self.complaint(now, &line),
-                Some(Heard::Malformed) => {
+                Some(WatcherOutput::Complaint(line)) => self.complaint(now, &line),
+                Some(WatcherOutput::Malformed) => {
                     end(&mut watcher, "a malformed message");
                 }
-                Some(Heard::Ended(status)) => {
+                Some(WatcherOutput::Ended(status)) => {
                     if now.since(since) >= STEADY {
                         self.pause = FIRST_PAUSE;
                     }
@@ -319,14 +319,18 @@ impl Watchers {
                 match watcher.hear() {
                     None if until <= now => break,
                     None => break still_leaving.push((watcher, until)),
-                    Some(Heard::Frame(FromWatcher::Done) | Heard::Ended(_)) => break,
-                    Some(Heard::Malformed) => break end(&mut watcher, "a malformed message"),
-                    Some(Heard::Frame(frame)) => {
+                    Some(WatcherOutput::Frame(FromWatcher::Done) | WatcherOutput::Ended(_)) => {
+                        break;
+                    }
+                    Some(WatcherOutput::Malformed) => {
+                        break end(&mut watcher, "a malformed message");
+                    }
+                    Some(WatcherOutput::Frame(frame)) => {
                         if let Err(Lie(lie)) = self.frame(now, &watcher, frame, notices) {
                             break end(&mut watcher, lie);
                         }
                     }
-                    Some(Heard::Complaint(line)) => self.complaint(now, &line),
+                    Some(WatcherOutput::Complaint(line)) => self.complaint(now, &line),
                 }
             }
         }
@@ -337,28 +341,28 @@ impl Watchers {
     }
 
     fn poll_relief(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
-        let Some((mut watcher, limit)) = self.relief.take() else { return };
+        let Some((mut watcher, limit)) = self.successor.take() else { return };
         let mut was_killed = false;
         loop {
             match watcher.hear() {
-                None if now < limit => return self.relief = Some((watcher, limit)),
+                None if now < limit => return self.successor = Some((watcher, limit)),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
-                Some(Heard::Frame(FromWatcher::Ready)) => {
-                    return self.take_over(watcher, notices);
+                Some(WatcherOutput::Frame(FromWatcher::Ready)) => {
+                    return self.hand_over(watcher, notices);
                 }
-                Some(Heard::Frame(FromWatcher::Interface { index, state })) => {
+                Some(WatcherOutput::Frame(FromWatcher::Interface { index, state })) => {
                     self.interfaces.note(&watcher.config, index, state);
                     continue;
                 }
-                Some(Heard::Complaint(line)) => {
+                Some(WatcherOutput::Complaint(line)) => {
                     self.complaint(now, &line);
                     continue;
                 }
-                Some(Heard::Ended(status)) => {
+                Some(WatcherOutput::Ended(status)) => {
                     was_killed = status.is_some_and(|status| status.signal().is_some());
                     error!("the new watcher could not start ({})", ending(status));
                 }
-                Some(Heard::Frame(_) | Heard::Malformed) => {
+                Some(WatcherOutput::Frame(_) | WatcherOutput::Malformed) => {
                     error!("the new watcher sent a malformed message and is ended");
                 }
             }
@@ -377,25 +381,25 @@ impl Watchers {
         notices.push(Notice::Failed(Arc::clone(&watcher.config)));
     }
 
-    /// The cut between the watcher at work and its relief.
-    fn take_over(&mut self, relief: Watcher, notices: &mut Vec<Notice>) {
-        // The relief may have begun to capture since this turn began: nobody would know what began
+    /// The cut between the watcher at work and its successor.
+    fn hand_over(&mut self, successor: WatcherProcess, notices: &mut Vec<Notice>) {
+        // The successor may have begun to capture since this turn began: nobody would know what began
         // between a cut as old as the turn and that.
         let cut = clock::now().monotonic;
         match self.current.take() {
             Some((old, _)) => {
-                relief.tell(ToWatcher::After { time: cut - OVERLAP });
+                successor.tell(ToWatcher::After { time: cut - OVERLAP });
                 old.tell(ToWatcher::Until { time: cut + OVERLAP });
                 let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
                 let longest = longest.max().unwrap_or_default();
                 self.leaving.push((old, cut + longest + GRACE));
             }
-            None => relief.tell(ToWatcher::After { time: Monotonic::ZERO }),
+            None => successor.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
-        self.config = Arc::clone(&relief.config);
-        self.server = relief.server.clone();
+        self.config = Arc::clone(&successor.config);
+        self.server = successor.server.clone();
         self.interfaces.announce(&self.config);
-        self.current = Some((relief, cut));
+        self.current = Some((successor, cut));
         notices.push(Notice::InForce(Arc::clone(&self.config)));
     }
 
@@ -403,7 +407,7 @@ impl Watchers {
     fn frame(
         &mut self,
         now: Monotonic,
-        watcher: &Watcher,
+        watcher: &WatcherProcess,
         frame: FromWatcher,
         notices: &mut Vec<Notice>,
     ) -> Result<(), Lie> {
@@ -426,14 +430,14 @@ impl Watchers {
         let when = |at| grounds.now.wall - grounds.now.monotonic.since(at);
         match frame {
             FromWatcher::Event { event, at } => {
-                let Some(door) = ask::door(&watcher.config, event.door) else { return Ok(()) };
+                let Some(door) = claim::door(&watcher.config, event.door) else { return Ok(()) };
                 if let EventKind::Reset {
                     reason: reason @ (Reason::Used | Reason::Expired), ..
                 } = event.kind
                 {
-                    let place = Place::new(door.name().clone(), event.source);
+                    let key = GrantKey::new(door.name().clone(), event.source);
                     if self.spent.pass(now) {
-                        notices.push(Notice::Spent { place, reason });
+                        notices.push(Notice::Reused { key, reason });
                     }
                 }
                 if let EventKind::LockedOut { until, everywhere } = event.kind {
@@ -449,14 +453,14 @@ impl Watchers {
                     return Ok(());
                 };
                 if self.is_new(watcher.generation, door.name(), event.source, event.began) {
-                    let ask = Ask::of_sequence(&grounds, &event, knocked, at);
-                    self.notice(now, ask, notices)?;
+                    let claim = Claim::of_sequence(&grounds, &event, knocked, at);
+                    self.notice(now, claim, notices)?;
                 }
             }
             FromWatcher::Asked { request, at } => {
-                let Some(door) = ask::door(&watcher.config, request.door) else { return Ok(()) };
+                let Some(door) = claim::door(&watcher.config, request.door) else { return Ok(()) };
                 if self.is_new(watcher.generation, door.name(), request.source, at) {
-                    self.notice(now, Ask::of_request(&grounds, &request, at), notices)?;
+                    self.notice(now, Claim::of_request(&grounds, &request, at), notices)?;
                 }
             }
             FromWatcher::Interface { index, state } => {
@@ -504,11 +508,11 @@ impl Watchers {
             }
             FromWatcher::PastRefusal { refusal, at } => {
                 let line = EventLine::of_refusal(&watcher.config, &refusal, when(at));
-                notices.push(Notice::Past(line));
+                notices.push(Notice::Replayed(line));
             }
             FromWatcher::Past { event, at } => {
                 let line = EventLine::of_event(&watcher.config, &event, at, when(at));
-                notices.push(Notice::Past(line));
+                notices.push(Notice::Replayed(line));
             }
             FromWatcher::Ready | FromWatcher::Done | FromWatcher::Suppressed { .. } => {}
         }
@@ -519,16 +523,16 @@ impl Watchers {
     fn notice(
         &mut self,
         now: Monotonic,
-        ask: Result<Ask, Unfounded>,
+        claim: Result<Claim, Rejected>,
         notices: &mut Vec<Notice>,
     ) -> Result<(), Lie> {
-        match ask {
-            Ok(ask) => notices.push(Notice::Asked(Box::new(ask))),
-            Err(Unfounded::Lie(lie)) => return Err(lie),
-            Err(Unfounded::Refused(ask, reason)) => {
+        match claim {
+            Ok(claim) => notices.push(Notice::Claim(Box::new(claim))),
+            Err(Rejected::Fabricated(lie)) => return Err(lie),
+            Err(Rejected::Stale(claim, reason)) => {
                 self.count(reason, 1);
                 if self.spent.pass(now) {
-                    notices.push(Notice::Refused(ask, reason));
+                    notices.push(Notice::StaleClaim(claim, reason));
                 }
             }
         }
@@ -586,7 +590,7 @@ impl Watchers {
     /// Ends all of them.
     pub(super) fn stop(&mut self) {
         self.current = None;
-        self.relief = None;
+        self.successor = None;
         self.leaving.clear();
         self.restart = None;
     }
@@ -621,21 +625,21 @@ impl Watchers {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let heeds_changes = self.may_change() && self.current.is_some();
         let changes = self.interfaces.fd().filter(|_| heeds_changes);
-        self.all().flat_map(Watcher::fds).chain(changes).collect()
+        self.all().flat_map(WatcherProcess::fds).chain(changes).collect()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        let relief = self.relief.as_ref().map(|&(_, limit)| limit);
-        let restart = self.restart.filter(|_| self.relief.is_none());
+        let successor = self.successor.as_ref().map(|&(_, limit)| limit);
+        let restart = self.restart.filter(|_| self.successor.is_none());
         let interfaces =
-            self.interfaces.next_look().filter(|_| relief.is_none() && self.current.is_some());
+            self.interfaces.next_look().filter(|_| successor.is_none() && self.current.is_some());
         let leaving = self.leaving.iter().map(|&(_, until)| until);
-        [relief, restart, interfaces].into_iter().flatten().chain(leaving).min()
+        [successor, restart, interfaces].into_iter().flatten().chain(leaving).min()
     }
 }
 
 /// Ends a watcher that somebody must have taken over.
-fn end(watcher: &mut Watcher, lie: &str) {
+fn end(watcher: &mut WatcherProcess, lie: &str) {
     error!("the watcher is ended: it sent {lie}, which no watcher of ours does");
     watcher.kill();
 }
