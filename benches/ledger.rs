@@ -4,8 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use divan::Bencher;
 use libknock::config::Rendered;
-use libknock::grants::{By, Change, GrantId, GrantState, Means, Place, Record, Step};
-use libknock::ledger::{Entry, Event, Flush, Ledger, Opened, Proof, Query};
+use libknock::grants::{
+    CommandPair, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState, OpenedBy,
+};
+use libknock::ledger::{Durability, HistoryEntry, HistoryEvent, Ledger, OpenLedger, Proof, Query};
+use libknock::proto::method::Method;
 use libknock::time::{BootId, Monotonic, Wall};
 use tempfile::TempDir;
 
@@ -13,25 +16,25 @@ fn main() {
     divan::main();
 }
 
-fn record(id: u64) -> Record {
+fn record(id: u64) -> GrantRecord {
     let argv = "/usr/sbin/iptables -I INPUT -s 192.0.2.2 -p tcp --dport 22 -j ACCEPT";
     let command = || Rendered {
         argv: argv.split(' ').map(str::to_owned).collect(),
         environment: vec![("KNOCK_IP", "192.0.2.2".to_owned()), ("KNOCK_DOOR", "ssh".to_owned())],
     };
-    Record {
+    GrantRecord {
         id: GrantId(id),
-        place: Place::new(
+        key: GrantKey::new(
             "ssh".parse().unwrap(),
             IpAddr::V4(Ipv4Addr::from(u32::try_from(id).unwrap())),
         ),
-        opener: By::Sequence.into(),
+        origin: Method::Sequence.into(),
         state: GrantState::Starting,
         boot: BootId::default(),
         deadline: Monotonic::ZERO,
         since: Wall::ZERO,
         until: Wall::ZERO,
-        means: Means::Commands(vec![Step {
+        backend: GrantBackend::Commands(vec![CommandPair {
             open: command(),
             close: Some(command()),
             verify: None,
@@ -40,14 +43,14 @@ fn record(id: u64) -> Record {
     }
 }
 
-fn entry() -> Entry {
-    Entry {
+fn entry() -> HistoryEntry {
+    HistoryEntry {
         at: Wall::ZERO,
         door: Some("ssh".parse().unwrap()),
         address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         client: None,
-        by: Some(By::Sequence),
-        event: Event::Open,
+        by: Some(OpenedBy::Method(Method::Sequence)),
+        event: HistoryEvent::Open,
         detail: String::new(),
     }
 }
@@ -59,39 +62,39 @@ fn proof(id: u64) -> Proof {
 
 fn open() -> (TempDir, Ledger) {
     let directory = tempfile::tempdir().unwrap();
-    let Opened { ledger, .. } = Ledger::open(directory.path(), Wall::ZERO).unwrap();
+    let OpenLedger { ledger, .. } = Ledger::open(directory.path(), Wall::ZERO).unwrap();
     (directory, ledger)
 }
 
-#[divan::bench(args = [Flush::No, Flush::Yes])]
-fn record_a_grant(bencher: Bencher, flush: Flush) {
+#[divan::bench(args = [Durability::Crash, Durability::PowerLoss])]
+fn record_a_grant(bencher: Bencher, flush: Durability) {
     let (_directory, mut ledger) = open();
     let mut id = 0;
     bencher.bench_local(|| {
         id += 1;
-        ledger.write(&[Change::Record(record(id))], None, flush).unwrap()
+        ledger.write(&[GrantChange::Record(record(id))], None, flush).unwrap()
     });
 }
 
-#[divan::bench(args = [Flush::No, Flush::Yes])]
-fn record_a_grant_and_use_up_a_proof(bencher: Bencher, flush: Flush) {
+#[divan::bench(args = [Durability::Crash, Durability::PowerLoss])]
+fn record_a_grant_and_use_up_a_proof(bencher: Bencher, flush: Durability) {
     let (_directory, mut ledger) = open();
     let mut id = 0;
     bencher.bench_local(|| {
         id += 1;
-        ledger.write(&[Change::Record(record(id))], Some(&proof(id)), flush).unwrap()
+        ledger.write(&[GrantChange::Record(record(id))], Some(&proof(id)), flush).unwrap()
     });
 }
 
 #[divan::bench]
 fn advance(bencher: Bencher) {
     let (_directory, mut ledger) = open();
-    let _ = ledger.write(&[Change::Record(record(1))], None, Flush::No).unwrap();
+    let _ = ledger.write(&[GrantChange::Record(record(1))], None, Durability::Crash).unwrap();
     // What is the same as before is not written.
     let mut states = GrantState::ALL.iter().copied().cycle();
     bencher.bench_local(|| {
         let state = states.next().unwrap();
-        ledger.advance(GrantId(1), state, Flush::No).unwrap();
+        ledger.advance(GrantId(1), state, Durability::Crash).unwrap();
     });
 }
 
@@ -119,7 +122,7 @@ fn tidy(bencher: Bencher) {
     for _ in 0..100_000 {
         ledger.append(&entry()).unwrap();
     }
-    let keep = libknock::ledger::Keep { rows: 1000, ..Default::default() };
+    let keep = libknock::ledger::Retention { rows: 1000, ..Default::default() };
     bencher.bench_local(|| ledger.tidy(Wall::ZERO, keep).unwrap());
 }
 
@@ -127,7 +130,7 @@ fn tidy(bencher: Bencher) {
 fn open_with_grants(bencher: Bencher, grants: u64) {
     let (directory, mut ledger) = open();
     for id in 0..grants {
-        let _ = ledger.write(&[Change::Record(record(id))], None, Flush::No).unwrap();
+        let _ = ledger.write(&[GrantChange::Record(record(id))], None, Durability::Crash).unwrap();
     }
     drop(ledger);
     bencher.bench_local(|| Ledger::open(directory.path(), Wall::ZERO).unwrap().records.len());

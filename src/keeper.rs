@@ -4,26 +4,30 @@
 
 mod alerts;
 mod answers;
-mod ask;
-mod books;
+mod claim;
 pub mod cli;
 mod control;
 mod credible;
 mod daemon;
 mod doors;
 mod guard_copy;
+mod intake;
 mod interfaces;
+mod journal;
+pub(crate) mod kernel_sets;
 mod lock_only;
-mod locks;
-mod mark;
-mod names;
+mod lockouts;
 mod one_time;
+mod one_time_files;
 mod reload;
 mod reset;
+mod reverse_dns;
 mod run;
 pub(crate) mod server_key;
 mod service;
-pub(crate) mod sets;
+mod state;
+mod trial_file;
+mod trials;
 mod watcher;
 mod watchers;
 

@@ -1,7 +1,7 @@
 //! The durable record: open grants, what was already used, and what happened.
 //!
 //! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
-//! that was [flushed](Flush::Yes) also a power cut. One process at a time may have it open.
+//! that was [flushed](Durability::PowerLoss) also a power cut. One process at a time may have it open.
 
 mod error;
 mod history;
@@ -20,10 +20,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use self::error::Context;
 pub use self::error::LedgerError;
-pub use self::history::{Entry, Event, Query};
+pub use self::history::{HistoryEntry, HistoryEvent, Query};
 use self::lock::Lock;
 use crate::config::Name;
-use crate::grants::{Change, GrantId, GrantState, Record};
+use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// The name of the ledger's file in the state directory.
@@ -32,13 +32,13 @@ pub const FILE: &str = "ledger.db";
 /// Whether a write has to survive a power cut.
 ///
 /// Measured (`cargo bench --bench ledger`, two cores, a virtual disk): recording a grant takes 16 µs
-/// with `No` and 210 µs with `Yes`, with a proof 18 µs and 200 µs; a line of history 6 µs.
+/// with `Crash` and 210 µs with `PowerLoss`, with a proof 18 µs and 200 µs; a line of history 6 µs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    No,
+pub enum Durability {
+    Crash,
     /// Before a command runs, and before anything opens on a proof that could be used again after a
     /// power cut.
-    Yes,
+    PowerLoss,
 }
 
 /// Something that may be used once.
@@ -55,7 +55,7 @@ pub enum Proof {
         until: Option<Wall>,
     },
     /// A stamp later than the latest that this public key has used.
-    Later { key: [u8; 32], stamp: Wall },
+    Monotonic { key: [u8; 32], stamp: Wall },
 }
 
 /// What a client can have used by now; whatever lies beyond it can be forgotten.
@@ -80,8 +80,8 @@ impl std::fmt::Debug for Proof {
                 .field("client", client)
                 .field("kind", kind)
                 .finish_non_exhaustive(),
-            Self::Later { stamp, .. } => {
-                f.debug_struct("Later").field("stamp", stamp).finish_non_exhaustive()
+            Self::Monotonic { stamp, .. } => {
+                f.debug_struct("Monotonic").field("stamp", stamp).finish_non_exhaustive()
             }
         }
     }
@@ -99,13 +99,13 @@ pub enum Written {
 
 /// How much history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
+pub struct Retention {
     pub age: Duration,
     pub rows: u32,
 }
 
 /// One year, and 100,000 rows (some 20 MB).
-impl Default for Keep {
+impl Default for Retention {
     fn default() -> Self {
         Self { age: Duration::from_secs(365 * 24 * 3600), rows: 100_000 }
     }
@@ -113,7 +113,7 @@ impl Default for Keep {
 
 /// A ledger that could not be read any more, and what was done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SetAside {
+pub struct Quarantined {
     /// Where it is now.
     pub path: PathBuf,
     /// What is wrong with it.
@@ -128,12 +128,12 @@ pub struct SetAside {
 /// A ledger, and what it knew.
 #[must_use]
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenLedger {
     pub ledger: Ledger,
     /// The grants that have not closed, the oldest first.
-    pub records: Vec<Record>,
+    pub records: Vec<GrantRecord>,
     /// There was a corrupt ledger: say so loudly.
-    pub set_aside: Option<SetAside>,
+    pub set_aside: Option<Quarantined>,
 }
 
 /// The open ledger. Nobody else can open it until this is dropped or the process ends.
@@ -144,7 +144,7 @@ pub struct Ledger {
     db: Connection,
     path: PathBuf,
     is_new: bool,
-    flushing: Flush,
+    flushing: Durability,
     _lock: Lock,
 }
 
@@ -154,13 +154,13 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::InUse`] when another process has it open; [`LedgerError::Newer`] and
     /// [`LedgerError::Foreign`] when it is not this program's to write; otherwise what the file
-    /// system says. A corrupt one is no error: see [`SetAside`].
-    pub fn open(state_dir: &Path, now: Wall) -> Result<Opened, LedgerError> {
+    /// system says. A corrupt one is no error: see [`Quarantined`].
+    pub fn open(state_dir: &Path, now: Wall) -> Result<OpenLedger, LedgerError> {
         let lock = Lock::take(state_dir)?;
         let path = state_dir.join(FILE);
-        let schema::Found { db, records, is_new, set_aside } = schema::open(&path, now)?;
-        let ledger = Self { db, path, is_new, flushing: Flush::No, _lock: lock };
-        Ok(Opened { ledger, records, set_aside })
+        let schema::OpenFile { db, records, is_new, set_aside } = schema::open(&path, now)?;
+        let ledger = Self { db, path, is_new, flushing: Durability::Crash, _lock: lock };
+        Ok(OpenLedger { ledger, records, set_aside })
     }
 
     /// Whether [`open`](Self::open) would refuse the ledger of a state directory for what it is.
@@ -180,11 +180,11 @@ impl Ledger {
     /// [`LedgerError`]: then nothing is recorded and the proof is as unused as before.
     pub fn write(
         &mut self,
-        changes: &[Change],
+        changes: &[GrantChange],
         proof: Option<&Proof>,
-        flush: Flush,
+        durability: Durability,
     ) -> Result<Written, LedgerError> {
-        self.flushing(flush)?;
+        self.flushing(durability)?;
         let written = match (changes, proof) {
             // A statement of its own is a transaction of its own.
             ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
@@ -202,9 +202,9 @@ impl Ledger {
         &mut self,
         id: GrantId,
         state: GrantState,
-        flush: Flush,
+        durability: Durability,
     ) -> Result<(), LedgerError> {
-        self.flushing(flush)?;
+        self.flushing(durability)?;
         self.done("record a grant's state", rows::advance(&self.db, id, state))
     }
 
@@ -213,7 +213,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: then it is closed once more after a restart.
     pub fn forget(&mut self, id: GrantId) -> Result<(), LedgerError> {
-        self.flushing(Flush::No)?;
+        self.flushing(Durability::Crash)?;
         self.done("remove a grant", rows::forget(&self.db, id))
     }
 
@@ -222,7 +222,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: then all of it is as it was.
     pub fn forget_ahead(&mut self, ahead: &Ahead) -> Result<usize, LedgerError> {
-        self.flushing(Flush::Yes)?;
+        self.flushing(Durability::PowerLoss)?;
         let forgotten = self.db.transaction().and_then(|transaction| {
             let count = rows::forget_ahead(&transaction, ahead)?;
             transaction.commit()?;
@@ -235,8 +235,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`]: no reason to stop what happened.
-    pub fn append(&mut self, entry: &Entry) -> Result<(), LedgerError> {
-        self.flushing(Flush::No)?;
+    pub fn append(&mut self, entry: &HistoryEntry) -> Result<(), LedgerError> {
+        self.flushing(Durability::Crash)?;
         self.done("write the history", history::append(&self.db, entry))
     }
 
@@ -244,7 +244,7 @@ impl Ledger {
     /// ledger before this one was corrupt.
     ///
     /// Returns the time of this boot before which stamps may have been used though the ledger does
-    /// not say so: what was written without a flush, before a power cut. `None`: it says all.
+    /// not say so: what was written without a durability, before a power cut. `None`: it says all.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -254,7 +254,7 @@ impl Ledger {
         boot: BootId,
         set_aside: bool,
     ) -> Result<Option<Monotonic>, LedgerError> {
-        self.flushing(Flush::Yes)?;
+        self.flushing(Durability::PowerLoss)?;
         let unknown = match set_aside {
             true => Some(now.monotonic),
             false => (!self.is_new).then_some(Monotonic::ZERO),
@@ -267,7 +267,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: then the next boot takes it for a power cut.
     pub fn end(&mut self) -> Result<(), LedgerError> {
-        self.flushing(Flush::Yes)?;
+        self.flushing(Durability::PowerLoss)?;
         self.done("note the end", runs::end(&self.db))
     }
 
@@ -275,7 +275,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn history(&self, query: &Query) -> Result<Vec<Entry>, LedgerError> {
+    pub fn history(&self, query: &Query) -> Result<Vec<HistoryEntry>, LedgerError> {
         self.done("read the history", history::query(&self.db, query))
     }
 
@@ -294,8 +294,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub fn tidy(&mut self, now: Wall, keep: Keep) -> Result<bool, LedgerError> {
-        self.flushing(Flush::No)?;
+    pub fn tidy(&mut self, now: Wall, keep: Retention) -> Result<bool, LedgerError> {
+        self.flushing(Durability::Crash)?;
         let tidied = history::prune(&self.db, now, keep).and_then(|pruned| {
             let lapsed = rows::prune_proofs(&self.db, now)?;
             let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
@@ -307,14 +307,14 @@ impl Ledger {
 
     /// In WAL mode `FULL` syncs the log at each commit, `NORMAL` only when it is moved into the
     /// file.
-    fn flushing(&mut self, flush: Flush) -> Result<(), LedgerError> {
-        if self.flushing != flush {
-            let pragma = match flush {
-                Flush::No => "PRAGMA synchronous = NORMAL",
-                Flush::Yes => "PRAGMA synchronous = FULL",
+    fn flushing(&mut self, durability: Durability) -> Result<(), LedgerError> {
+        if self.flushing != durability {
+            let pragma = match durability {
+                Durability::Crash => "PRAGMA synchronous = NORMAL",
+                Durability::PowerLoss => "PRAGMA synchronous = FULL",
             };
             self.done("set how writes are flushed", self.db.execute(pragma, params![]))?;
-            self.flushing = flush;
+            self.flushing = durability;
         }
         Ok(())
     }
@@ -331,7 +331,7 @@ const fn written(is_new: bool) -> Written {
 
 fn together(
     db: &mut Connection,
-    changes: &[Change],
+    changes: &[GrantChange],
     proof: Option<&Proof>,
 ) -> rusqlite::Result<Written> {
     // Dropped without a commit, it leaves everything as it was.

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     if process::is_watcher() {
         return watcher::run();
     }
-    let cli = keeper::cli::Cli::parse();
+    let cli = keeper::cli::KnockdCli::parse();
     if cli.check {
         ctl::check::run(&cli.config, cli.options(), |settings| cli.apply(settings))
     } else if cli.lock_only {

@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    fn key(text: &str) -> Key {
+    fn key(text: &str) -> FwknopKey {
         FwknopKey::new(text.into()).unwrap()
     }
 

@@ -119,6 +119,6 @@ mod tests {
             Receiver::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
-        assert_eq!(request, requests.request(Addresses::Given(given), now.into()));
+        assert_eq!(request, requests.request(Addresses::Named(given), now.into()));
     }
 }

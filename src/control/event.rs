@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::{ClientId, CompletedBy, Event, EventKind, Reason, Refusal};
-use crate::grants::By;
-use crate::ledger::Entry;
+use crate::grants::OpenedBy;
+use crate::ledger::HistoryEntry;
+use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
 /// Something that happened, as `watch`, `history` and `explain` print it.
@@ -66,10 +67,10 @@ impl EventLine {
             EventKind::Stage(stage) => line("stage", format!("Stage {stage}")).with("stage", stage),
             EventKind::Open(knocked) => {
                 let (by, client) = match knocked {
-                    CompletedBy::Totp { client, .. } => (By::Totp, name_of(config, client)),
+                    CompletedBy::Totp { client, .. } => (Method::Totp, name_of(config, client)),
                     CompletedBy::Sequence => match door.and_then(|door| door.one_time.as_ref()) {
-                        Some(_) => (By::OneTimeSequence, None),
-                        None => (By::Sequence, None),
+                        Some(_) => (Method::OneTimeSequence, None),
+                        None => (Method::Sequence, None),
                     },
                 };
                 line("open", "OPEN SESAME".to_owned())
@@ -120,10 +121,10 @@ impl EventLine {
     }
 
     /// A line of the history.
-    pub fn of_history(entry: &Entry) -> Self {
-        let Entry { at, door, address, client, by, event, detail } = entry;
+    pub fn of_history(entry: &HistoryEntry) -> Self {
+        let HistoryEntry { at, door, address, client, by, event, detail } = entry;
         Self::new(*at, *address, door.as_ref(), event.as_str(), detail)
-            .with("by", by.map(By::as_str))
+            .with("by", by.map(OpenedBy::as_str))
             .with("client", client.as_ref().map(Name::as_str))
     }
 

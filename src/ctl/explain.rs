@@ -17,7 +17,7 @@ use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{
     ClientId, CompletedBy, Credential, DoorId, Engine, Event, EventKind, Reason, Setup, Verdict,
 };
-use crate::grants::By;
+use crate::proto::method::Method;
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::{self, Packet};
 use text::Tally;
@@ -207,8 +207,8 @@ impl Teller<'_> {
             Verdict::Requests(requests) => {
                 for request in *requests {
                     let by = match request.credential {
-                        Credential::Spa { .. } => By::Spa,
-                        Credential::Fwknop { .. } => By::Fwknop,
+                        Credential::Spa { .. } => Method::Spa,
+                        Credential::Fwknop { .. } => Method::Fwknop,
                     };
                     let event = if request.close { "close" } else { "open" };
                     let (door, client) = (door(self.config, request.door), request.client);
@@ -238,7 +238,7 @@ impl Teller<'_> {
                     .with("knock", knock)
             }
             EventKind::Open(CompletedBy::Totp { client, .. }) => {
-                return self.by_client(at, event.source, Some(door), "open", By::Totp, client);
+                return self.by_client(at, event.source, Some(door), "open", Method::Totp, client);
             }
             EventKind::Open(CompletedBy::Sequence) => line.with("knock", knock),
             _ => line,
@@ -253,7 +253,7 @@ impl Teller<'_> {
         source: IpAddr,
         door: Option<&Door>,
         event: &str,
-        by: By,
+        by: Method,
         client: ClientId,
     ) -> io::Result<()> {
         let client = name_of(self.config, client);

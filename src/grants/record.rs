@@ -1,24 +1,27 @@
 //! What is remembered of a grant, so that whoever comes after a crash can end it.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GrantId, Manner, Step};
+use super::{CommandPair, GrantId, Manner};
 use crate::config::{Family, Name, NftSet};
-use crate::proto::words::words;
+use crate::proto::method::Method;
+use crate::proto::words::{UnknownWord, words};
 use crate::time::{BootId, Monotonic, Wall};
 
 /// All that has to be known of a grant to extend it, show it and end it.
 ///
 /// A grant that has closed has no record: it is in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct GrantRecord {
     pub id: GrantId,
-    pub place: Place,
+    pub key: GrantKey,
     /// Who opened it, or extended it last.
-    pub opener: Opener,
+    pub origin: Origin,
     pub state: GrantState,
     /// The boot in which `deadline` means something.
     pub boot: BootId,
@@ -27,19 +30,19 @@ pub struct Record {
     pub since: Wall,
     /// When it ends, for people.
     pub until: Wall,
-    pub means: Means,
+    pub backend: GrantBackend,
 }
 
 /// What there can be one grant for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct GrantKey {
     pub door: Name,
     pub address: IpAddr,
     /// Only connections from this port pass.
     pub source_port: Option<NonZeroU16>,
 }
 
-impl Place {
+impl GrantKey {
     /// A door, for all connections from an address.
     pub const fn new(door: Name, address: IpAddr) -> Self {
         Self { door, address, source_port: None }
@@ -48,15 +51,20 @@ impl Place {
 
 /// Who opens a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opener {
-    pub by: By,
+pub struct Origin {
+    pub by: OpenedBy,
     /// Where that is known.
     pub client: Option<Name>,
 }
 
-impl From<By> for Opener {
-    fn from(by: By) -> Self {
-        Self { by, client: None }
+impl Origin {
+    /// The administrator, by hand.
+    pub const KNOCKCTL: Self = Self { by: OpenedBy::Knockctl, client: None };
+}
+
+impl From<Method> for Origin {
+    fn from(method: Method) -> Self {
+        Self { by: OpenedBy::Method(method), client: None }
     }
 }
 
@@ -77,41 +85,57 @@ pub enum GrantState {
 }
 }
 
-words! {
-FromStr:
-/// How a grant came about.
+/// How a grant came about: by a method of its door, or by the administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum By {
-    Sequence = "sequence",
-    Totp = "totp",
-    OneTimeSequence = "one_time_sequence",
-    Spa = "spa",
-    Fwknop = "fwknop",
-    /// The administrator, by hand.
-    Knockctl = "knockctl",
+pub enum OpenedBy {
+    Method(Method),
+    Knockctl,
 }
+
+impl OpenedBy {
+    /// Its word in the ledger and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Method(method) => method.as_str(),
+            Self::Knockctl => "knockctl",
+        }
+    }
+}
+
+impl Display for OpenedBy {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for OpenedBy {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        if word == "knockctl" { Ok(Self::Knockctl) } else { word.parse().map(Self::Method) }
+    }
 }
 
 /// What opens a door, and what ends that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Means {
+pub enum GrantBackend {
     /// Commands open it, commands close it.
-    Commands(Vec<Step>),
+    Commands(Vec<CommandPair>),
     /// It is an element of a set, and the kernel ends it.
-    Kernel(Element),
+    Kernel(KernelElement),
 }
 
-impl Means {
+impl GrantBackend {
     /// Takes over from `newer` what opens for another time, if it is to be open for `longer`; how
     /// the door is to be opened then, or looked at.
     pub(super) fn renew(&mut self, newer: &Self, longer: bool) -> Option<Manner> {
-        let (Self::Commands(steps), Self::Commands(newer)) = (self, newer) else { return None };
+        let (Self::Commands(pairs), Self::Commands(newer)) = (self, newer) else { return None };
         let mut manner = None;
-        for (step, newer) in steps.iter_mut().zip(newer) {
-            if step.is_timed && longer {
-                step.open = newer.open.clone();
+        for (pair, newer) in pairs.iter_mut().zip(newer) {
+            if pair.is_timed && longer {
+                pair.open = newer.open.clone();
                 manner = manner.max(Some(Manner::Anew));
-            } else if step.verify.is_some() {
+            } else if pair.verify.is_some() {
                 manner = manner.max(Some(Manner::IfGone));
             }
         }
@@ -119,15 +143,15 @@ impl Means {
     }
 
     /// The commands, if any.
-    pub const fn steps(&self) -> &[Step] {
+    pub const fn pairs(&self) -> &[CommandPair] {
         match self {
-            Self::Commands(steps) => steps.as_slice(),
+            Self::Commands(pairs) => pairs.as_slice(),
             Self::Kernel(_) => &[],
         }
     }
 
     /// The element that the kernel deletes at the deadline.
-    pub const fn element(&self) -> Option<&Element> {
+    pub const fn element(&self) -> Option<&KernelElement> {
         match self {
             Self::Commands(_) => None,
             Self::Kernel(element) => Some(element),
@@ -137,7 +161,7 @@ impl Means {
 
 /// A place in a set of nftables; with the grant's address it is an element.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Element {
+pub struct KernelElement {
     /// Family and name: `inet knockd`.
     pub table: String,
     pub set: String,
@@ -146,7 +170,7 @@ pub struct Element {
     pub source_port: Option<NonZeroU16>,
 }
 
-impl Element {
+impl KernelElement {
     /// The place of a door in knockd's own table.
     pub fn of_guard(door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) -> Self {
         let family = if address.to_canonical().is_ipv4() { 4 } else { 6 };

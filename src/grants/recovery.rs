@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{
-    Element, Grant, GrantId, GrantState, Grants, Means, Opener, Place, Record, State, Step,
+    CommandPair, Grant, GrantBackend, GrantId, GrantKey, GrantPhase, GrantRecord, GrantState,
+    Grants, KernelElement, Origin,
 };
 use crate::time::{BootId, Monotonic, Now};
 
-/// An element that the kernel still holds: a grant of which there may be no record.
+/// A grant that the kernel holds, or has to hold, as an element of a set; there may be no record
+/// of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    pub place: Place,
-    pub opener: Opener,
-    pub element: Element,
-    pub remaining: Duration,
+pub struct KernelGrant {
+    pub key: GrantKey,
+    pub origin: Origin,
+    pub element: KernelElement,
+    pub left: Duration,
 }
 
 /// What is to be done about one grant.
@@ -27,15 +29,15 @@ pub enum Recovered {
     Ended(GrantId),
     /// It is open until its deadline. `restore`: the kernel has lost its element, which has to be
     /// set again for this long.
-    Keep { id: GrantId, restore: Option<(Element, Duration)> },
+    Keep { id: GrantId, restore: Option<(KernelElement, Duration)> },
     /// It is open and has no record, or one that is out of date: write this one.
-    Adopt(Record),
-    /// It is closing. Record that, run these commands and delete this element; then
+    Adopt(GrantRecord),
+    /// It is closing. GrantRecord that, run these commands and delete this element; then
     /// [`Grants::closed`].
     ///
     /// What an earlier keeper has left running may have been about to open what is closed here: it
     /// has to be gone by now.
-    Close { id: GrantId, close: Vec<Step>, delete: Option<Element> },
+    Close { id: GrantId, close: Vec<CommandPair>, delete: Option<KernelElement> },
 }
 
 impl Grants {
@@ -48,26 +50,26 @@ impl Grants {
         &mut self,
         now: Now,
         boot: BootId,
-        records: Vec<Record>,
-        held: Vec<Held>,
+        records: Vec<GrantRecord>,
+        held: Vec<KernelGrant>,
     ) -> Vec<Recovered> {
         let last = records.iter().map(|record| record.id.0).max();
         self.last = self.last.max(last.unwrap_or(0));
         // Doors may share an element of a set: it says for which of them it is there until then.
-        let mut held: HashMap<(Element, Place), Held> = held
-            .into_iter()
-            .map(|held| ((held.element.clone(), held.place.clone()), held))
-            .collect();
+        let mut held: HashMap<(KernelElement, GrantKey), KernelGrant> =
+            held.into_iter().map(|held| ((held.element.clone(), held.key.clone()), held)).collect();
         let mut effects = Vec::new();
         for record in records {
-            let held = match &record.means {
-                Means::Kernel(element) => held.remove(&(element.clone(), record.place.clone())),
-                Means::Commands(_) => None,
+            let held = match &record.backend {
+                GrantBackend::Kernel(element) => {
+                    held.remove(&(element.clone(), record.key.clone()))
+                }
+                GrantBackend::Commands(_) => None,
             };
             effects.push(self.recover_one(now, boot, record, held));
         }
-        let mut rest: Vec<Held> = held.into_values().collect();
-        rest.sort_by_key(|held| (held.place.address, held.remaining));
+        let mut rest: Vec<KernelGrant> = held.into_values().collect();
+        rest.sort_by_key(|held| (held.key.address, held.left));
         effects.extend(rest.into_iter().filter_map(|held| self.adopt(now, boot, held)));
         // Only now it is known what others hold too.
         for effect in &mut effects {
@@ -82,25 +84,29 @@ impl Grants {
         &mut self,
         now: Now,
         boot: BootId,
-        record: Record,
-        held: Option<Held>,
+        record: GrantRecord,
+        held: Option<KernelGrant>,
     ) -> Recovered {
         let over = record.boot != boot || record.deadline <= now.monotonic;
-        match (&record.means, record.state) {
-            (Means::Commands(_), GrantState::Recorded) => Recovered::Forget(record.id),
-            (Means::Commands(_), GrantState::Open | GrantState::OpenedWithErrors) if !over => {
+        match (&record.backend, record.state) {
+            (GrantBackend::Commands(_), GrantState::Recorded) => Recovered::Forget(record.id),
+            (GrantBackend::Commands(_), GrantState::Open | GrantState::OpenedWithErrors)
+                if !over =>
+            {
                 self.keep(record, None)
             }
-            (Means::Commands(_), _) => self.close_again(record),
+            (GrantBackend::Commands(_), _) => self.close_again(record),
             // The kernel has the last word: it may have been told of an extension that was not
             // recorded any more.
-            (Means::Kernel(_), GrantState::Closing) if held.is_some() => self.close_again(record),
-            (Means::Kernel(element), GrantState::Open) if !over && held.is_none() => {
+            (GrantBackend::Kernel(_), GrantState::Closing) if held.is_some() => {
+                self.close_again(record)
+            }
+            (GrantBackend::Kernel(element), GrantState::Open) if !over && held.is_none() => {
                 let remaining = record.deadline.since(now.monotonic);
                 let restore = Some((element.clone(), remaining));
                 self.keep(record, restore)
             }
-            (Means::Kernel(_), state) => match (held, state) {
+            (GrantBackend::Kernel(_), state) => match (held, state) {
                 (Some(held), _) => self.keep_held(now, boot, record, &held),
                 (None, GrantState::Recorded | GrantState::Starting) => Recovered::Forget(record.id),
                 (None, _) => Recovered::Ended(record.id),
@@ -108,63 +114,73 @@ impl Grants {
         }
     }
 
-    fn keep(&mut self, record: Record, restore: Option<(Element, Duration)>) -> Recovered {
+    fn keep(
+        &mut self,
+        record: GrantRecord,
+        restore: Option<(KernelElement, Duration)>,
+    ) -> Recovered {
         let id = record.id;
         let with_errors = record.state == GrantState::OpenedWithErrors;
-        self.insert(record, State::Open { with_errors });
+        self.insert(record, GrantPhase::Open { with_errors });
         Recovered::Keep { id, restore }
     }
 
-    fn keep_held(&mut self, now: Now, boot: BootId, record: Record, held: &Held) -> Recovered {
-        let deadline = now.monotonic + held.remaining;
-        let record = Record {
+    fn keep_held(
+        &mut self,
+        now: Now,
+        boot: BootId,
+        record: GrantRecord,
+        held: &KernelGrant,
+    ) -> Recovered {
+        let deadline = now.monotonic + held.left;
+        let record = GrantRecord {
             state: GrantState::Open,
             boot,
             deadline,
-            until: now.wall + held.remaining,
+            until: now.wall + held.left,
             ..record
         };
-        self.insert(record.clone(), State::Open { with_errors: false });
+        self.insert(record.clone(), GrantPhase::Open { with_errors: false });
         Recovered::Adopt(record)
     }
 
-    fn close_again(&mut self, record: Record) -> Recovered {
+    fn close_again(&mut self, record: GrantRecord) -> Recovered {
         let id = record.id;
-        let delete = record.means.element().cloned();
-        let record = Record { deadline: Monotonic::ZERO, ..record };
-        self.insert(record, State::Closing { again: None, left: Vec::new(), tries: 0 });
+        let delete = record.backend.element().cloned();
+        let record = GrantRecord { deadline: Monotonic::ZERO, ..record };
+        self.insert(record, GrantPhase::Closing { again: None, left: Vec::new(), tries: 0 });
         self.let_go(id);
         Recovered::Close { id, close: Vec::new(), delete }
     }
 
     /// `None` where the door has a grant for this address: it stays the only one.
-    fn adopt(&mut self, now: Now, boot: BootId, held: Held) -> Option<Recovered> {
-        let Held { place, opener, element, remaining } = held;
-        if self.places.contains_key(&place) {
+    fn adopt(&mut self, now: Now, boot: BootId, held: KernelGrant) -> Option<Recovered> {
+        let KernelGrant { key, origin, element, left } = held;
+        if self.by_key.contains_key(&key) {
             return None;
         }
         self.last += 1;
-        let record = Record {
+        let record = GrantRecord {
             id: GrantId(self.last),
-            place,
-            opener,
+            key,
+            origin,
             state: GrantState::Open,
             boot,
-            deadline: now.monotonic + remaining,
+            deadline: now.monotonic + left,
             since: now.wall,
-            until: now.wall + remaining,
-            means: Means::Kernel(element),
+            until: now.wall + left,
+            backend: GrantBackend::Kernel(element),
         };
-        self.insert(record.clone(), State::Open { with_errors: false });
+        self.insert(record.clone(), GrantPhase::Open { with_errors: false });
         Some(Recovered::Adopt(record))
     }
 
-    fn insert(&mut self, record: Record, state: State) {
-        let Record { id, place, opener, deadline, means, .. } = record;
-        if matches!(state, State::Open { .. }) {
+    fn insert(&mut self, record: GrantRecord, state: GrantPhase) {
+        let GrantRecord { id, key, origin, deadline, backend, .. } = record;
+        if matches!(state, GrantPhase::Open { .. }) {
             self.deadlines.insert((deadline, id));
         }
-        self.add(id, Grant { place, opener, state, deadline, means, is_own: false });
+        self.add(Grant { id, key, origin, state, deadline, backend, is_own: false });
     }
 }
 
@@ -174,7 +190,8 @@ mod tests {
 
     use super::*;
     use crate::config::Rendered;
-    use crate::grants::{By, Decision, Deed, Opened, Step};
+    use crate::grants::{Action, CommandPair, Decision, OpenResult, OpenedBy};
+    use crate::proto::method::Method;
     use crate::time::Wall;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
@@ -195,66 +212,67 @@ mod tests {
         Rendered { argv: vec![text.to_owned()], environment: Vec::new() }
     }
 
-    fn element() -> Element {
-        Element { table: "inet knockd".into(), set: "g_ssh_4".into(), source_port: None }
+    fn element() -> KernelElement {
+        KernelElement { table: "inet knockd".into(), set: "g_ssh_4".into(), source_port: None }
     }
 
-    fn step() -> Step {
+    fn pair() -> CommandPair {
         let close = Some(command("close"));
-        Step { open: command("open"), close, verify: None, is_timed: false }
+        CommandPair { open: command("open"), close, verify: None, is_timed: false }
     }
 
     /// A grant of this boot that ends at 130 s.
-    fn record(state: GrantState) -> Record {
-        Record {
+    fn record(state: GrantState) -> GrantRecord {
+        GrantRecord {
             id: GrantId(7),
-            place: place("ssh"),
-            opener: By::Sequence.into(),
+            key: key("ssh"),
+            origin: Method::Sequence.into(),
             state,
             boot: boot('a'),
             deadline: at(130),
             since: now().wall,
             until: now().wall + Duration::from_secs(30),
-            means: Means::Commands(vec![step()]),
+            backend: GrantBackend::Commands(vec![pair()]),
         }
     }
 
-    fn kernel(state: GrantState) -> Record {
-        Record { means: Means::Kernel(element()), ..record(state) }
+    fn kernel(state: GrantState) -> GrantRecord {
+        GrantRecord { backend: GrantBackend::Kernel(element()), ..record(state) }
     }
 
-    fn held(seconds: u64) -> Held {
-        Held {
-            place: place("ssh"),
-            opener: Opener { by: By::Knockctl, client: Some("phone".parse().unwrap()) },
+    fn held(seconds: u64) -> KernelGrant {
+        KernelGrant {
+            key: key("ssh"),
+            origin: Origin { by: OpenedBy::Knockctl, client: Some("phone".parse().unwrap()) },
             element: element(),
-            remaining: Duration::from_secs(seconds),
+            left: Duration::from_secs(seconds),
         }
     }
 
-    fn place(door: &str) -> Place {
-        Place::new(door.parse().unwrap(), ADDRESS)
+    fn key(door: &str) -> GrantKey {
+        GrantKey::new(door.parse().unwrap(), ADDRESS)
     }
 
     fn knock(grants: &mut Grants, seconds: u64, door: &str) -> Decision {
-        let steps = vec![Step {
+        let pairs = vec![CommandPair {
             open: command("open"),
             close: Some(command("close")),
             verify: None,
             is_timed: false,
         }];
-        let deed = Deed {
-            means: Means::Commands(steps),
+        let action = Action {
+            backend: GrantBackend::Commands(pairs),
             open_for: Duration::from_secs(30),
             is_own: false,
             most: 9,
             cooldown: Duration::ZERO,
         };
-        let asked = grants.ask(at(seconds), place(door), By::Sequence.into(), deed, true).unwrap();
-        grants.take(asked)
+        let asked =
+            grants.prepare(at(seconds), key(door), Method::Sequence.into(), action, true).unwrap();
+        grants.apply(asked)
     }
 
-    fn recover(record: Record, held: &[Held]) -> (Grants, Recovered) {
+    fn recover(record: GrantRecord, held: &[KernelGrant]) -> (Grants, Recovered) {
         let mut grants = Grants::new();
         let mut effects = grants.recover(now(), boot('a'), vec![record], held.to_vec());
         assert_eq!(effects.len(), 1, "{effects:?}");
@@ -262,7 +280,7 @@ mod tests {
     }
 
     fn closes() -> Recovered {
-        Recovered::Close { id: GrantId(7), close: vec![step()], delete: None }
+        Recovered::Close { id: GrantId(7), close: vec![pair()], delete: None }
     }
 
     #[test]
@@ -288,12 +306,12 @@ mod tests {
         let (mut grants, effect) = recover(record(GrantState::Open), &[]);
         assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
         assert!(grants.expire(at(129)).is_empty());
-        assert_eq!(grants.expire(at(130))[0].close, [step()]);
+        assert_eq!(grants.expire(at(130))[0].close, [pair()]);
     }
 
     #[test]
     fn what_is_open_and_over_is_closed() {
-        let over = Record { deadline: at(100), ..record(GrantState::Open) };
+        let over = GrantRecord { deadline: at(100), ..record(GrantState::Open) };
         assert_eq!(recover(over, &[]).1, closes());
     }
 
@@ -301,16 +319,17 @@ mod tests {
     fn what_was_opened_with_errors_still_is() {
         let (mut grants, effect) = recover(record(GrantState::OpenedWithErrors), &[]);
         assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
-        assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
+        assert_eq!(grants.list().next().unwrap().state(), GrantState::OpenedWithErrors);
         assert_eq!(grants.expire(at(130)).len(), 1);
     }
 
     #[test]
     fn what_another_grant_holds_too_is_not_closed() {
-        let shared = Step { verify: Some(command("verify")), ..step() };
-        let means = Means::Commands(vec![shared]);
-        let closing = Record { means: means.clone(), ..record(GrantState::Closing) };
-        let web = Record { id: GrantId(8), place: place("web"), means, ..record(GrantState::Open) };
+        let shared = CommandPair { verify: Some(command("verify")), ..pair() };
+        let backend = GrantBackend::Commands(vec![shared]);
+        let closing = GrantRecord { backend: backend.clone(), ..record(GrantState::Closing) };
+        let web =
+            GrantRecord { id: GrantId(8), key: key("web"), backend, ..record(GrantState::Open) };
         let mut grants = Grants::new();
         let effects = grants.recover(now(), boot('a'), vec![closing, web], Vec::new());
         let closes = Recovered::Close { id: GrantId(7), close: Vec::new(), delete: None };
@@ -320,10 +339,10 @@ mod tests {
     #[test]
     fn another_boot_ends_every_grant() {
         for state in [GrantState::Starting, GrantState::Open, GrantState::Closing] {
-            let other = Record { boot: boot('b'), ..record(state) };
+            let other = GrantRecord { boot: boot('b'), ..record(state) };
             assert_eq!(recover(other, &[]).1, closes(), "{state}");
         }
-        let other = Record { boot: boot('b'), ..record(GrantState::Recorded) };
+        let other = GrantRecord { boot: boot('b'), ..record(GrantState::Recorded) };
         assert_eq!(recover(other, &[]).1, Recovered::Forget(GrantId(7)));
     }
 
@@ -336,13 +355,13 @@ mod tests {
 
     #[test]
     fn a_knock_while_recovery_closes_opens_anew_for_its_own_time() {
-        let other = Record { boot: boot('b'), deadline: at(9000), ..record(GrantState::Open) };
+        let other = GrantRecord { boot: boot('b'), deadline: at(9000), ..record(GrantState::Open) };
         let (mut grants, _) = recover(other, &[]);
         let decision = knock(&mut grants, 101, "ssh");
         assert_eq!(decision, Decision::Wait);
         let again = grants.closed(GrantId(7)).unwrap();
-        let Decision::Open(id, _) = grants.take(again) else { panic!() };
-        let _ = grants.opened(id, Opened::All);
+        let Decision::Open(id, _) = grants.apply(again) else { panic!() };
+        let _ = grants.opened(id, OpenResult::All);
         assert_eq!(grants.next_deadline(), Some(at(131)));
     }
 
@@ -360,13 +379,13 @@ mod tests {
             let Recovered::Adopt(record) = effect else { panic!("{effect:?}") };
             assert_eq!((record.id, record.state), (GrantId(7), GrantState::Open));
             assert_eq!((record.deadline, grants.next_deadline()), (at(150), Some(at(150))));
-            assert_eq!(record.opener.client, None, "its record says who opened it");
+            assert_eq!(record.origin.client, None, "its record says who opened it");
         }
     }
 
     #[test]
     fn what_the_kernel_has_ended_has_ended() {
-        let over = Record { deadline: at(100), ..kernel(GrantState::Open) };
+        let over = GrantRecord { deadline: at(100), ..kernel(GrantState::Open) };
         for record in [over, kernel(GrantState::Closing)] {
             let (grants, effect) = recover(record, &[]);
             assert_eq!(effect, Recovered::Ended(GrantId(7)));
@@ -395,7 +414,7 @@ mod tests {
     #[test]
     fn of_doors_that_share_an_element_it_speaks_for_the_one_that_it_names() {
         let mut grants = Grants::new();
-        let web = Record { id: GrantId(8), place: place("web"), ..kernel(GrantState::Open) };
+        let web = GrantRecord { id: GrantId(8), key: key("web"), ..kernel(GrantState::Open) };
         let records = vec![kernel(GrantState::Open), web];
         let effects = grants.recover(now(), boot('a'), records, vec![held(500)]);
         let [Recovered::Adopt(ssh), Recovered::Keep { id, restore: Some((_, left)) }] =
@@ -412,16 +431,16 @@ mod tests {
         let mut grants = Grants::new();
         let effects = grants.recover(now(), boot('a'), Vec::new(), vec![held(50)]);
         let [Recovered::Adopt(record)] = effects.as_slice() else { panic!("{effects:?}") };
-        assert_eq!((record.state, record.opener.by), (GrantState::Open, By::Knockctl));
+        assert_eq!((record.state, record.origin.by), (GrantState::Open, OpenedBy::Knockctl));
         assert_eq!(record.deadline, at(150));
-        assert_eq!(grants.open_until(&place("ssh")), Some(at(150)));
+        assert_eq!(grants.open_until(&key("ssh")), Some(at(150)));
     }
 
     #[test]
     fn a_place_has_one_grant_also_after_recovery() {
         let mut grants = Grants::new();
-        let other = Element { set: "other".into(), ..element() };
-        let held = vec![held(50), Held { element: other, ..held(60) }];
+        let other = KernelElement { set: "other".into(), ..element() };
+        let held = vec![held(50), KernelGrant { element: other, ..held(60) }];
         let effects = grants.recover(now(), boot('a'), Vec::new(), held);
         assert_eq!((effects.len(), grants.len()), (1, 1));
     }

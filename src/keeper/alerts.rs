@@ -11,8 +11,9 @@ use jiff::tz::TimeZone;
 use tracing::warn;
 
 use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Opening, Rendered};
-use crate::firewall::command::{CommandRunner, Job, JobId, JobKind};
-use crate::grants::{Opener, Place};
+use crate::firewall::command::CommandRunner;
+use crate::firewall::command::{Job, JobId, JobKind};
+use crate::grants::{GrantKey, Origin};
 use crate::log::limit::Limit;
 use crate::log::{escape, local};
 use crate::time::{Monotonic, Now, Wall};
@@ -69,29 +70,29 @@ impl Alerts {
     }
 
     /// `until`: when it closes, where it does by itself.
-    pub(super) fn opened(&mut self, now: Now, place: &Place, by: &Opener, until: Option<Wall>) {
-        self.tell(now, place, by, ("opened", until), |door| door.opening.on_open.as_ref());
+    pub(super) fn opened(&mut self, now: Now, key: &GrantKey, by: &Origin, until: Option<Wall>) {
+        self.tell(now, key, by, ("opened", until), |door| door.opening.on_open.as_ref());
     }
 
-    pub(super) fn closed(&mut self, now: Now, place: &Place, by: &Opener) {
-        self.tell(now, place, by, ("closed", None), |door| door.opening.on_close.as_ref());
+    pub(super) fn closed(&mut self, now: Now, key: &GrantKey, by: &Origin) {
+        self.tell(now, key, by, ("closed", None), |door| door.opening.on_close.as_ref());
     }
 
     fn tell(
         &mut self,
         now: Now,
-        place: &Place,
-        opener: &Opener,
+        key: &GrantKey,
+        origin: &Origin,
         what: (&str, Option<Wall>),
         command: impl Fn(&Door) -> Option<&Command>,
     ) {
-        let Place { door: name, address, .. } = place;
+        let GrantKey { door: name, address, .. } = key;
         let address = *address;
         let rendered = self.doors.get(name).and_then(|door| {
             let holes = Holes {
                 address,
                 door: name,
-                client: opener.client.as_ref(),
+                client: origin.client.as_ref(),
                 port: door.opening.single_port(),
                 seconds: door.opening.open_for.as_secs(),
             };
@@ -99,7 +100,7 @@ impl Alerts {
         });
         let mail = match &self.mail_to {
             Some(to) if self.limit.pass(now.monotonic) => {
-                Some(mail(to, place, opener, what, self.limit.take_refused()))
+                Some(mail(to, key, origin, what, self.limit.take_refused()))
             }
             _ => None,
         };
@@ -153,8 +154,8 @@ impl Alerts {
 /// reads it. `left_out`: how many the limit has kept back before it.
 fn mail(
     to: &Email,
-    Place { door, address, .. }: &Place,
-    Opener { by, client }: &Opener,
+    GrantKey { door, address, .. }: &GrantKey,
+    Origin { by, client }: &Origin,
     (what, until): (&str, Option<Wall>),
     left_out: u64,
 ) -> Rendered {

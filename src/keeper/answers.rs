@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::process;
 use std::time::Duration;
 
-use super::ask::Ask;
+use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
-use super::doors::Answer;
-use super::run::Keeper;
+use super::doors::ClaimOutcome;
+use super::state::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
 };
-use crate::grants::{By, GrantState, Opener, Place};
+use crate::grants::{GrantKey, GrantState, Origin};
 use crate::ipc::ToWatcher;
-use crate::ledger::{Entry, LedgerError, Query};
+use crate::ledger::{HistoryEntry, LedgerError, Query};
 use crate::proto::duration;
+use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::{Now, Wall};
@@ -64,7 +65,7 @@ impl Keeper {
     /// Tells those who follow what has happened.
     fn pass_on(&mut self) {
         let is_followed = self.control.follows().any(|follows| follows != Follows::Nothing);
-        for event in self.doors.take_told().into_iter().filter(|_| is_followed) {
+        for event in self.doors.take_logged().into_iter().filter(|_| is_followed) {
             let source = event.source;
             self.control.publish(&Reply::Event(event), |follows| match follows {
                 Follows::Nothing => false,
@@ -90,7 +91,7 @@ impl Keeper {
                 // Answered when it is known what is open, in this turn if nothing has to be run.
                 return self.asked_status.push(id);
             }
-            Request::Clients => match self.doors.books().ledger().last_uses() {
+            Request::Clients => match self.doors.journal().ledger().last_uses() {
                 Err(why) => Err(why.to_string()),
                 Ok(used) => {
                     let clients = self.watchers.config().clients.iter();
@@ -106,15 +107,15 @@ impl Keeper {
                 Err(why) => Err(why),
                 Ok(door) => {
                     let open_for = seconds.map(Duration::from_secs);
-                    let place = Place::new(door.name().clone(), address);
-                    let ask = Ask::by_hand(door, address, now.monotonic, open_for);
-                    let outcome = match self.doors.ask(now, &ask) {
-                        Ok(Answer::Done) => Ok(()),
-                        Ok(Answer::UnderWay(job)) => {
+                    let place = GrantKey::new(door.name().clone(), address);
+                    let claim = Claim::by_administrator(door, address, now.monotonic, open_for);
+                    let outcome = match self.doors.carry_out(now, &claim) {
+                        Ok(ClaimOutcome::Done) => Ok(()),
+                        Ok(ClaimOutcome::UnderWay(job)) => {
                             self.opening.insert(job, (id, place));
                             return;
                         }
-                        Ok(Answer::Failed(why)) => Err(why.to_owned()),
+                        Ok(ClaimOutcome::Failed(why)) => Err(why.to_owned()),
                         Err(reason) => Err(reason.to_string()),
                     };
                     self.has_opened(now, &place, outcome)
@@ -144,7 +145,7 @@ impl Keeper {
             Request::Unlock { address } => {
                 if self.watchers.unlock(now.monotonic, address) {
                     let (at, what) = (clock::now().wall, "listened to again");
-                    self.doors.tell(EventLine::new(at, Some(address), None, "unlocked", what));
+                    self.doors.log_event(EventLine::new(at, Some(address), None, "unlocked", what));
                     Ok(format!("{address} is {what}"))
                 } else {
                     Err(format!("{address} is not locked out"))
@@ -186,10 +187,10 @@ impl Keeper {
     fn has_opened(
         &self,
         now: Now,
-        place: &Place,
+        place: &GrantKey,
         outcome: Result<(), String>,
     ) -> Result<String, String> {
-        let Place { door, address, .. } = place;
+        let GrantKey { door, address, .. } = place;
         outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
         let Some(until) = self.doors.open_until(place) else {
             let text = format!("{door} opens for {address} once what goes on there has ended");
@@ -204,9 +205,9 @@ impl Keeper {
         door.ok_or_else(|| format!("there is no door '{name}'"))
     }
 
-    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
+    fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, LedgerError> {
         let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
-        self.doors.books().ledger().history(&Query {
+        self.doors.journal().ledger().history(&Query {
             door: query.door.clone(),
             address: query.address,
             since: query.since.map(nanos),
@@ -218,11 +219,11 @@ impl Keeper {
         let config = self.watchers.config();
         let grants = self.doors.list();
         let (listening, waiting_for) = self.watchers.listening();
-        let counts = self.watchers.counts();
+        let counts = &self.watchers.intake.counts;
         let mut open: HashMap<&Name, usize> = HashMap::new();
         let is_open = |state| matches!(state, GrantState::Open | GrantState::OpenedWithErrors);
-        for grant in grants.iter().filter(|it| is_open(it.state) && !self.doors.is_gone(it.id)) {
-            *open.entry(&grant.place.door).or_default() += 1;
+        for grant in grants.iter().filter(|it| is_open(it.state()) && !self.doors.is_gone(it.id)) {
+            *open.entry(&grant.key.door).or_default() += 1;
         }
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
@@ -233,15 +234,15 @@ impl Keeper {
         });
         let not_shown = grants.len().saturating_sub(MOST_GRANTS);
         let grants = grants.iter().take(MOST_GRANTS).map(|grant| {
-            let state = match grant.state {
+            let state = match grant.state() {
                 state if is_open(state) && self.doors.is_gone(grant.id) => "gone",
                 state => state.as_str(),
             };
-            grant_status(grant.place, grant.opener, state, grant.deadline.since(now.monotonic))
+            grant_status(&grant.key, &grant.origin, state, grant.deadline.since(now.monotonic))
         });
         let not_closed = self.doors.not_closed();
         let not_closed = not_closed
-            .map(|(place, opener)| grant_status(place, opener, "not closed", Duration::ZERO));
+            .map(|(place, origin)| grant_status(place, origin, "not closed", Duration::ZERO));
         let grants = grants.chain(not_closed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -249,7 +250,8 @@ impl Keeper {
             since: seconds(self.since),
             configuration: self.cli.config.clone(),
             on_trial_until: self
-                .on_trial_until()
+                .trials
+                .until()
                 .map(|until| seconds(now.wall + until.since(now.monotonic))),
             listening,
             waiting_for,
@@ -260,19 +262,19 @@ impl Keeper {
                 .iter()
                 .map(|(reason, &count)| (reason.as_str().to_owned(), count))
                 .collect(),
-            dropped: self.watchers.dropped(),
-            locked_out: self.watchers.locks().status(now.monotonic),
+            dropped: self.watchers.intake.dropped,
+            locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }
 }
 
-fn grant_status(place: &Place, opener: &Opener, state: &str, left: Duration) -> GrantStatus {
+fn grant_status(place: &GrantKey, origin: &Origin, state: &str, left: Duration) -> GrantStatus {
     GrantStatus {
         door: place.door.clone(),
         address: place.address,
         source_port: place.source_port,
-        client: opener.client.clone(),
-        by: opener.by.as_str().to_owned(),
+        client: origin.client.clone(),
+        by: origin.by.as_str().to_owned(),
         state: state.to_owned(),
         seconds_left: left.as_secs_f64(),
     }
@@ -280,8 +282,11 @@ fn grant_status(place: &Place, opener: &Opener, state: &str, left: Duration) -> 
 
 fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
     let Client { name, doors, expires, totp, spa, fwknop } = client;
-    let held =
-        [(By::Totp, totp.is_some()), (By::Spa, spa.is_some()), (By::Fwknop, fwknop.is_some())];
+    let held = [
+        (Method::Totp, totp.is_some()),
+        (Method::Spa, spa.is_some()),
+        (Method::Fwknop, fwknop.is_some()),
+    ];
     let by = held.into_iter().filter(|(_, is_held)| *is_held);
     ClientStatus {
         client: name.clone(),

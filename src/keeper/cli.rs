@@ -18,7 +18,7 @@ use crate::proto::interface::InterfaceName;
 /// See knockd(8) and knock.d(5).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "knockd", version, disable_version_flag = true, max_term_width = 90)]
-pub struct Cli {
+pub struct KnockdCli {
     /// Listen on this interface instead of the configured ones; again for more; any: all
     #[arg(short = 'i', long = "interface", value_name = "IF")]
     pub interfaces: Vec<InterfaceName>,
@@ -83,7 +83,7 @@ pub struct Cli {
     pub version: Option<bool>,
 }
 
-impl Cli {
+impl KnockdCli {
     /// How the files of a configuration are read.
     pub const fn options(&self) -> Options {
         Options { insecure_permissions: self.insecure_permissions }
@@ -113,5 +113,5 @@ impl Cli {
 
 /// The command line as clap knows it.
 pub fn command() -> clap::Command {
-    Cli::command()
+    KnockdCli::command()
 }

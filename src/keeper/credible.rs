@@ -3,7 +3,7 @@
 //!
 //! "Given" is what this watcher was given, which an honest one knows as well as the keeper does.
 //! What depends on the calendar or on the addresses of the moment may have changed since it was
-//! judged, so it is [refused](super::ask::Unfounded::Refused) and ends nobody.
+//! judged, so it is [refused](super::claim::Rejected::Stale) and ends nobody.
 //!
 //! | field | an honest watcher says | else |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | source | what [one host](is_a_hosts) can have; IPv4 where only that is wanted | ends |
 //! | | not this host's, nor loopback's, unless a loopback interface is listened on | refused |
 //! | `at`, `began` (clock that does not jump) | no later than now and a second | ends |
-//! | `at` of what opens | any time before: packets wait, the machine sleeps, the calendar is set | refused after [`LATEST`](super::ask) |
+//! | `at` of what opens | any time before: packets wait, the machine sleeps, the calendar is set | refused after [`LATEST`](super::claim) |
 //! | `at` less `began` of what opens | up to the door's `seq_timeout` | ends |
 //! | plain sequence | only of a door that has one | ends |
 //! | TOTP step | one that held between the first knock and now | refused |
@@ -35,11 +35,11 @@
 //! Not in a frame, so known to the watcher alone: where a packet was sent to (`target`,
 //! fwknop's `destination`), fwknop's user name, and whether an address was named or observed
 //! where it is the source (`address: explicit`). Expiry, revocation and the configuration in force
-//! are [`Ask`](super::ask::Ask)'s.
+//! are [`Claim`](super::claim::Claim)'s.
 
 use std::net::IpAddr;
 
-use super::ask::{Grounds, client, door};
+use super::claim::{Grounds, client, door};
 use crate::config::{Client, Door, FwknopClient, Lockout};
 use crate::engine::fwknop;
 use crate::engine::{

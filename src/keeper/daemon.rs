@@ -41,7 +41,7 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Locks the file and writes this process's id. A file that nobody has locked is stale.
+    /// LockoutTable the file and writes this process's id. A file that nobody has locked is stale.
     ///
     /// # Errors
     /// [`DaemonError::Running`] when another process has locked it.
@@ -88,18 +88,18 @@ impl Drop for PidFile {
 
 /// How the process that was left behind learns whether start-up worked.
 #[derive(Debug)]
-pub struct Left {
+pub struct Launcher {
     parent: File,
 }
 
-/// Leaves the terminal. Standard error stays until [`Left::started`], for what goes wrong.
+/// Leaves the terminal. Standard error stays until [`Launcher::started`], for what goes wrong.
 ///
 /// Returns in the daemon only: the process that was called waits until start-up has worked or
 /// failed, and exits with 0 or 1 accordingly.
 ///
 /// # Errors
 /// [`DaemonError::Detach`].
-pub fn detach() -> Result<Left, DaemonError> {
+pub fn detach() -> Result<Launcher, DaemonError> {
     let detach = |error: &dyn std::fmt::Display| DaemonError::Detach(error.to_string());
     let (read, write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| detach(&error))?;
@@ -112,13 +112,13 @@ pub fn detach() -> Result<Left, DaemonError> {
             let started = matches!(File::from(read).read(&mut answer), Ok(1));
             process::exit(i32::from(!started));
         }
-        Outcome::Child(Ok(_)) => Ok(Left { parent: write.into() }),
+        Outcome::Child(Ok(_)) => Ok(Launcher { parent: write.into() }),
         Outcome::Parent(Err(error)) => Err(detach(&error)),
         Outcome::Child(Err(error)) => Err(detach(&error)),
     }
 }
 
-impl Left {
+impl Launcher {
     /// Lets the process that was left behind exit with 0, and closes standard error.
     ///
     /// # Errors

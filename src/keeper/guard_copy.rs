@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::sets::ruleset;
+use super::kernel_sets::ruleset;
 use crate::config::load::Options;
 use crate::config::{Config, read_list};
 use crate::firewall::ruleset::{GuardedDoor, Ruleset};

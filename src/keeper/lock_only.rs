@@ -11,11 +11,11 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 
-use super::cli::Cli;
+use super::cli::KnockdCli;
 use super::guard_copy::GuardCopy;
-use super::mark::Mark;
+use super::kernel_sets;
 use super::run::WRONG_CONFIGURATION;
-use super::sets;
+use super::trial_file::TrialFile;
 use crate::config::load::{self, Loaded};
 use crate::control;
 use crate::firewall::guard::{self, Guard};
@@ -33,12 +33,12 @@ enum LockError {
     Guard(#[from] NetlinkError),
 }
 
-/// Locks what the configuration guards; where that is broken, what the copy of the last one that
+/// LockoutTable what the configuration guards; where that is broken, what the copy of the last one that
 /// worked says. Says what it did on standard error.
 ///
 /// Exit status: 0 what is to be locked is; [`WRONG_CONFIGURATION`] and there is no copy; 1 the
 /// kernel refuses.
-pub fn lock_only(cli: &Cli) -> ExitCode {
+pub fn lock_only(cli: &KnockdCli) -> ExitCode {
     let (said, status) = match lock(cli) {
         Ok(done) => (done, 0),
         Err(error @ LockError::Guard(_)) => (error.to_string(), 1),
@@ -55,7 +55,7 @@ fn say(text: &str) {
 }
 
 /// Says what has been done.
-fn lock(cli: &Cli) -> Result<String, LockError> {
+fn lock(cli: &KnockdCli) -> Result<String, LockError> {
     if matches!(Netlink::open(), Err(NetlinkError::NotPermitted)) {
         return Err(NetlinkError::NotPermitted.into());
     }
@@ -64,9 +64,10 @@ fn lock(cli: &Cli) -> Result<String, LockError> {
     let (settings, ruleset, why) = match load::load(&cli.config, &options) {
         Ok(Loaded { config, .. }) => {
             // What nobody has confirmed must not be locked for good.
-            let mark = clock::boot_id().map(|boot| Mark::new(&config.settings.state_dir, boot));
-            let trial = mark.ok().and_then(|mark| mark.left(now));
-            let ruleset = sets::ruleset(&config, trial);
+            let trial_file =
+                clock::boot_id().map(|boot| TrialFile::new(&config.settings.state_dir, boot));
+            let trial = trial_file.ok().and_then(|trial_file| trial_file.left(now));
+            let ruleset = kernel_sets::ruleset(&config, trial);
             (config.settings, ruleset.unwrap_or_default(), String::new())
         }
         Err(report) => {

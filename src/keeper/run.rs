@@ -12,36 +12,38 @@ use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
-use super::books::Books;
-use super::cli::Cli;
-use super::control::{ConnectionId, Control, Follows};
-use super::daemon::{self, DaemonError, Left, PidFile};
+use super::cli::KnockdCli;
+use super::control::{Control, Follows};
+use super::daemon::{self, DaemonError, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
-use super::mark::Mark;
-use super::names::Names;
-use super::one_time::Lists;
-use super::reload::{Reloads, Trial};
+use super::intake::Notice;
+use super::journal::Journal;
+use super::kernel_sets::KernelSetsError;
+use super::one_time_files::OneTimeFiles;
+use super::reverse_dns::ReverseDns;
 use super::server_key::{self, ServerKeyError};
-use super::service::{first_line, tell_systemd};
-use super::sets::SetsError;
-use super::watchers::{Notice, Watchers};
+use super::service::{first_line, load_configuration, log_warnings, tell_systemd};
+use super::state::Keeper;
+use super::trial_file::TrialFile;
+use super::trials::{Trials, Unconfirmed};
+use super::watchers::Watchers;
 use crate::client::complain;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lint::some_of;
-use crate::config::load::{self, Loaded, Report};
+use crate::config::load::Report;
 use crate::config::trusted_path::check_paths;
 use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
-use crate::firewall::command::JobId;
-use crate::grants::{By, Place};
+use crate::grants::OpenedBy;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, command_table, files, memory, privileges, process, scheduling};
-use crate::time::{BootId, Monotonic, Now, Wall};
+use crate::time::{BootId, Monotonic, Now};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
 const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
@@ -69,7 +71,7 @@ enum StartError {
     #[error("knockd: error: {0}")]
     ServerKey(#[from] ServerKeyError),
     #[error("knockd: error: {0}")]
-    Firewall(#[from] SetsError),
+    Firewall(#[from] KernelSetsError),
     #[error("knockd: error: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
     #[error("knockd: error: not started, since no watcher could start")]
@@ -84,7 +86,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
 ///
 /// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason, said
 /// on standard error.
-pub fn run(cli: &Cli) -> ExitCode {
+pub fn run(cli: &KnockdCli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -98,46 +100,11 @@ pub fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-pub(super) struct Keeper {
-    pub(super) cli: Cli,
-    pub(super) since: Wall,
-    signals: Signals,
-    pub(super) watchers: Watchers,
-    pub(super) doors: Doors,
-    pub(super) control: Control,
-    /// Whether somebody asks what became of knocks, and who what happened before.
-    pub(super) explains: bool,
-    /// Doors that somebody opens by hand, and who waits to be told what comes of it.
-    pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
-    pub(super) past_for: Option<ConnectionId>,
-    /// Who waits for a status, and until when at most.
-    pub(super) asked_status: Vec<ConnectionId>,
-    pub(super) status_by: Option<Monotonic>,
-    names: Option<Names>,
-    /// In the foreground, log lines also go to standard error.
-    pub(super) foreground: bool,
-    left: Option<Left>,
-    started: bool,
-    pub(super) reload_again: bool,
-    pub(super) reloads: Reloads,
-    /// A configuration that has to be confirmed.
-    pub(super) trial: Option<Trial>,
-    pub(super) mark: Mark,
-    pub(super) guard_copy: GuardCopy,
-    pub(super) lists: Lists,
-    /// How often the service manager wants to be told that the loop turns, and when next.
-    pub(super) watchdog: Option<(Duration, Monotonic)>,
-    /// Why the configuration as it is now has not been taken up, in one line.
-    pub(super) not_taken_up: Option<String>,
-    // Removed, and unlocked, when the daemon ends.
-    _pid_file: PidFile,
-}
-
 /// The command line with paths that hold in every working directory.
-fn absolute(cli: &Cli) -> Cli {
+fn absolute(cli: &KnockdCli) -> KnockdCli {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let optional = |path: &Option<PathBuf>| path.as_deref().map(absolute);
-    Cli {
+    KnockdCli {
         config: absolute(&cli.config),
         pidfile: optional(&cli.pidfile),
         logfile: optional(&cli.logfile),
@@ -145,23 +112,8 @@ fn absolute(cli: &Cli) -> Cli {
     }
 }
 
-pub(super) fn load_configuration(cli: &Cli) -> Result<Loaded, Report> {
-    let mut loaded = load::load(&cli.config, &cli.options())?;
-    cli.apply(&mut loaded.config.settings);
-    Ok(loaded)
-}
-
-/// Line by line: a log line is one line, and a warning shows the place that it speaks of.
-pub(super) fn log_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        for line in warning.to_string().lines() {
-            warn!("{line}");
-        }
-    }
-}
-
 impl Keeper {
-    fn start(cli: &Cli) -> Result<Self, StartError> {
+    fn start(cli: &KnockdCli) -> Result<Self, StartError> {
         let cli = absolute(cli);
         let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
         if !privileges::is_root() {
@@ -185,7 +137,7 @@ impl Keeper {
         log_warnings(&loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = if cli.lookup {
-            Some(Names::start().map_err(system("cannot start a thread"))?)
+            Some(ReverseDns::start().map_err(system("cannot start a thread"))?)
         } else {
             None
         };
@@ -193,9 +145,9 @@ impl Keeper {
         let now = clock::now();
         let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
         let guard_copy = GuardCopy::new(&config.settings.state_dir);
-        let mark = Mark::new(&config.settings.state_dir, boot);
+        let trial_file = TrialFile::new(&config.settings.state_dir, boot);
         let asked = cli.try_for.map(|time| now.monotonic + time);
-        let locked_until = asked.or_else(|| mark.left(now.monotonic));
+        let locked_until = asked.or_else(|| trial_file.left(now.monotonic));
         if let (None, Some(until)) = (asked, locked_until) {
             warn!(
                 "knockd died while this configuration was on trial: it still is, and goes in {} \
@@ -205,10 +157,8 @@ impl Keeper {
         }
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
-        if let Some(until) = locked_until {
-            mark.set(until);
-        }
-        let missing = doors.books().missing();
+        let trials = Trials::new(trial_file, locked_until);
+        let missing = doors.journal().missing();
         let mut watchers = Watchers::new(Arc::clone(&config), server.clone(), missing);
         watchers
             .start(now.monotonic, Arc::clone(&config), server)
@@ -229,12 +179,9 @@ impl Keeper {
             names,
             left,
             started: false,
-            reload_again: false,
-            reloads: Reloads::default(),
-            trial: locked_until.map(Trial::of_start),
-            mark,
+            trials,
             guard_copy,
-            lists: Lists::default(),
+            lists: OneTimeFiles::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
             not_taken_up: None,
             _pid_file: pid_file,
@@ -264,18 +211,15 @@ impl Keeper {
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
             }
-            if self.reload_again && self.watchers.may_change() {
-                self.reload_again = false;
+            if self.trials.is_reload_due(self.watchers.may_change()) {
                 self.reload(now);
             }
         }
-        let config = match self.trial.take() {
+        let config = match self.trials.abandon() {
             None => Arc::clone(self.watchers.config()),
             // Nobody has confirmed that they still get in.
-            Some(Trial::Running { previous: None, .. }) => return self.stop(OnExit::Remove),
-            Some(
-                Trial::Running { previous: Some(before), .. } | Trial::GoingBack { to: before, .. },
-            ) => {
+            Some(Unconfirmed::Exit) => return self.stop(OnExit::Remove),
+            Some(Unconfirmed::GoBack(before, _)) => {
                 self.firewall_of(clock::now(), &before);
                 before
             }
@@ -288,22 +232,22 @@ impl Keeper {
 
     fn act(&mut self, now: Now, notice: Notice) -> Result<(), StartError> {
         match notice {
-            Notice::Asked(ask) => {
-                if ask.opener.by == By::OneTimeSequence {
-                    self.use_line(now, &ask);
-                } else if let Err(reason) = self.doors.ask(now, &ask) {
+            Notice::Claim(claim) => {
+                if claim.origin.by == OpenedBy::Method(Method::OneTimeSequence) {
+                    self.use_line(now, &claim);
+                } else if let Err(reason) = self.doors.carry_out(now, &claim) {
                     // It has been logged.
-                    self.watchers.count(reason, 1);
+                    self.watchers.intake.count(reason, 1);
                 }
                 if let Some(names) = &self.names {
-                    ask.addresses.iter().for_each(|&address| names.look_up(address));
+                    claim.addresses.iter().for_each(|&address| names.look_up(address));
                 }
             }
-            Notice::Refused(ask, reason) => {
-                let _logged = self.doors.refuse_all(now, &ask, reason);
+            Notice::StaleClaim(claim, reason) => {
+                let _logged = self.doors.refuse_all(now, &claim, reason);
             }
-            Notice::Spent { place, reason } => self.doors.note_refused(now, &place, reason),
-            Notice::Happened(line) => self.doors.tell(line),
+            Notice::Reused { key, reason } => self.doors.note_refused(now, &key, reason),
+            Notice::Happened(line) => self.doors.log_event(line),
             Notice::Seen(line) => {
                 let source = line.source;
                 self.control.publish(&Reply::Event(line), |follows| match follows {
@@ -311,7 +255,7 @@ impl Keeper {
                     _ => false,
                 });
             }
-            Notice::Past(line) => {
+            Notice::Replayed(line) => {
                 if let Some(id) = self.past_for {
                     self.control.reply(id, &Reply::Event(line));
                 }
@@ -338,11 +282,11 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
-        if self.trial.is_none() {
+        if !self.trials.is_on() {
             self.guard_copy.keep(config);
         }
         memory::give_back();
-        self.follow_lists(now, config);
+        self.lists.follow(now.monotonic, config);
         self.is_ready();
         Ok(())
     }
@@ -353,7 +297,7 @@ impl Keeper {
         let status = "closing what commands have opened";
         tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
-        self.mark.clear();
+        self.trials.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
         let mut left = usize::MAX;
@@ -392,7 +336,7 @@ impl Keeper {
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
             self.control.next_deadline(),
-            self.trial_ends(),
+            self.trials.next_deadline(),
             self.lists.next_deadline(),
             self.status_by,
             self.watchdog.map(|(_, next)| next),
@@ -424,7 +368,7 @@ fn start_doors(
     locked_until: Option<Monotonic>,
 ) -> Result<Doors, StartError> {
     let state_dir = &config.settings.state_dir;
-    let (books, records) = Books::open(state_dir, boot, clock::now())?;
+    let (journal, records) = Journal::open(state_dir, boot, clock::now())?;
     // Only after the ledger is ours: until then another knockd's commands are in the tables.
     for table in ["commands", "hooks"] {
         match command_table::end_unfinished(&state_dir.join(table)) {
@@ -433,7 +377,7 @@ fn start_doors(
             Err(why) => warn!("processes that an earlier knockd's commands left: {why}"),
         }
     }
-    Doors::start(clock::now(), config, books, records, locked_until).map_err(|failed| {
+    Doors::start(clock::now(), config, journal, records, locked_until).map_err(|failed| {
         let (why, doors) = *failed;
         close_left(doors);
         why.into()

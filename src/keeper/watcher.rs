@@ -18,7 +18,7 @@ use crate::sys::{files, host, process};
 use crate::time::Monotonic;
 
 /// A running watcher and the configuration that it was given.
-pub(super) struct Watcher {
+pub(super) struct WatcherProcess {
     pub(super) config: Arc<Config>,
     /// What it was given to take native SPA datagrams with.
     pub(super) server: Option<SpaServer>,
@@ -30,27 +30,27 @@ pub(super) struct Watcher {
     pub(super) looped: bool,
     child: Child,
     channel: Channel,
-    complaints: Complaints,
+    stderr: StderrLines,
     closed: bool,
     /// How much more is heard before the keeper looks after everything else.
-    patience: u32,
+    budget: u32,
 }
 
 /// How much one watcher may say at a time: none can keep the keeper from closing doors.
-const PATIENCE: u32 = 1024;
+const BUDGET: u32 = 1024;
 
 /// What a watcher has to say.
-pub(super) enum Heard {
+pub(super) enum WatcherOutput {
     Frame(FromWatcher),
     /// It wrote this to standard error.
-    Complaint(String),
+    StderrLine(String),
     /// It has ended; the status is missing where it could not be learnt.
     Ended(Option<ExitStatus>),
     /// It sent what no watcher sends.
     Malformed,
 }
 
-impl Watcher {
+impl WatcherProcess {
     /// Starts a watcher.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Watcher {
         let looped = assignment.interfaces.iter().any(|name| *name == "any" || is_loopback(name));
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
-        let (complaints, stderr) = files::output_pipe()?;
+        let (ours_stderr, stderr) = files::output_pipe()?;
         let child = process::run_watcher(theirs, assignment, stderr)?;
         Ok(Self {
             config,
@@ -80,9 +80,9 @@ impl Watcher {
             looped,
             child,
             channel: Channel::new(ours),
-            complaints: Complaints { pipe: Some(complaints.into()), line: Vec::new() },
+            stderr: StderrLines { pipe: Some(ours_stderr.into()), line: Vec::new() },
             closed: false,
-            patience: PATIENCE,
+            budget: BUDGET,
         })
     }
 
@@ -92,46 +92,46 @@ impl Watcher {
     }
 
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
-    pub(super) fn hear(&mut self) -> Option<Heard> {
-        let Some(patience) = self.patience.checked_sub(1) else {
-            self.patience = PATIENCE;
+    pub(super) fn hear(&mut self) -> Option<WatcherOutput> {
+        let Some(budget) = self.budget.checked_sub(1) else {
+            self.budget = BUDGET;
             return None;
         };
-        self.patience = patience;
+        self.budget = budget;
         let heard = self.hear_next();
         if heard.is_none() {
-            self.patience = PATIENCE;
+            self.budget = BUDGET;
         }
         heard
     }
 
-    fn hear_next(&mut self) -> Option<Heard> {
+    fn hear_next(&mut self) -> Option<WatcherOutput> {
         // First what may open a door.
         if !self.closed {
             match self.channel.receive() {
-                Received::Frame(frame) => return Some(Heard::Frame(frame)),
-                Received::Malformed => return Some(Heard::Malformed),
+                Received::Frame(frame) => return Some(WatcherOutput::Frame(frame)),
+                Received::Malformed => return Some(WatcherOutput::Malformed),
                 Received::Nothing => {}
                 Received::Closed => self.closed = true,
             }
         }
-        if let Some(line) = self.complaints.next() {
-            return Some(Heard::Complaint(line));
+        if let Some(line) = self.stderr.next() {
+            return Some(WatcherOutput::StderrLine(line));
         }
         if !self.closed {
             return None;
         }
         match self.child.try_wait() {
             Ok(None) => None,
-            Ok(Some(status)) => Some(Heard::Ended(Some(status))),
-            Err(_) => Some(Heard::Ended(None)),
+            Ok(Some(status)) => Some(WatcherOutput::Ended(Some(status))),
+            Err(_) => Some(WatcherOutput::Ended(None)),
         }
     }
 
     /// What to poll: a closed channel is always readable, so it is left out.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let channel = (!self.closed).then(|| self.channel.as_fd());
-        channel.into_iter().chain(self.complaints.pipe.as_ref().map(File::as_fd))
+        channel.into_iter().chain(self.stderr.pipe.as_ref().map(File::as_fd))
     }
 
     /// Ends it at once: a watcher ends when its channel does, which needs no right to kill. Nothing
@@ -145,19 +145,19 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for WatcherProcess {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 /// Standard error of a watcher, in lines.
-struct Complaints {
+struct StderrLines {
     pipe: Option<File>,
     line: Vec<u8>,
 }
 
-impl Complaints {
+impl StderrLines {
     const WIDTH: usize = 500;
 
     fn next(&mut self) -> Option<String> {
@@ -193,17 +193,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_come_line_by_line_and_one_without_an_end_is_cut() {
+    fn stderr_comes_line_by_line_and_one_without_an_end_is_cut() {
         let (read, write) = files::output_pipe().unwrap();
-        let mut complaints = Complaints { pipe: Some(read.into()), line: Vec::new() };
+        let mut stderr = StderrLines { pipe: Some(read.into()), line: Vec::new() };
         let mut write = File::from(write);
         write.write_all(b"one\n\ntwo\n").unwrap();
         write.write_all(&[b'x'; 1200]).unwrap();
         let lengths: Vec<usize> =
-            std::iter::from_fn(|| complaints.next()).map(|line| line.len()).collect();
+            std::iter::from_fn(|| stderr.next()).map(|line| line.len()).collect();
         assert_eq!(lengths, [3, 3, 500, 500]);
         drop(write);
-        assert_eq!(complaints.next().map(|line| line.len()), Some(200));
-        assert_eq!(complaints.next(), None);
+        assert_eq!(stderr.next().map(|line| line.len()), Some(200));
+        assert_eq!(stderr.next(), None);
     }
 }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, Row, params};
 
-use super::Keep;
+use super::Retention;
 use super::rows::{nanos, optional_word, required, word, word_or_none};
 use crate::config::Name;
-use crate::grants::By;
+use crate::grants::OpenedBy;
 use crate::proto::words::words;
 use crate::time::Wall;
 
@@ -17,14 +17,14 @@ const AT_A_TIME: u32 = 500;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct HistoryEntry {
     pub at: Wall,
     /// Where it was about one; an empty text in the file where it was not.
     pub door: Option<Name>,
     pub address: Option<IpAddr>,
     pub client: Option<Name>,
-    pub by: Option<By>,
-    pub event: Event,
+    pub by: Option<OpenedBy>,
+    pub event: HistoryEvent,
     /// In words; empty where there is nothing to add. Never a secret.
     pub detail: String,
 }
@@ -32,7 +32,7 @@ pub struct Entry {
 words! {
 FromStr:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum HistoryEvent {
     Open = "open",
     Extend = "extend",
     Close = "close",
@@ -57,7 +57,7 @@ pub struct Query {
     pub limit: u32,
 }
 
-pub(super) fn append(db: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+pub(super) fn append(db: &Connection, entry: &HistoryEntry) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO history (at, door, address, client, by, event, detail) \
          VALUES (?,?,?,?,?,?,?)",
@@ -67,14 +67,14 @@ pub(super) fn append(db: &Connection, entry: &Entry) -> rusqlite::Result<()> {
         entry.door.as_ref().map_or("", Name::as_str),
         entry.address.map_or_else(String::new, |address| address.to_string()),
         entry.client.as_ref().map(Name::as_str),
-        entry.by.map(By::as_str),
+        entry.by.map(OpenedBy::as_str),
         entry.event.as_str(),
         entry.detail,
     ])?;
     Ok(())
 }
 
-pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Entry>> {
+pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<HistoryEntry>> {
     // In the order in which it was written: the calendar may have been set back in between.
     db.prepare_cached(
         "SELECT * FROM history WHERE (?1 IS NULL OR door = ?1) \
@@ -103,8 +103,8 @@ pub(super) fn last_uses(db: &Connection) -> rusqlite::Result<HashMap<Name, Wall>
     .collect()
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry {
+fn read(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
+    Ok(HistoryEntry {
         at: Wall::from_nanos(required(row, "at")?),
         door: word_or_none(row, "door")?,
         address: word_or_none(row, "address")?,
@@ -120,7 +120,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
 /// more to forget.
 ///
 /// Looks at the oldest only: rows are in the order in which they were written.
-pub(super) fn prune(db: &Connection, now: Wall, keep: Keep) -> rusqlite::Result<bool> {
+pub(super) fn prune(db: &Connection, now: Wall, keep: Retention) -> rusqlite::Result<bool> {
     let aged = db
         .prepare_cached(
             "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT ?1) \

@@ -12,8 +12,10 @@ use serde::de::DeserializeOwned;
 use super::{Ahead, Proof};
 use crate::config::Name;
 use crate::grants::{
-    By, Change, Extension, GrantId, GrantState, Means, Opener, Place, Record, Step,
+    CommandPair, Extension, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState,
+    Origin,
 };
+use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
 /// How many proofs are forgotten at a time.
@@ -28,17 +30,17 @@ fn number(id: GrantId) -> i64 {
     nanos(id.0)
 }
 
-pub(super) fn change(db: &Connection, change: &Change) -> rusqlite::Result<()> {
+pub(super) fn change(db: &Connection, change: &GrantChange) -> rusqlite::Result<()> {
     match change {
-        Change::Record(record) => insert(db, record),
-        Change::Extend(id, to) => extend(db, *id, to),
+        GrantChange::Record(record) => insert(db, record),
+        GrantChange::Extend(id, to) => extend(db, *id, to),
     }
 }
 
-pub(super) fn insert(db: &Connection, record: &Record) -> rusqlite::Result<()> {
-    let (kind, means) = match &record.means {
-        Means::Commands(steps) => ("commands", serde_json::to_string(steps)),
-        Means::Kernel(element) => ("kernel", serde_json::to_string(element)),
+pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<()> {
+    let (kind, means) = match &record.backend {
+        GrantBackend::Commands(steps) => ("commands", serde_json::to_string(steps)),
+        GrantBackend::Kernel(element) => ("kernel", serde_json::to_string(element)),
     };
     let means = means.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     db.prepare_cached(
@@ -47,11 +49,11 @@ pub(super) fn insert(db: &Connection, record: &Record) -> rusqlite::Result<()> {
     )?
     .execute(params![
         number(record.id),
-        record.place.door.as_str(),
-        record.place.address.to_string(),
-        record.place.source_port.map_or(0, NonZeroU16::get),
-        record.opener.client.as_ref().map(Name::as_str),
-        record.opener.by.as_str(),
+        record.key.door.as_str(),
+        record.key.address.to_string(),
+        record.key.source_port.map_or(0, NonZeroU16::get),
+        record.origin.client.as_ref().map(Name::as_str),
+        record.origin.by.as_str(),
         record.state.as_str(),
         record.boot.to_string(),
         nanos(record.deadline.as_nanos()),
@@ -69,8 +71,8 @@ fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> 
         .execute(params![
             nanos(to.deadline.as_nanos()),
             nanos(to.until.as_nanos()),
-            to.opener.client.as_ref().map(Name::as_str),
-            to.opener.by.as_str(),
+            to.origin.client.as_ref().map(Name::as_str),
+            to.origin.by.as_str(),
             number(id)
         ])?)
 }
@@ -106,7 +108,7 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
                 bytes,
                 until.map(|until| nanos(until.as_nanos()))
             ])?,
-        Proof::Later { key, stamp } => db
+        Proof::Monotonic { key, stamp } => db
             .prepare_cached(
                 "INSERT INTO marks (key, stamp) VALUES (?,?) ON CONFLICT DO UPDATE \
                  SET stamp=excluded.stamp WHERE excluded.stamp > stamp",
@@ -130,7 +132,7 @@ pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<u
             .execute(params![
                 door.as_str(),
                 ahead.client.as_str(),
-                By::Totp.as_str(),
+                Method::Totp.as_str(),
                 step.to_be_bytes()
             ])?;
     }
@@ -149,33 +151,33 @@ pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool>
 }
 
 /// All grants, the oldest first; what cannot be read is the error in its place.
-pub(super) fn grants(db: &Connection) -> rusqlite::Result<Vec<rusqlite::Result<Record>>> {
+pub(super) fn grants(db: &Connection) -> rusqlite::Result<Vec<rusqlite::Result<GrantRecord>>> {
     let mut statement = db.prepare("SELECT * FROM grants ORDER BY id")?;
     let records = statement.query_map([], read)?.collect();
     Ok(records)
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
+fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
     let kind: String = row.get("kind")?;
-    let means = match kind.as_str() {
-        "commands" => Means::Commands(json::<Vec<Step>>(row, "means")?),
-        "kernel" => Means::Kernel(json(row, "means")?),
+    let backend = match kind.as_str() {
+        "commands" => GrantBackend::Commands(json::<Vec<CommandPair>>(row, "means")?),
+        "kernel" => GrantBackend::Kernel(json(row, "means")?),
         _ => return Err(unreadable(format!("grants of the kind '{kind}' are not known"))),
     };
-    Ok(Record {
+    Ok(GrantRecord {
         id: GrantId(required(row, "id")?),
-        place: Place {
+        key: GrantKey {
             door: word(row, "door")?,
             address: word::<IpAddr>(row, "address")?,
             source_port: NonZeroU16::new(row.get("source_port")?),
         },
-        opener: Opener { by: word(row, "by")?, client: optional_word(row, "client")? },
+        origin: Origin { by: word(row, "by")?, client: optional_word(row, "client")? },
         state: word(row, "state")?,
         boot: word(row, "boot")?,
         deadline: Monotonic::from_nanos(required(row, "deadline")?),
         since: Wall::from_nanos(required(row, "since")?),
         until: Wall::from_nanos(required(row, "until")?),
-        means,
+        backend,
     })
 }
 

@@ -14,8 +14,8 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 
 use super::error::Context;
 use super::rows::{self, unreadable};
-use super::{LedgerError, SetAside};
-use crate::grants::Record;
+use super::{LedgerError, Quarantined};
+use crate::grants::GrantRecord;
 use crate::time::Wall;
 
 /// Marks the file as a ledger of this program: "knok".
@@ -108,23 +108,23 @@ const NEEDED: [&str; 4] = [
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The open file and the grants in it.
-pub(super) struct Found {
+pub(super) struct OpenFile {
     pub db: Connection,
-    pub records: Vec<Record>,
+    pub records: Vec<GrantRecord>,
     /// There was none before.
     pub is_new: bool,
-    pub set_aside: Option<SetAside>,
+    pub set_aside: Option<Quarantined>,
 }
 
 /// What could be read from a corrupt ledger.
 #[derive(Default)]
 struct Salvage {
-    records: Vec<Record>,
+    records: Vec<GrantRecord>,
     proofs: Vec<Vec<Value>>,
     marks: Vec<Vec<Value>>,
 }
 
-pub(super) fn open(path: &Path, now: Wall) -> Result<Found, LedgerError> {
+pub(super) fn open(path: &Path, now: Wall) -> Result<OpenFile, LedgerError> {
     match open_whole(path) {
         Ok(found) => Ok(found),
         Err(LedgerError::Corrupt { source, .. }) => start_anew(path, now, source.to_string()),
@@ -133,7 +133,7 @@ pub(super) fn open(path: &Path, now: Wall) -> Result<Found, LedgerError> {
 }
 
 /// Opens a ledger and reads every page of it, and every grant.
-fn open_whole(path: &Path) -> Result<Found, LedgerError> {
+fn open_whole(path: &Path) -> Result<OpenFile, LedgerError> {
     let context = Context { doing: "open the ledger", path };
     let mut db = connect(path)?;
     let mut whole = || {
@@ -150,7 +150,7 @@ fn open_whole(path: &Path) -> Result<Found, LedgerError> {
         Ok((records, is_new))
     };
     match whole() {
-        Ok((records, is_new)) => Ok(Found { db, records, is_new, set_aside: None }),
+        Ok((records, is_new)) => Ok(OpenFile { db, records, is_new, set_aside: None }),
         Err(Unfit::Newer(found)) => {
             Err(LedgerError::Newer { path: path.to_owned(), found, known: VERSION })
         }
@@ -264,19 +264,19 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// Sets a corrupt ledger aside, and takes over from it what can still be read.
-fn start_anew(path: &Path, now: Wall, why: String) -> Result<Found, LedgerError> {
+fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerError> {
     let salvage = salvage(path);
     let aside = set_aside(path, now)?;
     let context = Context { doing: "start a new ledger", path };
     let mut found = open_whole(path)?;
     take_over(&mut found.db, &salvage).map_err(|error| context.failed(error))?;
-    let set_aside = SetAside {
+    let set_aside = Quarantined {
         path: aside,
         why,
         grants: salvage.records.len(),
         proofs: salvage.proofs.len() + salvage.marks.len(),
     };
-    Ok(Found { records: salvage.records, set_aside: Some(set_aside), ..found })
+    Ok(OpenFile { records: salvage.records, set_aside: Some(set_aside), ..found })
 }
 
 /// Whatever cannot be read is left out.

@@ -10,7 +10,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Rendered;
-use crate::grants::{By, Element, Extension, Means, Opener, Place, Step};
+use crate::grants::{
+    CommandPair, Extension, GrantBackend, GrantKey, KernelElement, OpenedBy, Origin,
+};
+use crate::proto::method::Method;
 use crate::time::{BootId, Monotonic};
 
 fn now() -> Wall {
@@ -21,13 +24,13 @@ fn dir() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn open(dir: &TempDir) -> Opened {
+fn open(dir: &TempDir) -> OpenLedger {
     Ledger::open(dir.path(), now()).unwrap()
 }
 
 /// Opens a ledger that is not new, and tells what was in it.
-fn reopen(dir: &TempDir) -> Vec<Record> {
-    let Opened { records, set_aside, .. } = open(dir);
+fn reopen(dir: &TempDir) -> Vec<GrantRecord> {
+    let OpenLedger { records, set_aside, .. } = open(dir);
     assert_eq!(set_aside, None);
     records
 }
@@ -36,21 +39,21 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn record(id: u64) -> Record {
+fn record(id: u64) -> GrantRecord {
     let command = |what: &str| Rendered {
         argv: vec![what.to_owned()],
         environment: vec![("KNOCK_IP", format!("192.0.2.{id}"))],
     };
-    Record {
+    GrantRecord {
         id: GrantId(id),
-        place: Place::new(name("ssh"), IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()])),
-        opener: By::Sequence.into(),
+        key: GrantKey::new(name("ssh"), IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()])),
+        origin: Method::Sequence.into(),
         state: GrantState::Recorded,
         boot: BootId::default(),
         deadline: Monotonic::from_nanos(7),
         since: now(),
         until: now() + Duration::from_secs(30),
-        means: Means::Commands(vec![Step {
+        backend: GrantBackend::Commands(vec![CommandPair {
             open: command("open"),
             close: Some(command("close")),
             verify: None,
@@ -59,13 +62,16 @@ fn record(id: u64) -> Record {
     }
 }
 
-fn recorded(id: u64) -> Change {
-    Change::Record(record(id))
+fn recorded(id: u64) -> GrantChange {
+    GrantChange::Record(record(id))
 }
 
-fn extended(id: u64) -> Change {
-    let opener = record(id).opener;
-    Change::Extend(GrantId(id), Extension { deadline: Monotonic::MAX, until: Wall::MAX, opener })
+fn extended(id: u64) -> GrantChange {
+    let origin = record(id).origin;
+    GrantChange::Extend(
+        GrantId(id),
+        Extension { deadline: Monotonic::MAX, until: Wall::MAX, origin },
+    )
 }
 
 fn proof(byte: u8) -> Proof {
@@ -73,14 +79,14 @@ fn proof(byte: u8) -> Proof {
     Proof::Once { door: name("ssh"), client: None, kind: "totp", bytes: vec![byte], until }
 }
 
-fn entry(id: u8, at: Wall) -> Entry {
-    Entry {
+fn entry(id: u8, at: Wall) -> HistoryEntry {
+    HistoryEntry {
         at,
         door: Some(name(if id.is_multiple_of(2) { "even" } else { "odd" })),
         address: Some(IpAddr::from([192, 0, 2, id])),
         client: Some(name("phone")),
-        by: Some(By::Knockctl),
-        event: Event::Open,
+        by: Some(OpenedBy::Knockctl),
+        event: HistoryEvent::Open,
         detail: String::new(),
     }
 }
@@ -96,7 +102,9 @@ mod a_grant {
     fn is_there_again_after_reopening() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        for (id, flush) in [(1, Flush::No), (2, Flush::Yes), (3, Flush::No)] {
+        for (id, flush) in
+            [(1, Durability::Crash), (2, Durability::PowerLoss), (3, Durability::Crash)]
+        {
             assert_eq!(ledger.write(&[recorded(id)], None, flush).unwrap(), Written::New);
         }
         drop(ledger);
@@ -107,21 +115,21 @@ mod a_grant {
     fn keeps_its_state_and_its_deadline() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
-        ledger.advance(GrantId(1), GrantState::Starting, Flush::Yes).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Durability::Crash).unwrap();
+        ledger.advance(GrantId(1), GrantState::Starting, Durability::PowerLoss).unwrap();
         let to = Extension {
             deadline: Monotonic::from_nanos(8),
             until: now() + Duration::from_secs(31),
-            opener: Opener { by: By::Knockctl, client: Some(name("phone")) },
+            origin: Origin { by: OpenedBy::Knockctl, client: Some(name("phone")) },
         };
-        let change = Change::Extend(GrantId(1), to.clone());
-        assert_eq!(ledger.write(&[change], None, Flush::No).unwrap(), Written::New);
+        let change = GrantChange::Extend(GrantId(1), to.clone());
+        assert_eq!(ledger.write(&[change], None, Durability::Crash).unwrap(), Written::New);
         drop(ledger);
-        let expected = Record {
+        let expected = GrantRecord {
             state: GrantState::Starting,
             deadline: to.deadline,
             until: to.until,
-            opener: to.opener,
+            origin: to.origin,
             ..record(1)
         };
         assert_eq!(reopen(&dir), [expected]);
@@ -131,7 +139,7 @@ mod a_grant {
     fn that_has_closed_is_gone() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Durability::Crash).unwrap();
         ledger.forget(GrantId(1)).unwrap();
         drop(ledger);
         assert_eq!(reopen(&dir), []);
@@ -141,9 +149,10 @@ mod a_grant {
     fn takes_the_place_of_one_whose_end_could_not_be_recorded() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
-        let next = Record { id: GrantId(2), ..record(1) };
-        let _ = ledger.write(&[Change::Record(next.clone())], None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Durability::Crash).unwrap();
+        let next = GrantRecord { id: GrantId(2), ..record(1) };
+        let _ =
+            ledger.write(&[GrantChange::Record(next.clone())], None, Durability::Crash).unwrap();
         drop(ledger);
         assert_eq!(reopen(&dir), [next]);
     }
@@ -152,7 +161,7 @@ mod a_grant {
     fn that_was_never_recorded_cannot_be_written_about() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        assert!(ledger.advance(GrantId(1), GrantState::Open, Flush::No).is_err());
+        assert!(ledger.advance(GrantId(1), GrantState::Open, Durability::Crash).is_err());
     }
 }
 
@@ -163,13 +172,13 @@ mod a_proof {
     fn can_be_used_once() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let first = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::Yes).unwrap();
-        let again = ledger.write(&[recorded(2)], Some(&proof(1)), Flush::Yes).unwrap();
+        let first = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::PowerLoss).unwrap();
+        let again = ledger.write(&[recorded(2)], Some(&proof(1)), Durability::PowerLoss).unwrap();
         assert_eq!((first, again), (Written::New, Written::Used));
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
         assert_eq!(
-            open(&dir).ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(),
+            open(&dir).ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap(),
             Written::Used,
             "after a restart"
         );
@@ -179,8 +188,8 @@ mod a_proof {
     fn that_was_used_extends_nothing() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::No).unwrap();
-        let extended = ledger.write(&[extended(1)], Some(&proof(1)), Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::Crash).unwrap();
+        let extended = ledger.write(&[extended(1)], Some(&proof(1)), Durability::Crash).unwrap();
         assert_eq!(extended, Written::Used);
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
@@ -191,8 +200,8 @@ mod a_proof {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
         let changes = [recorded(1), extended(9)];
-        assert!(ledger.write(&changes, Some(&proof(1)), Flush::No).is_err());
-        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::New);
+        assert!(ledger.write(&changes, Some(&proof(1)), Durability::Crash).is_err());
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap(), Written::New);
     }
 
     #[test]
@@ -213,7 +222,7 @@ mod a_proof {
             once("ssh", None, "one_time_sequence"),
         ] {
             assert_eq!(
-                ledger.write(&[], Some(&proof), Flush::No).unwrap(),
+                ledger.write(&[], Some(&proof), Durability::Crash).unwrap(),
                 Written::New,
                 "{proof:?}"
             );
@@ -225,8 +234,8 @@ mod a_proof {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
         let mut uses = |key: u8, nanos| {
-            let proof = Proof::Later { key: [key; 32], stamp: Wall::from_nanos(nanos) };
-            ledger.write(&[], Some(&proof), Flush::No).unwrap()
+            let proof = Proof::Monotonic { key: [key; 32], stamp: Wall::from_nanos(nanos) };
+            ledger.write(&[], Some(&proof), Durability::Crash).unwrap()
         };
         assert_eq!(uses(1, 100), Written::New);
         assert_eq!(uses(1, 100), Written::Used);
@@ -239,12 +248,12 @@ mod a_proof {
     fn is_forgotten_once_it_proves_nothing_any_more() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::New);
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap(), Written::New);
         let at = |seconds| now() + Duration::from_secs(seconds);
-        assert!(!ledger.tidy(at(90), Keep::default()).unwrap());
-        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::Used);
-        assert!(!ledger.tidy(at(91), Keep::default()).unwrap());
-        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::New);
+        assert!(!ledger.tidy(at(90), Retention::default()).unwrap());
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap(), Written::Used);
+        assert!(!ledger.tidy(at(91), Retention::default()).unwrap());
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap(), Written::New);
     }
 
     #[test]
@@ -252,11 +261,11 @@ mod a_proof {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
         let stamp =
-            |key: u8, nanos| Proof::Later { key: [key; 32], stamp: Wall::from_nanos(nanos) };
+            |key: u8, nanos| Proof::Monotonic { key: [key; 32], stamp: Wall::from_nanos(nanos) };
         let code = |client: &str, step: u64| Proof::Once {
             door: name("ssh"),
             client: Some(name(client)),
-            kind: By::Totp.as_str(),
+            kind: Method::Totp.as_str(),
             bytes: step.to_be_bytes().to_vec(),
             until: None,
         };
@@ -269,7 +278,7 @@ mod a_proof {
             code("other", 300),
         ];
         for proof in &used {
-            assert_eq!(ledger.write(&[], Some(proof), Flush::No).unwrap(), Written::New);
+            assert_eq!(ledger.write(&[], Some(proof), Durability::Crash).unwrap(), Written::New);
         }
         let ahead = Ahead {
             client: name("phone"),
@@ -282,7 +291,7 @@ mod a_proof {
         drop(ledger);
         let mut ledger = open(&dir).ledger;
         let mut is_new =
-            |proof| ledger.write(&[], Some(&proof), Flush::No).unwrap() == Written::New;
+            |proof| ledger.write(&[], Some(&proof), Durability::Crash).unwrap() == Written::New;
         assert!(!is_new(stamp(1, 1000)) && is_new(stamp(1, 1001)), "may be used from then on");
         assert!(!is_new(stamp(2, 900)) && is_new(stamp(2, 901)), "did not lie ahead");
         assert!(!is_new(stamp(3, 1001)), "of somebody else");
@@ -314,8 +323,8 @@ mod history {
         ledger
     }
 
-    fn ids(entries: &[Entry]) -> Vec<u8> {
-        let last = |entry: &Entry| match entry.address {
+    fn ids(entries: &[HistoryEntry]) -> Vec<u8> {
+        let last = |entry: &HistoryEntry| match entry.address {
             Some(IpAddr::V4(address)) => address.octets()[3],
             _ => unreachable!(),
         };
@@ -334,8 +343,12 @@ mod history {
     fn may_be_about_a_client_and_no_door() {
         let dir = dir();
         let mut ledger = filled(&dir);
-        let reset =
-            Entry { door: None, address: None, event: Event::ClientReset, ..entry(10, now()) };
+        let reset = HistoryEntry {
+            door: None,
+            address: None,
+            event: HistoryEvent::ClientReset,
+            ..entry(10, now())
+        };
         ledger.append(&reset).unwrap();
         assert_eq!(ledger.history(&Query { limit: 1, ..everything() }).unwrap(), [reset]);
         let of_door = ledger.history(&Query { door: Some(name("even")), ..everything() }).unwrap();
@@ -359,7 +372,7 @@ mod history {
     fn that_is_too_old_is_forgotten() {
         let dir = dir();
         let mut ledger = filled(&dir);
-        let keep = Keep { age: Duration::from_secs(100), rows: 100 };
+        let keep = Retention { age: Duration::from_secs(100), rows: 100 };
         assert!(!ledger.tidy(now() + Duration::from_secs(108), keep).unwrap());
         assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8]);
     }
@@ -368,7 +381,7 @@ mod history {
     fn that_is_too_long_loses_its_oldest_rows() {
         let dir = dir();
         let mut ledger = filled(&dir);
-        assert!(!ledger.tidy(now(), Keep { rows: 9, ..Keep::default() }).unwrap());
+        assert!(!ledger.tidy(now(), Retention { rows: 9, ..Retention::default() }).unwrap());
         assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 8, 7, 6, 5, 4, 3, 2, 1]);
     }
 
@@ -379,7 +392,7 @@ mod history {
         for id in [0, 1, 3, 5, 7, 9] {
             ledger.append(&entry(id, now())).unwrap();
         }
-        assert!(!ledger.tidy(now(), Keep { rows: 3, ..Keep::default() }).unwrap());
+        assert!(!ledger.tidy(now(), Retention { rows: 3, ..Retention::default() }).unwrap());
         assert_eq!(ids(&ledger.history(&everything()).unwrap()), [9, 7, 0]);
     }
 
@@ -392,7 +405,7 @@ mod history {
                 ledger.append(&entry(id, now())).unwrap();
             }
         }
-        let keep = Keep { rows: 10, ..Keep::default() };
+        let keep = Retention { rows: 10, ..Retention::default() };
         let more: Vec<bool> = (0..4).map(|_| ledger.tidy(now(), keep).unwrap()).collect();
         assert_eq!(more, [true, true, true, false]);
         assert_eq!(ledger.history(&everything()).unwrap().len(), 10);
@@ -406,7 +419,7 @@ mod the_file {
     fn is_nobody_elses_business() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], None, Durability::Crash).unwrap();
         for file in fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
             let mode = file.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{}", file.path().display());
@@ -433,7 +446,7 @@ mod the_file {
         let other = Connection::open(dir.path().join(FILE)).unwrap();
         other.busy_timeout(Duration::ZERO).unwrap();
         assert!(other.execute_batch("BEGIN IMMEDIATE").is_err());
-        assert_eq!(ledger.write(&[recorded(1)], None, Flush::No).unwrap(), Written::New);
+        assert_eq!(ledger.write(&[recorded(1)], None, Durability::Crash).unwrap(), Written::New);
     }
 
     #[test]
@@ -464,7 +477,7 @@ mod the_file {
     #[test]
     fn whose_grants_cannot_be_looked_at_is_as_good_as_before() {
         let step = r#"{"open":{"argv":["a"],"environment":[]},"close":null}"#;
-        let step: Step = serde_json::from_str(step).unwrap();
+        let step: CommandPair = serde_json::from_str(step).unwrap();
         assert_eq!(step.verify, None);
         assert!(!serde_json::to_string(&step).unwrap().contains("verify"));
     }
@@ -492,12 +505,12 @@ mod the_file {
         let dir = dir();
         let garbage = "this is no database. ".repeat(1000);
         fs::write(dir.path().join(FILE), &garbage).unwrap();
-        let Opened { mut ledger, records, set_aside } = open(&dir);
+        let OpenLedger { mut ledger, records, set_aside } = open(&dir);
         let set_aside = set_aside.unwrap();
         assert_eq!(set_aside.path, dir.path().join("ledger.db.corrupt-20261122T105448Z"));
         assert_eq!(fs::read_to_string(&set_aside.path).unwrap(), garbage);
         assert_eq!((records, set_aside.grants, set_aside.proofs), (Vec::new(), 0, 0));
-        assert_eq!(ledger.write(&[recorded(1)], None, Flush::No).unwrap(), Written::New);
+        assert_eq!(ledger.write(&[recorded(1)], None, Durability::Crash).unwrap(), Written::New);
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
     }
@@ -518,17 +531,17 @@ mod the_file {
     fn that_is_corrupt_hands_over_the_grants_and_proofs_that_can_be_read() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::No).unwrap();
-        let _ = ledger.write(&[recorded(2)], None, Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::Crash).unwrap();
+        let _ = ledger.write(&[recorded(2)], None, Durability::Crash).unwrap();
         drop(ledger);
         let db = Connection::open(dir.path().join(FILE)).unwrap();
         db.execute("UPDATE grants SET means='{' WHERE id=2", []).unwrap();
         drop(db);
-        let Opened { mut ledger, records, set_aside } = open(&dir);
+        let OpenLedger { mut ledger, records, set_aside } = open(&dir);
         let set_aside = set_aside.unwrap();
         assert_eq!((set_aside.grants, set_aside.proofs), (1, 1));
         assert_eq!(records, [record(1)]);
-        assert_eq!(ledger.write(&[], Some(&proof(1)), Flush::No).unwrap(), Written::Used);
+        assert_eq!(ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap(), Written::Used);
         drop(ledger);
         assert_eq!(reopen(&dir), [record(1)]);
     }
@@ -538,7 +551,7 @@ fn text() -> impl Strategy<Value = String> {
     any::<String>().prop_filter("no NUL in a command", |text| !text.contains('\0'))
 }
 
-fn means() -> impl Strategy<Value = Means> {
+fn backend() -> impl Strategy<Value = GrantBackend> {
     let rendered = || {
         (prop::collection::vec(text(), 1..4), prop::collection::vec(text(), 0..2)).prop_map(
             |(argv, values)| Rendered {
@@ -548,12 +561,13 @@ fn means() -> impl Strategy<Value = Means> {
         )
     };
     let step = (rendered(), prop::option::of(rendered()), prop::option::of(rendered()));
-    let step = step.prop_map(|(open, close, verify)| Step { open, close, verify, is_timed: false });
+    let step =
+        step.prop_map(|(open, close, verify)| CommandPair { open, close, verify, is_timed: false });
     prop_oneof![
-        prop::collection::vec(step, 0..3).prop_map(Means::Commands),
+        prop::collection::vec(step, 0..3).prop_map(GrantBackend::Commands),
         (text(), text(), any::<Option<u16>>()).prop_map(|(table, set, port)| {
             let source_port = port.and_then(NonZeroU16::new);
-            Means::Kernel(Element { table, set, source_port })
+            GrantBackend::Kernel(KernelElement { table, set, source_port })
         }),
     ]
 }
@@ -562,30 +576,31 @@ fn id_of(boot: u128) -> BootId {
     format!("{boot:032x}").parse().unwrap()
 }
 
-fn any_record() -> impl Strategy<Value = Record> {
+fn any_record() -> impl Strategy<Value = GrantRecord> {
     let time = || 0..=i64::MAX.unsigned_abs();
     let who = (
         "[A-Za-z0-9_.-]{1,32}",
         any::<IpAddr>(),
         any::<u16>(),
         prop::option::of("[A-Za-z0-9_.-]{1,32}"),
-        prop::sample::select(&By::ALL[..]),
+        prop::option::of(prop::sample::select(&Method::ALL[..])),
         prop::sample::select(&GrantState::ALL[..]),
     );
     let when = (any::<u128>(), time(), time(), time());
-    (time(), who, when, means()).prop_map(|(id, who, when, means)| {
-        let (door, address, port, client, by, state) = who;
+    (time(), who, when, backend()).prop_map(|(id, who, when, backend)| {
+        let (door, address, port, client, method, state) = who;
+        let by = method.map_or(OpenedBy::Knockctl, OpenedBy::Method);
         let (boot, deadline, since, until) = when;
-        Record {
+        GrantRecord {
             id: GrantId(id),
-            place: Place { door: name(&door), address, source_port: NonZeroU16::new(port) },
-            opener: Opener { by, client: client.map(|client| name(&client)) },
+            key: GrantKey { door: name(&door), address, source_port: NonZeroU16::new(port) },
+            origin: Origin { by, client: client.map(|client| name(&client)) },
             state,
             boot: id_of(boot),
             deadline: Monotonic::from_nanos(deadline),
             since: Wall::from_nanos(since),
             until: Wall::from_nanos(until),
-            means,
+            backend,
         }
     })
 }
@@ -596,7 +611,7 @@ proptest! {
     #[test]
     fn every_record_is_read_as_it_was_written(record in any_record()) {
         let dir = dir();
-        let _ = open(&dir).ledger.write(&[Change::Record(record.clone())], None, Flush::No).unwrap();
+        let _ = open(&dir).ledger.write(&[GrantChange::Record(record.clone())], None, Durability::Crash).unwrap();
         prop_assert_eq!(reopen(&dir), [record]);
     }
 
@@ -610,7 +625,7 @@ proptest! {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
         for id in 1..20 {
-            let _ = ledger.write(&[recorded(id)], None, Flush::No).unwrap();
+            let _ = ledger.write(&[recorded(id)], None, Durability::Crash).unwrap();
         }
         drop(ledger);
         let path = dir.path().join(FILE);
@@ -624,11 +639,11 @@ proptest! {
         }
         fs::write(&path, &bytes).unwrap();
         match Ledger::open(dir.path(), now()) {
-            Ok(Opened { mut ledger, set_aside, .. }) => {
-                if let Some(SetAside { path, .. }) = set_aside {
+            Ok(OpenLedger { mut ledger, set_aside, .. }) => {
+                if let Some(Quarantined { path, .. }) = set_aside {
                     prop_assert_eq!(fs::read(path).unwrap(), bytes);
                 }
-                let _ = ledger.write(&[recorded(40)], None, Flush::No);
+                let _ = ledger.write(&[recorded(40)], None, Durability::Crash);
             }
             Err(LedgerError::Foreign { .. } | LedgerError::Newer { .. }) => {
                 prop_assert_eq!(fs::read(path).unwrap(), bytes);
@@ -712,12 +727,12 @@ fn a_ledger_that_lacks_a_table_is_set_aside_with_what_it_still_has() {
     for table in ["grants", "proofs", "marks", "history", "runs"] {
         let dir = dir();
         let mut ledger = open(&dir).ledger;
-        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Flush::No).unwrap();
+        let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::Crash).unwrap();
         drop(ledger);
         let db = Connection::open(dir.path().join(FILE)).unwrap();
         db.execute(&format!("DROP TABLE {table}"), []).unwrap();
         drop(db);
-        let Opened { mut ledger, records, set_aside } = open(&dir);
+        let OpenLedger { mut ledger, records, set_aside } = open(&dir);
         let set_aside = set_aside.unwrap_or_else(|| panic!("without {table} it is used"));
         let saved = (usize::from(table != "grants"), usize::from(table != "proofs"));
         assert_eq!((set_aside.grants, set_aside.proofs), saved, "{table}");

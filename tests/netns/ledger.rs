@@ -10,8 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use libknock::config::Rendered;
-use libknock::grants::{By, Change, GrantId, GrantState, Means, Place, Record, Step};
-use libknock::ledger::{Flush, Ledger, LedgerError, Opened, Proof, Written};
+use libknock::grants::{
+    CommandPair, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState, Origin,
+};
+use libknock::ledger::{Durability, Ledger, LedgerError, OpenLedger, Proof, Written};
 use libknock::time::{BootId, Monotonic, Wall};
 use nix::sched::{CloneFlags, unshare};
 
@@ -19,21 +21,21 @@ use crate::support::{command, must, skipped};
 
 const NOW: Wall = Wall::from_nanos(1_795_344_888_000_000_000);
 
-fn record(id: u64) -> Record {
+fn record(id: u64) -> GrantRecord {
     let command = |text: &str| Rendered { argv: vec![text.to_owned()], environment: Vec::new() };
-    Record {
+    GrantRecord {
         id: GrantId(id),
-        place: Place::new(
+        key: GrantKey::new(
             "ssh".parse().unwrap(),
             IpAddr::V6(Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(id))),
         ),
-        opener: By::Knockctl.into(),
+        origin: Origin::KNOCKCTL,
         state: GrantState::Open,
         boot: BootId::default(),
         deadline: Monotonic::ZERO,
         since: NOW,
         until: NOW,
-        means: Means::Commands(vec![Step {
+        backend: GrantBackend::Commands(vec![CommandPair {
             open: command("open"),
             close: Some(command("close")),
             verify: None,
@@ -47,7 +49,7 @@ fn proof(id: u64) -> Proof {
     Proof::Once { door: "ssh".parse().unwrap(), client: None, kind: "totp", bytes, until: None }
 }
 
-fn open(directory: &Path) -> Opened {
+fn open(directory: &Path) -> OpenLedger {
     Ledger::open(directory, NOW).unwrap()
 }
 
@@ -77,9 +79,9 @@ fn writer() {
     let mut out = std::io::stdout();
     writeln!(out, "\nready").unwrap();
     for id in first.. {
-        let flush = if id % 64 == 63 { Flush::Yes } else { Flush::No };
+        let flush = if id % 64 == 63 { Durability::PowerLoss } else { Durability::Crash };
         assert_eq!(
-            ledger.write(&[Change::Record(record(id))], Some(&proof(id)), flush).unwrap(),
+            ledger.write(&[GrantChange::Record(record(id))], Some(&proof(id)), flush).unwrap(),
             Written::New
         );
         if writeln!(out, "{id}").is_err() {
@@ -102,7 +104,7 @@ fn what_was_committed_survives_a_killed_process_and_what_was_not_does_not() {
         let reported = lines.map_while(Result::ok).filter_map(|line| line.parse().ok()).last();
         writer.wait().unwrap();
 
-        let Opened { mut ledger, records, set_aside } = open(directory.path());
+        let OpenLedger { mut ledger, records, set_aside } = open(directory.path());
         assert_eq!(set_aside, None);
         let found: HashSet<u64> = records.iter().map(|record| record.id.0).collect();
         // The one that was being written may be there or not; nothing else may.
@@ -114,7 +116,8 @@ fn what_was_committed_survives_a_killed_process_and_what_was_not_does_not() {
         }
         assert_eq!(found, kept, "round {round}, reported {reported:?}");
         // Grant and proof are one step.
-        let used = ledger.write(&[], Some(&proof(next)), Flush::No).unwrap() == Written::Used;
+        let used =
+            ledger.write(&[], Some(&proof(next)), Durability::Crash).unwrap() == Written::Used;
         assert_eq!(used, found.contains(&next), "round {round}");
         // Few are kept, or reading them would take most of the time.
         if round % 20 == 0 {
@@ -181,7 +184,7 @@ fn on_a_full_disk_nothing_is_recorded_and_nothing_is_lost() {
     on_a_small_disk("a_full_disk", 512, |directory| {
         let mut ledger = open(directory).ledger;
         assert_eq!(
-            ledger.write(&[Change::Record(record(1))], None, Flush::Yes).unwrap(),
+            ledger.write(&[GrantChange::Record(record(1))], None, Durability::PowerLoss).unwrap(),
             Written::New
         );
         fill(directory);
@@ -189,8 +192,11 @@ fn on_a_full_disk_nothing_is_recorded_and_nothing_is_lost() {
         let mut written = vec![record(1)];
         let error = loop {
             let next = record(written.len() as u64 + 1);
-            match ledger.write(&[Change::Record(next.clone())], Some(&proof(next.id.0)), Flush::Yes)
-            {
+            match ledger.write(
+                &[GrantChange::Record(next.clone())],
+                Some(&proof(next.id.0)),
+                Durability::PowerLoss,
+            ) {
                 Ok(_) => written.push(next),
                 Err(error) => break error,
             }
@@ -201,13 +207,17 @@ fn on_a_full_disk_nothing_is_recorded_and_nothing_is_lost() {
 
         // What is open can still be learnt after a restart, so that it can be closed.
         drop(ledger);
-        let Opened { mut ledger, records, set_aside } = open(directory);
+        let OpenLedger { mut ledger, records, set_aside } = open(directory);
         assert_eq!((records, set_aside), (written.clone(), None));
 
         fs::remove_file(directory.join("filler")).unwrap();
         let next = record(written.len() as u64 + 1);
         let recorded = ledger
-            .write(&[Change::Record(next.clone())], Some(&proof(next.id.0)), Flush::Yes)
+            .write(
+                &[GrantChange::Record(next.clone())],
+                Some(&proof(next.id.0)),
+                Durability::PowerLoss,
+            )
             .unwrap();
         assert_eq!(recorded, Written::New, "the proof was not used up in vain");
     });

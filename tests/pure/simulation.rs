@@ -10,9 +10,13 @@ use libknock::config::lint::{Odds, scan_odds};
 use libknock::config::watch::watch_sets;
 use libknock::config::{Door, Recognition, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Setup, Verdict};
-use libknock::grants::{AfterOpen, By, Decision, Deed, Grants, Means, Opened, Place, Step, Wanted};
+use libknock::grants::{
+    Action, CommandPair, Decision, GrantBackend, GrantKey, GrantTarget, Grants, OpenOutcome,
+    OpenResult,
+};
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
+use libknock::proto::method::Method;
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::{Packet, Transport};
 use proptest::prelude::*;
@@ -106,23 +110,23 @@ impl World {
     fn complete(&mut self, at: Monotonic, event: Event) {
         self.completed.push(event);
         let door = &self.doors[event.door.0 as usize];
-        let deed = Deed::of(door, &Wanted::by(event.source)).unwrap();
-        let place = Place::new(door.name().clone(), event.source);
-        let asked = self.grants.ask(at, place, By::Sequence.into(), deed, true).unwrap();
-        match self.grants.take(asked) {
-            Decision::Open(id, Means::Commands(steps)) => {
+        let action = Action::of(door, &GrantTarget::by(event.source)).unwrap();
+        let key = GrantKey::new(door.name().clone(), event.source);
+        let asked = self.grants.prepare(at, key, Method::Sequence.into(), action, true).unwrap();
+        match self.grants.apply(asked) {
+            Decision::Open(id, GrantBackend::Commands(steps)) => {
                 for command in steps.into_iter().map(|step| step.open) {
                     let what = words(&command, "open ");
                     assert_eq!(self.open.insert(what, at), None, "opened once only");
                 }
-                assert_eq!(self.grants.opened(id, Opened::All), AfterOpen::Open);
+                assert_eq!(self.grants.opened(id, OpenResult::All), OpenOutcome::Open);
             }
             Decision::Extend(..) => {}
             other => panic!("{other:?}"),
         }
     }
 
-    fn close(&mut self, at: Monotonic, steps: &[Step]) {
+    fn close(&mut self, at: Monotonic, steps: &[CommandPair]) {
         for command in steps.iter().filter_map(|step| step.close.as_ref()) {
             let what = words(command, "close ");
             let since = self.open.remove(&what).expect("what is closed was open");

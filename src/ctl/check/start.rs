@@ -14,7 +14,7 @@ use crate::config::trusted_path::check_paths;
 use crate::control;
 use crate::firewall::guard;
 use crate::firewall::nft_set::{NftSets, OwnSets};
-use crate::keeper::{server_key, sets};
+use crate::keeper::{kernel_sets, server_key};
 use crate::ledger::Ledger;
 use crate::log::check_owner;
 use crate::sys::privileges::Identity;
@@ -64,7 +64,7 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
             found.extend(why.map(|why| place.error(in_a_line(why))));
         }
     }
-    let why = sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));
+    let why = kernel_sets::ruleset(config, None).and_then(|ruleset| said(guard::check(&ruleset)));
     found.extend(why.map(|why| Diagnostic::file(path, format!("cannot set up the guard: {why}"))));
     found
 }

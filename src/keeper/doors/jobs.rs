@@ -2,15 +2,15 @@
 
 use tracing::{error, warn};
 
-use super::takeover::FROM_BEFORE;
-use super::{Doors, MOST_NOT_CLOSED, event_at, kept_one};
+use super::recover::FROM_BEFORE;
+use super::{DoorEvent, Doors, MOST_NOT_CLOSED};
 use crate::config::Name;
 use crate::firewall::command::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
 use crate::grants::{
-    AfterOpen, FailedClose, GrantId, GrantState, Listed, Manner, Opened, Opener, Place, Step,
+    CommandPair, FailedClose, GrantId, GrantKey, GrantState, KernelGrant, Manner, OpenOutcome,
+    OpenResult, Origin,
 };
-use crate::keeper::sets::Kept;
-use crate::ledger::{Event, Flush};
+use crate::ledger::Durability;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -23,8 +23,8 @@ pub(super) enum Purpose {
     /// somebody may have asked that it be open until then.
     Open(GrantId, Manner, Option<Monotonic>),
     /// With the steps, and the reason for the history.
-    Close(GrantId, Vec<Step>, &'static str),
-    Act(Place, Opener),
+    Close(GrantId, Vec<CommandPair>, &'static str),
+    Act(GrantKey, Origin),
     /// Of these grants, each as often as it has something to look at.
     Look(Vec<GrantId>),
 }
@@ -47,7 +47,7 @@ impl Doors {
         id
     }
 
-    /// What has ended since the last call of all that was [under way](super::Answer::UnderWay).
+    /// What has ended since the last call of all that was [under way](super::ClaimOutcome::UnderWay).
     pub(in crate::keeper) fn take_ended(&mut self) -> Vec<(JobId, Result<(), String>)> {
         std::mem::take(&mut self.ended)
     }
@@ -61,13 +61,13 @@ impl Doors {
         manner: Manner,
         until: Option<Monotonic>,
     ) -> JobId {
-        let place = self.grants.whose(id).map(|(place, _)| place);
-        let undo = place.is_some_and(|place| self.not_closed.remove(place).is_some());
-        let task = |(step, manner): (Step, Manner)| CommandTask {
-            first: if undo || manner == Manner::Anew { step.close } else { None },
+        let key = self.grants.get(id).map(|grant| &grant.key);
+        let undo = key.is_some_and(|key| self.not_closed.remove(key).is_some());
+        let task = |(pair, manner): (CommandPair, Manner)| CommandTask {
+            first: if undo || manner == Manner::Anew { pair.close } else { None },
             // Without a look it is taken to be there.
-            run: (manner != Manner::IfGone || step.verify.is_some()).then_some(step.open),
-            verify: step.verify,
+            run: (manner != Manner::IfGone || pair.verify.is_some()).then_some(pair.open),
+            verify: pair.verify,
             look_first: manner == Manner::IfGone,
         };
         let tasks = self.grants.work(id, manner).into_iter().map(task).collect();
@@ -79,16 +79,16 @@ impl Doors {
         now: Now,
         door: &Name,
         id: GrantId,
-        steps: Vec<Step>,
+        pairs: Vec<CommandPair>,
         why: &'static str,
     ) {
-        let task = |step: &Step| CommandTask {
-            run: step.close.clone(),
-            verify: step.verify.clone(),
+        let task = |pair: &CommandPair| CommandTask {
+            run: pair.close.clone(),
+            verify: pair.verify.clone(),
             ..CommandTask::default()
         };
-        let tasks = steps.iter().map(task).collect();
-        self.submit(now, door, Purpose::Close(id, steps, why), JobKind::Close, tasks);
+        let tasks = pairs.iter().map(task).collect();
+        self.submit(now, door, Purpose::Close(id, pairs, why), JobKind::Close, tasks);
     }
 
     /// Looks whether doors are open: all that the kernel holds, and some of those that commands
@@ -117,22 +117,14 @@ impl Doors {
     }
 
     fn look_at_sets(&mut self, now: Now) {
-        let list = self.grants.list().into_iter();
-        let is_open = |listed: &Listed<'_>| listed.state == GrantState::Open;
-        let (ids, keep): (Vec<GrantId>, Vec<Kept>) = list
-            .filter(is_open)
-            .filter_map(|listed| {
-                Some((listed.id, kept_one(&self.grants, listed.id, now.monotonic)?))
-            })
-            .unzip();
+        let open = self.grants.list().filter(|grant| grant.state() == GrantState::Open);
+        let kept = open.filter_map(|grant| Some((grant.id, grant.in_kernel(now.monotonic)?)));
+        let (ids, keep): (Vec<GrantId>, Vec<KernelGrant>) = kept.unzip();
         match self.sets.are_held(&keep) {
             Ok(held) => {
                 for (id, held) in ids.into_iter().zip(held) {
-                    if held {
-                        self.gone.remove(&id)
-                    } else {
-                        self.gone.insert(id)
-                    };
+                    let _was_known =
+                        if held { self.gone.remove(&id) } else { self.gone.insert(id) };
                 }
             }
             Err(why) => error!("cannot look who is let in: {why}"),
@@ -155,17 +147,17 @@ impl Doors {
                 let ended = self.opened(now, id, finished, manner, until);
                 self.ended.push((finished.id, ended));
             }
-            Some(Purpose::Close(id, steps, why)) => {
+            Some(Purpose::Close(id, pairs, why)) => {
                 fault::point("close ended");
                 let failed =
-                    |(step, outcome)| matches!(outcome, &TaskOutcome::Failed(_)).then_some(step);
-                let failed = steps.into_iter().zip(&finished.outcomes).filter_map(failed).collect();
+                    |(pair, outcome)| matches!(outcome, &TaskOutcome::Failed(_)).then_some(pair);
+                let failed = pairs.into_iter().zip(&finished.outcomes).filter_map(failed).collect();
                 self.close_ended(now, id, failed, why);
             }
-            Some(Purpose::Act(place, opener)) => {
+            Some(Purpose::Act(key, origin)) => {
                 let why = why(finished);
                 if let Some(why) = &why {
-                    self.failed(now, &place, &opener, "the command failed", why);
+                    self.tell(now, &key, &origin, DoorEvent::Failed("the command failed", &why));
                 }
                 self.ended.push((finished.id, why.map_or(Ok(()), Err)));
             }
@@ -176,26 +168,11 @@ impl Doors {
                 }
                 let is_gone =
                     |(_, outcome): &(GrantId, _)| matches!(outcome, &&TaskOutcome::Failed(_));
-                let is_left = |id: &GrantId| self.grants.whose(*id).is_some();
+                let is_left = |id: &GrantId| self.grants.get(*id).is_some();
                 self.gone.extend(looked.filter(is_gone).map(|(id, _)| id).filter(is_left));
             }
             None => {}
         }
-    }
-
-    /// Something that was granted did not work.
-    pub(super) fn failed(
-        &mut self,
-        now: Now,
-        place: &Place,
-        opener: &Opener,
-        what: &str,
-        why: &str,
-    ) {
-        if self.may_tell(now, &place.door) {
-            self.tell(event_at(place, "failed", format!("{what}: {why}")));
-        }
-        self.books.note(now, place, opener, Event::Failed, why);
     }
 
     fn opened(
@@ -206,97 +183,76 @@ impl Doors {
         manner: Manner,
         until: Option<Monotonic>,
     ) -> Result<(), String> {
-        let Some((place, opener)) = self.whose(id) else { return Ok(()) };
+        let Some((key, origin)) = self.owner(id) else { return Ok(()) };
         fault::point("opened");
         let done = finished.outcomes.len().saturating_sub(1);
         let outcome = match finished.failure() {
-            None if !finished.outcomes.is_empty() => Opened::All,
-            None | Some(Failure::NotStarted { .. }) => Opened::NotStarted(done),
-            Some(Failure::NotThere) => Opened::NotThere(done),
-            Some(_) => Opened::Failed(done),
+            None if !finished.outcomes.is_empty() => OpenResult::All,
+            None | Some(Failure::NotStarted { .. }) => OpenResult::NotStarted(done),
+            Some(Failure::NotThere) => OpenResult::NotThere(done),
+            Some(_) => OpenResult::Failed(done),
         };
         let why = why(finished).unwrap_or_default();
         let is_new = manner == Manner::Once;
         self.gone.remove(&id);
         let after = self.grants.opened(id, outcome);
-        if let AfterOpen::Again(manner) = after {
-            self.run_open(now, &place.door, id, manner, None);
+        if let OpenOutcome::Again(manner) = after {
+            self.run_open(now, &key.door, id, manner, None);
         }
         match after {
-            AfterOpen::Open | AfterOpen::Again(_) if is_new => {
-                self.books.advance(id, GrantState::Open, Flush::No);
+            OpenOutcome::Open | OpenOutcome::Again(_) if is_new => {
+                self.journal.advance(id, GrantState::Open, Durability::Crash);
                 fault::point("open");
-                self.is_open(now, &place, &opener, "");
+                self.tell(now, &key, &origin, DoorEvent::Open(""));
             }
-            AfterOpen::Open | AfterOpen::Again(_) => {
+            OpenOutcome::Open | OpenOutcome::Again(_) => {
                 let ran = finished.outcomes.contains(&TaskOutcome::Done);
                 let was_gone = manner == Manner::IfGone && ran;
                 if was_gone || until.is_some() {
-                    self.is_still_open(now, &place, &opener, was_gone, until);
+                    self.tell(now, &key, &origin, DoorEvent::Extended { was_gone, until });
                 }
                 return Ok(());
             }
-            AfterOpen::WithErrors => {
-                self.books.advance(id, GrantState::OpenedWithErrors, Flush::No);
-                self.failed(now, &place, &opener, "opened with errors", &why);
+            OpenOutcome::WithErrors => {
+                self.journal.advance(id, GrantState::OpenedWithErrors, Durability::Crash);
+                self.tell(now, &key, &origin, DoorEvent::Failed("opened with errors", &why));
                 if is_new {
-                    self.is_open(now, &place, &opener, "with errors");
+                    self.tell(now, &key, &origin, DoorEvent::Open("with errors"));
                 }
                 return Err(format!("opened with errors, it may be open until its time: {why}"));
             }
-            AfterOpen::Nothing => {
-                self.failed(now, &place, &opener, "not opened", &why);
-                self.books.forget(id);
+            OpenOutcome::Nothing => {
+                self.tell(now, &key, &origin, DoorEvent::Failed("not opened", &why));
+                self.journal.forget(id);
             }
-            AfterOpen::Close(steps) => {
+            OpenOutcome::Close(pairs) => {
                 let what = "not opened, and what was done of it is undone";
-                self.failed(now, &place, &opener, what, &why);
-                self.books.advance(id, GrantState::Closing, Flush::Yes);
+                self.tell(now, &key, &origin, DoorEvent::Failed(what, &why));
+                self.journal.advance(id, GrantState::Closing, Durability::PowerLoss);
                 let undone = "undone, since it could not be opened";
-                self.close_steps(now, &place.door, id, steps, undone);
+                self.close_steps(now, &key.door, id, pairs, undone);
             }
         }
-        if outcome == Opened::All { Ok(()) } else { Err(why) }
+        if outcome == OpenResult::All { Ok(()) } else { Err(why) }
     }
 
-    /// A door was open before, and stays so.
-    pub(super) fn is_still_open(
-        &mut self,
-        now: Now,
-        place: &Place,
-        opener: &Opener,
-        was_gone: bool,
-        until: Option<Monotonic>,
-    ) {
-        let mut what =
-            if was_gone { "opened again, since it was gone" } else { "open already" }.to_owned();
-        let seconds = until.map(|until| until.since(now.monotonic).as_secs());
-        if let Some(seconds) = seconds {
-            what.push_str(&format!(", now for another {seconds} s"));
-        }
-        if self.may_tell(now, &place.door) {
-            self.tell(event_at(place, "extend", what.as_str()).with("seconds", seconds));
-        }
-        self.books.note(now, place, opener, Event::Extend, &what);
-    }
-
-    fn close_ended(&mut self, now: Now, id: GrantId, failed: Vec<Step>, why: &'static str) {
-        let Some((place, opener)) = self.whose(id) else { return };
+    fn close_ended(&mut self, now: Now, id: GrantId, failed: Vec<CommandPair>, why: &'static str) {
+        let Some((key, origin)) = self.owner(id) else { return };
         if !failed.is_empty() {
             match self.grants.close_failed(now.monotonic, id, failed) {
                 FailedClose::Ended => {}
                 FailedClose::Again(pause) => {
-                    warn!(source = %place.address, door = %place.door,
+                    warn!(source = %key.address, door = %key.door,
                         "a close command failed: it is tried again in {} s", pause.as_secs());
                     return;
                 }
                 FailedClose::GivenUp => {
                     let fails = "its close command fails: the door may still be open";
-                    self.failed(now, &place, &opener, "not closed", fails);
+                    self.tell(now, &key, &origin, DoorEvent::Failed("not closed", fails));
                     // What the start could not close either is not tried for ever.
                     if why != FROM_BEFORE && self.not_closed.len() < MOST_NOT_CLOSED {
-                        self.not_closed.insert(place.clone(), (id, opener));
-                        return self.has_ended(now, id, &place);
+                        self.not_closed.insert(key.clone(), (id, origin));
+                        return self.has_ended(now, id, &key);
                     }
                 }
             }

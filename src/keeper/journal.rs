@@ -6,9 +6,10 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::engine::UncleanStart;
-use crate::grants::{By, Change, GrantId, GrantState, Opener, Place, Record};
+use crate::grants::{GrantChange, GrantId, GrantKey, GrantRecord, GrantState, OpenedBy, Origin};
 use crate::ledger::{
-    Ahead, Entry, Event, Flush, Keep, Ledger, LedgerError, Opened, Proof, SetAside, Written,
+    Ahead, Durability, HistoryEntry, HistoryEvent, Ledger, LedgerError, OpenLedger, Proof,
+    Quarantined, Retention, Written,
 };
 use crate::time::{BootId, Monotonic, Now};
 
@@ -19,7 +20,7 @@ const TIDY_MORE: Duration = Duration::from_millis(200);
 /// What came of writing something down.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum WriteOutcome {
     Recorded,
     /// Its proof was used before: nothing is recorded.
     Used,
@@ -27,16 +28,16 @@ pub(super) enum Outcome {
     Failed,
 }
 
-pub(super) struct Books {
+pub(super) struct Journal {
     ledger: Ledger,
     boot: BootId,
     missing: UncleanStart,
     /// Whether the last write failed: each failure is one line, however many follow.
-    ails: bool,
+    is_failing: bool,
     next_tidy: Monotonic,
 }
 
-impl Books {
+impl Journal {
     /// Opens the ledger; gives the grants that have not closed.
     ///
     /// # Errors
@@ -45,10 +46,10 @@ impl Books {
         state_dir: &Path,
         boot: BootId,
         now: Now,
-    ) -> Result<(Self, Vec<Record>), LedgerError> {
-        let Opened { mut ledger, records, set_aside } = Ledger::open(state_dir, now.wall)?;
+    ) -> Result<(Self, Vec<GrantRecord>), LedgerError> {
+        let OpenLedger { mut ledger, records, set_aside } = Ledger::open(state_dir, now.wall)?;
         let missing = UncleanStart(ledger.begin(now, boot, set_aside.is_some())?);
-        if let Some(SetAside { path, why, grants, proofs }) = set_aside {
+        if let Some(Quarantined { path, why, grants, proofs }) = set_aside {
             error!(
                 "the ledger was corrupt ({why}): it is set aside as {}, and a new one begins, with \
                  {grants} grants and {proofs} used proofs that could be saved",
@@ -56,7 +57,7 @@ impl Books {
             );
         }
         let next_tidy = now.monotonic + TIDY;
-        Ok((Self { ledger, boot, missing, ails: false, next_tidy }, records))
+        Ok((Self { ledger, boot, missing, is_failing: false, next_tidy }, records))
     }
 
     pub(super) const fn boot(&self) -> BootId {
@@ -71,66 +72,71 @@ impl Books {
     /// Nothing more will be written.
     pub(super) fn close(mut self) {
         let written = self.ledger.end();
-        self.heed(written);
+        self.log_failure(written);
     }
 
     /// Whether it could not be written lately.
-    pub(super) const fn ails(&self) -> bool {
-        self.ails
+    pub(super) const fn is_failing(&self) -> bool {
+        self.is_failing
     }
 
     /// Records what has been asked for, before or after it happens, and uses up its proof.
     pub(super) fn write(
         &mut self,
-        changes: &[Change],
+        changes: &[GrantChange],
         proof: Option<&Proof>,
-        flush: Flush,
-    ) -> Outcome {
-        match self.ledger.write(changes, proof, flush) {
+        durability: Durability,
+    ) -> WriteOutcome {
+        match self.ledger.write(changes, proof, durability) {
             Ok(written) => {
-                self.heed_growth(Ok(()));
+                self.log_recovery(Ok(()));
                 match written {
-                    Written::New => Outcome::Recorded,
-                    Written::Used => Outcome::Used,
+                    Written::New => WriteOutcome::Recorded,
+                    Written::Used => WriteOutcome::Used,
                 }
             }
             Err(why) => {
-                self.heed(Err(why));
-                Outcome::Failed
+                self.log_failure(Err(why));
+                WriteOutcome::Failed
             }
         }
     }
 
-    pub(super) fn advance(&mut self, id: GrantId, state: GrantState, flush: Flush) {
-        let written = self.ledger.advance(id, state, flush);
-        self.heed(written);
+    /// Records one change that proves itself. False: it could not be written.
+    pub(super) fn record(&mut self, change: GrantChange, durability: Durability) -> bool {
+        self.write(&[change], None, durability) == WriteOutcome::Recorded
+    }
+
+    pub(super) fn advance(&mut self, id: GrantId, state: GrantState, durability: Durability) {
+        let written = self.ledger.advance(id, state, durability);
+        self.log_failure(written);
     }
 
     pub(super) fn forget(&mut self, id: GrantId) {
         let written = self.ledger.forget(id);
-        self.heed(written);
+        self.log_failure(written);
     }
 
     /// Adds to the history. False: it could not be written.
-    pub(super) fn note(
+    pub(super) fn record_history(
         &mut self,
         now: Now,
-        place: &Place,
-        opener: &Opener,
-        event: Event,
+        key: &GrantKey,
+        origin: &Origin,
+        event: HistoryEvent,
         detail: &str,
     ) -> bool {
-        let entry = Entry {
+        let entry = HistoryEntry {
             at: now.wall,
-            door: Some(place.door.clone()),
-            address: Some(place.address),
-            client: opener.client.clone(),
-            by: Some(opener.by),
+            door: Some(key.door.clone()),
+            address: Some(key.address),
+            client: origin.client.clone(),
+            by: Some(origin.by),
             event,
             detail: detail.to_owned(),
         };
         let written = self.ledger.append(&entry);
-        self.heed_growth(written)
+        self.log_recovery(written)
     }
 
     /// Forgets what a client has used ahead of its time, and notes it in the history. How much that
@@ -140,34 +146,34 @@ impl Books {
             if count == 0 {
                 return Ok(count);
             }
-            self.ledger.append(&Entry {
+            self.ledger.append(&HistoryEntry {
                 at: now.wall,
                 door: None,
                 address: None,
                 client: Some(ahead.client.clone()),
-                by: Some(By::Knockctl),
-                event: Event::ClientReset,
+                by: Some(OpenedBy::Knockctl),
+                event: HistoryEvent::ClientReset,
                 detail: format!("{count} proofs of client '{}' forgotten", ahead.client),
             })?;
             Ok(count)
         });
-        forgotten.map_err(|why| self.heed(Err(why))).ok()
+        forgotten.map_err(|why| self.log_failure(Err(why))).ok()
     }
 
     /// What adds to the ledger shows that it is well; to forget what is not there needs no room.
-    fn heed_growth(&mut self, written: Result<(), LedgerError>) -> bool {
+    fn log_recovery(&mut self, written: Result<(), LedgerError>) -> bool {
         let is_written = written.is_ok();
-        if is_written && self.ails {
-            self.ails = false;
+        if is_written && self.is_failing {
+            self.is_failing = false;
             info!("the ledger can be written again");
         }
-        self.heed(written);
+        self.log_failure(written);
         is_written
     }
 
-    fn heed(&mut self, written: Result<(), LedgerError>) {
+    fn log_failure(&mut self, written: Result<(), LedgerError>) {
         if let Err(why) = written
-            && !std::mem::replace(&mut self.ails, true)
+            && !std::mem::replace(&mut self.is_failing, true)
         {
             error!(
                 "the ledger: {why}; nothing opens that cannot be recorded, what is open still closes"
@@ -185,10 +191,10 @@ impl Books {
         if self.next_tidy > now.monotonic {
             return;
         }
-        let more = self.ledger.tidy(now.wall, Keep::default());
+        let more = self.ledger.tidy(now.wall, Retention::default());
         let again = if matches!(more, Ok(true)) { TIDY_MORE } else { TIDY };
         self.next_tidy = now.monotonic + again;
-        self.heed(more.map(drop));
+        self.log_failure(more.map(drop));
     }
 
     pub(super) const fn next_deadline(&self) -> Option<Monotonic> {

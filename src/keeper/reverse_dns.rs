@@ -1,4 +1,4 @@
-//! Names of addresses, looked up where nobody waits for them.
+//! ReverseDns of addresses, looked up where nobody waits for them.
 
 use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -7,14 +7,14 @@ use std::thread;
 use tracing::info;
 
 /// Looks names up one after the other, on a thread of its own.
-pub struct Names {
+pub struct ReverseDns {
     queue: SyncSender<IpAddr>,
 }
 
 /// How many look-ups may wait; a name is a comfort, so more are left out.
 const WAITING: usize = 64;
 
-impl Names {
+impl ReverseDns {
     /// # Errors
     /// When no thread can be started.
     pub fn start() -> std::io::Result<Self> {

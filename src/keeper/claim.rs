@@ -11,8 +11,9 @@ use crate::engine::{
     ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, Local, MAX_UNFLUSHED_AHEAD,
     Reason, UncleanStart, fwknop, is_over,
 };
-use crate::grants::{By, Opener, Place, Wanted};
-use crate::ledger::{Flush, Proof};
+use crate::grants::{GrantKey, GrantTarget, OpenedBy, Origin};
+use crate::ledger::{Durability, Proof};
+use crate::proto::method::Method;
 use crate::proto::totp::Scheme;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -21,9 +22,9 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// That a door be opened, or closed, for some addresses.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct Claim {
     pub(super) door: Door,
-    pub(super) opener: Opener,
+    pub(super) origin: Origin,
     /// At least one.
     pub(super) addresses: Vec<IpAddr>,
     /// Only for connections from this port.
@@ -41,17 +42,17 @@ pub(super) struct Ask {
 
 /// Why a watcher's claim is rejected.
 #[derive(Debug)]
-pub(super) enum Unfounded {
+pub(super) enum Rejected {
     /// No honest watcher says it.
-    Lie(Lie),
+    Fabricated(Lie),
     /// It does not hold, or no more: by this host's clocks, its addresses, or the configuration in
     /// force.
-    Refused(Box<Ask>, Reason),
+    Stale(Box<Claim>, Reason),
 }
 
-impl From<Lie> for Unfounded {
+impl From<Lie> for Rejected {
     fn from(lie: Lie) -> Self {
-        Self::Lie(lie)
+        Self::Fabricated(lie)
     }
 }
 
@@ -97,27 +98,28 @@ impl Grounds<'_> {
     }
 }
 
-impl Ask {
+impl Claim {
     /// The stage of a sequence that is complete, as classic knockd counts them.
     pub(super) fn last_stage(&self) -> Option<usize> {
-        let by_sequence = matches!(self.opener.by, By::Sequence | By::OneTimeSequence);
+        let by_sequence =
+            matches!(self.origin.by, OpenedBy::Method(Method::Sequence | Method::OneTimeSequence));
         by_sequence.then_some(self.door.recognition.sequence.len())
     }
 
     /// What an administrator asks for.
-    pub(super) fn by_hand(
+    pub(super) fn by_administrator(
         door: Door,
         address: IpAddr,
         since: Monotonic,
         open_for: Option<Duration>,
     ) -> Self {
-        Self { open_for, ..Self::of(door, By::Knockctl.into(), vec![address], since) }
+        Self { open_for, ..Self::of(door, Origin::KNOCKCTL, vec![address], since) }
     }
 
-    fn of(door: Door, opener: Opener, addresses: Vec<IpAddr>, since: Monotonic) -> Self {
+    fn of(door: Door, origin: Origin, addresses: Vec<IpAddr>, since: Monotonic) -> Self {
         Self {
             door,
-            opener,
+            origin,
             addresses,
             source_port: None,
             since,
@@ -131,37 +133,38 @@ impl Ask {
     /// What a sequence asks for that was completed under an earlier configuration, or this one.
     ///
     /// # Errors
-    /// [`Unfounded`].
+    /// [`Rejected`].
     pub(super) fn of_sequence(
         grounds: &Grounds<'_>,
         event: &Event,
         knocked: CompletedBy,
         at: Monotonic,
-    ) -> Result<Self, Unfounded> {
+    ) -> Result<Self, Rejected> {
         let Grounds { then, current, .. } = *grounds;
         let meant = door(then, event.door).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
         let addresses = vec![event.source];
-        let (ask, holds) = match knocked {
+        let (claim, holds) = match knocked {
             CompletedBy::Sequence => {
-                let by = meant.one_time.as_ref().map_or(By::Sequence, |_| By::OneTimeSequence);
+                let method =
+                    meant.one_time.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence);
                 let proof = meant.one_time.as_ref().map(|one_time| {
-                    once(meant, None, by, one_time_proof(one_time.line, meant), None)
+                    once(meant, None, method, one_time_proof(one_time.line, meant), None)
                 });
                 let holds = stands.is_some_and(|stands| {
                     stands.recognition.sequence == meant.recognition.sequence
                         && stands.one_time.is_some() == meant.one_time.is_some()
                 });
                 let door = stands.unwrap_or(meant).clone();
-                let ask = Self { proof, ..Self::of(door, by.into(), addresses, at) };
-                (ask, so(holds, Reason::Changed))
+                let claim = Self { proof, ..Self::of(door, method.into(), addresses, at) };
+                (claim, so(holds, Reason::Changed))
             }
             CompletedBy::Totp { client: id, step } => {
                 let client = client(then, id).ok_or(NOT_GIVEN)?;
                 let scheme = meant.recognition.totp.ok_or(NOT_GIVEN)?;
                 let until = scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT;
                 let bytes = step.to_be_bytes().to_vec();
-                let proof = once(meant, Some(client), By::Totp, bytes, Some(until));
+                let proof = once(meant, Some(client), Method::Totp, bytes, Some(until));
                 let now = current.client(&client.name);
                 let is_unchanged = stands.is_some_and(|door| door.recognition.totp == Some(scheme))
                     && now.is_some_and(|now| {
@@ -170,30 +173,33 @@ impl Ask {
                 let holds = grounds
                     .stands(now, is_unchanged)
                     .and_then(|()| grounds.holds(&scheme, step, event.began));
-                let opener = Opener { by: By::Totp, client: Some(client.name.clone()) };
+                let origin = Origin {
+                    by: OpenedBy::Method(Method::Totp),
+                    client: Some(client.name.clone()),
+                };
                 let door = stands.unwrap_or(meant).clone();
-                (Self { proof: Some(proof), ..Self::of(door, opener, addresses, at) }, holds)
+                (Self { proof: Some(proof), ..Self::of(door, origin, addresses, at) }, holds)
             }
         };
-        ask.if_so(holds.and_then(|()| grounds.is_in_time(at, event.source)))
+        claim.if_so(holds.and_then(|()| grounds.is_in_time(at, event.source)))
     }
 
     /// What a datagram asks for that was authenticated under an earlier configuration, or this one.
     /// How long it may ask for is what the door says.
     ///
     /// # Errors
-    /// [`Unfounded`].
+    /// [`Rejected`].
     pub(super) fn of_request(
         grounds: &Grounds<'_>,
         request: &DatagramRequest,
         at: Monotonic,
-    ) -> Result<Self, Unfounded> {
+    ) -> Result<Self, Rejected> {
         let Grounds { then, current, missing, .. } = *grounds;
         let meant = door(then, request.door).ok_or(NOT_GIVEN)?;
         let client = client(then, request.client).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
         let now = current.client(&client.name).filter(|now| now.doors.contains(meant.name()));
-        let (by, stamp, proof, is_unchanged, lifetime) = match request.credential {
+        let (method, stamp, proof, is_unchanged, lifetime) = match request.credential {
             Credential::Spa { key, stamp } => {
                 let spa = client.spa.as_ref().ok_or(NOT_GIVEN)?;
                 let key = *spa.keys.get(usize::from(key)).ok_or(NOT_GIVEN)?;
@@ -202,17 +208,17 @@ impl Ask {
                         .and_then(|now| now.spa.as_ref())
                         .is_some_and(|spa| spa.keys.contains(&key));
                 let lifetime = grounds.server.ok_or(NOT_GIVEN)?.lifetime(missing);
-                let proof = Proof::Later { key: *key.as_bytes(), stamp };
-                (By::Spa, stamp, proof, is_unchanged, lifetime)
+                let proof = Proof::Monotonic { key: *key.as_bytes(), stamp };
+                (Method::Spa, stamp, proof, is_unchanged, lifetime)
             }
             Credential::Fwknop { digest, stamp } => {
                 let fwknop = client.fwknop.as_ref().ok_or(NOT_GIVEN)?;
                 let until = Some(stamp + then.settings.fwknop.max_age + KEPT);
-                let proof = once(meant, Some(client), By::Fwknop, digest.to_vec(), until);
+                let proof = once(meant, Some(client), Method::Fwknop, digest.to_vec(), until);
                 let is_unchanged = stands.is_some_and(|door| door.recognition.fwknop)
                     && now.is_some_and(|now| now.fwknop.as_ref() == Some(fwknop));
                 let lifetime = fwknop::lifetime(&then.settings.fwknop, missing);
-                (By::Fwknop, stamp, proof, is_unchanged, lifetime)
+                (Method::Fwknop, stamp, proof, is_unchanged, lifetime)
             }
         };
         let may_ask = |address| grounds.local.may_ask_for(request.source, address);
@@ -222,46 +228,46 @@ impl Ask {
             .and_then(|()| grounds.is_in_time(at, request.source))
             .and_then(|()| so(request.addresses().all(may_ask), Reason::ImpossibleAddress));
         let door = stands.unwrap_or(meant).clone();
-        let opener = Opener { by, client: Some(client.name.clone()) };
+        let origin = Origin { by: OpenedBy::Method(method), client: Some(client.name.clone()) };
         let addresses = request.addresses().collect();
         let most = door.opening.open_for_max;
         let open_for =
             request.open_for.map(|seconds| Duration::from_secs(seconds.max(1).into()).min(most));
-        let ask = Self {
+        let claim = Self {
             source_port: request.source_port,
             open_for,
             proof: Some(proof),
             stamp: Some(stamp),
             close: request.close,
-            ..Self::of(door, opener, addresses, at)
+            ..Self::of(door, origin, addresses, at)
         };
-        ask.if_so(holds)
+        claim.if_so(holds)
     }
 
-    fn if_so(self, holds: Result<(), Reason>) -> Result<Self, Unfounded> {
+    fn if_so(self, holds: Result<(), Reason>) -> Result<Self, Rejected> {
         match holds {
             Ok(()) => Ok(self),
-            Err(reason) => Err(Unfounded::Refused(Box::new(self), reason)),
+            Err(reason) => Err(Rejected::Stale(Box::new(self), reason)),
         }
     }
 
-    /// Whether its proof has to be on the disk before anything opens.
+    /// What its proof has to survive before anything opens.
     ///
     /// What a power cut takes, [`UncleanStart`](crate::engine::UncleanStart) lets nobody use again: for that
     /// a stamp must not be too far ahead.
-    pub(super) fn flush(&self, now: Wall) -> Flush {
+    pub(super) fn durability(&self, now: Wall) -> Durability {
         let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) < MAX_UNFLUSHED_AHEAD);
-        if self.proof.is_none() || is_safe { Flush::No } else { Flush::Yes }
+        if self.proof.is_none() || is_safe { Durability::Crash } else { Durability::PowerLoss }
     }
 
-    pub(super) fn place(&self, address: IpAddr) -> Place {
+    pub(super) fn key(&self, address: IpAddr) -> GrantKey {
         let door = self.door.name().clone();
-        Place { door, address, source_port: self.source_port }
+        GrantKey { door, address, source_port: self.source_port }
     }
 
-    pub(super) fn wanted(&self, address: IpAddr) -> Wanted<'_> {
+    pub(super) fn target(&self, address: IpAddr) -> GrantTarget<'_> {
         let (source_port, open_for) = (self.source_port, self.open_for);
-        Wanted { address, source_port, client: self.opener.client.as_ref(), open_for }
+        GrantTarget { address, source_port, client: self.origin.client.as_ref(), open_for }
     }
 }
 
@@ -272,12 +278,12 @@ const fn so(holds: bool, reason: Reason) -> Result<(), Reason> {
 fn once(
     door: &Door,
     client: Option<&Client>,
-    by: By,
+    method: Method,
     bytes: Vec<u8>,
     until: Option<Wall>,
 ) -> Proof {
     let client = client.map(|client| client.name.clone());
-    Proof::Once { door: door.name().clone(), client, kind: by.as_str(), bytes, until }
+    Proof::Once { door: door.name().clone(), client, kind: method.as_str(), bytes, until }
 }
 
 /// A line of a list proves something once, wherever it stands in the list.
@@ -300,7 +306,7 @@ mod tests {
     use crate::config::load::{self, load};
 
     /// What is asked for on a proof that says when it was made.
-    fn ask(stamp: Option<Wall>) -> Ask {
+    fn ask(stamp: Option<Wall>) -> Claim {
         let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
         std::fs::write(file.path(), "doors: {ssh: {sequence: [7000], open: [22]}}").unwrap();
         let options = load::Options { insecure_permissions: true };
@@ -308,14 +314,14 @@ mod tests {
         let proof = Proof::Once {
             door: door.name().clone(),
             client: None,
-            kind: By::Fwknop.as_str(),
+            kind: Method::Fwknop.as_str(),
             bytes: vec![1],
             until: None,
         };
-        Ask {
+        Claim {
             proof: Some(proof),
             stamp,
-            ..Ask::of(door, By::Fwknop.into(), vec![], Monotonic::ZERO)
+            ..Claim::of(door, Method::Fwknop.into(), vec![], Monotonic::ZERO)
         }
     }
 
@@ -324,30 +330,30 @@ mod tests {
         let now = Wall::from_nanos(1_000_000_000_000);
         let second = Duration::from_secs(1);
         for (stamp, flush) in [
-            (None, Flush::Yes),
-            (Some(now - second * 100), Flush::No),
-            (Some(now + MAX_UNFLUSHED_AHEAD - second), Flush::No),
-            (Some(now + MAX_UNFLUSHED_AHEAD), Flush::Yes),
+            (None, Durability::PowerLoss),
+            (Some(now - second * 100), Durability::Crash),
+            (Some(now + MAX_UNFLUSHED_AHEAD - second), Durability::Crash),
+            (Some(now + MAX_UNFLUSHED_AHEAD), Durability::PowerLoss),
         ] {
-            assert_eq!(ask(stamp).flush(now), flush, "{stamp:?}");
+            assert_eq!(ask(stamp).durability(now), flush, "{stamp:?}");
         }
-        assert_eq!(Ask { proof: None, ..ask(None) }.flush(now), Flush::No);
+        assert_eq!(Claim { proof: None, ..ask(None) }.durability(now), Durability::Crash);
     }
 
     use crate::keeper::credible::tests::{ALICE, CODE, PLAIN, World, address};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn outcome(asked: Result<Ask, Unfounded>) -> Option<Reason> {
+    fn outcome(asked: Result<Claim, Rejected>) -> Option<Reason> {
         match asked {
             Ok(_) => None,
-            Err(Unfounded::Refused(_, reason)) => Some(reason),
-            Err(Unfounded::Lie(lie)) => panic!("{lie:?}"),
+            Err(Rejected::Stale(_, reason)) => Some(reason),
+            Err(Rejected::Fabricated(lie)) => panic!("{lie:?}"),
         }
     }
 
     fn asked(world: &World, request: &DatagramRequest) -> Option<Reason> {
-        outcome(Ask::of_request(&world.grounds(), request, world.now.monotonic))
+        outcome(Claim::of_request(&world.grounds(), request, world.now.monotonic))
     }
 
     fn stamped(request: &DatagramRequest, to: Wall) -> DatagramRequest {
@@ -362,7 +368,7 @@ mod tests {
         let knocked = CompletedBy::Totp { client: ALICE, step };
         let kind = crate::engine::EventKind::Open(knocked);
         let event = Event { began, ..world.event(CODE, kind) };
-        outcome(Ask::of_sequence(&world.grounds(), &event, knocked, world.now.monotonic))
+        outcome(Claim::of_sequence(&world.grounds(), &event, knocked, world.now.monotonic))
     }
 
     #[test]
@@ -377,7 +383,7 @@ mod tests {
             assert_eq!(to(now - HOUR), Some(Reason::TooOld));
             let missing = UncleanStart(Some(world.now.monotonic));
             let grounds = Grounds { missing, ..world.grounds() };
-            let refused = Ask::of_request(&grounds, &request, world.now.monotonic);
+            let refused = Claim::of_request(&grounds, &request, world.now.monotonic);
             assert_eq!(outcome(refused), Some(Reason::BeforeStart));
         }
     }
@@ -422,7 +428,7 @@ mod tests {
         current.clients.remove(0);
         let grounds = Grounds { current: &current, ..world.grounds() };
         for request in [world.spa(), world.fwknop()] {
-            let refused = Ask::of_request(&grounds, &request, at);
+            let refused = Claim::of_request(&grounds, &request, at);
             assert_eq!(outcome(refused), Some(Reason::Changed));
         }
     }
@@ -433,13 +439,13 @@ mod tests {
         let event = world.event(PLAIN, crate::engine::EventKind::Open(CompletedBy::Sequence));
         let told = |after| {
             let at = world.now.monotonic - after;
-            outcome(Ask::of_sequence(&world.grounds(), &event, CompletedBy::Sequence, at))
+            outcome(Claim::of_sequence(&world.grounds(), &event, CompletedBy::Sequence, at))
         };
         assert_eq!(told(LATEST), None);
         assert_eq!(told(LATEST + Duration::from_nanos(1)), Some(Reason::TooOld));
         let asked = |after| {
             let at = world.now.monotonic - after;
-            outcome(Ask::of_request(&world.grounds(), &world.spa(), at))
+            outcome(Claim::of_request(&world.grounds(), &world.spa(), at))
         };
         assert_eq!(asked(LATEST), None);
         assert_eq!(asked(LATEST * 2), Some(Reason::TooOld));
@@ -454,7 +460,7 @@ mod tests {
             let told = |looped| {
                 let grounds = Grounds { looped, ..world.grounds() };
                 let at = world.now.monotonic;
-                outcome(Ask::of_sequence(&grounds, &event, CompletedBy::Sequence, at))
+                outcome(Claim::of_sequence(&grounds, &event, CompletedBy::Sequence, at))
             };
             assert_eq!(told(false), Some(Reason::ImpossibleAddress));
             assert_eq!(told(true), None);

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tracing::{debug, error, info};
 
-use super::{Doors, kept};
+use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::CommandRunner;
 use crate::grants::{
-    Change, Deed, Expired, GrantId, Grants, Listed, Place, Record, Recovered, Wanted,
+    Action, Grant, GrantChange, GrantId, GrantKey, GrantRecord, GrantTarget, Grants, KernelGrant,
+    Recovered, ToClose,
 };
 use crate::keeper::alerts::Alerts;
-use crate::keeper::books::{Books, Outcome};
-use crate::keeper::sets::{self, Kept, Sets, SetsError};
-use crate::ledger::Flush;
+use crate::keeper::journal::Journal;
+use crate::keeper::kernel_sets::{self, KernelSets, KernelSetsError};
+use crate::ledger::Durability;
 use crate::time::{Monotonic, Now};
 
 /// Why a grant is closed that an earlier keeper has not closed.
@@ -28,36 +29,36 @@ impl Doors {
     pub(in crate::keeper) fn start(
         now: Now,
         config: &Config,
-        books: Books,
-        records: Vec<Record>,
+        journal: Journal,
+        records: Vec<GrantRecord>,
         locked_until: Option<Monotonic>,
-    ) -> Result<Self, Box<(SetsError, Self)>> {
+    ) -> Result<Self, Box<(KernelSetsError, Self)>> {
         let settings = &config.settings;
         let mut grants = Grants::new();
         grants.limit(settings.max_grants, settings.max_grants_by_commands);
-        let (held, failed) = match sets::standing(config) {
+        let (held, failed) = match kernel_sets::standing(config) {
             Ok(held) => (held, None),
             Err(why) => (Vec::new(), Some(why)),
         };
-        let effects = grants.recover(now, books.boot(), records, held);
-        let keep = kept(&grants, now.monotonic);
-        let set_up = |_: ()| Sets::set_up(config, &keep, now.monotonic, locked_until);
+        let effects = grants.recover(now, journal.boot(), records, held);
+        let keep = holding(grants.list(), now.monotonic);
+        let set_up = |_: ()| KernelSets::set_up(config, &keep, now.monotonic, locked_until);
         let (sets, failed) = match failed.map_or(Ok(()), Err).and_then(set_up) {
             Ok(sets) => (sets, None),
-            Err(why) => (Sets::none(), Some(why)),
+            Err(why) => (KernelSets::none(), Some(why)),
         };
         let mut doors = Self {
             grants,
             commands: CommandRunner::new(&config.settings.state_dir.join("commands")),
             sets,
-            books,
+            journal,
             alerts: Alerts::new(config),
             jobs: HashMap::new(),
             last_job: 0,
             ended: Vec::new(),
             gone: HashSet::new(),
             not_closed: BTreeMap::new(),
-            told: Vec::new(),
+            logged: Vec::new(),
             lines: HashMap::new(),
         };
         if let Some(why) = failed {
@@ -74,36 +75,33 @@ impl Doors {
 
     fn recovered(&mut self, now: Now, effect: Recovered) {
         match effect {
-            Recovered::Forget(id) => self.books.forget(id),
+            Recovered::Forget(id) => self.journal.forget(id),
             Recovered::Ended(id) => {
                 debug!(grant = id.0, "a grant of an earlier knockd has ended by itself");
-                self.books.forget(id);
+                self.journal.forget(id);
             }
             Recovered::Keep { id, restore } => {
-                let Some((place, opener)) = self.whose(id) else { return };
-                info!(source = %place.address, door = %place.door, "still open from before");
+                let Some((key, origin)) = self.owner(id) else { return };
+                info!(source = %key.address, door = %key.door, "still open from before");
                 let Some((element, left)) = restore else { return };
                 // The guard's elements came back with its table.
                 if !element.is_guards() {
-                    let kept = Kept { place, opener, element, left };
+                    let kept = KernelGrant { key, origin, element, left };
                     if let Err(why) = self.sets.open(&kept, true) {
-                        let Place { door, address, .. } = &kept.place;
+                        let GrantKey { door, address, .. } = &kept.key;
                         error!(source = %address, door = %door, "cannot be restored: {why}");
                     }
                 }
             }
             Recovered::Adopt(record) => {
-                let Place { door, address, .. } = record.place.clone();
+                let GrantKey { door, address, .. } = record.key.clone();
                 info!(source = %address, door = %door, "still open from before");
-                let written = self.books.write(&[Change::Record(record)], None, Flush::No);
-                if written != Outcome::Recorded {
+                if !self.journal.record(GrantChange::Record(record), Durability::Crash) {
                     error!(source = %address, door = %door, "cannot be recorded");
                 }
             }
             Recovered::Close { id, close, delete } => {
-                let Some((place, _)) = self.whose(id) else { return };
-                let expired = Expired { id, place, close, delete, again: false };
-                self.end(now, expired, FROM_BEFORE);
+                self.end(now, ToClose { id, close, delete, again: false }, FROM_BEFORE);
             }
         }
     }
@@ -117,14 +115,13 @@ impl Doors {
         now: Now,
         config: &Config,
         locked_until: Option<Monotonic>,
-    ) -> Result<(), SetsError> {
-        let keep = kept(&self.grants, now.monotonic);
+    ) -> Result<(), KernelSetsError> {
+        let keep = holding(self.grants.list(), now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         let settings = &config.settings;
         self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
         self.close_gone(now, config);
-        let open: HashSet<&Name> =
-            self.grants.list().iter().map(|listed| &listed.place.door).collect();
+        let open: HashSet<&Name> = self.grants.list().map(|grant| &grant.key.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));
         Ok(())
     }
@@ -132,19 +129,18 @@ impl Doors {
     /// Ends what the kernel no longer lets in, since no door says so any more, and what was opened
     /// by clients that are no more.
     fn close_gone(&mut self, now: Now, config: &Config) {
-        let is_gone = |listed: &Listed<'_>| {
-            listed.element.is_some_and(|element| {
-                let Place { door, address, source_port } = listed.place;
-                let wanted = Wanted { source_port: *source_port, ..Wanted::by(*address) };
-                let deed = config.door(door).map(|door| Deed::of(door, &wanted));
-                !matches!(deed, Some(Ok(deed)) if deed.means.element() == Some(element))
+        let is_gone = |grant: &&Grant| {
+            grant.backend.element().is_some_and(|element| {
+                let GrantKey { door, address, source_port } = &grant.key;
+                let wanted = GrantTarget { source_port: *source_port, ..GrantTarget::by(*address) };
+                let action = config.door(door).map(|door| Action::of(door, &wanted));
+                !matches!(action, Some(Ok(action)) if action.backend.element() == Some(element))
             })
         };
-        let gone: Vec<GrantId> =
-            self.grants.list().into_iter().filter(is_gone).map(|listed| listed.id).collect();
+        let gone: Vec<GrantId> = self.grants.list().filter(is_gone).map(|grant| grant.id).collect();
         self.end_all(now, &gone, "closed, since the door is no more");
         let is_gone = |client: &Name| config.client(client).is_none();
-        let revoked = self.grants.of(|_, opener| opener.client.as_ref().is_some_and(is_gone));
+        let revoked = self.grants.matching(|_, origin| origin.client.as_ref().is_some_and(is_gone));
         self.end_all(now, &revoked, "closed, since its client is no more");
     }
 }

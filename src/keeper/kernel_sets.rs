@@ -14,13 +14,13 @@ use crate::firewall::netlink::{
 };
 use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
-use crate::grants::{By, Element, Held, Opener, Place};
+use crate::grants::{GrantKey, KernelElement, KernelGrant, Origin};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
 
 /// Why the kernel does not do what it is asked to.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SetsError {
+pub(super) enum KernelSetsError {
     #[error("cannot set up the guard: {0}")]
     Guard(#[source] NetlinkError),
     #[error(transparent)]
@@ -32,30 +32,21 @@ pub(super) enum SetsError {
     NotInUse(String, String),
 }
 
-impl SetsError {
+impl KernelSetsError {
     /// Whether the table, or a set of it, is not there.
     pub(super) const fn is_gap(&self) -> bool {
         matches!(self, Self::Netlink(NetlinkError::NoTable(_) | NetlinkError::NoSet(_)))
     }
 }
 
-/// A grant that the kernel holds, or has to hold.
-#[derive(Clone, Debug)]
-pub(super) struct Kept {
-    pub(super) place: Place,
-    pub(super) opener: Opener,
-    pub(super) element: Element,
-    pub(super) left: Duration,
-}
-
 /// The sets that the configuration in force needs.
-pub(super) struct Sets {
+pub(super) struct KernelSets {
     guard: Option<Guard>,
     own: Option<OwnSets>,
     /// A program that keeps flushing must not keep this one busy.
     restores: Limit,
     /// What has not been mended yet, and when it will be.
-    owed: Option<Disturbance>,
+    pending: Option<Disturbance>,
     look_at: Option<Monotonic>,
 }
 
@@ -64,8 +55,8 @@ const RESTORES: u32 = 10;
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
 /// What an element says: our mark, the door and what opened it.
-fn comment(door: &Name, opener: &Opener) -> Comment {
-    let Opener { by, client } = opener;
+fn comment(door: &Name, origin: &Origin) -> Comment {
+    let Origin { by, client } = origin;
     Comment::new(&match client {
         Some(client) => format!("{} {door} {by} {client}", Comment::OURS),
         None => format!("{} {door} {by}", Comment::OURS),
@@ -73,12 +64,12 @@ fn comment(door: &Name, opener: &Opener) -> Comment {
 }
 
 /// What a comment says; `None`: somebody else's element.
-fn read_comment(comment: &Comment) -> Option<(Name, Opener)> {
+fn read_comment(comment: &Comment) -> Option<(Name, Origin)> {
     let mut words = comment.as_str().split(' ');
     (words.next() == Some(Comment::OURS)).then_some(())?;
     let (door, by) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let client = words.next().and_then(|client| client.parse().ok());
-    Some((door, Opener { by, client }))
+    Some((door, Origin { by, client }))
 }
 
 /// The guard of a configuration; `None` where no door is guarded.
@@ -104,7 +95,7 @@ fn all_own_sets(config: &Config) -> Vec<NftSets> {
 }
 
 /// What the kernel still holds of an earlier keeper's grants.
-pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
+pub(super) fn standing(config: &Config) -> Result<Vec<KernelGrant>, KernelSetsError> {
     let mut held = Vec::new();
     let uses_guard = ruleset(config, None).is_some();
     let elements = match guard::standing() {
@@ -114,13 +105,13 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
         Err(error) => return Err(error.into()),
     };
     for element in elements {
-        let opener = read_comment(&element.comment).map(|(_, opener)| opener);
+        let origin = read_comment(&element.comment).map(|(_, origin)| origin);
         let (address, source_port) = (element.address, element.source_port);
-        held.push(Held {
-            element: Element::of_guard(&element.door, address, source_port),
-            place: Place { door: element.door, address, source_port },
-            opener: opener.unwrap_or_else(|| By::Knockctl.into()),
-            remaining: element.left,
+        held.push(KernelGrant {
+            element: KernelElement::of_guard(&element.door, address, source_port),
+            key: GrantKey { door: element.door, address, source_port },
+            origin: origin.unwrap_or(Origin::KNOCKCTL),
+            left: element.left,
         });
     }
     let own = all_own_sets(config);
@@ -130,30 +121,31 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
     let mut sets = OwnSets::check(&own)?;
     for reference in sets.all() {
         for entry in sets.netlink().dump(&reference)? {
-            let Some((name, opener)) = read_comment(&entry.comment) else { continue };
+            let Some((name, origin)) = read_comment(&entry.comment) else { continue };
             let how = config.door(&name).map(|door| &door.opening.how);
             let Some(How::Set(set)) = how else { continue };
             let Some(address) = entry.key.as_address() else { continue };
-            let (Some(element), Some(left)) = (Element::of_set(set, address), entry.left) else {
+            let (Some(element), Some(left)) = (KernelElement::of_set(set, address), entry.left)
+            else {
                 continue;
             };
             if NftSets::from(set).of(address) == Some(&reference) {
-                let place = Place::new(name, address);
-                held.push(Held { place, opener, element, remaining: left });
+                let key = GrantKey::new(name, address);
+                held.push(KernelGrant { key, origin, element, left });
             }
         }
     }
     Ok(held)
 }
 
-impl Sets {
+impl KernelSets {
     /// None: nothing in the kernel is looked at or changed.
     pub(super) fn none() -> Self {
         Self {
             guard: None,
             own: None,
             restores: Limit::new(RESTORES, RESTORE_EVERY),
-            owed: None,
+            pending: None,
             look_at: None,
         }
     }
@@ -165,10 +157,10 @@ impl Sets {
     /// Says what is missing and what to do; then everything stands as it was.
     pub(super) fn set_up(
         config: &Config,
-        keep: &[Kept],
+        keep: &[KernelGrant],
         now: Monotonic,
         locked_until: Option<Monotonic>,
-    ) -> Result<Self, SetsError> {
+    ) -> Result<Self, KernelSetsError> {
         let mut sets = Self::none();
         sets.replace(config, keep, now, locked_until)?;
         if sets.guard.is_none() && guard::is_standing() {
@@ -184,19 +176,20 @@ impl Sets {
     pub(super) fn replace(
         &mut self,
         config: &Config,
-        keep: &[Kept],
+        keep: &[KernelGrant],
         now: Monotonic,
         locked_until: Option<Monotonic>,
-    ) -> Result<(), SetsError> {
+    ) -> Result<(), KernelSetsError> {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(&own)?) };
         let elements = guards_elements(keep);
         match (&mut self.guard, ruleset(config, locked_until)) {
             (Some(guard), Some(ruleset)) => {
-                guard.replace(now, ruleset, &elements).map_err(SetsError::Guard)?;
+                guard.replace(now, ruleset, &elements).map_err(KernelSetsError::Guard)?;
             }
             (None, Some(ruleset)) => {
-                let guard = Guard::set_up(now, ruleset, &elements).map_err(SetsError::Guard)?;
+                let guard =
+                    Guard::set_up(now, ruleset, &elements).map_err(KernelSetsError::Guard)?;
                 self.guard = Some(guard);
             }
             (Some(_), None) => {
@@ -212,13 +205,13 @@ impl Sets {
     /// The elements that a grant is, and through which they are changed.
     fn find(
         &mut self,
-        place: &Place,
-        element: &Element,
-    ) -> Result<(Vec<ElementRef>, &mut Netlink), SetsError> {
-        let of_own = || Ok::<_, SetsError>(vec![(set_ref(element)?, place.address.into())]);
+        key: &GrantKey,
+        element: &KernelElement,
+    ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
+        let of_own = || Ok::<_, KernelSetsError>(vec![(set_ref(element)?, key.address.into())]);
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
-                let slots = guard.elements(&place.door, place.address, place.source_port);
+                let slots = guard.elements(&key.door, key.address, key.source_port);
                 Ok((slots, guard.netlink()))
             }
             (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
@@ -232,10 +225,14 @@ impl Sets {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn open(&mut self, kept: &Kept, is_new: bool) -> Result<bool, SetsError> {
-        let Kept { place, opener, element, left } = kept;
-        let comment = comment(&place.door, opener);
-        let (slots, netlink) = self.find(place, element)?;
+    pub(super) fn open(
+        &mut self,
+        kept: &KernelGrant,
+        is_new: bool,
+    ) -> Result<bool, KernelSetsError> {
+        let KernelGrant { key, origin, element, left } = kept;
+        let comment = comment(&key.door, origin);
+        let (slots, netlink) = self.find(key, element)?;
         if is_new && netlink.add(&slots, *left, &comment)? {
             return Ok(true);
         }
@@ -249,7 +246,7 @@ impl Sets {
                         Some(left) => format!("for another {} s, not by knockd", left.as_secs()),
                         None => "permanently".to_owned(),
                     };
-                    info!(source = %place.address, door = %place.door,
+                    info!(source = %key.address, door = %key.door,
                         "in the set '{}' already, {until}: left as it is", slot.0);
                 }
             }
@@ -264,34 +261,34 @@ impl Sets {
     /// When the kernel refuses; an address that is not in is none.
     pub(super) fn close(
         &mut self,
-        place: &Place,
-        element: &Element,
-        others: impl FnOnce() -> Vec<Kept>,
-    ) -> Result<(), SetsError> {
+        key: &GrantKey,
+        element: &KernelElement,
+        others: impl FnOnce() -> Vec<KernelGrant>,
+    ) -> Result<(), KernelSetsError> {
         let is_shared = match &self.guard {
-            Some(guard) if element.is_guards() => guard.shares(&place.door),
+            Some(guard) if element.is_guards() => guard.shares(&key.door),
             _ => !element.is_guards(),
         };
         let mut held = Vec::new();
         for kept in is_shared.then(others).into_iter().flatten() {
-            if let Ok((slots, _)) = self.find(&kept.place, &kept.element) {
+            if let Ok((slots, _)) = self.find(&kept.key, &kept.element) {
                 held.push((slots, kept));
             }
         }
-        let (slots, netlink) = match self.find(place, element) {
+        let (slots, netlink) = match self.find(key, element) {
             Ok(found) => found,
             // The last door that used the table is no more.
             Err(_) if element.is_guards() => return Ok(()),
-            Err(_) => (vec![(set_ref(element)?, place.address.into())], &mut Netlink::open()?),
+            Err(_) => (vec![(set_ref(element)?, key.address.into())], &mut Netlink::open()?),
         };
         let mut closed = Ok(());
         for slot in &slots {
             let others = held.iter().filter(|(slots, _)| slots.contains(slot));
             let longest = others.map(|(_, kept)| kept).max_by_key(|kept| kept.left);
-            let other = || longest.map(|it| (it.left, comment(&it.place.door, &it.opener)));
+            let other = || longest.map(|it| (it.left, comment(&it.key.door, &it.origin)));
             match netlink.release(slot, other) {
                 Ok(Removal::NotOurs) => {
-                    info!(source = %place.address, door = %place.door,
+                    info!(source = %key.address, door = %key.door,
                         "stays in the set '{}', since it was not knockd that put it there", slot.0);
                 }
                 Ok(Removal::Removed | Removal::WasNotThere) => {}
@@ -305,10 +302,10 @@ impl Sets {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn are_held(&mut self, keep: &[Kept]) -> Result<Vec<bool>, SetsError> {
+    pub(super) fn are_held(&mut self, keep: &[KernelGrant]) -> Result<Vec<bool>, KernelSetsError> {
         let mut sets: HashMap<SetRef, HashSet<ElementKey>> = HashMap::new();
-        let mut is_held = |kept: &Kept| {
-            let Ok((slots, netlink)) = self.find(&kept.place, &kept.element) else {
+        let mut is_held = |kept: &KernelGrant| {
+            let Ok((slots, netlink)) = self.find(&kept.key, &kept.element) else {
                 return Ok(false);
             };
             for (set, key) in slots {
@@ -335,16 +332,16 @@ impl Sets {
     ///
     /// # Errors
     /// When it cannot be mended.
-    pub(super) fn look(
+    pub(super) fn poll(
         &mut self,
         now: Monotonic,
-        keep: impl FnOnce() -> Vec<Kept>,
-    ) -> Result<(), SetsError> {
+        keep: impl FnOnce() -> Vec<KernelGrant>,
+    ) -> Result<(), KernelSetsError> {
         let mut disturbed = match &mut self.guard {
             Some(guard) => guard.disturbance(),
             None => None,
         };
-        disturbed = disturbed.or(self.owed.take_if(|_| self.look_at.is_none_or(|at| at <= now)));
+        disturbed = disturbed.or(self.pending.take_if(|_| self.look_at.is_none_or(|at| at <= now)));
         if disturbed.is_some() && !self.restores.pass(now) {
             self.owe(now, disturbed);
             return Ok(());
@@ -358,19 +355,19 @@ impl Sets {
 
     /// It is to be mended a while later.
     fn owe(&mut self, now: Monotonic, disturbed: Option<Disturbance>) {
-        self.owed = disturbed;
+        self.pending = disturbed;
         self.look_at = Some(now + RESTORE_EVERY);
     }
 
-    /// Sets up the guard's table again, which is known to be gone.
+    /// KernelSets up the guard's table again, which is known to be gone.
     ///
     /// # Errors
     /// When it cannot be mended.
     pub(super) fn bring_back(
         &mut self,
         now: Monotonic,
-        keep: impl FnOnce() -> Vec<Kept>,
-    ) -> Result<(), SetsError> {
+        keep: impl FnOnce() -> Vec<KernelGrant>,
+    ) -> Result<(), KernelSetsError> {
         self.mend(now, Some(Disturbance::Gone), keep)
     }
 
@@ -378,8 +375,8 @@ impl Sets {
         &mut self,
         now: Monotonic,
         disturbed: Option<Disturbance>,
-        keep: impl FnOnce() -> Vec<Kept>,
-    ) -> Result<(), SetsError> {
+        keep: impl FnOnce() -> Vec<KernelGrant>,
+    ) -> Result<(), KernelSetsError> {
         let anew = self.own.as_mut().map_or_else(|| Ok(Vec::new()), OwnSets::made_anew);
         if disturbed.is_none() && anew.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
@@ -397,7 +394,7 @@ impl Sets {
         }
         for set in anew? {
             warn!("somebody made the set '{set}' anew: its grants are restored");
-            let of_set = |kept: &&Kept| set_ref(&kept.element).is_ok_and(|own| own == set);
+            let of_set = |kept: &&KernelGrant| set_ref(&kept.element).is_ok_and(|own| own == set);
             for kept in keep.iter().filter(of_set) {
                 let _was_gone = self.open(kept, true)?;
             }
@@ -409,44 +406,44 @@ impl Sets {
     ///
     /// # Errors
     /// When it cannot be taken away.
-    pub(super) fn leave(self, on_exit: OnExit) -> Result<(), SetsError> {
+    pub(super) fn leave(self, on_exit: OnExit) -> Result<(), KernelSetsError> {
         match (self.guard, on_exit) {
             (Some(_), OnExit::Remove) => Ok(guard::remove_standing()?),
             _ => Ok(()),
         }
     }
 
-    /// When [`look`](Self::look) has to be called next.
+    /// When [`poll`](Self::poll) has to be called next.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.owed.and(self.look_at)
+        self.pending.and(self.look_at)
     }
 
-    /// Readable when [`look`](Self::look) is worth while.
+    /// Readable when [`poll`](Self::poll) is worth while.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let guard = self.guard.as_ref().map(AsFd::as_fd);
         guard.into_iter().chain(self.own.as_ref().map(AsFd::as_fd))
     }
 }
 
-fn not_in_use(element: &Element) -> SetsError {
-    SetsError::NotInUse(element.table.clone(), element.set.clone())
+fn not_in_use(element: &KernelElement) -> KernelSetsError {
+    KernelSetsError::NotInUse(element.table.clone(), element.set.clone())
 }
 
-fn set_ref(element: &Element) -> Result<SetRef, SetsError> {
+fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
     let (family, table) = element.table.split_once(' ').ok_or_else(|| not_in_use(element))?;
     let family = NftFamily::ALL.into_iter().find(|known| known.as_str() == family);
     let family = family.ok_or_else(|| not_in_use(element))?;
     SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
 }
 
-fn guards_elements(keep: &[Kept]) -> Vec<GuardGrant> {
+fn guards_elements(keep: &[KernelGrant]) -> Vec<GuardGrant> {
     let of_guard = keep.iter().filter(|kept| kept.element.is_guards());
-    let element = |kept: &Kept| GuardGrant {
-        door: kept.place.door.clone(),
-        address: kept.place.address,
-        source_port: kept.place.source_port,
+    let element = |kept: &KernelGrant| GuardGrant {
+        door: kept.key.door.clone(),
+        address: kept.key.address,
+        source_port: kept.key.source_port,
         left: kept.left,
-        comment: comment(&kept.place.door, &kept.opener),
+        comment: comment(&kept.key.door, &kept.origin),
     };
     of_guard.map(element).collect()
 }
@@ -454,14 +451,16 @@ fn guards_elements(keep: &[Kept]) -> Vec<GuardGrant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grants::OpenedBy;
+    use crate::proto::method::Method;
 
     #[test]
     fn a_comment_says_whose_element_it_is() {
         let door: Name = "ssh".parse().unwrap();
         for client in [None, Some("phone".parse().unwrap())] {
-            let opener = Opener { by: By::Totp, client };
-            let ours = comment(&door, &opener);
-            assert_eq!(read_comment(&ours), Some((door.clone(), opener)));
+            let origin = Origin { by: OpenedBy::Method(Method::Totp), client };
+            let ours = comment(&door, &origin);
+            assert_eq!(read_comment(&ours), Some((door.clone(), origin)));
         }
         for other in ["", "added by hand", "knockd", "knockd ssh", "knockd ssh magic"] {
             assert_eq!(read_comment(&Comment::new(other)), None, "{other}");

@@ -15,9 +15,9 @@ const MOST: usize = 1024;
 /// Who is not listened to, at a door or at all, and until when. Bounded: those that come when it is
 /// full are not remembered, so that nobody can push out his own lock with others'.
 #[derive(Debug, Default)]
-pub(super) struct Locks(BTreeMap<(IpAddr, Option<Name>), Monotonic>);
+pub(super) struct LockoutTable(BTreeMap<(IpAddr, Option<Name>), Monotonic>);
 
-impl Locks {
+impl LockoutTable {
     /// Takes note of a lock that a watcher has found due. It lasts no longer than the
     /// configuration says.
     pub(super) fn note(
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_lock_holds_for_the_watchers_that_come_after() {
-        let (mut locks, config) = (Locks::default(), codes());
+        let (mut locks, config) = (LockoutTable::default(), codes());
         let now = at(Duration::ZERO);
         locks.note(now, &config, DoorId(0), source(1), (at(HOUR), false));
         locks.note(now, &config, DoorId(0), source(2), (at(2 * HOUR), true));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_lock_goes_with_the_name_of_its_door() {
-        let (mut locks, now) = (Locks::default(), at(Duration::ZERO));
+        let (mut locks, now) = (LockoutTable::default(), at(Duration::ZERO));
         locks.note(now, &codes(), DoorId(0), source(1), (at(HOUR), false));
         let another = config(
             "doors: {another: {sequence: [7300, 7100, 7200], start_command: 'true'}, \
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn no_watcher_can_lock_out_for_longer_than_the_configuration_says() {
-        let (mut locks, config) = (Locks::default(), codes());
+        let (mut locks, config) = (LockoutTable::default(), codes());
         let now = at(Duration::ZERO);
         locks.note(now, &config, DoorId(0), source(1), (Monotonic::MAX, false));
         locks.note(now, &config, DoorId(9), source(2), (Monotonic::MAX, false));
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn of_too_many_those_stay_that_came_first_until_they_end() {
-        let (mut locks, config) = (Locks::default(), codes());
+        let (mut locks, config) = (LockoutTable::default(), codes());
         for host in 0..=MOST as u16 {
             let now = at(Duration::from_secs(host.into()));
             locks.note(now, &config, DoorId(0), source(host), (now + HOUR, false));

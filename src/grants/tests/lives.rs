@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::grants::*;
+use crate::proto::method::Method;
 use crate::time::{BootId, Now, Wall};
 
 /// The keeper has died.
@@ -32,7 +33,7 @@ struct World {
     time: u64,
     booted: u64,
     boots: u32,
-    ledger: BTreeMap<GrantId, Record>,
+    ledger: BTreeMap<GrantId, GrantRecord>,
     running: Vec<Running>,
     /// How often each grant was opened and closed, and whether it is open.
     opens: HashMap<GrantId, u32>,
@@ -92,10 +93,10 @@ fn door() -> Name {
     "ssh".parse().unwrap()
 }
 
-fn deed() -> Deed {
-    let means = Means::Commands(vec![deed_step()]);
-    Deed {
-        means,
+fn action() -> Action {
+    let backend = GrantBackend::Commands(vec![deed_step()]);
+    Action {
+        backend,
         open_for: Duration::from_secs(10),
         is_own: false,
         most: 9,
@@ -103,9 +104,14 @@ fn deed() -> Deed {
     }
 }
 
-fn deed_step() -> Step {
+fn deed_step() -> CommandPair {
     let command = |text: &str| Rendered { argv: vec![text.into()], environment: Vec::new() };
-    Step { open: command("open"), close: Some(command("close")), verify: None, is_timed: false }
+    CommandPair {
+        open: command("open"),
+        close: Some(command("close")),
+        verify: None,
+        is_timed: false,
+    }
 }
 
 impl<'a> Keeper<'a> {
@@ -154,10 +160,12 @@ impl<'a> Keeper<'a> {
     fn knock(&mut self, who: u8) -> Alive {
         let address = IpAddr::from([192, 0, 2, who]);
         let now = self.world.now();
-        let place = Place::new(door(), address);
-        let asked =
-            self.grants.ask(now.monotonic, place, By::Sequence.into(), deed(), true).unwrap();
-        let decision = self.grants.take(asked);
+        let key = GrantKey::new(door(), address);
+        let asked = self
+            .grants
+            .prepare(now.monotonic, key, Method::Sequence.into(), action(), true)
+            .unwrap();
+        let decision = self.grants.apply(asked);
         self.decided(decision, address)
     }
 
@@ -170,16 +178,16 @@ impl<'a> Keeper<'a> {
                 self.world.step()?;
                 self.world.ledger.insert(
                     id,
-                    Record {
+                    GrantRecord {
                         id,
-                        place: Place::new(door(), address),
-                        opener: By::Sequence.into(),
+                        key: GrantKey::new(door(), address),
+                        origin: Method::Sequence.into(),
                         state: GrantState::Recorded,
                         boot: self.world.boot(),
                         deadline,
                         since: now.wall,
                         until: now.wall,
-                        means: deed().means,
+                        backend: action().backend,
                     },
                 );
                 self.world.due_at(id, deadline);
@@ -187,7 +195,7 @@ impl<'a> Keeper<'a> {
                 self.run(id, true)
             }
             Decision::Extend(_, until, _) => {
-                let id = self.grants.places[&Place::new(door(), address)];
+                let id = self.grants.by_key[&GrantKey::new(door(), address)];
                 self.world.step()?;
                 self.world.ledger.get_mut(&id).unwrap().deadline = until;
                 self.world.due_at(id, until);
@@ -222,7 +230,7 @@ impl<'a> Keeper<'a> {
 
     fn ended(&mut self, command: Running, fails: bool) -> Alive {
         let id = command.id;
-        let address = self.grants.whose(id).unwrap().0.address;
+        let address = self.grants.get(id).unwrap().key.address;
         if !command.opens {
             let step = deed_step();
             if fails {
@@ -237,17 +245,17 @@ impl<'a> Keeper<'a> {
             return match self.grants.closed(id) {
                 Some(asked) if asked.is_over(self.world.now().monotonic) => Ok(()),
                 Some(asked) => {
-                    let decision = self.grants.take(asked);
+                    let decision = self.grants.apply(asked);
                     self.decided(decision, address)
                 }
                 None => Ok(()),
             };
         }
-        let failed = Opened::Failed(0);
-        let outcome = if fails { failed } else { Opened::All };
+        let failed = OpenResult::Failed(0);
+        let outcome = if fails { failed } else { OpenResult::All };
         match self.grants.opened(id, outcome) {
-            AfterOpen::Open => self.advance(id, GrantState::Open),
-            AfterOpen::Close(_) => {
+            OpenOutcome::Open => self.advance(id, GrantState::Open),
+            OpenOutcome::Close(_) => {
                 self.world.due.insert(id, self.world.time);
                 self.advance(id, GrantState::Closing)?;
                 self.run(id, false)

@@ -14,12 +14,12 @@ use crate::time::{BootId, Monotonic};
 /// How long a trial goes on at least after a start.
 const AT_LEAST: Duration = Duration::from_secs(60);
 
-pub(super) struct Mark {
+pub(super) struct TrialFile {
     path: PathBuf,
     boot: BootId,
 }
 
-impl Mark {
+impl TrialFile {
     pub(super) fn new(state_dir: &Path, boot: BootId) -> Self {
         Self { path: state_dir.join("trial"), boot }
     }
@@ -61,23 +61,23 @@ mod tests {
     #[test]
     fn a_trial_goes_on_after_a_start_in_the_same_boot_for_a_minute_at_least() {
         let dir = tempfile::tempdir().unwrap();
-        let mark = Mark::new(dir.path(), boot("ab"));
-        assert_eq!(mark.left(NOW), None);
-        mark.set(NOW + Duration::from_secs(100));
-        assert_eq!(mark.left(NOW), Some(NOW + Duration::from_secs(100)));
-        assert_eq!(mark.left(NOW + AT_LEAST), Some(NOW + AT_LEAST * 2));
-        assert_eq!(Mark::new(dir.path(), boot("cd")).left(NOW), None);
-        mark.clear();
-        assert_eq!(mark.left(NOW), None);
+        let trial_file = TrialFile::new(dir.path(), boot("ab"));
+        assert_eq!(trial_file.left(NOW), None);
+        trial_file.set(NOW + Duration::from_secs(100));
+        assert_eq!(trial_file.left(NOW), Some(NOW + Duration::from_secs(100)));
+        assert_eq!(trial_file.left(NOW + AT_LEAST), Some(NOW + AT_LEAST * 2));
+        assert_eq!(TrialFile::new(dir.path(), boot("cd")).left(NOW), None);
+        trial_file.clear();
+        assert_eq!(trial_file.left(NOW), None);
     }
 
     #[test]
     fn what_is_no_mark_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let mark = Mark::new(dir.path(), boot("ab"));
+        let trial_file = TrialFile::new(dir.path(), boot("ab"));
         for text in ["", "\n", "ab 1", &format!("{} soon", boot("ab")), "\u{0}"] {
-            fs::write(&mark.path, text).unwrap();
-            assert_eq!(mark.left(NOW), None, "{text:?}");
+            fs::write(&trial_file.path, text).unwrap();
+            assert_eq!(trial_file.left(NOW), None, "{text:?}");
         }
     }
 }
