@@ -13,7 +13,7 @@ use crate::config::{Client, Config, Fwknop, Lockout, Recognition};
 ///
 /// The place of a door among the doors is its [`DoorId`](super::DoorId), that of a client its
 /// [`ClientId`](super::ClientId).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Setup {
     pub doors: Vec<Recognition>,
     pub clients: Vec<Client>,
@@ -25,7 +25,7 @@ pub struct Setup {
     /// What the ledger may not say of the requests that were used.
     pub unclean_start: UncleanStart,
     pub only_ipv4: bool,
-    /// How many sources are followed at once.
+    /// How many sources are followed at once; 32 are at the least.
     pub sources: usize,
     /// Who is no longer listened to at any door.
     pub lockout: Option<Lockout>,
@@ -49,23 +49,6 @@ impl Setup {
             sources: settings.track_sources,
             lockout: settings.lockout,
             ..Self::default()
-        }
-    }
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            doors: Vec::new(),
-            clients: Vec::new(),
-            spa: None,
-            spa_ports: None,
-            fwknop: Fwknop::default(),
-            unclean_start: UncleanStart::default(),
-            only_ipv4: false,
-            sources: 1 << 16,
-            lockout: None,
-            locks: Vec::new(),
         }
     }
 }

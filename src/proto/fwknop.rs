@@ -78,7 +78,14 @@ impl<const MOST: usize> KeyOf<MOST> {
     /// # Errors
     /// If there are none or too many, or if they are fwknop's placeholder.
     pub fn new(bytes: Vec<u8>) -> Result<Self, FwknopKeyError> {
-        secret(bytes, MOST).map(Self)
+        let (length, is_placeholder) = (bytes.len(), bytes == PLACEHOLDER);
+        let secret = Secret::new(bytes);
+        match length {
+            0 => Err(FwknopKeyError::Empty),
+            _ if is_placeholder => Err(FwknopKeyError::Placeholder),
+            _ if length > MOST => Err(FwknopKeyError::TooLong { length, most: MOST }),
+            _ => Ok(Self(secret)),
+        }
     }
 
     /// The bytes that are written in base64, with or without padding.
@@ -86,7 +93,11 @@ impl<const MOST: usize> KeyOf<MOST> {
     /// # Errors
     /// As [`Self::new`], and if it is not base64.
     pub fn from_base64(text: &str) -> Result<Self, FwknopKeyError> {
-        decoded(text, MOST).map(Self)
+        if text.as_bytes() == PLACEHOLDER {
+            return Err(FwknopKeyError::Placeholder);
+        }
+        let encoding = if text.ends_with('=') { BASE64 } else { BASE64_NOPAD };
+        Self::new(encoding.decode(text.as_bytes()).map_err(|_| FwknopKeyError::NotBase64)?)
     }
 
     /// The bytes, for whoever compares many.
@@ -100,25 +111,6 @@ impl FwknopKey {
     pub fn is_same_as(&self, hmac: &HmacKey) -> bool {
         self.0 == hmac.0
     }
-}
-
-fn secret(bytes: Vec<u8>, most: usize) -> Result<Secret, FwknopKeyError> {
-    let (length, is_placeholder) = (bytes.len(), bytes == PLACEHOLDER);
-    let secret = Secret::new(bytes);
-    match length {
-        0 => Err(FwknopKeyError::Empty),
-        _ if is_placeholder => Err(FwknopKeyError::Placeholder),
-        _ if length > most => Err(FwknopKeyError::TooLong { length, most }),
-        _ => Ok(secret),
-    }
-}
-
-fn decoded(text: &str, most: usize) -> Result<Secret, FwknopKeyError> {
-    if text.as_bytes() == PLACEHOLDER {
-        return Err(FwknopKeyError::Placeholder);
-    }
-    let encoding = if text.ends_with('=') { BASE64 } else { BASE64_NOPAD };
-    secret(encoding.decode(text.as_bytes()).map_err(|_| FwknopKeyError::NotBase64)?, most)
 }
 
 /// A request, and what makes it the only one of its kind.

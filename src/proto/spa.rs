@@ -162,7 +162,7 @@ fn seal_payload(
 #[derive(Clone)]
 pub struct Receiver {
     states: States,
-    server: noise::Prepared,
+    server: noise::X25519,
     params: NoiseParams,
 }
 
@@ -177,7 +177,7 @@ impl Receiver {
     pub fn new(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
         Self {
             states: States::new(&server.public()),
-            server: noise::Prepared::new(server, expected),
+            server: noise::X25519::prepared(server, expected),
             params: noise::params(),
         }
     }

@@ -75,31 +75,26 @@ pub const SKEWS: RangeInclusive<u8> = 0..=10;
 
 /// How a door's sequences rotate: every one that it stands for can be knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Raw", into = "Raw")]
+#[serde(try_from = "RawScheme")]
 pub struct Scheme {
     mode: TotpMode,
     step: u32,
     skew: u8,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Raw {
+/// A scheme whose numbers are not yet known to be possible.
+#[derive(Deserialize)]
+struct RawScheme {
     mode: TotpMode,
     step: u32,
     skew: u8,
 }
 
-impl TryFrom<Raw> for Scheme {
+impl TryFrom<RawScheme> for Scheme {
     type Error = SchemeError;
 
-    fn try_from(raw: Raw) -> Result<Self, SchemeError> {
+    fn try_from(raw: RawScheme) -> Result<Self, SchemeError> {
         Self::new(raw.mode, raw.step, raw.skew)
-    }
-}
-
-impl From<Scheme> for Raw {
-    fn from(Scheme { mode, step, skew }: Scheme) -> Self {
-        Self { mode, step, skew }
     }
 }
 

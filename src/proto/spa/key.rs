@@ -116,7 +116,7 @@ impl From<PublicKey> for String {
 ///
 /// It is serialised only into what a keeper hands its watcher, which is memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Secret", into = "Secret")]
+#[serde(try_from = "Secret")]
 pub struct PrivateKey(Secret);
 
 impl PrivateKey {
@@ -160,12 +160,6 @@ impl TryFrom<Secret> for PrivateKey {
             KEY_LEN => Ok(Self(secret)),
             other => Err(SpaKeyError::Length(other.div_ceil(3) * 4)),
         }
-    }
-}
-
-impl From<PrivateKey> for Secret {
-    fn from(key: PrivateKey) -> Self {
-        key.0
     }
 }
 

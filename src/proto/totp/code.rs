@@ -101,11 +101,8 @@ pub fn knocks_of_code(base: u16, typed: &str) -> Result<Vec<Knock>, CodeError> {
         value = value.wrapping_mul(10).wrapping_add(digit);
         count += 1;
     }
-    let digits = match count {
-        6 => Digits::Six,
-        8 => Digits::Eight,
-        _ => return Err(CodeError::Length(count)),
-    };
+    let digits = u8::try_from(count).ok().and_then(|count| Digits::try_from(count).ok());
+    let digits = digits.ok_or(CodeError::Length(count))?;
     Ok(knocks(base, value, digits).collect())
 }
 
