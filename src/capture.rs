@@ -127,19 +127,16 @@ fn in_kernel<T: Activated + ?Sized>(
     filter: &Filter,
     link: LinkType,
 ) -> Result<(String, bool), pcap::Error> {
-    let first = (filter.expression(link, Ranges::Compared), true);
+    let first = (Ranges::Compared, true);
     let others =
         [(Ranges::Subtracted, true), (Ranges::Compared, false), (Ranges::Subtracted, false)];
-    if program::is_loadable(&capture.compile(&first.0, first.1)?) {
-        return Ok(first);
-    }
-    for (ranges, optimize) in others {
+    for (ranges, optimize) in [first].into_iter().chain(others) {
         let expression = filter.expression(link, ranges);
         if program::is_loadable(&capture.compile(&expression, optimize)?) {
             return Ok((expression, optimize));
         }
     }
-    Ok(first)
+    Ok((filter.expression(link, first.0), first.1))
 }
 
 impl AsFd for Live {

@@ -373,7 +373,7 @@ impl Engine {
     /// Whether nobody is half-way through a sequence: with a window that has ended, there is nothing
     /// left to speak of.
     pub fn is_idle(&self) -> bool {
-        self.tracker.attempts() == 0 && self.next_search().is_none() && self.untold.is_empty()
+        self.tracker.totals.attempts == 0 && self.next_search().is_none() && self.untold.is_empty()
     }
 
     /// How many sources are followed now.
@@ -385,7 +385,7 @@ impl Engine {
     /// of room, since the start. No event tells of them: there can be one for each packet of a
     /// flood.
     pub fn crowded(&self) -> u64 {
-        self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+        self.tracker.totals.crowded + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
     }
 
     /// What listening to a source needs, beside the tracker.

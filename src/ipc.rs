@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn reason() -> impl Strategy<Value = Reason> {
-        prop::sample::select(Reason::ALL.to_vec())
+        prop::sample::select(Reason::all().collect::<Vec<_>>())
     }
 
     fn knock() -> impl Strategy<Value = Knock> {

@@ -76,19 +76,20 @@ pub(super) struct Source {
 pub(super) struct Tracker {
     newcomers: SourceTable<Source>,
     further: SourceTable<Source>,
-    totals: Totals,
+    pub(super) totals: Totals,
 }
 
 /// What is kept of all sources together.
 #[derive(Debug)]
-struct Totals {
+pub(super) struct Totals {
     /// When something is to be done for a source, each source at most once.
     deadlines: BTreeSet<(Monotonic, IpAddr)>,
-    attempts: usize,
+    /// How many attempts there are.
+    pub(super) attempts: usize,
     most_attempts: usize,
     most_attempts_of_one: usize,
     /// How many attempts were given up for want of room.
-    crowded: u64,
+    pub(super) crowded: u64,
 }
 
 /// What a source is looked at for.
@@ -178,16 +179,6 @@ impl Tracker {
 
     pub(super) fn len(&self) -> usize {
         self.newcomers.len() + self.further.len()
-    }
-
-    /// How many attempts there are, of all sources together.
-    pub(super) const fn attempts(&self) -> usize {
-        self.totals.attempts
-    }
-
-    /// How many attempts were given up for want of room.
-    pub(super) const fn crowded(&self) -> u64 {
-        self.totals.crowded
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::fwknop;
+use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Wall};
 use crate::wire::Ignored;
@@ -216,7 +216,7 @@ pub enum Reason {
     /// From an address that no packet from elsewhere comes from, or for one.
     ImpossibleAddress,
     /// What is wrong with a request of fwknop's alone.
-    Fwknop(fwknop::FwknopError),
+    Fwknop(FwknopError),
 }
 
 /// Of each reason that is not fwknop's alone: the word that scripts see, the words for people.
@@ -285,18 +285,10 @@ reasons! {
 }
 
 impl Reason {
-    pub const ALL: [Self; Self::OWN.len() + fwknop::FwknopError::ALL.len()] = {
-        let mut all = [Self::NotForUs; Self::OWN.len() + fwknop::FwknopError::ALL.len()];
-        let mut place = 0;
-        while place < all.len() {
-            all[place] = match place.checked_sub(Self::OWN.len()) {
-                None => Self::OWN[place],
-                Some(place) => Self::Fwknop(fwknop::FwknopError::ALL[place]),
-            };
-            place += 1;
-        }
-        all
-    };
+    /// All reasons. The place of each stands for it between watcher and keeper.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::OWN.iter().copied().chain(FwknopError::ALL.map(Self::Fwknop))
+    }
 }
 
 impl From<Ignored> for Reason {
@@ -305,8 +297,8 @@ impl From<Ignored> for Reason {
     }
 }
 
-impl From<fwknop::FwknopError> for Reason {
-    fn from(error: fwknop::FwknopError) -> Self {
+impl From<FwknopError> for Reason {
+    fn from(error: FwknopError) -> Self {
         Self::Fwknop(error)
     }
 }

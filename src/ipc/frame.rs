@@ -158,12 +158,12 @@ written_as! {
     Wall: u64, Self::as_nanos, |nanos| Some(Self::from_nanos(nanos));
     DoorId: u32, |door| door.0, |place| Some(Self(place));
     ClientId: u32, |client| client.0, |place| Some(Self(place));
-    Reason: u8, reason_code, |place| Self::ALL.get(usize::from(place)).copied();
+    Reason: u8, reason_code, |place| Self::all().nth(place.into());
 }
 
 fn reason_code(reason: Reason) -> u8 {
     // Every reason is in the list: a test holds the two together.
-    let place = Reason::ALL.iter().position(|&other| other == reason);
+    let place = Reason::all().position(|other| other == reason);
     place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
 }
 

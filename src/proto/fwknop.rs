@@ -159,21 +159,14 @@ pub fn seal(
 /// How many bytes a fwknop server takes before they are encrypted.
 ///
 /// It takes a text, or a datagram, of 400 characters or more for one of GnuPG's.
-const fn max_plain(hmac: Option<Hash>) -> usize {
-    let mac = match hmac {
-        None => 0,
-        Some(hash) => hash.encoded_len(),
-    };
-    let mut most = 0;
-    while {
-        let next = most + 16;
-        let text = (MAGIC.len() + SALT + next).saturating_mul(4).div_ceil(3);
+fn max_plain(hmac: Option<Hash>) -> usize {
+    let mac = hmac.map_or(0, Hash::encoded_len);
+    let fits = |most: &usize| {
+        let text = ((MAGIC.len() + SALT + most) * 4).div_ceil(3);
         text < GNUPG_LEN && text - PREFIX.len() + mac < GNUPG_LEN
-    } {
-        most += 16;
-    }
+    };
     // The padding is one byte at the least.
-    most - 1
+    (0..).step_by(16).take_while(fits).last().map_or(0, |most| most - 1)
 }
 
 fn wrap(

@@ -21,9 +21,7 @@ use super::words::words;
 use crate::time::Wall;
 
 pub use code::{CodeError, Digits, code, knocks_of_code};
-pub use secret::{
-    SECRET_BYTES, SecretError, UriError, encode_secret, generate_secret, parse_secret, uri,
-};
+pub use secret::{SECRET_BYTES, SecretError, UriError, encode_secret, parse_secret, uri};
 
 words! {
 Display:

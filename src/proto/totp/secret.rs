@@ -59,11 +59,6 @@ pub fn encode_secret(secret: &Secret) -> Zeroizing<String> {
     Zeroizing::new(data_encoding::BASE32_NOPAD.encode(secret.expose()))
 }
 
-/// A new secret from random bytes.
-pub fn generate_secret(random: &[u8; SECRET_BYTES]) -> Secret {
-    Secret::new(random.to_vec())
-}
-
 /// Why no `otpauth://` URI can be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
@@ -180,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(random: [u8; SECRET_BYTES], spaces in 0usize..30) {
-            let secret = generate_secret(&random);
+            let secret = Secret::from(random);
             let mut text = encode_secret(&secret).to_lowercase();
             text.insert(spaces, ' ');
             prop_assert_eq!(parse_secret(&text).unwrap(), secret);
