@@ -39,7 +39,8 @@ pub struct Frame<'a> {
     pub bytes: &'a [u8],
 }
 
-/// How many packets passed the filter, and how many of them were lost because the ring was full.
+/// Counts of packets: those that passed the filter, and of these the ones that were lost because the
+/// ring was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub received: u64,

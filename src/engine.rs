@@ -50,7 +50,7 @@ pub use verdict::{
     Judgement, LockedSource, Reason, Refusal, Verdict,
 };
 
-/// The sequences to speak of: those that began after `after` and not after `until`.
+/// The span in which sequences began that are reported: after `after`, and not after `until`.
 ///
 /// At a hand-over one watcher reports what began up to the cut, the other what began after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub struct Engine {
     requests: Vec<DatagramRequest>,
 }
 
-/// What is known of the work that can wait.
+/// The work that can wait, and when it is due.
 #[derive(Debug)]
 struct Agenda {
     /// How far calendar time was ahead of the other when this was made up.

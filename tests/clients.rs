@@ -210,7 +210,7 @@ c.yaml:4:53: error: 'mine' is none of any, explicit
 
 says! {
     a_secret_that_is_none: said("a:\n  doors: [ssh]\n  totp: {secret: JBSW1}\nb:\n  doors: [ssh]\n  totp: {secret: JBSW}") => str![[r#"
-c.yaml:4:20: error: character 5 is no base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in any case, with or without spaces
+c.yaml:4:20: error: character 5 is not a base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in any case, with or without spaces
 c.yaml:7:20: error: the TOTP secret is too short: it has 2 bytes, and 16 are the least that is safe
 "#]];
     no_secret: said("a: {doors: [ssh], totp: {}}") => str![[r#"
@@ -521,7 +521,7 @@ c.yaml:3:19: error: the range 8000-7000 holds no port: write the lower port firs
 c.yaml:5:15: error: '9' does not do here: write a number from 3 to 8
           length: 9
                   ^
-c.yaml:6:17: error: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed
+c.yaml:6:17: error: 'icmp' is not a protocol of a rotating sequence: write tcp, udp or mixed
           protocol: icmp
                     ^^^^
 c.yaml:7:13: error: step has to be at least 1s

@@ -408,7 +408,7 @@ mod tests {
             [
                 "hosts.yaml:2:26: error: a range of ports such as 20000-29999 belongs here, not a list",
                 "hosts.yaml:2:42: error: '9' does not do here: write a number of knocks from 3 to 8",
-                "hosts.yaml:2:55: error: 'icmp' is no protocol of a rotating sequence: write tcp, udp or mixed",
+                "hosts.yaml:2:55: error: 'icmp' is not a protocol of a rotating sequence: write tcp, udp or mixed",
                 "hosts.yaml:2:67: error: a step of 2h is out of range: write 1s to 1h, in whole seconds",
                 "hosts.yaml:2:77: error: a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -",
                 "hosts.yaml:2:89: error: '1001' does not do here: write a number from 0 to 1000",

@@ -1,4 +1,4 @@
-//! Who has knocked lately, and how far they have come: bounded, whatever arrives.
+//! The sources that have knocked lately, and how far they have come: bounded, whatever arrives.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -58,7 +58,7 @@ impl Attempt {
     }
 }
 
-/// What is known of one source.
+/// A source: its attempts, and its latest knocks.
 #[derive(Debug, Default)]
 pub(super) struct Source {
     /// In the order of the tracks.
@@ -79,7 +79,7 @@ pub(super) struct Tracker {
     pub(super) totals: Totals,
 }
 
-/// What is kept of all sources together.
+/// Deadlines, counts and limits of all sources together.
 #[derive(Debug)]
 pub(super) struct Totals {
     /// When something is to be done for a source, each source at most once.
@@ -92,7 +92,7 @@ pub(super) struct Totals {
     pub(super) crowded: u64,
 }
 
-/// What a source is looked at for.
+/// Why a source is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visit {
     /// It sent a packet: it becomes the most recently used, and is added if it is new.

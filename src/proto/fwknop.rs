@@ -113,7 +113,7 @@ impl FwknopKey {
     }
 }
 
-/// A request, and what makes it the only one of its kind.
+/// A request that was decrypted, and the digest that makes it good for one time only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenedRequest {
     pub request: FwknopRequest,
@@ -197,7 +197,7 @@ pub fn open(
     FwknopDatagram::new(datagram)?.open(key, mode, hmac)
 }
 
-/// What may be a request to somebody: its length, its characters and its beginning are right.
+/// A datagram that may be somebody's request: its length, characters and beginning are right.
 #[derive(Clone, Copy, Debug)]
 pub struct FwknopDatagram<'a>(&'a [u8]);
 

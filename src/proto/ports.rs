@@ -92,6 +92,7 @@ impl PortSet {
         self.ranges.iter().all(Vec::is_empty)
     }
 
+    /// Adds every port of another set.
     pub fn extend_from(&mut self, other: &Self) {
         for protocol in Protocol::ALL {
             for (low, high) in other.ranges(protocol) {

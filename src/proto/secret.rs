@@ -1,4 +1,4 @@
-//! Bytes that nobody may see.
+//! Secret bytes, which nobody may see.
 
 use std::fmt;
 

@@ -36,9 +36,9 @@ pub enum Protocols {
 }
 }
 
-/// The text is neither `tcp`, `udp` nor `mixed`.
+/// A text that is neither `tcp`, `udp` nor `mixed`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no protocol of a rotating sequence: write tcp, udp or mixed")]
+#[error("'{0}' is not a protocol of a rotating sequence: write tcp, udp or mixed")]
 pub struct ProtocolsError(String);
 
 /// Takes either case.
@@ -50,7 +50,7 @@ impl FromStr for Protocols {
     }
 }
 
-/// How the knocks come from secret and time.
+/// The way from secret and time to knocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TotpMode {
@@ -71,7 +71,7 @@ pub const STEP: u32 = 30;
 /// How many steps a clock may be off.
 pub const SKEWS: RangeInclusive<u8> = 0..=10;
 
-/// How a door's sequences rotate: every one that it stands for can be knocked.
+/// The scheme by which a door's sequences rotate: all that it stands for can be knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RawScheme")]
 pub struct Scheme {

@@ -47,7 +47,7 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// The text is none of the words that it could be.
+/// A text that is none of the words that it could be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not known")]
 pub struct UnknownWord(pub String);

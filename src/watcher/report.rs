@@ -1,4 +1,4 @@
-//! What the keeper gets to hear: every completed sequence, and of the rest no more than it can log.
+//! Reports to the keeper: every completed sequence, and of the rest no more than it can log.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ pub(super) struct Reporter {
     asked: ExplainFilter,
 }
 
-/// Whose knocks somebody asks about.
+/// The sources whose knocks somebody asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExplainFilter {
     Nobody,
@@ -63,7 +63,7 @@ impl ExplainFilter {
     }
 }
 
-/// What happened lately, for whoever asks why a knock did not open.
+/// A memory of what happened lately, for whoever asks why a knock did not open.
 ///
 /// What anybody can cause without knowing anything is kept apart, so that a flood of it pushes
 /// only itself out.

@@ -1,4 +1,4 @@
-//! Why a datagram is no request, and why a request cannot be sent.
+//! Errors of fwknop's requests: why one is refused, and why one cannot be sent.
 
 use super::hash::Hash;
 use crate::proto::words::words;
@@ -57,7 +57,7 @@ pub enum FwknopError {
     Source = "fwknop-source",
     #[error("names another user than the client's")]
     Username = "fwknop-username",
-    #[error("the address to open for is no single host's")]
+    #[error("the address to open for is not a single host's")]
     ForbiddenAddress = "fwknop-forbidden-address",
     #[error("asks for a port that none of the client's doors opens")]
     NoDoor = "fwknop-no-door",

@@ -43,16 +43,16 @@ const LOW_ORDER: [[u8; KEY_LEN]; 7] = {
     ]
 };
 
-/// Why something is no key. It never quotes what was read: that may be a secret.
+/// Why something is not a key. It never quotes what was read: that may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaKeyError {
     #[error(
         "a key has 44 characters of base64, this has {0}: copy it whole, with the '=' at its end"
     )]
     Length(usize),
-    #[error("character {0} of the key is none that base64 has there: copy it anew")]
+    #[error("character {0} of the key is not one that base64 has there: copy it anew")]
     Character(usize),
-    #[error("this is no public key that anyone can hold: copy it anew from its owner")]
+    #[error("this is not a public key that anyone can hold: copy it anew from its owner")]
     LowOrder,
 }
 

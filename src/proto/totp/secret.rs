@@ -12,11 +12,11 @@ pub const SECRET_BYTES: usize = 20;
 /// The least that RFC 4226 allows.
 const SHORTEST: usize = 16;
 
-/// Why a text is no TOTP secret. The text is not repeated.
+/// Why a text is not a TOTP secret. The text is not repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     #[error(
-        "character {0} is no base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in \
+        "character {0} is not a base32 digit: a TOTP secret is letters A to Z and digits 2 to 7, in \
          any case, with or without spaces"
     )]
     Digit(usize),
