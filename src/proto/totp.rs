@@ -6,7 +6,6 @@ mod secret;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -24,7 +23,7 @@ pub use code::{CodeError, Digits, code, knocks_of_code};
 pub use secret::{SECRET_BYTES, SecretError, UriError, encode_secret, parse_secret, uri};
 
 words! {
-Display:
+AnyCase("is not a protocol of a rotating sequence: write tcp, udp or mixed"):
 /// The protocols of the knocks that are derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,20 +33,6 @@ pub enum Protocols {
     /// Either, as the secret says for each knock.
     Mixed = "mixed",
 }
-}
-
-/// A text that is neither `tcp`, `udp` nor `mixed`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a protocol of a rotating sequence: write tcp, udp or mixed")]
-pub struct ProtocolsError(String);
-
-/// Takes either case.
-impl FromStr for Protocols {
-    type Err = ProtocolsError;
-
-    fn from_str(text: &str) -> Result<Self, ProtocolsError> {
-        Self::of_word(text).ok_or_else(|| ProtocolsError(text.to_owned()))
-    }
 }
 
 /// The way from secret and time to knocks.
