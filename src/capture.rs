@@ -39,7 +39,8 @@ pub struct Frame<'a> {
     pub bytes: &'a [u8],
 }
 
-/// How many packets passed the filter, and how many of them were lost because the ring was full.
+/// Counts of packets: those that passed the filter, and of these the ones that were lost because the
+/// ring was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub received: u64,
@@ -127,19 +128,16 @@ fn in_kernel<T: Activated + ?Sized>(
     filter: &Filter,
     link: LinkType,
 ) -> Result<(String, bool), pcap::Error> {
-    let first = (filter.expression(link, Ranges::Compared), true);
+    let first = (Ranges::Compared, true);
     let others =
         [(Ranges::Subtracted, true), (Ranges::Compared, false), (Ranges::Subtracted, false)];
-    if program::is_loadable(&capture.compile(&first.0, first.1)?) {
-        return Ok(first);
-    }
-    for (ranges, optimize) in others {
+    for (ranges, optimize) in [first].into_iter().chain(others) {
         let expression = filter.expression(link, ranges);
         if program::is_loadable(&capture.compile(&expression, optimize)?) {
             return Ok((expression, optimize));
         }
     }
-    Ok(first)
+    Ok((filter.expression(link, first.0), first.1))
 }
 
 impl AsFd for Live {

@@ -50,7 +50,7 @@ pub use verdict::{
     Judgement, LockedSource, Reason, Refusal, Verdict,
 };
 
-/// The sequences to speak of: those that began after `after` and not after `until`.
+/// The span in which sequences began that are reported: after `after`, and not after `until`.
 ///
 /// At a hand-over one watcher reports what began up to the cut, the other what began after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub struct Engine {
     requests: Vec<DatagramRequest>,
 }
 
-/// What is known of the work that can wait.
+/// The work that can wait, and when it is due.
 #[derive(Debug)]
 struct Agenda {
     /// How far calendar time was ahead of the other when this was made up.
@@ -373,7 +373,7 @@ impl Engine {
     /// Whether nobody is half-way through a sequence: with a window that has ended, there is nothing
     /// left to speak of.
     pub fn is_idle(&self) -> bool {
-        self.tracker.attempts() == 0 && self.next_search().is_none() && self.untold.is_empty()
+        self.tracker.totals.attempts == 0 && self.next_search().is_none() && self.untold.is_empty()
     }
 
     /// How many sources are followed now.
@@ -385,7 +385,7 @@ impl Engine {
     /// of room, since the start. No event tells of them: there can be one for each packet of a
     /// flood.
     pub fn crowded(&self) -> u64 {
-        self.tracker.crowded() + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+        self.tracker.totals.crowded + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
     }
 
     /// What listening to a source needs, beside the tracker.

@@ -23,7 +23,7 @@ use crate::time::Monotonic;
 
 pub use frame::{FrameCodec, MalformedFrame};
 
-/// What the keeper hands a watcher in a sealed file: all that it will ever know.
+/// All that a watcher will ever know: the keeper hands it over in a sealed file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub setup: Setup,
@@ -39,7 +39,7 @@ pub const EARLY: Duration = Duration::from_secs(1);
 /// The length of every frame, in bytes.
 pub const FRAME: usize = 128;
 
-/// What a watcher tells the keeper.
+/// A message of a watcher to its keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromWatcher {
     /// It captures, and root is gone.
@@ -68,7 +68,7 @@ pub enum FromWatcher {
     ReplayedRefusal { refusal: Refusal, at: Monotonic },
 }
 
-/// How an interface fares.
+/// The state of an interface that a watcher is to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterfaceState {
     Listening,
@@ -78,7 +78,7 @@ pub enum InterfaceState {
     Gone,
 }
 
-/// What the keeper tells a watcher.
+/// An order of the keeper to a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToWatcher {
     /// Report only sequences that began after this.
@@ -97,7 +97,7 @@ pub enum ToWatcher {
     Unlock { source: IpAddr },
 }
 
-/// What a channel has to offer at the moment.
+/// What was read from a channel.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<T> {
@@ -133,6 +133,7 @@ impl Channel {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 
+    /// The next frame, if one is queued. Never waits: poll the descriptor.
     pub fn receive<T: FrameCodec>(&self) -> Received<T> {
         // One byte more than a frame, to tell a longer one.
         let mut buffer = [0; FRAME + 1];
@@ -175,7 +176,7 @@ mod tests {
     }
 
     fn reason() -> impl Strategy<Value = Reason> {
-        prop::sample::select(Reason::ALL.to_vec())
+        prop::sample::select(Reason::all().collect::<Vec<_>>())
     }
 
     fn knock() -> impl Strategy<Value = Knock> {

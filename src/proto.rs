@@ -1,4 +1,4 @@
-//! What client and daemon share: knocks, networks and sets of them, and what proves who knocks.
+//! The ground that client and daemon share: knocks, networks, ports, and proofs of who knocks.
 
 pub mod duration;
 pub mod flags;

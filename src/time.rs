@@ -23,7 +23,7 @@ pub struct Monotonic(u64);
 )]
 pub struct Wall(u64);
 
-/// What time it is, on both clocks.
+/// The present, on both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     pub monotonic: Monotonic,
@@ -75,11 +75,11 @@ macro_rules! instant {
 instant!(Monotonic);
 instant!(Wall);
 
-/// Which boot a [`Monotonic`] belongs to: a new one each time the machine starts.
+/// The id of a boot, to which a [`Monotonic`] belongs: a new one each time the machine starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BootId(u128);
 
-/// The text is no boot id.
+/// A text that is not a boot id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a boot id is 32 hexadecimal digits")]
 pub struct BootIdError;

@@ -5,6 +5,6 @@ pub mod link;
 mod packet;
 
 #[cfg(test)]
-pub(crate) mod samples;
+pub(crate) mod tests;
 
 pub use packet::{Ignored, Packet, Transport, parse};

@@ -1,4 +1,4 @@
-//! Whether the kernel takes a filter.
+//! The kernel's own check of a filter's program, made before the kernel does.
 
 use pcap::{BpfInstruction, BpfProgram};
 

@@ -212,7 +212,7 @@ fn the_largest_filter_runs_in_the_kernel_even_where_memory_for_it_is_short() {
 
 #[test]
 fn tagged_packets_come_through_the_kernel_filter() {
-    use crate::wire::samples::{Sample, framed};
+    use crate::wire::tests::samples::{Sample, framed};
 
     if !own_namespace() {
         return;

@@ -24,7 +24,7 @@ use crate::proto::duration;
 use crate::proto::knock::Protocol;
 use crate::proto::secret::Secret;
 use crate::proto::spa::{KEY_LEN, PORT, PrivateKey, PublicKey};
-use crate::proto::totp::{SECRET_BYTES, encode_secret, generate_secret};
+use crate::proto::totp::{SECRET_BYTES, encode_secret};
 use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -82,7 +82,7 @@ impl Given {
         let totp = if args.totp {
             let mut random = Zeroizing::new([0; SECRET_BYTES]);
             getrandom::fill(&mut *random)?;
-            Some(generate_secret(&random))
+            Some(Secret::from(*random))
         } else {
             None
         };

@@ -14,7 +14,7 @@ use crate::config::Lockout;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
 
-/// Tells what happens to one source.
+/// A list of one source's events, but for those of sequences that began outside the window.
 pub(super) struct EventSink<'a> {
     pub(super) source: IpAddr,
     pub(super) window: ReportWindow,
@@ -55,7 +55,7 @@ fn stage(times: &Times) -> Stage {
     }
 }
 
-/// What listening to one source needs, and what comes of it.
+/// One packet or deadline of one source: what it needs of the engine, and what came of it.
 pub(super) struct Advance<'a> {
     pub(super) doors: &'a DoorIndex,
     /// Who is not listened to at any door.

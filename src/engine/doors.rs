@@ -19,7 +19,7 @@ use crate::proto::totp::TotpKey;
 use crate::time::Wall;
 use crate::wire::{Packet, Transport};
 
-/// Which destinations are addresses of this host.
+/// The addresses of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Local {
     /// All of them: what a capture from another machine needs.
@@ -52,14 +52,14 @@ impl Local {
     }
 }
 
-/// Which packets to its ports a track sees.
+/// The flags and the destination that a packet to one of a track's ports needs to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Matcher {
     flags: FlagTest,
     target: Option<IpAddr>,
 }
 
-/// What a door looks at, of one packet.
+/// A packet to a watched port, as far as doors look at it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) knock: Knock,
@@ -96,15 +96,15 @@ pub(super) struct Track {
     pub(super) bloom: PortBloom,
 }
 
-/// What is to be knocked.
+/// The sequence of a track: always the same, or rotating with time.
 #[derive(Debug)]
 pub(super) enum TrackKind {
     Fixed(CompiledSequence),
     Rotating(DoorRotation),
 }
 
-/// Which stretches of 1024 ports a door watches any of, folded into one word: a knock that is out
-/// of bloom can be passed over at a glance.
+/// A Bloom filter in one word, over stretches of 1024 ports: most knocks that a track does not watch
+/// can be passed over at a glance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PortBloom(u32);
 
@@ -123,7 +123,7 @@ impl PortBloom {
     }
 }
 
-/// What is known of a watched port.
+/// A watched port: who looks at it, and which sequences begin with it.
 #[derive(Clone, Copy, Debug)]
 struct PortSlot {
     /// Which of [`DoorIndex::matchers`] look at it.
@@ -150,7 +150,7 @@ pub(super) struct DoorIndex {
     starts: Vec<TrackId>,
 }
 
-/// Who can knock the rotating sequences of a door.
+/// The clients that can knock the rotating sequences of a door.
 fn holders(door: &Recognition, clients: &[Client]) -> Vec<SecretHolder> {
     let mut holders = Vec::new();
     for (id, client) in (0..).map(ClientId).zip(clients) {
@@ -260,7 +260,7 @@ impl DoorIndex {
         }
     }
 
-    /// What there is to see of a packet.
+    /// The packet as doors see it.
     ///
     /// # Errors
     /// The reason why no door sees it.
@@ -301,7 +301,7 @@ impl DoorIndex {
             .filter(|&id| self.track(id).is_some_and(|track| track.passes(candidate)))
     }
 
-    /// A track that sees this packet; `None`: it does not.
+    /// A track, if it sees this packet.
     pub(super) fn matching(&self, id: TrackId, candidate: &Candidate) -> Option<&Track> {
         let track = self.track(id)?;
         (track.watched.contains(candidate.knock) && track.passes(candidate)).then_some(track)

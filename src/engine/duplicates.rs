@@ -1,4 +1,4 @@
-//! The recent knocks of one source: what is a duplicate.
+//! A memory of one source's latest knocks, which tells copies and retransmissions.
 
 use smallvec::SmallVec;
 

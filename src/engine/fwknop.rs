@@ -1,4 +1,4 @@
-//! Datagrams of fwknop's: whose they are, and what they may open.
+//! Requests of fwknop's: whose they are, and what they may open.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,7 +22,7 @@ use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
 
-/// The clients that hold fwknop's keys.
+/// Judges requests of fwknop's, by the keys of the clients that hold any.
 #[derive(Debug)]
 pub struct FwknopJudge {
     /// Where datagrams are sent to.
@@ -237,7 +237,7 @@ pub fn address(
     }
 }
 
-/// Which holders send from where.
+/// The holders of keys by the networks that they send from.
 ///
 /// A look-up costs as much as there are different lengths of prefixes, not as there are holders.
 #[derive(Debug, Default)]

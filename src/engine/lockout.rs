@@ -17,7 +17,8 @@ use crate::time::Monotonic;
 const PER_SITE: u32 = 10;
 /// How many networks that have opened a door lately have room of their own.
 const PROVEN: NonZeroUsize = NonZeroUsize::new(1024).expect("is not zero");
-/// Who has failed how often, and who is locked out: at a door, or everywhere.
+
+/// The failures and locks of all sources: at a door, or everywhere.
 ///
 /// Source addresses can be invented at will, so no number of strangers may push out what is known
 /// of somebody who guesses: what counts stays until it counts no more, and locks have room of
@@ -45,6 +46,7 @@ pub(super) struct Lockouts {
 /// Whom a failure counts against, and at which door; `None`: everywhere.
 type LockoutKey = (Option<DoorId>, Network);
 
+/// What is counted against one source.
 #[derive(Debug, Default)]
 struct FailureRecord {
     /// Knocks that have come to nothing, and are not yet a failure.

@@ -1,4 +1,4 @@
-//! What an engine is built from.
+//! The parts that an engine is built from: doors, clients, keys and limits.
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -9,11 +9,11 @@ use super::spa::SpaServer;
 use super::{LockedSource, UncleanStart};
 use crate::config::{Client, Config, Fwknop, Lockout, Recognition};
 
-/// What an engine is built from. The keeper hands it to a watcher as it is.
+/// The parts that an engine is built from. The keeper hands them to a watcher as they are.
 ///
 /// The place of a door among the doors is its [`DoorId`](super::DoorId), that of a client its
 /// [`ClientId`](super::ClientId).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Setup {
     pub doors: Vec<Recognition>,
     pub clients: Vec<Client>,
@@ -22,14 +22,14 @@ pub struct Setup {
     /// Where native datagrams are sent to; those of fwknop's may go there too.
     pub spa_ports: Option<RangeInclusive<NonZeroU16>>,
     pub fwknop: Fwknop,
-    /// What the ledger may not say of the requests that were used.
+    /// Whether uses of before the start of the machine may be missing from the ledger.
     pub unclean_start: UncleanStart,
     pub only_ipv4: bool,
-    /// How many sources are followed at once.
+    /// How many sources are followed at once; 32 are at the least.
     pub sources: usize,
-    /// Who is no longer listened to at any door.
+    /// The rule by which a source is locked out of all doors.
     pub lockout: Option<Lockout>,
-    /// Whom an earlier engine has locked out.
+    /// Sources that an earlier engine has locked out.
     pub locks: Vec<LockedSource>,
 }
 
@@ -49,23 +49,6 @@ impl Setup {
             sources: settings.track_sources,
             lockout: settings.lockout,
             ..Self::default()
-        }
-    }
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            doors: Vec::new(),
-            clients: Vec::new(),
-            spa: None,
-            spa_ports: None,
-            fwknop: Fwknop::default(),
-            unclean_start: UncleanStart::default(),
-            only_ipv4: false,
-            sources: 1 << 16,
-            lockout: None,
-            locks: Vec::new(),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::time::{Now, Wall};
 use crate::wire::filter::Datagrams;
 use crate::wire::{Packet, Transport};
 
-/// What the server knows and allows. It is handed to the watcher as it is.
+/// The server's side of native SPA: keys, ports and limits. The watcher gets it as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpaServer {
     /// Where datagrams are sent to.
@@ -67,7 +67,7 @@ pub struct ServerKey {
     pub until: Option<Wall>,
 }
 
-/// Judges datagrams. Its memory is bounded by the keys and by a constant.
+/// Judges native requests. Its memory is bounded by the keys and by a constant.
 #[derive(Debug)]
 pub struct SpaJudge {
     ports: RangeInclusive<NonZeroU16>,
@@ -80,7 +80,7 @@ pub struct SpaJudge {
     seen: LruCache<[u8; 16], (Arrival, Refusal), RandomState>,
 }
 
-/// Who has a public key, and what they may with it.
+/// The holder of a public key, and what they may open with it.
 #[derive(Debug)]
 struct KeyHolder {
     client: ClientId,
@@ -230,7 +230,7 @@ fn find_door(
     }
 }
 
-/// Whom to open for, where `source` asks.
+/// The addresses to open for, where `source` asks.
 fn addresses(
     asked: &SpaRequest,
     source: IpAddr,

@@ -1,4 +1,4 @@
-//! The sequences of a door that rotate with time: which of them hold now, and whose they are.
+//! A door's sequences that rotate with time: which of them hold now, and whose they are.
 //!
 //! Each step has an index of its own. It is prepared before it counts, a slice at a time, so that
 //! the step turns without anybody waiting.
@@ -24,7 +24,7 @@ pub(super) use search::{SearchProgress, Searches};
 /// How many steps are kept after they ran out, at most, for sequences that began before.
 const RETIRED: u64 = 64;
 
-/// Someone who holds a secret.
+/// A client's secret for a door.
 #[derive(Debug)]
 pub(super) struct SecretHolder {
     pub(super) client: ClientId,
@@ -44,7 +44,7 @@ pub(super) struct DoorRotation {
     steps: VecDeque<Step>,
 }
 
-/// What the latest knocks come to.
+/// How far the latest knocks of a source match a sequence.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Matched {
@@ -54,6 +54,7 @@ pub(super) enum Matched {
     Partial(Stage),
 }
 
+/// A whole sequence that was knocked: whose it is, and whether it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CompleteMatch {
     pub(super) client: ClientId,
@@ -164,7 +165,7 @@ impl DoorRotation {
         }
     }
 
-    /// What the latest knocks of a source come to.
+    /// How far the latest knocks of a source match a sequence.
     ///
     /// A sequence counts if its step holds now, or held when its first knock came.
     pub(super) fn recognise(&self, recent: &RecentKnocks, now: Now) -> Matched {

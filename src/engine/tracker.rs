@@ -1,4 +1,4 @@
-//! Who has knocked lately, and how far they have come: bounded, whatever arrives.
+//! The sources that have knocked lately, and how far they have come: bounded, whatever arrives.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -58,7 +58,7 @@ impl Attempt {
     }
 }
 
-/// What is known of one source.
+/// A source: its attempts, and its latest knocks.
 #[derive(Debug, Default)]
 pub(super) struct Source {
     /// In the order of the tracks.
@@ -76,22 +76,23 @@ pub(super) struct Source {
 pub(super) struct Tracker {
     newcomers: SourceTable<Source>,
     further: SourceTable<Source>,
-    totals: Totals,
+    pub(super) totals: Totals,
 }
 
-/// What is kept of all sources together.
+/// Deadlines, counts and limits of all sources together.
 #[derive(Debug)]
-struct Totals {
+pub(super) struct Totals {
     /// When something is to be done for a source, each source at most once.
     deadlines: BTreeSet<(Monotonic, IpAddr)>,
-    attempts: usize,
+    /// How many attempts there are.
+    pub(super) attempts: usize,
     most_attempts: usize,
     most_attempts_of_one: usize,
     /// How many attempts were given up for want of room.
-    crowded: u64,
+    pub(super) crowded: u64,
 }
 
-/// What a source is looked at for.
+/// Why a source is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visit {
     /// It sent a packet: it becomes the most recently used, and is added if it is new.
@@ -178,16 +179,6 @@ impl Tracker {
 
     pub(super) fn len(&self) -> usize {
         self.newcomers.len() + self.further.len()
-    }
-
-    /// How many attempts there are, of all sources together.
-    pub(super) const fn attempts(&self) -> usize {
-        self.totals.attempts
-    }
-
-    /// How many attempts were given up for want of room.
-    pub(super) const fn crowded(&self) -> u64 {
-        self.totals.crowded
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {

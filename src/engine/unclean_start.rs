@@ -11,15 +11,16 @@ use crate::time::{Monotonic, Now, Wall};
 /// before it opens.
 pub const MAX_UNFLUSHED_AHEAD: Duration = Duration::from_secs(10);
 
-/// Until when uses may be missing from the ledger: up to the start of the machine, if it follows an
-/// unclean end.
+/// The start of the machine, if it follows an unclean end: uses of before may be missing from the
+/// ledger.
 ///
 /// On the clock that does not jump: when the calendar is set right, so is what this means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UncleanStart(pub Option<Monotonic>);
 
 impl UncleanStart {
-    /// Whether a request with this stamp may have been used without the ledger saying so.
+    /// Whether a request with this stamp may be of before the start, and used without the ledger
+    /// saying so.
     ///
     /// Each use that was not on the disk came before that time, and its stamp was less than
     /// [`MAX_UNFLUSHED_AHEAD`] later than it.
@@ -30,7 +31,7 @@ impl UncleanStart {
     }
 }
 
-/// When a request may have been made that is good now.
+/// The stamps that a request may have: how old, how far ahead, from which side of a start.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifetime {
     pub max_age: Duration,

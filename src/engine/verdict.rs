@@ -1,4 +1,4 @@
-//! What the engine decides, and why.
+//! The engine's decisions, and the reasons for them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::fwknop;
+use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Wall};
 use crate::wire::Ignored;
@@ -15,7 +15,7 @@ use crate::wire::Ignored;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DoorId(pub u32);
 
-/// A source that is not listened to.
+/// A source that is locked out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedSource {
     /// At which door; `None`: at any.
@@ -28,7 +28,7 @@ pub struct LockedSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u32);
 
-/// What one packet came to.
+/// The engine's decision on one packet.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
@@ -46,8 +46,8 @@ pub enum Verdict<'a> {
     NotOurs,
 }
 
-/// What a datagram comes to: the doors that it asks for, which are at least one, all for the same
-/// addresses.
+/// The decision on one datagram: requests for at least one door, all for the same addresses, or why
+/// it gets nothing.
 pub type Judgement = Result<Vec<DatagramRequest>, Denial>;
 
 /// Why a datagram gets nothing.
@@ -60,7 +60,7 @@ pub enum Denial {
     Refused(Refusal),
 }
 
-/// What an authenticated datagram asks for.
+/// What an authenticated datagram asks of one door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramRequest {
     pub door: DoorId,
@@ -92,7 +92,7 @@ impl DatagramRequest {
     }
 }
 
-/// What a datagram was authenticated by, and what makes it good for one time only.
+/// The proof in a datagram: what authenticates it, and what makes it good for one time only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
     /// The client's public key with this number. A later stamp than the last is good.
@@ -121,7 +121,7 @@ pub struct Refusal {
     pub reason: Reason,
 }
 
-/// Something happened to one source at one door.
+/// Something that happened to one source at one door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     pub door: DoorId,
@@ -131,6 +131,7 @@ pub struct Event {
     pub began: Monotonic,
 }
 
+/// What happened to a source at a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence.
@@ -146,7 +147,7 @@ pub enum EventKind {
     LockedOut { until: Monotonic, everywhere: bool },
 }
 
-/// Which sequence was completed.
+/// The sequence that was completed: the door's own, or a client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompletedBy {
     /// The door's own.
@@ -216,7 +217,7 @@ pub enum Reason {
     /// From an address that no packet from elsewhere comes from, or for one.
     ImpossibleAddress,
     /// What is wrong with a request of fwknop's alone.
-    Fwknop(fwknop::FwknopError),
+    Fwknop(FwknopError),
 }
 
 /// Of each reason that is not fwknop's alone: the word that scripts see, the words for people.
@@ -285,18 +286,10 @@ reasons! {
 }
 
 impl Reason {
-    pub const ALL: [Self; Self::OWN.len() + fwknop::FwknopError::ALL.len()] = {
-        let mut all = [Self::NotForUs; Self::OWN.len() + fwknop::FwknopError::ALL.len()];
-        let mut place = 0;
-        while place < all.len() {
-            all[place] = match place.checked_sub(Self::OWN.len()) {
-                None => Self::OWN[place],
-                Some(place) => Self::Fwknop(fwknop::FwknopError::ALL[place]),
-            };
-            place += 1;
-        }
-        all
-    };
+    /// All reasons. The place of each stands for it between watcher and keeper.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::OWN.iter().copied().chain(FwknopError::ALL.map(Self::Fwknop))
+    }
 }
 
 impl From<Ignored> for Reason {
@@ -305,8 +298,8 @@ impl From<Ignored> for Reason {
     }
 }
 
-impl From<fwknop::FwknopError> for Reason {
-    fn from(error: fwknop::FwknopError) -> Self {
+impl From<FwknopError> for Reason {
+    fn from(error: FwknopError) -> Self {
         Self::Fwknop(error)
     }
 }

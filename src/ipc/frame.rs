@@ -1,4 +1,4 @@
-//! Canonical encoding of the messages: one for each, of fixed size, zero where nothing is.
+//! Canonical 128-byte encoding of the messages; unused bytes are zero.
 //!
 //! What a type is made of is said once, and both directions follow from it.
 
@@ -12,7 +12,7 @@ use crate::engine::{
 use crate::proto::knock::{Knock, Protocol};
 use crate::time::{Monotonic, Wall};
 
-/// The bytes are no frame.
+/// Bytes that are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed message")]
 pub struct MalformedFrame;
@@ -47,11 +47,13 @@ pub trait Field: Copy {
     fn take(reader: &mut FrameReader<'_>) -> Result<Self, MalformedFrame>;
 }
 
+/// A frame that is being written.
 pub struct FrameWriter {
     bytes: [u8; FRAME],
     at: usize,
 }
 
+/// What is left of a frame that is being read.
 pub struct FrameReader<'a> {
     rest: &'a [u8],
 }
@@ -158,12 +160,12 @@ written_as! {
     Wall: u64, Self::as_nanos, |nanos| Some(Self::from_nanos(nanos));
     DoorId: u32, |door| door.0, |place| Some(Self(place));
     ClientId: u32, |client| client.0, |place| Some(Self(place));
-    Reason: u8, reason_code, |place| Self::ALL.get(usize::from(place)).copied();
+    Reason: u8, reason_code, |place| Self::all().nth(place.into());
 }
 
 fn reason_code(reason: Reason) -> u8 {
     // Every reason is in the list: a test holds the two together.
-    let place = Reason::ALL.iter().position(|&other| other == reason);
+    let place = Reason::all().position(|other| other == reason);
     place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
 }
 

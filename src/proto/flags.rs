@@ -42,7 +42,7 @@ impl fmt::Display for TcpFlags {
     }
 }
 
-/// Which TCP packets a door sees: all of `set`, none of `clear`.
+/// A test of TCP flags: a packet passes it with all of `set` and none of `clear`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlagTest {
     pub set: TcpFlags,
@@ -84,7 +84,7 @@ impl fmt::Display for FlagTest {
     }
 }
 
-/// Why a text names no flags. The message says what to write instead.
+/// Why a text is not a test of flags. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlagsError {
     #[error(

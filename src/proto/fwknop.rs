@@ -31,7 +31,7 @@ use fields::is_printable;
 pub use cipher::{CipherMode, CipherModeError};
 pub use error::{FwknopError, FwknopKeyError, SealError};
 pub use fields::{Access, ClientVersion, FwknopRequest, MAX_TIMEOUT, Random, User};
-pub use hash::{Hash, HashError};
+pub use hash::Hash;
 
 use super::secret::Secret;
 
@@ -78,7 +78,14 @@ impl<const MOST: usize> KeyOf<MOST> {
     /// # Errors
     /// If there are none or too many, or if they are fwknop's placeholder.
     pub fn new(bytes: Vec<u8>) -> Result<Self, FwknopKeyError> {
-        secret(bytes, MOST).map(Self)
+        let (length, is_placeholder) = (bytes.len(), bytes == PLACEHOLDER);
+        let secret = Secret::new(bytes);
+        match length {
+            0 => Err(FwknopKeyError::Empty),
+            _ if is_placeholder => Err(FwknopKeyError::Placeholder),
+            _ if length > MOST => Err(FwknopKeyError::TooLong { length, most: MOST }),
+            _ => Ok(Self(secret)),
+        }
     }
 
     /// The bytes that are written in base64, with or without padding.
@@ -86,7 +93,11 @@ impl<const MOST: usize> KeyOf<MOST> {
     /// # Errors
     /// As [`Self::new`], and if it is not base64.
     pub fn from_base64(text: &str) -> Result<Self, FwknopKeyError> {
-        decoded(text, MOST).map(Self)
+        if text.as_bytes() == PLACEHOLDER {
+            return Err(FwknopKeyError::Placeholder);
+        }
+        let encoding = if text.ends_with('=') { BASE64 } else { BASE64_NOPAD };
+        Self::new(encoding.decode(text.as_bytes()).map_err(|_| FwknopKeyError::NotBase64)?)
     }
 
     /// The bytes, for whoever compares many.
@@ -102,26 +113,7 @@ impl FwknopKey {
     }
 }
 
-fn secret(bytes: Vec<u8>, most: usize) -> Result<Secret, FwknopKeyError> {
-    let (length, is_placeholder) = (bytes.len(), bytes == PLACEHOLDER);
-    let secret = Secret::new(bytes);
-    match length {
-        0 => Err(FwknopKeyError::Empty),
-        _ if is_placeholder => Err(FwknopKeyError::Placeholder),
-        _ if length > most => Err(FwknopKeyError::TooLong { length, most }),
-        _ => Ok(secret),
-    }
-}
-
-fn decoded(text: &str, most: usize) -> Result<Secret, FwknopKeyError> {
-    if text.as_bytes() == PLACEHOLDER {
-        return Err(FwknopKeyError::Placeholder);
-    }
-    let encoding = if text.ends_with('=') { BASE64 } else { BASE64_NOPAD };
-    secret(encoding.decode(text.as_bytes()).map_err(|_| FwknopKeyError::NotBase64)?, most)
-}
-
-/// A request, and what makes it the only one of its kind.
+/// A request that was decrypted, and the digest that makes it good for one time only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenedRequest {
     pub request: FwknopRequest,
@@ -167,21 +159,14 @@ pub fn seal(
 /// How many bytes a fwknop server takes before they are encrypted.
 ///
 /// It takes a text, or a datagram, of 400 characters or more for one of GnuPG's.
-const fn max_plain(hmac: Option<Hash>) -> usize {
-    let mac = match hmac {
-        None => 0,
-        Some(hash) => hash.encoded_len(),
-    };
-    let mut most = 0;
-    while {
-        let next = most + 16;
-        let text = (MAGIC.len() + SALT + next).saturating_mul(4).div_ceil(3);
+fn max_plain(hmac: Option<Hash>) -> usize {
+    let mac = hmac.map_or(0, Hash::encoded_len);
+    let fits = |most: &usize| {
+        let text = ((MAGIC.len() + SALT + most) * 4).div_ceil(3);
         text < GNUPG_LEN && text - PREFIX.len() + mac < GNUPG_LEN
-    } {
-        most += 16;
-    }
+    };
     // The padding is one byte at the least.
-    most - 1
+    (0..).step_by(16).take_while(fits).last().map_or(0, |most| most - 1)
 }
 
 fn wrap(
@@ -212,7 +197,7 @@ pub fn open(
     FwknopDatagram::new(datagram)?.open(key, mode, hmac)
 }
 
-/// What may be a request to somebody: its length, its characters and its beginning are right.
+/// A datagram that may be somebody's request: its length, characters and beginning are right.
 #[derive(Clone, Copy, Debug)]
 pub struct FwknopDatagram<'a>(&'a [u8]);
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InterfaceName(Cow<'static, str>);
 
-/// The text is not the name of an interface.
+/// A text that is not the name of an interface, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not the name of an interface: {1}")]
 pub struct InterfaceNameError(String, &'static str);

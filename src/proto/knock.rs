@@ -10,6 +10,7 @@ use super::words::words;
 
 words! {
 Display:
+/// A transport protocol that can be knocked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -61,7 +62,7 @@ impl fmt::Display for Knock {
     }
 }
 
-/// Why a text names no knock. The message says what to write instead.
+/// Why a text is not a knock. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KnockError {
     #[error("'{0}' is not a port: write a number from 1 to 65535")]
@@ -87,7 +88,7 @@ impl FromStr for Knock {
 /// A port from 1 to 65535, decimal digits only.
 ///
 /// # Errors
-/// [`KnockError::Port`] if it is no number, [`KnockError::Range`] if there is no such port.
+/// [`KnockError::Port`] if it is not a number, [`KnockError::Range`] if there is no such port.
 pub fn parse_port(text: &str) -> Result<NonZeroU16, KnockError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(KnockError::Port(text.to_owned()));

@@ -1,10 +1,10 @@
-//! How a door is asked to open.
+//! The methods of asking a door to open.
 
 use super::words::words;
 
 words! {
 FromStr:
-/// How a door is asked to open, by its word in JSON and in the ledger.
+/// A method of asking a door to open, by its word in JSON and in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
     /// Knocks that are always the same.

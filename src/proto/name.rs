@@ -36,7 +36,7 @@ impl From<Name> for String {
     }
 }
 
-/// The text is no name.
+/// A text that is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a name is 1 to 32 of the characters A-Z a-z 0-9 _ . -")]
 pub struct NameError;

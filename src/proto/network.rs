@@ -13,7 +13,7 @@ pub struct Network {
     prefix: u8,
 }
 
-/// The text is no network.
+/// A text that is not a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a network: write for example 192.0.2.0/24, 2001:db8::/32 or one address")]
 pub struct NetworkError(String);

@@ -8,7 +8,7 @@ use super::knock::{KnockError, parse_port};
 /// Ports of which the first is not above the last.
 pub type PortRange = RangeInclusive<NonZeroU16>;
 
-/// Why a text is no range of ports.
+/// Why a text is not a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     #[error(transparent)]

@@ -8,27 +8,13 @@ use super::knock::{Knock, Protocol};
 /// A set of knocks, as sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSet {
-    tcp: Vec<(u16, u16)>,
-    udp: Vec<(u16, u16)>,
+    /// Of each protocol, by its place among all.
+    ranges: [Vec<(u16, u16)>; Protocol::ALL.len()],
 }
 
 impl PortSet {
     pub fn new() -> Self {
         Self::default()
-    }
-
-    fn ranges_of(&self, protocol: Protocol) -> &Vec<(u16, u16)> {
-        match protocol {
-            Protocol::Tcp => &self.tcp,
-            Protocol::Udp => &self.udp,
-        }
-    }
-
-    fn ranges_of_mut(&mut self, protocol: Protocol) -> &mut Vec<(u16, u16)> {
-        match protocol {
-            Protocol::Tcp => &mut self.tcp,
-            Protocol::Udp => &mut self.udp,
-        }
     }
 
     pub fn insert(&mut self, knock: Knock) {
@@ -41,7 +27,7 @@ impl PortSet {
         if low > high {
             return;
         }
-        let ranges = self.ranges_of_mut(protocol);
+        let ranges = &mut self.ranges[protocol as usize];
         // What overlaps or touches the new range is swallowed by it.
         let from = ranges.partition_point(|&(_, end)| end < low.saturating_sub(1));
         let to = ranges.partition_point(|&(start, _)| start <= high.saturating_add(1));
@@ -55,7 +41,7 @@ impl PortSet {
 
     pub fn remove(&mut self, knock: Knock) {
         let port = knock.port.get();
-        let ranges = self.ranges_of_mut(knock.protocol);
+        let ranges = &mut self.ranges[knock.protocol as usize];
         let at = ranges.partition_point(|&(_, end)| end < port);
         let Some(&(start, end)) = ranges.get(at) else { return };
         if start > port {
@@ -68,20 +54,21 @@ impl PortSet {
 
     /// The ports of this set that are not in another.
     pub fn without(&self, other: &Self) -> Self {
-        let of = |protocol| without(self.ranges_of(protocol), other.ranges_of(protocol));
-        Self { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }
+        let of =
+            |protocol| without(&self.ranges[protocol as usize], &other.ranges[protocol as usize]);
+        Self { ranges: Protocol::ALL.map(of) }
     }
 
     pub fn contains(&self, knock: Knock) -> bool {
         let port = knock.port.get();
-        let ranges = self.ranges_of(knock.protocol);
+        let ranges = &self.ranges[knock.protocol as usize];
         let at = ranges.partition_point(|&(_, end)| end < port);
         ranges.get(at).is_some_and(|&(start, _)| start <= port)
     }
 
     /// The ranges of one protocol, ascending, both ends included.
     pub fn ranges(&self, protocol: Protocol) -> impl Iterator<Item = (u16, u16)> + '_ {
-        self.ranges_of(protocol).iter().copied()
+        self.ranges[protocol as usize].iter().copied()
     }
 
     /// Every port, ascending within its protocol.
@@ -102,9 +89,10 @@ impl PortSet {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.tcp.is_empty() && self.udp.is_empty()
+        self.ranges.iter().all(Vec::is_empty)
     }
 
+    /// Adds every port of another set.
     pub fn extend_from(&mut self, other: &Self) {
         for protocol in Protocol::ALL {
             for (low, high) in other.ranges(protocol) {

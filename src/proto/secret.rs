@@ -1,4 +1,4 @@
-//! Bytes that nobody may see.
+//! Secret bytes, which nobody may see.
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ impl Secret {
     }
 }
 
-impl From<[u8; 32]> for Secret {
-    fn from(mut bytes: [u8; 32]) -> Self {
+impl<const N: usize> From<[u8; N]> for Secret {
+    fn from(mut bytes: [u8; N]) -> Self {
         let secret = Self(bytes.to_vec());
         bytes.zeroize();
         secret

@@ -36,7 +36,7 @@ pub const PORTS: PortRange = {
 const TAG_LEN: usize = 16;
 const MASK_FROM: usize = LEN - 16;
 
-/// What a client asks for.
+/// A client's request, as a datagram holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaRequest {
     /// Whom to open or close for.
@@ -53,11 +53,12 @@ pub struct SpaRequest {
     pub door: Option<Name>,
 }
 
-/// Whom a request is for.
+/// The addresses that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addresses {
     /// The address that the datagram comes from.
     Observed,
+    /// Those that it names.
     Named(NamedAddresses),
 }
 
@@ -158,11 +159,11 @@ fn seal_payload(
     datagram
 }
 
-/// What opens the datagrams that were made for one server key. Two keys need two of it.
+/// The receiving end of one server key: it decrypts what was made for that key.
 #[derive(Clone)]
 pub struct Receiver {
     states: States,
-    server: noise::Prepared,
+    server: noise::X25519,
     params: NoiseParams,
 }
 
@@ -173,11 +174,11 @@ impl fmt::Debug for Receiver {
 }
 
 impl Receiver {
-    /// Opens the datagrams of anyone; those of the clients that are expected sooner.
+    /// A receiver of anyone's datagrams, which decrypts those of expected clients sooner.
     pub fn new(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
         Self {
             states: States::new(&server.public()),
-            server: noise::Prepared::new(server, expected),
+            server: noise::X25519::prepared(server, expected),
             params: noise::params(),
         }
     }

@@ -6,7 +6,6 @@ mod secret;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -21,12 +20,10 @@ use super::words::words;
 use crate::time::Wall;
 
 pub use code::{CodeError, Digits, code, knocks_of_code};
-pub use secret::{
-    SECRET_BYTES, SecretError, UriError, encode_secret, generate_secret, parse_secret, uri,
-};
+pub use secret::{SECRET_BYTES, SecretError, UriError, encode_secret, parse_secret, uri};
 
 words! {
-Display:
+AnyCase("is not a protocol of a rotating sequence: write tcp, udp or mixed"):
 /// The protocols of the knocks that are derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,21 +35,7 @@ pub enum Protocols {
 }
 }
 
-/// The text is neither `tcp`, `udp` nor `mixed`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a protocol of a rotating sequence: write tcp, udp or mixed")]
-pub struct ProtocolsError(String);
-
-/// Takes either case.
-impl FromStr for Protocols {
-    type Err = ProtocolsError;
-
-    fn from_str(text: &str) -> Result<Self, ProtocolsError> {
-        Self::of_word(text).ok_or_else(|| ProtocolsError(text.to_owned()))
-    }
-}
-
-/// How the knocks come from secret and time.
+/// The way from secret and time to knocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TotpMode {
@@ -73,33 +56,28 @@ pub const STEP: u32 = 30;
 /// How many steps a clock may be off.
 pub const SKEWS: RangeInclusive<u8> = 0..=10;
 
-/// How a door's sequences rotate: every one that it stands for can be knocked.
+/// The scheme by which a door's sequences rotate: all that it stands for can be knocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Raw", into = "Raw")]
+#[serde(try_from = "RawScheme")]
 pub struct Scheme {
     mode: TotpMode,
     step: u32,
     skew: u8,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Raw {
+/// A scheme whose numbers are not yet known to be possible.
+#[derive(Deserialize)]
+struct RawScheme {
     mode: TotpMode,
     step: u32,
     skew: u8,
 }
 
-impl TryFrom<Raw> for Scheme {
+impl TryFrom<RawScheme> for Scheme {
     type Error = SchemeError;
 
-    fn try_from(raw: Raw) -> Result<Self, SchemeError> {
+    fn try_from(raw: RawScheme) -> Result<Self, SchemeError> {
         Self::new(raw.mode, raw.step, raw.skew)
-    }
-}
-
-impl From<Scheme> for Raw {
-    fn from(Scheme { mode, step, skew }: Scheme) -> Self {
-        Self { mode, step, skew }
     }
 }
 

@@ -1,17 +1,25 @@
 //! Enums whose variants have a word each: in configurations, in JSON, in counters.
 
 /// Defines such an enum: all variants in `ALL`, the word of one, the variant of a word. `Display`
-/// before it makes it shown by its word; `FromStr` makes it read from its word, too.
+/// before it makes it shown by its word; `FromStr` makes it read from its word, too, and `AnyCase`
+/// from its word in either case, with what is said of other words.
 macro_rules! words {
     (FromStr: $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
         $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
-
+        $crate::proto::words::words! { $name, "is not known", |known, text| known == text }
+    };
+    (AnyCase($is_not:literal): $(#[$of:meta])* pub enum $name:ident { $($variants:tt)+ }) => {
+        $crate::proto::words::words! { Display: $(#[$of])* pub enum $name { $($variants)+ } }
+        $crate::proto::words::words! { $name, $is_not, |known, text| known.eq_ignore_ascii_case(text) }
+    };
+    ($name:ident, $is_not:literal, $is_same:expr) => {
         impl std::str::FromStr for $name {
             type Err = $crate::proto::words::UnknownWord;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let known = Self::ALL.into_iter().find(|known| known.as_str() == text);
-                known.ok_or_else(|| $crate::proto::words::UnknownWord(text.to_owned()))
+                let is_same: fn(&str, &str) -> bool = $is_same;
+                let known = Self::ALL.into_iter().find(|known| is_same(known.as_str(), text));
+                known.ok_or_else(|| $crate::proto::words::UnknownWord(text.to_owned(), $is_not))
             }
         }
     };
@@ -47,7 +55,7 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// The text is none of the words that it could be.
+/// A text that is none of the words that it could be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not known")]
-pub struct UnknownWord(pub String);
+#[error("'{0}' {1}")]
+pub struct UnknownWord(pub(crate) String, pub(crate) &'static str);

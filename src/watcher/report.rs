@@ -1,11 +1,11 @@
-//! What the keeper gets to hear: every completed sequence, and of the rest no more than it can log.
+//! Reports to the keeper: every completed sequence, and of the rest no more than it can log.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
-use crate::ipc::{Channel, FrameCodec, FromWatcher};
+use crate::ipc::{Channel, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
 use crate::wire::Packet;
@@ -45,7 +45,7 @@ pub(super) struct Reporter {
     asked: ExplainFilter,
 }
 
-/// Whose knocks somebody asks about.
+/// The sources whose knocks somebody asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExplainFilter {
     Nobody,
@@ -63,7 +63,7 @@ impl ExplainFilter {
     }
 }
 
-/// What happened lately, for whoever asks why a knock did not open.
+/// A memory of what happened lately, for whoever asks why a knock did not open.
 ///
 /// What anybody can cause without knowing anything is kept apart, so that a flood of it pushes
 /// only itself out.
@@ -125,21 +125,24 @@ impl Reporter {
             self.count(at, reason, 1);
         }
         let wanted = self.verbose || self.asked.about(event.source);
-        let limit = match event.kind {
-            EventKind::Open(_) | EventKind::LockedOut { .. } => {
-                self.flush();
-                self.send_or_wait(FromWatcher::Event { event, at });
-                return;
-            }
+        let frame = FromWatcher::Event { event, at };
+        match event.kind {
+            EventKind::Open(_) | EventKind::LockedOut { .. } => self.say(frame),
             EventKind::Reset { reason: Reason::Used | Reason::Expired, .. } => {
-                &mut self.further_knocks
+                self.send_limited(at, true, frame);
             }
-            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => return,
-            EventKind::Missed { .. } => &mut self.further_knocks,
-            EventKind::Stage(_) | EventKind::Reset { .. } if further => &mut self.further_knocks,
-            EventKind::Stage(_) | EventKind::Reset { .. } => &mut self.first_knocks,
-        };
-        if !limit.pass(at) || self.send(&FromWatcher::Event { event, at }).is_err() {
+            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => {}
+            EventKind::Stage(_) | EventKind::Reset { .. } | EventKind::Missed { .. } => {
+                self.send_limited(at, further, frame);
+            }
+        }
+    }
+
+    /// Reports what strangers or clients may cause at will as often as their limit allows, and
+    /// counts the rest.
+    fn send_limited(&mut self, at: Monotonic, further: bool, frame: FromWatcher) {
+        let limit = if further { &mut self.further_knocks } else { &mut self.first_knocks };
+        if !limit.pass(at) || self.channel.send(&frame).is_err() {
             self.suppressed += 1;
             self.next_losses.get_or_insert(at + LOSSES_EVERY);
         }
@@ -160,7 +163,7 @@ impl Reporter {
         }
         if self.asked.about(packet.source) && self.first_knocks.pass(at) {
             // Whoever asks can do without what the channel has no room for.
-            let _ = self.send(&seen);
+            let _ = self.channel.send(&seen);
         }
     }
 
@@ -213,11 +216,7 @@ impl Reporter {
         self.count(at, refusal.reason, 1);
         let past = FromWatcher::ReplayedRefusal { refusal, at };
         self.memory.keep(true, refusal.source, at, past);
-        let frame = FromWatcher::Refused { refusal, at };
-        if !self.further_knocks.pass(at) || self.send(&frame).is_err() {
-            self.suppressed += 1;
-            self.next_losses.get_or_insert(at + LOSSES_EVERY);
-        }
+        self.send_limited(at, true, FromWatcher::Refused { refusal, at });
     }
 
     /// Counts packets, or beginnings of sequences, that came to nothing.
@@ -244,7 +243,7 @@ impl Reporter {
 
     /// What finds no room is counted: a completed knock leaves a trace at least.
     fn send_or_wait(&mut self, frame: FromWatcher) {
-        if self.waiting.is_empty() && self.send(&frame).is_ok() {
+        if self.waiting.is_empty() && self.channel.send(&frame).is_ok() {
             return;
         }
         let door = door_of(&frame);
@@ -258,13 +257,9 @@ impl Reporter {
         }
     }
 
-    fn send(&self, frame: &impl FrameCodec) -> std::io::Result<()> {
-        self.channel.send(frame)
-    }
-
     fn flush(&mut self) {
         while let Some(frame) = self.waiting.front() {
-            if self.send(frame).is_err() {
+            if self.channel.send(frame).is_err() {
                 return;
             }
             self.waiting.pop_front();

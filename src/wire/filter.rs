@@ -58,6 +58,7 @@ struct Range {
     high: u16,
 }
 
+/// What a packet needs beside its port to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum TransportTest {
     Tcp(FlagTest),
@@ -205,7 +206,7 @@ impl Fields {
     }
 }
 
-/// How it is said that a field is in a range. Both mean the same; libpcap's optimiser makes a sound
+/// The words that test whether a field is in a range. Both mean the same; libpcap's optimiser makes a sound
 /// program now of one, now of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ranges {
@@ -282,7 +283,7 @@ mod tests {
 
     use super::*;
     use crate::proto::knock::Knock;
-    use crate::wire::samples::{self, Sample, behind_fragment_header, framed};
+    use crate::wire::tests::samples::{self, Sample, behind_fragment_header, framed};
     use crate::wire::{Transport, parse};
 
     type Watched = (PortSet, FlagTest);

@@ -75,25 +75,15 @@ pub(super) fn network(link: LinkType, bytes: &[u8]) -> Result<(IpVersion, &[u8])
     match link {
         LinkType::Ethernet => {
             let (header, rest) = split::<14>(bytes)?;
-            ether_payload(be16(header[12], header[13]), rest)
+            ether_payload(be16(header, 12), rest)
         }
         LinkType::Sll => {
             let (header, rest) = split::<16>(bytes)?;
-            cooked(
-                be16(header[0], header[1]),
-                be16(header[2], header[3]),
-                be16(header[14], header[15]),
-                rest,
-            )
+            cooked(be16(header, 0), be16(header, 2), be16(header, 14), rest)
         }
         LinkType::Sll2 => {
             let (header, rest) = split::<20>(bytes)?;
-            cooked(
-                u16::from(header[10]),
-                be16(header[8], header[9]),
-                be16(header[0], header[1]),
-                rest,
-            )
+            cooked(header[10].into(), be16(header, 8), be16(header, 0), rest)
         }
         LinkType::Raw => match bytes.first().ok_or(Ignored::Truncated)? >> 4 {
             4 => Ok((IpVersion::V4, bytes)),
@@ -144,7 +134,7 @@ fn behind_tags(protocol: u16, whole: &[u8]) -> &[u8] {
     let version = if protocol == ETHERTYPE_IPV6 { 6 } else { 4 };
     let mut rest = whole;
     while let [_, _, high, low, inner @ ..] = rest {
-        let ether_type = be16(*high, *low);
+        let ether_type = u16::from_be_bytes([*high, *low]);
         // No knock is so long that its own header could look like this.
         if ether_type == protocol && inner.first().is_some_and(|byte| byte >> 4 == version) {
             return inner;
@@ -161,7 +151,7 @@ fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(IpVersion, &[u
             ETHERTYPE_IPV6 => return Ok((IpVersion::V6, rest)),
             _ if ETHERTYPE_VLAN.contains(&ether_type) => {
                 let (tag, inner) = split::<4>(rest)?;
-                ether_type = be16(tag[2], tag[3]);
+                ether_type = be16(tag, 2);
                 rest = inner;
             }
             _ => return Err(Ignored::NotIp),
@@ -173,6 +163,6 @@ fn split<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Ignored> {
     bytes.split_first_chunk().ok_or(Ignored::Truncated)
 }
 
-const fn be16(high: u8, low: u8) -> u16 {
-    u16::from_be_bytes([high, low])
+const fn be16<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([header[at], header[at + 1]])
 }

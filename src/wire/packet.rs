@@ -11,7 +11,7 @@ use super::link::{self, IpVersion, LinkType};
 use crate::proto::flags::TcpFlags;
 use crate::proto::knock::{Knock, Protocol};
 
-/// What the engine needs to know of one packet.
+/// A packet, as far as the engine needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub source: IpAddr,
@@ -21,6 +21,7 @@ pub struct Packet {
     pub looped: bool,
 }
 
+/// A transport header, as far as it makes a knock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Tcp { source_port: u16, port: NonZeroU16, sequence: u32, flags: TcpFlags },
@@ -172,10 +173,10 @@ fn port(bytes: [u8; 2]) -> Result<NonZeroU16, Ignored> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::samples::{
+    use super::*;
+    use crate::wire::tests::samples::{
         self, SEQUENCE, SOURCE_PORT, Sample, behind_fragment_header, destination, framed, source,
     };
-    use super::*;
 
     fn raw(bytes: &[u8]) -> Result<Packet, Ignored> {
         parse(LinkType::Raw, bytes).map(|(packet, _)| packet)

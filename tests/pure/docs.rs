@@ -184,7 +184,7 @@ fn the_manual_knows_every_command_of_knockctl() {
 fn the_manual_knows_every_reason() {
     let page = Page::open("knockctl.8");
     let explained = Page::items(page.section("Reasons"), "Cm");
-    let real = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
+    let real = Reason::all().map(|reason| reason.as_str().to_owned()).collect();
     assert_eq!(explained, real);
 }
 

@@ -18,6 +18,7 @@ pub(in crate::engine) struct RecentKnocks {
     pub(in crate::engine) stage: Stage,
 }
 
+/// A knock, and when it came.
 #[derive(Clone, Copy, Debug)]
 struct TimedKnock {
     knock: Knock,

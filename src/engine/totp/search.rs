@@ -1,4 +1,5 @@
-//! Whose clock is off: looks for the step that a sequence would have been right in.
+//! A search for clients whose clock is off: for the step in which their sequence would have been
+//! right.
 //!
 //! It only helps people, so it is rationed: one search at a time, a few a minute, and only for
 //! whole sequences of sources that have gone quiet.
@@ -55,7 +56,7 @@ pub(in crate::engine) enum SearchProgress {
     },
 }
 
-/// What is to be searched for.
+/// The search that is on, and those that wait.
 #[derive(Debug)]
 pub(in crate::engine) struct Searches<T> {
     waiting: Vec<Search<T>>,

@@ -1,4 +1,4 @@
-//! Why a datagram is no request, and why a request cannot be sent.
+//! Errors of fwknop's requests: why one is refused, and why one cannot be sent.
 
 use super::hash::Hash;
 use crate::proto::words::words;

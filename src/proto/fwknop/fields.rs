@@ -1,4 +1,4 @@
-//! The fields of a request, as text: what is encrypted.
+//! The fields of a request as text, which is what is encrypted.
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -116,7 +116,7 @@ pub struct FwknopRequest {
     pub access: Access,
 }
 
-/// What is asked for.
+/// The access that is asked for: for which address, to which ports, for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The address to open for; `None`, on the wire `0.0.0.0`: the one that the request comes from.

@@ -1,7 +1,5 @@
 //! The hashes that fwknop knows, as digest and as HMAC, in base64.
 
-use std::str::FromStr;
-
 use data_encoding::BASE64_NOPAD;
 use hmac::digest::Digest;
 use hmac::digest::block_api::BlockSizeUser;
@@ -15,7 +13,10 @@ use sha3::{Sha3_256, Sha3_512};
 use crate::proto::words::words;
 
 words! {
-Display:
+AnyCase(
+    "is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, \
+     sha3_512"
+):
 /// A hash, for the digest within a request or for its HMAC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,23 +77,6 @@ impl Hash {
             Self::Sha3_256 => of::<Sha3_256>(key, parts),
             Self::Sha3_512 => of::<Sha3_512>(key, parts),
         }
-    }
-}
-
-/// A word that names no hash of fwknop's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' is not a hash that fwknop knows: write md5, sha1, sha256, sha384, sha512, sha3_256, \
-     sha3_512"
-)]
-pub struct HashError(String);
-
-/// Takes fwknop's names, in either case.
-impl FromStr for Hash {
-    type Err = HashError;
-
-    fn from_str(text: &str) -> Result<Self, HashError> {
-        Self::of_word(text).ok_or_else(|| HashError(text.to_owned()))
     }
 }
 

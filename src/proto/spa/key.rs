@@ -43,7 +43,7 @@ const LOW_ORDER: [[u8; KEY_LEN]; 7] = {
     ]
 };
 
-/// Why something is no key. It never quotes what was read: that may be a secret.
+/// Why something is not a key. It never quotes what was read: that may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaKeyError {
     #[error(
@@ -116,7 +116,7 @@ impl From<PublicKey> for String {
 ///
 /// It is serialised only into what a keeper hands its watcher, which is memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Secret", into = "Secret")]
+#[serde(try_from = "Secret")]
 pub struct PrivateKey(Secret);
 
 impl PrivateKey {
@@ -160,12 +160,6 @@ impl TryFrom<Secret> for PrivateKey {
             KEY_LEN => Ok(Self(secret)),
             other => Err(SpaKeyError::Length(other.div_ceil(3) * 4)),
         }
-    }
-}
-
-impl From<PrivateKey> for Secret {
-    fn from(key: PrivateKey) -> Self {
-        key.0
     }
 }
 

@@ -43,7 +43,7 @@ pub fn write(
 /// Who says what in a message to a server; nothing unless all of it is genuine.
 pub fn read(
     params: NoiseParams,
-    server: &Prepared,
+    server: &X25519,
     message: &[u8; MESSAGE_LEN],
 ) -> Option<(PublicKey, [u8; PAYLOAD_LEN])> {
     let mut state = builder(params, Resolver::Responder { server: server.clone() })
@@ -66,20 +66,16 @@ fn client(state: &HandshakeState) -> Option<PublicKey> {
 
 /// The public key of a private one.
 pub fn public(private: &[u8]) -> [u8; KEY_LEN] {
-    let mut dh = Contributory::default();
-    dh.set(private);
     let mut public = [0; KEY_LEN];
-    public.copy_from_slice(dh.pubkey());
+    public.copy_from_slice(X25519::of(private).pubkey());
     public
 }
 
 /// What a private key and a point agree on, if both of them count.
 #[cfg(test)]
 pub fn agree(private: &[u8; KEY_LEN], point: &[u8; KEY_LEN]) -> Option<[u8; KEY_LEN]> {
-    let mut dh = Contributory::default();
-    dh.set(private);
     let mut secret = [0; KEY_LEN];
-    dh.dh(point, &mut secret).ok().map(|()| secret)
+    X25519::of(private).dh(point, &mut secret).ok().map(|()| secret)
 }
 
 fn builder<'keys>(params: NoiseParams, resolver: Resolver) -> Builder<'keys> {
@@ -87,10 +83,10 @@ fn builder<'keys>(params: NoiseParams, resolver: Resolver) -> Builder<'keys> {
 }
 
 /// The library's own primitives, but for randomness, which it is given, and for agreement, which
-/// [`Contributory`] checks.
+/// [`X25519`] checks.
 enum Resolver {
     Initiator { ephemeral: [u8; KEY_LEN] },
-    Responder { server: Prepared },
+    Responder { server: X25519 },
 }
 
 impl CryptoResolver for Resolver {
@@ -103,9 +99,7 @@ impl CryptoResolver for Resolver {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         match (choice, self) {
-            (DHChoice::Curve25519, Self::Initiator { .. }) => {
-                Some(Box::new(Contributory::default()))
-            }
+            (DHChoice::Curve25519, Self::Initiator { .. }) => Some(Box::new(X25519::default())),
             (DHChoice::Curve25519, Self::Responder { server }) => Some(Box::new(server.clone())),
             _ => None,
         }
@@ -135,116 +129,88 @@ impl Random for PresetRandom {
     }
 }
 
-/// A private key of which is known already what would else be worked out for each message: its
-/// public key, and what it agrees on with those who are expected. Their messages take half the time.
-/// It never changes.
+/// X25519 that refuses a secret to which only one side contributed (RFC 7748, section 6.1).
+///
+/// Copies share their private key, which then never changes, with what is known of it already and
+/// would else be worked out for each message: its public key, and what it agrees on with those who
+/// are expected. Their messages take half the time.
 #[derive(Clone)]
-pub struct Prepared(Arc<PreparedKeys>);
-
-struct PreparedKeys {
-    own: Contributory,
-    agreed: HashMap<[u8; KEY_LEN], Zeroizing<[u8; KEY_LEN]>>,
+pub struct X25519 {
+    own: Arc<Box<dyn Dh>>,
+    agreed: Arc<HashMap<[u8; KEY_LEN], Zeroizing<[u8; KEY_LEN]>>>,
 }
 
-impl Prepared {
-    pub fn new(private: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
-        let mut own = Contributory::default();
-        own.set(private.expose());
+/// How many are expected at most. Each takes some 0.05 ms at the start.
+const MOST_EXPECTED: usize = 1024;
+
+/// No key yet.
+impl Default for X25519 {
+    fn default() -> Self {
+        let own = DefaultResolver.resolve_dh(&DHChoice::Curve25519);
+        Self { own: Arc::new(own.expect("a curve that the library has")), agreed: Arc::default() }
+    }
+}
+
+impl X25519 {
+    fn of(private: &[u8]) -> Self {
+        let mut own = Self::default();
+        own.set(private);
+        own
+    }
+
+    /// A server's key, prepared for the clients that are expected.
+    pub fn prepared(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
+        let own = Self::of(server.expose());
         let agree = |client: PublicKey| {
             let mut secret = Zeroizing::new([0; KEY_LEN]);
             own.dh(client.as_bytes(), &mut *secret).ok()?;
             Some((*client.as_bytes(), secret))
         };
         let agreed = expected.into_iter().take(MOST_EXPECTED).filter_map(agree).collect();
-        Self(Arc::new(PreparedKeys { own, agreed }))
+        Self { agreed: Arc::new(agreed), ..own }
     }
 }
 
-/// Each takes some 0.05 ms at the start.
-const MOST_EXPECTED: usize = 1024;
-
-impl Dh for Prepared {
+impl Dh for X25519 {
     fn name(&self) -> &'static str {
-        self.0.own.name()
+        self.own.name()
     }
 
     fn pub_len(&self) -> usize {
-        self.0.own.pub_len()
+        self.own.pub_len()
     }
 
     fn priv_len(&self) -> usize {
-        self.0.own.priv_len()
+        self.own.priv_len()
     }
 
-    /// It is set already.
-    fn set(&mut self, _: &[u8]) {}
+    /// A key that is shared is set already.
+    fn set(&mut self, private: &[u8]) {
+        if let Some(own) = Arc::get_mut(&mut self.own) {
+            own.set(private);
+        }
+    }
 
-    fn generate(&mut self, _: &mut dyn Random) -> Result<(), snow::Error> {
-        Err(snow::Error::Rng)
+    fn generate(&mut self, random: &mut dyn Random) -> Result<(), snow::Error> {
+        Arc::get_mut(&mut self.own).ok_or(snow::Error::Rng)?.generate(random)
     }
 
     fn pubkey(&self) -> &[u8] {
-        self.0.own.pubkey()
+        self.own.pubkey()
     }
 
     fn privkey(&self) -> &[u8] {
-        self.0.own.privkey()
+        self.own.privkey()
     }
 
     fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
         // The library hands over room for the longest key that it knows.
-        let agreed = point.get(..KEY_LEN).and_then(|point| self.0.agreed.get(point));
-        match (agreed, secret.first_chunk_mut::<KEY_LEN>()) {
-            (Some(agreed), Some(secret)) => {
-                secret.copy_from_slice(agreed.as_slice());
-                Ok(())
-            }
-            _ => self.0.own.dh(point, secret),
+        let agreed = point.get(..KEY_LEN).and_then(|point| self.agreed.get(point));
+        if let (Some(agreed), Some(secret)) = (agreed, secret.first_chunk_mut::<KEY_LEN>()) {
+            secret.copy_from_slice(agreed.as_slice());
+            return Ok(());
         }
-    }
-}
-
-/// X25519 that refuses a secret to which only one side contributed (RFC 7748, section 6.1).
-struct Contributory(Box<dyn Dh>);
-
-impl Default for Contributory {
-    fn default() -> Self {
-        let dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519);
-        Self(dh.expect("a curve that the library has"))
-    }
-}
-
-impl Dh for Contributory {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn pub_len(&self) -> usize {
-        self.0.pub_len()
-    }
-
-    fn priv_len(&self) -> usize {
-        self.0.priv_len()
-    }
-
-    fn set(&mut self, private: &[u8]) {
-        self.0.set(private);
-    }
-
-    fn generate(&mut self, random: &mut dyn Random) -> Result<(), snow::Error> {
-        self.0.generate(random)
-    }
-
-    fn pubkey(&self) -> &[u8] {
-        self.0.pubkey()
-    }
-
-    fn privkey(&self) -> &[u8] {
-        self.0.privkey()
-    }
-
-    fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
-        self.0.dh(point, secret)?;
+        self.own.dh(point, secret)?;
         // All of the secret is looked at, whatever it holds; behind it there may be room to spare.
         let any = secret.iter().take(KEY_LEN).fold(0, |any, byte| any | byte);
         if any == 0 { Err(snow::Error::Dh) } else { Ok(()) }
@@ -259,13 +225,13 @@ mod tests {
     fn what_is_prepared_for_a_client_is_not_worked_out_again() {
         let [server, client] = [[1; KEY_LEN], [2; KEY_LEN]].map(PrivateKey::from);
         let message = write(&client, &server.public(), [3; KEY_LEN], &[4; PAYLOAD_LEN]);
-        let reads = |prepared: &Prepared| read(params(), prepared, &message).is_some();
-        let prepared = Prepared::new(&server, [client.public()]);
+        let reads = |prepared: &X25519| read(params(), prepared, &message).is_some();
+        let mut prepared = X25519::prepared(&server, [client.public()]);
         assert!(reads(&prepared));
         // Nothing but what was prepared can make the difference.
-        let mut keys = Arc::into_inner(prepared.0).unwrap();
-        keys.agreed.values_mut().for_each(|secret| secret[0] ^= 1);
-        assert!(!reads(&Prepared(Arc::new(keys))));
-        assert!(reads(&Prepared::new(&server, [])));
+        let agreed = Arc::get_mut(&mut prepared.agreed).unwrap();
+        agreed.values_mut().for_each(|secret| secret[0] ^= 1);
+        assert!(!reads(&prepared));
+        assert!(reads(&X25519::prepared(&server, [])));
     }
 }

@@ -1,4 +1,4 @@
-//! A request in 80 bytes, and back.
+//! The encoding of a native request in 80 bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -15,7 +15,7 @@ const OBSERVED: u8 = 1;
 const CLOSE: u8 = 2;
 const DOOR_LEN: usize = 32;
 
-/// What is wrong in a request of a client whose key it was made with.
+/// Why what a client has encrypted is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedPayload {
     #[error("version {0}: this server speaks version 1")]

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::TotpKey;
 use crate::proto::knock::{Knock, Protocol};
 
-/// How many digits a code has.
+/// The number of digits of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Digits {
@@ -29,7 +29,7 @@ impl From<Digits> for u8 {
     }
 }
 
-/// A code has neither six nor eight digits.
+/// A number of digits that is neither six nor eight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a code of {0} digits cannot be knocked: write 6 or 8")]
 pub struct DigitsError(u8);
@@ -74,7 +74,7 @@ pub(super) fn knocks(base: u16, value: u32, digits: Digits) -> impl Iterator<Ite
     })
 }
 
-/// Why a text is no code. The text is not repeated: a code is a secret while it holds.
+/// Why a text is not a code. The text is not repeated: a code is a secret while it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
     #[error("a code is digits only, as the authenticator shows them")]
@@ -101,11 +101,8 @@ pub fn knocks_of_code(base: u16, typed: &str) -> Result<Vec<Knock>, CodeError> {
         value = value.wrapping_mul(10).wrapping_add(digit);
         count += 1;
     }
-    let digits = match count {
-        6 => Digits::Six,
-        8 => Digits::Eight,
-        _ => return Err(CodeError::Length(count)),
-    };
+    let digits = u8::try_from(count).ok().and_then(|count| Digits::try_from(count).ok());
+    let digits = digits.ok_or(CodeError::Length(count))?;
     Ok(knocks(base, value, digits).collect())
 }
 

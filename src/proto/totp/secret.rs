@@ -12,7 +12,7 @@ pub const SECRET_BYTES: usize = 20;
 /// The least that RFC 4226 allows.
 const SHORTEST: usize = 16;
 
-/// Why a text is no TOTP secret. The text is not repeated.
+/// Why a text is not a TOTP secret. The text is not repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     #[error(
@@ -57,11 +57,6 @@ fn base32() -> Encoding {
 /// A secret in base32, without padding: what [`parse_secret`] reads back.
 pub fn encode_secret(secret: &Secret) -> Zeroizing<String> {
     Zeroizing::new(data_encoding::BASE32_NOPAD.encode(secret.expose()))
-}
-
-/// A new secret from random bytes.
-pub fn generate_secret(random: &[u8; SECRET_BYTES]) -> Secret {
-    Secret::new(random.to_vec())
 }
 
 /// Why no `otpauth://` URI can be made.
@@ -180,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(random: [u8; SECRET_BYTES], spaces in 0usize..30) {
-            let secret = generate_secret(&random);
+            let secret = Secret::from(random);
             let mut text = encode_secret(&secret).to_lowercase();
             text.insert(spaces, ' ');
             prop_assert_eq!(parse_secret(&text).unwrap(), secret);

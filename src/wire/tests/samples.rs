@@ -8,9 +8,9 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
-use super::link::LinkType;
 use crate::proto::flags::TcpFlags;
 use crate::proto::knock::Protocol;
+use crate::wire::link::LinkType;
 
 pub const SOURCE_PORT: u16 = 40_000;
 pub const SEQUENCE: u32 = 0x0102_0304;

@@ -1,0 +1,3 @@
+//! What the tests of parser, filter and capture share.
+
+pub(crate) mod samples;
