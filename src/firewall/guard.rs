@@ -144,7 +144,7 @@ impl Guard {
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        let elements = self.ruleset.elements(door, address, source_port);
+        let elements = self.ruleset.elements(door, address, source_port).into_iter();
         elements.map(|element| (element.set.reference(), element.key)).collect()
     }
 

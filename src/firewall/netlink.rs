@@ -16,12 +16,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
-    recv, sendto, setsockopt, socket, sockopt,
+    MsgFlags, NetlinkAddr, SockFlag, SockProtocol, getsockname, recv, sendto, setsockopt, sockopt,
 };
 use nix::sys::time::TimeVal;
 
-use attribute::Attributes;
+use attribute::{Attributes, find_text};
 pub use message::{DELETE_TABLE, NEW_ELEMENT, NftChange};
 use message::{Of, batch, replies};
 pub use monitor::{Monitor, NftEvent};
@@ -30,6 +29,7 @@ pub use set::{Comment, ElementKey, ElementRef, SetElement, SetRef};
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+use crate::sys::host;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
@@ -345,8 +345,8 @@ impl Netlink {
     pub(super) fn sets(&mut self, family: NftFamily, name: &str) -> Result<Vec<String>> {
         let (get, body) = (message::GET_SET, message::table_name(name));
         let found = self.ask(get, message::DUMP, Some(family), &body, |body| {
-            let set = message::set_of(body).filter(|_| message::table_of(body) == Some(name));
-            set.map(str::to_owned)
+            let set = find_text(body, message::SET);
+            set.filter(|_| find_text(body, message::TABLE) == Some(name)).map(str::to_owned)
         })?;
         Ok(found.unwrap_or_default())
     }
@@ -429,10 +429,8 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> 
 
 /// A socket that hears these multicast groups, and its port.
 fn connect(groups: u32) -> Result<(OwnedFd, u32)> {
-    let (family, protocol) = (AddressFamily::Netlink, SockProtocol::NetlinkNetFilter);
-    let socket =
-        socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(of_request)?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(of_request)?;
+    let protocol = SockProtocol::NetlinkNetFilter;
+    let socket = host::netlink_socket(protocol, SockFlag::empty(), groups).map_err(of_request)?;
     let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
     Ok((socket, address.pid()))
 }

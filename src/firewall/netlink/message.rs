@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::attribute::{
-    Attributes, array, attributes, comment, find, find_text, find_u32, find_u64, read_comment,
+    Attributes, array, attributes, comment, find, find_u32, find_u64, read_comment,
 };
 use super::{Comment, ElementKey, ElementRef, SetElement, SetRef, SetType, Table};
 use crate::config::NftFamily;
@@ -252,16 +252,6 @@ pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkReply<'_>
     })
 }
 
-/// The name of the table that an object belongs to, or of the table itself.
-pub(super) fn table_of(attributes: &[u8]) -> Option<&str> {
-    find_text(attributes, TABLE)
-}
-
-/// The name of a set, or of the set that elements belong to.
-pub(super) fn set_of(attributes: &[u8]) -> Option<&str> {
-    find_text(attributes, SET)
-}
-
 pub(super) fn table(attributes: &[u8]) -> Option<Table> {
     let comment = find(attributes, &[TABLE_USERDATA]).and_then(read_comment).unwrap_or_default();
     Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, comment: comment.to_owned() })
@@ -296,10 +286,11 @@ fn element(element: &[u8]) -> Option<SetElement> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use std::net::IpAddr;
 
+    use proptest::prelude::*;
+
+    use super::super::attribute::find_text;
     use super::*;
     use crate::config::Family::{V4, V6};
 
@@ -383,7 +374,7 @@ mod tests {
                 .filter(|reply| reply.kind == NEW_ELEMENT)
                 .flat_map(|reply| {
                     let body = reply.attributes();
-                    assert_eq!((table_of(body), set_of(body)), (Some("knockd"), Some("open_4")));
+                    assert_eq!((find_text(body, TABLE), find_text(body, SET)), (Some("knockd"), Some("open_4")));
                     elements(body)
                 })
                 .collect();
@@ -402,7 +393,7 @@ mod tests {
             }
             for reply in replies(&bytes) {
                 let attributes = reply.attributes();
-                let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
+                let _ = (find_text(attributes, TABLE), set_type(attributes));
                 let _ = (table(attributes), elements(attributes), generation(attributes));
                 let _ = (reply.outcome(), reply.family(), reply.is_interrupted());
             }
