@@ -64,32 +64,6 @@ pub(super) struct GuardElement {
     pub(super) key: ElementKey,
 }
 
-/// The element that locks a port: that of the host, or that of an address.
-pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
-    match target.map(|target| target.to_canonical()) {
-        None => GuardSet::GUARDED.at(to_port(ElementKey::default(), port)),
-        Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
-    }
-}
-
-fn to_port(key: ElementKey, port: Knock) -> ElementKey {
-    key.protocol(port.protocol.number()).port(port.port.get())
-}
-
-impl InboundConnection {
-    /// The elements that would lock the ports that it is to.
-    pub(super) fn guarded(&self) -> [GuardElement; 2] {
-        [guarded(None, self.port), guarded(Some(self.address), self.port)]
-    }
-
-    /// The element that lets it go on.
-    pub(super) fn older(&self) -> GuardElement {
-        let peer = self.peer.ip().to_canonical();
-        let key = to_port(ElementKey::from(peer).port(self.peer.port()), self.port);
-        SetKind::Older.of(Family::of(peer)).at(key)
-    }
-}
-
 impl Ruleset {
     /// The elements that let an address in at a door, one for each of its ports; none where there
     /// is no such door, or its target has no address of that family.
@@ -177,6 +151,32 @@ impl Ruleset {
             changes.extend(NftChange::add_all(&set.reference(), &elements));
         }
         changes
+    }
+}
+
+/// The element that locks a port: that of the host, or that of an address.
+pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
+    match target.map(|target| target.to_canonical()) {
+        None => GuardSet::GUARDED.at(to_port(ElementKey::default(), port)),
+        Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
+    }
+}
+
+fn to_port(key: ElementKey, port: Knock) -> ElementKey {
+    key.protocol(port.protocol.number()).port(port.port.get())
+}
+
+impl InboundConnection {
+    /// The elements that would lock the ports that it is to.
+    pub(super) fn guarded(&self) -> [GuardElement; 2] {
+        [guarded(None, self.port), guarded(Some(self.address), self.port)]
+    }
+
+    /// The element that lets it go on.
+    pub(super) fn older(&self) -> GuardElement {
+        let peer = self.peer.ip().to_canonical();
+        let key = to_port(ElementKey::from(peer).port(self.peer.port()), self.port);
+        SetKind::Older.of(Family::of(peer)).at(key)
     }
 }
 

@@ -12,6 +12,10 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
+/// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
+pub const LINKS: u32 = 0x1;
+pub const ADDRESSES: u32 = 0x10 | 0x100;
+
 /// The addresses of this host at the moment. Needs no privilege.
 ///
 /// # Errors
@@ -42,10 +46,6 @@ pub fn has(name: &str, flag: InterfaceFlags) -> bool {
     let is_it = |it: &InterfaceAddress| name.as_ref() == Some(&it.interface_name);
     getifaddrs().is_ok_and(|mut all| all.any(|it| is_it(&it) && it.flags.contains(flag)))
 }
-
-/// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
-pub const LINKS: u32 = 0x1;
-pub const ADDRESSES: u32 = 0x10 | 0x100;
 
 /// A socket that is readable when something has changed. Needs no privilege.
 pub struct Changes(OwnedFd);

@@ -40,10 +40,6 @@ pub enum PrivilegeError {
     NotGone(&'static str),
 }
 
-fn refused<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> PrivilegeError {
-    move |error| PrivilegeError::Refused { doing, source: error.into() }
-}
-
 impl Identity {
     /// Looks up the user that the configuration names.
     ///
@@ -112,6 +108,23 @@ impl Identity {
     }
 }
 
+/// Whether this process has root's rights where it lives.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Whether this process lives in a user namespace other than the initial one.
+pub fn in_user_namespace() -> bool {
+    // The initial namespace maps every id to itself.
+    let map = fs::read_to_string("/proc/self/uid_map");
+    map.is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+/// The number of a group, where it exists.
+pub fn group(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
 /// Empties the permitted, effective and inheritable sets, and with the latter the ambient one:
 /// whoever started knockd may have handed down what a change of the user leaves alone.
 fn drop_capabilities() -> Result<(), Errno> {
@@ -136,21 +149,8 @@ fn left_over(status: &str) -> Option<&'static str> {
     (value("NoNewPrivs") != Some("1")).then_some("no-new-privileges is not set")
 }
 
-/// Whether this process has root's rights where it lives.
-pub fn is_root() -> bool {
-    geteuid().is_root()
-}
-
-/// Whether this process lives in a user namespace other than the initial one.
-pub fn in_user_namespace() -> bool {
-    // The initial namespace maps every id to itself.
-    let map = fs::read_to_string("/proc/self/uid_map");
-    map.is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
-}
-
-/// The number of a group, where it exists.
-pub fn group(name: &str) -> Option<u32> {
-    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+fn refused<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> PrivilegeError {
+    move |error| PrivilegeError::Refused { doing, source: error.into() }
 }
 
 #[cfg(test)]
