@@ -112,12 +112,12 @@ impl Guard {
         self.shared.contains(door)
     }
 
-    /// Through which elements are changed: what others change is told apart from that.
+    /// The connection through which elements are changed: what others change is told apart.
     pub const fn netlink(&mut self) -> &mut Netlink {
         &mut self.netlink
     }
 
-    /// What somebody else has done to the table since the last call; call it when
+    /// The change that somebody else has made to the table since the last call; call it when
     /// [`as_fd`](Self::as_fd) is readable. What is added to its sets by another's hand is no
     /// disturbance, but for guarded ports: that is how an administrator lets somebody in without
     /// knockd.

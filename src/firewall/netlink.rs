@@ -21,8 +21,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use attribute::{Attributes, find_text};
+use message::{ChangedObject, batch, replies};
 pub use message::{DELETE_TABLE, NEW_ELEMENT, NftChange};
-use message::{Of, batch, replies};
 pub use monitor::{Monitor, NftEvent};
 pub use rule::{Hook, KeyPart, Load, NftRule};
 pub use set::{Comment, ElementKey, ElementRef, SetElement, SetRef};
@@ -127,7 +127,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Succeeds where the kernel has nf_tables and this process may change them.
+    /// A new connection, where the kernel has nf_tables and this process may change them.
     ///
     /// # Errors
     /// [`NetlinkError::NoNftables`] and [`NetlinkError::NotPermitted`], each for its own cause.
@@ -141,7 +141,7 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// Names this connection in what the kernel tells others about changes.
+    /// The number of this connection in what the kernel tells others about changes.
     pub const fn port(&self) -> u32 {
         self.port
     }
@@ -207,7 +207,7 @@ impl Netlink {
         self.ask_one(message::GET_ELEMENT, Some(it.0.family), &body, message::elements)
     }
 
-    /// How a set was declared; `None` where there is no such set.
+    /// The declaration of a set; `None` where there is no such set.
     ///
     /// # Errors
     /// Whatever the kernel objects to.
@@ -237,8 +237,8 @@ impl Netlink {
         self.apply_at(None, changes)
     }
 
-    /// Does as [`apply`](Self::apply); with a [`generation`](Self::generation) only where nobody has changed any table
-    /// since.
+    /// Does as [`apply`](Self::apply); with a [`generation`](Self::generation) only where nobody
+    /// has changed any table since.
     ///
     /// # Errors
     /// [`NetlinkError::Overtaken`] where somebody has.
@@ -255,22 +255,24 @@ impl Netlink {
             (Errno::EPERM, _) => NetlinkError::NotPermitted,
             (Errno::ERESTART, None) => NetlinkError::Overtaken,
             (errno, None) => of_request(errno),
-            (errno, Some(Of::Other(what))) => NetlinkError::RefusedObject { what, errno },
+            (errno, Some(ChangedObject::Other(what))) => {
+                NetlinkError::RefusedObject { what, errno }
+            }
             (Errno::EOPNOTSUPP, Some(_)) => NetlinkError::NoNftables,
-            (Errno::EEXIST, Some(Of::Set(set))) => NetlinkError::Exists(set),
-            (Errno::ENFILE, Some(Of::Set(set))) => NetlinkError::Full(set),
-            (Errno::ENOENT, Some(Of::Set(set))) => self.what_is_missing(set)?,
-            (errno, Some(Of::Set(set))) => NetlinkError::Refused { set, errno },
+            (Errno::EEXIST, Some(ChangedObject::Set(set))) => NetlinkError::Exists(set),
+            (Errno::ENFILE, Some(ChangedObject::Set(set))) => NetlinkError::Full(set),
+            (Errno::ENOENT, Some(ChangedObject::Set(set))) => self.what_is_missing(set)?,
+            (errno, Some(ChangedObject::Set(set))) => NetlinkError::Refused { set, errno },
         })
     }
 
-    /// How often anybody has changed any table: it grows by one with each batch.
+    /// The generation of the tables: it grows by one with each batch, whoever sends it.
     pub(super) fn generation(&mut self) -> Result<u32> {
         let (get, none) = (message::GET_GENERATION, Attributes::default());
         self.ask_one(get, None, &none, message::generation)?.ok_or(NetlinkError::Malformed)
     }
 
-    /// What a table is; `None` where there is none.
+    /// A table as it is; `None` where there is none.
     pub(super) fn table(&mut self, family: NftFamily, table: &str) -> Result<Option<Table>> {
         let body = message::table_name(table);
         self.ask_one(message::GET_TABLE, Some(family), &body, message::table)
@@ -315,7 +317,7 @@ impl Netlink {
         &mut self,
         generation: Option<u32>,
         changes: &'a [NftChange],
-    ) -> std::result::Result<(), (Option<&'a Of>, Errno)> {
+    ) -> std::result::Result<(), (Option<&'a ChangedObject>, Errno)> {
         let first = self.sequence.wrapping_add(1);
         self.send(&batch(first, generation, changes)).map_err(|errno| (None, errno))?;
         // The numbers of the end of the batch and of the messages in it.

@@ -83,7 +83,7 @@ impl OwnSets {
         self.known.iter().map(|(set, _)| set.clone()).collect()
     }
 
-    /// Through which elements are changed: what others change is told apart from that.
+    /// The connection through which elements are changed: what others change is told apart.
     pub const fn netlink(&mut self) -> &mut Netlink {
         &mut self.netlink
     }

@@ -34,7 +34,7 @@ pub fn index(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }
 
-/// What the interface with a number is called at the moment.
+/// The name of the interface with a number, at the moment.
 pub fn name_of(index: u32) -> Option<String> {
     // nix takes no name for an empty one.
     if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty())

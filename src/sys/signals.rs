@@ -1,4 +1,4 @@
-//! Signals as a descriptor to poll.
+//! Signals, as a descriptor to poll.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -72,6 +72,7 @@ pub fn remove_standing() -> Result<(), NetlinkError> {
 /// The contents of a table that stands.
 #[derive(Debug, Default)]
 pub(super) struct StandingTable {
+    /// The elements that lock ports, and those that let older connections go on.
     pub(super) guarded: BTreeSet<GuardElement>,
     pub(super) older: BTreeSet<GuardElement>,
     /// By somebody else, and trusted networks of the configuration's.
@@ -81,6 +82,7 @@ pub(super) struct StandingTable {
 }
 
 impl StandingTable {
+    /// Reads the table; what others added to one of the former form goes to the doors of `ruleset`.
     pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, NetlinkError> {
         let mut standing = Self::default();
         match netlink.table(NftFamily::Inet, TABLE)? {

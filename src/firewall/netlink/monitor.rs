@@ -37,6 +37,8 @@ pub struct NftEvent<'a> {
 }
 
 impl Monitor {
+    /// A monitor that hears what happens from now on.
+    ///
     /// # Errors
     /// As [`Netlink::open`](super::Netlink::open).
     pub fn new() -> Result<Self> {
