@@ -109,8 +109,8 @@ impl Ruleset {
     }
 
     /// The changes that make the table, with this comment, in the place of one that may be there,
-    /// with all that it holds: guarded ports, connections that are `older` than the lock of their port, what
-    /// somebody else has `added` to the sets, and grants.
+    /// with all that it holds: guarded ports, connections that are `older` than the lock of their
+    /// port, what somebody else has `added` to the sets, and grants.
     pub(super) fn changes(
         &self,
         now: Monotonic,
