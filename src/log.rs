@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::unistd::geteuid;
-use tracing::Subscriber;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
@@ -76,9 +76,8 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     }
     let output = LogOutput { level: log.level, format: log.format, sinks };
     if output_now().replace(output).is_none() {
-        let subscriber = tracing_subscriber::registry().with(ToOutput);
         // Fails only where a test has set another one, which then gets the lines.
-        let _ = tracing::subscriber::set_global_default(subscriber);
+        let _ = tracing::subscriber::set_global_default(ToOutput);
     }
     Ok(())
 }
@@ -125,11 +124,28 @@ fn output_now() -> MutexGuard<'static, Option<LogOutput>> {
     OUTPUT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The `tracing` layer that writes records to the output of the moment.
+/// The subscriber of `tracing` that writes what code logs to the output of the moment. Nothing here
+/// opens spans.
 struct ToOutput;
 
-impl<S: Subscriber> Layer<S> for ToOutput {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+impl Subscriber for ToOutput {
+    fn event(&self, event: &Event<'_>) {
         write(record::level(*event.metadata().level()), || LogRecord::of(event));
     }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }

@@ -1,4 +1,4 @@
-//! Commands that open and close doors, and what they say, run as jobs.
+//! Commands that open and close doors, run as jobs, and what they print.
 //!
 //! Each runs for as long as its job allows, and none can hold up another for long. The jobs of one
 //! door run one after the other, because programs such as iptables take a lock and some fail when
@@ -40,7 +40,7 @@ const WAITING_IN_ALL: usize = 2_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// Tasks to do one after the other.
+/// A job: tasks to do one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub id: JobId,

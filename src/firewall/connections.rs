@@ -1,4 +1,4 @@
-//! Connections that are older than the guard.
+//! Connections that are older than the guard, and go on.
 //!
 //! The guard knows by a label what it has let in. What was there before it has none, and where
 //! no firewall has asked for connection tracking before, the kernel even takes its next packet for
@@ -52,9 +52,8 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
         8 => Ipv4Addr::from(word(0)?.to_ne_bytes()).into(),
         32 => {
             let words = [word(0)?, word(1)?, word(2)?, word(3)?].map(u32::to_ne_bytes);
-            let mut bytes = [0; 16];
-            bytes.iter_mut().zip(words.as_flattened()).for_each(|(to, from)| *to = *from);
-            Ipv6Addr::from(bytes).to_canonical()
+            let octets: [u8; 16] = words.as_flattened().try_into().ok()?;
+            Ipv6Addr::from(octets).to_canonical()
         }
         _ => return None,
     };

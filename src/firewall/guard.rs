@@ -65,15 +65,9 @@ impl Guard {
         ruleset: Ruleset,
         keep: &[GuardGrant],
     ) -> Result<Self, NetlinkError> {
-        let mut guard = Self {
-            netlink: Netlink::open()?,
-            monitor: Monitor::new()?,
-            ruleset,
-            shared: HashSet::new(),
-            older: BTreeSet::new(),
-        };
-        guard.load(now, None, keep)?;
-        Ok(guard)
+        let (mut netlink, monitor) = (Netlink::open()?, Monitor::new()?);
+        let older = load(&mut netlink, now, &ruleset, None, keep)?;
+        Ok(Self { netlink, monitor, shared: ruleset.shared(), ruleset, older })
     }
 
     /// Puts another table in the place of this one, as [`set_up`](Self::set_up) does.
@@ -86,12 +80,11 @@ impl Guard {
         ruleset: Ruleset,
         keep: &[GuardGrant],
     ) -> Result<(), NetlinkError> {
-        let old = std::mem::replace(&mut self.ruleset, ruleset);
-        let loaded = self.load(now, Some(old.guarded()), keep);
-        if loaded.is_err() {
-            self.ruleset = old;
-        }
-        loaded
+        let known = Some((&self.ruleset, &self.older));
+        self.older = load(&mut self.netlink, now, &ruleset, known, keep)?;
+        self.shared = ruleset.shared();
+        self.ruleset = ruleset;
+        Ok(())
     }
 
     /// Sets up the same table again, with the grants that hold now, and the time that is left of
@@ -100,41 +93,7 @@ impl Guard {
     /// # Errors
     /// As [`set_up`](Self::set_up).
     pub fn restore(&mut self, now: Monotonic, keep: &[GuardGrant]) -> Result<(), NetlinkError> {
-        self.load(now, Some(self.ruleset.guarded()), keep)
-    }
-
-    /// Puts the table in place. What this process knows to have been guarded `before` holds,
-    /// whatever has become of that.
-    fn load(
-        &mut self,
-        now: Monotonic,
-        before: Option<BTreeSet<GuardElement>>,
-        keep: &[GuardGrant],
-    ) -> Result<(), NetlinkError> {
-        for left in (0..TRIES).rev() {
-            let generation = self.netlink.generation()?;
-            let standing = StandingTable::read(&mut self.netlink, &self.ruleset)?;
-            let (before, mut older) = match &before {
-                Some(before) => (before, self.older.clone()),
-                None => (&standing.guarded, standing.older),
-            };
-            let mut new = self.ruleset.guarded();
-            new.retain(|element| !before.contains(element));
-            if !new.is_empty() {
-                older.extend(connections(&mut self.netlink, |element| new.contains(element)));
-            }
-            let changes = self.ruleset.changes(now, &table_comment(), &older, standing.added, keep);
-            // The last try does not ask whether somebody else was faster.
-            match self.netlink.apply_at((left > 0).then_some(generation), &changes) {
-                Err(NetlinkError::Overtaken) => {}
-                loaded => {
-                    loaded?;
-                    (self.older, self.shared) = (older, self.ruleset.shared());
-                    break;
-                }
-            }
-        }
-        Ok(())
+        self.replace(now, self.ruleset.clone(), keep)
     }
 
     /// The elements that let an address in at a door: one for each of its ports.
@@ -144,7 +103,7 @@ impl Guard {
         address: IpAddr,
         source_port: Option<NonZeroU16>,
     ) -> Vec<ElementRef> {
-        let elements = self.ruleset.elements(door, address, source_port);
+        let elements = self.ruleset.elements(door, address, source_port).into_iter();
         elements.map(|element| (element.set.reference(), element.key)).collect()
     }
 
@@ -153,12 +112,12 @@ impl Guard {
         self.shared.contains(door)
     }
 
-    /// Through which elements are changed: what others change is told apart from that.
+    /// The connection through which elements are changed: what others change is told apart.
     pub const fn netlink(&mut self) -> &mut Netlink {
         &mut self.netlink
     }
 
-    /// What somebody else has done to the table since the last call; call it when
+    /// The change that somebody else has made to the table since the last call; call it when
     /// [`as_fd`](Self::as_fd) is readable. What is added to its sets by another's hand is no
     /// disturbance, but for guarded ports: that is how an administrator lets somebody in without
     /// knockd.
@@ -185,19 +144,52 @@ impl AsFd for Guard {
     }
 }
 
+/// Puts the table in place, and returns the elements that let older connections go on. What this
+/// process has locked, if it is `known`, and what was older than that, hold whatever has become of
+/// the table.
+fn load(
+    netlink: &mut Netlink,
+    now: Monotonic,
+    ruleset: &Ruleset,
+    known: Option<(&Ruleset, &BTreeSet<GuardElement>)>,
+    keep: &[GuardGrant],
+) -> Result<BTreeSet<GuardElement>, NetlinkError> {
+    let known = known.map(|(ruleset, older)| (ruleset.guarded(), older));
+    for left in (0..TRIES).rev() {
+        let generation = netlink.generation()?;
+        let standing = StandingTable::read(netlink, ruleset)?;
+        let (before, mut older) = match &known {
+            Some((before, older)) => (before, BTreeSet::clone(older)),
+            None => (&standing.guarded, standing.older),
+        };
+        let mut new = ruleset.guarded();
+        new.retain(|element| !before.contains(element));
+        if !new.is_empty() {
+            older.extend(connections(netlink, &new));
+        }
+        let changes = ruleset.changes(now, &table_comment(), &older, standing.added, keep);
+        // The last try does not ask whether somebody else was faster.
+        match netlink.apply_at((left > 0).then_some(generation), &changes) {
+            Err(NetlinkError::Overtaken) => {}
+            loaded => return loaded.map(|()| older),
+        }
+    }
+    Err(NetlinkError::Overtaken)
+}
+
 /// The table's comment: a saved ruleset must not bring the grants of another boot back.
 fn table_comment() -> String {
     clock::boot_id().map_or_else(|_| VERSION.to_owned(), |boot| format!("{VERSION} {boot}"))
 }
 
-/// The connections of this moment to these guarded ports. What the kernel does not tell ends, which
-/// is no reason to stay unguarded.
+/// The elements that let the connections of this moment to these guarded ports go on. What the
+/// kernel does not tell ends, which is no reason to stay unguarded.
 fn connections(
     netlink: &mut Netlink,
-    is_guarded: impl Fn(&GuardElement) -> bool,
-) -> BTreeSet<GuardElement> {
-    let is_wanted = |connection: &InboundConnection| connection.guarded().iter().any(&is_guarded);
+    ports: &BTreeSet<GuardElement>,
+) -> impl Iterator<Item = GuardElement> {
+    let is_wanted = |it: &InboundConnection| it.guarded().iter().any(|port| ports.contains(port));
     let mut found = netlink.tracked(is_wanted).unwrap_or_default();
     found.extend(connections::established().into_iter().filter(is_wanted));
-    found.iter().map(InboundConnection::older).collect()
+    found.into_iter().map(|connection| connection.older())
 }

@@ -16,20 +16,20 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
-    recv, sendto, setsockopt, socket, sockopt,
+    MsgFlags, NetlinkAddr, SockFlag, SockProtocol, getsockname, recv, sendto, setsockopt, sockopt,
 };
 use nix::sys::time::TimeVal;
 
-use attribute::Attributes;
+use attribute::{Attributes, find_text};
+use message::{ChangedObject, batch, replies};
 pub use message::{DELETE_TABLE, NEW_ELEMENT, NftChange};
-use message::{Of, batch, replies};
 pub use monitor::{Monitor, NftEvent};
 pub use rule::{Hook, KeyPart, Load, NftRule};
 pub use set::{Comment, ElementKey, ElementRef, SetElement, SetRef};
 
 use super::connections::InboundConnection;
 use crate::config::NftFamily;
+use crate::sys::host;
 
 /// The kernel answers while it is asked; a second means that something is very wrong.
 const PATIENCE: TimeVal = TimeVal::new(1, 0);
@@ -127,7 +127,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Succeeds where the kernel has nf_tables and this process may change them.
+    /// A new connection, where the kernel has nf_tables and this process may change them.
     ///
     /// # Errors
     /// [`NetlinkError::NoNftables`] and [`NetlinkError::NotPermitted`], each for its own cause.
@@ -141,7 +141,7 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// Names this connection in what the kernel tells others about changes.
+    /// The number of this connection in what the kernel tells others about changes.
     pub const fn port(&self) -> u32 {
         self.port
     }
@@ -198,16 +198,6 @@ impl Netlink {
         }
     }
 
-    /// Gives an element a new timeout and comment, whether it is there or not.
-    ///
-    /// Older kernels leave an element that is added again as it was, so it is deleted in between;
-    /// and since it may have expired, which deleting does not forgive, it is added first. Packets
-    /// see all of it at once.
-    fn replace(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<()> {
-        let add = NftChange::add(it, left, comment, false);
-        self.apply(&[add.clone(), NftChange::delete(it), add])
-    }
-
     /// An element as it is; `None` where it, or its set, is not there.
     ///
     /// # Errors
@@ -215,6 +205,28 @@ impl Netlink {
     pub fn element(&mut self, it: &ElementRef) -> Result<Option<SetElement>> {
         let body = message::element_name(it);
         self.ask_one(message::GET_ELEMENT, Some(it.0.family), &body, message::elements)
+    }
+
+    /// The declaration of a set; `None` where there is no such set.
+    ///
+    /// # Errors
+    /// Whatever the kernel objects to.
+    pub fn set_type(&mut self, set: &SetRef) -> Result<Option<SetType>> {
+        let body = message::set_name(set);
+        self.ask_one(message::GET_SET, Some(set.family), &body, message::set_type)
+    }
+
+    /// All elements of a set.
+    ///
+    /// # Errors
+    /// When there is no such set, and whatever else the kernel objects to.
+    pub fn dump(&mut self, set: &SetRef) -> Result<Vec<SetElement>> {
+        let body = message::set_name(set);
+        let get = message::GET_ELEMENT;
+        match self.ask(get, message::DUMP, Some(set.family), &body, message::elements)? {
+            Some(found) => Ok(found),
+            None => Err(self.what_is_missing(set.clone())?),
+        }
     }
 
     /// Makes all the changes, in order, at one moment; or none of them.
@@ -225,8 +237,8 @@ impl Netlink {
         self.apply_at(None, changes)
     }
 
-    /// The same; with a [`generation`](Self::generation) only where nobody has changed any table
-    /// since.
+    /// Does as [`apply`](Self::apply); with a [`generation`](Self::generation) only where nobody
+    /// has changed any table since.
     ///
     /// # Errors
     /// [`NetlinkError::Overtaken`] where somebody has.
@@ -243,13 +255,61 @@ impl Netlink {
             (Errno::EPERM, _) => NetlinkError::NotPermitted,
             (Errno::ERESTART, None) => NetlinkError::Overtaken,
             (errno, None) => of_request(errno),
-            (errno, Some(Of::Other(what))) => NetlinkError::RefusedObject { what, errno },
+            (errno, Some(ChangedObject::Other(what))) => {
+                NetlinkError::RefusedObject { what, errno }
+            }
             (Errno::EOPNOTSUPP, Some(_)) => NetlinkError::NoNftables,
-            (Errno::EEXIST, Some(Of::Set(set))) => NetlinkError::Exists(set),
-            (Errno::ENFILE, Some(Of::Set(set))) => NetlinkError::Full(set),
-            (Errno::ENOENT, Some(Of::Set(set))) => self.what_is_missing(set)?,
-            (errno, Some(Of::Set(set))) => NetlinkError::Refused { set, errno },
+            (Errno::EEXIST, Some(ChangedObject::Set(set))) => NetlinkError::Exists(set),
+            (Errno::ENFILE, Some(ChangedObject::Set(set))) => NetlinkError::Full(set),
+            (Errno::ENOENT, Some(ChangedObject::Set(set))) => self.what_is_missing(set)?,
+            (errno, Some(ChangedObject::Set(set))) => NetlinkError::Refused { set, errno },
         })
+    }
+
+    /// The generation of the tables: it grows by one with each batch, whoever sends it.
+    pub(super) fn generation(&mut self) -> Result<u32> {
+        let (get, none) = (message::GET_GENERATION, Attributes::default());
+        self.ask_one(get, None, &none, message::generation)?.ok_or(NetlinkError::Malformed)
+    }
+
+    /// A table as it is; `None` where there is none.
+    pub(super) fn table(&mut self, family: NftFamily, table: &str) -> Result<Option<Table>> {
+        let body = message::table_name(table);
+        self.ask_one(message::GET_TABLE, Some(family), &body, message::table)
+    }
+
+    /// The names of the sets of a table.
+    pub(super) fn sets(&mut self, family: NftFamily, name: &str) -> Result<Vec<String>> {
+        let (get, body) = (message::GET_SET, message::table_name(name));
+        let found = self.ask(get, message::DUMP, Some(family), &body, |body| {
+            let set = find_text(body, message::SET);
+            set.filter(|_| find_text(body, message::TABLE) == Some(name)).map(str::to_owned)
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// The connections that the kernel tracks, that have been answered and that are wanted: each
+    /// as its packets come to this host, with the port before and after translation.
+    pub(super) fn tracked(
+        &mut self,
+        is_wanted: impl Fn(&InboundConnection) -> bool,
+    ) -> Result<Vec<InboundConnection>> {
+        let wanted = |body: &[u8]| {
+            let all = conntrack::connections(body).into_iter();
+            all.filter(&is_wanted).collect::<Vec<_>>()
+        };
+        let (get, none) = (conntrack::GET, Attributes::default());
+        Ok(self.ask(get, message::DUMP, None, &none, wanted)?.unwrap_or_default())
+    }
+
+    /// Gives an element a new timeout and comment, whether it is there or not.
+    ///
+    /// Older kernels leave an element that is added again as it was, so it is deleted in between;
+    /// and since it may have expired, which deleting does not forgive, it is added first. Packets
+    /// see all of it at once.
+    fn replace(&mut self, it: &ElementRef, left: Duration, comment: &Comment) -> Result<()> {
+        let add = NftChange::add(it, left, comment, false);
+        self.apply(&[add.clone(), NftChange::delete(it), add])
     }
 
     /// What the first change is about that is refused, if it is not the batch as a whole, and why.
@@ -257,7 +317,7 @@ impl Netlink {
         &mut self,
         generation: Option<u32>,
         changes: &'a [NftChange],
-    ) -> std::result::Result<(), (Option<&'a Of>, Errno)> {
+    ) -> std::result::Result<(), (Option<&'a ChangedObject>, Errno)> {
         let first = self.sequence.wrapping_add(1);
         self.send(&batch(first, generation, changes)).map_err(|errno| (None, errno))?;
         // The numbers of the end of the batch and of the messages in it.
@@ -297,64 +357,6 @@ impl Netlink {
             (Some(_), None) => NetlinkError::NoSet(set),
             (Some(_), Some(_)) => NetlinkError::NoElement(set),
         })
-    }
-
-    /// All elements of a set.
-    ///
-    /// # Errors
-    /// When there is no such set, and whatever else the kernel objects to.
-    pub fn dump(&mut self, set: &SetRef) -> Result<Vec<SetElement>> {
-        let body = message::set_name(set);
-        let get = message::GET_ELEMENT;
-        match self.ask(get, message::DUMP, Some(set.family), &body, message::elements)? {
-            Some(found) => Ok(found),
-            None => Err(self.what_is_missing(set.clone())?),
-        }
-    }
-
-    /// The connections that the kernel tracks, that have been answered and that are wanted: each
-    /// as its packets come to this host, with the port before and after translation.
-    pub(super) fn tracked(
-        &mut self,
-        is_wanted: impl Fn(&InboundConnection) -> bool,
-    ) -> Result<Vec<InboundConnection>> {
-        let wanted = |body: &[u8]| {
-            let all = conntrack::connections(body).into_iter();
-            all.filter(&is_wanted).collect::<Vec<_>>()
-        };
-        let (get, none) = (conntrack::GET, Attributes::default());
-        Ok(self.ask(get, message::DUMP, None, &none, wanted)?.unwrap_or_default())
-    }
-
-    /// How a set was declared; `None` where there is no such set.
-    ///
-    /// # Errors
-    /// Whatever the kernel objects to.
-    pub fn set_type(&mut self, set: &SetRef) -> Result<Option<SetType>> {
-        let body = message::set_name(set);
-        self.ask_one(message::GET_SET, Some(set.family), &body, message::set_type)
-    }
-
-    /// What a table is; `None` where there is none.
-    pub(super) fn table(&mut self, family: NftFamily, table: &str) -> Result<Option<Table>> {
-        let body = message::table_name(table);
-        self.ask_one(message::GET_TABLE, Some(family), &body, message::table)
-    }
-
-    /// The names of the sets of a table.
-    pub(super) fn sets(&mut self, family: NftFamily, name: &str) -> Result<Vec<String>> {
-        let (get, body) = (message::GET_SET, message::table_name(name));
-        let found = self.ask(get, message::DUMP, Some(family), &body, |body| {
-            let set = message::set_of(body).filter(|_| message::table_of(body) == Some(name));
-            set.map(str::to_owned)
-        })?;
-        Ok(found.unwrap_or_default())
-    }
-
-    /// How often anybody has changed any table: it grows by one with each batch.
-    pub(super) fn generation(&mut self) -> Result<u32> {
-        let (get, none) = (message::GET_GENERATION, Attributes::default());
-        self.ask_one(get, None, &none, message::generation)?.ok_or(NetlinkError::Malformed)
     }
 
     fn ask_one<T, I: IntoIterator<Item = T>>(
@@ -429,10 +431,8 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> 
 
 /// A socket that hears these multicast groups, and its port.
 fn connect(groups: u32) -> Result<(OwnedFd, u32)> {
-    let (family, protocol) = (AddressFamily::Netlink, SockProtocol::NetlinkNetFilter);
-    let socket =
-        socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(of_request)?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(of_request)?;
+    let protocol = SockProtocol::NetlinkNetFilter;
+    let socket = host::netlink_socket(protocol, SockFlag::empty(), groups).map_err(of_request)?;
     let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
     Ok((socket, address.pid()))
 }

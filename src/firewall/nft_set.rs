@@ -49,14 +49,6 @@ pub enum NftSetError {
     Kernel(#[from] NetlinkError),
 }
 
-/// The lines that make a set.
-fn declaration(set: &SetRef, v4: bool, with_table: bool) -> String {
-    let table = format!("{} {}", set.family.as_str(), set.table);
-    let first = if with_table { format!("\n  nft add table {table}") } else { String::new() };
-    let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
-    format!("{first}\n  nft 'add set {set} {{ type {kind}; flags timeout; }}'")
-}
-
 /// The sets of all doors, followed: another program may delete and make them anew.
 #[derive(Debug)]
 pub struct OwnSets {
@@ -91,7 +83,7 @@ impl OwnSets {
         self.known.iter().map(|(set, _)| set.clone()).collect()
     }
 
-    /// Through which elements are changed: what others change is told apart from that.
+    /// The connection through which elements are changed: what others change is told apart.
     pub const fn netlink(&mut self) -> &mut Netlink {
         &mut self.netlink
     }
@@ -166,4 +158,12 @@ fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(u64, u64)
         return Ok((table.handle, found.handle));
     };
     unfit(format!("the set '{set}' {wrong}"), false)
+}
+
+/// The lines that make a set.
+fn declaration(set: &SetRef, v4: bool, with_table: bool) -> String {
+    let table = format!("{} {}", set.family.as_str(), set.table);
+    let first = if with_table { format!("\n  nft add table {table}") } else { String::new() };
+    let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
+    format!("{first}\n  nft 'add set {set} {{ type {kind}; flags timeout; }}'")
 }

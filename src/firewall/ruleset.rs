@@ -64,16 +64,20 @@ pub(super) struct GuardElement {
     pub(super) key: ElementKey,
 }
 
-impl GuardedDoor {
-    /// The elements that let an address in; none where the target has no address of that family.
+impl Ruleset {
+    /// The elements that let an address in at a door, one for each of its ports; none where there
+    /// is no such door, or its target has no address of that family.
     pub(super) fn elements(
         &self,
+        door: &Name,
         address: IpAddr,
         source_port: Option<NonZeroU16>,
-    ) -> impl Iterator<Item = GuardElement> {
+    ) -> Vec<GuardElement> {
         let family = Family::of(address.to_canonical());
-        let meets = move |target: IpAddr| Family::of(target.to_canonical()) == family;
-        let set = match (source_port, self.target) {
+        let meets = |target: IpAddr| Family::of(target.to_canonical()) == family;
+        let door = self.doors.get(door).filter(|door| door.target.is_none_or(meets));
+        let Some(GuardedDoor { ports, target }) = door else { return Vec::new() };
+        let set = match (source_port, target) {
             (None, None) => SetKind::Open,
             (None, Some(_)) => SetKind::OpenTo,
             (Some(_), None) => SetKind::Bound,
@@ -81,48 +85,8 @@ impl GuardedDoor {
         };
         let from = ElementKey::from(address);
         let from = source_port.iter().fold(from, |key, port| key.port(port.get()));
-        let from = self.target.into_iter().fold(from, ElementKey::address);
-        let ports = self.ports.iter().filter(move |_| self.target.is_none_or(meets));
-        ports.map(move |&port| set.of(family).at(to_port(from.clone(), port)))
-    }
-}
-
-/// The element that locks a port: that of the host, or that of an address.
-pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
-    match target.map(|target| target.to_canonical()) {
-        None => GuardSet::GUARDED.at(to_port(ElementKey::default(), port)),
-        Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
-    }
-}
-
-fn to_port(key: ElementKey, port: Knock) -> ElementKey {
-    key.protocol(port.protocol.number()).port(port.port.get())
-}
-
-impl InboundConnection {
-    /// The elements that would lock the ports that it is to.
-    pub(super) fn guarded(&self) -> [GuardElement; 2] {
-        [guarded(None, self.port), guarded(Some(self.address), self.port)]
-    }
-
-    /// The element that lets it go on.
-    pub(super) fn older(&self) -> GuardElement {
-        let peer = self.peer.ip().to_canonical();
-        let key = to_port(ElementKey::from(peer).port(self.peer.port()), self.port);
-        SetKind::Older.of(Family::of(peer)).at(key)
-    }
-}
-
-impl Ruleset {
-    /// The elements that let an address in at a door; none where there is no such door.
-    pub(super) fn elements(
-        &self,
-        door: &Name,
-        address: IpAddr,
-        source_port: Option<NonZeroU16>,
-    ) -> impl Iterator<Item = GuardElement> {
-        let door = self.doors.get(door).into_iter();
-        door.flat_map(move |door| door.elements(address, source_port))
+        let from = target.iter().fold(from, |key, target| key.address(*target));
+        ports.iter().map(|&port| set.of(family).at(to_port(from.clone(), port))).collect()
     }
 
     /// The elements that lock the guarded ports.
@@ -144,9 +108,9 @@ impl Ruleset {
         several.flatten().cloned().collect()
     }
 
-    /// What makes the table, with this comment, in the place of one that may be there; with all that
-    /// it holds: guarded ports, connections that are `older` than the lock of their port, what
-    /// somebody else has `added` to the sets, and grants.
+    /// The changes that make the table, with this comment, in the place of one that may be there,
+    /// with all that it holds: guarded ports, connections that are `older` than the lock of their
+    /// port, what somebody else has `added` to the sets, and grants.
     pub(super) fn changes(
         &self,
         now: Monotonic,
@@ -187,6 +151,32 @@ impl Ruleset {
             changes.extend(NftChange::add_all(&set.reference(), &elements));
         }
         changes
+    }
+}
+
+/// The element that locks a port: that of the host, or that of an address.
+pub(super) fn guarded(target: Option<IpAddr>, port: Knock) -> GuardElement {
+    match target.map(|target| target.to_canonical()) {
+        None => GuardSet::GUARDED.at(to_port(ElementKey::default(), port)),
+        Some(it) => SetKind::GuardedTo.of(Family::of(it)).at(to_port(it.into(), port)),
+    }
+}
+
+fn to_port(key: ElementKey, port: Knock) -> ElementKey {
+    key.protocol(port.protocol.number()).port(port.port.get())
+}
+
+impl InboundConnection {
+    /// The elements that would lock the ports that it is to.
+    pub(super) fn guarded(&self) -> [GuardElement; 2] {
+        [guarded(None, self.port), guarded(Some(self.address), self.port)]
+    }
+
+    /// The element that lets it go on.
+    pub(super) fn older(&self) -> GuardElement {
+        let peer = self.peer.ip().to_canonical();
+        let key = to_port(ElementKey::from(peer).port(self.peer.port()), self.port);
+        SetKind::Older.of(Family::of(peer)).at(key)
     }
 }
 
@@ -412,7 +402,10 @@ mod tests {
 
     fn element(target: Option<&str>, address: &str, source_port: u16) -> Option<(String, Vec<u8>)> {
         let (address, port) = (address.parse().unwrap(), NonZeroU16::new(source_port));
-        let element = door(target).elements(address, port).next()?;
+        let name: Name = "ssh".parse().unwrap();
+        let doors = [(name.clone(), door(target))].into();
+        let ruleset = Ruleset { doors, ..Ruleset::default() };
+        let element = ruleset.elements(&name, address, port).into_iter().next()?;
         Some((element.set.reference().set.to_string(), element.key.as_bytes().to_vec()))
     }
 

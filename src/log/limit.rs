@@ -15,6 +15,7 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// A full one.
     pub const fn new(burst: u32, interval: Duration) -> Self {
         Self { burst, interval, left: burst, refilled: Monotonic::ZERO, refused: 0 }
     }
@@ -32,16 +33,13 @@ impl Limit {
                 self.refilled + self.interval.saturating_mul(gained)
             };
         }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => {
-                self.refused += 1;
-                false
-            }
+        let passes = self.left > 0;
+        if passes {
+            self.left -= 1;
+        } else {
+            self.refused += 1;
         }
+        passes
     }
 
     /// How many did not pass since this was last asked.

@@ -1,4 +1,4 @@
-//! A log line, as facts.
+//! Log lines as facts, and their two forms.
 
 use std::fmt::{self, Write};
 
@@ -21,6 +21,7 @@ pub(super) struct LogRecord {
     facts: Map<String, Value>,
 }
 
+/// The level of a line that code logs.
 pub(super) const fn level(level: Level) -> LogLevel {
     match level {
         Level::ERROR => LogLevel::Error,
@@ -31,12 +32,14 @@ pub(super) const fn level(level: Level) -> LogLevel {
 }
 
 impl LogRecord {
+    /// What code logs.
     pub(super) fn of(event: &Event<'_>) -> Self {
         let mut record = Self::new(level(*event.metadata().level()), Map::new());
         event.record(&mut record);
         record
     }
 
+    /// What happened at a door.
     pub(super) fn of_line(line: &EventLine) -> Self {
         let facts = match serde_json::to_value(line) {
             Ok(Value::Object(facts)) => facts,

@@ -9,11 +9,12 @@ use jiff::Zoned;
 
 use crate::config::LogLevel;
 
-/// A place for log lines: it takes one at a time and never fails, since there is nobody left to tell.
+/// A place for log lines. It takes one at a time and never fails: there is nobody left to tell.
 pub(super) trait Sink {
     fn write(&mut self, level: LogLevel, time: &Zoned, line: &str);
 }
 
+/// Standard error.
 pub(super) struct StandardError;
 
 impl Sink for StandardError {

@@ -1,4 +1,4 @@
-//! The only reader of clocks.
+//! The clocks of the system, read nowhere else.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const CLOSE: u64 = 20_000;
 /// How often they are read again when something came between.
 const TRIES: usize = 8;
 
-/// What time it is: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`, read within some microseconds.
+/// The time now: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`, read within some microseconds.
 ///
 /// What one says of the other dates packets, so this process must not sleep between the two.
 pub fn now() -> Now {
@@ -37,7 +37,7 @@ pub fn now() -> Now {
     Now { wall, ..best.1 }
 }
 
-/// Which boot this is.
+/// The id of this boot.
 ///
 /// # Errors
 /// When `/proc` is not mounted.

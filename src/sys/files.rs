@@ -1,4 +1,4 @@
-//! Descriptors that pass between processes, waiting for them, and files that are whole.
+//! Descriptors that pass between processes, waits for them, and files that are whole.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -16,6 +16,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::time::TimeSpec;
 
 use super::clock;
+
+/// Errors of a read that says nothing about the next one.
+const AGAIN: [io::ErrorKind; 2] = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
 
 /// Puts `bytes` into a file that lives in memory and can never change again.
 ///
@@ -91,11 +94,7 @@ pub fn read_within(pipe: &mut File, limit: Duration, most: usize) -> io::Result<
                 let room = most.saturating_sub(kept.len());
                 kept.extend(buffer.iter().take(count.min(room)));
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) => {}
+            Err(error) if AGAIN.contains(&error.kind()) => {}
             Err(error) => return Err(error),
         }
     }

@@ -12,6 +12,10 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
+/// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
+pub const LINKS: u32 = 0x1;
+pub const ADDRESSES: u32 = 0x10 | 0x100;
+
 /// The addresses of this host at the moment. Needs no privilege.
 ///
 /// # Errors
@@ -30,7 +34,7 @@ pub fn index(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }
 
-/// What the interface with a number is called at the moment.
+/// The name of the interface with a number, at the moment.
 pub fn name_of(index: u32) -> Option<String> {
     // nix takes no name for an empty one.
     if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty())
@@ -43,11 +47,7 @@ pub fn has(name: &str, flag: InterfaceFlags) -> bool {
     getifaddrs().is_ok_and(|mut all| all.any(|it| is_it(&it) && it.flags.contains(flag)))
 }
 
-/// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
-pub const LINKS: u32 = 0x1;
-pub const ADDRESSES: u32 = 0x10 | 0x100;
-
-/// Readable when something has changed. Needs no privilege.
+/// A socket that is readable when something has changed. Needs no privilege.
 pub struct Changes(OwnedFd);
 
 impl Changes {
@@ -56,14 +56,8 @@ impl Changes {
     /// # Errors
     /// When the kernel has no netlink socket to give.
     pub fn follow(groups: u32) -> io::Result<Self> {
-        let changes = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )?;
-        bind(changes.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-        Ok(Self(changes))
+        let flags = SockFlag::SOCK_NONBLOCK;
+        Ok(Self(netlink_socket(SockProtocol::NetlinkRoute, flags, groups)?))
     }
 
     /// Whether something has changed since the last call.
@@ -72,10 +66,9 @@ impl Changes {
         let mut buffer = [0; 8192];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(_) => changed = true,
+                // Where the kernel could not queue them all, something has changed all the same.
+                Ok(_) | Err(Errno::ENOBUFS) => changed = true,
                 Err(Errno::EINTR) => {}
-                // The kernel could not queue them all: something has changed all the same.
-                Err(Errno::ENOBUFS) => changed = true,
                 Err(_) => return changed,
             }
         }
@@ -86,4 +79,19 @@ impl AsFd for Changes {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A socket of netlink(7) that hears some of the groups of its protocol; it closes on exec.
+///
+/// # Errors
+/// When the kernel has none to give.
+pub fn netlink_socket(
+    protocol: SockProtocol,
+    flags: SockFlag,
+    groups: u32,
+) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | flags;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
 }

@@ -1,4 +1,4 @@
-//! What the allocator keeps of memory that is no longer in use.
+//! Memory that the allocator keeps although it is no longer in use.
 
 /// Gives freed memory back to the kernel. glibc's allocator returns only what lies at the end of
 /// its heap: a configuration that was read and dropped would stay there for good. Takes

@@ -1,4 +1,4 @@
-//! Giving up root, for good, and proving it.
+//! The identity of the watcher: giving up root, for good, and proving it.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use nix::unistd::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Whom the watcher becomes.
+/// The user that the watcher becomes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     User {
@@ -24,7 +24,7 @@ pub enum Identity {
     Unchanged,
 }
 
-/// Why there is no such identity, or why it could not be taken on.
+/// The reason why there is no such identity, or why it could not be assumed.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     #[error("there is no user '{0}': create it (useradd --system {0}) or set another 'user'")]
@@ -40,10 +40,6 @@ pub enum PrivilegeError {
     NotGone(&'static str),
 }
 
-fn refused(doing: &'static str) -> impl Fn(Errno) -> PrivilegeError {
-    move |errno| PrivilegeError::Refused { doing, source: errno.into() }
-}
-
 impl Identity {
     /// Looks up the user that the configuration names.
     ///
@@ -54,12 +50,9 @@ impl Identity {
     /// An unknown user, or one with root's rights outside a user namespace.
     pub fn resolve(name: Option<&str>) -> Result<(Self, Option<&'static str>), PrivilegeError> {
         let look_up = |name: &str| User::from_name(name).map_err(refused("look up users"));
-        let (user, missed) = match name {
-            Some(name) => (look_up(name)?, None),
-            None => match look_up("knockd")? {
-                Some(user) => (Some(user), None),
-                None => (look_up("nobody")?, Some("knockd")),
-            },
+        let (user, missed) = match (look_up(name.unwrap_or("knockd"))?, name) {
+            (None, None) => (look_up("nobody")?, Some("knockd")),
+            (user, _) => (user, None),
         };
         let user = user.ok_or_else(|| PrivilegeError::NoUser(name.unwrap_or("nobody").into()))?;
         if !user.uid.is_root() {
@@ -99,27 +92,37 @@ impl Identity {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         let users = getresuid().map_err(refused("read the user"))?;
         let groups = getresgid().map_err(refused("read the group"))?;
-        if [users.real, users.effective, users.saved].iter().any(|&id| id != uid) {
-            return Err(PrivilegeError::NotGone("a user id is left"));
-        }
-        if [groups.real, groups.effective, groups.saved].iter().any(|&id| id != gid) {
-            return Err(PrivilegeError::NotGone("a group id is left"));
-        }
-        if getgroups().map_err(refused("read the groups"))?.iter().any(|&id| id != gid) {
-            return Err(PrivilegeError::NotGone("a supplementary group is left"));
-        }
+        let others = getgroups().map_err(refused("read the groups"))?;
         let root = Uid::from_raw(0);
-        if setresuid(root, root, root).is_ok() {
-            return Err(PrivilegeError::NotGone("the user id can be set back"));
-        }
-        let status = fs::read_to_string("/proc/self/status").map_err(|source| {
-            PrivilegeError::Refused { doing: "read /proc/self/status", source }
-        })?;
-        match left_over(&status) {
-            None => Ok(()),
-            Some(what) => Err(PrivilegeError::NotGone(what)),
-        }
+        let status = fs::read_to_string("/proc/self/status");
+        let status = status.map_err(refused("read /proc/self/status"))?;
+        let left = [
+            ([users.real, users.effective, users.saved] != [uid; 3], "a user id is left"),
+            ([groups.real, groups.effective, groups.saved] != [gid; 3], "a group id is left"),
+            (others.iter().any(|&id| id != gid), "a supplementary group is left"),
+            (setresuid(root, root, root).is_ok(), "the user id can be set back"),
+        ];
+        let left = left.into_iter().find_map(|(is_left, what)| is_left.then_some(what));
+        left.or_else(|| left_over(&status))
+            .map_or(Ok(()), |what| Err(PrivilegeError::NotGone(what)))
     }
+}
+
+/// Whether this process has root's rights where it lives.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Whether this process lives in a user namespace other than the initial one.
+pub fn in_user_namespace() -> bool {
+    // The initial namespace maps every id to itself.
+    let map = fs::read_to_string("/proc/self/uid_map");
+    map.is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+/// The number of a group, where it exists.
+pub fn group(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
 
 /// Empties the permitted, effective and inheritable sets, and with the latter the ambient one:
@@ -134,7 +137,7 @@ fn drop_capabilities() -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-/// What in `/proc/self/status` says that privileges are left.
+/// The sign in `/proc/self/status` that privileges are left.
 fn left_over(status: &str) -> Option<&'static str> {
     let value = |key: &str| {
         status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
@@ -146,23 +149,8 @@ fn left_over(status: &str) -> Option<&'static str> {
     (value("NoNewPrivs") != Some("1")).then_some("no-new-privileges is not set")
 }
 
-/// Whether this process has root's rights where it lives.
-pub fn is_root() -> bool {
-    geteuid().is_root()
-}
-
-/// Whether this process lives in a user namespace other than the initial one.
-pub fn in_user_namespace() -> bool {
-    // The initial namespace maps every id to itself.
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
-        let fields: Vec<&str> = map.split_whitespace().collect();
-        fields != ["0", "0", "4294967295"]
-    })
-}
-
-/// The number of a group, where it exists.
-pub fn group(name: &str) -> Option<u32> {
-    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+fn refused<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> PrivilegeError {
+    move |error| PrivilegeError::Refused { doing, source: error.into() }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Starting processes that do not outlive this one, and that inherit nothing.
+//! Child processes, which do not outlive this one and inherit nothing.
 
 use std::env;
 use std::ffi::{CStr, OsStr};
@@ -26,8 +26,8 @@ use crate::config::PATH;
 pub const WATCHER_CHANNEL: i32 = 3;
 pub const WATCHER_CONFIG: i32 = 4;
 
-/// What the keeper calls the watcher, and how that knows itself: its first argument, and the name
-/// that `ps` shows, of 15 bytes at most.
+/// The name of the watcher, by which it knows itself: its first argument, and what `ps` shows, of
+/// 15 bytes at most.
 pub const WATCHER: &CStr = c"knockd: watcher";
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.

@@ -1,17 +1,18 @@
-//! How soon this process gets its turn on a busy processor.
+//! The slices of the processor that this process gets: short ones come sooner.
 
 use nix::errno::Errno;
 use nix::libc;
 
-/// The shortest turn that the kernel gives, in nanoseconds.
+/// The shortest slice that the kernel gives, in nanoseconds.
 const SHORTEST: u64 = 100_000;
-/// `SCHED_OTHER` and `SCHED_BATCH`: whoever chose another policy has chosen turns with it.
+/// `SCHED_OTHER` and `SCHED_BATCH`: whoever chose another policy has chosen slices with it.
 const FAIR: [u32; 2] = [0, 3];
 
-/// Asks for the shortest turns there are, for this process and those that it starts: whoever takes
-/// short turns need not wait until others have ended their long ones. Its share stays the same.
+/// Asks for the shortest slices there are, for this process and those that it starts: whoever takes
+/// short ones need not wait until others have ended their long ones. Its share stays the same.
 ///
-/// Linux 6.12 and later; earlier kernels give the same turns to all, and nothing changes.
+/// Linux 6.12 and later; earlier kernels give the same slices to all, and nothing changes. What it
+/// gains on a busy machine is in docs/BENCHMARKS.md.
 ///
 /// # Errors
 /// When the kernel refuses; a daemon can do without.
@@ -42,12 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_short_where_the_kernel_knows_of_them_and_all_else_stays() {
+    fn slices_are_short_where_the_kernel_knows_of_them_and_all_else_stays() {
         std::thread::spawn(|| {
             let before = read().unwrap();
             request_short_slices().unwrap();
             let after = read().unwrap();
-            // Kernels before 6.12 neither take nor tell the length of a turn.
+            // Kernels before 6.12 neither take nor tell the length of a slice.
             assert!([SHORTEST, before.sched_runtime].contains(&after.sched_runtime));
             assert_eq!(after.sched_nice, before.sched_nice);
             assert_eq!(after.sched_policy, before.sched_policy);

@@ -1,4 +1,4 @@
-//! Signals as a descriptor to poll.
+//! Signals, as a descriptor to poll.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +15,7 @@ pub struct Pending {
     pub reload: bool,
 }
 
-/// Catches SIGTERM, SIGINT, SIGHUP and SIGCHLD; readable when one has come.
+/// The catcher of SIGTERM, SIGINT, SIGHUP and SIGCHLD; readable when one has come.
 pub struct Signals {
     wake: UnixStream,
     stop: Arc<AtomicBool>,
@@ -23,6 +23,8 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// Catches them from now on.
+    ///
     /// # Errors
     /// When no descriptors are left.
     pub fn catch() -> io::Result<Self> {

@@ -15,9 +15,64 @@ use crate::firewall::ruleset::{
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
+/// The grants that hold in a table that an earlier process has left; none where there is no table.
+///
+/// # Errors
+/// As [`Guard::set_up`](super::Guard::set_up).
+pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
+    let mut grants = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?.grants;
+    grants.sort_by_key(|grant| Reverse(grant.left));
+    let mut known = HashSet::new();
+    grants.retain(|it| known.insert((it.door.clone(), it.address, it.source_port)));
+    Ok(grants)
+}
+
+/// Whether a table stands that an earlier process has left.
+pub fn is_standing() -> bool {
+    let table = Netlink::open().and_then(|mut it| it.table(NftFamily::Inet, TABLE));
+    table.is_ok_and(|table| table.is_some())
+}
+
+/// Whether a table stands that locks this port of the host.
+pub fn guards(port: Knock) -> bool {
+    let GuardElement { set, key } = guarded(None, port);
+    let found = Netlink::open().and_then(|mut it| it.element(&(set.reference(), key)));
+    found.is_ok_and(|found| found.is_some())
+}
+
+/// Whether the table could be put in place; nothing is changed.
+///
+/// # Errors
+/// As [`Guard::set_up`](super::Guard::set_up).
+pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
+    const NOBODYS: &str = "knockd-only-looks";
+    let (older, added) = (BTreeSet::new(), BTreeMap::new());
+    let mut changes = ruleset.changes(Monotonic::ZERO, VERSION, &older, added, &[]);
+    // The last change cannot be made, so none is.
+    changes.push(NftChange::delete_table(NOBODYS));
+    match Netlink::open()?.apply(&changes) {
+        Err(NetlinkError::RefusedObject { what, errno: Errno::ENOENT })
+            if what.ends_with(NOBODYS) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Takes away a table that an earlier process has left.
+///
+/// # Errors
+/// As [`Guard::set_up`](super::Guard::set_up).
+pub fn remove_standing() -> Result<(), NetlinkError> {
+    let changes = [NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)];
+    Netlink::open()?.apply(&changes)
+}
+
 /// The contents of a table that stands.
 #[derive(Debug, Default)]
 pub(super) struct StandingTable {
+    /// The elements that lock ports, and those that let older connections go on.
     pub(super) guarded: BTreeSet<GuardElement>,
     pub(super) older: BTreeSet<GuardElement>,
     /// By somebody else, and trusted networks of the configuration's.
@@ -27,6 +82,7 @@ pub(super) struct StandingTable {
 }
 
 impl StandingTable {
+    /// Reads the table; what others added to one of the former form goes to the doors of `ruleset`.
     pub(super) fn read(netlink: &mut Netlink, ruleset: &Ruleset) -> Result<Self, NetlinkError> {
         let mut standing = Self::default();
         match netlink.table(NftFamily::Inet, TABLE)? {
@@ -124,60 +180,6 @@ fn dump(netlink: &mut Netlink, set: &SetRef) -> Result<Vec<SetElement>, NetlinkE
         Err(NetlinkError::NoSet(_) | NetlinkError::NoTable(_)) => Ok(Vec::new()),
         found => found,
     }
-}
-
-/// The grants that hold in a table that an earlier process has left; none where there is no table.
-///
-/// # Errors
-/// As [`Guard::set_up`](super::Guard::set_up).
-pub fn standing() -> Result<Vec<GuardGrant>, NetlinkError> {
-    let mut grants = StandingTable::read(&mut Netlink::open()?, &Ruleset::default())?.grants;
-    grants.sort_by_key(|grant| Reverse(grant.left));
-    let mut known = HashSet::new();
-    grants.retain(|it| known.insert((it.door.clone(), it.address, it.source_port)));
-    Ok(grants)
-}
-
-/// Whether a table stands that an earlier process has left.
-pub fn is_standing() -> bool {
-    let table = Netlink::open().and_then(|mut it| it.table(NftFamily::Inet, TABLE));
-    table.is_ok_and(|table| table.is_some())
-}
-
-/// Whether a table stands that locks this port of the host.
-pub fn guards(port: Knock) -> bool {
-    let GuardElement { set, key } = guarded(None, port);
-    let found = Netlink::open().and_then(|mut it| it.element(&(set.reference(), key)));
-    found.is_ok_and(|found| found.is_some())
-}
-
-/// Whether the table could be put in place; nothing is changed.
-///
-/// # Errors
-/// As [`Guard::set_up`](super::Guard::set_up).
-pub fn check(ruleset: &Ruleset) -> Result<(), NetlinkError> {
-    const NOBODYS: &str = "knockd-only-looks";
-    let (older, added) = (BTreeSet::new(), BTreeMap::new());
-    let mut changes = ruleset.changes(Monotonic::ZERO, VERSION, &older, added, &[]);
-    // The last change cannot be made, so none is.
-    changes.push(NftChange::delete_table(NOBODYS));
-    match Netlink::open()?.apply(&changes) {
-        Err(NetlinkError::RefusedObject { what, errno: Errno::ENOENT })
-            if what.ends_with(NOBODYS) =>
-        {
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-/// Takes away a table that an earlier process has left.
-///
-/// # Errors
-/// As [`Guard::set_up`](super::Guard::set_up).
-pub fn remove_standing() -> Result<(), NetlinkError> {
-    let changes = [NftChange::table(TABLE, VERSION), NftChange::delete_table(TABLE)];
-    Netlink::open()?.apply(&changes)
 }
 
 #[cfg(test)]

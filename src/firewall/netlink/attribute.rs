@@ -21,6 +21,7 @@ impl Attributes {
         self
     }
 
+    /// A number, in the network's order.
     pub fn u32(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
@@ -34,6 +35,7 @@ impl Attributes {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat())
     }
 
+    /// Attributes within one.
     pub fn nest(self, kind: u16, value: &Self) -> Self {
         self.bytes(kind | NESTED, &value.0)
     }
@@ -69,6 +71,7 @@ pub fn find<'a>(bytes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
     })
 }
 
+/// The number of an attribute.
 pub fn find_u32(bytes: &[u8], kind: u16) -> Option<u32> {
     Some(u32::from_be_bytes(array(find(bytes, &[kind])?, 0)?))
 }
@@ -86,17 +89,18 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes.split(|&byte| byte == 0).next()?).ok()
 }
 
+/// The bytes from a place on, as many as the caller asks for.
 pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// What nft keeps beside an object for itself: kind 0 (a comment), length, text, NUL.
+/// A comment as nft keeps it beside an object: kind 0, length, text, NUL; `None` of an empty text.
 pub fn comment(text: &str) -> Option<Vec<u8>> {
     let length = u8::try_from(text.len() + 1).ok().filter(|&length| length > 1)?;
     Some([&[0, length], text.as_bytes(), &[0]].concat())
 }
 
-/// Reads such a row of kind, length and value up to the comment.
+/// The comment in such a row of kind, length and value.
 pub fn read_comment(mut bytes: &[u8]) -> Option<&str> {
     loop {
         let (&kind, &length) = (bytes.first()?, bytes.get(1)?);

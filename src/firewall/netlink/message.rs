@@ -8,11 +8,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::attribute::{
-    Attributes, array, attributes, comment, find, find_text, find_u32, find_u64, read_comment,
+    Attributes, array, attributes, comment, find, find_u32, find_u64, read_comment,
 };
 use super::{Comment, ElementKey, ElementRef, SetElement, SetRef, SetType, Table};
 use crate::config::NftFamily;
 
+/// Flags of a message.
 pub const REQUEST: u16 = 0x01;
 pub const ACK: u16 = 0x04;
 pub const DUMP: u16 = 0x300;
@@ -27,6 +28,7 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NF_TABLES: u16 = 10;
 
+/// Kinds of messages.
 pub const NEW_TABLE: u16 = kind(0);
 pub const GET_TABLE: u16 = kind(1);
 pub const DELETE_TABLE: u16 = kind(2);
@@ -73,12 +75,12 @@ pub struct NftChange {
     pub(super) flags: u16,
     pub(super) family: NftFamily,
     pub(super) body: Attributes,
-    pub(super) of: Of,
+    pub(super) of: ChangedObject,
 }
 
 /// The object of a change, for the message that says what the kernel has refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum ChangedObject {
     Set(SetRef),
     /// `the chain input`
     Other(String),
@@ -99,6 +101,7 @@ impl NftChange {
         Self::elements(NEW_ELEMENT, flags, set, &[element])
     }
 
+    /// Deletes an element.
     pub fn delete((set, key): &ElementRef) -> Self {
         Self::elements(DELETE_ELEMENT, 0, set, &[key.clone().into()])
     }
@@ -110,7 +113,7 @@ impl NftChange {
     }
 
     fn elements(kind: u16, flags: u16, set: &SetRef, elements: &[SetElement]) -> Self {
-        let (family, of) = (set.family, Of::Set(set.clone()));
+        let (family, of) = (set.family, ChangedObject::Set(set.clone()));
         Self { kind, flags, family, body: in_set(set, elements), of }
     }
 }
@@ -134,7 +137,7 @@ pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) 
     bytes
 }
 
-/// Names one element of a set.
+/// The attributes that name an element of a set.
 pub(super) fn element_name((set, key): &ElementRef) -> Attributes {
     in_set(set, &[key.clone().into()])
 }
@@ -212,7 +215,7 @@ pub(super) struct NetlinkReply<'a> {
 }
 
 impl<'a> NetlinkReply<'a> {
-    /// What became of a request, or how a dump ended; `None`: this is an object.
+    /// The outcome of a request, or of a dump; `None`: this is an object.
     pub(super) fn outcome(&self) -> Option<nix::Result<()>> {
         if ![NLMSG_ERROR, NLMSG_DONE].contains(&self.kind) {
             return None;
@@ -221,7 +224,7 @@ impl<'a> NetlinkReply<'a> {
         Some(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno.wrapping_neg())) })
     }
 
-    /// Of a dump: what was dumped changed while it was.
+    /// ChangedObject a dump: what was dumped changed while it was.
     pub(super) const fn is_interrupted(&self) -> bool {
         self.flags & DUMP_INTERRUPTED != 0
     }
@@ -231,6 +234,7 @@ impl<'a> NetlinkReply<'a> {
         self.payload.first().copied()
     }
 
+    /// The attributes of an object.
     pub(super) fn attributes(&self) -> &'a [u8] {
         self.payload.get(4..).unwrap_or_default()
     }
@@ -252,21 +256,13 @@ pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkReply<'_>
     })
 }
 
-/// The name of the table that an object belongs to, or of the table itself.
-pub(super) fn table_of(attributes: &[u8]) -> Option<&str> {
-    find_text(attributes, TABLE)
-}
-
-/// The name of a set, or of the set that elements belong to.
-pub(super) fn set_of(attributes: &[u8]) -> Option<&str> {
-    find_text(attributes, SET)
-}
-
+/// The table that an object is.
 pub(super) fn table(attributes: &[u8]) -> Option<Table> {
     let comment = find(attributes, &[TABLE_USERDATA]).and_then(read_comment).unwrap_or_default();
     Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, comment: comment.to_owned() })
 }
 
+/// The declaration of the set that an object is.
 pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
     Some(SetType {
         handle: find_u64(attributes, SET_HANDLE)?,
@@ -275,7 +271,7 @@ pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
     })
 }
 
-/// How often anybody has changed any table.
+/// The generation of the tables: how often anybody has changed any.
 pub(super) fn generation(attributes: &[u8]) -> Option<u32> {
     find_u32(attributes, GENERATION)
 }
@@ -296,10 +292,11 @@ fn element(element: &[u8]) -> Option<SetElement> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use std::net::IpAddr;
 
+    use proptest::prelude::*;
+
+    use super::super::attribute::find_text;
     use super::*;
     use crate::config::Family::{V4, V6};
 
@@ -377,13 +374,15 @@ mod tests {
             key in any_key(), timeout in 1u64..1 << 40, comment in "[ -~]{0,200}",
         ) {
             let (set, comment) = (set(), Comment::new(&comment));
-            let change = NftChange::add(&(set, key.clone()), Duration::from_millis(timeout), &comment, true);
+            let timeout = Duration::from_millis(timeout);
+            let change = NftChange::add(&(set, key.clone()), timeout, &comment, true);
             let bytes = batch(1, None, &[change]);
             let found: Vec<SetElement> = replies(&bytes)
                 .filter(|reply| reply.kind == NEW_ELEMENT)
                 .flat_map(|reply| {
                     let body = reply.attributes();
-                    assert_eq!((table_of(body), set_of(body)), (Some("knockd"), Some("open_4")));
+                    let names = [TABLE, SET].map(|kind| find_text(body, kind));
+                    assert_eq!(names, [Some("knockd"), Some("open_4")]);
                     elements(body)
                 })
                 .collect();
@@ -402,7 +401,7 @@ mod tests {
             }
             for reply in replies(&bytes) {
                 let attributes = reply.attributes();
-                let _ = (table_of(attributes), set_of(attributes), set_type(attributes));
+                let _ = (find_text(attributes, TABLE), set_type(attributes));
                 let _ = (table(attributes), elements(attributes), generation(attributes));
                 let _ = (reply.outcome(), reply.family(), reply.is_interrupted());
             }

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
-use super::message::{self, number, replies};
+use super::attribute::find_text;
+use super::message::{SET, TABLE, number, replies};
 use super::{Result, connect, receive};
 use crate::config::NftFamily;
 
@@ -36,6 +37,8 @@ pub struct NftEvent<'a> {
 }
 
 impl Monitor {
+    /// A monitor that hears what happens from now on.
+    ///
     /// # Errors
     /// As [`Netlink::open`](super::Netlink::open).
     pub fn new() -> Result<Self> {
@@ -64,8 +67,8 @@ impl Monitor {
                 let is_its = |known: &NftFamily| Some(number(*known)) == reply.family();
                 let family = NftFamily::ALL.into_iter().find(is_its);
                 let (kind, body) = (reply.kind, reply.attributes());
-                if let (Some(family), Some(table)) = (family, message::table_of(body)) {
-                    saw(NftEvent { kind, family, table, set: message::set_of(body) });
+                if let (Some(family), Some(table)) = (family, find_text(body, TABLE)) {
+                    saw(NftEvent { kind, family, table, set: find_text(body, SET) });
                 }
             }
         }

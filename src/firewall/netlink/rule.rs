@@ -6,8 +6,8 @@
 use super::SetRef;
 use super::attribute::{Attributes, comment};
 use super::message::{
-    APPEND, CREATE, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE, NftChange,
-    Of, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, set_name, table_name,
+    APPEND, CREATE, ChangedObject, DELETE_TABLE, LIST_ELEMENT, NEW_CHAIN, NEW_RULE, NEW_SET,
+    NEW_TABLE, NftChange, SET_FLAGS, SET_KEY_TYPE, TABLE_USERDATA, set_name, table_name,
 };
 use crate::config::{Family, NftFamily};
 
@@ -170,7 +170,7 @@ fn value(bytes: &[u8]) -> Attributes {
 
 impl NftChange {
     fn object(kind: u16, flags: u16, body: Attributes, what: String) -> Self {
-        Self { kind, flags, family: NftFamily::Inet, body, of: Of::Other(what) }
+        Self { kind, flags, family: NftFamily::Inet, body, of: ChangedObject::Other(what) }
     }
 
     /// Makes a table of the family `inet`, or leaves the one that is there.

@@ -17,6 +17,8 @@ pub struct SetRef {
 }
 
 impl SetRef {
+    /// A set by the names of its table and its own.
+    ///
     /// # Errors
     /// When a name is one that nft itself would not take.
     pub fn new(family: NftFamily, table: &str, set: &str) -> Result<Self, NftNameError> {
@@ -33,8 +35,8 @@ impl fmt::Display for SetRef {
     }
 }
 
-/// The key of an element in its set: an address, or a concatenation such as address, protocol, port.
-/// Each part fills whole registers of four bytes.
+/// The key of an element in its set: an address, or a concatenation such as address, protocol and
+/// port. Each part fills whole registers of four bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElementKey(Vec<u8>);
 
@@ -109,7 +111,7 @@ impl Comment {
     /// The first word of the comments of elements that knockd adds.
     pub const OURS: &str = "knockd";
 
-    /// Other characters become `?`; what is too long is cut.
+    /// A comment of a text: other characters become `?`, and what is too long is cut.
     pub fn new(text: &str) -> Self {
         let printable = |c: char| (c == ' ' || c.is_ascii_graphic()) && !"\"\\".contains(c);
         Self(text.chars().map(|c| if printable(c) { c } else { '?' }).take(127).collect())
