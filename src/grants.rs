@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::record::{By, Element, GrantState, Means, Opener, Place, Record};
 pub use self::recovery::{Held, Recovered};
-use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
+use crate::config::{Command, Door, Family, Holes, Mechanism, Name, Rendered};
 use crate::engine::Reason;
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -66,11 +66,13 @@ impl Deed {
         let Wanted { address, source_port, client, open_for } = *wanted;
         let open_for = open_for.unwrap_or(opening.open_for);
         let mut is_own = false;
-        let means = match &opening.how {
-            How::Guard => Means::Kernel(Element::of_guard(door.name(), address, source_port)),
+        let means = match &opening.mechanism {
+            Mechanism::Guard => Means::Kernel(Element::of_guard(door.name(), address, source_port)),
             _ if source_port.is_some() => return Err(Reason::SourcePort),
-            How::Set(set) => Means::Kernel(Element::of_set(set, address).ok_or(Reason::NoCommand)?),
-            How::Commands { commands, template } => {
+            Mechanism::Set(set) => {
+                Means::Kernel(Element::of_set(set, address).ok_or(Reason::NoCommand)?)
+            }
+            Mechanism::Commands { commands, template } => {
                 is_own = template.is_none();
                 let pair = commands.of(Family::of(address));
                 let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;

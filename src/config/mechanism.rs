@@ -9,7 +9,7 @@ use crate::proto::words::words;
 
 /// How a door is opened and closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Mechanism {
     /// Firewall commands: of the template that is named, or the door's own.
     Commands { template: Option<Name>, commands: Commands },
     /// knockd's own table. The door opens at least one port.
@@ -18,7 +18,7 @@ pub enum How {
     Set(NftSet),
 }
 
-impl How {
+impl Mechanism {
     /// Whether it can open for addresses of a family.
     pub const fn opens(&self, family: Family) -> bool {
         match self {
@@ -47,7 +47,7 @@ impl How {
 }
 
 /// In a few words: `guard`, the name of a template, `commands`, or `nft_set inet filter ssh4 ssh6`.
-impl fmt::Display for How {
+impl fmt::Display for Mechanism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Commands { template: Some(name), .. } => name.fmt(f),
@@ -167,7 +167,7 @@ mod tests {
             set4: Some("ssh4".parse().unwrap()),
             set6: None,
         };
-        assert_eq!(How::Set(set).to_string(), "nft_set inet filter ssh4");
+        assert_eq!(Mechanism::Set(set).to_string(), "nft_set inet filter ssh4");
     }
 
     proptest! {

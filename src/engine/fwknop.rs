@@ -14,7 +14,7 @@ use super::{
     ClientId, Credential, Denial, DoorId, Judgement, Lifetime, Missing, Reason, Refusal, Request,
     Setup, is_over,
 };
-use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
+use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings, Recognition};
 use crate::proto::fwknop::{Access, Datagram, END_LEN, Error, MIN_LEN, Opened};
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};
@@ -216,7 +216,7 @@ impl Holder {
 }
 
 /// When a request has to have been made.
-pub const fn lifetime(settings: &Settings, missing: Missing) -> Lifetime {
+pub const fn lifetime(settings: &FwknopSettings, missing: Missing) -> Lifetime {
     Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, missing }
 }
 
@@ -581,7 +581,7 @@ mod tests {
     #[test]
     fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
         let port = |port: u16| NonZeroU16::new(port).unwrap();
-        let settings = Settings { port: port(5_000), ..Settings::default() };
+        let settings = FwknopSettings { port: port(5_000), ..FwknopSettings::default() };
         let spa_ports = Some(port(6_000)..=port(6_001));
         let fwknop = Fwknop::new(&Setup { fwknop: settings, spa_ports, ..Setup::default() });
         let takes = |to: u16, length: usize| {
@@ -720,7 +720,7 @@ mod tests {
         let clients = [client("phone", &["ssh"], holder())];
         let doors = [door("ssh", &["22"])];
         let keys = vec![ServerKey { key: [1; 32].into(), until: None }];
-        let server = Server::new(&config::Spa::default(), keys);
+        let server = Server::new(&config::SpaSettings::default(), keys);
         let mut engine = Engine::new(Setup { spa: Some(server), ..setup(&clients, &doors) });
         let mut judged = |bytes: &[u8]| match engine.receive(at(CLOCK), &packet(SOURCE), bytes) {
             Verdict::Ignored(reason) => reason.as_str(),

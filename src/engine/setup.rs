@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::spa::Server;
 use super::{Lock, Missing};
-use crate::config::{Client, Config, Fwknop, Lockout, Recognition};
+use crate::config::{Client, Config, FwknopSettings, Lockout, Recognition};
 
 /// What an engine is built from. The keeper hands it to a watcher as it is.
 ///
@@ -21,7 +21,7 @@ pub struct Setup {
     pub spa: Option<Server>,
     /// Where native datagrams are sent to; those of fwknop's may go there too.
     pub spa_ports: Option<RangeInclusive<NonZeroU16>>,
-    pub fwknop: Fwknop,
+    pub fwknop: FwknopSettings,
     /// What the ledger may not say of the requests that were used.
     pub missing: Missing,
     pub only_ipv4: bool,
@@ -60,7 +60,7 @@ impl Default for Setup {
             clients: Vec::new(),
             spa: None,
             spa_ports: None,
-            fwknop: Fwknop::default(),
+            fwknop: FwknopSettings::default(),
             missing: Missing::default(),
             only_ipv4: false,
             sources: 1 << 16,

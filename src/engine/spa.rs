@@ -34,7 +34,7 @@ pub struct Server {
 
 impl Server {
     /// As the settings say, with a ledger that misses nothing.
-    pub fn new(settings: &config::Spa, keys: Vec<ServerKey>) -> Self {
+    pub fn new(settings: &config::SpaSettings, keys: Vec<ServerKey>) -> Self {
         Self {
             ports: settings.ports.clone(),
             keys,
@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// Whether a packet is a native SPA datagram by its port and length.
-    pub fn is_datagram(settings: &config::Spa, packet: &Packet, payload: &[u8]) -> bool {
+    pub fn is_datagram(settings: &config::SpaSettings, packet: &Packet, payload: &[u8]) -> bool {
         is_sent_to(&settings.ports, packet) && payload.len() == LEN
     }
 }

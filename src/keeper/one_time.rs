@@ -15,7 +15,7 @@ use super::ask::Ask;
 use super::run::Keeper;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Options;
-use crate::config::one_time::{self, Line};
+use crate::config::one_time::{self, OneTimeLine};
 use crate::config::{Config, Door, OneTime, read_list};
 use crate::engine::Reason;
 use crate::proto::knock::Knock;
@@ -181,7 +181,7 @@ impl Keeper {
     }
 }
 
-fn read(file: &Path, options: Options) -> Result<Vec<Line>, StrikeError> {
+fn read(file: &Path, options: Options) -> Result<Vec<OneTimeLine>, StrikeError> {
     let path = || file.to_owned();
     let text = read_list(file, options)?;
     one_time::parse(&text).map_err(|errors| {

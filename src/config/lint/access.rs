@@ -8,7 +8,7 @@ use crate::config::door::{Door, DoorPlaces, Recognition};
 use crate::proto::name::Name;
 
 type Clients = [(Client, ClientPlaces)];
-type Doors = [(Door, DoorPlaces)];
+type LintedDoors = [(Door, DoorPlaces)];
 
 /// A way to open a door that needs a client.
 struct Way {
@@ -55,7 +55,7 @@ impl Way {
 /// Credentials that two clients share, as errors, and those that open nothing, as warnings.
 ///
 /// Takes time in proportion to the doors that clients name.
-pub(crate) fn check(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
+pub(crate) fn check(clients: &Clients, doors: &LintedDoors) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
     let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
     found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
@@ -63,7 +63,7 @@ pub(crate) fn check(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
 }
 
 /// The doors that take what no client of theirs has, as warnings.
-pub(crate) fn unopened(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
+pub(crate) fn unopened(clients: &Clients, doors: &LintedDoors) -> Vec<Diagnostic> {
     let mut opened: HashSet<(&Name, &str)> = HashSet::new();
     for (client, _) in clients {
         let ways = WAYS.iter().filter(|way| (way.is_held)(client));

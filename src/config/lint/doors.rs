@@ -28,7 +28,7 @@ impl<'a> Linted<'a> {
 }
 
 /// All doors, and what is asked of all of them at once.
-pub(super) struct Doors<'a> {
+pub(super) struct LintedDoors<'a> {
     pub(super) all: Vec<Linted<'a>>,
     /// Who opens a port.
     pub(super) openers: HashMap<Knock, usize>,
@@ -36,7 +36,7 @@ pub(super) struct Doors<'a> {
     pub(super) ends: HashMap<(Knock, Knock), Vec<usize>>,
 }
 
-impl<'a> Doors<'a> {
+impl<'a> LintedDoors<'a> {
     pub(super) fn new(loaded: &'a Loaded, watched: &'a [PortSet]) -> Self {
         let all: Vec<_> = loaded
             .config

@@ -1,6 +1,6 @@
 //! Lints of fixed sequences: those that a port scan or another door's knocks complete.
 
-use super::doors::{Doors, Linted};
+use super::doors::{Linted, LintedDoors};
 use super::scan::{scan_odds, scan_order};
 use crate::config::diagnostic::Diagnostic;
 use crate::proto::knock::{Knock, Protocol};
@@ -51,7 +51,7 @@ pub(super) fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
     Some(place.warning(message).help("remove this line, or write a number such as 16"))
 }
 
-impl<'a> Doors<'a> {
+impl<'a> LintedDoors<'a> {
     pub(super) fn knocks_on_opened_ports(&self, one: Linted<'a>) -> Vec<Diagnostic> {
         one.knocks()
             .filter_map(|(knock, at)| {

@@ -8,17 +8,17 @@ use super::lockout::read_lockout;
 use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
-use super::tree::{Entry, Keys, Mapping, Node, Reader, Value};
+use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
 use crate::config::door::{Door, DoorPlaces, Recognition, SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::{CODE_LOCKOUT, Lockout};
-use crate::config::mechanism::How;
+use crate::config::mechanism::Mechanism;
 use crate::config::permissions::Options;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Mode, Scheme};
 
-pub(super) const DOOR: Keys = Keys {
+pub(super) const DOOR: KnownKeys = KnownKeys {
     of: "a door",
     known: &[
         "sequence",
@@ -54,7 +54,7 @@ const MAX_TRIP_WIRES: u16 = 1000;
 
 /// Reads one entry of `doors:`; `command_limit` is that of `knockd:`.
 pub(super) fn read_door(
-    entry: &Entry,
+    entry: &MappingEntry,
     templates: &Templates,
     command_limit: Option<Duration>,
     options: Options,
@@ -91,7 +91,7 @@ pub(super) fn read_door(
     let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
     reader.problems.extend(effects);
     let (opening, opens_places) = opening?;
-    if opening.how == How::Guard {
+    if opening.mechanism == Mechanism::Guard {
         let guarded = guarded_knocks(&knocks, totp, &opening.ports, &opens_places);
         reader.problems.extend(guarded);
     }
