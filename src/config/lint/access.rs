@@ -2,10 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::config::client::{Client, ClientPlaces};
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::door::{Door, DoorPlaces, Recognition};
-use crate::proto::name::Name;
+use crate::config::{Client, ClientPlaces, Door, DoorPlaces, Name, Recognition};
 
 type Clients = [(Client, ClientPlaces)];
 type LintedDoors = [(Door, DoorPlaces)];

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::diagnostic::Place;
-use crate::config::door::{Door, DoorPlaces};
-use crate::config::loaded::Loaded;
+use crate::config::{Door, DoorPlaces, Loaded};
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 

@@ -6,13 +6,9 @@ use std::num::NonZeroU16;
 use super::datagrams;
 use super::doors::{Linted, LintedDoors, common_ports, some_of};
 use super::scan::{sequences, valid};
-use crate::config::Config;
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::door::{Door, DoorPlaces};
-use crate::config::loaded::Loaded;
-use crate::config::lockout::Lockout;
+use crate::config::{Config, Door, DoorPlaces, Loaded, Lockout, Name};
 use crate::proto::knock::Knock;
-use crate::proto::name::Name;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Mode, Scheme};
 

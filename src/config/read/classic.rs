@@ -15,17 +15,15 @@ use super::parts::Parts;
 use super::sequence::{Sequence, check_length, read_one_time};
 use super::tree::given_twice;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
-use crate::config::door::{Door, DoorPlaces, Recognition, SEQ_TIMEOUT, TRIP_WIRES};
-use crate::config::loaded::Places;
-use crate::config::mechanism::Mechanism;
+use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
-use crate::config::opening::{CMD_TIMEOUT, Opening, default_max_grants};
-use crate::config::permissions::Options;
-use crate::config::settings::Settings;
-use crate::config::template::{Command, CommandText, Commands};
+use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
+use crate::config::{
+    Command, CommandText, Commands, Door, DoorPlaces, Mechanism, Name, Opening, Options, Places,
+    Recognition, Settings,
+};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
-use crate::proto::name::Name;
 
 const COMMANDS: PairNames = [
     "Start_Command",

@@ -5,9 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
 use super::date;
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
-use crate::config::client::{Client, ClientPlaces};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
-use crate::proto::name::Name;
+use crate::config::{Client, ClientPlaces, Name};
 
 pub(super) const CLIENT: KnownKeys =
     KnownKeys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };

@@ -6,8 +6,7 @@ use std::path::Path;
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use super::yaml;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
-use crate::config::template::{Command, CommandText, Commands, Hole, Pair};
-use crate::proto::name::Name;
+use crate::config::{Command, CommandText, Commands, Hole, Name, Pair};
 
 pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
 

@@ -9,9 +9,8 @@ use zeroize::Zeroizing;
 use super::date;
 use super::files::{FileKind, exposed, one_line, read_named};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice};
-use crate::config::client::{AddressPolicy, FwknopClient, SpaClient, TotpClient};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
-use crate::config::permissions::Options;
+use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient};
 use crate::proto::network::Network;
 use crate::proto::{fwknop, spa, totp};
 

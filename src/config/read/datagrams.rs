@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::date;
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::datagrams::{FwknopSettings, SpaSettings};
 use crate::config::diagnostic::{Problems, Reported};
+use crate::config::{FwknopSettings, SpaSettings};
 use crate::proto::knock::parse_port;
 use crate::proto::port_range;
 

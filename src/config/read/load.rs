@@ -18,12 +18,9 @@ use super::parts::Parts;
 use super::settings::read_settings;
 use super::tree::{KnownKeys, MappingEntry, Value, given_twice};
 use super::yaml;
-use crate::config::Config;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
-use crate::config::door::{Door, DoorPlaces};
 use crate::config::lint::access;
-use crate::config::mechanism::Mechanism;
-use crate::config::settings::Settings;
+use crate::config::{Config, Door, DoorPlaces, Mechanism, Settings};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug)]

@@ -11,10 +11,9 @@ use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
 use crate::config::diagnostic::{Diagnostic, Place, Reported};
-use crate::config::mechanism::Mechanism;
-use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, Opening, default_max_grants};
+use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
-use crate::config::template::{Command, Commands, Hole};
+use crate::config::{Command, Commands, Hole, Mechanism, Opening};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 

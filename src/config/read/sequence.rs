@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use super::files::{FileKind, read_named};
 use super::tree::{Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
-use crate::config::door::OneTime;
 use crate::config::lint::scan::is_completed_in_order;
 use crate::config::one_time::{self, OneTimeLine, OneTimeLineError};
-use crate::config::permissions::Options;
+use crate::config::{OneTime, Options};
 use crate::proto::knock::{Knock, MAX_KNOCKS};
 
 const A_PORT: &str = "a port such as 7000 or 8000/udp";

@@ -6,10 +6,9 @@ use super::lockout::read_lockout;
 use super::opening::read_command_limit;
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
-use crate::config::email::Email;
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
-use crate::config::settings::{Log, LogFormat, LogLevel, OnExit, Settings};
+use crate::config::{Email, Log, LogFormat, LogLevel, OnExit, Settings};
 use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
 

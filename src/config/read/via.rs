@@ -3,9 +3,7 @@
 use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_program};
 use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
-use crate::config::mechanism::{Mechanism, NftFamily, NftName, NftSet};
-use crate::config::template::Family;
-use crate::proto::name::Name;
+use crate::config::{Family, Mechanism, Name, NftFamily, NftName, NftSet};
 
 pub(super) const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
 pub(super) const NFT_SET: KnownKeys =
