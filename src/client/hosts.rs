@@ -85,8 +85,8 @@ pub fn read(path: &Path) -> Result<(Hosts, Vec<Diagnostic>), HostsError> {
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     // It says where to knock: whoever could have written it learns the sequence.
-    if let Some((message, help)) = unsafe_to_use(path, &metadata, None, OTHERS_WRITE) {
-        return Err(HostsError::Wrong(vec![Diagnostic::file(path, message).help(help)]));
+    if let Some(error) = unsafe_to_use(path, &metadata, None, OTHERS_WRITE, "") {
+        return Err(HostsError::Wrong(vec![error]));
     }
     let mut text = String::new();
     let length = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unreadable)?;

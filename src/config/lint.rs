@@ -51,8 +51,7 @@ pub fn lint(loaded: &Loaded, host: &HostFacts) -> Vec<Diagnostic> {
         host.network.as_ref().map_or_else(Vec::new, |network| missing_interfaces(loaded, network));
     let arrivals = datagrams::arrivals(loaded);
     for (index, one) in doors.all.iter().copied().enumerate() {
-        let knocked = one.places.sequence.first().unwrap_or(&one.places.name);
-        warnings.extend(datagrams::knocks(one.watched, &arrivals, knocked));
+        warnings.extend(datagrams::knocks(one.watched, &arrivals, one.sequence_place()));
         warnings.extend(looks_like_option(one.door.name(), &one.places.name));
         warnings.extend(commands::doubts(one, loaded.config.settings.only_ipv4));
         warnings.extend(sequences::too_short(one));
@@ -117,9 +116,8 @@ fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
         let message = format!(
             "something listens on {wires}, a trip-wire of this door: whoever uses it breaks off their sequence"
         );
-        let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
-        warnings
-            .push(place.warning(message).help("knock further away from it, or lower 'trip_wires'"));
+        let help = "knock further away from it, or lower 'trip_wires'";
+        warnings.push(one.trip_wires_place().warning(message).help(help));
     }
     warnings
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::template::{Command, Commands, Family, Hole};
+use super::template::{Commands, Family, Hole};
 use crate::proto::name::Name;
 use crate::proto::words::words;
 
@@ -31,8 +31,7 @@ impl Mechanism {
     /// Whether a command that opens has this hole.
     pub fn has_hole(&self, hole: Hole) -> bool {
         let Self::Commands { commands, .. } = self else { return false };
-        let opens = [&commands.v4.open, &commands.v6.open].into_iter().flatten();
-        opens.flat_map(Command::holes).any(|found| found == hole)
+        [&commands.v4.open, &commands.v6.open].into_iter().flatten().any(|open| open.has(hole))
     }
 
     /// Whether what is opened is closed again; what is not is an act.

@@ -21,6 +21,16 @@ impl<'a> Linted<'a> {
         &self.door.recognition.sequence
     }
 
+    /// Where its sequence begins.
+    pub(super) fn sequence_place(&self) -> &'a Place {
+        self.places.sequence.first().unwrap_or(&self.places.name)
+    }
+
+    /// Where its trip-wires are set.
+    pub(super) fn trip_wires_place(&self) -> &'a Place {
+        self.places.trip_wires.as_ref().unwrap_or(&self.places.name)
+    }
+
     pub(super) fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)
     }

@@ -25,13 +25,12 @@ pub(super) fn completed_by_scan(one: Linted<'_>) -> Option<Diagnostic> {
         return None;
     }
     let message = format!("this sequence is monotone: a port scan in {order} order completes it");
-    let place = one.places.sequence.first().unwrap_or(&one.places.name);
     let help = if one.door.recognition.trip_wires == 0 {
         "mix the order of the ports, and do not turn 'trip_wires' off"
     } else {
         "mix the order of the ports, or leave room for trip-wires between them"
     };
-    Some(place.warning(message).help(help))
+    Some(one.sequence_place().warning(message).help(help))
 }
 
 fn watches_between(watched: &PortSet, from: Knock, to: Knock) -> bool {
@@ -46,9 +45,12 @@ pub(super) fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
         return None;
     }
     let odds = scan_odds(&one.door.recognition, one.watched);
-    let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
     let message = format!("without trip-wires a port scan in random order opens this door {odds}");
-    Some(place.warning(message).help("remove this line, or write a number such as 16"))
+    Some(
+        one.trip_wires_place()
+            .warning(message)
+            .help("remove this line, or write a number such as 16"),
+    )
 }
 
 impl<'a> LintedDoors<'a> {

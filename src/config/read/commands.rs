@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
+use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
 use super::yaml;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
 use crate::config::{Command, CommandText, Commands, Hole, Name, Pair};
@@ -214,19 +214,12 @@ pub(super) fn missing_program(program: &str, at: &Place) -> Option<Diagnostic> {
     })
 }
 
-/// The keys of which one says how the door is opened.
-pub(super) const WAYS: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
-
-/// Whether anything that opens the door says who knocks.
-pub(super) fn has_clients(mapping: &Mapping) -> bool {
-    let ways = WAYS.iter().filter(|way| !["sequence", "one_time_sequences"].contains(way));
-    ways.into_iter().any(|way| mapping.value(way).is_some())
-}
-
 /// What will fill the holes of a door's commands.
 #[derive(Clone, Copy)]
 pub(super) struct AvailableHoles {
+    /// Whether the door opens a port.
     pub port: bool,
+    /// Whether something that opens it says who knocks.
     pub client: bool,
 }
 
@@ -237,27 +230,26 @@ pub(super) fn check_holes(
     at: &Place,
     problems: &mut Problems,
 ) {
-    let pairs = [&commands.v4, &commands.v6];
-    let has = |hole| {
-        pairs
+    let has = |hole: Hole| {
+        [&commands.v4, &commands.v6]
             .into_iter()
             .flat_map(Pair::all)
-            .any(|command| command.holes().any(|found| found == hole))
+            .any(|command| command.has(hole))
     };
-    if let Some(hole) =
-        [Hole::Port, Hole::Proto].into_iter().find(|hole| !available.port && has(*hole))
+    if !available.port
+        && let Some(hole) = PORT_HOLES.into_iter().find(|hole| has(*hole))
     {
         let message = format!("nothing fills %{}%: the door has no 'open'", hole.as_str());
-        problems.push(
-            at.error(message).help(
-                "write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command",
-            ),
-        );
+        let help = "write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command";
+        problems.push(at.error(message).help(help));
     }
     if has(Hole::Client) && !available.client {
         problems.push(no_client(at));
     }
 }
+
+/// The holes that a port fills.
+pub(super) const PORT_HOLES: [Hole; 2] = [Hole::Port, Hole::Proto];
 
 pub(super) fn no_client(at: &Place) -> Diagnostic {
     at.warning("%CLIENT% is empty: a sequence does not say who knocks")

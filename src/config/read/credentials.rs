@@ -133,7 +133,7 @@ fn reader<'a>(mapping: &'a Mapping, keys: &KnownKeys, problems: &'a mut Problems
         let error = entry.at.error(format!("this is not a key of {}", keys.of));
         problems.push(error.help(format!("its keys are: {}", keys.known.join(", "))));
     }
-    Reader { mapping, meant: Mapping { entries: known }.check_keys(keys, problems), problems }
+    Reader { mapping, misspelt: Mapping { entries: known }.check_keys(keys, problems), problems }
 }
 
 /// The mapping of credentials; what else there is may be a secret, and is not shown.
@@ -279,7 +279,7 @@ fn check_hmac(
         let error = at.error("'without_hmac' and an HMAC key exclude each other");
         return reader.fail(error.help("remove one of them"));
     }
-    if hmac || without || reader.meant.iter().any(|key| key.starts_with("hmac_key")) {
+    if hmac || without || reader.misspelt.iter().any(|key| key.starts_with("hmac_key")) {
         return Ok(());
     }
     let error = at.error("fwknop has no HMAC key").without_line();

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::commands::{Templates, WAYS};
+use super::commands::Templates;
 use super::lockout::read_lockout;
+use super::methods;
 use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
@@ -85,7 +86,7 @@ pub(super) fn read_door(
         let message = format!("nothing opens door '{}': it has no sequence", entry.key);
         let help = "write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, \
                     totp, spa or fwknop";
-        return reader.missing(&WAYS, entry.at.error(message).help(help));
+        return reader.missing(&methods::keys(), entry.at.error(message).help(help));
     }
     let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
     reader.problems.extend(effects);

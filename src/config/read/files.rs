@@ -195,11 +195,9 @@ fn check_permissions(
     forbidden: u32,
     options: Options,
 ) -> Result<(), Diagnostic> {
-    match unsafe_to_use(path, metadata, None, forbidden) {
-        Some((message, help)) if !options.insecure_permissions => {
-            let help = format!("{help}; --insecure-permissions reads it as it is");
-            Err(Diagnostic::file(path, message).help(help))
-        }
+    let otherwise = "; --insecure-permissions reads it as it is";
+    match unsafe_to_use(path, metadata, None, forbidden, otherwise) {
+        Some(error) if !options.insecure_permissions => Err(error),
         _ => Ok(()),
     }
 }

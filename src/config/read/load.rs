@@ -39,6 +39,14 @@ impl std::error::Error for Report {}
 pub(super) const TOP: KnownKeys =
     KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
 
+/// What each of them holds, and what to write where it is not a mapping.
+const OF_TOP: [(&str, &str); 4] = [
+    ("setting", "write for example knockd: {interfaces: [eth0]}"),
+    ("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}"),
+    ("client", "write clients: {NAME: {doors: [...], ...}}; knock.d(5) has examples"),
+    ("door", "write doors: {NAME: {sequence: [...], ...}}, on one line or on several"),
+];
+
 /// Loads a directory, of which every `*.yaml` is read in byte order of its name, one YAML file, or
 /// a classic `knockd.conf`, told by its first significant line.
 ///
@@ -119,7 +127,7 @@ struct TopLevel {
 }
 
 impl TopLevel {
-    fn new(of: &'static str, example: &'static str) -> Self {
+    fn new((of, example): (&'static str, &'static str)) -> Self {
         Self { of, example, entries: Vec::new(), places: HashMap::new() }
     }
 
@@ -138,17 +146,7 @@ impl TopLevel {
 }
 
 fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Built {
-    let mut settings = TopLevel::new("setting", "write for example knockd: {interfaces: [eth0]}");
-    let mut templates =
-        TopLevel::new("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}");
-    let mut doors = TopLevel::new(
-        "door",
-        "write doors: {NAME: {sequence: [...], ...}}, on one line or on several",
-    );
-    let mut clients = TopLevel::new(
-        "client",
-        "write clients: {NAME: {doors: [...], ...}}; knock.d(5) has examples",
-    );
+    let mut top = OF_TOP.map(TopLevel::new);
     let mut unparsed = Vec::new();
     for source in sources {
         let Some(root) = yaml::parse(source, problems) else {
@@ -165,21 +163,17 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
             if matches!(node.value, Value::Null) {
                 continue;
             }
-            let section = match key.as_str() {
-                "knockd" => &mut settings,
-                "templates" => &mut templates,
-                "clients" => &mut clients,
-                "doors" => &mut doors,
-                _ => continue,
-            };
+            let known = TOP.known.iter().zip(&mut top).find(|(known, _)| **known == key);
+            let Some((_, level)) = known else { continue };
             match node.into_mapping("a mapping") {
                 Ok(mapping) => {
-                    mapping.entries.into_iter().for_each(|entry| section.add(entry, problems));
+                    mapping.entries.into_iter().for_each(|entry| level.add(entry, problems));
                 }
-                Err(error) => problems.push(error.help(section.example)),
+                Err(error) => problems.push(error.help(level.example)),
             }
         }
     }
+    let [settings, templates, clients, doors] = top;
     let (mut read, interfaces) = read_settings(&settings.entries, problems);
     // What knockd has left there, or who listens there, has to be found all the same.
     for (key, path) in [("state_dir", &mut read.state_dir), ("run_dir", &mut read.run_dir)] {
@@ -217,8 +211,8 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     }
     problems.extend(without_effect(&settings.entries, &doors));
     let at = |entry: &MappingEntry| (entry.key.clone(), entry.node.at.clone());
-    let written = settings.entries.iter().map(at).collect();
-    let places = Places { interfaces, settings: written, ..Places::default() };
+    let settings = settings.entries.iter().map(at).collect();
+    let places = Places { interfaces, settings, ..Places::default() };
     sorted(Parts { settings: read, places, doors, clients })
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::commands::{
-    AvailableHoles, CommandField, PairNames, Templates, check_holes, has_clients, no_client,
+    AvailableHoles, CommandField, PORT_HOLES, PairNames, Templates, check_holes, no_client,
     read_pairs, read_said,
 };
+use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
@@ -146,7 +147,7 @@ fn read_mechanism(
                 templates,
                 reader.problems,
             ),
-            None if open.is_some() && !reader.meant.contains(&"via") => Ok(Mechanism::Guard),
+            None if open.is_some() && !reader.misspelt.contains(&"via") => Ok(Mechanism::Guard),
             None => {
                 let message = format!("door '{}' does nothing when it opens", entry.key);
                 let help = "write the ports to open, open: [22/tcp], or a 'start_command'";
@@ -167,9 +168,9 @@ fn read_hook(
     let CommandField::Command(command) = read_said(Some(entry), reader.problems)? else {
         return Ok(None);
     };
-    let has = |hole| command.holes().any(|found| found == hole);
-    let unfilled = [Hole::Port, Hole::Proto].into_iter().find(|hole| ports != 1 && has(*hole));
-    if let Some(hole) = unfilled {
+    if ports != 1
+        && let Some(hole) = PORT_HOLES.into_iter().find(|hole| command.has(*hole))
+    {
         let why = match ports {
             0 => "the door has no 'open'".to_owned(),
             _ => format!("'{key}' runs once, and the door opens {ports} ports"),
@@ -177,7 +178,7 @@ fn read_hook(
         let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.as_str()));
         return reader.fail(error.help("leave it out, or write the port into the command"));
     }
-    if has(Hole::Client) && !has_clients(reader.mapping) {
+    if command.has(Hole::Client) && !has_clients(reader.mapping) {
         reader.problems.push(no_client(&entry.node.at));
     }
     Ok(Some(command))

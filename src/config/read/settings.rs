@@ -54,8 +54,8 @@ pub(super) fn read_settings(
     problems: &mut Problems,
 ) -> (Settings, Vec<Place>) {
     let mapping = Mapping { entries: entries.to_vec() };
-    let meant = mapping.check_keys(&SETTINGS, problems);
-    let reader = &mut Reader { mapping: &mapping, meant, problems };
+    let misspelt = mapping.check_keys(&SETTINGS, problems);
+    let reader = &mut Reader { mapping: &mapping, misspelt, problems };
     let mut settings = Settings::default();
     let (interfaces, places) = read_interfaces(reader);
     if !interfaces.is_empty() {

@@ -257,7 +257,7 @@ impl MappingEntry {
 pub struct Reader<'a> {
     pub mapping: &'a Mapping,
     /// What unknown keys were probably meant to be.
-    pub meant: Vec<&'static str>,
+    pub misspelt: Vec<&'static str>,
     pub problems: &'a mut Problems,
 }
 
@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
         problems: &'a mut Problems,
     ) -> Result<Self, Reported> {
         let mapping = problems.report(node.mapping(wanted))?;
-        Ok(Self { mapping, meant: mapping.check_keys(keys, problems), problems })
+        Ok(Self { mapping, misspelt: mapping.check_keys(keys, problems), problems })
     }
 
     pub fn get(&self, key: &str) -> Option<&'a MappingEntry> {
@@ -365,7 +365,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
     pub fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {
-        if self.meant.iter().any(|key| keys.contains(key)) {
+        if self.misspelt.iter().any(|key| keys.contains(key)) {
             return Err(self.problems.reported());
         }
         self.fail(error)
