@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use libknock::config::{AddressPolicy, Client, Recognition, Spa as Settings, SpaClient};
+use libknock::config::{AddressPolicy, Client, Recognition, SpaClient, SpaSettings};
 use libknock::engine::spa::{ServerKey, SpaServer};
 use libknock::engine::{Engine, Setup, Verdict};
 use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, SpaRequest, Stamp, seal};
@@ -67,7 +67,7 @@ impl Bench {
         let door = Recognition { spa: true, ..Recognition::new(name("door")) };
         let clients: Vec<Client> = (0..clients).map(client).collect();
         let keys = vec![ServerKey { key: server(), until: None }];
-        let spa = Some(SpaServer::new(&Settings::default(), keys));
+        let spa = Some(SpaServer::new(&SpaSettings::default(), keys));
         let setup = Setup { doors: vec![door], clients, spa, sources: 1024, ..Setup::default() };
         Self { engine: Engine::new(setup) }
     }

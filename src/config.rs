@@ -25,12 +25,12 @@ pub mod watch;
 
 pub use crate::proto::name::{Name, NameError};
 pub use client::{AddressPolicy, Client, ClientPlaces, FwknopClient, SpaClient, TotpClient};
-pub use datagrams::{Fwknop, Spa};
+pub use datagrams::{FwknopSettings, SpaSettings};
 pub use door::{Door, DoorPlaces, OneTime, Recognition};
 pub use email::{Email, EmailError};
 pub use loaded::{Loaded, Places};
 pub use lockout::Lockout;
-pub use mechanism::{How, NftFamily, NftName, NftNameError, NftSet};
+pub use mechanism::{Mechanism, NftFamily, NftName, NftNameError, NftSet};
 pub use opening::Opening;
 pub use permissions::Options;
 pub(crate) use permissions::{OTHERS_WRITE, unsafe_to_use};

@@ -21,7 +21,7 @@ pub use self::record::{
     GrantBackend, GrantKey, GrantRecord, GrantState, KernelElement, OpenedBy, Origin,
 };
 pub use self::recovery::{KernelGrant, Recovered};
-use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
+use crate::config::{Command, Door, Family, Holes, Mechanism, Name, Rendered};
 use crate::engine::Reason;
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -68,15 +68,15 @@ impl Action {
         let GrantTarget { address, source_port, client, open_for } = *wanted;
         let open_for = open_for.unwrap_or(opening.open_for);
         let mut is_own = false;
-        let backend = match &opening.how {
-            How::Guard => {
+        let backend = match &opening.mechanism {
+            Mechanism::Guard => {
                 GrantBackend::Kernel(KernelElement::of_guard(door.name(), address, source_port))
             }
             _ if source_port.is_some() => return Err(Reason::SourcePort),
-            How::Set(set) => {
+            Mechanism::Set(set) => {
                 GrantBackend::Kernel(KernelElement::of_set(set, address).ok_or(Reason::NoCommand)?)
             }
-            How::Commands { commands, template } => {
+            Mechanism::Commands { commands, template } => {
                 is_own = template.is_none();
                 let pair = commands.of(Family::of(address));
                 let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
-use libknock::config::diagnostic::Source;
+use libknock::config::diagnostic::SourceText;
 use libknock::config::load;
 use libknock::ctl::import::{Files, import};
 
@@ -39,7 +39,7 @@ fuzz_target!(|input: (bool, &[u8], &[u8])| {
     match import(Path::new("file.conf"), &files, &jiff::tz::TimeZone::UTC, &open) {
         Ok(imported) => {
             // A file of one-time sequences may not be there.
-            let source = Source::new("imported.yaml", imported.yaml.as_str());
+            let source = SourceText::new("imported.yaml", imported.yaml.as_str());
             if let Err(report) = load::parse(&source) {
                 assert!(imported.yaml.contains("one_time_sequences"), "{report}");
             }

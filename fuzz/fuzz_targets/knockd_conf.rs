@@ -2,12 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use libknock::config::diagnostic::Source;
+use libknock::config::diagnostic::SourceText;
 use libknock::config::load;
 
 fuzz_target!(|text: &str| {
     // The section makes it a classic one.
-    let source = Source::new("knockd.conf", format!("[door]\n{text}"));
+    let source = SourceText::new("knockd.conf", format!("[door]\n{text}"));
     if let Err(report) = load::parse(&source) {
         assert!(!report.to_string().is_empty());
     }

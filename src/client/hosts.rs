@@ -8,8 +8,8 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use super::settings::{ClientSettings, Mode};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
-use crate::config::tree::{Keys, Value};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
+use crate::config::tree::{KnownKeys, Value};
 use crate::config::yaml;
 use crate::config::{OTHERS_WRITE, unsafe_to_use};
 
@@ -18,7 +18,7 @@ pub use entry::{DELAY, KEYS};
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 1 << 20;
 
-const TOP: Keys = Keys { of: "a hosts file", known: &["hosts"] };
+const TOP: KnownKeys = KnownKeys { of: "a hosts file", known: &["hosts"] };
 
 /// A hosts file without mistakes.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> 
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     // It says where to knock: whoever could have written it learns the sequence.
-    if let Some((message, help)) = unsafe_to_use(path, &metadata, None, OTHERS_WRITE) {
-        return Err(HostsError::Wrong(vec![Diagnostic::file(path, message).help(help)]));
+    if let Some(error) = unsafe_to_use(path, &metadata, None, OTHERS_WRITE, "") {
+        return Err(HostsError::Wrong(vec![error]));
     }
     let mut text = String::new();
     let length = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unreadable)?;
@@ -95,24 +95,26 @@ pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> 
         return Err(HostsError::Wrong(vec![wrong]));
     }
     let mut problems = Problems::default();
-    let entries = parse(&Source::new(path, text), &mut problems);
+    let entries = parse(&SourceText::new(path, text), &mut problems);
     if problems.has_errors() {
         return Err(HostsError::Wrong(problems.into_sorted()));
     }
     Ok((HostProfiles { path: path.to_owned(), entries }, problems.into_sorted()))
 }
 
-fn parse(source: &Source, problems: &mut Problems) -> Vec<HostProfile> {
+fn parse(source: &SourceText, problems: &mut Problems) -> Vec<HostProfile> {
     let Some(root) = yaml::parse(source, problems) else { return Vec::new() };
     if matches!(root.value, Value::Null) {
         return Vec::new();
     }
-    let Some(root) = problems.keep(root.mapping("a mapping with the key 'hosts'")) else {
+    let Some(root) = problems.ok_or_report(root.mapping("a mapping with the key 'hosts'")) else {
         return Vec::new();
     };
     root.check_keys(&TOP, problems);
     let hosts = root.value("hosts").map(|node| node.mapping("a mapping from names to hosts"));
-    let Some(hosts) = hosts.and_then(|hosts| problems.keep(hosts)) else { return Vec::new() };
+    let Some(hosts) = hosts.and_then(|hosts| problems.ok_or_report(hosts)) else {
+        return Vec::new();
+    };
     hosts.entries.iter().filter_map(|entry| entry::host(entry, source.path(), problems)).collect()
 }
 
@@ -150,7 +152,7 @@ impl HostProfiles {
     pub fn missing(&self, wanted: &str) -> HostsError {
         let message = format!("no host '{wanted}' in this file");
         let names = self.names();
-        let wrong = match meant(wanted, names.clone()) {
+        let wrong = match closest_match(wanted, names.clone()) {
             Some(name) => {
                 Diagnostic::file(&self.path, format!("{message}: did you mean '{name}'?"))
             }
@@ -204,7 +206,7 @@ mod tests {
     /// What is said about a hosts file, each problem's first line.
     fn problems(text: &str) -> Vec<String> {
         let mut problems = Problems::default();
-        let _ = parse(&Source::new("hosts.yaml", text), &mut problems);
+        let _ = parse(&SourceText::new("hosts.yaml", text), &mut problems);
         problems.into_sorted().iter().map(first_line).collect()
     }
 
@@ -214,7 +216,7 @@ mod tests {
 
     fn hosts(text: &str) -> HostProfiles {
         let mut problems = Problems::default();
-        let entries = parse(&Source::new("hosts.yaml", text), &mut problems);
+        let entries = parse(&SourceText::new("hosts.yaml", text), &mut problems);
         assert!(!problems.has_errors(), "{:?}", problems.into_sorted());
         HostProfiles { path: "hosts.yaml".into(), entries }
     }
@@ -360,7 +362,7 @@ mod tests {
     fn files_are_named_from_where_the_hosts_file_is() {
         let mut problems = Problems::default();
         let text = "hosts: {a: {mode: spa, key_file: a.key}, b: {mode: spa, key_file: ~/b.key}}";
-        let entries = parse(&Source::new("/etc/knock/hosts.yaml", text), &mut problems);
+        let entries = parse(&SourceText::new("/etc/knock/hosts.yaml", text), &mut problems);
         let files: Vec<_> =
             entries.iter().map(|entry| entry.settings.request.key_file.clone().unwrap()).collect();
         assert_eq!(
@@ -508,7 +510,7 @@ host: {}
         #[test]
         fn no_file_makes_it_panic(text in "(hosts:\n|  a:|    [a-z]{1,8}: |[\\[\\]{}0-9:,/ \n]|.){0,20}") {
             let mut problems = Problems::default();
-            let _ = parse(&Source::new("hosts.yaml", text), &mut problems);
+            let _ = parse(&SourceText::new("hosts.yaml", text), &mut problems);
         }
 
         #[test]
@@ -519,7 +521,7 @@ host: {}
         ) {
             let mut problems = Problems::default();
             let text = format!("hosts:\n  a:\n    mode: {mode}\n    {key}: {value}\n");
-            let _ = parse(&Source::new("hosts.yaml", text), &mut problems);
+            let _ = parse(&SourceText::new("hosts.yaml", text), &mut problems);
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Name;
 use super::diagnostic::Place;
 use crate::proto::fwknop;
+use crate::proto::method::Method;
 use crate::proto::network::Network;
 use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
@@ -82,4 +83,16 @@ pub struct ClientPlaces {
     /// One for each public key.
     pub spa_keys: Vec<Place>,
     pub fwknop: Option<Place>,
+}
+
+impl ClientPlaces {
+    /// Where the client has what a method takes; nothing takes no place.
+    pub(super) fn of(&self, method: Method) -> Option<&Place> {
+        match method {
+            Method::Sequence | Method::OneTimeSequence => None,
+            Method::Totp => self.totp.as_ref(),
+            Method::Spa => self.spa_keys.first(),
+            Method::Fwknop => self.fwknop.as_ref(),
+        }
+    }
 }

@@ -12,7 +12,7 @@ use crate::time::Wall;
 
 /// How native SPA datagrams are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spa {
+pub struct SpaSettings {
     /// Where they are sent to; a client picks one of these.
     pub ports: PortRange,
     /// The server's private key.
@@ -23,7 +23,7 @@ pub struct Spa {
     pub max_ahead: Duration,
 }
 
-impl Default for Spa {
+impl Default for SpaSettings {
     fn default() -> Self {
         Self {
             ports: PORTS,
@@ -37,13 +37,13 @@ impl Default for Spa {
 
 /// How fwknop's datagrams are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fwknop {
+pub struct FwknopSettings {
     pub port: NonZeroU16,
     /// How far a request's clock may be from ours, in both directions.
     pub max_age: Duration,
 }
 
-impl Default for Fwknop {
+impl Default for FwknopSettings {
     fn default() -> Self {
         Self { port: *PORTS.start(), max_age: Duration::from_secs(120) }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 ///
 /// Neither `Debug` nor an error shows a line that holds a secret.
 #[derive(Clone)]
-pub struct Source(Arc<Text>);
+pub struct SourceText(Arc<Text>);
 
 struct Text {
     path: PathBuf,
@@ -21,7 +21,7 @@ struct Text {
     mode: Option<u32>,
 }
 
-impl Source {
+impl SourceText {
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         Self::build(path.into(), text.into(), None)
     }
@@ -61,9 +61,9 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for SourceText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Source").field(&self.0.path).finish_non_exhaustive()
+        f.debug_tuple("SourceText").field(&self.0.path).finish_non_exhaustive()
     }
 }
 
@@ -97,14 +97,15 @@ fn secret_lines(text: &str) -> Vec<u32> {
 /// less a secret, and the slip may be that of the colon.
 fn names_secret(line: &str) -> bool {
     let ends_word = |c: char| c.is_whitespace() || "{}[],:=|\"'".contains(c);
-    line.split(ends_word)
-        .any(|word| !word.eq_ignore_ascii_case(NO_SECRET) && meant(word, SECRET_KEYS).is_some())
+    line.split(ends_word).any(|word| {
+        !word.eq_ignore_ascii_case(NO_SECRET) && closest_match(word, SECRET_KEYS).is_some()
+    })
 }
 
 /// Where something stands: a file, a line, a column and a width.
 #[derive(Clone, Debug)]
 pub struct Place {
-    source: Source,
+    source: SourceText,
     line: u32,
     column: u32,
     width: u32,
@@ -301,7 +302,7 @@ impl Problems {
     }
 
     /// The value, or nothing and one more problem.
-    pub fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+    pub fn ok_or_report<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
         result.map_err(|diagnostic| self.push(diagnostic)).ok()
     }
 
@@ -352,7 +353,7 @@ impl Extend<Diagnostic> for Problems {
 }
 
 /// The one of `known`, in any case of letters, that `word` was probably meant to be.
-pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest_match<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody mistypes a word into one that is much longer; comparing it would only take time.
     if word.len() > 64 {
         return None;
@@ -382,8 +383,8 @@ mod tests {
 
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source::new("doors.yaml", text)
+    fn source(text: &str) -> SourceText {
+        SourceText::new("doors.yaml", text)
     }
 
     #[test]
@@ -456,9 +457,9 @@ mod tests {
     #[test]
     fn the_word_that_was_meant_is_found() {
         let known = ["sequence", "seq_timeout", "open_for"];
-        assert_eq!(meant("sequnce", known), Some("sequence"));
-        assert_eq!(meant("Open-For", known), Some("open_for"));
-        assert_eq!(meant("banana", known), None);
+        assert_eq!(closest_match("sequnce", known), Some("sequence"));
+        assert_eq!(closest_match("Open-For", known), Some("open_for"));
+        assert_eq!(closest_match("banana", known), None);
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use super::lockout::Lockout;
 use super::opening::Opening;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::proto::name::Name;
 use crate::proto::totp::Scheme;
 
@@ -83,6 +84,18 @@ impl Recognition {
     }
 }
 
+impl Door {
+    /// Whether a client's credentials for a method open it.
+    pub(super) const fn takes(&self, method: Method) -> bool {
+        match method {
+            Method::Sequence | Method::OneTimeSequence => false,
+            Method::Totp => self.recognition.totp.is_some(),
+            Method::Spa => self.recognition.spa,
+            Method::Fwknop => self.recognition.fwknop,
+        }
+    }
+}
+
 /// Where the parts of a door are written.
 #[derive(Clone, Debug)]
 pub struct DoorPlaces {
@@ -102,3 +115,15 @@ pub struct DoorPlaces {
 
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
 pub(super) const TRIP_WIRES: u16 = 16;
+
+impl DoorPlaces {
+    /// Where the door says that a client's credentials for a method open it.
+    pub(super) const fn of(&self, method: Method) -> Option<&Place> {
+        match method {
+            Method::Sequence | Method::OneTimeSequence => None,
+            Method::Totp => self.totp.as_ref(),
+            Method::Spa => self.spa.as_ref(),
+            Method::Fwknop => self.fwknop.as_ref(),
+        }
+    }
+}

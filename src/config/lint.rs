@@ -16,7 +16,7 @@ pub use doors::some_of;
 pub use rotating::rotating_clients;
 pub use scan::{Odds, rotating_odds, scan_odds};
 
-use self::doors::{Doors, Linted, common_ports};
+use self::doors::{Linted, LintedDoors, common_ports};
 use super::diagnostic::{Diagnostic, Place};
 use super::loaded::Loaded;
 use super::watch::watch_sets;
@@ -26,17 +26,17 @@ use crate::time::Wall;
 
 /// What is known of the host that a configuration is for.
 #[derive(Clone, Debug, Default)]
-pub struct Host {
+pub struct HostFacts {
     /// The ports on which something listens for others.
     pub listening: PortSet,
     /// Its interfaces and their addresses, where they are known.
-    pub network: Option<Network>,
+    pub network: Option<HostNetwork>,
     /// What time it is there, where it is known.
     pub now: Option<Wall>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Network {
+pub struct HostNetwork {
     pub interfaces: Vec<String>,
     pub addresses: Vec<IpAddr>,
     /// Whether packets for other hosts come through.
@@ -44,15 +44,14 @@ pub struct Network {
 }
 
 /// Warnings about the interfaces and the doors.
-pub fn lint(loaded: &Loaded, host: &Host) -> Vec<Diagnostic> {
+pub fn lint(loaded: &Loaded, host: &HostFacts) -> Vec<Diagnostic> {
     let watched = watch_sets(loaded.config.doors.iter().map(|door| &door.recognition));
-    let doors = Doors::new(loaded, &watched);
+    let doors = LintedDoors::new(loaded, &watched);
     let mut warnings =
         host.network.as_ref().map_or_else(Vec::new, |network| missing_interfaces(loaded, network));
     let arrivals = datagrams::arrivals(loaded);
     for (index, one) in doors.all.iter().copied().enumerate() {
-        let knocked = one.places.sequence.first().unwrap_or(&one.places.name);
-        warnings.extend(datagrams::knocks(one.watched, &arrivals, knocked));
+        warnings.extend(datagrams::knocks(one.watched, &arrivals, one.sequence_place()));
         warnings.extend(looks_like_option(one.door.name(), &one.places.name));
         warnings.extend(commands::doubts(one, loaded.config.settings.only_ipv4));
         warnings.extend(sequences::too_short(one));
@@ -78,7 +77,7 @@ fn looks_like_option(name: &Name, at: &Place) -> Option<Diagnostic> {
     name.as_str().starts_with('-').then(|| warning.help("begin the name with a letter or a digit"))
 }
 
-fn missing_interfaces(loaded: &Loaded, network: &Network) -> Vec<Diagnostic> {
+fn missing_interfaces(loaded: &Loaded, network: &HostNetwork) -> Vec<Diagnostic> {
     let named = loaded.config.settings.interfaces.iter().zip(&loaded.places.interfaces);
     let missing = named
         .filter(|(name, _)| **name != "any" && !network.interfaces.contains(&name.to_string()));
@@ -92,7 +91,7 @@ fn missing_interfaces(loaded: &Loaded, network: &Network) -> Vec<Diagnostic> {
 }
 
 /// A knock at an address that this host neither has nor leads to.
-fn foreign_target(one: Linted<'_>, network: &Network) -> Option<Diagnostic> {
+fn foreign_target(one: Linted<'_>, network: &HostNetwork) -> Option<Diagnostic> {
     let target = one.door.recognition.target?;
     if network.forwards || network.addresses.contains(&target) {
         return None;
@@ -117,15 +116,14 @@ fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
         let message = format!(
             "something listens on {wires}, a trip-wire of this door: whoever uses it breaks off their sequence"
         );
-        let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
-        warnings
-            .push(place.warning(message).help("knock further away from it, or lower 'trip_wires'"));
+        let help = "knock further away from it, or lower 'trip_wires'";
+        warnings.push(one.trip_wires_place().warning(message).help(help));
     }
     warnings
 }
 
 /// Files in which everybody on this host can read what opens a door.
-fn readable(doors: &Doors<'_>) -> Vec<Diagnostic> {
+fn readable(doors: &LintedDoors<'_>) -> Vec<Diagnostic> {
     let knocks = doors.all.iter().filter_map(|one| one.places.sequence.first());
     let files = knocks.filter_map(|at| Some((at.path(), at.file_mode()?)));
     let files: BTreeMap<_, _> = files.filter(|(_, mode)| mode & 0o004 != 0).collect();

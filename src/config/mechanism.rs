@@ -3,13 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::template::{Command, Commands, Family, Hole};
+use super::template::{Commands, Family, Hole};
 use crate::proto::name::Name;
 use crate::proto::words::words;
 
 /// How a door is opened and closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Mechanism {
     /// Firewall commands: of the template that is named, or the door's own.
     Commands { template: Option<Name>, commands: Commands },
     /// knockd's own table. The door opens at least one port.
@@ -18,7 +18,7 @@ pub enum How {
     Set(NftSet),
 }
 
-impl How {
+impl Mechanism {
     /// Whether it can open for addresses of a family.
     pub const fn opens(&self, family: Family) -> bool {
         match self {
@@ -31,8 +31,7 @@ impl How {
     /// Whether a command that opens has this hole.
     pub fn has_hole(&self, hole: Hole) -> bool {
         let Self::Commands { commands, .. } = self else { return false };
-        let opens = [&commands.v4.open, &commands.v6.open].into_iter().flatten();
-        opens.flat_map(Command::holes).any(|found| found == hole)
+        [&commands.v4.open, &commands.v6.open].into_iter().flatten().any(|open| open.has(hole))
     }
 
     /// Whether what is opened is closed again; what is not is an act.
@@ -47,7 +46,7 @@ impl How {
 }
 
 /// In a few words: `guard`, the name of a template, `commands`, or `nft_set inet filter ssh4 ssh6`.
-impl fmt::Display for How {
+impl fmt::Display for Mechanism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Commands { template: Some(name), .. } => name.fmt(f),
@@ -167,7 +166,7 @@ mod tests {
             set4: Some("ssh4".parse().unwrap()),
             set6: None,
         };
-        assert_eq!(How::Set(set).to_string(), "nft_set inet filter ssh4");
+        assert_eq!(Mechanism::Set(set).to_string(), "nft_set inet filter ssh4");
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
 
 /// One sequence of a file that is still good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct OneTimeLine {
     /// From 1.
     pub number: u32,
     /// Where the line begins, in bytes: the one byte there becomes `#` when it has been used.
@@ -24,7 +24,7 @@ pub struct Line {
 /// Why a line is no sequence. The message shows nothing of the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct LineError {
+pub struct OneTimeLineError {
     /// From 1.
     pub line: u32,
     /// In characters, from 1.
@@ -52,8 +52,8 @@ pub enum LineProblem {
 /// Empty lines and those that begin with `#`, blanks before it or not, are passed over.
 ///
 /// # Errors
-/// One [`LineError`] for each line that is neither a comment nor a sequence.
-pub fn parse(text: &str) -> Result<Vec<Line>, Vec<LineError>> {
+/// One [`OneTimeLineError`] for each line that is neither a comment nor a sequence.
+pub fn parse(text: &str) -> Result<Vec<OneTimeLine>, Vec<OneTimeLineError>> {
     let mut lines = Vec::new();
     let mut errors = Vec::new();
     let mut offset = 0;
@@ -61,7 +61,7 @@ pub fn parse(text: &str) -> Result<Vec<Line>, Vec<LineError>> {
         let content = line.trim_matches(BLANKS);
         if !content.is_empty() && !content.starts_with('#') {
             match parse_line(line, number) {
-                Ok(knocks) => lines.push(Line { number, offset, knocks }),
+                Ok(knocks) => lines.push(OneTimeLine { number, offset, knocks }),
                 Err(error) => errors.push(error),
             }
         }
@@ -73,7 +73,7 @@ pub fn parse(text: &str) -> Result<Vec<Line>, Vec<LineError>> {
 /// ASCII alone: the first character of a line that is still good is one byte.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, LineError> {
+fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
     let mut knocks = Vec::new();
     let mut start = 0;
     for item in line.split(',') {
@@ -82,7 +82,12 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, LineError> {
             let blanks = item.len() - item.trim_start_matches(BLANKS).len();
             let before = line.get(..start + blanks).unwrap_or_default();
             let column = narrow(before.chars().count()).saturating_add(1);
-            LineError { line: number, column, width: narrow(port.chars().count()).max(1), why }
+            OneTimeLineError {
+                line: number,
+                column,
+                width: narrow(port.chars().count()).max(1),
+                why,
+            }
         };
         if knocks.len() == MAX_KNOCKS {
             return Err(error(LineProblem::TooMany));
@@ -187,7 +192,7 @@ mod tests {
     use super::*;
 
     /// The text as it is after a line has been used.
-    fn strike(text: &str, line: &Line) -> String {
+    fn strike(text: &str, line: &OneTimeLine) -> String {
         let mut bytes = text.as_bytes().to_vec();
         bytes[line.offset] = STRUCK;
         String::from_utf8(bytes).unwrap()
@@ -195,8 +200,9 @@ mod tests {
 
     fn shown(text: &str) -> Vec<(u32, usize, String)> {
         let lines = parse(text).unwrap();
-        let knocks =
-            |line: &Line| line.knocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let knocks = |line: &OneTimeLine| {
+            line.knocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
         lines.iter().map(|line| (line.number, line.offset, knocks(line))).collect()
     }
 
@@ -287,7 +293,7 @@ mod tests {
             prop_assert_eq!(read.len(), lines);
             let distinct: HashSet<_> = read.iter().map(|line| line.knocks.clone()).collect();
             prop_assert_eq!(distinct.len(), lines);
-            for Line { knocks, offset, .. } in &read {
+            for OneTimeLine { knocks, offset, .. } in &read {
                 prop_assert_eq!(text.as_bytes()[*offset], b' ');
                 prop_assert_eq!(knocks.len(), length);
                 prop_assert!(is_fit(knocks));

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::mechanism::How;
+use super::mechanism::Mechanism;
 use super::template::{Command, Commands};
 use crate::proto::knock::Knock;
 
 /// What opening a door does: the keeper's half.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    pub how: How,
+    pub mechanism: Mechanism,
     /// What is opened. Firewall commands run once for each of these; once, without `%PORT%`, if
     /// there are none.
     pub ports: Vec<Knock>,
@@ -32,9 +32,9 @@ pub struct Opening {
 impl Opening {
     /// The firewall commands, where it is opened by commands.
     pub const fn commands(&self) -> Option<&Commands> {
-        match &self.how {
-            How::Commands { commands, .. } => Some(commands),
-            How::Guard | How::Set(_) => None,
+        match &self.mechanism {
+            Mechanism::Commands { commands, .. } => Some(commands),
+            Mechanism::Guard | Mechanism::Set(_) => None,
         }
     }
 
@@ -62,9 +62,9 @@ pub(super) const MAX_GRANTS: usize = 1_000_000;
 
 /// What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
 /// close again.
-pub(super) const fn default_max_grants(how: &How) -> usize {
-    match how {
-        How::Commands { .. } => 1_000,
-        How::Guard | How::Set(_) => 20_000,
+pub(super) const fn default_max_grants(mechanism: &Mechanism) -> usize {
+    match mechanism {
+        Mechanism::Commands { .. } => 1_000,
+        Mechanism::Guard | Mechanism::Set(_) => 20_000,
     }
 }

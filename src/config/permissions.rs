@@ -6,6 +6,8 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, User, geteuid};
 
+use super::diagnostic::Diagnostic;
+
 /// How strictly files are looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -19,36 +21,41 @@ pub(super) const OTHERS_READ: u32 = 0o044;
 pub(crate) const OTHERS_WRITE: u32 = 0o022;
 const GROUP_WRITES: u32 = 0o020;
 
-/// What is wrong with the owner or the mode of a file, and what to do; one more user may own it.
+/// The error that others than root and the running user could have written a file, or read it.
+///
+/// `forbidden` are the bits of its mode that it may not have, of [`OTHERS_READ`] and
+/// [`OTHERS_WRITE`]; `also` is one more user that may own it; `otherwise` ends the help.
 pub(crate) fn unsafe_to_use(
     path: &Path,
     metadata: &fs::Metadata,
     also: Option<u32>,
     forbidden: u32,
-) -> Option<(String, String)> {
+    otherwise: &str,
+) -> Option<Diagnostic> {
     let owner = metadata.uid();
     let mode = metadata.mode() & 0o7777;
-    let shown = path.display();
     // Not where it holds a secret, which ssh does not take then either.
     let is_spared = mode & GROUP_WRITES != 0 && forbidden == OTHERS_WRITE && is_own_group(metadata);
     let forbidden = if is_spared { OTHERS_WRITE & !GROUP_WRITES } else { forbidden };
     let own = geteuid();
     let is_ours = owner == 0 || owner == own.as_raw() || Some(owner) == also;
-    Some(if !is_ours {
+    let (message, change) = if !is_ours {
         let option = if metadata.is_symlink() { "-h " } else { "" };
         let message = format!("belongs to user {owner}, who could change it");
         let own = if own.is_root() { "root".to_owned() } else { own.to_string() };
-        (message, format!("run: chown {option}{own} {shown}"))
+        (message, format!("chown {option}{own}"))
     } else if mode & forbidden & OTHERS_WRITE != 0 {
         let message = format!("others than its owner can write it (mode {mode:04o})");
         let change = if forbidden & OTHERS_READ == 0 { "go-w" } else { "go-rwx" };
-        (message, format!("run: chmod {change} {shown}"))
+        (message, format!("chmod {change}"))
     } else if mode & OTHERS_READ & forbidden != 0 {
         let message = format!("others than its owner can read it (mode {mode:04o})");
-        (message, format!("run: chmod go-rwx {shown}"))
+        (message, "chmod go-rwx".to_owned())
     } else {
         return None;
-    })
+    };
+    let help = format!("run: {change} {}{otherwise}", path.display());
+    Some(Diagnostic::file(path, message).help(help))
 }
 
 /// Whether the group of a file is its owner's own: of the same name, and with nobody else in it. Many
@@ -95,9 +102,10 @@ mod tests {
         let is_refused = |mode| {
             fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
             let metadata = fs::metadata(file.path()).unwrap();
-            let as_secret = unsafe_to_use(file.path(), &metadata, None, OTHERS_READ | OTHERS_WRITE);
+            let as_secret =
+                unsafe_to_use(file.path(), &metadata, None, OTHERS_READ | OTHERS_WRITE, "");
             assert_eq!(as_secret.is_some(), mode & 0o066 != 0, "{mode:o}");
-            unsafe_to_use(file.path(), &metadata, None, OTHERS_WRITE).is_some()
+            unsafe_to_use(file.path(), &metadata, None, OTHERS_WRITE, "").is_some()
         };
         assert!(!is_refused(0o644) && is_refused(0o602));
         if !geteuid().is_root() {

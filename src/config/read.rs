@@ -11,6 +11,7 @@ mod door;
 mod files;
 pub mod load;
 mod lockout;
+mod methods;
 mod opening;
 mod parts;
 mod rotation;

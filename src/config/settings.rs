@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::datagrams::{Fwknop, Spa};
+use super::datagrams::{FwknopSettings, SpaSettings};
 use super::email::Email;
 use super::lockout::Lockout;
 use crate::proto::interface::InterfaceName;
@@ -34,8 +34,8 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Who gets mail when a door is opened, and when it is closed.
     pub alert: Option<Email>,
-    pub spa: Spa,
-    pub fwknop: Fwknop,
+    pub spa: SpaSettings,
+    pub fwknop: FwknopSettings,
     /// `None`: nobody is locked out, but at a door that says so.
     pub lockout: Option<Lockout>,
     /// How long a command may run at a door that does not say otherwise; `None`: without end.
@@ -120,8 +120,8 @@ impl Default for Settings {
             trusted: Vec::new(),
             on_exit: OnExit::Keep,
             alert: None,
-            spa: Spa::default(),
-            fwknop: Fwknop::default(),
+            spa: SpaSettings::default(),
+            fwknop: FwknopSettings::default(),
             lockout: None,
             command_limit: Some(COMMAND_LIMIT),
         }

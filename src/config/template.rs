@@ -241,10 +241,14 @@ impl Command {
         texts.iter().flat_map(CommandText::holes)
     }
 
+    /// Whether it has a hole.
+    pub fn has(&self, hole: Hole) -> bool {
+        self.holes().any(|found| found == hole)
+    }
+
     /// Whether it is told for how long the door opens.
     pub fn is_timed(&self) -> bool {
-        let variable = Hole::Seconds.variable();
-        self.holes().any(|hole| hole == Hole::Seconds) || self.to_string().contains(variable)
+        self.has(Hole::Seconds) || self.to_string().contains(Hole::Seconds.variable())
     }
 
     /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.

@@ -74,9 +74,9 @@ pub fn check_path(path: &Path, leaf: Leaf, options: Options) -> Result<(), Diagn
         let also = if is_leaf { None } else { fs::metadata("/").ok().map(|top| top.uid()) };
         let is_sticky = !is_leaf && metadata.mode() & 0o1000 != 0;
         let forbidden = if is_link || is_sticky { 0 } else { OTHERS_WRITE };
-        if let Some((message, help)) = unsafe_to_use(&at, &metadata, also, forbidden) {
-            let help = format!("{help}; --insecure-permissions takes it as it is");
-            return Err(Diagnostic::file(&at, message).help(help));
+        let otherwise = "; --insecure-permissions takes it as it is";
+        if let Some(error) = unsafe_to_use(&at, &metadata, also, forbidden, otherwise) {
+            return Err(error);
         }
         if is_leaf && leaf == Leaf::File && !is_link && !metadata.is_file() {
             return Err(Diagnostic::file(&at, "is not a file").help("take it away"));

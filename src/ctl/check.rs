@@ -17,9 +17,9 @@ use ways::ways;
 use super::host;
 use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
-use crate::config::lint::{Host, lint};
+use crate::config::lint::{HostFacts, lint};
 use crate::config::load::{Loaded, Options, load};
-use crate::config::{Command, Commands, Door, Family, How, NftSet, Pair, Settings};
+use crate::config::{Command, Commands, Door, Family, Mechanism, NftSet, Pair, Settings};
 use crate::firewall;
 use crate::proto::duration;
 use crate::sys::{clock, privileges};
@@ -53,7 +53,7 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
         let _ = writeln!(io::stderr(), "{}: {left_out}", path.display());
     }
     warnings.extend(lint(&loaded, &host));
-    if loaded.config.doors.iter().any(|door| door.opening.how == How::Guard) {
+    if loaded.config.doors.iter().any(|door| door.opening.mechanism == Mechanism::Guard) {
         warnings.extend(doubts(&loaded, &around(host)));
     }
     let refused = warnings.has_errors();
@@ -62,7 +62,7 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
     ExitCode::from(u8::from(refused))
 }
 
-fn around(host: Host) -> Around {
+fn around(host: HostFacts) -> Around {
     let ssh: Option<Ssh> = host::ssh_connection().and_then(|text| text.parse().ok());
     Around {
         ssh,
@@ -106,17 +106,17 @@ fn describe(output: &mut impl Write, door: &Door) -> io::Result<()> {
     let opening = &door.opening;
     let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
     let (ports, after) = (ports.join(" "), duration::format(opening.open_for));
-    match &opening.how {
-        How::Commands { commands, .. } => {
+    match &opening.mechanism {
+        Mechanism::Commands { commands, .. } => {
             if !ports.is_empty() {
                 writeln!(output, "    for each of {ports}:")?;
             }
             describe_commands(output, commands, &after)?;
         }
-        How::Guard => {
+        Mechanism::Guard => {
             writeln!(output, "    the guard locks {ports}, and lets in for {after} who knocks")?;
         }
-        How::Set(set) => describe_set(output, set, &ports, &after)?,
+        Mechanism::Set(set) => describe_set(output, set, &ports, &after)?,
     }
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
         if let Some(command) = command {

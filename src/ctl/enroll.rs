@@ -19,7 +19,7 @@ use self::record::ClientFile;
 use self::site::Site;
 use super::error::{Error, say};
 use super::target::Target;
-use crate::config::{Client, Config, Door, Name, Spa};
+use crate::config::{Client, Config, Door, Name, SpaSettings};
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
 use crate::proto::secret::Secret;
@@ -311,7 +311,7 @@ fn first_tcp(door: &Door) -> Option<NonZeroU16> {
 }
 
 /// Where the server listens, unless that is where all do.
-fn spa_port(spa: &Spa) -> Option<String> {
+fn spa_port(spa: &SpaSettings) -> Option<String> {
     let (low, high) = (spa.ports.start(), spa.ports.end());
     match (low.get(), high.get()) {
         (PORT, PORT) => None,
@@ -323,7 +323,7 @@ fn spa_port(spa: &Spa) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::diagnostic::Source;
+    use crate::config::diagnostic::SourceText;
     use crate::config::load::parse;
     use crate::proto::totp::{Protocols, Scheme, TotpMode};
 
@@ -336,7 +336,7 @@ mod tests {
         let port = |port: u16| port.try_into().unwrap();
         let (low, high) = (port(20000), port(29999));
         let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Tcp };
-        let mut config = parse(&Source::new("f", text)).unwrap().config;
+        let mut config = parse(&SourceText::new("f", text)).unwrap().config;
         for door in &mut config.doors {
             let name = door.name().to_string();
             let rotates = ["both", "totp"].contains(&&*name);
@@ -418,7 +418,7 @@ mod tests {
     fn a_port_range_of_the_server_is_told_and_the_usual_port_is_not() {
         let spa = |low: u16, high: u16| {
             let port = |port: u16| port.try_into().unwrap();
-            spa_port(&Spa { ports: port(low)..=port(high), ..Spa::default() })
+            spa_port(&SpaSettings { ports: port(low)..=port(high), ..SpaSettings::default() })
         };
         assert_eq!(spa(PORT, PORT), None);
         assert_eq!(spa(7000, 7000).as_deref(), Some("7000"));

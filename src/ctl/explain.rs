@@ -232,7 +232,7 @@ impl Teller<'_> {
         let line = EventLine::of_event(self.config, event, seen, at);
         let line = EventLine { message: String::new(), ..line };
         let line = match event.kind {
-            EventKind::Open(_) if !door.opening.how.opens(Family::of(event.source)) => {
+            EventKind::Open(_) if !door.opening.mechanism.opens(Family::of(event.source)) => {
                 EventLine::new(at, Some(event.source), Some(door.name()), "refused", "")
                     .with("reason", Reason::NoCommand.as_str())
                     .with("knock", knock)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::ifaddrs::getifaddrs;
 
 use crate::config::PATH;
-use crate::config::lint::{Host, Network};
+use crate::config::lint::{HostFacts, HostNetwork};
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
@@ -21,8 +21,8 @@ const LONGEST: usize = 64 << 20;
 
 /// Looks at sockets, interfaces and addresses; `names` are those by which interfaces may be called
 /// besides. What can't be read stays unknown.
-pub fn look(names: &[InterfaceName]) -> Host {
-    Host { listening: listening_ports(), network: network(names), now: Some(now().wall) }
+pub fn look(names: &[InterfaceName]) -> HostFacts {
+    HostFacts { listening: listening_ports(), network: network(names), now: Some(now().wall) }
 }
 
 /// The `SSH_CONNECTION` of this process, or of the nearest process that it comes from: sudo and su
@@ -73,14 +73,14 @@ pub(super) fn ruleset() -> Option<Vec<u8>> {
     listed.ok().flatten().filter(|_| succeeded)
 }
 
-fn network(names: &[InterfaceName]) -> Option<Network> {
+fn network(names: &[InterfaceName]) -> Option<HostNetwork> {
     let mut interfaces: Vec<_> = getifaddrs().ok()?.map(|entry| entry.interface_name).collect();
     let others = names.iter().filter(|name| host::index(name).is_some());
     interfaces.extend(others.map(ToString::to_string));
     interfaces.sort();
     interfaces.dedup();
     let addresses = host::addresses().ok()?.into_iter().collect();
-    Some(Network { interfaces, addresses, forwards: forwards() })
+    Some(HostNetwork { interfaces, addresses, forwards: forwards() })
 }
 
 /// Whether it is a router, of either family.

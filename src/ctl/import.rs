@@ -15,7 +15,7 @@ use super::yaml::Page;
 use crate::client::complain;
 use crate::config::cannot_be_read;
 use crate::config::classic::is_classic;
-use crate::config::diagnostic::{Diagnostic, Problems, Source};
+use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::proto::knock::{Knock, KnockError};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -129,7 +129,7 @@ pub fn import(
     let mut notes = Problems::default();
     let page = match kind(path, &bytes) {
         Kind::Knockd => {
-            let source = Source::new(path, text(path, &bytes, &mut notes));
+            let source = SourceText::new(path, text(path, &bytes, &mut notes));
             knockd_conf::import(&source, &mut notes)
         }
         Kind::Access => fwknop::import(path, files, zone, open, &mut notes),
@@ -209,7 +209,7 @@ fn text(path: &Path, bytes: &[u8], notes: &mut Problems) -> String {
             (Err(_), first) => {
                 text.push('\n');
                 if first != Some(&b'#') {
-                    let place = Source::new(path, "").place(number, 1, 1);
+                    let place = SourceText::new(path, "").place(number, 1, 1);
                     notes.push(place.error("this line is not UTF-8 text: left out"));
                 }
             }

@@ -233,7 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::diagnostic::Source;
+    use crate::config::diagnostic::SourceText;
     use crate::config::load;
     use crate::config::{OneTime, TotpClient};
     use crate::proto::totp::{Digits, Protocols, parse_secret};
@@ -247,7 +247,7 @@ mod tests {
 
     fn door(mode: Option<TotpMode>) -> Door {
         let text = "doors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: 'true'}}";
-        let mut door = load::parse(&Source::new("f", text)).unwrap().config.doors.remove(0);
+        let mut door = load::parse(&SourceText::new("f", text)).unwrap().config.doors.remove(0);
         if let Some(mode) = mode {
             door.recognition.sequence.clear();
             door.recognition.totp = Some(Scheme::new(mode, 30, 1).unwrap());

@@ -112,14 +112,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::diagnostic::{Problems, Source};
+    use crate::config::diagnostic::{Problems, SourceText};
     use crate::config::tree::Value;
     use crate::config::yaml;
 
     /// What the loader makes of a page with one mapping.
     fn read(page: Page) -> Vec<(String, Vec<String>)> {
         let mut problems = Problems::default();
-        let source = Source::new("page", page.into_text());
+        let source = SourceText::new("page", page.into_text());
         let root = yaml::parse(&source, &mut problems).expect("the page is YAML");
         assert!(!problems.has_errors());
         let entries = &root.mapping("").unwrap().entries;

@@ -14,7 +14,7 @@ use super::{
     ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Reason, Refusal,
     Setup, UncleanStart, is_over,
 };
-use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
+use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings as Settings, Recognition};
 use crate::proto::fwknop::{Access, END_LEN, FwknopDatagram, FwknopError, MIN_LEN, OpenedRequest};
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::spa::SpaServer;
 use super::{LockedSource, UncleanStart};
-use crate::config::{Client, Config, Fwknop, Lockout, Recognition};
+use crate::config::{Client, Config, FwknopSettings, Lockout, Recognition};
 
 /// The parts that an engine is built from. The keeper hands them to a watcher as they are.
 ///
@@ -21,7 +21,7 @@ pub struct Setup {
     pub spa: Option<SpaServer>,
     /// Where native datagrams are sent to; those of fwknop's may go there too.
     pub spa_ports: Option<RangeInclusive<NonZeroU16>>,
-    pub fwknop: Fwknop,
+    pub fwknop: FwknopSettings,
     /// Whether uses of before the start of the machine may be missing from the ledger.
     pub unclean_start: UncleanStart,
     pub only_ipv4: bool,

@@ -36,7 +36,7 @@ pub struct SpaServer {
 
 impl SpaServer {
     /// As the settings say, with a ledger that misses nothing.
-    pub fn new(settings: &config::Spa, keys: Vec<ServerKey>) -> Self {
+    pub fn new(settings: &config::SpaSettings, keys: Vec<ServerKey>) -> Self {
         Self {
             ports: settings.ports.clone(),
             keys,
@@ -51,7 +51,7 @@ impl SpaServer {
     }
 
     /// Whether a packet is a native SPA datagram by its port and length.
-    pub fn is_datagram(settings: &config::Spa, packet: &Packet, payload: &[u8]) -> bool {
+    pub fn is_datagram(settings: &config::SpaSettings, packet: &Packet, payload: &[u8]) -> bool {
         is_sent_to(&settings.ports, packet) && payload.len() == LEN
     }
 }

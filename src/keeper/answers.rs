@@ -228,7 +228,7 @@ impl Keeper {
         let doors = config.doors.iter().map(|door| DoorStatus {
             door: door.name().clone(),
             opens: door.opening.ports.iter().map(ToString::to_string).collect(),
-            via: door.opening.how.to_string(),
+            via: door.opening.mechanism.to_string(),
             open: open.get(door.name()).copied().unwrap_or_default(),
             sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });

@@ -113,7 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::diagnostic::Source;
+    use crate::config::diagnostic::SourceText;
     use crate::config::load;
     use crate::proto::knock::{Knock, Protocol};
     use crate::proto::network::Network;
@@ -126,7 +126,7 @@ mod tests {
         end\n";
 
     fn config(text: &str) -> Config {
-        load::parse(&Source::new(Path::new("text"), text)).unwrap().config
+        load::parse(&SourceText::new(Path::new("text"), text)).unwrap().config
     }
 
     fn good() -> Config {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
+use crate::config::{Config, Door, Mechanism, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
 use crate::firewall::netlink::{
     Comment, ElementKey, ElementRef, Holding, Netlink, NetlinkError, Removal, SetRef,
@@ -75,7 +75,7 @@ fn read_comment(comment: &Comment) -> Option<(Name, Origin)> {
 /// The guard of a configuration; `None` where no door is guarded.
 pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Option<Ruleset> {
     let guarded = |door: &Door| {
-        matches!(door.opening.how, How::Guard).then(|| {
+        matches!(door.opening.mechanism, Mechanism::Guard).then(|| {
             let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
             (door.name().clone(), GuardedDoor { ports, target })
         })
@@ -86,9 +86,9 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
 }
 
 fn all_own_sets(config: &Config) -> Vec<NftSets> {
-    let sets = config.doors.iter().filter_map(|door| match &door.opening.how {
-        How::Set(set) => Some(set),
-        How::Guard | How::Commands { .. } => None,
+    let sets = config.doors.iter().filter_map(|door| match &door.opening.mechanism {
+        Mechanism::Set(set) => Some(set),
+        Mechanism::Guard | Mechanism::Commands { .. } => None,
     });
     let mut seen = HashSet::new();
     sets.filter(|set| seen.insert(*set)).map(NftSets::from).collect()
@@ -122,8 +122,8 @@ pub(super) fn standing(config: &Config) -> Result<Vec<KernelGrant>, KernelSetsEr
     for reference in sets.all() {
         for entry in sets.netlink().dump(&reference)? {
             let Some((name, origin)) = read_comment(&entry.comment) else { continue };
-            let how = config.door(&name).map(|door| &door.opening.how);
-            let Some(How::Set(set)) = how else { continue };
+            let mechanism = config.door(&name).map(|door| &door.opening.mechanism);
+            let Some(Mechanism::Set(set)) = mechanism else { continue };
             let Some(address) = entry.key.as_address() else { continue };
             let (Some(element), Some(left)) = (KernelElement::of_set(set, address), entry.left)
             else {

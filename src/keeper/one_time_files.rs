@@ -11,7 +11,7 @@ use tracing::error;
 
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Options;
-use crate::config::one_time::{self, Line};
+use crate::config::one_time::{self, OneTimeLine};
 use crate::config::{Config, OneTime, read_list};
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
@@ -31,7 +31,7 @@ pub(super) enum StrikeError {
     #[error("{}", .0.to_string().replace('\n', ";"))]
     Unfit(#[from] Diagnostic),
     #[error("{path}, line {line}: {why}")]
-    Line { path: PathBuf, line: u32, why: String },
+    OneTimeLine { path: PathBuf, line: u32, why: String },
 }
 
 /// The files as they were seen last.
@@ -120,13 +120,13 @@ impl OneTimeFiles {
     }
 }
 
-fn read(file: &Path, options: Options) -> Result<Vec<Line>, StrikeError> {
+fn read(file: &Path, options: Options) -> Result<Vec<OneTimeLine>, StrikeError> {
     let path = || file.to_owned();
     let text = read_list(file, options)?;
     one_time::parse(&text).map_err(|errors| {
         let (line, why) =
             errors.first().map_or((0, String::new()), |error| (error.line, error.to_string()));
-        StrikeError::Line { path: path(), line, why }
+        StrikeError::OneTimeLine { path: path(), line, why }
     })
 }
 

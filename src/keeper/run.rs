@@ -33,7 +33,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::lint::some_of;
 use crate::config::load::Report;
 use crate::config::trusted_path::check_paths;
-use crate::config::{Config, How, OnExit};
+use crate::config::{Config, Mechanism, OnExit};
 use crate::control::{self, Reply};
 use crate::grants::OpenedBy;
 use crate::ledger::LedgerError;
@@ -354,7 +354,8 @@ impl Keeper {
 
 /// Whoever stops knockd to get at a port is told that this is not how.
 fn log_what_stays(config: &Config) {
-    let guarded = config.doors.iter().map(|door| &door.opening).filter(|it| it.how == How::Guard);
+    let guarded =
+        config.doors.iter().map(|door| &door.opening).filter(|it| it.mechanism == Mechanism::Guard);
     let ports: BTreeSet<&Knock> = guarded.flat_map(|opening| &opening.ports).collect();
     if let Some(ports) = some_of(ports.into_iter()) {
         info!("stays locked: {ports}; 'nft delete table inet knockd' unlocks");

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use libknock::config::diagnostic::Source;
-use libknock::config::lint::{Host, lint};
+use libknock::config::diagnostic::SourceText;
+use libknock::config::lint::{HostFacts, lint};
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{AddressPolicy, Config};
 use libknock::time::Wall;
@@ -39,7 +39,7 @@ fn shown(loaded: Result<Loaded, String>) -> String {
 }
 
 fn read(text: &str) -> Result<Loaded, String> {
-    parse(&Source::new("c.yaml", text)).map_err(|report| report.to_string())
+    parse(&SourceText::new("c.yaml", text)).map_err(|report| report.to_string())
 }
 
 /// What is printed of clients at a door that takes what they have.
@@ -56,7 +56,7 @@ fn said_of_door(lines: &str) -> String {
 fn doubts(doors: &str, listening: &[&str]) -> String {
     let loaded = read(&format!("doors:\n  {}\n", doors.replace('\n', "\n  "))).unwrap();
     let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
-    let warnings = lint(&loaded, &Host { listening, ..Host::default() });
+    let warnings = lint(&loaded, &HostFacts { listening, ..HostFacts::default() });
     warnings.iter().map(|warning| format!("{warning}\n")).collect()
 }
 
@@ -790,7 +790,7 @@ fn a_client_that_has_expired_is_told() {
     let loaded = read(&with_door(&clients)).unwrap();
     let said_at = |seconds: u64| {
         let now = Some(Wall::from_nanos(seconds * 1_000_000_000));
-        lint(&loaded, &Host { now, ..Host::default() }).len()
+        lint(&loaded, &HostFacts { now, ..HostFacts::default() }).len()
     };
     assert_eq!((said_at(1_801_353_599), said_at(1_801_353_600)), (0, 1));
 }

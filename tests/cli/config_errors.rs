@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use libknock::config::diagnostic::Source;
-use libknock::config::lint::{Host, Network, lint};
+use libknock::config::diagnostic::SourceText;
+use libknock::config::lint::{HostFacts, HostNetwork, lint};
 use libknock::config::load::{Loaded, Options, load, parse};
 use snapbox::{IntoData, assert_data_eq, str};
 
@@ -15,7 +15,7 @@ fn load_path(path: &Path) -> Result<Loaded, String> {
 
 /// What is printed for a file of this text; its warnings if it has no errors.
 fn said_of_file(name: &str, text: &str) -> String {
-    match parse(&Source::new(name, text)) {
+    match parse(&SourceText::new(name, text)) {
         Ok(loaded) => loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect(),
         Err(errors) => errors.to_string(),
     }
@@ -854,9 +854,9 @@ fn a_directory_that_others_can_write_is_refused() {
 /// What is doubtful about these doors, where something listens on these ports.
 fn doubts(doors: &str, listening: &[&str]) -> String {
     let text = format!("doors:\n  {}\n", doors.replace('\n', "\n  "));
-    let loaded = parse(&Source::new("doors.yaml", text)).unwrap();
+    let loaded = parse(&SourceText::new("doors.yaml", text)).unwrap();
     let listening = listening.iter().map(|port| port.parse().unwrap()).collect();
-    let host = Host { listening, ..Host::default() };
+    let host = HostFacts { listening, ..HostFacts::default() };
     lint(&loaded, &host).iter().map(|warning| format!("{warning}\n")).collect()
 }
 
@@ -866,8 +866,8 @@ fn commands_that_would_fail_for_ipv6_or_open_too_much_there_are_doubtful() {
         let text = format!(
             "knockd: {{{settings}}}\ndoors: {{a: {{sequence: [7000, 9000, 8000], {door}}}}}"
         );
-        let loaded = parse(&Source::new("doors.yaml", text)).unwrap();
-        let warnings = lint(&loaded, &Host::default());
+        let loaded = parse(&SourceText::new("doors.yaml", text)).unwrap();
+        let warnings = lint(&loaded, &HostFacts::default());
         warnings.iter().map(|warning| warning.message().to_owned()).collect::<Vec<_>>()
     };
     let iptables = "iptables takes no IPv6 address, and a knock over IPv6 runs this";
@@ -941,7 +941,7 @@ fn a_file_with_sequences_that_everybody_can_read_is_doubtful() {
     for (mode, doubts) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let loaded = load(&path, &Options::default()).unwrap();
-        let warnings = lint(&loaded, &Host::default());
+        let warnings = lint(&loaded, &HostFacts::default());
         assert_eq!(warnings.len(), doubts, "{mode:o}");
         let said = warnings.iter().map(ToString::to_string).collect::<String>();
         assert_eq!(said.contains("run: chmod o-r "), doubts > 0, "{said}");
@@ -1066,18 +1066,18 @@ doors:
   a: {sequence: [201, 403, 302], start_command: 'true', target: 192.0.2.1}
   b: {sequence: [601, 803, 702], start_command: 'true', target: 192.0.2.9}
 ";
-    let loaded = parse(&Source::new("doors.yaml", text)).unwrap();
-    let network = Network {
+    let loaded = parse(&SourceText::new("doors.yaml", text)).unwrap();
+    let network = HostNetwork {
         interfaces: vec!["lo".to_owned(), "eth0".to_owned()],
         addresses: vec!["192.0.2.1".parse().unwrap()],
         forwards: false,
     };
-    let messages = |network: Network| -> Vec<String> {
-        let host = Host { network: Some(network), ..Host::default() };
+    let messages = |network: HostNetwork| -> Vec<String> {
+        let host = HostFacts { network: Some(network), ..HostFacts::default() };
         lint(&loaded, &host).iter().map(|warning| warning.message().to_owned()).collect()
     };
     let interface = "there is no interface 'eht0' now: knockd will wait for it";
     let target = "192.0.2.9 is not an address of this host, and it forwards nothing";
     assert_eq!(messages(network.clone()), [interface, target]);
-    assert_eq!(messages(Network { forwards: true, ..network }), [interface]);
+    assert_eq!(messages(HostNetwork { forwards: true, ..network }), [interface]);
 }

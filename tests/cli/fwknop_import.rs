@@ -19,7 +19,7 @@ use cases::{
     neighbours,
 };
 use jiff::tz::TimeZone;
-use libknock::config::diagnostic::Source;
+use libknock::config::diagnostic::SourceText;
 use libknock::config::{Config, load};
 use libknock::ctl::import::{Files, Imported, import};
 use meaning::{Meaning, dumped, meanings};
@@ -92,7 +92,7 @@ impl Case {
         };
         match import(&access, &Disk, &TimeZone::UTC, &open) {
             Ok(Imported { yaml, notes, complete }) => {
-                let source = Source::new("imported.yaml", yaml.as_str());
+                let source = SourceText::new("imported.yaml", yaml.as_str());
                 let loaded = load::parse(&source)
                     .unwrap_or_else(|report| panic!("{}\n{report}\n{yaml}", self.name));
                 both.imported = meanings(&loaded.config);

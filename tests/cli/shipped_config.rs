@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use libknock::config::Settings;
-use libknock::config::lint::{Host, lint};
+use libknock::config::lint::{HostFacts, lint};
 use libknock::config::load::{Loaded, Options, load};
 
 fn shipped() -> PathBuf {
@@ -97,7 +97,7 @@ fn every_example_is_good_and_raises_no_doubt() {
         let doubts: Vec<_> = loaded
             .warnings
             .iter()
-            .chain(&lint(&loaded, &Host::default()))
+            .chain(&lint(&loaded, &HostFacts::default()))
             .map(ToString::to_string)
             .filter(|warning| !expected.iter().any(|part| warning.contains(part)))
             .collect();

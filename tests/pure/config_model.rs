@@ -6,16 +6,17 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use libknock::config::diagnostic::Source;
+use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{Loaded, Options, load, parse};
 use libknock::config::{
-    Command, Config, Door, Family, Holes, How, LogFormat, LogLevel, OnExit, Recognition, Settings,
+    Command, Config, Door, Family, Holes, LogFormat, LogLevel, Mechanism, OnExit, Recognition,
+    Settings,
 };
 use libknock::proto::flags::{FlagTest, TcpFlags};
 
 fn config(text: &str) -> Config {
     let Loaded { config, .. } =
-        parse(&Source::new("knockd.conf", text)).unwrap_or_else(|report| panic!("{report}"));
+        parse(&SourceText::new("knockd.conf", text)).unwrap_or_else(|report| panic!("{report}"));
     config
 }
 
@@ -308,7 +309,7 @@ fn classic_names_that_are_alike_here_get_a_number() {
         ["open ssh".to_owned(), "open_ssh".to_owned(), format!("{long}1"), format!("{long}2")];
     let door = |name: &String| format!("[{name}]\nSequence = 7000\nCommand = true\n");
     let text: String = names.iter().map(door).collect();
-    let loaded = parse(&Source::new("knockd.conf", text)).unwrap();
+    let loaded = parse(&SourceText::new("knockd.conf", text)).unwrap();
     let found = loaded.config.doors.iter().map(|door| door.name().to_string());
     let found: BTreeSet<_> = found.collect();
     let numbered = long[..30].to_owned() + "-2";
@@ -323,7 +324,7 @@ fn classic_files_and_pid_files_keep_daemons_apart() {
     let places = |file: &str, options: &str| {
         let text = format!("[options]\n{options}\n[a]\nSequence = 1,2\nCommand = x\n");
         let Settings { state_dir, run_dir, pid_file, .. } =
-            parse(&Source::new(file, text)).unwrap().config.settings;
+            parse(&SourceText::new(file, text)).unwrap().config.settings;
         [state_dir, run_dir, pid_file].map(|path| path.display().to_string())
     };
     let plain = ["/var/lib/knockd", "/run/knockd", "/run/knockd/knockd.pid"];
@@ -403,7 +404,7 @@ fn a_classic_file_is_told_by_its_content() {
 fn a_door_with_ports_is_opened_by_the_guard_for_half_a_minute() {
     for lines in ["open: [22/tcp]", "open: [22/tcp]\nvia: guard"] {
         let opening = door_of(lines).opening;
-        assert_eq!(opening.how, How::Guard);
+        assert_eq!(opening.mechanism, Mechanism::Guard);
         assert_eq!(opening.open_for, Duration::from_secs(30));
         assert_eq!(opening.single_port(), Some("22/tcp".parse().unwrap()));
         assert_eq!((opening.on_open, opening.on_close), (None, None));
@@ -412,7 +413,7 @@ fn a_door_with_ports_is_opened_by_the_guard_for_half_a_minute() {
 
 #[test]
 fn a_set_of_nftables_has_a_table_and_one_name_a_family() {
-    let how = |set: &str| door_of(&format!("via: {{nft_set: {set}}}")).opening.how;
+    let how = |set: &str| door_of(&format!("via: {{nft_set: {set}}}")).opening.mechanism;
     let both = how("{table: inet filter, set4: ssh4, set6: ssh6}");
     assert_eq!(both.to_string(), "nft_set inet filter ssh4 ssh6");
     assert!(both.opens(Family::V4) && both.opens(Family::V6));
@@ -423,9 +424,9 @@ fn a_set_of_nftables_has_a_table_and_one_name_a_family() {
 
 #[test]
 fn a_door_says_by_what_it_is_opened() {
-    assert_eq!(door_of("open: [22]").opening.how.to_string(), "guard");
-    assert_eq!(door_of("open: [22]\nvia: iptables").opening.how.to_string(), "iptables");
-    assert_eq!(door_of("start_command: x").opening.how.to_string(), "commands");
+    assert_eq!(door_of("open: [22]").opening.mechanism.to_string(), "guard");
+    assert_eq!(door_of("open: [22]\nvia: iptables").opening.mechanism.to_string(), "iptables");
+    assert_eq!(door_of("start_command: x").opening.mechanism.to_string(), "commands");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Each module imports only from the layers below it and from the left in its own row.
 //!
-//! The table is the one in `src/lib.rs`: what is written there is what is enforced here.
+//! The table is the one in `src/lib.rs`: what is written there is what is enforced here. Within
+//! `config`, no files import one another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -280,5 +281,239 @@ mod the_checks_themselves {
             !read_code("// unsafe\n#![forbid(unsafe_code)]\nconst A: &str = \"unsafe\";", 1)
                 .says_unsafe
         );
+    }
+}
+
+/// Circles of imports between the files of one top-level module.
+///
+/// Each file is a node, and each path in it, of a `use` or in the code, is an edge to the file that
+/// *defines* what it names: `super`, `self`, `crate` and re-exports are followed, so an item that is
+/// imported through its parent counts for the file that it stands in. That a parent declares and
+/// re-exports its children is no edge of the parent; nor is what a file's own tests import.
+mod circles {
+    use super::*;
+
+    /// `["config", "read", "door"]`, or what follows it in a path.
+    type Path = Vec<String>;
+    type Files = BTreeMap<Path, File>;
+
+    #[derive(Debug, Default)]
+    struct File {
+        /// The names that it defines.
+        items: BTreeSet<String>,
+        /// The names that it imports or re-exports, with what they stand for.
+        names: BTreeMap<String, Path>,
+        /// The paths that it uses, re-exports aside.
+        paths: BTreeSet<Path>,
+    }
+
+    fn read(text: &str) -> File {
+        let tokens: TokenStream = text.parse().expect("source files are Rust");
+        let mut file = File::default();
+        read_items(tokens, &mut file);
+        file
+    }
+
+    fn read_items(tokens: TokenStream, file: &mut File) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let word = |at: usize| tokens.get(at).map(ToString::to_string).unwrap_or_default();
+        let mut rest = Vec::new();
+        let mut at = 0;
+        while at < tokens.len() {
+            match word(at).as_str() {
+                // Not that of `impl Trait + use<'a>`.
+                "use" if word(at + 1) != "<" => {
+                    let end = (at..).find(|&end| word(end) == ";").expect("a use ends");
+                    let before = at.saturating_sub(1);
+                    let is_exported = word(before) == "pub" || word(before).starts_with('(');
+                    for (name, path) in imports(&tokens[at + 1..end], &[]) {
+                        if !is_exported {
+                            file.paths.insert(path.clone());
+                        }
+                        file.names.insert(name, path);
+                    }
+                    at = end;
+                }
+                "mod" if word(at + 1) == "tests" => {
+                    at += 3;
+                    continue;
+                }
+                "struct" | "enum" | "fn" | "const" | "static" | "type" | "trait" => {
+                    file.items.insert(word(at + 1));
+                }
+                // What a macro defines.
+                "!" => {
+                    if let Some(TokenTree::Group(group)) = tokens.get(at + 1) {
+                        read_items(group.stream(), file);
+                    }
+                }
+                _ => {}
+            }
+            rest.extend(tokens.get(at).cloned());
+            at += 1;
+        }
+        read_paths(&rest, &mut file.paths);
+    }
+
+    /// The names that a tree of imports brings, with their paths.
+    fn imports(tokens: &[TokenTree], above: &[String]) -> Vec<(String, Path)> {
+        let mut path = above.to_vec();
+        let mut name = None;
+        for (at, token) in tokens.iter().enumerate() {
+            match token {
+                TokenTree::Ident(ident) if ident == "as" => {
+                    name = tokens.get(at + 1).map(ToString::to_string);
+                    break;
+                }
+                TokenTree::Ident(ident) if ident == "self" && !path.is_empty() => {}
+                TokenTree::Ident(ident) => path.push(ident.to_string()),
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+                TokenTree::Group(group) => {
+                    let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                    let is_comma =
+                        |it: &TokenTree| matches!(it, TokenTree::Punct(p) if p.as_char() == ',');
+                    return inner.split(is_comma).flat_map(|part| imports(part, &path)).collect();
+                }
+            }
+        }
+        let name = name.or_else(|| path.last().cloned());
+        name.map(|name| (name, path)).into_iter().collect()
+    }
+
+    /// Every path of two names or more in code.
+    fn read_paths(tokens: &[TokenTree], paths: &mut BTreeSet<Path>) {
+        let is_colon =
+            |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
+        let mut at = 0;
+        while at < tokens.len() {
+            match &tokens[at] {
+                TokenTree::Group(group) => {
+                    read_paths(&group.stream().into_iter().collect::<Vec<_>>(), paths);
+                }
+                TokenTree::Ident(ident) => {
+                    let mut path = vec![ident.to_string()];
+                    while let (true, true, Some(TokenTree::Ident(next))) =
+                        (is_colon(at + 1), is_colon(at + 2), tokens.get(at + 3))
+                    {
+                        path.push(next.to_string());
+                        at += 3;
+                    }
+                    if path.len() > 1 {
+                        paths.insert(path);
+                    }
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+    }
+
+    /// The file that defines what a path names that stands in `module`; `None`: none of ours.
+    /// `steps` ends names that stand for themselves.
+    fn defining(files: &Files, module: &[String], path: &[String], steps: u8) -> Option<Path> {
+        let Some((first, rest)) = path.split_first() else { return Some(module.to_vec()) };
+        let steps = steps.checked_sub(1)?;
+        let child = [module, std::slice::from_ref(first)].concat();
+        let start: Path = match first.as_str() {
+            "crate" | "libknock" => Vec::new(),
+            "self" => module.to_vec(),
+            "super" => module.split_last()?.1.to_vec(),
+            _ if files.contains_key(&child) => child,
+            _ => {
+                let file = files.get(module)?;
+                if file.items.contains(first) {
+                    return Some(module.to_vec());
+                }
+                let path = [file.names.get(first)?.as_slice(), rest].concat();
+                return defining(files, module, &path, steps);
+            }
+        };
+        // What a module is not known to define is taken for its own.
+        defining(files, &start, rest, steps).or(Some(start).filter(|it| files.contains_key(it)))
+    }
+
+    /// The files of each module that import one another, in any number of steps.
+    fn circles(files: &Files) -> Vec<Vec<String>> {
+        let edges = |module: &Path| {
+            let file = &files[module];
+            let found = file.paths.iter().filter_map(|path| defining(files, module, path, 16));
+            let own = |found: &Path| found != module && found.first() == module.first();
+            found.filter(own).collect::<BTreeSet<_>>()
+        };
+        let graph: BTreeMap<&Path, _> =
+            files.keys().map(|module| (module, edges(module))).collect();
+        let reached = |from: &Path| {
+            let mut reached = BTreeSet::new();
+            let mut next = vec![from];
+            while let Some(module) = next.pop() {
+                next.extend(graph[module].iter().filter(|found| reached.insert((*found).clone())));
+            }
+            reached
+        };
+        let reached: BTreeMap<&Path, _> = files.keys().map(|it| (it, reached(it))).collect();
+        let circle_of = |module: &&Path| {
+            let both = |other: &&Path| {
+                reached[*module].contains(*other) && reached[*other].contains(*module)
+            };
+            files.keys().filter(both).map(|it| it.join("/")).collect::<Vec<_>>()
+        };
+        let found: BTreeSet<Vec<String>> = files.keys().map(|it| circle_of(&it)).collect();
+        found.into_iter().filter(|circle| !circle.is_empty()).collect()
+    }
+
+    fn module_of(path: &str) -> Path {
+        let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
+        path.split('/').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn no_files_of_config_import_one_another() {
+        let is_code = |path: &str| !path.ends_with("tests.rs") && !path.contains("/tests/");
+        let files: Files = sources()
+            .iter()
+            .filter(|(path, _)| is_code(path.to_str().unwrap()))
+            .map(|(path, text)| (module_of(path.to_str().unwrap()), read(text)))
+            .collect();
+        let circles = circles(&files);
+        let (own, others): (Vec<_>, Vec<_>) =
+            circles.into_iter().partition(|circle| circle[0].starts_with("config/"));
+        for circle in others {
+            println!("these import one another: {}", circle.join(", "));
+        }
+        assert_eq!(own, [[""; 0]; 0], "these import one another");
+    }
+
+    fn of(texts: &[(&str, &str)]) -> Vec<Vec<String>> {
+        circles(&texts.iter().map(|(path, text)| (module_of(path), read(text))).collect())
+    }
+
+    #[test]
+    fn two_files_that_import_one_another_are_a_circle() {
+        let one = ("a/one.rs", "use super::two::Two; struct One;");
+        let found = of(&[("a.rs", ""), one, ("a/two.rs", "fn f() { crate::a::one::g() }")]);
+        assert_eq!(found, [["a/one", "a/two"]]);
+        assert!(of(&[("a.rs", ""), one, ("a/two.rs", "struct Two;")]).is_empty());
+    }
+
+    #[test]
+    fn an_item_counts_for_the_file_that_defines_it() {
+        let parent =
+            ("a.rs", "mod one; mod two; pub use one::One; pub(crate) use two::{self, Two};");
+        let one = ("a/one.rs", "use super::Two; pub struct One;");
+        assert_eq!(of(&[parent, one, ("a/two.rs", "use super::One;")]), [["a/one", "a/two"]]);
+        assert!(of(&[parent, one, ("a/two.rs", "words! { pub enum Two { A } }")]).is_empty());
+    }
+
+    #[test]
+    fn a_parent_that_uses_its_child_may_not_be_used_by_it() {
+        let child = ("a/one.rs", "use super::{Own}; pub fn f() {}");
+        assert_eq!(of(&[("a.rs", "struct Own; fn g() { one::f() }"), child]), [["a", "a/one"]]);
+        assert!(of(&[("a.rs", "mod one; pub use one::f; struct Own;"), child]).is_empty());
+    }
+
+    #[test]
+    fn what_tests_import_does_not_count() {
+        let one = ("a/one.rs", "struct One; #[cfg(test)] mod tests { use crate::a::two::Two; }");
+        assert!(of(&[("a.rs", ""), one, ("a/two.rs", "use super::one::One;")]).is_empty());
     }
 }

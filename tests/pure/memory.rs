@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fmt::Write;
 
 use libknock::config::Config;
-use libknock::config::diagnostic::Source;
+use libknock::config::diagnostic::SourceText;
 use libknock::config::load::parse;
 
 /// The system's allocator, which counts for each thread what it has in use: the other tests of this
@@ -63,7 +63,7 @@ fn config(lines: &str) -> Config {
         let knocks = format!("[{port}, {}, {}/udp]", port + 20, port + 40);
         writeln!(text, "  door{door:04}:\n    sequence: {knocks}\n    {lines}").unwrap();
     }
-    let loaded = parse(&Source::new("text", text)).unwrap_or_else(|report| panic!("{report}"));
+    let loaded = parse(&SourceText::new("text", text)).unwrap_or_else(|report| panic!("{report}"));
     loaded.config
 }
 

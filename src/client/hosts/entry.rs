@@ -13,8 +13,8 @@ use crate::client::settings::{
 };
 use crate::client::values::{self, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
-use crate::config::diagnostic::{Diagnostic, Problems, meant};
-use crate::config::tree::{Entry, Keys, Mapping, Node, Value};
+use crate::config::diagnostic::{Diagnostic, Problems, closest_match};
+use crate::config::tree::{KnownKeys, Mapping, MappingEntry, Node, Value};
 use crate::proto::duration;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::{parse as port_range, parse_wide};
@@ -25,7 +25,7 @@ use crate::proto::words::UnknownWord;
 pub const DELAY: Duration = Duration::from_millis(15);
 
 /// The keys of an entry.
-pub const KEYS: Keys = Keys {
+pub const KEYS: KnownKeys = KnownKeys {
     of: "a host",
     known: &{
         let mut known = [""; FIELDS.len()];
@@ -39,11 +39,12 @@ pub const KEYS: Keys = Keys {
 };
 
 /// Reads an entry of the hosts file `file`. What is wrong in it is left out.
-pub fn host(entry: &Entry, file: &Path, problems: &mut Problems) -> Option<HostProfile> {
-    let fields = problems.keep(entry.node.mapping("a host: a mapping with the key 'ports'"))?;
+pub fn host(entry: &MappingEntry, file: &Path, problems: &mut Problems) -> Option<HostProfile> {
+    let fields =
+        problems.ok_or_report(entry.node.mapping("a host: a mapping with the key 'ports'"))?;
     fields.check_keys(&KEYS, problems);
     let mode = match fields.value("mode") {
-        Some(node) => problems.keep(mode(node))?,
+        Some(node) => problems.ok_or_report(mode(node))?,
         None if fields.value("fwknoprc").is_some() => Mode::Fwknop,
         None => Mode::Sequence,
     };
@@ -85,7 +86,7 @@ fn mode(node: &Node) -> Result<Mode, Diagnostic> {
     text.parse().map_err(|_: UnknownWord| {
         let known = Mode::ALL.map(Mode::as_str);
         let help = format!("write one of: {}", known.join(", "));
-        node.at.misspelt(&format!("'{text}' is not a mode"), meant(text, known), &help)
+        node.at.misspelt(&format!("'{text}' is not a mode"), closest_match(text, known), &help)
     })
 }
 
@@ -111,7 +112,7 @@ impl ProfileReader<'_> {
         reader: impl FnOnce(&Node) -> Result<T, Diagnostic>,
     ) -> Option<T> {
         let node = self.fields.value(key)?;
-        self.problems.keep(reader(node))
+        self.problems.ok_or_report(reader(node))
     }
 
     fn retry(&mut self) -> Option<u16> {
@@ -158,7 +159,7 @@ impl ProfileReader<'_> {
     fn delay(&mut self) -> Option<Duration> {
         let node = self.fields.value("delay")?;
         let read = node.read("a duration such as 50ms", duration::parse);
-        let delay = self.problems.keep(read)?;
+        let delay = self.problems.ok_or_report(read)?;
         if delay > MAX_DELAY {
             self.problems.push(
                 node.at
@@ -179,7 +180,7 @@ impl ProfileReader<'_> {
         Some(delay)
     }
 
-    fn knocks(&mut self, entry: &Entry) -> Option<Vec<Knock>> {
+    fn knocks(&mut self, entry: &MappingEntry) -> Option<Vec<Knock>> {
         let Some(ports) = self.fields.value("ports") else {
             self.problems.push(
                 entry
@@ -197,8 +198,8 @@ impl ProfileReader<'_> {
                 list => Ok(list),
             });
         let read = |node: &Node| node.read("a port", |text| names::knock(text, None));
-        let ports = self.problems.keep(listed)?;
-        Some(ports.iter().filter_map(|node| self.problems.keep(read(node))).collect())
+        let ports = self.problems.ok_or_report(listed)?;
+        Some(ports.iter().filter_map(|node| self.problems.ok_or_report(read(node))).collect())
     }
 
     fn rotation(&mut self) -> RotationOptions {

@@ -1,61 +1,18 @@
-//! What clients and doors have to do with each other.
+//! Cross-checks of clients and doors: shared or useless credentials, and doors without a client.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::config::client::{Client, ClientPlaces};
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::door::{Door, DoorPlaces, Recognition};
-use crate::proto::name::Name;
-
-type Clients = [(Client, ClientPlaces)];
-type Doors = [(Door, DoorPlaces)];
-
-/// A way to open a door that needs a client.
-struct Way {
-    name: &'static str,
-    opens: fn(&Recognition) -> bool,
-    /// Where a door says so.
-    place: fn(&DoorPlaces) -> Option<&Place>,
-    is_held: fn(&Client) -> bool,
-    /// Where a client has what it takes.
-    held_at: fn(&ClientPlaces) -> Option<&Place>,
-}
-
-const WAYS: [Way; 3] = [
-    Way {
-        name: "totp",
-        opens: |door| door.totp.is_some(),
-        place: |places| places.totp.as_ref(),
-        is_held: |client| client.totp.is_some(),
-        held_at: |places| places.totp.as_ref(),
-    },
-    Way {
-        name: "spa",
-        opens: |door| door.spa,
-        place: |places| places.spa.as_ref(),
-        is_held: |client| client.spa.is_some(),
-        held_at: |places| places.spa_keys.first(),
-    },
-    Way {
-        name: "fwknop",
-        opens: |door| door.fwknop,
-        place: |places| places.fwknop.as_ref(),
-        is_held: |client| client.fwknop.is_some(),
-        held_at: |places| places.fwknop.as_ref(),
-    },
-];
-
-impl Way {
-    /// The ways that open a door.
-    fn of(door: &Door) -> impl Iterator<Item = &'static Self> {
-        WAYS.iter().filter(|way| (way.opens)(&door.recognition))
-    }
-}
+use crate::config::{Client, ClientPlaces, Door, DoorPlaces, Name};
+use crate::proto::method::Method;
 
 /// Credentials that two clients share, as errors, and those that open nothing, as warnings.
 ///
 /// Takes time in proportion to the doors that clients name.
-pub(crate) fn check(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
+pub(crate) fn check(
+    clients: &[(Client, ClientPlaces)],
+    doors: &[(Door, DoorPlaces)],
+) -> Vec<Diagnostic> {
     let mut found = shared_credentials(clients);
     let doors: HashMap<&Name, &Door> = doors.iter().map(|(door, _)| (door.name(), door)).collect();
     found.extend(clients.iter().flat_map(|(client, places)| useless(client, places, &doors)));
@@ -63,24 +20,37 @@ pub(crate) fn check(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
 }
 
 /// The doors that take what no client of theirs has, as warnings.
-pub(crate) fn unopened(clients: &Clients, doors: &Doors) -> Vec<Diagnostic> {
-    let mut opened: HashSet<(&Name, &str)> = HashSet::new();
-    for (client, _) in clients {
-        let ways = WAYS.iter().filter(|way| (way.is_held)(client));
-        opened.extend(ways.flat_map(|way| client.doors.iter().map(|door| (door, way.name))));
+pub(crate) fn unopened(
+    clients: &[(Client, ClientPlaces)],
+    doors: &[(Door, DoorPlaces)],
+) -> Vec<Diagnostic> {
+    let mut opened: HashSet<(&Name, Method)> = HashSet::new();
+    for (client, places) in clients {
+        let held = held(places);
+        opened.extend(held.flat_map(|method| client.doors.iter().map(move |door| (door, method))));
     }
     let mut found = Vec::new();
     for (door, places) in doors {
         let name = door.name();
-        let ways = Way::of(door).filter(|way| !opened.contains(&(name, way.name)));
-        found.extend(ways.map(|way| {
-            let at = (way.place)(places).unwrap_or(&places.name);
-            let message = format!("no client may open door '{name}' by {}", way.name);
+        let unopened = taken(door).filter(|method| !opened.contains(&(name, *method)));
+        found.extend(unopened.map(|method| {
+            let at = places.of(method).unwrap_or(&places.name);
+            let message = format!("no client may open door '{name}' by {}", method.as_str());
             let help = "write one under 'clients:'; 'knockctl enroll' does it for you";
             at.warning(message).help(help)
         }));
     }
     found
+}
+
+/// The methods that open a door and take a client's credentials.
+fn taken(door: &Door) -> impl Iterator<Item = Method> {
+    Method::ALL.into_iter().filter(|method| door.takes(*method))
+}
+
+/// The methods that a client has what they take for.
+fn held(places: &ClientPlaces) -> impl Iterator<Item = Method> {
+    Method::ALL.into_iter().filter(|method| places.of(*method).is_some())
 }
 
 /// The doors that a client names in vain, and what it holds in vain.
@@ -95,11 +65,11 @@ fn useless(
         .iter()
         .zip(&places.doors)
         .filter_map(|(door, at)| Some((door.as_ref()?, at)))
-        .filter(|(door, _)| !Way::of(door).any(|way| (way.is_held)(client)))
+        .filter(|(door, _)| !held(places).any(|method| door.takes(method)))
         .map(|(door, at)| {
             let message =
                 format!("door '{}' takes nothing that client '{}' has", door.name(), client.name);
-            let takes = Way::of(door).map(|way| way.name).collect::<Vec<_>>().join(", ");
+            let takes = taken(door).map(Method::as_str).collect::<Vec<_>>().join(", ");
             let warning = at.warning(message);
             if takes.is_empty() {
                 warning.help("write totp, spa or fwknop to the door as well")
@@ -110,10 +80,10 @@ fn useless(
         .collect();
     // Where every door is useless, that has been said.
     if found.len() < own.len() && own.iter().all(Option::is_some) {
-        found.extend(WAYS.iter().filter_map(|way| {
-            let is_vain = !own.iter().flatten().any(|door| (way.opens)(&door.recognition));
-            let at = (way.held_at)(places).filter(|_| is_vain)?;
-            let message = format!("no door of client '{}' takes {}", client.name, way.name);
+        found.extend(Method::ALL.into_iter().filter_map(|method| {
+            let is_vain = !own.iter().flatten().any(|door| door.takes(method));
+            let at = places.of(method).filter(|_| is_vain)?;
+            let message = format!("no door of client '{}' takes {}", client.name, method.as_str());
             Some(at.warning(message).without_line())
         }));
     }
@@ -121,7 +91,7 @@ fn useless(
 }
 
 /// What two clients hold alike: nobody could tell them apart.
-fn shared_credentials(clients: &Clients) -> Vec<Diagnostic> {
+fn shared_credentials(clients: &[(Client, ClientPlaces)]) -> Vec<Diagnostic> {
     // Who is the first to hold a credential.
     let mut holders = HashMap::new();
     let mut found = Vec::new();

@@ -4,8 +4,7 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::door::Recognition;
-use crate::config::loaded::Loaded;
+use crate::config::{Loaded, Recognition};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::time::Wall;

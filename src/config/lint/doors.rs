@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::config::diagnostic::Place;
-use crate::config::door::{Door, DoorPlaces};
-use crate::config::loaded::Loaded;
+use crate::config::{Door, DoorPlaces, Loaded};
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 
@@ -22,13 +21,23 @@ impl<'a> Linted<'a> {
         &self.door.recognition.sequence
     }
 
+    /// Where its sequence begins.
+    pub(super) fn sequence_place(&self) -> &'a Place {
+        self.places.sequence.first().unwrap_or(&self.places.name)
+    }
+
+    /// Where its trip-wires are set.
+    pub(super) fn trip_wires_place(&self) -> &'a Place {
+        self.places.trip_wires.as_ref().unwrap_or(&self.places.name)
+    }
+
     pub(super) fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)
     }
 }
 
 /// All doors, and what is asked of all of them at once.
-pub(super) struct Doors<'a> {
+pub(super) struct LintedDoors<'a> {
     pub(super) all: Vec<Linted<'a>>,
     /// Who opens a port.
     pub(super) openers: HashMap<Knock, usize>,
@@ -36,7 +45,7 @@ pub(super) struct Doors<'a> {
     pub(super) ends: HashMap<(Knock, Knock), Vec<usize>>,
 }
 
-impl<'a> Doors<'a> {
+impl<'a> LintedDoors<'a> {
     pub(super) fn new(loaded: &'a Loaded, watched: &'a [PortSet]) -> Self {
         let all: Vec<_> = loaded
             .config

@@ -4,21 +4,17 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 
 use super::datagrams;
-use super::doors::{Doors, Linted, common_ports, some_of};
+use super::doors::{Linted, LintedDoors, common_ports, some_of};
 use super::scan::{sequences, valid};
-use crate::config::Config;
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::door::{Door, DoorPlaces};
-use crate::config::loaded::Loaded;
-use crate::config::lockout::Lockout;
+use crate::config::{Config, Door, DoorPlaces, Loaded, Lockout, Name};
 use crate::proto::knock::Knock;
-use crate::proto::name::Name;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Scheme, TotpMode};
 
 /// A door with rotating sequences.
 #[derive(Clone, Copy)]
-pub(super) struct Rotating<'a> {
+pub(super) struct RotatingDoor<'a> {
     pub name: &'a Name,
     pub at: &'a Place,
     pub scheme: Scheme,
@@ -27,7 +23,7 @@ pub(super) struct Rotating<'a> {
     pub clients: usize,
 }
 
-impl<'a> Rotating<'a> {
+impl<'a> RotatingDoor<'a> {
     /// `None`: its sequences do not rotate.
     pub(super) fn new(door: &'a Door, places: &'a DoorPlaces, clients: usize) -> Option<Self> {
         Some(Self {
@@ -52,14 +48,18 @@ pub fn rotating_clients(config: &Config) -> HashMap<&Name, usize> {
 }
 
 /// Warnings about the doors whose sequences rotate.
-pub(super) fn doubts(loaded: &Loaded, doors: &Doors<'_>, listening: &PortSet) -> Vec<Diagnostic> {
+pub(super) fn doubts(
+    loaded: &Loaded,
+    doors: &LintedDoors<'_>,
+    listening: &PortSet,
+) -> Vec<Diagnostic> {
     let clients = rotating_clients(&loaded.config);
-    let all: Vec<Rotating<'_>> = doors
+    let all: Vec<RotatingDoor<'_>> = doors
         .all
         .iter()
         .filter_map(|one| {
             let clients = clients.get(one.door.name()).copied().unwrap_or_default();
-            Rotating::new(one.door, one.places, clients)
+            RotatingDoor::new(one.door, one.places, clients)
         })
         .collect();
     let opens: PortSet = doors.openers.keys().copied().collect();
@@ -88,7 +88,7 @@ const BAD_PORTS: [u16; 83] = [
 ];
 
 /// Codes that nobody can knock with a browser.
-pub(super) fn refused_by_browsers(one: Rotating<'_>) -> Option<Diagnostic> {
+pub(super) fn refused_by_browsers(one: RotatingDoor<'_>) -> Option<Diagnostic> {
     let TotpMode::Code { base, .. } = one.scheme.mode() else { return None };
     let range = base..=base.saturating_add(99);
     let bad = || BAD_PORTS.into_iter().filter(|port| range.contains(port));
@@ -109,7 +109,7 @@ const KNOCKS_A_SECOND: f64 = 1e5;
 const DAY: f64 = 86_400.0;
 
 /// Sequences that somebody guesses who only goes on long enough.
-pub(super) fn soon_guessed(one: Rotating<'_>, locked_out: bool) -> Option<Diagnostic> {
+pub(super) fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Diagnostic> {
     if locked_out || matches!(one.scheme.mode(), TotpMode::Code { .. }) {
         return None;
     }
@@ -128,7 +128,7 @@ pub(super) fn soon_guessed(one: Rotating<'_>, locked_out: bool) -> Option<Diagno
 
 /// Ports of the range that are in use: whoever uses them knocks.
 pub(super) fn used_ports(
-    one: Rotating<'_>,
+    one: RotatingDoor<'_>,
     listening: &PortSet,
     opens: &PortSet,
 ) -> Vec<Diagnostic> {
@@ -143,7 +143,7 @@ pub(super) fn used_ports(
 }
 
 /// A fixed knock within the range of rotating ones.
-pub(super) fn knocked_on(one: Rotating<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
+pub(super) fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
     let inside = one.scheme.watched().contains(knock);
     inside.then(|| {
         let message = format!(
@@ -155,8 +155,8 @@ pub(super) fn knocked_on(one: Rotating<'_>, knock: Knock, at: &Place) -> Option<
 }
 
 /// Doors with a failure budget, and doors whose sequences use that up.
-pub(super) fn shared_ranges(all: &[Rotating<'_>]) -> Vec<Diagnostic> {
-    let mut sorted: Vec<(NonZeroU16, NonZeroU16, Rotating<'_>)> = all
+pub(super) fn shared_ranges(all: &[RotatingDoor<'_>]) -> Vec<Diagnostic> {
+    let mut sorted: Vec<(NonZeroU16, NonZeroU16, RotatingDoor<'_>)> = all
         .iter()
         .filter_map(|one| {
             let (low, high) = ends(&one.scheme)?;
@@ -166,7 +166,7 @@ pub(super) fn shared_ranges(all: &[Rotating<'_>]) -> Vec<Diagnostic> {
     sorted.sort_by_key(|(low, _, one)| (*low, one.name));
     let mut found = Vec::new();
     // The range so far that reaches furthest, with and without a budget.
-    let mut reach: [Option<(NonZeroU16, Rotating<'_>)>; 2] = [None, None];
+    let mut reach: [Option<(NonZeroU16, RotatingDoor<'_>)>; 2] = [None, None];
     for (low, high, one) in sorted {
         let budget = one.lockout.is_some();
         let against = if budget { reach.as_slice() } else { &reach[1..] };

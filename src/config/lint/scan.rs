@@ -1,9 +1,8 @@
 //! Port scans: in which order they have ports, and how likely one opens a door.
 
+use crate::config::{Lockout, Recognition};
 use std::fmt;
 
-use crate::config::door::Recognition;
-use crate::config::lockout::Lockout;
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Digits, Scheme, TotpMode};

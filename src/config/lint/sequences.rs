@@ -1,6 +1,6 @@
 //! Lints of fixed sequences: those that a port scan or another door's knocks complete.
 
-use super::doors::{Doors, Linted};
+use super::doors::{Linted, LintedDoors};
 use super::scan::{scan_odds, scan_order};
 use crate::config::diagnostic::Diagnostic;
 use crate::proto::knock::{Knock, Protocol};
@@ -25,13 +25,12 @@ pub(super) fn completed_by_scan(one: Linted<'_>) -> Option<Diagnostic> {
         return None;
     }
     let message = format!("this sequence is monotone: a port scan in {order} order completes it");
-    let place = one.places.sequence.first().unwrap_or(&one.places.name);
     let help = if one.door.recognition.trip_wires == 0 {
         "mix the order of the ports, and do not turn 'trip_wires' off"
     } else {
         "mix the order of the ports, or leave room for trip-wires between them"
     };
-    Some(place.warning(message).help(help))
+    Some(one.sequence_place().warning(message).help(help))
 }
 
 fn watches_between(watched: &PortSet, from: Knock, to: Knock) -> bool {
@@ -46,12 +45,15 @@ pub(super) fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
         return None;
     }
     let odds = scan_odds(&one.door.recognition, one.watched);
-    let place = one.places.trip_wires.as_ref().unwrap_or(&one.places.name);
     let message = format!("without trip-wires a port scan in random order opens this door {odds}");
-    Some(place.warning(message).help("remove this line, or write a number such as 16"))
+    Some(
+        one.trip_wires_place()
+            .warning(message)
+            .help("remove this line, or write a number such as 16"),
+    )
 }
 
-impl<'a> Doors<'a> {
+impl<'a> LintedDoors<'a> {
     pub(super) fn knocks_on_opened_ports(&self, one: Linted<'a>) -> Vec<Diagnostic> {
         one.knocks()
             .filter_map(|(knock, at)| {

@@ -9,23 +9,21 @@ use std::time::Duration;
 use super::classic_lines::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
 };
-use super::commands::{PairNames, Said, lacks_program, pairs};
+use super::commands::{CommandField, PairNames, lacks_program, pairs};
 use super::door::parse_target;
 use super::parts::Parts;
 use super::sequence::{Sequence, check_length, read_one_time};
 use super::tree::given_twice;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use crate::config::door::{Door, DoorPlaces, Recognition, SEQ_TIMEOUT, TRIP_WIRES};
-use crate::config::loaded::Places;
-use crate::config::mechanism::How;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
+use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
-use crate::config::opening::{CMD_TIMEOUT, Opening, default_max_grants};
-use crate::config::permissions::Options;
-use crate::config::settings::Settings;
-use crate::config::template::{Command, CommandText, Commands};
+use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
+use crate::config::{
+    Command, CommandText, Commands, Door, DoorPlaces, Mechanism, Name, Opening, Options, Places,
+    Recognition, Settings,
+};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
-use crate::proto::name::Name;
 
 const COMMANDS: PairNames = [
     "Start_Command",
@@ -49,7 +47,7 @@ pub fn is_classic(text: &str) -> bool {
 }
 
 /// Reads a `knockd.conf`; doors are in the order of the file.
-pub(super) fn read(source: &Source, options: Options, problems: &mut Problems) -> Parts {
+pub(super) fn read(source: &SourceText, options: Options, problems: &mut Problems) -> Parts {
     let mut settings = Settings::default();
     let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
@@ -127,17 +125,17 @@ fn read_door(
     let flags = read_flags(section, problems);
     let target = section.value("Target").map(|value| parse_target(value.text, &value.place()));
     let target = problems.report(target.transpose());
-    let how =
-        read_commands(section, problems).map(|commands| How::Commands { template: None, commands });
+    let mechanism = read_commands(section, problems)
+        .map(|commands| Mechanism::Commands { template: None, commands });
     let open_for = read_seconds(section, "Cmd_Timeout", CMD_TIMEOUT, problems);
-    if let (Some(timeout), Ok(how)) = (section.value("Cmd_Timeout"), &how)
-        && !how.closes()
+    if let (Some(timeout), Ok(mechanism)) = (section.value("Cmd_Timeout"), &mechanism)
+        && !mechanism.closes()
     {
         let message = "Cmd_Timeout has no effect without Stop_Command";
         problems.push(timeout.place().warning(message));
     }
     let Sequence { knocks, places: sequence_places, one_time } = sequence?;
-    let how = how?;
+    let mechanism = mechanism?;
     let door = Door {
         recognition: Recognition {
             sequence: knocks,
@@ -147,8 +145,8 @@ fn read_door(
             ..Recognition::new(name)
         },
         opening: Opening {
-            max_grants: default_max_grants(&how),
-            how,
+            max_grants: default_max_grants(&mechanism),
+            mechanism,
             ports: Vec::new(),
             open_for: open_for?,
             open_for_max: open_for?,
@@ -254,13 +252,13 @@ fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Result<FlagTest
 
 fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Result<Commands, Reported> {
     let mut said = |key: &str| {
-        let Some(directive) = section.directives.get(key) else { return Said::Absent };
+        let Some(directive) = section.directives.get(key) else { return CommandField::Absent };
         let Some(value) = directive.value.filter(|value| !value.text.is_empty()) else {
-            return Said::Empty;
+            return CommandField::Empty;
         };
         let command = Command::Shell(CommandText::classic(value.text));
         problems.extend(lacks_program(&command, &value.place()));
-        Said::Command(command)
+        CommandField::Command(command)
     };
     let said = COMMANDS.map(&mut said);
     let place = |key: &str| section.directives.get(key).map(|directive| directive.name.place());

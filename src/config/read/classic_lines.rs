@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::tree::given_twice;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
 use crate::proto::interface::InterfaceName;
 
 pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
@@ -47,7 +47,7 @@ pub(crate) fn significant_lines(text: &str) -> impl Iterator<Item = (u32, &str)>
 /// A part of a line, without the blanks around it.
 #[derive(Clone, Copy)]
 pub(crate) struct Part<'a> {
-    source: &'a Source,
+    source: &'a SourceText,
     number: u32,
     line: &'a str,
     /// Where it begins in the line, in bytes.
@@ -56,7 +56,7 @@ pub(crate) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn new(source: &'a Source, number: u32, line: &'a str) -> Self {
+    fn new(source: &'a SourceText, number: u32, line: &'a str) -> Self {
         Self { source, number, line, start: 0, text: line }.trimmed()
     }
 
@@ -143,7 +143,7 @@ impl<'a> Section<'a> {
     /// The interface that it names, where it is one.
     pub(crate) fn interface(&self, problems: &mut Problems) -> Option<InterfaceName> {
         let value = self.value("Interface")?;
-        problems.keep(value.text.parse().map_err(|error| value.error(format!("{error}"))))
+        problems.ok_or_report(value.text.parse().map_err(|error| value.error(format!("{error}"))))
     }
 
     fn add(&mut self, mut directive: Directive<'a>, told: &str, problems: &mut Problems) {
@@ -209,7 +209,7 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
     if canonical(name.text, &DIRECTIVES).is_some() {
         return name.error(message).help("it belongs in the section of a door");
     }
-    let meant = meant(name.text, known.iter().copied());
+    let meant = closest_match(name.text, known.iter().copied());
     let help = format!("the directives here are: {}", known.join(", "));
     name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
@@ -217,7 +217,7 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
 /// Reads all sections; what is wrong with their lines goes to `problems`. `told` is what becomes of a
 /// comment after a value.
 pub(crate) fn read_sections<'a>(
-    source: &'a Source,
+    source: &'a SourceText,
     told: &str,
     problems: &mut Problems,
 ) -> Vec<Section<'a>> {

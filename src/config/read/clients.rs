@@ -4,17 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
 use super::date;
-use super::tree::{Entry, Keys, Node, Reader, Value, given_twice};
-use crate::config::client::{Client, ClientPlaces};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use crate::proto::name::Name;
+use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::{Client, ClientPlaces, Name};
 
-pub(super) const CLIENT: Keys =
-    Keys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
+pub(super) const CLIENT: KnownKeys =
+    KnownKeys { of: "a client", known: &["doors", "expires", "totp", "spa", "fwknop"] };
 
 /// Reads one entry of `clients:`; `doors` are those that are written, good or not.
 pub(super) fn read_client(
-    entry: &Entry,
+    entry: &MappingEntry,
     doors: &HashSet<&str>,
     secrets: &mut Secrets,
     problems: &mut Problems,
@@ -28,7 +27,7 @@ pub(super) fn read_client(
 }
 
 /// Whether something unknown stands among the credentials: it may be a secret, or the key of one.
-fn has_unknown_credentials(entry: &Entry) -> bool {
+fn has_unknown_credentials(entry: &MappingEntry) -> bool {
     let Value::Mapping(client) = &entry.node.value else { return false };
     [("totp", &credentials::TOTP), ("spa", &credentials::SPA), ("fwknop", &credentials::FWKNOP)]
         .into_iter()
@@ -43,7 +42,7 @@ fn has_unknown_credentials(entry: &Entry) -> bool {
 }
 
 fn read_parts(
-    entry: &Entry,
+    entry: &MappingEntry,
     doors: &HashSet<&str>,
     secrets: &mut Secrets,
     problems: &mut Problems,
@@ -79,7 +78,7 @@ fn read_parts(
 /// The doors that are named, in the order of their names.
 fn read_doors<'a>(
     reader: &mut Reader<'a>,
-    entry: &Entry,
+    entry: &MappingEntry,
     known: &HashSet<&str>,
 ) -> Result<Vec<(Name, Place)>, Reported> {
     let Some(node) = reader.value("doors").filter(|node| !node.items().is_empty()) else {
@@ -95,7 +94,7 @@ fn read_doors<'a>(
         if known.contains(name) {
             return Ok(name.parse().ok().map(|name: Name| (name, item.at.clone())));
         }
-        let meant = meant(name, known.iter().copied());
+        let meant = closest_match(name, known.iter().copied());
         let help = "write it under 'doors:', or remove it here";
         Err(item.at.misspelt(&format!("there is no door '{name}'"), meant, help))
     };

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::tree::{Entry, Keys, Mapping, Node, Reader, Value};
+use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
 use super::yaml;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use crate::config::template::{Command, CommandText, Commands, Hole, Pair};
-use crate::proto::name::Name;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
+use crate::config::{Command, CommandText, Commands, Hole, Name, Pair};
 
-pub(super) const TEMPLATE: Keys = Keys { of: "a template", known: &TEMPLATE_NAMES };
+pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
 
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,7 +27,7 @@ pub(super) struct Template {
 }
 
 /// The administrator's templates, and those of the built-in ones that they do not replace.
-pub(super) fn read_templates(entries: &[Entry], problems: &mut Problems) -> Templates {
+pub(super) fn read_templates(entries: &[MappingEntry], problems: &mut Problems) -> Templates {
     let mut templates = built_in();
     for entry in entries {
         if let Ok((name, commands)) = read_template(entry, problems) {
@@ -40,7 +39,7 @@ pub(super) fn read_templates(entries: &[Entry], problems: &mut Problems) -> Temp
 
 /// Programs that are missing are no matter here: most machines have one firewall.
 fn built_in() -> Templates {
-    let source = Source::new("built-in templates", include_str!("builtin.yaml"));
+    let source = SourceText::new("built-in templates", include_str!("builtin.yaml"));
     let mut problems = Problems::default();
     let root = yaml::parse(&source, &mut problems);
     let Some(Value::Mapping(mapping)) = root.map(|root| root.value) else {
@@ -50,7 +49,10 @@ fn built_in() -> Templates {
     templates.map(|(name, commands)| (name, Template { commands, built_in: true })).collect()
 }
 
-fn read_template(entry: &Entry, problems: &mut Problems) -> Result<(Name, Commands), Reported> {
+fn read_template(
+    entry: &MappingEntry,
+    problems: &mut Problems,
+) -> Result<(Name, Commands), Reported> {
     let name = problems.report(entry.name());
     if entry.key == "guard" {
         problems.push(entry.at.error("'guard' is not free as the name of a template"));
@@ -62,7 +64,7 @@ fn read_template(entry: &Entry, problems: &mut Problems) -> Result<(Name, Comman
 }
 
 /// What a mapping says of one command.
-pub(super) enum Said {
+pub(super) enum CommandField {
     /// Nothing: the command of the other family stands in.
     Absent,
     /// That nothing runs.
@@ -70,7 +72,7 @@ pub(super) enum Said {
     Command(Command),
 }
 
-impl Said {
+impl CommandField {
     fn or(self, other: Option<&Command>) -> Option<Command> {
         match self {
             Self::Absent => other.cloned(),
@@ -99,13 +101,13 @@ pub(super) fn read_pairs(
 /// Says that a family closes what it never opens, looks for what nothing closes, or that nothing
 /// would ever run.
 pub(super) fn pairs(
-    [open, close, open_6, close_6, verify, verify_6]: [Said; 6],
+    [open, close, open_6, close_6, verify, verify_6]: [CommandField; 6],
     [open_key, close_key, open_6_key, close_6_key, verify_key, verify_6_key]: PairNames,
     place: impl Fn(&str) -> Option<Place>,
     at: &Place,
 ) -> Result<Commands, Diagnostic> {
-    let closes_6 = matches!(close_6, Said::Command(_));
-    let verifies_6 = matches!(verify_6, Said::Command(_));
+    let closes_6 = matches!(close_6, CommandField::Command(_));
+    let verifies_6 = matches!(verify_6, CommandField::Command(_));
     let v4 = Pair { open: open.or(None), close: close.or(None), verify: verify.or(None) };
     let mut v6 = Pair {
         open: open_6.or(v4.open.as_ref()),
@@ -136,11 +138,14 @@ pub(super) fn pairs(
     Ok(Commands { v4, v6 })
 }
 
-pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Result<Said, Reported> {
-    let Some(entry) = entry else { return Ok(Said::Absent) };
+pub(super) fn read_said(
+    entry: Option<&MappingEntry>,
+    problems: &mut Problems,
+) -> Result<CommandField, Reported> {
+    let Some(entry) = entry else { return Ok(CommandField::Absent) };
     match &entry.node.value {
-        Value::Null => Ok(Said::Empty),
-        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(Said::Empty),
+        Value::Null => Ok(CommandField::Empty),
+        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(CommandField::Empty),
         _ => {
             let command = problems.report(read_command(&entry.node))?;
             let at = match &entry.node.value {
@@ -148,7 +153,7 @@ pub(super) fn read_said(entry: Option<&Entry>, problems: &mut Problems) -> Resul
                 _ => &entry.node.at,
             };
             problems.extend(lacks_program(&command, at));
-            Ok(Said::Command(command))
+            Ok(CommandField::Command(command))
         }
     }
 }
@@ -209,44 +214,42 @@ pub(super) fn missing_program(program: &str, at: &Place) -> Option<Diagnostic> {
     })
 }
 
-/// The keys of which one says how the door is opened.
-pub(super) const WAYS: [&str; 5] = ["sequence", "one_time_sequences", "totp", "spa", "fwknop"];
-
-/// Whether anything that opens the door says who knocks.
-pub(super) fn has_clients(mapping: &Mapping) -> bool {
-    let ways = WAYS.iter().filter(|way| !["sequence", "one_time_sequences"].contains(way));
-    ways.into_iter().any(|way| mapping.value(way).is_some())
-}
-
 /// What will fill the holes of a door's commands.
 #[derive(Clone, Copy)]
-pub(super) struct Fills {
+pub(super) struct AvailableHoles {
+    /// Whether the door opens a port.
     pub port: bool,
+    /// Whether something that opens it says who knocks.
     pub client: bool,
 }
 
 /// Holes that nothing will fill.
-pub(super) fn check_holes(commands: &Commands, fills: Fills, at: &Place, problems: &mut Problems) {
-    let pairs = [&commands.v4, &commands.v6];
-    let has = |hole| {
-        pairs
+pub(super) fn check_holes(
+    commands: &Commands,
+    available: AvailableHoles,
+    at: &Place,
+    problems: &mut Problems,
+) {
+    let has = |hole: Hole| {
+        [&commands.v4, &commands.v6]
             .into_iter()
             .flat_map(Pair::all)
-            .any(|command| command.holes().any(|found| found == hole))
+            .any(|command| command.has(hole))
     };
-    if let Some(hole) = [Hole::Port, Hole::Proto].into_iter().find(|hole| !fills.port && has(*hole))
+    if !available.port
+        && let Some(hole) = PORT_HOLES.into_iter().find(|hole| has(*hole))
     {
         let message = format!("nothing fills %{}%: the door has no 'open'", hole.as_str());
-        problems.push(
-            at.error(message).help(
-                "write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command",
-            ),
-        );
+        let help = "write 'open: [22/tcp]' with 'via: TEMPLATE', or put the port into the command";
+        problems.push(at.error(message).help(help));
     }
-    if has(Hole::Client) && !fills.client {
+    if has(Hole::Client) && !available.client {
         problems.push(no_client(at));
     }
 }
+
+/// The holes that a port fills.
+pub(super) const PORT_HOLES: [Hole; 2] = [Hole::Port, Hole::Proto];
 
 pub(super) fn no_client(at: &Place) -> Diagnostic {
     at.warning("%CLIENT% is empty: a sequence does not say who knocks")

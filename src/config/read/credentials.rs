@@ -8,19 +8,19 @@ use zeroize::Zeroizing;
 
 use super::date;
 use super::files::{FileKind, exposed, one_line, read_named};
-use super::tree::{Entry, Keys, Mapping, Node, Reader, given_twice};
-use crate::config::client::{AddressPolicy, FwknopClient, SpaClient, TotpClient};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use crate::config::permissions::Options;
+use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient};
 use crate::proto::network::Network;
 use crate::proto::{fwknop, spa, totp};
 
-pub(super) const TOTP: Keys = Keys {
+pub(super) const TOTP: KnownKeys = KnownKeys {
     of: "a client's totp",
     known: &["secret", "secret_file", "old_secret_file", "old_until"],
 };
-pub(super) const SPA: Keys = Keys { of: "a client's spa", known: &["public_key", "address"] };
-pub(super) const FWKNOP: Keys = Keys {
+pub(super) const SPA: KnownKeys =
+    KnownKeys { of: "a client's spa", known: &["public_key", "address"] };
+pub(super) const FWKNOP: KnownKeys = KnownKeys {
     of: "a client's fwknop",
     known: &[
         "key",
@@ -49,13 +49,13 @@ pub(super) struct Secrets {
 }
 
 /// The text of a secret, and where it is written or its file is named.
-struct Found<'a> {
+struct SecretText<'a> {
     at: &'a Place,
     text: Zeroizing<String>,
     base64: bool,
 }
 
-impl Found<'_> {
+impl SecretText<'_> {
     fn error(&self, message: impl Display) -> Diagnostic {
         self.at.error(message.to_string())
     }
@@ -82,7 +82,7 @@ impl Secrets {
         &mut self,
         reader: &mut Reader<'a>,
         keys: &[&str],
-    ) -> Result<Option<Found<'a>>, Reported> {
+    ) -> Result<Option<SecretText<'a>>, Reported> {
         let mut given =
             reader.mapping.entries.iter().filter(|entry| keys.contains(&entry.key.as_str()));
         let Some(entry) = given.next() else { return Ok(None) };
@@ -99,7 +99,7 @@ impl Secrets {
             text.map(|text| Zeroizing::new(text.to_owned()))
         };
         let text = reader.problems.report(text)?;
-        Ok(Some(Found { at, text, base64: entry.key.contains("base64") }))
+        Ok(Some(SecretText { at, text, base64: entry.key.contains("base64") }))
     }
 
     /// The one line of the file that a node names.
@@ -122,18 +122,18 @@ impl Secrets {
 
 /// Reports unknown keys as elsewhere, but names none that may be a secret itself, such as a key
 /// without its colon.
-fn reader<'a>(mapping: &'a Mapping, keys: &Keys, problems: &'a mut Problems) -> Reader<'a> {
-    let (known, others): (Vec<Entry>, Vec<Entry>) =
+fn reader<'a>(mapping: &'a Mapping, keys: &KnownKeys, problems: &'a mut Problems) -> Reader<'a> {
+    let (known, others): (Vec<MappingEntry>, Vec<MappingEntry>) =
         mapping.entries.iter().cloned().partition(|entry| {
             keys.known.contains(&entry.key.as_str())
                 || entry.key == "<<"
-                || meant(&entry.key, keys.known.iter().copied()).is_some()
+                || closest_match(&entry.key, keys.known.iter().copied()).is_some()
         });
     for entry in others {
         let error = entry.at.error(format!("this is not a key of {}", keys.of));
         problems.push(error.help(format!("its keys are: {}", keys.known.join(", "))));
     }
-    Reader { mapping, meant: Mapping { entries: known }.check_keys(keys, problems), problems }
+    Reader { mapping, misspelt: Mapping { entries: known }.check_keys(keys, problems), problems }
 }
 
 /// The mapping of credentials; what else there is may be a secret, and is not shown.
@@ -254,9 +254,9 @@ pub(super) fn read_fwknop(
 
 /// The mapping with its keys in lower case.
 fn lowercase(mapping: &Mapping, problems: &mut Problems) -> Mapping {
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<MappingEntry> = Vec::new();
     for entry in &mapping.entries {
-        let entry = Entry { key: entry.key.to_ascii_lowercase(), ..entry.clone() };
+        let entry = MappingEntry { key: entry.key.to_ascii_lowercase(), ..entry.clone() };
         match entries.iter().find(|other| other.key == entry.key) {
             Some(first) => {
                 problems.push(given_twice(&entry.at, "this key", &first.at).without_line());
@@ -279,7 +279,7 @@ fn check_hmac(
         let error = at.error("'without_hmac' and an HMAC key exclude each other");
         return reader.fail(error.help("remove one of them"));
     }
-    if hmac || without || reader.meant.iter().any(|key| key.starts_with("hmac_key")) {
+    if hmac || without || reader.misspelt.iter().any(|key| key.starts_with("hmac_key")) {
         return Ok(());
     }
     let error = at.error("fwknop has no HMAC key").without_line();

@@ -3,25 +3,25 @@
 use std::time::Duration;
 
 use super::date;
-use super::tree::{Keys, Node, Reader};
-use crate::config::datagrams::{Fwknop, Spa};
+use super::tree::{KnownKeys, Node, Reader};
 use crate::config::diagnostic::{Problems, Reported};
+use crate::config::{FwknopSettings, SpaSettings};
 use crate::proto::knock::parse_port;
 use crate::proto::port_range;
 
-pub(super) const SPA: Keys = Keys {
+pub(super) const SPA: KnownKeys = KnownKeys {
     of: "spa",
     known: &["port", "key_file", "old_key_file", "old_until", "max_age", "max_ahead"],
 };
-pub(super) const FWKNOP: Keys = Keys { of: "fwknop", known: &["port", "max_age"] };
+pub(super) const FWKNOP: KnownKeys = KnownKeys { of: "fwknop", known: &["port", "max_age"] };
 
 const A_MAPPING: &str = "a mapping such as {port: 62201}";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads `knockd.spa`.
-pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<Spa, Reported> {
+pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<SpaSettings, Reported> {
     let mut reader = Reader::new(node, A_MAPPING, &SPA, problems)?;
-    let default = Spa::default();
+    let default = SpaSettings::default();
     let ports =
         reader.read("port", |node| node.read("a port, or a range of ports,", port_range::parse));
     let key_file = reader.read("key_file", Node::path);
@@ -30,7 +30,7 @@ pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<Spa, Repo
     let max_age = reader.duration("max_age", SECOND);
     let max_ahead = reader.duration("max_ahead", Duration::ZERO);
     let old_key = reader.both(("old_key_file", old_key_file), ("old_until", until));
-    Ok(Spa {
+    Ok(SpaSettings {
         ports: ports?.unwrap_or(default.ports),
         key_file: key_file?.unwrap_or(default.key_file),
         old_key: old_key?,
@@ -40,10 +40,16 @@ pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<Spa, Repo
 }
 
 /// Reads `knockd.fwknop`.
-pub(super) fn read_fwknop(node: &Node, problems: &mut Problems) -> Result<Fwknop, Reported> {
+pub(super) fn read_fwknop(
+    node: &Node,
+    problems: &mut Problems,
+) -> Result<FwknopSettings, Reported> {
     let mut reader = Reader::new(node, A_MAPPING, &FWKNOP, problems)?;
-    let default = Fwknop::default();
+    let default = FwknopSettings::default();
     let port = reader.read("port", |node| node.read("a port", parse_port));
     let max_age = reader.duration("max_age", SECOND);
-    Ok(Fwknop { port: port?.unwrap_or(default.port), max_age: max_age?.unwrap_or(default.max_age) })
+    Ok(FwknopSettings {
+        port: port?.unwrap_or(default.port),
+        max_age: max_age?.unwrap_or(default.max_age),
+    })
 }

@@ -9,21 +9,21 @@ use crate::time::Wall;
 /// The text is no moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)")]
-pub struct MomentError;
+pub struct DateError;
 
 /// Reads a date, which is its first moment in UTC, or a date and time with its offset (RFC 3339).
 ///
 /// # Errors
-/// [`MomentError`] if the text is anything else, or if it is before 1970.
-pub fn parse(text: &str) -> Result<Wall, MomentError> {
+/// [`DateError`] if the text is anything else, or if it is before 1970.
+pub fn parse(text: &str) -> Result<Wall, DateError> {
     let moment = match text.len() {
         0..=10 => {
-            let date: Date = text.parse().map_err(|_| MomentError)?;
-            date.to_zoned(TimeZone::UTC).map_err(|_| MomentError)?.timestamp()
+            let date: Date = text.parse().map_err(|_| DateError)?;
+            date.to_zoned(TimeZone::UTC).map_err(|_| DateError)?.timestamp()
         }
-        _ => text.parse::<Timestamp>().map_err(|_| MomentError)?,
+        _ => text.parse::<Timestamp>().map_err(|_| DateError)?,
     };
-    u64::try_from(moment.as_nanosecond()).map(Wall::from_nanos).map_err(|_| MomentError)
+    u64::try_from(moment.as_nanosecond()).map(Wall::from_nanos).map_err(|_| DateError)
 }
 
 #[cfg(test)]
@@ -32,7 +32,7 @@ mod tests {
 
     use super::*;
 
-    fn seconds(text: &str) -> Result<u64, MomentError> {
+    fn seconds(text: &str) -> Result<u64, DateError> {
         parse(text).map(|wall| wall.as_nanos() / 1_000_000_000)
     }
 
@@ -60,7 +60,7 @@ mod tests {
             "1969-12-31",
             "1801353600",
         ] {
-            assert_eq!(seconds(text), Err(MomentError), "{text:?}");
+            assert_eq!(seconds(text), Err(DateError), "{text:?}");
         }
     }
 

@@ -3,22 +3,22 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::commands::{Templates, WAYS};
+use super::commands::Templates;
 use super::lockout::read_lockout;
+use super::methods;
 use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
-use super::tree::{Entry, Keys, Mapping, Node, Reader, Value};
+use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
-use crate::config::door::{Door, DoorPlaces, Recognition, SEQ_TIMEOUT, TRIP_WIRES};
-use crate::config::lockout::{CODE_LOCKOUT, Lockout};
-use crate::config::mechanism::How;
-use crate::config::permissions::Options;
+use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
+use crate::config::lockout::CODE_LOCKOUT;
+use crate::config::{Door, DoorPlaces, Lockout, Mechanism, Options, Recognition};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Scheme, TotpMode};
 
-pub(super) const DOOR: Keys = Keys {
+pub(super) const DOOR: KnownKeys = KnownKeys {
     of: "a door",
     known: &[
         "sequence",
@@ -54,7 +54,7 @@ const MAX_TRIP_WIRES: u16 = 1000;
 
 /// Reads one entry of `doors:`; `command_limit` is that of `knockd:`.
 pub(super) fn read_door(
-    entry: &Entry,
+    entry: &MappingEntry,
     templates: &Templates,
     command_limit: Option<Duration>,
     options: Options,
@@ -86,12 +86,12 @@ pub(super) fn read_door(
         let message = format!("nothing opens door '{}': it has no sequence", entry.key);
         let help = "write for example sequence: [7000, 8000/udp, 9000]; or one_time_sequences, \
                     totp, spa or fwknop";
-        return reader.missing(&WAYS, entry.at.error(message).help(help));
+        return reader.missing(&methods::keys(), entry.at.error(message).help(help));
     }
     let effects = without_effect(reader.mapping, knocked, !knocks.is_empty(), spa || fwknop);
     reader.problems.extend(effects);
     let (opening, opens_places) = opening?;
-    if opening.how == How::Guard {
+    if opening.mechanism == Mechanism::Guard {
         let guarded = guarded_knocks(&knocks, totp, &opening.ports, &opens_places);
         reader.problems.extend(guarded);
     }

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::libc::O_NONBLOCK;
 use zeroize::Zeroizing;
 
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
-use crate::config::permissions::{OTHERS_READ, OTHERS_WRITE, Options, unsafe_to_use};
+use crate::config::Options;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
+use crate::config::permissions::{OTHERS_READ, OTHERS_WRITE, unsafe_to_use};
 use crate::config::trusted_path::{Leaf, check_path};
 
 /// A file larger than this is none that a person wrote.
@@ -39,12 +40,13 @@ pub(super) fn read_directory(
     directory: &Path,
     options: Options,
     problems: &mut Problems,
-) -> Option<Vec<Source>> {
+) -> Option<Vec<SourceText>> {
     let listed = File::open(directory)
         .and_then(|opened| opened.metadata())
         .and_then(|metadata| Ok((metadata, list(directory)?)));
-    let (metadata, paths) = problems.keep(listed.map_err(|error| unreadable(directory, &error)))?;
-    problems.keep(check_permissions(directory, &metadata, OTHERS_WRITE, options))?;
+    let (metadata, paths) =
+        problems.ok_or_report(listed.map_err(|error| unreadable(directory, &error)))?;
+    problems.ok_or_report(check_permissions(directory, &metadata, OTHERS_WRITE, options))?;
     let (yaml, others): (Vec<_>, Vec<_>) =
         paths.into_iter().partition(|path| has_ending(path, &["yaml"]));
     for path in others.iter().filter(|path| has_ending(path, &["yml", "conf"])) {
@@ -58,7 +60,7 @@ pub(super) fn read_directory(
         );
         return None;
     }
-    Some(yaml.iter().filter_map(|path| problems.keep(read_file(path, options))).collect())
+    Some(yaml.iter().filter_map(|path| problems.ok_or_report(read_file(path, options))).collect())
 }
 
 /// What a directory holds, hidden files excepted, in byte order.
@@ -77,14 +79,14 @@ fn has_ending(path: &Path, endings: &[&str]) -> bool {
     path.extension().is_some_and(|ending| endings.iter().any(|known| ending == *known))
 }
 
-pub(super) fn read_file(path: &Path, options: Options) -> Result<Source, Diagnostic> {
+pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Diagnostic> {
     let fail = |error: io::Error| unreadable(path, &error);
     let file = File::open(path).map_err(fail)?;
     let metadata = file.metadata().map_err(fail)?;
     check_permissions(path, &metadata, OTHERS_WRITE, options)?;
     let text = read_text(path, file, MAX_SIZE, "too large for a configuration")?;
     let mode = if options.insecure_permissions { 0o600 } else { metadata.mode() };
-    Ok(Source::of_mode(path, text.as_str(), mode))
+    Ok(SourceText::of_mode(path, text.as_str(), mode))
 }
 
 /// What is read is overwritten when it is dropped: it may hold secrets.
@@ -193,11 +195,9 @@ fn check_permissions(
     forbidden: u32,
     options: Options,
 ) -> Result<(), Diagnostic> {
-    match unsafe_to_use(path, metadata, None, forbidden) {
-        Some((message, help)) if !options.insecure_permissions => {
-            let help = format!("{help}; --insecure-permissions reads it as it is");
-            Err(Diagnostic::file(path, message).help(help))
-        }
+    let otherwise = "; --insecure-permissions reads it as it is";
+    match unsafe_to_use(path, metadata, None, forbidden, otherwise) {
+        Some(error) if !options.insecure_permissions => Err(error),
         _ => Ok(()),
     }
 }

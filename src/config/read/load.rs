@@ -16,14 +16,11 @@ use super::door::read_door;
 use super::files::{read_directory, read_file, unreadable};
 use super::parts::Parts;
 use super::settings::read_settings;
-use super::tree::{Entry, Keys, Value, given_twice};
+use super::tree::{KnownKeys, MappingEntry, Value, given_twice};
 use super::yaml;
-use crate::config::Config;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
-use crate::config::door::{Door, DoorPlaces};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::config::lint::access;
-use crate::config::mechanism::How;
-use crate::config::settings::Settings;
+use crate::config::{Config, Door, DoorPlaces, Mechanism, Settings};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug)]
@@ -39,8 +36,16 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-pub(super) const TOP: Keys =
-    Keys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
+pub(super) const TOP: KnownKeys =
+    KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
+
+/// What each of them holds, and what to write where it is not a mapping.
+const OF_TOP: [(&str, &str); 4] = [
+    ("setting", "write for example knockd: {interfaces: [eth0]}"),
+    ("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}"),
+    ("client", "write clients: {NAME: {doors: [...], ...}}; knock.d(5) has examples"),
+    ("door", "write doors: {NAME: {sequence: [...], ...}}, on one line or on several"),
+];
 
 /// Loads a directory, of which every `*.yaml` is read in byte order of its name, one YAML file, or
 /// a classic `knockd.conf`, told by its first significant line.
@@ -69,7 +74,7 @@ pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
 ///
 /// # Errors
 /// [`Report`] names everything that is wrong in it.
-pub fn parse(source: &Source) -> Result<Loaded, Report> {
+pub fn parse(source: &SourceText) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
     let built = build_one(source, Options::default(), &mut problems);
     finish(Some(built), problems)
@@ -88,15 +93,15 @@ fn finish(built: Option<Built>, problems: Problems) -> Result<Loaded, Report> {
 
 fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Built> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error));
-    if problems.keep(metadata)?.is_dir() {
+    if problems.ok_or_report(metadata)?.is_dir() {
         let sources = read_directory(path, options, problems)?;
         return Some(build(path, &sources, options, problems));
     }
-    let source = problems.keep(read_file(path, options))?;
+    let source = problems.ok_or_report(read_file(path, options))?;
     Some(build_one(&source, options, problems))
 }
 
-fn build_one(source: &Source, options: Options, problems: &mut Problems) -> Built {
+fn build_one(source: &SourceText, options: Options, problems: &mut Problems) -> Built {
     if classic::is_classic(source.text()) {
         sorted(classic::read(source, options, problems))
     } else {
@@ -114,19 +119,19 @@ fn sorted(Parts { settings, places, mut doors, mut clients }: Parts) -> Built {
 }
 
 /// What all files say under one of the top keys.
-struct Section {
+struct TopLevel {
     of: &'static str,
     example: &'static str,
-    entries: Vec<Entry>,
+    entries: Vec<MappingEntry>,
     places: HashMap<String, Place>,
 }
 
-impl Section {
-    fn new(of: &'static str, example: &'static str) -> Self {
+impl TopLevel {
+    fn new((of, example): (&'static str, &'static str)) -> Self {
         Self { of, example, entries: Vec::new(), places: HashMap::new() }
     }
 
-    fn add(&mut self, entry: Entry, problems: &mut Problems) {
+    fn add(&mut self, entry: MappingEntry, problems: &mut Problems) {
         match self.places.get(&entry.key) {
             Some(first) => {
                 let what = format!("{} '{}'", self.of, entry.key);
@@ -140,18 +145,8 @@ impl Section {
     }
 }
 
-fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Problems) -> Built {
-    let mut settings = Section::new("setting", "write for example knockd: {interfaces: [eth0]}");
-    let mut templates =
-        Section::new("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}");
-    let mut doors = Section::new(
-        "door",
-        "write doors: {NAME: {sequence: [...], ...}}, on one line or on several",
-    );
-    let mut clients = Section::new(
-        "client",
-        "write clients: {NAME: {doors: [...], ...}}; knock.d(5) has examples",
-    );
+fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Built {
+    let mut top = OF_TOP.map(TopLevel::new);
     let mut unparsed = Vec::new();
     for source in sources {
         let Some(root) = yaml::parse(source, problems) else {
@@ -162,27 +157,23 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
             continue;
         }
         let wanted = "a mapping with 'knockd', 'templates', 'clients' or 'doors'";
-        let Some(root) = problems.keep(root.into_mapping(wanted)) else { continue };
+        let Some(root) = problems.ok_or_report(root.into_mapping(wanted)) else { continue };
         root.check_keys(&TOP, problems);
-        for Entry { key, node, .. } in root.entries {
+        for MappingEntry { key, node, .. } in root.entries {
             if matches!(node.value, Value::Null) {
                 continue;
             }
-            let section = match key.as_str() {
-                "knockd" => &mut settings,
-                "templates" => &mut templates,
-                "clients" => &mut clients,
-                "doors" => &mut doors,
-                _ => continue,
-            };
+            let known = TOP.known.iter().zip(&mut top).find(|(known, _)| **known == key);
+            let Some((_, level)) = known else { continue };
             match node.into_mapping("a mapping") {
                 Ok(mapping) => {
-                    mapping.entries.into_iter().for_each(|entry| section.add(entry, problems));
+                    mapping.entries.into_iter().for_each(|entry| level.add(entry, problems));
                 }
-                Err(error) => problems.push(error.help(section.example)),
+                Err(error) => problems.push(error.help(level.example)),
             }
         }
     }
+    let [settings, templates, clients, doors] = top;
     let (mut read, interfaces) = read_settings(&settings.entries, problems);
     // What knockd has left there, or who listens there, has to be found all the same.
     for (key, path) in [("state_dir", &mut read.state_dir), ("run_dir", &mut read.run_dir)] {
@@ -219,9 +210,9 @@ fn build(path: &Path, sources: &[Source], options: Options, problems: &mut Probl
         problems.extend(access::unopened(&clients, &doors));
     }
     problems.extend(without_effect(&settings.entries, &doors));
-    let at = |entry: &Entry| (entry.key.clone(), entry.node.at.clone());
-    let written = settings.entries.iter().map(at).collect();
-    let places = Places { interfaces, settings: written, ..Places::default() };
+    let at = |entry: &MappingEntry| (entry.key.clone(), entry.node.at.clone());
+    let settings = settings.entries.iter().map(at).collect();
+    let places = Places { interfaces, settings, ..Places::default() };
     sorted(Parts { settings: read, places, doors, clients })
 }
 
@@ -236,16 +227,16 @@ fn path_in(text: &str, key: &str) -> Option<PathBuf> {
 }
 
 /// What is said of settings that concern no door.
-fn without_effect(settings: &[Entry], doors: &[(Door, DoorPlaces)]) -> Vec<Diagnostic> {
+fn without_effect(settings: &[MappingEntry], doors: &[(Door, DoorPlaces)]) -> Vec<Diagnostic> {
     if doors.is_empty() {
         return Vec::new();
     }
     let any = |has: fn(&Door) -> bool| doors.iter().any(|(door, _)| has(door));
-    let guarded = any(|door| door.opening.how == How::Guard);
+    let guarded = any(|door| door.opening.mechanism == Mechanism::Guard);
     let spa = any(|door| door.recognition.spa);
     let fwknop = any(|door| door.recognition.fwknop);
     let runs = any(|door| door.opening.runs_commands());
-    let say = |entry: &Entry| {
+    let say = |entry: &MappingEntry| {
         let (there, why, help) = match entry.key.as_str() {
             "trusted" | "on_exit" => {
                 (guarded, "the guard opens no door", "open a door via: guard, or remove it")
@@ -341,17 +332,17 @@ mod tests {
         ]
     }
 
-    fn check_how(opening: &Opening) -> Result<(), TestCaseError> {
-        let how = &opening.how;
-        prop_assert!(how.opens(Family::V4) || how.opens(Family::V6));
-        match how {
-            How::Commands { commands, .. } => {
+    fn check_mechanism(opening: &Opening) -> Result<(), TestCaseError> {
+        let mechanism = &opening.mechanism;
+        prop_assert!(mechanism.opens(Family::V4) || mechanism.opens(Family::V6));
+        match mechanism {
+            Mechanism::Commands { commands, .. } => {
                 for pair in [&commands.v4, &commands.v6] {
                     prop_assert!(pair.open.is_some() || pair.close.is_none());
                 }
             }
-            How::Guard => prop_assert!(!opening.ports.is_empty()),
-            How::Set(set) => {
+            Mechanism::Guard => prop_assert!(!opening.ports.is_empty()),
+            Mechanism::Set(set) => {
                 prop_assert!(set.set4.is_none() || set.family.sees(Family::V4));
                 prop_assert!(set.set6.is_none() || set.family.sees(Family::V6));
             }
@@ -374,7 +365,7 @@ mod tests {
     }
 
     fn check(text: &str) -> Result<(), TestCaseError> {
-        match parse(&Source::new("text", text)) {
+        match parse(&SourceText::new("text", text)) {
             Ok(Loaded { config, places, .. }) => {
                 prop_assert_eq!(config.doors.len(), places.doors.len());
                 prop_assert!(config.doors.is_sorted_by_key(|door| door.name().clone()));
@@ -394,7 +385,7 @@ mod tests {
                     prop_assert!(!recognition.seq_timeout.is_zero());
                     prop_assert!(opening.open_for.as_secs() >= 1);
                     prop_assert_eq!(&recognition.opens, &opening.ports);
-                    check_how(opening)?;
+                    check_mechanism(opening)?;
                 }
             }
             Err(report) => prop_assert!(report.to_string().starts_with("text:")),

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::tree::{Keys, Node, Reader, Scalar, Value};
+use super::tree::{KnownKeys, Node, Reader, Scalar, Value};
+use crate::config::Lockout;
 use crate::config::diagnostic::{Problems, Reported};
-use crate::config::lockout::Lockout;
 
-pub(super) const LOCKOUT: Keys = Keys { of: "lockout", known: &["failures", "within", "for"] };
+pub(super) const LOCKOUT: KnownKeys =
+    KnownKeys { of: "lockout", known: &["failures", "within", "for"] };
 
 const MAX_FAILURES: u32 = 1_000_000;
 

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::commands::{
-    Fills, PairNames, Said, Templates, check_holes, has_clients, no_client, read_pairs, read_said,
+    AvailableHoles, CommandField, PORT_HOLES, PairNames, Templates, check_holes, no_client,
+    read_pairs, read_said,
 };
+use super::methods::has_clients;
 use super::sequence::read_ports;
-use super::tree::{Entry, Mapping, Reader, Scalar, Value, given_twice};
+use super::tree::{Mapping, MappingEntry, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
 use crate::config::diagnostic::{Diagnostic, Place, Reported};
-use crate::config::mechanism::How;
-use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, Opening, default_max_grants};
+use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
-use crate::config::template::{Command, Commands, Hole};
+use crate::config::{Command, Commands, Hole, Mechanism, Opening};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 
@@ -29,13 +30,13 @@ const DOOR_COMMANDS: PairNames = [
 /// Reads what a door opens and how, and where its ports are written.
 pub(super) fn read_opening(
     reader: &mut Reader<'_>,
-    entry: &Entry,
+    entry: &MappingEntry,
     templates: &Templates,
     command_limit: Option<Duration>,
 ) -> Result<(Opening, Vec<Place>), Reported> {
     let ports = read_opens(reader);
-    let how = read_how(reader, entry, templates);
-    let open_for = read_open_for(reader, how.as_ref().ok());
+    let mechanism = read_mechanism(reader, entry, templates);
+    let open_for = read_open_for(reader, mechanism.as_ref().ok());
     let open_for_max = read_open_for_max(reader, open_for);
     let max_grants = reader.read("max_grants", |node| node.integer(1, MAX_GRANTS));
     let cooldown = reader.duration("cooldown", Duration::from_millis(1));
@@ -44,10 +45,10 @@ pub(super) fn read_opening(
     let on_close = read_hook(reader, "on_close", count);
     let command_limit = read_command_limit(reader, command_limit);
     let (ports, places) = ports?.into_iter().unzip();
-    let how = how?;
+    let mechanism = mechanism?;
     let opening = Opening {
-        max_grants: max_grants?.unwrap_or(default_max_grants(&how)),
-        how,
+        max_grants: max_grants?.unwrap_or(default_max_grants(&mechanism)),
+        mechanism,
         ports,
         open_for: open_for?,
         open_for_max: open_for_max?,
@@ -119,11 +120,11 @@ fn read_opens(reader: &mut Reader<'_>) -> Result<Vec<(Knock, Place)>, Reported> 
 }
 
 /// The door's own commands, or what its `via` says; the guard where it says nothing.
-fn read_how(
+fn read_mechanism(
     reader: &mut Reader<'_>,
-    entry: &Entry,
+    entry: &MappingEntry,
     templates: &Templates,
-) -> Result<How, Reported> {
+) -> Result<Mechanism, Reported> {
     let own = DOOR_COMMANDS.into_iter().find_map(|key| reader.get(key));
     let (open, via) = (reader.get("open"), reader.get("via"));
     let client = has_clients(reader.mapping);
@@ -136,14 +137,17 @@ fn read_how(
         (Some(_), None) => {
             let commands = read_pairs(reader, &DOOR_COMMANDS, &entry.at)?;
             let at = reader.value(DOOR_COMMANDS[0]).map_or(&entry.at, |node| &node.at);
-            check_holes(&commands, Fills { port: false, client }, at, reader.problems);
-            Ok(How::Commands { template: None, commands })
+            check_holes(&commands, AvailableHoles { port: false, client }, at, reader.problems);
+            Ok(Mechanism::Commands { template: None, commands })
         }
         (None, _) => match reader.value("via") {
-            Some(via) => {
-                read_via(via, Fills { port: open.is_some(), client }, templates, reader.problems)
-            }
-            None if open.is_some() && !reader.meant.contains(&"via") => Ok(How::Guard),
+            Some(via) => read_via(
+                via,
+                AvailableHoles { port: open.is_some(), client },
+                templates,
+                reader.problems,
+            ),
+            None if open.is_some() && !reader.misspelt.contains(&"via") => Ok(Mechanism::Guard),
             None => {
                 let message = format!("door '{}' does nothing when it opens", entry.key);
                 let help = "write the ports to open, open: [22/tcp], or a 'start_command'";
@@ -161,10 +165,12 @@ fn read_hook(
     ports: usize,
 ) -> Result<Option<Command>, Reported> {
     let Some(entry) = reader.get(key) else { return Ok(None) };
-    let Said::Command(command) = read_said(Some(entry), reader.problems)? else { return Ok(None) };
-    let has = |hole| command.holes().any(|found| found == hole);
-    let unfilled = [Hole::Port, Hole::Proto].into_iter().find(|hole| ports != 1 && has(*hole));
-    if let Some(hole) = unfilled {
+    let CommandField::Command(command) = read_said(Some(entry), reader.problems)? else {
+        return Ok(None);
+    };
+    if ports != 1
+        && let Some(hole) = PORT_HOLES.into_iter().find(|hole| command.has(*hole))
+    {
         let why = match ports {
             0 => "the door has no 'open'".to_owned(),
             _ => format!("'{key}' runs once, and the door opens {ports} ports"),
@@ -172,22 +178,25 @@ fn read_hook(
         let error = entry.node.at.error(format!("nothing fills %{}%: {why}", hole.as_str()));
         return reader.fail(error.help("leave it out, or write the port into the command"));
     }
-    if has(Hole::Client) && !has_clients(reader.mapping) {
+    if command.has(Hole::Client) && !has_clients(reader.mapping) {
         reader.problems.push(no_client(&entry.node.at));
     }
     Ok(Some(command))
 }
 
-fn read_open_for(reader: &mut Reader<'_>, how: Option<&How>) -> Result<Duration, Reported> {
+fn read_open_for(
+    reader: &mut Reader<'_>,
+    mechanism: Option<&Mechanism>,
+) -> Result<Duration, Reported> {
     let (open_for, cmd_timeout) = (reader.get("open_for"), reader.get("cmd_timeout"));
     if let (Some(first), Some(second)) = (open_for, cmd_timeout) {
         let error = second.at.error("'cmd_timeout' and 'open_for' are two names for one thing");
         reader.problems.push(error.help(format!("remove one; the other is at {}", first.at)));
     }
-    if how.is_some_and(|how| !how.closes()) {
+    if mechanism.is_some_and(|mechanism| !mechanism.closes()) {
         let times = [open_for.or(cmd_timeout), reader.get("open_for_max")];
         // An act may say itself when what it does ends.
-        let is_timed = how.is_some_and(|how| how.has_hole(Hole::Seconds));
+        let is_timed = mechanism.is_some_and(|mechanism| mechanism.has_hole(Hole::Seconds));
         let times = times.into_iter().filter(|_| !is_timed);
         let needless = times.chain([reader.get("on_close")]).flatten();
         reader.problems.extend(needless.map(|given| {

@@ -1,9 +1,6 @@
 //! The parts of a configuration, before they are put in order.
 
-use crate::config::client::{Client, ClientPlaces};
-use crate::config::door::{Door, DoorPlaces};
-use crate::config::loaded::Places;
-use crate::config::settings::Settings;
+use crate::config::{Client, ClientPlaces, Door, DoorPlaces, Places, Settings};
 
 /// What the text of a configuration says, with its places; doors and clients are in any order.
 pub(super) struct Parts {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::tree::{Keys, Node, Reader};
+use super::tree::{KnownKeys, Node, Reader};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
 use crate::proto::port_range::{self, PortRange};
 use crate::proto::totp::{
     Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,
 };
 
-pub(super) const TOTP: Keys = Keys {
+pub(super) const TOTP: KnownKeys = KnownKeys {
     of: "a door's totp",
     known: &["mode", "ports", "length", "protocol", "step", "skew", "base", "digits"],
 };

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::files::{FileKind, read_named};
 use super::tree::{Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, Source};
-use crate::config::door::OneTime;
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
 use crate::config::lint::scan::is_completed_in_order;
-use crate::config::one_time::{self, Line, LineError};
-use crate::config::permissions::Options;
+use crate::config::one_time::{self, OneTimeLine, OneTimeLineError};
+use crate::config::{OneTime, Options};
 use crate::proto::knock::{Knock, MAX_KNOCKS};
 
 const A_PORT: &str = "a port such as 7000 or 8000/udp";
@@ -75,8 +74,8 @@ pub(super) fn read_one_time(
 ) -> Result<Sequence, Reported> {
     let text = problems.report(read_named(&file, at, FileKind::Sequences, options))?;
     // Lines that are right are secrets, so no line is shown.
-    let source = Source::new(&file, "");
-    let wrong = |error: LineError| {
+    let source = SourceText::new(&file, "");
+    let wrong = |error: OneTimeLineError| {
         source.place(error.line, error.column, error.width).error(error.to_string())
     };
     let lines = one_time::parse(&text).map_err(|errors| {
@@ -95,7 +94,7 @@ pub(super) fn read_one_time(
 
 /// What is hardly wanted of the lines that are left. What concerns the current one is said where
 /// it stands for the door.
-fn doubts(file: &Path, lines: &[Line], at: &Place, trip_wires: u16) -> Vec<Diagnostic> {
+fn doubts(file: &Path, lines: &[OneTimeLine], at: &Place, trip_wires: u16) -> Vec<Diagnostic> {
     let shown = file.display();
     let Some((_, later)) = lines.split_first() else {
         let warning = at.warning(format!("every sequence in {shown} is used up: nobody can knock"));

@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use super::files::{FileKind, one_line, read_trusted};
+use crate::config::Options;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::permissions::Options;
 use crate::config::trusted_path::{Leaf, check_path};
 use crate::proto::spa::PrivateKey;
 

@@ -4,16 +4,15 @@ use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};
 use super::lockout::read_lockout;
 use super::opening::read_command_limit;
-use super::tree::{Entry, Keys, Mapping, Node, Reader, Value};
+use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
-use crate::config::email::Email;
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
-use crate::config::settings::{Log, LogFormat, LogLevel, OnExit, Settings};
+use crate::config::{Email, Log, LogFormat, LogLevel, OnExit, Settings};
 use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
 
-pub(super) const SETTINGS: Keys = Keys {
+pub(super) const SETTINGS: KnownKeys = KnownKeys {
     of: "knockd",
     known: &[
         "interfaces",
@@ -34,9 +33,10 @@ pub(super) const SETTINGS: Keys = Keys {
         "command_limit",
     ],
 };
-pub(super) const LOG: Keys = Keys { of: "log", known: &["syslog", "file", "level", "format"] };
-pub(super) const ALERT: Keys = Keys { of: "alert", known: &["email"] };
-pub(super) const TRACK: Keys = Keys { of: "track", known: &["sources"] };
+pub(super) const LOG: KnownKeys =
+    KnownKeys { of: "log", known: &["syslog", "file", "level", "format"] };
+pub(super) const ALERT: KnownKeys = KnownKeys { of: "alert", known: &["email"] };
+pub(super) const TRACK: KnownKeys = KnownKeys { of: "track", known: &["sources"] };
 
 /// The facilities of syslog (RFC 5424, 6.2.1) by the names that syslog.conf(5) has for them.
 const FACILITIES: [&str; 20] = [
@@ -49,10 +49,13 @@ const MAX_SOURCES: usize = 16_777_216;
 
 /// Reads the entries of `knockd:`, and where its interfaces are named; what is wrong stays at its
 /// default.
-pub(super) fn read_settings(entries: &[Entry], problems: &mut Problems) -> (Settings, Vec<Place>) {
+pub(super) fn read_settings(
+    entries: &[MappingEntry],
+    problems: &mut Problems,
+) -> (Settings, Vec<Place>) {
     let mapping = Mapping { entries: entries.to_vec() };
-    let meant = mapping.check_keys(&SETTINGS, problems);
-    let reader = &mut Reader { mapping: &mapping, meant, problems };
+    let misspelt = mapping.check_keys(&SETTINGS, problems);
+    let reader = &mut Reader { mapping: &mapping, misspelt, problems };
     let mut settings = Settings::default();
     let (interfaces, places) = read_interfaces(reader);
     if !interfaces.is_empty() {
@@ -145,7 +148,7 @@ fn read_interfaces(reader: &mut Reader<'_>) -> (Vec<InterfaceName>, Vec<Place>) 
         reader.problems.push(node.at.error(message));
     }
     let name = |item: &Node| {
-        let name = reader.problems.keep(item.parsed("the name of an interface"))?;
+        let name = reader.problems.ok_or_report(item.parsed("the name of an interface"))?;
         Some((name, item.at.clone()))
     };
     node.items().iter().filter_map(name).unzip()

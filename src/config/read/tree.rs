@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
 use crate::proto::duration;
 use crate::proto::name::Name;
 
@@ -39,11 +39,11 @@ pub struct Scalar {
 /// Keys, each once, in the order of the file.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<MappingEntry>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct MappingEntry {
     pub key: String,
     pub at: Place,
     pub node: Node,
@@ -51,7 +51,7 @@ pub struct Entry {
 
 /// The keys that a mapping may have.
 #[derive(Clone, Copy, Debug)]
-pub struct Keys {
+pub struct KnownKeys {
     /// What has them, with its article: `a door`.
     pub of: &'static str,
     pub known: &'static [&'static str],
@@ -163,7 +163,7 @@ impl Node {
             return Ok(*value);
         }
         let message = format!("'{text}' is none of {list}");
-        Err(match meant(text, names()) {
+        Err(match closest_match(text, names()) {
             Some(meant) => self.at.error(format!("{message}: did you mean '{meant}'?")),
             None => self.at.error(message),
         })
@@ -221,7 +221,7 @@ impl Node {
 }
 
 impl Mapping {
-    pub fn get(&self, key: &str) -> Option<&Entry> {
+    pub fn get(&self, key: &str) -> Option<&MappingEntry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
@@ -232,7 +232,7 @@ impl Mapping {
 
     /// Reports every key that is not one of `keys`, and returns which those were probably meant to
     /// be: nobody need be told that they are missing.
-    pub fn check_keys(&self, keys: &Keys, problems: &mut Problems) -> Vec<&'static str> {
+    pub fn check_keys(&self, keys: &KnownKeys, problems: &mut Problems) -> Vec<&'static str> {
         let mut found = Vec::new();
         for entry in &self.entries {
             if let Some((problem, meant)) = keys.problem(&entry.key, &entry.at) {
@@ -244,7 +244,7 @@ impl Mapping {
     }
 }
 
-impl Entry {
+impl MappingEntry {
     /// The key as a name.
     pub(super) fn name(&self) -> Result<Name, Diagnostic> {
         self.key
@@ -257,7 +257,7 @@ impl Entry {
 pub struct Reader<'a> {
     pub mapping: &'a Mapping,
     /// What unknown keys were probably meant to be.
-    pub meant: Vec<&'static str>,
+    pub misspelt: Vec<&'static str>,
     pub problems: &'a mut Problems,
 }
 
@@ -269,14 +269,14 @@ impl<'a> Reader<'a> {
     pub fn new(
         node: &'a Node,
         wanted: &str,
-        keys: &Keys,
+        keys: &KnownKeys,
         problems: &'a mut Problems,
     ) -> Result<Self, Reported> {
         let mapping = problems.report(node.mapping(wanted))?;
-        Ok(Self { mapping, meant: mapping.check_keys(keys, problems), problems })
+        Ok(Self { mapping, misspelt: mapping.check_keys(keys, problems), problems })
     }
 
-    pub fn get(&self, key: &str) -> Option<&'a Entry> {
+    pub fn get(&self, key: &str) -> Option<&'a MappingEntry> {
         self.mapping.get(key)
     }
 
@@ -365,14 +365,14 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
     pub fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {
-        if self.meant.iter().any(|key| keys.contains(key)) {
+        if self.misspelt.iter().any(|key| keys.contains(key)) {
             return Err(self.problems.reported());
         }
         self.fail(error)
     }
 }
 
-impl Keys {
+impl KnownKeys {
     /// What is wrong with a key, if anything is.
     fn problem(&self, key: &str, at: &Place) -> Option<(Diagnostic, Option<&'static str>)> {
         if self.known.contains(&key) {
@@ -383,7 +383,7 @@ impl Keys {
             return Some((problem.help("write the keys out"), None));
         }
         let message = format!("'{key}' is not a key of {}", self.of);
-        let meant = meant(key, self.known.iter().copied());
+        let meant = closest_match(key, self.known.iter().copied());
         let help = format!("its keys are: {}", self.known.join(", "));
         Some((at.misspelt(&message, meant, &help), meant))
     }
@@ -392,10 +392,11 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::diagnostic::Source;
+    use crate::config::diagnostic::SourceText;
 
     fn read(text: &str) -> Node {
-        crate::config::yaml::parse(&Source::new("f.yaml", text), &mut Problems::default()).unwrap()
+        crate::config::yaml::parse(&SourceText::new("f.yaml", text), &mut Problems::default())
+            .unwrap()
     }
 
     #[test]
@@ -409,7 +410,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_names_the_one_that_was_meant() {
-        let keys = Keys { of: "a host", known: &["host", "ports"] };
+        let keys = KnownKeys { of: "a host", known: &["host", "ports"] };
         let root = read("prots: 1\nbanana: 3\n");
         let mut problems = Problems::default();
         root.mapping("").unwrap().check_keys(&keys, &mut problems);

@@ -1,32 +1,31 @@
 //! What a door's `via` says: how it is opened.
 
-use super::commands::{Fills, Template, Templates, check_holes, missing_program};
-use super::tree::{Keys, Mapping, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, meant};
-use crate::config::mechanism::{How, NftFamily, NftName, NftSet};
-use crate::config::template::Family;
-use crate::proto::name::Name;
+use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_program};
+use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::{Family, Mechanism, Name, NftFamily, NftName, NftSet};
 
-pub(super) const VIA: Keys = Keys { of: "via", known: &["nft_set"] };
-pub(super) const NFT_SET: Keys = Keys { of: "nft_set", known: &["table", "set4", "set6"] };
+pub(super) const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
+pub(super) const NFT_SET: KnownKeys =
+    KnownKeys { of: "nft_set", known: &["table", "set4", "set6"] };
 
 const A_SET: &str = "via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}";
 
 /// Reads what `via` says of a door with these `fills`.
 pub(super) fn read_via(
     via: &Node,
-    fills: Fills,
+    available: AvailableHoles,
     templates: &Templates,
     problems: &mut Problems,
-) -> Result<How, Reported> {
+) -> Result<Mechanism, Reported> {
     if let Value::Mapping(mapping) = &via.value {
-        return read_nft_set(mapping, &via.at, problems).map(How::Set);
+        return read_nft_set(mapping, &via.at, problems).map(Mechanism::Set);
     }
     let name = problems.report(via.text("guard, the name of a template or an nft_set"))?;
     if name == "guard" {
         let error = via.at.error("the guard has nothing to lock: the door has no 'open'");
         let error = error.help("write the ports that the door opens, such as open: [22/tcp]");
-        return problems.report(if fills.port { Ok(How::Guard) } else { Err(error) });
+        return problems.report(if available.port { Ok(Mechanism::Guard) } else { Err(error) });
     }
     let found = templates.iter().find(|(known, _)| known.as_str() == name);
     let found = found.ok_or_else(|| no_template(name, &via.at, templates));
@@ -36,8 +35,8 @@ pub(super) fn read_via(
         let program = if name.as_str() == "firewalld" { "firewall-cmd" } else { name.as_str() };
         problems.extend(missing_program(program, &via.at));
     }
-    check_holes(commands, fills, &via.at, problems);
-    Ok(How::Commands { template: Some(name.clone()), commands: commands.clone() })
+    check_holes(commands, available, &via.at, problems);
+    Ok(Mechanism::Commands { template: Some(name.clone()), commands: commands.clone() })
 }
 
 fn no_template(name: &str, at: &Place, templates: &Templates) -> Diagnostic {
@@ -45,7 +44,7 @@ fn no_template(name: &str, at: &Place, templates: &Templates) -> Diagnostic {
         return at.error("nft_set wants a table and sets").help(format!("write {A_SET}"));
     }
     let names: Vec<_> = templates.keys().map(Name::as_str).collect();
-    let meant = meant(name, ["guard"].iter().chain(&names).copied());
+    let meant = closest_match(name, ["guard"].iter().chain(&names).copied());
     let help = format!("write guard, or a template: {}", names.join(", "));
     at.misspelt(&format!("there is no template '{name}'"), meant, &help)
 }
@@ -93,7 +92,7 @@ fn read_table(node: &Node) -> Result<(NftFamily, NftName), Diagnostic> {
         let known = NftFamily::ALL.map(NftFamily::as_str);
         let message = format!("'{family}' is not a family of tables that see addresses");
         let help = format!("write one of {}", known.join(", "));
-        return Err(node.at.misspelt(&message, meant(family, known), &help));
+        return Err(node.at.misspelt(&message, closest_match(family, known), &help));
     };
     let name = name.parse::<NftName>().map_err(|error| node.at.error(error.to_string()))?;
     if found == NftFamily::Inet && name.as_str() == "knockd" {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use serde_yaml::granit_parser::{self as yaml, Event, Parser, ScalarStyle, Span};
 
-use super::tree::{Entry, Mapping, Node, Scalar, Value, given_twice};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
+use super::tree::{Mapping, MappingEntry, Node, Scalar, Value, given_twice};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 
 /// How deep a file may nest; a configuration needs six levels.
 const MAX_DEPTH: usize = 32;
@@ -18,13 +18,13 @@ const MAX_COPIED: usize = 100_000;
 /// Reads one file; what is wrong goes to `problems`. An empty file is [`Value::Null`].
 ///
 /// `None` if the text is not YAML at all: then the first error is all that can be said.
-pub fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
+pub fn parse(source: &SourceText, problems: &mut Problems) -> Option<Node> {
     let options = yaml::options! {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
         disallow_directives: true,
     };
-    let mut builder = Builder {
+    let mut builder = TreeBuilder {
         source,
         events: Parser::new_from_str_with_options(source.text(), options),
         problems: Problems::default(),
@@ -33,18 +33,18 @@ pub fn parse(source: &Source, problems: &mut Problems) -> Option<Node> {
     };
     let root = builder.document();
     problems.extend(builder.problems.into_sorted());
-    problems.keep(root)
+    problems.ok_or_report(root)
 }
 
-struct Builder<'a> {
-    source: &'a Source,
+struct TreeBuilder<'a> {
+    source: &'a SourceText,
     events: Parser<'a, yaml::StrInput<'a>>,
     problems: Problems,
     anchors: HashMap<usize, (Node, usize)>,
     copied: usize,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> TreeBuilder<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span), Diagnostic> {
         match self.events.next_event() {
             Some(Ok(event)) => Ok(event),
@@ -142,7 +142,7 @@ impl<'a> Builder<'a> {
     }
 
     fn mapping(&mut self, depth: usize, size: &mut usize) -> Result<Value, Diagnostic> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<MappingEntry> = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
@@ -157,16 +157,16 @@ impl<'a> Builder<'a> {
                 self.problems.push(key.at.error("a key has to be a word"));
                 continue;
             };
-            entries.push(Entry { key: text, at: key.at, node });
+            entries.push(MappingEntry { key: text, at: key.at, node });
         }
     }
 
     /// Of entries with the same key only the first stays. No key is copied for that: what is freed
     /// in the midst of the tree is where the configuration would be put, and keep its pages.
-    fn refuse_repetitions(&mut self, entries: &mut Vec<Entry>) {
+    fn refuse_repetitions(&mut self, entries: &mut Vec<MappingEntry>) {
         let mut first: HashMap<&str, &Place> = HashMap::new();
         let mut is_first = Vec::with_capacity(entries.len());
-        for Entry { key, at, .. } in entries.iter() {
+        for MappingEntry { key, at, .. } in entries.iter() {
             let earlier = first.get(key.as_str()).copied();
             let twice = earlier.map(|earlier| given_twice(at, &format!("'{key}'"), earlier));
             is_first.push(twice.is_none());
@@ -266,7 +266,7 @@ mod tests {
 
     fn read(text: &str) -> (Option<Node>, Vec<String>) {
         let mut problems = Problems::default();
-        let node = parse(&Source::new("f.yaml", text), &mut problems);
+        let node = parse(&SourceText::new("f.yaml", text), &mut problems);
         (node, problems.into_sorted().iter().map(|problem| problem.to_string()).collect())
     }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use super::ruleset::Ruleset;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
-use crate::config::{Door, How};
+use crate::config::{Door, Mechanism};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
@@ -77,7 +77,7 @@ impl Guarded<'_> {
 pub fn doubts(loaded: &Loaded, around: &Around) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let mut guarded: HashMap<Knock, Guarded<'_>> = HashMap::new();
-    for one in ports(loaded).filter(|one| one.door.opening.how == How::Guard) {
+    for one in ports(loaded).filter(|one| one.door.opening.mechanism == Mechanism::Guard) {
         // Several doors may open one port.
         if guarded.contains_key(&one.port) {
             continue;
@@ -90,7 +90,7 @@ pub fn doubts(loaded: &Loaded, around: &Around) -> Vec<Diagnostic> {
             warnings.extend(unused(one, around));
         }
     }
-    for other in ports(loaded).filter(|other| other.door.opening.how != How::Guard) {
+    for other in ports(loaded).filter(|other| other.door.opening.mechanism != Mechanism::Guard) {
         warnings.extend(guarded.get(&other.port).map(|one| locked_anyway(other, *one)));
     }
     warnings
@@ -141,7 +141,7 @@ fn unused(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
 }
 
 fn locked_anyway(other: Guarded<'_>, guarded: Guarded<'_>) -> Diagnostic {
-    let (port, how) = (other.port, &other.door.opening.how);
+    let (port, how) = (other.port, &other.door.opening.mechanism);
     let message = format!(
         "{port} is opened by {how} here, and locked by the guard for door '{}': it stays locked",
         guarded.door.name()
@@ -153,13 +153,13 @@ fn locked_anyway(other: Guarded<'_>, guarded: Guarded<'_>) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::diagnostic::Source;
+    use crate::config::diagnostic::SourceText;
     use crate::config::load::parse;
 
     const SSH: &str = "doors: {ssh: {sequence: [201, 403, 302], open: [22]}}";
 
     fn said(text: &str, around: &Around) -> Vec<String> {
-        let loaded = parse(&Source::new("f.yaml", text)).unwrap();
+        let loaded = parse(&SourceText::new("f.yaml", text)).unwrap();
         doubts(&loaded, around).iter().map(|doubt| doubt.message().to_owned()).collect()
     }
 

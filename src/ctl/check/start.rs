@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::How;
+use crate::config::Mechanism;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::{Loaded, Options};
 use crate::config::trusted_path::check_paths;
@@ -57,7 +57,7 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
     finds("state_dir", said(Ledger::check(&settings.state_dir)));
     finds("user", said(Identity::resolve(settings.user.as_deref())));
     for (door, places) in config.doors.iter().zip(&loaded.places.doors) {
-        if let How::Set(set) = &door.opening.how {
+        if let Mechanism::Set(set) = &door.opening.mechanism {
             let why = said(OwnSets::check([&NftSets::from(set)]));
             let place = places.via.as_ref().unwrap_or(&places.name);
             let in_a_line = |why: String| why.replace(":\n  ", ": ").replace("\n  ", "; ");

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::config::Name;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
-use crate::config::tree::{Entry, Mapping, Node, Value};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
+use crate::config::tree::{Mapping, MappingEntry, Node, Value};
 use crate::config::yaml;
 use crate::ctl::yaml::Page;
 use crate::proto::spa::PublicKey;
@@ -149,7 +149,7 @@ impl ClientFile {
     ///
     /// # Errors
     /// [`NotOurs`] when writing it anew would lose something.
-    pub(in crate::ctl) fn read(source: &Source, name: &Name) -> Result<Self, NotOurs> {
+    pub(in crate::ctl) fn read(source: &SourceText, name: &Name) -> Result<Self, NotOurs> {
         let root = ours(source)?;
         let comment = |line: &str| line.trim_start().starts_with('#') || line.contains(" #");
         let lines = (1..).zip(source.text().lines()).skip(1);
@@ -166,14 +166,14 @@ impl ClientFile {
 ///
 /// # Errors
 /// [`NotOurs`] when removing the file would lose something else.
-pub(in crate::ctl) fn files_of(source: &Source, name: &Name) -> Result<Vec<PathBuf>, NotOurs> {
+pub(in crate::ctl) fn files_of(source: &SourceText, name: &Name) -> Result<Vec<PathBuf>, NotOurs> {
     let root = ours(source)?;
     let client = only(&root, name).map_err(NotOurs::Changed)?;
     let mut files = Vec::new();
     let mut left = vec![client];
     while let Some(node) = left.pop() {
         let Value::Mapping(mapping) = &node.value else { continue };
-        for Entry { key, node, .. } in &mapping.entries {
+        for MappingEntry { key, node, .. } in &mapping.entries {
             match &node.value {
                 Value::Scalar(path) if key.ends_with("_file") => files.push((&path.text).into()),
                 _ => left.push(node),
@@ -184,7 +184,7 @@ pub(in crate::ctl) fn files_of(source: &Source, name: &Name) -> Result<Vec<PathB
 }
 
 /// What is in a file that enrolling has written.
-fn ours(source: &Source) -> Result<Node, NotOurs> {
+fn ours(source: &SourceText) -> Result<Node, NotOurs> {
     if source.text().lines().next() != Some(HEADER) {
         return Err(NotOurs::Foreign(source.path().to_owned()));
     }
@@ -206,7 +206,7 @@ fn by_hand(at: &Place, what: &str) -> Diagnostic {
 fn fields<'a>(node: &'a Node, known: &[&str]) -> Result<&'a Mapping, Diagnostic> {
     let mapping = node.mapping("a mapping")?;
     match mapping.entries.iter().find(|entry| !known.contains(&entry.key.as_str())) {
-        Some(Entry { key, at, .. }) => Err(by_hand(at, &format!("'{key}'"))),
+        Some(MappingEntry { key, at, .. }) => Err(by_hand(at, &format!("'{key}'"))),
         None => Ok(mapping),
     }
 }
@@ -273,7 +273,7 @@ mod tests {
     const KEY: &str = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=";
 
     fn read(text: &str) -> Result<ClientFile, String> {
-        let source = Source::new("client-phone.yaml", text);
+        let source = SourceText::new("client-phone.yaml", text);
         ClientFile::read(&source, &"phone".parse().unwrap())
             .map_err(|error| error.to_string().lines().next().unwrap().to_owned())
     }
@@ -338,7 +338,8 @@ mod tests {
     #[test]
     fn a_client_is_removed_with_what_was_added_to_it_and_not_with_anything_else() {
         let files = |added: &str| {
-            let source = Source::new("client-phone.yaml", format!("{}{added}", *phone().text()));
+            let source =
+                SourceText::new("client-phone.yaml", format!("{}{added}", *phone().text()));
             files_of(&source, &"phone".parse().unwrap()).map_err(|error| error.to_string())
         };
         let secret = PathBuf::from("/etc/knock.d/keys/phone.totp");
@@ -453,7 +454,7 @@ mod tests {
                 totp: Some(TotpKeys { secret_file: secret_file.into(), old }),
                 spa: (!public_keys.is_empty()).then_some(SpaKeys { public_keys, address }),
             };
-            let source = Source::new("f", file.text().as_str());
+            let source = SourceText::new("f", file.text().as_str());
             prop_assert_eq!(ClientFile::read(&source, &file.name).unwrap(), file);
         }
 

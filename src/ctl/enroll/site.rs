@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use super::files::{Edit, Lock, make_directory};
 use super::record::{self, ClientFile, NotOurs};
-use crate::config::diagnostic::{Place, Source};
+use crate::config::diagnostic::{Place, SourceText};
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
@@ -78,10 +78,10 @@ impl<'a> Site<'a> {
         Ok(source.map(|source| record::files_of(&source, name)).transpose()?)
     }
 
-    fn source(&self, name: &Name) -> Result<Option<Source>, Error> {
+    fn source(&self, name: &Name) -> Result<Option<SourceText>, Error> {
         let path = self.client_file(name);
         match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Source::new(path, text))),
+            Ok(text) => Ok(Some(SourceText::new(path, text))),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Unfit(format!("cannot read {}: {error}", path.display())))
             }

@@ -312,7 +312,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::config::diagnostic::Source;
+    use crate::config::diagnostic::SourceText;
     use crate::config::load;
 
     /// Files that are only in memory; a directory holds all of them.
@@ -345,7 +345,7 @@ mod tests {
     }
 
     fn loaded(yaml: &str) -> Config {
-        load::parse(&Source::new("page", yaml))
+        load::parse(&SourceText::new("page", yaml))
             .unwrap_or_else(|report| panic!("{report}\nin\n{yaml}"))
             .config
     }

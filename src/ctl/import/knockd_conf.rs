@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::atoi;
 use crate::config::classic_lines::{Section, read_sections};
-use crate::config::diagnostic::{Diagnostic, Problems, Source};
+use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::names::TakenNames;
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, parse_target};
@@ -16,7 +16,7 @@ use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, MAX_KNOCKS, Protocol};
 
 /// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
-pub(super) fn import(source: &Source, notes: &mut Problems) -> Page {
+pub(super) fn import(source: &SourceText, notes: &mut Problems) -> Page {
     let mut page = Page::default();
     let mut doors = Page::default();
     let sections = read_sections(source, "left out; it belongs on a line alone", notes);
@@ -381,9 +381,12 @@ mod tests {
     #[test]
     fn a_command_runs_as_long_as_it_did_where_that_may_be_longer_than_usual() {
         let limit = |command: &str| {
-            let source = Source::new("knockd.conf", format!("[a]\nSequence=1\nCommand={command}"));
+            let source =
+                SourceText::new("knockd.conf", format!("[a]\nSequence=1\nCommand={command}"));
             let page = import(&source, &mut Problems::default()).into_text();
-            load::parse(&Source::new("page", page)).unwrap().config.doors[0].opening.command_limit
+            load::parse(&SourceText::new("page", page)).unwrap().config.doors[0]
+                .opening
+                .command_limit
         };
         for command in
             ["iptables -I x; sleep 30s; iptables -D x", "backup.sh", "timeout 20 nc -l 9"]
@@ -409,8 +412,8 @@ mod tests {
         prop::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
     }
 
-    fn source(text: &str) -> Source {
-        Source::new("knockd.conf", format!("[a]\nSequence=1\nCommand=x\n{text}"))
+    fn source(text: &str) -> SourceText {
+        SourceText::new("knockd.conf", format!("[a]\nSequence=1\nCommand=x\n{text}"))
     }
 
     proptest! {
@@ -419,7 +422,7 @@ mod tests {
             let page = import(&source(&text), &mut Problems::default()).into_text();
             // A file of one-time sequences may not be there.
             if !page.contains("one_time_sequences") {
-                let loaded = load::parse(&Source::new("page", page.as_str()));
+                let loaded = load::parse(&SourceText::new("page", page.as_str()));
                 prop_assert!(loaded.is_ok(), "{}\n{page}", loaded.unwrap_err());
             }
         }
@@ -429,7 +432,7 @@ mod tests {
             let mut notes = Problems::default();
             let page = import(&source(&text), &mut notes).into_text();
             let (classic, loaded) =
-                (load::parse(&source(&text)), load::parse(&Source::new("page", page)));
+                (load::parse(&source(&text)), load::parse(&SourceText::new("page", page)));
             if let (false, Ok(classic), Ok(loaded)) = (notes.has_errors(), classic, loaded) {
                 // A classic file is kept apart by its name; one that is YAML is as it says.
                 let Settings { state_dir, run_dir, .. } = loaded.config.settings.clone();
@@ -449,9 +452,9 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text: String) {
-            let source = Source::new("knockd.conf", format!("[a]\n{text}"));
+            let source = SourceText::new("knockd.conf", format!("[a]\n{text}"));
             let page = import(&source, &mut Problems::default()).into_text();
-            prop_assert!(load::parse(&Source::new("page", page)).is_ok());
+            prop_assert!(load::parse(&SourceText::new("page", page)).is_ok());
         }
     }
 }

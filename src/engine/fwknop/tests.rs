@@ -431,7 +431,7 @@ fn a_native_datagram_for_another_server_is_not_taken_for_one_of_fwknops() {
     let clients = [client("phone", &["ssh"], holder())];
     let doors = [door("ssh", &["22"])];
     let keys = vec![ServerKey { key: [1; 32].into(), until: None }];
-    let server = SpaServer::new(&config::Spa::default(), keys);
+    let server = SpaServer::new(&config::SpaSettings::default(), keys);
     let mut engine = Engine::new(Setup { spa: Some(server), ..setup(&clients, &doors) });
     let mut judged = |bytes: &[u8]| match engine.receive(at(CLOCK), &packet(SOURCE), bytes) {
         Verdict::Ignored(reason) => reason.as_str(),

@@ -139,7 +139,7 @@ pub(super) fn meanings(config: &Config) -> Vec<Meaning> {
             let times: BTreeSet<String> = openings
                 .iter()
                 .map(|opening| {
-                    if !opening.how.closes() {
+                    if !opening.mechanism.closes() {
                         return "none".to_owned();
                     }
                     let (time, most) = (opening.open_for, opening.open_for_max);

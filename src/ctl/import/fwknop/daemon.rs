@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::ctl::yaml::Page;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
@@ -83,10 +83,10 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
             return Daemon::default();
         }
     };
-    let source = Source::new(&path, String::from_utf8_lossy(&bytes));
+    let source = SourceText::new(&path, String::from_utf8_lossy(&bytes));
     let mut settings = Settings { given: HashMap::new(), notes };
     for line in read_lines(&source, &bytes) {
-        let Some((at, line)) = settings.notes.keep(line) else { continue };
+        let Some((at, line)) = settings.notes.ok_or_report(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
         settings.note(line.name, &value, &at);
         settings.given.insert(line.name.to_owned(), (at, value));
@@ -155,7 +155,9 @@ impl Settings<'_> {
         let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| Page::default());
         if let Some((at, name)) = self.text("PCAP_INTF") {
             let read = name.trim_end().parse::<InterfaceName>();
-            if let Some(name) = self.notes.keep(read.map_err(|why| at.error(why.to_string()))) {
+            if let Some(name) =
+                self.notes.ok_or_report(read.map_err(|why| at.error(why.to_string())))
+            {
                 knockd.list(1, "interfaces", &[name.to_string()]);
             }
         }

@@ -1,6 +1,6 @@
 //! The lines of `access.conf` and `fwknopd.conf`.
 
-use crate::config::diagnostic::{Diagnostic, Place, Source};
+use crate::config::diagnostic::{Diagnostic, Place, SourceText};
 
 /// A variable and its value. The value may be a key, in any bytes.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub(super) struct Line<'a> {
 /// # Errors
 /// A line that has no variable or no value.
 pub(super) fn read_lines<'a>(
-    source: &Source,
+    source: &SourceText,
     bytes: &'a [u8],
 ) -> impl Iterator<Item = Result<(Place, Line<'a>), Diagnostic>> {
     lines(bytes).map(|line| {

@@ -9,7 +9,7 @@ use super::super::{Files, unreadable};
 use super::cycle::read_cycle;
 use super::keys::{is_key, read_keys};
 use super::lines::read_lines;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Source, meant};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
 
 /// How many files may include one another, the first one counted.
 const MAX_DEPTH: usize = 3;
@@ -161,17 +161,17 @@ impl Reader<'_> {
             Some(at) => at.error(format!("{} cannot be read: {error}", path.display())),
             None => unreadable(path, &error),
         });
-        self.notes.keep(read)
+        self.notes.ok_or_report(read)
     }
 
     /// Each file has a stanza of its own that its lines go to.
     fn file(&mut self, path: &Path, included: Option<&Place>, depth: usize) {
         let Some(bytes) = self.open(path, included) else { return };
         // No line of it is ever shown: any may hold a key.
-        let source = Source::new(path, "");
+        let source = SourceText::new(path, "");
         let mut current = Current::None;
         for line in read_lines(&source, &bytes) {
-            let Some((at, line)) = self.notes.keep(line) else { continue };
+            let Some((at, line)) = self.notes.ok_or_report(line) else { continue };
             let name = line.name.strip_suffix(':').unwrap_or(line.name);
             // Looked for where this is started, as by fwknopd, unless it begins at the root.
             let named = PathBuf::from(String::from_utf8_lossy(line.value).as_ref());
@@ -210,7 +210,7 @@ impl Reader<'_> {
             .files
             .list(directory)
             .map_err(|error| at.error(format!("{} cannot be read: {error}", directory.display())));
-        let Some(paths) = self.notes.keep(listed) else { return };
+        let Some(paths) = self.notes.ok_or_report(listed) else { return };
         for path in paths.iter().filter(|path| path.as_os_str().as_bytes().ends_with(b".conf")) {
             self.file(path, Some(at), depth);
         }
@@ -219,9 +219,9 @@ impl Reader<'_> {
     /// Up to the first line that is wrong, as fwknopd.
     fn keys(&mut self, path: &Path, included: &Place, stanza: usize) {
         let Some(bytes) = self.open(path, Some(included)) else { return };
-        let source = Source::new(path, "");
+        let source = SourceText::new(path, "");
         for line in read_lines(&source, &bytes) {
-            let Some((at, line)) = self.notes.keep(line) else { return };
+            let Some((at, line)) = self.notes.ok_or_report(line) else { return };
             let name = line.name.strip_suffix(':').unwrap_or(line.name);
             if !KEYS.contains(&name) && !name.starts_with("GPG_") {
                 self.notes.push(at.warning("left out: only keys are read from a file of keys"));
@@ -300,7 +300,7 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
     let message = format!("left out: {this} is not a variable of fwknopd's");
-    let error = match meant(word, CARRIED) {
+    let error = match closest_match(word, CARRIED) {
         Some(meant) => at.error(format!("{message}: did you mean {meant}?")),
         None => at.error(message),
     };
