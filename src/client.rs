@@ -23,7 +23,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use cli::{Invocation, KnockCommand, UsageError};
 use hosts::HostsError;
@@ -39,7 +39,7 @@ use send::{KnockProgress, OutgoingPacket, SendError, Sender, Waited};
 use spa::RequestError;
 use totp::Start;
 
-use crate::time::Wall;
+use crate::sys::clock;
 
 /// The longest time between two knocks.
 const MAX_DELAY: Duration = Duration::from_secs(3_600);
@@ -153,7 +153,7 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
         let (ip, count) = (host.address.ip(), host.others + 1);
         messages.say(|| format!("{name} has {count} addresses, using {ip}"));
     }
-    let now = now();
+    let now = clock::now().wall;
     if knocker.is_mistimed(now) {
         messages.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
@@ -198,7 +198,7 @@ fn next(
     messages: Messages,
 ) -> Result<Transmission, ClientError> {
     loop {
-        let now = now();
+        let now = clock::now().wall;
         match knocker.start(now) {
             Start::Now => return Ok(knocker.next(now, host, messages)?),
             Start::At(turn) => {
@@ -218,11 +218,4 @@ fn print(line: &str) -> Result<(), ClientError> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(ClientError::Output),
     }
-}
-
-/// Calendar time; before 1970 it is 1970.
-#[expect(clippy::disallowed_methods, reason = "the shell that is asked what time it is")]
-fn now() -> Wall {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Wall::ZERO + since.unwrap_or_default()
 }

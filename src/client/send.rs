@@ -6,13 +6,14 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Transmission, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
+use crate::sys::clock;
 use crate::time::Monotonic;
 
 /// A packet that did not leave this machine.
@@ -139,22 +140,13 @@ const KEPT: usize = 32;
 pub struct Sender<R> {
     host: SocketAddr,
     report: R,
-    start: Instant,
     udp: VecDeque<UdpSocket>,
 }
 
 impl<R: FnMut(KnockProgress)> Sender<R> {
-    fn now(&self) -> Monotonic {
-        Monotonic::ZERO + clock().saturating_duration_since(self.start)
-    }
-
-    fn sleep_until(&self, until: Monotonic) {
-        thread::sleep(until.since(self.now()));
-    }
-
     /// Sends to `host`, whose own port does not matter.
     pub fn new(host: SocketAddr, report: R) -> Self {
-        Self { host, report, start: clock(), udp: VecDeque::with_capacity(KEPT) }
+        Self { host, report, udp: VecDeque::with_capacity(KEPT) }
     }
 
     /// Sends everything of one try.
@@ -175,13 +167,13 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
 
     /// Sends every knock of the schedule, in order, none before it is due.
     fn knock(&mut self, schedule: &Schedule) -> Result<(), SendError> {
-        let mut start = self.now();
+        let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
         for (number, ScheduledKnock { at, knock }) in (1..).zip(knocks) {
-            self.sleep_until(start + at);
+            sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
-            start = self.now() - at;
+            start = now() - at;
             let what = OutgoingPacket::knock(self.host, knock);
             (self.report)(KnockProgress::Hitting(what));
             let sent = match knock.protocol {
@@ -210,7 +202,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
         let mut wait = Wait::new(target.retries);
         let mut knocked = 0;
         loop {
-            let now = self.now();
+            let now = now();
             match wait.next(now) {
                 WaitAction::Knock => {
                     if knocked > 0 {
@@ -226,7 +218,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
                         return Ok(Waited::Open(stream));
                     }
                 }
-                WaitAction::Pause { until } => self.sleep_until(until),
+                WaitAction::Pause { until } => sleep_until(until),
                 WaitAction::GiveUp => return Ok(Waited::GaveUp { knocked }),
             }
         }
@@ -323,7 +315,10 @@ fn is_sent(error: &io::Error) -> bool {
     )
 }
 
-#[expect(clippy::disallowed_methods, reason = "the sender is the shell that sleeps and sends")]
-fn clock() -> Instant {
-    Instant::now()
+fn now() -> Monotonic {
+    clock::now().monotonic
+}
+
+fn sleep_until(until: Monotonic) {
+    thread::sleep(until.since(now()));
 }
