@@ -1,9 +1,9 @@
 //! Key files: reading those that only their owner can read, and making new ones.
 
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::proto::secret::Secret;
 use crate::proto::spa::{PrivateKey, PublicKey};
 use crate::proto::totp::parse_secret;
+use crate::sys::files;
 
 /// Longer than any secret with its blanks.
 const MAX_SIZE: usize = 4096;
@@ -120,8 +121,7 @@ pub fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
     }
-    let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = create.map_err(|source| match source.kind() {
+    let mut file = files::create(path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => {
             let public = private_key(path).ok().map(|key| key.public());
             KeygenError::Exists { path: path.to_owned(), public }

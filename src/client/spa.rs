@@ -58,9 +58,9 @@ impl SpaKnocker {
         messages.say(|| format!("asking for {whom}"));
         let stamp = match &self.stamps {
             Some(stamps) => {
-                let taken = stamps.take(now);
-                taken.warnings.iter().for_each(|doubt| messages.warn(doubt));
-                taken.stamp
+                let issued = stamps.issue(now);
+                issued.warnings.iter().for_each(|warning| messages.warn(warning));
+                issued.stamp
             }
             None => now.into(),
         };
