@@ -21,7 +21,7 @@ use super::messages::{Messages, complain};
 use super::names::ResolveFamily;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
-use super::settings::{ClientSettings, Exclusion, KINDS, Mode, SettingsPart, option};
+use super::settings::{ClientSettings, KINDS, Mode, SettingsPart, option};
 use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
@@ -248,10 +248,8 @@ impl Planner<'_> {
     /// Refuses an option for the kind of rotating sequence that the door does not have.
     fn check_kind(&self) -> Result<(), UsageError> {
         let (given, said) = (&self.invocation.given, self.settings.keys());
-        match KINDS.iter().find(|it| given.contains(&it.one) && said.contains(&it.other)) {
-            Some(&Exclusion { one, other: key, why }) => {
-                Err(UsageError::OtherKind { option: option(one), key, why })
-            }
+        match KINDS.iter().find(|(one, other, _)| given.contains(one) && said.contains(other)) {
+            Some(&(one, key, why)) => Err(UsageError::OtherKind { option: option(one), key, why }),
             None => Ok(()),
         }
     }

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 use super::{KnockArgs, UsageError, WhatToDo};
 use crate::client::names::{self, ResolveFamily};
-use crate::client::settings::{
-    ClientSettings, EXCLUDES, Exclusion, KINDS, Mode, modes_of_option, option,
-};
+use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_option, option};
 use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
 
@@ -76,8 +74,9 @@ impl Invocation {
     /// Two options of which one makes the other pointless.
     fn check_together(&self) -> Result<(), UsageError> {
         let is_given = |key: &str| self.given.contains(&key);
-        match KINDS.iter().chain(&EXCLUDES).find(|it| is_given(it.one) && is_given(it.other)) {
-            Some(&Exclusion { one, other, why }) => {
+        match KINDS.iter().chain(&EXCLUDES).find(|(one, other, _)| is_given(one) && is_given(other))
+        {
+            Some(&(one, other, why)) => {
                 Err(UsageError::Together { one: option(one), other: option(other), why })
             }
             None => Ok(()),

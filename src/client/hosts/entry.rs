@@ -8,8 +8,7 @@ use super::HostProfile;
 use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
 use crate::client::settings::{
-    ClientSettings, EXCLUDES, Exclusion, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions,
-    RotationOptions,
+    ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
 };
 use crate::client::values::{self, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
@@ -146,7 +145,7 @@ impl ProfileReader<'_> {
             let is_off = key == "close" && !matches!(entry.node.boolean(), Ok(true));
             (!is_off && !matches!(entry.node.value, Value::Null)).then_some(entry)
         };
-        for Exclusion { one, other, why } in KINDS.iter().chain(&EXCLUDES) {
+        for (one, other, why) in KINDS.iter().chain(&EXCLUDES) {
             if let (Some(entry), Some(_)) = (says(one), says(other)) {
                 let message = format!("'{one}' and '{other}' do not go together");
                 let help = format!("remove one of them: {why}");
