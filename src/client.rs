@@ -34,7 +34,7 @@ use messages::{Messages, Stream};
 use names::ResolveError;
 use plan::{After, Plan, PlanError};
 use proxy::ProxyError;
-use schedule::Transmission;
+use schedule::Schedule;
 use send::{KnockProgress, OutgoingPacket, SendError, Sender, Waited};
 use spa::RequestError;
 use totp::Start;
@@ -162,22 +162,23 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
             Start::Now => now,
             Start::At(turn) => turn,
         };
-        let transmission = knocker.next(at, host.address, messages)?;
-        return OutgoingPacket::all(host.address, &transmission)
-            .iter()
-            .try_for_each(|packet| print(&packet.to_string()));
+        let schedule = knocker.next(at, host.address, messages)?;
+        return schedule.knocks().try_for_each(|due| {
+            let packet = OutgoingPacket::new(host.address, due.knock, schedule.datagram());
+            print(&packet.to_string())
+        });
     }
     let mut sender = Sender::new(host.address, |progress| match progress {
         KnockProgress::Open(_) => messages.say(|| progress),
         _ => messages.say_what_lasts(|| progress),
     });
-    let transmission = || next(knocker, host.address, messages);
+    let schedule = || next(knocker, host.address, messages);
     let (target, for_proxy) = match plan.after {
-        After::Nothing => return Ok(sender.send(&transmission()?)?),
+        After::Nothing => return Ok(sender.send(&schedule()?)?),
         After::Wait(target) => (target, false),
         After::Proxy(target) => (target, true),
     };
-    match sender.send_until_open(target, transmission)? {
+    match sender.send_until_open(target, schedule)? {
         Waited::Open(stream) if for_proxy => Ok(proxy::pipe(&stream)?),
         Waited::Open(_) => Ok(()),
         Waited::GaveUp { knocked } => {
@@ -192,11 +193,7 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
 }
 
 /// What to send now; waits for the moment at which it may leave.
-fn next(
-    knocker: &Knocker,
-    host: SocketAddr,
-    messages: Messages,
-) -> Result<Transmission, ClientError> {
+fn next(knocker: &Knocker, host: SocketAddr, messages: Messages) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
         match knocker.start(now) {

@@ -12,7 +12,7 @@ use super::fwknoprc::{self, RcError, RcKeyReader, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
 use super::messages::Messages;
 use super::requested_address::{RequestedAddress, own_address};
-use super::schedule::RequestDatagram;
+use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
 use crate::proto::fwknop::{
@@ -48,12 +48,12 @@ impl FwknopKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if no server would take it.
-    pub fn datagram(
+    pub fn request(
         &self,
         now: Wall,
         host: SocketAddr,
         messages: Messages,
-    ) -> Result<RequestDatagram, RequestError> {
+    ) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let own = || own_address(host, port).and_then(only_v4);
         let whom = RequestedAddress::of(self.address, host.ip(), own)?;
@@ -62,13 +62,14 @@ impl FwknopKnocker {
         getrandom::fill(&mut random)?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt)?;
-        let request = self.request(now, Random::new(random), whom.v4());
+        let request = self.fields(now, Random::new(random), whom.v4());
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let datagram = fwknop::seal(&request, self.digest, &self.key, self.mode, hmac, salt)?;
-        Ok(RequestDatagram { port, from: self.from, bytes: datagram.into_bytes() })
+        let datagram = RequestDatagram { from: self.from, bytes: datagram.into_bytes() };
+        Ok(Schedule::request(port, datagram))
     }
 
-    fn request(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> Request {
+    fn fields(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> Request {
         let seconds = now.since(Wall::ZERO).as_secs();
         Request {
             random,
@@ -253,10 +254,12 @@ mod tests {
 
     fn sent(fwknop: &FwknopKnocker, seconds: u64) -> Request {
         let now = Wall::ZERO + Duration::from_secs(seconds);
-        let datagram = fwknop.datagram(now, HOST, Messages::SILENT).unwrap();
-        assert_eq!(datagram.port.get(), 62_201);
+        let sent = fwknop.request(now, HOST, Messages::SILENT).unwrap();
+        assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        fwknop::open(&datagram.bytes, &fwknop.key, fwknop.mode, hmac).unwrap().request
+        fwknop::open(&sent.datagram().unwrap().bytes, &fwknop.key, fwknop.mode, hmac)
+            .unwrap()
+            .request
     }
 
     #[test]
@@ -278,7 +281,7 @@ mod tests {
         let off = |time_offset| FwknopKnocker { time_offset, ..fwknop() };
         assert_eq!(sent(&off(-60), 1_700_000_000).timestamp, 1_699_999_940);
         assert_eq!(sent(&off(60), 1_700_000_000).timestamp, 1_700_000_060);
-        assert_eq!(off(-60).request(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
+        assert_eq!(off(-60).fields(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
     }
 
     #[test]
@@ -292,7 +295,7 @@ mod tests {
     fn what_no_server_takes_is_not_sent() {
         let ports = (1..=20).map(|port: u16| port.to_string().parse().unwrap()).collect();
         let long = FwknopKnocker { ports, ..fwknop() };
-        let error = long.datagram(Wall::ZERO, HOST, Messages::SILENT).unwrap_err().to_string();
+        let error = long.request(Wall::ZERO, HOST, Messages::SILENT).unwrap_err().to_string();
         assert!(error.contains("ask for fewer ports"), "{error}");
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fwknop::FwknopKnocker;
 use super::messages::Messages;
-use super::schedule::{Schedule, Transmission};
+use super::schedule::Schedule;
 use super::spa::{RequestError, SpaKnocker};
 use super::totp::{Start, TotpKnocker};
 use crate::proto::duration;
@@ -44,15 +44,13 @@ impl Knocker {
         now: Wall,
         host: SocketAddr,
         messages: Messages,
-    ) -> Result<Transmission, RequestError> {
-        Ok(match self {
-            Self::Sequence(schedule) | Self::Code(schedule) => {
-                Transmission::Sequence(schedule.clone())
-            }
-            Self::Totp(totp) => Transmission::Sequence(totp.schedule(now)),
-            Self::Spa(spa) => Transmission::Request(spa.datagram(now, host, messages)?),
-            Self::Fwknop(fwknop) => Transmission::Request(fwknop.datagram(now, host, messages)?),
-        })
+    ) -> Result<Schedule, RequestError> {
+        match self {
+            Self::Sequence(schedule) | Self::Code(schedule) => Ok(schedule.clone()),
+            Self::Totp(totp) => Ok(totp.schedule(now)),
+            Self::Spa(spa) => spa.request(now, host, messages),
+            Self::Fwknop(fwknop) => fwknop.request(now, host, messages),
+        }
     }
 
     /// Whether what is sent depends on a clock that is certainly wrong.

@@ -1,32 +1,26 @@
-//! What to send when, decided without a clock or a socket.
+//! Schedules of what to send when, made without a clock or a socket.
 
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use crate::proto::knock::Knock;
+use crate::proto::knock::{Knock, Protocol};
 use crate::time::Monotonic;
 
-/// One try to open a door: all that is sent for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmission {
-    Sequence(Schedule),
-    Request(RequestDatagram),
-}
-
-/// One UDP datagram that carries a whole request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestDatagram {
-    pub port: NonZeroU16,
-    /// The port that it is sent from; `None`: any.
-    pub from: Option<NonZeroU16>,
-    pub bytes: Vec<u8>,
-}
-
-/// The knocks of one try and when each is due.
+/// One try to open a door: all that is sent for it, and when each packet is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     knocks: Vec<Knock>,
     delay: Duration,
+    /// What the one knock of a request carries.
+    request: Option<RequestDatagram>,
+}
+
+/// One UDP datagram that holds a whole request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestDatagram {
+    /// The port that it is sent from; `None`: any.
+    pub from: Option<NonZeroU16>,
+    pub bytes: Vec<u8>,
 }
 
 /// One knock of a schedule.
@@ -41,7 +35,18 @@ impl Schedule {
     /// The knocks in their order, the first at once, each of the others `delay` after the one
     /// before it.
     pub fn new(knocks: &[Knock], delay: Duration) -> Self {
-        Self { knocks: knocks.to_vec(), delay }
+        Self { knocks: knocks.to_vec(), delay, request: None }
+    }
+
+    /// One datagram, at once.
+    pub fn request(port: NonZeroU16, datagram: RequestDatagram) -> Self {
+        let knocks = vec![Knock::new(Protocol::Udp, port)];
+        Self { knocks, delay: Duration::ZERO, request: Some(datagram) }
+    }
+
+    /// What is sent where this is a request.
+    pub const fn datagram(&self) -> Option<&RequestDatagram> {
+        self.request.as_ref()
     }
 
     /// The knocks in the order in which they are due.

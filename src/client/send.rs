@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Transmission, Wait, WaitAction};
+use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -63,26 +63,11 @@ pub struct OutgoingPacket {
 }
 
 impl OutgoingPacket {
-    /// A knock on a port of `host`, whose own port does not matter.
-    pub const fn knock(mut host: SocketAddr, knock: Knock) -> Self {
+    /// A knock on a port of `host`, whose own port does not matter; with a `datagram`, a request.
+    pub fn new(mut host: SocketAddr, knock: Knock, datagram: Option<&RequestDatagram>) -> Self {
         host.set_port(knock.port.get());
-        Self { protocol: knock.protocol, to: host, length: None }
-    }
-
-    /// A request to `host`, whose own port does not matter.
-    pub const fn request(mut host: SocketAddr, datagram: &RequestDatagram) -> Self {
-        host.set_port(datagram.port.get());
-        Self { protocol: Protocol::Udp, to: host, length: Some(datagram.bytes.len()) }
-    }
-
-    /// The packets of a try, in their order.
-    pub fn all(host: SocketAddr, attempt: &Transmission) -> Vec<Self> {
-        match attempt {
-            Transmission::Sequence(schedule) => {
-                schedule.knocks().map(|step| Self::knock(host, step.knock)).collect()
-            }
-            Transmission::Request(datagram) => vec![Self::request(host, datagram)],
-        }
+        let length = datagram.map(|datagram| datagram.bytes.len());
+        Self { protocol: knock.protocol, to: host, length }
     }
 }
 
@@ -149,24 +134,11 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
         Self { host, report, udp: VecDeque::with_capacity(KEPT) }
     }
 
-    /// Sends everything of one try.
+    /// Sends everything of one try, in order, nothing before it is due.
     ///
     /// # Errors
     /// [`SendError`] for the first packet that could not leave; those after it are not sent.
-    pub fn send(&mut self, attempt: &Transmission) -> Result<(), SendError> {
-        match attempt {
-            Transmission::Sequence(schedule) => self.knock(schedule),
-            Transmission::Request(datagram) => {
-                let what = OutgoingPacket::request(self.host, datagram);
-                (self.report)(KnockProgress::Hitting(what));
-                self.send_datagram(what.to, datagram.from, &datagram.bytes)
-                    .map_err(|source| SendError::Request { what, source })
-            }
-        }
-    }
-
-    /// Sends every knock of the schedule, in order, none before it is due.
-    fn knock(&mut self, schedule: &Schedule) -> Result<(), SendError> {
+    pub fn send(&mut self, schedule: &Schedule) -> Result<(), SendError> {
         let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
@@ -174,28 +146,34 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
             sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
-            let what = OutgoingPacket::knock(self.host, knock);
+            let what = OutgoingPacket::new(self.host, knock, schedule.datagram());
             (self.report)(KnockProgress::Hitting(what));
-            let sent = match knock.protocol {
-                Protocol::Tcp => send_syn(what.to),
-                Protocol::Udp => self.send_datagram(what.to, None, &[0]),
+            let sent = match (knock.protocol, schedule.datagram()) {
+                (Protocol::Tcp, _) => send_syn(what.to),
+                (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
+                (Protocol::Udp, Some(request)) => {
+                    self.send_datagram(what.to, request.from, &request.bytes)
+                }
             };
-            sent.map_err(|source| SendError::Knock { number, count, what, source })?;
+            sent.map_err(|source| match schedule.datagram() {
+                None => SendError::Knock { number, count, what, source },
+                Some(_) => SendError::Request { what, source },
+            })?;
         }
         Ok(())
     }
 
     /// Knocks until the target accepts a connection, which, if it has a source port of its own, is
-    /// broken off when it is dropped. `attempt` says what to send, anew for each
+    /// broken off when it is dropped. `schedule` says what to send, anew for each
     /// try.
     ///
     /// # Errors
-    /// [`SendError`] as [`Self::send`], or what `attempt` says. A connection that fails is no
+    /// [`SendError`] as [`Self::send`], or what `schedule` says. A connection that fails is no
     /// error, whatever the reason: a firewall may answer with any.
     pub fn send_until_open<E: From<SendError>>(
         &mut self,
         target: WaitTarget,
-        mut attempt: impl FnMut() -> Result<Transmission, E>,
+        mut schedule: impl FnMut() -> Result<Schedule, E>,
     ) -> Result<Waited, E> {
         let mut to = self.host;
         to.set_port(target.port.get());
@@ -208,7 +186,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
                     if knocked > 0 {
                         (self.report)(KnockProgress::StillShut(to));
                     }
-                    self.send(&attempt()?)?;
+                    self.send(&schedule()?)?;
                     knocked += 1;
                     (self.report)(KnockProgress::Waiting(to));
                 }

@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use super::messages::Messages;
 use super::requested_address::{RequestedAddress, own_address};
-use super::schedule::RequestDatagram;
+use super::schedule::{RequestDatagram, Schedule};
 use super::stamps::Stamps;
 use super::values::Address;
 use crate::proto::fwknop::SealError;
@@ -47,12 +47,12 @@ impl SpaKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if it would be of no use, or if it cannot be encrypted.
-    pub fn datagram(
+    pub fn request(
         &self,
         now: Wall,
         host: SocketAddr,
         messages: Messages,
-    ) -> Result<RequestDatagram, RequestError> {
+    ) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let whom = RequestedAddress::of(self.address, host.ip(), || own_address(host, port))?;
         messages.say(|| format!("asking for {whom}"));
@@ -66,12 +66,13 @@ impl SpaKnocker {
         };
         let mut ephemeral = [0; 32];
         getrandom::fill(&mut ephemeral)?;
-        let request = self.request(whom.addresses(), stamp);
+        let request = self.fields(whom.addresses(), stamp);
         let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
-        Ok(RequestDatagram { port, from: None, bytes: bytes.to_vec() })
+        let datagram = RequestDatagram { from: None, bytes: bytes.to_vec() };
+        Ok(Schedule::request(port, datagram))
     }
 
-    fn request(&self, open: Addresses, stamp: Stamp) -> Request {
+    fn fields(&self, open: Addresses, stamp: Stamp) -> Request {
         Request {
             open,
             close: self.close,
@@ -113,12 +114,14 @@ mod tests {
             stamps: None,
         };
         let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
-        let sent = requests.datagram(now, (HOST, 0).into(), Messages::SILENT).unwrap();
-        assert!((62000..=62999).contains(&sent.port.get()));
-        let (key, request) =
-            Opener::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
+        let sent = requests.request(now, (HOST, 0).into(), Messages::SILENT).unwrap();
+        let knock = sent.knocks().next().unwrap().knock;
+        assert!((62000..=62999).contains(&knock.port.get()));
+        let (key, request) = Opener::new(&server, [])
+            .open(sent.datagram().unwrap().bytes.as_slice().try_into().unwrap())
+            .unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
-        assert_eq!(request, requests.request(Addresses::Given(given), now.into()));
+        assert_eq!(request, requests.fields(Addresses::Given(given), now.into()));
     }
 }
