@@ -106,14 +106,13 @@ pub enum LineError {
 ///
 /// As fwknop does: a value ends at the first blank, `;` or `#`; what stands later counts, except
 /// that `KEY` and `HMAC_KEY` win over those in base64; other stanzas are not looked at. What does
-/// not count is not looked at either: variables that are `settled` by an option, and those of
-/// `[default]` that the stanza gives too.
+/// not count is not looked at either: variables that are `settled` by an option, those of `[default]`
+/// that the stanza gives too, and those that are given anew further down.
 ///
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
 pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
-    let mut reader = RcReader::default();
     let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
     if !is_there {
         return Err(RcError::NoStanza(name.to_owned()));
@@ -121,18 +120,21 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcErro
     let given: Vec<&str> = lines_of(text, name).filter_map(|(_, line)| variable(line)).collect();
     let counts = |line, others: &[&str]| variable(line).is_none_or(|name| !others.contains(&name));
     let default = lines_of(text, DEFAULT).filter(|(_, line)| counts(line, &given));
+    let mut variables: Vec<(usize, &str, &str)> = Vec::new();
     for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
-        reader.take(line, text).map_err(|error| RcError::Line { line, error })?;
+        let (name, value) = pair(text).ok_or(RcError::Line { line, error: LineError::NotAPair })?;
+        variables.retain(|(_, earlier, _)| *earlier != name);
+        variables.push((line, name, value));
     }
-    let RcReader { mut stanza, keys, random_port, mut unsupported } = reader;
-    if stanza.settings.request.address.is_some() || settled.contains(&"ALLOW_IP") {
-        unsupported.retain(|(_, error)| {
-            !matches!(error, LineError::Unsupported { missing: NO_RESOLVER, .. })
-        });
+    let mut reader = RcReader {
+        is_address_known: settled.contains(&"ALLOW_IP")
+            || variables.iter().any(|(_, name, _)| *name == "ALLOW_IP"),
+        ..RcReader::default()
+    };
+    for (line, name, value) in variables {
+        reader.take(name, value).map_err(|error| RcError::Line { line, error })?;
     }
-    if let Some((line, error)) = unsupported.into_iter().next() {
-        return Err(RcError::Line { line, error });
-    }
+    let RcReader { mut stanza, keys, random_port, .. } = reader;
     if random_port {
         stanza.settings.request.spa_port = Some(RANDOM);
     }
@@ -171,29 +173,20 @@ struct RcReader {
     keys: RcKeyReader,
     /// Send to a port from 10000 on, another one each time.
     random_port: bool,
-    /// What is asked for and not done here, unless a later line takes it back.
-    unsupported: Vec<(usize, LineError)>,
+    /// No web server has to be asked for the own address.
+    is_address_known: bool,
 }
 
 impl RcReader {
-    fn take(&mut self, line: usize, text: &str) -> Result<(), LineError> {
-        let (name, value) = pair(text).ok_or(LineError::NotAPair)?;
-        self.unsupported.retain(
-            |(_, error)| !matches!(error, LineError::Unsupported { name: of, .. } if of == name),
-        );
+    fn take(&mut self, name: &str, value: &str) -> Result<(), LineError> {
+        let named = || name.to_owned();
         let key = self.keys.take(name, value);
-        if key.map_err(|error| LineError::Key { name: name.to_owned(), error })? {
+        if key.map_err(|error| LineError::Key { name: named(), error })? {
             return Ok(());
         }
-        let wrong = |expected| LineError::Value {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            expected,
-        };
-        let mut lacks = |missing| {
-            let error = LineError::Unsupported { name: name.to_owned(), missing };
-            self.unsupported.push((line, error));
-        };
+        let wrong =
+            |expected| LineError::Value { name: named(), value: value.to_owned(), expected };
+        let lacks = |missing| Err(LineError::Unsupported { name: named(), missing });
         let stanza = &mut self.stanza;
         let ClientSettings { knocks, request, fwknop, .. } = &mut stanza.settings;
         match name {
@@ -207,13 +200,10 @@ impl RcReader {
             }
             "RAND_PORT" => self.random_port = is_yes(value),
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
-                lacks("knock sends over UDP only")
+                return lacks("knock sends over UDP only");
             }
             "ACCESS" => *knocks = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
-            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => {
-                request.address = None;
-                lacks(NO_RESOLVER);
-            }
+            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => return lacks(NO_RESOLVER),
             "ALLOW_IP" => {
                 request.address = Some(address(value).ok_or_else(|| wrong(AN_ADDRESS))?);
             }
@@ -237,11 +227,15 @@ impl RcReader {
                 let sent = value.get(..MAX_SPOOFED).unwrap_or(value);
                 fwknop.user = Some(sent.parse().map_err(|_| wrong(A_USER))?);
             }
-            "SPOOF_SOURCE_IP" => lacks("knock sends from its own address only"),
-            "NAT_ACCESS" | "NAT_PORT" => lacks("knock asks for no NAT"),
-            "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => lacks("knock asks for no NAT"),
-            "USE_GPG" if is_yes(value) => lacks("knock does not encrypt with GnuPG"),
-            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => lacks(NO_RESOLVER),
+            "SPOOF_SOURCE_IP" => return lacks("knock sends from its own address only"),
+            "NAT_ACCESS" | "NAT_PORT" => return lacks("knock asks for no NAT"),
+            "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => {
+                return lacks("knock asks for no NAT");
+            }
+            "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) && !self.is_address_known => {
+                return lacks(NO_RESOLVER);
+            }
             "CLIENT_TIMEOUT" => return Err(LineError::ClientTimeout),
             "HMAC_KEY_FILE" => return Err(LineError::HmacKeyFile),
             _ if WITHOUT_EFFECT.contains(&name) => {}
