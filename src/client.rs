@@ -1,4 +1,4 @@
-//! `knock`: the client.
+//! The client, `knock`: from its command line to the packets that leave.
 
 pub mod cli;
 mod fwknop;
@@ -43,13 +43,13 @@ use crate::sys::clock;
 
 /// The longest time between two knocks.
 const MAX_DELAY: Duration = Duration::from_secs(3_600);
-/// How often a client may be told to knock again.
+/// The most times that a client may be told to knock again.
 const MAX_RETRIES: u16 = 1_000;
 
 const USAGE: u8 = 2;
 const GAVE_UP: u8 = 3;
 
-/// Why nothing was sent, or not everything, or not to any effect.
+/// An error that ends the program: nothing was sent, or not everything, or not to any effect.
 #[derive(Debug, thiserror::Error)]
 enum ClientError {
     #[error(transparent)]
@@ -192,7 +192,7 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
     }
 }
 
-/// What to send now; waits for the moment at which it may leave.
+/// The next try; waits for the moment at which it may leave.
 fn next(knocker: &Knocker, host: SocketAddr, messages: Messages) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;

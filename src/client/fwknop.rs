@@ -1,4 +1,4 @@
-//! Requests as fwknop makes them, with keys from where fwknop has them.
+//! Knocking with requests as fwknop makes them, with keys from where fwknop has them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
 use crate::time::Wall;
 
-/// What a client asks of a fwknop server, or of one that understands it, time and again.
+/// A client's requests of a fwknop server, or of one that understands it.
 #[derive(Clone, Debug)]
 pub struct FwknopKnocker {
     pub key: Key,
@@ -30,7 +30,7 @@ pub struct FwknopKnocker {
     pub digest: Hash,
     pub mode: Mode,
     pub port: PortRange,
-    /// Where the datagram is sent from; `None`: the kernel chooses.
+    /// The port that the datagram is sent from; `None`: the kernel chooses.
     pub from: Option<NonZeroU16>,
     /// Never empty.
     pub ports: Vec<Knock>,
@@ -90,7 +90,7 @@ fn only_v4(own: IpAddr) -> io::Result<IpAddr> {
     if own.is_ipv4() { Ok(own) } else { Err(io::ErrorKind::AddrNotAvailable.into()) }
 }
 
-/// How long a door shall stay open, in seconds.
+/// Reads the time that a door of fwknop's shall stay open, in seconds.
 ///
 /// # Errors
 /// Says which durations are possible.
@@ -98,6 +98,8 @@ pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
     values::open_for(text).and_then(check_open_for)
 }
 
+/// The time itself, in seconds, where fwknop's servers take it.
+///
 /// # Errors
 /// If that is longer than any of fwknop's servers takes.
 pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
@@ -108,7 +110,7 @@ pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
     }
 }
 
-/// The difference between two clocks, in seconds, as fwknop writes it.
+/// Reads the difference between two clocks, in seconds, as fwknop writes it.
 ///
 /// # Errors
 /// Says how to write it.
@@ -183,7 +185,7 @@ fn generated(text: &str) -> Result<RcKeys, KeyError> {
     Ok(reader.finish())
 }
 
-/// Why a stanza of `~/.fwknoprc` is of no use.
+/// The reason why a stanza of `~/.fwknoprc` is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum StanzaError {
     #[error("no home directory is known, so there is no ~/.fwknoprc")]
@@ -202,7 +204,8 @@ const fn blank(error: &RcError) -> &'static str {
     }
 }
 
-/// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop, it only warns if others can read it.
+/// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop's, it only warns if
+/// others can read the file.
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.

@@ -1,4 +1,4 @@
-//! `~/.fwknoprc`: what fwknop's own client has been told, read as that client reads it.
+//! A reader of `~/.fwknoprc`, the file of fwknop's own client, as that client reads it.
 
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -15,22 +15,22 @@ use crate::proto::spa::Given;
 const DEFAULT: &str = "default";
 const DAY: i64 = 86_400;
 
-/// Where fwknop sends to if it is to choose the port itself.
+/// The ports that fwknop chooses from if it is to choose itself.
 const RANDOM: PortRange = {
     let low = NonZeroU16::new(10_000).expect("is not zero");
     low..=NonZeroU16::new(65_534).expect("is not zero")
 };
 
-/// What a stanza asks for, with that of `[default]` below it.
+/// A stanza of the file, with that of `[default]` below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RcStanza {
     pub server: Option<String>,
-    /// What options can say too.
+    /// The part that options can say too.
     pub settings: ClientSettings,
     /// The port that the datagram is sent from.
     pub source_port: Option<NonZeroU16>,
     pub keys: RcKeys,
-    /// Where the key is, if not here.
+    /// The file with the key, if that is not here.
     pub key_file: Option<PathBuf>,
     /// An HMAC is wanted, also where no key for it is here.
     pub use_hmac: bool,
@@ -66,24 +66,25 @@ impl RcKeyReader {
         Ok(true)
     }
 
+    /// The keys that count.
     pub(super) fn finish(self) -> RcKeys {
         let Self { raw, base64 } = self;
         RcKeys { key: raw.key.or(base64.key), hmac: raw.hmac.or(base64.hmac) }
     }
 }
 
-/// What is wrong in the file. Shows no key.
+/// An error in the file. Shows no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RcError {
     #[error("there is no stanza [{0}] in it")]
     NoStanza(String),
     #[error("{line}: {error}")]
-    Line { line: usize, error: LineError },
+    Line { line: usize, error: RcLineError },
 }
 
-/// What is wrong with a line.
+/// An error in a line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LineError {
+pub enum RcLineError {
     #[error("not a name and a value, with a blank between the two")]
     NotAPair,
     #[error("fwknop knows no '{0}'")]
@@ -122,7 +123,8 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcErro
     let default = lines_of(text, DEFAULT).filter(|(_, line)| counts(line, &given));
     let mut variables: Vec<(usize, &str, &str)> = Vec::new();
     for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
-        let (name, value) = pair(text).ok_or(RcError::Line { line, error: LineError::NotAPair })?;
+        let (name, value) =
+            pair(text).ok_or(RcError::Line { line, error: RcLineError::NotAPair })?;
         variables.retain(|(_, earlier, _)| *earlier != name);
         variables.push((line, name, value));
     }
@@ -178,15 +180,15 @@ struct RcReader {
 }
 
 impl RcReader {
-    fn take(&mut self, name: &str, value: &str) -> Result<(), LineError> {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), RcLineError> {
         let named = || name.to_owned();
         let key = self.keys.take(name, value);
-        if key.map_err(|error| LineError::Key { name: named(), error })? {
+        if key.map_err(|error| RcLineError::Key { name: named(), error })? {
             return Ok(());
         }
         let wrong =
-            |expected| LineError::Value { name: named(), value: value.to_owned(), expected };
-        let lacks = |missing| Err(LineError::Unsupported { name: named(), missing });
+            |expected| RcLineError::Value { name: named(), value: value.to_owned(), expected };
+        let lacks = |missing| Err(RcLineError::Unsupported { name: named(), missing });
         let stanza = &mut self.stanza;
         let ClientSettings { knocks, request, fwknop, .. } = &mut stanza.settings;
         match name {
@@ -236,10 +238,10 @@ impl RcReader {
             "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) && !self.is_address_known => {
                 return lacks(NO_RESOLVER);
             }
-            "CLIENT_TIMEOUT" => return Err(LineError::ClientTimeout),
-            "HMAC_KEY_FILE" => return Err(LineError::HmacKeyFile),
+            "CLIENT_TIMEOUT" => return Err(RcLineError::ClientTimeout),
+            "HMAC_KEY_FILE" => return Err(RcLineError::HmacKeyFile),
             _ if WITHOUT_EFFECT.contains(&name) => {}
-            _ => return Err(LineError::Unknown(name.to_owned())),
+            _ => return Err(RcLineError::Unknown(name.to_owned())),
         }
         Ok(())
     }
@@ -256,7 +258,7 @@ const AN_ADDRESS: &str = "write an IPv4 address, or the word source";
 const NO_RESOLVER: &str =
     "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
 
-/// They say how to do what is not done here, or how much to print.
+/// Variables that say how to do what is not done here, or how much to print.
 const WITHOUT_EFFECT: [&str; 22] = [
     "SPA_SERVER_PROTO",
     "NAT_LOCAL",

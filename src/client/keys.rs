@@ -16,7 +16,7 @@ use crate::sys::files;
 /// Longer than any secret with its blanks.
 const MAX_SIZE: usize = 4096;
 
-/// Why a file gives no secret. What it holds is never shown.
+/// The reason why a file gives no secret. What it holds is never shown.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     #[error("{}: cannot be read: {source}", path.display())]
@@ -36,7 +36,7 @@ pub enum KeyFileError {
     NoServer { path: PathBuf, server: String },
 }
 
-/// Why there is no new key.
+/// The reason why there is no new key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeygenError {
     #[error("{} exists already, and no key is ever overwritten{}", path.display(), its(public.as_ref()))]
@@ -67,7 +67,7 @@ pub fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
     parsed(path, |text| parse_secret(text.trim()))
 }
 
-/// What `parse` makes of the text in a file that only its owner can read.
+/// The key, or the secret, that `parse` finds in a file that only its owner can read.
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if `parse` says so.

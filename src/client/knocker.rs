@@ -27,7 +27,7 @@ pub enum Knocker {
 const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
 
 impl Knocker {
-    /// Whether a try may begin.
+    /// The moment at which a try may begin.
     pub fn start(&self, now: Wall) -> Start {
         match self {
             Self::Totp(totp) => totp.start(now),
@@ -35,7 +35,7 @@ impl Knocker {
         }
     }
 
-    /// What to send to `host` at `now`.
+    /// The packets of a try at `host` that leaves at `now`.
     ///
     /// # Errors
     /// [`RequestError`] if no request can be made.
@@ -58,7 +58,7 @@ impl Knocker {
         now < WRITTEN && !matches!(self, Self::Sequence(_) | Self::Code(_))
     }
 
-    /// What each try sends, in a word.
+    /// The word for what each try sends.
     pub const fn noun(&self) -> &'static str {
         match self {
             Self::Spa(_) | Self::Fwknop(_) => "request",
@@ -66,7 +66,7 @@ impl Knocker {
         }
     }
 
-    /// What to think of where nothing opened.
+    /// Advice for where nothing opened.
     pub fn advice(&self) -> Option<String> {
         const CODE: &str = "look at the code and the clock before you try again: \
                             a door may stop listening after a few wrong codes";

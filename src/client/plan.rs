@@ -30,10 +30,10 @@ use crate::proto::fwknop::KeyError;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
 
-/// How often to knock again unless told otherwise.
+/// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;
 
-/// A host, and how to knock there.
+/// A plan: a host, how to knock there, and what then.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name or address.
@@ -44,7 +44,7 @@ pub struct Plan {
     pub dry_run: bool,
 }
 
-/// What comes after knocking.
+/// The action after knocking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     Nothing,
@@ -54,7 +54,7 @@ pub enum After {
     Proxy(WaitTarget),
 }
 
-/// Why there is nothing that could be done.
+/// The reason why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(transparent)]
@@ -78,7 +78,7 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// What the command line wants, with what the hosts file and `~/.fwknoprc` add.
+    /// The plan that a command line asks for, with what the hosts file and `~/.fwknoprc` add.
     ///
     /// # Errors
     /// [`PlanError`] with what is wrong, or missing.
@@ -171,13 +171,13 @@ fn read(path: &Path, named: bool) -> Result<Option<HostProfiles>, HostsError> {
 struct Planner<'a> {
     invocation: &'a Invocation,
     profile: Option<&'a HostProfile>,
-    /// What was said in any place.
+    /// All settings, whichever place they are from.
     settings: &'a ClientSettings,
     source_port: Option<NonZeroU16>,
 }
 
 impl Planner<'_> {
-    /// What the hosts file says, what was typed, what the stanza says: in this order.
+    /// The host: of the hosts file, as it was typed, of the stanza, in this order.
     fn host(&self, of_stanza: Option<String>) -> Result<String, UsageError> {
         let name = match self.profile {
             Some(HostProfile { host, says_host: true, .. }) => Some(host.clone()),
@@ -292,7 +292,7 @@ impl Planner<'_> {
         }
     }
 
-    /// What has to be said in one place or the other.
+    /// A setting without which there is no plan.
     fn need<T>(
         &self,
         value: Option<T>,

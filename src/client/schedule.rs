@@ -11,7 +11,7 @@ use crate::time::Monotonic;
 pub struct Schedule {
     knocks: Vec<Knock>,
     delay: Duration,
-    /// What the one knock of a request carries.
+    /// The load of the one knock of a request.
     request: Option<RequestDatagram>,
 }
 
@@ -26,7 +26,7 @@ pub struct RequestDatagram {
 /// One knock of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledKnock {
-    /// How long after the start of the schedule.
+    /// Counted from the start of the schedule.
     pub at: Duration,
     pub knock: Knock,
 }
@@ -44,7 +44,7 @@ impl Schedule {
         Self { knocks, delay: Duration::ZERO, request: Some(datagram) }
     }
 
-    /// What is sent where this is a request.
+    /// The datagram, where this is a request.
     pub const fn datagram(&self) -> Option<&RequestDatagram> {
         self.request.as_ref()
     }
@@ -60,7 +60,7 @@ impl Schedule {
     }
 }
 
-/// What a client that waits for a port has to do now.
+/// The next thing to do for a client that waits for a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum WaitAction {
@@ -74,7 +74,7 @@ pub enum WaitAction {
     GiveUp,
 }
 
-/// How long each try to connect after a knock may take, in milliseconds.
+/// The time that each try to connect after a knock may take, in milliseconds.
 ///
 /// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
 /// wait a second before it sent another. The last leaves time for a slow line.
@@ -85,7 +85,7 @@ const TRIES: [u64; 6] = [50, 100, 200, 400, 750, 1_500];
 #[derive(Clone, Debug)]
 pub struct Wait {
     knocks_left: u32,
-    /// How many tries were made since the last knock.
+    /// Tries since the last knock.
     tries: usize,
     /// A try that failed early does not make the next one earlier.
     not_before: Monotonic,
@@ -97,7 +97,7 @@ impl Wait {
         Self { knocks_left: retries as u32 + 1, tries: TRIES.len(), not_before: Monotonic::ZERO }
     }
 
-    /// What is to be done at `now`; call it again when that is done.
+    /// The thing to do at `now`; call it again when that is done.
     pub fn next(&mut self, now: Monotonic) -> WaitAction {
         if now < self.not_before {
             return WaitAction::Pause { until: self.not_before };

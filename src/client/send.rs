@@ -16,7 +16,7 @@ use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
 use crate::time::Monotonic;
 
-/// A packet that did not leave this machine.
+/// The reason why a packet did not leave this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     #[error("knock {number} of {count} was not sent: {what}: {}", explain(source))]
@@ -27,7 +27,7 @@ pub enum SendError {
     SourcePort { port: NonZeroU16, source: io::Error },
 }
 
-/// What the kernel said, and what it means where that is not obvious.
+/// The words of the kernel, and what they mean where that is not obvious.
 fn explain(error: &io::Error) -> String {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return error.to_string() };
     let meaning = match errno {
@@ -40,7 +40,7 @@ fn explain(error: &io::Error) -> String {
     format!("{}: {meaning}", errno.desc())
 }
 
-/// What the kernel said of a port that the user chose.
+/// The same, about a port that the user chose.
 fn explain_port(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) => "another program uses it".to_owned(),
@@ -54,7 +54,7 @@ fn explain_port(error: &io::Error) -> String {
     }
 }
 
-/// One packet: a protocol, where it goes, and how long a request is.
+/// A packet that leaves: its protocol, where it goes, and the length of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutgoingPacket {
     pub protocol: Protocol,
@@ -79,7 +79,7 @@ impl fmt::Display for OutgoingPacket {
     }
 }
 
-/// What happens while knocking, for those who want to read along.
+/// An event while knocking, for those who want to read along.
 #[derive(Clone, Copy, Debug)]
 pub enum KnockProgress {
     Hitting(OutgoingPacket),
@@ -99,17 +99,17 @@ impl fmt::Display for KnockProgress {
     }
 }
 
-/// Where the port that is waited for is, and where the connection comes from.
+/// The port that is waited for, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitTarget {
     pub port: NonZeroU16,
     /// Bound for every connection; `None`: the kernel chooses.
     pub source_port: Option<NonZeroU16>,
-    /// How often to knock again.
+    /// The number of knocks after the first.
     pub retries: u16,
 }
 
-/// Whether the port opened.
+/// The end of waiting for a port.
 #[derive(Debug)]
 #[must_use]
 pub enum Waited {
@@ -117,11 +117,11 @@ pub enum Waited {
     GaveUp { knocked: u32 },
 }
 
-/// How many UDP sockets stay open, so that their source ports are not given out again: a server
+/// The number of UDP sockets that stay open, so that their source ports are not given out again: a server
 /// takes two datagrams with the same ports for one.
 const KEPT: usize = 32;
 
-/// Knocks at one host and tells `report` what it does.
+/// A sender to one host, which tells `report` what it does.
 pub struct Sender<R> {
     host: SocketAddr,
     report: R,

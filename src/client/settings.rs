@@ -18,7 +18,7 @@ use crate::proto::words::words;
 
 words! {
 FromStr:
-/// How a door is asked to open.
+/// The way in which a door is asked to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Knocks that are always the same.
@@ -34,7 +34,7 @@ pub enum Mode {
 
 /// A key of the hosts file. The command line has an [`option`] for most of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct SettingsField {
     pub key: &'static str,
     /// The modes that have a use for it.
     pub modes: &'static [Mode],
@@ -46,8 +46,8 @@ const fn field(
     key: &'static str,
     modes: &'static [Mode],
     variables: &'static [&'static str],
-) -> Field {
-    Field { key, modes, variables }
+) -> SettingsField {
+    SettingsField { key, modes, variables }
 }
 
 const KNOCKED: &[Mode] = &[Mode::Sequence, Mode::Totp];
@@ -57,7 +57,7 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub const FIELDS: [Field; 27] = [
+pub const FIELDS: [SettingsField; 27] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
@@ -100,15 +100,15 @@ pub fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
 /// Two keys or options that do not go together, and why.
 pub type Exclusion = (&'static str, &'static str, &'static str);
 
-/// What the two kinds of rotating sequences do not have in common: also where an option says the
-/// one, and the hosts file the other.
+/// The differences between the two kinds of rotating sequences: they exclude each other also where
+/// an option says the one, and the hosts file the other.
 pub const KINDS: [Exclusion; 3] = [
     ("length", "base", "a code's digits say how many knocks there are"),
     ("protocol", "base", "a code is knocked over tcp"),
     ("digits", "ports", "only a code has digits"),
 ];
 
-/// What does not go together in one place.
+/// The other exclusions, in one place.
 pub const EXCLUDES: [Exclusion; 11] = [
     ("base", "ports", "keep the one that the door has"),
     ("ports", "code", "a door that takes codes has a --base"),
@@ -173,7 +173,7 @@ settings! {
 /// Everything that can be said about a knock; `None` where nothing was said.
 pub struct ClientSettings {
     pub mode: Option<Mode>,
-    /// What to knock on; for [`Mode::Fwknop`] the ports to open.
+    /// The ports to knock on; for [`Mode::Fwknop`] the ports to open.
     pub knocks: Vec<Knock>,
     /// Between two knocks.
     pub delay: Option<Duration>,

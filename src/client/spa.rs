@@ -14,7 +14,7 @@ use crate::proto::port_range::{PortRange, pick};
 use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, Request, Stamp};
 use crate::time::Wall;
 
-/// Why a request cannot be made.
+/// The reason why a request cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     #[error("--address {0} is this machine's own: it means nothing to {1}")]
@@ -25,7 +25,7 @@ pub enum RequestError {
     Fwknop(#[from] SealError),
 }
 
-/// What a client asks of a server, time and again.
+/// A client's requests of a server.
 #[derive(Clone, Debug)]
 pub struct SpaKnocker {
     pub client: PrivateKey,

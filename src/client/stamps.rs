@@ -12,7 +12,7 @@ use crate::proto::spa::Stamp;
 use crate::sys::files;
 use crate::time::Wall;
 
-/// How old a request may be, by default, when a server gets it.
+/// The age of a request, by default, up to which a server takes it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The stamp after `last`: the time that the clock shows, or the next possible one.
@@ -28,14 +28,14 @@ pub struct Stamps {
     last: PathBuf,
 }
 
-/// A stamp, and what makes it doubtful.
+/// A stamp that was issued, and what makes it doubtful.
 #[derive(Debug)]
 pub struct Issued {
     pub stamp: Stamp,
     pub warnings: Vec<StampWarning>,
 }
 
-/// What may keep this request or the next one from being accepted.
+/// A doubt that this request, or the next one, will be accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum StampWarning {
     #[error(

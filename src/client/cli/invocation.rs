@@ -1,4 +1,4 @@
-//! A command line without contradictions.
+//! The command line as a value without contradictions.
 
 use std::mem::take;
 use std::num::NonZeroU16;
@@ -10,12 +10,12 @@ use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_op
 use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
 
-/// What the command line says, each part of it right for itself.
+/// A command line that asks for knocks, each part of it right for itself.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     /// `None`: the stanza of `~/.fwknoprc` names it.
     pub host: Option<String>,
-    /// What wins over the hosts file; without a mode, the hosts file says which.
+    /// The settings that win over the hosts file; without a mode, the hosts file says which.
     pub settings: ClientSettings,
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
@@ -47,15 +47,9 @@ impl std::fmt::Debug for Code {
     }
 }
 
-/// Whether what stands in the place of the host is a port. A resolver would take the number for an
-/// address.
-fn is_port(host: &str) -> bool {
-    host.bytes().all(|byte| byte.is_ascii_digit())
-        || (host.starts_with(|first: char| first.is_ascii_digit())
-            && names::knock(host, None).is_ok())
-}
-
 impl Invocation {
+    /// Checks the options that are given against a mode.
+    ///
     /// # Errors
     /// If an option was given that `mode` has no use for; `what` says what to do about it.
     pub fn check_mode(&self, mode: Mode, what: &WhatToDo) -> Result<(), UsageError> {
@@ -85,6 +79,8 @@ impl Invocation {
 }
 
 impl KnockArgs {
+    /// The arguments as a value.
+    ///
     /// # Errors
     /// [`UsageError`] with the first contradiction.
     pub fn invocation(mut self) -> Result<Invocation, UsageError> {
@@ -197,6 +193,14 @@ impl KnockArgs {
             fwknop: take(&mut self.of_fwknop),
         })
     }
+}
+
+/// Whether what stands in the place of the host is a port. A resolver would take the number for an
+/// address.
+fn is_port(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_digit())
+        || (host.starts_with(|first: char| first.is_ascii_digit())
+            && names::knock(host, None).is_ok())
 }
 
 fn tcp_port(option: &'static str, text: &str) -> Result<NonZeroU16, UsageError> {

@@ -1,4 +1,4 @@
-//! One entry of the hosts file.
+//! The reader of one entry of the hosts file.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::words::UnknownWord;
 
-/// Between two knocks, unless something else is said: packets to different ports can overtake each
+/// The time between two knocks, unless something else is said: packets to different ports can overtake each
 /// other on the way.
 pub const DELAY: Duration = Duration::from_millis(15);
 

@@ -21,7 +21,8 @@ pub(super) fn settled(settings: &ClientSettings) -> Vec<&'static str> {
 }
 
 impl Planner<'_> {
-    /// `stanza` has what only `~/.fwknoprc` says; the settings have the rest of it.
+    /// The maker of requests. `stanza` has what only `~/.fwknoprc` can say; the settings have the
+    /// rest of it.
     pub(super) fn fwknop(&self, stanza: RcStanza, host: &str) -> Result<FwknopKnocker, PlanError> {
         let (request, fwknop) = (&self.settings.request, &self.settings.fwknop);
         if let Some(seconds) = self.invocation.settings.request.open_for {
@@ -63,7 +64,7 @@ impl Planner<'_> {
         })
     }
 
-    /// Where nothing else is said, the port that is waited for.
+    /// The ports to open; where none are given, the one that is waited for.
     fn ports_to_open(&self) -> Result<Vec<Knock>, PlanError> {
         let said = Some(self.settings.knocks.clone()).filter(|ports| !ports.is_empty());
         let waited_for = self.invocation.proxy.or(self.settings.wait);
