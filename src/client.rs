@@ -1,6 +1,7 @@
 //! The client, `knock`: from its command line to the packets that leave.
 
 pub mod cli;
+mod error;
 mod fwknop;
 pub mod fwknoprc;
 pub mod hosts;
@@ -25,18 +26,14 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use cli::{Invocation, KnockCommand, UsageError};
-use hosts::HostsError;
-use keys::KeygenError;
+use cli::{Invocation, KnockCommand};
+use error::{ClientError, GaveUp};
 use knocker::Knocker;
 pub use messages::complain;
 use messages::{Messages, Stream};
-use names::ResolveError;
-use plan::{After, Plan, PlanError};
-use proxy::ProxyError;
+use plan::{After, Plan};
 use schedule::Schedule;
-use send::{KnockProgress, OutgoingPacket, SendError, Sender, Waited};
-use spa::RequestError;
+use send::{KnockProgress, OutgoingPacket, Sender, Waited};
 use totp::Start;
 
 use crate::sys::clock;
@@ -46,104 +43,40 @@ const MAX_DELAY: Duration = Duration::from_secs(3_600);
 /// The most times that a client may be told to knock again.
 const MAX_RETRIES: u16 = 1_000;
 
-const USAGE: u8 = 2;
-const GAVE_UP: u8 = 3;
-
-/// An error that ends the program: nothing was sent, or not everything, or not to any effect.
-#[derive(Debug, thiserror::Error)]
-enum ClientError {
-    #[error(transparent)]
-    Usage(#[from] UsageError),
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error(transparent)]
-    Keygen(#[from] KeygenError),
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    #[error(transparent)]
-    Send(#[from] SendError),
-    #[error("cannot write to standard output: {0}")]
-    Output(#[source] io::Error),
-    #[error(transparent)]
-    GaveUp(GaveUp),
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-}
-
-/// The port stayed shut.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{to} did not accept a connection: gave up after {knocked} {}{}",
-    if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
-    advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
-)]
-struct GaveUp {
-    to: SocketAddr,
-    knocked: u32,
-    what: &'static str,
-    advice: Vec<String>,
-    /// The port was to be connected to, for a program that knows other exit statuses.
-    for_proxy: bool,
-}
-
-impl ClientError {
-    const fn status(&self) -> u8 {
-        match self {
-            Self::Usage(_) | Self::Plan(PlanError::Usage(_)) => USAGE,
-            Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
-            _ => 1,
-        }
-    }
-}
-
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {
-    let done =
-        cli::read(std::env::args_os()).map_err(ClientError::Usage).and_then(
-            |command| match command {
-                KnockCommand::Knock(invocation) => knock(&invocation),
-                KnockCommand::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
-                KnockCommand::Print(text) => print(&text),
-                KnockCommand::ListHosts => list_hosts(),
-            },
-        );
-    match done {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&error);
+            error.say();
             ExitCode::from(error.status())
         }
     }
 }
 
-fn list_hosts() -> Result<(), ClientError> {
-    let Some(path) = hosts::default_path() else { return Ok(()) };
-    let (hosts, _) = hosts::read(&path).map_err(PlanError::from)?;
-    hosts.names().try_for_each(print)
+fn run() -> Result<(), ClientError> {
+    match cli::read(std::env::args_os())? {
+        KnockCommand::Knock(invocation) => knock(&invocation),
+        KnockCommand::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
+        KnockCommand::Print(text) => print(&text),
+        KnockCommand::ListHosts => list_hosts(),
+    }
 }
 
-fn say(error: &ClientError) {
-    let text = error.to_string();
-    match error {
-        // It begins with the place, as editors want it.
-        ClientError::Plan(PlanError::Hosts(HostsError::Wrong(_))) => complain(&text),
-        ClientError::Usage(UsageError::Ports(_)) => {
-            text.lines().for_each(|line| complain(&format!("knock: error: {line}")));
-        }
-        _ => complain(&format!("knock: error: {text}")),
-    }
+fn list_hosts() -> Result<(), ClientError> {
+    let Some(path) = hosts::default_path() else { return Ok(()) };
+    let (hosts, _) = hosts::read(&path)?;
+    hosts.names().try_for_each(print)
 }
 
 fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     let is_proxy = invocation.proxy.is_some() && !invocation.dry_run;
     let stream = if is_proxy { Stream::Error } else { Stream::Output };
     let messages = Messages { verbose: invocation.verbose.then_some(stream) };
-    run(&Plan::new(invocation, messages)?, messages)
+    carry_out(&Plan::new(invocation, messages)?, messages)
 }
 
-fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
+fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
     let Plan { host: name, knocker, .. } = plan;
     if messages.verbose.is_none() {
         messages.say_what_lasts(|| format!("looking up the address of {name}"));
@@ -187,7 +120,7 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
             let other = |option| format!("{option} takes another address of this host");
             let advice = knocker.advice().into_iter().chain(host.other_family.map(other));
             let (what, advice) = (knocker.noun(), advice.collect());
-            Err(ClientError::GaveUp(GaveUp { to, knocked, what, advice, for_proxy }))
+            Err(GaveUp { to, knocked, what, advice, for_proxy }.into())
         }
     }
 }

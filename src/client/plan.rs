@@ -12,10 +12,11 @@ use zeroize::Zeroizing;
 
 use self::fwknop::settled;
 use super::cli::{Code, Invocation, UsageError, WhatToDo};
-use super::fwknop::{StanzaError, stanza};
+use super::error::ClientError;
+use super::fwknop::stanza;
 use super::fwknoprc::RcStanza;
 use super::hosts::{self, DELAY, Hint, HostProfile, HostProfiles, HostsError};
-use super::keys::{self, KeyFileError};
+use super::keys;
 use super::knocker::Knocker;
 use super::messages::{Messages, complain};
 use super::names::ResolveFamily;
@@ -26,9 +27,8 @@ use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
-use crate::proto::fwknop::KeyError;
 use crate::proto::spa::PORTS;
-use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, SchemeError, knocks_of_code};
+use crate::proto::totp::{self, Digits, Key, Protocols, Scheme, knocks_of_code};
 
 /// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;
@@ -54,35 +54,12 @@ pub enum After {
     Proxy(WaitTarget),
 }
 
-/// The reason why there is no plan.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    #[error(transparent)]
-    Usage(#[from] UsageError),
-    #[error(transparent)]
-    Hosts(#[from] HostsError),
-    #[error(transparent)]
-    KeyFile(#[from] KeyFileError),
-    #[error(transparent)]
-    Scheme(#[from] SchemeError),
-    #[error("no port is free to connect from: {0}")]
-    NoFreePort(#[source] io::Error),
-    #[error("there is nobody to ask for the code: {0}: write it after --code")]
-    Ask(#[source] io::Error),
-    #[error(transparent)]
-    Stanza(#[from] StanzaError),
-    #[error(transparent)]
-    Key(KeyError),
-    #[error("no key can be asked for: {0}: give a file with --key")]
-    AskKey(#[source] io::Error),
-}
-
 impl Plan {
     /// The plan that a command line asks for, with what the hosts file and `~/.fwknoprc` add.
     ///
     /// # Errors
-    /// [`PlanError`] with what is wrong, or missing.
-    pub fn new(invocation: &Invocation, messages: Messages) -> Result<Self, PlanError> {
+    /// [`ClientError`] with what is wrong, or missing.
+    pub fn new(invocation: &Invocation, messages: Messages) -> Result<Self, ClientError> {
         let profile = look_up(invocation)?;
         let profile = profile.as_ref();
         let own = invocation.settings.clone();
@@ -94,7 +71,7 @@ impl Plan {
         let source_port = match settings.source_port {
             None => None,
             Some(SourcePort::Fixed(port)) => Some(port),
-            Some(SourcePort::Auto) => Some(send::free_port().map_err(PlanError::NoFreePort)?),
+            Some(SourcePort::Auto) => Some(send::free_port().map_err(ClientError::NoFreePort)?),
         };
         let mut stanza = match &settings.fwknop.fwknoprc {
             Some(name) if mode == Mode::Fwknop => stanza(name, &settled(&settings), messages)?,
@@ -119,7 +96,7 @@ impl Plan {
 }
 
 /// The host's entry in the hosts file; `None` where the command line says enough without it.
-fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, PlanError> {
+fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> {
     let mode = invocation.settings.mode;
     let Some(host) = &invocation.host else { return Ok(None) };
     if mode == Some(Mode::Sequence) {
@@ -202,7 +179,7 @@ impl Planner<'_> {
         Schedule::new(&knocks, delay)
     }
 
-    fn totp(&self) -> Result<Knocker, PlanError> {
+    fn totp(&self) -> Result<Knocker, ClientError> {
         let rotation = &self.settings.rotation;
         self.check_kind()?;
         if let Some(code) = &self.invocation.code {
@@ -211,7 +188,7 @@ impl Planner<'_> {
             let typed = match code {
                 Code::Typed(text) => Zeroizing::new(text.clone()),
                 Code::Ask => {
-                    ask_for_code(self.invocation.proxy.is_some()).map_err(PlanError::Ask)?
+                    ask_for_code(self.invocation.proxy.is_some()).map_err(ClientError::AskCode)?
                 }
             };
             let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
@@ -254,7 +231,7 @@ impl Planner<'_> {
         }
     }
 
-    fn spa(&self) -> Result<SpaKnocker, PlanError> {
+    fn spa(&self) -> Result<SpaKnocker, ClientError> {
         let request = &self.settings.request;
         let server =
             self.need(request.server_key, "the server's public key", "--server-key", "server_key")?;
@@ -299,7 +276,7 @@ impl Planner<'_> {
         what: &'static str,
         option: &'static str,
         key: &'static str,
-    ) -> Result<T, PlanError> {
+    ) -> Result<T, ClientError> {
         let mode = self.settings.mode.unwrap_or(Mode::Sequence);
         value.ok_or_else(|| match self.profile {
             Some(profile) if profile.settings.mode == Some(mode) => {

@@ -2,8 +2,9 @@
 
 use zeroize::Zeroizing;
 
-use super::{PlanError, Planner};
+use super::Planner;
 use crate::client::cli::UsageError;
+use crate::client::error::ClientError;
 use crate::client::fwknop::{self, FwknopKnocker, check_open_for};
 use crate::client::fwknoprc::{RcKeys, RcStanza};
 use crate::client::settings::{ClientSettings, FIELDS};
@@ -23,7 +24,11 @@ pub(super) fn settled(settings: &ClientSettings) -> Vec<&'static str> {
 impl Planner<'_> {
     /// The maker of requests. `stanza` has what only `~/.fwknoprc` can say; the settings have the
     /// rest of it.
-    pub(super) fn fwknop(&self, stanza: RcStanza, host: &str) -> Result<FwknopKnocker, PlanError> {
+    pub(super) fn fwknop(
+        &self,
+        stanza: RcStanza,
+        host: &str,
+    ) -> Result<FwknopKnocker, ClientError> {
         let (request, fwknop) = (&self.settings.request, &self.settings.fwknop);
         if let Some(seconds) = self.invocation.settings.request.open_for {
             check_open_for(seconds).map_err(UsageError::OpenFor)?;
@@ -65,7 +70,7 @@ impl Planner<'_> {
     }
 
     /// The ports to open; where none are given, the one that is waited for.
-    fn ports_to_open(&self) -> Result<Vec<Knock>, PlanError> {
+    fn ports_to_open(&self) -> Result<Vec<Knock>, ClientError> {
         let said = Some(self.settings.knocks.clone()).filter(|ports| !ports.is_empty());
         let waited_for = self.invocation.proxy.or(self.settings.wait);
         let waited_for = waited_for.map(|port| vec![Knock::new(Protocol::Tcp, port)]);
@@ -81,8 +86,8 @@ fn runner() -> Result<User, UsageError> {
 }
 
 /// Asks for a key at the terminal.
-fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, KeyError>) -> Result<K, PlanError> {
+fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, KeyError>) -> Result<K, ClientError> {
     let typed =
-        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(PlanError::AskKey)?;
-    key(typed.as_bytes().to_vec()).map_err(PlanError::Key)
+        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(ClientError::AskKey)?;
+    Ok(key(typed.as_bytes().to_vec())?)
 }
