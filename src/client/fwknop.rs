@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::fwknoprc::{self, RcError, RcKeyReader, RcKeys, RcStanza};
+use super::fwknoprc::{self, RcError, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
 use super::messages::Messages;
 use super::requested_address::{RequestedAddress, own_address};
@@ -178,11 +178,11 @@ fn one_line(text: &str) -> &str {
 }
 
 fn generated(text: &str) -> Result<RcKeys, KeyError> {
-    let mut reader = RcKeyReader::default();
+    let mut keys = RcKeys::default();
     for (name, value) in text.lines().filter_map(|line| fwknoprc::pair(line.trim())) {
-        reader.take(name, value)?;
+        keys.take(name, value)?;
     }
-    Ok(reader.finish())
+    Ok(keys)
 }
 
 /// The reason why a stanza of `~/.fwknoprc` is of no use.

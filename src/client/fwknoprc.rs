@@ -43,33 +43,20 @@ pub struct RcKeys {
     pub hmac: Option<HmacKey>,
 }
 
-/// A reader of keys: those in base64 count where they are not there raw.
-#[derive(Default)]
-pub(super) struct RcKeyReader {
-    raw: RcKeys,
-    base64: RcKeys,
-}
-
-impl RcKeyReader {
+impl RcKeys {
     /// Takes the value of a variable; returns false where the variable is not for a key.
     ///
     /// # Errors
     /// [`KeyError`] if it cannot be the key.
     pub(super) fn take(&mut self, name: &str, value: &str) -> Result<bool, KeyError> {
         match name {
-            "KEY" => self.raw.key = Some(Key::new(value.into())?),
-            "KEY_BASE64" => self.base64.key = Some(Key::from_base64(value)?),
-            "HMAC_KEY" => self.raw.hmac = Some(HmacKey::new(value.into())?),
-            "HMAC_KEY_BASE64" => self.base64.hmac = Some(HmacKey::from_base64(value)?),
+            "KEY" => self.key = Some(Key::new(value.into())?),
+            "KEY_BASE64" => self.key = Some(Key::from_base64(value)?),
+            "HMAC_KEY" => self.hmac = Some(HmacKey::new(value.into())?),
+            "HMAC_KEY_BASE64" => self.hmac = Some(HmacKey::from_base64(value)?),
             _ => return Ok(false),
         }
         Ok(true)
-    }
-
-    /// The keys that count.
-    pub(super) fn finish(self) -> RcKeys {
-        let Self { raw, base64 } = self;
-        RcKeys { key: raw.key.or(base64.key), hmac: raw.hmac.or(base64.hmac) }
     }
 }
 
@@ -128,19 +115,21 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcErro
         variables.retain(|(_, earlier, _)| *earlier != name);
         variables.push((line, name, value));
     }
-    let mut reader = RcReader {
-        is_address_known: settled.contains(&"ALLOW_IP")
-            || variables.iter().any(|(_, name, _)| *name == "ALLOW_IP"),
-        ..RcReader::default()
-    };
+    let names: Vec<&str> = variables.iter().map(|(_, name, _)| *name).collect();
+    let mut stanza = RcStanza::default();
     for (line, name, value) in variables {
-        reader.take(name, value).map_err(|error| RcError::Line { line, error })?;
+        let is_moot = match name {
+            "KEY_BASE64" => names.contains(&"KEY"),
+            "HMAC_KEY_BASE64" => names.contains(&"HMAC_KEY"),
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" => {
+                names.contains(&"ALLOW_IP") || settled.contains(&"ALLOW_IP")
+            }
+            _ => false,
+        };
+        if !is_moot {
+            stanza.take(name, value).map_err(|error| RcError::Line { line, error })?;
+        }
     }
-    let RcReader { mut stanza, keys, random_port, .. } = reader;
-    if random_port {
-        stanza.settings.request.spa_port = Some(RANDOM);
-    }
-    stanza.keys = keys.finish();
     Ok(stanza)
 }
 
@@ -169,17 +158,8 @@ fn head(line: &str) -> Option<&str> {
     line.strip_prefix('[')?.split_once(']').map(|(name, _)| name)
 }
 
-#[derive(Default)]
-struct RcReader {
-    stanza: RcStanza,
-    keys: RcKeyReader,
-    /// Send to a port from 10000 on, another one each time.
-    random_port: bool,
-    /// No web server has to be asked for the own address.
-    is_address_known: bool,
-}
-
-impl RcReader {
+impl RcStanza {
+    /// Takes the value of a variable, once for each.
     fn take(&mut self, name: &str, value: &str) -> Result<(), RcLineError> {
         let named = || name.to_owned();
         let key = self.keys.take(name, value);
@@ -189,18 +169,22 @@ impl RcReader {
         let wrong =
             |expected| RcLineError::Value { name: named(), value: value.to_owned(), expected };
         let lacks = |missing| Err(RcLineError::Unsupported { name: named(), missing });
-        let stanza = &mut self.stanza;
-        let ClientSettings { knocks, request, fwknop, .. } = &mut stanza.settings;
+        let ClientSettings { knocks, request, fwknop, .. } = &mut self.settings;
         match name {
-            "SPA_SERVER" => stanza.server = Some(value.to_owned()),
+            "SPA_SERVER" => self.server = Some(value.to_owned()),
             "SPA_SERVER_PORT" => {
                 let port = parse_port(value).map_err(|_| wrong(A_PORT))?;
-                request.spa_port = Some(port..=port);
+                request.spa_port.get_or_insert(port..=port);
             }
             "SPA_SOURCE_PORT" => {
-                stanza.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
+                self.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
             }
-            "RAND_PORT" => self.random_port = is_yes(value),
+            // It wins over a port, wherever that stands.
+            "RAND_PORT" => {
+                if is_yes(value) {
+                    request.spa_port = Some(RANDOM);
+                }
+            }
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
                 return lacks("knock sends over UDP only");
             }
@@ -209,8 +193,8 @@ impl RcReader {
             "ALLOW_IP" => {
                 request.address = Some(address(value).ok_or_else(|| wrong(AN_ADDRESS))?);
             }
-            "KEY_FILE" => stanza.key_file = Some(value.into()),
-            "USE_HMAC" => stanza.use_hmac = is_yes(value),
+            "KEY_FILE" => self.key_file = Some(value.into()),
+            "USE_HMAC" => self.use_hmac = is_yes(value),
             "HMAC_DIGEST_TYPE" => {
                 fwknop.hmac_digest_type = Some(value.parse().map_err(|_| wrong(A_HASH))?);
             }
@@ -235,9 +219,7 @@ impl RcReader {
                 return lacks("knock asks for no NAT");
             }
             "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
-            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) && !self.is_address_known => {
-                return lacks(NO_RESOLVER);
-            }
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => return lacks(NO_RESOLVER),
             "CLIENT_TIMEOUT" => return Err(RcLineError::ClientTimeout),
             "HMAC_KEY_FILE" => return Err(RcLineError::HmacKeyFile),
             _ if WITHOUT_EFFECT.contains(&name) => {}
@@ -454,6 +436,17 @@ FW_TIMEOUT          60
         let text = "[default]\nHMAC_KEY raw\n[a]\nHMAC_KEY_BASE64 dGVzdGtleQ==";
         let key = read(text, "a", &[]).unwrap().keys.hmac;
         assert_eq!(key, Some(HmacKey::new(b"raw".to_vec()).unwrap()));
+    }
+
+    #[test]
+    fn a_port_at_random_wins_over_one_that_is_given_wherever_it_stands() {
+        for (lines, port) in [
+            ("SPA_SERVER_PORT 1000\nRAND_PORT Y", Some(RANDOM)),
+            ("RAND_PORT Y\nSPA_SERVER_PORT 1000", Some(RANDOM)),
+            ("RAND_PORT Y\nRAND_PORT N", None),
+        ] {
+            assert_eq!(stanza(lines).unwrap().settings.request.spa_port, port);
+        }
     }
 
     #[test]
