@@ -1,6 +1,7 @@
-//! `knock`: the client.
+//! The client, `knock`: from its command line to the packets that leave.
 
 pub mod cli;
+mod error;
 mod fwknop;
 pub mod fwknoprc;
 pub mod hosts;
@@ -23,127 +24,59 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use cli::{Invocation, KnockCommand, UsageError};
-use hosts::HostsError;
-use keys::KeygenError;
+use cli::{Invocation, KnockCommand};
+use error::{ClientError, GaveUp};
 use knocker::Knocker;
 pub use messages::complain;
 use messages::{Messages, Stream};
-use names::ResolveError;
-use plan::{After, Plan, PlanError};
-use proxy::ProxyError;
-use schedule::Transmission;
-use send::{KnockProgress, OutgoingPacket, SendError, Sender, Waited};
-use spa::RequestError;
+use plan::{After, Plan};
+use schedule::Schedule;
+use send::{KnockProgress, OutgoingPacket, Sender, Waited};
 use totp::Start;
 
-use crate::time::Wall;
+use crate::sys::clock;
 
 /// The longest time between two knocks.
 const MAX_DELAY: Duration = Duration::from_secs(3_600);
-/// How often a client may be told to knock again.
+/// The most times that a client may be told to knock again.
 const MAX_RETRIES: u16 = 1_000;
-
-const USAGE: u8 = 2;
-const GAVE_UP: u8 = 3;
-
-/// Why nothing was sent, or not everything, or not to any effect.
-#[derive(Debug, thiserror::Error)]
-enum ClientError {
-    #[error(transparent)]
-    Usage(#[from] UsageError),
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error(transparent)]
-    Keygen(#[from] KeygenError),
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    #[error(transparent)]
-    Send(#[from] SendError),
-    #[error("cannot write to standard output: {0}")]
-    Output(#[source] io::Error),
-    #[error(transparent)]
-    GaveUp(GaveUp),
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-}
-
-/// The port stayed shut.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{to} did not accept a connection: gave up after {knocked} {}{}",
-    if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
-    advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
-)]
-struct GaveUp {
-    to: SocketAddr,
-    knocked: u32,
-    what: &'static str,
-    advice: Vec<String>,
-    /// The port was to be connected to, for a program that knows other exit statuses.
-    for_proxy: bool,
-}
-
-impl ClientError {
-    const fn status(&self) -> u8 {
-        match self {
-            Self::Usage(_) | Self::Plan(PlanError::Usage(_)) => USAGE,
-            Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
-            _ => 1,
-        }
-    }
-}
 
 /// Runs `knock` with the arguments of this process.
 pub fn main() -> ExitCode {
-    let done =
-        cli::read(std::env::args_os()).map_err(ClientError::Usage).and_then(
-            |command| match command {
-                KnockCommand::Knock(invocation) => knock(&invocation),
-                KnockCommand::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
-                KnockCommand::Print(text) => print(&text),
-                KnockCommand::ListHosts => list_hosts(),
-            },
-        );
-    match done {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&error);
+            error.say();
             ExitCode::from(error.status())
         }
     }
 }
 
-fn list_hosts() -> Result<(), ClientError> {
-    let Some(path) = hosts::default_path() else { return Ok(()) };
-    let (hosts, _) = hosts::read(&path).map_err(PlanError::from)?;
-    hosts.names().try_for_each(print)
+fn run() -> Result<(), ClientError> {
+    match cli::read(std::env::args_os())? {
+        KnockCommand::Knock(invocation) => knock(&invocation),
+        KnockCommand::Keygen(file) => print(&keys::keygen(&file)?.to_string()),
+        KnockCommand::Print(text) => print(&text),
+        KnockCommand::ListHosts => list_hosts(),
+    }
 }
 
-fn say(error: &ClientError) {
-    let text = error.to_string();
-    match error {
-        // It begins with the place, as editors want it.
-        ClientError::Plan(PlanError::Hosts(HostsError::Wrong(_))) => complain(&text),
-        ClientError::Usage(UsageError::Ports(_)) => {
-            text.lines().for_each(|line| complain(&format!("knock: error: {line}")));
-        }
-        _ => complain(&format!("knock: error: {text}")),
-    }
+fn list_hosts() -> Result<(), ClientError> {
+    let Some(path) = hosts::default_path() else { return Ok(()) };
+    let (hosts, _) = hosts::read(&path)?;
+    hosts.names().try_for_each(print)
 }
 
 fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     let is_proxy = invocation.proxy.is_some() && !invocation.dry_run;
     let stream = if is_proxy { Stream::Error } else { Stream::Output };
     let messages = Messages { verbose: invocation.verbose.then_some(stream) };
-    run(&Plan::new(invocation, messages)?, messages)
+    carry_out(&Plan::new(invocation, messages)?, messages)
 }
 
-fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
+fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
     let Plan { host: name, knocker, .. } = plan;
     if messages.verbose.is_none() {
         messages.say_what_lasts(|| format!("looking up the address of {name}"));
@@ -153,7 +86,7 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
         let (ip, count) = (host.address.ip(), host.others + 1);
         messages.say(|| format!("{name} has {count} addresses, using {ip}"));
     }
-    let now = now();
+    let now = clock::now().wall;
     if knocker.is_mistimed(now) {
         messages.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
@@ -162,22 +95,23 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
             Start::Now => now,
             Start::At(turn) => turn,
         };
-        let transmission = knocker.next(at, host.address, messages)?;
-        return OutgoingPacket::all(host.address, &transmission)
-            .iter()
-            .try_for_each(|packet| print(&packet.to_string()));
+        let schedule = knocker.next(at, host.address, messages)?;
+        return schedule.knocks().try_for_each(|due| {
+            let packet = OutgoingPacket::new(host.address, due.knock, schedule.datagram());
+            print(&packet.to_string())
+        });
     }
     let mut sender = Sender::new(host.address, |progress| match progress {
         KnockProgress::Open(_) => messages.say(|| progress),
         _ => messages.say_what_lasts(|| progress),
     });
-    let transmission = || next(knocker, host.address, messages);
+    let schedule = || next(knocker, host.address, messages);
     let (target, for_proxy) = match plan.after {
-        After::Nothing => return Ok(sender.send(&transmission()?)?),
+        After::Nothing => return Ok(sender.send(&schedule()?)?),
         After::Wait(target) => (target, false),
         After::Proxy(target) => (target, true),
     };
-    match sender.send_until_open(target, transmission)? {
+    match sender.send_until_open(target, schedule)? {
         Waited::Open(stream) if for_proxy => Ok(proxy::pipe(&stream)?),
         Waited::Open(_) => Ok(()),
         Waited::GaveUp { knocked } => {
@@ -186,19 +120,15 @@ fn run(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
             let other = |option| format!("{option} takes another address of this host");
             let advice = knocker.advice().into_iter().chain(host.other_family.map(other));
             let (what, advice) = (knocker.noun(), advice.collect());
-            Err(ClientError::GaveUp(GaveUp { to, knocked, what, advice, for_proxy }))
+            Err(GaveUp { to, knocked, what, advice, for_proxy }.into())
         }
     }
 }
 
-/// What to send now; waits for the moment at which it may leave.
-fn next(
-    knocker: &Knocker,
-    host: SocketAddr,
-    messages: Messages,
-) -> Result<Transmission, ClientError> {
+/// The next try; waits for the moment at which it may leave.
+fn next(knocker: &Knocker, host: SocketAddr, messages: Messages) -> Result<Schedule, ClientError> {
     loop {
-        let now = now();
+        let now = clock::now().wall;
         match knocker.start(now) {
             Start::Now => return Ok(knocker.next(now, host, messages)?),
             Start::At(turn) => {
@@ -218,11 +148,4 @@ fn print(line: &str) -> Result<(), ClientError> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(ClientError::Output),
     }
-}
-
-/// Calendar time; before 1970 it is 1970.
-#[expect(clippy::disallowed_methods, reason = "the shell that is asked what time it is")]
-fn now() -> Wall {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Wall::ZERO + since.unwrap_or_default()
 }

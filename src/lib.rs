@@ -16,6 +16,7 @@
 pub mod client;
 pub mod config;
 pub mod proto;
+pub mod sys;
 pub mod time;
 
 #[cfg(feature = "daemon")]
@@ -38,8 +39,6 @@ pub mod keeper;
 pub mod ledger;
 #[cfg(feature = "daemon")]
 pub mod log;
-#[cfg(feature = "daemon")]
-pub mod sys;
 #[cfg(feature = "daemon")]
 pub mod watcher;
 #[cfg(feature = "daemon")]

@@ -2,12 +2,19 @@
 #![allow(unsafe_code, reason = "the one module that may")]
 
 pub mod clock;
+#[cfg(feature = "daemon")]
 pub mod command_table;
 pub mod fault;
 pub mod files;
+#[cfg(feature = "daemon")]
 pub mod host;
+#[cfg(feature = "daemon")]
 pub mod memory;
+#[cfg(feature = "daemon")]
 pub mod privileges;
+#[cfg(feature = "daemon")]
 pub mod process;
+#[cfg(feature = "daemon")]
 pub mod scheduling;
+#[cfg(feature = "daemon")]
 pub mod signals;

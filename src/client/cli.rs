@@ -151,7 +151,7 @@ pub fn command() -> clap::Command {
     KnockArgs::command()
 }
 
-/// What the command line asks for.
+/// The command that a command line gives.
 #[derive(Clone, Debug)]
 pub enum KnockCommand {
     Knock(Box<Invocation>),

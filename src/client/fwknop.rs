@@ -1,4 +1,4 @@
-//! Requests as fwknop makes them, with keys from where fwknop has them.
+//! Knocking with requests as fwknop makes them, with keys from where fwknop has them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::fwknoprc::{self, RcError, RcKeyReader, RcKeys, RcStanza};
+use super::fwknoprc::{self, RcError, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
 use super::messages::Messages;
 use super::requested_address::{RequestedAddress, own_address};
-use super::schedule::RequestDatagram;
+use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
 use crate::proto::fwknop::{
@@ -23,7 +23,7 @@ use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
 use crate::time::Wall;
 
-/// What a client asks of a fwknop server, or of one that understands it, time and again.
+/// A client's requests of a fwknop server, or of one that understands it.
 #[derive(Clone, Debug)]
 pub struct FwknopKnocker {
     pub key: FwknopKey,
@@ -31,7 +31,7 @@ pub struct FwknopKnocker {
     pub digest: Hash,
     pub mode: CipherMode,
     pub port: PortRange,
-    /// Where the datagram is sent from; `None`: the kernel chooses.
+    /// The port that the datagram is sent from; `None`: the kernel chooses.
     pub from: Option<NonZeroU16>,
     /// Never empty.
     pub ports: Vec<Knock>,
@@ -49,12 +49,12 @@ impl FwknopKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if no server would take it.
-    pub fn datagram(
+    pub fn request(
         &self,
         now: Wall,
         host: SocketAddr,
         messages: Messages,
-    ) -> Result<RequestDatagram, RequestError> {
+    ) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let own = || own_address(host, port).and_then(only_v4);
         let whom = RequestedAddress::of(self.address, host.ip(), own)?;
@@ -63,13 +63,14 @@ impl FwknopKnocker {
         getrandom::fill(&mut random)?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt)?;
-        let request = self.request(now, Random::new(random), whom.v4());
+        let request = self.fields(now, Random::new(random), whom.v4());
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let datagram = fwknop::seal(&request, self.digest, &self.key, self.mode, hmac, salt)?;
-        Ok(RequestDatagram { port, from: self.from, bytes: datagram.into_bytes() })
+        let datagram = RequestDatagram { from: self.from, bytes: datagram.into_bytes() };
+        Ok(Schedule::request(port, datagram))
     }
 
-    fn request(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> FwknopRequest {
+    fn fields(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> FwknopRequest {
         let seconds = now.since(Wall::ZERO).as_secs();
         FwknopRequest {
             random,
@@ -90,7 +91,7 @@ fn only_v4(own: IpAddr) -> io::Result<IpAddr> {
     if own.is_ipv4() { Ok(own) } else { Err(io::ErrorKind::AddrNotAvailable.into()) }
 }
 
-/// How long a door shall stay open, in seconds.
+/// Reads the time that a door of fwknop's shall stay open, in seconds.
 ///
 /// # Errors
 /// Says which durations are possible.
@@ -98,6 +99,8 @@ pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
     values::open_for(text).and_then(check_open_for)
 }
 
+/// The time itself, in seconds, where fwknop's servers take it.
+///
 /// # Errors
 /// If that is longer than any of fwknop's servers takes.
 pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
@@ -108,7 +111,7 @@ pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
     }
 }
 
-/// The difference between two clocks, in seconds, as fwknop writes it.
+/// Reads the difference between two clocks, in seconds, as fwknop writes it.
 ///
 /// # Errors
 /// Says how to write it.
@@ -176,14 +179,14 @@ fn one_line(text: &str) -> &str {
 }
 
 fn generated(text: &str) -> Result<RcKeys, FwknopKeyError> {
-    let mut reader = RcKeyReader::default();
+    let mut keys = RcKeys::default();
     for (name, value) in text.lines().filter_map(|line| fwknoprc::pair(line.trim())) {
-        reader.take(name, value)?;
+        keys.take(name, value)?;
     }
-    Ok(reader.finish())
+    Ok(keys)
 }
 
-/// Why a stanza of `~/.fwknoprc` is of no use.
+/// The reason why a stanza of `~/.fwknoprc` is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum StanzaError {
     #[error("no home directory is known, so there is no ~/.fwknoprc")]
@@ -202,7 +205,8 @@ const fn blank(error: &RcError) -> &'static str {
     }
 }
 
-/// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop, it only warns if others can read it.
+/// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop's, it only warns if
+/// others can read the file.
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.
@@ -254,10 +258,12 @@ mod tests {
 
     fn sent(fwknop: &FwknopKnocker, seconds: u64) -> FwknopRequest {
         let now = Wall::ZERO + Duration::from_secs(seconds);
-        let datagram = fwknop.datagram(now, HOST, Messages::SILENT).unwrap();
-        assert_eq!(datagram.port.get(), 62_201);
+        let sent = fwknop.request(now, HOST, Messages::SILENT).unwrap();
+        assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        fwknop::open(&datagram.bytes, &fwknop.key, fwknop.mode, hmac).unwrap().request
+        fwknop::open(&sent.datagram().unwrap().bytes, &fwknop.key, fwknop.mode, hmac)
+            .unwrap()
+            .request
     }
 
     #[test]
@@ -279,7 +285,7 @@ mod tests {
         let off = |time_offset| FwknopKnocker { time_offset, ..fwknop() };
         assert_eq!(sent(&off(-60), 1_700_000_000).timestamp, 1_699_999_940);
         assert_eq!(sent(&off(60), 1_700_000_000).timestamp, 1_700_000_060);
-        assert_eq!(off(-60).request(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
+        assert_eq!(off(-60).fields(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
     }
 
     #[test]
@@ -293,7 +299,7 @@ mod tests {
     fn what_no_server_takes_is_not_sent() {
         let ports = (1..=20).map(|port: u16| port.to_string().parse().unwrap()).collect();
         let long = FwknopKnocker { ports, ..fwknop() };
-        let error = long.datagram(Wall::ZERO, HOST, Messages::SILENT).unwrap_err().to_string();
+        let error = long.request(Wall::ZERO, HOST, Messages::SILENT).unwrap_err().to_string();
         assert!(error.contains("ask for fewer ports"), "{error}");
     }
 

@@ -1,4 +1,4 @@
-//! `~/.fwknoprc`: what fwknop's own client has been told, read as that client reads it.
+//! A reader of `~/.fwknoprc`, the file of fwknop's own client, as that client reads it.
 
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -15,22 +15,22 @@ use crate::proto::spa::NamedAddresses;
 const DEFAULT: &str = "default";
 const DAY: i64 = 86_400;
 
-/// Where fwknop sends to if it is to choose the port itself.
+/// The ports that fwknop chooses from if it is to choose itself.
 const RANDOM: PortRange = {
     let low = NonZeroU16::new(10_000).expect("is not zero");
     low..=NonZeroU16::new(65_534).expect("is not zero")
 };
 
-/// What a stanza asks for, with that of `[default]` below it.
+/// A stanza of the file, with that of `[default]` below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RcStanza {
     pub server: Option<String>,
-    /// What options can say too.
+    /// The part that options can say too.
     pub settings: ClientSettings,
     /// The port that the datagram is sent from.
     pub source_port: Option<NonZeroU16>,
     pub keys: RcKeys,
-    /// Where the key is, if not here.
+    /// The file with the key, if that is not here.
     pub key_file: Option<PathBuf>,
     /// An HMAC is wanted, also where no key for it is here.
     pub use_hmac: bool,
@@ -43,47 +43,35 @@ pub struct RcKeys {
     pub hmac: Option<HmacKey>,
 }
 
-/// A reader of keys: those in base64 count where they are not there raw.
-#[derive(Default)]
-pub(super) struct RcKeyReader {
-    raw: RcKeys,
-    base64: RcKeys,
-}
-
-impl RcKeyReader {
+impl RcKeys {
     /// Takes the value of a variable; returns false where the variable is not for a key.
     ///
     /// # Errors
     /// [`FwknopKeyError`] if it cannot be the key.
     pub(super) fn take(&mut self, name: &str, value: &str) -> Result<bool, FwknopKeyError> {
         match name {
-            "KEY" => self.raw.key = Some(FwknopKey::new(value.into())?),
-            "KEY_BASE64" => self.base64.key = Some(FwknopKey::from_base64(value)?),
-            "HMAC_KEY" => self.raw.hmac = Some(HmacKey::new(value.into())?),
-            "HMAC_KEY_BASE64" => self.base64.hmac = Some(HmacKey::from_base64(value)?),
+            "KEY" => self.key = Some(FwknopKey::new(value.into())?),
+            "KEY_BASE64" => self.key = Some(FwknopKey::from_base64(value)?),
+            "HMAC_KEY" => self.hmac = Some(HmacKey::new(value.into())?),
+            "HMAC_KEY_BASE64" => self.hmac = Some(HmacKey::from_base64(value)?),
             _ => return Ok(false),
         }
         Ok(true)
     }
-
-    pub(super) fn finish(self) -> RcKeys {
-        let Self { raw, base64 } = self;
-        RcKeys { key: raw.key.or(base64.key), hmac: raw.hmac.or(base64.hmac) }
-    }
 }
 
-/// What is wrong in the file. Shows no key.
+/// An error in the file. Shows no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RcError {
     #[error("there is no stanza [{0}] in it")]
     NoStanza(String),
     #[error("{line}: {error}")]
-    Line { line: usize, error: LineError },
+    Line { line: usize, error: RcLineError },
 }
 
-/// What is wrong with a line.
+/// An error in a line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LineError {
+pub enum RcLineError {
     #[error("not a name and a value, with a blank between the two")]
     NotAPair,
     #[error("fwknop knows no '{0}'")]
@@ -106,14 +94,13 @@ pub enum LineError {
 ///
 /// As fwknop does: a value ends at the first blank, `;` or `#`; what stands later counts, except
 /// that `KEY` and `HMAC_KEY` win over those in base64; other stanzas are not looked at. What does
-/// not count is not looked at either: variables that are `settled` by an option, and those of
-/// `[default]` that the stanza gives too.
+/// not count is not looked at either: variables that are `settled` by an option, those of `[default]`
+/// that the stanza gives too, and those that are given anew further down.
 ///
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
 pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
-    let mut reader = RcReader::default();
     let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
     if !is_there {
         return Err(RcError::NoStanza(name.to_owned()));
@@ -121,22 +108,28 @@ pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcErro
     let given: Vec<&str> = lines_of(text, name).filter_map(|(_, line)| variable(line)).collect();
     let counts = |line, others: &[&str]| variable(line).is_none_or(|name| !others.contains(&name));
     let default = lines_of(text, DEFAULT).filter(|(_, line)| counts(line, &given));
+    let mut variables: Vec<(usize, &str, &str)> = Vec::new();
     for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
-        reader.take(line, text).map_err(|error| RcError::Line { line, error })?;
+        let (name, value) =
+            pair(text).ok_or(RcError::Line { line, error: RcLineError::NotAPair })?;
+        variables.retain(|(_, earlier, _)| *earlier != name);
+        variables.push((line, name, value));
     }
-    let RcReader { mut stanza, keys, random_port, mut unsupported } = reader;
-    if stanza.settings.request.address.is_some() || settled.contains(&"ALLOW_IP") {
-        unsupported.retain(|(_, error)| {
-            !matches!(error, LineError::Unsupported { missing: NO_RESOLVER, .. })
-        });
+    let names: Vec<&str> = variables.iter().map(|(_, name, _)| *name).collect();
+    let mut stanza = RcStanza::default();
+    for (line, name, value) in variables {
+        let is_moot = match name {
+            "KEY_BASE64" => names.contains(&"KEY"),
+            "HMAC_KEY_BASE64" => names.contains(&"HMAC_KEY"),
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" => {
+                names.contains(&"ALLOW_IP") || settled.contains(&"ALLOW_IP")
+            }
+            _ => false,
+        };
+        if !is_moot {
+            stanza.take(name, value).map_err(|error| RcError::Line { line, error })?;
+        }
     }
-    if let Some((line, error)) = unsupported.into_iter().next() {
-        return Err(RcError::Line { line, error });
-    }
-    if random_port {
-        stanza.settings.request.spa_port = Some(RANDOM);
-    }
-    stanza.keys = keys.finish();
     Ok(stanza)
 }
 
@@ -165,60 +158,43 @@ fn head(line: &str) -> Option<&str> {
     line.strip_prefix('[')?.split_once(']').map(|(name, _)| name)
 }
 
-#[derive(Default)]
-struct RcReader {
-    stanza: RcStanza,
-    keys: RcKeyReader,
-    /// Send to a port from 10000 on, another one each time.
-    random_port: bool,
-    /// What is asked for and not done here, unless a later line takes it back.
-    unsupported: Vec<(usize, LineError)>,
-}
-
-impl RcReader {
-    fn take(&mut self, line: usize, text: &str) -> Result<(), LineError> {
-        let (name, value) = pair(text).ok_or(LineError::NotAPair)?;
-        self.unsupported.retain(
-            |(_, error)| !matches!(error, LineError::Unsupported { name: of, .. } if of == name),
-        );
+impl RcStanza {
+    /// Takes the value of a variable, once for each.
+    fn take(&mut self, name: &str, value: &str) -> Result<(), RcLineError> {
+        let named = || name.to_owned();
         let key = self.keys.take(name, value);
-        if key.map_err(|error| LineError::Key { name: name.to_owned(), error })? {
+        if key.map_err(|error| RcLineError::Key { name: named(), error })? {
             return Ok(());
         }
-        let wrong = |expected| LineError::Value {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            expected,
-        };
-        let mut lacks = |missing| {
-            let error = LineError::Unsupported { name: name.to_owned(), missing };
-            self.unsupported.push((line, error));
-        };
-        let stanza = &mut self.stanza;
-        let ClientSettings { knocks, request, fwknop, .. } = &mut stanza.settings;
+        let wrong =
+            |expected| RcLineError::Value { name: named(), value: value.to_owned(), expected };
+        let lacks = |missing| Err(RcLineError::Unsupported { name: named(), missing });
+        let ClientSettings { knocks, request, fwknop, .. } = &mut self.settings;
         match name {
-            "SPA_SERVER" => stanza.server = Some(value.to_owned()),
+            "SPA_SERVER" => self.server = Some(value.to_owned()),
             "SPA_SERVER_PORT" => {
                 let port = parse_port(value).map_err(|_| wrong(A_PORT))?;
-                request.spa_port = Some(port..=port);
+                request.spa_port.get_or_insert(port..=port);
             }
             "SPA_SOURCE_PORT" => {
-                stanza.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
+                self.source_port = Some(parse_port(value).map_err(|_| wrong(A_PORT))?);
             }
-            "RAND_PORT" => self.random_port = is_yes(value),
+            // It wins over a port, wherever that stands.
+            "RAND_PORT" => {
+                if is_yes(value) {
+                    request.spa_port = Some(RANDOM);
+                }
+            }
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
-                lacks("knock sends over UDP only")
+                return lacks("knock sends over UDP only");
             }
             "ACCESS" => *knocks = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
-            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => {
-                request.address = None;
-                lacks(NO_RESOLVER);
-            }
+            "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => return lacks(NO_RESOLVER),
             "ALLOW_IP" => {
                 request.address = Some(address(value).ok_or_else(|| wrong(AN_ADDRESS))?);
             }
-            "KEY_FILE" => stanza.key_file = Some(value.into()),
-            "USE_HMAC" => stanza.use_hmac = is_yes(value),
+            "KEY_FILE" => self.key_file = Some(value.into()),
+            "USE_HMAC" => self.use_hmac = is_yes(value),
             "HMAC_DIGEST_TYPE" => {
                 fwknop.hmac_digest_type = Some(value.parse().map_err(|_| wrong(A_HASH))?);
             }
@@ -237,15 +213,17 @@ impl RcReader {
                 let sent = value.get(..MAX_SPOOFED).unwrap_or(value);
                 fwknop.user = Some(sent.parse().map_err(|_| wrong(A_USER))?);
             }
-            "SPOOF_SOURCE_IP" => lacks("knock sends from its own address only"),
-            "NAT_ACCESS" | "NAT_PORT" => lacks("knock asks for no NAT"),
-            "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => lacks("knock asks for no NAT"),
-            "USE_GPG" if is_yes(value) => lacks("knock does not encrypt with GnuPG"),
-            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => lacks(NO_RESOLVER),
-            "CLIENT_TIMEOUT" => return Err(LineError::ClientTimeout),
-            "HMAC_KEY_FILE" => return Err(LineError::HmacKeyFile),
+            "SPOOF_SOURCE_IP" => return lacks("knock sends from its own address only"),
+            "NAT_ACCESS" | "NAT_PORT" => return lacks("knock asks for no NAT"),
+            "NAT_LOCAL" | "NAT_RAND_PORT" if is_yes(value) => {
+                return lacks("knock asks for no NAT");
+            }
+            "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
+            "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => return lacks(NO_RESOLVER),
+            "CLIENT_TIMEOUT" => return Err(RcLineError::ClientTimeout),
+            "HMAC_KEY_FILE" => return Err(RcLineError::HmacKeyFile),
             _ if WITHOUT_EFFECT.contains(&name) => {}
-            _ => return Err(LineError::Unknown(name.to_owned())),
+            _ => return Err(RcLineError::Unknown(name.to_owned())),
         }
         Ok(())
     }
@@ -262,7 +240,7 @@ const AN_ADDRESS: &str = "write an IPv4 address, or the word source";
 const NO_RESOLVER: &str =
     "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
 
-/// They say how to do what is not done here, or how much to print.
+/// Variables that say how to do what is not done here, or how much to print.
 const WITHOUT_EFFECT: [&str; 22] = [
     "SPA_SERVER_PROTO",
     "NAT_LOCAL",
@@ -461,6 +439,17 @@ FW_TIMEOUT          60
         let text = "[default]\nHMAC_KEY raw\n[a]\nHMAC_KEY_BASE64 dGVzdGtleQ==";
         let key = read(text, "a", &[]).unwrap().keys.hmac;
         assert_eq!(key, Some(HmacKey::new(b"raw".to_vec()).unwrap()));
+    }
+
+    #[test]
+    fn a_port_at_random_wins_over_one_that_is_given_wherever_it_stands() {
+        for (lines, port) in [
+            ("SPA_SERVER_PORT 1000\nRAND_PORT Y", Some(RANDOM)),
+            ("RAND_PORT Y\nSPA_SERVER_PORT 1000", Some(RANDOM)),
+            ("RAND_PORT Y\nRAND_PORT N", None),
+        ] {
+            assert_eq!(stanza(lines).unwrap().settings.request.spa_port, port);
+        }
     }
 
     #[test]

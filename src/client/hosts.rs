@@ -1,4 +1,4 @@
-//! The hosts file: how to knock at a host that is named without ports.
+//! The hosts file, which says how to knock at a host that is named without ports.
 
 mod entry;
 
@@ -27,20 +27,20 @@ pub struct HostProfiles {
     entries: Vec<HostProfile>,
 }
 
-/// An entry of the file.
+/// An entry of the file: one host, and the settings for it.
 #[derive(Clone, Debug)]
 pub struct HostProfile {
     pub name: String,
     pub at: Place,
     /// Name or address.
     pub host: String,
-    /// Whether that is written; otherwise it is the name.
+    /// The host is written in the entry; otherwise it is the name.
     pub says_host: bool,
     /// Its mode is always given.
     pub settings: ClientSettings,
 }
 
-/// What tells apart entries that are about the same host.
+/// A hint that tells apart entries about the same host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hint {
     pub mode: Option<Mode>,
@@ -48,7 +48,7 @@ pub struct Hint {
     pub port: Option<NonZeroU16>,
 }
 
-/// Why the hosts file is of no use.
+/// The reason why the hosts file is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
     #[error("{}: cannot be read: {source}", path.display())]

@@ -1,9 +1,9 @@
 //! Key files: reading those that only their owner can read, and making new ones.
 
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 use crate::proto::secret::Secret;
 use crate::proto::spa::{PrivateKey, PublicKey};
 use crate::proto::totp::parse_secret;
+use crate::sys::files;
 
 /// Longer than any secret with its blanks.
 const MAX_SIZE: usize = 4096;
 
-/// Why a file gives no secret. What it holds is never shown.
+/// The reason why a file gives no secret. What it holds is never shown.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     #[error("{}: cannot be read: {source}", path.display())]
@@ -35,7 +36,7 @@ pub enum KeyFileError {
     NoServer { path: PathBuf, server: String },
 }
 
-/// Why there is no new key.
+/// The reason why there is no new key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeygenError {
     #[error("{} exists already, and no key is ever overwritten{}", path.display(), its(public.as_ref()))]
@@ -66,7 +67,7 @@ pub fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
     parsed(path, |text| parse_secret(text.trim()))
 }
 
-/// What `parse` makes of the text in a file that only its owner can read.
+/// The key, or the secret, that `parse` finds in a file that only its owner can read.
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if `parse` says so.
@@ -120,8 +121,7 @@ pub fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
     }
-    let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = create.map_err(|source| match source.kind() {
+    let mut file = files::create(path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => {
             let public = private_key(path).ok().map(|key| key.public());
             KeygenError::Exists { path: path.to_owned(), public }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fwknop::FwknopKnocker;
 use super::messages::Messages;
-use super::schedule::{Schedule, Transmission};
+use super::schedule::Schedule;
 use super::spa::{RequestError, SpaKnocker};
 use super::totp::{Start, TotpKnocker};
 use crate::proto::duration;
@@ -27,7 +27,7 @@ pub enum Knocker {
 const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
 
 impl Knocker {
-    /// Whether a try may begin.
+    /// The moment at which a try may begin.
     pub fn start(&self, now: Wall) -> Start {
         match self {
             Self::Totp(totp) => totp.start(now),
@@ -35,7 +35,7 @@ impl Knocker {
         }
     }
 
-    /// What to send to `host` at `now`.
+    /// The packets of a try at `host` that leaves at `now`.
     ///
     /// # Errors
     /// [`RequestError`] if no request can be made.
@@ -44,15 +44,13 @@ impl Knocker {
         now: Wall,
         host: SocketAddr,
         messages: Messages,
-    ) -> Result<Transmission, RequestError> {
-        Ok(match self {
-            Self::Sequence(schedule) | Self::Code(schedule) => {
-                Transmission::Sequence(schedule.clone())
-            }
-            Self::Totp(totp) => Transmission::Sequence(totp.schedule(now)),
-            Self::Spa(spa) => Transmission::Request(spa.datagram(now, host, messages)?),
-            Self::Fwknop(fwknop) => Transmission::Request(fwknop.datagram(now, host, messages)?),
-        })
+    ) -> Result<Schedule, RequestError> {
+        match self {
+            Self::Sequence(schedule) | Self::Code(schedule) => Ok(schedule.clone()),
+            Self::Totp(totp) => Ok(totp.schedule(now)),
+            Self::Spa(spa) => spa.request(now, host, messages),
+            Self::Fwknop(fwknop) => fwknop.request(now, host, messages),
+        }
     }
 
     /// Whether what is sent depends on a clock that is certainly wrong.
@@ -60,7 +58,7 @@ impl Knocker {
         now < WRITTEN && !matches!(self, Self::Sequence(_) | Self::Code(_))
     }
 
-    /// What each try sends, in a word.
+    /// The word for what each try sends.
     pub const fn noun(&self) -> &'static str {
         match self {
             Self::Spa(_) | Self::Fwknop(_) => "request",
@@ -68,7 +66,7 @@ impl Knocker {
         }
     }
 
-    /// What to think of where nothing opened.
+    /// Advice for where nothing opened.
     pub fn advice(&self) -> Option<String> {
         const CODE: &str = "look at the code and the clock before you try again: \
                             a door may stop listening after a few wrong codes";

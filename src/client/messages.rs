@@ -33,7 +33,7 @@ fn coloured(line: &str) -> String {
     }
 }
 
-/// How long a person at a terminal looks at nothing.
+/// The time that a person at a terminal looks at nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Says on a terminal what takes longer than a second, once. What took time before does so no more;
@@ -56,10 +56,11 @@ fn takes_time(line: Option<String>) {
 /// happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Messages {
-    /// Where `-v` speaks; `None`: nowhere.
+    /// The stream of the messages of `-v`; `None`: they are not wanted.
     pub verbose: Option<Stream>,
 }
 
+/// A standard stream that messages go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     Output,
@@ -68,6 +69,7 @@ pub enum Stream {
 }
 
 impl Messages {
+    /// Neither `-v` nor a terminal.
     #[cfg(test)]
     pub const SILENT: Self = Self { verbose: None };
 

@@ -1,4 +1,4 @@
-//! Names that only this machine can explain: hosts and services.
+//! Names that this machine resolves: hosts and services.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -8,7 +8,7 @@ use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
 use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
 
-/// Which addresses of a host may be used.
+/// The addresses of a host that may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResolveFamily {
     #[default]
@@ -27,7 +27,7 @@ impl ResolveFamily {
     }
 }
 
-/// Why a host has no address that could be used.
+/// The reason why a host has no address that could be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
@@ -47,13 +47,13 @@ fn explain(error: &io::Error) -> String {
 pub struct Resolved {
     /// The first by RFC 6724; its port is 0.
     pub address: SocketAddr,
-    /// How many others the host has that could have been used.
+    /// The number of others that could have been used.
     pub others: usize,
     /// The option that takes an address of the other family, if the host has one.
     pub other_family: Option<&'static str>,
 }
 
-/// Asks the resolver once.
+/// The address to use for a host; asks the resolver once.
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
@@ -99,7 +99,7 @@ fn choose(host: &str, family: ResolveFamily, all: &[SocketAddr]) -> Result<Resol
     }
 }
 
-/// Why a text names no port to knock on. The message says what to write instead.
+/// The reason why a text names no port to knock on. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
     #[error(transparent)]

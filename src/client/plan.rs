@@ -12,28 +12,28 @@ use zeroize::Zeroizing;
 
 use self::fwknop::settled;
 use super::cli::{Code, Invocation, UsageError, WhatToDo};
-use super::fwknop::{StanzaError, stanza};
+use super::error::ClientError;
+use super::fwknop::stanza;
 use super::fwknoprc::RcStanza;
 use super::hosts::{self, DELAY, Hint, HostProfile, HostProfiles, HostsError};
-use super::keys::{self, KeyFileError};
+use super::keys;
 use super::knocker::Knocker;
 use super::messages::{Messages, complain};
 use super::names::ResolveFamily;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
-use super::settings::{ClientSettings, Exclusion, KINDS, Mode, SettingsPart, option};
+use super::settings::{ClientSettings, KINDS, Mode, SettingsPart, option};
 use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
-use crate::proto::fwknop::FwknopKeyError;
 use crate::proto::spa::PORTS;
-use crate::proto::totp::{self, Digits, Protocols, Scheme, SchemeError, TotpKey, knocks_of_code};
+use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 
-/// How often to knock again unless told otherwise.
+/// The number of knocks after the first, unless told otherwise.
 const RETRIES: u16 = 3;
 
-/// A host, and how to knock there.
+/// A plan: a host, how to knock there, and what then.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name or address.
@@ -44,7 +44,7 @@ pub struct Plan {
     pub dry_run: bool,
 }
 
-/// What comes after knocking.
+/// The action after knocking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     Nothing,
@@ -54,35 +54,12 @@ pub enum After {
     Proxy(WaitTarget),
 }
 
-/// Why there is nothing that could be done.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    #[error(transparent)]
-    Usage(#[from] UsageError),
-    #[error(transparent)]
-    Hosts(#[from] HostsError),
-    #[error(transparent)]
-    KeyFile(#[from] KeyFileError),
-    #[error(transparent)]
-    Scheme(#[from] SchemeError),
-    #[error("no port is free to connect from: {0}")]
-    NoFreePort(#[source] io::Error),
-    #[error("there is nobody to ask for the code: {0}: write it after --code")]
-    Ask(#[source] io::Error),
-    #[error(transparent)]
-    Stanza(#[from] StanzaError),
-    #[error(transparent)]
-    Key(FwknopKeyError),
-    #[error("no key can be asked for: {0}: give a file with --key")]
-    AskKey(#[source] io::Error),
-}
-
 impl Plan {
-    /// What the command line wants, with what the hosts file and `~/.fwknoprc` add.
+    /// The plan that a command line asks for, with what the hosts file and `~/.fwknoprc` add.
     ///
     /// # Errors
-    /// [`PlanError`] with what is wrong, or missing.
-    pub fn new(invocation: &Invocation, messages: Messages) -> Result<Self, PlanError> {
+    /// [`ClientError`] with what is wrong, or missing.
+    pub fn new(invocation: &Invocation, messages: Messages) -> Result<Self, ClientError> {
         let profile = look_up(invocation)?;
         let profile = profile.as_ref();
         let own = invocation.settings.clone();
@@ -94,7 +71,7 @@ impl Plan {
         let source_port = match settings.source_port {
             None => None,
             Some(SourcePort::Fixed(port)) => Some(port),
-            Some(SourcePort::Auto) => Some(send::free_port().map_err(PlanError::NoFreePort)?),
+            Some(SourcePort::Auto) => Some(send::free_port().map_err(ClientError::NoFreePort)?),
         };
         let mut stanza = match &settings.fwknop.fwknoprc {
             Some(name) if mode == Mode::Fwknop => stanza(name, &settled(&settings), messages)?,
@@ -119,7 +96,7 @@ impl Plan {
 }
 
 /// The host's entry in the hosts file; `None` where the command line says enough without it.
-fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, PlanError> {
+fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> {
     let mode = invocation.settings.mode;
     let Some(host) = &invocation.host else { return Ok(None) };
     if mode == Some(Mode::Sequence) {
@@ -171,13 +148,13 @@ fn read(path: &Path, named: bool) -> Result<Option<HostProfiles>, HostsError> {
 struct Planner<'a> {
     invocation: &'a Invocation,
     profile: Option<&'a HostProfile>,
-    /// What was said in any place.
+    /// All settings, whichever place they are from.
     settings: &'a ClientSettings,
     source_port: Option<NonZeroU16>,
 }
 
 impl Planner<'_> {
-    /// What the hosts file says, what was typed, what the stanza says: in this order.
+    /// The host: of the hosts file, as it was typed, of the stanza, in this order.
     fn host(&self, of_stanza: Option<String>) -> Result<String, UsageError> {
         let name = match self.profile {
             Some(HostProfile { host, says_host: true, .. }) => Some(host.clone()),
@@ -202,7 +179,7 @@ impl Planner<'_> {
         Schedule::new(&knocks, delay)
     }
 
-    fn totp(&self) -> Result<Knocker, PlanError> {
+    fn totp(&self) -> Result<Knocker, ClientError> {
         let rotation = &self.settings.rotation;
         self.check_kind()?;
         if let Some(code) = &self.invocation.code {
@@ -211,7 +188,7 @@ impl Planner<'_> {
             let typed = match code {
                 Code::Typed(text) => Zeroizing::new(text.clone()),
                 Code::Ask => {
-                    ask_for_code(self.invocation.proxy.is_some()).map_err(PlanError::Ask)?
+                    ask_for_code(self.invocation.proxy.is_some()).map_err(ClientError::AskCode)?
                 }
             };
             let knocks = knocks_of_code(base, &typed).map_err(UsageError::Code)?;
@@ -248,15 +225,13 @@ impl Planner<'_> {
     /// Refuses an option for the kind of rotating sequence that the door does not have.
     fn check_kind(&self) -> Result<(), UsageError> {
         let (given, said) = (&self.invocation.given, self.settings.keys());
-        match KINDS.iter().find(|it| given.contains(&it.one) && said.contains(&it.other)) {
-            Some(&Exclusion { one, other: key, why }) => {
-                Err(UsageError::OtherKind { option: option(one), key, why })
-            }
+        match KINDS.iter().find(|(one, other, _)| given.contains(one) && said.contains(other)) {
+            Some(&(one, key, why)) => Err(UsageError::OtherKind { option: option(one), key, why }),
             None => Ok(()),
         }
     }
 
-    fn spa(&self) -> Result<SpaKnocker, PlanError> {
+    fn spa(&self) -> Result<SpaKnocker, ClientError> {
         let request = &self.settings.request;
         let server =
             self.need(request.server_key, "the server's public key", "--server-key", "server_key")?;
@@ -294,14 +269,14 @@ impl Planner<'_> {
         }
     }
 
-    /// What has to be said in one place or the other.
+    /// A setting without which there is no plan.
     fn need<T>(
         &self,
         value: Option<T>,
         what: &'static str,
         option: &'static str,
         key: &'static str,
-    ) -> Result<T, PlanError> {
+    ) -> Result<T, ClientError> {
         let mode = self.settings.mode.unwrap_or(Mode::Sequence);
         value.ok_or_else(|| match self.profile {
             Some(profile) if profile.settings.mode == Some(mode) => {

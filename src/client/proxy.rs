@@ -9,7 +9,7 @@ use std::thread;
 
 use socket2::SockRef;
 
-/// Why a connection ended before both sides were done.
+/// The reason why a connection ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     #[error("the connection broke: {0}")]
@@ -48,7 +48,7 @@ pub fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// How one direction ended.
+/// The end of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     /// Its sender is done; the other direction goes on.

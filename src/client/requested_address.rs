@@ -46,6 +46,7 @@ impl RequestedAddress {
         })
     }
 
+    /// The same, as a request says it.
     pub(super) const fn addresses(self) -> Addresses {
         match self {
             Self::Given(given) => Addresses::Named(given),

@@ -1,38 +1,32 @@
-//! What to send when, decided without a clock or a socket.
+//! Schedules of what to send when, made without a clock or a socket.
 
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use crate::proto::knock::Knock;
+use crate::proto::knock::{Knock, Protocol};
 use crate::time::Monotonic;
 
-/// One try to open a door: all that is sent for it.
+/// One try to open a door: all that is sent for it, and when each packet is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmission {
-    Sequence(Schedule),
-    Request(RequestDatagram),
+pub struct Schedule {
+    knocks: Vec<Knock>,
+    delay: Duration,
+    /// The load of the one knock of a request.
+    request: Option<RequestDatagram>,
 }
 
-/// One UDP datagram that carries a whole request.
+/// One UDP datagram that holds a whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestDatagram {
-    pub port: NonZeroU16,
     /// The port that it is sent from; `None`: any.
     pub from: Option<NonZeroU16>,
     pub bytes: Vec<u8>,
 }
 
-/// The knocks of one try and when each is due.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Schedule {
-    knocks: Vec<Knock>,
-    delay: Duration,
-}
-
 /// One knock of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledKnock {
-    /// How long after the start of the schedule.
+    /// Counted from the start of the schedule.
     pub at: Duration,
     pub knock: Knock,
 }
@@ -41,7 +35,18 @@ impl Schedule {
     /// The knocks in their order, the first at once, each of the others `delay` after the one
     /// before it.
     pub fn new(knocks: &[Knock], delay: Duration) -> Self {
-        Self { knocks: knocks.to_vec(), delay }
+        Self { knocks: knocks.to_vec(), delay, request: None }
+    }
+
+    /// One datagram, at once.
+    pub fn request(port: NonZeroU16, datagram: RequestDatagram) -> Self {
+        let knocks = vec![Knock::new(Protocol::Udp, port)];
+        Self { knocks, delay: Duration::ZERO, request: Some(datagram) }
+    }
+
+    /// The datagram, where this is a request.
+    pub const fn datagram(&self) -> Option<&RequestDatagram> {
+        self.request.as_ref()
     }
 
     /// The knocks in the order in which they are due.
@@ -55,7 +60,7 @@ impl Schedule {
     }
 }
 
-/// What a client that waits for a port has to do now.
+/// The next thing to do for a client that waits for a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum WaitAction {
@@ -69,7 +74,7 @@ pub enum WaitAction {
     GiveUp,
 }
 
-/// How long each try to connect after a knock may take, in milliseconds.
+/// The time that each try to connect after a knock may take, in milliseconds.
 ///
 /// The first are short: a SYN that comes before the door is open is dropped, and the kernel would
 /// wait a second before it sent another. The last leaves time for a slow line.
@@ -80,7 +85,7 @@ const TRIES: [u64; 6] = [50, 100, 200, 400, 750, 1_500];
 #[derive(Clone, Debug)]
 pub struct Wait {
     knocks_left: u32,
-    /// How many tries were made since the last knock.
+    /// Tries since the last knock.
     tries: usize,
     /// A try that failed early does not make the next one earlier.
     not_before: Monotonic,
@@ -92,7 +97,7 @@ impl Wait {
         Self { knocks_left: retries as u32 + 1, tries: TRIES.len(), not_before: Monotonic::ZERO }
     }
 
-    /// What is to be done at `now`; call it again when that is done.
+    /// The thing to do at `now`; call it again when that is done.
     pub fn next(&mut self, now: Monotonic) -> WaitAction {
         if now < self.not_before {
             return WaitAction::Pause { until: self.not_before };

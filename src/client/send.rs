@@ -6,16 +6,17 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Transmission, Wait, WaitAction};
+use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
+use crate::sys::clock;
 use crate::time::Monotonic;
 
-/// A packet that did not leave this machine.
+/// The reason why a packet did not leave this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     #[error("knock {number} of {count} was not sent: {what}: {}", explain(source))]
@@ -26,7 +27,7 @@ pub enum SendError {
     SourcePort { port: NonZeroU16, source: io::Error },
 }
 
-/// What the kernel said, and what it means where that is not obvious.
+/// The words of the kernel, and what they mean where that is not obvious.
 fn explain(error: &io::Error) -> String {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return error.to_string() };
     let meaning = match errno {
@@ -39,7 +40,7 @@ fn explain(error: &io::Error) -> String {
     format!("{}: {meaning}", errno.desc())
 }
 
-/// What the kernel said of a port that the user chose.
+/// The same, about a port that the user chose.
 fn explain_port(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EADDRINUSE) => "another program uses it".to_owned(),
@@ -53,7 +54,7 @@ fn explain_port(error: &io::Error) -> String {
     }
 }
 
-/// One packet: a protocol, where it goes, and how long a request is.
+/// A packet that leaves: its protocol, where it goes, and the length of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutgoingPacket {
     pub protocol: Protocol,
@@ -62,26 +63,11 @@ pub struct OutgoingPacket {
 }
 
 impl OutgoingPacket {
-    /// A knock on a port of `host`, whose own port does not matter.
-    pub const fn knock(mut host: SocketAddr, knock: Knock) -> Self {
+    /// A knock on a port of `host`, whose own port does not matter; with a `datagram`, a request.
+    pub fn new(mut host: SocketAddr, knock: Knock, datagram: Option<&RequestDatagram>) -> Self {
         host.set_port(knock.port.get());
-        Self { protocol: knock.protocol, to: host, length: None }
-    }
-
-    /// A request to `host`, whose own port does not matter.
-    pub const fn request(mut host: SocketAddr, datagram: &RequestDatagram) -> Self {
-        host.set_port(datagram.port.get());
-        Self { protocol: Protocol::Udp, to: host, length: Some(datagram.bytes.len()) }
-    }
-
-    /// The packets of a try, in their order.
-    pub fn all(host: SocketAddr, attempt: &Transmission) -> Vec<Self> {
-        match attempt {
-            Transmission::Sequence(schedule) => {
-                schedule.knocks().map(|step| Self::knock(host, step.knock)).collect()
-            }
-            Transmission::Request(datagram) => vec![Self::request(host, datagram)],
-        }
+        let length = datagram.map(|datagram| datagram.bytes.len());
+        Self { protocol: knock.protocol, to: host, length }
     }
 }
 
@@ -93,7 +79,7 @@ impl fmt::Display for OutgoingPacket {
     }
 }
 
-/// What happens while knocking, for those who want to read along.
+/// An event while knocking, for those who want to read along.
 #[derive(Clone, Copy, Debug)]
 pub enum KnockProgress {
     Hitting(OutgoingPacket),
@@ -113,17 +99,17 @@ impl fmt::Display for KnockProgress {
     }
 }
 
-/// Where the port that is waited for is, and where the connection comes from.
+/// The port that is waited for, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitTarget {
     pub port: NonZeroU16,
     /// Bound for every connection; `None`: the kernel chooses.
     pub source_port: Option<NonZeroU16>,
-    /// How often to knock again.
+    /// The number of knocks after the first.
     pub retries: u16,
 }
 
-/// Whether the port opened.
+/// The end of waiting for a port.
 #[derive(Debug)]
 #[must_use]
 pub enum Waited {
@@ -131,92 +117,76 @@ pub enum Waited {
     GaveUp { knocked: u32 },
 }
 
-/// How many UDP sockets stay open, so that their source ports are not given out again: a server
+/// The number of UDP sockets that stay open, so that their source ports are not given out again: a server
 /// takes two datagrams with the same ports for one.
 const KEPT: usize = 32;
 
-/// Knocks at one host and tells `report` what it does.
+/// A sender to one host, which tells `report` what it does.
 pub struct Sender<R> {
     host: SocketAddr,
     report: R,
-    start: Instant,
     udp: VecDeque<UdpSocket>,
 }
 
 impl<R: FnMut(KnockProgress)> Sender<R> {
-    fn now(&self) -> Monotonic {
-        Monotonic::ZERO + clock().saturating_duration_since(self.start)
-    }
-
-    fn sleep_until(&self, until: Monotonic) {
-        thread::sleep(until.since(self.now()));
-    }
-
     /// Sends to `host`, whose own port does not matter.
     pub fn new(host: SocketAddr, report: R) -> Self {
-        Self { host, report, start: clock(), udp: VecDeque::with_capacity(KEPT) }
+        Self { host, report, udp: VecDeque::with_capacity(KEPT) }
     }
 
-    /// Sends everything of one try.
+    /// Sends everything of one try, in order, nothing before it is due.
     ///
     /// # Errors
     /// [`SendError`] for the first packet that could not leave; those after it are not sent.
-    pub fn send(&mut self, attempt: &Transmission) -> Result<(), SendError> {
-        match attempt {
-            Transmission::Sequence(schedule) => self.knock(schedule),
-            Transmission::Request(datagram) => {
-                let what = OutgoingPacket::request(self.host, datagram);
-                (self.report)(KnockProgress::Hitting(what));
-                self.send_datagram(what.to, datagram.from, &datagram.bytes)
-                    .map_err(|source| SendError::Request { what, source })
-            }
-        }
-    }
-
-    /// Sends every knock of the schedule, in order, none before it is due.
-    fn knock(&mut self, schedule: &Schedule) -> Result<(), SendError> {
-        let mut start = self.now();
+    pub fn send(&mut self, schedule: &Schedule) -> Result<(), SendError> {
+        let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
         for (number, ScheduledKnock { at, knock }) in (1..).zip(knocks) {
-            self.sleep_until(start + at);
+            sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
-            start = self.now() - at;
-            let what = OutgoingPacket::knock(self.host, knock);
+            start = now() - at;
+            let what = OutgoingPacket::new(self.host, knock, schedule.datagram());
             (self.report)(KnockProgress::Hitting(what));
-            let sent = match knock.protocol {
-                Protocol::Tcp => send_syn(what.to),
-                Protocol::Udp => self.send_datagram(what.to, None, &[0]),
+            let sent = match (knock.protocol, schedule.datagram()) {
+                (Protocol::Tcp, _) => send_syn(what.to),
+                (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
+                (Protocol::Udp, Some(request)) => {
+                    self.send_datagram(what.to, request.from, &request.bytes)
+                }
             };
-            sent.map_err(|source| SendError::Knock { number, count, what, source })?;
+            sent.map_err(|source| match schedule.datagram() {
+                None => SendError::Knock { number, count, what, source },
+                Some(_) => SendError::Request { what, source },
+            })?;
         }
         Ok(())
     }
 
     /// Knocks until the target accepts a connection, which, if it has a source port of its own, is
-    /// broken off when it is dropped. `attempt` says what to send, anew for each
+    /// broken off when it is dropped. `schedule` says what to send, anew for each
     /// try.
     ///
     /// # Errors
-    /// [`SendError`] as [`Self::send`], or what `attempt` says. A connection that fails is no
+    /// [`SendError`] as [`Self::send`], or what `schedule` says. A connection that fails is no
     /// error, whatever the reason: a firewall may answer with any.
     pub fn send_until_open<E: From<SendError>>(
         &mut self,
         target: WaitTarget,
-        mut attempt: impl FnMut() -> Result<Transmission, E>,
+        mut schedule: impl FnMut() -> Result<Schedule, E>,
     ) -> Result<Waited, E> {
         let mut to = self.host;
         to.set_port(target.port.get());
         let mut wait = Wait::new(target.retries);
         let mut knocked = 0;
         loop {
-            let now = self.now();
+            let now = now();
             match wait.next(now) {
                 WaitAction::Knock => {
                     if knocked > 0 {
                         (self.report)(KnockProgress::StillShut(to));
                     }
-                    self.send(&attempt()?)?;
+                    self.send(&schedule()?)?;
                     knocked += 1;
                     (self.report)(KnockProgress::Waiting(to));
                 }
@@ -226,7 +196,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
                         return Ok(Waited::Open(stream));
                     }
                 }
-                WaitAction::Pause { until } => self.sleep_until(until),
+                WaitAction::Pause { until } => sleep_until(until),
                 WaitAction::GiveUp => return Ok(Waited::GaveUp { knocked }),
             }
         }
@@ -323,7 +293,10 @@ fn is_sent(error: &io::Error) -> bool {
     )
 }
 
-#[expect(clippy::disallowed_methods, reason = "the sender is the shell that sleeps and sends")]
-fn clock() -> Instant {
-    Instant::now()
+fn now() -> Monotonic {
+    clock::now().monotonic
+}
+
+fn sleep_until(until: Monotonic) {
+    thread::sleep(until.since(now()));
 }

@@ -18,7 +18,7 @@ use crate::proto::words::words;
 
 words! {
 FromStr:
-/// How a door is asked to open.
+/// The way in which a door is asked to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Knocks that are always the same.
@@ -34,7 +34,7 @@ pub enum Mode {
 
 /// A key of the hosts file. The command line has an [`option`] for most of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct SettingsField {
     pub key: &'static str,
     /// The modes that have a use for it.
     pub modes: &'static [Mode],
@@ -42,14 +42,12 @@ pub struct Field {
     pub variables: &'static [&'static str],
 }
 
-const fn field(key: &'static str, modes: &'static [Mode]) -> Field {
-    Field { key, modes, variables: &[] }
-}
-
-impl Field {
-    const fn settles(self, variables: &'static [&'static str]) -> Self {
-        Self { variables, ..self }
-    }
+const fn field(
+    key: &'static str,
+    modes: &'static [Mode],
+    variables: &'static [&'static str],
+) -> SettingsField {
+    SettingsField { key, modes, variables }
 }
 
 const KNOCKED: &[Mode] = &[Mode::Sequence, Mode::Totp];
@@ -59,34 +57,34 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub const FIELDS: [Field; 27] = [
-    field("host", &Mode::ALL),
-    field("mode", &Mode::ALL),
-    field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop]),
-    field("wait", &Mode::ALL),
-    field("retry", &Mode::ALL),
-    field("source_port", &Mode::ALL),
-    field("delay", KNOCKED),
-    field("door", &[Mode::Totp, Mode::Spa]),
-    field("base", TOTP),
-    field("length", TOTP),
-    field("protocol", TOTP),
-    field("digits", TOTP),
-    field("step", TOTP),
-    field("secret_file", TOTP),
-    field("server_key", SPA),
-    field("key_file", REQUESTED).settles(&["KEY", "KEY_BASE64", "KEY_FILE"]),
-    field("spa_port", REQUESTED).settles(&["SPA_SERVER_PORT", "RAND_PORT"]),
-    field("address", REQUESTED).settles(&["ALLOW_IP"]),
-    field("open_for", REQUESTED).settles(&["FW_TIMEOUT"]),
-    field("close", SPA),
-    field("fwknoprc", FWKNOP),
-    field("hmac_key_file", FWKNOP).settles(&["HMAC_KEY", "HMAC_KEY_BASE64", "HMAC_KEY_FILE"]),
-    field("hmac_digest_type", FWKNOP).settles(&["HMAC_DIGEST_TYPE"]),
-    field("digest_type", FWKNOP).settles(&["DIGEST_TYPE"]),
-    field("encryption_mode", FWKNOP).settles(&["ENCRYPTION_MODE"]),
-    field("user", FWKNOP).settles(&["SPOOF_USER"]),
-    field("time_offset", FWKNOP).settles(&["TIME_OFFSET"]),
+pub const FIELDS: [SettingsField; 27] = [
+    field("host", &Mode::ALL, &[]),
+    field("mode", &Mode::ALL, &[]),
+    field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
+    field("wait", &Mode::ALL, &[]),
+    field("retry", &Mode::ALL, &[]),
+    field("source_port", &Mode::ALL, &[]),
+    field("delay", KNOCKED, &[]),
+    field("door", &[Mode::Totp, Mode::Spa], &[]),
+    field("base", TOTP, &[]),
+    field("length", TOTP, &[]),
+    field("protocol", TOTP, &[]),
+    field("digits", TOTP, &[]),
+    field("step", TOTP, &[]),
+    field("secret_file", TOTP, &[]),
+    field("server_key", SPA, &[]),
+    field("key_file", REQUESTED, &["KEY", "KEY_BASE64", "KEY_FILE"]),
+    field("spa_port", REQUESTED, &["SPA_SERVER_PORT", "RAND_PORT"]),
+    field("address", REQUESTED, &["ALLOW_IP"]),
+    field("open_for", REQUESTED, &["FW_TIMEOUT"]),
+    field("close", SPA, &[]),
+    field("fwknoprc", FWKNOP, &[]),
+    field("hmac_key_file", FWKNOP, &["HMAC_KEY", "HMAC_KEY_BASE64", "HMAC_KEY_FILE"]),
+    field("hmac_digest_type", FWKNOP, &["HMAC_DIGEST_TYPE"]),
+    field("digest_type", FWKNOP, &["DIGEST_TYPE"]),
+    field("encryption_mode", FWKNOP, &["ENCRYPTION_MODE"]),
+    field("user", FWKNOP, &["SPOOF_USER"]),
+    field("time_offset", FWKNOP, &["TIME_OFFSET"]),
 ];
 
 /// The modes that have a use for what an option says; `None`: all have.
@@ -100,38 +98,29 @@ pub fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
 }
 
 /// Two keys or options that do not go together, and why.
-#[derive(Clone, Copy, Debug)]
-pub struct Exclusion {
-    pub one: &'static str,
-    pub other: &'static str,
-    pub why: &'static str,
-}
+pub type Exclusion = (&'static str, &'static str, &'static str);
 
-const fn exclude(one: &'static str, other: &'static str, why: &'static str) -> Exclusion {
-    Exclusion { one, other, why }
-}
-
-/// What the two kinds of rotating sequences do not have in common: also where an option says the
-/// one, and the hosts file the other.
+/// The differences between the two kinds of rotating sequences: they exclude each other also where
+/// an option says the one, and the hosts file the other.
 pub const KINDS: [Exclusion; 3] = [
-    exclude("length", "base", "a code's digits say how many knocks there are"),
-    exclude("protocol", "base", "a code is knocked over tcp"),
-    exclude("digits", "ports", "only a code has digits"),
+    ("length", "base", "a code's digits say how many knocks there are"),
+    ("protocol", "base", "a code is knocked over tcp"),
+    ("digits", "ports", "only a code has digits"),
 ];
 
-/// What does not go together in one place.
+/// The other exclusions, in one place.
 pub const EXCLUDES: [Exclusion; 11] = [
-    exclude("base", "ports", "keep the one that the door has"),
-    exclude("ports", "code", "a door that takes codes has a --base"),
-    exclude("length", "code", "a code's digits say how many knocks there are"),
-    exclude("protocol", "code", "a code is knocked over tcp"),
-    exclude("digits", "code", "the code shows how many digits it has"),
-    exclude("step", "code", "the code is of its step already"),
-    exclude("secret_file", "code", "with the secret, --totp makes the code by itself"),
-    exclude("proxy", "close", "nothing opens"),
-    exclude("wait", "proxy", "--proxy waits for its own port"),
-    exclude("open_for", "close", "nothing opens"),
-    exclude("wait", "close", "nothing opens"),
+    ("base", "ports", "keep the one that the door has"),
+    ("ports", "code", "a door that takes codes has a --base"),
+    ("length", "code", "a code's digits say how many knocks there are"),
+    ("protocol", "code", "a code is knocked over tcp"),
+    ("digits", "code", "the code shows how many digits it has"),
+    ("step", "code", "the code is of its step already"),
+    ("secret_file", "code", "with the secret, --totp makes the code by itself"),
+    ("proxy", "close", "nothing opens"),
+    ("wait", "proxy", "--proxy waits for its own port"),
+    ("open_for", "close", "nothing opens"),
+    ("wait", "close", "nothing opens"),
 ];
 
 /// The option that says what a key of the hosts file says.
@@ -184,7 +173,7 @@ settings! {
 /// Everything that can be said about a knock; `None` where nothing was said.
 pub struct ClientSettings {
     pub mode: Option<Mode>,
-    /// What to knock on; for [`Mode::Fwknop`] the ports to open.
+    /// The ports to knock on; for [`Mode::Fwknop`] the ports to open.
     pub knocks: Vec<Knock>,
     /// Between two knocks.
     pub delay: Option<Duration>,

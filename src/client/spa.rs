@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use super::messages::Messages;
 use super::requested_address::{RequestedAddress, own_address};
-use super::schedule::RequestDatagram;
+use super::schedule::{RequestDatagram, Schedule};
 use super::stamps::Stamps;
 use super::values::Address;
 use crate::proto::fwknop::SealError;
@@ -14,7 +14,7 @@ use crate::proto::port_range::{PortRange, pick};
 use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, SpaRequest, Stamp};
 use crate::time::Wall;
 
-/// Why a request cannot be made.
+/// The reason why a request cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     #[error("--address {0} is this machine's own: it means nothing to {1}")]
@@ -25,7 +25,7 @@ pub enum RequestError {
     Fwknop(#[from] SealError),
 }
 
-/// What a client asks of a server, time and again.
+/// A client's requests of a server.
 #[derive(Clone, Debug)]
 pub struct SpaKnocker {
     pub client: PrivateKey,
@@ -47,31 +47,32 @@ impl SpaKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if it would be of no use, or if it cannot be encrypted.
-    pub fn datagram(
+    pub fn request(
         &self,
         now: Wall,
         host: SocketAddr,
         messages: Messages,
-    ) -> Result<RequestDatagram, RequestError> {
+    ) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let whom = RequestedAddress::of(self.address, host.ip(), || own_address(host, port))?;
         messages.say(|| format!("asking for {whom}"));
         let stamp = match &self.stamps {
             Some(stamps) => {
-                let taken = stamps.take(now);
-                taken.warnings.iter().for_each(|doubt| messages.warn(doubt));
-                taken.stamp
+                let issued = stamps.issue(now);
+                issued.warnings.iter().for_each(|warning| messages.warn(warning));
+                issued.stamp
             }
             None => now.into(),
         };
         let mut ephemeral = [0; 32];
         getrandom::fill(&mut ephemeral)?;
-        let request = self.request(whom.addresses(), stamp);
+        let request = self.fields(whom.addresses(), stamp);
         let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
-        Ok(RequestDatagram { port, from: None, bytes: bytes.to_vec() })
+        let datagram = RequestDatagram { from: None, bytes: bytes.to_vec() };
+        Ok(Schedule::request(port, datagram))
     }
 
-    fn request(&self, open: Addresses, stamp: Stamp) -> SpaRequest {
+    fn fields(&self, open: Addresses, stamp: Stamp) -> SpaRequest {
         SpaRequest {
             open,
             close: self.close,
@@ -113,12 +114,14 @@ mod tests {
             stamps: None,
         };
         let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
-        let sent = requests.datagram(now, (HOST, 0).into(), Messages::SILENT).unwrap();
-        assert!((62000..=62999).contains(&sent.port.get()));
-        let (key, request) =
-            Receiver::new(&server, []).open(&sent.bytes.try_into().unwrap()).unwrap();
+        let sent = requests.request(now, (HOST, 0).into(), Messages::SILENT).unwrap();
+        let knock = sent.knocks().next().unwrap().knock;
+        assert!((62000..=62999).contains(&knock.port.get()));
+        let (key, request) = Receiver::new(&server, [])
+            .open(sent.datagram().unwrap().bytes.as_slice().try_into().unwrap())
+            .unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
-        assert_eq!(request, requests.request(Addresses::Named(given), now.into()));
+        assert_eq!(request, requests.fields(Addresses::Named(given), now.into()));
     }
 }

@@ -1,8 +1,7 @@
-//! The times of a key's requests: each is later than all before it, whatever the clock does.
+//! The stamps of a key's requests: each is later than all before it, whatever the clock does.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,9 +9,10 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::proto::duration;
 use crate::proto::spa::Stamp;
+use crate::sys::files;
 use crate::time::Wall;
 
-/// How old a request may be, by default, when a server gets it.
+/// The age of a request, by default, up to which a server takes it.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The stamp after `last`: the time that the clock shows, or the next possible one.
@@ -28,14 +28,14 @@ pub struct Stamps {
     last: PathBuf,
 }
 
-/// A stamp, and what makes it doubtful.
+/// A stamp that was issued, and what makes it doubtful.
 #[derive(Debug)]
 pub struct Issued {
     pub stamp: Stamp,
     pub warnings: Vec<StampWarning>,
 }
 
-/// What may keep this request or the next one from being accepted.
+/// A doubt that this request, or the next one, will be accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum StampWarning {
     #[error(
@@ -66,12 +66,12 @@ impl Stamps {
     ///
     /// A disk that is full or cannot be written does not keep anyone from knocking: the clock alone
     /// gives the stamp then.
-    pub fn take(&self, now: Wall) -> Issued {
+    pub fn issue(&self, now: Wall) -> Issued {
         let mut warnings = Vec::new();
         let kept = self.lock().and_then(|_lock| {
             let last = self.read(&mut warnings)?;
             let stamp = next(now, last);
-            self.write(stamp)?;
+            files::replace(&self.last, format!("{}\n", stamp.as_micros()).as_bytes())?;
             Ok(stamp)
         });
         let stamp = kept.unwrap_or_else(|source| {
@@ -108,20 +108,11 @@ impl Stamps {
         }
         Ok(stamp)
     }
-
-    fn write(&self, stamp: Stamp) -> io::Result<()> {
-        let mut new = self.last.clone().into_os_string();
-        new.push(".new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        writeln!(file, "{}", stamp.as_micros())?;
-        file.sync_all()?;
-        fs::rename(&new, &self.last)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use proptest::prelude::*;
@@ -146,7 +137,7 @@ mod tests {
     #[test]
     fn a_stamp_is_the_time_in_microseconds() {
         let (_directory, stamps) = stamps();
-        let taken = stamps.take(at(1_700_000_000));
+        let taken = stamps.issue(at(1_700_000_000));
         assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
         assert!(taken.warnings.is_empty());
         let kept = fs::read_to_string(&stamps.last).unwrap();
@@ -157,15 +148,15 @@ mod tests {
     #[test]
     fn two_requests_within_one_microsecond_differ() {
         let (_directory, stamps) = stamps();
-        let first = stamps.take(at(1_700_000_000)).stamp;
-        assert!(stamps.take(at(1_700_000_000)).stamp > first);
+        let first = stamps.issue(at(1_700_000_000)).stamp;
+        assert!(stamps.issue(at(1_700_000_000)).stamp > first);
     }
 
     #[test]
     fn a_clock_that_was_set_back_a_little_is_made_up_for_in_silence() {
         let (_directory, stamps) = stamps();
-        let first = stamps.take(at(1_700_000_060)).stamp;
-        let second = stamps.take(at(1_700_000_001));
+        let first = stamps.issue(at(1_700_000_060)).stamp;
+        let second = stamps.issue(at(1_700_000_001));
         assert_eq!(second.stamp.as_micros(), first.as_micros() + 1);
         assert!(second.warnings.is_empty());
     }
@@ -173,8 +164,8 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_far_is_told() {
         let (_directory, stamps) = stamps();
-        let first = stamps.take(at(1_700_007_200)).stamp;
-        let second = stamps.take(at(1_700_000_000));
+        let first = stamps.issue(at(1_700_007_200)).stamp;
+        let second = stamps.issue(at(1_700_000_000));
         assert_eq!(second.stamp.as_micros(), first.as_micros() + 1);
         let said = said(&second);
         assert!(said[0].starts_with("the last request was made 2h after what the clock says now"));
@@ -186,18 +177,18 @@ mod tests {
         let (_directory, stamps) = stamps();
         for nonsense in [&b"yesterday"[..], b"", b"\xff\xfe", b"-1"] {
             fs::write(&stamps.last, nonsense).unwrap();
-            let taken = stamps.take(at(1_700_000_000));
+            let taken = stamps.issue(at(1_700_000_000));
             assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
             assert!(said(&taken)[0].ends_with("written anew"));
-            assert!(stamps.take(at(1_700_000_001)).warnings.is_empty());
+            assert!(stamps.issue(at(1_700_000_001)).warnings.is_empty());
         }
     }
 
     #[test]
     fn a_place_that_cannot_be_written_keeps_no_one_from_knocking() {
         let (_directory, stamps) = stamps();
-        fs::create_dir(stamps.last.with_file_name("work.key.last.new")).unwrap();
-        let taken = stamps.take(at(1_700_000_000));
+        fs::create_dir(stamps.last.with_file_name(".work.key.last.new")).unwrap();
+        let taken = stamps.issue(at(1_700_000_000));
         assert_eq!(taken.stamp.as_micros(), 1_700_000_000_000_000);
         assert!(said(&taken)[0].contains("cannot be kept: "));
     }
@@ -207,7 +198,7 @@ mod tests {
         let (_directory, stamps) = stamps();
         let mut taken: Vec<Stamp> = std::thread::scope(|scope| {
             let all: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| stamps.take(at(1_700_000_000)).stamp)).collect();
+                (0..8).map(|_| scope.spawn(|| stamps.issue(at(1_700_000_000)).stamp)).collect();
             all.into_iter().map(|one| one.join().unwrap()).collect()
         });
         taken.sort_unstable();

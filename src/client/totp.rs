@@ -6,10 +6,10 @@ use super::schedule::Schedule;
 use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::Wall;
 
-/// How long after its last knock a sequence may still be on its way.
+/// The time after its last knock that a sequence may still be on its way.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Whether a try may begin.
+/// The moment at which a try may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Start {
@@ -18,7 +18,7 @@ pub enum Start {
     At(Wall),
 }
 
-/// A client's sequences at a door.
+/// A client's rotating sequences at a door.
 #[derive(Clone, Debug)]
 pub struct TotpKnocker {
     pub key: TotpKey,

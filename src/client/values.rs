@@ -28,7 +28,7 @@ impl FromStr for SourcePort {
     }
 }
 
-/// For which address a request asks.
+/// The address that a request asks for, as users write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     /// The one that this machine uses towards the host, if it is a global one; else the observed.
@@ -38,7 +38,7 @@ pub enum Address {
     Given(NamedAddresses),
 }
 
-/// Why some words are no address that could be asked for.
+/// The reason why some words are not an address that could be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressWordError {
     #[error("'{0}' is neither auto, nor observed, nor an address")]
@@ -76,7 +76,7 @@ impl Address {
     }
 }
 
-/// How many knocks a sequence in a range has.
+/// Reads the number of knocks of a sequence in a range.
 ///
 /// # Errors
 /// Says which numbers are possible.
@@ -90,7 +90,7 @@ pub fn length(text: &str) -> Result<u8, String> {
     }
 }
 
-/// The port of the pair of digits 00.
+/// Reads the port of the pair of digits 00.
 ///
 /// # Errors
 /// Says which ports are possible.
@@ -104,7 +104,7 @@ pub fn base(text: &str) -> Result<u16, String> {
     }
 }
 
-/// How many digits a code has.
+/// Reads the number of digits of a code.
 ///
 /// # Errors
 /// Says which numbers are possible.
@@ -116,7 +116,7 @@ pub fn digits(text: &str) -> Result<Digits, String> {
     }
 }
 
-/// How long a rotating sequence holds, in seconds.
+/// Reads the step of a rotating sequence, in seconds.
 ///
 /// # Errors
 /// Says which durations are possible.
@@ -128,7 +128,7 @@ pub fn step(text: &str) -> Result<u32, String> {
     }
 }
 
-/// The name that fwknop gives a user.
+/// Reads the name that fwknop gives a user.
 ///
 /// # Errors
 /// Says what is possible.
@@ -136,7 +136,7 @@ pub fn user(text: &str) -> Result<User, String> {
     text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
 }
 
-/// How long a door shall stay open, in seconds.
+/// Reads the time that a door shall stay open, in seconds.
 ///
 /// # Errors
 /// Says which durations are possible.

@@ -117,6 +117,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidFilename.into());
     };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(".new");
@@ -202,6 +203,15 @@ mod tests {
     fn a_file_that_could_change_is_refused() {
         let fd = memfd_create("test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         assert!(read_sealed(fd).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_may_be_named_without_a_directory() {
+        let name = format!("replaced-{}", std::process::id());
+        replace(Path::new(&name), b"new").unwrap();
+        let text = fs::read(&name);
+        remove(Path::new(&name)).unwrap();
+        assert_eq!(text.unwrap(), b"new");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::client::values::AddressWordError;
 use crate::proto::knock::Knock;
 use crate::proto::totp::CodeError;
 
-/// What is wrong with a command line, and what to write instead.
+/// An error in a command line, with what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// In clap's words, several lines.
@@ -66,7 +66,7 @@ pub enum UsageError {
     Missing { mode: Mode, what: &'static str, option: &'static str, key: &'static str },
 }
 
-/// What helps where an option does not belong to the mode that is used.
+/// The remedy where an option does not belong to the mode that is used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WhatToDo {
     #[error("leave it out where ports are given")]

@@ -1,4 +1,4 @@
-//! A command line without contradictions.
+//! The command line as a value without contradictions.
 
 use std::mem::take;
 use std::num::NonZeroU16;
@@ -6,18 +6,16 @@ use std::path::PathBuf;
 
 use super::{KnockArgs, UsageError, WhatToDo};
 use crate::client::names::{self, ResolveFamily};
-use crate::client::settings::{
-    ClientSettings, EXCLUDES, Exclusion, KINDS, Mode, modes_of_option, option,
-};
+use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_option, option};
 use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
 
-/// What the command line says, each part of it right for itself.
+/// A command line that asks for knocks, each part of it right for itself.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     /// `None`: the stanza of `~/.fwknoprc` names it.
     pub host: Option<String>,
-    /// What wins over the hosts file; without a mode, the hosts file says which.
+    /// The settings that win over the hosts file; without a mode, the hosts file says which.
     pub settings: ClientSettings,
     pub code: Option<Code>,
     /// The port of the host that the program becomes a connection to.
@@ -49,15 +47,9 @@ impl std::fmt::Debug for Code {
     }
 }
 
-/// Whether what stands in the place of the host is a port. A resolver would take the number for an
-/// address.
-fn is_port(host: &str) -> bool {
-    host.bytes().all(|byte| byte.is_ascii_digit())
-        || (host.starts_with(|first: char| first.is_ascii_digit())
-            && names::knock(host, None).is_ok())
-}
-
 impl Invocation {
+    /// Checks the options that are given against a mode.
+    ///
     /// # Errors
     /// If an option was given that `mode` has no use for; `what` says what to do about it.
     pub fn check_mode(&self, mode: Mode, what: &WhatToDo) -> Result<(), UsageError> {
@@ -76,8 +68,9 @@ impl Invocation {
     /// Two options of which one makes the other pointless.
     fn check_together(&self) -> Result<(), UsageError> {
         let is_given = |key: &str| self.given.contains(&key);
-        match KINDS.iter().chain(&EXCLUDES).find(|it| is_given(it.one) && is_given(it.other)) {
-            Some(&Exclusion { one, other, why }) => {
+        match KINDS.iter().chain(&EXCLUDES).find(|(one, other, _)| is_given(one) && is_given(other))
+        {
+            Some(&(one, other, why)) => {
                 Err(UsageError::Together { one: option(one), other: option(other), why })
             }
             None => Ok(()),
@@ -86,6 +79,8 @@ impl Invocation {
 }
 
 impl KnockArgs {
+    /// The arguments as a value.
+    ///
     /// # Errors
     /// [`UsageError`] with the first contradiction.
     pub fn invocation(mut self) -> Result<Invocation, UsageError> {
@@ -198,6 +193,14 @@ impl KnockArgs {
             fwknop: take(&mut self.of_fwknop),
         })
     }
+}
+
+/// Whether what stands in the place of the host is a port. A resolver would take the number for an
+/// address.
+fn is_port(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_digit())
+        || (host.starts_with(|first: char| first.is_ascii_digit())
+            && names::knock(host, None).is_ok())
 }
 
 fn tcp_port(option: &'static str, text: &str) -> Result<NonZeroU16, UsageError> {

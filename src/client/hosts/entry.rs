@@ -1,4 +1,4 @@
-//! One entry of the hosts file.
+//! The reader of one entry of the hosts file.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
@@ -8,8 +8,7 @@ use super::HostProfile;
 use crate::client::fwknop::{open_for, time_offset};
 use crate::client::names;
 use crate::client::settings::{
-    ClientSettings, EXCLUDES, Exclusion, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions,
-    RotationOptions,
+    ClientSettings, EXCLUDES, FIELDS, FwknopOptions, KINDS, Mode, RequestOptions, RotationOptions,
 };
 use crate::client::values::{self, Address};
 use crate::client::{MAX_DELAY, MAX_RETRIES};
@@ -20,7 +19,7 @@ use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::words::UnknownWord;
 
-/// Between two knocks, unless something else is said: packets to different ports can overtake each
+/// The time between two knocks, unless something else is said: packets to different ports can overtake each
 /// other on the way.
 pub const DELAY: Duration = Duration::from_millis(15);
 
@@ -147,7 +146,7 @@ impl ProfileReader<'_> {
             let is_off = key == "close" && !matches!(entry.node.boolean(), Ok(true));
             (!is_off && !matches!(entry.node.value, Value::Null)).then_some(entry)
         };
-        for Exclusion { one, other, why } in KINDS.iter().chain(&EXCLUDES) {
+        for (one, other, why) in KINDS.iter().chain(&EXCLUDES) {
             if let (Some(entry), Some(_)) = (says(one), says(other)) {
                 let message = format!("'{one}' and '{other}' do not go together");
                 let help = format!("remove one of them: {why}");

@@ -2,8 +2,9 @@
 
 use zeroize::Zeroizing;
 
-use super::{PlanError, Planner};
+use super::Planner;
 use crate::client::cli::UsageError;
+use crate::client::error::ClientError;
 use crate::client::fwknop::{self, FwknopKnocker, check_open_for};
 use crate::client::fwknoprc::{RcKeys, RcStanza};
 use crate::client::settings::{ClientSettings, FIELDS};
@@ -21,8 +22,13 @@ pub(super) fn settled(settings: &ClientSettings) -> Vec<&'static str> {
 }
 
 impl Planner<'_> {
-    /// `stanza` has what only `~/.fwknoprc` says; the settings have the rest of it.
-    pub(super) fn fwknop(&self, stanza: RcStanza, host: &str) -> Result<FwknopKnocker, PlanError> {
+    /// The maker of requests. `stanza` has what only `~/.fwknoprc` can say; the settings have the
+    /// rest of it.
+    pub(super) fn fwknop(
+        &self,
+        stanza: RcStanza,
+        host: &str,
+    ) -> Result<FwknopKnocker, ClientError> {
         let (request, fwknop) = (&self.settings.request, &self.settings.fwknop);
         if let Some(seconds) = self.invocation.settings.request.open_for {
             check_open_for(seconds).map_err(UsageError::OpenFor)?;
@@ -63,8 +69,8 @@ impl Planner<'_> {
         })
     }
 
-    /// Where nothing else is said, the port that is waited for.
-    fn ports_to_open(&self) -> Result<Vec<Knock>, PlanError> {
+    /// The ports to open; where none are given, the one that is waited for.
+    fn ports_to_open(&self) -> Result<Vec<Knock>, ClientError> {
         let said = Some(self.settings.knocks.clone()).filter(|ports| !ports.is_empty());
         let waited_for = self.invocation.proxy.or(self.settings.wait);
         let waited_for = waited_for.map(|port| vec![Knock::new(Protocol::Tcp, port)]);
@@ -80,8 +86,8 @@ fn runner() -> Result<User, UsageError> {
 }
 
 /// Asks for a key at the terminal.
-fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, FwknopKeyError>) -> Result<K, PlanError> {
+fn ask<K>(prompt: &str, key: fn(Vec<u8>) -> Result<K, FwknopKeyError>) -> Result<K, ClientError> {
     let typed =
-        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(PlanError::AskKey)?;
-    key(typed.as_bytes().to_vec()).map_err(PlanError::Key)
+        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(ClientError::AskKey)?;
+    Ok(key(typed.as_bytes().to_vec())?)
 }

@@ -1,0 +1,96 @@
+//! The errors that end `knock`, how they are shown, and its exit statuses.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::cli::UsageError;
+use super::fwknop::StanzaError;
+use super::hosts::HostsError;
+use super::keys::{KeyFileError, KeygenError};
+use super::messages::complain;
+use super::names::ResolveError;
+use super::proxy::ProxyError;
+use super::send::SendError;
+use super::spa::RequestError;
+use crate::proto::fwknop::FwknopKeyError;
+use crate::proto::totp::SchemeError;
+
+const USAGE: u8 = 2;
+const GAVE_UP: u8 = 3;
+
+/// An error that ends the program: nothing was sent, or not everything, or not to any effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    #[error(transparent)]
+    Stanza(#[from] StanzaError),
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    #[error(transparent)]
+    Key(#[from] FwknopKeyError),
+    #[error(transparent)]
+    Scheme(#[from] SchemeError),
+    #[error("no port is free to connect from: {0}")]
+    NoFreePort(#[source] io::Error),
+    #[error("there is nobody to ask for the code: {0}: write it after --code")]
+    AskCode(#[source] io::Error),
+    #[error("no key can be asked for: {0}: give a file with --key")]
+    AskKey(#[source] io::Error),
+    #[error(transparent)]
+    Keygen(#[from] KeygenError),
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Send(#[from] SendError),
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    #[error(transparent)]
+    GaveUp(#[from] GaveUp),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
+/// The port stayed shut.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{to} did not accept a connection: gave up after {knocked} {}{}",
+    if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
+    advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
+)]
+pub struct GaveUp {
+    pub to: SocketAddr,
+    pub knocked: u32,
+    pub what: &'static str,
+    pub advice: Vec<String>,
+    /// The port was to be connected to, for a program that knows other exit statuses.
+    pub for_proxy: bool,
+}
+
+impl ClientError {
+    /// The exit status of the program.
+    pub const fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
+            _ => 1,
+        }
+    }
+
+    /// Says it on standard error.
+    pub fn say(&self) {
+        let text = self.to_string();
+        match self {
+            // It begins with the place, as editors want it.
+            Self::Hosts(HostsError::Wrong(_)) => complain(&text),
+            Self::Usage(UsageError::Ports(_)) => {
+                text.lines().for_each(|line| complain(&format!("knock: error: {line}")));
+            }
+            _ => complain(&format!("knock: error: {text}")),
+        }
+    }
+}
