@@ -11,7 +11,6 @@
 //! proto  wire  config               pure but for config's file reading
 //! time                              Now { monotonic, wall }: passed in, never asked for
 //! ```
-#![deny(unsafe_code)]
 
 pub mod client;
 pub mod config;

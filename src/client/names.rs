@@ -179,7 +179,7 @@ mod tests {
     fn services_are_known_by_name_and_protocol() {
         if !std::path::Path::new("/etc/services").exists() {
             // Not eprintln!, which the test harness swallows.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: services: there is no /etc/services");
+            let _ = writeln!(io::stderr(), "SKIPPED: services: there is no /etc/services");
             return;
         }
         assert_eq!(read("ssh"), "22/tcp");

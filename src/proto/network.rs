@@ -178,7 +178,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_network_contains_its_own_address_and_is_read_as_it_is_shown(
-            address: std::net::IpAddr, prefix in 0u8..=128,
+            address: IpAddr, prefix in 0u8..=128,
         ) {
             let address = address.to_canonical();
             let prefix = if address.is_ipv4() { prefix.min(32) } else { prefix };

@@ -485,7 +485,7 @@ fn at_a_terminal(arguments: &str, variables: &[(&str, &str)]) -> String {
         .env_remove("NO_COLOR")
         .env("TERM", "xterm")
         .envs(variables.iter().copied())
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap().replace('\r', "")
@@ -504,7 +504,7 @@ fn errors_have_colours_at_a_terminal_unless_they_are_not_wanted() {
 
 #[test]
 fn whoever_waits_at_a_terminal_is_told_what_for() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
     let shut = at_a_terminal(&format!("--wait {port} --retry 0 127.0.0.1 7"), &[("TERM", "dumb")]);

@@ -300,10 +300,10 @@ fn syslog_gets_what_the_log_says() {
 #[test]
 fn two_daemons_run_from_one_classic_file_and_each_is_asked_by_its_pid_file() {
     needs!("two daemons");
-    let host = crate::support::Host::new("two");
+    let host = Host::new("two");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("knockd.conf");
-    std::fs::write(&config, "[ssh]\nSequence = 7000,8000,9000\nCommand = true\n").unwrap();
+    fs::write(&config, "[ssh]\nSequence = 7000,8000,9000\nCommand = true\n").unwrap();
     // `ip netns exec` gives it a mount namespace of its own.
     let script = r#"
         set -e

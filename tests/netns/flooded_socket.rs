@@ -17,9 +17,10 @@ use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, needs};
 
 /// Becomes another user, for this thread alone, and asks and asks; true: somebody was answered.
 fn flood(socket: &Path, until: &AtomicBool, kind: usize) -> bool {
-    // SAFETY: three numbers; no other thread is asked to do the same, as setresuid(3) would.
     // Whoever takes all the room that they may have is not answered, but others are.
     let user = if kind == 3 { 4322 } else { 4321 };
+    // SAFETY: three numbers; no other thread is asked to do the same, as setresuid(3) would.
+    #[expect(unsafe_code, reason = "no library changes the user of one thread")]
     let is_other = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, user, user, user) } == 0;
     assert!(is_other);
     let mut kept = Vec::new();

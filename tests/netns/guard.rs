@@ -790,7 +790,7 @@ fn without(net: &Net, lacking: &[&str], test: &str) {
 fn without_permission_the_guard_says_what_to_do() {
     needs!("permission", "nft");
     let lacking = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
-    without(&net(), &lacking, "here_is_no_permission");
+    without(&net(), &lacking, "guard::here_is_no_permission");
 }
 
 #[test]
@@ -806,7 +806,7 @@ fn the_guard_needs_no_program() {
     needs!("no nft", "nft");
     let hidden = "mount -t tmpfs none /usr/sbin && exec \"$@\"";
     let lacking = ["unshare", "--mount", "sh", "-c", hidden, "sh"];
-    without(&net(), &lacking, "here_is_no_nft");
+    without(&net(), &lacking, "guard::here_is_no_nft");
 }
 
 #[test]

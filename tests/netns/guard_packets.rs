@@ -392,7 +392,7 @@ fn what_this_host_begins_from_a_guarded_port_is_answered() {
 
 /// Sends a packet of the client's that claims to come from another address, to be forwarded.
 fn send_forged(net: &Net, from: (&str, u16), to: (&str, u16), is_tcp: bool) {
-    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
     let mac = |host: &Host| {
         let text = host.must("cat", &["/sys/class/net/eth0/address"]);
         let bytes = text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());

@@ -199,8 +199,8 @@ fn the_crate_denies_unsafe_code_and_sys_alone_allows_it() {
     let sys = r#"#![allow(unsafe_code, reason = "the one module that may")]"#;
     let sys = ("sys.rs".to_owned(), sys.to_owned());
     assert_eq!(sources().into_iter().filter_map(named).collect::<Vec<_>>(), [sys]);
-    let lib = std::fs::read_to_string(src().join("lib.rs")).unwrap();
-    assert!(lib.lines().any(|line| line == "#![deny(unsafe_code)]"));
+    let cargo = std::fs::read_to_string(src().join("../Cargo.toml")).unwrap();
+    assert!(cargo.lines().any(|line| line == r#"unsafe_code = "deny""#));
 }
 
 #[test]

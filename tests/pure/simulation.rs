@@ -223,8 +223,6 @@ fn carry(sent: &[(Monotonic, Packet)], fates: &[Fate]) -> Vec<(Monotonic, Packet
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
     #[test]
     fn what_arrives_in_order_opens_whatever_arrives_twice(
         door in any::<Index>(),

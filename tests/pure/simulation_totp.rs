@@ -153,7 +153,7 @@ fn any_start() -> std::ops::Range<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn client_and_daemon_agree_while_their_clocks_do(
