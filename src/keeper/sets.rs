@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
+use crate::config::{Config, Door, Family, How, Name, NftFamily, NftSet, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
 use crate::firewall::netlink::{
     Comment, ElementKey, ElementRef, Holding, Netlink, NetlinkError, Removal, SetRef,
 };
-use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
+use crate::firewall::nft_set::{NftSetError, OwnSets};
 use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use crate::grants::{By, Element, Held, Opener, Place};
 use crate::log::limit::Limit;
@@ -94,13 +94,13 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
     (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_until })
 }
 
-fn all_own_sets(config: &Config) -> Vec<NftSets> {
+fn all_own_sets(config: &Config) -> Vec<&NftSet> {
     let sets = config.doors.iter().filter_map(|door| match &door.opening.how {
         How::Set(set) => Some(set),
         How::Guard | How::Commands { .. } => None,
     });
     let mut seen = HashSet::new();
-    sets.filter(|set| seen.insert(*set)).map(NftSets::from).collect()
+    sets.filter(|set| seen.insert(*set)).collect()
 }
 
 /// What the kernel still holds of an earlier keeper's grants.
@@ -127,7 +127,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
     if own.is_empty() {
         return Ok(held);
     }
-    let mut sets = OwnSets::check(&own)?;
+    let mut sets = OwnSets::check(own)?;
     for reference in sets.all() {
         for entry in sets.netlink().dump(&reference)? {
             let Some((name, opener)) = read_comment(&entry.comment) else { continue };
@@ -137,7 +137,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<Held>, SetsError> {
             let (Some(element), Some(left)) = (Element::of_set(set, address), entry.left) else {
                 continue;
             };
-            if NftSets::from(set).of(address) == Some(&reference) {
+            if set.reference(Family::of(address.to_canonical())).as_ref() == Some(&reference) {
                 let place = Place::new(name, address);
                 held.push(Held { place, opener, element, remaining: left });
             }
@@ -189,7 +189,7 @@ impl Sets {
         locked_until: Option<Monotonic>,
     ) -> Result<(), SetsError> {
         let own = all_own_sets(config);
-        let own = if own.is_empty() { None } else { Some(OwnSets::check(&own)?) };
+        let own = if own.is_empty() { None } else { Some(OwnSets::check(own)?) };
         let elements = guards_elements(keep);
         match (&mut self.guard, ruleset(config, locked_until)) {
             (Some(guard), Some(ruleset)) => {
