@@ -73,13 +73,13 @@ pub(super) struct Table {
 
 /// The declaration of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SetType {
+pub(super) struct SetType {
     /// No later set of the same table has it.
-    pub handle: u64,
+    pub(super) handle: u64,
     /// The flags of linux/netfilter/nf_tables.h (`enum nft_set_flags`).
-    pub flags: u32,
+    pub(super) flags: u32,
     /// nft's number for the type of the key: 7 for `ipv4_addr`, 8 for `ipv6_addr`.
-    pub key: u32,
+    pub(super) key: u32,
 }
 
 /// The reason why the kernel did not do what it was asked to.
@@ -207,15 +207,6 @@ impl Netlink {
         self.ask_one(message::GET_ELEMENT, Some(it.0.family), &body, message::elements)
     }
 
-    /// The declaration of a set; `None` where there is no such set.
-    ///
-    /// # Errors
-    /// Whatever the kernel objects to.
-    pub fn set_type(&mut self, set: &SetRef) -> Result<Option<SetType>> {
-        let body = message::set_name(set);
-        self.ask_one(message::GET_SET, Some(set.family), &body, message::set_type)
-    }
-
     /// All elements of a set.
     ///
     /// # Errors
@@ -276,6 +267,13 @@ impl Netlink {
     pub(super) fn table(&mut self, family: NftFamily, table: &str) -> Result<Option<Table>> {
         let body = message::table_name(table);
         self.ask_one(message::GET_TABLE, Some(family), &body, message::table)
+    }
+
+    /// The table of a set, and the declaration of the set; each `None` where it is not there.
+    pub(super) fn look_up(&mut self, set: &SetRef) -> Result<(Option<Table>, Option<SetType>)> {
+        let table = self.table(set.family, set.table.as_str())?;
+        let body = message::set_name(set);
+        Ok((table, self.ask_one(message::GET_SET, Some(set.family), &body, message::set_type)?))
     }
 
     /// The names of the sets of a table.
@@ -352,7 +350,7 @@ impl Netlink {
 
     /// The table, the set or the element: the kernel calls all three ENOENT.
     fn what_is_missing(&mut self, set: SetRef) -> Result<NetlinkError> {
-        Ok(match (self.table(set.family, set.table.as_str())?, self.set_type(&set)?) {
+        Ok(match self.look_up(&set)? {
             (None, _) => NetlinkError::NoTable(set),
             (Some(_), None) => NetlinkError::NoSet(set),
             (Some(_), Some(_)) => NetlinkError::NoElement(set),

@@ -1,50 +1,30 @@
 //! Sets of the administrator's own tables, to which doors add those they let in.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::netlink::{Monitor, Netlink, NetlinkError, NftEvent, SetRef};
-use crate::config::{NftName, NftSet};
+use crate::config::{Family, NftSet};
 
 /// `enum nft_set_flags` of linux/netfilter/nf_tables.h.
 const CONSTANT: u32 = 0x2;
 const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const TIMEOUT: u32 = 0x10;
-/// nft's numbers for the types of keys.
-const IPV4_ADDRESS: u32 = 7;
-const IPV6_ADDRESS: u32 = 8;
 
-/// The sets of a door, one for each family; at least one of them is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NftSets {
-    pub v4: Option<SetRef>,
-    pub v6: Option<SetRef>,
-}
-
-impl From<&NftSet> for NftSets {
-    fn from(sets: &NftSet) -> Self {
-        let set = |name: &Option<NftName>| {
-            let set = name.clone()?;
-            Some(SetRef { family: sets.family, table: sets.table.clone(), set })
-        };
-        Self { v4: set(&sets.set4), v6: set(&sets.set6) }
-    }
-}
-
-impl NftSets {
-    /// The set for an address; `None` where the door has none for its family.
-    pub fn of(&self, address: IpAddr) -> Option<&SetRef> {
-        if address.to_canonical().is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+impl NftSet {
+    /// The name of the set for addresses of a family; `None` where the door has none.
+    pub fn reference(&self, family: Family) -> Option<SetRef> {
+        let set = self.of(family)?.clone();
+        Some(SetRef { family: self.family, table: self.table.clone(), set })
     }
 }
 
 /// The reason why a set cannot take grants, and how to declare it.
 #[derive(Debug, thiserror::Error)]
 pub enum NftSetError {
-    #[error("{what}; declare it with:{}", declaration(.set, *.v4, *.with_table))]
-    Unfit { set: SetRef, v4: bool, with_table: bool, what: String },
+    #[error("{what}; declare it with:{}", declaration(.set, .key, *.with_table))]
+    Unfit { set: SetRef, key: &'static str, with_table: bool, what: String },
     #[error(transparent)]
     Kernel(#[from] NetlinkError),
 }
@@ -63,16 +43,18 @@ impl OwnSets {
     ///
     /// # Errors
     /// The first set that is unfit, with the nft lines that declare it.
-    pub fn check<'a>(doors: impl IntoIterator<Item = &'a NftSets>) -> Result<Self, NftSetError> {
+    pub fn check<'a>(doors: impl IntoIterator<Item = &'a NftSet>) -> Result<Self, NftSetError> {
         let mut netlink = Netlink::open()?;
         let monitor = Monitor::new()?;
         let mut known = Vec::new();
         // Doors mostly share their sets.
-        let mut checked: HashSet<(&SetRef, bool)> = HashSet::new();
-        let all = doors.into_iter().flat_map(|sets| [(&sets.v4, true), (&sets.v6, false)]);
-        for (set, v4) in all.filter_map(|(set, v4)| Some((set.as_ref()?, v4))) {
-            if checked.insert((set, v4)) {
-                known.push((set.clone(), Some(check_set(&mut netlink, set, v4)?)));
+        let mut checked = HashSet::new();
+        let families = |door: &'a NftSet| [Family::V4, Family::V6].map(|family| (door, family));
+        for (door, family) in doors.into_iter().flat_map(families) {
+            let Some(set) = door.reference(family) else { continue };
+            if checked.insert((set.clone(), family)) {
+                let handles = check_set(&mut netlink, &set, family)?;
+                known.push((set, Some(handles)));
             }
         }
         Ok(Self { netlink, monitor, known })
@@ -127,22 +109,28 @@ impl AsFd for OwnSets {
 
 /// The handles of a set's table and of the set; `None` where either is not there.
 fn handles(netlink: &mut Netlink, set: &SetRef) -> Result<Option<(u64, u64)>, NetlinkError> {
-    let table = netlink.table(set.family, set.table.as_str())?;
-    Ok(table.zip(netlink.set_type(set)?).map(|(table, set)| (table.handle, set.handle)))
+    let (table, set) = netlink.look_up(set)?;
+    Ok(table.zip(set).map(|(table, set)| (table.handle, set.handle)))
 }
 
 /// The handles of a set that can take grants, and of its table.
-fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(u64, u64), NftSetError> {
-    let unfit =
-        |what, with_table| Err(NftSetError::Unfit { set: set.clone(), v4, with_table, what });
-    let Some(table) = netlink.table(set.family, set.table.as_str())? else {
-        return unfit(format!("there is no table '{} {}'", set.family.as_str(), set.table), true);
+fn check_set(
+    netlink: &mut Netlink,
+    set: &SetRef,
+    family: Family,
+) -> Result<(u64, u64), NftSetError> {
+    let unfit = |what, with_table| {
+        Err(NftSetError::Unfit { set: set.clone(), key: key_type(family).1, with_table, what })
     };
-    let Some(found) = netlink.set_type(set)? else {
-        return unfit(format!("there is no set '{set}'"), false);
+    let (table, found) = match netlink.look_up(set)? {
+        (Some(table), Some(found)) => (table, found),
+        (Some(_), None) => return unfit(format!("there is no set '{set}'"), false),
+        (None, _) => {
+            let table = format!("{} {}", set.family.as_str(), set.table);
+            return unfit(format!("there is no table '{table}'"), true);
+        }
     };
-    let (wanted, type_name) =
-        if v4 { (IPV4_ADDRESS, "ipv4_addr") } else { (IPV6_ADDRESS, "ipv6_addr") };
+    let (wanted, type_name) = key_type(family);
     let has = |flag| found.flags & flag != 0;
     let wrong = if has(MAP) {
         "is a map".to_owned()
@@ -160,10 +148,17 @@ fn check_set(netlink: &mut Netlink, set: &SetRef, v4: bool) -> Result<(u64, u64)
     unfit(format!("the set '{set}' {wrong}"), false)
 }
 
+/// nft's number and word for the type of keys that are addresses of a family.
+const fn key_type(family: Family) -> (u32, &'static str) {
+    match family {
+        Family::V4 => (7, "ipv4_addr"),
+        Family::V6 => (8, "ipv6_addr"),
+    }
+}
+
 /// The lines that make a set.
-fn declaration(set: &SetRef, v4: bool, with_table: bool) -> String {
+fn declaration(set: &SetRef, key: &str, with_table: bool) -> String {
     let table = format!("{} {}", set.family.as_str(), set.table);
     let first = if with_table { format!("\n  nft add table {table}") } else { String::new() };
-    let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
-    format!("{first}\n  nft 'add set {set} {{ type {kind}; flags timeout; }}'")
+    format!("{first}\n  nft 'add set {set} {{ type {key}; flags timeout; }}'")
 }

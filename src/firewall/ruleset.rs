@@ -98,14 +98,16 @@ impl Ruleset {
 
     /// The doors that open a port that another opens too.
     pub(super) fn shared(&self) -> HashSet<Name> {
-        let mut doors: HashMap<GuardElement, Vec<&Name>> = HashMap::new();
+        let mut known: HashMap<GuardElement, &Name> = HashMap::new();
+        let mut shared = HashSet::new();
         for (name, door) in &self.doors {
             for &port in &door.ports {
-                doors.entry(guarded(door.target, port)).or_default().push(name);
+                if let Some(other) = known.insert(guarded(door.target, port), name) {
+                    shared.extend([other, name].map(Name::clone));
+                }
             }
         }
-        let several = doors.into_values().filter(|names| names.len() > 1);
-        several.flatten().cloned().collect()
+        shared
     }
 
     /// The changes that make the table, with this comment, in the place of one that may be there,

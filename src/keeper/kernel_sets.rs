@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::config::{Config, Door, Mechanism, Name, NftFamily, OnExit};
+use crate::config::{Config, Door, Family, Mechanism, Name, NftFamily, NftSet, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
 use crate::firewall::netlink::{
     Comment, ElementKey, ElementRef, Holding, Netlink, NetlinkError, Removal, SetRef,
 };
-use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
+use crate::firewall::nft_set::{NftSetError, OwnSets};
 use crate::firewall::ruleset::{GuardGrant, GuardedDoor, Ruleset};
 use crate::grants::{GrantKey, KernelElement, KernelGrant, Origin};
 use crate::log::limit::Limit;
@@ -85,13 +85,13 @@ pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Optio
     (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_until })
 }
 
-fn all_own_sets(config: &Config) -> Vec<NftSets> {
+fn all_own_sets(config: &Config) -> Vec<&NftSet> {
     let sets = config.doors.iter().filter_map(|door| match &door.opening.mechanism {
         Mechanism::Set(set) => Some(set),
         Mechanism::Guard | Mechanism::Commands { .. } => None,
     });
     let mut seen = HashSet::new();
-    sets.filter(|set| seen.insert(*set)).map(NftSets::from).collect()
+    sets.filter(|set| seen.insert(*set)).collect()
 }
 
 /// What the kernel still holds of an earlier keeper's grants.
@@ -118,7 +118,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<KernelGrant>, KernelSetsEr
     if own.is_empty() {
         return Ok(held);
     }
-    let mut sets = OwnSets::check(&own)?;
+    let mut sets = OwnSets::check(own)?;
     for reference in sets.all() {
         for entry in sets.netlink().dump(&reference)? {
             let Some((name, origin)) = read_comment(&entry.comment) else { continue };
@@ -129,7 +129,7 @@ pub(super) fn standing(config: &Config) -> Result<Vec<KernelGrant>, KernelSetsEr
             else {
                 continue;
             };
-            if NftSets::from(set).of(address) == Some(&reference) {
+            if set.reference(Family::of(address.to_canonical())).as_ref() == Some(&reference) {
                 let key = GrantKey::new(name, address);
                 held.push(KernelGrant { key, origin, element, left });
             }
@@ -181,7 +181,7 @@ impl KernelSets {
         locked_until: Option<Monotonic>,
     ) -> Result<(), KernelSetsError> {
         let own = all_own_sets(config);
-        let own = if own.is_empty() { None } else { Some(OwnSets::check(&own)?) };
+        let own = if own.is_empty() { None } else { Some(OwnSets::check(own)?) };
         let elements = guards_elements(keep);
         match (&mut self.guard, ruleset(config, locked_until)) {
             (Some(guard), Some(ruleset)) => {

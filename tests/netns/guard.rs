@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use libknock::config::NftFamily;
+use libknock::config::{Family, NftFamily, NftSet};
 use libknock::firewall::guard::{Disturbance, standing};
 use libknock::firewall::netlink::{
     Comment, ElementKey, Holding, Netlink, NetlinkError, NftChange, Removal, SetRef,
 };
-use libknock::firewall::nft_set::{NftSets, OwnSets};
+use libknock::firewall::nft_set::OwnSets;
 use libknock::firewall::ruleset::{GuardGrant, Ruleset};
 use libknock::sys::{clock, files};
 
@@ -518,6 +518,12 @@ fn set_ref(table: &str, set: &str) -> SetRef {
     SetRef::new(family, table, set).unwrap()
 }
 
+/// A door's set for IPv4.
+fn door_set(set: &SetRef) -> NftSet {
+    let SetRef { family, table, set } = set.clone();
+    NftSet { family, table, set4: Some(set), set6: None }
+}
+
 fn addition(set: &SetRef, key: &ElementKey, comment: &Comment) -> NftChange {
     NftChange::add(&(set.clone(), key.clone()), Duration::from_secs(60), comment, true)
 }
@@ -619,12 +625,12 @@ table inet filter {
 }";
     net.server.must("nft", &[table]);
     let set = |name: &str| set_ref("inet filter", name);
-    let both = NftSets { v4: Some(set("ssh4")), v6: Some(set("ssh6")) };
+    let both = NftSet { set6: Some(set("ssh6").set), ..door_set(&set("ssh4")) };
     let mut own = OwnSets::check([&both]).unwrap();
     let (comment, long) = (Comment::new("knockd ssh totp"), Duration::from_secs(60));
     for (client, server) in [(CLIENT, SERVER), (CLIENT_6, SERVER_6)] {
         let address: IpAddr = client.parse().unwrap();
-        let set = both.of(address).unwrap();
+        let set = &both.reference(Family::of(address)).unwrap();
         assert!(!net.client.can_connect(server, 22));
         for (left, holding) in [(Duration::from_secs(9), Holding::Added), (long, Holding::Kept)] {
             assert_eq!(
@@ -673,7 +679,7 @@ fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
     let net = net();
     net.server.must("nft", &["add table ip t; add set ip t s { type ipv4_addr; flags timeout; }"]);
     let set = set_ref("ip t", "s");
-    let mut own = OwnSets::check([&NftSets { v4: Some(set.clone()), v6: None }]).unwrap();
+    let mut own = OwnSets::check([&door_set(&set)]).unwrap();
     let (ours, seconds) = (Comment::new("knockd ssh totp"), Duration::from_secs);
     let address = |last: u8| IpAddr::from([192, 0, 2, last]);
     for (last, element, left) in [
@@ -715,7 +721,7 @@ fn an_element_that_another_grant_holds_too_stays_until_that_one_ends() {
     let net = net();
     net.server.must("nft", &["add table ip t; add set ip t s { type ipv4_addr; flags timeout; }"]);
     let set = set_ref("ip t", "s");
-    let mut own = OwnSets::check([&NftSets { v4: Some(set.clone()), v6: None }]).unwrap();
+    let mut own = OwnSets::check([&door_set(&set)]).unwrap();
     let (ssh, web) = (Comment::new("knockd ssh totp"), Comment::new("knockd web sequence"));
     let address: IpAddr = CLIENT.parse().unwrap();
     for (left, comment) in [(900, &ssh), (60, &web)] {
@@ -754,8 +760,7 @@ fn a_set_that_cannot_take_grants_is_refused_with_the_lines_that_declare_it() {
            add map ip t marks { type ipv4_addr : mark; flags timeout; };"],
     );
     let complaint = |table: &str, name: &str| {
-        let sets = NftSets { v4: Some(set_ref(table, name)), v6: None };
-        OwnSets::check([&sets]).unwrap_err().to_string()
+        OwnSets::check([&door_set(&set_ref(table, name))]).unwrap_err().to_string()
     };
     for (name, expected) in [
         ("missing", "there is no set 'ip t missing'"),

@@ -13,7 +13,7 @@ use crate::config::load::{Loaded, Options};
 use crate::config::trusted_path::check_paths;
 use crate::control;
 use crate::firewall::guard;
-use crate::firewall::nft_set::{NftSets, OwnSets};
+use crate::firewall::nft_set::OwnSets;
 use crate::keeper::{kernel_sets, server_key};
 use crate::ledger::Ledger;
 use crate::log::check_owner;
@@ -58,7 +58,7 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
     finds("user", said(Identity::resolve(settings.user.as_deref())));
     for (door, places) in config.doors.iter().zip(&loaded.places.doors) {
         if let Mechanism::Set(set) = &door.opening.mechanism {
-            let why = said(OwnSets::check([&NftSets::from(set)]));
+            let why = said(OwnSets::check([set]));
             let place = places.via.as_ref().unwrap_or(&places.name);
             let in_a_line = |why: String| why.replace(":\n  ", ": ").replace("\n  ", "; ");
             found.extend(why.map(|why| place.error(in_a_line(why))));
