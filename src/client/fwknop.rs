@@ -14,8 +14,8 @@ use super::requests::{RequestError, own_address, whom};
 use super::values::{self, Address};
 use super::voice::Voice;
 use crate::proto::fwknop::{
-    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopRequest, Hash,
-    HmacKey, MAX_TIMEOUT, Random, User,
+    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest,
+    Hash, HmacKey, MAX_TIMEOUT, Random, User,
 };
 use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
@@ -63,7 +63,8 @@ impl Fwknop {
         getrandom::fill(&mut salt)?;
         let request = self.request(now, Random::new(random), whom.v4());
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        let datagram = fwknop::seal(&request, self.digest, &self.key, self.mode, hmac, salt)?;
+        let keys = FwknopKeys { key: &self.key, mode: self.mode, hmac };
+        let datagram = fwknop::seal(&request, self.digest, keys, salt)?;
         Ok(Datagram { port, from: self.from, bytes: datagram.into_bytes() })
     }
 
@@ -240,6 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proto::fwknop::FwknopDatagram;
 
     fn key(text: &str) -> FwknopKey {
         FwknopKey::new(text.into()).unwrap()
@@ -272,7 +274,8 @@ mod tests {
         let datagram = fwknop.datagram(now, HOST, Voice::SILENT).unwrap();
         assert_eq!(datagram.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        fwknop::open(&datagram.bytes, &fwknop.key, fwknop.mode, hmac).unwrap().request
+        let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
+        FwknopDatagram::new(&datagram.bytes).unwrap().open(keys).unwrap().request
     }
 
     #[test]

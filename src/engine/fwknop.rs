@@ -15,7 +15,9 @@ use super::{
     Setup, UncleanStart, is_over,
 };
 use crate::config::{AddressPolicy, Client, Fwknop as Settings, FwknopClient, Recognition};
-use crate::proto::fwknop::{Access, END_LEN, FwknopDatagram, FwknopError, MIN_LEN, OpenedRequest};
+use crate::proto::fwknop::{
+    Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, MIN_LEN, OpenedRequest,
+};
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};
 use crate::time::{Now, Wall};
@@ -160,7 +162,7 @@ impl FwknopHolder {
 
     fn open(&self, datagram: FwknopDatagram<'_>) -> Result<OpenedRequest, FwknopError> {
         let hmac = self.is.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        datagram.open(&self.is.key, self.is.mode, hmac)
+        datagram.open(FwknopKeys { key: &self.is.key, mode: self.is.mode, hmac })
     }
 
     /// What a request that is this client's asks for, if it may.
