@@ -45,7 +45,6 @@ pub fn of_fwknop(
     };
     let hmac = Some((hmac, fwknop::Hash::Sha256));
     let salt = random[..8].try_into().unwrap();
-    fwknop::seal(&request, fwknop::Hash::Sha256, key, fwknop::CipherMode::Cbc, hmac, salt)
-        .unwrap()
-        .into_bytes()
+    let keys = fwknop::FwknopKeys { key, mode: fwknop::CipherMode::Cbc, hmac };
+    fwknop::seal(&request, fwknop::Hash::Sha256, keys, salt).unwrap().into_bytes()
 }

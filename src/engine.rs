@@ -300,39 +300,9 @@ impl Engine {
     pub fn work(&mut self, now: Now) -> &[Event] {
         self.start_events();
         self.events.append(&mut self.untold);
-        let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
-        let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
         let mut work = WORK;
-        if self.agenda.due <= now.monotonic || (was_set && self.agenda.due < Monotonic::MAX) {
-            for rotation in self.doors.rotations_mut() {
-                rotation.prepare(now.wall, &mut work);
-            }
-            let idle = self.doors.rotations().map(|rotation| rotation.idle(now.wall)).min();
-            self.agenda = Agenda {
-                ahead,
-                due: idle.map_or(Monotonic::MAX, |idle| now.monotonic + idle),
-                ready: self.doors.rotations().all(|rotation| rotation.is_ready(now.wall)),
-            };
-        }
-        while work > 0
-            && let Some(search) = self.searches.running(now.monotonic)
-        {
-            let progress = match self.doors.rotation(search.track) {
-                Some(rotation) => rotation.search(search, &mut work),
-                None => SearchProgress::Nothing,
-            };
-            if progress == SearchProgress::Going {
-                break;
-            }
-            if let (SearchProgress::Found { client, steps }, Some(track)) =
-                (progress, self.doors.track(search.track))
-            {
-                let (source, window) = (search.source, self.window);
-                let mut sink = EventSink { source, window, events: &mut self.events };
-                sink.emit(track.door, search.began, EventKind::Missed { client, steps });
-            }
-            self.searches.end();
-        }
+        self.prepare(now, &mut work);
+        self.search(now, &mut work);
         &self.events
     }
 
@@ -386,6 +356,46 @@ impl Engine {
     /// flood.
     pub fn crowded(&self) -> u64 {
         self.tracker.totals.crowded + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+    }
+
+    /// Prepares rotating sequences, and finds out when there is more to prepare.
+    fn prepare(&mut self, now: Now, work: &mut usize) {
+        let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
+        let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
+        if self.agenda.due <= now.monotonic || (was_set && self.agenda.due < Monotonic::MAX) {
+            for rotation in self.doors.rotations_mut() {
+                rotation.prepare(now.wall, work);
+            }
+            let idle = self.doors.rotations().map(|rotation| rotation.idle(now.wall)).min();
+            self.agenda = Agenda {
+                ahead,
+                due: idle.map_or(Monotonic::MAX, |idle| now.monotonic + idle),
+                ready: self.doors.rotations().all(|rotation| rotation.is_ready(now.wall)),
+            };
+        }
+    }
+
+    /// Looks for clients whose clock is off.
+    fn search(&mut self, now: Now, work: &mut usize) {
+        while *work > 0
+            && let Some(search) = self.searches.running(now.monotonic)
+        {
+            let progress = match self.doors.rotation(search.track) {
+                Some(rotation) => rotation.search(search, work),
+                None => SearchProgress::Nothing,
+            };
+            if progress == SearchProgress::Going {
+                break;
+            }
+            if let (SearchProgress::Found { client, steps }, Some(track)) =
+                (progress, self.doors.track(search.track))
+            {
+                let (source, window) = (search.source, self.window);
+                let mut sink = EventSink { source, window, events: &mut self.events };
+                sink.emit(track.door, search.began, EventKind::Missed { client, steps });
+            }
+            self.searches.end();
+        }
     }
 
     /// What listening to a source needs, beside the tracker.

@@ -16,8 +16,8 @@ use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
 use crate::proto::fwknop::{
-    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopRequest, Hash,
-    HmacKey, MAX_TIMEOUT, Random, User,
+    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest,
+    Hash, HmacKey, MAX_TIMEOUT, Random, User,
 };
 use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
@@ -65,7 +65,8 @@ impl FwknopKnocker {
         getrandom::fill(&mut salt)?;
         let request = self.fields(now, Random::new(random), whom.v4());
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        let datagram = fwknop::seal(&request, self.digest, &self.key, self.mode, hmac, salt)?;
+        let keys = FwknopKeys { key: &self.key, mode: self.mode, hmac };
+        let datagram = fwknop::seal(&request, self.digest, keys, salt)?;
         let datagram = RequestDatagram { from: self.from, bytes: datagram.into_bytes() };
         Ok(Schedule::request(port, datagram))
     }
@@ -229,6 +230,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proto::fwknop::FwknopDatagram;
 
     fn key(text: &str) -> FwknopKey {
         FwknopKey::new(text.into()).unwrap()
@@ -261,9 +263,9 @@ mod tests {
         let sent = fwknop.request(now, HOST, Messages::SILENT).unwrap();
         assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        fwknop::open(&sent.datagram().unwrap().bytes, &fwknop.key, fwknop.mode, hmac)
-            .unwrap()
-            .request
+        let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
+        let bytes = &sent.datagram().unwrap().bytes;
+        FwknopDatagram::new(bytes).unwrap().open(keys).unwrap().request
     }
 
     #[test]

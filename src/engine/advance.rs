@@ -47,14 +47,6 @@ impl EventSink<'_> {
     }
 }
 
-/// How far a source has come with a fixed sequence, of no more than 32 knocks.
-fn stage(times: &Times) -> Stage {
-    Stage {
-        knocks: u8::try_from(times.len()).unwrap_or(u8::MAX),
-        began: times.first().copied().unwrap_or_default(),
-    }
-}
-
 /// One packet or deadline of one source: what it needs of the engine, and what came of it.
 pub(super) struct Advance<'a> {
     pub(super) doors: &'a DoorIndex,
@@ -291,5 +283,13 @@ impl Advance<'_> {
         let began = if stage.knocks > 0 { stage.began } else { self.now.monotonic };
         self.sink.emit(door, began, EventKind::LockedOut { until, everywhere });
         true
+    }
+}
+
+/// How far a source has come with a fixed sequence, of no more than 32 knocks.
+fn stage(times: &Times) -> Stage {
+    Stage {
+        knocks: u8::try_from(times.len()).unwrap_or(u8::MAX),
+        began: times.first().copied().unwrap_or_default(),
     }
 }

@@ -150,23 +150,6 @@ pub(super) struct DoorIndex {
     starts: Vec<TrackId>,
 }
 
-/// The clients that can knock the rotating sequences of a door.
-fn holders(door: &Recognition, clients: &[Client]) -> Vec<SecretHolder> {
-    let mut holders = Vec::new();
-    for (id, client) in (0..).map(ClientId).zip(clients) {
-        let totp = client.totp.as_ref().filter(|_| client.doors.contains(&door.name));
-        let Some(totp) = totp else { continue };
-        let holder = |secret, until: Option<Wall>| SecretHolder {
-            client: id,
-            key: TotpKey::from(secret),
-            until: [until, client.expires].into_iter().flatten().min(),
-        };
-        holders.push(holder(&totp.secret, None));
-        holders.extend(totp.old.as_ref().map(|(secret, until)| holder(secret, Some(*until))));
-    }
-    holders
-}
-
 impl DoorIndex {
     pub(super) fn new(recognitions: &[Recognition], clients: &[Client]) -> Self {
         let mut tracks = Vec::new();
@@ -376,6 +359,23 @@ impl DoorIndex {
         let place = ports.get(usize::from(knock.port.get()))?.checked_sub(1)?;
         self.slots.get(place as usize).copied()
     }
+}
+
+/// The clients that can knock the rotating sequences of a door.
+fn holders(door: &Recognition, clients: &[Client]) -> Vec<SecretHolder> {
+    let mut holders = Vec::new();
+    for (id, client) in (0..).map(ClientId).zip(clients) {
+        let totp = client.totp.as_ref().filter(|_| client.doors.contains(&door.name));
+        let Some(totp) = totp else { continue };
+        let holder = |secret, until: Option<Wall>| SecretHolder {
+            client: id,
+            key: TotpKey::from(secret),
+            until: [until, client.expires].into_iter().flatten().min(),
+        };
+        holders.push(holder(&totp.secret, None));
+        holders.extend(totp.old.as_ref().map(|(secret, until)| holder(secret, Some(*until))));
+    }
+    holders
 }
 
 /// How many connections a browser opens to a port that does not answer, with some to spare.

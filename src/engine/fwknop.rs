@@ -14,8 +14,10 @@ use super::{
     ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Reason, Refusal,
     Setup, UncleanStart, is_over,
 };
-use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings as Settings, Recognition};
-use crate::proto::fwknop::{Access, END_LEN, FwknopDatagram, FwknopError, MIN_LEN, OpenedRequest};
+use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings, Recognition};
+use crate::proto::fwknop::{
+    Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, MIN_LEN, OpenedRequest,
+};
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};
 use crate::time::{Now, Wall};
@@ -160,7 +162,7 @@ impl FwknopHolder {
 
     fn open(&self, datagram: FwknopDatagram<'_>) -> Result<OpenedRequest, FwknopError> {
         let hmac = self.is.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        datagram.open(&self.is.key, self.is.mode, hmac)
+        datagram.open(FwknopKeys { key: &self.is.key, mode: self.is.mode, hmac })
     }
 
     /// What a request that is this client's asks for, if it may.
@@ -216,7 +218,7 @@ impl FwknopHolder {
 }
 
 /// When a request has to have been made.
-pub const fn lifetime(settings: &Settings, unclean_start: UncleanStart) -> Lifetime {
+pub const fn lifetime(settings: &FwknopSettings, unclean_start: UncleanStart) -> Lifetime {
     Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, unclean_start }
 }
 

@@ -67,69 +67,6 @@ struct Lapsing<V> {
     capacity: usize,
 }
 
-impl<V: Default> Lapsing<V> {
-    fn new(capacity: usize) -> Self {
-        Self { table: HashMap::default(), order: BTreeSet::new(), capacity: capacity.max(1) }
-    }
-
-    fn holds(&self, key: &LockoutKey, now: Monotonic) -> Option<Monotonic> {
-        self.table.get(key).map(|&(until, _)| until).filter(|until| *until > now)
-    }
-
-    /// What is known of a key, from now on until `until`. `extra`: how much more room there is for
-    /// it than for others.
-    fn renew(
-        &mut self,
-        key: LockoutKey,
-        extra: usize,
-        now: Monotonic,
-        until: Monotonic,
-    ) -> Result<&mut V, Full> {
-        while let Some(&(first, lapsed)) = self.order.first()
-            && first <= now
-        {
-            self.remove(&lapsed);
-        }
-        let is_full = self.table.len() >= self.capacity.saturating_add(extra);
-        if is_full && !self.table.contains_key(&key) {
-            return Err(Full);
-        }
-        let (known, value) = self.table.entry(key).or_insert_with(|| (until, V::default()));
-        self.order.remove(&(*known, key));
-        self.order.insert((until, key));
-        *known = until;
-        Ok(value)
-    }
-
-    fn remove(&mut self, key: &LockoutKey) {
-        if let Some((until, _)) = self.table.remove(key) {
-            self.order.remove(&(until, *key));
-        }
-    }
-
-    fn forget(&mut self, network: Network) {
-        let keys = self.table.keys().filter(|(_, of)| *of == network);
-        for key in keys.copied().collect::<Vec<_>>() {
-            self.remove(&key);
-        }
-    }
-}
-
-/// Networks that count as one source, and how much more than one address each may fail.
-fn networks(source: IpAddr) -> SmallVec<[(Network, u32); 2]> {
-    match source.to_canonical() {
-        source @ IpAddr::V4(_) => smallvec![(Network::around(source, 32), 1)],
-        source @ IpAddr::V6(_) => {
-            smallvec![(Network::around(source, 64), 1), (Network::around(source, 48), PER_SITE)]
-        }
-    }
-}
-
-/// All newcomers at a door.
-fn newcomers(door: DoorId) -> LockoutKey {
-    (Some(door), Network::around(Ipv4Addr::UNSPECIFIED.into(), 0))
-}
-
 impl Lockouts {
     /// Counts what up to `capacity` networks do, and locks out as many; a constant and the doors
     /// more.
@@ -279,6 +216,69 @@ impl Lockouts {
             self.locked.forget(network);
         }
     }
+}
+
+impl<V: Default> Lapsing<V> {
+    fn new(capacity: usize) -> Self {
+        Self { table: HashMap::default(), order: BTreeSet::new(), capacity: capacity.max(1) }
+    }
+
+    fn holds(&self, key: &LockoutKey, now: Monotonic) -> Option<Monotonic> {
+        self.table.get(key).map(|&(until, _)| until).filter(|until| *until > now)
+    }
+
+    /// What is known of a key, from now on until `until`. `extra`: how much more room there is for
+    /// it than for others.
+    fn renew(
+        &mut self,
+        key: LockoutKey,
+        extra: usize,
+        now: Monotonic,
+        until: Monotonic,
+    ) -> Result<&mut V, Full> {
+        while let Some(&(first, lapsed)) = self.order.first()
+            && first <= now
+        {
+            self.remove(&lapsed);
+        }
+        let is_full = self.table.len() >= self.capacity.saturating_add(extra);
+        if is_full && !self.table.contains_key(&key) {
+            return Err(Full);
+        }
+        let (known, value) = self.table.entry(key).or_insert_with(|| (until, V::default()));
+        self.order.remove(&(*known, key));
+        self.order.insert((until, key));
+        *known = until;
+        Ok(value)
+    }
+
+    fn remove(&mut self, key: &LockoutKey) {
+        if let Some((until, _)) = self.table.remove(key) {
+            self.order.remove(&(until, *key));
+        }
+    }
+
+    fn forget(&mut self, network: Network) {
+        let keys = self.table.keys().filter(|(_, of)| *of == network);
+        for key in keys.copied().collect::<Vec<_>>() {
+            self.remove(&key);
+        }
+    }
+}
+
+/// Networks that count as one source, and how much more than one address each may fail.
+fn networks(source: IpAddr) -> SmallVec<[(Network, u32); 2]> {
+    match source.to_canonical() {
+        source @ IpAddr::V4(_) => smallvec![(Network::around(source, 32), 1)],
+        source @ IpAddr::V6(_) => {
+            smallvec![(Network::around(source, 64), 1), (Network::around(source, 48), PER_SITE)]
+        }
+    }
+}
+
+/// All newcomers at a door.
+fn newcomers(door: DoorId) -> LockoutKey {
+    (Some(door), Network::around(Ipv4Addr::UNSPECIFIED.into(), 0))
 }
 
 #[cfg(test)]

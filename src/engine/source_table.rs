@@ -38,25 +38,6 @@ struct PrefixMember<T> {
     value: T,
 }
 
-const fn split(source: IpAddr) -> (SourcePrefix, u64) {
-    match source {
-        IpAddr::V4(address) => (SourcePrefix::V4(address.to_bits()), 0),
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            (SourcePrefix::V6((bits >> 64) as u64), bits as u64)
-        }
-    }
-}
-
-const fn join(network: SourcePrefix, rest: u64) -> IpAddr {
-    match network {
-        SourcePrefix::V4(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
-        SourcePrefix::V6(bits) => {
-            IpAddr::V6(Ipv6Addr::from_bits((bits as u128) << 64 | rest as u128))
-        }
-    }
-}
-
 impl<T> SourceTable<T> {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
         // One place more, so that the table never pushes out a network as a whole.
@@ -130,6 +111,25 @@ impl<T> SourceTable<T> {
             hosts.shrink_to_fit();
         }
         Some(host)
+    }
+}
+
+const fn split(source: IpAddr) -> (SourcePrefix, u64) {
+    match source {
+        IpAddr::V4(address) => (SourcePrefix::V4(address.to_bits()), 0),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (SourcePrefix::V6((bits >> 64) as u64), bits as u64)
+        }
+    }
+}
+
+const fn join(network: SourcePrefix, rest: u64) -> IpAddr {
+    match network {
+        SourcePrefix::V4(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+        SourcePrefix::V6(bits) => {
+            IpAddr::V6(Ipv6Addr::from_bits((bits as u128) << 64 | rest as u128))
+        }
     }
 }
 

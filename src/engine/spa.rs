@@ -56,10 +56,6 @@ impl SpaServer {
     }
 }
 
-fn is_sent_to(ports: &RangeInclusive<NonZeroU16>, packet: &Packet) -> bool {
-    matches!(packet.transport, Transport::Udp { port, .. } if ports.contains(&port))
-}
-
 /// A key of the server, and until when it is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerKey {
@@ -246,6 +242,10 @@ fn addresses(
             if may { Ok(named) } else { Err(Reason::ImpossibleAddress) }
         }
     }
+}
+
+fn is_sent_to(ports: &RangeInclusive<NonZeroU16>, packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Udp { port, .. } if ports.contains(&port))
 }
 
 #[cfg(test)]

@@ -121,6 +121,15 @@ pub struct OpenedRequest {
     pub replay: [u8; 32],
 }
 
+/// The keys that client and server share, and how they are used.
+#[derive(Clone, Copy, Debug)]
+pub struct FwknopKeys<'a> {
+    pub key: &'a FwknopKey,
+    pub mode: CipherMode,
+    /// `None`: requests are not authenticated.
+    pub hmac: Option<(&'a HmacKey, Hash)>,
+}
+
 /// Makes the datagram, for servers of fwknop's as well.
 ///
 /// # Errors
@@ -128,9 +137,7 @@ pub struct OpenedRequest {
 pub fn seal(
     request: &FwknopRequest,
     digest: Hash,
-    key: &FwknopKey,
-    mode: CipherMode,
-    hmac: Option<(&HmacKey, Hash)>,
+    keys: FwknopKeys<'_>,
     salt: [u8; SALT],
 ) -> Result<String, SealError> {
     let Access { ports, timeout, .. } = &request.access;
@@ -143,16 +150,16 @@ pub fn seal(
     if request.timestamp >= END_OF_TIME {
         return Err(SealError::Timestamp(request.timestamp));
     }
-    if hmac.is_some_and(|(hmac, _)| key.is_same_as(hmac)) {
+    if keys.hmac.is_some_and(|(hmac, _)| keys.key.is_same_as(hmac)) {
         return Err(SealError::SameKeys);
     }
     let plain = request.to_text(digest);
-    let (length, hmac_type) = (plain.len(), hmac.map(|(_, hash)| hash));
+    let (length, hmac_type) = (plain.len(), keys.hmac.map(|(_, hash)| hash));
     let most = max_plain(hmac_type);
     if length > most {
         return Err(SealError::TooLong { length, most, hmac: hmac_type });
     }
-    let datagram = wrap(plain.as_bytes(), key, mode, hmac, salt);
+    let datagram = wrap(plain.as_bytes(), keys, salt);
     if datagram.len() < MIN_LEN { Err(SealError::TooShort) } else { Ok(datagram) }
 }
 
@@ -169,32 +176,14 @@ fn max_plain(hmac: Option<Hash>) -> usize {
     (0..).step_by(16).take_while(fits).last().map_or(0, |most| most - 1)
 }
 
-fn wrap(
-    plain: &[u8],
-    key: &FwknopKey,
-    mode: CipherMode,
-    hmac: Option<(&HmacKey, Hash)>,
-    salt: [u8; SALT],
-) -> String {
+fn wrap(plain: &[u8], keys: FwknopKeys<'_>, salt: [u8; SALT]) -> String {
+    let FwknopKeys { key, mode, hmac } = keys;
     let ciphertext = mode.encrypt(key.0.expose(), salt, plain);
     let text = BASE64_NOPAD.encode(&[&MAGIC[..], &salt, &ciphertext].concat());
     let mac = hmac.map(|(key, hash)| hash.hmac(key.0.expose(), [text.as_bytes(), &[]]));
     let mut datagram = text.get(PREFIX.len()..).unwrap_or_default().to_owned();
     datagram.push_str(&mac.unwrap_or_default());
     datagram
-}
-
-/// Checks, decrypts and reads a datagram. The HMAC comes before everything that costs more.
-///
-/// # Errors
-/// [`FwknopError`] says why it asks for nothing.
-pub fn open(
-    datagram: &[u8],
-    key: &FwknopKey,
-    mode: CipherMode,
-    hmac: Option<(&HmacKey, Hash)>,
-) -> Result<OpenedRequest, FwknopError> {
-    FwknopDatagram::new(datagram)?.open(key, mode, hmac)
 }
 
 /// A datagram that may be somebody's request: its length, characters and beginning are right.
@@ -227,16 +216,13 @@ impl<'a> FwknopDatagram<'a> {
         }
     }
 
-    /// Tries the keys of one client.
+    /// Checks, decrypts and reads it with the keys of one client. The HMAC comes before everything
+    /// that costs more.
     ///
     /// # Errors
     /// [`FwknopError`] says why it asks that client's doors for nothing.
-    pub fn open(
-        self,
-        key: &FwknopKey,
-        mode: CipherMode,
-        hmac: Option<(&HmacKey, Hash)>,
-    ) -> Result<OpenedRequest, FwknopError> {
+    pub fn open(self, keys: FwknopKeys<'_>) -> Result<OpenedRequest, FwknopError> {
+        let FwknopKeys { key, mode, hmac } = keys;
         let text = match hmac {
             None => self.0,
             Some((key, hash)) => {

@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, SystemTime};
 
 use libknock::proto::fwknop::{
-    Access, CipherMode, ClientVersion, FwknopKey, FwknopRequest, Hash, HmacKey, Random, seal,
+    Access, CipherMode, ClientVersion, FwknopKey, FwknopKeys, FwknopRequest, Hash, HmacKey, Random,
+    seal,
 };
 use serde_json::Value;
 
@@ -260,12 +261,14 @@ fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
 fn sealed_by_phone(request: &FwknopRequest) -> Vec<u8> {
     let (key, hmac) = (FwknopKey::new(KEY.into()).unwrap(), HmacKey::new(HMAC_KEY.into()).unwrap());
     let hmac = Some((&hmac, Hash::Sha256));
-    seal(request, Hash::Sha256, &key, CipherMode::Cbc, hmac, *b"saltsalt").unwrap().into_bytes()
+    let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac };
+    seal(request, Hash::Sha256, keys, *b"saltsalt").unwrap().into_bytes()
 }
 
 fn sealed_by_old(request: &FwknopRequest) -> Vec<u8> {
     let key = FwknopKey::new(b"oldkey".to_vec()).unwrap();
-    seal(request, Hash::Sha256, &key, CipherMode::Cbc, None, *b"saltsalt").unwrap().into_bytes()
+    let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac: None };
+    seal(request, Hash::Sha256, keys, *b"saltsalt").unwrap().into_bytes()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use libknock::proto::fwknop::{CipherMode, FwknopKey, Hash, HmacKey, open};
+use libknock::proto::fwknop::{CipherMode, FwknopDatagram, FwknopKey, FwknopKeys, Hash, HmacKey};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -278,7 +278,8 @@ fn a_stanza_asks_for_the_same_as_with_the_stock_client() {
             let key = FwknopKey::new(b"testkey".to_vec()).unwrap();
             let hmac = HmacKey::new(b"hmackey".to_vec()).unwrap();
             let hmac = Some((&hmac, Hash::Sha256));
-            let request = open(datagram, &key, CipherMode::Cbc, hmac).unwrap().request;
+            let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac };
+            let request = FwknopDatagram::new(datagram).unwrap().open(keys).unwrap().request;
             (request.user.as_str().to_owned(), request.access, request.timestamp)
         };
         let (user, access, time) = read(theirs.trim_end().as_bytes());

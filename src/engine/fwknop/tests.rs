@@ -7,8 +7,7 @@ use crate::config;
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Engine, Local, Verdict};
 use crate::proto::fwknop::{
-    CipherMode, ClientVersion, FwknopKey, FwknopRequest, Hash, HmacKey, MAX_TIMEOUT, Random, open,
-    seal,
+    CipherMode, ClientVersion, FwknopKey, FwknopRequest, Hash, HmacKey, MAX_TIMEOUT, Random, seal,
 };
 use crate::time::Monotonic;
 
@@ -102,7 +101,8 @@ fn request(access: Access) -> FwknopRequest {
 
 fn sealed_by(holder: &FwknopClient, request: &FwknopRequest) -> String {
     let hmac = holder.hmac.as_ref().map(|(key, hash)| (key, *hash));
-    seal(request, Hash::Sha256, &holder.key, holder.mode, hmac, [1; 8]).unwrap()
+    let keys = FwknopKeys { key: &holder.key, mode: holder.mode, hmac };
+    seal(request, Hash::Sha256, keys, [1; 8]).unwrap()
 }
 
 fn sealed(access: Access) -> String {
@@ -249,12 +249,9 @@ fn what_makes_it_good_once_is_what_was_authenticated() {
     assert_eq!(tell(&request), SSH);
     let Credential::Fwknop { digest, stamp } = request.credential else { panic!("not fwknop") };
     assert_eq!(stamp, at(CLOCK).wall);
-    let opened = open(
-        datagram.as_bytes(),
-        &key("testkey"),
-        CipherMode::Cbc,
-        Some((&hmac("hmackey").unwrap().0, Hash::Sha256)),
-    );
+    let hmac = Some((&hmac("hmackey").unwrap().0, Hash::Sha256));
+    let keys = FwknopKeys { key: &key("testkey"), mode: CipherMode::Cbc, hmac };
+    let opened = FwknopDatagram::new(datagram.as_bytes()).unwrap().open(keys);
     assert_eq!(digest, opened.unwrap().replay);
 }
 
@@ -514,7 +511,7 @@ proptest! {
         let hmac = hmac("hmackey").unwrap();
         let hmac = Some((&hmac.0, hmac.1));
         if let Ok(datagram) =
-            seal(&request, Hash::Sha256, &key("testkey"), CipherMode::Cbc, hmac, [1; 8])
+            seal(&request, Hash::Sha256, FwknopKeys { key: &key("testkey"), mode: CipherMode::Cbc, hmac }, [1; 8])
         {
             let now = Now { wall: Wall::from_nanos(now), ..Now::default() };
             let _ = phone(holder()).judge(now, &packet(SOURCE), true, datagram.as_bytes());

@@ -5,6 +5,26 @@ use super::cipher::Derived;
 use super::*;
 use crate::proto::knock::Knock;
 
+fn seal(
+    request: &FwknopRequest,
+    digest: Hash,
+    key: &FwknopKey,
+    mode: CipherMode,
+    hmac: Option<(&HmacKey, Hash)>,
+    salt: [u8; SALT],
+) -> Result<String, SealError> {
+    super::seal(request, digest, FwknopKeys { key, mode, hmac }, salt)
+}
+
+fn open(
+    datagram: &[u8],
+    key: &FwknopKey,
+    mode: CipherMode,
+    hmac: Option<(&HmacKey, Hash)>,
+) -> Result<OpenedRequest, FwknopError> {
+    FwknopDatagram::new(datagram)?.open(FwknopKeys { key, mode, hmac })
+}
+
 const SALT_1: [u8; SALT] = *b"\x01\x23\x45\x67\x89\xab\xcd\xef";
 
 fn key() -> FwknopKey {
@@ -139,7 +159,11 @@ fn what_is_sent_is_what_fwknop_would_send_byte_for_byte() {
     for vector in Vector::all() {
         let (hmac, mode) = (vector.hmac(), vector.mode());
         let hmac = hmac.as_ref().map(|(key, hash)| (key, *hash));
-        let wrapped = wrap(vector.plaintext.as_bytes(), &vector.key(), mode, hmac, vector.salt());
+        let wrapped = wrap(
+            vector.plaintext.as_bytes(),
+            FwknopKeys { key: &vector.key(), mode, hmac },
+            vector.salt(),
+        );
         assert_eq!(wrapped, vector.wire, "{}", vector.name);
         if let Ok(OpenedRequest { request, .. }) = vector.open() {
             let digest = vector.digest.parse().unwrap();
@@ -167,7 +191,8 @@ fn sent(fields: &str) -> String {
 }
 
 fn sent_plain(plain: &[u8]) -> String {
-    wrap(plain, &key(), CipherMode::Cbc, Some((&hmac_key(), Hash::Sha256)), SALT_1)
+    let hmac = Some((&hmac_key(), Hash::Sha256));
+    wrap(plain, FwknopKeys { key: &key(), mode: CipherMode::Cbc, hmac }, SALT_1)
 }
 
 fn heard(datagram: impl AsRef<[u8]>) -> Result<OpenedRequest, FwknopError> {

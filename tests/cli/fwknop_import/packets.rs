@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::Stdio;
 
 use libknock::config::{Config, FwknopClient};
-use libknock::proto::fwknop::{Access, ClientVersion, FwknopRequest, Hash, Random, seal};
+use libknock::proto::fwknop::{
+    Access, ClientVersion, FwknopKeys, FwknopRequest, Hash, Random, seal,
+};
 use libknock::sys::clock;
 
 use crate::support::command;
@@ -86,7 +88,8 @@ fn write_capture(path: &Path, client: &FwknopClient) {
             },
         };
         let hmac = client.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        let text = seal(&request, Hash::Sha256, &client.key, client.mode, hmac, [unique; 8]);
+        let keys = FwknopKeys { key: &client.key, mode: client.mode, hmac };
+        let text = seal(&request, Hash::Sha256, keys, [unique; 8]);
         let payload = text.unwrap().into_bytes();
         let length = u16::try_from(payload.len()).unwrap();
         let mut packet = vec![0x45, 0];
