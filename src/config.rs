@@ -51,7 +51,7 @@ pub struct Config {
     pub settings: Settings,
     /// In the order of their names. The place of a door in it is its index everywhere else.
     pub doors: Vec<Door>,
-    /// Likewise.
+    /// In the order of their names, likewise.
     pub clients: Vec<Client>,
 }
 
@@ -61,10 +61,12 @@ impl Config {
         self.doors.binary_search_by_key(&door, Door::name).ok()
     }
 
+    /// The door of this name.
     pub fn door(&self, name: &Name) -> Option<&Door> {
         self.doors.get(self.place_of(name)?)
     }
 
+    /// The client of this name.
     pub fn client(&self, name: &Name) -> Option<&Client> {
         let place = self.clients.binary_search_by_key(&name, |client| &client.name).ok()?;
         self.clients.get(place)

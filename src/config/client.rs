@@ -26,7 +26,7 @@ pub struct Client {
     pub fwknop: Option<FwknopClient>,
 }
 
-/// Whoever holds one of these secrets can knock this client's rotating sequences.
+/// The TOTP secrets of a client. Whoever holds one can knock this client's rotating sequences.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TotpClient {
     pub secret: Secret,
@@ -34,6 +34,7 @@ pub struct TotpClient {
     pub old: Option<(Secret, Wall)>,
 }
 
+/// The public keys of a client for native SPA, and what its requests may ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpaClient {
     /// At least one. The place of a key in it is its number everywhere else.
@@ -51,6 +52,7 @@ pub enum AddressPolicy {
     Explicit,
 }
 
+/// The keys that a client of fwknop's shares with the server, and what narrows its requests down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FwknopClient {
     pub key: fwknop::FwknopKey,

@@ -1,4 +1,4 @@
-//! How datagrams are taken that open doors: native SPA and fwknop's.
+//! Settings for the datagrams that open doors: native SPA's and fwknop's.
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;

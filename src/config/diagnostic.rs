@@ -1,4 +1,4 @@
-//! What is wrong with a file, and where: said so that it can be mended without a manual.
+//! Diagnostics: what is wrong with a file, where, and how to mend it without a manual.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,15 +23,12 @@ struct Text {
 
 impl SourceText {
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Self::build(path.into(), text.into(), None)
+        Self::of_mode(path.into(), text.into(), None)
     }
 
-    /// The text of a file with its mode.
-    pub(super) fn of_mode(path: impl Into<PathBuf>, text: impl Into<String>, mode: u32) -> Self {
-        Self::build(path.into(), text.into(), Some(mode & 0o7777))
-    }
-
-    fn build(path: PathBuf, text: String, mode: Option<u32>) -> Self {
+    /// The text of a file with its mode, where that is known.
+    pub(super) fn of_mode(path: PathBuf, text: String, mode: Option<u32>) -> Self {
+        let mode = mode.map(|mode| mode & 0o7777);
         let secret = secret_lines(&text);
         let ends = text.match_indices('\n').map(|(end, _)| end + 1);
         let lines = std::iter::once(0).chain(ends).collect();
@@ -102,7 +99,7 @@ fn names_secret(line: &str) -> bool {
     })
 }
 
-/// Where something stands: a file, a line, a column and a width.
+/// Where something stands: a file, a line, a column and a width; in line 0, the file as a whole.
 #[derive(Clone, Debug)]
 pub struct Place {
     source: SourceText,
@@ -112,8 +109,9 @@ pub struct Place {
 }
 
 impl Place {
+    /// The error that something is wrong here.
     pub fn error(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::new(Severity::Error, Where::Place(self.clone()), message.into())
+        Diagnostic::new(Severity::Error, self.clone(), message.into())
     }
 
     /// The file.
@@ -126,8 +124,9 @@ impl Place {
         self.source.0.mode
     }
 
+    /// The warning that something is doubtful here.
     pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::new(Severity::Warning, Where::Place(self.clone()), message.into())
+        Diagnostic::new(Severity::Warning, self.clone(), message.into())
     }
 
     /// The error of a word that was probably `meant` to be another; the help where it was not.
@@ -139,23 +138,19 @@ impl Place {
     }
 }
 
-/// `file:line:column`, as editors understand it.
+/// `file:line:column`, as editors understand it, or the file alone.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.source.path().display(), self.line, self.column)
+        let path = self.path().display();
+        if self.line == 0 { path.fmt(f) } else { write!(f, "{path}:{}:{}", self.line, self.column) }
     }
 }
 
+/// Whether a configuration can be used in spite of what is found; errors come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Error,
     Warning,
-}
-
-#[derive(Clone, Debug)]
-enum Where {
-    Place(Place),
-    File(PathBuf),
 }
 
 /// One mistake or doubt: where it is, what is wrong and what to write instead.
@@ -163,7 +158,7 @@ enum Where {
 #[must_use]
 pub struct Diagnostic {
     severity: Severity,
-    at: Where,
+    at: Place,
     message: String,
     help: Option<String>,
     /// Whether the line is left out, since it may hold a secret.
@@ -171,13 +166,13 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    fn new(severity: Severity, at: Where, message: String) -> Self {
+    const fn new(severity: Severity, at: Place, message: String) -> Self {
         Self { severity, at, message, help: None, hidden: false }
     }
 
     /// What is wrong with a file as a whole.
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self::new(Severity::Error, Where::File(path.into()), message.into())
+        SourceText::new(path, "").place(0, 0, 0).error(message)
     }
 
     /// The same, as a doubt.
@@ -192,15 +187,13 @@ impl Diagnostic {
         self
     }
 
-    /// What is wrong with a file, where a configuration names it.
+    /// The same at the place where a configuration names the file that it is about.
     pub(super) fn named_at(self, place: &Place) -> Self {
-        match &self.at {
-            Where::Place(_) => self,
-            Where::File(path) => {
-                let message = format!("{}: {}", path.display(), self.message);
-                Self { help: self.help, ..place.error(message) }
-            }
+        if self.at.line > 0 {
+            return self;
         }
+        let message = format!("{}: {}", self.at.path().display(), self.message);
+        Self { help: self.help, ..place.error(message) }
     }
 
     /// The same, without the line and its caret.
@@ -210,12 +203,10 @@ impl Diagnostic {
     }
 
     fn rank(&self) -> (Severity, &Path, u32, u32) {
-        match &self.at {
-            Where::Place(place) => (self.severity, place.source.path(), place.line, place.column),
-            Where::File(path) => (self.severity, path, 0, 0),
-        }
+        (self.severity, self.at.path(), self.at.line, self.at.column)
     }
 
+    /// What is wrong, without the place and the help.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -227,17 +218,14 @@ impl std::error::Error for Diagnostic {}
 /// without a newline. Control characters are escaped.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            Where::Place(place) => write!(f, "{}: ", Clean(&place.to_string()))?,
-            Where::File(path) => write!(f, "{}: ", Clean(&path.display().to_string()))?,
-        }
-        f.write_str(match self.severity {
-            Severity::Error => "error: ",
-            Severity::Warning => "warning: ",
-        })?;
-        write!(f, "{}", Clean(&self.message))?;
-        if let (Where::Place(place), false) = (&self.at, self.hidden) {
-            write_excerpt(f, place)?;
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let at = self.at.to_string();
+        write!(f, "{}: {severity}: {}", Clean(&at), Clean(&self.message))?;
+        if !self.hidden {
+            write_excerpt(f, &self.at)?;
         }
         match &self.help {
             Some(help) => write!(f, "\n    {}", Clean(help)),
@@ -288,6 +276,11 @@ impl fmt::Display for Clean<'_> {
     }
 }
 
+/// A count of lines or characters; more than a `u32` holds are as many as it holds.
+pub(super) fn narrow(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 /// Proof that an error is among the problems: nothing more need be said.
 #[derive(Clone, Copy, Debug)]
 pub struct Reported(());
@@ -329,7 +322,7 @@ impl Problems {
         results.into_iter().collect()
     }
 
-    /// For what is wrong because of something that was reported before.
+    /// Proof for what is wrong because of something that was reported before.
     pub fn reported(&self) -> Reported {
         debug_assert!(self.has_errors(), "an error was reported");
         Reported(())

@@ -15,6 +15,7 @@ use crate::proto::method::Method;
 use crate::proto::name::Name;
 use crate::proto::totp::Scheme;
 
+/// A named thing that can be opened: what it takes to open it, and what opening does.
 #[derive(Clone, Debug)]
 pub struct Door {
     pub recognition: Recognition,
@@ -113,7 +114,9 @@ pub struct DoorPlaces {
     pub via: Option<Place>,
 }
 
+/// The default of `seq_timeout`.
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
+/// The default of `trip_wires`: ports on either side of each knock.
 pub(super) const TRIP_WIRES: u16 = 16;
 
 impl DoorPlaces {

@@ -1,4 +1,4 @@
-//! Where mail about doors goes.
+//! Mail addresses for what is told about doors.
 
 use std::fmt;
 use std::str::FromStr;

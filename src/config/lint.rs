@@ -1,4 +1,4 @@
-//! What is allowed in a configuration and yet hardly wanted.
+//! Lints: what is valid in a configuration, and yet probably a mistake.
 
 pub(crate) mod access;
 mod commands;
@@ -24,7 +24,7 @@ use crate::proto::name::Name;
 use crate::proto::ports::PortSet;
 use crate::time::Wall;
 
-/// What is known of the host that a configuration is for.
+/// Facts about the host that a configuration is for, as far as they are known.
 #[derive(Clone, Debug, Default)]
 pub struct HostFacts {
     /// The ports on which something listens for others.
@@ -35,6 +35,7 @@ pub struct HostFacts {
     pub now: Option<Wall>,
 }
 
+/// The interfaces of a host and their addresses.
 #[derive(Clone, Debug, Default)]
 pub struct HostNetwork {
     pub interfaces: Vec<String>,

@@ -1,10 +1,10 @@
-//! After how many failures a source is no longer listened to, as a configuration writes it.
+//! Lockouts: after how many failures a source is no longer listened to.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// After how many failures a source is no longer listened to.
+/// A failure budget: after how many failures, within what time, a source is locked out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lockout {
     /// At least one.
@@ -13,9 +13,9 @@ pub struct Lockout {
     pub lasts: Duration,
 }
 
-/// At a door that opens by codes, unless it says otherwise.
+/// The default at a door that opens by codes.
 pub(super) const CODE_LOCKOUT: Lockout = Lockout { failures: 5, ..DAEMON_LOCKOUT };
-/// What is left out where all doors have one.
+/// The defaults where all doors have one.
 pub(super) const DAEMON_LOCKOUT: Lockout = Lockout {
     failures: 10,
     within: Duration::from_secs(10 * 60),

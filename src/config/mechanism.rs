@@ -1,4 +1,4 @@
-//! How a door is opened: by the guard, by a set of nftables, or by commands.
+//! The mechanism by which a door is opened: the guard, a set of nftables, or commands.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use super::template::{Commands, Family, Hole};
 use crate::proto::name::Name;
 use crate::proto::words::words;
 
-/// How a door is opened and closed.
+/// The mechanism by which a door is opened and closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mechanism {
     /// Firewall commands: of the template that is named, or the door's own.

@@ -1,4 +1,4 @@
-//! TakenNames that are given once.
+//! Names that are given once, to doors that a foreign configuration calls something else.
 
 use std::collections::BTreeSet;
 

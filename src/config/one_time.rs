@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 
+use super::diagnostic::narrow;
 use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
 
 /// One sequence of a file that is still good.
@@ -104,14 +105,10 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
     Ok(knocks)
 }
 
-fn narrow(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
 /// What a line begins with that has been used.
 pub const STRUCK: u8 = b'#';
 
-/// What sequences are made of.
+/// How sequences are to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// How many lines.

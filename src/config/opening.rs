@@ -1,4 +1,4 @@
-//! What opening a door does.
+//! The keeper's half of a door: what opening it does.
 
 use std::time::Duration;
 
@@ -55,12 +55,13 @@ impl Opening {
 
 /// Classic knockd's `Cmd_Timeout`: what a door with commands of its own has.
 pub(super) const CMD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The default of `open_for`.
 pub(super) const OPEN_FOR: Duration = Duration::from_secs(30);
 
 /// The most grants that can be asked for.
 pub(super) const MAX_GRANTS: usize = 1_000_000;
 
-/// What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
+/// The default of `max_grants`. What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
 /// close again.
 pub(super) const fn default_max_grants(mechanism: &Mechanism) -> usize {
     match mechanism {

@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Group, User, geteuid};
 
 use super::diagnostic::Diagnostic;
 
-/// How strictly files are looked at.
+/// Options for reading files: how strictly their owners and modes are looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Takes files that others could have written, and secrets that others could have read.

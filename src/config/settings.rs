@@ -1,4 +1,4 @@
-//! The `knockd:` mapping.
+//! The settings of the daemon as a whole.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,6 +76,7 @@ pub enum OnExit {
     Remove,
 }
 
+/// Where the log goes, and what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The facility, where syslog is wanted.
@@ -86,6 +87,7 @@ pub struct Log {
 }
 
 words! {
+/// The least severe lines that are logged; each level holds those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     Error = "error",
@@ -96,6 +98,7 @@ pub enum LogLevel {
 }
 }
 
+/// The form of a line of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     #[default]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::template::{Command, Holes};
 use crate::proto::name::Name;
 
-/// What the text of a command tells of how long it runs.
+/// An estimate of how long a command runs, from its text.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunTime {
@@ -24,7 +24,7 @@ impl RunTime {
     }
 }
 
-/// What a command tells whose `%SECONDS%` are those of `open_for`.
+/// The estimate for a command whose `%SECONDS%` are those of `open_for`.
 pub fn run_time(command: &Command, open_for: Duration) -> RunTime {
     let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let (door, seconds) = (&Name::closest("door"), open_for.as_secs());

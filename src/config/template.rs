@@ -1,4 +1,4 @@
-//! Firewall commands with holes.
+//! Firewall commands with holes, and what fills them.
 //!
 //! What fills a hole is typed, so nothing that came off the wire as text reaches a command.
 
@@ -21,7 +21,7 @@ pub struct Commands {
     pub v6: Pair,
 }
 
-/// What opens and what closes. Without `open` the family cannot be opened; without `close` the
+/// A command that opens and one that closes. Without `open` the family cannot be opened; without `close` the
 /// door is an act.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pair {
@@ -32,11 +32,13 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Those that there are.
     pub fn all(&self) -> impl Iterator<Item = &Command> {
         [&self.open, &self.close, &self.verify].into_iter().flatten()
     }
 }
 
+/// The family of an address: IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     V4,
@@ -80,7 +82,7 @@ enum Piece<'a> {
 }
 
 words! {
-/// What a command leaves open until it runs, written as `%IP%`.
+/// A hole in a command, filled when it runs: written as `%IP%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hole {
     Ip = "IP",
@@ -205,7 +207,7 @@ fn unknown_hole(name: &str) -> TextError {
     TextError::UnknownHole { name: name.to_owned(), meant }
 }
 
-/// What fills the holes of one command.
+/// The values for the holes of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holes<'a> {
     pub address: IpAddr,

@@ -18,7 +18,7 @@ const STATE: [&str; 8] =
 /// As many links as the kernel follows in one path.
 const LINKS: usize = 40;
 
-/// What a path leads to.
+/// The end of a path: what it has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaf {
     /// A directory for files of knockd, in which nobody else may make any.

@@ -1,4 +1,4 @@
-//! Which ports each door watches for its sequence: those of the sequence and the trip-wires around
+//! The ports that each door watches for its sequence: those of the sequence and the trip-wires around
 //! them.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What is doubtful about the firewall commands of doors.
+//! Lints of the firewall commands of doors.
 
 use super::doors::Linted;
 use crate::config::diagnostic::Diagnostic;

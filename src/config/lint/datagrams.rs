@@ -1,4 +1,4 @@
-//! What is doubtful about clients, and about where datagrams arrive.
+//! Lints of clients, and of the ports at which datagrams arrive.
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;

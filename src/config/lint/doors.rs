@@ -1,4 +1,4 @@
-//! The doors as the lints look at them, and helpers for what they say.
+//! The doors as the lints look at them, and what several lints share.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,6 +31,7 @@ impl<'a> Linted<'a> {
         self.places.trip_wires.as_ref().unwrap_or(&self.places.name)
     }
 
+    /// The knocks of its sequence, with their places.
     pub(super) fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)
     }
@@ -78,6 +79,7 @@ pub fn some_of(ports: impl Iterator<Item = impl fmt::Display>) -> Option<String>
     (!named.is_empty()).then(|| named.join(", ") + more)
 }
 
+/// The ports that are in both sets.
 pub(super) fn common_ports(one: &PortSet, other: &PortSet) -> impl Iterator<Item = Knock> {
     one.knocks().filter(|knock| other.contains(*knock))
 }

@@ -1,4 +1,4 @@
-//! What is doubtful about rotating sequences, and how likely luck opens their doors.
+//! Lints of rotating sequences: those that luck, a browser or another door gets in the way of.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;

@@ -6,6 +6,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
+/// A sequence that a port scan soon hits.
 pub(super) fn too_short(one: Linted<'_>) -> Option<Diagnostic> {
     let knocks = one.sequence().len();
     let message = match knocks {
@@ -40,6 +41,7 @@ fn watches_between(watched: &PortSet, from: Knock, to: Knock) -> bool {
         .any(|(start, end)| start.max(low.saturating_add(1)) <= end.min(high.saturating_sub(1)))
 }
 
+/// A sequence that nothing breaks off, with the odds of a port scan.
 pub(super) fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
     if one.door.recognition.trip_wires > 0 || one.sequence().is_empty() {
         return None;
@@ -54,6 +56,7 @@ pub(super) fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
 }
 
 impl<'a> LintedDoors<'a> {
+    /// Knocks on ports that some door opens, whose users would knock.
     pub(super) fn knocks_on_opened_ports(&self, one: Linted<'a>) -> Vec<Diagnostic> {
         one.knocks()
             .filter_map(|(knock, at)| {

@@ -1,4 +1,4 @@
-//! The classic `knockd.conf`, read as it is.
+//! Reader of the classic `knockd.conf`, as it is.
 //!
 //! What classic knockd silently takes for something else is an error here, or a warning.
 

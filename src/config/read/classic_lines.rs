@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use super::tree::given_twice;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, closest_match, narrow};
 use crate::proto::interface::InterfaceName;
 
+/// The directives of the section `[options]`.
 pub(crate) const OPTIONS: [&str; 4] = ["UseSyslog", "LogFile", "PidFile", "Interface"];
+/// The directives of a door's section.
 pub(crate) const DIRECTIVES: [&str; 14] = [
     "Sequence",
     "One_Time_Sequences",
@@ -93,6 +95,7 @@ impl<'a> Part<'a> {
         Self { text, ..self }
     }
 
+    /// Its parts between commas.
     pub(crate) fn items(self) -> Vec<Self> {
         let mut items = Vec::new();
         let mut rest = self;
@@ -106,12 +109,8 @@ impl<'a> Part<'a> {
 
     pub(crate) fn place(self) -> Place {
         let before = self.line.get(..self.start).unwrap_or_default().chars().count();
-        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        self.source.place(
-            self.number,
-            narrow(before).saturating_add(1),
-            narrow(self.text.chars().count()),
-        )
+        let width = narrow(self.text.chars().count());
+        self.source.place(self.number, narrow(before).saturating_add(1), width)
     }
 
     pub(crate) fn error(self, message: impl Into<String>) -> Diagnostic {
@@ -119,11 +118,13 @@ impl<'a> Part<'a> {
     }
 }
 
+/// A section with its directives, each once.
 pub(crate) struct Section<'a> {
     pub(crate) name: Part<'a>,
     pub(crate) directives: HashMap<&'static str, Directive<'a>>,
 }
 
+/// A directive as it is written; a flag has no value.
 #[derive(Clone, Copy)]
 pub(crate) struct Directive<'a> {
     pub(crate) name: Part<'a>,

@@ -1,4 +1,4 @@
-//! The `clients:` mapping.
+//! Reader of the `clients:` mapping.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Commands and templates, as a configuration writes them.
+//! Reader of commands and templates.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,14 +13,16 @@ pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEM
 /// The directories in which commands are looked for: the `PATH` that they run with.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the commands of a door or a template are called: what opens and what closes, the same for
+/// The names of the commands of a door or a template: what opens and what closes, the same for
 /// IPv6, and what verifies either.
 pub(super) type PairNames = [&'static str; 6];
 
 const TEMPLATE_NAMES: PairNames = ["open", "close", "open_6", "close_6", "verify", "verify_6"];
 
+/// Templates by their names.
 pub(super) type Templates = BTreeMap<Name, Template>;
 
+/// A pair of firewall commands for any door.
 pub(super) struct Template {
     pub commands: Commands,
     pub built_in: bool,
@@ -89,7 +91,7 @@ pub(super) fn read_pairs(
     names: &PairNames,
     at: &Place,
 ) -> Result<Commands, Reported> {
-    let mut said = |key| read_said(reader.mapping.get(key), reader.problems);
+    let mut said = |key| read_field(reader.mapping.get(key), reader.problems);
     let [open, close, open_6, close_6, verify, verify_6] = *names;
     let (open, close, open_6, close_6) = (said(open)?, said(close)?, said(open_6)?, said(close_6)?);
     let said = [open, close, open_6, close_6, said(verify)?, said(verify_6)?];
@@ -97,6 +99,8 @@ pub(super) fn read_pairs(
     reader.problems.report(pairs(said, *names, place, at))
 }
 
+/// The commands of both families, of the fields that say them.
+///
 /// # Errors
 /// Says that a family closes what it never opens, looks for what nothing closes, or that nothing
 /// would ever run.
@@ -138,7 +142,8 @@ pub(super) fn pairs(
     Ok(Commands { v4, v6 })
 }
 
-pub(super) fn read_said(
+/// Reads one field; a program that is not there is a warning.
+pub(super) fn read_field(
     entry: Option<&MappingEntry>,
     problems: &mut Problems,
 ) -> Result<CommandField, Reported> {

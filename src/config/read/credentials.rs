@@ -1,4 +1,4 @@
-//! What a client proves itself with, as a configuration writes it.
+//! Reader of what a client proves itself with: secrets and keys, written out or in files.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
@@ -152,8 +152,8 @@ pub(super) fn read_totp(
     secrets: &mut Secrets,
     problems: &mut Problems,
 ) -> Result<TotpClient, Reported> {
-    let mapping = credentials(node, "{secret_file: /etc/knock.d/keys/phone.totp}", problems)?;
-    let mut reader = reader(mapping, &TOTP, problems);
+    let example = "{secret_file: /etc/knock.d/keys/phone.totp}";
+    let mut reader = reader(credentials(node, example, problems)?, &TOTP, problems);
     let mut secret = |reader: &mut Reader<'_>, keys: &[&str]| {
         let Some(found) = secrets.find(reader, keys)? else { return Ok(None) };
         let secret = totp::parse_secret(&found.text).map_err(|error| found.error(error));

@@ -1,4 +1,4 @@
-//! `knockd.spa` and `knockd.fwknop`.
+//! Reader of `knockd.spa` and `knockd.fwknop`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Dates and times, as a configuration writes them.
+//! Dates and times, such as 2027-01-31 or 2027-01-31T12:00:00Z.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 
 use crate::time::Wall;
 
-/// The text is no moment.
+/// The text is neither a date nor a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)")]
 pub struct DateError;

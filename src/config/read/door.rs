@@ -1,4 +1,4 @@
-//! One entry of the `doors:` mapping.
+//! Reader of one entry of the `doors:` mapping.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -230,6 +230,8 @@ fn read_flags(reader: &mut Reader<'_>) -> Result<FlagTest, Reported> {
     test
 }
 
+/// The address that a door says has to be knocked at.
+///
 /// # Errors
 /// Says that the text is no address that a packet could be sent to.
 pub(crate) fn parse_target(text: &str, at: &Place) -> Result<IpAddr, Diagnostic> {

@@ -17,7 +17,7 @@ use crate::config::trusted_path::{Leaf, check_path};
 /// A file larger than this is none that a person wrote.
 const MAX_SIZE: u64 = 64 << 20;
 
-/// Of a file that cannot be read: why, and what helps.
+/// The error that a file cannot be read: why, and what helps.
 pub fn cannot_be_read(path: &Path, error: &io::Error) -> Diagnostic {
     let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
     match error.kind() {
@@ -26,7 +26,7 @@ pub fn cannot_be_read(path: &Path, error: &io::Error) -> Diagnostic {
     }
 }
 
-/// Of the configuration itself, which `-c` names.
+/// The error that the configuration itself cannot be read, which `-c` names.
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     let diagnostic = cannot_be_read(path, error);
     match error.kind() {
@@ -79,6 +79,7 @@ fn has_ending(path: &Path, endings: &[&str]) -> bool {
     path.extension().is_some_and(|ending| endings.iter().any(|known| ending == *known))
 }
 
+/// The text of one file of the configuration, with its mode.
 pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Diagnostic> {
     let fail = |error: io::Error| unreadable(path, &error);
     let file = File::open(path).map_err(fail)?;
@@ -86,7 +87,7 @@ pub(super) fn read_file(path: &Path, options: Options) -> Result<SourceText, Dia
     check_permissions(path, &metadata, OTHERS_WRITE, options)?;
     let text = read_text(path, file, MAX_SIZE, "too large for a configuration")?;
     let mode = if options.insecure_permissions { 0o600 } else { metadata.mode() };
-    Ok(SourceText::of_mode(path, text.as_str(), mode))
+    Ok(SourceText::of_mode(path.to_owned(), text.to_string(), Some(mode)))
 }
 
 /// What is read is overwritten when it is dropped: it may hold secrets.
@@ -110,7 +111,7 @@ fn read_text(
     })
 }
 
-/// What a configuration names by its path.
+/// A kind of file that a configuration names by its path.
 #[derive(Clone, Copy)]
 pub(super) enum FileKind {
     /// One line that nobody but its owner may read.
@@ -141,6 +142,7 @@ pub fn read_list(path: &Path, options: Options) -> Result<Zeroizing<String>, Dia
     read_trusted(path, FileKind::Sequences, options)
 }
 
+/// The text of a file of this kind, read only where nobody else could have written or read it.
 pub(super) fn read_trusted(
     path: &Path,
     what: FileKind,

@@ -1,4 +1,4 @@
-//! From a path to a configuration, or to everything that is wrong with it.
+//! Loading: from a path to a configuration, or to everything that is wrong with it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -39,7 +39,7 @@ impl std::error::Error for Report {}
 pub(super) const TOP: KnownKeys =
     KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
 
-/// What each of them holds, and what to write where it is not a mapping.
+/// What each of the top keys holds, and what to write where it is not a mapping.
 const OF_TOP: [(&str, &str); 4] = [
     ("setting", "write for example knockd: {interfaces: [eth0]}"),
     ("template", "write templates: {NAME: {open: COMMAND, close: COMMAND}}"),

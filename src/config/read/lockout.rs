@@ -1,4 +1,4 @@
-//! A `lockout:` mapping.
+//! Reader of a `lockout:` mapping.
 
 use std::time::Duration;
 

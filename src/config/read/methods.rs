@@ -11,7 +11,7 @@ const fn key(method: Method) -> &'static str {
     }
 }
 
-/// All of them.
+/// The keys of all methods: a door has at least one of them.
 pub(super) fn keys() -> [&'static str; 5] {
     Method::ALL.map(key)
 }

@@ -1,11 +1,11 @@
-//! What a door says of its opening: ports, mechanism, times and hooks.
+//! Reader of what a door says of its opening: ports, mechanism, times and hooks.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::commands::{
     AvailableHoles, CommandField, PORT_HOLES, PairNames, Templates, check_holes, no_client,
-    read_pairs, read_said,
+    read_field, read_pairs,
 };
 use super::methods::has_clients;
 use super::sequence::read_ports;
@@ -165,7 +165,7 @@ fn read_hook(
     ports: usize,
 ) -> Result<Option<Command>, Reported> {
     let Some(entry) = reader.get(key) else { return Ok(None) };
-    let CommandField::Command(command) = read_said(Some(entry), reader.problems)? else {
+    let CommandField::Command(command) = read_field(Some(entry), reader.problems)? else {
         return Ok(None);
     };
     if ports != 1

@@ -1,4 +1,4 @@
-//! A door's `totp`: how the sequences of its clients rotate.
+//! Reader of a door's `totp`: how the sequences of its clients rotate.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The sequences that open a door: one that stays, or a file of those that open once.
+//! Reader of the sequences that open a door: one that stays, or a file of those that open once.
 
 use std::path::{Path, PathBuf};
 
@@ -54,6 +54,8 @@ fn sequence_items(node: &Node) -> Result<&[Node], Diagnostic> {
     Ok(items)
 }
 
+/// Checks how many knocks a sequence has.
+///
 /// # Errors
 /// Says that a sequence has no knock, or too many.
 pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> {
@@ -64,7 +66,7 @@ pub(super) fn check_length(knocks: usize, at: &Place) -> Result<(), Diagnostic> 
     }
 }
 
-/// Reads the file that `at` names.
+/// Reads the file of one-time sequences that `at` names; its current line is the sequence.
 pub(super) fn read_one_time(
     file: PathBuf,
     at: &Place,
@@ -120,6 +122,7 @@ fn doubts(file: &Path, lines: &[OneTimeLine], at: &Place, trip_wires: u16) -> Ve
     short.into_iter().chain(monotone).collect()
 }
 
+/// Reads a list of ports, with their places.
 pub(super) fn read_ports(
     items: &[Node],
     problems: &mut Problems,

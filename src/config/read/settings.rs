@@ -1,4 +1,4 @@
-//! The `knockd:` mapping.
+//! Reader of the `knockd:` mapping.
 
 use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};

@@ -19,6 +19,7 @@ pub struct Node {
     pub value: Value,
 }
 
+/// What stands at a place.
 #[derive(Clone, Debug)]
 pub enum Value {
     /// Nothing, `~` or `null`.
@@ -42,6 +43,7 @@ pub struct Mapping {
     pub entries: Vec<MappingEntry>,
 }
 
+/// A key, its place and its value.
 #[derive(Clone, Debug)]
 pub struct MappingEntry {
     pub key: String,
@@ -57,7 +59,7 @@ pub struct KnownKeys {
     pub known: &'static [&'static str],
 }
 
-/// Of two places that give the same thing, the second leads.
+/// The error that two places give the same thing; the second leads.
 pub fn given_twice(second: &Place, what: &str, first: &Place) -> Diagnostic {
     second.error(format!("{what} is given twice: first at {first}"))
 }
@@ -89,12 +91,16 @@ impl Node {
         }
     }
 
+    /// What the type's own parser makes of the text.
+    ///
     /// # Errors
     /// Says that `wanted` belongs here, or what the type's parser says of the text.
     pub fn parsed<T: FromStr<Err: Display>>(&self, wanted: &str) -> Result<T, Diagnostic> {
         self.read(wanted, str::parse)
     }
 
+    /// What a parser makes of the text.
+    ///
     /// # Errors
     /// Says that `wanted` belongs here, or what `parser` says of the text.
     pub fn read<T, E: Display>(
@@ -105,6 +111,8 @@ impl Node {
         parser(self.text(wanted)?).map_err(|error| self.at.error(error.to_string()))
     }
 
+    /// `true` or `false`.
+    ///
     /// # Errors
     /// Says that it is neither `true` nor `false`.
     pub fn boolean(&self) -> Result<bool, Diagnostic> {
@@ -190,6 +198,8 @@ impl Node {
         }
     }
 
+    /// The items of a list.
+    ///
     /// # Errors
     /// Says that `wanted`, a list, belongs here.
     pub fn list(&self, wanted: &str) -> Result<&[Self], Diagnostic> {
@@ -199,6 +209,8 @@ impl Node {
         }
     }
 
+    /// The mapping that stands here.
+    ///
     /// # Errors
     /// Says that `wanted`, a mapping, belongs here.
     pub fn mapping(&self, wanted: &str) -> Result<&Mapping, Diagnostic> {
@@ -330,6 +342,8 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The duration of a key, where it is there.
+    ///
     /// # Errors
     /// Where it is not a duration, or less than `least`.
     pub fn duration(&mut self, key: &str, least: Duration) -> Result<Option<Duration>, Reported> {
@@ -356,12 +370,16 @@ impl<'a> Reader<'a> {
         self.fail(error.help(format!("write {missing} too, or remove {there}")))
     }
 
+    /// Reports an error in place of a value.
+    ///
     /// # Errors
     /// Always: reports an error.
     pub fn fail<T>(&mut self, error: Diagnostic) -> Result<T, Reported> {
         self.problems.report(Err(error))
     }
 
+    /// Reports that a key is missing.
+    ///
     /// # Errors
     /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
     pub fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {

@@ -1,4 +1,4 @@
-//! What a door's `via` says: how it is opened.
+//! Reader of a door's `via`: the mechanism by which it is opened.
 
 use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_program};
 use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
@@ -11,7 +11,7 @@ pub(super) const NFT_SET: KnownKeys =
 
 const A_SET: &str = "via: {nft_set: {table: inet filter, set4: ssh4, set6: ssh6}}";
 
-/// Reads what `via` says of a door with these `fills`.
+/// Reads what `via` says of a door whose commands have these holes `available`.
 pub(super) fn read_via(
     via: &Node,
     available: AvailableHoles,

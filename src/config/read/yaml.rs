@@ -1,4 +1,4 @@
-//! From YAML text to a tree in which every key and value knows its place.
+//! Parser of YAML into a tree in which every key and value knows its place.
 //!
 //! It is built from the parser's events: the usual way through serde ends at the first mistake and
 //! forgets how a value was spelt and where the first of two equal keys stood.
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_yaml::granit_parser::{self as yaml, Event, Parser, ScalarStyle, Span};
 
 use super::tree::{Mapping, MappingEntry, Node, Scalar, Value, given_twice};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, narrow};
 
 /// How deep a file may nest; a configuration needs six levels.
 const MAX_DEPTH: usize = 32;
@@ -243,10 +243,6 @@ fn lacks_blank(line: &str) -> bool {
     line.split_once(':').is_some_and(|(key, value)| {
         !key.trim().is_empty() && key.trim().chars().all(word) && value.starts_with(['[', '{', '"'])
     })
-}
-
-fn narrow(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn scalar(text: String, style: ScalarStyle) -> Value {
