@@ -1,4 +1,4 @@
-//! The privileged process: configuration, grants, commands, and the watcher that it supervises.
+//! The keeper, the privileged process: configuration, grants, commands, and supervision of watchers.
 //!
 //! It never sees a packet.
 
@@ -25,6 +25,7 @@ mod reverse_dns;
 mod run;
 pub(crate) mod server_key;
 mod service;
+mod start;
 mod state;
 mod trial_file;
 mod trials;

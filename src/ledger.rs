@@ -1,11 +1,10 @@
-//! The durable record: open grants, what was already used, and what happened.
+//! The ledger: the durable record of open grants, of what was already used, and of what happened.
 //!
 //! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
 //! that was [flushed](Durability::PowerLoss) also a power cut. One process at a time may have it open.
 
 mod error;
 mod history;
-mod lock;
 mod rows;
 mod runs;
 mod schema;
@@ -13,23 +12,26 @@ mod schema;
 mod tests;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::error::Context;
 pub use self::error::LedgerError;
 pub use self::history::{HistoryEntry, HistoryEvent, Query};
-use self::lock::Lock;
 use crate::config::Name;
 use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
+use crate::proto::secret::Secret;
+use crate::sys::lock_file::{self, LockFileError};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// The name of the ledger's file in the state directory.
 pub const FILE: &str = "ledger.db";
 
-/// Whether a write has to survive a power cut.
+/// The durability of a write: what it has to survive.
 ///
 /// Measured (`cargo bench --bench ledger`, two cores, a virtual disk): recording a grant takes 16 µs
 /// with `Crash` and 210 µs with `PowerLoss`, with a proof 18 µs and 200 µs; a line of history 6 µs.
@@ -41,8 +43,8 @@ pub enum Durability {
     PowerLoss,
 }
 
-/// Something that may be used once.
-#[derive(Clone, PartialEq, Eq)]
+/// A proof: something that may be used once.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// These bytes, once: a TOTP step, a line of a list, an fwknop digest.
     Once {
@@ -50,7 +52,8 @@ pub enum Proof {
         client: Option<Name>,
         /// What sort of proof it is; each sort has its own bytes.
         kind: &'static str,
-        bytes: Vec<u8>,
+        /// An unused one is a secret.
+        bytes: Secret,
         /// When it stops proving anything and need not be remembered; `None`: never.
         until: Option<Wall>,
     },
@@ -58,7 +61,7 @@ pub enum Proof {
     Monotonic { key: [u8; 32], stamp: Wall },
 }
 
-/// What a client can have used by now; whatever lies beyond it can be forgotten.
+/// The bounds of what a client can have used by now; whatever lies beyond it can be forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ahead {
     pub client: Name,
@@ -70,24 +73,7 @@ pub struct Ahead {
     pub steps: Vec<(Name, u64)>,
 }
 
-/// Says what it is, not what it holds: an unused one is a secret.
-impl std::fmt::Debug for Proof {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Once { door, client, kind, .. } => f
-                .debug_struct("Once")
-                .field("door", door)
-                .field("client", client)
-                .field("kind", kind)
-                .finish_non_exhaustive(),
-            Self::Monotonic { stamp, .. } => {
-                f.debug_struct("Monotonic").field("stamp", stamp).finish_non_exhaustive()
-            }
-        }
-    }
-}
-
-/// What came of a write that needed a proof.
+/// The outcome of a write that needed a proof.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -97,7 +83,7 @@ pub enum Written {
     Used,
 }
 
-/// How much history is kept.
+/// The retention of the history: how much of it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub age: Duration,
@@ -120,12 +106,12 @@ pub struct Quarantined {
     pub why: String,
     /// How many grants could be taken over from it.
     pub grants: usize,
-    /// How many used proofs and marks could be taken over from it; without them, what was used
+    /// How many used proofs and stamps could be taken over from it; without them, what was used
     /// may be used again.
     pub proofs: usize,
 }
 
-/// A ledger, and what it knew.
+/// A ledger that has just been opened, and what it knew.
 #[must_use]
 #[derive(Debug)]
 pub struct OpenLedger {
@@ -145,7 +131,8 @@ pub struct Ledger {
     path: PathBuf,
     is_new: bool,
     flushing: Durability,
-    _lock: Lock,
+    // The file stays: were it removed, two processes could each lock a file of their own.
+    _lock: Flock<File>,
 }
 
 impl Ledger {
@@ -156,7 +143,11 @@ impl Ledger {
     /// [`LedgerError::Foreign`] when it is not this program's to write; otherwise what the file
     /// system says. A corrupt one is no error: see [`Quarantined`].
     pub fn open(state_dir: &Path, now: Wall) -> Result<OpenLedger, LedgerError> {
-        let lock = Lock::take(state_dir)?;
+        let path = state_dir.join("lock");
+        let (lock, _pid_written) = lock_file::lock(&path, 0o600).map_err(|error| match error {
+            LockFileError::Held { pid } => LedgerError::InUse { pid, dir: state_dir.to_owned() },
+            LockFileError::File { doing, source } => LedgerError::File { doing, path, source },
+        })?;
         let path = state_dir.join(FILE);
         let schema::OpenFile { db, records, is_new, set_aside } = schema::open(&path, now)?;
         let ledger = Self { db, path, is_new, flushing: Durability::Crash, _lock: lock };
@@ -188,7 +179,7 @@ impl Ledger {
         let written = match (changes, proof) {
             // A statement of its own is a transaction of its own.
             ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
-            ([], Some(proof)) => rows::use_up(&self.db, proof).map(written),
+            ([], Some(proof)) => rows::use_up(&self.db, proof),
             _ => together(&mut self.db, changes, proof),
         };
         self.done("record a grant", written)
@@ -244,7 +235,7 @@ impl Ledger {
     /// ledger before this one was corrupt.
     ///
     /// Returns the time of this boot before which stamps may have been used though the ledger does
-    /// not say so: what was written without a durability, before a power cut. `None`: it says all.
+    /// not say so: what was written without a flush, before a power cut. `None`: it says all.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -325,10 +316,6 @@ impl Ledger {
     }
 }
 
-const fn written(is_new: bool) -> Written {
-    if is_new { Written::New } else { Written::Used }
-}
-
 fn together(
     db: &mut Connection,
     changes: &[GrantChange],
@@ -337,7 +324,7 @@ fn together(
     // Dropped without a commit, it leaves everything as it was.
     let transaction = db.transaction()?;
     if let Some(proof) = proof
-        && !rows::use_up(&transaction, proof)?
+        && rows::use_up(&transaction, proof)? == Written::Used
     {
         return Ok(Written::Used);
     }

@@ -1,4 +1,4 @@
-//! What somebody asks of a door, and whether the configuration in force still grants it.
+//! Claims: what somebody asks of a door, and whether the configuration in force still grants it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -11,16 +11,17 @@ use crate::engine::{
     ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, Local, MAX_UNFLUSHED_AHEAD,
     Reason, UncleanStart, fwknop, is_over,
 };
-use crate::grants::{GrantKey, GrantTarget, OpenedBy, Origin};
+use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
 use crate::proto::method::Method;
+use crate::proto::secret::Secret;
 use crate::proto::totp::Scheme;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much longer than it can be good what was used is remembered: a clock may be set back.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// That a door be opened, or closed, for some addresses.
+/// A claim that a door be opened, or closed, for some addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) door: Door,
@@ -56,7 +57,7 @@ impl From<Lie> for Rejected {
     }
 }
 
-/// What a watcher's words are held against.
+/// The grounds on which a watcher's words are judged.
 #[derive(Clone, Copy)]
 pub(super) struct Grounds<'a> {
     /// What the watcher was given.
@@ -260,14 +261,10 @@ impl Claim {
         if self.proof.is_none() || is_safe { Durability::Crash } else { Durability::PowerLoss }
     }
 
+    /// The key of the grant for one of its addresses.
     pub(super) fn key(&self, address: IpAddr) -> GrantKey {
         let door = self.door.name().clone();
         GrantKey { door, address, source_port: self.source_port }
-    }
-
-    pub(super) fn target(&self, address: IpAddr) -> GrantTarget<'_> {
-        let (source_port, open_for) = (self.source_port, self.open_for);
-        GrantTarget { address, source_port, client: self.origin.client.as_ref(), open_for }
     }
 }
 
@@ -283,7 +280,13 @@ fn once(
     until: Option<Wall>,
 ) -> Proof {
     let client = client.map(|client| client.name.clone());
-    Proof::Once { door: door.name().clone(), client, kind: method.as_str(), bytes, until }
+    Proof::Once {
+        door: door.name().clone(),
+        client,
+        kind: method.as_str(),
+        bytes: Secret::new(bytes),
+        until,
+    }
 }
 
 /// A line of a list proves something once, wherever it stands in the list.
@@ -292,10 +295,12 @@ fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
 }
 
+/// The door that a watcher with this configuration means.
 pub(super) fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
     config.doors.get(usize::try_from(place).ok()?)
 }
 
+/// The client that a watcher with this configuration means.
 pub(super) fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
     config.clients.get(usize::try_from(place).ok()?)
 }
@@ -315,7 +320,7 @@ mod tests {
             door: door.name().clone(),
             client: None,
             kind: Method::Fwknop.as_str(),
-            bytes: vec![1],
+            bytes: Secret::new(vec![1]),
             until: None,
         };
         Claim {

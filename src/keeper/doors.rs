@@ -1,4 +1,4 @@
-//! From a completed knock to an open door and back: grants, what opens them, the ledger, the log.
+//! Doors at work: from a claim to an open door and back, through grants, commands, sets and ledger.
 
 mod jobs;
 mod open;
@@ -51,7 +51,7 @@ pub(super) struct Doors {
     lines: HashMap<Name, Limit>,
 }
 
-/// What came of asking for something that may be done.
+/// The outcome of a claim that may be carried out.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimOutcome {
@@ -66,6 +66,7 @@ pub(super) enum ClaimOutcome {
 const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some ten milliseconds.
 const AT_A_TIME: usize = 100;
+
 impl Doors {
     fn owner(&self, id: GrantId) -> Option<(GrantKey, Origin)> {
         self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
@@ -74,7 +75,7 @@ impl Doors {
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
     /// False: it is not open.
     pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
-        let ids = self.grants.matching(|key, _| key.door == *door && key.address == address);
+        let ids = self.grants.matching(|it| it.key.door == *door && it.key.address == address);
         self.end_all(now, &ids, "closed by hand");
         let key = GrantKey::new(door.clone(), address);
         let struck = if ids.is_empty() { self.not_closed.remove(&key) } else { None };
@@ -91,7 +92,7 @@ impl Doors {
 
     /// Closes what a client has opened, or extended last. How many doors that were.
     pub(super) fn close_client(&mut self, now: Now, client: &Name) -> usize {
-        let ids = self.grants.matching(|_, origin| origin.client.as_ref() == Some(client));
+        let ids = self.grants.matching(|it| it.origin.client.as_ref() == Some(client));
         self.end_all(now, &ids, "closed, since its client is revoked");
         ids.len()
     }
@@ -105,7 +106,7 @@ impl Doors {
         }
     }
 
-    /// When the open grant for a place ends; `None`: it is not open.
+    /// When the open grant for a key ends; `None`: it is not open.
     pub(super) fn open_until(&self, key: &GrantKey) -> Option<Monotonic> {
         self.grants.open_until(key)
     }
@@ -121,7 +122,7 @@ impl Doors {
         self.journal.forget_ahead(now, ahead)
     }
 
-    /// The history.
+    /// The ledger, to read from.
     pub(super) const fn journal(&self) -> &Journal {
         &self.journal
     }
@@ -192,19 +193,19 @@ impl Doors {
             }
         }
         match self.grants.closed(id) {
-            Some(asked) if asked.is_over(now.monotonic) => {
+            Some(prepared) if prepared.until <= now.monotonic => {
                 let why = "its time was over before the door had closed";
                 let failed = DoorEvent::Failed("not opened again", why);
-                self.tell(now, asked.key(), asked.origin(), failed);
+                self.tell(now, &prepared.key, &prepared.origin, failed);
             }
-            Some(asked) => self.open_again(now, asked),
+            Some(prepared) => self.open_again(now, prepared),
             None => {}
         }
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
     pub(super) fn close_all(&mut self, now: Now) {
-        let all = self.grants.matching(|_, _| true);
+        let all = self.grants.matching(|_| true);
         self.end_all(now, &all, "closed by hand");
     }
 

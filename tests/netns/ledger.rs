@@ -14,6 +14,7 @@ use libknock::grants::{
     CommandPair, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState, Origin,
 };
 use libknock::ledger::{Durability, Ledger, LedgerError, OpenLedger, Proof, Written};
+use libknock::proto::secret::Secret;
 use libknock::time::{BootId, Monotonic, Wall};
 use nix::sched::{CloneFlags, unshare};
 
@@ -45,7 +46,7 @@ fn record(id: u64) -> GrantRecord {
 }
 
 fn proof(id: u64) -> Proof {
-    let bytes = id.to_be_bytes().to_vec();
+    let bytes = Secret::new(id.to_be_bytes().to_vec());
     Proof::Once { door: "ssh".parse().unwrap(), client: None, kind: "totp", bytes, until: None }
 }
 

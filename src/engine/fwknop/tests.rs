@@ -291,7 +291,7 @@ fn what_is_sent_to_another_host_is_the_clients_only_who_is_said_to_send_there() 
 #[test]
 fn requests_are_taken_at_their_own_port_and_at_that_of_native_ones() {
     let port = |port: u16| NonZeroU16::new(port).unwrap();
-    let settings = Settings { port: port(5_000), ..Settings::default() };
+    let settings = FwknopSettings { port: port(5_000), ..FwknopSettings::default() };
     let spa_ports = Some(port(6_000)..=port(6_001));
     let fwknop = FwknopJudge::new(&Setup { fwknop: settings, spa_ports, ..Setup::default() });
     let takes = |to: u16, length: usize| {

@@ -1,4 +1,4 @@
-//! From what is asked to what is done: recorded, then opened, extended, closed, or refused.
+//! Claims carried out: recorded, then opened, extended, closed, or refused.
 
 use std::net::IpAddr;
 
@@ -7,14 +7,14 @@ use tracing::info;
 use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
+use crate::firewall::guard::Disturbance;
 use crate::grants::{
-    Action, Decision, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
+    Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
     Manner, OpenResult, Origin, PreparedGrant,
 };
 use crate::keeper::claim::Claim;
-use crate::keeper::journal::WriteOutcome;
 use crate::keeper::kernel_sets::KernelSetsError;
-use crate::ledger::Durability;
+use crate::ledger::{Durability, Written};
 use crate::proto::method::Method;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -43,7 +43,7 @@ impl Doors {
         for &address in &claim.addresses {
             let jobs_fit = !self.commands.is_full(claim.door.name());
             let (key, origin) = (claim.key(address), claim.origin.clone());
-            let grant = Action::of(&claim.door, &claim.target(address))
+            let grant = Action::of(&claim.door, &key, origin.client.as_ref(), claim.open_for)
                 .and_then(|action| self.grants.prepare(since, key, origin, action, jobs_fit));
             match grant {
                 Ok(grant) => prepared.push(grant),
@@ -76,9 +76,9 @@ impl Doors {
                 false => Durability::PowerLoss,
             };
             match self.journal.write(&changes, claim.proof.as_ref(), durability) {
-                WriteOutcome::Recorded => fault::point("recorded"),
-                WriteOutcome::Used => return Err(self.refuse_all(now, claim, Reason::Used)),
-                WriteOutcome::Failed => {
+                Some(Written::New) => fault::point("recorded"),
+                Some(Written::Used) => return Err(self.refuse_all(now, claim, Reason::Used)),
+                None => {
                     self.tell_all(now, claim, DoorEvent::NotRecorded);
                     return Ok(ClaimOutcome::Failed(NOT_RECORDED));
                 }
@@ -98,7 +98,7 @@ impl Doors {
         is_recorded: bool,
         stage: Option<usize>,
     ) -> ClaimOutcome {
-        let (key, origin) = (prepared.key().clone(), prepared.origin().clone());
+        let (key, origin) = (prepared.key.clone(), prepared.origin.clone());
         let change = if is_recorded { None } else { prepared.change(now, self.journal.boot()) };
         let decision = self.grants.apply(prepared);
         // Whoever waits for the kernel need not wait for the log.
@@ -180,7 +180,7 @@ impl Doors {
         ClaimOutcome::Done
     }
 
-    fn in_kernel(&self, now: Now, id: GrantId) -> Option<KernelGrant> {
+    pub(super) fn in_kernel(&self, now: Now, id: GrantId) -> Option<KernelGrant> {
         self.grants.get(id)?.in_kernel(now.monotonic)
     }
 
@@ -195,7 +195,8 @@ impl Doors {
             // Somebody has taken the table away: it comes back with this grant.
             Err(why) if kept.element.is_guards() && why.is_gap() => {
                 let (grants, at) = (&self.grants, now.monotonic);
-                self.sets.bring_back(at, || holding(grants.list(), at))?;
+                let gone = Some(Disturbance::Gone);
+                self.sets.mend(at, gone, || holding(grants.list(), at))?;
                 Ok(true)
             }
             result => result,
@@ -222,11 +223,11 @@ impl Doors {
         if let Some(proof) = &claim.proof {
             match self.journal.write(&[], Some(proof), Durability::Crash) {
                 // What cannot be recorded still closes.
-                WriteOutcome::Recorded | WriteOutcome::Failed => {}
-                WriteOutcome::Used => return Err(self.refuse_all(now, claim, Reason::Used)),
+                Some(Written::New) | None => {}
+                Some(Written::Used) => return Err(self.refuse_all(now, claim, Reason::Used)),
             }
         }
-        let ids = self.grants.matching(|key, _| {
+        let ids = self.grants.matching(|Grant { key, .. }| {
             key.door == *claim.door.name()
                 && claim.addresses.contains(&key.address)
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
@@ -283,7 +284,7 @@ impl Doors {
                 false => Durability::PowerLoss,
             };
             if !self.journal.record(change, durability) {
-                self.tell(now, prepared.key(), prepared.origin(), DoorEvent::NotRecorded);
+                self.tell(now, &prepared.key, &prepared.origin, DoorEvent::NotRecorded);
                 return;
             }
         }
