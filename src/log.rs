@@ -130,7 +130,8 @@ struct ToOutput;
 
 impl Subscriber for ToOutput {
     fn event(&self, event: &Event<'_>) {
-        write(record::level(*event.metadata().level()), || LogRecord::of(event));
+        let level = record::level(*event.metadata().level());
+        write(level, || LogRecord::of(level, event));
     }
 
     fn enabled(&self, _: &Metadata<'_>) -> bool {

@@ -119,9 +119,13 @@ fn check_set(
     set: &SetRef,
     family: Family,
 ) -> Result<(u64, u64), NftSetError> {
-    let unfit = |what, with_table| {
-        Err(NftSetError::Unfit { set: set.clone(), key: key_type(family).1, with_table, what })
+    // nft's number and word for the type of the keys.
+    let (number, key) = match family {
+        Family::V4 => (7, "ipv4_addr"),
+        Family::V6 => (8, "ipv6_addr"),
     };
+    let unfit =
+        |what, with_table| Err(NftSetError::Unfit { set: set.clone(), key, with_table, what });
     let (table, found) = match netlink.look_up(set)? {
         (Some(table), Some(found)) => (table, found),
         (Some(_), None) => return unfit(format!("there is no set '{set}'"), false),
@@ -130,12 +134,11 @@ fn check_set(
             return unfit(format!("there is no table '{table}'"), true);
         }
     };
-    let (wanted, type_name) = key_type(family);
     let has = |flag| found.flags & flag != 0;
     let wrong = if has(MAP) {
         "is a map".to_owned()
-    } else if found.key != wanted {
-        format!("is not of type {type_name}")
+    } else if found.key != number {
+        format!("is not of type {key}")
     } else if has(INTERVAL) {
         "has 'flags interval', which takes no single addresses".to_owned()
     } else if has(CONSTANT) {
@@ -146,14 +149,6 @@ fn check_set(
         return Ok((table.handle, found.handle));
     };
     unfit(format!("the set '{set}' {wrong}"), false)
-}
-
-/// nft's number and word for the type of keys that are addresses of a family.
-const fn key_type(family: Family) -> (u32, &'static str) {
-    match family {
-        Family::V4 => (7, "ipv4_addr"),
-        Family::V6 => (8, "ipv6_addr"),
-    }
 }
 
 /// The lines that make a set.

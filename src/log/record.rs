@@ -33,8 +33,8 @@ pub(super) const fn level(level: Level) -> LogLevel {
 
 impl LogRecord {
     /// What code logs.
-    pub(super) fn of(event: &Event<'_>) -> Self {
-        let mut record = Self::new(level(*event.metadata().level()), Map::new());
+    pub(super) fn of(level: LogLevel, event: &Event<'_>) -> Self {
+        let mut record = Self::new(level, Map::new());
         event.record(&mut record);
         record
     }

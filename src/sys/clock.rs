@@ -17,24 +17,23 @@ const TRIES: usize = 8;
 ///
 /// What one says of the other dates packets, so this process must not sleep between the two.
 pub fn now() -> Now {
-    let mut best = (u64::MAX, Now::default());
-    for _ in 0..TRIES {
+    let read_both = || {
         let before = read(ClockId::CLOCK_BOOTTIME);
         let wall = read(ClockId::CLOCK_REALTIME);
         let after = read(ClockId::CLOCK_BOOTTIME);
-        let apart = after.saturating_sub(before);
-        if apart < best.0 {
-            let now = Now { monotonic: Monotonic::from_nanos(after), wall: Wall::from_nanos(wall) };
-            best = (apart, now);
-        }
-        if apart <= CLOSE {
-            break;
+        (after.saturating_sub(before), after, wall)
+    };
+    let mut best = read_both();
+    for _ in 1..TRIES {
+        if best.0 > CLOSE {
+            best = best.min(read_both());
         }
     }
+    let (_, monotonic, wall) = best;
+    let (monotonic, wall) = (Monotonic::from_nanos(monotonic), Wall::from_nanos(wall));
     let by = fault::calendar_set_by();
     let seconds = Duration::from_secs(by.unsigned_abs());
-    let wall = if by < 0 { best.1.wall - seconds } else { best.1.wall + seconds };
-    Now { wall, ..best.1 }
+    Now { monotonic, wall: if by < 0 { wall - seconds } else { wall + seconds } }
 }
 
 /// The id of this boot.
