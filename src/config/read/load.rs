@@ -1,7 +1,6 @@
 //! Loading: from a path to a configuration, or to everything that is wrong with it.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,18 +22,9 @@ use crate::config::lint::access;
 use crate::config::{Config, Door, DoorPlaces, Mechanism, Settings};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Report(Vec<Diagnostic>);
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(place, diagnostic)| {
-            write!(f, "{}{diagnostic}", if place > 0 { "\n" } else { "" })
-        })
-    }
-}
-
-impl std::error::Error for Report {}
 
 pub(super) const TOP: KnownKeys =
     KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
