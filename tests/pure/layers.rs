@@ -323,7 +323,8 @@ mod circles {
             match word(at).as_str() {
                 // Not that of `impl Trait + use<'a>`.
                 "use" if word(at + 1) != "<" => {
-                    let end = (at..).find(|&end| word(end) == ";").expect("a use ends");
+                    let end = (at..tokens.len()).find(|&end| word(end) == ";");
+                    let end = end.expect("a use ends");
                     let before = at.saturating_sub(1);
                     let is_exported = word(before) == "pub" || word(before).starts_with('(');
                     for (name, path) in imports(&tokens[at + 1..end], &[]) {

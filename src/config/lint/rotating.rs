@@ -7,33 +7,20 @@ use super::datagrams;
 use super::doors::{Linted, LintedDoors, common_ports, some_of};
 use super::scan::{sequences, valid};
 use crate::config::diagnostic::{Diagnostic, Place};
-use crate::config::{Config, Door, DoorPlaces, Loaded, Lockout, Name};
+use crate::config::{Config, Loaded, Lockout, Name};
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Scheme, TotpMode};
 
 /// A door with rotating sequences.
 #[derive(Clone, Copy)]
-pub(super) struct RotatingDoor<'a> {
-    pub name: &'a Name,
-    pub at: &'a Place,
-    pub scheme: Scheme,
-    pub lockout: Option<Lockout>,
+struct RotatingDoor<'a> {
+    name: &'a Name,
+    at: &'a Place,
+    scheme: Scheme,
+    lockout: Option<Lockout>,
     /// How many clients have sequences here.
-    pub clients: usize,
-}
-
-impl<'a> RotatingDoor<'a> {
-    /// `None`: its sequences do not rotate.
-    pub(super) fn new(door: &'a Door, places: &'a DoorPlaces, clients: usize) -> Option<Self> {
-        Some(Self {
-            name: door.name(),
-            at: places.totp.as_ref().unwrap_or(&places.name),
-            scheme: door.recognition.totp?,
-            lockout: door.recognition.lockout,
-            clients,
-        })
-    }
+    clients: usize,
 }
 
 /// How many clients each door has whose sequences rotate.
@@ -58,8 +45,13 @@ pub(super) fn doubts(
         .all
         .iter()
         .filter_map(|one| {
-            let clients = clients.get(one.door.name()).copied().unwrap_or_default();
-            RotatingDoor::new(one.door, one.places, clients)
+            Some(RotatingDoor {
+                name: one.door.name(),
+                at: one.places.totp.as_ref().unwrap_or(&one.places.name),
+                scheme: one.door.recognition.totp?,
+                lockout: one.door.recognition.lockout,
+                clients: clients.get(one.door.name()).copied().unwrap_or_default(),
+            })
         })
         .collect();
     let opens: PortSet = doors.openers.keys().copied().collect();
@@ -88,7 +80,7 @@ const BAD_PORTS: [u16; 83] = [
 ];
 
 /// Codes that nobody can knock with a browser.
-pub(super) fn refused_by_browsers(one: RotatingDoor<'_>) -> Option<Diagnostic> {
+fn refused_by_browsers(one: RotatingDoor<'_>) -> Option<Diagnostic> {
     let TotpMode::Code { base, .. } = one.scheme.mode() else { return None };
     let range = base..=base.saturating_add(99);
     let bad = || BAD_PORTS.into_iter().filter(|port| range.contains(port));
@@ -109,7 +101,7 @@ const KNOCKS_A_SECOND: f64 = 1e5;
 const DAY: f64 = 86_400.0;
 
 /// Sequences that somebody guesses who only goes on long enough.
-pub(super) fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Diagnostic> {
+fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Diagnostic> {
     if locked_out || matches!(one.scheme.mode(), TotpMode::Code { .. }) {
         return None;
     }
@@ -127,11 +119,7 @@ pub(super) fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Di
 }
 
 /// Ports of the range that are in use: whoever uses them knocks.
-pub(super) fn used_ports(
-    one: RotatingDoor<'_>,
-    listening: &PortSet,
-    opens: &PortSet,
-) -> Vec<Diagnostic> {
+fn used_ports(one: RotatingDoor<'_>, listening: &PortSet, opens: &PortSet) -> Vec<Diagnostic> {
     let range = one.scheme.watched();
     let warn = |what: &str, used: &PortSet| {
         let common = some_of(common_ports(used, &range))?;
@@ -143,7 +131,7 @@ pub(super) fn used_ports(
 }
 
 /// A fixed knock within the range of rotating ones.
-pub(super) fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
+fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnostic> {
     let inside = one.scheme.watched().contains(knock);
     inside.then(|| {
         let message = format!(
@@ -155,7 +143,7 @@ pub(super) fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Opt
 }
 
 /// Doors with a failure budget, and doors whose sequences use that up.
-pub(super) fn shared_ranges(all: &[RotatingDoor<'_>]) -> Vec<Diagnostic> {
+fn shared_ranges(all: &[RotatingDoor<'_>]) -> Vec<Diagnostic> {
     let mut sorted: Vec<(NonZeroU16, NonZeroU16, RotatingDoor<'_>)> = all
         .iter()
         .filter_map(|one| {

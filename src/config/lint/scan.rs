@@ -58,14 +58,8 @@ impl fmt::Display for Odds {
             Self::OneIn(one) if one <= 1.0 => f.write_str("every time"),
             Self::OneIn(number) if number < 1e15 => {
                 let digits = format!("{number:.0}");
-                let mut grouped = String::new();
-                for (place, digit) in digits.chars().enumerate() {
-                    if place > 0 && (digits.len() - place) % 3 == 0 {
-                        grouped.push(',');
-                    }
-                    grouped.push(digit);
-                }
-                write!(f, "1 time in {grouped}")
+                let thousands = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+                write!(f, "1 time in {}", thousands.collect::<Vec<_>>().join(","))
             }
             Self::OneIn(number) => write!(f, "1 time in 10^{:.0}", number.log10().floor()),
         }

@@ -13,7 +13,7 @@ use super::commands::{CommandField, PairNames, lacks_program, pairs};
 use super::door::parse_target;
 use super::parts::Parts;
 use super::sequence::{Sequence, check_length, read_one_time};
-use super::tree::given_twice;
+use super::tree::{absolute_path, given_twice};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
@@ -183,13 +183,9 @@ fn read_sequence(
             Ok(Sequence { knocks, places, one_time: None })
         }
         (None, Some(path)) => {
-            let file = PathBuf::from(path.text);
-            if !file.is_absolute() {
-                let message = format!("'{}' depends on where knockd is started", path.text);
-                let error = path.error(message).help("write the whole path, from / on");
-                return problems.report(Err(error));
-            }
-            read_one_time(file, &path.place(), TRIP_WIRES, options, problems)
+            let at = path.place();
+            let file = problems.report(absolute_path(path.text, &at))?;
+            read_one_time(file, &at, TRIP_WIRES, options, problems)
         }
         (Some(_), Some(one_time)) => {
             let error = one_time.error("One_Time_Sequences and Sequence exclude each other");

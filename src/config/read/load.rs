@@ -1,7 +1,6 @@
 //! Loading: from a path to a configuration, or to everything that is wrong with it.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,18 +22,9 @@ use crate::config::lint::access;
 use crate::config::{Config, Door, DoorPlaces, Mechanism, Settings};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Report(Vec<Diagnostic>);
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(place, diagnostic)| {
-            write!(f, "{}{diagnostic}", if place > 0 { "\n" } else { "" })
-        })
-    }
-}
-
-impl std::error::Error for Report {}
 
 pub(super) const TOP: KnownKeys =
     KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };
@@ -146,34 +136,7 @@ impl TopLevel {
 }
 
 fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Built {
-    let mut top = OF_TOP.map(TopLevel::new);
-    let mut unparsed = Vec::new();
-    for source in sources {
-        let Some(root) = yaml::parse(source, problems) else {
-            unparsed.push(source.text());
-            continue;
-        };
-        if matches!(root.value, Value::Null) {
-            continue;
-        }
-        let wanted = "a mapping with 'knockd', 'templates', 'clients' or 'doors'";
-        let Some(root) = problems.ok_or_report(root.into_mapping(wanted)) else { continue };
-        root.check_keys(&TOP, problems);
-        for MappingEntry { key, node, .. } in root.entries {
-            if matches!(node.value, Value::Null) {
-                continue;
-            }
-            let known = TOP.known.iter().zip(&mut top).find(|(known, _)| **known == key);
-            let Some((_, level)) = known else { continue };
-            match node.into_mapping("a mapping") {
-                Ok(mapping) => {
-                    mapping.entries.into_iter().for_each(|entry| level.add(entry, problems));
-                }
-                Err(error) => problems.push(error.help(level.example)),
-            }
-        }
-    }
-    let [settings, templates, clients, doors] = top;
+    let ([settings, templates, clients, doors], unparsed) = gather(sources, problems);
     let (mut read, interfaces) = read_settings(&settings.entries, problems);
     // What knockd has left there, or who listens there, has to be found all the same.
     for (key, path) in [("state_dir", &mut read.state_dir), ("run_dir", &mut read.run_dir)] {
@@ -214,6 +177,38 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     let settings = settings.entries.iter().map(at).collect();
     let places = Places { interfaces, settings, ..Places::default() };
     sorted(Parts { settings: read, places, doors, clients })
+}
+
+/// What all files say under each of the top keys, and the texts that are not YAML as a whole.
+fn gather<'a>(sources: &'a [SourceText], problems: &mut Problems) -> ([TopLevel; 4], Vec<&'a str>) {
+    let mut top = OF_TOP.map(TopLevel::new);
+    let mut unparsed = Vec::new();
+    for source in sources {
+        let Some(root) = yaml::parse(source, problems) else {
+            unparsed.push(source.text());
+            continue;
+        };
+        if matches!(root.value, Value::Null) {
+            continue;
+        }
+        let wanted = "a mapping with 'knockd', 'templates', 'clients' or 'doors'";
+        let Some(root) = problems.ok_or_report(root.into_mapping(wanted)) else { continue };
+        root.check_keys(&TOP, problems);
+        for MappingEntry { key, node, .. } in root.entries {
+            if matches!(node.value, Value::Null) {
+                continue;
+            }
+            let known = TOP.known.iter().zip(&mut top).find(|(known, _)| **known == key);
+            let Some((_, level)) = known else { continue };
+            match node.into_mapping("a mapping") {
+                Ok(mapping) => {
+                    mapping.entries.into_iter().for_each(|entry| level.add(entry, problems));
+                }
+                Err(error) => problems.push(error.help(level.example)),
+            }
+        }
+    }
+    (top, unparsed)
 }
 
 /// The path that a key has in a text that is not YAML as a whole, as far as one can tell.

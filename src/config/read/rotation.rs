@@ -18,8 +18,9 @@ pub(super) const TOTP: KnownKeys = KnownKeys {
 const MIN_PORTS: u16 = 100;
 const SKEW: u8 = 1;
 
+/// What stands for a sequence: ports out of a range, or the digits of a code.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum RotationMode {
     Ports,
     Code,
 }
@@ -28,11 +29,13 @@ enum Kind {
 pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Result<Scheme, Reported> {
     let example = "a mapping such as {mode: ports, ports: 20000-29999}";
     let mut reader = Reader::new(node, example, &TOTP, problems)?;
-    let kinds = [("ports", Kind::Ports), ("code", Kind::Code)];
-    let kind = reader.read("mode", |node| node.one_of(&kinds))?.unwrap_or(Kind::Ports);
+    let kinds = [("ports", RotationMode::Ports), ("code", RotationMode::Code)];
+    let kind = reader.read("mode", |node| node.one_of(&kinds))?.unwrap_or(RotationMode::Ports);
     let (foreign, mode, help) = match kind {
-        Kind::Ports => (["base", "digits"].as_slice(), "code", "write mode: code, or remove it"),
-        Kind::Code => (
+        RotationMode::Ports => {
+            (["base", "digits"].as_slice(), "code", "write mode: code, or remove it")
+        }
+        RotationMode::Code => (
             ["ports", "length", "protocol"].as_slice(),
             "ports",
             "a code is knocked on the 100 tcp ports from 'base' on; remove it",
@@ -43,8 +46,8 @@ pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Result<Scheme
         reader.problems.push(error.help(help));
     }
     let mode = match kind {
-        Kind::Ports => read_ports_mode(&mut reader, &node.at),
-        Kind::Code => read_code_mode(&mut reader, &node.at),
+        RotationMode::Ports => read_ports_mode(&mut reader, &node.at),
+        RotationMode::Code => read_code_mode(&mut reader, &node.at),
     };
     let step = reader.read("step", read_step);
     let skew = reader.read("skew", |node| node.integer(*SKEWS.start(), *SKEWS.end()));

@@ -64,6 +64,19 @@ pub fn given_twice(second: &Place, what: &str, first: &Place) -> Diagnostic {
     second.error(format!("{what} is given twice: first at {first}"))
 }
 
+/// A path from `/` on.
+///
+/// # Errors
+/// Says that it is none.
+pub fn absolute_path(text: &str, at: &Place) -> Result<PathBuf, Diagnostic> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let message = format!("'{text}' depends on where knockd is started");
+    Err(at.error(message).help("write the whole path, from / on"))
+}
+
 impl Node {
     const fn kind(&self) -> &'static str {
         match &self.value {
@@ -182,12 +195,7 @@ impl Node {
     /// # Errors
     /// Says that it is none.
     pub fn path(&self) -> Result<PathBuf, Diagnostic> {
-        let path = PathBuf::from(self.text("a path")?);
-        if path.is_absolute() {
-            return Ok(path);
-        }
-        let message = format!("'{}' depends on where knockd is started", path.display());
-        Err(self.at.error(message).help("write the whole path, from / on"))
+        absolute_path(self.text("a path")?, &self.at)
     }
 
     /// The items of a list; of anything else, itself.
