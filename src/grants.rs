@@ -269,7 +269,6 @@ pub enum OpenOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToClose {
     pub id: GrantId,
-    pub key: GrantKey,
     /// The steps to close, if any: what another grant holds too stays.
     pub close: Vec<CommandPair>,
     /// The element to delete, where the kernel has not done so by itself.
@@ -603,9 +602,8 @@ impl Grants {
     fn expired(&mut self, id: GrantId, left: Option<Vec<CommandPair>>) -> Option<ToClose> {
         let again = left.is_some();
         let close = left.unwrap_or_else(|| self.begin_close(id, usize::MAX));
-        let grant = self.grants.get(&id)?;
-        let delete = grant.backend.element().cloned();
-        Some(ToClose { id, key: grant.key.clone(), close, delete, again })
+        let delete = self.grants.get(&id)?.backend.element().cloned();
+        Some(ToClose { id, close, delete, again })
     }
 
     /// Ends one grant now, whoever opened it.

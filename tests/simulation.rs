@@ -13,7 +13,7 @@ use libknock::config::{Door, Recognition, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Setup, Verdict};
 use libknock::grants::{
     Action, CommandPair, Decision, GrantBackend, GrantKey, GrantTarget, Grants, OpenOutcome,
-    OpenResult, OpenedBy,
+    OpenResult,
 };
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};

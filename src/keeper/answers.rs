@@ -65,7 +65,7 @@ impl Keeper {
     /// Tells those who follow what has happened.
     fn pass_on(&mut self) {
         let is_followed = self.control.follows().any(|follows| follows != Follows::Nothing);
-        for event in self.doors.take_told().into_iter().filter(|_| is_followed) {
+        for event in self.doors.take_logged().into_iter().filter(|_| is_followed) {
             let source = event.source;
             self.control.publish(&Reply::Event(event), |follows| match follows {
                 Follows::Nothing => false,
@@ -145,7 +145,7 @@ impl Keeper {
             Request::Unlock { address } => {
                 if self.watchers.unlock(now.monotonic, address) {
                     let (at, what) = (clock::now().wall, "listened to again");
-                    self.doors.tell(EventLine::new(at, Some(address), None, "unlocked", what));
+                    self.doors.log_event(EventLine::new(at, Some(address), None, "unlocked", what));
                     Ok(format!("{address} is {what}"))
                 } else {
                     Err(format!("{address} is not locked out"))

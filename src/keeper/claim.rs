@@ -251,11 +251,11 @@ impl Claim {
         }
     }
 
-    /// Whether its proof has to be on the disk before anything opens.
+    /// What its proof has to survive before anything opens.
     ///
     /// What a power cut takes, [`Missing`](crate::engine::Missing) lets nobody use again: for that
     /// a stamp must not be too far ahead.
-    pub(super) fn flush(&self, now: Wall) -> Durability {
+    pub(super) fn durability(&self, now: Wall) -> Durability {
         let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) < AHEAD);
         if self.proof.is_none() || is_safe { Durability::Crash } else { Durability::PowerLoss }
     }
@@ -335,9 +335,9 @@ mod tests {
             (Some(now + AHEAD - second), Durability::Crash),
             (Some(now + AHEAD), Durability::PowerLoss),
         ] {
-            assert_eq!(ask(stamp).flush(now), flush, "{stamp:?}");
+            assert_eq!(ask(stamp).durability(now), flush, "{stamp:?}");
         }
-        assert_eq!(Claim { proof: None, ..ask(None) }.flush(now), Durability::Crash);
+        assert_eq!(Claim { proof: None, ..ask(None) }.durability(now), Durability::Crash);
     }
 
     use crate::keeper::credible::tests::{ALICE, CODE, PLAIN, World, address};

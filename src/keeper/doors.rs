@@ -3,15 +3,16 @@
 mod jobs;
 mod open;
 mod recover;
+mod tell;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
-use tracing::{debug, error, warn};
+use tracing::error;
 
 use self::jobs::Purpose;
+use self::tell::DoorEvent;
 
 use super::alerts::Alerts;
 use super::journal::Journal;
@@ -23,9 +24,9 @@ use crate::firewall::command::Commands;
 use crate::grants::{
     GrantId, GrantKey, GrantState, GrantView, Grants, KernelGrant, Manner, Origin, ToClose,
 };
-use crate::ledger::{Ahead, Durability, HistoryEvent};
-use crate::log::{self, limit::Limit};
-use crate::sys::{clock, fault};
+use crate::ledger::{Ahead, Durability};
+use crate::log::limit::Limit;
+use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
 /// All doors and whatever is under way at them.
@@ -44,8 +45,8 @@ pub(super) struct Doors {
     /// What no close command could close, as far as is known: it may still be open. Its record
     /// stays, so that the next start tries again; so does whoever opens it again.
     not_closed: BTreeMap<GrantKey, (GrantId, Origin)>,
-    /// What has happened since those who follow were told.
-    told: Vec<EventLine>,
+    /// What has been logged since those who follow were told.
+    logged: Vec<EventLine>,
     /// How much is logged of each door.
     lines: HashMap<Name, Limit>,
 }
@@ -65,21 +66,9 @@ pub(super) enum ClaimOutcome {
 const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some ten milliseconds.
 const AT_A_TIME: usize = 100;
-/// How many lines about a door there may be at once, and how often one more.
-const LINES: u32 = 1_000;
-const LINE_EVERY: Duration = Duration::from_millis(50);
-
 impl Doors {
     fn owner(&self, id: GrantId) -> Option<(GrantKey, Origin)> {
         self.grants.owner(id).map(|(key, origin)| (key.clone(), origin.clone()))
-    }
-
-    fn is_open(&mut self, now: Now, key: &GrantKey, origin: &Origin, how: &str) {
-        debug!(source = %key.address, door = %key.door, "open");
-        self.journal.record_history(now, key, origin, HistoryEvent::Open, how);
-        let until = self.grants.open_until(key);
-        let until = until.map(|until| now.wall + until.since(now.monotonic));
-        self.alerts.opened(now, key, origin, until);
     }
 
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
@@ -137,31 +126,6 @@ impl Doors {
         &self.journal
     }
 
-    /// Whether one more thing about a door may be told: whoever makes thousands of grants does not
-    /// fill the log.
-    fn may_tell(&mut self, now: Now, door: &Name) -> bool {
-        let limit = self.lines.entry(door.clone()).or_insert_with(|| Limit::new(LINES, LINE_EVERY));
-        let passes = limit.pass(now.monotonic);
-        if passes {
-            let left_out = limit.take_refused();
-            if left_out > 0 {
-                warn!(door = %door, "so much happens here that {left_out} lines are left out");
-            }
-        }
-        passes
-    }
-
-    /// Logs what has happened, for those who follow as well.
-    pub(super) fn tell(&mut self, line: EventLine) {
-        log::event(&line);
-        self.told.push(line);
-    }
-
-    /// What has been told since the last call.
-    pub(super) fn take_told(&mut self) -> Vec<EventLine> {
-        std::mem::take(&mut self.told)
-    }
-
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
     pub(super) fn poll(&mut self, now: Now) {
         for finished in self.commands.poll(now.monotonic) {
@@ -181,10 +145,11 @@ impl Doors {
 
     /// A grant ends, for this reason.
     fn end(&mut self, now: Now, expired: ToClose, why: &'static str) {
-        let ToClose { id, key, close, delete, again } = expired;
+        let ToClose { id, close, delete, again } = expired;
+        let Some((key, origin)) = self.owner(id) else { return };
         let GrantKey { door, address, .. } = &key;
-        if !again && self.may_tell(now, door) {
-            self.tell(event_at(&key, "close", why));
+        if !again {
+            self.tell(now, &key, &origin, DoorEvent::Closing(why));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -214,9 +179,7 @@ impl Doors {
         self.journal.forget(id);
         self.not_closed.remove(&key);
         fault::point("closed");
-        self.journal.record_history(now, &key, &origin, HistoryEvent::Close, why);
-        debug!(source = %key.address, door = %key.door, "closed");
-        self.alerts.closed(now, &key, &origin);
+        self.tell(now, &key, &origin, DoorEvent::Closed(why));
         self.has_ended(now, id, &key);
     }
 
@@ -232,7 +195,8 @@ impl Doors {
         match self.grants.closed(id) {
             Some(asked) if asked.is_over(now.monotonic) => {
                 let why = "its time was over before the door had closed";
-                self.failed(now, asked.key(), asked.origin(), "not opened again", why);
+                let failed = DoorEvent::Failed("not opened again", why);
+                self.tell(now, asked.key(), asked.origin(), failed);
             }
             Some(asked) => self.open_again(now, asked),
             None => {}
@@ -295,12 +259,6 @@ impl Doors {
         fds.extend(self.alerts.fds());
         fds
     }
-}
-
-/// Something that happened at a door.
-fn event_at(key: &GrantKey, event: &str, message: impl Into<String>) -> EventLine {
-    let at = clock::now().wall;
-    EventLine::new(at, Some(key.address), Some(&key.door), event, message)
 }
 
 /// What the kernel has to hold.

@@ -102,6 +102,11 @@ impl Journal {
         }
     }
 
+    /// Records one change that proves itself. False: it could not be written.
+    pub(super) fn record(&mut self, change: GrantChange, durability: Durability) -> bool {
+        self.write(&[change], None, durability) == WriteOutcome::Recorded
+    }
+
     pub(super) fn advance(&mut self, id: GrantId, state: GrantState, durability: Durability) {
         let written = self.ledger.advance(id, state, durability);
         self.log_failure(written);

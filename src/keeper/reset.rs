@@ -44,7 +44,7 @@ impl Keeper {
         }
         let what = format!("what client '{name}' has used ahead of its time is forgotten: {count}");
         let line = EventLine::new(clock::now().wall, None, None, "client_reset", what);
-        self.doors.tell(line.with("client", name.as_str()).with("count", count));
+        self.doors.log_event(line.with("client", name.as_str()).with("count", count));
         Ok(format!(
             "what '{name}' had used ahead of its time is forgotten; it gets in again in {again}"
         ))

@@ -304,7 +304,7 @@ impl Keeper {
                 let _logged = self.doors.refuse_all(now, &claim, reason);
             }
             Notice::Reused { key, reason } => self.doors.note_refused(now, &key, reason),
-            Notice::Happened(line) => self.doors.tell(line),
+            Notice::Happened(line) => self.doors.log_event(line),
             Notice::Seen(line) => {
                 let source = line.source;
                 self.control.publish(&Reply::Event(line), |follows| match follows {

@@ -3,14 +3,14 @@
 use tracing::{error, warn};
 
 use super::recover::FROM_BEFORE;
-use super::{Doors, MOST_NOT_CLOSED, event_at, kept_one};
+use super::{DoorEvent, Doors, MOST_NOT_CLOSED, kept_one};
 use crate::config::Name;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
     CommandPair, FailedClose, GrantId, GrantKey, GrantState, GrantView, KernelGrant, Manner,
     OpenOutcome, OpenResult, Origin,
 };
-use crate::ledger::{Durability, HistoryEvent};
+use crate::ledger::Durability;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
 
@@ -165,7 +165,7 @@ impl Doors {
             Some(Purpose::Act(key, origin)) => {
                 let why = why(finished);
                 if let Some(why) = &why {
-                    self.failed(now, &key, &origin, "the command failed", why);
+                    self.tell(now, &key, &origin, DoorEvent::Failed("the command failed", &why));
                 }
                 self.ended.push((finished.id, why.map_or(Ok(()), Err)));
             }
@@ -180,21 +180,6 @@ impl Doors {
             }
             None => {}
         }
-    }
-
-    /// Something that was granted did not work.
-    pub(super) fn failed(
-        &mut self,
-        now: Now,
-        key: &GrantKey,
-        origin: &Origin,
-        what: &str,
-        why: &str,
-    ) {
-        if self.may_tell(now, &key.door) {
-            self.tell(event_at(key, "failed", format!("{what}: {why}")));
-        }
-        self.journal.record_history(now, key, origin, HistoryEvent::Failed, why);
     }
 
     fn opened(
@@ -225,58 +210,37 @@ impl Doors {
             OpenOutcome::Open | OpenOutcome::Again(_) if is_new => {
                 self.journal.advance(id, GrantState::Open, Durability::Crash);
                 fault::point("open");
-                self.is_open(now, &key, &origin, "");
+                self.tell(now, &key, &origin, DoorEvent::Open(""));
             }
             OpenOutcome::Open | OpenOutcome::Again(_) => {
                 let ran = finished.outcomes.contains(&Outcome::Done);
                 let was_gone = manner == Manner::IfGone && ran;
                 if was_gone || until.is_some() {
-                    self.is_still_open(now, &key, &origin, was_gone, until);
+                    self.tell(now, &key, &origin, DoorEvent::Extended { was_gone, until });
                 }
                 return Ok(());
             }
             OpenOutcome::WithErrors => {
                 self.journal.advance(id, GrantState::OpenedWithErrors, Durability::Crash);
-                self.failed(now, &key, &origin, "opened with errors", &why);
+                self.tell(now, &key, &origin, DoorEvent::Failed("opened with errors", &why));
                 if is_new {
-                    self.is_open(now, &key, &origin, "with errors");
+                    self.tell(now, &key, &origin, DoorEvent::Open("with errors"));
                 }
                 return Err(format!("opened with errors, it may be open until its time: {why}"));
             }
             OpenOutcome::Nothing => {
-                self.failed(now, &key, &origin, "not opened", &why);
+                self.tell(now, &key, &origin, DoorEvent::Failed("not opened", &why));
                 self.journal.forget(id);
             }
             OpenOutcome::Close(pairs) => {
                 let what = "not opened, and what was done of it is undone";
-                self.failed(now, &key, &origin, what, &why);
+                self.tell(now, &key, &origin, DoorEvent::Failed(what, &why));
                 self.journal.advance(id, GrantState::Closing, Durability::PowerLoss);
                 let undone = "undone, since it could not be opened";
                 self.close_steps(now, &key.door, id, pairs, undone);
             }
         }
         if outcome == OpenResult::All { Ok(()) } else { Err(why) }
-    }
-
-    /// A door was open before, and stays so.
-    pub(super) fn is_still_open(
-        &mut self,
-        now: Now,
-        key: &GrantKey,
-        origin: &Origin,
-        was_gone: bool,
-        until: Option<Monotonic>,
-    ) {
-        let mut what =
-            if was_gone { "opened again, since it was gone" } else { "open already" }.to_owned();
-        let seconds = until.map(|until| until.since(now.monotonic).as_secs());
-        if let Some(seconds) = seconds {
-            what.push_str(&format!(", now for another {seconds} s"));
-        }
-        if self.may_tell(now, &key.door) {
-            self.tell(event_at(key, "extend", what.as_str()).with("seconds", seconds));
-        }
-        self.journal.record_history(now, key, origin, HistoryEvent::Extend, &what);
     }
 
     fn close_ended(&mut self, now: Now, id: GrantId, failed: Vec<CommandPair>, why: &'static str) {
@@ -291,7 +255,7 @@ impl Doors {
                 }
                 FailedClose::GivenUp => {
                     let fails = "its close command fails: the door may still be open";
-                    self.failed(now, &key, &origin, "not closed", fails);
+                    self.tell(now, &key, &origin, DoorEvent::Failed("not closed", fails));
                     // What the start could not close either is not tried for ever.
                     if why != FROM_BEFORE && self.not_closed.len() < MOST_NOT_CLOSED {
                         self.not_closed.insert(key.clone(), (id, origin));

@@ -4,18 +4,17 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use super::{ClaimOutcome, Doors, Purpose, event_at, kept_one};
-use crate::config::Name;
+use super::{ClaimOutcome, DoorEvent, Doors, Purpose, kept_one};
 use crate::engine::Reason;
 use crate::firewall::{JobKind, Task};
 use crate::grants::{
     Action, Decision, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
-    Manner, OpenResult, OpenedBy, Origin, PreparedGrant,
+    Manner, OpenResult, Origin, PreparedGrant,
 };
 use crate::keeper::claim::Claim;
 use crate::keeper::journal::WriteOutcome;
 use crate::keeper::kernel_sets::KernelSetsError;
-use crate::ledger::{Durability, HistoryEvent};
+use crate::ledger::Durability;
 use crate::proto::method::Method;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -39,31 +38,25 @@ impl Doors {
     fn open_as_asked(&mut self, now: Now, claim: &Claim) -> Result<ClaimOutcome, Reason> {
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = claim.since.min(now.monotonic);
-        let mut all_asked = Vec::with_capacity(claim.addresses.len());
+        let mut prepared = Vec::with_capacity(claim.addresses.len());
         let mut refused = None;
         for &address in &claim.addresses {
             let jobs_fit = !self.commands.is_full(claim.door.name());
-            let asked = Action::of(&claim.door, &claim.target(address)).and_then(|action| {
-                self.grants.prepare(
-                    since,
-                    claim.key(address),
-                    claim.origin.clone(),
-                    action,
-                    jobs_fit,
-                )
-            });
-            match asked {
-                Ok(asked) => all_asked.push(asked),
+            let (key, origin) = (claim.key(address), claim.origin.clone());
+            let grant = Action::of(&claim.door, &claim.target(address))
+                .and_then(|action| self.grants.prepare(since, key, origin, action, jobs_fit));
+            match grant {
+                Ok(grant) => prepared.push(grant),
                 Err(reason) => {
                     self.refuse(now, claim, address, reason);
                     refused = Some(reason);
                 }
             }
         }
-        let Some(first) = all_asked.first() else {
+        let Some(first) = prepared.first() else {
             // It is over, whatever a later configuration would make of it.
             if let Some(proof) = &claim.proof {
-                let _heeded = self.journal.write(&[], Some(proof), Durability::Crash);
+                let _logged = self.journal.write(&[], Some(proof), Durability::Crash);
             }
             return refused.map_or(Ok(ClaimOutcome::Done), Err);
         };
@@ -72,45 +65,45 @@ impl Doors {
         // recording fails at the moment, nothing opens until it is known whether it can be.
         let record_first = !first.is_the_kernels() || self.journal.is_failing();
         let changes: Vec<GrantChange> = if record_first {
-            all_asked.iter().filter_map(|asked| asked.change(now, self.journal.boot())).collect()
+            prepared.iter().filter_map(|it| it.change(now, self.journal.boot())).collect()
         } else {
             Vec::new()
         };
         if !changes.is_empty() || claim.proof.is_some() {
             // What a command does may survive a power cut.
-            let flush =
-                if first.is_the_kernels() { claim.flush(now.wall) } else { Durability::PowerLoss };
-            match self.journal.write(&changes, claim.proof.as_ref(), flush) {
+            let durability = match first.is_the_kernels() {
+                true => claim.durability(now.wall),
+                false => Durability::PowerLoss,
+            };
+            match self.journal.write(&changes, claim.proof.as_ref(), durability) {
                 WriteOutcome::Recorded => fault::point("recorded"),
                 WriteOutcome::Used => return Err(self.refuse_all(now, claim, Reason::Used)),
                 WriteOutcome::Failed => {
-                    for &address in &claim.addresses {
-                        let _told = self.not_recorded(now, &claim.key(address), &claim.origin);
-                    }
+                    self.tell_all(now, claim, DoorEvent::NotRecorded);
                     return Ok(ClaimOutcome::Failed(NOT_RECORDED));
                 }
             }
         }
-        let mut answer = ClaimOutcome::Done;
-        for asked in all_asked {
-            answer = self.take(now, asked, record_first, claim.last_stage());
+        let mut outcome = ClaimOutcome::Done;
+        for grant in prepared {
+            outcome = self.apply(now, grant, record_first, claim.last_stage());
         }
-        Ok(answer)
+        Ok(outcome)
     }
 
-    fn take(
+    fn apply(
         &mut self,
         now: Now,
-        asked: PreparedGrant,
+        prepared: PreparedGrant,
         is_recorded: bool,
-        last: Option<usize>,
+        stage: Option<usize>,
     ) -> ClaimOutcome {
-        let (key, origin) = (asked.key().clone(), asked.origin().clone());
-        let change = if is_recorded { None } else { asked.change(now, self.journal.boot()) };
-        let decision = self.grants.apply(asked);
+        let (key, origin) = (prepared.key().clone(), prepared.origin().clone());
+        let change = if is_recorded { None } else { prepared.change(now, self.journal.boot()) };
+        let decision = self.grants.apply(prepared);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, GrantBackend::Kernel(_))) {
-            self.say_who_opens(now, &key, &origin, last);
+            self.tell(now, &key, &origin, DoorEvent::Asked { stage });
         }
         match decision {
             Decision::Open(id, GrantBackend::Commands(_)) => {
@@ -119,27 +112,25 @@ impl Doors {
                 ClaimOutcome::UnderWay(job)
             }
             Decision::Open(id, GrantBackend::Kernel(_)) => {
-                self.open_in_kernel(now, id, &key, &origin, change, last)
+                self.open_in_kernel(now, id, &key, &origin, change, stage)
             }
             Decision::Act(commands) => {
-                if self.journal.record_history(now, &key, &origin, HistoryEvent::Act, "") {
-                    let act = Purpose::Act(key.clone(), origin.clone());
-                    let tasks = commands.into_iter().map(Task::from).collect();
-                    ClaimOutcome::UnderWay(self.submit(now, &key.door, act, JobKind::Open, tasks))
-                } else {
-                    self.not_recorded(now, &key, &origin)
+                if !self.tell(now, &key, &origin, DoorEvent::Act) {
+                    return self.not_recorded(now, &key, &origin);
                 }
+                let door = key.door.clone();
+                let tasks = commands.into_iter().map(Task::from).collect();
+                let act = Purpose::Act(key, origin);
+                ClaimOutcome::UnderWay(self.submit(now, &door, act, JobKind::Open, tasks))
             }
             Decision::Extend(id, until, manner) => {
                 // If it cannot be recorded the grant ends earlier after a crash.
                 if let Some(change) = change {
-                    let _heeded = self.journal.write(&[change], None, Durability::Crash);
+                    let _logged = self.journal.record(change, Durability::Crash);
                 }
                 if let Some(manner) = manner {
-                    let until = Some(until);
-                    return ClaimOutcome::UnderWay(
-                        self.run_open(now, &key.door, id, manner, until),
-                    );
+                    let job = self.run_open(now, &key.door, id, manner, Some(until));
+                    return ClaimOutcome::UnderWay(job);
                 }
                 self.extend(now, id, until, &key, &origin);
                 ClaimOutcome::Done
@@ -159,38 +150,32 @@ impl Doors {
         key: &GrantKey,
         origin: &Origin,
         change: Option<GrantChange>,
-        last: Option<usize>,
+        stage: Option<usize>,
     ) -> ClaimOutcome {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else {
             return ClaimOutcome::Done;
         };
         if let Err(why) = self.let_in(now, &kept, true) {
-            self.failed(now, key, origin, "not opened", &why.to_string());
+            self.tell(now, key, origin, DoorEvent::Failed("not opened", &why.to_string()));
             self.journal.forget(id);
             let _nothing = self.grants.opened(id, OpenResult::NotStarted(0));
             return ClaimOutcome::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        self.say_who_opens(now, key, origin, last);
+        self.tell(now, key, origin, DoorEvent::Asked { stage });
         let _open = self.grants.opened(id, OpenResult::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
-        match change {
-            None => self.journal.advance(id, GrantState::Open, Durability::Crash),
-            Some(_) => {
-                let Some(record) = self.grants.record(id, now, self.journal.boot()) else {
-                    return ClaimOutcome::Done;
-                };
-                let written =
-                    self.journal.write(&[GrantChange::Record(record)], None, Durability::Crash);
-                if written != WriteOutcome::Recorded {
-                    let answer = self.not_recorded(now, key, origin);
-                    self.end_all(now, &[id], "closed at once, since it cannot be recorded");
-                    return answer;
-                }
-            }
+        if change.is_none() {
+            self.journal.advance(id, GrantState::Open, Durability::Crash);
+        } else if let Some(record) = self.grants.record(id, now, self.journal.boot())
+            && !self.journal.record(GrantChange::Record(record), Durability::Crash)
+        {
+            let outcome = self.not_recorded(now, key, origin);
+            self.end_all(now, &[id], "closed at once, since it cannot be recorded");
+            return outcome;
         }
         fault::point("open");
-        self.is_open(now, key, origin, "");
+        self.tell(now, key, origin, DoorEvent::Open(""));
         ClaimOutcome::Done
     }
 
@@ -214,10 +199,17 @@ impl Doors {
 
     fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, key: &GrantKey, origin: &Origin) {
         let kept = kept_one(&self.grants, id, now.monotonic);
-        match kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false)) {
-            Ok(was_gone) => self.is_still_open(now, key, origin, was_gone, Some(until)),
-            Err(why) => self.failed(now, key, origin, "cannot be extended", &why.to_string()),
-        }
+        let was_gone = kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false));
+        let why = was_gone.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        self.tell(
+            now,
+            key,
+            origin,
+            match was_gone {
+                Ok(was_gone) => DoorEvent::Extended { was_gone, until: Some(until) },
+                Err(_) => DoorEvent::Failed("cannot be extended", &why),
+            },
+        );
     }
 
     /// Closes what a request names, if what proves it is unused.
@@ -238,96 +230,58 @@ impl Doors {
         Ok(ClaimOutcome::Done)
     }
 
-    /// Notes that something could not be done, for every address that it was asked for.
+    /// Tells that something could not be done, for every address that it was asked for.
     pub(in crate::keeper) fn fail(&mut self, now: Now, claim: &Claim, why: &str) {
-        for &address in &claim.addresses {
-            self.failed(now, &claim.key(address), &claim.origin, "not opened", why);
-        }
+        self.tell_all(now, claim, DoorEvent::Failed("not opened", why));
     }
 
-    /// Notes that something may not be done, for every address that it was asked for.
+    /// Tells that something may not be done, for every address that it was asked for.
     pub(in crate::keeper) fn refuse_all(
         &mut self,
         now: Now,
         claim: &Claim,
         reason: Reason,
     ) -> Reason {
-        for &address in &claim.addresses {
-            self.refuse(now, claim, address, reason);
-        }
+        claim.addresses.iter().for_each(|&address| self.refuse(now, claim, address, reason));
         reason
     }
 
     fn refuse(&mut self, now: Now, claim: &Claim, address: IpAddr, reason: Reason) {
-        let key = claim.key(address);
+        let (key, stage) = (claim.key(address), claim.last_stage());
         // At a door with a cooldown, whoever goes on knocking is told of once.
-        if reason == Reason::Cooldown && !self.grants.refuses_first(&key.door) {
-            return;
+        if reason != Reason::Cooldown || self.grants.refuses_first(&key.door) {
+            self.tell(now, &key, &claim.origin, DoorEvent::Refused { reason, stage });
         }
-        // A sequence that was completed is told of; what follows says what became of it.
-        if !self.may_tell(now, &key.door) {
-            return;
-        }
-        if matches!(claim.origin.by, OpenedBy::Method(Method::Sequence) | OpenedBy::Knockctl) {
-            self.say_who_opens(now, &key, &claim.origin, claim.last_stage());
-        }
-        let line = event_at(&key, "refused", format!("not opened: {reason}"))
-            .with("client", claim.origin.client.as_ref().map(Name::as_str))
-            .with("reason", reason.as_str());
-        self.tell(line);
-        self.journal.record_history(
-            now,
-            &key,
-            &claim.origin,
-            HistoryEvent::Refused,
-            reason.as_str(),
-        );
     }
 
     /// Notes in the history that a rotating sequence opened nothing; it has been logged.
     pub(in crate::keeper) fn note_refused(&mut self, now: Now, key: &GrantKey, reason: Reason) {
-        self.journal.record_history(
-            now,
-            key,
-            &Method::Totp.into(),
-            HistoryEvent::Refused,
-            reason.as_str(),
-        );
+        self.tell(now, key, &Method::Totp.into(), DoorEvent::Spent(reason));
+    }
+
+    fn tell_all(&mut self, now: Now, claim: &Claim, what: DoorEvent<'_>) {
+        for &address in &claim.addresses {
+            self.tell(now, &claim.key(address), &claim.origin, what);
+        }
     }
 
     fn not_recorded(&mut self, now: Now, key: &GrantKey, origin: &Origin) -> ClaimOutcome {
-        self.tell(event_at(key, "failed", "not opened, since it cannot be recorded"));
-        self.journal.record_history(now, key, origin, HistoryEvent::Failed, "cannot be recorded");
+        self.tell(now, key, origin, DoorEvent::NotRecorded);
         ClaimOutcome::Failed(NOT_RECORDED)
     }
 
     /// Opens a door again for which somebody knocked while it closed.
-    pub(super) fn open_again(&mut self, now: Now, asked: PreparedGrant) {
-        let key = asked.key().clone();
-        let origin = asked.origin().clone();
-        if let Some(change) = asked.change(now, self.journal.boot()) {
-            let flush =
-                if asked.is_the_kernels() { Durability::Crash } else { Durability::PowerLoss };
-            if self.journal.write(&[change], None, flush) != WriteOutcome::Recorded {
-                let _told = self.not_recorded(now, &key, &origin);
+    pub(super) fn open_again(&mut self, now: Now, prepared: PreparedGrant) {
+        if let Some(change) = prepared.change(now, self.journal.boot()) {
+            let durability = match prepared.is_the_kernels() {
+                true => Durability::Crash,
+                false => Durability::PowerLoss,
+            };
+            if !self.journal.record(change, durability) {
+                self.tell(now, prepared.key(), prepared.origin(), DoorEvent::NotRecorded);
                 return;
             }
         }
-        let _told = self.take(now, asked, true, None);
-    }
-
-    /// `last` is the stage that a sequence ended with, which is told here: until now nothing waited
-    /// for the log.
-    fn say_who_opens(&mut self, now: Now, key: &GrantKey, origin: &Origin, last: Option<usize>) {
-        if !self.may_tell(now, &key.door) {
-            return;
-        }
-        if let Some(last) = last {
-            self.tell(event_at(key, "stage", format!("Stage {last}")).with("stage", last));
-        }
-        let Origin { by, client } = origin;
-        let what = if *by == OpenedBy::Knockctl { "opened by hand" } else { "OPEN SESAME" };
-        let line = event_at(key, "open", what).with("by", by.as_str());
-        self.tell(line.with("client", client.as_ref().map(Name::as_str)));
+        let _told = self.apply(now, prepared, true, None);
     }
 }

@@ -12,7 +12,7 @@ use crate::grants::{
     KernelGrant, Recovered, ToClose,
 };
 use crate::keeper::alerts::Alerts;
-use crate::keeper::journal::{Journal, WriteOutcome};
+use crate::keeper::journal::Journal;
 use crate::keeper::kernel_sets::{self, KernelSets, KernelSetsError};
 use crate::ledger::Durability;
 use crate::time::{Monotonic, Now};
@@ -58,7 +58,7 @@ impl Doors {
             ended: Vec::new(),
             gone: HashSet::new(),
             not_closed: BTreeMap::new(),
-            told: Vec::new(),
+            logged: Vec::new(),
             lines: HashMap::new(),
         };
         if let Some(why) = failed {
@@ -96,16 +96,12 @@ impl Doors {
             Recovered::Adopt(record) => {
                 let GrantKey { door, address, .. } = record.key.clone();
                 info!(source = %address, door = %door, "still open from before");
-                let written =
-                    self.journal.write(&[GrantChange::Record(record)], None, Durability::Crash);
-                if written != WriteOutcome::Recorded {
+                if !self.journal.record(GrantChange::Record(record), Durability::Crash) {
                     error!(source = %address, door = %door, "cannot be recorded");
                 }
             }
             Recovered::Close { id, close, delete } => {
-                let Some((key, _)) = self.owner(id) else { return };
-                let expired = ToClose { id, key, close, delete, again: false };
-                self.end(now, expired, FROM_BEFORE);
+                self.end(now, ToClose { id, close, delete, again: false }, FROM_BEFORE);
             }
         }
     }

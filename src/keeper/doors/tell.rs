@@ -1,0 +1,180 @@
+//! What happens at doors, told at once: in the log, in the history, by hooks and mail.
+
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::Doors;
+use crate::config::Name;
+use crate::control::EventLine;
+use crate::engine::Reason;
+use crate::grants::{GrantKey, OpenedBy, Origin};
+use crate::ledger::HistoryEvent;
+use crate::log::{self, limit::Limit};
+use crate::proto::method::Method;
+use crate::sys::clock;
+use crate::time::{Monotonic, Now};
+
+/// How many lines about a door there may be at once, and how often one more.
+const LINES: u32 = 1_000;
+const LINE_EVERY: Duration = Duration::from_millis(50);
+
+/// Something that happens at a door.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DoorEvent<'a> {
+    /// What opens it has been done. `stage` is the one that a sequence ended with, which is told
+    /// here: until now nothing waited for the log.
+    Asked { stage: Option<usize> },
+    /// It is open; how, where there is more to say.
+    Open(&'a str),
+    /// It was open before, or had gone, and stays so, until then where that is later.
+    Extended { was_gone: bool, until: Option<Monotonic> },
+    /// It begins to close, for this reason.
+    Closing(&'a str),
+    /// It has closed, for this reason.
+    Closed(&'a str),
+    /// It has no close, and does its work.
+    Act,
+    /// What was granted did not work, and why.
+    Failed(&'a str, &'a str),
+    /// It does not open, since the ledger cannot be written.
+    NotRecorded,
+    /// What was asked for is not granted. `stage` as above.
+    Refused { reason: Reason, stage: Option<usize> },
+    /// A rotating sequence opened nothing, which has been logged.
+    Spent(Reason),
+}
+
+impl DoorEvent<'_> {
+    /// What the log says; `None`: nothing.
+    fn line(self, now: Now, key: &GrantKey, origin: &Origin) -> Option<EventLine> {
+        let client = origin.client.as_ref().map(Name::as_str);
+        Some(match self {
+            Self::Asked { .. } => {
+                let by_hand = origin.by == OpenedBy::Knockctl;
+                let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
+                let line = event_at(key, "open", text).with("by", origin.by.as_str());
+                line.with("client", client)
+            }
+            Self::Extended { until, .. } => event_at(key, "extend", self.extension(now))
+                .with("seconds", until.map(|until| until.since(now.monotonic).as_secs())),
+            Self::Closing(why) => event_at(key, "close", why),
+            Self::Failed(what, why) => event_at(key, "failed", format!("{what}: {why}")),
+            Self::NotRecorded => event_at(key, "failed", "not opened, since it cannot be recorded"),
+            Self::Refused { reason, .. } => {
+                let line = event_at(key, "refused", format!("not opened: {reason}"));
+                line.with("client", client).with("reason", reason.as_str())
+            }
+            Self::Open(_) | Self::Closed(_) | Self::Act | Self::Spent(_) => return None,
+        })
+    }
+
+    /// What the history says; `None`: nothing.
+    fn history(self, now: Now) -> Option<(HistoryEvent, String)> {
+        Some(match self {
+            Self::Asked { .. } | Self::Closing(_) => return None,
+            Self::Open(how) => (HistoryEvent::Open, how.to_owned()),
+            Self::Extended { .. } => (HistoryEvent::Extend, self.extension(now)),
+            Self::Closed(why) => (HistoryEvent::Close, why.to_owned()),
+            Self::Act => (HistoryEvent::Act, String::new()),
+            Self::Failed(_, why) => (HistoryEvent::Failed, why.to_owned()),
+            Self::NotRecorded => (HistoryEvent::Failed, "cannot be recorded".to_owned()),
+            Self::Refused { reason, .. } | Self::Spent(reason) => {
+                (HistoryEvent::Refused, reason.as_str().to_owned())
+            }
+        })
+    }
+
+    fn extension(self, now: Now) -> String {
+        let Self::Extended { was_gone, until } = self else { return String::new() };
+        let what = if was_gone { "opened again, since it was gone" } else { "open already" };
+        match until.map(|until| until.since(now.monotonic).as_secs()) {
+            Some(seconds) => format!("{what}, now for another {seconds} s"),
+            None => what.to_owned(),
+        }
+    }
+}
+
+impl Doors {
+    /// Tells of something at a door, at once in the log, in the history, and to whoever wants to be
+    /// told. False: the history cannot be written.
+    pub(super) fn tell(
+        &mut self,
+        now: Now,
+        key: &GrantKey,
+        origin: &Origin,
+        what: DoorEvent<'_>,
+    ) -> bool {
+        if let Some(line) = what.line(now, key, origin) {
+            let is_logged = matches!(what, DoorEvent::NotRecorded) || self.may_log(now, &key.door);
+            match what {
+                // Strangers can cause it as often as they like: the history is not filled either.
+                DoorEvent::Refused { .. } if !is_logged => return true,
+                // A sequence that was completed is told of; what follows says what became of it.
+                DoorEvent::Refused { stage, .. }
+                    if matches!(
+                        origin.by,
+                        OpenedBy::Method(Method::Sequence) | OpenedBy::Knockctl
+                    ) =>
+                {
+                    self.tell(now, key, origin, DoorEvent::Asked { stage });
+                }
+                DoorEvent::Asked { stage: Some(stage) } if is_logged => {
+                    let line = event_at(key, "stage", format!("Stage {stage}"));
+                    self.log_event(line.with("stage", stage));
+                }
+                _ => {}
+            }
+            if is_logged {
+                self.log_event(line);
+            }
+        }
+        let is_written = what.history(now).is_none_or(|(event, detail)| {
+            self.journal.record_history(now, key, origin, event, &detail)
+        });
+        match what {
+            DoorEvent::Open(_) => {
+                debug!(source = %key.address, door = %key.door, "open");
+                let until = self.grants.open_until(key);
+                let until = until.map(|until| now.wall + until.since(now.monotonic));
+                self.alerts.opened(now, key, origin, until);
+            }
+            DoorEvent::Closed(_) => {
+                debug!(source = %key.address, door = %key.door, "closed");
+                self.alerts.closed(now, key, origin);
+            }
+            _ => {}
+        }
+        is_written
+    }
+
+    /// Logs what has happened, for those who follow as well.
+    pub(in crate::keeper) fn log_event(&mut self, line: EventLine) {
+        log::event(&line);
+        self.logged.push(line);
+    }
+
+    /// What has been logged since the last call.
+    pub(in crate::keeper) fn take_logged(&mut self) -> Vec<EventLine> {
+        std::mem::take(&mut self.logged)
+    }
+
+    /// Whether one more thing about a door may be logged: whoever makes thousands of grants does
+    /// not fill the log.
+    fn may_log(&mut self, now: Now, door: &Name) -> bool {
+        let limit = self.lines.entry(door.clone()).or_insert_with(|| Limit::new(LINES, LINE_EVERY));
+        let passes = limit.pass(now.monotonic);
+        if passes {
+            let left_out = limit.take_refused();
+            if left_out > 0 {
+                warn!(door = %door, "so much happens here that {left_out} lines are left out");
+            }
+        }
+        passes
+    }
+}
+
+/// Something that happened at a door.
+fn event_at(key: &GrantKey, event: &str, message: impl Into<String>) -> EventLine {
+    EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), event, message)
+}
