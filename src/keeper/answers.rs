@@ -219,7 +219,7 @@ impl Keeper {
         let config = self.watchers.config();
         let grants = self.doors.list();
         let (listening, waiting_for) = self.watchers.listening();
-        let counts = self.watchers.counts();
+        let counts = &self.watchers.intake.counts;
         let mut open: HashMap<&Name, usize> = HashMap::new();
         let is_open = |state| matches!(state, GrantState::Open | GrantState::OpenedWithErrors);
         for grant in grants.iter().filter(|it| is_open(it.state) && !self.doors.is_gone(it.id)) {
@@ -261,8 +261,8 @@ impl Keeper {
                 .iter()
                 .map(|(reason, &count)| (reason.as_str().to_owned(), count))
                 .collect(),
-            dropped: self.watchers.dropped(),
-            locked_out: self.watchers.locks().status(now.monotonic),
+            dropped: self.watchers.intake.dropped,
+            locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::control::{ConnectionId, Control, Follows};
 use super::daemon::{self, DaemonError, Launcher, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
+use super::intake::Notice;
 use super::journal::Journal;
 use super::kernel_sets::KernelSetsError;
 use super::one_time::OneTimeFiles;
@@ -25,7 +26,7 @@ use super::reverse_dns::ReverseDns;
 use super::server_key::{self, ServerKeyError};
 use super::service::{first_line, tell_systemd};
 use super::trial_file::TrialFile;
-use super::watchers::{Notice, Watchers};
+use super::watchers::Watchers;
 use crate::client::complain;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lint::some_of;
@@ -294,7 +295,7 @@ impl Keeper {
                     self.use_line(now, &claim);
                 } else if let Err(reason) = self.doors.carry_out(now, &claim) {
                     // It has been logged.
-                    self.watchers.count(reason, 1);
+                    self.watchers.intake.count(reason, 1);
                 }
                 if let Some(names) = &self.names {
                     claim.addresses.iter().for_each(|&address| names.look_up(address));

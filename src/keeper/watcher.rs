@@ -30,7 +30,7 @@ pub(super) struct WatcherProcess {
     pub(super) looped: bool,
     child: Child,
     channel: Channel,
-    complaints: StderrLines,
+    stderr: StderrLines,
     closed: bool,
     /// How much more is heard before the keeper looks after everything else.
     budget: u32,
@@ -43,7 +43,7 @@ const BUDGET: u32 = 1024;
 pub(super) enum WatcherOutput {
     Frame(FromWatcher),
     /// It wrote this to standard error.
-    Complaint(String),
+    StderrLine(String),
     /// It has ended; the status is missing where it could not be learnt.
     Ended(Option<ExitStatus>),
     /// It sent what no watcher sends.
@@ -69,7 +69,7 @@ impl WatcherProcess {
         let looped = assignment.interfaces.iter().any(|name| *name == "any" || is_loopback(name));
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
-        let (complaints, stderr) = files::output_pipe()?;
+        let (ours_stderr, stderr) = files::output_pipe()?;
         let child = process::run_watcher(theirs, assignment, stderr)?;
         Ok(Self {
             config,
@@ -80,7 +80,7 @@ impl WatcherProcess {
             looped,
             child,
             channel: Channel::new(ours),
-            complaints: StderrLines { pipe: Some(complaints.into()), line: Vec::new() },
+            stderr: StderrLines { pipe: Some(ours_stderr.into()), line: Vec::new() },
             closed: false,
             budget: BUDGET,
         })
@@ -115,8 +115,8 @@ impl WatcherProcess {
                 Received::Closed => self.closed = true,
             }
         }
-        if let Some(line) = self.complaints.next() {
-            return Some(WatcherOutput::Complaint(line));
+        if let Some(line) = self.stderr.next() {
+            return Some(WatcherOutput::StderrLine(line));
         }
         if !self.closed {
             return None;
@@ -131,7 +131,7 @@ impl WatcherProcess {
     /// What to poll: a closed channel is always readable, so it is left out.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let channel = (!self.closed).then(|| self.channel.as_fd());
-        channel.into_iter().chain(self.complaints.pipe.as_ref().map(File::as_fd))
+        channel.into_iter().chain(self.stderr.pipe.as_ref().map(File::as_fd))
     }
 
     /// Ends it at once: a watcher ends when its channel does, which needs no right to kill. Nothing
@@ -193,17 +193,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_come_line_by_line_and_one_without_an_end_is_cut() {
+    fn stderr_comes_line_by_line_and_one_without_an_end_is_cut() {
         let (read, write) = files::output_pipe().unwrap();
-        let mut complaints = StderrLines { pipe: Some(read.into()), line: Vec::new() };
+        let mut stderr = StderrLines { pipe: Some(read.into()), line: Vec::new() };
         let mut write = File::from(write);
         write.write_all(b"one\n\ntwo\n").unwrap();
         write.write_all(&[b'x'; 1200]).unwrap();
         let lengths: Vec<usize> =
-            std::iter::from_fn(|| complaints.next()).map(|line| line.len()).collect();
+            std::iter::from_fn(|| stderr.next()).map(|line| line.len()).collect();
         assert_eq!(lengths, [3, 3, 500, 500]);
         drop(write);
-        assert_eq!(complaints.next().map(|line| line.len()), Some(200));
-        assert_eq!(complaints.next(), None);
+        assert_eq!(stderr.next().map(|line| line.len()), Some(200));
+        assert_eq!(stderr.next(), None);
     }
 }

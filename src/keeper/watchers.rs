@@ -1,11 +1,11 @@
-//! Supervision: one watcher at work, one that relieves it, and those that see old sequences out.
+//! Supervision of watchers: one at work, its successor, and those that see old sequences out.
 //!
 //! Hand-over: the successor captures first, and only then comes the cut. From the cut on, the old
 //! watcher reports only sequences that began before it, the new one those that began after it. The
 //! two may disagree about when a packet came by some microseconds, so their reports overlap a
 //! little, and what both report is counted once.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -14,27 +14,20 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use super::claim::{self, Claim, Grounds, Rejected};
-use super::credible::{self, Lie};
+use super::credible::Lie;
+use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
-use super::lockouts::LockoutTable;
 use super::watcher::{WatcherOutput, WatcherProcess};
-use crate::config::{Config, LogLevel, Name};
-use crate::control::EventLine;
+use crate::config::{Config, LogLevel};
 use crate::engine::spa::Server;
-use crate::engine::{EventKind, Local, Missing, Reason, Setup};
-use crate::grants::GrantKey;
+use crate::engine::{Missing, Setup};
 use crate::ipc::{Assignment, FromWatcher, ToWatcher};
-use crate::log::limit::Limit;
-use crate::sys::memory;
 use crate::sys::privileges::Identity;
-use crate::sys::{clock, host};
+use crate::sys::{clock, memory};
 use crate::time::Monotonic;
 
-/// How far two watchers may disagree about when a packet came.
-const OVERLAP: Duration = Duration::from_millis(1);
 /// How long a watcher may take until it captures.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer than its longest sequence a leaving watcher may live.
@@ -51,33 +44,8 @@ const LEAVING: usize = 8;
 const LEAVING_DOORS: usize = 10_000;
 /// How long another configuration may have to wait for such room.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How many completed sequences are remembered, to know those that two watchers report.
-const REMEMBERED: usize = 1024;
 
-/// How long the addresses of this host are taken to be what they were.
-const HOME_HOLDS: Duration = Duration::from_secs(1);
-
-/// What the rest of the keeper has to act upon.
-#[must_use]
-pub(super) enum Notice {
-    /// Somebody may have what this asks for.
-    Claim(Box<Claim>),
-    /// Somebody might have had it, and may not, or not any more.
-    StaleClaim(Box<Claim>, Reason),
-    /// A sequence was completed that opens nothing any more.
-    Reused { key: GrantKey, reason: Reason },
-    /// Something has happened that everybody may know.
-    Happened(EventLine),
-    /// A packet that changed nothing: somebody asks about such.
-    Seen(EventLine),
-    /// Something that was reported before: somebody asks what happened lately.
-    Replayed(EventLine),
-    /// This configuration is at work from now on.
-    InForce(Arc<Config>),
-    /// No watcher could start with this configuration. Fatal only where none has ever worked.
-    Failed(Arc<Config>),
-}
-
+/// All watchers: who works, who takes over, who sees old sequences out, and when another starts.
 pub(super) struct Watchers {
     current: Option<(WatcherProcess, Monotonic)>,
     successor: Option<(WatcherProcess, Monotonic)>,
@@ -85,25 +53,12 @@ pub(super) struct Watchers {
     config: Arc<Config>,
     /// The keys that go with it.
     server: Option<Server>,
-    /// What the ledger may not say.
-    missing: Missing,
     last_generation: u64,
     /// When to start another in place of one that has died, and how long to wait after that.
     restart: Option<Monotonic>,
     pause: Duration,
     interfaces: Interfaces,
-    completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
-    complaints: Limit,
-    /// More than any watcher says that limits itself, as ours do.
-    lines: Limit,
-    /// Whoever repeats what was sniffed cannot push everything else out of the history.
-    spent: Limit,
-    floods: Limit,
-    counts: HashMap<Reason, u64>,
-    dropped: u64,
-    locks: LockoutTable,
-    /// The addresses of this host, as they were lately, and how long that holds.
-    home: (Arc<Local>, Monotonic),
+    pub(super) intake: Intake,
     users: BTreeSet<u32>,
 }
 
@@ -115,20 +70,11 @@ impl Watchers {
             leaving: Vec::new(),
             config,
             server,
-            missing,
             last_generation: 0,
             restart: None,
             pause: FIRST_PAUSE,
             interfaces: Interfaces::follow(),
-            completed: VecDeque::new(),
-            complaints: Limit::new(20, Duration::from_secs(1)),
-            lines: Limit::new(1000, Duration::from_millis(5)),
-            spent: Limit::new(20, Duration::from_secs(60)),
-            floods: Limit::new(1, Duration::from_secs(60)),
-            counts: HashMap::new(),
-            dropped: 0,
-            locks: LockoutTable::default(),
-            home: Default::default(),
+            intake: Intake::new(missing),
             users: BTreeSet::new(),
         }
     }
@@ -157,8 +103,8 @@ impl Watchers {
         }
         let assignment = Assignment {
             setup: Setup {
-                missing: self.missing,
-                locks: self.locks.of(now, &config),
+                missing: self.intake.missing,
+                locks: self.intake.lockouts.of(now, &config),
                 ..Setup::new(&config, server)
             },
             interfaces: settings.interfaces.clone(),
@@ -178,17 +124,12 @@ impl Watchers {
         self.server.as_ref()
     }
 
-    /// Who is not listened to.
-    pub(super) const fn locks(&self) -> &LockoutTable {
-        &self.locks
-    }
-
     /// Lets a source be listened to again. False: it was not locked out.
     pub(super) fn unlock(&mut self, now: Monotonic, source: IpAddr) -> bool {
         for watcher in self.all() {
             watcher.tell(ToWatcher::Unlock { source });
         }
-        self.locks.forget(now, source)
+        self.intake.lockouts.forget(now, source)
     }
 
     fn all(&self) -> impl Iterator<Item = &WatcherProcess> {
@@ -234,29 +175,28 @@ impl Watchers {
 
     /// Hears what all watchers have to say, and does what is due.
     pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
-        let mut notices = Vec::new();
         // They report what came first: of two requests of one client the later would bar the earlier.
-        self.poll_leaving(now, &mut notices);
-        self.poll_current(now, &mut notices);
-        self.poll_relief(now, &mut notices);
+        self.poll_leaving(now);
+        self.poll_current(now);
+        self.poll_successor(now);
         if self.restart.is_some_and(|restart| restart <= now) && self.successor.is_none() {
-            self.replace(now, &mut notices);
+            self.replace(now);
         }
         if let Some((watcher, _)) = &self.current
             && ((self.may_change() && self.interfaces.have_moved(&watcher.interfaces))
                 || (self.successor.is_none() && self.interfaces.one_is_back(now)))
         {
-            self.replace(now, &mut notices);
+            self.replace(now);
         }
-        notices
+        std::mem::take(&mut self.intake.notices)
     }
 
     /// Starts another watcher with the configuration in force.
-    fn replace(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
-        if let Err(error) = self.start(now, Arc::clone(&self.config), self.server.clone()) {
+    fn replace(&mut self, now: Monotonic) {
+        if let Err(error) = self.renew(now) {
             error!("cannot start a watcher: {error}");
             self.restart_later(now);
-            notices.push(Notice::Failed(Arc::clone(&self.config)));
+            self.intake.notices.push(Notice::Failed(Arc::clone(&self.config)));
         }
     }
 
@@ -276,86 +216,75 @@ impl Watchers {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn poll_current(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+    fn poll_current(&mut self, now: Monotonic) {
         let Some((mut watcher, since)) = self.current.take() else { return };
-        loop {
-            match watcher.hear() {
-                None => break self.current = Some((watcher, since)),
-                Some(WatcherOutput::Frame(frame)) => {
-                    if let Err(Lie(lie)) = self.frame(now, &watcher, frame, notices) {
-                        end(&mut watcher, lie);
-                    }
-                    // A door opens before more is heard.
-                    if matches!(notices.last(), Some(Notice::Claim(_))) {
-                        break self.current = Some((watcher, since));
-                    }
-                }
-                Some(WatcherOutput::Complaint(line)) => self.complaint(now, &line),
-                Some(WatcherOutput::Malformed) => {
-                    end(&mut watcher, "a malformed message");
-                }
-                Some(WatcherOutput::Ended(status)) => {
-                    if now.since(since) >= STEADY {
-                        self.pause = FIRST_PAUSE;
-                    }
-                    self.restart_later(now);
-                    let pause = self.restart.map_or(Duration::ZERO, |restart| restart.since(now));
-                    error!(
-                        "the watcher ended ({}); another starts in {} ms",
-                        ending(status),
-                        pause.as_millis()
-                    );
-                    break;
-                }
-            }
+        let Some(status) = self.listen(now, &mut watcher, true) else {
+            return self.current = Some((watcher, since));
+        };
+        if now.since(since) >= STEADY {
+            self.pause = FIRST_PAUSE;
         }
+        self.restart_later(now);
+        let pause = self.restart.map_or(Duration::ZERO, |restart| restart.since(now));
+        let (ended, millis) = (ending(status), pause.as_millis());
+        error!("the watcher ended ({ended}); another starts in {millis} ms");
     }
 
-    fn poll_leaving(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+    fn poll_leaving(&mut self, now: Monotonic) {
         let before = self.leaving.len();
-        let mut still_leaving = Vec::new();
         for (mut watcher, until) in std::mem::take(&mut self.leaving) {
-            loop {
-                match watcher.hear() {
-                    None if until <= now => break,
-                    None => break still_leaving.push((watcher, until)),
-                    Some(WatcherOutput::Frame(FromWatcher::Done) | WatcherOutput::Ended(_)) => {
-                        break;
-                    }
-                    Some(WatcherOutput::Malformed) => {
-                        break end(&mut watcher, "a malformed message");
-                    }
-                    Some(WatcherOutput::Frame(frame)) => {
-                        if let Err(Lie(lie)) = self.frame(now, &watcher, frame, notices) {
-                            break end(&mut watcher, lie);
-                        }
-                    }
-                    Some(WatcherOutput::Complaint(line)) => self.complaint(now, &line),
-                }
+            if self.listen(now, &mut watcher, false).is_none() && until > now {
+                self.leaving.push((watcher, until));
             }
         }
-        self.leaving = still_leaving;
         if self.leaving.len() < before {
             memory::give_back();
         }
     }
 
-    fn poll_relief(&mut self, now: Monotonic, notices: &mut Vec<Notice>) {
+    /// Takes in what a watcher has to say. Its status, where that is known, once it has ended or
+    /// says that it is done; one that lies is ended.
+    fn listen(
+        &mut self,
+        now: Monotonic,
+        watcher: &mut WatcherProcess,
+        is_current: bool,
+    ) -> Option<Option<ExitStatus>> {
+        loop {
+            match watcher.hear()? {
+                WatcherOutput::Frame(FromWatcher::Done) if !is_current => return Some(None),
+                WatcherOutput::Frame(frame) => {
+                    let (intake, interfaces) = (&mut self.intake, &mut self.interfaces);
+                    let taken = intake.frame(now, watcher, &self.config, interfaces, frame);
+                    if let Err(Lie(lie)) = taken {
+                        end(watcher, lie);
+                    }
+                    // A door opens before more is heard.
+                    if is_current && matches!(self.intake.notices.last(), Some(Notice::Claim(_))) {
+                        return None;
+                    }
+                }
+                WatcherOutput::StderrLine(line) => self.intake.stderr_line(now, &line),
+                WatcherOutput::Malformed => end(watcher, "a malformed message"),
+                WatcherOutput::Ended(status) => return Some(status),
+            }
+        }
+    }
+
+    fn poll_successor(&mut self, now: Monotonic) {
         let Some((mut watcher, limit)) = self.successor.take() else { return };
         let mut was_killed = false;
         loop {
             match watcher.hear() {
                 None if now < limit => return self.successor = Some((watcher, limit)),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
-                Some(WatcherOutput::Frame(FromWatcher::Ready)) => {
-                    return self.hand_over(watcher, notices);
-                }
+                Some(WatcherOutput::Frame(FromWatcher::Ready)) => return self.hand_over(watcher),
                 Some(WatcherOutput::Frame(FromWatcher::Interface { index, state })) => {
                     self.interfaces.note(&watcher.config, index, state);
                     continue;
                 }
-                Some(WatcherOutput::Complaint(line)) => {
-                    self.complaint(now, &line);
+                Some(WatcherOutput::StderrLine(line)) => {
+                    self.intake.stderr_line(now, &line);
                     continue;
                 }
                 Some(WatcherOutput::Ended(status)) => {
@@ -378,11 +307,11 @@ impl Watchers {
                 return;
             }
         }
-        notices.push(Notice::Failed(Arc::clone(&watcher.config)));
+        self.intake.notices.push(Notice::Failed(Arc::clone(&watcher.config)));
     }
 
     /// The cut between the watcher at work and its successor.
-    fn hand_over(&mut self, successor: WatcherProcess, notices: &mut Vec<Notice>) {
+    fn hand_over(&mut self, successor: WatcherProcess) {
         // The successor may have begun to capture since this turn began: nobody would know what began
         // between a cut as old as the turn and that.
         let cut = clock::now().monotonic;
@@ -400,191 +329,7 @@ impl Watchers {
         self.server = successor.server.clone();
         self.interfaces.announce(&self.config);
         self.current = Some((successor, cut));
-        notices.push(Notice::InForce(Arc::clone(&self.config)));
-    }
-
-    /// Acts on a frame of a watcher at work.
-    fn frame(
-        &mut self,
-        now: Monotonic,
-        watcher: &WatcherProcess,
-        frame: FromWatcher,
-        notices: &mut Vec<Notice>,
-    ) -> Result<(), Lie> {
-        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Asked { .. }) {
-            self.look_home(now);
-        }
-        let (current, local) = (Arc::clone(&self.config), Arc::clone(&self.home.0));
-        let grounds = Grounds {
-            then: &watcher.config,
-            server: watcher.server.as_ref(),
-            current: &current,
-            missing: self.missing,
-            local: &local,
-            looped: watcher.looped,
-            // A frame may have come after the others of this turn, and after a sleep.
-            now: clock::now(),
-        };
-        credible::check(&grounds, watcher.since, &frame)?;
-        // By the calendar of now.
-        let when = |at| grounds.now.wall - grounds.now.monotonic.since(at);
-        match frame {
-            FromWatcher::Event { event, at } => {
-                let Some(door) = claim::door(&watcher.config, event.door) else { return Ok(()) };
-                if let EventKind::Reset {
-                    reason: reason @ (Reason::Used | Reason::Expired), ..
-                } = event.kind
-                {
-                    let key = GrantKey::new(door.name().clone(), event.source);
-                    if self.spent.pass(now) {
-                        notices.push(Notice::Reused { key, reason });
-                    }
-                }
-                if let EventKind::LockedOut { until, everywhere } = event.kind {
-                    let lock = (until, everywhere);
-                    self.locks.note(now, &watcher.config, event.door, event.source, lock);
-                }
-                let EventKind::Open(knocked) = event.kind else {
-                    if self.may_log(now) {
-                        let wall = grounds.now.wall;
-                        let line = EventLine::of_event(&watcher.config, &event, at, wall);
-                        notices.push(Notice::Happened(line));
-                    }
-                    return Ok(());
-                };
-                if self.is_new(watcher.generation, door.name(), event.source, event.began) {
-                    let claim = Claim::of_sequence(&grounds, &event, knocked, at);
-                    self.notice(now, claim, notices)?;
-                }
-            }
-            FromWatcher::Asked { request, at } => {
-                let Some(door) = claim::door(&watcher.config, request.door) else { return Ok(()) };
-                if self.is_new(watcher.generation, door.name(), request.source, at) {
-                    self.notice(now, Claim::of_request(&grounds, &request, at), notices)?;
-                }
-            }
-            FromWatcher::Interface { index, state } => {
-                if self.interfaces.note(&watcher.config, index, state) {
-                    self.interfaces.announce(&watcher.config);
-                }
-            }
-            FromWatcher::Suppressed { count } if self.may_log(now) => {
-                warn!(count, "{count} more knocks were not logged one by one");
-            }
-            FromWatcher::Dropped { count } => {
-                self.dropped = self.dropped.saturating_add(count);
-                if self.may_log(now) {
-                    warn!(count, "the kernel dropped {count} packets before they were looked at");
-                }
-            }
-            FromWatcher::Count { reason, count } => {
-                let total = self.count(reason, count);
-                if reason == Reason::Crowded && self.floods.pass(now) {
-                    warn!(
-                        count,
-                        "a flood: for {count} knocks there was no room to follow or to count their sources"
-                    );
-                } else if self.may_log(now) {
-                    debug!(
-                        reason = reason.as_str(),
-                        count = total,
-                        "packets so far that came to nothing: {total}, {}",
-                        reason.as_str()
-                    );
-                }
-            }
-            FromWatcher::Refused { refusal, .. } => {
-                if self.may_log(now) {
-                    let line = EventLine::of_refusal(&watcher.config, &refusal, grounds.now.wall);
-                    notices.push(Notice::Happened(line));
-                }
-            }
-            FromWatcher::Seen { source, knock, reason, at } => {
-                let line =
-                    EventLine::new(when(at), Some(source), None, "ignored", reason.to_string())
-                        .with("knock", knock.to_string())
-                        .with("reason", reason.as_str());
-                notices.push(Notice::Seen(line));
-            }
-            FromWatcher::PastRefusal { refusal, at } => {
-                let line = EventLine::of_refusal(&watcher.config, &refusal, when(at));
-                notices.push(Notice::Replayed(line));
-            }
-            FromWatcher::Past { event, at } => {
-                let line = EventLine::of_event(&watcher.config, &event, at, when(at));
-                notices.push(Notice::Replayed(line));
-            }
-            FromWatcher::Ready | FromWatcher::Done | FromWatcher::Suppressed { .. } => {}
-        }
-        Ok(())
-    }
-
-    /// Takes note of what has been asked for. What is refused strangers can repeat.
-    fn notice(
-        &mut self,
-        now: Monotonic,
-        claim: Result<Claim, Rejected>,
-        notices: &mut Vec<Notice>,
-    ) -> Result<(), Lie> {
-        match claim {
-            Ok(claim) => notices.push(Notice::Claim(Box::new(claim))),
-            Err(Rejected::Fabricated(lie)) => return Err(lie),
-            Err(Rejected::Stale(claim, reason)) => {
-                self.count(reason, 1);
-                if self.spent.pass(now) {
-                    notices.push(Notice::StaleClaim(claim, reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the kernel anew for the addresses of this host, where that is some time ago.
-    fn look_home(&mut self, now: Monotonic) {
-        if self.home.1 <= now
-            && let Ok(addresses) = host::addresses()
-        {
-            self.home = (Arc::new(Local::Addresses(addresses)), now + HOME_HOLDS);
-        }
-    }
-
-    /// Adds to what has come to nothing for a reason; how much that is now.
-    pub(super) fn count(&mut self, reason: Reason, count: u64) -> u64 {
-        let total = self.counts.entry(reason).or_default();
-        *total = total.saturating_add(count);
-        *total
-    }
-
-    /// Whether no other watcher has reported already what a source did at a door.
-    fn is_new(&mut self, generation: u64, door: &Name, source: IpAddr, began: Monotonic) -> bool {
-        let known = self.completed.iter().any(|(by, name, other, at)| {
-            let apart = at.since(began).max(began.since(*at));
-            *by != generation && name == door && *other == source && apart <= OVERLAP
-        });
-        if self.completed.len() >= REMEMBERED {
-            self.completed.pop_front();
-        }
-        self.completed.push_back((generation, door.clone(), source, began));
-        !known
-    }
-
-    /// Whether one more line may be logged because a watcher says so: one that has been taken over
-    /// may say anything, as often as it likes.
-    fn may_log(&mut self, now: Monotonic) -> bool {
-        let may = self.lines.pass(now);
-        if may {
-            let count = self.lines.take_refused();
-            if count > 0 {
-                warn!(count, "{count} more lines of the watcher were not logged");
-            }
-        }
-        may
-    }
-
-    fn complaint(&mut self, now: Monotonic, line: &str) {
-        if self.complaints.pass(now) {
-            error!("watcher: {line}");
-        }
+        self.intake.notices.push(Notice::InForce(Arc::clone(&self.config)));
     }
 
     /// Ends all of them.
@@ -610,16 +355,6 @@ impl Watchers {
     /// The configuration in force.
     pub(super) const fn config(&self) -> &Arc<Config> {
         &self.config
-    }
-
-    /// How many packets came to nothing so far, by reason.
-    pub(super) const fn counts(&self) -> &HashMap<Reason, u64> {
-        &self.counts
-    }
-
-    /// How many packets the kernel dropped so far.
-    pub(super) const fn dropped(&self) -> u64 {
-        self.dropped
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {

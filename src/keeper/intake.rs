@@ -1,0 +1,288 @@
+//! Intake of what watchers report: checked, deduplicated, counted, limited, logged or passed on.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, error, warn};
+
+use super::claim::{self, Claim, Grounds, Rejected};
+use super::credible::{self, Lie};
+use super::interfaces::Interfaces;
+use super::lockouts::LockoutTable;
+use super::watcher::WatcherProcess;
+use crate::config::{Config, Name};
+use crate::control::EventLine;
+use crate::engine::{Event, EventKind, Local, Missing, Reason};
+use crate::grants::GrantKey;
+use crate::ipc::FromWatcher;
+use crate::log::limit::Limit;
+use crate::sys::{clock, host};
+use crate::time::Monotonic;
+
+/// How far two watchers may disagree about when a packet came.
+pub(super) const OVERLAP: Duration = Duration::from_millis(1);
+/// How many completed sequences are remembered, to know those that two watchers report.
+const REMEMBERED: usize = 1024;
+/// How long the addresses of this host are taken to be what they were.
+const HOME_HOLDS: Duration = Duration::from_secs(1);
+
+/// What the rest of the keeper has to act upon.
+#[must_use]
+pub(super) enum Notice {
+    /// Somebody may have what this asks for.
+    Claim(Box<Claim>),
+    /// Somebody might have had it, and may not, or not any more.
+    StaleClaim(Box<Claim>, Reason),
+    /// A sequence was completed that opens nothing any more.
+    Reused { key: GrantKey, reason: Reason },
+    /// Something has happened that everybody may know.
+    Happened(EventLine),
+    /// A packet that changed nothing: somebody asks about such.
+    Seen(EventLine),
+    /// Something that was reported before: somebody asks what happened lately.
+    Replayed(EventLine),
+    /// This configuration is at work from now on.
+    InForce(Arc<Config>),
+    /// No watcher could start with this configuration. Fatal only where none has ever worked.
+    Failed(Arc<Config>),
+}
+
+/// What is known from the reports of all watchers, and what of it nobody has acted upon yet.
+pub(super) struct Intake {
+    pub(super) notices: Vec<Notice>,
+    /// What the ledger may not say.
+    pub(super) missing: Missing,
+    /// Who is not listened to.
+    pub(super) lockouts: LockoutTable,
+    /// How many packets came to nothing so far, by reason.
+    pub(super) counts: HashMap<Reason, u64>,
+    /// How many packets the kernel dropped so far.
+    pub(super) dropped: u64,
+    completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
+    stderr_lines: Limit,
+    /// More than any watcher says that limits itself, as ours do.
+    lines: Limit,
+    /// Whoever repeats what was sniffed cannot push everything else out of the history.
+    reused: Limit,
+    floods: Limit,
+    /// The addresses of this host, as they were lately, and how long that holds.
+    home: (Arc<Local>, Monotonic),
+}
+
+impl Intake {
+    pub(super) fn new(missing: Missing) -> Self {
+        Self {
+            notices: Vec::new(),
+            missing,
+            lockouts: LockoutTable::default(),
+            counts: HashMap::new(),
+            dropped: 0,
+            completed: VecDeque::new(),
+            stderr_lines: Limit::new(20, Duration::from_secs(1)),
+            lines: Limit::new(1000, Duration::from_millis(5)),
+            reused: Limit::new(20, Duration::from_secs(60)),
+            floods: Limit::new(1, Duration::from_secs(60)),
+            home: Default::default(),
+        }
+    }
+
+    /// Takes in one frame of a watcher at work. `current` is the configuration in force.
+    ///
+    /// # Errors
+    /// [`Lie`]: no honest watcher sends it, so this one has to be ended.
+    pub(super) fn frame(
+        &mut self,
+        now: Monotonic,
+        watcher: &WatcherProcess,
+        current: &Config,
+        interfaces: &mut Interfaces,
+        frame: FromWatcher,
+    ) -> Result<(), Lie> {
+        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Asked { .. }) {
+            self.look_home(now);
+        }
+        let (config, local) = (&*watcher.config, Arc::clone(&self.home.0));
+        let grounds = Grounds {
+            then: config,
+            server: watcher.server.as_ref(),
+            current,
+            missing: self.missing,
+            local: &local,
+            looped: watcher.looped,
+            // A frame may have come after the others of this turn, and after a sleep.
+            now: clock::now(),
+        };
+        credible::check(&grounds, watcher.since, &frame)?;
+        // By the calendar of now.
+        let when = |at| grounds.now.wall - grounds.now.monotonic.since(at);
+        match frame {
+            FromWatcher::Event { event, at } => {
+                self.event(now, watcher.generation, &grounds, &event, at)?;
+            }
+            FromWatcher::Asked { request, at } => {
+                let Some(door) = claim::door(config, request.door) else { return Ok(()) };
+                if self.is_new(watcher.generation, door.name(), request.source, at) {
+                    self.claim(now, Claim::of_request(&grounds, &request, at))?;
+                }
+            }
+            FromWatcher::Interface { index, state } => {
+                if interfaces.note(config, index, state) {
+                    interfaces.announce(config);
+                }
+            }
+            FromWatcher::Suppressed { count } if self.may_log(now) => {
+                warn!(count, "{count} more knocks were not logged one by one");
+            }
+            FromWatcher::Dropped { count } => {
+                self.dropped = self.dropped.saturating_add(count);
+                if self.may_log(now) {
+                    warn!(count, "the kernel dropped {count} packets before they were looked at");
+                }
+            }
+            FromWatcher::Count { reason, count } => self.nothing(now, reason, count),
+            FromWatcher::Refused { refusal, .. } if self.may_log(now) => {
+                let line = EventLine::of_refusal(config, &refusal, grounds.now.wall);
+                self.notices.push(Notice::Happened(line));
+            }
+            FromWatcher::Seen { source, knock, reason, at } => {
+                let line =
+                    EventLine::new(when(at), Some(source), None, "ignored", reason.to_string())
+                        .with("knock", knock.to_string())
+                        .with("reason", reason.as_str());
+                self.notices.push(Notice::Seen(line));
+            }
+            FromWatcher::PastRefusal { refusal, at } => {
+                let line = EventLine::of_refusal(config, &refusal, when(at));
+                self.notices.push(Notice::Replayed(line));
+            }
+            FromWatcher::Past { event, at } => {
+                let line = EventLine::of_event(config, &event, at, when(at));
+                self.notices.push(Notice::Replayed(line));
+            }
+            FromWatcher::Ready
+            | FromWatcher::Done
+            | FromWatcher::Suppressed { .. }
+            | FromWatcher::Refused { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn event(
+        &mut self,
+        now: Monotonic,
+        generation: u64,
+        grounds: &Grounds<'_>,
+        event: &Event,
+        at: Monotonic,
+    ) -> Result<(), Lie> {
+        let Some(door) = claim::door(grounds.then, event.door) else { return Ok(()) };
+        match event.kind {
+            EventKind::Open(knocked) => {
+                if self.is_new(generation, door.name(), event.source, event.began) {
+                    self.claim(now, Claim::of_sequence(grounds, event, knocked, at))?;
+                }
+                return Ok(());
+            }
+            EventKind::Reset { reason: reason @ (Reason::Used | Reason::Expired), .. }
+                if self.reused.pass(now) =>
+            {
+                let key = GrantKey::new(door.name().clone(), event.source);
+                self.notices.push(Notice::Reused { key, reason });
+            }
+            EventKind::LockedOut { until, everywhere } => {
+                let lock = (until, everywhere);
+                self.lockouts.note(now, grounds.then, event.door, event.source, lock);
+            }
+            _ => {}
+        }
+        if self.may_log(now) {
+            let line = EventLine::of_event(grounds.then, event, at, grounds.now.wall);
+            self.notices.push(Notice::Happened(line));
+        }
+        Ok(())
+    }
+
+    /// Takes note of what has been asked for. What is refused strangers can repeat.
+    fn claim(&mut self, now: Monotonic, claim: Result<Claim, Rejected>) -> Result<(), Lie> {
+        match claim {
+            Ok(claim) => self.notices.push(Notice::Claim(Box::new(claim))),
+            Err(Rejected::Fabricated(lie)) => return Err(lie),
+            Err(Rejected::Stale(claim, reason)) => {
+                self.count(reason, 1);
+                if self.reused.pass(now) {
+                    self.notices.push(Notice::StaleClaim(claim, reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// So many packets came to nothing.
+    fn nothing(&mut self, now: Monotonic, reason: Reason, count: u64) {
+        let total = self.count(reason, count);
+        if reason == Reason::Crowded && self.floods.pass(now) {
+            warn!(
+                count,
+                "a flood: for {count} knocks there was no room to follow or to count their sources"
+            );
+        } else if self.may_log(now) {
+            debug!(
+                reason = reason.as_str(),
+                count = total,
+                "packets so far that came to nothing: {total}, {}",
+                reason.as_str()
+            );
+        }
+    }
+
+    /// Adds to what has come to nothing for a reason; how much that is now.
+    pub(super) fn count(&mut self, reason: Reason, count: u64) -> u64 {
+        let total = self.counts.entry(reason).or_default();
+        *total = total.saturating_add(count);
+        *total
+    }
+
+    /// Logs a line that a watcher has written to standard error.
+    pub(super) fn stderr_line(&mut self, now: Monotonic, line: &str) {
+        if self.stderr_lines.pass(now) {
+            error!("watcher: {line}");
+        }
+    }
+
+    /// Asks the kernel anew for the addresses of this host, where that is some time ago.
+    fn look_home(&mut self, now: Monotonic) {
+        if self.home.1 <= now
+            && let Ok(addresses) = host::addresses()
+        {
+            self.home = (Arc::new(Local::Addresses(addresses)), now + HOME_HOLDS);
+        }
+    }
+
+    /// Whether no other watcher has reported already what a source did at a door.
+    fn is_new(&mut self, generation: u64, door: &Name, source: IpAddr, began: Monotonic) -> bool {
+        let known = self.completed.iter().any(|(by, name, other, at)| {
+            let apart = at.since(began).max(began.since(*at));
+            *by != generation && name == door && *other == source && apart <= OVERLAP
+        });
+        if self.completed.len() >= REMEMBERED {
+            self.completed.pop_front();
+        }
+        self.completed.push_back((generation, door.clone(), source, began));
+        !known
+    }
+
+    /// Whether one more line may be logged because a watcher says so: one that has been taken over
+    /// may say anything, as often as it likes.
+    fn may_log(&mut self, now: Monotonic) -> bool {
+        let may = self.lines.pass(now);
+        if may {
+            let count = self.lines.take_refused();
+            if count > 0 {
+                warn!(count, "{count} more lines of the watcher were not logged");
+            }
+        }
+        may
+    }
+}
