@@ -10,7 +10,7 @@ mod recovery;
 mod tests;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -166,10 +166,7 @@ impl PreparedGrant {
     /// What has to be recorded; `None`: it makes no grant, or not yet.
     pub fn change(&self, now: Now, boot: BootId) -> Option<GrantChange> {
         match self.answer {
-            Transition::Open(id) => {
-                let grant = self.grant();
-                Some(GrantChange::Record(grant.record(id, now, boot)))
-            }
+            Transition::Open(id) => Some(GrantChange::Record(self.grant(id).record(now, boot))),
             Transition::Extend(id, deadline) => {
                 let until = now.wall + deadline.since(now.monotonic);
                 let origin = self.origin.clone();
@@ -197,8 +194,9 @@ impl PreparedGrant {
         matches!(self.action.backend, GrantBackend::Kernel(_))
     }
 
-    fn grant(&self) -> Grant {
+    fn grant(&self, id: GrantId) -> Grant {
         Grant {
+            id,
             key: self.key.clone(),
             origin: self.origin.clone(),
             state: GrantPhase::Starting { was_open: false, again: None },
@@ -292,17 +290,6 @@ pub enum FailedClose {
 /// After how many seconds a close that failed is tried again, each time.
 const TRY_AGAIN: [u64; 4] = [1, 2, 4, 8];
 
-/// A grant, for whoever asks what is open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantView<'a> {
-    pub id: GrantId,
-    pub key: &'a GrantKey,
-    pub origin: &'a Origin,
-    pub state: GrantState,
-    pub deadline: Monotonic,
-    pub element: Option<&'a KernelElement>,
-}
-
 #[derive(Debug)]
 enum GrantPhase {
     /// `again`: more is to be done when that has ended.
@@ -322,14 +309,16 @@ enum GrantPhase {
     },
 }
 
+/// A door open for an address, or about to be, or not quite closed.
 #[derive(Debug)]
-struct Grant {
-    key: GrantKey,
+pub struct Grant {
+    pub id: GrantId,
+    pub key: GrantKey,
     /// Who opened it, or extended it last.
-    origin: Origin,
+    pub origin: Origin,
+    pub deadline: Monotonic,
+    pub backend: GrantBackend,
     state: GrantPhase,
-    deadline: Monotonic,
-    backend: GrantBackend,
     is_own: bool,
 }
 
@@ -343,11 +332,11 @@ pub struct Grants {
     by_commands: usize,
     /// Who holds, open or about to be, what one and the same close command takes away. Only what
     /// can be looked at is held by several.
-    holders: HashMap<Vec<String>, BTreeSet<GrantId>>,
+    holders: BTreeSet<(Vec<String>, GrantId)>,
     grants: HashMap<GrantId, Grant>,
     /// The one grant that there is for a place.
-    by_key: HashMap<GrantKey, GrantId>,
-    of_address: HashMap<IpAddr, BTreeSet<GrantId>>,
+    by_key: BTreeMap<GrantKey, GrantId>,
+    of_address: BTreeSet<(IpAddr, GrantId)>,
     /// The open ones by the time at which they end, and those to be closed once more.
     deadlines: BTreeSet<(Monotonic, GrantId)>,
     last: u64,
@@ -431,7 +420,7 @@ impl Grants {
         }
         match asked.answer {
             Transition::Open(id) => {
-                self.add(id, asked.grant());
+                self.add(asked.grant(id));
                 Decision::Open(id, asked.action.backend)
             }
             Transition::Act => {
@@ -495,8 +484,11 @@ impl Grants {
     }
 
     fn holds_another(&self, pair: &CommandPair, id: GrantId) -> bool {
-        let holders = pair.held().and_then(|held| self.holders.get(held));
-        holders.is_some_and(|holders| holders.iter().any(|&other| other != id))
+        self.holders_of(pair).any(|other| other != id)
+    }
+
+    fn holders_of(&self, pair: &CommandPair) -> impl Iterator<Item = GrantId> {
+        pair.held().into_iter().flat_map(|held| ids_of(&self.holders, held.to_vec()))
     }
 
     /// The other grants that hold what is being closed for this one.
@@ -505,8 +497,8 @@ impl Grants {
         else {
             return Vec::new();
         };
-        let holders = left.iter().filter_map(|pair| self.holders.get(pair.held()?));
-        holders.flatten().copied().collect::<BTreeSet<_>>().into_iter().collect()
+        let holders: BTreeSet<_> = left.iter().flat_map(|pair| self.holders_of(pair)).collect();
+        holders.into_iter().collect()
     }
 
     /// What came of opening a grant, or of seeing to it that it is open.
@@ -638,7 +630,8 @@ impl Grants {
     #[must_use]
     pub fn leave(&mut self, most: usize) -> Vec<ToClose> {
         let all = self.matching(|_, _| true).into_iter();
-        let (kept, others): (Vec<_>, Vec<_>) = all.partition(|&id| self.element(id).is_some());
+        let (kept, others): (Vec<_>, Vec<_>) =
+            all.partition(|id| self.grants[id].backend.element().is_some());
         for id in kept {
             if let Some(grant) = self.forget(id) {
                 self.deadlines.remove(&(grant.deadline, id));
@@ -658,32 +651,25 @@ impl Grants {
         Some(PreparedGrant { key: grant.key, origin, until: grant.deadline, action, answer })
     }
 
-    fn add(&mut self, id: GrantId, grant: Grant) {
+    fn add(&mut self, grant: Grant) {
         *self.of_door.entry(grant.key.door.clone()).or_default() += 1;
-        self.by_key.insert(grant.key.clone(), id);
-        self.of_address.entry(grant.key.address).or_default().insert(id);
+        self.by_key.insert(grant.key.clone(), grant.id);
+        self.of_address.insert((grant.key.address, grant.id));
         self.by_commands += usize::from(grant.backend.element().is_none());
-        for held in grant.backend.pairs().iter().filter_map(CommandPair::held) {
-            self.holders.entry(held.to_vec()).or_default().insert(id);
-        }
-        self.grants.insert(id, grant);
+        self.holders.extend(grant.held());
+        self.grants.insert(grant.id, grant);
     }
 
     fn forget(&mut self, id: GrantId) -> Option<Grant> {
         self.let_go(id);
         let grant = self.grants.remove(&id)?;
         self.by_key.remove(&grant.key);
-        if let Entry::Occupied(mut ids) = self.of_address.entry(grant.key.address) {
-            ids.get_mut().remove(&id);
-            if ids.get().is_empty() {
-                ids.remove();
-            }
-        }
+        self.of_address.remove(&(grant.key.address, id));
         self.by_commands -= usize::from(grant.backend.element().is_none());
-        if let Some(count) = self.of_door.get_mut(&grant.key.door) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_door.remove(&grant.key.door);
+        if let Entry::Occupied(mut count) = self.of_door.entry(grant.key.door.clone()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
         Some(grant)
@@ -691,15 +677,8 @@ impl Grants {
 
     /// It holds nothing any more that another grant holds too.
     fn let_go(&mut self, id: GrantId) {
-        let Some(grant) = self.grants.get(&id) else { return };
-        for held in grant.backend.pairs().iter().filter_map(CommandPair::held) {
-            if let Some(holders) = self.holders.get_mut(held) {
-                holders.remove(&id);
-                if holders.is_empty() {
-                    self.holders.remove(held);
-                }
-            }
-        }
+        let held = self.grants.get(&id).into_iter().flat_map(Grant::held);
+        held.for_each(|held| _ = self.holders.remove(&held));
     }
 
     /// When the next open grant ends.
@@ -707,60 +686,33 @@ impl Grants {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Whose a grant is, and who opened it.
-    pub fn owner(&self, id: GrantId) -> Option<(&GrantKey, &Origin)> {
-        self.grants.get(&id).map(|grant| (&grant.key, &grant.origin))
+    /// A grant that has not closed.
+    pub fn get(&self, id: GrantId) -> Option<&Grant> {
+        self.grants.get(&id)
     }
 
-    /// The element that a grant is, and when it ends; `None`: commands open and close it.
-    pub fn element(&self, id: GrantId) -> Option<(&KernelElement, Monotonic)> {
-        let grant = self.grants.get(&id)?;
-        Some((grant.backend.element()?, grant.deadline))
-    }
-
-    /// What the ledger has to know of a grant.
-    pub fn record(&self, id: GrantId, now: Now, boot: BootId) -> Option<GrantRecord> {
-        self.grants.get(&id).map(|grant| grant.record(id, now, boot))
-    }
-
-    /// When the open grant for a place ends; `None`: there is none.
+    /// When the open grant for a key ends; `None`: there is none.
     pub fn open_until(&self, key: &GrantKey) -> Option<Monotonic> {
         let grant = self.grants.get(self.by_key.get(key)?)?;
-        matches!(grant.state, GrantPhase::Open { .. }).then_some(grant.deadline)
+        grant.is_open().then_some(grant.deadline)
     }
 
-    /// All grants, by their places.
-    pub fn list(&self) -> Vec<GrantView<'_>> {
-        let mut list: Vec<_> = self
-            .grants
-            .iter()
-            .map(|(&id, grant)| GrantView {
-                id,
-                key: &grant.key,
-                origin: &grant.origin,
-                state: grant.state(),
-                deadline: grant.deadline,
-                element: grant.backend.element(),
-            })
-            .collect();
-        list.sort_by_key(|listed| listed.key);
-        list
+    /// All grants, in the order of their keys.
+    pub fn list(&self) -> impl Iterator<Item = &Grant> {
+        self.by_key.values().filter_map(|id| self.grants.get(id))
     }
 
     /// The open grants of one address.
-    pub fn open_for(&self, address: IpAddr) -> impl Iterator<Item = GrantId> {
-        let ids = self.of_address.get(&address).into_iter().flatten();
-        let is_open =
-            |id| matches!(self.grants.get(id), Some(Grant { state: GrantPhase::Open { .. }, .. }));
-        ids.filter(move |id| is_open(id)).copied()
+    pub fn open_for(&self, address: IpAddr) -> impl Iterator<Item = &Grant> {
+        let grants = ids_of(&self.of_address, address).filter_map(|id| self.grants.get(&id));
+        grants.filter(|grant| grant.is_open())
     }
 
     /// What looks whether each open grant is there, where something does.
     pub fn looks(&self) -> impl Iterator<Item = (GrantId, &Name, Vec<Rendered>)> {
-        let open = |(_, grant): &(_, &Grant)| matches!(grant.state, GrantPhase::Open { .. });
-        self.grants.iter().filter(open).map(|(&id, grant)| {
+        self.grants.values().filter(|grant| grant.is_open()).map(|grant| {
             let looks = grant.backend.pairs().iter().filter_map(|pair| pair.verify.clone());
-            (id, &grant.key.door, looks.collect())
+            (grant.id, &grant.key.door, looks.collect())
         })
     }
 
@@ -773,10 +725,16 @@ impl Grants {
     }
 }
 
+/// The grants of one key, in an index of all.
+fn ids_of<K: Ord + Clone>(index: &BTreeSet<(K, GrantId)>, key: K) -> impl Iterator<Item = GrantId> {
+    index.range((key.clone(), GrantId(0))..=(key, GrantId(u64::MAX))).map(|&(_, id)| id)
+}
+
 impl Grant {
-    fn record(&self, id: GrantId, now: Now, boot: BootId) -> GrantRecord {
+    /// What the ledger has to know of it.
+    pub fn record(&self, now: Now, boot: BootId) -> GrantRecord {
         GrantRecord {
-            id,
+            id: self.id,
             key: self.key.clone(),
             origin: self.origin.clone(),
             state: self.state(),
@@ -788,7 +746,27 @@ impl Grant {
         }
     }
 
-    const fn state(&self) -> GrantState {
+    /// What the kernel has to hold for it; `None`: commands open and close it.
+    pub fn in_kernel(&self, now: Monotonic) -> Option<KernelGrant> {
+        Some(KernelGrant {
+            key: self.key.clone(),
+            origin: self.origin.clone(),
+            element: self.backend.element()?.clone(),
+            left: self.deadline.since(now),
+        })
+    }
+
+    fn held(&self) -> impl Iterator<Item = (Vec<String>, GrantId)> {
+        let held = self.backend.pairs().iter().filter_map(CommandPair::held);
+        held.map(|held| (held.to_vec(), self.id))
+    }
+
+    const fn is_open(&self) -> bool {
+        matches!(self.state, GrantPhase::Open { .. })
+    }
+
+    /// How far it has come.
+    pub const fn state(&self) -> GrantState {
         match self.state {
             GrantPhase::Starting { .. } => GrantState::Starting,
             GrantPhase::Open { with_errors: false } => GrantState::Open,

@@ -180,7 +180,7 @@ impl Grants {
         if matches!(state, GrantPhase::Open { .. }) {
             self.deadlines.insert((deadline, id));
         }
-        self.add(id, Grant { key, origin, state, deadline, backend, is_own: false });
+        self.add(Grant { id, key, origin, state, deadline, backend, is_own: false });
     }
 }
 
@@ -319,7 +319,7 @@ mod tests {
     fn what_was_opened_with_errors_still_is() {
         let (mut grants, effect) = recover(record(GrantState::OpenedWithErrors), &[]);
         assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
-        assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
+        assert_eq!(grants.list().next().unwrap().state(), GrantState::OpenedWithErrors);
         assert_eq!(grants.expire(at(130)).len(), 1);
     }
 

@@ -237,7 +237,7 @@ fn an_own_command_that_failed_may_have_opened_and_is_closed_at_its_time() {
     let (mut grants, id) = starting(Action { is_own: true, ..action(1, 10) });
     let failed = OpenResult::Failed(0);
     assert_eq!(grants.opened(id, failed), OpenOutcome::WithErrors);
-    assert_eq!(grants.list()[0].state, GrantState::OpenedWithErrors);
+    assert_eq!(grants.list().next().unwrap().state(), GrantState::OpenedWithErrors);
     assert_eq!(closes(&grants.expire(at(10))[0].close), ["close 0"]);
 }
 
@@ -494,7 +494,7 @@ proptest! {
                 }
             }
             for expired in grants.expire(at(now)) {
-                let IpAddr::V4(address) = expired.key.address else { unreachable!() };
+                let IpAddr::V4(address) = grants.get(expired.id).unwrap().key.address else { unreachable!() };
                 let who = address.octets()[3];
                 prop_assert_eq!(holding.get(&who), Some(&true));
                 prop_assert_eq!(running.insert(who, (expired.id, false)), None);

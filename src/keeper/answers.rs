@@ -222,7 +222,7 @@ impl Keeper {
         let counts = &self.watchers.intake.counts;
         let mut open: HashMap<&Name, usize> = HashMap::new();
         let is_open = |state| matches!(state, GrantState::Open | GrantState::OpenedWithErrors);
-        for grant in grants.iter().filter(|it| is_open(it.state) && !self.doors.is_gone(it.id)) {
+        for grant in grants.iter().filter(|it| is_open(it.state()) && !self.doors.is_gone(it.id)) {
             *open.entry(&grant.key.door).or_default() += 1;
         }
         let doors = config.doors.iter().map(|door| DoorStatus {
@@ -234,11 +234,11 @@ impl Keeper {
         });
         let not_shown = grants.len().saturating_sub(MOST_GRANTS);
         let grants = grants.iter().take(MOST_GRANTS).map(|grant| {
-            let state = match grant.state {
+            let state = match grant.state() {
                 state if is_open(state) && self.doors.is_gone(grant.id) => "gone",
                 state => state.as_str(),
             };
-            grant_status(grant.key, grant.origin, state, grant.deadline.since(now.monotonic))
+            grant_status(&grant.key, &grant.origin, state, grant.deadline.since(now.monotonic))
         });
         let not_closed = self.doors.not_closed();
         let not_closed = not_closed

@@ -22,7 +22,7 @@ use crate::control::EventLine;
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
 use crate::grants::{
-    GrantId, GrantKey, GrantState, GrantView, Grants, KernelGrant, Manner, Origin, ToClose,
+    Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
 };
 use crate::ledger::{Ahead, Durability};
 use crate::log::limit::Limit;
@@ -68,7 +68,7 @@ const MOST_NOT_CLOSED: usize = 1000;
 const AT_A_TIME: usize = 100;
 impl Doors {
     fn owner(&self, id: GrantId) -> Option<(GrantKey, Origin)> {
-        self.grants.owner(id).map(|(key, origin)| (key.clone(), origin.clone()))
+        self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
     }
 
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
@@ -111,8 +111,8 @@ impl Doors {
     }
 
     /// What is open, opening or closing.
-    pub(super) fn list(&self) -> Vec<GrantView<'_>> {
-        self.grants.list()
+    pub(super) fn list(&self) -> Vec<&Grant> {
+        self.grants.list().collect()
     }
 
     /// Forgets what a client has used ahead of its time; how much that was. `None`: it cannot be
@@ -136,7 +136,7 @@ impl Doors {
             self.end(now, expired, why);
         }
         let grants = &self.grants;
-        if let Err(why) = self.sets.poll(now.monotonic, || kept(grants, now.monotonic)) {
+        if let Err(why) = self.sets.poll(now.monotonic, || holding(grants.list(), now.monotonic)) {
             error!("{why}");
         }
         self.alerts.poll(now.monotonic);
@@ -156,9 +156,8 @@ impl Doors {
             // At its deadline the kernel has done it already, or is about to.
             let grants = &self.grants;
             let others = || {
-                let ids = grants.open_for(*address).filter(|&other| other != id);
-                let kept = ids.filter_map(|id| kept_one(grants, id, now.monotonic));
-                kept.filter(|kept| !kept.left.is_zero()).collect()
+                let others = grants.open_for(*address).filter(|other| other.id != id);
+                holding(others, now.monotonic)
             };
             if let Err(why) = self.sets.close(&key, &element, others) {
                 error!(source = %address, door = %door, "cannot be closed now: {why}");
@@ -261,20 +260,8 @@ impl Doors {
     }
 }
 
-/// What the kernel has to hold.
-fn kept(grants: &Grants, now: Monotonic) -> Vec<KernelGrant> {
-    let list = grants.list().into_iter();
-    let kept = list.filter_map(|listed| kept_one(grants, listed.id, now));
-    kept.filter(|kept| !kept.left.is_zero()).collect()
-}
-
-fn kept_one(grants: &Grants, id: GrantId, now: Monotonic) -> Option<KernelGrant> {
-    let (key, origin) = grants.owner(id)?;
-    let (element, deadline) = grants.element(id)?;
-    Some(KernelGrant {
-        key: key.clone(),
-        origin: origin.clone(),
-        element: element.clone(),
-        left: deadline.since(now),
-    })
+/// What the kernel has to hold, of these.
+fn holding<'a>(grants: impl Iterator<Item = &'a Grant>, now: Monotonic) -> Vec<KernelGrant> {
+    let held = grants.filter_map(|grant| grant.in_kernel(now));
+    held.filter(|held| !held.left.is_zero()).collect()
 }

@@ -230,7 +230,7 @@ impl<'a> Keeper<'a> {
 
     fn ended(&mut self, command: Running, fails: bool) -> Alive {
         let id = command.id;
-        let address = self.grants.owner(id).unwrap().0.address;
+        let address = self.grants.get(id).unwrap().key.address;
         if !command.opens {
             let step = deed_step();
             if fails {

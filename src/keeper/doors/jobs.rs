@@ -3,12 +3,12 @@
 use tracing::{error, warn};
 
 use super::recover::FROM_BEFORE;
-use super::{DoorEvent, Doors, MOST_NOT_CLOSED, kept_one};
+use super::{DoorEvent, Doors, MOST_NOT_CLOSED};
 use crate::config::Name;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
-    CommandPair, FailedClose, GrantId, GrantKey, GrantState, GrantView, KernelGrant, Manner,
-    OpenOutcome, OpenResult, Origin,
+    CommandPair, FailedClose, GrantId, GrantKey, GrantState, KernelGrant, Manner, OpenOutcome,
+    OpenResult, Origin,
 };
 use crate::ledger::Durability;
 use crate::sys::fault;
@@ -61,7 +61,7 @@ impl Doors {
         manner: Manner,
         until: Option<Monotonic>,
     ) -> JobId {
-        let key = self.grants.owner(id).map(|(key, _)| key);
+        let key = self.grants.get(id).map(|grant| &grant.key);
         let undo = key.is_some_and(|key| self.not_closed.remove(key).is_some());
         let task = |(pair, manner): (CommandPair, Manner)| Task {
             first: if undo || manner == Manner::Anew { pair.close } else { None },
@@ -117,22 +117,14 @@ impl Doors {
     }
 
     fn look_at_sets(&mut self, now: Now) {
-        let list = self.grants.list().into_iter();
-        let is_open = |listed: &GrantView<'_>| listed.state == GrantState::Open;
-        let (ids, keep): (Vec<GrantId>, Vec<KernelGrant>) = list
-            .filter(is_open)
-            .filter_map(|listed| {
-                Some((listed.id, kept_one(&self.grants, listed.id, now.monotonic)?))
-            })
-            .unzip();
+        let open = self.grants.list().filter(|grant| grant.state() == GrantState::Open);
+        let kept = open.filter_map(|grant| Some((grant.id, grant.in_kernel(now.monotonic)?)));
+        let (ids, keep): (Vec<GrantId>, Vec<KernelGrant>) = kept.unzip();
         match self.sets.are_held(&keep) {
             Ok(held) => {
                 for (id, held) in ids.into_iter().zip(held) {
-                    if held {
-                        self.gone.remove(&id)
-                    } else {
-                        self.gone.insert(id)
-                    };
+                    let _was_known =
+                        if held { self.gone.remove(&id) } else { self.gone.insert(id) };
                 }
             }
             Err(why) => error!("cannot look who is let in: {why}"),
@@ -175,7 +167,7 @@ impl Doors {
                     self.gone.remove(&id);
                 }
                 let is_gone = |(_, outcome): &(GrantId, _)| matches!(outcome, &&Outcome::Failed(_));
-                let is_left = |id: &GrantId| self.grants.owner(*id).is_some();
+                let is_left = |id: &GrantId| self.grants.get(*id).is_some();
                 self.gone.extend(looked.filter(is_gone).map(|(id, _)| id).filter(is_left));
             }
             None => {}

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use super::{ClaimOutcome, DoorEvent, Doors, Purpose, kept_one};
+use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::{JobKind, Task};
 use crate::grants::{
@@ -152,7 +152,7 @@ impl Doors {
         change: Option<GrantChange>,
         stage: Option<usize>,
     ) -> ClaimOutcome {
-        let Some(kept) = kept_one(&self.grants, id, now.monotonic) else {
+        let Some(kept) = self.in_kernel(now, id) else {
             return ClaimOutcome::Done;
         };
         if let Err(why) = self.let_in(now, &kept, true) {
@@ -167,7 +167,8 @@ impl Doors {
         // What was recorded first is known as starting; an element that the kernel holds is open.
         if change.is_none() {
             self.journal.advance(id, GrantState::Open, Durability::Crash);
-        } else if let Some(record) = self.grants.record(id, now, self.journal.boot())
+        } else if let Some(grant) = self.grants.get(id)
+            && let record = grant.record(now, self.journal.boot())
             && !self.journal.record(GrantChange::Record(record), Durability::Crash)
         {
             let outcome = self.not_recorded(now, key, origin);
@@ -177,6 +178,10 @@ impl Doors {
         fault::point("open");
         self.tell(now, key, origin, DoorEvent::Open(""));
         ClaimOutcome::Done
+    }
+
+    fn in_kernel(&self, now: Now, id: GrantId) -> Option<KernelGrant> {
+        self.grants.get(id)?.in_kernel(now.monotonic)
     }
 
     /// Whether it was not let in before.
@@ -190,7 +195,7 @@ impl Doors {
             // Somebody has taken the table away: it comes back with this grant.
             Err(why) if kept.element.is_guards() && why.is_gap() => {
                 let (grants, at) = (&self.grants, now.monotonic);
-                self.sets.bring_back(at, || super::kept(grants, at))?;
+                self.sets.bring_back(at, || holding(grants.list(), at))?;
                 Ok(true)
             }
             result => result,
@@ -198,7 +203,7 @@ impl Doors {
     }
 
     fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, key: &GrantKey, origin: &Origin) {
-        let kept = kept_one(&self.grants, id, now.monotonic);
+        let kept = self.in_kernel(now, id);
         let was_gone = kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false));
         let why = was_gone.as_ref().err().map(ToString::to_string).unwrap_or_default();
         self.tell(

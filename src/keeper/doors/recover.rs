@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tracing::{debug, error, info};
 
-use super::{Doors, kept};
+use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
 use crate::grants::{
-    Action, GrantChange, GrantId, GrantKey, GrantRecord, GrantTarget, GrantView, Grants,
-    KernelGrant, Recovered, ToClose,
+    Action, Grant, GrantChange, GrantId, GrantKey, GrantRecord, GrantTarget, Grants, KernelGrant,
+    Recovered, ToClose,
 };
 use crate::keeper::alerts::Alerts;
 use crate::keeper::journal::Journal;
@@ -41,7 +41,7 @@ impl Doors {
             Err(why) => (Vec::new(), Some(why)),
         };
         let effects = grants.recover(now, journal.boot(), records, held);
-        let keep = kept(&grants, now.monotonic);
+        let keep = holding(grants.list(), now.monotonic);
         let set_up = |_: ()| KernelSets::set_up(config, &keep, now.monotonic, locked_until);
         let (sets, failed) = match failed.map_or(Ok(()), Err).and_then(set_up) {
             Ok(sets) => (sets, None),
@@ -116,13 +116,12 @@ impl Doors {
         config: &Config,
         locked_until: Option<Monotonic>,
     ) -> Result<(), KernelSetsError> {
-        let keep = kept(&self.grants, now.monotonic);
+        let keep = holding(self.grants.list(), now.monotonic);
         self.sets.replace(config, &keep, now.monotonic, locked_until)?;
         let settings = &config.settings;
         self.grants.limit(settings.max_grants, settings.max_grants_by_commands);
         self.close_gone(now, config);
-        let open: HashSet<&Name> =
-            self.grants.list().iter().map(|listed| &listed.key.door).collect();
+        let open: HashSet<&Name> = self.grants.list().map(|grant| &grant.key.door).collect();
         self.alerts.reconfigure(config, |door| open.contains(door));
         Ok(())
     }
@@ -130,16 +129,15 @@ impl Doors {
     /// Ends what the kernel no longer lets in, since no door says so any more, and what was opened
     /// by clients that are no more.
     fn close_gone(&mut self, now: Now, config: &Config) {
-        let is_gone = |listed: &GrantView<'_>| {
-            listed.element.is_some_and(|element| {
-                let GrantKey { door, address, source_port } = listed.key;
+        let is_gone = |grant: &&Grant| {
+            grant.backend.element().is_some_and(|element| {
+                let GrantKey { door, address, source_port } = &grant.key;
                 let wanted = GrantTarget { source_port: *source_port, ..GrantTarget::by(*address) };
                 let action = config.door(door).map(|door| Action::of(door, &wanted));
                 !matches!(action, Some(Ok(action)) if action.backend.element() == Some(element))
             })
         };
-        let gone: Vec<GrantId> =
-            self.grants.list().into_iter().filter(is_gone).map(|listed| listed.id).collect();
+        let gone: Vec<GrantId> = self.grants.list().filter(is_gone).map(|grant| grant.id).collect();
         self.end_all(now, &gone, "closed, since the door is no more");
         let is_gone = |client: &Name| config.client(client).is_none();
         let revoked = self.grants.matching(|_, origin| origin.client.as_ref().is_some_and(is_gone));
