@@ -18,13 +18,16 @@ pub(crate) mod kernel_sets;
 mod lock_only;
 mod lockouts;
 mod one_time;
+mod one_time_files;
 mod reload;
 mod reset;
 mod reverse_dns;
 mod run;
 pub(crate) mod server_key;
 mod service;
+mod state;
 mod trial_file;
+mod trials;
 mod watcher;
 mod watchers;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::claim::Claim;
 use super::control::{ConnectionId, Follows};
 use super::doors::ClaimOutcome;
-use super::run::Keeper;
+use super::state::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
@@ -250,7 +250,8 @@ impl Keeper {
             since: seconds(self.since),
             configuration: self.cli.config.clone(),
             on_trial_until: self
-                .on_trial_until()
+                .trials
+                .until()
                 .map(|until| seconds(now.wall + until.since(now.monotonic))),
             listening,
             waiting_for,

@@ -1,6 +1,5 @@
 //! Another configuration: at SIGHUP for good, with `knockctl try` on trial.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +7,10 @@ use jiff::tz::TimeZone;
 use tracing::{error, info, warn};
 
 use super::control::ConnectionId;
-use super::run::{Keeper, load_configuration, log_warnings};
 use super::server_key;
-use super::service::{first_line, reloading, tell_systemd};
+use super::service::{first_line, load_configuration, log_warnings, reloading, tell_systemd};
+use super::state::Keeper;
+use super::trials::{ONCE_MORE, Reload, Unconfirmed};
 use crate::config::Config;
 use crate::control::{Reply, command};
 use crate::log;
@@ -18,81 +18,42 @@ use crate::proto::duration;
 use crate::sys::memory;
 use crate::time::{Monotonic, Now};
 
-/// How soon the configuration before a trial is taken up once more, where that has failed. Longer
-/// than a watcher may take to start.
-const ONCE_MORE: Duration = Duration::from_secs(15);
-
 const NO_WATCHER: &str =
     "no watcher could start; the old configuration stays, and knockd's log says why";
-
-/// A configuration that goes again unless it is confirmed.
-pub(super) enum Trial {
-    Running {
-        until: Monotonic,
-        /// What was in force before; `None`: nothing was, and knockd ends with the trial.
-        previous: Option<Arc<Config>>,
-        /// Who has asked, until the configuration is in force.
-        asked_by: Option<ConnectionId>,
-    },
-    /// Nobody has confirmed it: what was in force before is being taken up.
-    GoingBack { to: Arc<Config>, once_more: Monotonic },
-}
-
-impl Trial {
-    pub(super) const fn of_start(until: Monotonic) -> Self {
-        Self::Running { until, previous: None, asked_by: None }
-    }
-}
-
-/// Who is told when a configuration is in force, or cannot be.
-#[derive(Default)]
-pub(super) struct Reloads {
-    /// Those who have asked while another one was being taken up.
-    next: Vec<ConnectionId>,
-    current: Option<(Arc<Config>, Vec<ConnectionId>)>,
-}
 
 impl Keeper {
     /// `knockctl` has changed the configuration. Answered when it is in force, or cannot be.
     pub(super) fn reload_for(&mut self, now: Now, id: ConnectionId) {
-        self.reloads.next.push(id);
+        self.trials.wait_for_reload(id);
         self.reload(now);
     }
 
     /// SIGHUP: takes up the configuration as it is now, or says why not and goes on as before.
     pub(super) fn reload(&mut self, now: Now) {
-        if let Some(Trial::Running { .. }) = self.trial {
-            tell_systemd(&reloading());
-            self.reopen_log();
-            warn!("not reloading: a configuration is on trial; confirm it first, or wait");
-            self.is_ready();
-            let why = "a configuration is on trial: confirm it first, or wait until it has gone";
-            let asked_by = mem::take(&mut self.reloads.next);
-            self.answer_all(asked_by, &Err(why.to_owned()));
-        } else if !self.watchers.may_change() || self.trial.is_some() {
-            self.reopen_log();
-            self.watchers.hurry(now.monotonic);
-            self.reload_again = true;
-        } else {
-            let asked_by = mem::take(&mut self.reloads.next);
-            match self.take_up(now, None) {
-                Ok(config) => self.reloads.current = Some((config, asked_by)),
-                Err(why) => self.answer_all(asked_by, &Err(why)),
+        match self.trials.reload(self.watchers.may_change()) {
+            Reload::OnTrial(asked_by) => {
+                tell_systemd(&reloading());
+                self.reopen_log();
+                warn!("not reloading: a configuration is on trial; confirm it first, or wait");
+                self.is_ready();
+                let why =
+                    "a configuration is on trial: confirm it first, or wait until it has gone";
+                self.answer_all(asked_by, &Err(why.to_owned()));
             }
+            Reload::Later => {
+                self.reopen_log();
+                self.watchers.hurry(now.monotonic);
+            }
+            Reload::Now(asked_by) => match self.take_up(now, None) {
+                Ok(config) => self.trials.reloads(config, asked_by),
+                Err(why) => self.answer_all(asked_by, &Err(why)),
+            },
         }
     }
 
     fn answer_all(&mut self, asked_by: Vec<ConnectionId>, outcome: &Result<(), String>) {
         let done = outcome.clone().map(|()| "the configuration is in force".to_owned());
         asked_by.into_iter().for_each(|id| self.done(id, done.clone()));
-    }
-
-    /// What has become of a configuration, for those who have asked for it.
-    fn answer_reload(&mut self, config: &Arc<Config>, outcome: &Result<(), String>) {
-        let is_it = |current: &mut (Arc<Config>, _)| Arc::ptr_eq(&current.0, config);
-        if let Some((_, asked_by)) = self.reloads.current.take_if(is_it) {
-            self.answer_all(asked_by, outcome);
-        }
     }
 
     /// A log file that has been rotated away is opened anew in any case.
@@ -175,38 +136,31 @@ impl Keeper {
 
     /// A configuration is at work: what waited for that is done.
     pub(super) fn has_taken_effect(&mut self, now: Now, config: &Arc<Config>) {
-        self.answer_reload(config, &Ok(()));
-        match &mut self.trial {
-            Some(Trial::Running { asked_by, .. }) => {
-                if let Some(id) = asked_by.take() {
-                    let status = self.status(now);
-                    self.control.reply(id, &Reply::Status(status));
-                    self.done(id, Ok("on trial".to_owned()));
-                }
-            }
-            Some(Trial::GoingBack { to, .. }) if Arc::ptr_eq(to, config) => {
-                info!("the configuration before the trial is in force again");
-                self.trial = None;
-                self.trial_file.clear();
-            }
-            _ => {}
+        let asked_by = self.trials.reloaded(config);
+        self.answer_all(asked_by, &Ok(()));
+        if let Some(id) = self.trials.in_force() {
+            let status = self.status(now);
+            self.control.reply(id, &Reply::Status(status));
+            self.done(id, Ok("on trial".to_owned()));
+        } else if self.trials.is_back(config) {
+            info!("the configuration before the trial is in force again");
         }
     }
 
     /// No watcher could start with this configuration.
     pub(super) fn could_not_take_effect(&mut self, now: Now, config: &Arc<Config>) {
-        self.answer_reload(config, &Err(NO_WATCHER.to_owned()));
+        let asked_by = self.trials.reloaded(config);
+        self.answer_all(asked_by, &Err(NO_WATCHER.to_owned()));
         let in_force = Arc::clone(self.watchers.config());
         // Of the one in force another watcher starts; what the firewall does is none of its
         // business. The one before a trial is taken up once more in a moment.
-        if Arc::ptr_eq(config, &in_force) || matches!(self.trial, Some(Trial::GoingBack { .. })) {
+        if Arc::ptr_eq(config, &in_force) || self.trials.is_going_back() {
             return;
         }
         error!("the old configuration stays");
         self.not_taken_up = Some(NO_WATCHER.to_owned());
         self.firewall_of(now, &in_force);
-        self.trial_file.clear();
-        if let Some(Trial::Running { asked_by: Some(id), .. }) = self.trial.take() {
+        if let Some(id) = self.trials.clear() {
             self.done(id, Err(NO_WATCHER.to_owned()));
         }
     }
@@ -221,20 +175,20 @@ impl Keeper {
         id: ConnectionId,
         time: Duration,
     ) -> Result<(), String> {
-        if self.trial.is_some() {
+        if self.trials.is_on() {
             return Err("a configuration is on trial already".to_owned());
         }
         if self.watchers.is_changing() {
             return Err("a configuration is being taken up just now: try again".to_owned());
         }
-        let previous = Some(Arc::clone(self.watchers.config()));
+        let previous = Arc::clone(self.watchers.config());
         let until = now.monotonic + time;
-        self.trial_file.set(until);
+        self.trials.announce(until);
         if let Err(why) = self.take_up(now, Some(until)) {
-            self.trial_file.clear();
+            self.trials.clear();
             return Err(why);
         }
-        self.trial = Some(Trial::Running { until, previous, asked_by: Some(id) });
+        self.trials.begin(until, previous, id);
         warn!(
             "this configuration is on trial: it goes in {} unless it is confirmed",
             duration::format(time)
@@ -244,7 +198,7 @@ impl Keeper {
 
     /// What somebody who has started knockd on trial has to know.
     pub(super) fn say_how_to_confirm(&self, now: Now) {
-        let Some(until) = self.on_trial_until() else { return };
+        let Some(until) = self.trials.until() else { return };
         let end = log::local(now.wall + until.since(now.monotonic), &TimeZone::system());
         let end = end.strftime("%H:%M:%S");
         let confirm = command("knockctl", &self.cli.config, "confirm");
@@ -257,20 +211,13 @@ impl Keeper {
     /// # Errors
     /// Why not, in words.
     pub(super) fn confirm(&mut self, now: Now) -> Result<(), String> {
-        match self.trial {
-            Some(Trial::Running { until, .. }) if now.monotonic < until => {}
-            Some(_) => {
-                return Err("too late: the configuration before is being taken up".to_owned());
-            }
-            None => return Err("nothing is on trial".to_owned()),
-        }
+        self.trials.may_confirm(now.monotonic)?;
         if self.watchers.is_changing() {
             return Err("a watcher is starting just now: confirm once more".to_owned());
         }
         let config = Arc::clone(self.watchers.config());
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
-        self.trial = None;
-        self.trial_file.clear();
+        self.trials.clear();
         self.guard_copy.keep(&config);
         info!("the configuration on trial is confirmed");
         Ok(())
@@ -279,53 +226,27 @@ impl Keeper {
     /// Ends a trial that nobody has confirmed. True: there is nothing to go back to, so knockd
     /// ends.
     pub(super) fn end_trial(&mut self, now: Now) -> bool {
-        let is_due = |trial: &mut Trial| match trial {
-            Trial::Running { until, .. } => *until <= now.monotonic,
-            Trial::GoingBack { once_more, .. } => *once_more <= now.monotonic,
-        };
-        let to = match self.trial.take_if(is_due) {
+        let (to, told) = match self.trials.end(now.monotonic) {
             None => return false,
-            Some(Trial::Running { previous: None, .. }) => {
+            Some(Unconfirmed::Exit) => {
                 warn!(
                     "nobody has confirmed the configuration on trial: the guard goes, and knockd \
                      too"
                 );
                 return true;
             }
-            Some(Trial::Running { previous: Some(previous), asked_by, .. }) => {
-                if let Some(id) = asked_by {
-                    let why = "it did not come into force in time: going back";
-                    self.done(id, Err(why.to_owned()));
-                }
-                warn!(
-                    "nobody has confirmed the configuration on trial: going back to the one before"
-                );
-                previous
-            }
-            Some(Trial::GoingBack { to, .. }) => to,
+            Some(Unconfirmed::GoBack(to, told)) => (to, told),
         };
+        if let Some(asked_by) = told {
+            if let Some(id) = asked_by {
+                self.done(id, Err("it did not come into force in time: going back".to_owned()));
+            }
+            warn!("nobody has confirmed the configuration on trial: going back to the one before");
+        }
         self.log_as(&to);
         if let Err(why) = self.put_in_place(now, &to, None) {
             error!("{why}; once more in {}", duration::format(ONCE_MORE));
         }
-        self.trial = Some(Trial::GoingBack { to, once_more: now.monotonic + ONCE_MORE });
         false
-    }
-
-    /// When the configuration goes that is on trial, if one is.
-    pub(super) const fn on_trial_until(&self) -> Option<Monotonic> {
-        match self.trial {
-            Some(Trial::Running { until, .. }) => Some(until),
-            _ => None,
-        }
-    }
-
-    /// When [`end_trial`](Self::end_trial) has to be called next.
-    pub(super) const fn trial_ends(&self) -> Option<Monotonic> {
-        match self.trial {
-            Some(Trial::Running { until, .. }) => Some(until),
-            Some(Trial::GoingBack { once_more, .. }) => Some(once_more),
-            None => None,
-        }
     }
 }

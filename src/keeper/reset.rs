@@ -1,6 +1,6 @@
 //! `knockctl client reset`: what a client has used in the future is forgotten.
 
-use super::run::Keeper;
+use super::state::Keeper;
 use crate::config::Name;
 use crate::control::EventLine;
 use crate::ledger::Ahead;

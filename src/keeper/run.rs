@@ -13,29 +13,29 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use super::cli::KnockdCli;
-use super::control::{ConnectionId, Control, Follows};
-use super::daemon::{self, DaemonError, Launcher, PidFile};
+use super::control::{Control, Follows};
+use super::daemon::{self, DaemonError, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
 use super::intake::Notice;
 use super::journal::Journal;
 use super::kernel_sets::KernelSetsError;
-use super::one_time::OneTimeFiles;
-use super::reload::{Reloads, Trial};
+use super::one_time_files::OneTimeFiles;
 use super::reverse_dns::ReverseDns;
 use super::server_key::{self, ServerKeyError};
-use super::service::{first_line, tell_systemd};
+use super::service::{first_line, load_configuration, log_warnings, tell_systemd};
+use super::state::Keeper;
 use super::trial_file::TrialFile;
+use super::trials::{Trials, Unconfirmed};
 use super::watchers::Watchers;
 use crate::client::complain;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lint::some_of;
-use crate::config::load::{self, Loaded, Report};
+use crate::config::load::Report;
 use crate::config::trusted_path::check_paths;
 use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
-use crate::firewall::JobId;
-use crate::grants::{GrantKey, OpenedBy};
+use crate::grants::OpenedBy;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
@@ -43,7 +43,7 @@ use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::sys::signals::{Pending, Signals};
 use crate::sys::{clock, command_table, files, memory, privileges, process, turns};
-use crate::time::{BootId, Monotonic, Now, Wall};
+use crate::time::{BootId, Monotonic, Now};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
 const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
@@ -100,41 +100,6 @@ pub fn run(cli: &KnockdCli) -> ExitCode {
     }
 }
 
-pub(super) struct Keeper {
-    pub(super) cli: KnockdCli,
-    pub(super) since: Wall,
-    signals: Signals,
-    pub(super) watchers: Watchers,
-    pub(super) doors: Doors,
-    pub(super) control: Control,
-    /// Whether somebody asks what became of knocks, and who what happened before.
-    pub(super) explains: bool,
-    /// Doors that somebody opens by hand, and who waits to be told what comes of it.
-    pub(super) opening: HashMap<JobId, (ConnectionId, GrantKey)>,
-    pub(super) past_for: Option<ConnectionId>,
-    /// Who waits for a status, and until when at most.
-    pub(super) asked_status: Vec<ConnectionId>,
-    pub(super) status_by: Option<Monotonic>,
-    names: Option<ReverseDns>,
-    /// In the foreground, log lines also go to standard error.
-    pub(super) foreground: bool,
-    left: Option<Launcher>,
-    started: bool,
-    pub(super) reload_again: bool,
-    pub(super) reloads: Reloads,
-    /// A configuration that has to be confirmed.
-    pub(super) trial: Option<Trial>,
-    pub(super) trial_file: TrialFile,
-    pub(super) guard_copy: GuardCopy,
-    pub(super) lists: OneTimeFiles,
-    /// How often the service manager wants to be told that the loop turns, and when next.
-    pub(super) watchdog: Option<(Duration, Monotonic)>,
-    /// Why the configuration as it is now has not been taken up, in one line.
-    pub(super) not_taken_up: Option<String>,
-    // Removed, and unlocked, when the daemon ends.
-    _pid_file: PidFile,
-}
-
 /// The command line with paths that hold in every working directory.
 fn absolute(cli: &KnockdCli) -> KnockdCli {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -144,21 +109,6 @@ fn absolute(cli: &KnockdCli) -> KnockdCli {
         pidfile: optional(&cli.pidfile),
         logfile: optional(&cli.logfile),
         ..cli.clone()
-    }
-}
-
-pub(super) fn load_configuration(cli: &KnockdCli) -> Result<Loaded, Report> {
-    let mut loaded = load::load(&cli.config, &cli.options())?;
-    cli.apply(&mut loaded.config.settings);
-    Ok(loaded)
-}
-
-/// Line by line: a log line is one line, and a warning shows the place that it speaks of.
-pub(super) fn log_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        for line in warning.to_string().lines() {
-            warn!("{line}");
-        }
     }
 }
 
@@ -207,9 +157,7 @@ impl Keeper {
         }
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
-        if let Some(until) = locked_until {
-            trial_file.set(until);
-        }
+        let trials = Trials::new(trial_file, locked_until);
         let missing = doors.journal().missing();
         let mut watchers = Watchers::new(Arc::clone(&config), server.clone(), missing);
         watchers
@@ -231,10 +179,7 @@ impl Keeper {
             names,
             left,
             started: false,
-            reload_again: false,
-            reloads: Reloads::default(),
-            trial: locked_until.map(Trial::of_start),
-            trial_file,
+            trials,
             guard_copy,
             lists: OneTimeFiles::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
@@ -266,18 +211,15 @@ impl Keeper {
             if self.end_trial(now) {
                 return self.stop(OnExit::Remove);
             }
-            if self.reload_again && self.watchers.may_change() {
-                self.reload_again = false;
+            if self.trials.is_reload_due(self.watchers.may_change()) {
                 self.reload(now);
             }
         }
-        let config = match self.trial.take() {
+        let config = match self.trials.abandon() {
             None => Arc::clone(self.watchers.config()),
             // Nobody has confirmed that they still get in.
-            Some(Trial::Running { previous: None, .. }) => return self.stop(OnExit::Remove),
-            Some(
-                Trial::Running { previous: Some(before), .. } | Trial::GoingBack { to: before, .. },
-            ) => {
+            Some(Unconfirmed::Exit) => return self.stop(OnExit::Remove),
+            Some(Unconfirmed::GoBack(before, _)) => {
                 self.firewall_of(clock::now(), &before);
                 before
             }
@@ -340,11 +282,11 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
-        if self.trial.is_none() {
+        if !self.trials.is_on() {
             self.guard_copy.keep(config);
         }
         memory::give_back();
-        self.follow_lists(now, config);
+        self.lists.follow(now.monotonic, config);
         self.is_ready();
         Ok(())
     }
@@ -355,7 +297,7 @@ impl Keeper {
         let status = "closing what commands have opened";
         tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
-        self.trial_file.clear();
+        self.trials.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
         let mut left = usize::MAX;
@@ -394,7 +336,7 @@ impl Keeper {
             self.watchers.next_deadline(),
             self.doors.next_deadline(),
             self.control.next_deadline(),
-            self.trial_ends(),
+            self.trials.next_deadline(),
             self.lists.next_deadline(),
             self.status_by,
             self.watchdog.map(|(_, next)| next),

@@ -3,7 +3,9 @@
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use super::run::Keeper;
+use super::cli::KnockdCli;
+use super::state::Keeper;
+use crate::config::load::{self, Loaded, Report};
 use crate::time::Monotonic;
 
 /// Tells the service manager.
@@ -22,6 +24,21 @@ pub(super) fn reloading() -> Vec<NotifyState<'static>> {
 /// What one line of a status has room for.
 pub(super) fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
+}
+
+pub(super) fn load_configuration(cli: &KnockdCli) -> Result<Loaded, Report> {
+    let mut loaded = load::load(&cli.config, &cli.options())?;
+    cli.apply(&mut loaded.config.settings);
+    Ok(loaded)
+}
+
+/// Line by line: a log line is one line, and a warning shows the place that it speaks of.
+pub(super) fn log_warnings(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        for line in warning.to_string().lines() {
+            warn!("{line}");
+        }
+    }
 }
 
 impl Keeper {
@@ -53,7 +70,7 @@ impl Keeper {
         let line = format!("{}; doors: {doors}", self.listening());
         match &self.not_taken_up {
             Some(why) => format!("{line}; the configuration before stays: {why}"),
-            None if self.trial.is_some() => format!("{line}; on trial"),
+            None if self.trials.is_on() => format!("{line}; on trial"),
             None => line,
         }
     }

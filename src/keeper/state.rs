@@ -1,0 +1,50 @@
+//! The keeper's state: what its loop, its requests and its reloads work on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::cli::KnockdCli;
+use super::control::{ConnectionId, Control};
+use super::daemon::{Launcher, PidFile};
+use super::doors::Doors;
+use super::guard_copy::GuardCopy;
+use super::one_time_files::OneTimeFiles;
+use super::reverse_dns::ReverseDns;
+use super::trials::Trials;
+use super::watchers::Watchers;
+use crate::firewall::JobId;
+use crate::grants::GrantKey;
+use crate::sys::signals::Signals;
+use crate::time::{Monotonic, Wall};
+
+/// The daemon's privileged process.
+pub(super) struct Keeper {
+    pub(super) cli: KnockdCli,
+    pub(super) since: Wall,
+    pub(super) signals: Signals,
+    pub(super) watchers: Watchers,
+    pub(super) doors: Doors,
+    pub(super) control: Control,
+    /// Whether somebody asks what became of knocks, and who what happened before.
+    pub(super) explains: bool,
+    /// Doors that somebody opens by hand, and who waits to be told what comes of it.
+    pub(super) opening: HashMap<JobId, (ConnectionId, GrantKey)>,
+    pub(super) past_for: Option<ConnectionId>,
+    /// Who waits for a status, and until when at most.
+    pub(super) asked_status: Vec<ConnectionId>,
+    pub(super) status_by: Option<Monotonic>,
+    pub(super) names: Option<ReverseDns>,
+    /// In the foreground, log lines also go to standard error.
+    pub(super) foreground: bool,
+    pub(super) left: Option<Launcher>,
+    pub(super) started: bool,
+    pub(super) trials: Trials,
+    pub(super) guard_copy: GuardCopy,
+    pub(super) lists: OneTimeFiles,
+    /// How often the service manager wants to be told that the loop turns, and when next.
+    pub(super) watchdog: Option<(Duration, Monotonic)>,
+    /// Why the configuration as it is now has not been taken up, in one line.
+    pub(super) not_taken_up: Option<String>,
+    // Removed, and unlocked, when the daemon ends.
+    pub(super) _pid_file: PidFile,
+}

@@ -1,0 +1,204 @@
+//! Reloads and trials of a configuration, as a value: each method says what is to be done next.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::control::ConnectionId;
+use super::trial_file::TrialFile;
+use crate::config::Config;
+use crate::time::Monotonic;
+
+/// How soon the configuration before a trial is taken up once more, where that has failed. Longer
+/// than a watcher may take to start.
+pub(super) const ONCE_MORE: Duration = Duration::from_secs(15);
+
+/// A configuration that goes again unless it is confirmed.
+enum Trial {
+    Running {
+        until: Monotonic,
+        /// What was in force before; `None`: nothing was, and knockd ends with the trial.
+        previous: Option<Arc<Config>>,
+        /// Who has asked, until the configuration is in force.
+        asked_by: Option<ConnectionId>,
+    },
+    /// Nobody has confirmed it: what was in force before is being taken up.
+    GoingBack { to: Arc<Config>, once_more: Monotonic },
+}
+
+/// The trial, if there is one, and who waits for a configuration to be in force.
+pub(super) struct Trials {
+    trial: Option<Trial>,
+    file: TrialFile,
+    /// A reload has been asked for while there was no room for one.
+    reload_again: bool,
+    /// Those who have asked for it.
+    waiting: Vec<ConnectionId>,
+    /// What is being taken up, and those who have asked for that.
+    reloading: Option<(Arc<Config>, Vec<ConnectionId>)>,
+}
+
+/// What asking for a reload leads to.
+#[must_use]
+pub(super) enum Reload {
+    /// A configuration is on trial; these are told.
+    OnTrial(Vec<ConnectionId>),
+    /// As soon as [`Trials::is_reload_due`].
+    Later,
+    /// At once; these wait for the outcome.
+    Now(Vec<ConnectionId>),
+}
+
+/// What a trial that nobody has confirmed leads to at its end.
+#[must_use]
+pub(super) enum Unconfirmed {
+    /// There is nothing to go back to.
+    Exit,
+    /// This one is to be taken up. Who has asked for the trial is told, if its configuration did
+    /// not come into force; `None` for another attempt.
+    GoBack(Arc<Config>, Option<Option<ConnectionId>>),
+}
+
+impl Trials {
+    /// `until`: a trial begins with knockd itself.
+    pub(super) fn new(file: TrialFile, until: Option<Monotonic>) -> Self {
+        let trial = until.map(|until| {
+            file.set(until);
+            Trial::Running { until, previous: None, asked_by: None }
+        });
+        Self { trial, file, reload_again: false, waiting: Vec::new(), reloading: None }
+    }
+
+    /// Whether a configuration is on trial, or goes again.
+    pub(super) const fn is_on(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// When the configuration goes that is on trial, if one is.
+    pub(super) const fn until(&self) -> Option<Monotonic> {
+        match self.trial {
+            Some(Trial::Running { until, .. }) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// When [`end`](Self::end) has to be called next.
+    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
+        match self.trial {
+            Some(Trial::Running { until: at, .. } | Trial::GoingBack { once_more: at, .. }) => {
+                Some(at)
+            }
+            None => None,
+        }
+    }
+
+    /// Somebody waits for the next reload.
+    pub(super) fn wait_for_reload(&mut self, id: ConnectionId) {
+        self.waiting.push(id);
+    }
+
+    /// A reload is asked for. `has_room`: another configuration can be taken up at once.
+    pub(super) fn reload(&mut self, has_room: bool) -> Reload {
+        match self.trial {
+            Some(Trial::Running { .. }) => Reload::OnTrial(mem::take(&mut self.waiting)),
+            None if has_room => Reload::Now(mem::take(&mut self.waiting)),
+            _ => {
+                self.reload_again = true;
+                Reload::Later
+            }
+        }
+    }
+
+    /// Whether a reload that had to wait is due; from here on none is.
+    pub(super) fn is_reload_due(&mut self, has_room: bool) -> bool {
+        has_room && mem::take(&mut self.reload_again)
+    }
+
+    /// A reload takes this configuration up.
+    pub(super) fn reloads(&mut self, config: Arc<Config>, asked_by: Vec<ConnectionId>) {
+        self.reloading = Some((config, asked_by));
+    }
+
+    /// Who has asked for a reload with this configuration, which has come to its end, well or not.
+    pub(super) fn reloaded(&mut self, config: &Arc<Config>) -> Vec<ConnectionId> {
+        let is_it = |reloading: &mut (Arc<Config>, _)| Arc::ptr_eq(&reloading.0, config);
+        self.reloading.take_if(is_it).map(|(_, asked_by)| asked_by).unwrap_or_default()
+    }
+
+    /// A trial is about to begin: from here on also a knockd that is started anew knows of it.
+    pub(super) fn announce(&self, until: Monotonic) {
+        self.file.set(until);
+    }
+
+    /// A configuration is taken up on trial, instead of the `previous` one.
+    pub(super) fn begin(&mut self, until: Monotonic, previous: Arc<Config>, id: ConnectionId) {
+        self.trial = Some(Trial::Running { until, previous: Some(previous), asked_by: Some(id) });
+    }
+
+    /// A configuration is in force. Who has asked for its trial, if somebody waits to be told.
+    pub(super) fn in_force(&mut self) -> Option<ConnectionId> {
+        match &mut self.trial {
+            Some(Trial::Running { asked_by, .. }) => asked_by.take(),
+            _ => None,
+        }
+    }
+
+    /// Whether this configuration, which is in force, is the one from before the trial: that is
+    /// over then.
+    pub(super) fn is_back(&mut self, config: &Arc<Config>) -> bool {
+        let is_back =
+            matches!(&self.trial, Some(Trial::GoingBack { to, .. }) if Arc::ptr_eq(to, config));
+        if is_back {
+            self.clear();
+        }
+        is_back
+    }
+
+    /// Whether the configuration before a trial is being taken up.
+    pub(super) const fn is_going_back(&self) -> bool {
+        matches!(self.trial, Some(Trial::GoingBack { .. }))
+    }
+
+    /// The trial is over, or does not begin. Who waits to be told, if somebody does.
+    pub(super) fn clear(&mut self) -> Option<ConnectionId> {
+        self.file.clear();
+        match self.trial.take() {
+            Some(Trial::Running { asked_by, .. }) => asked_by,
+            _ => None,
+        }
+    }
+
+    /// Whether the configuration on trial may be confirmed.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn may_confirm(&self, now: Monotonic) -> Result<(), String> {
+        match self.trial {
+            Some(Trial::Running { until, .. }) if now < until => Ok(()),
+            Some(_) => Err("too late: the configuration before is being taken up".to_owned()),
+            None => Err("nothing is on trial".to_owned()),
+        }
+    }
+
+    /// What is to be done, where a trial ends now that nobody has confirmed.
+    pub(super) fn end(&mut self, now: Monotonic) -> Option<Unconfirmed> {
+        self.next_deadline().filter(|at| *at <= now)?;
+        let (to, told) = match self.trial.take()? {
+            Trial::Running { previous: None, .. } => return Some(Unconfirmed::Exit),
+            Trial::Running { previous: Some(to), asked_by, .. } => (to, Some(asked_by)),
+            Trial::GoingBack { to, .. } => (to, None),
+        };
+        self.trial = Some(Trial::GoingBack { to: Arc::clone(&to), once_more: now + ONCE_MORE });
+        Some(Unconfirmed::GoBack(to, told))
+    }
+
+    /// What knockd leaves behind as it stops during a trial; `None`: there is none.
+    pub(super) fn abandon(&mut self) -> Option<Unconfirmed> {
+        Some(match self.trial.take()? {
+            Trial::Running { previous: None, .. } => Unconfirmed::Exit,
+            Trial::Running { previous: Some(to), .. } | Trial::GoingBack { to, .. } => {
+                Unconfirmed::GoBack(to, None)
+            }
+        })
+    }
+}
