@@ -25,6 +25,7 @@ mod reverse_dns;
 mod run;
 pub(crate) mod server_key;
 mod service;
+mod start;
 mod state;
 mod trial_file;
 mod trials;

@@ -1,5 +1,7 @@
 //! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
 
+mod standing;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,14 +11,15 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Door, How, Name, NftFamily, OnExit};
 use crate::firewall::guard::{self, Disturbance, Guard};
-use crate::firewall::netlink::{
-    Comment, ElementRef, Holding, Key, Netlink, NetlinkError, Removal, SetRef,
-};
+use crate::firewall::netlink::{ElementRef, Holding, Key, Netlink, NetlinkError, Removal, SetRef};
 use crate::firewall::nft_set::{NftSetError, NftSets, OwnSets};
 use crate::firewall::ruleset::{self, GuardedDoor, Ruleset};
-use crate::grants::{GrantKey, KernelElement, KernelGrant, Origin};
+use crate::grants::{GrantKey, KernelElement, KernelGrant};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
+
+use self::standing::comment;
+pub(super) use self::standing::standing;
 
 /// Why the kernel does not do what it is asked to.
 #[derive(Debug, thiserror::Error)]
@@ -47,30 +50,12 @@ pub(super) struct KernelSets {
     restores: Limit,
     /// What has not been mended yet, and when it will be.
     pending: Option<Disturbance>,
-    look_at: Option<Monotonic>,
+    next_try: Option<Monotonic>,
 }
 
 /// How many times in a row the table is restored at once, and how often after that.
 const RESTORES: u32 = 10;
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
-
-/// What an element says: our mark, the door and what opened it.
-fn comment(door: &Name, origin: &Origin) -> Comment {
-    let Origin { by, client } = origin;
-    Comment::new(&match client {
-        Some(client) => format!("{} {door} {by} {client}", Comment::OURS),
-        None => format!("{} {door} {by}", Comment::OURS),
-    })
-}
-
-/// What a comment says; `None`: somebody else's element.
-fn read_comment(comment: &Comment) -> Option<(Name, Origin)> {
-    let mut words = comment.as_str().split(' ');
-    (words.next() == Some(Comment::OURS)).then_some(())?;
-    let (door, by) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let client = words.next().and_then(|client| client.parse().ok());
-    Some((door, Origin { by, client }))
-}
 
 /// The guard of a configuration; `None` where no door is guarded.
 pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Option<Ruleset> {
@@ -94,59 +79,15 @@ fn all_own_sets(config: &Config) -> Vec<NftSets> {
     sets.filter(|set| seen.insert(*set)).map(NftSets::from).collect()
 }
 
-/// What the kernel still holds of an earlier keeper's grants.
-pub(super) fn standing(config: &Config) -> Result<Vec<KernelGrant>, KernelSetsError> {
-    let mut held = Vec::new();
-    let uses_guard = ruleset(config, None).is_some();
-    let elements = match guard::standing() {
-        Ok(elements) => elements,
-        // A machine without nftables has no table; whoever wants one is told when it is set up.
-        Err(_) if !uses_guard => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    for element in elements {
-        let origin = read_comment(&element.comment).map(|(_, origin)| origin);
-        let (address, source_port) = (element.address, element.source_port);
-        held.push(KernelGrant {
-            element: KernelElement::of_guard(&element.door, address, source_port),
-            key: GrantKey { door: element.door, address, source_port },
-            origin: origin.unwrap_or(Origin::KNOCKCTL),
-            left: element.left,
-        });
-    }
-    let own = all_own_sets(config);
-    if own.is_empty() {
-        return Ok(held);
-    }
-    let mut sets = OwnSets::check(&own)?;
-    for reference in sets.all() {
-        for entry in sets.netlink().dump(&reference)? {
-            let Some((name, origin)) = read_comment(&entry.comment) else { continue };
-            let how = config.door(&name).map(|door| &door.opening.how);
-            let Some(How::Set(set)) = how else { continue };
-            let Some(address) = entry.key.as_address() else { continue };
-            let (Some(element), Some(left)) = (KernelElement::of_set(set, address), entry.left)
-            else {
-                continue;
-            };
-            if NftSets::from(set).of(address) == Some(&reference) {
-                let key = GrantKey::new(name, address);
-                held.push(KernelGrant { key, origin, element, left });
-            }
-        }
-    }
-    Ok(held)
-}
-
 impl KernelSets {
-    /// None: nothing in the kernel is looked at or changed.
+    /// Of no configuration: nothing in the kernel is looked at or changed.
     pub(super) fn none() -> Self {
         Self {
             guard: None,
             own: None,
             restores: Limit::new(RESTORES, RESTORE_EVERY),
             pending: None,
-            look_at: None,
+            next_try: None,
         }
     }
 
@@ -337,41 +278,23 @@ impl KernelSets {
         now: Monotonic,
         keep: impl FnOnce() -> Vec<KernelGrant>,
     ) -> Result<(), KernelSetsError> {
-        let mut disturbed = match &mut self.guard {
-            Some(guard) => guard.disturbance(),
-            None => None,
-        };
-        disturbed = disturbed.or(self.pending.take_if(|_| self.look_at.is_none_or(|at| at <= now)));
-        if disturbed.is_some() && !self.restores.pass(now) {
-            self.owe(now, disturbed);
-            return Ok(());
-        }
-        let mended = self.mend(now, disturbed, keep);
-        if mended.is_err() {
-            self.owe(now, disturbed);
+        let is_due = self.next_try.is_none_or(|at| at <= now);
+        let disturbed = self.guard.as_mut().and_then(Guard::disturbance);
+        let disturbed = disturbed.or(self.pending.take_if(|_| is_due));
+        let may_restore = disturbed.is_none() || self.restores.pass(now);
+        let mended = if may_restore { self.mend(now, disturbed, keep) } else { Ok(()) };
+        if !may_restore || mended.is_err() {
+            self.pending = disturbed;
+            self.next_try = Some(now + RESTORE_EVERY);
         }
         mended
     }
 
-    /// It is to be mended a while later.
-    fn owe(&mut self, now: Monotonic, disturbed: Option<Disturbance>) {
-        self.pending = disturbed;
-        self.look_at = Some(now + RESTORE_EVERY);
-    }
-
-    /// KernelSets up the guard's table again, which is known to be gone.
+    /// Mends this, and sets of the administrator's own that somebody has made anew.
     ///
     /// # Errors
     /// When it cannot be mended.
-    pub(super) fn bring_back(
-        &mut self,
-        now: Monotonic,
-        keep: impl FnOnce() -> Vec<KernelGrant>,
-    ) -> Result<(), KernelSetsError> {
-        self.mend(now, Some(Disturbance::Gone), keep)
-    }
-
-    fn mend(
+    pub(super) fn mend(
         &mut self,
         now: Monotonic,
         disturbed: Option<Disturbance>,
@@ -381,7 +304,7 @@ impl KernelSets {
         if disturbed.is_none() && anew.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
         }
-        self.look_at = None;
+        self.next_try = None;
         let keep = keep();
         if let (Some(disturbance), Some(guard)) = (disturbed, &mut self.guard) {
             let what = match disturbance {
@@ -415,7 +338,7 @@ impl KernelSets {
 
     /// When [`poll`](Self::poll) has to be called next.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.pending.and(self.look_at)
+        self.pending.and(self.next_try)
     }
 
     /// Readable when [`poll`](Self::poll) is worth while.
@@ -446,24 +369,4 @@ fn guards_elements(keep: &[KernelGrant]) -> Vec<ruleset::Element> {
         comment: comment(&kept.key.door, &kept.origin),
     };
     of_guard.map(element).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::grants::OpenedBy;
-    use crate::proto::method::Method;
-
-    #[test]
-    fn a_comment_says_whose_element_it_is() {
-        let door: Name = "ssh".parse().unwrap();
-        for client in [None, Some("phone".parse().unwrap())] {
-            let origin = Origin { by: OpenedBy::Method(Method::Totp), client };
-            let ours = comment(&door, &origin);
-            assert_eq!(read_comment(&ours), Some((door.clone(), origin)));
-        }
-        for other in ["", "added by hand", "knockd", "knockd ssh", "knockd ssh magic"] {
-            assert_eq!(read_comment(&Comment::new(other)), None, "{other}");
-        }
-    }
 }

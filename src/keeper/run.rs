@@ -1,86 +1,39 @@
-//! The keeper's loop.
+//! The keeper's loop, from the first watcher to the end of the daemon.
 
-use std::collections::{BTreeSet, HashMap};
-use std::io;
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 use sd_notify::NotifyState;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::cli::KnockdCli;
-use super::control::{Control, Follows};
-use super::daemon::{self, DaemonError, PidFile};
-use super::doors::Doors;
-use super::guard_copy::GuardCopy;
+use super::control::Follows;
 use super::intake::Notice;
-use super::journal::Journal;
-use super::kernel_sets::KernelSetsError;
-use super::one_time_files::OneTimeFiles;
-use super::reverse_dns::ReverseDns;
-use super::server_key::{self, ServerKeyError};
-use super::service::{first_line, load_configuration, log_warnings, tell_systemd};
+use super::service::{first_line, tell_systemd};
+use super::start::{StartError, TIME_TO_CLOSE, system};
 use super::state::Keeper;
-use super::trial_file::TrialFile;
-use super::trials::{Trials, Unconfirmed};
-use super::watchers::Watchers;
+use super::trials::Unconfirmed;
 use crate::client::complain;
-use crate::config::diagnostic::Diagnostic;
 use crate::config::lint::some_of;
-use crate::config::load::Report;
-use crate::config::trusted_path::check_paths;
 use crate::config::{Config, How, OnExit};
-use crate::control::{self, Reply};
+use crate::control::Reply;
 use crate::grants::OpenedBy;
-use crate::ledger::LedgerError;
-use crate::log::{self, LogError};
-use crate::proto::duration;
+use crate::log;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
-use crate::sys::signals::{Pending, Signals};
-use crate::sys::{clock, command_table, files, memory, privileges, process, turns};
-use crate::time::{BootId, Monotonic, Now};
+use crate::sys::signals::Pending;
+use crate::sys::{clock, files, memory};
+use crate::time::{Monotonic, Now};
 
-/// How long commands may hold up the end of the daemon: systemd kills after 90 s.
-const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
-/// How long those who want to know of a closed door may hold up the end of the daemon.
+/// At the end of the daemon, the longest wait for `on_close` hooks and mail.
 const TIME_TO_TELL: Duration = Duration::from_secs(3);
 
 /// The exit status where the configuration has errors: starting again does not help.
 pub(super) const WRONG_CONFIGURATION: u8 = 3;
-
-/// Why the daemon could not start.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error("{0}")]
-    Configuration(Report),
-    #[error("{0}")]
-    Path(Diagnostic),
-    #[error("knockd: error: must be started as root: it captures packets and changes the firewall")]
-    NotRoot,
-    #[error("knockd: error: {0}")]
-    Log(#[from] LogError),
-    #[error("knockd: error: {0}")]
-    Daemon(#[from] DaemonError),
-    #[error("knockd: error: {0}")]
-    Ledger(#[from] LedgerError),
-    #[error("knockd: error: {0}")]
-    ServerKey(#[from] ServerKeyError),
-    #[error("knockd: error: {0}")]
-    Firewall(#[from] KernelSetsError),
-    #[error("knockd: error: {doing}: {source}")]
-    System { doing: &'static str, source: io::Error },
-    #[error("knockd: error: not started, since no watcher could start")]
-    NoWatcher,
-}
-
-fn system(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
-    move |source| StartError::System { doing, source }
-}
 
 /// Runs the daemon until it is asked to stop.
 ///
@@ -100,94 +53,7 @@ pub fn run(cli: &KnockdCli) -> ExitCode {
     }
 }
 
-/// The command line with paths that hold in every working directory.
-fn absolute(cli: &KnockdCli) -> KnockdCli {
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let optional = |path: &Option<PathBuf>| path.as_deref().map(absolute);
-    KnockdCli {
-        config: absolute(&cli.config),
-        pidfile: optional(&cli.pidfile),
-        logfile: optional(&cli.logfile),
-        ..cli.clone()
-    }
-}
-
 impl Keeper {
-    fn start(cli: &KnockdCli) -> Result<Self, StartError> {
-        let cli = absolute(cli);
-        let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
-        if !privileges::is_root() {
-            return Err(StartError::NotRoot);
-        }
-        process::disinherit().map_err(system("cannot look at its own descriptors"))?;
-        let settings = &loaded.config.settings;
-        // Before any thread or child exists.
-        let left = if cli.daemon { Some(daemon::detach()?) } else { None };
-        // Where it is refused doors open all the same, only later on a busy machine.
-        let _ = turns::take_short_ones();
-        // Once more when they are there: somebody may have been quicker.
-        check_paths(settings, cli.options()).map_err(StartError::Path)?;
-        daemon::make_directory(&settings.run_dir, 0o755)?;
-        daemon::make_directory(&settings.state_dir, 0o700)?;
-        check_paths(settings, cli.options()).map_err(StartError::Path)?;
-        let pid_file = PidFile::lock(&settings.pid_file)?;
-        let control = Control::listen(&control::socket(&settings.run_dir))?;
-        // Until start-up has worked, everything is also said where the person looks.
-        log::set_up(&settings.log, true)?;
-        log_warnings(&loaded);
-        let signals = Signals::catch().map_err(system("cannot catch signals"))?;
-        let names = if cli.lookup {
-            Some(ReverseDns::start().map_err(system("cannot start a thread"))?)
-        } else {
-            None
-        };
-        let config = Arc::new(loaded.config);
-        let now = clock::now();
-        let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
-        let guard_copy = GuardCopy::new(&config.settings.state_dir);
-        let trial_file = TrialFile::new(&config.settings.state_dir, boot);
-        let asked = cli.try_for.map(|time| now.monotonic + time);
-        let locked_until = asked.or_else(|| trial_file.left(now.monotonic));
-        if let (None, Some(until)) = (asked, locked_until) {
-            warn!(
-                "knockd died while this configuration was on trial: it still is, and goes in {} \
-                 unless it is confirmed",
-                duration::format_seconds(until.since(now.monotonic))
-            );
-        }
-        let server = server_key::server(now, &config, cli.options())?;
-        let doors = start_doors(&config, boot, locked_until)?;
-        let trials = Trials::new(trial_file, locked_until);
-        let missing = doors.journal().missing();
-        let mut watchers = Watchers::new(Arc::clone(&config), server.clone(), missing);
-        watchers
-            .start(now.monotonic, Arc::clone(&config), server)
-            .map_err(system("cannot start the watcher"))?;
-        Ok(Self {
-            since: now.wall,
-            control,
-            explains: false,
-            opening: HashMap::new(),
-            past_for: None,
-            asked_status: Vec::new(),
-            status_by: None,
-            foreground: !cli.daemon,
-            cli: cli.clone(),
-            signals,
-            watchers,
-            doors,
-            names,
-            left,
-            started: false,
-            trials,
-            guard_copy,
-            lists: OneTimeFiles::default(),
-            watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
-            not_taken_up: None,
-            _pid_file: pid_file,
-        })
-    }
-
     fn run(mut self) -> Result<(), StartError> {
         loop {
             let is_signalled = self.wait(None)?;
@@ -359,44 +225,4 @@ fn log_what_stays(config: &Config) {
     if let Some(ports) = some_of(ports.into_iter()) {
         info!("stays locked: {ports}; 'nft delete table inet knockd' unlocks");
     }
-}
-
-/// Ends what an earlier knockd left running, and takes up the grants that it left open.
-fn start_doors(
-    config: &Config,
-    boot: BootId,
-    locked_until: Option<Monotonic>,
-) -> Result<Doors, StartError> {
-    let state_dir = &config.settings.state_dir;
-    let (journal, records) = Journal::open(state_dir, boot, clock::now())?;
-    // Only after the ledger is ours: until then another knockd's commands are in the tables.
-    for table in ["commands", "hooks"] {
-        match command_table::end_unfinished(&state_dir.join(table)) {
-            Ok(0) => {}
-            Ok(count) => warn!("ended {count} processes that an earlier knockd's commands left"),
-            Err(why) => warn!("processes that an earlier knockd's commands left: {why}"),
-        }
-    }
-    Doors::start(clock::now(), config, journal, records, locked_until).map_err(|failed| {
-        let (why, doors) = *failed;
-        close_left(doors);
-        why.into()
-    })
-}
-
-/// Closes what commands of an earlier knockd have opened: there is none now to do it in time.
-fn close_left(mut doors: Doors) {
-    let limit = clock::now().monotonic + TIME_TO_CLOSE;
-    loop {
-        let now = clock::now();
-        doors.poll(now);
-        let is_done = doors.leave(now) == 0 && doors.is_idle();
-        let next = doors.next_deadline().map_or(limit, |next| next.min(limit));
-        let timeout = Some(next.since(now.monotonic));
-        if is_done || now.monotonic >= limit || files::wait(&doors.fds(), timeout).is_err() {
-            break;
-        }
-    }
-    // Nothing of the kernel's is held: nothing can go wrong.
-    let _ = doors.finish(OnExit::Keep);
 }

@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
+use crate::firewall::guard::Disturbance;
 use crate::firewall::{JobKind, Task};
 use crate::grants::{
     Action, Decision, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
@@ -195,7 +196,8 @@ impl Doors {
             // Somebody has taken the table away: it comes back with this grant.
             Err(why) if kept.element.is_guards() && why.is_gap() => {
                 let (grants, at) = (&self.grants, now.monotonic);
-                self.sets.bring_back(at, || holding(grants.list(), at))?;
+                let gone = Some(Disturbance::Gone);
+                self.sets.mend(at, gone, || holding(grants.list(), at))?;
                 Ok(true)
             }
             result => result,
