@@ -5,7 +5,6 @@
 
 mod error;
 mod history;
-mod lock;
 mod rows;
 mod runs;
 mod schema;
@@ -13,17 +12,19 @@ mod schema;
 mod tests;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::error::Context;
 pub use self::error::LedgerError;
 pub use self::history::{HistoryEntry, HistoryEvent, Query};
-use self::lock::Lock;
 use crate::config::Name;
 use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
+use crate::sys::lock_file::{self, LockFileError};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
 /// The name of the ledger's file in the state directory.
@@ -145,7 +146,8 @@ pub struct Ledger {
     path: PathBuf,
     is_new: bool,
     flushing: Durability,
-    _lock: Lock,
+    // The file stays: were it removed, two processes could each lock a file of their own.
+    _lock: Flock<File>,
 }
 
 impl Ledger {
@@ -156,7 +158,11 @@ impl Ledger {
     /// [`LedgerError::Foreign`] when it is not this program's to write; otherwise what the file
     /// system says. A corrupt one is no error: see [`Quarantined`].
     pub fn open(state_dir: &Path, now: Wall) -> Result<OpenLedger, LedgerError> {
-        let lock = Lock::take(state_dir)?;
+        let path = state_dir.join("lock");
+        let (lock, _pid_written) = lock_file::lock(&path, 0o600).map_err(|error| match error {
+            LockFileError::Held { pid } => LedgerError::InUse { pid, dir: state_dir.to_owned() },
+            LockFileError::File { doing, source } => LedgerError::File { doing, path, source },
+        })?;
         let path = state_dir.join(FILE);
         let schema::OpenFile { db, records, is_new, set_aside } = schema::open(&path, now)?;
         let ledger = Self { db, path, is_new, flushing: Durability::Crash, _lock: lock };

@@ -6,6 +6,7 @@ pub mod command_table;
 pub mod fault;
 pub mod files;
 pub mod host;
+pub mod lock_file;
 pub mod memory;
 pub mod privileges;
 pub mod process;

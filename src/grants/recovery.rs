@@ -32,7 +32,7 @@ pub enum Recovered {
     Keep { id: GrantId, restore: Option<(KernelElement, Duration)> },
     /// It is open and has no record, or one that is out of date: write this one.
     Adopt(GrantRecord),
-    /// It is closing. GrantRecord that, run these commands and delete this element; then
+    /// It is closing. Record that, run these commands and delete this element; then
     /// [`Grants::closed`].
     ///
     /// What an earlier keeper has left running may have been about to open what is closed here: it

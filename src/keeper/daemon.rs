@@ -2,13 +2,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use daemonize::{Daemonize, Outcome, Stdio};
-use nix::fcntl::{Flock, FlockArg};
-use nix::libc::O_NOFOLLOW;
+use nix::fcntl::Flock;
+
+use crate::sys::lock_file::{self, LockFileError};
 
 /// Why the daemon cannot settle down.
 #[derive(Debug, thiserror::Error)]
@@ -37,45 +38,25 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    file: Flock<File>,
+    _lock: Flock<File>,
 }
 
 impl PidFile {
-    /// LockoutTable the file and writes this process's id. A file that nobody has locked is stale.
+    /// Locks the file and writes this process's id. A file that nobody has locked is stale.
     ///
     /// # Errors
     /// [`DaemonError::Running`] when another process has locked it.
     pub fn lock(path: &Path) -> Result<Self, DaemonError> {
-        let failed =
-            |doing| move |source| DaemonError::File { doing, path: path.to_owned(), source };
+        let failed = |doing, source| DaemonError::File { doing, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             make_directory(directory, 0o755)?;
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(O_NOFOLLOW)
-            .open(path)
-            .map_err(failed("open the pid file"))?;
-        let file =
-            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
-                let mut pid = String::new();
-                // Only for the message.
-                let _ = file.read_to_string(&mut pid);
-                DaemonError::Running { pid: pid.trim().to_owned(), path: path.to_owned() }
-            })?;
-        let mut pid_file = Self { path: path.to_owned(), file };
-        pid_file.write().map_err(failed("write the pid file"))?;
-        Ok(pid_file)
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        writeln!(self.file, "{}", process::id())?;
-        self.file.flush()
+        let (lock, written) = lock_file::lock(path, 0o644).map_err(|error| match error {
+            LockFileError::Held { pid } => DaemonError::Running { pid, path: path.to_owned() },
+            LockFileError::File { doing, source } => failed(doing, source),
+        })?;
+        written.map_err(|source| failed("write", source))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 }
 

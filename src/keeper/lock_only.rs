@@ -33,7 +33,7 @@ enum LockError {
     Guard(#[from] NetlinkError),
 }
 
-/// LockoutTable what the configuration guards; where that is broken, what the copy of the last one that
+/// Locks what the configuration guards; where that is broken, what the copy of the last one that
 /// worked says. Says what it did on standard error.
 ///
 /// Exit status: 0 what is to be locked is; [`WRONG_CONFIGURATION`] and there is no copy; 1 the

@@ -1,4 +1,4 @@
-//! ReverseDns of addresses, looked up where nobody waits for them.
+//! Reverse look-ups of addresses, on a thread that nobody waits for.
 
 use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};

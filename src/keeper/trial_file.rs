@@ -35,7 +35,7 @@ impl TrialFile {
 
     pub(super) fn set(&self, until: Monotonic) {
         let text = format!("{} {}\n", self.boot, until.as_nanos());
-        if let Err(error) = fs::write(&self.path, text) {
+        if let Err(error) = files::replace(&self.path, text.as_bytes()) {
             let path = self.path.display();
             warn!("cannot write {path}: {error}; started anew, knockd would not know of the trial");
         }

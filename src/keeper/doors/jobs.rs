@@ -157,7 +157,7 @@ impl Doors {
             Some(Purpose::Act(key, origin)) => {
                 let why = why(finished);
                 if let Some(why) = &why {
-                    self.tell(now, &key, &origin, DoorEvent::Failed("the command failed", &why));
+                    self.tell(now, &key, &origin, DoorEvent::Failed("the command failed", why));
                 }
                 self.ended.push((finished.id, why.map_or(Ok(()), Err)));
             }
