@@ -4,6 +4,8 @@
 //! A grant is *starting* while its open commands run, *open* until its deadline, *closing* while
 //! its close commands run. What the kernel opens and ends has no commands: it is open at once.
 
+mod action;
+mod prepared;
 mod record;
 mod recovery;
 #[cfg(test)]
@@ -12,200 +14,22 @@ mod tests;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+pub use self::action::{Action, CommandPair};
+use self::prepared::Transition;
+pub use self::prepared::{Extension, GrantChange, PreparedGrant};
 pub use self::record::{
     GrantBackend, GrantKey, GrantRecord, GrantState, KernelElement, OpenedBy, Origin,
 };
 pub use self::recovery::{KernelGrant, Recovered};
-use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
+use crate::config::{Name, Rendered};
 use crate::engine::Reason;
-use crate::time::{BootId, Monotonic, Now, Wall};
+use crate::time::{BootId, Monotonic, Now};
 
 /// Names one grant among all that have not closed, over restarts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantId(pub u64);
-
-/// What opening a door for one address does, ready to be done.
-///
-/// The close commands are rendered with the open commands, so a later change of configuration
-/// cannot alter them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Action {
-    pub backend: GrantBackend,
-    pub open_for: Duration,
-    /// By commands of the door's own: one that fails may have opened, and is closed at its time.
-    pub is_own: bool,
-    /// How many grants the door may have.
-    pub most: usize,
-    /// How long after it the door does nothing more.
-    pub cooldown: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommandPair {
-    pub open: Rendered,
-    pub close: Option<Rendered>,
-    /// Exits 0 while what `open` did is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verify: Option<Rendered>,
-    /// `open` is told for how long: what it opens ends by itself.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_timed: bool,
-}
-
-impl Action {
-    /// What opening `door` for `wanted` does.
-    ///
-    /// # Errors
-    /// [`Reason::NoCommand`] when nothing opens the door for the family of the address,
-    /// [`Reason::SourcePort`] when it cannot be opened for one source port only.
-    pub fn of(door: &Door, wanted: &GrantTarget<'_>) -> Result<Self, Reason> {
-        let opening = &door.opening;
-        let GrantTarget { address, source_port, client, open_for } = *wanted;
-        let open_for = open_for.unwrap_or(opening.open_for);
-        let mut is_own = false;
-        let backend = match &opening.how {
-            How::Guard => {
-                GrantBackend::Kernel(KernelElement::of_guard(door.name(), address, source_port))
-            }
-            _ if source_port.is_some() => return Err(Reason::SourcePort),
-            How::Set(set) => {
-                GrantBackend::Kernel(KernelElement::of_set(set, address).ok_or(Reason::NoCommand)?)
-            }
-            How::Commands { commands, template } => {
-                is_own = template.is_none();
-                let pair = commands.of(Family::of(address));
-                let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
-                let pair = |port| {
-                    let seconds = open_for.as_secs();
-                    let holes = Holes { address, door: door.name(), client, port, seconds };
-                    let render = |command: &Option<Command>| Some(command.as_ref()?.render(&holes));
-                    CommandPair {
-                        open: open.render(&holes),
-                        close: render(&pair.close),
-                        verify: render(&pair.verify),
-                        is_timed: open.is_timed(),
-                    }
-                };
-                GrantBackend::Commands(if opening.ports.is_empty() {
-                    vec![pair(None)]
-                } else {
-                    opening.ports.iter().map(|&port| pair(Some(port))).collect()
-                })
-            }
-        };
-        let (most, cooldown) = (opening.max_grants, opening.cooldown);
-        Ok(Self { backend, open_for, is_own, most, cooldown })
-    }
-
-    /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
-    pub fn is_act(&self) -> bool {
-        self.backend.element().is_none()
-            && self.backend.pairs().iter().all(|pair| pair.close.is_none())
-    }
-}
-
-/// For whom a door is to be opened.
-#[derive(Clone, Copy, Debug)]
-pub struct GrantTarget<'a> {
-    pub address: IpAddr,
-    /// Only for connections from this port.
-    pub source_port: Option<NonZeroU16>,
-    pub client: Option<&'a Name>,
-    /// For how long; `None`: as the door says.
-    pub open_for: Option<Duration>,
-}
-
-impl GrantTarget<'_> {
-    /// An address, for as long as the door says.
-    pub const fn by(address: IpAddr) -> Self {
-        Self { address, source_port: None, client: None, open_for: None }
-    }
-}
-
-/// What a completed knock would lead to. Nothing has happened yet: what is in it can be recorded
-/// first, and [`Grants::take`] then makes it so.
-#[must_use]
-#[derive(Debug)]
-pub struct PreparedGrant {
-    key: GrantKey,
-    origin: Origin,
-    until: Monotonic,
-    action: Action,
-    answer: Transition,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Transition {
-    Open(GrantId),
-    Act,
-    Extend(GrantId, Monotonic),
-    Wait(GrantId),
-}
-
-/// What the ledger has to know before something asked for happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GrantChange {
-    Record(GrantRecord),
-    Extend(GrantId, Extension),
-}
-
-/// A later deadline for an open grant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extension {
-    pub deadline: Monotonic,
-    pub until: Wall,
-    pub origin: Origin,
-}
-
-impl PreparedGrant {
-    /// What has to be recorded; `None`: it makes no grant, or not yet.
-    pub fn change(&self, now: Now, boot: BootId) -> Option<GrantChange> {
-        match self.answer {
-            Transition::Open(id) => Some(GrantChange::Record(self.grant(id).record(now, boot))),
-            Transition::Extend(id, deadline) => {
-                let until = now.wall + deadline.since(now.monotonic);
-                let origin = self.origin.clone();
-                Some(GrantChange::Extend(id, Extension { deadline, until, origin }))
-            }
-            Transition::Act | Transition::Wait(_) => None,
-        }
-    }
-
-    pub const fn key(&self) -> &GrantKey {
-        &self.key
-    }
-
-    pub const fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
-    /// Whether it would be over before it begins: what had to close first may have taken long.
-    pub fn is_over(&self, now: Monotonic) -> bool {
-        self.until <= now
-    }
-
-    /// Whether the kernel both opens and ends it.
-    pub const fn is_the_kernels(&self) -> bool {
-        matches!(self.action.backend, GrantBackend::Kernel(_))
-    }
-
-    fn grant(&self, id: GrantId) -> Grant {
-        Grant {
-            id,
-            key: self.key.clone(),
-            origin: self.origin.clone(),
-            state: GrantPhase::Starting { was_open: false, again: None },
-            deadline: self.until,
-            backend: self.action.backend.clone(),
-            is_own: self.action.is_own,
-        }
-    }
-}
 
 /// What a completed knock leads to.
 #[must_use]
@@ -377,11 +201,11 @@ impl Grants {
         }
         let until = knocked + action.open_for;
         let known = self.by_key.get(&key).and_then(|id| Some((*id, self.grants.get(id)?)));
-        let answer = match known {
+        let transition = match known {
             None if !jobs_fit && action.backend.element().is_none() => return Err(Reason::TooMany),
             None if action.is_act() => Transition::Act,
             None if self.is_full(&key.door, &action) => return Err(Reason::TooMany),
-            None => self.answer_open(),
+            None => self.open_new(),
             Some((id, grant)) => match grant.state {
                 GrantPhase::Starting { .. } | GrantPhase::Open { .. } => {
                     Transition::Extend(id, grant.deadline.max(until))
@@ -389,7 +213,7 @@ impl Grants {
                 GrantPhase::Closing { .. } => Transition::Wait(id),
             },
         };
-        Ok(PreparedGrant { key, origin, until, action, answer })
+        Ok(PreparedGrant { key, origin, until, action, transition })
     }
 
     /// Whether the door has refused nobody yet since its cooldown began: then it is told. From now
@@ -407,30 +231,30 @@ impl Grants {
     }
 
     /// Ids are not given twice, also where nothing comes of what was asked for.
-    const fn answer_open(&mut self) -> Transition {
+    const fn open_new(&mut self) -> Transition {
         self.last += 1;
         Transition::Open(GrantId(self.last))
     }
 
     /// Makes what was asked for so. Nothing else may have been asked for at its place since.
-    pub fn apply(&mut self, asked: PreparedGrant) -> Decision {
-        if asked.origin.by != OpenedBy::Knockctl && !asked.action.cooldown.is_zero() {
-            let knocked = asked.until - asked.action.open_for;
-            self.cooling.insert(asked.key.door.clone(), (knocked, true));
+    pub fn apply(&mut self, prepared: PreparedGrant) -> Decision {
+        if prepared.origin.by != OpenedBy::Knockctl && !prepared.action.cooldown.is_zero() {
+            let knocked = prepared.until - prepared.action.open_for;
+            self.cooling.insert(prepared.key.door.clone(), (knocked, true));
         }
-        match asked.answer {
+        match prepared.transition {
             Transition::Open(id) => {
-                self.add(asked.grant(id));
-                Decision::Open(id, asked.action.backend)
+                self.add(prepared.grant(id));
+                Decision::Open(id, prepared.action.backend)
             }
             Transition::Act => {
-                let pairs = asked.action.backend.pairs().iter();
+                let pairs = prepared.action.backend.pairs().iter();
                 Decision::Act(pairs.map(|pair| pair.open.clone()).collect())
             }
             Transition::Extend(id, later) => {
                 let Some(grant) = self.grants.get_mut(&id) else { return Decision::Wait };
-                grant.origin = asked.origin;
-                let manner = grant.backend.renew(&asked.action.backend, later > grant.deadline);
+                grant.origin = prepared.origin;
+                let manner = grant.backend.renew(&prepared.action.backend, later > grant.deadline);
                 if self.deadlines.remove(&(grant.deadline, id)) {
                     self.deadlines.insert((later, id));
                 }
@@ -446,10 +270,10 @@ impl Grants {
                 {
                     // Its own time counts from its own knock.
                     if again.is_none() {
-                        grant.deadline = asked.until;
+                        grant.deadline = prepared.until;
                     }
-                    grant.deadline = grant.deadline.max(asked.until);
-                    *again = Some((asked.origin, asked.action));
+                    grant.deadline = grant.deadline.max(prepared.until);
+                    *again = Some((prepared.origin, prepared.action));
                 }
                 Decision::Wait
             }
@@ -616,11 +440,10 @@ impl Grants {
         None
     }
 
-    /// The grants that this is true of.
-    pub fn matching(&self, is_wanted: impl Fn(&GrantKey, &Origin) -> bool) -> Vec<GrantId> {
-        let wanted =
-            |(id, grant): (&GrantId, &Grant)| is_wanted(&grant.key, &grant.origin).then_some(*id);
-        let mut ids: Vec<GrantId> = self.grants.iter().filter_map(wanted).collect();
+    /// The grants that this is true of, the oldest first.
+    pub fn matching(&self, is_wanted: impl Fn(&Grant) -> bool) -> Vec<GrantId> {
+        let wanted = self.grants.values().filter(|grant| is_wanted(grant));
+        let mut ids: Vec<GrantId> = wanted.map(|grant| grant.id).collect();
         ids.sort();
         ids
     }
@@ -629,15 +452,14 @@ impl Grants {
     /// more than `most` of them.
     #[must_use]
     pub fn leave(&mut self, most: usize) -> Vec<ToClose> {
-        let all = self.matching(|_, _| true).into_iter();
-        let (kept, others): (Vec<_>, Vec<_>) =
-            all.partition(|id| self.grants[id].backend.element().is_some());
+        let kept = self.matching(|grant| grant.backend.element().is_some());
         for id in kept {
             if let Some(grant) = self.forget(id) {
                 self.deadlines.remove(&(grant.deadline, id));
             }
         }
-        others.into_iter().filter_map(|id| self.close(id)).take(most).collect()
+        let others = self.matching(|_| true).into_iter();
+        others.filter_map(|id| self.close(id)).take(most).collect()
     }
 
     /// A grant has been closed, well or badly. If somebody knocked meanwhile the door opens again.
@@ -647,8 +469,8 @@ impl Grants {
         let GrantPhase::Closing { again: Some((origin, action)), .. } = grant.state else {
             return None;
         };
-        let answer = self.answer_open();
-        Some(PreparedGrant { key: grant.key, origin, until: grant.deadline, action, answer })
+        let transition = self.open_new();
+        Some(PreparedGrant { key: grant.key, origin, until: grant.deadline, action, transition })
     }
 
     fn add(&mut self, grant: Grant) {
@@ -773,13 +595,5 @@ impl Grant {
             GrantPhase::Open { with_errors: true } => GrantState::OpenedWithErrors,
             GrantPhase::Closing { .. } => GrantState::Closing,
         }
-    }
-}
-
-impl CommandPair {
-    /// What it holds, where several grants can hold it: the command that takes it away.
-    fn held(&self) -> Option<&[String]> {
-        self.verify.as_ref().filter(|_| !self.is_timed)?;
-        Some(&self.close.as_ref()?.argv)
     }
 }

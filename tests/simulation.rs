@@ -12,8 +12,7 @@ use libknock::config::watch::watch_sets;
 use libknock::config::{Door, Recognition, Rendered, load};
 use libknock::engine::{Engine, Event, EventKind, Setup, Verdict};
 use libknock::grants::{
-    Action, CommandPair, Decision, GrantBackend, GrantKey, GrantTarget, Grants, OpenOutcome,
-    OpenResult,
+    Action, CommandPair, Decision, GrantBackend, GrantKey, Grants, OpenOutcome, OpenResult,
 };
 use libknock::proto::flags::TcpFlags;
 use libknock::proto::knock::{Knock, Protocol};
@@ -111,8 +110,8 @@ impl World {
     fn complete(&mut self, at: Monotonic, event: Event) {
         self.completed.push(event);
         let door = &self.doors[event.door.0 as usize];
-        let action = Action::of(door, &GrantTarget::by(event.source)).unwrap();
         let key = GrantKey::new(door.name().clone(), event.source);
+        let action = Action::of(door, &key, None, None).unwrap();
         let asked = self.grants.prepare(at, key, Method::Sequence.into(), action, true).unwrap();
         match self.grants.apply(asked) {
             Decision::Open(id, GrantBackend::Commands(steps)) => {

@@ -172,11 +172,12 @@ pub struct KernelElement {
 
 impl KernelElement {
     /// The place of a door in knockd's own table.
-    pub fn of_guard(door: &Name, address: IpAddr, source_port: Option<NonZeroU16>) -> Self {
+    pub fn of_guard(key: &GrantKey) -> Self {
+        let GrantKey { door, address, source_port } = key;
         let family = if address.to_canonical().is_ipv4() { 4 } else { 6 };
         let kind = if source_port.is_some() { 'p' } else { 'g' };
         let set = format!("{kind}_{door}_{family}");
-        Self { table: GUARD.to_owned(), set, source_port }
+        Self { table: GUARD.to_owned(), set, source_port: *source_port }
     }
 
     /// The place in a table of the administrator's; `None` where there is no set for the family.

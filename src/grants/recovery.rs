@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{
-    CommandPair, Grant, GrantBackend, GrantId, GrantKey, GrantPhase, GrantRecord, GrantState,
-    Grants, KernelElement, Origin,
+    Grant, GrantBackend, GrantId, GrantKey, GrantPhase, GrantRecord, GrantState, Grants,
+    KernelElement, Origin, ToClose,
 };
 use crate::time::{BootId, Monotonic, Now};
 
@@ -28,8 +28,8 @@ pub enum Recovered {
     /// It has ended by itself: remove its record, and say in the history that it closed.
     Ended(GrantId),
     /// It is open until its deadline. `restore`: the kernel has lost its element, which has to be
-    /// set again for this long.
-    Keep { id: GrantId, restore: Option<(KernelElement, Duration)> },
+    /// set again.
+    Keep { id: GrantId, restore: bool },
     /// It is open and has no record, or one that is out of date: write this one.
     Adopt(GrantRecord),
     /// It is closing. Record that, run these commands and delete this element; then
@@ -37,7 +37,7 @@ pub enum Recovered {
     ///
     /// What an earlier keeper has left running may have been about to open what is closed here: it
     /// has to be gone by now.
-    Close { id: GrantId, close: Vec<CommandPair>, delete: Option<KernelElement> },
+    Close(ToClose),
 }
 
 impl Grants {
@@ -73,8 +73,8 @@ impl Grants {
         effects.extend(rest.into_iter().filter_map(|held| self.adopt(now, boot, held)));
         // Only now it is known what others hold too.
         for effect in &mut effects {
-            if let Recovered::Close { id, close, .. } = effect {
-                *close = self.begin_close(*id, usize::MAX);
+            if let Recovered::Close(it) = effect {
+                it.close = self.begin_close(it.id, usize::MAX);
             }
         }
         effects
@@ -93,7 +93,7 @@ impl Grants {
             (GrantBackend::Commands(_), GrantState::Open | GrantState::OpenedWithErrors)
                 if !over =>
             {
-                self.keep(record, None)
+                self.keep(record, false)
             }
             (GrantBackend::Commands(_), _) => self.close_again(record),
             // The kernel has the last word: it may have been told of an extension that was not
@@ -101,10 +101,8 @@ impl Grants {
             (GrantBackend::Kernel(_), GrantState::Closing) if held.is_some() => {
                 self.close_again(record)
             }
-            (GrantBackend::Kernel(element), GrantState::Open) if !over && held.is_none() => {
-                let remaining = record.deadline.since(now.monotonic);
-                let restore = Some((element.clone(), remaining));
-                self.keep(record, restore)
+            (GrantBackend::Kernel(_), GrantState::Open) if !over && held.is_none() => {
+                self.keep(record, true)
             }
             (GrantBackend::Kernel(_), state) => match (held, state) {
                 (Some(held), _) => self.keep_held(now, boot, record, &held),
@@ -114,11 +112,7 @@ impl Grants {
         }
     }
 
-    fn keep(
-        &mut self,
-        record: GrantRecord,
-        restore: Option<(KernelElement, Duration)>,
-    ) -> Recovered {
+    fn keep(&mut self, record: GrantRecord, restore: bool) -> Recovered {
         let id = record.id;
         let with_errors = record.state == GrantState::OpenedWithErrors;
         self.insert(record, GrantPhase::Open { with_errors });
@@ -150,7 +144,7 @@ impl Grants {
         let record = GrantRecord { deadline: Monotonic::ZERO, ..record };
         self.insert(record, GrantPhase::Closing { again: None, left: Vec::new(), tries: 0 });
         self.let_go(id);
-        Recovered::Close { id, close: Vec::new(), delete }
+        Recovered::Close(ToClose { id, close: Vec::new(), delete, again: false })
     }
 
     /// `None` where the door has a grant for this address: it stays the only one.
@@ -280,7 +274,12 @@ mod tests {
     }
 
     fn closes() -> Recovered {
-        Recovered::Close { id: GrantId(7), close: vec![pair()], delete: None }
+        Recovered::Close(ToClose {
+            id: GrantId(7),
+            close: vec![pair()],
+            delete: None,
+            again: false,
+        })
     }
 
     #[test]
@@ -304,7 +303,7 @@ mod tests {
     #[test]
     fn what_is_open_and_not_over_is_kept_until_its_deadline() {
         let (mut grants, effect) = recover(record(GrantState::Open), &[]);
-        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
+        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: false });
         assert!(grants.expire(at(129)).is_empty());
         assert_eq!(grants.expire(at(130))[0].close, [pair()]);
     }
@@ -318,7 +317,7 @@ mod tests {
     #[test]
     fn what_was_opened_with_errors_still_is() {
         let (mut grants, effect) = recover(record(GrantState::OpenedWithErrors), &[]);
-        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: None });
+        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: false });
         assert_eq!(grants.list().next().unwrap().state(), GrantState::OpenedWithErrors);
         assert_eq!(grants.expire(at(130)).len(), 1);
     }
@@ -332,8 +331,13 @@ mod tests {
             GrantRecord { id: GrantId(8), key: key("web"), backend, ..record(GrantState::Open) };
         let mut grants = Grants::new();
         let effects = grants.recover(now(), boot('a'), vec![closing, web], Vec::new());
-        let closes = Recovered::Close { id: GrantId(7), close: Vec::new(), delete: None };
-        assert_eq!(effects, [closes, Recovered::Keep { id: GrantId(8), restore: None }]);
+        let closes = Recovered::Close(ToClose {
+            id: GrantId(7),
+            close: Vec::new(),
+            delete: None,
+            again: false,
+        });
+        assert_eq!(effects, [closes, Recovered::Keep { id: GrantId(8), restore: false }]);
     }
 
     #[test]
@@ -399,8 +403,9 @@ mod tests {
     #[test]
     fn what_the_kernel_lost_before_its_time_is_restored() {
         let (grants, effect) = recover(kernel(GrantState::Open), &[]);
-        let restore = Some((element(), Duration::from_secs(30)));
-        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore });
+        assert_eq!(effect, Recovered::Keep { id: GrantId(7), restore: true });
+        let kept = grants.get(GrantId(7)).unwrap().in_kernel(at(100)).unwrap();
+        assert_eq!((kept.element, kept.left), (element(), Duration::from_secs(30)));
         assert_eq!(grants.next_deadline(), Some(at(130)));
     }
 
@@ -408,7 +413,10 @@ mod tests {
     fn an_element_whose_grant_was_closing_is_deleted() {
         let (_, effect) = recover(kernel(GrantState::Closing), &[held(50)]);
         let delete = Some(element());
-        assert_eq!(effect, Recovered::Close { id: GrantId(7), close: Vec::new(), delete });
+        assert_eq!(
+            effect,
+            Recovered::Close(ToClose { id: GrantId(7), close: Vec::new(), delete, again: false })
+        );
     }
 
     #[test]
@@ -417,13 +425,13 @@ mod tests {
         let web = GrantRecord { id: GrantId(8), key: key("web"), ..kernel(GrantState::Open) };
         let records = vec![kernel(GrantState::Open), web];
         let effects = grants.recover(now(), boot('a'), records, vec![held(500)]);
-        let [Recovered::Adopt(ssh), Recovered::Keep { id, restore: Some((_, left)) }] =
-            effects.as_slice()
+        let [Recovered::Adopt(ssh), Recovered::Keep { id, restore: true }] = effects.as_slice()
         else {
             panic!("{effects:?}")
         };
         assert_eq!((ssh.id, ssh.deadline), (GrantId(7), at(600)));
-        assert_eq!((*id, *left), (GrantId(8), Duration::from_secs(30)));
+        let left = grants.get(*id).unwrap().in_kernel(at(100)).unwrap().left;
+        assert_eq!((*id, left), (GrantId(8), Duration::from_secs(30)));
     }
 
     #[test]

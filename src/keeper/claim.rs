@@ -11,7 +11,7 @@ use crate::engine::{
     AHEAD, ClientId, Credential, DoorId, Event, Knocked, Local, Missing, Reason, Request, fwknop,
     is_over,
 };
-use crate::grants::{GrantKey, GrantTarget, OpenedBy, Origin};
+use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
 use crate::proto::method::Method;
 use crate::proto::totp::Scheme;
@@ -263,11 +263,6 @@ impl Claim {
     pub(super) fn key(&self, address: IpAddr) -> GrantKey {
         let door = self.door.name().clone();
         GrantKey { door, address, source_port: self.source_port }
-    }
-
-    pub(super) fn target(&self, address: IpAddr) -> GrantTarget<'_> {
-        let (source_port, open_for) = (self.source_port, self.open_for);
-        GrantTarget { address, source_port, client: self.origin.client.as_ref(), open_for }
     }
 }
 

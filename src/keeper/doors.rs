@@ -74,7 +74,7 @@ impl Doors {
     /// Closes a door that is open for an address, or strikes off that it could not be closed.
     /// False: it is not open.
     pub(super) fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> bool {
-        let ids = self.grants.matching(|key, _| key.door == *door && key.address == address);
+        let ids = self.grants.matching(|it| it.key.door == *door && it.key.address == address);
         self.end_all(now, &ids, "closed by hand");
         let key = GrantKey::new(door.clone(), address);
         let struck = if ids.is_empty() { self.not_closed.remove(&key) } else { None };
@@ -91,7 +91,7 @@ impl Doors {
 
     /// Closes what a client has opened, or extended last. How many doors that were.
     pub(super) fn close_client(&mut self, now: Now, client: &Name) -> usize {
-        let ids = self.grants.matching(|_, origin| origin.client.as_ref() == Some(client));
+        let ids = self.grants.matching(|it| it.origin.client.as_ref() == Some(client));
         self.end_all(now, &ids, "closed, since its client is revoked");
         ids.len()
     }
@@ -192,19 +192,19 @@ impl Doors {
             }
         }
         match self.grants.closed(id) {
-            Some(asked) if asked.is_over(now.monotonic) => {
+            Some(prepared) if prepared.until <= now.monotonic => {
                 let why = "its time was over before the door had closed";
                 let failed = DoorEvent::Failed("not opened again", why);
-                self.tell(now, asked.key(), asked.origin(), failed);
+                self.tell(now, &prepared.key, &prepared.origin, failed);
             }
-            Some(asked) => self.open_again(now, asked),
+            Some(prepared) => self.open_again(now, prepared),
             None => {}
         }
     }
 
     /// Closes everything that is open, and what is about to open as soon as it has.
     pub(super) fn close_all(&mut self, now: Now) {
-        let all = self.grants.matching(|_, _| true);
+        let all = self.grants.matching(|_| true);
         self.end_all(now, &all, "closed by hand");
     }
 

@@ -127,7 +127,7 @@ impl<'a> Keeper<'a> {
             match effect {
                 Recovered::Forget(id) => keeper.forget(id)?,
                 Recovered::Keep { .. } => {}
-                Recovered::Close { id, .. } => {
+                Recovered::Close(ToClose { id, .. }) => {
                     keeper.world.due.insert(id, keeper.world.time);
                     keeper.advance(id, GrantState::Closing)?;
                     keeper.run(id, false)?;
@@ -243,7 +243,7 @@ impl<'a> Keeper<'a> {
             }
             self.forget(id)?;
             return match self.grants.closed(id) {
-                Some(asked) if asked.is_over(self.world.now().monotonic) => Ok(()),
+                Some(asked) if asked.until <= self.world.now().monotonic => Ok(()),
                 Some(asked) => {
                     let decision = self.grants.apply(asked);
                     self.decided(decision, address)

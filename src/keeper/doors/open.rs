@@ -9,7 +9,7 @@ use crate::engine::Reason;
 use crate::firewall::guard::Disturbance;
 use crate::firewall::{JobKind, Task};
 use crate::grants::{
-    Action, Decision, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
+    Action, Decision, Grant, GrantBackend, GrantChange, GrantId, GrantKey, GrantState, KernelGrant,
     Manner, OpenResult, Origin, PreparedGrant,
 };
 use crate::keeper::claim::Claim;
@@ -44,7 +44,7 @@ impl Doors {
         for &address in &claim.addresses {
             let jobs_fit = !self.commands.is_full(claim.door.name());
             let (key, origin) = (claim.key(address), claim.origin.clone());
-            let grant = Action::of(&claim.door, &claim.target(address))
+            let grant = Action::of(&claim.door, &key, origin.client.as_ref(), claim.open_for)
                 .and_then(|action| self.grants.prepare(since, key, origin, action, jobs_fit));
             match grant {
                 Ok(grant) => prepared.push(grant),
@@ -99,7 +99,7 @@ impl Doors {
         is_recorded: bool,
         stage: Option<usize>,
     ) -> ClaimOutcome {
-        let (key, origin) = (prepared.key().clone(), prepared.origin().clone());
+        let (key, origin) = (prepared.key.clone(), prepared.origin.clone());
         let change = if is_recorded { None } else { prepared.change(now, self.journal.boot()) };
         let decision = self.grants.apply(prepared);
         // Whoever waits for the kernel need not wait for the log.
@@ -181,7 +181,7 @@ impl Doors {
         ClaimOutcome::Done
     }
 
-    fn in_kernel(&self, now: Now, id: GrantId) -> Option<KernelGrant> {
+    pub(super) fn in_kernel(&self, now: Now, id: GrantId) -> Option<KernelGrant> {
         self.grants.get(id)?.in_kernel(now.monotonic)
     }
 
@@ -228,7 +228,7 @@ impl Doors {
                 WriteOutcome::Used => return Err(self.refuse_all(now, claim, Reason::Used)),
             }
         }
-        let ids = self.grants.matching(|key, _| {
+        let ids = self.grants.matching(|Grant { key, .. }| {
             key.door == *claim.door.name()
                 && claim.addresses.contains(&key.address)
                 && claim.source_port.is_none_or(|port| key.source_port == Some(port))
@@ -285,7 +285,7 @@ impl Doors {
                 false => Durability::PowerLoss,
             };
             if !self.journal.record(change, durability) {
-                self.tell(now, prepared.key(), prepared.origin(), DoorEvent::NotRecorded);
+                self.tell(now, &prepared.key, &prepared.origin, DoorEvent::NotRecorded);
                 return;
             }
         }

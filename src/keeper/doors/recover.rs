@@ -8,8 +8,7 @@ use super::{Doors, holding};
 use crate::config::{Config, Name};
 use crate::firewall::command::Commands;
 use crate::grants::{
-    Action, Grant, GrantChange, GrantId, GrantKey, GrantRecord, GrantTarget, Grants, KernelGrant,
-    Recovered, ToClose,
+    Action, Grant, GrantChange, GrantKey, GrantRecord, Grants, Recovered, ToClose,
 };
 use crate::keeper::alerts::Alerts;
 use crate::keeper::journal::Journal;
@@ -62,7 +61,8 @@ impl Doors {
             lines: HashMap::new(),
         };
         if let Some(why) = failed {
-            let by_commands = |it: &Recovered| matches!(it, Recovered::Close { delete: None, .. });
+            let by_commands =
+                |it: &Recovered| matches!(it, Recovered::Close(ToClose { delete: None, .. }));
             effects.into_iter().filter(by_commands).for_each(|it| doors.recovered(now, it));
             return Err(Box::new((why, doors)));
         }
@@ -81,16 +81,18 @@ impl Doors {
                 self.journal.forget(id);
             }
             Recovered::Keep { id, restore } => {
-                let Some((key, origin)) = self.owner(id) else { return };
-                info!(source = %key.address, door = %key.door, "still open from before");
-                let Some((element, left)) = restore else { return };
+                let Some(GrantKey { door, address, .. }) = self.grants.get(id).map(|it| &it.key)
+                else {
+                    return;
+                };
+                info!(source = %address, door = %door, "still open from before");
                 // The guard's elements came back with its table.
-                if !element.is_guards() {
-                    let kept = KernelGrant { key, origin, element, left };
-                    if let Err(why) = self.sets.open(&kept, true) {
-                        let GrantKey { door, address, .. } = &kept.key;
-                        error!(source = %address, door = %door, "cannot be restored: {why}");
-                    }
+                if restore
+                    && let Some(kept) = self.in_kernel(now, id)
+                    && !kept.element.is_guards()
+                    && let Err(why) = self.sets.open(&kept, true)
+                {
+                    error!(source = %address, door = %door, "cannot be restored: {why}");
                 }
             }
             Recovered::Adopt(record) => {
@@ -100,9 +102,7 @@ impl Doors {
                     error!(source = %address, door = %door, "cannot be recorded");
                 }
             }
-            Recovered::Close { id, close, delete } => {
-                self.end(now, ToClose { id, close, delete, again: false }, FROM_BEFORE);
-            }
+            Recovered::Close(expired) => self.end(now, expired, FROM_BEFORE),
         }
     }
 
@@ -129,18 +129,15 @@ impl Doors {
     /// Ends what the kernel no longer lets in, since no door says so any more, and what was opened
     /// by clients that are no more.
     fn close_gone(&mut self, now: Now, config: &Config) {
-        let is_gone = |grant: &&Grant| {
-            grant.backend.element().is_some_and(|element| {
-                let GrantKey { door, address, source_port } = &grant.key;
-                let wanted = GrantTarget { source_port: *source_port, ..GrantTarget::by(*address) };
-                let action = config.door(door).map(|door| Action::of(door, &wanted));
-                !matches!(action, Some(Ok(action)) if action.backend.element() == Some(element))
-            })
-        };
-        let gone: Vec<GrantId> = self.grants.list().filter(is_gone).map(|grant| grant.id).collect();
+        let gone = self.grants.matching(|Grant { key, backend, .. }| {
+            let action = config.door(&key.door).map(|door| Action::of(door, key, None, None));
+            let element = backend.element();
+            element.is_some()
+                && !matches!(action, Some(Ok(action)) if action.backend.element() == element)
+        });
         self.end_all(now, &gone, "closed, since the door is no more");
         let is_gone = |client: &Name| config.client(client).is_none();
-        let revoked = self.grants.matching(|_, origin| origin.client.as_ref().is_some_and(is_gone));
+        let revoked = self.grants.matching(|it| it.origin.client.as_ref().is_some_and(is_gone));
         self.end_all(now, &revoked, "closed, since its client is no more");
     }
 }

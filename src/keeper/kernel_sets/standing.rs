@@ -19,10 +19,14 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
     };
     for element in elements {
         let origin = read_comment(&element.comment).map(|(_, origin)| origin);
-        let (address, source_port) = (element.address, element.source_port);
+        let key = GrantKey {
+            door: element.door,
+            address: element.address,
+            source_port: element.source_port,
+        };
         held.push(KernelGrant {
-            element: KernelElement::of_guard(&element.door, address, source_port),
-            key: GrantKey { door: element.door, address, source_port },
+            element: KernelElement::of_guard(&key),
+            key,
             origin: origin.unwrap_or(Origin::KNOCKCTL),
             left: element.left,
         });

@@ -1,0 +1,101 @@
+//! The action of a door, rendered for one address.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{GrantBackend, GrantKey, KernelElement};
+use crate::config::{Command, Door, Family, Holes, How, Name, Rendered};
+use crate::engine::Reason;
+
+/// The action of a door for one address: what opening it does, ready to be done.
+///
+/// The close commands are rendered with the open commands, so a later change of configuration
+/// cannot alter them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    pub backend: GrantBackend,
+    pub open_for: Duration,
+    /// By commands of the door's own: one that fails may have opened, and is closed at its time.
+    pub is_own: bool,
+    /// How many grants the door may have.
+    pub most: usize,
+    /// How long after it the door does nothing more.
+    pub cooldown: Duration,
+}
+
+/// A command that opens and the one that closes what it opened, rendered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandPair {
+    pub open: Rendered,
+    pub close: Option<Rendered>,
+    /// Exits 0 while what `open` did is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Rendered>,
+    /// `open` is told for how long: what it opens ends by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_timed: bool,
+}
+
+impl Action {
+    /// What opening `door` for `key` does, for this long or as long as the door says.
+    ///
+    /// # Errors
+    /// [`Reason::NoCommand`] when nothing opens the door for the family of the address,
+    /// [`Reason::SourcePort`] when it cannot be opened for one source port only.
+    pub fn of(
+        door: &Door,
+        key: &GrantKey,
+        client: Option<&Name>,
+        open_for: Option<Duration>,
+    ) -> Result<Self, Reason> {
+        let opening = &door.opening;
+        let (address, source_port) = (key.address, key.source_port);
+        let open_for = open_for.unwrap_or(opening.open_for);
+        let mut is_own = false;
+        let backend = match &opening.how {
+            How::Guard => GrantBackend::Kernel(KernelElement::of_guard(key)),
+            _ if source_port.is_some() => return Err(Reason::SourcePort),
+            How::Set(set) => {
+                GrantBackend::Kernel(KernelElement::of_set(set, address).ok_or(Reason::NoCommand)?)
+            }
+            How::Commands { commands, template } => {
+                is_own = template.is_none();
+                let pair = commands.of(Family::of(address));
+                let open = pair.open.as_ref().ok_or(Reason::NoCommand)?;
+                let pair = |port| {
+                    let seconds = open_for.as_secs();
+                    let holes = Holes { address, door: door.name(), client, port, seconds };
+                    let render = |command: &Option<Command>| Some(command.as_ref()?.render(&holes));
+                    CommandPair {
+                        open: open.render(&holes),
+                        close: render(&pair.close),
+                        verify: render(&pair.verify),
+                        is_timed: open.is_timed(),
+                    }
+                };
+                GrantBackend::Commands(if opening.ports.is_empty() {
+                    vec![pair(None)]
+                } else {
+                    opening.ports.iter().map(|&port| pair(Some(port))).collect()
+                })
+            }
+        };
+        let (most, cooldown) = (opening.max_grants, opening.cooldown);
+        Ok(Self { backend, open_for, is_own, most, cooldown })
+    }
+
+    /// Whether nothing undoes it: it then runs at every completed knock, and makes no grant.
+    pub fn is_act(&self) -> bool {
+        self.backend.element().is_none()
+            && self.backend.pairs().iter().all(|pair| pair.close.is_none())
+    }
+}
+
+impl CommandPair {
+    /// What it holds, where several grants can hold it: the command that takes it away.
+    pub(super) fn held(&self) -> Option<&[String]> {
+        self.verify.as_ref().filter(|_| !self.is_timed)?;
+        Some(&self.close.as_ref()?.argv)
+    }
+}
