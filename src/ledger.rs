@@ -194,7 +194,7 @@ impl Ledger {
         let written = match (changes, proof) {
             // A statement of its own is a transaction of its own.
             ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
-            ([], Some(proof)) => rows::use_up(&self.db, proof).map(written),
+            ([], Some(proof)) => rows::use_up(&self.db, proof),
             _ => together(&mut self.db, changes, proof),
         };
         self.done("record a grant", written)
@@ -250,7 +250,7 @@ impl Ledger {
     /// ledger before this one was corrupt.
     ///
     /// Returns the time of this boot before which stamps may have been used though the ledger does
-    /// not say so: what was written without a durability, before a power cut. `None`: it says all.
+    /// not say so: what was written without a flush, before a power cut. `None`: it says all.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -331,10 +331,6 @@ impl Ledger {
     }
 }
 
-const fn written(is_new: bool) -> Written {
-    if is_new { Written::New } else { Written::Used }
-}
-
 fn together(
     db: &mut Connection,
     changes: &[GrantChange],
@@ -343,7 +339,7 @@ fn together(
     // Dropped without a commit, it leaves everything as it was.
     let transaction = db.transaction()?;
     if let Some(proof) = proof
-        && !rows::use_up(&transaction, proof)?
+        && rows::use_up(&transaction, proof)? == Written::Used
     {
         return Ok(Written::Used);
     }

@@ -160,7 +160,7 @@ impl Keeper {
             Request::Confirm => {
                 self.confirm(now).map(|()| "confirmed: the configuration stays".to_owned())
             }
-            Request::Reload => return self.reload_for(now, id),
+            Request::Reload => return self.reload(now, Some(id)),
             Request::Watch => return self.control.follow(id, Follows::Events),
             Request::Explain { address } => {
                 self.past_for = Some(id);

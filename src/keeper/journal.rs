@@ -17,17 +17,7 @@ use crate::time::{BootId, Monotonic, Now};
 const TIDY: Duration = Duration::from_secs(600);
 const TIDY_MORE: Duration = Duration::from_millis(200);
 
-/// What came of writing something down.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WriteOutcome {
-    Recorded,
-    /// Its proof was used before: nothing is recorded.
-    Used,
-    /// It could not be written: what it is about must not be open.
-    Failed,
-}
-
+/// The ledger, with what the keeper knows of it.
 pub(super) struct Journal {
     ledger: Ledger,
     boot: BootId,
@@ -80,31 +70,21 @@ impl Journal {
         self.is_failing
     }
 
-    /// Records what has been asked for, before or after it happens, and uses up its proof.
+    /// Records what has been asked for, before or after it happens, and uses up its proof. `None`:
+    /// it could not be written, which has been logged; what it is about must not be open.
     pub(super) fn write(
         &mut self,
         changes: &[GrantChange],
         proof: Option<&Proof>,
         durability: Durability,
-    ) -> WriteOutcome {
-        match self.ledger.write(changes, proof, durability) {
-            Ok(written) => {
-                self.log_recovery(Ok(()));
-                match written {
-                    Written::New => WriteOutcome::Recorded,
-                    Written::Used => WriteOutcome::Used,
-                }
-            }
-            Err(why) => {
-                self.log_failure(Err(why));
-                WriteOutcome::Failed
-            }
-        }
+    ) -> Option<Written> {
+        let written = self.ledger.write(changes, proof, durability);
+        self.log_recovery(written)
     }
 
     /// Records one change that proves itself. False: it could not be written.
     pub(super) fn record(&mut self, change: GrantChange, durability: Durability) -> bool {
-        self.write(&[change], None, durability) == WriteOutcome::Recorded
+        self.write(&[change], None, durability) == Some(Written::New)
     }
 
     pub(super) fn advance(&mut self, id: GrantId, state: GrantState, durability: Durability) {
@@ -136,7 +116,7 @@ impl Journal {
             detail: detail.to_owned(),
         };
         let written = self.ledger.append(&entry);
-        self.log_recovery(written)
+        self.log_recovery(written).is_some()
     }
 
     /// Forgets what a client has used ahead of its time, and notes it in the history. How much that
@@ -157,28 +137,27 @@ impl Journal {
             })?;
             Ok(count)
         });
-        forgotten.map_err(|why| self.log_failure(Err(why))).ok()
+        self.log_failure(forgotten)
     }
 
     /// What adds to the ledger shows that it is well; to forget what is not there needs no room.
-    fn log_recovery(&mut self, written: Result<(), LedgerError>) -> bool {
-        let is_written = written.is_ok();
-        if is_written && self.is_failing {
-            self.is_failing = false;
+    fn log_recovery<T>(&mut self, written: Result<T, LedgerError>) -> Option<T> {
+        if written.is_ok() && std::mem::take(&mut self.is_failing) {
             info!("the ledger can be written again");
         }
-        self.log_failure(written);
-        is_written
+        self.log_failure(written)
     }
 
-    fn log_failure(&mut self, written: Result<(), LedgerError>) {
-        if let Err(why) = written
+    /// Logs the first of several failures; `None`: it is one.
+    fn log_failure<T>(&mut self, written: Result<T, LedgerError>) -> Option<T> {
+        if let Err(why) = &written
             && !std::mem::replace(&mut self.is_failing, true)
         {
             error!(
                 "the ledger: {why}; nothing opens that cannot be recorded, what is open still closes"
             );
         }
+        written.ok()
     }
 
     /// To read the history.
@@ -192,9 +171,8 @@ impl Journal {
             return;
         }
         let more = self.ledger.tidy(now.wall, Retention::default());
-        let again = if matches!(more, Ok(true)) { TIDY_MORE } else { TIDY };
-        self.next_tidy = now.monotonic + again;
-        self.log_failure(more.map(drop));
+        let has_more = self.log_failure(more) == Some(true);
+        self.next_tidy = now.monotonic + if has_more { TIDY_MORE } else { TIDY };
     }
 
     pub(super) const fn next_deadline(&self) -> Option<Monotonic> {

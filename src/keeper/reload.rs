@@ -22,15 +22,10 @@ const NO_WATCHER: &str =
     "no watcher could start; the old configuration stays, and knockd's log says why";
 
 impl Keeper {
-    /// `knockctl` has changed the configuration. Answered when it is in force, or cannot be.
-    pub(super) fn reload_for(&mut self, now: Now, id: ConnectionId) {
-        self.trials.wait_for_reload(id);
-        self.reload(now);
-    }
-
-    /// SIGHUP: takes up the configuration as it is now, or says why not and goes on as before.
-    pub(super) fn reload(&mut self, now: Now) {
-        match self.trials.reload(self.watchers.may_change()) {
+    /// SIGHUP, or `knockctl` has changed the configuration and waits: takes it up as it is now, or
+    /// says why not and goes on as before.
+    pub(super) fn reload(&mut self, now: Now, asked_by: Option<ConnectionId>) {
+        match self.trials.reload(asked_by, self.watchers.may_change()) {
             Reload::OnTrial(asked_by) => {
                 tell_systemd(&reloading());
                 self.reopen_log();
@@ -183,12 +178,11 @@ impl Keeper {
         }
         let previous = Arc::clone(self.watchers.config());
         let until = now.monotonic + time;
-        self.trials.announce(until);
+        self.trials.begin(until, previous, id);
         if let Err(why) = self.take_up(now, Some(until)) {
             self.trials.clear();
             return Err(why);
         }
-        self.trials.begin(until, previous, id);
         warn!(
             "this configuration is on trial: it goes in {} unless it is confirmed",
             duration::format(time)

@@ -63,7 +63,7 @@ impl Keeper {
                 break;
             }
             if pending.reload {
-                self.reload(now);
+                self.reload(now, None);
             }
             for notice in self.watchers.poll(now.monotonic) {
                 self.act(now, notice)?;
@@ -78,7 +78,7 @@ impl Keeper {
                 return self.stop(OnExit::Remove);
             }
             if self.trials.is_reload_due(self.watchers.may_change()) {
-                self.reload(now);
+                self.reload(now, None);
             }
         }
         let config = match self.trials.abandon() {

@@ -92,13 +92,10 @@ impl Trials {
         }
     }
 
-    /// Somebody waits for the next reload.
-    pub(super) fn wait_for_reload(&mut self, id: ConnectionId) {
-        self.waiting.push(id);
-    }
-
-    /// A reload is asked for. `has_room`: another configuration can be taken up at once.
-    pub(super) fn reload(&mut self, has_room: bool) -> Reload {
+    /// A reload is asked for, perhaps by somebody who waits for the outcome. `has_room`: another
+    /// configuration can be taken up at once.
+    pub(super) fn reload(&mut self, asked_by: Option<ConnectionId>, has_room: bool) -> Reload {
+        self.waiting.extend(asked_by);
         match self.trial {
             Some(Trial::Running { .. }) => Reload::OnTrial(mem::take(&mut self.waiting)),
             None if has_room => Reload::Now(mem::take(&mut self.waiting)),
@@ -125,14 +122,12 @@ impl Trials {
         self.reloading.take_if(is_it).map(|(_, asked_by)| asked_by).unwrap_or_default()
     }
 
-    /// A trial is about to begin: from here on also a knockd that is started anew knows of it.
-    pub(super) fn announce(&self, until: Monotonic) {
-        self.file.set(until);
-    }
-
-    /// A configuration is taken up on trial, instead of the `previous` one.
+    /// A trial begins, instead of the `previous` configuration: from here on also a knockd that is
+    /// started anew knows of it.
     pub(super) fn begin(&mut self, until: Monotonic, previous: Arc<Config>, id: ConnectionId) {
-        self.trial = Some(Trial::Running { until, previous: Some(previous), asked_by: Some(id) });
+        self.file.set(until);
+        let (previous, asked_by) = (Some(previous), Some(id));
+        self.trial = Some(Trial::Running { until, previous, asked_by });
     }
 
     /// A configuration is in force. Who has asked for its trial, if somebody waits to be told.
@@ -183,22 +178,22 @@ impl Trials {
     /// What is to be done, where a trial ends now that nobody has confirmed.
     pub(super) fn end(&mut self, now: Monotonic) -> Option<Unconfirmed> {
         self.next_deadline().filter(|at| *at <= now)?;
-        let (to, told) = match self.trial.take()? {
-            Trial::Running { previous: None, .. } => return Some(Unconfirmed::Exit),
-            Trial::Running { previous: Some(to), asked_by, .. } => (to, Some(asked_by)),
-            Trial::GoingBack { to, .. } => (to, None),
-        };
-        self.trial = Some(Trial::GoingBack { to: Arc::clone(&to), once_more: now + ONCE_MORE });
-        Some(Unconfirmed::GoBack(to, told))
+        let end = self.abandon();
+        if let Some(Unconfirmed::GoBack(to, _)) = &end {
+            let (to, once_more) = (Arc::clone(to), now + ONCE_MORE);
+            self.trial = Some(Trial::GoingBack { to, once_more });
+        }
+        end
     }
 
-    /// What knockd leaves behind as it stops during a trial; `None`: there is none.
+    /// What a trial comes to that ends here and is not confirmed; `None`: there is none.
     pub(super) fn abandon(&mut self) -> Option<Unconfirmed> {
         Some(match self.trial.take()? {
             Trial::Running { previous: None, .. } => Unconfirmed::Exit,
-            Trial::Running { previous: Some(to), .. } | Trial::GoingBack { to, .. } => {
-                Unconfirmed::GoBack(to, None)
+            Trial::Running { previous: Some(to), asked_by, .. } => {
+                Unconfirmed::GoBack(to, Some(asked_by))
             }
+            Trial::GoingBack { to, .. } => Unconfirmed::GoBack(to, None),
         })
     }
 }

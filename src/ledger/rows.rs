@@ -9,7 +9,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 use serde::de::DeserializeOwned;
 
-use super::{Ahead, Proof};
+use super::{Ahead, Proof, Written};
 use crate::config::Name;
 use crate::grants::{
     CommandPair, Extension, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState,
@@ -93,8 +93,8 @@ const fn one(changed: usize) -> rusqlite::Result<()> {
     if changed == 0 { Err(rusqlite::Error::QueryReturnedNoRows) } else { Ok(()) }
 }
 
-/// Whether the proof was unused; it no longer is.
-pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
+/// Uses a proof up, unless it was used before.
+pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<Written> {
     let changed = match proof {
         Proof::Once { door, client, kind, bytes, until } => db
             .prepare_cached(
@@ -115,7 +115,7 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<bool> {
             )?
             .execute(params![key, nanos(stamp.as_nanos())])?,
     };
-    Ok(changed > 0)
+    Ok(if changed > 0 { Written::New } else { Written::Used })
 }
 
 pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<usize> {

@@ -13,9 +13,8 @@ use crate::grants::{
     Manner, OpenResult, Origin, PreparedGrant,
 };
 use crate::keeper::claim::Claim;
-use crate::keeper::journal::WriteOutcome;
 use crate::keeper::kernel_sets::KernelSetsError;
-use crate::ledger::Durability;
+use crate::ledger::{Durability, Written};
 use crate::proto::method::Method;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -77,9 +76,9 @@ impl Doors {
                 false => Durability::PowerLoss,
             };
             match self.journal.write(&changes, claim.proof.as_ref(), durability) {
-                WriteOutcome::Recorded => fault::point("recorded"),
-                WriteOutcome::Used => return Err(self.refuse_all(now, claim, Reason::Used)),
-                WriteOutcome::Failed => {
+                Some(Written::New) => fault::point("recorded"),
+                Some(Written::Used) => return Err(self.refuse_all(now, claim, Reason::Used)),
+                None => {
                     self.tell_all(now, claim, DoorEvent::NotRecorded);
                     return Ok(ClaimOutcome::Failed(NOT_RECORDED));
                 }
@@ -224,8 +223,8 @@ impl Doors {
         if let Some(proof) = &claim.proof {
             match self.journal.write(&[], Some(proof), Durability::Crash) {
                 // What cannot be recorded still closes.
-                WriteOutcome::Recorded | WriteOutcome::Failed => {}
-                WriteOutcome::Used => return Err(self.refuse_all(now, claim, Reason::Used)),
+                Some(Written::New) | None => {}
+                Some(Written::Used) => return Err(self.refuse_all(now, claim, Reason::Used)),
             }
         }
         let ids = self.grants.matching(|Grant { key, .. }| {
