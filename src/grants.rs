@@ -1,4 +1,4 @@
-//! The life of a grant: asked for, opened once, extended, closed.
+//! Grants: doors open for an address, from the request to the close.
 //!
 //! Pure: it is told the time and what came of the commands, and answers with what is to be done.
 //! A grant is *starting* while its open commands run, *open* until its deadline, *closing* while
@@ -27,15 +27,15 @@ use crate::config::{Name, Rendered};
 use crate::engine::Reason;
 use crate::time::{BootId, Monotonic, Now};
 
-/// Names one grant among all that have not closed, over restarts too.
+/// The number of one grant among all that have not closed, over restarts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantId(pub u64);
 
-/// What a completed knock leads to.
+/// The decision on a completed knock.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Open it by these means, where they are commands by [`Grants::work`], then say what came of
+    /// Open it by this backend, where they are commands by [`Grants::work`], then say what came of
     /// it: [`Grants::opened`].
     Open(GrantId, GrantBackend),
     /// Run these; nothing has to be closed later.
@@ -47,7 +47,7 @@ pub enum Decision {
     Wait,
 }
 
-/// How the open commands of a grant run.
+/// The manner in which the open commands of a grant run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manner {
     /// Those whose work is not there.
@@ -58,11 +58,11 @@ pub enum Manner {
     Anew,
 }
 
-/// What came of opening.
+/// The result of opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenResult {
     All,
-    /// So many steps succeeded, and the command of the next one could not be started: it has done
+    /// So many pairs succeeded, and the command of the next one could not be started: it has done
     /// nothing.
     NotStarted(usize),
     /// The command of the next one failed, and may have done its work all the same.
@@ -71,7 +71,7 @@ pub enum OpenResult {
     NotThere(usize),
 }
 
-/// What a grant comes to after its open commands have ended.
+/// The outcome for a grant whose open commands have ended.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenOutcome {
@@ -99,7 +99,7 @@ pub struct ToClose {
     pub again: bool,
 }
 
-/// What comes of a close that failed.
+/// The outcome of a close that failed.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailedClose {
@@ -149,7 +149,7 @@ pub struct Grant {
 /// All grants, and when each ends.
 #[derive(Debug, Default)]
 pub struct Grants {
-    /// How many there may be in all, and that commands open.
+    /// The most that there may be in all, and that commands open.
     limits: Option<(usize, usize)>,
     /// How many there are of each door, and that commands open.
     of_door: HashMap<Name, usize>,
@@ -158,7 +158,7 @@ pub struct Grants {
     /// can be looked at is held by several.
     holders: BTreeSet<(Vec<String>, GrantId)>,
     grants: HashMap<GrantId, Grant>,
-    /// The one grant that there is for a place.
+    /// The one grant that there is for a key.
     by_key: BTreeMap<GrantKey, GrantId>,
     of_address: BTreeSet<(IpAddr, GrantId)>,
     /// The open ones by the time at which they end, and those to be closed once more.
@@ -170,6 +170,7 @@ pub struct Grants {
 }
 
 impl Grants {
+    /// No grants, and no limits yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -179,7 +180,7 @@ impl Grants {
         self.limits = Some((all, by_commands));
     }
 
-    /// Decides what a knock at `knocked` would do; nothing changes until [`take`](Self::take).
+    /// Decides what a knock at `knocked` would do; nothing changes until [`apply`](Self::apply).
     /// `jobs_fit`: more commands may be asked for.
     ///
     /// # Errors
@@ -236,7 +237,7 @@ impl Grants {
         Transition::Open(GrantId(self.last))
     }
 
-    /// Makes what was asked for so. Nothing else may have been asked for at its place since.
+    /// Makes what was prepared so. Nothing else may have been prepared for its key since.
     pub fn apply(&mut self, prepared: PreparedGrant) -> Decision {
         if prepared.origin.by != OpenedBy::Knockctl && !prepared.action.cooldown.is_zero() {
             let knocked = prepared.until - prepared.action.open_for;
@@ -538,10 +539,12 @@ impl Grants {
         })
     }
 
+    /// Whether there is none, not even one that closes.
     pub fn is_empty(&self) -> bool {
         self.grants.is_empty()
     }
 
+    /// How many there are, with those that close.
     pub fn len(&self) -> usize {
         self.grants.len()
     }

@@ -1,4 +1,4 @@
-//! The privileged process: configuration, grants, commands, and the watcher that it supervises.
+//! The keeper, the privileged process: configuration, grants, commands, and supervision of watchers.
 //!
 //! It never sees a packet.
 

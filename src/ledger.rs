@@ -1,4 +1,4 @@
-//! The durable record: open grants, what was already used, and what happened.
+//! The ledger: the durable record of open grants, of what was already used, and of what happened.
 //!
 //! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
 //! that was [flushed](Durability::PowerLoss) also a power cut. One process at a time may have it open.
@@ -30,7 +30,7 @@ use crate::time::{BootId, Monotonic, Now, Wall};
 /// The name of the ledger's file in the state directory.
 pub const FILE: &str = "ledger.db";
 
-/// Whether a write has to survive a power cut.
+/// The durability of a write: what it has to survive.
 ///
 /// Measured (`cargo bench --bench ledger`, two cores, a virtual disk): recording a grant takes 16 µs
 /// with `Crash` and 210 µs with `PowerLoss`, with a proof 18 µs and 200 µs; a line of history 6 µs.
@@ -42,7 +42,7 @@ pub enum Durability {
     PowerLoss,
 }
 
-/// Something that may be used once.
+/// A proof: something that may be used once.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Proof {
     /// These bytes, once: a TOTP step, a line of a list, an fwknop digest.
@@ -59,7 +59,7 @@ pub enum Proof {
     Monotonic { key: [u8; 32], stamp: Wall },
 }
 
-/// What a client can have used by now; whatever lies beyond it can be forgotten.
+/// The bounds of what a client can have used by now; whatever lies beyond it can be forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ahead {
     pub client: Name,
@@ -88,7 +88,7 @@ impl std::fmt::Debug for Proof {
     }
 }
 
-/// What came of a write that needed a proof.
+/// The outcome of a write that needed a proof.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -98,7 +98,7 @@ pub enum Written {
     Used,
 }
 
-/// How much history is kept.
+/// The retention of the history: how much of it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub age: Duration,
@@ -121,12 +121,12 @@ pub struct Quarantined {
     pub why: String,
     /// How many grants could be taken over from it.
     pub grants: usize,
-    /// How many used proofs and marks could be taken over from it; without them, what was used
+    /// How many used proofs and stamps could be taken over from it; without them, what was used
     /// may be used again.
     pub proofs: usize,
 }
 
-/// A ledger, and what it knew.
+/// A ledger that has just been opened, and what it knew.
 #[must_use]
 #[derive(Debug)]
 pub struct OpenLedger {

@@ -1,4 +1,4 @@
-//! What is remembered of a grant, so that whoever comes after a crash can end it.
+//! The record of a grant, by which a keeper that starts after a crash can end it.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::proto::method::Method;
 use crate::proto::words::{UnknownWord, words};
 use crate::time::{BootId, Monotonic, Wall};
 
-/// All that has to be known of a grant to extend it, show it and end it.
+/// The record of a grant: all that it takes to extend it, show it and end it.
 ///
 /// A grant that has closed has no record: it is in the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct GrantRecord {
     pub backend: GrantBackend,
 }
 
-/// What there can be one grant for.
+/// The key of a grant: what there can be one for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GrantKey {
     pub door: Name,
@@ -49,7 +49,7 @@ impl GrantKey {
     }
 }
 
-/// Who opens a door.
+/// The origin of a grant: how and by whom its door was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub by: OpenedBy,
@@ -70,7 +70,7 @@ impl From<Method> for Origin {
 
 words! {
 FromStr:
-/// How far a grant has come. Each state is recorded before what it names begins.
+/// The state of a grant. Each is recorded before what it names begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GrantState {
     /// Nothing has been done for it yet.
@@ -85,7 +85,7 @@ pub enum GrantState {
 }
 }
 
-/// How a grant came about: by a method of its door, or by the administrator.
+/// The way in which a grant came about: by a method of its door, or by the administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OpenedBy {
     Method(Method),
@@ -116,7 +116,7 @@ impl FromStr for OpenedBy {
     }
 }
 
-/// What opens a door, and what ends that.
+/// The backend of a grant: what opens its door, and what ends that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrantBackend {
     /// Commands open it, commands close it.
@@ -159,7 +159,7 @@ impl GrantBackend {
     }
 }
 
-/// A place in a set of nftables; with the grant's address it is an element.
+/// The set of nftables that a grant is an element of, with the grant's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KernelElement {
     /// Family and name: `inet knockd`.
@@ -171,7 +171,7 @@ pub struct KernelElement {
 }
 
 impl KernelElement {
-    /// The place of a door in knockd's own table.
+    /// That of a guarded door, in knockd's own table.
     pub fn of_guard(key: &GrantKey) -> Self {
         let GrantKey { door, address, source_port } = key;
         let family = if address.to_canonical().is_ipv4() { 4 } else { 6 };
@@ -180,7 +180,7 @@ impl KernelElement {
         Self { table: GUARD.to_owned(), set, source_port: *source_port }
     }
 
-    /// The place in a table of the administrator's; `None` where there is no set for the family.
+    /// That in a table of the administrator's; `None` where there is no set for the family.
     pub fn of_set(set: &NftSet, address: IpAddr) -> Option<Self> {
         let name = set.of(Family::of(address.to_canonical()))?;
         let table = format!("{} {}", set.family.as_str(), set.table);

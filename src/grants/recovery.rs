@@ -1,4 +1,4 @@
-//! What becomes of the grants of a keeper that has died.
+//! Recovery of the grants that an earlier keeper has left.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct KernelGrant {
     pub left: Duration,
 }
 
-/// What is to be done about one grant.
+/// The effect of recovery on one grant: what is to be done about it.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovered {

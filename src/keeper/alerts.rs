@@ -1,4 +1,4 @@
-//! Telling somebody that a door was opened or closed: `on_open`, `on_close`, mail.
+//! Alerts that a door was opened or closed: `on_open`, `on_close`, mail.
 //!
 //! What is run here delays no grant and fails none: it has a runner of its own.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tracing::warn;
 
-use crate::config::{COMMAND_LIMIT, Command, Config, Door, Email, Holes, Name, Opening, Rendered};
+use crate::config::{COMMAND_LIMIT, Config, Door, Email, Holes, Name, Opening, Rendered};
 use crate::firewall::command::Commands;
 use crate::firewall::{Job, JobId, JobKind};
 use crate::grants::{GrantKey, Origin};
@@ -24,6 +24,7 @@ const MAIL_EVERY: Duration = Duration::from_secs(60);
 /// How many commands may be under way: a flood of grants starts no flood of processes.
 const WAITING: usize = 256;
 
+/// The hooks and mails under way, and whom they are for.
 pub(super) struct Alerts {
     runner: Commands,
     mail_to: Option<Email>,
@@ -69,46 +70,37 @@ impl Alerts {
         self.doors.get(door).map_or(Some(COMMAND_LIMIT), |door| door.opening.command_limit)
     }
 
-    /// `until`: when it closes, where it does by itself.
-    pub(super) fn opened(&mut self, now: Now, key: &GrantKey, by: &Origin, until: Option<Wall>) {
-        self.tell(now, key, by, ("opened", until), |door| door.opening.on_open.as_ref());
-    }
-
-    pub(super) fn closed(&mut self, now: Now, key: &GrantKey, by: &Origin) {
-        self.tell(now, key, by, ("closed", None), |door| door.opening.on_close.as_ref());
-    }
-
-    fn tell(
+    /// Tells that a door is open for somebody, or has closed. `until`: when it closes, where it does
+    /// by itself.
+    pub(super) fn tell(
         &mut self,
         now: Now,
         key: &GrantKey,
         origin: &Origin,
-        what: (&str, Option<Wall>),
-        command: impl Fn(&Door) -> Option<&Command>,
+        is_open: bool,
+        until: Option<Wall>,
     ) {
-        let GrantKey { door: name, address, .. } = key;
-        let address = *address;
-        let rendered = self.doors.get(name).and_then(|door| {
+        let hook = self.doors.get(&key.door).and_then(|door| {
+            let Opening { on_open, on_close, open_for, .. } = &door.opening;
             let holes = Holes {
-                address,
-                door: name,
+                address: key.address,
+                door: &key.door,
                 client: origin.client.as_ref(),
                 port: door.opening.single_port(),
-                seconds: door.opening.open_for.as_secs(),
+                seconds: open_for.as_secs(),
             };
-            command(door).map(|command| command.render(&holes))
+            let command = if is_open { on_open } else { on_close };
+            command.as_ref().map(|command| command.render(&holes))
         });
-        let mail = match &self.mail_to {
-            Some(to) if self.limit.pass(now.monotonic) => {
-                Some(mail(to, key, origin, what, self.limit.take_refused()))
-            }
-            _ => None,
-        };
-        let limits = [self.command_limit(name), Some(COMMAND_LIMIT)];
-        for (command, limit) in [rendered, mail].into_iter().zip(limits) {
-            if let Some(command) = command {
-                self.run(now, name, command, limit);
-            }
+        if let Some(hook) = hook {
+            self.run(now, &key.door, hook, self.command_limit(&key.door));
+        }
+        if let Some(to) = &self.mail_to
+            && self.limit.pass(now.monotonic)
+        {
+            let what = (if is_open { "opened" } else { "closed" }, until);
+            let mail = mail(to, key, origin, what, self.limit.take_refused());
+            self.run(now, &key.door, mail, Some(COMMAND_LIMIT));
         }
     }
 

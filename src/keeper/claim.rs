@@ -1,4 +1,4 @@
-//! What somebody asks of a door, and whether the configuration in force still grants it.
+//! Claims: what somebody asks of a door, and whether the configuration in force still grants it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -20,7 +20,7 @@ use crate::time::{Monotonic, Now, Wall};
 /// How much longer than it can be good what was used is remembered: a clock may be set back.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// That a door be opened, or closed, for some addresses.
+/// A claim that a door be opened, or closed, for some addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) door: Door,
@@ -56,7 +56,7 @@ impl From<Lie> for Rejected {
     }
 }
 
-/// What a watcher's words are held against.
+/// The grounds on which a watcher's words are judged.
 #[derive(Clone, Copy)]
 pub(super) struct Grounds<'a> {
     /// What the watcher was given.
@@ -260,6 +260,7 @@ impl Claim {
         if self.proof.is_none() || is_safe { Durability::Crash } else { Durability::PowerLoss }
     }
 
+    /// The key of the grant for one of its addresses.
     pub(super) fn key(&self, address: IpAddr) -> GrantKey {
         let door = self.door.name().clone();
         GrantKey { door, address, source_port: self.source_port }
@@ -287,10 +288,12 @@ fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
 }
 
+/// The door that a watcher with this configuration means.
 pub(super) fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
     config.doors.get(usize::try_from(place).ok()?)
 }
 
+/// The client that a watcher with this configuration means.
 pub(super) fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
     config.clients.get(usize::try_from(place).ok()?)
 }

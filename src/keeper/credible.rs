@@ -1,5 +1,5 @@
-//! What an honest watcher can say. Whatever else one says ends it, since somebody has taken it
-//! over.
+//! Credibility checks: what an honest watcher can say. Whatever else one says ends it, since
+//! somebody has taken it over.
 //!
 //! "Given" is what this watcher was given, which an honest one knows as well as the keeper does.
 //! What depends on the calendar or on the addresses of the moment may have changed since it was
@@ -48,7 +48,7 @@ use crate::proto::fwknop::MAX_TIMEOUT;
 use crate::proto::network::{is_a_hosts, may_ask_for};
 use crate::time::Monotonic;
 
-/// What was said that no honest watcher says.
+/// A lie: what was said that no honest watcher says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lie(pub(super) &'static str);
 

@@ -1,4 +1,4 @@
-//! What makes a program a daemon: its pid file, and leaving the terminal.
+//! The daemon's pid file, its directories, and leaving the terminal.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use nix::fcntl::Flock;
 
 use crate::sys::lock_file::{self, LockFileError};
 
-/// Why the daemon cannot settle down.
+/// Why the process cannot become the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error("knockd is running already (process {pid}, {path})", path = path.display())]
@@ -67,7 +67,7 @@ impl Drop for PidFile {
     }
 }
 
-/// How the process that was left behind learns whether start-up worked.
+/// The process that has launched the daemon: it learns whether start-up worked.
 #[derive(Debug)]
 pub struct Launcher {
     parent: File,

@@ -1,4 +1,4 @@
-//! From a completed knock to an open door and back: grants, what opens them, the ledger, the log.
+//! Doors at work: from a claim to an open door and back, through grants, commands, sets and ledger.
 
 mod jobs;
 mod open;
@@ -51,7 +51,7 @@ pub(super) struct Doors {
     lines: HashMap<Name, Limit>,
 }
 
-/// What came of asking for something that may be done.
+/// The outcome of a claim that may be carried out.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimOutcome {
@@ -66,6 +66,7 @@ pub(super) enum ClaimOutcome {
 const MOST_NOT_CLOSED: usize = 1000;
 /// How many grants end before the keeper listens again: some ten milliseconds.
 const AT_A_TIME: usize = 100;
+
 impl Doors {
     fn owner(&self, id: GrantId) -> Option<(GrantKey, Origin)> {
         self.grants.get(id).map(|grant| (grant.key.clone(), grant.origin.clone()))
@@ -105,7 +106,7 @@ impl Doors {
         }
     }
 
-    /// When the open grant for a place ends; `None`: it is not open.
+    /// When the open grant for a key ends; `None`: it is not open.
     pub(super) fn open_until(&self, key: &GrantKey) -> Option<Monotonic> {
         self.grants.open_until(key)
     }
@@ -121,7 +122,7 @@ impl Doors {
         self.journal.forget_ahead(now, ahead)
     }
 
-    /// The history.
+    /// The ledger, to read from.
     pub(super) const fn journal(&self) -> &Journal {
         &self.journal
     }

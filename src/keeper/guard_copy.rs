@@ -29,6 +29,7 @@ const HEAD: &str = "knockd guard copy 1";
 /// The last line: nothing has been cut off.
 const END: &str = "end";
 
+/// The copy, which may not be there yet.
 pub(super) struct GuardCopy {
     pub(super) path: PathBuf,
 }

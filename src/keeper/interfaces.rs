@@ -1,4 +1,4 @@
-//! Interfaces that come, go and change their names: what people are told, and when to look again.
+//! Interfaces that come, go and change their names: how each fares, and when to look again.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,4 @@
-//! The ledger as the keeper uses it: what goes wrong with it is said once, and is nobody's end.
+//! The ledger with its error policy: the first failed write is logged, none is fatal.
 
 use std::path::Path;
 use std::time::Duration;
@@ -87,11 +87,13 @@ impl Journal {
         self.write(&[change], None, durability) == Some(Written::New)
     }
 
+    /// Records how far a grant has come, before what the state names begins.
     pub(super) fn advance(&mut self, id: GrantId, state: GrantState, durability: Durability) {
         let written = self.ledger.advance(id, state, durability);
         self.log_failure(written);
     }
 
+    /// Removes the record of a grant that is over.
     pub(super) fn forget(&mut self, id: GrantId) {
         let written = self.ledger.forget(id);
         self.log_failure(written);

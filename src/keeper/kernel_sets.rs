@@ -1,4 +1,4 @@
-//! What the kernel opens and ends: the guard's table, and sets of the administrator's own.
+//! Sets of the kernel, whose elements are grants: the guard's table, and the administrator's own.
 
 mod standing;
 

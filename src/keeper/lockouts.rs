@@ -1,4 +1,4 @@
-//! Who is locked out: what one watcher has found holds for those that come after it.
+//! Lockouts that watchers have reported, which hold for the watchers that come after them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::time::Monotonic;
 /// How many are remembered: more are locked out only where addresses are spoofed.
 const MOST: usize = 1024;
 
-/// Who is not listened to, at a door or at all, and until when. Bounded: those that come when it is
+/// The sources that are not listened to, at a door or at all, and until when. Bounded: those that come when it is
 /// full are not remembered, so that nobody can push out his own lock with others'.
 #[derive(Debug, Default)]
 pub(super) struct LockoutTable(BTreeMap<(IpAddr, Option<Name>), Monotonic>);

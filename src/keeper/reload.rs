@@ -1,4 +1,4 @@
-//! Another configuration: at SIGHUP for good, with `knockctl try` on trial.
+//! Reloads: another configuration, at SIGHUP for good, with `knockctl try` on trial.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `knockctl client reset`: what a client has used in the future is forgotten.
+//! Reset of a client (`knockctl client reset`): what it has used in the future is forgotten.
 
 use super::state::Keeper;
 use crate::config::Name;

@@ -27,7 +27,7 @@ pub(crate) enum ServerKeyError {
     Make { path: PathBuf, source: io::Error },
 }
 
-/// What a watcher needs to take native SPA datagrams; `None`: no door takes any.
+/// The keys with which a watcher takes native SPA datagrams; `None`: no door takes any.
 ///
 /// # Errors
 /// [`ServerKeyError`].

@@ -1,4 +1,5 @@
-//! The service manager, where there is one: told how knockd is, and that it lives.
+//! What surrounds the keeper: its configuration, its log, and the service manager, where there is
+//! one.
 
 use sd_notify::NotifyState;
 use tracing::warn;
@@ -15,6 +16,7 @@ pub(super) fn tell_systemd(states: &[NotifyState<'_>]) {
     }
 }
 
+/// That a reload begins, in the service manager's words.
 pub(super) fn reloading() -> Vec<NotifyState<'static>> {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now().ok());
@@ -26,6 +28,10 @@ pub(super) fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// Loads the configuration; what is given on the command line wins.
+///
+/// # Errors
+/// What is wrong with it.
 pub(super) fn load_configuration(cli: &KnockdCli) -> Result<Loaded, Report> {
     let mut loaded = load::load(&cli.config, &cli.options())?;
     cli.apply(&mut loaded.config.settings);

@@ -1,6 +1,6 @@
-//! The mark of a trial in the state directory. A service manager starts a knockd that has died
-//! anew, with the configuration as it is: what nobody has confirmed must not be locked for good
-//! then.
+//! The file in the state directory that says that a trial goes on. A service manager starts a knockd
+//! that has died anew, with the configuration as it is: what nobody has confirmed must not be locked
+//! for good then.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::time::{BootId, Monotonic};
 /// How long a trial goes on at least after a start.
 const AT_LEAST: Duration = Duration::from_secs(60);
 
+/// The file of a trial, which is there while one goes on.
 pub(super) struct TrialFile {
     path: PathBuf,
     boot: BootId,

@@ -1,4 +1,4 @@
-//! One watcher process, as its keeper sees it.
+//! A watcher process, as its keeper sees it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -39,7 +39,7 @@ pub(super) struct WatcherProcess {
 /// How much one watcher may say at a time: none can keep the keeper from closing doors.
 const BUDGET: u32 = 1024;
 
-/// What a watcher has to say.
+/// The output of a watcher: what it has to say.
 pub(super) enum WatcherOutput {
     Frame(FromWatcher),
     /// It wrote this to standard error.

@@ -1,4 +1,4 @@
-//! What can be wrong with the ledger.
+//! Errors of the ledger, each with what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,13 +50,14 @@ pub enum LedgerError {
     Other { doing: &'static str, path: PathBuf, source: rusqlite::Error },
 }
 
-/// What was being done to which file.
+/// The context of an error: what was being done to which file.
 pub(super) struct Context<'a> {
     pub doing: &'static str,
     pub path: &'a Path,
 }
 
 impl Context<'_> {
+    /// The error that this one of SQLite is, in this context.
     pub fn failed(&self, source: rusqlite::Error) -> LedgerError {
         let (doing, path) = (self.doing, self.path.to_owned());
         if is_corrupt(&source) {

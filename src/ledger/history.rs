@@ -1,4 +1,4 @@
-//! What happened, for people to read later.
+//! The history: what happened, for people to read later.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::time::Wall;
 /// How many rows are forgotten at a time: some two milliseconds.
 const AT_A_TIME: u32 = 500;
 
-/// One thing that happened.
+/// An entry of the history: one thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
     pub at: Wall,
@@ -31,6 +31,7 @@ pub struct HistoryEntry {
 
 words! {
 FromStr:
+/// The kind of an entry of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HistoryEvent {
     Open = "open",
@@ -47,7 +48,7 @@ pub enum HistoryEvent {
 }
 }
 
-/// Which part of the history is wanted.
+/// The part of the history that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     pub door: Option<Name>,

@@ -1,4 +1,4 @@
-//! Grants and proofs as rows.
+//! Rows of grants and proofs: written, read, pruned.
 
 use std::fmt::Display;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! How the latest run ended: whether a power cut may have taken what was not flushed.
+//! The latest run and how it ended: whether a power cut may have taken what was not flushed.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -6,7 +6,7 @@ use super::rows::nanos;
 use crate::time::{BootId, Monotonic};
 
 /// The run before this one.
-struct Last {
+struct LastRun {
     boot: String,
     ended: bool,
     missing: Option<Monotonic>,
@@ -24,7 +24,7 @@ pub(super) fn begin(
         .query_row("SELECT boot, ended, missing FROM runs", [], |row| {
             let missing: Option<i64> = row.get(2)?;
             let missing = missing.and_then(|nanos| u64::try_from(nanos).ok());
-            Ok(Last {
+            Ok(LastRun {
                 boot: row.get(0)?,
                 ended: row.get(1)?,
                 missing: missing.map(Monotonic::from_nanos),

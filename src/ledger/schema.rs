@@ -1,4 +1,4 @@
-//! The file: made, recognised, brought up to date, or set aside.
+//! The file of the ledger: made, recognised, brought up to date, or set aside.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -252,13 +252,21 @@ fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
     let Some(missing) = MIGRATIONS.get(done..).filter(|missing| !missing.is_empty()) else {
         return Ok(());
     };
+    flushed(db, |transaction| {
+        missing.iter().try_for_each(|migration| transaction.execute_batch(migration))?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)
+    })
+}
+
+/// Does this in one step that survives a power cut.
+fn flushed(
+    db: &mut Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
     db.execute_batch("PRAGMA synchronous = FULL")?;
     let transaction = db.transaction()?;
-    for migration in missing {
-        transaction.execute_batch(migration)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
+    work(&transaction)?;
     transaction.commit()?;
     db.execute_batch("PRAGMA synchronous = NORMAL")
 }
@@ -332,19 +340,16 @@ fn date(now: Wall) -> String {
 }
 
 fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<()> {
-    db.execute_batch("PRAGMA synchronous = FULL")?;
-    let transaction = db.transaction()?;
-    for record in &salvage.records {
-        rows::insert(&transaction, record)?;
-    }
-    for proof in &salvage.proofs {
-        let insert = "INSERT OR IGNORE INTO proofs VALUES (?,?,?,?,?)";
-        transaction.prepare_cached(insert)?.execute(params_from_iter(proof))?;
-    }
-    for mark in &salvage.marks {
-        let insert = "INSERT OR IGNORE INTO marks VALUES (?,?)";
-        transaction.prepare_cached(insert)?.execute(params_from_iter(mark))?;
-    }
-    transaction.commit()?;
-    db.execute_batch("PRAGMA synchronous = NORMAL")
+    flushed(db, |db| {
+        salvage.records.iter().try_for_each(|record| rows::insert(db, record))?;
+        for (insert, rows) in [
+            ("INSERT OR IGNORE INTO proofs VALUES (?,?,?,?,?)", &salvage.proofs),
+            ("INSERT OR IGNORE INTO marks VALUES (?,?)", &salvage.marks),
+        ] {
+            for row in rows {
+                db.prepare_cached(insert)?.execute(params_from_iter(row))?;
+            }
+        }
+        Ok(())
+    })
 }

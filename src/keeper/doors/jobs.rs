@@ -1,4 +1,4 @@
-//! Commands of doors: what they are run for, and what follows when they have ended.
+//! Jobs of doors: commands, what they are run for, and what follows when they have ended.
 
 use tracing::{error, warn};
 
@@ -17,7 +17,7 @@ use crate::time::{Monotonic, Now};
 /// How many grants are looked at for one who asks for the status.
 const LOOKED_AT: usize = 100;
 
-/// What a job is for.
+/// The purpose of a job.
 pub(super) enum Purpose {
     /// The manner is [`Manner::Once`] where the grant begins; otherwise it is open already, and
     /// somebody may have asked that it be open until then.

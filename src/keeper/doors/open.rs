@@ -1,4 +1,4 @@
-//! From what is asked to what is done: recorded, then opened, extended, closed, or refused.
+//! Claims carried out: recorded, then opened, extended, closed, or refused.
 
 use std::net::IpAddr;
 

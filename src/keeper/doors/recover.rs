@@ -1,4 +1,4 @@
-//! What comes from before: the grants of an earlier keeper, and those of another configuration.
+//! Recovery of grants at start, and what a new configuration ends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! What happens at doors, told at once: in the log, in the history, by hooks and mail.
+//! Events of doors, told at once in the log, in the history, and by hooks and mail.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::time::{Monotonic, Now};
 const LINES: u32 = 1_000;
 const LINE_EVERY: Duration = Duration::from_millis(50);
 
-/// Something that happens at a door.
+/// An event of a door.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum DoorEvent<'a> {
     /// What opens it has been done. `stage` is the one that a sequence ended with, which is told
@@ -137,11 +137,11 @@ impl Doors {
                 debug!(source = %key.address, door = %key.door, "open");
                 let until = self.grants.open_until(key);
                 let until = until.map(|until| now.wall + until.since(now.monotonic));
-                self.alerts.opened(now, key, origin, until);
+                self.alerts.tell(now, key, origin, true, until);
             }
             DoorEvent::Closed(_) => {
                 debug!(source = %key.address, door = %key.door, "closed");
-                self.alerts.closed(now, key, origin);
+                self.alerts.tell(now, key, origin, false, None);
             }
             _ => {}
         }
@@ -174,7 +174,7 @@ impl Doors {
     }
 }
 
-/// Something that happened at a door.
+/// The line of an event of a door.
 fn event_at(key: &GrantKey, event: &str, message: impl Into<String>) -> EventLine {
     EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), event, message)
 }
