@@ -9,6 +9,7 @@ use libknock::grants::{
 };
 use libknock::ledger::{Durability, HistoryEntry, HistoryEvent, Ledger, OpenLedger, Proof, Query};
 use libknock::proto::method::Method;
+use libknock::proto::secret::Secret;
 use libknock::time::{BootId, Monotonic, Wall};
 use tempfile::TempDir;
 
@@ -56,7 +57,7 @@ fn entry() -> HistoryEntry {
 }
 
 fn proof(id: u64) -> Proof {
-    let bytes = id.to_be_bytes().to_vec();
+    let bytes = Secret::new(id.to_be_bytes().to_vec());
     Proof::Once { door: "ssh".parse().unwrap(), client: None, kind: "totp", bytes, until: None }
 }
 

@@ -24,6 +24,7 @@ pub use self::error::LedgerError;
 pub use self::history::{HistoryEntry, HistoryEvent, Query};
 use crate::config::Name;
 use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState};
+use crate::proto::secret::Secret;
 use crate::sys::lock_file::{self, LockFileError};
 use crate::time::{BootId, Monotonic, Now, Wall};
 
@@ -43,7 +44,7 @@ pub enum Durability {
 }
 
 /// A proof: something that may be used once.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// These bytes, once: a TOTP step, a line of a list, an fwknop digest.
     Once {
@@ -51,7 +52,8 @@ pub enum Proof {
         client: Option<Name>,
         /// What sort of proof it is; each sort has its own bytes.
         kind: &'static str,
-        bytes: Vec<u8>,
+        /// An unused one is a secret.
+        bytes: Secret,
         /// When it stops proving anything and need not be remembered; `None`: never.
         until: Option<Wall>,
     },
@@ -69,23 +71,6 @@ pub struct Ahead {
     pub stamp: Wall,
     /// The latest step that holds by now, at each door.
     pub steps: Vec<(Name, u64)>,
-}
-
-/// Says what it is, not what it holds: an unused one is a secret.
-impl std::fmt::Debug for Proof {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Once { door, client, kind, .. } => f
-                .debug_struct("Once")
-                .field("door", door)
-                .field("client", client)
-                .field("kind", kind)
-                .finish_non_exhaustive(),
-            Self::Monotonic { stamp, .. } => {
-                f.debug_struct("Monotonic").field("stamp", stamp).finish_non_exhaustive()
-            }
-        }
-    }
 }
 
 /// The outcome of a write that needed a proof.

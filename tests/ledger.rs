@@ -17,6 +17,7 @@ use libknock::grants::{
     CommandPair, GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState, Origin,
 };
 use libknock::ledger::{Durability, Ledger, LedgerError, OpenLedger, Proof, Written};
+use libknock::proto::secret::Secret;
 use libknock::time::{BootId, Monotonic, Wall};
 use nix::sched::{CloneFlags, unshare};
 use support::{command, must, skipped};
@@ -47,7 +48,7 @@ fn record(id: u64) -> GrantRecord {
 }
 
 fn proof(id: u64) -> Proof {
-    let bytes = id.to_be_bytes().to_vec();
+    let bytes = Secret::new(id.to_be_bytes().to_vec());
     Proof::Once { door: "ssh".parse().unwrap(), client: None, kind: "totp", bytes, until: None }
 }
 

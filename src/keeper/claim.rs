@@ -14,6 +14,7 @@ use crate::engine::{
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
 use crate::proto::method::Method;
+use crate::proto::secret::Secret;
 use crate::proto::totp::Scheme;
 use crate::time::{Monotonic, Now, Wall};
 
@@ -279,7 +280,13 @@ fn once(
     until: Option<Wall>,
 ) -> Proof {
     let client = client.map(|client| client.name.clone());
-    Proof::Once { door: door.name().clone(), client, kind: method.as_str(), bytes, until }
+    Proof::Once {
+        door: door.name().clone(),
+        client,
+        kind: method.as_str(),
+        bytes: Secret::new(bytes),
+        until,
+    }
 }
 
 /// A line of a list proves something once, wherever it stands in the list.
@@ -313,7 +320,7 @@ mod tests {
             door: door.name().clone(),
             client: None,
             kind: Method::Fwknop.as_str(),
-            bytes: vec![1],
+            bytes: Secret::new(vec![1]),
             until: None,
         };
         Claim {

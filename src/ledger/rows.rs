@@ -105,7 +105,7 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<Written
                 door.as_str(),
                 client.as_ref().map_or("", Name::as_str),
                 kind,
-                bytes,
+                bytes.expose(),
                 until.map(|until| nanos(until.as_nanos()))
             ])?,
         Proof::Monotonic { key, stamp } => db

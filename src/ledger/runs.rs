@@ -5,13 +5,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::rows::nanos;
 use crate::time::{BootId, Monotonic};
 
-/// The run before this one.
-struct LastRun {
-    boot: String,
-    ended: bool,
-    missing: Option<Monotonic>,
-}
-
 /// From when on this boot's ledger is known to say all; `None`: it always has. `unknown`: what that
 /// is where it does not say how the run before ended.
 pub(super) fn begin(
@@ -20,22 +13,18 @@ pub(super) fn begin(
     unknown: Option<Monotonic>,
 ) -> rusqlite::Result<Option<Monotonic>> {
     let boot = boot.to_string();
-    let last = db
+    let last: Option<(String, bool, Option<i64>)> = db
         .query_row("SELECT boot, ended, missing FROM runs", [], |row| {
-            let missing: Option<i64> = row.get(2)?;
-            let missing = missing.and_then(|nanos| u64::try_from(nanos).ok());
-            Ok(LastRun {
-                boot: row.get(0)?,
-                ended: row.get(1)?,
-                missing: missing.map(Monotonic::from_nanos),
-            })
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
     let missing = match last {
         None => unknown,
         // A killed process is not a power cut: what it wrote is there.
-        Some(last) if last.boot == boot => last.missing,
-        Some(last) if last.ended => None,
+        Some((of, _, missing)) if of == boot => {
+            missing.and_then(|nanos| u64::try_from(nanos).ok()).map(Monotonic::from_nanos)
+        }
+        Some((_, true, _)) => None,
         Some(_) => Some(Monotonic::ZERO),
     };
     let nanos = missing.map(|missing| nanos(missing.as_nanos()));

@@ -134,45 +134,27 @@ pub(super) fn open(path: &Path, now: Wall) -> Result<OpenFile, LedgerError> {
 
 /// Opens a ledger and reads every page of it, and every grant.
 fn open_whole(path: &Path) -> Result<OpenFile, LedgerError> {
-    let context = Context { doing: "open the ledger", path };
+    let failed = |error| Context { doing: "open the ledger", path }.failed(error);
     let mut db = connect(path)?;
-    let mut whole = || {
-        let is_new = recognise(&db)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(Unfit::Mode)?;
-        let checked: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if checked != "ok" {
-            return Err(Unfit::Sqlite(unreadable(checked)));
-        }
-        migrate(&mut db)?;
-        NEEDED.iter().try_for_each(|needed| db.prepare(needed).map(drop))?;
-        let records = rows::grants(&db)?.into_iter().collect::<rusqlite::Result<Vec<_>>>()?;
-        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        Ok((records, is_new))
-    };
-    match whole() {
-        Ok((records, is_new)) => Ok(OpenFile { db, records, is_new, set_aside: None }),
-        Err(Unfit::Newer(found)) => {
-            Err(LedgerError::Newer { path: path.to_owned(), found, known: VERSION })
-        }
-        Err(Unfit::Foreign) => Err(LedgerError::Foreign { path: path.to_owned() }),
-        Err(Unfit::Mode(source)) => {
-            Err(LedgerError::File { doing: "set the mode of", path: path.to_owned(), source })
-        }
-        Err(Unfit::Sqlite(error)) => Err(context.failed(error)),
-    }
+    let (application, version, tables) = head(&db).map_err(failed)?;
+    let is_new = recognise(path, application, version, tables == 0)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|source| {
+        LedgerError::File { doing: "set the mode of", path: path.to_owned(), source }
+    })?;
+    let records = read_whole(&mut db).map_err(failed)?;
+    Ok(OpenFile { db, records, is_new, set_aside: None })
 }
 
-enum Unfit {
-    Newer(i64),
-    Foreign,
-    Mode(io::Error),
-    Sqlite(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Unfit {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
+fn read_whole(db: &mut Connection) -> rusqlite::Result<Vec<GrantRecord>> {
+    let checked: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if checked != "ok" {
+        return Err(unreadable(checked));
     }
+    migrate(db)?;
+    NEEDED.iter().try_for_each(|needed| db.prepare(needed).map(drop))?;
+    let records = rows::grants(db)?.into_iter().collect::<rusqlite::Result<Vec<_>>>()?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(records)
 }
 
 fn connect(path: &Path) -> Result<Connection, LedgerError> {
@@ -214,27 +196,38 @@ pub(super) fn look(path: &Path) -> Result<(), LedgerError> {
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
     let number =
         |at| i64::from(head.iter().skip(at).take(4).fold(0u32, |n, b| n << 8 | u32::from(*b)));
-    // The offsets are those of the database header of SQLite's file format.
-    match (number(68), number(60)) {
-        _ if read.is_err() || !head.starts_with(b"SQLite format 3\0") => Ok(()),
-        (APPLICATION, found) if found > VERSION => {
-            Err(LedgerError::Newer { path: path.to_owned(), found, known: VERSION })
-        }
-        (APPLICATION, _) | (0, 0) => Ok(()),
-        _ => Err(LedgerError::Foreign { path: path.to_owned() }),
+    if read.is_err() || !head.starts_with(b"SQLite format 3\0") {
+        return Ok(());
     }
+    // The offsets are those of the database header of SQLite's file format.
+    recognise(path, number(68), number(60), true).map(drop)
+}
+
+/// The application, the version and the number of tables that a file says it has.
+fn head(db: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
+    let number = |query| db.query_row(query, [], |row| row.get(0));
+    Ok((
+        number("PRAGMA application_id")?,
+        number("PRAGMA user_version")?,
+        number("SELECT count(*) FROM sqlite_schema")?,
+    ))
 }
 
 /// A file of this program, or a new one: then true.
-fn recognise(db: &Connection) -> Result<bool, Unfit> {
-    let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+fn recognise(
+    path: &Path,
+    application: i64,
+    version: i64,
+    is_empty: bool,
+) -> Result<bool, LedgerError> {
+    let path = path.to_owned();
     match application {
-        APPLICATION if version > VERSION => Err(Unfit::Newer(version)),
+        APPLICATION if version > VERSION => {
+            Err(LedgerError::Newer { path, found: version, known: VERSION })
+        }
         APPLICATION => Ok(false),
-        0 if tables == 0 && version == 0 => Ok(true),
-        _ => Err(Unfit::Foreign),
+        0 if is_empty && version == 0 => Ok(true),
+        _ => Err(LedgerError::Foreign { path }),
     }
 }
 

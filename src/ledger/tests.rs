@@ -76,7 +76,13 @@ fn extended(id: u64) -> GrantChange {
 
 fn proof(byte: u8) -> Proof {
     let until = Some(now() + Duration::from_secs(90));
-    Proof::Once { door: name("ssh"), client: None, kind: "totp", bytes: vec![byte], until }
+    Proof::Once {
+        door: name("ssh"),
+        client: None,
+        kind: "totp",
+        bytes: Secret::new(vec![byte]),
+        until,
+    }
 }
 
 fn entry(id: u8, at: Wall) -> HistoryEntry {
@@ -212,7 +218,7 @@ mod a_proof {
             door: name(door),
             client: client.map(name),
             kind,
-            bytes: vec![1],
+            bytes: Secret::new(vec![1]),
             until: None,
         };
         for proof in [
@@ -266,7 +272,7 @@ mod a_proof {
             door: name("ssh"),
             client: Some(name(client)),
             kind: Method::Totp.as_str(),
-            bytes: step.to_be_bytes().to_vec(),
+            bytes: Secret::new(step.to_be_bytes().to_vec()),
             until: None,
         };
         let used = [
@@ -305,7 +311,7 @@ mod a_proof {
             door: name("ssh"),
             client: None,
             kind: "k",
-            bytes: vec![99],
+            bytes: Secret::new(vec![99]),
             until: None,
         };
         assert!(!format!("{secret:?}").contains("99"));
