@@ -130,7 +130,7 @@ pub struct Ledger {
     db: Connection,
     path: PathBuf,
     is_new: bool,
-    flushing: Durability,
+    durability: Durability,
     // The file stays: were it removed, two processes could each lock a file of their own.
     _lock: Flock<File>,
 }
@@ -150,7 +150,7 @@ impl Ledger {
         })?;
         let path = state_dir.join(FILE);
         let schema::OpenFile { db, records, is_new, set_aside } = schema::open(&path, now)?;
-        let ledger = Self { db, path, is_new, flushing: Durability::Crash, _lock: lock };
+        let ledger = Self { db, path, is_new, durability: Durability::Crash, _lock: lock };
         Ok(OpenLedger { ledger, records, set_aside })
     }
 
@@ -175,14 +175,12 @@ impl Ledger {
         proof: Option<&Proof>,
         durability: Durability,
     ) -> Result<Written, LedgerError> {
-        self.flushing(durability)?;
-        let written = match (changes, proof) {
+        self.run("record a grant", durability, |db| match (changes, proof) {
             // A statement of its own is a transaction of its own.
-            ([change], None) => rows::change(&self.db, change).map(|()| Written::New),
-            ([], Some(proof)) => rows::use_up(&self.db, proof),
-            _ => together(&mut self.db, changes, proof),
-        };
-        self.done("record a grant", written)
+            ([change], None) => rows::change(db, change).map(|()| Written::New),
+            ([], Some(proof)) => rows::use_up(db, proof),
+            _ => together(db, changes, proof),
+        })
     }
 
     /// Says how far a grant has come, before what the state names begins.
@@ -195,8 +193,7 @@ impl Ledger {
         state: GrantState,
         durability: Durability,
     ) -> Result<(), LedgerError> {
-        self.flushing(durability)?;
-        self.done("record a grant's state", rows::advance(&self.db, id, state))
+        self.run("record a grant's state", durability, |db| rows::advance(db, id, state))
     }
 
     /// Removes the record of a grant that has closed, or that never opened.
@@ -204,8 +201,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: then it is closed once more after a restart.
     pub fn forget(&mut self, id: GrantId) -> Result<(), LedgerError> {
-        self.flushing(Durability::Crash)?;
-        self.done("remove a grant", rows::forget(&self.db, id))
+        self.run("remove a grant", Durability::Crash, |db| rows::forget(db, id))
     }
 
     /// Forgets what a client has used ahead of its time. How many proofs that were.
@@ -213,13 +209,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: then all of it is as it was.
     pub fn forget_ahead(&mut self, ahead: &Ahead) -> Result<usize, LedgerError> {
-        self.flushing(Durability::PowerLoss)?;
-        let forgotten = self.db.transaction().and_then(|transaction| {
+        self.run("forget proofs", Durability::PowerLoss, |db| {
+            let transaction = db.transaction()?;
             let count = rows::forget_ahead(&transaction, ahead)?;
-            transaction.commit()?;
-            Ok(count)
-        });
-        self.done("forget proofs", forgotten)
+            transaction.commit().map(|()| count)
+        })
     }
 
     /// Adds to the history.
@@ -227,8 +221,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: no reason to stop what happened.
     pub fn append(&mut self, entry: &HistoryEntry) -> Result<(), LedgerError> {
-        self.flushing(Durability::Crash)?;
-        self.done("write the history", history::append(&self.db, entry))
+        self.run("write the history", Durability::Crash, |db| history::append(db, entry))
     }
 
     /// Notes that a run begins in this boot; [`end`](Self::end) that it has ended. `set_aside`: the
@@ -245,12 +238,11 @@ impl Ledger {
         boot: BootId,
         set_aside: bool,
     ) -> Result<Option<Monotonic>, LedgerError> {
-        self.flushing(Durability::PowerLoss)?;
         let unknown = match set_aside {
             true => Some(now.monotonic),
             false => (!self.is_new).then_some(Monotonic::ZERO),
         };
-        self.done("note the start", runs::begin(&self.db, boot, unknown))
+        self.run("note the start", Durability::PowerLoss, |db| runs::begin(db, boot, unknown))
     }
 
     /// Notes that the run has ended, and brings all that was written to the disk.
@@ -258,8 +250,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]: then the next boot takes it for a power cut.
     pub fn end(&mut self) -> Result<(), LedgerError> {
-        self.flushing(Durability::PowerLoss)?;
-        self.done("note the end", runs::end(&self.db))
+        self.run("note the end", Durability::PowerLoss, |db| runs::end(db))
     }
 
     /// What happened, the latest first.
@@ -286,28 +277,34 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn tidy(&mut self, now: Wall, keep: Retention) -> Result<bool, LedgerError> {
-        self.flushing(Durability::Crash)?;
-        let tidied = history::prune(&self.db, now, keep).and_then(|pruned| {
-            let lapsed = rows::prune_proofs(&self.db, now)?;
-            let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
-            self.db.query_row(checkpoint, [], |_| Ok(())).optional()?;
+        self.run("tidy up", Durability::Crash, |db| {
+            let pruned = history::prune(db, now, keep)?;
+            let lapsed = rows::prune_proofs(db, now)?;
+            db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).optional()?;
             Ok(pruned || lapsed)
-        });
-        self.done("tidy up", tidied)
+        })
     }
 
+    /// Does something so that it survives this much.
+    ///
     /// In WAL mode `FULL` syncs the log at each commit, `NORMAL` only when it is moved into the
     /// file.
-    fn flushing(&mut self, durability: Durability) -> Result<(), LedgerError> {
-        if self.flushing != durability {
+    fn run<T>(
+        &mut self,
+        doing: &'static str,
+        durability: Durability,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        if self.durability != durability {
             let pragma = match durability {
                 Durability::Crash => "PRAGMA synchronous = NORMAL",
                 Durability::PowerLoss => "PRAGMA synchronous = FULL",
             };
             self.done("set how writes are flushed", self.db.execute(pragma, params![]))?;
-            self.flushing = durability;
+            self.durability = durability;
         }
-        Ok(())
+        let done = work(&mut self.db);
+        self.done(doing, done)
     }
 
     /// Says of what failed what it was for.
