@@ -105,29 +105,29 @@ impl Doors {
         origin: &Origin,
         what: DoorEvent<'_>,
     ) -> bool {
-        if let Some(line) = what.line(now, key, origin) {
-            let is_logged = matches!(what, DoorEvent::NotRecorded) || self.may_log(now, &key.door);
-            match what {
-                // Strangers can cause it as often as they like: the history is not filled either.
-                DoorEvent::Refused { .. } if !is_logged => return true,
-                // A sequence that was completed is told of; what follows says what became of it.
-                DoorEvent::Refused { stage, .. }
-                    if matches!(
-                        origin.by,
-                        OpenedBy::Method(Method::Sequence) | OpenedBy::Knockctl
-                    ) =>
-                {
-                    self.tell(now, key, origin, DoorEvent::Asked { stage });
-                }
-                DoorEvent::Asked { stage: Some(stage) } if is_logged => {
-                    let line = event_at(key, "stage", format!("Stage {stage}"));
-                    self.log_event(line.with("stage", stage));
-                }
-                _ => {}
+        if let DoorEvent::Refused { stage, .. } = what {
+            // Strangers can cause it as often as they like: the history is not filled either.
+            if !self.may_log(now, &key.door) {
+                return true;
             }
-            if is_logged {
-                self.log_event(line);
+            // A sequence that was completed is told of; what follows says what became of it.
+            if matches!(origin.by, OpenedBy::Method(Method::Sequence) | OpenedBy::Knockctl) {
+                self.tell(now, key, origin, DoorEvent::Asked { stage });
             }
+        }
+        let is_logged = match what {
+            DoorEvent::Open(_) | DoorEvent::Closed(_) | DoorEvent::Act | DoorEvent::Spent(_) => {
+                false
+            }
+            DoorEvent::NotRecorded | DoorEvent::Refused { .. } => true,
+            _ => self.may_log(now, &key.door),
+        };
+        if is_logged {
+            if let DoorEvent::Asked { stage: Some(stage) } = what {
+                let line = event_at(key, "stage", format!("Stage {stage}"));
+                self.log_event(line.with("stage", stage));
+            }
+            what.line(now, key, origin).into_iter().for_each(|line| self.log_event(line));
         }
         let is_written = what.history(now).is_none_or(|(event, detail)| {
             self.journal.record_history(now, key, origin, event, &detail)
