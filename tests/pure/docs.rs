@@ -332,6 +332,20 @@ fn every_make_target_that_is_named_exists() {
 }
 
 #[test]
+fn the_oldest_rust_is_named_once_and_read_there() {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let readme = format!("Rust {version} or newer ([rustup.rs](https://rustup.rs))");
+    assert!(read("README.md").contains(&readme), "README.md does not say: {readme}");
+    let read_it = r#"sed -n 's/^rust-version = "\(.*\)"$/\1/p'"#;
+    for path in ["tools/need", ".github/workflows/ci.yml"] {
+        assert!(read(path).contains(read_it), "{path} has a version of its own");
+    }
+    let workflow = read(".github/workflows/ci.yml");
+    assert!(workflow.contains("--default-toolchain \"$version\""), "{workflow}");
+    assert!(workflow.contains("run: .ci/run"), "{workflow}");
+}
+
+#[test]
 fn every_file_that_is_linked_exists() {
     for path in ["README.md", "CONTRIBUTING.md"] {
         for link in read(path).split("](").skip(1) {
