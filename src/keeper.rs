@@ -3,7 +3,6 @@
 //! It never sees a packet.
 
 mod alerts;
-mod answers;
 mod ask;
 mod books;
 pub mod cli;
@@ -19,6 +18,7 @@ mod mark;
 mod names;
 mod one_time;
 mod reload;
+mod requests;
 mod reset;
 mod run;
 pub(crate) mod server_key;

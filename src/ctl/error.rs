@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::enroll::files::FileError;
-use super::enroll::record::NotOurs;
+use super::clients::client_file::NotOurs;
+use super::edit::FileError;
 use super::socket::ControlError;
 use crate::capture::CaptureError;
 use crate::client::complain;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::events::{self, Teller as Lines, known};
+use super::events::{self, EventPrinter, known};
 use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
@@ -31,7 +31,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     live: bool,
     /// Only what this address did, and also what became of knocks that changed nothing
-    #[arg(long, value_name = "A", value_parser = super::hand::address)]
+    #[arg(long, value_name = "A", value_parser = super::args::address)]
     ip: Option<IpAddr>,
     /// One JSON object a line, for scripts
     #[arg(long)]
@@ -62,10 +62,10 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         engine: Engine::new(Setup::new(&config, server)),
         sealed,
         latest: Monotonic::ZERO,
-        teller: Teller {
+        teller: Explainer {
             config: &config,
             only: args.ip,
-            lines: Lines::new(out, args.json, &doors, known(&config.doors)),
+            lines: EventPrinter::new(out, args.json, &doors, known(&config.doors)),
             tally: Tally::default(),
         },
     };
@@ -115,7 +115,7 @@ struct Explanation<'a> {
     engine: Engine,
     sealed: Option<Sealed>,
     latest: Monotonic,
-    teller: Teller<'a>,
+    teller: Explainer<'a>,
 }
 
 impl Explanation<'_> {
@@ -180,14 +180,14 @@ impl Explanation<'_> {
 }
 
 /// Says what happened, in one form or the other.
-struct Teller<'a> {
+struct Explainer<'a> {
     config: &'a Config,
     only: Option<IpAddr>,
-    lines: Lines<Box<dyn Write>>,
+    lines: EventPrinter<Box<dyn Write>>,
     tally: Tally,
 }
 
-impl Teller<'_> {
+impl Explainer<'_> {
     fn packet(&mut self, at: Wall, packet: &Packet, verdict: &Verdict<'_>) -> io::Result<()> {
         let wanted = self.only.is_none_or(|only| only == packet.source);
         self.tally.count(wanted, verdict);

@@ -16,12 +16,12 @@ use crate::control::{self, Reply, Request};
 use crate::log::escape;
 
 /// How long a daemon that is well takes to say something, at the very most.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it takes to change the firewall, to find room for a watcher and to start it, at the
 /// very most.
-const PATIENCE_WITH_WATCHER: Duration = Duration::from_secs(60);
+const WATCHER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the commands of doors may keep it.
-const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
+const COMMANDS_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why nothing came of a request.
 #[derive(Debug, thiserror::Error)]
@@ -87,24 +87,24 @@ fn in_doubt(report: Option<&Report>) -> String {
 
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
-    Answer,
+pub(super) enum Timeout {
+    Reply,
     /// The daemon may have commands to run first.
     Commands,
     /// The daemon may have to change the firewall and start a watcher first.
     Watcher,
     /// Things happen when they happen. Ends when nobody reads standard output any more.
-    Endless,
+    None,
 }
 
 /// A daemon that may be running.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(super) struct ControlClient {
     path: PathBuf,
     doubt: Option<Report>,
 }
 
-impl Daemon {
+impl ControlClient {
     /// The daemon of this configuration.
     ///
     /// As much of the configuration is read as can be: the daemon may have been started before a
@@ -137,7 +137,7 @@ impl Daemon {
     pub(super) fn ask(
         &mut self,
         request: &Request,
-        patience: Patience,
+        timeout: Timeout,
     ) -> Result<Replies, ControlError> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
@@ -145,7 +145,7 @@ impl Daemon {
         let asked = connected.and_then(|mut stream| stream.write_all(&line).map(|()| stream));
         let stream = asked.map_err(|error| explain(&self.path, &mut self.doubt, error))?;
         Ok(Replies {
-            reader: BufReader::new(Connection { stream, patience }),
+            reader: BufReader::new(ReplyStream { stream, timeout }),
             path: self.path.clone(),
         })
     }
@@ -153,7 +153,7 @@ impl Daemon {
     fn connect(&self) -> io::Result<UnixStream> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // Of connecting, too: a daemon that hangs accepts nobody.
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(REPLY_TIMEOUT))?;
         socket.connect(&SockAddr::unix(&self.path)?)?;
         Ok(OwnedFd::from(socket).into())
     }
@@ -175,7 +175,7 @@ fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> Contro
 /// What a daemon answers, one by one.
 #[derive(Debug)]
 pub(super) struct Replies {
-    reader: BufReader<Connection>,
+    reader: BufReader<ReplyStream>,
     path: PathBuf,
 }
 
@@ -211,32 +211,32 @@ impl Replies {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct ReplyStream {
     stream: UnixStream,
-    patience: Patience,
+    timeout: Timeout,
 }
 
-impl Read for Connection {
+impl Read for ReplyStream {
     /// # Errors
     /// `TimedOut` where nothing comes, `BrokenPipe` where nobody reads standard output any more.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let limit = match self.patience {
-            Patience::Answer | Patience::Commands => Some(PATIENCE),
-            Patience::Watcher => Some(PATIENCE_WITH_WATCHER),
-            Patience::Endless => None,
+        let limit = match self.timeout {
+            Timeout::Reply | Timeout::Commands => Some(REPLY_TIMEOUT),
+            Timeout::Watcher => Some(WATCHER_TIMEOUT),
+            Timeout::None => None,
         };
         let mut is_ready = self.is_ready_within(limit)?;
-        if !is_ready && self.patience == Patience::Commands {
+        if !is_ready && self.timeout == Timeout::Commands {
             if io::stderr().is_terminal() {
                 let _ = writeln!(io::stderr(), "knockctl: waiting for the commands of the door");
             }
-            is_ready = self.is_ready_within(Some(PATIENCE_WITH_COMMANDS))?;
+            is_ready = self.is_ready_within(Some(COMMANDS_TIMEOUT))?;
         }
         if is_ready { self.stream.read(buffer) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 
-impl Connection {
+impl ReplyStream {
     fn is_ready_within(&self, limit: Option<Duration>) -> io::Result<bool> {
         let output = io::stdout();
         let mut fds = [
@@ -244,11 +244,11 @@ impl Connection {
             // Only whether anybody is left to read it.
             PollFd::new(output.as_fd(), PollFlags::empty()),
         ];
-        let watched = if self.patience == Patience::Endless { 2 } else { 1 };
-        let timeout =
+        let watched = if self.timeout == Timeout::None { 2 } else { 1 };
+        let limit =
             limit.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
         loop {
-            match poll(fds.get_mut(..watched).unwrap_or_default(), timeout) {
+            match poll(fds.get_mut(..watched).unwrap_or_default(), limit) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(0) => return Ok(false),

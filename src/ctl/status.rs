@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::error::Error;
-use super::lines::{heading, local, object, table, wall};
-use super::socket::{ControlError, Daemon, Patience};
+use super::output::{heading, local, object, table, wall};
+use super::socket::{ControlClient, ControlError, Timeout};
 use super::target::Target;
 use crate::config::Name;
 use crate::control::{DoorStatus, GrantStatus, LockStatus, Reply, Request, Status};
@@ -49,8 +49,8 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
 }
 
 /// How the daemon fares.
-pub(super) fn ask(daemon: &mut Daemon) -> Result<Status, ControlError> {
-    match daemon.ask(&Request::Status, Patience::Answer)?.next()? {
+pub(super) fn ask(daemon: &mut ControlClient) -> Result<Status, ControlError> {
+    match daemon.ask(&Request::Status, Timeout::Reply)?.next()? {
         Reply::Status(status) => Ok(status),
         _ => Err(ControlError::Ended),
     }

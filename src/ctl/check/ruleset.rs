@@ -11,7 +11,7 @@ use crate::proto::knock::{Knock, Protocol};
 
 /// All chains of a host and their rules.
 #[derive(Clone, Debug, Default)]
-pub struct Ruleset {
+pub struct HostRuleset {
     chains: Vec<Chain>,
 }
 
@@ -40,11 +40,11 @@ struct Listing {
 #[derive(Deserialize)]
 struct Object {
     chain: Option<Head>,
-    rule: Option<Rule>,
+    rule: Option<ListedRule>,
 }
 
 #[derive(Deserialize)]
-struct Rule {
+struct ListedRule {
     family: String,
     table: String,
     chain: String,
@@ -58,7 +58,7 @@ impl Chain {
     }
 }
 
-impl Ruleset {
+impl HostRuleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
     pub fn parse(json: &[u8]) -> Option<Self> {
         let listing: Listing = serde_json::from_slice(json).ok()?;
@@ -69,7 +69,7 @@ impl Ruleset {
             rules.extend(object.rule);
         }
         for rule in rules {
-            let Rule { family, table, chain, expr } = rule;
+            let ListedRule { family, table, chain, expr } = rule;
             let of =
                 |head: &Head| (head.family == family && head.table == table) && head.name == chain;
             if let Some(chain) = chains.iter_mut().find(|known| of(&known.head)) {
@@ -85,7 +85,8 @@ impl Ruleset {
         let mut rules = self.chains.iter().flat_map(|chain| &chain.rules);
         rules.any(|rule| {
             let (verdicts, path) = weigh(rule, port);
-            path.named && verdicts.iter().any(|(verdict, _)| matches!(verdict, Verdict::Translate))
+            path.named
+                && verdicts.iter().any(|(verdict, _)| matches!(verdict, RuleVerdict::Translate))
         })
     }
 
@@ -117,16 +118,16 @@ impl Ruleset {
             for (verdict, certain) in verdicts {
                 let certain = certain && here.certain;
                 match verdict {
-                    Verdict::Accept if certain && path.certain || within.named => {
+                    RuleVerdict::Accept if certain && path.certain || within.named => {
                         return Fate::Accepted;
                     }
-                    Verdict::Drop if certain => {
+                    RuleVerdict::Drop if certain => {
                         return if left { Fate::Undecided } else { Fate::Dropped };
                     }
-                    Verdict::Return if certain => return Fate::Undecided,
-                    Verdict::Return => left = true,
-                    Verdict::Jump(target) | Verdict::Goto(target) => {
-                        let goes = matches!(verdict, Verdict::Goto(_));
+                    RuleVerdict::Return if certain => return Fate::Undecided,
+                    RuleVerdict::Return => left = true,
+                    RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
+                        let goes = matches!(verdict, RuleVerdict::Goto(_));
                         match self.called(chain, target, port, within.through(certain)) {
                             Fate::Accepted => return Fate::Accepted,
                             Fate::Dropped if certain => {
@@ -138,7 +139,7 @@ impl Ruleset {
                         }
                     }
                     // From some addresses or interfaces alone, or not from all.
-                    Verdict::Accept | Verdict::Drop | Verdict::Translate => {}
+                    RuleVerdict::Accept | RuleVerdict::Drop | RuleVerdict::Translate => {}
                 }
             }
         }
@@ -196,7 +197,7 @@ impl Path {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Verdict<'a> {
+enum RuleVerdict<'a> {
     Accept,
     /// It goes to another port or host, and passes no further rule of its kind.
     Translate,
@@ -208,7 +209,7 @@ enum Verdict<'a> {
 
 /// The verdicts of a rule, each with whether it is certain once the rule is reached, and what the
 /// rule asks of a packet. No verdicts where it does not concern the port.
-fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
+fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let mut path = Path::default();
     let mut verdicts = Vec::new();
     let expressions = rule.iter().filter_map(|one| one.as_object()?.iter().next());
@@ -216,16 +217,16 @@ fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
         let said = match kind.as_str() {
             "match" => test(&value["left"], &value["op"], &value["right"], port),
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
-                (Some("match"), Some("comment")) => Said::YES,
-                (Some("match"), Some("multiport" | "tcp" | "udp")) => Said::NAMED,
-                (Some("match"), _) | (None, _) => Said::MAYBE,
+                (Some("match"), Some("comment")) => MatchResult::YES,
+                (Some("match"), Some("multiport" | "tcp" | "udp")) => MatchResult::NAMED,
+                (Some("match"), _) | (None, _) => MatchResult::MAYBE,
                 (_, target) => {
                     let verdict = target.and_then(|target| verdict(target, value));
                     verdicts.extend(verdict.map(|verdict| (verdict, true)));
-                    Said::YES
+                    MatchResult::YES
                 }
             },
-            "limit" | "quota" => Said::MAYBE,
+            "limit" | "quota" => MatchResult::MAYBE,
             "vmap" => {
                 let (found, said) = look_up(value, port);
                 verdicts.extend(found);
@@ -233,66 +234,71 @@ fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
             }
             // What a program in user space does with it is not known.
             "queue" => {
-                verdicts.push((Verdict::Accept, true));
-                Said::NAMED
+                verdicts.push((RuleVerdict::Accept, true));
+                MatchResult::NAMED
             }
             _ => {
                 verdicts.extend(verdict(kind, value).map(|verdict| (verdict, true)));
-                Said::YES
+                MatchResult::YES
             }
         };
         match said {
-            Said::No => return (Vec::new(), path),
-            Said::Perhaps { certain, named } => path = path.and(Path { certain, named, depth: 0 }),
+            MatchResult::No => return (Vec::new(), path),
+            MatchResult::Perhaps { certain, named } => {
+                path = path.and(Path { certain, named, depth: 0 })
+            }
         }
     }
     (verdicts, path)
 }
 
-fn verdict<'a>(kind: &str, value: &'a Value) -> Option<Verdict<'a>> {
+fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
     let target = || value["target"].as_str();
     match kind {
-        "accept" => Some(Verdict::Accept),
-        "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(Verdict::Translate),
-        "drop" | "reject" | "DROP" | "REJECT" => Some(Verdict::Drop),
-        "return" => Some(Verdict::Return),
-        "jump" => target().map(Verdict::Jump),
-        "goto" => target().map(Verdict::Goto),
+        "accept" => Some(RuleVerdict::Accept),
+        "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(RuleVerdict::Translate),
+        "drop" | "reject" | "DROP" | "REJECT" => Some(RuleVerdict::Drop),
+        "return" => Some(RuleVerdict::Return),
+        "jump" => target().map(RuleVerdict::Jump),
+        "goto" => target().map(RuleVerdict::Goto),
         _ => None,
     }
 }
 
 /// The verdicts of a map that a packet to the port may find.
-fn look_up(map: &Value, port: Knock) -> (Vec<(Verdict<'_>, bool)>, Said) {
+fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, MatchResult) {
     let equal = Value::from("==");
     let Some(pairs) = map["data"]["set"].as_array() else {
         // A named map: it may accept.
         return match test(&map["key"], &equal, &Value::Null, port) {
-            Said::Perhaps { named: true, .. } => (vec![(Verdict::Accept, false)], Said::NAMED),
-            _ => (Vec::new(), Said::MAYBE),
+            MatchResult::Perhaps { named: true, .. } => {
+                (vec![(RuleVerdict::Accept, false)], MatchResult::NAMED)
+            }
+            _ => (Vec::new(), MatchResult::MAYBE),
         };
     };
     let mut found = Vec::new();
     let mut path = Path::default();
     for pair in pairs {
-        let Said::Perhaps { certain, named } = test(&map["key"], &equal, &pair[0], port) else {
+        let MatchResult::Perhaps { certain, named } = test(&map["key"], &equal, &pair[0], port)
+        else {
             continue;
         };
         let verdicts = pair[1].as_object().into_iter().flatten();
         found.extend(verdicts.filter_map(|(kind, value)| Some((verdict(kind, value)?, certain))));
         path.named |= named;
     }
-    (found, Said::Perhaps { certain: true, named: path.named })
+    (found, MatchResult::Perhaps { certain: true, named: path.named })
 }
 
 /// What an expression says of a new packet to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum MatchResult {
     No,
     Perhaps { certain: bool, named: bool },
 }
 
-impl Said {
+impl MatchResult {
     const YES: Self = Self::Perhaps { certain: true, named: false };
     const MAYBE: Self = Self::Perhaps { certain: false, named: false };
     const NAMED: Self = Self::Perhaps { certain: false, named: true };
@@ -306,15 +312,15 @@ impl Said {
     }
 }
 
-fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Said {
+fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> MatchResult {
     let differs = op.as_str() == Some("!=");
     let holds = |known: Option<bool>| known.map(|known| known != differs);
     if let Some(parts) = left["concat"].as_array() {
         return parts
             .iter()
             .map(|part| test(part, op, &Value::Null, port))
-            .find(|said| matches!(*said, Said::No | Said::NAMED))
-            .unwrap_or(Said::MAYBE);
+            .find(|said| matches!(*said, MatchResult::No | MatchResult::NAMED))
+            .unwrap_or(MatchResult::MAYBE);
     }
     let left = left.get("&").and_then(|and| and.get(0)).unwrap_or(left);
     if let (Some(protocol), Some(field)) =
@@ -324,32 +330,32 @@ fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Said {
         return match (protocol, field) {
             ("tcp" | "udp" | "th", "dport") if protocol == "th" || protocol == own => {
                 match holds(among(right, &|value| is_port(value, port))) {
-                    Some(false) => Said::No,
-                    Some(true) => Said::Perhaps { certain: true, named: !differs },
-                    None => Said::NAMED,
+                    Some(false) => MatchResult::No,
+                    Some(true) => MatchResult::Perhaps { certain: true, named: !differs },
+                    None => MatchResult::NAMED,
                 }
             }
             ("ip", "protocol") | ("ip6", "nexthdr") => {
-                Said::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
+                MatchResult::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
             }
-            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => Said::MAYBE,
-            (protocol, _) if protocol == own => Said::MAYBE,
+            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => MatchResult::MAYBE,
+            (protocol, _) if protocol == own => MatchResult::MAYBE,
             // Another protocol, such as icmp.
-            _ => Said::No,
+            _ => MatchResult::No,
         };
     }
     match (left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
         (Some("l4proto"), _) => {
-            Said::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
+            MatchResult::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
         }
         // Who knocks comes from elsewhere.
         (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => {
-            Said::of(holds(Some(false)))
+            MatchResult::of(holds(Some(false)))
         }
         (_, Some("state")) => {
-            Said::of(holds(among(right, &|value| Some(value.as_str()? == "new"))))
+            MatchResult::of(holds(among(right, &|value| Some(value.as_str()? == "new"))))
         }
-        _ => Said::MAYBE,
+        _ => MatchResult::MAYBE,
     }
 }
 
@@ -395,7 +401,7 @@ mod tests {
 
     /// Of these ports, those that a firewall seems to drop, as nft 1.0.6 lists it.
     fn dropped<'a>(json: &[u8], ports: &[&'a str]) -> Vec<&'a str> {
-        let ruleset = Ruleset::parse(json).unwrap();
+        let ruleset = HostRuleset::parse(json).unwrap();
         let dropped = |port: &&&str| !ruleset.dropping(port.parse().unwrap()).is_empty();
         ports.iter().filter(dropped).copied().collect()
     }
@@ -412,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_no_rule_of_nft_names_is_dropped_by_the_policy() {
-        let ruleset = Ruleset::parse(
+        let ruleset = HostRuleset::parse(
             br#"{"nftables": [
                 {"chain": {"family": "inet", "table": "filter", "name": "input", "type": "filter",
                            "hook": "input", "prio": 0, "policy": "drop"}},
@@ -468,7 +474,7 @@ mod tests {
     #[test]
     fn what_is_no_listing_is_refused() {
         for json in ["", "[]", "{}", "nft: permission denied"] {
-            assert!(Ruleset::parse(json.as_bytes()).is_none(), "{json}");
+            assert!(HostRuleset::parse(json.as_bytes()).is_none(), "{json}");
         }
     }
 
@@ -508,7 +514,7 @@ mod tests {
                 {{"rule": {{"family": "ip", "table": "t", "chain": "c", "expr": [{}]}}}}]}}"#,
                 expressions.join(",")
             );
-            if let Some(ruleset) = Ruleset::parse(text.as_bytes()) {
+            if let Some(ruleset) = HostRuleset::parse(text.as_bytes()) {
                 let _ = ruleset.dropping("22/tcp".parse().unwrap());
             }
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::config::Door;
 use crate::control::EventLine;
-use crate::ctl::words::duplicate;
+use crate::ctl::wording::duplicate;
 use crate::engine::{Reason, Verdict};
 use crate::wire::{Ignored, Packet, Transport};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
@@ -61,30 +61,30 @@ const CARRIED: &str = "\
 
 /// What `fwknopd.conf` says.
 #[derive(Default)]
-pub(super) struct Daemon {
+pub(super) struct FwknopdConf {
     /// `knockd:`, where it says something for it.
-    pub(super) page: Page,
+    pub(super) page: YamlWriter,
     /// The folder that is read instead of the file, and where it is named.
     pub(super) folder: Option<(Place, PathBuf)>,
 }
 
 /// Reads the `fwknopd.conf` beside an `access.conf`, where there is one.
-pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> Daemon {
+pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> FwknopdConf {
     let path = access.with_file_name("fwknopd.conf");
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let message = "there is none: the defaults of fwknopd are taken to hold";
             notes.push(Diagnostic::file(path, message).into_warning());
-            return Daemon::default();
+            return FwknopdConf::default();
         }
         Err(error) => {
             notes.push(unreadable(&path, &error));
-            return Daemon::default();
+            return FwknopdConf::default();
         }
     };
     let source = Source::new(&path, String::from_utf8_lossy(&bytes));
-    let mut settings = Settings { given: HashMap::new(), notes };
+    let mut settings = FwknopdVariables { given: HashMap::new(), notes };
     for line in read_lines(&source, &bytes) {
         let Some((at, line)) = settings.notes.keep(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
@@ -94,12 +94,12 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
     settings.write(access)
 }
 
-struct Settings<'a> {
+struct FwknopdVariables<'a> {
     given: HashMap<String, (Place, String)>,
     notes: &'a mut Problems,
 }
 
-impl Settings<'_> {
+impl FwknopdVariables<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
         let yes = value.starts_with(['Y', 'y']);
         let is_in = |names: &str| names.split(' ').any(|known| known == name);
@@ -140,7 +140,7 @@ impl Settings<'_> {
         self.given.get(name).is_some_and(|(_, value)| value.starts_with(['Y', 'y']))
     }
 
-    fn write(mut self, access: &Path) -> Daemon {
+    fn write(mut self, access: &Path) -> FwknopdConf {
         let folder = self.text("ACCESS_FOLDER").map(|(at, folder)| (at, PathBuf::from(folder)));
         if let Some((at, folder)) = &folder {
             let (folder, file) = (folder.display(), access.display());
@@ -152,7 +152,7 @@ impl Settings<'_> {
             let message = format!("fwknopd reads {value}, and this was made of another file");
             self.notes.push(at.error(message).help("import that file"));
         }
-        let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| Page::default());
+        let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| YamlWriter::default());
         if let Some((at, name)) = self.text("PCAP_INTF") {
             let read = name.trim_end().parse::<InterfaceName>();
             if let Some(name) = self.notes.keep(read.map_err(|why| at.error(why.to_string()))) {
@@ -174,7 +174,7 @@ impl Settings<'_> {
         knockd.section(1, "log", &log);
         knockd.section(1, "fwknop", &fwknop);
         page.section(0, "knockd", &knockd);
-        Daemon { page, folder }
+        FwknopdConf { page, folder }
     }
 
     /// Where requests are listened for, if it is said.

@@ -1,10 +1,5 @@
 //! `knockctl enroll`: a client gets its secrets, and the server its configuration.
 
-mod bundle;
-pub(super) mod files;
-pub(super) mod record;
-pub(super) mod site;
-
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -13,13 +8,14 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
-use self::bundle::{Bundle, Entry, Server, Way};
-use self::files::Edit;
-use self::record::ClientFile;
-use self::site::Site;
-use super::error::{Error, say};
-use super::target::Target;
+use super::bundle::{Bundle, HostsEntry, HostsMode, ServerName};
+use super::client_file::ClientFile;
+use super::site::Site;
 use crate::config::{Client, Config, Door, Name, Spa};
+use crate::ctl::args::host;
+use crate::ctl::edit::Edit;
+use crate::ctl::error::{Error, say};
+use crate::ctl::target::Target;
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
 use crate::proto::secret::Secret;
@@ -28,7 +24,7 @@ use crate::proto::totp::{SECRET_BYTES, encode_secret, generate_secret};
 use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct EnrollArgs {
+pub(in crate::ctl) struct EnrollArgs {
     /// The name of the client, new or known
     client: Name,
     /// A door that it may open; may be given again for more
@@ -55,29 +51,21 @@ pub(super) struct EnrollArgs {
     host: Option<String>,
 }
 
-fn host(text: &str) -> Result<String, String> {
-    let fits = |c: char| !c.is_whitespace() && !c.is_control();
-    if text.is_empty() || !text.chars().all(fits) {
-        return Err("write a name such as gw.example.com, or an address".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
 /// What a client is given now.
-struct Given {
+struct IssuedCredentials {
     totp: Option<Secret>,
-    spa: Option<GivenKey>,
+    spa: Option<IssuedKey>,
     /// The server's, if the client has a key for datagrams.
     server_key: Option<PublicKey>,
 }
 
-struct GivenKey {
+struct IssuedKey {
     public: PublicKey,
     /// Where it was made here.
     private: Option<Zeroizing<String>>,
 }
 
-impl Given {
+impl IssuedCredentials {
     fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
         let totp = if args.totp {
             let mut random = Zeroizing::new([0; SECRET_BYTES]);
@@ -88,25 +76,25 @@ impl Given {
         };
         let spa = match args.spa {
             None => None,
-            Some(Some(public)) => Some(GivenKey { public, private: None }),
+            Some(Some(public)) => Some(IssuedKey { public, private: None }),
             Some(None) => {
                 let mut random = Zeroizing::new([0; KEY_LEN]);
                 getrandom::fill(&mut *random)?;
                 let key = PrivateKey::from(*random);
-                Some(GivenKey { public: key.public(), private: Some(key.encode()) })
+                Some(IssuedKey { public: key.public(), private: Some(key.encode()) })
             }
         };
         Ok(Self { totp, spa, server_key })
     }
 }
 
-pub(super) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
+pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
     let site = Site::open(target)?;
     let known = site.client(&args.client)?;
     check(site.config(), args, known.as_ref())?;
     let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
     let server_key = if has_spa { Some(site.server_key()?) } else { None };
-    let given = Given::of(args, server_key)?;
+    let given = IssuedCredentials::of(args, server_key)?;
     let wall = clock::now().wall;
     let now = Timestamp::from_nanosecond(wall.as_nanos().into()).unwrap_or_default();
 
@@ -258,13 +246,18 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Error> {
+fn show(
+    args: &EnrollArgs,
+    given: &IssuedCredentials,
+    doors: &[&Door],
+    config: &Config,
+) -> Result<(), Error> {
     let own = nix::unistd::gethostname().unwrap_or_default();
     let own = own.to_string_lossy();
     if args.host.is_none() {
         say(&format!("the client is told to knock at '{own}'; --host names another address"));
     }
-    let server = Server::new(args.host.as_deref(), &own);
+    let server = ServerName::new(args.host.as_deref(), &own);
     let entries = entries(args, given, doors, config);
     let bundle = Bundle {
         client: &args.client,
@@ -282,7 +275,12 @@ fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> R
 }
 
 /// The ways into these doors that are new, or all that the client has where none is.
-fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Vec<Entry> {
+fn entries(
+    args: &EnrollArgs,
+    given: &IssuedCredentials,
+    doors: &[&Door],
+    config: &Config,
+) -> Vec<HostsEntry> {
     let client = config.client(&args.client);
     let (totp, spa) = if given.totp.is_some() || given.spa.is_some() {
         (given.totp.is_some(), given.spa.is_some())
@@ -293,12 +291,12 @@ fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -
     let mut entries = Vec::new();
     for door in doors {
         let wait = first_tcp(door);
-        let entry = |way| Entry { door: door.name().clone(), way, wait };
+        let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
         if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
-            entries.push(entry(Way::Totp(scheme)));
+            entries.push(entry(HostsMode::Totp(scheme)));
         }
         if let Some(key) = given.server_key.filter(|_| spa && door.recognition.spa) {
-            entries.push(entry(Way::Spa { key, port: spa_port(&config.settings.spa) }));
+            entries.push(entry(HostsMode::Spa { key, port: spa_port(&config.settings.spa) }));
         }
     }
     entries

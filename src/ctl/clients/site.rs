@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::files::{Edit, Lock, make_directory};
-use super::record::{self, ClientFile, NotOurs};
+use super::client_file::{self, ClientFile, NotOurs};
 use crate::config::diagnostic::{Place, Source};
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
+use crate::ctl::edit::{Edit, EditLock, make_directory};
 use crate::ctl::error::{Error, say};
-use crate::ctl::socket::{ControlError, Patience};
+use crate::ctl::socket::{ControlError, Timeout};
 use crate::ctl::target::Target;
 use crate::keeper::server_key::obtain;
 use crate::proto::spa::PublicKey;
@@ -24,7 +24,7 @@ pub(in crate::ctl) struct Site<'a> {
     directory: PathBuf,
     target: &'a Target,
     loaded: Loaded,
-    _lock: Lock,
+    _lock: EditLock,
 }
 
 impl<'a> Site<'a> {
@@ -36,7 +36,7 @@ impl<'a> Site<'a> {
         }
         let loaded = target.load()?;
         let directory = fs::canonicalize(&target.config)?;
-        let lock = Lock::take(&directory)?;
+        let lock = EditLock::take(&directory)?;
         let site = Self { directory, target, loaded, _lock: lock };
         if site.directory.to_str().is_none() {
             let shown = site.directory.display();
@@ -75,7 +75,7 @@ impl<'a> Site<'a> {
     /// [`NotOurs`] when somebody has written it by hand, or something else into its file.
     pub(in crate::ctl) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Error> {
         let source = self.source(name)?;
-        Ok(source.map(|source| record::files_of(&source, name)).transpose()?)
+        Ok(source.map(|source| client_file::files_of(&source, name)).transpose()?)
     }
 
     fn source(&self, name: &Name) -> Result<Option<Source>, Error> {
@@ -153,7 +153,7 @@ impl<'a> Site<'a> {
     /// # Errors
     /// When it does not, in its words.
     pub(in crate::ctl) fn reload(&self) -> Result<(), Error> {
-        match self.target.ask(&Request::Reload, Patience::Watcher) {
+        match self.target.ask(&Request::Reload, Timeout::Watcher) {
             Ok(_) => {
                 say("knockd has taken it up");
                 Ok(())

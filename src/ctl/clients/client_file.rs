@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Source};
 use crate::config::raw::{self, Entry, Mapping, Node, Value};
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::spa::PublicKey;
 
 /// The first line of every file that may be written anew.
@@ -117,7 +117,7 @@ pub(in crate::ctl) enum NotOurs {
 impl ClientFile {
     /// The text of the file, without any secret. It has to be read as the same client.
     pub(in crate::ctl) fn text(&self) -> Zeroizing<String> {
-        let mut page = Page::default();
+        let mut page = YamlWriter::default();
         page.line(0, HEADER);
         page.open(0, "clients");
         page.open(1, self.name.as_str());
