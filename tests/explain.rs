@@ -146,9 +146,9 @@ fn json_has_one_object_for_each_thing_that_happened() {
     assert_data_eq!(
         classic().says(&["--json"]),
         str![[r#"
-{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1}
-{"time":1700000000.5,"source":"192.0.2.2","door":"ssh","event":"stage","stage":2}
-{"time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"open","by":"sequence"}
+{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1,"message":"Stage 1"}
+{"time":1700000000.5,"source":"192.0.2.2","door":"ssh","event":"stage","stage":2,"message":"Stage 2"}
+{"time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"open","knock":"9000/tcp","by":"sequence","message":"OPEN SESAME"}
 
 "#]]
     );
@@ -598,12 +598,17 @@ mod requests {
         assert_eq!(
             said,
             [
+                // It asks for two addresses, and comes from a third.
+                ["open", "web", "laptop", "-"],
                 ["open", "web", "laptop", "-"],
                 ["refused", "-", "laptop", "too-old"],
                 ["refused", "-", "-", "unknown-client"],
             ]
         );
-        assert_eq!(lines[0]["by"], "spa");
+        for line in &lines[..2] {
+            assert_eq!((&line["by"], &line["asked_by"]), (&"spa".into(), &"192.0.2.2".into()));
+            assert_ne!(line["source"], line["asked_by"]);
+        }
     }
 
     #[test]

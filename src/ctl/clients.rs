@@ -70,7 +70,8 @@ fn print(
         let expires = client.expires.map_or_else(|| "never".to_owned(), time);
         let expires = expires + if is_over { ", expired" } else { "" };
         let last_used = client.last_used.map_or_else(|| "-".to_owned(), time);
-        vec![client.client.to_string(), client.by.join(" "), doors.join(" "), last_used, expires]
+        let by: Vec<_> = client.by.iter().map(|by| by.as_str()).collect();
+        vec![client.client.to_string(), by.join(" "), doors.join(" "), last_used, expires]
     }));
     table(out, &rows)
 }

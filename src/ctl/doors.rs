@@ -1,13 +1,17 @@
 //! `knockctl open`, `close` and `unlock`: what the daemon does when told to.
 
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::args;
 use super::error::Error;
 use super::socket::Timeout;
 use super::target::Target;
 use crate::config::Name;
-use crate::control::Request;
+use crate::control::{GrantStatus, Reply, Request};
+use crate::log::escape;
+use crate::proto::duration;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct OpenArgs {
@@ -47,7 +51,22 @@ pub(super) fn unlock(target: &Target, args: &UnlockArgs) -> Result<(), Error> {
 
 pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
     let OpenArgs { door, ip: address, seconds } = args;
-    target.act(&Request::Open { door, address, seconds }, Timeout::Commands, "")
+    let request = Request::Open { door, address, seconds };
+    let mut replies = target.daemon()?.ask(&request, Timeout::Commands)?;
+    let said = loop {
+        match replies.next()? {
+            Reply::Opened(GrantStatus { door, address, seconds_left, .. }) => {
+                let left = Duration::try_from_secs_f64(seconds_left.round()).unwrap_or_default();
+                break format!(
+                    "{door} is open for {address}, closes in {}",
+                    duration::format(left)
+                );
+            }
+            Reply::Done { text } => break text,
+            _ => {}
+        }
+    };
+    Ok(writeln!(io::stdout(), "{}", escape(&said))?)
 }
 
 pub(super) fn close(target: &Target, args: CloseArgs) -> Result<(), Error> {

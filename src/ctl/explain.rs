@@ -12,11 +12,9 @@ use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, Family, Name, read_server_key};
-use crate::control::{EventLine, name_of};
+use crate::control::{EventLine, What, name_of};
 use crate::engine::spa::{Server, ServerKey};
-use crate::engine::{
-    ClientId, Credential, DoorId, Engine, Event, EventKind, Knocked, Reason, Setup, Verdict,
-};
+use crate::engine::{Credential, DoorId, Engine, Event, Reason, Request, Setup, Verdict};
 use crate::grants::By;
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::{self, Packet};
@@ -206,18 +204,11 @@ impl Explainer<'_> {
             }
             Verdict::Asked(requests) => {
                 for request in *requests {
-                    let by = match request.credential {
-                        Credential::Spa { .. } => By::Spa,
-                        Credential::Fwknop { .. } => By::Fwknop,
-                    };
-                    let event = if request.close { "close" } else { "open" };
-                    let (door, client) = (door(self.config, request.door), request.client);
-                    self.by_client(at, packet.source, door, event, by, client)?;
+                    self.request(at, request)?;
                 }
             }
             Verdict::Refused(refusal) => {
-                let line = EventLine::of_refusal(self.config, refusal, at);
-                self.tell(EventLine { message: String::new(), ..line })?;
+                self.tell(&EventLine::of_refusal(self.config, refusal, at))?;
             }
         }
         Ok(())
@@ -226,59 +217,46 @@ impl Explainer<'_> {
     /// One event, and the packet that brought it about, unless it was time.
     fn event(&mut self, at: Wall, event: &Event, packet: Option<&Packet>) -> io::Result<()> {
         let Some(door) = door(self.config, event.door) else { return Ok(()) };
-        let knock = packet.map(|packet| packet.knock().to_string());
         // The engine's clock is that of the capture.
         let seen = Monotonic::from_nanos(at.as_nanos());
-        let line = EventLine::of_event(self.config, event, seen, at);
-        let line = EventLine { message: String::new(), ..line };
-        let line = match event.kind {
-            EventKind::Open(_) if !door.opening.how.opens(Family::of(event.source)) => {
-                EventLine::new(at, Some(event.source), Some(door.name()), "refused", "")
-                    .with("reason", Reason::NoCommand.as_str())
-                    .with("knock", knock)
+        let mut line = EventLine::of_event(self.config, event, seen, at);
+        if let What::Open { knock } = &mut line.what {
+            *knock = packet.map(Packet::knock);
+            if !door.opening.how.opens(Family::of(event.source)) {
+                let (knock, reason) = (*knock, Reason::NoCommand);
+                line.what = What::Refused { reason: Some(reason), stage: None, knock };
+                line.message = format!("not opened: {reason}");
             }
-            EventKind::Open(Knocked::Totp { client, .. }) => {
-                return self.by_client(at, event.source, Some(door), "open", By::Totp, client);
-            }
-            EventKind::Open(Knocked::Sequence) => line.with("knock", knock),
-            _ => line,
+        }
+        self.tell(&line)
+    }
+
+    /// What a client has asked for.
+    fn request(&mut self, at: Wall, request: &Request) -> io::Result<()> {
+        let by = match request.credential {
+            Credential::Spa { .. } => By::Spa,
+            Credential::Fwknop { .. } => By::Fwknop,
         };
-        self.tell(line)
+        let (what, message) = match request.close {
+            true => (What::Close, "closed as asked"),
+            false => (What::Open { knock: None }, "OPEN SESAME"),
+        };
+        let door = door(self.config, request.door).map(Door::name);
+        for address in request.addresses() {
+            let line = EventLine::new(at, Some(address), door, what.clone(), message);
+            let line = line.of_client(name_of(self.config, request.client));
+            self.tell(&EventLine { by: Some(by), ..line.asked_by(Some(request.source)) })?;
+        }
+        Ok(())
     }
 
-    /// What a client has asked for, or done with what only it has.
-    fn by_client(
-        &mut self,
-        at: Wall,
-        source: IpAddr,
-        door: Option<&Door>,
-        event: &str,
-        by: By,
-        client: ClientId,
-    ) -> io::Result<()> {
-        let client = name_of(self.config, client);
-        let of = client.map_or_else(String::new, |client| format!(" of {client}"));
-        let line = EventLine::new(
-            at,
-            Some(source),
-            door.map(Door::name),
-            event,
-            format!("{event} ({by}{of})"),
-        );
-        self.tell(line.with("by", by.as_str()).with("client", client))
-    }
-
-    fn tell(&mut self, mut line: EventLine) -> io::Result<()> {
-        if self.only.is_some_and(|only| Some(only) != line.source) {
+    fn tell(&mut self, line: &EventLine) -> io::Result<()> {
+        let about = [line.source, line.asked_by];
+        if self.only.is_some_and(|only| !about.contains(&Some(only))) {
             return Ok(());
         }
-        self.tally.note(&line);
-        if self.lines.timeline.is_none() {
-            line.message.clear();
-            line.facts
-                .retain(|fact, _| fact != "knock" && (fact != "stage" || line.event == *fact));
-        }
-        self.lines.tell(&line)
+        self.tally.note(line);
+        self.lines.tell(line)
     }
 
     /// The last lines. `crowded` is how many sequences the engine gave up for want of room.

@@ -3,59 +3,50 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::config::Recognition;
-use crate::control::{EventLine, missed};
+use crate::config::{Name, Recognition};
+use crate::control::{EventLine, What, missed};
 use crate::engine::Reason;
+use crate::grants::By;
 use crate::proto::duration;
+use crate::proto::knock::Knock;
 
 /// An event, at a door of which this is known. What is not known is left out of the words.
-pub(super) fn event(event: &EventLine, wanted: Option<&Recognition>) -> String {
-    let EventLine { event: kind, message, .. } = event;
-    if message.starts_with(kind.as_str()) {
-        return message.clone();
-    }
-    let text = |name: &str| match event.facts.get(name)? {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    };
-    let number = |name: &str| event.facts.get(name).and_then(Value::as_u64);
-    // The knock at this place in the sequence.
-    let nth = |place: u64| {
-        let knock = wanted?.sequence.get(usize::try_from(place).ok()?)?;
-        Some(knock.to_string())
-    };
-    let place = |stage: u64| {
+pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
+    let EventLine { what, by, client, message, .. } = line;
+    let of = client.as_ref().map_or_else(String::new, |client| format!(" of {client}"));
+    let from = line.asked_by.map_or_else(String::new, |from| format!(", asked for by {from}"));
+    let whose = by.map_or_else(String::new, |by| format!(" by {by}")) + &of;
+    let sequence = wanted.map_or(&[][..], |wanted| &wanted.sequence);
+    let place = |stage: usize| {
         // The configuration may have changed since the daemon read it.
-        let of = wanted.map(|wanted| wanted.sequence.len() as u64).filter(|&of| stage <= of);
-        of.map_or_else(|| format!("stage {stage}"), |of| format!("stage {stage} of {of}"))
+        if stage <= sequence.len() {
+            format!("stage {stage} of {}", sequence.len())
+        } else {
+            format!("stage {stage}")
+        }
     };
-    let (knock, client, reason) = (text("knock"), text("client"), text("reason"));
-    match (kind.as_str(), number("stage"), reason) {
-        ("stage", Some(stage), _) => {
-            let knock = stage.checked_sub(1).and_then(nth);
-            place(stage) + &knock.map_or_else(String::new, |knock| format!(" ({knock})"))
+    match what {
+        What::Stage { stage } => {
+            let knock = stage.checked_sub(1).and_then(|nth| sequence.get(nth));
+            place(*stage) + &knock.map_or_else(String::new, |knock| format!(" ({knock})"))
         }
-        ("reset", Some(stage), Some(reason)) => {
-            let within = wanted.map(|wanted| duration::format(wanted.seq_timeout));
-            let why = why_reset(&reason, knock.as_deref(), nth(stage).as_deref(), within);
-            format!("reset at {}: {why}", place(stage))
+        What::Reset { stage, reason, knock } => {
+            let why = why_reset(*reason, *knock, sequence.get(*stage), wanted);
+            format!("reset at {}: {why}", place(*stage))
         }
-        ("open" | "extend", _, _) => match knock {
-            Some(knock) if kind == "open" => format!("open ({knock} completes the sequence)"),
-            _ => {
-                let by = text("by").map(|by| format!(" by {by}"));
-                let client = client.map(|client| format!(" of {client}"));
-                let seconds = text("seconds").map(|seconds| format!(", for {seconds}s"));
-                let parts = [by, client, seconds].into_iter().flatten().collect::<String>();
-                let done = if kind == "open" { "open" } else { "extended" };
-                format!("{done}{parts}")
-            }
-        },
-        ("refused", ..) if message.is_empty() && event.is_for(Reason::NoCommand) => {
-            let family = event.source.map_or("its address family", family);
+        What::Open { knock: Some(knock) } => {
+            let whose = if *by == Some(By::Sequence) { &of } else { &whose };
+            format!("open{whose} ({knock} completes the sequence)")
+        }
+        What::Complete => format!("complete{whose}"),
+        What::Open { knock: None } => format!("open{whose}{from}"),
+        What::Extend { seconds } => {
+            let lasts = seconds.map_or_else(String::new, |seconds| format!(", for {seconds}s"));
+            format!("extended{whose}{lasts}{from}")
+        }
+        What::Close if message.starts_with("clos") => message.clone(),
+        What::Refused { reason: Some(Reason::NoCommand), knock, .. } => {
+            let family = line.source.map_or("its address family", family);
             match knock {
                 Some(knock) => {
                     format!("refused ({knock} completes it, but nothing opens it for {family})")
@@ -63,56 +54,54 @@ pub(super) fn event(event: &EventLine, wanted: Option<&Recognition>) -> String {
                 None => format!("refused: nothing opens the door for {family}"),
             }
         }
-        ("ignored", _, Some(reason)) => {
-            let knock = knock.as_deref().unwrap_or("a packet");
-            if event.is_for(Reason::Duplicate) {
-                duplicate(knock)
-            } else {
-                let why = if message.is_empty() { &reason } else { message };
-                format!("{knock} changed nothing: {why}")
-            }
+        What::Refused { reason: Some(reason), .. } => {
+            let whom = client.as_ref().map(Name::as_str).map(|client| format!(" to {client}"));
+            format!("refused{}: {reason}{from}", whom.unwrap_or_default())
         }
-        ("missed", ..) if message.is_empty() => {
-            let steps = event.facts.get("steps").and_then(Value::as_i64).unwrap_or_default();
-            format!("refused: {}", missed(client.as_deref(), steps))
-        }
-        ("locked_out", ..) if message.is_empty() => {
-            let lasts = Duration::from_secs(number("seconds").unwrap_or_default());
-            let everywhere = event.facts.get("everywhere") == Some(&Value::Bool(true));
-            let door = if everywhere { "any door" } else { "this door" };
-            let lasts = duration::format(lasts);
+        What::Ignored { knock, reason: Reason::Duplicate } => duplicate(*knock),
+        What::Ignored { knock, reason } => format!("{knock} changed nothing: {reason}"),
+        What::Missed { steps } => format!("missed: {}", missed(client.as_ref(), *steps)),
+        What::LockedOut { seconds, everywhere } => {
+            let door = if *everywhere { "any door" } else { "this door" };
+            let lasts = duration::format(Duration::from_secs(*seconds));
             format!("locked out: failed too often, not listened to at {door} for {lasts}")
         }
-        (_, _, reason) => match (message.as_str(), reason) {
-            ("", None) => kind.clone(),
-            ("", Some(reason)) => format!("{kind}: {reason}"),
-            (message, _) => format!("{kind}: {message}"),
-        },
+        What::Close => said("close", message),
+        What::Act => said("act", message),
+        What::Failed => said("failed", message),
+        What::ClientReset { .. } => said("client_reset", message),
+        What::Refused { reason: None, .. } => said("refused", message),
+        What::Unlocked => said("unlocked", message),
+        What::Other { event, .. } => said(event, message),
     }
 }
 
+fn said(event: &str, message: &str) -> String {
+    if message.is_empty() { event.to_owned() } else { format!("{event}: {message}") }
+}
+
 fn why_reset(
-    reason: &str,
-    knock: Option<&str>,
-    expected: Option<&str>,
-    within: Option<String>,
+    reason: Reason,
+    knock: Option<Knock>,
+    expected: Option<&Knock>,
+    wanted: Option<&Recognition>,
 ) -> String {
     let but = expected.map_or_else(String::new, |knock| format!(", {knock} was expected"));
-    if reason == Reason::Timeout.as_str() {
-        let expected = expected.unwrap_or("the next knock");
-        let limit = within
-            .map_or_else(|| "in time".to_owned(), |it| format!("within {it} of the first knock"));
-        format!("{expected} did not come {limit}")
-    } else if reason == Reason::TripWire.as_str() {
-        let hit = knock.map_or_else(
-            || "a trip-wire was hit".to_owned(),
-            |knock| format!("{knock} is a trip-wire"),
-        );
-        hit + &but
-    } else if reason == Reason::WrongKnock.as_str() {
-        format!("{} came{but}", knock.unwrap_or("a knock out of turn"))
-    } else {
-        reason.to_owned()
+    match (reason, knock) {
+        (Reason::Timeout, _) => {
+            let expected = expected.map_or_else(|| "the next knock".to_owned(), Knock::to_string);
+            match wanted.map(|wanted| duration::format(wanted.seq_timeout)) {
+                Some(within) => {
+                    format!("{expected} did not come within {within} of the first knock")
+                }
+                None => format!("{expected} did not come in time"),
+            }
+        }
+        (Reason::TripWire, None) => format!("a trip-wire was hit{but}"),
+        (Reason::TripWire, Some(knock)) => format!("{knock} is a trip-wire{but}"),
+        (Reason::WrongKnock, None) => format!("a knock out of turn came{but}"),
+        (Reason::WrongKnock, Some(knock)) => format!("{knock} came{but}"),
+        (reason, _) => reason.to_string(),
     }
 }
 
@@ -121,13 +110,14 @@ const fn family(address: IpAddr) -> &'static str {
 }
 
 /// That a packet to this port was none of its own.
-pub(super) fn duplicate(knock: &str) -> String {
+pub(super) fn duplicate(knock: Knock) -> String {
     format!("{knock} again: a retransmission, no knock of its own")
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
 
@@ -161,11 +151,21 @@ mod tests {
                 "7000/tcp again: a retransmission, no knock of its own",
             ),
             (
-                r#""event":"ignored","reason":"not-for-us","knock":"7000/tcp","message":"so""#,
-                "7000/tcp changed nothing: so",
+                r#""event":"ignored","reason":"only-ipv4","knock":"7000/tcp","message":"so""#,
+                "7000/tcp changed nothing: IPv6, and only IPv4 is listened for",
             ),
             (r#""event":"failed","message":"command returned 1""#, "failed: command returned 1"),
             (r#""event":"act""#, "act"),
+            (r#""event":"refused","message":"by nobody""#, "refused: by nobody"),
+            (
+                r#""event":"refused","reason":"used","client":"phone""#,
+                "refused to phone: it has been used before",
+            ),
+            (
+                r#""event":"missed","steps":-3"#,
+                "missed: right for a client 3 steps ago: is a clock off?",
+            ),
+            (r#""event":"sung","message":"la","tune":3"#, "sung: la"),
         ] {
             assert_eq!(said(text, None), expected, "{text}");
         }
@@ -196,20 +196,27 @@ mod tests {
     proptest! {
         #[test]
         fn no_event_makes_it_panic_or_say_nothing(
-            kind in prop_oneof!["stage|reset|open|extend|close|refused|failed|act|ignored", "[a-z]+"],
+            event in prop_oneof!["stage|reset|open|extend|close|refused|failed|act|ignored", "[a-z]+"],
             message in ".*",
             facts in prop::collection::btree_map(
-                prop_oneof!["stage|of|knock|expected|reason|by|client|seconds", "[a-z]+"],
+                prop_oneof!["stage|knock|reason|seconds|steps", "[a-z]{7,9}"],
                 prop_oneof![
                     any::<i64>().prop_map(Value::from),
                     ".*".prop_map(Value::from),
+                    "timeout|used|7000/tcp".prop_map(Value::from),
                     Just(Value::Null),
                 ],
                 0..5,
             ),
         ) {
-            let line = EventLine { time: 0.0, source: None, door: None, event: kind, message, facts };
-            prop_assert!(!event(&line, None).is_empty());
+            let mut object: serde_json::Map<String, Value> = facts.into_iter().collect();
+            object.extend([
+                ("time".to_owned(), 0.0.into()),
+                ("event".to_owned(), event.into()),
+                ("message".to_owned(), message.into()),
+            ]);
+            let line = serde_json::from_value(Value::Object(object)).unwrap();
+            prop_assert!(!super::event(&line, None).is_empty());
         }
     }
 }

@@ -283,6 +283,11 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason that a word stands for.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     pub const ALL: [Self; Self::OWN.len() + fwknop::Error::ALL.len()] = {
         let mut all = [Self::NotForUs; Self::OWN.len() + fwknop::Error::ALL.len()];
         let mut place = 0;

@@ -17,7 +17,7 @@ use super::alerts::Alerts;
 use super::books::Books;
 use super::sets::{Kept, Sets, SetsError};
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
-use crate::control::EventLine;
+use crate::control::{EventLine, What};
 use crate::firewall::JobId;
 use crate::firewall::command::Commands;
 use crate::grants::{Expired, GrantId, GrantState, Grants, Listed, Manner, Opener, Place};
@@ -114,11 +114,6 @@ impl Doors {
         }
     }
 
-    /// When the open grant for a place ends; `None`: it is not open.
-    pub(super) fn open_until(&self, place: &Place) -> Option<Monotonic> {
-        self.grants.open_until(place)
-    }
-
     /// What is open, opening or closing.
     pub(super) fn list(&self) -> Vec<Listed<'_>> {
         self.grants.list()
@@ -182,7 +177,7 @@ impl Doors {
         let Expired { id, place, close, delete, again } = expired;
         let Place { door, address, .. } = &place;
         if !again && self.may_tell(now, door) {
-            self.tell(event_at(&place, "close", why));
+            self.tell(event_at(&place, What::Close, why));
         }
         fault::point("expired");
         if let Some(element) = delete {
@@ -296,9 +291,9 @@ impl Doors {
 }
 
 /// Something that happened at a door.
-fn event_at(place: &Place, event: &str, message: impl Into<String>) -> EventLine {
+fn event_at(place: &Place, what: What, message: impl Into<String>) -> EventLine {
     let at = clock::now().wall;
-    EventLine::new(at, Some(place.address), Some(&place.door), event, message)
+    EventLine::new(at, Some(place.address), Some(&place.door), what, message)
 }
 
 /// What the kernel has to hold.

@@ -1,6 +1,7 @@
 //! What administrators ask of the daemon, and what they are told.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::process;
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use super::doors::Answer;
 use super::run::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
-    ClientStatus, DoorStatus, EventLine, GrantStatus, HistoryQuery, Reply, Request, Status, seconds,
+    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
+    Status, What, seconds,
 };
-use crate::grants::{By, GrantState, Opener, Place};
+use crate::grants::{GrantState, Listed, Opener, Place};
 use crate::ipc::ToWatcher;
-use crate::ledger::{Entry, LedgerError, Query};
-use crate::proto::duration;
+use crate::ledger::Query;
+use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::{Now, Wall};
@@ -40,7 +42,7 @@ impl Keeper {
         }
         for (job, outcome) in self.doors.take_ended() {
             let Some((asked_by, place)) = self.opening.remove(&job) else { continue };
-            let done = self.has_opened(now, &place, outcome);
+            let done = self.has_opened(now, asked_by, &place, outcome);
             self.done(asked_by, done);
         }
         if !self.asked_status.is_empty()
@@ -82,51 +84,18 @@ impl Keeper {
         self.control.reply(id, &reply);
     }
 
+    /// Answers a request, or sees to it that it is answered when it is known what has come of it.
     fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
         let done = match request {
-            Request::Status => {
-                self.doors.look(now);
-                self.status_by.get_or_insert(now.monotonic + TIME_TO_LOOK);
-                // Answered when it is known what is open, in this turn if nothing has to be run.
-                return self.asked_status.push(id);
-            }
-            Request::Clients => match self.doors.books().ledger().last_uses() {
-                Err(why) => Err(why.to_string()),
-                Ok(used) => {
-                    let clients = self.watchers.config().clients.iter();
-                    let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
-                    self.control.reply(id, &Reply::Clients { clients });
-                    Ok(String::new())
-                }
-            },
-            Request::Open { address, .. } if !is_a_hosts(address) => {
-                Err(format!("no packet comes from {address}"))
-            }
-            Request::Open { door, address, seconds } => match self.find(&door) {
-                Err(why) => Err(why),
-                Ok(door) => {
-                    let open_for = seconds.map(Duration::from_secs);
-                    let place = Place::new(door.name().clone(), address);
-                    let ask = Ask::by_hand(door, address, now.monotonic, open_for);
-                    let outcome = match self.doors.ask(now, &ask) {
-                        Ok(Answer::Done) => Ok(()),
-                        Ok(Answer::UnderWay(job)) => {
-                            self.opening.insert(job, (id, place));
-                            return;
-                        }
-                        Ok(Answer::Failed(why)) => Err(why.to_owned()),
-                        Err(reason) => Err(reason.to_string()),
-                    };
-                    self.has_opened(now, &place, outcome)
-                }
-            },
-            Request::Close { door, address } => {
-                if self.doors.close(now, &door, address) {
-                    Ok(format!("{door} closes for {address}"))
-                } else {
-                    self.find(&door).and(Err(format!("{door} is not open for {address}")))
+            Request::Status => return self.look_for_status(now, id),
+            Request::Clients => self.clients(id),
+            Request::Open { door, address, seconds } => {
+                match self.open(now, id, &door, address, seconds) {
+                    None => return,
+                    Some(done) => done,
                 }
             }
+            Request::Close { door, address } => self.close(now, &door, address),
             Request::CloseAll => {
                 let count = self.doors.list().len();
                 self.doors.close_all(now);
@@ -141,15 +110,7 @@ impl Keeper {
                 1 => format!("1 door that '{client}' has opened closes"),
                 count => format!("{count} doors that '{client}' has opened close"),
             }),
-            Request::Unlock { address } => {
-                if self.watchers.unlock(now.monotonic, address) {
-                    let (at, what) = (clock::now().wall, "listened to again");
-                    self.doors.tell(EventLine::new(at, Some(address), None, "unlocked", what));
-                    Ok(format!("{address} is {what}"))
-                } else {
-                    Err(format!("{address} is not locked out"))
-                }
-            }
+            Request::Unlock { address } => self.unlock(now, address),
             Request::ResetClient { client } => self.reset_client(now, &client),
             Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
                 // Answered when it is in force.
@@ -161,57 +122,120 @@ impl Keeper {
             }
             Request::Reload => return self.reload_for(now, id),
             Request::Watch => return self.control.follow(id, Follows::Events),
-            Request::Explain { address } => {
-                self.past_for = Some(id);
-                self.watchers.tell(match address {
-                    Some(source) => ToWatcher::Explain { source },
-                    None => ToWatcher::ExplainAll,
-                });
-                return self.control.follow(id, Follows::Knocks(address));
-            }
-            Request::History(query) => match self.history(&query) {
-                Err(why) => Err(why.to_string()),
-                Ok(entries) => {
-                    for entry in entries.iter().rev() {
-                        self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
-                    }
-                    Ok(String::new())
-                }
-            },
+            Request::Explain { address } => return self.explain(id, address),
+            Request::History(query) => self.history(id, query),
         };
         self.done(id, done);
     }
 
-    /// What becomes of opening a door by hand.
-    fn has_opened(
-        &self,
+    /// A status is answered when it is known what is open, in this turn if nothing has to be run.
+    fn look_for_status(&mut self, now: Now, id: ConnectionId) {
+        self.doors.look(now);
+        self.status_by.get_or_insert(now.monotonic + TIME_TO_LOOK);
+        self.asked_status.push(id);
+    }
+
+    fn clients(&mut self, id: ConnectionId) -> Result<String, String> {
+        let used = self.doors.books().ledger().last_uses().map_err(|why| why.to_string())?;
+        let clients = self.watchers.config().clients.iter();
+        let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
+        self.control.reply(id, &Reply::Clients { clients });
+        Ok(String::new())
+    }
+
+    /// Opens a door by hand; `None`: [`serve`](Self::serve) answers when its commands have ended.
+    fn open(
+        &mut self,
         now: Now,
+        id: ConnectionId,
+        door: &Name,
+        address: IpAddr,
+        seconds: Option<u64>,
+    ) -> Option<Result<String, String>> {
+        if !is_a_hosts(address) {
+            return Some(Err(format!("no packet comes from {address}")));
+        }
+        let door = match self.find(door) {
+            Err(why) => return Some(Err(why)),
+            Ok(door) => door,
+        };
+        let open_for = seconds.map(Duration::from_secs);
+        let place = Place::new(door.name().clone(), address);
+        let ask = Ask::by_hand(door, address, now.monotonic, open_for);
+        let outcome = match self.doors.ask(now, &ask) {
+            Ok(Answer::Done) => Ok(()),
+            Ok(Answer::UnderWay(job)) => {
+                self.opening.insert(job, (id, place));
+                return None;
+            }
+            Ok(Answer::Failed(why)) => Err(why.to_owned()),
+            Err(reason) => Err(reason.to_string()),
+        };
+        Some(self.has_opened(now, id, &place, outcome))
+    }
+
+    /// What has come of opening a door by hand.
+    fn has_opened(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
         place: &Place,
         outcome: Result<(), String>,
     ) -> Result<String, String> {
         let Place { door, address, .. } = place;
         outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
-        let Some(until) = self.doors.open_until(place) else {
-            let text = format!("{door} opens for {address} once what goes on there has ended");
-            return Ok(text);
+        let grants = self.doors.list();
+        let grant = grants.iter().find(|grant| grant.place == place && is_open(grant));
+        let Some(grant) = grant.map(|grant| self.grant_status(now, grant)) else {
+            return Ok(format!("{door} opens for {address} once what goes on there has ended"));
         };
-        let left = Duration::from_secs(until.since(now.monotonic).as_secs_f64().round() as u64);
-        Ok(format!("{door} is open for {address}, closes in {}", duration::format(left)))
+        self.control.reply(id, &Reply::Opened(grant));
+        Ok(String::new())
+    }
+
+    fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> Result<String, String> {
+        if self.doors.close(now, door, address) {
+            return Ok(format!("{door} closes for {address}"));
+        }
+        self.find(door).and(Err(format!("{door} is not open for {address}")))
+    }
+
+    fn unlock(&mut self, now: Now, address: IpAddr) -> Result<String, String> {
+        if !self.watchers.unlock(now.monotonic, address) {
+            return Err(format!("{address} is not locked out"));
+        }
+        let (at, what) = (clock::now().wall, "listened to again");
+        self.doors.tell(EventLine::new(at, Some(address), None, What::Unlocked, what));
+        Ok(format!("{address} is {what}"))
+    }
+
+    fn explain(&mut self, id: ConnectionId, address: Option<IpAddr>) {
+        self.past_for = Some(id);
+        self.watchers.tell(match address {
+            Some(source) => ToWatcher::Explain { source },
+            None => ToWatcher::ExplainAll,
+        });
+        self.control.follow(id, Follows::Knocks(address));
+    }
+
+    fn history(&mut self, id: ConnectionId, query: HistoryQuery) -> Result<String, String> {
+        let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
+        let query = Query {
+            door: query.door,
+            address: query.address,
+            since: query.since.map(nanos),
+            limit: MOST_HISTORY,
+        };
+        let entries = self.doors.books().ledger().history(&query).map_err(|why| why.to_string())?;
+        for entry in entries.iter().rev() {
+            self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
+        }
+        Ok(String::new())
     }
 
     fn find(&self, name: &Name) -> Result<Door, String> {
         let door = self.watchers.config().door(name).cloned();
         door.ok_or_else(|| format!("there is no door '{name}'"))
-    }
-
-    fn history(&self, query: &HistoryQuery) -> Result<Vec<Entry>, LedgerError> {
-        let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
-        self.doors.books().ledger().history(&Query {
-            door: query.door.clone(),
-            address: query.address,
-            since: query.since.map(nanos),
-            limit: MOST_HISTORY,
-        })
     }
 
     pub(super) fn status(&self, now: Now) -> Status {
@@ -220,8 +244,7 @@ impl Keeper {
         let (listening, waiting_for) = self.watchers.listening();
         let counts = self.watchers.counts();
         let mut open: HashMap<&Name, usize> = HashMap::new();
-        let is_open = |state| matches!(state, GrantState::Open | GrantState::OpenedWithErrors);
-        for grant in grants.iter().filter(|it| is_open(it.state) && !self.doors.is_gone(it.id)) {
+        for grant in grants.iter().filter(|it| is_open(it) && !self.doors.is_gone(it.id)) {
             *open.entry(&grant.place.door).or_default() += 1;
         }
         let doors = config.doors.iter().map(|door| DoorStatus {
@@ -232,16 +255,10 @@ impl Keeper {
             sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });
         let not_shown = grants.len().saturating_sub(MOST_GRANTS);
-        let grants = grants.iter().take(MOST_GRANTS).map(|grant| {
-            let state = match grant.state {
-                state if is_open(state) && self.doors.is_gone(grant.id) => "gone",
-                state => state.as_str(),
-            };
-            grant_status(grant.place, grant.opener, state, grant.deadline.since(now.monotonic))
+        let grants = grants.iter().take(MOST_GRANTS).map(|grant| self.grant_status(now, grant));
+        let not_closed = self.doors.not_closed().map(|(place, opener)| {
+            grant_status(place, opener, GrantCondition::NotClosed, Duration::ZERO)
         });
-        let not_closed = self.doors.not_closed();
-        let not_closed = not_closed
-            .map(|(place, opener)| grant_status(place, opener, "not closed", Duration::ZERO));
         let grants = grants.chain(not_closed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -264,28 +281,50 @@ impl Keeper {
             locked_out: self.watchers.locks().status(now.monotonic),
         }
     }
+
+    fn grant_status(&self, now: Now, grant: &Listed<'_>) -> GrantStatus {
+        let condition = match grant.state {
+            GrantState::Recorded | GrantState::Starting => GrantCondition::Starting,
+            GrantState::Closing => GrantCondition::Closing,
+            _ if self.doors.is_gone(grant.id) => GrantCondition::Gone,
+            GrantState::Open => GrantCondition::Open,
+            GrantState::OpenedWithErrors => GrantCondition::OpenedWithErrors,
+        };
+        grant_status(grant.place, grant.opener, condition, grant.deadline.since(now.monotonic))
+    }
 }
 
-fn grant_status(place: &Place, opener: &Opener, state: &str, left: Duration) -> GrantStatus {
+fn is_open(grant: &Listed<'_>) -> bool {
+    matches!(grant.state, GrantState::Open | GrantState::OpenedWithErrors)
+}
+
+fn grant_status(
+    place: &Place,
+    opener: &Opener,
+    state: GrantCondition,
+    left: Duration,
+) -> GrantStatus {
     GrantStatus {
         door: place.door.clone(),
         address: place.address,
         source_port: place.source_port,
         client: opener.client.clone(),
-        by: opener.by.as_str().to_owned(),
-        state: state.to_owned(),
+        by: opener.by,
+        state,
         seconds_left: left.as_secs_f64(),
     }
 }
 
 fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
     let Client { name, doors, expires, totp, spa, fwknop } = client;
-    let held =
-        [(By::Totp, totp.is_some()), (By::Spa, spa.is_some()), (By::Fwknop, fwknop.is_some())];
-    let by = held.into_iter().filter(|(_, is_held)| *is_held);
+    let held = [
+        (Method::Totp, totp.is_some()),
+        (Method::Spa, spa.is_some()),
+        (Method::Fwknop, fwknop.is_some()),
+    ];
     ClientStatus {
         client: name.clone(),
-        by: by.map(|(by, _)| by.as_str().to_owned()).collect(),
+        by: held.into_iter().filter_map(|(by, is_held)| is_held.then_some(by)).collect(),
         doors: doors.clone(),
         last_used: last_used.copied().map(seconds),
         expires: expires.map(seconds),

@@ -22,7 +22,7 @@ use super::interfaces::Interfaces;
 use super::locks::Locks;
 use super::watcher::{Heard, Watcher};
 use crate::config::{Config, LogLevel, Name};
-use crate::control::EventLine;
+use crate::control::{EventLine, What};
 use crate::engine::spa::Server;
 use crate::engine::{EventKind, Local, Missing, Reason, Setup};
 use crate::grants::Place;
@@ -496,10 +496,8 @@ impl Watchers {
                 }
             }
             FromWatcher::Seen { source, knock, reason, at } => {
-                let line =
-                    EventLine::new(when(at), Some(source), None, "ignored", reason.to_string())
-                        .with("knock", knock.to_string())
-                        .with("reason", reason.as_str());
+                let what = What::Ignored { knock, reason };
+                let line = EventLine::new(when(at), Some(source), None, what, reason.to_string());
                 notices.push(Notice::Seen(line));
             }
             FromWatcher::PastRefusal { refusal, at } => {
@@ -507,7 +505,11 @@ impl Watchers {
                 notices.push(Notice::Past(line));
             }
             FromWatcher::Past { event, at } => {
-                let line = EventLine::of_event(&watcher.config, &event, at, when(at));
+                let mut line = EventLine::of_event(&watcher.config, &event, at, when(at));
+                // What came of it the watcher does not know.
+                if matches!(line.what, What::Open { .. }) {
+                    line.what = What::Complete;
+                }
                 notices.push(Notice::Past(line));
             }
             FromWatcher::Ready | FromWatcher::Done | FromWatcher::Suppressed { .. } => {}

@@ -40,8 +40,14 @@ impl Record {
     }
 
     pub(super) fn of_line(line: &EventLine) -> Self {
-        let EventLine { source, door, event, message, facts, .. } = line.clone();
-        let fields = facts.into_iter().chain([("event".to_owned(), event.into())]).collect();
+        let EventLine { source, door, message, .. } = line.clone();
+        // An event can always be written.
+        let Ok(Value::Object(mut fields)) = serde_json::to_value(line) else {
+            return Self::new(line.level());
+        };
+        for apart in ["time", "source", "door", "message"] {
+            fields.remove(apart);
+        }
         let source = source.map(|source| source.to_string());
         Self { source, door, message, fields, ..Self::new(line.level()) }
     }

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
-use serde_json::Value;
-
 use crate::config::Door;
-use crate::control::EventLine;
+use crate::control::{EventLine, What};
 use crate::ctl::wording::duplicate;
 use crate::engine::{Reason, Verdict};
 use crate::wire::{Ignored, Packet, Transport};
@@ -49,10 +47,9 @@ impl Tally {
     /// Takes note of how far somebody has come.
     pub(super) fn note(&mut self, line: &EventLine) {
         let Some(door) = &line.door else { return };
-        let stage = line.facts.get("stage").filter(|_| line.event == "stage");
-        match stage.and_then(Value::as_u64).and_then(|stage| usize::try_from(stage).ok()) {
-            Some(stage) => _ = self.stages.insert(door.clone(), stage),
-            None => _ = self.stages.remove(door),
+        match line.what {
+            What::Stage { stage } => _ = self.stages.insert(door.clone(), stage),
+            _ => _ = self.stages.remove(door),
         }
     }
 
@@ -124,7 +121,7 @@ pub(super) fn unseen<'a>(
     let knock = packet.knock();
     let mut lines = Vec::new();
     match verdict {
-        Verdict::Ignored(Reason::Duplicate) => return vec![("-", duplicate(&knock.to_string()))],
+        Verdict::Ignored(Reason::Duplicate) => return vec![("-", duplicate(knock))],
         Verdict::Knock([]) => {
             let what = if doors.iter().any(|door| door.recognition.sequence.contains(&knock)) {
                 "does not come first, and nothing had begun"

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tracing::info;
 
 use super::{Answer, Doors, Purpose, event_at, kept_one};
-use crate::config::Name;
+use crate::control::{EventLine, What};
 use crate::engine::Reason;
 use crate::firewall::{JobKind, Task};
 use crate::grants::{
@@ -80,18 +80,24 @@ impl Doors {
         }
         let mut answer = Answer::Done;
         for asked in all_asked {
-            answer = self.take(now, asked, record_first, ask.last_stage());
+            answer = self.take(now, asked, record_first, Completion::of(ask));
         }
         Ok(answer)
     }
 
-    fn take(&mut self, now: Now, asked: Asked, is_recorded: bool, last: Option<usize>) -> Answer {
+    fn take(
+        &mut self,
+        now: Now,
+        asked: Asked,
+        is_recorded: bool,
+        completion: Completion,
+    ) -> Answer {
         let (place, opener) = (asked.place().clone(), asked.opener().clone());
         let change = if is_recorded { None } else { asked.change(now, self.books.boot()) };
         let decision = self.grants.take(asked);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, Means::Kernel(_))) {
-            self.say_who_opens(now, &place, &opener, last);
+            self.say_who_opens(now, &place, &opener, completion);
         }
         match decision {
             Decision::Open(id, Means::Commands(_)) => {
@@ -100,7 +106,7 @@ impl Doors {
                 Answer::UnderWay(job)
             }
             Decision::Open(id, Means::Kernel(_)) => {
-                self.open_in_kernel(now, id, &place, &opener, change, last)
+                self.open_in_kernel(now, id, &place, &opener, change, completion)
             }
             Decision::Act(commands) => {
                 if self.books.note(now, &place, &opener, Event::Act, "") {
@@ -138,7 +144,7 @@ impl Doors {
         place: &Place,
         opener: &Opener,
         change: Option<Change>,
-        last: Option<usize>,
+        completion: Completion,
     ) -> Answer {
         let Some(kept) = kept_one(&self.grants, id, now.monotonic) else { return Answer::Done };
         if let Err(why) = self.let_in(now, &kept, true) {
@@ -148,7 +154,7 @@ impl Doors {
             return Answer::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        self.say_who_opens(now, place, opener, last);
+        self.say_who_opens(now, place, opener, completion);
         let _open = self.grants.opened(id, Opened::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         match change {
@@ -235,12 +241,12 @@ impl Doors {
             return;
         }
         if matches!(ask.opener.by, By::Sequence | By::Knockctl) {
-            self.say_who_opens(now, &place, &ask.opener, ask.last_stage());
+            let line = self.completed(&place, &ask.opener, Completion::of(ask), What::Complete);
+            self.tell(line);
         }
-        let line = event_at(&place, "refused", format!("not opened: {reason}"))
-            .with("client", ask.opener.client.as_ref().map(Name::as_str))
-            .with("reason", reason.as_str());
-        self.tell(line);
+        let what = What::Refused { reason: Some(reason), stage: None, knock: None };
+        let line = event_at(&place, what, format!("not opened: {reason}"));
+        self.tell(line.of_client(ask.opener.client.as_ref()).asked_by(ask.asked_by));
         self.books.note(now, &place, &ask.opener, Event::Refused, reason.as_str());
     }
 
@@ -250,7 +256,7 @@ impl Doors {
     }
 
     fn not_recorded(&mut self, now: Now, place: &Place, opener: &Opener) -> Answer {
-        self.tell(event_at(place, "failed", "not opened, since it cannot be recorded"));
+        self.tell(event_at(place, What::Failed, "not opened, since it cannot be recorded"));
         self.books.note(now, place, opener, Event::Failed, "cannot be recorded");
         Answer::Failed(NOT_RECORDED)
     }
@@ -266,21 +272,45 @@ impl Doors {
                 return;
             }
         }
-        let _told = self.take(now, asked, true, None);
+        let _told = self.take(now, asked, true, Completion::default());
     }
 
-    /// `last` is the stage that a sequence ended with, which is told here: until now nothing waited
-    /// for the log.
-    fn say_who_opens(&mut self, now: Now, place: &Place, opener: &Opener, last: Option<usize>) {
-        if !self.may_tell(now, &place.door) {
-            return;
+    fn say_who_opens(&mut self, now: Now, place: &Place, opener: &Opener, completion: Completion) {
+        if self.may_tell(now, &place.door) {
+            let line = self.completed(place, opener, completion, What::Open { knock: None });
+            self.tell(line);
         }
-        if let Some(last) = last {
-            self.tell(event_at(place, "stage", format!("Stage {last}")).with("stage", last));
+    }
+
+    /// Tells of the last stage, which until now nothing waited for the log to say; and what is to
+    /// be said of whoever has completed it.
+    fn completed(
+        &mut self,
+        place: &Place,
+        opener: &Opener,
+        completion: Completion,
+        what: What,
+    ) -> EventLine {
+        if let Some(last) = completion.last_stage {
+            self.tell(event_at(place, What::Stage { stage: last }, format!("Stage {last}")));
         }
         let Opener { by, client } = opener;
-        let what = if *by == By::Knockctl { "opened by hand" } else { "OPEN SESAME" };
-        let line = event_at(place, "open", what).with("by", by.as_str());
-        self.tell(line.with("client", client.as_ref().map(Name::as_str)));
+        let message = if *by == By::Knockctl { "opened by hand" } else { "OPEN SESAME" };
+        let line = event_at(place, what, message).of_client(client.as_ref());
+        EventLine { by: Some(*by), ..line.asked_by(completion.asked_by) }
+    }
+}
+
+/// What is told of a sequence or a request that is complete.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Completion {
+    /// The stage that a sequence ended with.
+    last_stage: Option<usize>,
+    asked_by: Option<IpAddr>,
+}
+
+impl Completion {
+    fn of(ask: &Ask) -> Self {
+        Self { last_stage: ask.last_stage(), asked_by: ask.asked_by }
     }
 }

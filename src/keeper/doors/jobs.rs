@@ -5,6 +5,7 @@ use tracing::{error, warn};
 use super::takeover::FROM_BEFORE;
 use super::{Doors, MOST_NOT_CLOSED, event_at, kept_one};
 use crate::config::Name;
+use crate::control::What;
 use crate::firewall::{Failure, Finished, Job, JobId, JobKind, Outcome, Task};
 use crate::grants::{
     AfterOpen, FailedClose, GrantId, GrantState, Listed, Manner, Opened, Opener, Place, Step,
@@ -192,7 +193,7 @@ impl Doors {
         why: &str,
     ) {
         if self.may_tell(now, &place.door) {
-            self.tell(event_at(place, "failed", format!("{what}: {why}")));
+            self.tell(event_at(place, What::Failed, format!("{what}: {why}")));
         }
         self.books.note(now, place, opener, Event::Failed, why);
     }
@@ -274,7 +275,7 @@ impl Doors {
             what.push_str(&format!(", now for another {seconds} s"));
         }
         if self.may_tell(now, &place.door) {
-            self.tell(event_at(place, "extend", what.as_str()).with("seconds", seconds));
+            self.tell(event_at(place, What::Extend { seconds }, what.as_str()));
         }
         self.books.note(now, place, opener, Event::Extend, &what);
     }
