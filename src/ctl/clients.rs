@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::error::Error;
 use super::output::{heading, local, object, table, wall};
-use super::socket::{ControlError, Timeout};
+use super::socket::Timeout;
 use super::target::Target;
 use crate::config::Name;
 use crate::control::{ClientStatus, Reply, Request};
@@ -41,7 +41,7 @@ pub(super) enum ClientCommand {
 
 pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
     let reply = target.daemon()?.ask(&Request::Clients, Timeout::Reply)?.next()?;
-    let Reply::Clients { clients } = reply else { return Err(ControlError::Ended.into()) };
+    let Reply::Clients { clients } = reply else { return Err(Error::Ended) };
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         clients.iter().try_for_each(|client| object(&mut out, client))?;

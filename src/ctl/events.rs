@@ -9,8 +9,9 @@ use std::sync::atomic::AtomicBool;
 use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::error::Error;
 use super::output::{Timeline, object, wall};
-use super::socket::{ControlClient, ControlError, Replies, Timeout};
+use super::socket::{ControlClient, Replies, Timeout};
 use super::target::Target;
 use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
@@ -40,16 +41,12 @@ pub(super) struct HistoryArgs {
     json: bool,
 }
 
-pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), ControlError> {
+pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), Error> {
     follow(target, &Request::Watch, args.json, BTreeMap::new())
 }
 
 /// What became of knocks, lately and from now on; of one address or of all.
-pub(super) fn explain(
-    target: &Target,
-    address: Option<IpAddr>,
-    json: bool,
-) -> Result<(), ControlError> {
+pub(super) fn explain(target: &Target, address: Option<IpAddr>, json: bool) -> Result<(), Error> {
     // As far as whoever asks may know what the doors want to hear: the daemon does not tell.
     let loaded = if json { None } else { target.load().ok() };
     let known = loaded.map(|loaded| known(&loaded.config.doors)).unwrap_or_default();
@@ -68,7 +65,7 @@ fn follow(
     request: &Request,
     json: bool,
     known: BTreeMap<String, Recognition>,
-) -> Result<(), ControlError> {
+) -> Result<(), Error> {
     for signal in [SIGINT, SIGTERM] {
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
@@ -88,10 +85,10 @@ fn follow(
         writeln!(io::stderr(), "knockctl: waiting for {about}; Ctrl-C ends")?;
     }
     teller.tell_all(replies)?;
-    Err(ControlError::Ended)
+    Err(Error::Ended)
 }
 
-pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), ControlError> {
+pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), Error> {
     let mut daemon = target.daemon()?;
     let HistoryArgs { door, ip: address, since, json } = args;
     let since = since.map(|since| since.as_duration().as_secs_f64());
@@ -108,7 +105,7 @@ pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), ControlE
     Ok(())
 }
 
-fn doors(daemon: &mut ControlClient) -> Result<Vec<Name>, ControlError> {
+fn doors(daemon: &mut ControlClient) -> Result<Vec<Name>, Error> {
     Ok(status::ask(daemon)?.doors.into_iter().map(|door| door.door).collect())
 }
 
@@ -133,7 +130,7 @@ impl<W: Write> EventPrinter<W> {
     }
 
     /// Every event, until the daemon says that it was the last.
-    fn tell_all(&mut self, mut replies: Replies) -> Result<(), ControlError> {
+    fn tell_all(&mut self, mut replies: Replies) -> Result<(), Error> {
         loop {
             match replies.next()? {
                 Reply::Event(event) => self.tell(&event)?,

@@ -42,7 +42,7 @@ pub struct ExplainArgs {
 /// Where the file cannot be read to its end, after all that could be explained.
 pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
     let Some(file) = &args.file else {
-        return Ok(events::explain(target, args.ip, args.json)?);
+        return events::explain(target, args.ip, args.json);
     };
     let options = target.options();
     let config = target.load()?.config;
@@ -68,14 +68,14 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         },
     };
     let mut read_to_end = explanation.read(&mut recording);
-    if !matches!(read_to_end, Err(Error::Control(_))) {
+    if !matches!(read_to_end, Err(Error::Output(_))) {
         read_to_end = explanation.search_to_end().map_err(Error::from).and(read_to_end);
     }
     if let Some(Sealed { why, count: count @ 1.. }) = &explanation.sealed {
         let _ =
             writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
     }
-    if !matches!(read_to_end, Err(Error::Control(_))) {
+    if !matches!(read_to_end, Err(Error::Output(_))) {
         explanation.teller.finish(explanation.engine.crowded())?;
     }
     read_to_end

@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::error::Error;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
-use crate::log::escape;
 
 /// How long a daemon that is well takes to say something, at the very most.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,68 +22,6 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 const WATCHER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the commands of doors may keep it.
 const COMMANDS_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Why nothing came of a request.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ControlError {
-    #[error("{0}")]
-    NoConfiguration(Report),
-    #[error(
-        "knockctl: error: knockd is not running (nothing listens on {path})\n    \
-         start it with 'systemctl start knockd'; why it ended is in 'journalctl -u knockd'; \
-         if it runs with another configuration, name that with -c{doubt}",
-        path = path.display(), doubt = in_doubt(doubt.as_ref())
-    )]
-    NotRunning { path: PathBuf, doubt: Option<Report> },
-    #[error(
-        "knockctl: error: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
-         start it on trial with '{}'; systemctl starts it for good",
-        escape(.command), path = path.display()
-    )]
-    NothingRuns { path: PathBuf, command: String },
-    #[error(
-        "knockctl: error: no permission to ask knockd ({path})\n    \
-         be root, or a member of the group knockd",
-        path = path.display()
-    )]
-    NotAllowed { path: PathBuf },
-    #[error("knockctl: error: cannot reach knockd at {path}: {source}", path = path.display())]
-    Unreachable { path: PathBuf, source: io::Error },
-    #[error(
-        "knockctl: error: knockd does not answer ({path})\n    \
-         'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs",
-        path = path.display()
-    )]
-    Silent { path: PathBuf },
-    #[error(
-        "knockctl: error: knockd has ended, or has closed the connection\n    'journalctl -u knockd' may say why"
-    )]
-    Ended,
-    #[error(
-        "knockctl: error: knockd gives an answer that this knockctl does not understand: {0}\n    \
-         'knockd -V' and 'knockctl -V' should say the same; restart knockd after an upgrade"
-    )]
-    NotUnderstood(serde_json::Error),
-    /// In the daemon's words.
-    #[error("knockctl: error: {}", lines(.0))]
-    Refused(String),
-    #[error("knockctl: error: cannot write to standard output: {0}")]
-    Output(#[from] io::Error),
-}
-
-/// A report is several lines.
-fn lines(text: &str) -> String {
-    text.lines().map(escape).collect::<Vec<_>>().join("\n")
-}
-
-/// Not everything is known about where the daemon should be.
-fn in_doubt(report: Option<&Report>) -> String {
-    report.map_or_else(String::new, |report| {
-        format!(
-            "\nThe configuration could not be read whole, so knockd may be elsewhere:\n{report}"
-        )
-    })
-}
 
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +49,13 @@ impl ControlClient {
     /// mistake was made, and a member of its group may be allowed to ask it but not to read.
     ///
     /// # Errors
-    /// [`ControlError::NoConfiguration`] if the path was chosen and is not there: another daemon
+    /// [`Error::Configuration`] if the path was chosen and is not there: another daemon
     /// than the one that was meant must not be asked.
     pub(super) fn find(
         config: &Path,
         pid_file: Option<&PathBuf>,
         options: &load::Options,
-    ) -> Result<Self, ControlError> {
+    ) -> Result<Self, Error> {
         let (mut settings, report) = load::settings(config, options);
         if let Some(path) = pid_file {
             settings.pid_file.clone_from(path);
@@ -127,18 +65,14 @@ impl ControlClient {
             fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match report {
             Some(report) if missing && config != Path::new(control::CONFIG) => {
-                Err(ControlError::NoConfiguration(report))
+                Err(Error::Configuration(report))
             }
             doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),
         }
     }
 
     /// Asks, and gives what is answered.
-    pub(super) fn ask(
-        &mut self,
-        request: &Request,
-        timeout: Timeout,
-    ) -> Result<Replies, ControlError> {
+    pub(super) fn ask(&mut self, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         let connected = self.connect();
@@ -159,16 +93,16 @@ impl ControlClient {
     }
 }
 
-fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> ControlError {
+fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> Error {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ControlError::NotRunning { path, doubt: doubt.take() }
+            Error::NotRunning { path, doubt: doubt.take() }
         }
-        io::ErrorKind::PermissionDenied => ControlError::NotAllowed { path },
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { path },
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Ended,
-        _ => ControlError::Unreachable { path, source },
+        io::ErrorKind::PermissionDenied => Error::NotAllowed { path },
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Silent { path },
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::Ended,
+        _ => Error::Unreachable { path, source },
     }
 }
 
@@ -183,25 +117,25 @@ impl Replies {
     /// The next reply, once it is there.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] where the daemon refuses; the others where no reply comes.
-    pub(super) fn next(&mut self) -> Result<Reply, ControlError> {
+    /// [`Error::Refused`] where the daemon refuses; the others where no reply comes.
+    pub(super) fn next(&mut self) -> Result<Reply, Error> {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).map_err(|error| match error.kind() {
             // A connection that is read has no broken pipe.
-            io::ErrorKind::BrokenPipe => ControlError::Output(error),
+            io::ErrorKind::BrokenPipe => Error::Output(error),
             _ => explain(&self.path, &mut None, error),
         })?;
         if !line.ends_with(b"\n") {
-            return Err(ControlError::Ended);
+            return Err(Error::Ended);
         }
-        match serde_json::from_slice(&line).map_err(ControlError::NotUnderstood)? {
-            Reply::Failed { why } => Err(ControlError::Refused(why)),
+        match serde_json::from_slice(&line).map_err(Error::NotUnderstood)? {
+            Reply::Failed { why } => Err(Error::Refused(why)),
             reply => Ok(reply),
         }
     }
 
     /// What the daemon says when all is done; what it says before is passed over.
-    pub(super) fn done(mut self) -> Result<String, ControlError> {
+    pub(super) fn done(mut self) -> Result<String, Error> {
         loop {
             if let Reply::Done { text } = self.next()? {
                 return Ok(text);

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::error::Error;
 use super::output::{heading, local, object, table, wall};
-use super::socket::{ControlClient, ControlError, Timeout};
+use super::socket::{ControlClient, Timeout};
 use super::target::Target;
 use crate::config::Name;
 use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
@@ -49,10 +49,10 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
 }
 
 /// How the daemon fares.
-pub(super) fn ask(daemon: &mut ControlClient) -> Result<Status, ControlError> {
+pub(super) fn ask(daemon: &mut ControlClient) -> Result<Status, Error> {
     match daemon.ask(&Request::Status, Timeout::Reply)?.next()? {
         Reply::Status(status) => Ok(status),
-        _ => Err(ControlError::Ended),
+        _ => Err(Error::Ended),
     }
 }
 

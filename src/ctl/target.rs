@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::error::Error;
-use super::socket::{ControlClient, ControlError, Replies, Timeout};
+use super::socket::{ControlClient, Replies, Timeout};
 use crate::config::load::{self, Loaded, Options};
 use crate::control::{CONFIG, Request};
 use crate::log::escape;
@@ -35,12 +35,12 @@ impl Target {
     }
 
     /// The daemon that may be running with this configuration.
-    pub fn daemon(&self) -> Result<ControlClient, ControlError> {
+    pub fn daemon(&self) -> Result<ControlClient, Error> {
         ControlClient::find(&self.config, self.pidfile.as_ref(), &self.options())
     }
 
     /// Asks that daemon, and gives what it says when all is done.
-    pub fn ask(&self, request: &Request, timeout: Timeout) -> Result<String, ControlError> {
+    pub fn ask(&self, request: &Request, timeout: Timeout) -> Result<String, Error> {
         self.daemon()?.ask(request, timeout).and_then(Replies::done)
     }
 

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 
 use super::error::Error;
 use super::output::wall;
-use super::socket::{ControlError, Timeout};
+use super::socket::Timeout;
 use super::status;
 use super::target::Target;
 use crate::control::{Reply, Request, Status, TrialTime, command};
@@ -25,15 +25,15 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     let request = Request::Try { seconds: args.time };
     let mut replies =
         target.daemon()?.ask(&request, Timeout::Watcher).map_err(|error| match error {
-            ControlError::NotRunning { path, .. } => {
+            Error::NotRunning { path, .. } => {
                 let time = duration::format(args.time.into());
                 let command = command("knockd", &target.config, &format!("--try {time}"));
-                ControlError::NothingRuns { path, command }
+                Error::NothingRuns { path, command }
             }
             error => error,
         })?;
     let Reply::Status(Status { on_trial_until: Some(until), .. }) = replies.next()? else {
-        return Err(ControlError::Ended.into());
+        return Err(Error::Ended);
     };
     let back = status::time_and_left(wall(until), clock::now().wall, &TimeZone::system());
     let confirm = escape(&command("knockctl", &target.config, "confirm"));

@@ -246,7 +246,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    Ignored(Ignored::Truncated) = "truncated", "the capture ends before its ports";
+    Ignored(Ignored::Truncated) = "truncated", "cut off before its ports: capture with tcpdump -s 0";
     Ignored(Ignored::Fragment) = "fragment", "a fragment";
     Ignored(Ignored::Malformed) = "malformed", "its headers contradict each other";
     Ignored(Ignored::NotIp) = "not-ip", "neither IPv4 nor IPv6";

@@ -97,7 +97,7 @@ impl HostRuleset {
             .chains
             .iter()
             .filter(|chain| chain.head.hook.as_deref() == Some("input") && !chain.is_guards());
-        let drops = |chain: &&Chain| match self.fate(chain, port, Path::default()) {
+        let drops = |chain: &&Chain| match self.fate(chain, port, Path::EVERY) {
             Fate::Dropped => true,
             Fate::Accepted => false,
             Fate::Undecided => chain.head.policy.as_deref() == Some("drop"),
@@ -176,19 +176,15 @@ struct Path {
     depth: u8,
 }
 
-impl Default for Path {
-    fn default() -> Self {
-        Self { certain: true, named: false, depth: 0 }
-    }
-}
-
 impl Path {
+    /// Every packet to the port.
+    const EVERY: Self = Self { certain: true, named: false, depth: 0 };
+    const SOME: Self = Self { certain: false, ..Self::EVERY };
+    const NAMED: Self = Self { named: true, ..Self::SOME };
+
     const fn and(self, other: Self) -> Self {
-        Self {
-            certain: self.certain && other.certain,
-            named: self.named || other.named,
-            depth: self.depth,
-        }
+        let (certain, named) = (self.certain && other.certain, self.named || other.named);
+        Self { certain, named, depth: self.depth }
     }
 
     const fn through(self, certain: bool) -> Self {
@@ -210,44 +206,35 @@ enum RuleVerdict<'a> {
 /// The verdicts of a rule, each with whether it is certain once the rule is reached, and what the
 /// rule asks of a packet. No verdicts where it does not concern the port.
 fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
-    let mut path = Path::default();
+    let mut path = Path::EVERY;
     let mut verdicts = Vec::new();
     let expressions = rule.iter().filter_map(|one| one.as_object()?.iter().next());
     for (kind, value) in expressions {
-        let said = match kind.as_str() {
+        let passes = match kind.as_str() {
             "match" => test(&value["left"], &value["op"], &value["right"], port),
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
-                (Some("match"), Some("comment")) => MatchResult::YES,
-                (Some("match"), Some("multiport" | "tcp" | "udp")) => MatchResult::NAMED,
-                (Some("match"), _) | (None, _) => MatchResult::MAYBE,
-                (_, target) => {
-                    let verdict = target.and_then(|target| verdict(target, value));
-                    verdicts.extend(verdict.map(|verdict| (verdict, true)));
-                    MatchResult::YES
+                (Some("match"), Some("comment")) => Some(Path::EVERY),
+                (Some("match"), Some("multiport" | "tcp" | "udp")) => Some(Path::NAMED),
+                (Some("match"), _) | (None, _) => Some(Path::SOME),
+                (_, Some(target)) => {
+                    verdicts.extend(verdict(target, value).map(|verdict| (verdict, true)));
+                    Some(Path::EVERY)
                 }
+                (_, None) => Some(Path::EVERY),
             },
-            "limit" | "quota" => MatchResult::MAYBE,
+            "limit" | "quota" => Some(Path::SOME),
             "vmap" => {
-                let (found, said) = look_up(value, port);
+                let (found, passes) = look_up(value, port);
                 verdicts.extend(found);
-                said
+                Some(passes)
             }
-            // What a program in user space does with it is not known.
-            "queue" => {
-                verdicts.push((RuleVerdict::Accept, true));
-                MatchResult::NAMED
-            }
-            _ => {
+            kind => {
                 verdicts.extend(verdict(kind, value).map(|verdict| (verdict, true)));
-                MatchResult::YES
+                Some(if kind == "queue" { Path::NAMED } else { Path::EVERY })
             }
         };
-        match said {
-            MatchResult::No => return (Vec::new(), path),
-            MatchResult::Perhaps { certain, named } => {
-                path = path.and(Path { certain, named, depth: 0 })
-            }
-        }
+        let Some(passes) = passes else { return (Vec::new(), path) };
+        path = path.and(passes);
     }
     (verdicts, path)
 }
@@ -255,7 +242,8 @@ fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
 fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
     let target = || value["target"].as_str();
     match kind {
-        "accept" => Some(RuleVerdict::Accept),
+        // What a program in user space does with a queue is not known.
+        "accept" | "queue" => Some(RuleVerdict::Accept),
         "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(RuleVerdict::Translate),
         "drop" | "reject" | "DROP" | "REJECT" => Some(RuleVerdict::Drop),
         "return" => Some(RuleVerdict::Return),
@@ -266,62 +254,43 @@ fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
 }
 
 /// The verdicts of a map that a packet to the port may find.
-fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, MatchResult) {
+fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let equal = Value::from("==");
     let Some(pairs) = map["data"]["set"].as_array() else {
         // A named map: it may accept.
         return match test(&map["key"], &equal, &Value::Null, port) {
-            MatchResult::Perhaps { named: true, .. } => {
-                (vec![(RuleVerdict::Accept, false)], MatchResult::NAMED)
-            }
-            _ => (Vec::new(), MatchResult::MAYBE),
+            Some(Path { named: true, .. }) => (vec![(RuleVerdict::Accept, false)], Path::NAMED),
+            _ => (Vec::new(), Path::SOME),
         };
     };
     let mut found = Vec::new();
-    let mut path = Path::default();
+    let mut path = Path::EVERY;
     for pair in pairs {
-        let MatchResult::Perhaps { certain, named } = test(&map["key"], &equal, &pair[0], port)
-        else {
-            continue;
-        };
+        let Some(passes) = test(&map["key"], &equal, &pair[0], port) else { continue };
         let verdicts = pair[1].as_object().into_iter().flatten();
-        found.extend(verdicts.filter_map(|(kind, value)| Some((verdict(kind, value)?, certain))));
-        path.named |= named;
+        let verdicts = verdicts.filter_map(|(kind, value)| verdict(kind, value));
+        found.extend(verdicts.map(|verdict| (verdict, passes.certain)));
+        path.named |= passes.named;
     }
-    (found, MatchResult::Perhaps { certain: true, named: path.named })
+    (found, path)
 }
 
-/// What an expression says of a new packet to a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MatchResult {
-    No,
-    Perhaps { certain: bool, named: bool },
-}
-
-impl MatchResult {
-    const YES: Self = Self::Perhaps { certain: true, named: false };
-    const MAYBE: Self = Self::Perhaps { certain: false, named: false };
-    const NAMED: Self = Self::Perhaps { certain: false, named: true };
-
-    const fn of(known: Option<bool>) -> Self {
-        match known {
-            Some(true) => Self::YES,
-            Some(false) => Self::No,
-            None => Self::MAYBE,
-        }
-    }
-}
-
-fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> MatchResult {
+/// Which new packets to a port an expression lets pass; `None`: none.
+fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Option<Path> {
     let differs = op.as_str() == Some("!=");
-    let holds = |known: Option<bool>| known.map(|known| known != differs);
     if let Some(parts) = left["concat"].as_array() {
         return parts
             .iter()
             .map(|part| test(part, op, &Value::Null, port))
-            .find(|said| matches!(*said, MatchResult::No | MatchResult::NAMED))
-            .unwrap_or(MatchResult::MAYBE);
+            .find(|passes| passes.is_none_or(|path| path.named))
+            .unwrap_or(Some(Path::SOME));
     }
+    let known = |known: Option<bool>| match known.map(|known| known != differs) {
+        Some(false) => None,
+        Some(true) => Some(Path::EVERY),
+        None => Some(Path::SOME),
+    };
+    let is_its_own = || known(among(right, &|value| is_protocol(value, port.protocol)));
     let left = left.get("&").and_then(|and| and.get(0)).unwrap_or(left);
     if let (Some(protocol), Some(field)) =
         (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str())
@@ -329,33 +298,22 @@ fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> MatchResult {
         let own = port.protocol.as_str();
         return match (protocol, field) {
             ("tcp" | "udp" | "th", "dport") if protocol == "th" || protocol == own => {
-                match holds(among(right, &|value| is_port(value, port))) {
-                    Some(false) => MatchResult::No,
-                    Some(true) => MatchResult::Perhaps { certain: true, named: !differs },
-                    None => MatchResult::NAMED,
-                }
+                let passes = known(among(right, &|value| is_port(value, port)))?;
+                Some(Path { named: !differs || !passes.certain, ..passes })
             }
-            ("ip", "protocol") | ("ip6", "nexthdr") => {
-                MatchResult::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
-            }
-            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => MatchResult::MAYBE,
-            (protocol, _) if protocol == own => MatchResult::MAYBE,
+            ("ip", "protocol") | ("ip6", "nexthdr") => is_its_own(),
+            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => Some(Path::SOME),
+            (protocol, _) if protocol == own => Some(Path::SOME),
             // Another protocol, such as icmp.
-            _ => MatchResult::No,
+            _ => None,
         };
     }
     match (left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
-        (Some("l4proto"), _) => {
-            MatchResult::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
-        }
+        (Some("l4proto"), _) => is_its_own(),
         // Who knocks comes from elsewhere.
-        (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => {
-            MatchResult::of(holds(Some(false)))
-        }
-        (_, Some("state")) => {
-            MatchResult::of(holds(among(right, &|value| Some(value.as_str()? == "new"))))
-        }
-        _ => MatchResult::MAYBE,
+        (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => known(Some(false)),
+        (_, Some("state")) => known(among(right, &|value| Some(value.as_str()? == "new"))),
+        _ => Some(Path::SOME),
     }
 }
 

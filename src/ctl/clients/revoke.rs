@@ -7,7 +7,7 @@ use crate::config::Name;
 use crate::control::Request;
 use crate::ctl::edit::Edit;
 use crate::ctl::error::{Error, say};
-use crate::ctl::socket::{ControlError, Timeout};
+use crate::ctl::socket::Timeout;
 use crate::ctl::target::Target;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -50,10 +50,10 @@ fn end_grants(target: &Target, client: &Name) -> Result<bool, Error> {
             }
             Ok(true)
         }
-        Err(ControlError::NotRunning { .. }) => {
+        Err(Error::NotRunning { .. }) => {
             say("knockd is not running: what stands open closes when its time is over");
             Ok(false)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }

@@ -10,7 +10,7 @@ use crate::config::{Config, Name};
 use crate::control::Request;
 use crate::ctl::edit::{Edit, EditLock, make_directory};
 use crate::ctl::error::{Error, say};
-use crate::ctl::socket::{ControlError, Timeout};
+use crate::ctl::socket::Timeout;
 use crate::ctl::target::Target;
 use crate::keeper::server_key::obtain;
 use crate::proto::spa::PublicKey;
@@ -158,11 +158,11 @@ impl<'a> Site<'a> {
                 say("knockd has taken it up");
                 Ok(())
             }
-            Err(ControlError::NotRunning { .. }) => {
+            Err(Error::NotRunning { .. }) => {
                 say("knockd is not running: this counts from its next start");
                 Ok(())
             }
-            Err(error) => Err(Error::NotTakenUp(error)),
+            Err(error) => Err(Error::NotTakenUp(error.into())),
         }
     }
 }

@@ -100,13 +100,13 @@ impl Tally {
             writeln!(out, "{}, {}", packets_in_words(all), knocks_in_words(*knocks, *requests))?;
         }
         for (reason, count) in ignored {
-            writeln!(out, "{count:>8}  {}", meaning(*reason))?;
+            writeln!(out, "{count:>8}  {reason}")?;
         }
         if only.is_some() && !unread.is_empty() {
             writeln!(out, "and, from whatever address:")?;
         }
         for (ignored, count) in unread {
-            writeln!(out, "{count:>8}  {}", meaning(Reason::Ignored(*ignored)))?;
+            writeln!(out, "{count:>8}  {}", Reason::Ignored(*ignored))?;
         }
         Ok(())
     }
@@ -184,22 +184,4 @@ fn why_unseen(door: &Door, packet: &Packet) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// What stands behind a count of packets that are nobody's knock.
-fn meaning(reason: Reason) -> String {
-    let meaning = match reason {
-        Reason::NotWatched => "to ports that no door watches, or not with the flags it asks for",
-        Reason::Duplicate => "retransmissions of a knock",
-        Reason::NotForUs => "to a door's port, but not to its target",
-        Reason::OnlyIpv4 => "IPv6, where only_ipv4 is set",
-        Reason::Ignored(Ignored::Truncated) => {
-            "cut off before the ports: capture with tcpdump -s 0"
-        }
-        Reason::Ignored(Ignored::Fragment) => "fragments: knocks have to come whole",
-        Reason::Ignored(Ignored::Malformed) => "malformed: lengths that contradict each other",
-        Reason::Ignored(Ignored::Outgoing) => "sent by the machine that captured",
-        other => return other.to_string(),
-    };
-    meaning.to_owned()
 }
