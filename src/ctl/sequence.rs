@@ -10,6 +10,7 @@ use super::output::{local, object, table};
 use super::target::Target;
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::proto::totp::{Key, Mode, Scheme, code};
 use crate::sys::clock;
 use crate::time::Wall;
@@ -110,8 +111,8 @@ struct OpeningSequence {
     door: Name,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<Name>,
-    by: &'static str,
-    knocks: Vec<String>,
+    by: Method,
+    knocks: Vec<Knock>,
     #[serde(flatten)]
     rotating: Option<RotatingStep>,
 }
@@ -133,7 +134,6 @@ struct RotatingStep {
 
 /// Every sequence that opens the door at that time, the earlier step first.
 fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence> {
-    let text = |knocks: &[Knock]| knocks.iter().map(ToString::to_string).collect();
     let mut valid = Vec::new();
     if let (Some(client), Some(scheme)) = (client, &door.recognition.totp)
         && let Some(totp) = &client.totp
@@ -145,8 +145,8 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
             valid.extend(window(scheme, at).map(|step| OpeningSequence {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
-                by: "totp",
-                knocks: text(&scheme.knocks(&key, door.name().as_str(), step)),
+                by: Method::Totp,
+                knocks: scheme.knocks(&key, door.name().as_str(), step).to_vec(),
                 rotating: Some(rotating(scheme, &key, step, at, old_secret)),
             }));
         }
@@ -155,8 +155,8 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         valid.push(OpeningSequence {
             door: door.name().clone(),
             client: None,
-            by: if door.one_time.is_some() { "one_time_sequence" } else { "sequence" },
-            knocks: text(&door.recognition.sequence),
+            by: door.one_time.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence),
+            knocks: door.recognition.sequence.clone(),
             rotating: None,
         });
     }
@@ -195,12 +195,10 @@ fn print(
         local(time, zone).strftime("%H:%M:%S").to_string()
     };
     let row = |sequence: &OpeningSequence| {
-        let knocks = sequence.knocks.join(" ");
+        let knocks: Vec<_> = sequence.knocks.iter().map(ToString::to_string).collect();
+        let knocks = knocks.join(" ");
         let Some(rotating) = &sequence.rotating else {
-            let when = match sequence.by {
-                "one_time_sequence" => "once",
-                _ => "always",
-            };
+            let when = if sequence.by == Method::Sequence { "always" } else { "once" };
             return vec![when.to_owned(), knocks];
         };
         let mut row =

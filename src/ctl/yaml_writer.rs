@@ -39,6 +39,13 @@ impl YamlWriter {
         self.line(depth, &format!("{}: {}", scalar(key), scalar(value)));
     }
 
+    /// The same where there is a value.
+    pub(super) fn optional(&mut self, depth: usize, key: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.entry(depth, key, &value.to_string());
+        }
+    }
+
     pub(super) fn list<T: AsRef<str>>(&mut self, depth: usize, key: &str, items: &[T]) {
         let items: Vec<_> = items.iter().map(|item| scalar(item.as_ref())).collect();
         self.line(depth, &format!("{}: [{}]", scalar(key), items.join(", ")));

@@ -122,9 +122,7 @@ impl ClientFile {
         page.open(0, "clients");
         page.open(1, self.name.as_str());
         page.list(2, "doors", &self.doors.iter().map(Name::as_str).collect::<Vec<_>>());
-        if let Some(expires) = &self.expires {
-            page.entry(2, "expires", expires);
-        }
+        page.optional(2, "expires", self.expires.as_ref());
         if let Some(TotpKeys { secret_file, old }) = &self.totp {
             page.open(2, "totp");
             page.entry(3, "secret_file", &secret_file.to_string_lossy());
@@ -137,9 +135,7 @@ impl ClientFile {
             page.open(2, "spa");
             page.open(3, "public_key");
             public_keys.iter().for_each(|key| page.item(4, &key.to_string()));
-            if let Some(address) = address {
-                page.entry(3, "address", address);
-            }
+            page.optional(3, "address", address.as_ref());
         }
         Zeroizing::new(page.into_text())
     }

@@ -18,6 +18,7 @@ use crate::ctl::error::{Error, say};
 use crate::ctl::target::Target;
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
+use crate::proto::method::Method;
 use crate::proto::secret::Secret;
 use crate::proto::spa::{KEY_LEN, PORT, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret, generate_secret};
@@ -67,25 +68,26 @@ struct IssuedKey {
 
 impl IssuedCredentials {
     fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
-        let totp = if args.totp {
-            let mut random = Zeroizing::new([0; SECRET_BYTES]);
-            getrandom::fill(&mut *random)?;
-            Some(generate_secret(&random))
-        } else {
-            None
+        let totp = match args.totp {
+            true => Some(generate_secret(&*random::<SECRET_BYTES>()?)),
+            false => None,
         };
         let spa = match args.spa {
             None => None,
             Some(Some(public)) => Some(IssuedKey { public, private: None }),
             Some(None) => {
-                let mut random = Zeroizing::new([0; KEY_LEN]);
-                getrandom::fill(&mut *random)?;
-                let key = PrivateKey::from(*random);
+                let key = PrivateKey::from(*random::<KEY_LEN>()?);
                 Some(IssuedKey { public: key.public(), private: Some(key.encode()) })
             }
         };
         Ok(Self { totp, spa, server_key })
     }
+}
+
+fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
+    let mut random = Zeroizing::new([0; N]);
+    getrandom::fill(&mut *random)?;
+    Ok(random)
 }
 
 pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
@@ -160,68 +162,61 @@ fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Resu
         }
         _ => {}
     }
-    let totp = gets_totp || known.is_some_and(|known| known.totp.is_some());
-    let spa = gets_spa || known.is_some_and(|known| known.spa.is_some());
-    let opens = |door: &Door| {
-        totp && !Lacks::Totp.is_lacked_by(door) || spa && !Lacks::Spa.is_lacked_by(door)
+    let has = |method, gets, had: fn(&ClientFile) -> bool| {
+        (gets || known.is_some_and(had)).then_some(method)
     };
+    let totp = has(Method::Totp, gets_totp, |known| known.totp.is_some());
+    let spa = has(Method::Spa, gets_spa, |known| known.spa.is_some());
+    let methods: Vec<Method> = totp.into_iter().chain(spa).collect();
     let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
-    if let Some(door) = named.find(|door| !opens(door)) {
-        return Err(Error::Unfit(takes_none(door, name, totp, spa)));
+    if let Some(door) = named.find(|door| !methods.iter().any(|&method| takes(door, method))) {
+        return Err(Error::Unfit(takes_none(door, name, &methods)));
     }
     let had = known.map_or(&[][..], |known| &known.doors);
     let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
-    for (gets, lacks) in [(gets_totp, Lacks::Totp), (gets_spa, Lacks::Spa)] {
-        if gets && doors.iter().filter(all).all(|door| lacks.is_lacked_by(door)) {
+    for (gets, method) in [(gets_totp, Method::Totp), (gets_spa, Method::Spa)] {
+        if gets && !doors.iter().filter(all).any(|door| takes(door, method)) {
             let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
-            return Err(Error::Unfit(lacks.said(&names.join("', '"))));
+            return Err(Error::Unfit(takes_not(&names.join("', '"), method)));
         }
     }
     Ok(())
 }
 
-/// A way of opening that a door may not have.
-#[derive(Clone, Copy)]
-enum Lacks {
-    Totp,
-    Spa,
-}
-
-impl Lacks {
-    const fn is_lacked_by(self, door: &Door) -> bool {
-        match self {
-            Self::Totp => door.recognition.totp.is_none(),
-            Self::Spa => !door.recognition.spa,
-        }
-    }
-
-    fn said(self, door: &str) -> String {
-        match self {
-            Self::Totp => format!(
-                "'{door}' takes no sequences that rotate\n    \
-                 add this to the door: totp: {{mode: ports, ports: 20000-29999}}"
-            ),
-            Self::Spa => {
-                format!("'{door}' takes no SPA datagrams\n    add this to the door: spa: true")
-            }
-        }
+/// Whether a door opens by TOTP or SPA, whichever is meant.
+fn takes(door: &Door, method: Method) -> bool {
+    match method {
+        Method::Totp => door.recognition.totp.is_some(),
+        _ => door.recognition.spa,
     }
 }
 
-fn takes_none(door: &Door, client: &Name, totp: bool, spa: bool) -> String {
+fn takes_not(door: &str, method: Method) -> String {
+    match method {
+        Method::Totp => format!(
+            "'{door}' takes no sequences that rotate\n    \
+             add this to the door: totp: {{mode: ports, ports: 20000-29999}}"
+        ),
+        _ => format!("'{door}' takes no SPA datagrams\n    add this to the door: spa: true"),
+    }
+}
+
+fn takes_none(door: &Door, client: &Name, methods: &[Method]) -> String {
     let name = door.name();
-    let (lacks, other) = match (totp, spa) {
-        (true, false) => (Lacks::Totp, "\n    or give the client a key for it: --spa"),
-        (false, true) => (Lacks::Spa, "\n    or give the client a secret for it: --totp"),
-        _ => {
-            return format!(
-                "nothing that '{client}' could be given opens '{name}'\n    \
-                 add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
-            );
-        }
+    let &[method] = methods else {
+        return format!(
+            "nothing that '{client}' could be given opens '{name}'\n    \
+             add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
+        );
     };
-    let others = [Lacks::Totp, Lacks::Spa].iter().any(|way| !way.is_lacked_by(door));
-    format!("{}{}", lacks.said(name.as_str()), if others { other } else { "" })
+    let other = match method {
+        Method::Totp if takes(door, Method::Spa) => "\n    or give the client a key for it: --spa",
+        Method::Spa if takes(door, Method::Totp) => {
+            "\n    or give the client a secret for it: --totp"
+        }
+        _ => "",
+    };
+    takes_not(name.as_str(), method) + other
 }
 
 /// What has become of the client, for whoever enrols it.

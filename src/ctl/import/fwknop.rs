@@ -272,9 +272,7 @@ fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doo
     page.open(1, name.as_str());
     page.comment(2, &format!("Importer of {}.", client.origin));
     page.list(2, "doors", doors);
-    if let Some(expires) = client.expires {
-        page.entry(2, "expires", &expires.to_string());
-    }
+    page.optional(2, "expires", client.expires);
     page.open(2, "fwknop");
     let key = |page: &mut YamlWriter, name: &str, key: &ImportedKey| {
         let (ending, value) = key.written();
@@ -285,21 +283,15 @@ fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doo
         Some(hmac) => key(page, "hmac_key", hmac),
         None => page.entry(3, "without_hmac", "true"),
     }
-    if let Some(hash) = client.hmac_type {
-        page.entry(3, "hmac_type", &hash.to_string());
-    }
-    if let Some(mode) = client.mode {
-        page.entry(3, "mode", &mode.to_string());
-    }
+    page.optional(3, "hmac_type", client.hmac_type);
+    page.optional(3, "mode", client.mode);
     for (name, networks) in [("from", &client.from), ("destination", &client.destination)] {
         if !networks.is_empty() {
             let networks: Vec<_> = networks.iter().map(network).collect();
             page.list(3, name, &networks);
         }
     }
-    if let Some(username) = &client.username {
-        page.entry(3, "username", username);
-    }
+    page.optional(3, "username", client.username.as_ref());
     if client.explicit_address {
         page.entry(3, "address", "explicit");
     }

@@ -75,13 +75,9 @@ fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
     if section.directives.contains_key("UseSyslog") {
         log.entry(2, "syslog", "daemon");
     }
-    if let Some(file) = file {
-        log.entry(2, "file", file);
-    }
+    log.optional(2, "file", file);
     knockd.section(1, "log", &log);
-    if let Some(pid) = pid {
-        knockd.entry(1, "pid_file", pid);
-    }
+    knockd.optional(1, "pid_file", pid);
     page.section(0, "knockd", &knockd);
 }
 
@@ -190,9 +186,7 @@ impl<'a> DoorWriter<'a> {
             None => "left out, so that the default holds".to_owned(),
         };
         self.notes.push(value.error(message).help(help));
-        if let Some(written) = written {
-            self.page.entry(2, key, &written);
-        }
+        self.page.optional(2, key, written);
     }
 
     fn flags(&mut self) {
@@ -293,9 +287,7 @@ impl<'a> DoorWriter<'a> {
     }
 
     fn entry(&mut self, key: &str, command: Option<&str>) {
-        if let Some(command) = command {
-            self.page.entry(2, key, &CommandText::classic(command).to_string());
-        }
+        self.page.optional(2, key, command.map(CommandText::classic));
     }
 }
 

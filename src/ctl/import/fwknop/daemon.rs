@@ -159,18 +159,12 @@ impl FwknopdVariables<'_> {
                 knockd.list(1, "interfaces", &[name.to_string()]);
             }
         }
-        if let Some(facility) = self.facility() {
-            log.entry(2, "syslog", &facility);
-        }
+        log.optional(2, "syslog", self.facility());
         if self.text("VERBOSE").is_some_and(|(_, level)| level != "0") {
             log.entry(2, "level", "debug");
         }
-        if let Some(port) = self.port() {
-            fwknop.entry(2, "port", &port.to_string());
-        }
-        if let Some(age) = self.max_age() {
-            fwknop.entry(2, "max_age", &duration::format(age));
-        }
+        fwknop.optional(2, "port", self.port());
+        fwknop.optional(2, "max_age", self.max_age().map(duration::format));
         knockd.section(1, "log", &log);
         knockd.section(1, "fwknop", &fwknop);
         page.section(0, "knockd", &knockd);
