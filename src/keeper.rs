@@ -15,6 +15,7 @@ mod interfaces;
 mod lock_only;
 mod locks;
 mod mark;
+mod memory;
 mod names;
 mod one_time;
 mod reload;

@@ -20,7 +20,7 @@ use crate::ledger::Query;
 use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
-use crate::time::{Now, Wall};
+use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
 const MOST_HISTORY: u32 = 10_000;
@@ -28,6 +28,16 @@ const MOST_HISTORY: u32 = 10_000;
 const MOST_GRANTS: usize = 25_000;
 /// How long a status may wait for commands that look what is open.
 const TIME_TO_LOOK: Duration = Duration::from_secs(2);
+
+/// How long the watcher may take to tell what it has not told before.
+const TIME_TO_RECALL: Duration = Duration::from_millis(100);
+
+/// Somebody asks what happened lately, of an address or of all, and is told then.
+pub(super) struct Recall {
+    id: ConnectionId,
+    address: Option<IpAddr>,
+    pub(super) by: Monotonic,
+}
 
 impl Keeper {
     /// Hears what administrators ask, and tells those who follow what has happened.
@@ -56,17 +66,33 @@ impl Keeper {
                 self.done(id, Ok(String::new()));
             }
         }
+        self.recall(now);
         self.pass_on();
-        let explains = self.control.follows().any(|follows| matches!(follows, Follows::Knocks(_)));
+        let explains = !self.recalls.is_empty()
+            || self.control.follows().any(|follows| matches!(follows, Follows::Knocks(_)));
         if std::mem::replace(&mut self.explains, explains) && !explains {
             self.watchers.tell(ToWatcher::ExplainNothing);
+        }
+    }
+
+    /// Tells those who asked what happened lately, and from now on what happens.
+    fn recall(&mut self, now: Now) {
+        for Recall { id, address, .. } in self.recalls.extract_if(.., |it| it.by <= now.monotonic) {
+            for line in self.memory.about(address) {
+                self.control.reply(id, &Reply::Event(line));
+            }
+            self.control.follow(id, Follows::Knocks(address));
         }
     }
 
     /// Tells those who follow what has happened.
     fn pass_on(&mut self) {
         let is_followed = self.control.follows().any(|follows| follows != Follows::Nothing);
-        for event in self.doors.take_told().into_iter().filter(|_| is_followed) {
+        for event in self.doors.take_told() {
+            self.memory.keep(event.clone());
+            if !is_followed {
+                continue;
+            }
             let source = event.source;
             self.control.publish(&Reply::Event(event), |follows| match follows {
                 Follows::Nothing => false,
@@ -122,7 +148,7 @@ impl Keeper {
             }
             Request::Reload => return self.reload_for(now, id),
             Request::Watch => return self.control.follow(id, Follows::Events),
-            Request::Explain { address } => return self.explain(id, address),
+            Request::Explain { address } => return self.explain(now, id, address),
             Request::History(query) => self.history(id, query),
         };
         self.done(id, done);
@@ -209,13 +235,13 @@ impl Keeper {
         Ok(format!("{address} is {what}"))
     }
 
-    fn explain(&mut self, id: ConnectionId, address: Option<IpAddr>) {
-        self.past_for = Some(id);
+    /// Has the watcher tell what it has not told before: all is told in the order of time.
+    fn explain(&mut self, now: Now, id: ConnectionId, address: Option<IpAddr>) {
         self.watchers.tell(match address {
             Some(source) => ToWatcher::Explain { source },
             None => ToWatcher::ExplainAll,
         });
-        self.control.follow(id, Follows::Knocks(address));
+        self.recalls.push(Recall { id, address, by: now.monotonic + TIME_TO_RECALL });
     }
 
     fn history(&mut self, id: ConnectionId, query: HistoryQuery) -> Result<String, String> {

@@ -19,9 +19,11 @@ use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
 use super::mark::Mark;
+use super::memory::Memory;
 use super::names::Names;
 use super::one_time::Lists;
 use super::reload::{Reloads, Trial};
+use super::requests::Recall;
 use super::server_key::{self, ServerKeyError};
 use super::service::{first_line, tell_systemd};
 use super::sets::SetsError;
@@ -35,6 +37,7 @@ use crate::config::{Config, How, OnExit};
 use crate::control::{self, Reply};
 use crate::firewall::JobId;
 use crate::grants::{By, Place};
+use crate::ipc::ToWatcher;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
@@ -105,11 +108,12 @@ pub(super) struct Keeper {
     pub(super) watchers: Watchers,
     pub(super) doors: Doors,
     pub(super) control: Control,
-    /// Whether somebody asks what became of knocks, and who what happened before.
+    /// Whether somebody asks what became of knocks, who waits for what happened before, and that.
     pub(super) explains: bool,
+    pub(super) recalls: Vec<Recall>,
+    pub(super) memory: Memory,
     /// Doors that somebody opens by hand, and who waits to be told what comes of it.
     pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
-    pub(super) past_for: Option<ConnectionId>,
     /// Who waits for a status, and until when at most.
     pub(super) asked_status: Vec<ConnectionId>,
     pub(super) status_by: Option<Monotonic>,
@@ -217,8 +221,9 @@ impl Keeper {
             since: now.wall,
             control,
             explains: false,
+            recalls: Vec::new(),
+            memory: Memory::default(),
             opening: HashMap::new(),
-            past_for: None,
             asked_status: Vec::new(),
             status_by: None,
             foreground: !cli.daemon,
@@ -306,16 +311,13 @@ impl Keeper {
             Notice::Happened(line) => self.doors.tell(line),
             Notice::Seen(line) => {
                 let source = line.source;
+                self.memory.keep(line.clone());
                 self.control.publish(&Reply::Event(line), |follows| match follows {
                     Follows::Knocks(wanted) => wanted.is_none() || wanted == source,
                     _ => false,
                 });
             }
-            Notice::Past(line) => {
-                if let Some(id) = self.past_for {
-                    self.control.reply(id, &Reply::Event(line));
-                }
-            }
+            Notice::Past(line) => self.memory.keep(line),
             Notice::InForce(config) => self.in_force(now, &config)?,
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {
@@ -338,6 +340,9 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        if self.explains {
+            self.watchers.tell(ToWatcher::ExplainAll);
+        }
         if self.trial.is_none() {
             self.guard_copy.keep(config);
         }
@@ -395,6 +400,7 @@ impl Keeper {
             self.trial_ends(),
             self.lists.next_deadline(),
             self.status_by,
+            self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             limit,
         ];

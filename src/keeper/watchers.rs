@@ -385,6 +385,8 @@ impl Watchers {
         match self.current.take() {
             Some((old, _)) => {
                 relief.tell(ToWatcher::After { time: cut - OVERLAP });
+                // What it has not told yet would go with it.
+                old.tell(ToWatcher::ExplainAll);
                 old.tell(ToWatcher::Until { time: cut + OVERLAP });
                 let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
                 let longest = longest.max().unwrap_or_default();
@@ -505,11 +507,7 @@ impl Watchers {
                 notices.push(Notice::Past(line));
             }
             FromWatcher::Past { event, at } => {
-                let mut line = EventLine::of_event(&watcher.config, &event, at, when(at));
-                // What came of it the watcher does not know.
-                if matches!(line.what, What::Open { .. }) {
-                    line.what = What::Complete;
-                }
+                let line = EventLine::of_event(&watcher.config, &event, at, when(at));
                 notices.push(Notice::Past(line));
             }
             FromWatcher::Ready | FromWatcher::Done | FromWatcher::Suppressed { .. } => {}
