@@ -46,8 +46,8 @@ pub use missing::{AHEAD, Lifetime, Missing, is_over};
 pub use setup::Setup;
 pub use totp::SEARCHED;
 pub use verdict::{
-    ClientId, Credential, Denial, DoorId, Event, EventKind, Judgement, Knocked, Lock, Reason,
-    Refusal, Request, Verdict,
+    ClientId, Credential, Denial, DoorId, Event, EventKind, Judgement, Knocked, Lock, NAME_LEN,
+    Reason, Refusal, Request, Verdict,
 };
 
 /// The sequences to speak of: those that began after `after` and not after `until`.
@@ -327,11 +327,13 @@ impl Engine {
             if progress == Progress::Going {
                 break;
             }
-            if let (Progress::Found { client, steps }, Some(track)) =
-                (progress, self.doors.track(search.track))
-            {
+            let kind = match progress {
+                Progress::Found { client, steps } => EventKind::Missed { client, steps },
+                Progress::Nothing | Progress::Going => EventKind::Unmatched,
+            };
+            if let Some(track) = self.doors.track(search.track) {
                 let mut teller = Teller::new(search.source, self.window, &mut self.events);
-                teller.tell(track.door, search.began, EventKind::Missed { client, steps });
+                teller.tell(track.door, search.began, kind);
             }
             self.searches.end();
         }

@@ -12,7 +12,8 @@ use libknock::client::hosts;
 use libknock::config::load::{self, load};
 use libknock::config::{self, Hole, Name};
 use libknock::control::{
-    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, LockStatus, Status, What,
+    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, LockStatus, RefusalFacts,
+    Status, What,
 };
 use libknock::engine::Reason;
 use libknock::proto::knock::Knock;
@@ -219,7 +220,7 @@ fn events() -> Vec<What> {
     let knock: Knock = "7000".parse().unwrap();
     let (stage, reason) = (1, Reason::Used);
     let all = vec![
-        What::Stage { stage },
+        What::Stage { stage, knock: Some(knock) },
         What::Complete,
         What::Open { knock: Some(knock) },
         What::Extend { seconds: Some(1) },
@@ -228,9 +229,16 @@ fn events() -> Vec<What> {
         What::Failed,
         What::ClientReset { count: Some(1) },
         What::Reset { stage, reason, knock: Some(knock) },
-        What::Refused { reason: Some(reason), stage: Some(stage), knock: Some(knock) },
+        What::Refused(RefusalFacts {
+            reason: Some(reason),
+            stage: Some(stage),
+            knock: Some(knock),
+            ahead: Some(1),
+            asked_for: "ssh".parse().ok(),
+        }),
         What::Ignored { knock, reason },
         What::Missed { steps: 1 },
+        What::Unmatched,
         What::LockedOut { seconds: 1, everywhere: true },
         What::Unlocked,
     ];
@@ -238,8 +246,9 @@ fn events() -> Vec<What> {
         match what {
             What::Stage { .. } | What::Complete | What::Open { .. } | What::Extend { .. } => {}
             What::Close | What::Act | What::Failed | What::ClientReset { .. } => {}
-            What::Reset { .. } | What::Refused { .. } | What::Ignored { .. } => {}
+            What::Reset { .. } | What::Refused(_) | What::Ignored { .. } => {}
             What::Missed { .. } | What::LockedOut { .. } | What::Unlocked => {}
+            What::Unmatched => {}
             What::Other { .. } => panic!("it is any other"),
         }
     }

@@ -146,8 +146,8 @@ fn json_has_one_object_for_each_thing_that_happened() {
     assert_data_eq!(
         classic().says(&["--json"]),
         str![[r#"
-{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1,"message":"Stage 1"}
-{"time":1700000000.5,"source":"192.0.2.2","door":"ssh","event":"stage","stage":2,"message":"Stage 2"}
+{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1,"knock":"7000/tcp","message":"Stage 1"}
+{"time":1700000000.5,"source":"192.0.2.2","door":"ssh","event":"stage","stage":2,"knock":"8000/tcp","message":"Stage 2"}
 {"time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"open","knock":"9000/tcp","by":"sequence","message":"OPEN SESAME"}
 
 "#]]

@@ -49,6 +49,9 @@ pub enum What {
     /// The latest knocks are so many of a sequence.
     Stage {
         stage: usize,
+        /// The latest of them, where that is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        knock: Option<Knock>,
     },
     /// The sequence is complete, or an administrator asks: what came of it is told apart.
     Complete,
@@ -84,15 +87,7 @@ pub enum What {
         knock: Option<Knock>,
     },
     /// The sequence, or the request, is complete, and yet nothing opens.
-    Refused {
-        /// `None`: the history has it in words only.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reason: Option<Reason>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stage: Option<usize>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        knock: Option<Knock>,
-    },
+    Refused(RefusalFacts),
     /// A packet changed nothing.
     Ignored {
         knock: Knock,
@@ -102,6 +97,8 @@ pub enum What {
     Missed {
         steps: i32,
     },
+    /// A whole sequence that is no client's, at any time around now.
+    Unmatched,
     /// The source has failed too often: not listened to for so long, at this door or at any.
     LockedOut {
         seconds: u64,
@@ -115,6 +112,35 @@ pub enum What {
         #[serde(flatten)]
         facts: BTreeMap<String, Value>,
     },
+}
+
+/// Why nothing opens, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RefusalFacts {
+    /// `None`: the history has it in words only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knock: Option<Knock>,
+    /// By how many seconds the request was made in the future, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<i64>,
+    /// The door that there is not, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_for: Option<Name>,
+}
+
+impl What {
+    pub const fn stage(stage: usize) -> Self {
+        Self::Stage { stage, knock: None }
+    }
+
+    /// A refusal of which no more is known than why.
+    pub fn refused(reason: Reason) -> Self {
+        Self::Refused(RefusalFacts { reason: Some(reason), ..RefusalFacts::default() })
+    }
 }
 
 impl EventLine {
@@ -148,9 +174,7 @@ impl EventLine {
         let door = config.doors.get(event.door.0 as usize);
         let (mut by, mut client) = (None, None);
         let (what, message) = match event.kind {
-            EventKind::Stage(stage) => {
-                (What::Stage { stage: stage.into() }, format!("Stage {stage}"))
-            }
+            EventKind::Stage(stage) => (What::stage(stage.into()), format!("Stage {stage}")),
             EventKind::Open(knocked) => {
                 by = Some(match knocked {
                     Knocked::Totp { .. } => By::Totp,
@@ -170,7 +194,9 @@ impl EventLine {
                 knock,
             } => {
                 let (stage, what) = (Some(stage.into()), format!("not opened: {reason}"));
-                (What::Refused { reason: Some(reason), stage, knock }, what)
+                let facts =
+                    RefusalFacts { reason: Some(reason), stage, knock, ..Default::default() };
+                (What::Refused(facts), what)
             }
             EventKind::Reset { stage, reason, knock } => {
                 let message = match (reason, knock) {
@@ -186,6 +212,11 @@ impl EventLine {
                 client = name_of(config, id);
                 (What::Missed { steps }, missed(client, steps))
             }
+            EventKind::Unmatched => (
+                What::Unmatched,
+                "right for nobody, an hour around now: a wrong code, or is a clock off by more?"
+                    .to_owned(),
+            ),
             EventKind::LockedOut { until, everywhere } => {
                 let seconds = until.since(seen).as_secs();
                 let place = if everywhere { "any door" } else { "this door" };
@@ -200,12 +231,28 @@ impl EventLine {
 
     /// An authenticated datagram that opens nothing.
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
-        let Refusal { source, client, door, reason } = *refusal;
+        let Refusal { source, client, door, reason, stamp, asked_for } = *refusal;
         let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
         let client = client.and_then(|client| name_of(config, client));
         let of = client.map_or_else(String::new, |client| format!(" of {client}"));
-        let message = format!("request{of} refused: {reason}");
-        let what = What::Refused { reason: Some(reason), stage: None, knock: None };
+        let seconds =
+            |from: Wall, to: Wall| i64::try_from(from.since(to).as_secs()).unwrap_or(i64::MAX);
+        let ahead = stamp.filter(|_| matches!(reason, Reason::TooOld | Reason::TooFarAhead));
+        let ahead = ahead.map(|stamp| seconds(stamp, at) - seconds(at, stamp));
+        // Whatever a watcher says, it is a name.
+        let asked_for = asked_for.filter(|_| reason == Reason::NoSuchDoor).and_then(|name| {
+            str::from_utf8(&name).ok()?.trim_end_matches('\0').parse::<Name>().ok()
+        });
+        let more = match (ahead, &asked_for) {
+            (Some(ahead), _) if ahead < 0 => format!(" (it was made {} s ago)", -ahead),
+            (Some(ahead), _) => format!(" (it was made {ahead} s ahead)"),
+            (_, Some(name)) => format!(" ({name})"),
+            _ => String::new(),
+        };
+        let message = format!("request{of} refused: {reason}{more}");
+        let facts =
+            RefusalFacts { reason: Some(reason), ahead, asked_for, ..RefusalFacts::default() };
+        let what = What::Refused(facts);
         Self::new(at, Some(source), door, what, message).of_client(client)
     }
 
@@ -217,7 +264,8 @@ impl EventLine {
             ledger::Event::Extend => What::Extend { seconds: None },
             ledger::Event::Close => What::Close,
             ledger::Event::Refused => {
-                What::Refused { reason: Reason::of_word(detail), stage: None, knock: None }
+                let reason = Reason::of_word(detail);
+                What::Refused(RefusalFacts { reason, ..RefusalFacts::default() })
             }
             ledger::Event::Failed => What::Failed,
             ledger::Event::Act => What::Act,
@@ -231,9 +279,7 @@ impl EventLine {
     pub const fn level(&self) -> LogLevel {
         match self.what {
             What::Failed => LogLevel::Error,
-            What::Refused { .. } | What::Missed { .. } | What::LockedOut { .. } => {
-                LogLevel::Warning
-            }
+            What::Refused(_) | What::Missed { .. } | What::LockedOut { .. } => LogLevel::Warning,
             What::Reset { reason, .. } if !matches!(reason, Reason::Timeout) => LogLevel::Debug,
             _ => LogLevel::Info,
         }
@@ -282,7 +328,7 @@ mod tests {
         ] {
             let knock = knock.map(|knock| knock.parse().unwrap());
             let line = line(EventKind::Reset { stage: 2, reason, knock });
-            assert_eq!(matches!(line.what, What::Refused { .. }), is_refused, "{reason}");
+            assert_eq!(matches!(line.what, What::Refused(_)), is_refused, "{reason}");
             assert_eq!(line.level(), level, "{reason}");
             assert!(line.message.starts_with(message), "{reason}: {}", line.message);
         }

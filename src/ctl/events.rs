@@ -15,7 +15,9 @@ use super::socket::{ControlClient, Replies, Timeout};
 use super::target::Target;
 use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
-use crate::control::{EventLine, HistoryQuery, Reply, Request};
+use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
+use crate::engine::Reason;
+use crate::grants::By;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WatchArgs {
@@ -115,8 +117,14 @@ pub(super) struct EventPrinter<W> {
     /// `None`: as JSON.
     pub(super) timeline: Option<Timeline>,
     known: BTreeMap<String, Recognition>,
+    /// Who opened each door last by a code, and when.
+    opened: BTreeMap<String, (IpAddr, f64)>,
     pub(super) told: u64,
 }
+
+/// How soon a code comes again that a client has knocked over IPv4 and over IPv6, in seconds: both
+/// are addresses of one name, and a browser tries both.
+const RACE: f64 = 60.0;
 
 impl<W: Write> EventPrinter<W> {
     pub(super) fn new(
@@ -126,7 +134,7 @@ impl<W: Write> EventPrinter<W> {
         known: BTreeMap<String, Recognition>,
     ) -> Self {
         let timeline = (!json).then(|| Timeline::new(doors.iter().map(Name::as_str)));
-        Self { out, timeline, known, told: 0 }
+        Self { out, timeline, known, opened: BTreeMap::new(), told: 0 }
     }
 
     /// Every event, until the daemon says that it was the last.
@@ -150,10 +158,47 @@ impl<W: Write> EventPrinter<W> {
                 let source =
                     event.source.map_or_else(|| "-".to_owned(), |source| source.to_string());
                 let door = event.door.as_deref().unwrap_or("-");
-                let what = wording::event(event, self.known.get(door));
+                let mut what = wording::event(event, self.known.get(door));
+                match (&event.what, event.source, self.opened.get(door)) {
+                    (What::Open { .. }, Some(address), _) if event.by == Some(By::Totp) => {
+                        self.opened.insert(door.to_owned(), (address, event.time));
+                    }
+                    (What::Refused(facts), Some(other), Some(&(first, time)))
+                        if facts.reason == Some(Reason::Used)
+                            && first.is_ipv4() != other.is_ipv4()
+                            && event.time - time < RACE =>
+                    {
+                        what.push_str(&format!(
+                            " by {first}: has the client knocked over IPv4 and IPv6 at once?"
+                        ));
+                    }
+                    _ => {}
+                }
                 timeline.line(&mut line, wall(event.time), &source, door, &what)?;
             }
         }
         self.out.write_all(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_came_over_both_families_says_so() {
+        let mut printer = EventPrinter::new(Vec::new(), false, &[], BTreeMap::new());
+        for text in [
+            r#""time":1,"source":"192.0.2.2","event":"open","by":"totp","client":"phone""#,
+            r#""time":2,"source":"192.0.2.3","event":"refused","reason":"used""#,
+            r#""time":2,"source":"2001:db8::2","event":"refused","reason":"used""#,
+            r#""time":99,"source":"2001:db8::2","event":"refused","reason":"used""#,
+        ] {
+            let line = format!("{{\"door\":\"ssh\",{text}}}");
+            printer.tell(&serde_json::from_str(&line).unwrap()).unwrap();
+        }
+        let said = String::from_utf8(printer.out).unwrap();
+        let explained = said.lines().map(|line| line.contains("by 192.0.2.2: has the client"));
+        assert_eq!(explained.collect::<Vec<_>>(), [false, false, false, true, false]);
     }
 }

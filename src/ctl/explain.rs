@@ -12,7 +12,7 @@ use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, Family, Name, read_server_key};
-use crate::control::{EventLine, What, name_of};
+use crate::control::{EventLine, RefusalFacts, What, name_of};
 use crate::engine::spa::{Server, ServerKey};
 use crate::engine::{Credential, DoorId, Engine, Event, Reason, Request, Setup, Verdict};
 use crate::grants::By;
@@ -220,12 +220,15 @@ impl Explainer<'_> {
         // The engine's clock is that of the capture.
         let seen = Monotonic::from_nanos(at.as_nanos());
         let mut line = EventLine::of_event(self.config, event, seen, at);
+        if let What::Stage { knock, .. } = &mut line.what {
+            *knock = packet.map(Packet::knock);
+        }
         if let What::Open { knock } = &mut line.what {
             *knock = packet.map(Packet::knock);
             if !door.opening.how.opens(Family::of(event.source)) {
-                let (knock, reason) = (*knock, Reason::NoCommand);
-                line.what = What::Refused { reason: Some(reason), stage: None, knock };
-                line.message = format!("not opened: {reason}");
+                let (knock, reason) = (*knock, Some(Reason::NoCommand));
+                line.what = What::Refused(RefusalFacts { reason, knock, ..Default::default() });
+                line.message = format!("not opened: {}", Reason::NoCommand);
             }
         }
         self.tell(&line)

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::{Name, Recognition};
-use crate::control::{EventLine, What, missed};
+use crate::config::Recognition;
+use crate::control::{EventLine, RefusalFacts, What, missed};
 use crate::engine::Reason;
 use crate::grants::By;
 use crate::proto::duration;
@@ -14,8 +14,10 @@ use crate::proto::knock::Knock;
 pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
     let EventLine { what, by, client, message, .. } = line;
     let of = client.as_ref().map_or_else(String::new, |client| format!(" of {client}"));
-    let from = line.asked_by.map_or_else(String::new, |from| format!(", asked for by {from}"));
+    let from = asked_by(line);
     let whose = by.map_or_else(String::new, |by| format!(" by {by}")) + &of;
+    // Where codes open the door too, a stage may be one of a code.
+    let wanted = wanted.filter(|wanted| wanted.totp.is_none());
     let sequence = wanted.map_or(&[][..], |wanted| &wanted.sequence);
     let place = |stage: usize| {
         // The configuration may have changed since the daemon read it.
@@ -26,8 +28,9 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
         }
     };
     match what {
-        What::Stage { stage } => {
-            let knock = stage.checked_sub(1).and_then(|nth| sequence.get(nth));
+        What::Stage { stage, knock } => {
+            let nth = || sequence.get(stage.checked_sub(1)?).copied();
+            let knock = knock.or_else(nth);
             place(*stage) + &knock.map_or_else(String::new, |knock| format!(" ({knock})"))
         }
         What::Reset { stage, reason, knock } => {
@@ -45,35 +48,53 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
             format!("extended{whose}{lasts}{from}")
         }
         What::Close if message.starts_with("clos") => message.clone(),
-        What::Refused { reason: Some(Reason::NoCommand), knock, .. } => {
-            let family = line.source.map_or("its address family", family);
-            match knock {
-                Some(knock) => {
-                    format!("refused ({knock} completes it, but nothing opens it for {family})")
-                }
-                None => format!("refused: nothing opens the door for {family}"),
-            }
-        }
-        What::Refused { reason: Some(reason), .. } => {
-            let whom = client.as_ref().map(Name::as_str).map(|client| format!(" to {client}"));
-            format!("refused{}: {reason}{from}", whom.unwrap_or_default())
-        }
+        What::Refused(facts) => refused(line, facts),
         What::Ignored { knock, reason: Reason::Duplicate } => duplicate(*knock),
         What::Ignored { knock, reason } => format!("{knock} changed nothing: {reason}"),
+        What::Unmatched => said("unmatched", message),
         What::Missed { steps } => format!("missed: {}", missed(client.as_ref(), *steps)),
         What::LockedOut { seconds, everywhere } => {
             let door = if *everywhere { "any door" } else { "this door" };
-            let lasts = duration::format(Duration::from_secs(*seconds));
+            let lasts = short(*seconds);
             format!("locked out: failed too often, not listened to at {door} for {lasts}")
         }
         What::Close => said("close", message),
         What::Act => said("act", message),
         What::Failed => said("failed", message),
         What::ClientReset { .. } => said("client_reset", message),
-        What::Refused { reason: None, .. } => said("refused", message),
         What::Unlocked => said("unlocked", message),
         What::Other { event, .. } => said(event, message),
     }
+}
+
+fn refused(line: &EventLine, facts: &RefusalFacts) -> String {
+    let Some(reason) = facts.reason else { return said("refused", &line.message) };
+    let family = line.source.map_or("its address family", family);
+    let more = match (reason, facts) {
+        (Reason::NoCommand, RefusalFacts { knock: Some(knock), .. }) => {
+            return format!("refused ({knock} completes it, but nothing opens it for {family})");
+        }
+        (Reason::NoCommand, _) => return format!("refused: nothing opens the door for {family}"),
+        (_, RefusalFacts { ahead: Some(ahead @ ..0), .. }) => {
+            format!(" (it was made {} ago)", short(ahead.unsigned_abs()))
+        }
+        (_, RefusalFacts { ahead: Some(ahead), .. }) => {
+            format!(" (it was made {} ahead)", short(ahead.unsigned_abs()))
+        }
+        (_, RefusalFacts { asked_for: Some(name), .. }) => format!(" ({name})"),
+        _ => String::new(),
+    };
+    let whom = line.client.as_ref().map_or_else(String::new, |client| format!(" to {client}"));
+    format!("refused{whom}: {reason}{more}{}", asked_by(line))
+}
+
+fn short(seconds: u64) -> String {
+    duration::format(Duration::from_secs(seconds))
+}
+
+/// Who asked, where it was for another address.
+fn asked_by(line: &EventLine) -> String {
+    line.asked_by.map_or_else(String::new, |address| format!(", asked for by {address}"))
 }
 
 fn said(event: &str, message: &str) -> String {
@@ -120,6 +141,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::proto::totp::{Digits, Mode, Scheme};
 
     fn said(text: &str, wanted: Option<&Recognition>) -> String {
         event(&serde_json::from_str(&format!("{{\"time\":1,{text}}}")).unwrap(), wanted)
@@ -134,10 +156,20 @@ mod tests {
                 r#""event":"reset","stage":2,"reason":"timeout""#,
                 "reset at stage 2: the next knock did not come in time",
             ),
+            (r#""event":"open","by":"knockctl","client":null"#, "open by knockctl"),
             (
-                r#""event":"open","by":"knockctl","client":null,"seconds":30"#,
-                "open by knockctl, for 30s",
+                r#""event":"open","by":"spa","client":"phone","asked_by":"192.0.2.9""#,
+                "open by spa of phone, asked for by 192.0.2.9",
             ),
+            (
+                r#""event":"refused","reason":"too-far-ahead","client":"phone","ahead":90"#,
+                "refused to phone: from the future: is a clock off? (it was made 1m30s ahead)",
+            ),
+            (
+                r#""event":"refused","reason":"no-such-door","asked_for":"webb""#,
+                "refused: asks for a door that there is not (webb)",
+            ),
+            (r#""event":"stage","stage":2,"knock":"7003/tcp""#, "stage 2 (7003/tcp)"),
             (r#""event":"open","by":"sequence","message":"OPEN SESAME""#, "open by sequence"),
             (r#""event":"extend","seconds":30"#, "extended, for 30s"),
             (r#""event":"close","message":"its time is over""#, "close: its time is over"),
@@ -188,6 +220,15 @@ mod tests {
                 "reset at stage 2 of 3: 9000/tcp did not come within 5s of the first knock",
             ),
             (r#""event":"stage","stage":9"#, "stage 9"),
+        ] {
+            assert_eq!(said(text, Some(&wanted)), expected, "{text}");
+        }
+        // A stage may be one of a code.
+        let mode = Mode::Code { base: 7000, digits: Digits::Six };
+        wanted.totp = Some(Scheme::new(mode, 30, 1).unwrap());
+        for (text, expected) in [
+            (r#""event":"stage","stage":2"#, "stage 2"),
+            (r#""event":"stage","stage":2,"knock":"7038/tcp""#, "stage 2 (7038/tcp)"),
         ] {
             assert_eq!(said(text, Some(&wanted)), expected, "{text}");
         }

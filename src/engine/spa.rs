@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::replay::{Arrival, REMEMBERED};
 use super::{
-    ClientId, Credential, Denial, DoorId, Judgement, Lifetime, Missing, Reason, Refusal, Request,
-    Setup, is_over,
+    ClientId, Credential, Denial, DoorId, Judgement, Lifetime, Missing, NAME_LEN, Reason, Refusal,
+    Request, Setup, is_over,
 };
 use crate::config::{self, AddressPolicy, Name};
 use crate::proto::network::may_ask_for;
@@ -173,7 +173,7 @@ impl Spa {
         opener: usize,
         datagram: &[u8; LEN],
     ) -> Result<Request, Refusal> {
-        let refuse = |reason| Refusal { source, client: None, door: None, reason };
+        let refuse = |reason| Refusal::new(source, reason);
         let (opener, _) = self.openers.get(opener).ok_or(refuse(Reason::BadTag))?;
         let (key, asked) = match opener.open(datagram) {
             Ok((key, asked)) => (key, Some(asked)),
@@ -189,13 +189,20 @@ impl Spa {
         }
         let asked = asked.ok_or(refuse(Reason::MalformedRequest))?;
         let stamp = Wall::from(asked.stamp);
-        self.lifetime.judge(stamp, now).map_err(refuse)?;
+        let at = |reason| Refusal { stamp: Some(stamp), ..refuse(reason) };
+        self.lifetime.judge(stamp, now).map_err(at)?;
         if holder.mark.is_some_and(|mark| stamp <= mark) {
             return Err(refuse(Reason::Used));
         }
         holder.mark = Some(stamp);
         let credential = Credential::Spa { key: holder.key, stamp };
-        let door = find_door(&self.doors, &holder.doors, asked.door.as_ref()).map_err(refuse)?;
+        let asked_for = asked.door.as_ref().map(|name| {
+            let mut bytes = [0; NAME_LEN];
+            bytes.iter_mut().zip(name.as_str().bytes()).for_each(|(to, byte)| *to = byte);
+            bytes
+        });
+        let door = find_door(&self.doors, &holder.doors, asked.door.as_ref())
+            .map_err(|reason| Refusal { asked_for, ..refuse(reason) })?;
         let refuse = |reason| Refusal { door: Some(door), ..refuse(reason) };
         let given = addresses(&asked, source, holder.address).map_err(refuse)?;
         Ok(Request {
@@ -497,10 +504,9 @@ mod tests {
         for source in ["192.0.2.3", "2001:db8::2"] {
             let replayed = judge(&mut spa, Duration::ZERO, source, &datagram);
             let expected = Refusal {
-                source: source.parse().unwrap(),
                 client: Some(ClientId(0)),
                 door: Some(DoorId(1)),
-                reason: Reason::Used,
+                ..Refusal::new(source.parse().unwrap(), Reason::Used)
             };
             assert_eq!(replayed, Err(Denial::Refused(expected)));
         }

@@ -86,7 +86,7 @@ impl Request {
     /// Its refusal.
     pub(super) const fn refused(&self, reason: Reason) -> Refusal {
         let Self { source, client, door, .. } = *self;
-        Refusal { source, client: Some(client), door: Some(door), reason }
+        Refusal { client: Some(client), door: Some(door), ..Refusal::new(source, reason) }
     }
 }
 
@@ -117,6 +117,20 @@ pub struct Refusal {
     pub client: Option<ClientId>,
     pub door: Option<DoorId>,
     pub reason: Reason,
+    /// When the request was made, where that is why.
+    pub stamp: Option<Wall>,
+    /// The name of the door that there is not, with zeros behind it.
+    pub asked_for: Option<[u8; NAME_LEN]>,
+}
+
+/// The length of the longest name, in bytes.
+pub const NAME_LEN: usize = 32;
+
+impl Refusal {
+    /// One of which nothing else is known.
+    pub const fn new(source: IpAddr, reason: Reason) -> Self {
+        Self { source, client: None, door: None, reason, stamp: None, asked_for: None }
+    }
 }
 
 /// Something happened to one source at one door.
@@ -140,6 +154,8 @@ pub enum EventKind {
     /// The sequence would have been right for this client so many steps from now: its clock or ours
     /// is off.
     Missed { client: ClientId, steps: i32 },
+    /// A whole sequence that is no client's, at any time around now that was looked at.
+    Unmatched,
     /// The source has failed too often. `everywhere`: at all doors, not only at this one.
     LockedOut { until: Monotonic, everywhere: bool },
 }

@@ -48,7 +48,7 @@ impl Tally {
     pub(super) fn note(&mut self, line: &EventLine) {
         let Some(door) = &line.door else { return };
         match line.what {
-            What::Stage { stage } => _ = self.stages.insert(door.clone(), stage),
+            What::Stage { stage, .. } => _ = self.stages.insert(door.clone(), stage),
             _ => _ = self.stages.remove(door),
         }
     }

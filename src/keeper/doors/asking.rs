@@ -244,8 +244,7 @@ impl Doors {
             let line = self.completed(&place, &ask.opener, Completion::of(ask), What::Complete);
             self.tell(line);
         }
-        let what = What::Refused { reason: Some(reason), stage: None, knock: None };
-        let line = event_at(&place, what, format!("not opened: {reason}"));
+        let line = event_at(&place, What::refused(reason), format!("not opened: {reason}"));
         self.tell(line.of_client(ask.opener.client.as_ref()).asked_by(ask.asked_by));
         self.books.note(now, &place, &ask.opener, Event::Refused, reason.as_str());
     }
@@ -292,7 +291,7 @@ impl Doors {
         what: What,
     ) -> EventLine {
         if let Some(last) = completion.last_stage {
-            self.tell(event_at(place, What::Stage { stage: last }, format!("Stage {last}")));
+            self.tell(event_at(place, What::stage(last), format!("Stage {last}")));
         }
         let Opener { by, client } = opener;
         let message = if *by == By::Knockctl { "opened by hand" } else { "OPEN SESAME" };
