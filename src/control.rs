@@ -1,5 +1,5 @@
-//! What `knockctl` and a running `knockd` say to each other: one JSON object a line, over a socket
-//! in the run directory.
+//! The protocol between `knockctl` and a running `knockd`: one JSON object a line, over a socket in
+//! the run directory.
 //!
 //! A connection carries one request. The daemon answers with any number of replies, the last of
 //! which is [`Reply::Done`] or [`Reply::Failed`].
@@ -45,7 +45,7 @@ pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// What an administrator may ask for.
+/// A request of an administrator's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -132,7 +132,7 @@ pub struct HistoryQuery {
     pub since: Option<f64>,
 }
 
-/// What the daemon answers.
+/// A reply of the daemon's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
@@ -211,7 +211,7 @@ pub struct DoorStatus {
     pub sequences_left: Option<usize>,
 }
 
-/// What a door is open for, or should be, or may still be.
+/// A grant: an address that a door is open for, or should be, or may still be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GrantStatus {
     pub door: Name,

@@ -1,4 +1,4 @@
-//! One thing that happened, as the log, `watch`, `history` and `explain` tell it.
+//! The one account of an event that the log, `watch`, `history` and `explain` give.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ pub struct EventLine {
     pub message: String,
 }
 
-/// What happened, by the word that scripts see in `event`, and what is particular to it.
+/// The kind of an event, by the word that scripts see in `event`, and what is particular to it.
 ///
 /// A daemon may be newer than the knockctl that asks it: an event that this one does not know, or
 /// whose facts it does not understand, is [`What::Other`], and told as it came.
@@ -169,7 +169,7 @@ impl EventLine {
         Self { asked_by, message, ..self }
     }
 
-    /// What the engine has found, at `seen`, which is `at` by the calendar.
+    /// An event of the engine's, at `seen`, which is `at` by the calendar.
     pub fn of_event(config: &Config, event: &Event, seen: Monotonic, at: Wall) -> Self {
         let door = config.doors.get(event.door.0 as usize);
         let (mut by, mut client) = (None, None);
@@ -286,7 +286,7 @@ impl EventLine {
     }
 }
 
-/// What is said of a sequence that would have been right at another time.
+/// The words for a sequence that would have been right at another time.
 pub fn missed(client: Option<&Name>, steps: i32) -> String {
     let client = client.map_or("a client", Name::as_str);
     let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });

@@ -1,4 +1,4 @@
-//! Files that change together or not at all.
+//! Transactions over several files: all of them change, or none.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -44,7 +44,7 @@ impl EditLock {
     }
 }
 
-/// What a file is to become: this text, or gone.
+/// The new text of a file, or its end.
 #[derive(Debug)]
 struct FileChange {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! Why nothing, or not all, came of a command.
+//! The error of knockctl, and its exit status.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

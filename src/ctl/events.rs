@@ -47,7 +47,7 @@ pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), Error> {
     follow(target, &Request::Watch, args.json, BTreeMap::new())
 }
 
-/// What became of knocks, lately and from now on; of one address or of all.
+/// `knockctl explain --live`: what became of knocks, lately and from now on.
 pub(super) fn explain(target: &Target, address: Option<IpAddr>, json: bool) -> Result<(), Error> {
     // As far as whoever asks may know what the doors want to hear: the daemon does not tell.
     let loaded = if json { None } else { target.load().ok() };
@@ -55,7 +55,7 @@ pub(super) fn explain(target: &Target, address: Option<IpAddr>, json: bool) -> R
     follow(target, &Request::Explain { address }, json, known)
 }
 
-/// What the doors want to hear, by their names.
+/// The recognition of each door, by its name.
 pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
     doors.iter().map(|door| (door.name().to_string(), door.recognition.clone())).collect()
 }
@@ -111,7 +111,7 @@ fn doors(daemon: &mut ControlClient) -> Result<Vec<Name>, Error> {
     Ok(status::ask(daemon)?.doors.into_iter().map(|door| door.door).collect())
 }
 
-/// Prints what happened, as lines for people or as objects.
+/// A printer of events, as lines for people or as objects.
 pub(super) struct EventPrinter<W> {
     pub(super) out: W,
     /// `None`: as JSON.

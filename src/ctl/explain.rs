@@ -81,7 +81,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
     read_to_end
 }
 
-/// What native SPA datagrams are opened with; `None`: no door takes any.
+/// The keys that native SPA datagrams are opened with; `None`: no door takes any.
 ///
 /// # Errors
 /// Why they cannot be opened here, in words.
@@ -151,7 +151,7 @@ impl Explanation<'_> {
         Ok(())
     }
 
-    /// What a running watcher does beside its packets.
+    /// The work that a running watcher does beside its packets.
     fn work(&mut self) -> io::Result<()> {
         while self.engine.next_work().is_some_and(|at| at <= self.latest) {
             let wall = Wall::from_nanos(self.latest.as_nanos());
@@ -177,7 +177,7 @@ impl Explanation<'_> {
     }
 }
 
-/// Says what happened, in one form or the other.
+/// The events of a capture, printed and counted.
 struct Explainer<'a> {
     config: &'a Config,
     only: Option<IpAddr>,
@@ -234,7 +234,7 @@ impl Explainer<'_> {
         self.tell(&line)
     }
 
-    /// What a client has asked for.
+    /// The event of a client's request, one for each address.
     fn request(&mut self, at: Wall, request: &Request) -> io::Result<()> {
         let by = match request.credential {
             Credential::Spa { .. } => By::Spa,

@@ -103,7 +103,7 @@ impl Files for Disk {
     }
 }
 
-/// What became of a file.
+/// The YAML that a file has become.
 #[derive(Debug)]
 pub struct Imported {
     /// A configuration that loads. It holds keys where the file does.

@@ -1,4 +1,4 @@
-//! The way to the running daemon: where it listens, what is asked, what it answers.
+//! The client of the control socket: where a daemon listens, requests, replies.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
@@ -35,7 +35,7 @@ pub(super) enum Timeout {
     None,
 }
 
-/// A daemon that may be running.
+/// The control socket of a daemon that may be running.
 #[derive(Debug)]
 pub(super) struct ControlClient {
     path: PathBuf,
@@ -106,7 +106,7 @@ fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> Error 
     }
 }
 
-/// What a daemon answers, one by one.
+/// The replies of a daemon, one by one.
 #[derive(Debug)]
 pub(super) struct Replies {
     reader: BufReader<ReplyStream>,
@@ -134,7 +134,7 @@ impl Replies {
         }
     }
 
-    /// What the daemon says when all is done; what it says before is passed over.
+    /// The text of the last reply; those before are passed over.
     pub(super) fn done(mut self) -> Result<String, Error> {
         loop {
             if let Reply::Done { text } = self.next()? {

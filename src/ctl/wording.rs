@@ -1,4 +1,4 @@
-//! What became of a knock, as people read it.
+//! The words for an event, as people read it in `watch`, `history` and `explain`.
 
 use std::net::IpAddr;
 use std::time::Duration;

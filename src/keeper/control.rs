@@ -43,7 +43,7 @@ const GROUP: &str = "knockd";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId(u64);
 
-/// What a connection is told of unasked.
+/// The events that a connection is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
     Nothing,

@@ -1,4 +1,4 @@
-//! What happened lately, whichever watcher told of it, for whoever asks why a knock did not open.
+//! The latest events, of whichever watcher, for whoever asks why a knock did not open.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! What administrators ask of the daemon, and what they are told.
+//! The requests of administrators, each answered by a method of the keeper.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

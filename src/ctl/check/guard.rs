@@ -1,4 +1,4 @@
-//! What is doubtful about a guarded port on the host that it is on: pure.
+//! Warnings about guarded ports on the host that they are on: pure.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::config::{Door, How};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
-/// What is known of the host, beyond its interfaces.
+/// Facts about the host, beyond its interfaces.
 #[derive(Clone, Debug, Default)]
 pub struct HostContext {
     /// The SSH connection by which somebody is here.

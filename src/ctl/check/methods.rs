@@ -10,7 +10,7 @@ use crate::proto::duration;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Mode, Protocols};
 
-/// What opens each door, in their order: at least one method each.
+/// The methods of each door, in their order: at least one each.
 pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
     let watched = watch_sets(config.doors.iter().map(|door| &door.recognition));
     let rotating = rotating_clients(config);

@@ -1,4 +1,4 @@
-//! What the nftables of a host make of a new packet to one of its ports: pure.
+//! An estimate of what the nftables of a host do with a new packet to one of its ports: pure.
 //!
 //! An estimate, as far as `nft -j list ruleset` goes: addresses, interfaces and the contents of
 //! named sets are not known.
@@ -108,7 +108,7 @@ impl HostRuleset {
         inputs.filter(drops).map(name).collect()
     }
 
-    /// What becomes of a packet that has come to a chain.
+    /// The fate of a packet that has come to a chain.
     fn fate(&self, chain: &Chain, port: Knock, path: Path) -> Fate {
         // Some packets may have left the chain already, so nothing further holds for all of them.
         let mut left = false;

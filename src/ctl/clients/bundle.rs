@@ -1,4 +1,4 @@
-//! What a client needs, as text: the entries of its hosts file, and how to knock by hand.
+//! The text that a client needs: the entries of its hosts file, and how to knock by hand.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -37,7 +37,7 @@ impl ServerName {
         Self { host: host.to_owned(), label: Name::closest(label).to_string() }
     }
 
-    /// What an authenticator shows as the issuer, which has no colon.
+    /// The issuer that an authenticator shows, which has no colon.
     pub(super) fn issuer(&self) -> &str {
         if self.host.contains(':') { &self.label } else { &self.host }
     }
@@ -161,7 +161,7 @@ fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
     Zeroizing::new(drawn.unwrap_or_else(|error| format!("No QR code: {error}.\n")))
 }
 
-/// What a client is given.
+/// The text for a client that is enrolled.
 pub(super) struct Bundle<'a> {
     pub client: &'a Name,
     pub server: &'a ServerName,

@@ -16,7 +16,7 @@ use crate::proto::spa::PublicKey;
 const HEADER: &str = "# knockctl enroll has written this file, and writes it anew as a whole; \
                       without this line it does not.";
 
-/// What a file says about a client.
+/// A client, as its file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::ctl) struct ClientFile {
     pub name: Name,
@@ -178,7 +178,7 @@ pub(in crate::ctl) fn files_of(source: &Source, name: &Name) -> Result<Vec<PathB
     Ok(files)
 }
 
-/// What is in a file that enrolling has written.
+/// The content of a file that enrolling has written.
 fn ours(source: &Source) -> Result<Node, NotOurs> {
     if source.text().lines().next() != Some(HEADER) {
         return Err(NotOurs::Foreign(source.path().to_owned()));

@@ -52,7 +52,7 @@ pub(in crate::ctl) struct EnrollArgs {
     host: Option<String>,
 }
 
-/// What a client is given now.
+/// The credentials that a client is given now.
 struct IssuedCredentials {
     totp: Option<Secret>,
     spa: Option<IssuedKey>,
@@ -219,7 +219,7 @@ fn takes_none(door: &Door, client: &Name, methods: &[Method]) -> String {
     takes_not(name.as_str(), method) + other
 }
 
-/// What has become of the client, for whoever enrols it.
+/// Says what has become of the client, for whoever enrols it.
 fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     let name = &args.client;
     match known {

@@ -1,4 +1,4 @@
-//! A configuration in a directory, and the files in it that belong to clients.
+//! The directory of a configuration, with the files in it that belong to clients.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -59,7 +59,7 @@ impl<'a> Site<'a> {
         self.directory.join(format!("client-{name}.yaml"))
     }
 
-    /// What enrolling has written of a client; `None`: there is no such client.
+    /// The file of a client; `None`: there is no such client.
     ///
     /// # Errors
     /// [`NotOurs`] when somebody has written it by hand.

@@ -1,4 +1,4 @@
-//! What people read beside the events: why a packet changed nothing, and what all add up to.
+//! Text beside the events: why a packet changed nothing, and the sums at the end.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use crate::ctl::wording::duplicate;
 use crate::engine::{Reason, Verdict};
 use crate::wire::{Ignored, Packet, Transport};
 
-/// What the packets of a file add up to.
+/// Counts of the packets of a file.
 #[derive(Default)]
 pub(super) struct Tally {
     /// Those that could be read, wanted or not.
@@ -58,7 +58,7 @@ impl Tally {
         self.wanted == 0
     }
 
-    /// What is left to say at the end of the file.
+    /// Prints the sums at the end of the file.
     pub(super) fn finish(
         &self,
         out: &mut dyn Write,

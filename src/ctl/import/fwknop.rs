@@ -76,7 +76,7 @@ pub(super) fn import(
 
 const GUARD: &str = "guard";
 
-/// What makes one door another than the next.
+/// A door for one port: what makes it another than the next.
 #[derive(PartialEq)]
 struct PortDoor {
     port: Knock,

@@ -267,7 +267,7 @@ impl<'a> DoorWriter<'a> {
         self.fail(place.error(message));
     }
 
-    /// What a directive says; empty where it says that nothing runs.
+    /// The text of a directive; empty where it says that nothing runs.
     fn command(&mut self, directive: &str) -> Option<&'a str> {
         let value = self.section.directives.get(directive)?.value?;
         if value.text.contains('\0') {
@@ -291,7 +291,7 @@ impl<'a> DoorWriter<'a> {
     }
 }
 
-/// What classic knockd makes of one item of a sequence.
+/// One item of a sequence, as classic knockd reads it.
 #[derive(Debug, PartialEq)]
 enum Reading {
     Right(Knock),

@@ -1,4 +1,4 @@
-//! What a stanza says, read as fwknopd reads it.
+//! The client of a stanza, read as fwknopd reads it.
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
@@ -112,7 +112,7 @@ fn read_stanza(
     })
 }
 
-/// What a stanza says in vain, or needs not say here.
+/// Warnings about variables without effect.
 fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Diagnostic> {
     let say = |name, message: &str| Some(stanza.get(name)?.at.warning(format!("{name} {message}")));
     let mut found = Vec::new();
@@ -139,7 +139,7 @@ fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> V
     found.into_iter().flatten().collect()
 }
 
-/// What a variable names, in fwknop's words.
+/// The value of a variable that is a word of fwknop's.
 fn named<T: FromStr<Err: Display>>(
     stanza: &AccessStanza,
     name: &str,

@@ -9,10 +9,10 @@ use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText};
 use crate::proto::duration;
 
-/// What a command without a timer gets for its time, in seconds.
+/// The time of a command without a timer, in seconds.
 const UNTIMED: u64 = 30;
 
-/// What opens and what closes, word by word: fwknopd starts them without a shell.
+/// The commands that open and close, word by word: fwknopd starts them without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cycle {
     pub(super) open: Vec<String>,

@@ -1,4 +1,4 @@
-//! `fwknopd.conf`: what of it matters here.
+//! The parts of `fwknopd.conf` that matter here.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +18,7 @@ const HTTP: &str = "requests come in UDP datagrams here: have clients send those
 const NAT: &str = "no door translates addresses here: have the firewall do that";
 const FIREWALL: &str = "say it in the rules of your firewall";
 
-/// What lets requests in, or opens something, in a way that there is not here; each with what
+/// Variables that let requests in, or open something, in a way that there is not here; each with what
 /// fwknopd has to be told for that.
 const WITHOUT: [(&str, bool, &str); 18] = [
     ("OVERRIDE_CONFIG", false, "the file that it names is not read: put here what it says"),
@@ -59,7 +59,7 @@ const CARRIED: &str = "\
     ACCESS_FILE ACCESS_FOLDER ENABLE_NFQ_CAPTURE ENABLE_UDP_SERVER MAX_SPA_PACKET_AGE NFQ_PORT \
     PCAP_FILTER PCAP_INTF SYSLOG_FACILITY UDPSERV_PORT VERBOSE";
 
-/// What `fwknopd.conf` says.
+/// `fwknopd.conf`, as far as it matters here.
 #[derive(Default)]
 pub(super) struct FwknopdConf {
     /// `knockd:`, where it says something for it.

@@ -70,10 +70,10 @@ const WITHOUT: [(&str, bool, &str); 21] = [
     ("GPG_FINGERPRINT_ID", false, NO_GPG),
 ];
 
-/// What `%include_keys` may set.
+/// The variables that `%include_keys` may set.
 const KEYS: [&str; 4] = ["KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64"];
 
-/// What a variable was given. It may be a key, so it has no `Debug`.
+/// A variable and its value, which may be a key: it has no `Debug`.
 #[derive(Clone)]
 pub(super) struct StanzaVariable {
     pub(super) at: Place,
@@ -98,7 +98,7 @@ impl StanzaVariable {
     }
 }
 
-/// What follows a SOURCE, up to the next one in the same file.
+/// The variables that follow a SOURCE, up to the next one in the same file.
 pub(super) struct AccessStanza {
     pub(super) at: Place,
     /// Its file and line, for people.
