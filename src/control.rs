@@ -23,7 +23,7 @@ use crate::config::Name;
 use crate::grants::By;
 use crate::proto::method::Method;
 use crate::proto::words::words;
-pub use event::{EventLine, RefusalFacts, What, missed, name_of, seconds};
+pub use event::{EventLine, RefusalFacts, What, name_of, seconds};
 
 /// Where the configuration is unless another path is given.
 pub const CONFIG: &str = "/etc/knock.d";

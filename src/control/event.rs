@@ -287,7 +287,7 @@ impl EventLine {
 }
 
 /// The words for a sequence that would have been right at another time.
-pub fn missed(client: Option<&Name>, steps: i32) -> String {
+fn missed(client: Option<&Name>, steps: i32) -> String {
     let client = client.map_or("a client", Name::as_str);
     let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });
     let noun = if count == 1 { "step" } else { "steps" };

@@ -62,26 +62,26 @@ fn find<'a>(
     };
     let rotates = door.recognition.totp.is_some();
     let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
-    let client = match &args.client {
-        None => None,
-        Some(wanted) => match config.client(wanted) {
-            None => return Err(Error::no_client(config, wanted)),
-            Some(client) if rotates && !knocks(&client) => {
-                let lacks = if client.totp.is_some() {
-                    format!("'{wanted}' may not open '{name}'")
-                } else {
-                    format!("'{wanted}' has no TOTP secret")
-                };
-                return Err(Error::Unfit(format!(
-                    "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
-                )));
-            }
-            Some(client) => Some(client).filter(|_| rotates),
-        },
-    };
     let fixed = !door.recognition.sequence.is_empty();
-    match client {
-        None if rotates && !fixed => {
+    let client = args
+        .client
+        .as_ref()
+        .map(|wanted| config.client(wanted).ok_or_else(|| Error::no_client(config, wanted)));
+    match client.transpose()? {
+        Some(client) if rotates && knocks(&client) => Ok((door, Some(client))),
+        Some(client) if rotates => {
+            let wanted = &client.name;
+            let lacks = if client.totp.is_some() {
+                format!("'{wanted}' may not open '{name}'")
+            } else {
+                format!("'{wanted}' has no TOTP secret")
+            };
+            Err(Error::Unfit(format!(
+                "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
+            )))
+        }
+        _ if fixed => Ok((door, None)),
+        None if rotates => {
             let clients: Vec<_> =
                 config.clients.iter().filter(knocks).map(|client| client.name.as_str()).collect();
             let which = if clients.is_empty() {
@@ -93,7 +93,7 @@ fn find<'a>(
                 "the knocks at '{name}' are different for each client: name one\n    {which}"
             )))
         }
-        None if !fixed => Err(Error::Unfit(match &door.one_time {
+        _ => Err(Error::Unfit(match &door.one_time {
             Some(list) => format!(
                 "no sequence opens '{name}' any more: all in {} are used up\n    \
                  knockctl one-time makes new ones",
@@ -101,7 +101,6 @@ fn find<'a>(
             ),
             None => format!("no sequence of knocks opens '{name}': it takes datagrams"),
         })),
-        client => Ok((door, client)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Recognition;
-use crate::control::{EventLine, RefusalFacts, What, missed};
+use crate::control::{EventLine, RefusalFacts, What};
 use crate::engine::Reason;
 use crate::grants::By;
 use crate::proto::duration;
@@ -51,13 +51,9 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
         What::Refused(facts) => refused(line, facts),
         What::Ignored { knock, reason: Reason::Duplicate } => duplicate(*knock),
         What::Ignored { knock, reason } => format!("{knock} changed nothing: {reason}"),
+        What::Missed { .. } => said("missed", message),
         What::Unmatched => said("unmatched", message),
-        What::Missed { steps } => format!("missed: {}", missed(client.as_ref(), *steps)),
-        What::LockedOut { seconds, everywhere } => {
-            let door = if *everywhere { "any door" } else { "this door" };
-            let lasts = short(*seconds);
-            format!("locked out: failed too often, not listened to at {door} for {lasts}")
-        }
+        What::LockedOut { .. } => said("locked out", message),
         What::Close => said("close", message),
         What::Act => said("act", message),
         What::Failed => said("failed", message),
@@ -193,10 +189,7 @@ mod tests {
                 r#""event":"refused","reason":"used","client":"phone""#,
                 "refused to phone: it has been used before",
             ),
-            (
-                r#""event":"missed","steps":-3"#,
-                "missed: right for a client 3 steps ago: is a clock off?",
-            ),
+            (r#""event":"missed","steps":-3,"message":"so""#, "missed: so"),
             (r#""event":"sung","message":"la","tune":3"#, "sung: la"),
         ] {
             assert_eq!(said(text, None), expected, "{text}");
