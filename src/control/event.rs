@@ -106,6 +106,7 @@ pub enum What {
     },
     /// The source is listened to again.
     Unlocked,
+    /// An event that is not known here, as it came.
     #[serde(untagged)]
     Other {
         event: String,
@@ -133,6 +134,7 @@ pub struct RefusalFacts {
 }
 
 impl What {
+    /// A stage whose latest knock is not told.
     pub const fn stage(stage: usize) -> Self {
         Self::Stage { stage, knock: None }
     }

@@ -19,9 +19,9 @@ use super::daemon::{self, DaemonError, Left, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
 use super::mark::Mark;
-use super::memory::Memory;
 use super::names::Names;
 use super::one_time::Lists;
+use super::recent_events::RecentEvents;
 use super::reload::{Reloads, Trial};
 use super::requests::Recall;
 use super::server_key::{self, ServerKeyError};
@@ -111,7 +111,7 @@ pub(super) struct Keeper {
     /// Whether somebody asks what became of knocks, who waits for what happened before, and that.
     pub(super) explains: bool,
     pub(super) recalls: Vec<Recall>,
-    pub(super) memory: Memory,
+    pub(super) memory: RecentEvents,
     /// Doors that somebody opens by hand, and who waits to be told what comes of it.
     pub(super) opening: HashMap<JobId, (ConnectionId, Place)>,
     /// Who waits for a status, and until when at most.
@@ -222,7 +222,7 @@ impl Keeper {
             control,
             explains: false,
             recalls: Vec::new(),
-            memory: Memory::default(),
+            memory: RecentEvents::default(),
             opening: HashMap::new(),
             asked_status: Vec::new(),
             status_by: None,

@@ -11,12 +11,12 @@ const REMEMBERED: usize = 1024;
 /// The latest events. What anybody can cause without knowing anything is kept apart, so that a
 /// flood of it pushes only itself out.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct RecentEvents {
     by_anybody: VecDeque<EventLine>,
     others: VecDeque<EventLine>,
 }
 
-impl Memory {
+impl RecentEvents {
     pub(super) fn keep(&mut self, line: EventLine) {
         let queue = match line.what {
             What::Stage { stage: 1, .. } | What::Reset { stage: 1, .. } | What::Ignored { .. } => {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_is_told_later_of_earlier_things_stands_where_it_happened() {
-        let mut memory = Memory::default();
+        let mut memory = RecentEvents::default();
         memory.keep(line(3, 2, What::Open { knock: None }));
         memory.keep(line(1, 2, What::stage(1)));
         memory.keep(line(2, 3, What::Close));
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_first_knocks_pushes_nothing_else_out() {
-        let mut memory = Memory::default();
+        let mut memory = RecentEvents::default();
         memory.keep(line(1, 2, What::stage(2)));
         (0..5000).for_each(|_| memory.keep(line(2, 3, What::stage(1))));
         assert_eq!(memory.about(None).len(), REMEMBERED + 1);
