@@ -1,10 +1,15 @@
-//! What `knockctl` and a running `knockd` say to each other: one JSON object a line, over a socket
-//! in the run directory.
+//! The protocol between `knockctl` and a running `knockd`: one JSON object a line, over a socket in
+//! the run directory.
 //!
 //! A connection carries one request. The daemon answers with any number of replies, the last of
 //! which is [`Reply::Done`] or [`Reply::Failed`].
+//!
+//! The two may be of different versions for as long as a daemon has not been started anew after an
+//! upgrade. Events that knockctl does not know are told as they came ([`What::Other`]); any other
+//! word that one of them does not know is an error which says that the versions differ.
 
 mod event;
+mod word;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +20,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
-pub use event::{EventLine, missed, name_of, seconds};
+use crate::grants::OpenedBy;
+use crate::proto::method::Method;
+use crate::proto::words::words;
+pub use event::{EventLine, RefusalFacts, What, name_of, seconds};
 
 /// Where the configuration is unless another path is given.
 pub const CONFIG: &str = "/etc/knock.d";
@@ -37,7 +45,7 @@ pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// What an administrator may ask for.
+/// A request of an administrator's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -124,6 +132,7 @@ pub struct HistoryQuery {
     pub since: Option<f64>,
 }
 
+/// A reply of the daemon's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
@@ -131,6 +140,8 @@ pub enum Reply {
     Clients {
         clients: Vec<ClientStatus>,
     },
+    /// The door is open, before [`Reply::Done`].
+    Opened(GrantStatus),
     Event(EventLine),
     /// The request is done; what came of it, for people. May be empty.
     Done {
@@ -185,11 +196,13 @@ pub struct LockStatus {
     pub seconds_left: f64,
 }
 
+/// A door of the configuration in force.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoorStatus {
     pub door: Name,
     /// What it opens: ports, or nothing where commands of its own do it.
     pub opens: Vec<String>,
+    /// How it is opened, in a few words: for people.
     pub via: String,
     /// How many addresses it is open for.
     pub open: usize,
@@ -198,6 +211,7 @@ pub struct DoorStatus {
     pub sequences_left: Option<usize>,
 }
 
+/// A grant: an address that a door is open for, or should be, or may still be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GrantStatus {
     pub door: Name,
@@ -206,19 +220,37 @@ pub struct GrantStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_port: Option<NonZeroU16>,
     pub client: Option<Name>,
-    /// What opened it: `sequence`, `knockctl`, …
-    pub by: String,
-    /// That of the grant, or `gone`: what opened it is not there any more.
-    pub state: String,
+    /// What opened it.
+    pub by: OpenedBy,
+    pub state: GrantCondition,
     pub seconds_left: f64,
+}
+
+words! {
+FromStr:
+/// How the door of a grant is: what the grant's state says, and what is known besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantCondition {
+    /// Its open commands run, or have yet to.
+    Starting = "starting",
+    Open = "open",
+    /// Its open commands failed, and may have opened it.
+    OpenedWithErrors = "opened with errors",
+    /// It should be open, and is not: the next knock opens it again.
+    Gone = "gone",
+    /// Its close commands run, or are tried again.
+    Closing = "closing",
+    /// Its close commands kept failing: it may still be open.
+    NotClosed = "not closed",
+}
 }
 
 /// A client of the configuration in force. Times are seconds since 1970-01-01 UTC.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClientStatus {
     pub client: Name,
-    /// What it proves itself with: `totp`, `spa`, `fwknop`.
-    pub by: Vec<String>,
+    /// What it proves itself with.
+    pub by: Vec<Method>,
     pub doors: Vec<Name>,
     /// When it last opened a door or kept it open, as far as the history goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,34 +1,34 @@
 //! `knockctl`: lets the administrator look, and act.
 
+mod args;
 pub mod check;
 mod clients;
 mod completions;
-mod enroll;
+mod doors;
+mod edit;
 mod error;
 mod events;
 pub mod explain;
-mod hand;
 mod host;
 pub mod import;
-mod lines;
 mod one_time;
+mod output;
 mod qr;
-mod revoke;
 mod sequence;
 mod server_key;
 mod socket;
 mod status;
 mod target;
 mod trial;
-mod words;
-mod yaml;
+mod wording;
+mod yaml_writer;
 
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use error::Error;
-use socket::Patience;
+use socket::Timeout;
 use target::Target;
 
 use crate::control::Request;
@@ -41,7 +41,7 @@ use crate::control::Request;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "knockctl", version, disable_version_flag = true, max_term_width = 90)]
 #[command(arg_required_else_help = true)]
-struct Cli {
+struct Knockctl {
     #[command(flatten)]
     target: Target,
 
@@ -50,11 +50,11 @@ struct Cli {
     version: Option<bool>,
 
     #[command(subcommand)]
-    task: Task,
+    task: KnockctlCommand,
 }
 
 #[derive(Clone, Debug, Subcommand)]
-enum Task {
+enum KnockctlCommand {
     /// Say what is wrong with the configuration or doubtful, and what each door takes and does
     ///
     /// Errors and warnings go to standard error. The exit status is 1 if there are errors.
@@ -69,19 +69,19 @@ enum Task {
     ///
     /// Where it is open already it stays open at least as long as asked for.
     #[command(after_help = "Example: knockctl open ssh 192.0.2.2 --for 10m")]
-    Open(hand::OpenArgs),
+    Open(doors::OpenArgs),
 
     /// Close a door for an address, or every door, before the time is over
     ///
     /// Connections that stand already go on where the firewall lets them.
     #[command(override_usage = "knockctl close [OPTIONS] DOOR IP
        knockctl close --all")]
-    Close(hand::CloseArgs),
+    Close(doors::CloseArgs),
 
     /// Listen again to an address that is locked out since it failed too often
     ///
     /// 'knockctl status' shows who is locked out, where, and for how long.
-    Unlock(hand::UnlockArgs),
+    Unlock(doors::UnlockArgs),
 
     /// Have a running knockd take up its configuration, and say whether it has
     ///
@@ -119,17 +119,17 @@ enum Task {
     /// take it up. For a client that is enrolled already it adds what is new.
     #[command(after_help = "Examples: knockctl enroll phone --door ssh --totp --qr
           knockctl enroll laptop --door ssh --spa")]
-    Enroll(enroll::EnrollArgs),
+    Enroll(clients::enroll::EnrollArgs),
 
     /// Let a client open nothing any more: close what it has opened, and remove it
-    Revoke(revoke::RevokeArgs),
+    Revoke(clients::revoke::RevokeArgs),
 
     /// Say who may knock, how, at which doors, when they last did, and until when they may
     Clients(clients::ClientsArgs),
 
     /// Do something about a client that is enrolled
     #[command(subcommand)]
-    Client(hand::ClientTask),
+    Client(clients::ClientCommand),
 
     /// Print the server's public key for SPA
     ServerKey,
@@ -160,37 +160,37 @@ enum Task {
 
 /// The whole command line, for the tests that hold it against its manual page.
 pub fn command() -> clap::Command {
-    Cli::command()
+    Knockctl::command()
 }
 
 /// Runs `knockctl`. Usage errors end the process with status 2.
 pub fn main() -> ExitCode {
-    let Cli { target, task, .. } = Cli::parse();
+    let Knockctl { target, task, .. } = Knockctl::parse();
     run(&target, task).unwrap_or_else(Error::exit)
 }
 
-fn run(target: &Target, task: Task) -> Result<ExitCode, Error> {
+fn run(target: &Target, task: KnockctlCommand) -> Result<ExitCode, Error> {
     match task {
-        Task::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
-        Task::Import(args) => return Ok(import::run(&args)),
-        Task::Explain(args) => explain::run(target, &args)?,
-        Task::Watch(args) => events::watch(target, &args)?,
-        Task::History(args) => events::history(target, args)?,
-        Task::Status(args) => status::run(target, &args)?,
-        Task::Open(args) => hand::open(target, args)?,
-        Task::Close(args) => hand::close(target, args)?,
-        Task::Unlock(args) => hand::unlock(target, &args)?,
-        Task::Clients(args) => clients::run(target, &args)?,
-        Task::Client(task) => hand::client(target, task)?,
-        Task::Try(args) => trial::start(target, &args)?,
-        Task::Reload => target.act(&Request::Reload, Patience::Watcher, "")?,
-        Task::Confirm => target.act(&Request::Confirm, Patience::Watcher, "")?,
-        Task::Enroll(args) => enroll::run(target, &args)?,
-        Task::Revoke(args) => revoke::run(target, &args)?,
-        Task::ServerKey => server_key::run(target)?,
-        Task::Sequence(args) => sequence::run(target, &args)?,
-        Task::OneTime(args) => one_time::run(args)?,
-        Task::Completions(args) => completions::run(target, &args)?,
+        KnockctlCommand::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
+        KnockctlCommand::Import(args) => return Ok(import::run(&args)),
+        KnockctlCommand::Explain(args) => explain::run(target, &args)?,
+        KnockctlCommand::Watch(args) => events::watch(target, &args)?,
+        KnockctlCommand::History(args) => events::history(target, args)?,
+        KnockctlCommand::Status(args) => status::run(target, &args)?,
+        KnockctlCommand::Open(args) => doors::open(target, args)?,
+        KnockctlCommand::Close(args) => doors::close(target, args)?,
+        KnockctlCommand::Unlock(args) => doors::unlock(target, &args)?,
+        KnockctlCommand::Clients(args) => clients::run(target, &args)?,
+        KnockctlCommand::Client(task) => clients::reset(target, task)?,
+        KnockctlCommand::Try(args) => trial::start(target, &args)?,
+        KnockctlCommand::Reload => target.act(&Request::Reload, Timeout::Watcher, "")?,
+        KnockctlCommand::Confirm => target.act(&Request::Confirm, Timeout::Watcher, "")?,
+        KnockctlCommand::Enroll(args) => clients::enroll::run(target, &args)?,
+        KnockctlCommand::Revoke(args) => clients::revoke::run(target, &args)?,
+        KnockctlCommand::ServerKey => server_key::run(target)?,
+        KnockctlCommand::Sequence(args) => sequence::run(target, &args)?,
+        KnockctlCommand::OneTime(args) => one_time::run(args)?,
+        KnockctlCommand::Completions(args) => completions::run(target, &args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

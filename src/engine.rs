@@ -47,7 +47,7 @@ pub use totp::SEARCHED;
 pub use unclean_start::{Lifetime, MAX_UNFLUSHED_AHEAD, UncleanStart, is_over};
 pub use verdict::{
     ClientId, CompletedBy, Credential, DatagramRequest, Denial, DoorId, Event, EventKind,
-    Judgement, LockedSource, Reason, Refusal, Verdict,
+    Judgement, LockedSource, NAME_LEN, Reason, Refusal, Verdict,
 };
 
 /// The span in which sequences began that are reported: after `after`, and not after `until`.
@@ -387,12 +387,14 @@ impl Engine {
             if progress == SearchProgress::Going {
                 break;
             }
-            if let (SearchProgress::Found { client, steps }, Some(track)) =
-                (progress, self.doors.track(search.track))
-            {
+            let kind = match progress {
+                SearchProgress::Found { client, steps } => EventKind::Missed { client, steps },
+                SearchProgress::Nothing | SearchProgress::Going => EventKind::Unmatched,
+            };
+            if let Some(track) = self.doors.track(search.track) {
                 let (source, window) = (search.source, self.window);
                 let mut sink = EventSink { source, window, events: &mut self.events };
-                sink.emit(track.door, search.began, EventKind::Missed { client, steps });
+                sink.emit(track.door, search.began, kind);
             }
             self.searches.end();
         }

@@ -195,6 +195,7 @@ mod tests {
             }),
             (any::<u32>(), any::<i32>())
                 .prop_map(|(client, steps)| EventKind::Missed { client: ClientId(client), steps }),
+            Just(EventKind::Unmatched),
             (any::<u64>(), any::<bool>()).prop_map(|(until, everywhere)| {
                 EventKind::LockedOut { until: Monotonic::from_nanos(until), everywhere }
             }),
@@ -245,17 +246,25 @@ mod tests {
             Just(FromWatcher::Ready),
             Just(FromWatcher::Done),
             (request(), time()).prop_map(|(request, at)| FromWatcher::Request { request, at }),
-            (address(), any::<Option<u32>>(), any::<Option<u32>>(), reason(), time()).prop_map(
-                |(source, client, door, reason, at)| {
+            (
+                address(),
+                any::<Option<u32>>(),
+                any::<Option<u32>>(),
+                reason(),
+                any::<Option<u64>>(),
+                any::<Option<[u8; 32]>>(),
+                time()
+            )
+                .prop_map(|(source, client, door, reason, stamp, asked_for, at)| {
                     let (client, door) = (client.map(ClientId), door.map(DoorId));
-                    let refusal = Refusal { source, client, door, reason };
+                    let stamp = stamp.map(Wall::from_nanos);
+                    let refusal = Refusal { source, client, door, reason, stamp, asked_for };
                     if source.is_ipv4() {
                         FromWatcher::Refused { refusal, at }
                     } else {
                         FromWatcher::ReplayedRefusal { refusal, at }
                     }
-                }
-            ),
+                }),
             (address(), knock(), reason(), time()).prop_map(|(source, knock, reason, at)| {
                 FromWatcher::Ignored { source, knock, reason, at }
             }),

@@ -3,7 +3,6 @@
 //! It never sees a packet.
 
 mod alerts;
-mod answers;
 mod claim;
 pub mod cli;
 mod control;
@@ -19,7 +18,9 @@ mod lock_only;
 mod lockouts;
 mod one_time;
 mod one_time_files;
+mod recent_events;
 mod reload;
+mod requests;
 mod reset;
 mod reverse_dns;
 mod run;

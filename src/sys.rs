@@ -8,6 +8,7 @@ pub mod fault;
 pub mod files;
 #[cfg(feature = "daemon")]
 pub mod host;
+#[cfg(feature = "daemon")]
 pub mod lock_file;
 pub mod memory;
 #[cfg(feature = "daemon")]

@@ -1,4 +1,4 @@
-//! One thing that happened, as the log, `watch`, `history` and `explain` tell it.
+//! The one account of an event that the log, `watch`, `history` and `explain` give.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,152 +9,297 @@ use serde_json::Value;
 use crate::config::{Config, Door, LogLevel, Name};
 use crate::engine::{ClientId, CompletedBy, Event, EventKind, Reason, Refusal};
 use crate::grants::OpenedBy;
-use crate::ledger::HistoryEntry;
+use crate::ledger::{HistoryEntry, HistoryEvent};
+use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
-/// Something that happened, as `watch`, `history` and `explain` print it.
+/// Something that happened: an object of `--json`, and what a log line is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Seconds since 1970-01-01 UTC.
     pub time: f64,
+    /// Who knocked, or whom a door was opened for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
+    /// Who asked for it in one datagram, where that is another address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub door: Option<String>,
-    pub event: String,
-    /// The same in words.
+    #[serde(flatten)]
+    pub what: What,
+    /// How the door was, or was to be, opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<OpenedBy>,
+    /// Whose credentials that took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Name>,
+    /// The same in words, as in the log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// What else is known: `stage`, `reason`, `by`, `client`, `knock`, …
-    #[serde(flatten)]
-    pub facts: BTreeMap<String, Value>,
+}
+
+/// The kind of an event, by the word that scripts see in `event`, and what is particular to it.
+///
+/// A daemon may be newer than the knockctl that asks it: an event that this one does not know, or
+/// whose facts it does not understand, is [`What::Other`], and told as it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// The latest knocks are so many of a sequence.
+    Stage {
+        stage: usize,
+        /// The latest of them, where that is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        knock: Option<Knock>,
+    },
+    /// The sequence is complete, or an administrator asks: what came of it is told apart.
+    Complete,
+    /// The sequence, or the request, is complete, and the door opens.
+    Open {
+        /// The one that completed the sequence, where that is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        knock: Option<Knock>,
+    },
+    /// The door was open, and stays so.
+    Extend {
+        /// From now on; `None`: as long as before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+    },
+    Close,
+    /// A door that nothing closes did its work.
+    Act,
+    /// Opening or closing went wrong.
+    Failed,
+    /// What a client had used ahead of its time is forgotten.
+    ClientReset {
+        /// How many marks that were; a line of the history does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
+    },
+    /// A sequence that had come this far is broken.
+    Reset {
+        stage: usize,
+        reason: Reason,
+        /// What broke it, unless that was time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        knock: Option<Knock>,
+    },
+    /// The sequence, or the request, is complete, and yet nothing opens.
+    Refused(RefusalFacts),
+    /// A packet changed nothing.
+    Ignored {
+        knock: Knock,
+        reason: Reason,
+    },
+    /// The sequence would have been right for the client so many steps from now.
+    Missed {
+        steps: i32,
+    },
+    /// A whole sequence that is no client's, at any time around now.
+    Unmatched,
+    /// The source has failed too often: not listened to for so long, at this door or at any.
+    LockedOut {
+        seconds: u64,
+        everywhere: bool,
+    },
+    /// The source is listened to again.
+    Unlocked,
+    /// An event that is not known here, as it came.
+    #[serde(untagged)]
+    Other {
+        event: String,
+        #[serde(flatten)]
+        facts: BTreeMap<String, Value>,
+    },
+}
+
+/// Why nothing opens, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RefusalFacts {
+    /// `None`: the history has it in words only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knock: Option<Knock>,
+    /// By how many seconds the request was made in the future, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<i64>,
+    /// The door that there is not, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_for: Option<Name>,
+}
+
+impl What {
+    /// A stage whose latest knock is not told.
+    pub const fn stage(stage: usize) -> Self {
+        Self::Stage { stage, knock: None }
+    }
+
+    /// A refusal of which no more is known than why.
+    pub fn refused(reason: Reason) -> Self {
+        Self::Refused(RefusalFacts { reason: Some(reason), ..RefusalFacts::default() })
+    }
 }
 
 impl EventLine {
+    /// An event that no credentials took part in; `message` is for the log.
     pub fn new(
         at: Wall,
         source: Option<IpAddr>,
         door: Option<&Name>,
-        event: &str,
+        what: What,
         message: impl Into<String>,
     ) -> Self {
-        Self {
-            time: seconds(at),
-            source,
-            door: door.map(ToString::to_string),
-            event: event.to_owned(),
-            message: message.into(),
-            facts: BTreeMap::new(),
-        }
+        let (door, message) = (door.map(ToString::to_string), message.into());
+        let time = seconds(at);
+        Self { time, source, asked_by: None, door, what, by: None, client: None, message }
     }
 
-    /// The same with one more fact, where that is known.
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        let value = value.into();
-        if !value.is_null() {
-            self.facts.insert(name.to_owned(), value);
-        }
-        self
+    /// The same event, of this client where one is known.
+    pub fn of_client(self, client: Option<&Name>) -> Self {
+        Self { client: client.cloned(), ..self }
     }
 
-    /// What the engine has found, at `seen`, which is `at` by the calendar.
+    /// The same event, asked for by this address: told where it is not the one that it is about.
+    pub fn asked_by(self, asked_by: Option<IpAddr>) -> Self {
+        let Some(other) = asked_by.filter(|_| asked_by != self.source) else { return self };
+        let message = format!("{}, asked for by {other}", self.message);
+        Self { asked_by, message, ..self }
+    }
+
+    /// An event of the engine's, at `seen`, which is `at` by the calendar.
     pub fn of_event(config: &Config, event: &Event, seen: Monotonic, at: Wall) -> Self {
         let door = config.doors.get(event.door.0 as usize);
-        let line =
-            |kind, message| Self::new(at, Some(event.source), door.map(Door::name), kind, message);
-        match event.kind {
-            EventKind::Stage(stage) => line("stage", format!("Stage {stage}")).with("stage", stage),
+        let (mut by, mut client) = (None, None);
+        let (what, message) = match event.kind {
+            EventKind::Stage(stage) => (What::stage(stage.into()), format!("Stage {stage}")),
             EventKind::Open(knocked) => {
-                let (by, client) = match knocked {
-                    CompletedBy::Totp { client, .. } => (Method::Totp, name_of(config, client)),
+                by = Some(match knocked {
+                    CompletedBy::Totp { .. } => OpenedBy::Method(Method::Totp),
                     CompletedBy::Sequence => match door.and_then(|door| door.one_time.as_ref()) {
-                        Some(_) => (Method::OneTimeSequence, None),
-                        None => (Method::Sequence, None),
+                        Some(_) => OpenedBy::Method(Method::OneTimeSequence),
+                        None => OpenedBy::Method(Method::Sequence),
                     },
-                };
-                line("open", "OPEN SESAME".to_owned())
-                    .with("by", by.as_str())
-                    .with("client", client)
+                });
+                if let CompletedBy::Totp { client: id, .. } = knocked {
+                    client = name_of(config, id);
+                }
+                (What::Open { knock: None }, "OPEN SESAME".to_owned())
+            }
+            EventKind::Reset {
+                stage,
+                reason: reason @ (Reason::Used | Reason::Expired),
+                knock,
+            } => {
+                let (stage, what) = (Some(stage.into()), format!("not opened: {reason}"));
+                let facts =
+                    RefusalFacts { reason: Some(reason), stage, knock, ..Default::default() };
+                (What::Refused(facts), what)
             }
             EventKind::Reset { stage, reason, knock } => {
-                let knock = knock.map(|knock| knock.to_string());
-                let (kind, message) = match (reason, &knock) {
-                    (Reason::Timeout, _) => ("reset", format!("sequence timeout (stage {stage})")),
-                    (Reason::Used | Reason::Expired, _) => {
-                        ("refused", format!("not opened: {reason}"))
-                    }
-                    (_, None) => ("reset", format!("sequence broken (stage {stage}): {reason}")),
+                let message = match (reason, knock) {
+                    (Reason::Timeout, _) => format!("sequence timeout (stage {stage})"),
+                    (_, None) => format!("sequence broken (stage {stage}): {reason}"),
                     (_, Some(knock)) => {
-                        ("reset", format!("sequence broken (stage {stage}): {knock}, {reason}"))
+                        format!("sequence broken (stage {stage}): {knock}, {reason}")
                     }
                 };
-                let line = line(kind, message).with("stage", stage).with("reason", reason.as_str());
-                line.with("knock", knock)
+                (What::Reset { stage: stage.into(), reason, knock }, message)
             }
-            EventKind::Missed { client, steps } => {
-                let client = name_of(config, client);
-                line("missed", missed(client, steps.into()))
-                    .with("client", client)
-                    .with("steps", steps)
+            EventKind::Missed { client: id, steps } => {
+                client = name_of(config, id);
+                (What::Missed { steps }, missed(client, steps))
             }
+            EventKind::Unmatched => (
+                What::Unmatched,
+                "right for nobody, an hour around now: a wrong code, or is a clock off by more?"
+                    .to_owned(),
+            ),
             EventKind::LockedOut { until, everywhere } => {
                 let seconds = until.since(seen).as_secs();
                 let place = if everywhere { "any door" } else { "this door" };
                 let message =
                     format!("failed too often: not listened to at {place} for {seconds} s");
-                line("locked_out", message).with("seconds", seconds).with("everywhere", everywhere)
+                (What::LockedOut { seconds, everywhere }, message)
             }
-        }
+        };
+        let line = Self::new(at, Some(event.source), door.map(Door::name), what, message);
+        Self { by, ..line.of_client(client) }
     }
 
     /// An authenticated datagram that opens nothing.
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
-        let Refusal { source, client, door, reason } = *refusal;
+        let Refusal { source, client, door, reason, stamp, asked_for } = *refusal;
         let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
         let client = client.and_then(|client| name_of(config, client));
         let of = client.map_or_else(String::new, |client| format!(" of {client}"));
-        let message = format!("request{of} refused: {reason}");
-        Self::new(at, Some(source), door, "refused", message)
-            .with("client", client)
-            .with("reason", reason.as_str())
+        let seconds =
+            |from: Wall, to: Wall| i64::try_from(from.since(to).as_secs()).unwrap_or(i64::MAX);
+        let ahead = stamp.filter(|_| matches!(reason, Reason::TooOld | Reason::TooFarAhead));
+        let ahead = ahead.map(|stamp| seconds(stamp, at) - seconds(at, stamp));
+        // Whatever a watcher says, it is a name.
+        let asked_for = asked_for.filter(|_| reason == Reason::NoSuchDoor).and_then(|name| {
+            str::from_utf8(&name).ok()?.trim_end_matches('\0').parse::<Name>().ok()
+        });
+        let more = match (ahead, &asked_for) {
+            (Some(ahead), _) if ahead < 0 => format!(" (it was made {} s ago)", -ahead),
+            (Some(ahead), _) => format!(" (it was made {ahead} s ahead)"),
+            (_, Some(name)) => format!(" ({name})"),
+            _ => String::new(),
+        };
+        let message = format!("request{of} refused: {reason}{more}");
+        let facts =
+            RefusalFacts { reason: Some(reason), ahead, asked_for, ..RefusalFacts::default() };
+        let what = What::Refused(facts);
+        Self::new(at, Some(source), door, what, message).of_client(client)
     }
 
     /// A line of the history.
     pub fn of_history(entry: &HistoryEntry) -> Self {
         let HistoryEntry { at, door, address, client, by, event, detail } = entry;
-        Self::new(*at, *address, door.as_ref(), event.as_str(), detail)
-            .with("by", by.map(OpenedBy::as_str))
-            .with("client", client.as_ref().map(Name::as_str))
+        let what = match event {
+            HistoryEvent::Open => What::Open { knock: None },
+            HistoryEvent::Extend => What::Extend { seconds: None },
+            HistoryEvent::Close => What::Close,
+            HistoryEvent::Refused => {
+                let reason = Reason::of_word(detail);
+                What::Refused(RefusalFacts { reason, ..RefusalFacts::default() })
+            }
+            HistoryEvent::Failed => What::Failed,
+            HistoryEvent::Act => What::Act,
+            HistoryEvent::ClientReset => What::ClientReset { count: None },
+        };
+        let line = Self::new(*at, *address, door.as_ref(), what, detail);
+        Self { by: *by, ..line.of_client(client.as_ref()) }
     }
 
     /// How grave it is, for the log.
-    pub fn level(&self) -> LogLevel {
-        match self.event.as_str() {
-            "failed" => LogLevel::Error,
-            "refused" | "missed" | "locked_out" => LogLevel::Warning,
-            "reset" if !self.is_for(Reason::Timeout) => LogLevel::Debug,
+    pub const fn level(&self) -> LogLevel {
+        match self.what {
+            What::Failed => LogLevel::Error,
+            What::Refused(_) | What::Missed { .. } | What::LockedOut { .. } => LogLevel::Warning,
+            What::Reset { reason, .. } if !matches!(reason, Reason::Timeout) => LogLevel::Debug,
             _ => LogLevel::Info,
         }
     }
-
-    /// Whether this is the reason that it has.
-    pub fn is_for(&self, reason: Reason) -> bool {
-        self.facts.get("reason").is_some_and(|it| it == reason.as_str())
-    }
 }
 
-/// What is said of a sequence that would have been right at another time.
-pub fn missed(client: Option<&str>, steps: i64) -> String {
-    let client = client.unwrap_or("a client");
+/// The words for a sequence that would have been right at another time.
+fn missed(client: Option<&Name>, steps: i32) -> String {
+    let client = client.map_or("a client", Name::as_str);
     let (count, when) = (steps.unsigned_abs(), if steps < 0 { "ago" } else { "ahead" });
     let noun = if count == 1 { "step" } else { "steps" };
     format!("right for {client} {count} {noun} {when}: is a clock off?")
 }
 
 /// The name of a client of this configuration.
-pub fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&str> {
-    config.clients.get(place as usize).map(|client| client.name.as_str())
+pub fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&Name> {
+    config.clients.get(place as usize).map(|client| &client.name)
 }
 
 /// Seconds since 1970-01-01 UTC, to the microsecond, which is what a double holds.
@@ -177,21 +322,17 @@ mod tests {
 
     #[test]
     fn a_sequence_is_refused_when_it_is_complete_and_reset_when_it_is_not() {
-        for (reason, knock, event, level, message) in [
-            (Reason::Timeout, None, "reset", LogLevel::Info, "sequence timeout (stage 2)"),
-            (Reason::Used, None, "refused", LogLevel::Warning, "not opened: "),
-            (Reason::Expired, None, "refused", LogLevel::Warning, "not opened: "),
-            (
-                Reason::WrongKnock,
-                Some("9000"),
-                "reset",
-                LogLevel::Debug,
-                "sequence broken (stage 2): 9000/tcp, ",
-            ),
+        let broken = "sequence broken (stage 2): 9000/tcp, ";
+        for (reason, knock, is_refused, level, message) in [
+            (Reason::Timeout, None, false, LogLevel::Info, "sequence timeout (stage 2)"),
+            (Reason::Used, None, true, LogLevel::Warning, "not opened: "),
+            (Reason::Expired, None, true, LogLevel::Warning, "not opened: "),
+            (Reason::WrongKnock, Some("9000"), false, LogLevel::Debug, broken),
         ] {
             let knock = knock.map(|knock| knock.parse().unwrap());
             let line = line(EventKind::Reset { stage: 2, reason, knock });
-            assert_eq!((line.event.as_str(), line.level()), (event, level), "{reason}");
+            assert_eq!(matches!(line.what, What::Refused(_)), is_refused, "{reason}");
+            assert_eq!(line.level(), level, "{reason}");
             assert!(line.message.starts_with(message), "{reason}: {}", line.message);
         }
     }
@@ -202,7 +343,25 @@ mod tests {
         let line = EventLine { message: String::new(), ..line };
         assert_eq!(
             serde_json::to_string(&line).unwrap(),
-            r#"{"time":1.5,"source":"192.0.2.2","event":"reset","reason":"trip-wire","stage":1}"#
+            r#"{"time":1.5,"source":"192.0.2.2","event":"reset","stage":1,"reason":"trip-wire"}"#
         );
+    }
+
+    #[test]
+    fn an_event_that_is_not_known_is_told_as_it_came() {
+        for text in [
+            r#"{"time":1.5,"door":"ssh","event":"sung","message":"la","tune":3}"#,
+            r#"{"time":1.5,"event":"reset","reason":"boredom","stage":1}"#,
+            r#"{"time":1.5,"event":"stage"}"#,
+        ] {
+            let line: EventLine = serde_json::from_str(text).unwrap();
+            assert!(matches!(line.what, What::Other { .. }), "{text}");
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_value(&line).unwrap(), value, "{text}");
+        }
+        let text = r#"{"time":1.5,"source":"192.0.2.2","door":"a","event":"unlocked"}"#;
+        let line: EventLine = serde_json::from_str(text).unwrap();
+        assert_eq!(line.what, What::Unlocked);
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
     }
 }

@@ -1,18 +1,18 @@
 //! `knockctl check`: what is wrong with a configuration, and what it amounts to.
 
 mod guard;
+mod methods;
 mod ruleset;
 mod start;
-mod ways;
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use guard::{Around, Ssh, doubts};
-use ruleset::Ruleset;
+use guard::{HostContext, SshConnection, doubts};
+use methods::methods;
+use ruleset::HostRuleset;
 use start::obstacles;
-use ways::ways;
 
 use super::host;
 use crate::client::complain;
@@ -62,12 +62,12 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
     ExitCode::from(u8::from(refused))
 }
 
-fn around(host: HostFacts) -> Around {
-    let ssh: Option<Ssh> = host::ssh_connection().and_then(|text| text.parse().ok());
-    Around {
+fn around(host: HostFacts) -> HostContext {
+    let ssh: Option<SshConnection> = host::ssh_connection().and_then(|text| text.parse().ok());
+    HostContext {
         ssh,
         is_locked: ssh.is_some_and(|ssh| firewall::guard::guards(ssh.port)),
-        ruleset: host::ruleset().and_then(|json| Ruleset::parse(&json)),
+        ruleset: host::ruleset().and_then(|json| HostRuleset::parse(&json)),
         listening: host.listening,
         addresses: host.network.map(|network| network.addresses).unwrap_or_default(),
     }
@@ -80,9 +80,9 @@ fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic], refused: bool) -
     }
     let mut output = BufWriter::new(io::stdout().lock());
     let doors = &loaded.config.doors;
-    let ways = ways(&loaded.config);
-    for (door, ways) in doors.iter().zip(&ways) {
-        writeln!(output, "{}: {}", door.name(), ways.join("\n    or "))?;
+    let methods = methods(&loaded.config);
+    for (door, methods) in doors.iter().zip(&methods) {
+        writeln!(output, "{}: {}", door.name(), methods.join("\n    or "))?;
         describe(&mut output, door)?;
     }
     let clients = match loaded.config.clients.len() {

@@ -1,13 +1,20 @@
-//! `knockctl clients`: who may knock, how, where, and when they last did.
+//! Clients: who may knock, how, where, and when they last did; enrolling, revoking, resetting them.
+
+mod bundle;
+pub(super) mod client_file;
+pub(super) mod enroll;
+pub(super) mod revoke;
+mod site;
 
 use std::io::{self, BufWriter, Write};
 
 use jiff::tz::TimeZone;
 
 use super::error::Error;
-use super::lines::{heading, local, object, table, wall};
-use super::socket::{ControlError, Patience};
+use super::output::{heading, local, object, table, wall};
+use super::socket::Timeout;
 use super::target::Target;
+use crate::config::Name;
 use crate::control::{ClientStatus, Reply, Request};
 use crate::sys::clock;
 use crate::time::Wall;
@@ -19,9 +26,22 @@ pub(super) struct ClientsArgs {
     json: bool,
 }
 
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(super) enum ClientCommand {
+    /// Forget what a client seems to have used in the future, which keeps it out until then
+    ///
+    /// That happens where the clock of this host was wrong. What it can have used by now stays
+    /// used.
+    #[command(after_help = "Example: knockctl client reset laptop")]
+    Reset {
+        /// The name of the client
+        client: Name,
+    },
+}
+
 pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
-    let reply = target.daemon()?.ask(&Request::Clients, Patience::Answer)?.next()?;
-    let Reply::Clients { clients } = reply else { return Err(ControlError::Ended.into()) };
+    let reply = target.daemon()?.ask(&Request::Clients, Timeout::Reply)?.next()?;
+    let Reply::Clients { clients } = reply else { return Err(Error::Ended) };
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         clients.iter().try_for_each(|client| object(&mut out, client))?;
@@ -31,9 +51,17 @@ pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
-type Clients = [ClientStatus];
+pub(super) fn reset(target: &Target, task: ClientCommand) -> Result<(), Error> {
+    let ClientCommand::Reset { client } = task;
+    target.act(&Request::ResetClient { client }, Timeout::Reply, "")
+}
 
-fn print(out: &mut dyn Write, clients: &Clients, now: Wall, zone: &TimeZone) -> io::Result<()> {
+fn print(
+    out: &mut dyn Write,
+    clients: &[ClientStatus],
+    now: Wall,
+    zone: &TimeZone,
+) -> io::Result<()> {
     let time = |at: f64| local(wall(at), zone).strftime("%Y-%m-%d %H:%M:%S").to_string();
     let mut rows = vec![heading(&["CLIENT", "BY", "DOORS", "LAST USED", "EXPIRES"])];
     rows.extend(clients.iter().map(|client| {
@@ -42,7 +70,8 @@ fn print(out: &mut dyn Write, clients: &Clients, now: Wall, zone: &TimeZone) -> 
         let expires = client.expires.map_or_else(|| "never".to_owned(), time);
         let expires = expires + if is_over { ", expired" } else { "" };
         let last_used = client.last_used.map_or_else(|| "-".to_owned(), time);
-        vec![client.client.to_string(), client.by.join(" "), doors.join(" "), last_used, expires]
+        let by: Vec<_> = client.by.iter().map(|by| by.as_str()).collect();
+        vec![client.client.to_string(), by.join(" "), doors.join(" "), last_used, expires]
     }));
     table(out, &rows)
 }

@@ -1,20 +1,21 @@
-//! Why nothing, or not all, came of a command.
+//! The error of knockctl, and its exit status.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::enroll::files::FileError;
-use super::enroll::record::NotOurs;
-use super::socket::ControlError;
+use super::clients::client_file::NotOurs;
+use super::edit::FileError;
 use crate::capture::CaptureError;
 use crate::client::complain;
 use crate::config::load::Report;
 use crate::config::one_time::RecipeError;
 use crate::config::{Config, Name};
 use crate::keeper::server_key::ServerKeyError;
+use crate::log::escape;
 use crate::proto::totp::UriError;
 
+/// Why a command of knockctl failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("{0}")]
@@ -64,17 +65,50 @@ pub(super) enum Error {
         "{0}\nknockctl: error: the files are changed, but the running knockd goes on as before\n    \
          once that is mended, 'systemctl reload knockd' takes them up"
     )]
-    NotTakenUp(ControlError),
+    NotTakenUp(Box<Error>),
     #[error("knockctl: error: {0}")]
     Capture(#[from] CaptureError),
-    #[error("{0}")]
-    Control(#[from] ControlError),
-}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self::Control(error.into())
-    }
+    #[error(
+        "knockctl: error: knockd is not running (nothing listens on {path})\n    \
+         start it with 'systemctl start knockd'; why it ended is in 'journalctl -u knockd'; \
+         if it runs with another configuration, name that with -c{doubt}",
+        path = path.display(), doubt = in_doubt(doubt.as_ref())
+    )]
+    NotRunning { path: PathBuf, doubt: Option<Report> },
+    #[error(
+        "knockctl: error: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
+         start it on trial with '{}'; systemctl starts it for good",
+        escape(.command), path = path.display()
+    )]
+    NothingRuns { path: PathBuf, command: String },
+    #[error(
+        "knockctl: error: no permission to ask knockd ({path})\n    \
+         be root, or a member of the group knockd",
+        path = path.display()
+    )]
+    NotAllowed { path: PathBuf },
+    #[error("knockctl: error: cannot reach knockd at {path}: {source}", path = path.display())]
+    Unreachable { path: PathBuf, source: io::Error },
+    #[error(
+        "knockctl: error: knockd does not answer ({path})\n    \
+         'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs",
+        path = path.display()
+    )]
+    Silent { path: PathBuf },
+    #[error(
+        "knockctl: error: knockd has ended, or has closed the connection\n    'journalctl -u knockd' may say why"
+    )]
+    Ended,
+    #[error(
+        "knockctl: error: knockd gives an answer that this knockctl does not understand: {0}\n    \
+         'knockd -V' and 'knockctl -V' should say the same; restart knockd after an upgrade"
+    )]
+    NotUnderstood(serde_json::Error),
+    /// In the daemon's words.
+    #[error("knockctl: error: {}", lines(.0))]
+    Refused(String),
+    #[error("knockctl: error: cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
 }
 
 impl Error {
@@ -90,7 +124,7 @@ impl Error {
 
     /// Says what went wrong. Someone who stops reading early is no error.
     pub(super) fn exit(self) -> ExitCode {
-        if let Self::Control(ControlError::Output(error)) = &self
+        if let Self::Output(error) = &self
             && error.kind() == io::ErrorKind::BrokenPipe
         {
             return ExitCode::SUCCESS;
@@ -98,6 +132,20 @@ impl Error {
         complain(&self.to_string());
         ExitCode::FAILURE
     }
+}
+
+/// A report is several lines.
+fn lines(text: &str) -> String {
+    text.lines().map(escape).collect::<Vec<_>>().join("\n")
+}
+
+/// Not everything is known about where the daemon should be.
+fn in_doubt(report: Option<&Report>) -> String {
+    report.map_or_else(String::new, |report| {
+        format!(
+            "\nThe configuration could not be read whole, so knockd may be elsewhere:\n{report}"
+        )
+    })
 }
 
 fn among(what: &str, names: &[Name]) -> String {

@@ -6,20 +6,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use jiff::civil::{DateTime, Time};
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::lines::{Timeline, local, object, wall};
-use super::socket::{ControlError, Daemon, Patience, Replies};
+use super::error::Error;
+use super::output::{Timeline, object, wall};
+use super::socket::{ControlClient, Replies, Timeout};
 use super::target::Target;
-use super::{hand, status, words};
+use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
-use crate::control::{EventLine, HistoryQuery, Reply, Request};
-use crate::proto::duration;
-use crate::sys::clock;
-use crate::time::Wall;
+use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
+use crate::engine::Reason;
+use crate::grants::OpenedBy;
+use crate::proto::method::Method;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WatchArgs {
@@ -34,56 +33,30 @@ pub(super) struct HistoryArgs {
     #[arg(long)]
     door: Option<Name>,
     /// Only what this address did, or had done for it
-    #[arg(long, value_name = "A", value_parser = hand::address)]
+    #[arg(long, value_name = "A", value_parser = args::address)]
     ip: Option<IpAddr>,
     /// Only from then on: so long ago (2h, 30d), or a date or time (2026-11-22, 09:30,
     /// "2026-11-22 09:30")
-    #[arg(long, value_name = "WHEN", value_parser = since)]
+    #[arg(long, value_name = "WHEN", value_parser = args::since)]
     since: Option<Timestamp>,
     /// One JSON object a line, for scripts
     #[arg(long)]
     json: bool,
 }
 
-/// A point in time as people write it, in local time.
-fn since(text: &str) -> Result<Timestamp, String> {
-    since_at(text, clock::now().wall, &TimeZone::system())
-}
-
-fn since_at(text: &str, now: Wall, zone: &TimeZone) -> Result<Timestamp, String> {
-    let now = local(now, zone);
-    if let Ok(ago) = duration::parse(text) {
-        let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-        return now.timestamp().checked_sub(ago).map_err(|error| error.to_string());
-    }
-    // With a zone of its own, then without; a time without a day is today's.
-    let civil = || {
-        let today = || text.parse::<Time>().map(|time| now.date().to_datetime(time));
-        text.parse::<DateTime>().or_else(|_| today())
-    };
-    text.parse::<Timestamp>().or_else(|_| zone.to_timestamp(civil()?)).map_err(|_| {
-        "neither so long ago, as 2h or 30d, nor a time, as 2026-11-22 or '2026-11-22 09:30'"
-            .to_owned()
-    })
-}
-
-pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), ControlError> {
+pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), Error> {
     follow(target, &Request::Watch, args.json, BTreeMap::new())
 }
 
-/// What became of knocks, lately and from now on; of one address or of all.
-pub(super) fn explain(
-    target: &Target,
-    address: Option<IpAddr>,
-    json: bool,
-) -> Result<(), ControlError> {
+/// `knockctl explain --live`: what became of knocks, lately and from now on.
+pub(super) fn explain(target: &Target, address: Option<IpAddr>, json: bool) -> Result<(), Error> {
     // As far as whoever asks may know what the doors want to hear: the daemon does not tell.
     let loaded = if json { None } else { target.load().ok() };
     let known = loaded.map(|loaded| known(&loaded.config.doors)).unwrap_or_default();
     follow(target, &Request::Explain { address }, json, known)
 }
 
-/// What the doors want to hear, by their names.
+/// The recognition of each door, by its name.
 pub(super) fn known(doors: &[Door]) -> BTreeMap<String, Recognition> {
     doors.iter().map(|door| (door.name().to_string(), door.recognition.clone())).collect()
 }
@@ -95,7 +68,7 @@ fn follow(
     request: &Request,
     json: bool,
     known: BTreeMap<String, Recognition>,
-) -> Result<(), ControlError> {
+) -> Result<(), Error> {
     for signal in [SIGINT, SIGTERM] {
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
@@ -103,8 +76,8 @@ fn follow(
     let mut daemon = target.daemon()?;
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
     let doors = doors(&mut daemon)?;
-    let mut teller = Teller::new(io::stdout().lock(), json, &doors, known);
-    let replies = daemon.ask(request, Patience::Endless)?;
+    let mut teller = EventPrinter::new(io::stdout().lock(), json, &doors, known);
+    let replies = daemon.ask(request, Timeout::None)?;
     // A person who sees nothing should know that it works.
     if io::stderr().is_terminal() {
         let about = match request {
@@ -115,18 +88,18 @@ fn follow(
         writeln!(io::stderr(), "knockctl: waiting for {about}; Ctrl-C ends")?;
     }
     teller.tell_all(replies)?;
-    Err(ControlError::Ended)
+    Err(Error::Ended)
 }
 
-pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), ControlError> {
+pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), Error> {
     let mut daemon = target.daemon()?;
     let HistoryArgs { door, ip: address, since, json } = args;
     let since = since.map(|since| since.as_duration().as_secs_f64());
     let query = HistoryQuery { door, address, since };
     let doors = if json { Vec::new() } else { doors(&mut daemon)? };
-    let replies = daemon.ask(&Request::History(query), Patience::Answer)?;
+    let replies = daemon.ask(&Request::History(query), Timeout::Reply)?;
     let mut teller =
-        Teller::new(BufWriter::new(io::stdout().lock()), json, &doors, BTreeMap::new());
+        EventPrinter::new(BufWriter::new(io::stdout().lock()), json, &doors, BTreeMap::new());
     teller.tell_all(replies)?;
     teller.out.flush()?;
     if teller.told == 0 && !json {
@@ -135,20 +108,26 @@ pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), ControlE
     Ok(())
 }
 
-fn doors(daemon: &mut Daemon) -> Result<Vec<Name>, ControlError> {
+fn doors(daemon: &mut ControlClient) -> Result<Vec<Name>, Error> {
     Ok(status::ask(daemon)?.doors.into_iter().map(|door| door.door).collect())
 }
 
-/// Prints what happened, as lines for people or as objects.
-pub(super) struct Teller<W> {
+/// A printer of events, as lines for people or as objects.
+pub(super) struct EventPrinter<W> {
     pub(super) out: W,
     /// `None`: as JSON.
     pub(super) timeline: Option<Timeline>,
     known: BTreeMap<String, Recognition>,
+    /// Who opened each door last by a code, and when.
+    opened: BTreeMap<String, (IpAddr, f64)>,
     pub(super) told: u64,
 }
 
-impl<W: Write> Teller<W> {
+/// How soon a code comes again that a client has knocked over IPv4 and over IPv6, in seconds: both
+/// are addresses of one name, and a browser tries both.
+const RACE: f64 = 60.0;
+
+impl<W: Write> EventPrinter<W> {
     pub(super) fn new(
         out: W,
         json: bool,
@@ -156,11 +135,11 @@ impl<W: Write> Teller<W> {
         known: BTreeMap<String, Recognition>,
     ) -> Self {
         let timeline = (!json).then(|| Timeline::new(doors.iter().map(Name::as_str)));
-        Self { out, timeline, known, told: 0 }
+        Self { out, timeline, known, opened: BTreeMap::new(), told: 0 }
     }
 
     /// Every event, until the daemon says that it was the last.
-    fn tell_all(&mut self, mut replies: Replies) -> Result<(), ControlError> {
+    fn tell_all(&mut self, mut replies: Replies) -> Result<(), Error> {
         loop {
             match replies.next()? {
                 Reply::Event(event) => self.tell(&event)?,
@@ -180,7 +159,24 @@ impl<W: Write> Teller<W> {
                 let source =
                     event.source.map_or_else(|| "-".to_owned(), |source| source.to_string());
                 let door = event.door.as_deref().unwrap_or("-");
-                let what = words::event(event, self.known.get(door));
+                let mut what = wording::event(event, self.known.get(door));
+                match (&event.what, event.source, self.opened.get(door)) {
+                    (What::Open { .. }, Some(address), _)
+                        if event.by == Some(OpenedBy::Method(Method::Totp)) =>
+                    {
+                        self.opened.insert(door.to_owned(), (address, event.time));
+                    }
+                    (What::Refused(facts), Some(other), Some(&(first, time)))
+                        if facts.reason == Some(Reason::Used)
+                            && first.is_ipv4() != other.is_ipv4()
+                            && event.time - time < RACE =>
+                    {
+                        what.push_str(&format!(
+                            " by {first}: has the client knocked over IPv4 and IPv6 at once?"
+                        ));
+                    }
+                    _ => {}
+                }
                 timeline.line(&mut line, wall(event.time), &source, door, &what)?;
             }
         }
@@ -190,45 +186,22 @@ impl<W: Write> Teller<W> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    const NOW: Wall = Wall::from_nanos(1_700_000_000_000_000_000);
-
-    fn seconds_before_now(text: &str) -> Result<i64, String> {
-        let zone = TimeZone::fixed(jiff::tz::offset(2));
-        since_at(text, NOW, &zone).map(|since| 1_700_000_000 - since.as_second())
-    }
-
-    // Now is 2023-11-15 00:13:20 at +02:00.
     #[test]
-    fn a_beginning_is_so_long_ago_or_a_local_time() {
-        for (text, seconds) in [
-            ("2h", 7200),
-            ("90", 90),
-            ("30d", 30 * 86_400),
-            ("2023-11-15", 800),
-            ("2023-11-14 23:13:20", 3600),
-            ("2023-11-14T23:13", 3620),
-            ("00:13", 20),
-            ("2023-11-14T22:13:00Z", 20),
+    fn a_code_that_came_over_both_families_says_so() {
+        let mut printer = EventPrinter::new(Vec::new(), false, &[], BTreeMap::new());
+        for text in [
+            r#""time":1,"source":"192.0.2.2","event":"open","by":"totp","client":"phone""#,
+            r#""time":2,"source":"192.0.2.3","event":"refused","reason":"used""#,
+            r#""time":2,"source":"2001:db8::2","event":"refused","reason":"used""#,
+            r#""time":99,"source":"2001:db8::2","event":"refused","reason":"used""#,
         ] {
-            assert_eq!(seconds_before_now(text), Ok(seconds), "{text}");
+            let line = format!("{{\"door\":\"ssh\",{text}}}");
+            printer.tell(&serde_json::from_str(&line).unwrap()).unwrap();
         }
-    }
-
-    #[test]
-    fn what_is_no_beginning_is_an_error_that_says_what_is() {
-        for text in ["", "soon", "2023-13-01", "25:00", "-2h"] {
-            assert!(seconds_before_now(text).unwrap_err().contains("2026-11-22"), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_it_panic(text in "[0-9TZ:dhms+. -]{0,25}") {
-            let _ = seconds_before_now(&text);
-        }
+        let said = String::from_utf8(printer.out).unwrap();
+        let explained = said.lines().map(|line| line.contains("by 192.0.2.2: has the client"));
+        assert_eq!(explained.collect::<Vec<_>>(), [false, false, false, true, false]);
     }
 }

@@ -7,16 +7,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::events::{self, Teller as Lines, known};
+use super::events::{self, EventPrinter, known};
 use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, Family, Name, read_server_key};
-use crate::control::{EventLine, name_of};
+use crate::control::{EventLine, RefusalFacts, What, name_of};
 use crate::engine::spa::{ServerKey, SpaServer};
-use crate::engine::{
-    ClientId, CompletedBy, Credential, DoorId, Engine, Event, EventKind, Reason, Setup, Verdict,
-};
+use crate::engine::{Credential, DatagramRequest, DoorId, Engine, Event, Reason, Setup, Verdict};
+use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::time::{Monotonic, Now, Wall};
 use crate::wire::{self, Packet};
@@ -31,7 +30,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     live: bool,
     /// Only what this address did, and also what became of knocks that changed nothing
-    #[arg(long, value_name = "A", value_parser = super::hand::address)]
+    #[arg(long, value_name = "A", value_parser = super::args::address)]
     ip: Option<IpAddr>,
     /// One JSON object a line, for scripts
     #[arg(long)]
@@ -44,7 +43,7 @@ pub struct ExplainArgs {
 /// Where the file cannot be read to its end, after all that could be explained.
 pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
     let Some(file) = &args.file else {
-        return Ok(events::explain(target, args.ip, args.json)?);
+        return events::explain(target, args.ip, args.json);
     };
     let options = target.options();
     let config = target.load()?.config;
@@ -62,28 +61,28 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         engine: Engine::new(Setup::new(&config, server)),
         sealed,
         latest: Monotonic::ZERO,
-        teller: Teller {
+        teller: Explainer {
             config: &config,
             only: args.ip,
-            lines: Lines::new(out, args.json, &doors, known(&config.doors)),
+            lines: EventPrinter::new(out, args.json, &doors, known(&config.doors)),
             tally: Tally::default(),
         },
     };
     let mut read_to_end = explanation.read(&mut recording);
-    if !matches!(read_to_end, Err(Error::Control(_))) {
+    if !matches!(read_to_end, Err(Error::Output(_))) {
         read_to_end = explanation.search_to_end().map_err(Error::from).and(read_to_end);
     }
     if let Some(Sealed { why, count: count @ 1.. }) = &explanation.sealed {
         let _ =
             writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
     }
-    if !matches!(read_to_end, Err(Error::Control(_))) {
+    if !matches!(read_to_end, Err(Error::Output(_))) {
         explanation.teller.finish(explanation.engine.crowded())?;
     }
     read_to_end
 }
 
-/// What native SPA datagrams are opened with; `None`: no door takes any.
+/// The keys that native SPA datagrams are opened with; `None`: no door takes any.
 ///
 /// # Errors
 /// Why they cannot be opened here, in words.
@@ -115,7 +114,7 @@ struct Explanation<'a> {
     engine: Engine,
     sealed: Option<Sealed>,
     latest: Monotonic,
-    teller: Teller<'a>,
+    teller: Explainer<'a>,
 }
 
 impl Explanation<'_> {
@@ -153,7 +152,7 @@ impl Explanation<'_> {
         Ok(())
     }
 
-    /// What a running watcher does beside its packets.
+    /// The work that a running watcher does beside its packets.
     fn work(&mut self) -> io::Result<()> {
         while self.engine.next_work().is_some_and(|at| at <= self.latest) {
             let wall = Wall::from_nanos(self.latest.as_nanos());
@@ -179,15 +178,15 @@ impl Explanation<'_> {
     }
 }
 
-/// Says what happened, in one form or the other.
-struct Teller<'a> {
+/// The events of a capture, printed and counted.
+struct Explainer<'a> {
     config: &'a Config,
     only: Option<IpAddr>,
-    lines: Lines<Box<dyn Write>>,
+    lines: EventPrinter<Box<dyn Write>>,
     tally: Tally,
 }
 
-impl Teller<'_> {
+impl Explainer<'_> {
     fn packet(&mut self, at: Wall, packet: &Packet, verdict: &Verdict<'_>) -> io::Result<()> {
         let wanted = self.only.is_none_or(|only| only == packet.source);
         self.tally.count(wanted, verdict);
@@ -206,18 +205,11 @@ impl Teller<'_> {
             }
             Verdict::Requests(requests) => {
                 for request in *requests {
-                    let by = match request.credential {
-                        Credential::Spa { .. } => Method::Spa,
-                        Credential::Fwknop { .. } => Method::Fwknop,
-                    };
-                    let event = if request.close { "close" } else { "open" };
-                    let (door, client) = (door(self.config, request.door), request.client);
-                    self.by_client(at, packet.source, door, event, by, client)?;
+                    self.request(at, request)?;
                 }
             }
             Verdict::Refused(refusal) => {
-                let line = EventLine::of_refusal(self.config, refusal, at);
-                self.tell(EventLine { message: String::new(), ..line })?;
+                self.tell(&EventLine::of_refusal(self.config, refusal, at))?;
             }
         }
         Ok(())
@@ -226,59 +218,49 @@ impl Teller<'_> {
     /// One event, and the packet that brought it about, unless it was time.
     fn event(&mut self, at: Wall, event: &Event, packet: Option<&Packet>) -> io::Result<()> {
         let Some(door) = door(self.config, event.door) else { return Ok(()) };
-        let knock = packet.map(|packet| packet.knock().to_string());
         // The engine's clock is that of the capture.
         let seen = Monotonic::from_nanos(at.as_nanos());
-        let line = EventLine::of_event(self.config, event, seen, at);
-        let line = EventLine { message: String::new(), ..line };
-        let line = match event.kind {
-            EventKind::Open(_) if !door.opening.mechanism.opens(Family::of(event.source)) => {
-                EventLine::new(at, Some(event.source), Some(door.name()), "refused", "")
-                    .with("reason", Reason::NoCommand.as_str())
-                    .with("knock", knock)
+        let mut line = EventLine::of_event(self.config, event, seen, at);
+        if let What::Stage { knock, .. } = &mut line.what {
+            *knock = packet.map(Packet::knock);
+        }
+        if let What::Open { knock } = &mut line.what {
+            *knock = packet.map(Packet::knock);
+            if !door.opening.mechanism.opens(Family::of(event.source)) {
+                let (knock, reason) = (*knock, Some(Reason::NoCommand));
+                line.what = What::Refused(RefusalFacts { reason, knock, ..Default::default() });
+                line.message = format!("not opened: {}", Reason::NoCommand);
             }
-            EventKind::Open(CompletedBy::Totp { client, .. }) => {
-                return self.by_client(at, event.source, Some(door), "open", Method::Totp, client);
-            }
-            EventKind::Open(CompletedBy::Sequence) => line.with("knock", knock),
-            _ => line,
+        }
+        self.tell(&line)
+    }
+
+    /// The event of a client's request, one for each address.
+    fn request(&mut self, at: Wall, request: &DatagramRequest) -> io::Result<()> {
+        let by = match request.credential {
+            Credential::Spa { .. } => OpenedBy::Method(Method::Spa),
+            Credential::Fwknop { .. } => OpenedBy::Method(Method::Fwknop),
         };
-        self.tell(line)
+        let (what, message) = match request.close {
+            true => (What::Close, "closed as asked"),
+            false => (What::Open { knock: None }, "OPEN SESAME"),
+        };
+        let door = door(self.config, request.door).map(Door::name);
+        for address in request.addresses() {
+            let line = EventLine::new(at, Some(address), door, what.clone(), message);
+            let line = line.of_client(name_of(self.config, request.client));
+            self.tell(&EventLine { by: Some(by), ..line.asked_by(Some(request.source)) })?;
+        }
+        Ok(())
     }
 
-    /// What a client has asked for, or done with what only it has.
-    fn by_client(
-        &mut self,
-        at: Wall,
-        source: IpAddr,
-        door: Option<&Door>,
-        event: &str,
-        by: Method,
-        client: ClientId,
-    ) -> io::Result<()> {
-        let client = name_of(self.config, client);
-        let of = client.map_or_else(String::new, |client| format!(" of {client}"));
-        let line = EventLine::new(
-            at,
-            Some(source),
-            door.map(Door::name),
-            event,
-            format!("{event} ({by}{of})"),
-        );
-        self.tell(line.with("by", by.as_str()).with("client", client))
-    }
-
-    fn tell(&mut self, mut line: EventLine) -> io::Result<()> {
-        if self.only.is_some_and(|only| Some(only) != line.source) {
+    fn tell(&mut self, line: &EventLine) -> io::Result<()> {
+        let about = [line.source, line.asked_by];
+        if self.only.is_some_and(|only| !about.contains(&Some(only))) {
             return Ok(());
         }
-        self.tally.note(&line);
-        if self.lines.timeline.is_none() {
-            line.message.clear();
-            line.facts
-                .retain(|fact, _| fact != "knock" && (fact != "stage" || line.event == *fact));
-        }
-        self.lines.tell(&line)
+        self.tally.note(line);
+        self.lines.tell(line)
     }
 
     /// The last lines. `crowded` is how many sequences the engine gave up for want of room.

@@ -1,4 +1,4 @@
-//! What `knockctl check` looks up about the host that it runs on.
+//! Facts about the host for `knockctl check`: sockets, interfaces, addresses, rules.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -52,7 +52,7 @@ fn variable(environment: &[u8], name: &str) -> Option<String> {
     pairs.into_iter().find_map(value)
 }
 
-/// What nft has in the kernel, as JSON; `None` without nft or the permission to ask it, or where it
+/// The kernel's ruleset as nft prints it, in JSON; `None` without nft or the permission to ask it, or where it
 /// takes more than 10 s.
 ///
 /// Rules of iptables-legacy are not among it.

@@ -11,7 +11,7 @@ use std::str;
 
 use jiff::tz::TimeZone;
 
-use super::yaml::Page;
+use super::yaml_writer::YamlWriter;
 use crate::client::complain;
 use crate::config::cannot_be_read;
 use crate::config::classic::is_classic;
@@ -103,7 +103,7 @@ impl Files for Disk {
     }
 }
 
-/// What became of a file.
+/// The YAML that a file has become.
 #[derive(Debug)]
 pub struct Imported {
     /// A configuration that loads. It holds keys where the file does.
@@ -128,17 +128,17 @@ pub fn import(
     let bytes = files.read(path).map_err(|error| unreadable(path, &error))?;
     let mut notes = Problems::default();
     let page = match kind(path, &bytes) {
-        Kind::Knockd => {
+        ImportFormat::Knockd => {
             let source = SourceText::new(path, text(path, &bytes, &mut notes));
             knockd_conf::import(&source, &mut notes)
         }
-        Kind::Access => fwknop::import(path, files, zone, open, &mut notes),
-        Kind::Other(help) => {
+        ImportFormat::Access => fwknop::import(path, files, zone, open, &mut notes),
+        ImportFormat::Other(help) => {
             let message = "this is neither a knockd.conf nor an access.conf of fwknop";
             return Err(Diagnostic::file(path, message).help(help));
         }
     };
-    let mut whole = Page::default();
+    let mut whole = YamlWriter::default();
     whole.comment(0, &format!("Made of {} by knockctl import.", path.display()));
     whole.append(&page);
     let complete = !notes.has_errors();
@@ -166,34 +166,36 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     }
 }
 
-enum Kind {
+enum ImportFormat {
     Knockd,
     Access,
     /// And what to do with it.
     Other(&'static str),
 }
 
-fn kind(path: &Path, bytes: &[u8]) -> Kind {
+fn kind(path: &Path, bytes: &[u8]) -> ImportFormat {
     let text = String::from_utf8_lossy(bytes);
     let has = |names: &[&str]| {
         let words = text.lines().filter_map(|line| line.split_whitespace().next());
         words.map(|word| word.trim_end_matches(':')).any(|word| names.contains(&word))
     };
     if has(&["SPA_SERVER", "USE_HMAC", "ALLOW_IP"]) {
-        Kind::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
+        ImportFormat::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
     } else if is_classic(&text) {
-        Kind::Knockd
+        ImportFormat::Knockd
     } else if has(&["SOURCE", "%include", "%include_folder"]) {
-        Kind::Access
+        ImportFormat::Access
     } else if path.ends_with("access.conf") {
         // A folder may be read instead.
-        Kind::Access
+        ImportFormat::Access
     } else if has(&["PCAP_INTF", "PCAP_FILTER", "MAX_SPA_PACKET_AGE", "ENABLE_UDP_SERVER"]) {
-        Kind::Other("name the access.conf: the fwknopd.conf beside it is read with it")
+        ImportFormat::Other("name the access.conf: the fwknopd.conf beside it is read with it")
     } else if has(&["doors", "knockd", "clients", "templates"]) {
-        Kind::Other("knockd reads it as it is: put it into /etc/knock.d")
+        ImportFormat::Other("knockd reads it as it is: put it into /etc/knock.d")
     } else {
-        Kind::Other("a knockd.conf begins with a [section], a stanza of access.conf with SOURCE")
+        ImportFormat::Other(
+            "a knockd.conf begins with a [section], a stanza of access.conf with SOURCE",
+        )
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use super::enroll::files::write_new;
+use super::edit::write_new;
 use super::error::{Error, say};
 use crate::config::one_time::{Recipe, generate};
 use crate::proto::knock::Protocol;

@@ -2,16 +2,15 @@
 
 use std::io::{self, BufWriter, Write};
 
-use jiff::Timestamp;
-use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::error::{Error, say};
-use super::lines::{local, object, table};
+use super::output::{local, object, table};
 use super::target::Target;
 use crate::config::{Client, Config, Door, Name};
 use crate::proto::knock::Knock;
+use crate::proto::method::Method;
 use crate::proto::totp::{Scheme, TotpKey, TotpMode, code};
 use crate::sys::clock;
 use crate::time::Wall;
@@ -23,27 +22,11 @@ pub(super) struct SequenceArgs {
     /// Whose knocks, where they rotate with time
     client: Option<Name>,
     /// At another time: 2026-11-22T13:00:00Z, '2026-11-22 13:00' here, or seconds since 1970
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = super::args::time)]
     at: Option<Wall>,
     /// One JSON object for each sequence, for scripts
     #[arg(long)]
     json: bool,
-}
-
-fn time(text: &str) -> Result<Wall, String> {
-    read_time(text, &TimeZone::system())
-        .ok_or_else(|| "write 2026-11-22T13:00:00Z, '2026-11-22 13:00', or seconds".to_owned())
-}
-
-fn read_time(text: &str, zone: &TimeZone) -> Option<Wall> {
-    let time: Timestamp = match text.parse::<i64>() {
-        Ok(seconds) => Timestamp::from_second(seconds).ok()?,
-        Err(_) => text.parse().ok().or_else(|| {
-            let local: DateTime = text.parse().ok()?;
-            Some(local.to_zoned(zone.clone()).ok()?.timestamp())
-        })?,
-    };
-    u64::try_from(time.as_nanosecond()).ok().map(Wall::from_nanos)
 }
 
 pub(super) fn run(target: &Target, args: &SequenceArgs) -> Result<(), Error> {
@@ -79,26 +62,26 @@ fn find<'a>(
     };
     let rotates = door.recognition.totp.is_some();
     let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
-    let client = match &args.client {
-        None => None,
-        Some(wanted) => match config.client(wanted) {
-            None => return Err(Error::no_client(config, wanted)),
-            Some(client) if rotates && !knocks(&client) => {
-                let lacks = if client.totp.is_some() {
-                    format!("'{wanted}' may not open '{name}'")
-                } else {
-                    format!("'{wanted}' has no TOTP secret")
-                };
-                return Err(Error::Unfit(format!(
-                    "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
-                )));
-            }
-            Some(client) => Some(client).filter(|_| rotates),
-        },
-    };
     let fixed = !door.recognition.sequence.is_empty();
-    match client {
-        None if rotates && !fixed => {
+    let client = args
+        .client
+        .as_ref()
+        .map(|wanted| config.client(wanted).ok_or_else(|| Error::no_client(config, wanted)));
+    match client.transpose()? {
+        Some(client) if rotates && knocks(&client) => Ok((door, Some(client))),
+        Some(client) if rotates => {
+            let wanted = &client.name;
+            let lacks = if client.totp.is_some() {
+                format!("'{wanted}' may not open '{name}'")
+            } else {
+                format!("'{wanted}' has no TOTP secret")
+            };
+            Err(Error::Unfit(format!(
+                "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
+            )))
+        }
+        _ if fixed => Ok((door, None)),
+        None if rotates => {
             let clients: Vec<_> =
                 config.clients.iter().filter(knocks).map(|client| client.name.as_str()).collect();
             let which = if clients.is_empty() {
@@ -110,7 +93,7 @@ fn find<'a>(
                 "the knocks at '{name}' are different for each client: name one\n    {which}"
             )))
         }
-        None if !fixed => Err(Error::Unfit(match &door.one_time {
+        _ => Err(Error::Unfit(match &door.one_time {
             Some(list) => format!(
                 "no sequence opens '{name}' any more: all in {} are used up\n    \
                  knockctl one-time makes new ones",
@@ -118,24 +101,23 @@ fn find<'a>(
             ),
             None => format!("no sequence of knocks opens '{name}': it takes datagrams"),
         })),
-        client => Ok((door, client)),
     }
 }
 
 /// A sequence that opens a door.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Valid {
+struct OpeningSequence {
     door: Name,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<Name>,
-    by: &'static str,
-    knocks: Vec<String>,
+    by: Method,
+    knocks: Vec<Knock>,
     #[serde(flatten)]
-    rotating: Option<Rotating>,
+    rotating: Option<RotatingStep>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Rotating {
+struct RotatingStep {
     /// The number of its step.
     step: u64,
     /// From when to when knockd takes it, in seconds since 1970-01-01 UTC.
@@ -150,8 +132,7 @@ struct Rotating {
 }
 
 /// Every sequence that opens the door at that time, the earlier step first.
-fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<Valid> {
-    let text = |knocks: &[Knock]| knocks.iter().map(ToString::to_string).collect();
+fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence> {
     let mut valid = Vec::new();
     if let (Some(client), Some(scheme)) = (client, &door.recognition.totp)
         && let Some(totp) = &client.totp
@@ -160,21 +141,21 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<Valid> {
         let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
         for (secret, old_secret) in secrets.into_iter().flatten() {
             let key = TotpKey::from(secret);
-            valid.extend(window(scheme, at).map(|step| Valid {
+            valid.extend(window(scheme, at).map(|step| OpeningSequence {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
-                by: "totp",
-                knocks: text(&scheme.knocks(&key, door.name().as_str(), step)),
+                by: Method::Totp,
+                knocks: scheme.knocks(&key, door.name().as_str(), step).to_vec(),
                 rotating: Some(rotating(scheme, &key, step, at, old_secret)),
             }));
         }
     }
     if !door.recognition.sequence.is_empty() {
-        valid.push(Valid {
+        valid.push(OpeningSequence {
             door: door.name().clone(),
             client: None,
-            by: if door.one_time.is_some() { "one_time_sequence" } else { "sequence" },
-            knocks: text(&door.recognition.sequence),
+            by: door.one_time.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence),
+            knocks: door.recognition.sequence.clone(),
             rotating: None,
         });
     }
@@ -186,9 +167,9 @@ fn window(scheme: &Scheme, at: Wall) -> impl Iterator<Item = u64> + use<> {
     now.saturating_sub(skew)..=now.saturating_add(skew)
 }
 
-fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> Rotating {
+fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> RotatingStep {
     let (long, skew) = (u64::from(scheme.step()), u64::from(scheme.skew()));
-    Rotating {
+    RotatingStep {
         step,
         from: step.saturating_sub(skew).saturating_mul(long),
         until: step.saturating_add(skew + 1).saturating_mul(long),
@@ -201,19 +182,22 @@ fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: boo
     }
 }
 
-fn print(out: &mut dyn Write, valid: &[Valid], at: Wall, zone: &TimeZone) -> io::Result<()> {
+fn print(
+    out: &mut dyn Write,
+    valid: &[OpeningSequence],
+    at: Wall,
+    zone: &TimeZone,
+) -> io::Result<()> {
     writeln!(out, "at {}:", local(at, zone).strftime("%Y-%m-%d %H:%M:%S %Z"))?;
     let clock = |seconds| {
         let time = Wall::ZERO + std::time::Duration::from_secs(seconds);
         local(time, zone).strftime("%H:%M:%S").to_string()
     };
-    let row = |sequence: &Valid| {
-        let knocks = sequence.knocks.join(" ");
+    let row = |sequence: &OpeningSequence| {
+        let knocks: Vec<_> = sequence.knocks.iter().map(ToString::to_string).collect();
+        let knocks = knocks.join(" ");
         let Some(rotating) = &sequence.rotating else {
-            let when = match sequence.by {
-                "one_time_sequence" => "once",
-                _ => "always",
-            };
+            let when = if sequence.by == Method::Sequence { "always" } else { "once" };
             return vec![when.to_owned(), knocks];
         };
         let mut row =
@@ -283,7 +267,7 @@ mod tests {
         }
     }
 
-    fn printed(valid: &[Valid], at: Wall) -> String {
+    fn printed(valid: &[OpeningSequence], at: Wall) -> String {
         let mut out = Vec::new();
         print(&mut out, valid, at, &TimeZone::UTC).unwrap();
         String::from_utf8(out).unwrap()
@@ -366,29 +350,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_time_is_absolute_local_or_a_number_of_seconds() {
-        let zone = TimeZone::fixed(jiff::tz::offset(1));
-        for text in [
-            "2023-11-14T22:13:20Z",
-            "2023-11-14T23:13:20+01:00",
-            "2023-11-14 23:13:20",
-            "1700000000",
-        ] {
-            assert_eq!(read_time(text, &zone), Some(at(1_700_000_000)), "{text}");
-        }
-        assert_eq!(read_time("2023-11-14 23:13", &zone), Some(at(1_700_000_000 - 20)));
-        for text in ["soon", "", "-1", "2023-13-01", "99999999999999999999"] {
-            assert_eq!(read_time(text, &zone), None, "{text}");
-        }
-    }
-
     proptest! {
-        #[test]
-        fn no_text_makes_reading_a_time_panic(text in "[-0-9T:Z+ .]{0,30}|.{0,20}") {
-            let _ = read_time(&text, &TimeZone::UTC);
-        }
-
         #[test]
         fn each_sequence_that_is_shown_holds_at_that_time(now in 0u64..5_000_000_000) {
             for sequence in valid(&door(ports()), Some(&client(None)), at(now)) {

@@ -1,4 +1,4 @@
-//! `knockctl server-key`: what clients have to know to ask this server.
+//! `knockctl server-key`: the public key that clients need to ask this server.
 
 use std::io::{self, Write};
 

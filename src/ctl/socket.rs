@@ -1,4 +1,4 @@
-//! The way to the running daemon: where it listens, what is asked, what it answers.
+//! The client of the control socket: where a daemon listens, requests, replies.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
@@ -11,113 +11,51 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::error::Error;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
-use crate::log::escape;
 
 /// How long a daemon that is well takes to say something, at the very most.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it takes to change the firewall, to find room for a watcher and to start it, at the
 /// very most.
-const PATIENCE_WITH_WATCHER: Duration = Duration::from_secs(60);
+const WATCHER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the commands of doors may keep it.
-const PATIENCE_WITH_COMMANDS: Duration = Duration::from_secs(120);
-
-/// Why nothing came of a request.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ControlError {
-    #[error("{0}")]
-    NoConfiguration(Report),
-    #[error(
-        "knockctl: error: knockd is not running (nothing listens on {path})\n    \
-         start it with 'systemctl start knockd'; why it ended is in 'journalctl -u knockd'; \
-         if it runs with another configuration, name that with -c{doubt}",
-        path = path.display(), doubt = in_doubt(doubt.as_ref())
-    )]
-    NotRunning { path: PathBuf, doubt: Option<Report> },
-    #[error(
-        "knockctl: error: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
-         start it on trial with '{}'; systemctl starts it for good",
-        escape(.command), path = path.display()
-    )]
-    NothingRuns { path: PathBuf, command: String },
-    #[error(
-        "knockctl: error: no permission to ask knockd ({path})\n    \
-         be root, or a member of the group knockd",
-        path = path.display()
-    )]
-    NotAllowed { path: PathBuf },
-    #[error("knockctl: error: cannot reach knockd at {path}: {source}", path = path.display())]
-    Unreachable { path: PathBuf, source: io::Error },
-    #[error(
-        "knockctl: error: knockd does not answer ({path})\n    \
-         'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs",
-        path = path.display()
-    )]
-    Silent { path: PathBuf },
-    #[error(
-        "knockctl: error: knockd has ended, or has closed the connection\n    'journalctl -u knockd' may say why"
-    )]
-    Ended,
-    #[error(
-        "knockctl: error: knockd gives an answer that this knockctl does not understand: {0}\n    \
-         'knockd -V' and 'knockctl -V' should say the same; restart knockd after an upgrade"
-    )]
-    NotUnderstood(serde_json::Error),
-    /// In the daemon's words.
-    #[error("knockctl: error: {}", lines(.0))]
-    Refused(String),
-    #[error("knockctl: error: cannot write to standard output: {0}")]
-    Output(#[from] io::Error),
-}
-
-/// A report is several lines.
-fn lines(text: &str) -> String {
-    text.lines().map(escape).collect::<Vec<_>>().join("\n")
-}
-
-/// Not everything is known about where the daemon should be.
-fn in_doubt(report: Option<&Report>) -> String {
-    report.map_or_else(String::new, |report| {
-        format!(
-            "\nThe configuration could not be read whole, so knockd may be elsewhere:\n{report}"
-        )
-    })
-}
+const COMMANDS_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
-    Answer,
+pub(super) enum Timeout {
+    Reply,
     /// The daemon may have commands to run first.
     Commands,
     /// The daemon may have to change the firewall and start a watcher first.
     Watcher,
     /// Things happen when they happen. Ends when nobody reads standard output any more.
-    Endless,
+    None,
 }
 
-/// A daemon that may be running.
+/// The control socket of a daemon that may be running.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(super) struct ControlClient {
     path: PathBuf,
     doubt: Option<Report>,
 }
 
-impl Daemon {
+impl ControlClient {
     /// The daemon of this configuration.
     ///
     /// As much of the configuration is read as can be: the daemon may have been started before a
     /// mistake was made, and a member of its group may be allowed to ask it but not to read.
     ///
     /// # Errors
-    /// [`ControlError::NoConfiguration`] if the path was chosen and is not there: another daemon
+    /// [`Error::Configuration`] if the path was chosen and is not there: another daemon
     /// than the one that was meant must not be asked.
     pub(super) fn find(
         config: &Path,
         pid_file: Option<&PathBuf>,
         options: &load::Options,
-    ) -> Result<Self, ControlError> {
+    ) -> Result<Self, Error> {
         let (mut settings, report) = load::settings(config, options);
         if let Some(path) = pid_file {
             settings.pid_file.clone_from(path);
@@ -127,25 +65,21 @@ impl Daemon {
             fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         match report {
             Some(report) if missing && config != Path::new(control::CONFIG) => {
-                Err(ControlError::NoConfiguration(report))
+                Err(Error::Configuration(report))
             }
             doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),
         }
     }
 
     /// Asks, and gives what is answered.
-    pub(super) fn ask(
-        &mut self,
-        request: &Request,
-        patience: Patience,
-    ) -> Result<Replies, ControlError> {
+    pub(super) fn ask(&mut self, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         let connected = self.connect();
         let asked = connected.and_then(|mut stream| stream.write_all(&line).map(|()| stream));
         let stream = asked.map_err(|error| explain(&self.path, &mut self.doubt, error))?;
         Ok(Replies {
-            reader: BufReader::new(Connection { stream, patience }),
+            reader: BufReader::new(ReplyStream { stream, timeout }),
             path: self.path.clone(),
         })
     }
@@ -153,29 +87,29 @@ impl Daemon {
     fn connect(&self) -> io::Result<UnixStream> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // Of connecting, too: a daemon that hangs accepts nobody.
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(REPLY_TIMEOUT))?;
         socket.connect(&SockAddr::unix(&self.path)?)?;
         Ok(OwnedFd::from(socket).into())
     }
 }
 
-fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> ControlError {
+fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> Error {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ControlError::NotRunning { path, doubt: doubt.take() }
+            Error::NotRunning { path, doubt: doubt.take() }
         }
-        io::ErrorKind::PermissionDenied => ControlError::NotAllowed { path },
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { path },
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Ended,
-        _ => ControlError::Unreachable { path, source },
+        io::ErrorKind::PermissionDenied => Error::NotAllowed { path },
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Silent { path },
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::Ended,
+        _ => Error::Unreachable { path, source },
     }
 }
 
-/// What a daemon answers, one by one.
+/// The replies of a daemon, one by one.
 #[derive(Debug)]
 pub(super) struct Replies {
-    reader: BufReader<Connection>,
+    reader: BufReader<ReplyStream>,
     path: PathBuf,
 }
 
@@ -183,25 +117,25 @@ impl Replies {
     /// The next reply, once it is there.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] where the daemon refuses; the others where no reply comes.
-    pub(super) fn next(&mut self) -> Result<Reply, ControlError> {
+    /// [`Error::Refused`] where the daemon refuses; the others where no reply comes.
+    pub(super) fn next(&mut self) -> Result<Reply, Error> {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).map_err(|error| match error.kind() {
             // A connection that is read has no broken pipe.
-            io::ErrorKind::BrokenPipe => ControlError::Output(error),
+            io::ErrorKind::BrokenPipe => Error::Output(error),
             _ => explain(&self.path, &mut None, error),
         })?;
         if !line.ends_with(b"\n") {
-            return Err(ControlError::Ended);
+            return Err(Error::Ended);
         }
-        match serde_json::from_slice(&line).map_err(ControlError::NotUnderstood)? {
-            Reply::Failed { why } => Err(ControlError::Refused(why)),
+        match serde_json::from_slice(&line).map_err(Error::NotUnderstood)? {
+            Reply::Failed { why } => Err(Error::Refused(why)),
             reply => Ok(reply),
         }
     }
 
-    /// What the daemon says when all is done; what it says before is passed over.
-    pub(super) fn done(mut self) -> Result<String, ControlError> {
+    /// The text of the last reply; those before are passed over.
+    pub(super) fn done(mut self) -> Result<String, Error> {
         loop {
             if let Reply::Done { text } = self.next()? {
                 return Ok(text);
@@ -211,32 +145,32 @@ impl Replies {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct ReplyStream {
     stream: UnixStream,
-    patience: Patience,
+    timeout: Timeout,
 }
 
-impl Read for Connection {
+impl Read for ReplyStream {
     /// # Errors
     /// `TimedOut` where nothing comes, `BrokenPipe` where nobody reads standard output any more.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let limit = match self.patience {
-            Patience::Answer | Patience::Commands => Some(PATIENCE),
-            Patience::Watcher => Some(PATIENCE_WITH_WATCHER),
-            Patience::Endless => None,
+        let limit = match self.timeout {
+            Timeout::Reply | Timeout::Commands => Some(REPLY_TIMEOUT),
+            Timeout::Watcher => Some(WATCHER_TIMEOUT),
+            Timeout::None => None,
         };
         let mut is_ready = self.is_ready_within(limit)?;
-        if !is_ready && self.patience == Patience::Commands {
+        if !is_ready && self.timeout == Timeout::Commands {
             if io::stderr().is_terminal() {
                 let _ = writeln!(io::stderr(), "knockctl: waiting for the commands of the door");
             }
-            is_ready = self.is_ready_within(Some(PATIENCE_WITH_COMMANDS))?;
+            is_ready = self.is_ready_within(Some(COMMANDS_TIMEOUT))?;
         }
         if is_ready { self.stream.read(buffer) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }
 
-impl Connection {
+impl ReplyStream {
     fn is_ready_within(&self, limit: Option<Duration>) -> io::Result<bool> {
         let output = io::stdout();
         let mut fds = [
@@ -244,11 +178,11 @@ impl Connection {
             // Only whether anybody is left to read it.
             PollFd::new(output.as_fd(), PollFlags::empty()),
         ];
-        let watched = if self.patience == Patience::Endless { 2 } else { 1 };
-        let timeout =
+        let watched = if self.timeout == Timeout::None { 2 } else { 1 };
+        let limit =
             limit.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
         loop {
-            match poll(fds.get_mut(..watched).unwrap_or_default(), timeout) {
+            match poll(fds.get_mut(..watched).unwrap_or_default(), limit) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(0) => return Ok(false),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::error::Error;
-use super::lines::{heading, local, object, table, wall};
-use super::socket::{ControlError, Daemon, Patience};
+use super::output::{heading, local, object, table, wall};
+use super::socket::{ControlClient, Timeout};
 use super::target::Target;
 use crate::config::Name;
-use crate::control::{DoorStatus, GrantStatus, LockStatus, Reply, Request, Status};
+use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -49,10 +49,10 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
 }
 
 /// How the daemon fares.
-pub(super) fn ask(daemon: &mut Daemon) -> Result<Status, ControlError> {
-    match daemon.ask(&Request::Status, Patience::Answer)?.next()? {
+pub(super) fn ask(daemon: &mut ControlClient) -> Result<Status, Error> {
+    match daemon.ask(&Request::Status, Timeout::Reply)?.next()? {
         Reply::Status(status) => Ok(status),
-        _ => Err(ControlError::Ended),
+        _ => Err(Error::Ended),
     }
 }
 
@@ -128,12 +128,13 @@ fn grants(
     let mut rows = vec![heading(&["OPEN", "ADDRESS", "CLIENT", "BY", "CLOSES"])];
     rows.extend(grants.iter().map(|grant| {
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
-        let closes = match grant.state.as_str() {
-            "open" => time_left(grant.seconds_left, now, zone),
-            state @ ("opened with errors" | "gone") => {
-                format!("{}, {state}", time_left(grant.seconds_left, now, zone))
+        let left = time_left(grant.seconds_left, now, zone);
+        let closes = match grant.state {
+            GrantCondition::Open => left,
+            state @ (GrantCondition::OpenedWithErrors | GrantCondition::Gone) => {
+                format!("{left}, {state}")
             }
-            other => other.to_owned(),
+            state => state.to_string(),
         };
         vec![
             grant.door.to_string(),
@@ -142,7 +143,7 @@ fn grants(
                 None => grant.address.to_string(),
             },
             client.to_owned(),
-            grant.by.clone(),
+            grant.by.to_string(),
             closes,
         ]
     }));

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::error::Error;
-use super::socket::{ControlError, Daemon, Patience, Replies};
+use super::socket::{ControlClient, Replies, Timeout};
 use crate::config::load::{self, Loaded, Options};
 use crate::control::{CONFIG, Request};
 use crate::log::escape;
@@ -35,18 +35,18 @@ impl Target {
     }
 
     /// The daemon that may be running with this configuration.
-    pub fn daemon(&self) -> Result<Daemon, ControlError> {
-        Daemon::find(&self.config, self.pidfile.as_ref(), &self.options())
+    pub fn daemon(&self) -> Result<ControlClient, Error> {
+        ControlClient::find(&self.config, self.pidfile.as_ref(), &self.options())
     }
 
     /// Asks that daemon, and gives what it says when all is done.
-    pub fn ask(&self, request: &Request, patience: Patience) -> Result<String, ControlError> {
-        self.daemon()?.ask(request, patience).and_then(Replies::done)
+    pub fn ask(&self, request: &Request, timeout: Timeout) -> Result<String, Error> {
+        self.daemon()?.ask(request, timeout).and_then(Replies::done)
     }
 
     /// Asks that daemon, and prints what it says, or `done` where that is nothing.
-    pub fn act(&self, request: &Request, patience: Patience, done: &str) -> Result<(), Error> {
-        let text = self.ask(request, patience)?;
+    pub fn act(&self, request: &Request, timeout: Timeout, done: &str) -> Result<(), Error> {
+        let text = self.ask(request, timeout)?;
         let text = if text.is_empty() { done } else { &text };
         Ok(writeln!(io::stdout(), "{}", escape(text))?)
     }

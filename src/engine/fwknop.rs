@@ -119,7 +119,8 @@ impl FwknopJudge {
                 continue;
             }
             let client = Some(holder.client);
-            let refused = |reason| Denial::Refused(Refusal { source, client, door: None, reason });
+            let refusal = |reason| Refusal { client, ..Refusal::new(source, reason) };
+            let refused = |reason| Denial::Refused(refusal(reason));
             let opened = match holder.open(datagram) {
                 Ok(opened) => opened,
                 Err(error) if error.is_noise() => {
@@ -128,7 +129,10 @@ impl FwknopJudge {
                 }
                 Err(error) => return Err(refused(error.into())),
             };
-            let requests = holder.ask(now, self.lifetime, source, &opened).map_err(refused)?;
+            let stamp = Some(Wall::ZERO + Duration::from_secs(opened.request.timestamp));
+            let requests = holder
+                .ask(now, self.lifetime, source, &opened)
+                .map_err(|reason| Denial::Refused(Refusal { stamp, ..refusal(reason) }))?;
             let arrival = Arrival::new(now, packet);
             return match self.seen.put(opened.replay, arrival) {
                 None => Ok(requests),

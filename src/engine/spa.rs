@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::replay::{Arrival, REMEMBERED};
 use super::{
-    ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, Reason, Refusal,
-    Setup, UncleanStart, is_over,
+    ClientId, Credential, DatagramRequest, Denial, DoorId, Judgement, Lifetime, NAME_LEN, Reason,
+    Refusal, Setup, UncleanStart, is_over,
 };
 use crate::config::{self, AddressPolicy, Name};
 use crate::proto::network::may_ask_for;
@@ -172,7 +172,7 @@ impl SpaJudge {
         receiver: usize,
         datagram: &[u8; LEN],
     ) -> Result<DatagramRequest, Refusal> {
-        let refuse = |reason| Refusal { source, client: None, door: None, reason };
+        let refuse = |reason| Refusal::new(source, reason);
         let (receiver, _) = self.receivers.get(receiver).ok_or(refuse(Reason::BadTag))?;
         let (key, asked) = match receiver.open(datagram) {
             Ok((key, asked)) => (key, Some(asked)),
@@ -188,13 +188,20 @@ impl SpaJudge {
         }
         let asked = asked.ok_or(refuse(Reason::MalformedRequest))?;
         let stamp = Wall::from(asked.stamp);
-        self.lifetime.judge(stamp, now).map_err(refuse)?;
+        let at = |reason| Refusal { stamp: Some(stamp), ..refuse(reason) };
+        self.lifetime.judge(stamp, now).map_err(at)?;
         if holder.latest_stamp.is_some_and(|latest_stamp| stamp <= latest_stamp) {
             return Err(refuse(Reason::Used));
         }
         holder.latest_stamp = Some(stamp);
         let credential = Credential::Spa { key: holder.key, stamp };
-        let door = find_door(&self.doors, &holder.doors, asked.door.as_ref()).map_err(refuse)?;
+        let asked_for = asked.door.as_ref().map(|name| {
+            let mut bytes = [0; NAME_LEN];
+            bytes.iter_mut().zip(name.as_str().bytes()).for_each(|(to, byte)| *to = byte);
+            bytes
+        });
+        let door = find_door(&self.doors, &holder.doors, asked.door.as_ref())
+            .map_err(|reason| Refusal { asked_for, ..refuse(reason) })?;
         let refuse = |reason| Refusal { door: Some(door), ..refuse(reason) };
         let named = addresses(&asked, source, holder.address).map_err(refuse)?;
         Ok(DatagramRequest {

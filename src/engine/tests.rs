@@ -81,6 +81,7 @@ fn text(event: &Event) -> String {
         EventKind::Missed { client, steps } => {
             format!("{door}: client {} missed by {steps} steps", client.0)
         }
+        EventKind::Unmatched => format!("{door}: nobody's"),
         EventKind::LockedOut { until, everywhere } => {
             let place = if everywhere { " everywhere" } else { "" };
             let seconds = until.since(event.began).as_secs();

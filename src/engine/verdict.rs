@@ -88,7 +88,7 @@ impl DatagramRequest {
     /// Its refusal.
     pub(super) const fn refused(&self, reason: Reason) -> Refusal {
         let Self { source, client, door, .. } = *self;
-        Refusal { source, client: Some(client), door: Some(door), reason }
+        Refusal { client: Some(client), door: Some(door), ..Refusal::new(source, reason) }
     }
 }
 
@@ -119,6 +119,20 @@ pub struct Refusal {
     pub client: Option<ClientId>,
     pub door: Option<DoorId>,
     pub reason: Reason,
+    /// When the request was made, where that is why.
+    pub stamp: Option<Wall>,
+    /// The name of the door that there is not, with zeros behind it.
+    pub asked_for: Option<[u8; NAME_LEN]>,
+}
+
+/// The length of the longest name, in bytes.
+pub const NAME_LEN: usize = 32;
+
+impl Refusal {
+    /// One of which nothing else is known.
+    pub const fn new(source: IpAddr, reason: Reason) -> Self {
+        Self { source, client: None, door: None, reason, stamp: None, asked_for: None }
+    }
 }
 
 /// Something that happened to one source at one door.
@@ -143,6 +157,8 @@ pub enum EventKind {
     /// The sequence would have been right for this client so many steps from now: its clock or ours
     /// is off.
     Missed { client: ClientId, steps: i32 },
+    /// A whole sequence that is no client's, at any time around now that was looked at.
+    Unmatched,
     /// The source has failed too often. `everywhere`: at all doors, not only at this one.
     LockedOut { until: Monotonic, everywhere: bool },
 }
@@ -249,7 +265,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    Ignored(Ignored::Truncated) = "truncated", "the capture ends before its ports";
+    Ignored(Ignored::Truncated) = "truncated", "cut off before its ports: capture with tcpdump -s 0";
     Ignored(Ignored::Fragment) = "fragment", "a fragment";
     Ignored(Ignored::Malformed) = "malformed", "its headers contradict each other";
     Ignored(Ignored::NotIp) = "not-ip", "neither IPv4 nor IPv6";
@@ -286,6 +302,11 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason that a word stands for.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::all().find(|reason| reason.as_str() == word)
+    }
+
     /// All reasons. The place of each stands for it between watcher and keeper.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::OWN.iter().copied().chain(FwknopError::ALL.map(Self::Fwknop))

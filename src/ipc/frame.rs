@@ -179,12 +179,13 @@ variants!(EventKind {
     2 Reset { stage, reason, knock },
     3 Missed { client, steps },
     4 LockedOut { until, everywhere },
+    5 Unmatched,
 });
 fields!(Event { door, source, kind, began });
 variants!(Credential { 0 Spa { key, stamp }, 1 Fwknop { digest, stamp } });
 fields!(DatagramRequest { door, client, credential, source, v4, v6, open_for, source_port, close }
     if |request| request.addresses().next().is_some());
-fields!(Refusal { source, client, door, reason });
+fields!(Refusal { source, client, door, reason, stamp, asked_for });
 variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });
 variants!(FromWatcher {
     1 Ready,

@@ -28,6 +28,8 @@ pub(super) struct Claim {
     pub(super) origin: Origin,
     /// At least one.
     pub(super) addresses: Vec<IpAddr>,
+    /// Where the request came from, if that is another address.
+    pub(super) asked_by: Option<IpAddr>,
     /// Only for connections from this port.
     pub(super) source_port: Option<NonZeroU16>,
     /// When the last knock came.
@@ -122,6 +124,7 @@ impl Claim {
             door,
             origin,
             addresses,
+            asked_by: None,
             source_port: None,
             since,
             open_for: None,
@@ -230,11 +233,13 @@ impl Claim {
             .and_then(|()| so(request.addresses().all(may_ask), Reason::ImpossibleAddress));
         let door = stands.unwrap_or(meant).clone();
         let origin = Origin { by: OpenedBy::Method(method), client: Some(client.name.clone()) };
-        let addresses = request.addresses().collect();
+        let addresses: Vec<_> = request.addresses().collect();
+        let asked_by = Some(request.source).filter(|source| !addresses.contains(source));
         let most = door.opening.open_for_max;
         let open_for =
             request.open_for.map(|seconds| Duration::from_secs(seconds.max(1).into()).min(most));
         let claim = Self {
+            asked_by,
             source_port: request.source_port,
             open_for,
             proof: Some(proof),

@@ -43,7 +43,7 @@ const GROUP: &str = "knockd";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId(u64);
 
-/// What a connection is told of unasked.
+/// The events that a connection is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follows {
     Nothing,
@@ -57,7 +57,7 @@ pub(super) struct Control {
     listener: UnixListener,
     path: PathBuf,
     /// In the order in which they came.
-    connections: Vec<Connection>,
+    connections: Vec<ControlConnection>,
     last: u64,
     now: Monotonic,
     /// Until then nobody is let in.
@@ -66,11 +66,11 @@ pub(super) struct Control {
     rests_until: Monotonic,
 }
 
-struct Connection {
+struct ControlConnection {
     id: ConnectionId,
     user: u32,
     stream: UnixStream,
-    state: State,
+    state: ConnectionState,
     input: Vec<u8>,
     output: VecDeque<u8>,
     follows: Follows,
@@ -81,7 +81,7 @@ struct Connection {
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ConnectionState {
     Asks,
     /// The request is whole, and has its turn to come.
     Waits,
@@ -145,7 +145,7 @@ impl Control {
         if self.shut_until.is_none() {
             self.accept(watchers);
         }
-        let mut polled: Vec<_> = self.connections.iter().map(Connection::polled).collect();
+        let mut polled: Vec<_> = self.connections.iter().map(ControlConnection::polled).collect();
         // Without memory for it nothing is ready.
         let _ = files::poll(&mut polled, Some(Duration::ZERO));
         let revents = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
@@ -155,7 +155,7 @@ impl Control {
             connection.exchange(ready);
             connection.dead |= connection.ask_by.is_some_and(|ask_by| ask_by <= now);
             let is_root = connection.user == 0;
-            if connection.state == State::Waits && (is_root || self.rests_until <= now) {
+            if connection.state == ConnectionState::Waits && (is_root || self.rests_until <= now) {
                 if !is_root {
                     self.rests_until = now + PAUSE;
                 }
@@ -196,11 +196,11 @@ impl Control {
             return;
         }
         self.last += 1;
-        self.connections.push(Connection {
+        self.connections.push(ControlConnection {
             id: ConnectionId(self.last),
             user,
             stream,
-            state: State::Asks,
+            state: ConnectionState::Asks,
             input: Vec::new(),
             output: VecDeque::new(),
             follows: Follows::Nothing,
@@ -215,7 +215,7 @@ impl Control {
         self.rests_until = self.rests_until.max(ended + ended.since(began) * REST);
     }
 
-    fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    fn find(&mut self, id: ConnectionId) -> Option<&mut ControlConnection> {
         self.connections.iter_mut().find(|connection| connection.id == id)
     }
 
@@ -254,13 +254,15 @@ impl Control {
     pub(super) fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let listener = PollFd::new(self.listener.as_fd(), PollFlags::POLLIN);
         let listener = self.shut_until.is_none().then_some(listener);
-        let waits = |connection: &&Connection| connection.state != State::Waits;
-        listener.into_iter().chain(self.connections.iter().filter(waits).map(Connection::polled))
+        let waits = |connection: &&ControlConnection| connection.state != ConnectionState::Waits;
+        listener
+            .into_iter()
+            .chain(self.connections.iter().filter(waits).map(ControlConnection::polled))
     }
 
     /// When [`poll`](Self::poll) has to be called next.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        let waits = self.connections.iter().any(|it| it.state == State::Waits);
+        let waits = self.connections.iter().any(|it| it.state == ConnectionState::Waits);
         let deadlines = self.connections.iter().filter_map(|connection| connection.ask_by);
         deadlines.chain(self.shut_until).chain(waits.then_some(self.rests_until)).min()
     }
@@ -273,11 +275,11 @@ impl Drop for Control {
     }
 }
 
-impl Connection {
+impl ControlConnection {
     /// Whoever closes its side after asking still wants the answer: only one that asks is read.
     fn polled(&self) -> PollFd<'_> {
         let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::POLLIN, self.state == State::Asks);
+        wanted.set(PollFlags::POLLIN, self.state == ConnectionState::Asks);
         wanted.set(PollFlags::POLLOUT, !self.output.is_empty());
         PollFd::new(self.stream.as_fd(), wanted)
     }
@@ -286,10 +288,10 @@ impl Connection {
     fn exchange(&mut self, ready: PollFlags) {
         let is_gone = ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
         match self.state {
-            State::Asks if !ready.is_empty() => self.read(),
+            ConnectionState::Asks if !ready.is_empty() => self.read(),
             // What was asked is done, though nobody waits for the answer.
-            State::Asks | State::Waits => {}
-            State::Answered | State::Ends => self.dead |= is_gone,
+            ConnectionState::Asks | ConnectionState::Waits => {}
+            ConnectionState::Answered | ConnectionState::Ends => self.dead |= is_gone,
         }
         if ready.contains(PollFlags::POLLOUT) {
             self.write();
@@ -313,14 +315,14 @@ impl Connection {
         };
         self.dead |= is_closed && self.input.is_empty();
         if is_closed || self.input.contains(&b'\n') || self.input.len() > LONGEST_REQUEST {
-            self.state = State::Waits;
+            self.state = ConnectionState::Waits;
             self.ask_by = None;
         }
     }
 
     /// The request that has come, whose turn it is.
     fn request(&mut self) -> Option<Request> {
-        self.state = State::Answered;
+        self.state = ConnectionState::Answered;
         let input = mem::take(&mut self.input);
         let asked = input.split(|&byte| byte == b'\n').next().unwrap_or_default();
         match serde_json::from_slice(asked) {
@@ -340,7 +342,7 @@ impl Connection {
     }
 
     fn end(&mut self) {
-        self.state = State::Ends;
+        self.state = ConnectionState::Ends;
         self.write();
     }
 
@@ -359,7 +361,7 @@ impl Connection {
     }
 
     fn is_over(&self) -> bool {
-        self.dead || (self.state == State::Ends && self.output.is_empty())
+        self.dead || (self.state == ConnectionState::Ends && self.output.is_empty())
     }
 }
 

@@ -135,6 +135,7 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
             let is_searched = steps != 0 && u64::from(steps.unsigned_abs()) <= farthest;
             so(may(id) && is_searched, "a clock that is off by more than is searched")
         }
+        EventKind::Unmatched => so(rotating > 0, "a code at a door that has none"),
         EventKind::LockedOut { until, everywhere } => {
             let own = recognition.lockout;
             let rule = if everywhere { grounds.then.settings.lockout } else { own };
@@ -457,7 +458,7 @@ pub(super) mod tests {
             let event = Event { source, ..world.event(PLAIN, EventKind::Stage(1)) };
             assert_eq!(lie(world.told(event)), said);
             assert_eq!(lie(world.asked(DatagramRequest { source, ..world.spa() })), said);
-            let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
+            let refusal = Refusal::new(source, Reason::TooOld);
             let at = world.now.monotonic;
             assert_eq!(lie(world.check(&FromWatcher::Refused { refusal, at })), said);
         }

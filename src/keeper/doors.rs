@@ -106,11 +106,6 @@ impl Doors {
         }
     }
 
-    /// When the open grant for a key ends; `None`: it is not open.
-    pub(super) fn open_until(&self, key: &GrantKey) -> Option<Monotonic> {
-        self.grants.open_until(key)
-    }
-
     /// What is open, opening or closing.
     pub(super) fn list(&self) -> Vec<&Grant> {
         self.grants.list().collect()

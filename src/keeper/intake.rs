@@ -13,7 +13,7 @@ use super::interfaces::Interfaces;
 use super::lockouts::LockoutTable;
 use super::watcher::WatcherProcess;
 use crate::config::{Config, Name};
-use crate::control::EventLine;
+use crate::control::{EventLine, What};
 use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::GrantKey;
 use crate::ipc::FromWatcher;
@@ -147,10 +147,8 @@ impl Intake {
                 self.notices.push(Notice::Happened(line));
             }
             FromWatcher::Ignored { source, knock, reason, at } => {
-                let line =
-                    EventLine::new(when(at), Some(source), None, "ignored", reason.to_string())
-                        .with("knock", knock.to_string())
-                        .with("reason", reason.as_str());
+                let what = What::Ignored { knock, reason };
+                let line = EventLine::new(when(at), Some(source), None, what, reason.to_string());
                 self.notices.push(Notice::Seen(line));
             }
             FromWatcher::ReplayedRefusal { refusal, at } => {

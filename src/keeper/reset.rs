@@ -2,7 +2,7 @@
 
 use super::state::Keeper;
 use crate::config::Name;
-use crate::control::EventLine;
+use crate::control::{EventLine, What};
 use crate::ledger::Ahead;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -43,8 +43,9 @@ impl Keeper {
             return Ok(format!("'{name}' has used nothing ahead of its time"));
         }
         let what = format!("what client '{name}' has used ahead of its time is forgotten: {count}");
-        let line = EventLine::new(clock::now().wall, None, None, "client_reset", what);
-        self.doors.log_event(line.with("client", name.as_str()).with("count", count));
+        let reset = What::ClientReset { count: Some(count) };
+        let line = EventLine::new(clock::now().wall, None, None, reset, what);
+        self.doors.log_event(line.of_client(Some(name)));
         Ok(format!(
             "what '{name}' had used ahead of its time is forgotten; it gets in again in {again}"
         ))

@@ -22,6 +22,7 @@ use crate::config::lint::some_of;
 use crate::config::{Config, Mechanism, OnExit};
 use crate::control::Reply;
 use crate::grants::OpenedBy;
+use crate::ipc::ToWatcher;
 use crate::log;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
@@ -116,16 +117,13 @@ impl Keeper {
             Notice::Happened(line) => self.doors.log_event(line),
             Notice::Seen(line) => {
                 let source = line.source;
+                self.memory.keep(line.clone());
                 self.control.publish(&Reply::Event(line), |follows| match follows {
                     Follows::Knocks(wanted) => wanted.is_none() || wanted == source,
                     _ => false,
                 });
             }
-            Notice::Replayed(line) => {
-                if let Some(id) = self.past_for {
-                    self.control.reply(id, &Reply::Event(line));
-                }
-            }
+            Notice::Replayed(line) => self.memory.keep(line),
             Notice::InForce(config) => self.in_force(now, &config)?,
             Notice::Failed(_) if !self.started => return Err(StartError::NoWatcher),
             Notice::Failed(config) => {
@@ -148,6 +146,9 @@ impl Keeper {
             }
         }
         self.has_taken_effect(now, config);
+        if self.explains {
+            self.watchers.tell(ToWatcher::ExplainAll);
+        }
         if !self.trials.is_on() {
             self.guard_copy.keep(config);
         }
@@ -205,6 +206,8 @@ impl Keeper {
             self.trials.next_deadline(),
             self.lists.next_deadline(),
             self.status_by,
+            self.recalls.iter().map(|recall| recall.by).min(),
+            self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             limit,
         ];

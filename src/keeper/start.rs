@@ -16,6 +16,7 @@ use super::guard_copy::GuardCopy;
 use super::journal::Journal;
 use super::kernel_sets::KernelSetsError;
 use super::one_time_files::OneTimeFiles;
+use super::recent_events::RecentEvents;
 use super::reverse_dns::ReverseDns;
 use super::server_key::{self, ServerKeyError};
 use super::service::{load_configuration, log_warnings};
@@ -123,7 +124,8 @@ impl Keeper {
             control,
             explains: false,
             opening: HashMap::new(),
-            past_for: None,
+            recalls: Vec::new(),
+            memory: RecentEvents::default(),
             asked_status: Vec::new(),
             status_by: None,
             foreground: !cli.daemon,

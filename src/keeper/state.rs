@@ -9,6 +9,8 @@ use super::daemon::{Launcher, PidFile};
 use super::doors::Doors;
 use super::guard_copy::GuardCopy;
 use super::one_time_files::OneTimeFiles;
+use super::recent_events::RecentEvents;
+use super::requests::Recall;
 use super::reverse_dns::ReverseDns;
 use super::trials::Trials;
 use super::watchers::Watchers;
@@ -25,11 +27,12 @@ pub(super) struct Keeper {
     pub(super) watchers: Watchers,
     pub(super) doors: Doors,
     pub(super) control: Control,
-    /// Whether somebody asks what became of knocks, and who what happened before.
+    /// Whether somebody asks what became of knocks, who waits for what happened before, and that.
     pub(super) explains: bool,
+    pub(super) recalls: Vec<Recall>,
+    pub(super) memory: RecentEvents,
     /// Doors that somebody opens by hand, and who waits to be told what comes of it.
     pub(super) opening: HashMap<JobId, (ConnectionId, GrantKey)>,
-    pub(super) past_for: Option<ConnectionId>,
     /// Who waits for a status, and until when at most.
     pub(super) asked_status: Vec<ConnectionId>,
     pub(super) status_by: Option<Monotonic>,

@@ -322,6 +322,8 @@ impl Watchers {
         match self.current.take() {
             Some((old, _)) => {
                 successor.tell(ToWatcher::After { time: cut - OVERLAP });
+                // What it has not told yet would go with it.
+                old.tell(ToWatcher::ExplainAll);
                 old.tell(ToWatcher::Until { time: cut + OVERLAP });
                 let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
                 let longest = longest.max().unwrap_or_default();

@@ -108,6 +108,7 @@ const fn is_invisible(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::What;
 
     #[test]
     fn control_characters_are_shown_not_obeyed() {
@@ -118,10 +119,11 @@ mod tests {
     fn record() -> LogRecord {
         let source = "192.0.2.2".parse().ok();
         let door = "ssh".parse().ok();
-        let line = EventLine::new(Wall::from_nanos(0), source, door.as_ref(), "stage", "Stage 1");
+        let at = Wall::from_nanos(0);
+        let line = EventLine::new(at, source, door.as_ref(), What::stage(1), "Stage 1");
         LogRecord {
             time: Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC),
-            ..LogRecord::of_line(&line.with("stage", 1))
+            ..LogRecord::of_line(&line)
         }
     }
 

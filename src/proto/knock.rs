@@ -45,6 +45,7 @@ pub const MAX_KNOCKS: usize = 32;
 ///
 /// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Knock {
     pub protocol: Protocol,
     pub port: NonZeroU16,
@@ -82,6 +83,20 @@ impl FromStr for Knock {
             None => (text, Protocol::Tcp),
         };
         Ok(Self { protocol, port: parse_port(port)? })
+    }
+}
+
+impl TryFrom<String> for Knock {
+    type Error = KnockError;
+
+    fn try_from(text: String) -> Result<Self, KnockError> {
+        text.parse()
+    }
+}
+
+impl From<Knock> for String {
+    fn from(knock: Knock) -> Self {
+        knock.to_string()
     }
 }
 

@@ -63,7 +63,8 @@ impl ExplainFilter {
     }
 }
 
-/// A memory of what happened lately, for whoever asks why a knock did not open.
+/// A memory of what happened lately and has not been told, for whoever asks why a knock did not
+/// open. What has been told the keeper remembers.
 ///
 /// What anybody can cause without knowing anything is kept apart, so that a flood of it pushes
 /// only itself out.
@@ -82,12 +83,19 @@ impl Memory {
         queue.push_back((source, at, happened));
     }
 
-    /// What is remembered of the sources asked about, in the order in which it happened.
-    fn recall(&self, asked: ExplainFilter) -> Vec<FromWatcher> {
-        let all = self.first_knocks.iter().chain(&self.further_knocks);
-        let mut wanted: Vec<_> = all.filter(|&&(source, ..)| asked.about(source)).collect();
-        wanted.sort_by_key(|&&(_, at, _)| at);
-        wanted.into_iter().map(|&(.., happened)| happened).collect()
+    /// What is remembered of the sources asked about, in the order in which it happened: it is
+    /// told now.
+    fn recall(&mut self, asked: ExplainFilter) -> Vec<FromWatcher> {
+        let mut wanted = Vec::new();
+        for queue in [&mut self.first_knocks, &mut self.further_knocks] {
+            queue.retain(|&(source, at, happened)| {
+                let is_wanted = asked.about(source);
+                wanted.extend(is_wanted.then_some((at, happened)));
+                !is_wanted
+            });
+        }
+        wanted.sort_by_key(|&(at, _)| at);
+        wanted.into_iter().map(|(_, happened)| happened).collect()
     }
 }
 
@@ -117,10 +125,11 @@ impl Reporter {
     /// Reports an event that happened at `at`, or counts it.
     fn event(&mut self, at: Monotonic, event: Event) {
         let further = match event.kind {
-            EventKind::Open(_) | EventKind::Missed { .. } | EventKind::LockedOut { .. } => true,
+            EventKind::Open(_) | EventKind::LockedOut { .. } => true,
+            EventKind::Missed { .. } | EventKind::Unmatched => true,
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
         };
-        self.memory.keep(further, event.source, at, FromWatcher::ReplayedEvent { event, at });
+        let past = FromWatcher::ReplayedEvent { event, at };
         if let EventKind::Reset { reason, .. } = event.kind {
             self.count(at, reason, 1);
         }
@@ -129,20 +138,32 @@ impl Reporter {
         match event.kind {
             EventKind::Open(_) | EventKind::LockedOut { .. } => self.say(frame),
             EventKind::Reset { reason: Reason::Used | Reason::Expired, .. } => {
-                self.send_limited(at, true, frame);
+                self.send_limited(at, true, event.source, [frame, past]);
             }
-            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => {}
-            EventKind::Stage(_) | EventKind::Reset { .. } | EventKind::Missed { .. } => {
-                self.send_limited(at, further, frame);
+            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => {
+                self.memory.keep(further, event.source, at, past);
+            }
+            EventKind::Stage(_)
+            | EventKind::Reset { .. }
+            | EventKind::Missed { .. }
+            | EventKind::Unmatched => {
+                self.send_limited(at, further, event.source, [frame, past]);
             }
         }
     }
 
-    /// Reports what strangers or clients may cause at will as often as their limit allows, and
-    /// counts the rest.
-    fn send_limited(&mut self, at: Monotonic, further: bool, frame: FromWatcher) {
+    /// Reports what strangers or clients may cause at will as often as their limit allows; the rest
+    /// is counted, and remembered as `past`.
+    fn send_limited(
+        &mut self,
+        at: Monotonic,
+        further: bool,
+        source: IpAddr,
+        [frame, past]: [FromWatcher; 2],
+    ) {
         let limit = if further { &mut self.further_knocks } else { &mut self.first_knocks };
         if !limit.pass(at) || self.channel.send(&frame).is_err() {
+            self.memory.keep(further, source, at, past);
             self.suppressed += 1;
             self.next_losses.get_or_insert(at + LOSSES_EVERY);
         }
@@ -157,13 +178,11 @@ impl Reporter {
         }
         let seen =
             FromWatcher::Ignored { source: packet.source, knock: packet.knock(), reason, at };
+        let is_asked = self.asked.about(packet.source) && self.first_knocks.pass(at);
+        let is_told = is_asked && self.channel.send(&seen).is_ok();
         // Anybody can send any number of those: they push nothing else out.
-        if reason != Reason::BadTag {
+        if !is_told && reason != Reason::BadTag {
             self.memory.keep(false, packet.source, at, seen);
-        }
-        if self.asked.about(packet.source) && self.first_knocks.pass(at) {
-            // Whoever asks can do without what the channel has no room for.
-            let _ = self.channel.send(&seen);
         }
     }
 
@@ -214,9 +233,9 @@ impl Reporter {
     /// Counts an authenticated datagram that may not have what it asks for, and says so.
     fn refused(&mut self, at: Monotonic, refusal: Refusal) {
         self.count(at, refusal.reason, 1);
-        let past = FromWatcher::ReplayedRefusal { refusal, at };
-        self.memory.keep(true, refusal.source, at, past);
-        self.send_limited(at, true, FromWatcher::Refused { refusal, at });
+        let frames =
+            [FromWatcher::Refused { refusal, at }, FromWatcher::ReplayedRefusal { refusal, at }];
+        self.send_limited(at, true, refusal.source, frames);
     }
 
     /// Counts packets, or beginnings of sequences, that came to nothing.
@@ -420,34 +439,32 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_later_is_told_of_requests_that_were_refused() {
+    fn whoever_asks_later_is_told_of_requests_that_were_refused_and_not_told_of() {
         let (mut reporter, keeper) = pair(false);
         let source = IpAddr::from([192, 0, 2, 2]);
-        let refusal = Refusal { source, client: None, door: None, reason: Reason::TooOld };
-        reporter.report(FromWatcher::Refused { refusal, at: at(1) });
-        assert_eq!(heard(&keeper), [FromWatcher::Refused { refusal, at: at(1) }]);
+        let refusal = Refusal::new(source, Reason::TooOld);
+        (0..401).for_each(|_| reporter.report(FromWatcher::Refused { refusal, at: at(1) }));
+        let told = heard(&keeper).len();
+        assert!((1..401).contains(&told));
         reporter.explain(ExplainFilter::One(IpAddr::from([192, 0, 2, 3])));
         assert_eq!(heard(&keeper), []);
         reporter.explain(ExplainFilter::One(source));
-        assert_eq!(heard(&keeper), [FromWatcher::ReplayedRefusal { refusal, at: at(1) }]);
+        let past = FromWatcher::ReplayedRefusal { refusal, at: at(1) };
+        assert_eq!((heard(&keeper).first(), told <= 400), (Some(&past), true));
     }
 
     #[test]
-    fn whoever_asks_is_told_what_is_remembered_and_then_all_there_is() {
+    fn whoever_asks_is_told_once_what_was_not_told_and_then_all_there_is() {
         let (mut reporter, keeper) = pair(false);
         let reset = event(EventKind::Reset { stage: 2, reason: Reason::TripWire, knock: None });
         reporter.event(at(1), event(EventKind::Stage(2)));
         reporter.event(at(2), reset);
-        let other = Event { source: IpAddr::from([192, 0, 2, 3]), ..event(EventKind::Stage(2)) };
-        reporter.event(at(3), other);
+        reporter.event(at(3), Event { source: IpAddr::from([192, 0, 2, 3]), ..reset });
         heard(&keeper);
-        reporter.explain(ExplainFilter::One(reset.source));
-        let past = [event(EventKind::Stage(2)), reset];
-        let past = past.into_iter().zip([1, 2]);
-        let past: Vec<_> = past
-            .map(|(event, millis)| FromWatcher::ReplayedEvent { event, at: at(millis) })
-            .collect();
-        assert_eq!(heard(&keeper), past);
+        for past in [&[FromWatcher::ReplayedEvent { event: reset, at: at(2) }][..], &[]] {
+            reporter.explain(ExplainFilter::One(reset.source));
+            assert_eq!(heard(&keeper), past);
+        }
         reporter.event(at(4), reset);
         assert_eq!(heard(&keeper), [FromWatcher::Event { event: reset, at: at(4) }]);
     }

@@ -144,9 +144,9 @@ fn json_has_one_object_for_each_thing_that_happened() {
     assert_data_eq!(
         classic().says(&["--json"]),
         str![[r#"
-{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1}
-{"time":1700000000.5,"source":"192.0.2.2","door":"ssh","event":"stage","stage":2}
-{"time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"open","by":"sequence"}
+{"time":1700000000.123456,"source":"192.0.2.2","door":"ssh","event":"stage","stage":1,"knock":"7000/tcp","message":"Stage 1"}
+{"time":1700000000.5,"source":"192.0.2.2","door":"ssh","event":"stage","stage":2,"knock":"8000/tcp","message":"Stage 2"}
+{"time":1700000001.0,"source":"192.0.2.2","door":"ssh","event":"open","knock":"9000/tcp","by":"sequence","message":"OPEN SESAME"}
 
 "#]]
     );
@@ -308,7 +308,7 @@ Tuesday, 2023-11-14, UTC
 
 the file ends at stage 1 of 3 of ssh: 8000/tcp is missing
 2 packets from 192.0.2.3, 1 of them a knock
-       1  to ports that no door watches, or not with the flags it asks for
+       1  no door watches this port, or not with these flags
 
 "#]]
     );
@@ -340,9 +340,9 @@ Tuesday, 2023-11-14, UTC
 the file ends at stage 1 of 2 of router: 5051/udp is missing
 the file ends at stage 1 of 3 of ssh: 8000/tcp is missing
 7 packets from 192.0.2.2, 4 of them knocks
-       1  to a door's port, but not to its target
-       1  to ports that no door watches, or not with the flags it asks for
-       1  retransmissions of a knock
+       1  sent to an address that is not this host's, nor a door's target
+       1  no door watches this port, or not with these flags
+       1  a duplicate of an earlier knock
 
 "#]]
     );
@@ -386,10 +386,10 @@ fn packets_that_are_no_knock_are_counted_by_reason() {
         case.says(&[]),
         str![[r#"
 7 packets, none of them a knock
-       2  to ports that no door watches, or not with the flags it asks for
-       2  cut off before the ports: capture with tcpdump -s 0
-       1  fragments: knocks have to come whole
-       1  malformed: lengths that contradict each other
+       2  no door watches this port, or not with these flags
+       2  cut off before its ports: capture with tcpdump -s 0
+       1  a fragment
+       1  its headers contradict each other
        1  neither TCP nor UDP
 
 "#]]
@@ -398,11 +398,11 @@ fn packets_that_are_no_knock_are_counted_by_reason() {
         case.says(&["--ip", "192.0.2.2"]),
         str![[r#"
 2 packets from 192.0.2.2, none of them a knock
-       2  to ports that no door watches, or not with the flags it asks for
+       2  no door watches this port, or not with these flags
 and, from whatever address:
-       2  cut off before the ports: capture with tcpdump -s 0
-       1  fragments: knocks have to come whole
-       1  malformed: lengths that contradict each other
+       2  cut off before its ports: capture with tcpdump -s 0
+       1  a fragment
+       1  its headers contradict each other
        1  neither TCP nor UDP
 
 "#]]
@@ -596,12 +596,17 @@ mod requests {
         assert_eq!(
             said,
             [
+                // It asks for two addresses, and comes from a third.
+                ["open", "web", "laptop", "-"],
                 ["open", "web", "laptop", "-"],
                 ["refused", "-", "laptop", "too-old"],
                 ["refused", "-", "-", "unknown-client"],
             ]
         );
-        assert_eq!(lines[0]["by"], "spa");
+        for line in &lines[..2] {
+            assert_eq!((&line["by"], &line["asked_by"]), (&"spa".into(), &"192.0.2.2".into()));
+            assert_ne!(line["source"], line["asked_by"]);
+        }
     }
 
     #[test]

@@ -191,6 +191,45 @@ fn a_knock_that_did_not_open_is_explained_afterwards_and_as_it_happens() {
     assert_eq!(said, "");
 }
 
+#[test]
+fn what_happened_before_a_reload_is_explained_with_what_came_of_it() {
+    let Some(site) = Site::new("explain after a reload") else { return };
+    site.knock(&["7000", "8000", "9001"]);
+    site.knock(&["7000", "8000", "9000"]);
+    assert!(eventually(PATIENCE, || site.grants().len() == 1));
+    let first = site.knockd.watchers();
+    site.knockd.signal(Signal::SIGHUP);
+    assert!(eventually(PATIENCE, || !site.knockd.watchers().contains(&first[0])), "no new watcher");
+    site.knock(&["7100"]);
+    let said = site.says_while(&["explain", "--live", "--ip", CLIENT], || site.knock(&["7103"]));
+    let mut rest = said.as_str();
+    for expected in [
+        "ssh     stage 2 of 3 (8000/tcp)",
+        "ssh     reset at stage 2 of 3: 9001/tcp is a trip-wire, 9000/tcp was expected",
+        "ssh     stage 3 of 3 (9000/tcp)",
+        "ssh     open by sequence",
+        "slow    stage 1 of 3 (7100/tcp)",
+        "slow    reset at stage 1 of 3: 7103/tcp is a trip-wire, 8100/tcp was expected",
+    ] {
+        let at = rest.find(expected);
+        let at = at.unwrap_or_else(|| panic!("{expected} is not in its place in\n{said}"));
+        rest = &rest[at..];
+    }
+}
+
+#[test]
+fn a_sequence_that_opens_nothing_is_not_said_to_be_open() {
+    let Some(site) = Site::new("complete, refused") else { return };
+    let door = "  v6: {sequence: [7300, 8300, 9300], start_command: '', start_command_6: 'true'}\n";
+    site.knockd.configure(&format!("{DOORS}{door}"));
+    site.says(&["reload"]);
+    let said = site.says_while(&["explain", "--live"], || site.knock(&["7300", "8300", "9300"]));
+    let refused = "v6      refused: nothing opens the door for IPv4\n";
+    let complete = said.find("v6      complete by sequence\n");
+    let refused = said.find(refused);
+    assert!(complete.is_some() && complete < refused && !said.contains("open by"), "{said}");
+}
+
 /// What the history has: `door event by`, the oldest first.
 fn told(history: &str) -> Vec<String> {
     let line = |line: &str| {

@@ -49,7 +49,7 @@ fn rules(net: &Net) -> usize {
 fn open_by_hand(knockd: &Knockd, door: &str, address: &str) -> Value {
     let request =
         format!(r#"{{"do":"open","door":"{door}","address":"{address}","seconds":null}}"#);
-    knockd.ask(&request).remove(0)
+    knockd.ask(&request).pop().unwrap()
 }
 
 fn states(knockd: &Knockd) -> Vec<String> {

@@ -191,12 +191,8 @@ fn plays_the_watcher() {
         "words" => {
             for _ in 0..10_000 {
                 let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
-                let refusal = Refusal {
-                    source: event.source,
-                    client: Some(ClientId(0)),
-                    door: None,
-                    reason: Reason::TooOld,
-                };
+                let (client, reason) = (Some(ClientId(0)), Reason::TooOld);
+                let refusal = Refusal { client, ..Refusal::new(event.source, reason) };
                 let event = Event { kind: EventKind::Stage(1), ..event };
                 tell(&copy, &FromWatcher::Event { event, at });
                 tell(&copy, &FromWatcher::ReplayedEvent { event, at });

@@ -114,7 +114,7 @@ fn the_watchdog_hears_from_a_keeper_that_stops_and_still_has_doors_to_close() {
     let knockd = manager.start(&net.server, &text);
     manager.wait_for("READY=1");
     let open = r#"{"do":"open","door":"ssh","address":"192.0.2.9","seconds":null}"#;
-    assert_eq!(knockd.ask(open)[0]["reply"], "done");
+    assert_eq!(knockd.ask(open).pop().unwrap()["reply"], "done");
     knockd.signal(Signal::SIGTERM);
     manager.wait_for("STOPPING=1");
     manager.wait_for("WATCHDOG=1");

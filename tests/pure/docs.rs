@@ -1,16 +1,24 @@
 //! What a user reads is held against what the programs are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libknock::client::hosts;
 use libknock::config::load::{self, load};
-use libknock::config::{self, Hole};
+use libknock::config::{self, Hole, Name};
+use libknock::control::{
+    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, LockStatus, RefusalFacts,
+    Status, What,
+};
 use libknock::engine::Reason;
+use libknock::proto::knock::Knock;
+use libknock::proto::method::Method;
+use serde_json::Value;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -186,6 +194,153 @@ fn the_manual_knows_every_reason() {
     let explained = Page::items(page.section("Reasons"), "Cm");
     let real = Reason::all().map(|reason| reason.as_str().to_owned()).collect();
     assert_eq!(explained, real);
+}
+
+/// The names of the members of an object, and of those within it.
+fn members(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(members) => members.keys().cloned().collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// All that a list of the manual explains: `.It Ic door , address` are two.
+fn explained_members(lines: &[String]) -> BTreeSet<String> {
+    let heads = lines.iter().filter_map(|line| line.strip_prefix(".It Ic "));
+    heads.flat_map(|head| head.split(" , ")).map(str::to_owned).collect()
+}
+
+/// Something of a type that is written as this.
+fn made_of<T: serde::de::DeserializeOwned>(json: &str) -> T {
+    serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+}
+
+/// Every event, with all that it may have. One that is added has to be added here.
+fn events() -> Vec<What> {
+    let knock: Knock = "7000".parse().unwrap();
+    let (stage, reason) = (1, Reason::Used);
+    let all = vec![
+        What::Stage { stage, knock: Some(knock) },
+        What::Complete,
+        What::Open { knock: Some(knock) },
+        What::Extend { seconds: Some(1) },
+        What::Close,
+        What::Act,
+        What::Failed,
+        What::ClientReset { count: Some(1) },
+        What::Reset { stage, reason, knock: Some(knock) },
+        What::Refused(RefusalFacts {
+            reason: Some(reason),
+            stage: Some(stage),
+            knock: Some(knock),
+            ahead: Some(1),
+            asked_for: "ssh".parse().ok(),
+        }),
+        What::Ignored { knock, reason },
+        What::Missed { steps: 1 },
+        What::Unmatched,
+        What::LockedOut { seconds: 1, everywhere: true },
+        What::Unlocked,
+    ];
+    for what in &all {
+        match what {
+            What::Stage { .. } | What::Complete | What::Open { .. } | What::Extend { .. } => {}
+            What::Close | What::Act | What::Failed | What::ClientReset { .. } => {}
+            What::Reset { .. } | What::Refused(_) | What::Ignored { .. } => {}
+            What::Missed { .. } | What::LockedOut { .. } | What::Unlocked => {}
+            What::Unmatched => {}
+            What::Other { .. } => panic!("it is any other"),
+        }
+    }
+    all
+}
+
+#[test]
+fn the_manual_knows_every_event_and_every_member_of_it() {
+    let page = Page::open("knockctl.8");
+    let section = page.section("Events");
+    let line = |what| EventLine {
+        time: 0.0,
+        source: Some([192, 0, 2, 2].into()),
+        asked_by: Some([192, 0, 2, 3].into()),
+        door: Some("ssh".to_owned()),
+        what,
+        by: Some(made_of("\"sequence\"")),
+        client: Some("phone".parse().unwrap()),
+        message: "words".to_owned(),
+    };
+    let common = members(&serde_json::to_value(line(What::Unlocked)).unwrap());
+    assert_eq!(explained_members(section), common);
+    let mut words = BTreeSet::new();
+    for what in events() {
+        let object = serde_json::to_value(line(what)).unwrap();
+        let word = object["event"].as_str().unwrap().to_owned();
+        let item = section.iter().position(|line| *line == format!(".It Cm {word}"));
+        let item = &section[item.unwrap_or_else(|| panic!("{word}"))..][1..];
+        let explained: BTreeSet<String> = item
+            .iter()
+            .take_while(|line| !line.starts_with(".It") && *line != ".El")
+            .filter_map(|line| line.strip_prefix(".Ic ")?.split(' ').next())
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(explained, &members(&object) - &common, "{word}");
+        words.insert(word);
+    }
+    assert_eq!(Page::items(section, "Cm"), words);
+}
+
+#[test]
+fn the_manual_knows_every_member_of_the_status_and_of_clients() {
+    let page = Page::open("knockctl.8");
+    let (door, address): (Name, IpAddr) = ("ssh".parse().unwrap(), [192, 0, 2, 2].into());
+    let grant = GrantStatus {
+        door: door.clone(),
+        address,
+        source_port: "1".parse().ok(),
+        client: Some(door.clone()),
+        by: made_of("\"sequence\""),
+        state: GrantCondition::Gone,
+        seconds_left: 0.0,
+    };
+    let status = Status {
+        version: String::new(),
+        pid: 1,
+        since: 0.0,
+        configuration: PathBuf::new(),
+        on_trial_until: Some(0.0),
+        listening: vec![],
+        waiting_for: vec![],
+        doors: vec![DoorStatus {
+            door: door.clone(),
+            opens: vec![],
+            via: String::new(),
+            open: 0,
+            sequences_left: Some(0),
+        }],
+        grants: vec![grant],
+        grants_not_shown: 1,
+        counters: BTreeMap::new(),
+        dropped: 0,
+        locked_out: vec![LockStatus { address, door: Some(door.clone()), seconds_left: 0.0 }],
+    };
+    let status = serde_json::to_value(status).unwrap();
+    let within = ["doors", "grants", "locked_out"].map(|list| members(&status[list][0]));
+    let all: BTreeSet<String> = within.into_iter().chain([members(&status)]).flatten().collect();
+    let section = page.section("status");
+    assert_eq!(explained_members(section), all);
+    for state in GrantCondition::ALL {
+        let text = section.join("\n");
+        assert!(text.contains(&format!("Ql {state}")) || text.contains(&format!(", {state}")));
+    }
+    let client = ClientStatus {
+        client: door.clone(),
+        by: vec![Method::Totp],
+        doors: vec![door],
+        last_used: Some(0.0),
+        expires: Some(0.0),
+    };
+    let client = serde_json::to_value(client).unwrap();
+    assert_eq!(explained_members(page.section("clients")), members(&client));
 }
 
 #[test]

@@ -1,22 +1,22 @@
-//! What is doubtful about a guarded port on the host that it is on: pure.
+//! Warnings about guarded ports on the host that they are on: pure.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::ruleset::Ruleset;
+use super::ruleset::HostRuleset;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::load::Loaded;
 use crate::config::{Door, Mechanism};
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 
-/// What is known of the host, beyond its interfaces.
+/// Facts about the host, beyond its interfaces.
 #[derive(Clone, Debug, Default)]
-pub struct Around {
+pub struct HostContext {
     /// The SSH connection by which somebody is here.
-    pub ssh: Option<Ssh>,
-    pub ruleset: Option<Ruleset>,
+    pub ssh: Option<SshConnection>,
+    pub ruleset: Option<HostRuleset>,
     /// Whether the guard locks the port of that connection already.
     pub is_locked: bool,
     /// The ports on which something listens for others.
@@ -27,7 +27,7 @@ pub struct Around {
 
 /// An SSH connection to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ssh {
+pub struct SshConnection {
     pub client: IpAddr,
     pub server: IpAddr,
     pub port: Knock,
@@ -39,7 +39,7 @@ pub struct Ssh {
 pub struct SshError;
 
 /// Reads what sshd puts into `SSH_CONNECTION`: `192.0.2.2 50123 192.0.2.1 22`.
-impl FromStr for Ssh {
+impl FromStr for SshConnection {
     type Err = SshError;
 
     fn from_str(text: &str) -> Result<Self, SshError> {
@@ -74,7 +74,7 @@ impl Guarded<'_> {
 }
 
 /// Warnings about guarded ports, each once.
-pub fn doubts(loaded: &Loaded, around: &Around) -> Vec<Diagnostic> {
+pub fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let mut guarded: HashMap<Knock, Guarded<'_>> = HashMap::new();
     for one in ports(loaded).filter(|one| one.door.opening.mechanism == Mechanism::Guard) {
@@ -103,8 +103,8 @@ fn ports(loaded: &Loaded) -> impl Iterator<Item = Guarded<'_>> {
     })
 }
 
-fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &Around) -> Option<Diagnostic> {
-    let Ssh { client, server, port } = around.ssh?;
+fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &HostContext) -> Option<Diagnostic> {
+    let SshConnection { client, server, port } = around.ssh?;
     let trusted = loaded.config.settings.trusted.iter().any(|network| network.contains(client));
     // Whoever is here although it is locked knows how to get in.
     let is_elsewhere = port != one.port || !one.concerns(server);
@@ -119,7 +119,7 @@ fn locks_out(one: Guarded<'_>, loaded: &Loaded, around: &Around) -> Option<Diagn
     )))
 }
 
-fn dropped_anyway(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
+fn dropped_anyway(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
     let chains = around.ruleset.as_ref()?.dropping(one.port);
     if chains.is_empty() {
         return None;
@@ -131,7 +131,7 @@ fn dropped_anyway(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
     )))
 }
 
-fn unused(one: Guarded<'_>, around: &Around) -> Option<Diagnostic> {
+fn unused(one: Guarded<'_>, around: &HostContext) -> Option<Diagnostic> {
     let is_published = around.ruleset.as_ref().is_some_and(|rules| rules.publishes(one.port));
     if is_published || around.listening.contains(one.port) {
         return None;
@@ -158,13 +158,13 @@ mod tests {
 
     const SSH: &str = "doors: {ssh: {sequence: [201, 403, 302], open: [22]}}";
 
-    fn said(text: &str, around: &Around) -> Vec<String> {
+    fn said(text: &str, around: &HostContext) -> Vec<String> {
         let loaded = parse(&SourceText::new("f.yaml", text)).unwrap();
         doubts(&loaded, around).iter().map(|doubt| doubt.message().to_owned()).collect()
     }
 
-    fn here() -> Around {
-        Around {
+    fn here() -> HostContext {
+        HostContext {
             ssh: Some("192.0.2.2 50123 192.0.2.1 22".parse().unwrap()),
             ruleset: None,
             is_locked: false,
@@ -173,8 +173,8 @@ mod tests {
         }
     }
 
-    fn listing(objects: &str) -> Option<Ruleset> {
-        let ruleset = Ruleset::parse(format!(r#"{{"nftables": [{objects}]}}"#).as_bytes());
+    fn listing(objects: &str) -> Option<HostRuleset> {
+        let ruleset = HostRuleset::parse(format!(r#"{{"nftables": [{objects}]}}"#).as_bytes());
         assert!(ruleset.is_some());
         ruleset
     }
@@ -195,14 +195,14 @@ mod tests {
             assert_eq!(said(text, &here()), [""; 0], "{text}");
         }
         for connection in ["192.0.2.2 50123 192.0.2.1 80", "127.0.0.1 50123 127.0.0.1 22"] {
-            let around = Around { ssh: connection.parse().ok(), ..here() };
+            let around = HostContext { ssh: connection.parse().ok(), ..here() };
             assert_eq!(said(SSH, &around), [""; 0], "{connection}");
         }
     }
 
     #[test]
     fn whoever_is_here_although_it_is_locked_is_not_warned() {
-        assert_eq!(said(SSH, &Around { is_locked: true, ..here() }), [""; 0]);
+        assert_eq!(said(SSH, &HostContext { is_locked: true, ..here() }), [""; 0]);
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
             r#"{"chain": {"family": "ip", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
                {"chain": {"family": "ip6", "table": "filter", "name": "INPUT", "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}"#,
         );
-        let around = Around { ssh: None, ruleset, ..here() };
+        let around = HostContext { ssh: None, ruleset, ..here() };
         assert_eq!(
             said(SSH, &around),
             [
@@ -243,12 +243,16 @@ mod tests {
             r#"{"dnat": {"addr": "172.17.0.2", "port": 443}}"#,
             r#"{"redirect": {"port": 443}}"#,
         ] {
-            assert_eq!(said(text, &Around { ruleset: rule(expr), ..here() }), [""; 0], "{expr}");
+            assert_eq!(
+                said(text, &HostContext { ruleset: rule(expr), ..here() }),
+                [""; 0],
+                "{expr}"
+            );
             let other = text.replace("8443", "8444");
-            let around = Around { ruleset: rule(expr), ..here() };
+            let around = HostContext { ruleset: rule(expr), ..here() };
             assert_eq!(said(&other, &around), ["nothing listens on 8444/tcp now"]);
         }
-        let around = Around { ruleset: rule(r#"{"accept": null}"#), ..here() };
+        let around = HostContext { ruleset: rule(r#"{"accept": null}"#), ..here() };
         assert_eq!(said(text, &around), ["nothing listens on 8443/tcp now"]);
     }
 
@@ -263,7 +267,7 @@ mod tests {
 
     #[test]
     fn an_ssh_connection_is_read_as_sshd_writes_it() {
-        let read = |text: &str| text.parse::<Ssh>();
+        let read = |text: &str| text.parse::<SshConnection>();
         let ssh = read("fe80::1%eth0 50123 ::ffff:192.0.2.1 2222").unwrap();
         assert_eq!(ssh.client.to_string(), "fe80::1");
         assert_eq!(ssh.server.to_string(), "192.0.2.1");

@@ -1,4 +1,4 @@
-//! What the nftables of a host make of a new packet to one of its ports: pure.
+//! An estimate of what the nftables of a host do with a new packet to one of its ports: pure.
 //!
 //! An estimate, as far as `nft -j list ruleset` goes: addresses, interfaces and the contents of
 //! named sets are not known.
@@ -11,7 +11,7 @@ use crate::proto::knock::{Knock, Protocol};
 
 /// All chains of a host and their rules.
 #[derive(Clone, Debug, Default)]
-pub struct Ruleset {
+pub struct HostRuleset {
     chains: Vec<Chain>,
 }
 
@@ -40,11 +40,11 @@ struct Listing {
 #[derive(Deserialize)]
 struct Object {
     chain: Option<Head>,
-    rule: Option<Rule>,
+    rule: Option<ListedRule>,
 }
 
 #[derive(Deserialize)]
-struct Rule {
+struct ListedRule {
     family: String,
     table: String,
     chain: String,
@@ -58,7 +58,7 @@ impl Chain {
     }
 }
 
-impl Ruleset {
+impl HostRuleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
     pub fn parse(json: &[u8]) -> Option<Self> {
         let listing: Listing = serde_json::from_slice(json).ok()?;
@@ -69,7 +69,7 @@ impl Ruleset {
             rules.extend(object.rule);
         }
         for rule in rules {
-            let Rule { family, table, chain, expr } = rule;
+            let ListedRule { family, table, chain, expr } = rule;
             let of =
                 |head: &Head| (head.family == family && head.table == table) && head.name == chain;
             if let Some(chain) = chains.iter_mut().find(|known| of(&known.head)) {
@@ -85,7 +85,8 @@ impl Ruleset {
         let mut rules = self.chains.iter().flat_map(|chain| &chain.rules);
         rules.any(|rule| {
             let (verdicts, path) = weigh(rule, port);
-            path.named && verdicts.iter().any(|(verdict, _)| matches!(verdict, Verdict::Translate))
+            path.named
+                && verdicts.iter().any(|(verdict, _)| matches!(verdict, RuleVerdict::Translate))
         })
     }
 
@@ -96,7 +97,7 @@ impl Ruleset {
             .chains
             .iter()
             .filter(|chain| chain.head.hook.as_deref() == Some("input") && !chain.is_guards());
-        let drops = |chain: &&Chain| match self.fate(chain, port, Path::default()) {
+        let drops = |chain: &&Chain| match self.fate(chain, port, Path::EVERY) {
             Fate::Dropped => true,
             Fate::Accepted => false,
             Fate::Undecided => chain.head.policy.as_deref() == Some("drop"),
@@ -107,7 +108,7 @@ impl Ruleset {
         inputs.filter(drops).map(name).collect()
     }
 
-    /// What becomes of a packet that has come to a chain.
+    /// The fate of a packet that has come to a chain.
     fn fate(&self, chain: &Chain, port: Knock, path: Path) -> Fate {
         // Some packets may have left the chain already, so nothing further holds for all of them.
         let mut left = false;
@@ -117,16 +118,16 @@ impl Ruleset {
             for (verdict, certain) in verdicts {
                 let certain = certain && here.certain;
                 match verdict {
-                    Verdict::Accept if certain && path.certain || within.named => {
+                    RuleVerdict::Accept if certain && path.certain || within.named => {
                         return Fate::Accepted;
                     }
-                    Verdict::Drop if certain => {
+                    RuleVerdict::Drop if certain => {
                         return if left { Fate::Undecided } else { Fate::Dropped };
                     }
-                    Verdict::Return if certain => return Fate::Undecided,
-                    Verdict::Return => left = true,
-                    Verdict::Jump(target) | Verdict::Goto(target) => {
-                        let goes = matches!(verdict, Verdict::Goto(_));
+                    RuleVerdict::Return if certain => return Fate::Undecided,
+                    RuleVerdict::Return => left = true,
+                    RuleVerdict::Jump(target) | RuleVerdict::Goto(target) => {
+                        let goes = matches!(verdict, RuleVerdict::Goto(_));
                         match self.called(chain, target, port, within.through(certain)) {
                             Fate::Accepted => return Fate::Accepted,
                             Fate::Dropped if certain => {
@@ -138,7 +139,7 @@ impl Ruleset {
                         }
                     }
                     // From some addresses or interfaces alone, or not from all.
-                    Verdict::Accept | Verdict::Drop | Verdict::Translate => {}
+                    RuleVerdict::Accept | RuleVerdict::Drop | RuleVerdict::Translate => {}
                 }
             }
         }
@@ -175,19 +176,15 @@ struct Path {
     depth: u8,
 }
 
-impl Default for Path {
-    fn default() -> Self {
-        Self { certain: true, named: false, depth: 0 }
-    }
-}
-
 impl Path {
+    /// Every packet to the port.
+    const EVERY: Self = Self { certain: true, named: false, depth: 0 };
+    const SOME: Self = Self { certain: false, ..Self::EVERY };
+    const NAMED: Self = Self { named: true, ..Self::SOME };
+
     const fn and(self, other: Self) -> Self {
-        Self {
-            certain: self.certain && other.certain,
-            named: self.named || other.named,
-            depth: self.depth,
-        }
+        let (certain, named) = (self.certain && other.certain, self.named || other.named);
+        Self { certain, named, depth: self.depth }
     }
 
     const fn through(self, certain: bool) -> Self {
@@ -196,7 +193,7 @@ impl Path {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Verdict<'a> {
+enum RuleVerdict<'a> {
     Accept,
     /// It goes to another port or host, and passes no further rule of its kind.
     Translate,
@@ -208,114 +205,92 @@ enum Verdict<'a> {
 
 /// The verdicts of a rule, each with whether it is certain once the rule is reached, and what the
 /// rule asks of a packet. No verdicts where it does not concern the port.
-fn weigh(rule: &[Value], port: Knock) -> (Vec<(Verdict<'_>, bool)>, Path) {
-    let mut path = Path::default();
+fn weigh(rule: &[Value], port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
+    let mut path = Path::EVERY;
     let mut verdicts = Vec::new();
     let expressions = rule.iter().filter_map(|one| one.as_object()?.iter().next());
     for (kind, value) in expressions {
-        let said = match kind.as_str() {
+        let passes = match kind.as_str() {
             "match" => test(&value["left"], &value["op"], &value["right"], port),
             "xt" => match (value["type"].as_str(), value["name"].as_str()) {
-                (Some("match"), Some("comment")) => Said::YES,
-                (Some("match"), Some("multiport" | "tcp" | "udp")) => Said::NAMED,
-                (Some("match"), _) | (None, _) => Said::MAYBE,
-                (_, target) => {
-                    let verdict = target.and_then(|target| verdict(target, value));
-                    verdicts.extend(verdict.map(|verdict| (verdict, true)));
-                    Said::YES
+                (Some("match"), Some("comment")) => Some(Path::EVERY),
+                (Some("match"), Some("multiport" | "tcp" | "udp")) => Some(Path::NAMED),
+                (Some("match"), _) | (None, _) => Some(Path::SOME),
+                (_, Some(target)) => {
+                    verdicts.extend(verdict(target, value).map(|verdict| (verdict, true)));
+                    Some(Path::EVERY)
                 }
+                (_, None) => Some(Path::EVERY),
             },
-            "limit" | "quota" => Said::MAYBE,
+            "limit" | "quota" => Some(Path::SOME),
             "vmap" => {
-                let (found, said) = look_up(value, port);
+                let (found, passes) = look_up(value, port);
                 verdicts.extend(found);
-                said
+                Some(passes)
             }
-            // What a program in user space does with it is not known.
-            "queue" => {
-                verdicts.push((Verdict::Accept, true));
-                Said::NAMED
-            }
-            _ => {
+            kind => {
                 verdicts.extend(verdict(kind, value).map(|verdict| (verdict, true)));
-                Said::YES
+                Some(if kind == "queue" { Path::NAMED } else { Path::EVERY })
             }
         };
-        match said {
-            Said::No => return (Vec::new(), path),
-            Said::Perhaps { certain, named } => path = path.and(Path { certain, named, depth: 0 }),
-        }
+        let Some(passes) = passes else { return (Vec::new(), path) };
+        path = path.and(passes);
     }
     (verdicts, path)
 }
 
-fn verdict<'a>(kind: &str, value: &'a Value) -> Option<Verdict<'a>> {
+fn verdict<'a>(kind: &str, value: &'a Value) -> Option<RuleVerdict<'a>> {
     let target = || value["target"].as_str();
     match kind {
-        "accept" => Some(Verdict::Accept),
-        "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(Verdict::Translate),
-        "drop" | "reject" | "DROP" | "REJECT" => Some(Verdict::Drop),
-        "return" => Some(Verdict::Return),
-        "jump" => target().map(Verdict::Jump),
-        "goto" => target().map(Verdict::Goto),
+        // What a program in user space does with a queue is not known.
+        "accept" | "queue" => Some(RuleVerdict::Accept),
+        "dnat" | "redirect" | "DNAT" | "REDIRECT" => Some(RuleVerdict::Translate),
+        "drop" | "reject" | "DROP" | "REJECT" => Some(RuleVerdict::Drop),
+        "return" => Some(RuleVerdict::Return),
+        "jump" => target().map(RuleVerdict::Jump),
+        "goto" => target().map(RuleVerdict::Goto),
         _ => None,
     }
 }
 
 /// The verdicts of a map that a packet to the port may find.
-fn look_up(map: &Value, port: Knock) -> (Vec<(Verdict<'_>, bool)>, Said) {
+fn look_up(map: &Value, port: Knock) -> (Vec<(RuleVerdict<'_>, bool)>, Path) {
     let equal = Value::from("==");
     let Some(pairs) = map["data"]["set"].as_array() else {
         // A named map: it may accept.
         return match test(&map["key"], &equal, &Value::Null, port) {
-            Said::Perhaps { named: true, .. } => (vec![(Verdict::Accept, false)], Said::NAMED),
-            _ => (Vec::new(), Said::MAYBE),
+            Some(Path { named: true, .. }) => (vec![(RuleVerdict::Accept, false)], Path::NAMED),
+            _ => (Vec::new(), Path::SOME),
         };
     };
     let mut found = Vec::new();
-    let mut path = Path::default();
+    let mut path = Path::EVERY;
     for pair in pairs {
-        let Said::Perhaps { certain, named } = test(&map["key"], &equal, &pair[0], port) else {
-            continue;
-        };
+        let Some(passes) = test(&map["key"], &equal, &pair[0], port) else { continue };
         let verdicts = pair[1].as_object().into_iter().flatten();
-        found.extend(verdicts.filter_map(|(kind, value)| Some((verdict(kind, value)?, certain))));
-        path.named |= named;
+        let verdicts = verdicts.filter_map(|(kind, value)| verdict(kind, value));
+        found.extend(verdicts.map(|verdict| (verdict, passes.certain)));
+        path.named |= passes.named;
     }
-    (found, Said::Perhaps { certain: true, named: path.named })
+    (found, path)
 }
 
-/// What an expression says of a new packet to a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
-    No,
-    Perhaps { certain: bool, named: bool },
-}
-
-impl Said {
-    const YES: Self = Self::Perhaps { certain: true, named: false };
-    const MAYBE: Self = Self::Perhaps { certain: false, named: false };
-    const NAMED: Self = Self::Perhaps { certain: false, named: true };
-
-    const fn of(known: Option<bool>) -> Self {
-        match known {
-            Some(true) => Self::YES,
-            Some(false) => Self::No,
-            None => Self::MAYBE,
-        }
-    }
-}
-
-fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Said {
+/// Which new packets to a port an expression lets pass; `None`: none.
+fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Option<Path> {
     let differs = op.as_str() == Some("!=");
-    let holds = |known: Option<bool>| known.map(|known| known != differs);
     if let Some(parts) = left["concat"].as_array() {
         return parts
             .iter()
             .map(|part| test(part, op, &Value::Null, port))
-            .find(|said| matches!(*said, Said::No | Said::NAMED))
-            .unwrap_or(Said::MAYBE);
+            .find(|passes| passes.is_none_or(|path| path.named))
+            .unwrap_or(Some(Path::SOME));
     }
+    let known = |known: Option<bool>| match known.map(|known| known != differs) {
+        Some(false) => None,
+        Some(true) => Some(Path::EVERY),
+        None => Some(Path::SOME),
+    };
+    let is_its_own = || known(among(right, &|value| is_protocol(value, port.protocol)));
     let left = left.get("&").and_then(|and| and.get(0)).unwrap_or(left);
     if let (Some(protocol), Some(field)) =
         (left["payload"]["protocol"].as_str(), left["payload"]["field"].as_str())
@@ -323,33 +298,22 @@ fn test(left: &Value, op: &Value, right: &Value, port: Knock) -> Said {
         let own = port.protocol.as_str();
         return match (protocol, field) {
             ("tcp" | "udp" | "th", "dport") if protocol == "th" || protocol == own => {
-                match holds(among(right, &|value| is_port(value, port))) {
-                    Some(false) => Said::No,
-                    Some(true) => Said::Perhaps { certain: true, named: !differs },
-                    None => Said::NAMED,
-                }
+                let passes = known(among(right, &|value| is_port(value, port)))?;
+                Some(Path { named: !differs || !passes.certain, ..passes })
             }
-            ("ip", "protocol") | ("ip6", "nexthdr") => {
-                Said::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
-            }
-            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => Said::MAYBE,
-            (protocol, _) if protocol == own => Said::MAYBE,
+            ("ip", "protocol") | ("ip6", "nexthdr") => is_its_own(),
+            ("ip" | "ip6" | "th" | "ether" | "vlan", _) => Some(Path::SOME),
+            (protocol, _) if protocol == own => Some(Path::SOME),
             // Another protocol, such as icmp.
-            _ => Said::No,
+            _ => None,
         };
     }
     match (left["meta"]["key"].as_str(), left["ct"]["key"].as_str()) {
-        (Some("l4proto"), _) => {
-            Said::of(holds(among(right, &|value| is_protocol(value, port.protocol))))
-        }
+        (Some("l4proto"), _) => is_its_own(),
         // Who knocks comes from elsewhere.
-        (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => {
-            Said::of(holds(Some(false)))
-        }
-        (_, Some("state")) => {
-            Said::of(holds(among(right, &|value| Some(value.as_str()? == "new"))))
-        }
-        _ => Said::MAYBE,
+        (Some("iif" | "iifname"), _) if right.as_str() == Some("lo") => known(Some(false)),
+        (_, Some("state")) => known(among(right, &|value| Some(value.as_str()? == "new"))),
+        _ => Some(Path::SOME),
     }
 }
 
@@ -395,7 +359,7 @@ mod tests {
 
     /// Of these ports, those that a firewall seems to drop, as nft 1.0.6 lists it.
     fn dropped<'a>(json: &[u8], ports: &[&'a str]) -> Vec<&'a str> {
-        let ruleset = Ruleset::parse(json).unwrap();
+        let ruleset = HostRuleset::parse(json).unwrap();
         let dropped = |port: &&&str| !ruleset.dropping(port.parse().unwrap()).is_empty();
         ports.iter().filter(dropped).copied().collect()
     }
@@ -412,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_no_rule_of_nft_names_is_dropped_by_the_policy() {
-        let ruleset = Ruleset::parse(
+        let ruleset = HostRuleset::parse(
             br#"{"nftables": [
                 {"chain": {"family": "inet", "table": "filter", "name": "input", "type": "filter",
                            "hook": "input", "prio": 0, "policy": "drop"}},
@@ -468,7 +432,7 @@ mod tests {
     #[test]
     fn what_is_no_listing_is_refused() {
         for json in ["", "[]", "{}", "nft: permission denied"] {
-            assert!(Ruleset::parse(json.as_bytes()).is_none(), "{json}");
+            assert!(HostRuleset::parse(json.as_bytes()).is_none(), "{json}");
         }
     }
 
@@ -508,7 +472,7 @@ mod tests {
                 {{"rule": {{"family": "ip", "table": "t", "chain": "c", "expr": [{}]}}}}]}}"#,
                 expressions.join(",")
             );
-            if let Some(ruleset) = Ruleset::parse(text.as_bytes()) {
+            if let Some(ruleset) = HostRuleset::parse(text.as_bytes()) {
                 let _ = ruleset.dropping("22/tcp".parse().unwrap());
             }
         }

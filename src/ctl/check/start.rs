@@ -1,4 +1,4 @@
-//! What would keep knockd from starting on this host. Nothing is made or changed.
+//! Obstacles that would keep knockd from starting on this host. Nothing is made or changed.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -69,7 +69,7 @@ pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Ve
     found
 }
 
-/// What went wrong, in words.
+/// The error, in words.
 fn said<T, E: Display>(result: Result<T, E>) -> Option<String> {
     result.err().map(|why| why.to_string())
 }

@@ -1,18 +1,16 @@
-//! What people read beside the events: why a packet changed nothing, and what all add up to.
+//! Text beside the events: why a packet changed nothing, and the sums at the end.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 
-use serde_json::Value;
-
 use crate::config::Door;
-use crate::control::EventLine;
-use crate::ctl::words::duplicate;
+use crate::control::{EventLine, What};
+use crate::ctl::wording::duplicate;
 use crate::engine::{Reason, Verdict};
 use crate::wire::{Ignored, Packet, Transport};
 
-/// What the packets of a file add up to.
+/// Counts of the packets of a file.
 #[derive(Default)]
 pub(super) struct Tally {
     /// Those that could be read, wanted or not.
@@ -49,10 +47,9 @@ impl Tally {
     /// Takes note of how far somebody has come.
     pub(super) fn note(&mut self, line: &EventLine) {
         let Some(door) = &line.door else { return };
-        let stage = line.facts.get("stage").filter(|_| line.event == "stage");
-        match stage.and_then(Value::as_u64).and_then(|stage| usize::try_from(stage).ok()) {
-            Some(stage) => _ = self.stages.insert(door.clone(), stage),
-            None => _ = self.stages.remove(door),
+        match line.what {
+            What::Stage { stage, .. } => _ = self.stages.insert(door.clone(), stage),
+            _ => _ = self.stages.remove(door),
         }
     }
 
@@ -61,7 +58,7 @@ impl Tally {
         self.wanted == 0
     }
 
-    /// What is left to say at the end of the file.
+    /// Prints the sums at the end of the file.
     pub(super) fn finish(
         &self,
         out: &mut dyn Write,
@@ -103,13 +100,13 @@ impl Tally {
             writeln!(out, "{}, {}", packets_in_words(all), knocks_in_words(*knocks, *requests))?;
         }
         for (reason, count) in ignored {
-            writeln!(out, "{count:>8}  {}", meaning(*reason))?;
+            writeln!(out, "{count:>8}  {reason}")?;
         }
         if only.is_some() && !unread.is_empty() {
             writeln!(out, "and, from whatever address:")?;
         }
         for (ignored, count) in unread {
-            writeln!(out, "{count:>8}  {}", meaning(Reason::Ignored(*ignored)))?;
+            writeln!(out, "{count:>8}  {}", Reason::Ignored(*ignored))?;
         }
         Ok(())
     }
@@ -124,7 +121,7 @@ pub(super) fn unseen<'a>(
     let knock = packet.knock();
     let mut lines = Vec::new();
     match verdict {
-        Verdict::Ignored(Reason::Duplicate) => return vec![("-", duplicate(&knock.to_string()))],
+        Verdict::Ignored(Reason::Duplicate) => return vec![("-", duplicate(knock))],
         Verdict::Knock([]) => {
             let what = if doors.iter().any(|door| door.recognition.sequence.contains(&knock)) {
                 "does not come first, and nothing had begun"
@@ -187,22 +184,4 @@ fn why_unseen(door: &Door, packet: &Packet) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// What stands behind a count of packets that are nobody's knock.
-fn meaning(reason: Reason) -> String {
-    let meaning = match reason {
-        Reason::NotWatched => "to ports that no door watches, or not with the flags it asks for",
-        Reason::Duplicate => "retransmissions of a knock",
-        Reason::NotForUs => "to a door's port, but not to its target",
-        Reason::OnlyIpv4 => "IPv6, where only_ipv4 is set",
-        Reason::Ignored(Ignored::Truncated) => {
-            "cut off before the ports: capture with tcpdump -s 0"
-        }
-        Reason::Ignored(Ignored::Fragment) => "fragments: knocks have to come whole",
-        Reason::Ignored(Ignored::Malformed) => "malformed: lengths that contradict each other",
-        Reason::Ignored(Ignored::Outgoing) => "sent by the machine that captured",
-        other => return other.to_string(),
-    };
-    meaning.to_owned()
 }

@@ -11,16 +11,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
-use client::Client;
+use client::ImportedClient;
 use cycle::Cycle;
 use jiff::tz::TimeZone;
-use keys::Key;
+use keys::ImportedKey;
 
 use super::Files;
 use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::names::TakenNames;
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 use crate::proto::network::Network;
@@ -32,14 +32,14 @@ pub(super) fn import(
     zone: &TimeZone,
     open: &[Knock],
     notes: &mut Problems,
-) -> Page {
-    let mut page = Page::default();
+) -> YamlWriter {
+    let mut page = YamlWriter::default();
     page.comment(0, "It holds keys: let only root read it (mode 0600).");
     let daemon = daemon::import(path, files, notes);
     page.append(&daemon.page);
     let stanzas = stanzas::read(path, daemon.folder.as_ref(), files, notes);
-    let mut made = Made::default();
-    let clients: Vec<Option<Client>> =
+    let mut made = Importer::default();
+    let clients: Vec<Option<ImportedClient>> =
         stanzas.iter().map(|stanza| client::read(stanza, zone, notes)).collect();
     for (number, client) in (1..).zip(&clients) {
         if let Some(client) = client {
@@ -76,9 +76,9 @@ pub(super) fn import(
 
 const GUARD: &str = "guard";
 
-/// What makes one door another than the next.
+/// A door for one port: what makes it another than the next.
 #[derive(PartialEq)]
-struct Door {
+struct PortDoor {
     port: Knock,
     /// In seconds, with the longest time that may be asked for; `None`: nothing closes it.
     open_for: Option<(u64, u64)>,
@@ -94,24 +94,24 @@ struct NoPorts {
 }
 
 #[derive(Default)]
-struct Made<'a> {
-    templates: Page,
-    clients: Page,
-    doors: Page,
+struct Importer<'a> {
+    templates: YamlWriter,
+    clients: YamlWriter,
+    doors: YamlWriter,
     names: TakenNames,
     door_names: TakenNames,
     template_names: TakenNames,
-    doors_known: Vec<(Door, Name)>,
+    doors_known: Vec<(PortDoor, Name)>,
     cycles: HashMap<(Vec<String>, Option<Vec<String>>), String>,
     /// The clients so far, by their keys.
-    keys: HashMap<Vec<u8>, &'a Client>,
-    hmac_keys: HashMap<Vec<u8>, &'a Client>,
+    keys: HashMap<Vec<u8>, &'a ImportedClient>,
+    hmac_keys: HashMap<Vec<u8>, &'a ImportedClient>,
 }
 
-impl<'a> Made<'a> {
+impl<'a> Importer<'a> {
     fn client(
         &mut self,
-        client: &'a Client,
+        client: &'a ImportedClient,
         number: usize,
         ports: Result<Vec<Knock>, NoPorts>,
         notes: &mut Problems,
@@ -148,18 +148,20 @@ impl<'a> Made<'a> {
     }
 
     /// A door for each port, so that a request opens what it asks for and no more.
-    fn port_doors(&mut self, client: &Client, ports: Vec<Knock>) -> Vec<String> {
+    fn port_doors(&mut self, client: &ImportedClient, ports: Vec<Knock>) -> Vec<String> {
         let via = client.cycle.as_ref().map_or_else(|| GUARD.to_owned(), |it| self.template(it));
         let open_for = times(client);
         let is_slow = client.cycle.as_ref().is_some_and(Cycle::is_slow);
         ports
             .into_iter()
-            .map(|port| self.door(Door { port, open_for, via: via.clone(), is_slow }).to_string())
+            .map(|port| {
+                self.door(PortDoor { port, open_for, via: via.clone(), is_slow }).to_string()
+            })
             .collect()
     }
 
     /// The door that any request of this client opens, and only such.
-    fn command_door(&mut self, client: &Client, cycle: &Cycle) -> String {
+    fn command_door(&mut self, client: &ImportedClient, cycle: &Cycle) -> String {
         let name = self.door_names.take("cmd-cycle").to_string();
         let page = &mut self.doors;
         page.open(1, &name);
@@ -173,8 +175,8 @@ impl<'a> Made<'a> {
         name
     }
 
-    fn commented(&mut self, client: &Client, name: &Name, why: &str) {
-        let mut page = Page::default();
+    fn commented(&mut self, client: &ImportedClient, name: &Name, why: &str) {
+        let mut page = YamlWriter::default();
         write_client(&mut page, client, name, &[]);
         self.clients.comment(1, why);
         self.clients.commented(1, &page);
@@ -197,7 +199,7 @@ impl<'a> Made<'a> {
     }
 
     /// The name of this door, which is written if it is a new one.
-    fn door(&mut self, door: Door) -> Name {
+    fn door(&mut self, door: PortDoor) -> Name {
         if let Some((_, name)) = self.doors_known.iter().find(|(known, _)| *known == door) {
             return name.clone();
         }
@@ -216,7 +218,7 @@ impl<'a> Made<'a> {
 }
 
 /// The ports that a client may open, if it is known which; at least one.
-fn ports(path: &Path, client: &Client, open: &[Knock]) -> Result<Vec<Knock>, NoPorts> {
+fn ports(path: &Path, client: &ImportedClient, open: &[Knock]) -> Result<Vec<Knock>, NoPorts> {
     let ports = match &client.ports {
         Some(ports) => ports.as_slice(),
         None if open.is_empty() => {
@@ -242,19 +244,19 @@ fn ports(path: &Path, client: &Client, open: &[Knock]) -> Result<Vec<Knock>, NoP
 
 /// How long a client's doors are open, and the longest time that may be asked for, in seconds;
 /// `None`: it does not matter.
-fn times(client: &Client) -> Option<(u64, u64)> {
+fn times(client: &ImportedClient) -> Option<(u64, u64)> {
     let timed = client.cycle.as_ref().is_none_or(Cycle::is_timed);
     timed.then_some((client.open_for, client.open_for_max))
 }
 
-fn write_times(page: &mut Page, times: Option<(u64, u64)>) {
+fn write_times(page: &mut YamlWriter, times: Option<(u64, u64)>) {
     let Some((open_for, most)) = times else { return };
     for (key, seconds) in [("open_for", open_for), ("open_for_max", most)] {
         page.entry(2, key, &duration::format(Duration::from_secs(seconds)));
     }
 }
 
-fn write_limit(page: &mut Page, is_slow: bool) {
+fn write_limit(page: &mut YamlWriter, is_slow: bool) {
     if is_slow {
         page.entry(2, "command_limit", "none");
     }
@@ -266,15 +268,13 @@ fn network(network: &Network) -> String {
     text.strip_suffix("/32").map(str::to_owned).unwrap_or(text)
 }
 
-fn write_client(page: &mut Page, client: &Client, name: &Name, doors: &[String]) {
+fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doors: &[String]) {
     page.open(1, name.as_str());
-    page.comment(2, &format!("Made of {}.", client.origin));
+    page.comment(2, &format!("Importer of {}.", client.origin));
     page.list(2, "doors", doors);
-    if let Some(expires) = client.expires {
-        page.entry(2, "expires", &expires.to_string());
-    }
+    page.optional(2, "expires", client.expires);
     page.open(2, "fwknop");
-    let key = |page: &mut Page, name: &str, key: &Key| {
+    let key = |page: &mut YamlWriter, name: &str, key: &ImportedKey| {
         let (ending, value) = key.written();
         page.entry(3, &format!("{name}{ending}"), &value);
     };
@@ -283,21 +283,15 @@ fn write_client(page: &mut Page, client: &Client, name: &Name, doors: &[String])
         Some(hmac) => key(page, "hmac_key", hmac),
         None => page.entry(3, "without_hmac", "true"),
     }
-    if let Some(hash) = client.hmac_type {
-        page.entry(3, "hmac_type", &hash.to_string());
-    }
-    if let Some(mode) = client.mode {
-        page.entry(3, "mode", &mode.to_string());
-    }
+    page.optional(3, "hmac_type", client.hmac_type);
+    page.optional(3, "mode", client.mode);
     for (name, networks) in [("from", &client.from), ("destination", &client.destination)] {
         if !networks.is_empty() {
             let networks: Vec<_> = networks.iter().map(network).collect();
             page.list(3, name, &networks);
         }
     }
-    if let Some(username) = &client.username {
-        page.entry(3, "username", username);
-    }
+    page.optional(3, "username", client.username.as_ref());
     if client.explicit_address {
         page.entry(3, "address", "explicit");
     }

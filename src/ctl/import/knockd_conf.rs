@@ -10,15 +10,15 @@ use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::names::TakenNames;
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText, parse_target};
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::flags::{FlagTest, TcpFlags};
 use crate::proto::knock::{Knock, MAX_KNOCKS, Protocol};
 
 /// Writes what the file says. Errors in `notes` are about what is not carried over as it stands.
-pub(super) fn import(source: &SourceText, notes: &mut Problems) -> Page {
-    let mut page = Page::default();
-    let mut doors = Page::default();
+pub(super) fn import(source: &SourceText, notes: &mut Problems) -> YamlWriter {
+    let mut page = YamlWriter::default();
+    let mut doors = YamlWriter::default();
     let sections = read_sections(source, "left out; it belongs on a line alone", notes);
     let mut names = TakenNames::among(sections.iter().map(|section| section.name.text));
     for section in &sections {
@@ -31,11 +31,16 @@ pub(super) fn import(source: &SourceText, notes: &mut Problems) -> Page {
             let message = format!("this door is called '{name}' here, and in the log");
             notes.push(section.name.place().warning(message));
         }
-        let mut door =
-            Door { section, notes, page: Page::default(), whole: true, unlimited: false };
+        let mut door = DoorWriter {
+            section,
+            notes,
+            page: YamlWriter::default(),
+            whole: true,
+            unlimited: false,
+        };
         door.page.open(1, name.as_str());
         door.read();
-        let Door { page: read, whole, .. } = door;
+        let DoorWriter { page: read, whole, .. } = door;
         if whole {
             doors.append(&read);
         } else {
@@ -52,7 +57,7 @@ pub(super) fn import(source: &SourceText, notes: &mut Problems) -> Page {
     page
 }
 
-fn options(section: &Section<'_>, page: &mut Page, notes: &mut Problems) {
+fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
     let mut path = |directive: &str| {
         let value = section.value(directive)?;
         if Path::new(value.text).is_absolute() {
@@ -63,34 +68,30 @@ fn options(section: &Section<'_>, page: &mut Page, notes: &mut Problems) {
         None
     };
     let (file, pid) = (path("LogFile"), path("PidFile"));
-    let [mut knockd, mut log] = [Page::default(), Page::default()];
+    let [mut knockd, mut log] = [YamlWriter::default(), YamlWriter::default()];
     if let Some(interface) = section.interface(notes) {
         knockd.list(1, "interfaces", &[interface.to_string()]);
     }
     if section.directives.contains_key("UseSyslog") {
         log.entry(2, "syslog", "daemon");
     }
-    if let Some(file) = file {
-        log.entry(2, "file", file);
-    }
+    log.optional(2, "file", file);
     knockd.section(1, "log", &log);
-    if let Some(pid) = pid {
-        knockd.entry(1, "pid_file", pid);
-    }
+    knockd.optional(1, "pid_file", pid);
     page.section(0, "knockd", &knockd);
 }
 
-struct Door<'a> {
+struct DoorWriter<'a> {
     section: &'a Section<'a>,
     notes: &'a mut Problems,
-    page: Page,
+    page: YamlWriter,
     /// Whether what is written so far can be loaded.
     whole: bool,
     /// Whether a command may take longer than commands may where nothing is said.
     unlimited: bool,
 }
 
-impl<'a> Door<'a> {
+impl<'a> DoorWriter<'a> {
     fn read(&mut self) {
         self.opened_by();
         self.timeout("Seq_Timeout", "seq_timeout");
@@ -185,9 +186,7 @@ impl<'a> Door<'a> {
             None => "left out, so that the default holds".to_owned(),
         };
         self.notes.push(value.error(message).help(help));
-        if let Some(written) = written {
-            self.page.entry(2, key, &written);
-        }
+        self.page.optional(2, key, written);
     }
 
     fn flags(&mut self) {
@@ -268,7 +267,7 @@ impl<'a> Door<'a> {
         self.fail(place.error(message));
     }
 
-    /// What a directive says; empty where it says that nothing runs.
+    /// The text of a directive; empty where it says that nothing runs.
     fn command(&mut self, directive: &str) -> Option<&'a str> {
         let value = self.section.directives.get(directive)?.value?;
         if value.text.contains('\0') {
@@ -288,13 +287,11 @@ impl<'a> Door<'a> {
     }
 
     fn entry(&mut self, key: &str, command: Option<&str>) {
-        if let Some(command) = command {
-            self.page.entry(2, key, &CommandText::classic(command).to_string());
-        }
+        self.page.optional(2, key, command.map(CommandText::classic));
     }
 }
 
-/// What classic knockd makes of one item of a sequence.
+/// One item of a sequence, as classic knockd reads it.
 #[derive(Debug, PartialEq)]
 enum Reading {
     Right(Knock),

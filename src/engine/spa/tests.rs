@@ -256,10 +256,9 @@ fn a_replay_is_refused_from_wherever_it_comes() {
     for source in ["192.0.2.3", "2001:db8::2"] {
         let replayed = judge(&mut spa, Duration::ZERO, source, &datagram);
         let expected = Refusal {
-            source: source.parse().unwrap(),
             client: Some(ClientId(0)),
             door: Some(DoorId(1)),
-            reason: Reason::Used,
+            ..Refusal::new(source.parse().unwrap(), Reason::Used)
         };
         assert_eq!(replayed, Err(Denial::Refused(expected)));
     }

@@ -212,6 +212,9 @@ fn a_clock_that_is_off_is_told_once_the_source_has_gone_quiet() {
     assert_eq!(world.wait(SECOND), ["0: client 0 missed by 20 steps"]);
     world.knocks(ALICE, &sequence(by_ports(), 1, "ssh", STEP - 120));
     assert_eq!(world.wait(2 * SECOND), ["0: client 0 missed by -120 steps"]);
+    // An hour is 120 steps.
+    world.knocks(ALICE, &sequence(by_ports(), 1, "ssh", STEP + 130));
+    assert_eq!(world.wait(2 * SECOND).last().map(String::as_str), Some("0: nobody's"));
 }
 
 #[test]

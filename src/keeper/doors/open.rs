@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use tracing::info;
 
+use super::tell::Completion;
 use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
@@ -86,7 +87,7 @@ impl Doors {
         }
         let mut outcome = ClaimOutcome::Done;
         for grant in prepared {
-            outcome = self.apply(now, grant, record_first, claim.last_stage());
+            outcome = self.apply(now, grant, record_first, Completion::of(claim));
         }
         Ok(outcome)
     }
@@ -96,14 +97,14 @@ impl Doors {
         now: Now,
         prepared: PreparedGrant,
         is_recorded: bool,
-        stage: Option<usize>,
+        completion: Completion,
     ) -> ClaimOutcome {
         let (key, origin) = (prepared.key.clone(), prepared.origin.clone());
         let change = if is_recorded { None } else { prepared.change(now, self.journal.boot()) };
         let decision = self.grants.apply(prepared);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, GrantBackend::Kernel(_))) {
-            self.tell(now, &key, &origin, DoorEvent::Asked { stage });
+            self.tell(now, &key, &origin, DoorEvent::Asked(completion));
         }
         match decision {
             Decision::Open(id, GrantBackend::Commands(_)) => {
@@ -112,7 +113,7 @@ impl Doors {
                 ClaimOutcome::UnderWay(job)
             }
             Decision::Open(id, GrantBackend::Kernel(_)) => {
-                self.open_in_kernel(now, id, &key, &origin, change, stage)
+                self.open_in_kernel(now, id, &key, &origin, change, completion)
             }
             Decision::Act(commands) => {
                 if !self.tell(now, &key, &origin, DoorEvent::Act) {
@@ -150,7 +151,7 @@ impl Doors {
         key: &GrantKey,
         origin: &Origin,
         change: Option<GrantChange>,
-        stage: Option<usize>,
+        completion: Completion,
     ) -> ClaimOutcome {
         let Some(kept) = self.in_kernel(now, id) else {
             return ClaimOutcome::Done;
@@ -162,7 +163,7 @@ impl Doors {
             return ClaimOutcome::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        self.tell(now, key, origin, DoorEvent::Asked { stage });
+        self.tell(now, key, origin, DoorEvent::Asked(completion));
         let _open = self.grants.opened(id, OpenResult::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         if change.is_none() {
@@ -253,10 +254,10 @@ impl Doors {
     }
 
     fn refuse(&mut self, now: Now, claim: &Claim, address: IpAddr, reason: Reason) {
-        let (key, stage) = (claim.key(address), claim.last_stage());
+        let (key, completion) = (claim.key(address), Completion::of(claim));
         // At a door with a cooldown, whoever goes on knocking is told of once.
         if reason != Reason::Cooldown || self.grants.refuses_first(&key.door) {
-            self.tell(now, &key, &claim.origin, DoorEvent::Refused { reason, stage });
+            self.tell(now, &key, &claim.origin, DoorEvent::Refused(reason, completion));
         }
     }
 
@@ -288,6 +289,6 @@ impl Doors {
                 return;
             }
         }
-        let _told = self.apply(now, prepared, true, None);
+        let _told = self.apply(now, prepared, true, Completion::default());
     }
 }

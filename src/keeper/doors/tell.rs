@@ -1,14 +1,16 @@
 //! Events of doors, told at once in the log, in the history, and by hooks and mail.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{debug, warn};
 
 use super::Doors;
 use crate::config::Name;
-use crate::control::EventLine;
+use crate::control::{EventLine, What};
 use crate::engine::Reason;
 use crate::grants::{GrantKey, OpenedBy, Origin};
+use crate::keeper::claim::Claim;
 use crate::ledger::HistoryEvent;
 use crate::log::{self, limit::Limit};
 use crate::proto::method::Method;
@@ -19,12 +21,29 @@ use crate::time::{Monotonic, Now};
 const LINES: u32 = 1_000;
 const LINE_EVERY: Duration = Duration::from_millis(50);
 
+/// The end of what somebody did to open a door.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Completion {
+    /// The stage that a sequence ended with, which is told here: until now nothing waited for the
+    /// log.
+    last_stage: Option<usize>,
+    /// Who asked, where that is another address.
+    asked_by: Option<IpAddr>,
+}
+
+impl Completion {
+    pub(super) fn of(claim: &Claim) -> Self {
+        Self { last_stage: claim.last_stage(), asked_by: claim.asked_by }
+    }
+}
+
 /// An event of a door.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum DoorEvent<'a> {
-    /// What opens it has been done. `stage` is the one that a sequence ended with, which is told
-    /// here: until now nothing waited for the log.
-    Asked { stage: Option<usize> },
+    /// What opens it has been done.
+    Asked(Completion),
+    /// A sequence is complete, and yet it does not open, as is told next.
+    Complete(Completion),
     /// It is open; how, where there is more to say.
     Open(&'a str),
     /// It was open before, or had gone, and stays so, until then where that is later.
@@ -39,8 +58,8 @@ pub(super) enum DoorEvent<'a> {
     Failed(&'a str, &'a str),
     /// It does not open, since the ledger cannot be written.
     NotRecorded,
-    /// What was asked for is not granted. `stage` as above.
-    Refused { reason: Reason, stage: Option<usize> },
+    /// What was asked for is not granted.
+    Refused(Reason, Completion),
     /// A rotating sequence opened nothing, which has been logged.
     Spent(Reason),
 }
@@ -48,22 +67,28 @@ pub(super) enum DoorEvent<'a> {
 impl DoorEvent<'_> {
     /// What the log says; `None`: nothing.
     fn line(self, now: Now, key: &GrantKey, origin: &Origin) -> Option<EventLine> {
-        let client = origin.client.as_ref().map(Name::as_str);
+        let line = |what, text: &str| event_at(key, what, text);
         Some(match self {
-            Self::Asked { .. } => {
+            Self::Asked(completion) | Self::Complete(completion) => {
+                let what = match self {
+                    Self::Complete(_) => What::Complete,
+                    _ => What::Open { knock: None },
+                };
                 let by_hand = origin.by == OpenedBy::Knockctl;
                 let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
-                let line = event_at(key, "open", text).with("by", origin.by.as_str());
-                line.with("client", client)
+                let line = line(what, text).of_client(origin.client.as_ref());
+                EventLine { by: Some(origin.by), ..line.asked_by(completion.asked_by) }
             }
-            Self::Extended { until, .. } => event_at(key, "extend", self.extension(now))
-                .with("seconds", until.map(|until| until.since(now.monotonic).as_secs())),
-            Self::Closing(why) => event_at(key, "close", why),
-            Self::Failed(what, why) => event_at(key, "failed", format!("{what}: {why}")),
-            Self::NotRecorded => event_at(key, "failed", "not opened, since it cannot be recorded"),
-            Self::Refused { reason, .. } => {
-                let line = event_at(key, "refused", format!("not opened: {reason}"));
-                line.with("client", client).with("reason", reason.as_str())
+            Self::Extended { until, .. } => {
+                let seconds = until.map(|until| until.since(now.monotonic).as_secs());
+                line(What::Extend { seconds }, &self.extension(now))
+            }
+            Self::Closing(why) => line(What::Close, why),
+            Self::Failed(what, why) => line(What::Failed, &format!("{what}: {why}")),
+            Self::NotRecorded => line(What::Failed, "not opened, since it cannot be recorded"),
+            Self::Refused(reason, completion) => {
+                let line = line(What::refused(reason), &format!("not opened: {reason}"));
+                line.of_client(origin.client.as_ref()).asked_by(completion.asked_by)
             }
             Self::Open(_) | Self::Closed(_) | Self::Act | Self::Spent(_) => return None,
         })
@@ -72,14 +97,14 @@ impl DoorEvent<'_> {
     /// What the history says; `None`: nothing.
     fn history(self, now: Now) -> Option<(HistoryEvent, String)> {
         Some(match self {
-            Self::Asked { .. } | Self::Closing(_) => return None,
+            Self::Asked(_) | Self::Complete(_) | Self::Closing(_) => return None,
             Self::Open(how) => (HistoryEvent::Open, how.to_owned()),
             Self::Extended { .. } => (HistoryEvent::Extend, self.extension(now)),
             Self::Closed(why) => (HistoryEvent::Close, why.to_owned()),
             Self::Act => (HistoryEvent::Act, String::new()),
             Self::Failed(_, why) => (HistoryEvent::Failed, why.to_owned()),
             Self::NotRecorded => (HistoryEvent::Failed, "cannot be recorded".to_owned()),
-            Self::Refused { reason, .. } | Self::Spent(reason) => {
+            Self::Refused(reason, _) | Self::Spent(reason) => {
                 (HistoryEvent::Refused, reason.as_str().to_owned())
             }
         })
@@ -105,27 +130,28 @@ impl Doors {
         origin: &Origin,
         what: DoorEvent<'_>,
     ) -> bool {
-        if let DoorEvent::Refused { stage, .. } = what {
+        if let DoorEvent::Refused(_, completion) = what {
             // Strangers can cause it as often as they like: the history is not filled either.
             if !self.may_log(now, &key.door) {
                 return true;
             }
             // A sequence that was completed is told of; what follows says what became of it.
             if matches!(origin.by, OpenedBy::Method(Method::Sequence) | OpenedBy::Knockctl) {
-                self.tell(now, key, origin, DoorEvent::Asked { stage });
+                self.tell(now, key, origin, DoorEvent::Complete(completion));
             }
         }
         let is_logged = match what {
             DoorEvent::Open(_) | DoorEvent::Closed(_) | DoorEvent::Act | DoorEvent::Spent(_) => {
                 false
             }
-            DoorEvent::NotRecorded | DoorEvent::Refused { .. } => true,
+            DoorEvent::NotRecorded | DoorEvent::Refused(..) => true,
             _ => self.may_log(now, &key.door),
         };
         if is_logged {
-            if let DoorEvent::Asked { stage: Some(stage) } = what {
-                let line = event_at(key, "stage", format!("Stage {stage}"));
-                self.log_event(line.with("stage", stage));
+            if let DoorEvent::Asked(completion) | DoorEvent::Complete(completion) = what
+                && let Some(last) = completion.last_stage
+            {
+                self.log_event(event_at(key, What::stage(last), format!("Stage {last}")));
             }
             what.line(now, key, origin).into_iter().for_each(|line| self.log_event(line));
         }
@@ -175,6 +201,6 @@ impl Doors {
 }
 
 /// The line of an event of a door.
-fn event_at(key: &GrantKey, event: &str, message: impl Into<String>) -> EventLine {
-    EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), event, message)
+fn event_at(key: &GrantKey, what: What, message: impl Into<String>) -> EventLine {
+    EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), what, message)
 }

@@ -1,4 +1,4 @@
-//! What a stanza says, read as fwknopd reads it.
+//! The client of a stanza, read as fwknopd reads it.
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 
 use super::super::atoi;
 use super::cycle::{Cycle, read_cycle};
-use super::keys::{Key, read_keys};
-use super::stanzas::{Given, Stanza};
+use super::keys::{ImportedKey, read_keys};
+use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::{Diagnostic, Place, Problems};
 use crate::proto::fwknop::{CipherMode, Hash, User};
 use crate::proto::knock::Knock;
@@ -23,13 +23,13 @@ const MAX_FW_TIMEOUT: u64 = 300;
 /// The longest time that fwknopd takes, in seconds.
 const LONGEST: u64 = 8_388_608;
 
-pub(super) struct Client {
+pub(super) struct ImportedClient {
     pub(super) at: Place,
     pub(super) origin: String,
     /// What it is probably called.
     pub(super) called: Option<String>,
-    pub(super) key: Key,
-    pub(super) hmac: Option<Key>,
+    pub(super) key: ImportedKey,
+    pub(super) hmac: Option<ImportedKey>,
     pub(super) hmac_type: Option<Hash>,
     pub(super) mode: Option<CipherMode>,
     pub(super) from: Vec<Network>,
@@ -47,16 +47,20 @@ pub(super) struct Client {
 }
 
 /// Reads a stanza. `None` where what it says cannot be carried over; the notes say why.
-pub(super) fn read(stanza: &Stanza, zone: &TimeZone, notes: &mut Problems) -> Option<Client> {
+pub(super) fn read(
+    stanza: &AccessStanza,
+    zone: &TimeZone,
+    notes: &mut Problems,
+) -> Option<ImportedClient> {
     let read = read_stanza(stanza, zone, notes);
     read.map_err(|problem| notes.push(problem)).ok()
 }
 
 fn read_stanza(
-    stanza: &Stanza,
+    stanza: &AccessStanza,
     zone: &TimeZone,
     notes: &mut Problems,
-) -> Result<Client, Diagnostic> {
+) -> Result<ImportedClient, Diagnostic> {
     if let Some(nat) = stanza.get("FORCE_NAT") {
         return Err(nat.at.error("the stanza is left out: it opens ports of another host"));
     }
@@ -87,7 +91,7 @@ fn read_stanza(
         );
         notes.push(stanza.at.warning(message));
     }
-    Ok(Client {
+    Ok(ImportedClient {
         at: stanza.at.clone(),
         origin: stanza.origin.clone(),
         called: username.clone().or_else(|| stanza.file.clone()),
@@ -98,7 +102,7 @@ fn read_stanza(
         from: networks(stanza, "SOURCE")?,
         destination: networks(stanza, "DESTINATION")?,
         username,
-        explicit_address: stanza.get("REQUIRE_SOURCE_ADDRESS").is_some_and(Given::is_yes),
+        explicit_address: stanza.get("REQUIRE_SOURCE_ADDRESS").is_some_and(StanzaVariable::is_yes),
         expires: expires(stanza, zone, notes)?,
         ports,
         restricted: restricted.unwrap_or_default(),
@@ -108,8 +112,8 @@ fn read_stanza(
     })
 }
 
-/// What a stanza says in vain, or needs not say here.
-fn without_effect(stanza: &Stanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Diagnostic> {
+/// Warnings about variables without effect.
+fn without_effect(stanza: &AccessStanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Diagnostic> {
     let say = |name, message: &str| Some(stanza.get(name)?.at.warning(format!("{name} {message}")));
     let mut found = Vec::new();
     if !hmac {
@@ -135,13 +139,16 @@ fn without_effect(stanza: &Stanza, cycle: Option<&Cycle>, hmac: bool) -> Vec<Dia
     found.into_iter().flatten().collect()
 }
 
-/// What a variable names, in fwknop's words.
-fn named<T: FromStr<Err: Display>>(stanza: &Stanza, name: &str) -> Result<Option<T>, Diagnostic> {
+/// The value of a variable that is a word of fwknop's.
+fn named<T: FromStr<Err: Display>>(
+    stanza: &AccessStanza,
+    name: &str,
+) -> Result<Option<T>, Diagnostic> {
     let Some(given) = stanza.get(name) else { return Ok(None) };
     given.text().parse().map(Some).map_err(|error| given.left_out(error))
 }
 
-fn username(given: &Given) -> Result<String, Diagnostic> {
+fn username(given: &StanzaVariable) -> Result<String, Diagnostic> {
     let text = given.text();
     match text.parse::<User>() {
         Ok(_) => Ok(text),
@@ -150,7 +157,7 @@ fn username(given: &Given) -> Result<String, Diagnostic> {
 }
 
 /// Empty: anywhere.
-fn networks(stanza: &Stanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
+fn networks(stanza: &AccessStanza, name: &str) -> Result<Vec<Network>, Diagnostic> {
     let Some(given) = stanza.get(name) else { return Ok(Vec::new()) };
     let text = given.text();
     let mut networks = Vec::new();
@@ -187,7 +194,7 @@ fn network(text: &str) -> Option<Network> {
 
 /// fwknopd takes a day to end as it begins, where the server is.
 fn expires(
-    stanza: &Stanza,
+    stanza: &AccessStanza,
     zone: &TimeZone,
     notes: &mut Problems,
 ) -> Result<Option<Timestamp>, Diagnostic> {
@@ -229,7 +236,7 @@ fn day(text: &str) -> Option<Date> {
 ///
 /// # Errors
 /// If fwknopd does not start with it.
-pub(super) fn seconds(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
+pub(super) fn seconds(given: &StanzaVariable, notes: &mut Problems) -> Result<u64, Diagnostic> {
     let text = given.text();
     let Some(seconds) =
         u64::try_from(atoi(&text) & 0xffff_ffff).ok().filter(|seconds| *seconds <= LONGEST)
@@ -248,7 +255,7 @@ pub(super) fn seconds(given: &Given, notes: &mut Problems) -> Result<u64, Diagno
 
 /// The same; what is not given, and 0, is the default.
 fn seconds_or(
-    stanza: &Stanza,
+    stanza: &AccessStanza,
     name: &str,
     default: u64,
     notes: &mut Problems,
@@ -257,13 +264,13 @@ fn seconds_or(
     Ok(given.filter(|seconds| *seconds > 0).unwrap_or(default))
 }
 
-fn read_as(given: &Given, number: &dyn Display) -> Diagnostic {
+fn read_as(given: &StanzaVariable, number: &dyn Display) -> Diagnostic {
     let (name, text) = (given.name, given.text());
     given.at.error(format!("fwknopd reads '{text}' as {number} in {name}"))
 }
 
 /// `tcp/22, udp/53`; what fwknopd does not read is told.
-fn read_ports(given: &Given, notes: &mut Problems) -> Vec<Knock> {
+fn read_ports(given: &StanzaVariable, notes: &mut Problems) -> Vec<Knock> {
     let text = given.text();
     let mut ports = Vec::new();
     for item in text.split(',').map(str::trim_start) {

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use super::client::seconds;
-use super::stanzas::{Given, Stanza};
+use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::sleeps::run_time;
 use crate::config::{COMMAND_LIMIT, Command, CommandText};
 use crate::proto::duration;
 
-/// What a command without a timer gets for its time, in seconds.
+/// The time of a command without a timer, in seconds.
 const UNTIMED: u64 = 30;
 
-/// What opens and what closes, word by word: fwknopd starts them without a shell.
+/// The commands that open and close, word by word: fwknopd starts them without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cycle {
     pub(super) open: Vec<String>,
@@ -57,7 +57,7 @@ fn closes_itself(open: &[String], timer: u64) -> bool {
 }
 
 /// Whether a value says that there is no command: fwknopd looks at its first four letters.
-fn is_none(given: &Given) -> bool {
+fn is_none(given: &StanzaVariable) -> bool {
     given.value.starts_with(b"NONE") || given.value.eq_ignore_ascii_case(b"__NONE__")
 }
 
@@ -74,7 +74,7 @@ const WITHOUT_HOLE: [&str; 3] = ["PKT_SRC", "DST", "TIMEOUT"];
 /// # Errors
 /// Says why the commands cannot be carried over.
 pub(super) fn read_cycle(
-    stanza: &Stanza,
+    stanza: &AccessStanza,
     notes: &mut Problems,
 ) -> Result<Option<Cycle>, Diagnostic> {
     let (open, close) = (stanza.get("CMD_CYCLE_OPEN"), stanza.get("CMD_CYCLE_CLOSE"));
@@ -118,14 +118,14 @@ pub(super) fn read_cycle(
     Ok(Some(Cycle { open: opens, close: Some(closes), timer }))
 }
 
-fn read_timer(given: &Given, notes: &mut Problems) -> Result<u64, Diagnostic> {
+fn read_timer(given: &StanzaVariable, notes: &mut Problems) -> Result<u64, Diagnostic> {
     match seconds(given, notes)? {
         0 => Err(given.left_out("CMD_CYCLE_TIMER has to be a number of seconds")),
         seconds => Ok(seconds),
     }
 }
 
-fn words(given: &Given, notes: &mut Problems) -> Result<Vec<String>, Diagnostic> {
+fn words(given: &StanzaVariable, notes: &mut Problems) -> Result<Vec<String>, Diagnostic> {
     let text = given.text();
     if text.contains(['"', '\'', '>', '<', '|', '`']) {
         let message = "fwknopd starts this without a shell: quotes and > go to the program";
@@ -146,7 +146,7 @@ fn words(given: &Given, notes: &mut Problems) -> Result<Vec<String>, Diagnostic>
 }
 
 /// A word with holes in place of fwknopd's variables.
-fn fill(word: &str, given: &Given, notes: &mut Problems) -> Result<String, Diagnostic> {
+fn fill(word: &str, given: &StanzaVariable, notes: &mut Problems) -> Result<String, Diagnostic> {
     let mut filled = String::new();
     let mut pieces = word.split('$').map(|piece| piece.replace('%', "%%"));
     filled.extend(pieces.next());

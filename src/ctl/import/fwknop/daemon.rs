@@ -1,4 +1,4 @@
-//! `fwknopd.conf`: what of it matters here.
+//! The parts of `fwknopd.conf` that matter here.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::{Files, atoi, unreadable};
 use super::lines::read_lines;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
@@ -18,7 +18,7 @@ const HTTP: &str = "requests come in UDP datagrams here: have clients send those
 const NAT: &str = "no door translates addresses here: have the firewall do that";
 const FIREWALL: &str = "say it in the rules of your firewall";
 
-/// What lets requests in, or opens something, in a way that there is not here; each with what
+/// Variables that let requests in, or open something, in a way that there is not here; each with what
 /// fwknopd has to be told for that.
 const WITHOUT: [(&str, bool, &str); 18] = [
     ("OVERRIDE_CONFIG", false, "the file that it names is not read: put here what it says"),
@@ -59,32 +59,32 @@ const CARRIED: &str = "\
     ACCESS_FILE ACCESS_FOLDER ENABLE_NFQ_CAPTURE ENABLE_UDP_SERVER MAX_SPA_PACKET_AGE NFQ_PORT \
     PCAP_FILTER PCAP_INTF SYSLOG_FACILITY UDPSERV_PORT VERBOSE";
 
-/// What `fwknopd.conf` says.
+/// `fwknopd.conf`, as far as it matters here.
 #[derive(Default)]
-pub(super) struct Daemon {
+pub(super) struct FwknopdConf {
     /// `knockd:`, where it says something for it.
-    pub(super) page: Page,
+    pub(super) page: YamlWriter,
     /// The folder that is read instead of the file, and where it is named.
     pub(super) folder: Option<(Place, PathBuf)>,
 }
 
 /// Reads the `fwknopd.conf` beside an `access.conf`, where there is one.
-pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> Daemon {
+pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> FwknopdConf {
     let path = access.with_file_name("fwknopd.conf");
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let message = "there is none: the defaults of fwknopd are taken to hold";
             notes.push(Diagnostic::file(path, message).into_warning());
-            return Daemon::default();
+            return FwknopdConf::default();
         }
         Err(error) => {
             notes.push(unreadable(&path, &error));
-            return Daemon::default();
+            return FwknopdConf::default();
         }
     };
     let source = SourceText::new(&path, String::from_utf8_lossy(&bytes));
-    let mut settings = Settings { given: HashMap::new(), notes };
+    let mut settings = FwknopdVariables { given: HashMap::new(), notes };
     for line in read_lines(&source, &bytes) {
         let Some((at, line)) = settings.notes.ok_or_report(line) else { continue };
         let value = String::from_utf8_lossy(line.value).into_owned();
@@ -94,12 +94,12 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
     settings.write(access)
 }
 
-struct Settings<'a> {
+struct FwknopdVariables<'a> {
     given: HashMap<String, (Place, String)>,
     notes: &'a mut Problems,
 }
 
-impl Settings<'_> {
+impl FwknopdVariables<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
         let yes = value.starts_with(['Y', 'y']);
         let is_in = |names: &str| names.split(' ').any(|known| known == name);
@@ -140,7 +140,7 @@ impl Settings<'_> {
         self.given.get(name).is_some_and(|(_, value)| value.starts_with(['Y', 'y']))
     }
 
-    fn write(mut self, access: &Path) -> Daemon {
+    fn write(mut self, access: &Path) -> FwknopdConf {
         let folder = self.text("ACCESS_FOLDER").map(|(at, folder)| (at, PathBuf::from(folder)));
         if let Some((at, folder)) = &folder {
             let (folder, file) = (folder.display(), access.display());
@@ -152,7 +152,7 @@ impl Settings<'_> {
             let message = format!("fwknopd reads {value}, and this was made of another file");
             self.notes.push(at.error(message).help("import that file"));
         }
-        let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| Page::default());
+        let [mut page, mut knockd, mut log, mut fwknop] = [(); 4].map(|()| YamlWriter::default());
         if let Some((at, name)) = self.text("PCAP_INTF") {
             let read = name.trim_end().parse::<InterfaceName>();
             if let Some(name) =
@@ -161,22 +161,16 @@ impl Settings<'_> {
                 knockd.list(1, "interfaces", &[name.to_string()]);
             }
         }
-        if let Some(facility) = self.facility() {
-            log.entry(2, "syslog", &facility);
-        }
+        log.optional(2, "syslog", self.facility());
         if self.text("VERBOSE").is_some_and(|(_, level)| level != "0") {
             log.entry(2, "level", "debug");
         }
-        if let Some(port) = self.port() {
-            fwknop.entry(2, "port", &port.to_string());
-        }
-        if let Some(age) = self.max_age() {
-            fwknop.entry(2, "max_age", &duration::format(age));
-        }
+        fwknop.optional(2, "port", self.port());
+        fwknop.optional(2, "max_age", self.max_age().map(duration::format));
         knockd.section(1, "log", &log);
         knockd.section(1, "fwknop", &fwknop);
         page.section(0, "knockd", &knockd);
-        Daemon { page, folder }
+        FwknopdConf { page, folder }
     }
 
     /// Where requests are listened for, if it is said.

@@ -2,18 +2,18 @@
 
 use data_encoding::{BASE64, BASE64_NOPAD, Encoding};
 
-use super::stanzas::{Given, Stanza};
+use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::Diagnostic;
 use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey};
 
 /// A key that fwknop takes, and how it is written. It has no `Debug`.
-pub(super) struct Key {
+pub(super) struct ImportedKey {
     pub(super) bytes: Vec<u8>,
     /// `None`: as base64.
     text: Option<String>,
 }
 
-impl Key {
+impl ImportedKey {
     /// The ending of the key of the configuration, and its value.
     pub(super) fn written(&self) -> (&'static str, String) {
         match &self.text {
@@ -27,7 +27,9 @@ impl Key {
 ///
 /// # Errors
 /// Says why no request could be opened with them.
-pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnostic> {
+pub(super) fn read_keys(
+    stanza: &AccessStanza,
+) -> Result<(ImportedKey, Option<ImportedKey>), Diagnostic> {
     let Some(given) = stanza.get("KEY") else {
         let error = stanza.at.error("the stanza is left out: it has no KEY");
         return Err(error.help("without a KEY it serves GnuPG or nobody"));
@@ -47,7 +49,7 @@ pub(super) fn read_keys(stanza: &Stanza) -> Result<(Key, Option<Key>), Diagnosti
     Ok((key, Some(hmac)))
 }
 
-fn refused(given: &Given, error: FwknopKeyError) -> Diagnostic {
+fn refused(given: &StanzaVariable, error: FwknopKeyError) -> Diagnostic {
     given.left_out(format!("{}: {error}", given.name))
 }
 
@@ -59,16 +61,16 @@ pub(super) fn is_key(name: &str, value: &[u8]) -> bool {
 
 const PLACEHOLDER: &[u8] = b"__CHANGEME__";
 
-fn read_key(given: &Given) -> Result<Key, Diagnostic> {
+fn read_key(given: &StanzaVariable) -> Result<ImportedKey, Diagnostic> {
     let placeholder = given.value == PLACEHOLDER;
     if given.name.ends_with("_BASE64") && !placeholder {
         let bytes = lenient_base64(&given.value);
         let bytes = bytes.ok_or_else(|| refused(given, FwknopKeyError::NotBase64))?;
-        return Ok(Key { bytes, text: None });
+        return Ok(ImportedKey { bytes, text: None });
     }
     let text = String::from_utf8(given.value.clone()).ok();
     let text = text.filter(|text| !text.contains(char::is_control));
-    Ok(Key { bytes: given.value.clone(), text })
+    Ok(ImportedKey { bytes: given.value.clone(), text })
 }
 
 /// fwknop stops at the first `=` and does not look at the bits that are left over, be they a whole
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_yaml_could_not_hold_is_written_as_base64() {
-        let key = |bytes: &[u8]| Key {
+        let key = |bytes: &[u8]| ImportedKey {
             bytes: bytes.to_vec(),
             text: String::from_utf8(bytes.to_vec()).ok(),
         };

@@ -4,7 +4,7 @@ use crate::config::diagnostic::{Diagnostic, Place, SourceText};
 
 /// A variable and its value. The value may be a key, in any bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Line<'a> {
+pub(super) struct ConfLine<'a> {
     /// From 1.
     pub(super) number: u32,
     pub(super) name: &'a str,
@@ -18,7 +18,7 @@ pub(super) struct Line<'a> {
 pub(super) fn read_lines<'a>(
     source: &SourceText,
     bytes: &'a [u8],
-) -> impl Iterator<Item = Result<(Place, Line<'a>), Diagnostic>> {
+) -> impl Iterator<Item = Result<(Place, ConfLine<'a>), Diagnostic>> {
     lines(bytes).map(|line| {
         let number = line.map_or_else(|number| number, |line| line.number);
         let at = source.place(number, 1, 1);
@@ -32,7 +32,7 @@ pub(super) fn read_lines<'a>(
 /// The lines that say something; for one that has no variable or no value, its number.
 ///
 /// As fwknopd: what does not fit into its buffer is the next line, and a line ends at a zero byte.
-fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line<'_>, u32>> {
+fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<ConfLine<'_>, u32>> {
     let lines = (1u32..).zip(bytes.split(|byte| *byte == b'\n'));
     let pieces = lines.flat_map(|(number, line)| line.chunks(LONGEST).map(move |it| (number, it)));
     pieces.filter_map(|(number, line)| {
@@ -57,14 +57,14 @@ fn is_blank(byte: &u8) -> bool {
 }
 
 /// Blanks behind a value belong to it.
-fn read(number: u32, line: &[u8]) -> Option<Line<'_>> {
+fn read(number: u32, line: &[u8]) -> Option<ConfLine<'_>> {
     let begins = |bytes: &[u8]| bytes.iter().position(|byte| !is_blank(byte));
     let line = line.get(begins(line)?..)?;
     let (name, rest) = line.split_at_checked(line.iter().position(is_blank)?)?;
     let rest = rest.get(begins(rest)?..)?;
     let value = rest.split(|byte| matches!(byte, b';' | b'\r')).next()?;
     let name = str::from_utf8(name).ok()?;
-    (!value.is_empty()).then_some(Line { number, name, value })
+    (!value.is_empty()).then_some(ConfLine { number, name, value })
 }
 
 #[cfg(test)]

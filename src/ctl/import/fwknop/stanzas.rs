@@ -70,18 +70,18 @@ const WITHOUT: [(&str, bool, &str); 21] = [
     ("GPG_FINGERPRINT_ID", false, NO_GPG),
 ];
 
-/// What `%include_keys` may set.
+/// The variables that `%include_keys` may set.
 const KEYS: [&str; 4] = ["KEY", "KEY_BASE64", "HMAC_KEY", "HMAC_KEY_BASE64"];
 
-/// What a variable was given. It may be a key, so it has no `Debug`.
+/// A variable and its value, which may be a key: it has no `Debug`.
 #[derive(Clone)]
-pub(super) struct Given {
+pub(super) struct StanzaVariable {
     pub(super) at: Place,
     pub(super) name: &'static str,
     pub(super) value: Vec<u8>,
 }
 
-impl Given {
+impl StanzaVariable {
     /// The value as text; a character that is no UTF-8 is replaced.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.value).into_owned()
@@ -98,19 +98,19 @@ impl Given {
     }
 }
 
-/// What follows a SOURCE, up to the next one in the same file.
-pub(super) struct Stanza {
+/// The variables that follow a SOURCE, up to the next one in the same file.
+pub(super) struct AccessStanza {
     pub(super) at: Place,
     /// Its file and line, for people.
     pub(super) origin: String,
     /// The name of the file that it is in, without its ending, where that is not the main one.
     pub(super) file: Option<String>,
     /// Under one name what two of them may say.
-    variables: BTreeMap<&'static str, Given>,
+    variables: BTreeMap<&'static str, StanzaVariable>,
 }
 
-impl Stanza {
-    pub(super) fn get(&self, name: &str) -> Option<&Given> {
+impl AccessStanza {
+    pub(super) fn get(&self, name: &str) -> Option<&StanzaVariable> {
         self.variables.get(name)
     }
 }
@@ -122,9 +122,14 @@ pub(super) fn read(
     folder: Option<&(Place, PathBuf)>,
     files: &dyn Files,
     notes: &mut Problems,
-) -> Vec<Stanza> {
-    let mut reader =
-        Reader { files, notes, stanzas: Vec::new(), left: MAX_FILES, helped: BTreeSet::new() };
+) -> Vec<AccessStanza> {
+    let mut reader = StanzaReader {
+        files,
+        notes,
+        stanzas: Vec::new(),
+        left: MAX_FILES,
+        helped: BTreeSet::new(),
+    };
     match folder {
         Some((at, folder)) => reader.folder(folder, at, 0),
         None => reader.file(path, None, 0),
@@ -142,15 +147,15 @@ enum Current {
     Dropped,
 }
 
-struct Reader<'a> {
+struct StanzaReader<'a> {
     files: &'a dyn Files,
     notes: &'a mut Problems,
-    stanzas: Vec<Stanza>,
+    stanzas: Vec<AccessStanza>,
     left: usize,
     helped: BTreeSet<&'static str>,
 }
 
-impl Reader<'_> {
+impl StanzaReader<'_> {
     fn open(&mut self, path: &Path, included: Option<&Place>) -> Option<Vec<u8>> {
         if self.left == 0 {
             self.notes.push(Diagnostic::file(path, "left out: more files than anybody has"));
@@ -184,7 +189,7 @@ impl Reader<'_> {
                 ("SOURCE", _) => {
                     current = Current::Stanza(self.stanzas.len());
                     let stem = path.file_stem().filter(|_| included.is_some());
-                    self.stanzas.push(Stanza {
+                    self.stanzas.push(AccessStanza {
                         at: at.clone(),
                         origin: format!("{}:{}", path.display(), line.number),
                         file: stem.map(|stem| stem.to_string_lossy().into_owned()),
@@ -260,7 +265,7 @@ impl Reader<'_> {
         let Some(name) = known(name) else {
             return self.notes.push(unknown(name, &at));
         };
-        let given = Given { at, name, value: value.to_vec() };
+        let given = StanzaVariable { at, name, value: value.to_vec() };
         if let Some((name, is_switch, help)) = WITHOUT.iter().find(|(other, ..)| *other == name) {
             if *is_switch && !given.is_yes() {
                 return;

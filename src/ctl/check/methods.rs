@@ -1,4 +1,4 @@
-//! What opens each door, in words.
+//! The methods that open each door, in words.
 
 use std::collections::HashMap;
 
@@ -10,8 +10,8 @@ use crate::proto::duration;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Protocols, TotpMode};
 
-/// What opens each door, in their order: at least one way each.
-pub(super) fn ways(config: &Config) -> Vec<Vec<String>> {
+/// The methods of each door, in their order: at least one each.
+pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
     let watched = watch_sets(config.doors.iter().map(|door| &door.recognition));
     let rotating = rotating_clients(config);
     let spa = holders(config, |client| client.spa.is_some());

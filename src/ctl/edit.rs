@@ -1,4 +1,4 @@
-//! Files that change together or not at all.
+//! Transactions over several files: all of them change, or none.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -29,9 +29,9 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileErr
 
 /// Nobody else enrols or revokes in this directory as long as this lives.
 #[derive(Debug)]
-pub(in crate::ctl) struct Lock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub(in crate::ctl) struct EditLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
-impl Lock {
+impl EditLock {
     /// # Errors
     /// [`FileError::Busy`] when somebody else is at it.
     pub(in crate::ctl) fn take(directory: &Path) -> Result<Self, FileError> {
@@ -44,40 +44,40 @@ impl Lock {
     }
 }
 
-/// What a file is to become: this text, or gone.
+/// The new text of a file, or its end.
 #[derive(Debug)]
-struct Change {
+struct FileChange {
     path: PathBuf,
     text: Option<Zeroizing<String>>,
 }
 
 /// Changes that belong together, in their order.
 #[derive(Debug, Default)]
-pub(in crate::ctl) struct Edit(Vec<Change>);
+pub(in crate::ctl) struct Edit(Vec<FileChange>);
 
 /// Changes that have been made, and what was there before.
 #[derive(Debug)]
 #[must_use]
-pub(in crate::ctl) struct Made(Vec<Change>);
+pub(in crate::ctl) struct AppliedEdit(Vec<FileChange>);
 
 impl Edit {
     /// Writes the whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all
     /// of the new one, also after a power cut.
     pub(in crate::ctl) fn write(&mut self, path: PathBuf, text: Zeroizing<String>) {
-        self.0.push(Change { path, text: Some(text) });
+        self.0.push(FileChange { path, text: Some(text) });
     }
 
     /// Removes a file, if it is there.
     pub(in crate::ctl) fn remove(&mut self, path: PathBuf) {
-        self.0.push(Change { path, text: None });
+        self.0.push(FileChange { path, text: None });
     }
 
     /// Makes all changes.
     ///
     /// # Errors
     /// The first that could not be made; those before it are undone.
-    pub(in crate::ctl) fn make(self) -> Result<Made, FileError> {
-        let mut made = Made(Vec::new());
+    pub(in crate::ctl) fn make(self) -> Result<AppliedEdit, FileError> {
+        let mut made = AppliedEdit(Vec::new());
         for change in self.0 {
             let before = match read(&change.path).and_then(|before| change.make().map(|()| before))
             {
@@ -88,23 +88,23 @@ impl Edit {
                     return Err(error);
                 }
             };
-            made.0.push(Change { path: change.path, text: before });
+            made.0.push(FileChange { path: change.path, text: before });
         }
         Ok(made)
     }
 }
 
-impl Made {
+impl AppliedEdit {
     /// Puts everything back as it was, the last change first.
     ///
     /// # Errors
     /// The first file that could not be put back; the others are.
     pub(in crate::ctl) fn undo(self) -> Result<(), FileError> {
-        self.0.iter().rev().map(Change::make).fold(Ok(()), Result::and)
+        self.0.iter().rev().map(FileChange::make).fold(Ok(()), Result::and)
     }
 }
 
-impl Change {
+impl FileChange {
     fn make(&self) -> Result<(), FileError> {
         match &self.text {
             Some(text) => {
@@ -235,10 +235,10 @@ mod tests {
     #[test]
     fn two_never_change_a_directory_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let lock = Lock::take(directory.path()).unwrap();
-        assert!(matches!(Lock::take(directory.path()), Err(FileError::Busy(_))));
+        let lock = EditLock::take(directory.path()).unwrap();
+        assert!(matches!(EditLock::take(directory.path()), Err(FileError::Busy(_))));
         drop(lock);
-        Lock::take(directory.path()).unwrap();
+        EditLock::take(directory.path()).unwrap();
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! A configuration in a directory, and the files in it that belong to clients.
+//! The directory of a configuration, with the files in it that belong to clients.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::files::{Edit, Lock, make_directory};
-use super::record::{self, ClientFile, NotOurs};
+use super::client_file::{self, ClientFile, NotOurs};
 use crate::config::diagnostic::{Place, SourceText};
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
+use crate::ctl::edit::{Edit, EditLock, make_directory};
 use crate::ctl::error::{Error, say};
-use crate::ctl::socket::{ControlError, Patience};
+use crate::ctl::socket::Timeout;
 use crate::ctl::target::Target;
 use crate::keeper::server_key::obtain;
 use crate::proto::spa::PublicKey;
@@ -24,7 +24,7 @@ pub(in crate::ctl) struct Site<'a> {
     directory: PathBuf,
     target: &'a Target,
     loaded: Loaded,
-    _lock: Lock,
+    _lock: EditLock,
 }
 
 impl<'a> Site<'a> {
@@ -36,7 +36,7 @@ impl<'a> Site<'a> {
         }
         let loaded = target.load()?;
         let directory = fs::canonicalize(&target.config)?;
-        let lock = Lock::take(&directory)?;
+        let lock = EditLock::take(&directory)?;
         let site = Self { directory, target, loaded, _lock: lock };
         if site.directory.to_str().is_none() {
             let shown = site.directory.display();
@@ -59,7 +59,7 @@ impl<'a> Site<'a> {
         self.directory.join(format!("client-{name}.yaml"))
     }
 
-    /// What enrolling has written of a client; `None`: there is no such client.
+    /// The file of a client; `None`: there is no such client.
     ///
     /// # Errors
     /// [`NotOurs`] when somebody has written it by hand.
@@ -75,7 +75,7 @@ impl<'a> Site<'a> {
     /// [`NotOurs`] when somebody has written it by hand, or something else into its file.
     pub(in crate::ctl) fn files_of(&self, name: &Name) -> Result<Option<Vec<PathBuf>>, Error> {
         let source = self.source(name)?;
-        Ok(source.map(|source| record::files_of(&source, name)).transpose()?)
+        Ok(source.map(|source| client_file::files_of(&source, name)).transpose()?)
     }
 
     fn source(&self, name: &Name) -> Result<Option<SourceText>, Error> {
@@ -153,16 +153,16 @@ impl<'a> Site<'a> {
     /// # Errors
     /// When it does not, in its words.
     pub(in crate::ctl) fn reload(&self) -> Result<(), Error> {
-        match self.target.ask(&Request::Reload, Patience::Watcher) {
+        match self.target.ask(&Request::Reload, Timeout::Watcher) {
             Ok(_) => {
                 say("knockd has taken it up");
                 Ok(())
             }
-            Err(ControlError::NotRunning { .. }) => {
+            Err(Error::NotRunning { .. }) => {
                 say("knockd is not running: this counts from its next start");
                 Ok(())
             }
-            Err(error) => Err(Error::NotTakenUp(error)),
+            Err(error) => Err(Error::NotTakenUp(error.into())),
         }
     }
 }

@@ -10,14 +10,14 @@ use crate::config::Name;
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
 use crate::config::tree::{Mapping, MappingEntry, Node, Value};
 use crate::config::yaml;
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::spa::PublicKey;
 
 /// The first line of every file that may be written anew.
 const HEADER: &str = "# knockctl enroll has written this file, and writes it anew as a whole; \
                       without this line it does not.";
 
-/// What a file says about a client.
+/// A client, as its file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::ctl) struct ClientFile {
     pub name: Name,
@@ -118,14 +118,12 @@ pub(in crate::ctl) enum NotOurs {
 impl ClientFile {
     /// The text of the file, without any secret. It has to be read as the same client.
     pub(in crate::ctl) fn text(&self) -> Zeroizing<String> {
-        let mut page = Page::default();
+        let mut page = YamlWriter::default();
         page.line(0, HEADER);
         page.open(0, "clients");
         page.open(1, self.name.as_str());
         page.list(2, "doors", &self.doors.iter().map(Name::as_str).collect::<Vec<_>>());
-        if let Some(expires) = &self.expires {
-            page.entry(2, "expires", expires);
-        }
+        page.optional(2, "expires", self.expires.as_ref());
         if let Some(TotpKeys { secret_file, old }) = &self.totp {
             page.open(2, "totp");
             page.entry(3, "secret_file", &secret_file.to_string_lossy());
@@ -138,9 +136,7 @@ impl ClientFile {
             page.open(2, "spa");
             page.open(3, "public_key");
             public_keys.iter().for_each(|key| page.item(4, &key.to_string()));
-            if let Some(address) = address {
-                page.entry(3, "address", address);
-            }
+            page.optional(3, "address", address.as_ref());
         }
         Zeroizing::new(page.into_text())
     }
@@ -183,7 +179,7 @@ pub(in crate::ctl) fn files_of(source: &SourceText, name: &Name) -> Result<Vec<P
     Ok(files)
 }
 
-/// What is in a file that enrolling has written.
+/// The content of a file that enrolling has written.
 fn ours(source: &SourceText) -> Result<Node, NotOurs> {
     if source.text().lines().next() != Some(HEADER) {
         return Err(NotOurs::Foreign(source.path().to_owned()));

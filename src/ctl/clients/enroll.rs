@@ -1,10 +1,5 @@
 //! `knockctl enroll`: a client gets its secrets, and the server its configuration.
 
-mod bundle;
-pub(super) mod files;
-pub(super) mod record;
-pub(super) mod site;
-
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -13,22 +8,24 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
-use self::bundle::{Bundle, Entry, Server, Way};
-use self::files::Edit;
-use self::record::ClientFile;
-use self::site::Site;
-use super::error::{Error, say};
-use super::target::Target;
+use super::bundle::{Bundle, HostsEntry, HostsMode, ServerName};
+use super::client_file::ClientFile;
+use super::site::Site;
 use crate::config::{Client, Config, Door, Name, SpaSettings};
+use crate::ctl::args::host;
+use crate::ctl::edit::Edit;
+use crate::ctl::error::{Error, say};
+use crate::ctl::target::Target;
 use crate::proto::duration;
 use crate::proto::knock::Protocol;
+use crate::proto::method::Method;
 use crate::proto::secret::Secret;
 use crate::proto::spa::{KEY_LEN, PORT, PrivateKey, PublicKey};
 use crate::proto::totp::{SECRET_BYTES, encode_secret};
 use crate::sys::clock;
 
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct EnrollArgs {
+pub(in crate::ctl) struct EnrollArgs {
     /// The name of the client, new or known
     client: Name,
     /// A door that it may open; may be given again for more
@@ -55,58 +52,51 @@ pub(super) struct EnrollArgs {
     host: Option<String>,
 }
 
-fn host(text: &str) -> Result<String, String> {
-    let fits = |c: char| !c.is_whitespace() && !c.is_control();
-    if text.is_empty() || !text.chars().all(fits) {
-        return Err("write a name such as gw.example.com, or an address".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-/// What a client is given now.
-struct Given {
+/// The credentials that a client is given now.
+struct IssuedCredentials {
     totp: Option<Secret>,
-    spa: Option<GivenKey>,
+    spa: Option<IssuedKey>,
     /// The server's, if the client has a key for datagrams.
     server_key: Option<PublicKey>,
 }
 
-struct GivenKey {
+struct IssuedKey {
     public: PublicKey,
     /// Where it was made here.
     private: Option<Zeroizing<String>>,
 }
 
-impl Given {
+impl IssuedCredentials {
     fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
-        let totp = if args.totp {
-            let mut random = Zeroizing::new([0; SECRET_BYTES]);
-            getrandom::fill(&mut *random)?;
-            Some(Secret::from(*random))
-        } else {
-            None
+        let totp = match args.totp {
+            true => Some(Secret::from(*random::<SECRET_BYTES>()?)),
+            false => None,
         };
         let spa = match args.spa {
             None => None,
-            Some(Some(public)) => Some(GivenKey { public, private: None }),
+            Some(Some(public)) => Some(IssuedKey { public, private: None }),
             Some(None) => {
-                let mut random = Zeroizing::new([0; KEY_LEN]);
-                getrandom::fill(&mut *random)?;
-                let key = PrivateKey::from(*random);
-                Some(GivenKey { public: key.public(), private: Some(key.encode()) })
+                let key = PrivateKey::from(*random::<KEY_LEN>()?);
+                Some(IssuedKey { public: key.public(), private: Some(key.encode()) })
             }
         };
         Ok(Self { totp, spa, server_key })
     }
 }
 
-pub(super) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
+fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
+    let mut random = Zeroizing::new([0; N]);
+    getrandom::fill(&mut *random)?;
+    Ok(random)
+}
+
+pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Error> {
     let site = Site::open(target)?;
     let known = site.client(&args.client)?;
     check(site.config(), args, known.as_ref())?;
     let has_spa = args.spa.is_some() || known.as_ref().is_some_and(|known| known.spa.is_some());
     let server_key = if has_spa { Some(site.server_key()?) } else { None };
-    let given = Given::of(args, server_key)?;
+    let given = IssuedCredentials::of(args, server_key)?;
     let wall = clock::now().wall;
     let now = Timestamp::from_nanosecond(wall.as_nanos().into()).unwrap_or_default();
 
@@ -172,71 +162,64 @@ fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Resu
         }
         _ => {}
     }
-    let totp = gets_totp || known.is_some_and(|known| known.totp.is_some());
-    let spa = gets_spa || known.is_some_and(|known| known.spa.is_some());
-    let opens = |door: &Door| {
-        totp && !Lacks::Totp.is_lacked_by(door) || spa && !Lacks::Spa.is_lacked_by(door)
+    let has = |method, gets, had: fn(&ClientFile) -> bool| {
+        (gets || known.is_some_and(had)).then_some(method)
     };
+    let totp = has(Method::Totp, gets_totp, |known| known.totp.is_some());
+    let spa = has(Method::Spa, gets_spa, |known| known.spa.is_some());
+    let methods: Vec<Method> = totp.into_iter().chain(spa).collect();
     let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
-    if let Some(door) = named.find(|door| !opens(door)) {
-        return Err(Error::Unfit(takes_none(door, name, totp, spa)));
+    if let Some(door) = named.find(|door| !methods.iter().any(|&method| takes(door, method))) {
+        return Err(Error::Unfit(takes_none(door, name, &methods)));
     }
     let had = known.map_or(&[][..], |known| &known.doors);
     let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
-    for (gets, lacks) in [(gets_totp, Lacks::Totp), (gets_spa, Lacks::Spa)] {
-        if gets && doors.iter().filter(all).all(|door| lacks.is_lacked_by(door)) {
+    for (gets, method) in [(gets_totp, Method::Totp), (gets_spa, Method::Spa)] {
+        if gets && !doors.iter().filter(all).any(|door| takes(door, method)) {
             let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
-            return Err(Error::Unfit(lacks.said(&names.join("', '"))));
+            return Err(Error::Unfit(takes_not(&names.join("', '"), method)));
         }
     }
     Ok(())
 }
 
-/// A way of opening that a door may not have.
-#[derive(Clone, Copy)]
-enum Lacks {
-    Totp,
-    Spa,
-}
-
-impl Lacks {
-    const fn is_lacked_by(self, door: &Door) -> bool {
-        match self {
-            Self::Totp => door.recognition.totp.is_none(),
-            Self::Spa => !door.recognition.spa,
-        }
-    }
-
-    fn said(self, door: &str) -> String {
-        match self {
-            Self::Totp => format!(
-                "'{door}' takes no sequences that rotate\n    \
-                 add this to the door: totp: {{mode: ports, ports: 20000-29999}}"
-            ),
-            Self::Spa => {
-                format!("'{door}' takes no SPA datagrams\n    add this to the door: spa: true")
-            }
-        }
+/// Whether a door opens by TOTP or SPA, whichever is meant.
+fn takes(door: &Door, method: Method) -> bool {
+    match method {
+        Method::Totp => door.recognition.totp.is_some(),
+        _ => door.recognition.spa,
     }
 }
 
-fn takes_none(door: &Door, client: &Name, totp: bool, spa: bool) -> String {
+fn takes_not(door: &str, method: Method) -> String {
+    match method {
+        Method::Totp => format!(
+            "'{door}' takes no sequences that rotate\n    \
+             add this to the door: totp: {{mode: ports, ports: 20000-29999}}"
+        ),
+        _ => format!("'{door}' takes no SPA datagrams\n    add this to the door: spa: true"),
+    }
+}
+
+fn takes_none(door: &Door, client: &Name, methods: &[Method]) -> String {
     let name = door.name();
-    let (lacks, other) = match (totp, spa) {
-        (true, false) => (Lacks::Totp, "\n    or give the client a key for it: --spa"),
-        (false, true) => (Lacks::Spa, "\n    or give the client a secret for it: --totp"),
-        _ => {
-            return format!(
-                "nothing that '{client}' could be given opens '{name}'\n    \
-                 add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
-            );
-        }
+    let &[method] = methods else {
+        return format!(
+            "nothing that '{client}' could be given opens '{name}'\n    \
+             add to the door one of: totp: {{mode: ports, ports: 20000-29999}}, spa: true"
+        );
     };
-    let others = [Lacks::Totp, Lacks::Spa].iter().any(|way| !way.is_lacked_by(door));
-    format!("{}{}", lacks.said(name.as_str()), if others { other } else { "" })
+    let other = match method {
+        Method::Totp if takes(door, Method::Spa) => "\n    or give the client a key for it: --spa",
+        Method::Spa if takes(door, Method::Totp) => {
+            "\n    or give the client a secret for it: --totp"
+        }
+        _ => "",
+    };
+    takes_not(name.as_str(), method) + other
 }
 
-/// What has become of the client, for whoever enrols it.
+/// Says what has become of the client, for whoever enrols it.
 fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     let name = &args.client;
     match known {
@@ -258,13 +241,18 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Result<(), Error> {
+fn show(
+    args: &EnrollArgs,
+    given: &IssuedCredentials,
+    doors: &[&Door],
+    config: &Config,
+) -> Result<(), Error> {
     let own = nix::unistd::gethostname().unwrap_or_default();
     let own = own.to_string_lossy();
     if args.host.is_none() {
         say(&format!("the client is told to knock at '{own}'; --host names another address"));
     }
-    let server = Server::new(args.host.as_deref(), &own);
+    let server = ServerName::new(args.host.as_deref(), &own);
     let entries = entries(args, given, doors, config);
     let bundle = Bundle {
         client: &args.client,
@@ -282,7 +270,12 @@ fn show(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> R
 }
 
 /// The ways into these doors that are new, or all that the client has where none is.
-fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -> Vec<Entry> {
+fn entries(
+    args: &EnrollArgs,
+    given: &IssuedCredentials,
+    doors: &[&Door],
+    config: &Config,
+) -> Vec<HostsEntry> {
     let client = config.client(&args.client);
     let (totp, spa) = if given.totp.is_some() || given.spa.is_some() {
         (given.totp.is_some(), given.spa.is_some())
@@ -293,12 +286,12 @@ fn entries(args: &EnrollArgs, given: &Given, doors: &[&Door], config: &Config) -
     let mut entries = Vec::new();
     for door in doors {
         let wait = first_tcp(door);
-        let entry = |way| Entry { door: door.name().clone(), way, wait };
+        let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
         if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
-            entries.push(entry(Way::Totp(scheme)));
+            entries.push(entry(HostsMode::Totp(scheme)));
         }
         if let Some(key) = given.server_key.filter(|_| spa && door.recognition.spa) {
-            entries.push(entry(Way::Spa { key, port: spa_port(&config.settings.spa) }));
+            entries.push(entry(HostsMode::Spa { key, port: spa_port(&config.settings.spa) }));
         }
     }
     entries

@@ -5,9 +5,9 @@ use std::fmt::Write;
 
 /// A YAML document in the making, line by line.
 #[derive(Debug, Default)]
-pub(super) struct Page(String);
+pub(super) struct YamlWriter(String);
 
-impl Page {
+impl YamlWriter {
     pub(super) fn blank(&mut self) {
         if !self.0.is_empty() {
             self.0.push('\n');
@@ -37,6 +37,13 @@ impl Page {
 
     pub(super) fn entry(&mut self, depth: usize, key: &str, value: &str) {
         self.line(depth, &format!("{}: {}", scalar(key), scalar(value)));
+    }
+
+    /// The same where there is a value.
+    pub(super) fn optional(&mut self, depth: usize, key: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.entry(depth, key, &value.to_string());
+        }
     }
 
     pub(super) fn list<T: AsRef<str>>(&mut self, depth: usize, key: &str, items: &[T]) {
@@ -117,7 +124,7 @@ mod tests {
     use crate::config::yaml;
 
     /// What the loader makes of a page with one mapping.
-    fn read(page: Page) -> Vec<(String, Vec<String>)> {
+    fn read(page: YamlWriter) -> Vec<(String, Vec<String>)> {
         let mut problems = Problems::default();
         let source = SourceText::new("page", page.into_text());
         let root = yaml::parse(&source, &mut problems).expect("the page is YAML");
@@ -164,10 +171,10 @@ mod tests {
 
     #[test]
     fn what_is_commented_out_reads_as_nothing() {
-        let mut inner = Page::default();
+        let mut inner = YamlWriter::default();
         inner.open(1, "ssh");
         inner.entry(2, "open", "22");
-        let mut page = Page::default();
+        let mut page = YamlWriter::default();
         page.entry(0, "a", "b");
         page.commented(1, &inner);
         page.comment(0, "two\nlines\u{7}");
@@ -181,7 +188,7 @@ mod tests {
             text: String,
             items in prop::collection::vec(any::<String>(), 1..4),
         ) {
-            let mut page = Page::default();
+            let mut page = YamlWriter::default();
             page.comment(0, &text);
             page.entry(0, &text, &text);
             page.list(0, &format!("{text}2"), &items);
@@ -192,7 +199,7 @@ mod tests {
 
         #[test]
         fn what_looks_like_yaml_comes_back_as_text(text in "[ \n:\\-\\[\\]{},&*!%a\"'|>?#~0.=<\\\\@`]{0,20}") {
-            let mut page = Page::default();
+            let mut page = YamlWriter::default();
             page.entry(0, "a", &text);
             page.list(0, "b", &[&text, &text]);
             let read = read(page);

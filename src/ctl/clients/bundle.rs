@@ -1,4 +1,4 @@
-//! What a client needs, as text: the entries of its hosts file, and how to knock by hand.
+//! The text that a client needs: the entries of its hosts file, and how to knock by hand.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::config::Name;
 use crate::ctl::error::Error;
 use crate::ctl::qr;
-use crate::ctl::yaml::Page;
+use crate::ctl::yaml_writer::YamlWriter;
 use crate::proto::duration;
 use crate::proto::secret::Secret;
 use crate::proto::spa::PublicKey;
@@ -21,14 +21,14 @@ const EXAMPLE: [u16; 3] = [49, 38, 17];
 
 /// This host, as its clients know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
+pub(super) struct ServerName {
     /// A name or an address.
     host: String,
     /// A short name, for entries and files.
     label: String,
 }
 
-impl Server {
+impl ServerName {
     /// `own` is the name that the host has for itself.
     pub(super) fn new(host: Option<&str>, own: &str) -> Self {
         let host = host.unwrap_or(own);
@@ -37,7 +37,7 @@ impl Server {
         Self { host: host.to_owned(), label: Name::closest(label).to_string() }
     }
 
-    /// What an authenticator shows as the issuer, which has no colon.
+    /// The issuer that an authenticator shows, which has no colon.
     pub(super) fn issuer(&self) -> &str {
         if self.host.contains(':') { &self.label } else { &self.host }
     }
@@ -50,15 +50,15 @@ impl Server {
 
 /// One way into one door.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct HostsEntry {
     pub door: Name,
-    pub way: Way,
+    pub mode: HostsMode,
     /// A TCP port that it opens.
     pub wait: Option<NonZeroU16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum HostsMode {
     Totp(Scheme),
     Spa {
         /// The server's.
@@ -69,8 +69,8 @@ pub(super) enum Way {
 }
 
 /// A hosts file for `knock` with these entries.
-pub(super) fn hosts(server: &Server, entries: &[Entry]) -> String {
-    let mut page = Page::default();
+pub(super) fn hosts(server: &ServerName, entries: &[HostsEntry]) -> String {
+    let mut page = YamlWriter::default();
     page.open(0, "hosts");
     for entry in entries {
         page.open(1, &name(server, entry, entries));
@@ -80,30 +80,30 @@ pub(super) fn hosts(server: &Server, entries: &[Entry]) -> String {
 }
 
 /// The names of all entries, as they are given to `knock`.
-pub(super) fn names(server: &Server, entries: &[Entry]) -> Vec<String> {
+pub(super) fn names(server: &ServerName, entries: &[HostsEntry]) -> Vec<String> {
     entries.iter().map(|entry| name(server, entry, entries)).collect()
 }
 
 /// The label, and as much more as it takes to tell the entries apart.
-fn name(server: &Server, entry: &Entry, all: &[Entry]) -> String {
+fn name(server: &ServerName, entry: &HostsEntry, all: &[HostsEntry]) -> String {
     let mut name = server.label.clone();
     if all.iter().any(|other| other.door != entry.door) {
         name.push_str(&format!("-{}", entry.door));
     }
-    if all.iter().any(|other| other.door == entry.door && other.way != entry.way) {
-        name.push_str(match entry.way {
-            Way::Totp(_) => "-totp",
-            Way::Spa { .. } => "-spa",
+    if all.iter().any(|other| other.door == entry.door && other.mode != entry.mode) {
+        name.push_str(match entry.mode {
+            HostsMode::Totp(_) => "-totp",
+            HostsMode::Spa { .. } => "-spa",
         });
     }
     name
 }
 
-fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
+fn fields(server: &ServerName, entry: &HostsEntry) -> Vec<(&'static str, String)> {
     let door = entry.door.to_string();
     let mut fields = vec![("host", server.host.clone())];
-    match &entry.way {
-        Way::Totp(scheme) => {
+    match &entry.mode {
+        HostsMode::Totp(scheme) => {
             fields.extend([("mode", "totp".to_owned()), ("door", door)]);
             match scheme.mode() {
                 TotpMode::Ports { low, high, length, protocol } => {
@@ -126,7 +126,7 @@ fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
             }
             fields.push(("secret_file", server.file("totp")));
         }
-        Way::Spa { key, port } => {
+        HostsMode::Spa { key, port } => {
             fields.extend([("mode", "spa".to_owned()), ("door", door)]);
             fields.push(("server_key", key.to_string()));
             fields.push(("key_file", server.file("key")));
@@ -138,7 +138,7 @@ fn fields(server: &Server, entry: &Entry) -> Vec<(&'static str, String)> {
 }
 
 /// How to knock with nothing but a code in hand; `None` where that cannot be done.
-pub(super) fn by_hand(server: &Server, scheme: &Scheme) -> Option<String> {
+pub(super) fn by_hand(server: &ServerName, scheme: &Scheme) -> Option<String> {
     let TotpMode::Code { base, digits } = scheme.mode() else { return None };
     let pairs = EXAMPLE.iter().cycle().take(digits.count() / 2);
     let (code, ports): (String, Vec<String>) =
@@ -161,11 +161,11 @@ fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
     Zeroizing::new(drawn.unwrap_or_else(|error| format!("No QR code: {error}.\n")))
 }
 
-/// What a client is given.
+/// The text for a client that is enrolled.
 pub(super) struct Bundle<'a> {
     pub client: &'a Name,
-    pub server: &'a Server,
-    pub entries: &'a [Entry],
+    pub server: &'a ServerName,
+    pub entries: &'a [HostsEntry],
     /// Its new TOTP secret.
     pub secret: Option<&'a Secret>,
     /// Its new private key for SPA, where it was made here.
@@ -199,7 +199,7 @@ impl Bundle<'_> {
                 ));
             }
         }
-        let is_spa = |entry: &Entry| matches!(entry.way, Way::Spa { .. });
+        let is_spa = |entry: &HostsEntry| matches!(entry.mode, HostsMode::Spa { .. });
         if self.key.is_none() && self.entries.iter().any(is_spa) {
             text.push_str("Its key_file is the file that 'knock --keygen' has made.\n\n");
         }
@@ -220,9 +220,9 @@ impl Bundle<'_> {
         let schemes: Vec<(&Name, &Scheme)> = self
             .entries
             .iter()
-            .filter_map(|entry| match &entry.way {
-                Way::Totp(scheme) => Some((&entry.door, scheme)),
-                Way::Spa { .. } => None,
+            .filter_map(|entry| match &entry.mode {
+                HostsMode::Totp(scheme) => Some((&entry.door, scheme)),
+                HostsMode::Spa { .. } => None,
             })
             .collect();
         let mut shown = Vec::new();
@@ -262,26 +262,26 @@ mod tests {
         port.try_into().unwrap()
     }
 
-    fn gateway() -> Server {
-        Server::new(Some("gw.example.com"), "box")
+    fn gateway() -> ServerName {
+        ServerName::new(Some("gw.example.com"), "box")
     }
 
-    fn ports(protocol: Protocols, step: u32) -> Way {
+    fn ports(protocol: Protocols, step: u32) -> HostsMode {
         let mode = TotpMode::Ports { low: port(20000), high: port(29999), length: 4, protocol };
-        Way::Totp(Scheme::new(mode, step, 1).unwrap())
+        HostsMode::Totp(Scheme::new(mode, step, 1).unwrap())
     }
 
     fn code(digits: Digits) -> Scheme {
         Scheme::new(TotpMode::Code { base: 7000, digits }, 30, 1).unwrap()
     }
 
-    fn spa(port: Option<&str>) -> Way {
+    fn spa(port: Option<&str>) -> HostsMode {
         let key = "4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=".parse().unwrap();
-        Way::Spa { key, port: port.map(str::to_owned) }
+        HostsMode::Spa { key, port: port.map(str::to_owned) }
     }
 
-    fn entry(door: &str, way: Way) -> Entry {
-        Entry { door: door.parse().unwrap(), way, wait: Some(port(22)) }
+    fn entry(door: &str, mode: HostsMode) -> HostsEntry {
+        HostsEntry { door: door.parse().unwrap(), mode, wait: Some(port(22)) }
     }
 
     #[test]
@@ -301,7 +301,7 @@ mod tests {
         );
         let text = hosts(&gateway(), &[entry("ssh", ports(Protocols::Mixed, 90))]);
         assert!(text.contains("    protocol: mixed\n    step: 1m30s\n"), "{text}");
-        let text = hosts(&gateway(), &[entry("ssh", Way::Totp(code(Digits::Eight)))]);
+        let text = hosts(&gateway(), &[entry("ssh", HostsMode::Totp(code(Digits::Eight)))]);
         assert!(text.contains("    base: 7000\n    digits: 8\n"), "{text}");
         let text = hosts(&gateway(), &[entry("ssh", spa(Some("62000-62999")))]);
         let expected = "    server_key: 4BbmHjtWeVM7bEaAdK2cj0F9oCf/oNUue5BUuSUn6kA=\n    \
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn entries_have_names_that_tell_them_apart() {
         let totp = || ports(Protocols::Tcp, 30);
-        let of = |entries: &[Entry]| names(&gateway(), entries);
+        let of = |entries: &[HostsEntry]| names(&gateway(), entries);
         assert_eq!(of(&[entry("ssh", totp())]), ["gw"]);
         assert_eq!(of(&[entry("ssh", totp()), entry("web", totp())]), ["gw-ssh", "gw-web"]);
         assert_eq!(of(&[entry("ssh", totp()), entry("ssh", spa(None))]), ["gw-totp", "gw-spa"]);
@@ -331,7 +331,7 @@ mod tests {
             (Some("gw"), "box", "gw", "gw"),
             (Some(".x"), "box", "server", ".x"),
         ] {
-            let server = Server::new(host, own);
+            let server = ServerName::new(host, own);
             assert_eq!((&*server.label, server.issuer()), (label, issuer));
         }
     }
@@ -345,24 +345,24 @@ mod tests {
         assert!(
             said.starts_with("for the code 49381749 connect to the ports 7049, 7038, 7017, 7049")
         );
-        let address = Server::new(Some("2001:db8::1"), "box");
+        let address = ServerName::new(Some("2001:db8::1"), "box");
         assert!(
             by_hand(&address, &code(Digits::Six)).unwrap().contains("http://[2001:db8::1]:7049/")
         );
-        let Way::Totp(scheme) = ports(Protocols::Tcp, 30) else { panic!("it is a scheme") };
+        let HostsMode::Totp(scheme) = ports(Protocols::Tcp, 30) else { panic!("it is a scheme") };
         assert_eq!(by_hand(&gateway(), &scheme), None);
     }
 
-    fn bundle(entries: &[Entry], qr: bool) -> String {
+    fn bundle(entries: &[HostsEntry], qr: bool) -> String {
         let secret = Secret::new(b"Hello!\xde\xad\xbe\xefHello!\xde\xad\xbe\xef".to_vec());
-        let has_spa = entries.iter().any(|entry| matches!(entry.way, Way::Spa { .. }));
+        let has_spa = entries.iter().any(|entry| matches!(entry.mode, HostsMode::Spa { .. }));
         let bundle = Bundle {
             client: &"phone".parse().unwrap(),
             server: &gateway(),
             entries,
             secret: entries
                 .iter()
-                .any(|entry| matches!(entry.way, Way::Totp(_)))
+                .any(|entry| matches!(entry.mode, HostsMode::Totp(_)))
                 .then_some(&secret),
             key: has_spa.then_some("PRIVATE"),
         };
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_client_is_told_all_that_it_needs() {
-        let text = bundle(&[entry("ssh", Way::Totp(code(Digits::Six)))], false);
+        let text = bundle(&[entry("ssh", HostsMode::Totp(code(Digits::Six)))], false);
         for part in [
             "otpauth://totp/gw.example.com:phone?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
             "At the door ssh, for the code 493817 connect",
@@ -394,13 +394,13 @@ mod tests {
         let entries = [
             entry("ssh", ports(Protocols::Tcp, 30)),
             entry("null", ports(Protocols::Mixed, 90)),
-            entry("-x", Way::Totp(code(Digits::Six))),
-            Entry { wait: None, ..entry("8", Way::Totp(code(Digits::Eight))) },
+            entry("-x", HostsMode::Totp(code(Digits::Six))),
+            HostsEntry { wait: None, ..entry("8", HostsMode::Totp(code(Digits::Eight))) },
             entry("ssh", spa(None)),
             entry("web", spa(Some("62000-62999"))),
         ];
         for host in ["gw.example.com", "192.0.2.1", "2001:db8::1"] {
-            let server = Server::new(Some(host), "null");
+            let server = ServerName::new(Some(host), "null");
             std::fs::write(&path, hosts(&server, &entries)).unwrap();
             let (read, doubts) = crate::client::hosts::read(&path).unwrap();
             assert!(doubts.is_empty(), "{doubts:?}");
@@ -416,14 +416,16 @@ mod tests {
         let alike =
             [entry("ssh", ports(Protocols::Tcp, 30)), entry("web", ports(Protocols::Udp, 30))];
         assert_eq!(bundle(&alike, false).matches("otpauth://").count(), 1);
-        let apart =
-            [entry("ssh", ports(Protocols::Tcp, 30)), entry("web", Way::Totp(code(Digits::Eight)))];
+        let apart = [
+            entry("ssh", ports(Protocols::Tcp, 30)),
+            entry("web", HostsMode::Totp(code(Digits::Eight))),
+        ];
         assert_eq!(bundle(&apart, false).matches("otpauth://").count(), 2);
     }
 
     #[test]
     fn a_qr_code_is_drawn_of_each_secret() {
-        let both = [entry("ssh", Way::Totp(code(Digits::Six))), entry("ssh", spa(None))];
+        let both = [entry("ssh", HostsMode::Totp(code(Digits::Six))), entry("ssh", spa(None))];
         assert!(!bundle(&both, false).contains('█'));
         let finders = bundle(&both, true).matches("█▀▀▀▀▀█ ").count();
         assert!(finders >= 4, "two codes have two corners in their first line each: {finders}");

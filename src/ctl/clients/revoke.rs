@@ -2,21 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::enroll::files::Edit;
-use super::enroll::site::Site;
-use super::error::{Error, say};
-use super::socket::{ControlError, Patience};
-use super::target::Target;
+use super::site::Site;
 use crate::config::Name;
 use crate::control::Request;
+use crate::ctl::edit::Edit;
+use crate::ctl::error::{Error, say};
+use crate::ctl::socket::Timeout;
+use crate::ctl::target::Target;
 
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct RevokeArgs {
+pub(in crate::ctl) struct RevokeArgs {
     /// The name of the client
     client: Name,
 }
 
-pub(super) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Error> {
+pub(in crate::ctl) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Error> {
     let name = &args.client;
     // At once, and whatever is wrong with the configuration.
     let running = end_grants(target, name)?;
@@ -43,17 +43,17 @@ pub(super) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Error> {
 
 /// Closes what the client has opened; false: there is no daemon to do so.
 fn end_grants(target: &Target, client: &Name) -> Result<bool, Error> {
-    match target.ask(&Request::Revoke { client: client.clone() }, Patience::Commands) {
+    match target.ask(&Request::Revoke { client: client.clone() }, Timeout::Commands) {
         Ok(text) => {
             if !text.is_empty() {
                 say(&text);
             }
             Ok(true)
         }
-        Err(ControlError::NotRunning { .. }) => {
+        Err(Error::NotRunning { .. }) => {
             say("knockd is not running: what stands open closes when its time is over");
             Ok(false)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }

@@ -1,0 +1,360 @@
+//! The requests of administrators, each answered by a method of the keeper.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::process;
+use std::time::Duration;
+
+use super::claim::Claim;
+use super::control::{ConnectionId, Follows};
+use super::doors::ClaimOutcome;
+use super::state::Keeper;
+use crate::config::{Client, Door, Name};
+use crate::control::{
+    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
+    Status, What, seconds,
+};
+use crate::grants::{Grant, GrantKey, GrantState, Origin};
+use crate::ipc::ToWatcher;
+use crate::ledger::Query;
+use crate::proto::method::Method;
+use crate::proto::network::is_a_hosts;
+use crate::sys::clock;
+use crate::time::{Monotonic, Now, Wall};
+
+/// How much history is told at once: the latest of it.
+const MOST_HISTORY: u32 = 10_000;
+/// How many grants a status shows.
+const MOST_GRANTS: usize = 25_000;
+/// How long a status may wait for commands that look what is open.
+const TIME_TO_LOOK: Duration = Duration::from_secs(2);
+
+/// How long the watcher may take to tell what it has not told before.
+const TIME_TO_RECALL: Duration = Duration::from_millis(100);
+
+/// Somebody asks what happened lately, of an address or of all, and is told then.
+pub(super) struct Recall {
+    id: ConnectionId,
+    address: Option<IpAddr>,
+    pub(super) by: Monotonic,
+}
+
+impl Keeper {
+    /// Hears what administrators ask, and tells those who follow what has happened.
+    pub(super) fn serve(&mut self, now: Now) {
+        // Whoever begins to follow now is told of what comes.
+        self.pass_on();
+        let requests = self.control.poll(now.monotonic, self.watchers.users());
+        if !requests.is_empty() {
+            let began = clock::now().monotonic;
+            requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));
+            self.control.answered(began, clock::now().monotonic);
+        }
+        for (job, outcome) in self.doors.take_ended() {
+            let Some((asked_by, key)) = self.opening.remove(&job) else { continue };
+            let done = self.has_opened(now, asked_by, &key, outcome);
+            self.done(asked_by, done);
+        }
+        if !self.asked_status.is_empty()
+            && (!self.doors.is_looking() || self.status_by.is_some_and(|by| by <= now.monotonic))
+        {
+            self.doors.stop_looking();
+            let status = self.status(now);
+            self.status_by = None;
+            for id in std::mem::take(&mut self.asked_status) {
+                self.control.reply(id, &Reply::Status(status.clone()));
+                self.done(id, Ok(String::new()));
+            }
+        }
+        self.recall(now);
+        self.pass_on();
+        let explains = !self.recalls.is_empty()
+            || self.control.follows().any(|follows| matches!(follows, Follows::Knocks(_)));
+        if std::mem::replace(&mut self.explains, explains) && !explains {
+            self.watchers.tell(ToWatcher::ExplainNothing);
+        }
+    }
+
+    /// Tells those who asked what happened lately, and from now on what happens.
+    fn recall(&mut self, now: Now) {
+        for Recall { id, address, .. } in self.recalls.extract_if(.., |it| it.by <= now.monotonic) {
+            for line in self.memory.about(address) {
+                self.control.reply(id, &Reply::Event(line));
+            }
+            self.control.follow(id, Follows::Knocks(address));
+        }
+    }
+
+    /// Tells those who follow what has happened.
+    fn pass_on(&mut self) {
+        let is_followed = self.control.follows().any(|follows| follows != Follows::Nothing);
+        for event in self.doors.take_logged() {
+            self.memory.keep(event.clone());
+            if !is_followed {
+                continue;
+            }
+            let source = event.source;
+            self.control.publish(&Reply::Event(event), |follows| match follows {
+                Follows::Nothing => false,
+                Follows::Events | Follows::Knocks(None) => true,
+                Follows::Knocks(wanted) => wanted == source,
+            });
+        }
+    }
+
+    pub(super) fn done(&mut self, id: ConnectionId, done: Result<String, String>) {
+        let reply = match done {
+            Ok(text) => Reply::Done { text },
+            Err(why) => Reply::Failed { why },
+        };
+        self.control.reply(id, &reply);
+    }
+
+    /// Answers a request, or sees to it that it is answered when it is known what has come of it.
+    fn answer(&mut self, now: Now, id: ConnectionId, request: Request) {
+        let done = match request {
+            Request::Status => return self.look_for_status(now, id),
+            Request::Clients => self.clients(id),
+            Request::Open { door, address, seconds } => {
+                match self.open(now, id, &door, address, seconds) {
+                    None => return,
+                    Some(done) => done,
+                }
+            }
+            Request::Close { door, address } => self.close(now, &door, address),
+            Request::CloseAll => {
+                let count = self.doors.list().len();
+                self.doors.close_all(now);
+                Ok(match count {
+                    0 => "nothing is open".to_owned(),
+                    1 => "1 open door closes".to_owned(),
+                    count => format!("{count} open doors close"),
+                })
+            }
+            Request::Revoke { client } => Ok(match self.doors.close_client(now, &client) {
+                0 => String::new(),
+                1 => format!("1 door that '{client}' has opened closes"),
+                count => format!("{count} doors that '{client}' has opened close"),
+            }),
+            Request::Unlock { address } => self.unlock(now, address),
+            Request::ResetClient { client } => self.reset_client(now, &client),
+            Request::Try { seconds } => match self.try_out(now, id, seconds.into()) {
+                // Answered when it is in force.
+                Ok(()) => return,
+                Err(why) => Err(why),
+            },
+            Request::Confirm => {
+                self.confirm(now).map(|()| "confirmed: the configuration stays".to_owned())
+            }
+            Request::Reload => return self.reload(now, Some(id)),
+            Request::Watch => return self.control.follow(id, Follows::Events),
+            Request::Explain { address } => return self.explain(now, id, address),
+            Request::History(query) => self.history(id, query),
+        };
+        self.done(id, done);
+    }
+
+    /// A status is answered when it is known what is open, in this turn if nothing has to be run.
+    fn look_for_status(&mut self, now: Now, id: ConnectionId) {
+        self.doors.look(now);
+        self.status_by.get_or_insert(now.monotonic + TIME_TO_LOOK);
+        self.asked_status.push(id);
+    }
+
+    fn clients(&mut self, id: ConnectionId) -> Result<String, String> {
+        let used = self.doors.journal().ledger().last_uses().map_err(|why| why.to_string())?;
+        let clients = self.watchers.config().clients.iter();
+        let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
+        self.control.reply(id, &Reply::Clients { clients });
+        Ok(String::new())
+    }
+
+    /// Opens a door by hand; `None`: [`serve`](Self::serve) answers when its commands have ended.
+    fn open(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        door: &Name,
+        address: IpAddr,
+        seconds: Option<u64>,
+    ) -> Option<Result<String, String>> {
+        if !is_a_hosts(address) {
+            return Some(Err(format!("no packet comes from {address}")));
+        }
+        let door = match self.find(door) {
+            Err(why) => return Some(Err(why)),
+            Ok(door) => door,
+        };
+        let open_for = seconds.map(Duration::from_secs);
+        let key = GrantKey::new(door.name().clone(), address);
+        let claim = Claim::by_administrator(door, address, now.monotonic, open_for);
+        let outcome = match self.doors.carry_out(now, &claim) {
+            Ok(ClaimOutcome::Done) => Ok(()),
+            Ok(ClaimOutcome::UnderWay(job)) => {
+                self.opening.insert(job, (id, key));
+                return None;
+            }
+            Ok(ClaimOutcome::Failed(why)) => Err(why.to_owned()),
+            Err(reason) => Err(reason.to_string()),
+        };
+        Some(self.has_opened(now, id, &key, outcome))
+    }
+
+    /// What has come of opening a door by hand.
+    fn has_opened(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        key: &GrantKey,
+        outcome: Result<(), String>,
+    ) -> Result<String, String> {
+        let GrantKey { door, address, .. } = key;
+        outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
+        let grants = self.doors.list();
+        let grant = grants.iter().find(|grant| grant.key == *key && is_open(grant));
+        let Some(grant) = grant.map(|grant| self.grant_status(now, grant)) else {
+            return Ok(format!("{door} opens for {address} once what goes on there has ended"));
+        };
+        self.control.reply(id, &Reply::Opened(grant));
+        Ok(String::new())
+    }
+
+    fn close(&mut self, now: Now, door: &Name, address: IpAddr) -> Result<String, String> {
+        if self.doors.close(now, door, address) {
+            return Ok(format!("{door} closes for {address}"));
+        }
+        self.find(door).and(Err(format!("{door} is not open for {address}")))
+    }
+
+    fn unlock(&mut self, now: Now, address: IpAddr) -> Result<String, String> {
+        if !self.watchers.unlock(now.monotonic, address) {
+            return Err(format!("{address} is not locked out"));
+        }
+        let (at, what) = (clock::now().wall, "listened to again");
+        self.doors.log_event(EventLine::new(at, Some(address), None, What::Unlocked, what));
+        Ok(format!("{address} is {what}"))
+    }
+
+    /// Has the watcher tell what it has not told before: all is told in the order of time.
+    fn explain(&mut self, now: Now, id: ConnectionId, address: Option<IpAddr>) {
+        self.watchers.tell(match address {
+            Some(source) => ToWatcher::Explain { source },
+            None => ToWatcher::ExplainAll,
+        });
+        self.recalls.push(Recall { id, address, by: now.monotonic + TIME_TO_RECALL });
+    }
+
+    fn history(&mut self, id: ConnectionId, query: HistoryQuery) -> Result<String, String> {
+        let nanos = |seconds: f64| Wall::from_nanos((seconds.max(0.0) * 1e9) as u64);
+        let query = Query {
+            door: query.door,
+            address: query.address,
+            since: query.since.map(nanos),
+            limit: MOST_HISTORY,
+        };
+        let entries =
+            self.doors.journal().ledger().history(&query).map_err(|why| why.to_string())?;
+        for entry in entries.iter().rev() {
+            self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
+        }
+        Ok(String::new())
+    }
+
+    fn find(&self, name: &Name) -> Result<Door, String> {
+        let door = self.watchers.config().door(name).cloned();
+        door.ok_or_else(|| format!("there is no door '{name}'"))
+    }
+
+    pub(super) fn status(&self, now: Now) -> Status {
+        let config = self.watchers.config();
+        let grants = self.doors.list();
+        let (listening, waiting_for) = self.watchers.listening();
+        let counts = &self.watchers.intake.counts;
+        let mut open: HashMap<&Name, usize> = HashMap::new();
+        for grant in grants.iter().filter(|it| is_open(it) && !self.doors.is_gone(it.id)) {
+            *open.entry(&grant.key.door).or_default() += 1;
+        }
+        let doors = config.doors.iter().map(|door| DoorStatus {
+            door: door.name().clone(),
+            opens: door.opening.ports.iter().map(ToString::to_string).collect(),
+            via: door.opening.mechanism.to_string(),
+            open: open.get(door.name()).copied().unwrap_or_default(),
+            sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
+        });
+        let not_shown = grants.len().saturating_sub(MOST_GRANTS);
+        let grants = grants.iter().take(MOST_GRANTS).map(|grant| self.grant_status(now, grant));
+        let not_closed = self.doors.not_closed().map(|(key, origin)| {
+            grant_status(key, origin, GrantCondition::NotClosed, Duration::ZERO)
+        });
+        let grants = grants.chain(not_closed);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            since: seconds(self.since),
+            configuration: self.cli.config.clone(),
+            on_trial_until: self
+                .trials
+                .until()
+                .map(|until| seconds(now.wall + until.since(now.monotonic))),
+            listening,
+            waiting_for,
+            doors: doors.collect(),
+            grants: grants.collect(),
+            grants_not_shown: not_shown,
+            counters: counts
+                .iter()
+                .map(|(reason, &count)| (reason.as_str().to_owned(), count))
+                .collect(),
+            dropped: self.watchers.intake.dropped,
+            locked_out: self.watchers.intake.lockouts.status(now.monotonic),
+        }
+    }
+
+    fn grant_status(&self, now: Now, grant: &Grant) -> GrantStatus {
+        let condition = match grant.state() {
+            GrantState::Recorded | GrantState::Starting => GrantCondition::Starting,
+            GrantState::Closing => GrantCondition::Closing,
+            _ if self.doors.is_gone(grant.id) => GrantCondition::Gone,
+            GrantState::Open => GrantCondition::Open,
+            GrantState::OpenedWithErrors => GrantCondition::OpenedWithErrors,
+        };
+        grant_status(&grant.key, &grant.origin, condition, grant.deadline.since(now.monotonic))
+    }
+}
+
+fn is_open(grant: &Grant) -> bool {
+    matches!(grant.state(), GrantState::Open | GrantState::OpenedWithErrors)
+}
+
+fn grant_status(
+    key: &GrantKey,
+    origin: &Origin,
+    state: GrantCondition,
+    left: Duration,
+) -> GrantStatus {
+    GrantStatus {
+        door: key.door.clone(),
+        address: key.address,
+        source_port: key.source_port,
+        client: origin.client.clone(),
+        by: origin.by,
+        state,
+        seconds_left: left.as_secs_f64(),
+    }
+}
+
+fn client_status(client: &Client, last_used: Option<&Wall>) -> ClientStatus {
+    let Client { name, doors, expires, totp, spa, fwknop } = client;
+    let held = [
+        (Method::Totp, totp.is_some()),
+        (Method::Spa, spa.is_some()),
+        (Method::Fwknop, fwknop.is_some()),
+    ];
+    ClientStatus {
+        client: name.clone(),
+        by: held.into_iter().filter_map(|(by, is_held)| is_held.then_some(by)).collect(),
+        doors: doors.clone(),
+        last_used: last_used.copied().map(seconds),
+        expires: expires.map(seconds),
+    }
+}
