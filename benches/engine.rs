@@ -200,18 +200,18 @@ mod turning {
 
     use super::*;
 
-    pub fn by_ports() -> Scheme {
+    pub(crate) fn by_ports() -> Scheme {
         let port = |number: u16| number.try_into().expect("a port");
         let (low, high) = (port(20_000), port(29_999));
         let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
         Scheme::new(mode, 30, 1).expect("a scheme")
     }
 
-    pub fn by_code() -> Scheme {
+    pub(crate) fn by_code() -> Scheme {
         Scheme::new(TotpMode::Code { base: 20_000, digits: Digits::Six }, 30, 1).expect("a scheme")
     }
 
-    pub fn engine(scheme: Scheme, clients: u32) -> Engine {
+    pub(crate) fn engine(scheme: Scheme, clients: u32) -> Engine {
         let clients: Vec<Client> = (0..clients)
             .map(|number| Client {
                 name: "client".parse().expect("a name"),
@@ -230,7 +230,7 @@ mod turning {
         Engine::new(Setup { doors: vec![door], clients, sources: SOURCES, ..Setup::default() })
     }
 
-    pub fn print() {
+    pub(crate) fn print() {
         println!("preparing rotating sequences of four knocks, in slices");
         println!("{:>58} {:>9} {:>9} {:>12}", "", "ms", "slices", "longest, ms");
         for clients in CLIENTS {
@@ -274,7 +274,7 @@ mod memory {
 
     const MIB: f64 = 1024.0 * 1024.0;
 
-    pub fn print() {
+    pub(crate) fn print() {
         println!("resident memory of an engine with room for {SOURCES} sources");
         println!("{:>58} {:>9} {:>9}", "", "followed", "MiB");
         row("10,000 doors, nothing seen", 10_000, 0, 0, ipv4);

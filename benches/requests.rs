@@ -8,12 +8,12 @@ use libknock::sys::clock;
 use libknock::time::Wall;
 
 /// Whoever asks.
-pub fn client_key() -> PrivateKey {
+pub(crate) fn client_key() -> PrivateKey {
     PrivateKey::from([7; 32])
 }
 
 /// A native request of the client for the address that it comes from.
-pub fn native(server: &PublicKey) -> Vec<u8> {
+pub(crate) fn native(server: &PublicKey) -> Vec<u8> {
     let mut ephemeral = [0; 32];
     getrandom::fill(&mut ephemeral).unwrap();
     let request = SpaRequest {
@@ -29,7 +29,7 @@ pub fn native(server: &PublicKey) -> Vec<u8> {
 
 /// A request for 22/tcp as fwknop makes it; where no address is named, for the one that it comes
 /// from.
-pub fn of_fwknop(
+pub(crate) fn of_fwknop(
     key: &fwknop::FwknopKey,
     hmac: &fwknop::HmacKey,
     address: Option<Ipv4Addr>,

@@ -32,7 +32,7 @@ const RING: i32 = 4 << 20;
 
 /// One captured packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
+pub(crate) struct Frame<'a> {
     /// When the kernel saw it, to the nanosecond.
     pub time: Wall,
     /// From the link layer on; perhaps not all of it.
@@ -42,13 +42,13 @@ pub struct Frame<'a> {
 /// Counts of packets: those that passed the filter, and of these the ones that were lost because the
 /// ring was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
+pub(crate) struct Stats {
     pub received: u64,
     pub dropped: u64,
 }
 
 /// A live capture. Needs root or `CAP_NET_RAW` to open, and no privilege from then on.
-pub struct Live {
+pub(crate) struct Live {
     capture: Capture<Active>,
     link: LinkType,
     interface: String,
@@ -64,7 +64,7 @@ impl Live {
     ///
     /// # Errors
     /// [`CaptureError`].
-    pub fn open(interface: &str, filter: &Filter) -> Result<Self, CaptureError> {
+    pub(crate) fn open(interface: &str, filter: &Filter) -> Result<Self, CaptureError> {
         let index = if_nametoindex(interface).ok();
         let failed = |source| CaptureError::live(interface, index, source);
         let mut capture = Capture::from_device(interface)
@@ -88,7 +88,7 @@ impl Live {
         Ok(Self { capture, link, interface: interface.to_owned(), index, stats: Stats::default() })
     }
 
-    pub const fn link(&self) -> LinkType {
+    pub(crate) const fn link(&self) -> LinkType {
         self.link
     }
 
@@ -96,8 +96,7 @@ impl Live {
     ///
     /// # Errors
     /// [`CaptureError::InterfaceGone`] for good; no error where it merely went down.
-    #[expect(clippy::should_implement_trait, reason = "an iterator can't lend what it gives")]
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
         match self.capture.next_packet() {
             Ok(packet) => Ok(Some(frame(packet))),
             Err(pcap::Error::TimeoutExpired) => Ok(None),
@@ -109,7 +108,7 @@ impl Live {
     ///
     /// # Errors
     /// [`CaptureError`], where the kernel does not tell.
-    pub fn stats(&mut self) -> Result<Stats, CaptureError> {
+    pub(crate) fn stats(&mut self) -> Result<Stats, CaptureError> {
         let stats = self
             .capture
             .stats()
@@ -147,7 +146,7 @@ impl AsFd for Live {
 }
 
 /// A capture file, pcap or pcapng.
-pub struct Recording {
+pub(crate) struct Recording {
     capture: Capture<Offline>,
     link: LinkType,
     file: String,
@@ -158,7 +157,7 @@ impl Recording {
     ///
     /// # Errors
     /// [`CaptureError`], where it can't be read or is no capture file.
-    pub fn open(path: &Path) -> Result<Self, CaptureError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, CaptureError> {
         let file = match path.to_str() {
             Some("-") => "standard input".to_owned(),
             _ => path.display().to_string(),
@@ -175,7 +174,7 @@ impl Recording {
         Ok(Self { capture, link, file })
     }
 
-    pub const fn link(&self) -> LinkType {
+    pub(crate) const fn link(&self) -> LinkType {
         self.link
     }
 
@@ -183,8 +182,7 @@ impl Recording {
     ///
     /// # Errors
     /// [`CaptureError::Truncated`] where the file ends in the middle of a packet.
-    #[expect(clippy::should_implement_trait, reason = "an iterator can't lend what it gives")]
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
         match self.capture.next_packet() {
             Ok(packet) => Ok(Some(frame(packet))),
             Err(pcap::Error::NoMorePackets) => Ok(None),
@@ -210,7 +208,7 @@ fn understood(of: &str, link: Linktype) -> Result<LinkType, CaptureError> {
 
 /// Why packets can't be had.
 #[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
+pub(crate) enum CaptureError {
     #[error("{interface}: there is no such interface")]
     NoSuchInterface { interface: String, source: pcap::Error },
     #[error("{interface}: the interface is down")]

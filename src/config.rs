@@ -13,14 +13,14 @@ mod loaded;
 mod lockout;
 mod mechanism;
 pub(crate) mod names;
-pub mod one_time;
+pub(crate) mod one_time;
 mod opening;
 mod permissions;
 mod read;
 mod settings;
-pub mod sleeps;
+pub(crate) mod sleeps;
 mod template;
-pub mod trusted_path;
+pub(crate) mod trusted_path;
 pub mod watch;
 
 pub use crate::proto::name::{Name, NameError};

@@ -8,7 +8,7 @@ mod doors;
 mod edit;
 mod error;
 mod events;
-pub mod explain;
+pub(crate) mod explain;
 mod host;
 pub mod import;
 mod one_time;

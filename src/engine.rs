@@ -7,7 +7,7 @@
 mod advance;
 mod doors;
 mod duplicates;
-pub mod fwknop;
+pub(crate) mod fwknop;
 mod lockout;
 mod replay;
 mod sequence;

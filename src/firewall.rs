@@ -1,6 +1,6 @@
 //! The firewall: the guard's table, sets of nftables, and commands, which open and close doors.
 
-pub mod command;
+pub(crate) mod command;
 mod connections;
 pub mod guard;
 pub mod netlink;

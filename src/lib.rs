@@ -12,6 +12,8 @@
 //! time                              Now { monotonic, wall }: passed in, never asked for
 //! ```
 
+#![cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the client is a part of it"))]
+
 pub mod client;
 pub mod config;
 pub mod proto;
@@ -19,7 +21,7 @@ pub mod sys;
 pub mod time;
 
 #[cfg(feature = "daemon")]
-pub mod capture;
+mod capture;
 #[cfg(feature = "daemon")]
 pub mod control;
 #[cfg(feature = "daemon")]
@@ -37,7 +39,7 @@ pub mod keeper;
 #[cfg(feature = "daemon")]
 pub mod ledger;
 #[cfg(feature = "daemon")]
-pub mod log;
+mod log;
 #[cfg(feature = "daemon")]
 pub mod watcher;
 #[cfg(feature = "daemon")]

@@ -5,7 +5,7 @@
 //! `door`, each given with `%`, come first in a text line, the message last, and every other field
 //! appears in JSON only.
 
-pub mod limit;
+pub(crate) mod limit;
 mod record;
 mod sink;
 mod syslog;
@@ -23,13 +23,13 @@ use tracing::{Event, Metadata, Subscriber};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
 use record::LogRecord;
-pub use record::{escape, local};
+pub(crate) use record::{escape, local};
 use sink::{File, Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
 
 /// The reason why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub(crate) enum LogError {
     #[error("cannot open the log file {path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(
@@ -58,7 +58,7 @@ static OUTPUT: Mutex<Option<LogOutput>> = Mutex::new(None);
 ///
 /// # Errors
 /// A file that cannot be written, an unknown facility; what was set before then holds on.
-pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
+pub(crate) fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
     let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
     let is_journals = || fs::canonicalize("/dev/log").is_ok_and(|it| it.starts_with(JOURNAL));
     if foreground && !(log.syslog.is_some() && is_journal() && is_journals()) {
@@ -87,7 +87,7 @@ pub fn set_up(log: &Log, foreground: bool) -> Result<(), LogError> {
 ///
 /// # Errors
 /// Says whose it is, and what to do.
-pub fn check_owner(path: &Path) -> io::Result<()> {
+pub(crate) fn check_owner(path: &Path) -> io::Result<()> {
     let owner = fs::symlink_metadata(path).map_or(0, |metadata| metadata.uid());
     if [0, geteuid().as_raw()].contains(&owner) {
         return Ok(());
@@ -97,13 +97,13 @@ pub fn check_owner(path: &Path) -> io::Result<()> {
 }
 
 /// Errors for standard error, each line with its level where that goes to the journal.
-pub fn errors(text: &str) -> String {
+pub(crate) fn errors(text: &str) -> String {
     let level = stderr_level(LogLevel::Error);
     text.lines().map(|line| format!("{level}{line}\n")).collect()
 }
 
 /// Logs something that happened; its facts, too, where lines are objects.
-pub fn event(line: &EventLine) {
+pub(crate) fn event(line: &EventLine) {
     write(line.level(), || LogRecord::of_line(line));
 }
 

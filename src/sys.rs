@@ -3,19 +3,19 @@
 
 pub mod clock;
 #[cfg(feature = "daemon")]
-pub mod command_table;
+pub(crate) mod command_table;
 pub mod fault;
 pub mod files;
 #[cfg(feature = "daemon")]
-pub mod host;
+pub(crate) mod host;
 #[cfg(feature = "daemon")]
-pub mod lock_file;
-pub mod memory;
+pub(crate) mod lock_file;
+pub(crate) mod memory;
 #[cfg(feature = "daemon")]
-pub mod privileges;
+pub(crate) mod privileges;
 #[cfg(feature = "daemon")]
 pub mod process;
 #[cfg(feature = "daemon")]
 pub mod scheduling;
 #[cfg(feature = "daemon")]
-pub mod signals;
+pub(crate) mod signals;

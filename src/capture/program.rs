@@ -16,7 +16,7 @@ const CLASS: u32 = 0x07;
 /// What libpcap's optimiser leaves of some filters reads a cell of scratch memory that not every
 /// way there has written. The kernel refuses that, and libpcap then has the filter run by the
 /// process, to which every packet is copied.
-pub fn is_loadable(program: &BpfProgram) -> bool {
+pub(super) fn is_loadable(program: &BpfProgram) -> bool {
     let instructions = program.get_instructions();
     instructions.len() <= MOST && is_written_before_it_is_read(instructions.iter().map(read))
 }

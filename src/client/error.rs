@@ -20,7 +20,7 @@ const GAVE_UP: u8 = 3;
 
 /// An error that ends the program: nothing was sent, or not everything, or not to any effect.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(super) enum ClientError {
     #[error(transparent)]
     Usage(#[from] UsageError),
     #[error(transparent)]
@@ -62,7 +62,7 @@ pub enum ClientError {
     if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
     advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
 )]
-pub struct GaveUp {
+pub(super) struct GaveUp {
     pub to: SocketAddr,
     pub knocked: u32,
     pub what: &'static str,
@@ -73,7 +73,7 @@ pub struct GaveUp {
 
 impl ClientError {
     /// The exit status of the program.
-    pub const fn status(&self) -> u8 {
+    pub(super) const fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
             Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
@@ -82,7 +82,7 @@ impl ClientError {
     }
 
     /// Says it on standard error.
-    pub fn say(&self) {
+    pub(super) fn say(&self) {
         let text = self.to_string();
         match self {
             // It begins with the place, as editors want it.

@@ -25,7 +25,7 @@ use crate::time::Wall;
 
 /// A client's requests of a fwknop server, or of one that understands it.
 #[derive(Clone, Debug)]
-pub struct FwknopKnocker {
+pub(super) struct FwknopKnocker {
     pub key: FwknopKey,
     pub hmac: Option<(HmacKey, Hash)>,
     pub digest: Hash,
@@ -49,7 +49,7 @@ impl FwknopKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if no server would take it.
-    pub fn request(
+    pub(super) fn request(
         &self,
         now: Wall,
         host: SocketAddr,
@@ -96,7 +96,7 @@ fn only_v4(own: IpAddr) -> io::Result<IpAddr> {
 ///
 /// # Errors
 /// Says which durations are possible.
-pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
+pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
     values::open_for(text).and_then(check_open_for)
 }
 
@@ -104,7 +104,7 @@ pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
 ///
 /// # Errors
 /// If that is longer than any of fwknop's servers takes.
-pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
+pub(super) fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
     if seconds.get() <= MAX_TIMEOUT {
         Ok(seconds)
     } else {
@@ -116,7 +116,7 @@ pub fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
 ///
 /// # Errors
 /// Says how to write it.
-pub fn time_offset(text: &str) -> Result<i64, String> {
+pub(super) fn time_offset(text: &str) -> Result<i64, String> {
     fwknoprc::time_offset(text)
         .ok_or_else(|| format!("'{text}' is not a time: write for example 60s, -5min or 1day"))
 }
@@ -126,7 +126,7 @@ pub fn time_offset(text: &str) -> Result<i64, String> {
 ///
 /// # Errors
 /// If it is one that fwknop does not take.
-pub fn user(
+pub(super) fn user(
     variable: impl Fn(&str) -> Option<String>,
     account: Option<String>,
 ) -> Result<User, String> {
@@ -141,7 +141,7 @@ pub fn user(
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no key.
-pub fn keys(path: &Path) -> Result<RcKeys, KeyFileError> {
+pub(super) fn keys(path: &Path) -> Result<RcKeys, KeyFileError> {
     keys::parsed(path, |text| match generated(text)? {
         RcKeys { key: None, hmac: None } => {
             Ok(RcKeys { key: Some(FwknopKey::new(one_line(text).into())?), hmac: None })
@@ -155,7 +155,7 @@ pub fn keys(path: &Path) -> Result<RcKeys, KeyFileError> {
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no key.
-pub fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
+pub(super) fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
     keys::parsed(path, |text| match generated(text)?.hmac {
         Some(key) => Ok(key),
         None => HmacKey::new(one_line(text).into()),
@@ -166,7 +166,7 @@ pub fn hmac_key(path: &Path) -> Result<HmacKey, KeyFileError> {
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it has none for this server.
-pub fn key_for(path: &Path, server: &str) -> Result<FwknopKey, KeyFileError> {
+pub(super) fn key_for(path: &Path, server: &str) -> Result<FwknopKey, KeyFileError> {
     let of_server = |line: &str| {
         let key = line.trim().strip_prefix(server)?.strip_prefix(':')?.trim();
         Some(FwknopKey::new(key.into()))
@@ -189,7 +189,7 @@ fn generated(text: &str) -> Result<RcKeys, FwknopKeyError> {
 
 /// The reason why a stanza of `~/.fwknoprc` is of no use.
 #[derive(Debug, thiserror::Error)]
-pub enum StanzaError {
+pub(super) enum StanzaError {
     #[error("no home directory is known, so there is no ~/.fwknoprc")]
     NoHome,
     #[error("{}: cannot be read: {source}", path.display())]
@@ -211,7 +211,11 @@ const fn blank(error: &RcError) -> &'static str {
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.
-pub fn stanza(name: &str, settled: &[&str], messages: Messages) -> Result<RcStanza, StanzaError> {
+pub(super) fn stanza(
+    name: &str,
+    settled: &[&str],
+    messages: Messages,
+) -> Result<RcStanza, StanzaError> {
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
     let unreadable = |source| StanzaError::Unreadable { path: path.clone(), source };
     let mode = std::fs::metadata(&path).map_err(unreadable)?.mode();

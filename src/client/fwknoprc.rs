@@ -23,7 +23,7 @@ const RANDOM: PortRange = {
 
 /// A stanza of the file, with that of `[default]` below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RcStanza {
+pub(crate) struct RcStanza {
     pub server: Option<String>,
     /// The part that options can say too.
     pub settings: ClientSettings,
@@ -38,7 +38,7 @@ pub struct RcStanza {
 
 /// The keys of a stanza, or of a file that `fwknop --key-gen` wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RcKeys {
+pub(crate) struct RcKeys {
     pub key: Option<FwknopKey>,
     pub hmac: Option<HmacKey>,
 }
@@ -62,7 +62,7 @@ impl RcKeys {
 
 /// An error in the file. Shows no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RcError {
+pub(crate) enum RcError {
     #[error("there is no stanza [{0}] in it")]
     NoStanza(String),
     #[error("{line}: {error}")]
@@ -71,7 +71,7 @@ pub enum RcError {
 
 /// An error in a line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RcLineError {
+pub(crate) enum RcLineError {
     #[error("not a name and a value, with a blank between the two")]
     NotAPair,
     #[error("fwknop knows no '{0}'")]
@@ -100,7 +100,7 @@ pub enum RcLineError {
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
-pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
+pub(crate) fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
     let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
     if !is_there {
         return Err(RcError::NoStanza(name.to_owned()));

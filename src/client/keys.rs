@@ -18,7 +18,7 @@ const MAX_SIZE: usize = 4096;
 
 /// The reason why a file gives no secret. What it holds is never shown.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
+pub(super) enum KeyFileError {
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
@@ -38,7 +38,7 @@ pub enum KeyFileError {
 
 /// The reason why there is no new key.
 #[derive(Debug, thiserror::Error)]
-pub enum KeygenError {
+pub(super) enum KeygenError {
     #[error("{} exists already, and no key is ever overwritten{}", path.display(), its(public.as_ref()))]
     Exists { path: PathBuf, public: Option<PublicKey> },
     #[error("{}: cannot be written: {source}", path.display())]
@@ -55,7 +55,7 @@ fn its(public: Option<&PublicKey>) -> String {
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no key.
-pub fn private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
+pub(super) fn private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
     parsed(path, str::parse)
 }
 
@@ -63,7 +63,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
 ///
 /// # Errors
 /// [`KeyFileError`] if others can read it, or if it holds no secret.
-pub fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
+pub(super) fn totp_secret(path: &Path) -> Result<Secret, KeyFileError> {
     parsed(path, |text| parse_secret(text.trim()))
 }
 
@@ -113,7 +113,7 @@ fn is_secret(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`KeygenError`] if there is such a file already, or it cannot be written.
-pub fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
+pub(super) fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
     let mut random = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *random)?;
     let key = PrivateKey::from(*random);

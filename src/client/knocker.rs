@@ -14,7 +14,7 @@ use crate::time::Wall;
 
 /// A source of tries at one host: the same knocks again, those of the moment, or a new request.
 #[derive(Clone, Debug)]
-pub enum Knocker {
+pub(super) enum Knocker {
     Sequence(Schedule),
     /// Of a code that somebody typed.
     Code(Schedule),
@@ -28,7 +28,7 @@ const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
 
 impl Knocker {
     /// The moment at which a try may begin.
-    pub fn start(&self, now: Wall) -> Start {
+    pub(super) fn start(&self, now: Wall) -> Start {
         match self {
             Self::Totp(totp) => totp.start(now),
             _ => Start::Now,
@@ -39,7 +39,7 @@ impl Knocker {
     ///
     /// # Errors
     /// [`RequestError`] if no request can be made.
-    pub fn next(
+    pub(super) fn next(
         &self,
         now: Wall,
         host: SocketAddr,
@@ -54,12 +54,12 @@ impl Knocker {
     }
 
     /// Whether what is sent depends on a clock that is certainly wrong.
-    pub fn is_mistimed(&self, now: Wall) -> bool {
+    pub(super) fn is_mistimed(&self, now: Wall) -> bool {
         now < WRITTEN && !matches!(self, Self::Sequence(_) | Self::Code(_))
     }
 
     /// The word for what each try sends.
-    pub const fn noun(&self) -> &'static str {
+    pub(super) const fn noun(&self) -> &'static str {
         match self {
             Self::Spa(_) | Self::Fwknop(_) => "request",
             Self::Sequence(_) | Self::Code(_) | Self::Totp(_) => "knock",
@@ -67,7 +67,7 @@ impl Knocker {
     }
 
     /// Advice for where nothing opened.
-    pub fn advice(&self) -> Option<String> {
+    pub(super) fn advice(&self) -> Option<String> {
         const CODE: &str = "look at the code and the clock before you try again: \
                             a door may stop listening after a few wrong codes";
         let advice = match self {

@@ -55,14 +55,14 @@ fn takes_time(line: Option<String>) {
 /// What accompanies the knocking: verbose output, and warnings. Nothing of it keeps the knocking from
 /// happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Messages {
+pub(super) struct Messages {
     /// The stream of the messages of `-v`; `None`: they are not wanted.
     pub verbose: Option<Stream>,
 }
 
 /// A standard stream that messages go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub(super) enum Stream {
     Output,
     /// Where standard output is somebody's connection.
     Error,
@@ -71,10 +71,10 @@ pub enum Stream {
 impl Messages {
     /// Neither `-v` nor a terminal.
     #[cfg(test)]
-    pub const SILENT: Self = Self { verbose: None };
+    pub(super) const SILENT: Self = Self { verbose: None };
 
     /// Says a line with `-v`. What took time before it does so no more.
-    pub fn say<T: Display>(self, line: impl FnOnce() -> T) {
+    pub(super) fn say<T: Display>(self, line: impl FnOnce() -> T) {
         let _ = match self.verbose {
             Some(Stream::Output) => writeln!(io::stdout(), "{}", line()),
             Some(Stream::Error) => writeln!(io::stderr(), "knock: {}", line()),
@@ -83,7 +83,7 @@ impl Messages {
     }
 
     /// Says with `-v` what may take time from now on; in any case on a terminal, where it does.
-    pub fn say_what_lasts<T: Display>(self, line: impl FnOnce() -> T) {
+    pub(super) fn say_what_lasts<T: Display>(self, line: impl FnOnce() -> T) {
         match self.verbose {
             Some(_) => self.say(line),
             None => takes_time(Some(line().to_string())),
@@ -91,7 +91,7 @@ impl Messages {
     }
 
     /// Says what the user should know in any case.
-    pub fn warn(self, doubt: &dyn Display) {
+    pub(super) fn warn(self, doubt: &dyn Display) {
         complain(&format!("knock: warning: {doubt}"));
     }
 }

@@ -29,7 +29,7 @@ impl ResolveFamily {
 
 /// The reason why a host has no address that could be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
+pub(super) enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
     #[error("{host} has no {wanted} address, only {found}: leave out {option}")]
@@ -44,7 +44,7 @@ fn explain(error: &io::Error) -> String {
 
 /// The address of a host that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resolved {
+pub(super) struct Resolved {
     /// The first by RFC 6724; its port is 0.
     pub address: SocketAddr,
     /// The number of others that could have been used.
@@ -57,7 +57,7 @@ pub struct Resolved {
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
-pub fn resolve(host: &str, family: ResolveFamily) -> Result<Resolved, ResolveError> {
+pub(super) fn resolve(host: &str, family: ResolveFamily) -> Result<Resolved, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let unknown = |source| ResolveError::Unknown { host: host.to_owned(), source };
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -117,7 +117,7 @@ pub enum PortError {
 ///
 /// # Errors
 /// [`PortError`] if there is no such port, service or protocol.
-pub fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, PortError> {
+pub(super) fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, PortError> {
     if text.contains([',', ';', ' ']) {
         return Err(PortError::Several(text.to_owned()));
     }

@@ -35,7 +35,7 @@ const RETRIES: u16 = 3;
 
 /// A plan: a host, how to knock there, and what then.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Name or address.
     pub host: String,
     pub knocker: Knocker,
@@ -46,7 +46,7 @@ pub struct Plan {
 
 /// The action after knocking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
+pub(super) enum After {
     Nothing,
     /// Knock until the port is open.
     Wait(WaitTarget),
@@ -59,7 +59,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`ClientError`] with what is wrong, or missing.
-    pub fn new(invocation: &Invocation, messages: Messages) -> Result<Self, ClientError> {
+    pub(super) fn new(invocation: &Invocation, messages: Messages) -> Result<Self, ClientError> {
         let profile = look_up(invocation)?;
         let profile = profile.as_ref();
         let own = invocation.settings.clone();

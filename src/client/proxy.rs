@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 /// The reason why a connection ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
-pub enum ProxyError {
+pub(super) enum ProxyError {
     #[error("the connection broke: {0}")]
     Connection(#[source] io::Error),
     #[error("standard input or output cannot be used: {0}")]
@@ -26,7 +26,7 @@ pub enum ProxyError {
 ///
 /// # Errors
 /// [`ProxyError`] if the connection is reset or an end of it cannot be used.
-pub fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
+pub(super) fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
     // A key that is pressed shall not wait for the next.
     let _ = stream.set_nodelay(true);
     // What is still under way when the program ends shall arrive.

@@ -18,7 +18,7 @@ use crate::time::Monotonic;
 
 /// The reason why a packet did not leave this machine.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(super) enum SendError {
     #[error("knock {number} of {count} was not sent: {what}: {}", explain(source))]
     Knock { number: usize, count: usize, what: OutgoingPacket, source: io::Error },
     #[error("the request was not sent: {what}: {}", explain(source))]
@@ -56,7 +56,7 @@ fn explain_port(error: &io::Error) -> String {
 
 /// A packet that leaves: its protocol, where it goes, and the length of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutgoingPacket {
+pub(super) struct OutgoingPacket {
     pub protocol: Protocol,
     pub to: SocketAddr,
     length: Option<usize>,
@@ -64,7 +64,11 @@ pub struct OutgoingPacket {
 
 impl OutgoingPacket {
     /// A knock on a port of `host`, whose own port does not matter; with a `datagram`, a request.
-    pub fn new(mut host: SocketAddr, knock: Knock, datagram: Option<&RequestDatagram>) -> Self {
+    pub(super) fn new(
+        mut host: SocketAddr,
+        knock: Knock,
+        datagram: Option<&RequestDatagram>,
+    ) -> Self {
         host.set_port(knock.port.get());
         let length = datagram.map(|datagram| datagram.bytes.len());
         Self { protocol: knock.protocol, to: host, length }
@@ -81,7 +85,7 @@ impl fmt::Display for OutgoingPacket {
 
 /// An event while knocking, for those who want to read along.
 #[derive(Clone, Copy, Debug)]
-pub enum KnockProgress {
+pub(super) enum KnockProgress {
     Hitting(OutgoingPacket),
     Waiting(SocketAddr),
     StillShut(SocketAddr),
@@ -101,7 +105,7 @@ impl fmt::Display for KnockProgress {
 
 /// The port that is waited for, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaitTarget {
+pub(super) struct WaitTarget {
     pub port: NonZeroU16,
     /// Bound for every connection; `None`: the kernel chooses.
     pub source_port: Option<NonZeroU16>,
@@ -112,7 +116,7 @@ pub struct WaitTarget {
 /// The end of waiting for a port.
 #[derive(Debug)]
 #[must_use]
-pub enum Waited {
+pub(super) enum Waited {
     Open(TcpStream),
     GaveUp { knocked: u32 },
 }
@@ -122,7 +126,7 @@ pub enum Waited {
 const KEPT: usize = 32;
 
 /// A sender to one host, which tells `report` what it does.
-pub struct Sender<R> {
+pub(super) struct Sender<R> {
     host: SocketAddr,
     report: R,
     udp: VecDeque<UdpSocket>,
@@ -130,7 +134,7 @@ pub struct Sender<R> {
 
 impl<R: FnMut(KnockProgress)> Sender<R> {
     /// Sends to `host`, whose own port does not matter.
-    pub fn new(host: SocketAddr, report: R) -> Self {
+    pub(super) fn new(host: SocketAddr, report: R) -> Self {
         Self { host, report, udp: VecDeque::with_capacity(KEPT) }
     }
 
@@ -138,7 +142,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
     ///
     /// # Errors
     /// [`SendError`] for the first packet that could not leave; those after it are not sent.
-    pub fn send(&mut self, schedule: &Schedule) -> Result<(), SendError> {
+    pub(super) fn send(&mut self, schedule: &Schedule) -> Result<(), SendError> {
         let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
@@ -170,7 +174,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
     /// # Errors
     /// [`SendError`] as [`Self::send`], or what `schedule` says. A connection that fails is no
     /// error, whatever the reason: a firewall may answer with any.
-    pub fn send_until_open<E: From<SendError>>(
+    pub(super) fn send_until_open<E: From<SendError>>(
         &mut self,
         target: WaitTarget,
         mut schedule: impl FnMut() -> Result<Schedule, E>,
@@ -266,7 +270,7 @@ fn bound(to: SocketAddr, port: NonZeroU16) -> io::Result<Socket> {
 }
 
 /// A port on all addresses that this machine has of the same family.
-pub fn any_like(address: SocketAddr, port: u16) -> SocketAddr {
+pub(super) fn any_like(address: SocketAddr, port: u16) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
@@ -277,7 +281,7 @@ pub fn any_like(address: SocketAddr, port: u16) -> SocketAddr {
 ///
 /// # Errors
 /// What the kernel says where there is none.
-pub fn free_port() -> io::Result<NonZeroU16> {
+pub(super) fn free_port() -> io::Result<NonZeroU16> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
     let port = socket.local_addr()?.as_socket().and_then(|own| NonZeroU16::new(own.port()));

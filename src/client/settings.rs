@@ -34,7 +34,7 @@ pub enum Mode {
 
 /// A key of the hosts file. The command line has an [`option`] for most of them.
 #[derive(Clone, Copy, Debug)]
-pub struct SettingsField {
+pub(super) struct SettingsField {
     pub key: &'static str,
     /// The modes that have a use for it.
     pub modes: &'static [Mode],
@@ -57,7 +57,7 @@ const REQUESTED: &[Mode] = &[Mode::Spa, Mode::Fwknop];
 const FWKNOP: &[Mode] = &[Mode::Fwknop];
 
 /// All keys of the hosts file.
-pub const FIELDS: [SettingsField; 27] = [
+pub(super) const FIELDS: [SettingsField; 27] = [
     field("host", &Mode::ALL, &[]),
     field("mode", &Mode::ALL, &[]),
     field("ports", &[Mode::Sequence, Mode::Totp, Mode::Fwknop], &[]),
@@ -88,7 +88,7 @@ pub const FIELDS: [SettingsField; 27] = [
 ];
 
 /// The modes that have a use for what an option says; `None`: all have.
-pub fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
+pub(super) fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
     match key {
         "udp" => Some(&[Mode::Sequence]),
         // In the hosts file the word is also for the ports that stand after the host here.
@@ -98,18 +98,18 @@ pub fn modes_of_option(key: &str) -> Option<&'static [Mode]> {
 }
 
 /// Two keys or options that do not go together, and why.
-pub type Exclusion = (&'static str, &'static str, &'static str);
+pub(super) type Exclusion = (&'static str, &'static str, &'static str);
 
 /// The differences between the two kinds of rotating sequences: they exclude each other also where
 /// an option says the one, and the hosts file the other.
-pub const KINDS: [Exclusion; 3] = [
+pub(super) const KINDS: [Exclusion; 3] = [
     ("length", "base", "a code's digits say how many knocks there are"),
     ("protocol", "base", "a code is knocked over tcp"),
     ("digits", "ports", "only a code has digits"),
 ];
 
 /// The other exclusions, in one place.
-pub const EXCLUDES: [Exclusion; 11] = [
+pub(super) const EXCLUDES: [Exclusion; 11] = [
     ("base", "ports", "keep the one that the door has"),
     ("ports", "code", "a door that takes codes has a --base"),
     ("length", "code", "a code's digits say how many knocks there are"),
@@ -124,7 +124,7 @@ pub const EXCLUDES: [Exclusion; 11] = [
 ];
 
 /// The option that says what a key of the hosts file says.
-pub fn option(key: &str) -> String {
+pub(super) fn option(key: &str) -> String {
     let name = match key {
         "key_file" | "hmac_key_file" => key.trim_end_matches("_file"),
         _ => key,

@@ -16,7 +16,7 @@ use crate::time::Wall;
 
 /// The reason why a request cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub(super) enum RequestError {
     #[error("--address {0} is this machine's own: it means nothing to {1}")]
     Loopback(IpAddr, IpAddr),
     #[error("this machine gives no random numbers: {0}")]
@@ -27,7 +27,7 @@ pub enum RequestError {
 
 /// A client's requests of a server.
 #[derive(Clone, Debug)]
-pub struct SpaKnocker {
+pub(super) struct SpaKnocker {
     pub client: PrivateKey,
     pub server: PublicKey,
     pub port: PortRange,
@@ -47,7 +47,7 @@ impl SpaKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if it would be of no use, or if it cannot be encrypted.
-    pub fn request(
+    pub(super) fn request(
         &self,
         now: Wall,
         host: SocketAddr,

@@ -16,28 +16,28 @@ use crate::time::Wall;
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The stamp after `last`: the time that the clock shows, or the next possible one.
-pub fn next(now: Wall, last: Option<Stamp>) -> Stamp {
+pub(super) fn next(now: Wall, last: Option<Stamp>) -> Stamp {
     let after = last.map(|last| Stamp::from_micros(last.as_micros().saturating_add(1)));
     after.map_or(now.into(), |after| after.max(now.into()))
 }
 
 /// The last stamp of a key, in a file beside it.
 #[derive(Clone, Debug)]
-pub struct Stamps {
+pub(super) struct Stamps {
     key: PathBuf,
     last: PathBuf,
 }
 
 /// A stamp that was issued, and what makes it doubtful.
 #[derive(Debug)]
-pub struct Issued {
+pub(super) struct Issued {
     pub stamp: Stamp,
     pub warnings: Vec<StampWarning>,
 }
 
 /// A doubt that this request, or the next one, will be accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum StampWarning {
+pub(super) enum StampWarning {
     #[error(
         "the last request was made {} after what the clock says now: either the clock is wrong \
          now, and has to be set, or it was wrong then: if so, remove {}",
@@ -56,7 +56,7 @@ pub enum StampWarning {
 
 impl Stamps {
     /// Those of the key in `file`: `file.last` has the last one.
-    pub fn of(file: &Path) -> Self {
+    pub(super) fn of(file: &Path) -> Self {
         let mut last = file.as_os_str().to_owned();
         last.push(".last");
         Self { key: file.to_owned(), last: last.into() }
@@ -66,7 +66,7 @@ impl Stamps {
     ///
     /// A disk that is full or cannot be written does not keep anyone from knocking: the clock alone
     /// gives the stamp then.
-    pub fn issue(&self, now: Wall) -> Issued {
+    pub(super) fn issue(&self, now: Wall) -> Issued {
         let mut warnings = Vec::new();
         let kept = self.lock().and_then(|_lock| {
             let last = self.read(&mut warnings)?;

@@ -80,7 +80,7 @@ impl Address {
 ///
 /// # Errors
 /// Says which numbers are possible.
-pub fn length(text: &str) -> Result<u8, String> {
+pub(super) fn length(text: &str) -> Result<u8, String> {
     let (low, high) = LENGTHS.into_inner();
     match text.parse() {
         Ok(length) if LENGTHS.contains(&length) => Ok(length),
@@ -94,7 +94,7 @@ pub fn length(text: &str) -> Result<u8, String> {
 ///
 /// # Errors
 /// Says which ports are possible.
-pub fn base(text: &str) -> Result<u16, String> {
+pub(super) fn base(text: &str) -> Result<u16, String> {
     match parse_port(text) {
         Ok(base) if base.get() <= u16::MAX - 99 => Ok(base.get()),
         _ => Err(format!(
@@ -108,7 +108,7 @@ pub fn base(text: &str) -> Result<u16, String> {
 ///
 /// # Errors
 /// Says which numbers are possible.
-pub fn digits(text: &str) -> Result<Digits, String> {
+pub(super) fn digits(text: &str) -> Result<Digits, String> {
     match text {
         "6" => Ok(Digits::Six),
         "8" => Ok(Digits::Eight),
@@ -120,7 +120,7 @@ pub fn digits(text: &str) -> Result<Digits, String> {
 ///
 /// # Errors
 /// Says which durations are possible.
-pub fn step(text: &str) -> Result<u32, String> {
+pub(super) fn step(text: &str) -> Result<u32, String> {
     let step = duration::parse(text).map_err(|error| error.to_string())?;
     match whole_seconds(step) {
         Some(seconds) if STEPS.contains(&seconds) => Ok(seconds),
@@ -132,7 +132,7 @@ pub fn step(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// Says what is possible.
-pub fn user(text: &str) -> Result<User, String> {
+pub(super) fn user(text: &str) -> Result<User, String> {
     text.parse().map_err(|_| "write 1 to 48 letters and digits".to_owned())
 }
 
@@ -140,7 +140,7 @@ pub fn user(text: &str) -> Result<User, String> {
 ///
 /// # Errors
 /// Says which durations are possible.
-pub fn open_for(text: &str) -> Result<NonZeroU32, String> {
+pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
     let asked = duration::parse(text).map_err(|error| error.to_string())?;
     whole_seconds(asked)
         .and_then(NonZeroU32::new)

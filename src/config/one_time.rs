@@ -13,7 +13,7 @@ use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
 
 /// One sequence of a file that is still good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OneTimeLine {
+pub(crate) struct OneTimeLine {
     /// From 1.
     pub number: u32,
     /// Where the line begins, in bytes: the one byte there becomes `#` when it has been used.
@@ -25,7 +25,7 @@ pub struct OneTimeLine {
 /// Why a line is no sequence. The message shows nothing of the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct OneTimeLineError {
+pub(crate) struct OneTimeLineError {
     /// From 1.
     pub line: u32,
     /// In characters, from 1.
@@ -37,7 +37,7 @@ pub struct OneTimeLineError {
 
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LineProblem {
+pub(crate) enum LineProblem {
     #[error("this is not a port: write numbers with commas between them, such as 7000,8000:udp")]
     Port,
     #[error("this port is out of range: ports go from 1 to 65535")]
@@ -54,7 +54,7 @@ pub enum LineProblem {
 ///
 /// # Errors
 /// One [`OneTimeLineError`] for each line that is neither a comment nor a sequence.
-pub fn parse(text: &str) -> Result<Vec<OneTimeLine>, Vec<OneTimeLineError>> {
+pub(crate) fn parse(text: &str) -> Result<Vec<OneTimeLine>, Vec<OneTimeLineError>> {
     let mut lines = Vec::new();
     let mut errors = Vec::new();
     let mut offset = 0;
@@ -106,11 +106,11 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
 }
 
 /// What a line begins with that has been used.
-pub const STRUCK: u8 = b'#';
+pub(crate) const STRUCK: u8 = b'#';
 
 /// How sequences are to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     /// How many lines.
     pub lines: usize,
     /// How many knocks in each.
@@ -123,7 +123,7 @@ pub struct Recipe {
 
 /// Why no sequences can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecipeError {
+pub(crate) enum RecipeError {
     #[error("a sequence has 3 to {MAX_KNOCKS} knocks: a port scan completes shorter ones")]
     Length,
     #[error("there are too few ports for so many sequences: name a wider range, or fewer lines")]
@@ -137,7 +137,10 @@ pub enum RecipeError {
 ///
 /// # Errors
 /// [`RecipeError`] if there are not enough such sequences, or `random` does not find them.
-pub fn generate(recipe: &Recipe, mut random: impl FnMut() -> u64) -> Result<String, RecipeError> {
+pub(crate) fn generate(
+    recipe: &Recipe,
+    mut random: impl FnMut() -> u64,
+) -> Result<String, RecipeError> {
     if !(3..=MAX_KNOCKS).contains(&recipe.length) {
         return Err(RecipeError::Length);
     }

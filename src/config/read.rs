@@ -1,7 +1,7 @@
 //! Readers of the configuration: from files, in YAML or as classic knockd has them, to the model.
 
 pub mod classic;
-pub mod classic_lines;
+pub(crate) mod classic_lines;
 mod clients;
 mod commands;
 mod credentials;
@@ -18,9 +18,9 @@ mod rotation;
 mod sequence;
 mod server_key;
 mod settings;
-pub mod tree;
+pub(crate) mod tree;
 mod via;
-pub mod yaml;
+pub(crate) mod yaml;
 
 pub use commands::PATH;
 #[cfg(feature = "daemon")]

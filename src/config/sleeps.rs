@@ -10,7 +10,7 @@ use crate::proto::name::Name;
 /// An estimate of how long a command runs, from its text.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunTime {
+pub(crate) struct RunTime {
     /// All its sleeps that it waits for; what it leaves in the background does not count.
     pub sleeps: Duration,
     /// Whether nothing else in it takes long: it runs firewall tools and the like alone.
@@ -19,13 +19,13 @@ pub struct RunTime {
 
 impl RunTime {
     /// Whether it takes longer than `limit`, or nearly.
-    pub fn exceeds(&self, limit: Duration) -> bool {
+    pub(crate) fn exceeds(&self, limit: Duration) -> bool {
         self.sleeps.saturating_add(Duration::from_secs(1)) > limit
     }
 }
 
 /// The estimate for a command whose `%SECONDS%` are those of `open_for`.
-pub fn run_time(command: &Command, open_for: Duration) -> RunTime {
+pub(crate) fn run_time(command: &Command, open_for: Duration) -> RunTime {
     let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let (door, seconds) = (&Name::closest("door"), open_for.as_secs());
     let rendered = command.render(&Holes { address, door, client: None, port: None, seconds });

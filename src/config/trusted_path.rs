@@ -20,7 +20,7 @@ const LINKS: usize = 40;
 
 /// The end of a path: what it has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaf {
+pub(crate) enum Leaf {
     /// A directory for files of knockd, in which nobody else may make any.
     Directory,
     /// A file of knockd, itself and not a link to it.
@@ -35,7 +35,7 @@ pub enum Leaf {
 ///
 /// # Errors
 /// Names the first that others could have put there or could change.
-pub fn check_paths(settings: &Settings, options: Options) -> Result<(), Diagnostic> {
+pub(crate) fn check_paths(settings: &Settings, options: Options) -> Result<(), Diagnostic> {
     let state = &settings.state_dir;
     check_path(state, Leaf::Directory, options)?;
     check_path(&settings.run_dir, Leaf::Directory, options)?;
@@ -49,7 +49,7 @@ pub fn check_paths(settings: &Settings, options: Options) -> Result<(), Diagnost
 ///
 /// # Errors
 /// Says whose something is, or who else can write it.
-pub fn check_path(path: &Path, leaf: Leaf, options: Options) -> Result<(), Diagnostic> {
+pub(crate) fn check_path(path: &Path, leaf: Leaf, options: Options) -> Result<(), Diagnostic> {
     if options.insecure_permissions {
         return Ok(());
     }

@@ -22,7 +22,7 @@ use crate::wire::{self, Packet};
 use text::Tally;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// A capture file, pcap or pcapng; - is standard input
     #[arg(value_name = "FILE.pcap", required_unless_present = "live", conflicts_with = "live")]
     file: Option<PathBuf>,

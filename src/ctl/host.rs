@@ -21,7 +21,7 @@ const LONGEST: usize = 64 << 20;
 
 /// Looks at sockets, interfaces and addresses; `names` are those by which interfaces may be called
 /// besides. What can't be read stays unknown.
-pub fn look(names: &[InterfaceName]) -> HostFacts {
+pub(super) fn look(names: &[InterfaceName]) -> HostFacts {
     HostFacts { listening: listening_ports(), network: network(names), now: Some(now().wall) }
 }
 

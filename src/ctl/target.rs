@@ -25,27 +25,27 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub const fn options(&self) -> Options {
+    pub(super) const fn options(&self) -> Options {
         Options { insecure_permissions: self.insecure_permissions }
     }
 
     /// Reads the whole configuration.
-    pub fn load(&self) -> Result<Loaded, Error> {
+    pub(super) fn load(&self) -> Result<Loaded, Error> {
         load::load(&self.config, &self.options()).map_err(Error::Configuration)
     }
 
     /// The daemon that may be running with this configuration.
-    pub fn daemon(&self) -> Result<ControlClient, Error> {
+    pub(super) fn daemon(&self) -> Result<ControlClient, Error> {
         ControlClient::find(&self.config, self.pidfile.as_ref(), &self.options())
     }
 
     /// Asks that daemon, and gives what it says when all is done.
-    pub fn ask(&self, request: &Request, timeout: Timeout) -> Result<String, Error> {
+    pub(super) fn ask(&self, request: &Request, timeout: Timeout) -> Result<String, Error> {
         self.daemon()?.ask(request, timeout).and_then(Replies::done)
     }
 
     /// Asks that daemon, and prints what it says, or `done` where that is nothing.
-    pub fn act(&self, request: &Request, timeout: Timeout, done: &str) -> Result<(), Error> {
+    pub(super) fn act(&self, request: &Request, timeout: Timeout, done: &str) -> Result<(), Error> {
         let text = self.ask(request, timeout)?;
         let text = if text.is_empty() { done } else { &text };
         Ok(writeln!(io::stdout(), "{}", escape(text))?)

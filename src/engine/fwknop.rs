@@ -26,7 +26,7 @@ use crate::wire::{Packet, Transport};
 
 /// Judges requests of fwknop's, by the keys of the clients that hold any.
 #[derive(Debug)]
-pub struct FwknopJudge {
+pub(crate) struct FwknopJudge {
     /// Where datagrams are sent to.
     ports: Vec<RangeInclusive<NonZeroU16>>,
     holders: Vec<FwknopHolder>,
@@ -81,7 +81,7 @@ impl FwknopJudge {
     }
 
     /// What a capture has to pass on.
-    pub fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Datagrams> {
         // What is longer or shorter than any request is nobody's.
         let lengths = MIN_LEN as u16..=END_LEN as u16 - 1;
         self.ports
@@ -90,7 +90,7 @@ impl FwknopJudge {
     }
 
     /// Whether a packet may be a request, by its port and length.
-    pub fn takes(&self, packet: &Packet, payload: &[u8]) -> bool {
+    pub(crate) fn takes(&self, packet: &Packet, payload: &[u8]) -> bool {
         let is_port = |port| self.ports.iter().any(|ports| ports.contains(&port));
         (MIN_LEN..END_LEN).contains(&payload.len())
             && matches!(packet.transport, Transport::Udp { port, .. } if is_port(port))
@@ -102,7 +102,7 @@ impl FwknopJudge {
     ///
     /// # Errors
     /// [`Denial`].
-    pub fn judge(
+    pub(crate) fn judge(
         &mut self,
         now: Now,
         packet: &Packet,
@@ -222,7 +222,7 @@ impl FwknopHolder {
 }
 
 /// When a request has to have been made.
-pub const fn lifetime(settings: &FwknopSettings, unclean_start: UncleanStart) -> Lifetime {
+pub(crate) const fn lifetime(settings: &FwknopSettings, unclean_start: UncleanStart) -> Lifetime {
     Lifetime { max_age: settings.max_age, max_ahead: settings.max_age, unclean_start }
 }
 
@@ -230,7 +230,7 @@ pub const fn lifetime(settings: &FwknopSettings, unclean_start: UncleanStart) ->
 ///
 /// # Errors
 /// Why it may not have it.
-pub fn address(
+pub(crate) fn address(
     client: &FwknopClient,
     source: IpAddr,
     named: Option<Ipv4Addr>,

@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use self::output::CommandOutput;
 use self::task::Phase;
-pub use self::task::{CommandTask, TaskOutcome};
+pub(crate) use self::task::{CommandTask, TaskOutcome};
 use crate::config::{COMMAND_LIMIT, Name, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
@@ -38,11 +38,11 @@ const WAITING_IN_ALL: usize = 2_000;
 
 /// The number of a job, given back with what came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(pub u64);
+pub(crate) struct JobId(pub u64);
 
 /// A job: tasks to do one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Job {
+pub(crate) struct Job {
     pub id: JobId,
     /// Whose commands they are: jobs of one door start in the order in which they came, those that
     /// close before all others.
@@ -55,7 +55,7 @@ pub struct Job {
 
 /// The purpose of a job, which decides what a failure means for the tasks after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobKind {
+pub(crate) enum JobKind {
     /// Stops at the first failure: a door that opened by half is not an open door.
     Open,
     /// Goes on after a failure: whatever can be closed is.
@@ -67,7 +67,7 @@ pub enum JobKind {
 /// A job that has ended, and what came of it.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub(crate) struct Finished {
     pub id: JobId,
     /// Of each task in turn; those after one at which the job stopped have none.
     pub outcomes: Vec<TaskOutcome>,
@@ -75,7 +75,7 @@ pub struct Finished {
 
 impl Finished {
     /// The first failure.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub(crate) fn failure(&self) -> Option<&Failure> {
         self.outcomes.iter().find_map(|outcome| match outcome {
             TaskOutcome::Failed(why) => Some(why),
             TaskOutcome::Done | TaskOutcome::Untouched => None,
@@ -85,7 +85,7 @@ impl Finished {
 
 /// The reason why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("command returned non-zero status code ({0})")]
     Status(i32),
     #[error("command was killed by signal {0}")]
@@ -100,7 +100,7 @@ pub enum Failure {
 }
 
 /// The jobs that run and those that wait.
-pub struct CommandRunner {
+pub(crate) struct CommandRunner {
     /// Where those that run are written down.
     table: Option<Arc<CommandTable>>,
     running: Vec<Running>,
@@ -114,7 +114,7 @@ pub struct CommandRunner {
 impl CommandRunner {
     /// A runner without jobs, which writes those that run into a [table](CommandTable) at this
     /// path.
-    pub fn new(table: &Path) -> Self {
+    pub(crate) fn new(table: &Path) -> Self {
         let created = CommandTable::create(table).inspect_err(|error| {
             let path = table.display();
             warn!("cannot write {path}: {error}; what a command starts outlives a crash of knockd");
@@ -129,13 +129,13 @@ impl CommandRunner {
     }
 
     /// Whether so many jobs wait, of a door or of all, that no more should be asked for.
-    pub fn is_full(&self, door: &Name) -> bool {
+    pub(crate) fn is_full(&self, door: &Name) -> bool {
         self.waiting.get(door).is_some_and(|queue| queue.len() >= WAITING)
             || self.waiting.values().map(VecDeque::len).sum::<usize>() >= WAITING_IN_ALL
     }
 
     /// Takes a job; it starts now or when its turn comes.
-    pub fn submit(&mut self, now: Monotonic, job: Job) {
+    pub(crate) fn submit(&mut self, now: Monotonic, job: Job) {
         let queue = self.waiting.entry(job.door.clone()).or_default();
         let closes = |job: &Job| job.kind == JobKind::Close;
         let at = if closes(&job) { queue.partition_point(closes) } else { queue.len() };
@@ -144,7 +144,7 @@ impl CommandRunner {
     }
 
     /// Ends what only looks with the command that runs.
-    pub fn stop_looking(&mut self) {
+    pub(crate) fn stop_looking(&mut self) {
         let running = self.running.iter_mut().map(|running| {
             let over = running.work.outcomes.len() + 1;
             (&mut running.work.job, over)
@@ -156,7 +156,7 @@ impl CommandRunner {
     }
 
     /// Lets what runs for these jobs run for so long at most.
-    pub fn limit(&mut self, is_meant: impl Fn(JobId) -> bool, limit: Duration) {
+    pub(crate) fn limit(&mut self, is_meant: impl Fn(JobId) -> bool, limit: Duration) {
         let jobs = self.running.iter_mut().map(|running| &mut running.work.job);
         for job in jobs.filter(|job| is_meant(job.id)) {
             job.limit = Some(job.limit.map_or(limit, |own| own.min(limit)));
@@ -164,7 +164,7 @@ impl CommandRunner {
     }
 
     /// Lets nothing that waits start any more, except what closes.
-    pub fn only_close(&mut self) {
+    pub(crate) fn only_close(&mut self) {
         for job in self.waiting.values_mut().flatten().filter(|job| job.kind == JobKind::Open) {
             job.kind = JobKind::Close;
             job.tasks.clear();
@@ -172,7 +172,7 @@ impl CommandRunner {
     }
 
     /// Looks after what runs, and tells what has ended since the last call.
-    pub fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
+    pub(crate) fn poll(&mut self, now: Monotonic) -> Vec<Finished> {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
             running.output.drain();
@@ -206,7 +206,7 @@ impl CommandRunner {
     }
 
     /// When [`poll`](Self::poll) has to be called next, whatever else happens.
-    pub fn next_deadline(&self) -> Option<Monotonic> {
+    pub(crate) fn next_deadline(&self) -> Option<Monotonic> {
         if !self.finished.is_empty() {
             return Some(Monotonic::ZERO);
         }
@@ -221,7 +221,7 @@ impl CommandRunner {
     }
 
     /// What makes a call of [`poll`](Self::poll) worth while as soon as it is readable.
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let running = self.running.iter().map(|running| &running.output);
         running.chain(&self.left).filter_map(CommandOutput::fd).collect()
     }

@@ -13,7 +13,7 @@ use crate::sys::lock_file::{self, LockFileError};
 
 /// Why the process cannot become the daemon.
 #[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
+pub(super) enum DaemonError {
     #[error("knockd is running already (process {pid}, {path})", path = path.display())]
     Running { pid: String, path: PathBuf },
     #[error("cannot {doing} {path}: {source}", path = path.display())]
@@ -26,7 +26,7 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// [`DaemonError::File`].
-pub fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
+pub(super) fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| DaemonError::File {
         doing: "make the directory",
         path: path.to_owned(),
@@ -36,7 +36,7 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
 
 /// A pid file that is locked for as long as this lives, and then removed.
 #[derive(Debug)]
-pub struct PidFile {
+pub(super) struct PidFile {
     path: PathBuf,
     _lock: Flock<File>,
 }
@@ -46,7 +46,7 @@ impl PidFile {
     ///
     /// # Errors
     /// [`DaemonError::Running`] when another process has locked it.
-    pub fn lock(path: &Path) -> Result<Self, DaemonError> {
+    pub(super) fn lock(path: &Path) -> Result<Self, DaemonError> {
         let failed = |doing, source| DaemonError::File { doing, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             make_directory(directory, 0o755)?;
@@ -69,7 +69,7 @@ impl Drop for PidFile {
 
 /// The process that has launched the daemon: it learns whether start-up worked.
 #[derive(Debug)]
-pub struct Launcher {
+pub(super) struct Launcher {
     parent: File,
 }
 
@@ -80,7 +80,7 @@ pub struct Launcher {
 ///
 /// # Errors
 /// [`DaemonError::Detach`].
-pub fn detach() -> Result<Launcher, DaemonError> {
+pub(super) fn detach() -> Result<Launcher, DaemonError> {
     let detach = |error: &dyn std::fmt::Display| DaemonError::Detach(error.to_string());
     let (read, write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| detach(&error))?;
@@ -104,7 +104,7 @@ impl Launcher {
     ///
     /// # Errors
     /// When there is no `/dev/null`.
-    pub fn started(mut self) -> io::Result<()> {
+    pub(super) fn started(mut self) -> io::Result<()> {
         // Nobody may be waiting any more.
         let _ = self.parent.write_all(&[1]);
         let null = OpenOptions::new().write(true).open("/dev/null")?;

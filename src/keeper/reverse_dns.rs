@@ -7,7 +7,7 @@ use std::thread;
 use tracing::info;
 
 /// Looks names up one after the other, on a thread of its own.
-pub struct ReverseDns {
+pub(super) struct ReverseDns {
     queue: SyncSender<IpAddr>,
 }
 
@@ -17,7 +17,7 @@ const WAITING: usize = 64;
 impl ReverseDns {
     /// # Errors
     /// When no thread can be started.
-    pub fn start() -> std::io::Result<Self> {
+    pub(super) fn start() -> std::io::Result<Self> {
         let (queue, addresses) = sync_channel::<IpAddr>(WAITING);
         thread::Builder::new().name("names".to_owned()).spawn(move || {
             for address in addresses {
@@ -32,7 +32,7 @@ impl ReverseDns {
     }
 
     /// Logs the name of an address when it is known.
-    pub fn look_up(&self, address: IpAddr) {
+    pub(super) fn look_up(&self, address: IpAddr) {
         // Full means that the name server does not keep up.
         let _ = self.queue.try_send(address);
     }

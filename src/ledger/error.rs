@@ -58,7 +58,7 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     /// The error that this one of SQLite is, in this context.
-    pub fn failed(&self, source: rusqlite::Error) -> LedgerError {
+    pub(super) fn failed(&self, source: rusqlite::Error) -> LedgerError {
         let (doing, path) = (self.doing, self.path.to_owned());
         if is_corrupt(&source) {
             return LedgerError::Corrupt { doing, path, source };

@@ -6,7 +6,7 @@ use crate::time::Monotonic;
 
 /// A token bucket: `burst` tokens at once, then one each `interval`.
 #[derive(Clone, Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     burst: u32,
     interval: Duration,
     left: u32,
@@ -16,13 +16,13 @@ pub struct Limit {
 
 impl Limit {
     /// A full one.
-    pub const fn new(burst: u32, interval: Duration) -> Self {
+    pub(crate) const fn new(burst: u32, interval: Duration) -> Self {
         Self { burst, interval, left: burst, refilled: Monotonic::ZERO, refused: 0 }
     }
 
     /// Whether one more may pass now; counts those that may not.
     #[must_use]
-    pub fn pass(&mut self, now: Monotonic) -> bool {
+    pub(crate) fn pass(&mut self, now: Monotonic) -> bool {
         let intervals = now.since(self.refilled).as_nanos() / self.interval.as_nanos().max(1);
         if intervals > 0 {
             let gained = u32::try_from(intervals).unwrap_or(u32::MAX);
@@ -43,7 +43,7 @@ impl Limit {
     }
 
     /// How many did not pass since this was last asked.
-    pub fn take_refused(&mut self) -> u64 {
+    pub(crate) fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
 }

@@ -76,13 +76,13 @@ impl Visit for LogRecord {
 }
 
 /// A time as the clocks of a zone show it.
-pub fn local(at: Wall, zone: &TimeZone) -> Zoned {
+pub(crate) fn local(at: Wall, zone: &TimeZone) -> Zoned {
     let time = Timestamp::from_nanosecond(i128::from(at.as_nanos())).unwrap_or_default();
     time.to_zoned(zone.clone())
 }
 
 /// Writes control characters as escapes: a log line stays one line, and a terminal obeys nothing.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -5,14 +5,14 @@ use std::time::Duration;
 /// A text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a duration: write 30s, 5m, 1h30m, or a number of seconds")]
-pub struct DurationError(String);
+pub(crate) struct DurationError(String);
 
 /// Reads a duration of whole milliseconds or more; units are `d`, `h`, `m`, `s` and `ms`, the
 /// largest first, each once.
 ///
 /// # Errors
 /// [`DurationError`] if the text is anything else, or more than a century.
-pub fn parse(text: &str) -> Result<Duration, DurationError> {
+pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     read(text).ok_or_else(|| DurationError(text.to_owned()))
 }
 
@@ -45,12 +45,12 @@ fn read(text: &str) -> Option<Duration> {
 }
 
 /// As [`format`], of the whole seconds only.
-pub fn format_seconds(duration: Duration) -> String {
+pub(crate) fn format_seconds(duration: Duration) -> String {
     format(Duration::from_secs(duration.as_secs()))
 }
 
 /// The shortest text that [`parse`] reads back as the same number of milliseconds.
-pub fn format(duration: Duration) -> String {
+pub(crate) fn format(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
     for (unit, millis) in UNITS {

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use super::knock::{KnockError, parse_port};
 
 /// Ports of which the first is not above the last.
-pub type PortRange = RangeInclusive<NonZeroU16>;
+pub(crate) type PortRange = RangeInclusive<NonZeroU16>;
 
 /// Why a text is not a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RangeError {
+pub(crate) enum RangeError {
     #[error(transparent)]
     Port(#[from] KnockError),
     #[error("'{0}' is not a range of ports: write the first and the last, as in 20000-29999")]
@@ -23,7 +23,7 @@ pub enum RangeError {
 ///
 /// # Errors
 /// [`RangeError`] if it is neither, or holds no port.
-pub fn parse(text: &str) -> Result<PortRange, RangeError> {
+pub(crate) fn parse(text: &str) -> Result<PortRange, RangeError> {
     if text.contains('-') {
         return parse_wide(text);
     }
@@ -35,7 +35,7 @@ pub fn parse(text: &str) -> Result<PortRange, RangeError> {
 ///
 /// # Errors
 /// [`RangeError`] if it is not that, or holds no port.
-pub fn parse_wide(text: &str) -> Result<PortRange, RangeError> {
+pub(crate) fn parse_wide(text: &str) -> Result<PortRange, RangeError> {
     let (low, high) = match text.split_once('-') {
         Some((low, high)) if !low.is_empty() && !high.contains('-') => (low, high),
         _ => return Err(RangeError::None(text.to_owned())),
@@ -45,7 +45,7 @@ pub fn parse_wide(text: &str) -> Result<PortRange, RangeError> {
 }
 
 /// The port that a random number picks; each is as likely as any other, to one in 2^48.
-pub fn pick(range: &PortRange, random: u64) -> NonZeroU16 {
+pub(crate) fn pick(range: &PortRange, random: u64) -> NonZeroU16 {
     let width = u64::from(range.end().get() - range.start().get()) + 1;
     // Less than the width, so never past the end.
     range.start().saturating_add(u16::try_from(random % width).unwrap_or(0))

@@ -22,7 +22,7 @@ use super::clock;
 /// The bytes of a slot: more than a line needs until the start time.
 const SLOT: usize = 512;
 /// How many commands the table has room for.
-pub const SLOTS: usize = 128;
+pub(crate) const SLOTS: usize = 128;
 /// How often killed processes are looked for until they have gone.
 const LOOKS: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -70,7 +70,7 @@ impl CommandTable {
 ///
 /// # Errors
 /// When the table or the processes cannot be read, or some do not go within two seconds.
-pub fn end_unfinished(path: &Path) -> io::Result<usize> {
+pub(crate) fn end_unfinished(path: &Path) -> io::Result<usize> {
     let table = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         table => table?,

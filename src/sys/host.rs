@@ -13,14 +13,14 @@ use nix::sys::socket::{
 };
 
 /// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
-pub const LINKS: u32 = 0x1;
-pub const ADDRESSES: u32 = 0x10 | 0x100;
+pub(crate) const LINKS: u32 = 0x1;
+pub(crate) const ADDRESSES: u32 = 0x10 | 0x100;
 
 /// The addresses of this host at the moment. Needs no privilege.
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+pub(crate) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     let addresses = getifaddrs()?.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
@@ -30,38 +30,38 @@ pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
 }
 
 /// The number of the interface that has a name, or another name, at the moment; `None` of `any`.
-pub fn index(name: &str) -> Option<u32> {
+pub(crate) fn index(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }
 
 /// The name of the interface with a number, at the moment.
-pub fn name_of(index: u32) -> Option<String> {
+pub(crate) fn name_of(index: u32) -> Option<String> {
     // nix takes no name for an empty one.
     if_indextoname(index).ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
 /// Whether there is an interface with a name, or another name, and it has a flag.
-pub fn has(name: &str, flag: InterfaceFlags) -> bool {
+pub(crate) fn has(name: &str, flag: InterfaceFlags) -> bool {
     let name = index(name).and_then(name_of);
     let is_it = |it: &InterfaceAddress| name.as_ref() == Some(&it.interface_name);
     getifaddrs().is_ok_and(|mut all| all.any(|it| is_it(&it) && it.flags.contains(flag)))
 }
 
 /// A socket that is readable when something has changed. Needs no privilege.
-pub struct Changes(OwnedFd);
+pub(crate) struct Changes(OwnedFd);
 
 impl Changes {
     /// Follows some of the groups above.
     ///
     /// # Errors
     /// When the kernel has no netlink socket to give.
-    pub fn follow(groups: u32) -> io::Result<Self> {
+    pub(crate) fn follow(groups: u32) -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK;
         Ok(Self(netlink_socket(SockProtocol::NetlinkRoute, flags, groups)?))
     }
 
     /// Whether something has changed since the last call.
-    pub fn have_come(&self) -> bool {
+    pub(crate) fn have_come(&self) -> bool {
         let mut changed = false;
         let mut buffer = [0; 8192];
         loop {
@@ -85,7 +85,7 @@ impl AsFd for Changes {
 ///
 /// # Errors
 /// When the kernel has none to give.
-pub fn netlink_socket(
+pub(crate) fn netlink_socket(
     protocol: SockProtocol,
     flags: SockFlag,
     groups: u32,

@@ -11,7 +11,7 @@ use nix::libc::O_NOFOLLOW;
 
 /// Why a file is not locked.
 #[derive(Debug)]
-pub enum LockFileError {
+pub(crate) enum LockFileError {
     /// This process holds it.
     Held { pid: String },
     /// What could not be done with it.
@@ -24,7 +24,7 @@ pub enum LockFileError {
 ///
 /// # Errors
 /// [`LockFileError`].
-pub fn lock(path: &Path, mode: u32) -> Result<(Flock<File>, io::Result<()>), LockFileError> {
+pub(crate) fn lock(path: &Path, mode: u32) -> Result<(Flock<File>, io::Result<()>), LockFileError> {
     let failed = |doing| move |source| LockFileError::File { doing, source };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(mode);

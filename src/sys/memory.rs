@@ -5,7 +5,7 @@
 /// milliseconds, so it belongs behind work that is done seldom.
 ///
 /// Other allocators return it by themselves, or never.
-pub fn give_back() {
+pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, and leaves alone what is in use.
     unsafe {

@@ -10,13 +10,13 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 /// The signals that have come since they were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
+pub(crate) struct Pending {
     pub stop: bool,
     pub reload: bool,
 }
 
 /// The catcher of SIGTERM, SIGINT, SIGHUP and SIGCHLD; readable when one has come.
-pub struct Signals {
+pub(crate) struct Signals {
     wake: UnixStream,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
@@ -27,7 +27,7 @@ impl Signals {
     ///
     /// # Errors
     /// When no descriptors are left.
-    pub fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> io::Result<Self> {
         let (wake, sender) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
@@ -44,7 +44,7 @@ impl Signals {
     }
 
     /// What has come since the last call.
-    pub fn take(&mut self) -> Pending {
+    pub(crate) fn take(&mut self) -> Pending {
         let mut buffer = [0; 64];
         while matches!(self.wake.read(&mut buffer), Ok(count) if count > 0) {}
         Pending {

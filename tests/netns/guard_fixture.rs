@@ -19,7 +19,7 @@ use crate::support::{Host, Net, SERVER, eventually};
 
 /// A guard beside what the keeper knows: the grants that hold.
 #[derive(Debug)]
-pub struct Guard {
+pub(crate) struct Guard {
     guard: guard::Guard,
     grants: Vec<(Monotonic, GuardGrant)>,
 }
@@ -39,7 +39,7 @@ impl DerefMut for Guard {
 }
 
 impl Guard {
-    pub fn set_up(
+    pub(crate) fn set_up(
         now: Monotonic,
         ruleset: Ruleset,
         keep: &[GuardGrant],
@@ -48,7 +48,7 @@ impl Guard {
         Ok(Self { guard, grants: until(now, keep) })
     }
 
-    pub fn replace(
+    pub(crate) fn replace(
         &mut self,
         now: Monotonic,
         ruleset: Ruleset,
@@ -58,7 +58,7 @@ impl Guard {
         self.guard.replace(now, ruleset, keep)
     }
 
-    pub fn restore(&mut self, now: Monotonic) -> Result<(), NetlinkError> {
+    pub(crate) fn restore(&mut self, now: Monotonic) -> Result<(), NetlinkError> {
         let left = |(until, grant): &(Monotonic, GuardGrant)| GuardGrant {
             left: until.since(now),
             ..grant.clone()
@@ -67,7 +67,11 @@ impl Guard {
         self.guard.restore(now, &keep)
     }
 
-    pub fn open(&mut self, now: Monotonic, grant: &GuardGrant) -> Result<Holding, NetlinkError> {
+    pub(crate) fn open(
+        &mut self,
+        now: Monotonic,
+        grant: &GuardGrant,
+    ) -> Result<Holding, NetlinkError> {
         let slots = self.guard.elements(&grant.door, grant.address, grant.source_port);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
@@ -85,7 +89,7 @@ impl Guard {
         Ok(holding)
     }
 
-    pub fn close(
+    pub(crate) fn close(
         &mut self,
         now: Monotonic,
         door: &Name,
@@ -117,7 +121,7 @@ impl Guard {
         self.grants.retain(|(_, it)| !is_it(it));
     }
 
-    pub fn remove(self) -> Result<(), NetlinkError> {
+    pub(crate) fn remove(self) -> Result<(), NetlinkError> {
         remove_standing()
     }
 }
@@ -127,40 +131,40 @@ fn until(now: Monotonic, grants: &[GuardGrant]) -> Vec<(Monotonic, GuardGrant)> 
 }
 
 /// A net whose server is where this test's thread lives from now on, so that the guard does too.
-pub fn net() -> Net {
+pub(crate) fn net() -> Net {
     let net = Net::new();
     stay_in(&net.server);
     net
 }
 
-pub fn stay_in(host: &Host) {
+pub(crate) fn stay_in(host: &Host) {
     let namespace = File::open(format!("/run/netns/{}", host.name)).unwrap();
     setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
 /// A door by its name.
-pub type Door = (Name, GuardedDoor);
+pub(crate) type Door = (Name, GuardedDoor);
 
-pub fn door(name: &str, ports: &[&str]) -> Door {
+pub(crate) fn door(name: &str, ports: &[&str]) -> Door {
     let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
     (name.parse().unwrap(), GuardedDoor { ports, target: None })
 }
 
 /// The same, for one address.
-pub fn door_to(target: &str, name: &str, ports: &[&str]) -> Door {
+pub(crate) fn door_to(target: &str, name: &str, ports: &[&str]) -> Door {
     let (name, door) = door(name, ports);
     (name, GuardedDoor { target: target.parse().ok(), ..door })
 }
 
-pub fn doors(doors: &[Door]) -> Ruleset {
+pub(crate) fn doors(doors: &[Door]) -> Ruleset {
     Ruleset { doors: doors.iter().cloned().collect(), ..Ruleset::default() }
 }
 
-pub fn ssh() -> Ruleset {
+pub(crate) fn ssh() -> Ruleset {
     doors(&[door("ssh", &["22"])])
 }
 
-pub fn grant(door: &str, address: &str, seconds: u64) -> GuardGrant {
+pub(crate) fn grant(door: &str, address: &str, seconds: u64) -> GuardGrant {
     GuardGrant {
         door: door.parse().unwrap(),
         address: address.parse().unwrap(),
@@ -170,21 +174,21 @@ pub fn grant(door: &str, address: &str, seconds: u64) -> GuardGrant {
     }
 }
 
-pub fn let_in(guard: &mut Guard, grant: &GuardGrant) {
+pub(crate) fn let_in(guard: &mut Guard, grant: &GuardGrant) {
     assert_ne!(guard.open(now(), grant).unwrap(), Holding::NotOurs(None));
 }
 
-pub fn shut_out(guard: &mut Guard, door: &str, address: &str) {
+pub(crate) fn shut_out(guard: &mut Guard, door: &str, address: &str) {
     let (door, address) = (door.parse().unwrap(), address.parse().unwrap());
     assert_ne!(guard.close(now(), &door, address, None).unwrap(), Removal::NotOurs);
 }
 
-pub fn now() -> Monotonic {
+pub(crate) fn now() -> Monotonic {
     clock::now().monotonic
 }
 
 /// Answers every connection with what it sends.
-pub fn echo_tcp(port: u16) {
+pub(crate) fn echo_tcp(port: u16) {
     let listener = TcpListener::bind(SocketAddr::from(([0u16; 8], port))).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -198,7 +202,7 @@ pub fn echo_tcp(port: u16) {
 }
 
 /// Answers every datagram with what it says.
-pub fn echo_udp(address: &str, port: u16) {
+pub(crate) fn echo_udp(address: &str, port: u16) {
     let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), port)).unwrap();
     thread::spawn(move || {
         let mut buffer = [0; 100];
@@ -209,7 +213,7 @@ pub fn echo_udp(address: &str, port: u16) {
 }
 
 /// The server as a router to 198.51.100.7, and what lies there.
-pub fn beyond(net: &Net) -> Host {
+pub(crate) fn beyond(net: &Net) -> Host {
     let third = Host::new("t");
     net.server.must("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
     net.server.must(

@@ -16,13 +16,13 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub const SERVER: &str = "192.0.2.1";
-pub const CLIENT: &str = "192.0.2.2";
-pub const SERVER_6: &str = "2001:db8::1";
-pub const CLIENT_6: &str = "2001:db8::2";
+pub(crate) const SERVER: &str = "192.0.2.1";
+pub(crate) const CLIENT: &str = "192.0.2.2";
+pub(crate) const SERVER_6: &str = "2001:db8::1";
+pub(crate) const CLIENT_6: &str = "2001:db8::2";
 
 /// Whether this machine lets tests make namespaces; says loudly when not.
-pub fn can_make_namespaces(test: &str) -> bool {
+pub(crate) fn can_make_namespaces(test: &str) -> bool {
     let allowed = nix::unistd::geteuid().is_root() && has("ip");
     if !allowed {
         skipped(test, "needs root, and ip from iproute2, to make network namespaces");
@@ -31,7 +31,7 @@ pub fn can_make_namespaces(test: &str) -> bool {
 }
 
 /// Whether all programs are there; says loudly when not.
-pub fn has_programs(test: &str, programs: &[&str]) -> bool {
+pub(crate) fn has_programs(test: &str, programs: &[&str]) -> bool {
     let missing: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
     if !missing.is_empty() {
         skipped(test, &format!("{} not installed", missing.join(", ")));
@@ -53,7 +53,7 @@ macro_rules! needs {
 pub(crate) use needs;
 
 /// Says loudly that a test does not run here.
-pub fn skipped(test: &str, why: &str) {
+pub(crate) fn skipped(test: &str, why: &str) {
     // Not eprintln!, which the test harness swallows.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }
@@ -65,12 +65,12 @@ fn has(program: &str) -> bool {
 }
 
 /// Runs a program to its end.
-pub fn run(program: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
     command(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// Runs a program that has to succeed.
-pub fn must(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn must(program: &str, arguments: &[&str]) -> String {
     let output = run(program, arguments);
     assert!(
         output.status.success(),
@@ -81,17 +81,17 @@ pub fn must(program: &str, arguments: &[&str]) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests start programs")]
-pub fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
 /// A network namespace; removed when it goes out of scope.
-pub struct Host {
+pub(crate) struct Host {
     pub name: String,
 }
 
 impl Host {
-    pub fn new(role: &str) -> Self {
+    pub(crate) fn new(role: &str) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("knock-{}-{number}-{role}", std::process::id());
@@ -102,24 +102,27 @@ impl Host {
     }
 
     /// A command line that runs in this namespace, as the same process.
-    pub fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = command("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
     }
 
-    pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
         self.command(program).args(arguments).output().unwrap()
     }
 
-    pub fn must(&self, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn must(&self, program: &str, arguments: &[&str]) -> String {
         let all: Vec<&str> =
             ["netns", "exec", &self.name, program].iter().chain(arguments).copied().collect();
         must("ip", &all)
     }
 
     /// Runs a function in this namespace, on a thread of its own. Sockets that it makes stay here.
-    pub fn enter<T: Send + 'static>(&self, function: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn enter<T: Send + 'static>(
+        &self,
+        function: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
         thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -130,19 +133,19 @@ impl Host {
     }
 
     /// A listener that accepts and forgets, for as long as the test lives.
-    pub fn listen(&self, port: u16) {
+    pub(crate) fn listen(&self, port: u16) {
         let listener =
             self.enter(move || TcpListener::bind(SocketAddr::from(([0u16; 8], port))).unwrap());
         thread::spawn(move || for _ in listener.incoming() {});
     }
 
     /// Whether a connection to a port is accepted within half a second.
-    pub fn can_connect(&self, address: &str, port: u16) -> bool {
+    pub(crate) fn can_connect(&self, address: &str, port: u16) -> bool {
         self.can_connect_from(None, address, port)
     }
 
     /// The same, from one of this host's addresses.
-    pub fn can_connect_from(&self, from: Option<IpAddr>, address: &str, port: u16) -> bool {
+    pub(crate) fn can_connect_from(&self, from: Option<IpAddr>, address: &str, port: u16) -> bool {
         let to = SocketAddr::new(address.parse().unwrap(), port);
         self.enter(move || match from {
             None => TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok(),
@@ -164,7 +167,7 @@ impl Host {
     }
 
     /// Knocks with one SYN or one datagram a port, from one of this host's addresses.
-    pub fn knock_from(&self, from: IpAddr, address: &str, ports: &[&str], delay: Duration) {
+    pub(crate) fn knock_from(&self, from: IpAddr, address: &str, ports: &[&str], delay: Duration) {
         let address: IpAddr = address.parse().unwrap();
         let ports: Vec<String> = ports.iter().map(|&port| port.to_owned()).collect();
         self.enter(move || knock(from, address, &ports, delay));
@@ -178,7 +181,7 @@ impl Drop for Host {
 }
 
 /// Sends the knocks; call it in the right namespace.
-pub fn knock(from: IpAddr, address: IpAddr, ports: &[String], delay: Duration) {
+pub(crate) fn knock(from: IpAddr, address: IpAddr, ports: &[String], delay: Duration) {
     for port in ports {
         let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
         let to = SocketAddr::new(address, number.parse().unwrap());
@@ -225,7 +228,7 @@ impl Syn {
 }
 
 /// A SYN to the server in an Ethernet frame with so many VLAN tags.
-pub fn tagged_syn(tags: usize, source: [u8; 4], port: u16, number: u32) -> Vec<u8> {
+pub(crate) fn tagged_syn(tags: usize, source: [u8; 4], port: u16, number: u32) -> Vec<u8> {
     use etherparse::{EtherType, PacketBuilder};
     let ip = PacketBuilder::ipv4(source, [192, 0, 2, 1], 64).tcp(40000, port, number, 1024).syn();
     let mut frame = [[0xff; 6], [2, 0, 0, 0, 0, 1]].concat();
@@ -239,7 +242,7 @@ pub fn tagged_syn(tags: usize, source: [u8; 4], port: u16, number: u32) -> Vec<u
 }
 
 /// A server and a client, joined by a cable.
-pub struct Net {
+pub(crate) struct Net {
     pub server: Host,
     pub client: Host,
 }
@@ -247,14 +250,14 @@ pub struct Net {
 impl Net {
     /// The server has [`SERVER`] and [`SERVER_6`] on `eth0`, the client [`CLIENT`] and
     /// [`CLIENT_6`].
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let net = Self { server: Host::new("s"), client: Host::new("c") };
         net.plug();
         net
     }
 
     /// Joins the two by a new cable.
-    pub fn plug(&self) {
+    pub(crate) fn plug(&self) {
         let (server, client) = (&self.server.name, &self.client.name);
         must(
             "ip",
@@ -276,7 +279,7 @@ impl Net {
     }
 
     /// Drops new connections to a port of the server, as a firewall does, and listens there.
-    pub fn shut(&self, port: u16) {
+    pub(crate) fn shut(&self, port: u16) {
         for iptables in ["iptables", "ip6tables"] {
             let port = port.to_string();
             let rule = ["-A", "INPUT", "-p", "tcp", "--dport", &port, "-j", "DROP"];
@@ -287,7 +290,7 @@ impl Net {
 }
 
 /// Asks again and again until the answer is yes, or the time is over.
-pub fn eventually(limit: Duration, mut question: impl FnMut() -> bool) -> bool {
+pub(crate) fn eventually(limit: Duration, mut question: impl FnMut() -> bool) -> bool {
     let begun = now();
     while !question() {
         // A question may take longer than the pause between two.
@@ -305,7 +308,7 @@ fn now() -> Instant {
 }
 
 /// A running `knockd` and what it says; stopped when it goes out of scope.
-pub struct Knockd {
+pub(crate) struct Knockd {
     child: Child,
     lines: Arc<(Mutex<Vec<String>>, Condvar)>,
     pub directory: tempfile::TempDir,
@@ -313,11 +316,11 @@ pub struct Knockd {
 }
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Knockd {
     /// Starts `knockd` in a namespace with a configuration, and waits until it listens.
-    pub fn start(host: &Host, configuration: &str) -> Self {
+    pub(crate) fn start(host: &Host, configuration: &str) -> Self {
         let knockd = Self::spawn(host, configuration, &[]);
         knockd.wait_for("starting up, listening on");
         knockd
@@ -325,12 +328,12 @@ impl Knockd {
 
     /// Starts `knockd` with more arguments and does not wait. In the configuration `DIR` stands
     /// for a directory of its own.
-    pub fn spawn(host: &Host, configuration: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn spawn(host: &Host, configuration: &str, arguments: &[&str]) -> Self {
         Self::spawn_in(host, configuration, arguments, &[])
     }
 
     /// Starts `knockd` with more arguments and environment variables and does not wait.
-    pub fn spawn_in(
+    pub(crate) fn spawn_in(
         host: &Host,
         configuration: &str,
         arguments: &[&str],
@@ -344,7 +347,7 @@ impl Knockd {
 
     /// Makes its ledger say, after it has ended, that a power cut may have taken what was not
     /// flushed, and that the machine started so long ago.
-    pub fn pretend_power_cut(&self, ago: Duration) {
+    pub(crate) fn pretend_power_cut(&self, ago: Duration) {
         let missing = (libknock::sys::clock::now().monotonic - ago).as_nanos();
         let ledger = self.directory.path().join("state/ledger.db");
         let db = rusqlite::Connection::open(ledger).unwrap();
@@ -353,14 +356,14 @@ impl Knockd {
     }
 
     /// Starts it once more in the same directory, after it has ended. Does not wait.
-    pub fn start_again(mut self, host: &Host) -> Self {
+    pub(crate) fn start_again(mut self, host: &Host) -> Self {
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
         let config = self.config.clone();
         Self::run(host, directory, config, &[], &[])
     }
 
     /// Starts `knockd` in a directory that has its configuration.
-    pub fn run(
+    pub(crate) fn run(
         host: &Host,
         directory: tempfile::TempDir,
         config: PathBuf,
@@ -374,7 +377,7 @@ impl Knockd {
 
     /// Starts `knockd` where the programs in the subdirectory `sbin` of a directory come before all
     /// others, and waits until it listens.
-    pub fn start_with_programs(
+    pub(crate) fn start_with_programs(
         host: &Host,
         directory: tempfile::TempDir,
         configuration: &str,
@@ -392,7 +395,7 @@ impl Knockd {
     }
 
     /// Starts `knockd` by a command that names the program alone, and waits until it listens.
-    pub fn start_by(mut command: Command, configuration: &str) -> Self {
+    pub(crate) fn start_by(mut command: Command, configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("knock.conf");
         write_configuration(&directory, &config, configuration);
@@ -402,7 +405,7 @@ impl Knockd {
         knockd
     }
 
-    pub fn from_command(
+    pub(crate) fn from_command(
         mut command: Command,
         directory: tempfile::TempDir,
         config: PathBuf,
@@ -426,12 +429,12 @@ impl Knockd {
     }
 
     /// Replaces the configuration; SIGHUP takes it up.
-    pub fn configure(&self, configuration: &str) {
+    pub(crate) fn configure(&self, configuration: &str) {
         write_configuration(&self.directory, &self.config, configuration);
     }
 
     /// Asks over the control socket; gives the replies.
-    pub fn ask(&self, request: &str) -> Vec<serde_json::Value> {
+    pub(crate) fn ask(&self, request: &str) -> Vec<serde_json::Value> {
         let mut stream = UnixStream::connect(self.directory.path().join("run/control.sock"))
             .unwrap_or_else(|error| panic!("{error}\n{}", self.log().join("\n")));
         stream.write_all(format!("{request}\n").as_bytes()).unwrap();
@@ -440,27 +443,27 @@ impl Knockd {
     }
 
     /// What is open, opening or closing, as the status says.
-    pub fn grants(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn grants(&self) -> Vec<serde_json::Value> {
         let status = self.ask(r#"{"do":"status"}"#).remove(0);
         status["grants"].as_array().unwrap().clone()
     }
 
-    pub fn log(&self) -> Vec<String> {
+    pub(crate) fn log(&self) -> Vec<String> {
         // A test that has failed while it waited still shows it.
         self.lines.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    pub fn count(&self, text: &str) -> usize {
+    pub(crate) fn count(&self, text: &str) -> usize {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits until a line with this text has been logged.
-    pub fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         self.wait_for_count(text, 1);
     }
 
     /// Waits until so many lines with this text have been logged.
-    pub fn wait_for_count(&self, text: &str, count: usize) {
+    pub(crate) fn wait_for_count(&self, text: &str, count: usize) {
         let lines = self.lines.0.lock().unwrap();
         let missing = |lines: &mut Vec<String>| {
             lines.iter().filter(|line| line.contains(text)).count() < count
@@ -469,16 +472,16 @@ impl Knockd {
         assert!(!result.timed_out(), "no {count} lines with {text:?} in:\n{}", lines.join("\n"));
     }
 
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     /// The process ids of its watchers.
-    pub fn watchers(&self) -> Vec<i32> {
+    pub(crate) fn watchers(&self) -> Vec<i32> {
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         let is_watcher = |pid: &i32| {
@@ -489,14 +492,14 @@ impl Knockd {
     }
 
     /// Asks it to stop and waits until it has.
-    pub fn stop(mut self) -> (ExitStatus, Vec<String>) {
+    pub(crate) fn stop(mut self) -> (ExitStatus, Vec<String>) {
         self.signal(Signal::SIGTERM);
         let status = self.ended();
         (status, self.log())
     }
 
     /// Waits until it has ended by itself.
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         let ended = eventually(PATIENCE, || {
             status = self.child.try_wait().unwrap();

@@ -38,7 +38,11 @@ pub const KEYS: KnownKeys = KnownKeys {
 };
 
 /// Reads an entry of the hosts file `file`. What is wrong in it is left out.
-pub fn host(entry: &MappingEntry, file: &Path, problems: &mut Problems) -> Option<HostProfile> {
+pub(super) fn host(
+    entry: &MappingEntry,
+    file: &Path,
+    problems: &mut Problems,
+) -> Option<HostProfile> {
     let fields =
         problems.ok_or_report(entry.node.mapping("a host: a mapping with the key 'ports'"))?;
     fields.check_keys(&KEYS, problems);

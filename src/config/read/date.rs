@@ -9,13 +9,13 @@ use crate::time::Wall;
 /// The text is neither a date nor a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a date: write 2027-01-31, or with a time 2027-01-31T12:00:00Z (RFC 3339)")]
-pub struct DateError;
+pub(super) struct DateError;
 
 /// Reads a date, which is its first moment in UTC, or a date and time with its offset (RFC 3339).
 ///
 /// # Errors
 /// [`DateError`] if the text is anything else, or if it is before 1970.
-pub fn parse(text: &str) -> Result<Wall, DateError> {
+pub(super) fn parse(text: &str) -> Result<Wall, DateError> {
     let moment = match text.len() {
         0..=10 => {
             let date: Date = text.parse().map_err(|_| DateError)?;

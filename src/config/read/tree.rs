@@ -14,14 +14,14 @@ use crate::proto::name::Name;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(crate) struct Node {
     pub at: Place,
     pub value: Value,
 }
 
 /// What stands at a place.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     Scalar(Scalar),
@@ -31,7 +31,7 @@ pub enum Value {
 
 /// A value as it was written: `7000`, `yes` and `"7000"` are all text here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scalar {
+pub(crate) struct Scalar {
     pub text: String,
     /// Without quotes, and no block.
     pub plain: bool,
@@ -39,13 +39,13 @@ pub struct Scalar {
 
 /// Keys, each once, in the order of the file.
 #[derive(Clone, Debug)]
-pub struct Mapping {
+pub(crate) struct Mapping {
     pub entries: Vec<MappingEntry>,
 }
 
 /// A key, its place and its value.
 #[derive(Clone, Debug)]
-pub struct MappingEntry {
+pub(crate) struct MappingEntry {
     pub key: String,
     pub at: Place,
     pub node: Node,
@@ -60,7 +60,7 @@ pub struct KnownKeys {
 }
 
 /// The error that two places give the same thing; the second leads.
-pub fn given_twice(second: &Place, what: &str, first: &Place) -> Diagnostic {
+pub(crate) fn given_twice(second: &Place, what: &str, first: &Place) -> Diagnostic {
     second.error(format!("{what} is given twice: first at {first}"))
 }
 
@@ -68,7 +68,7 @@ pub fn given_twice(second: &Place, what: &str, first: &Place) -> Diagnostic {
 ///
 /// # Errors
 /// Says that it is none.
-pub fn absolute_path(text: &str, at: &Place) -> Result<PathBuf, Diagnostic> {
+pub(crate) fn absolute_path(text: &str, at: &Place) -> Result<PathBuf, Diagnostic> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
         return Ok(path);
@@ -88,7 +88,7 @@ impl Node {
     }
 
     /// The error that something else was wanted here; `wanted` has its article.
-    pub fn unwanted(&self, wanted: &str) -> Diagnostic {
+    pub(crate) fn unwanted(&self, wanted: &str) -> Diagnostic {
         self.at.error(format!("{wanted} belongs here, not {}", self.kind()))
     }
 
@@ -96,7 +96,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted` belongs here.
-    pub fn text(&self, wanted: &str) -> Result<&str, Diagnostic> {
+    pub(crate) fn text(&self, wanted: &str) -> Result<&str, Diagnostic> {
         match &self.value {
             Value::Scalar(scalar) if !scalar.text.is_empty() => Ok(&scalar.text),
             Value::Scalar(_) => Err(self.at.error(format!("{wanted} belongs here, not nothing"))),
@@ -108,7 +108,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted` belongs here, or what the type's parser says of the text.
-    pub fn parsed<T: FromStr<Err: Display>>(&self, wanted: &str) -> Result<T, Diagnostic> {
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&self, wanted: &str) -> Result<T, Diagnostic> {
         self.read(wanted, str::parse)
     }
 
@@ -116,7 +116,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted` belongs here, or what `parser` says of the text.
-    pub fn read<T, E: Display>(
+    pub(crate) fn read<T, E: Display>(
         &self,
         wanted: &str,
         parser: impl FnOnce(&str) -> Result<T, E>,
@@ -128,7 +128,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that it is neither `true` nor `false`.
-    pub fn boolean(&self) -> Result<bool, Diagnostic> {
+    pub(crate) fn boolean(&self) -> Result<bool, Diagnostic> {
         match &self.value {
             Value::Scalar(Scalar { text, plain: true }) if text == "true" => Ok(true),
             Value::Scalar(Scalar { text, plain: true }) if text == "false" => Ok(false),
@@ -143,7 +143,7 @@ impl Node {
     ///
     /// # Errors
     /// Says which numbers are possible.
-    pub fn integer<T>(&self, low: T, high: T) -> Result<T, Diagnostic>
+    pub(crate) fn integer<T>(&self, low: T, high: T) -> Result<T, Diagnostic>
     where
         T: FromStr + PartialOrd + Display,
     {
@@ -160,7 +160,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that it is not a duration, or too short.
-    pub fn duration(&self, key: &str, least: Duration) -> Result<Duration, Diagnostic> {
+    pub(crate) fn duration(&self, key: &str, least: Duration) -> Result<Duration, Diagnostic> {
         let time = self.read("a duration such as 30s or 5m", duration::parse)?;
         if time >= least {
             Ok(time)
@@ -176,7 +176,7 @@ impl Node {
     ///
     /// # Errors
     /// Says which words there are.
-    pub fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Diagnostic> {
+    pub(crate) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Diagnostic> {
         let names = || choices.iter().map(|(name, _)| *name);
         let list = names().collect::<Vec<_>>().join(", ");
         let text = self.text(&format!("one of {list}"))?;
@@ -194,12 +194,12 @@ impl Node {
     ///
     /// # Errors
     /// Says that it is none.
-    pub fn path(&self) -> Result<PathBuf, Diagnostic> {
+    pub(crate) fn path(&self) -> Result<PathBuf, Diagnostic> {
         absolute_path(self.text("a path")?, &self.at)
     }
 
     /// The items of a list; of anything else, itself.
-    pub fn items(&self) -> &[Self] {
+    pub(crate) fn items(&self) -> &[Self] {
         match &self.value {
             Value::List(items) => items,
             _ => std::slice::from_ref(self),
@@ -210,7 +210,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted`, a list, belongs here.
-    pub fn list(&self, wanted: &str) -> Result<&[Self], Diagnostic> {
+    pub(crate) fn list(&self, wanted: &str) -> Result<&[Self], Diagnostic> {
         match &self.value {
             Value::List(items) => Ok(items),
             _ => Err(self.unwanted(wanted)),
@@ -221,7 +221,7 @@ impl Node {
     ///
     /// # Errors
     /// Says that `wanted`, a mapping, belongs here.
-    pub fn mapping(&self, wanted: &str) -> Result<&Mapping, Diagnostic> {
+    pub(crate) fn mapping(&self, wanted: &str) -> Result<&Mapping, Diagnostic> {
         match &self.value {
             Value::Mapping(mapping) => Ok(mapping),
             _ => Err(self.unwanted(wanted)),
@@ -232,7 +232,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`mapping`](Self::mapping).
-    pub fn into_mapping(self, wanted: &str) -> Result<Mapping, Diagnostic> {
+    pub(crate) fn into_mapping(self, wanted: &str) -> Result<Mapping, Diagnostic> {
         match self.value {
             Value::Mapping(mapping) => Ok(mapping),
             _ => Err(self.unwanted(wanted)),
@@ -241,18 +241,22 @@ impl Node {
 }
 
 impl Mapping {
-    pub fn get(&self, key: &str) -> Option<&MappingEntry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&MappingEntry> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
     /// The value of a key that is there and not empty.
-    pub fn value(&self, key: &str) -> Option<&Node> {
+    pub(crate) fn value(&self, key: &str) -> Option<&Node> {
         self.get(key).map(|entry| &entry.node).filter(|node| !matches!(node.value, Value::Null))
     }
 
     /// Reports every key that is not one of `keys`, and returns which those were probably meant to
     /// be: nobody need be told that they are missing.
-    pub fn check_keys(&self, keys: &KnownKeys, problems: &mut Problems) -> Vec<&'static str> {
+    pub(crate) fn check_keys(
+        &self,
+        keys: &KnownKeys,
+        problems: &mut Problems,
+    ) -> Vec<&'static str> {
         let mut found = Vec::new();
         for entry in &self.entries {
             if let Some((problem, meant)) = keys.problem(&entry.key, &entry.at) {
@@ -274,7 +278,7 @@ impl MappingEntry {
 }
 
 /// A mapping that is being read; what is wrong in it is reported.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     pub mapping: &'a Mapping,
     /// What unknown keys were probably meant to be.
     pub misspelt: Vec<&'static str>,
@@ -286,7 +290,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Where `wanted`, a mapping, belongs there.
-    pub fn new(
+    pub(crate) fn new(
         node: &'a Node,
         wanted: &str,
         keys: &KnownKeys,
@@ -296,16 +300,16 @@ impl<'a> Reader<'a> {
         Ok(Self { mapping, misspelt: mapping.check_keys(keys, problems), problems })
     }
 
-    pub fn get(&self, key: &str) -> Option<&'a MappingEntry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a MappingEntry> {
         self.mapping.get(key)
     }
 
-    pub fn value(&self, key: &str) -> Option<&'a Node> {
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Node> {
         self.mapping.value(key)
     }
 
     /// Where the value of a key is.
-    pub fn place(&self, key: &str) -> Option<Place> {
+    pub(crate) fn place(&self, key: &str) -> Option<Place> {
         self.value(key).map(|node| node.at.clone())
     }
 
@@ -313,7 +317,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Where it is wrong.
-    pub fn read<T>(
+    pub(crate) fn read<T>(
         &mut self,
         key: &str,
         read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
@@ -326,7 +330,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Where it is missing or wrong.
-    pub fn require<T>(
+    pub(crate) fn require<T>(
         &mut self,
         key: &str,
         read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
@@ -339,7 +343,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Sets what a key says, where it is there and right.
-    pub fn set<T>(
+    pub(crate) fn set<T>(
         &mut self,
         key: &str,
         to: &mut T,
@@ -354,7 +358,11 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Where it is not a duration, or less than `least`.
-    pub fn duration(&mut self, key: &str, least: Duration) -> Result<Option<Duration>, Reported> {
+    pub(crate) fn duration(
+        &mut self,
+        key: &str,
+        least: Duration,
+    ) -> Result<Option<Duration>, Reported> {
         self.read(key, |node| node.duration(key, least))
     }
 
@@ -362,7 +370,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Where one is missing or wrong.
-    pub fn both<A, B>(
+    pub(crate) fn both<A, B>(
         &mut self,
         (key, one): (&str, Result<Option<A>, Reported>),
         (other_key, other): (&str, Result<Option<B>, Reported>),
@@ -382,7 +390,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Always: reports an error.
-    pub fn fail<T>(&mut self, error: Diagnostic) -> Result<T, Reported> {
+    pub(crate) fn fail<T>(&mut self, error: Diagnostic) -> Result<T, Reported> {
         self.problems.report(Err(error))
     }
 
@@ -390,7 +398,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
-    pub fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {
+    pub(crate) fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {
         if self.misspelt.iter().any(|key| keys.contains(key)) {
             return Err(self.problems.reported());
         }

@@ -18,7 +18,7 @@ const MAX_COPIED: usize = 100_000;
 /// Reads one file; what is wrong goes to `problems`. An empty file is [`Value::Null`].
 ///
 /// `None` if the text is not YAML at all: then the first error is all that can be said.
-pub fn parse(source: &SourceText, problems: &mut Problems) -> Option<Node> {
+pub(crate) fn parse(source: &SourceText, problems: &mut Problems) -> Option<Node> {
     let options = yaml::options! {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,

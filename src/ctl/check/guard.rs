@@ -13,7 +13,7 @@ use crate::proto::ports::PortSet;
 
 /// Facts about the host, beyond its interfaces.
 #[derive(Clone, Debug, Default)]
-pub struct HostContext {
+pub(super) struct HostContext {
     /// The SSH connection by which somebody is here.
     pub ssh: Option<SshConnection>,
     pub ruleset: Option<HostRuleset>,
@@ -27,7 +27,7 @@ pub struct HostContext {
 
 /// An SSH connection to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SshConnection {
+pub(super) struct SshConnection {
     pub client: IpAddr,
     pub server: IpAddr,
     pub port: Knock,
@@ -36,7 +36,7 @@ pub struct SshConnection {
 /// The text is no `SSH_CONNECTION`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a client's address and port and a server's address and port")]
-pub struct SshError;
+pub(super) struct SshError;
 
 /// Reads what sshd puts into `SSH_CONNECTION`: `192.0.2.2 50123 192.0.2.1 22`.
 impl FromStr for SshConnection {
@@ -74,7 +74,7 @@ impl Guarded<'_> {
 }
 
 /// Warnings about guarded ports, each once.
-pub fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
+pub(super) fn doubts(loaded: &Loaded, around: &HostContext) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let mut guarded: HashMap<Knock, Guarded<'_>> = HashMap::new();
     for one in ports(loaded).filter(|one| one.door.opening.mechanism == Mechanism::Guard) {

@@ -11,7 +11,7 @@ use crate::proto::knock::{Knock, Protocol};
 
 /// All chains of a host and their rules.
 #[derive(Clone, Debug, Default)]
-pub struct HostRuleset {
+pub(super) struct HostRuleset {
     chains: Vec<Chain>,
 }
 
@@ -60,7 +60,7 @@ impl Chain {
 
 impl HostRuleset {
     /// Reads what `nft -j list ruleset` prints; `None` where it is something else.
-    pub fn parse(json: &[u8]) -> Option<Self> {
+    pub(super) fn parse(json: &[u8]) -> Option<Self> {
         let listing: Listing = serde_json::from_slice(json).ok()?;
         let mut chains = Vec::new();
         let mut rules = Vec::new();
@@ -81,7 +81,7 @@ impl HostRuleset {
 
     /// Whether packets to a port of this host are passed on to another host, a container, or
     /// another port.
-    pub fn publishes(&self, port: Knock) -> bool {
+    pub(super) fn publishes(&self, port: Knock) -> bool {
         let mut rules = self.chains.iter().flat_map(|chain| &chain.rules);
         rules.any(|rule| {
             let (verdicts, path) = weigh(rule, port);
@@ -92,7 +92,7 @@ impl HostRuleset {
 
     /// The chains, other than the guard's, that seem to drop every new packet to a port of this
     /// host, each as `chain 'input' of the table 'inet filter'`.
-    pub fn dropping(&self, port: Knock) -> Vec<String> {
+    pub(super) fn dropping(&self, port: Knock) -> Vec<String> {
         let inputs = self
             .chains
             .iter()

@@ -22,7 +22,12 @@ use crate::time::Now;
 
 /// Errors of a configuration that is read from `path`, each as knockd would put it. It takes root
 /// to look.
-pub fn obstacles(path: &Path, loaded: &Loaded, options: Options, now: Now) -> Vec<Diagnostic> {
+pub(super) fn obstacles(
+    path: &Path,
+    loaded: &Loaded,
+    options: Options,
+    now: Now,
+) -> Vec<Diagnostic> {
     let Loaded { config, places, .. } = loaded;
     let settings = &config.settings;
     let error = |key: &str, message: String| match places.settings.get(key) {

@@ -5,7 +5,7 @@ use crate::config::Rendered;
 
 /// The commands of one step of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommandTask {
+pub(crate) struct CommandTask {
     /// Undoes what was opened for another time; how it ends does not matter.
     pub first: Option<Rendered>,
     /// Opens or closes; only looking needs none.
@@ -25,7 +25,7 @@ impl From<Rendered> for CommandTask {
 /// The result of a task.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TaskOutcome {
+pub(crate) enum TaskOutcome {
     Done,
     /// It was there already, or nobody can tell: nothing was run.
     Untouched,

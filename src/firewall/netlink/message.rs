@@ -14,12 +14,12 @@ use super::{Comment, ElementKey, ElementRef, SetElement, SetRef, SetType, Table}
 use crate::config::NftFamily;
 
 /// Flags of a message.
-pub const REQUEST: u16 = 0x01;
-pub const ACK: u16 = 0x04;
-pub const DUMP: u16 = 0x300;
+pub(super) const REQUEST: u16 = 0x01;
+pub(super) const ACK: u16 = 0x04;
+pub(super) const DUMP: u16 = 0x300;
 const EXCLUSIVE: u16 = 0x200;
-pub const CREATE: u16 = 0x400;
-pub const APPEND: u16 = 0x800;
+pub(super) const CREATE: u16 = 0x400;
+pub(super) const APPEND: u16 = 0x800;
 const DUMP_INTERRUPTED: u16 = 0x10;
 
 const NLMSG_ERROR: u16 = 2;
@@ -29,24 +29,24 @@ const BATCH_END: u16 = 0x11;
 const NF_TABLES: u16 = 10;
 
 /// Kinds of messages.
-pub const NEW_TABLE: u16 = kind(0);
-pub const GET_TABLE: u16 = kind(1);
+pub(super) const NEW_TABLE: u16 = kind(0);
+pub(super) const GET_TABLE: u16 = kind(1);
 pub const DELETE_TABLE: u16 = kind(2);
-pub const NEW_CHAIN: u16 = kind(3);
-pub const NEW_RULE: u16 = kind(6);
-pub const NEW_SET: u16 = kind(9);
-pub const GET_SET: u16 = kind(10);
+pub(super) const NEW_CHAIN: u16 = kind(3);
+pub(super) const NEW_RULE: u16 = kind(6);
+pub(super) const NEW_SET: u16 = kind(9);
+pub(super) const GET_SET: u16 = kind(10);
 pub const NEW_ELEMENT: u16 = kind(12);
-pub const GET_ELEMENT: u16 = kind(13);
-pub const DELETE_ELEMENT: u16 = kind(14);
-pub const GET_GENERATION: u16 = kind(16);
+pub(super) const GET_ELEMENT: u16 = kind(13);
+pub(super) const DELETE_ELEMENT: u16 = kind(14);
+pub(super) const GET_GENERATION: u16 = kind(16);
 
 /// The first attribute of everything that belongs to a table is the table's name, and the second
 /// of a set and of a list of elements is the set's.
-pub const TABLE: u16 = 1;
-pub const SET: u16 = 2;
+pub(super) const TABLE: u16 = 1;
+pub(super) const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
-pub const LIST_ELEMENT: u16 = 1;
+pub(super) const LIST_ELEMENT: u16 = 1;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_FLAGS: u16 = 3;
 const ELEMENT_TIMEOUT: u16 = 4;
@@ -54,11 +54,11 @@ const ELEMENT_EXPIRATION: u16 = 5;
 const ELEMENT_COMMENT: u16 = 6;
 const INTERVAL_END: u32 = 1;
 const DATA_VALUE: u16 = 1;
-pub const SET_FLAGS: u16 = 3;
-pub const SET_KEY_TYPE: u16 = 4;
+pub(super) const SET_FLAGS: u16 = 3;
+pub(super) const SET_KEY_TYPE: u16 = 4;
 const SET_HANDLE: u16 = 16;
 const TABLE_HANDLE: u16 = 4;
-pub const TABLE_USERDATA: u16 = 6;
+pub(super) const TABLE_USERDATA: u16 = 6;
 /// In the message that begins a batch, and in the answer to a question for it.
 const GENERATION: u16 = 1;
 /// So many elements in one message: the length of their list has 16 bits.
@@ -166,12 +166,12 @@ pub(super) const fn number(family: NftFamily) -> u8 {
 }
 
 /// The attributes that name a set.
-pub fn set_name(set: &SetRef) -> Attributes {
+pub(super) fn set_name(set: &SetRef) -> Attributes {
     table_name(set.table.as_str()).text(SET, set.set.as_str())
 }
 
 /// The attribute that names a table.
-pub fn table_name(table: &str) -> Attributes {
+pub(super) fn table_name(table: &str) -> Attributes {
     Attributes::default().text(TABLE, table)
 }
 

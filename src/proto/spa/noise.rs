@@ -15,15 +15,15 @@ use super::payload::PAYLOAD_LEN;
 const PATTERN: &str = "Noise_X_25519_ChaChaPoly_SHA256";
 const PROLOGUE: &[u8] = b"knock spa v1";
 /// e, s with its tag, the payload with its tag.
-pub const MESSAGE_LEN: usize = KEY_LEN + (KEY_LEN + 16) + (PAYLOAD_LEN + 16);
+pub(super) const MESSAGE_LEN: usize = KEY_LEN + (KEY_LEN + 16) + (PAYLOAD_LEN + 16);
 
 /// The pattern, parsed once.
-pub fn params() -> NoiseParams {
+pub(super) fn params() -> NoiseParams {
     PATTERN.parse().expect("a pattern that the library has")
 }
 
 /// The message in which a client says `payload` to a server.
-pub fn write(
+pub(super) fn write(
     client: &PrivateKey,
     server: &PublicKey,
     ephemeral: [u8; KEY_LEN],
@@ -41,7 +41,7 @@ pub fn write(
 }
 
 /// Who says what in a message to a server; nothing unless all of it is genuine.
-pub fn read(
+pub(super) fn read(
     params: NoiseParams,
     server: &X25519,
     message: &[u8; MESSAGE_LEN],
@@ -65,7 +65,7 @@ fn client(state: &HandshakeState) -> Option<PublicKey> {
 }
 
 /// The public key of a private one.
-pub fn public(private: &[u8]) -> [u8; KEY_LEN] {
+pub(super) fn public(private: &[u8]) -> [u8; KEY_LEN] {
     let mut public = [0; KEY_LEN];
     public.copy_from_slice(X25519::of(private).pubkey());
     public
@@ -73,7 +73,7 @@ pub fn public(private: &[u8]) -> [u8; KEY_LEN] {
 
 /// What a private key and a point agree on, if both of them count.
 #[cfg(test)]
-pub fn agree(private: &[u8; KEY_LEN], point: &[u8; KEY_LEN]) -> Option<[u8; KEY_LEN]> {
+pub(super) fn agree(private: &[u8; KEY_LEN], point: &[u8; KEY_LEN]) -> Option<[u8; KEY_LEN]> {
     let mut secret = [0; KEY_LEN];
     X25519::of(private).dh(point, &mut secret).ok().map(|()| secret)
 }
@@ -135,7 +135,7 @@ impl Random for PresetRandom {
 /// would else be worked out for each message: its public key, and what it agrees on with those who
 /// are expected. Their messages take half the time.
 #[derive(Clone)]
-pub struct X25519 {
+pub(super) struct X25519 {
     own: Arc<Box<dyn Dh>>,
     agreed: Arc<HashMap<[u8; KEY_LEN], Zeroizing<[u8; KEY_LEN]>>>,
 }
@@ -159,7 +159,10 @@ impl X25519 {
     }
 
     /// A server's key, prepared for the clients that are expected.
-    pub fn prepared(server: &PrivateKey, expected: impl IntoIterator<Item = PublicKey>) -> Self {
+    pub(super) fn prepared(
+        server: &PrivateKey,
+        expected: impl IntoIterator<Item = PublicKey>,
+    ) -> Self {
         let own = Self::of(server.expose());
         let agree = |client: PublicKey| {
             let mut secret = Zeroizing::new([0; KEY_LEN]);

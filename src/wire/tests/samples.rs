@@ -12,12 +12,12 @@ use crate::proto::flags::TcpFlags;
 use crate::proto::knock::Protocol;
 use crate::wire::link::LinkType;
 
-pub const SOURCE_PORT: u16 = 40_000;
-pub const SEQUENCE: u32 = 0x0102_0304;
+pub(crate) const SOURCE_PORT: u16 = 40_000;
+pub(crate) const SEQUENCE: u32 = 0x0102_0304;
 
 /// A knock and what is wrapped around it.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     pub v6: bool,
     pub protocol: Protocol,
     pub port: u16,
@@ -45,7 +45,7 @@ impl Default for Sample {
     }
 }
 
-pub fn source(v6: bool) -> IpAddr {
+pub(crate) fn source(v6: bool) -> IpAddr {
     if v6 {
         Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2).into()
     } else {
@@ -53,7 +53,7 @@ pub fn source(v6: bool) -> IpAddr {
     }
 }
 
-pub fn destination(v6: bool) -> IpAddr {
+pub(crate) fn destination(v6: bool) -> IpAddr {
     if v6 {
         Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()
     } else {
@@ -63,12 +63,12 @@ pub fn destination(v6: bool) -> IpAddr {
 
 impl Sample {
     /// The whole frame.
-    pub fn frame(&self) -> Vec<u8> {
+    pub(crate) fn frame(&self) -> Vec<u8> {
         framed(self.link, &self.tags, &self.ip())
     }
 
     /// From the IP header on.
-    pub fn ip(&self) -> Vec<u8> {
+    pub(crate) fn ip(&self) -> Vec<u8> {
         let segment = self.segment();
         let mut packet = Vec::new();
         headers(self.protocol, self.v6, self.options, segment.len()).write(&mut packet).unwrap();
@@ -99,7 +99,7 @@ impl Sample {
     }
 }
 
-pub fn number(protocol: Protocol) -> IpNumber {
+pub(crate) fn number(protocol: Protocol) -> IpNumber {
     match protocol {
         Protocol::Tcp => IpNumber::TCP,
         Protocol::Udp => IpNumber::UDP,
@@ -142,7 +142,7 @@ fn headers(protocol: Protocol, v6: bool, options: bool, payload: usize) -> IpHea
 }
 
 /// An IPv6 knock on 7000/udp behind a fragment header.
-pub fn behind_fragment_header(offset: u16, more: bool) -> Vec<u8> {
+pub(crate) fn behind_fragment_header(offset: u16, more: bool) -> Vec<u8> {
     let whole = Sample { v6: true, protocol: Protocol::Udp, ..Sample::default() }.ip();
     let (header, datagram) = whole.split_at(Ipv6Header::LEN);
     let mut packet = header.to_vec();
@@ -155,7 +155,7 @@ pub fn behind_fragment_header(offset: u16, more: bool) -> Vec<u8> {
 }
 
 /// Puts an IP packet behind a link layer; one that knows no tags gets none.
-pub fn framed(link: LinkType, tags: &[u16], packet: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(link: LinkType, tags: &[u16], packet: &[u8]) -> Vec<u8> {
     let v6 = packet[0] >> 4 == 6;
     let inner: u16 = if v6 { 0x86dd } else { 0x0800 };
     let mut frame = Vec::new();
@@ -186,7 +186,7 @@ pub fn framed(link: LinkType, tags: &[u16], packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-pub fn links() -> impl Strategy<Value = LinkType> {
+pub(crate) fn links() -> impl Strategy<Value = LinkType> {
     prop::sample::select(LinkType::ALL.to_vec())
 }
 
