@@ -8,7 +8,9 @@ use zeroize::Zeroizing;
 
 use super::date;
 use super::files::{FileKind, exposed, one_line, read_named};
-use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice};
+use super::tree::{
+    KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
+};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
 use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient};
 use crate::proto::network::Network;
@@ -254,16 +256,13 @@ pub(super) fn read_fwknop(
 
 /// The mapping with its keys in lower case.
 fn lowercase(mapping: &Mapping, problems: &mut Problems) -> Mapping {
-    let mut entries: Vec<MappingEntry> = Vec::new();
-    for entry in &mapping.entries {
-        let entry = MappingEntry { key: entry.key.to_ascii_lowercase(), ..entry.clone() };
-        match entries.iter().find(|other| other.key == entry.key) {
-            Some(first) => {
-                problems.push(given_twice(&entry.at, "this key", &first.at).without_line());
-            }
-            None => entries.push(entry),
-        }
-    }
+    let lower = |entry: &MappingEntry| MappingEntry {
+        key: entry.key.to_ascii_lowercase(),
+        ..entry.clone()
+    };
+    let mut entries = mapping.entries.iter().map(lower).collect();
+    let twice = refuse_repetitions(&mut entries, |_| "this key".to_owned());
+    problems.extend(twice.into_iter().map(Diagnostic::without_line));
     Mapping { entries }
 }
 

@@ -1,6 +1,6 @@
 //! Loading: from a path to a configuration, or to everything that is wrong with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,9 @@ use super::door::read_door;
 use super::files::{read_directory, read_file, unreadable};
 use super::parts::Parts;
 use super::settings::read_settings;
-use super::tree::{KnownKeys, MappingEntry, Value, given_twice};
+use super::tree::{KnownKeys, MappingEntry, Value, refuse_repetitions};
 use super::yaml;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText};
+use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::lint::access;
 use crate::config::{Config, Door, DoorPlaces, Mechanism, Settings};
 
@@ -108,55 +108,26 @@ fn sorted(Parts { settings, places, mut doors, mut clients }: Parts) -> Built {
     (Config { settings, doors, clients }, places)
 }
 
-/// What all files say under one of the top keys.
-struct TopLevel {
-    of: &'static str,
-    example: &'static str,
-    entries: Vec<MappingEntry>,
-    places: HashMap<String, Place>,
-}
-
-impl TopLevel {
-    fn new((of, example): (&'static str, &'static str)) -> Self {
-        Self { of, example, entries: Vec::new(), places: HashMap::new() }
-    }
-
-    fn add(&mut self, entry: MappingEntry, problems: &mut Problems) {
-        match self.places.get(&entry.key) {
-            Some(first) => {
-                let what = format!("{} '{}'", self.of, entry.key);
-                problems.push(given_twice(&entry.at, &what, first));
-            }
-            None => {
-                self.places.insert(entry.key.clone(), entry.at.clone());
-                self.entries.push(entry);
-            }
-        }
-    }
-}
-
 fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Built {
     let ([settings, templates, clients, doors], unparsed) = gather(sources, problems);
-    let (mut read, interfaces) = read_settings(&settings.entries, problems);
+    let (mut read, interfaces) = read_settings(&settings, problems);
     // What knockd has left there, or who listens there, has to be found all the same.
     for (key, path) in [("state_dir", &mut read.state_dir), ("run_dir", &mut read.run_dir)] {
-        if !settings.places.contains_key(key)
+        if !settings.iter().any(|entry| entry.key == key)
             && let Some(found) = unparsed.iter().find_map(|text| path_in(text, key))
         {
             *path = found;
         }
     }
-    let templates = read_templates(&templates.entries, problems);
-    let names: HashSet<&str> = doors.entries.iter().map(|entry| entry.key.as_str()).collect();
+    let templates = read_templates(&templates, problems);
+    let names: HashSet<&str> = doors.iter().map(|entry| entry.key.as_str()).collect();
     let mut secrets = Secrets::new(options);
-    let written = clients.entries.len();
+    let written = clients.len();
     let clients: Vec<_> = clients
-        .entries
         .iter()
         .flat_map(|entry| read_client(entry, &names, &mut secrets, problems))
         .collect();
     let doors: Vec<_> = doors
-        .entries
         .iter()
         .flat_map(|entry| read_door(entry, &templates, read.command_limit, options, problems))
         .collect();
@@ -172,16 +143,20 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     if clients.len() == written {
         problems.extend(access::unopened(&clients, &doors));
     }
-    problems.extend(without_effect(&settings.entries, &doors));
+    problems.extend(without_effect(&settings, &doors));
     let at = |entry: &MappingEntry| (entry.key.clone(), entry.node.at.clone());
-    let settings = settings.entries.iter().map(at).collect();
+    let settings = settings.iter().map(at).collect();
     let places = Places { interfaces, settings, ..Places::default() };
     sorted(Parts { settings: read, places, doors, clients })
 }
 
-/// What all files say under each of the top keys, and the texts that are not YAML as a whole.
-fn gather<'a>(sources: &'a [SourceText], problems: &mut Problems) -> ([TopLevel; 4], Vec<&'a str>) {
-    let mut top = OF_TOP.map(TopLevel::new);
+/// What all files say under each of the top keys, each once, and the texts that are not YAML as a
+/// whole.
+fn gather<'a>(
+    sources: &'a [SourceText],
+    problems: &mut Problems,
+) -> ([Vec<MappingEntry>; 4], Vec<&'a str>) {
+    let mut top: [Vec<MappingEntry>; 4] = Default::default();
     let mut unparsed = Vec::new();
     for source in sources {
         let Some(root) = yaml::parse(source, problems) else {
@@ -198,15 +173,17 @@ fn gather<'a>(sources: &'a [SourceText], problems: &mut Problems) -> ([TopLevel;
             if matches!(node.value, Value::Null) {
                 continue;
             }
-            let known = TOP.known.iter().zip(&mut top).find(|(known, _)| **known == key);
-            let Some((_, level)) = known else { continue };
+            let mut known = TOP.known.iter().zip(OF_TOP).zip(&mut top);
+            let found = known.find(|((known, _), _)| **known == key);
+            let Some(((_, (_, example)), entries)) = found else { continue };
             match node.into_mapping("a mapping") {
-                Ok(mapping) => {
-                    mapping.entries.into_iter().for_each(|entry| level.add(entry, problems));
-                }
-                Err(error) => problems.push(error.help(level.example)),
+                Ok(mapping) => entries.extend(mapping.entries),
+                Err(error) => problems.push(error.help(example)),
             }
         }
+    }
+    for (entries, (of, _)) in top.iter_mut().zip(OF_TOP) {
+        problems.extend(refuse_repetitions(entries, |key| format!("{of} '{key}'")));
     }
     (top, unparsed)
 }

@@ -3,6 +3,7 @@
 //! [`parse`] makes it of a text; [`Node`] and [`Mapping`] are asked for what belongs in them, and
 //! say what else they found.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -62,6 +63,30 @@ pub struct KnownKeys {
 /// The error that two places give the same thing; the second leads.
 pub(crate) fn given_twice(second: &Place, what: &str, first: &Place) -> Diagnostic {
     second.error(format!("{what} is given twice: first at {first}"))
+}
+
+/// Removes all entries but the first of each key, and returns the errors that they are given twice;
+/// `what` names the thing that a key gives.
+///
+/// No key is copied for that: what is freed in the midst of a tree is where the configuration would
+/// be put, and keep its pages.
+pub(super) fn refuse_repetitions(
+    entries: &mut Vec<MappingEntry>,
+    what: impl Fn(&str) -> String,
+) -> Vec<Diagnostic> {
+    let mut first: HashMap<&str, &Place> = HashMap::new();
+    let mut is_first = Vec::with_capacity(entries.len());
+    let mut errors = Vec::new();
+    for MappingEntry { key, at, .. } in entries.iter() {
+        let earlier = first.get(key.as_str()).copied();
+        let twice = earlier.map(|earlier| given_twice(at, &what(key), earlier));
+        is_first.push(twice.is_none());
+        errors.extend(twice);
+        first.entry(key).or_insert(at);
+    }
+    let mut is_first = is_first.into_iter();
+    entries.retain(|_| is_first.next().unwrap_or(true));
+    errors
 }
 
 /// A path from `/` on.

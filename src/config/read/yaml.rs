@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_yaml::granit_parser::{self as yaml, Event, Parser, ScalarStyle, Span};
 
-use super::tree::{Mapping, MappingEntry, Node, Scalar, Value, given_twice};
+use super::tree::{Mapping, MappingEntry, Node, Scalar, Value, refuse_repetitions};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, SourceText, narrow};
 
 /// How deep a file may nest; a configuration needs six levels.
@@ -146,7 +146,8 @@ impl<'a> TreeBuilder<'a> {
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                self.refuse_repetitions(&mut entries);
+                let twice = refuse_repetitions(&mut entries, |key| format!("'{key}'"));
+                self.problems.extend(twice);
                 return Ok(Value::Mapping(Mapping { entries }));
             }
             let (key, key_size) = self.node(event, &span, depth + 1)?;
@@ -159,22 +160,6 @@ impl<'a> TreeBuilder<'a> {
             };
             entries.push(MappingEntry { key: text, at: key.at, node });
         }
-    }
-
-    /// Of entries with the same key only the first stays. No key is copied for that: what is freed
-    /// in the midst of the tree is where the configuration would be put, and keep its pages.
-    fn refuse_repetitions(&mut self, entries: &mut Vec<MappingEntry>) {
-        let mut first: HashMap<&str, &Place> = HashMap::new();
-        let mut is_first = Vec::with_capacity(entries.len());
-        for MappingEntry { key, at, .. } in entries.iter() {
-            let earlier = first.get(key.as_str()).copied();
-            let twice = earlier.map(|earlier| given_twice(at, &format!("'{key}'"), earlier));
-            is_first.push(twice.is_none());
-            self.problems.extend(twice);
-            first.entry(key).or_insert(at);
-        }
-        let mut is_first = is_first.into_iter();
-        entries.retain(|_| is_first.next().unwrap_or(true));
     }
 
     fn alias(&mut self, id: usize, at: Place) -> Result<(Node, usize), Diagnostic> {
