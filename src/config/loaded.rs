@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Config;
-use super::client::ClientPlaces;
 use super::diagnostic::{Diagnostic, Place};
-use super::door::DoorPlaces;
+use super::{Client, ClientPlaces, Config, Door, DoorPlaces, Settings};
 
 /// A configuration that can be used, and what is doubtful about it.
 #[derive(Clone, Debug)]
@@ -13,6 +11,23 @@ pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Diagnostic>,
     pub places: Places,
+}
+
+impl Loaded {
+    /// Puts doors and clients in order; `places` lacks theirs. There are no warnings yet.
+    pub(super) fn new(
+        settings: Settings,
+        places: Places,
+        mut doors: Vec<(Door, DoorPlaces)>,
+        mut clients: Vec<(Client, ClientPlaces)>,
+    ) -> Self {
+        doors.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
+        clients.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        let (doors, door_places) = doors.into_iter().unzip();
+        let (clients, client_places) = clients.into_iter().unzip();
+        let places = Places { doors: door_places, clients: client_places, ..places };
+        Self { config: Config { settings, doors, clients }, warnings: Vec::new(), places }
+    }
 }
 
 /// Where the parts of a configuration are written.

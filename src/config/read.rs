@@ -13,7 +13,6 @@ pub mod load;
 mod lockout;
 mod methods;
 mod opening;
-mod parts;
 mod rotation;
 mod sequence;
 mod server_key;

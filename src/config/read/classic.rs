@@ -11,7 +11,6 @@ use super::classic_lines::{
 };
 use super::commands::{CommandField, PairNames, lacks_program, pairs};
 use super::door::parse_target;
-use super::parts::Parts;
 use super::sequence::{Sequence, check_length, read_one_time};
 use super::tree::{absolute_path, given_twice};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
@@ -19,8 +18,8 @@ use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
 use crate::config::{
-    Command, CommandText, Commands, Door, DoorPlaces, Mechanism, Name, Opening, Options, Places,
-    Recognition, Settings,
+    Command, CommandText, Commands, Door, DoorPlaces, Loaded, Mechanism, Name, Opening, Options,
+    Places, Recognition, Settings,
 };
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
@@ -47,7 +46,7 @@ pub fn is_classic(text: &str) -> bool {
 }
 
 /// Reads a `knockd.conf`; doors are in the order of the file.
-pub(super) fn read(source: &SourceText, options: Options, problems: &mut Problems) -> Parts {
+pub(super) fn read(source: &SourceText, options: Options, problems: &mut Problems) -> Loaded {
     let mut settings = Settings::default();
     let mut interfaces = Vec::new();
     let mut doors: Vec<(Door, DoorPlaces)> = Vec::new();
@@ -76,12 +75,7 @@ pub(super) fn read(source: &SourceText, options: Options, problems: &mut Problem
         let warning = Diagnostic::file(source.path(), "no door is configured").into_warning();
         problems.push(warning.help("write a section [NAME] with a Sequence and a Start_Command"));
     }
-    Parts {
-        settings,
-        places: Places { interfaces, ..Places::default() },
-        doors,
-        clients: Vec::new(),
-    }
+    Loaded::new(settings, Places { interfaces, ..Places::default() }, doors, Vec::new())
 }
 
 fn read_options(section: &Section<'_>, settings: &mut Settings, problems: &mut Problems) {

@@ -13,13 +13,12 @@ use super::commands::read_templates;
 use super::credentials::Secrets;
 use super::door::read_door;
 use super::files::{read_directory, read_file, unreadable};
-use super::parts::Parts;
 use super::settings::read_settings;
 use super::tree::{KnownKeys, MappingEntry, Value, refuse_repetitions};
 use super::yaml;
 use crate::config::diagnostic::{Diagnostic, Problems, SourceText};
 use crate::config::lint::access;
-use crate::config::{Config, Door, DoorPlaces, Mechanism, Settings};
+use crate::config::{Door, DoorPlaces, Mechanism, Settings};
 
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,8 +43,8 @@ const OF_TOP: [(&str, &str); 4] = [
 /// [`Report`] names everything that is wrong in all of the files.
 pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
-    let built = read(path, *options, &mut problems);
-    finish(built, problems)
+    let loaded = read(path, *options, &mut problems);
+    finish(loaded, problems)
 }
 
 /// The settings as far as they can be told, the defaults for the rest, and what is wrong with the
@@ -55,9 +54,9 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
 /// valid, or that only it may read.
 pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
     let mut problems = Problems::default();
-    let built = read(path, *options, &mut problems);
+    let read = read(path, *options, &mut problems);
     let report = problems.has_errors().then(|| Report(problems.into_sorted()));
-    (built.map(|(config, _)| config.settings).unwrap_or_default(), report)
+    (read.map(|loaded| loaded.config.settings).unwrap_or_default(), report)
 }
 
 /// Reads the text of one file, YAML or classic.
@@ -66,22 +65,20 @@ pub fn settings(path: &Path, options: &Options) -> (Settings, Option<Report>) {
 /// [`Report`] names everything that is wrong in it.
 pub fn parse(source: &SourceText) -> Result<Loaded, Report> {
     let mut problems = Problems::default();
-    let built = build_one(source, Options::default(), &mut problems);
-    finish(Some(built), problems)
+    let loaded = build_one(source, Options::default(), &mut problems);
+    finish(Some(loaded), problems)
 }
 
-type Built = (Config, Places);
-
-fn finish(built: Option<Built>, problems: Problems) -> Result<Loaded, Report> {
-    match built {
-        Some((config, places)) if !problems.has_errors() => {
-            Ok(Loaded { config, places, warnings: problems.into_sorted() })
+fn finish(read: Option<Loaded>, problems: Problems) -> Result<Loaded, Report> {
+    match read {
+        Some(loaded) if !problems.has_errors() => {
+            Ok(Loaded { warnings: problems.into_sorted(), ..loaded })
         }
         _ => Err(Report(problems.into_sorted())),
     }
 }
 
-fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Built> {
+fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Loaded> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error));
     if problems.ok_or_report(metadata)?.is_dir() {
         let sources = read_directory(path, options, problems)?;
@@ -91,24 +88,15 @@ fn read(path: &Path, options: Options, problems: &mut Problems) -> Option<Built>
     Some(build_one(&source, options, problems))
 }
 
-fn build_one(source: &SourceText, options: Options, problems: &mut Problems) -> Built {
+fn build_one(source: &SourceText, options: Options, problems: &mut Problems) -> Loaded {
     if classic::is_classic(source.text()) {
-        sorted(classic::read(source, options, problems))
+        classic::read(source, options, problems)
     } else {
         build(source.path(), std::slice::from_ref(source), options, problems)
     }
 }
 
-fn sorted(Parts { settings, places, mut doors, mut clients }: Parts) -> Built {
-    doors.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
-    clients.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
-    let (doors, door_places) = doors.into_iter().unzip();
-    let (clients, client_places) = clients.into_iter().unzip();
-    let places = Places { doors: door_places, clients: client_places, ..places };
-    (Config { settings, doors, clients }, places)
-}
-
-fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Built {
+fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut Problems) -> Loaded {
     let ([settings, templates, clients, doors], unparsed) = gather(sources, problems);
     let (mut read, interfaces) = read_settings(&settings, problems);
     // What knockd has left there, or who listens there, has to be found all the same.
@@ -147,7 +135,7 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     let at = |entry: &MappingEntry| (entry.key.clone(), entry.node.at.clone());
     let settings = settings.iter().map(at).collect();
     let places = Places { interfaces, settings, ..Places::default() };
-    sorted(Parts { settings: read, places, doors, clients })
+    Loaded::new(read, places, doors, clients)
 }
 
 /// What all files say under each of the top keys, each once, and the texts that are not YAML as a
@@ -233,7 +221,7 @@ mod tests {
     use super::super::clients::CLIENT;
     use super::super::door::DOOR;
     use super::*;
-    use crate::config::{Family, Opening};
+    use crate::config::{Config, Family, Opening};
 
     #[test]
     fn a_path_is_found_in_a_text_that_is_not_yaml_as_a_whole() {
