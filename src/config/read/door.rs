@@ -133,28 +133,18 @@ fn without_effect(
     has_sequence: bool,
     asked: bool,
 ) -> Vec<Diagnostic> {
-    let say = |key: &str, why: &str| {
-        let given = mapping.get(key)?;
-        let warning = given.at.warning(format!("'{key}' has no effect: {why}"));
-        Some(warning.help("remove it"))
-    };
-    let mut found = Vec::new();
-    if !knocked {
-        let why = "no sequence opens this door";
-        found.extend(["seq_timeout", "tcpflags"].map(|key| say(key, why)));
-    }
-    if !has_sequence && mapping.get("one_time_sequences").is_none() {
-        let why = if knocked {
-            "every port of a rotating sequence is watched anyway"
-        } else {
-            "no sequence opens this door"
-        };
-        found.push(say("trip_wires", why));
-    }
-    if !asked {
-        found.push(say("open_for_max", "only requests by SPA or fwknop ask for a time"));
-    }
-    found.into_iter().flatten().collect()
+    let no_sequence = "no sequence opens this door";
+    let has_line = has_sequence || mapping.get("one_time_sequences").is_some();
+    let rotating = "every port of a rotating sequence is watched anyway";
+    let keys = [
+        ("seq_timeout", knocked, no_sequence),
+        ("tcpflags", knocked, no_sequence),
+        ("trip_wires", has_line, if knocked { rotating } else { no_sequence }),
+        ("open_for_max", asked, "only requests by SPA or fwknop ask for a time"),
+    ];
+    let vain = keys.into_iter().filter(|(_, has_effect, _)| !has_effect);
+    vain.filter_map(|(key, _, why)| Some(mapping.get(key)?.without_effect(why, "remove it")))
+        .collect()
 }
 
 /// A key that turns something on; off where it is absent.

@@ -197,7 +197,7 @@ fn without_effect(settings: &[MappingEntry], doors: &[(Door, DoorPlaces)]) -> Ve
     let fwknop = any(|door| door.recognition.fwknop);
     let runs = any(|door| door.opening.runs_commands());
     let say = |entry: &MappingEntry| {
-        let (there, why, help) = match entry.key.as_str() {
+        let (has_effect, why, help) = match entry.key.as_str() {
             "trusted" | "on_exit" => {
                 (guarded, "the guard opens no door", "open a door via: guard, or remove it")
             }
@@ -208,8 +208,7 @@ fn without_effect(settings: &[MappingEntry], doors: &[(Door, DoorPlaces)]) -> Ve
             }
             _ => return None,
         };
-        let message = format!("'{}' has no effect: {why}", entry.key);
-        (!there).then(|| entry.at.warning(message).help(help))
+        (!has_effect).then(|| entry.without_effect(why, help))
     };
     settings.iter().filter_map(say).collect()
 }

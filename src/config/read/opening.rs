@@ -59,8 +59,8 @@ pub(super) fn read_opening(
     };
     match reader.get("command_limit") {
         Some(given) if !opening.runs_commands() => {
-            let message = "'command_limit' has no effect: this door runs no command";
-            reader.problems.push(given.at.warning(message).help("remove it"));
+            let why = "this door runs no command";
+            reader.problems.push(given.without_effect(why, "remove it"));
         }
         _ => reader.problems.extend(killed_early(reader.mapping, &opening)),
     }
@@ -199,10 +199,9 @@ fn read_open_for(
         let is_timed = mechanism.is_some_and(|mechanism| mechanism.has_hole(Hole::Seconds));
         let times = times.into_iter().filter(|_| !is_timed);
         let needless = times.chain([reader.get("on_close")]).flatten();
-        reader.problems.extend(needless.map(|given| {
-            let message = format!("'{}' has no effect: nothing closes this door", given.key);
-            given.at.warning(message).help("write a 'stop_command', or remove it")
-        }));
+        let help = "write a 'stop_command', or remove it";
+        let why = "nothing closes this door";
+        reader.problems.extend(needless.map(|given| given.without_effect(why, help)));
     }
     let own = DOOR_COMMANDS.into_iter().any(|key| reader.get(key).is_some());
     let default = if own { CMD_TIMEOUT } else { OPEN_FOR };

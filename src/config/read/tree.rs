@@ -300,6 +300,11 @@ impl MappingEntry {
             .parse()
             .map_err(|error| self.at.error(format!("'{}' is no name: {error}", self.key)))
     }
+
+    /// The warning that it says something in vain.
+    pub(super) fn without_effect(&self, why: &str, help: &str) -> Diagnostic {
+        self.at.warning(format!("'{}' has no effect: {why}", self.key)).help(help)
+    }
 }
 
 /// A mapping that is being read; what is wrong in it is reported.
