@@ -32,20 +32,7 @@ pub(crate) struct OneTimeLineError {
     pub column: u32,
     /// In characters.
     pub width: u32,
-    pub why: LineProblem,
-}
-
-/// What is wrong with a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LineProblem {
-    #[error("this is not a port: write numbers with commas between them, such as 7000,8000:udp")]
-    Port,
-    #[error("this port is out of range: ports go from 1 to 65535")]
-    Range,
-    #[error("this is not a protocol: write tcp or udp")]
-    Protocol,
-    #[error("a sequence has at most {MAX_KNOCKS} knocks")]
-    TooMany,
+    pub why: String,
 }
 
 /// The sequences that are left, in the order of the file.
@@ -79,7 +66,8 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
     let mut start = 0;
     for item in line.split(',') {
         let port = item.trim_matches(BLANKS);
-        let error = |why| {
+        // No message shows anything of the line.
+        let error = |why: &str| {
             let blanks = item.len() - item.trim_start_matches(BLANKS).len();
             let before = line.get(..start + blanks).unwrap_or_default();
             let column = narrow(before.chars().count()).saturating_add(1);
@@ -87,17 +75,19 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
                 line: number,
                 column,
                 width: narrow(port.chars().count()).max(1),
-                why,
+                why: why.to_owned(),
             }
         };
         if knocks.len() == MAX_KNOCKS {
-            return Err(error(LineProblem::TooMany));
+            return Err(error(&format!("a sequence has at most {MAX_KNOCKS} knocks")));
         }
         knocks.push(port.parse::<Knock>().map_err(|why| {
             error(match why {
-                KnockError::Port(_) => LineProblem::Port,
-                KnockError::Range(_) => LineProblem::Range,
-                KnockError::Protocol(_) => LineProblem::Protocol,
+                KnockError::Port(_) => {
+                    "this is not a port: write numbers with commas between them, such as 7000,8000:udp"
+                }
+                KnockError::Range(_) => "this port is out of range: ports go from 1 to 65535",
+                KnockError::Protocol(_) => "this is not a protocol: write tcp or udp",
             })
         })?);
         start += item.len() + 1;
@@ -244,20 +234,22 @@ mod tests {
     #[test]
     fn a_wrong_line_says_where_and_shows_nothing() {
         let errors = parse("7000,8000\n  1, sesame,3\n70000\n1:upd\n,\n").unwrap_err();
-        let places: Vec<_> =
-            errors.iter().map(|error| (error.line, error.column, error.width, error.why)).collect();
+        let places: Vec<_> = errors
+            .iter()
+            .map(|it| (it.line, it.column, it.width, it.why.split(':').next().unwrap()))
+            .collect();
         assert_eq!(
             places,
             [
-                (2, 6, 6, LineProblem::Port),
-                (3, 1, 5, LineProblem::Range),
-                (4, 1, 5, LineProblem::Protocol),
-                (5, 1, 1, LineProblem::Port),
+                (2, 6, 6, "this is not a port"),
+                (3, 1, 5, "this port is out of range"),
+                (4, 1, 5, "this is not a protocol"),
+                (5, 1, 1, "this is not a port"),
             ]
         );
         assert!(errors.iter().all(|error| !error.to_string().contains("sesame")));
         let many = vec!["7"; 33].join(",");
-        assert_eq!(parse(&many).unwrap_err()[0].why, LineProblem::TooMany);
+        assert_eq!(parse(&many).unwrap_err()[0].why, "a sequence has at most 32 knocks");
     }
 
     fn recipe(lines: usize, length: usize, low: u16, high: u16) -> Recipe {
