@@ -77,11 +77,8 @@ fn secret_lines(text: &str) -> Vec<u32> {
     for (number, line) in (1u32..).zip(text.lines()) {
         let indent = line.len() - line.trim_start().len();
         let blank = line.trim().is_empty();
-        if within.is_some_and(|key| !blank && indent <= key) {
-            within = None;
-        }
-        if within.is_none() && names_secret(line) {
-            within = Some(indent);
+        if within.is_none_or(|key| !blank && indent <= key) {
+            within = names_secret(line).then_some(indent);
         }
         if within.is_some() {
             lines.push(number);
@@ -222,13 +219,12 @@ impl fmt::Display for Diagnostic {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let at = self.at.to_string();
-        write!(f, "{}: {severity}: {}", Clean(&at), Clean(&self.message))?;
+        write!(f, "{}: {severity}: {}", clean(&self.at.to_string()), clean(&self.message))?;
         if !self.hidden {
             write_excerpt(f, &self.at)?;
         }
         match &self.help {
-            Some(help) => write!(f, "\n    {}", Clean(help)),
+            Some(help) => write!(f, "\n    {}", clean(help)),
             None => Ok(()),
         }
     }
@@ -260,20 +256,10 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
     write!(f, "\n    {}\n    {:pad$}{caret}", shown.trim_end(), "", pad = at - skip)
 }
 
-/// Text with its control characters escaped: no file may write to somebody's terminal.
-struct Clean<'a>(&'a str);
-
-impl fmt::Display for Clean<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                fmt::Write::write_char(f, c)?;
-            }
-        }
-        Ok(())
-    }
+/// The text with its control characters escaped: no file may write to somebody's terminal.
+fn clean(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escape).collect()
 }
 
 /// A count of lines or characters; more than a `u32` holds are as many as it holds.
