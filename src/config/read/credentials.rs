@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::date;
-use super::files::{FileKind, exposed, one_line, read_named};
+use super::files::{FileKind, exposed, one_line, read_trusted};
 use super::tree::{
     KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
 };
@@ -107,7 +107,8 @@ impl Secrets {
     /// The one line of the file that a node names.
     fn read_file(&self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
         let path = node.path()?;
-        let text = read_named(&path, &node.at, FileKind::Secret, self.options)?;
+        let text = read_trusted(&path, FileKind::Secret, self.options);
+        let text = text.map_err(|problem| problem.named_at(&node.at))?;
         let line = one_line(&text).map(|line| Zeroizing::new(line.to_owned()));
         line.map_err(|why| node.at.error(format!("{} {why}", path.display())))
     }

@@ -120,29 +120,19 @@ pub(super) enum FileKind {
     Sequences,
 }
 
-/// The text of a file that `at` names.
-///
-/// # Errors
-/// Says that it cannot be read, or who else could have read or written it.
-pub(super) fn read_named(
-    path: &Path,
-    at: &Place,
-    what: FileKind,
-    options: Options,
-) -> Result<Zeroizing<String>, Diagnostic> {
-    read_trusted(path, what, options).map_err(|problem| problem.named_at(at))
-}
-
 /// The text of a list, of one-time sequences or of another kind, under the rules that hold where a
 /// configuration names it.
 ///
 /// # Errors
-/// As [`read_named`].
+/// As [`read_trusted`].
 pub fn read_list(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
     read_trusted(path, FileKind::Sequences, options)
 }
 
 /// The text of a file of this kind, read only where nobody else could have written or read it.
+///
+/// # Errors
+/// Says that it cannot be read, or who else could have read or written it.
 pub(super) fn read_trusted(
     path: &Path,
     what: FileKind,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{FileKind, read_named};
+use super::files::read_list;
 use super::tree::{Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
 use crate::config::lint::scan::is_completed_in_order;
@@ -74,7 +74,8 @@ pub(super) fn read_one_time(
     options: Options,
     problems: &mut Problems,
 ) -> Result<Sequence, Reported> {
-    let text = problems.report(read_named(&file, at, FileKind::Sequences, options))?;
+    let text = read_list(&file, options).map_err(|problem| problem.named_at(at));
+    let text = problems.report(text)?;
     // Lines that are right are secrets, so no line is shown.
     let source = SourceText::new(&file, "");
     let wrong = |error: OneTimeLineError| {
