@@ -216,15 +216,14 @@ fn read_open_for_max(
     reader: &mut Reader<'_>,
     open_for: Result<Duration, Reported>,
 ) -> Result<Duration, Reported> {
-    let key = "open_for_max";
-    let max = reader.read(key, |node| {
-        let max = node.duration(key, Duration::from_secs(1))?;
-        let Some(open_for) = open_for.ok().filter(|open_for| max < *open_for) else {
-            return Ok(max);
-        };
-        let shown = duration::format(open_for);
-        let error = node.at.error(format!("shorter than the door stays open anyway: {shown}"));
-        Err(error.help("write at least as much as 'open_for', or remove it"))
-    });
-    Ok(max?.unwrap_or(open_for?))
+    let max = reader.duration("open_for_max", Duration::from_secs(1))?;
+    let open_for = open_for?;
+    match reader.value("open_for_max") {
+        Some(node) if max.is_some_and(|max| max < open_for) => {
+            let shown = duration::format(open_for);
+            let error = node.at.error(format!("shorter than the door stays open anyway: {shown}"));
+            reader.fail(error.help("write at least as much as 'open_for', or remove it"))
+        }
+        _ => Ok(max.unwrap_or(open_for)),
+    }
 }
