@@ -31,13 +31,6 @@ pub struct Pair {
     pub verify: Option<Command>,
 }
 
-impl Pair {
-    /// Those that there are.
-    pub fn all(&self) -> impl Iterator<Item = &Command> {
-        [&self.open, &self.close, &self.verify].into_iter().flatten()
-    }
-}
-
 /// The family of an address: IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -46,6 +39,12 @@ pub enum Family {
 }
 
 impl Commands {
+    /// Those that there are.
+    pub fn all(&self) -> impl Iterator<Item = &Command> {
+        let pairs = [&self.v4, &self.v6].into_iter();
+        pairs.flat_map(|pair| [&pair.open, &pair.close, &pair.verify]).flatten()
+    }
+
     pub const fn of(&self, family: Family) -> &Pair {
         match family {
             Family::V4 => &self.v4,

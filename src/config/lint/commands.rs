@@ -2,7 +2,7 @@
 
 use super::doors::Linted;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::{Command, Pair};
+use crate::config::{Command, Commands};
 
 /// Characters that text processors and web pages put where a command wants `-`, `'`, `"` or a blank.
 const TYPESET: &str = "\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2212}\u{2018}\u{2019}\u{201c}\u{201d}\u{a0}\u{202f}";
@@ -11,9 +11,9 @@ const TYPESET: &str = "\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2212}\u{2018}\
 pub(super) fn doubts(one: Linted<'_>, only_ipv4: bool) -> Vec<Diagnostic> {
     let opening = &one.door.opening;
     let at = one.places.via.as_ref().unwrap_or(&one.places.name);
-    let pairs = opening.commands().map(|commands| [&commands.v4, &commands.v6]);
+    let commands = opening.commands();
     let hooks = [&opening.on_open, &opening.on_close].into_iter().flatten();
-    let mut all = pairs.into_iter().flatten().flat_map(Pair::all).chain(hooks);
+    let mut all = commands.into_iter().flat_map(Commands::all).chain(hooks);
     let typeset = |it: &Command| it.to_string().chars().find(|c| TYPESET.contains(*c));
     let mut warnings = Vec::new();
     if let Some(c) = all.find_map(typeset) {
@@ -24,7 +24,7 @@ pub(super) fn doubts(one: Linted<'_>, only_ipv4: bool) -> Vec<Diagnostic> {
         warnings.push(at.warning(message).help("type it anew: web pages change such characters"));
     }
     let is_ipv4 = only_ipv4 || one.door.recognition.target.is_some_and(|target| target.is_ipv4());
-    let open_6 = pairs.and_then(|[_, v6]| v6.open.as_ref()).filter(|_| !is_ipv4);
+    let open_6 = commands.and_then(|commands| commands.v6.open.as_ref()).filter(|_| !is_ipv4);
     let Some(text) = open_6.map(ToString::to_string) else { return warnings };
     let own = "write one for IPv6 too (start_command_6, in a template open_6); an empty one opens nothing";
     if let Some(program) = ipv4_only(&text) {

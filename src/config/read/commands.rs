@@ -153,11 +153,8 @@ pub(super) fn read_field(
         Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(CommandField::Empty),
         _ => {
             let command = problems.report(read_command(&entry.node))?;
-            let at = match &entry.node.value {
-                Value::List(items) => items.first().map_or(&entry.node.at, |item| &item.at),
-                _ => &entry.node.at,
-            };
-            problems.extend(lacks_program(&command, at));
+            let program = entry.node.items().first().unwrap_or(&entry.node);
+            problems.extend(lacks_program(&command, &program.at));
             Ok(CommandField::Command(command))
         }
     }
@@ -235,12 +232,7 @@ pub(super) fn check_holes(
     at: &Place,
     problems: &mut Problems,
 ) {
-    let has = |hole: Hole| {
-        [&commands.v4, &commands.v6]
-            .into_iter()
-            .flat_map(Pair::all)
-            .any(|command| command.has(hole))
-    };
+    let has = |hole: Hole| commands.all().any(|command| command.has(hole));
     if !available.port
         && let Some(hole) = PORT_HOLES.into_iter().find(|hole| has(*hole))
     {
