@@ -1,5 +1,6 @@
 //! A door: what it takes to open it, and what opening does.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -105,28 +106,18 @@ pub struct DoorPlaces {
     pub sequence: Vec<Place>,
     /// One for each port that it opens.
     pub opens: Vec<Place>,
-    /// Where the door itself says something of them.
-    pub trip_wires: Option<Place>,
-    pub target: Option<Place>,
-    pub totp: Option<Place>,
-    pub spa: Option<Place>,
-    pub fwknop: Option<Place>,
-    pub via: Option<Place>,
+    /// Where other keys are that a warning may be about, each if it is there.
+    pub keys: HashMap<&'static str, Place>,
+}
+
+impl DoorPlaces {
+    /// Where a key is; the door itself where it says nothing there.
+    pub(crate) fn of(&self, key: &str) -> &Place {
+        self.keys.get(key).unwrap_or(&self.name)
+    }
 }
 
 /// The default of `seq_timeout`.
 pub(super) const SEQ_TIMEOUT: Duration = Duration::from_secs(25);
 /// The default of `trip_wires`: ports on either side of each knock.
 pub(super) const TRIP_WIRES: u16 = 16;
-
-impl DoorPlaces {
-    /// Where the door says that a client's credentials for a method open it.
-    pub(super) const fn of(&self, method: Method) -> Option<&Place> {
-        match method {
-            Method::Sequence | Method::OneTimeSequence => None,
-            Method::Totp => self.totp.as_ref(),
-            Method::Spa => self.spa.as_ref(),
-            Method::Fwknop => self.fwknop.as_ref(),
-        }
-    }
-}

@@ -97,9 +97,9 @@ fn foreign_target(one: Linted<'_>, network: &HostNetwork) -> Option<Diagnostic> 
     if network.forwards || network.addresses.contains(&target) {
         return None;
     }
-    let place = one.places.target.as_ref().unwrap_or(&one.places.name);
     let message = format!("{target} is not an address of this host, and it forwards nothing");
-    Some(place.warning(message).help("remove it: then a knock at any address of this host counts"))
+    let warning = one.places.of("target").warning(message);
+    Some(warning.help("remove it: then a knock at any address of this host counts"))
 }
 
 fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
@@ -118,7 +118,7 @@ fn listened_on(one: Linted<'_>, listening: &PortSet) -> Vec<Diagnostic> {
             "something listens on {wires}, a trip-wire of this door: whoever uses it breaks off their sequence"
         );
         let help = "knock further away from it, or lower 'trip_wires'";
-        warnings.push(one.trip_wires_place().warning(message).help(help));
+        warnings.push(one.places.of("trip_wires").warning(message).help(help));
     }
     warnings
 }

@@ -34,10 +34,9 @@ pub(crate) fn unopened(
         let name = door.name();
         let unopened = taken(door).filter(|method| !opened.contains(&(name, *method)));
         found.extend(unopened.map(|method| {
-            let at = places.of(method).unwrap_or(&places.name);
             let message = format!("no client may open door '{name}' by {}", method.as_str());
             let help = "write one under 'clients:'; 'knockctl enroll' does it for you";
-            at.warning(message).help(help)
+            places.of(method.as_str()).warning(message).help(help)
         }));
     }
     found

@@ -10,7 +10,7 @@ const TYPESET: &str = "\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2212}\u{2018}\
 /// Warnings about the commands of a door; `only_ipv4`: none runs for an IPv6 address.
 pub(super) fn doubts(one: Linted<'_>, only_ipv4: bool) -> Vec<Diagnostic> {
     let opening = &one.door.opening;
-    let at = one.places.via.as_ref().unwrap_or(&one.places.name);
+    let at = one.places.of("via");
     let commands = opening.commands();
     let hooks = [&opening.on_open, &opening.on_close].into_iter().flatten();
     let mut all = commands.into_iter().flat_map(Commands::all).chain(hooks);

@@ -26,11 +26,6 @@ impl<'a> Linted<'a> {
         self.places.sequence.first().unwrap_or(&self.places.name)
     }
 
-    /// Where its trip-wires are set.
-    pub(super) fn trip_wires_place(&self) -> &'a Place {
-        self.places.trip_wires.as_ref().unwrap_or(&self.places.name)
-    }
-
     /// The knocks of its sequence, with their places.
     pub(super) fn knocks(&self) -> impl Iterator<Item = (Knock, &'a Place)> + use<'a> {
         self.sequence().iter().copied().zip(&self.places.sequence)

@@ -47,7 +47,7 @@ pub(super) fn doubts(
         .filter_map(|one| {
             Some(RotatingDoor {
                 name: one.door.name(),
-                at: one.places.totp.as_ref().unwrap_or(&one.places.name),
+                at: one.places.of("totp"),
                 scheme: one.door.recognition.totp?,
                 lockout: one.door.recognition.lockout,
                 clients: clients.get(one.door.name()).copied().unwrap_or_default(),

@@ -48,11 +48,8 @@ pub(super) fn without_trip_wires(one: Linted<'_>) -> Option<Diagnostic> {
     }
     let odds = scan_odds(&one.door.recognition, one.watched);
     let message = format!("without trip-wires a port scan in random order opens this door {odds}");
-    Some(
-        one.trip_wires_place()
-            .warning(message)
-            .help("remove this line, or write a number such as 16"),
-    )
+    let warning = one.places.of("trip_wires").warning(message);
+    Some(warning.help("remove this line, or write a number such as 16"))
 }
 
 impl<'a> LintedDoors<'a> {

@@ -156,12 +156,7 @@ fn read_door(
         name: section.name.place(),
         sequence: sequence_places,
         opens: Vec::new(),
-        trip_wires: None,
-        target: section.value("Target").map(Part::place),
-        totp: None,
-        spa: None,
-        fwknop: None,
-        via: None,
+        keys: section.value("Target").map(|value| ("target", value.place())).into_iter().collect(),
     };
     Ok((door, places))
 }

@@ -112,16 +112,12 @@ pub(super) fn read_door(
         opening,
         one_time,
     };
+    let keys = ["trip_wires", "target", "totp", "spa", "fwknop", "via"];
     let places = DoorPlaces {
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
-        trip_wires: reader.place("trip_wires"),
-        target: reader.place("target"),
-        totp: reader.place("totp"),
-        spa: reader.place("spa"),
-        fwknop: reader.place("fwknop"),
-        via: reader.place("via"),
+        keys: keys.into_iter().filter_map(|key| Some((key, reader.place(key)?))).collect(),
     };
     Ok((door, places))
 }

@@ -64,7 +64,7 @@ pub(super) fn obstacles(
     for (door, places) in config.doors.iter().zip(&loaded.places.doors) {
         if let Mechanism::Set(set) = &door.opening.mechanism {
             let why = said(OwnSets::check([set]));
-            let place = places.via.as_ref().unwrap_or(&places.name);
+            let place = places.of("via");
             let in_a_line = |why: String| why.replace(":\n  ", ": ").replace("\n  ", "; ");
             found.extend(why.map(|why| place.error(in_a_line(why))));
         }
