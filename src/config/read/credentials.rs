@@ -11,7 +11,7 @@ use super::files::{FileKind, exposed, one_line, read_trusted};
 use super::tree::{
     KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
 };
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
 use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient};
 use crate::proto::network::Network;
 use crate::proto::{fwknop, spa, totp};
@@ -126,17 +126,8 @@ impl Secrets {
 /// Reports unknown keys as elsewhere, but names none that may be a secret itself, such as a key
 /// without its colon.
 fn reader<'a>(mapping: &'a Mapping, keys: &KnownKeys, problems: &'a mut Problems) -> Reader<'a> {
-    let (known, others): (Vec<MappingEntry>, Vec<MappingEntry>) =
-        mapping.entries.iter().cloned().partition(|entry| {
-            keys.known.contains(&entry.key.as_str())
-                || entry.key == "<<"
-                || closest_match(&entry.key, keys.known.iter().copied()).is_some()
-        });
-    for entry in others {
-        let error = entry.at.error(format!("this is not a key of {}", keys.of));
-        problems.push(error.help(format!("its keys are: {}", keys.known.join(", "))));
-    }
-    Reader { mapping, misspelt: Mapping { entries: known }.check_keys(keys, problems), problems }
+    let misspelt = mapping.check_keys_named(keys, |_| "this".to_owned(), problems);
+    Reader { mapping, misspelt, problems }
 }
 
 /// The mapping of credentials; what else there is may be a secret, and is not shown.

@@ -282,12 +282,32 @@ impl Mapping {
         keys: &KnownKeys,
         problems: &mut Problems,
     ) -> Vec<&'static str> {
+        self.check_keys_named(keys, |key| format!("'{key}'"), problems)
+    }
+
+    /// Likewise; `name` is what a key is called that was probably not meant to be any of them.
+    pub(super) fn check_keys_named(
+        &self,
+        keys: &KnownKeys,
+        name: impl Fn(&str) -> String,
+        problems: &mut Problems,
+    ) -> Vec<&'static str> {
         let mut found = Vec::new();
-        for entry in &self.entries {
-            if let Some((problem, meant)) = keys.problem(&entry.key, &entry.at) {
-                problems.push(problem);
-                found.extend(meant);
+        for MappingEntry { key, at, .. } in &self.entries {
+            if keys.known.contains(&key.as_str()) {
+                continue;
             }
+            if key == "<<" {
+                let error = at.error("merge keys of YAML are not read");
+                problems.push(error.help("write the keys out"));
+                continue;
+            }
+            let meant = closest_match(key, keys.known.iter().copied());
+            let name = if meant.is_some() { format!("'{key}'") } else { name(key) };
+            let message = format!("{name} is not a key of {}", keys.of);
+            let help = format!("its keys are: {}", keys.known.join(", "));
+            problems.push(at.misspelt(&message, meant, &help));
+            found.extend(meant);
         }
         found
     }
@@ -433,23 +453,6 @@ impl<'a> Reader<'a> {
             return Err(self.problems.reported());
         }
         self.fail(error)
-    }
-}
-
-impl KnownKeys {
-    /// What is wrong with a key, if anything is.
-    fn problem(&self, key: &str, at: &Place) -> Option<(Diagnostic, Option<&'static str>)> {
-        if self.known.contains(&key) {
-            return None;
-        }
-        if key == "<<" {
-            let problem = at.error("merge keys of YAML are not read");
-            return Some((problem.help("write the keys out"), None));
-        }
-        let message = format!("'{key}' is not a key of {}", self.of);
-        let meant = closest_match(key, self.known.iter().copied());
-        let help = format!("its keys are: {}", self.known.join(", "));
-        Some((at.misspelt(&message, meant, &help), meant))
     }
 }
 
