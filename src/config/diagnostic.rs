@@ -271,6 +271,9 @@ pub(super) fn narrow(number: usize) -> u32 {
 #[derive(Clone, Copy, Debug)]
 pub struct Reported(());
 
+/// What was read, where nothing was wrong with it.
+pub(crate) type Parsed<T> = Result<T, Reported>;
+
 /// Everything found wrong so far.
 #[derive(Clone, Debug, Default)]
 pub struct Problems(Vec<Diagnostic>);
@@ -289,7 +292,7 @@ impl Problems {
     ///
     /// # Errors
     /// [`Reported`] where there was an error.
-    pub fn report<T>(&mut self, result: Result<T, Diagnostic>) -> Result<T, Reported> {
+    pub fn report<T>(&mut self, result: Result<T, Diagnostic>) -> Parsed<T> {
         result.map_err(|diagnostic| {
             self.push(diagnostic);
             Reported(())
@@ -303,7 +306,7 @@ impl Problems {
     pub fn report_all<T>(
         &mut self,
         results: impl IntoIterator<Item = Result<T, Diagnostic>>,
-    ) -> Result<Vec<T>, Reported> {
+    ) -> Parsed<Vec<T>> {
         let results: Vec<_> = results.into_iter().map(|result| self.report(result)).collect();
         results.into_iter().collect()
     }

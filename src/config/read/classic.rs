@@ -13,7 +13,7 @@ use super::commands::{CommandField, PairNames, lacks_program, pairs};
 use super::door::parse_target;
 use super::sequence::{Sequence, check_length, read_one_time};
 use super::tree::{absolute_path, given_twice};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, SourceText};
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
@@ -112,7 +112,7 @@ fn read_door(
     section: &Section<'_>,
     options: Options,
     problems: &mut Problems,
-) -> Result<(Door, DoorPlaces), Reported> {
+) -> Parsed<(Door, DoorPlaces)> {
     let sequence = read_sequence(section, options, problems);
     let seq_timeout = read_seconds(section, "Seq_Timeout", SEQ_TIMEOUT, problems);
     let cooldown = read_seconds(section, "Seq_Cooldown", Duration::ZERO, problems);
@@ -165,7 +165,7 @@ fn read_sequence(
     section: &Section<'_>,
     options: Options,
     problems: &mut Problems,
-) -> Result<Sequence, Reported> {
+) -> Parsed<Sequence> {
     match (section.value("Sequence"), section.value("One_Time_Sequences")) {
         (Some(value), None) => {
             let (knocks, places) = read_fixed(value, problems)?.into_iter().unzip();
@@ -188,7 +188,7 @@ fn read_sequence(
     }
 }
 
-fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Result<Vec<(Knock, Place)>, Reported> {
+fn read_fixed(value: Part<'_>, problems: &mut Problems) -> Parsed<Vec<(Knock, Place)>> {
     let items = value.items();
     problems.report(check_length(items.len(), &value.place()))?;
     problems.report_all(items.into_iter().map(|item| {
@@ -206,7 +206,7 @@ fn read_seconds(
     directive: &str,
     default: Duration,
     problems: &mut Problems,
-) -> Result<Duration, Reported> {
+) -> Parsed<Duration> {
     let Some(value) = section.value(directive) else { return Ok(default) };
     let digits = value.text.bytes().take_while(u8::is_ascii_digit).count();
     let number = value.text.get(..digits).and_then(|text| text.parse::<u32>().ok());
@@ -224,7 +224,7 @@ fn read_seconds(
     })
 }
 
-fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Result<FlagTest, Reported> {
+fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Parsed<FlagTest> {
     let Some(value) = section.directives.get("TCPFlags").and_then(|given| given.value) else {
         return Ok(FlagTest::ANY);
     };
@@ -235,7 +235,7 @@ fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Result<FlagTest
     problems.report(value.text.parse().map_err(|error| value.error(format!("{error}"))))
 }
 
-fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Result<Commands, Reported> {
+fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Parsed<Commands> {
     let mut said = |key: &str| {
         let Some(directive) = section.directives.get(key) else { return CommandField::Absent };
         let Some(value) = directive.value.filter(|value| !value.text.is_empty()) else {

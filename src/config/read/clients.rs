@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::credentials::{self, Secrets, read_fwknop, read_spa, read_totp};
 use super::date;
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value, given_twice};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
 use crate::config::{Client, ClientPlaces, Name};
 
 pub(super) const CLIENT: KnownKeys =
@@ -17,7 +17,7 @@ pub(super) fn read_client(
     doors: &HashSet<&str>,
     secrets: &mut Secrets,
     problems: &mut Problems,
-) -> Result<(Client, ClientPlaces), Reported> {
+) -> Parsed<(Client, ClientPlaces)> {
     let mut own = Problems::default();
     let read = read_parts(entry, doors, secrets, &mut own);
     let hide = has_unknown_credentials(entry);
@@ -46,7 +46,7 @@ fn read_parts(
     doors: &HashSet<&str>,
     secrets: &mut Secrets,
     problems: &mut Problems,
-) -> Result<(Client, ClientPlaces), Reported> {
+) -> Parsed<(Client, ClientPlaces)> {
     let name = problems.report(entry.name());
     let mut reader = Reader::new(&entry.node, "a client, with its doors,", &CLIENT, problems)?;
     let doors = read_doors(&mut reader, entry, doors);
@@ -80,7 +80,7 @@ fn read_doors<'a>(
     reader: &mut Reader<'a>,
     entry: &MappingEntry,
     known: &HashSet<&str>,
-) -> Result<Vec<(Name, Place)>, Reported> {
+) -> Parsed<Vec<(Name, Place)>> {
     let Some(node) = reader.value("doors").filter(|node| !node.items().is_empty()) else {
         let error = entry.at.error(format!("client '{}' has no door", entry.key));
         return reader.missing(&["doors"], error.help("write for example doors: [ssh]"));

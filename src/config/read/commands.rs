@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
 use super::yaml;
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, SourceText};
 use crate::config::{Command, CommandText, Commands, Hole, Name, Pair};
 
 pub(super) const TEMPLATE: KnownKeys = KnownKeys { of: "a template", known: &TEMPLATE_NAMES };
@@ -51,10 +51,7 @@ fn built_in() -> Templates {
     templates.map(|(name, commands)| (name, Template { commands, built_in: true })).collect()
 }
 
-fn read_template(
-    entry: &MappingEntry,
-    problems: &mut Problems,
-) -> Result<(Name, Commands), Reported> {
+fn read_template(entry: &MappingEntry, problems: &mut Problems) -> Parsed<(Name, Commands)> {
     let name = problems.report(entry.name());
     if entry.key == "guard" {
         problems.push(entry.at.error("'guard' is not free as the name of a template"));
@@ -90,7 +87,7 @@ pub(super) fn read_pairs(
     reader: &mut Reader<'_>,
     names: &PairNames,
     at: &Place,
-) -> Result<Commands, Reported> {
+) -> Parsed<Commands> {
     let mut said = |key| read_field(reader.mapping.get(key), reader.problems);
     let [open, close, open_6, close_6, verify, verify_6] = *names;
     let (open, close, open_6, close_6) = (said(open)?, said(close)?, said(open_6)?, said(close_6)?);
@@ -146,7 +143,7 @@ pub(super) fn pairs(
 pub(super) fn read_field(
     entry: Option<&MappingEntry>,
     problems: &mut Problems,
-) -> Result<CommandField, Reported> {
+) -> Parsed<CommandField> {
     let Some(entry) = entry else { return Ok(CommandField::Absent) };
     match &entry.node.value {
         Value::Null => Ok(CommandField::Empty),

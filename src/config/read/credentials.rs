@@ -11,7 +11,7 @@ use super::files::{FileKind, exposed, one_line, read_trusted};
 use super::tree::{
     KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
 };
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
 use crate::config::{AddressPolicy, FwknopClient, Options, SpaClient, TotpClient};
 use crate::proto::network::Network;
 use crate::proto::{fwknop, spa, totp};
@@ -84,7 +84,7 @@ impl Secrets {
         &mut self,
         reader: &mut Reader<'a>,
         keys: &[&str],
-    ) -> Result<Option<SecretText<'a>>, Reported> {
+    ) -> Parsed<Option<SecretText<'a>>> {
         let mut given =
             reader.mapping.entries.iter().filter(|entry| keys.contains(&entry.key.as_str()));
         let Some(entry) = given.next() else { return Ok(None) };
@@ -131,11 +131,7 @@ fn reader<'a>(mapping: &'a Mapping, keys: &KnownKeys, problems: &'a mut Problems
 }
 
 /// The mapping of credentials; what else there is may be a secret, and is not shown.
-fn credentials<'a>(
-    node: &'a Node,
-    example: &str,
-    problems: &mut Problems,
-) -> Result<&'a Mapping, Reported> {
+fn credentials<'a>(node: &'a Node, example: &str, problems: &mut Problems) -> Parsed<&'a Mapping> {
     let mapping = node.mapping(&format!("a mapping such as {example}"));
     problems.report(mapping.map_err(Diagnostic::without_line))
 }
@@ -145,7 +141,7 @@ pub(super) fn read_totp(
     node: &Node,
     secrets: &mut Secrets,
     problems: &mut Problems,
-) -> Result<TotpClient, Reported> {
+) -> Parsed<TotpClient> {
     let example = "{secret_file: /etc/knock.d/keys/phone.totp}";
     let mut reader = reader(credentials(node, example, problems)?, &TOTP, problems);
     let mut secret = |reader: &mut Reader<'_>, keys: &[&str]| {
@@ -169,10 +165,7 @@ const POLICIES: [(&str, AddressPolicy); 2] =
     [("any", AddressPolicy::Any), ("explicit", AddressPolicy::Explicit)];
 
 /// Reads a client's `spa`, and where its keys are written.
-pub(super) fn read_spa(
-    node: &Node,
-    problems: &mut Problems,
-) -> Result<(SpaClient, Vec<Place>), Reported> {
+pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Parsed<(SpaClient, Vec<Place>)> {
     let mapping = credentials(node, "{public_key: BASE64}", problems)?;
     let mut reader = reader(mapping, &SPA, problems);
     let address = reader.read("address", |node| node.one_of(&POLICIES));
@@ -202,7 +195,7 @@ pub(super) fn read_fwknop(
     node: &Node,
     secrets: &mut Secrets,
     problems: &mut Problems,
-) -> Result<FwknopClient, Reported> {
+) -> Parsed<FwknopClient> {
     let example = "{key_base64: BASE64, hmac_key_base64: BASE64}";
     let mapping = lowercase(credentials(node, example, problems)?, problems);
     let reader = &mut reader(&mapping, &FWKNOP, problems);
@@ -259,12 +252,7 @@ fn lowercase(mapping: &Mapping, problems: &mut Problems) -> Mapping {
 }
 
 /// Where an HMAC key is neither there nor given up, or both.
-fn check_hmac(
-    reader: &mut Reader<'_>,
-    hmac: bool,
-    without: bool,
-    at: &Place,
-) -> Result<(), Reported> {
+fn check_hmac(reader: &mut Reader<'_>, hmac: bool, without: bool, at: &Place) -> Parsed<()> {
     if hmac && without {
         let at = reader.get("without_hmac").map_or(at, |entry| &entry.at);
         let error = at.error("'without_hmac' and an HMAC key exclude each other");
@@ -294,7 +282,7 @@ fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::CipherMod
     }
 }
 
-fn read_networks(reader: &mut Reader<'_>, key: &str) -> Result<Vec<Network>, Reported> {
+fn read_networks(reader: &mut Reader<'_>, key: &str) -> Parsed<Vec<Network>> {
     let Some(node) = reader.value(key) else { return Ok(Vec::new()) };
     if node.items().is_empty() {
         let error = node.at.error(format!("'{key}' names no network"));

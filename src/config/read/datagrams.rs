@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::date;
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::diagnostic::{Problems, Reported};
+use crate::config::diagnostic::{Parsed, Problems};
 use crate::config::{FwknopSettings, SpaSettings};
 use crate::proto::knock::parse_port;
 use crate::proto::port_range;
@@ -19,7 +19,7 @@ const A_MAPPING: &str = "a mapping such as {port: 62201}";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads `knockd.spa`.
-pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<SpaSettings, Reported> {
+pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Parsed<SpaSettings> {
     let mut reader = Reader::new(node, A_MAPPING, &SPA, problems)?;
     let default = SpaSettings::default();
     let ports =
@@ -40,10 +40,7 @@ pub(super) fn read_spa(node: &Node, problems: &mut Problems) -> Result<SpaSettin
 }
 
 /// Reads `knockd.fwknop`.
-pub(super) fn read_fwknop(
-    node: &Node,
-    problems: &mut Problems,
-) -> Result<FwknopSettings, Reported> {
+pub(super) fn read_fwknop(node: &Node, problems: &mut Problems) -> Parsed<FwknopSettings> {
     let mut reader = Reader::new(node, A_MAPPING, &FWKNOP, problems)?;
     let default = FwknopSettings::default();
     let port = reader.read("port", |node| node.read("a port", parse_port));

@@ -10,7 +10,7 @@ use super::opening::read_opening;
 use super::rotation::read_scheme;
 use super::sequence::{Sequence, read_sequence};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::CODE_LOCKOUT;
 use crate::config::{Door, DoorPlaces, Lockout, Mechanism, Options, Recognition};
@@ -59,7 +59,7 @@ pub(super) fn read_door(
     command_limit: Option<Duration>,
     options: Options,
     problems: &mut Problems,
-) -> Result<(Door, DoorPlaces), Reported> {
+) -> Parsed<(Door, DoorPlaces)> {
     let name = problems.report(entry.name());
     let wanted = "a door, with its sequence,";
     if entry.node.mapping(wanted).is_err() && DOOR.known.contains(&entry.key.as_str()) {
@@ -144,7 +144,7 @@ fn without_effect(
 }
 
 /// A key that turns something on; off where it is absent.
-fn read_switch(reader: &mut Reader<'_>, key: &str) -> Result<bool, Reported> {
+fn read_switch(reader: &mut Reader<'_>, key: &str) -> Parsed<bool> {
     let read = |node: &Node| {
         node.boolean().map_err(|error| match &node.value {
             Value::Mapping(_) => error
@@ -156,10 +156,7 @@ fn read_switch(reader: &mut Reader<'_>, key: &str) -> Result<bool, Reported> {
 }
 
 /// The failure budget of a door that opens by codes; nothing else has one of its own.
-fn read_own_lockout(
-    reader: &mut Reader<'_>,
-    totp: Option<Scheme>,
-) -> Result<Option<Lockout>, Reported> {
+fn read_own_lockout(reader: &mut Reader<'_>, totp: Option<Scheme>) -> Parsed<Option<Lockout>> {
     let by_code = totp.is_some_and(|scheme| matches!(scheme.mode(), TotpMode::Code { .. }));
     let Some(given) = reader.get("lockout") else {
         return Ok(by_code.then_some(CODE_LOCKOUT));
@@ -197,7 +194,7 @@ fn guarded_knocks(
     .collect()
 }
 
-fn read_flags(reader: &mut Reader<'_>) -> Result<FlagTest, Reported> {
+fn read_flags(reader: &mut Reader<'_>) -> Parsed<FlagTest> {
     let Some(node) = reader.value("tcpflags") else { return Ok(FlagTest::SYN) };
     let mut test = Ok(FlagTest::ANY);
     for item in node.items() {

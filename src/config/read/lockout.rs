@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tree::{KnownKeys, Node, Reader, Scalar, Value};
 use crate::config::Lockout;
-use crate::config::diagnostic::{Problems, Reported};
+use crate::config::diagnostic::{Parsed, Problems};
 
 pub(super) const LOCKOUT: KnownKeys =
     KnownKeys { of: "lockout", known: &["failures", "within", "for"] };
@@ -16,7 +16,7 @@ pub(super) fn read_lockout(
     node: &Node,
     default: Lockout,
     problems: &mut Problems,
-) -> Result<Option<Lockout>, Reported> {
+) -> Parsed<Option<Lockout>> {
     if let Value::Scalar(Scalar { text, .. }) = &node.value
         && text == "off"
     {

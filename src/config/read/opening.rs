@@ -11,7 +11,7 @@ use super::methods::has_clients;
 use super::sequence::read_ports;
 use super::tree::{Mapping, MappingEntry, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
-use crate::config::diagnostic::{Diagnostic, Place, Reported};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place};
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
 use crate::config::{Command, Commands, Hole, Mechanism, Opening};
@@ -33,7 +33,7 @@ pub(super) fn read_opening(
     entry: &MappingEntry,
     templates: &Templates,
     command_limit: Option<Duration>,
-) -> Result<(Opening, Vec<Place>), Reported> {
+) -> Parsed<(Opening, Vec<Place>)> {
     let ports = read_opens(reader);
     let mechanism = read_mechanism(reader, entry, templates);
     let open_for = read_open_for(reader, mechanism.as_ref().ok());
@@ -71,7 +71,7 @@ pub(super) fn read_opening(
 pub(super) fn read_command_limit(
     reader: &mut Reader<'_>,
     default: Option<Duration>,
-) -> Result<Option<Duration>, Reported> {
+) -> Parsed<Option<Duration>> {
     match reader.value("command_limit").map(|node| &node.value) {
         Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Ok(None),
         _ => Ok(reader.duration("command_limit", Duration::from_secs(1))?.or(default)),
@@ -98,7 +98,7 @@ fn killed_early(mapping: &Mapping, opening: &Opening) -> Vec<Diagnostic> {
     all.chain(hooks).filter_map(warn).collect()
 }
 
-fn read_opens(reader: &mut Reader<'_>) -> Result<Vec<(Knock, Place)>, Reported> {
+fn read_opens(reader: &mut Reader<'_>) -> Parsed<Vec<(Knock, Place)>> {
     let Some(given) = reader.get("open") else { return Ok(Vec::new()) };
     let items = match &given.node.value {
         Value::List(items) => items.as_slice(),
@@ -124,7 +124,7 @@ fn read_mechanism(
     reader: &mut Reader<'_>,
     entry: &MappingEntry,
     templates: &Templates,
-) -> Result<Mechanism, Reported> {
+) -> Parsed<Mechanism> {
     let own = DOOR_COMMANDS.into_iter().find_map(|key| reader.get(key));
     let (open, via) = (reader.get("open"), reader.get("via"));
     let client = has_clients(reader.mapping);
@@ -159,11 +159,7 @@ fn read_mechanism(
 }
 
 /// Reads `on_open` or `on_close`.
-fn read_hook(
-    reader: &mut Reader<'_>,
-    key: &str,
-    ports: usize,
-) -> Result<Option<Command>, Reported> {
+fn read_hook(reader: &mut Reader<'_>, key: &str, ports: usize) -> Parsed<Option<Command>> {
     let Some(entry) = reader.get(key) else { return Ok(None) };
     let CommandField::Command(command) = read_field(Some(entry), reader.problems)? else {
         return Ok(None);
@@ -184,10 +180,7 @@ fn read_hook(
     Ok(Some(command))
 }
 
-fn read_open_for(
-    reader: &mut Reader<'_>,
-    mechanism: Option<&Mechanism>,
-) -> Result<Duration, Reported> {
+fn read_open_for(reader: &mut Reader<'_>, mechanism: Option<&Mechanism>) -> Parsed<Duration> {
     let (open_for, cmd_timeout) = (reader.get("open_for"), reader.get("cmd_timeout"));
     if let (Some(first), Some(second)) = (open_for, cmd_timeout) {
         let error = second.at.error("'cmd_timeout' and 'open_for' are two names for one thing");
@@ -212,10 +205,7 @@ fn read_open_for(
 }
 
 /// `open_for` where it is absent.
-fn read_open_for_max(
-    reader: &mut Reader<'_>,
-    open_for: Result<Duration, Reported>,
-) -> Result<Duration, Reported> {
+fn read_open_for_max(reader: &mut Reader<'_>, open_for: Parsed<Duration>) -> Parsed<Duration> {
     let max = reader.duration("open_for_max", Duration::from_secs(1))?;
     let open_for = open_for?;
     match reader.value("open_for_max") {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::tree::{KnownKeys, Node, Reader};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
 use crate::proto::port_range::{self, PortRange};
 use crate::proto::totp::{
     Digits, LENGTH, LENGTHS, Protocols, SKEWS, STEP, STEPS, Scheme, TotpMode,
@@ -26,7 +26,7 @@ enum RotationMode {
 }
 
 /// Reads a door's `totp`.
-pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Result<Scheme, Reported> {
+pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Parsed<Scheme> {
     let example = "a mapping such as {mode: ports, ports: 20000-29999}";
     let mut reader = Reader::new(node, example, &TOTP, problems)?;
     let kinds = [("ports", RotationMode::Ports), ("code", RotationMode::Code)];
@@ -55,7 +55,7 @@ pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Result<Scheme
     problems.report(Scheme::new(mode, step, skew).map_err(|error| node.at.error(error.to_string())))
 }
 
-fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Result<TotpMode, Reported> {
+fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
     let error = at.error("totp does not say on which ports");
     let help = "write for example ports: 20000-29999";
     let ports = reader.require("ports", read_range, error.help(help));
@@ -76,7 +76,7 @@ fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
     Ok(range)
 }
 
-fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Result<TotpMode, Reported> {
+fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
     let error = at.error("totp does not say from which port on a code is knocked");
     let base = reader.require("base", read_base, error.help("write for example base: 7000"));
     let digits = reader.read("digits", |node| {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::read_list;
 use super::tree::{Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, SourceText};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, SourceText};
 use crate::config::lint::scan::is_completed_in_order;
 use crate::config::one_time::{self, OneTimeLine, OneTimeLineError};
 use crate::config::{OneTime, Options};
@@ -25,7 +25,7 @@ pub(super) fn read_sequence(
     reader: &mut Reader<'_>,
     trip_wires: u16,
     options: Options,
-) -> Result<Sequence, Reported> {
+) -> Parsed<Sequence> {
     match (reader.get("sequence"), reader.value("one_time_sequences")) {
         (Some(sequence), Some(one_time)) => {
             let error = one_time.at.error("'one_time_sequences' and 'sequence' exclude each other");
@@ -73,7 +73,7 @@ pub(super) fn read_one_time(
     trip_wires: u16,
     options: Options,
     problems: &mut Problems,
-) -> Result<Sequence, Reported> {
+) -> Parsed<Sequence> {
     let text = read_list(&file, options).map_err(|problem| problem.named_at(at));
     let text = problems.report(text)?;
     // Lines that are right are secrets, so no line is shown.
@@ -124,10 +124,7 @@ fn doubts(file: &Path, lines: &[OneTimeLine], at: &Place, trip_wires: u16) -> Ve
 }
 
 /// Reads a list of ports, with their places.
-pub(super) fn read_ports(
-    items: &[Node],
-    problems: &mut Problems,
-) -> Result<Vec<(Knock, Place)>, Reported> {
+pub(super) fn read_ports(items: &[Node], problems: &mut Problems) -> Parsed<Vec<(Knock, Place)>> {
     problems.report_all(items.iter().map(read_port))
 }
 

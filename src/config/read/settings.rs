@@ -5,7 +5,7 @@ use super::datagrams::{read_fwknop, read_spa};
 use super::lockout::read_lockout;
 use super::opening::read_command_limit;
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
 use crate::config::{Email, Log, LogFormat, LogLevel, OnExit, Settings};
@@ -131,7 +131,7 @@ fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagn
     Some(warning.help(format!("write {network}, or {address} for that address alone")))
 }
 
-fn read_alert(node: &Node, problems: &mut Problems) -> Result<Email, Reported> {
+fn read_alert(node: &Node, problems: &mut Problems) -> Parsed<Email> {
     let mut reader = Reader::new(node, "a mapping such as {email: root}", &ALERT, problems)?;
     let missing = node.at.error("alert does not say to whom");
     let missing = missing.help("write alert: {email: ADDRESS}");

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
 use crate::proto::duration;
 use crate::proto::name::Name;
 
@@ -345,7 +345,7 @@ impl<'a> Reader<'a> {
         wanted: &str,
         keys: &KnownKeys,
         problems: &'a mut Problems,
-    ) -> Result<Self, Reported> {
+    ) -> Parsed<Self> {
         let mapping = problems.report(node.mapping(wanted))?;
         Ok(Self { mapping, misspelt: mapping.check_keys(keys, problems), problems })
     }
@@ -371,7 +371,7 @@ impl<'a> Reader<'a> {
         &mut self,
         key: &str,
         read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
-    ) -> Result<Option<T>, Reported> {
+    ) -> Parsed<Option<T>> {
         self.problems.report(self.mapping.value(key).map(read).transpose())
     }
 
@@ -385,7 +385,7 @@ impl<'a> Reader<'a> {
         key: &str,
         read: impl FnOnce(&'a Node) -> Result<T, Diagnostic>,
         missing: Diagnostic,
-    ) -> Result<T, Reported> {
+    ) -> Parsed<T> {
         match self.read(key, read)? {
             Some(value) => Ok(value),
             None => self.missing(&[key], missing),
@@ -408,11 +408,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Where it is not a duration, or less than `least`.
-    pub(crate) fn duration(
-        &mut self,
-        key: &str,
-        least: Duration,
-    ) -> Result<Option<Duration>, Reported> {
+    pub(crate) fn duration(&mut self, key: &str, least: Duration) -> Parsed<Option<Duration>> {
         self.read(key, |node| node.duration(key, least))
     }
 
@@ -422,9 +418,9 @@ impl<'a> Reader<'a> {
     /// Where one is missing or wrong.
     pub(crate) fn both<A, B>(
         &mut self,
-        (key, one): (&str, Result<Option<A>, Reported>),
-        (other_key, other): (&str, Result<Option<B>, Reported>),
-    ) -> Result<Option<(A, B)>, Reported> {
+        (key, one): (&str, Parsed<Option<A>>),
+        (other_key, other): (&str, Parsed<Option<B>>),
+    ) -> Parsed<Option<(A, B)>> {
         let (there, missing) = match (one?, other?) {
             (Some(one), Some(other)) => return Ok(Some((one, other))),
             (None, None) => return Ok(None),
@@ -440,7 +436,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Always: reports an error.
-    pub(crate) fn fail<T>(&mut self, error: Diagnostic) -> Result<T, Reported> {
+    pub(crate) fn fail<T>(&mut self, error: Diagnostic) -> Parsed<T> {
         self.problems.report(Err(error))
     }
 
@@ -448,7 +444,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Always: reports that one of `keys` is missing, unless a misspelt one was meant to be it.
-    pub(crate) fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Result<T, Reported> {
+    pub(crate) fn missing<T>(&mut self, keys: &[&str], error: Diagnostic) -> Parsed<T> {
         if self.misspelt.iter().any(|key| keys.contains(key)) {
             return Err(self.problems.reported());
         }

@@ -2,7 +2,7 @@
 
 use super::commands::{AvailableHoles, Template, Templates, check_holes, missing_program};
 use super::tree::{KnownKeys, Mapping, Node, Reader, Value};
-use crate::config::diagnostic::{Diagnostic, Place, Problems, Reported, closest_match};
+use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, closest_match};
 use crate::config::{Family, Mechanism, Name, NftFamily, NftName, NftSet};
 
 pub(super) const VIA: KnownKeys = KnownKeys { of: "via", known: &["nft_set"] };
@@ -17,7 +17,7 @@ pub(super) fn read_via(
     available: AvailableHoles,
     templates: &Templates,
     problems: &mut Problems,
-) -> Result<Mechanism, Reported> {
+) -> Parsed<Mechanism> {
     if let Value::Mapping(mapping) = &via.value {
         return read_nft_set(mapping, &via.at, problems).map(Mechanism::Set);
     }
@@ -49,7 +49,7 @@ fn no_template(name: &str, at: &Place, templates: &Templates) -> Diagnostic {
     at.misspelt(&format!("there is no template '{name}'"), meant, &help)
 }
 
-fn read_nft_set(via: &Mapping, at: &Place, problems: &mut Problems) -> Result<NftSet, Reported> {
+fn read_nft_set(via: &Mapping, at: &Place, problems: &mut Problems) -> Parsed<NftSet> {
     let meant = via.check_keys(&VIA, problems);
     let Some(node) = via.value("nft_set") else {
         // A key that is wrong has been said to be.
