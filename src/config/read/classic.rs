@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::classic_lines::{
     DIRECTIVES, OPTIONS, Part, Section, canonical, read_sections, significant_lines,
 };
-use super::commands::{CommandField, PairNames, lacks_program, pairs};
+use super::commands::{PairNames, lacks_program, pairs};
 use super::door::parse_target;
 use super::sequence::{Sequence, check_length, read_one_time};
 use super::tree::{absolute_path, given_twice};
@@ -236,16 +236,15 @@ fn read_flags(section: &Section<'_>, problems: &mut Problems) -> Parsed<FlagTest
 }
 
 fn read_commands(section: &Section<'_>, problems: &mut Problems) -> Parsed<Commands> {
-    let mut said = |key: &str| {
-        let Some(directive) = section.directives.get(key) else { return CommandField::Absent };
+    let place = |key: &str| section.directives.get(key).map(|directive| directive.name.place());
+    let command = |key: &str, other, problems: &mut Problems| {
+        let Some(directive) = section.directives.get(key) else { return Ok(other) };
         let Some(value) = directive.value.filter(|value| !value.text.is_empty()) else {
-            return CommandField::Empty;
+            return Ok(None);
         };
         let command = Command::Shell(CommandText::classic(value.text));
         problems.extend(lacks_program(&command, &value.place()));
-        CommandField::Command(command)
+        Ok(Some(command))
     };
-    let said = COMMANDS.map(&mut said);
-    let place = |key: &str| section.directives.get(key).map(|directive| directive.name.place());
-    problems.report(pairs(said, COMMANDS, place, &section.name.place()))
+    pairs(COMMANDS, command, place, &section.name.place(), problems)
 }

@@ -62,25 +62,6 @@ fn read_template(entry: &MappingEntry, problems: &mut Problems) -> Parsed<(Name,
     Ok((name?, commands))
 }
 
-/// What a mapping says of one command.
-pub(super) enum CommandField {
-    /// Nothing: the command of the other family stands in.
-    Absent,
-    /// That nothing runs.
-    Empty,
-    Command(Command),
-}
-
-impl CommandField {
-    fn or(self, other: Option<&Command>) -> Option<Command> {
-        match self {
-            Self::Absent => other.cloned(),
-            Self::Empty => None,
-            Self::Command(command) => Some(command),
-        }
-    }
-}
-
 /// The commands of both families. IPv6 has the IPv4 command where it has none of its own, and
 /// nothing where its own is empty. Says so where nothing would ever run.
 pub(super) fn read_pairs(
@@ -88,71 +69,73 @@ pub(super) fn read_pairs(
     names: &PairNames,
     at: &Place,
 ) -> Parsed<Commands> {
-    let mut said = |key| read_field(reader.mapping.get(key), reader.problems);
-    let [open, close, open_6, close_6, verify, verify_6] = *names;
-    let (open, close, open_6, close_6) = (said(open)?, said(close)?, said(open_6)?, said(close_6)?);
-    let said = [open, close, open_6, close_6, said(verify)?, said(verify_6)?];
-    let place = |key: &str| reader.mapping.get(key).map(|entry| entry.at.clone());
-    reader.problems.report(pairs(said, *names, place, at))
+    let entry = |key: &str| reader.mapping.get(key);
+    let place = |key: &str| entry(key).map(|entry| entry.at.clone());
+    let command = |key: &str, other, problems: &mut Problems| match entry(key) {
+        Some(entry) => read_field(entry, problems),
+        None => Ok(other),
+    };
+    pairs(*names, command, place, at, reader.problems)
 }
 
-/// The commands of both families, of the fields that say them.
+/// The commands of both families: of each key the `command`, which is another where it is absent.
 ///
 /// # Errors
 /// Says that a family closes what it never opens, looks for what nothing closes, or that nothing
 /// would ever run.
 pub(super) fn pairs(
-    [open, close, open_6, close_6, verify, verify_6]: [CommandField; 6],
-    [open_key, close_key, open_6_key, close_6_key, verify_key, verify_6_key]: PairNames,
+    [open, close, open_6, close_6, verify, verify_6]: PairNames,
+    command: impl Fn(&str, Option<Command>, &mut Problems) -> Parsed<Option<Command>>,
     place: impl Fn(&str) -> Option<Place>,
     at: &Place,
-) -> Result<Commands, Diagnostic> {
-    let closes_6 = matches!(close_6, CommandField::Command(_));
-    let verifies_6 = matches!(verify_6, CommandField::Command(_));
-    let v4 = Pair { open: open.or(None), close: close.or(None), verify: verify.or(None) };
+    problems: &mut Problems,
+) -> Parsed<Commands> {
+    let mut command = |key, other: Option<&Command>| command(key, other.cloned(), problems);
+    let mut v4 = Pair { open: command(open, None)?, close: command(close, None)?, verify: None };
     let mut v6 = Pair {
-        open: open_6.or(v4.open.as_ref()),
-        close: close_6.or(v4.close.as_ref()),
-        verify: verify_6.or(v4.verify.as_ref()),
+        open: command(open_6, v4.open.as_ref())?,
+        close: command(close_6, v4.close.as_ref())?,
+        verify: None,
     };
+    v4.verify = command(verify, None)?;
+    v6.verify = command(verify_6, v4.verify.as_ref())?;
+    let has_own = |key, command: &Option<Command>| command.is_some() && place(key).is_some();
     let undo = "there would be nothing to undo";
     let look_for = "nothing stays open, so there is nothing to look for";
     let checks = [
-        (v4.close.is_some() && v4.open.is_none(), close_key, open_key, undo),
-        (closes_6 && v6.open.is_none(), close_6_key, open_6_key, undo),
-        (v4.verify.is_some() && v4.close.is_none(), verify_key, close_key, look_for),
-        (verifies_6 && v6.close.is_none(), verify_6_key, close_6_key, look_for),
+        (v4.close.is_some() && v4.open.is_none(), close, open, undo),
+        (has_own(close_6, &v6.close) && v6.open.is_none(), close_6, open_6, undo),
+        (v4.verify.is_some() && v4.close.is_none(), verify, close, look_for),
+        (has_own(verify_6, &v6.verify) && v6.close.is_none(), verify_6, close_6, look_for),
     ];
     if let Some((_, key, other, why)) = checks.into_iter().find(|(is_alone, ..)| *is_alone) {
         let at = place(key).unwrap_or_else(|| at.clone());
         let error = at.error(format!("{key} without {other}: {why}"));
-        return Err(error.help(format!("write {other} too, or remove {key}")));
+        let help = format!("write {other} too, or remove {key}");
+        return problems.report(Err(error.help(help)));
     }
     if v6.close.is_none() {
         v6.verify = None;
     }
     if v4.open.is_none() && v6.open.is_none() {
-        return Err(at.error(format!("nothing would run: {open_key} is missing")));
+        let error = at.error(format!("nothing would run: {open} is missing"));
+        return problems.report(Err(error));
     }
     // Where nothing opens there is nothing to close.
     let v6 = if v6.open.is_none() { Pair::default() } else { v6 };
     Ok(Commands { v4, v6 })
 }
 
-/// Reads one field; a program that is not there is a warning.
-pub(super) fn read_field(
-    entry: Option<&MappingEntry>,
-    problems: &mut Problems,
-) -> Parsed<CommandField> {
-    let Some(entry) = entry else { return Ok(CommandField::Absent) };
+/// Reads one field, where empty means that nothing runs; a program that is not there is a warning.
+pub(super) fn read_field(entry: &MappingEntry, problems: &mut Problems) -> Parsed<Option<Command>> {
     match &entry.node.value {
-        Value::Null => Ok(CommandField::Empty),
-        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(CommandField::Empty),
+        Value::Null => Ok(None),
+        Value::Scalar(scalar) if scalar.text.trim().is_empty() => Ok(None),
         _ => {
             let command = problems.report(read_command(&entry.node))?;
             let program = entry.node.items().first().unwrap_or(&entry.node);
             problems.extend(lacks_program(&command, &program.at));
-            Ok(CommandField::Command(command))
+            Ok(Some(command))
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::commands::{
-    AvailableHoles, CommandField, PORT_HOLES, PairNames, Templates, check_holes, no_client,
-    read_field, read_pairs,
+    AvailableHoles, PORT_HOLES, PairNames, Templates, check_holes, no_client, read_field,
+    read_pairs,
 };
 use super::methods::has_clients;
 use super::sequence::read_ports;
@@ -161,9 +161,7 @@ fn read_mechanism(
 /// Reads `on_open` or `on_close`.
 fn read_hook(reader: &mut Reader<'_>, key: &str, ports: usize) -> Parsed<Option<Command>> {
     let Some(entry) = reader.get(key) else { return Ok(None) };
-    let CommandField::Command(command) = read_field(Some(entry), reader.problems)? else {
-        return Ok(None);
-    };
+    let Some(command) = read_field(entry, reader.problems)? else { return Ok(None) };
     if ports != 1
         && let Some(hole) = PORT_HOLES.into_iter().find(|hole| command.has(*hole))
     {
