@@ -18,44 +18,30 @@ pub(super) const TOTP: KnownKeys = KnownKeys {
 const MIN_PORTS: u16 = 100;
 const SKEW: u8 = 1;
 
-/// What stands for a sequence: ports out of a range, or the digits of a code.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum RotationMode {
-    Ports,
-    Code,
-}
-
 /// Reads a door's `totp`.
 pub(super) fn read_scheme(node: &Node, problems: &mut Problems) -> Parsed<Scheme> {
     let example = "a mapping such as {mode: ports, ports: 20000-29999}";
     let mut reader = Reader::new(node, example, &TOTP, problems)?;
-    let kinds = [("ports", RotationMode::Ports), ("code", RotationMode::Code)];
-    let kind = reader.read("mode", |node| node.one_of(&kinds))?.unwrap_or(RotationMode::Ports);
-    let (foreign, mode, help) = match kind {
-        RotationMode::Ports => {
-            (["base", "digits"].as_slice(), "code", "write mode: code, or remove it")
-        }
-        RotationMode::Code => (
-            ["ports", "length", "protocol"].as_slice(),
-            "ports",
-            "a code is knocked on the 100 tcp ports from 'base' on; remove it",
-        ),
-    };
-    for entry in foreign.iter().filter_map(|key| reader.mapping.get(key)) {
-        let error = entry.at.error(format!("'{}' is for mode: {mode}", entry.key));
-        reader.problems.push(error.help(help));
-    }
-    let mode = match kind {
-        RotationMode::Ports => read_ports_mode(&mut reader, &node.at),
-        RotationMode::Code => read_code_mode(&mut reader, &node.at),
-    };
+    type ReadMode = fn(&mut Reader<'_>, &Place) -> Parsed<TotpMode>;
+    let modes: [(&str, ReadMode); 2] = [("ports", read_ports_mode), ("code", read_code_mode)];
+    let mode = reader.read("mode", |node| node.one_of(&modes))?;
+    let mode = mode.unwrap_or(read_ports_mode)(&mut reader, &node.at);
     let step = reader.read("step", read_step);
     let skew = reader.read("skew", |node| node.integer(*SKEWS.start(), *SKEWS.end()));
     let (mode, step, skew) = (mode?, step?.unwrap_or(STEP), skew?.unwrap_or(SKEW));
     problems.report(Scheme::new(mode, step, skew).map_err(|error| node.at.error(error.to_string())))
 }
 
+/// Refuses keys that belong to another mode.
+fn refuse_keys(reader: &mut Reader<'_>, keys: &[&str], mode: &str, help: &str) {
+    for entry in keys.iter().filter_map(|key| reader.mapping.get(key)) {
+        let error = entry.at.error(format!("'{}' is for mode: {mode}", entry.key));
+        reader.problems.push(error.help(help));
+    }
+}
+
 fn read_ports_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
+    refuse_keys(reader, &["base", "digits"], "code", "write mode: code, or remove it");
     let error = at.error("totp does not say on which ports");
     let help = "write for example ports: 20000-29999";
     let ports = reader.require("ports", read_range, error.help(help));
@@ -77,6 +63,8 @@ fn read_range(node: &Node) -> Result<PortRange, Diagnostic> {
 }
 
 fn read_code_mode(reader: &mut Reader<'_>, at: &Place) -> Parsed<TotpMode> {
+    let help = "a code is knocked on the 100 tcp ports from 'base' on; remove it";
+    refuse_keys(reader, &["ports", "length", "protocol"], "ports", help);
     let error = at.error("totp does not say from which port on a code is knocked");
     let base = reader.require("base", read_base, error.help("write for example base: 7000"));
     let digits = reader.read("digits", |node| {
