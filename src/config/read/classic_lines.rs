@@ -154,30 +154,33 @@ impl<'a> Section<'a> {
             problems.push(unknown(directive.name, known));
             return;
         };
+        let (is_flag, is_command) = (name == "UseSyslog", name.contains("_Command"));
         directive.value = directive.value.map(|value| match name {
             // What reads it says what is wrong with it.
             "Interface" => value,
             // A comment is one to the shell as well.
-            _ if name.contains("_Command") => {
+            _ if is_command => {
                 problems.extend(program_in_quotes(value));
                 value
             }
             _ => value.plain(told, problems),
         });
-        let is_flag = name == "UseSyslog" && directive.value.is_none();
-        if let Some(first) = self.directives.get(name).filter(|_| !is_flag) {
+        // Only commands may be empty: then nothing runs.
+        let lacks_value = directive.value.is_none_or(|it| it.text.is_empty() && !is_command);
+        let first = self.directives.get(name);
+        if let Some(first) = first.filter(|_| !is_flag || directive.value.is_some()) {
             let place = directive.name.place();
             problems.push(given_twice(&place, written, &first.name.place()));
             // Classic knockd goes by the last one.
             self.directives.insert(name, directive);
-        } else if name == "UseSyslog" && directive.value.is_some() {
+        } else if is_flag && directive.value.is_some() {
             problems.push(
                 directive
                     .name
                     .error("UseSyslog takes no value")
                     .help("write UseSyslog alone, or remove the line where syslog is not wanted"),
             );
-        } else if lacks_value(name, directive.value) {
+        } else if lacks_value && !is_flag {
             let message = format!("{written} has no value");
             problems.push(directive.name.error(message).help(format!("write {written} = ...")));
         } else {
@@ -192,14 +195,6 @@ fn program_in_quotes(command: Part<'_>) -> Option<Diagnostic> {
     let message = "the shell takes what is in these quotes for the name of one program";
     let warning = command.place().warning(message).help("write the command without them");
     (!inner.contains(quote) && inner.contains(char::is_whitespace)).then_some(warning)
-}
-
-/// Only commands may be empty: then nothing runs.
-fn lacks_value(name: &str, value: Option<Part<'_>>) -> bool {
-    match value {
-        None => name != "UseSyslog",
-        Some(value) => value.text.is_empty() && !name.contains("_Command"),
-    }
 }
 
 fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
