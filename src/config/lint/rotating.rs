@@ -1,14 +1,13 @@
 //! Lints of rotating sequences: those that luck, a browser or another door gets in the way of.
 
 use std::collections::HashMap;
-use std::num::NonZeroU16;
 
 use super::datagrams;
 use super::doors::{Linted, LintedDoors, common_ports, some_of};
 use super::scan::{sequences, valid};
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::{Config, Loaded, Lockout, Name};
-use crate::proto::knock::Knock;
+use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Scheme, TotpMode};
 
@@ -144,17 +143,18 @@ fn knocked_on(one: RotatingDoor<'_>, knock: Knock, at: &Place) -> Option<Diagnos
 
 /// Doors with a failure budget, and doors whose sequences use that up.
 fn shared_ranges(all: &[RotatingDoor<'_>]) -> Vec<Diagnostic> {
-    let mut sorted: Vec<(NonZeroU16, NonZeroU16, RotatingDoor<'_>)> = all
+    let mut sorted: Vec<(u16, u16, RotatingDoor<'_>)> = all
         .iter()
         .filter_map(|one| {
-            let (low, high) = ends(&one.scheme)?;
+            let watched = one.scheme.watched();
+            let (low, high) = Protocol::ALL.into_iter().find_map(|it| watched.ranges(it).next())?;
             Some((low, high, *one))
         })
         .collect();
     sorted.sort_by_key(|(low, _, one)| (*low, one.name));
     let mut found = Vec::new();
     // The range so far that reaches furthest, with and without a budget.
-    let mut reach: [Option<(NonZeroU16, RotatingDoor<'_>)>; 2] = [None, None];
+    let mut reach: [Option<(u16, RotatingDoor<'_>)>; 2] = [None, None];
     for (low, high, one) in sorted {
         let budget = one.lockout.is_some();
         let against = if budget { reach.as_slice() } else { &reach[1..] };
@@ -173,17 +173,6 @@ fn shared_ranges(all: &[RotatingDoor<'_>]) -> Vec<Diagnostic> {
         }
     }
     found
-}
-
-/// The lowest and the highest port.
-fn ends(scheme: &Scheme) -> Option<(NonZeroU16, NonZeroU16)> {
-    match scheme.mode() {
-        TotpMode::Ports { low, high, .. } => Some((low, high)),
-        TotpMode::Code { base, .. } => {
-            let low = NonZeroU16::new(base)?;
-            Some((low, low.saturating_add(99)))
-        }
-    }
 }
 
 #[cfg(test)]
