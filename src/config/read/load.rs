@@ -151,22 +151,24 @@ fn gather<'a>(
             unparsed.push(source.text());
             continue;
         };
-        if matches!(root.value, Value::Null) {
-            continue;
-        }
         let wanted = "a mapping with 'knockd', 'templates', 'clients' or 'doors'";
-        let Some(root) = problems.ok_or_report(root.into_mapping(wanted)) else { continue };
-        root.check_keys(&TOP, problems);
-        for MappingEntry { key, node, .. } in root.entries {
-            if matches!(node.value, Value::Null) {
+        let root = match root.value {
+            Value::Mapping(mapping) => mapping,
+            Value::Null => continue,
+            _ => {
+                problems.push(root.unwanted(wanted));
                 continue;
             }
+        };
+        root.check_keys(&TOP, problems);
+        for MappingEntry { key, node, .. } in root.entries {
             let mut known = TOP.known.iter().zip(OF_TOP).zip(&mut top);
             let found = known.find(|((known, _), _)| **known == key);
             let Some(((_, (_, example)), entries)) = found else { continue };
-            match node.into_mapping("a mapping") {
-                Ok(mapping) => entries.extend(mapping.entries),
-                Err(error) => problems.push(error.help(example)),
+            match node.value {
+                Value::Mapping(mapping) => entries.extend(mapping.entries),
+                Value::Null => {}
+                _ => problems.push(node.unwanted("a mapping").help(example)),
             }
         }
     }

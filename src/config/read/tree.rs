@@ -252,17 +252,6 @@ impl Node {
             _ => Err(self.unwanted(wanted)),
         }
     }
-
-    /// As [`mapping`](Self::mapping), for whoever needs the rest no more.
-    ///
-    /// # Errors
-    /// As [`mapping`](Self::mapping).
-    pub(crate) fn into_mapping(self, wanted: &str) -> Result<Mapping, Diagnostic> {
-        match self.value {
-            Value::Mapping(mapping) => Ok(mapping),
-            _ => Err(self.unwanted(wanted)),
-        }
-    }
 }
 
 impl Mapping {
