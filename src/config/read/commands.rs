@@ -180,20 +180,14 @@ pub(super) fn lacks_program(command: &Command, at: &Place) -> Option<Diagnostic>
 
 /// A warning if a program is not there.
 pub(super) fn missing_program(program: &str, at: &Place) -> Option<Diagnostic> {
-    let found = if program.contains('/') {
-        Path::new(program).exists()
+    let (found, help) = if program.contains('/') {
+        (Path::new(program).exists(), "install it, or correct the path".to_owned())
     } else {
-        PATH.split(':').any(|directory| Path::new(directory).join(program).exists())
+        let found = PATH.split(':').any(|directory| Path::new(directory).join(program).exists());
+        (found, format!("install it, or write its whole path; it was looked for in {PATH}"))
     };
-    (!found).then(|| {
-        let warning = at.warning(format!("there is no program '{program}' on this machine"));
-        if program.contains('/') {
-            warning.help("install it, or correct the path")
-        } else {
-            warning
-                .help(format!("install it, or write its whole path; it was looked for in {PATH}"))
-        }
-    })
+    let warning = at.warning(format!("there is no program '{program}' on this machine"));
+    (!found).then(|| warning.help(help))
 }
 
 /// What will fill the holes of a door's commands.
