@@ -143,15 +143,12 @@ pub(crate) fn generate(
     while seen.len() < recipe.lines {
         tries = tries.checked_sub(1).ok_or(RecipeError::Range)?;
         let mut pick = || {
-            let port = u64::from(low) + random() % ports;
-            let port = u16::try_from(port).ok().and_then(NonZeroU16::new)?;
+            let further = u16::try_from(random() % ports).unwrap_or_default();
+            let port = recipe.ports.start().saturating_add(further);
             let either = || if random().is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp };
-            Some(Knock::new(recipe.protocol.unwrap_or_else(either), port))
+            Knock::new(recipe.protocol.unwrap_or_else(either), port)
         };
-        let knocks: Vec<Knock> = std::iter::repeat_with(&mut pick)
-            .take(recipe.length)
-            .collect::<Option<_>>()
-            .ok_or(RecipeError::Range)?;
+        let knocks: Vec<Knock> = std::iter::repeat_with(&mut pick).take(recipe.length).collect();
         if is_fit(&knocks) && seen.insert(knocks.clone()) {
             let words: Vec<_> = knocks.iter().map(|knock| word(*knock)).collect();
             text.push_str(&format!(" {}\n", words.join(",")));
