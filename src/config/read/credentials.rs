@@ -96,7 +96,9 @@ impl Secrets {
         let text = if entry.key.ends_with("_file") {
             self.read_file(&entry.node)
         } else {
-            self.tell_exposed(at, reader.problems);
+            // Said once of each file.
+            let problem = exposed(at).filter(|_| self.told.insert(at.path().to_owned()));
+            reader.problems.extend(problem);
             let text = entry.node.text("a secret").map_err(Diagnostic::without_line);
             text.map(|text| Zeroizing::new(text.to_owned()))
         };
@@ -111,15 +113,6 @@ impl Secrets {
         let text = text.map_err(|problem| problem.named_at(&node.at))?;
         let line = one_line(&text).map(|line| Zeroizing::new(line.to_owned()));
         line.map_err(|why| node.at.error(format!("{} {why}", path.display())))
-    }
-
-    /// Said once of each file.
-    fn tell_exposed(&mut self, at: &Place, problems: &mut Problems) {
-        if let Some(problem) = exposed(at)
-            && self.told.insert(at.path().to_owned())
-        {
-            problems.push(problem);
-        }
     }
 }
 
