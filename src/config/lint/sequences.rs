@@ -1,5 +1,7 @@
 //! Lints of fixed sequences: those that a port scan or another door's knocks complete.
 
+use std::collections::BTreeSet;
+
 use super::doors::{Linted, LintedDoors};
 use super::scan::{scan_odds, scan_order};
 use crate::config::diagnostic::Diagnostic;
@@ -70,18 +72,15 @@ impl<'a> LintedDoors<'a> {
     /// The doors that the knocks of this one open as well.
     pub(super) fn opened_on_the_way(&self, index: usize, one: Linted<'a>) -> Vec<Diagnostic> {
         let sequence = one.sequence();
-        let mut found: Vec<usize> = Vec::new();
+        let mut found: BTreeSet<usize> = BTreeSet::new();
         for (from, first) in sequence.iter().enumerate() {
             for last in sequence.iter().skip(from) {
-                let candidates = self.ends.get(&(*first, *last)).into_iter().flatten();
-                found.extend(candidates.filter(|other| **other != index));
+                found.extend(self.ends.get(&(*first, *last)).into_iter().flatten());
             }
         }
-        found.sort_unstable();
-        found.dedup();
-        found.retain(|other| self.all.get(*other).is_some_and(|other| opens_too(one, *other)));
+        found.remove(&index);
         let warn = |other: &usize| {
-            let opened = self.all.get(*other)?;
+            let opened = self.all.get(*other).filter(|opened| opens_too(one, **opened))?;
             let name = opened.door.name();
             let message = if opened.sequence() == sequence {
                 // Said once, of the later of the two.
@@ -124,10 +123,8 @@ impl<'a> LintedDoors<'a> {
 }
 
 fn same_target(one: Linted<'_>, other: Linted<'_>) -> bool {
-    match (one.door.recognition.target, other.door.recognition.target) {
-        (Some(one), Some(other)) => one == other,
-        _ => true,
-    }
+    let targets = one.door.recognition.target.zip(other.door.recognition.target);
+    targets.is_none_or(|(one, other)| one == other)
 }
 
 /// Whether the knocks of one door, as another sees them, hold that one's sequence.
