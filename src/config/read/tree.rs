@@ -208,11 +208,9 @@ impl Node {
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Ok(*value);
         }
-        let message = format!("'{text}' is none of {list}");
-        Err(match closest_match(text, names()) {
-            Some(meant) => self.at.error(format!("{message}: did you mean '{meant}'?")),
-            None => self.at.error(message),
-        })
+        let meant = closest_match(text, names());
+        let guess = meant.map(|meant| format!(": did you mean '{meant}'?")).unwrap_or_default();
+        Err(self.at.error(format!("'{text}' is none of {list}{guess}")))
     }
 
     /// A path from `/` on.
