@@ -47,8 +47,7 @@ pub fn scan_odds(door: &Recognition, watched: &PortSet) -> Odds {
 
 /// How many ways there are to take so many of `all`, one after the other.
 fn falling(all: usize, taken: usize) -> f64 {
-    let left = (0..all).rev().take(taken);
-    left.map(|below| f64::from(u32::try_from(below + 1).unwrap_or(u32::MAX))).product()
+    (0..all).rev().take(taken).map(|below| wide(below + 1)).product()
 }
 
 impl fmt::Display for Odds {
@@ -70,8 +69,7 @@ impl fmt::Display for Odds {
 /// lockout ends it.
 pub fn rotating_odds(scheme: &Scheme, clients: usize, lockout: Option<Lockout>) -> Odds {
     let length = scheme.length();
-    let ports = (0..scheme.watched().len()).rev().map(|below| wide(below) + 1.0);
-    let whole: f64 = ports.take(length.saturating_sub(1)).product();
+    let whole = falling(scheme.watched().len(), length.saturating_sub(1));
     let single = match lockout {
         // Of each `length` knocks that are no sequence a failure is made.
         Some(Lockout { failures, .. }) => {
