@@ -31,11 +31,8 @@ pub(super) struct Template {
 /// The administrator's templates, and those of the built-in ones that they do not replace.
 pub(super) fn read_templates(entries: &[MappingEntry], problems: &mut Problems) -> Templates {
     let mut templates = built_in();
-    for entry in entries {
-        if let Ok((name, commands)) = read_template(entry, problems) {
-            templates.insert(name, Template { commands, built_in: false });
-        }
-    }
+    let own = entries.iter().flat_map(|entry| read_template(entry, problems));
+    templates.extend(own.map(|(name, commands)| (name, Template { commands, built_in: false })));
     templates
 }
 
