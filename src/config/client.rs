@@ -1,5 +1,6 @@
 //! A client: what it proves itself with, and the doors that it may open.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -78,23 +79,20 @@ impl FwknopClient {
 #[derive(Clone, Debug)]
 pub struct ClientPlaces {
     pub name: Place,
-    pub expires: Option<Place>,
     /// One for each door.
     pub doors: Vec<Place>,
-    pub totp: Option<Place>,
     /// One for each public key.
     pub spa_keys: Vec<Place>,
-    pub fwknop: Option<Place>,
+    /// Where other keys are that a message may be about, each if it is there.
+    pub keys: HashMap<&'static str, Place>,
 }
 
 impl ClientPlaces {
     /// Where the client has what a method takes; nothing takes no place.
     pub(super) fn of(&self, method: Method) -> Option<&Place> {
         match method {
-            Method::Sequence | Method::OneTimeSequence => None,
-            Method::Totp => self.totp.as_ref(),
             Method::Spa => self.spa_keys.first(),
-            Method::Fwknop => self.fwknop.as_ref(),
+            other => self.keys.get(other.as_str()),
         }
     }
 }

@@ -101,7 +101,7 @@ fn shared_credentials(clients: &[(Client, ClientPlaces)]) -> Vec<Diagnostic> {
             let first = *holders.entry((what, door, credential)).or_insert(own);
             (first.0 != own.0).then(|| alike(what, own, first))
         };
-        if let (Some(totp), Some(at)) = (&client.totp, &places.totp) {
+        if let (Some(totp), Some(at)) = (&client.totp, places.of(Method::Totp)) {
             let own = [Some(&totp.secret), totp.old.as_ref().map(|(secret, _)| secret)];
             let mut secrets = own.into_iter().flatten();
             found.extend(secrets.find_map(|secret| {
@@ -111,7 +111,7 @@ fn shared_credentials(clients: &[(Client, ClientPlaces)]) -> Vec<Diagnostic> {
         }
         let spa = client.spa.iter().flat_map(|spa| &spa.keys).zip(&places.spa_keys);
         found.extend(spa.filter_map(|(key, at)| check("public key", None, key.as_bytes(), at)));
-        if let (Some(fwknop), Some(at)) = (&client.fwknop, &places.fwknop) {
+        if let (Some(fwknop), Some(at)) = (&client.fwknop, places.of(Method::Fwknop)) {
             let key = check("key of fwknop's", None, fwknop.key.expose(), at);
             let hmac = fwknop.hmac.as_ref().map(|(hmac, _)| hmac.expose());
             let alike = || check("HMAC key of fwknop's", None, hmac?, at);

@@ -15,7 +15,7 @@ pub(super) fn expired(loaded: &Loaded, now: Wall) -> Vec<Diagnostic> {
     clients
         .filter(|(client, _)| client.expires.is_some_and(|end| end <= now))
         .map(|(client, places)| {
-            let at = places.expires.as_ref().unwrap_or(&places.name);
+            let at = places.keys.get("expires").unwrap_or(&places.name);
             let warning =
                 at.warning(format!("client '{}' has expired: it opens nothing", client.name));
             warning.help("write a later date, or 'knockctl revoke' it")

@@ -66,11 +66,9 @@ fn read_parts(
         Client { name: name?, doors, expires: expires?, totp: totp?, spa, fwknop: fwknop? };
     let places = ClientPlaces {
         name: entry.at.clone(),
-        expires: reader.place("expires"),
         doors: door_places,
-        totp: reader.place("totp"),
         spa_keys: spa_keys.unwrap_or_default(),
-        fwknop: reader.place("fwknop"),
+        keys: reader.places(["expires", "totp", "fwknop"]),
     };
     Ok((client, places))
 }

@@ -112,12 +112,11 @@ pub(super) fn read_door(
         opening,
         one_time,
     };
-    let keys = ["trip_wires", "target", "totp", "spa", "fwknop", "via"];
     let places = DoorPlaces {
         name: entry.at.clone(),
         sequence: sequence_places,
         opens: opens_places,
-        keys: keys.into_iter().filter_map(|key| Some((key, reader.place(key)?))).collect(),
+        keys: reader.places(["trip_wires", "target", "totp", "spa", "fwknop", "via"]),
     };
     Ok((door, places))
 }

@@ -136,8 +136,8 @@ fn read_alert(node: &Node, problems: &mut Problems) -> Parsed<Email> {
     let missing = node.at.error("alert does not say to whom");
     let missing = missing.help("write alert: {email: ADDRESS}");
     let address = reader.require("email", |node| node.parsed("a mail address"), missing)?;
-    let at = reader.place("email");
-    problems.extend(at.and_then(|at| missing_program("sendmail", &at)));
+    let email = reader.value("email");
+    reader.problems.extend(email.and_then(|email| missing_program("sendmail", &email.at)));
     Ok(address)
 }
 

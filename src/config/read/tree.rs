@@ -345,9 +345,12 @@ impl<'a> Reader<'a> {
         self.mapping.value(key)
     }
 
-    /// Where the value of a key is.
-    pub(crate) fn place(&self, key: &str) -> Option<Place> {
-        self.value(key).map(|node| node.at.clone())
+    /// Where the values of those keys are that are there.
+    pub(super) fn places<const N: usize>(
+        &self,
+        keys: [&'static str; N],
+    ) -> HashMap<&'static str, Place> {
+        keys.into_iter().filter_map(|key| Some((key, self.value(key)?.at.clone()))).collect()
     }
 
     /// The value of a key, where it is there.
