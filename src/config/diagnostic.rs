@@ -108,7 +108,8 @@ pub struct Place {
 impl Place {
     /// The error that something is wrong here.
     pub fn error(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::new(Severity::Error, self.clone(), message.into())
+        let (at, message) = (self.clone(), message.into());
+        Diagnostic { severity: Severity::Error, at, message, help: None, hidden: false }
     }
 
     /// The file.
@@ -123,7 +124,7 @@ impl Place {
 
     /// The warning that something is doubtful here.
     pub fn warning(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::new(Severity::Warning, self.clone(), message.into())
+        self.error(message).into_warning()
     }
 
     /// The error of a word that was probably `meant` to be another; the help where it was not.
@@ -163,10 +164,6 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    const fn new(severity: Severity, at: Place, message: String) -> Self {
-        Self { severity, at, message, help: None, hidden: false }
-    }
-
     /// What is wrong with a file as a whole.
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         SourceText::new(path, "").place(0, 0, 0).error(message)
