@@ -15,12 +15,6 @@ pub struct Email(String);
 #[error("'{0}' is not a mail address: write for example admin@example.com, or root")]
 pub struct EmailError(String);
 
-impl Email {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl FromStr for Email {
     type Err = EmailError;
 
@@ -91,8 +85,8 @@ mod tests {
         #[test]
         fn what_is_taken_is_printable_and_no_option(text in ".{0,40}") {
             if let Ok(email) = text.parse::<Email>() {
-                prop_assert!(email.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
-                prop_assert!(!email.as_str().starts_with('-'));
+                prop_assert!(email.0.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert!(!email.0.starts_with('-'));
             }
         }
     }

@@ -225,7 +225,7 @@ fn every_setting_is_taken() {
     let trusted: Vec<_> = settings.trusted.iter().map(ToString::to_string).collect();
     assert_eq!(trusted, ["192.0.2.0/24", "2001:db8::1/128"]);
     assert_eq!(settings.on_exit, OnExit::Remove);
-    assert_eq!(settings.alert.unwrap().as_str(), "admin@example.com");
+    assert_eq!(settings.alert.unwrap().to_string(), "admin@example.com");
 }
 
 #[test]
