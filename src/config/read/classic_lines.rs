@@ -97,14 +97,13 @@ impl<'a> Part<'a> {
 
     /// Its parts between commas.
     pub(crate) fn items(self) -> Vec<Self> {
-        let mut items = Vec::new();
-        let mut rest = self;
-        while let Some((item, after)) = rest.split(',') {
-            items.push(item);
-            rest = after;
-        }
-        items.push(rest);
-        items
+        let mut start = self.start;
+        let item = |text: &'a str| {
+            let item = Self { text, start, ..self }.trimmed();
+            start += text.len() + 1;
+            item
+        };
+        self.text.split(',').map(item).collect()
     }
 
     pub(crate) fn place(self) -> Place {
