@@ -90,10 +90,10 @@ pub(super) fn read_settings(
         settings.alert = read_alert(node, reader.problems).ok();
     }
     if let Some(node) = reader.value("spa") {
-        settings.spa = read_spa(node, reader.problems).unwrap_or_default();
+        read_spa(node, &mut settings.spa, reader.problems);
     }
     if let Some(node) = reader.value("fwknop") {
-        settings.fwknop = read_fwknop(node, reader.problems).unwrap_or_default();
+        read_fwknop(node, &mut settings.fwknop, reader.problems);
     }
     if let Some(node) = reader.value("lockout") {
         settings.lockout = read_lockout(node, DAEMON_LOCKOUT, reader.problems).ok().flatten();
