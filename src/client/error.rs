@@ -20,18 +20,13 @@ const GAVE_UP: u8 = 3;
 
 /// An error that ends the program: nothing was sent, or not everything, or not to any effect.
 #[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub(super) enum ClientError {
-    #[error(transparent)]
     Usage(#[from] UsageError),
-    #[error(transparent)]
     Hosts(#[from] HostsError),
-    #[error(transparent)]
     Stanza(#[from] StanzaError),
-    #[error(transparent)]
     KeyFile(#[from] KeyFileError),
-    #[error(transparent)]
     Key(#[from] FwknopKeyError),
-    #[error(transparent)]
     Scheme(#[from] SchemeError),
     #[error("no port is free to connect from: {0}")]
     NoFreePort(#[source] io::Error),
@@ -39,19 +34,13 @@ pub(super) enum ClientError {
     AskCode(#[source] io::Error),
     #[error("no key can be asked for: {0}: give a file with --key")]
     AskKey(#[source] io::Error),
-    #[error(transparent)]
     Keygen(#[from] KeygenError),
-    #[error(transparent)]
     Resolve(#[from] ResolveError),
-    #[error(transparent)]
     Request(#[from] RequestError),
-    #[error(transparent)]
     Send(#[from] SendError),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
-    #[error(transparent)]
     GaveUp(#[from] GaveUp),
-    #[error(transparent)]
     Proxy(#[from] ProxyError),
 }
 
