@@ -33,7 +33,7 @@ pub use messages::complain;
 use messages::{Messages, Stream};
 use plan::{After, Plan};
 use schedule::Schedule;
-use send::{KnockProgress, OutgoingPacket, Sender, Waited};
+use send::{OutgoingPacket, Sender, Waited};
 use totp::Start;
 
 use crate::sys::clock;
@@ -101,10 +101,7 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
             print(&packet.to_string())
         });
     }
-    let mut sender = Sender::new(host.address, |progress| match progress {
-        KnockProgress::Open(_) => messages.say(|| progress),
-        _ => messages.say_what_lasts(|| progress),
-    });
+    let mut sender = Sender::new(host.address, messages);
     let schedule = || next(knocker, host.address, messages);
     let (target, for_proxy) = match plan.after {
         After::Nothing => return Ok(sender.send(&schedule()?)?),

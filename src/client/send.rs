@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::messages::Messages;
 use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
@@ -83,26 +84,6 @@ impl fmt::Display for OutgoingPacket {
     }
 }
 
-/// An event while knocking, for those who want to read along.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum KnockProgress {
-    Hitting(OutgoingPacket),
-    Waiting(SocketAddr),
-    StillShut(SocketAddr),
-    Open(SocketAddr),
-}
-
-impl fmt::Display for KnockProgress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Hitting(packet) => write!(f, "hitting {packet}"),
-            Self::Waiting(to) => write!(f, "waiting for {to}"),
-            Self::StillShut(to) => write!(f, "{to} is still shut, knocking again"),
-            Self::Open(to) => write!(f, "{to} is open"),
-        }
-    }
-}
-
 /// The port that is waited for, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WaitTarget {
@@ -125,17 +106,17 @@ pub(super) enum Waited {
 /// takes two datagrams with the same ports for one.
 const KEPT: usize = 32;
 
-/// A sender to one host, which tells `report` what it does.
-pub(super) struct Sender<R> {
+/// A sender to one host.
+pub(super) struct Sender {
     host: SocketAddr,
-    report: R,
+    messages: Messages,
     udp: VecDeque<UdpSocket>,
 }
 
-impl<R: FnMut(KnockProgress)> Sender<R> {
+impl Sender {
     /// Sends to `host`, whose own port does not matter.
-    pub(super) fn new(host: SocketAddr, report: R) -> Self {
-        Self { host, report, udp: VecDeque::with_capacity(KEPT) }
+    pub(super) fn new(host: SocketAddr, messages: Messages) -> Self {
+        Self { host, messages, udp: VecDeque::with_capacity(KEPT) }
     }
 
     /// Sends everything of one try, in order, nothing before it is due.
@@ -151,7 +132,7 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
             let what = OutgoingPacket::new(self.host, knock, schedule.datagram());
-            (self.report)(KnockProgress::Hitting(what));
+            self.messages.say_what_lasts(|| format!("hitting {what}"));
             let sent = match (knock.protocol, schedule.datagram()) {
                 (Protocol::Tcp, _) => send_syn(what.to),
                 (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
@@ -188,15 +169,16 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
             match wait.next(now) {
                 WaitAction::Knock => {
                     if knocked > 0 {
-                        (self.report)(KnockProgress::StillShut(to));
+                        let again = || format!("{to} is still shut, knocking again");
+                        self.messages.say_what_lasts(again);
                     }
                     self.send(&schedule()?)?;
                     knocked += 1;
-                    (self.report)(KnockProgress::Waiting(to));
+                    self.messages.say_what_lasts(|| format!("waiting for {to}"));
                 }
                 WaitAction::Connect { until } => {
                     if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
-                        (self.report)(KnockProgress::Open(to));
+                        self.messages.say(|| format!("{to} is open"));
                         return Ok(Waited::Open(stream));
                     }
                 }
