@@ -34,7 +34,6 @@ use messages::{Messages, Stream};
 use plan::{After, Plan};
 use schedule::Schedule;
 use send::{OutgoingPacket, Sender, Waited};
-use totp::Start;
 
 use crate::sys::clock;
 
@@ -91,11 +90,7 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
         messages.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
     if plan.dry_run {
-        let at = match knocker.start(now) {
-            Start::Now => now,
-            Start::At(turn) => turn,
-        };
-        let schedule = knocker.next(at, host.address, messages)?;
+        let schedule = knocker.next(knocker.start(now), host.address, messages)?;
         return schedule.knocks().try_for_each(|due| {
             let packet = OutgoingPacket::new(host.address, due.knock, schedule.datagram());
             print(&packet.to_string())
@@ -126,16 +121,14 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
 fn next(knocker: &Knocker, host: SocketAddr, messages: Messages) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
-        match knocker.start(now) {
-            Start::Now => return Ok(knocker.next(now, host, messages)?),
-            Start::At(turn) => {
-                let left = turn.since(now);
-                messages.say_what_lasts(|| {
-                    format!("the sequence changes in {left:.1?}: waiting for the next one")
-                });
-                thread::sleep(left);
-            }
+        let left = knocker.start(now).since(now);
+        if left.is_zero() {
+            return Ok(knocker.next(now, host, messages)?);
         }
+        messages.say_what_lasts(|| {
+            format!("the sequence changes in {left:.1?}: waiting for the next one")
+        });
+        thread::sleep(left);
     }
 }
 
