@@ -31,9 +31,9 @@ use error::{ClientError, GaveUp};
 use knocker::Knocker;
 pub use messages::complain;
 use messages::{Messages, Stream};
-use plan::{After, Plan};
+use plan::Plan;
 use schedule::Schedule;
-use send::{OutgoingPacket, Sender, Waited};
+use send::{OutgoingPacket, Sender};
 
 use crate::sys::clock;
 
@@ -98,21 +98,17 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
     }
     let mut sender = Sender::new(host.address, messages);
     let schedule = || next(knocker, host.address, messages);
-    let (target, for_proxy) = match plan.after {
-        After::Nothing => return Ok(sender.send(&schedule()?)?),
-        After::Wait(target) => (target, false),
-        After::Proxy(target) => (target, true),
-    };
+    let Some(target) = plan.wait else { return Ok(sender.send(&schedule()?)?) };
     match sender.send_until_open(target, schedule)? {
-        Waited::Open(stream) if for_proxy => Ok(proxy::pipe(&stream)?),
-        Waited::Open(_) => Ok(()),
-        Waited::GaveUp { knocked } => {
+        Some(stream) if target.for_proxy => Ok(proxy::pipe(&stream)?),
+        Some(_) => Ok(()),
+        None => {
             let mut to = host.address;
             to.set_port(target.port.get());
             let other = |option| format!("{option} takes another address of this host");
             let advice = knocker.advice().into_iter().chain(host.other_family.map(other));
             let (what, advice) = (knocker.noun(), advice.collect());
-            Err(GaveUp { to, knocked, what, advice, for_proxy }.into())
+            Err(GaveUp { to, target, what, advice }.into())
         }
     }
 }

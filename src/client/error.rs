@@ -10,7 +10,7 @@ use super::keys::{KeyFileError, KeygenError};
 use super::messages::complain;
 use super::names::ResolveError;
 use super::proxy::ProxyError;
-use super::send::SendError;
+use super::send::{SendError, WaitTarget};
 use super::spa::RequestError;
 use crate::proto::fwknop::FwknopKeyError;
 use crate::proto::totp::SchemeError;
@@ -47,17 +47,16 @@ pub(super) enum ClientError {
 /// The port stayed shut.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{to} did not accept a connection: gave up after {knocked} {}{}",
-    if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
+    "{to} did not accept a connection: gave up after {} {what}{}{}",
+    u32::from(target.retries) + 1,
+    if target.retries == 0 { "" } else { "s" },
     advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
 )]
 pub(super) struct GaveUp {
     pub to: SocketAddr,
-    pub knocked: u32,
+    pub target: WaitTarget,
     pub what: &'static str,
     pub advice: Vec<String>,
-    /// The port was to be connected to, for a program that knows other exit statuses.
-    pub for_proxy: bool,
 }
 
 impl ClientError {
@@ -65,7 +64,8 @@ impl ClientError {
     pub(super) const fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
+            // What a proxy is for knows other exit statuses.
+            Self::GaveUp(GaveUp { target, .. }) if !target.for_proxy => GAVE_UP,
             _ => 1,
         }
     }

@@ -39,19 +39,10 @@ pub(super) struct Plan {
     /// Name or address.
     pub host: String,
     pub knocker: Knocker,
-    pub after: After,
+    /// Knock until this port is open; `None`: knock once.
+    pub wait: Option<WaitTarget>,
     pub family: ResolveFamily,
     pub dry_run: bool,
-}
-
-/// The action after knocking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    Nothing,
-    /// Knock until the port is open.
-    Wait(WaitTarget),
-    /// The same, and be the connection.
-    Proxy(WaitTarget),
 }
 
 impl Plan {
@@ -88,7 +79,7 @@ impl Plan {
                 Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
             },
             host,
-            after: planner.after(mode)?,
+            wait: planner.wait(mode)?,
             family: invocation.family,
             dry_run: invocation.dry_run,
         })
@@ -250,22 +241,22 @@ impl Planner<'_> {
         })
     }
 
-    fn after(&self, mode: Mode) -> Result<After, UsageError> {
-        let target = |port| WaitTarget {
-            port,
-            source_port: self.source_port,
-            retries: self.settings.retry.unwrap_or(RETRIES),
-        };
-        let own = &self.invocation.settings;
-        match (self.invocation.proxy, self.settings.wait) {
-            (Some(port), _) => Ok(After::Proxy(target(port))),
-            // What is closed does not open.
-            (None, Some(port)) if !self.settings.request.close => Ok(After::Wait(target(port))),
-            _ if own.retry.is_some() => Err(UsageError::RetryWithoutWait),
-            _ if own.source_port.is_some() && mode != Mode::Spa => {
+    fn wait(&self, mode: Mode) -> Result<Option<WaitTarget>, UsageError> {
+        let (own, proxy) = (&self.invocation.settings, self.invocation.proxy);
+        // What is closed does not open.
+        let waited_for = self.settings.wait.filter(|_| !self.settings.request.close);
+        match proxy.or(waited_for) {
+            Some(port) => Ok(Some(WaitTarget {
+                port,
+                source_port: self.source_port,
+                retries: self.settings.retry.unwrap_or(RETRIES),
+                for_proxy: proxy.is_some(),
+            })),
+            None if own.retry.is_some() => Err(UsageError::RetryWithoutWait),
+            None if own.source_port.is_some() && mode != Mode::Spa => {
                 Err(UsageError::SourcePortForNothing)
             }
-            _ => Ok(After::Nothing),
+            None => Ok(None),
         }
     }
 

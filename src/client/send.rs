@@ -92,14 +92,8 @@ pub(super) struct WaitTarget {
     pub source_port: Option<NonZeroU16>,
     /// The number of knocks after the first.
     pub retries: u16,
-}
-
-/// The end of waiting for a port.
-#[derive(Debug)]
-#[must_use]
-pub(super) enum Waited {
-    Open(TcpStream),
-    GaveUp { knocked: u32 },
+    /// The program becomes the connection.
+    pub for_proxy: bool,
 }
 
 /// The number of UDP sockets that stay open, so that their source ports are not given out again: a server
@@ -149,8 +143,8 @@ impl Sender {
     }
 
     /// Knocks until the target accepts a connection, which, if it has a source port of its own, is
-    /// broken off when it is dropped. `schedule` says what to send, anew for each
-    /// try.
+    /// broken off when it is dropped. `schedule` says what to send, anew for each try. `None`: the
+    /// port stayed shut.
     ///
     /// # Errors
     /// [`SendError`] as [`Self::send`], or what `schedule` says. A connection that fails is no
@@ -159,31 +153,31 @@ impl Sender {
         &mut self,
         target: WaitTarget,
         mut schedule: impl FnMut() -> Result<Schedule, E>,
-    ) -> Result<Waited, E> {
+    ) -> Result<Option<TcpStream>, E> {
         let mut to = self.host;
         to.set_port(target.port.get());
         let mut wait = Wait::new(target.retries);
-        let mut knocked = 0;
+        let mut has_knocked = false;
         loop {
             let now = now();
             match wait.next(now) {
                 WaitAction::Knock => {
-                    if knocked > 0 {
+                    if has_knocked {
                         let again = || format!("{to} is still shut, knocking again");
                         self.messages.say_what_lasts(again);
                     }
                     self.send(&schedule()?)?;
-                    knocked += 1;
+                    has_knocked = true;
                     self.messages.say_what_lasts(|| format!("waiting for {to}"));
                 }
                 WaitAction::Connect { until } => {
                     if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
                         self.messages.say(|| format!("{to} is open"));
-                        return Ok(Waited::Open(stream));
+                        return Ok(Some(stream));
                     }
                 }
                 WaitAction::Pause { until } => sleep_until(until),
-                WaitAction::GiveUp => return Ok(Waited::GaveUp { knocked }),
+                WaitAction::GiveUp => return Ok(None),
             }
         }
     }
