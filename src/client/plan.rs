@@ -11,7 +11,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use self::fwknop::settled;
-use super::cli::{Code, Invocation, UsageError, WhatToDo};
+use super::cli::{Code, Invocation, UsageError};
 use super::error::ClientError;
 use super::fwknop::stanza;
 use super::fwknoprc::RcStanza;
@@ -22,7 +22,7 @@ use super::messages::{Messages, complain};
 use super::names::ResolveFamily;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
-use super::settings::{ClientSettings, KINDS, Mode, SettingsPart, option};
+use super::settings::{ClientSettings, KINDS, Mode, SettingsPart};
 use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
@@ -103,12 +103,14 @@ fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> 
         (Some(entry), _) => {
             if mode.is_none() {
                 let mode = entry.settings.mode.unwrap_or(Mode::Sequence);
-                invocation.check_mode(mode, &WhatToDo::Entry { host: entry.name.clone(), mode })?;
+                let name = &entry.name;
+                let what = format!("the hosts file says mode {mode} for '{name}'");
+                invocation.check_mode(mode, &what)?;
             }
             Ok(Some(entry.clone()))
         }
         (None, None) => {
-            invocation.check_mode(Mode::Sequence, &WhatToDo::Add)?;
+            invocation.check_mode(Mode::Sequence, "add that")?;
             Err(match hosts {
                 Some(hosts) => hosts.missing(host).into(),
                 None => {
@@ -216,10 +218,9 @@ impl Planner<'_> {
     /// Refuses an option for the kind of rotating sequence that the door does not have.
     fn check_kind(&self) -> Result<(), UsageError> {
         let (given, said) = (&self.invocation.given, self.settings.keys());
-        match KINDS.iter().find(|(one, other, _)| given.contains(one) && said.contains(other)) {
-            Some(&(one, key, why)) => Err(UsageError::OtherKind { option: option(one), key, why }),
-            None => Ok(()),
-        }
+        let mut kinds = KINDS.into_iter();
+        let both = kinds.find(|(one, other, _)| given.contains(one) && said.contains(other));
+        both.map_or(Ok(()), |both| Err(UsageError::OtherKind(both)))
     }
 
     fn spa(&self) -> Result<SpaKnocker, ClientError> {
