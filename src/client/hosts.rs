@@ -40,14 +40,6 @@ pub struct HostProfile {
     pub settings: ClientSettings,
 }
 
-/// A hint that tells apart entries about the same host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hint {
-    pub mode: Option<Mode>,
-    /// The TCP port that is to be open.
-    pub port: Option<NonZeroU16>,
-}
-
 /// The reason why the hosts file is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
@@ -120,23 +112,24 @@ fn parse(source: &SourceText, problems: &mut Problems) -> Vec<HostProfile> {
 
 impl HostProfiles {
     /// The entry with this name, else the only one with this `host`. Between several decide the
-    /// mode and the port that will be connected to.
+    /// `mode` and the `port` that will be connected to.
     ///
     /// # Errors
     /// If two entries are meant alike.
-    pub fn find(&self, wanted: &str, hint: Hint) -> Result<Option<&HostProfile>, HostsError> {
+    pub fn find(
+        &self,
+        wanted: &str,
+        mode: Option<Mode>,
+        port: Option<NonZeroU16>,
+    ) -> Result<Option<&HostProfile>, HostsError> {
         let by_name = self.entries.iter().find(|entry| entry.name == wanted);
         if by_name.is_some() {
             return Ok(by_name);
         }
         let mut alike: Vec<&HostProfile> =
             self.entries.iter().filter(|entry| entry.host.eq_ignore_ascii_case(wanted)).collect();
-        if let Some(mode) = hint.mode {
-            prefer(&mut alike, |entry| entry.settings.mode == Some(mode));
-        }
-        if let Some(port) = hint.port {
-            prefer(&mut alike, |entry| entry.settings.wait == Some(port));
-        }
+        prefer(&mut alike, |entry| mode.is_some() && entry.settings.mode == mode);
+        prefer(&mut alike, |entry| port.is_some() && entry.settings.wait == port);
         match alike.as_slice() {
             [one, other, ..] => Err(HostsError::Wrong(vec![ambiguous(wanted, one, other)])),
             alike => Ok(alike.first().copied()),
@@ -222,11 +215,11 @@ mod tests {
     }
 
     fn found<'a>(hosts: &'a HostProfiles, wanted: &str) -> &'a HostProfile {
-        hosts.find(wanted, Hint::default()).unwrap().unwrap()
+        hosts.find(wanted, None, None).unwrap().unwrap()
     }
 
     fn refused(hosts: &HostProfiles, wanted: &str) -> String {
-        first_line(&hosts.find(wanted, Hint::default()).unwrap_err())
+        first_line(&hosts.find(wanted, None, None).unwrap_err())
     }
 
     const WORK: &str = "hosts:
@@ -272,12 +265,12 @@ mod tests {
         let hosts = hosts(
             "hosts:\n  a: {host: gw, ports: [1]}\n  b: {host: gw, mode: spa}\n  c: {host: gw, mode: spa}\n",
         );
-        assert!(hosts.find("a", Hint::default()).is_ok());
+        assert!(hosts.find("a", None, None).is_ok());
         assert_eq!(
             refused(&hosts, "gw"),
             "hosts.yaml:3:3: error: two entries are about gw: 'a' and 'b'"
         );
-        let by_mode = |mode| hosts.find("gw", Hint { mode: Some(mode), port: None });
+        let by_mode = |mode| hosts.find("gw", Some(mode), None);
         assert_eq!(by_mode(Mode::Sequence).unwrap().unwrap().name, "a");
         assert_eq!(
             first_line(&by_mode(Mode::Spa).unwrap_err()),
@@ -291,7 +284,7 @@ mod tests {
         let hosts = hosts(
             "hosts:\n  a: {host: gw, ports: [1], wait: 22}\n  b: {host: gw, ports: [2], wait: 80}\n",
         );
-        let by_port = |port| hosts.find("gw", Hint { mode: None, port: NonZeroU16::new(port) });
+        let by_port = |port| hosts.find("gw", None, NonZeroU16::new(port));
         assert_eq!(by_port(80).unwrap().unwrap().name, "b");
         assert!(by_port(443).is_err());
     }
@@ -299,7 +292,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_not_there_says_which_was_meant() {
         let hosts = hosts(WORK);
-        assert!(hosts.find("wrok", Hint::default()).unwrap().is_none());
+        assert!(hosts.find("wrok", None, None).unwrap().is_none());
         assert_eq!(
             first_line(&hosts.missing("wrok")),
             "hosts.yaml: error: no host 'wrok' in this file: did you mean 'work'?"
@@ -434,7 +427,7 @@ mod tests {
     #[test]
     fn an_empty_file_has_no_hosts() {
         for text in ["", "hosts:\n", "# nothing\n"] {
-            assert!(hosts(text).find("work", Hint::default()).unwrap().is_none());
+            assert!(hosts(text).find("work", None, None).unwrap().is_none());
         }
     }
 

@@ -15,7 +15,7 @@ use super::cli::{Code, Invocation, UsageError};
 use super::error::ClientError;
 use super::fwknop::stanza;
 use super::fwknoprc::RcStanza;
-use super::hosts::{self, DELAY, Hint, HostProfile, HostProfiles, HostsError};
+use super::hosts::{self, DELAY, HostProfile, HostProfiles, HostsError};
 use super::keys;
 use super::knocker::Knocker;
 use super::messages::{Messages, complain};
@@ -96,8 +96,8 @@ fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> 
     let path = invocation.hosts.clone().or_else(hosts::default_path);
     let read = |path| read(path, invocation.hosts.is_some());
     let hosts = path.as_deref().map(read).transpose()?.flatten();
-    let hint = Hint { mode, port: invocation.proxy.or(invocation.settings.wait) };
-    let found = hosts.as_ref().map(|hosts| hosts.find(host, hint)).transpose()?.flatten();
+    let port = invocation.proxy.or(invocation.settings.wait);
+    let found = hosts.as_ref().map(|hosts| hosts.find(host, mode, port)).transpose()?.flatten();
     match (found, mode) {
         (None, Some(_)) => Ok(None),
         (Some(entry), _) => {
