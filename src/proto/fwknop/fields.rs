@@ -14,6 +14,8 @@ use crate::proto::knock::{Knock, Protocol, parse_port};
 pub const MAX_TIMEOUT: u32 = 65_536;
 /// How long a field in base64 may be.
 const MAX_FIELD: usize = 256;
+/// How many digits the random number has.
+const DIGITS: usize = 16;
 const MAX_USER: usize = 48;
 const MAX_VERSION: usize = 8;
 const MAX_TIMESTAMP: usize = 12;
@@ -21,22 +23,12 @@ const MAX_PORT: usize = 5;
 
 /// Sixteen decimal digits that make each request another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Random([u8; 16]);
+pub struct Random(u64);
 
 impl Random {
     /// Uniform, but for 1 part in 10^22, where the bytes are.
     pub fn new(bytes: [u8; 16]) -> Self {
-        let mut number = u128::from_be_bytes(bytes);
-        let mut digits = [0; 16];
-        for digit in &mut digits {
-            *digit = b'0' + (number % 10).to_le_bytes()[0];
-            number /= 10;
-        }
-        Self(digits)
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        Self((u128::from_be_bytes(bytes) % 10u128.pow(DIGITS as u32)) as u64)
     }
 }
 
@@ -45,12 +37,8 @@ impl FromStr for Random {
     type Err = FwknopError;
 
     fn from_str(text: &str) -> Result<Self, FwknopError> {
-        let digits: [u8; 16] = text.as_bytes().try_into().map_err(|_| FwknopError::Random)?;
-        if digits.iter().all(u8::is_ascii_digit) {
-            Ok(Self(digits))
-        } else {
-            Err(FwknopError::Random)
-        }
+        let digits = number(text, DIGITS).filter(|_| text.len() == DIGITS);
+        digits.map(Self).ok_or(FwknopError::Random)
     }
 }
 
@@ -137,8 +125,8 @@ impl FwknopRequest {
             let _ = write!(message, ",{protocol}/{port}");
         }
         let mut text = format!(
-            "{}:{}:{}:{}:{}:{}",
-            self.random.as_str(),
+            "{:0DIGITS$}:{}:{}:{}:{}:{}",
+            self.random.0,
             BASE64_NOPAD.encode(self.user.0.as_bytes()),
             self.timestamp,
             self.version.0,
