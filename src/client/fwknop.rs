@@ -16,8 +16,8 @@ use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
 use crate::proto::fwknop::{
-    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest,
-    Hash, HmacKey, MAX_TIMEOUT, Random, User,
+    self, Access, CipherMode, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest, Hash, HmacKey,
+    MAX_TIMEOUT, Random, User,
 };
 use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
@@ -77,7 +77,6 @@ impl FwknopKnocker {
             random,
             user: self.user.clone(),
             timestamp: seconds.saturating_add_signed(self.time_offset),
-            version: ClientVersion::default(),
             access: Access {
                 address,
                 ports: self.ports.clone(),
