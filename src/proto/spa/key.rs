@@ -41,7 +41,6 @@ pub enum SpaKeyError {
 
 /// A public key with which a handshake can succeed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
 pub struct PublicKey([u8; KEY_LEN]);
 
 impl PublicKey {
@@ -79,20 +78,6 @@ impl fmt::Display for PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({self})")
-    }
-}
-
-impl TryFrom<String> for PublicKey {
-    type Error = SpaKeyError;
-
-    fn try_from(text: String) -> Result<Self, SpaKeyError> {
-        text.parse()
-    }
-}
-
-impl From<PublicKey> for String {
-    fn from(key: PublicKey) -> Self {
-        key.to_string()
     }
 }
 
