@@ -105,8 +105,8 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
         None => {
             let mut to = host.address;
             to.set_port(target.port.get());
-            let other = |option| format!("{option} takes another address of this host");
-            let advice = knocker.advice().into_iter().chain(host.other_family.map(other));
+            let other = |version| format!("-{version} takes another address of this host");
+            let advice = knocker.advice().into_iter().chain(host.other_version.map(other));
             let (what, advice) = (knocker.noun(), advice.collect());
             Err(GaveUp { to, target, what, advice }.into())
         }
