@@ -130,14 +130,8 @@ pub(super) struct Derived {
 impl Derived {
     pub(super) fn new(key: &[u8], salt: [u8; SALT]) -> Self {
         let next = |last: &[u8]| -> Zeroizing<[u8; 16]> {
-            Zeroizing::new(
-                Md5::new()
-                    .chain_update(last)
-                    .chain_update(key)
-                    .chain_update(salt)
-                    .finalize()
-                    .into(),
-            )
+            let md5 = Md5::new().chain_update(last).chain_update(key).chain_update(salt);
+            Zeroizing::new(md5.finalize().into())
         };
         let first = next(&[]);
         let second = next(&*first);
