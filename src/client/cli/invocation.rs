@@ -136,7 +136,7 @@ impl KnockArgs {
 
     /// The mode that the command line asks for; `None`: the hosts file says which.
     fn mode(&self) -> Result<Option<Mode>, UsageError> {
-        let asked: Vec<(&str, Mode)> = [
+        let mut asked = [
             ("--totp", Mode::Totp, self.totp),
             ("--code", Mode::Totp, self.code.is_some()),
             ("--spa", Mode::Spa, self.spa),
@@ -144,17 +144,16 @@ impl KnockArgs {
             ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
         ]
         .into_iter()
-        .filter_map(|(option, mode, given)| given.then_some((option, mode)))
-        .collect();
-        match asked.as_slice() {
-            [] => Ok((!self.knocks.is_empty()).then_some(Mode::Sequence)),
-            &[(one, mode), .., (other, second)] if mode != second => {
-                Err(UsageError::TwoModes { one, other })
+        .filter(|(_, _, is_given)| *is_given);
+        let Some((one, mode, _)) = asked.next() else {
+            return Ok((!self.knocks.is_empty()).then_some(Mode::Sequence));
+        };
+        match asked.next_back() {
+            Some((other, second, _)) if mode != second => Err(UsageError::TwoModes { one, other }),
+            _ if !self.knocks.is_empty() && mode != Mode::Fwknop => {
+                Err(UsageError::ModeWithPorts { option: one, ports: self.knocks.join(" ") })
             }
-            &[(option, mode), ..] if !self.knocks.is_empty() && mode != Mode::Fwknop => {
-                Err(UsageError::ModeWithPorts { option, ports: self.knocks.join(" ") })
-            }
-            &[(_, mode), ..] => Ok(Some(mode)),
+            _ => Ok(Some(mode)),
         }
     }
 
