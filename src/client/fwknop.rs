@@ -189,16 +189,8 @@ pub(super) enum StanzaError {
     NoHome,
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{}:{}{error}", path.display(), blank(error))]
+    #[error("{}:{error}", path.display())]
     Wrong { path: PathBuf, error: RcError },
-}
-
-/// The place of a line follows the file at once.
-const fn blank(error: &RcError) -> &'static str {
-    match error {
-        RcError::NoStanza(_) => " ",
-        RcError::Line { .. } => "",
-    }
 }
 
 /// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop's, it only warns if
