@@ -39,15 +39,13 @@ pub enum CipherMode {
 
 impl CipherMode {
     fn key(self, key: &[u8]) -> Cow<'_, [u8]> {
-        match (self, key.get(..LEGACY_KEY)) {
-            (Self::Legacy, Some(cut)) => Cow::Borrowed(cut),
-            (Self::Legacy, None) => {
-                let mut filled = key.to_vec();
-                filled.resize(LEGACY_KEY, b'0');
-                Cow::Owned(filled)
-            }
-            _ => Cow::Borrowed(key),
+        if self != Self::Legacy {
+            return Cow::Borrowed(key);
         }
+        let mut key = key.to_vec();
+        // Cut or filled.
+        key.resize(LEGACY_KEY, b'0');
+        Cow::Owned(key)
     }
 
     /// The ciphertext, padded to whole blocks in every mode.
