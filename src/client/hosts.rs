@@ -16,7 +16,7 @@ use crate::config::{OTHERS_WRITE, unsafe_to_use};
 pub use entry::{DELAY, KEYS};
 
 /// A file larger than this is none that a person wrote.
-const MAX_SIZE: u64 = 1 << 20;
+const MAX_SIZE: usize = 1 << 20;
 
 const TOP: KnownKeys = KnownKeys { of: "a hosts file", known: &["hosts"] };
 
@@ -32,10 +32,8 @@ pub struct HostProfiles {
 pub struct HostProfile {
     pub name: String,
     pub at: Place,
-    /// Name or address.
-    pub host: String,
-    /// The host is written in the entry; otherwise it is the name.
-    pub says_host: bool,
+    /// Name or address; `None`: it is the name of the entry.
+    pub host: Option<String>,
     /// Its mode is always given.
     pub settings: ClientSettings,
 }
@@ -81,8 +79,8 @@ pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> 
         return Err(HostsError::Wrong(vec![error]));
     }
     let mut text = String::new();
-    let length = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
+    file.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() > MAX_SIZE {
         let wrong = Diagnostic::file(path, "too large for a hosts file");
         return Err(HostsError::Wrong(vec![wrong]));
     }
@@ -127,7 +125,7 @@ impl HostProfiles {
             return Ok(by_name);
         }
         let mut alike: Vec<&HostProfile> =
-            self.entries.iter().filter(|entry| entry.host.eq_ignore_ascii_case(wanted)).collect();
+            self.entries.iter().filter(|entry| entry.host().eq_ignore_ascii_case(wanted)).collect();
         prefer(&mut alike, |entry| mode.is_some() && entry.settings.mode == mode);
         prefer(&mut alike, |entry| port.is_some() && entry.settings.wait == port);
         match alike.as_slice() {
@@ -162,6 +160,10 @@ impl HostProfiles {
 }
 
 impl HostProfile {
+    fn host(&self) -> &str {
+        self.host.as_ref().unwrap_or(&self.name)
+    }
+
     /// The error that this entry lacks something.
     pub fn lacks(&self, key: &str, what: &str, help: &str) -> HostsError {
         let message = format!("'{}' has no {key}, and needs {what}", self.name);
@@ -234,8 +236,9 @@ mod tests {
     #[test]
     fn an_entry_is_found_by_its_name_and_by_its_host() {
         let hosts = hosts(WORK);
-        let HostProfile { host, settings, .. } = found(&hosts, "work");
-        assert_eq!(host, "gw.example.com");
+        let profile = found(&hosts, "work");
+        let settings = &profile.settings;
+        assert_eq!(profile.host(), "gw.example.com");
         let knocks: Vec<_> = settings.knocks.iter().map(ToString::to_string).collect();
         assert_eq!(knocks, ["7000/tcp", "8000/udp", "9000/tcp"]);
         assert_eq!(settings.delay, Some(Duration::from_millis(200)));
@@ -248,8 +251,9 @@ mod tests {
     #[test]
     fn ports_are_all_that_an_entry_needs() {
         let hosts = hosts("hosts: {192.0.2.1: {ports: [7000]}}");
-        let HostProfile { host, settings, .. } = found(&hosts, "192.0.2.1");
-        assert_eq!(host, "192.0.2.1");
+        let profile = found(&hosts, "192.0.2.1");
+        let settings = &profile.settings;
+        assert_eq!(profile.host(), "192.0.2.1");
         assert_eq!((settings.mode, settings.delay), (Some(Mode::Sequence), Some(DELAY)));
         assert_eq!(settings.wait, None);
     }
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn a_name_wins_over_a_host() {
         let hosts = hosts("hosts:\n  a: {host: b, ports: [1]}\n  b: {host: c, ports: [2]}\n");
-        assert_eq!(found(&hosts, "b").host, "c");
+        assert_eq!(found(&hosts, "b").host(), "c");
     }
 
     #[test]

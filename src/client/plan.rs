@@ -150,8 +150,9 @@ impl Planner<'_> {
     /// The host: of the hosts file, as it was typed, of the stanza, in this order.
     fn host(&self, of_stanza: Option<String>) -> Result<String, UsageError> {
         let name = match self.profile {
-            Some(HostProfile { host, says_host: true, .. }) => Some(host.clone()),
-            Some(HostProfile { host, .. }) => of_stanza.or_else(|| Some(host.clone())),
+            Some(profile) => {
+                profile.host.clone().or(of_stanza).or_else(|| Some(profile.name.clone()))
+            }
             None => self.invocation.host.clone().or(of_stanza),
         };
         let stanza = || self.settings.fwknop.fwknoprc.clone().unwrap_or_default();

@@ -75,13 +75,7 @@ pub(super) fn host(
             settings.fwknop = reader.fwknop();
         }
     }
-    Some(HostProfile {
-        name: entry.key.clone(),
-        at: entry.at.clone(),
-        says_host: host.is_some(),
-        host: host.unwrap_or_else(|| entry.key.clone()),
-        settings,
-    })
+    Some(HostProfile { name: entry.key.clone(), at: entry.at.clone(), host, settings })
 }
 
 fn mode(node: &Node) -> Result<Mode, Diagnostic> {
