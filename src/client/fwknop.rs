@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
-        let bytes = &sent.datagram().unwrap().bytes;
+        let bytes = &sent.request.as_ref().unwrap().bytes;
         FwknopDatagram::new(bytes).unwrap().open(keys).unwrap().request
     }
 

@@ -125,16 +125,16 @@ impl Sender {
             sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
-            let what = OutgoingPacket::new(self.host, knock, schedule.datagram());
+            let what = OutgoingPacket::new(self.host, knock, schedule.request.as_ref());
             self.messages.say_what_lasts(|| format!("hitting {what}"));
-            let sent = match (knock.protocol, schedule.datagram()) {
+            let sent = match (knock.protocol, &schedule.request) {
                 (Protocol::Tcp, _) => send_syn(what.to),
                 (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
                 (Protocol::Udp, Some(request)) => {
                     self.send_datagram(what.to, request.from, &request.bytes)
                 }
             };
-            sent.map_err(|source| match schedule.datagram() {
+            sent.map_err(|source| match schedule.request {
                 None => SendError::Knock { number, count, what, source },
                 Some(_) => SendError::Request { what, source },
             })?;

@@ -114,7 +114,7 @@ mod tests {
         let knock = sent.knocks().next().unwrap().knock;
         assert!((62000..=62999).contains(&knock.port.get()));
         let (key, request) = Receiver::new(&server, [])
-            .open(sent.datagram().unwrap().bytes.as_slice().try_into().unwrap())
+            .open(sent.request.as_ref().unwrap().bytes.as_slice().try_into().unwrap())
             .unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
