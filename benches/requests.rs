@@ -40,7 +40,6 @@ pub(crate) fn of_fwknop(
         random: fwknop::Random::new(random),
         user: "owner".parse().unwrap(),
         timestamp: clock::now().wall.since(Wall::ZERO).as_secs(),
-        version: fwknop::ClientVersion::default(),
         access: fwknop::Access { address, ports: vec!["22".parse().unwrap()], timeout: None },
     };
     let hmac = Some((hmac, fwknop::Hash::Sha256));

@@ -31,10 +31,9 @@ use error::{ClientError, GaveUp};
 use knocker::Knocker;
 pub use messages::complain;
 use messages::{Messages, Stream};
-use plan::{After, Plan};
+use plan::Plan;
 use schedule::Schedule;
-use send::{KnockProgress, OutgoingPacket, Sender, Waited};
-use totp::Start;
+use send::{OutgoingPacket, Sender};
 
 use crate::sys::clock;
 
@@ -91,36 +90,25 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
         messages.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
     if plan.dry_run {
-        let at = match knocker.start(now) {
-            Start::Now => now,
-            Start::At(turn) => turn,
-        };
-        let schedule = knocker.next(at, host.address, messages)?;
+        let schedule = knocker.next(knocker.start(now), host.address, messages)?;
         return schedule.knocks().try_for_each(|due| {
-            let packet = OutgoingPacket::new(host.address, due.knock, schedule.datagram());
+            let packet = OutgoingPacket::new(host.address, due.knock, schedule.request.as_ref());
             print(&packet.to_string())
         });
     }
-    let mut sender = Sender::new(host.address, |progress| match progress {
-        KnockProgress::Open(_) => messages.say(|| progress),
-        _ => messages.say_what_lasts(|| progress),
-    });
+    let mut sender = Sender::new(host.address, messages);
     let schedule = || next(knocker, host.address, messages);
-    let (target, for_proxy) = match plan.after {
-        After::Nothing => return Ok(sender.send(&schedule()?)?),
-        After::Wait(target) => (target, false),
-        After::Proxy(target) => (target, true),
-    };
+    let Some(target) = plan.wait else { return Ok(sender.send(&schedule()?)?) };
     match sender.send_until_open(target, schedule)? {
-        Waited::Open(stream) if for_proxy => Ok(proxy::pipe(&stream)?),
-        Waited::Open(_) => Ok(()),
-        Waited::GaveUp { knocked } => {
+        Some(stream) if target.for_proxy => Ok(proxy::pipe(&stream)?),
+        Some(_) => Ok(()),
+        None => {
             let mut to = host.address;
             to.set_port(target.port.get());
-            let other = |option| format!("{option} takes another address of this host");
-            let advice = knocker.advice().into_iter().chain(host.other_family.map(other));
+            let other = |version| format!("-{version} takes another address of this host");
+            let advice = knocker.advice().into_iter().chain(host.other_version.map(other));
             let (what, advice) = (knocker.noun(), advice.collect());
-            Err(GaveUp { to, knocked, what, advice, for_proxy }.into())
+            Err(GaveUp { to, target, what, advice }.into())
         }
     }
 }
@@ -129,16 +117,14 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
 fn next(knocker: &Knocker, host: SocketAddr, messages: Messages) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
-        match knocker.start(now) {
-            Start::Now => return Ok(knocker.next(now, host, messages)?),
-            Start::At(turn) => {
-                let left = turn.since(now);
-                messages.say_what_lasts(|| {
-                    format!("the sequence changes in {left:.1?}: waiting for the next one")
-                });
-                thread::sleep(left);
-            }
+        let left = knocker.start(now).since(now);
+        if left.is_zero() {
+            return Ok(knocker.next(now, host, messages)?);
         }
+        messages.say_what_lasts(|| {
+            format!("the sequence changes in {left:.1?}: waiting for the next one")
+        });
+        thread::sleep(left);
     }
 }
 

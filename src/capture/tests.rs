@@ -190,7 +190,7 @@ fn the_largest_filter_runs_in_the_kernel_even_where_memory_for_it_is_short() {
     let _ = std::fs::write("/proc/sys/net/core/optmem_max", "20480");
     let doors: Vec<_> = (0..400u16)
         .map(|door| {
-            let mut ports = PortSet::new();
+            let mut ports = PortSet::default();
             for protocol in crate::proto::knock::Protocol::ALL {
                 let low = NonZeroU16::new(1000 + door * 100).unwrap();
                 let high = NonZeroU16::new(1030 + door * 100).unwrap();

@@ -11,7 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-pub use self::error::{UsageError, WhatToDo};
+pub use self::error::UsageError;
 pub use self::invocation::{Code, Invocation};
 use super::settings::{FwknopOptions, RequestOptions, RotationOptions};
 use super::values::SourcePort;

@@ -10,7 +10,7 @@ use super::keys::{KeyFileError, KeygenError};
 use super::messages::complain;
 use super::names::ResolveError;
 use super::proxy::ProxyError;
-use super::send::SendError;
+use super::send::{SendError, WaitTarget};
 use super::spa::RequestError;
 use crate::proto::fwknop::FwknopKeyError;
 use crate::proto::totp::SchemeError;
@@ -20,18 +20,13 @@ const GAVE_UP: u8 = 3;
 
 /// An error that ends the program: nothing was sent, or not everything, or not to any effect.
 #[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub(super) enum ClientError {
-    #[error(transparent)]
     Usage(#[from] UsageError),
-    #[error(transparent)]
     Hosts(#[from] HostsError),
-    #[error(transparent)]
     Stanza(#[from] StanzaError),
-    #[error(transparent)]
     KeyFile(#[from] KeyFileError),
-    #[error(transparent)]
     Key(#[from] FwknopKeyError),
-    #[error(transparent)]
     Scheme(#[from] SchemeError),
     #[error("no port is free to connect from: {0}")]
     NoFreePort(#[source] io::Error),
@@ -39,36 +34,29 @@ pub(super) enum ClientError {
     AskCode(#[source] io::Error),
     #[error("no key can be asked for: {0}: give a file with --key")]
     AskKey(#[source] io::Error),
-    #[error(transparent)]
     Keygen(#[from] KeygenError),
-    #[error(transparent)]
     Resolve(#[from] ResolveError),
-    #[error(transparent)]
     Request(#[from] RequestError),
-    #[error(transparent)]
     Send(#[from] SendError),
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
-    #[error(transparent)]
     GaveUp(#[from] GaveUp),
-    #[error(transparent)]
     Proxy(#[from] ProxyError),
 }
 
 /// The port stayed shut.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{to} did not accept a connection: gave up after {knocked} {}{}",
-    if *knocked == 1 { (*what).to_owned() } else { format!("{what}s") },
+    "{to} did not accept a connection: gave up after {} {what}{}{}",
+    u32::from(target.retries) + 1,
+    if target.retries == 0 { "" } else { "s" },
     advice.iter().map(|advice| format!("; {advice}")).collect::<String>()
 )]
 pub(super) struct GaveUp {
     pub to: SocketAddr,
-    pub knocked: u32,
+    pub target: WaitTarget,
     pub what: &'static str,
     pub advice: Vec<String>,
-    /// The port was to be connected to, for a program that knows other exit statuses.
-    pub for_proxy: bool,
 }
 
 impl ClientError {
@@ -76,7 +64,8 @@ impl ClientError {
     pub(super) const fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::GaveUp(GaveUp { for_proxy: false, .. }) => GAVE_UP,
+            // What a proxy is for knows other exit statuses.
+            Self::GaveUp(GaveUp { target, .. }) if !target.for_proxy => GAVE_UP,
             _ => 1,
         }
     }

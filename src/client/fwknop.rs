@@ -1,7 +1,7 @@
 //! Knocking with requests as fwknop makes them, with keys from where fwknop has them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
 use super::values::{self, Address};
 use crate::proto::fwknop::{
-    self, Access, CipherMode, ClientVersion, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest,
-    Hash, HmacKey, MAX_TIMEOUT, Random, User,
+    self, Access, CipherMode, FwknopKey, FwknopKeyError, FwknopKeys, FwknopRequest, Hash, HmacKey,
+    MAX_TIMEOUT, Random, User,
 };
 use crate::proto::knock::Knock;
 use crate::proto::port_range::{PortRange, pick};
@@ -63,27 +63,22 @@ impl FwknopKnocker {
         getrandom::fill(&mut random)?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt)?;
-        let request = self.fields(now, Random::new(random), whom.v4());
+        let seconds = now.since(Wall::ZERO).as_secs();
+        let request = FwknopRequest {
+            random: Random::new(random),
+            user: self.user.clone(),
+            timestamp: seconds.saturating_add_signed(self.time_offset),
+            access: Access {
+                address: whom.named().and_then(|named| named.v4()),
+                ports: self.ports.clone(),
+                timeout: self.open_for.map(NonZeroU32::get),
+            },
+        };
         let hmac = self.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &self.key, mode: self.mode, hmac };
         let datagram = fwknop::seal(&request, self.digest, keys, salt)?;
         let datagram = RequestDatagram { from: self.from, bytes: datagram.into_bytes() };
         Ok(Schedule::request(port, datagram))
-    }
-
-    fn fields(&self, now: Wall, random: Random, address: Option<Ipv4Addr>) -> FwknopRequest {
-        let seconds = now.since(Wall::ZERO).as_secs();
-        FwknopRequest {
-            random,
-            user: self.user.clone(),
-            timestamp: seconds.saturating_add_signed(self.time_offset),
-            version: ClientVersion::default(),
-            access: Access {
-                address,
-                ports: self.ports.clone(),
-                timeout: self.open_for.map(NonZeroU32::get),
-            },
-        }
     }
 }
 
@@ -194,16 +189,8 @@ pub(super) enum StanzaError {
     NoHome,
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{}:{}{error}", path.display(), blank(error))]
+    #[error("{}:{error}", path.display())]
     Wrong { path: PathBuf, error: RcError },
-}
-
-/// The place of a line follows the file at once.
-const fn blank(error: &RcError) -> &'static str {
-    match error {
-        RcError::NoStanza(_) => " ",
-        RcError::Line { .. } => "",
-    }
 }
 
 /// The stanza of this name in `~/.fwknoprc`, less what is `settled`. As fwknop's, it only warns if
@@ -230,6 +217,7 @@ pub(super) fn stanza(
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
+    use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
@@ -268,7 +256,7 @@ mod tests {
         assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
-        let bytes = &sent.datagram().unwrap().bytes;
+        let bytes = &sent.request.as_ref().unwrap().bytes;
         FwknopDatagram::new(bytes).unwrap().open(keys).unwrap().request
     }
 
@@ -291,7 +279,7 @@ mod tests {
         let off = |time_offset| FwknopKnocker { time_offset, ..fwknop() };
         assert_eq!(sent(&off(-60), 1_700_000_000).timestamp, 1_699_999_940);
         assert_eq!(sent(&off(60), 1_700_000_000).timestamp, 1_700_000_060);
-        assert_eq!(off(-60).fields(Wall::ZERO, Random::new([0; 16]), None).timestamp, 0);
+        assert_eq!(sent(&off(-60), 0).timestamp, 0);
     }
 
     #[test]

@@ -60,34 +60,13 @@ impl RcKeys {
     }
 }
 
-/// An error in the file. Shows no key.
+/// An error in the file, as it follows the file's name and a colon. Shows no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RcError {
-    #[error("there is no stanza [{0}] in it")]
+    #[error(" there is no stanza [{0}] in it")]
     NoStanza(String),
     #[error("{line}: {error}")]
-    Line { line: usize, error: RcLineError },
-}
-
-/// An error in a line of the file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RcLineError {
-    #[error("not a name and a value, with a blank between the two")]
-    NotAPair,
-    #[error("fwknop knows no '{0}'")]
-    Unknown(String),
-    #[error("CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT")]
-    ClientTimeout,
-    #[error(
-        "fwknop itself puts HMAC_KEY_FILE in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64"
-    )]
-    HmacKeyFile,
-    #[error("{name}: {error}")]
-    Key { name: String, error: FwknopKeyError },
-    #[error("{name}: {value}: {expected}")]
-    Value { name: String, value: String, expected: &'static str },
-    #[error("{name}: {missing}")]
-    Unsupported { name: String, missing: &'static str },
+    Line { line: usize, error: String },
 }
 
 /// Reads the stanza of this name, in either case of letters, on top of `[default]`.
@@ -101,8 +80,8 @@ pub(crate) enum RcLineError {
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
 pub(crate) fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
-    let is_there = heads(text).any(|head| head.eq_ignore_ascii_case(name));
-    if !is_there {
+    let mut heads = text.lines().filter_map(|line| head(line.trim()));
+    if !heads.any(|head| head.eq_ignore_ascii_case(name)) {
         return Err(RcError::NoStanza(name.to_owned()));
     }
     let given: Vec<&str> = lines_of(text, name).filter_map(|(_, line)| variable(line)).collect();
@@ -110,8 +89,9 @@ pub(crate) fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza,
     let default = lines_of(text, DEFAULT).filter(|(_, line)| counts(line, &given));
     let mut variables: Vec<(usize, &str, &str)> = Vec::new();
     for (line, text) in default.chain(lines_of(text, name)).filter(|(_, it)| counts(it, settled)) {
+        let error = "not a name and a value, with a blank between the two";
         let (name, value) =
-            pair(text).ok_or(RcError::Line { line, error: RcLineError::NotAPair })?;
+            pair(text).ok_or_else(|| RcError::Line { line, error: error.to_owned() })?;
         variables.retain(|(_, earlier, _)| *earlier != name);
         variables.push((line, name, value));
     }
@@ -149,26 +129,18 @@ fn variable(line: &str) -> Option<&str> {
     line.split([' ', '\t', ':']).next()
 }
 
-/// The names of all stanzas, in their order.
-fn heads(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| head(line.trim()))
-}
-
 fn head(line: &str) -> Option<&str> {
     line.strip_prefix('[')?.split_once(']').map(|(name, _)| name)
 }
 
 impl RcStanza {
     /// Takes the value of a variable, once for each.
-    fn take(&mut self, name: &str, value: &str) -> Result<(), RcLineError> {
-        let named = || name.to_owned();
-        let key = self.keys.take(name, value);
-        if key.map_err(|error| RcLineError::Key { name: named(), error })? {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if self.keys.take(name, value).map_err(|error| format!("{name}: {error}"))? {
             return Ok(());
         }
-        let wrong =
-            |expected| RcLineError::Value { name: named(), value: value.to_owned(), expected };
-        let lacks = |missing| Err(RcLineError::Unsupported { name: named(), missing });
+        let wrong = |expected| format!("{name}: {value}: {expected}");
+        let lacks = |missing| Err(format!("{name}: {missing}"));
         let ClientSettings { knocks, request, fwknop, .. } = &mut self.settings;
         match name {
             "SPA_SERVER" => self.server = Some(value.to_owned()),
@@ -220,10 +192,10 @@ impl RcStanza {
             }
             "USE_GPG" if is_yes(value) => return lacks("knock does not encrypt with GnuPG"),
             "RESOLVE_IP_HTTP" | "RESOLVE_IP_HTTPS" if is_yes(value) => return lacks(NO_RESOLVER),
-            "CLIENT_TIMEOUT" => return Err(RcLineError::ClientTimeout),
-            "HMAC_KEY_FILE" => return Err(RcLineError::HmacKeyFile),
+            "CLIENT_TIMEOUT" => return Err(CLIENT_TIMEOUT.to_owned()),
+            "HMAC_KEY_FILE" => return Err(HMAC_KEY_FILE.to_owned()),
             _ if WITHOUT_EFFECT.contains(&name) => {}
-            _ => return Err(RcLineError::Unknown(name.to_owned())),
+            _ => return Err(format!("fwknop knows no '{name}'")),
         }
         Ok(())
     }
@@ -237,6 +209,9 @@ const A_USER: &str = "write 1 to 48 letters and digits";
 /// After how many bytes fwknop cuts a user name that it is given.
 const MAX_SPOOFED: usize = 29;
 const AN_ADDRESS: &str = "write an IPv4 address, or the word source";
+const CLIENT_TIMEOUT: &str = "CLIENT_TIMEOUT is not a name that fwknop knows: write FW_TIMEOUT";
+const HMAC_KEY_FILE: &str =
+    "fwknop itself puts HMAC_KEY_FILE in the wrong place: write HMAC_KEY or HMAC_KEY_BASE64";
 const NO_RESOLVER: &str =
     "knock asks no web server for its address: write ALLOW_IP with an address, or ALLOW_IP source";
 

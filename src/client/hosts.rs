@@ -16,7 +16,7 @@ use crate::config::{OTHERS_WRITE, unsafe_to_use};
 pub use entry::{DELAY, KEYS};
 
 /// A file larger than this is none that a person wrote.
-const MAX_SIZE: u64 = 1 << 20;
+const MAX_SIZE: usize = 1 << 20;
 
 const TOP: KnownKeys = KnownKeys { of: "a hosts file", known: &["hosts"] };
 
@@ -32,20 +32,10 @@ pub struct HostProfiles {
 pub struct HostProfile {
     pub name: String,
     pub at: Place,
-    /// Name or address.
-    pub host: String,
-    /// The host is written in the entry; otherwise it is the name.
-    pub says_host: bool,
+    /// Name or address; `None`: it is the name of the entry.
+    pub host: Option<String>,
     /// Its mode is always given.
     pub settings: ClientSettings,
-}
-
-/// A hint that tells apart entries about the same host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hint {
-    pub mode: Option<Mode>,
-    /// The TCP port that is to be open.
-    pub port: Option<NonZeroU16>,
 }
 
 /// The reason why the hosts file is of no use.
@@ -89,8 +79,8 @@ pub fn read(path: &Path) -> Result<(HostProfiles, Vec<Diagnostic>), HostsError> 
         return Err(HostsError::Wrong(vec![error]));
     }
     let mut text = String::new();
-    let length = file.take(MAX_SIZE + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
+    file.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() > MAX_SIZE {
         let wrong = Diagnostic::file(path, "too large for a hosts file");
         return Err(HostsError::Wrong(vec![wrong]));
     }
@@ -120,23 +110,24 @@ fn parse(source: &SourceText, problems: &mut Problems) -> Vec<HostProfile> {
 
 impl HostProfiles {
     /// The entry with this name, else the only one with this `host`. Between several decide the
-    /// mode and the port that will be connected to.
+    /// `mode` and the `port` that will be connected to.
     ///
     /// # Errors
     /// If two entries are meant alike.
-    pub fn find(&self, wanted: &str, hint: Hint) -> Result<Option<&HostProfile>, HostsError> {
+    pub fn find(
+        &self,
+        wanted: &str,
+        mode: Option<Mode>,
+        port: Option<NonZeroU16>,
+    ) -> Result<Option<&HostProfile>, HostsError> {
         let by_name = self.entries.iter().find(|entry| entry.name == wanted);
         if by_name.is_some() {
             return Ok(by_name);
         }
         let mut alike: Vec<&HostProfile> =
-            self.entries.iter().filter(|entry| entry.host.eq_ignore_ascii_case(wanted)).collect();
-        if let Some(mode) = hint.mode {
-            prefer(&mut alike, |entry| entry.settings.mode == Some(mode));
-        }
-        if let Some(port) = hint.port {
-            prefer(&mut alike, |entry| entry.settings.wait == Some(port));
-        }
+            self.entries.iter().filter(|entry| entry.host().eq_ignore_ascii_case(wanted)).collect();
+        prefer(&mut alike, |entry| mode.is_some() && entry.settings.mode == mode);
+        prefer(&mut alike, |entry| port.is_some() && entry.settings.wait == port);
         match alike.as_slice() {
             [one, other, ..] => Err(HostsError::Wrong(vec![ambiguous(wanted, one, other)])),
             alike => Ok(alike.first().copied()),
@@ -169,6 +160,10 @@ impl HostProfiles {
 }
 
 impl HostProfile {
+    fn host(&self) -> &str {
+        self.host.as_ref().unwrap_or(&self.name)
+    }
+
     /// The error that this entry lacks something.
     pub fn lacks(&self, key: &str, what: &str, help: &str) -> HostsError {
         let message = format!("'{}' has no {key}, and needs {what}", self.name);
@@ -222,11 +217,11 @@ mod tests {
     }
 
     fn found<'a>(hosts: &'a HostProfiles, wanted: &str) -> &'a HostProfile {
-        hosts.find(wanted, Hint::default()).unwrap().unwrap()
+        hosts.find(wanted, None, None).unwrap().unwrap()
     }
 
     fn refused(hosts: &HostProfiles, wanted: &str) -> String {
-        first_line(&hosts.find(wanted, Hint::default()).unwrap_err())
+        first_line(&hosts.find(wanted, None, None).unwrap_err())
     }
 
     const WORK: &str = "hosts:
@@ -241,8 +236,9 @@ mod tests {
     #[test]
     fn an_entry_is_found_by_its_name_and_by_its_host() {
         let hosts = hosts(WORK);
-        let HostProfile { host, settings, .. } = found(&hosts, "work");
-        assert_eq!(host, "gw.example.com");
+        let profile = found(&hosts, "work");
+        let settings = &profile.settings;
+        assert_eq!(profile.host(), "gw.example.com");
         let knocks: Vec<_> = settings.knocks.iter().map(ToString::to_string).collect();
         assert_eq!(knocks, ["7000/tcp", "8000/udp", "9000/tcp"]);
         assert_eq!(settings.delay, Some(Duration::from_millis(200)));
@@ -255,8 +251,9 @@ mod tests {
     #[test]
     fn ports_are_all_that_an_entry_needs() {
         let hosts = hosts("hosts: {192.0.2.1: {ports: [7000]}}");
-        let HostProfile { host, settings, .. } = found(&hosts, "192.0.2.1");
-        assert_eq!(host, "192.0.2.1");
+        let profile = found(&hosts, "192.0.2.1");
+        let settings = &profile.settings;
+        assert_eq!(profile.host(), "192.0.2.1");
         assert_eq!((settings.mode, settings.delay), (Some(Mode::Sequence), Some(DELAY)));
         assert_eq!(settings.wait, None);
     }
@@ -264,7 +261,7 @@ mod tests {
     #[test]
     fn a_name_wins_over_a_host() {
         let hosts = hosts("hosts:\n  a: {host: b, ports: [1]}\n  b: {host: c, ports: [2]}\n");
-        assert_eq!(found(&hosts, "b").host, "c");
+        assert_eq!(found(&hosts, "b").host(), "c");
     }
 
     #[test]
@@ -272,12 +269,12 @@ mod tests {
         let hosts = hosts(
             "hosts:\n  a: {host: gw, ports: [1]}\n  b: {host: gw, mode: spa}\n  c: {host: gw, mode: spa}\n",
         );
-        assert!(hosts.find("a", Hint::default()).is_ok());
+        assert!(hosts.find("a", None, None).is_ok());
         assert_eq!(
             refused(&hosts, "gw"),
             "hosts.yaml:3:3: error: two entries are about gw: 'a' and 'b'"
         );
-        let by_mode = |mode| hosts.find("gw", Hint { mode: Some(mode), port: None });
+        let by_mode = |mode| hosts.find("gw", Some(mode), None);
         assert_eq!(by_mode(Mode::Sequence).unwrap().unwrap().name, "a");
         assert_eq!(
             first_line(&by_mode(Mode::Spa).unwrap_err()),
@@ -291,7 +288,7 @@ mod tests {
         let hosts = hosts(
             "hosts:\n  a: {host: gw, ports: [1], wait: 22}\n  b: {host: gw, ports: [2], wait: 80}\n",
         );
-        let by_port = |port| hosts.find("gw", Hint { mode: None, port: NonZeroU16::new(port) });
+        let by_port = |port| hosts.find("gw", None, NonZeroU16::new(port));
         assert_eq!(by_port(80).unwrap().unwrap().name, "b");
         assert!(by_port(443).is_err());
     }
@@ -299,7 +296,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_not_there_says_which_was_meant() {
         let hosts = hosts(WORK);
-        assert!(hosts.find("wrok", Hint::default()).unwrap().is_none());
+        assert!(hosts.find("wrok", None, None).unwrap().is_none());
         assert_eq!(
             first_line(&hosts.missing("wrok")),
             "hosts.yaml: error: no host 'wrok' in this file: did you mean 'work'?"
@@ -434,7 +431,7 @@ mod tests {
     #[test]
     fn an_empty_file_has_no_hosts() {
         for text in ["", "hosts:\n", "# nothing\n"] {
-            assert!(hosts(text).find("work", Hint::default()).unwrap().is_none());
+            assert!(hosts(text).find("work", None, None).unwrap().is_none());
         }
     }
 

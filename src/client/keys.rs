@@ -90,8 +90,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     }
     // Never grown: no copy of it stays behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_SIZE + 1));
-    let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX) + 1;
-    file.take(limit).read_to_string(&mut text).map_err(unreadable)?;
+    file.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() > MAX_SIZE {
         return Err(KeyFileError::TooLong { path: path.to_owned() });
     }

@@ -7,7 +7,7 @@ use super::fwknop::FwknopKnocker;
 use super::messages::Messages;
 use super::schedule::Schedule;
 use super::spa::{RequestError, SpaKnocker};
-use super::totp::{Start, TotpKnocker};
+use super::totp::TotpKnocker;
 use crate::proto::duration;
 use crate::proto::totp::TotpMode;
 use crate::time::Wall;
@@ -28,10 +28,10 @@ const WRITTEN: Wall = Wall::from_nanos(1_793_491_200_000_000_000);
 
 impl Knocker {
     /// The moment at which a try may begin.
-    pub(super) fn start(&self, now: Wall) -> Start {
+    pub(super) fn start(&self, now: Wall) -> Wall {
         match self {
             Self::Totp(totp) => totp.start(now),
-            _ => Start::Now,
+            _ => now,
         }
     }
 

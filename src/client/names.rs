@@ -32,14 +32,19 @@ impl ResolveFamily {
 pub(super) enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
-    #[error("{host} has no {wanted} address, only {found}: leave out {option}")]
-    ResolveFamily { host: String, wanted: &'static str, found: IpAddr, option: &'static str },
+    #[error("{host} has no IPv{0} address, only {found}: leave out -{0}", other_version(*found))]
+    ResolveFamily { host: String, found: IpAddr },
 }
 
 /// The resolver's own words, without what the standard library puts before them.
 fn explain(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+}
+
+/// The version of IP that an address is not of.
+const fn other_version(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 6 } else { 4 }
 }
 
 /// The address of a host that is used.
@@ -49,8 +54,8 @@ pub(super) struct Resolved {
     pub address: SocketAddr,
     /// The number of others that could have been used.
     pub others: usize,
-    /// The option that takes an address of the other family, if the host has one.
-    pub other_family: Option<&'static str>,
+    /// The version of IP of the other family, if the host has an address of it.
+    pub other_version: Option<u8>,
 }
 
 /// The address to use for a host; asks the resolver once.
@@ -74,23 +79,12 @@ fn choose(host: &str, family: ResolveFamily, all: &[SocketAddr]) -> Result<Resol
     match (usable.next(), all.first()) {
         (Some(address), _) => {
             let others: Vec<SocketAddr> = usable.collect();
-            let other_family = others
-                .iter()
-                .any(|other| other.is_ipv4() != address.is_ipv4())
-                .then_some(if address.is_ipv4() { "-6" } else { "-4" });
-            Ok(Resolved { address, others: others.len(), other_family })
+            let has_other = others.iter().any(|other| other.is_ipv4() != address.is_ipv4());
+            let other_version = has_other.then(|| other_version(address.ip()));
+            Ok(Resolved { address, others: others.len(), other_version })
         }
         (None, Some(other)) => {
-            let (wanted, option) = match family {
-                ResolveFamily::V6 => ("IPv6", "-6"),
-                ResolveFamily::V4 | ResolveFamily::Any => ("IPv4", "-4"),
-            };
-            Err(ResolveError::ResolveFamily {
-                host: host.to_owned(),
-                wanted,
-                found: other.ip(),
-                option,
-            })
+            Err(ResolveError::ResolveFamily { host: host.to_owned(), found: other.ip() })
         }
         (None, None) => {
             let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -225,12 +219,12 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others, other_family) in [
-            (ResolveFamily::Any, 0, 1, Some("-4")),
+        for (family, at, others, other_version) in [
+            (ResolveFamily::Any, 0, 1, Some(4)),
             (ResolveFamily::V4, 1, 0, None),
             (ResolveFamily::V6, 0, 0, None),
         ] {
-            let expected = Resolved { address: all[at], others, other_family };
+            let expected = Resolved { address: all[at], others, other_version };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
     }

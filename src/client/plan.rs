@@ -11,18 +11,18 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use self::fwknop::settled;
-use super::cli::{Code, Invocation, UsageError, WhatToDo};
+use super::cli::{Code, Invocation, UsageError};
 use super::error::ClientError;
 use super::fwknop::stanza;
 use super::fwknoprc::RcStanza;
-use super::hosts::{self, DELAY, Hint, HostProfile, HostProfiles, HostsError};
+use super::hosts::{self, DELAY, HostProfile, HostProfiles, HostsError};
 use super::keys;
 use super::knocker::Knocker;
 use super::messages::{Messages, complain};
 use super::names::ResolveFamily;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
-use super::settings::{ClientSettings, KINDS, Mode, SettingsPart, option};
+use super::settings::{ClientSettings, KINDS, Mode, SettingsPart};
 use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
@@ -39,19 +39,10 @@ pub(super) struct Plan {
     /// Name or address.
     pub host: String,
     pub knocker: Knocker,
-    pub after: After,
+    /// Knock until this port is open; `None`: knock once.
+    pub wait: Option<WaitTarget>,
     pub family: ResolveFamily,
     pub dry_run: bool,
-}
-
-/// The action after knocking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    Nothing,
-    /// Knock until the port is open.
-    Wait(WaitTarget),
-    /// The same, and be the connection.
-    Proxy(WaitTarget),
 }
 
 impl Plan {
@@ -88,7 +79,7 @@ impl Plan {
                 Mode::Fwknop => Knocker::Fwknop(Box::new(planner.fwknop(stanza, &host)?)),
             },
             host,
-            after: planner.after(mode)?,
+            wait: planner.wait(mode)?,
             family: invocation.family,
             dry_run: invocation.dry_run,
         })
@@ -105,19 +96,21 @@ fn look_up(invocation: &Invocation) -> Result<Option<HostProfile>, ClientError> 
     let path = invocation.hosts.clone().or_else(hosts::default_path);
     let read = |path| read(path, invocation.hosts.is_some());
     let hosts = path.as_deref().map(read).transpose()?.flatten();
-    let hint = Hint { mode, port: invocation.proxy.or(invocation.settings.wait) };
-    let found = hosts.as_ref().map(|hosts| hosts.find(host, hint)).transpose()?.flatten();
+    let port = invocation.proxy.or(invocation.settings.wait);
+    let found = hosts.as_ref().map(|hosts| hosts.find(host, mode, port)).transpose()?.flatten();
     match (found, mode) {
         (None, Some(_)) => Ok(None),
         (Some(entry), _) => {
             if mode.is_none() {
                 let mode = entry.settings.mode.unwrap_or(Mode::Sequence);
-                invocation.check_mode(mode, &WhatToDo::Entry { host: entry.name.clone(), mode })?;
+                let name = &entry.name;
+                let what = format!("the hosts file says mode {mode} for '{name}'");
+                invocation.check_mode(mode, &what)?;
             }
             Ok(Some(entry.clone()))
         }
         (None, None) => {
-            invocation.check_mode(Mode::Sequence, &WhatToDo::Add)?;
+            invocation.check_mode(Mode::Sequence, "add that")?;
             Err(match hosts {
                 Some(hosts) => hosts.missing(host).into(),
                 None => {
@@ -157,8 +150,9 @@ impl Planner<'_> {
     /// The host: of the hosts file, as it was typed, of the stanza, in this order.
     fn host(&self, of_stanza: Option<String>) -> Result<String, UsageError> {
         let name = match self.profile {
-            Some(HostProfile { host, says_host: true, .. }) => Some(host.clone()),
-            Some(HostProfile { host, .. }) => of_stanza.or_else(|| Some(host.clone())),
+            Some(profile) => {
+                profile.host.clone().or(of_stanza).or_else(|| Some(profile.name.clone()))
+            }
             None => self.invocation.host.clone().or(of_stanza),
         };
         let stanza = || self.settings.fwknop.fwknoprc.clone().unwrap_or_default();
@@ -225,10 +219,9 @@ impl Planner<'_> {
     /// Refuses an option for the kind of rotating sequence that the door does not have.
     fn check_kind(&self) -> Result<(), UsageError> {
         let (given, said) = (&self.invocation.given, self.settings.keys());
-        match KINDS.iter().find(|(one, other, _)| given.contains(one) && said.contains(other)) {
-            Some(&(one, key, why)) => Err(UsageError::OtherKind { option: option(one), key, why }),
-            None => Ok(()),
-        }
+        let mut kinds = KINDS.into_iter();
+        let both = kinds.find(|(one, other, _)| given.contains(one) && said.contains(other));
+        both.map_or(Ok(()), |both| Err(UsageError::OtherKind(both)))
     }
 
     fn spa(&self) -> Result<SpaKnocker, ClientError> {
@@ -250,22 +243,22 @@ impl Planner<'_> {
         })
     }
 
-    fn after(&self, mode: Mode) -> Result<After, UsageError> {
-        let target = |port| WaitTarget {
-            port,
-            source_port: self.source_port,
-            retries: self.settings.retry.unwrap_or(RETRIES),
-        };
-        let own = &self.invocation.settings;
-        match (self.invocation.proxy, self.settings.wait) {
-            (Some(port), _) => Ok(After::Proxy(target(port))),
-            // What is closed does not open.
-            (None, Some(port)) if !self.settings.request.close => Ok(After::Wait(target(port))),
-            _ if own.retry.is_some() => Err(UsageError::RetryWithoutWait),
-            _ if own.source_port.is_some() && mode != Mode::Spa => {
+    fn wait(&self, mode: Mode) -> Result<Option<WaitTarget>, UsageError> {
+        let (own, proxy) = (&self.invocation.settings, self.invocation.proxy);
+        // What is closed does not open.
+        let waited_for = self.settings.wait.filter(|_| !self.settings.request.close);
+        match proxy.or(waited_for) {
+            Some(port) => Ok(Some(WaitTarget {
+                port,
+                source_port: self.source_port,
+                retries: self.settings.retry.unwrap_or(RETRIES),
+                for_proxy: proxy.is_some(),
+            })),
+            None if own.retry.is_some() => Err(UsageError::RetryWithoutWait),
+            None if own.source_port.is_some() && mode != Mode::Spa => {
                 Err(UsageError::SourcePortForNothing)
             }
-            _ => Ok(After::Nothing),
+            None => Ok(None),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread;
@@ -41,43 +42,39 @@ pub(super) fn pipe(stream: &TcpStream) -> Result<(), ProxyError> {
     let incoming = stream.try_clone().map_err(ProxyError::Connection)?;
     thread::spawn(move || done.send(downwards(&incoming, output)));
     for result in results.iter().take(2) {
-        if result? == Side::Gone {
+        if result?.is_break() {
             break;
         }
     }
     Ok(())
 }
 
-/// The end of one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    /// Its sender is done; the other direction goes on.
-    Done,
-    /// Nobody is left to speak to.
-    Gone,
-}
-
 fn duplicate(standard: impl AsFd) -> io::Result<File> {
     Ok(standard.as_fd().try_clone_to_owned()?.into())
 }
 
-fn upwards(mut input: File, mut stream: &TcpStream) -> Result<Side, ProxyError> {
+/// The end of one direction: the other goes on, or nobody is left to speak to.
+type End = Result<ControlFlow<()>, ProxyError>;
+
+fn upwards(mut input: File, mut stream: &TcpStream) -> End {
     // What broke on either side ends this direction only: a connection that is gone shows, and is
     // told, where it is read.
     let _ = carry(&mut input, &mut stream);
     let _ = stream.shutdown(Shutdown::Write);
-    Ok(Side::Done)
+    Ok(ControlFlow::Continue(()))
 }
 
-fn downwards(mut stream: &TcpStream, mut output: File) -> Result<Side, ProxyError> {
+fn downwards(mut stream: &TcpStream, mut output: File) -> End {
     match carry(&mut stream, &mut output) {
         Ok(()) => {
             drop(output);
             close_standard_output().map_err(ProxyError::Standard)?;
-            Ok(Side::Done)
+            Ok(ControlFlow::Continue(()))
         }
         Err(Broken::Reading(error)) => Err(ProxyError::Connection(error)),
-        Err(Broken::Writing(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Side::Gone),
+        Err(Broken::Writing(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(ControlFlow::Break(()))
+        }
         Err(Broken::Writing(error)) => Err(ProxyError::Standard(error)),
     }
 }

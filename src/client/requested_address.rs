@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
 
 use super::send::any_like;
 use super::spa::RequestError;
 use super::values::Address;
-use crate::proto::spa::{Addresses, NamedAddresses};
+use crate::proto::spa::NamedAddresses;
 
 /// The address that a request asks for, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +46,10 @@ impl RequestedAddress {
         })
     }
 
-    /// The same, as a request says it.
-    pub(super) const fn addresses(self) -> Addresses {
+    /// What is asked for by name; `None`: the observed address.
+    pub(super) const fn named(self) -> Option<NamedAddresses> {
         match self {
-            Self::Given(given) => Addresses::Named(given),
-            Self::Observed | Self::Hidden(_) => Addresses::Observed,
-        }
-    }
-
-    /// The address of IPv4 that is asked for by name.
-    pub(super) const fn v4(self) -> Option<Ipv4Addr> {
-        match self {
-            Self::Given(given) => given.v4(),
+            Self::Given(given) => Some(given),
             Self::Observed | Self::Hidden(_) => None,
         }
     }
@@ -115,6 +107,8 @@ fn is_global(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));

@@ -12,7 +12,7 @@ pub struct Schedule {
     knocks: Vec<Knock>,
     delay: Duration,
     /// The load of the one knock of a request.
-    request: Option<RequestDatagram>,
+    pub request: Option<RequestDatagram>,
 }
 
 /// One UDP datagram that holds a whole request.
@@ -42,11 +42,6 @@ impl Schedule {
     pub fn request(port: NonZeroU16, datagram: RequestDatagram) -> Self {
         let knocks = vec![Knock::new(Protocol::Udp, port)];
         Self { knocks, delay: Duration::ZERO, request: Some(datagram) }
-    }
-
-    /// The datagram, where this is a request.
-    pub const fn datagram(&self) -> Option<&RequestDatagram> {
-        self.request.as_ref()
     }
 
     /// The knocks in the order in which they are due.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::messages::Messages;
 use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
@@ -83,26 +84,6 @@ impl fmt::Display for OutgoingPacket {
     }
 }
 
-/// An event while knocking, for those who want to read along.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum KnockProgress {
-    Hitting(OutgoingPacket),
-    Waiting(SocketAddr),
-    StillShut(SocketAddr),
-    Open(SocketAddr),
-}
-
-impl fmt::Display for KnockProgress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Hitting(packet) => write!(f, "hitting {packet}"),
-            Self::Waiting(to) => write!(f, "waiting for {to}"),
-            Self::StillShut(to) => write!(f, "{to} is still shut, knocking again"),
-            Self::Open(to) => write!(f, "{to} is open"),
-        }
-    }
-}
-
 /// The port that is waited for, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WaitTarget {
@@ -111,31 +92,25 @@ pub(super) struct WaitTarget {
     pub source_port: Option<NonZeroU16>,
     /// The number of knocks after the first.
     pub retries: u16,
-}
-
-/// The end of waiting for a port.
-#[derive(Debug)]
-#[must_use]
-pub(super) enum Waited {
-    Open(TcpStream),
-    GaveUp { knocked: u32 },
+    /// The program becomes the connection.
+    pub for_proxy: bool,
 }
 
 /// The number of UDP sockets that stay open, so that their source ports are not given out again: a server
 /// takes two datagrams with the same ports for one.
 const KEPT: usize = 32;
 
-/// A sender to one host, which tells `report` what it does.
-pub(super) struct Sender<R> {
+/// A sender to one host.
+pub(super) struct Sender {
     host: SocketAddr,
-    report: R,
+    messages: Messages,
     udp: VecDeque<UdpSocket>,
 }
 
-impl<R: FnMut(KnockProgress)> Sender<R> {
+impl Sender {
     /// Sends to `host`, whose own port does not matter.
-    pub(super) fn new(host: SocketAddr, report: R) -> Self {
-        Self { host, report, udp: VecDeque::with_capacity(KEPT) }
+    pub(super) fn new(host: SocketAddr, messages: Messages) -> Self {
+        Self { host, messages, udp: VecDeque::with_capacity(KEPT) }
     }
 
     /// Sends everything of one try, in order, nothing before it is due.
@@ -150,16 +125,16 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
             sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
-            let what = OutgoingPacket::new(self.host, knock, schedule.datagram());
-            (self.report)(KnockProgress::Hitting(what));
-            let sent = match (knock.protocol, schedule.datagram()) {
+            let what = OutgoingPacket::new(self.host, knock, schedule.request.as_ref());
+            self.messages.say_what_lasts(|| format!("hitting {what}"));
+            let sent = match (knock.protocol, &schedule.request) {
                 (Protocol::Tcp, _) => send_syn(what.to),
                 (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
                 (Protocol::Udp, Some(request)) => {
                     self.send_datagram(what.to, request.from, &request.bytes)
                 }
             };
-            sent.map_err(|source| match schedule.datagram() {
+            sent.map_err(|source| match schedule.request {
                 None => SendError::Knock { number, count, what, source },
                 Some(_) => SendError::Request { what, source },
             })?;
@@ -168,8 +143,8 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
     }
 
     /// Knocks until the target accepts a connection, which, if it has a source port of its own, is
-    /// broken off when it is dropped. `schedule` says what to send, anew for each
-    /// try.
+    /// broken off when it is dropped. `schedule` says what to send, anew for each try. `None`: the
+    /// port stayed shut.
     ///
     /// # Errors
     /// [`SendError`] as [`Self::send`], or what `schedule` says. A connection that fails is no
@@ -178,30 +153,31 @@ impl<R: FnMut(KnockProgress)> Sender<R> {
         &mut self,
         target: WaitTarget,
         mut schedule: impl FnMut() -> Result<Schedule, E>,
-    ) -> Result<Waited, E> {
+    ) -> Result<Option<TcpStream>, E> {
         let mut to = self.host;
         to.set_port(target.port.get());
         let mut wait = Wait::new(target.retries);
-        let mut knocked = 0;
+        let mut has_knocked = false;
         loop {
             let now = now();
             match wait.next(now) {
                 WaitAction::Knock => {
-                    if knocked > 0 {
-                        (self.report)(KnockProgress::StillShut(to));
+                    if has_knocked {
+                        let again = || format!("{to} is still shut, knocking again");
+                        self.messages.say_what_lasts(again);
                     }
                     self.send(&schedule()?)?;
-                    knocked += 1;
-                    (self.report)(KnockProgress::Waiting(to));
+                    has_knocked = true;
+                    self.messages.say_what_lasts(|| format!("waiting for {to}"));
                 }
                 WaitAction::Connect { until } => {
                     if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
-                        (self.report)(KnockProgress::Open(to));
-                        return Ok(Waited::Open(stream));
+                        self.messages.say(|| format!("{to} is open"));
+                        return Ok(Some(stream));
                     }
                 }
                 WaitAction::Pause { until } => sleep_until(until),
-                WaitAction::GiveUp => return Ok(Waited::GaveUp { knocked }),
+                WaitAction::GiveUp => return Ok(None),
             }
         }
     }

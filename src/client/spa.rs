@@ -11,7 +11,7 @@ use super::values::Address;
 use crate::proto::fwknop::SealError;
 use crate::proto::name::Name;
 use crate::proto::port_range::{PortRange, pick};
-use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, SpaRequest, Stamp};
+use crate::proto::spa::{self, Addresses, PrivateKey, PublicKey, SpaRequest};
 use crate::time::Wall;
 
 /// The reason why a request cannot be made.
@@ -66,21 +66,17 @@ impl SpaKnocker {
         };
         let mut ephemeral = [0; 32];
         getrandom::fill(&mut ephemeral)?;
-        let request = self.fields(whom.addresses(), stamp);
-        let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
-        let datagram = RequestDatagram { from: None, bytes: bytes.to_vec() };
-        Ok(Schedule::request(port, datagram))
-    }
-
-    fn fields(&self, open: Addresses, stamp: Stamp) -> SpaRequest {
-        SpaRequest {
-            open,
+        let request = SpaRequest {
+            open: whom.named().map_or(Addresses::Observed, Addresses::Named),
             close: self.close,
             source_port: self.source_port,
             open_for: self.open_for,
             stamp,
             door: self.door.clone(),
-        }
+        };
+        let bytes = spa::seal(&request, &self.client, &self.server, ephemeral);
+        let datagram = RequestDatagram { from: None, bytes: bytes.to_vec() };
+        Ok(Schedule::request(port, datagram))
     }
 }
 
@@ -118,10 +114,18 @@ mod tests {
         let knock = sent.knocks().next().unwrap().knock;
         assert!((62000..=62999).contains(&knock.port.get()));
         let (key, request) = Receiver::new(&server, [])
-            .open(sent.datagram().unwrap().bytes.as_slice().try_into().unwrap())
+            .open(sent.request.as_ref().unwrap().bytes.as_slice().try_into().unwrap())
             .unwrap();
         assert_eq!(key, client.public());
         let Address::Given(given) = requests.address else { unreachable!() };
-        assert_eq!(request, requests.fields(Addresses::Named(given), now.into()));
+        let expected = SpaRequest {
+            open: Addresses::Named(given),
+            close: false,
+            source_port: NonZeroU16::new(40_000),
+            open_for: NonZeroU32::new(20),
+            stamp: now.into(),
+            door: Some("web".parse().unwrap()),
+        };
+        assert_eq!(request, expected);
     }
 }

@@ -9,15 +9,6 @@ use crate::time::Wall;
 /// The time after its last knock that a sequence may still be on its way.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// The moment at which a try may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Start {
-    Now,
-    /// Not before then: what would be sent now would be too late.
-    At(Wall),
-}
-
 /// A client's rotating sequences at a door.
 #[derive(Clone, Debug)]
 pub struct TotpKnocker {
@@ -30,15 +21,16 @@ pub struct TotpKnocker {
 }
 
 impl TotpKnocker {
-    /// Whether the sequence of `now` is whole before the step turns.
+    /// The moment at which a try may begin: `now`, or when the step turns, if the sequence of `now`
+    /// would not be whole before that.
     ///
     /// Where a sequence takes longer than a step there is nothing to wait for.
-    pub fn start(&self, now: Wall) -> Start {
+    pub fn start(&self, now: Wall) -> Wall {
         let knocks = u32::try_from(self.scheme.length()).unwrap_or(u32::MAX);
         let takes = self.delay.saturating_mul(knocks).saturating_add(SLACK);
         let turn = self.scheme.turns_at(self.scheme.step_at(now));
         let fits = now + takes < turn || takes >= Duration::from_secs(self.scheme.step().into());
-        if fits { Start::Now } else { Start::At(turn) }
+        if fits { now } else { turn }
     }
 
     /// The sequence that is valid at `now`.
@@ -100,31 +92,30 @@ mod tests {
     #[test]
     fn a_sequence_that_is_whole_before_the_turn_leaves_at_once() {
         // Four knocks 15 ms apart and half a second: 560 ms.
-        assert_eq!(ports(15).start(millis(29_439)), Start::Now);
-        assert_eq!(ports(15).start(millis(30_000)), Start::Now);
+        assert_eq!(ports(15).start(millis(29_439)), millis(29_439));
+        assert_eq!(ports(15).start(millis(30_000)), millis(30_000));
     }
 
     #[test]
     fn a_sequence_that_the_turn_would_cut_waits_for_the_next_step() {
-        assert_eq!(ports(15).start(millis(29_440)), Start::At(millis(30_000)));
-        assert_eq!(ports(15).start(millis(29_999)), Start::At(millis(30_000)));
-        assert_eq!(ports(5_000).start(millis(10_000)), Start::At(millis(30_000)));
+        assert_eq!(ports(15).start(millis(29_440)), millis(30_000));
+        assert_eq!(ports(15).start(millis(29_999)), millis(30_000));
+        assert_eq!(ports(5_000).start(millis(10_000)), millis(30_000));
     }
 
     #[test]
     fn a_sequence_that_is_longer_than_a_step_waits_for_nothing() {
-        assert_eq!(ports(7_375).start(millis(29_000)), Start::Now);
-        assert_eq!(ports(3_600_000).start(millis(29_000)), Start::Now);
+        assert_eq!(ports(7_375).start(millis(29_000)), millis(29_000));
+        assert_eq!(ports(3_600_000).start(millis(29_000)), millis(29_000));
     }
 
     proptest! {
         #[test]
         fn what_waited_leaves_at_the_turn(at in 0u64..1 << 40, delay in 0u64..7_000) {
             let rotating = ports(delay);
-            if let Start::At(turn) = rotating.start(millis(at)) {
-                prop_assert!(turn > millis(at));
-                prop_assert_eq!(rotating.start(turn), Start::Now);
-            }
+            let start = rotating.start(millis(at));
+            prop_assert!(start >= millis(at));
+            prop_assert_eq!(rotating.start(start), start);
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::str::FromStr;
-use std::time::Duration;
 
 use crate::proto::duration;
 use crate::proto::fwknop::User;
@@ -121,8 +120,7 @@ pub(super) fn digits(text: &str) -> Result<Digits, String> {
 /// # Errors
 /// Says which durations are possible.
 pub(super) fn step(text: &str) -> Result<u32, String> {
-    let step = duration::parse(text).map_err(|error| error.to_string())?;
-    match whole_seconds(step) {
+    match whole_seconds(text)? {
         Some(seconds) if STEPS.contains(&seconds) => Ok(seconds),
         _ => Err(format!("a step of {text} is out of range: write 1s to 1h, in whole seconds")),
     }
@@ -141,15 +139,15 @@ pub(super) fn user(text: &str) -> Result<User, String> {
 /// # Errors
 /// Says which durations are possible.
 pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
-    let asked = duration::parse(text).map_err(|error| error.to_string())?;
-    whole_seconds(asked)
+    whole_seconds(text)?
         .and_then(NonZeroU32::new)
         .ok_or_else(|| format!("a door cannot be open for {text}: write whole seconds, as in 30s"))
 }
 
-fn whole_seconds(duration: Duration) -> Option<u32> {
-    let seconds = u32::try_from(duration.as_secs()).ok()?;
-    (duration.subsec_nanos() == 0).then_some(seconds)
+fn whole_seconds(text: &str) -> Result<Option<u32>, String> {
+    let duration = duration::parse(text).map_err(|error| error.to_string())?;
+    let seconds = u32::try_from(duration.as_secs()).ok();
+    Ok(seconds.filter(|_| duration.subsec_nanos() == 0))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub fn watch_sets<'a>(doors: impl IntoIterator<Item = &'a Recognition>) -> Vec<P
 }
 
 fn watch_set(door: &Recognition, taken: &PortSet) -> PortSet {
-    let mut around = PortSet::new();
+    let mut around = PortSet::default();
     for knock in &door.sequence {
         let low = knock.port.get().saturating_sub(door.trip_wires);
         let low = NonZeroU16::new(low).unwrap_or(NonZeroU16::MIN);

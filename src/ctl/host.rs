@@ -98,7 +98,7 @@ fn listening_ports() -> PortSet {
         ("/proc/net/udp", Protocol::Udp),
         ("/proc/net/udp6", Protocol::Udp),
     ];
-    let mut ports = PortSet::new();
+    let mut ports = PortSet::default();
     for (path, protocol) in tables {
         if let Ok(table) = fs::read_to_string(path) {
             ports.extend(table.lines().skip(1).filter_map(|line| listener(line, protocol)));

@@ -191,7 +191,7 @@ impl DoorIndex {
 
     fn index(&mut self) {
         let mut starts: BTreeMap<Knock, Vec<TrackId>> = BTreeMap::new();
-        let mut rotating = PortSet::new();
+        let mut rotating = PortSet::default();
         let mut by_matcher: BTreeMap<Matcher, Vec<&PortSet>> = BTreeMap::new();
         for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
             match &track.kind {

@@ -110,11 +110,8 @@ fn one(word: &str) -> Result<FlagTest, FlagsError> {
         .into_iter()
         .find(|(known, _)| known.eq_ignore_ascii_case(name))
         .ok_or_else(|| FlagsError::Unknown(word.to_owned()))?;
-    Ok(if wanted {
-        FlagTest { set: flag, clear: TcpFlags(0) }
-    } else {
-        FlagTest { set: TcpFlags(0), clear: flag }
-    })
+    let (set, clear) = if wanted { (flag, TcpFlags(0)) } else { (TcpFlags(0), flag) };
+    Ok(FlagTest { set, clear })
 }
 
 #[cfg(test)]

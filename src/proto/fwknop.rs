@@ -30,7 +30,7 @@ use fields::is_printable;
 
 pub use cipher::{CipherMode, CipherModeError};
 pub use error::{FwknopError, FwknopKeyError, SealError};
-pub use fields::{Access, ClientVersion, FwknopRequest, MAX_TIMEOUT, Random, User};
+pub use fields::{Access, FwknopRequest, MAX_TIMEOUT, Random, User};
 pub use hash::Hash;
 
 use super::secret::Secret;

@@ -211,7 +211,7 @@ impl Scheme {
                 (low, low.saturating_add(99), Protocols::Tcp)
             }
         };
-        let mut set = PortSet::new();
+        let mut set = PortSet::default();
         if protocols != Protocols::Udp {
             set.insert_range(Protocol::Tcp, low..=high);
         }

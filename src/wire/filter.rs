@@ -338,7 +338,7 @@ mod tests {
             ),
         ) -> Vec<Watched> {
             let door = |(ranges, set, clear): (Vec<_>, u8, u8)| {
-                let mut ports = PortSet::new();
+                let mut ports = PortSet::default();
                 for (tcp, low, width) in ranges {
                     let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
                     ports.insert_range(protocol, port(low)..=port(low + width));

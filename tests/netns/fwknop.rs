@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, SystemTime};
 
 use libknock::proto::fwknop::{
-    Access, CipherMode, ClientVersion, FwknopKey, FwknopKeys, FwknopRequest, Hash, HmacKey, Random,
-    seal,
+    Access, CipherMode, FwknopKey, FwknopKeys, FwknopRequest, Hash, HmacKey, Random, seal,
 };
 use serde_json::Value;
 
@@ -249,7 +248,6 @@ fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
         random: Random::new([1; 16]),
         user: "bob".parse().unwrap(),
         timestamp: clock(),
-        version: ClientVersion::default(),
         access: Access {
             address: Some(address.into()),
             ports: vec![ports.parse().unwrap()],

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use libknock::client::totp::{Start, TotpKnocker};
+use libknock::client::totp::TotpKnocker;
 use libknock::config::{Client, Recognition, TotpClient};
 use libknock::engine::{ClientId, CompletedBy, Engine, EventKind, Setup, Verdict};
 use libknock::proto::flags::TcpFlags;
@@ -60,10 +60,7 @@ impl World {
         };
         let offset = Duration::from_secs(ahead.unsigned_abs());
         let clock = if ahead < 0 { self.start - offset } else { self.start + offset };
-        let leaves = match rotating.start(clock) {
-            Start::Now => clock,
-            Start::At(then) => then,
-        };
+        let leaves = rotating.start(clock);
         let waited = leaves.since(clock);
         rotating.schedule(leaves).knocks().map(|step| (waited + step.at, step.knock)).collect()
     }

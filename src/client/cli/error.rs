@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::client::names::PortError;
-use crate::client::settings::Mode;
+use crate::client::settings::{Exclusion, Mode, option};
 use crate::client::values::AddressWordError;
 use crate::proto::knock::Knock;
 use crate::proto::totp::CodeError;
@@ -41,13 +41,13 @@ pub enum UsageError {
     TwoModes { one: &'static str, other: &'static str },
     #[error("{option} says itself what to send: leave out {ports}")]
     ModeWithPorts { option: &'static str, ports: String },
-    /// `modes` are those that the option belongs to.
-    #[error("{option} belongs to {}: {what}", belongs(modes))]
-    OtherMode { option: String, modes: &'static [Mode], what: WhatToDo },
-    #[error("{one} and {other} do not go together: {why}")]
-    Together { one: String, other: String, why: &'static str },
-    #[error("{option} has no meaning beside '{key}' in the hosts file: {why}")]
-    OtherKind { option: String, key: &'static str, why: &'static str },
+    /// `modes` are those that the option belongs to, `what` is the remedy.
+    #[error("{} belongs to {}: {what}", option(key), belongs(modes))]
+    OtherMode { key: &'static str, modes: &'static [Mode], what: String },
+    #[error("{} and {} do not go together: {}", option(.0.0), option(.0.1), .0.2)]
+    Together(Exclusion),
+    #[error("{} has no meaning beside '{}' in the hosts file: {}", option(.0.0), .0.1, .0.2)]
+    OtherKind(Exclusion),
     #[error("--proxy is given twice: leave out one of them")]
     ProxyTwice,
     #[error("--address: {0}")]
@@ -64,19 +64,6 @@ pub enum UsageError {
     Code(#[from] CodeError),
     #[error("mode {mode} needs {what}: give it with {option}, or as '{key}' in the hosts file")]
     Missing { mode: Mode, what: &'static str, option: &'static str, key: &'static str },
-}
-
-/// The remedy where an option does not belong to the mode that is used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WhatToDo {
-    #[error("leave it out where ports are given")]
-    Ports,
-    #[error("leave it out")]
-    LeaveOut,
-    #[error("add that")]
-    Add,
-    #[error("the hosts file says mode {mode} for '{host}'")]
-    Entry { host: String, mode: Mode },
 }
 
 fn belongs(modes: &[Mode]) -> String {

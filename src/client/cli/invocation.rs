@@ -4,9 +4,9 @@ use std::mem::take;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-use super::{KnockArgs, UsageError, WhatToDo};
+use super::{KnockArgs, UsageError};
 use crate::client::names::{self, ResolveFamily};
-use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_option, option};
+use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_option};
 use crate::client::values::Address;
 use crate::proto::knock::{Knock, Protocol};
 
@@ -52,14 +52,10 @@ impl Invocation {
     ///
     /// # Errors
     /// If an option was given that `mode` has no use for; `what` says what to do about it.
-    pub fn check_mode(&self, mode: Mode, what: &WhatToDo) -> Result<(), UsageError> {
+    pub fn check_mode(&self, mode: Mode, what: &str) -> Result<(), UsageError> {
         for &key in &self.given {
             if let Some(modes) = modes_of_option(key).filter(|modes| !modes.contains(&mode)) {
-                return Err(UsageError::OtherMode {
-                    option: option(key),
-                    modes,
-                    what: what.clone(),
-                });
+                return Err(UsageError::OtherMode { key, modes, what: what.to_owned() });
             }
         }
         Ok(())
@@ -68,13 +64,9 @@ impl Invocation {
     /// Two options of which one makes the other pointless.
     fn check_together(&self) -> Result<(), UsageError> {
         let is_given = |key: &str| self.given.contains(&key);
-        match KINDS.iter().chain(&EXCLUDES).find(|(one, other, _)| is_given(one) && is_given(other))
-        {
-            Some(&(one, other, why)) => {
-                Err(UsageError::Together { one: option(one), other: option(other), why })
-            }
-            None => Ok(()),
-        }
+        let mut excluded = KINDS.into_iter().chain(EXCLUDES);
+        let both = excluded.find(|(one, other, _)| is_given(one) && is_given(other));
+        both.map_or(Ok(()), |both| Err(UsageError::Together(both)))
     }
 }
 
@@ -121,8 +113,9 @@ impl KnockArgs {
         };
         invocation.check_together()?;
         if let Some(mode) = mode {
-            let what = if mode == Mode::Sequence { WhatToDo::Ports } else { WhatToDo::LeaveOut };
-            invocation.check_mode(mode, &what)?;
+            let is_plain = mode == Mode::Sequence;
+            let what = if is_plain { "leave it out where ports are given" } else { "leave it out" };
+            invocation.check_mode(mode, what)?;
         }
         Ok(invocation)
     }
@@ -143,7 +136,7 @@ impl KnockArgs {
 
     /// The mode that the command line asks for; `None`: the hosts file says which.
     fn mode(&self) -> Result<Option<Mode>, UsageError> {
-        let asked: Vec<(&str, Mode)> = [
+        let mut asked = [
             ("--totp", Mode::Totp, self.totp),
             ("--code", Mode::Totp, self.code.is_some()),
             ("--spa", Mode::Spa, self.spa),
@@ -151,17 +144,16 @@ impl KnockArgs {
             ("--fwknoprc", Mode::Fwknop, self.of_fwknop.fwknoprc.is_some()),
         ]
         .into_iter()
-        .filter_map(|(option, mode, given)| given.then_some((option, mode)))
-        .collect();
-        match asked.as_slice() {
-            [] => Ok((!self.knocks.is_empty()).then_some(Mode::Sequence)),
-            &[(one, mode), .., (other, second)] if mode != second => {
-                Err(UsageError::TwoModes { one, other })
+        .filter(|(_, _, is_given)| *is_given);
+        let Some((one, mode, _)) = asked.next() else {
+            return Ok((!self.knocks.is_empty()).then_some(Mode::Sequence));
+        };
+        match asked.next_back() {
+            Some((other, second, _)) if mode != second => Err(UsageError::TwoModes { one, other }),
+            _ if !self.knocks.is_empty() && mode != Mode::Fwknop => {
+                Err(UsageError::ModeWithPorts { option: one, ports: self.knocks.join(" ") })
             }
-            &[(option, mode), ..] if !self.knocks.is_empty() && mode != Mode::Fwknop => {
-                Err(UsageError::ModeWithPorts { option, ports: self.knocks.join(" ") })
-            }
-            &[(_, mode), ..] => Ok(Some(mode)),
+            _ => Ok(Some(mode)),
         }
     }
 

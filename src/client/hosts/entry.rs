@@ -58,7 +58,7 @@ pub(super) fn host(
         mode: Some(mode),
         delay: Some(reader.delay().unwrap_or(DELAY)),
         wait: reader.read("wait", tcp_port),
-        retry: reader.retry(),
+        retry: reader.read("retry", |node| node.integer(0, MAX_RETRIES)),
         source_port: reader.read("source_port", |node| node.parsed("a port or auto")),
         door: reader.read("door", |node| node.parsed("the name of a door")),
         ..ClientSettings::default()
@@ -75,13 +75,7 @@ pub(super) fn host(
             settings.fwknop = reader.fwknop();
         }
     }
-    Some(HostProfile {
-        name: entry.key.clone(),
-        at: entry.at.clone(),
-        says_host: host.is_some(),
-        host: host.unwrap_or_else(|| entry.key.clone()),
-        settings,
-    })
+    Some(HostProfile { name: entry.key.clone(), at: entry.at.clone(), host, settings })
 }
 
 fn mode(node: &Node) -> Result<Mode, Diagnostic> {
@@ -116,11 +110,6 @@ impl ProfileReader<'_> {
     ) -> Option<T> {
         let node = self.fields.value(key)?;
         self.problems.ok_or_report(reader(node))
-    }
-
-    fn retry(&mut self) -> Option<u16> {
-        let retry = self.read("retry", |node| node.integer(0, u64::from(MAX_RETRIES)))?;
-        u16::try_from(retry).ok()
     }
 
     /// A path, of which the hosts file's directory is the start.

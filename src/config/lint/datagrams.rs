@@ -29,7 +29,7 @@ pub(super) fn arrivals(loaded: &Loaded) -> PortSet {
     let any = |opens: fn(&Recognition) -> bool| {
         loaded.config.doors.iter().any(|door| opens(&door.recognition))
     };
-    let mut ports = PortSet::new();
+    let mut ports = PortSet::default();
     let mut add = |range: RangeInclusive<NonZeroU16>| ports.insert_range(Protocol::Udp, range);
     if any(|door| door.spa) {
         add(settings.spa.ports.clone());

@@ -84,7 +84,7 @@ fn rotates(door: &Door, clients: usize) -> Option<String> {
         }
         TotpMode::Code { base, digits } => {
             let high = u32::from(base) + 99;
-            format!("a code of {} digits on {base}-{high} tcp", u8::from(digits))
+            format!("a code of {} digits on {base}-{high} tcp", digits.count())
         }
     };
     let step = duration::format(std::time::Duration::from_secs(scheme.step().into()));

@@ -256,7 +256,6 @@ impl Bundle<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::hosts::Hint;
 
     fn port(port: u16) -> NonZeroU16 {
         port.try_into().unwrap()
@@ -405,7 +404,7 @@ mod tests {
             let (read, doubts) = crate::client::hosts::read(&path).unwrap();
             assert!(doubts.is_empty(), "{doubts:?}");
             for name in names(&server, &entries) {
-                let found = read.find(&name, Hint::default()).unwrap();
+                let found = read.find(&name, None, None).unwrap();
                 assert!(found.is_some(), "{name}");
             }
         }

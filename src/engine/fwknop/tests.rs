@@ -7,7 +7,7 @@ use crate::config;
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Engine, Local, Verdict};
 use crate::proto::fwknop::{
-    CipherMode, ClientVersion, FwknopKey, FwknopRequest, Hash, HmacKey, MAX_TIMEOUT, Random, seal,
+    CipherMode, FwknopKey, FwknopRequest, Hash, HmacKey, MAX_TIMEOUT, Random, seal,
 };
 use crate::time::Monotonic;
 
@@ -94,7 +94,6 @@ fn request(access: Access) -> FwknopRequest {
         random: Random::new([7; 16]),
         user: "alice".parse().unwrap(),
         timestamp: CLOCK,
-        version: ClientVersion::default(),
         access,
     }
 }

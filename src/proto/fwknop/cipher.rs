@@ -39,15 +39,13 @@ pub enum CipherMode {
 
 impl CipherMode {
     fn key(self, key: &[u8]) -> Cow<'_, [u8]> {
-        match (self, key.get(..LEGACY_KEY)) {
-            (Self::Legacy, Some(cut)) => Cow::Borrowed(cut),
-            (Self::Legacy, None) => {
-                let mut filled = key.to_vec();
-                filled.resize(LEGACY_KEY, b'0');
-                Cow::Owned(filled)
-            }
-            _ => Cow::Borrowed(key),
+        if self != Self::Legacy {
+            return Cow::Borrowed(key);
         }
+        let mut key = key.to_vec();
+        // Cut or filled.
+        key.resize(LEGACY_KEY, b'0');
+        Cow::Owned(key)
     }
 
     /// The ciphertext, padded to whole blocks in every mode.
@@ -130,14 +128,8 @@ pub(super) struct Derived {
 impl Derived {
     pub(super) fn new(key: &[u8], salt: [u8; SALT]) -> Self {
         let next = |last: &[u8]| -> Zeroizing<[u8; 16]> {
-            Zeroizing::new(
-                Md5::new()
-                    .chain_update(last)
-                    .chain_update(key)
-                    .chain_update(salt)
-                    .finalize()
-                    .into(),
-            )
+            let md5 = Md5::new().chain_update(last).chain_update(key).chain_update(salt);
+            Zeroizing::new(md5.finalize().into())
         };
         let first = next(&[]);
         let second = next(&*first);

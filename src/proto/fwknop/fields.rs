@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use data_encoding::BASE64_NOPAD;
@@ -14,29 +15,24 @@ use crate::proto::knock::{Knock, Protocol, parse_port};
 pub const MAX_TIMEOUT: u32 = 65_536;
 /// How long a field in base64 may be.
 const MAX_FIELD: usize = 256;
+/// How many digits the random number has.
+const DIGITS: usize = 16;
 const MAX_USER: usize = 48;
-const MAX_VERSION: usize = 8;
+/// How long a client's version may be. Nothing else depends on it.
+const VERSION_LENGTHS: RangeInclusive<usize> = 1..=8;
+/// That of fwknop 2.6.9 to 2.6.11.
+const CLIENT_VERSION: &str = "3.0.0";
 const MAX_TIMESTAMP: usize = 12;
 const MAX_PORT: usize = 5;
 
 /// Sixteen decimal digits that make each request another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Random([u8; 16]);
+pub struct Random(u64);
 
 impl Random {
     /// Uniform, but for 1 part in 10^22, where the bytes are.
     pub fn new(bytes: [u8; 16]) -> Self {
-        let mut number = u128::from_be_bytes(bytes);
-        let mut digits = [0; 16];
-        for digit in &mut digits {
-            *digit = b'0' + (number % 10).to_le_bytes()[0];
-            number /= 10;
-        }
-        Self(digits)
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        Self((u128::from_be_bytes(bytes) % 10u128.pow(DIGITS as u32)) as u64)
     }
 }
 
@@ -45,12 +41,8 @@ impl FromStr for Random {
     type Err = FwknopError;
 
     fn from_str(text: &str) -> Result<Self, FwknopError> {
-        let digits: [u8; 16] = text.as_bytes().try_into().map_err(|_| FwknopError::Random)?;
-        if digits.iter().all(u8::is_ascii_digit) {
-            Ok(Self(digits))
-        } else {
-            Err(FwknopError::Random)
-        }
+        let digits = number(text, DIGITS).filter(|_| text.len() == DIGITS);
+        digits.map(Self).ok_or(FwknopError::Random)
     }
 }
 
@@ -77,30 +69,6 @@ impl FromStr for User {
     }
 }
 
-/// What the client says its version is: 1 to 8 characters. Nothing depends on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientVersion(String);
-
-/// That of fwknop 2.6.9 to 2.6.11.
-impl Default for ClientVersion {
-    fn default() -> Self {
-        Self("3.0.0".to_owned())
-    }
-}
-
-impl FromStr for ClientVersion {
-    type Err = FwknopError;
-
-    fn from_str(text: &str) -> Result<Self, FwknopError> {
-        let is_allowed = |byte: u8| is_printable(byte) && byte != b':';
-        if (1..=MAX_VERSION).contains(&text.len()) && text.bytes().all(is_allowed) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(FwknopError::Version)
-        }
-    }
-}
-
 pub(super) fn is_printable(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte)
 }
@@ -112,7 +80,6 @@ pub struct FwknopRequest {
     pub user: User,
     /// Seconds since 1970-01-01 UTC.
     pub timestamp: u64,
-    pub version: ClientVersion,
     pub access: Access,
 }
 
@@ -137,11 +104,11 @@ impl FwknopRequest {
             let _ = write!(message, ",{protocol}/{port}");
         }
         let mut text = format!(
-            "{}:{}:{}:{}:{}:{}",
-            self.random.as_str(),
+            "{:0DIGITS$}:{}:{}:{}:{}:{}",
+            self.random.0,
             BASE64_NOPAD.encode(self.user.0.as_bytes()),
             self.timestamp,
-            self.version.0,
+            CLIENT_VERSION,
             if timeout.is_some() { 3 } else { 1 },
             BASE64_NOPAD.encode(message.as_bytes()),
         );
@@ -171,7 +138,9 @@ impl FwknopRequest {
         let rest: Vec<&str> = fields.collect();
         let user = decode(user).and_then(|user| user.parse().ok()).ok_or(FwknopError::User)?;
         let timestamp = number(timestamp, MAX_TIMESTAMP).ok_or(FwknopError::Timestamp)?;
-        let version = version.parse()?;
+        if !VERSION_LENGTHS.contains(&version.len()) {
+            return Err(FwknopError::Version);
+        }
         let kind = number(kind, 2).ok_or(FwknopError::Type)?;
         let (server_auth, timeout) = match (kind, &*rest) {
             (0, _) => return Err(FwknopError::Command),
@@ -198,7 +167,7 @@ impl FwknopRequest {
                     .ok_or(FwknopError::Timeout)?,
             ),
         };
-        Ok(Self { random, user, timestamp, version, access: Access { address, ports, timeout } })
+        Ok(Self { random, user, timestamp, access: Access { address, ports, timeout } })
     }
 }
 

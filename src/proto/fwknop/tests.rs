@@ -44,7 +44,6 @@ fn request() -> FwknopRequest {
         random: "1922177240486264".parse().unwrap(),
         user: "root".parse().unwrap(),
         timestamp: 1_795_331_989,
-        version: ClientVersion::default(),
         access: Access {
             address: Some([192, 0, 2, 7].into()),
             ports: knocks(&["22", "53/udp"]),
@@ -543,7 +542,7 @@ fn what_no_fwknop_server_takes_is_not_sent() {
     bad.timestamp = 1 << 31;
     assert_eq!(refused(&bad), SealError::Timestamp(1 << 31));
     let mut bad = request();
-    (bad.user, bad.version) = ("u".parse().unwrap(), "1".parse().unwrap());
+    (bad.user, bad.timestamp) = ("u".parse().unwrap(), 1);
     bad.access.ports = knocks(&["1"]);
     bad.access.address = None;
     let sealed = seal(&bad, Hash::Md5, &key, CipherMode::Cbc, None, SALT_1);
@@ -611,7 +610,6 @@ prop_compose! {
             random: Random::new(random),
             user: user.parse().unwrap(),
             timestamp,
-            version: ClientVersion::default(),
             access: Access {
                 address: address.map(Into::into),
                 ports: knocks(&ports.iter().map(String::as_str).collect::<Vec<_>>()),

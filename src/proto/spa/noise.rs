@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use snow::Builder;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
-use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
 use super::key::{KEY_LEN, PrivateKey, PublicKey};
@@ -30,7 +30,7 @@ pub(super) fn write(
     payload: &[u8; PAYLOAD_LEN],
 ) -> [u8; MESSAGE_LEN] {
     let mut message = [0; MESSAGE_LEN];
-    builder(params(), Resolver::Initiator { ephemeral })
+    Builder::with_resolver(params(), Box::new(Resolver::Initiator { ephemeral }))
         .local_private_key(client.expose())
         .and_then(|builder| builder.remote_public_key(server.as_bytes()))
         .and_then(|builder| builder.prologue(PROLOGUE))
@@ -46,7 +46,8 @@ pub(super) fn read(
     server: &X25519,
     message: &[u8; MESSAGE_LEN],
 ) -> Option<(PublicKey, [u8; PAYLOAD_LEN])> {
-    let mut state = builder(params, Resolver::Responder { server: server.clone() })
+    let resolver = Box::new(Resolver::Responder { server: server.clone() });
+    let mut state = Builder::with_resolver(params, resolver)
         .local_private_key(server.privkey())
         .and_then(|builder| builder.prologue(PROLOGUE))
         .and_then(Builder::build_responder)
@@ -56,19 +57,13 @@ pub(super) fn read(
     if read != PAYLOAD_LEN {
         return None;
     }
-    Some((client(&state)?, payload))
-}
-
-fn client(state: &HandshakeState) -> Option<PublicKey> {
-    let bytes = <[u8; KEY_LEN]>::try_from(state.get_remote_static()?).ok()?;
-    PublicKey::try_from(bytes).ok()
+    let client: &[u8; KEY_LEN] = state.get_remote_static()?.try_into().ok()?;
+    Some((PublicKey::try_from(*client).ok()?, payload))
 }
 
 /// The public key of a private one.
 pub(super) fn public(private: &[u8]) -> [u8; KEY_LEN] {
-    let mut public = [0; KEY_LEN];
-    public.copy_from_slice(X25519::of(private).pubkey());
-    public
+    X25519::of(private).pubkey().try_into().expect("a key of this curve")
 }
 
 /// What a private key and a point agree on, if both of them count.
@@ -76,10 +71,6 @@ pub(super) fn public(private: &[u8]) -> [u8; KEY_LEN] {
 pub(super) fn agree(private: &[u8; KEY_LEN], point: &[u8; KEY_LEN]) -> Option<[u8; KEY_LEN]> {
     let mut secret = [0; KEY_LEN];
     X25519::of(private).dh(point, &mut secret).ok().map(|()| secret)
-}
-
-fn builder<'keys>(params: NoiseParams, resolver: Resolver) -> Builder<'keys> {
-    Builder::with_resolver(params, Box::new(resolver))
 }
 
 /// The library's own primitives, but for randomness, which it is given, and for agreement, which

@@ -11,7 +11,6 @@ use crate::proto::knock::{Knock, Protocol};
 
 /// The number of digits of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u8", into = "u8")]
 pub enum Digits {
     Six = 6,
     Eight = 8,
@@ -20,29 +19,6 @@ pub enum Digits {
 impl Digits {
     pub const fn count(self) -> usize {
         self as usize
-    }
-}
-
-impl From<Digits> for u8 {
-    fn from(digits: Digits) -> Self {
-        digits as Self
-    }
-}
-
-/// A number of digits that is neither six nor eight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a code of {0} digits cannot be knocked: write 6 or 8")]
-pub struct DigitsError(u8);
-
-impl TryFrom<u8> for Digits {
-    type Error = DigitsError;
-
-    fn try_from(count: u8) -> Result<Self, DigitsError> {
-        match count {
-            6 => Ok(Self::Six),
-            8 => Ok(Self::Eight),
-            _ => Err(DigitsError(count)),
-        }
     }
 }
 
@@ -101,8 +77,11 @@ pub fn knocks_of_code(base: u16, typed: &str) -> Result<Vec<Knock>, CodeError> {
         value = value.wrapping_mul(10).wrapping_add(digit);
         count += 1;
     }
-    let digits = u8::try_from(count).ok().and_then(|count| Digits::try_from(count).ok());
-    let digits = digits.ok_or(CodeError::Length(count))?;
+    let digits = match count {
+        6 => Digits::Six,
+        8 => Digits::Eight,
+        _ => return Err(CodeError::Length(count)),
+    };
     Ok(knocks(base, value, digits).collect())
 }
 

@@ -7,9 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use libknock::config::{Config, FwknopClient};
-use libknock::proto::fwknop::{
-    Access, ClientVersion, FwknopKeys, FwknopRequest, Hash, Random, seal,
-};
+use libknock::proto::fwknop::{Access, FwknopKeys, FwknopRequest, Hash, Random, seal};
 use libknock::sys::clock;
 
 use crate::support::command;
@@ -80,7 +78,6 @@ fn write_capture(path: &Path, client: &FwknopClient) {
             random: Random::new([unique; 16]),
             user: probe.user.parse().unwrap(),
             timestamp: now.into(),
-            version: ClientVersion::default(),
             access: Access {
                 address: probe.names_address.then(|| asked_for(number)),
                 ports: probe.ports.iter().map(|port| port.parse().unwrap()).collect(),
