@@ -172,7 +172,7 @@ pub fn main() -> ExitCode {
 fn run(target: &Target, task: KnockctlCommand) -> Result<ExitCode, Error> {
     match task {
         KnockctlCommand::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
-        KnockctlCommand::Import(args) => return Ok(import::run(&args)),
+        KnockctlCommand::Import(args) => import::run(&args)?,
         KnockctlCommand::Explain(args) => explain::run(target, &args)?,
         KnockctlCommand::Watch(args) => events::watch(target, &args)?,
         KnockctlCommand::History(args) => events::history(target, args)?,

@@ -8,6 +8,7 @@ use super::clients::client_file::NotOurs;
 use super::edit::FileError;
 use crate::capture::CaptureError;
 use crate::client::complain;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Report;
 use crate::config::one_time::RecipeError;
 use crate::config::{Config, Name};
@@ -20,6 +21,8 @@ use crate::proto::totp::UriError;
 pub(super) enum Error {
     #[error("{0}")]
     Configuration(Report),
+    #[error("{0}")]
+    Import(#[from] Diagnostic),
     #[error(
         "knockctl: error: {} is not a directory, and a client gets a file of its own\n    \
          name the directory with -c, or write the client into the file by hand: see knock.d(5)",

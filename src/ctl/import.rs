@@ -6,11 +6,11 @@ mod knockd_conf;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::str;
 
 use jiff::tz::TimeZone;
 
+use super::error::Error;
 use super::yaml_writer::YamlWriter;
 use crate::client::complain;
 use crate::config::cannot_be_read;
@@ -42,27 +42,20 @@ fn port_to_open(text: &str) -> Result<Knock, KnockError> {
 /// Prints the YAML on standard output and the notes on standard error.
 ///
 /// Fails if something was not carried over as it stands.
-pub(super) fn run(args: &ImportArgs) -> ExitCode {
-    let (yaml, mut notes, complete) =
-        match import(&args.file, &Disk, &TimeZone::system(), &args.open) {
-            Ok(Imported { yaml, notes, complete }) => (yaml, notes, complete),
-            Err(error) => (String::new(), vec![error], false),
-        };
-    if !complete && !yaml.is_empty() {
-        let summary = "not everything is carried over as it stands: see above";
-        notes.push(Diagnostic::file(&args.file, summary));
-    }
+pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
+    let Imported { yaml, notes, complete } =
+        import(&args.file, &Disk, &TimeZone::system(), &args.open)?;
     // Who reads only the notes is told them nevertheless.
     let mut output = io::stdout().lock();
     let written = output.write_all(yaml.as_bytes()).and_then(|()| output.flush());
     notes.iter().for_each(|note| complain(&note.to_string()));
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("standard output: error: {error}"));
-            ExitCode::FAILURE
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ if complete => Ok(()),
+        _ => {
+            let summary = "not everything is carried over as it stands: see above";
+            Err(Diagnostic::file(&args.file, summary).into())
         }
-        _ if complete => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
     }
 }
 
