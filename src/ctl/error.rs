@@ -20,7 +20,10 @@ use crate::proto::totp::UriError;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("{0}")]
-    Configuration(Report),
+    Configuration(#[from] Report),
+    /// It stands on standard output already.
+    #[error("said")]
+    Said,
     #[error("{0}")]
     Import(#[from] Diagnostic),
     #[error(
@@ -127,12 +130,13 @@ impl Error {
 
     /// Says what went wrong. Someone who stops reading early is no error.
     pub(super) fn exit(self) -> ExitCode {
-        if let Self::Output(error) = &self
-            && error.kind() == io::ErrorKind::BrokenPipe
-        {
-            return ExitCode::SUCCESS;
+        match &self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            Self::Said => {}
+            _ => complain(&self.to_string()),
         }
-        complain(&self.to_string());
         ExitCode::FAILURE
     }
 }
