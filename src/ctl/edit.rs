@@ -14,12 +14,9 @@ use crate::sys::files;
 /// Why a file could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum FileError {
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {path}: {source}")]
     Failed { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error(
-        "{} is being changed by another knockctl\n    try again when that has ended",
-        .0.display()
-    )]
+    #[error("{0} is being changed by another knockctl\n    try again when that has ended")]
     Busy(PathBuf),
 }
 

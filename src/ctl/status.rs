@@ -31,9 +31,9 @@ pub(super) struct StatusArgs {
 
 pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
     let mut status = ask(&mut target.daemon()?)?;
-    let known: Vec<Name> = status.doors.iter().map(|door| door.door.clone()).collect();
-    if let Some(door) = args.doors.iter().find(|door| !known.contains(door)) {
-        return Err(Error::NoDoor { door: door.clone(), doors: known });
+    let known = || status.doors.iter().map(|it| &it.door);
+    if let Some(door) = args.doors.iter().find(|door| !known().any(|known| known == *door)) {
+        return Err(Error::not_among("door", door, known()));
     }
     let is_wanted = |door: &Name| args.doors.is_empty() || args.doors.contains(door);
     status.doors.retain(|it| is_wanted(&it.door) && (!args.open || it.open > 0));

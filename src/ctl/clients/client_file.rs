@@ -103,10 +103,7 @@ impl ClientFile {
 /// Why a file is not written anew.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum NotOurs {
-    #[error(
-        "knockctl: error: {} was not written by 'knockctl enroll', so it stays as it is",
-        .0.display()
-    )]
+    #[error("knockctl: error: {0} was not written by 'knockctl enroll', so it stays as it is")]
     Foreign(PathBuf),
     #[error("{at}: error: '{client}' is written here by hand, so it stays as it is")]
     Elsewhere { client: Name, at: Place },
