@@ -45,7 +45,7 @@ pub(super) fn open_for(text: &str) -> Result<u64, String> {
 
 /// How long a configuration is on trial.
 pub(super) fn trial_time(text: &str) -> Result<TrialTime, String> {
-    whole_seconds(text)?.try_into().map_err(|error| format!("{error}"))
+    whole_seconds(text)?.try_into().map_err(str::to_owned)
 }
 
 fn whole_seconds(text: &str) -> Result<u64, String> {

@@ -77,7 +77,7 @@ fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
 }
 
 fn around(host: HostFacts) -> HostContext {
-    let ssh: Option<SshConnection> = host::ssh_connection().and_then(|text| text.parse().ok());
+    let ssh = host::ssh_connection().and_then(|text| SshConnection::parse(&text));
     HostContext {
         ssh,
         is_locked: ssh.is_some_and(|ssh| firewall::guard::guards(ssh.port)),

@@ -158,7 +158,7 @@ pub(super) fn by_hand(server: &ServerName, scheme: &Scheme) -> Option<String> {
 /// A QR code. What is too long for one is on its way as text already, and has to arrive.
 fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
     let drawn = qr::draw(text, colours);
-    Zeroizing::new(drawn.unwrap_or_else(|error| format!("No QR code: {error}.\n")))
+    Zeroizing::new(drawn.unwrap_or_else(|| "No QR code: this is too long for a QR code.\n".into()))
 }
 
 /// The text for a client that is enrolled.
