@@ -270,7 +270,7 @@ fn network(network: &Network) -> String {
 
 fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doors: &[String]) {
     page.open(1, name.as_str());
-    page.comment(2, &format!("Importer of {}.", client.origin));
+    page.comment(2, &format!("Made of {}.", client.origin));
     page.list(2, "doors", doors);
     page.optional(2, "expires", client.expires);
     page.open(2, "fwknop");
