@@ -169,26 +169,18 @@ fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Resu
     let spa = has(Method::Spa, gets_spa, |known| known.spa.is_some());
     let methods: Vec<Method> = totp.into_iter().chain(spa).collect();
     let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
-    if let Some(door) = named.find(|door| !methods.iter().any(|&method| takes(door, method))) {
+    if let Some(door) = named.find(|door| !methods.iter().any(|&method| door.takes(method))) {
         return Err(Error::Unfit(takes_none(door, name, &methods)));
     }
     let had = known.map_or(&[][..], |known| &known.doors);
     let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
     for (gets, method) in [(gets_totp, Method::Totp), (gets_spa, Method::Spa)] {
-        if gets && !doors.iter().filter(all).any(|door| takes(door, method)) {
+        if gets && !doors.iter().filter(all).any(|door| door.takes(method)) {
             let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
             return Err(Error::Unfit(takes_not(&names.join("', '"), method)));
         }
     }
     Ok(())
-}
-
-/// Whether a door opens by TOTP or SPA, whichever is meant.
-fn takes(door: &Door, method: Method) -> bool {
-    match method {
-        Method::Totp => door.recognition.totp.is_some(),
-        _ => door.recognition.spa,
-    }
 }
 
 fn takes_not(door: &str, method: Method) -> String {
@@ -210,8 +202,8 @@ fn takes_none(door: &Door, client: &Name, methods: &[Method]) -> String {
         );
     };
     let other = match method {
-        Method::Totp if takes(door, Method::Spa) => "\n    or give the client a key for it: --spa",
-        Method::Spa if takes(door, Method::Totp) => {
+        Method::Totp if door.takes(Method::Spa) => "\n    or give the client a key for it: --spa",
+        Method::Spa if door.takes(Method::Totp) => {
             "\n    or give the client a secret for it: --totp"
         }
         _ => "",
