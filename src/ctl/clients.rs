@@ -40,7 +40,7 @@ pub(super) enum ClientCommand {
 }
 
 pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
-    let reply = target.daemon()?.ask(&Request::Clients, Timeout::Reply)?.next()?;
+    let reply = target.ask(&Request::Clients, Timeout::Reply)?.next()?;
     let Reply::Clients { clients } = reply else { return Err(Error::Ended) };
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {

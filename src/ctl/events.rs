@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::error::Error;
 use super::output::{Timeline, object, wall};
-use super::socket::{ControlClient, Replies, Timeout};
+use super::socket::{Replies, Timeout};
 use super::target::Target;
 use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
@@ -73,11 +73,10 @@ fn follow(
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
     }
-    let mut daemon = target.daemon()?;
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
-    let doors = doors(&mut daemon)?;
+    let doors = doors(target)?;
     let mut teller = EventPrinter::new(io::stdout().lock(), json, &doors, known);
-    let replies = daemon.ask(request, Timeout::None)?;
+    let replies = target.ask(request, Timeout::None)?;
     // A person who sees nothing should know that it works.
     if io::stderr().is_terminal() {
         let about = match request {
@@ -92,12 +91,11 @@ fn follow(
 }
 
 pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), Error> {
-    let mut daemon = target.daemon()?;
     let HistoryArgs { door, ip: address, since, json } = args;
     let since = since.map(|since| since.as_duration().as_secs_f64());
     let query = HistoryQuery { door, address, since };
-    let doors = if json { Vec::new() } else { doors(&mut daemon)? };
-    let replies = daemon.ask(&Request::History(query), Timeout::Reply)?;
+    let doors = if json { Vec::new() } else { doors(target)? };
+    let replies = target.ask(&Request::History(query), Timeout::Reply)?;
     let mut teller =
         EventPrinter::new(BufWriter::new(io::stdout().lock()), json, &doors, BTreeMap::new());
     teller.tell_all(replies)?;
@@ -108,8 +106,8 @@ pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), Error> {
     Ok(())
 }
 
-fn doors(daemon: &mut ControlClient) -> Result<Vec<Name>, Error> {
-    Ok(status::ask(daemon)?.doors.into_iter().map(|door| door.door).collect())
+fn doors(target: &Target) -> Result<Vec<Name>, Error> {
+    Ok(status::ask(target)?.doors.into_iter().map(|door| door.door).collect())
 }
 
 /// A printer of events, as lines for people or as objects.

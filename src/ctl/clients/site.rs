@@ -153,7 +153,7 @@ impl<'a> Site<'a> {
     /// # Errors
     /// When it does not, in its words.
     pub(in crate::ctl) fn reload(&self) -> Result<(), Error> {
-        match self.target.ask(&Request::Reload, Timeout::Watcher) {
+        match self.target.text(&Request::Reload, Timeout::Watcher) {
             Ok(_) => {
                 say("knockd has taken it up");
                 Ok(())
