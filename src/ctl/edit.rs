@@ -24,21 +24,16 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileErr
     move |source| FileError::Failed { doing, path: path.to_owned(), source }
 }
 
-/// Nobody else enrols or revokes in this directory as long as this lives.
-#[derive(Debug)]
-pub(in crate::ctl) struct EditLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
-
-impl EditLock {
-    /// # Errors
-    /// [`FileError::Busy`] when somebody else is at it.
-    pub(in crate::ctl) fn take(directory: &Path) -> Result<Self, FileError> {
-        let opened = File::open(directory).map_err(failed("open", directory))?;
-        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(FileError::Busy(directory.to_owned())),
-            Err((_, errno)) => Err(failed("lock", directory)(errno.into())),
-        }
-    }
+/// Sees to it that nobody else enrols or revokes in this directory as long as the lock lives.
+///
+/// # Errors
+/// [`FileError::Busy`] when somebody else is at it.
+pub(in crate::ctl) fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
+    let opened = File::open(directory).map_err(failed("open", directory))?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => FileError::Busy(directory.to_owned()),
+        errno => failed("lock", directory)(errno.into()),
+    })
 }
 
 /// The new text of a file, or its end.
@@ -232,10 +227,10 @@ mod tests {
     #[test]
     fn two_never_change_a_directory_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let lock = EditLock::take(directory.path()).unwrap();
-        assert!(matches!(EditLock::take(directory.path()), Err(FileError::Busy(_))));
-        drop(lock);
-        EditLock::take(directory.path()).unwrap();
+        let held = lock(directory.path()).unwrap();
+        assert!(matches!(lock(directory.path()), Err(FileError::Busy(_))));
+        drop(held);
+        lock(directory.path()).unwrap();
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The directory of a configuration, with the files in it that belong to clients.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+use nix::fcntl::Flock;
 
 use super::client_file::{self, ClientFile, NotOurs};
 use crate::config::diagnostic::{Place, SourceText};
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
-use crate::ctl::edit::{Edit, EditLock, make_directory};
+use crate::ctl::edit::{self, Edit, make_directory};
 use crate::ctl::error::{Error, say};
 use crate::ctl::socket::Timeout;
 use crate::ctl::target::Target;
@@ -24,7 +27,7 @@ pub(in crate::ctl) struct Site<'a> {
     directory: PathBuf,
     target: &'a Target,
     loaded: Loaded,
-    _lock: EditLock,
+    _lock: Flock<File>,
 }
 
 impl<'a> Site<'a> {
@@ -36,13 +39,12 @@ impl<'a> Site<'a> {
         }
         let loaded = target.load()?;
         let directory = fs::canonicalize(&target.config)?;
-        let lock = EditLock::take(&directory)?;
-        let site = Self { directory, target, loaded, _lock: lock };
-        if site.directory.to_str().is_none() {
-            let shown = site.directory.display();
+        let lock = edit::lock(&directory)?;
+        if directory.to_str().is_none() {
+            let shown = directory.display();
             return Err(Error::Unfit(format!("the name of {shown} is not UTF-8: rename it")));
         }
-        Ok(site)
+        Ok(Self { directory, target, loaded, _lock: lock })
     }
 
     pub(in crate::ctl) const fn config(&self) -> &Config {
