@@ -87,11 +87,8 @@ struct PortDoor {
     is_slow: bool,
 }
 
-/// Why a client has no ports.
-struct NoPorts {
-    problem: Diagnostic,
-    comment: &'static str,
-}
+/// Why a client has no ports: the note, and the comment beside it.
+type NoPorts = (Diagnostic, &'static str);
 
 #[derive(Default)]
 struct Importer<'a> {
@@ -136,7 +133,7 @@ impl<'a> Importer<'a> {
             Some(cycle) if !cycle.depends_on_port() => vec![self.command_door(client, cycle)],
             _ => match ports {
                 Ok(ports) => self.port_doors(client, ports),
-                Err(NoPorts { problem, comment }) => {
+                Err((problem, comment)) => {
                     notes.push(problem);
                     return self.commented(client, &name, comment);
                 }
@@ -225,10 +222,8 @@ fn ports(path: &Path, client: &ImportedClient, open: &[Knock]) -> Result<Vec<Kno
             let message = "commented out: this client may open any port, as no client here may";
             let file = path.display();
             let help = format!("name its ports: knockctl import --open 22/tcp,443/tcp {file}");
-            return Err(NoPorts {
-                problem: client.at.error(message).help(help),
-                comment: "It could open any port: name the doors that it may open.",
-            });
+            let comment = "It could open any port: name the doors that it may open.";
+            return Err((client.at.error(message).help(help), comment));
         }
         None => open,
     };
@@ -236,8 +231,7 @@ fn ports(path: &Path, client: &ImportedClient, open: &[Knock]) -> Result<Vec<Kno
     let ports: Vec<Knock> = allowed.collect();
     if ports.is_empty() {
         let message = "commented out: RESTRICT_PORTS takes all its ports away";
-        let comment = "It could open no port.";
-        return Err(NoPorts { problem: client.at.error(message), comment });
+        return Err((client.at.error(message), "It could open no port."));
     }
     Ok(ports)
 }
