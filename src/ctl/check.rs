@@ -15,10 +15,12 @@ use ruleset::HostRuleset;
 use serde::Serialize;
 use start::obstacles;
 
+use super::args::JsonArgs;
 use super::error::Error;
 use super::host;
 use super::output::object;
 use super::target::Target;
+use super::wording::count;
 use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{HostFacts, lint};
@@ -28,15 +30,8 @@ use crate::firewall;
 use crate::proto::duration;
 use crate::sys::{clock, privileges};
 
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct CheckArgs {
-    /// One JSON object a line, for scripts, also for errors and warnings
-    #[arg(long)]
-    json: bool,
-}
-
 /// Prints errors and warnings on standard error and each door on standard output.
-pub(super) fn run(target: &Target, args: &CheckArgs) -> Result<(), Error> {
+pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     let found = examine(&target.config, target.options(), |_| ());
     if args.json { print_json(&target.config, found) } else { print(&target.config, found) }
 }
@@ -142,14 +137,6 @@ fn print(path: &Path, found: Checked) -> Result<(), Error> {
     let (doors, warnings) = (count(config.doors.len(), "door"), count(warnings.len(), "warning"));
     writeln!(out, "{}: {doors}{clients}, no errors, {warnings}", path.display())?;
     Ok(out.flush()?)
-}
-
-fn count(number: usize, of: &str) -> String {
-    match number {
-        0 => format!("no {of}s"),
-        1 => format!("1 {of}"),
-        _ => format!("{number} {of}s"),
-    }
 }
 
 /// What opening a door does, a line each.

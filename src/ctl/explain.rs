@@ -272,7 +272,13 @@ impl Explainer<'_> {
                     writeln!(out)?;
                 }
                 self.tally.finish(out, &self.config.doors, self.only)?;
-                text::crowded(out, crowded)?;
+                if crowded > 0 {
+                    writeln!(
+                        out,
+                        "{crowded} begun sequences were given up: too many sources at once for \
+                         knockd.track.sources"
+                    )?;
+                }
             }
             None => {
                 if let Some(only) = self.only.filter(|_| self.tally.is_empty()) {

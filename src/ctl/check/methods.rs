@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::count;
 use crate::config::lint::{rotating_clients, rotating_odds, scan_odds};
 use crate::config::watch::watch_sets;
 use crate::config::{Client, Config, Door, Name, OneTime};
+use crate::ctl::wording::count;
 use crate::proto::duration;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Protocols, TotpMode};
