@@ -58,7 +58,7 @@ enum KnockctlCommand {
     /// Say what is wrong with the configuration or doubtful, and what each door takes and does
     ///
     /// Errors and warnings go to standard error. The exit status is 1 if there are errors.
-    Check(check::CheckArgs),
+    Check(args::JsonArgs),
 
     /// Say what a running knockd listens on, which doors are open for whom, and for how long
     ///
@@ -99,7 +99,7 @@ enum KnockctlCommand {
     Confirm,
 
     /// Print what happens at the doors, as it happens, until interrupted
-    Watch(events::WatchArgs),
+    Watch(args::JsonArgs),
 
     /// Print what has happened at the doors, the newest last
     #[command(after_help = "Example: knockctl history --door ssh --since 2d")]
@@ -125,7 +125,7 @@ enum KnockctlCommand {
     Revoke(clients::revoke::RevokeArgs),
 
     /// Say who may knock, how, at which doors, when they last did, and until when they may
-    Clients(clients::ClientsArgs),
+    Clients(args::JsonArgs),
 
     /// Do something about a client that is enrolled
     #[command(subcommand)]

@@ -13,6 +13,14 @@ use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::Wall;
 
+/// The arguments of a command that can print objects, and has no others.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct JsonArgs {
+    /// One JSON object a line, for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// An address; one of IPv4 in IPv6's clothes is the IPv4 address, as on the wire.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()

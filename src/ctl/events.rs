@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::args::JsonArgs;
 use super::error::Error;
 use super::output::{Timeline, object, wall};
 use super::socket::{Replies, Timeout};
@@ -19,13 +20,6 @@ use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
 use crate::engine::Reason;
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
-
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct WatchArgs {
-    /// One JSON object a line, for scripts
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -44,7 +38,7 @@ pub(super) struct HistoryArgs {
     json: bool,
 }
 
-pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), Error> {
+pub(super) fn watch(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     follow(target, &Request::Watch, args.json, BTreeMap::new())
 }
 
