@@ -72,13 +72,12 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
     let path = access.with_file_name("fwknopd.conf");
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = "there is none: the defaults of fwknopd are taken to hold";
-            notes.push(Diagnostic::file(path, message).into_warning());
-            return FwknopdConf::default();
-        }
         Err(error) => {
-            notes.push(unreadable(&path, &error));
+            let none = "there is none: the defaults of fwknopd are taken to hold";
+            notes.push(match error.kind() {
+                io::ErrorKind::NotFound => Diagnostic::file(path, none).into_warning(),
+                _ => unreadable(&path, &error),
+            });
             return FwknopdConf::default();
         }
     };
