@@ -168,7 +168,7 @@ impl<'a> Importer<'a> {
             page.list(2, "stop_command", close);
         }
         write_times(page, times(client));
-        write_limit(page, cycle.is_slow());
+        page.optional(2, "command_limit", cycle.is_slow().then_some("none"));
         name
     }
 
@@ -208,7 +208,7 @@ impl<'a> Importer<'a> {
         page.list(2, "open", &[door.port.to_string()]);
         write_times(page, door.open_for);
         page.entry(2, "via", &door.via);
-        write_limit(page, door.is_slow);
+        page.optional(2, "command_limit", door.is_slow.then_some("none"));
         self.doors_known.push((door, name.clone()));
         name
     }
@@ -250,12 +250,6 @@ fn write_times(page: &mut YamlWriter, times: Option<(u64, u64)>) {
     }
 }
 
-fn write_limit(page: &mut YamlWriter, is_slow: bool) {
-    if is_slow {
-        page.entry(2, "command_limit", "none");
-    }
-}
-
 /// A network, or the address where it is only one.
 fn network(network: &Network) -> String {
     let text = network.to_string();
@@ -286,9 +280,7 @@ fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doo
         }
     }
     page.optional(3, "username", client.username.as_ref());
-    if client.explicit_address {
-        page.entry(3, "address", "explicit");
-    }
+    page.optional(3, "address", client.explicit_address.then_some("explicit"));
 }
 
 #[cfg(test)]

@@ -72,9 +72,7 @@ fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
     if let Some(interface) = section.interface(notes) {
         knockd.list(1, "interfaces", &[interface.to_string()]);
     }
-    if section.directives.contains_key("UseSyslog") {
-        log.entry(2, "syslog", "daemon");
-    }
+    log.optional(2, "syslog", section.directives.get("UseSyslog").map(|_| "daemon"));
     log.optional(2, "file", file);
     knockd.section(1, "log", &log);
     knockd.optional(1, "pid_file", pid);
@@ -247,9 +245,7 @@ impl<'a> DoorWriter<'a> {
         }
         self.entry("stop_command", close);
         self.entry("stop_command_6", close_6);
-        if self.unlimited {
-            self.page.entry(2, "command_limit", "none");
-        }
+        self.page.optional(2, "command_limit", self.unlimited.then_some("none"));
     }
 
     fn undoes_nothing(&mut self, close: &str, open: &str) {

@@ -160,9 +160,8 @@ impl FwknopdVariables<'_> {
             }
         }
         log.optional(2, "syslog", self.facility());
-        if self.text("VERBOSE").is_some_and(|(_, level)| level != "0") {
-            log.entry(2, "level", "debug");
-        }
+        let verbose = self.text("VERBOSE").filter(|(_, level)| level != "0");
+        log.optional(2, "level", verbose.map(|_| "debug"));
         fwknop.optional(2, "port", self.port());
         fwknop.optional(2, "max_age", self.max_age().map(duration::format));
         knockd.section(1, "log", &log);
