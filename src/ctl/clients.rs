@@ -47,7 +47,7 @@ pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
 
 pub(super) fn reset(target: &Target, task: ClientCommand) -> Result<(), Error> {
     let ClientCommand::Reset { client } = task;
-    target.act(&Request::ResetClient { client }, Timeout::Reply, "")
+    target.act(&Request::ResetClient { client }, Timeout::Reply)
 }
 
 fn print(

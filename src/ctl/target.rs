@@ -45,10 +45,8 @@ impl Target {
         self.ask(request, timeout).and_then(Replies::done)
     }
 
-    /// Asks that daemon, and prints what it says, or `done` where that is nothing.
-    pub(super) fn act(&self, request: &Request, timeout: Timeout, done: &str) -> Result<(), Error> {
-        let text = self.text(request, timeout)?;
-        let text = if text.is_empty() { done } else { &text };
-        Ok(writeln!(io::stdout(), "{}", escape(text))?)
+    /// Asks that daemon, and prints what it says.
+    pub(super) fn act(&self, request: &Request, timeout: Timeout) -> Result<(), Error> {
+        Ok(writeln!(io::stdout(), "{}", escape(&self.text(request, timeout)?))?)
     }
 }
