@@ -1,5 +1,6 @@
 //! The error of knockctl, and its exit status.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,11 +11,8 @@ use crate::capture::CaptureError;
 use crate::client::complain;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Report;
-use crate::config::one_time::RecipeError;
 use crate::config::{Config, Door, Name};
-use crate::keeper::server_key::ServerKeyError;
 use crate::log::escape;
-use crate::proto::totp::UriError;
 
 /// Why a command of knockctl failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +42,6 @@ pub(super) enum Error {
     /// In words: what is wrong, and what to do.
     #[error("knockctl: error: {0}")]
     Unfit(String),
-    #[error("knockctl: error: {0}")]
-    Recipe(#[from] RecipeError),
-    #[error("knockctl: error: {0}")]
-    Uri(#[from] UriError),
-    #[error("knockctl: error: {0}")]
-    ServerKey(#[from] ServerKeyError),
     #[error("knockctl: error: no random numbers can be had: {0}")]
     Random(#[from] getrandom::Error),
     /// Changes that would have made the configuration invalid.
@@ -111,6 +103,11 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// What cannot be done, where the error says it all.
+    pub(super) fn unfit(error: impl Display) -> Self {
+        Self::Unfit(error.to_string())
+    }
+
     pub(super) fn no_door(config: &Config, door: &Name) -> Self {
         Self::not_among("door", door, config.doors.iter().map(Door::name))
     }

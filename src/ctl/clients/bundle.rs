@@ -236,7 +236,7 @@ impl Bundle<'_> {
             }
             shown.push((scheme.step(), digits));
             let (issuer, account) = (self.server.issuer(), self.client.as_str());
-            let uri = uri(secret, issuer, account, scheme.step(), digits)?;
+            let uri = uri(secret, issuer, account, scheme.step(), digits).map_err(Error::unfit)?;
             text.push_str(&format!("For an authenticator app:\n\n{}\n\n", *uri));
             if with_qr {
                 text.push_str(&drawn(&uri, colours));

@@ -53,7 +53,8 @@ impl<'a> Site<'a> {
 
     /// The server's public key, which is made if there is none yet.
     pub(in crate::ctl) fn server_key(&self) -> Result<PublicKey, Error> {
-        Ok(obtain(&self.config().settings.spa.key_file, self.target.options())?.public())
+        let path = &self.config().settings.spa.key_file;
+        Ok(obtain(path, self.target.options()).map_err(Error::unfit)?.public())
     }
 
     /// Where enrolling writes a client.
