@@ -107,7 +107,11 @@ impl FileChange {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
+/// The text of a file; `None`: it is not there.
+///
+/// # Errors
+/// When it cannot be read.
+pub(in crate::ctl) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

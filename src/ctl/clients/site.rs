@@ -1,13 +1,12 @@
 //! The directory of a configuration, with the files in it that belong to clients.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use nix::fcntl::Flock;
 
 use super::client_file::{self, ClientFile, NotOurs};
-use crate::config::diagnostic::{Place, SourceText};
+use crate::config::diagnostic::SourceText;
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
@@ -83,23 +82,18 @@ impl<'a> Site<'a> {
 
     fn source(&self, name: &Name) -> Result<Option<SourceText>, Error> {
         let path = self.client_file(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(SourceText::new(path, text))),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::Unfit(format!("cannot read {}: {error}", path.display())))
-            }
-            Err(_) => match self.elsewhere(name) {
-                Some(at) => Err(NotOurs::Elsewhere { client: name.clone(), at: at.clone() }.into()),
-                None => Ok(None),
-            },
+        if let Some(text) = edit::read(&path)? {
+            return Ok(Some(SourceText::new(path, text.as_str())));
         }
-    }
-
-    /// Where a client is written in another file.
-    fn elsewhere(&self, name: &Name) -> Option<&Place> {
         let Loaded { config, places, .. } = &self.loaded;
         let mut clients = config.clients.iter().zip(&places.clients);
-        clients.find(|(client, _)| client.name == *name).map(|(_, places)| &places.name)
+        match clients.find(|(client, _)| client.name == *name) {
+            Some((client, places)) => {
+                let (client, at) = (client.name.clone(), places.name.clone());
+                Err(NotOurs::Elsewhere { client, at }.into())
+            }
+            None => Ok(None),
+        }
     }
 
     /// A file for a new secret of a client; the one in use is never overwritten, since the
