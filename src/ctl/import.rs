@@ -176,10 +176,8 @@ fn kind(path: &Path, bytes: &[u8]) -> ImportFormat {
         ImportFormat::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
     } else if is_classic(&text) {
         ImportFormat::Knockd
-    } else if has(&["SOURCE", "%include", "%include_folder"]) {
-        ImportFormat::Access
-    } else if path.ends_with("access.conf") {
-        // A folder may be read instead.
+    } else if has(&["SOURCE", "%include", "%include_folder"]) || path.ends_with("access.conf") {
+        // Of one that says nothing a folder may be read instead.
         ImportFormat::Access
     } else if has(&["PCAP_INTF", "PCAP_FILTER", "MAX_SPA_PACKET_AGE", "ENABLE_UDP_SERVER"]) {
         ImportFormat::Other("name the access.conf: the fwknopd.conf beside it is read with it")
