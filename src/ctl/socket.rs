@@ -159,16 +159,15 @@ impl Read for ReplyStream {
 impl ReplyStream {
     fn is_ready_within(&self, limit: Option<Duration>) -> io::Result<bool> {
         let output = io::stdout();
-        let mut fds = [
-            PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
+        let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        if self.timeout == Timeout::None {
             // Only whether anybody is left to read it.
-            PollFd::new(output.as_fd(), PollFlags::empty()),
-        ];
-        let watched = if self.timeout == Timeout::None { 2 } else { 1 };
+            fds.push(PollFd::new(output.as_fd(), PollFlags::empty()));
+        }
         let limit =
             limit.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
         loop {
-            match poll(fds.get_mut(..watched).unwrap_or_default(), limit) {
+            match poll(&mut fds, limit) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(0) => return Ok(false),
