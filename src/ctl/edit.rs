@@ -71,16 +71,14 @@ impl Edit {
     pub(in crate::ctl) fn make(self) -> Result<AppliedEdit, FileError> {
         let mut made = AppliedEdit(Vec::new());
         for change in self.0 {
-            let before = match read(&change.path).and_then(|before| change.make().map(|()| before))
-            {
-                Ok(before) => before,
+            match read(&change.path).and_then(|before| change.make().map(|()| before)) {
+                Ok(text) => made.0.push(FileChange { path: change.path, text }),
                 Err(error) => {
                     // What went wrong first says more than what follows from it.
                     let _ = made.undo();
                     return Err(error);
                 }
-            };
-            made.0.push(FileChange { path: change.path, text: before });
+            }
         }
         Ok(made)
     }
