@@ -93,10 +93,8 @@ impl ClientFile {
     /// The files that hold its secrets.
     pub(in crate::ctl) fn secret_files(&self) -> impl Iterator<Item = &Path> {
         let totp = self.totp.iter();
-        totp.flat_map(|totp| {
-            let old = totp.old.as_ref().map(|(old, _)| old.as_path());
-            [Some(totp.secret_file.as_path()), old].into_iter().flatten()
-        })
+        let old = totp.clone().flat_map(|totp| &totp.old).map(|(old, _)| old.as_path());
+        totp.map(|totp| totp.secret_file.as_path()).chain(old)
     }
 }
 
