@@ -94,7 +94,7 @@ pub enum Request {
 
 /// How long a configuration may be on trial: 10 s to 1 h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
+#[serde(try_from = "u64")]
 pub struct TrialTime(u64);
 
 impl TryFrom<u64> for TrialTime {
@@ -103,12 +103,6 @@ impl TryFrom<u64> for TrialTime {
     fn try_from(seconds: u64) -> Result<Self, Self::Error> {
         let is_fit = (10..=3600).contains(&seconds);
         is_fit.then_some(Self(seconds)).ok_or("a trial takes 10s or more, and 1h at most")
-    }
-}
-
-impl From<TrialTime> for u64 {
-    fn from(time: TrialTime) -> Self {
-        time.0
     }
 }
 

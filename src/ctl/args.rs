@@ -104,6 +104,8 @@ fn since_at(text: &str, now: Wall, zone: &TimeZone) -> Result<Timestamp, String>
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -116,7 +118,7 @@ mod tests {
     }
 
     fn at(seconds: u64) -> Wall {
-        Wall::ZERO + std::time::Duration::from_secs(seconds)
+        Wall::ZERO + Duration::from_secs(seconds)
     }
 
     // Now is 2023-11-15 00:13:20 at +02:00.
@@ -163,7 +165,8 @@ mod tests {
     #[test]
     fn a_trial_takes_ten_seconds_to_an_hour() {
         for (text, seconds) in [("10s", 10), ("2m", 120), ("1h", 3600), ("90", 90)] {
-            assert_eq!(trial_time(text).map(u64::from), Ok(seconds), "{text}");
+            let time = trial_time(text).map(Duration::from);
+            assert_eq!(time, Ok(Duration::from_secs(seconds)), "{text}");
         }
         for text in ["9s", "0", "1h1s", "1500ms", "10500ms", "soon", ""] {
             assert!(trial_time(text).is_err(), "{text}");
