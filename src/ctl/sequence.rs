@@ -133,7 +133,7 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
         for (secret, old_secret) in secrets.into_iter().flatten() {
             let key = TotpKey::from(secret);
-            valid.extend(window(scheme, at).map(|step| OpeningSequence {
+            valid.extend(scheme.window(at).map(|step| OpeningSequence {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
                 by: Method::Totp,
@@ -152,11 +152,6 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         });
     }
     valid
-}
-
-fn window(scheme: &Scheme, at: Wall) -> impl Iterator<Item = u64> + use<> {
-    let (now, skew) = (scheme.step_at(at), u64::from(scheme.skew()));
-    now.saturating_sub(skew)..=now.saturating_add(skew)
 }
 
 fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> RotatingStep {
