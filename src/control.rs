@@ -94,25 +94,15 @@ pub enum Request {
 
 /// How long a configuration may be on trial: 10 s to 1 h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
+#[serde(try_from = "u64")]
 pub struct TrialTime(u64);
 
-/// A trial of another length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a trial takes 10s or more, and 1h at most")]
-pub struct TrialTimeError;
-
 impl TryFrom<u64> for TrialTime {
-    type Error = TrialTimeError;
+    type Error = &'static str;
 
-    fn try_from(seconds: u64) -> Result<Self, TrialTimeError> {
-        if (10..=3600).contains(&seconds) { Ok(Self(seconds)) } else { Err(TrialTimeError) }
-    }
-}
-
-impl From<TrialTime> for u64 {
-    fn from(time: TrialTime) -> Self {
-        time.0
+    fn try_from(seconds: u64) -> Result<Self, Self::Error> {
+        let is_fit = (10..=3600).contains(&seconds);
+        is_fit.then_some(Self(seconds)).ok_or("a trial takes 10s or more, and 1h at most")
     }
 }
 

@@ -58,7 +58,7 @@ enum KnockctlCommand {
     /// Say what is wrong with the configuration or doubtful, and what each door takes and does
     ///
     /// Errors and warnings go to standard error. The exit status is 1 if there are errors.
-    Check,
+    Check(args::JsonArgs),
 
     /// Say what a running knockd listens on, which doors are open for whom, and for how long
     ///
@@ -99,7 +99,7 @@ enum KnockctlCommand {
     Confirm,
 
     /// Print what happens at the doors, as it happens, until interrupted
-    Watch(events::WatchArgs),
+    Watch(args::JsonArgs),
 
     /// Print what has happened at the doors, the newest last
     #[command(after_help = "Example: knockctl history --door ssh --since 2d")]
@@ -125,7 +125,7 @@ enum KnockctlCommand {
     Revoke(clients::revoke::RevokeArgs),
 
     /// Say who may knock, how, at which doors, when they last did, and until when they may
-    Clients(clients::ClientsArgs),
+    Clients(args::JsonArgs),
 
     /// Do something about a client that is enrolled
     #[command(subcommand)]
@@ -166,31 +166,35 @@ pub fn command() -> clap::Command {
 /// Runs `knockctl`. Usage errors end the process with status 2.
 pub fn main() -> ExitCode {
     let Knockctl { target, task, .. } = Knockctl::parse();
-    run(&target, task).unwrap_or_else(Error::exit)
+    ended(run(&target, task))
 }
 
-fn run(target: &Target, task: KnockctlCommand) -> Result<ExitCode, Error> {
+/// Says what went wrong, if anything has.
+fn ended(result: Result<(), Error>) -> ExitCode {
+    result.map_or_else(Error::exit, |()| ExitCode::SUCCESS)
+}
+
+fn run(target: &Target, task: KnockctlCommand) -> Result<(), Error> {
     match task {
-        KnockctlCommand::Check => return Ok(check::run(&target.config, target.options(), |_| ())),
-        KnockctlCommand::Import(args) => return Ok(import::run(&args)),
-        KnockctlCommand::Explain(args) => explain::run(target, &args)?,
-        KnockctlCommand::Watch(args) => events::watch(target, &args)?,
-        KnockctlCommand::History(args) => events::history(target, args)?,
-        KnockctlCommand::Status(args) => status::run(target, &args)?,
-        KnockctlCommand::Open(args) => doors::open(target, args)?,
-        KnockctlCommand::Close(args) => doors::close(target, args)?,
-        KnockctlCommand::Unlock(args) => doors::unlock(target, &args)?,
-        KnockctlCommand::Clients(args) => clients::run(target, &args)?,
-        KnockctlCommand::Client(task) => clients::reset(target, task)?,
-        KnockctlCommand::Try(args) => trial::start(target, &args)?,
-        KnockctlCommand::Reload => target.act(&Request::Reload, Timeout::Watcher, "")?,
-        KnockctlCommand::Confirm => target.act(&Request::Confirm, Timeout::Watcher, "")?,
-        KnockctlCommand::Enroll(args) => clients::enroll::run(target, &args)?,
-        KnockctlCommand::Revoke(args) => clients::revoke::run(target, &args)?,
-        KnockctlCommand::ServerKey => server_key::run(target)?,
-        KnockctlCommand::Sequence(args) => sequence::run(target, &args)?,
-        KnockctlCommand::OneTime(args) => one_time::run(args)?,
-        KnockctlCommand::Completions(args) => completions::run(target, &args)?,
+        KnockctlCommand::Check(args) => check::run(target, &args),
+        KnockctlCommand::Import(args) => import::run(&args),
+        KnockctlCommand::Explain(args) => explain::run(target, &args),
+        KnockctlCommand::Watch(args) => events::watch(target, &args),
+        KnockctlCommand::History(args) => events::history(target, args),
+        KnockctlCommand::Status(args) => status::run(target, &args),
+        KnockctlCommand::Open(args) => doors::open(target, args),
+        KnockctlCommand::Close(args) => doors::close(target, args),
+        KnockctlCommand::Unlock(args) => doors::unlock(target, &args),
+        KnockctlCommand::Clients(args) => clients::run(target, &args),
+        KnockctlCommand::Client(task) => clients::reset(target, task),
+        KnockctlCommand::Try(args) => trial::start(target, &args),
+        KnockctlCommand::Reload => target.act(&Request::Reload, Timeout::Watcher),
+        KnockctlCommand::Confirm => target.act(&Request::Confirm, Timeout::Watcher),
+        KnockctlCommand::Enroll(args) => clients::enroll::run(target, &args),
+        KnockctlCommand::Revoke(args) => clients::revoke::run(target, &args),
+        KnockctlCommand::ServerKey => server_key::run(target),
+        KnockctlCommand::Sequence(args) => sequence::run(target, &args),
+        KnockctlCommand::OneTime(args) => one_time::run(args),
+        KnockctlCommand::Completions(args) => completions::run(target, &args),
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     }
     let cli = keeper::cli::KnockdCli::parse();
     if cli.check {
-        ctl::check::run(&cli.config, cli.options(), |settings| cli.apply(settings))
+        ctl::check::of_knockd(&cli.config, cli.options(), |settings| cli.apply(settings))
     } else if cli.lock_only {
         keeper::lock_only(&cli)
     } else {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 /// A file's path and text, shared by every place in it.
 ///
 /// Neither `Debug` nor an error shows a line that holds a secret.
@@ -64,6 +66,13 @@ impl fmt::Debug for SourceText {
     }
 }
 
+/// A file is written as its path.
+impl Serialize for SourceText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.path().display())
+    }
+}
+
 /// The keys whose values are secrets.
 const SECRET_KEYS: [&str; 5] = ["secret", "key", "key_base64", "hmac_key", "hmac_key_base64"];
 /// A key that looks like one of them, and is none.
@@ -97,8 +106,9 @@ fn names_secret(line: &str) -> bool {
 }
 
 /// Where something stands: a file, a line, a column and a width; in line 0, the file as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Place {
+    #[serde(rename = "file")]
     source: SourceText,
     line: u32,
     column: u32,
@@ -145,21 +155,26 @@ impl fmt::Display for Place {
 }
 
 /// Whether a configuration can be used in spite of what is found; errors come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     Error,
     Warning,
 }
 
 /// One mistake or doubt: where it is, what is wrong and what to write instead.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[must_use]
 pub struct Diagnostic {
+    #[serde(rename = "level")]
     severity: Severity,
+    #[serde(flatten)]
     at: Place,
     message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
     /// Whether the line is left out, since it may hold a secret.
+    #[serde(skip)]
     hidden: bool,
 }
 

@@ -88,7 +88,7 @@ impl Recognition {
 
 impl Door {
     /// Whether a client's credentials for a method open it.
-    pub(super) const fn takes(&self, method: Method) -> bool {
+    pub(crate) const fn takes(&self, method: Method) -> bool {
         match method {
             Method::Sequence | Method::OneTimeSequence => false,
             Method::Totp => self.recognition.totp.is_some(),

@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use std::path::Path;
 
 pub use doors::some_of;
-pub use rotating::rotating_clients;
 pub use scan::{Odds, rotating_odds, scan_odds};
 
 use self::doors::{Linted, LintedDoors, common_ports};

@@ -13,6 +13,14 @@ use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
 use crate::time::Wall;
 
+/// The arguments of a command that can print objects, and has no others.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct JsonArgs {
+    /// One JSON object a line, for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// An address; one of IPv4 in IPv6's clothes is the IPv4 address, as on the wire.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
@@ -45,7 +53,7 @@ pub(super) fn open_for(text: &str) -> Result<u64, String> {
 
 /// How long a configuration is on trial.
 pub(super) fn trial_time(text: &str) -> Result<TrialTime, String> {
-    whole_seconds(text)?.try_into().map_err(|error| format!("{error}"))
+    whole_seconds(text)?.try_into().map_err(str::to_owned)
 }
 
 fn whole_seconds(text: &str) -> Result<u64, String> {
@@ -96,6 +104,8 @@ fn since_at(text: &str, now: Wall, zone: &TimeZone) -> Result<Timestamp, String>
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -108,7 +118,7 @@ mod tests {
     }
 
     fn at(seconds: u64) -> Wall {
-        Wall::ZERO + std::time::Duration::from_secs(seconds)
+        Wall::ZERO + Duration::from_secs(seconds)
     }
 
     // Now is 2023-11-15 00:13:20 at +02:00.
@@ -155,7 +165,8 @@ mod tests {
     #[test]
     fn a_trial_takes_ten_seconds_to_an_hour() {
         for (text, seconds) in [("10s", 10), ("2m", 120), ("1h", 3600), ("90", 90)] {
-            assert_eq!(trial_time(text).map(u64::from), Ok(seconds), "{text}");
+            let time = trial_time(text).map(Duration::from);
+            assert_eq!(time, Ok(Duration::from_secs(seconds)), "{text}");
         }
         for text in ["9s", "0", "1h1s", "1500ms", "10500ms", "soon", ""] {
             assert!(trial_time(text).is_err(), "{text}");

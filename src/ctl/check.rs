@@ -12,30 +12,40 @@ use std::process::ExitCode;
 use guard::{HostContext, SshConnection, doubts};
 use methods::methods;
 use ruleset::HostRuleset;
+use serde::Serialize;
 use start::obstacles;
 
+use super::args::JsonArgs;
+use super::error::Error;
 use super::host;
+use super::output::object;
+use super::target::Target;
+use super::wording::count;
 use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
 use crate::config::lint::{HostFacts, lint};
-use crate::config::load::{Loaded, Options, load};
-use crate::config::{Command, Commands, Door, Family, Mechanism, NftSet, Pair, Settings};
+use crate::config::load::{Loaded, Options, Report, load};
+use crate::config::{Command, Commands, Door, Family, Mechanism, Name, NftSet, Pair, Settings};
 use crate::firewall;
 use crate::proto::duration;
 use crate::sys::{clock, privileges};
 
-/// Prints errors and warnings on standard error and each door on standard output; `apply` puts
-/// what a command line says above what the file does.
-///
-/// Fails if there are errors. Someone who stops reading early is no error.
-pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> ExitCode {
-    let mut loaded = match load(path, &options) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            complain(&report.to_string());
-            return ExitCode::FAILURE;
-        }
-    };
+/// Prints errors and warnings on standard error and each door on standard output.
+pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
+    let found = examine(&target.config, target.options(), |_| ());
+    if args.json { print_json(&target.config, found) } else { print(&target.config, found) }
+}
+
+/// The same for `knockd --check`; `apply` puts what a command line says above what the file does.
+pub fn of_knockd(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> ExitCode {
+    super::ended(print(path, examine(path, options, apply)))
+}
+
+/// A configuration without errors, and the warnings.
+type Checked = Result<(Loaded, Vec<Diagnostic>), Report>;
+
+fn examine(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> Checked {
+    let mut loaded = load(path, &options)?;
     let written = loaded.config.settings.clone();
     apply(&mut loaded.config.settings);
     if loaded.config.settings != written {
@@ -56,14 +66,13 @@ pub fn run(path: &Path, options: Options, apply: impl FnOnce(&mut Settings)) -> 
     if loaded.config.doors.iter().any(|door| door.opening.mechanism == Mechanism::Guard) {
         warnings.extend(doubts(&loaded, &around(host)));
     }
-    let refused = warnings.has_errors();
-    // Whoever stops reading has read enough.
-    let _ = print(path, &loaded, &warnings.into_sorted(), refused);
-    ExitCode::from(u8::from(refused))
+    let is_refused = warnings.has_errors();
+    let found = warnings.into_sorted();
+    if is_refused { Err(Report(found)) } else { Ok((loaded, found)) }
 }
 
 fn around(host: HostFacts) -> HostContext {
-    let ssh: Option<SshConnection> = host::ssh_connection().and_then(|text| text.parse().ok());
+    let ssh = host::ssh_connection().and_then(|text| SshConnection::parse(&text));
     HostContext {
         ssh,
         is_locked: ssh.is_some_and(|ssh| firewall::guard::guards(ssh.port)),
@@ -73,90 +82,111 @@ fn around(host: HostFacts) -> HostContext {
     }
 }
 
-fn print(path: &Path, loaded: &Loaded, warnings: &[Diagnostic], refused: bool) -> io::Result<()> {
+/// What `check --json` prints, an object a line.
+#[derive(Debug, Serialize)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub enum CheckLine<'a> {
+    Diagnostic(&'a Diagnostic),
+    Door {
+        door: &'a Name,
+        /// What opens it, one way each.
+        opened_by: Vec<String>,
+        /// What opening it does.
+        effects: Vec<String>,
+    },
+    /// The last one of a configuration without errors.
+    Summary {
+        configuration: &'a Path,
+        doors: usize,
+        clients: usize,
+        warnings: usize,
+    },
+}
+
+fn print_json(path: &Path, found: Checked) -> Result<(), Error> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let (Ok((_, diagnostics)) | Err(Report(diagnostics))) = &found;
+    for diagnostic in diagnostics {
+        object(&mut out, &CheckLine::Diagnostic(diagnostic))?;
+    }
+    if let Ok((Loaded { config, .. }, warnings)) = &found {
+        for (door, opened_by) in config.doors.iter().zip(methods(config)) {
+            let (door, effects) = (door.name(), effects(door));
+            object(&mut out, &CheckLine::Door { door, opened_by, effects })?;
+        }
+        let (doors, clients) = (config.doors.len(), config.clients.len());
+        let (configuration, warnings) = (path, warnings.len());
+        object(&mut out, &CheckLine::Summary { configuration, doors, clients, warnings })?;
+    }
+    out.flush()?;
+    found.map(drop).map_err(|_| Error::Said)
+}
+
+fn print(path: &Path, found: Checked) -> Result<(), Error> {
+    let (Loaded { config, .. }, warnings) = found?;
     warnings.iter().for_each(|warning| complain(&warning.to_string()));
-    if refused {
-        return Ok(());
+    let mut out = BufWriter::new(io::stdout().lock());
+    for (door, methods) in config.doors.iter().zip(methods(&config)) {
+        writeln!(out, "{}: {}", door.name(), methods.join("\n    or "))?;
+        effects(door).iter().try_for_each(|effect| writeln!(out, "    {effect}"))?;
     }
-    let mut output = BufWriter::new(io::stdout().lock());
-    let doors = &loaded.config.doors;
-    let methods = methods(&loaded.config);
-    for (door, methods) in doors.iter().zip(&methods) {
-        writeln!(output, "{}: {}", door.name(), methods.join("\n    or "))?;
-        describe(&mut output, door)?;
-    }
-    let clients = match loaded.config.clients.len() {
+    let clients = match config.clients.len() {
         0 => String::new(),
         number => format!(", {}", count(number, "client")),
     };
-    let (doors, warnings) = (count(doors.len(), "door"), count(warnings.len(), "warning"));
-    writeln!(output, "{}: {doors}{clients}, no errors, {warnings}", path.display())?;
-    output.flush()
+    let (doors, warnings) = (count(config.doors.len(), "door"), count(warnings.len(), "warning"));
+    writeln!(out, "{}: {doors}{clients}, no errors, {warnings}", path.display())?;
+    Ok(out.flush()?)
 }
 
-fn count(number: usize, of: &str) -> String {
-    match number {
-        0 => format!("no {of}s"),
-        1 => format!("1 {of}"),
-        _ => format!("{number} {of}s"),
-    }
-}
-
-fn describe(output: &mut impl Write, door: &Door) -> io::Result<()> {
+/// What opening a door does, a line each.
+fn effects(door: &Door) -> Vec<String> {
     let opening = &door.opening;
     let ports: Vec<_> = opening.ports.iter().map(ToString::to_string).collect();
     let (ports, after) = (ports.join(" "), duration::format(opening.open_for));
-    match &opening.mechanism {
+    let mut effects = match &opening.mechanism {
         Mechanism::Commands { commands, .. } => {
-            if !ports.is_empty() {
-                writeln!(output, "    for each of {ports}:")?;
-            }
-            describe_commands(output, commands, &after)?;
+            let each = (!ports.is_empty()).then(|| format!("for each of {ports}:"));
+            each.into_iter().chain(effects_of_commands(commands, &after)).collect()
         }
         Mechanism::Guard => {
-            writeln!(output, "    the guard locks {ports}, and lets in for {after} who knocks")?;
+            vec![format!("the guard locks {ports}, and lets in for {after} who knocks")]
         }
-        Mechanism::Set(set) => describe_set(output, set, &ports, &after)?,
-    }
+        Mechanism::Set(set) => effects_of_set(set, &ports, &after).into(),
+    };
     for (when, command) in [("opened", &opening.on_open), ("closed", &opening.on_close)] {
-        if let Some(command) = command {
-            writeln!(output, "    when it has been {when} runs {}", one_line(command))?;
-        }
+        let runs = |command| format!("when it has been {when} runs {}", one_line(command));
+        effects.extend(command.as_ref().map(runs));
     }
-    Ok(())
+    effects
 }
 
-fn describe_commands(output: &mut impl Write, commands: &Commands, after: &str) -> io::Result<()> {
+fn effects_of_commands(commands: &Commands, after: &str) -> Vec<String> {
     let (v4, v6) = (commands.of(Family::V4), commands.of(Family::V6));
     let both = [("IPv4 ", v4), ("IPv6 ", v6)];
     let same = (&v4.open, &v4.close) == (&v6.open, &v6.close);
     let told = if same { vec![("", v4)] } else { both.to_vec() };
+    let mut effects = Vec::new();
     for (family, Pair { open, close, .. }) in told {
-        match open {
-            Some(open) => writeln!(output, "    {family}runs {}", one_line(open))?,
-            None => writeln!(output, "    {family}cannot be opened")?,
-        }
-        if let Some(close) = close {
-            writeln!(output, "    {family}after {after} runs {}", one_line(close))?;
-        }
+        effects.push(match open {
+            Some(open) => format!("{family}runs {}", one_line(open)),
+            None => format!("{family}cannot be opened"),
+        });
+        let closes = |close| format!("{family}after {after} runs {}", one_line(close));
+        effects.extend(close.as_ref().map(closes));
     }
-    Ok(())
+    effects
 }
 
-fn describe_set(output: &mut impl Write, set: &NftSet, ports: &str, after: &str) -> io::Result<()> {
+fn effects_of_set(set: &NftSet, ports: &str, after: &str) -> [String; 2] {
     let opens = if ports.is_empty() { String::new() } else { format!(", which opens {ports}") };
-    for (name, family) in [("IPv4", Family::V4), ("IPv6", Family::V6)] {
-        match set.of(family) {
-            Some(set_name) => writeln!(
-                output,
-                "    {name} is in the set {set_name} of the table {} {} for {after}{opens}",
-                set.family.as_str(),
-                set.table
-            )?,
-            None => writeln!(output, "    {name} cannot be opened")?,
+    let (family, table) = (set.family.as_str(), &set.table);
+    [("IPv4", Family::V4), ("IPv6", Family::V6)].map(|(name, of)| match set.of(of) {
+        Some(set) => {
+            format!("{name} is in the set {set} of the table {family} {table} for {after}{opens}")
         }
-    }
-    Ok(())
+        None => format!("{name} cannot be opened"),
+    })
 }
 
 fn one_line(command: &Command) -> String {

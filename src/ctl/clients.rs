@@ -10,6 +10,7 @@ use std::io::{self, BufWriter, Write};
 
 use jiff::tz::TimeZone;
 
+use super::args::JsonArgs;
 use super::error::Error;
 use super::output::{heading, local, object, table, wall};
 use super::socket::Timeout;
@@ -18,13 +19,6 @@ use crate::config::Name;
 use crate::control::{ClientStatus, Reply, Request};
 use crate::sys::clock;
 use crate::time::Wall;
-
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct ClientsArgs {
-    /// One JSON object a line, for scripts
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(super) enum ClientCommand {
@@ -39,8 +33,8 @@ pub(super) enum ClientCommand {
     },
 }
 
-pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
-    let reply = target.daemon()?.ask(&Request::Clients, Timeout::Reply)?.next()?;
+pub(super) fn run(target: &Target, args: &JsonArgs) -> Result<(), Error> {
+    let reply = target.ask(&Request::Clients, Timeout::Reply)?.next()?;
     let Reply::Clients { clients } = reply else { return Err(Error::Ended) };
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
@@ -53,7 +47,7 @@ pub(super) fn run(target: &Target, args: &ClientsArgs) -> Result<(), Error> {
 
 pub(super) fn reset(target: &Target, task: ClientCommand) -> Result<(), Error> {
     let ClientCommand::Reset { client } = task;
-    target.act(&Request::ResetClient { client }, Timeout::Reply, "")
+    target.act(&Request::ResetClient { client }, Timeout::Reply)
 }
 
 fn print(

@@ -57,11 +57,11 @@ pub(super) fn run(target: &Target, args: &CompletionsArgs) -> Result<(), Error> 
             return print(target.load()?.config.clients.iter().map(|client| &client.name));
         }
         Script::Grants => {
-            let open = status::ask(&mut target.daemon()?)?.grants;
+            let open = status::ask(target)?.grants;
             return print(open.iter().map(|it| format!("{} {}", it.door, it.address)));
         }
         Script::Locked => {
-            let locks = status::ask(&mut target.daemon()?)?.locked_out;
+            let locks = status::ask(target)?.locked_out;
             return print(locks.iter().map(|it| it.address));
         }
     };
@@ -78,7 +78,7 @@ fn print<T: Display>(names: impl IntoIterator<Item = T>) -> Result<(), Error> {
 
 /// The doors of the running daemon; where none answers, those of the configuration.
 fn doors(target: &Target) -> Result<Vec<Name>, Error> {
-    if let Ok(status) = target.daemon().and_then(|mut daemon| status::ask(&mut daemon)) {
+    if let Ok(status) = status::ask(target) {
         return Ok(status.doors.iter().map(|door| door.door.clone()).collect());
     }
     Ok(target.load()?.config.doors.iter().map(|door| door.name().clone()).collect())

@@ -46,13 +46,13 @@ pub(super) struct UnlockArgs {
 }
 
 pub(super) fn unlock(target: &Target, args: &UnlockArgs) -> Result<(), Error> {
-    target.act(&Request::Unlock { address: args.ip }, Timeout::Reply, "")
+    target.act(&Request::Unlock { address: args.ip }, Timeout::Reply)
 }
 
 pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
     let OpenArgs { door, ip: address, seconds } = args;
     let request = Request::Open { door, address, seconds };
-    let mut replies = target.daemon()?.ask(&request, Timeout::Commands)?;
+    let mut replies = target.ask(&request, Timeout::Commands)?;
     let said = loop {
         match replies.next()? {
             Reply::Opened(GrantStatus { door, address, seconds_left, .. }) => {
@@ -70,12 +70,9 @@ pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
 }
 
 pub(super) fn close(target: &Target, args: CloseArgs) -> Result<(), Error> {
-    let (request, done) = match (args.door, args.ip) {
-        (Some(door), Some(address)) => {
-            let done = format!("{door}: closed for {address}");
-            (Request::Close { door, address }, done)
-        }
-        _ => (Request::CloseAll, "every door is closed".to_owned()),
+    let request = match (args.door, args.ip) {
+        (Some(door), Some(address)) => Request::Close { door, address },
+        _ => Request::CloseAll,
     };
-    target.act(&request, Timeout::Commands, &done)
+    target.act(&request, Timeout::Commands)
 }

@@ -14,12 +14,9 @@ use crate::sys::files;
 /// Why a file could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum FileError {
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {path}: {source}")]
     Failed { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error(
-        "{} is being changed by another knockctl\n    try again when that has ended",
-        .0.display()
-    )]
+    #[error("{0} is being changed by another knockctl\n    try again when that has ended")]
     Busy(PathBuf),
 }
 
@@ -27,21 +24,16 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileErr
     move |source| FileError::Failed { doing, path: path.to_owned(), source }
 }
 
-/// Nobody else enrols or revokes in this directory as long as this lives.
-#[derive(Debug)]
-pub(in crate::ctl) struct EditLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
-
-impl EditLock {
-    /// # Errors
-    /// [`FileError::Busy`] when somebody else is at it.
-    pub(in crate::ctl) fn take(directory: &Path) -> Result<Self, FileError> {
-        let opened = File::open(directory).map_err(failed("open", directory))?;
-        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(FileError::Busy(directory.to_owned())),
-            Err((_, errno)) => Err(failed("lock", directory)(errno.into())),
-        }
-    }
+/// Sees to it that nobody else enrols or revokes in this directory as long as the lock lives.
+///
+/// # Errors
+/// [`FileError::Busy`] when somebody else is at it.
+pub(in crate::ctl) fn lock(directory: &Path) -> Result<Flock<File>, FileError> {
+    let opened = File::open(directory).map_err(failed("open", directory))?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => FileError::Busy(directory.to_owned()),
+        errno => failed("lock", directory)(errno.into()),
+    })
 }
 
 /// The new text of a file, or its end.
@@ -79,16 +71,14 @@ impl Edit {
     pub(in crate::ctl) fn make(self) -> Result<AppliedEdit, FileError> {
         let mut made = AppliedEdit(Vec::new());
         for change in self.0 {
-            let before = match read(&change.path).and_then(|before| change.make().map(|()| before))
-            {
-                Ok(before) => before,
+            match read(&change.path).and_then(|before| change.make().map(|()| before)) {
+                Ok(text) => made.0.push(FileChange { path: change.path, text }),
                 Err(error) => {
                     // What went wrong first says more than what follows from it.
                     let _ = made.undo();
                     return Err(error);
                 }
-            };
-            made.0.push(FileChange { path: change.path, text: before });
+            }
         }
         Ok(made)
     }
@@ -115,7 +105,11 @@ impl FileChange {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
+/// The text of a file; `None`: it is not there.
+///
+/// # Errors
+/// When it cannot be read.
+pub(in crate::ctl) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, FileError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -235,10 +229,10 @@ mod tests {
     #[test]
     fn two_never_change_a_directory_at_once() {
         let directory = tempfile::tempdir().unwrap();
-        let lock = EditLock::take(directory.path()).unwrap();
-        assert!(matches!(EditLock::take(directory.path()), Err(FileError::Busy(_))));
-        drop(lock);
-        EditLock::take(directory.path()).unwrap();
+        let held = lock(directory.path()).unwrap();
+        assert!(matches!(lock(directory.path()), Err(FileError::Busy(_))));
+        drop(held);
+        lock(directory.path()).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The error of knockctl, and its exit status.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,22 +9,24 @@ use super::clients::client_file::NotOurs;
 use super::edit::FileError;
 use crate::capture::CaptureError;
 use crate::client::complain;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Report;
-use crate::config::one_time::RecipeError;
-use crate::config::{Config, Name};
-use crate::keeper::server_key::ServerKeyError;
+use crate::config::{Config, Door, Name};
 use crate::log::escape;
-use crate::proto::totp::UriError;
 
 /// Why a command of knockctl failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("{0}")]
-    Configuration(Report),
+    Configuration(#[from] Report),
+    /// It stands on standard output already.
+    #[error("said")]
+    Said,
+    #[error("{0}")]
+    Import(#[from] Diagnostic),
     #[error(
-        "knockctl: error: {} is not a directory, and a client gets a file of its own\n    \
-         name the directory with -c, or write the client into the file by hand: see knock.d(5)",
-        .0.display()
+        "knockctl: error: {0} is not a directory, and a client gets a file of its own\n    \
+         name the directory with -c, or write the client into the file by hand: see knock.d(5)"
     )]
     NoDirectory(PathBuf),
     #[error("knockctl: error: {0}")]
@@ -39,16 +42,6 @@ pub(super) enum Error {
     /// In words: what is wrong, and what to do.
     #[error("knockctl: error: {0}")]
     Unfit(String),
-    #[error("knockctl: error: there is no door '{door}'{}", among("doors", .doors))]
-    NoDoor { door: Name, doors: Vec<Name> },
-    #[error("knockctl: error: there is no client '{client}'{}", among("clients", .clients))]
-    NoClient { client: Name, clients: Vec<Name> },
-    #[error("knockctl: error: {0}")]
-    Recipe(#[from] RecipeError),
-    #[error("knockctl: error: {0}")]
-    Uri(#[from] UriError),
-    #[error("knockctl: error: {0}")]
-    ServerKey(#[from] ServerKeyError),
     #[error("knockctl: error: no random numbers can be had: {0}")]
     Random(#[from] getrandom::Error),
     /// Changes that would have made the configuration invalid.
@@ -72,27 +65,25 @@ pub(super) enum Error {
         "knockctl: error: knockd is not running (nothing listens on {path})\n    \
          start it with 'systemctl start knockd'; why it ended is in 'journalctl -u knockd'; \
          if it runs with another configuration, name that with -c{doubt}",
-        path = path.display(), doubt = in_doubt(doubt.as_ref())
+        doubt = in_doubt(doubt.as_ref())
     )]
     NotRunning { path: PathBuf, doubt: Option<Report> },
     #[error(
         "knockctl: error: knockd is not running (nothing listens on {path}), so there is nothing to try\n    \
          start it on trial with '{}'; systemctl starts it for good",
-        escape(.command), path = path.display()
+        escape(.command)
     )]
     NothingRuns { path: PathBuf, command: String },
     #[error(
         "knockctl: error: no permission to ask knockd ({path})\n    \
-         be root, or a member of the group knockd",
-        path = path.display()
+         be root, or a member of the group knockd"
     )]
     NotAllowed { path: PathBuf },
-    #[error("knockctl: error: cannot reach knockd at {path}: {source}", path = path.display())]
+    #[error("knockctl: error: cannot reach knockd at {path}: {source}")]
     Unreachable { path: PathBuf, source: io::Error },
     #[error(
         "knockctl: error: knockd does not answer ({path})\n    \
-         'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs",
-        path = path.display()
+         'journalctl -u knockd' may say why; 'systemctl restart knockd' helps if it hangs"
     )]
     Silent { path: PathBuf },
     #[error(
@@ -112,24 +103,42 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// What cannot be done, where the error says it all.
+    pub(super) fn unfit(error: impl Display) -> Self {
+        Self::Unfit(error.to_string())
+    }
+
     pub(super) fn no_door(config: &Config, door: &Name) -> Self {
-        let doors = config.doors.iter().map(|door| door.name().clone()).collect();
-        Self::NoDoor { door: door.clone(), doors }
+        Self::not_among("door", door, config.doors.iter().map(Door::name))
     }
 
     pub(super) fn no_client(config: &Config, client: &Name) -> Self {
-        let clients = config.clients.iter().map(|client| client.name.clone()).collect();
-        Self::NoClient { client: client.clone(), clients }
+        Self::not_among("client", client, config.clients.iter().map(|client| &client.name))
+    }
+
+    /// There is no door, or client, of this name; those that there are.
+    pub(super) fn not_among<'a>(
+        what: &str,
+        name: &Name,
+        known: impl Iterator<Item = &'a Name>,
+    ) -> Self {
+        let known = known.map(Name::as_str).collect::<Vec<_>>().join(", ");
+        Self::Unfit(if known.is_empty() {
+            format!("there is no {what} '{name}'; there are no {what}s at all")
+        } else {
+            format!("there is no {what} '{name}'\n    the {what}s are: {known}")
+        })
     }
 
     /// Says what went wrong. Someone who stops reading early is no error.
     pub(super) fn exit(self) -> ExitCode {
-        if let Self::Output(error) = &self
-            && error.kind() == io::ErrorKind::BrokenPipe
-        {
-            return ExitCode::SUCCESS;
+        match &self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            Self::Said => {}
+            _ => complain(&self.to_string()),
         }
-        complain(&self.to_string());
         ExitCode::FAILURE
     }
 }
@@ -146,16 +155,6 @@ fn in_doubt(report: Option<&Report>) -> String {
             "\nThe configuration could not be read whole, so knockd may be elsewhere:\n{report}"
         )
     })
-}
-
-fn among(what: &str, names: &[Name]) -> String {
-    match names {
-        [] => format!("; there are no {what} at all"),
-        names => {
-            let names: Vec<_> = names.iter().map(Name::as_str).collect();
-            format!("\n    the {what} are: {}", names.join(", "))
-        }
-    }
 }
 
 /// Says something for people beside what is printed: nobody pipes it on by mistake.

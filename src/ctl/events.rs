@@ -9,9 +9,10 @@ use std::sync::atomic::AtomicBool;
 use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::args::JsonArgs;
 use super::error::Error;
 use super::output::{Timeline, object, wall};
-use super::socket::{ControlClient, Replies, Timeout};
+use super::socket::{Replies, Timeout};
 use super::target::Target;
 use super::{args, status, wording};
 use crate::config::{Door, Name, Recognition};
@@ -19,13 +20,6 @@ use crate::control::{EventLine, HistoryQuery, Reply, Request, What};
 use crate::engine::Reason;
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
-
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct WatchArgs {
-    /// One JSON object a line, for scripts
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -44,7 +38,7 @@ pub(super) struct HistoryArgs {
     json: bool,
 }
 
-pub(super) fn watch(target: &Target, args: &WatchArgs) -> Result<(), Error> {
+pub(super) fn watch(target: &Target, args: &JsonArgs) -> Result<(), Error> {
     follow(target, &Request::Watch, args.json, BTreeMap::new())
 }
 
@@ -73,11 +67,10 @@ fn follow(
         let always = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register_conditional_shutdown(signal, 0, always)?;
     }
-    let mut daemon = target.daemon()?;
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
-    let doors = doors(&mut daemon)?;
-    let mut teller = EventPrinter::new(io::stdout().lock(), json, &doors, known);
-    let replies = daemon.ask(request, Timeout::None)?;
+    let doors = doors(target)?;
+    let mut teller = EventPrinter::new(io::stdout().lock(), json, doors.iter(), known);
+    let replies = target.ask(request, Timeout::None)?;
     // A person who sees nothing should know that it works.
     if io::stderr().is_terminal() {
         let about = match request {
@@ -92,24 +85,23 @@ fn follow(
 }
 
 pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), Error> {
-    let mut daemon = target.daemon()?;
     let HistoryArgs { door, ip: address, since, json } = args;
     let since = since.map(|since| since.as_duration().as_secs_f64());
     let query = HistoryQuery { door, address, since };
-    let doors = if json { Vec::new() } else { doors(&mut daemon)? };
-    let replies = daemon.ask(&Request::History(query), Timeout::Reply)?;
-    let mut teller =
-        EventPrinter::new(BufWriter::new(io::stdout().lock()), json, &doors, BTreeMap::new());
+    let doors = if json { Vec::new() } else { doors(target)? };
+    let replies = target.ask(&Request::History(query), Timeout::Reply)?;
+    let out = BufWriter::new(io::stdout().lock());
+    let mut teller = EventPrinter::new(out, json, doors.iter(), BTreeMap::new());
     teller.tell_all(replies)?;
     teller.out.flush()?;
-    if teller.told == 0 && !json {
+    if teller.timeline.is_some_and(|timeline| timeline.is_empty()) {
         writeln!(io::stderr(), "nothing of that kind has happened")?;
     }
     Ok(())
 }
 
-fn doors(daemon: &mut ControlClient) -> Result<Vec<Name>, Error> {
-    Ok(status::ask(daemon)?.doors.into_iter().map(|door| door.door).collect())
+fn doors(target: &Target) -> Result<Vec<Name>, Error> {
+    Ok(status::ask(target)?.doors.into_iter().map(|door| door.door).collect())
 }
 
 /// A printer of events, as lines for people or as objects.
@@ -120,7 +112,6 @@ pub(super) struct EventPrinter<W> {
     known: BTreeMap<String, Recognition>,
     /// Who opened each door last by a code, and when.
     opened: BTreeMap<String, (IpAddr, f64)>,
-    pub(super) told: u64,
 }
 
 /// How soon a code comes again that a client has knocked over IPv4 and over IPv6, in seconds: both
@@ -128,14 +119,14 @@ pub(super) struct EventPrinter<W> {
 const RACE: f64 = 60.0;
 
 impl<W: Write> EventPrinter<W> {
-    pub(super) fn new(
+    pub(super) fn new<'a>(
         out: W,
         json: bool,
-        doors: &[Name],
+        doors: impl Iterator<Item = &'a Name>,
         known: BTreeMap<String, Recognition>,
     ) -> Self {
-        let timeline = (!json).then(|| Timeline::new(doors.iter().map(Name::as_str)));
-        Self { out, timeline, known, opened: BTreeMap::new(), told: 0 }
+        let timeline = (!json).then(|| Timeline::new(doors.map(Name::as_str)));
+        Self { out, timeline, known, opened: BTreeMap::new() }
     }
 
     /// Every event, until the daemon says that it was the last.
@@ -151,7 +142,6 @@ impl<W: Write> EventPrinter<W> {
 
     /// One whole line in one write, which a terminal or a pipe shows at once.
     pub(super) fn tell(&mut self, event: &EventLine) -> io::Result<()> {
-        self.told += 1;
         let mut line = Vec::new();
         match &mut self.timeline {
             None => object(&mut line, event)?,
@@ -190,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_code_that_came_over_both_families_says_so() {
-        let mut printer = EventPrinter::new(Vec::new(), false, &[], BTreeMap::new());
+        let mut printer = EventPrinter::new(Vec::new(), false, [].iter(), BTreeMap::new());
         for text in [
             r#""time":1,"source":"192.0.2.2","event":"open","by":"totp","client":"phone""#,
             r#""time":2,"source":"192.0.2.3","event":"refused","reason":"used""#,

@@ -11,7 +11,7 @@ use super::events::{self, EventPrinter, known};
 use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
-use crate::config::{Config, Door, Family, Name, read_server_key};
+use crate::config::{Config, Door, Family, read_server_key};
 use crate::control::{EventLine, RefusalFacts, What, name_of};
 use crate::engine::spa::{ServerKey, SpaServer};
 use crate::engine::{Credential, DatagramRequest, DoorId, Engine, Event, Reason, Setup, Verdict};
@@ -56,7 +56,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         Ok(server) => (server, None),
         Err(why) => (None, Some(Sealed { why, count: 0 })),
     };
-    let doors: Vec<Name> = config.doors.iter().map(|door| door.name().clone()).collect();
+    let doors = config.doors.iter().map(Door::name);
     let mut explanation = Explanation {
         engine: Engine::new(Setup::new(&config, server)),
         sealed,
@@ -64,7 +64,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         teller: Explainer {
             config: &config,
             only: args.ip,
-            lines: EventPrinter::new(out, args.json, &doors, known(&config.doors)),
+            lines: EventPrinter::new(out, args.json, doors, known(&config.doors)),
             tally: Tally::default(),
         },
     };
@@ -272,7 +272,13 @@ impl Explainer<'_> {
                     writeln!(out)?;
                 }
                 self.tally.finish(out, &self.config.doors, self.only)?;
-                text::crowded(out, crowded)?;
+                if crowded > 0 {
+                    writeln!(
+                        out,
+                        "{crowded} begun sequences were given up: too many sources at once for \
+                         knockd.track.sources"
+                    )?;
+                }
             }
             None => {
                 if let Some(only) = self.only.filter(|_| self.tally.is_empty()) {

@@ -6,11 +6,11 @@ mod knockd_conf;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::str;
 
 use jiff::tz::TimeZone;
 
+use super::error::Error;
 use super::yaml_writer::YamlWriter;
 use crate::client::complain;
 use crate::config::cannot_be_read;
@@ -42,27 +42,20 @@ fn port_to_open(text: &str) -> Result<Knock, KnockError> {
 /// Prints the YAML on standard output and the notes on standard error.
 ///
 /// Fails if something was not carried over as it stands.
-pub(super) fn run(args: &ImportArgs) -> ExitCode {
-    let (yaml, mut notes, complete) =
-        match import(&args.file, &Disk, &TimeZone::system(), &args.open) {
-            Ok(Imported { yaml, notes, complete }) => (yaml, notes, complete),
-            Err(error) => (String::new(), vec![error], false),
-        };
-    if !complete && !yaml.is_empty() {
-        let summary = "not everything is carried over as it stands: see above";
-        notes.push(Diagnostic::file(&args.file, summary));
-    }
+pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
+    let Imported { yaml, notes, complete } =
+        import(&args.file, &Disk, &TimeZone::system(), &args.open)?;
     // Who reads only the notes is told them nevertheless.
     let mut output = io::stdout().lock();
     let written = output.write_all(yaml.as_bytes()).and_then(|()| output.flush());
     notes.iter().for_each(|note| complain(&note.to_string()));
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("standard output: error: {error}"));
-            ExitCode::FAILURE
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ if complete => Ok(()),
+        _ => {
+            let summary = "not everything is carried over as it stands: see above";
+            Err(Diagnostic::file(&args.file, summary).into())
         }
-        _ if complete => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
     }
 }
 
@@ -183,10 +176,8 @@ fn kind(path: &Path, bytes: &[u8]) -> ImportFormat {
         ImportFormat::Other("a client's .fwknoprc is read by knock itself: knock --fwknoprc NAME")
     } else if is_classic(&text) {
         ImportFormat::Knockd
-    } else if has(&["SOURCE", "%include", "%include_folder"]) {
-        ImportFormat::Access
-    } else if path.ends_with("access.conf") {
-        // A folder may be read instead.
+    } else if has(&["SOURCE", "%include", "%include_folder"]) || path.ends_with("access.conf") {
+        // Of one that says nothing a folder may be read instead.
         ImportFormat::Access
     } else if has(&["PCAP_INTF", "PCAP_FILTER", "MAX_SPA_PACKET_AGE", "ENABLE_UDP_SERVER"]) {
         ImportFormat::Other("name the access.conf: the fwknopd.conf beside it is read with it")

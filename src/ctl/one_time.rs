@@ -52,7 +52,7 @@ pub(super) fn run(args: OneTimeArgs) -> Result<(), Error> {
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let text = Zeroizing::new(made?);
+    let text = Zeroizing::new(made.map_err(Error::unfit)?);
     match args.file {
         Some(path) => {
             write_new(&path, &text)?;

@@ -9,21 +9,13 @@ const QUIET: usize = 4;
 const BLACK_ON_WHITE: &str = "\x1b[38;5;16;48;5;231m";
 const PLAIN: &str = "\x1b[0m";
 
-/// More than a code holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is too long for a QR code")]
-pub(super) struct TooLong;
-
 /// The code, in lines with its light frame; half a character is one module.
 ///
 /// With `colours` it is black on white on any terminal. Without, dark modules are what is printed,
-/// as on paper.
-///
-/// # Errors
-/// [`TooLong`] above 2953 bytes.
-pub(super) fn draw(text: &str, colours: bool) -> Result<String, TooLong> {
+/// as on paper. `None` above 2953 bytes.
+pub(super) fn draw(text: &str, colours: bool) -> Option<String> {
     // Screens have no stains: the least correction makes the smallest code.
-    let code = QRBuilder::new(text).ecl(ECL::L).build().map_err(|_| TooLong)?;
+    let code = QRBuilder::new(text).ecl(ECL::L).build().ok()?;
     let is_dark = |x: usize, y: usize| {
         let place = x.checked_sub(QUIET).zip(y.checked_sub(QUIET));
         let inside = place.filter(|&(x, y)| x < code.size && y < code.size);
@@ -41,7 +33,7 @@ pub(super) fn draw(text: &str, colours: bool) -> Result<String, TooLong> {
         };
         format!("{start}{}{end}\n", (0..size).map(half).collect::<String>())
     };
-    Ok((0..size).step_by(2).map(line).collect())
+    Some((0..size).step_by(2).map(line).collect())
 }
 
 #[cfg(test)]
@@ -101,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_code_holds_is_an_error() {
-        assert_eq!(draw(&"x".repeat(5000), false), Err(TooLong));
+    fn more_than_a_code_holds_is_not_drawn() {
+        assert_eq!(draw(&"x".repeat(5000), false), None);
     }
 }

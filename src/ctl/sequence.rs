@@ -57,51 +57,43 @@ fn find<'a>(
     args: &SequenceArgs,
 ) -> Result<(&'a Door, Option<&'a Client>), Error> {
     let name = &args.door;
-    let Some(door) = config.door(name) else {
-        return Err(Error::no_door(config, name));
-    };
+    let door = config.door(name).ok_or_else(|| Error::no_door(config, name))?;
+    let named = args.client.as_ref();
+    let client = named
+        .map(|wanted| config.client(wanted).ok_or_else(|| Error::no_client(config, wanted)))
+        .transpose()?;
     let rotates = door.recognition.totp.is_some();
     let knocks = |client: &&Client| client.totp.is_some() && client.doors.contains(name);
-    let fixed = !door.recognition.sequence.is_empty();
-    let client = args
-        .client
-        .as_ref()
-        .map(|wanted| config.client(wanted).ok_or_else(|| Error::no_client(config, wanted)));
-    match client.transpose()? {
-        Some(client) if rotates && knocks(&client) => Ok((door, Some(client))),
-        Some(client) if rotates => {
-            let wanted = &client.name;
-            let lacks = if client.totp.is_some() {
-                format!("'{wanted}' may not open '{name}'")
-            } else {
-                format!("'{wanted}' has no TOTP secret")
+    Err(Error::Unfit(match client {
+        Some(client) if rotates && knocks(&client) => return Ok((door, Some(client))),
+        Some(Client { name: wanted, totp, .. }) if rotates => {
+            let lacks = match totp {
+                Some(_) => format!("may not open '{name}'"),
+                None => "has no TOTP secret".to_owned(),
             };
-            Err(Error::Unfit(format!(
-                "{lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
-            )))
+            format!(
+                "'{wanted}' {lacks}\n    knockctl enroll {wanted} --door {name} --totp gives it one"
+            )
         }
-        _ if fixed => Ok((door, None)),
+        _ if !door.recognition.sequence.is_empty() => return Ok((door, None)),
         None if rotates => {
             let clients: Vec<_> =
                 config.clients.iter().filter(knocks).map(|client| client.name.as_str()).collect();
-            let which = if clients.is_empty() {
-                "there is none yet: knockctl enroll makes one".to_owned()
-            } else {
-                format!("one of: {}", clients.join(", "))
+            let which = match clients.as_slice() {
+                [] => "there is none yet: knockctl enroll makes one".to_owned(),
+                clients => format!("one of: {}", clients.join(", ")),
             };
-            Err(Error::Unfit(format!(
-                "the knocks at '{name}' are different for each client: name one\n    {which}"
-            )))
+            format!("the knocks at '{name}' are different for each client: name one\n    {which}")
         }
-        _ => Err(Error::Unfit(match &door.one_time {
+        _ => match &door.one_time {
             Some(list) => format!(
                 "no sequence opens '{name}' any more: all in {} are used up\n    \
                  knockctl one-time makes new ones",
                 list.file.display()
             ),
             None => format!("no sequence of knocks opens '{name}': it takes datagrams"),
-        })),
-    }
+        },
+    }))
 }
 
 /// A sequence that opens a door.
@@ -141,7 +133,7 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         let secrets = [Some((&totp.secret, false)), old.map(|(old, _)| (old, true))];
         for (secret, old_secret) in secrets.into_iter().flatten() {
             let key = TotpKey::from(secret);
-            valid.extend(window(scheme, at).map(|step| OpeningSequence {
+            valid.extend(scheme.window(at).map(|step| OpeningSequence {
                 door: door.name().clone(),
                 client: Some(client.name.clone()),
                 by: Method::Totp,
@@ -160,11 +152,6 @@ fn valid(door: &Door, client: Option<&Client>, at: Wall) -> Vec<OpeningSequence>
         });
     }
     valid
-}
-
-fn window(scheme: &Scheme, at: Wall) -> impl Iterator<Item = u64> + use<> {
-    let (now, skew) = (scheme.step_at(at), u64::from(scheme.skew()));
-    now.saturating_sub(skew)..=now.saturating_add(skew)
 }
 
 fn rotating(scheme: &Scheme, key: &TotpKey, step: u64, at: Wall, old_secret: bool) -> RotatingStep {

@@ -8,9 +8,7 @@ use crate::config::read_server_key;
 
 pub(super) fn run(target: &Target) -> Result<(), Error> {
     let path = &target.load()?.config.settings.spa.key_file;
-    match read_server_key(path, target.options())
-        .map_err(|error| Error::Unfit(error.to_string()))?
-    {
+    match read_server_key(path, target.options()).map_err(Error::unfit)? {
         Some(key) => Ok(writeln!(io::stdout(), "{}", key.public())?),
         None => Err(Error::Unfit(format!(
             "this server has no key yet: there is no {}\n    \

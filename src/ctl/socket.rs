@@ -35,69 +35,55 @@ pub(super) enum Timeout {
     None,
 }
 
-/// The control socket of a daemon that may be running.
-#[derive(Debug)]
-pub(super) struct ControlClient {
-    path: PathBuf,
-    doubt: Option<Report>,
-}
-
-impl ControlClient {
-    /// The daemon of this configuration.
-    ///
-    /// As much of the configuration is read as can be: the daemon may have been started before a
-    /// mistake was made, and a member of its group may be allowed to ask it but not to read.
-    ///
-    /// # Errors
-    /// [`Error::Configuration`] if the path was chosen and is not there: another daemon
-    /// than the one that was meant must not be asked.
-    pub(super) fn find(
-        config: &Path,
-        pid_file: Option<&PathBuf>,
-        options: &load::Options,
-    ) -> Result<Self, Error> {
-        let (mut settings, report) = load::settings(config, options);
-        if let Some(path) = pid_file {
-            settings.pid_file.clone_from(path);
-            settings.set_apart();
-        }
-        let missing =
-            fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        match report {
-            Some(report) if missing && config != Path::new(control::CONFIG) => {
-                Err(Error::Configuration(report))
-            }
-            doubt => Ok(Self { path: control::socket(&settings.run_dir), doubt }),
-        }
+/// Asks the daemon that may be running with this configuration, and gives what is answered.
+///
+/// As much of the configuration is read as can be: the daemon may have been started before a
+/// mistake was made, and a member of its group may be allowed to ask it but not to read.
+///
+/// # Errors
+/// [`Error::Configuration`] if the path was chosen and is not there: another daemon than the one
+/// that was meant must not be asked.
+pub(super) fn ask(
+    config: &Path,
+    pid_file: Option<&PathBuf>,
+    options: &load::Options,
+    request: &Request,
+    timeout: Timeout,
+) -> Result<Replies, Error> {
+    let (mut settings, report) = load::settings(config, options);
+    if let Some(path) = pid_file {
+        settings.pid_file.clone_from(path);
+        settings.set_apart();
     }
-
-    /// Asks, and gives what is answered.
-    pub(super) fn ask(&mut self, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
-        let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
-        line.push(b'\n');
-        let connected = self.connect();
-        let asked = connected.and_then(|mut stream| stream.write_all(&line).map(|()| stream));
-        let stream = asked.map_err(|error| explain(&self.path, &mut self.doubt, error))?;
-        Ok(Replies {
-            reader: BufReader::new(ReplyStream { stream, timeout }),
-            path: self.path.clone(),
-        })
-    }
-
-    fn connect(&self) -> io::Result<UnixStream> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Of connecting, too: a daemon that hangs accepts nobody.
-        socket.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        socket.connect(&SockAddr::unix(&self.path)?)?;
-        Ok(OwnedFd::from(socket).into())
+    let missing = fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let doubt = match report {
+        Some(report) if missing && config != Path::new(control::CONFIG) => {
+            return Err(report.into());
+        }
+        doubt => doubt,
+    };
+    let path = control::socket(&settings.run_dir);
+    let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
+    line.push(b'\n');
+    let asked = connect(&path).and_then(|mut stream| stream.write_all(&line).map(|()| stream));
+    match asked {
+        Ok(stream) => Ok(Replies { reader: BufReader::new(ReplyStream { stream, timeout }), path }),
+        Err(error) => Err(explain(path, doubt, error)),
     }
 }
 
-fn explain(path: &Path, doubt: &mut Option<Report>, source: io::Error) -> Error {
-    let path = path.to_owned();
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Of connecting, too: a daemon that hangs accepts nobody.
+    socket.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+fn explain(path: PathBuf, doubt: Option<Report>, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            Error::NotRunning { path, doubt: doubt.take() }
+            Error::NotRunning { path, doubt }
         }
         io::ErrorKind::PermissionDenied => Error::NotAllowed { path },
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Silent { path },
@@ -123,7 +109,7 @@ impl Replies {
         self.reader.read_until(b'\n', &mut line).map_err(|error| match error.kind() {
             // A connection that is read has no broken pipe.
             io::ErrorKind::BrokenPipe => Error::Output(error),
-            _ => explain(&self.path, &mut None, error),
+            _ => explain(self.path.clone(), None, error),
         })?;
         if !line.ends_with(b"\n") {
             return Err(Error::Ended);
@@ -173,16 +159,15 @@ impl Read for ReplyStream {
 impl ReplyStream {
     fn is_ready_within(&self, limit: Option<Duration>) -> io::Result<bool> {
         let output = io::stdout();
-        let mut fds = [
-            PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
+        let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        if self.timeout == Timeout::None {
             // Only whether anybody is left to read it.
-            PollFd::new(output.as_fd(), PollFlags::empty()),
-        ];
-        let watched = if self.timeout == Timeout::None { 2 } else { 1 };
+            fds.push(PollFd::new(output.as_fd(), PollFlags::empty()));
+        }
         let limit =
             limit.map_or(PollTimeout::NONE, |limit| limit.try_into().unwrap_or(PollTimeout::MAX));
         loop {
-            match poll(fds.get_mut(..watched).unwrap_or_default(), limit) {
+            match poll(&mut fds, limit) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
                 Ok(0) => return Ok(false),

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::error::Error;
 use super::output::{heading, local, object, table, wall};
-use super::socket::{ControlClient, Timeout};
+use super::socket::Timeout;
 use super::target::Target;
 use crate::config::Name;
 use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
@@ -30,10 +30,10 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
-    let mut status = ask(&mut target.daemon()?)?;
-    let known: Vec<Name> = status.doors.iter().map(|door| door.door.clone()).collect();
-    if let Some(door) = args.doors.iter().find(|door| !known.contains(door)) {
-        return Err(Error::NoDoor { door: door.clone(), doors: known });
+    let mut status = ask(target)?;
+    let known = || status.doors.iter().map(|it| &it.door);
+    if let Some(door) = args.doors.iter().find(|door| !known().any(|known| known == *door)) {
+        return Err(Error::not_among("door", door, known()));
     }
     let is_wanted = |door: &Name| args.doors.is_empty() || args.doors.contains(door);
     status.doors.retain(|it| is_wanted(&it.door) && (!args.open || it.open > 0));
@@ -49,8 +49,8 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
 }
 
 /// How the daemon fares.
-pub(super) fn ask(daemon: &mut ControlClient) -> Result<Status, Error> {
-    match daemon.ask(&Request::Status, Timeout::Reply)?.next()? {
+pub(super) fn ask(target: &Target) -> Result<Status, Error> {
+    match target.ask(&Request::Status, Timeout::Reply)?.next()? {
         Reply::Status(status) => Ok(status),
         _ => Err(Error::Ended),
     }

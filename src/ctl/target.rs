@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::error::Error;
-use super::socket::{ControlClient, Replies, Timeout};
+use super::socket::{self, Replies, Timeout};
 use crate::config::load::{self, Loaded, Options};
 use crate::control::{CONFIG, Request};
 use crate::log::escape;
@@ -34,20 +34,19 @@ impl Target {
         load::load(&self.config, &self.options()).map_err(Error::Configuration)
     }
 
-    /// The daemon that may be running with this configuration.
-    pub(super) fn daemon(&self) -> Result<ControlClient, Error> {
-        ControlClient::find(&self.config, self.pidfile.as_ref(), &self.options())
+    /// Asks the daemon that may be running with this configuration.
+    pub(super) fn ask(&self, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
+        let pid_file = self.pidfile.as_ref();
+        socket::ask(&self.config, pid_file, &self.options(), request, timeout)
     }
 
     /// Asks that daemon, and gives what it says when all is done.
-    pub(super) fn ask(&self, request: &Request, timeout: Timeout) -> Result<String, Error> {
-        self.daemon()?.ask(request, timeout).and_then(Replies::done)
+    pub(super) fn text(&self, request: &Request, timeout: Timeout) -> Result<String, Error> {
+        self.ask(request, timeout).and_then(Replies::done)
     }
 
-    /// Asks that daemon, and prints what it says, or `done` where that is nothing.
-    pub(super) fn act(&self, request: &Request, timeout: Timeout, done: &str) -> Result<(), Error> {
-        let text = self.ask(request, timeout)?;
-        let text = if text.is_empty() { done } else { &text };
-        Ok(writeln!(io::stdout(), "{}", escape(text))?)
+    /// Asks that daemon, and prints what it says.
+    pub(super) fn act(&self, request: &Request, timeout: Timeout) -> Result<(), Error> {
+        Ok(writeln!(io::stdout(), "{}", escape(&self.text(request, timeout)?))?)
     }
 }

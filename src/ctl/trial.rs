@@ -23,15 +23,14 @@ pub(super) struct TryArgs {
 
 pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     let request = Request::Try { seconds: args.time };
-    let mut replies =
-        target.daemon()?.ask(&request, Timeout::Watcher).map_err(|error| match error {
-            Error::NotRunning { path, .. } => {
-                let time = duration::format(args.time.into());
-                let command = command("knockd", &target.config, &format!("--try {time}"));
-                Error::NothingRuns { path, command }
-            }
-            error => error,
-        })?;
+    let mut replies = target.ask(&request, Timeout::Watcher).map_err(|error| match error {
+        Error::NotRunning { path, .. } => {
+            let time = duration::format(args.time.into());
+            let command = command("knockd", &target.config, &format!("--try {time}"));
+            Error::NothingRuns { path, command }
+        }
+        error => error,
+    })?;
     let Reply::Status(Status { on_trial_until: Some(until), .. }) = replies.next()? else {
         return Err(Error::Ended);
     };

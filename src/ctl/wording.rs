@@ -132,6 +132,15 @@ pub(super) fn duplicate(knock: Knock) -> String {
     format!("{knock} again: a retransmission, no knock of its own")
 }
 
+/// How many there are of a thing, in words.
+pub(super) fn count(number: usize, of: &str) -> String {
+    match number {
+        0 => format!("no {of}s"),
+        1 => format!("1 {of}"),
+        _ => format!("{number} {of}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

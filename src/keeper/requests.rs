@@ -116,7 +116,7 @@ impl Keeper {
             Request::Status => return self.look_for_status(now, id),
             Request::Clients => self.clients(id),
             Request::Open { door, address, seconds } => {
-                match self.open(now, id, &door, address, seconds) {
+                match self.open(now, id, &door, address, seconds).transpose() {
                     None => return,
                     Some(done) => done,
                 }
@@ -169,7 +169,7 @@ impl Keeper {
         Ok(String::new())
     }
 
-    /// Opens a door by hand; `None`: [`serve`](Self::serve) answers when its commands have ended.
+    /// Opens a door by hand; `Ok(None)`: [`serve`](Self::serve) answers when its commands have ended.
     fn open(
         &mut self,
         now: Now,
@@ -177,14 +177,11 @@ impl Keeper {
         door: &Name,
         address: IpAddr,
         seconds: Option<u64>,
-    ) -> Option<Result<String, String>> {
+    ) -> Result<Option<String>, String> {
         if !is_a_hosts(address) {
-            return Some(Err(format!("no packet comes from {address}")));
+            return Err(format!("no packet comes from {address}"));
         }
-        let door = match self.find(door) {
-            Err(why) => return Some(Err(why)),
-            Ok(door) => door,
-        };
+        let door = self.find(door)?;
         let open_for = seconds.map(Duration::from_secs);
         let key = GrantKey::new(door.name().clone(), address);
         let claim = Claim::by_administrator(door, address, now.monotonic, open_for);
@@ -192,12 +189,12 @@ impl Keeper {
             Ok(ClaimOutcome::Done) => Ok(()),
             Ok(ClaimOutcome::UnderWay(job)) => {
                 self.opening.insert(job, (id, key));
-                return None;
+                return Ok(None);
             }
             Ok(ClaimOutcome::Failed(why)) => Err(why.to_owned()),
             Err(reason) => Err(reason.to_string()),
         };
-        Some(self.has_opened(now, id, &key, outcome))
+        self.has_opened(now, id, &key, outcome).map(Some)
     }
 
     /// What has come of opening a door by hand.
@@ -281,30 +278,24 @@ impl Keeper {
             open: open.get(door.name()).copied().unwrap_or_default(),
             sequences_left: door.one_time.as_ref().map(|one_time| one_time.left),
         });
-        let not_shown = grants.len().saturating_sub(MOST_GRANTS);
-        let grants = grants.iter().take(MOST_GRANTS).map(|grant| self.grant_status(now, grant));
+        let shown = grants.iter().take(MOST_GRANTS).map(|grant| self.grant_status(now, grant));
         let not_closed = self.doors.not_closed().map(|(key, origin)| {
             grant_status(key, origin, GrantCondition::NotClosed, Duration::ZERO)
         });
-        let grants = grants.chain(not_closed);
+        let remaining = |until: Monotonic| seconds(now.wall + until.since(now.monotonic));
+        let counters = counts.iter().map(|(reason, &count)| (reason.as_str().to_owned(), count));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
             since: seconds(self.since),
             configuration: self.cli.config.clone(),
-            on_trial_until: self
-                .trials
-                .until()
-                .map(|until| seconds(now.wall + until.since(now.monotonic))),
+            on_trial_until: self.trials.until().map(remaining),
             listening,
             waiting_for,
             doors: doors.collect(),
-            grants: grants.collect(),
-            grants_not_shown: not_shown,
-            counters: counts
-                .iter()
-                .map(|(reason, &count)| (reason.as_str().to_owned(), count))
-                .collect(),
+            grants: shown.chain(not_closed).collect(),
+            grants_not_shown: grants.len().saturating_sub(MOST_GRANTS),
+            counters: counters.collect(),
             dropped: self.watchers.intake.dropped,
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }

@@ -52,11 +52,11 @@ const GNUPG_LEN: usize = 400;
 const MIN_PLAIN: usize = 36;
 /// No fwknop server understands a time stamp as late as this.
 const END_OF_TIME: u64 = 1 << 31;
-const PLACEHOLDER: &[u8] = b"__CHANGEME__";
+pub(crate) const PLACEHOLDER: &[u8] = b"__CHANGEME__";
 
 /// Reads what base64 leaves over as fwknopd does: not at all. That tells an altered copy of a
 /// request from what was never one.
-static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
+pub(crate) static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = BASE64_NOPAD.specification();
     specification.check_trailing_bits = false;
     specification.encoding().unwrap_or(BASE64_NOPAD)

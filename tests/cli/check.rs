@@ -411,6 +411,26 @@ fn errors_fail_and_nothing_else_is_said() {
 }
 
 #[test]
+fn a_script_is_told_the_same_in_objects() {
+    let wrong = run("knockctl", &["check", "--json"], "doors: {a: {sequence: [abc], open: 22}}");
+    assert_eq!((wrong.status, wrong.errors.as_str()), (Some(1), ""));
+    let object = "{\"about\":\"diagnostic\",\"level\":\"error\",\"file\":\"doors.yaml\",\
+                  \"line\":1,\"column\":24,\"width\":3,\"message\":\"'abc' is not a port";
+    assert!(wrong.output.starts_with(object), "{}", wrong.output);
+
+    let doubtful = "doors: {a: {sequence: [201, 403], start_command: echo}}";
+    let doubtful = run("knockctl", &["check", "--json"], doubtful);
+    assert_eq!((doubtful.status, doubtful.errors.as_str()), (Some(0), ""));
+    let objects: Vec<serde_json::Value> =
+        doubtful.output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [.., warning, door, summary] = objects.as_slice() else { panic!("{objects:?}") };
+    assert_eq!((&warning["level"], &warning["column"]), (&"warning".into(), &9.into()));
+    assert_eq!((&door["door"], &door["effects"][0]), (&"a".into(), &"runs echo".into()));
+    assert!(door["opened_by"][0].as_str().unwrap().starts_with("201/tcp 403/tcp; 2 stages"));
+    assert_eq!((&summary["doors"], &summary["warnings"]), (&1.into(), &1.into()));
+}
+
+#[test]
 fn knockd_checks_in_the_same_way() {
     for text in [GOOD, "doors: {a: {sequence: [abc]}}"] {
         let knockctl = run("knockctl", &["check"], text);

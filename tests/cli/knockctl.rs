@@ -431,12 +431,14 @@ fn a_trial_too_short_or_too_long_is_a_usage_error() {
 #[test]
 fn doors_are_closed_one_by_one_or_all_at_once() {
     let place = Place::new();
-    let asked = place.daemon(&[&[DONE], &[DONE]]);
+    let one = r#"{"reply":"done","text":"ssh closes for 2001:db8::2"}"#;
+    let all = r#"{"reply":"done","text":"2 open doors close"}"#;
+    let asked = place.daemon(&[&[one], &[all]]);
     let said = place.run(&["close", "ssh", "2001:db8::2"]).well();
-    assert_eq!(said, "ssh: closed for 2001:db8::2\n");
+    assert_eq!(said, "ssh closes for 2001:db8::2\n");
     let question = asked.recv().unwrap();
     assert_eq!(question, r#"{"do":"close","door":"ssh","address":"2001:db8::2"}"#);
-    assert_eq!(place.run(&["close", "--all"]).well(), "every door is closed\n");
+    assert_eq!(place.run(&["close", "--all"]).well(), "2 open doors close\n");
     assert_eq!(asked.recv().unwrap(), r#"{"do":"close_all"}"#);
 }
 

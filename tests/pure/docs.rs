@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libknock::client::hosts;
+use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{self, load};
 use libknock::config::{self, Hole, Name};
 use libknock::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, LockStatus, RefusalFacts,
     Status, What,
 };
+use libknock::ctl::check::CheckLine;
 use libknock::engine::Reason;
 use libknock::proto::knock::Knock;
 use libknock::proto::method::Method;
@@ -341,6 +343,26 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
     };
     let client = serde_json::to_value(client).unwrap();
     assert_eq!(explained_members(page.section("clients")), members(&client));
+}
+
+#[test]
+fn the_manual_knows_every_object_of_check_and_every_member_of_it() {
+    let page = Page::open("knockctl.8");
+    let section = page.section("check");
+    let error = SourceText::new("f", "").place(1, 1, 1).error("wrong").help("write it right");
+    let lines = [
+        CheckLine::Diagnostic(&error),
+        CheckLine::Door {
+            door: &"ssh".parse().unwrap(),
+            opened_by: Vec::new(),
+            effects: Vec::new(),
+        },
+        CheckLine::Summary { configuration: Path::new(""), doors: 1, clients: 0, warnings: 0 },
+    ];
+    let objects = lines.map(|line| serde_json::to_value(line).unwrap());
+    let words = objects.iter().map(|object| object["about"].as_str().unwrap().to_owned());
+    assert_eq!(Page::items(section, "Cm"), words.collect());
+    assert_eq!(explained_members(section), objects.iter().flat_map(members).collect());
 }
 
 #[test]

@@ -23,7 +23,7 @@ struct RotatingDoor<'a> {
 }
 
 /// How many clients each door has whose sequences rotate.
-pub fn rotating_clients(config: &Config) -> HashMap<&Name, usize> {
+fn rotating_clients(config: &Config) -> HashMap<&Name, usize> {
     let mut clients = HashMap::new();
     for client in config.clients.iter().filter(|client| client.totp.is_some()) {
         for door in &client.doors {

@@ -23,7 +23,7 @@ use crate::config::{Door, DoorPlaces, Mechanism, Settings};
 /// Everything that is wrong with a configuration: the errors, at least one, then the warnings.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Report(Vec<Diagnostic>);
+pub struct Report(pub(crate) Vec<Diagnostic>);
 
 pub(super) const TOP: KnownKeys =
     KnownKeys { of: "a configuration", known: &["knockd", "templates", "clients", "doors"] };

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use super::ruleset::HostRuleset;
 use crate::config::diagnostic::{Diagnostic, Place};
@@ -33,28 +32,20 @@ pub(super) struct SshConnection {
     pub port: Knock,
 }
 
-/// The text is no `SSH_CONNECTION`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a client's address and port and a server's address and port")]
-pub(super) struct SshError;
-
-/// Reads what sshd puts into `SSH_CONNECTION`: `192.0.2.2 50123 192.0.2.1 22`.
-impl FromStr for SshConnection {
-    type Err = SshError;
-
-    fn from_str(text: &str) -> Result<Self, SshError> {
+impl SshConnection {
+    /// Reads what sshd puts into `SSH_CONNECTION`: `192.0.2.2 50123 192.0.2.1 22`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let address = |word: &str| {
             // The interface of a link-local address.
             let word = word.split_once('%').map_or(word, |(address, _)| address);
-            word.parse::<IpAddr>().map(|address| address.to_canonical()).map_err(|_| SshError)
+            word.parse().ok().map(|address: IpAddr| address.to_canonical())
         };
         let words: Vec<&str> = text.split_whitespace().collect();
-        let [client, _, server, port] = words.as_slice() else { return Err(SshError) };
-        let port = port.parse().map_err(|_| SshError)?;
-        Ok(Self {
+        let [client, _, server, port] = words.as_slice() else { return None };
+        Some(Self {
             client: address(client)?,
             server: address(server)?,
-            port: Knock::new(Protocol::Tcp, port),
+            port: Knock::new(Protocol::Tcp, port.parse().ok()?),
         })
     }
 }
@@ -165,7 +156,7 @@ mod tests {
 
     fn here() -> HostContext {
         HostContext {
-            ssh: Some("192.0.2.2 50123 192.0.2.1 22".parse().unwrap()),
+            ssh: SshConnection::parse("192.0.2.2 50123 192.0.2.1 22"),
             ruleset: None,
             is_locked: false,
             listening: ["22/tcp", "80/tcp"].into_iter().map(|port| port.parse().unwrap()).collect(),
@@ -195,7 +186,7 @@ mod tests {
             assert_eq!(said(text, &here()), [""; 0], "{text}");
         }
         for connection in ["192.0.2.2 50123 192.0.2.1 80", "127.0.0.1 50123 127.0.0.1 22"] {
-            let around = HostContext { ssh: connection.parse().ok(), ..here() };
+            let around = HostContext { ssh: SshConnection::parse(connection), ..here() };
             assert_eq!(said(SSH, &around), [""; 0], "{connection}");
         }
     }
@@ -267,14 +258,14 @@ mod tests {
 
     #[test]
     fn an_ssh_connection_is_read_as_sshd_writes_it() {
-        let read = |text: &str| text.parse::<SshConnection>();
+        let read = |text: &str| SshConnection::parse(text);
         let ssh = read("fe80::1%eth0 50123 ::ffff:192.0.2.1 2222").unwrap();
         assert_eq!(ssh.client.to_string(), "fe80::1");
         assert_eq!(ssh.server.to_string(), "192.0.2.1");
         assert_eq!(ssh.port.to_string(), "2222/tcp");
         for text in ["", "192.0.2.2 1 192.0.2.1", "192.0.2.2 1 192.0.2.1 0", "a 1 b 2", "1 2 3 4 5"]
         {
-            assert_eq!(read(text), Err(SshError), "{text:?}");
+            assert_eq!(read(text), None, "{text:?}");
         }
     }
 }

@@ -1,11 +1,9 @@
 //! The methods that open each door, in words.
 
-use std::collections::HashMap;
-
-use super::count;
-use crate::config::lint::{rotating_clients, rotating_odds, scan_odds};
+use crate::config::lint::{rotating_odds, scan_odds};
 use crate::config::watch::watch_sets;
-use crate::config::{Client, Config, Door, Name, OneTime};
+use crate::config::{Client, Config, Door, OneTime};
+use crate::ctl::wording::count;
 use crate::proto::duration;
 use crate::proto::ports::PortSet;
 use crate::proto::totp::{Protocols, TotpMode};
@@ -13,40 +11,31 @@ use crate::proto::totp::{Protocols, TotpMode};
 /// The methods of each door, in their order: at least one each.
 pub(super) fn methods(config: &Config) -> Vec<Vec<String>> {
     let watched = watch_sets(config.doors.iter().map(|door| &door.recognition));
-    let rotating = rotating_clients(config);
-    let spa = holders(config, |client| client.spa.is_some());
-    let fwknop = holders(config, |client| client.fwknop.is_some());
-    let of = |holders: &HashMap<&Name, usize>, door: &Door| {
-        count(holders.get(door.name()).copied().unwrap_or_default(), "client")
-    };
     config
         .doors
         .iter()
         .zip(&watched)
         .map(|(door, watched)| {
-            let clients = rotating.get(door.name()).copied().unwrap_or_default();
+            let holders = |has: fn(&Client) -> bool| {
+                let opens = |client: &&Client| has(client) && client.doors.contains(door.name());
+                config.clients.iter().filter(opens).count()
+            };
             let datagram = door.recognition.spa.then(|| {
                 let (low, high) = config.settings.spa.ports.clone().into_inner();
                 let ports = if low == high { low.to_string() } else { format!("{low}-{high}") };
-                format!("a datagram to {ports}/udp, by {}", of(&spa, door))
+                let holders = count(holders(|client| client.spa.is_some()), "client");
+                format!("a datagram to {ports}/udp, by {holders}")
             });
             let request = door.recognition.fwknop.then(|| {
                 let port = config.settings.fwknop.port;
-                format!("a request of fwknop's to {port}/udp, by {}", of(&fwknop, door))
+                let holders = count(holders(|client| client.fwknop.is_some()), "client");
+                format!("a request of fwknop's to {port}/udp, by {holders}")
             });
-            let knocked = [fixed(door, watched), rotates(door, clients)];
+            let rotates = rotates(door, holders(|client| client.totp.is_some()));
+            let knocked = [fixed(door, watched), rotates];
             knocked.into_iter().chain([datagram, request]).flatten().collect()
         })
         .collect()
-}
-
-/// How many clients of each door have something.
-fn holders(config: &Config, has: fn(&Client) -> bool) -> HashMap<&Name, usize> {
-    let mut found = HashMap::new();
-    for door in config.clients.iter().filter(|client| has(client)).flat_map(|one| &one.doors) {
-        *found.entry(door).or_default() += 1;
-    }
-    found
 }
 
 fn fixed(door: &Door, watched: &PortSet) -> Option<String> {

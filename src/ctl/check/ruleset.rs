@@ -15,20 +15,16 @@ pub(super) struct HostRuleset {
     chains: Vec<Chain>,
 }
 
-#[derive(Clone, Debug)]
-struct Chain {
-    head: Head,
-    /// The expressions of each rule.
-    rules: Vec<Vec<Value>>,
-}
-
 #[derive(Clone, Debug, Deserialize)]
-struct Head {
+struct Chain {
     family: String,
     table: String,
     name: String,
     hook: Option<String>,
     policy: Option<String>,
+    /// The expressions of each rule, which are listed apart.
+    #[serde(skip)]
+    rules: Vec<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +35,7 @@ struct Listing {
 /// One of the two, or something that is of no concern.
 #[derive(Deserialize)]
 struct Object {
-    chain: Option<Head>,
+    chain: Option<Chain>,
     rule: Option<ListedRule>,
 }
 
@@ -53,8 +49,8 @@ struct ListedRule {
 }
 
 impl Chain {
-    fn is_guards(&self) -> bool {
-        self.head.family == "inet" && self.head.table == ruleset::TABLE
+    fn is(&self, family: &str, table: &str, name: &str) -> bool {
+        (self.family == family && self.table == table) && self.name == name
     }
 }
 
@@ -65,14 +61,12 @@ impl HostRuleset {
         let mut chains = Vec::new();
         let mut rules = Vec::new();
         for object in listing.nftables {
-            chains.extend(object.chain.map(|head| Chain { head, rules: Vec::new() }));
+            chains.extend(object.chain);
             rules.extend(object.rule);
         }
         for rule in rules {
             let ListedRule { family, table, chain, expr } = rule;
-            let of =
-                |head: &Head| (head.family == family && head.table == table) && head.name == chain;
-            if let Some(chain) = chains.iter_mut().find(|known| of(&known.head)) {
+            if let Some(chain) = chains.iter_mut().find(|known| known.is(&family, &table, &chain)) {
                 chain.rules.push(expr);
             }
         }
@@ -93,19 +87,17 @@ impl HostRuleset {
     /// The chains, other than the guard's, that seem to drop every new packet to a port of this
     /// host, each as `chain 'input' of the table 'inet filter'`.
     pub(super) fn dropping(&self, port: Knock) -> Vec<String> {
-        let inputs = self
-            .chains
-            .iter()
-            .filter(|chain| chain.head.hook.as_deref() == Some("input") && !chain.is_guards());
+        let is_guards = |it: &Chain| it.family == "inet" && it.table == ruleset::TABLE;
+        let is_input = |it: &&Chain| it.hook.as_deref() == Some("input") && !is_guards(it);
         let drops = |chain: &&Chain| match self.fate(chain, port, Path::EVERY) {
             Fate::Dropped => true,
             Fate::Accepted => false,
-            Fate::Undecided => chain.head.policy.as_deref() == Some("drop"),
+            Fate::Undecided => chain.policy.as_deref() == Some("drop"),
         };
-        let name = |Chain { head, .. }: &Chain| {
-            format!("chain '{}' of the table '{} {}'", head.name, head.family, head.table)
+        let name = |Chain { family, table, name, .. }: &Chain| {
+            format!("chain '{name}' of the table '{family} {table}'")
         };
-        inputs.filter(drops).map(name).collect()
+        self.chains.iter().filter(is_input).filter(drops).map(name).collect()
     }
 
     /// The fate of a packet that has come to a chain.
@@ -147,9 +139,7 @@ impl HostRuleset {
     }
 
     fn called(&self, from: &Chain, target: &str, port: Knock, path: Path) -> Fate {
-        let of = |head: &Head| head.family == from.head.family && head.table == from.head.table;
-        let found = self.chains.iter().find(|chain| of(&chain.head) && chain.head.name == target);
-        match found {
+        match self.chains.iter().find(|chain| chain.is(&from.family, &from.table, target)) {
             Some(chain) if path.depth < MAX_DEPTH => self.fate(chain, port, path),
             _ => Fate::Undecided,
         }

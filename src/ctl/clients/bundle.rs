@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -74,7 +75,7 @@ pub(super) fn hosts(server: &ServerName, entries: &[HostsEntry]) -> String {
     page.open(0, "hosts");
     for entry in entries {
         page.open(1, &name(server, entry, entries));
-        fields(server, entry).iter().for_each(|(key, value)| page.entry(2, key, value));
+        write_entry(&mut page, server, entry);
     }
     page.into_text()
 }
@@ -99,42 +100,41 @@ fn name(server: &ServerName, entry: &HostsEntry, all: &[HostsEntry]) -> String {
     name
 }
 
-fn fields(server: &ServerName, entry: &HostsEntry) -> Vec<(&'static str, String)> {
-    let door = entry.door.to_string();
-    let mut fields = vec![("host", server.host.clone())];
+fn write_entry(page: &mut YamlWriter, server: &ServerName, entry: &HostsEntry) {
+    page.entry(2, "host", &server.host);
+    let mode = match entry.mode {
+        HostsMode::Totp(_) => "totp",
+        HostsMode::Spa { .. } => "spa",
+    };
+    page.entry(2, "mode", mode);
+    page.entry(2, "door", entry.door.as_str());
     match &entry.mode {
         HostsMode::Totp(scheme) => {
-            fields.extend([("mode", "totp".to_owned()), ("door", door)]);
             match scheme.mode() {
                 TotpMode::Ports { low, high, length, protocol } => {
-                    fields.push(("ports", format!("{low}-{high}")));
-                    fields.push(("length", length.to_string()));
-                    if protocol != Protocols::Tcp {
-                        fields.push(("protocol", protocol.as_str().to_owned()));
-                    }
+                    page.entry(2, "ports", &format!("{low}-{high}"));
+                    page.entry(2, "length", &length.to_string());
+                    let unusual = (protocol != Protocols::Tcp).then_some(protocol.as_str());
+                    page.optional(2, "protocol", unusual);
                 }
                 TotpMode::Code { base, digits } => {
-                    fields.push(("base", base.to_string()));
-                    if digits != Digits::Six {
-                        fields.push(("digits", digits.count().to_string()));
-                    }
+                    page.entry(2, "base", &base.to_string());
+                    let unusual = (digits != Digits::Six).then(|| digits.count());
+                    page.optional(2, "digits", unusual);
                 }
             }
-            if scheme.step() != USUAL_STEP {
-                let step = std::time::Duration::from_secs(scheme.step().into());
-                fields.push(("step", duration::format(step)));
-            }
-            fields.push(("secret_file", server.file("totp")));
+            let unusual = Some(scheme.step()).filter(|&step| step != USUAL_STEP);
+            let step = unusual.map(|step| duration::format(Duration::from_secs(step.into())));
+            page.optional(2, "step", step);
+            page.entry(2, "secret_file", &server.file("totp"));
         }
         HostsMode::Spa { key, port } => {
-            fields.extend([("mode", "spa".to_owned()), ("door", door)]);
-            fields.push(("server_key", key.to_string()));
-            fields.push(("key_file", server.file("key")));
-            fields.extend(port.clone().map(|port| ("spa_port", port)));
+            page.entry(2, "server_key", &key.to_string());
+            page.entry(2, "key_file", &server.file("key"));
+            page.optional(2, "spa_port", port.as_ref());
         }
     }
-    fields.extend(entry.wait.map(|port| ("wait", port.to_string())));
-    fields
+    page.optional(2, "wait", entry.wait);
 }
 
 /// How to knock with nothing but a code in hand; `None` where that cannot be done.
@@ -158,7 +158,7 @@ pub(super) fn by_hand(server: &ServerName, scheme: &Scheme) -> Option<String> {
 /// A QR code. What is too long for one is on its way as text already, and has to arrive.
 fn drawn(text: &str, colours: bool) -> Zeroizing<String> {
     let drawn = qr::draw(text, colours);
-    Zeroizing::new(drawn.unwrap_or_else(|error| format!("No QR code: {error}.\n")))
+    Zeroizing::new(drawn.unwrap_or_else(|| "No QR code: this is too long for a QR code.\n".into()))
 }
 
 /// The text for a client that is enrolled.
@@ -236,7 +236,7 @@ impl Bundle<'_> {
             }
             shown.push((scheme.step(), digits));
             let (issuer, account) = (self.server.issuer(), self.client.as_str());
-            let uri = uri(secret, issuer, account, scheme.step(), digits)?;
+            let uri = uri(secret, issuer, account, scheme.step(), digits).map_err(Error::unfit)?;
             text.push_str(&format!("For an authenticator app:\n\n{}\n\n", *uri));
             if with_qr {
                 text.push_str(&drawn(&uri, colours));

@@ -93,20 +93,15 @@ impl ClientFile {
     /// The files that hold its secrets.
     pub(in crate::ctl) fn secret_files(&self) -> impl Iterator<Item = &Path> {
         let totp = self.totp.iter();
-        totp.flat_map(|totp| {
-            let old = totp.old.as_ref().map(|(old, _)| old.as_path());
-            [Some(totp.secret_file.as_path()), old].into_iter().flatten()
-        })
+        let old = totp.clone().flat_map(|totp| &totp.old).map(|(old, _)| old.as_path());
+        totp.map(|totp| totp.secret_file.as_path()).chain(old)
     }
 }
 
 /// Why a file is not written anew.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum NotOurs {
-    #[error(
-        "knockctl: error: {} was not written by 'knockctl enroll', so it stays as it is",
-        .0.display()
-    )]
+    #[error("knockctl: error: {0} was not written by 'knockctl enroll', so it stays as it is")]
     Foreign(PathBuf),
     #[error("{at}: error: '{client}' is written here by hand, so it stays as it is")]
     Elsewhere { client: Name, at: Place },

@@ -55,32 +55,24 @@ pub(in crate::ctl) struct EnrollArgs {
 /// The credentials that a client is given now.
 struct IssuedCredentials {
     totp: Option<Secret>,
-    spa: Option<IssuedKey>,
+    spa: Option<PublicKey>,
+    /// The private key to that, where it was made here.
+    private_key: Option<Zeroizing<String>>,
     /// The server's, if the client has a key for datagrams.
     server_key: Option<PublicKey>,
 }
 
-struct IssuedKey {
-    public: PublicKey,
-    /// Where it was made here.
-    private: Option<Zeroizing<String>>,
-}
-
 impl IssuedCredentials {
     fn of(args: &EnrollArgs, server_key: Option<PublicKey>) -> Result<Self, Error> {
-        let totp = match args.totp {
-            true => Some(Secret::from(*random::<SECRET_BYTES>()?)),
-            false => None,
-        };
-        let spa = match args.spa {
-            None => None,
-            Some(Some(public)) => Some(IssuedKey { public, private: None }),
-            Some(None) => {
-                let key = PrivateKey::from(*random::<KEY_LEN>()?);
-                Some(IssuedKey { public: key.public(), private: Some(key.encode()) })
-            }
-        };
-        Ok(Self { totp, spa, server_key })
+        let totp = args.totp.then(random::<SECRET_BYTES>).transpose()?;
+        let new_key = (args.spa == Some(None)).then(random::<KEY_LEN>).transpose()?;
+        let new_key = new_key.map(|bytes| PrivateKey::from(*bytes));
+        Ok(Self {
+            totp: totp.map(|bytes| Secret::from(*bytes)),
+            spa: args.spa.flatten().or(new_key.as_ref().map(PrivateKey::public)),
+            private_key: new_key.map(|key| key.encode()),
+            server_key,
+        })
     }
 }
 
@@ -109,8 +101,8 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
         edit.write(path.clone(), Zeroizing::new(format!("{}\n", *encode_secret(secret))));
         client.rotate(path, now, args.grace.unwrap_or_default());
     }
-    if let Some(key) = &given.spa {
-        client.add_key(key.public, args.replace);
+    if let Some(key) = given.spa {
+        client.add_key(key, args.replace);
     }
     edit.write(site.client_file(&args.client), client.text());
     let config = site.commit(edit)?;
@@ -169,26 +161,18 @@ fn check(config: &Config, args: &EnrollArgs, known: Option<&ClientFile>) -> Resu
     let spa = has(Method::Spa, gets_spa, |known| known.spa.is_some());
     let methods: Vec<Method> = totp.into_iter().chain(spa).collect();
     let mut named = doors.iter().filter(|door| args.doors.contains(door.name()));
-    if let Some(door) = named.find(|door| !methods.iter().any(|&method| takes(door, method))) {
+    if let Some(door) = named.find(|door| !methods.iter().any(|&method| door.takes(method))) {
         return Err(Error::Unfit(takes_none(door, name, &methods)));
     }
     let had = known.map_or(&[][..], |known| &known.doors);
     let all = |door: &&Door| args.doors.contains(door.name()) || had.contains(door.name());
     for (gets, method) in [(gets_totp, Method::Totp), (gets_spa, Method::Spa)] {
-        if gets && !doors.iter().filter(all).any(|door| takes(door, method)) {
+        if gets && !doors.iter().filter(all).any(|door| door.takes(method)) {
             let names: Vec<_> = doors.iter().filter(all).map(|door| door.name().as_str()).collect();
             return Err(Error::Unfit(takes_not(&names.join("', '"), method)));
         }
     }
     Ok(())
-}
-
-/// Whether a door opens by TOTP or SPA, whichever is meant.
-fn takes(door: &Door, method: Method) -> bool {
-    match method {
-        Method::Totp => door.recognition.totp.is_some(),
-        _ => door.recognition.spa,
-    }
 }
 
 fn takes_not(door: &str, method: Method) -> String {
@@ -210,8 +194,8 @@ fn takes_none(door: &Door, client: &Name, methods: &[Method]) -> String {
         );
     };
     let other = match method {
-        Method::Totp if takes(door, Method::Spa) => "\n    or give the client a key for it: --spa",
-        Method::Spa if takes(door, Method::Totp) => {
+        Method::Totp if door.takes(Method::Spa) => "\n    or give the client a key for it: --spa",
+        Method::Spa if door.takes(Method::Totp) => {
             "\n    or give the client a secret for it: --totp"
         }
         _ => "",
@@ -259,7 +243,7 @@ fn show(
         server: &server,
         entries: &entries,
         secret: given.totp.as_ref(),
-        key: given.spa.as_ref().and_then(|key| key.private.as_ref()).map(|key| key.as_str()),
+        key: given.private_key.as_ref().map(|key| key.as_str()),
     };
     let output = io::stdout();
     let text = bundle.text(args.qr, output.is_terminal())?;

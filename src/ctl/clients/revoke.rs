@@ -43,7 +43,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Erro
 
 /// Closes what the client has opened; false: there is no daemon to do so.
 fn end_grants(target: &Target, client: &Name) -> Result<bool, Error> {
-    match target.ask(&Request::Revoke { client: client.clone() }, Timeout::Commands) {
+    match target.text(&Request::Revoke { client: client.clone() }, Timeout::Commands) {
         Ok(text) => {
             if !text.is_empty() {
                 say(&text);

@@ -1,14 +1,16 @@
 //! The directory of a configuration, with the files in it that belong to clients.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+
+use nix::fcntl::Flock;
 
 use super::client_file::{self, ClientFile, NotOurs};
-use crate::config::diagnostic::{Place, SourceText};
+use crate::config::diagnostic::SourceText;
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, Name};
 use crate::control::Request;
-use crate::ctl::edit::{Edit, EditLock, make_directory};
+use crate::ctl::edit::{self, Edit, make_directory};
 use crate::ctl::error::{Error, say};
 use crate::ctl::socket::Timeout;
 use crate::ctl::target::Target;
@@ -24,7 +26,7 @@ pub(in crate::ctl) struct Site<'a> {
     directory: PathBuf,
     target: &'a Target,
     loaded: Loaded,
-    _lock: EditLock,
+    _lock: Flock<File>,
 }
 
 impl<'a> Site<'a> {
@@ -36,13 +38,12 @@ impl<'a> Site<'a> {
         }
         let loaded = target.load()?;
         let directory = fs::canonicalize(&target.config)?;
-        let lock = EditLock::take(&directory)?;
-        let site = Self { directory, target, loaded, _lock: lock };
-        if site.directory.to_str().is_none() {
-            let shown = site.directory.display();
+        let lock = edit::lock(&directory)?;
+        if directory.to_str().is_none() {
+            let shown = directory.display();
             return Err(Error::Unfit(format!("the name of {shown} is not UTF-8: rename it")));
         }
-        Ok(site)
+        Ok(Self { directory, target, loaded, _lock: lock })
     }
 
     pub(in crate::ctl) const fn config(&self) -> &Config {
@@ -51,7 +52,8 @@ impl<'a> Site<'a> {
 
     /// The server's public key, which is made if there is none yet.
     pub(in crate::ctl) fn server_key(&self) -> Result<PublicKey, Error> {
-        Ok(obtain(&self.config().settings.spa.key_file, self.target.options())?.public())
+        let path = &self.config().settings.spa.key_file;
+        Ok(obtain(path, self.target.options()).map_err(Error::unfit)?.public())
     }
 
     /// Where enrolling writes a client.
@@ -80,23 +82,18 @@ impl<'a> Site<'a> {
 
     fn source(&self, name: &Name) -> Result<Option<SourceText>, Error> {
         let path = self.client_file(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(SourceText::new(path, text))),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::Unfit(format!("cannot read {}: {error}", path.display())))
-            }
-            Err(_) => match self.elsewhere(name) {
-                Some(at) => Err(NotOurs::Elsewhere { client: name.clone(), at: at.clone() }.into()),
-                None => Ok(None),
-            },
+        if let Some(text) = edit::read(&path)? {
+            return Ok(Some(SourceText::new(path, text.as_str())));
         }
-    }
-
-    /// Where a client is written in another file.
-    fn elsewhere(&self, name: &Name) -> Option<&Place> {
         let Loaded { config, places, .. } = &self.loaded;
         let mut clients = config.clients.iter().zip(&places.clients);
-        clients.find(|(client, _)| client.name == *name).map(|(_, places)| &places.name)
+        match clients.find(|(client, _)| client.name == *name) {
+            Some((client, places)) => {
+                let (client, at) = (client.name.clone(), places.name.clone());
+                Err(NotOurs::Elsewhere { client, at }.into())
+            }
+            None => Ok(None),
+        }
     }
 
     /// A file for a new secret of a client; the one in use is never overwritten, since the
@@ -153,7 +150,7 @@ impl<'a> Site<'a> {
     /// # Errors
     /// When it does not, in its words.
     pub(in crate::ctl) fn reload(&self) -> Result<(), Error> {
-        match self.target.ask(&Request::Reload, Timeout::Watcher) {
+        match self.target.text(&Request::Reload, Timeout::Watcher) {
             Ok(_) => {
                 say("knockd has taken it up");
                 Ok(())

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::config::Door;
 use crate::control::{EventLine, What};
-use crate::ctl::wording::duplicate;
+use crate::ctl::wording::{count, duplicate};
 use crate::engine::{Reason, Verdict};
 use crate::wire::{Ignored, Packet, Transport};
 
@@ -14,13 +14,13 @@ use crate::wire::{Ignored, Packet, Transport};
 #[derive(Default)]
 pub(super) struct Tally {
     /// Those that could be read, wanted or not.
-    packets: u64,
-    wanted: u64,
-    knocks: u64,
+    packets: usize,
+    wanted: usize,
+    knocks: usize,
     /// Requests in one datagram.
-    requests: u64,
-    ignored: BTreeMap<Reason, u64>,
-    unread: BTreeMap<Ignored, u64>,
+    requests: usize,
+    ignored: BTreeMap<Reason, usize>,
+    unread: BTreeMap<Ignored, usize>,
     /// At which doors the one address that is asked about has begun, and how far it has come.
     stages: BTreeMap<String, usize>,
 }
@@ -85,19 +85,16 @@ impl Tally {
                      host dropped them,\nor it came from another address (behind NAT, or IPv6)."
                 )?;
             } else {
-                writeln!(
-                    out,
-                    "{} from {only}, {}",
-                    packets_in_words(*wanted),
-                    knocks_in_words(*knocks, *requests)
-                )?;
+                let (packets, knocks) =
+                    (count(*wanted, "packet"), knocks_in_words(*knocks, *requests));
+                writeln!(out, "{packets} from {only}, {knocks}")?;
             }
         } else {
-            let all = packets + unread.values().sum::<u64>();
+            let all = packets + unread.values().sum::<usize>();
             if all == 0 {
                 return writeln!(out, "no packets in this file");
             }
-            writeln!(out, "{}, {}", packets_in_words(all), knocks_in_words(*knocks, *requests))?;
+            writeln!(out, "{}, {}", count(all, "packet"), knocks_in_words(*knocks, *requests))?;
         }
         for (reason, count) in ignored {
             writeln!(out, "{count:>8}  {reason}")?;
@@ -139,23 +136,7 @@ pub(super) fn unseen<'a>(
     lines
 }
 
-/// Whoever was pushed out had to begin again.
-pub(super) fn crowded(out: &mut dyn Write, sequences: u64) -> io::Result<()> {
-    match sequences {
-        0 => Ok(()),
-        _ => writeln!(
-            out,
-            "{sequences} begun sequences were given up: too many sources at once for \
-             knockd.track.sources"
-        ),
-    }
-}
-
-fn packets_in_words(count: u64) -> String {
-    if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") }
-}
-
-fn knocks_in_words(knocks: u64, requests: u64) -> String {
+fn knocks_in_words(knocks: usize, requests: usize) -> String {
     let knocks = match knocks {
         0 => "none of them a knock".to_owned(),
         1 => "1 of them a knock".to_owned(),

@@ -87,11 +87,8 @@ struct PortDoor {
     is_slow: bool,
 }
 
-/// Why a client has no ports.
-struct NoPorts {
-    problem: Diagnostic,
-    comment: &'static str,
-}
+/// Why a client has no ports: the note, and the comment beside it.
+type NoPorts = (Diagnostic, &'static str);
 
 #[derive(Default)]
 struct Importer<'a> {
@@ -136,7 +133,7 @@ impl<'a> Importer<'a> {
             Some(cycle) if !cycle.depends_on_port() => vec![self.command_door(client, cycle)],
             _ => match ports {
                 Ok(ports) => self.port_doors(client, ports),
-                Err(NoPorts { problem, comment }) => {
+                Err((problem, comment)) => {
                     notes.push(problem);
                     return self.commented(client, &name, comment);
                 }
@@ -171,7 +168,7 @@ impl<'a> Importer<'a> {
             page.list(2, "stop_command", close);
         }
         write_times(page, times(client));
-        write_limit(page, cycle.is_slow());
+        page.optional(2, "command_limit", cycle.is_slow().then_some("none"));
         name
     }
 
@@ -211,7 +208,7 @@ impl<'a> Importer<'a> {
         page.list(2, "open", &[door.port.to_string()]);
         write_times(page, door.open_for);
         page.entry(2, "via", &door.via);
-        write_limit(page, door.is_slow);
+        page.optional(2, "command_limit", door.is_slow.then_some("none"));
         self.doors_known.push((door, name.clone()));
         name
     }
@@ -225,10 +222,8 @@ fn ports(path: &Path, client: &ImportedClient, open: &[Knock]) -> Result<Vec<Kno
             let message = "commented out: this client may open any port, as no client here may";
             let file = path.display();
             let help = format!("name its ports: knockctl import --open 22/tcp,443/tcp {file}");
-            return Err(NoPorts {
-                problem: client.at.error(message).help(help),
-                comment: "It could open any port: name the doors that it may open.",
-            });
+            let comment = "It could open any port: name the doors that it may open.";
+            return Err((client.at.error(message).help(help), comment));
         }
         None => open,
     };
@@ -236,8 +231,7 @@ fn ports(path: &Path, client: &ImportedClient, open: &[Knock]) -> Result<Vec<Kno
     let ports: Vec<Knock> = allowed.collect();
     if ports.is_empty() {
         let message = "commented out: RESTRICT_PORTS takes all its ports away";
-        let comment = "It could open no port.";
-        return Err(NoPorts { problem: client.at.error(message), comment });
+        return Err((client.at.error(message), "It could open no port."));
     }
     Ok(ports)
 }
@@ -256,12 +250,6 @@ fn write_times(page: &mut YamlWriter, times: Option<(u64, u64)>) {
     }
 }
 
-fn write_limit(page: &mut YamlWriter, is_slow: bool) {
-    if is_slow {
-        page.entry(2, "command_limit", "none");
-    }
-}
-
 /// A network, or the address where it is only one.
 fn network(network: &Network) -> String {
     let text = network.to_string();
@@ -270,7 +258,7 @@ fn network(network: &Network) -> String {
 
 fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doors: &[String]) {
     page.open(1, name.as_str());
-    page.comment(2, &format!("Importer of {}.", client.origin));
+    page.comment(2, &format!("Made of {}.", client.origin));
     page.list(2, "doors", doors);
     page.optional(2, "expires", client.expires);
     page.open(2, "fwknop");
@@ -292,9 +280,7 @@ fn write_client(page: &mut YamlWriter, client: &ImportedClient, name: &Name, doo
         }
     }
     page.optional(3, "username", client.username.as_ref());
-    if client.explicit_address {
-        page.entry(3, "address", "explicit");
-    }
+    page.optional(3, "address", client.explicit_address.then_some("explicit"));
 }
 
 #[cfg(test)]

@@ -72,9 +72,7 @@ fn options(section: &Section<'_>, page: &mut YamlWriter, notes: &mut Problems) {
     if let Some(interface) = section.interface(notes) {
         knockd.list(1, "interfaces", &[interface.to_string()]);
     }
-    if section.directives.contains_key("UseSyslog") {
-        log.entry(2, "syslog", "daemon");
-    }
+    log.optional(2, "syslog", section.directives.get("UseSyslog").map(|_| "daemon"));
     log.optional(2, "file", file);
     knockd.section(1, "log", &log);
     knockd.optional(1, "pid_file", pid);
@@ -134,29 +132,25 @@ impl<'a> DoorWriter<'a> {
         }
         let mut knocks = Vec::new();
         for item in items {
-            match classic_knock(item.text) {
-                Reading::Right(knock) => knocks.push(short(knock)),
-                Reading::Taken(knock, why) => {
-                    let message = format!(
-                        "'{}' {why}: classic knockd takes it for {knock}, or does not start",
-                        item.text
-                    );
-                    let help = format!(
-                        "written as {}; correct it here, and where it is knocked",
-                        short(knock)
-                    );
-                    self.notes.push(item.error(message).help(help));
-                    knocks.push(short(knock));
-                }
-                Reading::Never => {
-                    let message = format!(
-                        "'{}' is not a port: classic knockd takes it for 0, where nobody can knock",
-                        item.text
-                    );
-                    self.fail(item.error(message).help("write a number from 1 to 65535"));
-                    knocks.push(item.text.to_owned());
-                }
+            let text = item.text;
+            let Some((knock, odd)) = classic_knock(text) else {
+                let message = format!(
+                    "'{text}' is not a port: classic knockd takes it for 0, where nobody can knock"
+                );
+                self.fail(item.error(message).help("write a number from 1 to 65535"));
+                knocks.push(text.to_owned());
+                continue;
+            };
+            let written = short(knock);
+            if let Some(why) = odd {
+                let message = format!(
+                    "'{text}' {why}: classic knockd takes it for {knock}, or does not start"
+                );
+                let help =
+                    format!("written as {written}; correct it here, and where it is knocked");
+                self.notes.push(item.error(message).help(help));
             }
+            knocks.push(written);
         }
         self.page.list(2, "sequence", &knocks);
     }
@@ -169,23 +163,19 @@ impl<'a> DoorWriter<'a> {
         let written = seconds
             .map(|seconds| duration::format(Duration::from_secs(seconds)))
             .filter(|text| duration::parse(text).is_ok());
-        if value.text.bytes().all(|byte| byte.is_ascii_digit()) && written.is_some() {
-            self.page.entry(2, key, &written.unwrap_or_default());
-            return;
+        let text = value.text;
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) || written.is_none() {
+            let message = if taken == 0 && text.starts_with('0') {
+                format!("{directive} cannot be zero")
+            } else {
+                format!("'{text}' is not a number of seconds: classic knockd takes it for {taken}")
+            };
+            let help = match &written {
+                Some(written) => format!("written as {written}"),
+                None => "left out, so that the default holds".to_owned(),
+            };
+            self.notes.push(value.error(message).help(help));
         }
-        let message = if taken == 0 && value.text.starts_with('0') {
-            format!("{directive} cannot be zero")
-        } else {
-            format!(
-                "'{}' is not a number of seconds: classic knockd takes it for {taken}",
-                value.text
-            )
-        };
-        let help = match &written {
-            Some(written) => format!("written as {written}"),
-            None => "left out, so that the default holds".to_owned(),
-        };
-        self.notes.push(value.error(message).help(help));
         self.page.optional(2, key, written);
     }
 
@@ -255,9 +245,7 @@ impl<'a> DoorWriter<'a> {
         }
         self.entry("stop_command", close);
         self.entry("stop_command_6", close_6);
-        if self.unlimited {
-            self.page.entry(2, "command_limit", "none");
-        }
+        self.page.optional(2, "command_limit", self.unlimited.then_some("none"));
     }
 
     fn undoes_nothing(&mut self, close: &str, open: &str) {
@@ -291,17 +279,9 @@ impl<'a> DoorWriter<'a> {
     }
 }
 
-/// One item of a sequence, as classic knockd reads it.
-#[derive(Debug, PartialEq)]
-enum Reading {
-    Right(Knock),
-    /// It is something else than it looks like, and why.
-    Taken(Knock, &'static str),
-    /// Port 0.
-    Never,
-}
-
-fn classic_knock(text: &str) -> Reading {
+/// One item of a sequence, as classic knockd reads it, and why it is something else than it looks
+/// like, if it is; `None`: port 0.
+fn classic_knock(text: &str) -> Option<(Knock, Option<&'static str>)> {
     let (port, protocol) = text.split_once(':').unwrap_or((text, ""));
     let (port, protocol) = (port.trim(), protocol.trim());
     let (protocol, odd) = match protocol.to_ascii_lowercase().as_str() {
@@ -310,10 +290,7 @@ fn classic_knock(text: &str) -> Reading {
         _ => (Protocol::Tcp, Some("has no protocol that there is")),
     };
     let number = atoi(port);
-    let Some(taken) = u16::try_from(number.rem_euclid(65_536)).ok().and_then(NonZeroU16::new)
-    else {
-        return Reading::Never;
-    };
+    let taken = NonZeroU16::new(u16::try_from(number.rem_euclid(65_536)).ok()?)?;
     let knock = Knock::new(protocol, taken);
     let odd = if !(1..=65_535).contains(&number) {
         Some("is out of range")
@@ -324,7 +301,7 @@ fn classic_knock(text: &str) -> Reading {
     } else {
         Some("is more than a port")
     };
-    odd.map_or(Reading::Right(knock), |why| Reading::Taken(knock, why))
+    Some((knock, odd))
 }
 
 /// A knock as people write it: tcp goes without saying.
@@ -351,7 +328,7 @@ mod tests {
         for (text, expected) in
             [("7000", "7000"), ("7000:udp", "7000/udp"), ("7000 : UDP", "7000/udp"), ("07", "7")]
         {
-            assert_eq!(classic_knock(text), Reading::Right(knock(expected)), "{text}");
+            assert_eq!(classic_knock(text), Some((knock(expected), None)), "{text}");
         }
     }
 
@@ -366,12 +343,12 @@ mod tests {
             ("4294967297", "1"),
         ] {
             match classic_knock(text) {
-                Reading::Taken(taken, _) => assert_eq!(taken, knock(expected), "{text}"),
+                Some((taken, Some(_))) => assert_eq!(taken, knock(expected), "{text}"),
                 other => panic!("{text}: {other:?}"),
             }
         }
         for text in ["abc", "", "0", "0x10", "65536"] {
-            assert_eq!(classic_knock(text), Reading::Never, "{text}");
+            assert_eq!(classic_knock(text), None, "{text}");
         }
     }
 

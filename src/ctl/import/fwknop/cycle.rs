@@ -107,15 +107,15 @@ pub(super) fn read_cycle(
     let Some(timer) = seconds else {
         return Err(close.left_out("fwknopd does not start without CMD_CYCLE_TIMER"));
     };
-    if closes_itself(&opens, timer) {
+    let ends_itself = closes_itself(&opens, timer);
+    if ends_itself {
         let message = "what this opens ends by itself: written without CMD_CYCLE_CLOSE";
         notes.push(open.at.warning(message).help(
             "each request runs it anew, as in fwknopd: that renews an element with 'ipset -exist', \
              and not with 'nft add'; via: {nft_set: ...} renews in any case",
         ));
-        return Ok(Some(Cycle { open: opens, close: None, timer }));
     }
-    Ok(Some(Cycle { open: opens, close: Some(closes), timer }))
+    Ok(Some(Cycle { open: opens, close: (!ends_itself).then_some(closes), timer }))
 }
 
 fn read_timer(given: &StanzaVariable, notes: &mut Problems) -> Result<u64, Diagnostic> {

@@ -14,31 +14,30 @@ use crate::proto::duration;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::parse_port;
 
-const HTTP: &str = "requests come in UDP datagrams here: have clients send those";
-const NAT: &str = "no door translates addresses here: have the firewall do that";
-const FIREWALL: &str = "say it in the rules of your firewall";
-
-/// Variables that let requests in, or open something, in a way that there is not here; each with what
-/// fwknopd has to be told for that.
-const WITHOUT: [(&str, bool, &str); 18] = [
-    ("OVERRIDE_CONFIG", false, "the file that it names is not read: put here what it says"),
-    ("ENABLE_SPA_PACKET_AGING", false, "the time of a request counts here, within max_age"),
-    ("ENABLE_DIGEST_PERSISTENCE", false, "a request opens only once here"),
-    ("ENABLE_SPA_OVER_HTTP", true, HTTP),
-    ("ENABLE_TCP_SERVER", true, HTTP),
-    ("ENABLE_X_FORWARDED_FOR", true, HTTP),
-    ("ALLOW_ANY_USER_AGENT", true, HTTP),
-    ("ENABLE_IPT_FORWARDING", true, NAT),
-    ("ENABLE_IPT_LOCAL_NAT", true, NAT),
-    ("ENABLE_IPT_SNAT", true, NAT),
-    ("ENABLE_FIREWD_FORWARDING", true, NAT),
-    ("ENABLE_FIREWD_LOCAL_NAT", true, NAT),
-    ("ENABLE_FIREWD_SNAT", true, NAT),
-    ("ENABLE_IPT_OUTPUT", true, FIREWALL),
-    ("ENABLE_FIREWD_OUTPUT", true, FIREWALL),
-    ("ENABLE_DESTINATION_RULE", true, FIREWALL),
-    ("ENABLE_PCAP_ANY_DIRECTION", true, "only packets to this host are looked at"),
-    ("ENABLE_EXTERNAL_CMDS", true, "give a door start_command and stop_command"),
+/// Variables that let requests in, or open something, in a way that there is not here: what to do
+/// without them, and what fwknopd has to be told for that.
+const WITHOUT: [(&str, bool, &str); 8] = [
+    ("the file that it names is not read: put here what it says", false, "OVERRIDE_CONFIG"),
+    ("the time of a request counts here, within max_age", false, "ENABLE_SPA_PACKET_AGING"),
+    ("a request opens only once here", false, "ENABLE_DIGEST_PERSISTENCE"),
+    (
+        "requests come in UDP datagrams here: have clients send those",
+        true,
+        "ENABLE_SPA_OVER_HTTP ENABLE_TCP_SERVER ENABLE_X_FORWARDED_FOR ALLOW_ANY_USER_AGENT",
+    ),
+    (
+        "no door translates addresses here: have the firewall do that",
+        true,
+        "ENABLE_IPT_FORWARDING ENABLE_IPT_LOCAL_NAT ENABLE_IPT_SNAT ENABLE_FIREWD_FORWARDING \
+         ENABLE_FIREWD_LOCAL_NAT ENABLE_FIREWD_SNAT",
+    ),
+    (
+        "say it in the rules of your firewall",
+        true,
+        "ENABLE_IPT_OUTPUT ENABLE_FIREWD_OUTPUT ENABLE_DESTINATION_RULE",
+    ),
+    ("only packets to this host are looked at", true, "ENABLE_PCAP_ANY_DIRECTION"),
+    ("give a door start_command and stop_command", true, "ENABLE_EXTERNAL_CMDS"),
 ];
 
 /// What says how fwknopd does its work, and nothing about who gets in.
@@ -73,13 +72,12 @@ pub(super) fn import(access: &Path, files: &dyn Files, notes: &mut Problems) -> 
     let path = access.with_file_name("fwknopd.conf");
     let bytes = match files.read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = "there is none: the defaults of fwknopd are taken to hold";
-            notes.push(Diagnostic::file(path, message).into_warning());
-            return FwknopdConf::default();
-        }
         Err(error) => {
-            notes.push(unreadable(&path, &error));
+            let none = "there is none: the defaults of fwknopd are taken to hold";
+            notes.push(match error.kind() {
+                io::ErrorKind::NotFound => Diagnostic::file(path, none).into_warning(),
+                _ => unreadable(&path, &error),
+            });
             return FwknopdConf::default();
         }
     };
@@ -103,7 +101,7 @@ impl FwknopdVariables<'_> {
     fn note(&mut self, name: &str, value: &str, at: &Place) {
         let yes = value.starts_with(['Y', 'y']);
         let is_in = |names: &str| names.split(' ').any(|known| known == name);
-        if let Some((name, when, help)) = WITHOUT.iter().find(|(known, ..)| *known == name) {
+        if let Some((help, when, _)) = WITHOUT.iter().find(|(.., names)| is_in(names)) {
             if yes == *when {
                 let message = format!("{name} is not carried over");
                 self.notes.push(at.error(message).help(*help));
@@ -162,9 +160,8 @@ impl FwknopdVariables<'_> {
             }
         }
         log.optional(2, "syslog", self.facility());
-        if self.text("VERBOSE").is_some_and(|(_, level)| level != "0") {
-            log.entry(2, "level", "debug");
-        }
+        let verbose = self.text("VERBOSE").filter(|(_, level)| level != "0");
+        log.optional(2, "level", verbose.map(|_| "debug"));
         fwknop.optional(2, "port", self.port());
         fwknop.optional(2, "max_age", self.max_age().map(duration::format));
         knockd.section(1, "log", &log);

@@ -1,10 +1,10 @@
 //! The keys of a stanza.
 
-use data_encoding::{BASE64, BASE64_NOPAD, Encoding};
+use data_encoding::BASE64;
 
 use super::stanzas::{AccessStanza, StanzaVariable};
 use crate::config::diagnostic::Diagnostic;
-use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey};
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, LENIENT, PLACEHOLDER};
 
 /// A key that fwknop takes, and how it is written. It has no `Debug`.
 pub(super) struct ImportedKey {
@@ -59,8 +59,6 @@ pub(super) fn is_key(name: &str, value: &[u8]) -> bool {
     value != PLACEHOLDER && is_text
 }
 
-const PLACEHOLDER: &[u8] = b"__CHANGEME__";
-
 fn read_key(given: &StanzaVariable) -> Result<ImportedKey, Diagnostic> {
     let placeholder = given.value == PLACEHOLDER;
     if given.name.ends_with("_BASE64") && !placeholder {
@@ -80,13 +78,7 @@ fn lenient_base64(value: &[u8]) -> Option<Vec<u8>> {
     let digits =
         value.split(|byte| *byte == b'=').next().filter(|_| value.iter().all(is_letter))?;
     let whole = digits.len() - usize::from(digits.len() % 4 == 1);
-    decoder()?.decode(digits.get(..whole)?).ok()
-}
-
-fn decoder() -> Option<Encoding> {
-    let mut specification = BASE64_NOPAD.specification();
-    specification.check_trailing_bits = false;
-    specification.encoding().ok()
+    LENIENT.decode(digits.get(..whole)?).ok()
 }
 
 #[cfg(test)]

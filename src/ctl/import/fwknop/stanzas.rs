@@ -17,57 +17,30 @@ const MAX_DEPTH: usize = 3;
 const MAX_FILES: usize = 1000;
 
 /// The variables that are carried over.
-const CARRIED: [&str; 19] = [
-    "SOURCE",
-    "DESTINATION",
-    "OPEN_PORTS",
-    "RESTRICT_PORTS",
-    "KEY",
-    "KEY_BASE64",
-    "HMAC_KEY",
-    "HMAC_KEY_BASE64",
-    "HMAC_DIGEST_TYPE",
-    "ENCRYPTION_MODE",
-    "FW_ACCESS_TIMEOUT",
-    "MAX_FW_TIMEOUT",
-    "ACCESS_EXPIRE",
-    "ACCESS_EXPIRE_EPOCH",
-    "REQUIRE_USERNAME",
-    "REQUIRE_SOURCE_ADDRESS",
-    "CMD_CYCLE_OPEN",
-    "CMD_CYCLE_CLOSE",
-    "CMD_CYCLE_TIMER",
-];
+const CARRIED: &str = "\
+    SOURCE DESTINATION OPEN_PORTS RESTRICT_PORTS KEY KEY_BASE64 HMAC_KEY HMAC_KEY_BASE64 \
+    HMAC_DIGEST_TYPE ENCRYPTION_MODE FW_ACCESS_TIMEOUT MAX_FW_TIMEOUT ACCESS_EXPIRE \
+    ACCESS_EXPIRE_EPOCH REQUIRE_USERNAME REQUIRE_SOURCE_ADDRESS CMD_CYCLE_OPEN CMD_CYCLE_CLOSE \
+    CMD_CYCLE_TIMER";
 
 const NO_COMMANDS: &str = "a request brings no command here: make a door with a start_command for \
                            each thing that is to be done";
 const NO_NAT: &str = "no door translates addresses here: have the firewall do that";
 const NO_GPG: &str = "GnuPG is not read here: give the client a KEY and an HMAC_KEY";
 
-/// The variables that have no counterpart, whether they are switches, which do nothing where they
-/// are off, and what to do without them.
-const WITHOUT: [(&str, bool, &str); 21] = [
-    ("ENABLE_CMD_EXEC", true, NO_COMMANDS),
-    ("ENABLE_CMD_SUDO_EXEC", true, NO_COMMANDS),
-    ("CMD_EXEC_USER", false, NO_COMMANDS),
-    ("CMD_EXEC_GROUP", false, NO_COMMANDS),
-    ("CMD_SUDO_EXEC_USER", false, NO_COMMANDS),
-    ("CMD_SUDO_EXEC_GROUP", false, NO_COMMANDS),
-    ("FORCE_NAT", false, NO_NAT),
-    ("FORCE_SNAT", false, NO_NAT),
-    ("FORCE_MASQUERADE", true, NO_NAT),
-    ("FORWARD_ALL", true, NO_NAT),
-    ("DISABLE_DNAT", true, NO_NAT),
-    ("GPG_HOME_DIR", false, NO_GPG),
-    ("GPG_EXE", false, NO_GPG),
-    ("GPG_DECRYPT_ID", false, NO_GPG),
-    ("GPG_DECRYPT_PW", false, NO_GPG),
-    ("GPG_ALLOW_NO_PW", true, NO_GPG),
-    ("GPG_REQUIRE_SIG", true, NO_GPG),
-    ("GPG_DISABLE_SIG", true, NO_GPG),
-    ("GPG_IGNORE_SIG_VERIFY_ERROR", true, NO_GPG),
-    ("GPG_REMOTE_ID", false, NO_GPG),
-    ("GPG_FINGERPRINT_ID", false, NO_GPG),
+/// The variables that have no counterpart, by what to do without them, and whether they are
+/// switches, which do nothing where they are off.
+const WITHOUT: [(&str, bool, &str); 6] = [
+    (NO_COMMANDS, true, "ENABLE_CMD_EXEC ENABLE_CMD_SUDO_EXEC"),
+    (NO_COMMANDS, false, "CMD_EXEC_USER CMD_EXEC_GROUP CMD_SUDO_EXEC_USER CMD_SUDO_EXEC_GROUP"),
+    (NO_NAT, true, "FORCE_MASQUERADE FORWARD_ALL DISABLE_DNAT"),
+    (NO_NAT, false, "FORCE_NAT FORCE_SNAT"),
+    (NO_GPG, true, "GPG_ALLOW_NO_PW GPG_REQUIRE_SIG GPG_DISABLE_SIG GPG_IGNORE_SIG_VERIFY_ERROR"),
+    (
+        NO_GPG,
+        false,
+        "GPG_HOME_DIR GPG_EXE GPG_DECRYPT_ID GPG_DECRYPT_PW GPG_REMOTE_ID GPG_FINGERPRINT_ID",
+    ),
 ];
 
 /// The variables that `%include_keys` may set.
@@ -266,7 +239,8 @@ impl StanzaReader<'_> {
             return self.notes.push(unknown(name, &at));
         };
         let given = StanzaVariable { at, name, value: value.to_vec() };
-        if let Some((name, is_switch, help)) = WITHOUT.iter().find(|(other, ..)| *other == name) {
+        let without = WITHOUT.iter().find(|(.., names)| names.split(' ').any(|it| it == name));
+        if let Some((help, is_switch, _)) = without {
             if *is_switch && !given.is_yes() {
                 return;
             }
@@ -293,8 +267,8 @@ impl StanzaReader<'_> {
 /// The variable that a word names; of one that has two names the second.
 fn known(word: &str) -> Option<&'static str> {
     let word = if word == "REQUIRE_SOURCE" { "REQUIRE_SOURCE_ADDRESS" } else { word };
-    let without = WITHOUT.iter().map(|(name, ..)| *name);
-    CARRIED.into_iter().chain(without).find(|name| *name == word)
+    let without = WITHOUT.iter().flat_map(|(.., names)| names.split(' '));
+    CARRIED.split(' ').chain(without).find(|name| *name == word)
 }
 
 /// A word is named only where it is surely meant for a variable: it might be part of a key.
@@ -305,7 +279,7 @@ fn unknown(word: &str, at: &Place) -> Diagnostic {
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     let this = if is_variable { format!("'{word}'") } else { "this".to_owned() };
     let message = format!("left out: {this} is not a variable of fwknopd's");
-    let error = match closest_match(word, CARRIED) {
+    let error = match closest_match(word, CARRIED.split(' ')) {
         Some(meant) => at.error(format!("{message}: did you mean {meant}?")),
         None => at.error(message),
     };
