@@ -230,11 +230,9 @@ impl Engine {
         if let (Some(rule), Some(lockouts)) = (&self.lockout, &mut self.lockouts)
             && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
         {
-            let door = refusal.door.unwrap_or(DoorId(0));
             let (source, window) = (refusal.source, self.window);
             let mut sink = EventSink { source, window, events: &mut self.untold };
-            let kind = EventKind::LockedOut { until, everywhere: true };
-            sink.emit(door, now.monotonic, kind);
+            sink.emit(None, now.monotonic, EventKind::LockedOut { until });
         }
         Verdict::Refused(refusal)
     }
@@ -394,7 +392,7 @@ impl Engine {
             if let Some(track) = self.doors.track(search.track) {
                 let (source, window) = (search.source, self.window);
                 let mut sink = EventSink { source, window, events: &mut self.events };
-                sink.emit(track.door, search.began, kind);
+                sink.emit(Some(track.door), search.began, kind);
             }
             self.searches.end();
         }
@@ -411,7 +409,7 @@ impl Engine {
             now,
             sink: EventSink { source, window: *window, events },
             opened: SmallVec::new(),
-            broken: None,
+            is_broken: false,
         };
         (tracker, advance)
     }

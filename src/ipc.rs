@@ -196,9 +196,8 @@ mod tests {
             (any::<u32>(), any::<i32>())
                 .prop_map(|(client, steps)| EventKind::Missed { client: ClientId(client), steps }),
             Just(EventKind::Unmatched),
-            (any::<u64>(), any::<bool>()).prop_map(|(until, everywhere)| {
-                EventKind::LockedOut { until: Monotonic::from_nanos(until), everywhere }
-            }),
+            any::<u64>()
+                .prop_map(|until| { EventKind::LockedOut { until: Monotonic::from_nanos(until) } }),
             (any::<u8>(), reason(), prop::option::of(knock()))
                 .prop_map(|(stage, reason, knock)| EventKind::Reset { stage, reason, knock }),
         ]
@@ -270,13 +269,13 @@ mod tests {
             }),
             (address(), kind(), time(), time()).prop_map(|(source, kind, began, at)| {
                 FromWatcher::ReplayedEvent {
-                    event: Event { door: DoorId(7), source, kind, began },
+                    event: Event { door: Some(DoorId(7)), source, kind, began },
                     at,
                 }
             }),
-            (any::<u32>(), address(), kind(), time(), time()).prop_map(
+            (any::<Option<u32>>(), address(), kind(), time(), time()).prop_map(
                 |(door, source, kind, began, at)| FromWatcher::Event {
-                    event: Event { door: DoorId(door), source, kind, began },
+                    event: Event { door: door.map(DoorId), source, kind, began },
                     at,
                 }
             ),

@@ -22,7 +22,7 @@ pub(super) struct EventSink<'a> {
 }
 
 impl EventSink<'_> {
-    pub(super) fn emit(&mut self, door: DoorId, began: Monotonic, kind: EventKind) {
+    pub(super) fn emit(&mut self, door: Option<DoorId>, began: Monotonic, kind: EventKind) {
         if self.window.contains(began) {
             self.events.push(Event { door, source: self.source, kind, began });
         }
@@ -32,7 +32,7 @@ impl EventSink<'_> {
     /// `knock`: the one that broke the sequence, unless its time was over.
     fn emit_reset(
         &mut self,
-        door: DoorId,
+        door: Option<DoorId>,
         (before, after): (Stage, Stage),
         reason: Reason,
         knock: Option<Knock>,
@@ -58,8 +58,8 @@ pub(super) struct Advance<'a> {
     pub(super) sink: EventSink<'a>,
     /// The rotating sequences that have opened a door.
     pub(super) opened: SmallVec<[(TrackId, CompleteMatch); 1]>,
-    /// Where the knock has broken a sequence.
-    pub(super) broken: Option<DoorId>,
+    /// Whether the knock has broken a sequence.
+    pub(super) is_broken: bool,
 }
 
 impl Advance<'_> {
@@ -88,7 +88,7 @@ impl Advance<'_> {
                 _ => return false,
             };
             if after.knocks < before.knocks {
-                self.sink.emit_reset(track.door, (before, after), Reason::Timeout, None);
+                self.sink.emit_reset(Some(track.door), (before, after), Reason::Timeout, None);
             }
             attempt.oldest().is_some()
         });
@@ -151,11 +151,8 @@ impl Advance<'_> {
         if ended {
             attempts.retain(|attempt| attempt.oldest().is_some());
         }
-        if let Some(door) = self.broken {
-            let until = self.count(self.lockout, None, None);
-            if self.emit_lock(door, Stage::default(), until, true) {
-                source.attempts.clear();
-            }
+        if self.is_broken && self.count(self.lockout, None, None, Stage::default()) {
+            source.attempts.clear();
         }
         if locked && !heard { Err(Reason::LockedOut) } else { Ok(()) }
     }
@@ -179,15 +176,14 @@ impl Advance<'_> {
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
             self.emit_broken(track, (before, after), reason, candidate.knock);
             if before.knocks > 0 {
-                let until = self.count(track.lockout, Some(track.door), None);
-                self.emit_lock(track.door, after, until, false);
+                self.count(track.lockout, Some(track.door), None, after);
             }
         } else if sequence.is_complete(times) {
             times.clear();
             let kind = EventKind::Open(CompletedBy::Sequence);
-            self.sink.emit(track.door, after.began, kind);
+            self.sink.emit(Some(track.door), after.began, kind);
         } else {
-            self.sink.emit(track.door, after.began, EventKind::Stage(after.knocks));
+            self.sink.emit(Some(track.door), after.began, EventKind::Stage(after.knocks));
         }
     }
 
@@ -213,7 +209,7 @@ impl Advance<'_> {
             }
         };
         if after.knocks > before.knocks {
-            self.sink.emit(track.door, after.began, EventKind::Stage(after.knocks));
+            self.sink.emit(Some(track.door), after.began, EventKind::Stage(after.knocks));
         } else if !again {
             // Every port of the range is a trip-wire, but for the one that is next.
             self.emit_broken(track, (before, after), Reason::TripWire, candidate.knock);
@@ -221,8 +217,7 @@ impl Advance<'_> {
         if !again {
             self.searches.suggest(id, source, rotation, recent, self.now);
             let knocks = Some((length, after.knocks.into()));
-            let until = self.count(track.lockout, Some(track.door), knocks);
-            self.emit_lock(track.door, after, until, false);
+            self.count(track.lockout, Some(track.door), knocks, after);
         }
     }
 
@@ -237,7 +232,7 @@ impl Advance<'_> {
             Validity::Used => refused(Reason::Used),
             Validity::Expired => refused(Reason::Expired),
         };
-        self.sink.emit(track.door, began, kind);
+        self.sink.emit(Some(track.door), began, kind);
         if let Some(lockouts) = &mut self.lockouts {
             let is_new = validity == Validity::Good;
             lockouts.forget_knocks(track.door, self.sink.source, is_new);
@@ -245,10 +240,8 @@ impl Advance<'_> {
     }
 
     fn emit_broken(&mut self, track: &Track, stages: (Stage, Stage), reason: Reason, knock: Knock) {
-        if stages.0.knocks > 0 {
-            self.broken = Some(track.door);
-        }
-        self.sink.emit_reset(track.door, stages, reason, Some(knock));
+        self.is_broken |= stages.0.knocks > 0;
+        self.sink.emit_reset(Some(track.door), stages, reason, Some(knock));
     }
 
     fn is_locked_out(&mut self, track: &Track) -> bool {
@@ -259,29 +252,20 @@ impl Advance<'_> {
             })
     }
 
-    /// Counts a failure, or knocks that may be one, against the source if there is a rule. Returns
-    /// until when it is locked out for that.
+    /// Counts a failure, or knocks that may be one, against the source if there is a rule, and
+    /// reports that it is locked out for that, if it is. `stage`: what its latest knocks form now.
     fn count(
         &mut self,
         rule: Option<Lockout>,
         door: Option<DoorId>,
         knocks: Option<(usize, usize)>,
-    ) -> Option<Monotonic> {
-        let (source, now) = (self.sink.source, self.now.monotonic);
-        self.lockouts.as_mut()?.count(&rule?, door, source, knocks, now)
-    }
-
-    /// Reports that the source is locked out, if it is. `stage`: what its latest knocks form now.
-    fn emit_lock(
-        &mut self,
-        door: DoorId,
         stage: Stage,
-        until: Option<Monotonic>,
-        everywhere: bool,
     ) -> bool {
-        let Some(until) = until else { return false };
-        let began = if stage.knocks > 0 { stage.began } else { self.now.monotonic };
-        self.sink.emit(door, began, EventKind::LockedOut { until, everywhere });
+        let (source, now) = (self.sink.source, self.now.monotonic);
+        let Some((rule, lockouts)) = rule.zip(self.lockouts.as_mut()) else { return false };
+        let Some(until) = lockouts.count(&rule, door, source, knocks, now) else { return false };
+        let began = if stage.knocks > 0 { stage.began } else { now };
+        self.sink.emit(door, began, EventKind::LockedOut { until });
         true
     }
 }

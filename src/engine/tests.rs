@@ -67,7 +67,10 @@ fn events(verdict: Verdict<'_>) -> Vec<String> {
 }
 
 fn text(event: &Event) -> String {
-    let door = event.door.0;
+    let Some(DoorId(door)) = event.door else {
+        let EventKind::LockedOut { until } = event.kind else { panic!("{event:?}") };
+        return format!("locked out everywhere for {} s", until.since(event.began).as_secs());
+    };
     match event.kind {
         EventKind::Stage(stage) => format!("{door}: stage {stage}"),
         EventKind::Open(CompletedBy::Sequence) => format!("{door}: open"),
@@ -82,10 +85,9 @@ fn text(event: &Event) -> String {
             format!("{door}: client {} missed by {steps} steps", client.0)
         }
         EventKind::Unmatched => format!("{door}: nobody's"),
-        EventKind::LockedOut { until, everywhere } => {
-            let place = if everywhere { " everywhere" } else { "" };
+        EventKind::LockedOut { until } => {
             let seconds = until.since(event.began).as_secs();
-            format!("{door}: locked out{place} for {seconds} s")
+            format!("{door}: locked out for {seconds} s")
         }
     }
 }

@@ -135,17 +135,18 @@ impl Refusal {
     }
 }
 
-/// Something that happened to one source at one door.
+/// Something that happened to one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    pub door: DoorId,
+    /// At which door; `None`: at all of them, and it is a lockout.
+    pub door: Option<DoorId>,
     pub source: IpAddr,
     pub kind: EventKind,
     /// When the first knock of the sequence in question was seen.
     pub began: Monotonic,
 }
 
-/// What happened to a source at a door.
+/// What happened to a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence.
@@ -159,8 +160,8 @@ pub enum EventKind {
     Missed { client: ClientId, steps: i32 },
     /// A whole sequence that is no client's, at any time around now that was looked at.
     Unmatched,
-    /// The source has failed too often. `everywhere`: at all doors, not only at this one.
-    LockedOut { until: Monotonic, everywhere: bool },
+    /// The source has failed too often.
+    LockedOut { until: Monotonic },
 }
 
 /// The sequence that was completed: the door's own, or a client's.

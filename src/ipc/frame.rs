@@ -178,7 +178,7 @@ variants!(EventKind {
     1 Open(knocked),
     2 Reset { stage, reason, knock },
     3 Missed { client, steps },
-    4 LockedOut { until, everywhere },
+    4 LockedOut { until },
     5 Unmatched,
 });
 fields!(Event { door, source, kind, began });

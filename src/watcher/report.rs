@@ -333,7 +333,7 @@ impl Reporter {
 /// The door that somebody has knocked at, or asks for.
 const fn door_of(frame: &FromWatcher) -> Option<DoorId> {
     match frame {
-        FromWatcher::Event { event, .. } => Some(event.door),
+        FromWatcher::Event { event, .. } => event.door,
         FromWatcher::Request { request, .. } => Some(request.door),
         _ => None,
     }
@@ -355,7 +355,7 @@ mod tests {
 
     fn event(kind: EventKind) -> Event {
         let source = IpAddr::from([192, 0, 2, 2]);
-        Event { door: DoorId(0), source, kind, began: at(0) }
+        Event { door: Some(DoorId(0)), source, kind, began: at(0) }
     }
 
     fn pair(verbose: bool) -> (Reporter, Channel) {
@@ -407,7 +407,7 @@ mod tests {
         let (mut reporter, keeper) = pair(false);
         let open = event(EventKind::Open(CompletedBy::Sequence));
         (0..20_000).for_each(|_| reporter.event(at(0), open));
-        reporter.event(at(0), Event { door: DoorId(1), ..open });
+        reporter.event(at(0), Event { door: Some(DoorId(1)), ..open });
         let (mut told, mut lost, mut other) = (0, 0, 0);
         loop {
             let frames = heard(&keeper);
@@ -416,7 +416,7 @@ mod tests {
             }
             for frame in frames {
                 match frame {
-                    FromWatcher::Event { event, .. } if event.door == DoorId(1) => other += 1,
+                    FromWatcher::Event { event, .. } if event.door == Some(DoorId(1)) => other += 1,
                     FromWatcher::Event { .. } => told += 1,
                     FromWatcher::Count { reason: Reason::TooMany, count } => lost += count,
                     frame => panic!("{frame:?}"),

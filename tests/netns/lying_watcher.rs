@@ -216,7 +216,7 @@ fn opened(door: DoorId) -> FromWatcher {
     let at = clock::now().monotonic;
     let kind = EventKind::Open(CompletedBy::Sequence);
     let source = Ipv4Addr::new(192, 0, 2, 7).into();
-    FromWatcher::Event { event: Event { door, source, kind, began: at }, at }
+    FromWatcher::Event { event: Event { door: Some(door), source, kind, began: at }, at }
 }
 
 fn asked(stamp: Wall) -> FromWatcher {

@@ -287,9 +287,9 @@ fn whoever_is_refused_too_often_is_not_listened_to_at_any_door() {
     assert_eq!(send(SECOND, Duration::ZERO), (Some(Reason::Used), nothing()));
     let until = at(2 * SECOND).monotonic + lasts;
     let locked_out = Event {
-        door: DoorId(1),
+        door: None,
         source: "192.0.2.2".parse().unwrap(),
-        kind: EventKind::LockedOut { until, everywhere: true },
+        kind: EventKind::LockedOut { until },
         began: at(2 * SECOND).monotonic,
     };
     assert_eq!(send(2 * SECOND, Duration::ZERO), (Some(Reason::Used), vec![locked_out]));

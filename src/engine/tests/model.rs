@@ -200,7 +200,7 @@ fn micros(time: Monotonic) -> u64 {
 }
 
 fn event(source: IpAddr, door: usize, began: Monotonic, kind: EventKind) -> Event {
-    Event { door: DoorId(door as u32), source, kind, began }
+    Event { door: Some(DoorId(door as u32)), source, kind, began }
 }
 
 fn reset(
