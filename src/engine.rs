@@ -34,11 +34,11 @@ use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
 use crate::wire::filter::Datagrams;
 use advance::{Advance, EventSink};
-use doors::{DoorIndex, TrackId};
+use doors::{DoorIndex, TrackKind};
 use fwknop::FwknopJudge;
 use lockout::Lockouts;
 use spa::SpaJudge;
-use totp::{SearchProgress, Searches};
+use totp::Searches;
 use tracker::{Tracker, Visit};
 
 pub use doors::Local;
@@ -91,7 +91,7 @@ pub struct Engine {
     lockout: Option<Lockout>,
     /// `None`: nobody can be locked out.
     lockouts: Option<Lockouts>,
-    searches: Searches<TrackId>,
+    searches: Searches,
     agenda: Agenda,
     events: Vec<Event>,
     /// What [`Self::work`] has yet to tell.
@@ -378,18 +378,10 @@ impl Engine {
         while *work > 0
             && let Some(search) = self.searches.running(now.monotonic)
         {
-            let progress = match self.doors.rotation(search.track) {
-                Some(rotation) => rotation.search(search, work),
-                None => SearchProgress::Nothing,
-            };
-            if progress == SearchProgress::Going {
-                break;
-            }
-            let kind = match progress {
-                SearchProgress::Found { client, steps } => EventKind::Missed { client, steps },
-                SearchProgress::Nothing | SearchProgress::Going => EventKind::Unmatched,
-            };
-            if let Some(track) = self.doors.track(search.track) {
+            if let Some(track) = self.doors.track(search.track)
+                && let TrackKind::Rotating(rotation) = &track.kind
+            {
+                let Some(kind) = rotation.search(search, work) else { break };
                 let (source, window) = (search.source, self.window);
                 let mut sink = EventSink { source, window, events: &mut self.events };
                 sink.emit(Some(track.door), search.began, kind);

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::doors::{Candidate, DoorIndex, Track, TrackId, TrackKind};
 use super::lockout::Lockouts;
 use super::sequence::{CompiledSequence, Times};
-use super::totp::{CompleteMatch, DoorRotation, Matched, RecentKnocks, Searches, Stage, Validity};
+use super::totp::{CompleteMatch, DoorRotation, Matched, RecentKnocks, Searches, Stage};
 use super::tracker::{Attempt, Knocks, Source};
 use super::{CompletedBy, DoorId, Event, EventKind, Reason, ReportWindow};
 use crate::config::Lockout;
@@ -53,7 +53,7 @@ pub(super) struct Advance<'a> {
     /// Who is not listened to at any door.
     pub(super) lockout: Option<Lockout>,
     pub(super) lockouts: Option<&'a mut Lockouts>,
-    pub(super) searches: &'a mut Searches<TrackId>,
+    pub(super) searches: &'a mut Searches,
     pub(super) now: Now,
     pub(super) sink: EventSink<'a>,
     /// The rotating sequences that have opened a door.
@@ -222,20 +222,17 @@ impl Advance<'_> {
     }
 
     fn emit_match(&mut self, id: TrackId, track: &Track, length: usize, complete: CompleteMatch) {
-        let CompleteMatch { client, step, began, validity, .. } = complete;
-        let refused = |reason| EventKind::Reset { stage: length as u8, reason, knock: None };
-        let kind = match validity {
-            Validity::Good => {
+        let CompleteMatch { client, step, began, refused, .. } = complete;
+        let kind = match refused {
+            None => {
                 self.opened.push((id, complete));
                 EventKind::Open(CompletedBy::Totp { client, step })
             }
-            Validity::Used => refused(Reason::Used),
-            Validity::Expired => refused(Reason::Expired),
+            Some(reason) => EventKind::Reset { stage: length as u8, reason, knock: None },
         };
         self.sink.emit(Some(track.door), began, kind);
         if let Some(lockouts) = &mut self.lockouts {
-            let is_new = validity == Validity::Good;
-            lockouts.forget_knocks(track.door, self.sink.source, is_new);
+            lockouts.forget_knocks(track.door, self.sink.source, refused.is_none());
         }
     }
 

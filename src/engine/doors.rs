@@ -303,10 +303,6 @@ impl DoorIndex {
         self.tracks.iter().map(|track| (&track.watched, track.matcher.flags))
     }
 
-    pub(super) fn rotation(&self, id: TrackId) -> Option<&DoorRotation> {
-        self.track(id)?.kind.rotation()
-    }
-
     pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
         self.tracks.get_mut(id.0 as usize)?.kind.rotation_mut()
     }

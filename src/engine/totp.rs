@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::time::Duration;
 
-use super::{ClientId, is_over};
+use super::{ClientId, Reason, is_over};
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::{Monotonic, Now, Wall};
@@ -19,7 +19,7 @@ use step::Step;
 
 pub(super) use recent_knocks::RecentKnocks;
 pub use search::SEARCHED;
-pub(super) use search::{SearchProgress, Searches};
+pub(super) use search::Searches;
 
 /// How many steps are kept after they ran out, at most, for sequences that began before.
 const RETIRED: u64 = 64;
@@ -62,17 +62,8 @@ pub(super) struct CompleteMatch {
     key: u64,
     /// When its first knock came.
     pub(super) began: Monotonic,
-    pub(super) validity: Validity,
-}
-
-/// Whether a whole sequence opens its door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Validity {
-    Good,
-    /// It did, once.
-    Used,
-    /// Its secret has run out.
-    Expired,
+    /// Why it opens nothing: it did, once, or its secret has run out.
+    pub(super) refused: Option<Reason>,
 }
 
 /// How many knocks form the beginning of a sequence, and when the first of them came.
@@ -183,9 +174,9 @@ impl DoorRotation {
             } else {
                 let whole = held.find_map(|step| {
                     let holder = self.holder_of(step, key, knocks)?;
-                    let validity = self.validity(key, holder, now.wall);
+                    let refused = self.refused(key, holder, now.wall);
                     let (client, step) = (holder.client, step.number());
-                    Some(CompleteMatch { client, step, key, began, validity })
+                    Some(CompleteMatch { client, step, key, began, refused })
                 });
                 let Some(whole) = whole else { return ControlFlow::Continue(()) };
                 outcome = Matched::Complete(whole);
@@ -221,13 +212,11 @@ impl DoorRotation {
         same.then_some(holder)
     }
 
-    fn validity(&self, key: u64, holder: &SecretHolder, now: Wall) -> Validity {
+    fn refused(&self, key: u64, holder: &SecretHolder, now: Wall) -> Option<Reason> {
         if self.steps.iter().any(|step| step.is_used(key)) {
-            Validity::Used
-        } else if is_over(holder.until, now) {
-            Validity::Expired
+            Some(Reason::Used)
         } else {
-            Validity::Good
+            is_over(holder.until, now).then_some(Reason::Expired)
         }
     }
 
