@@ -89,8 +89,7 @@ pub struct Engine {
     /// How many knocks of a source are remembered.
     remembered: usize,
     lockout: Option<Lockout>,
-    /// `None`: nobody can be locked out.
-    lockouts: Option<Lockouts>,
+    lockouts: Lockouts,
     searches: Searches,
     agenda: Agenda,
     events: Vec<Event>,
@@ -122,11 +121,8 @@ impl Engine {
         let Setup { doors, clients, only_ipv4, sources, lockout, locks, .. } = setup;
         let doors = DoorIndex::new(&doors, &clients);
         let rotates = doors.rotations().next().is_some();
-        let locks_out = lockout.is_some() || doors.has_lockout();
-        let mut lockouts = locks_out.then(|| Lockouts::new(sources));
-        if let Some(lockouts) = &mut lockouts {
-            locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
-        }
+        let mut lockouts = Lockouts::new(sources);
+        locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
         Self {
             tracker: Tracker::new(sources, doors.most_starting()),
             remembered: doors.longest_sequence().max(REMEMBERED),
@@ -163,9 +159,7 @@ impl Engine {
 
     /// Listens to a source again, at every door, as if it had never failed.
     pub fn unlock(&mut self, source: IpAddr) {
-        if let Some(lockouts) = &mut self.lockouts {
-            lockouts.unlock(source);
-        }
+        self.lockouts.unlock(source);
     }
 
     /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
@@ -184,7 +178,7 @@ impl Engine {
         if !self.window.contains(now.monotonic) {
             return Verdict::NotOurs;
         }
-        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
+        if self.lockouts.until(None, packet.source, now.monotonic).is_some() {
             return Verdict::Ignored(Reason::LockedOut);
         }
         let mut noise = Reason::BadTag;
@@ -227,8 +221,9 @@ impl Engine {
             Err(Denial::Ignored(reason)) => return Verdict::Ignored(reason),
             Err(Denial::Refused(refusal)) => refusal,
         };
-        if let (Some(rule), Some(lockouts)) = (&self.lockout, &mut self.lockouts)
-            && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
+        if let Some(rule) = &self.lockout
+            && let Some(until) =
+                self.lockouts.count(rule, None, refusal.source, None, now.monotonic)
         {
             let (source, window) = (refusal.source, self.window);
             let mut sink = EventSink { source, window, events: &mut self.untold };
@@ -255,7 +250,7 @@ impl Engine {
         if !self.local.can_send(packet.source, packet.looped) {
             return Verdict::Ignored(Reason::ImpossibleAddress);
         }
-        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
+        if self.lockouts.until(None, packet.source, now.monotonic).is_some() {
             return Verdict::Ignored(Reason::LockedOut);
         }
         self.doors.make_ready(&candidate, now.wall);
@@ -353,7 +348,7 @@ impl Engine {
     /// of room, since the start. No event tells of them: there can be one for each packet of a
     /// flood.
     pub fn crowded(&self) -> u64 {
-        self.tracker.totals.crowded + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+        self.tracker.totals.crowded + self.lockouts.crowded
     }
 
     /// Prepares rotating sequences, and finds out when there is more to prepare.
@@ -396,7 +391,7 @@ impl Engine {
         let advance = Advance {
             doors,
             lockout: *lockout,
-            lockouts: lockouts.as_mut(),
+            lockouts,
             searches,
             now,
             sink: EventSink { source, window: *window, events },
@@ -410,9 +405,4 @@ impl Engine {
         self.events.clear();
         self.events.shrink_to(EVENTS);
     }
-}
-
-/// Whether a source is not listened to at any door.
-fn is_locked_out(lockouts: Option<&Lockouts>, source: IpAddr, now: Monotonic) -> bool {
-    lockouts.is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
 }

@@ -52,7 +52,7 @@ pub(super) struct Advance<'a> {
     pub(super) doors: &'a DoorIndex,
     /// Who is not listened to at any door.
     pub(super) lockout: Option<Lockout>,
-    pub(super) lockouts: Option<&'a mut Lockouts>,
+    pub(super) lockouts: &'a mut Lockouts,
     pub(super) searches: &'a mut Searches,
     pub(super) now: Now,
     pub(super) sink: EventSink<'a>,
@@ -231,9 +231,7 @@ impl Advance<'_> {
             Some(reason) => EventKind::Reset { stage: length as u8, reason, knock: None },
         };
         self.sink.emit(Some(track.door), began, kind);
-        if let Some(lockouts) = &mut self.lockouts {
-            lockouts.forget_knocks(track.door, self.sink.source, refused.is_none());
-        }
+        self.lockouts.forget_knocks(track.door, self.sink.source, refused.is_none());
     }
 
     fn emit_broken(&mut self, track: &Track, stages: (Stage, Stage), reason: Reason, knock: Knock) {
@@ -241,12 +239,9 @@ impl Advance<'_> {
         self.sink.emit_reset(Some(track.door), stages, reason, Some(knock));
     }
 
-    fn is_locked_out(&mut self, track: &Track) -> bool {
-        track.lockout.is_some()
-            && self.lockouts.as_mut().is_some_and(|lockouts| {
-                let now = self.now.monotonic;
-                lockouts.until(Some(track.door), self.sink.source, now).is_some()
-            })
+    fn is_locked_out(&self, track: &Track) -> bool {
+        let (door, source, now) = (Some(track.door), self.sink.source, self.now.monotonic);
+        track.lockout.is_some() && self.lockouts.until(door, source, now).is_some()
     }
 
     /// Counts a failure, or knocks that may be one, against the source if there is a rule, and
@@ -259,8 +254,8 @@ impl Advance<'_> {
         stage: Stage,
     ) -> bool {
         let (source, now) = (self.sink.source, self.now.monotonic);
-        let Some((rule, lockouts)) = rule.zip(self.lockouts.as_mut()) else { return false };
-        let Some(until) = lockouts.count(&rule, door, source, knocks, now) else { return false };
+        let until = rule.and_then(|rule| self.lockouts.count(&rule, door, source, knocks, now));
+        let Some(until) = until else { return false };
         let began = if stage.knocks > 0 { stage.began } else { now };
         self.sink.emit(door, began, EventKind::LockedOut { until });
         true

@@ -330,11 +330,6 @@ impl DoorIndex {
         }
     }
 
-    /// Whether anyone can be locked out of a door.
-    pub(super) fn has_lockout(&self) -> bool {
-        self.tracks.iter().any(|track| track.lockout.is_some())
-    }
-
     /// How many doors share one first knock, at most.
     pub(super) fn most_starting(&self) -> usize {
         let counts = self.slots.iter().map(|slot| slot.starts.1 - slot.starts.0);
