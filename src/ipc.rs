@@ -87,14 +87,29 @@ pub enum ToWatcher {
     Until { time: Monotonic },
     /// End now.
     Stop,
-    /// Tell what is remembered of this source's knocks, and from now on all there is about it.
-    Explain { source: IpAddr },
-    /// The same of all sources.
-    ExplainAll,
-    /// Nobody asks any more.
-    ExplainNothing,
+    /// Tell what is remembered of these sources' knocks, and from now on all there is about them.
+    Explain { asked: ExplainFilter },
     /// Listen to this source again.
     Unlock { source: IpAddr },
+}
+
+/// The sources whose knocks somebody asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExplainFilter {
+    Nobody,
+    One(IpAddr),
+    All,
+}
+
+impl ExplainFilter {
+    /// Whether somebody asks about this one.
+    pub fn includes(self, source: IpAddr) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::One(one) => one == source,
+            Self::All => true,
+        }
+    }
 }
 
 /// What was read from a channel.
@@ -321,9 +336,9 @@ mod tests {
             ToWatcher::After { time },
             ToWatcher::Until { time },
             ToWatcher::Stop,
-            ToWatcher::Explain { source },
-            ToWatcher::ExplainAll,
-            ToWatcher::ExplainNothing,
+            ToWatcher::Explain { asked: ExplainFilter::Nobody },
+            ToWatcher::Explain { asked: ExplainFilter::One(source) },
+            ToWatcher::Explain { asked: ExplainFilter::All },
             ToWatcher::Unlock { source },
         ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));

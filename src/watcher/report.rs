@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
-use crate::ipc::{Channel, FromWatcher};
+use crate::ipc::{Channel, ExplainFilter, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
 use crate::wire::Packet;
@@ -45,24 +45,6 @@ pub(super) struct Reporter {
     asked: ExplainFilter,
 }
 
-/// The sources whose knocks somebody asks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ExplainFilter {
-    Nobody,
-    One(IpAddr),
-    All,
-}
-
-impl ExplainFilter {
-    fn about(self, source: IpAddr) -> bool {
-        match self {
-            Self::Nobody => false,
-            Self::One(one) => one == source,
-            Self::All => true,
-        }
-    }
-}
-
 /// A memory of what happened lately and has not been told, for whoever asks why a knock did not
 /// open. What has been told the keeper remembers.
 ///
@@ -89,7 +71,7 @@ impl Memory {
         let mut wanted = Vec::new();
         for queue in [&mut self.first_knocks, &mut self.further_knocks] {
             queue.retain(|&(source, at, happened)| {
-                let is_wanted = asked.about(source);
+                let is_wanted = asked.includes(source);
                 wanted.extend(is_wanted.then_some((at, happened)));
                 !is_wanted
             });
@@ -133,7 +115,7 @@ impl Reporter {
         if let EventKind::Reset { reason, .. } = event.kind {
             self.count(at, reason, 1);
         }
-        let wanted = self.verbose || self.asked.about(event.source);
+        let wanted = self.verbose || self.asked.includes(event.source);
         let frame = FromWatcher::Event { event, at };
         match event.kind {
             EventKind::Open(_) | EventKind::LockedOut { .. } => self.say(frame),
@@ -178,7 +160,7 @@ impl Reporter {
         }
         let seen =
             FromWatcher::Ignored { source: packet.source, knock: packet.knock(), reason, at };
-        let is_asked = self.asked.about(packet.source) && self.first_knocks.pass(at);
+        let is_asked = self.asked.includes(packet.source) && self.first_knocks.pass(at);
         let is_told = is_asked && self.channel.send(&seen).is_ok();
         // Anybody can send any number of those: they push nothing else out.
         if !is_told && reason != Reason::BadTag {

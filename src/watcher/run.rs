@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::net::if_::InterfaceFlags;
 
-use super::report::{ExplainFilter, Reporter};
+use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, ReportWindow, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
@@ -209,14 +209,8 @@ impl Watcher {
                     let early = time + LINGER;
                     self.leave = Some((early, early.max(time + self.longest)));
                 }
-                Received::Frame(ToWatcher::Explain { source }) => {
-                    self.reporter.explain(ExplainFilter::One(source));
-                }
-                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(ExplainFilter::All),
+                Received::Frame(ToWatcher::Explain { asked }) => self.reporter.explain(asked),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
-                Received::Frame(ToWatcher::ExplainNothing) => {
-                    self.reporter.explain(ExplainFilter::Nobody)
-                }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return ControlFlow::Break(());
                 }
