@@ -84,8 +84,10 @@ pub struct Engine {
     doors: DoorIndex,
     tracker: Tracker,
     only_ipv4: bool,
-    local: Local,
-    window: ReportWindow,
+    /// The addresses of this host.
+    pub local: Local,
+    /// When those sequences began that are spoken of. None that begins after its end is followed.
+    pub window: ReportWindow,
     /// How many knocks of a source are remembered.
     remembered: usize,
     lockout: Option<Lockout>,
@@ -144,17 +146,6 @@ impl Engine {
             fwknop,
             requests: Vec::new(),
         }
-    }
-
-    /// From now on these are the addresses of this host.
-    pub fn set_local(&mut self, local: Local) {
-        self.local = local;
-    }
-
-    /// From now on only sequences that began in this window are spoken of. None that begins after
-    /// its end is followed any more.
-    pub fn set_report_window(&mut self, window: ReportWindow) {
-        self.window = window;
     }
 
     /// Listens to a source again, at every door, as if it had never failed.

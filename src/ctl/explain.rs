@@ -119,7 +119,7 @@ struct Explanation<'a> {
 
 impl Explanation<'_> {
     fn read(&mut self, recording: &mut Recording) -> Result<(), Error> {
-        let link = recording.link();
+        let link = recording.link;
         while let Some(frame) = recording.next()? {
             // Whatever the packet is, it tells what time it was.
             self.advance(frame.time)?;

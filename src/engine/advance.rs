@@ -172,13 +172,13 @@ impl Advance<'_> {
         sequence.advance(times, candidate.knock, self.now.monotonic);
         let after = stage(times);
         if after.knocks <= before.knocks {
-            let is_its_own = sequence.contains(candidate.knock);
+            let is_its_own = sequence.knocks.contains(&candidate.knock);
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
             self.emit_broken(track, (before, after), reason, candidate.knock);
             if before.knocks > 0 {
                 self.count(track.lockout, Some(track.door), None, after);
             }
-        } else if sequence.is_complete(times) {
+        } else if times.len() == sequence.knocks.len() {
             times.clear();
             let kind = EventKind::Open(CompletedBy::Sequence);
             self.sink.emit(Some(track.door), after.began, kind);
@@ -196,7 +196,7 @@ impl Advance<'_> {
         recent: &mut RecentKnocks,
         candidate: &Candidate,
     ) {
-        let length = rotation.scheme().length();
+        let length = rotation.scheme.length();
         let source = self.sink.source;
         let again = recent.push(candidate.knock, self.now.monotonic, length);
         let (before, after) = match rotation.recognise(recent, self.now) {

@@ -196,7 +196,7 @@ impl DoorIndex {
         for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
             match &track.kind {
                 TrackKind::Fixed(sequence) => {
-                    if let Some(first) = sequence.first() {
+                    if let Some(&first) = sequence.knocks.first() {
                         starts.entry(first).or_default().push(id);
                     }
                 }
@@ -339,8 +339,8 @@ impl DoorIndex {
     /// How many knocks a sequence can come in, at most.
     pub(super) fn longest_sequence(&self) -> usize {
         let length = |track: &Track| match &track.kind {
-            TrackKind::Fixed(sequence) => sequence.len(),
-            TrackKind::Rotating(rotation) => rotation.scheme().length() * CONNECTIONS,
+            TrackKind::Fixed(sequence) => sequence.knocks.len(),
+            TrackKind::Rotating(rotation) => rotation.scheme.length() * CONNECTIONS,
         };
         self.tracks.iter().map(length).max().unwrap_or(0)
     }

@@ -345,7 +345,7 @@ fn a_door_does_not_see_a_packet_without_its_flags() {
 fn a_door_sees_what_is_sent_to_its_target_or_else_to_this_host() {
     let target = "203.0.113.80".parse().unwrap();
     let mut engine = engine(&[door(&["1"]), Recognition { target: Some(target), ..door(&["1"]) }]);
-    engine.set_local(Local::Addresses([HOST.parse().unwrap()].into()));
+    engine.local = Local::Addresses([HOST.parse().unwrap()].into());
     let to = |destination: &str, number| Packet {
         destination: destination.parse().unwrap(),
         ..packet(ALICE.parse().unwrap(), "1".parse().unwrap(), number)
@@ -354,16 +354,15 @@ fn a_door_sees_what_is_sent_to_its_target_or_else_to_this_host() {
     assert_eq!(events(engine.on_packet(at(SECOND), &to("203.0.113.80", 2))), ["1: open"]);
     let other = to("203.0.113.81", 3);
     assert_eq!(events(engine.on_packet(at(SECOND), &other)), ["ignored: not-for-us"]);
-    engine.set_local(Local::Any);
+    engine.local = Local::Any;
     assert_eq!(events(engine.on_packet(at(SECOND), &other)), ["0: open"]);
 }
 
 #[test]
 fn what_no_packet_from_elsewhere_comes_from_is_nobodys_knock() {
     let mut engine = engine(&[door(&["1"])]);
-    engine.set_local(Local::Addresses(
-        [HOST, "127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into(),
-    ));
+    engine.local =
+        Local::Addresses([HOST, "127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into());
     let mut knock = |source: &str, looped, number| {
         let packet = packet(source.parse().unwrap(), "1".parse().unwrap(), number);
         events(engine.on_packet(at(number * SECOND), &Packet { looped, ..packet }))
@@ -408,7 +407,7 @@ fn two_watchers_that_share_a_cut_tell_each_sequence_once() {
     let cut = at(SECOND / 2).monotonic;
     let [mut old, mut new] = [(None, Some(cut)), (Some(cut), None)].map(|(after, until)| {
         let mut engine = engine(&doors);
-        engine.set_report_window(ReportWindow { after, until });
+        engine.window = ReportWindow { after, until };
         engine
     });
     assert_eq!(knocks(&mut old, ALICE, &["1", "2", "3"]), ["0: stage 1", "0: stage 2", "0: open"]);
@@ -420,7 +419,7 @@ fn after_its_window_an_engine_follows_only_what_is_under_way() {
     let mut engine = engine(&[door(&["1", "2", "3"])]);
     assert!(engine.is_idle());
     assert_eq!(knocks(&mut engine, ALICE, &["1"]), ["0: stage 1"]);
-    engine.set_report_window(ReportWindow { after: None, until: Some(at(SECOND / 2).monotonic) });
+    engine.window = ReportWindow { after: None, until: Some(at(SECOND / 2).monotonic) };
     let send = |engine: &mut Engine, source: &str, port: &str| {
         let packet = packet(source.parse().unwrap(), port.parse().unwrap(), 7);
         events(engine.on_packet(at(SECOND), &packet))

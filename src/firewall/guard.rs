@@ -42,7 +42,8 @@ pub enum Disturbance {
 /// The table `inet knockd`, set up. Dropping it leaves the table where it is.
 #[derive(Debug)]
 pub struct Guard {
-    netlink: Netlink,
+    /// The connection through which elements are changed: what others change is told apart.
+    pub netlink: Netlink,
     monitor: Monitor,
     ruleset: Ruleset,
     shared: HashSet<Name>,
@@ -112,18 +113,13 @@ impl Guard {
         self.shared.contains(door)
     }
 
-    /// The connection through which elements are changed: what others change is told apart.
-    pub const fn netlink(&mut self) -> &mut Netlink {
-        &mut self.netlink
-    }
-
     /// The change that somebody else has made to the table since the last call; call it when
     /// [`as_fd`](Self::as_fd) is readable. What is added to its sets by another's hand is no
     /// disturbance, but for guarded ports: that is how an administrator lets somebody in without
     /// knockd.
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
-        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
+        let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
             let lets_in = |set: &str| !set.starts_with(GuardSet::GUARDED.kind.as_str());
             match event.kind {
                 _ if event.family != NftFamily::Inet || event.table != TABLE => {}

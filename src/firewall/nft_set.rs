@@ -32,7 +32,8 @@ pub enum NftSetError {
 /// The sets of all doors, followed: another program may delete and make them anew.
 #[derive(Debug)]
 pub struct OwnSets {
-    netlink: Netlink,
+    /// The connection through which elements are changed: what others change is told apart.
+    pub netlink: Netlink,
     monitor: Monitor,
     /// With the handles of the table and the set, which tell it from one of the same name.
     known: Vec<(SetRef, Option<(u64, u64)>)>,
@@ -65,11 +66,6 @@ impl OwnSets {
         self.known.iter().map(|(set, _)| set.clone()).collect()
     }
 
-    /// The connection through which elements are changed: what others change is told apart.
-    pub const fn netlink(&mut self) -> &mut Netlink {
-        &mut self.netlink
-    }
-
     /// The sets that somebody has made anew since the last call, and that are therefore without
     /// the grants that hold; call it when [`as_fd`](Self::as_fd) is readable. A set that is gone
     /// is named when it comes back.
@@ -79,7 +75,7 @@ impl OwnSets {
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
         let mut is_touched = false;
-        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
+        let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
             let is_its =
                 |set: &SetRef| set.family == event.family && set.table.as_str() == event.table;
             is_touched |= known.iter().any(|(set, _)| is_its(set));

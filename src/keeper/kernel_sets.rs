@@ -155,9 +155,9 @@ impl KernelSets {
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
                 let slots = guard.elements(&key.door, key.address, key.source_port);
-                Ok((slots, guard.netlink()))
+                Ok((slots, &mut guard.netlink))
             }
-            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
+            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, &mut own.netlink)),
             _ => Err(not_in_use(element)),
         }
     }

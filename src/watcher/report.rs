@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_millis(2);
 
 /// The watcher's side of the channel.
 pub(super) struct Reporter {
-    channel: Channel,
+    pub(super) channel: Channel,
     waiting: VecDeque<FromWatcher>,
     /// What waits for the keeper to say what is this watcher's to tell; `None`: it has.
     held_back: Option<VecDeque<FromWatcher>>,
@@ -82,10 +82,6 @@ impl Reporter {
             next_losses: None,
             asked: ExplainFilter::Nobody,
         }
-    }
-
-    pub(super) const fn channel(&self) -> &Channel {
-        &self.channel
     }
 
     /// Reports an event that happened at `at`, or counts it.

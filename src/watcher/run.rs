@@ -10,7 +10,7 @@ use nix::net::if_::InterfaceFlags;
 
 use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
-use crate::engine::{Engine, Local, Reason, ReportWindow, Verdict};
+use crate::engine::{Engine, Local, Reason, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host::{self, Changes};
 use crate::sys::privileges::PrivilegeError;
@@ -59,7 +59,6 @@ struct Watcher {
     captures: Vec<Interface>,
     changes: Changes,
     reporter: Reporter,
-    window: ReportWindow,
     longest: Duration,
     /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
     leave: Option<(Monotonic, Monotonic)>,
@@ -123,7 +122,7 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        engine.set_local(Local::Addresses(addresses));
+        engine.local = Local::Addresses(addresses);
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         identity.assume()?;
@@ -133,7 +132,6 @@ impl Watcher {
             captures,
             changes,
             reporter,
-            window: ReportWindow::default(),
             longest: longest.unwrap_or_default(),
             leave: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
@@ -149,7 +147,7 @@ impl Watcher {
             }
             if ready.addresses && self.changes.have_come() {
                 let addresses = host::addresses().map_err(WatchError::Addresses)?;
-                self.engine.set_local(Local::Addresses(addresses));
+                self.engine.local = Local::Addresses(addresses);
             }
             self.work();
             // Of what comes after this it is not known whether it has been looked at.
@@ -186,7 +184,7 @@ impl Watcher {
         let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
-            vec![self.reporter.channel().as_fd(), self.changes.as_fd()];
+            vec![self.reporter.channel.as_fd(), self.changes.as_fd()];
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         let is_ready = |place: usize| ready.get(place) == Some(&true);
@@ -196,16 +194,14 @@ impl Watcher {
     /// Does what the keeper says; `Break`: it has to end.
     fn handle_orders(&mut self) -> ControlFlow<()> {
         loop {
-            match self.reporter.channel().receive() {
+            match self.reporter.channel.receive() {
                 Received::Nothing => return ControlFlow::Continue(()),
                 Received::Frame(ToWatcher::After { time }) => {
-                    self.window.after = Some(time);
-                    self.engine.set_report_window(self.window);
+                    self.engine.window.after = Some(time);
                     self.reporter.begin(time);
                 }
                 Received::Frame(ToWatcher::Until { time }) => {
-                    self.window.until = Some(time);
-                    self.engine.set_report_window(self.window);
+                    self.engine.window.until = Some(time);
                     let early = time + LINGER;
                     self.leave = Some((early, early.max(time + self.longest)));
                 }
@@ -223,7 +219,7 @@ impl Watcher {
         let mut more = false;
         let Self { engine, captures, reporter, .. } = self;
         captures.retain_mut(|interface| {
-            let link = interface.capture.link();
+            let link = interface.capture.link;
             for _ in 0..BATCH {
                 let frame = match interface.capture.next() {
                     Ok(Some(frame)) => frame,

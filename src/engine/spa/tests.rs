@@ -428,7 +428,7 @@ fn what_another_watcher_tells_of_is_passed_over() {
     let mut engine = engine(false);
     let cut = at(SECOND).monotonic;
     let mut asks = |window, after| {
-        engine.set_report_window(window);
+        engine.window = window;
         let request = sealed(&stamped(after), ONE);
         let verdict = engine.receive(at(after), &packet("192.0.2.2"), &request);
         matches!(verdict, Verdict::Requests([_]))

@@ -625,7 +625,7 @@ proptest! {
                 let outcome = source.knock(knock);
                 let now = source.now;
                 // What was used in a step that is gone may come again.
-                let kept = |step| source.rotation.steps.iter().any(|kept| kept.number() == step);
+                let kept = |step| source.rotation.steps.iter().any(|kept| kept.number == step);
                 model.used.retain(|&(_, step)| kept(step));
                 let told = match outcome {
                     Matched::Complete(CompleteMatch { refused: None, client, step, .. }) => {
