@@ -126,13 +126,9 @@ pub enum Received<T> {
 
 /// One end of the channel. Neither side ever waits for the other.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel(pub OwnedFd);
 
 impl Channel {
-    pub const fn new(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-
     /// Sends one frame.
     ///
     /// # Errors
@@ -348,7 +344,7 @@ mod tests {
     #[test]
     fn a_channel_tells_an_end_from_silence() {
         let (one, other) = frame_channel().unwrap();
-        let (one, other) = (Channel::new(one), Channel::new(other));
+        let (one, other) = (Channel(one), Channel(other));
         assert_eq!(other.receive::<ToWatcher>(), Received::Nothing);
         one.send(&ToWatcher::Stop).unwrap();
         assert_eq!(other.receive(), Received::Frame(ToWatcher::Stop));
@@ -362,7 +358,7 @@ mod tests {
         for length in [1, FRAME - 1, FRAME + 1, 2 * FRAME] {
             send(one.as_raw_fd(), &vec![3; length], MsgFlags::empty()).unwrap();
         }
-        let other = Channel::new(other);
+        let other = Channel(other);
         for _ in 0..4 {
             assert_eq!(other.receive::<ToWatcher>(), Received::Malformed);
         }

@@ -323,9 +323,9 @@ mod tests {
 
     fn pair(verbose: bool) -> (Reporter, Channel) {
         let (ours, theirs) = frame_channel().unwrap();
-        let mut reporter = Reporter::new(Channel::new(ours), verbose);
+        let mut reporter = Reporter::new(Channel(ours), verbose);
         reporter.begin(Monotonic::ZERO);
-        (reporter, Channel::new(theirs))
+        (reporter, Channel(theirs))
     }
 
     fn heard(keeper: &Channel) -> Vec<FromWatcher> {

@@ -86,9 +86,8 @@ struct Ready {
 
 impl Watcher {
     fn start() -> Result<Self, WatchError> {
-        let channel = Channel::new(
-            files::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?,
-        );
+        let channel =
+            Channel(files::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?);
         let assignment = files::inherited(process::WATCHER_CONFIG)
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
