@@ -155,7 +155,7 @@ impl Watcher {
             let more = !self.engine.is_ready() || self.read_packets(now);
             // A packet that is still queued may have come before the deadline.
             if !more {
-                self.expire(now);
+                self.reporter.events(now.monotonic, self.engine.on_deadline(now));
             }
             self.look_after_losses(now.monotonic);
             self.reporter.poll(now.monotonic);
@@ -264,12 +264,6 @@ impl Watcher {
     fn work(&mut self) {
         let now = clock::now();
         self.reporter.events(now.monotonic, self.engine.work(now));
-    }
-
-    fn expire(&mut self, now: Now) {
-        if self.engine.next_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
-            self.reporter.events(now.monotonic, self.engine.on_deadline(now));
-        }
     }
 
     /// Counts what was lost for want of room: in the tracker, in the kernel.
