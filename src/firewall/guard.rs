@@ -11,7 +11,6 @@ mod standing;
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, remove_standing, standing};
@@ -44,7 +43,9 @@ pub enum Disturbance {
 pub struct Guard {
     /// The connection through which elements are changed: what others change is told apart.
     pub netlink: Netlink,
-    monitor: Monitor,
+    /// Readable when any table of this host has changed: [`Self::disturbance`] tells whether it
+    /// matters.
+    pub monitor: Monitor,
     ruleset: Ruleset,
     shared: HashSet<Name>,
     /// The connections that were there before the lock of their port.
@@ -113,10 +114,9 @@ impl Guard {
         self.shared.contains(door)
     }
 
-    /// The change that somebody else has made to the table since the last call; call it when
-    /// [`as_fd`](Self::as_fd) is readable. What is added to its sets by another's hand is no
-    /// disturbance, but for guarded ports: that is how an administrator lets somebody in without
-    /// knockd.
+    /// The change that somebody else has made to the table since the last call; call it when its
+    /// monitor is readable. What is added to its sets by another's hand is no disturbance, but for
+    /// guarded ports: that is how an administrator lets somebody in without knockd.
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
         let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
@@ -129,14 +129,6 @@ impl Guard {
             }
         });
         found.or((!is_all).then_some(Disturbance::Untold))
-    }
-}
-
-/// Readable when any table of this host has changed: [`Guard::disturbance`] tells whether it
-/// matters.
-impl AsFd for Guard {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.monitor.as_fd()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Sets of the administrator's own tables, to which doors add those they let in.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use super::netlink::{Monitor, Netlink, NetlinkError, NftEvent, SetRef};
 use crate::config::{Family, NftSet};
@@ -34,7 +33,9 @@ pub enum NftSetError {
 pub struct OwnSets {
     /// The connection through which elements are changed: what others change is told apart.
     pub netlink: Netlink,
-    monitor: Monitor,
+    /// Readable when any table of this host has changed: [`Self::made_anew`] tells whether it
+    /// matters.
+    pub monitor: Monitor,
     /// With the handles of the table and the set, which tell it from one of the same name.
     known: Vec<(SetRef, Option<(u64, u64)>)>,
 }
@@ -67,8 +68,8 @@ impl OwnSets {
     }
 
     /// The sets that somebody has made anew since the last call, and that are therefore without
-    /// the grants that hold; call it when [`as_fd`](Self::as_fd) is readable. A set that is gone
-    /// is named when it comes back.
+    /// the grants that hold; call it when its monitor is readable. A set that is gone is named when
+    /// it comes back.
     ///
     /// # Errors
     /// When the kernel does not tell.
@@ -92,14 +93,6 @@ impl OwnSets {
             *known = now;
         }
         Ok(anew)
-    }
-}
-
-/// Readable when any table of this host has changed: [`OwnSets::made_anew`] tells whether it
-/// matters.
-impl AsFd for OwnSets {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.monitor.as_fd()
     }
 }
 

@@ -345,8 +345,9 @@ impl KernelSets {
 
     /// Readable when [`poll`](Self::poll) is worth while.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let guard = self.guard.as_ref().map(AsFd::as_fd);
-        guard.into_iter().chain(self.own.as_ref().map(AsFd::as_fd))
+        let guard = self.guard.as_ref().map(|guard| &guard.monitor);
+        let own = self.own.as_ref().map(|own| &own.monitor);
+        guard.into_iter().chain(own).map(AsFd::as_fd)
     }
 }
 
