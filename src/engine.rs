@@ -121,7 +121,7 @@ impl Engine {
         let spa = SpaJudge::new(&setup);
         let fwknop = Some(FwknopJudge::new(&setup)).filter(|fwknop| !fwknop.is_empty());
         let Setup { doors, clients, only_ipv4, sources, lockout, locks, .. } = setup;
-        let doors = DoorIndex::new(&doors, &clients);
+        let mut doors = DoorIndex::new(&doors, &clients);
         let rotates = doors.rotations().next().is_some();
         let mut lockouts = Lockouts::new(sources);
         locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
@@ -255,7 +255,7 @@ impl Engine {
             advance.knock(source, &candidate)
         });
         for (track, complete) in advance.opened {
-            if let Some(rotation) = self.doors.rotation_mut(track) {
+            if let Some(rotation) = self.doors.rotation(track) {
                 rotation.use_up(&complete);
             }
         }
@@ -347,15 +347,13 @@ impl Engine {
         let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
         let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
         if self.agenda.due <= now.monotonic || (was_set && self.agenda.due < Monotonic::MAX) {
-            for rotation in self.doors.rotations_mut() {
+            let (mut due, mut ready) = (Monotonic::MAX, true);
+            for rotation in self.doors.rotations() {
                 rotation.prepare(now.wall, work);
+                due = due.min(now.monotonic + rotation.idle(now.wall));
+                ready &= rotation.is_ready(now.wall);
             }
-            let idle = self.doors.rotations().map(|rotation| rotation.idle(now.wall)).min();
-            self.agenda = Agenda {
-                ahead,
-                due: idle.map_or(Monotonic::MAX, |idle| now.monotonic + idle),
-                ready: self.doors.rotations().all(|rotation| rotation.is_ready(now.wall)),
-            };
+            self.agenda = Agenda { ahead, due, ready };
         }
     }
 

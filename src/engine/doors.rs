@@ -303,16 +303,12 @@ impl DoorIndex {
         self.tracks.iter().map(|track| (&track.watched, track.matcher.flags))
     }
 
-    pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
-        self.tracks.get_mut(id.0 as usize)?.kind.rotation_mut()
+    pub(super) fn rotation(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
+        self.tracks.get_mut(id.0 as usize)?.kind.rotation()
     }
 
-    pub(super) fn rotations(&self) -> impl Iterator<Item = &DoorRotation> {
-        self.tracks.iter().filter_map(|track| track.kind.rotation())
-    }
-
-    pub(super) fn rotations_mut(&mut self) -> impl Iterator<Item = &mut DoorRotation> {
-        self.tracks.iter_mut().filter_map(|track| track.kind.rotation_mut())
+    pub(super) fn rotations(&mut self) -> impl Iterator<Item = &mut DoorRotation> {
+        self.tracks.iter_mut().filter_map(|track| track.kind.rotation())
     }
 
     /// Makes ready whatever rotating sequences a knock may be one of.
@@ -323,7 +319,7 @@ impl DoorIndex {
         let (from, to) = candidate.slot.starts;
         for place in from as usize..to as usize {
             if let Some(&id) = self.starts.get(place)
-                && let Some(rotation) = self.rotation_mut(id)
+                && let Some(rotation) = self.rotation(id)
             {
                 rotation.make_ready(now);
             }
@@ -379,11 +375,7 @@ const PORTS: usize = 1 << 16;
 type MatcherList = SmallVec<[u32; 4]>;
 
 impl TrackKind {
-    fn rotation(&self) -> Option<&DoorRotation> {
-        if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
-    }
-
-    fn rotation_mut(&mut self) -> Option<&mut DoorRotation> {
+    fn rotation(&mut self) -> Option<&mut DoorRotation> {
         if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
     }
 }
