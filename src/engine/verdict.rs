@@ -173,8 +173,8 @@ pub enum CompletedBy {
     Totp { client: ClientId, step: u64 },
 }
 
-/// Defines the reasons: the word of each, which scripts see in JSON and in counters, and the words for
-/// people. What is wrong with a packet, and with a request of fwknop's, has words of its own.
+/// Defines the reasons: the word of each, which scripts see in JSON and in counters, and the words
+/// for people. What is wrong with a packet, and with a request of fwknop's, has words of its own.
 macro_rules! reasons {
     ($($(#[$each:meta])* $reason:ident = $word:literal, $text:literal;)+) => {
         /// Why something did not open: one vocabulary for logs, counters, `explain` and tests.

@@ -140,8 +140,8 @@ impl Reporter {
         }
     }
 
-    /// From now on somebody asks about these; tells what is remembered of them, in the order in which
-    /// it happened.
+    /// From now on somebody asks about these; tells what is remembered of them, in the order in
+    /// which it happened.
     pub(super) fn explain(&mut self, asked: ExplainFilter) {
         self.asked = asked;
         let mut wanted = Vec::new();
