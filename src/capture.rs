@@ -50,7 +50,7 @@ pub(crate) struct Stats {
 /// A live capture. Needs root or `CAP_NET_RAW` to open, and no privilege from then on.
 pub(crate) struct Live {
     capture: Capture<Active>,
-    link: LinkType,
+    pub link: LinkType,
     interface: String,
     /// `None` where it is no interface of the kernel's: `any`.
     index: Option<u32>,
@@ -71,7 +71,7 @@ impl Live {
             .map_err(failed)?
             .promisc(false)
             .immediate_mode(true)
-            .snaplen(SNAP_LENGTH.max(filter.longest().saturating_add(HEADERS)).into())
+            .snaplen(SNAP_LENGTH.max(filter.longest.saturating_add(HEADERS)).into())
             .buffer_size(RING)
             .precision(Precision::Nano)
             .open()
@@ -86,10 +86,6 @@ impl Live {
         capture.direction(Direction::In).map_err(failed)?;
         let capture = capture.setnonblock().map_err(failed)?;
         Ok(Self { capture, link, interface: interface.to_owned(), index, stats: Stats::default() })
-    }
-
-    pub(crate) const fn link(&self) -> LinkType {
-        self.link
     }
 
     /// The next packet; `None` if none is queued now. Never waits: poll the descriptor.
@@ -148,7 +144,7 @@ impl AsFd for Live {
 /// A capture file, pcap or pcapng.
 pub(crate) struct Recording {
     capture: Capture<Offline>,
-    link: LinkType,
+    pub link: LinkType,
     file: String,
 }
 
@@ -172,10 +168,6 @@ impl Recording {
         let capture = capture.map_err(|source| CaptureError::opening(&file, source))?;
         let link = understood(&file, capture.get_datalink())?;
         Ok(Self { capture, link, file })
-    }
-
-    pub(crate) const fn link(&self) -> LinkType {
-        self.link
     }
 
     /// The next packet; `None` at the end.

@@ -34,11 +34,11 @@ use crate::time::{Monotonic, Now};
 use crate::wire::Packet;
 use crate::wire::filter::Datagrams;
 use advance::{Advance, EventSink};
-use doors::{DoorIndex, TrackId};
+use doors::{DoorIndex, TrackKind};
 use fwknop::FwknopJudge;
 use lockout::Lockouts;
 use spa::SpaJudge;
-use totp::{SearchProgress, Searches};
+use totp::Searches;
 use tracker::{Tracker, Visit};
 
 pub use doors::Local;
@@ -84,14 +84,15 @@ pub struct Engine {
     doors: DoorIndex,
     tracker: Tracker,
     only_ipv4: bool,
-    local: Local,
-    window: ReportWindow,
+    /// The addresses of this host.
+    pub local: Local,
+    /// When those sequences began that are spoken of. None that begins after its end is followed.
+    pub window: ReportWindow,
     /// How many knocks of a source are remembered.
     remembered: usize,
     lockout: Option<Lockout>,
-    /// `None`: nobody can be locked out.
-    lockouts: Option<Lockouts>,
-    searches: Searches<TrackId>,
+    lockouts: Lockouts,
+    searches: Searches,
     agenda: Agenda,
     events: Vec<Event>,
     /// What [`Self::work`] has yet to tell.
@@ -120,13 +121,10 @@ impl Engine {
         let spa = SpaJudge::new(&setup);
         let fwknop = Some(FwknopJudge::new(&setup)).filter(|fwknop| !fwknop.is_empty());
         let Setup { doors, clients, only_ipv4, sources, lockout, locks, .. } = setup;
-        let doors = DoorIndex::new(&doors, &clients);
+        let mut doors = DoorIndex::new(&doors, &clients);
         let rotates = doors.rotations().next().is_some();
-        let locks_out = lockout.is_some() || doors.has_lockout();
-        let mut lockouts = locks_out.then(|| Lockouts::new(sources));
-        if let Some(lockouts) = &mut lockouts {
-            locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
-        }
+        let mut lockouts = Lockouts::new(sources);
+        locks.iter().for_each(|lock| lockouts.lock(lock.door, lock.source, lock.until));
         Self {
             tracker: Tracker::new(sources, doors.most_starting()),
             remembered: doors.longest_sequence().max(REMEMBERED),
@@ -150,22 +148,9 @@ impl Engine {
         }
     }
 
-    /// From now on these are the addresses of this host.
-    pub fn set_local(&mut self, local: Local) {
-        self.local = local;
-    }
-
-    /// From now on only sequences that began in this window are spoken of. None that begins after
-    /// its end is followed any more.
-    pub fn set_report_window(&mut self, window: ReportWindow) {
-        self.window = window;
-    }
-
     /// Listens to a source again, at every door, as if it had never failed.
     pub fn unlock(&mut self, source: IpAddr) {
-        if let Some(lockouts) = &mut self.lockouts {
-            lockouts.unlock(source);
-        }
+        self.lockouts.unlock(source);
     }
 
     /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
@@ -184,7 +169,7 @@ impl Engine {
         if !self.window.contains(now.monotonic) {
             return Verdict::NotOurs;
         }
-        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
+        if self.lockouts.until(None, packet.source, now.monotonic).is_some() {
             return Verdict::Ignored(Reason::LockedOut);
         }
         let mut noise = Reason::BadTag;
@@ -227,14 +212,13 @@ impl Engine {
             Err(Denial::Ignored(reason)) => return Verdict::Ignored(reason),
             Err(Denial::Refused(refusal)) => refusal,
         };
-        if let (Some(rule), Some(lockouts)) = (&self.lockout, &mut self.lockouts)
-            && let Some(until) = lockouts.fail(rule, None, refusal.source, now.monotonic)
+        if let Some(rule) = &self.lockout
+            && let Some(until) =
+                self.lockouts.count(rule, None, refusal.source, None, now.monotonic)
         {
-            let door = refusal.door.unwrap_or(DoorId(0));
             let (source, window) = (refusal.source, self.window);
             let mut sink = EventSink { source, window, events: &mut self.untold };
-            let kind = EventKind::LockedOut { until, everywhere: true };
-            sink.emit(door, now.monotonic, kind);
+            sink.emit(None, now.monotonic, EventKind::LockedOut { until });
         }
         Verdict::Refused(refusal)
     }
@@ -257,7 +241,7 @@ impl Engine {
         if !self.local.can_send(packet.source, packet.looped) {
             return Verdict::Ignored(Reason::ImpossibleAddress);
         }
-        if is_locked_out(self.lockouts.as_ref(), packet.source, now.monotonic) {
+        if self.lockouts.until(None, packet.source, now.monotonic).is_some() {
             return Verdict::Ignored(Reason::LockedOut);
         }
         self.doors.make_ready(&candidate, now.wall);
@@ -271,7 +255,7 @@ impl Engine {
             advance.knock(source, &candidate)
         });
         for (track, complete) in advance.opened {
-            if let Some(rotation) = self.doors.rotation_mut(track) {
+            if let Some(rotation) = self.doors.rotation(track) {
                 rotation.use_up(&complete);
             }
         }
@@ -355,7 +339,7 @@ impl Engine {
     /// of room, since the start. No event tells of them: there can be one for each packet of a
     /// flood.
     pub fn crowded(&self) -> u64 {
-        self.tracker.totals.crowded + self.lockouts.as_ref().map_or(0, Lockouts::crowded)
+        self.tracker.totals.crowded + self.lockouts.crowded
     }
 
     /// Prepares rotating sequences, and finds out when there is more to prepare.
@@ -363,15 +347,13 @@ impl Engine {
         let ahead = i128::from(now.wall.as_nanos()) - i128::from(now.monotonic.as_nanos());
         let was_set = (ahead - self.agenda.ahead).unsigned_abs() > CLOCK_WAS_SET.as_nanos();
         if self.agenda.due <= now.monotonic || (was_set && self.agenda.due < Monotonic::MAX) {
-            for rotation in self.doors.rotations_mut() {
+            let (mut due, mut ready) = (Monotonic::MAX, true);
+            for rotation in self.doors.rotations() {
                 rotation.prepare(now.wall, work);
+                due = due.min(now.monotonic + rotation.idle(now.wall));
+                ready &= rotation.is_ready(now.wall);
             }
-            let idle = self.doors.rotations().map(|rotation| rotation.idle(now.wall)).min();
-            self.agenda = Agenda {
-                ahead,
-                due: idle.map_or(Monotonic::MAX, |idle| now.monotonic + idle),
-                ready: self.doors.rotations().all(|rotation| rotation.is_ready(now.wall)),
-            };
+            self.agenda = Agenda { ahead, due, ready };
         }
     }
 
@@ -380,21 +362,13 @@ impl Engine {
         while *work > 0
             && let Some(search) = self.searches.running(now.monotonic)
         {
-            let progress = match self.doors.rotation(search.track) {
-                Some(rotation) => rotation.search(search, work),
-                None => SearchProgress::Nothing,
-            };
-            if progress == SearchProgress::Going {
-                break;
-            }
-            let kind = match progress {
-                SearchProgress::Found { client, steps } => EventKind::Missed { client, steps },
-                SearchProgress::Nothing | SearchProgress::Going => EventKind::Unmatched,
-            };
-            if let Some(track) = self.doors.track(search.track) {
+            if let Some(track) = self.doors.track(search.track)
+                && let TrackKind::Rotating(rotation) = &track.kind
+            {
+                let Some(kind) = rotation.search(search, work) else { break };
                 let (source, window) = (search.source, self.window);
                 let mut sink = EventSink { source, window, events: &mut self.events };
-                sink.emit(track.door, search.began, kind);
+                sink.emit(Some(track.door), search.began, kind);
             }
             self.searches.end();
         }
@@ -406,12 +380,12 @@ impl Engine {
         let advance = Advance {
             doors,
             lockout: *lockout,
-            lockouts: lockouts.as_mut(),
+            lockouts,
             searches,
             now,
             sink: EventSink { source, window: *window, events },
             opened: SmallVec::new(),
-            broken: None,
+            is_broken: false,
         };
         (tracker, advance)
     }
@@ -420,9 +394,4 @@ impl Engine {
         self.events.clear();
         self.events.shrink_to(EVENTS);
     }
-}
-
-/// Whether a source is not listened to at any door.
-fn is_locked_out(lockouts: Option<&Lockouts>, source: IpAddr, now: Monotonic) -> bool {
-    lockouts.is_some_and(|lockouts| lockouts.until(None, source, now).is_some())
 }

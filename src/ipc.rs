@@ -87,14 +87,29 @@ pub enum ToWatcher {
     Until { time: Monotonic },
     /// End now.
     Stop,
-    /// Tell what is remembered of this source's knocks, and from now on all there is about it.
-    Explain { source: IpAddr },
-    /// The same of all sources.
-    ExplainAll,
-    /// Nobody asks any more.
-    ExplainNothing,
+    /// Tell what is remembered of these sources' knocks, and from now on all there is about them.
+    Explain { asked: ExplainFilter },
     /// Listen to this source again.
     Unlock { source: IpAddr },
+}
+
+/// The sources whose knocks somebody asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExplainFilter {
+    Nobody,
+    One(IpAddr),
+    All,
+}
+
+impl ExplainFilter {
+    /// Whether somebody asks about this one.
+    pub fn includes(self, source: IpAddr) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::One(one) => one == source,
+            Self::All => true,
+        }
+    }
 }
 
 /// What was read from a channel.
@@ -111,13 +126,9 @@ pub enum Received<T> {
 
 /// One end of the channel. Neither side ever waits for the other.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel(pub OwnedFd);
 
 impl Channel {
-    pub const fn new(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-
     /// Sends one frame.
     ///
     /// # Errors
@@ -196,9 +207,8 @@ mod tests {
             (any::<u32>(), any::<i32>())
                 .prop_map(|(client, steps)| EventKind::Missed { client: ClientId(client), steps }),
             Just(EventKind::Unmatched),
-            (any::<u64>(), any::<bool>()).prop_map(|(until, everywhere)| {
-                EventKind::LockedOut { until: Monotonic::from_nanos(until), everywhere }
-            }),
+            any::<u64>()
+                .prop_map(|until| { EventKind::LockedOut { until: Monotonic::from_nanos(until) } }),
             (any::<u8>(), reason(), prop::option::of(knock()))
                 .prop_map(|(stage, reason, knock)| EventKind::Reset { stage, reason, knock }),
         ]
@@ -270,13 +280,13 @@ mod tests {
             }),
             (address(), kind(), time(), time()).prop_map(|(source, kind, began, at)| {
                 FromWatcher::ReplayedEvent {
-                    event: Event { door: DoorId(7), source, kind, began },
+                    event: Event { door: Some(DoorId(7)), source, kind, began },
                     at,
                 }
             }),
-            (any::<u32>(), address(), kind(), time(), time()).prop_map(
+            (any::<Option<u32>>(), address(), kind(), time(), time()).prop_map(
                 |(door, source, kind, began, at)| FromWatcher::Event {
-                    event: Event { door: DoorId(door), source, kind, began },
+                    event: Event { door: door.map(DoorId), source, kind, began },
                     at,
                 }
             ),
@@ -322,9 +332,9 @@ mod tests {
             ToWatcher::After { time },
             ToWatcher::Until { time },
             ToWatcher::Stop,
-            ToWatcher::Explain { source },
-            ToWatcher::ExplainAll,
-            ToWatcher::ExplainNothing,
+            ToWatcher::Explain { asked: ExplainFilter::Nobody },
+            ToWatcher::Explain { asked: ExplainFilter::One(source) },
+            ToWatcher::Explain { asked: ExplainFilter::All },
             ToWatcher::Unlock { source },
         ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
@@ -334,7 +344,7 @@ mod tests {
     #[test]
     fn a_channel_tells_an_end_from_silence() {
         let (one, other) = frame_channel().unwrap();
-        let (one, other) = (Channel::new(one), Channel::new(other));
+        let (one, other) = (Channel(one), Channel(other));
         assert_eq!(other.receive::<ToWatcher>(), Received::Nothing);
         one.send(&ToWatcher::Stop).unwrap();
         assert_eq!(other.receive(), Received::Frame(ToWatcher::Stop));
@@ -348,7 +358,7 @@ mod tests {
         for length in [1, FRAME - 1, FRAME + 1, 2 * FRAME] {
             send(one.as_raw_fd(), &vec![3; length], MsgFlags::empty()).unwrap();
         }
-        let other = Channel::new(other);
+        let other = Channel(other);
         for _ in 0..4 {
             assert_eq!(other.receive::<ToWatcher>(), Received::Malformed);
         }

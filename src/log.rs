@@ -16,13 +16,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::tz::TimeZone;
 use nix::unistd::geteuid;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::control::EventLine;
-use record::LogRecord;
+use crate::sys::clock;
+use record::Facts;
 pub(crate) use record::{escape, local};
 use sink::{File, Sink, StandardError, is_journal, stderr_level};
 use syslog::Syslog;
@@ -104,19 +106,19 @@ pub(crate) fn errors(text: &str) -> String {
 
 /// Logs something that happened; its facts, too, where lines are objects.
 pub(crate) fn event(line: &EventLine) {
-    write(line.level(), || LogRecord::of_line(line));
+    write(line.level(), || Facts::of_line(line));
 }
 
-fn write(level: LogLevel, record: impl FnOnce() -> LogRecord) {
+fn write(level: LogLevel, facts: impl FnOnce() -> Facts) {
     let mut output = output_now();
     let Some(output) = output.as_mut().filter(|output| level <= output.level) else { return };
-    let record = record();
+    let time = local(clock::now().wall, &TimeZone::system());
     let line = match output.format {
-        LogFormat::Text => record.text(),
-        LogFormat::Json => record.json(),
+        LogFormat::Text => facts().text(),
+        LogFormat::Json => facts().json(&time, level),
     };
     for sink in &mut output.sinks {
-        sink.write(level, &record.time, &line);
+        sink.write(level, &time, &line);
     }
 }
 
@@ -131,7 +133,7 @@ struct ToOutput;
 impl Subscriber for ToOutput {
     fn event(&self, event: &Event<'_>) {
         let level = record::level(*event.metadata().level());
-        write(level, || LogRecord::of(level, event));
+        write(level, || Facts::of(event));
     }
 
     fn enabled(&self, _: &Metadata<'_>) -> bool {

@@ -69,7 +69,7 @@ fn send(port: u16) {
 
 fn knocks(live: &mut Live) -> Vec<String> {
     let mut seen = Vec::new();
-    let link = live.link();
+    let link = live.link;
     while let Some(frame) = live.next().unwrap() {
         seen.push(parse(link, frame.bytes).unwrap().0.knock().to_string());
     }
@@ -87,7 +87,7 @@ fn each_knock_is_captured_once_on_an_interface_and_on_any() {
     }
     for (interface, link) in [("lo", LinkType::Ethernet), ("any", LinkType::Sll2)] {
         let mut live = Live::open(interface, &watching(&["7000/udp", "8000/udp"])).unwrap();
-        assert_eq!(live.link(), link);
+        assert_eq!(live.link, link);
         assert!(!is_readable(&live));
         for port in [7000, 7001, 8000] {
             send(port);
@@ -121,7 +121,7 @@ fn a_tunnel_has_no_link_layer() {
     }
     ip("link set tun0 up");
     let mut live = Live::open("tun0", &watching(&["7000"])).unwrap();
-    assert_eq!(live.link(), LinkType::Raw);
+    assert_eq!(live.link, LinkType::Raw);
     assert_eq!(live.next().unwrap(), None);
 }
 
@@ -263,7 +263,7 @@ fn a_file_gives_its_packets_and_ends() {
     for (magic, nanos) in [(MICROSECONDS, 1_000_005_000), (NANOSECONDS, 1_000_000_005)] {
         let (_file, recording) = recorded(&file(magic, 1));
         let mut recording = recording.unwrap();
-        assert_eq!(recording.link(), LinkType::Ethernet);
+        assert_eq!(recording.link, LinkType::Ethernet);
         let frame = recording.next().unwrap().unwrap();
         assert_eq!(frame.bytes.len(), 4);
         assert_eq!(frame.time, Wall::from_nanos(nanos));

@@ -174,7 +174,7 @@ impl EventLine {
 
     /// An event of the engine's, at `seen`, which is `at` by the calendar.
     pub fn of_event(config: &Config, event: &Event, seen: Monotonic, at: Wall) -> Self {
-        let door = config.doors.get(event.door.0 as usize);
+        let door = event.door.and_then(|id| config.doors.get(id.0 as usize));
         let (mut by, mut client) = (None, None);
         let (what, message) = match event.kind {
             EventKind::Stage(stage) => (What::stage(stage.into()), format!("Stage {stage}")),
@@ -220,7 +220,8 @@ impl EventLine {
                 "right for nobody, an hour around now: a wrong code, or is a clock off by more?"
                     .to_owned(),
             ),
-            EventKind::LockedOut { until, everywhere } => {
+            EventKind::LockedOut { until } => {
+                let everywhere = event.door.is_none();
                 let seconds = until.since(seen).as_secs();
                 let place = if everywhere { "any door" } else { "this door" };
                 let message =
@@ -316,7 +317,7 @@ mod tests {
     fn line(kind: EventKind) -> EventLine {
         let config = Config { settings: Settings::default(), doors: vec![], clients: vec![] };
         let source = "192.0.2.2".parse().unwrap();
-        let event = Event { door: DoorId(0), source, kind, began: Monotonic::ZERO };
+        let event = Event { door: Some(DoorId(0)), source, kind, began: Monotonic::ZERO };
         EventLine::of_event(&config, &event, Monotonic::ZERO, Wall::from_nanos(1_500_000_999))
     }
 

@@ -119,7 +119,7 @@ struct Explanation<'a> {
 
 impl Explanation<'_> {
     fn read(&mut self, recording: &mut Recording) -> Result<(), Error> {
-        let link = recording.link();
+        let link = recording.link;
         while let Some(frame) = recording.next()? {
             // Whatever the packet is, it tells what time it was.
             self.advance(frame.time)?;
@@ -217,7 +217,6 @@ impl Explainer<'_> {
 
     /// One event, and the packet that brought it about, unless it was time.
     fn event(&mut self, at: Wall, event: &Event, packet: Option<&Packet>) -> io::Result<()> {
-        let Some(door) = door(self.config, event.door) else { return Ok(()) };
         // The engine's clock is that of the capture.
         let seen = Monotonic::from_nanos(at.as_nanos());
         let mut line = EventLine::of_event(self.config, event, seen, at);
@@ -226,7 +225,8 @@ impl Explainer<'_> {
         }
         if let What::Open { knock } = &mut line.what {
             *knock = packet.map(Packet::knock);
-            if !door.opening.mechanism.opens(Family::of(event.source)) {
+            let door = event.door.and_then(|id| door(self.config, id));
+            if door.is_some_and(|door| !door.opening.mechanism.opens(Family::of(event.source))) {
                 let (knock, reason) = (*knock, Some(Reason::NoCommand));
                 line.what = What::Refused(RefusalFacts { reason, knock, ..Default::default() });
                 line.message = format!("not opened: {}", Reason::NoCommand);

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::doors::{Candidate, DoorIndex, Track, TrackId, TrackKind};
 use super::lockout::Lockouts;
 use super::sequence::{CompiledSequence, Times};
-use super::totp::{CompleteMatch, DoorRotation, Matched, RecentKnocks, Searches, Stage, Validity};
+use super::totp::{CompleteMatch, DoorRotation, Matched, RecentKnocks, Searches, Stage};
 use super::tracker::{Attempt, Knocks, Source};
 use super::{CompletedBy, DoorId, Event, EventKind, Reason, ReportWindow};
 use crate::config::Lockout;
@@ -22,7 +22,7 @@ pub(super) struct EventSink<'a> {
 }
 
 impl EventSink<'_> {
-    pub(super) fn emit(&mut self, door: DoorId, began: Monotonic, kind: EventKind) {
+    pub(super) fn emit(&mut self, door: Option<DoorId>, began: Monotonic, kind: EventKind) {
         if self.window.contains(began) {
             self.events.push(Event { door, source: self.source, kind, began });
         }
@@ -32,7 +32,7 @@ impl EventSink<'_> {
     /// `knock`: the one that broke the sequence, unless its time was over.
     fn emit_reset(
         &mut self,
-        door: DoorId,
+        door: Option<DoorId>,
         (before, after): (Stage, Stage),
         reason: Reason,
         knock: Option<Knock>,
@@ -52,14 +52,14 @@ pub(super) struct Advance<'a> {
     pub(super) doors: &'a DoorIndex,
     /// Who is not listened to at any door.
     pub(super) lockout: Option<Lockout>,
-    pub(super) lockouts: Option<&'a mut Lockouts>,
-    pub(super) searches: &'a mut Searches<TrackId>,
+    pub(super) lockouts: &'a mut Lockouts,
+    pub(super) searches: &'a mut Searches,
     pub(super) now: Now,
     pub(super) sink: EventSink<'a>,
     /// The rotating sequences that have opened a door.
     pub(super) opened: SmallVec<[(TrackId, CompleteMatch); 1]>,
-    /// Where the knock has broken a sequence.
-    pub(super) broken: Option<DoorId>,
+    /// Whether the knock has broken a sequence.
+    pub(super) is_broken: bool,
 }
 
 impl Advance<'_> {
@@ -88,7 +88,7 @@ impl Advance<'_> {
                 _ => return false,
             };
             if after.knocks < before.knocks {
-                self.sink.emit_reset(track.door, (before, after), Reason::Timeout, None);
+                self.sink.emit_reset(Some(track.door), (before, after), Reason::Timeout, None);
             }
             attempt.oldest().is_some()
         });
@@ -151,11 +151,8 @@ impl Advance<'_> {
         if ended {
             attempts.retain(|attempt| attempt.oldest().is_some());
         }
-        if let Some(door) = self.broken {
-            let until = self.count(self.lockout, None, None);
-            if self.emit_lock(door, Stage::default(), until, true) {
-                source.attempts.clear();
-            }
+        if self.is_broken && self.count(self.lockout, None, None, Stage::default()) {
+            source.attempts.clear();
         }
         if locked && !heard { Err(Reason::LockedOut) } else { Ok(()) }
     }
@@ -175,19 +172,18 @@ impl Advance<'_> {
         sequence.advance(times, candidate.knock, self.now.monotonic);
         let after = stage(times);
         if after.knocks <= before.knocks {
-            let is_its_own = sequence.contains(candidate.knock);
+            let is_its_own = sequence.knocks.contains(&candidate.knock);
             let reason = if is_its_own { Reason::WrongKnock } else { Reason::TripWire };
             self.emit_broken(track, (before, after), reason, candidate.knock);
             if before.knocks > 0 {
-                let until = self.count(track.lockout, Some(track.door), None);
-                self.emit_lock(track.door, after, until, false);
+                self.count(track.lockout, Some(track.door), None, after);
             }
-        } else if sequence.is_complete(times) {
+        } else if times.len() == sequence.knocks.len() {
             times.clear();
             let kind = EventKind::Open(CompletedBy::Sequence);
-            self.sink.emit(track.door, after.began, kind);
+            self.sink.emit(Some(track.door), after.began, kind);
         } else {
-            self.sink.emit(track.door, after.began, EventKind::Stage(after.knocks));
+            self.sink.emit(Some(track.door), after.began, EventKind::Stage(after.knocks));
         }
     }
 
@@ -200,7 +196,7 @@ impl Advance<'_> {
         recent: &mut RecentKnocks,
         candidate: &Candidate,
     ) {
-        let length = rotation.scheme().length();
+        let length = rotation.scheme.length();
         let source = self.sink.source;
         let again = recent.push(candidate.knock, self.now.monotonic, length);
         let (before, after) = match rotation.recognise(recent, self.now) {
@@ -213,7 +209,7 @@ impl Advance<'_> {
             }
         };
         if after.knocks > before.knocks {
-            self.sink.emit(track.door, after.began, EventKind::Stage(after.knocks));
+            self.sink.emit(Some(track.door), after.began, EventKind::Stage(after.knocks));
         } else if !again {
             // Every port of the range is a trip-wire, but for the one that is next.
             self.emit_broken(track, (before, after), Reason::TripWire, candidate.knock);
@@ -221,67 +217,47 @@ impl Advance<'_> {
         if !again {
             self.searches.suggest(id, source, rotation, recent, self.now);
             let knocks = Some((length, after.knocks.into()));
-            let until = self.count(track.lockout, Some(track.door), knocks);
-            self.emit_lock(track.door, after, until, false);
+            self.count(track.lockout, Some(track.door), knocks, after);
         }
     }
 
     fn emit_match(&mut self, id: TrackId, track: &Track, length: usize, complete: CompleteMatch) {
-        let CompleteMatch { client, step, began, validity, .. } = complete;
-        let refused = |reason| EventKind::Reset { stage: length as u8, reason, knock: None };
-        let kind = match validity {
-            Validity::Good => {
+        let CompleteMatch { client, step, began, refused, .. } = complete;
+        let kind = match refused {
+            None => {
                 self.opened.push((id, complete));
                 EventKind::Open(CompletedBy::Totp { client, step })
             }
-            Validity::Used => refused(Reason::Used),
-            Validity::Expired => refused(Reason::Expired),
+            Some(reason) => EventKind::Reset { stage: length as u8, reason, knock: None },
         };
-        self.sink.emit(track.door, began, kind);
-        if let Some(lockouts) = &mut self.lockouts {
-            let is_new = validity == Validity::Good;
-            lockouts.forget_knocks(track.door, self.sink.source, is_new);
-        }
+        self.sink.emit(Some(track.door), began, kind);
+        self.lockouts.forget_knocks(track.door, self.sink.source, refused.is_none());
     }
 
     fn emit_broken(&mut self, track: &Track, stages: (Stage, Stage), reason: Reason, knock: Knock) {
-        if stages.0.knocks > 0 {
-            self.broken = Some(track.door);
-        }
-        self.sink.emit_reset(track.door, stages, reason, Some(knock));
+        self.is_broken |= stages.0.knocks > 0;
+        self.sink.emit_reset(Some(track.door), stages, reason, Some(knock));
     }
 
-    fn is_locked_out(&mut self, track: &Track) -> bool {
-        track.lockout.is_some()
-            && self.lockouts.as_mut().is_some_and(|lockouts| {
-                let now = self.now.monotonic;
-                lockouts.until(Some(track.door), self.sink.source, now).is_some()
-            })
+    fn is_locked_out(&self, track: &Track) -> bool {
+        let (door, source, now) = (Some(track.door), self.sink.source, self.now.monotonic);
+        track.lockout.is_some() && self.lockouts.until(door, source, now).is_some()
     }
 
-    /// Counts a failure, or knocks that may be one, against the source if there is a rule. Returns
-    /// until when it is locked out for that.
+    /// Counts a failure, or knocks that may be one, against the source if there is a rule, and
+    /// reports that it is locked out for that, if it is. `stage`: what its latest knocks form now.
     fn count(
         &mut self,
         rule: Option<Lockout>,
         door: Option<DoorId>,
         knocks: Option<(usize, usize)>,
-    ) -> Option<Monotonic> {
-        let (source, now) = (self.sink.source, self.now.monotonic);
-        self.lockouts.as_mut()?.count(&rule?, door, source, knocks, now)
-    }
-
-    /// Reports that the source is locked out, if it is. `stage`: what its latest knocks form now.
-    fn emit_lock(
-        &mut self,
-        door: DoorId,
         stage: Stage,
-        until: Option<Monotonic>,
-        everywhere: bool,
     ) -> bool {
+        let (source, now) = (self.sink.source, self.now.monotonic);
+        let until = rule.and_then(|rule| self.lockouts.count(&rule, door, source, knocks, now));
         let Some(until) = until else { return false };
-        let began = if stage.knocks > 0 { stage.began } else { self.now.monotonic };
-        self.sink.emit(door, began, EventKind::LockedOut { until, everywhere });
+        let began = if stage.knocks > 0 { stage.began } else { now };
+        self.sink.emit(door, began, EventKind::LockedOut { until });
         true
     }
 }

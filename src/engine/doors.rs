@@ -196,7 +196,7 @@ impl DoorIndex {
         for (id, track) in (0..).map(TrackId).zip(&self.tracks) {
             match &track.kind {
                 TrackKind::Fixed(sequence) => {
-                    if let Some(first) = sequence.first() {
+                    if let Some(&first) = sequence.knocks.first() {
                         starts.entry(first).or_default().push(id);
                     }
                 }
@@ -303,20 +303,12 @@ impl DoorIndex {
         self.tracks.iter().map(|track| (&track.watched, track.matcher.flags))
     }
 
-    pub(super) fn rotation(&self, id: TrackId) -> Option<&DoorRotation> {
-        self.track(id)?.kind.rotation()
+    pub(super) fn rotation(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
+        self.tracks.get_mut(id.0 as usize)?.kind.rotation()
     }
 
-    pub(super) fn rotation_mut(&mut self, id: TrackId) -> Option<&mut DoorRotation> {
-        self.tracks.get_mut(id.0 as usize)?.kind.rotation_mut()
-    }
-
-    pub(super) fn rotations(&self) -> impl Iterator<Item = &DoorRotation> {
-        self.tracks.iter().filter_map(|track| track.kind.rotation())
-    }
-
-    pub(super) fn rotations_mut(&mut self) -> impl Iterator<Item = &mut DoorRotation> {
-        self.tracks.iter_mut().filter_map(|track| track.kind.rotation_mut())
+    pub(super) fn rotations(&mut self) -> impl Iterator<Item = &mut DoorRotation> {
+        self.tracks.iter_mut().filter_map(|track| track.kind.rotation())
     }
 
     /// Makes ready whatever rotating sequences a knock may be one of.
@@ -327,16 +319,11 @@ impl DoorIndex {
         let (from, to) = candidate.slot.starts;
         for place in from as usize..to as usize {
             if let Some(&id) = self.starts.get(place)
-                && let Some(rotation) = self.rotation_mut(id)
+                && let Some(rotation) = self.rotation(id)
             {
                 rotation.make_ready(now);
             }
         }
-    }
-
-    /// Whether anyone can be locked out of a door.
-    pub(super) fn has_lockout(&self) -> bool {
-        self.tracks.iter().any(|track| track.lockout.is_some())
     }
 
     /// How many doors share one first knock, at most.
@@ -348,8 +335,8 @@ impl DoorIndex {
     /// How many knocks a sequence can come in, at most.
     pub(super) fn longest_sequence(&self) -> usize {
         let length = |track: &Track| match &track.kind {
-            TrackKind::Fixed(sequence) => sequence.len(),
-            TrackKind::Rotating(rotation) => rotation.scheme().length() * CONNECTIONS,
+            TrackKind::Fixed(sequence) => sequence.knocks.len(),
+            TrackKind::Rotating(rotation) => rotation.scheme.length() * CONNECTIONS,
         };
         self.tracks.iter().map(length).max().unwrap_or(0)
     }
@@ -388,11 +375,7 @@ const PORTS: usize = 1 << 16;
 type MatcherList = SmallVec<[u32; 4]>;
 
 impl TrackKind {
-    fn rotation(&self) -> Option<&DoorRotation> {
-        if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
-    }
-
-    fn rotation_mut(&mut self) -> Option<&mut DoorRotation> {
+    fn rotation(&mut self) -> Option<&mut DoorRotation> {
         if let Self::Rotating(rotation) = self { Some(rotation) } else { None }
     }
 }

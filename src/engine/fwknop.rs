@@ -1,7 +1,7 @@
 //! Requests of fwknop's: whose they are, and what they may open.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -248,28 +248,22 @@ pub(crate) fn address(
 /// A look-up costs as much as there are different lengths of prefixes, not as there are holders.
 #[derive(Debug, Default)]
 struct Index {
-    /// They may send from anywhere.
-    anywhere: Vec<usize>,
     networks: HashMap<Network, Vec<usize>>,
     /// Lengths of prefixes: of IPv4, of IPv6.
-    lengths: [Vec<u8>; 2],
+    lengths: [BTreeSet<u8>; 2],
 }
 
 impl Index {
     fn new(holders: &[FwknopHolder]) -> Self {
         let mut index = Self::default();
-        for (place, FwknopHolder { is: FwknopClient { from, .. }, .. }) in
-            holders.iter().enumerate()
-        {
-            if from.is_empty() {
-                index.anywhere.push(place);
-            }
-            for network in from {
+        let anywhere = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let anywhere = anywhere.map(|all: IpAddr| Network::around(all, 0));
+        for (place, holder) in holders.iter().enumerate() {
+            let own = &*holder.is.from;
+            for network in if own.is_empty() { &anywhere } else { own } {
                 index.networks.entry(*network).or_default().push(place);
                 let lengths = &mut index.lengths[usize::from(network.address().is_ipv6())];
-                if !lengths.contains(&network.prefix()) {
-                    lengths.push(network.prefix());
-                }
+                lengths.insert(network.prefix());
             }
         }
         index
@@ -280,12 +274,8 @@ impl Index {
         let source = source.to_canonical();
         let lengths = &self.lengths[usize::from(source.is_ipv6())];
         let networks = lengths.iter().map(|length| Network::around(source, *length));
-        let mut places: SmallVec<[usize; 16]> = networks
-            .filter_map(|network| self.networks.get(&network))
-            .chain([&self.anywhere])
-            .flatten()
-            .copied()
-            .collect();
+        let mut places: SmallVec<[usize; 16]> =
+            networks.filter_map(|network| self.networks.get(&network)).flatten().copied().collect();
         places.sort_unstable();
         places.dedup();
         places

@@ -40,7 +40,7 @@ pub(super) struct Lockouts {
     /// Where a code was right lately.
     proven: LruCache<LockoutKey, (), RandomState>,
     /// How many knocks, failures and locks there was no room for.
-    crowded: u64,
+    pub(super) crowded: u64,
 }
 
 /// Whom a failure counts against, and at which door; `None`: everywhere.
@@ -101,21 +101,10 @@ impl Lockouts {
         })
     }
 
-    /// Counts a failure. Returns until when the source is locked out if this is one too many.
-    pub(super) fn fail(
-        &mut self,
-        rule: &Lockout,
-        door: Option<DoorId>,
-        source: IpAddr,
-        now: Monotonic,
-    ) -> Option<Monotonic> {
-        self.count(rule, door, source, None, now)
-    }
-
     /// Counts a failure or, where `knocks` are given as length and stage, a knock that has come to
     /// nothing so far: as many as the length are a failure, but of the latest ones the stage may
-    /// still come to something. Counts against all that the source is a part of, and returns as
-    /// [`Self::fail`] does.
+    /// still come to something. Counts against all that the source is a part of, and returns until
+    /// when it is locked out if this is one too many.
     pub(super) fn count(
         &mut self,
         rule: &Lockout,
@@ -181,11 +170,6 @@ impl Lockouts {
             _ if self.proven.contains(key) => PROVEN.get(),
             _ => 0,
         }
-    }
-
-    /// How much there was no room for.
-    pub(super) const fn crowded(&self) -> u64 {
-        self.crowded
     }
 
     /// The knocks counted last were a code: they are no failure. `is_new`: and it opened the door,
@@ -302,7 +286,7 @@ mod tests {
     }
 
     fn fail(lockouts: &mut Lockouts, source: &str, seconds: u64) -> Option<Monotonic> {
-        lockouts.fail(&RULE, DOOR, address(source), at(seconds))
+        lockouts.count(&RULE, DOOR, address(source), None, at(seconds))
     }
 
     #[test]
@@ -485,7 +469,7 @@ mod tests {
             assert_eq!(fail(&mut lockouts, &format!("192.0.2.{stranger}"), 0), None);
         }
         let mut come = |stranger: u8, seconds| {
-            lockouts.fail(&RULE, DOOR, IpAddr::from([203, 0, 113, stranger]), at(seconds))
+            lockouts.count(&RULE, DOOR, IpAddr::from([203, 0, 113, stranger]), None, at(seconds))
         };
         assert_eq!((come(1, 1), come(2, 1)), (None, None));
         assert_eq!(come(3, 2), Some(at(602)));
@@ -493,10 +477,10 @@ mod tests {
         assert_eq!(until(&lockouts, "192.0.2.7", 3), None, "counted before");
         assert_eq!(until(&lockouts, "203.0.113.99", 602), None);
         assert_eq!(lockouts.until(Some(DoorId(8)), address("203.0.113.99"), at(3)), None);
-        assert_eq!(lockouts.crowded(), 3);
+        assert_eq!(lockouts.crowded, 3);
         // By then there is room again.
         assert_eq!(fail(&mut lockouts, "203.0.113.1", 602), None);
-        assert_eq!(lockouts.crowded(), 3);
+        assert_eq!(lockouts.crowded, 3);
     }
 
     #[test]
@@ -505,12 +489,12 @@ mod tests {
         let long = Lockout { within: Duration::from_secs(100_000), ..RULE };
         for stranger in 0..50 {
             let source = IpAddr::from([192, 0, 2, stranger]);
-            assert_eq!(lockouts.fail(&long, None, source, at(0)), None);
+            assert_eq!(lockouts.count(&long, None, source, None, at(0)), None);
         }
         for second in 0..1000 {
             fail(&mut lockouts, &format!("203.0.{}.{}", second / 200, second % 200), 20 * second);
         }
-        assert_eq!(lockouts.crowded(), 0);
+        assert_eq!(lockouts.crowded, 0);
         assert_eq!(
             lockouts.failed.holds(&(None, Network::around(address("192.0.2.7"), 32)), at(99_999)),
             Some(at(100_000))
@@ -555,12 +539,12 @@ mod tests {
                     .iter()
                     .filter(|&&(other, at)| other == host && now - at < 600)
                     .count();
-                let locked = lockouts.fail(&RULE, DOOR, source, at(now)).is_some();
+                let locked = lockouts.count(&RULE, DOOR, source, None, at(now)).is_some();
                 prop_assert_eq!(locked, recent == 3);
                 if locked {
                     failures.retain(|&(other, _)| other != host);
                 }
-                let _ = small.fail(&RULE, DOOR, source, at(now));
+                let _ = small.count(&RULE, DOOR, source, None, at(now));
                 // One more, for all newcomers together.
                 prop_assert!(sizes(&small).iter().all(|size| *size <= 3));
             }

@@ -13,7 +13,7 @@ pub(super) type Times = SmallVec<[Monotonic; 2]>;
 /// The knocks that open a door, and where to go on when one of them is wrong or too old.
 #[derive(Clone, Debug)]
 pub(super) struct CompiledSequence {
-    knocks: Box<[Knock]>,
+    pub(super) knocks: Box<[Knock]>,
     /// For each prefix, by its length less one: how long its longest border is. A border is a
     /// shorter prefix that it also ends with (the failure function of Knuth, Morris and Pratt).
     borders: Box<[usize]>,
@@ -35,22 +35,6 @@ impl CompiledSequence {
         Self { knocks: knocks.into(), borders: borders.into() }
     }
 
-    pub(super) fn first(&self) -> Option<Knock> {
-        self.knocks.first().copied()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.knocks.len()
-    }
-
-    pub(super) fn contains(&self, knock: Knock) -> bool {
-        self.knocks.contains(&knock)
-    }
-
-    pub(super) fn is_complete(&self, times: &Times) -> bool {
-        times.len() == self.len()
-    }
-
     /// Adds a knock on one of the door's ports or trip-wires: afterwards `times` are those of the
     /// longest prefix that the latest knocks form. What was there must be in time (see
     /// [`Self::expire`]) and not complete.
@@ -70,7 +54,7 @@ impl CompiledSequence {
     /// Passes over the knock just made, made again while another one is wanted; false: it is no
     /// such. Of several that are alike the latest count, so as not to be too old soon.
     pub(super) fn repeat(&self, times: &mut Times, knock: Knock, now: Monotonic) -> bool {
-        let (made, wanted) = self.knocks.split_at(times.len().min(self.len()));
+        let (made, wanted) = self.knocks.split_at(times.len().min(self.knocks.len()));
         let alike = made.iter().rev().take_while(|&&made| made == knock).count();
         let is_passed_over = alike > 0 && wanted.first() != Some(&knock);
         if is_passed_over {

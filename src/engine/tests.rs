@@ -67,7 +67,10 @@ fn events(verdict: Verdict<'_>) -> Vec<String> {
 }
 
 fn text(event: &Event) -> String {
-    let door = event.door.0;
+    let Some(DoorId(door)) = event.door else {
+        let EventKind::LockedOut { until } = event.kind else { panic!("{event:?}") };
+        return format!("locked out everywhere for {} s", until.since(event.began).as_secs());
+    };
     match event.kind {
         EventKind::Stage(stage) => format!("{door}: stage {stage}"),
         EventKind::Open(CompletedBy::Sequence) => format!("{door}: open"),
@@ -82,10 +85,9 @@ fn text(event: &Event) -> String {
             format!("{door}: client {} missed by {steps} steps", client.0)
         }
         EventKind::Unmatched => format!("{door}: nobody's"),
-        EventKind::LockedOut { until, everywhere } => {
-            let place = if everywhere { " everywhere" } else { "" };
+        EventKind::LockedOut { until } => {
             let seconds = until.since(event.began).as_secs();
-            format!("{door}: locked out{place} for {seconds} s")
+            format!("{door}: locked out for {seconds} s")
         }
     }
 }
@@ -343,7 +345,7 @@ fn a_door_does_not_see_a_packet_without_its_flags() {
 fn a_door_sees_what_is_sent_to_its_target_or_else_to_this_host() {
     let target = "203.0.113.80".parse().unwrap();
     let mut engine = engine(&[door(&["1"]), Recognition { target: Some(target), ..door(&["1"]) }]);
-    engine.set_local(Local::Addresses([HOST.parse().unwrap()].into()));
+    engine.local = Local::Addresses([HOST.parse().unwrap()].into());
     let to = |destination: &str, number| Packet {
         destination: destination.parse().unwrap(),
         ..packet(ALICE.parse().unwrap(), "1".parse().unwrap(), number)
@@ -352,16 +354,15 @@ fn a_door_sees_what_is_sent_to_its_target_or_else_to_this_host() {
     assert_eq!(events(engine.on_packet(at(SECOND), &to("203.0.113.80", 2))), ["1: open"]);
     let other = to("203.0.113.81", 3);
     assert_eq!(events(engine.on_packet(at(SECOND), &other)), ["ignored: not-for-us"]);
-    engine.set_local(Local::Any);
+    engine.local = Local::Any;
     assert_eq!(events(engine.on_packet(at(SECOND), &other)), ["0: open"]);
 }
 
 #[test]
 fn what_no_packet_from_elsewhere_comes_from_is_nobodys_knock() {
     let mut engine = engine(&[door(&["1"])]);
-    engine.set_local(Local::Addresses(
-        [HOST, "127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into(),
-    ));
+    engine.local =
+        Local::Addresses([HOST, "127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into());
     let mut knock = |source: &str, looped, number| {
         let packet = packet(source.parse().unwrap(), "1".parse().unwrap(), number);
         events(engine.on_packet(at(number * SECOND), &Packet { looped, ..packet }))
@@ -406,7 +407,7 @@ fn two_watchers_that_share_a_cut_tell_each_sequence_once() {
     let cut = at(SECOND / 2).monotonic;
     let [mut old, mut new] = [(None, Some(cut)), (Some(cut), None)].map(|(after, until)| {
         let mut engine = engine(&doors);
-        engine.set_report_window(ReportWindow { after, until });
+        engine.window = ReportWindow { after, until };
         engine
     });
     assert_eq!(knocks(&mut old, ALICE, &["1", "2", "3"]), ["0: stage 1", "0: stage 2", "0: open"]);
@@ -418,7 +419,7 @@ fn after_its_window_an_engine_follows_only_what_is_under_way() {
     let mut engine = engine(&[door(&["1", "2", "3"])]);
     assert!(engine.is_idle());
     assert_eq!(knocks(&mut engine, ALICE, &["1"]), ["0: stage 1"]);
-    engine.set_report_window(ReportWindow { after: None, until: Some(at(SECOND / 2).monotonic) });
+    engine.window = ReportWindow { after: None, until: Some(at(SECOND / 2).monotonic) };
     let send = |engine: &mut Engine, source: &str, port: &str| {
         let packet = packet(source.parse().unwrap(), port.parse().unwrap(), 7);
         events(engine.on_packet(at(SECOND), &packet))

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::time::Duration;
 
-use super::{ClientId, is_over};
+use super::{ClientId, Reason, is_over};
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Scheme, TotpKey};
 use crate::time::{Monotonic, Now, Wall};
@@ -19,7 +19,7 @@ use step::Step;
 
 pub(super) use recent_knocks::RecentKnocks;
 pub use search::SEARCHED;
-pub(super) use search::{SearchProgress, Searches};
+pub(super) use search::Searches;
 
 /// How many steps are kept after they ran out, at most, for sequences that began before.
 const RETIRED: u64 = 64;
@@ -36,7 +36,7 @@ pub(super) struct SecretHolder {
 /// A door's sequences, of all who may open it, in the steps around now.
 #[derive(Debug)]
 pub(super) struct DoorRotation {
-    scheme: Scheme,
+    pub(super) scheme: Scheme,
     door: String,
     timeout: Duration,
     holders: Vec<SecretHolder>,
@@ -62,17 +62,8 @@ pub(super) struct CompleteMatch {
     key: u64,
     /// When its first knock came.
     pub(super) began: Monotonic,
-    pub(super) validity: Validity,
-}
-
-/// Whether a whole sequence opens its door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Validity {
-    Good,
-    /// It did, once.
-    Used,
-    /// Its secret has run out.
-    Expired,
+    /// Why it opens nothing: it did, once, or its secret has run out.
+    pub(super) refused: Option<Reason>,
 }
 
 /// How many knocks form the beginning of a sequence, and when the first of them came.
@@ -93,10 +84,6 @@ impl DoorRotation {
         Self { scheme, door: door.to_owned(), timeout, holders, steps: VecDeque::new() }
     }
 
-    pub(super) const fn scheme(&self) -> &Scheme {
-        &self.scheme
-    }
-
     /// The steps to have ready: those that hold, the one after, and those that held when a sequence
     /// began that can still be completed.
     fn wanted(&self, now: Wall) -> RangeInclusive<u64> {
@@ -110,13 +97,13 @@ impl DoorRotation {
     pub(super) fn is_ready(&self, now: Wall) -> bool {
         let window = self.scheme.window(now);
         let finished = |step: &&Step| step.is_finished(&self.holders);
-        self.steps.front().is_some_and(|first| first.number() <= *window.start())
+        self.steps.front().is_some_and(|first| first.number <= *window.start())
             && self
                 .steps
                 .iter()
                 .rev()
                 .find(finished)
-                .is_some_and(|last| last.number() >= *window.end())
+                .is_some_and(|last| last.number >= *window.end())
     }
 
     /// Makes ready what holds now, however long that takes.
@@ -131,7 +118,7 @@ impl DoorRotation {
         let wanted = self.wanted(now);
         let prepared = self.is_ready(now)
             && self.steps.back().is_some_and(|last| {
-                last.number() >= *wanted.end() && last.is_finished(&self.holders)
+                last.number >= *wanted.end() && last.is_finished(&self.holders)
             });
         if prepared {
             self.scheme.turns_at(self.scheme.step_at(now)).since(now)
@@ -144,23 +131,23 @@ impl DoorRotation {
     /// unit of work is about one HMAC.
     pub(super) fn prepare(&mut self, now: Wall, work: &mut usize) {
         let (window, wanted) = (self.scheme.window(now), self.wanted(now));
-        while self.steps.front().is_some_and(|step| step.number() < *wanted.start()) {
+        while self.steps.front().is_some_and(|step| step.number < *wanted.start()) {
             self.steps.pop_front();
         }
-        while self.steps.back().is_some_and(|step| step.number() > *wanted.end()) {
+        while self.steps.back().is_some_and(|step| step.number > *wanted.end()) {
             self.steps.pop_back();
         }
         // There is nothing yet, or the clock was set back.
-        if self.steps.front().is_none_or(|first| first.number() > *window.start()) {
+        if self.steps.front().is_none_or(|first| first.number > *window.start()) {
             self.steps.clear();
             self.steps.push_back(Step::new(*wanted.start(), &self.scheme, &self.holders));
         }
         while let Some(last) = self.steps.back_mut() {
             last.prepare(&self.scheme, &self.door, &self.holders, work);
-            if !last.is_finished(&self.holders) || last.number() >= *wanted.end() || *work == 0 {
+            if !last.is_finished(&self.holders) || last.number >= *wanted.end() || *work == 0 {
                 return;
             }
-            let next = last.number() + 1;
+            let next = last.number + 1;
             self.steps.push_back(Step::new(next, &self.scheme, &self.holders));
         }
     }
@@ -183,9 +170,9 @@ impl DoorRotation {
             } else {
                 let whole = held.find_map(|step| {
                     let holder = self.holder_of(step, key, knocks)?;
-                    let validity = self.validity(key, holder, now.wall);
-                    let (client, step) = (holder.client, step.number());
-                    Some(CompleteMatch { client, step, key, began, validity })
+                    let refused = self.refused(key, holder, now.wall);
+                    let (client, step) = (holder.client, step.number);
+                    Some(CompleteMatch { client, step, key, began, refused })
                 });
                 let Some(whole) = whole else { return ControlFlow::Continue(()) };
                 outcome = Matched::Complete(whole);
@@ -210,31 +197,29 @@ impl DoorRotation {
     fn held(&self, now: Now, then: Monotonic) -> impl Iterator<Item = &Step> {
         let at_first = self.scheme.window(now.wall - now.monotonic.since(then));
         let at_last = self.scheme.window(now.wall);
-        self.steps.iter().filter(move |step| {
-            at_last.contains(&step.number()) || at_first.contains(&step.number())
-        })
+        self.steps
+            .iter()
+            .filter(move |step| at_last.contains(&step.number) || at_first.contains(&step.number))
     }
 
     fn holder_of(&self, step: &Step, key: u64, knocks: &[Knock]) -> Option<&SecretHolder> {
         let holder = self.holders.get(step.holder(key)?)?;
-        let same = self.scheme.matches(&holder.key, &self.door, step.number(), knocks);
+        let same = self.scheme.matches(&holder.key, &self.door, step.number, knocks);
         same.then_some(holder)
     }
 
-    fn validity(&self, key: u64, holder: &SecretHolder, now: Wall) -> Validity {
+    fn refused(&self, key: u64, holder: &SecretHolder, now: Wall) -> Option<Reason> {
         if self.steps.iter().any(|step| step.is_used(key)) {
-            Validity::Used
-        } else if is_over(holder.until, now) {
-            Validity::Expired
+            Some(Reason::Used)
         } else {
-            Validity::Good
+            is_over(holder.until, now).then_some(Reason::Expired)
         }
     }
 
     /// Remembers that a sequence has opened the door: whoever knocks it again is refused, even
     /// where it is someone else's too.
     pub(super) fn use_up(&mut self, whole: &CompleteMatch) {
-        if let Some(step) = self.steps.iter_mut().find(|step| step.number() == whole.step) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.number == whole.step) {
             step.use_up(whole.key);
         }
     }

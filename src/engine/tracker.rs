@@ -199,21 +199,17 @@ impl Tracker {
         change: impl FnOnce(&mut Source) -> R,
     ) -> R {
         let Self { newcomers, further, totals } = self;
-        let (result, from, to) = if let Some(source) = find(newcomers, address, visit) {
-            let (result, to) = totals.change(doors, address, source, change);
-            (result, TableKind::Newcomers, to)
+        let mut new = Source::default();
+        let (from, source) = if let Some(source) = find(newcomers, address, visit) {
+            (Some(TableKind::Newcomers), source)
         } else if let Some(source) = find(further, address, visit) {
-            let (result, to) = totals.change(doors, address, source, change);
-            (result, TableKind::Further, to)
+            (Some(TableKind::Further), source)
         } else {
-            let mut source = Source::default();
-            let (result, to) = totals.change(doors, address, &mut source, change);
-            self.settle(address, source, to);
-            self.bound(address);
-            return result;
+            (None, &mut new)
         };
-        if to != Some(from)
-            && let Some(source) = self.table(from).remove(address)
+        let (result, to) = totals.change(doors, address, source, change);
+        if to != from
+            && let Some(source) = from.map_or(Some(new), |from| self.table(from).remove(address))
         {
             self.settle(address, source, to);
         }

@@ -135,17 +135,18 @@ impl Refusal {
     }
 }
 
-/// Something that happened to one source at one door.
+/// Something that happened to one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    pub door: DoorId,
+    /// At which door; `None`: at all of them, and it is a lockout.
+    pub door: Option<DoorId>,
     pub source: IpAddr,
     pub kind: EventKind,
     /// When the first knock of the sequence in question was seen.
     pub began: Monotonic,
 }
 
-/// What happened to a source at a door.
+/// What happened to a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence.
@@ -159,8 +160,8 @@ pub enum EventKind {
     Missed { client: ClientId, steps: i32 },
     /// A whole sequence that is no client's, at any time around now that was looked at.
     Unmatched,
-    /// The source has failed too often. `everywhere`: at all doors, not only at this one.
-    LockedOut { until: Monotonic, everywhere: bool },
+    /// The source has failed too often.
+    LockedOut { until: Monotonic },
 }
 
 /// The sequence that was completed: the door's own, or a client's.
@@ -172,92 +173,35 @@ pub enum CompletedBy {
     Totp { client: ClientId, step: u64 },
 }
 
-/// Why something did not open: one vocabulary for logs, counters, `explain` and tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// The bytes are no packet that anyone knocks with.
-    Ignored(Ignored),
-    /// Not sent to an address of this host, nor to a door's target.
-    NotForUs,
-    /// No door wants this port, or not with these flags.
-    NotWatched,
-    /// A retransmission.
-    Duplicate,
-    /// IPv6, where only IPv4 is wanted.
-    OnlyIpv4,
-    /// A port of the sequence, out of turn.
-    WrongKnock,
-    /// A port beside those of the sequence.
-    TripWire,
-    /// The last knock did not come in time.
-    Timeout,
-    /// Others pushed the source out of a full tracker. Counted only, see
-    /// [`Engine::crowded`](super::Engine::crowded).
-    Crowded,
-    /// The door has neither a command nor a set for this address family.
-    NoCommand,
-    /// The door, or all doors together, are open for as many as they may be, or as much waits.
-    TooMany,
-    /// The door has done something for another knock less than its `cooldown` ago.
-    Cooldown,
-    /// The configuration has changed since the sequence began.
-    Changed,
-    /// What proves it was used before.
-    Used,
-    /// The source has failed too often.
-    LockedOut,
-    /// The client's credentials have run out.
-    Expired,
-    /// Its first 16 bytes are not what the server's public key makes them.
-    BadTag,
-    /// It cannot be decrypted.
-    Undecryptable,
-    /// Decrypted, it is no request.
-    MalformedRequest,
-    /// No client has this public key.
-    UnknownClient,
-    /// It was stamped too long ago.
-    TooOld,
-    /// It was stamped in the future.
-    TooFarAhead,
-    /// It was stamped before this start of the machine, which was not shut down cleanly.
-    BeforeStart,
-    /// There is no door of this name, or none where none is named.
-    NoSuchDoor,
-    /// The client may not open this door, or not so.
-    NotAllowed,
-    /// The client has to name the address to open for.
-    AddressNotNamed,
-    /// The door cannot be opened for one source port only.
-    SourcePort,
-    /// From an address that no packet from elsewhere comes from, or for one.
-    ImpossibleAddress,
-    /// What is wrong with a request of fwknop's alone.
-    Fwknop(FwknopError),
-}
-
-/// Of each reason that is not fwknop's alone: the word that scripts see, the words for people.
+/// Defines the reasons: the word of each, which scripts see in JSON and in counters, and the words
+/// for people. What is wrong with a packet, and with a request of fwknop's, has words of its own.
 macro_rules! reasons {
-    ($($reason:ident $(($of:path))? = $word:literal, $text:literal;)+) => {
-        impl Reason {
-            /// Those that are not fwknop's.
-            const OWN: &[Self] = &[$(Self::$reason $(($of))?),+];
-
-            /// The word that scripts see: in JSON, in counters.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$reason $(($of))? => $word,)+
-                    Self::Fwknop(error) => error.as_str(),
-                }
-            }
+    ($($(#[$each:meta])* $reason:ident = $word:literal, $text:literal;)+) => {
+        /// Why something did not open: one vocabulary for logs, counters, `explain` and tests.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+        pub enum Reason {
+            /// The bytes are no packet that anyone knocks with.
+            #[error(transparent)]
+            Ignored(#[from] Ignored),
+            $($(#[$each])* #[error($text)] $reason,)+
+            /// What is wrong with a request of fwknop's alone.
+            #[error(transparent)]
+            Fwknop(#[from] FwknopError),
         }
 
-        /// The reason in words, for people.
-        impl fmt::Display for Reason {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl Reason {
+            /// All reasons. The place of each stands for it between watcher and keeper.
+            pub fn all() -> impl Iterator<Item = Self> {
+                let of_packets = Ignored::ALL.map(Self::Ignored).into_iter();
+                of_packets.chain([$(Self::$reason),+]).chain(FwknopError::ALL.map(Self::Fwknop))
+            }
+
+            /// The word that scripts see.
+            pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$reason $(($of))? => f.write_str($text),)+
-                    Self::Fwknop(error) => error.fmt(f),
+                    Self::Ignored(ignored) => ignored.as_str(),
+                    $(Self::$reason => $word,)+
+                    Self::Fwknop(error) => error.as_str(),
                 }
             }
         }
@@ -265,39 +209,61 @@ macro_rules! reasons {
 }
 
 reasons! {
-    Ignored(Ignored::Truncated) = "truncated", "cut off before its ports: capture with tcpdump -s 0";
-    Ignored(Ignored::Fragment) = "fragment", "a fragment";
-    Ignored(Ignored::Malformed) = "malformed", "its headers contradict each other";
-    Ignored(Ignored::NotIp) = "not-ip", "neither IPv4 nor IPv6";
-    Ignored(Ignored::NotTransport) = "not-tcp-or-udp", "neither TCP nor UDP";
-    Ignored(Ignored::Outgoing) = "outgoing", "sent by this host";
+    /// Not sent to an address of this host, nor to a door's target.
     NotForUs = "not-for-us", "sent to an address that is not this host's, nor a door's target";
+    /// No door wants this port, or not with these flags.
     NotWatched = "not-watched", "no door watches this port, or not with these flags";
+    /// A retransmission.
     Duplicate = "duplicate", "a duplicate of an earlier knock";
+    /// IPv6, where only IPv4 is wanted.
     OnlyIpv4 = "only-ipv4", "IPv6, and only IPv4 is listened for";
+    /// A port of the sequence, out of turn.
     WrongKnock = "wrong-knock", "a port of the sequence, out of turn";
+    /// A port beside those of the sequence.
     TripWire = "trip-wire", "a trip-wire beside the sequence";
+    /// The last knock did not come in time.
     Timeout = "timeout", "the next knock did not come in time";
+    /// Others pushed the source out of a full tracker. Counted only, see
+    /// [`Engine::crowded`](super::Engine::crowded).
     Crowded = "crowded", "pushed out by others";
+    /// The door has neither a command nor a set for this address family.
     NoCommand = "no-command", "nothing opens the door for this address family";
+    /// The door, or all doors together, are open for as many as they may be, or as much waits.
     TooMany = "too-many", "open for too many already, or too much waits to open";
+    /// The door has done something for another knock less than its `cooldown` ago.
     Cooldown = "cooldown", "the door has acted less than its cooldown ago";
+    /// The configuration has changed since the sequence began.
     Changed = "changed", "the configuration has changed since the knock began";
+    /// What proves it was used before.
     Used = "used", "it has been used before";
+    /// The source has failed too often.
     LockedOut = "locked-out", "locked out after too many failures";
+    /// The client's credentials have run out.
     Expired = "expired", "the client's credentials have run out";
+    /// Its first 16 bytes are not what the server's public key makes them.
     BadTag = "bad-tag", "not meant for this server's key";
+    /// It cannot be decrypted.
     Undecryptable = "undecryptable", "cannot be decrypted";
+    /// Decrypted, it is no request.
     MalformedRequest = "malformed-request", "no valid request inside";
+    /// No client has this public key.
     UnknownClient = "unknown-client", "no client has this public key";
+    /// It was stamped too long ago.
     TooOld = "too-old", "too old: is a clock off?";
+    /// It was stamped in the future.
     TooFarAhead = "too-far-ahead", "from the future: is a clock off?";
+    /// It was stamped before this start of the machine, which was not shut down cleanly.
     BeforeStart = "before-start",
         "from before this machine was started anew, or within ten seconds of it";
+    /// There is no door of this name, or none where none is named.
     NoSuchDoor = "no-such-door", "asks for a door that there is not";
+    /// The client may not open this door, or not so.
     NotAllowed = "not-allowed", "the client may not open this door so";
+    /// The client has to name the address to open for.
     AddressNotNamed = "address-not-named", "the client has to name the address to open for";
+    /// The door cannot be opened for one source port only.
     SourcePort = "source-port", "this door cannot be opened for one source port only";
+    /// From an address that no packet from elsewhere comes from, or for one.
     ImpossibleAddress = "impossible-address", "an address that no packet from elsewhere comes from";
 }
 
@@ -305,22 +271,5 @@ impl Reason {
     /// The reason that a word stands for.
     pub fn of_word(word: &str) -> Option<Self> {
         Self::all().find(|reason| reason.as_str() == word)
-    }
-
-    /// All reasons. The place of each stands for it between watcher and keeper.
-    pub fn all() -> impl Iterator<Item = Self> {
-        Self::OWN.iter().copied().chain(FwknopError::ALL.map(Self::Fwknop))
-    }
-}
-
-impl From<Ignored> for Reason {
-    fn from(ignored: Ignored) -> Self {
-        Self::Ignored(ignored)
-    }
-}
-
-impl From<FwknopError> for Reason {
-    fn from(error: FwknopError) -> Self {
-        Self::Fwknop(error)
     }
 }

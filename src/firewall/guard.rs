@@ -11,7 +11,6 @@ mod standing;
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use self::standing::StandingTable;
 pub use self::standing::{check, guards, is_standing, remove_standing, standing};
@@ -42,8 +41,11 @@ pub enum Disturbance {
 /// The table `inet knockd`, set up. Dropping it leaves the table where it is.
 #[derive(Debug)]
 pub struct Guard {
-    netlink: Netlink,
-    monitor: Monitor,
+    /// The connection through which elements are changed: what others change is told apart.
+    pub netlink: Netlink,
+    /// Readable when any table of this host has changed: [`Self::disturbance`] tells whether it
+    /// matters.
+    pub monitor: Monitor,
     ruleset: Ruleset,
     shared: HashSet<Name>,
     /// The connections that were there before the lock of their port.
@@ -112,18 +114,12 @@ impl Guard {
         self.shared.contains(door)
     }
 
-    /// The connection through which elements are changed: what others change is told apart.
-    pub const fn netlink(&mut self) -> &mut Netlink {
-        &mut self.netlink
-    }
-
-    /// The change that somebody else has made to the table since the last call; call it when
-    /// [`as_fd`](Self::as_fd) is readable. What is added to its sets by another's hand is no
-    /// disturbance, but for guarded ports: that is how an administrator lets somebody in without
-    /// knockd.
+    /// The change that somebody else has made to the table since the last call; call it when its
+    /// monitor is readable. What is added to its sets by another's hand is no disturbance, but for
+    /// guarded ports: that is how an administrator lets somebody in without knockd.
     pub fn disturbance(&mut self) -> Option<Disturbance> {
         let mut found = None;
-        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
+        let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
             let lets_in = |set: &str| !set.starts_with(GuardSet::GUARDED.kind.as_str());
             match event.kind {
                 _ if event.family != NftFamily::Inet || event.table != TABLE => {}
@@ -133,14 +129,6 @@ impl Guard {
             }
         });
         found.or((!is_all).then_some(Disturbance::Untold))
-    }
-}
-
-/// Readable when any table of this host has changed: [`Guard::disturbance`] tells whether it
-/// matters.
-impl AsFd for Guard {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.monitor.as_fd()
     }
 }
 

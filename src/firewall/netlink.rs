@@ -121,7 +121,8 @@ type Result<T> = std::result::Result<T, NetlinkError>;
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
-    port: u32,
+    /// The number of this connection in what the kernel tells others about changes.
+    pub(super) port: u32,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -139,11 +140,6 @@ impl Netlink {
         let mut netlink = Self { socket, port, sequence: 0, buffer: vec![0; BUFFER] };
         netlink.generation()?;
         Ok(netlink)
-    }
-
-    /// The number of this connection in what the kernel tells others about changes.
-    pub const fn port(&self) -> u32 {
-        self.port
     }
 
     /// Adds these elements, or none where one of them is there already. Whether it did.

@@ -1,7 +1,6 @@
 //! Sets of the administrator's own tables, to which doors add those they let in.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use super::netlink::{Monitor, Netlink, NetlinkError, NftEvent, SetRef};
 use crate::config::{Family, NftSet};
@@ -32,8 +31,11 @@ pub enum NftSetError {
 /// The sets of all doors, followed: another program may delete and make them anew.
 #[derive(Debug)]
 pub struct OwnSets {
-    netlink: Netlink,
-    monitor: Monitor,
+    /// The connection through which elements are changed: what others change is told apart.
+    pub netlink: Netlink,
+    /// Readable when any table of this host has changed: [`Self::made_anew`] tells whether it
+    /// matters.
+    pub monitor: Monitor,
     /// With the handles of the table and the set, which tell it from one of the same name.
     known: Vec<(SetRef, Option<(u64, u64)>)>,
 }
@@ -65,21 +67,16 @@ impl OwnSets {
         self.known.iter().map(|(set, _)| set.clone()).collect()
     }
 
-    /// The connection through which elements are changed: what others change is told apart.
-    pub const fn netlink(&mut self) -> &mut Netlink {
-        &mut self.netlink
-    }
-
     /// The sets that somebody has made anew since the last call, and that are therefore without
-    /// the grants that hold; call it when [`as_fd`](Self::as_fd) is readable. A set that is gone
-    /// is named when it comes back.
+    /// the grants that hold; call it when its monitor is readable. A set that is gone is named when
+    /// it comes back.
     ///
     /// # Errors
     /// When the kernel does not tell.
     pub fn made_anew(&mut self) -> Result<Vec<SetRef>, NetlinkError> {
         let known = &self.known;
         let mut is_touched = false;
-        let is_all = self.monitor.look(self.netlink.port(), |event: NftEvent<'_>| {
+        let is_all = self.monitor.look(self.netlink.port, |event: NftEvent<'_>| {
             let is_its =
                 |set: &SetRef| set.family == event.family && set.table.as_str() == event.table;
             is_touched |= known.iter().any(|(set, _)| is_its(set));
@@ -96,14 +93,6 @@ impl OwnSets {
             *known = now;
         }
         Ok(anew)
-    }
-}
-
-/// Readable when any table of this host has changed: [`OwnSets::made_anew`] tells whether it
-/// matters.
-impl AsFd for OwnSets {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.monitor.as_fd()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
-use super::{FRAME, FromWatcher, InterfaceState, ToWatcher};
+use super::{ExplainFilter, FRAME, FromWatcher, InterfaceState, ToWatcher};
 use crate::engine::{
     ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, EventKind, Reason, Refusal,
 };
@@ -178,7 +178,7 @@ variants!(EventKind {
     1 Open(knocked),
     2 Reset { stage, reason, knock },
     3 Missed { client, steps },
-    4 LockedOut { until, everywhere },
+    4 LockedOut { until },
     5 Unmatched,
 });
 fields!(Event { door, source, kind, began });
@@ -201,12 +201,11 @@ variants!(FromWatcher {
     11 Refused { refusal, at },
     12 ReplayedRefusal { refusal, at },
 });
+variants!(ExplainFilter { 0 Nobody, 1 One(source), 2 All });
 variants!(ToWatcher {
     1 After { time },
     2 Until { time },
     3 Stop,
-    4 Explain { source },
-    5 ExplainAll,
-    6 ExplainNothing,
-    7 Unlock { source },
+    4 Explain { asked },
+    5 Unlock { source },
 });

@@ -145,7 +145,7 @@ impl Claim {
         at: Monotonic,
     ) -> Result<Self, Rejected> {
         let Grounds { then, current, .. } = *grounds;
-        let meant = door(then, event.door).ok_or(NOT_GIVEN)?;
+        let meant = event.door.and_then(|id| door(then, id)).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
         let addresses = vec![event.source];
         let (claim, holds) = match knocked {

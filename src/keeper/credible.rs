@@ -7,7 +7,7 @@
 //!
 //! | field | an honest watcher says | else |
 //! |---|---|---|
-//! | door, client (index) | one that was given; for what a client does, one that may open this door and has what it takes | ends |
+//! | door, client (index) | one that was given, or none where a source is locked out of all doors; for what a client does, one that may open this door and has what it takes | ends |
 //! | source | what [one host](is_a_hosts) can have; IPv4 where only that is wanted | ends |
 //! | | not this host's, nor loopback's, unless a loopback interface is listened on | refused |
 //! | `at`, `began` (clock that does not jump) | no later than now and a second | ends |
@@ -104,8 +104,19 @@ fn packet(grounds: &Grounds<'_>, source: IpAddr, at: Monotonic) -> Result<(), Li
 }
 
 fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie> {
-    let door = door(grounds.then, event.door).ok_or(Lie("a door that it was not given"))?;
+    let given = |id| door(grounds.then, id).ok_or(Lie("a door that it was not given"));
+    let door = event.door.map(given).transpose()?;
     packet(grounds, event.source, at.max(event.began))?;
+    let is_lock = |until: Monotonic, rule: Option<Lockout>| {
+        let ends = |rule: Lockout| grounds.now.monotonic + EARLY + rule.lasts.max(rule.within);
+        so(rule.is_some_and(|rule| until <= ends(rule)), "a lock that no rule allows")
+    };
+    let Some(door) = door else {
+        return match event.kind {
+            EventKind::LockedOut { until } => is_lock(until, grounds.then.settings.lockout),
+            _ => Err(Lie("an event at no door")),
+        };
+    };
     let recognition = &door.recognition;
     let rotating = recognition.totp.map_or(0, |scheme| scheme.length());
     let length = recognition.sequence.len().max(rotating);
@@ -136,12 +147,7 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
             so(may(id) && is_searched, "a clock that is off by more than is searched")
         }
         EventKind::Unmatched => so(rotating > 0, "a code at a door that has none"),
-        EventKind::LockedOut { until, everywhere } => {
-            let own = recognition.lockout;
-            let rule = if everywhere { grounds.then.settings.lockout } else { own };
-            let ends = |rule: Lockout| grounds.now.monotonic + EARLY + rule.lasts.max(rule.within);
-            so(rule.is_some_and(|rule| until <= ends(rule)), "a lock that no rule allows")
-        }
+        EventKind::LockedOut { until } => is_lock(until, recognition.lockout),
     }
 }
 
@@ -296,7 +302,7 @@ pub(super) mod tests {
 
         pub(in crate::keeper) fn event(&self, door: DoorId, kind: EventKind) -> Event {
             let began = self.now.monotonic - SECOND;
-            Event { door, source: address("192.0.2.7"), kind, began }
+            Event { door: Some(door), source: address("192.0.2.7"), kind, began }
         }
 
         fn told(&self, event: Event) -> Result<(), Lie> {
@@ -358,7 +364,7 @@ pub(super) mod tests {
             (CODE, totp(ALICE)),
             (CODE, reset(3, Reason::Used)),
             (CODE, EventKind::Missed { client: ALICE, steps: -120 }),
-            (CODE, EventKind::LockedOut { until, everywhere: false }),
+            (CODE, EventKind::LockedOut { until }),
         ] {
             assert_eq!(world.told(world.event(door, kind)), Ok(()), "{kind:?}");
         }
@@ -427,19 +433,17 @@ pub(super) mod tests {
             (SPA, EventKind::Stage(1), "a stage that the door does not have"),
             (PLAIN, reset(1, Reason::Used), "a stage that the door does not have"),
             (PLAIN, reset(1, Reason::BadTag), "a reason for which no sequence ends"),
-            (
-                PLAIN,
-                EventKind::LockedOut { until, everywhere: false },
-                "a lock that no rule allows",
-            ),
-            (CODE, EventKind::LockedOut { until, everywhere: true }, "a lock that no rule allows"),
-            (
-                CODE,
-                EventKind::LockedOut { until: Monotonic::MAX, everywhere: false },
-                "a lock that no rule allows",
-            ),
+            (PLAIN, EventKind::LockedOut { until }, "a lock that no rule allows"),
+            (CODE, EventKind::LockedOut { until: Monotonic::MAX }, "a lock that no rule allows"),
         ] {
             assert_eq!(lie(world.told(world.event(door, kind))), what, "{kind:?} at {door:?}");
+        }
+        for (kind, what) in [
+            (EventKind::LockedOut { until }, "a lock that no rule allows"),
+            (plain, "an event at no door"),
+        ] {
+            let event = Event { door: None, ..world.event(CODE, kind) };
+            assert_eq!(lie(world.told(event)), what, "{kind:?}");
         }
         for (client, steps) in [(ALICE, 121), (ALICE, 0), (ALICE, i32::MIN), (BOB, 5)] {
             let kind = EventKind::Missed { client, steps };

@@ -175,23 +175,23 @@ impl Intake {
         event: &Event,
         at: Monotonic,
     ) -> Result<(), Lie> {
-        let Some(door) = claim::door(grounds.then, event.door) else { return Ok(()) };
-        match event.kind {
-            EventKind::Open(knocked) => {
+        let door = event.door.and_then(|id| claim::door(grounds.then, id));
+        match (event.kind, door) {
+            (EventKind::Open(knocked), Some(door)) => {
                 if self.is_new(generation, door.name(), event.source, event.began) {
                     self.claim(now, Claim::of_sequence(grounds, event, knocked, at))?;
                 }
                 return Ok(());
             }
-            EventKind::Reset { reason: reason @ (Reason::Used | Reason::Expired), .. }
-                if self.reused.pass(now) =>
-            {
+            (
+                EventKind::Reset { reason: reason @ (Reason::Used | Reason::Expired), .. },
+                Some(door),
+            ) if self.reused.pass(now) => {
                 let key = GrantKey::new(door.name().clone(), event.source);
                 self.notices.push(Notice::Reused { key, reason });
             }
-            EventKind::LockedOut { until, everywhere } => {
-                let lock = (until, everywhere);
-                self.lockouts.note(now, grounds.then, event.door, event.source, lock);
+            (EventKind::LockedOut { until }, _) => {
+                self.lockouts.note(now, grounds.then, door, event.source, until);
             }
             _ => {}
         }

@@ -155,9 +155,9 @@ impl KernelSets {
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
                 let slots = guard.elements(&key.door, key.address, key.source_port);
-                Ok((slots, guard.netlink()))
+                Ok((slots, &mut guard.netlink))
             }
-            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
+            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, &mut own.netlink)),
             _ => Err(not_in_use(element)),
         }
     }
@@ -345,8 +345,9 @@ impl KernelSets {
 
     /// Readable when [`poll`](Self::poll) is worth while.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let guard = self.guard.as_ref().map(AsFd::as_fd);
-        guard.into_iter().chain(self.own.as_ref().map(AsFd::as_fd))
+        let guard = self.guard.as_ref().map(|guard| &guard.monitor);
+        let own = self.own.as_ref().map(|own| &own.monitor);
+        guard.into_iter().chain(own).map(AsFd::as_fd)
     }
 }
 

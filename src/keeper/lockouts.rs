@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::{Config, Name};
+use crate::config::{Config, Door, Name};
 use crate::control::LockStatus;
 use crate::engine::{DoorId, LockedSource};
 use crate::time::Monotonic;
@@ -24,19 +24,14 @@ impl LockoutTable {
         &mut self,
         now: Monotonic,
         config: &Config,
-        id: DoorId,
+        door: Option<&Door>,
         source: IpAddr,
-        (until, everywhere): (Monotonic, bool),
+        until: Monotonic,
     ) {
-        let door = config.doors.get(id.0 as usize);
-        let (rule, name) = if everywhere {
-            (config.settings.lockout, None)
-        } else {
-            (door.and_then(|door| door.recognition.lockout), door.map(|door| door.name().clone()))
-        };
+        let rule = door.map_or(config.settings.lockout, |door| door.recognition.lockout);
         let lasts = rule.map_or(Duration::ZERO, |rule| rule.lasts);
         self.0.retain(|_, until| *until > now);
-        let key = (source, name);
+        let key = (source, door.map(|door| door.name().clone()));
         if self.0.len() < MOST || self.0.contains_key(&key) {
             self.0.insert(key, until.min(now + lasts));
         }
@@ -118,8 +113,8 @@ mod tests {
     fn a_lock_holds_for_the_watchers_that_come_after() {
         let (mut locks, config) = (LockoutTable::default(), codes());
         let now = at(Duration::ZERO);
-        locks.note(now, &config, DoorId(0), source(1), (at(HOUR), false));
-        locks.note(now, &config, DoorId(0), source(2), (at(2 * HOUR), true));
+        locks.note(now, &config, config.doors.first(), source(1), at(HOUR));
+        locks.note(now, &config, None, source(2), at(2 * HOUR));
         let both = [locked_at(Some(0), 1, HOUR), locked_at(None, 2, 2 * HOUR)];
         assert_eq!(locks.of(now, &config), both);
         assert_eq!(locks.of(at(HOUR), &config), both[1..]);
@@ -129,7 +124,7 @@ mod tests {
     #[test]
     fn a_lock_goes_with_the_name_of_its_door() {
         let (mut locks, now) = (LockoutTable::default(), at(Duration::ZERO));
-        locks.note(now, &codes(), DoorId(0), source(1), (at(HOUR), false));
+        locks.note(now, &codes(), codes().doors.first(), source(1), at(HOUR));
         let another = config(
             "doors: {another: {sequence: [7300, 7100, 7200], start_command: 'true'}, \
              code: {totp: {mode: code, base: 7000}, start_command: 'true'}}",
@@ -144,8 +139,7 @@ mod tests {
     fn no_watcher_can_lock_out_for_longer_than_the_configuration_says() {
         let (mut locks, config) = (LockoutTable::default(), codes());
         let now = at(Duration::ZERO);
-        locks.note(now, &config, DoorId(0), source(1), (Monotonic::MAX, false));
-        locks.note(now, &config, DoorId(9), source(2), (Monotonic::MAX, false));
+        locks.note(now, &config, config.doors.first(), source(1), Monotonic::MAX);
         assert_eq!(locks.of(now, &config), [locked_at(Some(0), 1, HOUR)]);
     }
 
@@ -154,14 +148,14 @@ mod tests {
         let (mut locks, config) = (LockoutTable::default(), codes());
         for host in 0..=MOST as u16 {
             let now = at(Duration::from_secs(host.into()));
-            locks.note(now, &config, DoorId(0), source(host), (now + HOUR, false));
+            locks.note(now, &config, config.doors.first(), source(host), now + HOUR);
         }
         let now = at(Duration::from_secs(MOST as u64));
         assert_eq!(locks.status(now).len(), MOST);
         assert!(!locks.forget(now, source(MOST as u16)));
         assert!(locks.forget(now, source(0)));
         let later = at(HOUR);
-        locks.note(later, &config, DoorId(0), source(5000), (later + HOUR, false));
+        locks.note(later, &config, config.doors.first(), source(5000), later + HOUR);
         assert!(locks.forget(later, source(5000)));
     }
 }

@@ -15,7 +15,7 @@ use crate::control::{
     Status, What, seconds,
 };
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
-use crate::ipc::ToWatcher;
+use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::ledger::Query;
 use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
@@ -71,7 +71,7 @@ impl Keeper {
         let explains = !self.recalls.is_empty()
             || self.control.follows().any(|follows| matches!(follows, Follows::Knocks(_)));
         if std::mem::replace(&mut self.explains, explains) && !explains {
-            self.watchers.tell(ToWatcher::ExplainNothing);
+            self.watchers.tell(ToWatcher::Explain { asked: ExplainFilter::Nobody });
         }
     }
 
@@ -234,10 +234,8 @@ impl Keeper {
 
     /// Has the watcher tell what it has not told before: all is told in the order of time.
     fn explain(&mut self, now: Now, id: ConnectionId, address: Option<IpAddr>) {
-        self.watchers.tell(match address {
-            Some(source) => ToWatcher::Explain { source },
-            None => ToWatcher::ExplainAll,
-        });
+        let asked = address.map_or(ExplainFilter::All, ExplainFilter::One);
+        self.watchers.tell(ToWatcher::Explain { asked });
         self.recalls.push(Recall { id, address, by: now.monotonic + TIME_TO_RECALL });
     }
 

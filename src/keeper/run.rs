@@ -22,7 +22,7 @@ use crate::config::lint::some_of;
 use crate::config::{Config, Mechanism, OnExit};
 use crate::control::Reply;
 use crate::grants::OpenedBy;
-use crate::ipc::ToWatcher;
+use crate::ipc::{ExplainFilter, ToWatcher};
 use crate::log;
 use crate::proto::knock::Knock;
 use crate::proto::method::Method;
@@ -147,7 +147,7 @@ impl Keeper {
         }
         self.has_taken_effect(now, config);
         if self.explains {
-            self.watchers.tell(ToWatcher::ExplainAll);
+            self.watchers.tell(ToWatcher::Explain { asked: ExplainFilter::All });
         }
         if !self.trials.is_on() {
             self.guard_copy.keep(config);

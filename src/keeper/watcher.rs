@@ -79,7 +79,7 @@ impl WatcherProcess {
             interfaces,
             looped,
             child,
-            channel: Channel::new(ours),
+            channel: Channel(ours),
             stderr: StderrLines { pipe: Some(ours_stderr.into()), line: Vec::new() },
             closed: false,
             budget: BUDGET,

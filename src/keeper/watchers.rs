@@ -23,7 +23,7 @@ use super::watcher::{WatcherOutput, WatcherProcess};
 use crate::config::{Config, LogLevel};
 use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
-use crate::ipc::{Assignment, FromWatcher, ToWatcher};
+use crate::ipc::{Assignment, ExplainFilter, FromWatcher, ToWatcher};
 use crate::sys::privileges::Identity;
 use crate::sys::{clock, memory};
 use crate::time::Monotonic;
@@ -323,7 +323,7 @@ impl Watchers {
             Some((old, _)) => {
                 successor.tell(ToWatcher::After { time: cut - OVERLAP });
                 // What it has not told yet would go with it.
-                old.tell(ToWatcher::ExplainAll);
+                old.tell(ToWatcher::Explain { asked: ExplainFilter::All });
                 old.tell(ToWatcher::Until { time: cut + OVERLAP });
                 let longest = old.config.doors.iter().map(|door| door.recognition.seq_timeout);
                 let longest = longest.max().unwrap_or_default();

@@ -10,16 +10,12 @@ use tracing::{Event, Level};
 
 use crate::config::LogLevel;
 use crate::control::EventLine;
-use crate::sys::clock;
 use crate::time::Wall;
 
-/// A log line: when, how grave, and what is known.
-pub(super) struct LogRecord {
-    pub(super) time: Zoned,
-    level: LogLevel,
-    /// The `message`, and the `source` and the `door` of a line that is about such.
-    facts: Map<String, Value>,
-}
+/// What is known of a log line: the `message`, and the `source` and the `door` of one that is about
+/// such.
+#[derive(Default)]
+pub(super) struct Facts(Map<String, Value>);
 
 /// The level of a line that code logs.
 pub(super) const fn level(level: Level) -> LogLevel {
@@ -31,47 +27,42 @@ pub(super) const fn level(level: Level) -> LogLevel {
     }
 }
 
-impl LogRecord {
+impl Facts {
     /// What code logs.
-    pub(super) fn of(level: LogLevel, event: &Event<'_>) -> Self {
-        let mut record = Self::new(level, Map::new());
-        event.record(&mut record);
-        record
+    pub(super) fn of(event: &Event<'_>) -> Self {
+        let mut facts = Self::default();
+        event.record(&mut facts);
+        facts
     }
 
     /// What happened at a door.
     pub(super) fn of_line(line: &EventLine) -> Self {
-        let facts = match serde_json::to_value(line) {
-            Ok(Value::Object(facts)) => facts,
-            _ => Map::new(),
-        };
-        Self::new(line.level(), facts)
-    }
-
-    fn new(level: LogLevel, facts: Map<String, Value>) -> Self {
-        Self { time: local(clock::now().wall, &TimeZone::system()), level, facts }
+        match serde_json::to_value(line) {
+            Ok(Value::Object(facts)) => Self(facts),
+            _ => Self::default(),
+        }
     }
 
     /// `SOURCE: DOOR: message`, on one line whatever is in it.
     pub(super) fn text(&self) -> String {
         let parts = ["source", "door", "message"].into_iter();
-        let parts: Vec<&str> = parts.filter_map(|name| self.facts.get(name)?.as_str()).collect();
+        let parts: Vec<&str> = parts.filter_map(|name| self.0.get(name)?.as_str()).collect();
         escape(&parts.join(": "))
     }
 
     /// The same facts as an object.
-    pub(super) fn json(&self) -> String {
-        let mut object = self.facts.clone();
-        let time = self.time.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
+    pub(super) fn json(self, time: &Zoned, level: LogLevel) -> String {
+        let Self(mut object) = self;
+        let time = time.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
         object.insert("time".into(), time.into());
-        object.insert("level".into(), self.level.as_str().into());
+        object.insert("level".into(), level.as_str().into());
         Value::Object(object).to_string()
     }
 }
 
-impl Visit for LogRecord {
+impl Visit for Facts {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.facts.insert(field.name().to_owned(), format!("{value:?}").into());
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
     }
 }
 
@@ -116,26 +107,23 @@ mod tests {
         assert_eq!(escape("plain text, ümlaut"), "plain text, ümlaut");
     }
 
-    fn record() -> LogRecord {
+    fn facts() -> Facts {
         let source = "192.0.2.2".parse().ok();
         let door = "ssh".parse().ok();
         let at = Wall::from_nanos(0);
-        let line = EventLine::new(at, source, door.as_ref(), What::stage(1), "Stage 1");
-        LogRecord {
-            time: Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC),
-            ..LogRecord::of_line(&line)
-        }
+        Facts::of_line(&EventLine::new(at, source, door.as_ref(), What::stage(1), "Stage 1"))
     }
 
     #[test]
     fn a_text_line_reads_as_classic_knockd_wrote_it() {
-        assert_eq!(record().text(), "192.0.2.2: ssh: Stage 1");
+        assert_eq!(facts().text(), "192.0.2.2: ssh: Stage 1");
     }
 
     #[test]
     fn a_json_line_has_the_same_facts_as_fields() {
+        let time = Timestamp::from_second(1_700_000_000).unwrap().to_zoned(TimeZone::UTC);
         assert_eq!(
-            record().json(),
+            facts().json(&time, LogLevel::Info),
             r#"{"door":"ssh","event":"stage","level":"info","message":"Stage 1","source":"192.0.2.2","stage":1,"time":"2023-11-14T22:13:20.000000+00:00"}"#
         );
     }

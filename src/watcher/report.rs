@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::engine::{DoorId, Event, EventKind, Reason, Refusal};
-use crate::ipc::{Channel, FromWatcher};
+use crate::ipc::{Channel, ExplainFilter, FromWatcher};
 use crate::log::limit::Limit;
 use crate::time::Monotonic;
 use crate::wire::Packet;
@@ -27,75 +27,42 @@ const RETRY: Duration = Duration::from_millis(2);
 
 /// The watcher's side of the channel.
 pub(super) struct Reporter {
-    channel: Channel,
+    pub(super) channel: Channel,
     waiting: VecDeque<FromWatcher>,
     /// What waits for the keeper to say what is this watcher's to tell; `None`: it has.
     held_back: Option<VecDeque<FromWatcher>>,
     verbose: bool,
     /// Anybody can make a first knock, with any source address; further ones take knowledge. So
-    /// strangers cannot keep the knocks of those who know out of the log.
-    first_knocks: Limit,
-    further_knocks: Limit,
+    /// strangers cannot keep the knocks of those who know out of the log, and a flood pushes only
+    /// itself out of the memory.
+    first_knocks: Limited,
+    further_knocks: Limited,
     suppressed: u64,
     counts: HashMap<Reason, u64>,
     dropped: u64,
     next_counts: Option<Monotonic>,
     next_losses: Option<Monotonic>,
-    memory: Memory,
     asked: ExplainFilter,
 }
 
-/// The sources whose knocks somebody asks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ExplainFilter {
-    Nobody,
-    One(IpAddr),
-    All,
+/// What strangers or clients may cause at will: as much of it is told as its limit allows. The rest
+/// that happened lately is remembered for whoever asks why a knock did not open. What has been told
+/// the keeper remembers.
+struct Limited {
+    limit: Limit,
+    untold: VecDeque<(IpAddr, Monotonic, FromWatcher)>,
 }
 
-impl ExplainFilter {
-    fn about(self, source: IpAddr) -> bool {
-        match self {
-            Self::Nobody => false,
-            Self::One(one) => one == source,
-            Self::All => true,
-        }
-    }
-}
-
-/// A memory of what happened lately and has not been told, for whoever asks why a knock did not
-/// open. What has been told the keeper remembers.
-///
-/// What anybody can cause without knowing anything is kept apart, so that a flood of it pushes
-/// only itself out.
-#[derive(Default)]
-struct Memory {
-    first_knocks: VecDeque<(IpAddr, Monotonic, FromWatcher)>,
-    further_knocks: VecDeque<(IpAddr, Monotonic, FromWatcher)>,
-}
-
-impl Memory {
-    fn keep(&mut self, further: bool, source: IpAddr, at: Monotonic, happened: FromWatcher) {
-        let queue = if further { &mut self.further_knocks } else { &mut self.first_knocks };
-        if queue.len() >= REMEMBERED {
-            queue.pop_front();
-        }
-        queue.push_back((source, at, happened));
+impl Limited {
+    const fn new(burst: u32, interval: Duration) -> Self {
+        Self { limit: Limit::new(burst, interval), untold: VecDeque::new() }
     }
 
-    /// What is remembered of the sources asked about, in the order in which it happened: it is
-    /// told now.
-    fn recall(&mut self, asked: ExplainFilter) -> Vec<FromWatcher> {
-        let mut wanted = Vec::new();
-        for queue in [&mut self.first_knocks, &mut self.further_knocks] {
-            queue.retain(|&(source, at, happened)| {
-                let is_wanted = asked.about(source);
-                wanted.extend(is_wanted.then_some((at, happened)));
-                !is_wanted
-            });
+    fn remember(&mut self, source: IpAddr, at: Monotonic, happened: FromWatcher) {
+        if self.untold.len() >= REMEMBERED {
+            self.untold.pop_front();
         }
-        wanted.sort_by_key(|&(at, _)| at);
-        wanted.into_iter().map(|(_, happened)| happened).collect()
+        self.untold.push_back((source, at, happened));
     }
 }
 
@@ -106,50 +73,38 @@ impl Reporter {
             waiting: VecDeque::new(),
             held_back: Some(VecDeque::new()),
             verbose,
-            first_knocks: Limit::new(100, Duration::from_millis(100)),
-            further_knocks: Limit::new(400, Duration::from_millis(20)),
+            first_knocks: Limited::new(100, Duration::from_millis(100)),
+            further_knocks: Limited::new(400, Duration::from_millis(20)),
             suppressed: 0,
             counts: HashMap::new(),
             dropped: 0,
             next_counts: None,
             next_losses: None,
-            memory: Memory::default(),
             asked: ExplainFilter::Nobody,
         }
     }
 
-    pub(super) const fn channel(&self) -> &Channel {
-        &self.channel
-    }
-
     /// Reports an event that happened at `at`, or counts it.
     fn event(&mut self, at: Monotonic, event: Event) {
+        let frame = FromWatcher::Event { event, at };
         let further = match event.kind {
-            EventKind::Open(_) | EventKind::LockedOut { .. } => true,
+            EventKind::Open(_) | EventKind::LockedOut { .. } => return self.say(frame),
             EventKind::Missed { .. } | EventKind::Unmatched => true,
             EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
         };
         let past = FromWatcher::ReplayedEvent { event, at };
         if let EventKind::Reset { reason, .. } = event.kind {
             self.count(at, reason, 1);
-        }
-        let wanted = self.verbose || self.asked.about(event.source);
-        let frame = FromWatcher::Event { event, at };
-        match event.kind {
-            EventKind::Open(_) | EventKind::LockedOut { .. } => self.say(frame),
-            EventKind::Reset { reason: Reason::Used | Reason::Expired, .. } => {
-                self.send_limited(at, true, event.source, [frame, past]);
-            }
-            EventKind::Reset { reason, .. } if reason != Reason::Timeout && !wanted => {
-                self.memory.keep(further, event.source, at, past);
-            }
-            EventKind::Stage(_)
-            | EventKind::Reset { .. }
-            | EventKind::Missed { .. }
-            | EventKind::Unmatched => {
-                self.send_limited(at, further, event.source, [frame, past]);
+            let is_for_all = matches!(reason, Reason::Used | Reason::Expired | Reason::Timeout);
+            if !is_for_all && !self.verbose && !self.asked.includes(event.source) {
+                return self.limited(further).remember(event.source, at, past);
             }
         }
+        self.send_limited(at, further, event.source, [frame, past]);
+    }
+
+    const fn limited(&mut self, further: bool) -> &mut Limited {
+        if further { &mut self.further_knocks } else { &mut self.first_knocks }
     }
 
     /// Reports what strangers or clients may cause at will as often as their limit allows; the rest
@@ -161,9 +116,8 @@ impl Reporter {
         source: IpAddr,
         [frame, past]: [FromWatcher; 2],
     ) {
-        let limit = if further { &mut self.further_knocks } else { &mut self.first_knocks };
-        if !limit.pass(at) || self.channel.send(&frame).is_err() {
-            self.memory.keep(further, source, at, past);
+        if !self.limited(further).limit.pass(at) || self.channel.send(&frame).is_err() {
+            self.limited(further).remember(source, at, past);
             self.suppressed += 1;
             self.next_losses.get_or_insert(at + LOSSES_EVERY);
         }
@@ -178,18 +132,27 @@ impl Reporter {
         }
         let seen =
             FromWatcher::Ignored { source: packet.source, knock: packet.knock(), reason, at };
-        let is_asked = self.asked.about(packet.source) && self.first_knocks.pass(at);
+        let is_asked = self.asked.includes(packet.source) && self.first_knocks.limit.pass(at);
         let is_told = is_asked && self.channel.send(&seen).is_ok();
         // Anybody can send any number of those: they push nothing else out.
         if !is_told && reason != Reason::BadTag {
-            self.memory.keep(false, packet.source, at, seen);
+            self.first_knocks.remember(packet.source, at, seen);
         }
     }
 
-    /// From now on somebody asks about these; tells what is remembered of them.
+    /// From now on somebody asks about these; tells what is remembered of them, in the order in
+    /// which it happened.
     pub(super) fn explain(&mut self, asked: ExplainFilter) {
         self.asked = asked;
-        for happened in self.memory.recall(asked) {
+        let mut wanted = Vec::new();
+        for limited in [&mut self.first_knocks, &mut self.further_knocks] {
+            let all = std::mem::take(&mut limited.untold).into_iter();
+            let told;
+            (told, limited.untold) = all.partition(|&(source, ..)| asked.includes(source));
+            wanted.extend(told);
+        }
+        wanted.sort_by_key(|&(_, at, _)| at);
+        for (.., happened) in wanted {
             self.say(happened);
         }
     }
@@ -333,7 +296,7 @@ impl Reporter {
 /// The door that somebody has knocked at, or asks for.
 const fn door_of(frame: &FromWatcher) -> Option<DoorId> {
     match frame {
-        FromWatcher::Event { event, .. } => Some(event.door),
+        FromWatcher::Event { event, .. } => event.door,
         FromWatcher::Request { request, .. } => Some(request.door),
         _ => None,
     }
@@ -355,14 +318,14 @@ mod tests {
 
     fn event(kind: EventKind) -> Event {
         let source = IpAddr::from([192, 0, 2, 2]);
-        Event { door: DoorId(0), source, kind, began: at(0) }
+        Event { door: Some(DoorId(0)), source, kind, began: at(0) }
     }
 
     fn pair(verbose: bool) -> (Reporter, Channel) {
         let (ours, theirs) = frame_channel().unwrap();
-        let mut reporter = Reporter::new(Channel::new(ours), verbose);
+        let mut reporter = Reporter::new(Channel(ours), verbose);
         reporter.begin(Monotonic::ZERO);
-        (reporter, Channel::new(theirs))
+        (reporter, Channel(theirs))
     }
 
     fn heard(keeper: &Channel) -> Vec<FromWatcher> {
@@ -407,7 +370,7 @@ mod tests {
         let (mut reporter, keeper) = pair(false);
         let open = event(EventKind::Open(CompletedBy::Sequence));
         (0..20_000).for_each(|_| reporter.event(at(0), open));
-        reporter.event(at(0), Event { door: DoorId(1), ..open });
+        reporter.event(at(0), Event { door: Some(DoorId(1)), ..open });
         let (mut told, mut lost, mut other) = (0, 0, 0);
         loop {
             let frames = heard(&keeper);
@@ -416,7 +379,7 @@ mod tests {
             }
             for frame in frames {
                 match frame {
-                    FromWatcher::Event { event, .. } if event.door == DoorId(1) => other += 1,
+                    FromWatcher::Event { event, .. } if event.door == Some(DoorId(1)) => other += 1,
                     FromWatcher::Event { .. } => told += 1,
                     FromWatcher::Count { reason: Reason::TooMany, count } => lost += count,
                     frame => panic!("{frame:?}"),

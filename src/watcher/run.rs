@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use nix::net::if_::InterfaceFlags;
 
-use super::report::{ExplainFilter, Reporter};
+use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
-use crate::engine::{Engine, Local, Reason, ReportWindow, Verdict};
+use crate::engine::{Engine, Local, Reason, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host::{self, Changes};
 use crate::sys::privileges::PrivilegeError;
@@ -59,7 +59,6 @@ struct Watcher {
     captures: Vec<Interface>,
     changes: Changes,
     reporter: Reporter,
-    window: ReportWindow,
     longest: Duration,
     /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
     leave: Option<(Monotonic, Monotonic)>,
@@ -87,9 +86,8 @@ struct Ready {
 
 impl Watcher {
     fn start() -> Result<Self, WatchError> {
-        let channel = Channel::new(
-            files::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?,
-        );
+        let channel =
+            Channel(files::inherited(process::WATCHER_CHANNEL).map_err(WatchError::Assignment)?);
         let assignment = files::inherited(process::WATCHER_CONFIG)
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
@@ -123,7 +121,7 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        engine.set_local(Local::Addresses(addresses));
+        engine.local = Local::Addresses(addresses);
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         identity.assume()?;
@@ -133,7 +131,6 @@ impl Watcher {
             captures,
             changes,
             reporter,
-            window: ReportWindow::default(),
             longest: longest.unwrap_or_default(),
             leave: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
@@ -149,7 +146,7 @@ impl Watcher {
             }
             if ready.addresses && self.changes.have_come() {
                 let addresses = host::addresses().map_err(WatchError::Addresses)?;
-                self.engine.set_local(Local::Addresses(addresses));
+                self.engine.local = Local::Addresses(addresses);
             }
             self.work();
             // Of what comes after this it is not known whether it has been looked at.
@@ -158,7 +155,7 @@ impl Watcher {
             let more = !self.engine.is_ready() || self.read_packets(now);
             // A packet that is still queued may have come before the deadline.
             if !more {
-                self.expire(now);
+                self.reporter.events(now.monotonic, self.engine.on_deadline(now));
             }
             self.look_after_losses(now.monotonic);
             self.reporter.poll(now.monotonic);
@@ -186,7 +183,7 @@ impl Watcher {
         let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
-            vec![self.reporter.channel().as_fd(), self.changes.as_fd()];
+            vec![self.reporter.channel.as_fd(), self.changes.as_fd()];
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         let is_ready = |place: usize| ready.get(place) == Some(&true);
@@ -196,27 +193,19 @@ impl Watcher {
     /// Does what the keeper says; `Break`: it has to end.
     fn handle_orders(&mut self) -> ControlFlow<()> {
         loop {
-            match self.reporter.channel().receive() {
+            match self.reporter.channel.receive() {
                 Received::Nothing => return ControlFlow::Continue(()),
                 Received::Frame(ToWatcher::After { time }) => {
-                    self.window.after = Some(time);
-                    self.engine.set_report_window(self.window);
+                    self.engine.window.after = Some(time);
                     self.reporter.begin(time);
                 }
                 Received::Frame(ToWatcher::Until { time }) => {
-                    self.window.until = Some(time);
-                    self.engine.set_report_window(self.window);
+                    self.engine.window.until = Some(time);
                     let early = time + LINGER;
                     self.leave = Some((early, early.max(time + self.longest)));
                 }
-                Received::Frame(ToWatcher::Explain { source }) => {
-                    self.reporter.explain(ExplainFilter::One(source));
-                }
-                Received::Frame(ToWatcher::ExplainAll) => self.reporter.explain(ExplainFilter::All),
+                Received::Frame(ToWatcher::Explain { asked }) => self.reporter.explain(asked),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
-                Received::Frame(ToWatcher::ExplainNothing) => {
-                    self.reporter.explain(ExplainFilter::Nobody)
-                }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return ControlFlow::Break(());
                 }
@@ -229,7 +218,7 @@ impl Watcher {
         let mut more = false;
         let Self { engine, captures, reporter, .. } = self;
         captures.retain_mut(|interface| {
-            let link = interface.capture.link();
+            let link = interface.capture.link;
             for _ in 0..BATCH {
                 let frame = match interface.capture.next() {
                     Ok(Some(frame)) => frame,
@@ -275,12 +264,6 @@ impl Watcher {
     fn work(&mut self) {
         let now = clock::now();
         self.reporter.events(now.monotonic, self.engine.work(now));
-    }
-
-    fn expire(&mut self, now: Now) {
-        if self.engine.next_deadline().is_some_and(|deadline| deadline <= now.monotonic) {
-            self.reporter.events(now.monotonic, self.engine.on_deadline(now));
-        }
     }
 
     /// Counts what was lost for want of room: in the tracker, in the kernel.

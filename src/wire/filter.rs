@@ -46,8 +46,8 @@ pub(crate) struct Filter {
     /// The same for packets behind VLAN tags, more coarsely.
     tagged: Vec<Range>,
     only_ipv4: bool,
-    /// The length of the longest datagram that passes for its length.
-    longest: u16,
+    /// The length of the longest datagram that passes for its length: so much has to be captured.
+    pub longest: u16,
 }
 
 /// Ports of one protocol, both ends included.
@@ -103,11 +103,6 @@ impl Filter {
         self.ranges.push(range);
         self.tagged.push(range);
         self
-    }
-
-    /// How much of each packet has to be captured, so that all of such a datagram is.
-    pub(crate) const fn longest(&self) -> u16 {
-        self.longest
     }
 
     /// The filter for one link type, in libpcap's language.
@@ -501,7 +496,7 @@ mod tests {
         let datagrams = Datagrams { ports: port(62_201)..=port(62_203), lengths: 140..=192 };
         for doors in [&[][..], &classic()] {
             let filter = filter_of(doors, false).and(datagrams.clone());
-            assert_eq!(filter.longest(), 192);
+            assert_eq!(filter.longest, 192);
             let in_words = [Ranges::Compared, Ranges::Subtracted];
             let alike = LinkType::ALL.into_iter().flat_map(|link| in_words.map(|it| (link, it)));
             for (link, in_words) in alike {

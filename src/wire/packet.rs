@@ -10,6 +10,7 @@ use etherparse::{IpNumber, Ipv6Header, LaxIpSlice, LenSource, TcpHeader, UdpHead
 use super::link::{self, IpVersion, LinkType};
 use crate::proto::flags::TcpFlags;
 use crate::proto::knock::{Knock, Protocol};
+use crate::proto::words::words;
 
 /// A packet, as far as the engine needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,21 +45,29 @@ impl Packet {
     }
 }
 
+words! {
 /// Why captured bytes are no packet that anyone knocks with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Ignored {
     /// The capture ends before the ports and flags do.
-    Truncated,
+    #[error("cut off before its ports: capture with tcpdump -s 0")]
+    Truncated = "truncated",
     /// A fragment: the first one has no whole datagram, the others no ports.
-    Fragment,
+    #[error("a fragment")]
+    Fragment = "fragment",
     /// Lengths or versions that contradict each other.
-    Malformed,
+    #[error("its headers contradict each other")]
+    Malformed = "malformed",
     /// Neither IPv4 nor IPv6.
-    NotIp,
+    #[error("neither IPv4 nor IPv6")]
+    NotIp = "not-ip",
     /// Neither TCP nor UDP.
-    NotTransport,
+    #[error("neither TCP nor UDP")]
+    NotTransport = "not-tcp-or-udp",
     /// Sent by this machine.
-    Outgoing,
+    #[error("sent by this host")]
+    Outgoing = "outgoing",
+}
 }
 
 /// Reads one captured frame, and what was captured of the payload where it is a UDP datagram.

@@ -410,7 +410,7 @@ fn a_table_that_somebody_else_deletes_or_changes_is_noticed_and_restored() {
         ("add element inet knockd trusted_4 { 203.0.113.0/24 }", None),
     ] {
         net.server.must("nft", &[command]);
-        assert_eq!(files::wait(&[guard.as_fd()], within).unwrap(), [true], "{command}");
+        assert_eq!(files::wait(&[guard.monitor.as_fd()], within).unwrap(), [true], "{command}");
         let found = guard.disturbance();
         // A table of the same name is another table.
         let is_expected = found == expected || (command.contains(';') && found.is_some());
@@ -634,25 +634,25 @@ table inet filter {
         assert!(!net.client.can_connect(server, 22));
         for (left, holding) in [(Duration::from_secs(9), Holding::Added), (long, Holding::Kept)] {
             assert_eq!(
-                own.netlink().hold(&(set.clone(), address.into()), left, &comment).unwrap(),
+                own.netlink.hold(&(set.clone(), address.into()), left, &comment).unwrap(),
                 holding
             );
         }
-        assert!(own.netlink().dump(set).unwrap()[0].left > Some(Duration::from_secs(50)));
+        assert!(own.netlink.dump(set).unwrap()[0].left > Some(Duration::from_secs(50)));
         assert!(net.client.can_connect(server, 22));
         assert_eq!(
-            own.netlink().release(&(set.clone(), address.into()), || None).unwrap(),
+            own.netlink.release(&(set.clone(), address.into()), || None).unwrap(),
             Removal::Removed
         );
         assert_eq!(
-            own.netlink().release(&(set.clone(), address.into()), || None).unwrap(),
+            own.netlink.release(&(set.clone(), address.into()), || None).unwrap(),
             Removal::WasNotThere
         );
         assert!(!net.client.can_connect(server, 22));
     }
     let mut fill = |last: u16| {
         let address = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
-        own.netlink().hold(&(set("ssh6"), address.into()), long, &comment)
+        own.netlink.hold(&(set("ssh6"), address.into()), long, &comment)
     };
     let full = (1..=10).find_map(|last| fill(last).err()).unwrap();
     assert!(matches!(full, NetlinkError::Full(_)), "{full}");
@@ -663,7 +663,7 @@ table inet filter {
     net.server.must("nft", &["flush ruleset"]);
     assert_eq!(own.made_anew().unwrap(), []);
     let error = own
-        .netlink()
+        .netlink
         .hold(&(set("ssh4"), CLIENT.parse::<IpAddr>().unwrap().into()), long, &comment)
         .unwrap_err();
     assert!(matches!(error, NetlinkError::NoTable(_)), "{error}");
@@ -690,27 +690,27 @@ fn what_others_have_put_into_a_set_is_neither_changed_nor_deleted() {
     ] {
         net.server.must("nft", &[&format!("add element ip t s {{ 192.0.2.{last} {element} }}")]);
         let holding =
-            own.netlink().hold(&(set.clone(), address(last).into()), seconds(60), &ours).unwrap();
+            own.netlink.hold(&(set.clone(), address(last).into()), seconds(60), &ours).unwrap();
         let Holding::NotOurs(found) = holding else { panic!("{element}: {holding:?}") };
         assert_eq!(found.map(|left| left.as_secs_f32().round() as u64), left, "{element}");
         let other = || Some((seconds(60), ours.clone()));
         assert_eq!(
-            own.netlink().release(&(set.clone(), address(last).into()), other).unwrap(),
+            own.netlink.release(&(set.clone(), address(last).into()), other).unwrap(),
             Removal::NotOurs,
             "{element}"
         );
         assert_eq!(
-            own.netlink().release(&(set.clone(), address(last).into()), || None).unwrap(),
+            own.netlink.release(&(set.clone(), address(last).into()), || None).unwrap(),
             Removal::NotOurs,
             "{element}"
         );
     }
-    assert_eq!(own.netlink().dump(&set).unwrap().len(), 4);
+    assert_eq!(own.netlink.dump(&set).unwrap().len(), 4);
     // Made permanent while a grant holds it: nft leaves the comment of the grant.
-    let _ours = own.netlink().hold(&(set.clone(), address(5).into()), seconds(60), &ours).unwrap();
+    let _ours = own.netlink.hold(&(set.clone(), address(5).into()), seconds(60), &ours).unwrap();
     net.server.must("nft", &["add element ip t s { 192.0.2.5 }"]);
     assert_eq!(
-        own.netlink().release(&(set.clone(), address(5).into()), || None).unwrap(),
+        own.netlink.release(&(set.clone(), address(5).into()), || None).unwrap(),
         Removal::NotOurs
     );
 }
@@ -726,24 +726,24 @@ fn an_element_that_another_grant_holds_too_stays_until_that_one_ends() {
     let address: IpAddr = CLIENT.parse().unwrap();
     for (left, comment) in [(900, &ssh), (60, &web)] {
         let _ours = own
-            .netlink()
+            .netlink
             .hold(&(set.clone(), address.into()), Duration::from_secs(left), comment)
             .unwrap();
     }
-    let found = own.netlink().dump(&set).unwrap();
+    let found = own.netlink.dump(&set).unwrap();
     assert!(found[0].left > Some(Duration::from_secs(800)) && found[0].comment == ssh);
     let other = || Some((Duration::from_secs(60), web.clone()));
     assert_eq!(
-        own.netlink().release(&(set.clone(), address.into()), other).unwrap(),
+        own.netlink.release(&(set.clone(), address.into()), other).unwrap(),
         Removal::Removed
     );
-    let found = own.netlink().dump(&set).unwrap();
+    let found = own.netlink.dump(&set).unwrap();
     assert!(found[0].left < Some(Duration::from_secs(61)) && found[0].comment == web);
     assert_eq!(
-        own.netlink().release(&(set.clone(), address.into()), || None).unwrap(),
+        own.netlink.release(&(set.clone(), address.into()), || None).unwrap(),
         Removal::Removed
     );
-    assert_eq!(own.netlink().dump(&set).unwrap(), []);
+    assert_eq!(own.netlink.dump(&set).unwrap(), []);
 }
 
 #[test]

@@ -75,10 +75,10 @@ impl Guard {
         let slots = self.guard.elements(&grant.door, grant.address, grant.source_port);
         let (left, comment) = (grant.left, &grant.comment);
         let mut holding = Holding::Added;
-        if !self.guard.netlink().add(&slots, left, comment)? {
+        if !self.guard.netlink.add(&slots, left, comment)? {
             holding = Holding::Kept;
             for slot in &slots {
-                match self.guard.netlink().hold(slot, left, comment)? {
+                match self.guard.netlink.hold(slot, left, comment)? {
                     Holding::Kept => {}
                     other => holding = other,
                 }
@@ -106,7 +106,7 @@ impl Guard {
             let others = self.grants.iter().filter(|it| it.1.address == address).filter(holds);
             let other = others.max_by_key(|(until, _)| *until);
             let other = other.map(|(until, it)| (until.since(now), it.comment.clone()));
-            match self.guard.netlink().release(&slot, || other)? {
+            match self.guard.netlink.release(&slot, || other)? {
                 Removal::WasNotThere => {}
                 done => removal = done,
             }

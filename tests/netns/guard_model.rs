@@ -144,7 +144,7 @@ fn live(seed: u64) {
                     "add table inet knockd { flags dormant; }",
                 ]);
                 net.server.must("nft", &[doing]);
-                files::wait(&[guard.as_fd()], Some(Duration::from_secs(5))).unwrap();
+                files::wait(&[guard.monitor.as_fd()], Some(Duration::from_secs(5))).unwrap();
                 if guard.disturbance().is_some() {
                     guard.restore(now()).unwrap();
                 }

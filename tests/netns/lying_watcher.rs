@@ -143,7 +143,7 @@ fn a_watcher_takes_over_no_earlier_than_it_captures_however_much_the_other_says(
 fn plays_the_watcher() {
     let channel = files::inherited(process::WATCHER_CHANNEL).unwrap();
     let copy = channel.try_clone().unwrap();
-    let channel = Channel::new(channel);
+    let channel = Channel(channel);
     channel.send(&FromWatcher::Interface { index: 0, state: InterfaceState::Listening }).unwrap();
     let captures = clock::now().monotonic;
     channel.send(&FromWatcher::Ready).unwrap();
@@ -216,7 +216,7 @@ fn opened(door: DoorId) -> FromWatcher {
     let at = clock::now().monotonic;
     let kind = EventKind::Open(CompletedBy::Sequence);
     let source = Ipv4Addr::new(192, 0, 2, 7).into();
-    FromWatcher::Event { event: Event { door, source, kind, began: at }, at }
+    FromWatcher::Event { event: Event { door: Some(door), source, kind, began: at }, at }
 }
 
 fn asked(stamp: Wall) -> FromWatcher {

@@ -108,7 +108,7 @@ impl World {
 
     fn complete(&mut self, at: Monotonic, event: Event) {
         self.completed.push(event);
-        let door = &self.doors[event.door.0 as usize];
+        let door = &self.doors[event.door.unwrap().0 as usize];
         let key = GrantKey::new(door.name().clone(), event.source);
         let action = Action::of(door, &key, None, None).unwrap();
         let asked = self.grants.prepare(at, key, Method::Sequence.into(), action, true).unwrap();

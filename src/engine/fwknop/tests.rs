@@ -445,7 +445,7 @@ fn a_datagram_that_is_nobodys_may_be_a_knock() {
     let verdict = engine.receive(at(CLOCK), &packet(SOURCE), &[b'8'; 204]);
     assert!(matches!(verdict, Verdict::Knock([_])), "{verdict:?}");
     let mut elsewhere = engine;
-    elsewhere.set_local(Local::Addresses(["192.0.2.9".parse().unwrap()].into()));
+    elsewhere.local = Local::Addresses(["192.0.2.9".parse().unwrap()].into());
     let datagram = sealed(access(&["22"]));
     let verdict = elsewhere.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
     assert!(matches!(verdict, Verdict::Ignored(_)), "{verdict:?}");

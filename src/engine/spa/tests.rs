@@ -287,9 +287,9 @@ fn whoever_is_refused_too_often_is_not_listened_to_at_any_door() {
     assert_eq!(send(SECOND, Duration::ZERO), (Some(Reason::Used), nothing()));
     let until = at(2 * SECOND).monotonic + lasts;
     let locked_out = Event {
-        door: DoorId(1),
+        door: None,
         source: "192.0.2.2".parse().unwrap(),
-        kind: EventKind::LockedOut { until, everywhere: true },
+        kind: EventKind::LockedOut { until },
         began: at(2 * SECOND).monotonic,
     };
     assert_eq!(send(2 * SECOND, Duration::ZERO), (Some(Reason::Used), vec![locked_out]));
@@ -428,7 +428,7 @@ fn what_another_watcher_tells_of_is_passed_over() {
     let mut engine = engine(false);
     let cut = at(SECOND).monotonic;
     let mut asks = |window, after| {
-        engine.set_report_window(window);
+        engine.window = window;
         let request = sealed(&stamped(after), ONE);
         let verdict = engine.receive(at(after), &packet("192.0.2.2"), &request);
         matches!(verdict, Verdict::Requests([_]))

@@ -200,7 +200,7 @@ fn micros(time: Monotonic) -> u64 {
 }
 
 fn event(source: IpAddr, door: usize, began: Monotonic, kind: EventKind) -> Event {
-    Event { door: DoorId(door as u32), source, kind, began }
+    Event { door: Some(DoorId(door as u32)), source, kind, began }
 }
 
 fn reset(
@@ -351,7 +351,7 @@ fn compare(
     let setup = Setup { doors: doors.clone(), sources: 1000, ..Setup::default() };
     let mut engine = Engine::new(setup);
     let local: IpAddr = HERE.parse().unwrap();
-    engine.set_local(Local::Addresses([local].into()));
+    engine.local = Local::Addresses([local].into());
     let sets = watch_sets(&doors);
     let mut model =
         Model { doors: doors.into_iter().zip(sets).collect(), local, sources: BTreeMap::new() };

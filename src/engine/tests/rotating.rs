@@ -333,7 +333,7 @@ fn whoever_breaks_sequences_too_often_is_not_listened_to_anywhere() {
     let told = world.knocks(ALICE, &[tcp(1), tcp(3)]);
     assert_eq!(
         told,
-        ["0: stage 1", "0: 1 lost by 3/tcp: wrong-knock", "0: locked out everywhere for 3600 s"]
+        ["0: stage 1", "0: 1 lost by 3/tcp: wrong-knock", "locked out everywhere for 3600 s"]
     );
     assert_eq!(world.knocks(ALICE, &[tcp(4)]), ["ignored: locked-out"]);
     assert_eq!(world.knocks(BOB, &[tcp(4), tcp(5)]), ["1: stage 1", "1: open"]);

@@ -12,7 +12,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{DoorRotation, RecentKnocks};
-use crate::engine::ClientId;
+use crate::engine::EventKind;
+use crate::engine::doors::TrackId;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Now};
 
@@ -30,10 +31,10 @@ const COMPARISONS: u64 = 2_000_000;
 /// One in so many searches may find by chance what nobody knocked.
 const BY_CHANCE: u64 = 100;
 
-/// Knocks that may be somebody's whole sequence in another step, `T` says on which track.
+/// Knocks that may be somebody's whole sequence in another step.
 #[derive(Debug)]
-pub(in crate::engine) struct Search<T> {
-    pub(in crate::engine) track: T,
+pub(in crate::engine) struct Search {
+    pub(in crate::engine) track: TrackId,
     pub(in crate::engine) source: IpAddr,
     /// When the last knock came.
     at: Now,
@@ -43,39 +44,20 @@ pub(in crate::engine) struct Search<T> {
     compared: u64,
 }
 
-/// How far a search has come.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum SearchProgress {
-    Going,
-    Nothing,
-    /// It is the client's sequence, so many steps from when it was knocked.
-    Found {
-        client: ClientId,
-        steps: i32,
-    },
-}
-
 /// The search that is on, and those that wait.
-#[derive(Debug)]
-pub(in crate::engine) struct Searches<T> {
-    waiting: Vec<Search<T>>,
-    running: Option<Search<T>>,
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Searches {
+    waiting: Vec<Search>,
+    running: Option<Search>,
     /// When the latest began.
     begun: VecDeque<Monotonic>,
 }
 
-impl<T> Default for Searches<T> {
-    fn default() -> Self {
-        Self { waiting: Vec::new(), running: None, begun: VecDeque::new() }
-    }
-}
-
-impl<T: Copy + Eq> Searches<T> {
+impl Searches {
     /// Takes note of the latest knocks of a source, in place of those before.
     pub(in crate::engine) fn suggest(
         &mut self,
-        track: T,
+        track: TrackId,
         source: IpAddr,
         rotation: &DoorRotation,
         recent: &RecentKnocks,
@@ -110,7 +92,7 @@ impl<T: Copy + Eq> Searches<T> {
     }
 
     /// The source got in, or is not to be looked at for another reason.
-    pub(in crate::engine) fn forget(&mut self, track: T, source: IpAddr) {
+    pub(in crate::engine) fn forget(&mut self, track: TrackId, source: IpAddr) {
         self.waiting.retain(|search| (search.track, search.source) != (track, source));
     }
 
@@ -128,9 +110,9 @@ impl<T: Copy + Eq> Searches<T> {
     }
 
     /// The search that is on, after the next has begun if it is time.
-    pub(in crate::engine) fn running(&mut self, now: Monotonic) -> Option<&mut Search<T>> {
+    pub(in crate::engine) fn running(&mut self, now: Monotonic) -> Option<&mut Search> {
         if self.running.is_none() && self.due().is_some_and(|due| due <= now) {
-            let quiet = |search: &Search<T>| search.at.monotonic + QUIET <= now;
+            let quiet = |search: &Search| search.at.monotonic + QUIET <= now;
             let next = self.waiting.iter().position(quiet)?;
             self.running = Some(self.waiting.remove(next));
             self.begun.push_back(now);
@@ -148,12 +130,13 @@ impl<T: Copy + Eq> Searches<T> {
 }
 
 impl DoorRotation {
-    /// Goes on with a search, the nearest steps first, for as much of `work` as there is.
-    pub(in crate::engine) fn search<T>(
+    /// Goes on with a search, the nearest steps first, for as much of `work` as there is. Returns
+    /// what has come of it; `None`: it is not at its end yet.
+    pub(in crate::engine) fn search(
         &self,
-        search: &mut Search<T>,
+        search: &mut Search,
         work: &mut usize,
-    ) -> SearchProgress {
+    ) -> Option<EventKind> {
         let most = (self.scheme.variety() / BY_CHANCE).min(COMPARISONS);
         let holders = self.holders.len() as u64;
         let now = self.scheme.step_at(search.at.wall);
@@ -161,12 +144,12 @@ impl DoorRotation {
         while *work > 0 {
             let (round, place) = match search.compared.checked_div(holders) {
                 Some(round) => (round, search.compared % holders),
-                None => return SearchProgress::Nothing,
+                None => return Some(EventKind::Unmatched),
             };
             // Ahead and behind in turn, and ever farther.
             let distance = skew + 1 + round / 2;
             if search.compared >= most || distance > SEARCHED / u64::from(self.scheme.step()) {
-                return SearchProgress::Nothing;
+                return Some(EventKind::Unmatched);
             }
             // At most 3600.
             let steps = if round % 2 == 0 { distance as i32 } else { -(distance as i32) };
@@ -180,9 +163,9 @@ impl DoorRotation {
                     .iter()
                     .any(|knocks| self.scheme.matches(&holder.key, &self.door, step, knocks))
             {
-                return SearchProgress::Found { client: holder.client, steps };
+                return Some(EventKind::Missed { client: holder.client, steps });
             }
         }
-        SearchProgress::Going
+        None
     }
 }

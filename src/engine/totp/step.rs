@@ -10,7 +10,7 @@ use crate::proto::totp::Scheme;
 /// The sequences of all holders in one step, as far as they are prepared.
 #[derive(Debug)]
 pub(super) struct Step {
-    number: u64,
+    pub(super) number: u64,
     /// How many holders are in it.
     prepared: usize,
     /// Of each beginning of a sequence its [`key`]; of a whole one also the first who holds it.
@@ -40,10 +40,6 @@ impl Step {
         let room = holders.len() * scheme.length();
         let beginnings = HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
         Self { number, prepared: 0, beginnings, used: Vec::new() }
-    }
-
-    pub(super) const fn number(&self) -> u64 {
-        self.number
     }
 
     pub(super) const fn is_finished(&self, holders: &[SecretHolder]) -> bool {

@@ -69,7 +69,7 @@ impl<'a> Source<'a> {
         self.rotation.make_ready(self.now.wall);
         let outcome = self.rotation.recognise(&self.recent, self.now);
         if let Matched::Complete(whole) = outcome {
-            if whole.validity == Validity::Good {
+            if whole.refused.is_none() {
                 self.rotation.use_up(&whole);
             }
             self.recent.clear();
@@ -90,16 +90,17 @@ impl<'a> Source<'a> {
 
 fn opened(outcome: Matched) -> Option<(u32, u64)> {
     match outcome {
-        Matched::Complete(CompleteMatch { client, step, validity: Validity::Good, .. }) => {
+        Matched::Complete(CompleteMatch { client, step, refused: None, .. }) => {
             Some((client.0, step))
         }
         _ => None,
     }
 }
 
-fn validity(outcome: Matched) -> Option<Validity> {
+/// Whether all of a sequence was knocked, and why that opens nothing if it does not.
+fn complete(outcome: Matched) -> Option<Option<Reason>> {
     match outcome {
-        Matched::Complete(whole) => Some(whole.validity),
+        Matched::Complete(whole) => Some(whole.refused),
         Matched::Partial(_) => None,
     }
 }
@@ -135,7 +136,7 @@ fn a_used_sequence_is_refused_and_that_of_another_client_is_not() {
     let step = step_now(&rotation);
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(opened(source.sequence(0, step)), Some((0, step)));
-    assert_eq!(validity(source.sequence(0, step)), Some(Validity::Used));
+    assert_eq!(complete(source.sequence(0, step)), Some(Some(Reason::Used)));
     assert_eq!(opened(source.sequence(1, step)), Some((1, step)));
     assert_eq!(opened(source.sequence(0, step + 1)), Some((0, step + 1)));
 }
@@ -146,7 +147,7 @@ fn a_used_sequence_stays_used_as_long_as_it_would_hold() {
     let step = step_now(&rotation);
     assert!(opened(Source::new(&mut rotation, Duration::ZERO).sequence(0, step)).is_some());
     let outcome = Source::new(&mut rotation, 59 * SECOND).sequence(0, step);
-    assert_eq!(validity(outcome), Some(Validity::Used));
+    assert_eq!(complete(outcome), Some(Some(Reason::Used)));
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn a_sequence_that_two_clients_share_in_a_step_opens_once() {
         .unwrap();
     let mut source = Source::new(&mut rotation, Duration::ZERO);
     assert_eq!(opened(source.sequence(second, step)), Some((first, step)));
-    assert_eq!(validity(source.sequence(first, step)), Some(Validity::Used));
+    assert_eq!(complete(source.sequence(first, step)), Some(Some(Reason::Used)));
 }
 
 #[test]
@@ -170,9 +171,9 @@ fn a_secret_that_has_run_out_opens_nothing() {
     rotation.holders[0].until = Some(at(10 * SECOND).wall);
     let step = step_now(&rotation);
     let before = Source::new(&mut rotation, 9 * SECOND).sequence(0, step);
-    assert_eq!(validity(before), Some(Validity::Good));
+    assert_eq!(complete(before), Some(None));
     let after = Source::new(&mut rotation, 10 * SECOND).sequence(0, step + 1);
-    assert_eq!(validity(after), Some(Validity::Expired));
+    assert_eq!(complete(after), Some(Some(Reason::Expired)));
 }
 
 #[test]
@@ -361,19 +362,21 @@ fn after_the_clock_was_set_the_window_is_built_anew() {
 
 mod searching {
     use super::*;
-    use crate::engine::totp::search::{SearchProgress, Searches};
+    use crate::engine::EventKind;
+    use crate::engine::doors::TrackId;
+    use crate::engine::totp::search::Searches;
 
     const SOURCE: &str = "192.0.2.2";
 
     /// What is found for a client that knocks so many steps off, a second later, and the work that
     /// it took.
-    fn found(rotation: &mut DoorRotation, client: u32, off: i64) -> (SearchProgress, usize) {
+    fn found(rotation: &mut DoorRotation, client: u32, off: i64) -> (EventKind, usize) {
         let step = step_now(rotation).checked_add_signed(off).unwrap();
         let mut source = Source::new(rotation, Duration::ZERO);
         assert!(opened(source.sequence(client, step)).is_none());
         let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
-        searches.suggest(1, SOURCE.parse().unwrap(), rotation, &recent, now);
+        searches.suggest(TrackId(1), SOURCE.parse().unwrap(), rotation, &recent, now);
         assert!(searches.running(now.monotonic).is_none(), "the source may not be done yet");
         let due = searches.due().unwrap();
         assert_eq!(due, now.monotonic + SECOND);
@@ -383,8 +386,8 @@ mod searching {
             let mut work = 1000;
             let progress = rotation.search(search, &mut work);
             total += 1000 - work;
-            if progress != SearchProgress::Going {
-                return (progress, total);
+            if let Some(found) = progress {
+                return (found, total);
             }
         }
     }
@@ -394,7 +397,7 @@ mod searching {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 5);
         for steps in [2, -2, 17, -17, 120, -120] {
             let client = ClientId(3);
-            let expected = SearchProgress::Found { client, steps };
+            let expected = EventKind::Missed { client, steps };
             assert_eq!(found(&mut rotation, 3, steps.into()).0, expected);
         }
     }
@@ -403,8 +406,8 @@ mod searching {
     fn a_clock_that_is_off_by_more_than_an_hour_is_not_found() {
         let mut rotation = rotation(ports_scheme(10_000, 4, 30, 1), 5);
         // 119 steps on either side for five clients.
-        assert_eq!(found(&mut rotation, 3, 121), (SearchProgress::Nothing, 5 * 2 * 119));
-        assert_eq!(found(&mut rotation, 3, -121), (SearchProgress::Nothing, 5 * 2 * 119));
+        assert_eq!(found(&mut rotation, 3, 121), (EventKind::Unmatched, 5 * 2 * 119));
+        assert_eq!(found(&mut rotation, 3, -121), (EventKind::Unmatched, 5 * 2 * 119));
     }
 
     #[test]
@@ -433,7 +436,7 @@ mod searching {
             for host in 0..20u64 {
                 if (second + host) % 3 == 0 {
                     let source = std::net::IpAddr::from([192, 0, 2, host as u8]);
-                    searches.suggest(1, source, &rotation, &recent, now);
+                    searches.suggest(TrackId(1), source, &rotation, &recent, now);
                 }
             }
             while searches.running(now.monotonic).is_some() {
@@ -452,8 +455,8 @@ mod searching {
         let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
         let source = SOURCE.parse().unwrap();
-        searches.suggest(1, source, &rotation, &recent, now);
-        searches.forget(1, source);
+        searches.suggest(TrackId(1), source, &rotation, &recent, now);
+        searches.forget(TrackId(1), source);
         assert_eq!(searches.due(), None);
     }
 
@@ -464,7 +467,7 @@ mod searching {
         let _ = source.knocks(&[tcp(20_001), tcp(20_002), tcp(20_003)]);
         let Source { recent, now, .. } = source;
         let mut searches = Searches::default();
-        searches.suggest(1, SOURCE.parse().unwrap(), &rotation, &recent, now);
+        searches.suggest(TrackId(1), SOURCE.parse().unwrap(), &rotation, &recent, now);
         assert_eq!(searches.due(), None);
     }
 }
@@ -622,10 +625,10 @@ proptest! {
                 let outcome = source.knock(knock);
                 let now = source.now;
                 // What was used in a step that is gone may come again.
-                let kept = |step| source.rotation.steps.iter().any(|kept| kept.number() == step);
+                let kept = |step| source.rotation.steps.iter().any(|kept| kept.number == step);
                 model.used.retain(|&(_, step)| kept(step));
                 let told = match outcome {
-                    Matched::Complete(CompleteMatch { validity: Validity::Good, client, step, .. }) => {
+                    Matched::Complete(CompleteMatch { refused: None, client, step, .. }) => {
                         Ok((client.0, step))
                     }
                     Matched::Complete(_) => Err(REFUSED),

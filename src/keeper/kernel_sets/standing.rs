@@ -37,7 +37,7 @@ pub(in crate::keeper) fn standing(config: &Config) -> Result<Vec<KernelGrant>, K
     }
     let mut sets = OwnSets::check(own)?;
     for reference in sets.all() {
-        for entry in sets.netlink().dump(&reference)? {
+        for entry in sets.netlink.dump(&reference)? {
             let Some((name, origin)) = read_comment(&entry.comment) else { continue };
             let mechanism = config.door(&name).map(|door| &door.opening.mechanism);
             let Some(Mechanism::Set(set)) = mechanism else { continue };
