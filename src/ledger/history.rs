@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rusqlite::{Connection, Row, params};
 
 use super::Retention;
-use super::rows::{nanos, optional_word, required, word, word_or_none};
+use super::rows::{nanos, optional_word, unsigned, word, word_or_none};
 use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::words::words;
@@ -100,13 +100,13 @@ pub(super) fn last_uses(db: &Connection) -> rusqlite::Result<HashMap<Name, Wall>
         "SELECT client, max(at) AS at FROM history WHERE client IS NOT NULL \
          AND event IN ('open', 'extend', 'act') GROUP BY client",
     )?
-    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(required(row, "at")?))))?
+    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(unsigned(row, "at")?))))?
     .collect()
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
     Ok(HistoryEntry {
-        at: Wall::from_nanos(required(row, "at")?),
+        at: Wall::from_nanos(unsigned(row, "at")?),
         door: word_or_none(row, "door")?,
         address: word_or_none(row, "address")?,
         client: optional_word(row, "client")?,

@@ -165,7 +165,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         _ => return Err(unreadable(format!("grants of the kind '{kind}' are not known"))),
     };
     Ok(GrantRecord {
-        id: GrantId(required(row, "id")?),
+        id: GrantId(unsigned(row, "id")?),
         key: GrantKey {
             door: word(row, "door")?,
             address: word::<IpAddr>(row, "address")?,
@@ -174,9 +174,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         origin: Origin { by: word(row, "by")?, client: optional_word(row, "client")? },
         state: word(row, "state")?,
         boot: word(row, "boot")?,
-        deadline: Monotonic::from_nanos(required(row, "deadline")?),
-        since: Wall::from_nanos(required(row, "since")?),
-        until: Wall::from_nanos(required(row, "until")?),
+        deadline: Monotonic::from_nanos(unsigned(row, "deadline")?),
+        since: Wall::from_nanos(unsigned(row, "since")?),
+        until: Wall::from_nanos(unsigned(row, "until")?),
         backend,
     })
 }
@@ -191,14 +191,8 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
     serde_json::from_str(&row.get::<_, String>(column)?).map_err(unreadable)
 }
 
-fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
-    row.get::<_, Option<i64>>(column)?
-        .map(|value| u64::try_from(value).map_err(unreadable))
-        .transpose()
-}
-
-pub(super) fn required(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
-    unsigned(row, column)?.ok_or_else(|| unreadable("a value is missing"))
+pub(super) fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    u64::try_from(row.get::<_, i64>(column)?).map_err(unreadable)
 }
 
 pub(super) fn word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>

@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
-use super::error::Context;
+use super::error::is_corrupt;
 use super::rows::{self, unreadable};
 use super::{LedgerError, Quarantined};
 use crate::grants::GrantRecord;
@@ -126,21 +126,21 @@ struct Salvage {
 
 pub(super) fn open(path: &Path, now: Wall) -> Result<OpenFile, LedgerError> {
     match open_whole(path) {
-        Ok(found) => Ok(found),
-        Err(LedgerError::Corrupt { source, .. }) => start_anew(path, now, source.to_string()),
-        Err(error) => Err(error),
+        Err(LedgerError::Database { source, .. }) if is_corrupt(&source) => {
+            start_anew(path, now, source.to_string())
+        }
+        result => result,
     }
 }
 
 /// Opens a ledger and reads every page of it, and every grant.
 fn open_whole(path: &Path) -> Result<OpenFile, LedgerError> {
-    let failed = |error| Context { doing: "open the ledger", path }.failed(error);
+    let failed = LedgerError::database("open the ledger", path);
     let mut db = connect(path)?;
-    let (application, version, tables) = head(&db).map_err(failed)?;
+    let (application, version, tables) = head(&db).map_err(&failed)?;
     let is_new = recognise(path, application, version, tables == 0)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|source| {
-        LedgerError::File { doing: "set the mode of", path: path.to_owned(), source }
-    })?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+        .map_err(LedgerError::file("set the mode of", path))?;
     let records = read_whole(&mut db).map_err(failed)?;
     Ok(OpenFile { db, records, is_new, set_aside: None })
 }
@@ -159,19 +159,17 @@ fn read_whole(db: &mut Connection) -> rusqlite::Result<Vec<GrantRecord>> {
 
 fn connect(path: &Path) -> Result<Connection, LedgerError> {
     // SQLite would make it readable for everybody; its other files take over the mode of this one.
-    let failed =
-        |source: io::Error| LedgerError::File { doing: "open", path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
-    drop(options.open(path).map_err(failed)?);
-    let context = Context { doing: "open the ledger", path };
+    drop(options.open(path).map_err(LedgerError::file("open", path))?);
+    let failed = LedgerError::database("open the ledger", path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags).map_err(|error| context.failed(error))?;
+    let db = Connection::open_with_flags(path, flags).map_err(&failed)?;
     db.busy_timeout(Duration::from_millis(500))
         // Until it is known to be whole, the file is evidence: nothing is moved about in it.
         .and_then(|()| db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
         .and_then(|_| set_up(&db))
-        .map_err(|error| context.failed(error))?;
+        .map_err(failed)?;
     Ok(db)
 }
 
@@ -268,9 +266,9 @@ fn flushed(
 fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerError> {
     let salvage = salvage(path);
     let aside = set_aside(path, now)?;
-    let context = Context { doing: "start a new ledger", path };
     let mut found = open_whole(path)?;
-    take_over(&mut found.db, &salvage).map_err(|error| context.failed(error))?;
+    let failed = LedgerError::database("start a new ledger", path);
+    take_over(&mut found.db, &salvage).map_err(failed)?;
     let set_aside = Quarantined {
         path: aside,
         why,
@@ -309,8 +307,7 @@ fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
         0 => with(&format!(".corrupt-{stamp}")),
         _ => with(&format!(".corrupt-{stamp}-{count}")),
     });
-    let failed =
-        |source: io::Error| LedgerError::File { doing: "set aside", path: path.to_owned(), source };
+    let failed = LedgerError::file("set aside", path);
     let aside = free
         .into_iter()
         .find(|aside| !aside.exists())
@@ -322,7 +319,7 @@ fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    fs::rename(path, &aside).map_err(failed)?;
+    fs::rename(path, &aside).map_err(&failed)?;
     Ok(aside)
 }
 
