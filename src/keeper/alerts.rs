@@ -128,7 +128,7 @@ impl Alerts {
         self.left_out &= self.under_way >= WAITING;
     }
 
-    /// Whether nothing is being told.
+    /// Whether everybody who wants to know has been told what was opened and closed.
     pub(super) const fn is_idle(&self) -> bool {
         self.under_way == 0
     }

@@ -24,7 +24,7 @@ use crate::firewall::command::JobId;
 use crate::grants::{
     Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
 };
-use crate::ledger::{Ahead, Durability};
+use crate::ledger::Durability;
 use crate::log::limit::Limit;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -34,8 +34,8 @@ pub(super) struct Doors {
     grants: Grants,
     commands: CommandRunner,
     sets: KernelSets,
-    journal: Journal,
-    alerts: Alerts,
+    pub(super) journal: Journal,
+    pub(super) alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
     /// What became of doors that somebody waits for.
@@ -109,17 +109,6 @@ impl Doors {
     /// What is open, opening or closing.
     pub(super) fn list(&self) -> Vec<&Grant> {
         self.grants.list().collect()
-    }
-
-    /// Forgets what a client has used ahead of its time; how much that was. `None`: it cannot be
-    /// written, which has been logged.
-    pub(super) fn forget_ahead(&mut self, now: Now, ahead: &Ahead) -> Option<usize> {
-        self.journal.forget_ahead(now, ahead)
-    }
-
-    /// The ledger, to read from.
-    pub(super) const fn journal(&self) -> &Journal {
-        &self.journal
     }
 
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
@@ -220,11 +209,6 @@ impl Doors {
     /// Whether nothing waits for a command.
     pub(super) fn is_idle(&self) -> bool {
         self.grants.is_empty() && self.jobs.is_empty()
-    }
-
-    /// Whether everybody who wants to know has been told what was opened and closed.
-    pub(super) const fn has_told(&self) -> bool {
-        self.alerts.is_idle()
     }
 
     /// Lets go of the firewall: the guard stays or goes.

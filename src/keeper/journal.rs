@@ -19,11 +19,13 @@ const TIDY_MORE: Duration = Duration::from_millis(200);
 
 /// The ledger, with what the keeper knows of it.
 pub(super) struct Journal {
-    ledger: Ledger,
-    boot: BootId,
-    missing: UncleanStart,
+    /// To read the history.
+    pub(super) ledger: Ledger,
+    pub(super) boot: BootId,
+    /// What may have been used though it does not say so.
+    pub(super) missing: UncleanStart,
     /// Whether the last write failed: each failure is one line, however many follow.
-    is_failing: bool,
+    pub(super) is_failing: bool,
     next_tidy: Monotonic,
 }
 
@@ -50,24 +52,10 @@ impl Journal {
         Ok((Self { ledger, boot, missing, is_failing: false, next_tidy }, records))
     }
 
-    pub(super) const fn boot(&self) -> BootId {
-        self.boot
-    }
-
-    /// What may have been used though it does not say so.
-    pub(super) const fn missing(&self) -> UncleanStart {
-        self.missing
-    }
-
     /// Nothing more will be written.
     pub(super) fn close(mut self) {
         let written = self.ledger.end();
         self.log_failure(written);
-    }
-
-    /// Whether it could not be written lately.
-    pub(super) const fn is_failing(&self) -> bool {
-        self.is_failing
     }
 
     /// Records what has been asked for, before or after it happens, and uses up its proof. `None`:
@@ -160,11 +148,6 @@ impl Journal {
             );
         }
         written.ok()
-    }
-
-    /// To read the history.
-    pub(super) const fn ledger(&self) -> &Ledger {
-        &self.ledger
     }
 
     /// Forgets a little of what need not be kept, when it is time.

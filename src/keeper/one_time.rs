@@ -62,7 +62,7 @@ impl Keeper {
         }
         let current = self.watchers.config();
         let Some(next) = self.lists.read_into(current, self.cli.options()) else { return };
-        let server = self.watchers.server().cloned();
+        let server = self.watchers.server.clone();
         if let Err(why) = self.watchers.start(now.monotonic, Arc::new(next), server) {
             error!("cannot start a watcher: {why}");
             self.lists.pending = true;

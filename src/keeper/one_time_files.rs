@@ -38,7 +38,8 @@ pub(super) enum StrikeError {
 #[derive(Debug, Default)]
 pub(super) struct OneTimeFiles {
     seen: HashMap<PathBuf, Option<FileVersion>>,
-    next_look: Option<Monotonic>,
+    /// When [`have_changed`](Self::have_changed) has something to do.
+    pub(super) next_look: Option<Monotonic>,
     /// What has been read could not be handed to a watcher yet.
     pub(super) pending: bool,
 }
@@ -70,11 +71,6 @@ fn lists(config: &Config) -> impl Iterator<Item = &OneTime> {
 }
 
 impl OneTimeFiles {
-    /// When [`have_changed`](Self::have_changed) has something to do.
-    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
-        self.next_look
-    }
-
     /// Looks whether those of a configuration have to be read again, where it is time to.
     pub(super) fn have_changed(&mut self, now: Monotonic, config: &Config) -> bool {
         if self.next_look.is_none_or(|next| next > now) {

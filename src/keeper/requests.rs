@@ -162,7 +162,7 @@ impl Keeper {
     }
 
     fn clients(&mut self, id: ConnectionId) -> Result<String, String> {
-        let used = self.doors.journal().ledger().last_uses().map_err(|why| why.to_string())?;
+        let used = self.doors.journal.ledger.last_uses().map_err(|why| why.to_string())?;
         let clients = self.watchers.config().clients.iter();
         let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
         self.control.reply(id, &Reply::Clients { clients });
@@ -252,8 +252,7 @@ impl Keeper {
             since: query.since.map(nanos),
             limit: MOST_HISTORY,
         };
-        let entries =
-            self.doors.journal().ledger().history(&query).map_err(|why| why.to_string())?;
+        let entries = self.doors.journal.ledger.history(&query).map_err(|why| why.to_string())?;
         for entry in entries.iter().rev() {
             self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
         }

@@ -181,7 +181,7 @@ impl Keeper {
             }
             if self.doors.is_idle() {
                 limit = limit.min(*tell_by.get_or_insert(now.monotonic + TIME_TO_TELL));
-                if self.doors.has_told() || now.monotonic >= limit {
+                if self.doors.alerts.is_idle() || now.monotonic >= limit {
                     break;
                 }
             } else if now.monotonic >= limit {
@@ -204,9 +204,8 @@ impl Keeper {
             self.doors.next_deadline(),
             self.control.next_deadline(),
             self.trials.next_deadline(),
-            self.lists.next_deadline(),
+            self.lists.next_look,
             self.status_by,
-            self.recalls.iter().map(|recall| recall.by).min(),
             self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             limit,

@@ -52,7 +52,7 @@ pub(super) struct Watchers {
     leaving: Vec<(WatcherProcess, Monotonic)>,
     config: Arc<Config>,
     /// The keys that go with it.
-    server: Option<SpaServer>,
+    pub(super) server: Option<SpaServer>,
     last_generation: u64,
     /// When to start another in place of one that has died, and how long to wait after that.
     restart: Option<Monotonic>,
@@ -121,11 +121,6 @@ impl Watchers {
         self.successor = Some((watcher, clock::now().monotonic + START_LIMIT));
         self.restart = None;
         Ok(())
-    }
-
-    /// The keys that go with the configuration in force.
-    pub(super) const fn server(&self) -> Option<&SpaServer> {
-        self.server.as_ref()
     }
 
     /// Lets a source be listened to again. False: it was not locked out.
@@ -373,7 +368,7 @@ impl Watchers {
         let successor = self.successor.as_ref().map(|&(_, limit)| limit);
         let restart = self.restart.filter(|_| self.successor.is_none());
         let interfaces =
-            self.interfaces.next_look().filter(|_| successor.is_none() && self.current.is_some());
+            self.interfaces.next_look.filter(|_| successor.is_none() && self.current.is_some());
         let leaving = self.leaving.iter().map(|&(_, until)| until);
         [successor, restart, interfaces].into_iter().flatten().chain(leaving).min()
     }

@@ -64,9 +64,9 @@ impl Doors {
         fault::point("requested");
         // The record may follow where the kernel ends the grant by itself, its proof may not. Where
         // recording fails at the moment, nothing opens until it is known whether it can be.
-        let record_first = !first.is_the_kernels() || self.journal.is_failing();
+        let record_first = !first.is_the_kernels() || self.journal.is_failing;
         let changes: Vec<GrantChange> = if record_first {
-            prepared.iter().filter_map(|it| it.change(now, self.journal.boot())).collect()
+            prepared.iter().filter_map(|it| it.change(now, self.journal.boot)).collect()
         } else {
             Vec::new()
         };
@@ -100,7 +100,7 @@ impl Doors {
         completion: Completion,
     ) -> ClaimOutcome {
         let (key, origin) = (prepared.key.clone(), prepared.origin.clone());
-        let change = if is_recorded { None } else { prepared.change(now, self.journal.boot()) };
+        let change = if is_recorded { None } else { prepared.change(now, self.journal.boot) };
         let decision = self.grants.apply(prepared);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, GrantBackend::Kernel(_))) {
@@ -169,7 +169,7 @@ impl Doors {
         if change.is_none() {
             self.journal.advance(id, GrantState::Open, Durability::Crash);
         } else if let Some(grant) = self.grants.get(id)
-            && let record = grant.record(now, self.journal.boot())
+            && let record = grant.record(now, self.journal.boot)
             && !self.journal.record(GrantChange::Record(record), Durability::Crash)
         {
             let outcome = self.not_recorded(now, key, origin);
@@ -279,7 +279,7 @@ impl Doors {
 
     /// Opens a door again for which somebody knocked while it closed.
     pub(super) fn open_again(&mut self, now: Now, prepared: PreparedGrant) {
-        if let Some(change) = prepared.change(now, self.journal.boot()) {
+        if let Some(change) = prepared.change(now, self.journal.boot) {
             let durability = match prepared.is_the_kernels() {
                 true => Durability::Crash,
                 false => Durability::PowerLoss,

@@ -39,7 +39,7 @@ impl Doors {
             Ok(held) => (held, None),
             Err(why) => (Vec::new(), Some(why)),
         };
-        let effects = grants.recover(now, journal.boot(), records, held);
+        let effects = grants.recover(now, journal.boot, records, held);
         let keep = holding(grants.list(), now.monotonic);
         let set_up = |_: ()| KernelSets::set_up(config, &keep, now.monotonic, locked_until);
         let (sets, failed) = match failed.map_or(Ok(()), Err).and_then(set_up) {
