@@ -44,26 +44,13 @@ pub(super) struct OneTimeFiles {
     pub(super) pending: bool,
 }
 
-/// What changes when somebody writes a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileVersion {
-    device: u64,
-    inode: u64,
-    length: u64,
-    /// Also when its owner or its mode changes.
-    changed: (i64, i64),
-}
+/// What changes when somebody writes a file: which one it is, its length, and when it was changed,
+/// which also tells of its owner and its mode.
+type FileVersion = (u64, u64, u64, (i64, i64));
 
-impl FileVersion {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
+fn version(path: &Path) -> Option<FileVersion> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.len(), (file.ctime(), file.ctime_nsec())))
 }
 
 fn lists(config: &Config) -> impl Iterator<Item = &OneTime> {
@@ -77,14 +64,14 @@ impl OneTimeFiles {
             return false;
         }
         self.next_look = Some(now + LOOK_EVERY);
-        let changed = |file| self.seen.get(file).is_none_or(|seen| *seen != FileVersion::of(file));
+        let changed = |file| self.seen.get(file).is_none_or(|seen| *seen != version(file));
         self.pending || lists(config).any(|one_time| changed(&one_time.file))
     }
 
     /// A configuration is in force: its files are looked after from now on.
     pub(super) fn follow(&mut self, now: Monotonic, config: &Config) {
         let seen = lists(config)
-            .map(|one_time| (one_time.file.clone(), FileVersion::of(&one_time.file)))
+            .map(|one_time| (one_time.file.clone(), version(&one_time.file)))
             .collect::<HashMap<_, _>>();
         self.next_look = (!seen.is_empty()).then_some(now + LOOK_EVERY);
         // What was written while the watcher started is read once more.
@@ -98,7 +85,7 @@ impl OneTimeFiles {
         let mut differs = false;
         for door in &mut next.doors {
             let Some(one_time) = &mut door.one_time else { continue };
-            self.seen.insert(one_time.file.clone(), FileVersion::of(&one_time.file));
+            self.seen.insert(one_time.file.clone(), version(&one_time.file));
             let lines = match read(&one_time.file, options) {
                 Ok(lines) => lines,
                 Err(why) => {
