@@ -147,8 +147,7 @@ impl Claim {
         let Grounds { then, current, .. } = *grounds;
         let meant = door(then, event.door).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
-        let addresses = vec![event.source];
-        let (claim, holds) = match knocked {
+        let (method, client, proof, holds) = match knocked {
             CompletedBy::Sequence => {
                 let method =
                     meant.one_time.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence);
@@ -159,9 +158,7 @@ impl Claim {
                     stands.recognition.sequence == meant.recognition.sequence
                         && stands.one_time.is_some() == meant.one_time.is_some()
                 });
-                let door = stands.unwrap_or(meant).clone();
-                let claim = Self { proof, ..Self::of(door, method.into(), addresses, at) };
-                (claim, so(holds, Reason::Changed))
+                (method, None, proof, so(holds, Reason::Changed))
             }
             CompletedBy::Totp { client: id, step } => {
                 let client = client(then, id).ok_or(NOT_GIVEN)?;
@@ -177,14 +174,12 @@ impl Claim {
                 let holds = grounds
                     .stands(now, is_unchanged)
                     .and_then(|()| grounds.holds(&scheme, step, event.began));
-                let origin = Origin {
-                    by: OpenedBy::Method(Method::Totp),
-                    client: Some(client.name.clone()),
-                };
-                let door = stands.unwrap_or(meant).clone();
-                (Self { proof: Some(proof), ..Self::of(door, origin, addresses, at) }, holds)
+                (Method::Totp, Some(client), Some(proof), holds)
             }
         };
+        let origin = origin(method, client);
+        let door = stands.unwrap_or(meant).clone();
+        let claim = Self { proof, ..Self::of(door, origin, vec![event.source], at) };
         claim.if_so(holds.and_then(|()| grounds.is_in_time(at, event.source)))
     }
 
@@ -232,7 +227,7 @@ impl Claim {
             .and_then(|()| grounds.is_in_time(at, request.source))
             .and_then(|()| so(request.addresses().all(may_ask), Reason::ImpossibleAddress));
         let door = stands.unwrap_or(meant).clone();
-        let origin = Origin { by: OpenedBy::Method(method), client: Some(client.name.clone()) };
+        let origin = origin(method, Some(client));
         let addresses: Vec<_> = request.addresses().collect();
         let asked_by = Some(request.source).filter(|source| !addresses.contains(source));
         let most = door.opening.open_for_max;
@@ -271,6 +266,10 @@ impl Claim {
         let door = self.door.name().clone();
         GrantKey { door, address, source_port: self.source_port }
     }
+}
+
+fn origin(method: Method, client: Option<&Client>) -> Origin {
+    Origin { client: client.map(|client| client.name.clone()), ..method.into() }
 }
 
 const fn so(holds: bool, reason: Reason) -> Result<(), Reason> {
