@@ -16,7 +16,7 @@ use super::intake::Notice;
 use super::service::{first_line, tell_systemd};
 use super::start::{StartError, TIME_TO_CLOSE, system};
 use super::state::Keeper;
-use super::trials::Unconfirmed;
+use super::trials::Trial;
 use crate::client::complain;
 use crate::config::lint::some_of;
 use crate::config::{Config, Mechanism, OnExit};
@@ -82,11 +82,13 @@ impl Keeper {
                 self.reload(now, None);
             }
         }
-        let config = match self.trials.abandon() {
+        let config = match self.trials.trial.take() {
             None => Arc::clone(self.watchers.config()),
             // Nobody has confirmed that they still get in.
-            Some(Unconfirmed::Exit) => return self.stop(OnExit::Remove),
-            Some(Unconfirmed::GoBack(before, _)) => {
+            Some(Trial::Running { previous: None, .. }) => return self.stop(OnExit::Remove),
+            Some(
+                Trial::Running { previous: Some(before), .. } | Trial::GoingBack { to: before, .. },
+            ) => {
                 self.firewall_of(clock::now(), &before);
                 before
             }
