@@ -96,10 +96,10 @@ impl Alerts {
             self.run(now, &key.door, hook, self.command_limit(&key.door));
         }
         if let Some(to) = &self.mail_to
-            && self.limit.pass(now.monotonic)
+            && let Some(left_out) = self.limit.pass_after(now.monotonic)
         {
             let what = (if is_open { "opened" } else { "closed" }, until);
-            let mail = mail(to, key, origin, what, self.limit.take_refused());
+            let mail = mail(to, key, origin, what, left_out);
             self.run(now, &key.door, mail, Some(COMMAND_LIMIT));
         }
     }

@@ -274,13 +274,10 @@ impl Intake {
     /// Whether one more line may be logged because a watcher says so: one that has been taken over
     /// may say anything, as often as it likes.
     fn may_log(&mut self, now: Monotonic) -> bool {
-        let may = self.lines.pass(now);
-        if may {
-            let count = self.lines.take_refused();
-            if count > 0 {
-                warn!(count, "{count} more lines of the watcher were not logged");
-            }
+        let passed = self.lines.pass_after(now);
+        if let Some(count @ 1..) = passed {
+            warn!(count, "{count} more lines of the watcher were not logged");
         }
-        may
+        passed.is_some()
     }
 }

@@ -166,14 +166,11 @@ impl Doors {
     /// not fill the log.
     fn may_log(&mut self, now: Now, door: &Name) -> bool {
         let limit = self.lines.entry(door.clone()).or_insert_with(|| Limit::new(LINES, LINE_EVERY));
-        let passes = limit.pass(now.monotonic);
-        if passes {
-            let left_out = limit.take_refused();
-            if left_out > 0 {
-                warn!(door = %door, "so much happens here that {left_out} lines are left out");
-            }
+        let passed = limit.pass_after(now.monotonic);
+        if let Some(left_out @ 1..) = passed {
+            warn!(door = %door, "so much happens here that {left_out} lines are left out");
         }
-        passes
+        passed.is_some()
     }
 }
 
