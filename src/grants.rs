@@ -11,7 +11,6 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -146,7 +145,7 @@ pub struct Grant {
     is_own: bool,
 }
 
-/// All grants, and when each ends.
+/// All grants, and when each ends; at first none, and no limits.
 #[derive(Debug, Default)]
 pub struct Grants {
     /// The most that there may be in all, and that commands open.
@@ -170,11 +169,6 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// No grants, and no limits yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// How many there may be from now on, in all and that commands open. Those that there are stay.
     pub const fn limit(&mut self, all: usize, by_commands: usize) {
         self.limits = Some((all, by_commands));
@@ -489,11 +483,8 @@ impl Grants {
         self.by_key.remove(&grant.key);
         self.of_address.remove(&(grant.key.address, id));
         self.by_commands -= usize::from(grant.backend.element().is_none());
-        if let Entry::Occupied(mut count) = self.of_door.entry(grant.key.door.clone()) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+        if let Some(count) = self.of_door.get_mut(&grant.key.door) {
+            *count -= 1;
         }
         Some(grant)
     }

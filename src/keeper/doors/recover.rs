@@ -33,7 +33,7 @@ impl Doors {
         locked_until: Option<Monotonic>,
     ) -> Result<Self, Box<(KernelSetsError, Self)>> {
         let settings = &config.settings;
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         grants.limit(settings.max_grants, settings.max_grants_by_commands);
         let (held, failed) = match kernel_sets::standing(config) {
             Ok(held) => (held, None),
