@@ -125,15 +125,13 @@ impl KernelSets {
     ) -> Result<(), KernelSetsError> {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(own)?) };
-        let elements = guards_elements(keep);
+        let (elements, failed) = (guards_elements(keep), KernelSetsError::Guard);
         match (&mut self.guard, ruleset(config, locked_until)) {
             (Some(guard), Some(ruleset)) => {
-                guard.replace(now, ruleset, &elements).map_err(KernelSetsError::Guard)?;
+                guard.replace(now, ruleset, &elements).map_err(failed)?;
             }
             (None, Some(ruleset)) => {
-                let guard =
-                    Guard::set_up(now, ruleset, &elements).map_err(KernelSetsError::Guard)?;
-                self.guard = Some(guard);
+                self.guard = Some(Guard::set_up(now, ruleset, &elements).map_err(failed)?);
             }
             (Some(_), None) => {
                 guard::remove_standing()?;
@@ -151,13 +149,14 @@ impl KernelSets {
         key: &GrantKey,
         element: &KernelElement,
     ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
-        let of_own = || Ok::<_, KernelSetsError>(vec![(set_ref(element)?, key.address.into())]);
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
                 let slots = guard.elements(&key.door, key.address, key.source_port);
                 Ok((slots, guard.netlink()))
             }
-            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
+            (_, Some(own)) if !element.is_guards() => {
+                Ok((vec![(set_ref(element)?, key.address.into())], own.netlink()))
+            }
             _ => Err(not_in_use(element)),
         }
     }
@@ -356,8 +355,7 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
 
 fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
     let (family, table) = element.table.split_once(' ').ok_or_else(|| not_in_use(element))?;
-    let family = NftFamily::ALL.into_iter().find(|known| known.as_str() == family);
-    let family = family.ok_or_else(|| not_in_use(element))?;
+    let family = NftFamily::of_word(family).ok_or_else(|| not_in_use(element))?;
     SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
 }
 
