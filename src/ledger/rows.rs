@@ -21,13 +21,9 @@ use crate::time::{Monotonic, Wall};
 /// How many proofs are forgotten at a time.
 const AT_A_TIME: u32 = 500;
 
-/// Nanoseconds as SQLite knows integers; a time past the year 2262 never comes.
-pub(super) fn nanos(nanos: u64) -> i64 {
-    i64::try_from(nanos).unwrap_or(i64::MAX)
-}
-
-fn number(id: GrantId) -> i64 {
-    nanos(id.0)
+/// A number as SQLite knows integers. Of nanoseconds: a time past the year 2262 never comes.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 pub(super) fn change(db: &Connection, change: &GrantChange) -> rusqlite::Result<()> {
@@ -48,7 +44,7 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
          deadline, since, until, kind, means) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
-        number(record.id),
+        integer(record.id.0),
         record.key.door.as_str(),
         record.key.address.to_string(),
         record.key.source_port.map_or(0, NonZeroU16::get),
@@ -56,9 +52,9 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
         record.origin.by.as_str(),
         record.state.as_str(),
         record.boot.to_string(),
-        nanos(record.deadline.as_nanos()),
-        nanos(record.since.as_nanos()),
-        nanos(record.until.as_nanos()),
+        integer(record.deadline.as_nanos()),
+        integer(record.since.as_nanos()),
+        integer(record.until.as_nanos()),
         kind,
         means,
     ])?;
@@ -69,22 +65,22 @@ fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> 
     one(db
         .prepare_cached("UPDATE grants SET deadline=?, until=?, client=?, by=? WHERE id=?")?
         .execute(params![
-            nanos(to.deadline.as_nanos()),
-            nanos(to.until.as_nanos()),
+            integer(to.deadline.as_nanos()),
+            integer(to.until.as_nanos()),
             to.origin.client.as_ref().map(Name::as_str),
             to.origin.by.as_str(),
-            number(id)
+            integer(id.0)
         ])?)
 }
 
 pub(super) fn advance(db: &Connection, id: GrantId, state: GrantState) -> rusqlite::Result<()> {
     one(db
         .prepare_cached("UPDATE grants SET state=? WHERE id=?")?
-        .execute(params![state.as_str(), number(id)])?)
+        .execute(params![state.as_str(), integer(id.0)])?)
 }
 
 pub(super) fn forget(db: &Connection, id: GrantId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([number(id)])?;
+    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([integer(id.0)])?;
     Ok(())
 }
 
@@ -106,14 +102,14 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<Written
                 client.as_ref().map_or("", Name::as_str),
                 kind,
                 bytes.expose(),
-                until.map(|until| nanos(until.as_nanos()))
+                until.map(|until| integer(until.as_nanos()))
             ])?,
         Proof::Monotonic { key, stamp } => db
             .prepare_cached(
                 "INSERT INTO marks (key, stamp) VALUES (?,?) ON CONFLICT DO UPDATE \
                  SET stamp=excluded.stamp WHERE excluded.stamp > stamp",
             )?
-            .execute(params![key, nanos(stamp.as_nanos())])?,
+            .execute(params![key, integer(stamp.as_nanos())])?,
     };
     Ok(if changed > 0 { Written::New } else { Written::Used })
 }
@@ -123,7 +119,7 @@ pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<u
     for key in &ahead.keys {
         count += db
             .prepare_cached("UPDATE marks SET stamp=?2 WHERE key=?1 AND stamp>?2")?
-            .execute(params![key, nanos(ahead.stamp.as_nanos())])?;
+            .execute(params![key, integer(ahead.stamp.as_nanos())])?;
     }
     for (door, step) in &ahead.steps {
         // As numbers of one length, their bytes are in their order.
@@ -146,7 +142,7 @@ pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool>
             "DELETE FROM proofs WHERE (door, client, kind, bytes) IN \
              (SELECT door, client, kind, bytes FROM proofs WHERE until < ? LIMIT ?)",
         )?
-        .execute(params![nanos(now.as_nanos()), AT_A_TIME])?;
+        .execute(params![integer(now.as_nanos()), AT_A_TIME])?;
     Ok(pruned == AT_A_TIME as usize)
 }
 
