@@ -400,20 +400,19 @@ impl Grants {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            let left = match self.grants.get(&id).map(|grant| &grant.state) {
-                Some(GrantPhase::Closing { left, .. }) => Some(self.alone(left, id)),
-                _ => None,
-            };
-            expired.extend(self.expired(id, left));
+            expired.extend(self.end(id));
         }
         expired
     }
 
-    /// `left`: what could not be closed before.
-    fn expired(&mut self, id: GrantId, left: Option<Vec<CommandPair>>) -> Option<ToClose> {
-        let again = left.is_some();
-        let close = left.unwrap_or_else(|| self.begin_close(id, usize::MAX));
-        let delete = self.grants.get(&id)?.backend.element().cloned();
+    /// Where it is closing, what could not be closed before is closed again.
+    fn end(&mut self, id: GrantId) -> Option<ToClose> {
+        let grant = self.grants.get(&id)?;
+        let delete = grant.backend.element().cloned();
+        let (close, again) = match &grant.state {
+            GrantPhase::Closing { left, .. } => (self.alone(left, id), true),
+            _ => (self.begin_close(id, usize::MAX), false),
+        };
         Some(ToClose { id, close, delete, again })
     }
 
@@ -429,7 +428,7 @@ impl Grants {
             GrantPhase::Closing { again, .. } => *again = None,
             GrantPhase::Open { .. } => {
                 self.deadlines.remove(&(grant.deadline, id));
-                return self.expired(id, None);
+                return self.end(id);
             }
         }
         None
