@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::libc::O_NOFOLLOW;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
@@ -282,17 +283,15 @@ fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerErr
 fn salvage(path: &Path) -> Salvage {
     let Ok(db) = connect(path) else { return Salvage::default() };
     let records = rows::grants(&db).unwrap_or_default().into_iter().flatten().collect();
-    Salvage { records, proofs: table(&db, "proofs", 5), marks: table(&db, "marks", 2) }
+    let table = |name, columns| table(&db, name, columns).unwrap_or_default();
+    Salvage { records, proofs: table("proofs", 5), marks: table("marks", 2) }
 }
 
-fn table(db: &Connection, name: &str, columns: usize) -> Vec<Vec<Value>> {
-    let Ok(mut statement) = db.prepare(&format!("SELECT * FROM {name}")) else { return Vec::new() };
-    let Ok(rows) = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())
-    else {
-        return Vec::new();
-    };
+fn table(db: &Connection, name: &str, columns: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
+    let mut statement = db.prepare(&format!("SELECT * FROM {name}"))?;
+    let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())?;
     // After an error SQLite can go no further.
-    rows.map_while(Result::ok).collect()
+    Ok(rows.map_while(Result::ok).collect())
 }
 
 /// Renames the ledger and its write-ahead log, which belongs to it.
@@ -302,7 +301,8 @@ fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
         name.push(end);
         PathBuf::from(name)
     };
-    let stamp = date(now);
+    let stamp = Timestamp::from_nanosecond(now.as_nanos().into()).unwrap_or_default();
+    let stamp = stamp.strftime("%Y%m%dT%H%M%SZ");
     let free = (0..1000).map(|count| match count {
         0 => with(&format!(".corrupt-{stamp}")),
         _ => with(&format!(".corrupt-{stamp}-{count}")),
@@ -321,12 +321,6 @@ fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
     }
     fs::rename(path, &aside).map_err(&failed)?;
     Ok(aside)
-}
-
-/// `20261122T105448Z`.
-fn date(now: Wall) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(now.as_nanos()))
-        .map_or_else(|_| "unknown".to_owned(), |at| at.strftime("%Y%m%dT%H%M%SZ").to_string())
 }
 
 fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<()> {
