@@ -78,11 +78,8 @@ impl Doors {
         let ids = self.grants.matching(|it| it.key.door == *door && it.key.address == address);
         self.end_all(now, &ids, "closed by hand");
         let key = GrantKey::new(door.clone(), address);
-        let struck = if ids.is_empty() { self.not_closed.remove(&key) } else { None };
-        if let Some((id, _)) = &struck {
-            self.journal.forget(*id);
-        }
-        !ids.is_empty() || struck.is_some()
+        !ids.is_empty()
+            || self.not_closed.remove(&key).map(|(id, _)| self.journal.forget(id)).is_some()
     }
 
     /// What may still be open, since it could not be closed, and who had opened it.
@@ -226,7 +223,7 @@ impl Doors {
             self.grants.next_deadline(),
             self.commands.next_deadline(),
             self.alerts.next_deadline(),
-            self.journal.next_deadline(),
+            Some(self.journal.next_tidy),
             self.sets.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()

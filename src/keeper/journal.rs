@@ -26,7 +26,7 @@ pub(super) struct Journal {
     pub(super) missing: UncleanStart,
     /// Whether the last write failed: each failure is one line, however many follow.
     pub(super) is_failing: bool,
-    next_tidy: Monotonic,
+    pub(super) next_tidy: Monotonic,
 }
 
 impl Journal {
@@ -158,9 +158,5 @@ impl Journal {
         let more = self.ledger.tidy(now.wall, Retention::default());
         let has_more = self.log_failure(more) == Some(true);
         self.next_tidy = now.monotonic + if has_more { TIDY_MORE } else { TIDY };
-    }
-
-    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
-        Some(self.next_tidy)
     }
 }

@@ -32,10 +32,9 @@ impl Doors {
         now: Now,
         claim: &Claim,
     ) -> Result<ClaimOutcome, Reason> {
-        if claim.close { self.close_as_asked(now, claim) } else { self.open_as_asked(now, claim) }
-    }
-
-    fn open_as_asked(&mut self, now: Now, claim: &Claim) -> Result<ClaimOutcome, Reason> {
+        if claim.close {
+            return self.close_as_asked(now, claim);
+        }
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = claim.since.min(now.monotonic);
         let mut prepared = Vec::with_capacity(claim.addresses.len());
