@@ -11,8 +11,7 @@ use jiff::tz::TimeZone;
 use tracing::warn;
 
 use crate::config::{COMMAND_LIMIT, Config, Door, Email, Holes, Name, Opening, Rendered};
-use crate::firewall::command::CommandRunner;
-use crate::firewall::command::{Job, JobId, JobKind};
+use crate::firewall::command::{CommandRunner, Job, JobId, JobKind};
 use crate::grants::{GrantKey, Origin};
 use crate::log::limit::Limit;
 use crate::log::{escape, local};

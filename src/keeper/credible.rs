@@ -41,9 +41,8 @@ use std::net::IpAddr;
 
 use super::claim::{Grounds, client, door};
 use crate::config::{Client, Door, FwknopClient, Lockout};
-use crate::engine::fwknop;
 use crate::engine::{
-    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED,
+    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED, fwknop,
 };
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;

@@ -19,8 +19,7 @@ use super::journal::Journal;
 use super::kernel_sets::{KernelSets, KernelSetsError};
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
-use crate::firewall::command::CommandRunner;
-use crate::firewall::command::JobId;
+use crate::firewall::command::{CommandRunner, JobId};
 use crate::grants::{
     Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
 };

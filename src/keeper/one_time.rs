@@ -22,7 +22,16 @@ impl Keeper {
         let Some(one_time) = &claim.door.one_time else { return };
         match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
-                self.say_what_is_left(claim.door.name().as_str(), left);
+                let door = claim.door.name().as_str();
+                match left {
+                    0 => warn!(
+                        door,
+                        "no one-time sequence is left: the door stays shut for new knocks"
+                    ),
+                    1 => warn!(door, "1 one-time sequence is left"),
+                    2..=FEW => warn!(door, "{left} one-time sequences are left"),
+                    _ => info!(door, "{left} one-time sequences are left"),
+                }
                 // A refusal has been logged.
                 let _ = self.doors.carry_out(now, claim);
             }
@@ -36,15 +45,6 @@ impl Keeper {
             }
         }
         self.take_up_lists(now);
-    }
-
-    fn say_what_is_left(&self, door: &str, left: usize) {
-        match left {
-            0 => warn!(door, "no one-time sequence is left: the door stays shut for new knocks"),
-            1 => warn!(door, "1 one-time sequence is left"),
-            2..=FEW => warn!(door, "{left} one-time sequences are left"),
-            _ => info!(door, "{left} one-time sequences are left"),
-        }
     }
 
     /// Takes up lists that have changed since they were read.

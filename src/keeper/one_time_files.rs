@@ -104,12 +104,11 @@ impl OneTimeFiles {
 }
 
 fn read(file: &Path, options: Options) -> Result<Vec<OneTimeLine>, StrikeError> {
-    let path = || file.to_owned();
     let text = read_list(file, options)?;
     one_time::parse(&text).map_err(|errors| {
         let (line, why) =
             errors.first().map_or((0, String::new()), |error| (error.line, error.to_string()));
-        StrikeError::OneTimeLine { path: path(), line, why }
+        StrikeError::OneTimeLine { path: file.to_owned(), line, why }
     })
 }
 

@@ -6,14 +6,11 @@ use std::net::IpAddr;
 use rusqlite::{Connection, Row, params};
 
 use super::Retention;
-use super::rows::{integer, optional_word, unsigned, word, word_or_none};
+use super::rows::{AT_A_TIME, integer, optional_word, unsigned, word, word_or_none};
 use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::words::words;
 use crate::time::Wall;
-
-/// How many rows are forgotten at a time: some two milliseconds.
-const AT_A_TIME: u32 = 500;
 
 /// An entry of the history: one thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

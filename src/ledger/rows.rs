@@ -18,8 +18,8 @@ use crate::grants::{
 use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
-/// How many proofs are forgotten at a time.
-const AT_A_TIME: u32 = 500;
+/// How many rows of history, or proofs, are forgotten at a time: some two milliseconds.
+pub(super) const AT_A_TIME: u32 = 500;
 
 /// A number as SQLite knows integers. Of nanoseconds: a time past the year 2262 never comes.
 pub(super) fn integer(number: u64) -> i64 {
