@@ -57,8 +57,8 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
         integer(record.until.as_nanos()),
         kind,
         means,
-    ])?;
-    Ok(())
+    ])
+    .map(drop)
 }
 
 fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> {
@@ -80,8 +80,7 @@ pub(super) fn advance(db: &Connection, id: GrantId, state: GrantState) -> rusqli
 }
 
 pub(super) fn forget(db: &Connection, id: GrantId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([integer(id.0)])?;
-    Ok(())
+    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([integer(id.0)]).map(drop)
 }
 
 /// A grant that is not in the ledger cannot be written about.
