@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -25,7 +24,7 @@ const WAITING: usize = 256;
 
 /// The hooks and mails under way, and whom they are for.
 pub(super) struct Alerts {
-    runner: CommandRunner,
+    pub(super) runner: CommandRunner,
     mail_to: Option<Email>,
     limit: Limit,
     /// Those that can be open and have something run.
@@ -52,16 +51,13 @@ impl Alerts {
     /// tells that it closes.
     pub(super) fn reconfigure(&mut self, config: &Config, is_open: impl Fn(&Name) -> bool) {
         self.mail_to.clone_from(&config.settings.alert);
-        self.doors.retain(|name, _| is_open(name));
-        for door in &config.doors {
+        self.doors.retain(|name, _| is_open(name) && config.door(name).is_none());
+        let is_special = |door: &&Door| {
             let Opening { on_open, on_close, command_limit, .. } = &door.opening;
-            let has_hook = on_open.is_some() || on_close.is_some();
-            if has_hook || *command_limit != Some(COMMAND_LIMIT) {
-                self.doors.insert(door.name().clone(), door.clone());
-            } else {
-                self.doors.remove(door.name());
-            }
-        }
+            on_open.is_some() || on_close.is_some() || *command_limit != Some(COMMAND_LIMIT)
+        };
+        let special = config.doors.iter().filter(is_special);
+        self.doors.extend(special.map(|door| (door.name().clone(), door.clone())));
     }
 
     /// How long a command of a door may run.
@@ -130,14 +126,6 @@ impl Alerts {
     /// Whether everybody who wants to know has been told what was opened and closed.
     pub(super) const fn is_idle(&self) -> bool {
         self.under_way == 0
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.runner.next_deadline()
-    }
-
-    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.runner.fds()
     }
 }
 

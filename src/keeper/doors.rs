@@ -221,7 +221,7 @@ impl Doors {
         let deadlines = [
             self.grants.next_deadline(),
             self.commands.next_deadline(),
-            self.alerts.next_deadline(),
+            self.alerts.runner.next_deadline(),
             Some(self.journal.next_tidy),
             self.sets.next_deadline(),
         ];
@@ -231,7 +231,7 @@ impl Doors {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = self.commands.fds();
         fds.extend(self.sets.fds());
-        fds.extend(self.alerts.fds());
+        fds.extend(self.alerts.runner.fds());
         fds
     }
 }

@@ -149,14 +149,13 @@ impl KernelSets {
         key: &GrantKey,
         element: &KernelElement,
     ) -> Result<(Vec<ElementRef>, &mut Netlink), KernelSetsError> {
+        let of_own = || Ok::<_, KernelSetsError>(vec![(set_ref(element)?, key.address.into())]);
         match (&mut self.guard, &mut self.own) {
             (Some(guard), _) if element.is_guards() => {
                 let slots = guard.elements(&key.door, key.address, key.source_port);
                 Ok((slots, guard.netlink()))
             }
-            (_, Some(own)) if !element.is_guards() => {
-                Ok((vec![(set_ref(element)?, key.address.into())], own.netlink()))
-            }
+            (_, Some(own)) if !element.is_guards() => Ok((of_own()?, own.netlink())),
             _ => Err(not_in_use(element)),
         }
     }

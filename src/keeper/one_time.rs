@@ -49,7 +49,7 @@ impl Keeper {
 
     /// Takes up lists that have changed since they were read.
     pub(super) fn look_after_lists(&mut self, now: Now) {
-        if self.lists.have_changed(now.monotonic, self.watchers.config()) {
+        if self.lists.have_changed(now.monotonic, &self.watchers.config) {
             self.take_up_lists(now);
         }
     }
@@ -60,7 +60,7 @@ impl Keeper {
         if self.lists.pending {
             return;
         }
-        let current = self.watchers.config();
+        let current = &self.watchers.config;
         let Some(next) = self.lists.read_into(current, self.cli.options()) else { return };
         let server = self.watchers.server.clone();
         if let Err(why) = self.watchers.start(now.monotonic, Arc::new(next), server) {

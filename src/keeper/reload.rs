@@ -53,7 +53,7 @@ impl Keeper {
 
     /// A log file that has been rotated away is opened anew in any case.
     fn reopen_log(&self) {
-        self.log_as(self.watchers.config());
+        self.log_as(&self.watchers.config);
     }
 
     fn log_as(&self, config: &Config) {
@@ -99,7 +99,7 @@ impl Keeper {
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
         self.put_in_place(now, &config, locked_until).inspect_err(|_| {
-            let in_force = Arc::clone(self.watchers.config());
+            let in_force = Arc::clone(&self.watchers.config);
             self.firewall_of(now, &in_force);
         })?;
         Ok(config)
@@ -146,7 +146,7 @@ impl Keeper {
     pub(super) fn could_not_take_effect(&mut self, now: Now, config: &Arc<Config>) {
         let asked_by = self.trials.reloaded(config);
         self.answer_all(asked_by, &Err(NO_WATCHER.to_owned()));
-        let in_force = Arc::clone(self.watchers.config());
+        let in_force = Arc::clone(&self.watchers.config);
         // Of the one in force another watcher starts; what the firewall does is none of its
         // business. The one before a trial is taken up once more in a moment.
         if Arc::ptr_eq(config, &in_force) || self.trials.is_going_back() {
@@ -176,7 +176,7 @@ impl Keeper {
         if self.watchers.is_changing() {
             return Err("a configuration is being taken up just now: try again".to_owned());
         }
-        let previous = Arc::clone(self.watchers.config());
+        let previous = Arc::clone(&self.watchers.config);
         let until = now.monotonic + time;
         self.trials.begin(until, previous, id);
         if let Err(why) = self.take_up(now, Some(until)) {
@@ -209,7 +209,7 @@ impl Keeper {
         if self.watchers.is_changing() {
             return Err("a watcher is starting just now: confirm once more".to_owned());
         }
-        let config = Arc::clone(self.watchers.config());
+        let config = Arc::clone(&self.watchers.config);
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
         self.trials.clear();
         self.guard_copy.keep(&config);

@@ -16,7 +16,7 @@ impl Keeper {
     /// # Errors
     /// Why not, in words.
     pub(super) fn reset_client(&mut self, now: Now, name: &Name) -> Result<String, String> {
-        let config = self.watchers.config();
+        let config = &self.watchers.config;
         let client = config.client(name);
         let client = client.ok_or_else(|| format!("there is no client '{name}'"))?;
         let spa = client.spa.iter().flat_map(|spa| &spa.keys);

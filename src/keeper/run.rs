@@ -83,7 +83,7 @@ impl Keeper {
             }
         }
         let config = match self.trials.trial.take() {
-            None => Arc::clone(self.watchers.config()),
+            None => Arc::clone(&self.watchers.config),
             // Nobody has confirmed that they still get in.
             Some(Trial::Running { previous: None, .. }) => return self.stop(OnExit::Remove),
             Some(

@@ -50,7 +50,8 @@ pub(super) struct Watchers {
     current: Option<(WatcherProcess, Monotonic)>,
     successor: Option<(WatcherProcess, Monotonic)>,
     leaving: Vec<(WatcherProcess, Monotonic)>,
-    config: Arc<Config>,
+    /// The configuration in force.
+    pub(super) config: Arc<Config>,
     /// The keys that go with it.
     pub(super) server: Option<SpaServer>,
     last_generation: u64,
@@ -59,7 +60,8 @@ pub(super) struct Watchers {
     pause: Duration,
     interfaces: Interfaces,
     pub(super) intake: Intake,
-    users: BTreeSet<u32>,
+    /// The ids of the users that watchers have been so far.
+    pub(super) users: BTreeSet<u32>,
 }
 
 impl Watchers {
@@ -136,11 +138,6 @@ impl Watchers {
         let others =
             [&self.current, &self.successor].into_iter().flatten().map(|(watcher, _)| watcher);
         others.chain(leaving)
-    }
-
-    /// The ids of the users that watchers have been so far.
-    pub(super) const fn users(&self) -> &BTreeSet<u32> {
-        &self.users
     }
 
     /// Whether a watcher is starting that has not taken over yet.
@@ -351,11 +348,6 @@ impl Watchers {
     /// What is listened on at the moment, and what is waited for.
     pub(super) fn listening(&self) -> (Vec<String>, Vec<String>) {
         self.interfaces.listening(&self.config)
-    }
-
-    /// The configuration in force.
-    pub(super) const fn config(&self) -> &Arc<Config> {
-        &self.config
     }
 
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
