@@ -296,26 +296,23 @@ fn table(db: &Connection, name: &str, columns: usize) -> rusqlite::Result<Vec<Ve
 
 /// Renames the ledger and its write-ahead log, which belongs to it.
 fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
-    let with = |end: &str| {
+    let with = |path: &Path, end: &str| {
         let mut name = OsString::from(path);
         name.push(end);
         PathBuf::from(name)
     };
     let stamp = Timestamp::from_nanosecond(now.as_nanos().into()).unwrap_or_default();
     let stamp = stamp.strftime("%Y%m%dT%H%M%SZ");
-    let free = (0..1000).map(|count| match count {
-        0 => with(&format!(".corrupt-{stamp}")),
-        _ => with(&format!(".corrupt-{stamp}-{count}")),
+    let mut free = (0..1000).map(|count| match count {
+        0 => with(path, &format!(".corrupt-{stamp}")),
+        _ => with(path, &format!(".corrupt-{stamp}-{count}")),
     });
     let failed = LedgerError::file("set aside", path);
     let aside = free
-        .into_iter()
         .find(|aside| !aside.exists())
         .ok_or_else(|| failed(io::ErrorKind::AlreadyExists.into()))?;
-    let mut log = aside.clone().into_os_string();
-    log.push("-wal");
     // The log first: left behind, it would be taken for the new ledger's.
-    match fs::rename(with("-wal"), log) {
+    match fs::rename(with(path, "-wal"), with(&aside, "-wal")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
