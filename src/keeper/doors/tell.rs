@@ -50,7 +50,9 @@ pub(super) enum DoorEvent<'a> {
 impl DoorEvent<'_> {
     /// What the log says, if anything.
     fn lines(self, now: Now, key: &GrantKey, origin: &Origin) -> Vec<EventLine> {
-        let line = |what, text: &str| event_at(key, what, text);
+        let line = |what, text: &str| {
+            EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), what, text)
+        };
         let completed = |what, claim: Option<&Claim>| {
             // The stage that a sequence ended with is told here: until now nothing waited for the log.
             let last = claim.and_then(Claim::last_stage);
@@ -172,9 +174,4 @@ impl Doors {
         }
         passed.is_some()
     }
-}
-
-/// The line of an event of a door.
-fn event_at(key: &GrantKey, what: What, message: impl Into<String>) -> EventLine {
-    EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), what, message)
 }
