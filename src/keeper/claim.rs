@@ -43,21 +43,9 @@ pub(super) struct Claim {
     pub(super) close: bool,
 }
 
-/// Why a watcher's claim is rejected.
-#[derive(Debug)]
-pub(super) enum Rejected {
-    /// No honest watcher says it.
-    Fabricated(Lie),
-    /// It does not hold, or no more: by this host's clocks, its addresses, or the configuration in
-    /// force.
-    Stale(Box<Claim>, Reason),
-}
-
-impl From<Lie> for Rejected {
-    fn from(lie: Lie) -> Self {
-        Self::Fabricated(lie)
-    }
-}
+/// A claim, and why it does not hold, or no more: by this host's clocks, its addresses, or the
+/// configuration in force.
+pub(super) type JudgedClaim = (Claim, Result<(), Reason>);
 
 /// The grounds on which a watcher's words are judged.
 #[derive(Clone, Copy)]
@@ -137,13 +125,13 @@ impl Claim {
     /// What a sequence asks for that was completed under an earlier configuration, or this one.
     ///
     /// # Errors
-    /// [`Rejected`].
+    /// [`Lie`]: no honest watcher says it.
     pub(super) fn of_sequence(
         grounds: &Grounds<'_>,
         event: &Event,
         knocked: CompletedBy,
         at: Monotonic,
-    ) -> Result<Self, Rejected> {
+    ) -> Result<JudgedClaim, Lie> {
         let Grounds { then, current, .. } = *grounds;
         let meant = door(then, event.door).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
@@ -180,19 +168,19 @@ impl Claim {
         let origin = origin(method, client);
         let door = stands.unwrap_or(meant).clone();
         let claim = Self { proof, ..Self::of(door, origin, vec![event.source], at) };
-        claim.if_so(holds.and_then(|()| grounds.is_in_time(at, event.source)))
+        Ok((claim, holds.and_then(|()| grounds.is_in_time(at, event.source))))
     }
 
     /// What a datagram asks for that was authenticated under an earlier configuration, or this one.
     /// How long it may ask for is what the door says.
     ///
     /// # Errors
-    /// [`Rejected`].
+    /// [`Lie`]: no honest watcher says it.
     pub(super) fn of_request(
         grounds: &Grounds<'_>,
         request: &DatagramRequest,
         at: Monotonic,
-    ) -> Result<Self, Rejected> {
+    ) -> Result<JudgedClaim, Lie> {
         let Grounds { then, current, missing, .. } = *grounds;
         let meant = door(then, request.door).ok_or(NOT_GIVEN)?;
         let client = client(then, request.client).ok_or(NOT_GIVEN)?;
@@ -242,14 +230,7 @@ impl Claim {
             close: request.close,
             ..Self::of(door, origin, addresses, at)
         };
-        claim.if_so(holds)
-    }
-
-    fn if_so(self, holds: Result<(), Reason>) -> Result<Self, Rejected> {
-        match holds {
-            Ok(()) => Ok(self),
-            Err(reason) => Err(Rejected::Stale(Box::new(self), reason)),
-        }
+        Ok((claim, holds))
     }
 
     /// What its proof has to survive before anything opens.
@@ -353,12 +334,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn outcome(asked: Result<Claim, Rejected>) -> Option<Reason> {
-        match asked {
-            Ok(_) => None,
-            Err(Rejected::Stale(_, reason)) => Some(reason),
-            Err(Rejected::Fabricated(lie)) => panic!("{lie:?}"),
-        }
+    fn outcome(asked: Result<JudgedClaim, Lie>) -> Option<Reason> {
+        asked.unwrap().1.err()
     }
 
     fn asked(world: &World, request: &DatagramRequest) -> Option<Reason> {

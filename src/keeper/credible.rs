@@ -3,7 +3,7 @@
 //!
 //! "Given" is what this watcher was given, which an honest one knows as well as the keeper does.
 //! What depends on the calendar or on the addresses of the moment may have changed since it was
-//! judged, so it is [refused](super::claim::Rejected::Stale) and ends nobody.
+//! judged, so it is [refused](super::claim::JudgedClaim) and ends nobody.
 //!
 //! | field | an honest watcher says | else |
 //! |---|---|---|

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::claim::{self, Claim, Grounds, Rejected};
+use super::claim::{self, Claim, Grounds, JudgedClaim};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::lockouts::LockoutTable;
@@ -124,7 +124,7 @@ impl Intake {
             FromWatcher::Request { request, at } => {
                 let Some(door) = claim::door(config, request.door) else { return Ok(()) };
                 if self.is_new(watcher.generation, door.name(), request.source, at) {
-                    self.claim(now, Claim::of_request(&grounds, &request, at))?;
+                    self.claim(now, Claim::of_request(&grounds, &request, at)?);
                 }
             }
             FromWatcher::Interface { index, state } => {
@@ -179,7 +179,7 @@ impl Intake {
         match event.kind {
             EventKind::Open(knocked) => {
                 if self.is_new(generation, door.name(), event.source, event.began) {
-                    self.claim(now, Claim::of_sequence(grounds, event, knocked, at))?;
+                    self.claim(now, Claim::of_sequence(grounds, event, knocked, at)?);
                 }
                 return Ok(());
             }
@@ -203,18 +203,13 @@ impl Intake {
     }
 
     /// Takes note of what has been asked for. What is refused strangers can repeat.
-    fn claim(&mut self, now: Monotonic, claim: Result<Claim, Rejected>) -> Result<(), Lie> {
-        match claim {
-            Ok(claim) => self.notices.push(Notice::Claim(Box::new(claim))),
-            Err(Rejected::Fabricated(lie)) => return Err(lie),
-            Err(Rejected::Stale(claim, reason)) => {
-                self.count(reason, 1);
-                if self.reused.pass(now) {
-                    self.notices.push(Notice::StaleClaim(claim, reason));
-                }
-            }
+    fn claim(&mut self, now: Monotonic, (claim, holds): JudgedClaim) {
+        let claim = Box::new(claim);
+        let Err(reason) = holds else { return self.notices.push(Notice::Claim(claim)) };
+        self.count(reason, 1);
+        if self.reused.pass(now) {
+            self.notices.push(Notice::StaleClaim(claim, reason));
         }
-        Ok(())
     }
 
     /// So many packets came to nothing.
