@@ -61,13 +61,12 @@ const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
 /// The guard of a configuration; `None` where no door is guarded.
 pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Option<Ruleset> {
-    let guarded = |door: &Door| {
-        matches!(door.opening.mechanism, Mechanism::Guard).then(|| {
-            let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
-            (door.name().clone(), GuardedDoor { ports, target })
-        })
+    let guarded = config.doors.iter().filter(|door| door.opening.mechanism == Mechanism::Guard);
+    let door = |door: &Door| {
+        let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
+        (door.name().clone(), GuardedDoor { ports, target })
     };
-    let doors: BTreeMap<Name, GuardedDoor> = config.doors.iter().filter_map(guarded).collect();
+    let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();
     (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_until })
 }
