@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::engine::UncleanStart;
-use crate::grants::{GrantChange, GrantId, GrantKey, GrantRecord, GrantState, OpenedBy, Origin};
+use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState, OpenedBy};
 use crate::ledger::{
     Ahead, Durability, HistoryEntry, HistoryEvent, Ledger, LedgerError, OpenLedger, Proof,
     Quarantined, Retention, Written,
@@ -88,24 +88,8 @@ impl Journal {
     }
 
     /// Adds to the history. False: it could not be written.
-    pub(super) fn record_history(
-        &mut self,
-        now: Now,
-        key: &GrantKey,
-        origin: &Origin,
-        event: HistoryEvent,
-        detail: &str,
-    ) -> bool {
-        let entry = HistoryEntry {
-            at: now.wall,
-            door: Some(key.door.clone()),
-            address: Some(key.address),
-            client: origin.client.clone(),
-            by: Some(origin.by),
-            event,
-            detail: detail.to_owned(),
-        };
-        let written = self.ledger.append(&entry);
+    pub(super) fn append(&mut self, entry: &HistoryEntry) -> bool {
+        let written = self.ledger.append(entry);
         self.log_recovery(written).is_some()
     }
 

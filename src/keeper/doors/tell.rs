@@ -10,7 +10,7 @@ use crate::control::{EventLine, What};
 use crate::engine::Reason;
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::keeper::claim::Claim;
-use crate::ledger::HistoryEvent;
+use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::log::{self, limit::Limit};
 use crate::proto::method::Method;
 use crate::sys::clock;
@@ -135,7 +135,15 @@ impl Doors {
             lines.into_iter().for_each(|line| self.log_event(line));
         }
         let is_written = what.history(now).is_none_or(|(event, detail)| {
-            self.journal.record_history(now, key, origin, event, &detail)
+            self.journal.append(&HistoryEntry {
+                at: now.wall,
+                door: Some(key.door.clone()),
+                address: Some(key.address),
+                client: origin.client.clone(),
+                by: Some(origin.by),
+                event,
+                detail,
+            })
         });
         match what {
             DoorEvent::Open(_) => {
