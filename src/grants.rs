@@ -11,7 +11,6 @@ mod recovery;
 #[cfg(test)]
 mod tests;
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -146,7 +145,7 @@ pub struct Grant {
     is_own: bool,
 }
 
-/// All grants, and when each ends.
+/// All grants, and when each ends; at first none, and no limits.
 #[derive(Debug, Default)]
 pub struct Grants {
     /// The most that there may be in all, and that commands open.
@@ -170,11 +169,6 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// No grants, and no limits yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// How many there may be from now on, in all and that commands open. Those that there are stay.
     pub const fn limit(&mut self, all: usize, by_commands: usize) {
         self.limits = Some((all, by_commands));
@@ -406,20 +400,19 @@ impl Grants {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            let left = match self.grants.get(&id).map(|grant| &grant.state) {
-                Some(GrantPhase::Closing { left, .. }) => Some(self.alone(left, id)),
-                _ => None,
-            };
-            expired.extend(self.expired(id, left));
+            expired.extend(self.end(id));
         }
         expired
     }
 
-    /// `left`: what could not be closed before.
-    fn expired(&mut self, id: GrantId, left: Option<Vec<CommandPair>>) -> Option<ToClose> {
-        let again = left.is_some();
-        let close = left.unwrap_or_else(|| self.begin_close(id, usize::MAX));
-        let delete = self.grants.get(&id)?.backend.element().cloned();
+    /// Where it is closing, what could not be closed before is closed again.
+    fn end(&mut self, id: GrantId) -> Option<ToClose> {
+        let grant = self.grants.get(&id)?;
+        let delete = grant.backend.element().cloned();
+        let (close, again) = match &grant.state {
+            GrantPhase::Closing { left, .. } => (self.alone(left, id), true),
+            _ => (self.begin_close(id, usize::MAX), false),
+        };
         Some(ToClose { id, close, delete, again })
     }
 
@@ -435,7 +428,7 @@ impl Grants {
             GrantPhase::Closing { again, .. } => *again = None,
             GrantPhase::Open { .. } => {
                 self.deadlines.remove(&(grant.deadline, id));
-                return self.expired(id, None);
+                return self.end(id);
             }
         }
         None
@@ -489,11 +482,8 @@ impl Grants {
         self.by_key.remove(&grant.key);
         self.of_address.remove(&(grant.key.address, id));
         self.by_commands -= usize::from(grant.backend.element().is_none());
-        if let Entry::Occupied(mut count) = self.of_door.entry(grant.key.door.clone()) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+        if let Some(count) = self.of_door.get_mut(&grant.key.door) {
+            *count -= 1;
         }
         Some(grant)
     }

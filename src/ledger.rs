@@ -19,7 +19,6 @@ use std::time::Duration;
 use nix::fcntl::Flock;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use self::error::Context;
 pub use self::error::LedgerError;
 pub use self::history::{HistoryEntry, HistoryEvent, Query};
 use crate::config::Name;
@@ -309,7 +308,7 @@ impl Ledger {
 
     /// Says of what failed what it was for.
     fn done<T>(&self, doing: &'static str, done: rusqlite::Result<T>) -> Result<T, LedgerError> {
-        done.map_err(|error| Context { doing, path: &self.path }.failed(error))
+        done.map_err(LedgerError::database(doing, &self.path))
     }
 }
 

@@ -60,12 +60,8 @@ impl Grants {
             held.into_iter().map(|held| ((held.element.clone(), held.key.clone()), held)).collect();
         let mut effects = Vec::new();
         for record in records {
-            let held = match &record.backend {
-                GrantBackend::Kernel(element) => {
-                    held.remove(&(element.clone(), record.key.clone()))
-                }
-                GrantBackend::Commands(_) => None,
-            };
+            let element = record.backend.element().cloned();
+            let held = element.and_then(|element| held.remove(&(element, record.key.clone())));
             effects.push(self.recover_one(now, boot, record, held));
         }
         let mut rest: Vec<KernelGrant> = held.into_values().collect();
@@ -87,33 +83,24 @@ impl Grants {
         record: GrantRecord,
         held: Option<KernelGrant>,
     ) -> Recovered {
-        let over = record.boot != boot || record.deadline <= now.monotonic;
-        match (&record.backend, record.state) {
-            (GrantBackend::Commands(_), GrantState::Recorded) => Recovered::Forget(record.id),
-            (GrantBackend::Commands(_), GrantState::Open | GrantState::OpenedWithErrors)
-                if !over =>
-            {
-                self.keep(record, false)
-            }
-            (GrantBackend::Commands(_), _) => self.close_again(record),
+        let is_over = record.boot != boot || record.deadline <= now.monotonic;
+        match (held, record.state) {
             // The kernel has the last word: it may have been told of an extension that was not
             // recorded any more.
-            (GrantBackend::Kernel(_), GrantState::Closing) if held.is_some() => {
-                self.close_again(record)
+            (Some(_), GrantState::Closing) => self.close_again(record),
+            (Some(held), _) => self.keep_held(now, boot, record, &held),
+            (None, GrantState::Recorded) => Recovered::Forget(record.id),
+            (None, GrantState::Open | GrantState::OpenedWithErrors) if !is_over => {
+                self.keep(record)
             }
-            (GrantBackend::Kernel(_), GrantState::Open) if !over && held.is_none() => {
-                self.keep(record, true)
-            }
-            (GrantBackend::Kernel(_), state) => match (held, state) {
-                (Some(held), _) => self.keep_held(now, boot, record, &held),
-                (None, GrantState::Recorded | GrantState::Starting) => Recovered::Forget(record.id),
-                (None, _) => Recovered::Ended(record.id),
-            },
+            (None, _) if record.backend.element().is_none() => self.close_again(record),
+            (None, GrantState::Starting) => Recovered::Forget(record.id),
+            (None, _) => Recovered::Ended(record.id),
         }
     }
 
-    fn keep(&mut self, record: GrantRecord, restore: bool) -> Recovered {
-        let id = record.id;
+    fn keep(&mut self, record: GrantRecord) -> Recovered {
+        let (id, restore) = (record.id, record.backend.element().is_some());
         let with_errors = record.state == GrantState::OpenedWithErrors;
         self.insert(record, GrantPhase::Open { with_errors });
         Recovered::Keep { id, restore }
@@ -126,11 +113,10 @@ impl Grants {
         record: GrantRecord,
         held: &KernelGrant,
     ) -> Recovered {
-        let deadline = now.monotonic + held.left;
         let record = GrantRecord {
             state: GrantState::Open,
             boot,
-            deadline,
+            deadline: now.monotonic + held.left,
             until: now.wall + held.left,
             ..record
         };
@@ -267,7 +253,7 @@ mod tests {
     }
 
     fn recover(record: GrantRecord, held: &[KernelGrant]) -> (Grants, Recovered) {
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         let mut effects = grants.recover(now(), boot('a'), vec![record], held.to_vec());
         assert_eq!(effects.len(), 1, "{effects:?}");
         (grants, effects.remove(0))
@@ -329,7 +315,7 @@ mod tests {
         let closing = GrantRecord { backend: backend.clone(), ..record(GrantState::Closing) };
         let web =
             GrantRecord { id: GrantId(8), key: key("web"), backend, ..record(GrantState::Open) };
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         let effects = grants.recover(now(), boot('a'), vec![closing, web], Vec::new());
         let closes = Recovered::Close(ToClose {
             id: GrantId(7),
@@ -421,7 +407,7 @@ mod tests {
 
     #[test]
     fn of_doors_that_share_an_element_it_speaks_for_the_one_that_it_names() {
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         let web = GrantRecord { id: GrantId(8), key: key("web"), ..kernel(GrantState::Open) };
         let records = vec![kernel(GrantState::Open), web];
         let effects = grants.recover(now(), boot('a'), records, vec![held(500)]);
@@ -436,7 +422,7 @@ mod tests {
 
     #[test]
     fn an_element_that_the_ledger_lacks_is_adopted() {
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         let effects = grants.recover(now(), boot('a'), Vec::new(), vec![held(50)]);
         let [Recovered::Adopt(record)] = effects.as_slice() else { panic!("{effects:?}") };
         assert_eq!((record.state, record.origin.by), (GrantState::Open, OpenedBy::Knockctl));
@@ -446,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_place_has_one_grant_also_after_recovery() {
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         let other = KernelElement { set: "other".into(), ..element() };
         let held = vec![held(50), KernelGrant { element: other, ..held(60) }];
         let effects = grants.recover(now(), boot('a'), Vec::new(), held);

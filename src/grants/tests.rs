@@ -77,7 +77,7 @@ fn open(grants: &mut Grants, seconds: u64, open_for: u64) -> GrantId {
 
 #[test]
 fn a_door_does_nothing_for_anybody_else_while_it_cools_down() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let cooling = |open_for| Action { cooldown: Duration::from_secs(60), ..action(1, open_for) };
     let other = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3));
     let mut ask = |seconds, address, origin: Origin, action| {
@@ -105,7 +105,7 @@ fn a_door_does_nothing_for_anybody_else_while_it_cools_down() {
 
 #[test]
 fn a_grant_closes_at_its_deadline_and_not_before() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let id = open(&mut grants, 100, 30);
     assert_eq!(grants.next_deadline(), Some(at(130)));
     assert!(grants.expire(at(129)).is_empty());
@@ -117,7 +117,7 @@ fn a_grant_closes_at_its_deadline_and_not_before() {
 
 #[test]
 fn another_knock_extends_without_opening_again() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     open(&mut grants, 100, 30);
     let decision = ask(&mut grants, 120, ADDRESS, action(1, 30));
     assert_eq!(decision, Decision::Extend(GrantId(1), at(150), None));
@@ -127,7 +127,7 @@ fn another_knock_extends_without_opening_again() {
 
 #[test]
 fn a_shorter_knock_does_not_shorten() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     open(&mut grants, 100, 30);
     let decision = ask(&mut grants, 101, ADDRESS, action(1, 5));
     assert_eq!(decision, Decision::Extend(GrantId(1), at(130), None));
@@ -135,7 +135,7 @@ fn a_shorter_knock_does_not_shorten() {
 
 #[test]
 fn a_knock_while_the_open_command_runs_extends() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, action(1, 10)) else { panic!() };
     assert_eq!(
         ask(&mut grants, 5, ADDRESS, action(1, 10)),
@@ -147,7 +147,7 @@ fn a_knock_while_the_open_command_runs_extends() {
 
 #[test]
 fn a_knock_while_the_close_command_runs_opens_again_afterwards() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let id = open(&mut grants, 0, 10);
     assert_eq!(grants.expire(at(10)).len(), 1);
     assert_eq!(ask(&mut grants, 11, ADDRESS, action(1, 10)), Decision::Wait);
@@ -160,7 +160,7 @@ fn a_knock_while_the_close_command_runs_opens_again_afterwards() {
 
 #[test]
 fn a_door_without_a_close_is_an_act_each_time() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let act = {
         let pairs =
             vec![CommandPair { open: command("wake"), close: None, verify: None, is_timed: false }];
@@ -175,7 +175,7 @@ fn a_door_without_a_close_is_an_act_each_time() {
 
 #[test]
 fn an_open_that_failed_is_no_grant() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, action(2, 10)) else { panic!() };
     let failed = OpenResult::NotStarted(0);
     assert_eq!(grants.opened(id, failed), OpenOutcome::Nothing);
@@ -184,7 +184,7 @@ fn an_open_that_failed_is_no_grant() {
 
 #[test]
 fn ports_that_were_opened_before_one_failed_are_closed_again() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, action(3, 10)) else { panic!() };
     let failed = OpenResult::NotStarted(2);
     assert_eq!(undone(grants.opened(id, failed)), ["close 0", "close 1"]);
@@ -194,7 +194,7 @@ fn ports_that_were_opened_before_one_failed_are_closed_again() {
 
 #[test]
 fn stopping_closes_what_is_open_and_what_is_still_starting() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     open(&mut grants, 0, 1000);
     let other = "192.0.2.3".parse().unwrap();
     let Decision::Open(starting, _) = ask(&mut grants, 1, other, action(1, 10)) else { panic!() };
@@ -204,7 +204,7 @@ fn stopping_closes_what_is_open_and_what_is_still_starting() {
 }
 
 fn starting(action: Action) -> (Grants, GrantId) {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let Decision::Open(id, _) = ask(&mut grants, 0, ADDRESS, action) else { panic!() };
     (grants, id)
 }
@@ -250,7 +250,7 @@ fn an_own_command_after_which_nothing_is_there_opened_nothing() {
 
 #[test]
 fn a_close_that_failed_is_tried_again_a_few_times_and_later_each_time() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let id = open(&mut grants, 0, 10);
     let mut left = grants.expire(at(10)).remove(0).close;
     let mut now = 10;
@@ -341,7 +341,7 @@ fn open_at(grants: &mut Grants, door: &str, seconds: u64) -> GrantId {
 
 #[test]
 fn what_two_doors_hold_is_closed_with_the_last_of_them() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let ids = [("ssh", 0), ("web", 10)].map(|(door, seconds)| {
         let id = open_at(&mut grants, door, seconds);
         let manner = if seconds == 0 { Manner::Once } else { Manner::IfGone };
@@ -357,7 +357,7 @@ fn what_two_doors_hold_is_closed_with_the_last_of_them() {
 
 #[test]
 fn what_could_not_be_closed_and_is_held_by_another_door_now_is_left_to_it() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let first = open_at(&mut grants, "ssh", 0);
     assert_eq!(grants.opened(first, OpenResult::All), OpenOutcome::Open);
     let close = grants.expire(at(30)).remove(0).close;
@@ -369,7 +369,7 @@ fn what_could_not_be_closed_and_is_held_by_another_door_now_is_left_to_it() {
 
 #[test]
 fn what_is_told_its_time_is_held_by_one_door_alone() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     for door in ["ssh", "web"] {
         let key = GrantKey::new(door.parse().unwrap(), ADDRESS);
         let action = timed(verified(action(1, 30)), "for 30");
@@ -381,7 +381,7 @@ fn what_is_told_its_time_is_held_by_one_door_alone() {
 
 #[test]
 fn what_a_door_holds_that_opened_while_another_closed_it_is_looked_at_again() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let first = open_at(&mut grants, "ssh", 0);
     assert_eq!(grants.opened(first, OpenResult::All), OpenOutcome::Open);
     assert_eq!(grants.expire(at(30)).len(), 1);
@@ -395,7 +395,7 @@ fn what_a_door_holds_that_opened_while_another_closed_it_is_looked_at_again() {
 fn there_are_no_more_grants_than_the_door_and_all_doors_may_have() {
     let address = |last| IpAddr::from([192, 0, 2, last]);
     for (most, all, by_commands) in [(2, 9, 9), (9, 2, 9), (9, 9, 2)] {
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         grants.limit(all, by_commands);
         let mut ask = |last| {
             let action = Action { most, ..action(1, 30) };
@@ -412,7 +412,7 @@ fn there_are_no_more_grants_than_the_door_and_all_doors_may_have() {
 
 #[test]
 fn what_needs_a_command_is_refused_while_too_many_wait() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     let mut ask =
         |action| grants.prepare(at(0), key(ADDRESS), Method::Sequence.into(), action, false);
     assert!(matches!(ask(action(1, 30)), Err(Reason::TooMany)));
@@ -425,7 +425,7 @@ fn what_needs_a_command_is_refused_while_too_many_wait() {
 
 #[test]
 fn a_grant_that_has_closed_makes_room() {
-    let mut grants = Grants::new();
+    let mut grants = Grants::default();
     grants.limit(1, 1);
     for round in 0..3 {
         let id = open(&mut grants, round * 100, 10);
@@ -455,7 +455,7 @@ proptest! {
     /// at most one command a place at a time, nothing open past its deadline.
     #[test]
     fn opens_and_closes_alternate(moves in moves()) {
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         let mut now = 0;
         // Who has a command running: the grant, and whether it opens.
         let mut running: HashMap<u8, (GrantId, bool)> = HashMap::new();

@@ -4,15 +4,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tracing::warn;
 
 use crate::config::{COMMAND_LIMIT, Config, Door, Email, Holes, Name, Opening, Rendered};
-use crate::firewall::command::CommandRunner;
-use crate::firewall::command::{Job, JobId, JobKind};
+use crate::firewall::command::{CommandRunner, Job, JobId, JobKind};
 use crate::grants::{GrantKey, Origin};
 use crate::log::limit::Limit;
 use crate::log::{escape, local};
@@ -26,7 +24,7 @@ const WAITING: usize = 256;
 
 /// The hooks and mails under way, and whom they are for.
 pub(super) struct Alerts {
-    runner: CommandRunner,
+    pub(super) runner: CommandRunner,
     mail_to: Option<Email>,
     limit: Limit,
     /// Those that can be open and have something run.
@@ -53,16 +51,13 @@ impl Alerts {
     /// tells that it closes.
     pub(super) fn reconfigure(&mut self, config: &Config, is_open: impl Fn(&Name) -> bool) {
         self.mail_to.clone_from(&config.settings.alert);
-        self.doors.retain(|name, _| is_open(name));
-        for door in &config.doors {
+        self.doors.retain(|name, _| is_open(name) && config.door(name).is_none());
+        let is_special = |door: &&Door| {
             let Opening { on_open, on_close, command_limit, .. } = &door.opening;
-            let has_hook = on_open.is_some() || on_close.is_some();
-            if has_hook || *command_limit != Some(COMMAND_LIMIT) {
-                self.doors.insert(door.name().clone(), door.clone());
-            } else {
-                self.doors.remove(door.name());
-            }
-        }
+            on_open.is_some() || on_close.is_some() || *command_limit != Some(COMMAND_LIMIT)
+        };
+        let special = config.doors.iter().filter(is_special);
+        self.doors.extend(special.map(|door| (door.name().clone(), door.clone())));
     }
 
     /// How long a command of a door may run.
@@ -96,10 +91,10 @@ impl Alerts {
             self.run(now, &key.door, hook, self.command_limit(&key.door));
         }
         if let Some(to) = &self.mail_to
-            && self.limit.pass(now.monotonic)
+            && let Some(left_out) = self.limit.pass_after(now.monotonic)
         {
             let what = (if is_open { "opened" } else { "closed" }, until);
-            let mail = mail(to, key, origin, what, self.limit.take_refused());
+            let mail = mail(to, key, origin, what, left_out);
             self.run(now, &key.door, mail, Some(COMMAND_LIMIT));
         }
     }
@@ -128,17 +123,9 @@ impl Alerts {
         self.left_out &= self.under_way >= WAITING;
     }
 
-    /// Whether nothing is being told.
+    /// Whether everybody who wants to know has been told what was opened and closed.
     pub(super) const fn is_idle(&self) -> bool {
         self.under_way == 0
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        self.runner.next_deadline()
-    }
-
-    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.runner.fds()
     }
 }
 

@@ -43,21 +43,9 @@ pub(super) struct Claim {
     pub(super) close: bool,
 }
 
-/// Why a watcher's claim is rejected.
-#[derive(Debug)]
-pub(super) enum Rejected {
-    /// No honest watcher says it.
-    Fabricated(Lie),
-    /// It does not hold, or no more: by this host's clocks, its addresses, or the configuration in
-    /// force.
-    Stale(Box<Claim>, Reason),
-}
-
-impl From<Lie> for Rejected {
-    fn from(lie: Lie) -> Self {
-        Self::Fabricated(lie)
-    }
-}
+/// A claim, and why it does not hold, or no more: by this host's clocks, its addresses, or the
+/// configuration in force.
+pub(super) type JudgedClaim = (Claim, Result<(), Reason>);
 
 /// The grounds on which a watcher's words are judged.
 #[derive(Clone, Copy)]
@@ -137,18 +125,17 @@ impl Claim {
     /// What a sequence asks for that was completed under an earlier configuration, or this one.
     ///
     /// # Errors
-    /// [`Rejected`].
+    /// [`Lie`]: no honest watcher says it.
     pub(super) fn of_sequence(
         grounds: &Grounds<'_>,
         event: &Event,
         knocked: CompletedBy,
         at: Monotonic,
-    ) -> Result<Self, Rejected> {
+    ) -> Result<JudgedClaim, Lie> {
         let Grounds { then, current, .. } = *grounds;
         let meant = event.door.and_then(|id| door(then, id)).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
-        let addresses = vec![event.source];
-        let (claim, holds) = match knocked {
+        let (method, client, proof, holds) = match knocked {
             CompletedBy::Sequence => {
                 let method =
                     meant.one_time.as_ref().map_or(Method::Sequence, |_| Method::OneTimeSequence);
@@ -159,9 +146,7 @@ impl Claim {
                     stands.recognition.sequence == meant.recognition.sequence
                         && stands.one_time.is_some() == meant.one_time.is_some()
                 });
-                let door = stands.unwrap_or(meant).clone();
-                let claim = Self { proof, ..Self::of(door, method.into(), addresses, at) };
-                (claim, so(holds, Reason::Changed))
+                (method, None, proof, so(holds, Reason::Changed))
             }
             CompletedBy::Totp { client: id, step } => {
                 let client = client(then, id).ok_or(NOT_GIVEN)?;
@@ -177,27 +162,25 @@ impl Claim {
                 let holds = grounds
                     .stands(now, is_unchanged)
                     .and_then(|()| grounds.holds(&scheme, step, event.began));
-                let origin = Origin {
-                    by: OpenedBy::Method(Method::Totp),
-                    client: Some(client.name.clone()),
-                };
-                let door = stands.unwrap_or(meant).clone();
-                (Self { proof: Some(proof), ..Self::of(door, origin, addresses, at) }, holds)
+                (Method::Totp, Some(client), Some(proof), holds)
             }
         };
-        claim.if_so(holds.and_then(|()| grounds.is_in_time(at, event.source)))
+        let origin = origin(method, client);
+        let door = stands.unwrap_or(meant).clone();
+        let claim = Self { proof, ..Self::of(door, origin, vec![event.source], at) };
+        Ok((claim, holds.and_then(|()| grounds.is_in_time(at, event.source))))
     }
 
     /// What a datagram asks for that was authenticated under an earlier configuration, or this one.
     /// How long it may ask for is what the door says.
     ///
     /// # Errors
-    /// [`Rejected`].
+    /// [`Lie`]: no honest watcher says it.
     pub(super) fn of_request(
         grounds: &Grounds<'_>,
         request: &DatagramRequest,
         at: Monotonic,
-    ) -> Result<Self, Rejected> {
+    ) -> Result<JudgedClaim, Lie> {
         let Grounds { then, current, missing, .. } = *grounds;
         let meant = door(then, request.door).ok_or(NOT_GIVEN)?;
         let client = client(then, request.client).ok_or(NOT_GIVEN)?;
@@ -232,7 +215,7 @@ impl Claim {
             .and_then(|()| grounds.is_in_time(at, request.source))
             .and_then(|()| so(request.addresses().all(may_ask), Reason::ImpossibleAddress));
         let door = stands.unwrap_or(meant).clone();
-        let origin = Origin { by: OpenedBy::Method(method), client: Some(client.name.clone()) };
+        let origin = origin(method, Some(client));
         let addresses: Vec<_> = request.addresses().collect();
         let asked_by = Some(request.source).filter(|source| !addresses.contains(source));
         let most = door.opening.open_for_max;
@@ -247,14 +230,7 @@ impl Claim {
             close: request.close,
             ..Self::of(door, origin, addresses, at)
         };
-        claim.if_so(holds)
-    }
-
-    fn if_so(self, holds: Result<(), Reason>) -> Result<Self, Rejected> {
-        match holds {
-            Ok(()) => Ok(self),
-            Err(reason) => Err(Rejected::Stale(Box::new(self), reason)),
-        }
+        Ok((claim, holds))
     }
 
     /// What its proof has to survive before anything opens.
@@ -271,6 +247,10 @@ impl Claim {
         let door = self.door.name().clone();
         GrantKey { door, address, source_port: self.source_port }
     }
+}
+
+fn origin(method: Method, client: Option<&Client>) -> Origin {
+    Origin { client: client.map(|client| client.name.clone()), ..method.into() }
 }
 
 const fn so(holds: bool, reason: Reason) -> Result<(), Reason> {
@@ -354,12 +334,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn outcome(asked: Result<Claim, Rejected>) -> Option<Reason> {
-        match asked {
-            Ok(_) => None,
-            Err(Rejected::Stale(_, reason)) => Some(reason),
-            Err(Rejected::Fabricated(lie)) => panic!("{lie:?}"),
-        }
+    fn outcome(asked: Result<JudgedClaim, Lie>) -> Option<Reason> {
+        asked.unwrap().1.err()
     }
 
     fn asked(world: &World, request: &DatagramRequest) -> Option<Reason> {

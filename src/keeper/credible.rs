@@ -3,7 +3,7 @@
 //!
 //! "Given" is what this watcher was given, which an honest one knows as well as the keeper does.
 //! What depends on the calendar or on the addresses of the moment may have changed since it was
-//! judged, so it is [refused](super::claim::Rejected::Stale) and ends nobody.
+//! judged, so it is [refused](super::claim::JudgedClaim) and ends nobody.
 //!
 //! | field | an honest watcher says | else |
 //! |---|---|---|
@@ -41,9 +41,8 @@ use std::net::IpAddr;
 
 use super::claim::{Grounds, client, door};
 use crate::config::{Client, Door, FwknopClient, Lockout};
-use crate::engine::fwknop;
 use crate::engine::{
-    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED,
+    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED, fwknop,
 };
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;

@@ -94,8 +94,7 @@ pub(super) fn detach() -> Result<Launcher, DaemonError> {
             process::exit(i32::from(!started));
         }
         Outcome::Child(Ok(_)) => Ok(Launcher { parent: write.into() }),
-        Outcome::Parent(Err(error)) => Err(detach(&error)),
-        Outcome::Child(Err(error)) => Err(detach(&error)),
+        Outcome::Parent(Err(error)) | Outcome::Child(Err(error)) => Err(detach(&error)),
     }
 }
 

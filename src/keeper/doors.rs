@@ -19,12 +19,11 @@ use super::journal::Journal;
 use super::kernel_sets::{KernelSets, KernelSetsError};
 use crate::config::{COMMAND_LIMIT, Name, OnExit};
 use crate::control::EventLine;
-use crate::firewall::command::CommandRunner;
-use crate::firewall::command::JobId;
+use crate::firewall::command::{CommandRunner, JobId};
 use crate::grants::{
     Grant, GrantId, GrantKey, GrantState, Grants, KernelGrant, Manner, Origin, ToClose,
 };
-use crate::ledger::{Ahead, Durability};
+use crate::ledger::Durability;
 use crate::log::limit::Limit;
 use crate::sys::fault;
 use crate::time::{Monotonic, Now};
@@ -34,8 +33,8 @@ pub(super) struct Doors {
     grants: Grants,
     commands: CommandRunner,
     sets: KernelSets,
-    journal: Journal,
-    alerts: Alerts,
+    pub(super) journal: Journal,
+    pub(super) alerts: Alerts,
     jobs: HashMap<JobId, Purpose>,
     last_job: u64,
     /// What became of doors that somebody waits for.
@@ -78,11 +77,8 @@ impl Doors {
         let ids = self.grants.matching(|it| it.key.door == *door && it.key.address == address);
         self.end_all(now, &ids, "closed by hand");
         let key = GrantKey::new(door.clone(), address);
-        let struck = if ids.is_empty() { self.not_closed.remove(&key) } else { None };
-        if let Some((id, _)) = &struck {
-            self.journal.forget(*id);
-        }
-        !ids.is_empty() || struck.is_some()
+        !ids.is_empty()
+            || self.not_closed.remove(&key).map(|(id, _)| self.journal.forget(id)).is_some()
     }
 
     /// What may still be open, since it could not be closed, and who had opened it.
@@ -109,17 +105,6 @@ impl Doors {
     /// What is open, opening or closing.
     pub(super) fn list(&self) -> Vec<&Grant> {
         self.grants.list().collect()
-    }
-
-    /// Forgets what a client has used ahead of its time; how much that was. `None`: it cannot be
-    /// written, which has been logged.
-    pub(super) fn forget_ahead(&mut self, now: Now, ahead: &Ahead) -> Option<usize> {
-        self.journal.forget_ahead(now, ahead)
-    }
-
-    /// The ledger, to read from.
-    pub(super) const fn journal(&self) -> &Journal {
-        &self.journal
     }
 
     /// Takes note of commands that have ended, closes what is over, mends what others broke.
@@ -222,11 +207,6 @@ impl Doors {
         self.grants.is_empty() && self.jobs.is_empty()
     }
 
-    /// Whether everybody who wants to know has been told what was opened and closed.
-    pub(super) const fn has_told(&self) -> bool {
-        self.alerts.is_idle()
-    }
-
     /// Lets go of the firewall: the guard stays or goes.
     ///
     /// # Errors
@@ -241,8 +221,8 @@ impl Doors {
         let deadlines = [
             self.grants.next_deadline(),
             self.commands.next_deadline(),
-            self.alerts.next_deadline(),
-            self.journal.next_deadline(),
+            self.alerts.runner.next_deadline(),
+            Some(self.journal.next_tidy),
             self.sets.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -251,7 +231,7 @@ impl Doors {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = self.commands.fds();
         fds.extend(self.sets.fds());
-        fds.extend(self.alerts.fds());
+        fds.extend(self.alerts.runner.fds());
         fds
     }
 }

@@ -10,7 +10,6 @@
 //! end
 //! ```
 
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -65,20 +64,14 @@ impl GuardCopy {
 }
 
 fn write(ruleset: &Ruleset) -> String {
-    let mut text = format!("{HEAD}\n");
-    // Writing to a string cannot fail.
-    for network in &ruleset.trusted {
-        let _ = writeln!(text, "trusted {network}");
-    }
-    for (name, GuardedDoor { ports, target }) in &ruleset.doors {
+    let trusted = ruleset.trusted.iter().map(|network| format!("trusted {network}\n"));
+    let doors = ruleset.doors.iter().map(|(name, GuardedDoor { ports, target })| {
         let target = target.map_or_else(|| "any".to_owned(), |target| target.to_string());
-        let _ = write!(text, "door {name} {target}");
-        for port in ports {
-            let _ = write!(text, " {port}");
-        }
-        text.push('\n');
-    }
-    text + END + "\n"
+        let ports: String = ports.iter().map(|port| format!(" {port}")).collect();
+        format!("door {name} {target}{ports}\n")
+    });
+    let facts: String = trusted.chain(doors).collect();
+    format!("{HEAD}\n{facts}{END}\n")
 }
 
 /// `None`: that is not all of a copy, or another version's.

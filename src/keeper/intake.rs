@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::claim::{self, Claim, Grounds, Rejected};
+use super::claim::{self, Claim, Grounds, JudgedClaim};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::lockouts::LockoutTable;
@@ -124,7 +124,7 @@ impl Intake {
             FromWatcher::Request { request, at } => {
                 let Some(door) = claim::door(config, request.door) else { return Ok(()) };
                 if self.is_new(watcher.generation, door.name(), request.source, at) {
-                    self.claim(now, Claim::of_request(&grounds, &request, at))?;
+                    self.claim(now, Claim::of_request(&grounds, &request, at)?);
                 }
             }
             FromWatcher::Interface { index, state } => {
@@ -179,7 +179,7 @@ impl Intake {
         match (event.kind, door) {
             (EventKind::Open(knocked), Some(door)) => {
                 if self.is_new(generation, door.name(), event.source, event.began) {
-                    self.claim(now, Claim::of_sequence(grounds, event, knocked, at))?;
+                    self.claim(now, Claim::of_sequence(grounds, event, knocked, at)?);
                 }
                 return Ok(());
             }
@@ -203,18 +203,13 @@ impl Intake {
     }
 
     /// Takes note of what has been asked for. What is refused strangers can repeat.
-    fn claim(&mut self, now: Monotonic, claim: Result<Claim, Rejected>) -> Result<(), Lie> {
-        match claim {
-            Ok(claim) => self.notices.push(Notice::Claim(Box::new(claim))),
-            Err(Rejected::Fabricated(lie)) => return Err(lie),
-            Err(Rejected::Stale(claim, reason)) => {
-                self.count(reason, 1);
-                if self.reused.pass(now) {
-                    self.notices.push(Notice::StaleClaim(claim, reason));
-                }
-            }
+    fn claim(&mut self, now: Monotonic, (claim, holds): JudgedClaim) {
+        let claim = Box::new(claim);
+        let Err(reason) = holds else { return self.notices.push(Notice::Claim(claim)) };
+        self.count(reason, 1);
+        if self.reused.pass(now) {
+            self.notices.push(Notice::StaleClaim(claim, reason));
         }
-        Ok(())
     }
 
     /// So many packets came to nothing.
@@ -274,13 +269,10 @@ impl Intake {
     /// Whether one more line may be logged because a watcher says so: one that has been taken over
     /// may say anything, as often as it likes.
     fn may_log(&mut self, now: Monotonic) -> bool {
-        let may = self.lines.pass(now);
-        if may {
-            let count = self.lines.take_refused();
-            if count > 0 {
-                warn!(count, "{count} more lines of the watcher were not logged");
-            }
+        let passed = self.lines.pass_after(now);
+        if let Some(count @ 1..) = passed {
+            warn!(count, "{count} more lines of the watcher were not logged");
         }
-        may
+        passed.is_some()
     }
 }

@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(super) struct Interfaces {
     states: HashMap<InterfaceName, InterfaceState>,
     told: HashMap<InterfaceName, InterfaceState>,
-    next_look: Option<Monotonic>,
+    pub(super) next_look: Option<Monotonic>,
     pause: Duration,
     /// `None`: the kernel does not tell, so what is missing is looked for now and then.
     changes: Option<Changes>,
@@ -103,10 +103,6 @@ impl Interfaces {
         self.next_look = Some(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.missing().any(|name| host::has(name, InterfaceFlags::IFF_UP))
-    }
-
-    pub(super) const fn next_look(&self) -> Option<Monotonic> {
-        self.next_look
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::engine::UncleanStart;
-use crate::grants::{GrantChange, GrantId, GrantKey, GrantRecord, GrantState, OpenedBy, Origin};
+use crate::grants::{GrantChange, GrantId, GrantRecord, GrantState, OpenedBy};
 use crate::ledger::{
     Ahead, Durability, HistoryEntry, HistoryEvent, Ledger, LedgerError, OpenLedger, Proof,
     Quarantined, Retention, Written,
@@ -19,12 +19,14 @@ const TIDY_MORE: Duration = Duration::from_millis(200);
 
 /// The ledger, with what the keeper knows of it.
 pub(super) struct Journal {
-    ledger: Ledger,
-    boot: BootId,
-    missing: UncleanStart,
+    /// To read the history.
+    pub(super) ledger: Ledger,
+    pub(super) boot: BootId,
+    /// What may have been used though it does not say so.
+    pub(super) missing: UncleanStart,
     /// Whether the last write failed: each failure is one line, however many follow.
-    is_failing: bool,
-    next_tidy: Monotonic,
+    pub(super) is_failing: bool,
+    pub(super) next_tidy: Monotonic,
 }
 
 impl Journal {
@@ -50,24 +52,10 @@ impl Journal {
         Ok((Self { ledger, boot, missing, is_failing: false, next_tidy }, records))
     }
 
-    pub(super) const fn boot(&self) -> BootId {
-        self.boot
-    }
-
-    /// What may have been used though it does not say so.
-    pub(super) const fn missing(&self) -> UncleanStart {
-        self.missing
-    }
-
     /// Nothing more will be written.
     pub(super) fn close(mut self) {
         let written = self.ledger.end();
         self.log_failure(written);
-    }
-
-    /// Whether it could not be written lately.
-    pub(super) const fn is_failing(&self) -> bool {
-        self.is_failing
     }
 
     /// Records what has been asked for, before or after it happens, and uses up its proof. `None`:
@@ -100,24 +88,8 @@ impl Journal {
     }
 
     /// Adds to the history. False: it could not be written.
-    pub(super) fn record_history(
-        &mut self,
-        now: Now,
-        key: &GrantKey,
-        origin: &Origin,
-        event: HistoryEvent,
-        detail: &str,
-    ) -> bool {
-        let entry = HistoryEntry {
-            at: now.wall,
-            door: Some(key.door.clone()),
-            address: Some(key.address),
-            client: origin.client.clone(),
-            by: Some(origin.by),
-            event,
-            detail: detail.to_owned(),
-        };
-        let written = self.ledger.append(&entry);
+    pub(super) fn append(&mut self, entry: &HistoryEntry) -> bool {
+        let written = self.ledger.append(entry);
         self.log_recovery(written).is_some()
     }
 
@@ -162,11 +134,6 @@ impl Journal {
         written.ok()
     }
 
-    /// To read the history.
-    pub(super) const fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
     /// Forgets a little of what need not be kept, when it is time.
     pub(super) fn poll(&mut self, now: Now) {
         if self.next_tidy > now.monotonic {
@@ -175,9 +142,5 @@ impl Journal {
         let more = self.ledger.tidy(now.wall, Retention::default());
         let has_more = self.log_failure(more) == Some(true);
         self.next_tidy = now.monotonic + if has_more { TIDY_MORE } else { TIDY };
-    }
-
-    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
-        Some(self.next_tidy)
     }
 }

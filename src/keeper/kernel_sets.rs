@@ -61,13 +61,12 @@ const RESTORE_EVERY: Duration = Duration::from_secs(1);
 
 /// The guard of a configuration; `None` where no door is guarded.
 pub(crate) fn ruleset(config: &Config, locked_until: Option<Monotonic>) -> Option<Ruleset> {
-    let guarded = |door: &Door| {
-        matches!(door.opening.mechanism, Mechanism::Guard).then(|| {
-            let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
-            (door.name().clone(), GuardedDoor { ports, target })
-        })
+    let guarded = config.doors.iter().filter(|door| door.opening.mechanism == Mechanism::Guard);
+    let door = |door: &Door| {
+        let (ports, target) = (door.opening.ports.clone(), door.recognition.target);
+        (door.name().clone(), GuardedDoor { ports, target })
     };
-    let doors: BTreeMap<Name, GuardedDoor> = config.doors.iter().filter_map(guarded).collect();
+    let doors: BTreeMap<Name, GuardedDoor> = guarded.map(door).collect();
     let trusted = config.settings.trusted.clone();
     (!doors.is_empty()).then_some(Ruleset { doors, trusted, locked_until })
 }
@@ -125,15 +124,13 @@ impl KernelSets {
     ) -> Result<(), KernelSetsError> {
         let own = all_own_sets(config);
         let own = if own.is_empty() { None } else { Some(OwnSets::check(own)?) };
-        let elements = guards_elements(keep);
+        let (elements, failed) = (guards_elements(keep), KernelSetsError::Guard);
         match (&mut self.guard, ruleset(config, locked_until)) {
             (Some(guard), Some(ruleset)) => {
-                guard.replace(now, ruleset, &elements).map_err(KernelSetsError::Guard)?;
+                guard.replace(now, ruleset, &elements).map_err(failed)?;
             }
             (None, Some(ruleset)) => {
-                let guard =
-                    Guard::set_up(now, ruleset, &elements).map_err(KernelSetsError::Guard)?;
-                self.guard = Some(guard);
+                self.guard = Some(Guard::set_up(now, ruleset, &elements).map_err(failed)?);
             }
             (Some(_), None) => {
                 guard::remove_standing()?;
@@ -357,8 +354,7 @@ fn not_in_use(element: &KernelElement) -> KernelSetsError {
 
 fn set_ref(element: &KernelElement) -> Result<SetRef, KernelSetsError> {
     let (family, table) = element.table.split_once(' ').ok_or_else(|| not_in_use(element))?;
-    let family = NftFamily::ALL.into_iter().find(|known| known.as_str() == family);
-    let family = family.ok_or_else(|| not_in_use(element))?;
+    let family = NftFamily::of_word(family).ok_or_else(|| not_in_use(element))?;
     SetRef::new(family, table, &element.set).map_err(|_| not_in_use(element))
 }
 

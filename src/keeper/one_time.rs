@@ -22,7 +22,16 @@ impl Keeper {
         let Some(one_time) = &claim.door.one_time else { return };
         match strike_out(one_time, &recognition.sequence, self.cli.options()) {
             Ok(left) => {
-                self.say_what_is_left(claim.door.name().as_str(), left);
+                let door = claim.door.name().as_str();
+                match left {
+                    0 => warn!(
+                        door,
+                        "no one-time sequence is left: the door stays shut for new knocks"
+                    ),
+                    1 => warn!(door, "1 one-time sequence is left"),
+                    2..=FEW => warn!(door, "{left} one-time sequences are left"),
+                    _ => info!(door, "{left} one-time sequences are left"),
+                }
                 // A refusal has been logged.
                 let _ = self.doors.carry_out(now, claim);
             }
@@ -38,18 +47,9 @@ impl Keeper {
         self.take_up_lists(now);
     }
 
-    fn say_what_is_left(&self, door: &str, left: usize) {
-        match left {
-            0 => warn!(door, "no one-time sequence is left: the door stays shut for new knocks"),
-            1 => warn!(door, "1 one-time sequence is left"),
-            2..=FEW => warn!(door, "{left} one-time sequences are left"),
-            _ => info!(door, "{left} one-time sequences are left"),
-        }
-    }
-
     /// Takes up lists that have changed since they were read.
     pub(super) fn look_after_lists(&mut self, now: Now) {
-        if self.lists.have_changed(now.monotonic, self.watchers.config()) {
+        if self.lists.have_changed(now.monotonic, &self.watchers.config) {
             self.take_up_lists(now);
         }
     }
@@ -60,9 +60,9 @@ impl Keeper {
         if self.lists.pending {
             return;
         }
-        let current = self.watchers.config();
+        let current = &self.watchers.config;
         let Some(next) = self.lists.read_into(current, self.cli.options()) else { return };
-        let server = self.watchers.server().cloned();
+        let server = self.watchers.server.clone();
         if let Err(why) = self.watchers.start(now.monotonic, Arc::new(next), server) {
             error!("cannot start a watcher: {why}");
             self.lists.pending = true;

@@ -38,31 +38,19 @@ pub(super) enum StrikeError {
 #[derive(Debug, Default)]
 pub(super) struct OneTimeFiles {
     seen: HashMap<PathBuf, Option<FileVersion>>,
-    next_look: Option<Monotonic>,
+    /// When [`have_changed`](Self::have_changed) has something to do.
+    pub(super) next_look: Option<Monotonic>,
     /// What has been read could not be handed to a watcher yet.
     pub(super) pending: bool,
 }
 
-/// What changes when somebody writes a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileVersion {
-    device: u64,
-    inode: u64,
-    length: u64,
-    /// Also when its owner or its mode changes.
-    changed: (i64, i64),
-}
+/// What changes when somebody writes a file: which one it is, its length, and when it was changed,
+/// which also tells of its owner and its mode.
+type FileVersion = (u64, u64, u64, (i64, i64));
 
-impl FileVersion {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
+fn version(path: &Path) -> Option<FileVersion> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.len(), (file.ctime(), file.ctime_nsec())))
 }
 
 fn lists(config: &Config) -> impl Iterator<Item = &OneTime> {
@@ -70,25 +58,20 @@ fn lists(config: &Config) -> impl Iterator<Item = &OneTime> {
 }
 
 impl OneTimeFiles {
-    /// When [`have_changed`](Self::have_changed) has something to do.
-    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
-        self.next_look
-    }
-
     /// Looks whether those of a configuration have to be read again, where it is time to.
     pub(super) fn have_changed(&mut self, now: Monotonic, config: &Config) -> bool {
         if self.next_look.is_none_or(|next| next > now) {
             return false;
         }
         self.next_look = Some(now + LOOK_EVERY);
-        let changed = |file| self.seen.get(file).is_none_or(|seen| *seen != FileVersion::of(file));
+        let changed = |file| self.seen.get(file).is_none_or(|seen| *seen != version(file));
         self.pending || lists(config).any(|one_time| changed(&one_time.file))
     }
 
     /// A configuration is in force: its files are looked after from now on.
     pub(super) fn follow(&mut self, now: Monotonic, config: &Config) {
         let seen = lists(config)
-            .map(|one_time| (one_time.file.clone(), FileVersion::of(&one_time.file)))
+            .map(|one_time| (one_time.file.clone(), version(&one_time.file)))
             .collect::<HashMap<_, _>>();
         self.next_look = (!seen.is_empty()).then_some(now + LOOK_EVERY);
         // What was written while the watcher started is read once more.
@@ -102,7 +85,7 @@ impl OneTimeFiles {
         let mut differs = false;
         for door in &mut next.doors {
             let Some(one_time) = &mut door.one_time else { continue };
-            self.seen.insert(one_time.file.clone(), FileVersion::of(&one_time.file));
+            self.seen.insert(one_time.file.clone(), version(&one_time.file));
             let lines = match read(&one_time.file, options) {
                 Ok(lines) => lines,
                 Err(why) => {
@@ -121,12 +104,11 @@ impl OneTimeFiles {
 }
 
 fn read(file: &Path, options: Options) -> Result<Vec<OneTimeLine>, StrikeError> {
-    let path = || file.to_owned();
     let text = read_list(file, options)?;
     one_time::parse(&text).map_err(|errors| {
         let (line, why) =
             errors.first().map_or((0, String::new()), |error| (error.line, error.to_string()));
-        StrikeError::OneTimeLine { path: path(), line, why }
+        StrikeError::OneTimeLine { path: file.to_owned(), line, why }
     })
 }
 

@@ -10,7 +10,7 @@ use super::control::ConnectionId;
 use super::server_key;
 use super::service::{first_line, load_configuration, log_warnings, reloading, tell_systemd};
 use super::state::Keeper;
-use super::trials::{ONCE_MORE, Reload, Unconfirmed};
+use super::trials::{ONCE_MORE, Trial};
 use crate::config::Config;
 use crate::control::{Reply, command};
 use crate::log;
@@ -25,24 +25,24 @@ impl Keeper {
     /// SIGHUP, or `knockctl` has changed the configuration and waits: takes it up as it is now, or
     /// says why not and goes on as before.
     pub(super) fn reload(&mut self, now: Now, asked_by: Option<ConnectionId>) {
-        match self.trials.reload(asked_by, self.watchers.may_change()) {
-            Reload::OnTrial(asked_by) => {
-                tell_systemd(&reloading());
-                self.reopen_log();
-                warn!("not reloading: a configuration is on trial; confirm it first, or wait");
-                self.is_ready();
-                let why =
-                    "a configuration is on trial: confirm it first, or wait until it has gone";
-                self.answer_all(asked_by, &Err(why.to_owned()));
-            }
-            Reload::Later => {
-                self.reopen_log();
-                self.watchers.hurry(now.monotonic);
-            }
-            Reload::Now(asked_by) => match self.take_up(now, None) {
-                Ok(config) => self.trials.reloads(config, asked_by),
-                Err(why) => self.answer_all(asked_by, &Err(why)),
-            },
+        self.trials.waiting.extend(asked_by);
+        if self.trials.is_going_back() || (!self.trials.is_on() && !self.watchers.may_change()) {
+            self.trials.reload_again = true;
+            self.reopen_log();
+            return self.watchers.hurry(now.monotonic);
+        }
+        let asked_by = std::mem::take(&mut self.trials.waiting);
+        if self.trials.is_on() {
+            tell_systemd(&reloading());
+            self.reopen_log();
+            warn!("not reloading: a configuration is on trial; confirm it first, or wait");
+            self.is_ready();
+            let why = "a configuration is on trial: confirm it first, or wait until it has gone";
+            return self.answer_all(asked_by, &Err(why.to_owned()));
+        }
+        match self.take_up(now, None) {
+            Ok(config) => self.trials.reloading = Some((config, asked_by)),
+            Err(why) => self.answer_all(asked_by, &Err(why)),
         }
     }
 
@@ -53,7 +53,7 @@ impl Keeper {
 
     /// A log file that has been rotated away is opened anew in any case.
     fn reopen_log(&self) {
-        self.log_as(self.watchers.config());
+        self.log_as(&self.watchers.config);
     }
 
     fn log_as(&self, config: &Config) {
@@ -99,7 +99,7 @@ impl Keeper {
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
         self.put_in_place(now, &config, locked_until).inspect_err(|_| {
-            let in_force = Arc::clone(self.watchers.config());
+            let in_force = Arc::clone(&self.watchers.config);
             self.firewall_of(now, &in_force);
         })?;
         Ok(config)
@@ -146,7 +146,7 @@ impl Keeper {
     pub(super) fn could_not_take_effect(&mut self, now: Now, config: &Arc<Config>) {
         let asked_by = self.trials.reloaded(config);
         self.answer_all(asked_by, &Err(NO_WATCHER.to_owned()));
-        let in_force = Arc::clone(self.watchers.config());
+        let in_force = Arc::clone(&self.watchers.config);
         // Of the one in force another watcher starts; what the firewall does is none of its
         // business. The one before a trial is taken up once more in a moment.
         if Arc::ptr_eq(config, &in_force) || self.trials.is_going_back() {
@@ -176,7 +176,7 @@ impl Keeper {
         if self.watchers.is_changing() {
             return Err("a configuration is being taken up just now: try again".to_owned());
         }
-        let previous = Arc::clone(self.watchers.config());
+        let previous = Arc::clone(&self.watchers.config);
         let until = now.monotonic + time;
         self.trials.begin(until, previous, id);
         if let Err(why) = self.take_up(now, Some(until)) {
@@ -209,7 +209,7 @@ impl Keeper {
         if self.watchers.is_changing() {
             return Err("a watcher is starting just now: confirm once more".to_owned());
         }
-        let config = Arc::clone(self.watchers.config());
+        let config = Arc::clone(&self.watchers.config);
         self.doors.reconfigure(now, &config, None).map_err(|why| why.to_string())?;
         self.trials.clear();
         self.guard_copy.keep(&config);
@@ -220,23 +220,23 @@ impl Keeper {
     /// Ends a trial that nobody has confirmed. True: there is nothing to go back to, so knockd
     /// ends.
     pub(super) fn end_trial(&mut self, now: Now) -> bool {
-        let (to, told) = match self.trials.end(now.monotonic) {
+        let unconfirmed = "nobody has confirmed the configuration on trial";
+        let to = match self.trials.end(now.monotonic) {
             None => return false,
-            Some(Unconfirmed::Exit) => {
-                warn!(
-                    "nobody has confirmed the configuration on trial: the guard goes, and knockd \
-                     too"
-                );
+            Some(Trial::Running { previous: None, .. }) => {
+                warn!("{unconfirmed}: the guard goes, and knockd too");
                 return true;
             }
-            Some(Unconfirmed::GoBack(to, told)) => (to, told),
-        };
-        if let Some(asked_by) = told {
-            if let Some(id) = asked_by {
-                self.done(id, Err("it did not come into force in time: going back".to_owned()));
+            Some(Trial::Running { previous: Some(to), asked_by, .. }) => {
+                if let Some(id) = asked_by {
+                    self.done(id, Err("it did not come into force in time: going back".to_owned()));
+                }
+                warn!("{unconfirmed}: going back to the one before");
+                to
             }
-            warn!("nobody has confirmed the configuration on trial: going back to the one before");
-        }
+            Some(Trial::GoingBack { to, .. }) => to,
+        };
+        self.trials.go_back(&to, now.monotonic);
         self.log_as(&to);
         if let Err(why) = self.put_in_place(now, &to, None) {
             error!("{why}; once more in {}", duration::format(ONCE_MORE));

@@ -44,7 +44,7 @@ impl Keeper {
     pub(super) fn serve(&mut self, now: Now) {
         // Whoever begins to follow now is told of what comes.
         self.pass_on();
-        let requests = self.control.poll(now.monotonic, self.watchers.users());
+        let requests = self.control.poll(now.monotonic, &self.watchers.users);
         if !requests.is_empty() {
             let began = clock::now().monotonic;
             requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));
@@ -162,8 +162,8 @@ impl Keeper {
     }
 
     fn clients(&mut self, id: ConnectionId) -> Result<String, String> {
-        let used = self.doors.journal().ledger().last_uses().map_err(|why| why.to_string())?;
-        let clients = self.watchers.config().clients.iter();
+        let used = self.doors.journal.ledger.last_uses().map_err(|why| why.to_string())?;
+        let clients = self.watchers.config.clients.iter();
         let clients = clients.map(|it| client_status(it, used.get(&it.name))).collect();
         self.control.reply(id, &Reply::Clients { clients });
         Ok(String::new())
@@ -247,8 +247,7 @@ impl Keeper {
             since: query.since.map(nanos),
             limit: MOST_HISTORY,
         };
-        let entries =
-            self.doors.journal().ledger().history(&query).map_err(|why| why.to_string())?;
+        let entries = self.doors.journal.ledger.history(&query).map_err(|why| why.to_string())?;
         for entry in entries.iter().rev() {
             self.control.reply(id, &Reply::Event(EventLine::of_history(entry)));
         }
@@ -256,12 +255,12 @@ impl Keeper {
     }
 
     fn find(&self, name: &Name) -> Result<Door, String> {
-        let door = self.watchers.config().door(name).cloned();
+        let door = self.watchers.config.door(name).cloned();
         door.ok_or_else(|| format!("there is no door '{name}'"))
     }
 
     pub(super) fn status(&self, now: Now) -> Status {
-        let config = self.watchers.config();
+        let config = &self.watchers.config;
         let grants = self.doors.list();
         let (listening, waiting_for) = self.watchers.listening();
         let counts = &self.watchers.intake.counts;

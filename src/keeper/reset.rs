@@ -16,8 +16,8 @@ impl Keeper {
     /// # Errors
     /// Why not, in words.
     pub(super) fn reset_client(&mut self, now: Now, name: &Name) -> Result<String, String> {
-        let config = self.watchers.config();
-        let client = config.clients.iter().find(|client| client.name == *name);
+        let config = &self.watchers.config;
+        let client = config.client(name);
         let client = client.ok_or_else(|| format!("there is no client '{name}'"))?;
         let spa = client.spa.iter().flat_map(|spa| &spa.keys);
         let doors = config.doors.iter().filter(|door| client.doors.contains(door.name()));
@@ -33,10 +33,8 @@ impl Keeper {
                 .collect(),
         };
         let again = duration::format(config.settings.spa.max_ahead);
-        let count = self
-            .doors
-            .forget_ahead(now, &ahead)
-            .ok_or_else(|| "the ledger cannot be written, and knockd's log says why".to_owned())?;
+        let unwritten = || "the ledger cannot be written, and knockd's log says why".to_owned();
+        let count = self.doors.journal.forget_ahead(now, &ahead).ok_or_else(unwritten)?;
         // The one at work may remember it too.
         self.watchers.renew(now.monotonic).map_err(|why| format!("no watcher starts: {why}"))?;
         if count == 0 {

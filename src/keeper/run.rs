@@ -16,7 +16,7 @@ use super::intake::Notice;
 use super::service::{first_line, tell_systemd};
 use super::start::{StartError, TIME_TO_CLOSE, system};
 use super::state::Keeper;
-use super::trials::Unconfirmed;
+use super::trials::Trial;
 use crate::client::complain;
 use crate::config::lint::some_of;
 use crate::config::{Config, Mechanism, OnExit};
@@ -82,11 +82,13 @@ impl Keeper {
                 self.reload(now, None);
             }
         }
-        let config = match self.trials.abandon() {
-            None => Arc::clone(self.watchers.config()),
+        let config = match self.trials.trial.take() {
+            None => Arc::clone(&self.watchers.config),
             // Nobody has confirmed that they still get in.
-            Some(Unconfirmed::Exit) => return self.stop(OnExit::Remove),
-            Some(Unconfirmed::GoBack(before, _)) => {
+            Some(Trial::Running { previous: None, .. }) => return self.stop(OnExit::Remove),
+            Some(
+                Trial::Running { previous: Some(before), .. } | Trial::GoingBack { to: before, .. },
+            ) => {
                 self.firewall_of(clock::now(), &before);
                 before
             }
@@ -181,7 +183,7 @@ impl Keeper {
             }
             if self.doors.is_idle() {
                 limit = limit.min(*tell_by.get_or_insert(now.monotonic + TIME_TO_TELL));
-                if self.doors.has_told() || now.monotonic >= limit {
+                if self.doors.alerts.is_idle() || now.monotonic >= limit {
                     break;
                 }
             } else if now.monotonic >= limit {
@@ -204,9 +206,8 @@ impl Keeper {
             self.doors.next_deadline(),
             self.control.next_deadline(),
             self.trials.next_deadline(),
-            self.lists.next_deadline(),
+            self.lists.next_look,
             self.status_by,
-            self.recalls.iter().map(|recall| recall.by).min(),
             self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
             limit,

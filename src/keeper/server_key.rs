@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 use zeroize::Zeroizing;
 
+use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Options;
 use crate::config::{Config, read_server_key};
 use crate::engine::spa::{ServerKey, SpaServer};
@@ -19,8 +20,8 @@ use crate::time::Now;
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerKeyError {
-    #[error("{0}")]
-    Unfit(String),
+    #[error(transparent)]
+    Unfit(#[from] Diagnostic),
     #[error("{path}: there is no such key; take old_key_file away, or give the file back", path = .0.display())]
     NoOldKey(PathBuf),
     #[error("cannot make the server's key {path}: {source}", path = .path.display())]
@@ -44,7 +45,8 @@ pub(crate) fn server(
     if let Some((path, until)) = &spa.old_key
         && now.wall < *until
     {
-        let key = read(path, options)?.ok_or_else(|| ServerKeyError::NoOldKey(path.clone()))?;
+        let key = read_server_key(path, options)?
+            .ok_or_else(|| ServerKeyError::NoOldKey(path.clone()))?;
         keys.push(ServerKey { key, until: Some(*until) });
     }
     Ok(Some(SpaServer::new(spa, keys)))
@@ -55,14 +57,10 @@ pub(crate) fn server(
 /// # Errors
 /// [`ServerKeyError`].
 pub(crate) fn obtain(path: &Path, options: Options) -> Result<PrivateKey, ServerKeyError> {
-    match read(path, options)? {
+    match read_server_key(path, options)? {
         Some(key) => Ok(key),
         None => make(path).map_err(|source| ServerKeyError::Make { path: path.to_owned(), source }),
     }
-}
-
-fn read(path: &Path, options: Options) -> Result<Option<PrivateKey>, ServerKeyError> {
-    read_server_key(path, options).map_err(|error| ServerKeyError::Unfit(error.to_string()))
 }
 
 /// It is whole or not there at all: a half one would be nobody's.

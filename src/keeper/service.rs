@@ -72,7 +72,7 @@ impl Keeper {
 
     /// How knockd is, for `systemctl status`.
     pub(super) fn status_line(&self) -> String {
-        let doors = self.watchers.config().doors.len();
+        let doors = self.watchers.config.doors.len();
         let line = format!("{}; doors: {doors}", self.listening());
         match &self.not_taken_up {
             Some(why) => format!("{line}; the configuration before stays: {why}"),

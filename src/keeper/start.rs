@@ -116,7 +116,7 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
-        let missing = doors.journal().missing();
+        let missing = doors.journal.missing;
         let mut watchers = Watchers::new(config, server, missing);
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
         Ok(Self {

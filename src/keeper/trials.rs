@@ -1,4 +1,4 @@
-//! Reloads and trials of a configuration, as a value: each method says what is to be done next.
+//! Reloads and trials of a configuration, as a value: who waits for what, and until when.
 
 use std::mem;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::time::Monotonic;
 pub(super) const ONCE_MORE: Duration = Duration::from_secs(15);
 
 /// A configuration that goes again unless it is confirmed.
-enum Trial {
+pub(super) enum Trial {
     Running {
         until: Monotonic,
         /// What was in force before; `None`: nothing was, and knockd ends with the trial.
@@ -28,35 +28,14 @@ enum Trial {
 
 /// The trial, if there is one, and who waits for a configuration to be in force.
 pub(super) struct Trials {
-    trial: Option<Trial>,
+    pub(super) trial: Option<Trial>,
     file: TrialFile,
     /// A reload has been asked for while there was no room for one.
-    reload_again: bool,
+    pub(super) reload_again: bool,
     /// Those who have asked for it.
-    waiting: Vec<ConnectionId>,
+    pub(super) waiting: Vec<ConnectionId>,
     /// What is being taken up, and those who have asked for that.
-    reloading: Option<(Arc<Config>, Vec<ConnectionId>)>,
-}
-
-/// What asking for a reload leads to.
-#[must_use]
-pub(super) enum Reload {
-    /// A configuration is on trial; these are told.
-    OnTrial(Vec<ConnectionId>),
-    /// As soon as [`Trials::is_reload_due`].
-    Later,
-    /// At once; these wait for the outcome.
-    Now(Vec<ConnectionId>),
-}
-
-/// What a trial that nobody has confirmed leads to at its end.
-#[must_use]
-pub(super) enum Unconfirmed {
-    /// There is nothing to go back to.
-    Exit,
-    /// This one is to be taken up. Who has asked for the trial is told, if its configuration did
-    /// not come into force; `None` for another attempt.
-    GoBack(Arc<Config>, Option<Option<ConnectionId>>),
+    pub(super) reloading: Option<(Arc<Config>, Vec<ConnectionId>)>,
 }
 
 impl Trials {
@@ -92,28 +71,9 @@ impl Trials {
         }
     }
 
-    /// A reload is asked for, perhaps by somebody who waits for the outcome. `has_room`: another
-    /// configuration can be taken up at once.
-    pub(super) fn reload(&mut self, asked_by: Option<ConnectionId>, has_room: bool) -> Reload {
-        self.waiting.extend(asked_by);
-        match self.trial {
-            Some(Trial::Running { .. }) => Reload::OnTrial(mem::take(&mut self.waiting)),
-            None if has_room => Reload::Now(mem::take(&mut self.waiting)),
-            _ => {
-                self.reload_again = true;
-                Reload::Later
-            }
-        }
-    }
-
     /// Whether a reload that had to wait is due; from here on none is.
     pub(super) fn is_reload_due(&mut self, has_room: bool) -> bool {
         has_room && mem::take(&mut self.reload_again)
-    }
-
-    /// A reload takes this configuration up.
-    pub(super) fn reloads(&mut self, config: Arc<Config>, asked_by: Vec<ConnectionId>) {
-        self.reloading = Some((config, asked_by));
     }
 
     /// Who has asked for a reload with this configuration, which has come to its end, well or not.
@@ -175,25 +135,14 @@ impl Trials {
         }
     }
 
-    /// What is to be done, where a trial ends now that nobody has confirmed.
-    pub(super) fn end(&mut self, now: Monotonic) -> Option<Unconfirmed> {
+    /// The trial that ends now and that nobody has confirmed: then [`go_back`](Self::go_back).
+    pub(super) fn end(&mut self, now: Monotonic) -> Option<Trial> {
         self.next_deadline().filter(|at| *at <= now)?;
-        let end = self.abandon();
-        if let Some(Unconfirmed::GoBack(to, _)) = &end {
-            let (to, once_more) = (Arc::clone(to), now + ONCE_MORE);
-            self.trial = Some(Trial::GoingBack { to, once_more });
-        }
-        end
+        self.trial.take()
     }
 
-    /// What a trial comes to that ends here and is not confirmed; `None`: there is none.
-    pub(super) fn abandon(&mut self) -> Option<Unconfirmed> {
-        Some(match self.trial.take()? {
-            Trial::Running { previous: None, .. } => Unconfirmed::Exit,
-            Trial::Running { previous: Some(to), asked_by, .. } => {
-                Unconfirmed::GoBack(to, Some(asked_by))
-            }
-            Trial::GoingBack { to, .. } => Unconfirmed::GoBack(to, None),
-        })
+    /// What was in force before a trial is taken up from here on.
+    pub(super) fn go_back(&mut self, to: &Arc<Config>, now: Monotonic) {
+        self.trial = Some(Trial::GoingBack { to: Arc::clone(to), once_more: now + ONCE_MORE });
     }
 }

@@ -93,15 +93,8 @@ impl WatcherProcess {
 
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
     pub(super) fn hear(&mut self) -> Option<WatcherOutput> {
-        let Some(budget) = self.budget.checked_sub(1) else {
-            self.budget = BUDGET;
-            return None;
-        };
-        self.budget = budget;
-        let heard = self.hear_next();
-        if heard.is_none() {
-            self.budget = BUDGET;
-        }
+        let heard = if self.budget > 0 { self.hear_next() } else { None };
+        self.budget = if heard.is_some() { self.budget - 1 } else { BUDGET };
         heard
     }
 
@@ -121,11 +114,7 @@ impl WatcherProcess {
         if !self.closed {
             return None;
         }
-        match self.child.try_wait() {
-            Ok(None) => None,
-            Ok(Some(status)) => Some(WatcherOutput::Ended(Some(status))),
-            Err(_) => Some(WatcherOutput::Ended(None)),
-        }
+        self.child.try_wait().transpose().map(|status| WatcherOutput::Ended(status.ok()))
     }
 
     /// What to poll: a closed channel is always readable, so it is left out.

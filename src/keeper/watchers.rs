@@ -50,16 +50,18 @@ pub(super) struct Watchers {
     current: Option<(WatcherProcess, Monotonic)>,
     successor: Option<(WatcherProcess, Monotonic)>,
     leaving: Vec<(WatcherProcess, Monotonic)>,
-    config: Arc<Config>,
+    /// The configuration in force.
+    pub(super) config: Arc<Config>,
     /// The keys that go with it.
-    server: Option<SpaServer>,
+    pub(super) server: Option<SpaServer>,
     last_generation: u64,
     /// When to start another in place of one that has died, and how long to wait after that.
     restart: Option<Monotonic>,
     pause: Duration,
     interfaces: Interfaces,
     pub(super) intake: Intake,
-    users: BTreeSet<u32>,
+    /// The ids of the users that watchers have been so far.
+    pub(super) users: BTreeSet<u32>,
 }
 
 impl Watchers {
@@ -123,11 +125,6 @@ impl Watchers {
         Ok(())
     }
 
-    /// The keys that go with the configuration in force.
-    pub(super) const fn server(&self) -> Option<&SpaServer> {
-        self.server.as_ref()
-    }
-
     /// Lets a source be listened to again. False: it was not locked out.
     pub(super) fn unlock(&mut self, now: Monotonic, source: IpAddr) -> bool {
         for watcher in self.all() {
@@ -141,11 +138,6 @@ impl Watchers {
         let others =
             [&self.current, &self.successor].into_iter().flatten().map(|(watcher, _)| watcher);
         others.chain(leaving)
-    }
-
-    /// The ids of the users that watchers have been so far.
-    pub(super) const fn users(&self) -> &BTreeSet<u32> {
-        &self.users
     }
 
     /// Whether a watcher is starting that has not taken over yet.
@@ -358,11 +350,6 @@ impl Watchers {
         self.interfaces.listening(&self.config)
     }
 
-    /// The configuration in force.
-    pub(super) const fn config(&self) -> &Arc<Config> {
-        &self.config
-    }
-
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let heeds_changes = self.may_change() && self.current.is_some();
         let changes = self.interfaces.fd().filter(|_| heeds_changes);
@@ -373,7 +360,7 @@ impl Watchers {
         let successor = self.successor.as_ref().map(|&(_, limit)| limit);
         let restart = self.restart.filter(|_| self.successor.is_none());
         let interfaces =
-            self.interfaces.next_look().filter(|_| successor.is_none() && self.current.is_some());
+            self.interfaces.next_look.filter(|_| successor.is_none() && self.current.is_some());
         let leaving = self.leaving.iter().map(|&(_, until)| until);
         [successor, restart, interfaces].into_iter().flatten().chain(leaving).min()
     }

@@ -26,51 +26,39 @@ pub enum LedgerError {
         path = path.display()
     )]
     Foreign { path: PathBuf },
-    #[error(
-        "cannot {doing}: no space left for {path}: make room on its file system",
-        path = path.display()
-    )]
-    Full { doing: &'static str, path: PathBuf, source: rusqlite::Error },
-    #[error(
-        "cannot {doing}: {path} cannot be written: is its file system mounted read-only?",
-        path = path.display()
-    )]
-    ReadOnly { doing: &'static str, path: PathBuf, source: rusqlite::Error },
-    #[error(
-        "cannot {doing}: {path} is corrupt ({source}): restart knockd, which sets it aside",
-        path = path.display()
-    )]
-    Corrupt { doing: &'static str, path: PathBuf, source: rusqlite::Error },
-    #[error(
-        "cannot {doing}: another program has {path} open: end it (fuser {path} names it)",
-        path = path.display()
-    )]
-    Busy { doing: &'static str, path: PathBuf, source: rusqlite::Error },
-    #[error("cannot {doing}: {path}: {source}", path = path.display())]
-    Other { doing: &'static str, path: PathBuf, source: rusqlite::Error },
+    #[error("cannot {doing}: {}", remedy(path, source))]
+    Database { doing: &'static str, path: PathBuf, source: rusqlite::Error },
 }
 
-/// The context of an error: what was being done to which file.
-pub(super) struct Context<'a> {
-    pub doing: &'static str,
-    pub path: &'a Path,
+/// What SQLite says of a file, and what to do about it.
+fn remedy(path: &Path, error: &rusqlite::Error) -> String {
+    let path = path.display();
+    if is_corrupt(error) {
+        return format!("{path} is corrupt ({error}): restart knockd, which sets it aside");
+    }
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            format!("no space left for {path}: make room on its file system")
+        }
+        Some(ErrorCode::ReadOnly) => {
+            format!("{path} cannot be written: is its file system mounted read-only?")
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            format!("another program has {path} open: end it (fuser {path} names it)")
+        }
+        _ => format!("{path}: {error}"),
+    }
 }
 
-impl Context<'_> {
-    /// The error that this one of SQLite is, in this context.
-    pub(super) fn failed(&self, source: rusqlite::Error) -> LedgerError {
-        let (doing, path) = (self.doing, self.path.to_owned());
-        if is_corrupt(&source) {
-            return LedgerError::Corrupt { doing, path, source };
-        }
-        match source.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => LedgerError::Full { doing, path, source },
-            Some(ErrorCode::ReadOnly) => LedgerError::ReadOnly { doing, path, source },
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                LedgerError::Busy { doing, path, source }
-            }
-            _ => LedgerError::Other { doing, path, source },
-        }
+impl LedgerError {
+    /// Says of an error of the system what was being done to which file.
+    pub(super) fn file(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::File { doing, path: path.to_owned(), source }
+    }
+
+    /// Says of an error of SQLite what was being done to which file.
+    pub(super) fn database(doing: &'static str, path: &Path) -> impl Fn(rusqlite::Error) -> Self {
+        move |source| Self::Database { doing, path: path.to_owned(), source }
     }
 }
 

@@ -6,14 +6,11 @@ use std::net::IpAddr;
 use rusqlite::{Connection, Row, params};
 
 use super::Retention;
-use super::rows::{nanos, optional_word, required, word, word_or_none};
+use super::rows::{AT_A_TIME, integer, optional_word, unsigned, word, word_or_none};
 use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::words::words;
 use crate::time::Wall;
-
-/// How many rows are forgotten at a time: some two milliseconds.
-const AT_A_TIME: u32 = 500;
 
 /// An entry of the history: one thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +61,7 @@ pub(super) fn append(db: &Connection, entry: &HistoryEntry) -> rusqlite::Result<
          VALUES (?,?,?,?,?,?,?)",
     )?
     .execute(params![
-        nanos(entry.at.as_nanos()),
+        integer(entry.at.as_nanos()),
         entry.door.as_ref().map_or("", Name::as_str),
         entry.address.map_or_else(String::new, |address| address.to_string()),
         entry.client.as_ref().map(Name::as_str),
@@ -86,7 +83,7 @@ pub(super) fn query(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Hist
         params![
             query.door.as_ref().map(Name::as_str),
             query.address.map(|address| address.to_string()),
-            query.since.map(|since| nanos(since.as_nanos())),
+            query.since.map(|since| integer(since.as_nanos())),
             query.limit,
         ],
         read,
@@ -100,13 +97,13 @@ pub(super) fn last_uses(db: &Connection) -> rusqlite::Result<HashMap<Name, Wall>
         "SELECT client, max(at) AS at FROM history WHERE client IS NOT NULL \
          AND event IN ('open', 'extend', 'act') GROUP BY client",
     )?
-    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(required(row, "at")?))))?
+    .query_map([], |row| Ok((word(row, "client")?, Wall::from_nanos(unsigned(row, "at")?))))?
     .collect()
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
     Ok(HistoryEntry {
-        at: Wall::from_nanos(required(row, "at")?),
+        at: Wall::from_nanos(unsigned(row, "at")?),
         door: word_or_none(row, "door")?,
         address: word_or_none(row, "address")?,
         client: optional_word(row, "client")?,
@@ -127,7 +124,7 @@ pub(super) fn prune(db: &Connection, now: Wall, keep: Retention) -> rusqlite::Re
             "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT ?1) \
              AND at < ?2",
         )?
-        .execute(params![AT_A_TIME, nanos((now - keep.age).as_nanos())])?;
+        .execute(params![AT_A_TIME, integer((now - keep.age).as_nanos())])?;
     let rows: u32 = db.query_row("SELECT count(*) FROM history", [], |row| row.get(0))?;
     let mut excess = rows.saturating_sub(keep.rows);
     if excess > 0 {

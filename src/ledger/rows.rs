@@ -18,16 +18,12 @@ use crate::grants::{
 use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
-/// How many proofs are forgotten at a time.
-const AT_A_TIME: u32 = 500;
+/// How many rows of history, or proofs, are forgotten at a time: some two milliseconds.
+pub(super) const AT_A_TIME: u32 = 500;
 
-/// Nanoseconds as SQLite knows integers; a time past the year 2262 never comes.
-pub(super) fn nanos(nanos: u64) -> i64 {
-    i64::try_from(nanos).unwrap_or(i64::MAX)
-}
-
-fn number(id: GrantId) -> i64 {
-    nanos(id.0)
+/// A number as SQLite knows integers. Of nanoseconds: a time past the year 2262 never comes.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 pub(super) fn change(db: &Connection, change: &GrantChange) -> rusqlite::Result<()> {
@@ -48,7 +44,7 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
          deadline, since, until, kind, means) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
     )?
     .execute(params![
-        number(record.id),
+        integer(record.id.0),
         record.key.door.as_str(),
         record.key.address.to_string(),
         record.key.source_port.map_or(0, NonZeroU16::get),
@@ -56,36 +52,35 @@ pub(super) fn insert(db: &Connection, record: &GrantRecord) -> rusqlite::Result<
         record.origin.by.as_str(),
         record.state.as_str(),
         record.boot.to_string(),
-        nanos(record.deadline.as_nanos()),
-        nanos(record.since.as_nanos()),
-        nanos(record.until.as_nanos()),
+        integer(record.deadline.as_nanos()),
+        integer(record.since.as_nanos()),
+        integer(record.until.as_nanos()),
         kind,
         means,
-    ])?;
-    Ok(())
+    ])
+    .map(drop)
 }
 
 fn extend(db: &Connection, id: GrantId, to: &Extension) -> rusqlite::Result<()> {
     one(db
         .prepare_cached("UPDATE grants SET deadline=?, until=?, client=?, by=? WHERE id=?")?
         .execute(params![
-            nanos(to.deadline.as_nanos()),
-            nanos(to.until.as_nanos()),
+            integer(to.deadline.as_nanos()),
+            integer(to.until.as_nanos()),
             to.origin.client.as_ref().map(Name::as_str),
             to.origin.by.as_str(),
-            number(id)
+            integer(id.0)
         ])?)
 }
 
 pub(super) fn advance(db: &Connection, id: GrantId, state: GrantState) -> rusqlite::Result<()> {
     one(db
         .prepare_cached("UPDATE grants SET state=? WHERE id=?")?
-        .execute(params![state.as_str(), number(id)])?)
+        .execute(params![state.as_str(), integer(id.0)])?)
 }
 
 pub(super) fn forget(db: &Connection, id: GrantId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([number(id)])?;
-    Ok(())
+    db.prepare_cached("DELETE FROM grants WHERE id=?")?.execute([integer(id.0)]).map(drop)
 }
 
 /// A grant that is not in the ledger cannot be written about.
@@ -106,14 +101,14 @@ pub(super) fn use_up(db: &Connection, proof: &Proof) -> rusqlite::Result<Written
                 client.as_ref().map_or("", Name::as_str),
                 kind,
                 bytes.expose(),
-                until.map(|until| nanos(until.as_nanos()))
+                until.map(|until| integer(until.as_nanos()))
             ])?,
         Proof::Monotonic { key, stamp } => db
             .prepare_cached(
                 "INSERT INTO marks (key, stamp) VALUES (?,?) ON CONFLICT DO UPDATE \
                  SET stamp=excluded.stamp WHERE excluded.stamp > stamp",
             )?
-            .execute(params![key, nanos(stamp.as_nanos())])?,
+            .execute(params![key, integer(stamp.as_nanos())])?,
     };
     Ok(if changed > 0 { Written::New } else { Written::Used })
 }
@@ -123,7 +118,7 @@ pub(super) fn forget_ahead(db: &Connection, ahead: &Ahead) -> rusqlite::Result<u
     for key in &ahead.keys {
         count += db
             .prepare_cached("UPDATE marks SET stamp=?2 WHERE key=?1 AND stamp>?2")?
-            .execute(params![key, nanos(ahead.stamp.as_nanos())])?;
+            .execute(params![key, integer(ahead.stamp.as_nanos())])?;
     }
     for (door, step) in &ahead.steps {
         // As numbers of one length, their bytes are in their order.
@@ -146,7 +141,7 @@ pub(super) fn prune_proofs(db: &Connection, now: Wall) -> rusqlite::Result<bool>
             "DELETE FROM proofs WHERE (door, client, kind, bytes) IN \
              (SELECT door, client, kind, bytes FROM proofs WHERE until < ? LIMIT ?)",
         )?
-        .execute(params![nanos(now.as_nanos()), AT_A_TIME])?;
+        .execute(params![integer(now.as_nanos()), AT_A_TIME])?;
     Ok(pruned == AT_A_TIME as usize)
 }
 
@@ -165,7 +160,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         _ => return Err(unreadable(format!("grants of the kind '{kind}' are not known"))),
     };
     Ok(GrantRecord {
-        id: GrantId(required(row, "id")?),
+        id: GrantId(unsigned(row, "id")?),
         key: GrantKey {
             door: word(row, "door")?,
             address: word::<IpAddr>(row, "address")?,
@@ -174,9 +169,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GrantRecord> {
         origin: Origin { by: word(row, "by")?, client: optional_word(row, "client")? },
         state: word(row, "state")?,
         boot: word(row, "boot")?,
-        deadline: Monotonic::from_nanos(required(row, "deadline")?),
-        since: Wall::from_nanos(required(row, "since")?),
-        until: Wall::from_nanos(required(row, "until")?),
+        deadline: Monotonic::from_nanos(unsigned(row, "deadline")?),
+        since: Wall::from_nanos(unsigned(row, "since")?),
+        until: Wall::from_nanos(unsigned(row, "until")?),
         backend,
     })
 }
@@ -191,14 +186,8 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
     serde_json::from_str(&row.get::<_, String>(column)?).map_err(unreadable)
 }
 
-fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
-    row.get::<_, Option<i64>>(column)?
-        .map(|value| u64::try_from(value).map_err(unreadable))
-        .transpose()
-}
-
-pub(super) fn required(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
-    unsigned(row, column)?.ok_or_else(|| unreadable("a value is missing"))
+pub(super) fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    u64::try_from(row.get::<_, i64>(column)?).map_err(unreadable)
 }
 
 pub(super) fn word<T>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::nanos;
+use super::rows::integer;
 use crate::time::{BootId, Monotonic};
 
 /// From when on this boot's ledger is known to say all; `None`: it always has. `unknown`: what that
@@ -14,9 +14,7 @@ pub(super) fn begin(
 ) -> rusqlite::Result<Option<Monotonic>> {
     let boot = boot.to_string();
     let last: Option<(String, bool, Option<i64>)> = db
-        .query_row("SELECT boot, ended, missing FROM runs", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
+        .query_row("SELECT boot, ended, missing FROM runs", [], |row| row.try_into())
         .optional()?;
     let missing = match last {
         None => unknown,
@@ -27,7 +25,7 @@ pub(super) fn begin(
         Some((_, true, _)) => None,
         Some(_) => Some(Monotonic::ZERO),
     };
-    let nanos = missing.map(|missing| nanos(missing.as_nanos()));
+    let nanos = missing.map(|missing| integer(missing.as_nanos()));
     db.execute(
         "INSERT OR REPLACE INTO runs (one, boot, ended, missing) VALUES (1, ?, 0, ?)",
         params![boot, nanos],

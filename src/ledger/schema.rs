@@ -7,12 +7,13 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::libc::O_NOFOLLOW;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 
-use super::error::Context;
+use super::error::is_corrupt;
 use super::rows::{self, unreadable};
 use super::{LedgerError, Quarantined};
 use crate::grants::GrantRecord;
@@ -126,21 +127,21 @@ struct Salvage {
 
 pub(super) fn open(path: &Path, now: Wall) -> Result<OpenFile, LedgerError> {
     match open_whole(path) {
-        Ok(found) => Ok(found),
-        Err(LedgerError::Corrupt { source, .. }) => start_anew(path, now, source.to_string()),
-        Err(error) => Err(error),
+        Err(LedgerError::Database { source, .. }) if is_corrupt(&source) => {
+            start_anew(path, now, source.to_string())
+        }
+        result => result,
     }
 }
 
 /// Opens a ledger and reads every page of it, and every grant.
 fn open_whole(path: &Path) -> Result<OpenFile, LedgerError> {
-    let failed = |error| Context { doing: "open the ledger", path }.failed(error);
+    let failed = LedgerError::database("open the ledger", path);
     let mut db = connect(path)?;
-    let (application, version, tables) = head(&db).map_err(failed)?;
+    let (application, version, tables) = head(&db).map_err(&failed)?;
     let is_new = recognise(path, application, version, tables == 0)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|source| {
-        LedgerError::File { doing: "set the mode of", path: path.to_owned(), source }
-    })?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))
+        .map_err(LedgerError::file("set the mode of", path))?;
     let records = read_whole(&mut db).map_err(failed)?;
     Ok(OpenFile { db, records, is_new, set_aside: None })
 }
@@ -159,19 +160,17 @@ fn read_whole(db: &mut Connection) -> rusqlite::Result<Vec<GrantRecord>> {
 
 fn connect(path: &Path) -> Result<Connection, LedgerError> {
     // SQLite would make it readable for everybody; its other files take over the mode of this one.
-    let failed =
-        |source: io::Error| LedgerError::File { doing: "open", path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
-    drop(options.open(path).map_err(failed)?);
-    let context = Context { doing: "open the ledger", path };
+    drop(options.open(path).map_err(LedgerError::file("open", path))?);
+    let failed = LedgerError::database("open the ledger", path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags).map_err(|error| context.failed(error))?;
+    let db = Connection::open_with_flags(path, flags).map_err(&failed)?;
     db.busy_timeout(Duration::from_millis(500))
         // Until it is known to be whole, the file is evidence: nothing is moved about in it.
         .and_then(|()| db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
         .and_then(|_| set_up(&db))
-        .map_err(|error| context.failed(error))?;
+        .map_err(failed)?;
     Ok(db)
 }
 
@@ -268,9 +267,9 @@ fn flushed(
 fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerError> {
     let salvage = salvage(path);
     let aside = set_aside(path, now)?;
-    let context = Context { doing: "start a new ledger", path };
     let mut found = open_whole(path)?;
-    take_over(&mut found.db, &salvage).map_err(|error| context.failed(error))?;
+    let failed = LedgerError::database("start a new ledger", path);
+    take_over(&mut found.db, &salvage).map_err(failed)?;
     let set_aside = Quarantined {
         path: aside,
         why,
@@ -284,52 +283,41 @@ fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerErr
 fn salvage(path: &Path) -> Salvage {
     let Ok(db) = connect(path) else { return Salvage::default() };
     let records = rows::grants(&db).unwrap_or_default().into_iter().flatten().collect();
-    Salvage { records, proofs: table(&db, "proofs", 5), marks: table(&db, "marks", 2) }
+    let table = |name, columns| table(&db, name, columns).unwrap_or_default();
+    Salvage { records, proofs: table("proofs", 5), marks: table("marks", 2) }
 }
 
-fn table(db: &Connection, name: &str, columns: usize) -> Vec<Vec<Value>> {
-    let Ok(mut statement) = db.prepare(&format!("SELECT * FROM {name}")) else { return Vec::new() };
-    let Ok(rows) = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())
-    else {
-        return Vec::new();
-    };
+fn table(db: &Connection, name: &str, columns: usize) -> rusqlite::Result<Vec<Vec<Value>>> {
+    let mut statement = db.prepare(&format!("SELECT * FROM {name}"))?;
+    let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())?;
     // After an error SQLite can go no further.
-    rows.map_while(Result::ok).collect()
+    Ok(rows.map_while(Result::ok).collect())
 }
 
 /// Renames the ledger and its write-ahead log, which belongs to it.
 fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
-    let with = |end: &str| {
+    let with = |path: &Path, end: &str| {
         let mut name = OsString::from(path);
         name.push(end);
         PathBuf::from(name)
     };
-    let stamp = date(now);
-    let free = (0..1000).map(|count| match count {
-        0 => with(&format!(".corrupt-{stamp}")),
-        _ => with(&format!(".corrupt-{stamp}-{count}")),
+    let stamp = Timestamp::from_nanosecond(now.as_nanos().into()).unwrap_or_default();
+    let stamp = stamp.strftime("%Y%m%dT%H%M%SZ");
+    let mut free = (0..1000).map(|count| match count {
+        0 => with(path, &format!(".corrupt-{stamp}")),
+        _ => with(path, &format!(".corrupt-{stamp}-{count}")),
     });
-    let failed =
-        |source: io::Error| LedgerError::File { doing: "set aside", path: path.to_owned(), source };
+    let failed = LedgerError::file("set aside", path);
     let aside = free
-        .into_iter()
         .find(|aside| !aside.exists())
         .ok_or_else(|| failed(io::ErrorKind::AlreadyExists.into()))?;
-    let mut log = aside.clone().into_os_string();
-    log.push("-wal");
     // The log first: left behind, it would be taken for the new ledger's.
-    match fs::rename(with("-wal"), log) {
+    match fs::rename(with(path, "-wal"), with(&aside, "-wal")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    fs::rename(path, &aside).map_err(failed)?;
+    fs::rename(path, &aside).map_err(&failed)?;
     Ok(aside)
-}
-
-/// `20261122T105448Z`.
-fn date(now: Wall) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(now.as_nanos()))
-        .map_or_else(|_| "unknown".to_owned(), |at| at.strftime("%Y%m%dT%H%M%SZ").to_string())
 }
 
 fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<()> {

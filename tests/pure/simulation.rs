@@ -64,7 +64,7 @@ impl World {
         Self {
             engine: Engine::new(Setup { doors: recognitions, sources: 1000, ..Setup::default() }),
             doors,
-            grants: Grants::new(),
+            grants: Grants::default(),
             completed: Vec::new(),
             open: BTreeMap::new(),
             was_open: Vec::new(),

@@ -120,8 +120,7 @@ impl<'a> Keeper<'a> {
         // Before anything else a keeper ends what an earlier one has left running.
         world.running.clear();
         let records = world.ledger.values().cloned().collect();
-        let mut grants = Grants::new();
-        grants.last = world.last;
+        let grants = Grants { last: world.last, ..Grants::default() };
         let mut keeper = Self { world, grants, mine: Vec::new() };
         for effect in keeper.grants.recover(now, boot, records, Vec::new()) {
             match effect {

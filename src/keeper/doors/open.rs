@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use super::tell::Completion;
 use super::{ClaimOutcome, DoorEvent, Doors, Purpose, holding};
 use crate::engine::Reason;
 use crate::firewall::command::{CommandTask, JobKind};
@@ -33,10 +32,9 @@ impl Doors {
         now: Now,
         claim: &Claim,
     ) -> Result<ClaimOutcome, Reason> {
-        if claim.close { self.close_as_asked(now, claim) } else { self.open_as_asked(now, claim) }
-    }
-
-    fn open_as_asked(&mut self, now: Now, claim: &Claim) -> Result<ClaimOutcome, Reason> {
+        if claim.close {
+            return self.close_as_asked(now, claim);
+        }
         // A watcher cannot make a grant last longer by dating its knock ahead.
         let since = claim.since.min(now.monotonic);
         let mut prepared = Vec::with_capacity(claim.addresses.len());
@@ -64,12 +62,10 @@ impl Doors {
         fault::point("requested");
         // The record may follow where the kernel ends the grant by itself, its proof may not. Where
         // recording fails at the moment, nothing opens until it is known whether it can be.
-        let record_first = !first.is_the_kernels() || self.journal.is_failing();
-        let changes: Vec<GrantChange> = if record_first {
-            prepared.iter().filter_map(|it| it.change(now, self.journal.boot())).collect()
-        } else {
-            Vec::new()
-        };
+        let record_first = !first.is_the_kernels() || self.journal.is_failing;
+        let recorded = prepared.iter().filter(|_| record_first);
+        let changes: Vec<GrantChange> =
+            recorded.filter_map(|it| it.change(now, self.journal.boot)).collect();
         if !changes.is_empty() || claim.proof.is_some() {
             // What a command does may survive a power cut.
             let durability = match first.is_the_kernels() {
@@ -87,7 +83,7 @@ impl Doors {
         }
         let mut outcome = ClaimOutcome::Done;
         for grant in prepared {
-            outcome = self.apply(now, grant, record_first, Completion::of(claim));
+            outcome = self.apply(now, grant, record_first, Some(claim));
         }
         Ok(outcome)
     }
@@ -97,14 +93,14 @@ impl Doors {
         now: Now,
         prepared: PreparedGrant,
         is_recorded: bool,
-        completion: Completion,
+        claim: Option<&Claim>,
     ) -> ClaimOutcome {
         let (key, origin) = (prepared.key.clone(), prepared.origin.clone());
-        let change = if is_recorded { None } else { prepared.change(now, self.journal.boot()) };
+        let change = if is_recorded { None } else { prepared.change(now, self.journal.boot) };
         let decision = self.grants.apply(prepared);
         // Whoever waits for the kernel need not wait for the log.
         if !matches!(decision, Decision::Open(_, GrantBackend::Kernel(_))) {
-            self.tell(now, &key, &origin, DoorEvent::Asked(completion));
+            self.tell(now, &key, &origin, DoorEvent::Asked(claim));
         }
         match decision {
             Decision::Open(id, GrantBackend::Commands(_)) => {
@@ -113,7 +109,7 @@ impl Doors {
                 ClaimOutcome::UnderWay(job)
             }
             Decision::Open(id, GrantBackend::Kernel(_)) => {
-                self.open_in_kernel(now, id, &key, &origin, change, completion)
+                self.open_in_kernel(now, id, &key, &origin, change, claim)
             }
             Decision::Act(commands) => {
                 if !self.tell(now, &key, &origin, DoorEvent::Act) {
@@ -151,7 +147,7 @@ impl Doors {
         key: &GrantKey,
         origin: &Origin,
         change: Option<GrantChange>,
-        completion: Completion,
+        claim: Option<&Claim>,
     ) -> ClaimOutcome {
         let Some(kept) = self.in_kernel(now, id) else {
             return ClaimOutcome::Done;
@@ -163,13 +159,13 @@ impl Doors {
             return ClaimOutcome::Failed("the kernel refused, and knockd's log says why");
         }
         fault::point("set");
-        self.tell(now, key, origin, DoorEvent::Asked(completion));
+        self.tell(now, key, origin, DoorEvent::Asked(claim));
         let _open = self.grants.opened(id, OpenResult::All);
         // What was recorded first is known as starting; an element that the kernel holds is open.
         if change.is_none() {
             self.journal.advance(id, GrantState::Open, Durability::Crash);
         } else if let Some(grant) = self.grants.get(id)
-            && let record = grant.record(now, self.journal.boot())
+            && let record = grant.record(now, self.journal.boot)
             && !self.journal.record(GrantChange::Record(record), Durability::Crash)
         {
             let outcome = self.not_recorded(now, key, origin);
@@ -206,17 +202,16 @@ impl Doors {
 
     fn extend(&mut self, now: Now, id: GrantId, until: Monotonic, key: &GrantKey, origin: &Origin) {
         let kept = self.in_kernel(now, id);
-        let was_gone = kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false));
-        let why = was_gone.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        self.tell(
-            now,
-            key,
-            origin,
-            match was_gone {
-                Ok(was_gone) => DoorEvent::Extended { was_gone, until: Some(until) },
-                Err(_) => DoorEvent::Failed("cannot be extended", &why),
-            },
-        );
+        match kept.map_or(Ok(false), |kept| self.let_in(now, &kept, false)) {
+            Ok(was_gone) => {
+                let extended = DoorEvent::Extended { was_gone, until: Some(until) };
+                self.tell(now, key, origin, extended);
+            }
+            Err(why) => {
+                let why = why.to_string();
+                self.tell(now, key, origin, DoorEvent::Failed("cannot be extended", &why));
+            }
+        }
     }
 
     /// Closes what a request names, if what proves it is unused.
@@ -254,10 +249,10 @@ impl Doors {
     }
 
     fn refuse(&mut self, now: Now, claim: &Claim, address: IpAddr, reason: Reason) {
-        let (key, completion) = (claim.key(address), Completion::of(claim));
+        let key = claim.key(address);
         // At a door with a cooldown, whoever goes on knocking is told of once.
         if reason != Reason::Cooldown || self.grants.refuses_first(&key.door) {
-            self.tell(now, &key, &claim.origin, DoorEvent::Refused(reason, completion));
+            self.tell(now, &key, &claim.origin, DoorEvent::Refused(reason, claim));
         }
     }
 
@@ -279,7 +274,7 @@ impl Doors {
 
     /// Opens a door again for which somebody knocked while it closed.
     pub(super) fn open_again(&mut self, now: Now, prepared: PreparedGrant) {
-        if let Some(change) = prepared.change(now, self.journal.boot()) {
+        if let Some(change) = prepared.change(now, self.journal.boot) {
             let durability = match prepared.is_the_kernels() {
                 true => Durability::Crash,
                 false => Durability::PowerLoss,
@@ -289,6 +284,6 @@ impl Doors {
                 return;
             }
         }
-        let _told = self.apply(now, prepared, true, Completion::default());
+        let _told = self.apply(now, prepared, true, None);
     }
 }

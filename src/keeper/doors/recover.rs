@@ -33,13 +33,13 @@ impl Doors {
         locked_until: Option<Monotonic>,
     ) -> Result<Self, Box<(KernelSetsError, Self)>> {
         let settings = &config.settings;
-        let mut grants = Grants::new();
+        let mut grants = Grants::default();
         grants.limit(settings.max_grants, settings.max_grants_by_commands);
         let (held, failed) = match kernel_sets::standing(config) {
             Ok(held) => (held, None),
             Err(why) => (Vec::new(), Some(why)),
         };
-        let effects = grants.recover(now, journal.boot(), records, held);
+        let effects = grants.recover(now, journal.boot, records, held);
         let keep = holding(grants.list(), now.monotonic);
         let set_up = |_: ()| KernelSets::set_up(config, &keep, now.monotonic, locked_until);
         let (sets, failed) = match failed.map_or(Ok(()), Err).and_then(set_up) {

@@ -1,6 +1,5 @@
 //! Events of doors, told at once in the log, in the history, and by hooks and mail.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{debug, warn};
@@ -11,7 +10,7 @@ use crate::control::{EventLine, What};
 use crate::engine::Reason;
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::keeper::claim::Claim;
-use crate::ledger::HistoryEvent;
+use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::log::{self, limit::Limit};
 use crate::proto::method::Method;
 use crate::sys::clock;
@@ -21,29 +20,13 @@ use crate::time::{Monotonic, Now};
 const LINES: u32 = 1_000;
 const LINE_EVERY: Duration = Duration::from_millis(50);
 
-/// The end of what somebody did to open a door.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Completion {
-    /// The stage that a sequence ended with, which is told here: until now nothing waited for the
-    /// log.
-    last_stage: Option<usize>,
-    /// Who asked, where that is another address.
-    asked_by: Option<IpAddr>,
-}
-
-impl Completion {
-    pub(super) fn of(claim: &Claim) -> Self {
-        Self { last_stage: claim.last_stage(), asked_by: claim.asked_by }
-    }
-}
-
 /// An event of a door.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum DoorEvent<'a> {
-    /// What opens it has been done.
-    Asked(Completion),
+    /// What opens it has been done; `None`: before, and it opens again now.
+    Asked(Option<&'a Claim>),
     /// A sequence is complete, and yet it does not open, as is told next.
-    Complete(Completion),
+    Complete(&'a Claim),
     /// It is open; how, where there is more to say.
     Open(&'a str),
     /// It was open before, or had gone, and stays so, until then where that is later.
@@ -59,26 +42,31 @@ pub(super) enum DoorEvent<'a> {
     /// It does not open, since the ledger cannot be written.
     NotRecorded,
     /// What was asked for is not granted.
-    Refused(Reason, Completion),
+    Refused(Reason, &'a Claim),
     /// A rotating sequence opened nothing, which has been logged.
     Spent(Reason),
 }
 
 impl DoorEvent<'_> {
-    /// What the log says; `None`: nothing.
-    fn line(self, now: Now, key: &GrantKey, origin: &Origin) -> Option<EventLine> {
-        let line = |what, text: &str| event_at(key, what, text);
-        Some(match self {
-            Self::Asked(completion) | Self::Complete(completion) => {
-                let what = match self {
-                    Self::Complete(_) => What::Complete,
-                    _ => What::Open { knock: None },
-                };
-                let by_hand = origin.by == OpenedBy::Knockctl;
-                let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
-                let line = line(what, text).of_client(origin.client.as_ref());
-                EventLine { by: Some(origin.by), ..line.asked_by(completion.asked_by) }
-            }
+    /// What the log says, if anything.
+    fn lines(self, now: Now, key: &GrantKey, origin: &Origin) -> Vec<EventLine> {
+        let line = |what, text: &str| {
+            EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), what, text)
+        };
+        let completed = |what, claim: Option<&Claim>| {
+            // The stage that a sequence ended with is told here: until now nothing waited for the log.
+            let last = claim.and_then(Claim::last_stage);
+            let stage = last.map(|last| line(What::stage(last), &format!("Stage {last}")));
+            let by_hand = origin.by == OpenedBy::Knockctl;
+            let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
+            let asked_by = claim.and_then(|claim| claim.asked_by);
+            let done = line(what, text).of_client(origin.client.as_ref()).asked_by(asked_by);
+            let done = EventLine { by: Some(origin.by), ..done };
+            stage.into_iter().chain([done]).collect()
+        };
+        let line = match self {
+            Self::Asked(claim) => return completed(What::Open { knock: None }, claim),
+            Self::Complete(claim) => return completed(What::Complete, Some(claim)),
             Self::Extended { until, .. } => {
                 let seconds = until.map(|until| until.since(now.monotonic).as_secs());
                 line(What::Extend { seconds }, &self.extension(now))
@@ -86,12 +74,13 @@ impl DoorEvent<'_> {
             Self::Closing(why) => line(What::Close, why),
             Self::Failed(what, why) => line(What::Failed, &format!("{what}: {why}")),
             Self::NotRecorded => line(What::Failed, "not opened, since it cannot be recorded"),
-            Self::Refused(reason, completion) => {
+            Self::Refused(reason, claim) => {
                 let line = line(What::refused(reason), &format!("not opened: {reason}"));
-                line.of_client(origin.client.as_ref()).asked_by(completion.asked_by)
+                line.of_client(origin.client.as_ref()).asked_by(claim.asked_by)
             }
-            Self::Open(_) | Self::Closed(_) | Self::Act | Self::Spent(_) => return None,
-        })
+            Self::Open(_) | Self::Closed(_) | Self::Act | Self::Spent(_) => return Vec::new(),
+        };
+        vec![line]
     }
 
     /// What the history says; `None`: nothing.
@@ -130,33 +119,31 @@ impl Doors {
         origin: &Origin,
         what: DoorEvent<'_>,
     ) -> bool {
-        if let DoorEvent::Refused(_, completion) = what {
+        if let DoorEvent::Refused(_, claim) = what {
             // Strangers can cause it as often as they like: the history is not filled either.
             if !self.may_log(now, &key.door) {
                 return true;
             }
             // A sequence that was completed is told of; what follows says what became of it.
             if matches!(origin.by, OpenedBy::Method(Method::Sequence) | OpenedBy::Knockctl) {
-                self.tell(now, key, origin, DoorEvent::Complete(completion));
+                self.tell(now, key, origin, DoorEvent::Complete(claim));
             }
         }
-        let is_logged = match what {
-            DoorEvent::Open(_) | DoorEvent::Closed(_) | DoorEvent::Act | DoorEvent::Spent(_) => {
-                false
-            }
-            DoorEvent::NotRecorded | DoorEvent::Refused(..) => true,
-            _ => self.may_log(now, &key.door),
-        };
-        if is_logged {
-            if let DoorEvent::Asked(completion) | DoorEvent::Complete(completion) = what
-                && let Some(last) = completion.last_stage
-            {
-                self.log_event(event_at(key, What::stage(last), format!("Stage {last}")));
-            }
-            what.line(now, key, origin).into_iter().for_each(|line| self.log_event(line));
+        let lines = what.lines(now, key, origin);
+        let is_unlimited = matches!(what, DoorEvent::NotRecorded | DoorEvent::Refused(..));
+        if !lines.is_empty() && (is_unlimited || self.may_log(now, &key.door)) {
+            lines.into_iter().for_each(|line| self.log_event(line));
         }
         let is_written = what.history(now).is_none_or(|(event, detail)| {
-            self.journal.record_history(now, key, origin, event, &detail)
+            self.journal.append(&HistoryEntry {
+                at: now.wall,
+                door: Some(key.door.clone()),
+                address: Some(key.address),
+                client: origin.client.clone(),
+                by: Some(origin.by),
+                event,
+                detail,
+            })
         });
         match what {
             DoorEvent::Open(_) => {
@@ -189,18 +176,10 @@ impl Doors {
     /// not fill the log.
     fn may_log(&mut self, now: Now, door: &Name) -> bool {
         let limit = self.lines.entry(door.clone()).or_insert_with(|| Limit::new(LINES, LINE_EVERY));
-        let passes = limit.pass(now.monotonic);
-        if passes {
-            let left_out = limit.take_refused();
-            if left_out > 0 {
-                warn!(door = %door, "so much happens here that {left_out} lines are left out");
-            }
+        let passed = limit.pass_after(now.monotonic);
+        if let Some(left_out @ 1..) = passed {
+            warn!(door = %door, "so much happens here that {left_out} lines are left out");
         }
-        passes
+        passed.is_some()
     }
-}
-
-/// The line of an event of a door.
-fn event_at(key: &GrantKey, what: What, message: impl Into<String>) -> EventLine {
-    EventLine::new(clock::now().wall, Some(key.address), Some(&key.door), what, message)
 }
