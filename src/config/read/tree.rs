@@ -273,7 +273,7 @@ impl MappingEntry {
     pub(super) fn name(&self) -> Result<Name, Diagnostic> {
         self.key
             .parse()
-            .map_err(|error| self.at.error(format!("'{}' is no name: {error}", self.key)))
+            .map_err(|error| self.at.error(format!("'{}' is not a name: {error}", self.key)))
     }
 }
 
