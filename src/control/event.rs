@@ -250,6 +250,7 @@ impl EventLine {
             (Some(ahead), _) if ahead < 0 => format!(" (it was made {} s ago)", -ahead),
             (Some(ahead), _) => format!(" (it was made {ahead} s ahead)"),
             (_, Some(name)) => format!(" ({name})"),
+            _ if reason == Reason::NoSuchDoor => " (it names none)".to_owned(),
             _ => String::new(),
         };
         let message = format!("request{of} refused: {reason}{more}");
