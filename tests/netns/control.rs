@@ -1,7 +1,7 @@
 //! `knockctl` beside a running `knockd`. Needs root for its namespaces.
 
 use std::net::IpAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
@@ -102,14 +102,7 @@ impl Site {
 
     /// What a command that goes on until it is interrupted says while `meanwhile` runs.
     fn says_while(&self, arguments: &[&str], meanwhile: impl FnOnce()) -> String {
-        let child = self.knockctl(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        thread::sleep(Duration::from_millis(500));
-        meanwhile();
-        thread::sleep(Duration::from_millis(500));
-        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        String::from_utf8(output.stdout).unwrap()
+        self.knockd.says_while(arguments, meanwhile)
     }
 }
 
