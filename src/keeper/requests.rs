@@ -93,11 +93,11 @@ impl Keeper {
             if !is_followed {
                 continue;
             }
-            let source = event.source;
+            let about = [event.source, event.asked_by];
             self.control.publish(&Reply::Event(event), |follows| match follows {
                 Follows::Nothing => false,
                 Follows::Events | Follows::Knocks(None) => true,
-                Follows::Knocks(wanted) => wanted == source,
+                Follows::Knocks(wanted) => about.contains(&wanted),
             });
         }
     }
@@ -237,9 +237,11 @@ impl Keeper {
 
     /// Has the watcher tell what it has not told before: all is told in the order of time.
     fn explain(&mut self, now: Now, id: ConnectionId, address: Option<IpAddr>) {
+        // Whoever asks already goes on being told.
+        let is_alone = !self.explains && self.recalls.is_empty();
         self.watchers.tell(match address {
-            Some(source) => ToWatcher::Explain { source },
-            None => ToWatcher::ExplainAll,
+            Some(source) if is_alone => ToWatcher::Explain { source },
+            _ => ToWatcher::ExplainAll,
         });
         self.recalls.push(Recall { id, address, by: now.monotonic + TIME_TO_RECALL });
     }

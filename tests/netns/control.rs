@@ -185,6 +185,17 @@ fn a_knock_that_did_not_open_is_explained_afterwards_and_as_it_happens() {
 }
 
 #[test]
+fn whoever_asks_about_all_is_told_while_somebody_asks_about_one() {
+    let Some(site) = Site::new("explain --live, two") else { return };
+    let said = site.says_while(&["explain", "--live"], || {
+        let of_one = &["explain", "--live", "--ip", "192.0.2.9"];
+        let said = site.says_while(of_one, || site.knock(&["7000", "7001"]));
+        assert_eq!(said, "");
+    });
+    assert!(said.contains("reset at stage 1 of 3: 7001/tcp is a trip-wire"), "{said}");
+}
+
+#[test]
 fn what_happened_before_a_reload_is_explained_with_what_came_of_it() {
     let Some(site) = Site::new("explain after a reload") else { return };
     site.knock(&["7000", "8000", "9001"]);
