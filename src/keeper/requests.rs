@@ -51,9 +51,10 @@ impl Keeper {
             self.control.answered(began, clock::now().monotonic);
         }
         for (job, outcome) in self.doors.take_ended() {
-            let Some((asked_by, key)) = self.opening.remove(&job) else { continue };
-            let done = self.has_opened(now, asked_by, &key, outcome);
-            self.done(asked_by, done);
+            for (asked_by, key) in self.opening.remove(&job).unwrap_or_default() {
+                let done = self.has_opened(now, asked_by, &key, outcome.clone());
+                self.done(asked_by, done);
+            }
         }
         if !self.asked_status.is_empty()
             && (!self.doors.is_looking() || self.status_by.is_some_and(|by| by <= now.monotonic))
@@ -188,15 +189,17 @@ impl Keeper {
         let open_for = seconds.map(Duration::from_secs);
         let key = GrantKey::new(door.name().clone(), address);
         let claim = Claim::by_administrator(door, address, now.monotonic, open_for);
-        let outcome = match self.doors.carry_out(now, &claim) {
-            Ok(ClaimOutcome::Done) => Ok(()),
-            Ok(ClaimOutcome::UnderWay(job)) => {
-                self.opening.insert(job, (id, key));
-                return None;
-            }
-            Ok(ClaimOutcome::Failed(why)) => Err(why.to_owned()),
-            Err(reason) => Err(reason.to_string()),
+        let (outcome, job) = match self.doors.carry_out(now, &claim) {
+            // Somebody else may have begun to open it.
+            Ok(ClaimOutcome::Done) => (Ok(()), self.doors.opened_by(&key)),
+            Ok(ClaimOutcome::UnderWay(job)) => (Ok(()), Some(job)),
+            Ok(ClaimOutcome::Failed(why)) => (Err(why.to_owned()), None),
+            Err(reason) => (Err(reason.to_string()), None),
         };
+        if let Some(job) = job {
+            self.opening.entry(job).or_default().push((id, key));
+            return None;
+        }
         Some(self.has_opened(now, id, &key, outcome))
     }
 
@@ -210,8 +213,12 @@ impl Keeper {
     ) -> Result<String, String> {
         let GrantKey { door, address, .. } = key;
         outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
-        let grants = self.doors.list();
-        let grant = grants.iter().find(|grant| grant.key == *key && is_open(grant));
+        let mut grants = self.doors.list();
+        grants.retain(|grant| grant.key == *key);
+        if grants.is_empty() {
+            return Ok(format!("{door} has nothing to close: what it does is done for {address}"));
+        }
+        let grant = grants.iter().find(|grant| is_open(grant));
         let Some(grant) = grant.map(|grant| self.grant_status(now, grant)) else {
             return Ok(format!("{door} opens for {address} once what goes on there has ended"));
         };

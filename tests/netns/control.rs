@@ -133,6 +133,24 @@ fn a_door_opened_by_hand_is_open_when_it_is_said_to_be() {
 }
 
 #[test]
+fn whoever_opens_a_door_that_somebody_else_is_opening_is_told_what_came_of_it() {
+    let Some(site) = Site::new("open by hand, two") else { return };
+    let open = |door: &str| {
+        let child = site.knockctl(&["open", door, CLIENT, "--for", "10m"]).spawn().unwrap();
+        assert!(eventually(PATIENCE, || site.grants().iter().any(|it| it["state"] == "starting")));
+        child
+    };
+    let mut first = open("slow");
+    let said = site.says(&["open", "slow", CLIENT, "--for", "20m"]);
+    assert_eq!(said, format!("slow is open for {CLIENT}, closes in 20m\n"));
+    assert!(first.wait().unwrap().success());
+    let mut first = open("broken");
+    let said = site.fails(&["open", "broken", CLIENT]);
+    assert!(said.contains("opened with errors"), "{said}");
+    assert!(!first.wait().unwrap().success());
+}
+
+#[test]
 fn a_door_that_does_not_open_by_hand_is_an_error() {
     let Some(site) = Site::new("open by hand fails") else { return };
     let said = site.fails(&["open", "broken", CLIENT]);
@@ -155,6 +173,15 @@ fn an_act_whose_command_fails_is_an_error_and_in_the_history() {
         assert!(eventually(PATIENCE, || site.knockd.count("the command failed") == 2));
     });
     assert!(said.contains(r#""event":"failed""#), "{said}");
+}
+
+#[test]
+fn an_act_by_hand_is_said_to_be_done() {
+    needs!("act by hand");
+    let bell = "  bell: {sequence: [7400, 8400, 9400], start_command: 'true'}\n";
+    let site = Site::with(&format!("{DOORS}{bell}"), &[]);
+    let said = site.says(&["open", "bell", CLIENT]);
+    assert!(said.contains("what it does is done for 192.0.2.2"), "{said}");
 }
 
 #[test]
