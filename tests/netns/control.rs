@@ -155,6 +155,9 @@ fn a_door_that_does_not_open_by_hand_is_an_error() {
     let Some(site) = Site::new("open by hand fails") else { return };
     let said = site.fails(&["open", "broken", CLIENT]);
     assert!(said.contains(&format!("broken could not be opened for {CLIENT}")), "{said}");
+    // It stays as it is, for longer.
+    let said = site.says(&["open", "broken", CLIENT, "--for", "10m"]);
+    assert_eq!(said, format!("broken is opened with errors for {CLIENT}, closes in 10m\n"));
     assert!(site.fails(&["open", "nosuch", CLIENT]).contains("there is no door 'nosuch'"));
 }
 
