@@ -217,7 +217,7 @@ impl EventLine {
             }
             EventKind::Unmatched => (
                 What::Unmatched,
-                "right for nobody, an hour around now: a wrong code, or is a clock off by more?"
+                "right for nobody, up to an hour off: a wrong code, or is a clock off by more?"
                     .to_owned(),
             ),
             EventKind::LockedOut { until } => {
@@ -251,6 +251,7 @@ impl EventLine {
             (Some(ahead), _) if ahead < 0 => format!(" (it was made {} s ago)", -ahead),
             (Some(ahead), _) => format!(" (it was made {ahead} s ahead)"),
             (_, Some(name)) => format!(" ({name})"),
+            _ if reason == Reason::NoSuchDoor => " (it names none)".to_owned(),
             _ => String::new(),
         };
         let message = format!("request{of} refused: {reason}{more}");
@@ -336,6 +337,12 @@ mod tests {
             assert_eq!(line.level(), level, "{reason}");
             assert!(line.message.starts_with(message), "{reason}: {}", line.message);
         }
+    }
+
+    #[test]
+    fn a_search_that_found_nobody_does_not_say_that_it_looked_at_a_whole_hour() {
+        let line = line(EventKind::Unmatched);
+        assert!(line.message.starts_with("right for nobody, up to an hour off: "), "{line:?}");
     }
 
     #[test]

@@ -55,10 +55,11 @@ pub(super) fn open(target: &Target, args: OpenArgs) -> Result<(), Error> {
     let mut replies = target.ask(&request, Timeout::Commands)?;
     let said = loop {
         match replies.next()? {
-            Reply::Opened(GrantStatus { door, address, seconds_left, .. }) => {
+            Reply::Opened(GrantStatus { door, address, state, seconds_left, .. }) => {
                 let left = Duration::try_from_secs_f64(seconds_left.round()).unwrap_or_default();
                 break format!(
-                    "{door} is open for {address}, closes in {}",
+                    "{door} is {} for {address}, closes in {}",
+                    state.as_str(),
                     duration::format(left)
                 );
             }

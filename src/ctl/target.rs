@@ -15,7 +15,7 @@ pub(super) struct Target {
     #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
     pub config: PathBuf,
 
-    /// The pid file that knockd was started with, where its classic knockd.conf names no such
+    /// The pid file that knockd was started with, where its classic knockd.conf names none
     #[arg(short, long, value_name = "PIDFILE", global = true)]
     pidfile: Option<PathBuf>,
 

@@ -67,11 +67,15 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
 fn refused(line: &EventLine, facts: &RefusalFacts) -> String {
     let Some(reason) = facts.reason else { return said("refused", &line.message) };
     let family = line.source.map_or("its address family", family);
+    let whom = line.client.as_ref().map_or_else(String::new, |client| format!(" to {client}"));
+    let from = asked_by(line);
     let more = match (reason, facts) {
         (Reason::NoCommand, RefusalFacts { knock: Some(knock), .. }) => {
             return format!("refused ({knock} completes it, but nothing opens it for {family})");
         }
-        (Reason::NoCommand, _) => return format!("refused: nothing opens the door for {family}"),
+        (Reason::NoCommand, _) => {
+            return format!("refused{whom}: nothing opens the door for {family}{from}");
+        }
         (_, RefusalFacts { ahead: Some(ahead @ ..0), .. }) => {
             format!(" (it was made {} ago)", short(ahead.unsigned_abs()))
         }
@@ -79,10 +83,10 @@ fn refused(line: &EventLine, facts: &RefusalFacts) -> String {
             format!(" (it was made {} ahead)", short(ahead.unsigned_abs()))
         }
         (_, RefusalFacts { asked_for: Some(name), .. }) => format!(" ({name})"),
+        (Reason::NoSuchDoor, _) => " (it names none)".to_owned(),
         _ => String::new(),
     };
-    let whom = line.client.as_ref().map_or_else(String::new, |client| format!(" to {client}"));
-    format!("refused{whom}: {reason}{more}{}", asked_by(line))
+    format!("refused{whom}: {reason}{more}{from}")
 }
 
 fn short(seconds: u64) -> String {
@@ -183,6 +187,18 @@ mod tests {
             (
                 r#""event":"refused","source":"2001:db8::2","reason":"no-command""#,
                 "refused: nothing opens the door for IPv6",
+            ),
+            (
+                r#""event":"refused","source":"2001:db8::2","asked_by":"192.0.2.2","client":"laptop","reason":"no-command""#,
+                "refused to laptop: nothing opens the door for IPv6, asked for by 192.0.2.2",
+            ),
+            (
+                r#""event":"refused","client":"laptop","reason":"no-such-door","asked_for":"web""#,
+                "refused to laptop: asks for a door that there is not (web)",
+            ),
+            (
+                r#""event":"refused","client":"laptop","reason":"no-such-door""#,
+                "refused to laptop: asks for a door that there is not (it names none)",
             ),
             (
                 r#""event":"ignored","reason":"duplicate","knock":"7000/tcp""#,

@@ -200,8 +200,11 @@ impl SpaJudge {
             bytes.iter_mut().zip(name.as_str().bytes()).for_each(|(to, byte)| *to = byte);
             bytes
         });
-        let door = find_door(&self.doors, &holder.doors, asked.door.as_ref())
-            .map_err(|reason| Refusal { asked_for, ..refuse(reason) })?;
+        let door =
+            find_door(&self.doors, &holder.doors, asked.door.as_ref()).map_err(|reason| {
+                let door = asked.door.as_ref().and_then(|name| self.doors.get(name)).copied();
+                Refusal { asked_for, door, ..refuse(reason) }
+            })?;
         let refuse = |reason| Refusal { door: Some(door), ..refuse(reason) };
         let named = addresses(&asked, source, holder.address).map_err(refuse)?;
         Ok(DatagramRequest {

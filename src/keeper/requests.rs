@@ -51,9 +51,10 @@ impl Keeper {
             self.control.answered(began, clock::now().monotonic);
         }
         for (job, outcome) in self.doors.take_ended() {
-            let Some((asked_by, key)) = self.opening.remove(&job) else { continue };
-            let done = self.has_opened(now, asked_by, &key, outcome);
-            self.done(asked_by, done);
+            for (asked_by, key) in self.opening.remove(&job).unwrap_or_default() {
+                let done = self.has_opened(now, asked_by, &key, outcome.clone());
+                self.done(asked_by, done);
+            }
         }
         if !self.asked_status.is_empty()
             && (!self.doors.is_looking() || self.status_by.is_some_and(|by| by <= now.monotonic))
@@ -93,11 +94,11 @@ impl Keeper {
             if !is_followed {
                 continue;
             }
-            let source = event.source;
+            let about = [event.source, event.asked_by];
             self.control.publish(&Reply::Event(event), |follows| match follows {
                 Follows::Nothing => false,
                 Follows::Events | Follows::Knocks(None) => true,
-                Follows::Knocks(wanted) => wanted == source,
+                Follows::Knocks(wanted) => about.contains(&wanted),
             });
         }
     }
@@ -185,15 +186,17 @@ impl Keeper {
         let open_for = seconds.map(Duration::from_secs);
         let key = GrantKey::new(door.name().clone(), address);
         let claim = Claim::by_administrator(door, address, now.monotonic, open_for);
-        let outcome = match self.doors.carry_out(now, &claim) {
-            Ok(ClaimOutcome::Done) => Ok(()),
-            Ok(ClaimOutcome::UnderWay(job)) => {
-                self.opening.insert(job, (id, key));
-                return Ok(None);
-            }
-            Ok(ClaimOutcome::Failed(why)) => Err(why.to_owned()),
-            Err(reason) => Err(reason.to_string()),
+        let (outcome, job) = match self.doors.carry_out(now, &claim) {
+            // Somebody else may have begun to open it.
+            Ok(ClaimOutcome::Done) => (Ok(()), self.doors.opened_by(&key)),
+            Ok(ClaimOutcome::UnderWay(job)) => (Ok(()), Some(job)),
+            Ok(ClaimOutcome::Failed(why)) => (Err(why.to_owned()), None),
+            Err(reason) => (Err(reason.to_string()), None),
         };
+        if let Some(job) = job {
+            self.opening.entry(job).or_default().push((id, key));
+            return Ok(None);
+        }
         self.has_opened(now, id, &key, outcome).map(Some)
     }
 
@@ -207,8 +210,12 @@ impl Keeper {
     ) -> Result<String, String> {
         let GrantKey { door, address, .. } = key;
         outcome.map_err(|why| format!("{door} could not be opened for {address}: {why}"))?;
-        let grants = self.doors.list();
-        let grant = grants.iter().find(|grant| grant.key == *key && is_open(grant));
+        let mut grants = self.doors.list();
+        grants.retain(|grant| grant.key == *key);
+        if grants.is_empty() {
+            return Ok(format!("{door} has nothing to close: what it does is done for {address}"));
+        }
+        let grant = grants.iter().find(|grant| is_open(grant));
         let Some(grant) = grant.map(|grant| self.grant_status(now, grant)) else {
             return Ok(format!("{door} opens for {address} once what goes on there has ended"));
         };
@@ -234,7 +241,9 @@ impl Keeper {
 
     /// Has the watcher tell what it has not told before: all is told in the order of time.
     fn explain(&mut self, now: Now, id: ConnectionId, address: Option<IpAddr>) {
-        let asked = address.map_or(ExplainFilter::All, ExplainFilter::One);
+        // Whoever asks already goes on being told.
+        let is_alone = !self.explains && self.recalls.is_empty();
+        let asked = address.filter(|_| is_alone).map_or(ExplainFilter::All, ExplainFilter::One);
         self.watchers.tell(ToWatcher::Explain { asked });
         self.recalls.push(Recall { id, address, by: now.monotonic + TIME_TO_RECALL });
     }

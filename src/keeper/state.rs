@@ -32,7 +32,7 @@ pub(super) struct Keeper {
     pub(super) recalls: Vec<Recall>,
     pub(super) memory: RecentEvents,
     /// Doors that somebody opens by hand, and who waits to be told what comes of it.
-    pub(super) opening: HashMap<JobId, (ConnectionId, GrantKey)>,
+    pub(super) opening: HashMap<JobId, Vec<(ConnectionId, GrantKey)>>,
     /// Who waits for a status, and until when at most.
     pub(super) asked_status: Vec<ConnectionId>,
     pub(super) status_by: Option<Monotonic>,

@@ -64,6 +64,22 @@ impl Visit for Facts {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.0.insert(field.name().to_owned(), format!("{value:?}").into());
     }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
 }
 
 /// A time as the clocks of a zone show it.
@@ -98,6 +114,11 @@ const fn is_invisible(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Metadata, Subscriber};
+
     use super::*;
     use crate::control::What;
 
@@ -117,6 +138,42 @@ mod tests {
     #[test]
     fn a_text_line_reads_as_classic_knockd_wrote_it() {
         assert_eq!(facts().text(), "192.0.2.2: ssh: Stage 1");
+    }
+
+    /// Keeps the facts of the latest line.
+    #[derive(Clone, Default)]
+    struct Latest(Arc<Mutex<Map<String, Value>>>);
+
+    impl Subscriber for Latest {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn event(&self, event: &Event<'_>) {
+            *self.0.lock().unwrap() = LogRecord::of(LogLevel::Info, event).facts;
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn what_code_logs_keeps_its_type() {
+        let latest = Latest::default();
+        tracing::subscriber::with_default(latest.clone(), || {
+            let (door, source) = ("ssh", "192.0.2.2");
+            tracing::info!(door, source = %source, count = 2_u64, steps = -3, is_on = true, "{}", 1);
+        });
+        assert_eq!(
+            Value::Object(latest.0.lock().unwrap().clone()).to_string(),
+            r#"{"count":2,"door":"ssh","is_on":true,"message":"1","source":"192.0.2.2","steps":-3}"#
+        );
     }
 
     #[test]

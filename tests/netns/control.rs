@@ -1,7 +1,7 @@
 //! `knockctl` beside a running `knockd`. Needs root for its namespaces.
 
 use std::net::IpAddr;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
@@ -102,14 +102,7 @@ impl Site {
 
     /// What a command that goes on until it is interrupted says while `meanwhile` runs.
     fn says_while(&self, arguments: &[&str], meanwhile: impl FnOnce()) -> String {
-        let child = self.knockctl(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        thread::sleep(Duration::from_millis(500));
-        meanwhile();
-        thread::sleep(Duration::from_millis(500));
-        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        String::from_utf8(output.stdout).unwrap()
+        self.knockd.says_while(arguments, meanwhile)
     }
 }
 
@@ -140,10 +133,31 @@ fn a_door_opened_by_hand_is_open_when_it_is_said_to_be() {
 }
 
 #[test]
+fn whoever_opens_a_door_that_somebody_else_is_opening_is_told_what_came_of_it() {
+    let Some(site) = Site::new("open by hand, two") else { return };
+    let open = |door: &str| {
+        let child = site.knockctl(&["open", door, CLIENT, "--for", "10m"]).spawn().unwrap();
+        assert!(eventually(PATIENCE, || site.grants().iter().any(|it| it["state"] == "starting")));
+        child
+    };
+    let mut first = open("slow");
+    let said = site.says(&["open", "slow", CLIENT, "--for", "20m"]);
+    assert_eq!(said, format!("slow is open for {CLIENT}, closes in 20m\n"));
+    assert!(first.wait().unwrap().success());
+    let mut first = open("broken");
+    let said = site.fails(&["open", "broken", CLIENT]);
+    assert!(said.contains("opened with errors"), "{said}");
+    assert!(!first.wait().unwrap().success());
+}
+
+#[test]
 fn a_door_that_does_not_open_by_hand_is_an_error() {
     let Some(site) = Site::new("open by hand fails") else { return };
     let said = site.fails(&["open", "broken", CLIENT]);
     assert!(said.contains(&format!("broken could not be opened for {CLIENT}")), "{said}");
+    // It stays as it is, for longer.
+    let said = site.says(&["open", "broken", CLIENT, "--for", "10m"]);
+    assert_eq!(said, format!("broken is opened with errors for {CLIENT}, closes in 10m\n"));
     assert!(site.fails(&["open", "nosuch", CLIENT]).contains("there is no door 'nosuch'"));
 }
 
@@ -162,6 +176,15 @@ fn an_act_whose_command_fails_is_an_error_and_in_the_history() {
         assert!(eventually(PATIENCE, || site.knockd.count("the command failed") == 2));
     });
     assert!(said.contains(r#""event":"failed""#), "{said}");
+}
+
+#[test]
+fn an_act_by_hand_is_said_to_be_done() {
+    needs!("act by hand");
+    let bell = "  bell: {sequence: [7400, 8400, 9400], start_command: 'true'}\n";
+    let site = Site::with(&format!("{DOORS}{bell}"), &[]);
+    let said = site.says(&["open", "bell", CLIENT]);
+    assert!(said.contains("what it does is done for 192.0.2.2"), "{said}");
 }
 
 #[test]
@@ -189,6 +212,17 @@ fn a_knock_that_did_not_open_is_explained_afterwards_and_as_it_happens() {
     }
     let said = site.says_while(&["explain", "--live", "--ip", "192.0.2.9"], || ());
     assert_eq!(said, "");
+}
+
+#[test]
+fn whoever_asks_about_all_is_told_while_somebody_asks_about_one() {
+    let Some(site) = Site::new("explain --live, two") else { return };
+    let said = site.says_while(&["explain", "--live"], || {
+        let of_one = &["explain", "--live", "--ip", "192.0.2.9"];
+        let said = site.says_while(of_one, || site.knock(&["7000", "7001"]));
+        assert_eq!(said, "");
+    });
+    assert!(said.contains("reset at stage 1 of 3: 7001/tcp is a trip-wire"), "{said}");
 }
 
 #[test]

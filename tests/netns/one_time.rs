@@ -118,6 +118,19 @@ fn a_used_line_opens_nothing_after_a_restart_even_if_somebody_writes_it_again() 
 }
 
 #[test]
+fn the_line_after_the_one_that_was_knocked_is_not_taken_for_it() {
+    let Some(site) = Site::new("one-time-explain", LIST) else { return };
+    let before = site.left();
+    site.knock(CLIENT, SERVER, &["7000", "8000/udp", "9000"]);
+    site.has_left(before - 1);
+    let said = site.knockd.says_while(&["explain", "--live"], || ());
+    assert!(
+        said.contains("ssh  stage 2\n") && said.contains("open by one_time_sequence"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_list_that_cannot_be_written_opens_nothing() {
     let Some(site) = Site::new("one-time-immutable", LIST) else { return };
     let path = site.list.display().to_string();

@@ -162,6 +162,23 @@ fn given(v4: &str, v6: &str) -> Addresses {
 }
 
 #[test]
+fn whoever_asks_for_another_address_is_told_of_as_it_happens_and_afterwards() {
+    needs!("spa-explain", "nft");
+    let scene = Scene::new();
+    let for_another = || {
+        let named = NamedAddresses::new(ELSEWHERE.parse().ok(), None).unwrap();
+        scene.ask(&SpaRequest { open: Addresses::Named(named), ..request() });
+        scene.grants(1);
+    };
+    let about = ["explain", "--live", "--ip", CLIENT];
+    let opens = "ssh   open by spa of laptop, asked for by 192.0.2.2\n";
+    let said = scene.knockd().says_while(&about, for_another);
+    assert!(said.contains(opens), "{said}");
+    let said = scene.knockd().says_while(&about, || ());
+    assert!(said.contains(opens), "{said}");
+}
+
+#[test]
 fn a_request_opens_for_the_address_that_it_comes_from() {
     needs!("spa opens", "nft");
     let scene = Scene::new();

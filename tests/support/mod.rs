@@ -319,6 +319,21 @@ pub(crate) struct Knockd {
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Knockd {
+    /// What a command of `knockctl` that goes on until it is interrupted says while `meanwhile`
+    /// runs.
+    pub(crate) fn says_while(&self, arguments: &[&str], meanwhile: impl FnOnce()) -> String {
+        let mut knockctl = command(env!("CARGO_BIN_EXE_knockctl"));
+        knockctl.arg("-c").arg(&self.config).args(arguments);
+        let child = knockctl.stdout(Stdio::piped()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(500));
+        meanwhile();
+        thread::sleep(Duration::from_millis(500));
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Starts `knockd` in a namespace with a configuration, and waits until it listens.
     pub(crate) fn start(host: &Host, configuration: &str) -> Self {
         let knockd = Self::spawn(host, configuration, &[]);

@@ -342,6 +342,19 @@ fn a_door_is_opened_only_to_whom_it_is_for() {
 }
 
 #[test]
+fn the_door_that_is_not_for_a_client_is_named() {
+    let refused = |door: &str| {
+        let door = door.parse().ok();
+        match asked(&SpaRequest { door, ..stamped(Duration::ZERO) }, ONE) {
+            Err(Denial::Refused(refusal)) => refusal.door,
+            _ => None,
+        }
+    };
+    assert!(refused("web").is_some());
+    assert_eq!(refused("none"), None);
+}
+
+#[test]
 fn the_door_need_not_be_named_where_there_is_one_only() {
     let unnamed = SpaRequest { door: None, ..stamped(Duration::ZERO) };
     assert_eq!(reason(asked(&unnamed, ONE)), None);

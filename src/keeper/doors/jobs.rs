@@ -52,6 +52,16 @@ impl Doors {
         std::mem::take(&mut self.ended)
     }
 
+    /// The job that opens a door now, while it is starting.
+    pub(in crate::keeper) fn opened_by(&self, key: &GrantKey) -> Option<JobId> {
+        let opens = |id: &GrantId| {
+            let grant = self.grants.get(*id);
+            grant.is_some_and(|it| it.key == *key && it.state() == GrantState::Starting)
+        };
+        let mut jobs = self.jobs.iter();
+        jobs.find(|(_, it)| matches!(it, Purpose::Open(id, ..) if opens(id))).map(|(job, _)| *job)
+    }
+
     /// Opens what a grant opens, or sees to it that it is open.
     pub(super) fn run_open(
         &mut self,
