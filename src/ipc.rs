@@ -199,7 +199,8 @@ mod tests {
 
     fn kind() -> impl Strategy<Value = EventKind> {
         prop_oneof![
-            any::<u8>().prop_map(EventKind::Stage),
+            (any::<u8>(), prop::option::of(knock()))
+                .prop_map(|(stage, knock)| EventKind::Stage { stage, knock }),
             Just(EventKind::Open(CompletedBy::Sequence)),
             (any::<u32>(), any::<u64>()).prop_map(|(client, step)| {
                 EventKind::Open(CompletedBy::Totp { client: ClientId(client), step })

@@ -135,11 +135,6 @@ pub struct RefusalFacts {
 }
 
 impl What {
-    /// A stage whose latest knock is not told.
-    pub const fn stage(stage: usize) -> Self {
-        Self::Stage { stage, knock: None }
-    }
-
     /// A refusal of which no more is known than why.
     pub fn refused(reason: Reason) -> Self {
         Self::Refused(RefusalFacts { reason: Some(reason), ..RefusalFacts::default() })
@@ -177,7 +172,9 @@ impl EventLine {
         let door = event.door.and_then(|id| config.doors.get(id.0 as usize));
         let (mut by, mut client) = (None, None);
         let (what, message) = match event.kind {
-            EventKind::Stage(stage) => (What::stage(stage.into()), format!("Stage {stage}")),
+            EventKind::Stage { stage, knock } => {
+                (What::Stage { stage: stage.into(), knock }, format!("Stage {stage}"))
+            }
             EventKind::Open(knocked) => {
                 by = Some(match knocked {
                     CompletedBy::Totp { .. } => OpenedBy::Method(Method::Totp),

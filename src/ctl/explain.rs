@@ -220,9 +220,6 @@ impl Explainer<'_> {
         // The engine's clock is that of the capture.
         let seen = Monotonic::from_nanos(at.as_nanos());
         let mut line = EventLine::of_event(self.config, event, seen, at);
-        if let What::Stage { knock, .. } = &mut line.what {
-            *knock = packet.map(Packet::knock);
-        }
         if let What::Open { knock } = &mut line.what {
             *knock = packet.map(Packet::knock);
             let door = event.door.and_then(|id| door(self.config, id));

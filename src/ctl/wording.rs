@@ -19,7 +19,13 @@ pub(super) fn event(line: &EventLine, wanted: Option<&Recognition>) -> String {
     let whose = by.map_or_else(String::new, |by| format!(" by {by}")) + &of;
     // Where codes open the door too, a stage may be one of a code.
     let wanted = wanted.filter(|wanted| wanted.totp.is_none());
-    let sequence = wanted.map_or(&[][..], |wanted| &wanted.sequence);
+    let mut sequence = wanted.map_or(&[][..], |wanted| &wanted.sequence);
+    // The configuration may have changed since: it says nothing then of what was knocked.
+    if let What::Stage { stage, knock: Some(knock) } = what
+        && sequence.get(stage.saturating_sub(1)).is_some_and(|now| now != knock)
+    {
+        sequence = &[];
+    }
     let place = |stage: usize| {
         // The configuration may have changed since the daemon read it.
         if stage <= sequence.len() {
@@ -230,6 +236,9 @@ mod tests {
         wanted.seq_timeout = Duration::from_secs(5);
         for (text, expected) in [
             (r#""event":"stage","stage":2"#, "stage 2 of 3 (8000/udp)"),
+            (r#""event":"stage","stage":2,"knock":"8000/udp""#, "stage 2 of 3 (8000/udp)"),
+            // As the sequence was before the file was changed.
+            (r#""event":"stage","stage":2,"knock":"8500/udp""#, "stage 2 (8500/udp)"),
             (
                 r#""event":"reset","stage":1,"reason":"trip-wire""#,
                 "reset at stage 1 of 3: a trip-wire was hit, 8000/udp was expected",

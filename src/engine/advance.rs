@@ -42,7 +42,7 @@ impl EventSink<'_> {
             self.emit(door, before.began, kind);
         }
         if after.knocks > 0 {
-            self.emit(door, after.began, EventKind::Stage(after.knocks));
+            self.emit(door, after.began, EventKind::Stage { stage: after.knocks, knock });
         }
     }
 }
@@ -183,7 +183,8 @@ impl Advance<'_> {
             let kind = EventKind::Open(CompletedBy::Sequence);
             self.sink.emit(Some(track.door), after.began, kind);
         } else {
-            self.sink.emit(Some(track.door), after.began, EventKind::Stage(after.knocks));
+            let (stage, knock) = (after.knocks, Some(candidate.knock));
+            self.sink.emit(Some(track.door), after.began, EventKind::Stage { stage, knock });
         }
     }
 
@@ -209,7 +210,8 @@ impl Advance<'_> {
             }
         };
         if after.knocks > before.knocks {
-            self.sink.emit(Some(track.door), after.began, EventKind::Stage(after.knocks));
+            let (stage, knock) = (after.knocks, Some(candidate.knock));
+            self.sink.emit(Some(track.door), after.began, EventKind::Stage { stage, knock });
         } else if !again {
             // Every port of the range is a trip-wire, but for the one that is next.
             self.emit_broken(track, (before, after), Reason::TripWire, candidate.knock);

@@ -72,7 +72,7 @@ fn text(event: &Event) -> String {
         return format!("locked out everywhere for {} s", until.since(event.began).as_secs());
     };
     match event.kind {
-        EventKind::Stage(stage) => format!("{door}: stage {stage}"),
+        EventKind::Stage { stage, .. } => format!("{door}: stage {stage}"),
         EventKind::Open(CompletedBy::Sequence) => format!("{door}: open"),
         EventKind::Open(CompletedBy::Totp { client, .. }) => {
             format!("{door}: open: client {}", client.0)

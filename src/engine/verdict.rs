@@ -149,8 +149,9 @@ pub struct Event {
 /// What happened to a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// The latest knocks form this long a prefix of the sequence.
-    Stage(u8),
+    /// The latest knocks form this long a prefix of the sequence; this was the last of them, unless
+    /// it is what time has left.
+    Stage { stage: u8, knock: Option<Knock> },
     /// The sequence is complete.
     Open(CompletedBy),
     /// A sequence that had come to `stage` is broken; by this knock, unless its time was over.

@@ -174,7 +174,7 @@ variants!(Protocol { 0 Tcp, 1 Udp });
 fields!(Knock { protocol, port });
 variants!(CompletedBy { 0 Sequence, 1 Totp { client, step } });
 variants!(EventKind {
-    0 Stage(stage),
+    0 Stage { stage, knock },
     1 Open(knocked),
     2 Reset { stage, reason, knock },
     3 Missed { client, steps },

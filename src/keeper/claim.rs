@@ -13,6 +13,7 @@ use crate::engine::{
 };
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
+use crate::proto::knock::Knock;
 use crate::proto::method::Method;
 use crate::proto::secret::Secret;
 use crate::proto::totp::Scheme;
@@ -90,11 +91,12 @@ impl Grounds<'_> {
 }
 
 impl Claim {
-    /// The stage of a sequence that is complete, as classic knockd counts them.
-    pub(super) fn last_stage(&self) -> Option<usize> {
+    /// The stage of a sequence that is complete, as classic knockd counts them, and its knock.
+    pub(super) fn last_stage(&self) -> Option<(usize, Option<Knock>)> {
         let by_sequence =
             matches!(self.origin.by, OpenedBy::Method(Method::Sequence | Method::OneTimeSequence));
-        by_sequence.then_some(self.door.recognition.sequence.len())
+        let sequence = &self.door.recognition.sequence;
+        by_sequence.then(|| (sequence.len(), sequence.last().copied()))
     }
 
     /// What an administrator asks for.

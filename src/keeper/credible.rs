@@ -121,7 +121,7 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
     let length = recognition.sequence.len().max(rotating);
     let may = |id| client(grounds.then, id).is_some_and(|client| holds_secret(client, door));
     match event.kind {
-        EventKind::Stage(stage) => is_stage(stage, length.saturating_sub(1)),
+        EventKind::Stage { stage, .. } => is_stage(stage, length.saturating_sub(1)),
         EventKind::Open(knocked) => {
             so(at.since(event.began) <= recognition.seq_timeout, "a sequence that took too long")?;
             match knocked {
@@ -357,7 +357,7 @@ pub(super) mod tests {
         let lasts = world.config.doors[CODE.0 as usize].recognition.lockout.unwrap().lasts;
         let until = world.now.monotonic + EARLY + lasts;
         for (door, kind) in [
-            (PLAIN, EventKind::Stage(2)),
+            (PLAIN, EventKind::Stage { stage: 2, knock: None }),
             (PLAIN, EventKind::Open(CompletedBy::Sequence)),
             (PLAIN, reset(2, Reason::Timeout)),
             (CODE, totp(ALICE)),
@@ -427,9 +427,21 @@ pub(super) mod tests {
             (PLAIN, totp(BOB), "a code of a client that has none for the door"),
             (CODE, totp(BOB), "a code of a client that has none for the door"),
             (CODE, totp(ClientId(7)), "a code of a client that has none for the door"),
-            (PLAIN, EventKind::Stage(0), "a stage that the door does not have"),
-            (PLAIN, EventKind::Stage(3), "a stage that the door does not have"),
-            (SPA, EventKind::Stage(1), "a stage that the door does not have"),
+            (
+                PLAIN,
+                EventKind::Stage { stage: 0, knock: None },
+                "a stage that the door does not have",
+            ),
+            (
+                PLAIN,
+                EventKind::Stage { stage: 3, knock: None },
+                "a stage that the door does not have",
+            ),
+            (
+                SPA,
+                EventKind::Stage { stage: 1, knock: None },
+                "a stage that the door does not have",
+            ),
             (PLAIN, reset(1, Reason::Used), "a stage that the door does not have"),
             (PLAIN, reset(1, Reason::BadTag), "a reason for which no sequence ends"),
             (PLAIN, EventKind::LockedOut { until }, "a lock that no rule allows"),
@@ -458,7 +470,8 @@ pub(super) mod tests {
         {
             let source = address(source);
             let said = "a packet from where none comes from";
-            let event = Event { source, ..world.event(PLAIN, EventKind::Stage(1)) };
+            let event =
+                Event { source, ..world.event(PLAIN, EventKind::Stage { stage: 1, knock: None }) };
             assert_eq!(lie(world.told(event)), said);
             assert_eq!(lie(world.asked(DatagramRequest { source, ..world.spa() })), said);
             let refusal = Refusal::new(source, Reason::TooOld);
@@ -466,7 +479,8 @@ pub(super) mod tests {
             assert_eq!(lie(world.check(&FromWatcher::Refused { refusal, at })), said);
         }
         let source = address("2001:db8::7");
-        let event = Event { source, ..world.event(PLAIN, EventKind::Stage(1)) };
+        let event =
+            Event { source, ..world.event(PLAIN, EventKind::Stage { stage: 1, knock: None }) };
         assert_eq!(world.told(event), Ok(()));
         world.config.settings.only_ipv4 = true;
         assert!(world.told(event).is_err());

@@ -60,7 +60,7 @@ mod tests {
     fn what_is_told_later_of_earlier_things_stands_where_it_happened() {
         let mut memory = RecentEvents::default();
         memory.keep(line(3, 2, What::Open { knock: None }));
-        memory.keep(line(1, 2, What::stage(1)));
+        memory.keep(line(1, 2, What::Stage { stage: 1, knock: None }));
         memory.keep(line(2, 3, What::Close));
         assert_eq!(times(&memory.about(None)), [1.0, 2.0, 3.0]);
         assert_eq!(times(&memory.about(Some([192, 0, 2, 2].into()))), [1.0, 3.0]);
@@ -72,8 +72,8 @@ mod tests {
     #[test]
     fn a_flood_of_first_knocks_pushes_nothing_else_out() {
         let mut memory = RecentEvents::default();
-        memory.keep(line(1, 2, What::stage(2)));
-        (0..5000).for_each(|_| memory.keep(line(2, 3, What::stage(1))));
+        memory.keep(line(1, 2, What::Stage { stage: 2, knock: None }));
+        (0..5000).for_each(|_| memory.keep(line(2, 3, What::Stage { stage: 1, knock: None })));
         assert_eq!(memory.about(None).len(), REMEMBERED + 1);
     }
 }

@@ -132,7 +132,13 @@ mod tests {
         let source = "192.0.2.2".parse().ok();
         let door = "ssh".parse().ok();
         let at = Wall::from_nanos(0);
-        Facts::of_line(&EventLine::new(at, source, door.as_ref(), What::stage(1), "Stage 1"))
+        Facts::of_line(&EventLine::new(
+            at,
+            source,
+            door.as_ref(),
+            What::Stage { stage: 1, knock: None },
+            "Stage 1",
+        ))
     }
 
     #[test]
@@ -150,7 +156,7 @@ mod tests {
         }
 
         fn event(&self, event: &Event<'_>) {
-            *self.0.lock().unwrap() = LogRecord::of(LogLevel::Info, event).facts;
+            *self.0.lock().unwrap() = Facts::of(event).0;
         }
 
         fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -90,7 +90,7 @@ impl Reporter {
         let further = match event.kind {
             EventKind::Open(_) | EventKind::LockedOut { .. } => return self.say(frame),
             EventKind::Missed { .. } | EventKind::Unmatched => true,
-            EventKind::Stage(stage) | EventKind::Reset { stage, .. } => stage > 1,
+            EventKind::Stage { stage, .. } | EventKind::Reset { stage, .. } => stage > 1,
         };
         let past = FromWatcher::ReplayedEvent { event, at };
         if let EventKind::Reset { reason, .. } = event.kind {
@@ -340,10 +340,10 @@ mod tests {
     fn a_flood_of_first_knocks_hides_neither_later_stages_nor_itself() {
         let (mut reporter, keeper) = pair(false);
         for _ in 0..100_000 {
-            reporter.event(at(0), event(EventKind::Stage(1)));
+            reporter.event(at(0), event(EventKind::Stage { stage: 1, knock: None }));
         }
         assert_eq!(heard(&keeper).len(), 100);
-        reporter.event(at(0), event(EventKind::Stage(2)));
+        reporter.event(at(0), event(EventKind::Stage { stage: 2, knock: None }));
         assert_eq!(heard(&keeper).len(), 1);
         reporter.poll(at(10_000));
         assert_eq!(heard(&keeper), [FromWatcher::Suppressed { count: 99_900 }]);
@@ -420,7 +420,7 @@ mod tests {
     fn whoever_asks_is_told_once_what_was_not_told_and_then_all_there_is() {
         let (mut reporter, keeper) = pair(false);
         let reset = event(EventKind::Reset { stage: 2, reason: Reason::TripWire, knock: None });
-        reporter.event(at(1), event(EventKind::Stage(2)));
+        reporter.event(at(1), event(EventKind::Stage { stage: 2, knock: None }));
         reporter.event(at(2), reset);
         reporter.event(at(3), Event { source: IpAddr::from([192, 0, 2, 3]), ..reset });
         heard(&keeper);

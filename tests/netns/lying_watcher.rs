@@ -168,7 +168,7 @@ fn plays_the_watcher() {
             // Keeps the keeper from looking at the next one for a while, at each turn.
             while channel.receive::<ToWatcher>() == Received::Nothing {
                 let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
-                let event = Event { kind: EventKind::Stage(1), ..event };
+                let event = Event { kind: EventKind::Stage { stage: 1, knock: None }, ..event };
                 for _ in 0..100 {
                     tell(&copy, &FromWatcher::ReplayedEvent { event, at });
                 }
@@ -193,7 +193,7 @@ fn plays_the_watcher() {
                 let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
                 let (client, reason) = (Some(ClientId(0)), Reason::TooOld);
                 let refusal = Refusal { client, ..Refusal::new(event.source, reason) };
-                let event = Event { kind: EventKind::Stage(1), ..event };
+                let event = Event { kind: EventKind::Stage { stage: 1, knock: None }, ..event };
                 tell(&copy, &FromWatcher::Event { event, at });
                 tell(&copy, &FromWatcher::ReplayedEvent { event, at });
                 tell(&copy, &FromWatcher::Refused { refusal, at });

@@ -125,7 +125,7 @@ fn the_line_after_the_one_that_was_knocked_is_not_taken_for_it() {
     site.has_left(before - 1);
     let said = site.knockd.says_while(&["explain", "--live"], || ());
     assert!(
-        said.contains("ssh  stage 2\n") && said.contains("open by one_time_sequence"),
+        said.contains("ssh  stage 2 (8000/udp)\n") && said.contains("open by one_time_sequence"),
         "{said}"
     );
 }

@@ -150,7 +150,7 @@ impl Model {
             let sequence = &self.doors[door].0.sequence;
             match after {
                 Some((stage, began)) if stage == before.map_or(0, |(stage, _)| stage) + 1 => {
-                    let mut kind = EventKind::Stage(stage as u8);
+                    let mut kind = EventKind::Stage { stage: stage as u8, knock: Some(knock) };
                     if stage == sequence.len() {
                         kind = EventKind::Open(CompletedBy::Sequence);
                         history.doors[door].0.clear();
@@ -213,8 +213,9 @@ fn reset(
     let broken = before.map(|(stage, began)| {
         event(source, door, began, EventKind::Reset { stage: stage as u8, reason, knock })
     });
-    let left =
-        after.map(|(stage, began)| event(source, door, began, EventKind::Stage(stage as u8)));
+    let left = after.map(|(stage, began)| {
+        event(source, door, began, EventKind::Stage { stage: stage as u8, knock })
+    });
     broken.into_iter().chain(left).collect()
 }
 

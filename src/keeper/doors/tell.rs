@@ -56,7 +56,9 @@ impl DoorEvent<'_> {
         let completed = |what, claim: Option<&Claim>| {
             // The stage that a sequence ended with is told here: until now nothing waited for the log.
             let last = claim.and_then(Claim::last_stage);
-            let stage = last.map(|last| line(What::stage(last), &format!("Stage {last}")));
+            let stage = last.map(|(stage, knock)| {
+                line(What::Stage { stage, knock }, &format!("Stage {stage}"))
+            });
             let by_hand = origin.by == OpenedBy::Knockctl;
             let text = if by_hand { "opened by hand" } else { "OPEN SESAME" };
             let asked_by = claim.and_then(|claim| claim.asked_by);
