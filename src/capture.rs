@@ -39,8 +39,8 @@ pub(crate) struct Frame<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Counts of packets: those that passed the filter, and of these the ones that were lost because the
-/// ring was full.
+/// Counts of packets: those that passed the filter, and of these the ones that were lost because
+/// the ring was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stats {
     pub received: u64,
@@ -198,7 +198,7 @@ fn understood(of: &str, link: Linktype) -> Result<LinkType, CaptureError> {
     })
 }
 
-/// Why packets can't be had.
+/// The reason why packets can't be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
     #[error("{interface}: there is no such interface")]

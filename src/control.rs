@@ -92,7 +92,7 @@ pub enum Request {
     History(HistoryQuery),
 }
 
-/// How long a configuration may be on trial: 10 s to 1 h.
+/// The time that a configuration may be on trial: 10 s to 1 h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u64")]
 pub struct TrialTime(u64);
@@ -143,7 +143,7 @@ pub enum Reply {
     },
 }
 
-/// How a running daemon fares.
+/// The state of a running daemon.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
@@ -218,7 +218,7 @@ pub struct GrantStatus {
 
 words! {
 FromStr:
-/// How the door of a grant is: what the grant's state says, and what is known besides.
+/// The condition of a grant's door: what the grant's state says, and what is known besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantCondition {
     /// Its open commands run, or have yet to.

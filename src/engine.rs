@@ -324,8 +324,8 @@ impl Engine {
         self.spa.iter().map(SpaJudge::datagrams).chain(fwknop)
     }
 
-    /// Whether nobody is half-way through a sequence: with a window that has ended, there is nothing
-    /// left to speak of.
+    /// Whether nobody is half-way through a sequence: with a window that has ended, there is
+    /// nothing left to speak of.
     pub fn is_idle(&self) -> bool {
         self.tracker.totals.attempts == 0 && self.next_search().is_none() && self.untold.is_empty()
     }

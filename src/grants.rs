@@ -442,8 +442,8 @@ impl Grants {
         ids
     }
 
-    /// Leaves those to the kernel that the kernel ends, and [closes](Self::close) the others, but no
-    /// more than `most` of them.
+    /// Leaves those to the kernel that the kernel ends, and [closes](Self::close) the others, but
+    /// no more than `most` of them.
     #[must_use]
     pub fn leave(&mut self, most: usize) -> Vec<ToClose> {
         let kept = self.matching(|grant| grant.backend.element().is_some());

@@ -112,7 +112,7 @@ impl ExplainFilter {
     }
 }
 
-/// What was read from a channel.
+/// The outcome of reading from a channel.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<T> {

@@ -1,4 +1,5 @@
-//! The keeper, the privileged process: configuration, grants, commands, and supervision of watchers.
+//! The keeper, the privileged process: configuration, grants, commands, and supervision of
+//! watchers.
 //!
 //! It never sees a packet.
 

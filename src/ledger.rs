@@ -1,7 +1,8 @@
 //! The ledger: the durable record of open grants, of what was already used, and of what happened.
 //!
 //! SQLite in `state_dir/ledger.db`, in WAL mode. A committed write survives a killed process; one
-//! that was [flushed](Durability::PowerLoss) also a power cut. One process at a time may have it open.
+//! that was [flushed](Durability::PowerLoss) also a power cut. One process at a time may have it
+//! open.
 
 mod error;
 mod history;
@@ -32,8 +33,9 @@ pub const FILE: &str = "ledger.db";
 
 /// The durability of a write: what it has to survive.
 ///
-/// Measured (`cargo bench --bench ledger`, two cores, a virtual disk): recording a grant takes 16 µs
-/// with `Crash` and 210 µs with `PowerLoss`, with a proof 18 µs and 200 µs; a line of history 6 µs.
+/// Measured (`cargo bench --bench ledger`, two cores, a virtual disk): recording a grant takes 16
+/// µs with `Crash` and 210 µs with `PowerLoss`, with a proof 18 µs and 200 µs; a line of history 6
+/// µs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     Crash,

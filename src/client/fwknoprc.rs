@@ -73,8 +73,8 @@ pub(crate) enum RcError {
 ///
 /// As fwknop does: a value ends at the first blank, `;` or `#`; what stands later counts, except
 /// that `KEY` and `HMAC_KEY` win over those in base64; other stanzas are not looked at. What does
-/// not count is not looked at either: variables that are `settled` by an option, those of `[default]`
-/// that the stanza gives too, and those that are given anew further down.
+/// not count is not looked at either: variables that are `settled` by an option, those of
+/// `[default]` that the stanza gives too, and those that are given anew further down.
 ///
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not

@@ -52,8 +52,8 @@ fn takes_time(line: Option<String>) {
     *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = ends;
 }
 
-/// What accompanies the knocking: verbose output, and warnings. Nothing of it keeps the knocking from
-/// happening.
+/// The output that accompanies the knocking: verbose lines, and warnings. Nothing of it keeps the
+/// knocking from happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Messages {
     /// The stream of the messages of `-v`; `None`: they are not wanted.

@@ -96,8 +96,8 @@ pub(super) struct WaitTarget {
     pub for_proxy: bool,
 }
 
-/// The number of UDP sockets that stay open, so that their source ports are not given out again: a server
-/// takes two datagrams with the same ports for one.
+/// The number of UDP sockets that stay open, so that their source ports are not given out again: a
+/// server takes two datagrams with the same ports for one.
 const KEPT: usize = 32;
 
 /// A sender to one host.

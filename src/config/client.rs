@@ -75,7 +75,7 @@ impl FwknopClient {
     }
 }
 
-/// Where the parts of a client are written.
+/// The places where the parts of a client are written.
 #[derive(Clone, Debug)]
 pub struct ClientPlaces {
     pub name: Place,

@@ -10,7 +10,7 @@ use crate::proto::port_range::PortRange;
 use crate::proto::spa::PORTS;
 use crate::time::Wall;
 
-/// How native SPA datagrams are taken.
+/// The settings for native SPA datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaSettings {
     /// Where they are sent to; a client picks one of these.
@@ -35,7 +35,7 @@ impl Default for SpaSettings {
     }
 }
 
-/// How fwknop's datagrams are taken.
+/// The settings for fwknop's datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FwknopSettings {
     pub port: NonZeroU16,

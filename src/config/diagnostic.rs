@@ -105,7 +105,8 @@ fn names_secret(line: &str) -> bool {
     })
 }
 
-/// Where something stands: a file, a line, a column and a width; in line 0, the file as a whole.
+/// A place in a configuration: a file, a line, a column and a width; in line 0, the file as a
+/// whole.
 #[derive(Clone, Debug, Serialize)]
 pub struct Place {
     #[serde(rename = "file")]
@@ -154,7 +155,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whether a configuration can be used in spite of what is found; errors come first.
+/// The severity of a finding: whether a configuration can be used in spite of it; errors come
+/// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -283,7 +285,7 @@ pub(super) fn narrow(number: usize) -> u32 {
 #[derive(Clone, Copy, Debug)]
 pub struct Reported(());
 
-/// What was read, where nothing was wrong with it.
+/// The result of reading: the value, or that what was wrong has been reported.
 pub(crate) type Parsed<T> = Result<T, Reported>;
 
 /// Everything found wrong so far.

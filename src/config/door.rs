@@ -41,7 +41,7 @@ impl Door {
     }
 }
 
-/// What it takes to open a door: the watcher's half.
+/// The recognition of a door, what it takes to open it: the watcher's half.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recognition {
     pub name: Name,
@@ -98,7 +98,7 @@ impl Door {
     }
 }
 
-/// Where the parts of a door are written.
+/// The places where the parts of a door are written.
 #[derive(Clone, Debug)]
 pub struct DoorPlaces {
     pub name: Place,

@@ -30,7 +30,7 @@ impl Loaded {
     }
 }
 
-/// Where the parts of a configuration are written.
+/// The places where the parts of a configuration are written.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// One for each interface that is named.

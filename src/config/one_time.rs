@@ -22,7 +22,7 @@ pub(crate) struct OneTimeLine {
     pub knocks: Vec<Knock>,
 }
 
-/// Why a line is no sequence. The message shows nothing of the line.
+/// The reason why a line is no sequence. The message shows nothing of the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct OneTimeLineError {
@@ -98,7 +98,7 @@ fn parse_line(line: &str, number: u32) -> Result<Vec<Knock>, OneTimeLineError> {
 /// What a line begins with that has been used.
 pub(crate) const STRUCK: u8 = b'#';
 
-/// How sequences are to be made.
+/// The recipe by which one-time sequences are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Recipe {
     /// How many lines.
@@ -111,7 +111,7 @@ pub(crate) struct Recipe {
     pub protocol: Option<Protocol>,
 }
 
-/// Why no sequences can be made.
+/// The reason why no sequences can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RecipeError {
     #[error("a sequence has 3 to {MAX_KNOCKS} knocks: a port scan completes shorter ones")]

@@ -6,7 +6,7 @@ use super::mechanism::Mechanism;
 use super::template::{Command, Commands};
 use crate::proto::knock::Knock;
 
-/// What opening a door does: the keeper's half.
+/// The opening of a door, what that does: the keeper's half.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
     pub mechanism: Mechanism,
@@ -61,8 +61,8 @@ pub(super) const OPEN_FOR: Duration = Duration::from_secs(30);
 /// The most grants that can be asked for.
 pub(super) const MAX_GRANTS: usize = 1_000_000;
 
-/// The default of `max_grants`. What the kernel holds is cheap; what commands open takes some milliseconds each, and as long to
-/// close again.
+/// The default of `max_grants`. What the kernel holds is cheap; what commands open takes some
+/// milliseconds each, and as long to close again.
 pub(super) const fn default_max_grants(mechanism: &Mechanism) -> usize {
     match mechanism {
         Mechanism::Commands { .. } => 1_000,

@@ -1,4 +1,4 @@
-//! Who may own, read and write a file that is trusted: its owner and mode, checked.
+//! Permissions of a file that is trusted: who may own, read and write it, checked.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -58,8 +58,8 @@ pub(crate) fn unsafe_to_use(
     Some(Diagnostic::file(path, message).help(help))
 }
 
-/// Whether the group of a file is its owner's own: of the same name, and with nobody else in it. Many
-/// systems make the files of a user so, for that group to write. None of root's are.
+/// Whether the group of a file is its owner's own: of the same name, and with nobody else in it.
+/// Many systems make the files of a user so, for that group to write. None of root's are.
 fn is_own_group(metadata: &fs::Metadata) -> bool {
     let owner = User::from_uid(metadata.uid().into()).ok().flatten();
     let group = Group::from_gid(metadata.gid().into()).ok().flatten();
@@ -71,8 +71,8 @@ fn is_own_group(metadata: &fs::Metadata) -> bool {
     })
 }
 
-/// Whether a group is the first of anybody but the owner, which stands with the users (passwd(5)) and
-/// not with the group.
+/// Whether a group is the first of anybody but the owner, which stands with the users (passwd(5))
+/// and not with the group.
 fn is_first_of_others(users: &str, group: Gid, owner: &str) -> bool {
     let group = group.to_string();
     users.lines().any(|line| {

@@ -10,7 +10,7 @@ use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
 use crate::proto::words::words;
 
-/// What concerns the daemon as a whole, defaults filled in.
+/// The settings of the daemon as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// libpcap's names; `any` is every interface. Never empty.
@@ -66,7 +66,7 @@ impl Settings {
 /// How long a command may run where nothing else is said.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
-/// What becomes of the guard when knockd stops.
+/// The fate of the guard when knockd stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExit {
     /// It stays, and its ports stay locked.
@@ -76,7 +76,7 @@ pub enum OnExit {
     Remove,
 }
 
-/// Where the log goes, and what of it.
+/// The settings of the log: where it goes, and what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The facility, where syslog is wanted.

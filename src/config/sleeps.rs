@@ -1,4 +1,4 @@
-//! How long a command sleeps before it ends: an estimate from its text.
+//! An estimate, from its text, of how long a command sleeps before it ends.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr};

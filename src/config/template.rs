@@ -21,8 +21,8 @@ pub struct Commands {
     pub v6: Pair,
 }
 
-/// A command that opens and one that closes. Without `open` the family cannot be opened; without `close` the
-/// door is an act.
+/// A command that opens and one that closes. Without `open` the family cannot be opened; without
+/// `close` the door is an act.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pair {
     pub open: Option<Command>,
@@ -109,7 +109,7 @@ impl Hole {
     }
 }
 
-/// Why a text is no command. The message says what to write instead.
+/// The reason why a text is no command. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     #[error("unknown hole %{name}%: {}", match .meant {

@@ -1,5 +1,5 @@
-//! The ports that each door watches for its sequence: those of the sequence and the trip-wires around
-//! them.
+//! The ports that each door watches for its sequence: those of the sequence and the trip-wires
+//! around them.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;

@@ -116,7 +116,7 @@ pub enum What {
     },
 }
 
-/// Why nothing opens, as far as it is known.
+/// The reason why nothing opens, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RefusalFacts {
     /// `None`: the history has it in words only.

@@ -82,7 +82,7 @@ fn around(host: HostFacts) -> HostContext {
     }
 }
 
-/// What `check --json` prints, an object a line.
+/// An object that `check --json` prints, one a line.
 #[derive(Debug, Serialize)]
 #[serde(tag = "about", rename_all = "snake_case")]
 pub enum CheckLine<'a> {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::sys::files;
 
-/// Why a file could not be changed.
+/// The reason why a file could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum FileError {
     #[error("cannot {doing} {path}: {source}")]

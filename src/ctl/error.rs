@@ -14,7 +14,7 @@ use crate::config::load::Report;
 use crate::config::{Config, Door, Name};
 use crate::log::escape;
 
-/// Why a command of knockctl failed.
+/// The reason why a command of knockctl failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("{0}")]

@@ -79,7 +79,7 @@ fn follow(
     }
     // Whoever waits for events cannot tell a quiet daemon from one that hangs: this does.
     let doors = doors(target)?;
-    let mut teller = EventPrinter::new(io::stdout().lock(), json, doors.iter(), known);
+    let mut printer = EventPrinter::new(io::stdout().lock(), json, doors.iter(), known);
     let replies = target.ask(request, Timeout::None)?;
     // A person who sees nothing should know that it works.
     if io::stderr().is_terminal() {
@@ -90,7 +90,7 @@ fn follow(
         };
         writeln!(io::stderr(), "knockctl: waiting for {about}; Ctrl-C ends")?;
     }
-    teller.tell_all(replies)?;
+    printer.tell_all(replies)?;
     Err(Error::Ended)
 }
 
@@ -101,10 +101,10 @@ pub(super) fn history(target: &Target, args: HistoryArgs) -> Result<(), Error> {
     let doors = if json { Vec::new() } else { doors(target)? };
     let replies = target.ask(&Request::History(query), Timeout::Reply)?;
     let out = BufWriter::new(io::stdout().lock());
-    let mut teller = EventPrinter::new(out, json, doors.iter(), BTreeMap::new());
-    teller.tell_all(replies)?;
-    teller.out.flush()?;
-    if teller.timeline.is_some_and(|timeline| timeline.is_empty()) {
+    let mut printer = EventPrinter::new(out, json, doors.iter(), BTreeMap::new());
+    printer.tell_all(replies)?;
+    printer.out.flush()?;
+    if printer.timeline.is_some_and(|timeline| timeline.is_empty()) {
         writeln!(io::stderr(), "nothing of that kind has happened")?;
     }
     Ok(())

@@ -61,7 +61,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
         engine: Engine::new(Setup::new(&config, server)),
         sealed,
         latest: Monotonic::ZERO,
-        teller: Explainer {
+        explainer: Explainer {
             config: &config,
             only: args.ip,
             lines: EventPrinter::new(out, args.json, doors, known(&config.doors)),
@@ -77,7 +77,7 @@ pub(super) fn run(target: &Target, args: &ExplainArgs) -> Result<(), Error> {
             writeln!(io::stderr(), "{count} datagrams that may be requests are not read: {why}");
     }
     if !matches!(read_to_end, Err(Error::Output(_))) {
-        explanation.teller.finish(explanation.engine.crowded())?;
+        explanation.explainer.finish(explanation.engine.crowded())?;
     }
     read_to_end
 }
@@ -114,7 +114,7 @@ struct Explanation<'a> {
     engine: Engine,
     sealed: Option<Sealed>,
     latest: Monotonic,
-    teller: Explainer<'a>,
+    explainer: Explainer<'a>,
 }
 
 impl Explanation<'_> {
@@ -128,16 +128,16 @@ impl Explanation<'_> {
                     // A capture does not say which interface it is of.
                     packet.looped = true;
                     let now = Now { monotonic: self.latest, wall: frame.time };
-                    let settings = &self.teller.config.settings.spa;
+                    let settings = &self.explainer.config.settings.spa;
                     if let Some(sealed) = &mut self.sealed
                         && SpaServer::is_datagram(settings, &packet, payload)
                     {
                         sealed.count += 1;
                     }
                     let verdict = self.engine.receive(now, &packet, payload);
-                    self.teller.packet(frame.time, &packet, &verdict)?;
+                    self.explainer.packet(frame.time, &packet, &verdict)?;
                 }
-                Err(ignored) => self.teller.tally.unread(ignored),
+                Err(ignored) => self.explainer.tally.unread(ignored),
             }
         }
         Ok(())
@@ -157,7 +157,7 @@ impl Explanation<'_> {
         while self.engine.next_work().is_some_and(|at| at <= self.latest) {
             let wall = Wall::from_nanos(self.latest.as_nanos());
             for event in self.engine.work(Now { monotonic: self.latest, wall }) {
-                self.teller.event(wall, event, None)?;
+                self.explainer.event(wall, event, None)?;
             }
         }
         Ok(())
@@ -171,7 +171,7 @@ impl Explanation<'_> {
         while let Some(deadline) = self.engine.next_deadline().filter(|&at| at <= self.latest) {
             let wall = Wall::from_nanos(deadline.as_nanos());
             for event in self.engine.on_deadline(Now { monotonic: deadline, wall }) {
-                self.teller.event(wall, event, None)?;
+                self.explainer.event(wall, event, None)?;
             }
         }
         self.work()

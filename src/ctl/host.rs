@@ -52,8 +52,8 @@ fn variable(environment: &[u8], name: &str) -> Option<String> {
     pairs.into_iter().find_map(value)
 }
 
-/// The kernel's ruleset as nft prints it, in JSON; `None` without nft or the permission to ask it, or where it
-/// takes more than 10 s.
+/// The kernel's ruleset as nft prints it, in JSON; `None` without nft or the permission to ask it,
+/// or where it takes more than 10 s.
 ///
 /// Rules of iptables-legacy are not among it.
 pub(super) fn ruleset() -> Option<Vec<u8>> {

@@ -59,7 +59,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
     }
 }
 
-/// Where the files are that are read.
+/// The source of the files that an import reads.
 pub trait Files {
     /// # Errors
     /// Says why a file cannot be read.

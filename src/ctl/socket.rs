@@ -23,7 +23,7 @@ const WATCHER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the commands of doors may keep it.
 const COMMANDS_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long an answer may take.
+/// The time that an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timeout {
     Reply,

@@ -103,8 +103,8 @@ pub(super) enum TrackKind {
     Rotating(DoorRotation),
 }
 
-/// A Bloom filter in one word, over stretches of 1024 ports: most knocks that a track does not watch
-/// can be passed over at a glance.
+/// A Bloom filter in one word, over stretches of 1024 ports: most knocks that a track does not
+/// watch can be passed over at a glance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PortBloom(u32);
 

@@ -10,8 +10,8 @@ use crate::wire::{Packet, Transport};
 const COPY: Micros = 20_000;
 /// The longest that a TCP segment may come again: Linux gives up on a SYN after 127 s.
 const LONGEST: Micros = 130_000_000;
-/// How long a segment that came once may take to come again: after one second or three, and of those
-/// after one second the first may be lost.
+/// How long a segment that came once may take to come again: after one second or three, and of
+/// those after one second the first may be lost.
 const RETRANSMISSION: Micros = 4_000_000;
 /// How much longer for each microsecond since it came first: the wait doubles each time, and again
 /// one may be lost.

@@ -43,10 +43,10 @@ pub(super) struct Lockouts {
     pub(super) crowded: u64,
 }
 
-/// Whom a failure counts against, and at which door; `None`: everywhere.
+/// The key of a count of failures: the network, and at which door; `None`: everywhere.
 type LockoutKey = (Option<DoorId>, Network);
 
-/// What is counted against one source.
+/// The failures that are counted against one source.
 #[derive(Debug, Default)]
 struct FailureRecord {
     /// Knocks that have come to nothing, and are not yet a failure.
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_guesser_is_locked_out_as_soon_with_a_flood_between_his_knocks_as_without() {
-        // Nine knocks lock a stranger out: then there is no room for his own lock.
+        // Nine knocks lock a stranger out: then there is no room for a lock of its own.
         for (knocks, newcomers) in [(0, false), (1, false), (3, true), (9, true)] {
             let mut lockouts = Lockouts::new(100);
             let guesser = address("203.0.113.1");

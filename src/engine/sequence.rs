@@ -7,7 +7,8 @@ use smallvec::SmallVec;
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
-/// When the knocks that a source has matched so far were seen. Its length is the stage.
+/// The times at which the knocks that a source has matched so far were seen. Its length is the
+/// stage.
 pub(super) type Times = SmallVec<[Monotonic; 2]>;
 
 /// The knocks that open a door, and where to go on when one of them is wrong or too old.

@@ -44,7 +44,7 @@ pub(super) struct DoorRotation {
     steps: VecDeque<Step>,
 }
 
-/// How far the latest knocks of a source match a sequence.
+/// The extent to which the latest knocks of a source match a sequence.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Matched {
@@ -66,7 +66,7 @@ pub(super) struct CompleteMatch {
     pub(super) refused: Option<Reason>,
 }
 
-/// How many knocks form the beginning of a sequence, and when the first of them came.
+/// A stage: how many knocks form the beginning of a sequence, and when the first of them came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stage {
     pub(super) knocks: u8,

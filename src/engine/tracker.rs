@@ -31,7 +31,7 @@ pub(super) struct Attempt {
     pub(super) knocks: Knocks,
 }
 
-/// What is remembered of the knocks of an attempt.
+/// The memory of the knocks of an attempt.
 #[derive(Debug)]
 pub(super) enum Knocks {
     /// When those were seen that the track's own sequence has matched.
@@ -92,7 +92,7 @@ pub(super) struct Totals {
     pub(super) crowded: u64,
 }
 
-/// Why a source is looked at.
+/// The reason why a source is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visit {
     /// It sent a packet: it becomes the most recently used, and is added if it is new.

@@ -50,7 +50,7 @@ pub enum Verdict<'a> {
 /// it gets nothing.
 pub type Judgement = Result<Vec<DatagramRequest>, Denial>;
 
-/// Why a datagram gets nothing.
+/// The reason why a datagram gets nothing.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
@@ -60,7 +60,7 @@ pub enum Denial {
     Refused(Refusal),
 }
 
-/// What an authenticated datagram asks of one door.
+/// The request of an authenticated datagram to one door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramRequest {
     pub door: DoorId,
@@ -146,7 +146,7 @@ pub struct Event {
     pub began: Monotonic,
 }
 
-/// What happened to a source.
+/// The kind of an event: what happened to a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The latest knocks form this long a prefix of the sequence; this was the last of them, unless
@@ -178,7 +178,8 @@ pub enum CompletedBy {
 /// for people. What is wrong with a packet, and with a request of fwknop's, has words of its own.
 macro_rules! reasons {
     ($($(#[$each:meta])* $reason:ident = $word:literal, $text:literal;)+) => {
-        /// Why something did not open: one vocabulary for logs, counters, `explain` and tests.
+        /// The reason why something did not open: one vocabulary for logs, counters, `explain` and
+        /// tests.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
         pub enum Reason {
             /// The bytes are no packet that anyone knocks with.

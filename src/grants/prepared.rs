@@ -16,7 +16,7 @@ pub struct PreparedGrant {
     pub(super) transition: Transition,
 }
 
-/// What becomes of the grant that there is for its key, or of a new one.
+/// The transition of the grant that there is for its key, or of a new one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Transition {
     Open(GrantId),
@@ -25,7 +25,7 @@ pub(super) enum Transition {
     Wait(GrantId),
 }
 
-/// What the ledger has to know before something asked for happens.
+/// A change that the ledger has to know before it happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrantChange {
     Record(GrantRecord),

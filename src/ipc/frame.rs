@@ -53,7 +53,7 @@ pub struct FrameWriter {
     at: usize,
 }
 
-/// What is left of a frame that is being read.
+/// A reader over what is left of a frame.
 pub struct FrameReader<'a> {
     rest: &'a [u8],
 }

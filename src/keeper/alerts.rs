@@ -65,8 +65,8 @@ impl Alerts {
         self.doors.get(door).map_or(Some(COMMAND_LIMIT), |door| door.opening.command_limit)
     }
 
-    /// Tells that a door is open for somebody, or has closed. `until`: when it closes, where it does
-    /// by itself.
+    /// Tells that a door is open for somebody, or has closed. `until`: when it closes, where it
+    /// does by itself.
     pub(super) fn tell(
         &mut self,
         now: Now,

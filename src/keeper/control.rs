@@ -79,7 +79,7 @@ struct ControlConnection {
     dead: bool,
 }
 
-/// How far a connection has come.
+/// The state of a connection: how far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionState {
     Asks,

@@ -11,7 +11,7 @@ use nix::fcntl::Flock;
 
 use crate::sys::lock_file::{self, LockFileError};
 
-/// Why the process cannot become the daemon.
+/// The reason why the process cannot become the daemon.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DaemonError {
     #[error("knockd is running already (process {pid}, {path})", path = path.display())]

@@ -28,7 +28,7 @@ const REMEMBERED: usize = 1024;
 /// How long the addresses of this host are taken to be what they were.
 const HOME_HOLDS: Duration = Duration::from_secs(1);
 
-/// What the rest of the keeper has to act upon.
+/// A notice of what the rest of the keeper has to act upon.
 #[must_use]
 pub(super) enum Notice {
     /// Somebody may have what this asks for.
@@ -49,7 +49,7 @@ pub(super) enum Notice {
     Failed(Arc<Config>),
 }
 
-/// What is known from the reports of all watchers, and what of it nobody has acted upon yet.
+/// The intake: what all watchers have reported, and what of it nobody has acted upon yet.
 pub(super) struct Intake {
     pub(super) notices: Vec<Notice>,
     /// What the ledger may not say.

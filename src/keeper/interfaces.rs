@@ -16,7 +16,7 @@ use crate::time::Monotonic;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How each interface fares, as far as people have been told.
+/// The state of each interface, as far as people have been told.
 #[derive(Default)]
 pub(super) struct Interfaces {
     states: HashMap<InterfaceName, InterfaceState>,

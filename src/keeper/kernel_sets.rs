@@ -23,7 +23,7 @@ use crate::time::Monotonic;
 use self::standing::comment;
 pub(super) use self::standing::standing;
 
-/// Why the kernel does not do what it is asked to.
+/// The reason why the kernel does not do what it is asked to.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KernelSetsError {
     #[error("cannot set up the guard: {0}")]

@@ -22,7 +22,7 @@ use crate::firewall::guard::{self, Guard};
 use crate::firewall::netlink::{Netlink, NetlinkError};
 use crate::sys::clock;
 
-/// Why the ports are not locked.
+/// The reason why the ports are not locked.
 #[derive(Debug, thiserror::Error)]
 enum LockError {
     #[error("the configuration is wrong, and there is no copy of one that worked: {0}")]

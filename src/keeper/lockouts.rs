@@ -12,8 +12,8 @@ use crate::time::Monotonic;
 /// How many are remembered: more are locked out only where addresses are spoofed.
 const MOST: usize = 1024;
 
-/// The sources that are not listened to, at a door or at all, and until when. Bounded: those that come when it is
-/// full are not remembered, so that nobody can push out his own lock with others'.
+/// The sources that are not listened to, at a door or at all, and until when. Bounded: those that
+/// come when it is full are not remembered, so that nobody can push out his own lock with others'.
 #[derive(Debug, Default)]
 pub(super) struct LockoutTable(BTreeMap<(IpAddr, Option<Name>), Monotonic>);
 

@@ -1,5 +1,5 @@
-//! One-time sequences at work: a line is struck out before its door opens, and the next one takes its
-//! place.
+//! One-time sequences at work: a line is struck out before its door opens, and the next one takes
+//! its place.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Files of one-time sequences: read, watched for changes, and the line that was knocked struck out.
+//! Files of one-time sequences: read, watched for changes, and the line that was knocked struck
+//! out.
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
@@ -19,7 +20,7 @@ use crate::time::Monotonic;
 /// How often they are looked after.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Why a line could not be struck out.
+/// The reason why a line could not be struck out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StrikeError {
     #[error("cannot strike out the line that was knocked in {path}: {source}")]
@@ -44,8 +45,8 @@ pub(super) struct OneTimeFiles {
     pub(super) pending: bool,
 }
 
-/// What changes when somebody writes a file: which one it is, its length, and when it was changed,
-/// which also tells of its owner and its mode.
+/// The version of a file, other when somebody has written it: which one it is, its length, and when
+/// it was changed, which also tells of its owner and its mode.
 type FileVersion = (u64, u64, u64, (i64, i64));
 
 fn version(path: &Path) -> Option<FileVersion> {

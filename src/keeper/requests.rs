@@ -170,7 +170,8 @@ impl Keeper {
         Ok(String::new())
     }
 
-    /// Opens a door by hand; `Ok(None)`: [`serve`](Self::serve) answers when its commands have ended.
+    /// Opens a door by hand; `Ok(None)`: [`serve`](Self::serve) answers when its commands have
+    /// ended.
     fn open(
         &mut self,
         now: Now,

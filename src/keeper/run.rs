@@ -38,8 +38,8 @@ pub(super) const WRONG_CONFIGURATION: u8 = 3;
 
 /// Runs the daemon until it is asked to stop.
 ///
-/// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason, said
-/// on standard error.
+/// Exit status: 0 asked to stop; [`WRONG_CONFIGURATION`]; 1 start-up failed for another reason,
+/// said on standard error.
 pub fn run(cli: &KnockdCli) -> ExitCode {
     match Keeper::start(cli).and_then(Keeper::run) {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ use crate::proto::spa::PrivateKey;
 use crate::sys::files;
 use crate::time::Now;
 
-/// Why there is no key.
+/// The reason why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerKeyError {
     #[error(transparent)]

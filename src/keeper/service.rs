@@ -1,5 +1,5 @@
-//! What surrounds the keeper: its configuration, its log, and the service manager, where there is
-//! one.
+//! The surroundings of the keeper: its configuration, its log, and the service manager, where there
+//! is one.
 
 use sd_notify::NotifyState;
 use tracing::warn;

@@ -39,7 +39,7 @@ use crate::time::{BootId, Monotonic};
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
 pub(super) const TIME_TO_CLOSE: Duration = Duration::from_secs(85);
 
-/// Why the daemon could not start.
+/// The reason why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error("{0}")]

@@ -1,6 +1,6 @@
-//! The file in the state directory that says that a trial goes on. A service manager starts a knockd
-//! that has died anew, with the configuration as it is: what nobody has confirmed must not be locked
-//! for good then.
+//! The file in the state directory that says that a trial goes on. A service manager starts a
+//! knockd that has died anew, with the configuration as it is: what nobody has confirmed must not
+//! be locked for good then.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -117,7 +117,7 @@ pub(super) struct OpenFile {
     pub set_aside: Option<Quarantined>,
 }
 
-/// What could be read from a corrupt ledger.
+/// The rows that could be read from a corrupt ledger.
 #[derive(Default)]
 struct Salvage {
     records: Vec<GrantRecord>,

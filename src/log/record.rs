@@ -12,7 +12,7 @@ use crate::config::LogLevel;
 use crate::control::EventLine;
 use crate::time::Wall;
 
-/// What is known of a log line: the `message`, and the `source` and the `door` of one that is about
+/// The facts of a log line: the `message`, and the `source` and the `door` of one that is about
 /// such.
 #[derive(Default)]
 pub(super) struct Facts(Map<String, Value>);

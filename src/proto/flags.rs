@@ -84,7 +84,7 @@ impl fmt::Display for FlagTest {
     }
 }
 
-/// Why a text is not a test of flags. The message says what to write instead.
+/// The reason why a text is not a test of flags. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlagsError {
     #[error(

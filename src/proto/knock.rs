@@ -63,7 +63,7 @@ impl fmt::Display for Knock {
     }
 }
 
-/// Why a text is not a knock. The message says what to write instead.
+/// The reason why a text is not a knock. The message says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KnockError {
     #[error("'{0}' is not a port: write a number from 1 to 65535")]

@@ -8,7 +8,7 @@ use super::knock::{KnockError, parse_port};
 /// Ports of which the first is not above the last.
 pub(crate) type PortRange = RangeInclusive<NonZeroU16>;
 
-/// Why a text is not a range of ports.
+/// The reason why a text is not a range of ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RangeError {
     #[error(transparent)]

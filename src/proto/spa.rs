@@ -84,7 +84,7 @@ impl NamedAddresses {
     }
 }
 
-/// Why nothing can be opened for some addresses.
+/// The reason why nothing can be opened for some addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     #[error("no address is given, and the observed one is not asked for")]
@@ -93,7 +93,7 @@ pub enum AddressError {
     OfNoHost(IpAddr),
 }
 
-/// When a request was made: microseconds since 1970-01-01 UTC.
+/// The time at which a request was made: microseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(u64);
 
@@ -121,7 +121,7 @@ impl From<Stamp> for Wall {
     }
 }
 
-/// Why a datagram says nothing that counts; the later it is found, the more it cost.
+/// The reason why a datagram says nothing that counts; the later it is found, the more it cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaError {
     #[error("not made for this server")]

@@ -81,7 +81,7 @@ impl TryFrom<RawScheme> for Scheme {
     }
 }
 
-/// Why no sequence can rotate so.
+/// The reason why no sequence can rotate so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemeError {
     #[error("the range {low}-{high} holds no port: write the lower port first")]

@@ -31,8 +31,8 @@ pub fn calendar_set_by() -> i64 {
     seconds.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The program that runs as the watcher: this program itself, also after its file has been replaced, unless a
-/// test names another.
+/// The program that runs as the watcher: this program itself, also after its file has been
+/// replaced, unless a test names another.
 pub fn watcher() -> OsString {
     wanted(WATCHER).unwrap_or_else(|| "/proc/self/exe".into())
 }

@@ -108,8 +108,8 @@ pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Writes a whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all of the
-/// new one, also after a power cut.
+/// Writes a whole file, mode 0600. Whoever reads it meanwhile reads all of the old one or all of
+/// the new one, also after a power cut.
 ///
 /// # Errors
 /// What the file system says; then the old file stays.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::O_NOFOLLOW;
 
-/// Why a file is not locked.
+/// The reason why a file is not locked.
 #[derive(Debug)]
 pub(crate) enum LockFileError {
     /// This process holds it.

@@ -45,8 +45,9 @@ pub(super) struct Reporter {
     asked: ExplainFilter,
 }
 
-/// What strangers or clients may cause at will: as much of it is told as its limit allows. The rest
-/// that happened lately is remembered for whoever asks why a knock did not open. What has been told
+/// The reports that strangers or clients may cause at will: as much of it is told as its limit
+/// allows. The rest that happened lately is remembered for whoever asks why a knock did not open.
+/// What has been told
 /// the keeper remembers.
 struct Limited {
     limit: Limit,

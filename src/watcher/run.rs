@@ -27,7 +27,7 @@ const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
 /// through the kernel.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// Why a watcher cannot work.
+/// The reason why a watcher cannot work.
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
     #[error("this is for knockd itself to use: {0}")]

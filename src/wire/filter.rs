@@ -22,7 +22,7 @@ pub struct Datagrams {
     pub lengths: RangeInclusive<u16>,
 }
 
-/// How finely a filter tells packets apart: how many flag tests, how many ranges of ports.
+/// The detail in which a filter tells packets apart: how many flag tests, how many ranges of ports.
 ///
 /// A kernel before 6.7 lends a socket 20 KiB for its filter (`net.core.optmem_max`); with more
 /// libpcap would filter in the process, after a copy of every packet on the interface. That is
@@ -58,7 +58,7 @@ struct Range {
     high: u16,
 }
 
-/// What a packet needs beside its port to pass.
+/// The condition beside its port under which a packet passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum TransportTest {
     Tcp(FlagTest),
@@ -159,8 +159,8 @@ fn transports(ranges: &[Range], fields: &Fields, in_words: Ranges) -> String {
     alternatives.collect::<Vec<_>>().join(" or ")
 }
 
-/// Where a family has what the filter looks at. libpcap checks by itself that `tcp[…]` and
-/// `udp[…]` are no later fragment; it has no such words for IPv6.
+/// The offsets at which a family has what the filter looks at. libpcap checks by itself that
+/// `tcp[…]` and `udp[…]` are no later fragment; it has no such words for IPv6.
 struct Fields {
     tcp: &'static str,
     tcp_port: &'static str,
@@ -201,8 +201,8 @@ impl Fields {
     }
 }
 
-/// The words that test whether a field is in a range. Both mean the same; libpcap's optimiser makes a sound
-/// program now of one, now of the other.
+/// The words that test whether a field is in a range. Both mean the same; libpcap's optimiser makes
+/// a sound program now of one, now of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ranges {
     Compared,

@@ -46,7 +46,7 @@ impl Packet {
 }
 
 words! {
-/// Why captured bytes are no packet that anyone knocks with.
+/// The reason why captured bytes are no packet that anyone knocks with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Ignored {
     /// The capture ends before the ports and flags do.
@@ -127,7 +127,7 @@ pub fn parse(link: LinkType, bytes: &[u8]) -> Result<(Packet, &[u8]), Ignored> {
     Ok((packet, payload))
 }
 
-/// What an IP packet carries: what was captured of it, and how long it is said to be.
+/// The payload of an IP packet: what was captured of it, and how long it is said to be.
 struct Segment<'a> {
     bytes: &'a [u8],
     claimed: usize,

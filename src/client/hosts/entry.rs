@@ -19,8 +19,8 @@ use crate::proto::knock::{Knock, Protocol};
 use crate::proto::port_range::{parse as port_range, parse_wide};
 use crate::proto::words::UnknownWord;
 
-/// The time between two knocks, unless something else is said: packets to different ports can overtake each
-/// other on the way.
+/// The time between two knocks, unless something else is said: packets to different ports can
+/// overtake each other on the way.
 pub const DELAY: Duration = Duration::from_millis(15);
 
 /// The keys of an entry.

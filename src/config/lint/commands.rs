@@ -4,7 +4,8 @@ use super::doors::Linted;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::{Command, Commands};
 
-/// Characters that text processors and web pages put where a command wants `-`, `'`, `"` or a blank.
+/// Characters that text processors and web pages put where a command wants `-`, `'`, `"` or a
+/// blank.
 const TYPESET: &str = "\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2212}\u{2018}\u{2019}\u{201c}\u{201d}\u{a0}\u{202f}";
 
 /// Warnings about the commands of a door; `only_ipv4`: none runs for an IPv6 address.

@@ -24,7 +24,7 @@ pub(crate) fn is_completed_in_order(knocks: &[Knock], trip_wires: u16) -> bool {
     scan_order(knocks).is_some() && (trip_wires == 0 || !knocks.windows(2).any(is_apart))
 }
 
-/// How likely a port scan in random order is to open a door.
+/// The odds that a port scan in random order opens a door.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Odds {
     /// There is no sequence.

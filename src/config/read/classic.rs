@@ -92,8 +92,8 @@ fn read_options(section: &Section<'_>, settings: &mut Settings, problems: &mut P
     }
 }
 
-/// The classic takes any text for a name; what a name here cannot hold becomes `_`, and what is then
-/// another door's name gets a number.
+/// The classic takes any text for a name; what a name here cannot hold becomes `_`, and what is
+/// then another door's name gets a number.
 fn read_name(name: Part<'_>, names: &mut TakenNames, problems: &mut Problems) -> Name {
     let taken = names.take(name.text);
     if taken.as_str() != name.text {

@@ -209,8 +209,8 @@ fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
     name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
 
-/// Reads all sections; what is wrong with their lines goes to `problems`. `told` is what becomes of a
-/// comment after a value.
+/// Reads all sections; what is wrong with their lines goes to `problems`. `told` is what becomes of
+/// a comment after a value.
 pub(crate) fn read_sections<'a>(
     source: &'a SourceText,
     told: &str,

@@ -187,7 +187,7 @@ pub(super) fn missing_program(program: &str, at: &Place) -> Option<Diagnostic> {
     (!found).then(|| warning.help(help))
 }
 
-/// What will fill the holes of a door's commands.
+/// The holes that there is something to fill with in a door's commands.
 #[derive(Clone, Copy)]
 pub(super) struct AvailableHoles {
     /// Whether the door opens a port.

@@ -20,7 +20,7 @@ pub(crate) struct Node {
     pub value: Value,
 }
 
-/// What stands at a place.
+/// The value of a node, before anybody has asked for its type.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     /// Nothing, `~` or `null`.

@@ -98,7 +98,7 @@ impl ClientFile {
     }
 }
 
-/// Why a file is not written anew.
+/// The reason why a file is not written anew.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::ctl) enum NotOurs {
     #[error("knockctl: error: {0} was not written by 'knockctl enroll', so it stays as it is")]

@@ -87,7 +87,7 @@ struct PortDoor {
     is_slow: bool,
 }
 
-/// Why a client has no ports: the note, and the comment beside it.
+/// The reason why a client has no ports: the note, and the comment beside it.
 type NoPorts = (Diagnostic, &'static str);
 
 #[derive(Default)]

@@ -9,8 +9,8 @@ use super::Stage;
 use crate::proto::knock::Knock;
 use crate::time::Monotonic;
 
-/// As many of the latest knocks as a sequence may need: as many different ones in a row, and of each
-/// as many repetitions, which count only where a sequence has them.
+/// As many of the latest knocks as a sequence may need: as many different ones in a row, and of
+/// each as many repetitions, which count only where a sequence has them.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct RecentKnocks {
     knocks: SmallVec<[TimedKnock; 4]>,

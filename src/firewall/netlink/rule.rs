@@ -30,7 +30,7 @@ const ACCEPT: i32 = 1;
 const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 
-/// Where the kernel asks a chain (linux/netfilter.h).
+/// A hook: where the kernel asks a chain (linux/netfilter.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Prerouting = 0,

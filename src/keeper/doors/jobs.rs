@@ -47,7 +47,8 @@ impl Doors {
         id
     }
 
-    /// What has ended since the last call of all that was [under way](super::ClaimOutcome::UnderWay).
+    /// What has ended since the last call of all that was [under
+    /// way](super::ClaimOutcome::UnderWay).
     pub(in crate::keeper) fn take_ended(&mut self) -> Vec<(JobId, Result<(), String>)> {
         std::mem::take(&mut self.ended)
     }

@@ -1,4 +1,5 @@
-//! Grants that the kernel still holds of an earlier keeper, known by the comments of their elements.
+//! Grants that the kernel still holds of an earlier keeper, known by the comments of their
+//! elements.
 
 use super::{KernelSetsError, all_own_sets, ruleset};
 use crate::config::{Config, Family, Mechanism, Name};

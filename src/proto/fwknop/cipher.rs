@@ -22,7 +22,7 @@ const LEGACY_KEY: usize = 16;
 
 words! {
 Display:
-/// How blocks are chained. It is not said on the wire: both sides have to know it.
+/// The mode in which blocks are chained. It is not said on the wire: both sides have to know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CipherMode {
@@ -69,8 +69,8 @@ impl CipherMode {
     /// fwknopd takes it.
     ///
     /// # Errors
-    /// If it is not in whole blocks, or ends neither with a valid padding nor with text: another key
-    /// or mode.
+    /// If it is not in whole blocks, or ends neither with a valid padding nor with text: another
+    /// key or mode.
     pub(super) fn decrypt(
         self,
         key: &[u8],

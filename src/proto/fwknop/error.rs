@@ -4,7 +4,7 @@ use super::hash::Hash;
 use crate::proto::words::words;
 
 words! {
-/// Why a datagram asks for nothing that is done here. Names no value from within it.
+/// The reason why a datagram asks for nothing that is done here. Names no value from within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum FwknopError {
     #[error("shorter or longer than any fwknop request: a request has 140 to 1499 characters")]
@@ -82,7 +82,7 @@ impl FwknopError {
     }
 }
 
-/// Why no fwknop server would take a request. Nothing has been sent.
+/// The reason why no fwknop server would take a request. Nothing has been sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     #[error("no ports to ask for")]
@@ -109,7 +109,7 @@ fn describe(hmac: Option<Hash>) -> String {
     hmac.map_or_else(|| "no HMAC".to_owned(), |hash| format!("an HMAC of type {hash}"))
 }
 
-/// Why bytes are no key that fwknop could use. Shows none of them.
+/// The reason why bytes are no key that fwknop could use. Shows none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FwknopKeyError {
     #[error("the key is empty")]

@@ -26,7 +26,7 @@ const LOW_ORDER: [&str; 7] = [
     "7v///////////////////////////////////////38=",
 ];
 
-/// Why something is not a key. It never quotes what was read: that may be a secret.
+/// The reason why something is not a key. It never quotes what was read: that may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaKeyError {
     #[error(

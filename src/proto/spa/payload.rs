@@ -15,7 +15,7 @@ const OBSERVED: u8 = 1;
 const CLOSE: u8 = 2;
 const DOOR_LEN: usize = 32;
 
-/// Why what a client has encrypted is not a request.
+/// The reason why what a client has encrypted is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedPayload {
     #[error("version {0}: this server speaks version 1")]

@@ -134,36 +134,36 @@ fn the_vector_of_an_unknown_client_says_whose_it_is() {
 #[test]
 fn every_single_flipped_bit_is_a_bad_tag() {
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    let opener = Receiver::new(&server(), []);
+    let receiver = Receiver::new(&server(), []);
     for bit in 0..LEN * 8 {
         let mut flipped = datagram;
         flipped[bit / 8] ^= 1 << (bit % 8);
-        assert!(!opener.has_tag(&flipped), "bit {bit}");
-        assert_eq!(opener.open(&flipped), Err(SpaError::BadTag), "bit {bit}");
+        assert!(!receiver.has_tag(&flipped), "bit {bit}");
+        assert_eq!(receiver.open(&flipped), Err(SpaError::BadTag), "bit {bit}");
     }
 }
 
 #[test]
 fn what_is_flipped_by_someone_who_can_make_tags_does_not_decrypt() {
     let datagram = vector("open", "door ssh, 192.0.2.2");
-    let opener = Receiver::new(&server(), []);
+    let receiver = Receiver::new(&server(), []);
     for byte in TAG_LEN..LEN {
         let mut flipped = datagram;
         flipped[byte] ^= 1 << (byte % 8);
         let (tag, body) = flipped.split_at_mut(TAG_LEN);
-        tag.copy_from_slice(&opener.states.tag(body)[..TAG_LEN]);
-        assert_eq!(opener.open(&flipped), Err(SpaError::Undecryptable), "byte {byte}");
+        tag.copy_from_slice(&receiver.states.tag(body)[..TAG_LEN]);
+        assert_eq!(receiver.open(&flipped), Err(SpaError::Undecryptable), "byte {byte}");
     }
 }
 
 #[test]
 fn an_ephemeral_key_of_low_order_does_not_decrypt() {
-    let opener = Receiver::new(&server(), []);
+    let receiver = Receiver::new(&server(), []);
     let mut datagram = [0; LEN];
     let (tag, body) = datagram.split_at_mut(TAG_LEN);
-    opener.states.mask(body);
-    tag.copy_from_slice(&opener.states.tag(body)[..TAG_LEN]);
-    assert_eq!(opener.open(&datagram), Err(SpaError::Undecryptable));
+    receiver.states.mask(body);
+    tag.copy_from_slice(&receiver.states.tag(body)[..TAG_LEN]);
+    assert_eq!(receiver.open(&datagram), Err(SpaError::Undecryptable));
 }
 
 #[test]
@@ -175,12 +175,12 @@ fn what_was_made_for_another_server_has_a_bad_tag() {
 
 #[test]
 fn what_has_another_length_has_no_tag() {
-    let opener = Receiver::new(&server(), []);
+    let receiver = Receiver::new(&server(), []);
     let datagram = vector("open", "door ssh, 192.0.2.2");
     let longer = [&datagram[..], &[0]].concat();
-    assert!(opener.has_tag(&datagram));
+    assert!(receiver.has_tag(&datagram));
     for other in [&[], &datagram[..15], &datagram[..LEN - 1], &longer] {
-        assert!(!opener.has_tag(other), "{}", other.len());
+        assert!(!receiver.has_tag(other), "{}", other.len());
     }
 }
 

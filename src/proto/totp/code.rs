@@ -50,7 +50,8 @@ pub(super) fn knocks(base: u16, value: u32, digits: Digits) -> impl Iterator<Ite
     })
 }
 
-/// Why a text is not a code. The text is not repeated: a code is a secret while it holds.
+/// The reason why a text is not a code. The text is not repeated: a code is a secret while it
+/// holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
     #[error("a code is digits only, as the authenticator shows them")]

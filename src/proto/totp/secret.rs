@@ -12,7 +12,7 @@ pub const SECRET_BYTES: usize = 20;
 /// The least that RFC 4226 allows.
 const SHORTEST: usize = 16;
 
-/// Why a text is not a TOTP secret. The text is not repeated.
+/// The reason why a text is not a TOTP secret. The text is not repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     #[error(
@@ -59,7 +59,7 @@ pub fn encode_secret(secret: &Secret) -> Zeroizing<String> {
     Zeroizing::new(data_encoding::BASE32_NOPAD.encode(secret.expose()))
 }
 
-/// Why no `otpauth://` URI can be made.
+/// The reason why no `otpauth://` URI can be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
     #[error("an authenticator cannot show '{0}' as the issuer: leave out the colon")]

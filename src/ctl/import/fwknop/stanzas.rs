@@ -110,7 +110,7 @@ pub(super) fn read(
     reader.stanzas
 }
 
-/// Where the lines of a file go.
+/// The stanza that the lines of a file go to.
 #[derive(Clone, Copy)]
 enum Current {
     /// There was no SOURCE yet.
