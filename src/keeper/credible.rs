@@ -16,6 +16,7 @@
 //! | plain sequence | only of a door that has one | ends |
 //! | TOTP step | one that held between the first knock and now | refused |
 //! | stage | from 1 to the length of the door's sequence, short of it where it has to go on | ends |
+//! | knock of a stage | one of the sequence's, or any where codes open the door | ends |
 //! | reason of a reset | one of the five for which a sequence ends | ends |
 //! | missed steps | as far as clocks are searched, never 0 | ends |
 //! | lock: `until`, where | as long as the rule says, where there is one | ends |
@@ -121,7 +122,11 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
     let length = recognition.sequence.len().max(rotating);
     let may = |id| client(grounds.then, id).is_some_and(|client| holds_secret(client, door));
     match event.kind {
-        EventKind::Stage { stage, .. } => is_stage(stage, length.saturating_sub(1)),
+        EventKind::Stage { stage, knock } => {
+            let may = |knock| rotating > 0 || recognition.sequence.contains(&knock);
+            so(knock.is_none_or(may), "a stage by a knock that the door does not have")?;
+            is_stage(stage, length.saturating_sub(1))
+        }
         EventKind::Open(knocked) => {
             so(at.since(event.began) <= recognition.seq_timeout, "a sequence that took too long")?;
             match knocked {
@@ -218,6 +223,7 @@ pub(super) mod tests {
     use crate::engine::{ClientId, DoorId, Local, UncleanStart};
     use crate::ipc::{FRAME, FrameCodec};
     use crate::proto::fwknop::{CipherMode, FwknopKey};
+    use crate::proto::knock::Knock;
     use crate::proto::secret::Secret;
     use crate::proto::spa::PrivateKey;
     use crate::time::{Now, Wall};
@@ -343,6 +349,10 @@ pub(super) mod tests {
         EventKind::Open(CompletedBy::Totp { client, step: 1 })
     }
 
+    fn stage(stage: u8, knock: Option<Knock>) -> EventKind {
+        EventKind::Stage { stage, knock }
+    }
+
     fn reset(stage: u8, reason: Reason) -> EventKind {
         EventKind::Reset { stage, reason, knock: None }
     }
@@ -357,7 +367,9 @@ pub(super) mod tests {
         let lasts = world.config.doors[CODE.0 as usize].recognition.lockout.unwrap().lasts;
         let until = world.now.monotonic + EARLY + lasts;
         for (door, kind) in [
-            (PLAIN, EventKind::Stage { stage: 2, knock: None }),
+            (PLAIN, stage(2, None)),
+            (PLAIN, stage(2, "8000".parse().ok())),
+            (CODE, stage(1, "20042".parse().ok())),
             (PLAIN, EventKind::Open(CompletedBy::Sequence)),
             (PLAIN, reset(2, Reason::Timeout)),
             (CODE, totp(ALICE)),
@@ -427,20 +439,13 @@ pub(super) mod tests {
             (PLAIN, totp(BOB), "a code of a client that has none for the door"),
             (CODE, totp(BOB), "a code of a client that has none for the door"),
             (CODE, totp(ClientId(7)), "a code of a client that has none for the door"),
+            (PLAIN, stage(0, None), "a stage that the door does not have"),
+            (PLAIN, stage(3, None), "a stage that the door does not have"),
+            (SPA, stage(1, None), "a stage that the door does not have"),
             (
                 PLAIN,
-                EventKind::Stage { stage: 0, knock: None },
-                "a stage that the door does not have",
-            ),
-            (
-                PLAIN,
-                EventKind::Stage { stage: 3, knock: None },
-                "a stage that the door does not have",
-            ),
-            (
-                SPA,
-                EventKind::Stage { stage: 1, knock: None },
-                "a stage that the door does not have",
+                stage(1, "7001".parse().ok()),
+                "a stage by a knock that the door does not have",
             ),
             (PLAIN, reset(1, Reason::Used), "a stage that the door does not have"),
             (PLAIN, reset(1, Reason::BadTag), "a reason for which no sequence ends"),
