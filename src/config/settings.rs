@@ -40,6 +40,8 @@ pub struct Settings {
     pub lockout: Option<Lockout>,
     /// How long a command may run at a door that does not say otherwise; `None`: without end.
     pub command_limit: Option<Duration>,
+    /// The same of what its commands may gain.
+    pub new_privileges: NewPrivileges,
 }
 
 impl Settings {
@@ -74,6 +76,16 @@ pub enum OnExit {
     Keep,
     /// It goes, and its ports are as open as the rest of the firewall leaves them.
     Remove,
+}
+
+/// The fate of privileges that a program would gain as a command starts it: by a set-user-ID bit, or
+/// by capabilities of its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NewPrivileges {
+    #[default]
+    Granted,
+    /// `no_new_privs: true`
+    Denied,
 }
 
 /// The settings of the log: where it goes, and what of it.
@@ -127,6 +139,7 @@ impl Default for Settings {
             fwknop: FwknopSettings::default(),
             lockout: None,
             command_limit: Some(COMMAND_LIMIT),
+            new_privileges: NewPrivileges::Granted,
         }
     }
 }

@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getppid, setsid};
 
 use super::command_table::CommandTable;
 use super::fault;
-use crate::config::PATH;
+use crate::config::{NewPrivileges, PATH};
 
 /// The descriptors under which the watcher finds its channel and its configuration.
 pub const WATCHER_CHANNEL: i32 = 3;
@@ -32,6 +33,8 @@ pub const WATCHER: &CStr = c"knockd: watcher";
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
+/// `CAP_NET_RAW`, by its number.
+const NET_RAW: libc::c_ulong = 13;
 /// How often a process is looked for that is about to end.
 const LOOKS: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
@@ -59,17 +62,18 @@ pub fn disinherit() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a program in a process group of its own, with both outputs going to `output` and nothing
-/// inherited but `environment` and [`PATH`]. `slot`: its place in a table, which it enters first.
+/// Runs a program in a session of its own, with both outputs going to `output` and nothing inherited
+/// but `environment` and [`PATH`]. `slot`: its place in a table, which it enters first.
 ///
-/// The kernel kills it when this process dies.
+/// It dumps no core, has as many descriptors as programs expect, and not the right to capture where
+/// that was handed down to this process. The kernel kills it when this process dies.
 ///
 /// # Errors
 /// Whatever keeps the program from starting: most often that it does not exist.
 pub fn run(
     argv: &[String],
     environment: &[(&'static str, String)],
-    input: Stdio,
+    new_privileges: NewPrivileges,
     output: OwnedFd,
     slot: Option<(&Arc<CommandTable>, usize)>,
 ) -> io::Result<Child> {
@@ -82,11 +86,11 @@ pub fn run(
         .env("PATH", PATH)
         .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
         .current_dir("/")
-        .process_group(0)
-        .stdin(input)
+        .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
     die_with_parent(&mut command);
+    stand_alone(&mut command, new_privileges)?;
     if let Some((table, slot)) = slot {
         let table = Arc::clone(table);
         // A command that is in no table runs all the same: it may be one that closes.
@@ -159,6 +163,29 @@ pub fn kill_group(child: &Child) {
 #[expect(clippy::disallowed_methods, reason = "this is where processes start")]
 fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
+}
+
+/// Leaves a command what it needs, and nothing else of this process.
+fn stand_alone(command: &mut Command, new_privileges: NewPrivileges) -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let prepare = move || {
+        setsid()?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(most), most)?;
+        // SAFETY: two system calls that take numbers alone. Where the kernel is older than they are,
+        // all descriptors close by their own flags, and nothing was handed down.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_LOWER, NET_RAW, 0, 0);
+        }
+        match new_privileges {
+            NewPrivileges::Granted => Ok(()),
+            NewPrivileges::Denied => Ok(nix::sys::prctl::set_no_new_privs()?),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made, and an error is a number.
+    unsafe { command.pre_exec(prepare) };
+    Ok(())
 }
 
 fn die_with_parent(command: &mut Command) {
