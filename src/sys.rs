@@ -9,6 +9,8 @@ pub mod files;
 #[cfg(feature = "daemon")]
 pub(crate) mod host;
 #[cfg(feature = "daemon")]
+pub(crate) mod landlock;
+#[cfg(feature = "daemon")]
 pub(crate) mod lock_file;
 pub(crate) mod memory;
 #[cfg(feature = "daemon")]

@@ -13,6 +13,7 @@ use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host::{self, Changes};
+use crate::sys::landlock::{self, LandlockError, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, memory, process};
 use crate::time::{Monotonic, Now, Wall};
@@ -36,6 +37,8 @@ enum WatchError {
     Capture(#[from] CaptureError),
     #[error("cannot give up root: {0}")]
     Privileges(#[from] PrivilegeError),
+    #[error("cannot give up files and networks: {0}")]
+    Landlock(#[from] LandlockError),
     #[error("cannot follow the addresses of this host: {0}")]
     Addresses(io::Error),
     #[error("cannot wait for packets: {0}")]
@@ -125,6 +128,8 @@ impl Watcher {
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         identity.assume()?;
+        let nothing = LandlockRules { no_network: true, scoped: true, ..LandlockRules::default() };
+        landlock::restrict(&nothing)?;
         reporter.say(FromWatcher::Ready);
         Ok(Self {
             engine,
