@@ -169,6 +169,25 @@ pub struct Status {
     /// Whom nobody listens to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locked_out: Vec<LockStatus>,
+    #[serde(default)]
+    pub sandbox: SandboxStatus,
+}
+
+/// What the processes of the daemon may still do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<KeeperRights>,
+}
+
+/// The rights of the keeper.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KeeperRights {
+    /// By their names.
+    pub capabilities: Vec<String>,
+    /// How much of its rules for files holds, in words; absent: it may reach all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

@@ -24,6 +24,7 @@ mod reload;
 mod requests;
 mod reset;
 mod reverse_dns;
+pub(crate) mod rights;
 mod run;
 pub(crate) mod server_key;
 mod service;

@@ -1,6 +1,8 @@
 //! The operating system: clocks, privileges, processes, descriptors. `unsafe` lives here alone.
 #![allow(unsafe_code, reason = "the one module that may")]
 
+#[cfg(feature = "daemon")]
+pub(crate) mod capabilities;
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub(crate) mod command_table;

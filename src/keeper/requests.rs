@@ -12,7 +12,7 @@ use super::state::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
-    Status, What, seconds,
+    SandboxStatus, Status, What, seconds,
 };
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
@@ -304,6 +304,7 @@ impl Keeper {
             grants_not_shown: grants.len().saturating_sub(MOST_GRANTS),
             counters: counters.collect(),
             dropped: self.watchers.intake.dropped,
+            sandbox: SandboxStatus { keeper: Some(self.rights.status()) },
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }

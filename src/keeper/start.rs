@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::cli::KnockdCli;
 use super::control::Control;
@@ -18,6 +18,7 @@ use super::kernel_sets::KernelSetsError;
 use super::one_time_files::OneTimeFiles;
 use super::recent_events::RecentEvents;
 use super::reverse_dns::ReverseDns;
+use super::rights::{FilesInUse, Rights, RightsError};
 use super::server_key::{self, ServerKeyError};
 use super::service::{load_configuration, log_warnings};
 use super::state::Keeper;
@@ -58,6 +59,8 @@ pub(super) enum StartError {
     ServerKey(#[from] ServerKeyError),
     #[error("knockd: error: {0}")]
     Firewall(#[from] KernelSetsError),
+    #[error("knockd: error: {0}")]
+    Rights(#[from] RightsError),
     #[error("knockd: error: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
     #[error("knockd: error: not started, since no watcher could start")]
@@ -96,6 +99,7 @@ impl Keeper {
         // Until start-up has worked, everything is also said where the person looks.
         log::set_up(&settings.log, true)?;
         log_warnings(&loaded);
+        let files = FilesInUse::of(&cli.config, &loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = cli.lookup.then(ReverseDns::start).transpose();
         let names = names.map_err(system("cannot start a thread"))?;
@@ -116,6 +120,12 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
+        let rights = if doors.has_commands_to_run() {
+            Rights::ALL
+        } else {
+            Rights::give_up(&config, files, cli.lookup)?
+        };
+        info!("the keeper keeps {rights}");
         let missing = doors.journal.missing;
         let mut watchers = Watchers::new(config, server, missing);
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
@@ -141,6 +151,7 @@ impl Keeper {
             lists: OneTimeFiles::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
             not_taken_up: None,
+            rights,
             _pid_file: pid_file,
         })
     }

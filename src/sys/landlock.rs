@@ -20,6 +20,8 @@ pub(crate) struct LandlockRules<'a> {
     pub read: &'a [&'a Path],
     /// Also to make, change, rename and remove.
     pub write: &'a [&'a Path],
+    /// Directories whose files can be removed, and nothing else.
+    pub remove: &'a [&'a Path],
     /// Also to run.
     pub execute: &'a [&'a Path],
     /// TCP sockets can neither be bound nor connected.
@@ -61,6 +63,7 @@ pub(crate) fn restrict(rules: &LandlockRules<'_>) -> Result<LandlockReport, Land
         .create()?
         .add_rules(path_beneath_rules(rules.read, look))?
         .add_rules(path_beneath_rules(rules.write, look | AccessFs::from_write(KNOWN)))?
+        .add_rules(path_beneath_rules(rules.remove, AccessFs::RemoveFile))?
         .add_rules(path_beneath_rules(rules.execute, look | AccessFs::Execute))?
         .restrict_self()?;
     let abi = match status.landlock {

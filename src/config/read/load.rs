@@ -135,7 +135,7 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     let at = |entry: &MappingEntry| (entry.key.clone(), entry.node.at.clone());
     let settings = settings.iter().map(at).collect();
     let places = Places { interfaces, settings, ..Places::default() };
-    Loaded::new(read, places, doors, clients)
+    Loaded { secret_files: secrets.files, ..Loaded::new(read, places, doors, clients) }
 }
 
 /// What all files say under each of the top keys, each once, and the texts that are not YAML as a

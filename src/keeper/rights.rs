@@ -1,0 +1,268 @@
+//! The rights of the keeper: what a configuration needs of capabilities and of files, and what is
+//! given up for good.
+//!
+//! A command of the administrator's may need anything, and has no more than the keeper. So with
+//! commands everything is kept; without them the keeper has a few capabilities and its own files.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caps::Capability::{
+    CAP_DAC_OVERRIDE, CAP_KILL, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SETGID, CAP_SETUID,
+};
+use caps::errors::CapsError;
+use caps::{Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::config::load::Loaded;
+use crate::config::{Config, Mechanism};
+use crate::control::KeeperRights;
+use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
+use crate::sys::{capabilities, fault};
+
+/// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
+const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
+
+/// Where programs and libraries find theirs, time zones too. Not all are everywhere.
+const SYSTEM: [&str; 9] = [
+    "/proc",
+    "/sys/class/net",
+    "/sys/devices",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
+    "/etc/group",
+    "/dev/urandom",
+];
+const LIBRARIES: [&str; 7] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/nix/store",
+    "/etc/ld.so.cache",
+];
+/// Where names are looked up; what else that takes may be anywhere below.
+const NAMES: [&str; 4] = ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+
+/// A part of a configuration, in words, and the capabilities that it takes; `None`: maybe any, for a
+/// command.
+type Need = (String, Option<&'static [Capability]>);
+
+/// What takes capabilities.
+fn needs(config: &Config) -> impl Iterator<Item = Need> + '_ {
+    let doors = config.doors.iter().flat_map(|door| {
+        let in_kernel: Option<&'static [Capability]> = match door.opening.mechanism {
+            Mechanism::Guard | Mechanism::Set(_) => Some(&[CAP_NET_ADMIN]),
+            Mechanism::Commands { .. } => None,
+        };
+        let opens = (format!("door '{}', via {}", door.name(), door.opening.mechanism), in_kernel);
+        let runs = (format!("door '{}', which runs commands", door.name()), None);
+        [(in_kernel.is_some(), opens), (door.opening.runs_commands(), runs)]
+    });
+    let mail = (config.settings.alert.is_some(), ("mail by 'alert'".to_owned(), None));
+    let all = doors.chain([mail]).filter_map(|(is_there, need)| is_there.then_some(need));
+    all.chain([("the watcher".to_owned(), Some(OF_CHILDREN))])
+}
+
+/// The doors that run commands, and mail, in words.
+pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
+    needs(config).filter_map(|(who, takes)| takes.is_none().then_some(who))
+}
+
+/// The capabilities that a configuration needs; `None`: maybe any.
+#[must_use]
+pub(crate) fn capabilities(config: &Config) -> Option<CapsHashSet> {
+    let each = needs(config).map(|(_, takes)| takes);
+    each.collect::<Option<Vec<_>>>().map(|all| all.into_iter().flatten().copied().collect())
+}
+
+/// The files that are read and written at work, each as its directory: it may be replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilesInUse {
+    read: BTreeSet<PathBuf>,
+    write: BTreeSet<PathBuf>,
+    /// Nothing but a file of ours is removed from there.
+    remove: BTreeSet<PathBuf>,
+}
+
+impl FilesInUse {
+    /// Those of a configuration that was read from `path`.
+    pub(crate) fn of(path: &Path, Loaded { config, secret_files, .. }: &Loaded) -> Self {
+        let settings = &config.settings;
+        let keys = settings.spa.old_key.iter().map(|(old, _)| old);
+        let keys = keys.chain([&settings.spa.key_file]).chain(secret_files);
+        let mut read: BTreeSet<PathBuf> = keys.flat_map(|file| directories(file)).collect();
+        if path.is_dir() {
+            // A link there leads to another one.
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            read.extend(entries.flat_map(|entry| directories(&entry.path())));
+            read.insert(real(path));
+        } else {
+            read.extend(directories(path));
+        }
+        let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
+        let mut write: BTreeSet<PathBuf> =
+            lists.chain(&settings.log.file).flat_map(|file| directories(file)).collect();
+        write.extend([&settings.state_dir, &settings.run_dir].map(|directory| real(directory)));
+        let remove = directories(&settings.pid_file).into_iter().collect();
+        Self { read, write, remove }
+    }
+
+    /// The first that is not among those of `kept`.
+    fn missing_in(&self, kept: &Self) -> Option<&Path> {
+        let is_in =
+            |path: &PathBuf, all: &BTreeSet<PathBuf>| all.iter().any(|it| path.starts_with(it));
+        let is_read = |path: &&PathBuf| !is_in(path, &kept.read) && !is_in(path, &kept.write);
+        let read = self.read.iter().find(is_read);
+        let write = self.write.iter().find(|path| !is_in(path, &kept.write));
+        read.or(write).map(PathBuf::as_path)
+    }
+
+    /// Whether its owners and modes let root at all of them without being passed over.
+    fn is_open(&self) -> bool {
+        let may = |path: &PathBuf, flags| {
+            // Asked for the capabilities in effect, not for all.
+            let asked = faccessat(AT_FDCWD, path, flags, AtFlags::AT_EACCESS);
+            asked != Err(Errno::EACCES)
+        };
+        self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
+            && self.write.union(&self.remove).all(|path| may(path, AccessFlags::W_OK))
+    }
+
+    fn restrict(&self, looks_up: bool) -> Result<LandlockReport, LandlockError> {
+        let exe = Path::new("/proc/self/exe");
+        let system = SYSTEM.iter().chain(if looks_up { NAMES.as_slice() } else { &[] });
+        let read: Vec<&Path> = system.map(Path::new).chain(paths(&self.read)).collect();
+        let write: Vec<&Path> = paths(&self.write).chain([Path::new("/dev/null")]).collect();
+        let execute: Vec<&Path> = LIBRARIES.iter().map(Path::new).chain([exe]).collect();
+        let remove: Vec<&Path> = paths(&self.remove).collect();
+        landlock::restrict(&LandlockRules {
+            read: &read,
+            write: &write,
+            execute: &execute,
+            remove: &remove,
+            no_network: !looks_up,
+            // The service manager may listen on an abstract socket.
+            scoped: false,
+        })
+    }
+}
+
+fn paths(all: &BTreeSet<PathBuf>) -> impl Iterator<Item = &Path> {
+    all.iter().map(PathBuf::as_path)
+}
+
+/// A path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// The directory in which a file stands, and that in which what it leads to stands.
+fn directories(file: &Path) -> [PathBuf; 2] {
+    let of = |file: &Path| real(file.parent().unwrap_or(Path::new("/")));
+    [of(file), of(&real(file))]
+}
+
+/// The reason why rights could not be given up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RightsError {
+    #[error("cannot give up capabilities: {0}")]
+    Capabilities(#[from] CapsError),
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+    #[error("cannot set no-new-privileges: {0}")]
+    NoNewPrivileges(#[source] Errno),
+}
+
+/// The rights that are left; `None`: all.
+#[derive(Debug)]
+pub(super) struct Rights(Option<FewRights>);
+
+#[derive(Debug)]
+struct FewRights {
+    capabilities: CapsHashSet,
+    files: FilesInUse,
+    /// `None`: a test has files of its own.
+    landlock: Option<LandlockReport>,
+}
+
+impl Rights {
+    pub(super) const ALL: Self = Self(None);
+
+    /// Gives up what a configuration does not need. To be called before there is a thread.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(super) fn give_up(
+        config: &Config,
+        files: FilesInUse,
+        looks_up: bool,
+    ) -> Result<Self, RightsError> {
+        let Some(mut needed) = capabilities(config) else { return Ok(Self::ALL) };
+        if !capabilities::asked_with(&needed, || files.is_open())? {
+            needed.insert(CAP_DAC_OVERRIDE);
+        }
+        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up)).transpose()?;
+        nix::sys::prctl::set_no_new_privs().map_err(RightsError::NoNewPrivileges)?;
+        capabilities::keep_only(&needed)?;
+        Ok(Self(Some(FewRights { capabilities: capabilities::held()?, files, landlock })))
+    }
+
+    /// Checks that a configuration needs nothing that has been given up.
+    ///
+    /// # Errors
+    /// Says what it needs, and what to do.
+    pub(super) fn suffice(&self, config: &Config, files: &FilesInUse) -> Result<(), String> {
+        let Some(few) = &self.0 else { return Ok(()) };
+        let lacks = |(who, takes): Need| match takes {
+            None => Some(format!("{who}, may need any privilege")),
+            Some(takes) => {
+                let lacking = takes.iter().find(|it| !few.capabilities.contains(it))?;
+                Some(format!("{who}, needs {lacking}"))
+            }
+        };
+        let file = few.landlock.and_then(|_| files.missing_in(&few.files));
+        let file = file.map(|path| format!("it has files in {}", path.display()));
+        let why = needs(config).find_map(lacks).or(file);
+        why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
+    }
+
+    /// An error of a file, and what helps where that may be out of reach.
+    pub(super) fn explain(&self, error: String) -> String {
+        let is_out_of_reach = self.0.is_some() && error.contains(Errno::EACCES.desc());
+        if is_out_of_reach { format!("{error}\n{RESTART}") } else { error }
+    }
+
+    pub(super) fn status(&self) -> KeeperRights {
+        let held = match &self.0 {
+            Some(few) => few.capabilities.clone(),
+            None => capabilities::held().unwrap_or_default(),
+        };
+        let mut capabilities: Vec<String> = held.iter().map(ToString::to_string).collect();
+        capabilities.sort();
+        let landlock = self.0.as_ref().and_then(|few| few.landlock);
+        KeeperRights { capabilities, landlock: landlock.map(|report| report.to_string()) }
+    }
+}
+
+/// What helps where a configuration needs more than is left.
+const RESTART: &str = "knockd has given up what it did not need when it started: restart it";
+
+/// What is kept, in words.
+impl fmt::Display for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KeeperRights { capabilities, landlock } = self.status();
+        let files = landlock.unwrap_or_else(|| "none".to_owned());
+        match &self.0 {
+            None => f.write_str("all that it has, since commands may need it"),
+            Some(_) => write!(f, "{}; Landlock: {files}", capabilities.join(" ")),
+        }
+    }
+}
