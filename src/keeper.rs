@@ -36,4 +36,5 @@ mod watcher;
 mod watchers;
 
 pub use lock_only::lock_only;
+pub use reverse_dns::look_up_names;
 pub use run::run;

@@ -39,7 +39,7 @@ const SYSTEM: [&str; 9] = [
     "/etc/group",
     "/dev/urandom",
 ];
-const LIBRARIES: [&str; 7] = [
+pub(super) const LIBRARIES: [&str; 7] = [
     "/lib",
     "/lib64",
     "/usr/lib",
@@ -49,7 +49,8 @@ const LIBRARIES: [&str; 7] = [
     "/etc/ld.so.cache",
 ];
 /// Where names are looked up; what else that takes may be anywhere below.
-const NAMES: [&str; 4] = ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+pub(super) const NAMES: [&str; 4] =
+    ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
 
 /// A part of a configuration, in words, and the capabilities that it takes; `None`: maybe any, for a
 /// command.

@@ -101,8 +101,7 @@ impl Keeper {
         log_warnings(&loaded);
         let files = FilesInUse::of(&cli.config, &loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
-        let names = cli.lookup.then(ReverseDns::start).transpose();
-        let names = names.map_err(system("cannot start a thread"))?;
+        let names = cli.lookup.then(ReverseDns::new);
         let config = Arc::new(loaded.config);
         let now = clock::now();
         let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;

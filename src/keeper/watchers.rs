@@ -60,6 +60,8 @@ pub(super) struct Watchers {
     pause: Duration,
     interfaces: Interfaces,
     pub(super) intake: Intake,
+    /// What `user` says, and whom it names.
+    identity: Option<(Option<String>, Identity)>,
     /// The ids of the users that watchers have been so far.
     pub(super) users: BTreeSet<u32>,
 }
@@ -81,6 +83,7 @@ impl Watchers {
             pause: FIRST_PAUSE,
             interfaces: Interfaces::follow(),
             intake: Intake::new(missing),
+            identity: None,
             users: BTreeSet::new(),
         }
     }
@@ -96,17 +99,7 @@ impl Watchers {
         server: Option<SpaServer>,
     ) -> io::Result<()> {
         let settings = &config.settings;
-        let (identity, missed) =
-            Identity::resolve(settings.user.as_deref()).map_err(io::Error::other)?;
-        if let Some(missed) = missed {
-            warn!("there is no user '{missed}': the watcher runs as nobody");
-        }
-        if identity == Identity::Unchanged {
-            warn!("user: root: the watcher keeps the ids that it has in this user namespace");
-        }
-        if let Identity::User { uid, .. } = identity {
-            self.users.insert(uid);
-        }
+        let identity = self.resolve(settings.user.as_ref())?;
         let assignment = Assignment {
             setup: Setup {
                 unclean_start: self.intake.missing,
@@ -123,6 +116,34 @@ impl Watchers {
         self.successor = Some((watcher, clock::now().monotonic + START_LIMIT));
         self.restart = None;
         Ok(())
+    }
+
+    /// The user that watchers become by this setting. It is looked up once: where users are kept,
+    /// nothing may be reached any more that was replaced.
+    fn resolve(&mut self, user: Option<&String>) -> io::Result<Identity> {
+        if let Some((setting, identity)) = &self.identity
+            && setting.as_ref() == user
+        {
+            return Ok(identity.clone());
+        }
+        let (identity, missed) =
+            Identity::resolve(user.map(String::as_str)).map_err(io::Error::other)?;
+        if let Some(missed) = missed {
+            warn!("there is no user '{missed}': the watcher runs as nobody");
+        }
+        if identity == Identity::Unchanged {
+            warn!("user: root: the watcher keeps the ids that it has in this user namespace");
+        }
+        if let Identity::User { uid, .. } = identity {
+            self.users.insert(uid);
+        }
+        self.identity = Some((user.cloned(), identity.clone()));
+        Ok(identity)
+    }
+
+    /// The user that the latest watcher has become.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref().map(|(_, identity)| identity)
     }
 
     /// Lets a source be listened to again. False: it was not locked out.

@@ -31,6 +31,9 @@ pub const WATCHER_CONFIG: i32 = 4;
 /// 15 bytes at most.
 pub const WATCHER: &CStr = c"knockd: watcher";
 
+/// The name of the process that looks up names.
+const NAMES: &CStr = c"knockd: names";
+
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
 /// `CAP_NET_RAW`, by its number.
@@ -128,14 +131,43 @@ pub fn run_watcher(
     command.spawn()
 }
 
+/// Runs this very program anew as the process that looks up names. What it says is heard on the
+/// channel alone.
+///
+/// # Errors
+/// Whatever keeps the program from starting.
+pub fn run_names(channel: OwnedFd) -> io::Result<Child> {
+    let mut command = command("/proc/self/exe");
+    command
+        .arg0(OsStr::from_bytes(NAMES.to_bytes()))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .fd_mappings(vec![FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL }])
+        .map_err(io::Error::other)?;
+    die_with_parent(&mut command);
+    command.spawn()
+}
+
 /// Whether this process was started by [`run_watcher`]; it has its name from then on.
 pub fn is_watcher() -> bool {
-    let is_watcher = env::args_os().next().is_some_and(|it| it.as_bytes() == WATCHER.to_bytes());
-    if is_watcher {
+    is_called(WATCHER)
+}
+
+/// Whether this process was started by [`run_names`]; it has its name from then on.
+pub fn is_names() -> bool {
+    is_called(NAMES)
+}
+
+fn is_called(name: &CStr) -> bool {
+    let is_called = env::args_os().next().is_some_and(|it| it.as_bytes() == name.to_bytes());
+    if is_called {
         // It only looks worse if that fails.
-        let _ = nix::sys::prctl::set_name(WATCHER);
+        let _ = nix::sys::prctl::set_name(name);
     }
-    is_watcher
+    is_called
 }
 
 /// Kills a process that has been told to end, and waits a second for it: one that this process may
