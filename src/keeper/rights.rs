@@ -19,9 +19,10 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::config::load::Loaded;
-use crate::config::{Config, Mechanism};
+use crate::config::{Config, Door, Mechanism};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
+use crate::sys::privileges::Identity;
 use crate::sys::{capabilities, fault};
 
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
@@ -72,9 +73,11 @@ fn needs(config: &Config) -> impl Iterator<Item = Need> + '_ {
     all.chain([("the watcher".to_owned(), Some(OF_CHILDREN))])
 }
 
-/// The doors that run commands, and mail, in words.
+/// The doors that run commands, and what sends mail.
 pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
-    needs(config).filter_map(|(who, takes)| takes.is_none().then_some(who))
+    let doors = config.doors.iter().filter(|door| door.opening.runs_commands());
+    let mail = config.settings.alert.iter().map(|_| "alert".to_owned());
+    doors.map(|door| door.name().to_string()).chain(mail)
 }
 
 /// The capabilities that a configuration needs; `None`: maybe any.
@@ -82,6 +85,35 @@ pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
 pub(crate) fn capabilities(config: &Config) -> Option<CapsHashSet> {
     let each = needs(config).map(|(_, takes)| takes);
     each.collect::<Option<Vec<_>>>().map(|all| all.into_iter().flatten().copied().collect())
+}
+
+/// What keeps a configuration from working without root, a line each, and what helps.
+pub(super) fn lacking_without_root(config: &Config, held: &CapsHashSet) -> Vec<String> {
+    let mut lacking = Vec::new();
+    if !held.contains(&CAP_NET_RAW) {
+        let exe = fs::read_link("/proc/self/exe").unwrap_or_else(|_| "knockd".into());
+        lacking.push(format!(
+            "nothing is captured: run as root: setcap cap_net_raw+ep {}; or start knockd with \
+             CAP_NET_RAW as an ambient capability",
+            exe.display()
+        ));
+    }
+    if let Some(user) = &config.settings.user
+        && Identity::resolve(Some(user)).is_err()
+    {
+        lacking.push(format!("the watcher does not become '{user}': take 'user' away"));
+    }
+    let by_kernel = config.doors.iter().filter(|door| door.opening.commands().is_none());
+    for door in by_kernel.filter(|_| !held.contains(&CAP_NET_ADMIN)) {
+        let Door { opening, .. } = door;
+        lacking.push(format!(
+            "door '{}' does not open via {}, which takes CAP_NET_ADMIN: write a start_command that \
+             this user may run",
+            door.name(),
+            opening.mechanism
+        ));
+    }
+    lacking
 }
 
 /// The files that are read and written at work, each as its directory: it may be replaced.
@@ -265,5 +297,89 @@ impl fmt::Display for Rights {
             None => f.write_str("all that it has, since commands may need it"),
             Some(_) => write!(f, "{}; Landlock: {files}", capabilities.join(" ")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::diagnostic::SourceText;
+    use crate::config::load;
+
+    fn loaded(doors: &str) -> Loaded {
+        load::parse(&SourceText::new("doors.yaml", doors)).unwrap()
+    }
+
+    fn needed(doors: &str) -> Option<Vec<String>> {
+        let needed = capabilities(&loaded(doors).config)?;
+        let mut names: Vec<String> = needed.iter().map(ToString::to_string).collect();
+        names.sort();
+        Some(names)
+    }
+
+    const GUARD: &str = "sequence: [7000, 8000, 9000], open: [22]";
+    const SET: &str = "sequence: [7000, 8000, 9000], open: [22], via: {nft_set: {table: inet filter, set4: ssh4}}";
+    const COMMAND: &str = "sequence: [7000, 8000, 9000], start_command: 'true'";
+
+    #[test]
+    fn the_guard_and_sets_take_the_firewall_and_watchers_what_makes_them_others() {
+        let few = ["CAP_KILL", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"];
+        for door in [GUARD, SET] {
+            assert_eq!(needed(&format!("doors: {{a: {{{door}}}}}")).unwrap(), few);
+        }
+        assert!(!needed("doors: {}").unwrap().contains(&"CAP_NET_ADMIN".to_owned()));
+    }
+
+    #[test]
+    fn whatever_runs_a_command_may_take_any() {
+        for text in [
+            format!("doors: {{a: {{{GUARD}}}, b: {{{COMMAND}}}}}"),
+            format!("doors: {{a: {{{GUARD}, on_close: 'true'}}}}"),
+            format!("doors: {{a: {{{GUARD}, via: iptables}}}}"),
+            format!("knockd: {{alert: {{email: root}}}}\ndoors: {{a: {{{GUARD}}}}}"),
+        ] {
+            assert_eq!(needed(&text), None, "{text}");
+        }
+    }
+
+    fn few(doors: &str) -> Rights {
+        let Loaded { config, .. } = loaded(doors);
+        let capabilities = capabilities(&config).unwrap();
+        let files = FilesInUse::of(Path::new("/no/such"), &loaded(doors));
+        let report = LandlockReport { abi: 7, no_network: true, scoped: true };
+        Rights(Some(FewRights { capabilities, files, landlock: Some(report) }))
+    }
+
+    #[test]
+    fn what_has_been_given_up_is_named_with_who_needs_it() {
+        let guard = format!("doors: {{a: {{{GUARD}}}}}");
+        let refused = |kept: &Rights, text: &str| {
+            let wanted = loaded(text);
+            let files = FilesInUse::of(Path::new("/no/such"), &wanted);
+            kept.suffice(&wanted.config, &files).err().unwrap_or_default()
+        };
+        let kept = few(&guard);
+        assert_eq!(refused(&kept, &guard), "");
+        let command = format!("doors: {{b: {{{COMMAND}}}}}");
+        assert!(refused(&kept, &command).starts_with("door 'b', which runs commands, may need"));
+        let elsewhere = format!("knockd: {{state_dir: /srv/elsewhere}}\n{guard}");
+        assert!(refused(&kept, &elsewhere).starts_with("it has files in /srv/elsewhere: "));
+        let without_door = few("doors: {}");
+        let said = refused(&without_door, &guard);
+        assert!(said.starts_with("door 'a', via guard, needs CAP_NET_ADMIN: "), "{said}");
+        assert!(said.ends_with("restart it"));
+        assert_eq!(refused(&Rights::ALL, &command), "");
+    }
+
+    #[test]
+    fn who_is_not_root_is_told_what_takes_root() {
+        let doors = format!("doors: {{a: {{{GUARD}}}, b: {{{COMMAND}}}}}");
+        let lacking = |held: &[Capability]| {
+            lacking_without_root(&loaded(&doors).config, &held.iter().copied().collect())
+        };
+        assert_eq!(lacking(&[CAP_NET_RAW, CAP_NET_ADMIN]), Vec::<String>::new());
+        let [capture, door] = &lacking(&[])[..] else { panic!("two") };
+        assert!(capture.contains("setcap cap_net_raw+ep /"), "{capture}");
+        assert!(door.starts_with("door 'a' does not open via guard"), "{door}");
     }
 }
