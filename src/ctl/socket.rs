@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::Error;
+use crate::config::Directories;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
 
@@ -45,7 +46,7 @@ pub(super) enum Timeout {
 /// that was meant must not be asked.
 pub(super) fn ask(
     config: &Path,
-    pid_file: Option<&PathBuf>,
+    (pid_file, run_dir): (Option<&PathBuf>, Option<&PathBuf>),
     options: &load::Options,
     request: &Request,
     timeout: Timeout,
@@ -62,13 +63,28 @@ pub(super) fn ask(
         }
         doubt => doubt,
     };
-    let path = control::socket(&settings.run_dir);
+    let run_dir = run_dir.cloned().unwrap_or_else(|| own_or_system(settings.run_dir, config));
+    let path = control::socket(&run_dir);
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
     let asked = connect(&path).and_then(|mut stream| stream.write_all(&line).map(|()| stream));
     match asked {
         Ok(stream) => Ok(Replies { reader: BufReader::new(ReplyStream { stream, timeout }), path }),
         Err(error) => Err(explain(path, doubt, error)),
+    }
+}
+
+/// The run directory of a daemon that the asking user runs, or of root's, where no other is named:
+/// another user than root may ask both. Of two that run the default configuration is root's.
+fn own_or_system(run_dir: PathBuf, config: &Path) -> PathBuf {
+    let Ok(below) = run_dir.strip_prefix(Directories::own().run) else { return run_dir };
+    let system = Directories::system().run.join(below);
+    let is_there = |directory: &Path| control::socket(directory).exists();
+    let is_roots = config == Path::new(control::CONFIG);
+    match (is_there(&run_dir), is_there(&system)) {
+        (false, true) => system,
+        (false, false) | (true, true) if is_roots => system,
+        _ => run_dir,
     }
 }
 

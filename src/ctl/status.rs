@@ -87,7 +87,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
     }
     if let Some(keeper) = &status.sandbox.keeper {
-        facts.push(vec!["the keeper has".to_owned(), rights(keeper)]);
+        facts.push(vec!["keeper has".to_owned(), rights(keeper)]);
     }
     table(out, &facts)?;
     writeln!(out)?;

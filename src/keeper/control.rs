@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{Backlog, getsockopt, listen};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use super::daemon::DaemonError;
@@ -56,6 +57,8 @@ pub(super) enum Follows {
 pub(super) struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// The user that the keeper runs as.
+    own: u32,
     /// In the order in which they came.
     connections: Vec<ControlConnection>,
     last: u64,
@@ -110,6 +113,8 @@ impl Control {
                 Ok(()) => mode = 0o660,
                 // In a user namespace that has no such group nobody can be in it.
                 Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
+                // It is for the user alone who has started this.
+                Err(_) if !privileges::is_root() => {}
                 Err(error) => return Err(failed("hand over")(error)),
             }
         }
@@ -122,6 +127,7 @@ impl Control {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            own: geteuid().as_raw(),
             connections: Vec::new(),
             last: 0,
             now: Monotonic::ZERO,
@@ -172,6 +178,8 @@ impl Control {
                 Ok((stream, _)) => {
                     let peer = getsockopt(&stream, PeerCredentials).ok();
                     let user = peer.map(|peer| peer.uid()).filter(|user| !watchers.contains(user));
+                    // Whoever has started this can do with it what root can.
+                    let user = user.map(|user| if user == self.own { 0 } else { user });
                     if let Some(user) = user
                         && stream.set_nonblocking(true).is_ok()
                     {
@@ -478,7 +486,7 @@ mod tests {
         let (_dir, mut control) = listen();
         let mut stream = UnixStream::connect(&control.path).unwrap();
         stream.write_all(b"{\"do\":\"close_all\"}\n").unwrap();
-        let user = nix::unistd::geteuid().as_raw();
+        let user = geteuid().as_raw();
         assert!(control.poll(now(), &[user].into()).is_empty());
         assert!(control.connections.is_empty());
     }

@@ -18,7 +18,7 @@ use super::kernel_sets::KernelSetsError;
 use super::one_time_files::OneTimeFiles;
 use super::recent_events::RecentEvents;
 use super::reverse_dns::ReverseDns;
-use super::rights::{FilesInUse, Rights, RightsError};
+use super::rights::{self, FilesInUse, Rights, RightsError};
 use super::server_key::{self, ServerKeyError};
 use super::service::{load_configuration, log_warnings};
 use super::state::Keeper;
@@ -34,7 +34,7 @@ use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::signals::Signals;
-use crate::sys::{clock, command_table, files, privileges, process, scheduling};
+use crate::sys::{capabilities, clock, command_table, files, privileges, process, scheduling};
 use crate::time::{BootId, Monotonic};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -47,8 +47,8 @@ pub(super) enum StartError {
     Configuration(Report),
     #[error("{0}")]
     Path(Diagnostic),
-    #[error("knockd: error: must be started as root: it captures packets and changes the firewall")]
-    NotRoot,
+    #[error("knockd: error: not started as root, and without that:\n    {}", .0.join("\n    "))]
+    NotRoot(Vec<String>),
     #[error("knockd: error: {0}")]
     Log(#[from] LogError),
     #[error("knockd: error: {0}")]
@@ -81,7 +81,11 @@ impl Keeper {
         let cli = absolute(cli);
         let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
         if !privileges::is_root() {
-            return Err(StartError::NotRoot);
+            let held = capabilities::held().map_err(RightsError::from)?;
+            let lacking = rights::lacking_without_root(&loaded.config, &held);
+            if !lacking.is_empty() {
+                return Err(StartError::NotRoot(lacking));
+            }
         }
         process::disinherit().map_err(system("cannot look at its own descriptors"))?;
         let settings = &loaded.config.settings;
@@ -164,6 +168,8 @@ fn absolute(cli: &KnockdCli) -> KnockdCli {
         config: absolute(&cli.config),
         pidfile: optional(&cli.pidfile),
         logfile: optional(&cli.logfile),
+        run_dir: optional(&cli.run_dir),
+        state_dir: optional(&cli.state_dir),
         ..cli.clone()
     }
 }

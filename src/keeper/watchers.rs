@@ -24,7 +24,7 @@ use crate::config::{Config, LogLevel};
 use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
 use crate::ipc::{Assignment, ExplainFilter, FromWatcher, ToWatcher};
-use crate::sys::privileges::Identity;
+use crate::sys::privileges::{self, Identity};
 use crate::sys::{clock, memory};
 use crate::time::Monotonic;
 
@@ -131,7 +131,7 @@ impl Watchers {
         if let Some(missed) = missed {
             warn!("there is no user '{missed}': the watcher runs as nobody");
         }
-        if identity == Identity::Unchanged {
+        if identity == Identity::Unchanged && privileges::is_root() {
             warn!("user: root: the watcher keeps the ids that it has in this user namespace");
         }
         if let Identity::User { uid, .. } = identity {

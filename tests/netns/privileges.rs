@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, needs};
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, command, eventually, must, needs};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 
@@ -190,5 +191,223 @@ fn where_a_command_may_need_it_the_keeper_keeps_all() {
     assert_eq!(knockd.count("the keeper keeps all that it has, since commands may need it"), 1);
     knock(&net);
     knockd.wait_for("OPEN SESAME");
-    // What it has opened is closed after a restart, though the configuration runs no command now.
+}
+
+#[test]
+fn what_a_command_has_yet_to_close_keeps_all_rights_after_a_restart_without_commands() {
+    needs!("recovered", "nft");
+    let net = Net::new();
+    let door = "sequence: [7000, 8000, 9000], start_command: \"true\", \
+                stop_command: \"grep CapEff /proc/self/status > DIR/closed\", open_for: 2s";
+    let guarded = GUARDED.replace("log/knockd.log", "knockd.log");
+    let commands =
+        guarded.replace("sequence: [7000, 8000, 9000], open: [22/tcp], open_for: 20s", door);
+    let mut knockd = Knockd::start(&net.server, &commands);
+    knock(&net);
+    knockd.wait_for("OPEN SESAME");
+    knockd.wait_for("ssh: running command");
+    let opened = || knockd.grants().first().is_some_and(|grant| grant["state"] == "open");
+    assert!(eventually(PATIENCE, opened), "{:?}", knockd.log());
+    knockd.signal(Signal::SIGKILL);
+    knockd.ended();
+    knockd.configure(&guarded);
+    let knockd = knockd.start_again(&net.server);
+    knockd.wait_for("the keeper keeps all that it has, since commands may need it");
+    let closed = knockd.directory.path().join("closed");
+    assert!(eventually(PATIENCE, || closed.exists()), "{:?}", knockd.log());
+}
+
+/// The children of a process that are called so.
+fn children(pid: i32, name: &str) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let is_called = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).filter(is_called).collect()
+}
+
+#[test]
+fn names_are_looked_up_by_a_process_that_has_nothing_else() {
+    needs!("names", "nft");
+    let net = Net::new();
+    // What stands there is this namespace's for whoever is started in it.
+    let etc = Path::new("/etc/netns").join(&net.server.name);
+    fs::create_dir_all(&etc).unwrap();
+    fs::write(etc.join("hosts"), format!("{CLIENT} knocker.example.com\n")).unwrap();
+    let knockd = Knockd::spawn(&net.server, &GUARDED.replace("/log/", "/"), &["-l"]);
+    knockd.wait_for("starting up, listening on");
+    knock(&net);
+    knockd.wait_for_count("192.0.2.2: is knocker.example.com", 1);
+    let [names] = children(knockd.pid(), "knockd: names")[..] else { panic!("one process") };
+    let status = status_of(names);
+    assert!(told(&status, "Uid").starts_with("65534\t65534\t65534"), "{status}");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(told(&status, set), format!("{:016x}", 0), "{set}");
+    }
+    // It ends, as if it had a fault: a door opens all the same, and after a while names are back.
+    kill(Pid::from_raw(names), Signal::SIGKILL).unwrap();
+    knockd.wait_for("the process that looks up names ended; no name is looked up for 1 s");
+    knock(&net);
+    knockd.wait_for_count("OPEN SESAME", 2);
+    std::thread::sleep(Duration::from_secs(1));
+    knock(&net);
+    knockd.wait_for_count("192.0.2.2: is knocker.example.com", 2);
+    let (status, _) = knockd.stop();
+    assert_eq!(status.code(), Some(0));
+    fs::remove_dir_all(etc).unwrap();
+}
+
+/// A user without root, with a home of its own and a copy of the programs.
+struct Ordinary {
+    directory: tempfile::TempDir,
+}
+
+const ORDINARY: u32 = 4242;
+const TO_ORDINARY: [&str; 6] =
+    ["--reuid", "4242", "--regid", "4242", "--clear-groups", "--inh-caps=-all,+net_raw"];
+
+const ROOTLESS: &str = "doors:
+  game:
+    sequence: [7000, 8000, 9000]
+    start_command: id -u > DIR/home/opened; grep CapAmb /proc/self/status >> DIR/home/opened
+    stop_command: 'true'
+    open_for: 1h
+";
+
+impl Ordinary {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        fs::create_dir_all(at.join("home")).unwrap();
+        for program in [env!("CARGO_BIN_EXE_knockd"), env!("CARGO_BIN_EXE_knockctl")] {
+            let name = Path::new(program).file_name().unwrap();
+            fs::copy(program, at.join(name)).unwrap();
+        }
+        fs::write(at.join("knock.yaml"), "").unwrap();
+        for path in [at.to_owned(), at.join("home"), at.join("knock.yaml")] {
+            chown(path, Some(ORDINARY), Some(ORDINARY)).unwrap();
+        }
+        let ordinary = Self { directory };
+        ordinary.configure(ROOTLESS);
+        ordinary
+    }
+
+    fn configure(&self, text: &str) {
+        let at = self.directory.path();
+        fs::write(at.join("knock.yaml"), text.replace("DIR", at.to_str().unwrap())).unwrap();
+    }
+
+    /// Starts `knockd`, by `setpriv` with these arguments too.
+    fn spawn(&self, net: &Net, setpriv: &[&str], arguments: &[&str]) -> Knockd {
+        let at = self.directory.path();
+        let mut command = net.server.command("env");
+        command.args(["-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+        command.arg(format!("HOME={}", at.join("home").display()));
+        command.arg("setpriv").args(TO_ORDINARY).args(setpriv).arg(at.join("knockd"));
+        command.args(["-i", "eth0", "-c"]).arg(at.join("knock.yaml")).args(arguments);
+        Knockd::from_command(command, tempfile::tempdir().unwrap(), at.join("knock.yaml"))
+    }
+
+    fn knockctl(&self, arguments: &[&str]) -> String {
+        let at = self.directory.path();
+        let mut knockctl = command("setpriv");
+        knockctl.args(&TO_ORDINARY[..5]).arg(at.join("knockctl")).arg("-c");
+        knockctl.arg(at.join("knock.yaml")).args(arguments);
+        knockctl.env_clear().env("HOME", at.join("home"));
+        let output = knockctl.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8(said).unwrap()
+    }
+
+    /// A day in its life: knocks, a watcher that dies, a reload, knockctl, the end.
+    fn live(&self, net: &Net, mut knockd: Knockd, state: &str, run: &str) {
+        let at = self.directory.path();
+        knockd.wait_for("starting up, listening on eth0");
+        let [watcher] = knockd.watchers()[..] else { panic!("one watcher") };
+        let status = status_of(watcher);
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(told(&status, set), format!("{:016x}", 0), "{set}");
+        }
+        knock(net);
+        let opened = at.join("home/opened");
+        let has_opened = || fs::read_to_string(&opened).is_ok_and(|it| it.ends_with("000\n"));
+        assert!(eventually(PATIENCE, has_opened), "{:?}", knockd.log());
+        let said = fs::read_to_string(&opened).unwrap();
+        assert_eq!(said, format!("{ORDINARY}\nCapAmb:\t{:016x}\n", 0));
+
+        kill(Pid::from_raw(watcher), Signal::SIGKILL).unwrap();
+        knockd.wait_for("another starts");
+        assert!(eventually(PATIENCE, || knockd.watchers().iter().any(|&it| it != watcher)));
+        let reloads = || self.knockctl(&["reload"]).contains("the configuration is in force");
+        assert!(eventually(PATIENCE, reloads), "{:?}", knockd.log());
+        knockd.signal(Signal::SIGHUP);
+        knockd.wait_for_count("re-reading config file", 2);
+
+        assert!(at.join(state).join("ledger.db").exists());
+        assert!(at.join(run).join("control.sock").exists());
+        let said = self.knockctl(&["status"]);
+        assert!(said.contains("game") && said.contains("192.0.2.2"), "{said}");
+        let said = self.knockctl(&["open", "game", "192.0.2.9"]);
+        assert!(said.contains("game is open for 192.0.2.9"), "{said}");
+
+        let watchers = knockd.watchers();
+        knockd.signal(Signal::SIGTERM);
+        assert_eq!(knockd.ended().code(), Some(0), "{:?}", knockd.log());
+        assert!(!at.join(run).join("knockd.pid").exists());
+        let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+        assert!(watchers.iter().all(is_gone), "a watcher is left");
+    }
+}
+
+#[test]
+fn an_ordinary_user_with_the_ambient_right_to_capture_runs_it() {
+    needs!("rootless, ambient", "setpriv");
+    let net = Net::new();
+    let ordinary = Ordinary::new();
+    let knockd = ordinary.spawn(&net, &["--ambient-caps=-all,+net_raw"], &[]);
+    let state = "home/.local/state/knockd";
+    ordinary.live(&net, knockd, state, &format!("{state}/run"));
+}
+
+#[test]
+fn an_ordinary_user_with_a_program_that_may_capture_runs_it() {
+    needs!("rootless, file capability", "setpriv", "setcap");
+    let net = Net::new();
+    let ordinary = Ordinary::new();
+    let at = ordinary.directory.path();
+    must("setcap", &["cap_net_raw+ep", at.join("knockd").to_str().unwrap()]);
+    let [state, run] = ["own-state", "own-run"].map(|name| at.join("home").join(name));
+    let options = ["--state-dir", state.to_str().unwrap(), "--run-dir", run.to_str().unwrap()];
+    let knockd = ordinary.spawn(&net, &[], &[&options[..], &["-l"]].concat());
+    knockd.wait_for("starting up, listening on eth0");
+    let said = ordinary.knockctl(&["--run-dir", run.to_str().unwrap(), "status"]);
+    assert!(said.contains("listening on   eth0"), "{said}");
+    let settings = format!("knockd: {{run_dir: {}}}\n{ROOTLESS}", run.display());
+    ordinary.configure(&settings);
+    ordinary.live(&net, knockd, "home/own-state", "home/own-run");
+}
+
+#[test]
+fn what_cannot_be_done_without_root_is_named_at_the_start() {
+    needs!("rootless, refused", "setpriv");
+    let net = Net::new();
+    let ordinary = Ordinary::new();
+    ordinary.configure(
+        "knockd: {user: root}\ndoors:\n  \
+         ssh: {sequence: [7000, 8000, 9000], open: [22]}\n  \
+         game: {sequence: [7100, 8100, 9100], start_command: 'true'}\n",
+    );
+    let mut knockd = ordinary.spawn(&net, &[], &[]);
+    assert_eq!(knockd.ended().code(), Some(1));
+    let said = knockd.log().join("\n");
+    for line in [
+        "knockd: error: not started as root, and without that:",
+        "    nothing is captured: run as root: setcap cap_net_raw+ep ",
+        "    the watcher does not become 'root': take 'user' away",
+        "    door 'ssh' does not open via guard, which takes CAP_NET_ADMIN: write a start_command",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("'game'"), "{said}");
+    assert!(!ordinary.directory.path().join("home/.local").exists(), "nothing is left behind");
 }

@@ -13,8 +13,8 @@ use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{self, load};
 use libknock::config::{self, Hole, Name};
 use libknock::control::{
-    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, LockStatus, RefusalFacts,
-    Status, What,
+    ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, KeeperRights, LockStatus,
+    RefusalFacts, SandboxStatus, Status, What,
 };
 use libknock::ctl::check::CheckLine;
 use libknock::engine::Reason;
@@ -324,10 +324,15 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         counters: BTreeMap::new(),
         dropped: 0,
         locked_out: vec![LockStatus { address, door: Some(door.clone()), seconds_left: 0.0 }],
+        sandbox: SandboxStatus {
+            keeper: Some(KeeperRights { capabilities: vec![], landlock: Some(String::new()) }),
+        },
     };
     let status = serde_json::to_value(status).unwrap();
     let within = ["doors", "grants", "locked_out"].map(|list| members(&status[list][0]));
-    let all: BTreeSet<String> = within.into_iter().chain([members(&status)]).flatten().collect();
+    let sandbox = [members(&status["sandbox"]), members(&status["sandbox"]["keeper"])];
+    let all: BTreeSet<String> =
+        within.into_iter().chain(sandbox).chain([members(&status)]).flatten().collect();
     let section = page.section("status");
     assert_eq!(explained_members(section), all);
     for state in GrantCondition::ALL {
@@ -357,7 +362,13 @@ fn the_manual_knows_every_object_of_check_and_every_member_of_it() {
             opened_by: Vec::new(),
             effects: Vec::new(),
         },
-        CheckLine::Summary { configuration: Path::new(""), doors: 1, clients: 0, warnings: 0 },
+        CheckLine::Summary {
+            configuration: Path::new(""),
+            doors: 1,
+            clients: 0,
+            warnings: 0,
+            commands: vec![String::new()],
+        },
     ];
     let objects = lines.map(|line| serde_json::to_value(line).unwrap());
     let words = objects.iter().map(|object| object["about"].as_str().unwrap().to_owned());
