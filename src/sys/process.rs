@@ -44,7 +44,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Frees this process, and those that it starts, of what its own starter left it: descriptors other
 /// than the standard ones go no further, no signal is blocked, nobody else may write new files,
-/// and there are descriptors enough, as far as that is allowed. The environment goes to nobody.
+/// no other process of the same user looks into this one, and there are descriptors enough, as far
+/// as that is allowed. The environment goes to nobody.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -52,6 +53,7 @@ pub fn disinherit() -> io::Result<()> {
     let others_write = Mode::S_IWGRP | Mode::S_IWOTH;
     umask(umask(others_write) | others_write);
     SigSet::empty().thread_set_mask()?;
+    nix::sys::prctl::set_dumpable(false)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS.min(hard)), hard)?;
     for entry in fs::read_dir("/proc/self/fd")?.flatten() {
