@@ -44,7 +44,7 @@ impl Keeper {
     pub(super) fn serve(&mut self, now: Now) {
         // Whoever begins to follow now is told of what comes.
         self.pass_on();
-        let requests = self.control.poll(now.monotonic, &self.watchers.users);
+        let requests = self.control.poll(now.monotonic, |peer| self.watchers.include(peer));
         if !requests.is_empty() {
             let began = clock::now().monotonic;
             requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));

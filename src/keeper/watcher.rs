@@ -86,6 +86,10 @@ impl WatcherProcess {
         })
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells the watcher something. One that does not listen is found out when it ends.
     pub(super) fn tell(&self, order: ToWatcher) {
         let _ = self.channel.send(&order);

@@ -14,6 +14,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
 use super::credible::Lie;
@@ -63,7 +64,7 @@ pub(super) struct Watchers {
     /// What `user` says, and whom it names.
     identity: Option<(Option<String>, Identity)>,
     /// The ids of the users that watchers have been so far.
-    pub(super) users: BTreeSet<u32>,
+    users: BTreeSet<u32>,
 }
 
 impl Watchers {
@@ -159,6 +160,12 @@ impl Watchers {
         let others =
             [&self.current, &self.successor].into_iter().flatten().map(|(watcher, _)| watcher);
         others.chain(leaving)
+    }
+
+    /// Whether one of them is at the other end of a socket, or may be: its user is there.
+    pub(super) fn include(&self, peer: &UnixCredentials) -> bool {
+        let pid = u32::try_from(peer.pid()).ok();
+        self.users.contains(&peer.uid()) || self.all().any(|watcher| Some(watcher.pid()) == pid)
     }
 
     /// Whether a watcher is starting that has not taken over yet.
