@@ -12,6 +12,7 @@ mod event;
 mod word;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -188,6 +189,16 @@ pub struct KeeperRights {
     /// How much of its rules for files holds, in words; absent: it may reach all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<String>,
+}
+
+/// In words: those that it has where they are few.
+impl fmt::Display for KeeperRights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.landlock {
+            Some(landlock) => write!(f, "{}; Landlock: {landlock}", self.capabilities.join(" ")),
+            None => write!(f, "{} capabilities, and all files", self.capabilities.len()),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

@@ -10,16 +10,11 @@ use super::output::{heading, local, object, table, wall};
 use super::socket::Timeout;
 use super::target::Target;
 use crate::config::Name;
-use crate::control::{
-    DoorStatus, GrantCondition, GrantStatus, KeeperRights, LockStatus, Reply, Request, Status,
-};
+use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
 use crate::time::Wall;
-
-/// How many capabilities are named; who has more has all that there are, or nearly.
-const MOST_CAPABILITIES: usize = 12;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct StatusArgs {
@@ -87,7 +82,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
     }
     if let Some(keeper) = &status.sandbox.keeper {
-        facts.push(vec!["keeper has".to_owned(), rights(keeper)]);
+        facts.push(vec!["keeper has".to_owned(), escape(&keeper.to_string())]);
     }
     table(out, &facts)?;
     writeln!(out)?;
@@ -99,21 +94,6 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     }
     locked_out(out, &status.locked_out, now, zone)?;
     counters(out, status)
-}
-
-/// What the keeper may still do.
-fn rights(KeeperRights { capabilities, landlock }: &KeeperRights) -> String {
-    let files = match landlock {
-        Some(landlock) => format!("Landlock: {}", escape(landlock)),
-        None => "all files".to_owned(),
-    };
-    let capabilities: Vec<_> = capabilities.iter().map(|name| escape(name)).collect();
-    let capabilities = if capabilities.len() > MOST_CAPABILITIES {
-        format!("{} capabilities", capabilities.len())
-    } else {
-        capabilities.join(" ")
-    };
-    format!("{}; {files}", if capabilities.is_empty() { "no capability" } else { &capabilities })
 }
 
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {

@@ -5,7 +5,6 @@
 //! commands everything is kept; without them the keeper has a few capabilities and its own files.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -287,18 +286,6 @@ impl Rights {
 
 /// What helps where a configuration needs more than is left.
 const RESTART: &str = "knockd has given up what it did not need when it started: restart it";
-
-/// What is kept, in words.
-impl fmt::Display for Rights {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let KeeperRights { capabilities, landlock } = self.status();
-        let files = landlock.unwrap_or_else(|| "none".to_owned());
-        match &self.0 {
-            None => f.write_str("all that it has, since commands may need it"),
-            Some(_) => write!(f, "{}; Landlock: {files}", capabilities.join(" ")),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

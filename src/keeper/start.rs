@@ -128,7 +128,7 @@ impl Keeper {
         } else {
             Rights::give_up(&config, files, cli.lookup)?
         };
-        info!("the keeper keeps {rights}");
+        info!("the keeper keeps {}", rights.status());
         let missing = doors.journal.missing;
         let mut watchers = Watchers::new(config, server, missing);
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;

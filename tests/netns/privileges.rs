@@ -188,7 +188,7 @@ fn where_a_command_may_need_it_the_keeper_keeps_all() {
     let knockd = Knockd::start(&net.server, &configuration);
     let own = status_of(i32::try_from(std::process::id()).unwrap());
     assert_eq!(told(&status_of(knockd.pid()), "CapBnd"), told(&own, "CapBnd"));
-    assert_eq!(knockd.count("the keeper keeps all that it has, since commands may need it"), 1);
+    assert_eq!(knockd.count(" capabilities, and all files"), 1, "{:?}", knockd.log());
     knock(&net);
     knockd.wait_for("OPEN SESAME");
 }
@@ -212,7 +212,7 @@ fn what_a_command_has_yet_to_close_keeps_all_rights_after_a_restart_without_comm
     knockd.ended();
     knockd.configure(&guarded);
     let knockd = knockd.start_again(&net.server);
-    knockd.wait_for("the keeper keeps all that it has, since commands may need it");
+    knockd.wait_for(" capabilities, and all files");
     let closed = knockd.directory.path().join("closed");
     assert!(eventually(PATIENCE, || closed.exists()), "{:?}", knockd.log());
 }
