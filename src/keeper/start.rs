@@ -117,7 +117,8 @@ impl Keeper {
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
         let missing = doors.journal.missing;
-        let mut watchers = Watchers::new(config, server, missing);
+        let watchers = Watchers::new(config, server, missing);
+        let mut watchers = watchers.map_err(system("cannot follow the addresses of this host"))?;
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,

@@ -23,6 +23,7 @@ mod life;
 mod lock_only;
 mod lying_watcher;
 mod one_time;
+mod sandbox;
 mod service;
 mod spa;
 mod ssh;
