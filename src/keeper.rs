@@ -11,6 +11,7 @@ mod credible;
 mod daemon;
 mod doors;
 mod guard_copy;
+mod home;
 mod intake;
 mod interfaces;
 mod journal;

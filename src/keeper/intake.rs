@@ -18,15 +18,13 @@ use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::GrantKey;
 use crate::ipc::FromWatcher;
 use crate::log::limit::Limit;
-use crate::sys::{clock, host};
+use crate::sys::clock;
 use crate::time::Monotonic;
 
 /// How far two watchers may disagree about when a packet came.
 pub(super) const OVERLAP: Duration = Duration::from_millis(1);
 /// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
-/// How long the addresses of this host are taken to be what they were.
-const HOME_HOLDS: Duration = Duration::from_secs(1);
 
 /// A notice of what the rest of the keeper has to act upon.
 #[must_use]
@@ -67,8 +65,6 @@ pub(super) struct Intake {
     /// Whoever repeats what was sniffed cannot push everything else out of the history.
     reused: Limit,
     floods: Limit,
-    /// The addresses of this host, as they were lately, and how long that holds.
-    home: (Arc<Local>, Monotonic),
 }
 
 impl Intake {
@@ -84,11 +80,11 @@ impl Intake {
             lines: Limit::new(1000, Duration::from_millis(5)),
             reused: Limit::new(20, Duration::from_secs(60)),
             floods: Limit::new(1, Duration::from_secs(60)),
-            home: Default::default(),
         }
     }
 
-    /// Takes in one frame of a watcher at work. `current` is the configuration in force.
+    /// Takes in one frame of a watcher at work. `current` is the configuration in force, `local`
+    /// what this host's addresses are.
     ///
     /// # Errors
     /// [`Lie`]: no honest watcher sends it, so this one has to be ended.
@@ -97,19 +93,17 @@ impl Intake {
         now: Monotonic,
         watcher: &WatcherProcess,
         current: &Config,
+        local: &Local,
         interfaces: &mut Interfaces,
         frame: FromWatcher,
     ) -> Result<(), Lie> {
-        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Request { .. }) {
-            self.look_home(now);
-        }
-        let (config, local) = (&*watcher.config, Arc::clone(&self.home.0));
+        let config = &*watcher.config;
         let grounds = Grounds {
             then: config,
             server: watcher.server.as_ref(),
             current,
             missing: self.missing,
-            local: &local,
+            local,
             looped: watcher.looped,
             // A frame may have come after the others of this turn, and after a sleep.
             now: clock::now(),
@@ -241,15 +235,6 @@ impl Intake {
     pub(super) fn stderr_line(&mut self, now: Monotonic, line: &str) {
         if self.stderr_lines.pass(now) {
             error!("watcher: {line}");
-        }
-    }
-
-    /// Asks the kernel anew for the addresses of this host, where that is some time ago.
-    fn look_home(&mut self, now: Monotonic) {
-        if self.home.1 <= now
-            && let Ok(addresses) = host::addresses()
-        {
-            self.home = (Arc::new(Local::Addresses(addresses)), now + HOME_HOLDS);
         }
     }
 

@@ -130,7 +130,8 @@ impl Keeper {
         };
         info!("the keeper keeps {}", rights.status());
         let missing = doors.journal.missing;
-        let mut watchers = Watchers::new(config, server, missing);
+        let watchers = Watchers::new(config, server, missing);
+        let mut watchers = watchers.map_err(system("cannot follow the addresses of this host"))?;
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,

@@ -1,10 +1,13 @@
 //! A watcher process, as its keeper sees it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::net::if_::InterfaceFlags;
 use tracing::warn;
@@ -32,12 +35,17 @@ pub(super) struct WatcherProcess {
     channel: Channel,
     stderr: StderrLines,
     closed: bool,
+    /// What it has been told of the addresses of this host, and when to tell it the rest.
+    addresses: BTreeSet<IpAddr>,
+    pub(super) addresses_due: Option<Monotonic>,
     /// How much more is heard before the keeper looks after everything else.
     budget: u32,
 }
 
 /// How much one watcher may say at a time: none can keep the keeper from closing doors.
 const BUDGET: u32 = 1024;
+/// How soon a watcher that did not keep up is told more.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// The output of a watcher: what it has to say.
 pub(super) enum WatcherOutput {
@@ -62,7 +70,7 @@ impl WatcherProcess {
         assignment: Assignment,
     ) -> io::Result<Self> {
         let bytes = Zeroizing::new(serde_json::to_vec(&assignment)?);
-        let server = assignment.setup.spa;
+        let (server, addresses) = (assignment.setup.spa, assignment.addresses);
         let names = assignment.interfaces.iter();
         let interfaces = names.map(|name| (name.clone(), host::index(name))).collect();
         let is_loopback = |name: &str| host::has(name, InterfaceFlags::IFF_LOOPBACK);
@@ -82,6 +90,8 @@ impl WatcherProcess {
             channel: Channel(ours),
             stderr: StderrLines { pipe: Some(ours_stderr.into()), line: Vec::new() },
             closed: false,
+            addresses,
+            addresses_due: None,
             budget: BUDGET,
         })
     }
@@ -93,6 +103,31 @@ impl WatcherProcess {
     /// Tells the watcher something. One that does not listen is found out when it ends.
     pub(super) fn tell(&self, order: ToWatcher) {
         let _ = self.channel.send(&order);
+    }
+
+    /// Tells how the addresses of this host have changed, where that is due: as much as it has room
+    /// for, and the rest later. It goes by the old ones until it has heard all.
+    pub(super) fn tell_addresses(&mut self, now: Monotonic, all: &BTreeSet<IpAddr>) {
+        if self.closed {
+            self.addresses_due = None;
+        }
+        if self.addresses_due.is_none_or(|due| due > now) {
+            return;
+        }
+        let come = all.difference(&self.addresses).map(|&address| (address, true));
+        let gone = self.addresses.difference(all).map(|&address| (address, false));
+        for (address, is_own) in come.chain(gone).collect::<Vec<_>>() {
+            if self.channel.send(&ToWatcher::Address { address, is_own }).is_err() {
+                return self.addresses_due = Some(now + RETRY);
+            }
+            if is_own {
+                self.addresses.insert(address);
+            } else {
+                self.addresses.remove(&address);
+            }
+        }
+        let told = self.channel.send(&ToWatcher::AddressesTold);
+        self.addresses_due = told.is_err().then(|| now + RETRY);
     }
 
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.

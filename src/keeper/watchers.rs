@@ -18,6 +18,7 @@ use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
 use super::credible::Lie;
+use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
 use super::watcher::{WatcherOutput, WatcherProcess};
@@ -60,6 +61,7 @@ pub(super) struct Watchers {
     restart: Option<Monotonic>,
     pause: Duration,
     interfaces: Interfaces,
+    home: Home,
     pub(super) intake: Intake,
     /// What `user` says, and whom it names.
     identity: Option<(Option<String>, Identity)>,
@@ -68,12 +70,16 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
+    /// No watcher yet; follows the interfaces and addresses of this host from now on.
+    ///
+    /// # Errors
+    /// When the kernel does not tell the addresses.
     pub(super) fn new(
         config: Arc<Config>,
         server: Option<SpaServer>,
         missing: UncleanStart,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        Ok(Self {
             current: None,
             successor: None,
             leaving: Vec::new(),
@@ -85,8 +91,9 @@ impl Watchers {
             interfaces: Interfaces::follow(),
             intake: Intake::new(missing),
             identity: None,
+            home: Home::follow()?,
             users: BTreeSet::new(),
-        }
+        })
     }
 
     /// Starts a watcher for a configuration, beside the one at work if there is one.
@@ -108,6 +115,7 @@ impl Watchers {
                 ..Setup::new(&config, server)
             },
             interfaces: settings.interfaces.clone(),
+            addresses: self.home.addresses.clone(),
             identity,
             verbose: settings.log.level >= LogLevel::Debug,
         };
@@ -199,6 +207,12 @@ impl Watchers {
 
     /// Hears what all watchers have to say, and does what is due.
     pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
+        let have_moved = self.home.poll(now);
+        let Self { current, successor, leaving, home, .. } = self;
+        for (watcher, _) in leaving.iter_mut().chain(current).chain(successor) {
+            watcher.addresses_due = watcher.addresses_due.or(have_moved.then_some(now));
+            watcher.tell_addresses(now, &home.addresses);
+        }
         // They report what came first: of two requests of one client the later would bar the earlier.
         self.poll_leaving(now);
         self.poll_current(now);
@@ -279,7 +293,8 @@ impl Watchers {
                 WatcherOutput::Frame(FromWatcher::Done) if !is_current => return Some(None),
                 WatcherOutput::Frame(frame) => {
                     let (intake, interfaces) = (&mut self.intake, &mut self.interfaces);
-                    let taken = intake.frame(now, watcher, &self.config, interfaces, frame);
+                    let local = &self.home.local;
+                    let taken = intake.frame(now, watcher, &self.config, local, interfaces, frame);
                     if let Err(Lie(lie)) = taken {
                         end(watcher, lie);
                     }
@@ -381,6 +396,7 @@ impl Watchers {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let heeds_changes = self.may_change() && self.current.is_some();
         let changes = self.interfaces.fd().filter(|_| heeds_changes);
+        let changes = changes.into_iter().chain([self.home.fd()]);
         self.all().flat_map(WatcherProcess::fds).chain(changes).collect()
     }
 
@@ -390,7 +406,9 @@ impl Watchers {
         let interfaces =
             self.interfaces.next_look.filter(|_| successor.is_none() && self.current.is_some());
         let leaving = self.leaving.iter().map(|&(_, until)| until);
-        [successor, restart, interfaces].into_iter().flatten().chain(leaving).min()
+        let addresses = self.all().filter_map(|watcher| watcher.addresses_due);
+        let addresses = addresses.chain(self.home.next_deadline());
+        [successor, restart, interfaces].into_iter().flatten().chain(leaving).chain(addresses).min()
     }
 }
 

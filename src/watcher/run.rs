@@ -1,6 +1,8 @@
 //! The watcher's loop.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
@@ -12,7 +14,7 @@ use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
-use crate::sys::host::{self, Changes};
+use crate::sys::host;
 use crate::sys::landlock::{self, LandlockError, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, memory, process};
@@ -39,8 +41,6 @@ enum WatchError {
     Privileges(#[from] PrivilegeError),
     #[error("cannot give up files and networks: {0}")]
     Landlock(#[from] LandlockError),
-    #[error("cannot follow the addresses of this host: {0}")]
-    Addresses(io::Error),
     #[error("cannot wait for packets: {0}")]
     Wait(io::Error),
 }
@@ -60,7 +60,8 @@ pub fn run() -> ExitCode {
 struct Watcher {
     engine: Engine,
     captures: Vec<Interface>,
-    changes: Changes,
+    /// The addresses of this host, with what has been told so far of how they change.
+    addresses: BTreeSet<IpAddr>,
     reporter: Reporter,
     longest: Duration,
     /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
@@ -79,14 +80,6 @@ struct Interface {
     dropped: u64,
 }
 
-/// Which descriptors besides the captures are readable: a packet should not wait for them.
-struct Ready {
-    /// The keeper has said something, or is gone.
-    keeper: bool,
-    /// The addresses of this host may have changed.
-    addresses: bool,
-}
-
 impl Watcher {
     fn start() -> Result<Self, WatchError> {
         let channel =
@@ -95,7 +88,7 @@ impl Watcher {
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
-        let Assignment { setup, interfaces, identity, verbose } = assignment;
+        let Assignment { setup, interfaces, addresses, identity, verbose } = assignment;
         let only_ipv4 = setup.only_ipv4;
         let longest = setup.doors.iter().map(|door| door.seq_timeout).max();
         let mut engine = Engine::new(setup);
@@ -104,8 +97,6 @@ impl Watcher {
         }
         let filter = engine.datagrams().fold(Filter::new(engine.watched(), only_ipv4), Filter::and);
         let mut reporter = Reporter::new(channel, verbose);
-        let changes = Changes::follow(host::ADDRESSES).map_err(WatchError::Addresses)?;
-        let addresses = host::addresses().map_err(WatchError::Addresses)?;
         let mut captures = Vec::new();
         for (index, name) in (0..).zip(&interfaces) {
             let state = match Live::open(name, &filter) {
@@ -124,7 +115,7 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        engine.local = Local::Addresses(addresses);
+        engine.local = Local::Addresses(addresses.clone());
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         identity.assume()?;
@@ -134,7 +125,7 @@ impl Watcher {
         Ok(Self {
             engine,
             captures,
-            changes,
+            addresses,
             reporter,
             longest: longest.unwrap_or_default(),
             leave: None,
@@ -145,13 +136,8 @@ impl Watcher {
 
     fn run(mut self) -> Result<(), WatchError> {
         loop {
-            let ready = self.wait()?;
-            if ready.keeper && self.handle_orders().is_break() {
+            if self.wait()? && self.handle_orders().is_break() {
                 return Ok(());
-            }
-            if ready.addresses && self.changes.have_come() {
-                let addresses = host::addresses().map_err(WatchError::Addresses)?;
-                self.engine.local = Local::Addresses(addresses);
             }
             self.work();
             // Of what comes after this it is not known whether it has been looked at.
@@ -178,7 +164,8 @@ impl Watcher {
         self.leave.is_some_and(is_over)
     }
 
-    fn wait(&self) -> Result<Ready, WatchError> {
+    /// Sleeps until something happens or is due. True: the keeper has said something, or is gone.
+    fn wait(&self) -> Result<bool, WatchError> {
         let now = clock::now().monotonic;
         // Whoever is still on the way when it could end early has a deadline in the engine.
         let leave = self.leave.map(|(early, late)| if now < early { early } else { late });
@@ -187,12 +174,10 @@ impl Watcher {
             [self.engine.next_deadline(), self.reporter.next_deadline(now), leave, drops];
         let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
-        let mut fds: Vec<BorrowedFd<'_>> =
-            vec![self.reporter.channel.as_fd(), self.changes.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.reporter.channel.as_fd()];
         fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
-        let is_ready = |place: usize| ready.get(place) == Some(&true);
-        Ok(Ready { keeper: is_ready(0), addresses: is_ready(1) })
+        Ok(ready.first() == Some(&true))
     }
 
     /// Does what the keeper says; `Break`: it has to end.
@@ -211,6 +196,15 @@ impl Watcher {
                 }
                 Received::Frame(ToWatcher::Explain { asked }) => self.reporter.explain(asked),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
+                Received::Frame(ToWatcher::Address { address, is_own: true }) => {
+                    self.addresses.insert(address);
+                }
+                Received::Frame(ToWatcher::Address { address, is_own: false }) => {
+                    self.addresses.remove(&address);
+                }
+                Received::Frame(ToWatcher::AddressesTold) => {
+                    self.engine.local = Local::Addresses(self.addresses.clone());
+                }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return ControlFlow::Break(());
                 }

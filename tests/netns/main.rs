@@ -24,6 +24,7 @@ mod lock_only;
 mod lying_watcher;
 mod one_time;
 mod privileges;
+mod sandbox;
 mod service;
 mod spa;
 mod ssh;
