@@ -221,6 +221,8 @@ pub(super) struct Rights(Option<FewRights>);
 struct FewRights {
     capabilities: CapsHashSet,
     files: FilesInUse,
+    /// Another one is not looked up: where users are kept has been replaced since, if it is new.
+    user: Option<String>,
     /// `None`: a test has files of its own.
     landlock: Option<LandlockReport>,
 }
@@ -244,7 +246,8 @@ impl Rights {
         let landlock = (!fault::is_on()).then(|| files.restrict(looks_up)).transpose()?;
         nix::sys::prctl::set_no_new_privs().map_err(RightsError::NoNewPrivileges)?;
         capabilities::keep_only(&needed)?;
-        Ok(Self(Some(FewRights { capabilities: capabilities::held()?, files, landlock })))
+        let (capabilities, user) = (capabilities::held()?, config.settings.user.clone());
+        Ok(Self(Some(FewRights { capabilities, files, user, landlock })))
     }
 
     /// Checks that a configuration needs nothing that has been given up.
@@ -262,7 +265,8 @@ impl Rights {
         };
         let file = few.landlock.and_then(|_| files.missing_in(&few.files));
         let file = file.map(|path| format!("it has files in {}", path.display()));
-        let why = needs(config).find_map(lacks).or(file);
+        let user = (config.settings.user != few.user).then(|| "'user' is another one".to_owned());
+        let why = needs(config).find_map(lacks).or(file).or(user);
         why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
     }
 
@@ -334,7 +338,7 @@ mod tests {
         let capabilities = capabilities(&config).unwrap();
         let files = FilesInUse::of(Path::new("/no/such"), &loaded(doors));
         let report = LandlockReport { abi: 7, no_network: true, scoped: true };
-        Rights(Some(FewRights { capabilities, files, landlock: Some(report) }))
+        Rights(Some(FewRights { capabilities, files, user: None, landlock: Some(report) }))
     }
 
     #[test]
@@ -351,6 +355,8 @@ mod tests {
         assert!(refused(&kept, &command).starts_with("door 'b', which runs commands, may need"));
         let elsewhere = format!("knockd: {{state_dir: /srv/elsewhere}}\n{guard}");
         assert!(refused(&kept, &elsewhere).starts_with("it has files in /srv/elsewhere: "));
+        let another = format!("knockd: {{user: nobody}}\n{guard}");
+        assert!(refused(&kept, &another).starts_with("'user' is another one: "));
         let without_door = few("doors: {}");
         let said = refused(&without_door, &guard);
         assert!(said.starts_with("door 'a', via guard, needs CAP_NET_ADMIN: "), "{said}");

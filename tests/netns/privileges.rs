@@ -86,7 +86,12 @@ fn guarding(net: &Net) -> Knockd {
     let config = directory.path().join("knock.conf");
     let text = GUARDED.replace("DIR", &directory.path().display().to_string());
     fs::write(&config, text).unwrap();
-    let knockd = Knockd::run(&net.server, directory, config, &[], &[]);
+    // A copy, which can be replaced.
+    let program = directory.path().join("knockd");
+    fs::copy(env!("CARGO_BIN_EXE_knockd"), &program).unwrap();
+    let mut command = net.server.command(program.to_str().unwrap());
+    command.arg("-c").arg(&config);
+    let knockd = Knockd::from_command(command, directory, config);
     knockd.wait_for("starting up, listening on");
     knockd
 }
@@ -121,7 +126,9 @@ fn a_keeper_without_commands_keeps_what_its_guard_and_watchers_need_and_works() 
     assert_eq!(told(&status, "NoNewPrivs"), "1");
     opens(&net, &knockd);
 
-    // Another watcher, in place of one that has died and of one that is asked to go.
+    // Another watcher, in place of one that has died and of one that is asked to go: by the program
+    // that runs, whatever has become of its file.
+    fs::remove_file(knockd.directory.path().join("knockd")).unwrap();
     let [watcher] = knockd.watchers()[..] else { panic!("one watcher") };
     kill(Pid::from_raw(watcher), Signal::SIGKILL).unwrap();
     knockd.wait_for("another starts");
