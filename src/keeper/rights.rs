@@ -128,8 +128,9 @@ impl FilesInUse {
     /// Those of a configuration that was read from `path`.
     pub(crate) fn of(path: &Path, Loaded { config, secret_files, .. }: &Loaded) -> Self {
         let settings = &config.settings;
-        let keys = settings.spa.old_key.iter().map(|(old, _)| old);
-        let keys = keys.chain([&settings.spa.key_file]).chain(secret_files);
+        let keys = settings.spa.old_key.iter().map(|(old, _)| old).chain([&settings.spa.key_file]);
+        let takes_spa = config.doors.iter().any(|door| door.recognition.spa);
+        let keys = keys.filter(|_| takes_spa).chain(secret_files);
         let mut read: BTreeSet<PathBuf> = keys.flat_map(|file| directories(file)).collect();
         if path.is_dir() {
             // A link there leads to another one.

@@ -116,21 +116,11 @@ pub fn run_watcher(
     configuration: OwnedFd,
     complaints: OwnedFd,
 ) -> io::Result<Child> {
-    let mut command = command(fault::watcher());
-    command
-        .arg0(OsStr::from_bytes(WATCHER.to_bytes()))
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(complaints)
-        .fd_mappings(vec![
-            FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
-            FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
-        ])
-        .map_err(io::Error::other)?;
-    die_with_parent(&mut command);
-    command.spawn()
+    let descriptors = vec![
+        FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
+        FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
+    ];
+    run_anew(command(fault::watcher()), WATCHER, complaints.into(), descriptors)
 }
 
 /// Runs this very program anew as the process that looks up names. What it says is heard on the
@@ -139,15 +129,24 @@ pub fn run_watcher(
 /// # Errors
 /// Whatever keeps the program from starting.
 pub fn run_names(channel: OwnedFd) -> io::Result<Child> {
-    let mut command = command("/proc/self/exe");
+    let descriptors = vec![FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL }];
+    run_anew(command("/proc/self/exe"), NAMES, Stdio::null(), descriptors)
+}
+
+fn run_anew(
+    mut command: Command,
+    name: &CStr,
+    complaints: Stdio,
+    descriptors: Vec<FdMapping>,
+) -> io::Result<Child> {
     command
-        .arg0(OsStr::from_bytes(NAMES.to_bytes()))
+        .arg0(OsStr::from_bytes(name.to_bytes()))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .fd_mappings(vec![FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL }])
+        .stderr(complaints)
+        .fd_mappings(descriptors)
         .map_err(io::Error::other)?;
     die_with_parent(&mut command);
     command.spawn()
