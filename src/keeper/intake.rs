@@ -15,9 +15,10 @@ use super::watcher::WatcherProcess;
 use crate::config::{Config, Name};
 use crate::control::{EventLine, What};
 use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
-use crate::grants::GrantKey;
+use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::FromWatcher;
 use crate::log::limit::Limit;
+use crate::proto::method::Method;
 use crate::sys::{clock, host};
 use crate::time::Monotonic;
 
@@ -25,6 +26,8 @@ use crate::time::Monotonic;
 pub(super) const OVERLAP: Duration = Duration::from_millis(1);
 /// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
+/// How much may be asked for in all, however many doors there are.
+const CLAIMS: (u32, Duration) = (4_000, Duration::from_millis(10));
 /// How long the addresses of this host are taken to be what they were.
 const HOME_HOLDS: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,9 @@ pub(super) struct Intake {
     /// How many packets the kernel dropped so far.
     pub(super) dropped: u64,
     completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
+    claims: Limit,
+    /// How much may be asked for of a door in each way, or of all doors together.
+    claims_by: HashMap<(Method, Option<Name>), Limit>,
     stderr_lines: Limit,
     /// More than any watcher says that limits itself, as ours do.
     lines: Limit,
@@ -80,6 +86,8 @@ impl Intake {
             counts: HashMap::new(),
             dropped: 0,
             completed: VecDeque::new(),
+            claims: Limit::new(CLAIMS.0, CLAIMS.1),
+            claims_by: HashMap::new(),
             stderr_lines: Limit::new(20, Duration::from_secs(1)),
             lines: Limit::new(1000, Duration::from_millis(5)),
             reused: Limit::new(20, Duration::from_secs(60)),
@@ -205,10 +213,32 @@ impl Intake {
     /// Takes note of what has been asked for. What is refused strangers can repeat.
     fn claim(&mut self, now: Monotonic, (claim, holds): JudgedClaim) {
         let claim = Box::new(claim);
+        let holds = holds.and_then(|()| self.is_not_too_much(now, &claim));
         let Err(reason) = holds else { return self.notices.push(Notice::Claim(claim)) };
         self.count(reason, 1);
         if self.reused.pass(now) {
             self.notices.push(Notice::StaleClaim(claim, reason));
+        }
+    }
+
+    /// Whether the doors are not asked for more than people and their programs do: whoever has
+    /// taken over a watcher opens them no more often, uses no list up, and fills no disk.
+    fn is_not_too_much(&mut self, now: Monotonic, claim: &Claim) -> Result<(), Reason> {
+        let OpenedBy::Method(by) = claim.origin.by else { return Ok(()) };
+        let door = Some(claim.door.name().clone());
+        let (door, burst, interval) = match by {
+            // A line that is used up is so for good.
+            Method::OneTimeSequence => (door, 10, Duration::from_secs(60)),
+            // Each is remembered for a day.
+            Method::Fwknop => (None, 1_000, Duration::from_millis(50)),
+            _ => (door, 1_000, Duration::from_millis(20)),
+        };
+        let limit = self.claims_by.entry((by, door));
+        let limit = limit.or_insert_with(|| Limit::new(burst, interval));
+        // What is too much at one door takes nothing away from the others.
+        match limit.pass(now) && self.claims.pass(now) {
+            true => Ok(()),
+            false => Err(Reason::TooMany),
         }
     }
 
