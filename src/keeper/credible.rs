@@ -41,9 +41,10 @@
 use std::net::IpAddr;
 
 use super::claim::{Grounds, client, door};
-use crate::config::{Client, Door, FwknopClient, Lockout};
+use crate::config::{Client, Door, FwknopClient, Lockout, Name};
 use crate::engine::{
-    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED, fwknop,
+    CompletedBy, Credential, DatagramRequest, Event, EventKind, NAME_LEN, Reason, Refusal,
+    SEARCHED, fwknop,
 };
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;
@@ -206,7 +207,12 @@ fn refusal(grounds: &Grounds<'_>, refusal: &Refusal, at: Monotonic) -> Result<()
     packet(grounds, refusal.source, at)?;
     let knows_door = refusal.door.is_none_or(|id| door(grounds.then, id).is_some());
     let knows_client = refusal.client.is_none_or(|id| client(grounds.then, id).is_some());
-    so(knows_door && knows_client, "a door or a client that it was not given")
+    so(knows_door && knows_client, "a door or a client that it was not given")?;
+    let is_name = |bytes: &[u8; NAME_LEN]| {
+        let text = str::from_utf8(bytes).unwrap_or_default();
+        text.trim_end_matches('\0').parse::<Name>().is_ok()
+    };
+    so(refusal.asked_for.as_ref().is_none_or(is_name), "a name that no door has")
 }
 
 #[cfg(test)]
