@@ -306,3 +306,60 @@ impl Intake {
         passed.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OneTime;
+    use crate::engine::{CompletedBy, DatagramRequest};
+    use crate::keeper::credible::tests::{PLAIN, SPA, World};
+
+    /// How many of so many are not too much.
+    fn passed(intake: &mut Intake, now: Monotonic, claim: &Claim, count: u32) -> usize {
+        (0..count).filter(|_| intake.is_not_too_much(now, claim).is_ok()).count()
+    }
+
+    #[test]
+    fn a_door_is_asked_for_so_often_and_what_is_too_much_takes_nothing_from_others() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let now = world.now.monotonic;
+        let asked = |request| Claim::of_request(&world.grounds(), &request, now).unwrap().0;
+        let (spa, fwknop) = (asked(world.spa()), asked(world.fwknop()));
+        let closes = asked(DatagramRequest { close: true, door: SPA, ..world.spa() });
+        for (claim, first) in [(&spa, 1_000), (&fwknop, 1_000), (&closes, 0)] {
+            assert_eq!(passed(&mut intake, now, claim, 100_000), first);
+        }
+        let later = now + Duration::from_secs(1);
+        assert_eq!(passed(&mut intake, later, &fwknop, 1_000), 20);
+        assert_eq!(passed(&mut intake, later, &spa, 1_000), 50);
+        let by_hand = Claim::by_administrator(spa.door.clone(), spa.addresses[0], now, None);
+        assert_eq!(passed(&mut intake, later, &by_hand, 9_000), 9_000);
+    }
+
+    #[test]
+    fn all_doors_together_are_asked_for_so_often() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let now = world.now.monotonic;
+        let (claim, _) = Claim::of_request(&world.grounds(), &world.spa(), now).unwrap();
+        let at = |number: u32| {
+            let mut claim = claim.clone();
+            claim.door.recognition.name = format!("door{number}").parse().unwrap();
+            claim
+        };
+        let all = (0..10).map(|number| passed(&mut intake, now, &at(number), 1_000)).sum::<usize>();
+        assert_eq!(all, 4_000);
+    }
+
+    #[test]
+    fn a_list_of_lines_that_open_once_lasts() {
+        let (mut world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let file = "list".into();
+        world.config.doors[PLAIN.0 as usize].one_time =
+            Some(OneTime { file, line: Some(1), left: 99 });
+        let (now, by) = (world.now.monotonic, CompletedBy::Sequence);
+        let event = world.event(PLAIN, EventKind::Open(by));
+        let (claim, _) = Claim::of_sequence(&world.grounds(), &event, by, now).unwrap();
+        assert_eq!(passed(&mut intake, now, &claim, 100), 10);
+        assert_eq!(passed(&mut intake, now + Duration::from_secs(300), &claim, 100), 5);
+    }
+}

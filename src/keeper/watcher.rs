@@ -37,8 +37,10 @@ pub(super) struct WatcherProcess {
     budget: u32,
 }
 
-/// How much one watcher may say at a time: none can keep the keeper from closing doors.
+/// How many frames one watcher may send at a time: none can keep the keeper from closing doors.
 const BUDGET: u32 = 1024;
+/// How many of them a line on standard error takes the place of: an honest one has little to say.
+const LINE: u32 = 32;
 
 /// How long one may take to end.
 const TIME_TO_END: Duration = Duration::from_secs(1);
@@ -98,7 +100,11 @@ impl WatcherProcess {
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
     pub(super) fn hear(&mut self) -> Option<WatcherOutput> {
         let heard = if self.budget > 0 { self.hear_next() } else { None };
-        self.budget = if heard.is_some() { self.budget - 1 } else { BUDGET };
+        self.budget = match heard {
+            None => BUDGET,
+            Some(WatcherOutput::StderrLine(_)) => self.budget.saturating_sub(LINE),
+            Some(_) => self.budget - 1,
+        };
         heard
     }
 
@@ -201,8 +207,70 @@ impl StderrLines {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::process::Stdio;
 
     use super::*;
+    use crate::config::load::{self, load};
+
+    /// One that works, its end of the channel, and that of its standard error.
+    fn watcher() -> (WatcherProcess, Channel, File) {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        std::fs::write(file.path(), "doors: {ssh: {sequence: [7000], open: [22]}}").unwrap();
+        let options = load::Options { insecure_permissions: true };
+        let config = Arc::new(load(file.path(), &options).unwrap().config);
+        let (ours, theirs) = files::frame_channel().unwrap();
+        let (read, write) = files::output_pipe().unwrap();
+        let argv = ["/bin/sleep", "1000"].map(str::to_owned);
+        let output = files::output_pipe().unwrap().1;
+        let watcher = WatcherProcess {
+            config,
+            server: None,
+            generation: 1,
+            since: Monotonic::ZERO,
+            interfaces: Vec::new(),
+            looped: false,
+            child: process::run(&argv, &[], Stdio::null(), output, None).unwrap(),
+            channel: Channel(ours),
+            stderr: StderrLines { pipe: Some(read.into()), read: Vec::new() },
+            closed: None,
+            budget: BUDGET,
+        };
+        (watcher, Channel(theirs), write.into())
+    }
+
+    #[test]
+    fn however_much_it_says_the_keeper_has_its_turn() {
+        let (mut watcher, theirs, mut stderr) = watcher();
+        for _turn in 0..3 {
+            let frames = (0..).find(|_| {
+                theirs.send(&FromWatcher::Dropped { count: 1 }).unwrap();
+                watcher.hear().is_none()
+            });
+            assert_eq!(frames, Some(BUDGET));
+        }
+        while watcher.hear().is_some() {}
+        for _turn in 0..3 {
+            let lines = (0..).find(|_| {
+                stderr.write_all(b"a line\n").unwrap();
+                watcher.hear().is_none()
+            });
+            assert_eq!(lines, Some(BUDGET / LINE));
+        }
+    }
+
+    #[test]
+    fn one_that_has_closed_its_channel_is_killed_and_not_waited_for() {
+        let (mut watcher, theirs, _stderr) = watcher();
+        assert!(watcher.hear().is_none());
+        assert!(watcher.end_by().is_none() && watcher.is_alive());
+        drop(theirs);
+        let mut ended = None;
+        while ended.is_none() {
+            ended = watcher.hear();
+        }
+        assert!(matches!(ended, Some(WatcherOutput::Ended(Some(_)))));
+        assert!(!watcher.is_alive());
+    }
 
     #[test]
     fn stderr_comes_line_by_line_and_one_without_an_end_is_cut() {
