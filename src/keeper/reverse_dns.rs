@@ -36,6 +36,8 @@ const LONGEST_FRAME: usize = 512;
 /// The asker of names: the keeper's end.
 pub(super) struct ReverseDns {
     running: Option<(Child, OwnedFd)>,
+    /// The one before, which may not have ended yet.
+    ending: Option<Child>,
     asked: HashSet<IpAddr>,
     pause: Duration,
     not_before: Monotonic,
@@ -44,12 +46,12 @@ pub(super) struct ReverseDns {
 impl ReverseDns {
     pub(super) fn new() -> Self {
         let asked = HashSet::new();
-        Self { running: None, asked, pause: FIRST_PAUSE, not_before: Monotonic::ZERO }
+        Self { running: None, ending: None, asked, pause: FIRST_PAUSE, not_before: Monotonic::ZERO }
     }
 
     /// Asks for the name of an address, which is logged when it is known.
     pub(super) fn look_up(&mut self, now: Monotonic, identity: &Identity, address: IpAddr) {
-        if self.running.is_none() && self.not_before <= now {
+        if self.running.is_none() && self.not_before <= now && !self.is_ending() {
             match start(identity) {
                 Ok(running) => self.running = Some(running),
                 Err(why) => self.end(now, &format!("could not start: {why}")),
@@ -84,13 +86,21 @@ impl ReverseDns {
     fn end(&mut self, now: Monotonic, how: &str) {
         if let Some((mut child, channel)) = self.running.take() {
             drop(channel);
-            process::end(&mut child);
+            // An error means that it may not be, or has ended already: without a channel it will.
+            let _ = child.kill();
+            self.ending = Some(child);
         }
         self.asked.clear();
         self.not_before = now + self.pause;
         let pause = self.pause.as_secs();
         warn!("the process that looks up names {how}; no name is looked up for {pause} s");
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Whether the one before has yet to end. It is not waited for.
+    fn is_ending(&mut self) -> bool {
+        let ending = self.ending.as_mut();
+        ending.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -101,7 +111,7 @@ impl ReverseDns {
 impl Drop for ReverseDns {
     fn drop(&mut self) {
         if let Some((child, _)) = &mut self.running {
-            process::end(child);
+            let _ = child.kill();
         }
     }
 }

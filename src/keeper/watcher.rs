@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::net::if_::InterfaceFlags;
-use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::engine::spa::SpaServer;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::proto::interface::InterfaceName;
-use crate::sys::{files, host, process};
+use crate::sys::{clock, files, host, process};
 use crate::time::Monotonic;
 
 /// A running watcher and the configuration that it was given.
@@ -34,25 +33,31 @@ pub(super) struct WatcherProcess {
     child: Child,
     channel: Channel,
     stderr: StderrLines,
-    closed: bool,
     /// What it has been told of the addresses of this host, and when to tell it the rest.
     addresses: BTreeSet<IpAddr>,
     pub(super) addresses_due: Option<Monotonic>,
+    /// Since when its channel is: it ends, or has.
+    closed: Option<Monotonic>,
     /// How much more is heard before the keeper looks after everything else.
     budget: u32,
 }
 
-/// How much one watcher may say at a time: none can keep the keeper from closing doors.
+/// How many frames one watcher may send at a time: none can keep the keeper from closing doors.
 const BUDGET: u32 = 1024;
 /// How soon a watcher that did not keep up is told more.
 const RETRY: Duration = Duration::from_millis(10);
+/// How many of them a line on standard error takes the place of: an honest one has little to say.
+const LINE: u32 = 32;
+
+/// How long one may take to end.
+const TIME_TO_END: Duration = Duration::from_secs(1);
 
 /// The output of a watcher: what it has to say.
 pub(super) enum WatcherOutput {
     Frame(FromWatcher),
     /// It wrote this to standard error.
     StderrLine(String),
-    /// It has ended; the status is missing where it could not be learnt.
+    /// It has ended, or should have; the status is missing where it could not be learnt.
     Ended(Option<ExitStatus>),
     /// It sent what no watcher sends.
     Malformed,
@@ -88,16 +93,12 @@ impl WatcherProcess {
             looped,
             child,
             channel: Channel(ours),
-            stderr: StderrLines { pipe: Some(ours_stderr.into()), line: Vec::new() },
-            closed: false,
+            stderr: StderrLines { pipe: Some(ours_stderr.into()), read: Vec::new() },
+            closed: None,
             addresses,
             addresses_due: None,
             budget: BUDGET,
         })
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Tells the watcher something. One that does not listen is found out when it ends.
@@ -108,7 +109,7 @@ impl WatcherProcess {
     /// Tells how the addresses of this host have changed, where that is due: as much as it has room
     /// for, and the rest later. It goes by the old ones until it has heard all.
     pub(super) fn tell_addresses(&mut self, now: Monotonic, all: &BTreeSet<IpAddr>) {
-        if self.closed {
+        if self.closed.is_some() {
             self.addresses_due = None;
         }
         if self.addresses_due.is_none_or(|due| due > now) {
@@ -133,43 +134,62 @@ impl WatcherProcess {
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
     pub(super) fn hear(&mut self) -> Option<WatcherOutput> {
         let heard = if self.budget > 0 { self.hear_next() } else { None };
-        self.budget = if heard.is_some() { self.budget - 1 } else { BUDGET };
+        self.budget = match heard {
+            None => BUDGET,
+            Some(WatcherOutput::StderrLine(_)) => self.budget.saturating_sub(LINE),
+            Some(_) => self.budget - 1,
+        };
         heard
     }
 
     fn hear_next(&mut self) -> Option<WatcherOutput> {
         // First what may open a door.
-        if !self.closed {
+        if self.closed.is_none() {
             match self.channel.receive() {
                 Received::Frame(frame) => return Some(WatcherOutput::Frame(frame)),
                 Received::Malformed => return Some(WatcherOutput::Malformed),
                 Received::Nothing => {}
-                Received::Closed => self.closed = true,
+                // Who has no channel has no work.
+                Received::Closed => self.kill(),
             }
         }
         if let Some(line) = self.stderr.next() {
             return Some(WatcherOutput::StderrLine(line));
         }
-        if !self.closed {
-            return None;
+        let end_by = self.end_by()?;
+        match self.child.try_wait() {
+            Ok(None) if clock::now().monotonic < end_by => None,
+            status => Some(WatcherOutput::Ended(status.ok().flatten())),
         }
-        self.child.try_wait().transpose().map(|status| WatcherOutput::Ended(status.ok()))
+    }
+
+    /// When it has to have ended; `None`: it may work.
+    pub(super) fn end_by(&self) -> Option<Monotonic> {
+        self.closed.map(|since| since + TIME_TO_END)
     }
 
     /// What to poll: a closed channel is always readable, so it is left out.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let channel = (!self.closed).then(|| self.channel.as_fd());
+        let channel = self.closed.is_none().then(|| self.channel.as_fd());
         channel.into_iter().chain(self.stderr.pipe.as_ref().map(File::as_fd))
     }
 
-    /// Ends it at once: a watcher ends when its channel does, which needs no right to kill. Nothing
-    /// is heard any more of what it has said since.
+    /// Ends it, and does not wait for that: a watcher ends when its channel does, which needs no
+    /// right to kill. Nothing is heard any more of what it has said since.
     pub(super) fn kill(&mut self) {
-        self.closed = true;
+        self.closed.get_or_insert_with(|| clock::now().monotonic);
         self.channel.shut();
-        if !process::end(&mut self.child) {
-            warn!("a watcher (process {}) does not end, and may not be killed", self.child.id());
-        }
+        // An error means that it may not be, or has ended already.
+        let _ = self.child.kill();
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -182,48 +202,114 @@ impl Drop for WatcherProcess {
 /// Standard error of a watcher, in lines.
 struct StderrLines {
     pipe: Option<File>,
-    line: Vec<u8>,
+    /// What has been read and not told.
+    read: Vec<u8>,
 }
 
 impl StderrLines {
     const WIDTH: usize = 500;
 
+    /// The next line that is not empty. Reads once at most, however much there is: whoever writes
+    /// without end must not keep the keeper here.
     fn next(&mut self) -> Option<String> {
-        let mut byte = [0];
-        loop {
-            let end = match self.pipe.as_mut()?.read(&mut byte) {
-                Ok(0) => {
-                    self.pipe = None;
-                    true
-                }
-                Ok(_) if byte == *b"\n" => true,
-                // A line without an end is cut.
-                Ok(_) => {
-                    self.line.extend(byte);
-                    self.line.len() >= Self::WIDTH
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => false,
-                Err(_) => return None,
-            };
-            if end && !self.line.is_empty() {
-                let line = String::from_utf8_lossy(&self.line).into_owned();
-                self.line.clear();
-                return Some(line);
-            }
+        let line = self.take_line();
+        if line.is_some() {
+            return line;
         }
+        let mut buffer = [0; 4096];
+        match self.pipe.as_mut()?.read(&mut buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(count) => self.read.extend(buffer.iter().take(count)),
+            Err(_) => return None,
+        }
+        self.take_line()
+    }
+
+    /// The first line of what has been read; one without an end is cut.
+    fn take_line(&mut self) -> Option<String> {
+        let empty = self.read.iter().take_while(|&&byte| byte == b'\n').count();
+        self.read.drain(..empty);
+        let longest = self.read.len().min(Self::WIDTH);
+        let is_whole = longest == Self::WIDTH || self.pipe.is_none();
+        let end = self.read.iter().take(longest).position(|&byte| byte == b'\n');
+        let end = end.or((is_whole && longest > 0).then_some(longest))?;
+        let line: Vec<u8> = self.read.drain(..end).collect();
+        Some(String::from_utf8_lossy(&line).into_owned())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::process::Stdio;
 
     use super::*;
+    use crate::config::load::{self, load};
+
+    /// One that works, its end of the channel, and that of its standard error.
+    fn watcher() -> (WatcherProcess, Channel, File) {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        std::fs::write(file.path(), "doors: {ssh: {sequence: [7000], open: [22]}}").unwrap();
+        let options = load::Options { insecure_permissions: true };
+        let config = Arc::new(load(file.path(), &options).unwrap().config);
+        let (ours, theirs) = files::frame_channel().unwrap();
+        let (read, write) = files::output_pipe().unwrap();
+        let argv = ["/bin/sleep", "1000"].map(str::to_owned);
+        let output = files::output_pipe().unwrap().1;
+        let watcher = WatcherProcess {
+            config,
+            server: None,
+            generation: 1,
+            since: Monotonic::ZERO,
+            interfaces: Vec::new(),
+            looped: false,
+            child: process::run(&argv, &[], Stdio::null(), output, None).unwrap(),
+            channel: Channel(ours),
+            stderr: StderrLines { pipe: Some(read.into()), read: Vec::new() },
+            closed: None,
+            budget: BUDGET,
+        };
+        (watcher, Channel(theirs), write.into())
+    }
+
+    #[test]
+    fn however_much_it_says_the_keeper_has_its_turn() {
+        let (mut watcher, theirs, mut stderr) = watcher();
+        for _turn in 0..3 {
+            let frames = (0..).find(|_| {
+                theirs.send(&FromWatcher::Dropped { count: 1 }).unwrap();
+                watcher.hear().is_none()
+            });
+            assert_eq!(frames, Some(BUDGET));
+        }
+        while watcher.hear().is_some() {}
+        for _turn in 0..3 {
+            let lines = (0..).find(|_| {
+                stderr.write_all(b"a line\n").unwrap();
+                watcher.hear().is_none()
+            });
+            assert_eq!(lines, Some(BUDGET / LINE));
+        }
+    }
+
+    #[test]
+    fn one_that_has_closed_its_channel_is_killed_and_not_waited_for() {
+        let (mut watcher, theirs, _stderr) = watcher();
+        assert!(watcher.hear().is_none());
+        assert!(watcher.end_by().is_none() && watcher.is_alive());
+        drop(theirs);
+        let mut ended = None;
+        while ended.is_none() {
+            ended = watcher.hear();
+        }
+        assert!(matches!(ended, Some(WatcherOutput::Ended(Some(_)))));
+        assert!(!watcher.is_alive());
+    }
 
     #[test]
     fn stderr_comes_line_by_line_and_one_without_an_end_is_cut() {
         let (read, write) = files::output_pipe().unwrap();
-        let mut stderr = StderrLines { pipe: Some(read.into()), line: Vec::new() };
+        let mut stderr = StderrLines { pipe: Some(read.into()), read: Vec::new() };
         let mut write = File::from(write);
         write.write_all(b"one\n\ntwo\n").unwrap();
         write.write_all(&[b'x'; 1200]).unwrap();
@@ -233,5 +319,14 @@ mod tests {
         drop(write);
         assert_eq!(stderr.next().map(|line| line.len()), Some(200));
         assert_eq!(stderr.next(), None);
+    }
+
+    #[test]
+    fn stderr_without_lines_is_read_a_part_at_a_time() {
+        let (read, write) = files::output_pipe().unwrap();
+        let mut stderr = StderrLines { pipe: Some(read.into()), read: Vec::new() };
+        File::from(write).write_all(&[b'\n'; 10_000]).unwrap();
+        let reads = (1..).find(|_| stderr.next().is_none() && stderr.pipe.is_none());
+        assert_eq!(reads, Some(4), "4096, 4096, the rest, its end");
     }
 }

@@ -9,7 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -38,9 +37,6 @@ const NAMES: &CStr = c"knockd: names";
 const DESCRIPTORS: u64 = 1024;
 /// `CAP_NET_RAW`, by its number.
 const NET_RAW: libc::c_ulong = 13;
-/// How often a process is looked for that is about to end.
-const LOOKS: u32 = 1000;
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// Frees this process, and those that it starts, of what its own starter left it: descriptors other
 /// than the standard ones go no further, no signal is blocked, nobody else may write new files,
@@ -169,20 +165,6 @@ fn is_called(name: &CStr) -> bool {
         let _ = nix::sys::prctl::set_name(name);
     }
     is_called
-}
-
-/// Kills a process that has been told to end, and waits a second for it: one that this process may
-/// not kill, for want of `CAP_KILL`, has to end by itself. False: it has not.
-pub fn end(child: &mut Child) -> bool {
-    // An error means that it may not be, or has ended already.
-    let _ = child.kill();
-    for _ in 0..LOOKS {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return true;
-        }
-        std::thread::sleep(PAUSE);
-    }
-    false
 }
 
 /// Kills a process that [`run`] has started, and its children.
