@@ -41,6 +41,7 @@ lint:
 	@tools/need test
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 # The client alone: for machines without libpcap.
 client:
