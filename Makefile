@@ -28,12 +28,21 @@ MAN5 = knock.d.5
 MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 UNITS = knockd.service knockd-lock.service
+# Of the crates that are linked in. Made with the programs, since their sources are there then.
+NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build test supply long lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build notices test supply long lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
 	$(CARGO) build --release --locked
+	@$(MAKE) -s notices
+
+notices: $(NOTICES)
+
+$(NOTICES): Cargo.toml Cargo.lock tools/notices
+	CARGO='$(CARGO)' tools/notices >$@.new
+	mv $@.new $@
 
 # The order is from quick to slow: what fails early fails soon.
 test: lint client unit
@@ -89,8 +98,8 @@ bench-latency:
 
 # Does not build: with sudo there may be no cargo.
 install:
-	@for program in knock knockd knockctl; do \
-	    [ -x $(BUILT)/$$program ] || { echo "There is no $(BUILT)/$$program: run make first." >&2; exit 1; }; \
+	@for built in knock knockd knockctl $(notdir $(NOTICES)); do \
+	    [ -e $(BUILT)/$$built ] || { echo "There is no $(BUILT)/$$built: run make first." >&2; exit 1; }; \
 	done
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR)
 	install -m 0755 $(BUILT)/knock $(DESTDIR)$(BINDIR)
@@ -101,7 +110,7 @@ install:
 	install -m 0644 $(MAN7:%=man/%) $(DESTDIR)$(MANDIR)/man7
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
 	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/clients
-	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(NOTICES) $(DESTDIR)$(DOCDIR)
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/clients
 	set -e; for unit in $(UNITS); do \
