@@ -79,8 +79,9 @@ supply:
 
 # What takes minutes, for whoever changed it; 'make test' leaves it out.
 long:
-	@tools/need test
+	@tools/need long
 	$(CARGO) test --locked --no-fail-fast --test cli -- --ignored fwknop_import::
+	tools/vm
 
 demo:
 	@tools/need demo
