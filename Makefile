@@ -111,7 +111,7 @@ install:
 	install -m 0644 $(MAN7:%=man/%) $(DESTDIR)$(MANDIR)/man7
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
 	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/clients
-	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(NOTICES) $(DESTDIR)$(DOCDIR)
+	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/SECURITY.md $(NOTICES) $(DESTDIR)$(DOCDIR)
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/clients
 	set -e; for unit in $(UNITS); do \

@@ -65,6 +65,7 @@ fn everything_has_its_place_and_mode() {
         ("etc/knock.d/knockd.yaml", 0o644),
         ("etc/knock.d/doors.yaml", 0o600),
         ("usr/share/doc/knock/examples/guard.yaml", 0o644),
+        ("usr/share/doc/knock/SECURITY.md", 0o644),
         ("usr/share/doc/knock/third-party-notices.txt", 0o644),
         ("usr/share/doc/knock/clients/knock_spa.py", 0o755),
     ] {
