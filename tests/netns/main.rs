@@ -3,6 +3,7 @@
 //! Needs root, and for some tests programs: what cannot run says `SKIPPED:` on standard error.
 
 mod alerts;
+mod clock;
 mod control;
 mod crash;
 mod daemon;
