@@ -2,17 +2,16 @@
 //!
 //! Needs root; says loudly what it skips where it cannot run.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, must, needs, skipped};
+use crate::support::mounts::{fill, on_a_small_disk};
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, must, needs};
 
 const BY_COMMANDS: [&str; 3] = ["7000", "8000", "9000"];
 const BY_GUARD: [&str; 3] = ["7100", "8100", "9100"];
@@ -102,25 +101,6 @@ fn while_it_is_suspended_the_kernel_closes_and_commands_close_as_soon_as_it_goes
     assert!(eventually(PATIENCE, || knockd.grants().is_empty()));
 }
 
-/// Runs a test in which a small file system of its own is mounted at this path.
-fn on_a_small_disk(test: &'static str, function: fn(&Path)) {
-    // The namespace is the thread's, and goes with it.
-    let thread = thread::spawn(move || {
-        if unshare(CloneFlags::CLONE_NEWNS).is_err() {
-            return skipped(test, "this machine does not let root make a mount namespace");
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().to_str().unwrap();
-        must("mount", &["--make-rprivate", "/"]);
-        must("mount", &["-t", "tmpfs", "-o", "size=512k,mode=0700", "knock-test", path]);
-        function(directory.path());
-        must("umount", &[path]);
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 fn in_state_dir(configuration: &str, state_dir: &Path) -> String {
     configuration.replace("DIR/state", state_dir.to_str().unwrap())
 }
@@ -142,9 +122,7 @@ fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
         let net = Net::new();
         let knockd = Knockd::start(&net.server, &in_state_dir(&configuration("5s"), disk));
         open_both(&net, &knockd);
-        let filler = disk.join("filler");
-        let mut file = File::create(&filler).unwrap();
-        while file.write_all(&[b'x'; 512]).is_ok() {}
+        let filler = fill(disk);
         // The write-ahead log may have a little room left.
         let refused = "not opened, since it cannot be recorded";
         let mut others = (1..1000).map(|n: u32| Ipv4Addr::from(0x6440_0000 + n));
@@ -163,7 +141,6 @@ fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
         assert!(eventually(PATIENCE, || knockd.grants().is_empty()), "{:?}", knockd.grants());
         assert_eq!(acts(&knockd)[before..], ["close"], "a command ran that is not recorded");
         assert_eq!(knockd.count("what is open still closes"), 1, "it says so once");
-        drop(file);
         let opened = knockd.count("closed at once, since it cannot be recorded");
         assert!(opened <= 1, "what cannot be recorded opens for a moment, {opened} times");
         fs::remove_file(filler).unwrap();

@@ -7,6 +7,7 @@ mod control;
 mod crash;
 mod daemon;
 mod end_to_end;
+mod exhaustion;
 mod faults;
 mod flooded_socket;
 mod fwknop;
@@ -27,6 +28,7 @@ mod service;
 mod spa;
 mod ssh;
 mod start;
+mod syslog;
 mod templates;
 mod totp;
 
