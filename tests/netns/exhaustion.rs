@@ -221,7 +221,7 @@ fn where_no_more_connections_are_tracked_knocks_are_heard_and_their_grants_end_i
     }
     let net = Net::new();
     echo(&net.server, 22);
-    let knockd = Knockd::start(&net.server, &configuration("4s"));
+    let knockd = Knockd::start(&net.server, &configuration("2s"));
     net.client.knock_from(CLIENT.parse().unwrap(), SERVER, &BY_GUARD, Duration::from_millis(10));
     assert!(eventually(PATIENCE, || net.client.can_connect(SERVER, 22)));
     let to = SocketAddr::new(SERVER.parse().unwrap(), 22);

@@ -19,26 +19,35 @@ const ACKNOWLEDGE: u16 = 4;
 const CREATE: u16 = 0x400;
 /// Answered, lasting, known: none of these is given up for a new one.
 const STATUS: u32 = 0b1110;
+/// The first of the peers, and this end.
+const PEER: u32 = 0x6440_0000;
+const HERE: u32 = 0xc633_6401;
+/// Where in a message the peer's address and port are, in either direction.
+const PLACES: [[usize; 2]; 2] = [[32, 60], [92, 120]];
 /// How many are added between two looks at what the kernel says.
-const AT_ONCE: u32 = 200;
+const AT_ONCE: usize = 200;
 
-/// Takes up all room for connections that a host's kernel may track; how many it took.
-pub(crate) fn fill(host: &Host) -> u32 {
+/// Takes up all room for connections that a host's kernel may track.
+pub(crate) fn fill(host: &Host) {
     host.enter(|| {
         let socket = netfilter();
-        let mut added = 0;
+        // Of the last of a batch, or of the first that has no room, the kernel says what became.
+        let mut batch: Vec<Vec<u8>> = (0..AT_ONCE).map(|_| connection(REQUEST | CREATE)).collect();
+        *batch.last_mut().unwrap() = connection(REQUEST | CREATE | ACKNOWLEDGE);
+        let mut peers = (PEER..).flat_map(|peer| (1..u16::MAX).map(move |port| (peer, port)));
         loop {
-            let batch: Vec<u8> = (added..added + AT_ONCE)
-                .flat_map(|number| connection(number, number + 1 == added + AT_ONCE))
-                .collect();
-            send(socket.as_raw_fd(), &batch, MsgFlags::empty()).unwrap();
-            added += AT_ONCE;
-            // The last of them, or the first that had no room, is answered.
+            for (message, (peer, port)) in batch.iter_mut().zip(&mut peers) {
+                for [at_peer, at_port] in PLACES {
+                    message[at_peer..at_peer + 4].copy_from_slice(&peer.to_be_bytes());
+                    message[at_port..at_port + 2].copy_from_slice(&port.to_be_bytes());
+                }
+            }
+            send(socket.as_raw_fd(), &batch.concat(), MsgFlags::empty()).unwrap();
             if answer(&socket) != 0 {
-                return added;
+                return;
             }
         }
-    })
+    });
 }
 
 /// Forgets all connections of a host's kernel.
@@ -69,8 +78,8 @@ fn answer(socket: &OwnedFd) -> i32 {
     i32::from_ne_bytes(buffer[16..20].try_into().unwrap())
 }
 
-/// An established connection of others, with this number.
-fn connection(number: u32, is_last: bool) -> Vec<u8> {
+/// A request to track an established connection of others.
+fn connection(flags: u16) -> Vec<u8> {
     let ends = |from: u32, to: u32, from_port: u16, to_port: u16| {
         let addresses =
             [attribute(1, &from.to_be_bytes()), attribute(2, &to.to_be_bytes())].concat();
@@ -81,18 +90,15 @@ fn connection(number: u32, is_last: bool) -> Vec<u8> {
         ];
         [attribute(1, &addresses), attribute(2, &ports.concat())].concat()
     };
-    let (peer, port) = (0x6440_0000 + number / 50_000, (10_000 + number % 50_000) as u16);
-    let here = 0xc633_6401;
-    let state = attribute(1, &attribute(1, &[3]));
+    let established = attribute(1, &attribute(1, &[3]));
     let body = [
-        attribute(1, &ends(peer, here, port, 443)),
-        attribute(2, &ends(here, peer, 443, port)),
+        attribute(1, &ends(PEER, HERE, 0, 443)),
+        attribute(2, &ends(HERE, PEER, 443, 0)),
         attribute(3, &STATUS.to_be_bytes()),
-        attribute(4, &state),
+        attribute(4, &established),
         attribute(7, &3600u32.to_be_bytes()),
     ];
-    let wants = if is_last { ACKNOWLEDGE } else { 0 };
-    message(NEW, REQUEST | CREATE | wants, &body.concat())
+    message(NEW, flags, &body.concat())
 }
 
 /// A message of conntrack's, about IPv4.
