@@ -70,7 +70,7 @@ fn while_no_process_can_be_started_guarded_doors_open_and_commands_are_refused_o
     assert!(eventually(PATIENCE, || acts(&knockd) == ["open 192.0.2.10"]));
     group.forbid_forks();
     knock_on(&net, 11, &BY_COMMANDS);
-    knockd.wait_for("acts: cannot run /bin/sh: Resource temporarily unavailable");
+    knockd.wait_for("acts: cannot run /bin/sh now: Resource temporarily unavailable");
     knockd.wait_for("192.0.2.11: acts: not opened");
     knock_on(&net, 12, &BY_GUARD);
     assert!(opens_to(&net, 12), "{}", knockd.log().join("\n"));
@@ -140,7 +140,7 @@ fn without_descriptors_guarded_doors_open_and_commands_are_refused_or_wait_to_cl
     let mut asking = UnixStream::connect(knockd.directory.path().join("run/control.sock")).unwrap();
     asking.write_all(b"{\"do\":\"status\"}\n").unwrap();
     knock_on(&net, 11, &BY_COMMANDS);
-    knockd.wait_for("acts: cannot run /bin/sh: Too many open files");
+    knockd.wait_for("acts: cannot run /bin/sh now: Too many open files");
     knockd.wait_for("192.0.2.11: acts: not opened");
     knock_on(&net, 12, &BY_GUARD);
     assert!(opens_to(&net, 12), "{}", knockd.log().join("\n"));
@@ -184,7 +184,7 @@ fn many_connections_and_many_commands_at_once_leave_room_for_a_knock_and_are_all
     let socket = knockd.directory.path().join("run/control.sock");
     let idle: Vec<_> = (0..100).filter_map(|_| UnixStream::connect(&socket).ok()).collect();
     knock_on(&net, 10, &["7200", "8200", "9200"]);
-    knockd.wait_for("cannot run /bin/sh: Too many open files");
+    knockd.wait_for("cannot run /bin/sh now: Too many open files");
     knock_on(&net, 12, &BY_GUARD);
     assert!(opens_to(&net, 12), "{}", knockd.log().join("\n"));
     assert!(is_shut_to(&net, 12), "the guarded port stays open");
