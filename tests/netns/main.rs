@@ -10,6 +10,7 @@ mod end_to_end;
 mod exhaustion;
 mod faults;
 mod flooded_socket;
+mod floods;
 mod fwknop;
 mod fwknop_client;
 mod guard;
