@@ -2,6 +2,7 @@
 //!
 //! Needs root, and for some tests programs: what cannot run says `SKIPPED:` on standard error.
 
+mod abuse;
 mod alerts;
 mod control;
 mod crash;
