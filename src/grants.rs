@@ -98,6 +98,14 @@ pub struct ToClose {
     pub again: bool,
 }
 
+/// The reason why a close failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseFailure {
+    OfCommand,
+    /// The machine had no room for it: that passes, and then it is closed, however late.
+    NoRoom,
+}
+
 /// The outcome of a close that failed.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,6 +381,7 @@ impl Grants {
         now: Monotonic,
         id: GrantId,
         mut failed: Vec<CommandPair>,
+        because: CloseFailure,
     ) -> FailedClose {
         let Some(grant) = self.grants.get_mut(&id) else { return FailedClose::Ended };
         let GrantPhase::Closing { left, tries, .. } = &mut grant.state else {
@@ -384,7 +393,8 @@ impl Grants {
         }
         let Some(&seconds) = TRY_AGAIN.get(*tries) else { return FailedClose::GivenUp };
         *left = failed;
-        *tries += 1;
+        let most = TRY_AGAIN.len() - usize::from(because == CloseFailure::NoRoom);
+        *tries = (*tries + 1).min(most);
         let pause = Duration::from_secs(seconds);
         self.deadlines.insert((now + pause, id));
         FailedClose::Again(pause)

@@ -17,6 +17,7 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tracing::{debug, error, info, warn};
 
 use self::output::CommandOutput;
@@ -96,8 +97,22 @@ pub(crate) enum Failure {
     TimedOut(Duration),
     #[error("cannot run {program}: {reason}")]
     NotStarted { program: String, reason: String },
+    /// No process, descriptor or memory was to be had: nothing is wrong with the command.
+    #[error("cannot run {program} now: {reason}")]
+    NoRoom { program: String, reason: String },
     #[error("what it opens is not there after its open command")]
     NotThere,
+}
+
+impl Failure {
+    fn of_start(program: String, error: &io::Error) -> Self {
+        let reason = error.to_string();
+        let shortages = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE];
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(errno) if shortages.contains(&errno) => Self::NoRoom { program, reason },
+            _ => Self::NotStarted { program, reason },
+        }
+    }
 }
 
 /// The jobs that run and those that wait.
@@ -296,7 +311,7 @@ impl CommandRunner {
                 Err(error) => {
                     self.table.iter().for_each(|table| table.clear(slot));
                     let program = command.argv.first().cloned().unwrap_or_default();
-                    let why = Failure::NotStarted { program, reason: error.to_string() };
+                    let why = Failure::of_start(program, &error);
                     error!(door = %door, "{why}");
                     ended = Some((phase, Some(why)));
                 }

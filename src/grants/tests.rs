@@ -256,14 +256,36 @@ fn a_close_that_failed_is_tried_again_a_few_times_and_later_each_time() {
     let mut now = 10;
     for pause in TRY_AGAIN {
         let again = FailedClose::Again(Duration::from_secs(pause));
-        assert_eq!(grants.close_failed(at(now), id, left), again);
+        assert_eq!(grants.close_failed(at(now), id, left, CloseFailure::OfCommand), again);
         assert!(grants.expire(at(now + pause - 1)).is_empty());
         now += pause;
         let expired = grants.expire(at(now)).remove(0);
         assert!(expired.again);
         left = expired.close;
     }
-    assert_eq!(grants.close_failed(at(now), id, left), FailedClose::GivenUp);
+    assert_eq!(
+        grants.close_failed(at(now), id, left, CloseFailure::OfCommand),
+        FailedClose::GivenUp
+    );
+}
+
+#[test]
+fn a_close_for_which_there_is_no_room_is_tried_until_there_is_and_then_as_often_as_any() {
+    let mut grants = Grants::default();
+    let id = open(&mut grants, 0, 10);
+    let mut left = grants.expire(at(10)).remove(0).close;
+    let mut now = 10;
+    for pause in TRY_AGAIN.into_iter().chain([8; 100]) {
+        let again = FailedClose::Again(Duration::from_secs(pause));
+        assert_eq!(grants.close_failed(at(now), id, left, CloseFailure::NoRoom), again);
+        now += pause;
+        left = grants.expire(at(now)).remove(0).close;
+    }
+    let once_more = FailedClose::Again(Duration::from_secs(8));
+    assert_eq!(grants.close_failed(at(now), id, left, CloseFailure::OfCommand), once_more);
+    left = grants.expire(at(now + 8)).remove(0).close;
+    let failed = grants.close_failed(at(now + 8), id, left, CloseFailure::OfCommand);
+    assert_eq!(failed, FailedClose::GivenUp);
 }
 
 #[test]
@@ -271,7 +293,7 @@ fn what_could_be_closed_is_not_closed_again() {
     let (mut grants, id) = starting(action(3, 10));
     assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
     let close = grants.expire(at(10)).remove(0).close;
-    let _again = grants.close_failed(at(10), id, close[1..2].to_vec());
+    let _again = grants.close_failed(at(10), id, close[1..2].to_vec(), CloseFailure::OfCommand);
     assert_eq!(closes(&grants.expire(at(11))[0].close), ["close 1"]);
 }
 
@@ -327,7 +349,10 @@ fn what_ends_by_itself_cannot_fail_to_close_at_its_time() {
         let (mut grants, id) = starting(timed(action(1, 30), "for 30"));
         assert_eq!(grants.opened(id, OpenResult::All), OpenOutcome::Open);
         let close = grants.close(id).unwrap().close;
-        assert_eq!(grants.close_failed(at(closed_at), id, close), expected);
+        assert_eq!(
+            grants.close_failed(at(closed_at), id, close, CloseFailure::OfCommand),
+            expected
+        );
     }
 }
 
@@ -361,7 +386,7 @@ fn what_could_not_be_closed_and_is_held_by_another_door_now_is_left_to_it() {
     let first = open_at(&mut grants, "ssh", 0);
     assert_eq!(grants.opened(first, OpenResult::All), OpenOutcome::Open);
     let close = grants.expire(at(30)).remove(0).close;
-    let _again = grants.close_failed(at(30), first, close);
+    let _again = grants.close_failed(at(30), first, close, CloseFailure::OfCommand);
     let second = open_at(&mut grants, "web", 30);
     assert_eq!(grants.opened(second, OpenResult::All), OpenOutcome::Open);
     assert_eq!(grants.expire(at(31))[0].close, []);

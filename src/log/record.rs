@@ -35,6 +35,11 @@ impl Facts {
         facts
     }
 
+    /// Nothing but a message.
+    pub(super) fn saying(message: &str) -> Self {
+        Self([("message".to_owned(), message.into())].into_iter().collect())
+    }
+
     /// What happened at a door.
     pub(super) fn of_line(line: &EventLine) -> Self {
         match serde_json::to_value(line) {

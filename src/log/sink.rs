@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use jiff::Zoned;
 
+use super::record::Facts;
 use crate::config::LogLevel;
 
 /// A place for log lines. It takes one at a time and never fails: there is nobody left to tell.
@@ -61,20 +62,29 @@ impl File {
 
 impl Sink for File {
     fn write(&mut self, _: LogLevel, time: &Zoned, line: &str) {
+        // A JSON line carries its time inside.
+        let is_json = line.starts_with('{');
         let stamp = time.strftime("%Y-%m-%d %H:%M:%S");
+        let stamped = |line: &str| format!("[{stamp}] {line}\n");
         let mut text = String::new();
         if self.lost > 0 {
-            text = format!("[{stamp}] {} log lines could not be written here\n", self.lost);
+            let lost = format!("{} log lines could not be written here", self.lost);
+            text += &if is_json {
+                Facts::saying(&lost).json(time, LogLevel::Warning) + "\n"
+            } else {
+                stamped(&lost)
+            };
         }
-        // A JSON line carries its time inside.
-        if line.starts_with('{') {
-            text.push_str(&format!("{line}\n"));
-        } else {
-            text.push_str(&format!("[{stamp}] {line}\n"));
-        }
-        match self.file.write_all(text.as_bytes()) {
-            Ok(()) => self.lost = 0,
-            Err(_) => self.lost += 1,
+        text += &if is_json { format!("{line}\n") } else { stamped(line) };
+        match self.file.write(text.as_bytes()) {
+            Ok(count) if count == text.len() => self.lost = 0,
+            written => {
+                self.lost += 1;
+                // The beginning of a line would run into the next one.
+                if let (Ok(count), Ok(it)) = (written, self.file.metadata()) {
+                    let _ = self.file.set_len(it.len().saturating_sub(count as u64));
+                }
+            }
         }
     }
 }
@@ -94,6 +104,23 @@ mod tests {
         let mut text = String::new();
         path.reopen().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "[2023-11-14 22:13:20] ssh: Stage 1\n");
+    }
+
+    #[test]
+    fn that_lines_are_missing_is_said_in_the_form_of_those_that_are_there() {
+        for (line, before) in
+            [("ssh: Stage 1", "[1970-"), ("{\"message\":\"Stage 1\"}", "{\"level\"")]
+        {
+            let path = tempfile::NamedTempFile::new().unwrap();
+            let mut sink = File { file: path.reopen().unwrap(), lost: 3 };
+            let time = jiff::Timestamp::from_second(1_000_000).unwrap();
+            sink.write(LogLevel::Info, &time.to_zoned(jiff::tz::TimeZone::UTC), line);
+            let text = fs::read_to_string(path.path()).unwrap();
+            let (said, rest) = text.split_once('\n').unwrap();
+            assert!(said.starts_with(before), "{said}");
+            assert!(said.contains("3 log lines could not be written here"), "{said}");
+            assert!(rest.ends_with(&format!("{line}\n")), "{rest}");
+        }
     }
 
     #[test]

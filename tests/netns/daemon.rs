@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs, skipped};
+use crate::support::{CLIENT, Host, Knockd, Net, PATIENCE, SERVER, eventually, needs};
 
 const SEQUENCE: [&str; 3] = ["7000", "8000", "9000"];
 
@@ -260,41 +260,6 @@ fn a_configuration_that_strangers_can_write_is_refused() {
     fs::set_permissions(&knockd.config, fs::Permissions::from_mode(0o666)).unwrap();
     knockd.signal(Signal::SIGHUP);
     knockd.wait_for("the old configuration stays");
-}
-
-struct RemovedAfterwards(&'static str);
-
-impl Drop for RemovedAfterwards {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(self.0);
-    }
-}
-
-#[test]
-fn syslog_gets_what_the_log_says() {
-    needs!("syslog");
-    if Path::new("/dev/log").exists() {
-        skipped("syslog", "somebody listens on /dev/log already");
-        return;
-    }
-    let net = Net::new();
-    let _removed = RemovedAfterwards("/dev/log");
-    let daemon = std::os::unix::net::UnixDatagram::bind("/dev/log").unwrap();
-    daemon.set_read_timeout(Some(PATIENCE)).unwrap();
-    let knockd = Knockd::start(&net.server, &configuration(", user: nobody, log: {syslog: auth}"));
-    knock(&net);
-    let mut received = Vec::new();
-    let mut buffer = [0; 2048];
-    while !received.iter().any(|line: &String| line.contains("OPEN SESAME")) {
-        let length = daemon.recv(&mut buffer).expect("no line came");
-        received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
-    }
-    let tag = format!(" knockd[{}]: 192.0.2.2: ssh: OPEN SESAME", knockd.pid());
-    // auth (4) and informational (6).
-    assert!(
-        received.iter().any(|line| line.starts_with("<38>") && line.ends_with(&tag)),
-        "{received:?}"
-    );
 }
 
 #[test]

@@ -2,17 +2,19 @@
 //!
 //! Needs root; says loudly what it skips where it cannot run.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::net::Ipv4Addr;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, must, needs, skipped};
+use crate::support::mounts::{fill, on_a_small_disk};
+use crate::support::usage::{descriptors, resident};
+use crate::support::{CLIENT, Knockd, Net, PATIENCE, SERVER, eventually, must, needs};
 
 const BY_COMMANDS: [&str; 3] = ["7000", "8000", "9000"];
 const BY_GUARD: [&str; 3] = ["7100", "8100", "9100"];
@@ -71,20 +73,84 @@ fn whoever_is_opening_or_closing_at_sigterm_is_closed_once_before_it_ends() {
 }
 
 #[test]
-fn a_storm_of_sighups_neither_closes_nor_forgets_what_is_open() {
+fn in_a_storm_of_ten_thousand_sighups_doors_open_and_close_and_nothing_grows() {
     needs!("sighup storm", "nft");
     let net = Net::new();
     let knockd = Knockd::start(&net.server, &configuration("6s"));
+    // What has been read once is there already.
+    knockd.ask(r#"{"do":"reload"}"#);
+    assert!(eventually(PATIENCE, || knockd.watchers().len() == 1));
+    let (open_before, before) = (descriptors(knockd.pid()), resident(knockd.pid()));
     open_both(&net, &knockd);
-    for _ in 0..100 {
-        knockd.signal(Signal::SIGHUP);
-        thread::sleep(Duration::from_millis(10));
+    let from = |host: u8| IpAddr::from([192, 0, 2, host]);
+    let mut opened = Vec::new();
+    for hundred in 0..100 {
+        for _ in 0..100 {
+            knockd.signal(Signal::SIGHUP);
+            thread::sleep(Duration::from_micros(200));
+        }
+        if hundred % 5 == 0 {
+            let host = 10 + hundred / 5;
+            net.client.must("ip", &["addr", "add", &format!("{}/24", from(host)), "dev", "eth0"]);
+            net.client.knock_from(from(host), SERVER, &BY_GUARD, SOON);
+            opened.push(host);
+        }
     }
-    assert!(net.client.can_connect(SERVER, 22), "the storm has closed the port");
-    assert_eq!(acts(&knockd), ["open"]);
-    assert!(eventually(PATIENCE, || knockd.grants().is_empty()));
+    for host in opened {
+        let is_open = || knockd.count(&format!("192.0.2.{host}: ssh: OPEN SESAME")) == 1;
+        assert!(eventually(PATIENCE, is_open), "{host}: {}", knockd.log().join("\n"));
+    }
+    assert!(eventually(PATIENCE, || knockd.grants().is_empty()), "{:?}", knockd.grants());
     assert!(is_shut(&net));
     assert_eq!(acts(&knockd), ["open", "close"]);
+    let is_one = || knockd.watchers().len() == 1;
+    assert!(eventually(PATIENCE, is_one), "{:?}", knockd.watchers());
+    assert_eq!(knockd.count("the watcher ended"), 0, "{}", knockd.log().join("\n"));
+    let left = || descriptors(knockd.pid());
+    assert!(eventually(PATIENCE, || left() <= open_before), "{open_before} are {}", left());
+    let after = resident(knockd.pid());
+    assert!(after < before + 4096, "{before} KiB have become {after}");
+}
+
+#[test]
+fn while_every_watcher_is_killed_others_come_ever_later_and_what_is_open_stays_so_and_ends_in_time()
+{
+    needs!("watchers killed", "nft");
+    let net = Net::new();
+    let knockd = Knockd::start(&net.server, &configuration("5s"));
+    open_both(&net, &knockd);
+    let until = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let mut killed = 0;
+            while !until.load(Ordering::Relaxed) {
+                for watcher in knockd.watchers() {
+                    // It may have been killed already.
+                    killed += u32::from(kill(Pid::from_raw(watcher), Signal::SIGKILL).is_ok());
+                }
+                knock(&net, &BY_GUARD);
+                thread::sleep(Duration::from_millis(5));
+            }
+            killed
+        });
+        thread::sleep(Duration::from_secs(3));
+        assert_eq!(acts(&knockd), ["open"]);
+        assert!(net.client.can_connect(SERVER, 22), "it takes away what was open");
+        assert_eq!(knockd.grants().len(), 2);
+        until.store(true, Ordering::Relaxed);
+        killer.join().unwrap();
+    });
+    // 100 ms, 200, 400, ...: few in three seconds.
+    let started = knockd.count("another starts in") + knockd.count("could not start");
+    assert!((3..10).contains(&started), "{started}: {}", knockd.log().join("\n"));
+    assert!(eventually(PATIENCE, || knockd.grants().is_empty()), "{:?}", knockd.grants());
+    assert!(is_shut(&net));
+    assert_eq!(acts(&knockd), ["open", "close"]);
+    let heard = eventually(PATIENCE, || {
+        knock(&net, &BY_COMMANDS);
+        acts(&knockd).len() == 3
+    });
+    assert!(heard, "{}", knockd.log().join("\n"));
 }
 
 #[test]
@@ -100,25 +166,6 @@ fn while_it_is_suspended_the_kernel_closes_and_commands_close_as_soon_as_it_goes
     knockd.signal(Signal::SIGCONT);
     assert!(eventually(PATIENCE, || acts(&knockd) == ["open", "close"]), "{:?}", acts(&knockd));
     assert!(eventually(PATIENCE, || knockd.grants().is_empty()));
-}
-
-/// Runs a test in which a small file system of its own is mounted at this path.
-fn on_a_small_disk(test: &'static str, function: fn(&Path)) {
-    // The namespace is the thread's, and goes with it.
-    let thread = thread::spawn(move || {
-        if unshare(CloneFlags::CLONE_NEWNS).is_err() {
-            return skipped(test, "this machine does not let root make a mount namespace");
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().to_str().unwrap();
-        must("mount", &["--make-rprivate", "/"]);
-        must("mount", &["-t", "tmpfs", "-o", "size=512k,mode=0700", "knock-test", path]);
-        function(directory.path());
-        must("umount", &[path]);
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 fn in_state_dir(configuration: &str, state_dir: &Path) -> String {
@@ -142,9 +189,7 @@ fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
         let net = Net::new();
         let knockd = Knockd::start(&net.server, &in_state_dir(&configuration("5s"), disk));
         open_both(&net, &knockd);
-        let filler = disk.join("filler");
-        let mut file = File::create(&filler).unwrap();
-        while file.write_all(&[b'x'; 512]).is_ok() {}
+        let filler = fill(disk);
         // The write-ahead log may have a little room left.
         let refused = "not opened, since it cannot be recorded";
         let mut others = (1..1000).map(|n: u32| Ipv4Addr::from(0x6440_0000 + n));
@@ -163,7 +208,6 @@ fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
         assert!(eventually(PATIENCE, || knockd.grants().is_empty()), "{:?}", knockd.grants());
         assert_eq!(acts(&knockd)[before..], ["close"], "a command ran that is not recorded");
         assert_eq!(knockd.count("what is open still closes"), 1, "it says so once");
-        drop(file);
         let opened = knockd.count("closed at once, since it cannot be recorded");
         assert!(opened <= 1, "what cannot be recorded opens for a moment, {opened} times");
         fs::remove_file(filler).unwrap();
@@ -172,6 +216,54 @@ fn on_a_full_disk_nothing_opens_any_more_and_what_is_open_closes() {
         assert!(net.client.can_connect(SERVER, 22), "{}", knockd.log().join("\n"));
         knockd.wait_for("the ledger can be written again");
         drop(knockd);
+    });
+}
+
+#[test]
+fn on_a_full_disk_it_does_not_start_and_says_what_it_could_not_write() {
+    needs!("full disk at start", "nft");
+    on_a_small_disk("full disk at start", |disk| {
+        let net = Net::new();
+        fill(disk);
+        for (directory, file) in [("DIR/state", "ledger"), ("DIR/run", "knockd.pid")] {
+            let configuration = configuration("1s").replace(directory, disk.to_str().unwrap());
+            let mut knockd = Knockd::spawn(&net.server, &configuration, &[]);
+            assert_eq!(knockd.ended().code(), Some(1));
+            let said = knockd.log().join("\n");
+            assert!(said.contains(disk.join(file).to_str().unwrap()), "{said}");
+            assert!(said.to_lowercase().contains("no space left"), "{said}");
+        }
+    });
+}
+
+#[test]
+fn where_the_run_directory_and_the_log_are_on_a_full_disk_everything_else_goes_on() {
+    needs!("full disk for the log", "nft");
+    on_a_small_disk("full disk for the log", |disk| {
+        let net = Net::new();
+        let path = disk.to_str().unwrap();
+        let configuration = configuration("1s")
+            .replace("DIR/run", path)
+            .replace("user: nobody", &format!("user: nobody, log: {{file: {path}/log}}"));
+        // The page that it takes has room for a line or two.
+        fs::write(disk.join("log"), format!("[{}] \n", "x".repeat(3900))).unwrap();
+        let knockd = Knockd::start(&net.server, &configuration);
+        let filler = fill(disk);
+        open_both(&net, &knockd);
+        knockd.signal(Signal::SIGHUP);
+        assert!(is_shut(&net));
+        assert!(eventually(PATIENCE, || acts(&knockd) == ["open", "close"]));
+        fs::remove_file(filler).unwrap();
+        knock(&net, &BY_GUARD);
+        knockd.wait_for_count("192.0.2.2: ssh: OPEN SESAME", 2);
+        let log = disk.join("log");
+        let text = || fs::read_to_string(&log).unwrap();
+        assert!(eventually(PATIENCE, || text().contains("ssh: OPEN SESAME")), "{}", text());
+        assert!(text().contains(" log lines could not be written here"), "{}", text());
+        let is_whole = |line: &str| line.starts_with('[') && line.matches("] ").count() == 1;
+        assert!(text().lines().all(is_whole), "{}", text());
+        let (status, _) = knockd.stop();
+        assert_eq!(status.code(), Some(0));
     });
 }
 

@@ -136,6 +136,33 @@ fn a_card_that_takes_over_a_name_is_listened_on_at_once() {
 }
 
 #[test]
+fn an_interface_that_is_moved_to_another_namespace_is_heard_again_when_it_is_back() {
+    needs!("moved interface");
+    let net = Net::new();
+    let elsewhere = crate::support::Host::new("elsewhere");
+    let knockd = Knockd::start(&net.server, &configuration("eth0", ACT));
+    let move_to = |from: &crate::support::Host, to: &crate::support::Host| {
+        ip(from, &format!("link set eth0 netns {}", to.name));
+        ip(to, &format!("addr add {SERVER}/24 dev eth0"));
+        ip(to, "link set eth0 up");
+    };
+    move_to(&net.server, &elsewhere);
+    knockd.wait_for("eth0 has gone; waiting for it");
+    // Knocks at another machine are none of its business.
+    assert!(eventually(PATIENCE, || net.client.reaches(SERVER)));
+    knock(&net);
+    move_to(&elsewhere, &net.server);
+    knockd.wait_for("eth0 is back, listening on it");
+    assert_eq!(knockd.count("Stage"), 0, "{}", knockd.log().join("\n"));
+    let heard = eventually(PATIENCE, || {
+        knock(&net);
+        knockd.count("192.0.2.2: ssh: OPEN SESAME") > 0
+    });
+    assert!(heard, "{}", knockd.log().join("\n"));
+    assert!(eventually(PATIENCE, || knockd.watchers().len() == 1));
+}
+
+#[test]
 fn other_names_of_an_interface_are_known() {
     needs!("other names");
     let net = Net::new();

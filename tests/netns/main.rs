@@ -2,14 +2,17 @@
 //!
 //! Needs root, and for some tests programs: what cannot run says `SKIPPED:` on standard error.
 
+mod abuse;
 mod alerts;
 mod clock;
 mod control;
 mod crash;
 mod daemon;
 mod end_to_end;
+mod exhaustion;
 mod faults;
 mod flooded_socket;
+mod floods;
 mod fwknop;
 mod fwknop_client;
 mod guard;
@@ -30,6 +33,7 @@ mod service;
 mod spa;
 mod ssh;
 mod start;
+mod syslog;
 mod templates;
 mod totp;
 

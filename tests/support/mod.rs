@@ -1,5 +1,12 @@
 //! Hosts made of network namespaces, and the programs that run in them.
 
+pub(crate) mod cgroup;
+pub(crate) mod conntrack;
+#[allow(dead_code, reason = "what only the benchmarks need")]
+pub(crate) mod flood;
+pub(crate) mod mounts;
+pub(crate) mod usage;
+
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -157,7 +164,7 @@ impl Host {
     }
 
     /// Whether an address answers at all: its closed port refuses.
-    fn reaches(&self, address: &str) -> bool {
+    pub(crate) fn reaches(&self, address: &str) -> bool {
         let to = SocketAddr::new(address.parse().unwrap(), 9);
         self.enter(move || {
             let refused = std::io::ErrorKind::ConnectionRefused;

@@ -250,7 +250,7 @@ fn what_makes_it_good_once_is_what_was_authenticated() {
     assert_eq!(stamp, at(CLOCK).wall);
     let hmac = Some((&hmac("hmackey").unwrap().0, Hash::Sha256));
     let keys = FwknopKeys { key: &key("testkey"), mode: CipherMode::Cbc, hmac };
-    let opened = FwknopDatagram::new(datagram.as_bytes()).unwrap().open(keys);
+    let opened = FwknopDatagram::new(datagram.as_bytes()).unwrap().open(&keys.into());
     assert_eq!(digest, opened.unwrap().replay);
 }
 
@@ -383,7 +383,7 @@ fn noise_is_ignored_and_what_a_client_sends_is_refused() {
     for (datagram, expected) in [
         ("x".repeat(200), "ignored: fwknop-not-salted"),
         (good[1..].to_owned(), "ignored: fwknop-not-salted"),
-        (good[..200].to_owned(), "ignored: fwknop-bad-hmac"),
+        (good[..200].to_owned(), "ignored: fwknop-bad-length"),
         (format!("{good}="), "ignored: fwknop-not-canonical"),
         (sealed_by(&stranger, &request(access(&["22"]))), "ignored: fwknop-bad-hmac"),
     ] {
@@ -397,7 +397,7 @@ fn nobody_is_asked_where_nobody_holds_keys() {
     let mut fwknop = of(&[client], &[door("ssh", &["22"])]);
     assert!(fwknop.is_empty());
     let told = on(&mut fwknop, CLOCK, &sealed(access(&["22"])));
-    assert_eq!(told, ["ignored: fwknop-source"]);
+    assert_eq!(told, ["ignored: fwknop-bad-length"]);
 }
 
 /// An engine with the phone and a door that is knocked on where requests go.
@@ -435,7 +435,7 @@ fn a_native_datagram_for_another_server_is_not_taken_for_one_of_fwknops() {
     };
     assert_eq!(judged(&[200; 192]), "bad-tag");
     // What is text of this length was meant for fwknop's, and so is all of another length.
-    assert_eq!(judged(&[b'8'; 192]), "fwknop-bad-hmac");
+    assert_eq!(judged(&[b'8'; 192]), "fwknop-bad-length");
     assert_eq!(judged(&[200; 204]), "fwknop-not-base64");
 }
 
@@ -449,6 +449,77 @@ fn a_datagram_that_is_nobodys_may_be_a_knock() {
     let datagram = sealed(access(&["22"]));
     let verdict = elsewhere.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
     assert!(matches!(verdict, Verdict::Ignored(_)), "{verdict:?}");
+}
+
+/// An engine with so many clients, of which the last is the phone.
+fn with_clients(count: usize) -> Engine {
+    let other = |number| FwknopClient { hmac: hmac(&format!("hmac {number}")), ..holder() };
+    let mut clients: Vec<_> =
+        (1..count).map(|number| client(&format!("c{number}"), &["ssh"], other(number))).collect();
+    clients.push(client("phone", &["ssh"], holder()));
+    Engine::new(setup(&clients, &[door("ssh", &["22"])]))
+}
+
+#[test]
+fn what_has_to_be_tried_with_many_keys_waits_and_opens_as_if_it_had_not() {
+    let (mut engine, datagram) = (with_clients(1000), sealed(access(&["22"])));
+    let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
+    assert_eq!(verdict, Verdict::Waits);
+    assert!(engine.has_waiting() && !engine.is_idle());
+    let tried = engine.try_waiting().unwrap();
+    assert_eq!((tried.at, tried.packet), (at(CLOCK).monotonic, packet(SOURCE)));
+    assert!(matches!(tried.verdict, Verdict::Requests([DatagramRequest { .. }])));
+    assert!(engine.try_waiting().is_none() && engine.is_idle());
+}
+
+#[test]
+fn what_is_nobodys_by_its_looks_or_its_length_is_refused_before_it_would_have_to_wait() {
+    let mut engine = with_clients(1000);
+    for (junk, reason) in [
+        (&[b'8'; 1400][..], FwknopError::Length),
+        (&[b'8'; 205], FwknopError::Length),
+        (&[b'8'; 204 * 5], FwknopError::Length),
+        (&[b'A'; 204], FwknopError::NotSalted),
+    ] {
+        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), junk);
+        assert_eq!(verdict, Verdict::Ignored(reason.into()), "{}", junk.len());
+    }
+    let verdict = engine.receive(at(CLOCK), &packet(SOURCE), &[b'8'; 204]);
+    assert_eq!(verdict, Verdict::Waits);
+}
+
+#[test]
+fn in_a_flood_of_what_waits_others_are_heard_at_once_and_memory_is_bounded() {
+    let mut engine = with_clients(1000);
+    let flood = |engine: &mut Engine| {
+        let mut untried = 0;
+        for source in 0..10_000u32 {
+            let source = format!("100.64.{}.{}", source / 256, source % 256);
+            match engine.receive(at(CLOCK), &packet(&source), &[b'8'; 204]) {
+                Verdict::Waits => {}
+                Verdict::Ignored(Reason::Untried) => untried += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        untried
+    };
+    let untried = flood(&mut engine);
+    assert_eq!(untried, 10_000 - 64);
+    let knock = Packet {
+        transport: Transport::Udp { source_port: 1, port: 22.try_into().unwrap() },
+        ..packet(SOURCE)
+    };
+    let heard = engine.receive(at(CLOCK), &knock, &[]);
+    assert_eq!(heard, Verdict::Ignored(Reason::NotWatched));
+    // Its place is taken by whoever comes when the next trial has been made.
+    let datagram = sealed(access(&["22"]));
+    assert!(engine.try_waiting().is_some());
+    let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
+    assert_eq!(verdict, Verdict::Waits);
+    let tried = std::iter::from_fn(|| {
+        engine.try_waiting().map(|tried| matches!(tried.verdict, Verdict::Requests(_)))
+    });
+    assert_eq!(tried.collect::<Vec<_>>(), [vec![false; 63], vec![true]].concat());
 }
 
 prop_compose! {

@@ -235,7 +235,9 @@ impl<'a> Keeper<'a> {
             if fails {
                 self.world.failed.insert(id);
                 let now = self.world.now().monotonic;
-                if let FailedClose::Again(_) = self.grants.close_failed(now, id, vec![step]) {
+                if let FailedClose::Again(_) =
+                    self.grants.close_failed(now, id, vec![step], CloseFailure::OfCommand)
+                {
                     return Ok(());
                 }
                 self.world.given_up.insert(id);

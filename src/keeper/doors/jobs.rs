@@ -7,8 +7,8 @@ use super::{DoorEvent, Doors, MOST_NOT_CLOSED};
 use crate::config::Name;
 use crate::firewall::command::{CommandTask, Failure, Finished, Job, JobId, JobKind, TaskOutcome};
 use crate::grants::{
-    CommandPair, FailedClose, GrantId, GrantKey, GrantState, KernelGrant, Manner, OpenOutcome,
-    OpenResult, Origin,
+    CloseFailure, CommandPair, FailedClose, GrantId, GrantKey, GrantState, KernelGrant, Manner,
+    OpenOutcome, OpenResult, Origin,
 };
 use crate::ledger::Durability;
 use crate::sys::fault;
@@ -163,7 +163,13 @@ impl Doors {
                 let failed =
                     |(pair, outcome)| matches!(outcome, &TaskOutcome::Failed(_)).then_some(pair);
                 let failed = pairs.into_iter().zip(&finished.outcomes).filter_map(failed).collect();
-                self.close_ended(now, id, failed, why);
+                let no_room = |it: &_| matches!(it, TaskOutcome::Failed(Failure::NoRoom { .. }));
+                let because = if finished.outcomes.iter().any(no_room) {
+                    CloseFailure::NoRoom
+                } else {
+                    CloseFailure::OfCommand
+                };
+                self.close_ended(now, id, (failed, because), why);
             }
             Some(Purpose::Act(key, origin)) => {
                 let why = why(finished);
@@ -199,7 +205,9 @@ impl Doors {
         let done = finished.outcomes.len().saturating_sub(1);
         let outcome = match finished.failure() {
             None if !finished.outcomes.is_empty() => OpenResult::All,
-            None | Some(Failure::NotStarted { .. }) => OpenResult::NotStarted(done),
+            None | Some(Failure::NotStarted { .. } | Failure::NoRoom { .. }) => {
+                OpenResult::NotStarted(done)
+            }
             Some(Failure::NotThere) => OpenResult::NotThere(done),
             Some(_) => OpenResult::Failed(done),
         };
@@ -247,10 +255,16 @@ impl Doors {
         if outcome == OpenResult::All { Ok(()) } else { Err(why) }
     }
 
-    fn close_ended(&mut self, now: Now, id: GrantId, failed: Vec<CommandPair>, why: &'static str) {
+    fn close_ended(
+        &mut self,
+        now: Now,
+        id: GrantId,
+        (failed, because): (Vec<CommandPair>, CloseFailure),
+        why: &'static str,
+    ) {
         let Some((key, origin)) = self.owner(id) else { return };
         if !failed.is_empty() {
-            match self.grants.close_failed(now.monotonic, id, failed) {
+            match self.grants.close_failed(now.monotonic, id, failed, because) {
                 FailedClose::Ended => {}
                 FailedClose::Again(pause) => {
                     warn!(source = %key.address, door = %key.door,

@@ -1,0 +1,242 @@
+//! A hundred thousand packets a second of strangers, and everybody who may come in meanwhile.
+//!
+//! In each flood those who may knock in every way that there is, twenty times: with a sequence, one
+//! that rotates, a line that opens once, with `knock`'s request and that of fwknop's own client.
+//!
+//! Needs root; says loudly what it skips where it cannot run.
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use data_encoding::BASE32_NOPAD;
+use libknock::proto::spa::PrivateKey;
+
+use crate::support::flood::{Flood, FloodKind, FloodRate};
+use crate::support::usage::{processes, resident};
+use crate::support::{CLIENT, CLIENT_6, Knockd, Net, SERVER, SERVER_6, eventually, needs};
+
+const KNOCK: &str = env!("CARGO_BIN_EXE_knock");
+const PER_SECOND: u64 = 100_000;
+const TIMES: usize = 20;
+/// How long somebody waits before it is said that the door did not open.
+const LATEST: Duration = Duration::from_secs(3);
+/// In KiB, of all processes: two rings of 2 MiB, 65,536 sources at less than 200 bytes each, a
+/// thousand clients, and what a process takes up anyway, in a build for tests.
+const MOST_RESIDENT: u64 = 64 << 10;
+
+/// One flood at a time: they are to fight knockd, not each other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The ways to come in, each with a door of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Sequence,
+    Sequence6,
+    Totp,
+    Line,
+    Native,
+    Fwknop,
+}
+
+impl Way {
+    const ALL: [Self; 6] =
+        [Self::Sequence, Self::Sequence6, Self::Totp, Self::Line, Self::Native, Self::Fwknop];
+
+    /// What the log says each time that it opens.
+    const fn opened(self) -> &'static str {
+        match self {
+            Self::Sequence => "192.0.2.2: plain: OPEN SESAME",
+            Self::Sequence6 => "2001:db8::2: plain: OPEN SESAME",
+            Self::Totp => "192.0.2.2: rotating: OPEN SESAME",
+            Self::Line => "192.0.2.2: once: OPEN SESAME",
+            Self::Native => "192.0.2.2: native: OPEN SESAME",
+            Self::Fwknop => "192.0.2.2: theirs: OPEN SESAME",
+        }
+    }
+}
+
+/// A server with a door for each way.
+struct Site {
+    net: Net,
+    knockd: Knockd,
+    server_key: String,
+}
+
+impl Site {
+    /// With so many clients that use fwknop.
+    fn new(fwknop_clients: usize) -> Self {
+        let net = Net::new();
+        // A firewall before everything that the kernel would have to do about each packet.
+        let rules = "table inet quiet { chain quiet { \
+                     type filter hook prerouting priority -500; \
+                     tcp dport 7000-29999 drop; udp dport 62201 drop; \
+                     ip frag-off & 0x3fff != 0 drop; ip6 nexthdr 60 drop; }; }";
+        net.server.must("nft", &[rules]);
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut clients = String::new();
+        for number in 0..TIMES {
+            private(&path(&format!("totp{number}")), &secret(number));
+            let file = path(&format!("totp{number}"));
+            let _ = writeln!(
+                clients,
+                "  totp{number}: {{doors: [rotating], totp: {{secret_file: {}}}}}",
+                file.display()
+            );
+        }
+        for number in 1..fwknop_clients {
+            let _ = writeln!(
+                clients,
+                "  other{number}: {{doors: [theirs], fwknop: {{key: key{number}, hmac_key: \
+                 hmac{number}}}}}"
+            );
+        }
+        let lines = (0..TIMES).map(|n| format!("{},{},{}\n", 7101 + n, 8101 + n, 9101 + n));
+        private(&path("lines"), &lines.collect::<String>());
+        private(&path("laptop.key"), &PrivateKey::from([7; 32]).encode());
+        let text = format!(
+            "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+             \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
+             clients:\n{clients}\
+             \x20 laptop: {{doors: [native], spa: {{public_key: {}}}}}\n\
+             \x20 owner: {{doors: [theirs], fwknop: {{key: testkey, hmac_key: hmackey}}}}\n\
+             doors:\n\
+             \x20 plain: {{sequence: [7000, 8000, 9000], start_command: ['true']}}\n\
+             \x20 rotating: {{totp: {{ports: 20000-29999, step: 1h}}, start_command: ['true']}}\n\
+             \x20 once: {{one_time_sequences: DIR/lines, start_command: ['true']}}\n\
+             \x20 native: {{spa: true, start_command: ['true']}}\n\
+             \x20 theirs: {{fwknop: true, start_command: ['true']}}\n",
+            PrivateKey::from([7; 32]).public(),
+        );
+        let config = path("knock.conf");
+        private(&config, &text.replace("DIR", directory.path().to_str().unwrap()));
+        let knockd = Knockd::run(&net.server, directory, config, &[], &[]);
+        knockd.wait_for("starting up, listening on");
+        let key = fs::read_to_string(knockd.directory.path().join("keys/server.key")).unwrap();
+        let server_key = key.parse::<PrivateKey>().unwrap().public().to_string();
+        Self { net, knockd, server_key }
+    }
+
+    fn knock(&self, way: Way, number: usize) {
+        let path = |name: &str| self.knockd.directory.path().join(name).display().to_string();
+        let sequence = |from: &str, to: &str, first: usize| {
+            let ports = [first, first + 1000, first + 2000].map(|port| port.to_string());
+            let from: IpAddr = from.parse().unwrap();
+            let ports = ports.each_ref().map(String::as_str);
+            self.net.client.knock_from(from, to, &ports, Duration::from_millis(15));
+        };
+        let knock = |arguments: &str| {
+            self.net.client.must(KNOCK, &arguments.split(' ').collect::<Vec<_>>());
+        };
+        match way {
+            Way::Sequence => sequence(CLIENT, SERVER, 7000),
+            Way::Sequence6 => sequence(CLIENT_6, SERVER_6, 7000),
+            Way::Totp => knock(&format!(
+                "--totp --door rotating --ports 20000-29999 --step 1h -d 15 --secret-file {} \
+                 {SERVER}",
+                path(&format!("totp{number}"))
+            )),
+            Way::Line => sequence(CLIENT, SERVER, 7101 + number),
+            Way::Native => knock(&format!(
+                "--spa --door native --server-key {} --key {} {SERVER}",
+                self.server_key,
+                path("laptop.key")
+            )),
+            Way::Fwknop => {
+                let line = format!(
+                    "--no-home-dir --no-rc-file -E /dev/null -D {SERVER} -A tcp/22 -a {CLIENT} \
+                     --key-rijndael testkey --key-hmac hmackey"
+                );
+                self.net.client.must("fwknop", &line.split(' ').collect::<Vec<_>>());
+            }
+        }
+    }
+
+    fn opens(&self, way: Way, count: usize) -> bool {
+        eventually(LATEST, || self.knockd.count(way.opened()) >= count)
+    }
+
+    /// Under a flood everybody comes in at the first try, but for one way at the latest at this one.
+    fn everybody_comes_in(&self, test: &str, kind: FloodKind, tries: impl Fn(Way) -> usize) {
+        let flood = Flood::start(&self.net, kind, FloodRate::PerSecond(PER_SECOND));
+        thread::sleep(Duration::from_secs(1));
+        let mut missed = Vec::new();
+        for number in 0..TIMES {
+            for way in Way::ALL {
+                let so_far = self.knockd.count(way.opened());
+                let came_in = (0..tries(way)).any(|_| {
+                    self.knock(way, number);
+                    self.opens(way, so_far + 1)
+                });
+                if !came_in {
+                    missed.push((way, number));
+                }
+            }
+        }
+        let taken: u64 = processes(&self.knockd).into_iter().map(resident).sum();
+        let status = self.knockd.ask(r#"{"do":"status"}"#).remove(0);
+        println!("{test}: {} packets, {taken} KiB, {}", flood.sent(), status["counters"]);
+        drop(flood);
+        assert_eq!(missed, [], "{status}");
+        assert!(taken < MOST_RESIDENT, "{taken} KiB");
+        // Neither do strangers fill the log.
+        assert!(self.knockd.log().len() < 2000, "{} lines", self.knockd.log().len());
+    }
+}
+
+fn private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The secret of a client.
+fn secret(number: usize) -> String {
+    BASE32_NOPAD.encode(&[u8::try_from(number).unwrap() + 1; 20])
+}
+
+fn flooded(test: &str, kind: FloodKind) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    Site::new(1).everybody_comes_in(test, kind, |_| 1);
+}
+
+#[test]
+fn first_knocks_keep_nobody_out() {
+    needs!("first knocks", "nft", "fwknop");
+    flooded("first knocks", FloodKind::Knocks(7000..=7000));
+}
+
+#[test]
+fn random_knocks_in_the_range_of_a_rotating_sequence_keep_nobody_out() {
+    needs!("random knocks", "nft", "fwknop");
+    flooded("random knocks", FloodKind::Knocks(20_000..=29_999));
+}
+
+#[test]
+fn junk_that_is_as_long_as_a_native_request_keeps_nobody_out() {
+    needs!("native junk", "nft", "fwknop");
+    flooded("native junk", FloodKind::Native);
+}
+
+#[test]
+fn fragments_keep_nobody_out() {
+    needs!("fragments", "nft", "fwknop");
+    flooded("fragments", FloodKind::Fragments(62_201));
+}
+
+#[test]
+fn chains_of_extension_headers_keep_nobody_out() {
+    needs!("extension headers", "nft", "fwknop");
+    flooded("extension headers", FloodKind::ExtensionHeaders(7000, 8));
+}
+
+#[test]
+fn all_the_sources_of_one_network_keep_nobody_out_elsewhere() {
+    needs!("one network", "nft", "fwknop");
+    flooded("one network", FloodKind::KnocksOfOneNetwork(7000..=7000));
+}
