@@ -241,9 +241,9 @@ impl StderrLines {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::process::Stdio;
 
     use super::*;
+    use crate::config::NewPrivileges;
     use crate::config::load::{self, load};
 
     /// One that works, its end of the channel, and that of its standard error.
@@ -263,10 +263,12 @@ mod tests {
             since: Monotonic::ZERO,
             interfaces: Vec::new(),
             looped: false,
-            child: process::run(&argv, &[], Stdio::null(), output, None).unwrap(),
+            child: process::run(&argv, &[], NewPrivileges::Granted, output, None).unwrap(),
             channel: Channel(ours),
             stderr: StderrLines { pipe: Some(read.into()), read: Vec::new() },
             closed: None,
+            addresses: BTreeSet::new(),
+            addresses_due: None,
             budget: BUDGET,
         };
         (watcher, Channel(theirs), write.into())
