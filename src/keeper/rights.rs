@@ -27,16 +27,13 @@ use crate::sys::{capabilities, fault};
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
 const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
 
-/// Where programs and libraries find theirs, time zones too. Not all are everywhere.
-const SYSTEM: [&str; 9] = [
+/// Where the kernel tells of itself and of interfaces, and time zones are. Not all are everywhere.
+const SYSTEM: [&str; 6] = [
     "/proc",
     "/sys/class/net",
     "/sys/devices",
     "/usr/share/zoneinfo",
     "/etc/localtime",
-    "/etc/nsswitch.conf",
-    "/etc/passwd",
-    "/etc/group",
     "/dev/urandom",
 ];
 pub(super) const LIBRARIES: [&str; 7] = [
