@@ -178,17 +178,10 @@ fn answer() -> io::Result<()> {
 /// The next frame, once it is there; `None`: the keeper is gone.
 fn hear(channel: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     let mut buffer = vec![0; LONGEST_FRAME];
-    loop {
-        files::wait(&[channel.as_fd()], None)?;
-        match recv(channel.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(length) => {
-                buffer.truncate(length);
-                return Ok(Some(buffer));
-            }
-        }
-    }
+    files::wait(&[channel.as_fd()], None)?;
+    let length = recv(channel.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    buffer.truncate(length);
+    Ok(Some(buffer).filter(|frame| !frame.is_empty()))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::config::load::Loaded;
-use crate::config::{Config, Door, Mechanism};
+use crate::config::{Config, Mechanism};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
 use crate::sys::privileges::Identity;
@@ -27,16 +27,13 @@ use crate::sys::{capabilities, fault};
 /// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
 const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
 
-/// Where programs and libraries find theirs, time zones too. Not all are everywhere.
-const SYSTEM: [&str; 9] = [
+/// Where the kernel tells of itself and of interfaces, and time zones are. Not all are everywhere.
+const SYSTEM: [&str; 6] = [
     "/proc",
     "/sys/class/net",
     "/sys/devices",
     "/usr/share/zoneinfo",
     "/etc/localtime",
-    "/etc/nsswitch.conf",
-    "/etc/passwd",
-    "/etc/group",
     "/dev/urandom",
 ];
 pub(super) const LIBRARIES: [&str; 7] = [
@@ -104,24 +101,25 @@ pub(super) fn lacking_without_root(config: &Config, held: &CapsHashSet) -> Vec<S
     }
     let by_kernel = config.doors.iter().filter(|door| door.opening.commands().is_none());
     for door in by_kernel.filter(|_| !held.contains(&CAP_NET_ADMIN)) {
-        let Door { opening, .. } = door;
         lacking.push(format!(
             "door '{}' does not open via {}, which takes CAP_NET_ADMIN: write a start_command that \
              this user may run",
             door.name(),
-            opening.mechanism
+            door.opening.mechanism
         ));
     }
     lacking
 }
 
 /// The files that are read and written at work, each as its directory: it may be replaced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct FilesInUse {
     read: BTreeSet<PathBuf>,
     write: BTreeSet<PathBuf>,
-    /// Nothing but a file of ours is removed from there.
-    remove: BTreeSet<PathBuf>,
+    /// The state and the run directory, which stay those of the start.
+    own: [PathBuf; 2],
+    /// Where the pid file is: it is removed from there, and no more.
+    pid_file: [PathBuf; 2],
 }
 
 impl FilesInUse {
@@ -141,20 +139,17 @@ impl FilesInUse {
             read.extend(directories(path));
         }
         let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
-        let mut write: BTreeSet<PathBuf> =
-            lists.chain(&settings.log.file).flat_map(|file| directories(file)).collect();
-        write.extend([&settings.state_dir, &settings.run_dir].map(|directory| real(directory)));
-        let remove = directories(&settings.pid_file).into_iter().collect();
-        Self { read, write, remove }
+        let write = lists.chain(&settings.log.file).flat_map(|file| directories(file)).collect();
+        let own = [&settings.state_dir, &settings.run_dir].map(|directory| real(directory));
+        Self { read, write, own, pid_file: directories(&settings.pid_file) }
     }
 
     /// The first that is not among those of `kept`.
     fn missing_in(&self, kept: &Self) -> Option<&Path> {
-        let is_in =
-            |path: &PathBuf, all: &BTreeSet<PathBuf>| all.iter().any(|it| path.starts_with(it));
-        let is_read = |path: &&PathBuf| !is_in(path, &kept.read) && !is_in(path, &kept.write);
-        let read = self.read.iter().find(is_read);
-        let write = self.write.iter().find(|path| !is_in(path, &kept.write));
+        let is_written = |path: &PathBuf| kept.writes().any(|it| path.starts_with(it));
+        let is_read = |path: &PathBuf| kept.read.iter().any(|it| path.starts_with(it));
+        let read = self.read.iter().find(|path| !is_read(path) && !is_written(path));
+        let write = self.write.iter().find(|path| !is_written(path));
         read.or(write).map(PathBuf::as_path)
     }
 
@@ -166,30 +161,30 @@ impl FilesInUse {
             asked != Err(Errno::EACCES)
         };
         self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
-            && self.write.union(&self.remove).all(|path| may(path, AccessFlags::W_OK))
+            && self.writes().chain(&self.pid_file).all(|path| may(path, AccessFlags::W_OK))
+    }
+
+    fn writes(&self) -> impl Iterator<Item = &PathBuf> {
+        self.write.iter().chain(&self.own)
     }
 
     fn restrict(&self, looks_up: bool) -> Result<LandlockReport, LandlockError> {
         let exe = Path::new("/proc/self/exe");
         let system = SYSTEM.iter().chain(if looks_up { NAMES.as_slice() } else { &[] });
-        let read: Vec<&Path> = system.map(Path::new).chain(paths(&self.read)).collect();
-        let write: Vec<&Path> = paths(&self.write).chain([Path::new("/dev/null")]).collect();
-        let execute: Vec<&Path> = LIBRARIES.iter().map(Path::new).chain([exe]).collect();
-        let remove: Vec<&Path> = paths(&self.remove).collect();
+        let path = PathBuf::as_path;
+        let read: Vec<_> = system.map(Path::new).chain(self.read.iter().map(path)).collect();
+        let write: Vec<_> = self.writes().map(path).chain([Path::new("/dev/null")]).collect();
+        let execute: Vec<_> = LIBRARIES.iter().map(Path::new).chain([exe]).collect();
         landlock::restrict(&LandlockRules {
             read: &read,
             write: &write,
             execute: &execute,
-            remove: &remove,
+            remove: &self.pid_file.each_ref().map(path),
             no_network: !looks_up,
             // The service manager may listen on an abstract socket.
             scoped: false,
         })
     }
-}
-
-fn paths(all: &BTreeSet<PathBuf>) -> impl Iterator<Item = &Path> {
-    all.iter().map(PathBuf::as_path)
 }
 
 /// A path without links, as far as it is there.
@@ -354,7 +349,9 @@ mod tests {
         assert_eq!(refused(&kept, &guard), "");
         let command = format!("doors: {{b: {{{COMMAND}}}}}");
         assert!(refused(&kept, &command).starts_with("door 'b', which runs commands, may need"));
-        let elsewhere = format!("knockd: {{state_dir: /srv/elsewhere}}\n{guard}");
+        let not_taken_up = format!("knockd: {{state_dir: /srv, run_dir: /srv/run}}\n{guard}");
+        assert_eq!(refused(&kept, &not_taken_up), "");
+        let elsewhere = format!("knockd: {{log: {{file: /srv/elsewhere/log}}}}\n{guard}");
         assert!(refused(&kept, &elsewhere).starts_with("it has files in /srv/elsewhere: "));
         let another = format!("knockd: {{user: nobody}}\n{guard}");
         assert!(refused(&kept, &another).starts_with("'user' is another one: "));

@@ -2,9 +2,9 @@
 //!
 //! Needs root; says loudly what it skips where it cannot run.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::IpAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 
@@ -155,6 +155,26 @@ fn a_keeper_without_commands_keeps_what_its_guard_and_watchers_need_and_works() 
         assert!(!knockd.directory.path().join(left).exists(), "{left}");
     }
     assert_eq!(knockd.count("cannot"), 0, "{:?}", knockd.log());
+}
+
+#[test]
+fn where_files_are_in_somebody_elses_directory_the_keeper_keeps_the_right_to_pass() {
+    needs!("files of others", "nft");
+    let net = Net::new();
+    let directory = tempfile::tempdir().unwrap();
+    let theirs = directory.path().join("log");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, Permissions::from_mode(0o700)).unwrap();
+    chown(&theirs, Some(12345), None).unwrap();
+    let config = directory.path().join("knock.conf");
+    let text = GUARDED.replace("DIR", &directory.path().display().to_string());
+    fs::write(&config, text).unwrap();
+    let knockd = Knockd::run(&net.server, directory, config, &[], &[]);
+    knockd.wait_for("the keeper keeps CAP_DAC_OVERRIDE CAP_KILL CAP_NET_ADMIN");
+    knockd.wait_for("starting up, listening on");
+    fs::remove_file(theirs.join("knockd.log")).unwrap();
+    assert_eq!(knockd.ask(r#"{"do":"reload"}"#)[0]["reply"], "done", "{:?}", knockd.log());
+    assert!(theirs.join("knockd.log").exists());
 }
 
 #[test]
