@@ -29,6 +29,7 @@ mod ssh;
 mod start;
 mod templates;
 mod totp;
+mod unseen;
 
 #[path = "../support/mod.rs"]
 mod support;
