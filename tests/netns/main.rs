@@ -36,6 +36,7 @@ mod start;
 mod syslog;
 mod templates;
 mod totp;
+mod unseen;
 
 #[path = "../support/mod.rs"]
 mod support;
