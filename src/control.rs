@@ -169,6 +169,26 @@ pub struct Status {
     /// Whom nobody listens to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locked_out: Vec<LockStatus>,
+    #[serde(default)]
+    pub sandbox: SandboxStatus,
+}
+
+/// What the processes of the daemon may still do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// Absent while none is at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watcher: Option<WatcherSandbox>,
+}
+
+/// How much of the watcher's sandbox holds, each part in words.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WatcherSandbox {
+    /// Whether all of it does.
+    pub whole: bool,
+    pub seccomp: String,
+    pub landlock: String,
+    pub memory: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

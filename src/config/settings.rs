@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::datagrams::{FwknopSettings, SpaSettings};
 use super::email::Email;
 use super::lockout::Lockout;
@@ -38,6 +40,7 @@ pub struct Settings {
     pub fwknop: FwknopSettings,
     /// `None`: nobody is locked out, but at a door that says so.
     pub lockout: Option<Lockout>,
+    pub sandbox: SandboxMode,
     /// How long a command may run at a door that does not say otherwise; `None`: without end.
     pub command_limit: Option<Duration>,
 }
@@ -74,6 +77,21 @@ pub enum OnExit {
     Keep,
     /// It goes, and its ports are as open as the rest of the firewall leaves them.
     Remove,
+}
+
+words! {
+Display:
+/// What becomes of a watcher that does what none has to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SandboxMode {
+    /// The kernel ends it.
+    #[default]
+    Enforce = "enforce",
+    /// The kernel logs the system call; files and networks are out of reach all the same.
+    Log = "log",
+    /// Nothing: it has given up root, and no more.
+    Off = "off",
+}
 }
 
 /// The settings of the log: where it goes, and what of it.
@@ -126,6 +144,7 @@ impl Default for Settings {
             spa: SpaSettings::default(),
             fwknop: FwknopSettings::default(),
             lockout: None,
+            sandbox: SandboxMode::Enforce,
             command_limit: Some(COMMAND_LIMIT),
         }
     }
