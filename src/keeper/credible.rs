@@ -31,7 +31,7 @@
 //! | interface (index, state) | one that was given, and that it has gone | ends |
 //! | counts | no more than packets can have come | ends |
 //! | knock, reason, source of what was seen | anything: it is only shown | |
-//! | ready, done | once each, at its time | ends |
+//! | sandbox, ready, done | once each, at its time | ends |
 //!
 //! Not in a frame, so known to the watcher alone: where a packet was sent to (`target`,
 //! fwknop's `destination`), fwknop's user name, and whether an address was named or observed
@@ -84,7 +84,9 @@ pub(super) fn check(
             let seconds = grounds.now.monotonic.since(since).as_secs() + 1;
             so(*count <= seconds.saturating_mul(COUNTED_PER_SECOND), "an impossible count")
         }
-        FromWatcher::Ready | FromWatcher::Done => Err(Lie("that it begins or ends")),
+        FromWatcher::Sandbox { .. } | FromWatcher::Ready | FromWatcher::Done => {
+            Err(Lie("that it begins or ends"))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::engine::spa::SpaServer;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::proto::interface::InterfaceName;
+use crate::sys::sandbox::SandboxReport;
 use crate::sys::{files, host, process};
 use crate::time::Monotonic;
 
@@ -35,6 +36,8 @@ pub(super) struct WatcherProcess {
     channel: Channel,
     stderr: StderrLines,
     closed: bool,
+    /// How much of its sandbox holds, once it has said so.
+    pub(super) sandbox: Option<SandboxReport>,
     /// What it has been told of the addresses of this host, and when to tell it the rest.
     addresses: BTreeSet<IpAddr>,
     pub(super) addresses_due: Option<Monotonic>,
@@ -90,6 +93,7 @@ impl WatcherProcess {
             channel: Channel(ours),
             stderr: StderrLines { pipe: Some(ours_stderr.into()), line: Vec::new() },
             closed: false,
+            sandbox: None,
             addresses,
             addresses_due: None,
             budget: BUDGET,

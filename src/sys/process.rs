@@ -14,7 +14,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setsid};
@@ -56,6 +56,9 @@ pub fn disinherit() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS.min(hard)), hard)?;
+    // Watchers lock their memory, also where the keeper may set no limits by then.
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, soft, RLIM_INFINITY);
     for entry in fs::read_dir("/proc/self/fd")?.flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let Some(number) = number.filter(|&number| number > 2) else { continue };
@@ -169,6 +172,15 @@ fn is_called(name: &CStr) -> bool {
         let _ = nix::sys::prctl::set_name(name);
     }
     is_called
+}
+
+/// Closes whatever a watcher has been handed down beside its own, so that nothing is left of what its
+/// keeper, or who started that, has open. To be called first of all.
+pub fn close_others() {
+    let first = WATCHER_CONFIG + 1;
+    // SAFETY: nothing has been opened yet, so nobody owns what is closed. On a kernel before 5.9 all
+    // that others opened has closed by itself: the keeper marks what it was handed down.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
 /// Kills a process that has been told to end, and waits a second for it: one that this process may

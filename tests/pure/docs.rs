@@ -326,6 +326,7 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         locked_out: vec![LockStatus { address, door: Some(door.clone()), seconds_left: 0.0 }],
         sandbox: SandboxStatus {
             keeper: Some(KeeperRights { capabilities: vec![], landlock: Some(String::new()) }),
+            ..SandboxStatus::default()
         },
     };
     let status = serde_json::to_value(status).unwrap();
