@@ -87,7 +87,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         facts.push(vec!["keeper has".to_owned(), escape(&keeper.to_string())]);
     }
     if let Some(watcher) = &status.sandbox.watcher {
-        facts.push(vec!["watcher's sandbox".to_owned(), sandbox(watcher)]);
+        facts.push(vec!["sandbox".to_owned(), sandbox(watcher)]);
     }
     table(out, &facts)?;
     writeln!(out)?;

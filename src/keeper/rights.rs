@@ -16,6 +16,7 @@ use caps::{Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
+use tracing::warn;
 
 use crate::config::load::Loaded;
 use crate::config::{Config, Mechanism};
@@ -203,8 +204,6 @@ fn directories(file: &Path) -> [PathBuf; 2] {
 pub(crate) enum RightsError {
     #[error("cannot give up capabilities: {0}")]
     Capabilities(#[from] CapsError),
-    #[error(transparent)]
-    Landlock(#[from] LandlockError),
     #[error("cannot set no-new-privileges: {0}")]
     NoNewPrivileges(#[source] Errno),
 }
@@ -219,7 +218,7 @@ struct FewRights {
     files: FilesInUse,
     /// Another one is not looked up: where users are kept has been replaced since, if it is new.
     user: Option<String>,
-    /// `None`: a test has files of its own.
+    /// `None`: it is not to be had here, or a test has files of its own.
     landlock: Option<LandlockReport>,
 }
 
@@ -239,7 +238,8 @@ impl Rights {
         if !capabilities::asked_with(&needed, || files.is_open())? {
             needed.insert(CAP_DAC_OVERRIDE);
         }
-        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up)).transpose()?;
+        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up));
+        let landlock = landlock.and_then(|it| it.inspect_err(|why| warn!("{why}")).ok());
         nix::sys::prctl::set_no_new_privs().map_err(RightsError::NoNewPrivileges)?;
         capabilities::keep_only(&needed)?;
         let (capabilities, user) = (capabilities::held()?, config.settings.user.clone());

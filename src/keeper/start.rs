@@ -28,7 +28,7 @@ use super::watchers::Watchers;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::load::Report;
 use crate::config::trusted_path::check_paths;
-use crate::config::{Config, OnExit};
+use crate::config::{Config, OnExit, SandboxMode};
 use crate::control;
 use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
@@ -123,7 +123,8 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
-        let rights = if doors.has_commands_to_run() {
+        let is_off = config.settings.sandbox == SandboxMode::Off;
+        let rights = if is_off || doors.has_commands_to_run() {
             Rights::ALL
         } else {
             Rights::give_up(&config, files, cli.lookup)?
