@@ -179,6 +179,9 @@ pub struct Status {
 pub struct SandboxStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperRights>,
+    /// Absent while none is at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watcher: Option<WatcherSandbox>,
 }
 
 /// The rights of the keeper.
@@ -199,6 +202,16 @@ impl fmt::Display for KeeperRights {
             None => write!(f, "{} capabilities, and all files", self.capabilities.len()),
         }
     }
+}
+
+/// How much of the watcher's sandbox holds, each part in words.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WatcherSandbox {
+    /// Whether all of it does.
+    pub whole: bool,
+    pub seccomp: String,
+    pub landlock: String,
+    pub memory: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

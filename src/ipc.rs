@@ -16,10 +16,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
 
+use crate::config::SandboxMode;
 use crate::engine::{DatagramRequest, Event, Reason, Refusal, Setup};
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::Knock;
 use crate::sys::privileges::Identity;
+use crate::sys::sandbox::SandboxReport;
 use crate::time::Monotonic;
 
 pub use frame::{FrameCodec, MalformedFrame};
@@ -32,6 +34,7 @@ pub struct Assignment {
     /// The addresses of this host. How they change the watcher is told.
     pub addresses: BTreeSet<IpAddr>,
     pub identity: Identity,
+    pub sandbox: SandboxMode,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,
 }
@@ -45,6 +48,8 @@ pub const FRAME: usize = 128;
 /// A message of a watcher to its keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromWatcher {
+    /// This much of its sandbox holds.
+    Sandbox { report: SandboxReport },
     /// It captures, and root is gone.
     Ready,
     /// Something happened to a source at a door. `at` is when.

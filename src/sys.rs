@@ -20,6 +20,10 @@ pub(crate) mod privileges;
 #[cfg(feature = "daemon")]
 pub mod process;
 #[cfg(feature = "daemon")]
+pub(crate) mod sandbox;
+#[cfg(feature = "daemon")]
 pub mod scheduling;
+#[cfg(feature = "daemon")]
+pub(crate) mod seccomp;
 #[cfg(feature = "daemon")]
 pub(crate) mod signals;

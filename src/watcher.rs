@@ -2,5 +2,6 @@
 
 mod report;
 mod run;
+mod sandbox;
 
 pub use run::run;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
 
 use super::datagrams::{FwknopSettings, SpaSettings};
 use super::email::Email;
@@ -41,6 +42,7 @@ pub struct Settings {
     pub fwknop: FwknopSettings,
     /// `None`: nobody is locked out, but at a door that says so.
     pub lockout: Option<Lockout>,
+    pub sandbox: SandboxMode,
     /// How long a command may run at a door that does not say otherwise; `None`: without end.
     pub command_limit: Option<Duration>,
     /// The same of what its commands may gain.
@@ -138,6 +140,21 @@ pub enum NewPrivileges {
     Denied,
 }
 
+words! {
+Display:
+/// What becomes of a watcher that does what none has to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SandboxMode {
+    /// The kernel ends it.
+    #[default]
+    Enforce = "enforce",
+    /// The kernel logs the system call; files and networks are out of reach all the same.
+    Log = "log",
+    /// Nothing: it has given up root, and no more.
+    Off = "off",
+}
+}
+
 /// The settings of the log: where it goes, and what of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -189,6 +206,7 @@ impl Default for Settings {
             spa: SpaSettings::default(),
             fwknop: FwknopSettings::default(),
             lockout: None,
+            sandbox: SandboxMode::Enforce,
             command_limit: Some(COMMAND_LIMIT),
             new_privileges: NewPrivileges::Granted,
         }

@@ -10,7 +10,9 @@ use super::output::{heading, local, object, table, wall};
 use super::socket::Timeout;
 use super::target::Target;
 use crate::config::Name;
-use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
+use crate::control::{
+    DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status, WatcherSandbox,
+};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -84,6 +86,9 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     if let Some(keeper) = &status.sandbox.keeper {
         facts.push(vec!["keeper has".to_owned(), escape(&keeper.to_string())]);
     }
+    if let Some(watcher) = &status.sandbox.watcher {
+        facts.push(vec!["watcher's sandbox".to_owned(), sandbox(watcher)]);
+    }
     table(out, &facts)?;
     writeln!(out)?;
     doors(out, &status.doors)?;
@@ -94,6 +99,15 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     }
     locked_out(out, &status.locked_out, now, zone)?;
     counters(out, status)
+}
+
+/// How much of the watcher's sandbox holds.
+fn sandbox(WatcherSandbox { whole, seccomp, landlock, memory }: &WatcherSandbox) -> String {
+    if *whole {
+        return "holds".to_owned();
+    }
+    let [seccomp, landlock, memory] = [seccomp, landlock, memory].map(|text| escape(text));
+    format!("in part: system calls {seccomp}; Landlock: {landlock}; memory {memory}")
 }
 
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {

@@ -10,6 +10,8 @@ use crate::engine::{
     ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, EventKind, Reason, Refusal,
 };
 use crate::proto::knock::{Knock, Protocol};
+use crate::sys::landlock::LandlockReport;
+use crate::sys::sandbox::{MemoryState, SandboxReport, SeccompState};
 use crate::time::{Monotonic, Wall};
 
 /// Bytes that are not a frame.
@@ -187,6 +189,10 @@ fields!(DatagramRequest { door, client, credential, source, v4, v6, open_for, so
     if |request| request.addresses().next().is_some());
 fields!(Refusal { source, client, door, reason, stamp, asked_for });
 variants!(InterfaceState { 0 Listening, 1 Missing, 2 Gone });
+variants!(SeccompState { 0 Enforced, 1 Logging, 2 NoList, 3 Refused, 4 Off });
+variants!(MemoryState { 0 Locked, 1 Swappable });
+fields!(LandlockReport { abi, no_network, scoped });
+fields!(SandboxReport { landlock, seccomp, memory });
 variants!(FromWatcher {
     1 Ready,
     2 Event { event, at },
@@ -200,6 +206,7 @@ variants!(FromWatcher {
     10 Request { request, at },
     11 Refused { refusal, at },
     12 ReplayedRefusal { refusal, at },
+    13 Sandbox { report },
 });
 variants!(ExplainFilter { 0 Nobody, 1 One(source), 2 All });
 variants!(ToWatcher {

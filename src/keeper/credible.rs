@@ -32,7 +32,7 @@
 //! | counts | no more than packets can have come | ends |
 //! | name of a door that there is not | a name | ends |
 //! | knock, reason, source of what was seen | anything: it is only shown | |
-//! | ready, done | once each, at its time | ends |
+//! | sandbox, ready, done | once each, at its time | ends |
 //! | how often doors are asked for | [as people do](super::intake) | refused |
 //! | how often something is only logged | as it limits itself | left out |
 //! | standard error | little | left out |
@@ -90,7 +90,9 @@ pub(super) fn check(
             let seconds = grounds.now.monotonic.since(since).as_secs() + 1;
             so(*count <= seconds.saturating_mul(COUNTED_PER_SECOND), "an impossible count")
         }
-        FromWatcher::Ready | FromWatcher::Done => Err(Lie("that it begins or ends")),
+        FromWatcher::Sandbox { .. } | FromWatcher::Ready | FromWatcher::Done => {
+            Err(Lie("that it begins or ends"))
+        }
     }
 }
 

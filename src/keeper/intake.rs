@@ -161,7 +161,8 @@ impl Intake {
                 let line = EventLine::of_event(config, &event, at, when(at));
                 self.notices.push(Notice::Replayed(line));
             }
-            FromWatcher::Ready
+            FromWatcher::Sandbox { .. }
+            | FromWatcher::Ready
             | FromWatcher::Done
             | FromWatcher::Suppressed { .. }
             | FromWatcher::Refused { .. } => {}

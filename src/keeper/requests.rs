@@ -12,7 +12,7 @@ use super::state::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
-    SandboxStatus, Status, What, seconds,
+    SandboxStatus, Status, WatcherSandbox, What, seconds,
 };
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
@@ -20,6 +20,7 @@ use crate::ledger::Query;
 use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
+use crate::sys::sandbox::SandboxReport;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
@@ -304,7 +305,10 @@ impl Keeper {
             grants_not_shown: grants.len().saturating_sub(MOST_GRANTS),
             counters: counters.collect(),
             dropped: self.watchers.intake.dropped,
-            sandbox: SandboxStatus { keeper: Some(self.rights.status()) },
+            sandbox: SandboxStatus {
+                keeper: Some(self.rights.status()),
+                watcher: self.watchers.sandbox.map(watcher_sandbox),
+            },
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }
@@ -318,6 +322,15 @@ impl Keeper {
             GrantState::OpenedWithErrors => GrantCondition::OpenedWithErrors,
         };
         grant_status(&grant.key, &grant.origin, condition, grant.deadline.since(now.monotonic))
+    }
+}
+
+fn watcher_sandbox(report: SandboxReport) -> WatcherSandbox {
+    WatcherSandbox {
+        whole: report.is_whole(),
+        seccomp: report.seccomp.to_string(),
+        landlock: report.landlock(),
+        memory: report.memory.to_string(),
     }
 }
 

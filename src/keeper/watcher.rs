@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::engine::spa::SpaServer;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
 use crate::proto::interface::InterfaceName;
+use crate::sys::sandbox::SandboxReport;
 use crate::sys::{clock, files, host, process};
 use crate::time::Monotonic;
 
@@ -33,6 +34,8 @@ pub(super) struct WatcherProcess {
     child: Child,
     channel: Channel,
     stderr: StderrLines,
+    /// How much of its sandbox holds, once it has said so.
+    pub(super) sandbox: Option<SandboxReport>,
     /// What it has been told of the addresses of this host, and when to tell it the rest.
     addresses: BTreeSet<IpAddr>,
     pub(super) addresses_due: Option<Monotonic>,
@@ -95,6 +98,7 @@ impl WatcherProcess {
             channel: Channel(ours),
             stderr: StderrLines { pipe: Some(ours_stderr.into()), read: Vec::new() },
             closed: None,
+            sandbox: None,
             addresses,
             addresses_due: None,
             budget: BUDGET,
@@ -267,6 +271,7 @@ mod tests {
             channel: Channel(ours),
             stderr: StderrLines { pipe: Some(read.into()), read: Vec::new() },
             closed: None,
+            sandbox: None,
             addresses: BTreeSet::new(),
             addresses_due: None,
             budget: BUDGET,

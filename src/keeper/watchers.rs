@@ -14,6 +14,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
@@ -27,6 +28,7 @@ use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
 use crate::ipc::{Assignment, ExplainFilter, FromWatcher, ToWatcher};
 use crate::sys::privileges::{self, Identity};
+use crate::sys::sandbox::SandboxReport;
 use crate::sys::{clock, memory};
 use crate::time::Monotonic;
 
@@ -69,6 +71,8 @@ pub(super) struct Watchers {
     pub(super) intake: Intake,
     /// What `user` says, and whom it names.
     identity: Option<(Option<String>, Identity)>,
+    /// How much of the sandbox of the watcher at work holds.
+    pub(super) sandbox: Option<SandboxReport>,
     /// The ids of the users that watchers have been so far.
     users: BTreeSet<u32>,
 }
@@ -97,6 +101,7 @@ impl Watchers {
             intake: Intake::new(missing),
             identity: None,
             home: Home::follow()?,
+            sandbox: None,
             users: BTreeSet::new(),
         })
     }
@@ -122,6 +127,7 @@ impl Watchers {
             interfaces: settings.interfaces.clone(),
             addresses: self.home.addresses.clone(),
             identity,
+            sandbox: settings.sandbox,
             verbose: settings.log.level >= LogLevel::Debug,
         };
         self.last_generation += 1;
@@ -281,6 +287,7 @@ impl Watchers {
             WatcherEnd::Lied(lie) => error!("{}; another starts in {millis} ms", ended_for(lie)),
             WatcherEnd::Over(status) => {
                 error!("the watcher ended ({}); another starts in {millis} ms", ending(status));
+                explain_ending(status);
             }
         }
         self.dismiss(watcher);
@@ -372,6 +379,10 @@ impl Watchers {
                     self.interfaces.note(&watcher.config, index, state);
                     continue;
                 }
+                Some(WatcherOutput::Frame(FromWatcher::Sandbox { report })) => {
+                    watcher.sandbox = Some(report);
+                    continue;
+                }
                 Some(WatcherOutput::StderrLine(line)) => {
                     self.intake.stderr_line(now, &line);
                     continue;
@@ -379,6 +390,7 @@ impl Watchers {
                 Some(WatcherOutput::Ended(status)) => {
                     was_killed = status.is_some_and(|status| status.signal().is_some());
                     error!("the new watcher could not start ({})", ending(status));
+                    explain_ending(status);
                 }
                 Some(WatcherOutput::Frame(_) | WatcherOutput::Malformed) => {
                     error!("the new watcher sent a malformed message and is ended");
@@ -418,11 +430,24 @@ impl Watchers {
             }
             None => successor.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
+        self.tell_sandbox(successor.sandbox);
         self.config = Arc::clone(&successor.config);
         self.server = successor.server.clone();
         self.interfaces.announce(&self.config);
         self.current = Some((successor, cut));
         self.intake.notices.push(Notice::InForce(Arc::clone(&self.config)));
+    }
+
+    /// Says how much of the sandbox holds, where that is news.
+    fn tell_sandbox(&mut self, report: Option<SandboxReport>) {
+        if self.sandbox == report {
+            return;
+        }
+        self.sandbox = report;
+        if let Some(report) = report {
+            let extent = if report.is_whole() { "holds" } else { "holds in part" };
+            info!("the watcher's sandbox {extent}: {report}");
+        }
     }
 
     /// Ends all of them.
@@ -486,4 +511,15 @@ fn ended_for(lie: &str) -> String {
 
 fn ending(status: Option<ExitStatus>) -> String {
     status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string())
+}
+
+/// What a watcher that its sandbox has ended means, and what to do.
+fn explain_ending(status: Option<ExitStatus>) {
+    if status.and_then(|status| status.signal()) == Some(Signal::SIGSYS as i32) {
+        error!(
+            "it made a system call that a watcher does not make: somebody may have taken it over, or a \
+             new libc or libpcap wants more. The kernel's log names it ('syscall=' after 'type=1326'); \
+             'knockd: {{sandbox: log}}' has it logged instead of ended"
+        );
+    }
 }

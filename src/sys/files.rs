@@ -15,6 +15,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::time::TimeSpec;
 
+use zeroize::Zeroizing;
+
 use super::clock;
 
 /// Of asm-generic/socket.h.
@@ -40,15 +42,17 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the file is not sealed: then whoever holds it could still change it.
-pub fn read_sealed(fd: OwnedFd) -> io::Result<Vec<u8>> {
+pub fn read_sealed(fd: OwnedFd) -> io::Result<Zeroizing<Vec<u8>>> {
     let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
     if !seals.contains(all_seals()) {
         return Err(io::Error::other("the configuration is not sealed"));
     }
     let mut file = File::from(fd);
     file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    // At its full length: what outgrows its place leaves a copy there.
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = Zeroizing::new(vec![0; length]);
+    file.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -219,7 +223,7 @@ mod tests {
         let mut file = File::from(fd.try_clone().unwrap());
         assert!(file.write_all(b"two").is_err());
         assert!(file.set_len(0).is_err());
-        assert_eq!(read_sealed(fd).unwrap(), b"one");
+        assert_eq!(*read_sealed(fd).unwrap(), b"one");
     }
 
     #[test]

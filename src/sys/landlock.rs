@@ -32,7 +32,7 @@ pub(crate) struct LandlockRules<'a> {
 
 /// The extent to which [`LandlockRules`] hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LandlockReport {
+pub struct LandlockReport {
     /// The version of the kernel's interface, no newer than known here; 0: there is none, or it is
     /// forbidden.
     pub abi: u8,

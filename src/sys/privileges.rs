@@ -5,9 +5,11 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::{
-    Gid, Group, Uid, User, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
+    Gid, Group, Uid, User, geteuid, getgroups, getppid, getresgid, getresuid, setgroups, setresgid,
     setresuid,
 };
 use serde::{Deserialize, Serialize};
@@ -79,12 +81,14 @@ impl Identity {
     }
 
     /// Becomes this user, without any way back: groups, group, user, no-new-privileges, no core
-    /// dumps. Proves that root cannot be had again before it returns.
+    /// dumps, nobody who traces it, an end with its parent. Proves that root cannot be had again
+    /// before it returns.
     ///
     /// # Errors
     /// Whatever the kernel refuses, and the proof's failure. The process must then end.
     pub fn assume(&self) -> Result<(), PrivilegeError> {
-        nix::sys::prctl::set_dumpable(false).map_err(refused("forbid core dumps"))?;
+        let parent = getppid();
+        prctl::set_dumpable(false).map_err(refused("forbid core dumps"))?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(refused("forbid core dumps"))?;
         if let Self::User { uid, gid, .. } = *self {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -93,7 +97,13 @@ impl Identity {
             setresuid(uid, uid, uid).map_err(refused("set the user"))?;
         }
         drop_capabilities().map_err(refused("drop all capabilities"))?;
-        nix::sys::prctl::set_no_new_privs().map_err(refused("set no-new-privileges"))?;
+        // The kernel has undone both with the change of ids.
+        prctl::set_dumpable(false).map_err(refused("forbid core dumps"))?;
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(refused("end with the keeper"))?;
+        if getppid() != parent {
+            return Err(refused("end with the keeper")(Errno::ESRCH));
+        }
+        prctl::set_no_new_privs().map_err(refused("set no-new-privileges"))?;
         setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused("forbid child processes"))?;
         setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(refused("forbid writing files"))?;
         self.prove()

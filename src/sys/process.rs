@@ -13,7 +13,7 @@ use std::sync::Arc;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getppid, setsid};
@@ -52,6 +52,9 @@ pub fn disinherit() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS.min(hard)), hard)?;
+    // Watchers lock their memory, also where the keeper may set no limits by then.
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, soft, RLIM_INFINITY);
     for entry in fs::read_dir("/proc/self/fd")?.flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let Some(number) = number.filter(|&number| number > 2) else { continue };
@@ -151,6 +154,15 @@ fn run_anew(
 /// Whether this process was started by [`run_watcher`]; it has its name from then on.
 pub fn is_watcher() -> bool {
     is_called(WATCHER)
+}
+
+/// Closes whatever a watcher has been handed down beside its own, so that nothing is left of what its
+/// keeper, or who started that, has open. To be called first of all.
+pub fn close_others() {
+    let first = WATCHER_CONFIG + 1;
+    // SAFETY: nothing has been opened yet, so nobody owns what is closed. On a kernel before 5.9 all
+    // that others opened has closed by itself: the keeper marks what it was handed down.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
 /// Whether this process was started by [`run_names`]; it has its name from then on.

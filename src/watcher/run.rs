@@ -11,11 +11,11 @@ use std::time::Duration;
 use nix::net::if_::InterfaceFlags;
 
 use super::report::Reporter;
+use super::sandbox;
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, TriedDatagram, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host;
-use crate::sys::landlock::{self, LandlockError, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, memory, process, scheduling};
 use crate::time::{Monotonic, Now, Wall};
@@ -45,8 +45,6 @@ enum WatchError {
     Capture(#[from] CaptureError),
     #[error("cannot give up root: {0}")]
     Privileges(#[from] PrivilegeError),
-    #[error("cannot give up files and networks: {0}")]
-    Landlock(#[from] LandlockError),
     #[error("cannot wait for packets: {0}")]
     Wait(io::Error),
 }
@@ -125,7 +123,9 @@ impl Watcher {
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
-        let Assignment { setup, interfaces, addresses, identity, verbose } = assignment;
+        process::close_others();
+        let Assignment { setup, interfaces, addresses, identity, verbose, sandbox } = assignment;
+        sandbox::begin(sandbox);
         let only_ipv4 = setup.only_ipv4;
         let longest = setup.doors.iter().map(|door| door.seq_timeout).max();
         let mut engine = Engine::new(setup);
@@ -155,9 +155,8 @@ impl Watcher {
         engine.local = Local::Addresses(addresses.clone());
         // All that is still needed of the setup is in the engine.
         memory::give_back();
-        identity.assume()?;
-        let nothing = LandlockRules { no_network: true, scoped: true, ..LandlockRules::default() };
-        landlock::restrict(&nothing)?;
+        let report = sandbox::enter(&identity, sandbox)?;
+        reporter.say(FromWatcher::Sandbox { report });
         reporter.say(FromWatcher::Ready);
         Ok(Self {
             engine,

@@ -8,7 +8,7 @@ use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
 use crate::config::opening::MAX_GRANTS;
-use crate::config::{Email, Log, LogFormat, LogLevel, OnExit, Settings};
+use crate::config::{Email, Log, LogFormat, LogLevel, OnExit, SandboxMode, Settings};
 use crate::proto::interface::InterfaceName;
 use crate::proto::network::Network;
 
@@ -32,6 +32,7 @@ pub(super) const SETTINGS: KnownKeys = KnownKeys {
         "lockout",
         "command_limit",
         "no_new_privs",
+        "sandbox",
     ],
 };
 pub(super) const LOG: KnownKeys =
@@ -99,6 +100,9 @@ pub(super) fn read_settings(
     if let Some(node) = reader.value("lockout") {
         settings.lockout = read_lockout(node, DAEMON_LOCKOUT, reader.problems).ok().flatten();
     }
+    if let Some(node) = reader.value("sandbox") {
+        read_sandbox(node, &mut settings.sandbox, reader.problems);
+    }
     if let Ok(limit) = read_command_limit(reader, settings.command_limit) {
         settings.command_limit = limit;
     }
@@ -133,6 +137,19 @@ fn wider_than_it_looks(text: &str, network: Network, at: &Place) -> Option<Diagn
     }
     let warning = at.warning(format!("{text} is the whole network {network}"));
     Some(warning.help(format!("write {network}, or {address} for that address alone")))
+}
+
+fn read_sandbox(node: &Node, sandbox: &mut SandboxMode, problems: &mut Problems) {
+    let modes = SandboxMode::ALL.map(|mode| (mode.as_str(), mode));
+    let Some(mode) = problems.ok_or_report(node.one_of(&modes)) else { return };
+    *sandbox = mode;
+    let loses = match mode {
+        SandboxMode::Enforce => return,
+        SandboxMode::Log => "it may make any system call, and the kernel only logs it",
+        SandboxMode::Off => "it may do all that its user may",
+    };
+    let message = format!("whoever takes the watcher over is not held: {loses}");
+    problems.push(node.at.warning(message).help("remove it once what needed it is mended"));
 }
 
 fn read_alert(node: &Node, problems: &mut Problems) -> Parsed<Email> {
