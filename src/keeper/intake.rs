@@ -85,7 +85,7 @@ impl Intake {
             claims: Limit::new(CLAIMS.0, CLAIMS.1),
             claims_by: HashMap::new(),
             stderr_lines: Limit::new(20, Duration::from_secs(1)),
-            lines: Limit::new(1000, Duration::from_millis(5)),
+            lines: Limit::new(1000, Duration::from_millis(10)),
             reused: Limit::new(20, Duration::from_secs(60)),
             floods: Limit::new(1, Duration::from_secs(60)),
         }
@@ -224,8 +224,8 @@ impl Intake {
         let (door, burst, interval) = match by {
             // A line that is used up is so for good.
             Method::OneTimeSequence => (door, 10, Duration::from_secs(60)),
-            // Each is remembered for a day.
-            Method::Fwknop => (None, 1_000, Duration::from_millis(50)),
+            // Each is remembered for a day: 150 MB at most.
+            Method::Fwknop => (None, 1_000, Duration::from_millis(100)),
             _ => (door, 1_000, Duration::from_millis(20)),
         };
         let limit = self.claims_by.entry((by, door));
@@ -316,7 +316,7 @@ mod tests {
             assert_eq!(passed(&mut intake, now, claim, 100_000), first);
         }
         let later = now + Duration::from_secs(1);
-        assert_eq!(passed(&mut intake, later, &fwknop, 1_000), 20);
+        assert_eq!(passed(&mut intake, later, &fwknop, 1_000), 10);
         assert_eq!(passed(&mut intake, later, &spa, 1_000), 50);
         let by_hand = Claim::by_administrator(spa.door.clone(), spa.addresses[0], now, None);
         assert_eq!(passed(&mut intake, later, &by_hand, 9_000), 9_000);

@@ -46,11 +46,11 @@ pub(super) struct WatcherProcess {
 }
 
 /// How many frames one watcher may send at a time: none can keep the keeper from closing doors.
-const BUDGET: u32 = 1024;
+const BUDGET: u32 = 256;
 /// How soon a watcher that did not keep up is told more.
 const RETRY: Duration = Duration::from_millis(10);
 /// How many of them a line on standard error takes the place of: an honest one has little to say.
-const LINE: u32 = 32;
+const LINE: u32 = 8;
 
 /// How long one may take to end.
 const TIME_TO_END: Duration = Duration::from_secs(1);

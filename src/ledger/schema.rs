@@ -152,6 +152,8 @@ fn read_whole(db: &mut Connection) -> rusqlite::Result<Vec<GrantRecord>> {
         return Err(unreadable(checked));
     }
     migrate(db)?;
+    // Without it, to find out of which door there is most in a long history takes 60 ms.
+    db.execute_batch("CREATE INDEX IF NOT EXISTS of_door ON history (door)")?;
     NEEDED.iter().try_for_each(|needed| db.prepare(needed).map(drop))?;
     let records = rows::grants(db)?.into_iter().collect::<rusqlite::Result<Vec<_>>>()?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;

@@ -403,6 +403,14 @@ mod history {
     }
 
     #[test]
+    fn is_not_sorted_to_find_the_door_that_has_most() {
+        let ledger = open(&dir()).ledger;
+        let plan = "EXPLAIN QUERY PLAN SELECT door FROM history GROUP BY door";
+        let plan: String = ledger.db.query_row(plan, [], |row| row.get("detail")).unwrap();
+        assert!(plan.contains("COVERING INDEX"), "{plan}");
+    }
+
+    #[test]
     fn is_forgotten_in_small_steps() {
         let dir = dir();
         let mut ledger = open(&dir).ledger;

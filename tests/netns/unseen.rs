@@ -71,11 +71,15 @@ impl Twins {
     /// What the two answer, the plain one first. More than once where they differ: on a busy
     /// machine an answer may come too late to be seen.
     fn answers(&self, scan: &[&str]) -> [Observed; 2] {
+        self.answers_to(|net| observe(&net.client, "nmap", scan))
+    }
+
+    fn answers_to(&self, scan: impl Fn(&Net) -> Observed + Sync) -> [Observed; 2] {
         let mut both = [Observed::default(), Observed::default()];
         for _ in 0..4 {
             let seen = thread::scope(|scope| {
-                let one = scope.spawn(|| observe(&self.plain.client, scan));
-                [observe(&self.guarded.client, scan), one.join().unwrap()]
+                let plain = scope.spawn(|| scan(&self.plain));
+                [scan(&self.guarded), plain.join().unwrap()]
             });
             let [guarded, plain] = seen;
             both[0].add(plain);
@@ -157,6 +161,24 @@ fn a_host_with_a_guard_answers_as_one_whose_firewall_drops_the_ports() {
     needs!("unseen", "nmap", "nft");
     let twins = Twins::new();
     twins.answer_alike("at rest", &scans());
+}
+
+#[test]
+fn a_scanner_that_makes_its_own_packets_sees_no_difference_either() {
+    needs!("unseen by masscan", "masscan", "nft");
+    let twins = Twins::new();
+    let [plain, guarded] = twins.answers_to(|net| {
+        let link = net.server.must("cat", &["/sys/class/net/eth0/address"]);
+        let scan = format!(
+            "{SERVER} -p{TCP},U:53,U:8000,U:62201 --rate 1000 --wait 1 --seed 1 -e eth0 \
+             --source-ip {CLIENT} --source-port 40000 --router-mac {}",
+            link.trim()
+        );
+        observe(&net.client, "masscan", &scan.split(' ').collect::<Vec<_>>())
+    });
+    let differences = plain.differences(&guarded);
+    assert!(differences.is_empty() && !plain.is_empty(), "{}", differences.join("\n"));
+    eprintln!("masscan: {plain}, and {guarded}");
 }
 
 #[test]

@@ -73,8 +73,8 @@ impl fmt::Display for Observed {
     }
 }
 
-/// What passes between a client and its server while nmap runs there.
-pub(super) fn observe(client: &Host, nmap: &[&str]) -> Observed {
+/// What passes between a client and its server while a scanner runs there.
+pub(super) fn observe(client: &Host, scanner: &str, scan: &[&str]) -> Observed {
     let mut capture = client.enter(|| {
         let capture =
             Capture::from_device("eth0").unwrap().immediate_mode(true).buffer_size(8 << 20);
@@ -82,7 +82,7 @@ pub(super) fn observe(client: &Host, nmap: &[&str]) -> Observed {
     });
     let filter = format!("host {CLIENT} or host {CLIENT_6}");
     capture.filter(&filter, true).unwrap();
-    client.must("nmap", nmap);
+    client.must(scanner, scan);
     // Answers to the last probes may be on their way.
     thread::sleep(Duration::from_millis(200));
     read(&mut capture)
