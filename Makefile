@@ -1,5 +1,6 @@
 # make demo      shows it working, between two network namespaces
 # make test      runs every check
+# make supply    checks what others have made of it: licences, sources, known faults
 # make long      runs what takes minutes, too
 # make           builds the three programs
 # make install   installs them:  make && sudo make install
@@ -27,12 +28,21 @@ MAN5 = knock.d.5
 MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 UNITS = knockd.service knockd-lock.service
+# Of the crates that are linked in. Made with the programs, since their sources are there then.
+NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build test long lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build notices test supply long lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
 	$(CARGO) build --release --locked
+	@$(MAKE) -s notices
+
+notices: $(NOTICES)
+
+$(NOTICES): Cargo.toml Cargo.lock tools/notices
+	CARGO='$(CARGO)' tools/notices >$@.new
+	mv $@.new $@
 
 # The order is from quick to slow: what fails early fails soon.
 test: lint client unit
@@ -41,6 +51,7 @@ lint:
 	@tools/need test
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 # The client alone: for machines without libpcap.
 client:
@@ -51,10 +62,26 @@ client:
 unit:
 	$(CARGO) test --locked --no-fail-fast
 
+# What deny.toml says of the crates that others have made. Not a part of 'make test': what is known
+# of them changes while this stays as it is. A skip in deny.toml that skips nothing any more fails.
+supply:
+	@tools/need supply
+	$(CARGO) deny --locked check -A license-exception-not-encountered \
+	    -D unmatched-skip -D unnecessary-skip bans licenses sources
+	$(CARGO) deny --locked --manifest-path fuzz/Cargo.toml check \
+	    -A unmatched-skip -A unnecessary-skip bans licenses sources
+	@if $(CARGO) deny --locked fetch db; then set -ex; \
+	    $(CARGO) deny --locked check advisories; \
+	    $(CARGO) deny --locked --manifest-path fuzz/Cargo.toml check advisories; \
+	else \
+	    echo "SKIPPED: advisories: their database cannot be fetched" >&2; \
+	fi
+
 # What takes minutes, for whoever changed it; 'make test' leaves it out.
 long:
-	@tools/need test
+	@tools/need long
 	$(CARGO) test --locked --no-fail-fast --test cli -- --ignored fwknop_import::
+	tools/vm
 
 demo:
 	@tools/need demo
@@ -72,8 +99,8 @@ bench-latency:
 
 # Does not build: with sudo there may be no cargo.
 install:
-	@for program in knock knockd knockctl; do \
-	    [ -x $(BUILT)/$$program ] || { echo "There is no $(BUILT)/$$program: run make first." >&2; exit 1; }; \
+	@for built in knock knockd knockctl $(notdir $(NOTICES)); do \
+	    [ -e $(BUILT)/$$built ] || { echo "There is no $(BUILT)/$$built: run make first." >&2; exit 1; }; \
 	done
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(UNITDIR)
 	install -m 0755 $(BUILT)/knock $(DESTDIR)$(BINDIR)
@@ -84,7 +111,7 @@ install:
 	install -m 0644 $(MAN7:%=man/%) $(DESTDIR)$(MANDIR)/man7
 	install -m 0644 $(MAN8:%=man/%) $(DESTDIR)$(MANDIR)/man8
 	install -d $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/clients
-	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+	install -m 0644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/SECURITY.md $(NOTICES) $(DESTDIR)$(DOCDIR)
 	install -m 0644 knock.d/examples/*.yaml $(DESTDIR)$(DOCDIR)/examples
 	install -m 0755 docs/clients/knock_spa.py $(DESTDIR)$(DOCDIR)/clients
 	set -e; for unit in $(UNITS); do \

@@ -19,6 +19,7 @@ use std::path::Path;
 use nix::net::if_::if_nametoindex;
 use pcap::{Activated, Active, Capture, Direction, Linktype, Offline, Precision};
 
+use crate::sys::host;
 use crate::time::Wall;
 use crate::wire::filter::{Filter, Ranges};
 use crate::wire::link::LinkType;
@@ -52,13 +53,12 @@ pub(crate) struct Live {
     capture: Capture<Active>,
     pub link: LinkType,
     interface: String,
-    /// `None` where it is no interface of the kernel's: `any`.
-    index: Option<u32>,
     stats: Stats,
 }
 
 impl Live {
-    /// Starts capturing what the filter passes of the packets that come in. Never promiscuous.
+    /// Starts capturing what the filter passes of the packets that come in. Never promiscuous; the
+    /// filter stays, whatever becomes of the process.
     ///
     /// `any` is every interface, also those that come later.
     ///
@@ -85,7 +85,8 @@ impl Live {
         capture.filter(&expression, optimize).map_err(failed)?;
         capture.direction(Direction::In).map_err(failed)?;
         let capture = capture.setnonblock().map_err(failed)?;
-        Ok(Self { capture, link, interface: interface.to_owned(), index, stats: Stats::default() })
+        host::lock_filter(&capture).map_err(|error| failed(pcap::Error::IoError(error.kind())))?;
+        Ok(Self { capture, link, interface: interface.to_owned(), stats: Stats::default() })
     }
 
     /// Hands on what is queued, up to so many packets, and returns how many there were. Never
@@ -99,7 +100,7 @@ impl Live {
         mut hand_on: impl FnMut(Frame<'_>),
     ) -> Result<usize, CaptureError> {
         let read = self.capture.dispatch(Some(most), |packet| hand_on(frame(packet)));
-        read.map_err(|error| CaptureError::live(&self.interface, self.index, error))
+        read.map_err(|error| gone(&self.interface, error))
     }
 
     /// Counts since it was opened.
@@ -107,15 +108,19 @@ impl Live {
     /// # Errors
     /// [`CaptureError`], where the kernel does not tell.
     pub(crate) fn stats(&mut self) -> Result<Stats, CaptureError> {
-        let stats = self
-            .capture
-            .stats()
-            .map_err(|error| CaptureError::live(&self.interface, self.index, error))?;
+        let stats = self.capture.stats();
+        let stats = stats.map_err(|source| gone(&self.interface, source))?;
         // libpcap's counters are 32 bits wide and wrap.
         self.stats.received += u64::from(stats.received.wrapping_sub(self.stats.received as u32));
         self.stats.dropped += u64::from(stats.dropped.wrapping_sub(self.stats.dropped as u32));
         Ok(self.stats)
     }
+}
+
+/// What an error of an open capture comes to. Whether the interface is there is not asked: whoever
+/// captures may open no socket.
+fn gone(interface: &str, source: pcap::Error) -> CaptureError {
+    CaptureError::InterfaceGone { interface: interface.to_owned(), source }
 }
 
 /// The filter in words of which libpcap makes a program that the kernel takes, and whether it is to
@@ -226,7 +231,8 @@ pub(crate) enum CaptureError {
 }
 
 impl CaptureError {
-    /// libpcap has but one error, and a text in it.
+    /// What keeps an interface with a number, if it has one, from being opened. libpcap has but one
+    /// error, and a text in it.
     fn live(interface: &str, index: Option<u32>, source: pcap::Error) -> Self {
         let is_gone = index.is_some() && if_nametoindex(interface).ok() != index;
         let interface = interface.to_owned();

@@ -40,7 +40,9 @@ pub(crate) use read::classic_lines;
 pub(crate) use read::parse_target;
 pub use read::{PATH, cannot_be_read, classic, keys, load, read_list, read_server_key};
 pub(crate) use read::{tree, yaml};
-pub use settings::{COMMAND_LIMIT, Log, LogFormat, LogLevel, OnExit, Settings};
+pub use settings::{
+    COMMAND_LIMIT, Directories, Log, LogFormat, LogLevel, NewPrivileges, OnExit, Settings,
+};
 pub use template::{
     Command, CommandText, Commands, Family, Hole, Holes, Pair, Rendered, TextError,
 };

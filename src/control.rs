@@ -12,6 +12,7 @@ mod event;
 mod word;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -169,6 +170,35 @@ pub struct Status {
     /// Whom nobody listens to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locked_out: Vec<LockStatus>,
+    #[serde(default)]
+    pub sandbox: SandboxStatus,
+}
+
+/// What the processes of the daemon may still do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<KeeperRights>,
+}
+
+/// The rights of the keeper.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KeeperRights {
+    /// By their names.
+    pub capabilities: Vec<String>,
+    /// How much of its rules for files holds, in words; absent: it may reach all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<String>,
+}
+
+/// In words: those that it has where they are few.
+impl fmt::Display for KeeperRights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.landlock {
+            Some(landlock) => write!(f, "{}; Landlock: {landlock}", self.capabilities.join(" ")),
+            None => write!(f, "{} capabilities, and all files", self.capabilities.len()),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

@@ -6,6 +6,7 @@
 
 mod frame;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,6 +29,8 @@ pub use frame::{FrameCodec, MalformedFrame};
 pub struct Assignment {
     pub setup: Setup,
     pub interfaces: Vec<InterfaceName>,
+    /// The addresses of this host. How they change the watcher is told.
+    pub addresses: BTreeSet<IpAddr>,
     pub identity: Identity,
     /// Whether resets are wanted, which only a debug log shows.
     pub verbose: bool,
@@ -91,6 +94,11 @@ pub enum ToWatcher {
     Explain { asked: ExplainFilter },
     /// Listen to this source again.
     Unlock { source: IpAddr },
+    /// An address has become one of this host's, or is not any more. It counts from
+    /// [`AddressesTold`](Self::AddressesTold) on.
+    Address { address: IpAddr, is_own: bool },
+    /// With what has been told of them, the addresses are those of this host.
+    AddressesTold,
 }
 
 /// The sources whose knocks somebody asks about.
@@ -337,6 +345,8 @@ mod tests {
             ToWatcher::Explain { asked: ExplainFilter::One(source) },
             ToWatcher::Explain { asked: ExplainFilter::All },
             ToWatcher::Unlock { source },
+            ToWatcher::Address { address: source, is_own: false },
+            ToWatcher::AddressesTold,
         ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
         }

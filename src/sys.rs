@@ -1,6 +1,8 @@
 //! The operating system: clocks, privileges, processes, descriptors. `unsafe` lives here alone.
 #![allow(unsafe_code, reason = "the one module that may")]
 
+#[cfg(feature = "daemon")]
+pub(crate) mod capabilities;
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub(crate) mod command_table;
@@ -8,6 +10,8 @@ pub mod fault;
 pub mod files;
 #[cfg(feature = "daemon")]
 pub(crate) mod host;
+#[cfg(feature = "daemon")]
+pub(crate) mod landlock;
 #[cfg(feature = "daemon")]
 pub(crate) mod lock_file;
 pub(crate) mod memory;

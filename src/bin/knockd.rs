@@ -10,6 +10,9 @@ fn main() -> ExitCode {
     if process::is_watcher() {
         return watcher::run();
     }
+    if process::is_names() {
+        return keeper::look_up_names();
+    }
     let cli = keeper::cli::KnockdCli::parse();
     if cli.check {
         ctl::check::of_knockd(&cli.config, cli.options(), |settings| cli.apply(settings))

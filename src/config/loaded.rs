@@ -1,6 +1,7 @@
 //! A configuration with its warnings, and where its parts are written.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::diagnostic::{Diagnostic, Place};
 use super::{Client, ClientPlaces, Config, Door, DoorPlaces, Settings};
@@ -11,6 +12,8 @@ pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Diagnostic>,
     pub places: Places,
+    /// The files from which secrets of clients were read.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Loaded {
@@ -26,7 +29,8 @@ impl Loaded {
         let (doors, door_places) = doors.into_iter().unzip();
         let (clients, client_places) = clients.into_iter().unzip();
         let places = Places { doors: door_places, clients: client_places, ..places };
-        Self { config: Config { settings, doors, clients }, warnings: Vec::new(), places }
+        let config = Config { settings, doors, clients };
+        Self { config, warnings: Vec::new(), places, secret_files: Vec::new() }
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<OneTimeLine>, Vec<OneTimeLineError
     for (number, line) in (1u32..).zip(text.split_inclusive('\n')) {
         let content = line.trim_matches(BLANKS);
         if !content.is_empty() && !content.starts_with('#') {
-            match parse_line(line, number) {
+            match parse_line(line.trim_end_matches(BLANKS), number) {
                 Ok(knocks) => lines.push(OneTimeLine { number, offset, knocks }),
                 Err(error) => errors.push(error),
             }
@@ -247,6 +247,14 @@ mod tests {
         assert!(errors.iter().all(|error| !error.to_string().contains("sesame")));
         let many = vec!["7"; 33].join(",");
         assert_eq!(parse(&many).unwrap_err()[0].why, "a sequence has at most 32 knocks");
+    }
+
+    #[test]
+    fn what_is_missing_at_the_end_of_a_line_is_missing_there() {
+        for text in ["7000,", "7000,\n", "7000, \r\n"] {
+            let errors = parse(text).unwrap_err();
+            assert_eq!((errors[0].line, errors[0].column, errors[0].width), (1, 6, 1), "{text:?}");
+        }
     }
 
     fn recipe(lines: usize, length: usize, low: u16, high: u16) -> Recipe {

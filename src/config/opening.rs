@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::mechanism::Mechanism;
+use super::settings::NewPrivileges;
 use super::template::{Command, Commands};
 use crate::proto::knock::Knock;
 
@@ -27,6 +28,8 @@ pub struct Opening {
     pub on_close: Option<Command>,
     /// How long each of its commands may run before it is killed; `None`: without end.
     pub command_limit: Option<Duration>,
+    /// Whether its commands may gain privileges that knockd does not have.
+    pub new_privileges: NewPrivileges,
 }
 
 impl Opening {

@@ -1,7 +1,10 @@
 //! The settings of the daemon as a whole.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::unistd::geteuid;
 
 use super::datagrams::{FwknopSettings, SpaSettings};
 use super::email::Email;
@@ -40,9 +43,22 @@ pub struct Settings {
     pub lockout: Option<Lockout>,
     /// How long a command may run at a door that does not say otherwise; `None`: without end.
     pub command_limit: Option<Duration>,
+    /// The same of what its commands may gain.
+    pub new_privileges: NewPrivileges,
 }
 
+/// The name of the pid file in the run directory.
+const PID_FILE: &str = "knockd.pid";
+
 impl Settings {
+    /// Takes another run directory; the pid file goes with it, unless it has a place of its own.
+    pub fn set_run_dir(&mut self, path: &Path) {
+        if self.pid_file == self.run_dir.join(PID_FILE) {
+            self.pid_file = path.join(PID_FILE);
+        }
+        path.clone_into(&mut self.run_dir);
+    }
+
     /// Gives the daemon of a classic file directories of its own, named after the file and the pid
     /// file: it cannot name any, and classic knockd may run more than once.
     pub fn set_apart(&mut self) {
@@ -57,9 +73,45 @@ impl Settings {
             own.run_dir.push(name);
         }
         if self.pid_file == own.pid_file {
-            self.pid_file = own.run_dir.join("knockd.pid");
+            self.pid_file = own.run_dir.join(PID_FILE);
         }
         (self.state_dir, self.run_dir) = (own.state_dir, own.run_dir);
+    }
+}
+
+/// The directories of a knockd where none are named: what outlives it, and what it has while it
+/// runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directories {
+    pub state: PathBuf,
+    pub run: PathBuf,
+}
+
+impl Directories {
+    /// Those of root's.
+    pub fn system() -> Self {
+        Self { state: "/var/lib/knockd".into(), run: "/run/knockd".into() }
+    }
+
+    /// Those of the user that this process runs as.
+    pub fn own() -> Self {
+        if geteuid().is_root() {
+            return Self::system();
+        }
+        let variable = |name| env::var_os(name).map(PathBuf::from);
+        Self::of_user(variable("XDG_STATE_HOME"), variable("XDG_RUNTIME_DIR"), env::home_dir())
+    }
+
+    /// Those of another user than root, as the XDG base directory specification has it, by
+    /// `$XDG_STATE_HOME`, `$XDG_RUNTIME_DIR` and the home.
+    fn of_user(state: Option<PathBuf>, run: Option<PathBuf>, home: Option<PathBuf>) -> Self {
+        // The specification wants relative paths to be ignored.
+        let [state, run, home] = [state, run, home].map(|path| path.filter(|it| it.is_absolute()));
+        let home = home.unwrap_or_else(|| "/".into());
+        let state = state.unwrap_or_else(|| home.join(".local/state")).join("knockd");
+        // Not in /tmp, where others could make one of that name.
+        let run = run.map_or_else(|| state.join("run"), |run| run.join("knockd"));
+        Self { state, run }
     }
 }
 
@@ -74,6 +126,16 @@ pub enum OnExit {
     Keep,
     /// It goes, and its ports are as open as the rest of the firewall leaves them.
     Remove,
+}
+
+/// The fate of privileges that a program would gain as a command starts it: by a set-user-ID bit, or
+/// by capabilities of its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NewPrivileges {
+    #[default]
+    Granted,
+    /// `no_new_privs: true`
+    Denied,
 }
 
 /// The settings of the log: where it goes, and what of it.
@@ -108,13 +170,14 @@ pub enum LogFormat {
 
 impl Default for Settings {
     fn default() -> Self {
+        let Directories { state, run } = Directories::own();
         Self {
             interfaces: vec![InterfaceName::ANY],
             only_ipv4: false,
             user: None,
-            state_dir: "/var/lib/knockd".into(),
-            run_dir: "/run/knockd".into(),
-            pid_file: "/run/knockd/knockd.pid".into(),
+            state_dir: state,
+            pid_file: run.join(PID_FILE),
+            run_dir: run,
             classic_file: None,
             log: Log { syslog: None, file: None, level: LogLevel::Info, format: LogFormat::Text },
             track_sources: 65_536,
@@ -127,6 +190,49 @@ impl Default for Settings {
             fwknop: FwknopSettings::default(),
             lockout: None,
             command_limit: Some(COMMAND_LIMIT),
+            new_privileges: NewPrivileges::Granted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_user(variables: [Option<&str>; 3]) -> [String; 2] {
+        let [state, run, home] = variables.map(|path| path.map(PathBuf::from));
+        let Directories { state, run } = Directories::of_user(state, run, home);
+        [state, run].map(|path| path.display().to_string())
+    }
+
+    #[test]
+    fn a_user_has_the_directories_that_xdg_says() {
+        assert_eq!(
+            of_user([Some("/data/state"), Some("/run/user/1000"), Some("/home/game")]),
+            ["/data/state/knockd", "/run/user/1000/knockd"]
+        );
+        assert_eq!(
+            of_user([None, Some("/run/user/1000"), Some("/home/game")]),
+            ["/home/game/.local/state/knockd", "/run/user/1000/knockd"]
+        );
+    }
+
+    #[test]
+    fn in_a_container_without_a_session_what_runs_is_with_the_state() {
+        let expected = ["/home/game/.local/state/knockd", "/home/game/.local/state/knockd/run"];
+        assert_eq!(of_user([None, None, Some("/home/game")]), expected);
+        assert_eq!(of_user([Some("state"), Some(""), Some("/home/game")]), expected);
+        let without_home = ["/.local/state/knockd", "/.local/state/knockd/run"];
+        assert_eq!(of_user([None, None, None]), without_home);
+    }
+
+    #[test]
+    fn another_run_directory_takes_the_pid_file_along_unless_it_has_its_own_place() {
+        let mut settings = Settings::default();
+        settings.set_run_dir(Path::new("/srv/run"));
+        assert_eq!(settings.pid_file, Path::new("/srv/run/knockd.pid"));
+        settings.pid_file = "/srv/own.pid".into();
+        settings.set_run_dir(Path::new("/srv/other"));
+        assert_eq!(settings.pid_file, Path::new("/srv/own.pid"));
     }
 }

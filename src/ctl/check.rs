@@ -23,10 +23,11 @@ use super::target::Target;
 use super::wording::count;
 use crate::client::complain;
 use crate::config::diagnostic::{Diagnostic, Problems};
-use crate::config::lint::{HostFacts, lint};
+use crate::config::lint::{HostFacts, lint, some_of};
 use crate::config::load::{Loaded, Options, Report, load};
 use crate::config::{Command, Commands, Door, Family, Mechanism, Name, NftSet, Pair, Settings};
 use crate::firewall;
+use crate::keeper::rights;
 use crate::proto::duration;
 use crate::sys::{clock, privileges};
 
@@ -100,6 +101,9 @@ pub enum CheckLine<'a> {
         doors: usize,
         clients: usize,
         warnings: usize,
+        /// What runs commands, for which knockd keeps all its privileges.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        commands: Vec<String>,
     },
 }
 
@@ -116,7 +120,9 @@ fn print_json(path: &Path, found: Checked) -> Result<(), Error> {
         }
         let (doors, clients) = (config.doors.len(), config.clients.len());
         let (configuration, warnings) = (path, warnings.len());
-        object(&mut out, &CheckLine::Summary { configuration, doors, clients, warnings })?;
+        let commands = rights::commands(config).collect();
+        let summary = CheckLine::Summary { configuration, doors, clients, warnings, commands };
+        object(&mut out, &summary)?;
     }
     out.flush()?;
     found.map(drop).map_err(|_| Error::Said)
@@ -129,6 +135,9 @@ fn print(path: &Path, found: Checked) -> Result<(), Error> {
     for (door, methods) in config.doors.iter().zip(methods(&config)) {
         writeln!(out, "{}: {}", door.name(), methods.join("\n    or "))?;
         effects(door).iter().try_for_each(|effect| writeln!(out, "    {effect}"))?;
+    }
+    if let Some(commands) = some_of(rights::commands(&config)) {
+        writeln!(out, "knockd keeps all its privileges, which a command may need: {commands}")?;
     }
     let clients = match config.clients.len() {
         0 => String::new(),

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::Error;
+use crate::config::Directories;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
 
@@ -45,7 +46,7 @@ pub(super) enum Timeout {
 /// that was meant must not be asked.
 pub(super) fn ask(
     config: &Path,
-    pid_file: Option<&PathBuf>,
+    (pid_file, run_dir): (Option<&PathBuf>, Option<&PathBuf>),
     options: &load::Options,
     request: &Request,
     timeout: Timeout,
@@ -62,13 +63,35 @@ pub(super) fn ask(
         }
         doubt => doubt,
     };
-    let path = control::socket(&settings.run_dir);
+    let run_dir = run_dir.cloned().unwrap_or_else(|| {
+        let is_there = |directory: &Path| control::socket(directory).exists();
+        own_or_system(&Directories::own(), settings.run_dir, config, is_there)
+    });
+    let path = control::socket(&run_dir);
     let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
     line.push(b'\n');
     let asked = connect(&path).and_then(|mut stream| stream.write_all(&line).map(|()| stream));
     match asked {
         Ok(stream) => Ok(Replies { reader: BufReader::new(ReplyStream { stream, timeout }), path }),
         Err(error) => Err(explain(path, doubt, error)),
+    }
+}
+
+/// The run directory of a daemon of the asking user's, or of root's, where no other is named: another
+/// user than root may ask both. Of two that run the default configuration is root's.
+fn own_or_system(
+    own: &Directories,
+    run_dir: PathBuf,
+    config: &Path,
+    is_there: impl Fn(&Path) -> bool,
+) -> PathBuf {
+    let Ok(below) = run_dir.strip_prefix(&own.run) else { return run_dir };
+    let system = Directories::system().run.join(below);
+    let is_roots = config == Path::new(control::CONFIG);
+    match (is_there(&run_dir), is_there(&system)) {
+        (false, true) => system,
+        (false, false) | (true, true) if is_roots => system,
+        _ => run_dir,
     }
 }
 
@@ -177,5 +200,35 @@ impl ReplyStream {
                 Ok(_) => return Ok(true),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(run_dir: &str, config: &str, there: &[&str]) -> PathBuf {
+        let own = Directories { state: "/home/a/knockd".into(), run: "/run/user/1/knockd".into() };
+        let is_there = |directory: &Path| there.iter().any(|it| directory == Path::new(it));
+        own_or_system(&own, run_dir.into(), Path::new(config), is_there)
+    }
+
+    #[test]
+    fn whoever_runs_one_without_root_asks_it_and_others_ask_roots() {
+        let (own, system) = ("/run/user/1/knockd", "/run/knockd");
+        for config in ["/etc/knock.d", "/home/a/knock.yaml"] {
+            assert_eq!(asked(own, config, &[own]), Path::new(own));
+            assert_eq!(asked(own, config, &[system]), Path::new(system));
+        }
+        assert_eq!(asked(own, "/etc/knock.d", &[own, system]), Path::new(system));
+        assert_eq!(asked(own, "/home/a/knock.yaml", &[own, system]), Path::new(own));
+        assert_eq!(asked(own, "/etc/knock.d", &[]), Path::new(system));
+        let [own, system] = [own, system].map(|directory| format!("{directory}/instances/x"));
+        assert_eq!(asked(&own, "/etc/x.conf", &[&system]), Path::new(&system));
+    }
+
+    #[test]
+    fn a_run_directory_that_is_named_is_the_one() {
+        assert_eq!(asked("/srv/run", "/etc/knock.d", &["/run/knockd"]), Path::new("/srv/run"));
     }
 }

@@ -81,6 +81,9 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         let until = time_and_left(wall(until), now, zone);
         facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
     }
+    if let Some(keeper) = &status.sandbox.keeper {
+        facts.push(vec!["keeper has".to_owned(), escape(&keeper.to_string())]);
+    }
     table(out, &facts)?;
     writeln!(out)?;
     doors(out, &status.doors)?;

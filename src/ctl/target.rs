@@ -19,6 +19,10 @@ pub(super) struct Target {
     #[arg(short, long, value_name = "PIDFILE", global = true)]
     pidfile: Option<PathBuf>,
 
+    /// The run directory that knockd was started with
+    #[arg(long, value_name = "DIR", global = true)]
+    run_dir: Option<PathBuf>,
+
     /// Accept files and directories that others could have written
     #[arg(long, global = true)]
     insecure_permissions: bool,
@@ -36,8 +40,8 @@ impl Target {
 
     /// Asks the daemon that may be running with this configuration.
     pub(super) fn ask(&self, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
-        let pid_file = self.pidfile.as_ref();
-        socket::ask(&self.config, pid_file, &self.options(), request, timeout)
+        let places = (self.pidfile.as_ref(), self.run_dir.as_ref());
+        socket::ask(&self.config, places, &self.options(), request, timeout)
     }
 
     /// Asks that daemon, and gives what it says when all is done.

@@ -243,7 +243,7 @@ reasons! {
     /// The door has neither a command nor a set for this address family.
     NoCommand = "no-command", "nothing opens the door for this address family";
     /// The door, or all doors together, are open for as many as they may be, or as much waits.
-    TooMany = "too-many", "open for too many already, or too much waits to open";
+    TooMany = "too-many", "open for too many already, or too much is asked for or waits to open";
     /// The door has done something for another knock less than its `cooldown` ago.
     Cooldown = "cooldown", "the door has acted less than its cooldown ago";
     /// The configuration has changed since the sequence began.

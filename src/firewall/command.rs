@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use self::output::CommandOutput;
 use self::task::Phase;
 pub(crate) use self::task::{CommandTask, TaskOutcome};
-use crate::config::{COMMAND_LIMIT, Name, Rendered};
+use crate::config::{COMMAND_LIMIT, Name, NewPrivileges, Rendered};
 use crate::sys::command_table::{CommandTable, SLOTS};
 use crate::sys::{files, process};
 use crate::time::Monotonic;
@@ -51,6 +51,7 @@ pub(crate) struct Job {
     pub kind: JobKind,
     /// How long each command may run before it is killed; `None`: without end.
     pub limit: Option<Duration>,
+    pub new_privileges: NewPrivileges,
     pub tasks: Vec<CommandTask>,
 }
 
@@ -287,7 +288,7 @@ impl CommandRunner {
                     continue;
                 }
             };
-            let door = &work.job.door;
+            let Job { door, new_privileges, .. } = &work.job;
             if phase.looks() {
                 debug!(door = %door, "looking: {command}");
             } else {
@@ -295,7 +296,7 @@ impl CommandRunner {
             }
             let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
             let slot = (0..SLOTS).find(|slot| !taken(slot)).unwrap_or_default();
-            match self.spawn(door, &command, &phase, slot) {
+            match self.spawn((door, *new_privileges), &command, &phase, slot) {
                 Ok((child, output)) => {
                     return self.running.push(Running {
                         work,
@@ -321,7 +322,7 @@ impl CommandRunner {
 
     fn spawn(
         &self,
-        door: &Name,
+        (door, new_privileges): (&Name, NewPrivileges),
         command: &Rendered,
         phase: &Phase,
         slot: usize,
@@ -329,7 +330,7 @@ impl CommandRunner {
         let (read, write) = files::output_pipe()?;
         let (argv, environment) = (&command.argv, &command.environment);
         let slot = self.table.as_ref().map(|table| (table, slot));
-        let child = process::run(argv, environment, Stdio::null(), write, slot)?;
+        let child = process::run(argv, environment, new_privileges, write, slot)?;
         // After an open command it says why the door is not open.
         let is_quiet = *phase == Phase::Look;
         Ok((child, CommandOutput::new(door.clone(), read.into(), is_quiet)))
@@ -414,7 +415,7 @@ mod tests {
         let door = door.parse().unwrap();
         let limit = Some(Duration::from_secs(10));
         let tasks = commands.iter().cloned().map(CommandTask::from).collect();
-        Job { id: JobId(id), door, kind, limit, tasks }
+        Job { id: JobId(id), door, kind, limit, new_privileges: NewPrivileges::Granted, tasks }
     }
 
     /// Waits in real time, while the clock that the commands see stands at `now`.

@@ -55,7 +55,7 @@ pub struct Guard {
 impl Guard {
     /// Puts the table in place, in one transaction: a table that is there already is replaced by
     /// it without a moment at which a guarded port stands open. It holds the grants in `keep` and
-    /// no others of knockd's; [`standing`] tells which an earlier process has left. What somebody
+    /// no others of knockd's; [`standing()`] tells which an earlier process has left. What somebody
     /// has added by hand stays.
     ///
     /// Connections to a port that are older than its lock go on.

@@ -208,4 +208,6 @@ variants!(ToWatcher {
     3 Stop,
     4 Explain { asked },
     5 Unlock { source },
+    6 Address { address, is_own },
+    7 AddressesTold,
 });

@@ -9,7 +9,9 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tracing::warn;
 
-use crate::config::{COMMAND_LIMIT, Config, Door, Email, Holes, Name, Opening, Rendered};
+use crate::config::{
+    COMMAND_LIMIT, Config, Door, Email, Holes, Name, NewPrivileges, Opening, Rendered,
+};
 use crate::firewall::command::{CommandRunner, Job, JobId, JobKind};
 use crate::grants::{GrantKey, Origin};
 use crate::log::limit::Limit;
@@ -22,10 +24,17 @@ const MAIL_EVERY: Duration = Duration::from_secs(60);
 /// How many commands may be under way: a flood of grants starts no flood of processes.
 const WAITING: usize = 256;
 
+/// The rules for the commands of a door: how long each may run, and what it may gain.
+type CommandRules = (Option<Duration>, NewPrivileges);
+
+/// What holds for most doors.
+const COMMAND_RULES: CommandRules = (Some(COMMAND_LIMIT), NewPrivileges::Granted);
+
 /// The hooks and mails under way, and whom they are for.
 pub(super) struct Alerts {
     pub(super) runner: CommandRunner,
     mail_to: Option<Email>,
+    of_mail: NewPrivileges,
     limit: Limit,
     /// Those that can be open and have something run.
     doors: HashMap<Name, Door>,
@@ -38,6 +47,7 @@ impl Alerts {
         let mut alerts = Self {
             runner: CommandRunner::new(&config.settings.state_dir.join("hooks")),
             mail_to: None,
+            of_mail: NewPrivileges::Granted,
             limit: Limit::new(MAILS, MAIL_EVERY),
             doors: HashMap::new(),
             under_way: 0,
@@ -51,18 +61,22 @@ impl Alerts {
     /// tells that it closes.
     pub(super) fn reconfigure(&mut self, config: &Config, is_open: impl Fn(&Name) -> bool) {
         self.mail_to.clone_from(&config.settings.alert);
+        self.of_mail = config.settings.new_privileges;
         self.doors.retain(|name, _| is_open(name) && config.door(name).is_none());
         let is_special = |door: &&Door| {
-            let Opening { on_open, on_close, command_limit, .. } = &door.opening;
-            on_open.is_some() || on_close.is_some() || *command_limit != Some(COMMAND_LIMIT)
+            let Opening { on_open, on_close, command_limit, new_privileges, .. } = &door.opening;
+            on_open.is_some()
+                || on_close.is_some()
+                || (*command_limit, *new_privileges) != COMMAND_RULES
         };
         let special = config.doors.iter().filter(is_special);
         self.doors.extend(special.map(|door| (door.name().clone(), door.clone())));
     }
 
-    /// How long a command of a door may run.
-    pub(super) fn command_limit(&self, door: &Name) -> Option<Duration> {
-        self.doors.get(door).map_or(Some(COMMAND_LIMIT), |door| door.opening.command_limit)
+    /// How long a command of a door may run, and whether it may gain privileges.
+    pub(super) fn command_rules(&self, door: &Name) -> CommandRules {
+        let rules = |door: &Door| (door.opening.command_limit, door.opening.new_privileges);
+        self.doors.get(door).map_or(COMMAND_RULES, rules)
     }
 
     /// Tells that a door is open for somebody, or has closed. `until`: when it closes, where it
@@ -88,18 +102,18 @@ impl Alerts {
             command.as_ref().map(|command| command.render(&holes))
         });
         if let Some(hook) = hook {
-            self.run(now, &key.door, hook, self.command_limit(&key.door));
+            self.run(now, &key.door, hook, self.command_rules(&key.door));
         }
         if let Some(to) = &self.mail_to
             && let Some(left_out) = self.limit.pass_after(now.monotonic)
         {
             let what = (if is_open { "opened" } else { "closed" }, until);
             let mail = mail(to, key, origin, what, left_out);
-            self.run(now, &key.door, mail, Some(COMMAND_LIMIT));
+            self.run(now, &key.door, mail, (Some(COMMAND_LIMIT), self.of_mail));
         }
     }
 
-    fn run(&mut self, now: Now, door: &Name, command: Rendered, limit: Option<Duration>) {
+    fn run(&mut self, now: Now, door: &Name, command: Rendered, rules: CommandRules) {
         if self.under_way >= WAITING {
             if !std::mem::replace(&mut self.left_out, true) {
                 warn!(door = %door, "too many alerts are under way: some are left out");
@@ -107,11 +121,13 @@ impl Alerts {
             return;
         }
         self.under_way += 1;
+        let (limit, new_privileges) = rules;
         let job = Job {
             id: JobId(0),
             door: door.clone(),
             kind: JobKind::Open,
             limit,
+            new_privileges,
             tasks: vec![command.into()],
         };
         self.runner.submit(now.monotonic, job);

@@ -237,8 +237,8 @@ impl Claim {
 
     /// What its proof has to survive before anything opens.
     ///
-    /// What a power cut takes, [`UncleanStart`](crate::engine::UncleanStart) lets nobody use again:
-    /// for that a stamp must not be too far ahead.
+    /// What a power cut takes, [`UncleanStart`] lets nobody use again: for that a stamp must not be
+    /// too far ahead.
     pub(super) fn durability(&self, now: Wall) -> Durability {
         let is_safe = self.stamp.is_some_and(|stamp| stamp.since(now) < MAX_UNFLUSHED_AHEAD);
         if self.proof.is_none() || is_safe { Durability::Crash } else { Durability::PowerLoss }

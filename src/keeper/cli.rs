@@ -35,6 +35,14 @@ pub struct KnockdCli {
     #[arg(short, long, value_name = "PIDFILE")]
     pub pidfile: Option<PathBuf>,
 
+    /// Keep the control socket and the pid file in this directory
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
+    /// Keep what has to outlive the daemon in this directory
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// Log to this file
     #[arg(short = 'g', long, value_name = "LOGFILE")]
     pub logfile: Option<PathBuf>,
@@ -63,7 +71,7 @@ pub struct KnockdCli {
     /// Lock the guarded ports, before there is a network, and exit; where the configuration is
     /// wrong, those of the last one that worked
     #[arg(long, conflicts_with_all = ["interfaces", "daemon", "pidfile", "logfile", "debug",
-        "verbose", "lookup", "only_ipv4", "try_for", "check"])]
+        "run_dir", "state_dir", "verbose", "lookup", "only_ipv4", "try_for", "check"])]
     pub lock_only: bool,
 
     /// Check the configuration, print what is wrong with it, and exit
@@ -97,6 +105,12 @@ impl KnockdCli {
         if let Some(path) = &self.pidfile {
             settings.pid_file.clone_from(path);
             settings.set_apart();
+        }
+        if let Some(path) = &self.run_dir {
+            settings.set_run_dir(path);
+        }
+        if let Some(path) = &self.state_dir {
+            settings.state_dir.clone_from(path);
         }
         if let Some(path) = &self.logfile {
             settings.log.file = Some(path.clone());

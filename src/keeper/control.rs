@@ -1,6 +1,6 @@
 //! The control socket: requests of administrators in, replies out, never waiting for anybody.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -12,7 +12,8 @@ use std::{fs, mem};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{Backlog, getsockopt, listen};
+use nix::sys::socket::{Backlog, UnixCredentials, getsockopt, listen};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use super::daemon::DaemonError;
@@ -56,6 +57,8 @@ pub(super) enum Follows {
 pub(super) struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// The user that the keeper runs as.
+    own: u32,
     /// In the order in which they came.
     connections: Vec<ControlConnection>,
     last: u64,
@@ -110,6 +113,8 @@ impl Control {
                 Ok(()) => mode = 0o660,
                 // In a user namespace that has no such group nobody can be in it.
                 Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
+                // It is for the user alone who has started this.
+                Err(_) if !privileges::is_root() => {}
                 Err(error) => return Err(failed("hand over")(error)),
             }
         }
@@ -122,6 +127,7 @@ impl Control {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            own: geteuid().as_raw(),
             connections: Vec::new(),
             last: 0,
             now: Monotonic::ZERO,
@@ -133,17 +139,17 @@ impl Control {
     /// Takes new connections, reads and writes what can be; gives the requests that have come: all
     /// of root's, and one of others where it is [time](Self::answered) for one.
     ///
-    /// The users of the watchers are not heard. They may well be in the group that may ask, and a
+    /// No watcher is heard, and none of their users. They may well be in the group that may ask, and a
     /// watcher that somebody has taken over would open doors without a knock.
     pub(super) fn poll(
         &mut self,
         now: Monotonic,
-        watchers: &BTreeSet<u32>,
+        is_watcher: impl Fn(&UnixCredentials) -> bool,
     ) -> Vec<(ConnectionId, Request)> {
         self.now = now;
         self.shut_until = self.shut_until.filter(|until| *until > now);
         if self.shut_until.is_none() {
-            self.accept(watchers);
+            self.accept(is_watcher);
         }
         let mut polled: Vec<_> = self.connections.iter().map(ControlConnection::polled).collect();
         // Without memory for it nothing is ready.
@@ -166,12 +172,14 @@ impl Control {
         requests
     }
 
-    fn accept(&mut self, watchers: &BTreeSet<u32>) {
+    fn accept(&mut self, is_watcher: impl Fn(&UnixCredentials) -> bool) {
         for _ in 0..TAKEN {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     let peer = getsockopt(&stream, PeerCredentials).ok();
-                    let user = peer.map(|peer| peer.uid()).filter(|user| !watchers.contains(user));
+                    let user = peer.filter(|peer| !is_watcher(peer)).map(|peer| peer.uid());
+                    // Whoever has started this can do with it what root can.
+                    let user = user.map(|user| if user == self.own { 0 } else { user });
                     if let Some(user) = user
                         && stream.set_nonblocking(true).is_ok()
                     {
@@ -390,7 +398,7 @@ mod tests {
     }
 
     fn poll(control: &mut Control, millis: u64) -> Vec<(ConnectionId, Request)> {
-        control.poll(now() + Duration::from_millis(millis), &BTreeSet::new())
+        control.poll(now() + Duration::from_millis(millis), |_| false)
     }
 
     fn ask(control: &mut Control, text: &str) -> (UnixStream, Vec<(ConnectionId, Request)>) {
@@ -478,8 +486,8 @@ mod tests {
         let (_dir, mut control) = listen();
         let mut stream = UnixStream::connect(&control.path).unwrap();
         stream.write_all(b"{\"do\":\"close_all\"}\n").unwrap();
-        let user = nix::unistd::geteuid().as_raw();
-        assert!(control.poll(now(), &[user].into()).is_empty());
+        let user = geteuid().as_raw();
+        assert!(control.poll(now(), |peer| peer.uid() == user).is_empty());
         assert!(control.connections.is_empty());
     }
 

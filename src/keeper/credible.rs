@@ -30,8 +30,13 @@
 //! | `source_port`, `close` | not of fwknop's; whether the door can is the grant's to say | ends |
 //! | interface (index, state) | one that was given, and that it has gone | ends |
 //! | counts | no more than packets can have come | ends |
+//! | name of a door that there is not | a name | ends |
 //! | knock, reason, source of what was seen | anything: it is only shown | |
 //! | ready, done | once each, at its time | ends |
+//! | how often doors are asked for | [as people do](super::intake) | refused |
+//! | how often something is only logged | as it limits itself | left out |
+//! | standard error | little | left out |
+//! | channel | open as long as it lives | ends |
 //!
 //! Not in a frame, so known to the watcher alone: where a packet was sent to (`target`,
 //! fwknop's `destination`), fwknop's user name, and whether an address was named or observed
@@ -41,9 +46,10 @@
 use std::net::IpAddr;
 
 use super::claim::{Grounds, client, door};
-use crate::config::{Client, Door, FwknopClient, Lockout};
+use crate::config::{Client, Door, FwknopClient, Lockout, Name};
 use crate::engine::{
-    CompletedBy, Credential, DatagramRequest, Event, EventKind, Reason, Refusal, SEARCHED, fwknop,
+    CompletedBy, Credential, DatagramRequest, Event, EventKind, NAME_LEN, Reason, Refusal,
+    SEARCHED, fwknop,
 };
 use crate::ipc::{EARLY, FromWatcher, InterfaceState};
 use crate::proto::fwknop::MAX_TIMEOUT;
@@ -206,7 +212,12 @@ fn refusal(grounds: &Grounds<'_>, refusal: &Refusal, at: Monotonic) -> Result<()
     packet(grounds, refusal.source, at)?;
     let knows_door = refusal.door.is_none_or(|id| door(grounds.then, id).is_some());
     let knows_client = refusal.client.is_none_or(|id| client(grounds.then, id).is_some());
-    so(knows_door && knows_client, "a door or a client that it was not given")
+    so(knows_door && knows_client, "a door or a client that it was not given")?;
+    let is_name = |bytes: &[u8; NAME_LEN]| {
+        let text = str::from_utf8(bytes).unwrap_or_default();
+        text.trim_end_matches('\0').parse::<Name>().is_ok()
+    };
+    so(refusal.asked_for.as_ref().is_none_or(is_name), "a name that no door has")
 }
 
 #[cfg(test)]
@@ -489,6 +500,23 @@ pub(super) mod tests {
         assert_eq!(world.told(event), Ok(()));
         world.config.settings.only_ipv4 = true;
         assert!(world.told(event).is_err());
+    }
+
+    #[test]
+    fn a_door_that_is_not_there_is_asked_for_by_a_name() {
+        let world = World::new();
+        let refused = |text: &[u8]| {
+            let mut name = [0; NAME_LEN];
+            name[..text.len()].copy_from_slice(text);
+            let asked_for = Some(name);
+            let refusal = Refusal::new(address("192.0.2.7"), Reason::NoSuchDoor);
+            let refusal = Refusal { asked_for, ..refusal };
+            world.check(&FromWatcher::Refused { refusal, at: world.now.monotonic })
+        };
+        assert_eq!(refused(b"cellar"), Ok(()));
+        for text in [&b""[..], b"a\0b", b"a b", b"\x1b[2J", b"\xff"] {
+            assert_eq!(lie(refused(text)), "a name that no door has", "{text:?}");
+        }
     }
 
     #[test]

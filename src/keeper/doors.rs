@@ -202,6 +202,11 @@ impl Doors {
         self.grants.len()
     }
 
+    /// Whether a command has to run whatever comes: what an earlier keeper has left is to be closed.
+    pub(super) fn has_commands_to_run(&self) -> bool {
+        !self.jobs.is_empty() || self.grants.list().any(|it| it.backend.element().is_none())
+    }
+
     /// Whether nothing waits for a command.
     pub(super) fn is_idle(&self) -> bool {
         self.grants.is_empty() && self.jobs.is_empty()

@@ -15,18 +15,19 @@ use super::watcher::WatcherProcess;
 use crate::config::{Config, Name};
 use crate::control::{EventLine, What};
 use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
-use crate::grants::GrantKey;
+use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::FromWatcher;
 use crate::log::limit::Limit;
-use crate::sys::{clock, host};
+use crate::proto::method::Method;
+use crate::sys::clock;
 use crate::time::Monotonic;
 
 /// How far two watchers may disagree about when a packet came.
 pub(super) const OVERLAP: Duration = Duration::from_millis(1);
 /// How many completed sequences are remembered, to know those that two watchers report.
 const REMEMBERED: usize = 1024;
-/// How long the addresses of this host are taken to be what they were.
-const HOME_HOLDS: Duration = Duration::from_secs(1);
+/// How much may be asked for in all, however many doors there are.
+const CLAIMS: (u32, Duration) = (4_000, Duration::from_millis(10));
 
 /// A notice of what the rest of the keeper has to act upon.
 #[must_use]
@@ -61,14 +62,15 @@ pub(super) struct Intake {
     /// How many packets the kernel dropped so far.
     pub(super) dropped: u64,
     completed: VecDeque<(u64, Name, IpAddr, Monotonic)>,
+    claims: Limit,
+    /// How much may be asked for of a door in each way, or of all doors together.
+    claims_by: HashMap<(Method, Option<Name>), Limit>,
     stderr_lines: Limit,
     /// More than any watcher says that limits itself, as ours do.
     lines: Limit,
     /// Whoever repeats what was sniffed cannot push everything else out of the history.
     reused: Limit,
     floods: Limit,
-    /// The addresses of this host, as they were lately, and how long that holds.
-    home: (Arc<Local>, Monotonic),
 }
 
 impl Intake {
@@ -80,15 +82,17 @@ impl Intake {
             counts: HashMap::new(),
             dropped: 0,
             completed: VecDeque::new(),
+            claims: Limit::new(CLAIMS.0, CLAIMS.1),
+            claims_by: HashMap::new(),
             stderr_lines: Limit::new(20, Duration::from_secs(1)),
             lines: Limit::new(1000, Duration::from_millis(5)),
             reused: Limit::new(20, Duration::from_secs(60)),
             floods: Limit::new(1, Duration::from_secs(60)),
-            home: Default::default(),
         }
     }
 
-    /// Takes in one frame of a watcher at work. `current` is the configuration in force.
+    /// Takes in one frame of a watcher at work. `current` is the configuration in force, `local`
+    /// what this host's addresses are.
     ///
     /// # Errors
     /// [`Lie`]: no honest watcher sends it, so this one has to be ended.
@@ -97,19 +101,17 @@ impl Intake {
         now: Monotonic,
         watcher: &WatcherProcess,
         current: &Config,
+        local: &Local,
         interfaces: &mut Interfaces,
         frame: FromWatcher,
     ) -> Result<(), Lie> {
-        if matches!(frame, FromWatcher::Event { .. } | FromWatcher::Request { .. }) {
-            self.look_home(now);
-        }
-        let (config, local) = (&*watcher.config, Arc::clone(&self.home.0));
+        let config = &*watcher.config;
         let grounds = Grounds {
             then: config,
             server: watcher.server.as_ref(),
             current,
             missing: self.missing,
-            local: &local,
+            local,
             looped: watcher.looped,
             // A frame may have come after the others of this turn, and after a sleep.
             now: clock::now(),
@@ -205,10 +207,32 @@ impl Intake {
     /// Takes note of what has been asked for. What is refused strangers can repeat.
     fn claim(&mut self, now: Monotonic, (claim, holds): JudgedClaim) {
         let claim = Box::new(claim);
+        let holds = holds.and_then(|()| self.is_not_too_much(now, &claim));
         let Err(reason) = holds else { return self.notices.push(Notice::Claim(claim)) };
         self.count(reason, 1);
         if self.reused.pass(now) {
             self.notices.push(Notice::StaleClaim(claim, reason));
+        }
+    }
+
+    /// Whether the doors are not asked for more than people and their programs do: whoever has
+    /// taken over a watcher opens them no more often, uses no list up, and fills no disk.
+    fn is_not_too_much(&mut self, now: Monotonic, claim: &Claim) -> Result<(), Reason> {
+        let OpenedBy::Method(by) = claim.origin.by else { return Ok(()) };
+        let door = Some(claim.door.name().clone());
+        let (door, burst, interval) = match by {
+            // A line that is used up is so for good.
+            Method::OneTimeSequence => (door, 10, Duration::from_secs(60)),
+            // Each is remembered for a day.
+            Method::Fwknop => (None, 1_000, Duration::from_millis(50)),
+            _ => (door, 1_000, Duration::from_millis(20)),
+        };
+        let limit = self.claims_by.entry((by, door));
+        let limit = limit.or_insert_with(|| Limit::new(burst, interval));
+        // What is too much at one door takes nothing away from the others.
+        match limit.pass(now) && self.claims.pass(now) {
+            true => Ok(()),
+            false => Err(Reason::TooMany),
         }
     }
 
@@ -244,15 +268,6 @@ impl Intake {
         }
     }
 
-    /// Asks the kernel anew for the addresses of this host, where that is some time ago.
-    fn look_home(&mut self, now: Monotonic) {
-        if self.home.1 <= now
-            && let Ok(addresses) = host::addresses()
-        {
-            self.home = (Arc::new(Local::Addresses(addresses)), now + HOME_HOLDS);
-        }
-    }
-
     /// Whether no other watcher has reported already what a source did at a door.
     fn is_new(&mut self, generation: u64, door: &Name, source: IpAddr, began: Monotonic) -> bool {
         let known = self.completed.iter().any(|(by, name, other, at)| {
@@ -274,5 +289,62 @@ impl Intake {
             warn!(count, "{count} more lines of the watcher were not logged");
         }
         passed.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OneTime;
+    use crate::engine::{CompletedBy, DatagramRequest};
+    use crate::keeper::credible::tests::{PLAIN, SPA, World};
+
+    /// How many of so many are not too much.
+    fn passed(intake: &mut Intake, now: Monotonic, claim: &Claim, count: u32) -> usize {
+        (0..count).filter(|_| intake.is_not_too_much(now, claim).is_ok()).count()
+    }
+
+    #[test]
+    fn a_door_is_asked_for_so_often_and_what_is_too_much_takes_nothing_from_others() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let now = world.now.monotonic;
+        let asked = |request| Claim::of_request(&world.grounds(), &request, now).unwrap().0;
+        let (spa, fwknop) = (asked(world.spa()), asked(world.fwknop()));
+        let closes = asked(DatagramRequest { close: true, door: SPA, ..world.spa() });
+        for (claim, first) in [(&spa, 1_000), (&fwknop, 1_000), (&closes, 0)] {
+            assert_eq!(passed(&mut intake, now, claim, 100_000), first);
+        }
+        let later = now + Duration::from_secs(1);
+        assert_eq!(passed(&mut intake, later, &fwknop, 1_000), 20);
+        assert_eq!(passed(&mut intake, later, &spa, 1_000), 50);
+        let by_hand = Claim::by_administrator(spa.door.clone(), spa.addresses[0], now, None);
+        assert_eq!(passed(&mut intake, later, &by_hand, 9_000), 9_000);
+    }
+
+    #[test]
+    fn all_doors_together_are_asked_for_so_often() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let now = world.now.monotonic;
+        let (claim, _) = Claim::of_request(&world.grounds(), &world.spa(), now).unwrap();
+        let at = |number: u32| {
+            let mut claim = claim.clone();
+            claim.door.recognition.name = format!("door{number}").parse().unwrap();
+            claim
+        };
+        let all = (0..10).map(|number| passed(&mut intake, now, &at(number), 1_000)).sum::<usize>();
+        assert_eq!(all, 4_000);
+    }
+
+    #[test]
+    fn a_list_of_lines_that_open_once_lasts() {
+        let (mut world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let file = "list".into();
+        world.config.doors[PLAIN.0 as usize].one_time =
+            Some(OneTime { file, line: Some(1), left: 99 });
+        let (now, by) = (world.now.monotonic, CompletedBy::Sequence);
+        let event = world.event(PLAIN, EventKind::Open(by));
+        let (claim, _) = Claim::of_sequence(&world.grounds(), &event, by, now).unwrap();
+        assert_eq!(passed(&mut intake, now, &claim, 100), 10);
+        assert_eq!(passed(&mut intake, now + Duration::from_secs(300), &claim, 100), 5);
     }
 }

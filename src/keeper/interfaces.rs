@@ -15,6 +15,8 @@ use crate::time::Monotonic;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After so long without a look the pauses are short again.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// The state of each interface, as far as people have been told.
 #[derive(Default)]
@@ -23,13 +25,17 @@ pub(super) struct Interfaces {
     told: HashMap<InterfaceName, InterfaceState>,
     pub(super) next_look: Option<Monotonic>,
     pause: Duration,
+    /// When the next look may be: a watcher that says again and again that one has gone causes no
+    /// more of them.
+    look_from: Monotonic,
     /// `None`: the kernel does not tell, so what is missing is looked for now and then.
     changes: Option<Changes>,
 }
 
 impl Interfaces {
     pub(super) fn follow() -> Self {
-        Self { changes: Changes::follow(host::LINKS).ok(), ..Self::default() }
+        let changes = Changes::follow(host::LINKS).ok();
+        Self { changes, pause: FIRST_PAUSE, ..Self::default() }
     }
 
     /// Takes note of a state; true if it is news.
@@ -63,8 +69,7 @@ impl Interfaces {
         if self.missing().next().is_none() {
             self.next_look = None;
         } else if self.next_look.is_none() {
-            self.pause = FIRST_PAUSE;
-            self.next_look = Some(Monotonic::ZERO);
+            self.next_look = Some(self.look_from);
         }
     }
 
@@ -100,7 +105,11 @@ impl Interfaces {
         if self.next_look.is_none_or(|next| next > now) {
             return false;
         }
-        self.next_look = Some(now + self.pause);
+        if now.since(self.look_from) >= STEADY {
+            self.pause = FIRST_PAUSE;
+        }
+        self.look_from = now + self.pause;
+        self.next_look = Some(self.look_from);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.missing().any(|name| host::has(name, InterfaceFlags::IFF_UP))
     }

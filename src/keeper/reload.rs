@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use tracing::{error, info, warn};
 
 use super::control::ConnectionId;
+use super::rights::FilesInUse;
 use super::server_key;
 use super::service::{first_line, load_configuration, log_warnings, reloading, tell_systemd};
 use super::state::Keeper;
@@ -93,8 +94,10 @@ impl Keeper {
     ) -> Result<Arc<Config>, String> {
         let loaded = load_configuration(&self.cli).map_err(|report| {
             self.reopen_log();
-            report.to_string()
+            self.rights.explain(report.to_string())
         })?;
+        let files = FilesInUse::of(&self.cli.config, &loaded);
+        self.rights.suffice(&loaded.config, &files).inspect_err(|_| self.reopen_log())?;
         self.log_as(&loaded.config);
         log_warnings(&loaded);
         let config = Arc::new(loaded.config);
@@ -115,8 +118,8 @@ impl Keeper {
         config: &Arc<Config>,
         locked_until: Option<Monotonic>,
     ) -> Result<(), String> {
-        let server =
-            server_key::server(now, config, self.cli.options()).map_err(|why| why.to_string())?;
+        let server = server_key::server(now, config, self.cli.options())
+            .map_err(|why| self.rights.explain(why.to_string()))?;
         self.doors.reconfigure(now, config, locked_until).map_err(|why| why.to_string())?;
         self.watchers
             .start(now.monotonic, Arc::clone(config), server)

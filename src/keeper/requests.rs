@@ -12,7 +12,7 @@ use super::state::Keeper;
 use crate::config::{Client, Door, Name};
 use crate::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, HistoryQuery, Reply, Request,
-    Status, What, seconds,
+    SandboxStatus, Status, What, seconds,
 };
 use crate::grants::{Grant, GrantKey, GrantState, Origin};
 use crate::ipc::{ExplainFilter, ToWatcher};
@@ -44,7 +44,7 @@ impl Keeper {
     pub(super) fn serve(&mut self, now: Now) {
         // Whoever begins to follow now is told of what comes.
         self.pass_on();
-        let requests = self.control.poll(now.monotonic, &self.watchers.users);
+        let requests = self.control.poll(now.monotonic, |peer| self.watchers.include(peer));
         if !requests.is_empty() {
             let began = clock::now().monotonic;
             requests.into_iter().for_each(|(id, request)| self.answer(now, id, request));
@@ -304,6 +304,7 @@ impl Keeper {
             grants_not_shown: grants.len().saturating_sub(MOST_GRANTS),
             counters: counters.collect(),
             dropped: self.watchers.intake.dropped,
+            sandbox: SandboxStatus { keeper: Some(self.rights.status()) },
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
     }

@@ -13,6 +13,7 @@ use tracing::{error, info};
 use super::cli::KnockdCli;
 use super::control::Follows;
 use super::intake::Notice;
+use super::reverse_dns::ReverseDns;
 use super::service::{first_line, tell_systemd};
 use super::start::{StartError, TIME_TO_CLOSE, system};
 use super::state::Keeper;
@@ -71,6 +72,7 @@ impl Keeper {
             }
             self.doors.poll(now);
             self.look_after_lists(now);
+            self.names.iter_mut().for_each(|names| names.poll(now.monotonic));
             self.serve(now);
             if self.ping_watchdog(now.monotonic) {
                 tell_systemd(&[NotifyState::Status(&self.status_line())]);
@@ -108,8 +110,11 @@ impl Keeper {
                     // It has been logged.
                     self.watchers.intake.count(reason, 1);
                 }
-                if let Some(names) = &self.names {
-                    claim.addresses.iter().for_each(|&address| names.look_up(address));
+                if let Some(names) = &mut self.names
+                    && let Some(identity) = self.watchers.identity()
+                {
+                    let mut look_up = |address| names.look_up(now.monotonic, identity, address);
+                    claim.addresses.iter().for_each(|&address| look_up(address));
                 }
             }
             Notice::StaleClaim(claim, reason) => {
@@ -166,6 +171,7 @@ impl Keeper {
         let status = "closing what commands have opened";
         tell_systemd(&[NotifyState::Stopping, NotifyState::Status(status)]);
         self.watchers.stop();
+        self.names = None;
         self.trials.clear();
         let mut limit = clock::now().monotonic + TIME_TO_CLOSE;
         let mut tell_by = None;
@@ -215,7 +221,9 @@ impl Keeper {
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![readable(self.signals.as_fd())];
-        fds.extend(self.watchers.fds().into_iter().chain(self.doors.fds()).map(readable));
+        let others = self.names.iter().filter_map(ReverseDns::fd);
+        let others = others.chain(self.watchers.fds()).chain(self.doors.fds());
+        fds.extend(others.map(readable));
         fds.extend(self.control.fds());
         files::poll(&mut fds, timeout).map_err(system("cannot wait for events"))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(true))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::cli::KnockdCli;
 use super::control::Control;
@@ -18,6 +18,7 @@ use super::kernel_sets::KernelSetsError;
 use super::one_time_files::OneTimeFiles;
 use super::recent_events::RecentEvents;
 use super::reverse_dns::ReverseDns;
+use super::rights::{self, FilesInUse, Rights, RightsError};
 use super::server_key::{self, ServerKeyError};
 use super::service::{load_configuration, log_warnings};
 use super::state::Keeper;
@@ -33,7 +34,7 @@ use crate::ledger::LedgerError;
 use crate::log::{self, LogError};
 use crate::proto::duration;
 use crate::sys::signals::Signals;
-use crate::sys::{clock, command_table, files, privileges, process, scheduling};
+use crate::sys::{capabilities, clock, command_table, files, privileges, process, scheduling};
 use crate::time::{BootId, Monotonic};
 
 /// How long commands may hold up the end of the daemon: systemd kills after 90 s.
@@ -46,8 +47,8 @@ pub(super) enum StartError {
     Configuration(Report),
     #[error("{0}")]
     Path(Diagnostic),
-    #[error("knockd: error: must be started as root: it captures packets and changes the firewall")]
-    NotRoot,
+    #[error("knockd: error: not started as root, and without that:\n    {}", .0.join("\n    "))]
+    NotRoot(Vec<String>),
     #[error("knockd: error: {0}")]
     Log(#[from] LogError),
     #[error("knockd: error: {0}")]
@@ -58,6 +59,8 @@ pub(super) enum StartError {
     ServerKey(#[from] ServerKeyError),
     #[error("knockd: error: {0}")]
     Firewall(#[from] KernelSetsError),
+    #[error("knockd: error: {0}")]
+    Rights(#[from] RightsError),
     #[error("knockd: error: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
     #[error("knockd: error: not started, since no watcher could start")]
@@ -78,7 +81,11 @@ impl Keeper {
         let cli = absolute(cli);
         let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
         if !privileges::is_root() {
-            return Err(StartError::NotRoot);
+            let held = capabilities::held().map_err(RightsError::from)?;
+            let lacking = rights::lacking_without_root(&loaded.config, &held);
+            if !lacking.is_empty() {
+                return Err(StartError::NotRoot(lacking));
+            }
         }
         process::disinherit().map_err(system("cannot look at its own descriptors"))?;
         let settings = &loaded.config.settings;
@@ -96,9 +103,9 @@ impl Keeper {
         // Until start-up has worked, everything is also said where the person looks.
         log::set_up(&settings.log, true)?;
         log_warnings(&loaded);
+        let files = FilesInUse::of(&cli.config, &loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
-        let names = cli.lookup.then(ReverseDns::start).transpose();
-        let names = names.map_err(system("cannot start a thread"))?;
+        let names = cli.lookup.then(ReverseDns::new);
         let config = Arc::new(loaded.config);
         let now = clock::now();
         let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
@@ -116,8 +123,15 @@ impl Keeper {
         let server = server_key::server(now, &config, cli.options())?;
         let doors = start_doors(&config, boot, locked_until)?;
         let trials = Trials::new(trial_file, locked_until);
+        let rights = if doors.has_commands_to_run() {
+            Rights::ALL
+        } else {
+            Rights::give_up(&config, files, cli.lookup)?
+        };
+        info!("the keeper keeps {}", rights.status());
         let missing = doors.journal.missing;
-        let mut watchers = Watchers::new(config, server, missing);
+        let watchers = Watchers::new(config, server, missing);
+        let mut watchers = watchers.map_err(system("cannot follow the addresses of this host"))?;
         watchers.renew(now.monotonic).map_err(system("cannot start the watcher"))?;
         Ok(Self {
             since: now.wall,
@@ -141,6 +155,7 @@ impl Keeper {
             lists: OneTimeFiles::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| (limit / 2, now.monotonic)),
             not_taken_up: None,
+            rights,
             _pid_file: pid_file,
         })
     }
@@ -154,6 +169,8 @@ fn absolute(cli: &KnockdCli) -> KnockdCli {
         config: absolute(&cli.config),
         pidfile: optional(&cli.pidfile),
         logfile: optional(&cli.logfile),
+        run_dir: optional(&cli.run_dir),
+        state_dir: optional(&cli.state_dir),
         ..cli.clone()
     }
 }

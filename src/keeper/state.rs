@@ -12,6 +12,7 @@ use super::one_time_files::OneTimeFiles;
 use super::recent_events::RecentEvents;
 use super::requests::Recall;
 use super::reverse_dns::ReverseDns;
+use super::rights::Rights;
 use super::trials::Trials;
 use super::watchers::Watchers;
 use crate::firewall::command::JobId;
@@ -48,6 +49,8 @@ pub(super) struct Keeper {
     pub(super) watchdog: Option<(Duration, Monotonic)>,
     /// Why the configuration as it is now has not been taken up, in one line.
     pub(super) not_taken_up: Option<String>,
+    /// What it has not given up.
+    pub(super) rights: Rights,
     // Removed, and unlocked, when the daemon ends.
     pub(super) _pid_file: PidFile,
 }

@@ -14,9 +14,11 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::UnixCredentials;
 use tracing::{error, info, warn};
 
 use super::credible::Lie;
+use super::home::Home;
 use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
 use super::watcher::{WatcherOutput, WatcherProcess};
@@ -24,7 +26,7 @@ use crate::config::{Config, LogLevel};
 use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
 use crate::ipc::{Assignment, ExplainFilter, FromWatcher, ToWatcher};
-use crate::sys::privileges::Identity;
+use crate::sys::privileges::{self, Identity};
 use crate::sys::{clock, memory};
 use crate::time::Monotonic;
 
@@ -42,6 +44,8 @@ const FIRST_TRIES: u64 = 5;
 /// has a copy of its own. One may be there however many doors it has.
 const LEAVING: usize = 8;
 const LEAVING_DOORS: usize = 10_000;
+/// How many may have been told to end and not have ended before no other is started.
+const ENDING: usize = 8;
 /// How long another configuration may have to wait for such room.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -50,6 +54,8 @@ pub(super) struct Watchers {
     current: Option<(WatcherProcess, Monotonic)>,
     successor: Option<(WatcherProcess, Monotonic)>,
     leaving: Vec<(WatcherProcess, Monotonic)>,
+    /// Those that have been told to end, and whether they should have, which has been said then.
+    ending: Vec<(WatcherProcess, bool)>,
     /// The configuration in force.
     pub(super) config: Arc<Config>,
     /// The keys that go with it.
@@ -59,21 +65,29 @@ pub(super) struct Watchers {
     restart: Option<Monotonic>,
     pause: Duration,
     interfaces: Interfaces,
+    home: Home,
     pub(super) intake: Intake,
+    /// What `user` says, and whom it names.
+    identity: Option<(Option<String>, Identity)>,
     /// The ids of the users that watchers have been so far.
-    pub(super) users: BTreeSet<u32>,
+    users: BTreeSet<u32>,
 }
 
 impl Watchers {
+    /// No watcher yet; follows the interfaces and addresses of this host from now on.
+    ///
+    /// # Errors
+    /// When the kernel does not tell the addresses.
     pub(super) fn new(
         config: Arc<Config>,
         server: Option<SpaServer>,
         missing: UncleanStart,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        Ok(Self {
             current: None,
             successor: None,
             leaving: Vec::new(),
+            ending: Vec::new(),
             config,
             server,
             last_generation: 0,
@@ -81,8 +95,10 @@ impl Watchers {
             pause: FIRST_PAUSE,
             interfaces: Interfaces::follow(),
             intake: Intake::new(missing),
+            identity: None,
+            home: Home::follow()?,
             users: BTreeSet::new(),
-        }
+        })
     }
 
     /// Starts a watcher for a configuration, beside the one at work if there is one.
@@ -96,17 +112,7 @@ impl Watchers {
         server: Option<SpaServer>,
     ) -> io::Result<()> {
         let settings = &config.settings;
-        let (identity, missed) =
-            Identity::resolve(settings.user.as_deref()).map_err(io::Error::other)?;
-        if let Some(missed) = missed {
-            warn!("there is no user '{missed}': the watcher runs as nobody");
-        }
-        if identity == Identity::Unchanged {
-            warn!("user: root: the watcher keeps the ids that it has in this user namespace");
-        }
-        if let Identity::User { uid, .. } = identity {
-            self.users.insert(uid);
-        }
+        let identity = self.resolve(settings.user.as_ref())?;
         let assignment = Assignment {
             setup: Setup {
                 unclean_start: self.intake.missing,
@@ -114,6 +120,7 @@ impl Watchers {
                 ..Setup::new(&config, server)
             },
             interfaces: settings.interfaces.clone(),
+            addresses: self.home.addresses.clone(),
             identity,
             verbose: settings.log.level >= LogLevel::Debug,
         };
@@ -123,6 +130,34 @@ impl Watchers {
         self.successor = Some((watcher, clock::now().monotonic + START_LIMIT));
         self.restart = None;
         Ok(())
+    }
+
+    /// The user that watchers become by this setting. It is looked up once: where users are kept,
+    /// nothing may be reached any more that was replaced.
+    fn resolve(&mut self, user: Option<&String>) -> io::Result<Identity> {
+        if let Some((setting, identity)) = &self.identity
+            && setting.as_ref() == user
+        {
+            return Ok(identity.clone());
+        }
+        let (identity, missed) =
+            Identity::resolve(user.map(String::as_str)).map_err(io::Error::other)?;
+        if let Some(missed) = missed {
+            warn!("there is no user '{missed}': the watcher runs as nobody");
+        }
+        if identity == Identity::Unchanged && privileges::is_root() {
+            warn!("user: root: the watcher keeps the ids that it has in this user namespace");
+        }
+        if let Identity::User { uid, .. } = identity {
+            self.users.insert(uid);
+        }
+        self.identity = Some((user.cloned(), identity.clone()));
+        Ok(identity)
+    }
+
+    /// The user that the latest watcher has become.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref().map(|(_, identity)| identity)
     }
 
     /// Lets a source be listened to again. False: it was not locked out.
@@ -138,6 +173,12 @@ impl Watchers {
         let others =
             [&self.current, &self.successor].into_iter().flatten().map(|(watcher, _)| watcher);
         others.chain(leaving)
+    }
+
+    /// Whether one of them is at the other end of a socket, or may be: its user is there.
+    pub(super) fn include(&self, peer: &UnixCredentials) -> bool {
+        let pid = u32::try_from(peer.pid()).ok();
+        self.users.contains(&peer.uid()) || self.all().any(|watcher| Some(watcher.pid()) == pid)
     }
 
     /// Whether a watcher is starting that has not taken over yet.
@@ -171,16 +212,30 @@ impl Watchers {
 
     /// Hears what all watchers have to say, and does what is due.
     pub(super) fn poll(&mut self, now: Monotonic) -> Vec<Notice> {
+        let have_moved = self.home.poll(now);
+        let Self { current, successor, leaving, home, .. } = self;
+        for (watcher, _) in leaving.iter_mut().chain(current).chain(successor) {
+            watcher.addresses_due = watcher.addresses_due.or(have_moved.then_some(now));
+            watcher.tell_addresses(now, &home.addresses);
+        }
+        self.poll_ending(now);
         // They report what came first: of two requests of one client the later would bar the earlier.
         self.poll_leaving(now);
-        self.poll_current(now);
+        if !self.has_claim() {
+            self.poll_current(now);
+        }
         self.poll_successor(now);
         if self.restart.is_some_and(|restart| restart <= now) && self.successor.is_none() {
-            self.replace(now);
+            match self.ending.len() < ENDING {
+                true => self.replace(now),
+                false => self.restart_later(now),
+            }
         }
         if let Some((watcher, _)) = &self.current
             && ((self.may_change() && self.interfaces.have_moved(&watcher.interfaces))
-                || (self.successor.is_none() && self.interfaces.one_is_back(now)))
+                || (self.successor.is_none()
+                    && self.leaving.len() < LEAVING
+                    && self.interfaces.one_is_back(now)))
         {
             self.replace(now);
         }
@@ -214,23 +269,57 @@ impl Watchers {
 
     fn poll_current(&mut self, now: Monotonic) {
         let Some((mut watcher, since)) = self.current.take() else { return };
-        let Some(status) = self.listen(now, &mut watcher, true) else {
+        let Some(end) = self.listen(now, &mut watcher, true) else {
             return self.current = Some((watcher, since));
         };
         if now.since(since) >= STEADY {
             self.pause = FIRST_PAUSE;
         }
         self.restart_later(now);
-        let pause = self.restart.map_or(Duration::ZERO, |restart| restart.since(now));
-        let (ended, millis) = (ending(status), pause.as_millis());
-        error!("the watcher ended ({ended}); another starts in {millis} ms");
+        let millis = self.restart.map_or(Duration::ZERO, |restart| restart.since(now)).as_millis();
+        match end {
+            WatcherEnd::Lied(lie) => error!("{}; another starts in {millis} ms", ended_for(lie)),
+            WatcherEnd::Over(status) => {
+                error!("the watcher ended ({}); another starts in {millis} ms", ending(status));
+            }
+        }
+        self.dismiss(watcher);
+    }
+
+    /// Lets a watcher end, which nobody waits for.
+    fn dismiss(&mut self, mut watcher: WatcherProcess) {
+        watcher.kill();
+        self.ending.push((watcher, false));
+    }
+
+    fn poll_ending(&mut self, now: Monotonic) {
+        self.ending.retain_mut(|(watcher, is_late)| {
+            let is_alive = watcher.is_alive();
+            if is_alive && !*is_late && watcher.end_by().is_some_and(|by| by <= now) {
+                *is_late = true;
+                let pid = watcher.pid();
+                warn!("a watcher (process {pid}) does not end, and may not be killed");
+            }
+            is_alive
+        });
+    }
+
+    /// Whether a door may have to open before more is heard.
+    fn has_claim(&self) -> bool {
+        self.intake.notices.iter().any(|notice| matches!(notice, Notice::Claim(_)))
     }
 
     fn poll_leaving(&mut self, now: Monotonic) {
         let before = self.leaving.len();
         for (mut watcher, until) in std::mem::take(&mut self.leaving) {
-            if self.listen(now, &mut watcher, false).is_none() && until > now {
-                self.leaving.push((watcher, until));
+            match self.listen(now, &mut watcher, false) {
+                None if until > now => self.leaving.push((watcher, until)),
+                end => {
+                    if let Some(WatcherEnd::Lied(lie)) = end {
+                        error!("{}", ended_for(lie));
+                    }
+                    self.dismiss(watcher);
+                }
             }
         }
         if self.leaving.len() < before {
@@ -238,31 +327,33 @@ impl Watchers {
         }
     }
 
-    /// Takes in what a watcher has to say. Its status, where that is known, once it has ended or
-    /// says that it is done; one that lies is ended.
+    /// Takes in what a watcher has to say, until a door may have to open; `None`: it goes on.
     fn listen(
         &mut self,
         now: Monotonic,
         watcher: &mut WatcherProcess,
         is_current: bool,
-    ) -> Option<Option<ExitStatus>> {
+    ) -> Option<WatcherEnd> {
         loop {
             match watcher.hear()? {
-                WatcherOutput::Frame(FromWatcher::Done) if !is_current => return Some(None),
+                WatcherOutput::Frame(FromWatcher::Done) if !is_current => {
+                    return Some(WatcherEnd::Over(None));
+                }
                 WatcherOutput::Frame(frame) => {
                     let (intake, interfaces) = (&mut self.intake, &mut self.interfaces);
-                    let taken = intake.frame(now, watcher, &self.config, interfaces, frame);
+                    let local = &self.home.local;
+                    let taken = intake.frame(now, watcher, &self.config, local, interfaces, frame);
                     if let Err(Lie(lie)) = taken {
-                        end(watcher, lie);
+                        return Some(WatcherEnd::Lied(lie));
                     }
                     // A door opens before more is heard.
-                    if is_current && matches!(self.intake.notices.last(), Some(Notice::Claim(_))) {
+                    if matches!(self.intake.notices.last(), Some(Notice::Claim(_))) {
                         return None;
                     }
                 }
                 WatcherOutput::StderrLine(line) => self.intake.stderr_line(now, &line),
-                WatcherOutput::Malformed => end(watcher, "a malformed message"),
-                WatcherOutput::Ended(status) => return Some(status),
+                WatcherOutput::Malformed => return Some(WatcherEnd::Lied("a malformed message")),
+                WatcherOutput::Ended(status) => return Some(WatcherEnd::Over(status)),
             }
         }
     }
@@ -275,7 +366,9 @@ impl Watchers {
                 None if now < limit => return self.successor = Some((watcher, limit)),
                 None => error!("the new watcher did not start within {} s", START_LIMIT.as_secs()),
                 Some(WatcherOutput::Frame(FromWatcher::Ready)) => return self.hand_over(watcher),
-                Some(WatcherOutput::Frame(FromWatcher::Interface { index, state })) => {
+                Some(WatcherOutput::Frame(FromWatcher::Interface { index, state }))
+                    if watcher.config.settings.interfaces.len() > index as usize =>
+                {
                     self.interfaces.note(&watcher.config, index, state);
                     continue;
                 }
@@ -293,17 +386,19 @@ impl Watchers {
             }
             break;
         }
+        let config = Arc::clone(&watcher.config);
+        self.dismiss(watcher);
         if self.current.is_none() {
             self.restart_later(now);
             // It has not found anything wrong: the next one may be luckier.
             if was_killed
-                && Arc::ptr_eq(&watcher.config, &self.config)
+                && Arc::ptr_eq(&config, &self.config)
                 && self.last_generation < FIRST_TRIES
             {
                 return;
             }
         }
-        self.intake.notices.push(Notice::Failed(Arc::clone(&watcher.config)));
+        self.intake.notices.push(Notice::Failed(config));
     }
 
     /// The cut between the watcher at work and its successor.
@@ -353,23 +448,40 @@ impl Watchers {
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let heeds_changes = self.may_change() && self.current.is_some();
         let changes = self.interfaces.fd().filter(|_| heeds_changes);
+        let changes = changes.into_iter().chain([self.home.fd()]);
         self.all().flat_map(WatcherProcess::fds).chain(changes).collect()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         let successor = self.successor.as_ref().map(|&(_, limit)| limit);
         let restart = self.restart.filter(|_| self.successor.is_none());
-        let interfaces =
-            self.interfaces.next_look.filter(|_| successor.is_none() && self.current.is_some());
+        let may_look = self.current.is_some() && self.leaving.len() < LEAVING;
+        let interfaces = self.interfaces.next_look.filter(|_| successor.is_none() && may_look);
         let leaving = self.leaving.iter().map(|&(_, until)| until);
-        [successor, restart, interfaces].into_iter().flatten().chain(leaving).min()
+        let addresses = self.all().filter_map(|watcher| watcher.addresses_due);
+        let addresses = addresses.chain(self.home.next_deadline());
+        let ending = self.ending.iter().filter(|(_, is_late)| !is_late).map(|(it, _)| it);
+        let end_by = self.all().chain(ending).filter_map(WatcherProcess::end_by);
+        [successor, restart, interfaces]
+            .into_iter()
+            .flatten()
+            .chain(leaving)
+            .chain(addresses)
+            .chain(end_by)
+            .min()
     }
 }
 
-/// Ends a watcher that somebody must have taken over.
-fn end(watcher: &mut WatcherProcess, lie: &str) {
-    error!("the watcher is ended: it sent {lie}, which no watcher of ours does");
-    watcher.kill();
+/// The end of a watcher.
+enum WatcherEnd {
+    /// It is to be ended, since it sent this: somebody must have taken it over.
+    Lied(&'static str),
+    /// It has ended or is done; how, where that is known.
+    Over(Option<ExitStatus>),
+}
+
+fn ended_for(lie: &str) -> String {
+    format!("the watcher is ended: it sent {lie}, which no watcher of ours does")
 }
 
 fn ending(status: Option<ExitStatus>) -> String {

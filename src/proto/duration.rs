@@ -44,7 +44,7 @@ fn read(text: &str) -> Option<Duration> {
     (total <= CENTURY).then(|| Duration::from_millis(total))
 }
 
-/// As [`format`], of the whole seconds only.
+/// As [`format()`], of the whole seconds only.
 pub(crate) fn format_seconds(duration: Duration) -> String {
     format(Duration::from_secs(duration.as_secs()))
 }

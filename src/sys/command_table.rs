@@ -156,17 +156,16 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Stdio;
-
     use proptest::prelude::*;
 
     use super::super::{files, process};
     use super::*;
+    use crate::config::NewPrivileges;
 
     fn run(table: &Arc<CommandTable>, script: &str) -> std::process::Child {
         let (_read, write) = files::output_pipe().unwrap();
         let argv = ["/bin/sh", "-c", script].map(str::to_owned);
-        process::run(&argv, &[], Stdio::null(), write, Some((table, 7))).unwrap()
+        process::run(&argv, &[], NewPrivileges::Granted, write, Some((table, 7))).unwrap()
     }
 
     fn group_of(child: &std::process::Child) -> Vec<Process> {

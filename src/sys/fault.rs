@@ -37,6 +37,11 @@ pub fn watcher() -> OsString {
     wanted(WATCHER).unwrap_or_else(|| "/proc/self/exe".into())
 }
 
+/// Whether a test asks for any fault: it has files of its own then.
+pub fn is_on() -> bool {
+    [DIE_AT, CALENDAR, WATCHER].iter().any(|variable| wanted(variable).is_some())
+}
+
 /// What a test asks for by a variable; `None` in a release build.
 fn wanted(variable: &str) -> Option<OsString> {
     if cfg!(debug_assertions) { env::var_os(variable) } else { None }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +16,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::time::TimeSpec;
 
 use super::clock;
+
+/// Of asm-generic/socket.h.
+const SO_PASSRIGHTS: nix::libc::c_int = 83;
 
 /// Errors of a read that says nothing about the next one.
 const AGAIN: [io::ErrorKind; 2] = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
@@ -53,13 +56,31 @@ fn all_seals() -> SealFlag {
     SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL
 }
 
-/// Two ends of a channel that keeps frames apart and never blocks.
+/// Two ends of a channel that keeps frames apart and never blocks. No descriptor comes through it,
+/// where the kernel knows how to refuse them (Linux 6.16 and later): to close one can take as long
+/// as its sender likes (`SO_LINGER`), and it would be closed by whoever receives it.
 ///
 /// # Errors
 /// When no descriptors are left.
 pub fn frame_channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+    let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    for end in [&one, &other] {
+        let (off, length) = (0_i32, size_of::<i32>() as nix::libc::socklen_t);
+        // SAFETY: the descriptor is open, and the kernel reads an integer of this length. An older
+        // one knows no such option, which is an error that changes nothing.
+        unsafe {
+            let off = (&raw const off).cast();
+            nix::libc::setsockopt(
+                end.as_raw_fd(),
+                nix::libc::SOL_SOCKET,
+                SO_PASSRIGHTS,
+                off,
+                length,
+            );
+        }
+    }
+    Ok((one, other))
 }
 
 /// A pipe whose reading end does not block; both ends close on exec.
@@ -188,6 +209,8 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()>
 mod tests {
     use std::os::fd::AsFd;
 
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
     use super::*;
 
     #[test]
@@ -197,6 +220,26 @@ mod tests {
         assert!(file.write_all(b"two").is_err());
         assert!(file.set_len(0).is_err());
         assert_eq!(read_sealed(fd).unwrap(), b"one");
+    }
+
+    #[test]
+    fn no_descriptor_comes_through_a_channel() {
+        let (one, other) = frame_channel().unwrap();
+        let rights = [one.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&rights)];
+        let bytes = [io::IoSlice::new(b"frame")];
+        let sent = sendmsg::<()>(one.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None);
+        let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>());
+        let release = (numbers.next().unwrap().unwrap(), numbers.next().unwrap().unwrap());
+        if release < (6, 16) {
+            eprintln!(
+                "SKIPPED: no descriptor comes through a channel: Linux {release:?} has no SO_PASSRIGHTS"
+            );
+        } else {
+            assert_eq!(sent, Err(Errno::EPERM));
+        }
+        drop(other);
     }
 
     #[test]

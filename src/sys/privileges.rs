@@ -20,7 +20,8 @@ pub enum Identity {
         uid: u32,
         gid: u32,
     },
-    /// The ids stay as they are: inside a user namespace there may be no others.
+    /// The ids stay as they are: inside a user namespace there may be no others, and who is not root
+    /// becomes nobody else.
     Unchanged,
 }
 
@@ -34,6 +35,8 @@ pub enum PrivilegeError {
          (root is for user namespaces only)"
     )]
     Root(String),
+    #[error("only root can become '{0}': take 'user' away")]
+    NotRoot(String),
     #[error("cannot {doing}: {source}")]
     Refused { doing: &'static str, source: io::Error },
     #[error("root could be had again ({0}): not going on")]
@@ -50,6 +53,15 @@ impl Identity {
     /// An unknown user, or one with root's rights outside a user namespace.
     pub fn resolve(name: Option<&str>) -> Result<(Self, Option<&'static str>), PrivilegeError> {
         let look_up = |name: &str| User::from_name(name).map_err(refused("look up users"));
+        if !is_root() {
+            let is_own = |user: &User| user.uid == geteuid();
+            return match name {
+                Some(name) if !look_up(name)?.as_ref().is_some_and(is_own) => {
+                    Err(PrivilegeError::NotRoot(name.to_owned()))
+                }
+                _ => Ok((Self::Unchanged, None)),
+            };
+        }
         let (user, missed) = match (look_up(name.unwrap_or("knockd"))?, name) {
             (None, None) => (look_up("nobody")?, Some("knockd")),
             (user, _) => (user, None),
@@ -79,8 +91,8 @@ impl Identity {
             setgroups(&[gid]).map_err(refused("set groups"))?;
             setresgid(gid, gid, gid).map_err(refused("set the group"))?;
             setresuid(uid, uid, uid).map_err(refused("set the user"))?;
-            drop_capabilities().map_err(refused("drop all capabilities"))?;
         }
+        drop_capabilities().map_err(refused("drop all capabilities"))?;
         nix::sys::prctl::set_no_new_privs().map_err(refused("set no-new-privileges"))?;
         setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(refused("forbid child processes"))?;
         setrlimit(Resource::RLIMIT_FSIZE, 0, 0).map_err(refused("forbid writing files"))?;
@@ -88,14 +100,17 @@ impl Identity {
     }
 
     fn prove(&self) -> Result<(), PrivilegeError> {
+        let status = fs::read_to_string("/proc/self/status");
+        let status = status.map_err(refused("read /proc/self/status"))?;
+        if let Some(what) = left_over(&status) {
+            return Err(PrivilegeError::NotGone(what));
+        }
         let Self::User { uid, gid, .. } = *self else { return Ok(()) };
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         let users = getresuid().map_err(refused("read the user"))?;
         let groups = getresgid().map_err(refused("read the group"))?;
         let others = getgroups().map_err(refused("read the groups"))?;
         let root = Uid::from_raw(0);
-        let status = fs::read_to_string("/proc/self/status");
-        let status = status.map_err(refused("read /proc/self/status"))?;
         let left = [
             ([users.real, users.effective, users.saved] != [uid; 3], "a user id is left"),
             ([groups.real, groups.effective, groups.saved] != [gid; 3], "a group id is left"),
@@ -103,8 +118,7 @@ impl Identity {
             (setresuid(root, root, root).is_ok(), "the user id can be set back"),
         ];
         let left = left.into_iter().find_map(|(is_left, what)| is_left.then_some(what));
-        left.or_else(|| left_over(&status))
-            .map_or(Ok(()), |what| Err(PrivilegeError::NotGone(what)))
+        left.map_or(Ok(()), |what| Err(PrivilegeError::NotGone(what)))
     }
 }
 

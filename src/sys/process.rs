@@ -9,18 +9,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getppid, setsid};
 
 use super::command_table::CommandTable;
 use super::fault;
-use crate::config::PATH;
+use crate::config::{NewPrivileges, PATH};
 
 /// The descriptors under which the watcher finds its channel and its configuration.
 pub const WATCHER_CHANNEL: i32 = 3;
@@ -30,15 +30,18 @@ pub const WATCHER_CONFIG: i32 = 4;
 /// 15 bytes at most.
 pub const WATCHER: &CStr = c"knockd: watcher";
 
+/// The name of the process that looks up names.
+const NAMES: &CStr = c"knockd: names";
+
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
-/// How often a process is looked for that is about to end.
-const LOOKS: u32 = 1000;
-const PAUSE: Duration = Duration::from_millis(1);
+/// `CAP_NET_RAW`, by its number.
+const NET_RAW: libc::c_ulong = 13;
 
 /// Frees this process, and those that it starts, of what its own starter left it: descriptors other
 /// than the standard ones go no further, no signal is blocked, nobody else may write new files,
-/// and there are descriptors enough, as far as that is allowed. The environment goes to nobody.
+/// no other process of the same user looks into this one, and there are descriptors enough, as far
+/// as that is allowed. The environment goes to nobody.
 ///
 /// # Errors
 /// When `/proc` is not mounted.
@@ -46,6 +49,7 @@ pub fn disinherit() -> io::Result<()> {
     let others_write = Mode::S_IWGRP | Mode::S_IWOTH;
     umask(umask(others_write) | others_write);
     SigSet::empty().thread_set_mask()?;
+    nix::sys::prctl::set_dumpable(false)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(DESCRIPTORS.min(hard)), hard)?;
     for entry in fs::read_dir("/proc/self/fd")?.flatten() {
@@ -59,17 +63,18 @@ pub fn disinherit() -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a program in a process group of its own, with both outputs going to `output` and nothing
-/// inherited but `environment` and [`PATH`]. `slot`: its place in a table, which it enters first.
+/// Runs a program in a session of its own, with both outputs going to `output` and nothing inherited
+/// but `environment` and [`PATH`]. `slot`: its place in a table, which it enters first.
 ///
-/// The kernel kills it when this process dies.
+/// It dumps no core, has as many descriptors as programs expect, and not the right to capture where
+/// that was handed down to this process. The kernel kills it when this process dies.
 ///
 /// # Errors
 /// Whatever keeps the program from starting: most often that it does not exist.
 pub fn run(
     argv: &[String],
     environment: &[(&'static str, String)],
-    input: Stdio,
+    new_privileges: NewPrivileges,
     output: OwnedFd,
     slot: Option<(&Arc<CommandTable>, usize)>,
 ) -> io::Result<Child> {
@@ -82,11 +87,11 @@ pub fn run(
         .env("PATH", PATH)
         .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
         .current_dir("/")
-        .process_group(0)
-        .stdin(input)
+        .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
     die_with_parent(&mut command);
+    stand_alone(&mut command, new_privileges)?;
     if let Some((table, slot)) = slot {
         let table = Arc::clone(table);
         // A command that is in no table runs all the same: it may be one that closes.
@@ -107,18 +112,37 @@ pub fn run_watcher(
     configuration: OwnedFd,
     complaints: OwnedFd,
 ) -> io::Result<Child> {
-    let mut command = command(fault::watcher());
+    let descriptors = vec![
+        FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
+        FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
+    ];
+    run_anew(command(fault::watcher()), WATCHER, complaints.into(), descriptors)
+}
+
+/// Runs this very program anew as the process that looks up names. What it says is heard on the
+/// channel alone.
+///
+/// # Errors
+/// Whatever keeps the program from starting.
+pub fn run_names(channel: OwnedFd) -> io::Result<Child> {
+    let descriptors = vec![FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL }];
+    run_anew(command("/proc/self/exe"), NAMES, Stdio::null(), descriptors)
+}
+
+fn run_anew(
+    mut command: Command,
+    name: &CStr,
+    complaints: Stdio,
+    descriptors: Vec<FdMapping>,
+) -> io::Result<Child> {
     command
-        .arg0(OsStr::from_bytes(WATCHER.to_bytes()))
+        .arg0(OsStr::from_bytes(name.to_bytes()))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(complaints)
-        .fd_mappings(vec![
-            FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
-            FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
-        ])
+        .fd_mappings(descriptors)
         .map_err(io::Error::other)?;
     die_with_parent(&mut command);
     command.spawn()
@@ -126,26 +150,21 @@ pub fn run_watcher(
 
 /// Whether this process was started by [`run_watcher`]; it has its name from then on.
 pub fn is_watcher() -> bool {
-    let is_watcher = env::args_os().next().is_some_and(|it| it.as_bytes() == WATCHER.to_bytes());
-    if is_watcher {
-        // It only looks worse if that fails.
-        let _ = nix::sys::prctl::set_name(WATCHER);
-    }
-    is_watcher
+    is_called(WATCHER)
 }
 
-/// Kills a process that has been told to end, and waits a second for it: one that this process may
-/// not kill, for want of `CAP_KILL`, has to end by itself. False: it has not.
-pub fn end(child: &mut Child) -> bool {
-    // An error means that it may not be, or has ended already.
-    let _ = child.kill();
-    for _ in 0..LOOKS {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return true;
-        }
-        std::thread::sleep(PAUSE);
+/// Whether this process was started by [`run_names`]; it has its name from then on.
+pub fn is_names() -> bool {
+    is_called(NAMES)
+}
+
+fn is_called(name: &CStr) -> bool {
+    let is_called = env::args_os().next().is_some_and(|it| it.as_bytes() == name.to_bytes());
+    if is_called {
+        // It only looks worse if that fails.
+        let _ = nix::sys::prctl::set_name(name);
     }
-    false
+    is_called
 }
 
 /// Kills a process that [`run`] has started, and its children.
@@ -159,6 +178,29 @@ pub fn kill_group(child: &Child) {
 #[expect(clippy::disallowed_methods, reason = "this is where processes start")]
 fn command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
+}
+
+/// Leaves a command what it needs, and nothing else of this process.
+fn stand_alone(command: &mut Command, new_privileges: NewPrivileges) -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let prepare = move || {
+        setsid()?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(most), most)?;
+        // SAFETY: two system calls that take numbers alone. Where the kernel is older than they are,
+        // all descriptors close by their own flags, and nothing was handed down.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_LOWER, NET_RAW, 0, 0);
+        }
+        match new_privileges {
+            NewPrivileges::Granted => Ok(()),
+            NewPrivileges::Denied => Ok(nix::sys::prctl::set_no_new_privs()?),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made, and an error is a number.
+    unsafe { command.pre_exec(prepare) };
+    Ok(())
 }
 
 fn die_with_parent(command: &mut Command) {

@@ -1,6 +1,8 @@
 //! The watcher's loop.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
@@ -12,7 +14,8 @@ use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
 use crate::engine::{Engine, Local, Reason, TriedDatagram, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
-use crate::sys::host::{self, Changes};
+use crate::sys::host;
+use crate::sys::landlock::{self, LandlockError, LandlockRules};
 use crate::sys::privileges::PrivilegeError;
 use crate::sys::{clock, files, memory, process, scheduling};
 use crate::time::{Monotonic, Now, Wall};
@@ -42,8 +45,8 @@ enum WatchError {
     Capture(#[from] CaptureError),
     #[error("cannot give up root: {0}")]
     Privileges(#[from] PrivilegeError),
-    #[error("cannot follow the addresses of this host: {0}")]
-    Addresses(io::Error),
+    #[error("cannot give up files and networks: {0}")]
+    Landlock(#[from] LandlockError),
     #[error("cannot wait for packets: {0}")]
     Wait(io::Error),
 }
@@ -65,7 +68,8 @@ pub fn run() -> ExitCode {
 struct Watcher {
     engine: Engine,
     captures: Vec<Interface>,
-    changes: Changes,
+    /// The addresses of this host, with what has been told so far of how they change.
+    addresses: BTreeSet<IpAddr>,
     reporter: Reporter,
     longest: Duration,
     /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
@@ -113,14 +117,6 @@ struct Interface {
     dropped: u64,
 }
 
-/// Which descriptors besides the captures are readable: a packet should not wait for them.
-struct Ready {
-    /// The keeper has said something, or is gone.
-    keeper: bool,
-    /// The addresses of this host may have changed.
-    addresses: bool,
-}
-
 impl Watcher {
     fn start() -> Result<Self, WatchError> {
         let channel =
@@ -129,7 +125,7 @@ impl Watcher {
             .and_then(files::read_sealed)
             .and_then(|bytes| Ok(serde_json::from_slice::<Assignment>(&bytes)?))
             .map_err(WatchError::Assignment)?;
-        let Assignment { setup, interfaces, identity, verbose } = assignment;
+        let Assignment { setup, interfaces, addresses, identity, verbose } = assignment;
         let only_ipv4 = setup.only_ipv4;
         let longest = setup.doors.iter().map(|door| door.seq_timeout).max();
         let mut engine = Engine::new(setup);
@@ -138,8 +134,6 @@ impl Watcher {
         }
         let filter = engine.datagrams().fold(Filter::new(engine.watched(), only_ipv4), Filter::and);
         let mut reporter = Reporter::new(channel, verbose);
-        let changes = Changes::follow(host::ADDRESSES).map_err(WatchError::Addresses)?;
-        let addresses = host::addresses().map_err(WatchError::Addresses)?;
         let mut captures = Vec::new();
         for (index, name) in (0..).zip(&interfaces) {
             let state = match Live::open(name, &filter) {
@@ -158,15 +152,17 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        engine.local = Local::Addresses(addresses);
+        engine.local = Local::Addresses(addresses.clone());
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         identity.assume()?;
+        let nothing = LandlockRules { no_network: true, scoped: true, ..LandlockRules::default() };
+        landlock::restrict(&nothing)?;
         reporter.say(FromWatcher::Ready);
         Ok(Self {
             engine,
             captures,
-            changes,
+            addresses,
             reporter,
             longest: longest.unwrap_or_default(),
             leave: None,
@@ -180,13 +176,8 @@ impl Watcher {
 
     fn run(mut self) -> Result<(), WatchError> {
         loop {
-            let ready = self.wait()?;
-            if ready.keeper && self.handle_orders().is_break() {
+            if self.wait()? && self.handle_orders().is_break() {
                 return Ok(());
-            }
-            if ready.addresses && self.changes.have_come() {
-                let addresses = host::addresses().map_err(WatchError::Addresses)?;
-                self.engine.local = Local::Addresses(addresses);
             }
             self.work();
             // Of what comes after this it is not known whether it has been looked at.
@@ -215,7 +206,8 @@ impl Watcher {
         self.leave.is_some_and(is_over)
     }
 
-    fn wait(&self) -> Result<Ready, WatchError> {
+    /// Sleeps until something happens or is due. True: the keeper has said something, or is gone.
+    fn wait(&self) -> Result<bool, WatchError> {
         let now = clock::now().monotonic;
         // Whoever is still on the way when it could end early has a deadline in the engine.
         let leave = self.leave.map(|(early, late)| if now < early { early } else { late });
@@ -226,14 +218,12 @@ impl Watcher {
         let turn = self.engine.has_waiting().then_some(self.next_turn);
         let deadlines = deadlines.into_iter().chain([self.engine.next_work(), nap, turn]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
-        let mut fds: Vec<BorrowedFd<'_>> =
-            vec![self.reporter.channel.as_fd(), self.changes.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.reporter.channel.as_fd()];
         if !self.is_napping {
             fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
         }
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
-        let is_ready = |place: usize| ready.get(place) == Some(&true);
-        Ok(Ready { keeper: is_ready(0), addresses: is_ready(1) })
+        Ok(ready.first() == Some(&true))
     }
 
     /// Does what the keeper says; `Break`: it has to end.
@@ -252,6 +242,15 @@ impl Watcher {
                 }
                 Received::Frame(ToWatcher::Explain { asked }) => self.reporter.explain(asked),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
+                Received::Frame(ToWatcher::Address { address, is_own: true }) => {
+                    self.addresses.insert(address);
+                }
+                Received::Frame(ToWatcher::Address { address, is_own: false }) => {
+                    self.addresses.remove(&address);
+                }
+                Received::Frame(ToWatcher::AddressesTold) => {
+                    self.engine.local = Local::Addresses(self.addresses.clone());
+                }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return ControlFlow::Break(());
                 }
@@ -397,7 +396,7 @@ mod tests {
         let flood = (0..1000).map(|n| (n * 10, 1));
         assert!(is_fast(flood.clone()), "100,000 a second");
         assert!(is_fast((0..100).map(|n| (n * 150, 15))), "the same, seen after each nap");
-        assert!(!is_fast(flood.chain([(12_100, 0)])));
+        assert!(!is_fast(flood.chain([(12_100, 0), (14_200, 0)])));
     }
 
     #[test]

@@ -77,6 +77,7 @@ ssh: 201/tcp 403/tcp 302/udp; 3 stages within 25s; a scan in random order opens 
     IPv4 runs echo %IP%
     IPv4 after 1m runs echo 'bye %IP%'
     IPv6 cannot be opened
+knockd keeps all its privileges, which a command may need: bell, ssh
 doors.yaml: 2 doors, no errors, no warnings
 
 "#]]
@@ -125,6 +126,7 @@ list: line 2 of DIR/list, 2 sequences left; within 25s; a scan in random order o
     runs echo
 none: nothing any more: no sequence is left in DIR/none
     runs echo
+knockd keeps all its privileges, which a command may need: any, code, list, none
 DIR/doors.yaml: 4 doors, 3 clients, no errors, 1 warning
 
 "#]].raw());
@@ -142,6 +144,7 @@ ssh: 201/tcp 403/tcp 302/tcp; 3 stages within 25s; a scan in random order opens 
     for each of 22/tcp 80/udp:
     runs echo %PORT%
     after 30s runs echo %IP%
+knockd keeps all its privileges, which a command may need: ssh
 doors.yaml: 1 door, no errors, no warnings
 
 "#]]
@@ -171,6 +174,7 @@ a: 201/tcp 403/tcp 302/tcp; 3 stages within 25s; a scan in random order opens it
 b: 601/tcp 803/tcp 702/tcp; 3 stages within 25s; a scan in random order opens it 1 time in 9,702
     IPv4 is in the set b4 of the table inet filter for 30s, which opens 1023/tcp
     IPv6 cannot be opened
+knockd keeps all its privileges, which a command may need: a
 doors.yaml: 2 doors, no errors, 2 warnings
 
 "#]]

@@ -76,6 +76,17 @@ doors.yaml:2:85: error: command_limit cannot be zero
     doors: {ssh: {sequence: [7000, 8000/udp, 9000], start_command: echo, command_limit: 0}}
                                                                                         ^
 "#]];
+    privileges_where_no_command_runs: said("knockd: {no_new_privs: true}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, no_new_privs: true}}") => str![[r#"
+doors.yaml:1:10: warning: 'no_new_privs' has no effect: no door runs a command
+    knockd: {no_new_privs: true}
+             ^^^^^^^^^^^^
+    remove it
+doors.yaml:2:59: warning: 'no_new_privs' has no effect: this door runs no command
+    doors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, no_new_privs: true}}
+                                                              ^^^^^^^^^^^^
+    remove it
+
+"#]];
     a_limit_where_no_command_runs: said("knockd: {command_limit: none}\ndoors: {ssh: {sequence: [7000, 8000/udp, 9000], open: 22, command_limit: 1m}}") => str![[r#"
 doors.yaml:1:10: warning: 'command_limit' has no effect: no door runs a command
     knockd: {command_limit: none}
@@ -113,7 +124,7 @@ doors.yaml:2:22: error: 's0, lo' is not the name of an interface: it is several,
 doors.yaml:5:5: error: 'banana' is not a key of a door
         banana: 1
         ^^^^^^
-    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, cooldown, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit
+    its keys are: sequence, one_time_sequences, totp, spa, fwknop, seq_timeout, tcpflags, target, trip_wires, lockout, open, open_for, open_for_max, max_grants, cooldown, via, on_open, on_close, start_command, stop_command, start_command_6, stop_command_6, verify_command, verify_command_6, cmd_timeout, command_limit, no_new_privs
 "#]];
     no_sequence: said_of_door("start_command: 'true'") => str![[r#"
 doors.yaml:2:3: error: nothing opens door 'ssh': it has no sequence

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 
 /// Runs `make TARGET` for a tree below `destination`, with the programs that this test has.
 fn make(target: &str, destination: &Path) -> String {
@@ -23,9 +24,17 @@ fn make(target: &str, destination: &Path) -> String {
     said
 }
 
+/// Installs below `destination`, and gives what that says.
+fn install(destination: &Path) -> String {
+    // Of the build, as the programs are.
+    static NOTICES: Once = Once::new();
+    NOTICES.call_once(|| drop(make("notices", destination)));
+    make("install", destination)
+}
+
 fn installed() -> tempfile::TempDir {
     let tree = tempfile::tempdir().unwrap();
-    make("install", tree.path());
+    install(tree.path());
     tree
 }
 
@@ -56,10 +65,44 @@ fn everything_has_its_place_and_mode() {
         ("etc/knock.d/knockd.yaml", 0o644),
         ("etc/knock.d/doors.yaml", 0o600),
         ("usr/share/doc/knock/examples/guard.yaml", 0o644),
+        ("usr/share/doc/knock/SECURITY.md", 0o644),
+        ("usr/share/doc/knock/third-party-notices.txt", 0o644),
         ("usr/share/doc/knock/clients/knock_spa.py", 0o755),
     ] {
         assert_eq!(mode(&tree.path().join(path)), expected, "{path}");
     }
+}
+
+#[test]
+fn the_notices_name_what_is_linked_in_and_nothing_else() {
+    let tree = installed();
+    let notices = tree.path().join("usr/share/doc/knock/third-party-notices.txt");
+    let notices = fs::read_to_string(notices).unwrap();
+    let crates: Vec<(&str, &str)> = notices
+        .lines()
+        .skip_while(|line| !line.starts_with("* "))
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_once(": ").unwrap())
+        .collect();
+    let marks = |name: &str| {
+        let crates = crates.iter().map(|(it, _)| it.rsplit_once(' ').unwrap().0);
+        crates.filter_map(|it| it.strip_suffix(name)).collect::<Vec<_>>()
+    };
+    // Of all three programs; of the daemon's; of tests; of macros; of build scripts; of fuzzing.
+    assert_eq!(marks(" snow"), ["*"]);
+    assert_eq!(marks(" rusqlite"), [" "]);
+    for unused in [" knock", " proptest", " syn", " cc", " libfuzzer-sys"] {
+        assert!(marks(unused).is_empty(), "{unused}");
+    }
+    // Whose licence asks for it above all.
+    for text in [
+        "Copyright (c) 2016-2021 isis agora lovecruft",
+        "Copyright (c) 2014 The rusqlite developers",
+        "The Rust Standard Library is dual-licensed",
+    ] {
+        assert!(notices.contains(text), "{text}");
+    }
+    assert!(crates.iter().all(|(_, licence)| !licence.is_empty()), "{crates:?}");
 }
 
 #[test]
@@ -108,7 +151,7 @@ fn a_configuration_that_is_there_is_left_as_it_is() {
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("mine.yaml"), "doors: {}\n").unwrap();
 
-    let said = make("install", tree.path());
+    let said = install(tree.path());
 
     assert!(said.contains("left as it is"), "{said}");
     let files: Vec<_> =

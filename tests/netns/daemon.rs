@@ -51,7 +51,7 @@ fn an_unknown_user_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_to_be_root() {
+fn an_ordinary_user_is_told_how_to_get_the_right_to_capture() {
     needs!("ordinary user");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("knock.yaml");
@@ -72,7 +72,7 @@ fn an_ordinary_user_is_told_to_be_root() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("must be started as root"), "{said}");
+    assert!(said.contains("nothing is captured: run as root: setcap cap_net_raw+ep"), "{said}");
 }
 
 #[test]

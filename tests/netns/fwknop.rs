@@ -89,7 +89,7 @@ fn clock() -> u64 {
 }
 
 /// Sends from a host, from one port to the server's.
-fn send(host: &Host, datagrams: &[Vec<u8>]) {
+pub(crate) fn send(host: &Host, datagrams: &[Vec<u8>]) {
     let datagrams = datagrams.to_vec();
     host.enter(move || {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -107,7 +107,7 @@ fn counter(knockd: &Knockd, reason: &str) -> u64 {
     status["counters"][reason].as_u64().unwrap_or_default()
 }
 
-fn wait_for_counter(knockd: &Knockd, reason: &str, count: u64) {
+pub(crate) fn wait_for_counter(knockd: &Knockd, reason: &str, count: u64) {
     let counted = eventually(PATIENCE, || counter(knockd, reason) >= count);
     let status = knockd.ask(r#"{"do":"status"}"#).remove(0);
     assert!(counted, "not {count} times {reason}: {}", status["counters"]);
@@ -175,7 +175,7 @@ clients:
   old: {doors: [dns], fwknop: {key: oldkey, without_hmac: true}}
 ";
 
-fn two_clients(net: &Net) -> Knockd {
+pub(crate) fn two_clients(net: &Net) -> Knockd {
     Knockd::start(&net.server, &format!("{SETTINGS}{TWO_CLIENTS}"))
 }
 
@@ -243,7 +243,7 @@ fn what_is_not_done_is_named_and_counted_and_opens_nothing() {
     assert_eq!(knockd.grants(), [] as [Value; 0]);
 }
 
-fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
+pub(crate) fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
     FwknopRequest {
         random: Random::new([1; 16]),
         user: "bob".parse().unwrap(),
@@ -256,7 +256,7 @@ fn request(ports: &str, address: [u8; 4]) -> FwknopRequest {
     }
 }
 
-fn sealed_by_phone(request: &FwknopRequest) -> Vec<u8> {
+pub(crate) fn sealed_by_phone(request: &FwknopRequest) -> Vec<u8> {
     let (key, hmac) = (FwknopKey::new(KEY.into()).unwrap(), HmacKey::new(HMAC_KEY.into()).unwrap());
     let hmac = Some((&hmac, Hash::Sha256));
     let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac };

@@ -1,61 +1,124 @@
-//! A watcher that somebody has taken over, and what the keeper makes of what it says.
+//! A watcher that somebody has taken over, and what the keeper makes of what it does.
 //!
 //! Needs root; says loudly what it skips where it cannot run. This program plays the watcher
 //! itself: knockd starts it in place of its own.
 
+mod floods;
+mod hand_over;
+mod stand_in;
+mod used_up;
+
 use std::fs::{self, Permissions};
-use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
-use libknock::engine::Reason;
-use libknock::engine::{
-    ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, EventKind, Refusal,
-};
-use libknock::ipc::{Channel, FRAME, FrameCodec, FromWatcher, InterfaceState, Received, ToWatcher};
+use libknock::engine::DoorId;
 use libknock::proto::spa::PrivateKey;
+use libknock::sys::clock;
 use libknock::sys::fault::WATCHER;
-use libknock::sys::{clock, files, process};
-use libknock::time::{Monotonic, Wall};
-use nix::sys::signal::Signal;
-use nix::sys::socket::{MsgFlags, send};
 
+use self::stand_in::lies;
 use crate::support::{Host, Knockd, PATIENCE, eventually, needs};
 
-const PLAIN: DoorId = DoorId(0);
-const SPA: DoorId = DoorId(1);
+// In the order of their names.
+const CODE: DoorId = DoorId(0);
+const FWKNOP: DoorId = DoorId(1);
+const GUARDED: DoorId = DoorId(2);
+const ONCE: DoorId = DoorId(3);
+const PLAIN: DoorId = DoorId(4);
+const SPA: DoorId = DoorId(5);
 
-/// Once with a watcher that says what `lie` names, each time that one is started.
-fn run(host: &Host, lie: &str) -> Knockd {
-    let directory = tempfile::tempdir().unwrap();
-    let script = directory.path().join("watcher");
-    let program = std::env::current_exe().unwrap();
-    fs::write(
-        &script,
-        format!(
-            "#!/bin/sh\nLIE={lie} exec {} --exact --ignored --nocapture \
-             lying_watcher::plays_the_watcher\n",
-            program.display()
-        ),
+const DOORS: &str = "doors:
+  code: {totp: {mode: code, base: 7100, step: 2s}, seq_timeout: 1s, start_command: echo code %IP% >> DIR/acts}
+  fwknop: {fwknop: true, seq_timeout: 1s, open: [24], open_for: 1s}
+  guarded: {sequence: [7300, 8300, 9300], seq_timeout: 1s, open: [22], open_for: 1s}
+  once: {one_time_sequences: DIR/once, seq_timeout: 1s, start_command: echo once %IP% >> DIR/acts}
+  plain: {sequence: [7000, 8000, 9000], seq_timeout: 1s, start_command: echo plain %IP% >> DIR/acts}
+  spa: {spa: true, seq_timeout: 1s, start_command: echo spa %IP% >> DIR/acts}
+";
+const SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+
+/// Clients: one that holds everything, one whose key has expired, one that may open another door.
+fn clients() -> String {
+    let [laptop, old, other] = [1, 2, 3].map(|number| PrivateKey::from([number; 32]).public());
+    format!(
+        "clients:\n\
+         \x20 laptop: {{doors: [code, fwknop, spa], totp: {{secret: {SECRET}}}, spa: {{public_key: {laptop}}},\n\
+         \x20   fwknop: {{key: abcdefgh, hmac_key: ijklmnop}}}}\n\
+         \x20 old: {{doors: [spa], expires: 2020-01-01, spa: {{public_key: {old}}}}}\n\
+         \x20 other: {{doors: [fwknop], spa: {{public_key: {other}}}}}\n"
     )
-    .unwrap();
-    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
-    let config = directory.path().join("knock.yaml");
-    let text = format!(
-        "knockd: {{interfaces: [lo], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
-         \x20 log: {{level: debug}}, spa: {{key_file: DIR/server.key}}}}\n\
-         clients: {{laptop: {{doors: [spa], spa: {{public_key: {}}}}}}}\n\
-         doors:\n\
-         \x20 plain: {{sequence: [7000, 8000, 9000], start_command: echo plain %IP% >> DIR/acts}}\n\
-         \x20 spa: {{spa: true, start_command: echo spa %IP% >> DIR/acts}}\n",
-        PrivateKey::from([1; 32]).public()
-    );
-    fs::write(&config, text.replace("DIR", directory.path().to_str().unwrap())).unwrap();
-    fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
-    let environment = [(WATCHER, script.to_str().unwrap())];
-    Knockd::run(host, directory, config, &[], &environment)
+}
+
+fn settings(interface: &str) -> String {
+    format!(
+        "knockd: {{interfaces: [{interface}], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+         \x20 log: {{level: debug}}, spa: {{key_file: DIR/server.key, max_ahead: 2s}}}}\n"
+    )
+}
+
+fn configuration(interface: &str) -> String {
+    [settings(interface), clients(), DOORS.to_owned()].concat()
+}
+
+/// A knockd whose watchers do what a scene says.
+struct Scene {
+    directory: tempfile::TempDir,
+    script: std::path::PathBuf,
+}
+
+impl Scene {
+    fn new(scene: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("watcher");
+        let program = std::env::current_exe().unwrap();
+        // The honest one takes over once a file says so.
+        let text = format!(
+            "#!/bin/bash\ncd {directory}\n[ -e honest ] && exec -a 'knockd: watcher' {knockd}\n\
+             echo >> starts\n\
+             SCENE='{scene}' exec {program} --exact --ignored --nocapture \
+             lying_watcher::plays_the_watcher\n",
+            directory = directory.path().display(),
+            knockd = env!("CARGO_BIN_EXE_knockd"),
+            program = program.display(),
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        let list: String =
+            (1..=30).map(|n| format!("{},{},{}\n", 7400 + n, 8400 + n, 9400 + n)).collect();
+        write_private(&directory.path().join("once"), &list);
+        Self { directory, script }
+    }
+
+    fn run(self, host: &Host) -> Knockd {
+        self.run_by(host.command(env!("CARGO_BIN_EXE_knockd")), &configuration("lo"))
+    }
+
+    /// By a command that names the program.
+    fn run_by(self, mut command: Command, configuration: &str) -> Knockd {
+        let config = self.directory.path().join("knock.conf");
+        let directory = self.directory.path().to_str().unwrap();
+        write_private(&config, &configuration.replace("DIR", directory));
+        command.arg("-c").arg(&config).env(WATCHER, &self.script);
+        Knockd::from_command(command, self.directory, config)
+    }
+}
+
+fn run(host: &Host, scene: &str) -> Knockd {
+    Scene::new(scene).run(host)
+}
+
+fn write_private(path: &std::path::Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+fn exists(knockd: &Knockd, file: &str) -> bool {
+    knockd.directory.path().join(file).exists()
+}
+
+fn make(knockd: &Knockd, file: &str) {
+    fs::write(knockd.directory.path().join(file), "").unwrap();
 }
 
 /// What the doors did, sorted: their commands run at the same time.
@@ -66,36 +129,75 @@ fn acts(knockd: &Knockd) -> String {
     acts.concat()
 }
 
+/// The doors open to the true words with which most scenes end, and did nothing else.
+fn opens_to_the_truth(knockd: &Knockd) {
+    let done = eventually(PATIENCE, || acts(knockd) == "plain 192.0.2.7\nspa 192.0.2.7\n");
+    assert!(done, "{}\n{}", acts(knockd), knockd.log().join("\n"));
+}
+
 #[test]
 fn what_is_true_opens() {
     needs!("true words");
     let host = Host::new("server");
     let knockd = run(&host, "nothing");
-    assert!(
-        eventually(PATIENCE, || acts(&knockd) == "plain 192.0.2.7\nspa 192.0.2.7\n"),
-        "{}\n{}",
-        acts(&knockd),
-        knockd.log().join("\n")
-    );
+    opens_to_the_truth(&knockd);
     assert_eq!(knockd.count("is ended"), 0);
 }
 
 #[test]
-fn what_stands_behind_a_lie_or_a_malformed_message_is_not_acted_on() {
-    needs!("behind a lie");
+fn each_lie_ends_a_watcher_with_one_line_and_what_stands_behind_it_is_not_acted_on() {
+    needs!("lies");
+    // So many in a row, each by a watcher of its own: the next ones start later and later.
+    const IN_A_ROW: usize = 4;
     let host = Host::new("server");
-    for (lie, said) in [
-        ("malformed", "the watcher is ended: it sent a malformed message"),
-        ("sequence", "the watcher is ended: it sent a sequence that the door does not have"),
-        ("future", "the watcher is ended: it sent a time to come"),
-        ("nobody", "the watcher is ended: it sent a packet from where none comes from"),
-    ] {
-        let knockd = run(&host, lie);
-        // Each that follows does the same.
-        knockd.wait_for_count(said, 2);
-        assert_eq!(acts(&knockd), "", "{lie}");
-        let (status, _) = knockd.stop();
-        assert_eq!(status.code(), Some(0), "{lie}");
+    let lies = lies(clock::now().monotonic);
+    let groups: Vec<_> = (0..lies.len()).step_by(IN_A_ROW).collect();
+    for some in groups.chunks(4) {
+        let knockds = some.iter().map(|first| (*first, run(&host, &format!("lie {first}"))));
+        for (first, knockd) in knockds.collect::<Vec<_>>() {
+            let told: Vec<_> = lies.iter().skip(first).take(IN_A_ROW).collect();
+            let pauses =
+                [100, 200, 400, 800].map(|millis| format!("; another starts in {millis} ms"));
+            for pause in pauses.iter().take(told.len()) {
+                knockd.wait_for(pause);
+            }
+            let log = knockd.log();
+            let lines: Vec<&String> = log.iter().filter(|line| line.contains("watcher")).collect();
+            let expected: Vec<String> = told
+                .iter()
+                .zip(&pauses)
+                .map(|((lie, _), pause)| {
+                    format!(
+                        "the watcher is ended: it sent {lie}, which no watcher of ours does{pause}"
+                    )
+                })
+                .collect();
+            assert_eq!(lines.len(), expected.len(), "{first}: {lines:#?}");
+            for (line, expected) in lines.iter().zip(&expected) {
+                assert!(line.ends_with(expected.as_str()), "{line}, not {expected}");
+            }
+            assert_eq!(acts(&knockd), "", "{first}");
+            assert_eq!(knockd.ask(r#"{"do":"history"}"#).len(), 1, "{first}");
+            let (status, _) = knockd.stop();
+            assert_eq!(status.code(), Some(0), "{first}");
+        }
+    }
+}
+
+#[test]
+fn what_the_clock_the_addresses_and_the_configuration_decide_is_refused_and_ends_nobody() {
+    needs!("refused");
+    let host = Host::new("server");
+    host.must("ip", &["addr", "add", "192.0.2.1/24", "dev", "lo"]);
+    let command = host.command(env!("CARGO_BIN_EXE_knockd"));
+    let knockd = Scene::new("refused").run_by(command, &configuration("eth0"));
+    opens_to_the_truth(&knockd);
+    assert_eq!(knockd.count("is ended"), 0);
+    let counters = &knockd.ask(r#"{"do":"status"}"#)[0]["counters"];
+    let expected =
+        [("impossible-address", 4), ("too-old", 4), ("too-far-ahead", 3), ("expired", 1)];
+    for (reason, count) in expected {
+        assert_eq!(counters[reason], count, "{reason} in {counters}");
     }
 }
 
@@ -104,145 +206,16 @@ fn a_forged_stamp_burns_nothing_and_ends_nobody() {
     needs!("forged stamp");
     let host = Host::new("server");
     let knockd = run(&host, "stamp");
-    assert!(eventually(PATIENCE, || acts(&knockd) == "plain 192.0.2.7\nspa 192.0.2.7\n"));
+    opens_to_the_truth(&knockd);
     assert_eq!(knockd.count("spa: not opened: from the future: is a clock off?"), 1);
     assert_eq!(knockd.count("is ended"), 0);
     let history = knockd.ask(r#"{"do":"history"}"#);
     assert!(history.iter().any(|line| line["message"] == "too-far-ahead"), "{history:?}");
 }
 
-#[test]
-fn a_flood_of_words_is_not_a_flood_of_lines() {
-    needs!("flood of words");
-    let host = Host::new("server");
-    let knockd = run(&host, "words");
-    assert!(eventually(PATIENCE, || acts(&knockd) == "plain 192.0.2.7\nspa 192.0.2.7\n"));
-    let history = knockd.ask(r#"{"do":"history"}"#).len();
-    assert!(history < 100, "{history} entries");
-    // It sent 60,000; a thousand may come at once, then 200 a second.
-    assert!(knockd.log().len() < 20_000, "{} lines", knockd.log().len());
-    assert_eq!(knockd.count("is ended"), 0);
-}
-
-#[test]
-fn a_watcher_takes_over_no_earlier_than_it_captures_however_much_the_other_says() {
-    needs!("cut");
-    let host = Host::new("server");
-    let knockd = run(&host, "chatter");
-    knockd.wait_for("starting up, listening on");
-    for reload in 1..=8 {
-        knockd.signal(Signal::SIGHUP);
-        knockd.wait_for_count("watcher: from ", reload);
-    }
-    assert_eq!(knockd.count("watcher: from then on"), 8, "{}", knockd.log().join("\n"));
-}
-
 /// The watcher: not a test of its own.
 #[test]
 #[ignore = "knockd starts it"]
 fn plays_the_watcher() {
-    let channel = files::inherited(process::WATCHER_CHANNEL).unwrap();
-    let copy = channel.try_clone().unwrap();
-    let channel = Channel(channel);
-    channel.send(&FromWatcher::Interface { index: 0, state: InterfaceState::Listening }).unwrap();
-    let captures = clock::now().monotonic;
-    channel.send(&FromWatcher::Ready).unwrap();
-    let begins = loop {
-        match channel.receive::<ToWatcher>() {
-            Received::Frame(ToWatcher::After { time }) => break time,
-            Received::Nothing => thread::sleep(Duration::from_millis(1)),
-            Received::Frame(_) => {}
-            Received::Closed | Received::Malformed => return,
-        }
-    };
-    match std::env::var("LIE").unwrap().as_str() {
-        "nothing" => {}
-        "chatter" => {
-            // The one before it reports what begins up to a millisecond after the cut, which is
-            // one after this.
-            if begins + Duration::from_millis(1) >= captures {
-                eprintln!("from then on");
-            } else if begins > Monotonic::ZERO {
-                eprintln!("from {:?} before it captured", captures.since(begins));
-            }
-            // Keeps the keeper from looking at the next one for a while, at each turn.
-            while channel.receive::<ToWatcher>() == Received::Nothing {
-                let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
-                let event = Event { kind: EventKind::Stage { stage: 1, knock: None }, ..event };
-                for _ in 0..100 {
-                    tell(&copy, &FromWatcher::ReplayedEvent { event, at });
-                }
-            }
-            return tell(&copy, &FromWatcher::Done);
-        }
-        "malformed" => say(&copy, &[0xff; FRAME]),
-        "sequence" => tell(&copy, &opened(SPA)),
-        "future" => {
-            let at = clock::now().monotonic + Duration::from_secs(60);
-            let FromWatcher::Event { event, .. } = opened(PLAIN) else { unreachable!() };
-            tell(&copy, &FromWatcher::Event { event, at });
-        }
-        "nobody" => {
-            let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
-            let event = Event { source: Ipv4Addr::UNSPECIFIED.into(), ..event };
-            tell(&copy, &FromWatcher::Event { event, at });
-        }
-        "stamp" => tell(&copy, &asked(Wall::MAX)),
-        "words" => {
-            for _ in 0..10_000 {
-                let FromWatcher::Event { event, at } = opened(PLAIN) else { unreachable!() };
-                let (client, reason) = (Some(ClientId(0)), Reason::TooOld);
-                let refusal = Refusal { client, ..Refusal::new(event.source, reason) };
-                let event = Event { kind: EventKind::Stage { stage: 1, knock: None }, ..event };
-                tell(&copy, &FromWatcher::Event { event, at });
-                tell(&copy, &FromWatcher::ReplayedEvent { event, at });
-                tell(&copy, &FromWatcher::Refused { refusal, at });
-                tell(&copy, &FromWatcher::Count { reason: Reason::BadTag, count: 1 });
-                tell(&copy, &FromWatcher::Dropped { count: 1 });
-                tell(&copy, &asked(Wall::MAX));
-            }
-        }
-        other => panic!("what is {other}?"),
-    }
-    // Nobody who lies is believed any more.
-    tell(&copy, &opened(PLAIN));
-    tell(&copy, &asked(clock::now().wall));
-    while channel.receive::<ToWatcher>() != Received::Closed {
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn opened(door: DoorId) -> FromWatcher {
-    let at = clock::now().monotonic;
-    let kind = EventKind::Open(CompletedBy::Sequence);
-    let source = Ipv4Addr::new(192, 0, 2, 7).into();
-    FromWatcher::Event { event: Event { door: Some(door), source, kind, began: at }, at }
-}
-
-fn asked(stamp: Wall) -> FromWatcher {
-    let v4 = Ipv4Addr::new(192, 0, 2, 7);
-    let request = DatagramRequest {
-        door: SPA,
-        client: ClientId(0),
-        credential: Credential::Spa { key: 0, stamp },
-        source: v4.into(),
-        v4: Some(v4),
-        v6: None,
-        open_for: None,
-        source_port: None,
-        close: false,
-    };
-    FromWatcher::Request { request, at: clock::now().monotonic }
-}
-
-fn tell(channel: &OwnedFd, frame: &FromWatcher) {
-    say(channel, &frame.encode());
-}
-
-/// Waits while the keeper does not keep up; one that has closed the channel hears nothing.
-fn say(channel: &OwnedFd, frame: &[u8; FRAME]) {
-    while send(channel.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL) == Err(nix::errno::Errno::EAGAIN)
-    {
-        thread::sleep(Duration::from_micros(100));
-    }
+    stand_in::play(&std::env::var("SCENE").unwrap());
 }

@@ -4,6 +4,7 @@
 
 mod abuse;
 mod alerts;
+mod clock;
 mod control;
 mod crash;
 mod daemon;
@@ -26,6 +27,8 @@ mod life;
 mod lock_only;
 mod lying_watcher;
 mod one_time;
+mod privileges;
+mod sandbox;
 mod service;
 mod spa;
 mod ssh;
@@ -33,6 +36,7 @@ mod start;
 mod syslog;
 mod templates;
 mod totp;
+mod unseen;
 
 #[path = "../support/mod.rs"]
 mod support;

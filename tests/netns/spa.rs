@@ -26,7 +26,7 @@ use crate::support::{
 /// Another address of the client's network.
 const ELSEWHERE: &str = "192.0.2.3";
 
-const LAPTOP: u8 = 1;
+pub(crate) const LAPTOP: u8 = 1;
 const PHONE: u8 = 2;
 const STRANGER: u8 = 99;
 
@@ -35,7 +35,7 @@ fn key(number: u8) -> PrivateKey {
 }
 
 /// `ssh` is guarded and opens to the laptop, `both` to laptop and phone; `acts` runs commands.
-fn configuration(settings: &str, laptop: &str) -> String {
+pub(crate) fn configuration(settings: &str, laptop: &str) -> String {
     format!(
         "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
          \x20 spa: {{key_file: DIR/keys/server.key{settings}}}}}\n\
@@ -53,7 +53,7 @@ fn configuration(settings: &str, laptop: &str) -> String {
 }
 
 /// A server that listens on 22 and 23, with both locked, and a client.
-struct Scene {
+pub(crate) struct Scene {
     net: Net,
     knockd: Option<Knockd>,
 }
@@ -63,7 +63,7 @@ impl Scene {
         Self::with(&configuration("", ""))
     }
 
-    fn with(configuration: &str) -> Self {
+    pub(crate) fn with(configuration: &str) -> Self {
         let net = Net::new();
         net.client.must("ip", &["addr", "add", &format!("{ELSEWHERE}/24"), "dev", "eth0"]);
         net.server.listen(22);
@@ -72,7 +72,7 @@ impl Scene {
         Self { net, knockd }
     }
 
-    fn knockd(&self) -> &Knockd {
+    pub(crate) fn knockd(&self) -> &Knockd {
         self.knockd.as_ref().unwrap()
     }
 
@@ -88,11 +88,11 @@ impl Scene {
         key_in(self.knockd().directory.path(), "keys/server.key").public()
     }
 
-    fn seal(&self, request: &SpaRequest, by: u8) -> [u8; LEN] {
+    pub(crate) fn seal(&self, request: &SpaRequest, by: u8) -> [u8; LEN] {
         spa::seal(request, &key(by), &self.server_key(), random())
     }
 
-    fn send(&self, datagram: [u8; LEN], from: &str, to: &str) {
+    pub(crate) fn send(&self, datagram: [u8; LEN], from: &str, to: &str) {
         send(&self.net.client, &datagram, from, to, PORT);
     }
 
@@ -105,12 +105,12 @@ impl Scene {
         eventually(PATIENCE, || self.net.client.can_connect(to, port))
     }
 
-    fn refused(&self, reason: &str, count: usize) {
+    pub(crate) fn refused(&self, reason: &str, count: usize) {
         self.knockd().wait_for_count(reason, count);
         assert_eq!(self.knockd().grants(), Vec::<serde_json::Value>::new());
     }
 
-    fn grants(&self, count: usize) -> Vec<serde_json::Value> {
+    pub(crate) fn grants(&self, count: usize) -> Vec<serde_json::Value> {
         let open = || self.knockd().grants();
         assert!(eventually(PATIENCE, || open().len() == count), "not {count}: {:?}", open());
         open()
@@ -146,7 +146,7 @@ fn now() -> u64 {
 }
 
 /// For the door `ssh` and the observed address.
-fn request() -> SpaRequest {
+pub(crate) fn request() -> SpaRequest {
     SpaRequest {
         open: Addresses::Observed,
         close: false,

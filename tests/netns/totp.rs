@@ -18,7 +18,7 @@ use crate::support::{
     CLIENT, CLIENT_6, Host, Knockd, Net, PATIENCE, SERVER, SERVER_6, eventually, needs,
 };
 
-const PHONE: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+pub(crate) const PHONE: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
 const LAPTOP: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
 
 const CLIENTS: &str = "clients:
@@ -27,11 +27,11 @@ const CLIENTS: &str = "clients:
 ";
 
 /// Steps of an hour: what holds when a test begins holds until it ends, but for one in a thousand.
-const BY_PORTS: &str = "{ports: 20000-29999, protocol: mixed, step: 1h}";
+pub(crate) const BY_PORTS: &str = "{ports: 20000-29999, protocol: mixed, step: 1h}";
 const BY_CODE: &str = "{mode: code, base: 7000, step: 1h}";
 
 /// A daemon whose door writes who opened it, and two clients of it.
-fn start(host: &Host, totp: &str) -> Knockd {
+pub(crate) fn start(host: &Host, totp: &str) -> Knockd {
     let directory = tempfile::tempdir().unwrap();
     for (name, secret) in [("phone", PHONE), ("laptop", LAPTOP)] {
         let path = directory.path().join(format!("{name}.totp"));
@@ -51,17 +51,17 @@ fn start(host: &Host, totp: &str) -> Knockd {
 }
 
 /// Who has opened the door: `192.0.2.2 phone`.
-fn opened(knockd: &Knockd) -> Vec<String> {
+pub(crate) fn opened(knockd: &Knockd) -> Vec<String> {
     let path = knockd.directory.path().join("opened");
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-fn wait_until_opened(knockd: &Knockd, count: usize) {
+pub(crate) fn wait_until_opened(knockd: &Knockd, count: usize) {
     let done = eventually(PATIENCE, || opened(knockd).len() >= count);
     assert!(done, "{:?}", opened(knockd));
 }
 
-fn by_ports(step: u32) -> Scheme {
+pub(crate) fn by_ports(step: u32) -> Scheme {
     let port = |number: u16| number.try_into().unwrap();
     let (low, high) = (port(20_000), port(29_999));
     let mode = TotpMode::Ports { low, high, length: 4, protocol: Protocols::Mixed };
@@ -79,13 +79,13 @@ fn step_now(scheme: Scheme) -> u64 {
 }
 
 /// The sequence of a secret, so many steps from now.
-fn sequence(scheme: Scheme, secret: &str, off: i64) -> Vec<Knock> {
+pub(crate) fn sequence(scheme: Scheme, secret: &str, off: i64) -> Vec<Knock> {
     let key = TotpKey::from(&parse_secret(secret).unwrap());
     let step = step_now(scheme).checked_add_signed(off).unwrap();
     scheme.knocks(&key, "ssh", step).to_vec()
 }
 
-fn knock(net: &Net, knocks: &[Knock]) {
+pub(crate) fn knock(net: &Net, knocks: &[Knock]) {
     let ports: Vec<String> = knocks.iter().map(Knock::to_string).collect();
     let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
     net.client.knock_from(CLIENT.parse().unwrap(), SERVER, &ports, Duration::from_millis(10));

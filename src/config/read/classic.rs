@@ -18,8 +18,8 @@ use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::names::TakenNames;
 use crate::config::opening::{CMD_TIMEOUT, default_max_grants};
 use crate::config::{
-    Command, CommandText, Commands, Door, DoorPlaces, Loaded, Mechanism, Name, Opening, Options,
-    Places, Recognition, Settings,
+    Command, CommandText, Commands, Door, DoorPlaces, Loaded, Mechanism, Name, NewPrivileges,
+    Opening, Options, Places, Recognition, Settings,
 };
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::{Knock, KnockError};
@@ -149,6 +149,7 @@ fn read_door(
             on_close: None,
             // Classic knockd lets them run.
             command_limit: None,
+            new_privileges: NewPrivileges::Granted,
         },
         one_time,
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::tree::{KnownKeys, MappingEntry, Node, Reader, Value};
 use super::yaml;
@@ -23,6 +24,7 @@ const TEMPLATE_NAMES: PairNames = ["open", "close", "open_6", "close_6", "verify
 pub(super) type Templates = BTreeMap<Name, Template>;
 
 /// A pair of firewall commands for any door.
+#[derive(Clone)]
 pub(super) struct Template {
     pub commands: Commands,
     pub built_in: bool,
@@ -30,7 +32,8 @@ pub(super) struct Template {
 
 /// The administrator's templates, and those of the built-in ones that they do not replace.
 pub(super) fn read_templates(entries: &[MappingEntry], problems: &mut Problems) -> Templates {
-    let mut templates = built_in();
+    static BUILT_IN: LazyLock<Templates> = LazyLock::new(built_in);
+    let mut templates = BUILT_IN.clone();
     let own = entries.iter().flat_map(|entry| read_template(entry, problems));
     templates.extend(own.map(|(name, commands)| (name, Template { commands, built_in: false })));
     templates

@@ -48,6 +48,8 @@ pub(super) struct Secrets {
     options: Options,
     /// The files that have been said to show their secrets.
     told: HashSet<PathBuf>,
+    /// Those that were read.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// The text of a secret, and where it is written or its file is named.
@@ -76,7 +78,7 @@ impl SecretText<'_> {
 
 impl Secrets {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, told: HashSet::new() }
+        Self { options, told: HashSet::new(), files: Vec::new() }
     }
 
     /// The one of these keys that is there.
@@ -107,10 +109,11 @@ impl Secrets {
     }
 
     /// The one line of the file that a node names.
-    fn read_file(&self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
+    fn read_file(&mut self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
         let path = node.path()?;
         let text = read_trusted(&path, FileKind::Secret, self.options);
         let text = text.map_err(|problem| problem.named_at(&node.at))?;
+        self.files.push(path.clone());
         let line = one_line(&text).map(|line| Zeroizing::new(line.to_owned()));
         line.map_err(|why| node.at.error(format!("{} {why}", path.display())))
     }

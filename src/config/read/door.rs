@@ -13,7 +13,7 @@ use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems};
 use crate::config::door::{SEQ_TIMEOUT, TRIP_WIRES};
 use crate::config::lockout::CODE_LOCKOUT;
-use crate::config::{Door, DoorPlaces, Lockout, Mechanism, Options, Recognition};
+use crate::config::{Door, DoorPlaces, Lockout, Mechanism, Options, Recognition, Settings};
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::totp::{Scheme, TotpMode};
@@ -47,16 +47,17 @@ pub(super) const DOOR: KnownKeys = KnownKeys {
         "verify_command_6",
         "cmd_timeout",
         "command_limit",
+        "no_new_privs",
     ],
 };
 
 const MAX_TRIP_WIRES: u16 = 1000;
 
-/// Reads one entry of `doors:`; `command_limit` is that of `knockd:`.
+/// Reads one entry of `doors:`; `settings` are those of `knockd:`.
 pub(super) fn read_door(
     entry: &MappingEntry,
     templates: &Templates,
-    command_limit: Option<Duration>,
+    settings: &Settings,
     options: Options,
     problems: &mut Problems,
 ) -> Parsed<(Door, DoorPlaces)> {
@@ -78,7 +79,7 @@ pub(super) fn read_door(
     let spa = read_switch(&mut reader, "spa");
     let fwknop = read_switch(&mut reader, "fwknop");
     let lockout = read_own_lockout(&mut reader, totp.ok().flatten());
-    let opening = read_opening(&mut reader, entry, templates, command_limit);
+    let opening = read_opening(&mut reader, entry, templates, settings);
     let (Sequence { knocks, places: sequence_places, one_time }, totp, spa, fwknop) =
         (sequence?, totp?, spa?, fwknop?);
     let knocked = !knocks.is_empty() || one_time.is_some() || totp.is_some();

@@ -117,7 +117,7 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
         .collect();
     let doors: Vec<_> = doors
         .iter()
-        .flat_map(|entry| read_door(entry, &templates, read.command_limit, options, problems))
+        .flat_map(|entry| read_door(entry, &templates, &read, options, problems))
         .collect();
     if doors.is_empty() && !problems.has_errors() {
         problems.push(
@@ -135,7 +135,7 @@ fn build(path: &Path, sources: &[SourceText], options: Options, problems: &mut P
     let at = |entry: &MappingEntry| (entry.key.clone(), entry.node.at.clone());
     let settings = settings.iter().map(at).collect();
     let places = Places { interfaces, settings, ..Places::default() };
-    Loaded::new(read, places, doors, clients)
+    Loaded { secret_files: secrets.files, ..Loaded::new(read, places, doors, clients) }
 }
 
 /// What all files say under each of the top keys, each once, and the texts that are not YAML as a
@@ -203,7 +203,7 @@ fn without_effect(settings: &[MappingEntry], doors: &[(Door, DoorPlaces)]) -> Ve
             "trusted" | "on_exit" => {
                 (guarded, "the guard opens no door", "open a door via: guard, or remove it")
             }
-            "command_limit" => (runs, "no door runs a command", "remove it"),
+            "command_limit" | "no_new_privs" => (runs, "no door runs a command", "remove it"),
             "spa" => (spa, "no door opens by spa", "write spa: true to a door, or remove it"),
             "fwknop" => {
                 (fwknop, "no door opens by fwknop", "write fwknop: true to a door, or remove it")

@@ -9,12 +9,12 @@ use super::commands::{
 };
 use super::methods::has_clients;
 use super::sequence::read_ports;
-use super::tree::{Mapping, MappingEntry, Reader, Scalar, Value, given_twice};
+use super::tree::{Mapping, MappingEntry, Node, Reader, Scalar, Value, given_twice};
 use super::via::read_via;
 use crate::config::diagnostic::{Diagnostic, Parsed, Place};
 use crate::config::opening::{CMD_TIMEOUT, MAX_GRANTS, OPEN_FOR, default_max_grants};
 use crate::config::sleeps::run_time;
-use crate::config::{Command, Commands, Hole, Mechanism, Opening};
+use crate::config::{Command, Commands, Hole, Mechanism, NewPrivileges, Opening, Settings};
 use crate::proto::duration;
 use crate::proto::knock::Knock;
 
@@ -32,7 +32,7 @@ pub(super) fn read_opening(
     reader: &mut Reader<'_>,
     entry: &MappingEntry,
     templates: &Templates,
-    command_limit: Option<Duration>,
+    settings: &Settings,
 ) -> Parsed<(Opening, Vec<Place>)> {
     let ports = read_opens(reader);
     let mechanism = read_mechanism(reader, entry, templates);
@@ -43,7 +43,8 @@ pub(super) fn read_opening(
     let count = ports.as_ref().map_or(1, Vec::len);
     let on_open = read_hook(reader, "on_open", count);
     let on_close = read_hook(reader, "on_close", count);
-    let command_limit = read_command_limit(reader, command_limit);
+    let command_limit = read_command_limit(reader, settings.command_limit);
+    let new_privileges = read_new_privileges(reader, settings.new_privileges);
     let (ports, places) = ports?.into_iter().unzip();
     let mechanism = mechanism?;
     let opening = Opening {
@@ -56,13 +57,17 @@ pub(super) fn read_opening(
         on_open: on_open?,
         on_close: on_close?,
         command_limit: command_limit?,
+        new_privileges: new_privileges?,
     };
-    match reader.get("command_limit") {
-        Some(given) if !opening.runs_commands() => {
-            let why = "this door runs no command";
-            reader.problems.push(given.without_effect(why, "remove it"));
+    if opening.runs_commands() {
+        reader.problems.extend(killed_early(reader.mapping, &opening));
+    } else {
+        for key in ["command_limit", "no_new_privs"] {
+            if let Some(given) = reader.get(key) {
+                let why = "this door runs no command";
+                reader.problems.push(given.without_effect(why, "remove it"));
+            }
         }
-        _ => reader.problems.extend(killed_early(reader.mapping, &opening)),
     }
     Ok((opening, places))
 }
@@ -76,6 +81,18 @@ pub(super) fn read_command_limit(
         Some(Value::Scalar(Scalar { text, .. })) if text == "none" => Ok(None),
         _ => Ok(reader.duration("command_limit", Duration::from_secs(1))?.or(default)),
     }
+}
+
+/// Whether commands may gain privileges, `default` where nothing is said.
+pub(super) fn read_new_privileges(
+    reader: &mut Reader<'_>,
+    default: NewPrivileges,
+) -> Parsed<NewPrivileges> {
+    Ok(match reader.read("no_new_privs", Node::boolean)? {
+        Some(true) => NewPrivileges::Denied,
+        Some(false) => NewPrivileges::Granted,
+        None => default,
+    })
 }
 
 /// Warnings of commands that sleep for longer than they may run.

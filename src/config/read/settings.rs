@@ -3,7 +3,7 @@
 use super::commands::missing_program;
 use super::datagrams::{read_fwknop, read_spa};
 use super::lockout::read_lockout;
-use super::opening::read_command_limit;
+use super::opening::{read_command_limit, read_new_privileges};
 use super::tree::{KnownKeys, Mapping, MappingEntry, Node, Reader, Value};
 use crate::config::diagnostic::{Diagnostic, Parsed, Place, Problems, Reported};
 use crate::config::lockout::DAEMON_LOCKOUT;
@@ -31,6 +31,7 @@ pub(super) const SETTINGS: KnownKeys = KnownKeys {
         "fwknop",
         "lockout",
         "command_limit",
+        "no_new_privs",
     ],
 };
 pub(super) const LOG: KnownKeys =
@@ -100,6 +101,9 @@ pub(super) fn read_settings(
     }
     if let Ok(limit) = read_command_limit(reader, settings.command_limit) {
         settings.command_limit = limit;
+    }
+    if let Ok(given) = read_new_privileges(reader, settings.new_privileges) {
+        settings.new_privileges = given;
     }
     (settings, places)
 }

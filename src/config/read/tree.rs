@@ -1,7 +1,7 @@
 //! YAML as a tree in which every key and value knows its place.
 //!
-//! [`parse`] makes it of a text; [`Node`] and [`Mapping`] are asked for what belongs in them, and
-//! say what else they found.
+//! [`yaml`](super::yaml) makes it of a text; [`Node`] and [`Mapping`] are asked for what belongs in
+//! them, and say what else they found.
 
 use std::collections::HashMap;
 use std::fmt::Display;

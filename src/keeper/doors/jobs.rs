@@ -41,8 +41,8 @@ impl Doors {
         self.last_job += 1;
         let id = JobId(self.last_job);
         self.jobs.insert(id, purpose);
-        let limit = self.alerts.command_limit(door);
-        let job = Job { id, door: door.clone(), kind, limit, tasks };
+        let (limit, new_privileges) = self.alerts.command_rules(door);
+        let job = Job { id, door: door.clone(), kind, limit, new_privileges, tasks };
         self.commands.submit(now.monotonic, job);
         id
     }

@@ -228,4 +228,92 @@ mod tests {
         assert!(!reads(&prepared));
         assert!(reads(&X25519::prepared(&server, [])));
     }
+
+    /// The private key of a client that its holder lacks, with the server's in its place: what the
+    /// two agree on is the same from either side.
+    #[derive(Clone)]
+    struct Impostor {
+        victim: PublicKey,
+        server: PrivateKey,
+        ephemeral: Option<X25519>,
+    }
+
+    impl Dh for Impostor {
+        fn name(&self) -> &'static str {
+            "25519"
+        }
+
+        fn pub_len(&self) -> usize {
+            KEY_LEN
+        }
+
+        fn priv_len(&self) -> usize {
+            KEY_LEN
+        }
+
+        fn set(&mut self, _: &[u8]) {}
+
+        fn generate(&mut self, random: &mut dyn Random) -> Result<(), snow::Error> {
+            self.ephemeral.insert(X25519::default()).generate(random)
+        }
+
+        fn pubkey(&self) -> &[u8] {
+            self.ephemeral.as_ref().map_or(self.victim.as_bytes(), Dh::pubkey)
+        }
+
+        fn privkey(&self) -> &[u8] {
+            &[]
+        }
+
+        fn dh(&self, point: &[u8], secret: &mut [u8]) -> Result<(), snow::Error> {
+            match &self.ephemeral {
+                Some(ephemeral) => ephemeral.dh(point, secret),
+                None => X25519::of(self.server.expose()).dh(self.victim.as_bytes(), secret),
+            }
+        }
+    }
+
+    impl CryptoResolver for Impostor {
+        fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+            Some(Box::new(PresetRandom(Some([3; KEY_LEN]))))
+        }
+
+        fn resolve_dh(&self, _: &DHChoice) -> Option<Box<dyn Dh>> {
+            Some(Box::new(self.clone()))
+        }
+
+        fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+            DefaultResolver.resolve_hash(choice)
+        }
+
+        fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+            DefaultResolver.resolve_cipher(choice)
+        }
+    }
+
+    /// A limit of the pattern, as docs/SECURITY.md tells it.
+    #[test]
+    fn whoever_has_the_servers_key_can_speak_for_whom_they_know_the_public_key_of() {
+        let [server, client, other] =
+            [[1; KEY_LEN], [2; KEY_LEN], [5; KEY_LEN]].map(PrivateKey::from);
+        let says = |server: &PrivateKey, to: &PublicKey| {
+            let victim = client.public();
+            let impostor = Impostor { victim, server: server.clone(), ephemeral: None };
+            let mut message = [0; MESSAGE_LEN];
+            Builder::with_resolver(params(), Box::new(impostor))
+                .local_private_key(&[0; KEY_LEN])
+                .and_then(|builder| builder.remote_public_key(to.as_bytes()))
+                .and_then(|builder| builder.prologue(PROLOGUE))
+                .and_then(Builder::build_initiator)
+                .and_then(|mut state| state.write_message(&[4; PAYLOAD_LEN], &mut message))
+                .unwrap();
+            message
+        };
+        let hears =
+            |server: &PrivateKey, message| read(params(), &X25519::of(server.expose()), message);
+        let spoken_for = says(&server, &server.public());
+        assert_eq!(hears(&server, &spoken_for), Some((client.public(), [4; PAYLOAD_LEN])));
+        // But not to another server.
+        assert_eq!(hears(&other, &says(&server, &other.public())), None);
+    }
 }

@@ -1,0 +1,376 @@
+//! The rights of the keeper: what a configuration needs of capabilities and of files, and what is
+//! given up for good.
+//!
+//! A command of the administrator's may need anything, and has no more than the keeper. So with
+//! commands everything is kept; without them the keeper has a few capabilities and its own files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caps::Capability::{
+    CAP_DAC_OVERRIDE, CAP_KILL, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SETGID, CAP_SETUID,
+};
+use caps::errors::CapsError;
+use caps::{Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::config::load::Loaded;
+use crate::config::{Config, Mechanism};
+use crate::control::KeeperRights;
+use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
+use crate::sys::privileges::Identity;
+use crate::sys::{capabilities, fault};
+
+/// What a watcher takes, and whoever looks up names: to capture, to become another user, and to end.
+const OF_CHILDREN: &[Capability] = &[CAP_NET_RAW, CAP_SETUID, CAP_SETGID, CAP_KILL];
+
+/// Where the kernel tells of itself and of interfaces, and time zones are. Not all are everywhere.
+const SYSTEM: [&str; 6] = [
+    "/proc",
+    "/sys/class/net",
+    "/sys/devices",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+    "/dev/urandom",
+];
+pub(super) const LIBRARIES: [&str; 7] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/nix/store",
+    "/etc/ld.so.cache",
+];
+/// Where names are looked up; what else that takes may be anywhere below.
+pub(super) const NAMES: [&str; 4] =
+    ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+
+/// A part of a configuration, in words, and the capabilities that it takes; `None`: maybe any, for a
+/// command.
+type Need = (String, Option<&'static [Capability]>);
+
+/// What takes capabilities.
+fn needs(config: &Config) -> impl Iterator<Item = Need> + '_ {
+    let doors = config.doors.iter().flat_map(|door| {
+        let in_kernel: Option<&'static [Capability]> = match door.opening.mechanism {
+            Mechanism::Guard | Mechanism::Set(_) => Some(&[CAP_NET_ADMIN]),
+            Mechanism::Commands { .. } => None,
+        };
+        let opens = (format!("door '{}', via {}", door.name(), door.opening.mechanism), in_kernel);
+        let runs = (format!("door '{}', which runs commands", door.name()), None);
+        [(in_kernel.is_some(), opens), (door.opening.runs_commands(), runs)]
+    });
+    let mail = (config.settings.alert.is_some(), ("mail by 'alert'".to_owned(), None));
+    let all = doors.chain([mail]).filter_map(|(is_there, need)| is_there.then_some(need));
+    all.chain([("the watcher".to_owned(), Some(OF_CHILDREN))])
+}
+
+/// The doors that run commands, and what sends mail.
+pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
+    let doors = config.doors.iter().filter(|door| door.opening.runs_commands());
+    let mail = config.settings.alert.iter().map(|_| "alert".to_owned());
+    doors.map(|door| door.name().to_string()).chain(mail)
+}
+
+/// The capabilities that a configuration needs; `None`: maybe any.
+#[must_use]
+pub(crate) fn capabilities(config: &Config) -> Option<CapsHashSet> {
+    let each = needs(config).map(|(_, takes)| takes);
+    each.collect::<Option<Vec<_>>>().map(|all| all.into_iter().flatten().copied().collect())
+}
+
+/// What keeps a configuration from working without root, a line each, and what helps.
+pub(super) fn lacking_without_root(config: &Config, held: &CapsHashSet) -> Vec<String> {
+    let mut lacking = Vec::new();
+    if !held.contains(&CAP_NET_RAW) {
+        let exe = fs::read_link("/proc/self/exe").unwrap_or_else(|_| "knockd".into());
+        lacking.push(format!(
+            "nothing is captured: run as root: setcap cap_net_raw+ep {}; or start knockd with \
+             CAP_NET_RAW as an ambient capability",
+            exe.display()
+        ));
+    }
+    if let Some(user) = &config.settings.user
+        && Identity::resolve(Some(user)).is_err()
+    {
+        lacking.push(format!("the watcher does not become '{user}': take 'user' away"));
+    }
+    let by_kernel = config.doors.iter().filter(|door| door.opening.commands().is_none());
+    for door in by_kernel.filter(|_| !held.contains(&CAP_NET_ADMIN)) {
+        lacking.push(format!(
+            "door '{}' does not open via {}, which takes CAP_NET_ADMIN: write a start_command that \
+             this user may run",
+            door.name(),
+            door.opening.mechanism
+        ));
+    }
+    lacking
+}
+
+/// The files that are read and written at work, each as its directory: it may be replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct FilesInUse {
+    read: BTreeSet<PathBuf>,
+    write: BTreeSet<PathBuf>,
+    /// The state and the run directory, which stay those of the start.
+    own: [PathBuf; 2],
+    /// Where the pid file is: it is removed from there, and no more.
+    pid_file: [PathBuf; 2],
+}
+
+impl FilesInUse {
+    /// Those of a configuration that was read from `path`.
+    pub(crate) fn of(path: &Path, Loaded { config, secret_files, .. }: &Loaded) -> Self {
+        let settings = &config.settings;
+        let keys = settings.spa.old_key.iter().map(|(old, _)| old).chain([&settings.spa.key_file]);
+        let takes_spa = config.doors.iter().any(|door| door.recognition.spa);
+        let keys = keys.filter(|_| takes_spa).chain(secret_files);
+        let mut read: BTreeSet<PathBuf> = keys.flat_map(|file| directories(file)).collect();
+        if path.is_dir() {
+            // A link there leads to another one.
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            read.extend(entries.flat_map(|entry| directories(&entry.path())));
+            read.insert(real(path));
+        } else {
+            read.extend(directories(path));
+        }
+        let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
+        let write = lists.chain(&settings.log.file).flat_map(|file| directories(file)).collect();
+        let own = [&settings.state_dir, &settings.run_dir].map(|directory| real(directory));
+        Self { read, write, own, pid_file: directories(&settings.pid_file) }
+    }
+
+    /// The first that is not among those of `kept`.
+    fn missing_in(&self, kept: &Self) -> Option<&Path> {
+        let is_written = |path: &PathBuf| kept.writes().any(|it| path.starts_with(it));
+        let is_read = |path: &PathBuf| kept.read.iter().any(|it| path.starts_with(it));
+        let read = self.read.iter().find(|path| !is_read(path) && !is_written(path));
+        let write = self.write.iter().find(|path| !is_written(path));
+        read.or(write).map(PathBuf::as_path)
+    }
+
+    /// Whether its owners and modes let root at all of them without being passed over.
+    fn is_open(&self) -> bool {
+        let may = |path: &PathBuf, flags| {
+            // Asked for the capabilities in effect, not for all.
+            let asked = faccessat(AT_FDCWD, path, flags, AtFlags::AT_EACCESS);
+            asked != Err(Errno::EACCES)
+        };
+        self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
+            && self.writes().chain(&self.pid_file).all(|path| may(path, AccessFlags::W_OK))
+    }
+
+    fn writes(&self) -> impl Iterator<Item = &PathBuf> {
+        self.write.iter().chain(&self.own)
+    }
+
+    fn restrict(&self, looks_up: bool) -> Result<LandlockReport, LandlockError> {
+        let exe = Path::new("/proc/self/exe");
+        let system = SYSTEM.iter().chain(if looks_up { NAMES.as_slice() } else { &[] });
+        let path = PathBuf::as_path;
+        let read: Vec<_> = system.map(Path::new).chain(self.read.iter().map(path)).collect();
+        let write: Vec<_> = self.writes().map(path).chain([Path::new("/dev/null")]).collect();
+        let execute: Vec<_> = LIBRARIES.iter().map(Path::new).chain([exe]).collect();
+        landlock::restrict(&LandlockRules {
+            read: &read,
+            write: &write,
+            execute: &execute,
+            remove: &self.pid_file.each_ref().map(path),
+            no_network: !looks_up,
+            // The service manager may listen on an abstract socket.
+            scoped: false,
+        })
+    }
+}
+
+/// A path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// The directory in which a file stands, and that in which what it leads to stands.
+fn directories(file: &Path) -> [PathBuf; 2] {
+    let of = |file: &Path| real(file.parent().unwrap_or(Path::new("/")));
+    [of(file), of(&real(file))]
+}
+
+/// The reason why rights could not be given up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RightsError {
+    #[error("cannot give up capabilities: {0}")]
+    Capabilities(#[from] CapsError),
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+    #[error("cannot set no-new-privileges: {0}")]
+    NoNewPrivileges(#[source] Errno),
+}
+
+/// The rights that are left; `None`: all.
+#[derive(Debug)]
+pub(super) struct Rights(Option<FewRights>);
+
+#[derive(Debug)]
+struct FewRights {
+    capabilities: CapsHashSet,
+    files: FilesInUse,
+    /// Another one is not looked up: where users are kept has been replaced since, if it is new.
+    user: Option<String>,
+    /// `None`: a test has files of its own.
+    landlock: Option<LandlockReport>,
+}
+
+impl Rights {
+    pub(super) const ALL: Self = Self(None);
+
+    /// Gives up what a configuration does not need. To be called before there is a thread.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(super) fn give_up(
+        config: &Config,
+        files: FilesInUse,
+        looks_up: bool,
+    ) -> Result<Self, RightsError> {
+        let Some(mut needed) = capabilities(config) else { return Ok(Self::ALL) };
+        if !capabilities::asked_with(&needed, || files.is_open())? {
+            needed.insert(CAP_DAC_OVERRIDE);
+        }
+        let landlock = (!fault::is_on()).then(|| files.restrict(looks_up)).transpose()?;
+        nix::sys::prctl::set_no_new_privs().map_err(RightsError::NoNewPrivileges)?;
+        capabilities::keep_only(&needed)?;
+        let (capabilities, user) = (capabilities::held()?, config.settings.user.clone());
+        Ok(Self(Some(FewRights { capabilities, files, user, landlock })))
+    }
+
+    /// Checks that a configuration needs nothing that has been given up.
+    ///
+    /// # Errors
+    /// Says what it needs, and what to do.
+    pub(super) fn suffice(&self, config: &Config, files: &FilesInUse) -> Result<(), String> {
+        let Some(few) = &self.0 else { return Ok(()) };
+        let lacks = |(who, takes): Need| match takes {
+            None => Some(format!("{who}, may need any privilege")),
+            Some(takes) => {
+                let lacking = takes.iter().find(|it| !few.capabilities.contains(it))?;
+                Some(format!("{who}, needs {lacking}"))
+            }
+        };
+        let file = few.landlock.and_then(|_| files.missing_in(&few.files));
+        let file = file.map(|path| format!("it has files in {}", path.display()));
+        let user = (config.settings.user != few.user).then(|| "'user' is another one".to_owned());
+        let why = needs(config).find_map(lacks).or(file).or(user);
+        why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
+    }
+
+    /// An error of a file, and what helps where that may be out of reach.
+    pub(super) fn explain(&self, error: String) -> String {
+        let is_out_of_reach = self.0.is_some() && error.contains(Errno::EACCES.desc());
+        if is_out_of_reach { format!("{error}\n{RESTART}") } else { error }
+    }
+
+    pub(super) fn status(&self) -> KeeperRights {
+        let held = match &self.0 {
+            Some(few) => few.capabilities.clone(),
+            None => capabilities::held().unwrap_or_default(),
+        };
+        let mut capabilities: Vec<String> = held.iter().map(ToString::to_string).collect();
+        capabilities.sort();
+        let landlock = self.0.as_ref().and_then(|few| few.landlock);
+        KeeperRights { capabilities, landlock: landlock.map(|report| report.to_string()) }
+    }
+}
+
+/// What helps where a configuration needs more than is left.
+const RESTART: &str = "knockd has given up what it did not need when it started: restart it";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::diagnostic::SourceText;
+    use crate::config::load;
+
+    fn loaded(doors: &str) -> Loaded {
+        load::parse(&SourceText::new("doors.yaml", doors)).unwrap()
+    }
+
+    fn needed(doors: &str) -> Option<Vec<String>> {
+        let needed = capabilities(&loaded(doors).config)?;
+        let mut names: Vec<String> = needed.iter().map(ToString::to_string).collect();
+        names.sort();
+        Some(names)
+    }
+
+    const GUARD: &str = "sequence: [7000, 8000, 9000], open: [22]";
+    const SET: &str = "sequence: [7000, 8000, 9000], open: [22], via: {nft_set: {table: inet filter, set4: ssh4}}";
+    const COMMAND: &str = "sequence: [7000, 8000, 9000], start_command: 'true'";
+
+    #[test]
+    fn the_guard_and_sets_take_the_firewall_and_watchers_what_makes_them_others() {
+        let few = ["CAP_KILL", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID"];
+        for door in [GUARD, SET] {
+            assert_eq!(needed(&format!("doors: {{a: {{{door}}}}}")).unwrap(), few);
+        }
+        assert!(!needed("doors: {}").unwrap().contains(&"CAP_NET_ADMIN".to_owned()));
+    }
+
+    #[test]
+    fn whatever_runs_a_command_may_take_any() {
+        for text in [
+            format!("doors: {{a: {{{GUARD}}}, b: {{{COMMAND}}}}}"),
+            format!("doors: {{a: {{{GUARD}, on_close: 'true'}}}}"),
+            format!("doors: {{a: {{{GUARD}, via: iptables}}}}"),
+            format!("knockd: {{alert: {{email: root}}}}\ndoors: {{a: {{{GUARD}}}}}"),
+        ] {
+            assert_eq!(needed(&text), None, "{text}");
+        }
+    }
+
+    fn few(doors: &str) -> Rights {
+        let Loaded { config, .. } = loaded(doors);
+        let capabilities = capabilities(&config).unwrap();
+        let files = FilesInUse::of(Path::new("/no/such"), &loaded(doors));
+        let report = LandlockReport { abi: 7, no_network: true, scoped: true };
+        Rights(Some(FewRights { capabilities, files, user: None, landlock: Some(report) }))
+    }
+
+    #[test]
+    fn what_has_been_given_up_is_named_with_who_needs_it() {
+        let guard = format!("doors: {{a: {{{GUARD}}}}}");
+        let refused = |kept: &Rights, text: &str| {
+            let wanted = loaded(text);
+            let files = FilesInUse::of(Path::new("/no/such"), &wanted);
+            kept.suffice(&wanted.config, &files).err().unwrap_or_default()
+        };
+        let kept = few(&guard);
+        assert_eq!(refused(&kept, &guard), "");
+        let command = format!("doors: {{b: {{{COMMAND}}}}}");
+        assert!(refused(&kept, &command).starts_with("door 'b', which runs commands, may need"));
+        let not_taken_up = format!("knockd: {{state_dir: /srv, run_dir: /srv/run}}\n{guard}");
+        assert_eq!(refused(&kept, &not_taken_up), "");
+        let elsewhere = format!("knockd: {{log: {{file: /srv/elsewhere/log}}}}\n{guard}");
+        assert!(refused(&kept, &elsewhere).starts_with("it has files in /srv/elsewhere: "));
+        let another = format!("knockd: {{user: nobody}}\n{guard}");
+        assert!(refused(&kept, &another).starts_with("'user' is another one: "));
+        let without_door = few("doors: {}");
+        let said = refused(&without_door, &guard);
+        assert!(said.starts_with("door 'a', via guard, needs CAP_NET_ADMIN: "), "{said}");
+        assert!(said.ends_with("restart it"));
+        assert_eq!(refused(&Rights::ALL, &command), "");
+    }
+
+    #[test]
+    fn who_is_not_root_is_told_what_takes_root() {
+        let doors = format!("doors: {{a: {{{GUARD}}}, b: {{{COMMAND}}}}}");
+        let lacking = |held: &[Capability]| {
+            lacking_without_root(&loaded(&doors).config, &held.iter().copied().collect())
+        };
+        assert_eq!(lacking(&[CAP_NET_RAW, CAP_NET_ADMIN]), Vec::<String>::new());
+        let [capture, door] = &lacking(&[])[..] else { panic!("two") };
+        assert!(capture.contains("setcap cap_net_raw+ep /"), "{capture}");
+        assert!(door.starts_with("door 'a' does not open via guard"), "{door}");
+    }
+}
