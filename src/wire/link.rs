@@ -136,12 +136,16 @@ fn behind_tags(protocol: u16, whole: &[u8]) -> &[u8] {
     while let [_, _, high, low, inner @ ..] = rest {
         let ether_type = u16::from_be_bytes([*high, *low]);
         // No knock is so long that its own header could look like this.
-        if ether_type == protocol && inner.first().is_some_and(|byte| byte >> 4 == version) {
+        if ether_type == protocol && inner.first().is_none_or(|byte| byte >> 4 == version) {
             return inner;
         }
-        rest = if ETHERTYPE_VLAN.contains(&ether_type) { inner } else { &[] };
+        if !ETHERTYPE_VLAN.contains(&ether_type) {
+            return whole;
+        }
+        rest = inner;
     }
-    whole
+    // Cut off before there is a header of any kind.
+    &[]
 }
 
 fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(IpVersion, &[u8]), Ignored> {

@@ -408,6 +408,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cooked_frame_that_is_cut_off_among_such_tags_is_truncated() {
+        let mut frame = framed(LinkType::Sll2, &[0x8100, 0x88a8], &tcp4());
+        frame[..2].copy_from_slice(&[8, 0]);
+        for length in 0..20 + 8 + 20 + 14 {
+            let cut = parse(LinkType::Sll2, &frame[..length]);
+            assert_eq!(cut, Err(Ignored::Truncated), "{length}");
+        }
+    }
+
+    #[test]
     fn any_number_of_tags_is_stripped() {
         let frame = framed(LinkType::Ethernet, &[0x88a8, 0x9100, 0x8100, 0x8100], &tcp4());
         assert!(parse(LinkType::Ethernet, &frame).is_ok());
