@@ -1,11 +1,15 @@
 # make demo      shows it working, between two network namespaces
 # make test      runs every check
 # make long      runs what takes minutes, too
+# make fuzz-smoke  runs each fuzz target for a little while
 # make           builds the three programs
 # make install   installs them:  make && sudo make install
 
 CARGO = cargo
 BUILT = target/release
+
+# How long 'make long' runs each fuzz target.
+FUZZ_SECONDS = 300
 
 DESTDIR    =
 PREFIX     = /usr/local
@@ -28,7 +32,7 @@ MAN7 = knock-spa.7
 MAN8 = knockd.8 knockctl.8
 UNITS = knockd.service knockd-lock.service
 
-.PHONY: build test long lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build test long fuzz-smoke lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -55,6 +59,13 @@ unit:
 long:
 	@tools/need test
 	$(CARGO) test --locked --no-fail-fast --test cli -- --ignored fwknop_import::
+	tools/fuzz $(FUZZ_SECONDS)
+
+# Each target on its corpus, two at a time: some minutes to build, and two or three to run.
+fuzz-smoke:
+	@tools/need fuzz
+	cd fuzz && $(CARGO) fmt --check
+	tools/fuzz 20
 
 demo:
 	@tools/need demo
