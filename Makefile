@@ -2,11 +2,15 @@
 # make test      runs every check
 # make supply    checks what others have made of it: licences, sources, known faults
 # make long      runs what takes minutes, too
+# make fuzz-smoke  runs each fuzz target for a little while
 # make           builds the three programs
 # make install   installs them:  make && sudo make install
 
 CARGO = cargo
 BUILT = target/release
+
+# How long 'make long' runs each fuzz target.
+FUZZ_SECONDS = 300
 
 DESTDIR    =
 PREFIX     = /usr/local
@@ -31,7 +35,7 @@ UNITS = knockd.service knockd-lock.service
 # Of the crates that are linked in. Made with the programs, since their sources are there then.
 NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build notices test supply long lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build notices test supply long fuzz-smoke lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -82,6 +86,13 @@ long:
 	@tools/need long
 	$(CARGO) test --locked --no-fail-fast --test cli -- --ignored fwknop_import::
 	tools/vm
+	tools/fuzz $(FUZZ_SECONDS)
+
+# Each target on its corpus, two at a time: some minutes to build, and two or three to run.
+fuzz-smoke:
+	@tools/need fuzz
+	cd fuzz && $(CARGO) fmt --check
+	tools/fuzz 20
 
 demo:
 	@tools/need demo

@@ -125,7 +125,7 @@ fn gone(interface: &str, source: pcap::Error) -> CaptureError {
 
 /// The filter in words of which libpcap makes a program that the kernel takes, and whether it is to
 /// be optimised: the shortest that it takes, or the first if it takes none.
-fn in_kernel<T: Activated + ?Sized>(
+pub fn in_kernel<T: Activated + ?Sized>(
     capture: &Capture<T>,
     filter: &Filter,
     link: LinkType,

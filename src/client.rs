@@ -3,7 +3,7 @@
 pub mod cli;
 mod error;
 mod fwknop;
-pub(crate) mod fwknoprc;
+pub mod fwknoprc;
 pub mod hosts;
 mod keys;
 mod knocker;

@@ -13,7 +13,7 @@ mod loaded;
 mod lockout;
 mod mechanism;
 pub(crate) mod names;
-pub(crate) mod one_time;
+pub mod one_time;
 mod opening;
 mod permissions;
 mod read;

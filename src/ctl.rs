@@ -23,6 +23,11 @@ mod trial;
 mod wording;
 mod yaml_writer;
 
+#[cfg(fuzzing)]
+pub use events::told;
+#[cfg(fuzzing)]
+pub use socket::read_replies;
+
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};

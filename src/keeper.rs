@@ -10,6 +10,8 @@ mod control;
 mod credible;
 mod daemon;
 mod doors;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard_copy;
 mod home;
 mod intake;

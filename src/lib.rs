@@ -21,7 +21,7 @@ pub mod sys;
 pub mod time;
 
 #[cfg(feature = "daemon")]
-mod capture;
+pub mod capture;
 #[cfg(feature = "daemon")]
 pub mod control;
 #[cfg(feature = "daemon")]

@@ -1,6 +1,6 @@
 //! Hostile bytes in, [`Packet`] out: link layers, headers, and the capture filter.
 
-pub(crate) mod filter;
+pub mod filter;
 pub mod link;
 mod packet;
 

@@ -23,7 +23,7 @@ const RANDOM: PortRange = {
 
 /// A stanza of the file, with that of `[default]` below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RcStanza {
+pub struct RcStanza {
     pub server: Option<String>,
     /// The part that options can say too.
     pub settings: ClientSettings,
@@ -38,7 +38,7 @@ pub(crate) struct RcStanza {
 
 /// The keys of a stanza, or of a file that `fwknop --key-gen` wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RcKeys {
+pub struct RcKeys {
     pub key: Option<FwknopKey>,
     pub hmac: Option<HmacKey>,
 }
@@ -62,7 +62,7 @@ impl RcKeys {
 
 /// An error in the file, as it follows the file's name and a colon. Shows no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RcError {
+pub enum RcError {
     #[error(" there is no stanza [{0}] in it")]
     NoStanza(String),
     #[error("{line}: {error}")]
@@ -79,7 +79,7 @@ pub(crate) enum RcError {
 /// # Errors
 /// [`RcError`] if there is no such stanza, if a line of it is wrong, or if it asks for what is not
 /// done here.
-pub(crate) fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
+pub fn read(text: &str, name: &str, settled: &[&str]) -> Result<RcStanza, RcError> {
     let mut heads = text.lines().filter_map(|line| head(line.trim()));
     if !heads.any(|head| head.eq_ignore_ascii_case(name)) {
         return Err(RcError::NoStanza(name.to_owned()));

@@ -13,7 +13,7 @@ use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
 
 /// One sequence of a file that is still good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OneTimeLine {
+pub struct OneTimeLine {
     /// From 1.
     pub number: u32,
     /// Where the line begins, in bytes: the one byte there becomes `#` when it has been used.
@@ -25,7 +25,7 @@ pub(crate) struct OneTimeLine {
 /// The reason why a line is no sequence. The message shows nothing of the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub(crate) struct OneTimeLineError {
+pub struct OneTimeLineError {
     /// From 1.
     pub line: u32,
     /// In characters, from 1.
@@ -41,7 +41,7 @@ pub(crate) struct OneTimeLineError {
 ///
 /// # Errors
 /// One [`OneTimeLineError`] for each line that is neither a comment nor a sequence.
-pub(crate) fn parse(text: &str) -> Result<Vec<OneTimeLine>, Vec<OneTimeLineError>> {
+pub fn parse(text: &str) -> Result<Vec<OneTimeLine>, Vec<OneTimeLineError>> {
     let mut lines = Vec::new();
     let mut errors = Vec::new();
     let mut offset = 0;

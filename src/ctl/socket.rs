@@ -153,6 +153,20 @@ impl Replies {
     }
 }
 
+/// What is read from a connection, to its end or the first error, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn read_replies(stream: UnixStream) -> (Vec<Reply>, String) {
+    let reader = BufReader::new(ReplyStream { stream, timeout: Timeout::Reply });
+    let mut replies = Replies { reader, path: PathBuf::new() };
+    let mut read = Vec::new();
+    loop {
+        match replies.next() {
+            Ok(reply) => read.push(reply),
+            Err(error) => return (read, error.to_string()),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct ReplyStream {
     stream: UnixStream,

@@ -13,7 +13,7 @@ use crate::proto::knock::{Knock, Protocol};
 
 /// A connection, as its packets come to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct InboundConnection {
+pub struct InboundConnection {
     pub peer: SocketAddr,
     /// The address and the port that they are for.
     pub address: IpAddr,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use nix::libc::O_NOFOLLOW;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 
 use super::error::is_corrupt;
 use super::rows::{self, unreadable};
@@ -271,13 +271,8 @@ fn start_anew(path: &Path, now: Wall, why: String) -> Result<OpenFile, LedgerErr
     let aside = set_aside(path, now)?;
     let mut found = open_whole(path)?;
     let failed = LedgerError::database("start a new ledger", path);
-    take_over(&mut found.db, &salvage).map_err(failed)?;
-    let set_aside = Quarantined {
-        path: aside,
-        why,
-        grants: salvage.records.len(),
-        proofs: salvage.proofs.len() + salvage.marks.len(),
-    };
+    let proofs = take_over(&mut found.db, &salvage).map_err(failed)?;
+    let set_aside = Quarantined { path: aside, why, grants: salvage.records.len(), proofs };
     Ok(OpenFile { records: salvage.records, set_aside: Some(set_aside), ..found })
 }
 
@@ -322,7 +317,9 @@ fn set_aside(path: &Path, now: Wall) -> Result<PathBuf, LedgerError> {
     Ok(aside)
 }
 
-fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<()> {
+/// Writes what was saved; how many proofs that were.
+fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<usize> {
+    let mut proofs = 0;
     flushed(db, |db| {
         salvage.records.iter().try_for_each(|record| rows::insert(db, record))?;
         for (insert, rows) in [
@@ -330,9 +327,15 @@ fn take_over(db: &mut Connection, salvage: &Salvage) -> rusqlite::Result<()> {
             ("INSERT OR IGNORE INTO marks VALUES (?,?)", &salvage.marks),
         ] {
             for row in rows {
-                db.prepare_cached(insert)?.execute(params_from_iter(row))?;
+                // A value of a type that the column does not have was not written by this program.
+                match db.prepare_cached(insert)?.execute(params_from_iter(row)) {
+                    Err(error)
+                        if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
+                    inserted => proofs += inserted?,
+                }
             }
         }
         Ok(())
-    })
+    })?;
+    Ok(proofs)
 }

@@ -737,6 +737,29 @@ fn a_ledger_that_does_not_say_how_its_last_run_ended_counts_as_cut_off() {
 }
 
 #[test]
+fn a_corrupt_row_is_not_in_the_way_of_those_that_can_be_read() {
+    let dir = dir();
+    let mut ledger = open(&dir).ledger;
+    let _ = ledger.write(&[recorded(1)], Some(&proof(1)), Durability::Crash).unwrap();
+    drop(ledger);
+    let db = Connection::open(dir.path().join(FILE)).unwrap();
+    // Bytes where the name of a door stands, as no statement can write it.
+    db.execute_batch(
+        "ALTER TABLE proofs RENAME TO right;
+         CREATE TABLE proofs (door, client, kind, bytes, until);
+         INSERT INTO proofs SELECT * FROM right;
+         INSERT INTO proofs VALUES (x'00', '', 'totp', x'02', NULL);
+         DROP TABLE history;",
+    )
+    .unwrap();
+    drop(db);
+    let OpenLedger { mut ledger, records, set_aside } = open(&dir);
+    assert_eq!((records, set_aside.map(|it| it.proofs)), (vec![record(1)], Some(1)));
+    let again = ledger.write(&[], Some(&proof(1)), Durability::Crash).unwrap();
+    assert_eq!(again, Written::Used);
+}
+
+#[test]
 fn a_ledger_that_lacks_a_table_is_set_aside_with_what_it_still_has() {
     for table in ["grants", "proofs", "marks", "history", "runs"] {
         let dir = dir();

@@ -41,7 +41,7 @@ const TAGGED: Detail = Detail { flag_tests: 1, ranges: 2 };
 /// The ports and flags that any door watches, in few enough ranges: perhaps more than asked for,
 /// never less.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Filter {
+pub struct Filter {
     ranges: Vec<Range>,
     /// The same for packets behind VLAN tags, more coarsely.
     tagged: Vec<Range>,
@@ -69,7 +69,7 @@ enum TransportTest {
 
 impl Filter {
     /// From the ports that each door watches, and the TCP flags with which it does.
-    pub(crate) fn new<'a>(
+    pub fn new<'a>(
         watched: impl IntoIterator<Item = (&'a PortSet, FlagTest)>,
         only_ipv4: bool,
     ) -> Self {
@@ -92,7 +92,7 @@ impl Filter {
     }
 
     /// Passes these datagrams too.
-    pub(crate) fn and(mut self, Datagrams { ports, lengths }: Datagrams) -> Self {
+    pub fn and(mut self, Datagrams { ports, lengths }: Datagrams) -> Self {
         let claimed = |length: &u16| length.saturating_add(UDP_HEADER);
         let range = Range {
             transport: TransportTest::Datagram(claimed(lengths.start()), claimed(lengths.end())),
@@ -106,7 +106,7 @@ impl Filter {
     }
 
     /// The filter for one link type, in libpcap's language.
-    pub(crate) fn expression(&self, link: LinkType, in_words: Ranges) -> String {
+    pub fn expression(&self, link: LinkType, in_words: Ranges) -> String {
         if self.ranges.is_empty() {
             // libpcap refuses what it sees can never match; no packet is this short.
             return "less 0".to_owned();
@@ -204,7 +204,7 @@ impl Fields {
 /// The words that test whether a field is in a range. Both mean the same; libpcap's optimiser makes
 /// a sound program now of one, now of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ranges {
+pub enum Ranges {
     Compared,
     /// What is less than the lower end wraps around, and is above the upper one.
     Subtracted,

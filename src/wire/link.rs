@@ -144,8 +144,8 @@ fn behind_tags(protocol: u16, whole: &[u8]) -> &[u8] {
         }
         rest = inner;
     }
-    // Cut off among its tags, or never had any.
-    rest
+    // Cut off before there is a header of any kind.
+    &[]
 }
 
 fn ether_payload(mut ether_type: u16, mut rest: &[u8]) -> Result<(IpVersion, &[u8]), Ignored> {

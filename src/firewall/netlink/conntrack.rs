@@ -28,7 +28,7 @@ struct Direction {
 
 /// The packets of a connection that may come to this host: of either direction, and of the first
 /// as it is after translation too. None where it has not been answered.
-pub(super) fn connections(body: &[u8]) -> Vec<InboundConnection> {
+pub fn connections(body: &[u8]) -> Vec<InboundConnection> {
     let directions = direction(body, ORIGINAL).zip(direction(body, REPLY));
     let Some((original, reply)) =
         directions.filter(|_| find_u32(body, STATUS).is_some_and(|it| it & SEEN_REPLY != 0))

@@ -121,7 +121,7 @@ impl NftChange {
 /// A batch of changes; the message of the n-th has the sequence number `first + 1 + n`, and the
 /// last of them asks for the kernel's answer. With a generation, the kernel refuses it where
 /// anybody has changed any table since.
-pub(super) fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<u8> {
+pub fn batch(first: u32, generation: Option<u32>, changes: &[NftChange]) -> Vec<u8> {
     let none = Attributes::default;
     let mut bytes = Vec::with_capacity(64 + 160 * changes.len());
     let alone = generation.map_or_else(none, |at| none().u32(GENERATION, at));
@@ -205,10 +205,10 @@ pub(super) fn message(
 
 /// A message from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NetlinkReply<'a> {
-    pub(super) kind: u16,
+pub struct NetlinkReply<'a> {
+    pub kind: u16,
     flags: u16,
-    pub(super) sequence: u32,
+    pub sequence: u32,
     /// The port of the socket whose request this answers or tells others of.
     pub(super) port: u32,
     payload: &'a [u8],
@@ -216,7 +216,7 @@ pub(super) struct NetlinkReply<'a> {
 
 impl<'a> NetlinkReply<'a> {
     /// The outcome of a request, or of a dump; `None`: this is an object.
-    pub(super) fn outcome(&self) -> Option<nix::Result<()>> {
+    pub fn outcome(&self) -> Option<nix::Result<()>> {
         if ![NLMSG_ERROR, NLMSG_DONE].contains(&self.kind) {
             return None;
         }
@@ -225,23 +225,23 @@ impl<'a> NetlinkReply<'a> {
     }
 
     /// ChangedObject a dump: what was dumped changed while it was.
-    pub(super) const fn is_interrupted(&self) -> bool {
+    pub const fn is_interrupted(&self) -> bool {
         self.flags & DUMP_INTERRUPTED != 0
     }
 
     /// The family of an object of netfilter, by its number.
-    pub(super) fn family(&self) -> Option<u8> {
+    pub fn family(&self) -> Option<u8> {
         self.payload.first().copied()
     }
 
     /// The attributes of an object.
-    pub(super) fn attributes(&self) -> &'a [u8] {
+    pub fn attributes(&self) -> &'a [u8] {
         self.payload.get(4..).unwrap_or_default()
     }
 }
 
 /// The messages in what was received; what is broken ends them.
-pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkReply<'_>> {
+pub fn replies(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkReply<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0)?)).ok()?;
         let reply = NetlinkReply {
@@ -257,13 +257,13 @@ pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkReply<'_>
 }
 
 /// The table that an object is.
-pub(super) fn table(attributes: &[u8]) -> Option<Table> {
+pub fn table(attributes: &[u8]) -> Option<Table> {
     let comment = find(attributes, &[TABLE_USERDATA]).and_then(read_comment).unwrap_or_default();
     Some(Table { handle: find_u64(attributes, TABLE_HANDLE)?, comment: comment.to_owned() })
 }
 
 /// The declaration of the set that an object is.
-pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
+pub fn set_type(attributes: &[u8]) -> Option<SetType> {
     Some(SetType {
         handle: find_u64(attributes, SET_HANDLE)?,
         flags: find_u32(attributes, SET_FLAGS).unwrap_or(0),
@@ -272,12 +272,12 @@ pub(super) fn set_type(attributes: &[u8]) -> Option<SetType> {
 }
 
 /// The generation of the tables: how often anybody has changed any.
-pub(super) fn generation(attributes: &[u8]) -> Option<u32> {
+pub fn generation(attributes: &[u8]) -> Option<u32> {
     find_u32(attributes, GENERATION)
 }
 
 /// The elements in one message.
-pub(super) fn elements(body: &[u8]) -> Vec<SetElement> {
+pub fn elements(body: &[u8]) -> Vec<SetElement> {
     let list = attributes(find(body, &[ELEMENTS]).unwrap_or_default());
     list.filter_map(|(_, body)| element(body)).collect()
 }

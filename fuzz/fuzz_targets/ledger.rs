@@ -1,0 +1,153 @@
+//! A ledger whose file, or write-ahead log, is damaged: it opens, is set aside or is refused as
+//! another's; what opened can be read and written without a panic, and opens again.
+#![no_main]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use knock_fuzz::{NOW, take};
+use libfuzzer_sys::fuzz_target;
+use libknock::config::Name;
+use libknock::grants::{
+    GrantBackend, GrantChange, GrantId, GrantKey, GrantRecord, GrantState, OpenedBy, Origin,
+};
+use libknock::ledger::{
+    Durability, FILE, HistoryEntry, HistoryEvent, Ledger, LedgerError, OpenLedger, Proof, Query,
+    Retention, Written,
+};
+use libknock::proto::method::Method;
+use libknock::time::{BootId, Monotonic};
+
+/// A ledger with something of everything: its file, and the log of the latest writes.
+struct Template {
+    dir: PathBuf,
+    file: Vec<u8>,
+    log: Vec<u8>,
+}
+
+static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
+    // In memory where there is such a place.
+    let shared = PathBuf::from("/dev/shm");
+    let parent = if shared.is_dir() { shared } else { std::env::temp_dir() };
+    let dir = parent.join(format!("knock-fuzz-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("a directory");
+    let mut ledger = Ledger::open(&dir, NOW.wall).expect("a new ledger").ledger;
+    let _ = ledger.begin(NOW, BootId::default(), false).expect("a new ledger");
+    for id in 1..=3 {
+        assert_eq!(fill(&mut ledger, id).ok(), Some(Written::New));
+    }
+    ledger.tidy(NOW.wall, Retention::default()).expect("a new ledger");
+    let file = fs::read(dir.join(FILE)).expect("it is there");
+    assert_eq!(fill(&mut ledger, 4).ok(), Some(Written::New));
+    let log = fs::read(dir.join(format!("{FILE}-wal"))).expect("it is there");
+    Template { dir, file, log }
+});
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+/// Writes of each kind that a keeper makes.
+fn fill(ledger: &mut Ledger, id: u8) -> Result<Written, LedgerError> {
+    let address = [192, 0, 2, id].into();
+    let until = NOW.wall + Duration::from_secs(30);
+    let record = GrantRecord {
+        id: GrantId(id.into()),
+        key: GrantKey::new(name("ssh"), address),
+        origin: Origin { by: OpenedBy::Method(Method::Spa), client: Some(name("phone")) },
+        state: GrantState::Recorded,
+        boot: BootId::default(),
+        deadline: Monotonic::from_nanos(7),
+        since: NOW.wall,
+        until,
+        backend: GrantBackend::Commands(Vec::new()),
+    };
+    let once = Proof::Once {
+        door: name("ssh"),
+        client: Some(name("phone")),
+        kind: "totp",
+        bytes: libknock::proto::secret::Secret::new(vec![id; 8]),
+        until: Some(until),
+    };
+    let entry = HistoryEntry {
+        at: NOW.wall,
+        door: Some(name("ssh")),
+        address: Some(address),
+        client: Some(name("phone")),
+        by: Some(OpenedBy::Knockctl),
+        event: HistoryEvent::Open,
+        detail: "in words".to_owned(),
+    };
+    ledger.append(&entry)?;
+    let stamp = Proof::Monotonic { key: [id; 32], stamp: NOW.wall };
+    let _ = ledger.write(&[], Some(&stamp), Durability::Crash)?;
+    let written = ledger.write(&[GrantChange::Record(record)], Some(&once), Durability::Crash)?;
+    if written == Written::New {
+        ledger.advance(GrantId(id.into()), GrantState::Open, Durability::Crash)?;
+    }
+    Ok(written)
+}
+
+/// Bytes with changes: each is a place in three bytes, and what is added to the byte there.
+fn damaged(whole: &[u8], mut changes: &[u8]) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    while !changes.is_empty() && !bytes.is_empty() {
+        let [high, middle, low, change] = take(&mut changes);
+        let at = u32::from_be_bytes([0, high, middle, low]) as usize % bytes.len();
+        bytes[at] = bytes[at].wrapping_add(change);
+    }
+    bytes
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut input = input;
+    let [kind, cut] = take(&mut input);
+    let Template { dir, file, log } = &*TEMPLATE;
+    for entry in fs::read_dir(dir).expect("a directory").flatten() {
+        let _ = fs::remove_file(entry.path());
+    }
+    let (mut main, mut wal) = (file.clone(), log.clone());
+    match kind % 4 {
+        0 => main = damaged(file, input),
+        1 => wal = damaged(log, input),
+        2 => main = input.to_vec(),
+        _ => wal = input.to_vec(),
+    }
+    if kind & 4 != 0 {
+        main.truncate(file.len() * usize::from(cut) / 256);
+    }
+    fs::write(dir.join(FILE), &main).expect("there is room");
+    if kind & 8 != 0 {
+        fs::write(dir.join(format!("{FILE}-wal")), &wal).expect("there is room");
+    }
+    let OpenLedger { mut ledger, records, set_aside } = match Ledger::open(dir, NOW.wall) {
+        Ok(open) => open,
+        Err(LedgerError::Newer { .. } | LedgerError::Foreign { .. }) => return,
+        Err(error) => panic!("the keeper would not start: {error}"),
+    };
+    // What can still be read may be used, or fail; it is nothing to fall over.
+    let mut works = true;
+    if kind & 16 != 0 {
+        works &= fill(&mut ledger, 9).is_ok() && ledger.forget(GrantId(9)).is_ok();
+    }
+    if kind & 32 != 0 {
+        let query = Query { door: None, address: None, since: None, limit: 100 };
+        works &= ledger.history(&query).is_ok() && ledger.last_uses().is_ok();
+    }
+    if kind & 64 != 0 {
+        works &= ledger.begin(NOW, BootId::default(), set_aside.is_some()).is_ok();
+        let keep = Retention { rows: 2, ..Retention::default() };
+        works &= ledger.tidy(NOW.wall + Duration::from_secs(60), keep).is_ok();
+    }
+    let Some(aside) = set_aside else { return };
+    assert!(works, "a new ledger does not work");
+    assert!(aside.path.exists() && aside.grants == records.len());
+    if kind & 128 != 0 {
+        assert!(ledger.end().is_ok());
+        drop(ledger);
+        let again = Ledger::open(dir, NOW.wall).expect("a new ledger is whole");
+        assert_eq!((again.records, again.set_aside), (records, None));
+    }
+});
