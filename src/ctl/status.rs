@@ -84,10 +84,10 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
     }
     if let Some(keeper) = &status.sandbox.keeper {
-        facts.push(vec!["keeper has".to_owned(), escape(&keeper.to_string())]);
+        facts.push(vec!["keeper".to_owned(), format!("has {}", escape(&keeper.to_string()))]);
     }
     if let Some(watcher) = &status.sandbox.watcher {
-        facts.push(vec!["sandbox".to_owned(), sandbox(watcher)]);
+        facts.push(vec!["watcher".to_owned(), sandbox(watcher)]);
     }
     table(out, &facts)?;
     writeln!(out)?;
@@ -104,10 +104,12 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
 /// How much of the watcher's sandbox holds.
 fn sandbox(WatcherSandbox { whole, seccomp, landlock, memory }: &WatcherSandbox) -> String {
     if *whole {
-        return "holds".to_owned();
+        return "its sandbox holds".to_owned();
     }
     let [seccomp, landlock, memory] = [seccomp, landlock, memory].map(|text| escape(text));
-    format!("in part: system calls {seccomp}; Landlock: {landlock}; memory {memory}")
+    format!(
+        "its sandbox holds in part: system calls {seccomp}; Landlock: {landlock}; memory {memory}"
+    )
 }
 
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {

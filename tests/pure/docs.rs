@@ -14,7 +14,7 @@ use libknock::config::load::{self, load};
 use libknock::config::{self, Hole, Name};
 use libknock::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, KeeperRights, LockStatus,
-    RefusalFacts, SandboxStatus, Status, What,
+    RefusalFacts, SandboxStatus, Status, WatcherSandbox, What,
 };
 use libknock::ctl::check::CheckLine;
 use libknock::engine::Reason;
@@ -326,12 +326,13 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         locked_out: vec![LockStatus { address, door: Some(door.clone()), seconds_left: 0.0 }],
         sandbox: SandboxStatus {
             keeper: Some(KeeperRights { capabilities: vec![], landlock: Some(String::new()) }),
-            ..SandboxStatus::default()
+            watcher: Some(WatcherSandbox::default()),
         },
     };
     let status = serde_json::to_value(status).unwrap();
     let within = ["doors", "grants", "locked_out"].map(|list| members(&status[list][0]));
-    let sandbox = [members(&status["sandbox"]), members(&status["sandbox"]["keeper"])];
+    let sandbox = ["keeper", "watcher"].map(|process| members(&status["sandbox"][process]));
+    let sandbox = sandbox.into_iter().chain([members(&status["sandbox"])]);
     let all: BTreeSet<String> =
         within.into_iter().chain(sandbox).chain([members(&status)]).flatten().collect();
     let section = page.section("status");
