@@ -14,7 +14,7 @@ use libknock::config::load::{self, load};
 use libknock::config::{self, Hole, Name};
 use libknock::control::{
     ClientStatus, DoorStatus, EventLine, GrantCondition, GrantStatus, LockStatus, RefusalFacts,
-    Status, What,
+    SandboxStatus, Status, WatcherSandbox, What,
 };
 use libknock::ctl::check::CheckLine;
 use libknock::engine::Reason;
@@ -324,10 +324,13 @@ fn the_manual_knows_every_member_of_the_status_and_of_clients() {
         counters: BTreeMap::new(),
         dropped: 0,
         locked_out: vec![LockStatus { address, door: Some(door.clone()), seconds_left: 0.0 }],
+        sandbox: SandboxStatus { watcher: Some(WatcherSandbox::default()) },
     };
     let status = serde_json::to_value(status).unwrap();
     let within = ["doors", "grants", "locked_out"].map(|list| members(&status[list][0]));
-    let all: BTreeSet<String> = within.into_iter().chain([members(&status)]).flatten().collect();
+    let sandbox = [&status["sandbox"], &status["sandbox"]["watcher"]].map(members);
+    let all: BTreeSet<String> =
+        within.into_iter().chain(sandbox).chain([members(&status)]).flatten().collect();
     let section = page.section("status");
     assert_eq!(explained_members(section), all);
     for state in GrantCondition::ALL {
