@@ -61,9 +61,10 @@ fn main() {
 const FLOOR: &str = "open already (floor)";
 
 /// Who is measured, and which programs that takes. The floor comes first.
-const CONTENDERS: [(&str, Contender, &[&str]); 9] = [
+const CONTENDERS: [(&str, Contender, &[&str]); 10] = [
     (FLOOR, Contender::Nothing, &[]),
     ("knockd, guard", Contender::Ours("via: guard"), &[]),
+    ("knockd, guard, no sandbox", Contender::NoSandbox, &[]),
     ("other build, guard", Contender::OtherBuild, &[]),
     ("knockd, guard, SPA", Contender::Spa, &[]),
     ("knockd, guard, fwknop's", Contender::OurFwknop, &[]),
@@ -90,6 +91,8 @@ enum Contender {
     /// Nobody has to.
     Nothing,
     Ours(&'static str),
+    /// The guard, with `sandbox: off`.
+    NoSandbox,
     /// The guard of another `knockd`, which the environment variable `OTHER_KNOCKD` names.
     OtherBuild,
     /// The same guard, to one native datagram.
@@ -128,6 +131,7 @@ impl Entry {
                 | Contender::Spa
                 | Contender::OurFwknop
                 | Contender::OtherBuild
+                | Contender::NoSandbox
                 | Contender::Ours("via: guard")
         ) {
             net.server.listen(PORT);
@@ -210,6 +214,11 @@ impl Running {
             Contender::Nothing => {}
             Contender::Ours(via) => {
                 running.ours = Some(Knockd::start(&net.server, &with_sequence(via)));
+            }
+            Contender::NoSandbox => {
+                let off = "user: nobody, sandbox: off";
+                let text = with_sequence("via: guard").replace("user: nobody", off);
+                running.ours = Some(Knockd::start(&net.server, &text));
             }
             Contender::OtherBuild => {
                 let command = net.server.command(&other_build().unwrap());

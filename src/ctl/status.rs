@@ -84,7 +84,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
     }
     if let Some(keeper) = &status.sandbox.keeper {
-        facts.push(vec!["keeper".to_owned(), escape(&keeper.to_string())]);
+        facts.push(vec!["keeper".to_owned(), format!("has {}", escape(&keeper.to_string()))]);
     }
     if let Some(watcher) = &status.sandbox.watcher {
         facts.push(vec!["watcher".to_owned(), sandbox(watcher)]);

@@ -1,7 +1,7 @@
 //! seccomp: the system calls that the watcher may make, in each of its phases.
 //!
 //! All that is allowed stands here. Whoever adds a system call to the watcher's work adds it to
-//! [`list::working`], with its reason; `tests/netns/sandbox.rs` takes the watcher through all that it
+//! `list::WORK`, with its reason; `tests/netns/sandbox.rs` takes the watcher through all that it
 //! does under the filter.
 
 use std::io;
@@ -44,7 +44,6 @@ pub(crate) fn restrict(phase: Phase, mode: SandboxMode) -> Result<SeccompState, 
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod list {
-    use std::collections::BTreeMap;
     use std::io;
     use std::ops::RangeInclusive;
 
@@ -72,47 +71,30 @@ mod list {
     const TO_KEEPER: Condition = (0, ALL_BITS, WATCHER_CHANNEL as u64);
     const NOT_TO_RUN: Condition = (2, libc::PROT_EXEC as u64, 0);
 
-    /// What the watcher's work takes. Besides that, libraries are told that there is no `setsockopt`,
-    /// which libpcap calls when it closes a capture and can do without.
-    pub(super) fn working() -> Vec<Call> {
+    /// System calls by their names, a row a purpose.
+    macro_rules! calls {
+        ($($(#[$of:meta])? $call:ident)*) => { [$($(#[$of])? libc::$call),*] };
+    }
+
+    /// What the watcher's work takes whatever its arguments, [besides](with_arguments) what it takes
+    /// with some.
+    const WORK: &[i64] = &calls![
+        // Waiting, by us and by libpcap.
+        SYS_ppoll #[cfg(target_arch = "x86_64")] SYS_poll SYS_restart_syscall
+        // What the keeper says, what libpcap wakes itself with, and errors and counts of packets.
+        SYS_recvfrom SYS_recvmsg SYS_read SYS_getsockopt SYS_getsockname SYS_close
+        // Memory; locks, where a library takes one.
+        SYS_brk SYS_munmap SYS_mremap SYS_madvise SYS_futex SYS_sched_yield
+        // Clocks and chance, where they are not had without a system call.
+        SYS_clock_gettime SYS_gettimeofday #[cfg(target_arch = "x86_64")] SYS_time SYS_getrandom
+        // Ending, by itself and by a fault, so that the keeper is told which.
+        SYS_exit SYS_exit_group SYS_sigaltstack SYS_rt_sigaction SYS_rt_sigprocmask
+        SYS_rt_sigreturn SYS_getpid SYS_gettid
+    ];
+
+    fn with_arguments() -> [Call; 7] {
         let own = u64::from(std::process::id());
-        let any = [
-            // Waiting; the second is libpcap's.
-            libc::SYS_ppoll,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_poll,
-            libc::SYS_restart_syscall,
-            // What the keeper says, what libpcap wakes itself with, and errors and counts of packets.
-            libc::SYS_recvfrom,
-            libc::SYS_recvmsg,
-            libc::SYS_read,
-            libc::SYS_getsockopt,
-            libc::SYS_getsockname,
-            libc::SYS_close,
-            // Memory; locks, where a library takes one.
-            libc::SYS_brk,
-            libc::SYS_munmap,
-            libc::SYS_mremap,
-            libc::SYS_madvise,
-            libc::SYS_futex,
-            libc::SYS_sched_yield,
-            // Clocks and chance, where they are not had without a system call.
-            libc::SYS_clock_gettime,
-            libc::SYS_gettimeofday,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_time,
-            libc::SYS_getrandom,
-            // Ending, by itself and by a fault, so that the keeper is told which.
-            libc::SYS_exit,
-            libc::SYS_exit_group,
-            libc::SYS_sigaltstack,
-            libc::SYS_rt_sigaction,
-            libc::SYS_rt_sigprocmask,
-            libc::SYS_rt_sigreturn,
-            libc::SYS_getpid,
-            libc::SYS_gettid,
-        ];
-        let some = [
+        [
             (libc::SYS_sendto, vec![TO_KEEPER]),
             (libc::SYS_write, vec![TO_STDERR]),
             (libc::SYS_writev, vec![TO_STDERR]),
@@ -122,89 +104,53 @@ mod list {
             (libc::SYS_ioctl, vec![(1, ALL_BITS, SIOCGIFFLAGS)]),
             // What abort(3) ends with.
             (libc::SYS_tgkill, vec![(0, ALL_BITS, own), (2, ALL_BITS, libc::SIGABRT as u64)]),
-        ];
-        any.map(unconditional).into_iter().chain(some).collect()
+        ]
     }
 
+    /// `SIOCGIFFLAGS` of netdevice(7).
     const SIOCGIFFLAGS: u64 = 0x8913;
 
-    /// What no opening of a capture takes, and no giving up of root: other programs and processes,
-    /// other people's memory, mounts and namespaces, the kernel's own parts, the clock.
-    const NEVER: &[i64] = &[
-        libc::SYS_execve,
-        libc::SYS_execveat,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_fork,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_vfork,
-        libc::SYS_clone,
-        libc::SYS_clone3,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_process_madvise,
-        libc::SYS_pidfd_open,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_pidfd_send_signal,
-        libc::SYS_kill,
-        libc::SYS_tkill,
-        libc::SYS_kcmp,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_move_mount,
-        libc::SYS_mount_setattr,
-        libc::SYS_open_tree,
-        libc::SYS_fsopen,
-        libc::SYS_fsmount,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_setns,
-        libc::SYS_unshare,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_userfaultfd,
-        libc::SYS_io_uring_setup,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_keyctl,
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
-        libc::SYS_clock_adjtime,
-        libc::SYS_adjtimex,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_iopl,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_ioperm,
-        libc::SYS_personality,
-        libc::SYS_listen,
-        libc::SYS_accept,
-        libc::SYS_accept4,
+    /// What no opening of a capture takes, and no giving up of root.
+    const NEVER: &[i64] = &calls![
+        // Other programs and processes, and their memory.
+        SYS_execve SYS_execveat SYS_clone SYS_clone3
+        #[cfg(target_arch = "x86_64")] SYS_fork #[cfg(target_arch = "x86_64")] SYS_vfork
+        SYS_kill SYS_tkill SYS_pidfd_open SYS_pidfd_getfd SYS_pidfd_send_signal SYS_kcmp
+        SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_process_madvise
+        // Mounts and namespaces.
+        SYS_mount SYS_umount2 SYS_move_mount SYS_mount_setattr SYS_open_tree SYS_fsopen SYS_fsmount
+        SYS_pivot_root SYS_chroot SYS_setns SYS_unshare
+        // The kernel's own parts, the machine, the clock.
+        SYS_init_module SYS_finit_module SYS_delete_module SYS_kexec_load SYS_reboot SYS_swapon
+        SYS_swapoff SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_io_uring_setup SYS_add_key
+        SYS_request_key SYS_keyctl SYS_personality SYS_settimeofday SYS_clock_settime
+        SYS_clock_adjtime SYS_adjtimex
+        #[cfg(target_arch = "x86_64")] SYS_iopl #[cfg(target_arch = "x86_64")] SYS_ioperm
+        // Whoever would connect from outside.
+        SYS_listen SYS_accept SYS_accept4
     ];
+
+    /// What libraries try and can do without: it is not there. libpcap calls the first when it closes
+    /// a capture.
+    fn refused() -> impl Iterator<Item = Call> + Clone {
+        [libc::SYS_setsockopt].into_iter().chain(NEWER).map(unconditional)
+    }
 
     pub(super) fn restrict(phase: Phase, state: SeccompState) -> Result<(), SeccompError> {
         let is_enforced = state == SeccompState::Enforced;
         let breach = if is_enforced { SeccompAction::KillProcess } else { SeccompAction::Log };
-        match phase {
-            Phase::Opening => {
-                install(NEVER.iter().copied().map(unconditional), breach, SeccompAction::Allow)
-            }
-            Phase::Working => {
-                let refused = [libc::SYS_setsockopt].into_iter().chain(NEWER).map(unconditional);
-                // Of two filters the harsher wins, and the last would not let another be set.
-                if is_enforced {
-                    let error = SeccompAction::Errno(libc::ENOSYS as u32);
-                    install(refused.clone(), error, SeccompAction::Allow)?;
-                }
-                install(working().into_iter().chain(refused), SeccompAction::Allow, breach)
-            }
+        let allow = SeccompAction::Allow;
+        let unconditionally = |calls: &'static [i64]| calls.iter().copied().map(unconditional);
+        if phase == Phase::Opening {
+            return install(unconditionally(NEVER), breach, allow);
         }
+        // Of two filters the harsher wins, and the last would not let another be set.
+        if is_enforced {
+            let error = SeccompAction::Errno(libc::ENOSYS as u32);
+            install(refused(), error, allow.clone())?;
+        }
+        let work = unconditionally(WORK).chain(with_arguments());
+        install(work.chain(refused()), allow, breach)
     }
 
     const fn unconditional(number: i64) -> Call {
@@ -217,8 +163,13 @@ mod list {
         with: SeccompAction,
         otherwise: SeccompAction,
     ) -> Result<(), SeccompError> {
-        seccompiler::apply_filter(&program(calls, with, otherwise).map_err(refused)?)
-            .map_err(refused)
+        let installed = program(calls, with, otherwise).map_err(seccompiler::Error::from);
+        installed.and_then(|program| seccompiler::apply_filter(&program)).map_err(|error| {
+            SeccompError(match error {
+                seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+                other => io::Error::other(other),
+            })
+        })
     }
 
     fn program(
@@ -231,24 +182,14 @@ mod list {
             SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
         };
         let rules = calls.map(|(number, conditions)| {
-            let rules = match conditions.as_slice() {
-                [] => Vec::new(),
-                _ => vec![SeccompRule::new(
-                    conditions.into_iter().map(so).collect::<Result<_, _>>()?,
-                )?],
-            };
-            Ok((number, rules))
+            let all = conditions.into_iter().map(so).collect::<Result<Vec<_>, _>>()?;
+            // No rule: whatever its arguments are.
+            let rule = if all.is_empty() { None } else { Some(SeccompRule::new(all)?) };
+            Ok((number, rule.into_iter().collect()))
         });
-        let rules = rules.collect::<Result<BTreeMap<i64, Vec<SeccompRule>>, _>>()?;
+        let rules = rules.collect::<Result<_, BackendError>>()?;
         let architecture = std::env::consts::ARCH.try_into()?;
         SeccompFilter::new(rules, otherwise, with, architecture)?.try_into()
-    }
-
-    fn refused(error: impl Into<seccompiler::Error>) -> SeccompError {
-        SeccompError(match error.into() {
-            seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
-            other => io::Error::other(other),
-        })
     }
 }
 
