@@ -5,6 +5,8 @@
 
 mod seen;
 
+use std::io::Write;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -46,11 +48,9 @@ impl Twins {
                 // How many errors a second there may be is no matter here.
                 net.server.must("sysctl", &["-qw", &format!("net.{setting}")]);
             }
-            for port in [22, 80] {
-                net.server.listen(port);
-            }
             net.server.enter(|| {
-                let socket = std::net::UdpSocket::bind("[::]:53").unwrap();
+                [22, 80].into_iter().for_each(greets);
+                let socket = UdpSocket::bind("[::]:53").unwrap();
                 thread::spawn(move || {
                     let mut buffer = [0; 2000];
                     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -101,6 +101,18 @@ impl Twins {
             eprintln!("{what}: nmap {scan}: {plain}, and {guarded}");
         }
     }
+}
+
+/// Greets whoever connects, and leaves it to them to close: what is sent has one order.
+fn greets(port: u16) {
+    let listener = TcpListener::bind(("::", port)).unwrap();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+            open.push(stream);
+        }
+    });
 }
 
 /// The command lines of nmap, in both families.

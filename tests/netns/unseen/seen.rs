@@ -226,9 +226,13 @@ fn transport(
             );
             Some((flow, what, (tcp.sequence_number(), tcp.acknowledgment_number())))
         }
-        IpNumber::UDP => {
-            Some((flow, format!("udp {} payload {}", port(server), bytes.len()), (0, 0)))
-        }
+        // nmap sends several at once from one port: which of them an answer is to is not known.
+        IpNumber::UDP if is_probe => Some((flow, format!("udp {}", port(server)), (0, 0))),
+        IpNumber::UDP => Some((
+            flow,
+            format!("udp {} payload {}", port(server), bytes.len().saturating_sub(8)),
+            (0, 0),
+        )),
         IpNumber::ICMP => icmp(bytes, protocol, &[3, 4, 5, 11, 12], (20, 9)),
         IpNumber::IPV6_ICMP if (133..138).contains(&bytes[0]) => None,
         IpNumber::IPV6_ICMP => icmp(bytes, protocol, &[1, 2, 3, 4], (40, 6)),
