@@ -3,6 +3,8 @@
 # make supply    checks what others have made of it: licences, sources, known faults
 # make long      runs what takes minutes, too
 # make fuzz-smoke  runs each fuzz target for a little while
+# make floods    lets strangers flood the programs as they are installed
+# make soak      runs one knockd for an hour
 # make           builds the three programs
 # make install   installs them:  make && sudo make install
 
@@ -35,7 +37,7 @@ UNITS = knockd.service knockd-lock.service
 # Of the crates that are linked in. Made with the programs, since their sources are there then.
 NOTICES = $(BUILT)/third-party-notices.txt
 
-.PHONY: build notices test supply long fuzz-smoke lint unit client demo bench bench-latency install uninstall clean
+.PHONY: build notices floods soak test supply long fuzz-smoke lint unit client demo bench bench-latency install uninstall clean
 
 build:
 	@tools/need build
@@ -93,6 +95,16 @@ fuzz-smoke:
 	@tools/need fuzz
 	cd fuzz && $(CARGO) fmt --check
 	tools/fuzz 20
+
+# Strangers at a hundred thousand packets a second, against the programs as they are installed.
+floods: build
+	@tools/need test
+	RELEASED_KNOCKD=$(CURDIR)/$(BUILT)/knockd $(CARGO) test --locked --no-fail-fast --test netns abuse::
+
+# An hour, as root.
+soak: build
+	@tools/need test
+	tools/soak
 
 demo:
 	@tools/need demo
