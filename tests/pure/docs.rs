@@ -594,3 +594,15 @@ fn every_test_that_the_security_page_names_exists() {
     let missing: Vec<_> = named.into_iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "there are no such tests: {missing:?}");
 }
+
+#[test]
+fn the_security_page_has_a_line_for_each_fuzz_target() {
+    let page = read("docs/SECURITY.md");
+    let manifest = read("fuzz/Cargo.toml");
+    let targets = manifest.split("[[bin]]\nname = \"").skip(1);
+    let targets: Vec<&str> = targets.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(targets.contains(&"wire"), "{targets:?}");
+    for target in targets {
+        assert!(page.contains(&format!("\n| `{target}` | ")), "{target}");
+    }
+}
