@@ -537,12 +537,72 @@ fn the_oldest_rust_is_named_once_and_read_there() {
 
 #[test]
 fn every_file_that_is_linked_exists() {
-    for path in ["README.md", "CONTRIBUTING.md"] {
-        for link in read(path).split("](").skip(1) {
+    for path in ["README.md", "CONTRIBUTING.md", "docs/SECURITY.md"] {
+        let directory = root().join(path).parent().unwrap().to_owned();
+        let page = read(path);
+        for link in page.split("](").skip(1) {
             let target = link.split(')').next().unwrap();
-            if !target.starts_with("http") {
-                assert!(root().join(target).exists(), "{path} links to {target}");
+            match target.strip_prefix('#') {
+                Some(heading) => assert!(has_heading(&page, heading), "{path} has no {target}"),
+                None if target.starts_with("http") => {}
+                None => assert!(directory.join(target).exists(), "{path} links to {target}"),
             }
         }
+    }
+}
+
+/// Whether a page has a heading that links lead to as this.
+fn has_heading(page: &str, link: &str) -> bool {
+    page.lines().filter_map(|line| line.strip_prefix('#')).any(|line| {
+        let words = line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
+        words.chars().filter(|c| c.is_alphanumeric() || *c == '-').eq(link.chars())
+    })
+}
+
+/// The file that a test stands in: `netns spa::a_replay…` in `tests/netns/spa.rs`, and
+/// `lib engine::spa::tests::a_replay…` in `src/engine/spa.rs` or `src/engine/spa/tests.rs`.
+fn places_of(program: &str, modules: &[&str]) -> Vec<PathBuf> {
+    let top = if program == "lib" { "src".to_owned() } else { format!("tests/{program}") };
+    let whole = root().join(top).join(modules.join("/"));
+    let beside = if modules.last() == Some(&"tests") { whole.parent() } else { None };
+    [Some(&*whole), beside].into_iter().flatten().map(|path| path.with_extension("rs")).collect()
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = read("docs/SECURITY.md");
+    let spans = page.split("```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2));
+    let named: Vec<(&str, &str)> = spans
+        .filter_map(|span| span.split_once(' '))
+        .filter(|(program, path)| {
+            ["lib", "netns", "pure", "cli"].contains(program) && path.contains("::")
+        })
+        .collect();
+    assert!(named.len() > 40, "they are not found any more: {named:?}");
+    let is_missing = |(program, path): &(&str, &str)| {
+        let mut modules: Vec<&str> = path.split("::").collect();
+        let name = modules.pop().unwrap();
+        !places_of(program, &modules).iter().any(|place| {
+            let text = fs::read_to_string(place).unwrap_or_default();
+            let heads = text.split("#[test]").skip(1).filter_map(|test| test.split("fn ").nth(1));
+            // Those of a macro of ours have a line each.
+            let lines = text.split("says! {").skip(1).flat_map(str::lines).map(str::trim_start);
+            let is_it = |rest: &str| rest.starts_with(['(', ':']);
+            heads.chain(lines).any(|head| head.strip_prefix(name).is_some_and(is_it))
+        })
+    };
+    let missing: Vec<_> = named.into_iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "there are no such tests: {missing:?}");
+}
+
+#[test]
+fn the_security_page_has_a_line_for_each_fuzz_target() {
+    let page = read("docs/SECURITY.md");
+    let manifest = read("fuzz/Cargo.toml");
+    let targets = manifest.split("[[bin]]\nname = \"").skip(1);
+    let targets: Vec<&str> = targets.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(targets.contains(&"wire"), "{targets:?}");
+    for target in targets {
+        assert!(page.contains(&format!("\n| `{target}` | ")), "{target}");
     }
 }
