@@ -14,6 +14,7 @@ use libknock::proto::fwknop::{
 use libknock::proto::spa::{Addresses, PrivateKey, SpaRequest};
 use libknock::proto::{fwknop, spa};
 use libknock::sys::clock;
+use libknock::sys::fault::WATCHER;
 use libknock::time::Wall;
 use nix::sys::signal::Signal;
 
@@ -210,6 +211,21 @@ fn a_watcher_does_all_of_its_work_under_the_filter() {
         assert!(status.success());
         assert!(!log.iter().any(|line| line.contains("system call that")), "{}", log.join("\n"));
     }
+}
+
+#[test]
+fn a_watcher_that_its_sandbox_has_ended_is_told_of_as_that() {
+    needs!("a breach");
+    let host = Host::new("server");
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("watcher");
+    fs::write(&script, "#!/bin/sh\nkill -SYS $$\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let environment = [(WATCHER, script.to_str().unwrap())];
+    let mut knockd = Knockd::spawn_in(&host, &configuration("lo"), &[], &environment);
+    assert!(!knockd.ended().success());
+    assert!(knockd.count("(signal: 31 (SIGSYS)") > 0, "{}", knockd.log().join("\n"));
+    assert!(knockd.count("'knockd: {sandbox: log}' has it logged instead") > 0);
 }
 
 #[test]
