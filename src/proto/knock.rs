@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::words::words;
+use super::words::{serde_as_text, words};
 
 words! {
 Display:
@@ -44,8 +44,7 @@ pub const MAX_KNOCKS: usize = 32;
 /// A knock on a port from 1 to 65535; also names a port that a door opens.
 ///
 /// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Knock {
     pub protocol: Protocol,
     pub port: NonZeroU16,
@@ -86,19 +85,7 @@ impl FromStr for Knock {
     }
 }
 
-impl TryFrom<String> for Knock {
-    type Error = KnockError;
-
-    fn try_from(text: String) -> Result<Self, KnockError> {
-        text.parse()
-    }
-}
-
-impl From<Knock> for String {
-    fn from(knock: Knock) -> Self {
-        knock.to_string()
-    }
-}
+serde_as_text! { Knock: Self::to_string, str::parse; }
 
 /// A port from 1 to 65535, decimal digits only.
 ///
