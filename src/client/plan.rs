@@ -19,7 +19,6 @@ use super::hosts::{self, DELAY, HostProfile, HostProfiles, HostsError};
 use super::keys;
 use super::knocker::Knocker;
 use super::messages::{Messages, complain};
-use super::names::ResolveFamily;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, SettingsPart};
@@ -27,6 +26,7 @@ use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
+use crate::config::Family;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 
@@ -41,7 +41,7 @@ pub(super) struct Plan {
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
     pub wait: Option<WaitTarget>,
-    pub family: ResolveFamily,
+    pub family: Option<Family>,
     pub dry_run: bool,
 }
 
