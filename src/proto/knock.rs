@@ -1,9 +1,9 @@
 //! One knock: a transport protocol and a destination port.
 
-use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::words::{serde_as_text, words};
@@ -44,7 +44,8 @@ pub const MAX_KNOCKS: usize = 32;
 /// A knock on a port from 1 to 65535; also names a port that a door opens.
 ///
 /// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
+#[display("{port}/{protocol}")]
 pub struct Knock {
     pub protocol: Protocol,
     pub port: NonZeroU16,
@@ -53,12 +54,6 @@ pub struct Knock {
 impl Knock {
     pub const fn new(protocol: Protocol, port: NonZeroU16) -> Self {
         Self { protocol, port }
-    }
-}
-
-impl fmt::Display for Knock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.port, self.protocol)
     }
 }
 

@@ -3,7 +3,6 @@
 mod code;
 mod secret;
 
-use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -223,7 +222,8 @@ impl Scheme {
 }
 
 /// A client's TOTP secret, made ready to derive from.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("TotpKey(..)")]
 pub struct TotpKey(Hmac<Sha1>);
 
 impl TotpKey {
@@ -246,12 +246,6 @@ impl From<&Secret> for TotpKey {
             block[..20].copy_from_slice(&Sha1::digest(key));
         }
         Self(Hmac::new((&*block).into()))
-    }
-}
-
-impl fmt::Debug for TotpKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TotpKey(..)")
     }
 }
 

@@ -33,20 +33,12 @@ pub struct Invocation {
 }
 
 /// A code of an authenticator.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq)]
 pub enum Code {
+    #[debug("Typed(..)")]
     Typed(String),
     /// To be asked for.
     Ask,
-}
-
-impl std::fmt::Debug for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Typed(_) => "Typed(..)",
-            Self::Ask => "Ask",
-        })
-    }
 }
 
 impl Invocation {
