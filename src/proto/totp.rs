@@ -19,7 +19,7 @@ use super::words::words;
 use crate::time::Wall;
 
 pub use code::{CodeError, Digits, code, knocks_of_code};
-pub use secret::{SECRET_BYTES, SecretError, UriError, encode_secret, parse_secret, uri};
+pub use secret::{SECRET_BYTES, SecretError, encode_secret, parse_secret, uri};
 
 words! {
 AnyCase("is not a protocol of a rotating sequence: write tcp, udp or mixed"):
