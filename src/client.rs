@@ -91,8 +91,8 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
     }
     if plan.dry_run {
         let schedule = knocker.next(knocker.start(now), host.address, messages)?;
-        return schedule.knocks().try_for_each(|due| {
-            let packet = OutgoingPacket::new(host.address, due.knock, schedule.request.as_ref());
+        return schedule.knocks().try_for_each(|(_, knock)| {
+            let packet = OutgoingPacket::new(host.address, knock, schedule.request.as_ref());
             print(&packet.to_string())
         });
     }

@@ -253,7 +253,7 @@ mod tests {
     fn sent(fwknop: &FwknopKnocker, seconds: u64) -> FwknopRequest {
         let now = Wall::ZERO + Duration::from_secs(seconds);
         let sent = fwknop.request(now, HOST, Messages::SILENT).unwrap();
-        assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
+        assert_eq!(sent.knocks().next().unwrap().1.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
         let bytes = &sent.request.as_ref().unwrap().bytes;

@@ -1,18 +1,18 @@
 //! The sender of packets: each leaves when its schedule says so.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::thread;
 use std::time::Duration;
 
+use derive_more::Display;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::messages::Messages;
-use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Wait, WaitAction};
+use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -55,8 +55,10 @@ fn explain_port(error: &io::Error) -> String {
     }
 }
 
-/// A packet that leaves: its protocol, where it goes, and the length of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A packet that leaves: its protocol, where it goes, and the length of a request. Shown as
+/// `tcp 192.0.2.1:7000` or `udp [2001:db8::1]:62201 192 bytes`.
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq)]
+#[display("{protocol} {to}{}", length.map_or_else(String::new, |it| format!(" {it} bytes")))]
 pub(super) struct OutgoingPacket {
     pub protocol: Protocol,
     pub to: SocketAddr,
@@ -73,14 +75,6 @@ impl OutgoingPacket {
         host.set_port(knock.port.get());
         let length = datagram.map(|datagram| datagram.bytes.len());
         Self { protocol: knock.protocol, to: host, length }
-    }
-}
-
-/// `tcp 192.0.2.1:7000`, `udp [2001:db8::1]:62201 192 bytes`.
-impl fmt::Display for OutgoingPacket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, self.to)?;
-        self.length.map_or(Ok(()), |length| write!(f, " {length} bytes"))
     }
 }
 
@@ -121,7 +115,7 @@ impl Sender {
         let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
-        for (number, ScheduledKnock { at, knock }) in (1..).zip(knocks) {
+        for (number, (at, knock)) in (1..).zip(knocks) {
             sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;

@@ -111,7 +111,7 @@ mod tests {
         };
         let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
         let sent = requests.request(now, (HOST, 0).into(), Messages::SILENT).unwrap();
-        let knock = sent.knocks().next().unwrap().knock;
+        let (_, knock) = sent.knocks().next().unwrap();
         assert!((62000..=62999).contains(&knock.port.get()));
         let (key, request) = Receiver::new(&server, [])
             .open(sent.request.as_ref().unwrap().bytes.as_slice().try_into().unwrap())
