@@ -11,7 +11,7 @@ use derive_more::Display;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::messages::Messages;
+use super::messages;
 use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
@@ -97,14 +97,13 @@ const KEPT: usize = 32;
 /// A sender to one host.
 pub(super) struct Sender {
     host: SocketAddr,
-    messages: Messages,
     udp: VecDeque<UdpSocket>,
 }
 
 impl Sender {
     /// Sends to `host`, whose own port does not matter.
-    pub(super) fn new(host: SocketAddr, messages: Messages) -> Self {
-        Self { host, messages, udp: VecDeque::with_capacity(KEPT) }
+    pub(super) fn new(host: SocketAddr) -> Self {
+        Self { host, udp: VecDeque::with_capacity(KEPT) }
     }
 
     /// Sends everything of one try, in order, nothing before it is due.
@@ -120,7 +119,7 @@ impl Sender {
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
             let what = OutgoingPacket::new(self.host, knock, schedule.request.as_ref());
-            self.messages.say_what_lasts(|| format!("hitting {what}"));
+            messages::say_what_lasts(|| format!("hitting {what}"));
             let sent = match (knock.protocol, &schedule.request) {
                 (Protocol::Tcp, _) => send_syn(what.to),
                 (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
@@ -158,15 +157,15 @@ impl Sender {
                 WaitAction::Knock => {
                     if has_knocked {
                         let again = || format!("{to} is still shut, knocking again");
-                        self.messages.say_what_lasts(again);
+                        messages::say_what_lasts(again);
                     }
                     self.send(&schedule()?)?;
                     has_knocked = true;
-                    self.messages.say_what_lasts(|| format!("waiting for {to}"));
+                    messages::say_what_lasts(|| format!("waiting for {to}"));
                 }
                 WaitAction::Connect { until } => {
                     if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
-                        self.messages.say(|| format!("{to} is open"));
+                        messages::say(|| format!("{to} is open"));
                         return Ok(Some(stream));
                     }
                 }
