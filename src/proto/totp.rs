@@ -236,16 +236,7 @@ impl TotpKey {
 
 impl From<&Secret> for TotpKey {
     fn from(secret: &Secret) -> Self {
-        // What new_from_slice does; it could only fail for a MAC whose keys have one length.
-        let key = secret.expose();
-        let mut block = zeroize::Zeroizing::new([0; 64]);
-        if let Some(start) = block.get_mut(..key.len()) {
-            start.copy_from_slice(key);
-        } else {
-            use sha1::Digest;
-            block[..20].copy_from_slice(&Sha1::digest(key));
-        }
-        Self(Hmac::new((&*block).into()))
+        Self(Hmac::new_from_slice(secret.expose()).expect("a key of any length"))
     }
 }
 
