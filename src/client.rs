@@ -29,8 +29,8 @@ use std::time::Duration;
 use cli::{Invocation, KnockCommand};
 use error::{ClientError, GaveUp};
 use knocker::Knocker;
+use messages::Stream;
 pub use messages::complain;
-use messages::{Messages, Stream};
 use plan::Plan;
 use schedule::Schedule;
 use send::{OutgoingPacket, Sender};
@@ -71,33 +71,33 @@ fn list_hosts() -> Result<(), ClientError> {
 fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     let is_proxy = invocation.proxy.is_some() && !invocation.dry_run;
     let stream = if is_proxy { Stream::Error } else { Stream::Output };
-    let messages = Messages { verbose: invocation.verbose.then_some(stream) };
-    carry_out(&Plan::new(invocation, messages)?, messages)
+    if invocation.verbose {
+        messages::be_verbose(stream);
+    }
+    carry_out(&Plan::new(invocation)?)
 }
 
-fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
+fn carry_out(plan: &Plan) -> Result<(), ClientError> {
     let Plan { host: name, knocker, .. } = plan;
-    if messages.verbose.is_none() {
-        messages.say_what_lasts(|| format!("looking up the address of {name}"));
-    }
+    messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
     let host = names::resolve(name, plan.family)?;
     if host.others > 0 {
         let (ip, count) = (host.address.ip(), host.others + 1);
-        messages.say(|| format!("{name} has {count} addresses, using {ip}"));
+        messages::say(|| format!("{name} has {count} addresses, using {ip}"));
     }
     let now = clock::now().wall;
     if knocker.is_mistimed(now) {
-        messages.warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
+        messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
     if plan.dry_run {
-        let schedule = knocker.next(knocker.start(now), host.address, messages)?;
-        return schedule.knocks().try_for_each(|due| {
-            let packet = OutgoingPacket::new(host.address, due.knock, schedule.request.as_ref());
+        let schedule = knocker.next(knocker.start(now), host.address)?;
+        return schedule.knocks().try_for_each(|(_, knock)| {
+            let packet = OutgoingPacket::new(host.address, knock, schedule.request.as_ref());
             print(&packet.to_string())
         });
     }
-    let mut sender = Sender::new(host.address, messages);
-    let schedule = || next(knocker, host.address, messages);
+    let mut sender = Sender::new(host.address);
+    let schedule = || next(knocker, host.address);
     let Some(target) = plan.wait else { return Ok(sender.send(&schedule()?)?) };
     match sender.send_until_open(target, schedule)? {
         Some(stream) if target.for_proxy => Ok(proxy::pipe(&stream)?),
@@ -114,14 +114,14 @@ fn carry_out(plan: &Plan, messages: Messages) -> Result<(), ClientError> {
 }
 
 /// The next try; waits for the moment at which it may leave.
-fn next(knocker: &Knocker, host: SocketAddr, messages: Messages) -> Result<Schedule, ClientError> {
+fn next(knocker: &Knocker, host: SocketAddr) -> Result<Schedule, ClientError> {
     loop {
         let now = clock::now().wall;
         let left = knocker.start(now).since(now);
         if left.is_zero() {
-            return Ok(knocker.next(now, host, messages)?);
+            return Ok(knocker.next(now, host)?);
         }
-        messages.say_what_lasts(|| {
+        messages::say_what_lasts(|| {
             format!("the sequence changes in {left:.1?}: waiting for the next one")
         });
         thread::sleep(left);

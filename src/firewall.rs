@@ -1,7 +1,7 @@
 //! The firewall: the guard's table, sets of nftables, and commands, which open and close doors.
 
 pub(crate) mod command;
-mod connections;
+pub(crate) mod connections;
 pub mod guard;
 pub mod netlink;
 pub mod nft_set;

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::fwknoprc::{self, RcError, RcKeys, RcStanza};
 use super::keys::{self, KeyFileError};
-use super::messages::Messages;
+use super::messages;
 use super::requested_address::{RequestedAddress, own_address};
 use super::schedule::{RequestDatagram, Schedule};
 use super::spa::RequestError;
@@ -49,16 +49,11 @@ impl FwknopKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if no server would take it.
-    pub(super) fn request(
-        &self,
-        now: Wall,
-        host: SocketAddr,
-        messages: Messages,
-    ) -> Result<Schedule, RequestError> {
+    pub(super) fn request(&self, now: Wall, host: SocketAddr) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let own = || own_address(host, port).and_then(only_v4);
         let whom = RequestedAddress::of(self.address, host.ip(), own)?;
-        messages.say(|| format!("asking for {whom}"));
+        messages::say(|| format!("asking for {whom}"));
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let mut salt = [0; 8];
@@ -198,17 +193,13 @@ pub(super) enum StanzaError {
 ///
 /// # Errors
 /// [`StanzaError`] with what is wrong in it, or with it.
-pub(super) fn stanza(
-    name: &str,
-    settled: &[&str],
-    messages: Messages,
-) -> Result<RcStanza, StanzaError> {
+pub(super) fn stanza(name: &str, settled: &[&str]) -> Result<RcStanza, StanzaError> {
     let path = std::env::home_dir().ok_or(StanzaError::NoHome)?.join(".fwknoprc");
     let unreadable = |source| StanzaError::Unreadable { path: path.clone(), source };
     let mode = std::fs::metadata(&path).map_err(unreadable)?.mode();
     if mode & 0o077 != 0 {
         let shown = path.display();
-        messages.warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
+        messages::warn(&format!("{shown} can be read by others: chmod 600 {shown}"));
     }
     let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(unreadable)?;
     fwknoprc::read(&text, name, settled).map_err(|error| StanzaError::Wrong { path, error })
@@ -252,8 +243,8 @@ mod tests {
 
     fn sent(fwknop: &FwknopKnocker, seconds: u64) -> FwknopRequest {
         let now = Wall::ZERO + Duration::from_secs(seconds);
-        let sent = fwknop.request(now, HOST, Messages::SILENT).unwrap();
-        assert_eq!(sent.knocks().next().unwrap().knock.port.get(), 62_201);
+        let sent = fwknop.request(now, HOST).unwrap();
+        assert_eq!(sent.knocks().next().unwrap().1.port.get(), 62_201);
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
         let bytes = &sent.request.as_ref().unwrap().bytes;
@@ -293,7 +284,7 @@ mod tests {
     fn what_no_server_takes_is_not_sent() {
         let ports = (1..=20).map(|port: u16| port.to_string().parse().unwrap()).collect();
         let long = FwknopKnocker { ports, ..fwknop() };
-        let error = long.request(Wall::ZERO, HOST, Messages::SILENT).unwrap_err().to_string();
+        let error = long.request(Wall::ZERO, HOST).unwrap_err().to_string();
         assert!(error.contains("ask for fewer ports"), "{error}");
     }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fwknop::FwknopKnocker;
-use super::messages::Messages;
 use super::schedule::Schedule;
 use super::spa::{RequestError, SpaKnocker};
 use super::totp::TotpKnocker;
@@ -39,17 +38,12 @@ impl Knocker {
     ///
     /// # Errors
     /// [`RequestError`] if no request can be made.
-    pub(super) fn next(
-        &self,
-        now: Wall,
-        host: SocketAddr,
-        messages: Messages,
-    ) -> Result<Schedule, RequestError> {
+    pub(super) fn next(&self, now: Wall, host: SocketAddr) -> Result<Schedule, RequestError> {
         match self {
             Self::Sequence(schedule) | Self::Code(schedule) => Ok(schedule.clone()),
             Self::Totp(totp) => Ok(totp.schedule(now)),
-            Self::Spa(spa) => spa.request(now, host, messages),
-            Self::Fwknop(fwknop) => fwknop.request(now, host, messages),
+            Self::Spa(spa) => spa.request(now, host),
+            Self::Fwknop(fwknop) => fwknop.request(now, host),
         }
     }
 

@@ -4,7 +4,7 @@ use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -52,13 +52,8 @@ fn takes_time(line: Option<String>) {
     *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = ends;
 }
 
-/// The output that accompanies the knocking: verbose lines, and warnings. Nothing of it keeps the
-/// knocking from happening.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Messages {
-    /// The stream of the messages of `-v`; `None`: they are not wanted.
-    pub verbose: Option<Stream>,
-}
+/// The stream of the messages of `-v`; not set: they are not wanted.
+static VERBOSE: OnceLock<Stream> = OnceLock::new();
 
 /// A standard stream that messages go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,32 +63,36 @@ pub(super) enum Stream {
     Error,
 }
 
-impl Messages {
-    /// Neither `-v` nor a terminal.
-    #[cfg(test)]
-    pub(super) const SILENT: Self = Self { verbose: None };
+/// Has the messages of `-v` said on a stream from now on.
+pub(super) fn be_verbose(stream: Stream) {
+    let _ = VERBOSE.set(stream);
+}
 
-    /// Says a line with `-v`. What took time before it does so no more.
-    pub(super) fn say<T: Display>(self, line: impl FnOnce() -> T) {
-        let _ = match self.verbose {
-            Some(Stream::Output) => writeln!(io::stdout(), "{}", line()),
-            Some(Stream::Error) => writeln!(io::stderr(), "knock: {}", line()),
-            None => return takes_time(None),
-        };
-    }
+/// Says a line with `-v`. What took time before it does so no more. Nothing of it keeps the
+/// knocking from happening.
+pub(super) fn say<T: Display>(line: impl FnOnce() -> T) {
+    let _ = match VERBOSE.get() {
+        Some(Stream::Output) => writeln!(io::stdout(), "{}", line()),
+        Some(Stream::Error) => writeln!(io::stderr(), "knock: {}", line()),
+        None => return takes_time(None),
+    };
+}
 
-    /// Says with `-v` what may take time from now on; in any case on a terminal, where it does.
-    pub(super) fn say_what_lasts<T: Display>(self, line: impl FnOnce() -> T) {
-        match self.verbose {
-            Some(_) => self.say(line),
-            None => takes_time(Some(line().to_string())),
-        }
-    }
+/// Says with `-v` what may take time from now on; in any case on a terminal, where it does.
+pub(super) fn say_what_lasts<T: Display>(line: impl FnOnce() -> T) {
+    if VERBOSE.get().is_some() { say(line) } else { say_if_it_lasts(line) }
+}
 
-    /// Says what the user should know in any case.
-    pub(super) fn warn(self, doubt: &dyn Display) {
-        complain(&format!("knock: warning: {doubt}"));
+/// Says only on a terminal, and without `-v`, what takes time from now on.
+pub(super) fn say_if_it_lasts<T: Display>(line: impl FnOnce() -> T) {
+    if VERBOSE.get().is_none() {
+        takes_time(Some(line().to_string()));
     }
+}
+
+/// Says what the user should know in any case.
+pub(super) fn warn(doubt: &dyn Display) {
+    complain(&format!("knock: warning: {doubt}"));
 }
 
 #[cfg(test)]

@@ -6,26 +6,8 @@ use std::num::NonZeroU16;
 
 use dns_lookup::{AddrInfoHints, SockType, getaddrinfo};
 
+use crate::config::Family;
 use crate::proto::knock::{Knock, KnockError, Protocol, parse_port};
-
-/// The addresses of a host that may be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ResolveFamily {
-    #[default]
-    Any,
-    V4,
-    V6,
-}
-
-impl ResolveFamily {
-    const fn takes(self, address: IpAddr) -> bool {
-        match self {
-            Self::Any => true,
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
-        }
-    }
-}
 
 /// The reason why a host has no address that could be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +15,7 @@ pub(super) enum ResolveError {
     #[error("{host}: no address found: {}", explain(source))]
     Unknown { host: String, source: io::Error },
     #[error("{host} has no IPv{0} address, only {found}: leave out -{0}", other_version(*found))]
-    ResolveFamily { host: String, found: IpAddr },
+    OtherFamily { host: String, found: IpAddr },
 }
 
 /// The resolver's own words, without what the standard library puts before them.
@@ -58,11 +40,11 @@ pub(super) struct Resolved {
     pub other_version: Option<u8>,
 }
 
-/// The address to use for a host; asks the resolver once.
+/// The address to use for a host, of this family if one is given; asks the resolver once.
 ///
 /// # Errors
 /// [`ResolveError`] if the name has no address, or none of the family.
-pub(super) fn resolve(host: &str, family: ResolveFamily) -> Result<Resolved, ResolveError> {
+pub(super) fn resolve(host: &str, family: Option<Family>) -> Result<Resolved, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let unknown = |source| ResolveError::Unknown { host: host.to_owned(), source };
     let mut all: Vec<SocketAddr> = Vec::new();
@@ -74,8 +56,15 @@ pub(super) fn resolve(host: &str, family: ResolveFamily) -> Result<Resolved, Res
     choose(host, family, &all)
 }
 
-fn choose(host: &str, family: ResolveFamily, all: &[SocketAddr]) -> Result<Resolved, ResolveError> {
-    let mut usable = all.iter().copied().filter(|address| family.takes(address.ip()));
+fn choose(
+    host: &str,
+    family: Option<Family>,
+    all: &[SocketAddr],
+) -> Result<Resolved, ResolveError> {
+    let mut usable = all
+        .iter()
+        .copied()
+        .filter(|address| family.is_none_or(|it| it == Family::of(address.ip())));
     match (usable.next(), all.first()) {
         (Some(address), _) => {
             let others: Vec<SocketAddr> = usable.collect();
@@ -84,7 +73,7 @@ fn choose(host: &str, family: ResolveFamily, all: &[SocketAddr]) -> Result<Resol
             Ok(Resolved { address, others: others.len(), other_version })
         }
         (None, Some(other)) => {
-            Err(ResolveError::ResolveFamily { host: host.to_owned(), found: other.ip() })
+            Err(ResolveError::OtherFamily { host: host.to_owned(), found: other.ip() })
         }
         (None, None) => {
             let source = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -219,11 +208,9 @@ mod tests {
     #[test]
     fn the_first_address_of_the_family_is_used() {
         let all = [address("2001:db8::1"), address("192.0.2.1")];
-        for (family, at, others, other_version) in [
-            (ResolveFamily::Any, 0, 1, Some(4)),
-            (ResolveFamily::V4, 1, 0, None),
-            (ResolveFamily::V6, 0, 0, None),
-        ] {
+        for (family, at, others, other_version) in
+            [(None, 0, 1, Some(4)), (Some(Family::V4), 1, 0, None), (Some(Family::V6), 0, 0, None)]
+        {
             let expected = Resolved { address: all[at], others, other_version };
             assert_eq!(choose("gw", family, &all).unwrap(), expected);
         }
@@ -231,15 +218,15 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_of_the_family_says_which_it_has() {
-        let error = choose("gw", ResolveFamily::V4, &[address("2001:db8::1")]).unwrap_err();
+        let error = choose("gw", Some(Family::V4), &[address("2001:db8::1")]).unwrap_err();
         assert_eq!(error.to_string(), "gw has no IPv4 address, only 2001:db8::1: leave out -4");
     }
 
     #[test]
     fn a_literal_address_needs_no_resolver() {
-        assert_eq!(resolve("192.0.2.1", ResolveFamily::Any).unwrap().address, address("192.0.2.1"));
+        assert_eq!(resolve("192.0.2.1", None).unwrap().address, address("192.0.2.1"));
         assert_eq!(
-            resolve("[2001:db8::1]", ResolveFamily::V6).unwrap().address,
+            resolve("[2001:db8::1]", Some(Family::V6)).unwrap().address,
             address("2001:db8::1")
         );
     }

@@ -18,8 +18,7 @@ use super::fwknoprc::RcStanza;
 use super::hosts::{self, DELAY, HostProfile, HostProfiles, HostsError};
 use super::keys;
 use super::knocker::Knocker;
-use super::messages::{Messages, complain};
-use super::names::ResolveFamily;
+use super::messages::complain;
 use super::schedule::Schedule;
 use super::send::{self, WaitTarget};
 use super::settings::{ClientSettings, KINDS, Mode, SettingsPart};
@@ -27,6 +26,7 @@ use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
+use crate::config::Family;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 
@@ -41,7 +41,7 @@ pub(super) struct Plan {
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
     pub wait: Option<WaitTarget>,
-    pub family: ResolveFamily,
+    pub family: Option<Family>,
     pub dry_run: bool,
 }
 
@@ -50,7 +50,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`ClientError`] with what is wrong, or missing.
-    pub(super) fn new(invocation: &Invocation, messages: Messages) -> Result<Self, ClientError> {
+    pub(super) fn new(invocation: &Invocation) -> Result<Self, ClientError> {
         let profile = look_up(invocation)?;
         let profile = profile.as_ref();
         let own = invocation.settings.clone();
@@ -65,7 +65,7 @@ impl Plan {
             Some(SourcePort::Auto) => Some(send::free_port().map_err(ClientError::NoFreePort)?),
         };
         let mut stanza = match &settings.fwknop.fwknoprc {
-            Some(name) if mode == Mode::Fwknop => stanza(name, &settled(&settings), messages)?,
+            Some(name) if mode == Mode::Fwknop => stanza(name, &settled(&settings))?,
             _ => RcStanza::default(),
         };
         settings = settings.or(take(&mut stanza.settings));

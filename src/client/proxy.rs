@@ -59,43 +59,29 @@ type End = Result<ControlFlow<()>, ProxyError>;
 fn upwards(mut input: File, mut stream: &TcpStream) -> End {
     // What broke on either side ends this direction only: a connection that is gone shows, and is
     // told, where it is read.
-    let _ = carry(&mut input, &mut stream);
+    let _ = io::copy(&mut input, &mut stream);
     let _ = stream.shutdown(Shutdown::Write);
     Ok(ControlFlow::Continue(()))
 }
 
 fn downwards(mut stream: &TcpStream, mut output: File) -> End {
-    match carry(&mut stream, &mut output) {
-        Ok(()) => {
-            drop(output);
-            close_standard_output().map_err(ProxyError::Standard)?;
-            Ok(ControlFlow::Continue(()))
-        }
-        Err(Broken::Reading(error)) => Err(ProxyError::Connection(error)),
-        Err(Broken::Writing(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            Ok(ControlFlow::Break(()))
-        }
-        Err(Broken::Writing(error)) => Err(ProxyError::Standard(error)),
-    }
-}
-
-/// On which side carrying failed.
-enum Broken {
-    Reading(io::Error),
-    Writing(io::Error),
-}
-
-/// Carries everything, at once, until the end.
-fn carry(from: &mut impl Read, to: &mut impl Write) -> Result<(), Broken> {
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => to.write_all(&buffer[..length]).map_err(Broken::Writing)?,
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => match output.write_all(&buffer[..length]) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(ControlFlow::Break(()));
+                }
+                written => written.map_err(ProxyError::Standard)?,
+            },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Broken::Reading(error)),
+            Err(error) => return Err(ProxyError::Connection(error)),
         }
     }
+    drop(output);
+    close_standard_output().map_err(ProxyError::Standard)?;
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Its number must not be given out again: something else would be written there.

@@ -1,21 +1,27 @@
 //! The address that a request asks to open for, and the one that this machine has.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
+
+use derive_more::Display;
 
 use super::send::any_like;
 use super::spa::RequestError;
 use super::values::Address;
 use crate::proto::spa::NamedAddresses;
 
+const OBSERVED: &str = "the address that the server sees";
+
 /// The address that a request asks for, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq)]
 pub(super) enum RequestedAddress {
+    #[display("{}", _0.iter().map(|ip| ip.to_string()).collect::<Vec<_>>().join(" and "))]
     Given(NamedAddresses),
+    #[display("{OBSERVED}")]
     Observed,
     /// Nobody out there knows this machine by its own address.
+    #[display("{OBSERVED}: {_0} is not a global one")]
     Hidden(IpAddr),
 }
 
@@ -51,19 +57,6 @@ impl RequestedAddress {
         match self {
             Self::Given(given) => Some(given),
             Self::Observed | Self::Hidden(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for RequestedAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const OBSERVED: &str = "the address that the server sees";
-        match self {
-            Self::Given(given) => f.write_str(
-                &given.iter().map(|ip| ip.to_string()).collect::<Vec<_>>().join(" and "),
-            ),
-            Self::Observed => f.write_str(OBSERVED),
-            Self::Hidden(own) => write!(f, "{OBSERVED}: {own} is not a global one"),
         }
     }
 }

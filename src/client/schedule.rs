@@ -23,14 +23,6 @@ pub struct RequestDatagram {
     pub bytes: Vec<u8>,
 }
 
-/// One knock of a schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ScheduledKnock {
-    /// Counted from the start of the schedule.
-    pub at: Duration,
-    pub knock: Knock,
-}
-
 impl Schedule {
     /// The knocks in their order, the first at once, each of the others `delay` after the one
     /// before it.
@@ -44,13 +36,13 @@ impl Schedule {
         Self { knocks, delay: Duration::ZERO, request: Some(datagram) }
     }
 
-    /// The knocks in the order in which they are due.
-    pub fn knocks(&self) -> impl ExactSizeIterator<Item = ScheduledKnock> + '_ {
+    /// The knocks in the order in which they are due, each with its time from the start.
+    pub fn knocks(&self) -> impl ExactSizeIterator<Item = (Duration, Knock)> + '_ {
         let mut due = Duration::ZERO;
         self.knocks.iter().map(move |&knock| {
             let at = due;
             due = due.saturating_add(self.delay);
-            ScheduledKnock { at, knock }
+            (at, knock)
         })
     }
 }
@@ -128,7 +120,7 @@ mod tests {
     }
 
     fn due(schedule: &Schedule) -> Vec<(u128, String)> {
-        schedule.knocks().map(|step| (step.at.as_millis(), step.knock.to_string())).collect()
+        schedule.knocks().map(|(at, knock)| (at.as_millis(), knock.to_string())).collect()
     }
 
     #[test]
@@ -150,7 +142,7 @@ mod tests {
     #[test]
     fn the_longest_delay_does_not_overflow() {
         let schedule = Schedule::new(&knocks(&["1", "2", "3"]), Duration::MAX);
-        assert_eq!(schedule.knocks().last().unwrap().at, Duration::MAX);
+        assert_eq!(schedule.knocks().last().unwrap().0, Duration::MAX);
     }
 
     #[test]

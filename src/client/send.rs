@@ -1,18 +1,18 @@
 //! The sender of packets: each leaves when its schedule says so.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::thread;
 use std::time::Duration;
 
+use derive_more::Display;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::messages::Messages;
-use super::schedule::{RequestDatagram, Schedule, ScheduledKnock, Wait, WaitAction};
+use super::messages;
+use super::schedule::{RequestDatagram, Schedule, Wait, WaitAction};
 use crate::proto::knock::{Knock, Protocol};
 use crate::sys::clock;
 use crate::time::Monotonic;
@@ -55,8 +55,10 @@ fn explain_port(error: &io::Error) -> String {
     }
 }
 
-/// A packet that leaves: its protocol, where it goes, and the length of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A packet that leaves: its protocol, where it goes, and the length of a request. Shown as
+/// `tcp 192.0.2.1:7000` or `udp [2001:db8::1]:62201 192 bytes`.
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq)]
+#[display("{protocol} {to}{}", length.map_or_else(String::new, |it| format!(" {it} bytes")))]
 pub(super) struct OutgoingPacket {
     pub protocol: Protocol,
     pub to: SocketAddr,
@@ -73,14 +75,6 @@ impl OutgoingPacket {
         host.set_port(knock.port.get());
         let length = datagram.map(|datagram| datagram.bytes.len());
         Self { protocol: knock.protocol, to: host, length }
-    }
-}
-
-/// `tcp 192.0.2.1:7000`, `udp [2001:db8::1]:62201 192 bytes`.
-impl fmt::Display for OutgoingPacket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, self.to)?;
-        self.length.map_or(Ok(()), |length| write!(f, " {length} bytes"))
     }
 }
 
@@ -103,14 +97,13 @@ const KEPT: usize = 32;
 /// A sender to one host.
 pub(super) struct Sender {
     host: SocketAddr,
-    messages: Messages,
     udp: VecDeque<UdpSocket>,
 }
 
 impl Sender {
     /// Sends to `host`, whose own port does not matter.
-    pub(super) fn new(host: SocketAddr, messages: Messages) -> Self {
-        Self { host, messages, udp: VecDeque::with_capacity(KEPT) }
+    pub(super) fn new(host: SocketAddr) -> Self {
+        Self { host, udp: VecDeque::with_capacity(KEPT) }
     }
 
     /// Sends everything of one try, in order, nothing before it is due.
@@ -121,12 +114,12 @@ impl Sender {
         let mut start = now();
         let knocks = schedule.knocks();
         let count = knocks.len();
-        for (number, ScheduledKnock { at, knock }) in (1..).zip(knocks) {
+        for (number, (at, knock)) in (1..).zip(knocks) {
             sleep_until(start + at);
             // A knock that is late makes those after it late: what matters is the time between.
             start = now() - at;
             let what = OutgoingPacket::new(self.host, knock, schedule.request.as_ref());
-            self.messages.say_what_lasts(|| format!("hitting {what}"));
+            messages::say_what_lasts(|| format!("hitting {what}"));
             let sent = match (knock.protocol, &schedule.request) {
                 (Protocol::Tcp, _) => send_syn(what.to),
                 (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
@@ -164,15 +157,15 @@ impl Sender {
                 WaitAction::Knock => {
                     if has_knocked {
                         let again = || format!("{to} is still shut, knocking again");
-                        self.messages.say_what_lasts(again);
+                        messages::say_what_lasts(again);
                     }
                     self.send(&schedule()?)?;
                     has_knocked = true;
-                    self.messages.say_what_lasts(|| format!("waiting for {to}"));
+                    messages::say_what_lasts(|| format!("waiting for {to}"));
                 }
                 WaitAction::Connect { until } => {
                     if let Ok(stream) = connect(to, target.source_port, until.since(now))? {
-                        self.messages.say(|| format!("{to} is open"));
+                        messages::say(|| format!("{to} is open"));
                         return Ok(Some(stream));
                     }
                 }

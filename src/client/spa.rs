@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
-use super::messages::Messages;
+use super::messages;
 use super::requested_address::{RequestedAddress, own_address};
 use super::schedule::{RequestDatagram, Schedule};
 use super::stamps::Stamps;
@@ -47,19 +47,14 @@ impl SpaKnocker {
     ///
     /// # Errors
     /// [`RequestError`] if it would be of no use, or if it cannot be encrypted.
-    pub(super) fn request(
-        &self,
-        now: Wall,
-        host: SocketAddr,
-        messages: Messages,
-    ) -> Result<Schedule, RequestError> {
+    pub(super) fn request(&self, now: Wall, host: SocketAddr) -> Result<Schedule, RequestError> {
         let port = pick(&self.port, getrandom::u64()?);
         let whom = RequestedAddress::of(self.address, host.ip(), || own_address(host, port))?;
-        messages.say(|| format!("asking for {whom}"));
+        messages::say(|| format!("asking for {whom}"));
         let stamp = match &self.stamps {
             Some(stamps) => {
                 let issued = stamps.issue(now);
-                issued.warnings.iter().for_each(|warning| messages.warn(warning));
+                issued.warnings.iter().for_each(|warning| messages::warn(warning));
                 issued.stamp
             }
             None => now.into(),
@@ -110,8 +105,8 @@ mod tests {
             stamps: None,
         };
         let now = Wall::ZERO + Duration::from_secs(1_700_000_000);
-        let sent = requests.request(now, (HOST, 0).into(), Messages::SILENT).unwrap();
-        let knock = sent.knocks().next().unwrap().knock;
+        let sent = requests.request(now, (HOST, 0).into()).unwrap();
+        let (_, knock) = sent.knocks().next().unwrap();
         assert!((62000..=62999).contains(&knock.port.get()));
         let (key, request) = Receiver::new(&server, [])
             .open(sent.request.as_ref().unwrap().bytes.as_slice().try_into().unwrap())

@@ -70,7 +70,7 @@ mod tests {
 
     fn knocks(rotating: &TotpKnocker, seconds: u64) -> Vec<String> {
         let schedule = rotating.schedule(millis(seconds * 1000));
-        schedule.knocks().map(|step| step.knock.to_string()).collect()
+        schedule.knocks().map(|(_, knock)| knock.to_string()).collect()
     }
 
     #[test]

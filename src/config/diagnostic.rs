@@ -9,7 +9,8 @@ use serde::{Serialize, Serializer};
 /// A file's path and text, shared by every place in it.
 ///
 /// Neither `Debug` nor an error shows a line that holds a secret.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("SourceText({:?}, ..)", _0.path)]
 pub struct SourceText(Arc<Text>);
 
 struct Text {
@@ -57,12 +58,6 @@ impl SourceText {
         }
         let start = self.0.lines.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
         self.0.text.get(*start..)?.lines().next()
-    }
-}
-
-impl fmt::Debug for SourceText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SourceText").field(&self.0.path).finish_non_exhaustive()
     }
 }
 

@@ -39,6 +39,16 @@ impl Door {
     pub const fn name(&self) -> &Name {
         &self.recognition.name
     }
+
+    /// Whether a client's credentials for a method open it.
+    pub(crate) const fn takes(&self, method: Method) -> bool {
+        match method {
+            Method::Sequence | Method::OneTimeSequence => false,
+            Method::Totp => self.recognition.totp.is_some(),
+            Method::Spa => self.recognition.spa,
+            Method::Fwknop => self.recognition.fwknop,
+        }
+    }
 }
 
 /// The recognition of a door, what it takes to open it: the watcher's half.
@@ -82,18 +92,6 @@ impl Recognition {
             target: None,
             trip_wires: TRIP_WIRES,
             opens: Vec::new(),
-        }
-    }
-}
-
-impl Door {
-    /// Whether a client's credentials for a method open it.
-    pub(crate) const fn takes(&self, method: Method) -> bool {
-        match method {
-            Method::Sequence | Method::OneTimeSequence => false,
-            Method::Totp => self.recognition.totp.is_some(),
-            Method::Spa => self.recognition.spa,
-            Method::Fwknop => self.recognition.fwknop,
         }
     }
 }

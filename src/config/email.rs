@@ -1,13 +1,14 @@
 //! Mail addresses for what is told about doors.
 
-use std::fmt;
 use std::str::FromStr;
+
+use derive_more::Display;
 
 /// A mail address, or the name of a local mailbox such as `root`.
 ///
 /// Safe as an argument and in a header: of letters, digits and `._+%='~@-` alone, and it does not
 /// begin with `-`. At most 254 bytes (RFC 5321, 4.5.3.1.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub struct Email(String);
 
 /// The text is no mail address.
@@ -37,12 +38,6 @@ impl FromStr for Email {
         } else {
             Err(EmailError(text.to_owned()))
         }
-    }
-}
-
-impl fmt::Display for Email {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use derive_more::Display;
+
 use super::template::{Commands, Family, Hole};
 use crate::proto::name::Name;
 use crate::proto::words::words;
@@ -99,7 +101,7 @@ impl NftFamily {
 /// The name of a table or set as nft takes it without quotes: safe in rules and messages.
 ///
 /// 1 to 255 of the characters `A-Z a-z 0-9 _ . - /`, the first a letter, `_` or `.`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NftName(String);
 
 /// The text is no name of a table or set.
@@ -132,12 +134,6 @@ impl FromStr for NftName {
         } else {
             Err(NftNameError(text.to_owned()))
         }
-    }
-}
-
-impl fmt::Display for NftName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

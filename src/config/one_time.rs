@@ -5,11 +5,10 @@
 //! changes, so its comments and its layout are safe.
 
 use std::collections::HashSet;
-use std::num::NonZeroU16;
-use std::ops::RangeInclusive;
 
 use super::diagnostic::narrow;
 use crate::proto::knock::{Knock, KnockError, MAX_KNOCKS, Protocol};
+use crate::proto::port_range::{PortRange, pick};
 
 /// One sequence of a file that is still good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +105,7 @@ pub(crate) struct Recipe {
     /// How many knocks in each.
     pub length: usize,
     /// Where the ports come from.
-    pub ports: RangeInclusive<NonZeroU16>,
+    pub ports: PortRange,
     /// `None`: either, as it comes.
     pub protocol: Option<Protocol>,
 }
@@ -118,6 +117,8 @@ pub(crate) enum RecipeError {
     Length,
     #[error("there are too few ports for so many sequences: name a wider range, or fewer lines")]
     Range,
+    #[error("no random numbers can be had: {0}")]
+    Random(#[from] getrandom::Error),
 }
 
 /// A file of sequences, each with a blank before it for the `#` that strikes it out.
@@ -129,26 +130,30 @@ pub(crate) enum RecipeError {
 /// [`RecipeError`] if there are not enough such sequences, or `random` does not find them.
 pub(crate) fn generate(
     recipe: &Recipe,
-    mut random: impl FnMut() -> u64,
+    mut random: impl FnMut() -> Result<u64, getrandom::Error>,
 ) -> Result<String, RecipeError> {
     if !(3..=MAX_KNOCKS).contains(&recipe.length) {
         return Err(RecipeError::Length);
     }
-    let (low, high) = (recipe.ports.start().get(), recipe.ports.end().get());
-    let ports = u64::from(high.checked_sub(low).ok_or(RecipeError::Range)?) + 1;
+    if recipe.ports.is_empty() {
+        return Err(RecipeError::Range);
+    }
     let mut seen: HashSet<Vec<Knock>> = HashSet::new();
     let mut text = String::new();
     // Where half of all sequences would be taken, this is enough to find them.
     let mut tries = recipe.lines.saturating_mul(64).saturating_add(4096);
     while seen.len() < recipe.lines {
         tries = tries.checked_sub(1).ok_or(RecipeError::Range)?;
-        let mut pick = || {
-            let further = u16::try_from(random() % ports).unwrap_or_default();
-            let port = recipe.ports.start().saturating_add(further);
-            let either = || if random().is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp };
-            Knock::new(recipe.protocol.unwrap_or_else(either), port)
+        let mut knock = || {
+            let port = pick(&recipe.ports, random()?);
+            let protocol = match recipe.protocol {
+                Some(protocol) => protocol,
+                None if random()?.is_multiple_of(2) => Protocol::Tcp,
+                None => Protocol::Udp,
+            };
+            Ok::<_, getrandom::Error>(Knock::new(protocol, port))
         };
-        let knocks: Vec<Knock> = std::iter::repeat_with(&mut pick).take(recipe.length).collect();
+        let knocks = (0..recipe.length).map(|_| knock()).collect::<Result<Vec<_>, _>>()?;
         if is_fit(&knocks) && seen.insert(knocks.clone()) {
             let words: Vec<_> = knocks.iter().map(|knock| word(*knock)).collect();
             text.push_str(&format!(" {}\n", words.join(",")));
@@ -175,6 +180,8 @@ fn is_fit(knocks: &[Knock]) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::num::NonZeroU16;
 
     use super::*;
 
@@ -263,10 +270,10 @@ mod tests {
     }
 
     /// Numbers that look random, the same each time.
-    fn numbers(mut state: u64) -> impl FnMut() -> u64 {
+    fn numbers(mut state: u64) -> impl FnMut() -> Result<u64, getrandom::Error> {
         move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            state >> 33
+            Ok(state >> 33)
         }
     }
 
@@ -275,7 +282,7 @@ mod tests {
         assert_eq!(generate(&recipe(1, 2, 1, 9), numbers(1)), Err(RecipeError::Length));
         assert_eq!(generate(&recipe(1, 3, 9, 1), numbers(1)), Err(RecipeError::Range));
         assert_eq!(generate(&recipe(100, 3, 7, 9), numbers(1)), Err(RecipeError::Range));
-        assert_eq!(generate(&recipe(1, 3, 1, 9), || 0), Err(RecipeError::Range));
+        assert_eq!(generate(&recipe(1, 3, 1, 9), || Ok(0)), Err(RecipeError::Range));
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use derive_more::Display;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -71,8 +72,9 @@ pub enum Command {
     Exec(Arc<[CommandText]>),
 }
 
-/// Literal text and holes, as they are written: every percent sign is of a hole or of `%%`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Literal text and holes, shown as they are written in a configuration: every percent sign is of a
+/// hole or of `%%`.
+#[derive(Clone, Debug, Default, Display, PartialEq, Eq)]
 pub struct CommandText(Arc<str>);
 
 enum Piece<'a> {
@@ -170,13 +172,6 @@ impl CommandText {
                 Piece::Hole(hole) => Cow::Owned(holes.value(hole).unwrap_or_default()),
             })
             .collect()
-    }
-}
-
-/// The text as it is written in a configuration.
-impl fmt::Display for CommandText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

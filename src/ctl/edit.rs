@@ -132,10 +132,8 @@ pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError
 /// # Errors
 /// When it can't be made.
 pub(in crate::ctl) fn make_directory(path: &Path) -> Result<(), FileError> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        done => done.map_err(failed("make the directory", path)),
-    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(failed("make the directory", path))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use nix::ifaddrs::getifaddrs;
 
 use crate::config::PATH;
 use crate::config::lint::{HostFacts, HostNetwork};
+use crate::firewall::connections::socket;
 use crate::proto::interface::InterfaceName;
 use crate::proto::knock::{Knock, Protocol};
 use crate::proto::ports::PortSet;
@@ -110,24 +111,13 @@ fn listening_ports() -> PortSet {
 /// The port of a line of such a table, if it is of a socket that takes packets from anyone, and
 /// not only from this host (proc_pid_net(5)).
 fn listener(line: &str, protocol: Protocol) -> Option<Knock> {
-    let mut fields = line.split_whitespace().skip(1);
-    let (address, port) = fields.next()?.split_once(':')?;
-    let (_, remote_port) = fields.next()?.split_once(':')?;
-    let state = fields.next()?;
+    let (local, remote, state) = socket(line)?;
     let listens = match protocol {
         Protocol::Tcp => state == "0A",
-        Protocol::Udp => remote_port == "0000",
+        Protocol::Udp => remote.port() == 0,
     };
-    // Words of an address are in the byte order of the host.
-    let loopback = match address.len() {
-        8 => address.ends_with("7F"),
-        _ => {
-            address == "00000000000000000000000001000000"
-                || address.starts_with("0000000000000000FFFF0000") && address.ends_with("7F")
-        }
-    };
-    let port = u16::from_str_radix(port, 16).ok()?.try_into().ok()?;
-    (listens && !loopback).then_some(Knock::new(protocol, port))
+    let port = local.port().try_into().ok()?;
+    (listens && !local.ip().is_loopback()).then_some(Knock::new(protocol, port))
 }
 
 #[cfg(test)]

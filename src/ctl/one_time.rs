@@ -41,18 +41,7 @@ pub(super) fn run(args: OneTimeArgs) -> Result<(), Error> {
             Protocols::Mixed => None,
         },
     };
-    let mut failed = None;
-    let random = || {
-        getrandom::u64().unwrap_or_else(|error| {
-            failed = Some(error);
-            0
-        })
-    };
-    let made = generate(&recipe, random);
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    let text = Zeroizing::new(made.map_err(Error::unfit)?);
+    let text = Zeroizing::new(generate(&recipe, getrandom::u64).map_err(Error::unfit)?);
     match args.file {
         Some(path) => {
             write_new(&path, &text)?;

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::Error;
+use super::target::Target;
 use crate::config::Directories;
 use crate::config::load::{self, Report};
 use crate::control::{self, Reply, Request};
@@ -44,26 +45,21 @@ pub(super) enum Timeout {
 /// # Errors
 /// [`Error::Configuration`] if the path was chosen and is not there: another daemon than the one
 /// that was meant must not be asked.
-pub(super) fn ask(
-    config: &Path,
-    (pid_file, run_dir): (Option<&PathBuf>, Option<&PathBuf>),
-    options: &load::Options,
-    request: &Request,
-    timeout: Timeout,
-) -> Result<Replies, Error> {
-    let (mut settings, report) = load::settings(config, options);
-    if let Some(path) = pid_file {
+pub(super) fn ask(target: &Target, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
+    let Target { config, pidfile, run_dir, .. } = target;
+    let (mut settings, report) = load::settings(config, &target.options());
+    if let Some(path) = pidfile {
         settings.pid_file.clone_from(path);
         settings.set_apart();
     }
     let missing = fs::metadata(config).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let doubt = match report {
-        Some(report) if missing && config != Path::new(control::CONFIG) => {
+        Some(report) if missing && *config != Path::new(control::CONFIG) => {
             return Err(report.into());
         }
         doubt => doubt,
     };
-    let run_dir = run_dir.cloned().unwrap_or_else(|| {
+    let run_dir = run_dir.clone().unwrap_or_else(|| {
         let is_there = |directory: &Path| control::socket(directory).exists();
         own_or_system(&Directories::own(), settings.run_dir, config, is_there)
     });

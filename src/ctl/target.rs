@@ -13,15 +13,15 @@ use crate::log::escape;
 pub(super) struct Target {
     /// A directory of *.yaml files, one such file, or a classic knockd.conf
     #[arg(short, long, value_name = "PATH", default_value = CONFIG, global = true)]
-    pub config: PathBuf,
+    pub(super) config: PathBuf,
 
     /// The pid file that knockd was started with, where its classic knockd.conf names none
     #[arg(short, long, value_name = "PIDFILE", global = true)]
-    pidfile: Option<PathBuf>,
+    pub(super) pidfile: Option<PathBuf>,
 
     /// The run directory that knockd was started with
     #[arg(long, value_name = "DIR", global = true)]
-    run_dir: Option<PathBuf>,
+    pub(super) run_dir: Option<PathBuf>,
 
     /// Accept files and directories that others could have written
     #[arg(long, global = true)]
@@ -40,8 +40,7 @@ impl Target {
 
     /// Asks the daemon that may be running with this configuration.
     pub(super) fn ask(&self, request: &Request, timeout: Timeout) -> Result<Replies, Error> {
-        let places = (self.pidfile.as_ref(), self.run_dir.as_ref());
-        socket::ask(&self.config, places, &self.options(), request, timeout)
+        socket::ask(self, request, timeout)
     }
 
     /// Asks that daemon, and gives what it says when all is done.

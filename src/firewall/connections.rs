@@ -32,16 +32,22 @@ pub(super) fn established() -> Vec<InboundConnection> {
 /// Reads proc_net_tcp(5); lines that are none are passed over.
 fn parse(text: &str) -> impl Iterator<Item = InboundConnection> {
     text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
+        let (local, peer, state) = socket(line)?;
         // Established, or closed by the peer alone.
         if !["01", "08"].contains(&state) {
             return None;
         }
-        let local = parse_address(local)?;
         let port = Knock::new(Protocol::Tcp, NonZeroU16::new(local.port())?);
-        Some(InboundConnection { peer: parse_address(remote)?, address: local.ip(), port })
+        Some(InboundConnection { peer, address: local.ip(), port })
     })
+}
+
+/// The local and the remote address of the socket in a line of proc_net_tcp(5) or its like, and the
+/// word for its state.
+pub(crate) fn socket(line: &str) -> Option<(SocketAddr, SocketAddr, &str)> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
+    Some((parse_address(local)?, parse_address(remote)?, state))
 }
 
 /// An address as words of 32 bits in the machine's order, then the port.

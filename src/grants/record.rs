@@ -1,10 +1,10 @@
 //! The record of a grant, by which a keeper that starts after a crash can end it.
 
-use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::{CommandPair, GrantId, Manner};
@@ -86,9 +86,10 @@ pub enum GrantState {
 }
 
 /// The way in which a grant came about: by a method of its door, or by the administrator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Display, PartialEq, Eq, Hash)]
 pub enum OpenedBy {
     Method(Method),
+    #[display("knockctl")]
     Knockctl,
 }
 
@@ -99,12 +100,6 @@ impl OpenedBy {
             Self::Method(method) => method.as_str(),
             Self::Knockctl => "knockctl",
         }
-    }
-}
-
-impl Display for OpenedBy {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

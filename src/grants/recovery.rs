@@ -88,7 +88,7 @@ impl Grants {
             // The kernel has the last word: it may have been told of an extension that was not
             // recorded any more.
             (Some(_), GrantState::Closing) => self.close_again(record),
-            (Some(held), _) => self.keep_held(now, boot, record, &held),
+            (Some(held), _) => self.keep_held(now, boot, record, held.left),
             (None, GrantState::Recorded) => Recovered::Forget(record.id),
             (None, GrantState::Open | GrantState::OpenedWithErrors) if !is_over => {
                 self.keep(record)
@@ -111,13 +111,13 @@ impl Grants {
         now: Now,
         boot: BootId,
         record: GrantRecord,
-        held: &KernelGrant,
+        left: Duration,
     ) -> Recovered {
         let record = GrantRecord {
             state: GrantState::Open,
             boot,
-            deadline: now.monotonic + held.left,
-            until: now.wall + held.left,
+            deadline: now.monotonic + left,
+            until: now.wall + left,
             ..record
         };
         self.insert(record.clone(), GrantPhase::Open { with_errors: false });
@@ -146,13 +146,12 @@ impl Grants {
             origin,
             state: GrantState::Open,
             boot,
-            deadline: now.monotonic + left,
+            deadline: now.monotonic,
             since: now.wall,
-            until: now.wall + left,
+            until: now.wall,
             backend: GrantBackend::Kernel(element),
         };
-        self.insert(record.clone(), GrantPhase::Open { with_errors: false });
-        Some(Recovered::Adopt(record))
+        Some(self.keep_held(now, boot, record, left))
     }
 
     fn insert(&mut self, record: GrantRecord, state: GrantPhase) {

@@ -27,13 +27,6 @@ impl Syslog {
         Self { facility, path: "/dev/log".into(), socket: None, dropped: 0 }
     }
 
-    fn connect(&self) -> io::Result<UnixDatagram> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&self.path)?;
-        Ok(socket)
-    }
-
     fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         if let Some(socket) = &self.socket {
             match socket.send(packet) {
@@ -43,7 +36,9 @@ impl Syslog {
                 Err(_) => self.socket = None,
             }
         }
-        let socket = self.connect()?;
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&self.path)?;
         socket.send(packet)?;
         self.socket = Some(socket);
         Ok(())

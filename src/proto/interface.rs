@@ -1,15 +1,14 @@
 //! Names of network interfaces.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::ops::Deref;
 use std::str::FromStr;
 
+use derive_more::{Deref, Display};
 use serde::{Deserialize, Serialize};
 
 /// A name, or another name, that an interface can have: 1 to 15 bytes; or `any`, which is all.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct InterfaceName(Cow<'static, str>);
+#[derive(Clone, Debug, Deref, Display, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InterfaceName(#[deref(forward)] Cow<'static, str>);
 
 /// A text that is not the name of an interface, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,20 +41,6 @@ impl FromStr for InterfaceName {
             None => return Ok(Self(text.to_owned().into())),
         };
         Err(InterfaceNameError(text.to_owned(), why))
-    }
-}
-
-impl fmt::Display for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self)
-    }
-}
-
-impl Deref for InterfaceName {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
     }
 }
 

@@ -1,12 +1,12 @@
 //! One knock: a transport protocol and a destination port.
 
-use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
-use super::words::words;
+use super::words::{serde_as_text, words};
 
 words! {
 Display:
@@ -44,8 +44,8 @@ pub const MAX_KNOCKS: usize = 32;
 /// A knock on a port from 1 to 65535; also names a port that a door opens.
 ///
 /// Written `7000`, `7000/udp` or, as classic knockd does, `7000:udp`; tcp is the default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
+#[display("{port}/{protocol}")]
 pub struct Knock {
     pub protocol: Protocol,
     pub port: NonZeroU16,
@@ -54,12 +54,6 @@ pub struct Knock {
 impl Knock {
     pub const fn new(protocol: Protocol, port: NonZeroU16) -> Self {
         Self { protocol, port }
-    }
-}
-
-impl fmt::Display for Knock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.port, self.protocol)
     }
 }
 
@@ -86,19 +80,7 @@ impl FromStr for Knock {
     }
 }
 
-impl TryFrom<String> for Knock {
-    type Error = KnockError;
-
-    fn try_from(text: String) -> Result<Self, KnockError> {
-        text.parse()
-    }
-}
-
-impl From<Knock> for String {
-    fn from(knock: Knock) -> Self {
-        knock.to_string()
-    }
-}
+serde_as_text! { Knock: Self::to_string, str::parse; }
 
 /// A port from 1 to 65535, decimal digits only.
 ///

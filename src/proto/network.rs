@@ -1,13 +1,16 @@
 //! A network: an address and how many of its bits count.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 /// A network such as `192.0.2.0/24`; its host bits are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, Serialize, Deserialize,
+)]
+#[display("{address}/{prefix}")]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
@@ -88,12 +91,6 @@ pub const fn is_a_hosts(address: IpAddr) -> bool {
 /// Whether somebody who sends from `source` may ask that a door be opened for an address.
 pub const fn may_ask_for(source: IpAddr, address: IpAddr) -> bool {
     is_a_hosts(address) && (source.is_loopback() || !address.is_loopback())
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
 }
 
 #[cfg(test)]

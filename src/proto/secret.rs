@@ -1,7 +1,6 @@
 //! Secret bytes, which nobody may see.
 
-use std::fmt;
-
+use derive_more::Debug;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -9,7 +8,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// A secret: compared in constant time, never printed, overwritten when it is dropped.
 ///
 /// It is serialised only into what a keeper hands its watcher, which is memory.
-#[derive(Clone, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
+#[derive(Clone, Debug, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
+#[debug("Secret(..)")]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
@@ -38,12 +38,6 @@ impl PartialEq for Secret {
 }
 
 impl Eq for Secret {}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,6 @@ mod payload;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -160,17 +159,12 @@ fn seal_payload(
 }
 
 /// The receiving end of one server key: it decrypts what was made for that key.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Receiver {{ .. }}")]
 pub struct Receiver {
     states: States,
     server: noise::X25519,
     params: NoiseParams,
-}
-
-impl fmt::Debug for Receiver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").finish_non_exhaustive()
-    }
 }
 
 impl Receiver {

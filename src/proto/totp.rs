@@ -3,7 +3,6 @@
 mod code;
 mod secret;
 
-use std::fmt;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use super::words::words;
 use crate::time::Wall;
 
 pub use code::{CodeError, Digits, code, knocks_of_code};
-pub use secret::{SECRET_BYTES, SecretError, UriError, encode_secret, parse_secret, uri};
+pub use secret::{SECRET_BYTES, SecretError, encode_secret, parse_secret, uri};
 
 words! {
 AnyCase("is not a protocol of a rotating sequence: write tcp, udp or mixed"):
@@ -223,7 +222,8 @@ impl Scheme {
 }
 
 /// A client's TOTP secret, made ready to derive from.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("TotpKey(..)")]
 pub struct TotpKey(Hmac<Sha1>);
 
 impl TotpKey {
@@ -236,22 +236,7 @@ impl TotpKey {
 
 impl From<&Secret> for TotpKey {
     fn from(secret: &Secret) -> Self {
-        // What new_from_slice does; it could only fail for a MAC whose keys have one length.
-        let key = secret.expose();
-        let mut block = zeroize::Zeroizing::new([0; 64]);
-        if let Some(start) = block.get_mut(..key.len()) {
-            start.copy_from_slice(key);
-        } else {
-            use sha1::Digest;
-            block[..20].copy_from_slice(&Sha1::digest(key));
-        }
-        Self(Hmac::new((&*block).into()))
-    }
-}
-
-impl fmt::Debug for TotpKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TotpKey(..)")
+        Self(Hmac::new_from_slice(secret.expose()).expect("a key of any length"))
     }
 }
 

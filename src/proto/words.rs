@@ -1,4 +1,5 @@
-//! Enums whose variants have a word each: in configurations, in JSON, in counters.
+//! Enums whose variants have a word each, and types that are a text: in configurations, in JSON, in
+//! counters.
 
 /// Defines such an enum: all variants in `ALL`, the word of one, the variant of a word. `Display`
 /// before it makes it shown by its word; `FromStr` makes it read from its word, too, and `AnyCase`
@@ -54,6 +55,25 @@ macro_rules! words {
 }
 
 pub(crate) use words;
+
+/// Writes types in JSON as a text, and reads them from it: for each how that is made, and read.
+macro_rules! serde_as_text {
+    ($($name:ty: $text:expr, $read:expr;)+) => {$(
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(&$text(self))
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $read(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
+}
+
+pub(crate) use serde_as_text;
 
 /// A text that is none of the words that it could be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -165,9 +165,9 @@ fn sent(
     connection: u16,
 ) -> Vec<(Monotonic, Packet)> {
     let steps = Schedule::new(sequence, delay);
-    let packets = steps.knocks().zip(40_000 + connection..).map(|(step, source_port)| {
-        let port = step.knock.port;
-        let transport = match step.knock.protocol {
+    let packets = steps.knocks().zip(40_000 + connection..).map(|((due, knock), source_port)| {
+        let port = knock.port;
+        let transport = match knock.protocol {
             Protocol::Tcp => {
                 let sequence = u32::from(source_port).wrapping_mul(2_654_435_761);
                 Transport::Tcp { source_port, port, sequence, flags: TcpFlags::SYN }
@@ -175,7 +175,7 @@ fn sent(
             Protocol::Udp => Transport::Udp { source_port, port },
         };
         let destination = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-        (at + step.at, Packet { source: from, destination, transport, looped: false })
+        (at + due, Packet { source: from, destination, transport, looped: false })
     });
     packets.collect()
 }

@@ -62,7 +62,7 @@ impl World {
         let clock = if ahead < 0 { self.start - offset } else { self.start + offset };
         let leaves = rotating.start(clock);
         let waited = leaves.since(clock);
-        rotating.schedule(leaves).knocks().map(|step| (waited + step.at, step.knock)).collect()
+        rotating.schedule(leaves).knocks().map(|(due, knock)| (waited + due, knock)).collect()
     }
 
     /// Who opens the door by these knocks, and in which step.

@@ -5,9 +5,10 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use super::{KnockArgs, UsageError};
-use crate::client::names::{self, ResolveFamily};
+use crate::client::names;
 use crate::client::settings::{ClientSettings, EXCLUDES, KINDS, Mode, modes_of_option};
 use crate::client::values::Address;
+use crate::config::Family;
 use crate::proto::knock::{Knock, Protocol};
 
 /// A command line that asks for knocks, each part of it right for itself.
@@ -22,7 +23,8 @@ pub struct Invocation {
     pub proxy: Option<NonZeroU16>,
     /// The protocol of all knocks of a sequence, where one is forced on them.
     pub protocol: Option<Protocol>,
-    pub family: ResolveFamily,
+    /// The only addresses of the host that may be used.
+    pub family: Option<Family>,
     pub hosts: Option<PathBuf>,
     pub dry_run: bool,
     pub verbose: bool,
@@ -31,20 +33,12 @@ pub struct Invocation {
 }
 
 /// A code of an authenticator.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq)]
 pub enum Code {
+    #[debug("Typed(..)")]
     Typed(String),
     /// To be asked for.
     Ask,
-}
-
-impl std::fmt::Debug for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Typed(_) => "Typed(..)",
-            Self::Ask => "Ask",
-        })
-    }
 }
 
 impl Invocation {
@@ -99,9 +93,9 @@ impl KnockArgs {
             proxy,
             protocol,
             family: match (self.ipv4, self.ipv6) {
-                (true, _) => ResolveFamily::V4,
-                (_, true) => ResolveFamily::V6,
-                _ => ResolveFamily::Any,
+                (true, _) => Some(Family::V4),
+                (_, true) => Some(Family::V6),
+                _ => None,
             },
             dry_run: self.dry_run,
             verbose: self.verbose,

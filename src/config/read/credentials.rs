@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::date;
-use super::files::{FileKind, exposed, one_line, read_trusted};
+use super::files::{exposed, one_line, read_secret};
 use super::tree::{
     KnownKeys, Mapping, MappingEntry, Node, Reader, given_twice, refuse_repetitions,
 };
@@ -111,7 +111,7 @@ impl Secrets {
     /// The one line of the file that a node names.
     fn read_file(&mut self, node: &Node) -> Result<Zeroizing<String>, Diagnostic> {
         let path = node.path()?;
-        let text = read_trusted(&path, FileKind::Secret, self.options);
+        let text = read_secret(&path, self.options);
         let text = text.map_err(|problem| problem.named_at(&node.at))?;
         self.files.push(path.clone());
         let line = one_line(&text).map(|line| Zeroizing::new(line.to_owned()));

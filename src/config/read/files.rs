@@ -111,13 +111,12 @@ fn read_text(
     })
 }
 
-/// A kind of file that a configuration names by its path.
-#[derive(Clone, Copy)]
-pub(super) enum FileKind {
-    /// One line that nobody but its owner may read.
-    Secret,
-    /// A list that nobody but its owner may write.
-    Sequences,
+/// The text of a file with one line that nobody but its owner may read.
+///
+/// # Errors
+/// As [`read_trusted`].
+pub(super) fn read_secret(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
+    read_trusted(path, OTHERS_READ | OTHERS_WRITE, MAX_SECRET, options)
 }
 
 /// The text of a list, of one-time sequences or of another kind, under the rules that hold where a
@@ -126,16 +125,18 @@ pub(super) enum FileKind {
 /// # Errors
 /// As [`read_trusted`].
 pub fn read_list(path: &Path, options: Options) -> Result<Zeroizing<String>, Diagnostic> {
-    read_trusted(path, FileKind::Sequences, options)
+    read_trusted(path, OTHERS_WRITE, MAX_SIZE, options)
 }
 
-/// The text of a file of this kind, read only where nobody else could have written or read it.
+/// The text of a file of at most so many bytes, read only where its mode has none of the forbidden
+/// bits: nobody else could have written it, or read it.
 ///
 /// # Errors
 /// Says that it cannot be read, or who else could have read or written it.
-pub(super) fn read_trusted(
+fn read_trusted(
     path: &Path,
-    what: FileKind,
+    forbidden: u32,
+    most: u64,
     options: Options,
 ) -> Result<Zeroizing<String>, Diagnostic> {
     let fail = |error: io::Error| cannot_be_read(path, &error);
@@ -146,10 +147,6 @@ pub(super) fn read_trusted(
     if !metadata.is_file() {
         return Err(Diagnostic::file(path, "is not a file"));
     }
-    let (forbidden, most) = match what {
-        FileKind::Secret => (OTHERS_READ | OTHERS_WRITE, MAX_SECRET),
-        FileKind::Sequences => (OTHERS_WRITE, MAX_SIZE),
-    };
     check_permissions(path, &metadata, forbidden, options)?;
     read_text(path, file, most, "is too large for what it should hold")
 }

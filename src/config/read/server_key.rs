@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::files::{FileKind, one_line, read_trusted};
+use super::files::{one_line, read_secret};
 use crate::config::Options;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::trusted_path::{Leaf, check_path};
@@ -20,7 +20,7 @@ pub fn read_server_key(path: &Path, options: Options) -> Result<Option<PrivateKe
     if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
     }
-    let text = read_trusted(path, FileKind::Secret, options)?;
+    let text = read_secret(path, options)?;
     let line = one_line(&text).map_err(|why| Diagnostic::file(path, why))?;
     let key = line.parse().map_err(|error| format!("is not a key: {error}"));
     key.map(Some).map_err(|why| Diagnostic::file(path, why))

@@ -69,6 +69,16 @@ pub(super) enum HostsMode {
     },
 }
 
+impl HostsMode {
+    /// Its word in a hosts file.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Totp(_) => "totp",
+            Self::Spa { .. } => "spa",
+        }
+    }
+}
+
 /// A hosts file for `knock` with these entries.
 pub(super) fn hosts(server: &ServerName, entries: &[HostsEntry]) -> String {
     let mut page = YamlWriter::default();
@@ -92,21 +102,14 @@ fn name(server: &ServerName, entry: &HostsEntry, all: &[HostsEntry]) -> String {
         name.push_str(&format!("-{}", entry.door));
     }
     if all.iter().any(|other| other.door == entry.door && other.mode != entry.mode) {
-        name.push_str(match entry.mode {
-            HostsMode::Totp(_) => "-totp",
-            HostsMode::Spa { .. } => "-spa",
-        });
+        name.push_str(&format!("-{}", entry.mode.word()));
     }
     name
 }
 
 fn write_entry(page: &mut YamlWriter, server: &ServerName, entry: &HostsEntry) {
     page.entry(2, "host", &server.host);
-    let mode = match entry.mode {
-        HostsMode::Totp(_) => "totp",
-        HostsMode::Spa { .. } => "spa",
-    };
-    page.entry(2, "mode", mode);
+    page.entry(2, "mode", entry.mode.word());
     page.entry(2, "door", entry.door.as_str());
     match &entry.mode {
         HostsMode::Totp(scheme) => {

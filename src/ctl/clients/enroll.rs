@@ -1,7 +1,6 @@
 //! `knockctl enroll`: a client gets its secrets, and the server its configuration.
 
 use std::io::{self, IsTerminal, Write};
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -269,7 +268,9 @@ fn entries(
     };
     let mut entries = Vec::new();
     for door in doors {
-        let wait = first_tcp(door);
+        // The first TCP port that it opens: the client can wait for it.
+        let mut ports = door.opening.ports.iter();
+        let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
         let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
         if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
             entries.push(entry(HostsMode::Totp(scheme)));
@@ -279,12 +280,6 @@ fn entries(
         }
     }
     entries
-}
-
-/// The first TCP port that a door opens: the client can wait for it.
-fn first_tcp(door: &Door) -> Option<NonZeroU16> {
-    let mut ports = door.opening.ports.iter();
-    ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port)
 }
 
 /// Where the server listens, unless that is where all do.

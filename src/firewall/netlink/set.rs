@@ -1,15 +1,17 @@
 //! Sets of nftables and their elements: names, keys, comments.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
+
+use derive_more::Display;
 
 use super::attribute::array;
 use crate::config::{Family, NftFamily, NftName, NftNameError};
 
 /// The name of a set with that of its table: `inet knockd open_4`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, Hash)]
+#[display("{} {table} {set}", family.as_str())]
 pub struct SetRef {
     pub family: NftFamily,
     pub table: NftName,
@@ -28,12 +30,6 @@ impl SetRef {
 
 /// A set and a key in it, which name an element.
 pub type ElementRef = (SetRef, ElementKey);
-
-impl fmt::Display for SetRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.family.as_str(), self.table, self.set)
-    }
-}
 
 /// The key of an element in its set: an address, or a concatenation such as address, protocol and
 /// port. Each part fills whole registers of four bytes.

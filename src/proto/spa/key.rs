@@ -1,9 +1,9 @@
 //! X25519 keys as people carry them: 32 bytes in standard base64.
 
-use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::BASE64;
+use derive_more::{Debug, Display};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -40,7 +40,11 @@ pub enum SpaKeyError {
 }
 
 /// A public key with which a handshake can succeed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[debug("PublicKey({self})")]
+#[display("{}", BASE64.encode_display(_0))]
 pub struct PublicKey([u8; KEY_LEN]);
 
 impl PublicKey {
@@ -66,18 +70,6 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, SpaKeyError> {
         Self::try_from(*decode(text)?)
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        BASE64.encode_display(&self.0).fmt(f)
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
     }
 }
 
