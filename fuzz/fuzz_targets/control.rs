@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use knock_fuzz::{NOW, is_clean, take};
 use libfuzzer_sys::fuzz_target;
-use libknock::control::{LONGEST_REQUEST, Reply, Request};
+use libknock::control::{EventLine, LONGEST_REQUEST, Reply, Request, What};
 use libknock::ctl::{read_replies, told};
 use libknock::keeper::fuzzing::ControlSocket;
 use libknock::time::Monotonic;
@@ -81,7 +81,10 @@ fuzz_target!(|input: &[u8]| {
     assert!(!error.is_empty());
     for reply in replies {
         let again = serde_json::to_vec(&reply).expect("a reply can be written");
-        assert_eq!(serde_json::from_slice::<Reply>(&again).ok().as_ref(), Some(&reply));
+        // Of what is not known one word counts that was there twice.
+        if !matches!(&reply, Reply::Event(EventLine { what: What::Other { .. }, .. })) {
+            assert_eq!(serde_json::from_slice::<Reply>(&again).ok().as_ref(), Some(&reply));
+        }
         if let Reply::Event(event) = reply {
             let text = String::from_utf8(told(&event, false)).expect("text");
             // The day, and the event.

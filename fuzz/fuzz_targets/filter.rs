@@ -3,7 +3,7 @@
 #![no_main]
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use knock_fuzz::frame::{build, plain};
 use knock_fuzz::{NOW, config, port, server, take};
@@ -94,7 +94,8 @@ impl House {
         let datagrams =
             engine.datagrams().flat_map(|it| [it.ports.start().get(), it.ports.end().get()]);
         let ports = ends.chain(datagrams).collect();
-        let is_exact = ranges.len() <= 32 && doors <= 4;
+        let flags: BTreeSet<_> = engine.watched().map(|(_, flags)| flags).collect();
+        let is_exact = ranges.len() <= 32 && flags.len() <= 4;
         Self { engine, filter, programs: Default::default(), ports, is_exact }
     }
 

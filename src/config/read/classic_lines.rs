@@ -67,6 +67,11 @@ impl<'a> Part<'a> {
         Self { start, text: self.text.trim(), ..self }
     }
 
+    /// Its first word, for messages: in a file of another kind a secret may stand behind it.
+    fn word(&self) -> &'a str {
+        self.text.split([':', ' ', '\t']).next().unwrap_or_default()
+    }
+
     /// What stands before and after the first `separator`.
     pub(crate) fn split(self, separator: char) -> Option<(Self, Self)> {
         let (before, after) = self.text.split_once(separator)?;
@@ -197,7 +202,7 @@ fn program_in_quotes(command: Part<'_>) -> Option<Diagnostic> {
 }
 
 fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
-    let message = format!("unknown directive '{}'", name.text);
+    let message = format!("unknown directive '{}'", name.word());
     if canonical(name.text, &OPTIONS).is_some() {
         return name.error(message).help("it belongs in the section [options]");
     }
@@ -248,7 +253,8 @@ pub(crate) fn read_sections<'a>(
             None if homeless => {}
             None => {
                 homeless = true;
-                let message = format!("'{}' stands before the first section", directive.name.text);
+                let message =
+                    format!("'{}' stands before the first section", directive.name.word());
                 problems.push(directive.name.error(message).help("write [NAME] above it"));
             }
         }

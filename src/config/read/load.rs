@@ -241,6 +241,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_secret_in_what_is_taken_for_a_classic_file_is_not_shown() {
+        for text in ["[door]\n  key: SESAME1234==\n", "[door\n  hmac_key SESAME1234\n"] {
+            let report = parse(&SourceText::new("doors.yaml", text)).unwrap_err().to_string();
+            assert!(report.contains("key'") && !report.contains("SESAME"), "{report}");
+        }
+    }
+
     /// Something like a configuration, mostly wrong somewhere.
     fn yaml() -> impl Strategy<Value = String> {
         let value = prop_oneof![
