@@ -74,13 +74,13 @@ fn knock(invocation: &Invocation) -> Result<(), ClientError> {
     if invocation.verbose {
         messages::be_verbose(stream);
     }
-    carry_out(&Plan::new(invocation)?)
+    carry_out(invocation, &Plan::new(invocation)?)
 }
 
-fn carry_out(plan: &Plan) -> Result<(), ClientError> {
+fn carry_out(invocation: &Invocation, plan: &Plan) -> Result<(), ClientError> {
     let Plan { host: name, knocker, .. } = plan;
     messages::say_if_it_lasts(|| format!("looking up the address of {name}"));
-    let host = names::resolve(name, plan.family)?;
+    let host = names::resolve(name, invocation.family)?;
     if host.others > 0 {
         let (ip, count) = (host.address.ip(), host.others + 1);
         messages::say(|| format!("{name} has {count} addresses, using {ip}"));
@@ -89,7 +89,7 @@ fn carry_out(plan: &Plan) -> Result<(), ClientError> {
     if knocker.is_mistimed(now) {
         messages::warn(&"this machine's clock is wrong, and what is sent depends on it: set it");
     }
-    if plan.dry_run {
+    if invocation.dry_run {
         let schedule = knocker.next(knocker.start(now), host.address)?;
         return schedule.knocks().try_for_each(|(_, knock)| {
             let packet = OutgoingPacket::new(host.address, knock, schedule.request.as_ref());

@@ -26,7 +26,6 @@ use super::spa::SpaKnocker;
 use super::stamps::Stamps;
 use super::totp::TotpKnocker;
 use super::values::{Address, SourcePort};
-use crate::config::Family;
 use crate::proto::spa::PORTS;
 use crate::proto::totp::{self, Digits, Protocols, Scheme, TotpKey, knocks_of_code};
 
@@ -41,8 +40,6 @@ pub(super) struct Plan {
     pub knocker: Knocker,
     /// Knock until this port is open; `None`: knock once.
     pub wait: Option<WaitTarget>,
-    pub family: Option<Family>,
-    pub dry_run: bool,
 }
 
 impl Plan {
@@ -80,8 +77,6 @@ impl Plan {
             },
             host,
             wait: planner.wait(mode)?,
-            family: invocation.family,
-            dry_run: invocation.dry_run,
         })
     }
 }

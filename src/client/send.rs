@@ -120,12 +120,9 @@ impl Sender {
             start = now() - at;
             let what = OutgoingPacket::new(self.host, knock, schedule.request.as_ref());
             messages::say_what_lasts(|| format!("hitting {what}"));
-            let sent = match (knock.protocol, &schedule.request) {
-                (Protocol::Tcp, _) => send_syn(what.to),
-                (Protocol::Udp, None) => self.send_datagram(what.to, None, &[0]),
-                (Protocol::Udp, Some(request)) => {
-                    self.send_datagram(what.to, request.from, &request.bytes)
-                }
+            let sent = match knock.protocol {
+                Protocol::Tcp => send_syn(what.to),
+                Protocol::Udp => self.send_datagram(what.to, schedule.request.as_ref()),
             };
             sent.map_err(|source| match schedule.request {
                 None => SendError::Knock { number, count, what, source },
@@ -175,19 +172,15 @@ impl Sender {
         }
     }
 
-    fn send_datagram(
-        &mut self,
-        to: SocketAddr,
-        from: Option<NonZeroU16>,
-        bytes: &[u8],
-    ) -> io::Result<()> {
-        let port = from.map_or(0, NonZeroU16::get);
+    /// A request; without one, a knock of a byte.
+    fn send_datagram(&mut self, to: SocketAddr, it: Option<&RequestDatagram>) -> io::Result<()> {
+        let port = it.and_then(|request| request.from).map_or(0, NonZeroU16::get);
         if port != 0 {
             // An earlier try may have left from there.
             self.udp.clear();
         }
         let socket = UdpSocket::bind(any_like(to, port))?;
-        socket.send_to(bytes, to)?;
+        socket.send_to(it.map_or(&[0], |request| &request.bytes), to)?;
         if self.udp.len() == KEPT {
             self.udp.pop_front();
         }

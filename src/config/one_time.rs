@@ -155,19 +155,12 @@ pub(crate) fn generate(
         };
         let knocks = (0..recipe.length).map(|_| knock()).collect::<Result<Vec<_>, _>>()?;
         if is_fit(&knocks) && seen.insert(knocks.clone()) {
-            let words: Vec<_> = knocks.iter().map(|knock| word(*knock)).collect();
+            // Classic knockd's spelling, so that it can use the file too.
+            let words: Vec<_> = knocks.iter().map(|knock| knock.short(':')).collect();
             text.push_str(&format!(" {}\n", words.join(",")));
         }
     }
     Ok(text)
-}
-
-/// Classic knockd's spelling, so that it can use the file too.
-fn word(knock: Knock) -> String {
-    match knock.protocol {
-        Protocol::Tcp => knock.port.to_string(),
-        Protocol::Udp => format!("{}:udp", knock.port),
-    }
 }
 
 fn is_fit(knocks: &[Knock]) -> bool {

@@ -45,7 +45,7 @@ pub(super) fn run(target: &Target, args: &StatusArgs) -> Result<(), Error> {
     if args.json {
         object(&mut out, &status)?;
     } else {
-        print(&mut out, &status, clock::now().wall, &TimeZone::system())?;
+        print(&mut out, &status, clock::now().wall)?;
     }
     Ok(out.flush()?)
 }
@@ -58,8 +58,8 @@ pub(super) fn ask(target: &Target) -> Result<Status, Error> {
     }
 }
 
-fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io::Result<()> {
-    let since = local(wall(status.since), zone);
+fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
+    let since = local(wall(status.since), &TimeZone::system());
     let running = duration::format_seconds(now.since(wall(status.since)));
     writeln!(
         out,
@@ -80,7 +80,7 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
         facts.push(vec!["waiting for".to_owned(), status.waiting_for.join(", ")]);
     }
     if let Some(until) = status.on_trial_until {
-        let until = time_and_left(wall(until), now, zone);
+        let until = time_and_left(wall(until), now, &TimeZone::system());
         facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
     }
     if let Some(keeper) = &status.sandbox.keeper {
@@ -93,11 +93,11 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall, zone: &TimeZone) -> io
     writeln!(out)?;
     doors(out, &status.doors)?;
     writeln!(out)?;
-    grants(out, &status.grants, now, zone)?;
+    grants(out, &status.grants, now)?;
     if status.grants_not_shown > 0 {
         writeln!(out, "and {} more", status.grants_not_shown)?;
     }
-    locked_out(out, &status.locked_out, now, zone)?;
+    locked_out(out, &status.locked_out, now)?;
     counters(out, status)
 }
 
@@ -135,19 +135,14 @@ fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {
     table(out, &rows)
 }
 
-fn grants(
-    out: &mut dyn Write,
-    grants: &[GrantStatus],
-    now: Wall,
-    zone: &TimeZone,
-) -> io::Result<()> {
+fn grants(out: &mut dyn Write, grants: &[GrantStatus], now: Wall) -> io::Result<()> {
     if grants.is_empty() {
         return writeln!(out, "nothing is open");
     }
     let mut rows = vec![heading(&["OPEN", "ADDRESS", "CLIENT", "BY", "CLOSES"])];
     rows.extend(grants.iter().map(|grant| {
         let client = grant.client.as_ref().map_or("-", |client| client.as_str());
-        let left = time_left(grant.seconds_left, now, zone);
+        let left = time_left(grant.seconds_left, now, &TimeZone::system());
         let closes = match grant.state {
             GrantCondition::Open => left,
             state @ (GrantCondition::OpenedWithErrors | GrantCondition::Gone) => {
@@ -184,12 +179,7 @@ pub(super) fn time_and_left(then: Wall, now: Wall, zone: &TimeZone) -> String {
     format!("{}, in {left}", then.strftime(form))
 }
 
-fn locked_out(
-    out: &mut dyn Write,
-    locks: &[LockStatus],
-    now: Wall,
-    zone: &TimeZone,
-) -> io::Result<()> {
+fn locked_out(out: &mut dyn Write, locks: &[LockStatus], now: Wall) -> io::Result<()> {
     if locks.is_empty() {
         return Ok(());
     }
@@ -197,7 +187,7 @@ fn locked_out(
     let mut rows = vec![heading(&["ADDRESS", "NOT LISTENED TO AT", "UNTIL"])];
     rows.extend(locks.iter().map(|lock| {
         let door = lock.door.as_ref().map_or_else(|| "any door".to_owned(), Name::to_string);
-        vec![lock.address.to_string(), door, time_left(lock.seconds_left, now, zone)]
+        vec![lock.address.to_string(), door, time_left(lock.seconds_left, now, &TimeZone::system())]
     }));
     table(out, &rows)
 }

@@ -55,6 +55,14 @@ impl Knock {
     pub const fn new(protocol: Protocol, port: NonZeroU16) -> Self {
         Self { protocol, port }
     }
+
+    /// As people write it, with this before a protocol: tcp goes without saying.
+    pub fn short(self, separator: char) -> String {
+        match self.protocol {
+            Protocol::Tcp => self.port.to_string(),
+            Protocol::Udp => format!("{}{separator}udp", self.port),
+        }
+    }
 }
 
 /// The reason why a text is not a knock. The message says what to write instead.

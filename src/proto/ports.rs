@@ -67,10 +67,6 @@ impl PortSet {
         self.ranges.iter().flatten().map(|(low, high)| usize::from(high - low) + 1).sum()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.ranges.iter().all(Vec::is_empty)
-    }
-
     /// Adds every port of another set.
     pub fn extend_from(&mut self, other: &Self) {
         for protocol in Protocol::ALL {

@@ -117,7 +117,7 @@ pub(in crate::ctl) fn run(target: &Target, args: &EnrollArgs) -> Result<(), Erro
     let doors = if only_new { &client.doors } else { &args.doors };
     let doors: Vec<&Door> =
         config.doors.iter().filter(|door| doors.contains(door.name())).collect();
-    let shown = show(args, &given, &doors, &config);
+    let shown = given.show(args, &doors, &config);
     reloaded.and(shown)
 }
 
@@ -224,62 +224,55 @@ fn tell(args: &EnrollArgs, known: Option<&ClientFile>, client: &ClientFile) {
     }
 }
 
-fn show(
-    args: &EnrollArgs,
-    given: &IssuedCredentials,
-    doors: &[&Door],
-    config: &Config,
-) -> Result<(), Error> {
-    let own = nix::unistd::gethostname().unwrap_or_default();
-    let own = own.to_string_lossy();
-    if args.host.is_none() {
-        say(&format!("the client is told to knock at '{own}'; --host names another address"));
+impl IssuedCredentials {
+    /// Shows the client what it is given, and where it knocks.
+    fn show(&self, args: &EnrollArgs, doors: &[&Door], config: &Config) -> Result<(), Error> {
+        let own = nix::unistd::gethostname().unwrap_or_default();
+        let own = own.to_string_lossy();
+        if args.host.is_none() {
+            say(&format!("the client is told to knock at '{own}'; --host names another address"));
+        }
+        let server = ServerName::new(args.host.as_deref(), &own);
+        let entries = self.entries(args, doors, config);
+        let bundle = Bundle {
+            client: &args.client,
+            server: &server,
+            entries: &entries,
+            secret: self.totp.as_ref(),
+            key: self.private_key.as_ref().map(|key| key.as_str()),
+        };
+        let output = io::stdout();
+        let text = bundle.text(args.qr, output.is_terminal())?;
+        if bundle.secret.is_some() || bundle.key.is_some() {
+            say("what follows holds a secret, and is shown this once: it is for the client alone");
+        }
+        Ok(output.lock().write_all(text.as_bytes())?)
     }
-    let server = ServerName::new(args.host.as_deref(), &own);
-    let entries = entries(args, given, doors, config);
-    let bundle = Bundle {
-        client: &args.client,
-        server: &server,
-        entries: &entries,
-        secret: given.totp.as_ref(),
-        key: given.private_key.as_ref().map(|key| key.as_str()),
-    };
-    let output = io::stdout();
-    let text = bundle.text(args.qr, output.is_terminal())?;
-    if bundle.secret.is_some() || bundle.key.is_some() {
-        say("what follows holds a secret, and is shown this once: it is for the client alone");
-    }
-    Ok(output.lock().write_all(text.as_bytes())?)
-}
 
-/// The ways into these doors that are new, or all that the client has where none is.
-fn entries(
-    args: &EnrollArgs,
-    given: &IssuedCredentials,
-    doors: &[&Door],
-    config: &Config,
-) -> Vec<HostsEntry> {
-    let client = config.client(&args.client);
-    let (totp, spa) = if given.totp.is_some() || given.spa.is_some() {
-        (given.totp.is_some(), given.spa.is_some())
-    } else {
-        let has = |of: fn(&Client) -> bool| client.is_some_and(of);
-        (has(|client| client.totp.is_some()), has(|client| client.spa.is_some()))
-    };
-    let mut entries = Vec::new();
-    for door in doors {
-        // The first TCP port that it opens: the client can wait for it.
-        let mut ports = door.opening.ports.iter();
-        let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
-        let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
-        if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
-            entries.push(entry(HostsMode::Totp(scheme)));
+    /// The ways into these doors that are new, or all that the client has where none is.
+    fn entries(&self, args: &EnrollArgs, doors: &[&Door], config: &Config) -> Vec<HostsEntry> {
+        let client = config.client(&args.client);
+        let (totp, spa) = if self.totp.is_some() || self.spa.is_some() {
+            (self.totp.is_some(), self.spa.is_some())
+        } else {
+            let has = |of: fn(&Client) -> bool| client.is_some_and(of);
+            (has(|client| client.totp.is_some()), has(|client| client.spa.is_some()))
+        };
+        let mut entries = Vec::new();
+        for door in doors {
+            // The first TCP port that it opens: the client can wait for it.
+            let mut ports = door.opening.ports.iter();
+            let wait = ports.find(|knock| knock.protocol == Protocol::Tcp).map(|knock| knock.port);
+            let entry = |mode| HostsEntry { door: door.name().clone(), mode, wait };
+            if let Some(scheme) = door.recognition.totp.filter(|_| totp) {
+                entries.push(entry(HostsMode::Totp(scheme)));
+            }
+            if let Some(key) = self.server_key.filter(|_| spa && door.recognition.spa) {
+                entries.push(entry(HostsMode::Spa { key, port: spa_port(&config.settings.spa) }));
+            }
         }
-        if let Some(key) = given.server_key.filter(|_| spa && door.recognition.spa) {
-            entries.push(entry(HostsMode::Spa { key, port: spa_port(&config.settings.spa) }));
-        }
+        entries
     }
-    entries
 }
 
 /// Where the server listens, unless that is where all do.

@@ -39,8 +39,11 @@ pub(super) fn import(
     page.append(&daemon.page);
     let stanzas = stanzas::read(path, daemon.folder.as_ref(), files, notes);
     let mut made = Importer::default();
-    let clients: Vec<Option<ImportedClient>> =
-        stanzas.iter().map(|stanza| client::read(stanza, zone, notes)).collect();
+    let read = |stanza| {
+        let read = client::read(stanza, zone, notes);
+        notes.ok_or_report(read)
+    };
+    let clients: Vec<Option<ImportedClient>> = stanzas.iter().map(read).collect();
     for (number, client) in (1..).zip(&clients) {
         if let Some(client) = client {
             made.client(client, number, ports(path, client, open), notes);

@@ -141,7 +141,7 @@ impl<'a> DoorWriter<'a> {
                 knocks.push(text.to_owned());
                 continue;
             };
-            let written = short(knock);
+            let written = knock.short('/');
             if let Some(why) = odd {
                 let message = format!(
                     "'{text}' {why}: classic knockd takes it for {knock}, or does not start"
@@ -302,14 +302,6 @@ fn classic_knock(text: &str) -> Option<(Knock, Option<&'static str>)> {
         Some("is more than a port")
     };
     Some((knock, odd))
-}
-
-/// A knock as people write it: tcp goes without saying.
-pub(super) fn short(knock: Knock) -> String {
-    match knock.protocol {
-        Protocol::Tcp => knock.port.to_string(),
-        Protocol::Udp => knock.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -46,17 +46,11 @@ pub(super) struct ImportedClient {
     pub(super) open_for_max: u64,
 }
 
-/// Reads a stanza. `None` where what it says cannot be carried over; the notes say why.
+/// Reads a stanza.
+///
+/// # Errors
+/// Says why what it says cannot be carried over.
 pub(super) fn read(
-    stanza: &AccessStanza,
-    zone: &TimeZone,
-    notes: &mut Problems,
-) -> Option<ImportedClient> {
-    let read = read_stanza(stanza, zone, notes);
-    read.map_err(|problem| notes.push(problem)).ok()
-}
-
-fn read_stanza(
     stanza: &AccessStanza,
     zone: &TimeZone,
     notes: &mut Problems,
