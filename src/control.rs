@@ -24,6 +24,7 @@ use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::proto::words::words;
+use crate::sys::sandbox::SandboxReport;
 pub use event::{EventLine, RefusalFacts, What, name_of, seconds};
 
 /// Where the configuration is unless another path is given.
@@ -205,13 +206,25 @@ impl fmt::Display for KeeperRights {
 }
 
 /// How much of the watcher's sandbox holds, each part in words.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, derive_more::Display)]
+#[display("system calls {seccomp}; Landlock: {landlock}; memory {memory}")]
 pub struct WatcherSandbox {
     /// Whether all of it does.
     pub whole: bool,
     pub seccomp: String,
     pub landlock: String,
     pub memory: String,
+}
+
+impl From<SandboxReport> for WatcherSandbox {
+    fn from(report: SandboxReport) -> Self {
+        Self {
+            whole: report.is_whole(),
+            seccomp: report.seccomp.to_string(),
+            landlock: report.landlock.map_or_else(|| "off".to_owned(), |it| it.to_string()),
+            memory: report.memory.to_string(),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

@@ -10,9 +10,7 @@ use super::output::{heading, local, object, table, wall};
 use super::socket::Timeout;
 use super::target::Target;
 use crate::config::Name;
-use crate::control::{
-    DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status, WatcherSandbox,
-};
+use crate::control::{DoorStatus, GrantCondition, GrantStatus, LockStatus, Reply, Request, Status};
 use crate::log::escape;
 use crate::proto::duration;
 use crate::sys::clock;
@@ -87,7 +85,11 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
         facts.push(vec!["keeper".to_owned(), format!("has {}", escape(&keeper.to_string()))]);
     }
     if let Some(watcher) = &status.sandbox.watcher {
-        facts.push(vec!["watcher".to_owned(), sandbox(watcher)]);
+        let extent = match watcher.whole {
+            true => "its sandbox holds".to_owned(),
+            false => format!("its sandbox holds in part: {}", escape(&watcher.to_string())),
+        };
+        facts.push(vec!["watcher".to_owned(), extent]);
     }
     table(out, &facts)?;
     writeln!(out)?;
@@ -99,17 +101,6 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
     }
     locked_out(out, &status.locked_out, now)?;
     counters(out, status)
-}
-
-/// How much of the watcher's sandbox holds.
-fn sandbox(WatcherSandbox { whole, seccomp, landlock, memory }: &WatcherSandbox) -> String {
-    if *whole {
-        return "its sandbox holds".to_owned();
-    }
-    let [seccomp, landlock, memory] = [seccomp, landlock, memory].map(|text| escape(text));
-    format!(
-        "its sandbox holds in part: system calls {seccomp}; Landlock: {landlock}; memory {memory}"
-    )
 }
 
 fn doors(out: &mut dyn Write, doors: &[DoorStatus]) -> io::Result<()> {

@@ -20,7 +20,6 @@ use crate::ledger::Query;
 use crate::proto::method::Method;
 use crate::proto::network::is_a_hosts;
 use crate::sys::clock;
-use crate::sys::sandbox::SandboxReport;
 use crate::time::{Monotonic, Now, Wall};
 
 /// How much history is told at once: the latest of it.
@@ -307,7 +306,7 @@ impl Keeper {
             dropped: self.watchers.intake.dropped,
             sandbox: SandboxStatus {
                 keeper: Some(self.rights.status()),
-                watcher: self.watchers.sandbox.map(watcher_sandbox),
+                watcher: self.watchers.sandbox.map(WatcherSandbox::from),
             },
             locked_out: self.watchers.intake.lockouts.status(now.monotonic),
         }
@@ -322,15 +321,6 @@ impl Keeper {
             GrantState::OpenedWithErrors => GrantCondition::OpenedWithErrors,
         };
         grant_status(&grant.key, &grant.origin, condition, grant.deadline.since(now.monotonic))
-    }
-}
-
-fn watcher_sandbox(report: SandboxReport) -> WatcherSandbox {
-    WatcherSandbox {
-        whole: report.is_whole(),
-        seccomp: report.seccomp.to_string(),
-        landlock: report.landlock(),
-        memory: report.memory.to_string(),
     }
 }
 

@@ -158,8 +158,8 @@ fn answer() -> io::Result<()> {
     let Some(identity) = hear(&channel)? else { return Ok(()) };
     let identity: Identity = serde_json::from_slice(&identity)?;
     identity.assume().map_err(io::Error::other)?;
-    let read: Vec<&Path> = NAMES.iter().chain(&LIBRARIES).map(Path::new).collect();
-    let rules = LandlockRules { read: &read, scoped: true, ..LandlockRules::default() };
+    let read = NAMES.iter().chain(&LIBRARIES).map(Path::new).collect();
+    let rules = LandlockRules { read, scoped: true, ..LandlockRules::default() };
     // Where these are not to be had, the identity holds. What opens captures runs no program either,
     // and touches no other process.
     let _ = landlock::restrict(&rules);

@@ -19,7 +19,7 @@ use nix::unistd::{AccessFlags, faccessat};
 use tracing::warn;
 
 use crate::config::load::Loaded;
-use crate::config::{Config, Mechanism};
+use crate::config::{Config, Door};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
 use crate::sys::privileges::Identity;
@@ -50,26 +50,6 @@ pub(super) const LIBRARIES: [&str; 7] = [
 pub(super) const NAMES: [&str; 4] =
     ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
 
-/// A part of a configuration, in words, and the capabilities that it takes; `None`: maybe any, for a
-/// command.
-type Need = (String, Option<&'static [Capability]>);
-
-/// What takes capabilities.
-fn needs(config: &Config) -> impl Iterator<Item = Need> + '_ {
-    let doors = config.doors.iter().flat_map(|door| {
-        let in_kernel: Option<&'static [Capability]> = match door.opening.mechanism {
-            Mechanism::Guard | Mechanism::Set(_) => Some(&[CAP_NET_ADMIN]),
-            Mechanism::Commands { .. } => None,
-        };
-        let opens = (format!("door '{}', via {}", door.name(), door.opening.mechanism), in_kernel);
-        let runs = (format!("door '{}', which runs commands", door.name()), None);
-        [(in_kernel.is_some(), opens), (door.opening.runs_commands(), runs)]
-    });
-    let mail = (config.settings.alert.is_some(), ("mail by 'alert'".to_owned(), None));
-    let all = doors.chain([mail]).filter_map(|(is_there, need)| is_there.then_some(need));
-    all.chain([("the watcher".to_owned(), Some(OF_CHILDREN))])
-}
-
 /// The doors that run commands, and what sends mail.
 pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
     let doors = config.doors.iter().filter(|door| door.opening.runs_commands());
@@ -77,11 +57,17 @@ pub(crate) fn commands(config: &Config) -> impl Iterator<Item = String> + '_ {
     doors.map(|door| door.name().to_string()).chain(mail)
 }
 
+/// The doors that the kernel opens, which takes [`CAP_NET_ADMIN`].
+fn by_kernel(config: &Config) -> impl Iterator<Item = &Door> {
+    config.doors.iter().filter(|door| door.opening.commands().is_none())
+}
+
 /// The capabilities that a configuration needs; `None`: maybe any.
 #[must_use]
-pub(crate) fn capabilities(config: &Config) -> Option<CapsHashSet> {
-    let each = needs(config).map(|(_, takes)| takes);
-    each.collect::<Option<Vec<_>>>().map(|all| all.into_iter().flatten().copied().collect())
+fn capabilities(config: &Config) -> Option<CapsHashSet> {
+    let runs_nothing = commands(config).next().is_none();
+    let firewall = by_kernel(config).next().map(|_| CAP_NET_ADMIN);
+    runs_nothing.then(|| OF_CHILDREN.iter().copied().chain(firewall).collect())
 }
 
 /// What keeps a configuration from working without root, a line each, and what helps.
@@ -100,8 +86,7 @@ pub(super) fn lacking_without_root(config: &Config, held: &CapsHashSet) -> Vec<S
     {
         lacking.push(format!("the watcher does not become '{user}': take 'user' away"));
     }
-    let by_kernel = config.doors.iter().filter(|door| door.opening.commands().is_none());
-    for door in by_kernel.filter(|_| !held.contains(&CAP_NET_ADMIN)) {
+    for door in by_kernel(config).filter(|_| !held.contains(&CAP_NET_ADMIN)) {
         lacking.push(format!(
             "door '{}' does not open via {}, which takes CAP_NET_ADMIN: write a start_command that \
              this user may run",
@@ -117,8 +102,6 @@ pub(super) fn lacking_without_root(config: &Config, held: &CapsHashSet) -> Vec<S
 pub(crate) struct FilesInUse {
     read: BTreeSet<PathBuf>,
     write: BTreeSet<PathBuf>,
-    /// The state and the run directory, which stay those of the start.
-    own: [PathBuf; 2],
     /// Where the pid file is: it is removed from there, and no more.
     pid_file: [PathBuf; 2],
 }
@@ -141,13 +124,12 @@ impl FilesInUse {
         }
         let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
         let write = lists.chain(&settings.log.file).flat_map(|file| directories(file)).collect();
-        let own = [&settings.state_dir, &settings.run_dir].map(|directory| real(directory));
-        Self { read, write, own, pid_file: directories(&settings.pid_file) }
+        Self { read, write, pid_file: directories(&settings.pid_file) }
     }
 
     /// The first that is not among those of `kept`.
     fn missing_in(&self, kept: &Self) -> Option<&Path> {
-        let is_written = |path: &PathBuf| kept.writes().any(|it| path.starts_with(it));
+        let is_written = |path: &PathBuf| kept.write.iter().any(|it| path.starts_with(it));
         let is_read = |path: &PathBuf| kept.read.iter().any(|it| path.starts_with(it));
         let read = self.read.iter().find(|path| !is_read(path) && !is_written(path));
         let write = self.write.iter().find(|path| !is_written(path));
@@ -162,25 +144,18 @@ impl FilesInUse {
             asked != Err(Errno::EACCES)
         };
         self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
-            && self.writes().chain(&self.pid_file).all(|path| may(path, AccessFlags::W_OK))
-    }
-
-    fn writes(&self) -> impl Iterator<Item = &PathBuf> {
-        self.write.iter().chain(&self.own)
+            && self.write.iter().chain(&self.pid_file).all(|path| may(path, AccessFlags::W_OK))
     }
 
     fn restrict(&self, looks_up: bool) -> Result<LandlockReport, LandlockError> {
         let exe = Path::new("/proc/self/exe");
         let system = SYSTEM.iter().chain(if looks_up { NAMES.as_slice() } else { &[] });
         let path = PathBuf::as_path;
-        let read: Vec<_> = system.map(Path::new).chain(self.read.iter().map(path)).collect();
-        let write: Vec<_> = self.writes().map(path).chain([Path::new("/dev/null")]).collect();
-        let execute: Vec<_> = LIBRARIES.iter().map(Path::new).chain([exe]).collect();
         landlock::restrict(&LandlockRules {
-            read: &read,
-            write: &write,
-            execute: &execute,
-            remove: &self.pid_file.each_ref().map(path),
+            read: system.map(Path::new).chain(self.read.iter().map(path)).collect(),
+            write: self.write.iter().map(path).chain([Path::new("/dev/null")]).collect(),
+            execute: LIBRARIES.iter().map(Path::new).chain([exe]).collect(),
+            remove: self.pid_file.iter().map(path).collect(),
             no_network: !looks_up,
             // The service manager may listen on an abstract socket.
             scoped: false,
@@ -231,10 +206,14 @@ impl Rights {
     /// What the kernel refuses.
     pub(super) fn give_up(
         config: &Config,
-        files: FilesInUse,
+        mut files: FilesInUse,
         looks_up: bool,
     ) -> Result<Self, RightsError> {
         let Some(mut needed) = capabilities(config) else { return Ok(Self::ALL) };
+        let settings = &config.settings;
+        // These stay, whatever a later configuration says.
+        let own = [&settings.state_dir, &settings.run_dir].map(|directory| real(directory));
+        files.write.extend(own);
         if !capabilities::asked_with(&needed, || files.is_open())? {
             needed.insert(CAP_DAC_OVERRIDE);
         }
@@ -242,7 +221,7 @@ impl Rights {
         let landlock = landlock.and_then(|it| it.inspect_err(|why| warn!("{why}")).ok());
         nix::sys::prctl::set_no_new_privs().map_err(RightsError::NoNewPrivileges)?;
         capabilities::keep_only(&needed)?;
-        let (capabilities, user) = (capabilities::held()?, config.settings.user.clone());
+        let (capabilities, user) = (capabilities::held()?, settings.user.clone());
         Ok(Self(Some(FewRights { capabilities, files, user, landlock })))
     }
 
@@ -252,17 +231,19 @@ impl Rights {
     /// Says what it needs, and what to do.
     pub(super) fn suffice(&self, config: &Config, files: &FilesInUse) -> Result<(), String> {
         let Some(few) = &self.0 else { return Ok(()) };
-        let lacks = |(who, takes): Need| match takes {
-            None => Some(format!("{who}, may need any privilege")),
-            Some(takes) => {
-                let lacking = takes.iter().find(|it| !few.capabilities.contains(it))?;
-                Some(format!("{who}, needs {lacking}"))
-            }
-        };
+        let runs = config.doors.iter().find(|door| door.opening.runs_commands());
+        let runs = runs.map(|door| format!("door '{}', which runs commands", door.name()));
+        let mail = config.settings.alert.as_ref().map(|_| "mail by 'alert'".to_owned());
+        let any = runs.or(mail).map(|who| format!("{who}, may need any privilege"));
+        let firewall =
+            by_kernel(config).find(|_| !few.capabilities.contains(&CAP_NET_ADMIN)).map(|door| {
+                let via = &door.opening.mechanism;
+                format!("door '{}', via {via}, needs {CAP_NET_ADMIN}", door.name())
+            });
         let file = few.landlock.and_then(|_| files.missing_in(&few.files));
         let file = file.map(|path| format!("it has files in {}", path.display()));
         let user = (config.settings.user != few.user).then(|| "'user' is another one".to_owned());
-        let why = needs(config).find_map(lacks).or(file).or(user);
+        let why = any.or(firewall).or(file).or(user);
         why.map_or(Ok(()), |why| Err(format!("{why}: {RESTART}")))
     }
 
@@ -273,10 +254,7 @@ impl Rights {
     }
 
     pub(super) fn status(&self) -> KeeperRights {
-        let held = match &self.0 {
-            Some(few) => few.capabilities.clone(),
-            None => capabilities::held().unwrap_or_default(),
-        };
+        let held = capabilities::held().unwrap_or_default();
         let mut capabilities: Vec<String> = held.iter().map(ToString::to_string).collect();
         capabilities.sort();
         let landlock = self.0.as_ref().and_then(|few| few.landlock);
@@ -360,6 +338,15 @@ mod tests {
         assert!(said.starts_with("door 'a', via guard, needs CAP_NET_ADMIN: "), "{said}");
         assert!(said.ends_with("restart it"));
         assert_eq!(refused(&Rights::ALL, &command), "");
+    }
+
+    #[test]
+    fn what_was_never_held_keeps_no_configuration_out() {
+        let guard = loaded(&format!("doors: {{a: {{{GUARD}}}}}"));
+        let files = FilesInUse::of(Path::new("/no/such"), &guard);
+        let capabilities = [CAP_NET_RAW, CAP_NET_ADMIN].into_iter().collect();
+        let kept = FewRights { capabilities, files: files.clone(), user: None, landlock: None };
+        assert_eq!(Rights(Some(kept)).suffice(&guard.config, &files), Ok(()));
     }
 
     #[test]

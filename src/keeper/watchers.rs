@@ -24,6 +24,7 @@ use super::intake::{Intake, Notice, OVERLAP};
 use super::interfaces::Interfaces;
 use super::watcher::{WatcherOutput, WatcherProcess};
 use crate::config::{Config, LogLevel};
+use crate::control::WatcherSandbox;
 use crate::engine::spa::SpaServer;
 use crate::engine::{Setup, UncleanStart};
 use crate::ipc::{Assignment, ExplainFilter, FromWatcher, ToWatcher};
@@ -446,7 +447,7 @@ impl Watchers {
         self.sandbox = report;
         if let Some(report) = report {
             let extent = if report.is_whole() { "holds" } else { "holds in part" };
-            info!("the watcher's sandbox {extent}: {report}");
+            info!("the watcher's sandbox {extent}: {}", WatcherSandbox::from(report));
         }
     }
 

@@ -13,17 +13,17 @@ use landlock::{
 const KNOWN: ABI = ABI::V7;
 
 /// The files that a process may still reach, and what else is taken from it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct LandlockRules<'a> {
     /// Files, and directories with all that is in them. One that is not there now is not to be
     /// reached later either.
-    pub read: &'a [&'a Path],
+    pub read: Vec<&'a Path>,
     /// Also to make, change, rename and remove.
-    pub write: &'a [&'a Path],
+    pub write: Vec<&'a Path>,
     /// Directories whose files can be removed, and nothing else.
-    pub remove: &'a [&'a Path],
+    pub remove: Vec<&'a Path>,
     /// Also to run.
-    pub execute: &'a [&'a Path],
+    pub execute: Vec<&'a Path>,
     /// TCP sockets can neither be bound nor connected.
     pub no_network: bool,
     /// No signal to, and no abstract Unix socket of, a process that is not under the same rules.
@@ -61,10 +61,10 @@ pub(crate) fn restrict(rules: &LandlockRules<'_>) -> Result<LandlockReport, Land
     }
     let status = ruleset
         .create()?
-        .add_rules(path_beneath_rules(rules.read, look))?
-        .add_rules(path_beneath_rules(rules.write, look | AccessFs::from_write(KNOWN)))?
-        .add_rules(path_beneath_rules(rules.remove, AccessFs::RemoveFile))?
-        .add_rules(path_beneath_rules(rules.execute, look | AccessFs::Execute))?
+        .add_rules(path_beneath_rules(&rules.read, look))?
+        .add_rules(path_beneath_rules(&rules.write, look | AccessFs::from_write(KNOWN)))?
+        .add_rules(path_beneath_rules(&rules.remove, AccessFs::RemoveFile))?
+        .add_rules(path_beneath_rules(&rules.execute, look | AccessFs::Execute))?
         .restrict_self()?;
     let abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi.min(KNOWN),
@@ -166,8 +166,8 @@ mod tests {
         let (old, new) = (read.path().join("old"), write.path().join("new"));
         fs::write(&old, "old").unwrap();
         let rules = LandlockRules {
-            read: &[read.path()],
-            write: &[write.path()],
+            read: vec![read.path()],
+            write: vec![write.path()],
             ..LandlockRules::default()
         };
         restricted(&rules, || {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 
+use caps::CapsHashSet;
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
@@ -13,6 +13,8 @@ use nix::unistd::{
     setresuid,
 };
 use serde::{Deserialize, Serialize};
+
+use super::capabilities;
 
 /// The user that the watcher becomes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +98,10 @@ impl Identity {
             setresgid(gid, gid, gid).map_err(refused("set the group"))?;
             setresuid(uid, uid, uid).map_err(refused("set the user"))?;
         }
-        drop_capabilities().map_err(refused("drop all capabilities"))?;
+        // Whoever started knockd may have handed down what a change of the user leaves alone.
+        capabilities::keep_only(&CapsHashSet::new())
+            .map_err(io::Error::other)
+            .map_err(refused("drop all capabilities"))?;
         // The kernel has undone both with the change of ids.
         prctl::set_dumpable(false).map_err(refused("forbid core dumps"))?;
         prctl::set_pdeathsig(Signal::SIGKILL).map_err(refused("end with the keeper"))?;
@@ -147,18 +152,6 @@ pub(crate) fn in_user_namespace() -> bool {
 /// The number of a group, where it exists.
 pub(crate) fn group(name: &str) -> Option<u32> {
     Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
-}
-
-/// Empties the permitted, effective and inheritable sets, and with the latter the ambient one:
-/// whoever started knockd may have handed down what a change of the user leaves alone.
-fn drop_capabilities() -> Result<(), Errno> {
-    /// `_LINUX_CAPABILITY_VERSION_3`: two halves of each set.
-    const VERSION: u32 = 0x2008_0522;
-    let (header, sets) = ([VERSION, 0], [0_u32; 6]);
-    // SAFETY: the kernel reads a version and a thread, 0 for the calling one, and three sets of two
-    // halves each, as the version says.
-    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
-    Errno::result(done).map(drop)
 }
 
 /// The sign in `/proc/self/status` that privileges are left.

@@ -1,7 +1,5 @@
 //! How much of the watcher's sandbox holds.
 
-use std::fmt;
-
 use super::landlock::LandlockReport;
 use crate::proto::words::words;
 
@@ -47,17 +45,5 @@ impl SandboxReport {
         self.landlock.is_some_and(|landlock| landlock.missing().is_empty())
             && self.seccomp == SeccompState::Enforced
             && self.memory == MemoryState::Locked
-    }
-
-    /// Landlock's part, in words.
-    pub(crate) fn landlock(&self) -> String {
-        self.landlock.map_or_else(|| "off".to_owned(), |report| report.to_string())
-    }
-}
-
-impl fmt::Display for SandboxReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seccomp, memory, .. } = self;
-        write!(f, "system calls {seccomp}; Landlock: {}; memory {memory}", self.landlock())
     }
 }
