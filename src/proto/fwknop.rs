@@ -183,10 +183,9 @@ fn wrap(plain: &[u8], keys: FwknopKeys<'_>, salt: [u8; SALT]) -> String {
     let FwknopKeys { key, mode, hmac } = keys;
     let ciphertext = mode.encrypt(key.0.expose(), salt, plain);
     let text = BASE64_NOPAD.encode(&[&MAGIC[..], &salt, &ciphertext].concat());
+    let mac = hmac.map(|(key, hash)| hash.hmac(key.0.expose(), [text.as_bytes(), &[]]));
     let mut datagram = text.get(PREFIX.len()..).unwrap_or_default().to_owned();
-    if let Some((key, hash)) = hmac {
-        datagram.push_str(KeyedHmac::new(key, hash).mac([text.as_bytes(), &[]]).as_str());
-    }
+    datagram.push_str(&mac.unwrap_or_default());
     datagram
 }
 
