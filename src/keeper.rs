@@ -22,6 +22,7 @@ mod lock_only;
 mod lockouts;
 mod one_time;
 mod one_time_files;
+mod output_lines;
 mod recent_events;
 mod reload;
 mod requests;

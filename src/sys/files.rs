@@ -97,6 +97,16 @@ pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// A pipe whose writing end does not block; both ends close on exec.
+///
+/// # Errors
+/// When no descriptors are left.
+pub fn input_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
+}
+
 /// Reads from a pipe that does not block until its other end is closed, and keeps the first `most`
 /// bytes. `None`: it was not closed within `limit`.
 ///

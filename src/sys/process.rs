@@ -1,7 +1,7 @@
 //! Child processes, which do not outlive this one and inherit nothing.
 
 use std::env;
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -30,8 +30,8 @@ pub const WATCHER_CONFIG: i32 = 4;
 /// 15 bytes at most.
 pub const WATCHER: &CStr = c"knockd: watcher";
 
-/// The name of the process that looks up names.
-const NAMES: &CStr = c"knockd: names";
+/// The same of the process that looks up names.
+pub const NAMES: &CStr = c"knockd: names";
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
@@ -119,41 +119,35 @@ pub fn run_watcher(
         FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
         FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
     ];
-    run_anew(command(fault::watcher()), WATCHER, complaints.into(), descriptors)
+    let mut command = anew(fault::watcher(), WATCHER);
+    command.fd_mappings(descriptors).map_err(io::Error::other)?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaints).spawn()
 }
 
-/// Runs this very program anew as the process that looks up names. What it says is heard on the
-/// channel alone.
+/// Runs this very program anew as the process that looks up names, which reads and writes lines.
 ///
 /// # Errors
 /// Whatever keeps the program from starting.
-pub fn run_names(channel: OwnedFd) -> io::Result<Child> {
-    let descriptors = vec![FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL }];
-    run_anew(command("/proc/self/exe"), NAMES, Stdio::null(), descriptors)
+pub fn run_names(asked: OwnedFd, answers: OwnedFd) -> io::Result<Child> {
+    let mut command = anew("/proc/self/exe".into(), NAMES);
+    command.stdin(asked).stdout(answers).stderr(Stdio::null()).spawn()
 }
 
-fn run_anew(
-    mut command: Command,
-    name: &CStr,
-    complaints: Stdio,
-    descriptors: Vec<FdMapping>,
-) -> io::Result<Child> {
-    command
-        .arg0(OsStr::from_bytes(name.to_bytes()))
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(complaints)
-        .fd_mappings(descriptors)
-        .map_err(io::Error::other)?;
+fn anew(program: OsString, name: &CStr) -> Command {
+    let mut command = command(program);
+    command.arg0(OsStr::from_bytes(name.to_bytes())).env_clear().current_dir("/");
     die_with_parent(&mut command);
-    command.spawn()
+    command
 }
 
-/// Whether this process was started by [`run_watcher`]; it has its name from then on.
-pub fn is_watcher() -> bool {
-    is_called(WATCHER)
+/// Whether this process was started by a name of those above; it has it from then on.
+pub fn is_called(name: &CStr) -> bool {
+    let is_called = env::args_os().next().is_some_and(|it| it.as_bytes() == name.to_bytes());
+    if is_called {
+        // It only looks worse if that fails.
+        let _ = nix::sys::prctl::set_name(name);
+    }
+    is_called
 }
 
 /// Closes whatever a watcher has been handed down beside its own, so that nothing is left of what its
@@ -163,20 +157,6 @@ pub fn close_others() {
     // SAFETY: nothing has been opened yet, so nobody owns what is closed. On a kernel before 5.9 all
     // that others opened has closed by itself: the keeper marks what it was handed down.
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-}
-
-/// Whether this process was started by [`run_names`]; it has its name from then on.
-pub fn is_names() -> bool {
-    is_called(NAMES)
-}
-
-fn is_called(name: &CStr) -> bool {
-    let is_called = env::args_os().next().is_some_and(|it| it.as_bytes() == name.to_bytes());
-    if is_called {
-        // It only looks worse if that fails.
-        let _ = nix::sys::prctl::set_name(name);
-    }
-    is_called
 }
 
 /// Kills a process that [`run`] has started, and its children.
