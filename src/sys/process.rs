@@ -1,7 +1,7 @@
 //! Child processes, which do not outlive this one and inherit nothing.
 
 use std::env;
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -86,14 +86,10 @@ pub fn run(
     let mut command = command(program);
     command
         .args(arguments)
-        .env_clear()
         .env("PATH", PATH)
         .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
-        .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
-    die_with_parent(&mut command);
     stand_alone(&mut command, new_privileges)?;
     if let Some((table, slot)) = slot {
         let table = Arc::clone(table);
@@ -119,9 +115,9 @@ pub fn run_watcher(
         FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
         FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
     ];
-    let mut command = anew(fault::watcher(), WATCHER);
+    let mut command = command(fault::watcher());
     command.fd_mappings(descriptors).map_err(io::Error::other)?;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaints).spawn()
+    command.arg0(OsStr::from_bytes(WATCHER.to_bytes())).stderr(complaints).spawn()
 }
 
 /// Runs this very program anew as the process that looks up names, which reads and writes lines.
@@ -129,15 +125,8 @@ pub fn run_watcher(
 /// # Errors
 /// Whatever keeps the program from starting.
 pub fn run_names(asked: OwnedFd, answers: OwnedFd) -> io::Result<Child> {
-    let mut command = anew("/proc/self/exe".into(), NAMES);
-    command.stdin(asked).stdout(answers).stderr(Stdio::null()).spawn()
-}
-
-fn anew(program: OsString, name: &CStr) -> Command {
-    let mut command = command(program);
-    command.arg0(OsStr::from_bytes(name.to_bytes())).env_clear().current_dir("/");
-    die_with_parent(&mut command);
-    command
+    let mut command = command("/proc/self/exe");
+    command.arg0(OsStr::from_bytes(NAMES.to_bytes())).stdin(asked).stdout(answers).spawn()
 }
 
 /// Whether this process was started by a name of those above; it has it from then on.
@@ -167,9 +156,15 @@ pub fn kill_group(child: &Child) {
     }
 }
 
+/// A program to be run, which inherits nothing: neither environment nor working directory, neither
+/// input nor outputs. The kernel kills it when this process dies.
 #[expect(clippy::disallowed_methods, reason = "this is where processes start")]
 fn command(program: impl AsRef<OsStr>) -> Command {
-    Command::new(program)
+    let mut command = Command::new(program);
+    command.env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    die_with_parent(&mut command);
+    command
 }
 
 /// Leaves a command what it needs, and nothing else of this process.
