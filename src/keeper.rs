@@ -11,6 +11,7 @@ mod credible;
 mod daemon;
 mod doors;
 #[cfg(fuzzing)]
+#[path = "../fuzz/src/keeper.rs"]
 pub mod fuzzing;
 mod guard_copy;
 mod home;
