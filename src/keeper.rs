@@ -11,6 +11,7 @@ mod credible;
 mod daemon;
 mod doors;
 #[cfg(fuzzing)]
+#[path = "../fuzz/src/keeper.rs"]
 pub mod fuzzing;
 mod guard_copy;
 mod home;
@@ -22,6 +23,7 @@ mod lock_only;
 mod lockouts;
 mod one_time;
 mod one_time_files;
+mod output_lines;
 mod recent_events;
 mod reload;
 mod requests;

@@ -7,10 +7,10 @@ use libknock::sys::process;
 use libknock::{ctl, keeper, watcher};
 
 fn main() -> ExitCode {
-    if process::is_watcher() {
+    if process::is_called(process::WATCHER) {
         return watcher::run();
     }
-    if process::is_names() {
+    if process::is_called(process::NAMES) {
         return keeper::look_up_names();
     }
     let cli = keeper::cli::KnockdCli::parse();

@@ -5,17 +5,17 @@
 //! a stranger's text: a name of an address that was asked for, or the end of that process.
 
 use std::collections::HashSet;
-use std::io;
-use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::{Child, ExitCode};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
 use tracing::{info, warn};
 
+use super::output_lines::OutputLines;
 use super::rights::{LIBRARIES, NAMES};
 use crate::config::SandboxMode;
 use crate::sys::landlock::{self, LandlockRules};
@@ -31,13 +31,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// The longest name in the text form (RFC 1035, 2.3.4).
 const LONGEST_NAME: usize = 253;
-/// An address at the front of each answer: IPv4 ones are mapped.
-const ADDRESS: usize = 16;
-const LONGEST_FRAME: usize = 512;
 
 /// The asker of names: the keeper's end.
 pub(super) struct ReverseDns {
-    running: Option<(Child, OwnedFd)>,
+    running: Option<NamesProcess>,
     /// The one before, which may not have ended yet.
     ending: Option<Child>,
     asked: HashSet<IpAddr>,
@@ -59,9 +56,10 @@ impl ReverseDns {
                 Err(why) => self.end(now, &format!("could not start: {why}")),
             }
         }
-        if let Some((_, channel)) = &self.running
+        // One that does not read is told no more.
+        if let Some(NamesProcess { input, .. }) = &mut self.running
             && self.asked.len() < WAITING
-            && tell(channel, &bytes(address)).is_ok()
+            && input.write_all(format!("{address}\n").as_bytes()).is_ok()
         {
             self.asked.insert(address);
         }
@@ -69,15 +67,14 @@ impl ReverseDns {
 
     /// Logs the names that have come.
     pub(super) fn poll(&mut self, now: Monotonic) {
-        let mut buffer = [0; LONGEST_FRAME];
-        while let Some((_, channel)) = &self.running {
-            let heard = recv(channel.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
-            let answer = match heard {
-                Err(Errno::EAGAIN | Errno::EINTR) => return,
-                Ok(length) if length > 0 => parse(buffer.get(..length).unwrap_or_default()),
-                _ => return self.end(now, "ended"),
+        while let Some(NamesProcess { output, .. }) = &mut self.running {
+            let Some(line) = output.next() else {
+                if output.fd().is_none() {
+                    self.end(now, "ended");
+                }
+                return;
             };
-            match answer.filter(|(address, _)| self.asked.remove(address)) {
+            match parse(&line).filter(|(address, _)| self.asked.remove(address)) {
                 Some((_, None)) => {}
                 Some((address, Some(name))) => info!(source = %address, name, "is {name}"),
                 None => return self.end(now, "is ended: it sent what is no answer"),
@@ -86,9 +83,8 @@ impl ReverseDns {
     }
 
     fn end(&mut self, now: Monotonic, how: &str) {
-        if let Some((mut child, channel)) = self.running.take() {
-            drop(channel);
-            // An error means that it may not be, or has ended already: without a channel it will.
+        if let Some(NamesProcess { mut child, .. }) = self.running.take() {
+            // An error means that it may not be, or has ended already: with nothing to read it will.
             let _ = child.kill();
             self.ending = Some(child);
         }
@@ -106,43 +102,42 @@ impl ReverseDns {
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.running.as_ref().map(|(_, channel)| channel.as_fd())
+        self.running.as_ref().and_then(|running| running.output.fd())
     }
 }
 
 impl Drop for ReverseDns {
     fn drop(&mut self) {
-        if let Some((child, _)) = &mut self.running {
+        if let Some(NamesProcess { child, .. }) = &mut self.running {
             let _ = child.kill();
         }
     }
 }
 
-fn start(identity: &Identity) -> io::Result<(Child, OwnedFd)> {
-    let (ours, theirs) = files::frame_channel()?;
-    let child = process::run_names(theirs)?;
-    tell(&ours, &serde_json::to_vec(identity)?)?;
-    Ok((child, ours))
+/// The process that looks names up, and what goes in and comes out: a line each, first of who it
+/// becomes, then of addresses; an answer is the address, and after a space its name.
+struct NamesProcess {
+    child: Child,
+    input: File,
+    output: OutputLines,
 }
 
-fn tell(channel: &OwnedFd, frame: &[u8]) -> nix::Result<()> {
-    send(channel.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL).map(drop)
-}
-
-fn bytes(address: IpAddr) -> [u8; ADDRESS] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    }
+fn start(identity: &Identity) -> io::Result<NamesProcess> {
+    let (asked, input) = files::input_pipe()?;
+    let (output, answers) = files::output_pipe()?;
+    let mut input = File::from(input);
+    writeln!(input, "{}", serde_json::to_string(identity)?)?;
+    let child = process::run_names(asked, answers)?;
+    Ok(NamesProcess { child, input, output: OutputLines::of(output) })
 }
 
 /// An answer: an address, and its name where it has one. `None`: that is none.
-fn parse(frame: &[u8]) -> Option<(IpAddr, Option<&str>)> {
-    let (address, name) = frame.split_first_chunk::<ADDRESS>()?;
-    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    let is_fit = name.len() <= LONGEST_NAME && name.iter().all(is_of_name);
-    let name = std::str::from_utf8(name).ok().filter(|_| is_fit)?;
-    Some((Ipv6Addr::from(*address).to_canonical(), Some(name).filter(|name| !name.is_empty())))
+fn parse(line: &str) -> Option<(IpAddr, Option<&str>)> {
+    let (address, name) = line.split_once(' ')?;
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_fit = name.len() <= LONGEST_NAME && name.bytes().all(is_of_name);
+    let address = address.parse().ok().filter(|_| is_fit)?;
+    Some((address, Some(name).filter(|name| !name.is_empty())))
 }
 
 /// Runs the process that looks names up, one after the other, until its keeper is gone.
@@ -154,9 +149,9 @@ pub fn look_up_names() -> ExitCode {
 }
 
 fn answer() -> io::Result<()> {
-    let channel = files::inherited(process::WATCHER_CHANNEL)?;
-    let Some(identity) = hear(&channel)? else { return Ok(()) };
-    let identity: Identity = serde_json::from_slice(&identity)?;
+    let mut asked = io::stdin().lines();
+    let Some(identity) = asked.next().transpose()? else { return Ok(()) };
+    let identity: Identity = serde_json::from_str(&identity)?;
     identity.assume().map_err(io::Error::other)?;
     let read = NAMES.iter().chain(&LIBRARIES).map(Path::new).collect();
     let rules = LandlockRules { read, scoped: true, ..LandlockRules::default() };
@@ -164,29 +159,17 @@ fn answer() -> io::Result<()> {
     // and touches no other process.
     let _ = landlock::restrict(&rules);
     let _ = seccomp::restrict(Phase::Opening, SandboxMode::Enforce);
-    while let Some(frame) = hear(&channel)? {
-        let Some((address, _)) = parse(&frame) else { return Ok(()) };
+    for address in asked {
+        let address = address?.parse().map_err(io::Error::other)?;
         let name = dns_lookup::lookup_addr(&address).unwrap_or_default();
-        let mut frame = bytes(address).to_vec();
+        let answer = format!("{address} {name}");
         // What is no name is not told: the keeper would take it for a lie.
-        if name != address.to_string() {
-            frame.extend(name.bytes());
+        match parse(&answer) {
+            Some(_) if name != address.to_string() => writeln!(io::stdout(), "{answer}")?,
+            _ => writeln!(io::stdout(), "{address} ")?,
         }
-        if parse(&frame).is_none() {
-            frame.truncate(ADDRESS);
-        }
-        tell(&channel, &frame)?;
     }
     Ok(())
-}
-
-/// The next frame, once it is there; `None`: the keeper is gone.
-fn hear(channel: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
-    let mut buffer = vec![0; LONGEST_FRAME];
-    files::wait(&[channel.as_fd()], None)?;
-    let length = recv(channel.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    buffer.truncate(length);
-    Ok(Some(buffer).filter(|frame| !frame.is_empty()))
 }
 
 #[cfg(test)]
@@ -195,16 +178,13 @@ mod tests {
 
     use super::*;
 
-    fn frame(address: &str, name: &str) -> Vec<u8> {
-        [bytes(address.parse().unwrap()).as_slice(), name.as_bytes()].concat()
-    }
-
     #[test]
     fn an_answer_is_an_address_and_a_name_that_can_be_logged() {
         for address in ["192.0.2.2", "2001:db8::2"] {
             let name = "host-1.example.com";
-            assert_eq!(parse(&frame(address, name)), Some((address.parse().unwrap(), Some(name))));
-            assert_eq!(parse(&frame(address, "")), Some((address.parse().unwrap(), None)));
+            let asked = address.parse().unwrap();
+            assert_eq!(parse(&format!("{address} {name}")), Some((asked, Some(name))));
+            assert_eq!(parse(&format!("{address} ")), Some((asked, None)));
         }
     }
 
@@ -212,15 +192,17 @@ mod tests {
     fn what_is_no_name_is_no_answer() {
         let long = "a".repeat(LONGEST_NAME + 1);
         for name in ["a b", "a\nb", "a\u{1b}[31m", "ä", "a: OPEN SESAME", &long] {
-            assert_eq!(parse(&frame("192.0.2.2", name)), None, "{name:?}");
+            assert_eq!(parse(&format!("192.0.2.2 {name}")), None, "{name:?}");
         }
-        assert_eq!(parse(&[0; ADDRESS - 1]), None);
+        for line in ["", "192.0.2.2", "192.0.2 a", " a"] {
+            assert_eq!(parse(line), None, "{line:?}");
+        }
     }
 
     proptest! {
         #[test]
-        fn no_answer_makes_it_panic_or_breaks_a_line(frame in any::<Vec<u8>>()) {
-            if let Some((_, Some(name))) = parse(&frame) {
+        fn no_answer_makes_it_panic_or_breaks_a_line(name in any::<String>()) {
+            if let Some((_, Some(name))) = parse(&format!("192.0.2.2 {name}")) {
                 prop_assert!(name.len() <= LONGEST_NAME && name.bytes().all(|it| it.is_ascii_graphic()));
             }
         }

@@ -174,15 +174,6 @@ fn directories(file: &Path) -> [PathBuf; 2] {
     [of(file), of(&real(file))]
 }
 
-/// The reason why rights could not be given up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RightsError {
-    #[error("cannot give up capabilities: {0}")]
-    Capabilities(#[from] CapsError),
-    #[error("cannot set no-new-privileges: {0}")]
-    NoNewPrivileges(#[source] Errno),
-}
-
 /// The rights that are left; `None`: all.
 #[derive(Debug)]
 pub(super) struct Rights(Option<FewRights>);
@@ -208,7 +199,7 @@ impl Rights {
         config: &Config,
         mut files: FilesInUse,
         looks_up: bool,
-    ) -> Result<Self, RightsError> {
+    ) -> Result<Self, CapsError> {
         let Some(mut needed) = capabilities(config) else { return Ok(Self::ALL) };
         let settings = &config.settings;
         // These stay, whatever a later configuration says.
@@ -219,7 +210,6 @@ impl Rights {
         }
         let landlock = (!fault::is_on()).then(|| files.restrict(looks_up));
         let landlock = landlock.and_then(|it| it.inspect_err(|why| warn!("{why}")).ok());
-        nix::sys::prctl::set_no_new_privs().map_err(RightsError::NoNewPrivileges)?;
         capabilities::keep_only(&needed)?;
         let (capabilities, user) = (capabilities::held()?, settings.user.clone());
         Ok(Self(Some(FewRights { capabilities, files, user, landlock })))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use caps::errors::CapsError;
 use tracing::{info, warn};
 
 use super::cli::KnockdCli;
@@ -18,7 +19,7 @@ use super::kernel_sets::KernelSetsError;
 use super::one_time_files::OneTimeFiles;
 use super::recent_events::RecentEvents;
 use super::reverse_dns::ReverseDns;
-use super::rights::{self, FilesInUse, Rights, RightsError};
+use super::rights::{self, FilesInUse, Rights};
 use super::server_key::{self, ServerKeyError};
 use super::service::{load_configuration, log_warnings};
 use super::state::Keeper;
@@ -59,8 +60,8 @@ pub(super) enum StartError {
     ServerKey(#[from] ServerKeyError),
     #[error("knockd: error: {0}")]
     Firewall(#[from] KernelSetsError),
-    #[error("knockd: error: {0}")]
-    Rights(#[from] RightsError),
+    #[error("knockd: error: cannot give up capabilities: {0}")]
+    Rights(#[from] CapsError),
     #[error("knockd: error: {doing}: {source}")]
     System { doing: &'static str, source: io::Error },
     #[error("knockd: error: not started, since no watcher could start")]
@@ -81,7 +82,7 @@ impl Keeper {
         let cli = absolute(cli);
         let loaded = load_configuration(&cli).map_err(StartError::Configuration)?;
         if !privileges::is_root() {
-            let held = capabilities::held().map_err(RightsError::from)?;
+            let held = capabilities::held()?;
             let lacking = rights::lacking_without_root(&loaded.config, &held);
             if !lacking.is_empty() {
                 return Err(StartError::NotRoot(lacking));

@@ -1,8 +1,7 @@
 //! A watcher process, as its keeper sees it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
@@ -12,6 +11,7 @@ use std::time::Duration;
 use nix::net::if_::InterfaceFlags;
 use zeroize::Zeroizing;
 
+use super::output_lines::OutputLines;
 use crate::config::Config;
 use crate::engine::spa::SpaServer;
 use crate::ipc::{Assignment, Channel, FromWatcher, Received, ToWatcher};
@@ -33,7 +33,7 @@ pub(super) struct WatcherProcess {
     pub(super) looped: bool,
     child: Child,
     channel: Channel,
-    stderr: StderrLines,
+    stderr: OutputLines,
     /// How much of its sandbox holds, once it has said so.
     pub(super) sandbox: Option<SandboxReport>,
     /// What it has been told of the addresses of this host, and when to tell it the rest.
@@ -96,7 +96,7 @@ impl WatcherProcess {
             looped,
             child,
             channel: Channel(ours),
-            stderr: StderrLines { pipe: Some(ours_stderr.into()), read: Vec::new() },
+            stderr: OutputLines::of(ours_stderr),
             closed: None,
             sandbox: None,
             addresses,
@@ -175,7 +175,7 @@ impl WatcherProcess {
     /// What to poll: a closed channel is always readable, so it is left out.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let channel = self.closed.is_none().then(|| self.channel.as_fd());
-        channel.into_iter().chain(self.stderr.pipe.as_ref().map(File::as_fd))
+        channel.into_iter().chain(self.stderr.fd())
     }
 
     /// Ends it, and does not wait for that: a watcher ends when its channel does, which needs no
@@ -203,47 +203,9 @@ impl Drop for WatcherProcess {
     }
 }
 
-/// Standard error of a watcher, in lines.
-struct StderrLines {
-    pipe: Option<File>,
-    /// What has been read and not told.
-    read: Vec<u8>,
-}
-
-impl StderrLines {
-    const WIDTH: usize = 500;
-
-    /// The next line that is not empty. Reads once at most, however much there is: whoever writes
-    /// without end must not keep the keeper here.
-    fn next(&mut self) -> Option<String> {
-        let line = self.take_line();
-        if line.is_some() {
-            return line;
-        }
-        let mut buffer = [0; 4096];
-        match self.pipe.as_mut()?.read(&mut buffer) {
-            Ok(0) => self.pipe = None,
-            Ok(count) => self.read.extend(buffer.iter().take(count)),
-            Err(_) => return None,
-        }
-        self.take_line()
-    }
-
-    /// The first line of what has been read; one without an end is cut.
-    fn take_line(&mut self) -> Option<String> {
-        let empty = self.read.iter().take_while(|&&byte| byte == b'\n').count();
-        self.read.drain(..empty);
-        let longest = self.read.len().min(Self::WIDTH);
-        let is_whole = longest == Self::WIDTH || self.pipe.is_none();
-        let end = self.read.iter().take(longest).position(|&byte| byte == b'\n');
-        let end = end.or((is_whole && longest > 0).then_some(longest))?;
-        let line: Vec<u8> = self.read.drain(..end).collect();
-        Some(String::from_utf8_lossy(&line).into_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;
@@ -269,7 +231,7 @@ mod tests {
             looped: false,
             child: process::run(&argv, &[], NewPrivileges::Granted, output, None).unwrap(),
             channel: Channel(ours),
-            stderr: StderrLines { pipe: Some(read.into()), read: Vec::new() },
+            stderr: OutputLines::of(read),
             closed: None,
             sandbox: None,
             addresses: BTreeSet::new(),
@@ -311,29 +273,5 @@ mod tests {
         }
         assert!(matches!(ended, Some(WatcherOutput::Ended(Some(_)))));
         assert!(!watcher.is_alive());
-    }
-
-    #[test]
-    fn stderr_comes_line_by_line_and_one_without_an_end_is_cut() {
-        let (read, write) = files::output_pipe().unwrap();
-        let mut stderr = StderrLines { pipe: Some(read.into()), read: Vec::new() };
-        let mut write = File::from(write);
-        write.write_all(b"one\n\ntwo\n").unwrap();
-        write.write_all(&[b'x'; 1200]).unwrap();
-        let lengths: Vec<usize> =
-            std::iter::from_fn(|| stderr.next()).map(|line| line.len()).collect();
-        assert_eq!(lengths, [3, 3, 500, 500]);
-        drop(write);
-        assert_eq!(stderr.next().map(|line| line.len()), Some(200));
-        assert_eq!(stderr.next(), None);
-    }
-
-    #[test]
-    fn stderr_without_lines_is_read_a_part_at_a_time() {
-        let (read, write) = files::output_pipe().unwrap();
-        let mut stderr = StderrLines { pipe: Some(read.into()), read: Vec::new() };
-        File::from(write).write_all(&[b'\n'; 10_000]).unwrap();
-        let reads = (1..).find(|_| stderr.next().is_none() && stderr.pipe.is_none());
-        assert_eq!(reads, Some(4), "4096, 4096, the rest, its end");
     }
 }

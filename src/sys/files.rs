@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -12,15 +12,17 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair};
 use nix::sys::time::TimeSpec;
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use zeroize::Zeroizing;
 
 use super::clock;
 
 /// Of asm-generic/socket.h.
-const SO_PASSRIGHTS: nix::libc::c_int = 83;
+const SO_PASSRIGHTS: libc::c_int = 83;
+sockopt_impl!(PassRights, SetOnly, libc::SOL_SOCKET, SO_PASSRIGHTS, bool);
 
 /// Errors of a read that says nothing about the next one.
 const AGAIN: [io::ErrorKind; 2] = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
@@ -70,19 +72,8 @@ pub fn frame_channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     for end in [&one, &other] {
-        let (off, length) = (0_i32, size_of::<i32>() as nix::libc::socklen_t);
-        // SAFETY: the descriptor is open, and the kernel reads an integer of this length. An older
-        // one knows no such option, which is an error that changes nothing.
-        unsafe {
-            let off = (&raw const off).cast();
-            nix::libc::setsockopt(
-                end.as_raw_fd(),
-                nix::libc::SOL_SOCKET,
-                SO_PASSRIGHTS,
-                off,
-                length,
-            );
-        }
+        // An older kernel knows no such option.
+        let _ = setsockopt(end, PassRights, &false);
     }
     Ok((one, other))
 }
@@ -94,6 +85,16 @@ pub fn frame_channel() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, write))
+}
+
+/// A pipe whose writing end does not block; both ends close on exec.
+///
+/// # Errors
+/// When no descriptors are left.
+pub fn input_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((read, write))
 }
 
@@ -211,7 +212,7 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::os::fd::AsRawFd;
 
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 

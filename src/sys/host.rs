@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
-use nix::libc;
 use nix::net::if_::{InterfaceFlags, if_indextoname, if_nametoindex};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
+    socket,
 };
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
 /// Multicast groups of rtnetlink(7): changes of interfaces, and of addresses.
 pub(crate) const LINKS: u32 = 0x1;
@@ -87,16 +88,10 @@ impl AsFd for Changes {
 /// # Errors
 /// When it is no socket.
 pub(crate) fn lock_filter(socket: &impl AsFd) -> io::Result<()> {
-    let (socket, yes) = (socket.as_fd().as_raw_fd(), 1_i32);
-    let size = size_of_val(&yes) as libc::socklen_t;
-    // SAFETY: the kernel reads as many bytes as the number has, which outlives the call.
-    let done = unsafe {
-        let option = libc::SO_LOCK_FILTER;
-        libc::setsockopt(socket, libc::SOL_SOCKET, option, (&raw const yes).cast(), size)
-    };
-    Errno::result(done)?;
-    Ok(())
+    Ok(setsockopt(socket, LockFilter, &true)?)
 }
+
+sockopt_impl!(LockFilter, SetOnly, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, bool);
 
 /// A socket of netlink(7) that hears some of the groups of its protocol; it closes on exec.
 ///

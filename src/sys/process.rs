@@ -30,8 +30,8 @@ pub const WATCHER_CONFIG: i32 = 4;
 /// 15 bytes at most.
 pub const WATCHER: &CStr = c"knockd: watcher";
 
-/// The name of the process that looks up names.
-const NAMES: &CStr = c"knockd: names";
+/// The same of the process that looks up names.
+pub const NAMES: &CStr = c"knockd: names";
 
 /// How many descriptors the keeper wants to have: connections, commands, watchers, files.
 const DESCRIPTORS: u64 = 1024;
@@ -86,14 +86,10 @@ pub fn run(
     let mut command = command(program);
     command
         .args(arguments)
-        .env_clear()
         .env("PATH", PATH)
         .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
-        .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
-    die_with_parent(&mut command);
     stand_alone(&mut command, new_privileges)?;
     if let Some((table, slot)) = slot {
         let table = Arc::clone(table);
@@ -119,41 +115,28 @@ pub fn run_watcher(
         FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL },
         FdMapping { parent_fd: configuration, child_fd: WATCHER_CONFIG },
     ];
-    run_anew(command(fault::watcher()), WATCHER, complaints.into(), descriptors)
+    let mut command = command(fault::watcher());
+    command.fd_mappings(descriptors).map_err(io::Error::other)?;
+    command.arg0(OsStr::from_bytes(WATCHER.to_bytes())).stderr(complaints).spawn()
 }
 
-/// Runs this very program anew as the process that looks up names. What it says is heard on the
-/// channel alone.
+/// Runs this very program anew as the process that looks up names, which reads and writes lines.
 ///
 /// # Errors
 /// Whatever keeps the program from starting.
-pub fn run_names(channel: OwnedFd) -> io::Result<Child> {
-    let descriptors = vec![FdMapping { parent_fd: channel, child_fd: WATCHER_CHANNEL }];
-    run_anew(command("/proc/self/exe"), NAMES, Stdio::null(), descriptors)
+pub fn run_names(asked: OwnedFd, answers: OwnedFd) -> io::Result<Child> {
+    let mut command = command("/proc/self/exe");
+    command.arg0(OsStr::from_bytes(NAMES.to_bytes())).stdin(asked).stdout(answers).spawn()
 }
 
-fn run_anew(
-    mut command: Command,
-    name: &CStr,
-    complaints: Stdio,
-    descriptors: Vec<FdMapping>,
-) -> io::Result<Child> {
-    command
-        .arg0(OsStr::from_bytes(name.to_bytes()))
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(complaints)
-        .fd_mappings(descriptors)
-        .map_err(io::Error::other)?;
-    die_with_parent(&mut command);
-    command.spawn()
-}
-
-/// Whether this process was started by [`run_watcher`]; it has its name from then on.
-pub fn is_watcher() -> bool {
-    is_called(WATCHER)
+/// Whether this process was started by a name of those above; it has it from then on.
+pub fn is_called(name: &CStr) -> bool {
+    let is_called = env::args_os().next().is_some_and(|it| it.as_bytes() == name.to_bytes());
+    if is_called {
+        // It only looks worse if that fails.
+        let _ = nix::sys::prctl::set_name(name);
+    }
+    is_called
 }
 
 /// Closes whatever a watcher has been handed down beside its own, so that nothing is left of what its
@@ -165,20 +148,6 @@ pub fn close_others() {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
-/// Whether this process was started by [`run_names`]; it has its name from then on.
-pub fn is_names() -> bool {
-    is_called(NAMES)
-}
-
-fn is_called(name: &CStr) -> bool {
-    let is_called = env::args_os().next().is_some_and(|it| it.as_bytes() == name.to_bytes());
-    if is_called {
-        // It only looks worse if that fails.
-        let _ = nix::sys::prctl::set_name(name);
-    }
-    is_called
-}
-
 /// Kills a process that [`run`] has started, and its children.
 pub fn kill_group(child: &Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
@@ -187,9 +156,15 @@ pub fn kill_group(child: &Child) {
     }
 }
 
+/// A program to be run, which inherits nothing: neither environment nor working directory, neither
+/// input nor outputs. The kernel kills it when this process dies.
 #[expect(clippy::disallowed_methods, reason = "this is where processes start")]
 fn command(program: impl AsRef<OsStr>) -> Command {
-    Command::new(program)
+    let mut command = Command::new(program);
+    command.env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    die_with_parent(&mut command);
+    command
 }
 
 /// Leaves a command what it needs, and nothing else of this process.

@@ -37,14 +37,19 @@ pub(crate) fn restrict(phase: Phase, mode: SandboxMode) -> Result<SeccompState, 
         SandboxMode::Enforce => SeccompState::Enforced,
     };
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    return list::restrict(phase, state).map(|()| state);
+    return match list::restrict(phase, state) {
+        Ok(()) => Ok(state),
+        Err(seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error)) => {
+            Err(SeccompError(error))
+        }
+        Err(other) => Err(SeccompError(io::Error::other(other))),
+    };
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     return Ok(SeccompState::NoList);
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod list {
-    use std::io;
     use std::ops::RangeInclusive;
 
     use nix::libc;
@@ -53,7 +58,7 @@ mod list {
         SeccompFilter, SeccompRule,
     };
 
-    use super::{Phase, SeccompError};
+    use super::Phase;
     use crate::sys::process::WATCHER_CHANNEL;
     use crate::sys::sandbox::SeccompState;
 
@@ -136,7 +141,7 @@ mod list {
         [libc::SYS_setsockopt].into_iter().chain(NEWER).map(unconditional)
     }
 
-    pub(super) fn restrict(phase: Phase, state: SeccompState) -> Result<(), SeccompError> {
+    pub(super) fn restrict(phase: Phase, state: SeccompState) -> Result<(), seccompiler::Error> {
         let is_enforced = state == SeccompState::Enforced;
         let breach = if is_enforced { SeccompAction::KillProcess } else { SeccompAction::Log };
         let allow = SeccompAction::Allow;
@@ -162,21 +167,7 @@ mod list {
         calls: impl Iterator<Item = Call>,
         with: SeccompAction,
         otherwise: SeccompAction,
-    ) -> Result<(), SeccompError> {
-        let installed = program(calls, with, otherwise).map_err(seccompiler::Error::from);
-        installed.and_then(|program| seccompiler::apply_filter(&program)).map_err(|error| {
-            SeccompError(match error {
-                seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
-                other => io::Error::other(other),
-            })
-        })
-    }
-
-    fn program(
-        calls: impl Iterator<Item = Call>,
-        with: SeccompAction,
-        otherwise: SeccompAction,
-    ) -> Result<BpfProgram, BackendError> {
+    ) -> Result<(), seccompiler::Error> {
         let so = |(argument, bits, value)| {
             let operator = SeccompCmpOp::MaskedEq(bits);
             SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
@@ -189,7 +180,8 @@ mod list {
         });
         let rules = rules.collect::<Result<_, BackendError>>()?;
         let architecture = std::env::consts::ARCH.try_into()?;
-        SeccompFilter::new(rules, otherwise, with, architecture)?.try_into()
+        let filter = SeccompFilter::new(rules, otherwise, with, architecture)?;
+        seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
     }
 }
 
