@@ -17,6 +17,9 @@ use std::thread;
 use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
+use libknock::proto::fwknop::{
+    Access, CipherMode, FwknopKey, FwknopKeys, FwknopRequest, Hash, HmacKey, Random, seal,
+};
 use libknock::proto::spa::PrivateKey;
 
 use crate::support::flood::{Flood, FloodKind, FloodRate};
@@ -51,15 +54,16 @@ impl Way {
     const ALL: [Self; 6] =
         [Self::Sequence, Self::Sequence6, Self::Totp, Self::Line, Self::Native, Self::Fwknop];
 
-    /// What the log says each time that it opens.
-    const fn opened(self) -> &'static str {
+    /// Whom and which door the log names when it opens.
+    const fn door(self) -> &'static str {
         match self {
-            Self::Sequence => "192.0.2.2: plain: OPEN SESAME",
-            Self::Sequence6 => "2001:db8::2: plain: OPEN SESAME",
-            Self::Totp => "192.0.2.2: rotating: OPEN SESAME",
-            Self::Line => "192.0.2.2: once: OPEN SESAME",
-            Self::Native => "192.0.2.2: native: OPEN SESAME",
-            Self::Fwknop => "192.0.2.2: theirs: OPEN SESAME",
+            Self::Sequence => "192.0.2.2: plain",
+            Self::Sequence6 => "2001:db8::2: plain",
+            Self::Totp => "192.0.2.2: rotating",
+            // Of two doors: each takes ten lines at once.
+            Self::Line => "192.0.2.2: once",
+            Self::Native => "192.0.2.2: native",
+            Self::Fwknop => "192.0.2.2: theirs",
         }
     }
 }
@@ -100,8 +104,10 @@ impl Site {
                  hmac{number}}}}}"
             );
         }
-        let lines = (0..TIMES).map(|n| format!("{},{},{}\n", 7101 + n, 8101 + n, 9101 + n));
-        private(&path("lines"), &lines.collect::<String>());
+        for (name, numbers) in [("lines0", 0..TIMES / 2), ("lines1", TIMES / 2..TIMES)] {
+            let lines = numbers.map(|n| format!("{},{},{}\n", 7101 + n, 8101 + n, 9101 + n));
+            private(&path(name), &lines.collect::<String>());
+        }
         private(&path("laptop.key"), &PrivateKey::from([7; 32]).encode());
         let text = format!(
             "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
@@ -112,7 +118,8 @@ impl Site {
              doors:\n\
              \x20 plain: {{sequence: [7000, 8000, 9000], start_command: ['true']}}\n\
              \x20 rotating: {{totp: {{ports: 20000-29999, step: 1h}}, start_command: ['true']}}\n\
-             \x20 once: {{one_time_sequences: DIR/lines, start_command: ['true']}}\n\
+             \x20 once0: {{one_time_sequences: DIR/lines0, start_command: ['true']}}\n\
+             \x20 once1: {{one_time_sequences: DIR/lines1, start_command: ['true']}}\n\
              \x20 native: {{spa: true, start_command: ['true']}}\n\
              \x20 theirs: {{fwknop: true, start_command: ['true']}}\n",
             PrivateKey::from([7; 32]).public(),
@@ -148,7 +155,8 @@ impl Site {
                  {SERVER}",
                 path(&format!("totp{number}"))
             )),
-            Way::Line => sequence(CLIENT, SERVER, 7101 + number),
+            // The next one that has not opened yet.
+            Way::Line => sequence(CLIENT, SERVER, 7101 + self.opened(Way::Line)),
             Way::Native => knock(&format!(
                 "--spa --door native --server-key {} --key {} {SERVER}",
                 self.server_key,
@@ -164,21 +172,25 @@ impl Site {
         }
     }
 
-    fn opens(&self, way: Way, count: usize) -> bool {
-        eventually(LATEST, || self.knockd.count(way.opened()) >= count)
+    fn opened(&self, way: Way) -> usize {
+        let is_so = |line: &&String| line.contains(way.door()) && line.ends_with(": OPEN SESAME");
+        self.knockd.log().iter().filter(is_so).count()
     }
 
-    /// Under so many packets a second everybody comes in, with this many tries each.
+    /// Under so many packets a second everybody comes in, with this many tries each. A build for
+    /// tests beside other tests loses packets: there it may take two more.
     fn everybody_comes_in(&self, kind: FloodKind, rate: u64, tries: impl Fn(Way) -> usize) {
+        let unseen = lost_by_the_machine();
         let flood = Flood::start(&self.net, kind, FloodRate::PerSecond(rate));
         thread::sleep(Duration::from_secs(1));
         let mut missed = Vec::new();
         for number in 0..TIMES {
             for way in Way::ALL.into_iter().filter(|way| tries(*way) > 0) {
-                let so_far = self.knockd.count(way.opened());
-                let came_in = (0..tries(way)).any(|_| {
+                let so_far = self.opened(way);
+                let more = if released().is_some() { 0 } else { 2 };
+                let came_in = (0..tries(way) + more).any(|_| {
                     self.knock(way, number);
-                    self.opens(way, so_far + 1)
+                    eventually(LATEST, || self.opened(way) > so_far)
                 });
                 if !came_in {
                     missed.push((way, number));
@@ -188,9 +200,14 @@ impl Site {
         let taken: u64 = processes(&self.knockd).into_iter().map(resident).sum();
         let status = self.knockd.ask(r#"{"do":"status"}"#).remove(0);
         let sent = flood.sent();
-        println!("{sent} packets, {taken} KiB, {} dropped", status["dropped"]);
+        let unseen = lost_by_the_machine() - unseen;
+        let dropped = &status["dropped"];
+        let about = format!(
+            "{sent} packets, {unseen} lost before any capture, {dropped} before knockd, {taken} KiB"
+        );
+        println!("{about}");
         drop(flood);
-        assert_eq!(missed, [], "{sent} packets; {status}");
+        assert_eq!(missed, [], "{about}, {}", status["counters"]);
         assert!(taken < MOST_RESIDENT, "{taken} KiB");
         // Neither do strangers fill the log.
         let lines = self.knockd.log().len();
@@ -206,6 +223,13 @@ fn private(path: &Path, text: &str) {
 /// The secret of a client.
 fn secret(number: usize) -> String {
     BASE32_NOPAD.encode(&[u8::try_from(number).unwrap() + 1; 20])
+}
+
+/// How many packets all interfaces of the machine have lost for want of processor time.
+fn lost_by_the_machine() -> u64 {
+    let text = fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let lost = |line: &str| u64::from_str_radix(line.split(' ').nth(1).unwrap(), 16).unwrap();
+    text.lines().map(lost).sum()
 }
 
 /// A `knockd` that was built for release, if one is named.
@@ -259,8 +283,20 @@ fn all_the_sources_of_one_network_keep_nobody_out_elsewhere() {
     flooded(FloodKind::KnocksOfOneNetwork(7000..=7000));
 }
 
-/// As long as the datagrams that fwknop's client sends.
-const LIKE_FWKNOPS: FloodKind = FloodKind::Fwknop(230);
+/// As long as a datagram of fwknop's client.
+fn like_fwknops() -> FloodKind {
+    let key = FwknopKey::new(b"testkey".to_vec()).unwrap();
+    let hmac = HmacKey::new(b"hmackey".to_vec()).unwrap();
+    let request = FwknopRequest {
+        random: Random::new([1; 16]),
+        user: "root".parse().unwrap(),
+        timestamp: 1_700_000_000,
+        access: Access { address: None, ports: vec!["22".parse().unwrap()], timeout: None },
+    };
+    let hmac = Some((&hmac, Hash::Sha256));
+    let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac };
+    FloodKind::Fwknop(seal(&request, Hash::Sha256, keys, [0; 8]).unwrap().len())
+}
 
 #[test]
 fn junk_like_fwknops_keeps_out_nobody_who_does_not_use_fwknop_however_many_clients_do() {
@@ -268,7 +304,7 @@ fn junk_like_fwknops_keeps_out_nobody_who_does_not_use_fwknop_however_many_clien
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // To tell each from a request takes longer than it takes to send it.
     let tries = |way| usize::from(way != Way::Fwknop);
-    Site::new(scaled(1000)).everybody_comes_in(LIKE_FWKNOPS, scaled(100_000) as u64, tries);
+    Site::new(scaled(1000)).everybody_comes_in(like_fwknops(), scaled(100_000) as u64, tries);
 }
 
 #[test]
@@ -278,5 +314,5 @@ fn as_much_junk_like_fwknops_as_a_line_of_33_mbit_brings_costs_fwknops_client_th
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let rate = if released().is_some() { 3000 } else { 60 };
     let tries = |way| if way == Way::Fwknop { 3 } else { 1 };
-    Site::new(scaled(1000)).everybody_comes_in(LIKE_FWKNOPS, rate, tries);
+    Site::new(scaled(1000)).everybody_comes_in(like_fwknops(), rate, tries);
 }

@@ -120,10 +120,14 @@ fn a_watcher_that_cannot_be_started_is_started_as_soon_as_there_are_processes_ag
     drop(knockd);
 }
 
-/// Sets how many descriptors a process may have: no more than it has, or this many.
+/// Sets how many descriptors a process may have: no more than it has once it is quiet, or this many.
 fn limit_descriptors(pid: i32, limit: Option<usize>) {
     let is_free = |number: &usize| !Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
-    let limit = limit.or_else(|| (0..).find(is_free)).unwrap();
+    let free = || (0..).find(is_free).unwrap();
+    let limit = limit.unwrap_or_else(|| {
+        // What a command has been given is given back a moment after its end.
+        (0..100).map(|_| (thread::sleep(Duration::from_millis(5)), free()).1).min().unwrap()
+    });
     must("prlimit", &["--pid", &pid.to_string(), &format!("--nofile={limit}:")]);
 }
 
@@ -132,7 +136,7 @@ fn without_descriptors_guarded_doors_open_and_commands_are_refused_or_wait_to_cl
     needs!("no descriptors", "nft", "prlimit");
     let net = Net::new();
     net.server.listen(22);
-    let knockd = Knockd::start(&net.server, &configuration("2s"));
+    let knockd = Knockd::start(&net.server, &configuration("3s"));
     knock_on(&net, 10, &BY_COMMANDS);
     assert!(eventually(PATIENCE, || acts(&knockd) == ["open 192.0.2.10"]));
     // Nobody can ask any more; who comes meanwhile waits.
