@@ -200,7 +200,10 @@ impl fmt::Display for KeeperRights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.landlock {
             Some(landlock) => write!(f, "{}; Landlock: {landlock}", self.capabilities.join(" ")),
-            None => write!(f, "{} capabilities, and all files", self.capabilities.len()),
+            None if self.capabilities.iter().any(|name| name == "CAP_DAC_OVERRIDE") => {
+                write!(f, "{} capabilities, and all files", self.capabilities.len())
+            }
+            None => write!(f, "{}, and the files of its user", self.capabilities.join(" ")),
         }
     }
 }

@@ -18,6 +18,11 @@ pub(super) enum DaemonError {
     Running { pid: String, path: PathBuf },
     #[error("cannot {doing} {path}: {source}", path = path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "cannot make the directory {path}: {source}; run_dir, state_dir and pid_file name others",
+        path = path.display()
+    )]
+    Directory { path: PathBuf, source: io::Error },
     #[error("cannot detach from the terminal: {0}")]
     Detach(String),
 }
@@ -25,13 +30,10 @@ pub(super) enum DaemonError {
 /// Makes a directory, and those above it, where it does not exist.
 ///
 /// # Errors
-/// [`DaemonError::File`].
+/// [`DaemonError::Directory`].
 pub(super) fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| DaemonError::File {
-        doing: "make the directory",
-        path: path.to_owned(),
-        source,
-    })
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|source| DaemonError::Directory { path: path.to_owned(), source })
 }
 
 /// A pid file that is locked for as long as this lives, and then removed.

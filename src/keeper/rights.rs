@@ -19,7 +19,7 @@ use nix::unistd::{AccessFlags, faccessat};
 use tracing::warn;
 
 use crate::config::load::Loaded;
-use crate::config::{Config, Door};
+use crate::config::{Config, Door, Mechanism, Name};
 use crate::control::KeeperRights;
 use crate::sys::landlock::{self, LandlockError, LandlockReport, LandlockRules};
 use crate::sys::privileges::Identity;
@@ -97,9 +97,19 @@ pub(super) fn lacking_without_root(config: &Config, held: &CapsHashSet) -> Vec<S
     lacking
 }
 
-/// The files that are read and written at work, each as its directory: it may be replaced.
+/// The doors whose template's program is likely to take root.
+pub(super) fn by_template(config: &Config) -> impl Iterator<Item = (&Door, &Name)> {
+    config.doors.iter().filter_map(|door| match &door.opening.mechanism {
+        Mechanism::Commands { template: Some(name), .. } => Some((door, name)),
+        _ => None,
+    })
+}
+
+/// The files that are read and written at work.
 #[derive(Clone, Debug)]
 pub(crate) struct FilesInUse {
+    files: Vec<PathBuf>,
+    /// The directories in which they are: a file may be replaced.
     read: BTreeSet<PathBuf>,
     write: BTreeSet<PathBuf>,
     /// Where the pid file is: it is removed from there, and no more.
@@ -112,19 +122,23 @@ impl FilesInUse {
         let settings = &config.settings;
         let keys = settings.spa.old_key.iter().map(|(old, _)| old).chain([&settings.spa.key_file]);
         let takes_spa = config.doors.iter().any(|door| door.recognition.spa);
-        let keys = keys.filter(|_| takes_spa).chain(secret_files);
-        let mut read: BTreeSet<PathBuf> = keys.flat_map(|file| directories(file)).collect();
+        let mut files: Vec<PathBuf> =
+            keys.filter(|_| takes_spa).chain(secret_files).cloned().collect();
+        let mut read = BTreeSet::new();
         if path.is_dir() {
-            // A link there leads to another one.
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
-            read.extend(entries.flat_map(|entry| directories(&entry.path())));
+            let entries = entries.map(|entry| entry.path());
+            files.extend(entries.filter(|file| file.extension().is_some_and(|it| it == "yaml")));
             read.insert(real(path));
         } else {
-            read.extend(directories(path));
+            files.push(path.to_owned());
         }
+        read.extend(files.iter().flat_map(|file| directories(file)));
         let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
-        let write = lists.chain(&settings.log.file).flat_map(|file| directories(file)).collect();
-        Self { read, write, pid_file: directories(&settings.pid_file) }
+        let written = lists.chain(&settings.log.file);
+        let write = written.clone().flat_map(|file| directories(file)).collect();
+        files.extend(written.cloned());
+        Self { files, read, write, pid_file: directories(&settings.pid_file) }
     }
 
     /// The first that is not among those of `kept`.
@@ -143,7 +157,8 @@ impl FilesInUse {
             let asked = faccessat(AT_FDCWD, path, flags, AtFlags::AT_EACCESS);
             asked != Err(Errno::EACCES)
         };
-        self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
+        self.files.iter().all(|path| may(path, AccessFlags::R_OK))
+            && self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
             && self.write.iter().chain(&self.pid_file).all(|path| may(path, AccessFlags::W_OK))
     }
 

@@ -104,6 +104,12 @@ impl Keeper {
         // Until start-up has worked, everything is also said where the person looks.
         log::set_up(&settings.log, true)?;
         log_warnings(&loaded);
+        if !privileges::is_root() {
+            for (door, template) in rights::by_template(&loaded.config) {
+                let door = door.name();
+                warn!("door '{door}' opens via {template}, whose commands run without root");
+            }
+        }
         let files = FilesInUse::of(&cli.config, &loaded);
         let signals = Signals::catch().map_err(system("cannot catch signals"))?;
         let names = cli.lookup.then(ReverseDns::new);

@@ -178,6 +178,27 @@ fn where_files_are_in_somebody_elses_directory_the_keeper_keeps_the_right_to_pas
 }
 
 #[test]
+fn where_a_file_is_somebody_elses_the_keeper_keeps_the_right_to_read_it() {
+    needs!("files of others", "nft");
+    let net = Net::new();
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("list");
+    fs::write(&list, "7000,8000,9000\n").unwrap();
+    fs::set_permissions(&list, Permissions::from_mode(0o600)).unwrap();
+    chown(&list, Some(12345), None).unwrap();
+    let config = directory.path().join("knock.conf");
+    let listed = format!("one_time_sequences: {}", list.display());
+    let text = GUARDED.replace("sequence: [7000, 8000, 9000]", &listed);
+    fs::create_dir(directory.path().join("log")).unwrap();
+    fs::write(&config, text.replace("DIR", &directory.path().display().to_string())).unwrap();
+    let knockd = Knockd::run(&net.server, directory, config, &["--insecure-permissions"], &[]);
+    knockd.wait_for("the keeper keeps CAP_DAC_OVERRIDE CAP_KILL CAP_NET_ADMIN");
+    knockd.wait_for("starting up, listening on");
+    assert_eq!(knockd.ask(r#"{"do":"reload"}"#)[0]["reply"], "done", "{:?}", knockd.log());
+    assert_eq!(knockd.count("opens to nobody"), 0, "{:?}", knockd.log());
+}
+
+#[test]
 fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
     needs!("restart", "nft");
     let net = Net::new();

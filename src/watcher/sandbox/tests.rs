@@ -13,6 +13,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::*;
 use crate::capture::Live;
+use crate::control::WatcherSandbox;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
@@ -99,7 +100,10 @@ fn take_over(deed: &str, mode: SandboxMode) -> Result<i64, Errno> {
             let status = fs::read_to_string("/proc/self/status").unwrap();
             let is_traceable = prctl::get_dumpable().unwrap();
             let ends_by = prctl::get_pdeathsig().unwrap();
-            eprintln!("{status}\n{report}; traceable {is_traceable}, ends by {ends_by:?}");
+            eprintln!(
+                "{status}\n{}; traceable {is_traceable}, ends by {ends_by:?}",
+                WatcherSandbox::from(report)
+            );
             Ok(0)
         }
         "open the keeper's memory" => {
