@@ -13,6 +13,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::*;
 use crate::capture::Live;
+use crate::control::WatcherSandbox;
 use crate::proto::flags::FlagTest;
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
@@ -99,6 +100,7 @@ fn take_over(deed: &str, mode: SandboxMode) -> Result<i64, Errno> {
             let status = fs::read_to_string("/proc/self/status").unwrap();
             let is_traceable = prctl::get_dumpable().unwrap();
             let ends_by = prctl::get_pdeathsig().unwrap();
+            let report = WatcherSandbox::from(report);
             eprintln!("{status}\n{report}; traceable {is_traceable}, ends by {ends_by:?}");
             Ok(0)
         }
