@@ -106,16 +106,9 @@ impl ReverseDns {
     }
 }
 
-impl Drop for ReverseDns {
-    fn drop(&mut self) {
-        if let Some(NamesProcess { child, .. }) = &mut self.running {
-            let _ = child.kill();
-        }
-    }
-}
-
-/// The process that looks names up, and what goes in and comes out: a line each, first of who it
-/// becomes, then of addresses; an answer is the address, and after a space its name.
+/// The process that looks names up, and ends when nobody can ask any more; what goes in and comes out
+/// of it is a line each: first who it becomes, then addresses; an answer is the address, and after a
+/// space its name.
 struct NamesProcess {
     child: Child,
     input: File,

@@ -431,24 +431,17 @@ impl Watchers {
             }
             None => successor.tell(ToWatcher::After { time: Monotonic::ZERO }),
         }
-        self.tell_sandbox(successor.sandbox);
+        // Said where it is news.
+        let before = std::mem::replace(&mut self.sandbox, successor.sandbox);
+        if let Some(report) = self.sandbox.filter(|_| self.sandbox != before) {
+            let extent = if report.is_whole() { "holds" } else { "holds in part" };
+            info!("the watcher's sandbox {extent}: {}", WatcherSandbox::from(report));
+        }
         self.config = Arc::clone(&successor.config);
         self.server = successor.server.clone();
         self.interfaces.announce(&self.config);
         self.current = Some((successor, cut));
         self.intake.notices.push(Notice::InForce(Arc::clone(&self.config)));
-    }
-
-    /// Says how much of the sandbox holds, where that is news.
-    fn tell_sandbox(&mut self, report: Option<SandboxReport>) {
-        if self.sandbox == report {
-            return;
-        }
-        self.sandbox = report;
-        if let Some(report) = report {
-            let extent = if report.is_whole() { "holds" } else { "holds in part" };
-            info!("the watcher's sandbox {extent}: {}", WatcherSandbox::from(report));
-        }
     }
 
     /// Ends all of them.

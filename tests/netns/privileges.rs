@@ -403,7 +403,8 @@ impl Ordinary {
         assert_eq!(knockd.ended().code(), Some(0), "{:?}", knockd.log());
         assert!(!at.join(run).join("knockd.pid").exists());
         let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
-        assert!(watchers.iter().all(is_gone), "a watcher is left");
+        let are_gone = || watchers.iter().all(is_gone);
+        assert!(eventually(Duration::from_secs(5), are_gone), "a watcher is left");
     }
 }
 

@@ -100,10 +100,8 @@ fn take_over(deed: &str, mode: SandboxMode) -> Result<i64, Errno> {
             let status = fs::read_to_string("/proc/self/status").unwrap();
             let is_traceable = prctl::get_dumpable().unwrap();
             let ends_by = prctl::get_pdeathsig().unwrap();
-            eprintln!(
-                "{status}\n{}; traceable {is_traceable}, ends by {ends_by:?}",
-                WatcherSandbox::from(report)
-            );
+            let report = WatcherSandbox::from(report);
+            eprintln!("{status}\n{report}; traceable {is_traceable}, ends by {ends_by:?}");
             Ok(0)
         }
         "open the keeper's memory" => {
