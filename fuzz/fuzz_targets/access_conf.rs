@@ -2,6 +2,7 @@
 //! comes out loads, or the notes say why there is nothing; no note shows a key.
 #![no_main]
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,13 +17,18 @@ use libknock::ctl::import::{Files, Imported, import};
 struct Memory<'a> {
     file: &'a [u8],
     daemon: &'a [u8],
+    /// How often the file may still be read: it may include itself many times over.
+    left: Cell<u8>,
 }
 
 impl Files for Memory<'_> {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match path.to_str() {
             Some("fwknopd.conf") => Ok(self.daemon.to_vec()),
-            Some(name) if name.ends_with(".conf") => Ok(self.file.to_vec()),
+            Some(name) if name.ends_with(".conf") && self.left.get() > 0 => {
+                self.left.set(self.left.get() - 1);
+                Ok(self.file.to_vec())
+            }
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -39,7 +45,7 @@ fuzz_target!(|input: &[u8]| {
         None => (input, &[][..]),
     };
     let file = [b"SOURCE ANY\n", rest].concat();
-    let files = Memory { file: &file, daemon };
+    let files = Memory { file: &file, daemon, left: Cell::new(4) };
     let open = ["22".parse().expect("is a port")];
     let Imported { yaml, notes, .. } =
         match import(Path::new("access.conf"), &files, &TimeZone::UTC, &open) {

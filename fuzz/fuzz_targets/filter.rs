@@ -129,10 +129,18 @@ fuzz_target!(|input: &[u8]| {
         let [passes, as_written] = [0, 1].map(|which| house.programs(place)[which].filter(&frame));
         assert_eq!(passes, as_written, "in house {number}, optimised and not");
         let Ok((packet, payload)) = parse(link, &frame) else { return };
-        // The kernel has taken one tag off; behind three more no filter looks. And the families in
-        // front of NULL are those of the system that captures, while files are read from any.
+        // The kernel has taken one tag off; behind three more no filter looks. In a cooked frame the
+        // kernel still sees the tags that it leaves, though the frame says that it has none. And the
+        // families in front of NULL are those of the system that captures, while files are read from
+        // any.
+        let hides_tags = |says: usize, starts: usize| {
+            let is_ip = [[8, 0], [0x86, 0xdd]].contains(&take(&mut &frame[says..]));
+            is_ip && parse(LinkType::Raw, &frame[starts..]).is_err()
+        };
         let is_foreign = match link {
             LinkType::Ethernet => tags(&frame) > 2,
+            LinkType::Sll => hides_tags(14, 16),
+            LinkType::Sll2 => hides_tags(0, 20),
             LinkType::Null => ![2u32, 10].map(u32::to_ne_bytes).contains(&take(&mut &frame[..])),
             _ => false,
         };

@@ -153,6 +153,9 @@ fuzz_target!(|input: &[u8]| {
         assert!(ledger.end().is_ok());
         drop(ledger);
         let again = Ledger::open(dir, NOW.wall).expect("a new ledger is whole");
-        assert_eq!((again.records, again.set_aside), (records, None));
+        assert_eq!(again.set_aside, None);
+        // Of two for the same place one is left.
+        assert!(again.records.iter().all(|record| records.contains(record)));
+        assert_eq!(again.records.is_empty(), records.is_empty());
     }
 });
