@@ -9,6 +9,7 @@ mod daemon;
 mod end_to_end;
 mod faults;
 mod flooded_socket;
+mod floods;
 mod fwknop;
 mod fwknop_client;
 mod guard;

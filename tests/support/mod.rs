@@ -1,5 +1,8 @@
 //! Hosts made of network namespaces, and the programs that run in them.
 
+#[allow(dead_code, reason = "what only the benchmarks need")]
+pub(crate) mod flood;
+
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
