@@ -1,13 +1,11 @@
 //! Datagrams that wait until there is time to try the keys of all clients with them.
 
-use std::collections::VecDeque;
-
 use super::source_table::SourcePrefix;
 use crate::time::Now;
 use crate::wire::Packet;
 
-/// How many datagrams wait at most.
-const PLACES: usize = 64;
+/// How many datagrams wait at most, of which none is longer than a request.
+const PLACES: usize = 2048;
 /// How many trials are made of what need not wait, before whatever waits has its turn: less than a
 /// tenth of a millisecond's.
 const AT_ONCE: usize = 256;
@@ -21,26 +19,27 @@ pub(super) struct WaitingDatagram {
     pub(super) payload: Box<[u8]>,
 }
 
-/// A bounded queue of datagrams, in the order in which they came.
+/// A bounded number of datagrams, of which the latest is the first: whoever has sent it still waits
+/// for what it opens.
 ///
 /// A trial of one is a MAC for each client, and anybody can send any number of them with any source
-/// address, so what would cost much waits until all that costs little has been looked at. Of one
-/// source or IPv6 /64 one waits at a time: who sends many keeps out nobody who sends one. Where
-/// there is no place left, whoever comes then is told apart from nobody: each has the same chance,
-/// and a new one with each try.
+/// address, so what would cost much waits until all that costs little has been looked at. A source
+/// or IPv6 /64 may take as many places as it leaves free: who sends many keeps out nobody who sends
+/// one. Where many sources leave no place, whoever comes then is told apart from nobody: each has
+/// the same chance, and a new one with each try.
 #[derive(Debug)]
 pub(super) struct WaitingRoom {
-    places: VecDeque<WaitingDatagram>,
+    places: Vec<WaitingDatagram>,
     at_once: usize,
 }
 
-/// There is no place left, or the same source has one already.
+/// There is no place left, or the same source has its share.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoPlace;
 
 impl WaitingRoom {
     pub(super) const fn new() -> Self {
-        Self { places: VecDeque::new(), at_once: AT_ONCE }
+        Self { places: Vec::new(), at_once: AT_ONCE }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -59,16 +58,17 @@ impl WaitingRoom {
     pub(super) fn put(&mut self, at: Now, packet: &Packet, payload: &[u8]) -> Result<(), NoPlace> {
         let source = SourcePrefix::of(packet.source);
         let is_here = |it: &WaitingDatagram| SourcePrefix::of(it.packet.source) == source;
-        if self.places.len() >= PLACES || self.places.iter().any(is_here) {
+        let free = PLACES.saturating_sub(self.places.len());
+        if free == 0 || self.places.iter().filter(|it| is_here(it)).count() >= free {
             return Err(NoPlace);
         }
-        self.places.push_back(WaitingDatagram { at, packet: *packet, payload: payload.into() });
+        self.places.push(WaitingDatagram { at, packet: *packet, payload: payload.into() });
         Ok(())
     }
 
-    /// The one that has waited longest.
+    /// The latest.
     pub(super) fn next(&mut self) -> Option<WaitingDatagram> {
-        let next = self.places.pop_front();
+        let next = self.places.pop();
         if next.is_none() {
             self.at_once = AT_ONCE;
         }
@@ -95,31 +95,29 @@ mod tests {
     }
 
     #[test]
-    fn whoever_came_first_has_the_first_turn() {
+    fn whoever_came_last_has_the_first_turn() {
         let mut room = WaitingRoom::new();
         assert!(put(&mut room, "192.0.2.2", b"a"));
         assert!(put(&mut room, "192.0.2.3", b"b"));
         let order = [room.next(), room.next(), room.next()];
-        assert_eq!(order.map(|it| it.map(|it| it.payload[0])), [Some(b'a'), Some(b'b'), None]);
+        assert_eq!(order.map(|it| it.map(|it| it.payload[0])), [Some(b'b'), Some(b'a'), None]);
     }
 
     #[test]
-    fn one_network_has_one_place_however_much_it_sends() {
+    fn one_network_leaves_as_many_places_as_it_takes_however_much_it_sends() {
         let mut room = WaitingRoom::new();
-        assert!(put(&mut room, "192.0.2.2", b"a"));
-        assert!(!put(&mut room, "192.0.2.2", b"b"));
-        assert!(put(&mut room, "2001:db8::1", b"c"));
-        assert!(!put(&mut room, "2001:db8::2", b"d"));
-        assert!(put(&mut room, "2001:db8:0:1::1", b"e"));
-        assert!(room.next().is_some());
-        assert!(put(&mut room, "192.0.2.2", b"f"), "its turn has come");
+        for network in ["2001:db8:0:1", "2001:db8:0:2"] {
+            let entered = (0..9000).filter(|n| put(&mut room, &format!("{network}::{n:x}"), b""));
+            assert!(entered.count() >= PLACES / 4);
+            assert!(put(&mut room, "192.0.2.2", b"a"), "there is room for others");
+        }
     }
 
     #[test]
     fn the_room_is_bounded() {
         let mut room = WaitingRoom::new();
         let entered =
-            (0..1000).filter(|n| put(&mut room, &format!("10.0.{}.{}", n / 256, n % 256), b""));
+            (0..9000).filter(|n| put(&mut room, &format!("10.0.{}.{}", n / 256, n % 256), b""));
         assert_eq!(entered.count(), PLACES);
     }
 

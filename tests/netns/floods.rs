@@ -6,7 +6,7 @@ use libknock::proto::spa;
 use libknock::wire::link::LinkType;
 use libknock::wire::{self, Ignored};
 
-use crate::support::flood::{Flood, FloodKind, FloodRate};
+use crate::support::flood::{self, Flood, FloodKind, FloodRate};
 use crate::support::{Net, needs};
 
 /// The port of each packet that arrives within a moment, or why it has none, how much it carries,
@@ -16,8 +16,8 @@ fn seen(kind: FloodKind) -> (BTreeSet<Result<u16, Ignored>>, BTreeSet<usize>, us
     let flood = Flood::start(&net, kind, FloodRate::PerSecond(20_000));
     let seen = net.server.enter(|| {
         let mut capture = pcap::Capture::from_device("eth0").unwrap().timeout(10).open().unwrap();
-        // Neighbours ask for each other meanwhile.
-        capture.filter("ip or ip6 and not icmp6", true).unwrap();
+        // Neighbours ask for each other meanwhile, and networks for their members.
+        capture.filter(&format!("ether src {}", flood::SOURCE_MAC), true).unwrap();
         let (mut ports, mut lengths, mut sources) =
             <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
         for _ in 0..1000 {

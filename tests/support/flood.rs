@@ -41,6 +41,9 @@ const SPOOFED: u32 = 0x6440_0000;
 const SPOOFED_MASK: u32 = 0x003f_ffff;
 const SPOOFED_NETWORK: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0xf, 0, 0, 0, 0);
 
+/// Where the frames of a flood come from.
+pub(crate) const SOURCE_MAC: &str = "02:00:00:00:00:09";
+
 /// What a flood consists of. Each packet has another source, of four million IPv4 addresses unless
 /// it is said otherwise, another source port and another sequence number.
 #[derive(Clone, Debug)]
