@@ -24,19 +24,20 @@ use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::proto::words::words;
-use crate::sys::sandbox::SandboxReport;
+use crate::sys::sandbox::{SandboxReport, SeccompState};
 pub use event::{EventLine, RefusalFacts, What, name_of, seconds};
 
 /// Where the configuration is unless another path is given.
 pub const CONFIG: &str = "/etc/knock.d";
 
 /// A command line that means this configuration.
-pub fn command(program: &str, config: &Path, rest: &str) -> String {
-    if config == Path::new(CONFIG) {
-        format!("{program} {rest}")
-    } else {
-        format!("{program} -c {} {rest}", config.display())
-    }
+pub fn command(program: &str, config: &Path, run_dir: Option<&Path>, rest: &str) -> String {
+    let config = Some(config).filter(|config| *config != Path::new(CONFIG));
+    let named = [("-c", config), ("--run-dir", run_dir)];
+    let named = named.into_iter().filter_map(|(option, path)| Some((option, path?)));
+    let options: String =
+        named.map(|(option, path)| format!("{option} {} ", path.display())).collect();
+    format!("{program} {options}{rest}")
 }
 
 /// The longest request, in bytes.
@@ -203,6 +204,7 @@ impl fmt::Display for KeeperRights {
             None if self.capabilities.iter().any(|name| name == "CAP_DAC_OVERRIDE") => {
                 write!(f, "{} capabilities, and all files", self.capabilities.len())
             }
+            None if self.capabilities.is_empty() => f.write_str("the files of its user"),
             None => write!(f, "{}, and the files of its user", self.capabilities.join(" ")),
         }
     }
@@ -224,7 +226,11 @@ impl From<SandboxReport> for WatcherSandbox {
         Self {
             whole: report.is_whole(),
             seccomp: report.seccomp.to_string(),
-            landlock: report.landlock.map_or_else(|| "off".to_owned(), |it| it.to_string()),
+            landlock: match report.landlock {
+                Some(landlock) => landlock.to_string(),
+                None if report.seccomp == SeccompState::Off => SeccompState::Off.to_string(),
+                None => SeccompState::Refused.to_string(),
+            },
             memory: report.memory.to_string(),
         }
     }
@@ -311,6 +317,18 @@ pub struct ClientStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_is_told_reaches_the_daemon_that_tells_it() {
+        let told = |config: &str, run_dir: Option<&str>| {
+            command("knockctl", Path::new(config), run_dir.map(Path::new), "confirm")
+        };
+        assert_eq!(told(CONFIG, None), "knockctl confirm");
+        assert_eq!(
+            told("/srv/knock.yaml", Some("/srv/run")),
+            "knockctl -c /srv/knock.yaml --run-dir /srv/run confirm"
+        );
+    }
 
     #[test]
     fn a_request_is_one_object_that_names_what_to_do() {

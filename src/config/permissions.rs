@@ -44,6 +44,10 @@ pub(crate) fn unsafe_to_use(
         let message = format!("belongs to user {owner}, who could change it");
         let own = if own.is_root() { "root".to_owned() } else { own.to_string() };
         (message, format!("chown {option}{own}"))
+    } else if mode & forbidden & OTHERS_WRITE != 0 && mode & STICKY != 0 {
+        let message = format!("is everybody's (mode {mode:04o})");
+        let help = format!("name a directory of its own in it{otherwise}");
+        return Some(Diagnostic::file(path, message).help(help));
     } else if mode & forbidden & OTHERS_WRITE != 0 {
         let message = format!("others than its owner can write it (mode {mode:04o})");
         let change = if forbidden & OTHERS_READ == 0 { "go-w" } else { "go-rwx" };
@@ -57,6 +61,9 @@ pub(crate) fn unsafe_to_use(
     let help = format!("run: {change} {}{otherwise}", path.display());
     Some(Diagnostic::file(path, message).help(help))
 }
+
+/// Of a directory that all write to, such as /tmp: it is meant to be so.
+const STICKY: u32 = 0o1000;
 
 /// Whether the group of a file is its owner's own: of the same name, and with nobody else in it.
 /// Many systems make the files of a user so, for that group to write. None of root's are.

@@ -131,7 +131,7 @@ mod tests {
         let (above, state) = (dir.path().join("above"), dir.path().join("above/state"));
         make(&above, 0o755);
         make(&state, 0o700);
-        for (path, mode) in [(&above, 0o777), (&above, 0o757), (&state, 0o722), (&state, 0o1777)] {
+        for (path, mode) in [(&above, 0o777), (&above, 0o757), (&state, 0o722)] {
             let before = fs::metadata(path).unwrap().permissions();
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
             let problem = check(&state, Leaf::Directory).unwrap_err();
@@ -201,5 +201,14 @@ mod tests {
             assert!(problem.contains("belongs to user 12345"), "{problem}");
             assert!(problem.contains("run: chown"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_is_everybodys_is_not_to_be_closed_to_them() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let problem = check(directory.path(), Leaf::Directory).unwrap_err();
+        assert!(problem.contains("name a directory of its own in it"), "{problem}");
+        assert!(!problem.contains("chmod"), "{problem}");
     }
 }

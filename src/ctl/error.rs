@@ -56,7 +56,7 @@ pub(super) enum Error {
     NotUndone { report: Report, source: FileError },
     #[error(
         "{0}\nknockctl: error: the files are changed, but the running knockd goes on as before\n    \
-         once that is mended, 'systemctl reload knockd' takes them up"
+         once that is mended, 'systemctl reload knockd' takes them up, or a restart where one is asked for"
     )]
     NotTakenUp(Box<Error>),
     #[error("knockctl: error: {0}")]

@@ -26,7 +26,12 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
     let mut replies = target.ask(&request, Timeout::Watcher).map_err(|error| match error {
         Error::NotRunning { path, .. } => {
             let time = duration::format(args.time.into());
-            let command = command("knockd", &target.config, &format!("--try {time}"));
+            let command = command(
+                "knockd",
+                &target.config,
+                target.run_dir.as_deref(),
+                &format!("--try {time}"),
+            );
             Error::NothingRuns { path, command }
         }
         error => error,
@@ -35,7 +40,8 @@ pub(super) fn start(target: &Target, args: &TryArgs) -> Result<(), Error> {
         return Err(Error::Ended);
     };
     let back = status::time_and_left(wall(until), clock::now().wall, &TimeZone::system());
-    let confirm = escape(&command("knockctl", &target.config, "confirm"));
+    let confirm =
+        escape(&command("knockctl", &target.config, target.run_dir.as_deref(), "confirm"));
     Ok(write!(
         io::stdout(),
         "the configuration is in force, on trial\n\

@@ -198,7 +198,7 @@ impl Keeper {
         let Some(until) = self.trials.until() else { return };
         let end = log::local(now.wall + until.since(now.monotonic), &TimeZone::system());
         let end = end.strftime("%H:%M:%S");
-        let confirm = command("knockctl", &self.cli.config, "confirm");
+        let confirm = command("knockctl", &self.cli.config, self.cli.run_dir.as_deref(), "confirm");
         warn!("on trial until {end}: then the guard goes, and knockd ends");
         warn!("check from a NEW connection that you still get in, then type: {confirm}");
     }

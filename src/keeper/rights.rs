@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use caps::Capability::{
@@ -14,8 +15,7 @@ use caps::Capability::{
 use caps::errors::CapsError;
 use caps::{Capability, CapsHashSet};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{AccessFlags, faccessat};
+use nix::unistd::geteuid;
 use tracing::warn;
 
 use crate::config::load::Loaded;
@@ -34,18 +34,12 @@ const SYSTEM: [&str; 6] = [
     "/sys/class/net",
     "/sys/devices",
     "/usr/share/zoneinfo",
-    "/etc/localtime",
+    // Users and groups, the time zone, where libraries are: all of them are replaced by others.
+    "/etc",
     "/dev/urandom",
 ];
-pub(super) const LIBRARIES: [&str; 7] = [
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/nix/store",
-    "/etc/ld.so.cache",
-];
+pub(super) const LIBRARIES: [&str; 6] =
+    ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store"];
 /// Where names are looked up; what else that takes may be anywhere below.
 pub(super) const NAMES: [&str; 4] =
     ["/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
@@ -109,6 +103,7 @@ pub(super) fn by_template(config: &Config) -> impl Iterator<Item = (&Door, &Name
 #[derive(Clone, Debug)]
 pub(crate) struct FilesInUse {
     files: Vec<PathBuf>,
+    written: Vec<PathBuf>,
     /// The directories in which they are: a file may be replaced.
     read: BTreeSet<PathBuf>,
     write: BTreeSet<PathBuf>,
@@ -135,10 +130,9 @@ impl FilesInUse {
         }
         read.extend(files.iter().flat_map(|file| directories(file)));
         let lists = config.doors.iter().filter_map(|door| Some(&door.one_time.as_ref()?.file));
-        let written = lists.chain(&settings.log.file);
-        let write = written.clone().flat_map(|file| directories(file)).collect();
-        files.extend(written.cloned());
-        Self { files, read, write, pid_file: directories(&settings.pid_file) }
+        let written: Vec<PathBuf> = lists.chain(&settings.log.file).cloned().collect();
+        let write = written.iter().flat_map(|file| directories(file)).collect();
+        Self { files, written, read, write, pid_file: directories(&settings.pid_file) }
     }
 
     /// The first that is not among those of `kept`.
@@ -150,16 +144,16 @@ impl FilesInUse {
         read.or(write).map(PathBuf::as_path)
     }
 
-    /// Whether its owners and modes let root at all of them without being passed over.
+    /// Whether owners and modes let this user at all of them, with no right to pass those over.
     fn is_open(&self) -> bool {
-        let may = |path: &PathBuf, flags| {
-            // Asked for the capabilities in effect, not for all.
-            let asked = faccessat(AT_FDCWD, path, flags, AtFlags::AT_EACCESS);
-            asked != Err(Errno::EACCES)
+        let is_open = |(path, wanted): (&PathBuf, u32)| {
+            lets(path, wanted) && path.ancestors().skip(1).all(|it| lets(it, 1))
         };
-        self.files.iter().all(|path| may(path, AccessFlags::R_OK))
-            && self.read.iter().all(|path| may(path, AccessFlags::R_OK | AccessFlags::X_OK))
-            && self.write.iter().chain(&self.pid_file).all(|path| may(path, AccessFlags::W_OK))
+        let read = self.files.iter().map(|path| (path, 4));
+        let written = self.written.iter().map(|path| (path, 6));
+        let directories = self.read.iter().map(|path| (path, 5));
+        let changed = self.write.iter().chain(&self.pid_file).map(|path| (path, 7));
+        read.chain(written).chain(directories).chain(changed).all(is_open)
     }
 
     fn restrict(&self, looks_up: bool) -> Result<LandlockReport, LandlockError> {
@@ -176,6 +170,14 @@ impl FilesInUse {
             scoped: false,
         })
     }
+}
+
+/// Whether this user, at the least, may do this to a file, in bits of a mode; also where there is
+/// none. Groups are left out: whom they let at it, the right to pass is kept for all the same.
+fn lets(path: &Path, wanted: u32) -> bool {
+    let Ok(is) = fs::metadata(path) else { return true };
+    let bits = if is.uid() == geteuid().as_raw() { is.mode() >> 6 } else { is.mode() };
+    bits & wanted == wanted
 }
 
 /// A path without links, as far as it is there.
@@ -220,7 +222,7 @@ impl Rights {
         // These stay, whatever a later configuration says.
         let own = [&settings.state_dir, &settings.run_dir].map(|directory| real(directory));
         files.write.extend(own);
-        if !capabilities::asked_with(&needed, || files.is_open())? {
+        if !files.is_open() {
             needed.insert(CAP_DAC_OVERRIDE);
         }
         let landlock = (!fault::is_on()).then(|| files.restrict(looks_up));

@@ -107,7 +107,9 @@ impl Keeper {
         if !privileges::is_root() {
             for (door, template) in rights::by_template(&loaded.config) {
                 let door = door.name();
-                warn!("door '{door}' opens via {template}, whose commands run without root");
+                warn!(
+                    "door '{door}' opens via {template}, and without root that is likely to fail"
+                );
             }
         }
         let files = FilesInUse::of(&cli.config, &loaded);

@@ -74,6 +74,8 @@ pub(super) struct Watchers {
     identity: Option<(Option<String>, Identity)>,
     /// How much of the sandbox of the watcher at work holds.
     pub(super) sandbox: Option<SandboxReport>,
+    /// Whether the one at work was not heard in the last turn, for the sake of those that leave.
+    current_waits: bool,
     /// The ids of the users that watchers have been so far.
     users: BTreeSet<u32>,
 }
@@ -103,6 +105,7 @@ impl Watchers {
             identity: None,
             home: Home::follow()?,
             sandbox: None,
+            current_waits: false,
             users: BTreeSet::new(),
         })
     }
@@ -227,8 +230,10 @@ impl Watchers {
         }
         self.poll_ending(now);
         // They report what came first: of two requests of one client the later would bar the earlier.
+        // But the one at work waits for them a turn at most.
         self.poll_leaving(now);
-        if !self.has_claim() {
+        self.current_waits = self.has_claim() && !self.current_waits;
+        if !self.current_waits {
             self.poll_current(now);
         }
         self.poll_successor(now);

@@ -32,18 +32,3 @@ pub(crate) fn keep_only(wanted: &CapsHashSet) -> Result<(), CapsError> {
     }
     Ok(())
 }
-
-/// What a question is answered with where only these capabilities are in effect meanwhile.
-///
-/// # Errors
-/// What the kernel refuses.
-pub(crate) fn asked_with<T>(
-    these: &CapsHashSet,
-    question: impl FnOnce() -> T,
-) -> Result<T, CapsError> {
-    let before = caps::read(None, CapSet::Effective)?;
-    caps::set(None, CapSet::Effective, &before.intersection(these).copied().collect())?;
-    let answer = question();
-    caps::set(None, CapSet::Effective, &before)?;
-    Ok(answer)
-}
