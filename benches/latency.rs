@@ -6,6 +6,7 @@
 //! measures all of them, one after the other, from another source. Both ends of a measurement are
 //! stamps of the client's kernel. Needs root.
 
+mod probes;
 mod requests;
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports, unused_macros, reason = "what only the tests need")]
@@ -16,19 +17,14 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use libknock::proto::fwknop;
 use libknock::proto::spa::{PrivateKey, PublicKey};
-use libknock::sys::scheduling;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Host, Knockd, Net, SERVER, can_make_namespaces, eventually, has_programs};
+use probes::{Attempted, PORT, until_open};
+use support::{Knockd, Net, can_make_namespaces, eventually, has_programs};
 
 const ROUNDS: u8 = 200;
-const PORT: u16 = 22;
-const SEQUENCE: [u16; 3] = [7000, 8000, 9000];
-/// Where fwknop's datagrams go.
-const SPA_PORT: u16 = 62201;
 
 fn main() {
     if !can_make_namespaces("latency") || !has_programs("latency", &["iptables"]) {
@@ -180,133 +176,18 @@ fn one_round(
     round: u8,
 ) -> Option<Duration> {
     let source = Ipv4Addr::new(198, 51, 100, round);
-    let macs = (mac(&net.server), mac(&net.client));
-    let by_fwknop = matches!(who, Contender::OurFwknop | Contender::Fwknop { .. });
-    net.client.enter(move || {
-        // Or the pauses between probes would be ten times as long as they are meant to be, and
-        // longer still where the servers, which a client's own machine would not have to run, are
-        // at work on the same processor.
-        nix::sys::prctl::set_timerslack(1).unwrap();
-        scheduling::request_short_slices().unwrap();
-        // The kernel shows a handle no packet that it has sent itself, so another one looks.
-        let mut cable = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
-        let mut seeing = pcap::Capture::from_device("eth0")
-            .unwrap()
-            .immediate_mode(true)
-            .precision(pcap::Precision::Nano)
-            .open()
-            .unwrap()
-            .setnonblock()
-            .unwrap();
-        seeing.filter("tcp or udp", true).unwrap();
-        let last_knock = if by_fwknop {
-            cable.sendpacket(datagram(macs, source, &of_fwknop(source))).unwrap();
-            (true, SPA_PORT)
-        } else if let Some(server) = server_key {
-            cable.sendpacket(datagram(macs, source, &requests::native(&server))).unwrap();
-            (true, SPA_PORT)
-        } else {
-            for (number, port) in (0..).zip(SEQUENCE) {
-                std::thread::sleep(Duration::from_millis(3));
-                cable.sendpacket(syn(macs, source, 30_000, port, number)).unwrap();
-            }
-            (false, SEQUENCE[2])
-        };
-        let (mut knocked, mut answered) = (None, None);
-        for probe in 0..50_000u32 {
-            // The first probe follows the last knock at once, as a client's would.
-            let port = 32_768 + (probe % 20_000) as u16;
-            cable.sendpacket(syn(macs, source, port, PORT, probe)).unwrap();
-            while let Ok(packet) = seeing.next_packet() {
-                let ts = packet.header.ts;
-                let stamp = Duration::new(ts.tv_sec as u64, ts.tv_usec as u32);
-                match seen(packet.data) {
-                    Some(Seen::To(udp, port)) if (udp, port) == last_knock => knocked = Some(stamp),
-                    Some(Seen::SynAck { to, number }) => {
-                        answered = answered.or(Some(stamp));
-                        // Or the listener's queue would fill with connections half made.
-                        cable.sendpacket(reset(macs, source, to, number)).unwrap();
-                    }
-                    _ => {}
-                }
-            }
-            if answered.is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(5));
-        }
-        Some(answered?.saturating_sub(knocked?))
-    })
-}
-
-enum Seen {
-    /// A packet to this port; true: by UDP.
-    To(bool, u16),
-    SynAck {
-        to: u16,
-        number: u32,
-    },
-}
-
-fn seen(bytes: &[u8]) -> Option<Seen> {
-    match SlicedPacket::from_ethernet(bytes).ok()?.transport? {
-        TransportSlice::Tcp(tcp) if tcp.syn() && tcp.ack() => {
-            let number = tcp.acknowledgment_number();
-            (tcp.source_port() == PORT)
-                .then_some(Seen::SynAck { to: tcp.destination_port(), number })
-        }
-        TransportSlice::Tcp(tcp) => Some(Seen::To(false, tcp.destination_port())),
-        TransportSlice::Udp(udp) => Some(Seen::To(true, udp.destination_port())),
-        _ => None,
-    }
+    let how = if matches!(who, Contender::OurFwknop | Contender::Fwknop { .. }) {
+        Attempted::Request(of_fwknop(source))
+    } else {
+        server_key.map_or(Attempted::Sequence, |key| Attempted::Request(requests::native(&key)))
+    };
+    until_open(net, source, how)
 }
 
 fn of_fwknop(source: Ipv4Addr) -> Vec<u8> {
     let key = fwknop::FwknopKey::from_base64(KEY).unwrap();
     let hmac = fwknop::HmacKey::from_base64(HMAC_KEY).unwrap();
     requests::of_fwknop(&key, &hmac, Some(source))
-}
-
-fn datagram(macs: Macs, source: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let to: Ipv4Addr = SERVER.parse().unwrap();
-    let mut bytes = Vec::new();
-    PacketBuilder::ethernet2(macs.1, macs.0)
-        .ipv4(source.octets(), to.octets(), 64)
-        .udp(30_000, SPA_PORT)
-        .write(&mut bytes, payload)
-        .unwrap();
-    bytes
-}
-
-type Macs = ([u8; 6], [u8; 6]);
-
-fn mac(host: &Host) -> [u8; 6] {
-    let text = host.must("cat", &["/sys/class/net/eth0/address"]);
-    let bytes: Vec<u8> =
-        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    bytes.try_into().unwrap()
-}
-
-fn syn(macs: Macs, source: Ipv4Addr, from: u16, to: u16, number: u32) -> Vec<u8> {
-    let server: Ipv4Addr = SERVER.parse().unwrap();
-    let builder = PacketBuilder::ethernet2(macs.1, macs.0)
-        .ipv4(source.octets(), server.octets(), 64)
-        .tcp(from, to, number, 1024)
-        .syn();
-    let mut bytes = Vec::new();
-    builder.write(&mut bytes, &[]).unwrap();
-    bytes
-}
-
-fn reset(macs: Macs, source: Ipv4Addr, from: u16, number: u32) -> Vec<u8> {
-    let server: Ipv4Addr = SERVER.parse().unwrap();
-    let builder = PacketBuilder::ethernet2(macs.1, macs.0)
-        .ipv4(source.octets(), server.octets(), 64)
-        .tcp(from, PORT, number, 0)
-        .rst();
-    let mut bytes = Vec::new();
-    builder.write(&mut bytes, &[]).unwrap();
-    bytes
 }
 
 const KEY: &str = "d2l0aG91dCBhIGtub2NrIG5vdGhpbmcgb3BlbnM=";
