@@ -257,7 +257,7 @@ mod tests {
         let hmac = fwknop.hmac.as_ref().map(|(key, hash)| (key, *hash));
         let keys = FwknopKeys { key: &fwknop.key, mode: fwknop.mode, hmac };
         let bytes = &sent.request.as_ref().unwrap().bytes;
-        FwknopDatagram::new(bytes).unwrap().open(keys).unwrap().request
+        FwknopDatagram::new(bytes).unwrap().open(&keys.into()).unwrap().request
     }
 
     #[test]

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::config::{AddressPolicy, Client, FwknopClient, FwknopSettings, Recognition};
 use crate::proto::fwknop::{
-    Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, MIN_LEN, OpenedRequest,
+    Access, END_LEN, FwknopDatagram, FwknopError, FwknopKeys, FwknopReceiver, MIN_LEN,
+    OpenedRequest,
 };
 use crate::proto::knock::Knock;
 use crate::proto::network::{Network, may_ask_for};
@@ -30,6 +31,8 @@ pub(crate) struct FwknopJudge {
     /// Where datagrams are sent to.
     ports: Vec<RangeInclusive<NonZeroU16>>,
     holders: Vec<FwknopHolder>,
+    /// Whether somebody's request can have so many characters.
+    lengths: Box<[bool; END_LEN]>,
     index: Index,
     lifetime: Lifetime,
     /// By the digest of what a request authenticates.
@@ -39,6 +42,7 @@ pub(crate) struct FwknopJudge {
 #[derive(Debug)]
 struct FwknopHolder {
     client: ClientId,
+    receiver: FwknopReceiver,
     expires: Option<Wall>,
     is: FwknopClient,
     doors: Vec<FwknopDoor>,
@@ -66,10 +70,15 @@ impl FwknopJudge {
             .filter_map(|(id, client)| FwknopHolder::new(id, client, &setup.doors))
             .collect();
         let ports = setup.fwknop.port..=setup.fwknop.port;
+        let mut lengths = Box::new([false; END_LEN]);
+        for length in holders.iter().flat_map(|holder| holder.receiver.lengths()) {
+            lengths[length] = true;
+        }
         Self {
             ports: [ports].into_iter().chain(setup.spa_ports.clone()).collect(),
             index: Index::new(&holders),
             holders,
+            lengths,
             lifetime: lifetime(&setup.fwknop, setup.unclean_start),
             seen: LruCache::new(REMEMBERED),
         }
@@ -96,6 +105,13 @@ impl FwknopJudge {
             && matches!(packet.transport, Transport::Udp { port, .. } if is_port(port))
     }
 
+    /// Looks at a datagram without any key.
+    fn look_at<'p>(&self, payload: &'p [u8]) -> Result<FwknopDatagram<'p>, FwknopError> {
+        let datagram = FwknopDatagram::new(payload)?;
+        let is_somebodys = self.lengths.get(payload.len()) == Some(&true);
+        if is_somebodys { Ok(datagram) } else { Err(FwknopError::Length) }
+    }
+
     /// What a datagram comes to. Only the keys of those clients are tried whose networks it comes
     /// from. `is_local`: it was sent to an address of this host; to another it has to be sent by
     /// a client that is said to do so.
@@ -111,7 +127,7 @@ impl FwknopJudge {
     ) -> Judgement {
         let source = packet.source;
         let ignored = |error: FwknopError| Denial::Ignored(error.into());
-        let datagram = FwknopDatagram::new(payload).map_err(ignored)?;
+        let datagram = self.look_at(payload).map_err(ignored)?;
         let mut noise = FwknopError::Source;
         for place in self.index.holders_at(source) {
             let Some(holder) = self.holders.get(place) else { continue };
@@ -121,7 +137,7 @@ impl FwknopJudge {
             let client = Some(holder.client);
             let refusal = |reason| Refusal { client, ..Refusal::new(source, reason) };
             let refused = |reason| Denial::Refused(refusal(reason));
-            let opened = match holder.open(datagram) {
+            let opened = match datagram.open(&holder.receiver) {
                 Ok(opened) => opened,
                 Err(error) if error.is_noise() => {
                     noise = error;
@@ -154,7 +170,10 @@ impl FwknopHolder {
             .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
             .map(|(id, door)| FwknopDoor { id, opens: door.opens.clone() })
             .collect();
-        Some(Self { client: id, expires: client.expires, is: client.fwknop.clone()?, doors })
+        let is = client.fwknop.clone()?;
+        let hmac = is.hmac.as_ref().map(|(key, hash)| (key, *hash));
+        let receiver = FwknopKeys { key: &is.key, mode: is.mode, hmac }.into();
+        Some(Self { client: id, receiver, expires: client.expires, is, doors })
     }
 
     fn is_sent_to(&self, destination: IpAddr, is_local: bool) -> bool {
@@ -162,11 +181,6 @@ impl FwknopHolder {
             [] => is_local,
             networks => networks.iter().any(|network| network.contains(destination)),
         }
-    }
-
-    fn open(&self, datagram: FwknopDatagram<'_>) -> Result<OpenedRequest, FwknopError> {
-        let hmac = self.is.hmac.as_ref().map(|(key, hash)| (key, *hash));
-        datagram.open(FwknopKeys { key: &self.is.key, mode: self.is.mode, hmac })
     }
 
     /// What a request that is this client's asks for, if it may.
@@ -269,13 +283,16 @@ impl Index {
         index
     }
 
+    fn lists_at(&self, source: IpAddr) -> impl Iterator<Item = &Vec<usize>> {
+        let lengths = &self.lengths[usize::from(source.is_ipv6())];
+        let networks = lengths.iter().map(move |length| Network::around(source, *length));
+        networks.filter_map(|network| self.networks.get(&network))
+    }
+
     /// Each of them once, in the order of the clients.
     fn holders_at(&self, source: IpAddr) -> SmallVec<[usize; 16]> {
-        let source = source.to_canonical();
-        let lengths = &self.lengths[usize::from(source.is_ipv6())];
-        let networks = lengths.iter().map(|length| Network::around(source, *length));
-        let mut places: SmallVec<[usize; 16]> =
-            networks.filter_map(|network| self.networks.get(&network)).flatten().copied().collect();
+        let lists = self.lists_at(source.to_canonical());
+        let mut places: SmallVec<[usize; 16]> = lists.flatten().copied().collect();
         places.sort_unstable();
         places.dedup();
         places

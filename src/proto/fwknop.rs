@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use cipher::SALT;
-use fields::is_printable;
+use cipher::{BLOCK, SALT};
+use fields::{LONGEST_PLAIN, is_printable};
+use hash::KeyedHmac;
 
 pub use cipher::{CipherMode, CipherModeError};
 pub use error::{FwknopError, FwknopKeyError, SealError};
@@ -169,21 +170,53 @@ pub fn seal(
 fn max_plain(hmac: Option<Hash>) -> usize {
     let mac = hmac.map_or(0, Hash::encoded_len);
     let fits = |most: &usize| {
-        let text = ((MAGIC.len() + SALT + most) * 4).div_ceil(3);
-        text < GNUPG_LEN && text - PREFIX.len() + mac < GNUPG_LEN
+        let blob = MAGIC.len() + SALT + most;
+        encoded_len(blob, PREFIX.len()) < GNUPG_LEN && encoded_len(blob, mac) < GNUPG_LEN
     };
     // The padding is one byte at the least.
-    (0..).step_by(16).take_while(fits).last().map_or(0, |most| most - 1)
+    (0..).step_by(BLOCK).take_while(fits).last().map_or(0, |most| most - 1)
 }
 
 fn wrap(plain: &[u8], keys: FwknopKeys<'_>, salt: [u8; SALT]) -> String {
     let FwknopKeys { key, mode, hmac } = keys;
     let ciphertext = mode.encrypt(key.0.expose(), salt, plain);
     let text = BASE64_NOPAD.encode(&[&MAGIC[..], &salt, &ciphertext].concat());
-    let mac = hmac.map(|(key, hash)| hash.hmac(key.0.expose(), [text.as_bytes(), &[]]));
     let mut datagram = text.get(PREFIX.len()..).unwrap_or_default().to_owned();
-    datagram.push_str(&mac.unwrap_or_default());
+    if let Some((key, hash)) = hmac {
+        datagram.push_str(KeyedHmac::new(key, hash).mac([text.as_bytes(), &[]]).as_str());
+    }
     datagram
+}
+
+/// The keys of one client, made ready to open requests with.
+#[derive(Clone, Debug)]
+pub struct FwknopReceiver {
+    key: FwknopKey,
+    mode: CipherMode,
+    hmac: Option<KeyedHmac>,
+}
+
+impl From<FwknopKeys<'_>> for FwknopReceiver {
+    fn from(FwknopKeys { key, mode, hmac }: FwknopKeys<'_>) -> Self {
+        let hmac = hmac.map(|(key, hash)| KeyedHmac::new(key, hash));
+        Self { key: key.clone(), mode, hmac }
+    }
+}
+
+impl FwknopReceiver {
+    /// How many characters a request to it can have: salt and whole blocks in base64, and its HMAC.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        let mac = self.hmac.as_ref().map_or(0, KeyedHmac::encoded_len);
+        // The padding is one byte at the least.
+        (1..=LONGEST_PLAIN / BLOCK + 1)
+            .map(move |blocks| encoded_len(MAGIC.len() + SALT + blocks * BLOCK, mac))
+            .filter(|length| (MIN_LEN..END_LEN).contains(length))
+    }
+}
+
+/// How many characters a datagram has whose blob has so many bytes, and its HMAC so many characters.
+const fn encoded_len(blob: usize, mac: usize) -> usize {
+    (blob * 4).div_ceil(3) - PREFIX.len() + mac
 }
 
 /// A datagram that may be somebody's request: its length, characters and beginning are right.
@@ -216,19 +249,19 @@ impl<'a> FwknopDatagram<'a> {
         }
     }
 
-    /// Checks, decrypts and reads it with the keys of one client. The HMAC comes before everything
+    /// Checks, decrypts and reads it with one client's keys. The HMAC comes before everything
     /// that costs more.
     ///
     /// # Errors
     /// [`FwknopError`] says why it asks that client's doors for nothing.
-    pub fn open(self, keys: FwknopKeys<'_>) -> Result<OpenedRequest, FwknopError> {
-        let FwknopKeys { key, mode, hmac } = keys;
+    pub fn open(self, receiver: &FwknopReceiver) -> Result<OpenedRequest, FwknopError> {
+        let FwknopReceiver { key, mode, hmac } = receiver;
         let text = match hmac {
             None => self.0,
-            Some((key, hash)) => {
-                let end = self.0.len().checked_sub(hash.encoded_len()).ok_or(FwknopError::Hmac)?;
+            Some(hmac) => {
+                let end = self.0.len().checked_sub(hmac.encoded_len()).ok_or(FwknopError::Hmac)?;
                 let (text, mac) = self.0.split_at_checked(end).ok_or(FwknopError::Hmac)?;
-                let expected = hash.hmac(key.0.expose(), [PREFIX, text]);
+                let expected = hmac.mac([PREFIX, text]);
                 if !bool::from(expected.as_bytes().ct_eq(mac)) {
                     return Err(FwknopError::Hmac);
                 }

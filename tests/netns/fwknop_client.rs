@@ -279,7 +279,8 @@ fn a_stanza_asks_for_the_same_as_with_the_stock_client() {
             let hmac = HmacKey::new(b"hmackey".to_vec()).unwrap();
             let hmac = Some((&hmac, Hash::Sha256));
             let keys = FwknopKeys { key: &key, mode: CipherMode::Cbc, hmac };
-            let request = FwknopDatagram::new(datagram).unwrap().open(keys).unwrap().request;
+            let request =
+                FwknopDatagram::new(datagram).unwrap().open(&keys.into()).unwrap().request;
             (request.user.as_str().to_owned(), request.access, request.timestamp)
         };
         let (user, access, time) = read(theirs.trim_end().as_bytes());

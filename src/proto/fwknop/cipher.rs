@@ -16,7 +16,7 @@ use super::fields::is_printable;
 use crate::proto::words::words;
 
 pub(super) const SALT: usize = 8;
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 /// How long a key is in legacy mode.
 const LEGACY_KEY: usize = 16;
 

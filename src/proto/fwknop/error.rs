@@ -7,7 +7,10 @@ words! {
 /// The reason why a datagram asks for nothing that is done here. Names no value from within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum FwknopError {
-    #[error("shorter or longer than any fwknop request: a request has 140 to 1499 characters")]
+    #[error(
+        "not as long as any request of the clients' can be: cut off, or with another kind of HMAC \
+         than theirs, or with none"
+    )]
     Length = "fwknop-bad-length",
     #[error("sent over HTTP: only UDP is listened to")]
     Http = "fwknop-http",

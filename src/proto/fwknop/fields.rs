@@ -24,6 +24,18 @@ const VERSION_LENGTHS: RangeInclusive<usize> = 1..=8;
 const CLIENT_VERSION: &str = "3.0.0";
 const MAX_TIMESTAMP: usize = 12;
 const MAX_PORT: usize = 5;
+/// The longest text in which fwknop's clients ask for access, the colons between its fields
+/// included: random number, user, time, version, type, message, timeout and digest. What is longer
+/// has fields that none of them sends, or that no server takes.
+pub(super) const LONGEST_PLAIN: usize = DIGITS
+    + MAX_USER.div_ceil(3) * 4
+    + MAX_TIMESTAMP
+    + *VERSION_LENGTHS.end()
+    + 2
+    + MAX_FIELD
+    + 10
+    + Hash::Sha512.encoded_len()
+    + 7;
 
 /// Sixteen decimal digits that make each request another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

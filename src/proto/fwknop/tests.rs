@@ -22,7 +22,7 @@ fn open(
     mode: CipherMode,
     hmac: Option<(&HmacKey, Hash)>,
 ) -> Result<OpenedRequest, FwknopError> {
-    FwknopDatagram::new(datagram)?.open(FwknopKeys { key, mode, hmac })
+    FwknopDatagram::new(datagram)?.open(&FwknopKeys { key, mode, hmac }.into())
 }
 
 const SALT_1: [u8; SALT] = *b"\x01\x23\x45\x67\x89\xab\xcd\xef";
@@ -665,4 +665,21 @@ proptest! {
         let _ = FwknopKey::from_base64(&text);
         let _ = HmacKey::from_base64(&text);
     }
+}
+
+#[test]
+fn every_request_has_a_length_that_its_receiver_takes() {
+    let lengths = |mode, hash: Option<Hash>| {
+        let key = HmacKey::new(b"hmackey".to_vec()).unwrap();
+        let hmac = hash.map(|hash| (&key, hash));
+        let receiver = FwknopReceiver::from(FwknopKeys { key: &self::key(), mode, hmac });
+        receiver.lengths().collect::<std::collections::BTreeSet<_>>()
+    };
+    for vector in Vector::all() {
+        let hmac = vector.hmac();
+        let lengths = lengths(vector.mode(), hmac.as_ref().map(|(_, hash)| *hash));
+        assert!(lengths.contains(&vector.wire.len()), "{}", vector.wire.len());
+    }
+    let of_sha256 = lengths(CipherMode::Cbc, Some(Hash::Sha256));
+    assert_eq!(of_sha256.iter().take(4).collect::<Vec<_>>(), [&140, &161, &183, &204]);
 }
