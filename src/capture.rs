@@ -88,16 +88,18 @@ impl Live {
         Ok(Self { capture, link, interface: interface.to_owned(), index, stats: Stats::default() })
     }
 
-    /// The next packet; `None` if none is queued now. Never waits: poll the descriptor.
+    /// Hands on what is queued, up to so many packets, and returns how many there were. Never
+    /// waits: poll the descriptor.
     ///
     /// # Errors
     /// [`CaptureError::InterfaceGone`] for good; no error where it merely went down.
-    pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
-        match self.capture.next_packet() {
-            Ok(packet) => Ok(Some(frame(packet))),
-            Err(pcap::Error::TimeoutExpired) => Ok(None),
-            Err(error) => Err(CaptureError::live(&self.interface, self.index, error)),
-        }
+    pub(crate) fn read(
+        &mut self,
+        most: usize,
+        mut hand_on: impl FnMut(Frame<'_>),
+    ) -> Result<usize, CaptureError> {
+        let read = self.capture.dispatch(Some(most), |packet| hand_on(frame(packet)));
+        read.map_err(|error| CaptureError::live(&self.interface, self.index, error))
     }
 
     /// Counts since it was opened.

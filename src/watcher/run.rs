@@ -14,13 +14,15 @@ use crate::engine::{Engine, Local, Reason, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host::{self, Changes};
 use crate::sys::privileges::PrivilegeError;
-use crate::sys::{clock, files, memory, process};
+use crate::sys::{clock, files, memory, process, scheduling};
 use crate::time::{Monotonic, Now, Wall};
-use crate::wire;
 use crate::wire::filter::Filter;
+use crate::wire::{self, Packet};
 
 /// How many packets of one interface are looked at before the others have their turn.
 const BATCH: usize = 256;
+/// How long packets that come fast are left to gather: a wake-up costs more than many of them.
+const NAP: Duration = Duration::from_micros(150);
 /// How often the kernel is asked what it has dropped.
 const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
 /// How much longer than its window a watcher stays at the least: a packet may still be on its way
@@ -45,6 +47,8 @@ enum WatchError {
 /// Runs the watcher: captures what the inherited assignment says, gives up root, and reports until
 /// it is told to end or its keeper is gone.
 pub fn run() -> ExitCode {
+    // Whoever does without wakes later from its naps.
+    let _ = scheduling::request_exact_waits();
     match Watcher::start().and_then(Watcher::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,6 +68,33 @@ struct Watcher {
     leave: Option<(Monotonic, Monotonic)>,
     next_drops: Monotonic,
     crowded: u64,
+    pace: Pace,
+    is_napping: bool,
+}
+
+/// How fast packets come. Nobody's knocks come as fast as a flood, so no knock waits for a nap while
+/// there is none.
+#[derive(Debug, Default)]
+struct Pace {
+    since: Monotonic,
+    packets: usize,
+    is_fast: bool,
+}
+
+impl Pace {
+    /// How long one is looked at.
+    const SPAN: Duration = Duration::from_millis(2);
+    /// How many packets in that time are fast.
+    const FAST: usize = 40;
+
+    fn note(&mut self, now: Monotonic, packets: usize) {
+        self.packets += packets;
+        let spans = now.since(self.since).as_nanos() / Self::SPAN.as_nanos();
+        if let spans @ 1.. = usize::try_from(spans).unwrap_or(usize::MAX) {
+            let is_fast = self.packets / spans >= Self::FAST;
+            *self = Self { since: now, packets: 0, is_fast };
+        }
+    }
 }
 
 struct Interface {
@@ -135,6 +166,8 @@ impl Watcher {
             leave: None,
             next_drops: clock::now().monotonic + LOOK_AFTER_DROPS,
             crowded: 0,
+            pace: Pace::default(),
+            is_napping: false,
         })
     }
 
@@ -153,6 +186,7 @@ impl Watcher {
             let now = clock::now();
             // Packets wait in the kernel while what they may be is not known.
             let more = !self.engine.is_ready() || self.read_packets(now);
+            self.is_napping = self.pace.is_fast && !more;
             // A packet that is still queued may have come before the deadline.
             if !more {
                 self.reporter.events(now.monotonic, self.engine.on_deadline(now));
@@ -180,11 +214,14 @@ impl Watcher {
         let drops = (!self.captures.is_empty()).then_some(self.next_drops);
         let deadlines =
             [self.engine.next_deadline(), self.reporter.next_deadline(now), leave, drops];
-        let deadlines = deadlines.into_iter().chain([self.engine.next_work()]);
+        let nap = self.is_napping.then(|| now + NAP);
+        let deadlines = deadlines.into_iter().chain([self.engine.next_work(), nap]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![self.reporter.channel.as_fd(), self.changes.as_fd()];
-        fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
+        if !self.is_napping {
+            fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
+        }
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         let is_ready = |place: usize| ready.get(place) == Some(&true);
         Ok(Ready { keeper: is_ready(0), addresses: is_ready(1) })
@@ -215,48 +252,36 @@ impl Watcher {
 
     /// Looks at what is queued, up to a batch for each interface; true: there may be more.
     fn read_packets(&mut self, now: Now) -> bool {
-        let mut more = false;
+        let (mut all, mut more) = (0, false);
         let Self { engine, captures, reporter, .. } = self;
         captures.retain_mut(|interface| {
-            let link = interface.capture.link;
-            for _ in 0..BATCH {
-                let frame = match interface.capture.next() {
-                    Ok(Some(frame)) => frame,
-                    Ok(None) => return true,
-                    Err(_) => {
-                        let (index, state) = (interface.index, InterfaceState::Gone);
-                        reporter.say(FromWatcher::Interface { index, state });
-                        return false;
+            let Interface { capture, latest, looped, index, .. } = interface;
+            let link = capture.link;
+            let read = capture.read(BATCH, |frame| {
+                let at = packet_time(now, frame.time, *latest);
+                *latest = at.monotonic;
+                match wire::parse(link, frame.bytes) {
+                    Ok((mut packet, payload)) => {
+                        packet.looped |= *looped;
+                        let verdict = engine.receive(at, &packet, payload);
+                        report(reporter, at.monotonic, &packet, verdict);
                     }
-                };
-                let at = packet_time(now, frame.time, interface.latest);
-                interface.latest = at.monotonic;
-                let (mut packet, payload) = match wire::parse(link, frame.bytes) {
-                    Ok(parsed) => parsed,
-                    Err(ignored) => {
-                        reporter.count(at.monotonic, ignored.into(), 1);
-                        continue;
-                    }
-                };
-                packet.looped |= interface.looped;
-                let (at, verdict) = (at.monotonic, engine.receive(at, &packet, payload));
-                match verdict {
-                    Verdict::NotOurs => {}
-                    Verdict::Ignored(reason) => reporter.ignored(at, &packet, reason),
-                    Verdict::Knock(events) => reporter.events(at, events),
-                    Verdict::Requests(requests) => {
-                        for &request in requests {
-                            reporter.report(FromWatcher::Request { request, at });
-                        }
-                    }
-                    Verdict::Refused(refusal) => {
-                        reporter.report(FromWatcher::Refused { refusal, at });
-                    }
+                    Err(ignored) => reporter.count(at.monotonic, ignored.into(), 1),
+                }
+            });
+            match read {
+                Ok(count) => {
+                    all += count;
+                    more |= count == BATCH;
+                }
+                Err(_) => {
+                    let (index, state) = (*index, InterfaceState::Gone);
+                    reporter.say(FromWatcher::Interface { index, state });
                 }
             }
-            more = true;
-            true
+            read.is_ok()
         });
+        self.pace.note(now.monotonic, all);
         more
     }
 
@@ -284,6 +309,21 @@ impl Watcher {
     }
 }
 
+/// Reports what a packet has come to.
+fn report(reporter: &mut Reporter, at: Monotonic, packet: &Packet, verdict: Verdict<'_>) {
+    match verdict {
+        Verdict::NotOurs => {}
+        Verdict::Ignored(reason) => reporter.ignored(at, packet, reason),
+        Verdict::Knock(events) => reporter.events(at, events),
+        Verdict::Requests(requests) => {
+            for &request in requests {
+                reporter.report(FromWatcher::Request { request, at });
+            }
+        }
+        Verdict::Refused(refusal) => reporter.report(FromWatcher::Refused { refusal, at }),
+    }
+}
+
 /// When a packet came, on the clock that does not jump.
 ///
 /// The kernel stamps packets in calendar time. What the calendar says of a packet's age holds
@@ -308,6 +348,30 @@ mod tests {
     fn came(stamp: u64, latest: u64) -> Monotonic {
         let latest = now(latest, 0).monotonic;
         packet_time(now(100, 1_000_000), now(0, stamp).wall, latest).monotonic
+    }
+
+    /// Whether packets are fast after so many came at each of these microseconds.
+    fn is_fast(reads: impl IntoIterator<Item = (u64, usize)>) -> bool {
+        let mut pace = Pace::default();
+        for (micros, packets) in reads {
+            pace.note(Monotonic::ZERO + Duration::from_micros(1_000_000 + micros), packets);
+        }
+        pace.is_fast
+    }
+
+    #[test]
+    fn whoever_knocks_is_not_fast_however_quickly() {
+        assert!(!is_fast([(0, 1), (3000, 1), (6000, 1)]));
+        assert!(!is_fast([(0, 1), (10, 1), (20, 1), (5000, 0)]));
+        assert!(!is_fast((0..1000).map(|n| (n * 100, 1))), "10,000 a second");
+    }
+
+    #[test]
+    fn a_flood_is_fast_until_it_ends() {
+        let flood = (0..1000).map(|n| (n * 10, 1));
+        assert!(is_fast(flood.clone()), "100,000 a second");
+        assert!(is_fast((0..100).map(|n| (n * 150, 15))), "the same, seen after each nap");
+        assert!(!is_fast(flood.chain([(12_100, 0)])));
     }
 
     #[test]
