@@ -171,7 +171,7 @@ impl Bench {
                 Verdict::Ignored(reason) => _ = black_box(reason),
                 Verdict::Requests(requests) => _ = black_box(requests.len()),
                 Verdict::Refused(refusal) => _ = black_box(refusal),
-                Verdict::NotOurs => {}
+                Verdict::NotOurs | Verdict::Waits => {}
             }
         }
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use libknock::config::{AddressPolicy, Client, Recognition, SpaClient, SpaSettings};
+use libknock::config::{AddressPolicy, Client, FwknopClient, Recognition, SpaClient, SpaSettings};
 use libknock::engine::spa::{ServerKey, SpaServer};
 use libknock::engine::{Engine, Setup, Verdict};
+use libknock::proto::fwknop::{CipherMode, FwknopKey, Hash, HmacKey};
 use libknock::proto::spa::{Addresses, LEN, PORT, PrivateKey, SpaRequest, Stamp, seal};
 use libknock::time::{Monotonic, Now, Wall};
 use libknock::wire::link::LinkType;
@@ -58,13 +59,27 @@ fn requests(bencher: Bencher<'_, '_>, clients: usize) {
         .bench_local_values(|frame| bench.receive(&frame));
 }
 
+/// Base64 as long as a request of fwknop's by its stock client, and longer than any: one HMAC for
+/// each client, or none.
+#[divan::bench(args = CLIENTS, consts = [225, 1400], sample_size = 10, sample_count = 100)]
+fn fwknop_junk<const LENGTH: usize>(bencher: Bencher<'_, '_>, clients: usize) {
+    let mut bench = Bench::new(clients);
+    let mut payload = [b'8'; LENGTH];
+    let mut number: u32 = 0;
+    bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
+        number = number.wrapping_add(1);
+        payload[1..9].copy_from_slice(format!("{number:08x}").as_bytes());
+        bench.receive(&frame(&payload))
+    });
+}
+
 struct Bench {
     engine: Engine,
 }
 
 impl Bench {
     fn new(clients: usize) -> Self {
-        let door = Recognition { spa: true, ..Recognition::new(name("door")) };
+        let door = Recognition { spa: true, fwknop: true, ..Recognition::new(name("door")) };
         let clients: Vec<Client> = (0..clients).map(client).collect();
         let keys = vec![ServerKey { key: server(), until: None }];
         let spa = Some(SpaServer::new(&SpaSettings::default(), keys));
@@ -79,7 +94,9 @@ impl Bench {
         };
         let (packet, payload) =
             libknock::wire::parse(LinkType::Ethernet, black_box(frame)).expect("a packet");
-        matches!(self.engine.receive(now, &packet, payload), Verdict::Requests(_))
+        let is_request = matches!(self.engine.receive(now, &packet, payload), Verdict::Requests(_));
+        while self.engine.try_waiting().is_some() {}
+        is_request
     }
 }
 
@@ -105,7 +122,15 @@ fn client(number: usize) -> Client {
         expires: None,
         totp: None,
         spa: Some(SpaClient { keys: vec![key(number).public()], address: AddressPolicy::Any }),
-        fwknop: None,
+        fwknop: Some(FwknopClient {
+            key: FwknopKey::new(b"key".to_vec()).expect("a key"),
+            mode: CipherMode::Cbc,
+            hmac: Some((HmacKey::new(format!("{number}").into()).expect("a key"), Hash::Sha256)),
+            from: Vec::new(),
+            destination: Vec::new(),
+            username: None,
+            address: AddressPolicy::Any,
+        }),
     }
 }
 
@@ -123,14 +148,15 @@ fn request(number: u64) -> [u8; LEN] {
 }
 
 /// A datagram from 192.0.2.2 to 192.0.2.1.
-fn frame(payload: &[u8; LEN]) -> Vec<u8> {
+fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00];
-    let length = u16::to_be_bytes(20 + 8 + 192);
+    let (segment, whole) = (8 + payload.len() as u16, 28 + payload.len() as u16);
+    let length = whole.to_be_bytes();
     frame.extend([0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, 17, 0, 0]);
     frame.extend([192, 0, 2, 2, 192, 0, 2, 1]);
     frame.extend(u16::to_be_bytes(40_000));
     frame.extend(PORT.to_be_bytes());
-    frame.extend(u16::to_be_bytes(8 + 192));
+    frame.extend(segment.to_be_bytes());
     frame.extend([0, 0]);
     frame.extend(payload);
     frame

@@ -20,6 +20,7 @@ mod totp;
 mod tracker;
 mod unclean_start;
 mod verdict;
+mod waiting;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -40,6 +41,7 @@ use lockout::Lockouts;
 use spa::SpaJudge;
 use totp::Searches;
 use tracker::{Tracker, Visit};
+use waiting::{WaitingDatagram, WaitingRoom};
 
 pub use doors::Local;
 pub use setup::Setup;
@@ -47,7 +49,7 @@ pub use totp::SEARCHED;
 pub use unclean_start::{Lifetime, MAX_UNFLUSHED_AHEAD, UncleanStart, is_over};
 pub use verdict::{
     ClientId, CompletedBy, Credential, DatagramRequest, Denial, DoorId, Event, EventKind,
-    Judgement, LockedSource, NAME_LEN, Reason, Refusal, Verdict,
+    Judgement, LockedSource, NAME_LEN, Reason, Refusal, TriedDatagram, Verdict,
 };
 
 /// The span in which sequences began that are reported: after `after`, and not after `until`.
@@ -99,6 +101,7 @@ pub struct Engine {
     untold: Vec<Event>,
     spa: Option<SpaJudge>,
     fwknop: Option<FwknopJudge>,
+    waiting: WaitingRoom,
     /// What the datagram asked for that was judged last.
     requests: Vec<DatagramRequest>,
 }
@@ -144,6 +147,7 @@ impl Engine {
             untold: Vec::new(),
             spa,
             fwknop,
+            waiting: WaitingRoom::new(),
             requests: Vec::new(),
         }
     }
@@ -156,8 +160,9 @@ impl Engine {
     /// What one packet comes to, with what it carries: a request in one datagram, or a knock.
     pub fn receive(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
         let native = self.spa.as_mut().and_then(|spa| Some((spa.datagram(packet, payload)?, spa)));
-        let fwknop = self.fwknop.as_mut().filter(|fwknop| fwknop.takes(packet, payload));
-        if native.is_none() && fwknop.is_none() {
+        let may_be_fwknops =
+            self.fwknop.as_ref().is_some_and(|fwknop| fwknop.takes(packet, payload));
+        if native.is_none() && !may_be_fwknops {
             return self.on_packet(now, packet);
         }
         if self.only_ipv4 && packet.source.is_ipv6() {
@@ -172,15 +177,41 @@ impl Engine {
         if self.lockouts.until(None, packet.source, now.monotonic).is_some() {
             return Verdict::Ignored(Reason::LockedOut);
         }
-        let mut noise = Reason::BadTag;
-        let may_be_native = native.is_some();
         if let Some((datagram, spa)) = native {
             match spa.judge(now, packet, datagram) {
                 Err(Denial::Ignored(Reason::BadTag)) => {}
                 judgement => return self.answer(now, judgement),
             }
         }
-        if let Some(fwknop) = fwknop {
+        if may_be_fwknops && let Some(fwknop) = &self.fwknop {
+            let trials = fwknop.trials(packet.source, payload);
+            if trials > 0 && !self.waiting.allows(trials) {
+                let is_in = self.waiting.put(now, packet, payload).is_ok();
+                return if is_in { Verdict::Waits } else { Verdict::Ignored(Reason::Untried) };
+            }
+        }
+        self.try_keys(now, packet, payload)
+    }
+
+    /// What comes of a datagram of fwknop's that has waited; `None`: none is waiting. A call takes
+    /// as long as trying the keys of all clients does.
+    pub fn try_waiting(&mut self) -> Option<TriedDatagram<'_>> {
+        let WaitingDatagram { at, packet, payload } = self.waiting.next()?;
+        let verdict = self.try_keys(at, &packet, &payload);
+        Some(TriedDatagram { at: at.monotonic, packet, verdict })
+    }
+
+    /// Whether [`Self::try_waiting`] has something to do.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What a datagram that is no native request comes to: a request of fwknop's, or a knock.
+    fn try_keys(&mut self, now: Now, packet: &Packet, payload: &[u8]) -> Verdict<'_> {
+        let may_be_native =
+            self.spa.as_ref().is_some_and(|spa| spa.datagram(packet, payload).is_some());
+        let mut noise = Reason::BadTag;
+        if let Some(fwknop) = self.fwknop.as_mut().filter(|fwknop| fwknop.takes(packet, payload)) {
             let is_local = self.local.contains(packet.destination);
             match fwknop.judge(now, packet, is_local, payload) {
                 // A native datagram is hardly ever text: whoever sent it did not mean fwknop's.
@@ -327,7 +358,10 @@ impl Engine {
     /// Whether nobody is half-way through a sequence: with a window that has ended, there is
     /// nothing left to speak of.
     pub fn is_idle(&self) -> bool {
-        self.tracker.totals.attempts == 0 && self.next_search().is_none() && self.untold.is_empty()
+        self.tracker.totals.attempts == 0
+            && self.next_search().is_none()
+            && self.untold.is_empty()
+            && self.waiting.is_empty()
     }
 
     /// How many sources are followed now.

@@ -134,8 +134,15 @@ impl Explanation<'_> {
                     {
                         sealed.count += 1;
                     }
-                    let verdict = self.engine.receive(now, &packet, payload);
-                    self.explainer.packet(frame.time, &packet, &verdict)?;
+                    match self.engine.receive(now, &packet, payload) {
+                        // A capture has all the time that there is.
+                        Verdict::Waits => {
+                            while let Some(tried) = self.engine.try_waiting() {
+                                self.explainer.packet(frame.time, &packet, &tried.verdict)?;
+                            }
+                        }
+                        verdict => self.explainer.packet(frame.time, &packet, &verdict)?,
+                    }
                 }
                 Err(ignored) => self.explainer.tally.unread(ignored),
             }
@@ -197,7 +204,7 @@ impl Explainer<'_> {
             }
         }
         match verdict {
-            Verdict::Ignored(_) | Verdict::NotOurs => {}
+            Verdict::Ignored(_) | Verdict::NotOurs | Verdict::Waits => {}
             Verdict::Knock(events) => {
                 for event in *events {
                     self.event(at, event, Some(packet))?;

@@ -105,6 +105,11 @@ impl FwknopJudge {
             && matches!(packet.transport, Transport::Udp { port, .. } if is_port(port))
     }
 
+    /// How many clients' keys may have to be tried with a datagram; 0: it is nobody's by its looks.
+    pub(super) fn trials(&self, source: IpAddr, payload: &[u8]) -> usize {
+        if self.look_at(payload).is_ok() { self.index.count_at(source) } else { 0 }
+    }
+
     /// Looks at a datagram without any key.
     fn look_at<'p>(&self, payload: &'p [u8]) -> Result<FwknopDatagram<'p>, FwknopError> {
         let datagram = FwknopDatagram::new(payload)?;
@@ -281,6 +286,11 @@ impl Index {
             }
         }
         index
+    }
+
+    /// How many there are at a source, those with two of its networks counted twice.
+    fn count_at(&self, source: IpAddr) -> usize {
+        self.lists_at(source.to_canonical()).map(Vec::len).sum()
     }
 
     fn lists_at(&self, source: IpAddr) -> impl Iterator<Item = &Vec<usize>> {

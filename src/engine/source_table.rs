@@ -23,9 +23,15 @@ pub(super) struct SourceTable<T> {
 
 /// An IPv4 address, or the /64 of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum SourcePrefix {
+pub(super) enum SourcePrefix {
     V4(u32),
     V6(u64),
+}
+
+impl SourcePrefix {
+    pub(super) const fn of(source: IpAddr) -> Self {
+        split(source).0
+    }
 }
 
 /// The addresses of one network, oldest first. Never empty. Of an IPv4 network there is one.

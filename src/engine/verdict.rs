@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::proto::fwknop::FwknopError;
 use crate::proto::knock::Knock;
 use crate::time::{Monotonic, Wall};
-use crate::wire::Ignored;
+use crate::wire::{Ignored, Packet};
 
 /// The place of a door in its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,6 +44,18 @@ pub enum Verdict<'a> {
     Refused(Refusal),
     /// It is a datagram outside the [`ReportWindow`](super::ReportWindow): another watcher's.
     NotOurs,
+    /// It may be a request of fwknop's, and waits:
+    /// [`Engine::try_waiting`](super::Engine::try_waiting) says what it comes to.
+    Waits,
+}
+
+/// A datagram that has waited, and what it comes to.
+#[derive(Debug)]
+pub struct TriedDatagram<'a> {
+    /// When it came.
+    pub at: Monotonic,
+    pub packet: Packet,
+    pub verdict: Verdict<'a>,
 }
 
 /// The decision on one datagram: requests for at least one door, all for the same addresses, or why
@@ -265,6 +277,8 @@ reasons! {
     AddressNotNamed = "address-not-named", "the client has to name the address to open for";
     /// The door cannot be opened for one source port only.
     SourcePort = "source-port", "this door cannot be opened for one source port only";
+    /// Too many datagrams that may be fwknop's came at once.
+    Untried = "untried", "too many that may be fwknop's at once: not tried with any key";
     /// From an address that no packet from elsewhere comes from, or for one.
     ImpossibleAddress = "impossible-address", "an address that no packet from elsewhere comes from";
 }

@@ -10,7 +10,7 @@ use nix::net::if_::InterfaceFlags;
 
 use super::report::Reporter;
 use crate::capture::{CaptureError, Live};
-use crate::engine::{Engine, Local, Reason, Verdict};
+use crate::engine::{Engine, Local, Reason, TriedDatagram, Verdict};
 use crate::ipc::{Assignment, Channel, EARLY, FromWatcher, InterfaceState, Received, ToWatcher};
 use crate::sys::host::{self, Changes};
 use crate::sys::privileges::PrivilegeError;
@@ -23,6 +23,10 @@ use crate::wire::{self, Packet};
 const BATCH: usize = 256;
 /// How long packets that come fast are left to gather: a wake-up costs more than many of them.
 const NAP: Duration = Duration::from_micros(150);
+/// How long trying keys takes before packets have their turn; a single trial may take longer.
+const TURN: Duration = Duration::from_micros(250);
+/// The part of that time for which there is no trial then, whatever waits: 1 in so many.
+const PAUSE: u32 = 4;
 /// How often the kernel is asked what it has dropped.
 const LOOK_AFTER_DROPS: Duration = Duration::from_secs(10);
 /// How much longer than its window a watcher stays at the least: a packet may still be on its way
@@ -70,6 +74,8 @@ struct Watcher {
     crowded: u64,
     pace: Pace,
     is_napping: bool,
+    /// When the datagrams that wait have their next turn.
+    next_turn: Monotonic,
 }
 
 /// How fast packets come. Nobody's knocks come as fast as a flood, so no knock waits for a nap while
@@ -168,6 +174,7 @@ impl Watcher {
             crowded: 0,
             pace: Pace::default(),
             is_napping: false,
+            next_turn: Monotonic::ZERO,
         })
     }
 
@@ -187,6 +194,7 @@ impl Watcher {
             // Packets wait in the kernel while what they may be is not known.
             let more = !self.engine.is_ready() || self.read_packets(now);
             self.is_napping = self.pace.is_fast && !more;
+            self.try_waiting(now.monotonic);
             // A packet that is still queued may have come before the deadline.
             if !more {
                 self.reporter.events(now.monotonic, self.engine.on_deadline(now));
@@ -215,7 +223,8 @@ impl Watcher {
         let deadlines =
             [self.engine.next_deadline(), self.reporter.next_deadline(now), leave, drops];
         let nap = self.is_napping.then(|| now + NAP);
-        let deadlines = deadlines.into_iter().chain([self.engine.next_work(), nap]);
+        let turn = self.engine.has_waiting().then_some(self.next_turn);
+        let deadlines = deadlines.into_iter().chain([self.engine.next_work(), nap, turn]);
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![self.reporter.channel.as_fd(), self.changes.as_fd()];
@@ -285,6 +294,23 @@ impl Watcher {
         more
     }
 
+    /// Tries the keys of all clients with datagrams that wait, for a short while, and then not for
+    /// a while: packets have their turn in between.
+    fn try_waiting(&mut self, now: Monotonic) {
+        if now < self.next_turn {
+            return;
+        }
+        let begun = if self.engine.has_waiting() { clock::now().monotonic } else { now };
+        let mut spent = Duration::ZERO;
+        while spent < TURN
+            && let Some(TriedDatagram { at, packet, verdict }) = self.engine.try_waiting()
+        {
+            report(&mut self.reporter, at, &packet, verdict);
+            spent = clock::now().monotonic.since(begun);
+        }
+        self.next_turn = begun + spent + spent / PAUSE;
+    }
+
     /// Does a slice of what can wait, however many packets there are: it keeps none waiting long.
     fn work(&mut self) {
         let now = clock::now();
@@ -312,7 +338,7 @@ impl Watcher {
 /// Reports what a packet has come to.
 fn report(reporter: &mut Reporter, at: Monotonic, packet: &Packet, verdict: Verdict<'_>) {
     match verdict {
-        Verdict::NotOurs => {}
+        Verdict::NotOurs | Verdict::Waits => {}
         Verdict::Ignored(reason) => reporter.ignored(at, packet, reason),
         Verdict::Knock(events) => reporter.events(at, events),
         Verdict::Requests(requests) => {

@@ -39,7 +39,9 @@ impl Tally {
         self.wanted += 1;
         match verdict {
             Verdict::Knock(_) => self.knocks += 1,
-            Verdict::Requests(_) | Verdict::Refused(_) | Verdict::NotOurs => self.requests += 1,
+            Verdict::Requests(_) | Verdict::Refused(_) | Verdict::NotOurs | Verdict::Waits => {
+                self.requests += 1;
+            }
             Verdict::Ignored(reason) => *self.ignored.entry(*reason).or_default() += 1,
         }
     }

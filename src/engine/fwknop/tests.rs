@@ -451,6 +451,79 @@ fn a_datagram_that_is_nobodys_may_be_a_knock() {
     assert!(matches!(verdict, Verdict::Ignored(_)), "{verdict:?}");
 }
 
+/// An engine with so many clients, of which the last is the phone.
+fn with_clients(count: usize) -> Engine {
+    let other = |number| FwknopClient { hmac: hmac(&format!("hmac {number}")), ..holder() };
+    let mut clients: Vec<_> =
+        (1..count).map(|number| client(&format!("c{number}"), &["ssh"], other(number))).collect();
+    clients.push(client("phone", &["ssh"], holder()));
+    Engine::new(setup(&clients, &[door("ssh", &["22"])]))
+}
+
+#[test]
+fn what_has_to_be_tried_with_many_keys_waits_and_opens_as_if_it_had_not() {
+    let (mut engine, datagram) = (with_clients(1000), sealed(access(&["22"])));
+    let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
+    assert_eq!(verdict, Verdict::Waits);
+    assert!(engine.has_waiting() && !engine.is_idle());
+    let tried = engine.try_waiting().unwrap();
+    assert_eq!((tried.at, tried.packet), (at(CLOCK).monotonic, packet(SOURCE)));
+    assert!(matches!(tried.verdict, Verdict::Requests([DatagramRequest { .. }])));
+    assert!(engine.try_waiting().is_none() && engine.is_idle());
+}
+
+#[test]
+fn what_is_nobodys_by_its_looks_or_its_length_is_refused_before_it_would_have_to_wait() {
+    let mut engine = with_clients(1000);
+    for (junk, reason) in [
+        (&[b'8'; 1400][..], FwknopError::Length),
+        (&[b'8'; 205], FwknopError::Length),
+        (&[b'8'; 204 * 5], FwknopError::Length),
+        (&[b'A'; 204], FwknopError::NotSalted),
+    ] {
+        let verdict = engine.receive(at(CLOCK), &packet(SOURCE), junk);
+        assert_eq!(verdict, Verdict::Ignored(reason.into()), "{}", junk.len());
+    }
+    let verdict = engine.receive(at(CLOCK), &packet(SOURCE), &[b'8'; 204]);
+    assert_eq!(verdict, Verdict::Waits);
+}
+
+#[test]
+fn in_a_flood_of_what_waits_others_are_heard_at_once_and_memory_is_bounded() {
+    let mut engine = with_clients(300);
+    let flood = |engine: &mut Engine| {
+        let mut untried = 0;
+        for source in 0..10_000u32 {
+            let source = format!("100.64.{}.{}", source / 256, source % 256);
+            match engine.receive(at(CLOCK), &packet(&source), &[b'8'; 204]) {
+                Verdict::Waits => {}
+                Verdict::Ignored(Reason::Untried) => untried += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        untried
+    };
+    let untried = flood(&mut engine);
+    assert_eq!(untried, 10_000 - 2048);
+    let knock = Packet {
+        transport: Transport::Udp { source_port: 1, port: 22.try_into().unwrap() },
+        ..packet(SOURCE)
+    };
+    let heard = engine.receive(at(CLOCK), &knock, &[]);
+    assert_eq!(heard, Verdict::Ignored(Reason::NotWatched));
+    // Its place is taken by whoever comes when the next trial has been made.
+    let datagram = sealed(access(&["22"]));
+    assert!(engine.try_waiting().is_some());
+    let verdict = engine.receive(at(CLOCK), &packet(SOURCE), datagram.as_bytes());
+    assert_eq!(verdict, Verdict::Waits);
+    let tried = engine.try_waiting().unwrap();
+    assert!(matches!(tried.verdict, Verdict::Requests(_)), "the latest goes first");
+    let others = std::iter::from_fn(|| {
+        engine.try_waiting().map(|tried| matches!(tried.verdict, Verdict::Ignored(_)))
+    });
+    assert_eq!(others.take(10).collect::<Vec<_>>(), [true; 10]);
+}
+
 prop_compose! {
     fn any_network()(v6: bool, bits: u128, prefix in 0u8..=128) -> Network {
         // Few addresses, so that networks meet.

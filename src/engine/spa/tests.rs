@@ -279,6 +279,7 @@ fn whoever_is_refused_too_often_is_not_listened_to_at_any_door() {
             Verdict::Refused(Refusal { reason, .. }) | Verdict::Ignored(reason) => Some(reason),
             Verdict::Knock(_) => panic!("no door watches this port"),
             Verdict::NotOurs => panic!("there is one watcher"),
+            Verdict::Waits => panic!("there is one client"),
         };
         (verdict, engine.work(at(after)).to_vec())
     };
