@@ -77,17 +77,19 @@ impl<T> SourceTable<T> {
     #[must_use]
     pub(super) fn insert(&mut self, source: IpAddr, value: T) -> Option<(IpAddr, T)> {
         let (network, rest) = split(source);
-        let host = PrefixMember { rest, value };
+        let newest = PrefixMembers::from_iter([PrefixMember { rest, value }]);
         self.len += 1;
-        if let Some(hosts) = self.networks.get_mut(&network) {
-            hosts.push(host);
+        // Each look-up costs, and mostly the network is not there.
+        if let Some((_, older)) = self.networks.push(network, newest)
+            && let Some(hosts) = self.networks.peek_mut(&network)
+        {
+            let newest = std::mem::replace(hosts, older);
+            hosts.extend(newest);
             if hosts.len() > PER_NETWORK {
                 self.len -= 1;
                 let gone = hosts.remove(0);
                 return Some((join(network, gone.rest), gone.value));
             }
-        } else {
-            self.networks.push(network, PrefixMembers::from_iter([host]));
         }
         if self.len > self.capacity { self.pop() } else { None }
     }
@@ -101,8 +103,13 @@ impl<T> SourceTable<T> {
 
     /// Takes out the oldest of the least recently used network.
     pub(super) fn pop(&mut self) -> Option<(IpAddr, T)> {
-        let (&network, _) = self.networks.peek_lru()?;
-        let gone = self.take(network, 0)?;
+        let (&network, hosts) = self.networks.peek_lru()?;
+        let gone = if hosts.len() == 1 {
+            self.len -= 1;
+            self.networks.pop_lru()?.1.pop()?
+        } else {
+            self.take(network, 0)?
+        };
         Some((join(network, gone.rest), gone.value))
     }
 

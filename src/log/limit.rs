@@ -23,8 +23,9 @@ impl Limit {
     /// Whether one more may pass now; counts those that may not.
     #[must_use]
     pub(crate) fn pass(&mut self, now: Monotonic) -> bool {
-        let intervals = now.since(self.refilled).as_nanos() / self.interval.as_nanos().max(1);
-        if intervals > 0 {
+        let since = now.since(self.refilled);
+        if since >= self.interval {
+            let intervals = since.as_nanos() / self.interval.as_nanos().max(1);
             let gained = u32::try_from(intervals).unwrap_or(u32::MAX);
             self.left = self.left.saturating_add(gained).min(self.burst);
             self.refilled = if self.left == self.burst {
