@@ -1,6 +1,6 @@
 //! A bounded table of sources: whoever has been silent for longest goes first.
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
 
@@ -13,10 +13,9 @@ pub(super) const PER_NETWORK: usize = 64;
 /// A least-recently-used table of fixed capacity that is fair to IPv6 networks: a /64 has one
 /// place in the order, and a limited number of addresses.
 ///
-/// Addresses are an attacker's choice, so they are hashed with a random key.
 #[derive(Debug)]
 pub(super) struct SourceTable<T> {
-    networks: LruCache<SourcePrefix, PrefixMembers<T>, RandomState>,
+    networks: LruCache<HashedPrefix, PrefixMembers<T>, BuildHasherDefault<Hashed>>,
     capacity: usize,
     len: usize,
 }
@@ -31,6 +30,50 @@ pub(super) enum SourcePrefix {
 impl SourcePrefix {
     pub(super) const fn of(source: IpAddr) -> Self {
         split(source).0
+    }
+}
+
+/// A source as tables look it up. Addresses are an attacker's choice, so they are hashed with a
+/// random key; once, and not at each look-up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HashedSource {
+    pub(super) address: IpAddr,
+    network: HashedPrefix,
+    rest: u64,
+}
+
+impl HashedSource {
+    pub(super) fn new(address: IpAddr, key: &RandomState) -> Self {
+        let (prefix, rest) = split(address);
+        Self { address, network: HashedPrefix { prefix, hash: key.hash_one(prefix) }, rest }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HashedPrefix {
+    prefix: SourcePrefix,
+    hash: u64,
+}
+
+impl Hash for HashedPrefix {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// The hasher of what has been hashed.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -49,7 +92,7 @@ impl<T> SourceTable<T> {
         // One place more, so that the table never pushes out a network as a whole.
         let places = capacity.saturating_add(1);
         Self {
-            networks: LruCache::with_hasher(places, RandomState::new()),
+            networks: LruCache::with_hasher(places, BuildHasherDefault::new()),
             capacity: capacity.get(),
             len: 0,
         }
@@ -60,23 +103,21 @@ impl<T> SourceTable<T> {
     }
 
     /// A source; its network becomes the most recently used.
-    pub(super) fn touch(&mut self, source: IpAddr) -> Option<&mut T> {
-        let (network, rest) = split(source);
-        find(self.networks.get_mut(&network)?, rest)
+    pub(super) fn touch(&mut self, source: HashedSource) -> Option<&mut T> {
+        find(self.networks.get_mut(&source.network)?, source.rest)
     }
 
     /// A source, its place in the order kept.
-    pub(super) fn peek(&mut self, source: IpAddr) -> Option<&mut T> {
-        let (network, rest) = split(source);
-        find(self.networks.peek_mut(&network)?, rest)
+    pub(super) fn peek(&mut self, source: HashedSource) -> Option<&mut T> {
+        find(self.networks.peek_mut(&source.network)?, source.rest)
     }
 
     /// Adds a source that is not in it, its network as the most recently used, and gives back the
     /// one that has to go: the oldest of the same network where that had its share, else, where
     /// the table was full, the oldest of the least recently used network.
     #[must_use]
-    pub(super) fn insert(&mut self, source: IpAddr, value: T) -> Option<(IpAddr, T)> {
-        let (network, rest) = split(source);
+    pub(super) fn insert(&mut self, source: HashedSource, value: T) -> Option<(IpAddr, T)> {
+        let HashedSource { network, rest, .. } = source;
         let newest = PrefixMembers::from_iter([PrefixMember { rest, value }]);
         self.len += 1;
         // Each look-up costs, and mostly the network is not there.
@@ -88,17 +129,16 @@ impl<T> SourceTable<T> {
             if hosts.len() > PER_NETWORK {
                 self.len -= 1;
                 let gone = hosts.remove(0);
-                return Some((join(network, gone.rest), gone.value));
+                return Some((join(network.prefix, gone.rest), gone.value));
             }
         }
         if self.len > self.capacity { self.pop() } else { None }
     }
 
-    pub(super) fn remove(&mut self, source: IpAddr) -> Option<T> {
-        let (network, rest) = split(source);
-        let hosts = self.networks.peek_mut(&network)?;
-        let place = hosts.iter().position(|host| host.rest == rest)?;
-        Some(self.take(network, place)?.value)
+    pub(super) fn remove(&mut self, source: HashedSource) -> Option<T> {
+        let hosts = self.networks.peek_mut(&source.network)?;
+        let place = hosts.iter().position(|host| host.rest == source.rest)?;
+        Some(self.take(source.network, place)?.value)
     }
 
     /// Takes out the oldest of the least recently used network.
@@ -110,10 +150,10 @@ impl<T> SourceTable<T> {
         } else {
             self.take(network, 0)?
         };
-        Some((join(network, gone.rest), gone.value))
+        Some((join(network.prefix, gone.rest), gone.value))
     }
 
-    fn take(&mut self, network: SourcePrefix, place: usize) -> Option<PrefixMember<T>> {
+    fn take(&mut self, network: HashedPrefix, place: usize) -> Option<PrefixMember<T>> {
         let hosts = self.networks.peek_mut(&network)?;
         self.len -= 1;
         if hosts.len() == 1 {
@@ -152,18 +192,25 @@ fn find<T>(hosts: &mut PrefixMembers<T>, rest: u64) -> Option<&mut T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn table(capacity: usize) -> SourceTable<u32> {
         SourceTable::new(capacity.try_into().unwrap())
     }
 
-    fn host(network: u64, host: u64) -> IpAddr {
-        join(SourcePrefix::V6(network), host)
+    fn host(network: u64, host: u64) -> HashedSource {
+        hashed(join(SourcePrefix::V6(network), host))
     }
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn address(text: &str) -> HashedSource {
+        hashed(text.parse().unwrap())
+    }
+
+    fn hashed(address: IpAddr) -> HashedSource {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        HashedSource::new(address, &KEY)
     }
 
     #[test]
@@ -172,7 +219,7 @@ mod tests {
         assert_eq!(table.insert(address("192.0.2.1"), 1), None);
         assert_eq!(table.insert(address("192.0.2.2"), 2), None);
         table.touch(address("192.0.2.1")).unwrap();
-        assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.2"), 2)));
+        assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.2").address, 2)));
         assert_eq!(table.len(), 2);
     }
 
@@ -182,7 +229,7 @@ mod tests {
         assert_eq!(table.insert(address("192.0.2.1"), 1), None);
         assert_eq!(table.insert(address("192.0.2.2"), 2), None);
         assert_eq!(table.peek(address("192.0.2.1")), Some(&mut 1));
-        assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.1"), 1)));
+        assert_eq!(table.insert(address("192.0.2.3"), 3), Some((address("192.0.2.1").address, 1)));
     }
 
     #[test]
@@ -194,7 +241,7 @@ mod tests {
             assert_eq!(table.insert(source, 0), None);
         }
         let gone = table.insert(address("2001:db8:0:2:ffff::1"), 0);
-        assert_eq!(gone, Some((address("2001:db8:0:2::1"), 0)));
+        assert_eq!(gone, Some((address("2001:db8:0:2::1").address, 0)));
         assert!(table.peek(address("2001:db8:0:1::1")).is_some());
         assert_eq!(table.len(), PER_NETWORK + 1);
     }
@@ -217,10 +264,10 @@ mod tests {
         for (network, host) in [(1, 1), (1, 2), (2, 1)] {
             assert_eq!(table.insert(self::host(network, host), 0), None);
         }
-        assert_eq!(table.insert(host(3, 1), 0), Some((host(1, 1), 0)));
-        assert_eq!(table.insert(host(3, 2), 0), Some((host(1, 2), 0)));
-        assert_eq!(table.insert(host(3, 3), 0), Some((host(2, 1), 0)));
-        assert_eq!(table.insert(host(3, 4), 0), Some((host(3, 1), 0)));
+        assert_eq!(table.insert(host(3, 1), 0), Some((host(1, 1).address, 0)));
+        assert_eq!(table.insert(host(3, 2), 0), Some((host(1, 2).address, 0)));
+        assert_eq!(table.insert(host(3, 3), 0), Some((host(2, 1).address, 0)));
+        assert_eq!(table.insert(host(3, 4), 0), Some((host(3, 1).address, 0)));
         assert_eq!(table.len(), 3);
     }
 }

@@ -1,6 +1,7 @@
 //! The sources that have knocked lately, and how far they have come: bounded, whatever arrives.
 
 use std::collections::BTreeSet;
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use smallvec::SmallVec;
 use super::doors::{DoorIndex, PortBloom, TrackId};
 use super::duplicates::Duplicates;
 use super::sequence::Times;
-use super::source_table::SourceTable;
+use super::source_table::{HashedSource, SourceTable};
 use super::totp::RecentKnocks;
 use crate::time::Monotonic;
 
@@ -76,6 +77,7 @@ pub(super) struct Source {
 pub(super) struct Tracker {
     newcomers: SourceTable<Source>,
     further: SourceTable<Source>,
+    key: RandomState,
     pub(super) totals: Totals,
 }
 
@@ -167,6 +169,7 @@ impl Tracker {
         Self {
             newcomers: SourceTable::new(newcomers),
             further: SourceTable::new(further),
+            key: RandomState::new(),
             totals: Totals {
                 deadlines: BTreeSet::new(),
                 attempts: 0,
@@ -198,22 +201,23 @@ impl Tracker {
         visit: Visit,
         change: impl FnOnce(&mut Source) -> R,
     ) -> R {
-        let Self { newcomers, further, totals } = self;
+        let Self { newcomers, further, totals, key } = self;
+        let hashed = HashedSource::new(address, key);
         let mut new = Source::default();
-        let (from, source) = if let Some(source) = find(newcomers, address, visit) {
+        let (from, source) = if let Some(source) = find(newcomers, hashed, visit) {
             (Some(TableKind::Newcomers), source)
-        } else if let Some(source) = find(further, address, visit) {
+        } else if let Some(source) = find(further, hashed, visit) {
             (Some(TableKind::Further), source)
         } else {
             (None, &mut new)
         };
         let (result, to) = totals.change(doors, address, source, change);
         if to != from
-            && let Some(source) = from.map_or(Some(new), |from| self.table(from).remove(address))
+            && let Some(source) = from.map_or(Some(new), |from| self.table(from).remove(hashed))
         {
-            self.settle(address, source, to);
+            self.settle(hashed, source, to);
         }
-        self.bound(address);
+        self.bound(hashed);
         result
     }
 
@@ -225,10 +229,10 @@ impl Tracker {
     }
 
     /// Puts a source that is in neither table into the one where it belongs, if there is one.
-    fn settle(&mut self, address: IpAddr, source: Source, place: Option<TableKind>) {
+    fn settle(&mut self, hashed: HashedSource, source: Source, place: Option<TableKind>) {
         let gone = match place {
-            Some(place) => self.table(place).insert(address, source),
-            None => Some((address, source)),
+            Some(place) => self.table(place).insert(hashed, source),
+            None => Some((hashed.address, source)),
         };
         if let Some((address, source)) = gone {
             self.totals.forget(address, &source);
@@ -237,12 +241,12 @@ impl Tracker {
 
     /// Forgets whoever was silent for longest while there are too many attempts, newcomers first,
     /// but not the source that has just knocked.
-    fn bound(&mut self, latest: IpAddr) {
+    fn bound(&mut self, latest: HashedSource) {
         for place in [TableKind::Newcomers, TableKind::Further] {
             while self.totals.attempts > self.totals.most_attempts {
                 match self.table(place).pop() {
-                    Some((address, source)) if address == latest => {
-                        self.settle(address, source, Some(place));
+                    Some((address, source)) if address == latest.address => {
+                        self.settle(latest, source, Some(place));
                         break;
                     }
                     Some((address, source)) => self.totals.forget(address, &source),
@@ -289,10 +293,10 @@ impl Totals {
     }
 }
 
-fn find(table: &mut SourceTable<Source>, address: IpAddr, visit: Visit) -> Option<&mut Source> {
+fn find(table: &mut SourceTable<Source>, of: HashedSource, visit: Visit) -> Option<&mut Source> {
     match visit {
-        Visit::Packet => table.touch(address),
-        Visit::Deadline => table.peek(address),
+        Visit::Packet => table.touch(of),
+        Visit::Deadline => table.peek(of),
     }
 }
 
@@ -415,6 +419,7 @@ mod tests {
         assert_eq!(engine.tracker.totals.attempts, ATTEMPTS_OF_ONE);
         assert_eq!(engine.crowded(), 100 - ATTEMPTS_OF_ONE as u64);
         let source: IpAddr = "2001:db8::1".parse().unwrap();
+        let source = HashedSource::new(source, &engine.tracker.key);
         let source = engine.tracker.further.peek(source).unwrap();
         assert_eq!(source.attempts[0].stage(), 2);
         assert_eq!(source.attempts[1].track, TrackId(37));
