@@ -188,15 +188,15 @@ impl Watcher {
                 let addresses = host::addresses().map_err(WatchError::Addresses)?;
                 self.engine.local = Local::Addresses(addresses);
             }
-            self.work();
             // Of what comes after this it is not known whether it has been looked at.
             let now = clock::now();
+            self.reporter.events(now.monotonic, self.engine.work(now));
             // Packets wait in the kernel while what they may be is not known.
             let more = !self.engine.is_ready() || self.read_packets(now);
             self.is_napping = self.pace.is_fast && !more;
-            self.try_waiting(now.monotonic);
-            // A packet that is still queued may have come before the deadline.
+            // A packet that is still queued goes before trials, and may have come before a deadline.
             if !more {
+                self.try_waiting(now.monotonic);
                 self.reporter.events(now.monotonic, self.engine.on_deadline(now));
             }
             self.look_after_losses(now.monotonic);
@@ -309,12 +309,6 @@ impl Watcher {
             spent = clock::now().monotonic.since(begun);
         }
         self.next_turn = begun + spent + spent / PAUSE;
-    }
-
-    /// Does a slice of what can wait, however many packets there are: it keeps none waiting long.
-    fn work(&mut self) {
-        let now = clock::now();
-        self.reporter.events(now.monotonic, self.engine.work(now));
     }
 
     /// Counts what was lost for want of room: in the tracker, in the kernel.
