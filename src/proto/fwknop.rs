@@ -14,9 +14,11 @@ mod cipher;
 mod error;
 mod fields;
 mod hash;
+mod hmac_sha256;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::str;
 use std::sync::LazyLock;
 
@@ -27,7 +29,7 @@ use subtle::ConstantTimeEq;
 
 use cipher::{BLOCK, SALT};
 use fields::{LONGEST_PLAIN, is_printable};
-use hash::KeyedHmac;
+use hmac_sha256::{Sha256State, Sha256Text};
 
 pub use cipher::{CipherMode, CipherModeError};
 pub use error::{FwknopError, FwknopKeyError, SealError};
@@ -181,10 +183,9 @@ fn wrap(plain: &[u8], keys: FwknopKeys<'_>, salt: [u8; SALT]) -> String {
     let FwknopKeys { key, mode, hmac } = keys;
     let ciphertext = mode.encrypt(key.0.expose(), salt, plain);
     let text = BASE64_NOPAD.encode(&[&MAGIC[..], &salt, &ciphertext].concat());
+    let mac = hmac.map(|(key, hash)| hash.hmac(key.0.expose(), [text.as_bytes(), &[]]));
     let mut datagram = text.get(PREFIX.len()..).unwrap_or_default().to_owned();
-    if let Some((key, hash)) = hmac {
-        datagram.push_str(KeyedHmac::new(key, hash).mac([text.as_bytes(), &[]]).as_str());
-    }
+    datagram.push_str(&mac.unwrap_or_default());
     datagram
 }
 
@@ -193,20 +194,27 @@ fn wrap(plain: &[u8], keys: FwknopKeys<'_>, salt: [u8; SALT]) -> String {
 pub struct FwknopReceiver {
     key: FwknopKey,
     mode: CipherMode,
-    hmac: Option<KeyedHmac>,
+    hmac: Option<(HmacKey, Hash)>,
+    /// What the HMAC's key comes to, where it is one of SHA-256.
+    sha256: Option<Sha256State>,
 }
 
 impl From<FwknopKeys<'_>> for FwknopReceiver {
     fn from(FwknopKeys { key, mode, hmac }: FwknopKeys<'_>) -> Self {
-        let hmac = hmac.map(|(key, hash)| KeyedHmac::new(key, hash));
-        Self { key: key.clone(), mode, hmac }
+        let of_sha256 = hmac.filter(|(_, hash)| *hash == Hash::Sha256);
+        Self {
+            key: key.clone(),
+            mode,
+            hmac: hmac.map(|(key, hash)| (key.clone(), hash)),
+            sha256: of_sha256.map(|(key, _)| Sha256State::new(key.expose())),
+        }
     }
 }
 
 impl FwknopReceiver {
     /// How many characters a request to it can have: salt and whole blocks in base64, and its HMAC.
     pub fn lengths(&self) -> impl Iterator<Item = usize> {
-        let mac = self.hmac.as_ref().map_or(0, KeyedHmac::encoded_len);
+        let mac = self.hmac.as_ref().map_or(0, |(_, hash)| hash.encoded_len());
         // The padding is one byte at the least.
         (1..=LONGEST_PLAIN / BLOCK + 1)
             .map(move |blocks| encoded_len(MAGIC.len() + SALT + blocks * BLOCK, mac))
@@ -220,8 +228,11 @@ const fn encoded_len(blob: usize, mac: usize) -> usize {
 }
 
 /// A datagram that may be somebody's request: its length, characters and beginning are right.
-#[derive(Clone, Copy, Debug)]
-pub struct FwknopDatagram<'a>(&'a [u8]);
+pub struct FwknopDatagram<'a> {
+    bytes: &'a [u8],
+    /// The text, made ready for all keys, and its HMAC, where that is one of SHA-256.
+    of_sha256: OnceCell<(Sha256Text, Option<Vec<u8>>)>,
+}
 
 impl<'a> FwknopDatagram<'a> {
     /// Looks at a datagram without any key.
@@ -242,7 +253,7 @@ impl<'a> FwknopDatagram<'a> {
             Some(_) => return Err(FwknopError::NotBase64),
         }
         match bytes.first() {
-            Some(first) if FIRST.contains(first) => Ok(Self(bytes)),
+            Some(first) if FIRST.contains(first) => Ok(Self { bytes, of_sha256: OnceCell::new() }),
             _ if bytes.starts_with(PREFIX) => Err(FwknopError::Prefix),
             _ if is_gnupg(bytes) => Err(FwknopError::Gnupg),
             _ => Err(FwknopError::NotSalted),
@@ -254,20 +265,9 @@ impl<'a> FwknopDatagram<'a> {
     ///
     /// # Errors
     /// [`FwknopError`] says why it asks that client's doors for nothing.
-    pub fn open(self, receiver: &FwknopReceiver) -> Result<OpenedRequest, FwknopError> {
-        let FwknopReceiver { key, mode, hmac } = receiver;
-        let text = match hmac {
-            None => self.0,
-            Some(hmac) => {
-                let end = self.0.len().checked_sub(hmac.encoded_len()).ok_or(FwknopError::Hmac)?;
-                let (text, mac) = self.0.split_at_checked(end).ok_or(FwknopError::Hmac)?;
-                let expected = hmac.mac([PREFIX, text]);
-                if !bool::from(expected.as_bytes().ct_eq(mac)) {
-                    return Err(FwknopError::Hmac);
-                }
-                text
-            }
-        };
+    pub fn open(&self, receiver: &FwknopReceiver) -> Result<OpenedRequest, FwknopError> {
+        let FwknopReceiver { key, mode, .. } = receiver;
+        let text = self.authenticated(receiver).ok_or(FwknopError::Hmac)?;
         let text = [PREFIX, text].concat();
         let blob = LENIENT.decode(&text).map_err(|_| FwknopError::Undecryptable)?;
         let salted = blob.strip_prefix(MAGIC).ok_or(FwknopError::NotSalted)?;
@@ -284,6 +284,23 @@ impl<'a> FwknopDatagram<'a> {
             return Err(FwknopError::NotCanonical);
         }
         Ok(OpenedRequest { request, replay: Sha256::digest(salted).into() })
+    }
+
+    /// What stands before the HMAC, if that is right.
+    fn authenticated(&self, receiver: &FwknopReceiver) -> Option<&'a [u8]> {
+        let Some((key, hash)) = &receiver.hmac else { return Some(self.bytes) };
+        let end = self.bytes.len().checked_sub(hash.encoded_len())?;
+        let (text, mac) = self.bytes.split_at_checked(end)?;
+        let is_right = match &receiver.sha256 {
+            Some(state) => {
+                let (blocks, mac) = self.of_sha256.get_or_init(|| {
+                    (Sha256Text::new([PREFIX, text]), BASE64_NOPAD.decode(mac).ok())
+                });
+                state.mac(blocks).as_slice().ct_eq(mac.as_deref()?)
+            }
+            None => hash.hmac(key.0.expose(), [PREFIX, text]).as_bytes().ct_eq(mac),
+        };
+        bool::from(is_right).then_some(text)
     }
 }
 
