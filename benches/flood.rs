@@ -349,10 +349,10 @@ impl Server {
 }
 
 fn configuration(clients: usize) -> String {
-    let mut text = format!(
-        "knockd: {{interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
-         \x20 spa: {{key_file: DIR/keys/server.key}}}}\n\
-         clients:\n"
+    let mut text = String::from(
+        "knockd: {interfaces: [eth0], run_dir: DIR/run, state_dir: DIR/state, user: nobody,\n\
+         \x20 spa: {key_file: DIR/keys/server.key}}\n\
+         clients:\n",
     );
     for client in 0..clients {
         let keys = format!("{{key: key number {client}, hmac_key: HMAC key number {client}}}");

@@ -505,18 +505,10 @@ fn every_make_target_that_is_named_exists() {
         let text = read(path);
         // As a command: at the start of a line or of code, or after sudo and its options.
         let starts = ["`make ", "\nmake ", "sudo make ", "\" make "];
-<<<<<<< HEAD
         let named = starts.iter().flat_map(|start| text.split(start).skip(1)).map(|rest| {
             let is_of_name = |it: &char| it.is_ascii_lowercase() || *it == '-';
             rest.chars().take_while(is_of_name).collect::<String>()
         });
-=======
-        let of_target = |letter: &char| letter.is_ascii_lowercase() || *letter == '-';
-        let named = starts
-            .iter()
-            .flat_map(|start| text.split(start).skip(1))
-            .map(|rest| rest.chars().take_while(of_target).collect::<String>());
->>>>>>> refs/heads/fuzz
         let named = named.filter(|word| !word.is_empty());
         let named: BTreeSet<String> = named.collect();
         assert!(named.contains("test"), "{path} does not say how to test");
