@@ -3,6 +3,7 @@
 //! Needs root; says loudly what it skips where it cannot run.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -245,9 +246,13 @@ fn where_the_run_directory_and_the_log_are_on_a_full_disk_everything_else_goes_o
         let configuration = configuration("1s")
             .replace("DIR/run", path)
             .replace("user: nobody", &format!("user: nobody, log: {{file: {path}/log}}"));
-        // The page that it takes has room for a line or two.
-        fs::write(disk.join("log"), format!("[{}] \n", "x".repeat(3900))).unwrap();
         let knockd = Knockd::start(&net.server, &configuration);
+        let log = disk.join("log");
+        // The last page that it takes has room for a line or two.
+        let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
+        let taken = file.metadata().unwrap().len() as usize;
+        let left = (taken + 300).next_multiple_of(4096) - taken;
+        file.write_all(format!("[{}] \n", "x".repeat(left - 200)).as_bytes()).unwrap();
         let filler = fill(disk);
         open_both(&net, &knockd);
         knockd.signal(Signal::SIGHUP);
@@ -256,7 +261,6 @@ fn where_the_run_directory_and_the_log_are_on_a_full_disk_everything_else_goes_o
         fs::remove_file(filler).unwrap();
         knock(&net, &BY_GUARD);
         knockd.wait_for_count("192.0.2.2: ssh: OPEN SESAME", 2);
-        let log = disk.join("log");
         let text = || fs::read_to_string(&log).unwrap();
         assert!(eventually(PATIENCE, || text().contains("ssh: OPEN SESAME")), "{}", text());
         assert!(text().contains(" log lines could not be written here"), "{}", text());
