@@ -404,7 +404,7 @@ impl Ordinary {
         assert!(!at.join(run).join("knockd.pid").exists());
         // Who has ended has no program any more, though init may take its time to notice.
         let is_gone = |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_err();
-        assert!(watchers.iter().all(is_gone), "a watcher is left");
+        assert!(eventually(PATIENCE, || watchers.iter().all(is_gone)), "a watcher is left");
     }
 }
 
