@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
     let hash = Hash::ALL[usize::from(hash) % Hash::ALL.len()];
     let hmac = is_authenticated.then_some((&*HMAC, hash));
     let keys = FwknopKeys { key: &KEY, mode, hmac };
-    let open = |datagram: &[u8]| FwknopDatagram::new(datagram)?.open(keys);
+    let open = |datagram: &[u8]| FwknopDatagram::new(datagram)?.open(&keys.into());
     if let Ok(opened) = open(bytes) {
         assert!((MIN_LEN..END_LEN).contains(&bytes.len()));
         assert!(!opened.request.access.ports.is_empty());
