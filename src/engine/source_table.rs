@@ -1,10 +1,11 @@
 //! A bounded table of sources: whoever has been silent for longest goes first.
 
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
 
-use lru::LruCache;
+use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 /// How many addresses of one IPv6 /64 are followed: whoever has one has 2^64 of them.
@@ -13,11 +14,29 @@ pub(super) const PER_NETWORK: usize = 64;
 /// A least-recently-used table of fixed capacity that is fair to IPv6 networks: a /64 has one
 /// place in the order, and a limited number of addresses.
 ///
+/// In a flood each newcomer takes the slot of whoever was silent for longest: slots are used one
+/// after the other, which memory is fast at, and nothing is allocated.
 #[derive(Debug)]
 pub(super) struct SourceTable<T> {
-    networks: LruCache<HashedPrefix, PrefixMembers<T>, BuildHasherDefault<Hashed>>,
+    /// The slots of networks, by the hashes of these.
+    index: HashTable<u32>,
+    /// The networks, linked to a ring in their order through the slot [`ENDS`], which has none.
+    slots: Vec<Slot<T>>,
+    /// The first of the free slots. Each has the next one for its `newer`; [`ENDS`]: there is none.
+    free: u32,
     capacity: usize,
     len: usize,
+}
+
+/// The slot between the most and the least recently used network.
+const ENDS: u32 = 0;
+
+#[derive(Debug)]
+struct Slot<T> {
+    network: HashedPrefix,
+    older: u32,
+    newer: u32,
+    members: PrefixMembers<T>,
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address.
@@ -49,35 +68,13 @@ impl HashedSource {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct HashedPrefix {
     prefix: SourcePrefix,
     hash: u64,
 }
 
-impl Hash for HashedPrefix {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// The hasher of what has been hashed.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// The addresses of one network, oldest first. Never empty. Of an IPv4 network there is one.
+/// The addresses of one network, oldest first. Of an IPv4 network there is one.
 type PrefixMembers<T> = SmallVec<[PrefixMember<T>; 1]>;
 
 #[derive(Debug)]
@@ -89,13 +86,10 @@ struct PrefixMember<T> {
 
 impl<T> SourceTable<T> {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
-        // One place more, so that the table never pushes out a network as a whole.
-        let places = capacity.saturating_add(1);
-        Self {
-            networks: LruCache::with_hasher(places, BuildHasherDefault::new()),
-            capacity: capacity.get(),
-            len: 0,
-        }
+        let network = HashedPrefix { prefix: SourcePrefix::V4(0), hash: 0 };
+        let ends = Slot { network, older: ENDS, newer: ENDS, members: PrefixMembers::new() };
+        let (index, slots) = (HashTable::new(), vec![ends]);
+        Self { index, slots, free: ENDS, capacity: capacity.get(), len: 0 }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -104,12 +98,16 @@ impl<T> SourceTable<T> {
 
     /// A source; its network becomes the most recently used.
     pub(super) fn touch(&mut self, source: HashedSource) -> Option<&mut T> {
-        find(self.networks.get_mut(&source.network)?, source.rest)
+        let place = self.find(source.network)?;
+        self.unlink(place);
+        self.link(place);
+        find(&mut self.slot(place).members, source.rest)
     }
 
     /// A source, its place in the order kept.
     pub(super) fn peek(&mut self, source: HashedSource) -> Option<&mut T> {
-        find(self.networks.peek_mut(&source.network)?, source.rest)
+        let place = self.find(source.network)?;
+        find(&mut self.slot(place).members, source.rest)
     }
 
     /// Adds a source that is not in it, its network as the most recently used, and gives back the
@@ -118,52 +116,102 @@ impl<T> SourceTable<T> {
     #[must_use]
     pub(super) fn insert(&mut self, source: HashedSource, value: T) -> Option<(IpAddr, T)> {
         let HashedSource { network, rest, .. } = source;
-        let newest = PrefixMembers::from_iter([PrefixMember { rest, value }]);
+        let newest = PrefixMember { rest, value };
+        let Some(place) = self.find(network) else {
+            let gone = if self.len == self.capacity { self.pop() } else { None };
+            self.add(network, newest);
+            return gone;
+        };
+        self.unlink(place);
+        self.link(place);
         self.len += 1;
-        // Each look-up costs, and mostly the network is not there.
-        if let Some((_, older)) = self.networks.push(network, newest)
-            && let Some(hosts) = self.networks.peek_mut(&network)
-        {
-            let newest = std::mem::replace(hosts, older);
-            hosts.extend(newest);
-            if hosts.len() > PER_NETWORK {
-                self.len -= 1;
-                let gone = hosts.remove(0);
-                return Some((join(network.prefix, gone.rest), gone.value));
-            }
+        let members = &mut self.slot(place).members;
+        members.push(newest);
+        if members.len() > PER_NETWORK {
+            self.take(place, 0)
+        } else if self.len > self.capacity {
+            self.pop()
+        } else {
+            None
         }
-        if self.len > self.capacity { self.pop() } else { None }
     }
 
     pub(super) fn remove(&mut self, source: HashedSource) -> Option<T> {
-        let hosts = self.networks.peek_mut(&source.network)?;
-        let place = hosts.iter().position(|host| host.rest == source.rest)?;
-        Some(self.take(source.network, place)?.value)
+        let place = self.find(source.network)?;
+        let members = &self.slot(place).members;
+        let member = members.iter().position(|member| member.rest == source.rest)?;
+        self.take(place, member).map(|(_, value)| value)
     }
 
     /// Takes out the oldest of the least recently used network.
     pub(super) fn pop(&mut self) -> Option<(IpAddr, T)> {
-        let (&network, hosts) = self.networks.peek_lru()?;
-        let gone = if hosts.len() == 1 {
-            self.len -= 1;
-            self.networks.pop_lru()?.1.pop()?
-        } else {
-            self.take(network, 0)?
-        };
+        let oldest = self.slot(ENDS).newer;
+        self.take(oldest, 0)
+    }
+
+    /// Takes out a member of a network, and the network with the last of them.
+    fn take(&mut self, place: u32, member: usize) -> Option<(IpAddr, T)> {
+        let Slot { network, members, .. } = self.slot(place);
+        let network = *network;
+        let gone = if member < members.len() { members.remove(member) } else { return None };
+        if members.spilled() && members.len() <= members.capacity() / 4 {
+            members.shrink_to_fit();
+        }
+        self.len -= 1;
+        if self.slot(place).members.is_empty() {
+            self.unlink(place);
+            self.slot(place).newer = mem::replace(&mut self.free, place);
+            if let Ok(entry) = self.index.find_entry(network.hash, |&other| other == place) {
+                entry.remove();
+            }
+        }
         Some((join(network.prefix, gone.rest), gone.value))
     }
 
-    fn take(&mut self, network: HashedPrefix, place: usize) -> Option<PrefixMember<T>> {
-        let hosts = self.networks.peek_mut(&network)?;
-        self.len -= 1;
-        if hosts.len() == 1 {
-            return self.networks.pop(&network)?.pop();
-        }
-        let host = hosts.remove(place);
-        if hosts.len() <= hosts.capacity() / 4 {
-            hosts.shrink_to_fit();
-        }
-        Some(host)
+    /// Adds a network that is not in it, as the most recently used.
+    fn add(&mut self, network: HashedPrefix, member: PrefixMember<T>) {
+        let place = match self.free {
+            ENDS => {
+                let members = PrefixMembers::new();
+                self.slots.push(Slot { network, older: ENDS, newer: ENDS, members });
+                (self.slots.len() - 1) as u32
+            }
+            free => {
+                self.free = self.slot(free).newer;
+                free
+            }
+        };
+        let slot = self.slot(place);
+        slot.network = network;
+        slot.members.push(member);
+        self.link(place);
+        let Self { index, slots, len, .. } = self;
+        index.insert_unique(network.hash, place, |&other| slots[other as usize].network.hash);
+        *len += 1;
+    }
+
+    fn find(&self, network: HashedPrefix) -> Option<u32> {
+        let is_it = |&place: &u32| self.slots[place as usize].network.prefix == network.prefix;
+        self.index.find(network.hash, is_it).copied()
+    }
+
+    fn slot(&mut self, place: u32) -> &mut Slot<T> {
+        &mut self.slots[place as usize]
+    }
+
+    /// Takes a slot out of the ring.
+    fn unlink(&mut self, place: u32) {
+        let Slot { older, newer, .. } = *self.slot(place);
+        self.slot(older).newer = newer;
+        self.slot(newer).older = older;
+    }
+
+    /// Puts a slot that is not in the ring into it, as the most recently used.
+    fn link(&mut self, place: u32) {
+        let newest = mem::replace(&mut self.slot(ENDS).older, place);
+        self.slot(newest).newer = place;
+        let slot = self.slot(place);
+        (slot.older, slot.newer) = (newest, ENDS);
     }
 }
 
@@ -255,7 +303,8 @@ mod tests {
             assert_eq!(table.remove(source), Some(0));
         }
         assert_eq!(table.len(), 0);
-        assert!(table.networks.is_empty());
+        assert!(table.index.is_empty());
+        assert_eq!(table.slots.len(), 2);
     }
 
     #[test]
