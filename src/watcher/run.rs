@@ -25,7 +25,7 @@ use crate::wire::{self, Packet};
 /// How many packets of one interface are looked at before the others have their turn.
 const BATCH: usize = 256;
 /// How long packets that come fast are left to gather: a wake-up costs more than many of them.
-const NAP: Duration = Duration::from_micros(150);
+const NAP: Duration = Duration::from_micros(500);
 /// How long trying keys takes before packets have their turn; a single trial may take longer.
 const TURN: Duration = Duration::from_micros(250);
 /// The part of that time for which there is no trial then, whatever waits: 1 in so many.
