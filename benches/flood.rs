@@ -71,7 +71,7 @@ enum By {
 }
 
 const FIRST_KNOCKS: fn() -> FloodKind = || FloodKind::Knocks(7000..=7000);
-const SCENES: [Scene; 8] = [
+const SCENES: [Scene; 9] = [
     Scene {
         name: "first knocks",
         flood: FIRST_KNOCKS,
@@ -97,6 +97,7 @@ const SCENES: [Scene; 8] = [
     many_clients("fwknop long, request", LONG, By::Native),
     many_clients("fwknop long, fwknop", LONG, By::Fwknop),
     many_clients("fwknop stock, sequence", STOCK, By::Sequence),
+    many_clients("fwknop stock, request", STOCK, By::Native),
     many_clients("fwknop stock, fwknop", STOCK, By::Fwknop),
 ];
 
