@@ -9,9 +9,10 @@ mod frame;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use derive_more::Deref;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
@@ -138,7 +139,7 @@ pub enum Received<T> {
 }
 
 /// One end of the channel. Neither side ever waits for the other.
-#[derive(Debug)]
+#[derive(Debug, Deref)]
 pub struct Channel(pub OwnedFd);
 
 impl Channel {
@@ -171,12 +172,6 @@ impl Channel {
             Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
             Err(_) => Received::Closed,
         }
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 

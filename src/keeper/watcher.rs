@@ -82,7 +82,7 @@ impl WatcherProcess {
         let names = assignment.interfaces.iter();
         let interfaces = names.map(|name| (name.clone(), host::index(name))).collect();
         let is_loopback = |name: &str| host::has(name, InterfaceFlags::IFF_LOOPBACK);
-        let looped = assignment.interfaces.iter().any(|name| *name == "any" || is_loopback(name));
+        let looped = assignment.interfaces.iter().any(|name| &**name == "any" || is_loopback(name));
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (ours_stderr, stderr) = files::output_pipe()?;
