@@ -100,11 +100,8 @@ pub enum ToWatcher {
     Explain { asked: ExplainFilter },
     /// Listen to this source again.
     Unlock { source: IpAddr },
-    /// An address has become one of this host's, or is not any more. It counts from
-    /// [`AddressesTold`](Self::AddressesTold) on.
+    /// An address has become one of this host's, or is not any more.
     Address { address: IpAddr, is_own: bool },
-    /// With what has been told of them, the addresses are those of this host.
-    AddressesTold,
 }
 
 /// The sources whose knocks somebody asks about.
@@ -346,7 +343,6 @@ mod tests {
             ToWatcher::Explain { asked: ExplainFilter::All },
             ToWatcher::Unlock { source },
             ToWatcher::Address { address: source, is_own: false },
-            ToWatcher::AddressesTold,
         ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
         }
