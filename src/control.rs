@@ -25,7 +25,7 @@ use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::proto::words::words;
 use crate::sys::sandbox::{SandboxReport, SeccompState};
-pub use event::{EventLine, RefusalFacts, What, name_of, seconds};
+pub use event::{EventLine, RefusalFacts, What, client_of, door_of, seconds};
 
 /// Where the configuration is unless another path is given.
 pub const CONFIG: &str = "/etc/knock.d";

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{Config, Door, LogLevel, Name};
-use crate::engine::{ClientId, CompletedBy, Event, EventKind, Reason, Refusal};
+use crate::config::{Client, Config, Door, LogLevel, Name};
+use crate::engine::{ClientId, CompletedBy, DoorId, Event, EventKind, Reason, Refusal};
 use crate::grants::OpenedBy;
 use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::proto::knock::Knock;
@@ -169,7 +169,7 @@ impl EventLine {
 
     /// An event of the engine's, at `seen`, which is `at` by the calendar.
     pub fn of_event(config: &Config, event: &Event, seen: Monotonic, at: Wall) -> Self {
-        let door = event.door.and_then(|id| config.doors.get(id.0 as usize));
+        let door = event.door.and_then(|id| door_of(config, id));
         let (mut by, mut client) = (None, None);
         let (what, message) = match event.kind {
             EventKind::Stage { stage, knock } => {
@@ -184,7 +184,7 @@ impl EventLine {
                     },
                 });
                 if let CompletedBy::Totp { client: id, .. } = knocked {
-                    client = name_of(config, id);
+                    client = client_of(config, id);
                 }
                 (What::Open { knock: None }, "OPEN SESAME".to_owned())
             }
@@ -209,8 +209,8 @@ impl EventLine {
                 (What::Reset { stage: stage.into(), reason, knock }, message)
             }
             EventKind::Missed { client: id, steps } => {
-                client = name_of(config, id);
-                (What::Missed { steps }, missed(client, steps))
+                client = client_of(config, id);
+                (What::Missed { steps }, missed(client.map(|client| &client.name), steps))
             }
             EventKind::Unmatched => (
                 What::Unmatched,
@@ -227,14 +227,14 @@ impl EventLine {
             }
         };
         let line = Self::new(at, Some(event.source), door.map(Door::name), what, message);
-        Self { by, ..line.of_client(client) }
+        Self { by, ..line.of_client(client.map(|client| &client.name)) }
     }
 
     /// An authenticated datagram that opens nothing.
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
         let Refusal { source, client, door, reason, stamp, asked_for } = *refusal;
-        let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
-        let client = client.and_then(|client| name_of(config, client));
+        let door = door.and_then(|id| door_of(config, id)).map(Door::name);
+        let client = client.and_then(|id| client_of(config, id)).map(|client| &client.name);
         let of = client.map_or_else(String::new, |client| format!(" of {client}"));
         let seconds =
             |from: Wall, to: Wall| i64::try_from(from.since(to).as_secs()).unwrap_or(i64::MAX);
@@ -296,9 +296,14 @@ fn missed(client: Option<&Name>, steps: i32) -> String {
     format!("right for {client} {count} {noun} {when}: is a clock off?")
 }
 
-/// The name of a client of this configuration.
-pub fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&Name> {
-    config.clients.get(place as usize).map(|client| &client.name)
+/// The client with this place in a configuration.
+pub fn client_of(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
+    config.clients.get(place as usize)
+}
+
+/// The door with this place in a configuration.
+pub fn door_of(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
+    config.doors.get(place as usize)
 }
 
 /// Seconds since 1970-01-01 UTC, to the microsecond, which is what a double holds.

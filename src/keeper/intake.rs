@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::claim::{self, Claim, Grounds, JudgedClaim};
+use super::claim::{Claim, Grounds, JudgedClaim};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::lockouts::LockoutTable;
 use super::watcher::WatcherProcess;
 use crate::config::{Config, Name};
-use crate::control::{EventLine, What};
+use crate::control::{EventLine, What, door_of};
 use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::FromWatcher;
@@ -124,7 +124,7 @@ impl Intake {
                 self.event(now, watcher.generation, &grounds, &event, at)?;
             }
             FromWatcher::Request { request, at } => {
-                let Some(door) = claim::door(config, request.door) else { return Ok(()) };
+                let Some(door) = door_of(config, request.door) else { return Ok(()) };
                 if self.is_new(watcher.generation, door.name(), request.source, at) {
                     self.claim(now, Claim::of_request(&grounds, &request, at)?);
                 }
@@ -178,7 +178,7 @@ impl Intake {
         event: &Event,
         at: Monotonic,
     ) -> Result<(), Lie> {
-        let door = event.door.and_then(|id| claim::door(grounds.then, id));
+        let door = event.door.and_then(|id| door_of(grounds.then, id));
         match (event.kind, door) {
             (EventKind::Open(knocked), Some(door)) => {
                 if self.is_new(generation, door.name(), event.source, event.began) {
