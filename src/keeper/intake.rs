@@ -237,6 +237,12 @@ impl Intake {
         }
     }
 
+    /// Forgets how much was asked for of doors that there are no more.
+    pub(super) fn forget_doors(&mut self, config: &Config) {
+        let is_there = |door: &Name| config.door(door).is_some();
+        self.claims_by.retain(|(_, door), _| door.as_ref().is_none_or(is_there));
+    }
+
     /// So many packets came to nothing.
     fn nothing(&mut self, now: Monotonic, reason: Reason, count: u64) {
         let total = self.count(reason, count);
@@ -334,6 +340,20 @@ mod tests {
         };
         let all = (0..10).map(|number| passed(&mut intake, now, &at(number), 1_000)).sum::<usize>();
         assert_eq!(all, 4_000);
+    }
+
+    #[test]
+    fn a_door_that_is_no_more_is_forgotten_and_one_that_stays_gets_no_more_for_that() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let now = world.now.monotonic;
+        let (claim, _) = Claim::of_request(&world.grounds(), &world.spa(), now).unwrap();
+        let mut gone = claim.clone();
+        gone.door.recognition.name = "gone".parse().unwrap();
+        assert_eq!(passed(&mut intake, now, &claim, 2_000), 1_000);
+        assert_eq!(passed(&mut intake, now, &gone, 1), 1);
+        intake.forget_doors(&world.config);
+        assert_eq!(intake.claims_by.len(), 1);
+        assert_eq!(passed(&mut intake, now, &claim, 1), 0);
     }
 
     #[test]
