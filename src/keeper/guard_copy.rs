@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::kernel_sets::ruleset;
+use super::rights::remedy;
 use crate::config::load::Options;
 use crate::config::{Config, read_list};
 use crate::firewall::ruleset::Ruleset;
@@ -40,8 +41,10 @@ impl GuardCopy {
             return;
         }
         if let Err(error) = files::replace(&self.path, text.as_bytes()) {
-            let path = self.path.display();
-            warn!("cannot write {path}: {error}; 'knockd --lock-only' would not know these ports");
+            let (path, remedy) = (self.path.display(), remedy(&error));
+            warn!(
+                "cannot write {path}: {error}{remedy}; 'knockd --lock-only' would not know these ports"
+            );
         }
     }
 
