@@ -122,11 +122,8 @@ impl FromStr for NftName {
     fn from_str(text: &str) -> Result<Self, NftNameError> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/".contains(&byte);
         let first = |first: char| first.is_ascii_alphabetic() || "_.".contains(first);
-        if text.len() <= 255 && text.starts_with(first) && text.bytes().all(valid) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(NftNameError(text.to_owned()))
-        }
+        let is_one = text.len() <= 255 && text.starts_with(first) && text.bytes().all(valid);
+        is_one.then(|| Self(text.to_owned())).ok_or_else(|| NftNameError(text.to_owned()))
     }
 }
 
