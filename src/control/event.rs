@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_with::skip_serializing_none;
 
 use crate::config::{Client, Config, Door, LogLevel, Name};
 use crate::engine::{ClientId, CompletedBy, DoorId, Event, EventKind, Reason, Refusal};
@@ -15,25 +16,21 @@ use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
 /// Something that happened: an object of `--json`, and what a log line is made of.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Seconds since 1970-01-01 UTC.
     pub time: f64,
     /// Who knocked, or whom a door was opened for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
     /// Who asked for it in one datagram, where that is another address.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub door: Option<String>,
     #[serde(flatten)]
     pub what: What,
     /// How the door was, or was to be, opened.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<OpenedBy>,
     /// Whose credentials that took.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<Name>,
     /// The same in words, as in the log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -44,6 +41,7 @@ pub struct EventLine {
 ///
 /// A daemon may be newer than the knockctl that asks it: an event that this one does not know, or
 /// whose facts it does not understand, is [`What::Other`], and told as it came.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum What {
@@ -51,7 +49,6 @@ pub enum What {
     Stage {
         stage: usize,
         /// The latest of them, where that is told.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         knock: Option<Knock>,
     },
     /// The sequence is complete, or an administrator asks: what came of it is told apart.
@@ -59,13 +56,11 @@ pub enum What {
     /// The sequence, or the request, is complete, and the door opens.
     Open {
         /// The one that completed the sequence, where that is told.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         knock: Option<Knock>,
     },
     /// The door was open, and stays so.
     Extend {
         /// From now on; `None`: as long as before.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u64>,
     },
     Close,
@@ -76,7 +71,6 @@ pub enum What {
     /// What a client had used ahead of its time is forgotten.
     ClientReset {
         /// How many marks that were; a line of the history does not say.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         count: Option<usize>,
     },
     /// A sequence that had come this far is broken.
@@ -84,7 +78,6 @@ pub enum What {
         stage: usize,
         reason: Reason,
         /// What broke it, unless that was time.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         knock: Option<Knock>,
     },
     /// The sequence, or the request, is complete, and yet nothing opens.
@@ -117,20 +110,16 @@ pub enum What {
 }
 
 /// The reason why nothing opens, as far as it is known.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RefusalFacts {
     /// `None`: the history has it in words only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knock: Option<Knock>,
     /// By how many seconds the request was made in the future, where that is why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ahead: Option<i64>,
     /// The door that there is not, where that is why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_for: Option<Name>,
 }
 
