@@ -21,7 +21,7 @@ fn record(id: u64) -> GrantRecord {
     let argv = "/usr/sbin/iptables -I INPUT -s 192.0.2.2 -p tcp --dport 22 -j ACCEPT";
     let command = || Rendered {
         argv: argv.split(' ').map(str::to_owned).collect(),
-        environment: vec![("KNOCK_IP", "192.0.2.2".to_owned()), ("KNOCK_DOOR", "ssh".to_owned())],
+        environment: vec![("KNOCK_IP".to_owned(), "192.0.2.2".to_owned())],
     };
     GrantRecord {
         id: GrantId(id),

@@ -13,7 +13,6 @@
 mod program;
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::net::if_::if_nametoindex;
@@ -50,7 +49,7 @@ pub(crate) struct Stats {
 
 /// A live capture. Needs root or `CAP_NET_RAW` to open, and no privilege from then on.
 pub(crate) struct Live {
-    capture: Capture<Active>,
+    pub capture: Capture<Active>,
     pub link: LinkType,
     interface: String,
     stats: Stats,
@@ -142,12 +141,6 @@ pub fn in_kernel<T: Activated + ?Sized>(
     Ok((filter.expression(link, first.0), first.1))
 }
 
-impl AsFd for Live {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.capture.as_fd()
-    }
-}
-
 /// A capture file, pcap or pcapng.
 pub(crate) struct Recording {
     capture: Capture<Offline>,
@@ -172,7 +165,7 @@ impl Recording {
                 "its name is not UTF-8: rename it, or give it on standard input".to_owned(),
             )),
         };
-        let capture = capture.map_err(|source| CaptureError::opening(&file, source))?;
+        let capture = capture.map_err(|source| CaptureError::recorded(&file, false, source))?;
         let link = understood(&file, capture.get_datalink())?;
         Ok(Self { capture, link, file })
     }
@@ -185,7 +178,7 @@ impl Recording {
         match self.capture.next_packet() {
             Ok(packet) => Ok(Some(frame(packet))),
             Err(pcap::Error::NoMorePackets) => Ok(None),
-            Err(error) => Err(CaptureError::recorded(&self.file, error)),
+            Err(error) => Err(CaptureError::recorded(&self.file, true, error)),
         }
     }
 }
@@ -250,21 +243,16 @@ impl CaptureError {
         }
     }
 
-    fn opening(file: &str, source: pcap::Error) -> Self {
+    /// What keeps a file from being opened, or read once it is open.
+    fn recorded(file: &str, is_open: bool, source: pcap::Error) -> Self {
         let file = file.to_owned();
         let said = said(&file, &source);
-        // A file too short for its own header is none either.
-        if said.starts_with("unknown file format") || said.starts_with("truncated") {
-            Self::NotACapture { file, source }
-        } else {
-            Self::Other { of: file, source }
-        }
-    }
-
-    fn recorded(file: &str, source: pcap::Error) -> Self {
-        let file = file.to_owned();
-        if said(&file, &source).starts_with("truncated") {
+        let is_cut = said.starts_with("truncated");
+        if is_open && is_cut {
             Self::Truncated { file, source }
+        // A file too short for its own header is none either.
+        } else if is_cut || said.starts_with("unknown file format") {
+            Self::NotACapture { file, source }
         } else {
             Self::Other { of: file, source }
         }

@@ -19,13 +19,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::config::Name;
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::proto::words::words;
 use crate::sys::sandbox::{SandboxReport, SeccompState};
-pub use event::{EventLine, RefusalFacts, What, name_of, seconds};
+pub use event::{EventLine, RefusalFacts, What, client_of, door_of, seconds};
 
 /// Where the configuration is unless another path is given.
 pub const CONFIG: &str = "/etc/knock.d";
@@ -147,6 +148,7 @@ pub enum Reply {
 }
 
 /// The state of a running daemon.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
@@ -155,7 +157,6 @@ pub struct Status {
     pub since: f64,
     pub configuration: PathBuf,
     /// Until when the configuration is on trial, in seconds since 1970-01-01 UTC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_trial_until: Option<f64>,
     pub listening: Vec<String>,
     /// Interfaces that are waited for.
@@ -177,22 +178,21 @@ pub struct Status {
 }
 
 /// What the processes of the daemon may still do.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SandboxStatus {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperRights>,
     /// Absent while none is at work.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watcher: Option<WatcherSandbox>,
 }
 
 /// The rights of the keeper.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KeeperRights {
     /// By their names.
     pub capabilities: Vec<String>,
     /// How much of its rules for files holds, in words; absent: it may reach all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<String>,
 }
 
@@ -242,16 +242,17 @@ const fn is_none(count: &usize) -> bool {
 }
 
 /// A source that has failed too often.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LockStatus {
     pub address: IpAddr,
     /// At which door; absent: at any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<Name>,
     pub seconds_left: f64,
 }
 
 /// A door of the configuration in force.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoorStatus {
     pub door: Name,
@@ -262,7 +263,6 @@ pub struct DoorStatus {
     /// How many addresses it is open for.
     pub open: usize,
     /// How many one-time sequences are left, where it opens by those.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequences_left: Option<usize>,
 }
 
@@ -301,6 +301,7 @@ pub enum GrantCondition {
 }
 
 /// A client of the configuration in force. Times are seconds since 1970-01-01 UTC.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClientStatus {
     pub client: Name,
@@ -308,9 +309,7 @@ pub struct ClientStatus {
     pub by: Vec<Method>,
     pub doors: Vec<Name>,
     /// When it last opened a door or kept it open, as far as the history goes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<f64>,
 }
 

@@ -30,7 +30,7 @@ pub use socket::read_replies;
 
 use std::process::ExitCode;
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 use error::Error;
 use socket::Timeout;
@@ -46,7 +46,7 @@ use crate::control::Request;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "knockctl", version, disable_version_flag = true, max_term_width = 90)]
 #[command(arg_required_else_help = true)]
-struct Knockctl {
+pub struct Knockctl {
     #[command(flatten)]
     target: Target,
 
@@ -161,11 +161,6 @@ enum KnockctlCommand {
     /// Names of doors are completed too: those of the running knockd, or of its configuration.
     #[command(after_help = "For this shell only: source <(knockctl completions bash)")]
     Completions(completions::CompletionsArgs),
-}
-
-/// The whole command line, for the tests that hold it against its manual page.
-pub fn command() -> clap::Command {
-    Knockctl::command()
 }
 
 /// Runs `knockctl`. Usage errors end the process with status 2.

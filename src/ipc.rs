@@ -9,9 +9,10 @@ mod frame;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use derive_more::Deref;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use serde::{Deserialize, Serialize};
@@ -99,11 +100,8 @@ pub enum ToWatcher {
     Explain { asked: ExplainFilter },
     /// Listen to this source again.
     Unlock { source: IpAddr },
-    /// An address has become one of this host's, or is not any more. It counts from
-    /// [`AddressesTold`](Self::AddressesTold) on.
+    /// An address has become one of this host's, or is not any more.
     Address { address: IpAddr, is_own: bool },
-    /// With what has been told of them, the addresses are those of this host.
-    AddressesTold,
 }
 
 /// The sources whose knocks somebody asks about.
@@ -138,7 +136,7 @@ pub enum Received<T> {
 }
 
 /// One end of the channel. Neither side ever waits for the other.
-#[derive(Debug)]
+#[derive(Debug, Deref)]
 pub struct Channel(pub OwnedFd);
 
 impl Channel {
@@ -171,12 +169,6 @@ impl Channel {
             Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
             Err(_) => Received::Closed,
         }
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 
@@ -351,7 +343,6 @@ mod tests {
             ToWatcher::Explain { asked: ExplainFilter::All },
             ToWatcher::Unlock { source },
             ToWatcher::Address { address: source, is_own: false },
-            ToWatcher::AddressesTold,
         ] {
             assert_eq!(ToWatcher::decode(&order.encode()), Ok(order));
         }

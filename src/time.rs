@@ -1,6 +1,5 @@
 //! Time as an argument: the core is told what time it is and never asks.
 
-use std::fmt;
 use std::ops::{Add, Sub};
 use std::str::FromStr;
 use std::time::Duration;
@@ -76,7 +75,8 @@ instant!(Monotonic);
 instant!(Wall);
 
 /// The id of a boot, to which a [`Monotonic`] belongs: a new one each time the machine starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, derive_more::Display, PartialEq, Eq, Hash)]
+#[display("{_0:032x}")]
 pub struct BootId(u128);
 
 /// A text that is not a boot id.
@@ -94,12 +94,6 @@ impl FromStr for BootId {
             return Err(BootIdError);
         }
         u128::from_str_radix(&digits, 16).map(Self).map_err(|_| BootIdError)
-    }
-}
-
-impl fmt::Display for BootId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::UdpSocket;
 use std::num::NonZeroU16;
+use std::os::fd::AsFd;
 use std::process::Command;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,7 +80,8 @@ fn knocks(live: &mut Live) -> Vec<String> {
 }
 
 fn is_readable(live: &Live) -> bool {
-    poll(&mut [PollFd::new(live.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+    poll(&mut [PollFd::new(live.capture.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap()
+        > 0
 }
 
 #[test]

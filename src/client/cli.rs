@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 
 pub use self::error::UsageError;
 pub use self::invocation::{Code, Invocation};
@@ -144,11 +144,6 @@ fn retries(text: &str) -> Result<u16, String> {
         Ok(retries @ 0..=MAX_RETRIES) => Ok(retries),
         _ => Err(format!("write a number from 0 to {MAX_RETRIES}")),
     }
-}
-
-/// The command line as a value, for whoever compares it with the manual.
-pub fn command() -> clap::Command {
-    KnockArgs::command()
 }
 
 /// The command that a command line gives.

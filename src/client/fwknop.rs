@@ -95,11 +95,9 @@ pub(super) fn open_for(text: &str) -> Result<NonZeroU32, String> {
 /// # Errors
 /// If that is longer than any of fwknop's servers takes.
 pub(super) fn check_open_for(seconds: NonZeroU32) -> Result<NonZeroU32, String> {
-    if seconds.get() <= MAX_TIMEOUT {
-        Ok(seconds)
-    } else {
-        Err(format!("fwknop's servers take {MAX_TIMEOUT}s at most, not {seconds}s"))
-    }
+    let is_taken = seconds.get() <= MAX_TIMEOUT;
+    let why = || format!("fwknop's servers take {MAX_TIMEOUT}s at most, not {seconds}s");
+    is_taken.then_some(seconds).ok_or_else(why)
 }
 
 /// Reads the difference between two clocks, in seconds, as fwknop writes it.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::settings::ClientSettings;
 use super::values::Address;
-use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey};
-use crate::proto::knock::{Knock, Protocol, parse_port};
+use crate::proto::fwknop::{FwknopKey, FwknopKeyError, HmacKey, read_ports};
+use crate::proto::knock::parse_port;
 use crate::proto::port_range::PortRange;
 use crate::proto::spa::NamedAddresses;
 
@@ -160,7 +160,7 @@ impl RcStanza {
             "SPA_SERVER_PROTO" if !value.eq_ignore_ascii_case("udp") => {
                 return lacks("knock sends over UDP only");
             }
-            "ACCESS" => *knocks = ports(value).ok_or_else(|| wrong("write tcp/22,udp/53"))?,
+            "ACCESS" => *knocks = read_ports(value).map_err(|_| wrong("write tcp/22,udp/53"))?,
             "ALLOW_IP" if value.eq_ignore_ascii_case("resolve") => return lacks(NO_RESOLVER),
             "ALLOW_IP" => {
                 request.address = Some(address(value).ok_or_else(|| wrong(AN_ADDRESS))?);
@@ -265,17 +265,6 @@ fn address(value: &str) -> Option<Address> {
     }
 }
 
-/// `tcp/22,udp/53`, as fwknop writes them.
-fn ports(value: &str) -> Option<Vec<Knock>> {
-    value.split(',').map(port).collect()
-}
-
-fn port(text: &str) -> Option<Knock> {
-    let (protocol, port) = text.split_once('/')?;
-    let protocol = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol)?;
-    Some(Knock::new(protocol, parse_port(port).ok()?))
-}
-
 /// A number and a unit, of which the first letter counts, in either case; seconds where there is
 /// none.
 pub(super) fn time_offset(value: &str) -> Option<i64> {
@@ -302,6 +291,7 @@ mod tests {
     use super::*;
     use crate::client::settings::{FwknopOptions, RequestOptions};
     use crate::proto::fwknop::Hash;
+    use crate::proto::knock::Knock;
 
     const WORK: &str = "\
 [default]

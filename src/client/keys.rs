@@ -1,9 +1,9 @@
 //! Key files: reading those that only their owner can read, and making new ones.
 
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -118,7 +118,7 @@ pub(super) fn keygen(path: &Path) -> Result<PublicKey, KeygenError> {
     let key = PrivateKey::from(*random);
     let unwritable = |source| KeygenError::Unwritable { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
+        files::make_directory(directory, 0o700).map_err(unwritable)?;
     }
     let mut file = files::create(path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => {

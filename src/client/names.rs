@@ -111,7 +111,7 @@ pub(super) fn knock(text: &str, protocol: Option<Protocol>) -> Result<Knock, Por
     if let Ok(misplaced) = port.parse() {
         return Err(PortError::Protocol(misplaced));
     }
-    let written = written.map_or(Ok(Protocol::Tcp), str::parse)?;
+    let written = written.map_or(Ok(Protocol::Tcp), str::parse).map_err(KnockError::from)?;
     let protocol = protocol.unwrap_or(written);
     let port = if is_service(port) { service(port, protocol)? } else { parse_port(port)? };
     Ok(Knock { protocol, port })

@@ -33,11 +33,8 @@ impl FromStr for Email {
                 .split('.')
                 .all(|label| !label.is_empty() && is_of(label, b"-") && !label.starts_with('-'))
         });
-        if atoms && labels && !mailbox.starts_with('-') && text.len() <= 254 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(EmailError(text.to_owned()))
-        }
+        let is_one = atoms && labels && !mailbox.starts_with('-') && text.len() <= 254;
+        is_one.then(|| Self(text.to_owned())).ok_or_else(|| EmailError(text.to_owned()))
     }
 }
 

@@ -80,7 +80,7 @@ fn looks_like_option(name: &Name, at: &Place) -> Option<Diagnostic> {
 fn missing_interfaces(loaded: &Loaded, network: &HostNetwork) -> Vec<Diagnostic> {
     let named = loaded.config.settings.interfaces.iter().zip(&loaded.places.interfaces);
     let missing = named
-        .filter(|(name, _)| **name != "any" && !network.interfaces.contains(&name.to_string()));
+        .filter(|(name, _)| &***name != "any" && !network.interfaces.contains(&name.to_string()));
     missing
         .map(|(name, at)| {
             let known = network.interfaces.join(", ");

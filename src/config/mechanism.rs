@@ -1,6 +1,5 @@
 //! The mechanism by which a door is opened: the guard, a set of nftables, or commands.
 
-use std::fmt;
 use std::str::FromStr;
 
 use derive_more::Display;
@@ -9,14 +8,18 @@ use super::template::{Commands, Family, Hole};
 use crate::proto::name::Name;
 use crate::proto::words::words;
 
-/// The mechanism by which a door is opened and closed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The mechanism by which a door is opened and closed. In a few words: `guard`, the name of a
+/// template, `commands`, or `nft_set inet filter ssh4 ssh6`.
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub enum Mechanism {
     /// Firewall commands: of the template that is named, or the door's own.
+    #[display("{}", template.as_ref().map_or("commands", Name::as_str))]
     Commands { template: Option<Name>, commands: Commands },
     /// knockd's own table. The door opens at least one port.
+    #[display("guard")]
     Guard,
     /// Sets in a table of the administrator's.
+    #[display("nft_set {_0}")]
     Set(NftSet),
 }
 
@@ -47,23 +50,9 @@ impl Mechanism {
     }
 }
 
-/// In a few words: `guard`, the name of a template, `commands`, or `nft_set inet filter ssh4 ssh6`.
-impl fmt::Display for Mechanism {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Commands { template: Some(name), .. } => name.fmt(f),
-            Self::Commands { template: None, .. } => f.write_str("commands"),
-            Self::Guard => f.write_str("guard"),
-            Self::Set(NftSet { family, table, set4, set6 }) => {
-                write!(f, "nft_set {} {table}", family.as_str())?;
-                [set4, set6].into_iter().flatten().try_for_each(|set| write!(f, " {set}"))
-            }
-        }
-    }
-}
-
 /// Sets that addresses are added to, with a timeout; at least one of the two.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Display, PartialEq, Eq, Hash)]
+#[display("{} {table}{}", family.as_str(), self.names())]
 pub struct NftSet {
     pub family: NftFamily,
     pub table: NftName,
@@ -72,6 +61,10 @@ pub struct NftSet {
 }
 
 impl NftSet {
+    fn names(&self) -> String {
+        [&self.set4, &self.set6].into_iter().flatten().map(|set| format!(" {set}")).collect()
+    }
+
     /// The set for addresses of a family.
     pub const fn of(&self, family: Family) -> Option<&NftName> {
         match family {
@@ -129,11 +122,8 @@ impl FromStr for NftName {
     fn from_str(text: &str) -> Result<Self, NftNameError> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/".contains(&byte);
         let first = |first: char| first.is_ascii_alphabetic() || "_.".contains(first);
-        if text.len() <= 255 && text.starts_with(first) && text.bytes().all(valid) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(NftNameError(text.to_owned()))
-        }
+        let is_one = text.len() <= 255 && text.starts_with(first) && text.bytes().all(valid);
+        is_one.then(|| Self(text.to_owned())).ok_or_else(|| NftNameError(text.to_owned()))
     }
 }
 

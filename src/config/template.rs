@@ -3,13 +3,11 @@
 //! What fills a hole is typed, so nothing that came off the wire as text reaches a command.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use derive_more::Display;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::proto::knock::Knock;
 use crate::proto::name::Name;
@@ -64,11 +62,12 @@ impl Family {
 }
 
 /// One command, its holes still open. Copies share its text: a template has thousands of doors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Display, PartialEq, Eq)]
 pub enum Command {
     /// Runs under `/bin/sh -c`.
     Shell(CommandText),
     /// Runs as it is. Never empty.
+    #[display("{}", typed(_0))]
     Exec(Arc<[CommandText]>),
 }
 
@@ -98,16 +97,8 @@ pub enum Hole {
 
 impl Hole {
     /// The variable of a command's environment that holds the same value.
-    pub const fn variable(self) -> &'static str {
-        match self {
-            Self::Ip => "KNOCK_IP",
-            Self::Family => "KNOCK_FAMILY",
-            Self::Port => "KNOCK_PORT",
-            Self::Proto => "KNOCK_PROTO",
-            Self::Door => "KNOCK_DOOR",
-            Self::Client => "KNOCK_CLIENT",
-            Self::Seconds => "KNOCK_SECONDS",
-        }
+    pub fn variable(self) -> String {
+        format!("KNOCK_{}", self.as_str())
     }
 }
 
@@ -244,7 +235,7 @@ impl Command {
 
     /// Whether it is told for how long the door opens.
     pub fn is_timed(&self) -> bool {
-        self.has(Hole::Seconds) || self.to_string().contains(Hole::Seconds.variable())
+        self.has(Hole::Seconds) || self.to_string().contains(&Hole::Seconds.variable())
     }
 
     /// Fills the holes. One that has no value becomes empty; loading lets through only `%CLIENT%`.
@@ -263,60 +254,33 @@ impl Command {
     }
 }
 
-/// The command as it is written in a configuration, its holes still open.
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Shell(text) => text.fmt(f),
-            Self::Exec(words) => write_words(f, words.iter().map(ToString::to_string)),
-        }
-    }
-}
-
-/// A command that can be run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A command that can be run; as text, what a person would type into a shell.
+#[derive(Clone, Debug, Display, PartialEq, Eq, Serialize, Deserialize)]
+#[display("{}", self.typed())]
 pub struct Rendered {
     /// The program and its arguments; `/bin/sh -c TEXT` for a shell command.
     pub argv: Vec<String>,
     /// `KNOCK_IP` and the others: the same values as in the holes.
-    #[serde(deserialize_with = "read_environment")]
-    pub environment: Vec<(&'static str, String)>,
+    pub environment: Vec<(String, String)>,
 }
 
-/// Lets in only the variables that [`Command::render`] sets.
-fn read_environment<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<(&'static str, String)>, D::Error> {
-    let pairs = Vec::<(String, String)>::deserialize(deserializer)?;
-    let known = |(name, value): (String, String)| {
-        let hole = Hole::ALL.into_iter().find(|hole| hole.variable() == name);
-        let hole = hole.ok_or_else(|| D::Error::custom(format!("unknown variable {name}")))?;
-        Ok((hole.variable(), value))
-    };
-    pairs.into_iter().map(known).collect()
-}
-
-/// The command as a person would type it into a shell.
-impl fmt::Display for Rendered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Rendered {
+    fn typed(&self) -> String {
         match self.argv.as_slice() {
-            [shell, option, text] if [shell, option] == SHELL => f.write_str(text),
-            words => write_words(f, words.iter().cloned()),
+            [shell, option, text] if [shell, option] == SHELL => text.clone(),
+            words => typed(words),
         }
     }
 }
 
-fn write_words(f: &mut fmt::Formatter<'_>, words: impl Iterator<Item = String>) -> fmt::Result {
-    for (place, word) in words.enumerate() {
-        let separator = if place > 0 { " " } else { "" };
-        let safe = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
-        if !word.is_empty() && word.chars().all(safe) {
-            write!(f, "{separator}{word}")?;
-        } else {
-            write!(f, "{separator}'{}'", word.replace('\'', r"'\''"))?;
-        }
-    }
-    Ok(())
+/// Words as a person would type them into a shell.
+fn typed<T: ToString>(words: &[T]) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
+    let typed = |word: &T| match word.to_string() {
+        word if !word.is_empty() && word.chars().all(safe) => word,
+        word => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    words.iter().map(typed).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -356,7 +320,7 @@ mod tests {
             ("KNOCK_DOOR", "ssh"),
             ("KNOCK_SECONDS", "30"),
         ];
-        assert_eq!(environment, expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(environment, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 
     #[test]

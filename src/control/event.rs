@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_with::skip_serializing_none;
 
-use crate::config::{Config, Door, LogLevel, Name};
-use crate::engine::{ClientId, CompletedBy, Event, EventKind, Reason, Refusal};
+use crate::config::{Client, Config, Door, LogLevel, Name};
+use crate::engine::{ClientId, CompletedBy, DoorId, Event, EventKind, Reason, Refusal};
 use crate::grants::OpenedBy;
 use crate::ledger::{HistoryEntry, HistoryEvent};
 use crate::proto::knock::Knock;
@@ -15,25 +16,21 @@ use crate::proto::method::Method;
 use crate::time::{Monotonic, Wall};
 
 /// Something that happened: an object of `--json`, and what a log line is made of.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Seconds since 1970-01-01 UTC.
     pub time: f64,
     /// Who knocked, or whom a door was opened for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
     /// Who asked for it in one datagram, where that is another address.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub door: Option<String>,
     #[serde(flatten)]
     pub what: What,
     /// How the door was, or was to be, opened.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<OpenedBy>,
     /// Whose credentials that took.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<Name>,
     /// The same in words, as in the log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -44,6 +41,7 @@ pub struct EventLine {
 ///
 /// A daemon may be newer than the knockctl that asks it: an event that this one does not know, or
 /// whose facts it does not understand, is [`What::Other`], and told as it came.
+#[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum What {
@@ -51,7 +49,6 @@ pub enum What {
     Stage {
         stage: usize,
         /// The latest of them, where that is told.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         knock: Option<Knock>,
     },
     /// The sequence is complete, or an administrator asks: what came of it is told apart.
@@ -59,13 +56,11 @@ pub enum What {
     /// The sequence, or the request, is complete, and the door opens.
     Open {
         /// The one that completed the sequence, where that is told.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         knock: Option<Knock>,
     },
     /// The door was open, and stays so.
     Extend {
         /// From now on; `None`: as long as before.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u64>,
     },
     Close,
@@ -76,7 +71,6 @@ pub enum What {
     /// What a client had used ahead of its time is forgotten.
     ClientReset {
         /// How many marks that were; a line of the history does not say.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         count: Option<usize>,
     },
     /// A sequence that had come this far is broken.
@@ -84,7 +78,6 @@ pub enum What {
         stage: usize,
         reason: Reason,
         /// What broke it, unless that was time.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         knock: Option<Knock>,
     },
     /// The sequence, or the request, is complete, and yet nothing opens.
@@ -117,20 +110,16 @@ pub enum What {
 }
 
 /// The reason why nothing opens, as far as it is known.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RefusalFacts {
     /// `None`: the history has it in words only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knock: Option<Knock>,
     /// By how many seconds the request was made in the future, where that is why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ahead: Option<i64>,
     /// The door that there is not, where that is why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_for: Option<Name>,
 }
 
@@ -169,7 +158,7 @@ impl EventLine {
 
     /// An event of the engine's, at `seen`, which is `at` by the calendar.
     pub fn of_event(config: &Config, event: &Event, seen: Monotonic, at: Wall) -> Self {
-        let door = event.door.and_then(|id| config.doors.get(id.0 as usize));
+        let door = event.door.and_then(|id| door_of(config, id));
         let (mut by, mut client) = (None, None);
         let (what, message) = match event.kind {
             EventKind::Stage { stage, knock } => {
@@ -184,7 +173,7 @@ impl EventLine {
                     },
                 });
                 if let CompletedBy::Totp { client: id, .. } = knocked {
-                    client = name_of(config, id);
+                    client = client_of(config, id);
                 }
                 (What::Open { knock: None }, "OPEN SESAME".to_owned())
             }
@@ -209,8 +198,8 @@ impl EventLine {
                 (What::Reset { stage: stage.into(), reason, knock }, message)
             }
             EventKind::Missed { client: id, steps } => {
-                client = name_of(config, id);
-                (What::Missed { steps }, missed(client, steps))
+                client = client_of(config, id);
+                (What::Missed { steps }, missed(client.map(|client| &client.name), steps))
             }
             EventKind::Unmatched => (
                 What::Unmatched,
@@ -227,14 +216,14 @@ impl EventLine {
             }
         };
         let line = Self::new(at, Some(event.source), door.map(Door::name), what, message);
-        Self { by, ..line.of_client(client) }
+        Self { by, ..line.of_client(client.map(|client| &client.name)) }
     }
 
     /// An authenticated datagram that opens nothing.
     pub fn of_refusal(config: &Config, refusal: &Refusal, at: Wall) -> Self {
         let Refusal { source, client, door, reason, stamp, asked_for } = *refusal;
-        let door = door.and_then(|door| config.doors.get(door.0 as usize)).map(Door::name);
-        let client = client.and_then(|client| name_of(config, client));
+        let door = door.and_then(|id| door_of(config, id)).map(Door::name);
+        let client = client.and_then(|id| client_of(config, id)).map(|client| &client.name);
         let of = client.map_or_else(String::new, |client| format!(" of {client}"));
         let seconds =
             |from: Wall, to: Wall| i64::try_from(from.since(to).as_secs()).unwrap_or(i64::MAX);
@@ -296,9 +285,14 @@ fn missed(client: Option<&Name>, steps: i32) -> String {
     format!("right for {client} {count} {noun} {when}: is a clock off?")
 }
 
-/// The name of a client of this configuration.
-pub fn name_of(config: &Config, ClientId(place): ClientId) -> Option<&Name> {
-    config.clients.get(place as usize).map(|client| &client.name)
+/// The client with this place in a configuration.
+pub fn client_of(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
+    config.clients.get(place as usize)
+}
+
+/// The door with this place in a configuration.
+pub fn door_of(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
+    config.doors.get(place as usize)
 }
 
 /// Seconds since 1970-01-01 UTC, to the microsecond, which is what a double holds.

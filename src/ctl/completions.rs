@@ -3,14 +3,16 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use clap::ValueEnum;
+use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
+use super::Knockctl;
 use super::error::Error;
 use super::status;
 use super::target::Target;
+use crate::client::cli::KnockArgs;
 use crate::config::Name;
-use crate::{client, keeper};
+use crate::keeper::cli::KnockdCli;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CompletionsArgs {
@@ -86,9 +88,9 @@ fn doors(target: &Target) -> Result<Vec<Name>, Error> {
 
 fn script(shell: Shell, program: Program) -> String {
     let (name, mut command) = match program {
-        Program::Knock => ("knock", client::cli::command()),
-        Program::Knockd => ("knockd", keeper::cli::command()),
-        Program::Knockctl => ("knockctl", super::command()),
+        Program::Knock => ("knock", KnockArgs::command()),
+        Program::Knockd => ("knockd", KnockdCli::command()),
+        Program::Knockctl => ("knockctl", Knockctl::command()),
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);

@@ -1,8 +1,7 @@
 //! Transactions over several files: all of them change, or none.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -132,8 +131,7 @@ pub(in crate::ctl) fn write_new(path: &Path, text: &str) -> Result<(), FileError
 /// # Errors
 /// When it can't be made.
 pub(in crate::ctl) fn make_directory(path: &Path) -> Result<(), FileError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(failed("make the directory", path))
+    files::make_directory(path, 0o700).map_err(failed("make the directory", path))
 }
 
 #[cfg(test)]

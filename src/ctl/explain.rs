@@ -12,9 +12,9 @@ use super::target::Target;
 use crate::capture::Recording;
 use crate::config::load::Options;
 use crate::config::{Config, Door, Family, read_server_key};
-use crate::control::{EventLine, RefusalFacts, What, name_of};
+use crate::control::{EventLine, RefusalFacts, What, client_of, door_of};
 use crate::engine::spa::{ServerKey, SpaServer};
-use crate::engine::{Credential, DatagramRequest, DoorId, Engine, Event, Reason, Setup, Verdict};
+use crate::engine::{Credential, DatagramRequest, Engine, Event, Reason, Setup, Verdict};
 use crate::grants::OpenedBy;
 use crate::proto::method::Method;
 use crate::time::{Monotonic, Now, Wall};
@@ -229,7 +229,7 @@ impl Explainer<'_> {
         let mut line = EventLine::of_event(self.config, event, seen, at);
         if let What::Open { knock } = &mut line.what {
             *knock = packet.map(Packet::knock);
-            let door = event.door.and_then(|id| door(self.config, id));
+            let door = event.door.and_then(|id| door_of(self.config, id));
             if door.is_some_and(|door| !door.opening.mechanism.opens(Family::of(event.source))) {
                 let (knock, reason) = (*knock, Some(Reason::NoCommand));
                 line.what = What::Refused(RefusalFacts { reason, knock, ..Default::default() });
@@ -249,10 +249,11 @@ impl Explainer<'_> {
             true => (What::Close, "closed as asked"),
             false => (What::Open { knock: None }, "OPEN SESAME"),
         };
-        let door = door(self.config, request.door).map(Door::name);
+        let door = door_of(self.config, request.door).map(Door::name);
         for address in request.addresses() {
             let line = EventLine::new(at, Some(address), door, what.clone(), message);
-            let line = line.of_client(name_of(self.config, request.client));
+            let line =
+                line.of_client(client_of(self.config, request.client).map(|client| &client.name));
             self.tell(&EventLine { by: Some(by), ..line.asked_by(Some(request.source)) })?;
         }
         Ok(())
@@ -292,8 +293,4 @@ impl Explainer<'_> {
         }
         out.flush()
     }
-}
-
-fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
-    config.doors.get(place as usize)
 }

@@ -70,26 +70,26 @@ fn print(out: &mut dyn Write, status: &Status, now: Wall) -> io::Result<()> {
         [] => "nothing: nobody can knock, and the guarded ports stay locked".to_owned(),
         names => names.join(", "),
     };
-    let mut facts = vec![
-        ["configuration", &status.configuration.display().to_string()].map(str::to_owned).to_vec(),
-        vec!["listening on".to_owned(), listening],
-    ];
+    let mut facts = Vec::new();
+    let mut fact = |name: &str, value| facts.push(vec![name.to_owned(), value]);
+    fact("configuration", status.configuration.display().to_string());
+    fact("listening on", listening);
     if !status.waiting_for.is_empty() {
-        facts.push(vec!["waiting for".to_owned(), status.waiting_for.join(", ")]);
+        fact("waiting for", status.waiting_for.join(", "));
     }
     if let Some(until) = status.on_trial_until {
         let until = time_and_left(wall(until), now, &TimeZone::system());
-        facts.push(vec!["on trial".to_owned(), format!("until {until}, unless confirmed")]);
+        fact("on trial", format!("until {until}, unless confirmed"));
     }
     if let Some(keeper) = &status.sandbox.keeper {
-        facts.push(vec!["keeper".to_owned(), format!("has {}", escape(&keeper.to_string()))]);
+        fact("keeper", format!("has {}", escape(&keeper.to_string())));
     }
     if let Some(watcher) = &status.sandbox.watcher {
         let extent = match watcher.whole {
             true => "its sandbox holds".to_owned(),
             false => format!("its sandbox holds in part: {}", escape(&watcher.to_string())),
         };
-        facts.push(vec!["watcher".to_owned(), extent]);
+        fact("watcher", extent);
     }
     table(out, &facts)?;
     writeln!(out)?;

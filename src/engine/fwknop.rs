@@ -45,20 +45,8 @@ struct FwknopHolder {
     receiver: FwknopReceiver,
     expires: Option<Wall>,
     is: FwknopClient,
-    doors: Vec<FwknopDoor>,
-}
-
-#[derive(Debug)]
-struct FwknopDoor {
-    id: DoorId,
-    opens: Vec<Knock>,
-}
-
-impl FwknopDoor {
-    /// A door that runs commands of its own has no ports: any request is for it.
-    fn lists(&self, port: &Knock) -> bool {
-        self.opens.is_empty() || self.opens.contains(port)
-    }
+    /// With their ports. One that runs commands of its own has none: any request is for it.
+    doors: Vec<(DoorId, Vec<Knock>)>,
 }
 
 impl FwknopJudge {
@@ -173,7 +161,7 @@ impl FwknopHolder {
             .map(DoorId)
             .zip(doors)
             .filter(|(_, door)| door.fwknop && client.doors.contains(&door.name))
-            .map(|(id, door)| FwknopDoor { id, opens: door.opens.clone() })
+            .map(|(id, door)| (id, door.opens.clone()))
             .collect();
         let is = client.fwknop.clone()?;
         let hmac = is.hmac.as_ref().map(|(key, hash)| (key, *hash));
@@ -212,8 +200,8 @@ impl FwknopHolder {
             IpAddr::V6(address) => (None, Some(address)),
         };
         let credential = Credential::Fwknop { digest: *replay, stamp };
-        let request = |door: &FwknopDoor| DatagramRequest {
-            door: door.id,
+        let request = |door| DatagramRequest {
+            door,
             client: self.client,
             credential,
             source,
@@ -227,16 +215,14 @@ impl FwknopHolder {
     }
 
     /// The doors that list one of the ports asked for. Where no door lists a port, none opens.
-    fn doors_for<'a>(
-        &'a self,
-        access: &'a Access,
-    ) -> Result<impl Iterator<Item = &'a FwknopDoor>, Reason> {
-        let is_listed = |port| self.doors.iter().any(|door| door.lists(port));
-        if access.ports.iter().all(is_listed) {
-            Ok(self.doors.iter().filter(|door| access.ports.iter().any(|port| door.lists(port))))
-        } else {
-            Err(FwknopError::NoDoor.into())
+    fn doors_for(&self, access: &Access) -> Result<impl Iterator<Item = DoorId>, Reason> {
+        let lists = |opens: &[Knock], port| opens.is_empty() || opens.contains(port);
+        let is_listed = |port| self.doors.iter().any(|(_, opens)| lists(opens, port));
+        if !access.ports.iter().all(is_listed) {
+            return Err(FwknopError::NoDoor.into());
         }
+        let opens_one = move |opens: &[Knock]| access.ports.iter().any(|port| lists(opens, port));
+        Ok(self.doors.iter().filter(move |(_, opens)| opens_one(opens)).map(|(id, _)| *id))
     }
 }
 

@@ -1,6 +1,5 @@
 //! The engine's decisions, and the reasons for them.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
@@ -105,22 +104,15 @@ impl DatagramRequest {
 }
 
 /// The proof in a datagram: what authenticates it, and what makes it good for one time only.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Shown as what it is, not what it holds.
+#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq)]
 pub enum Credential {
     /// The client's public key with this number. A later stamp than the last is good.
+    #[debug("Spa({key})")]
     Spa { key: u16, stamp: Wall },
     /// fwknop's keys. `digest` is of what they authenticate; it was made at `stamp`.
+    #[debug("Fwknop")]
     Fwknop { digest: [u8; 32], stamp: Wall },
-}
-
-/// Says what it is, not what it holds.
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Spa { key, .. } => write!(f, "Spa({key})"),
-            Self::Fwknop { .. } => f.write_str("Fwknop"),
-        }
-    }
 }
 
 /// An authenticated datagram that opens nothing.

@@ -408,7 +408,7 @@ mod tests {
 
     fn shell(text: &str) -> Rendered {
         let argv = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
-        Rendered { argv, environment: vec![("KNOCK_IP", "192.0.2.2".to_owned())] }
+        Rendered { argv, environment: vec![("KNOCK_IP".to_owned(), "192.0.2.2".to_owned())] }
     }
 
     fn job(id: u64, door: &str, commands: &[Rendered], kind: JobKind) -> Job {

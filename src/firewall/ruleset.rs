@@ -12,6 +12,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use self::trusted::trusted;
 use super::connections::InboundConnection;
 use super::netlink::{
@@ -29,17 +31,19 @@ pub const TABLE: &str = "knockd";
 pub(super) const VERSION: &str = "knockd guard 2";
 
 /// The doors that the guard locks, and the networks for which it does not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ruleset {
     pub doors: BTreeMap<Name, GuardedDoor>,
     /// Always let through.
     pub trusted: Vec<Network>,
     /// The kernel itself unlocks all ports then; `None`: never.
+    #[serde(skip)]
     pub locked_until: Option<Monotonic>,
 }
 
 /// A door that the guard locks: its ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardedDoor {
     pub ports: Vec<Knock>,
     /// Whose ports they are; `None`: every address of this host.

@@ -216,5 +216,4 @@ variants!(ToWatcher {
     4 Explain { asked },
     5 Unlock { source },
     6 Address { address, is_own },
-    7 AddressesTold,
 });

@@ -175,6 +175,9 @@ fn mail(
     let script = "printf '%s' \"$KNOCK_MAIL\" | sendmail -i -- \"$KNOCK_MAIL_TO\"";
     Rendered {
         argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-        environment: vec![("KNOCK_MAIL", text), ("KNOCK_MAIL_TO", to.to_string())],
+        environment: vec![
+            ("KNOCK_MAIL".to_owned(), text),
+            ("KNOCK_MAIL_TO".to_owned(), to.to_string()),
+        ],
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::credible::Lie;
 use crate::config::{Client, Config, Door};
+use crate::control::{client_of, door_of};
 use crate::engine::spa::SpaServer;
 use crate::engine::{
-    ClientId, CompletedBy, Credential, DatagramRequest, DoorId, Event, Local, MAX_UNFLUSHED_AHEAD,
-    Reason, UncleanStart, fwknop, is_over,
+    CompletedBy, Credential, DatagramRequest, Event, Local, MAX_UNFLUSHED_AHEAD, Reason,
+    UncleanStart, fwknop, is_over,
 };
 use crate::grants::{GrantKey, OpenedBy, Origin};
 use crate::ledger::{Durability, Proof};
@@ -135,7 +136,7 @@ impl Claim {
         at: Monotonic,
     ) -> Result<JudgedClaim, Lie> {
         let Grounds { then, current, .. } = *grounds;
-        let meant = event.door.and_then(|id| door(then, id)).ok_or(NOT_GIVEN)?;
+        let meant = event.door.and_then(|id| door_of(then, id)).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
         let (method, client, proof, holds) = match knocked {
             CompletedBy::Sequence => {
@@ -151,7 +152,7 @@ impl Claim {
                 (method, None, proof, so(holds, Reason::Changed))
             }
             CompletedBy::Totp { client: id, step } => {
-                let client = client(then, id).ok_or(NOT_GIVEN)?;
+                let client = client_of(then, id).ok_or(NOT_GIVEN)?;
                 let scheme = meant.recognition.totp.ok_or(NOT_GIVEN)?;
                 let until = scheme.turns_at(step.saturating_add(u64::from(scheme.skew()))) + KEPT;
                 let bytes = step.to_be_bytes().to_vec();
@@ -184,8 +185,8 @@ impl Claim {
         at: Monotonic,
     ) -> Result<JudgedClaim, Lie> {
         let Grounds { then, current, missing, .. } = *grounds;
-        let meant = door(then, request.door).ok_or(NOT_GIVEN)?;
-        let client = client(then, request.client).ok_or(NOT_GIVEN)?;
+        let meant = door_of(then, request.door).ok_or(NOT_GIVEN)?;
+        let client = client_of(then, request.client).ok_or(NOT_GIVEN)?;
         let stands = current.door(meant.name());
         let now = current.client(&client.name).filter(|now| now.doors.contains(meant.name()));
         let (method, stamp, proof, is_unchanged, lifetime) = match request.credential {
@@ -280,16 +281,6 @@ fn once(
 fn one_time_proof(line: Option<u32>, door: &Door) -> Vec<u8> {
     let knocks: Vec<String> = door.recognition.sequence.iter().map(ToString::to_string).collect();
     format!("{} {}", line.unwrap_or(0), knocks.join(",")).into_bytes()
-}
-
-/// The door that a watcher with this configuration means.
-pub(super) fn door(config: &Config, DoorId(place): DoorId) -> Option<&Door> {
-    config.doors.get(usize::try_from(place).ok()?)
-}
-
-/// The client that a watcher with this configuration means.
-pub(super) fn client(config: &Config, ClientId(place): ClientId) -> Option<&Client> {
-    config.clients.get(usize::try_from(place).ok()?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use std::time::Duration;
 
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, Parser};
 
 use crate::config::load::Options;
 use crate::config::{LogLevel, Settings};
@@ -123,9 +123,4 @@ impl KnockdCli {
         }
         settings.only_ipv4 |= self.only_ipv4;
     }
-}
-
-/// The command line as clap knows it.
-pub fn command() -> clap::Command {
-    KnockdCli::command()
 }

@@ -45,8 +45,9 @@
 
 use std::net::IpAddr;
 
-use super::claim::{Grounds, client, door};
+use super::claim::Grounds;
 use crate::config::{Client, Door, FwknopClient, Lockout, Name};
+use crate::control::{client_of, door_of};
 use crate::engine::{
     CompletedBy, Credential, DatagramRequest, Event, EventKind, NAME_LEN, Reason, Refusal,
     SEARCHED, fwknop,
@@ -112,7 +113,7 @@ fn packet(grounds: &Grounds<'_>, source: IpAddr, at: Monotonic) -> Result<(), Li
 }
 
 fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie> {
-    let given = |id| door(grounds.then, id).ok_or(Lie("a door that it was not given"));
+    let given = |id| door_of(grounds.then, id).ok_or(Lie("a door that it was not given"));
     let door = event.door.map(given).transpose()?;
     packet(grounds, event.source, at.max(event.began))?;
     let is_lock = |until: Monotonic, rule: Option<Lockout>| {
@@ -128,7 +129,7 @@ fn event(grounds: &Grounds<'_>, event: &Event, at: Monotonic) -> Result<(), Lie>
     let recognition = &door.recognition;
     let rotating = recognition.totp.map_or(0, |scheme| scheme.length());
     let length = recognition.sequence.len().max(rotating);
-    let may = |id| client(grounds.then, id).is_some_and(|client| holds_secret(client, door));
+    let may = |id| client_of(grounds.then, id).is_some_and(|client| holds_secret(client, door));
     match event.kind {
         EventKind::Stage { stage, knock } => {
             let may = |knock| rotating > 0 || recognition.sequence.contains(&knock);
@@ -172,9 +173,9 @@ fn holds_secret(client: &Client, door: &Door) -> bool {
 }
 
 fn request(grounds: &Grounds<'_>, request: &DatagramRequest, at: Monotonic) -> Result<(), Lie> {
-    let door = door(grounds.then, request.door).ok_or(Lie("a door that it was not given"))?;
+    let door = door_of(grounds.then, request.door).ok_or(Lie("a door that it was not given"))?;
     let client =
-        client(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
+        client_of(grounds.then, request.client).ok_or(Lie("a client that it was not given"))?;
     packet(grounds, request.source, at)?;
     so(client.doors.contains(door.name()), "a client at a door that it may not open")?;
     let may = request.addresses().all(|address| may_ask_for(request.source, address));
@@ -212,8 +213,8 @@ fn is_fwknops(client: &FwknopClient, request: &DatagramRequest) -> bool {
 
 fn refusal(grounds: &Grounds<'_>, refusal: &Refusal, at: Monotonic) -> Result<(), Lie> {
     packet(grounds, refusal.source, at)?;
-    let knows_door = refusal.door.is_none_or(|id| door(grounds.then, id).is_some());
-    let knows_client = refusal.client.is_none_or(|id| client(grounds.then, id).is_some());
+    let knows_door = refusal.door.is_none_or(|id| door_of(grounds.then, id).is_some());
+    let knows_client = refusal.client.is_none_or(|id| client_of(grounds.then, id).is_some());
     so(knows_door && knows_client, "a door or a client that it was not given")?;
     let is_name = |bytes: &[u8; NAME_LEN]| {
         let text = str::from_utf8(bytes).unwrap_or_default();

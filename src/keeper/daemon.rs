@@ -1,14 +1,14 @@
 //! The daemon's pid file, its directories, and leaving the terminal.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
 use daemonize::{Daemonize, Outcome, Stdio};
 use nix::fcntl::Flock;
 
+use crate::sys::files;
 use crate::sys::lock_file::{self, LockFileError};
 
 /// The reason why the process cannot become the daemon.
@@ -32,7 +32,7 @@ pub(super) enum DaemonError {
 /// # Errors
 /// [`DaemonError::Directory`].
 pub(super) fn make_directory(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    let made = files::make_directory(path, mode);
     made.map_err(|source| DaemonError::Directory { path: path.to_owned(), source })
 }
 

@@ -1,13 +1,9 @@
 //! A copy of what the guard locked last: for a start at which the configuration is broken.
 //!
-//! Text, a fact a line, with neither secrets nor knocks in it:
+//! The guard's ruleset in JSON, with neither secrets nor knocks in it:
 //!
 //! ```text
-//! knockd guard copy 1
-//! trusted 192.0.2.0/24
-//! door ssh any 22/tcp 80/tcp
-//! door web 192.0.2.10 443/tcp
-//! end
+//! {"doors":{"ssh":{"ports":["22/tcp"],"target":null}},"trusted":["192.0.2.0/24"]}
 //! ```
 
 use std::fs;
@@ -16,17 +12,14 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::kernel_sets::ruleset;
+use super::rights::remedy;
 use crate::config::load::Options;
 use crate::config::{Config, read_list};
-use crate::firewall::ruleset::{GuardedDoor, Ruleset};
+use crate::firewall::ruleset::Ruleset;
 use crate::sys::files;
 
 /// Its name in the state directory.
 const NAME: &str = "guard";
-/// The first line: what it is, and the version of the format.
-const HEAD: &str = "knockd guard copy 1";
-/// The last line: nothing has been cut off.
-const END: &str = "end";
 
 /// The copy, which may not be there yet.
 pub(super) struct GuardCopy {
@@ -41,13 +34,17 @@ impl GuardCopy {
     /// Keeps what a configuration that works has guarded. Nothing is written where the same stands
     /// there already; what cannot be written is logged.
     pub(super) fn keep(&self, config: &Config) {
-        let text = write(&ruleset(config, None).unwrap_or_default());
+        // A map with string keys can always be written.
+        let text = serde_json::to_string(&ruleset(config, None).unwrap_or_default());
+        let text = text.unwrap_or_default();
         if fs::read(&self.path).is_ok_and(|there| there == text.as_bytes()) {
             return;
         }
         if let Err(error) = files::replace(&self.path, text.as_bytes()) {
-            let path = self.path.display();
-            warn!("cannot write {path}: {error}; 'knockd --lock-only' would not know these ports");
+            let (path, remedy) = (self.path.display(), remedy(&error));
+            warn!(
+                "cannot write {path}: {error}{remedy}; 'knockd --lock-only' would not know these ports"
+            );
         }
     }
 
@@ -59,45 +56,8 @@ impl GuardCopy {
         let path = self.path.display();
         let text = read_list(&self.path, options);
         let text = text.map_err(|why| why.to_string().replacen(": error: ", ": ", 1))?;
-        parse(&text).ok_or_else(|| format!("{path}: is not a whole copy"))
+        serde_json::from_str(&text).map_err(|why| format!("{path}: is not a whole copy: {why}"))
     }
-}
-
-fn write(ruleset: &Ruleset) -> String {
-    let trusted = ruleset.trusted.iter().map(|network| format!("trusted {network}\n"));
-    let doors = ruleset.doors.iter().map(|(name, GuardedDoor { ports, target })| {
-        let target = target.map_or_else(|| "any".to_owned(), |target| target.to_string());
-        let ports: String = ports.iter().map(|port| format!(" {port}")).collect();
-        format!("door {name} {target}{ports}\n")
-    });
-    let facts: String = trusted.chain(doors).collect();
-    format!("{HEAD}\n{facts}{END}\n")
-}
-
-/// `None`: that is not all of a copy, or another version's.
-fn parse(text: &str) -> Option<Ruleset> {
-    let mut lines = text.strip_suffix('\n')?.split('\n');
-    (lines.next()? == HEAD && lines.next_back()? == END).then_some(())?;
-    let mut ruleset = Ruleset::default();
-    for line in lines {
-        let mut words = line.split(' ');
-        match words.next()? {
-            "trusted" => ruleset.trusted.push(words.next()?.parse().ok()?),
-            "door" => {
-                let name = words.next()?.parse().ok()?;
-                let target = match words.next()? {
-                    "any" => None,
-                    target => Some(target.parse().ok()?),
-                };
-                let ports = words.by_ref().map(|port| port.parse().ok()).collect::<Option<_>>()?;
-                let is_new = ruleset.doors.insert(name, GuardedDoor { ports, target }).is_none();
-                is_new.then_some(())?;
-            }
-            _ => return None,
-        }
-        words.next().is_none().then_some(())?;
-    }
-    Some(ruleset)
 }
 
 #[cfg(test)]
@@ -109,15 +69,11 @@ mod tests {
     use super::*;
     use crate::config::diagnostic::SourceText;
     use crate::config::load;
+    use crate::firewall::ruleset::GuardedDoor;
     use crate::proto::knock::{Knock, Protocol};
     use crate::proto::network::Network;
 
-    const TEXT: &str = "knockd guard copy 1\n\
-        trusted 192.0.2.0/24\n\
-        trusted 2001:db8::/32\n\
-        door ssh any 22/tcp 53/udp\n\
-        door web 192.0.2.10 443/tcp\n\
-        end\n";
+    const TEXT: &str = r#"{"doors":{"ssh":{"ports":["22/tcp","53/udp"],"target":null},"web":{"ports":["443/tcp"],"target":"192.0.2.10"}},"trusted":["192.0.2.0/24","2001:db8::/32"]}"#;
 
     fn config(text: &str) -> Config {
         load::parse(&SourceText::new(Path::new("text"), text)).unwrap().config
@@ -170,17 +126,17 @@ mod tests {
     #[test]
     fn what_is_damaged_or_of_another_version_is_not_read() {
         for (text, becomes) in [
-            ("copy 1", "copy 2"),
             ("22/tcp", "0/tcp"),
-            ("door web", "doors web"),
+            ("doors", "gates"),
+            ("web", "w b"),
             ("192.0.2.10", "192.0.2"),
-            ("any", ""),
+            ("null", ""),
             ("/24", "/33"),
             ("/24", "/24 "),
-            ("end\n", "end"),
-            ("end\n", "end\nend"),
+            ("}", "]"),
         ] {
-            assert_eq!(parse(&TEXT.replacen(text, becomes, 1)), None, "{becomes}");
+            let damaged = TEXT.replacen(text, becomes, 1);
+            assert!(serde_json::from_str::<Ruleset>(&damaged).is_err(), "{damaged}");
         }
     }
 
@@ -210,19 +166,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_and_nothing_less(ruleset in rulesets(), cut in 0.0..1.0) {
-            let text = write(&ruleset);
-            prop_assert_eq!(parse(&text), Some(ruleset));
+            let text = serde_json::to_string(&ruleset).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Ruleset>(&text).ok(), Some(ruleset));
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place")]
             #[expect(clippy::cast_precision_loss, reason = "a place")]
             let at = (text.len() as f64 * cut) as usize;
-            prop_assert_eq!(parse(&text[..at]), None);
-        }
-
-        #[test]
-        fn no_text_makes_it_panic(
-            text in "(?s)(knockd guard copy 1\n)?((trusted|door) [a-z0-9./: -]{0,30}\n){0,4}(end\n)?.{0,9}",
-        ) {
-            let _ = parse(&text);
+            prop_assert!(serde_json::from_str::<Ruleset>(&text[..at]).is_err());
         }
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::claim::{self, Claim, Grounds, JudgedClaim};
+use super::claim::{Claim, Grounds, JudgedClaim};
 use super::credible::{self, Lie};
 use super::interfaces::Interfaces;
 use super::lockouts::LockoutTable;
 use super::watcher::WatcherProcess;
 use crate::config::{Config, Name};
-use crate::control::{EventLine, What};
+use crate::control::{EventLine, What, door_of};
 use crate::engine::{Event, EventKind, Local, Reason, UncleanStart};
 use crate::grants::{GrantKey, OpenedBy};
 use crate::ipc::FromWatcher;
@@ -124,7 +124,7 @@ impl Intake {
                 self.event(now, watcher.generation, &grounds, &event, at)?;
             }
             FromWatcher::Request { request, at } => {
-                let Some(door) = claim::door(config, request.door) else { return Ok(()) };
+                let Some(door) = door_of(config, request.door) else { return Ok(()) };
                 if self.is_new(watcher.generation, door.name(), request.source, at) {
                     self.claim(now, Claim::of_request(&grounds, &request, at)?);
                 }
@@ -178,7 +178,7 @@ impl Intake {
         event: &Event,
         at: Monotonic,
     ) -> Result<(), Lie> {
-        let door = event.door.and_then(|id| claim::door(grounds.then, id));
+        let door = event.door.and_then(|id| door_of(grounds.then, id));
         match (event.kind, door) {
             (EventKind::Open(knocked), Some(door)) => {
                 if self.is_new(generation, door.name(), event.source, event.began) {
@@ -235,6 +235,12 @@ impl Intake {
             true => Ok(()),
             false => Err(Reason::TooMany),
         }
+    }
+
+    /// Forgets how much was asked for of doors that there are no more.
+    pub(super) fn forget_doors(&mut self, config: &Config) {
+        let is_there = |door: &Name| config.door(door).is_some();
+        self.claims_by.retain(|(_, door), _| door.as_ref().is_none_or(is_there));
     }
 
     /// So many packets came to nothing.
@@ -334,6 +340,20 @@ mod tests {
         };
         let all = (0..10).map(|number| passed(&mut intake, now, &at(number), 1_000)).sum::<usize>();
         assert_eq!(all, 4_000);
+    }
+
+    #[test]
+    fn a_door_that_is_no_more_is_forgotten_and_one_that_stays_gets_no_more_for_that() {
+        let (world, mut intake) = (World::new(), Intake::new(UncleanStart::default()));
+        let now = world.now.monotonic;
+        let (claim, _) = Claim::of_request(&world.grounds(), &world.spa(), now).unwrap();
+        let mut gone = claim.clone();
+        gone.door.recognition.name = "gone".parse().unwrap();
+        assert_eq!(passed(&mut intake, now, &claim, 2_000), 1_000);
+        assert_eq!(passed(&mut intake, now, &gone, 1), 1);
+        intake.forget_doors(&world.config);
+        assert_eq!(intake.claims_by.len(), 1);
+        assert_eq!(passed(&mut intake, now, &claim, 1), 0);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Interfaces {
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.changes.as_ref().map(AsFd::as_fd)
+        self.changes.as_ref().map(|changes| changes.as_fd())
     }
 
     /// What is listened on, and what is waited for.

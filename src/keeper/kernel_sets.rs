@@ -344,7 +344,7 @@ impl KernelSets {
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let guard = self.guard.as_ref().map(|guard| &guard.monitor);
         let own = self.own.as_ref().map(|own| &own.monitor);
-        guard.into_iter().chain(own).map(AsFd::as_fd)
+        guard.into_iter().chain(own).map(|monitor| monitor.as_fd())
     }
 }
 

@@ -29,6 +29,10 @@ const WAITING: usize = 64;
 /// How long there is no other process in place of one that has ended; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// One that has worked this long was not started in vain.
+const STEADY: Duration = Duration::from_secs(60);
+/// The longest time without an answer: twice what a resolver takes to give up three name servers.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest name in the text form (RFC 1035, 2.3.4).
 const LONGEST_NAME: usize = 253;
 
@@ -38,20 +42,28 @@ pub(super) struct ReverseDns {
     /// The one before, which may not have ended yet.
     ending: Option<Child>,
     asked: HashSet<IpAddr>,
+    /// When it has to have answered; `None`: nothing is asked.
+    pub(super) answer_by: Option<Monotonic>,
     pause: Duration,
     not_before: Monotonic,
 }
 
 impl ReverseDns {
     pub(super) fn new() -> Self {
-        let asked = HashSet::new();
-        Self { running: None, ending: None, asked, pause: FIRST_PAUSE, not_before: Monotonic::ZERO }
+        Self {
+            running: None,
+            ending: None,
+            asked: HashSet::new(),
+            answer_by: None,
+            pause: FIRST_PAUSE,
+            not_before: Monotonic::ZERO,
+        }
     }
 
     /// Asks for the name of an address, which is logged when it is known.
     pub(super) fn look_up(&mut self, now: Monotonic, identity: &Identity, address: IpAddr) {
-        if self.running.is_none() && self.not_before <= now && !self.is_ending() {
-            match start(identity) {
+        if self.running.is_none() && self.not_before <= now && self.ending.is_none() {
+            match start(now, identity) {
                 Ok(running) => self.running = Some(running),
                 Err(why) => self.end(now, &format!("could not start: {why}")),
             }
@@ -62,11 +74,16 @@ impl ReverseDns {
             && input.write_all(format!("{address}\n").as_bytes()).is_ok()
         {
             self.asked.insert(address);
+            self.answer_by.get_or_insert(now + PATIENCE);
         }
     }
 
-    /// Logs the names that have come.
+    /// Logs the names that have come, and ends the process where none comes.
     pub(super) fn poll(&mut self, now: Monotonic) {
+        self.ending.take_if(|child| !matches!(child.try_wait(), Ok(None)));
+        if self.answer_by.is_some_and(|by| by <= now) {
+            self.end(now, "is ended: it did not answer");
+        }
         while let Some(NamesProcess { output, .. }) = &mut self.running {
             let Some(line) = output.next() else {
                 if output.fd().is_none() {
@@ -74,7 +91,9 @@ impl ReverseDns {
                 }
                 return;
             };
-            match parse(&line).filter(|(address, _)| self.asked.remove(address)) {
+            let answer = parse(&line).filter(|(address, _)| self.asked.remove(address));
+            self.answer_by = (!self.asked.is_empty()).then_some(now + PATIENCE);
+            match answer {
                 Some((_, None)) => {}
                 Some((address, Some(name))) => info!(source = %address, name, "is {name}"),
                 None => return self.end(now, "is ended: it sent what is no answer"),
@@ -83,22 +102,20 @@ impl ReverseDns {
     }
 
     fn end(&mut self, now: Monotonic, how: &str) {
-        if let Some(NamesProcess { mut child, .. }) = self.running.take() {
+        if let Some(NamesProcess { mut child, since, .. }) = self.running.take() {
+            if now.since(since) >= STEADY {
+                self.pause = FIRST_PAUSE;
+            }
             // An error means that it may not be, or has ended already: with nothing to read it will.
             let _ = child.kill();
             self.ending = Some(child);
         }
         self.asked.clear();
+        self.answer_by = None;
         self.not_before = now + self.pause;
         let pause = self.pause.as_secs();
         warn!("the process that looks up names {how}; no name is looked up for {pause} s");
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-
-    /// Whether the one before has yet to end. It is not waited for.
-    fn is_ending(&mut self) -> bool {
-        let ending = self.ending.as_mut();
-        ending.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -110,18 +127,19 @@ impl ReverseDns {
 /// of it is a line each: first who it becomes, then addresses; an answer is the address, and after a
 /// space its name.
 struct NamesProcess {
+    since: Monotonic,
     child: Child,
     input: File,
     output: OutputLines,
 }
 
-fn start(identity: &Identity) -> io::Result<NamesProcess> {
+fn start(since: Monotonic, identity: &Identity) -> io::Result<NamesProcess> {
     let (asked, input) = files::input_pipe()?;
     let (output, answers) = files::output_pipe()?;
     let mut input = File::from(input);
     writeln!(input, "{}", serde_json::to_string(identity)?)?;
     let child = process::run_names(asked, answers)?;
-    Ok(NamesProcess { child, input, output: OutputLines::of(output) })
+    Ok(NamesProcess { since, child, input, output: OutputLines::of(output) })
 }
 
 /// An answer: an address, and its name where it has one. `None`: that is none.
@@ -170,6 +188,63 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::NewPrivileges;
+
+    const ASKED: &str = "192.0.2.2";
+
+    /// One whose process this shell script is, asked for an address.
+    fn asked(now: Monotonic, script: &str) -> ReverseDns {
+        let (input, output) = (files::input_pipe().unwrap(), files::output_pipe().unwrap());
+        let argv = ["/bin/sh", "-c", script].map(str::to_owned);
+        let denied = NewPrivileges::Denied;
+        let child = process::run(&argv, &[], denied, output.1, None).unwrap();
+        let mut names = ReverseDns::new();
+        let (input, output) = (File::from(input.1), OutputLines::of(output.0));
+        names.running = Some(NamesProcess { since: now, child, input, output });
+        names.asked.insert(ASKED.parse().unwrap());
+        names.answer_by = Some(now + PATIENCE);
+        names
+    }
+
+    /// Polls at one time until it is so.
+    fn poll_until(names: &mut ReverseDns, now: Monotonic, is_so: impl Fn(&ReverseDns) -> bool) {
+        while !is_so(names) {
+            names.poll(now);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_ended_and_none_that_has_ended_is_left() {
+        let now = Monotonic::ZERO;
+        let mut names = asked(now, "exec sleep 1000");
+        names.poll(now + PATIENCE - Duration::from_millis(1));
+        assert!(names.running.is_some());
+        poll_until(&mut names, now + PATIENCE, |names| names.running.is_none());
+        assert_eq!((names.answer_by, names.asked.len()), (None, 0));
+        poll_until(&mut names, now + PATIENCE, |names| names.ending.is_none());
+    }
+
+    #[test]
+    fn whoever_has_answered_is_waited_for_only_where_more_is_asked() {
+        let now = Monotonic::ZERO;
+        let mut names = asked(now, &format!("echo {ASKED} a.example.com; exec sleep 1000"));
+        poll_until(&mut names, now, |names| names.asked.is_empty());
+        assert_eq!(names.answer_by, None);
+        names.poll(now + PATIENCE * 2);
+        assert!(names.running.is_some());
+    }
+
+    #[test]
+    fn the_pause_is_short_again_after_one_that_has_worked_for_long() {
+        for (worked, pause) in [(Duration::ZERO, 4), (STEADY, 2)] {
+            let mut names = asked(Monotonic::ZERO, "exit 0");
+            names.pause = Duration::from_secs(2);
+            names.answer_by = None;
+            poll_until(&mut names, Monotonic::ZERO + worked, |names| names.running.is_none());
+            assert_eq!(names.pause, Duration::from_secs(pause));
+        }
+    }
 
     #[test]
     fn an_answer_is_an_address_and_a_name_that_can_be_logged() {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -267,6 +268,12 @@ impl Rights {
         let landlock = self.0.as_ref().and_then(|few| few.landlock);
         KeeperRights { capabilities, landlock: landlock.map(|report| report.to_string()) }
     }
+}
+
+/// What helps where a file of knockd's own is out of its reach; nothing where another error is.
+pub(super) fn remedy(error: &io::Error) -> &'static str {
+    let is_out_of_reach = error.kind() == io::ErrorKind::PermissionDenied;
+    if is_out_of_reach { " (if its directory has been replaced, restart knockd)" } else { "" }
 }
 
 /// What helps where a configuration needs more than is left.

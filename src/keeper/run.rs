@@ -216,6 +216,7 @@ impl Keeper {
             self.status_by,
             self.recalls.iter().map(|recall| recall.by).min(),
             self.watchdog.map(|(_, next)| next),
+            self.names.as_ref().and_then(|names| names.answer_by),
             limit,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now));

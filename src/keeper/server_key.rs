@@ -1,9 +1,7 @@
 //! The server's keys for native SPA: made when a door first asks for them, read before each
 //! watcher that needs them.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tracing::info;
@@ -69,7 +67,7 @@ fn make(path: &Path) -> io::Result<PrivateKey> {
     getrandom::fill(random.as_mut()).map_err(io::Error::other)?;
     let key = PrivateKey::from(*random);
     let directory = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    files::make_directory(directory, 0o700)?;
     let text = Zeroizing::new(format!("{}\n", *key.encode()));
     files::replace(path, text.as_bytes())?;
     info!(

@@ -117,7 +117,8 @@ impl Keeper {
         let names = cli.lookup.then(ReverseDns::new);
         let config = Arc::new(loaded.config);
         let now = clock::now();
-        let boot = clock::boot_id().map_err(system("cannot read the boot id"))?;
+        let boot = clock::boot_id()
+            .map_err(system("cannot read the boot id, which takes /proc with its sys"))?;
         let guard_copy = GuardCopy::new(&config.settings.state_dir);
         let trial_file = TrialFile::new(&config.settings.state_dir, boot);
         let asked = cli.try_for.map(|time| now.monotonic + time);

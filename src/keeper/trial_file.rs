@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use super::rights::remedy;
 use crate::sys::files;
 use crate::time::{BootId, Monotonic};
 
@@ -37,8 +38,10 @@ impl TrialFile {
     pub(super) fn set(&self, until: Monotonic) {
         let text = format!("{} {}\n", self.boot, until.as_nanos());
         if let Err(error) = files::replace(&self.path, text.as_bytes()) {
-            let path = self.path.display();
-            warn!("cannot write {path}: {error}; started anew, knockd would not know of the trial");
+            let (path, remedy) = (self.path.display(), remedy(&error));
+            warn!(
+                "cannot write {path}: {error}{remedy}; started anew, knockd would not know of the trial"
+            );
         }
     }
 

@@ -82,7 +82,7 @@ impl WatcherProcess {
         let names = assignment.interfaces.iter();
         let interfaces = names.map(|name| (name.clone(), host::index(name))).collect();
         let is_loopback = |name: &str| host::has(name, InterfaceFlags::IFF_LOOPBACK);
-        let looped = assignment.interfaces.iter().any(|name| *name == "any" || is_loopback(name));
+        let looped = assignment.interfaces.iter().any(|name| &**name == "any" || is_loopback(name));
         let assignment = files::sealed("knockd configuration", &bytes)?;
         let (ours, theirs) = files::frame_channel()?;
         let (ours_stderr, stderr) = files::output_pipe()?;
@@ -111,7 +111,7 @@ impl WatcherProcess {
     }
 
     /// Tells how the addresses of this host have changed, where that is due: as much as it has room
-    /// for, and the rest later. It goes by the old ones until it has heard all.
+    /// for, and the rest later. First those that have come, so that a knock at one that stays counts.
     pub(super) fn tell_addresses(&mut self, now: Monotonic, all: &BTreeSet<IpAddr>) {
         if self.closed.is_some() {
             self.addresses_due = None;
@@ -131,8 +131,7 @@ impl WatcherProcess {
                 self.addresses.remove(&address);
             }
         }
-        let told = self.channel.send(&ToWatcher::AddressesTold);
-        self.addresses_due = told.is_err().then(|| now + RETRY);
+        self.addresses_due = None;
     }
 
     /// The next thing it has to say; `None`: nothing now, or it has said enough for now.
@@ -204,7 +203,7 @@ impl Drop for WatcherProcess {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs::File;
     use std::io::Write;
 
@@ -213,7 +212,7 @@ mod tests {
     use crate::config::load::{self, load};
 
     /// One that works, its end of the channel, and that of its standard error.
-    fn watcher() -> (WatcherProcess, Channel, File) {
+    pub(in crate::keeper) fn watcher() -> (WatcherProcess, Channel, File) {
         let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
         std::fs::write(file.path(), "doors: {ssh: {sequence: [7000], open: [22]}}").unwrap();
         let options = load::Options { insecure_permissions: true };

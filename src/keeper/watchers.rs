@@ -293,7 +293,6 @@ impl Watchers {
             WatcherEnd::Lied(lie) => error!("{}; another starts in {millis} ms", ended_for(lie)),
             WatcherEnd::Over(status) => {
                 error!("the watcher ended ({}); another starts in {millis} ms", ending(status));
-                explain_ending(status);
             }
         }
         self.dismiss(watcher);
@@ -396,7 +395,6 @@ impl Watchers {
                 Some(WatcherOutput::Ended(status)) => {
                     was_killed = status.is_some_and(|status| status.signal().is_some());
                     error!("the new watcher could not start ({})", ending(status));
-                    explain_ending(status);
                 }
                 Some(WatcherOutput::Frame(_) | WatcherOutput::Malformed) => {
                     error!("the new watcher sent a malformed message and is ended");
@@ -445,6 +443,7 @@ impl Watchers {
         self.config = Arc::clone(&successor.config);
         self.server = successor.server.clone();
         self.interfaces.announce(&self.config);
+        self.intake.forget_doors(&self.config);
         self.current = Some((successor, cut));
         self.intake.notices.push(Notice::InForce(Arc::clone(&self.config)));
     }
@@ -508,17 +507,69 @@ fn ended_for(lie: &str) -> String {
     format!("the watcher is ended: it sent {lie}, which no watcher of ours does")
 }
 
+/// How a watcher has ended; where its sandbox has ended it also what that means, and what to do.
 fn ending(status: Option<ExitStatus>) -> String {
-    status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string())
+    let Some(status) = status else { return "status unknown".to_owned() };
+    if status.signal() != Some(Signal::SIGSYS as i32) {
+        return status.to_string();
+    }
+    format!(
+        "{status}: it made a system call that a watcher does not make: somebody may have taken it over, \
+         or a new libc or libpcap wants more; the kernel's log names it ('syscall=' after 'type=1326'); \
+         'knockd: {{sandbox: log}}' has it logged instead of ended"
+    )
 }
 
-/// What a watcher that its sandbox has ended means, and what to do.
-fn explain_ending(status: Option<ExitStatus>) {
-    if status.and_then(|status| status.signal()) == Some(Signal::SIGSYS as i32) {
-        error!(
-            "it made a system call that a watcher does not make: somebody may have taken it over, or a \
-             new libc or libpcap wants more. The kernel's log names it ('syscall=' after 'type=1326'); \
-             'knockd: {{sandbox: log}}' has it logged instead of ended"
-        );
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{CompletedBy, DoorId, Event, EventKind};
+    use crate::ipc::Channel;
+    use crate::keeper::watcher::tests::watcher;
+
+    /// Reports that this host of a network has completed the sequence of the only door.
+    fn complete(watcher: &Channel, host: u8) {
+        let at = clock::now().monotonic;
+        let source = [203, 0, 113, host].into();
+        let kind = EventKind::Open(CompletedBy::Sequence);
+        let event = Event { door: Some(DoorId(0)), source, kind, began: at };
+        watcher.send(&FromWatcher::Event { event, at }).unwrap();
+    }
+
+    #[test]
+    fn the_watcher_at_work_waits_no_more_than_a_turn_for_those_that_leave() {
+        let ((current, of_current, _one), (mut leaving, of_leaving, _other)) =
+            (watcher(), watcher());
+        leaving.generation = 2;
+        let config = Arc::clone(&current.config);
+        let mut watchers = Watchers::new(config, None, UncleanStart::default()).unwrap();
+        watchers.current = Some((current, Monotonic::ZERO));
+        watchers.leaving.push((leaving, Monotonic::MAX));
+        (1..=3).for_each(|host| complete(&of_leaving, host));
+        (11..=12).for_each(|host| complete(&of_current, host));
+        let turns: Vec<Vec<u8>> = (0..4)
+            .map(|_| {
+                let notices = watchers.poll(clock::now().monotonic).into_iter();
+                let hosts = notices.filter_map(|notice| match notice {
+                    Notice::Claim(claim) => Some(claim.addresses[0]),
+                    _ => None,
+                });
+                let last = |address| match address {
+                    IpAddr::V4(v4) => v4.octets()[3],
+                    IpAddr::V6(_) => 0,
+                };
+                hosts.map(last).collect()
+            })
+            .collect();
+        assert_eq!(turns, [vec![1], vec![2, 11], vec![3], vec![12]]);
+    }
+
+    #[test]
+    fn how_a_watcher_ended_is_one_line_also_where_its_sandbox_has_ended_it() {
+        let of = |signal: Signal| ending(Some(ExitStatus::from_raw(signal as i32)));
+        assert_eq!(of(Signal::SIGKILL), "signal: 9 (SIGKILL)");
+        let by_sandbox = of(Signal::SIGSYS);
+        assert!(by_sandbox.contains("'knockd: {sandbox: log}' has it logged"), "{by_sandbox}");
+        assert_eq!(by_sandbox.lines().count(), 1);
     }
 }

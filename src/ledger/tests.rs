@@ -42,7 +42,7 @@ fn name(text: &str) -> Name {
 fn record(id: u64) -> GrantRecord {
     let command = |what: &str| Rendered {
         argv: vec![what.to_owned()],
-        environment: vec![("KNOCK_IP", format!("192.0.2.{id}"))],
+        environment: vec![("KNOCK_IP".to_owned(), format!("192.0.2.{id}"))],
     };
     GrantRecord {
         id: GrantId(id),
@@ -570,7 +570,10 @@ fn backend() -> impl Strategy<Value = GrantBackend> {
         (prop::collection::vec(text(), 1..4), prop::collection::vec(text(), 0..2)).prop_map(
             |(argv, values)| Rendered {
                 argv,
-                environment: values.into_iter().map(|value| ("KNOCK_DOOR", value)).collect(),
+                environment: values
+                    .into_iter()
+                    .map(|value| ("KNOCK_DOOR".to_owned(), value))
+                    .collect(),
             },
         )
     };

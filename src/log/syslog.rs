@@ -13,18 +13,16 @@ use crate::config::LogLevel;
 
 /// The sink that writes RFC 3164 lines to `/dev/log`.
 ///
-/// A daemon that is away is looked for again at each line; one that does not read loses lines, and
-/// is told how many when it reads again.
+/// A daemon that is away is looked for again at each line; one that does not read loses lines.
 pub(super) struct Syslog {
     facility: Facility,
     path: PathBuf,
     socket: Option<UnixDatagram>,
-    dropped: u64,
 }
 
 impl Syslog {
     pub(super) fn new(facility: Facility) -> Self {
-        Self { facility, path: "/dev/log".into(), socket: None, dropped: 0 }
+        Self { facility, path: "/dev/log".into(), socket: None }
     }
 
     fn send(&mut self, packet: &[u8]) -> io::Result<()> {
@@ -43,26 +41,15 @@ impl Syslog {
         self.socket = Some(socket);
         Ok(())
     }
-
-    /// With local time: daemons believe the stamp and expect that.
-    fn line(&self, level: LogLevel, time: &Zoned, line: &str) -> Vec<u8> {
-        let priority = self.facility as u8 | severity(level);
-        let stamp = time.strftime("%b %e %H:%M:%S");
-        format!("<{priority}>{stamp} knockd[{}]: {line}", process::id()).into_bytes()
-    }
 }
 
 impl Sink for Syslog {
-    fn write(&mut self, level: LogLevel, time: &Zoned, line: &str) {
-        if self.dropped > 0 {
-            let text = format!("syslog: {} lines were dropped", self.dropped);
-            if self.send(&self.line(LogLevel::Warning, time, &text)).is_ok() {
-                self.dropped = 0;
-            }
-        }
-        if self.send(&self.line(level, time, line)).is_err() {
-            self.dropped += 1;
-        }
+    /// With local time: daemons believe the stamp and expect that.
+    fn put(&mut self, level: LogLevel, time: &Zoned, line: &str) -> io::Result<()> {
+        let priority = self.facility as u8 | severity(level);
+        let stamp = time.strftime("%b %e %H:%M:%S");
+        let pid = process::id();
+        self.send(format!("<{priority}>{stamp} knockd[{pid}]: {line}").as_bytes())
     }
 }
 
@@ -80,9 +67,9 @@ mod tests {
         String::from_utf8(buffer[..count].to_vec()).unwrap()
     }
 
-    fn write(syslog: &mut Syslog, line: &str) {
+    fn put(syslog: &mut Syslog, line: &str) -> io::Result<()> {
         let time = jiff::Timestamp::from_second(1_700_000_000).unwrap();
-        syslog.write(LogLevel::Info, &time.to_zoned(jiff::tz::TimeZone::UTC), line);
+        syslog.put(LogLevel::Info, &time.to_zoned(jiff::tz::TimeZone::UTC), line)
     }
 
     #[test]
@@ -90,7 +77,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let daemon = UnixDatagram::bind(&path).unwrap();
-        write(&mut at(path), "ssh: OPEN SESAME");
+        put(&mut at(path), "ssh: OPEN SESAME").unwrap();
         let expected = format!("<30>Nov 14 22:13:20 knockd[{}]: ssh: OPEN SESAME", process::id());
         assert_eq!(received(&daemon), expected);
     }
@@ -101,13 +88,12 @@ mod tests {
         let path = dir.path().join("log");
         let mut syslog = at(path.clone());
         let first = UnixDatagram::bind(&path).unwrap();
-        write(&mut syslog, "one");
+        put(&mut syslog, "one").unwrap();
         drop(first);
         std::fs::remove_file(&path).unwrap();
-        write(&mut syslog, "lost");
+        assert!(put(&mut syslog, "lost").is_err());
         let second = UnixDatagram::bind(&path).unwrap();
-        write(&mut syslog, "two");
-        assert!(received(&second).ends_with("syslog: 1 lines were dropped"));
+        put(&mut syslog, "two").unwrap();
         assert!(received(&second).ends_with("two"));
     }
 
@@ -117,9 +103,6 @@ mod tests {
         let path = dir.path().join("log");
         let _stalled = UnixDatagram::bind(&path).unwrap();
         let mut syslog = at(path);
-        for _ in 0..10_000 {
-            write(&mut syslog, "flood");
-        }
-        assert!(syslog.dropped > 0);
+        assert!((0..10_000).any(|_| put(&mut syslog, "flood").is_err()));
     }
 }

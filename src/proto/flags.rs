@@ -1,14 +1,16 @@
 //! TCP flags, and which of them a door asks for.
 
-use std::fmt;
 use std::str::FromStr;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
-/// The six classic TCP flags, as the bits of the header's fourteenth byte (RFC 9293, 3.1).
+/// The six classic TCP flags, as the bits of the header's fourteenth byte (RFC 9293, 3.1). Shown as
+/// `syn,ack`; `none` where there is none of the six.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone, Copy, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[display("{}", listed(self.names(), "none"))]
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
@@ -28,22 +30,23 @@ impl TcpFlags {
         ("urg", Self::URG),
     ];
 
-    fn names(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES.into_iter().filter(move |(_, flag)| self.0 & flag.0 != 0).map(|(name, _)| name)
+    fn names(self) -> impl Iterator<Item = String> {
+        let names = Self::NAMES.into_iter().filter(move |(_, flag)| self.0 & flag.0 != 0);
+        names.map(|(name, _)| name.to_owned())
     }
 }
 
-/// `syn,ack`; `none` where there is none of the six.
-impl fmt::Display for TcpFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.names().collect();
-        f.write_str(if names.is_empty() { "none" } else { "" })?;
-        f.write_str(&names.join(","))
-    }
+fn listed(words: impl Iterator<Item = String>, none: &str) -> String {
+    let words = words.collect::<Vec<_>>().join(",");
+    if words.is_empty() { none.to_owned() } else { words }
 }
 
-/// A test of TCP flags: a packet passes it with all of `set` and none of `clear`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A test of TCP flags: a packet passes it with all of `set` and none of `clear`. Shown as it is
+/// read: `syn,!ack`; `any` where it asks for nothing.
+#[derive(
+    Clone, Copy, Debug, Display, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[display("{}", listed(set.names().chain(clear.names().map(|name| "!".to_owned() + &name)), "any"))]
 pub struct FlagTest {
     pub set: TcpFlags,
     pub clear: TcpFlags,
@@ -70,17 +73,6 @@ impl FlagTest {
             Some((name, _)) => Err(FlagsError::Both(name)),
             None => Ok(Self { set, clear }),
         }
-    }
-}
-
-/// `syn,!ack`, as it is read; `any` where it asks for nothing.
-impl fmt::Display for FlagTest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = self.set.names().map(str::to_owned);
-        let clear = self.clear.names().map(|name| format!("!{name}"));
-        let words: Vec<_> = set.chain(clear).collect();
-        f.write_str(if words.is_empty() { "any" } else { "" })?;
-        f.write_str(&words.join(","))
     }
 }
 

@@ -33,7 +33,7 @@ use hmac_sha256::{Sha256State, Sha256Text};
 
 pub use cipher::{CipherMode, CipherModeError};
 pub use error::{FwknopError, FwknopKeyError, SealError};
-pub use fields::{Access, FwknopRequest, MAX_TIMEOUT, Random, User};
+pub use fields::{Access, FwknopRequest, MAX_TIMEOUT, Random, User, read_ports};
 pub use hash::Hash;
 
 use super::secret::Secret;

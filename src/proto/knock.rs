@@ -6,10 +6,10 @@ use std::str::FromStr;
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
-use super::words::{serde_as_text, words};
+use super::words::{UnknownWord, serde_as_text, words};
 
 words! {
-Display:
+AnyCase("is not a protocol: write tcp or udp"):
 /// A transport protocol that can be knocked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,15 +26,6 @@ impl Protocol {
             Self::Tcp => 6,
             Self::Udp => 17,
         }
-    }
-}
-
-/// Takes either case.
-impl FromStr for Protocol {
-    type Err = KnockError;
-
-    fn from_str(text: &str) -> Result<Self, KnockError> {
-        Self::of_word(text).ok_or_else(|| KnockError::Protocol(text.to_owned()))
     }
 }
 
@@ -72,8 +63,8 @@ pub enum KnockError {
     Port(String),
     #[error("port {0} is out of range: ports go from 1 to 65535")]
     Range(String),
-    #[error("'{0}' is not a protocol: write tcp or udp")]
-    Protocol(String),
+    #[error(transparent)]
+    Protocol(#[from] UnknownWord),
 }
 
 impl FromStr for Knock {
@@ -132,7 +123,10 @@ mod tests {
 
     #[test]
     fn an_unknown_protocol_is_an_error() {
-        assert_eq!(knock("7000:upd").unwrap_err(), KnockError::Protocol("upd".into()));
-        assert_eq!(knock("7000/").unwrap_err(), KnockError::Protocol(String::new()));
+        assert_eq!(
+            knock("7000:upd").unwrap_err(),
+            KnockError::Protocol(UnknownWord("upd".into(), "is not a protocol: write tcp or udp"))
+        );
+        assert!(matches!(knock("7000/"), Err(KnockError::Protocol(_))));
     }
 }

@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use derive_more::Display;
-use serde::{Deserialize, Serialize};
+
+use super::words::serde_as_text;
 
 /// A network such as `192.0.2.0/24`; its host bits are zero.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
 #[display("{address}/{prefix}")]
 pub struct Network {
     address: IpAddr,
@@ -42,6 +41,8 @@ impl FromStr for Network {
         Ok(Self::around(address, prefix))
     }
 }
+
+serde_as_text! { Network: Self::to_string, str::parse; }
 
 impl Network {
     /// The network of this length that an address is in. No prefix is longer than the address.

@@ -189,15 +189,15 @@ impl Scheme {
         }
     }
 
-    /// How many different sequences there can be, as far as it can be counted.
-    pub fn variety(&self) -> u64 {
+    /// How many different sequences there can be.
+    pub fn variety(&self) -> f64 {
         match self.mode {
             TotpMode::Ports { low, high, length, protocol } => {
-                let ports = u64::from(high.get() - low.get()) + 1;
-                let each = if protocol == Protocols::Mixed { 2 * ports } else { ports };
-                each.saturating_pow(length.into())
+                let ports = f64::from(high.get() - low.get()) + 1.0;
+                let each = if protocol == Protocols::Mixed { 2.0 * ports } else { ports };
+                each.powi(length.into())
             }
-            TotpMode::Code { digits, .. } => 10u64.saturating_pow(digits.count() as u32),
+            TotpMode::Code { digits, .. } => 10f64.powi(digits.count() as i32),
         }
     }
 
@@ -331,10 +331,10 @@ mod tests {
     #[test]
     fn variety_counts_what_a_sequence_can_be() {
         let of = |mode| scheme(mode).variety();
-        assert_eq!(of(TotpMode::Code { base: 1, digits: Digits::Six }), 1_000_000);
-        assert_eq!(of(ports(1, 10, 3, Protocols::Tcp)), 1000);
-        assert_eq!(of(ports(1, 10, 3, Protocols::Mixed)), 8000);
-        assert_eq!(of(ports(1, 65535, 8, Protocols::Mixed)), u64::MAX);
+        assert_eq!(of(TotpMode::Code { base: 1, digits: Digits::Six }), 1e6);
+        assert_eq!(of(ports(1, 10, 3, Protocols::Tcp)), 1000.0);
+        assert_eq!(of(ports(1, 10, 3, Protocols::Mixed)), 8000.0);
+        assert_eq!(of(ports(1, 65535, 8, Protocols::Mixed)), 131_070f64.powi(8));
     }
 
     #[test]

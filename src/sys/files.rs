@@ -1,10 +1,10 @@
 //! Descriptors that pass between processes, waits for them, and files that are whole.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -124,6 +124,14 @@ pub fn read_within(pipe: &mut File, limit: Duration, most: usize) -> io::Result<
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Makes a directory with this mode, and those above it, where it is not there.
+///
+/// # Errors
+/// What the file system says.
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 /// Makes a file that was not there, mode 0600.

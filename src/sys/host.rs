@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
@@ -50,6 +50,7 @@ pub(crate) fn has(name: &str, flag: InterfaceFlags) -> bool {
 }
 
 /// A socket that is readable when something has changed. Needs no privilege.
+#[derive(derive_more::Deref)]
 pub(crate) struct Changes(OwnedFd);
 
 impl Changes {
@@ -74,12 +75,6 @@ impl Changes {
                 Err(_) => return changed,
             }
         }
-    }
-}
-
-impl AsFd for Changes {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 

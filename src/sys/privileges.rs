@@ -41,11 +41,14 @@ pub enum PrivilegeError {
     Root(String),
     #[error("only root can become '{0}': take 'user' away")]
     NotRoot(String),
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}: {source}{}", if in_user_namespace() { NO_OTHERS } else { "" })]
     Refused { doing: &'static str, source: io::Error },
     #[error("root could be had again ({0}): not going on")]
     NotGone(&'static str),
 }
+
+/// What helps where ids cannot be changed.
+const NO_OTHERS: &str = " (where this user namespace has no other ids, write 'user: root')";
 
 impl Identity {
     /// Looks up the user that the configuration names.

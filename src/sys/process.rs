@@ -76,7 +76,7 @@ pub fn disinherit() -> io::Result<()> {
 /// Whatever keeps the program from starting: most often that it does not exist.
 pub fn run(
     argv: &[String],
-    environment: &[(&'static str, String)],
+    environment: &[(String, String)],
     new_privileges: NewPrivileges,
     output: OwnedFd,
     slot: Option<(&Arc<CommandTable>, usize)>,
@@ -87,7 +87,7 @@ pub fn run(
     command
         .args(arguments)
         .env("PATH", PATH)
-        .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
+        .envs(environment.iter().cloned())
         .stdout(output.try_clone()?)
         .stderr(output);
     stand_alone(&mut command, new_privileges)?;

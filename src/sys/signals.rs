@@ -1,7 +1,6 @@
 //! Signals, as a descriptor to poll.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,9 @@ pub(crate) struct Pending {
 }
 
 /// The catcher of SIGTERM, SIGINT, SIGHUP and SIGCHLD; readable when one has come.
+#[derive(derive_more::Deref)]
 pub(crate) struct Signals {
+    #[deref]
     wake: UnixStream,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
@@ -51,11 +52,5 @@ impl Signals {
             stop: self.stop.swap(false, Ordering::SeqCst),
             reload: self.reload.swap(false, Ordering::SeqCst),
         }
-    }
-}
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
     }
 }

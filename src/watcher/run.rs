@@ -1,8 +1,6 @@
 //! The watcher's loop.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
@@ -66,8 +64,6 @@ pub fn run() -> ExitCode {
 struct Watcher {
     engine: Engine,
     captures: Vec<Interface>,
-    /// The addresses of this host, with what has been told so far of how they change.
-    addresses: BTreeSet<IpAddr>,
     reporter: Reporter,
     longest: Duration,
     /// From when on it ends as soon as no sequence is under way, and when it ends in any case.
@@ -152,7 +148,7 @@ impl Watcher {
             };
             reporter.say(FromWatcher::Interface { index, state });
         }
-        engine.local = Local::Addresses(addresses.clone());
+        engine.local = Local::Addresses(addresses);
         // All that is still needed of the setup is in the engine.
         memory::give_back();
         let report = sandbox::enter(&identity, sandbox)?;
@@ -161,7 +157,6 @@ impl Watcher {
         Ok(Self {
             engine,
             captures,
-            addresses,
             reporter,
             longest: longest.unwrap_or_default(),
             leave: None,
@@ -219,7 +214,7 @@ impl Watcher {
         let timeout = deadlines.flatten().min().map(|deadline| deadline.since(now));
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.reporter.channel.as_fd()];
         if !self.is_napping {
-            fds.extend(self.captures.iter().map(|interface| interface.capture.as_fd()));
+            fds.extend(self.captures.iter().map(|interface| interface.capture.capture.as_fd()));
         }
         let ready = files::wait(&fds, timeout).map_err(WatchError::Wait)?;
         Ok(ready.first() == Some(&true))
@@ -241,14 +236,11 @@ impl Watcher {
                 }
                 Received::Frame(ToWatcher::Explain { asked }) => self.reporter.explain(asked),
                 Received::Frame(ToWatcher::Unlock { source }) => self.engine.unlock(source),
-                Received::Frame(ToWatcher::Address { address, is_own: true }) => {
-                    self.addresses.insert(address);
-                }
-                Received::Frame(ToWatcher::Address { address, is_own: false }) => {
-                    self.addresses.remove(&address);
-                }
-                Received::Frame(ToWatcher::AddressesTold) => {
-                    self.engine.local = Local::Addresses(self.addresses.clone());
+                Received::Frame(ToWatcher::Address { address, is_own }) => {
+                    if let Local::Addresses(all) = &mut self.engine.local {
+                        let _was_so =
+                            if is_own { all.insert(address) } else { all.remove(&address) };
+                    }
                 }
                 Received::Frame(ToWatcher::Stop) | Received::Closed | Received::Malformed => {
                     return ControlFlow::Break(());

@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn each_door_keeps_its_own_flags() {
-        let fin = FlagTest { set: TcpFlags::FIN, clear: TcpFlags::default() };
+        let fin = FlagTest { set: TcpFlags::FIN, clear: TcpFlags(0) };
         let doors = [watched(&["7000"], FlagTest::SYN), watched(&["8000"], fin)];
         let program = compile(&filter_of(&doors, false), LinkType::Ethernet);
         let passes =

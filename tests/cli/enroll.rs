@@ -463,6 +463,7 @@ fn a_phone_is_enrolled_gets_another_secret_and_is_revoked() {
     assert!(site.knock(&third));
     let (_, beside) = said(site.run("revoke phone"));
     assert!(beside.contains("1 door that 'phone' has opened closes"), "{beside}");
+    assert!(beside.contains("knockd has taken it up\nknockctl: 'phone' is revoked"), "{beside}");
     assert!(eventually(PATIENCE, || site.knockd.grants().is_empty()));
     assert!(!site.is_open(22));
     assert!(site.knock_in_vain(&third), "it is revoked");
@@ -576,4 +577,20 @@ fn while_a_configuration_is_on_trial_a_client_waits_and_still_gets_its_secret() 
     let (printed, beside) = (text(output.stdout), text(output.stderr));
     assert!(beside.contains("on trial") && beside.contains("goes on as before"), "{beside}");
     assert_eq!(Bundle::unpack(&printed).secret().len(), 32);
+}
+
+#[test]
+fn a_client_is_called_revoked_only_where_the_running_knockd_has_taken_that_up() {
+    let Some(site) = Site::new("revoked during a trial") else { return };
+    let bundle = site.enroll("phone --door ssh --totp");
+    said(site.run("try --for 5m"));
+    let error = complained(site.run("revoke phone"));
+    let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("knockctl: ")).collect();
+    assert!(
+        lines[0]
+            .ends_with("'phone' is out of the files, and can still knock at the running knockd")
+    );
+    assert!(lines[1].starts_with("knockctl: error: "), "{error}");
+    assert!(!error.contains("is revoked") && error.contains("goes on as before"), "{error}");
+    assert!(site.knock(&bundle), "the files are not what the running one has");
 }

@@ -211,10 +211,17 @@ fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
     let logged = GUARDED.replace("DIR/log", &elsewhere.path().display().to_string());
     let listed = format!("one_time_sequences: {}", list.display());
     let listed = GUARDED.replace("sequence: [7000, 8000, 9000]", &listed);
+    let keyed = |key: &str| {
+        let spa = format!("knockd: {{spa: {{key_file: {key}}}, ");
+        GUARDED.replace("knockd: {", &spa).replace("open: [", "spa: true, open: [")
+    };
+    let keyed_elsewhere = keyed(&elsewhere.path().join("server.key").display().to_string());
     for (configuration, why) in [
         (command, "door 'ssh', which runs commands, may need any privilege: "),
         (logged, "it has files in "),
         (listed, "cannot be read: Permission denied"),
+        (keyed_elsewhere, "it has files in "),
+        (keyed("DIR/server.key"), "server.key: Permission denied"),
     ] {
         knockd.configure(&configuration);
         let answer = knockd.ask(r#"{"do":"reload"}"#).remove(0);
@@ -225,6 +232,23 @@ fn a_reload_that_needs_what_has_been_given_up_asks_for_a_restart() {
     }
     knockd.configure(GUARDED);
     assert_eq!(knockd.ask(r#"{"do":"reload"}"#)[0]["reply"], "done", "{:?}", knockd.log());
+}
+
+#[test]
+fn where_its_directory_has_been_replaced_the_log_says_that_a_restart_helps() {
+    needs!("replaced", "nft");
+    let net = Net::new();
+    net.server.listen(22);
+    let knockd = guarding(&net);
+    let state = knockd.directory.path().join("state");
+    fs::rename(&state, knockd.directory.path().join("before")).unwrap();
+    fs::create_dir(&state).unwrap();
+    knockd.configure(&GUARDED.replace("[22/tcp]", "[22/tcp, 80/tcp]"));
+    assert_eq!(knockd.ask(r#"{"do":"reload"}"#)[0]["reply"], "done", "{:?}", knockd.log());
+    let said = "state/guard: Permission denied (os error 13) (if its directory has been replaced, \
+                restart knockd); 'knockd --lock-only' would not know these ports";
+    knockd.wait_for(said);
+    opens(&net, &knockd);
 }
 
 #[test]

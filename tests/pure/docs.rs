@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
 use libknock::client::hosts;
 use libknock::config::diagnostic::SourceText;
 use libknock::config::load::{self, load};
@@ -164,23 +165,23 @@ fn assert_documented(command: clap::Command, page: &'static str) {
 
 #[test]
 fn the_manual_knows_every_option_of_knock() {
-    assert_documented(libknock::client::cli::command(), "knock.1");
+    assert_documented(libknock::client::cli::KnockArgs::command(), "knock.1");
 }
 
 #[test]
 fn the_manual_knows_every_option_of_knockd() {
-    assert_documented(libknock::keeper::cli::command(), "knockd.8");
+    assert_documented(libknock::keeper::cli::KnockdCli::command(), "knockd.8");
 }
 
 #[test]
 fn the_manual_knows_every_option_of_knockctl() {
-    assert_documented(libknock::ctl::command(), "knockctl.8");
+    assert_documented(libknock::ctl::Knockctl::command(), "knockctl.8");
 }
 
 #[test]
 fn the_manual_knows_every_command_of_knockctl() {
     let page = Page::open("knockctl.8");
-    let command = libknock::ctl::command();
+    let command = libknock::ctl::Knockctl::command();
     let real: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
     let section = page.section("COMMANDS").iter();
     let explained: BTreeSet<&str> = section

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::datagrams;
 use super::doors::{Linted, LintedDoors, common_ports, some_of};
-use super::scan::{sequences, valid};
+use super::scan::valid;
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::{Config, Loaded, Lockout, Name};
 use crate::proto::knock::{Knock, Protocol};
@@ -104,7 +104,7 @@ fn soon_guessed(one: RotatingDoor<'_>, locked_out: bool) -> Option<Diagnostic> {
     if locked_out || matches!(one.scheme.mode(), TotpMode::Code { .. }) {
         return None;
     }
-    let days = sequences(&one.scheme) / valid(&one.scheme, one.clients) / KNOCKS_A_SECOND / DAY;
+    let days = one.scheme.variety() / valid(&one.scheme, one.clients) / KNOCKS_A_SECOND / DAY;
     if days > 1000.0 {
         return None;
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::proto::knock::Knock;
 use crate::proto::ports::PortSet;
-use crate::proto::totp::{Digits, Scheme, TotpMode};
+use crate::proto::totp::Scheme;
 
 /// The order in which a port scan has these ports, if there is one.
 pub(super) fn scan_order(knocks: &[Knock]) -> Option<&'static str> {
@@ -73,23 +73,11 @@ pub fn rotating_odds(scheme: &Scheme, clients: usize, lockout: Option<Lockout>) 
     let single = match lockout {
         // Of each `length` knocks that are no sequence a failure is made.
         Some(Lockout { failures, .. }) => {
-            whole.max(sequences(scheme) / (f64::from(failures) * wide(length)))
+            whole.max(scheme.variety() / (f64::from(failures) * wide(length)))
         }
         None => whole,
     };
     Odds::OneIn(single / valid(scheme, clients))
-}
-
-/// How many sequences there are to guess from.
-pub(super) fn sequences(scheme: &Scheme) -> f64 {
-    match scheme.mode() {
-        TotpMode::Ports { .. } => {
-            let length = u8::try_from(scheme.length()).unwrap_or(u8::MAX);
-            wide(scheme.watched().len()).powi(length.into())
-        }
-        TotpMode::Code { digits: Digits::Six, .. } => 1e6,
-        TotpMode::Code { digits: Digits::Eight, .. } => 1e8,
-    }
 }
 
 /// How many of them are valid at a time.
@@ -108,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::config::watch::watch_sets;
-    use crate::proto::totp::Protocols;
+    use crate::proto::totp::{Digits, Protocols, TotpMode};
 
     fn odds(sequence: &[&str], trip_wires: u16) -> Odds {
         let door = Recognition {

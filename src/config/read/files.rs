@@ -21,7 +21,9 @@ const MAX_SIZE: u64 = 64 << 20;
 pub fn cannot_be_read(path: &Path, error: &io::Error) -> Diagnostic {
     let diagnostic = Diagnostic::file(path, format!("cannot be read: {error}"));
     match error.kind() {
-        io::ErrorKind::PermissionDenied => diagnostic.help("run this as root"),
+        io::ErrorKind::PermissionDenied => {
+            diagnostic.help("run this as root, or with -c and a file that this user may read")
+        }
         _ => diagnostic,
     }
 }

@@ -30,10 +30,13 @@ pub(in crate::ctl) fn run(target: &Target, args: &RevokeArgs) -> Result<(), Erro
     let mut edit = Edit::default();
     edit.remove(site.client_file(name));
     site.commit(edit)?;
-    say(&format!("'{name}' is revoked"));
     let reloaded = site.reload();
     site.forget(files.iter().map(PathBuf::as_path))?;
-    reloaded?;
+    if reloaded.is_err() {
+        say(&format!("'{name}' is out of the files, and can still knock at the running knockd"));
+        return reloaded;
+    }
+    say(&format!("'{name}' is revoked"));
     // What it has opened since.
     if running {
         end_grants(target, name)?;

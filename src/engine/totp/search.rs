@@ -137,7 +137,7 @@ impl DoorRotation {
         search: &mut Search,
         work: &mut usize,
     ) -> Option<EventKind> {
-        let most = (self.scheme.variety() / BY_CHANCE).min(COMPARISONS);
+        let most = (self.scheme.variety() as u64 / BY_CHANCE).min(COMPARISONS);
         let holders = self.holders.len() as u64;
         let now = self.scheme.step_at(search.at.wall);
         let skew = u64::from(self.scheme.skew());

@@ -1,6 +1,6 @@
 //! The changes that others make to the firewall, as the kernel tells them.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
@@ -19,8 +19,9 @@ const BUFFER: usize = 64 << 20;
 const DATAGRAMS: usize = 10_000;
 
 /// A socket that is readable when any table has been changed by anybody.
-#[derive(Debug)]
+#[derive(Debug, derive_more::Deref)]
 pub struct Monitor {
+    #[deref]
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
@@ -73,11 +74,5 @@ impl Monitor {
             }
         }
         is_all
-    }
-}
-
-impl AsFd for Monitor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

@@ -73,11 +73,8 @@ impl FromStr for User {
 
     fn from_str(text: &str) -> Result<Self, FwknopError> {
         let is_allowed = |byte: u8| is_printable(byte) && !br#""/\[]:;|=,+*?<>"#.contains(&byte);
-        if (1..=MAX_USER).contains(&text.len()) && text.bytes().all(is_allowed) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(FwknopError::User)
-        }
+        let is_one = (1..=MAX_USER).contains(&text.len()) && text.bytes().all(is_allowed);
+        is_one.then(|| Self(text.to_owned())).ok_or(FwknopError::User)
     }
 }
 
@@ -217,8 +214,15 @@ fn number(digits: &str, most: usize) -> Option<u64> {
 fn read_message(message: &str) -> Result<(Option<Ipv4Addr>, Vec<Knock>), FwknopError> {
     let (address, ports) = message.split_once(',').unwrap_or((message, ""));
     let address: Ipv4Addr = address.parse().map_err(|_| FwknopError::Address)?;
-    let ports = ports.split(',').map(read_port).collect::<Result<_, _>>()?;
-    Ok(((!address.is_unspecified()).then_some(address), ports))
+    Ok(((!address.is_unspecified()).then_some(address), read_ports(ports)?))
+}
+
+/// `tcp/22,udp/53`, as fwknop has ports.
+///
+/// # Errors
+/// [`FwknopError::Ports`].
+pub fn read_ports(text: &str) -> Result<Vec<Knock>, FwknopError> {
+    text.split(',').map(read_port).collect()
 }
 
 /// `tcp/22`, in this case only.

@@ -46,38 +46,40 @@ impl Hash {
 
     /// The digest in base64.
     pub(super) fn digest(self, bytes: &[u8]) -> String {
-        fn of<D: Digest>(bytes: &[u8]) -> String {
-            BASE64_NOPAD.encode(&D::digest(bytes))
-        }
-        match self {
-            Self::Md5 => of::<Md5>(bytes),
-            Self::Sha1 => of::<Sha1>(bytes),
-            Self::Sha256 => of::<Sha256>(bytes),
-            Self::Sha384 => of::<Sha384>(bytes),
-            Self::Sha512 => of::<Sha512>(bytes),
-            Self::Sha3_256 => of::<Sha3_256>(bytes),
-            Self::Sha3_512 => of::<Sha3_512>(bytes),
-        }
+        self.functions().0(bytes)
     }
 
-    /// The HMAC (RFC 2104) over all parts, one after the other, in base64.
+    /// The HMAC over all parts, one after the other, in base64.
     pub(super) fn hmac(self, key: &[u8], parts: [&[u8]; 2]) -> String {
-        fn of<D: Digest + BlockSizeUser>(key: &[u8], parts: [&[u8]; 2]) -> String {
-            // A key of any length is a key; the result says otherwise for other kinds of MAC.
-            let Ok(mut mac) = SimpleHmac::<D>::new_from_slice(key) else { return String::new() };
-            parts.into_iter().for_each(|part| mac.update(part));
-            BASE64_NOPAD.encode(&mac.finalize().into_bytes())
-        }
+        self.functions().1(key, parts)
+    }
+
+    fn functions(self) -> (DigestOf, HmacOf) {
         match self {
-            Self::Md5 => of::<Md5>(key, parts),
-            Self::Sha1 => of::<Sha1>(key, parts),
-            Self::Sha256 => of::<Sha256>(key, parts),
-            Self::Sha384 => of::<Sha384>(key, parts),
-            Self::Sha512 => of::<Sha512>(key, parts),
-            Self::Sha3_256 => of::<Sha3_256>(key, parts),
-            Self::Sha3_512 => of::<Sha3_512>(key, parts),
+            Self::Md5 => (digest::<Md5>, hmac::<Md5>),
+            Self::Sha1 => (digest::<Sha1>, hmac::<Sha1>),
+            Self::Sha256 => (digest::<Sha256>, hmac::<Sha256>),
+            Self::Sha384 => (digest::<Sha384>, hmac::<Sha384>),
+            Self::Sha512 => (digest::<Sha512>, hmac::<Sha512>),
+            Self::Sha3_256 => (digest::<Sha3_256>, hmac::<Sha3_256>),
+            Self::Sha3_512 => (digest::<Sha3_512>, hmac::<Sha3_512>),
         }
     }
+}
+
+type DigestOf = fn(&[u8]) -> String;
+type HmacOf = fn(&[u8], [&[u8]; 2]) -> String;
+
+fn digest<D: Digest>(bytes: &[u8]) -> String {
+    BASE64_NOPAD.encode(&D::digest(bytes))
+}
+
+/// The HMAC of RFC 2104.
+fn hmac<D: Digest + BlockSizeUser>(key: &[u8], parts: [&[u8]; 2]) -> String {
+    // A key of any length is a key; the result says otherwise for other kinds of MAC.
+    let Ok(mut mac) = SimpleHmac::<D>::new_from_slice(key) else { return String::new() };
+    parts.into_iter().for_each(|part| mac.update(part));
+    BASE64_NOPAD.encode(&mac.finalize().into_bytes())
 }
 
 #[cfg(test)]

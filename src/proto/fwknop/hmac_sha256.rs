@@ -1,7 +1,5 @@
 //! HMAC with SHA-256 (RFC 2104) of one text with many keys.
 
-use std::fmt;
-
 use sha2::block_api::compress256;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -25,7 +23,8 @@ const START: [u32; 8] = [
 /// The library can go on from such a state, but not with a text that is made ready once for all
 /// keys, and what it does beside hashing takes as long as the hashing. fwknop's clients use this
 /// hash unless they are told otherwise, and junk has to be tried with the keys of all of them.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Sha256State(..)")]
 pub(super) struct Sha256State(Zeroizing<[[u32; 8]; 2]>);
 
 /// A text in the blocks that the inner hash takes, its padding included.
@@ -72,12 +71,6 @@ impl Sha256Text {
             *end = bits.to_be_bytes();
         }
         Self(text.as_chunks().0.to_vec())
-    }
-}
-
-impl fmt::Debug for Sha256State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sha256State(..)")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use data_encoding::BASE64;
-use derive_more::{Debug, Display};
+use derive_more::{Debug, Display, From};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -76,7 +76,8 @@ impl FromStr for PublicKey {
 /// A private key: never printed, overwritten when it is dropped.
 ///
 /// It is serialised only into what a keeper hands its watcher, which is memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, From, PartialEq, Eq, Serialize, Deserialize)]
+#[from([u8; KEY_LEN])]
 #[serde(try_from = "Secret")]
 pub struct PrivateKey(Secret);
 
@@ -94,13 +95,6 @@ impl PrivateKey {
 
     pub(super) fn expose(&self) -> &[u8] {
         self.0.expose()
-    }
-}
-
-/// Takes 32 random bytes for a new key.
-impl From<[u8; KEY_LEN]> for PrivateKey {
-    fn from(random: [u8; KEY_LEN]) -> Self {
-        Self(random.into())
     }
 }
 

@@ -24,7 +24,7 @@ const ROLE: &str = "KNOCK_TAKEN_OVER";
 
 /// What is tried by its name; without one, nothing.
 fn attempt(deed: &str, capture: &Live, keeper: Pid) -> Result<i64, Errno> {
-    let capture = i64::from(capture.as_fd().as_raw_fd());
+    let capture = i64::from(capture.capture.as_fd().as_raw_fd());
     let (keeper, own) = (i64::from(keeper.as_raw()), i64::from(getpid().as_raw()));
     let zeros = [0_u8; 128];
     let nothing = zeros.as_ptr() as i64;
