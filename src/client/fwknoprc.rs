@@ -195,6 +195,10 @@ impl RcStanza {
             "CLIENT_TIMEOUT" => return Err(CLIENT_TIMEOUT.to_owned()),
             "HMAC_KEY_FILE" => return Err(HMAC_KEY_FILE.to_owned()),
             _ if WITHOUT_EFFECT.contains(&name) => {}
+            // It may be a part of a key.
+            _ if name.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+                return Err("fwknop knows only names in capitals".to_owned());
+            }
             _ => return Err(format!("fwknop knows no '{name}'")),
         }
         Ok(())
@@ -479,7 +483,7 @@ FW_TIMEOUT          60
         for (line, text) in [
             ("KEY=x", "2: not a name and a value, with a blank between the two"),
             ("KEY", "2: not a name and a value, with a blank between the two"),
-            ("key x", "2: fwknop knows no 'key'"),
+            ("key x", "2: fwknop knows only names in capitals"),
             ("BOGUS x", "2: fwknop knows no 'BOGUS'"),
             (
                 "CLIENT_TIMEOUT 60",

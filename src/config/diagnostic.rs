@@ -48,14 +48,15 @@ impl SourceText {
 
     /// A place in this file; line and column count from 1, column and width in characters.
     pub fn place(&self, line: u32, column: u32, width: u32) -> Place {
-        Place { source: self.clone(), line, column, width }
+        Place { source: self.clone(), line, column, width, holds_secret: false }
     }
 
-    /// The text of a line, unless it holds a secret.
+    /// Whether a line is never shown.
+    fn is_secret(&self, number: u32) -> bool {
+        self.0.secret.binary_search(&number).is_ok()
+    }
+
     fn line(&self, number: u32) -> Option<&str> {
-        if self.0.secret.binary_search(&number).is_ok() {
-            return None;
-        }
         let start = self.0.lines.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
         self.0.text.get(*start..)?.lines().next()
     }
@@ -74,19 +75,23 @@ const SECRET_KEYS: [&str; 5] = ["secret", "key", "key_base64", "hmac_key", "hmac
 const NO_SECRET: &str = "hmac_type";
 
 /// The lines of a value that belongs to a secret key, found without a parser, since the file may
-/// be none that a parser takes: the key's own line and those below that are indented deeper.
+/// be none that a parser takes: the key's own line and those below that are indented deeper, or are
+/// what a key that ends its line lacks.
 fn secret_lines(text: &str) -> Vec<u32> {
     let mut lines = Vec::new();
     let mut within: Option<usize> = None;
+    let mut before = "";
     for (number, line) in (1u32..).zip(text.lines()) {
         let indent = line.len() - line.trim_start().len();
-        let blank = line.trim().is_empty();
-        if within.is_none_or(|key| !blank && indent <= key) {
+        let said = line.trim();
+        let is_value = said.is_empty() || (before.ends_with(':') && !said.contains(':'));
+        if within.is_none_or(|key| indent <= key && !is_value) {
             within = names_secret(line).then_some(indent);
         }
         if within.is_some() {
             lines.push(number);
         }
+        before = if said.is_empty() { before } else { said };
     }
     lines
 }
@@ -94,10 +99,18 @@ fn secret_lines(text: &str) -> Vec<u32> {
 /// Whether a word of a line is the key of a secret, or nearly so: what follows a misspelt one is no
 /// less a secret, and the slip may be that of the colon.
 fn names_secret(line: &str) -> bool {
-    let ends_word = |c: char| c.is_whitespace() || "{}[],:=|\"'".contains(c);
     line.split(ends_word).any(|word| {
         !word.eq_ignore_ascii_case(NO_SECRET) && closest_match(word, SECRET_KEYS).is_some()
     })
+}
+
+/// Whether something stands behind the key of a secret.
+fn holds_secret(text: &str) -> bool {
+    names_secret(text.trim_end_matches(ends_word).trim_end_matches(|c| !ends_word(c)))
+}
+
+fn ends_word(c: char) -> bool {
+    c.is_whitespace() || "{}[],:=|\"'".contains(c)
 }
 
 /// A place in a configuration: a file, a line, a column and a width; in line 0, the file as a
@@ -109,13 +122,38 @@ pub struct Place {
     line: u32,
     column: u32,
     width: u32,
+    /// Whether a text of several lines has the key of a secret in it.
+    #[serde(skip)]
+    holds_secret: bool,
 }
 
 impl Place {
-    /// The error that something is wrong here.
+    /// The error that something is wrong here. What `message` quotes is left out where it may be, or
+    /// hold, a secret: a quotation mark or a bracket that is not closed takes in what follows.
     pub fn error(&self, message: impl Into<String>) -> Diagnostic {
-        let (at, message) = (self.clone(), message.into());
+        let (at, mut message) = (self.clone(), message.into());
+        if let (Some(start), Some(end)) = (message.find('\''), message.rfind('\''))
+            && start < end
+            && (end - start > QUOTED || self.reaches_secret())
+        {
+            message.replace_range(start + 1..end, "...");
+        }
         Diagnostic { severity: Severity::Error, at, message, help: None, hidden: false }
+    }
+
+    /// The same place, where a text begins that may go on over more lines.
+    pub(super) fn of_text(self, text: &str) -> Self {
+        Self { holds_secret: holds_secret(text), ..self }
+    }
+
+    /// Whether a secret may stand here, or what stands here may hold one.
+    fn reaches_secret(&self) -> bool {
+        let Some(line) = self.source.line(self.line) else { return self.holds_secret };
+        let end = self.column.saturating_sub(1).saturating_add(self.width);
+        let upto: String = line.chars().take(usize::try_from(end).unwrap_or(usize::MAX)).collect();
+        // A line that belongs to a key above holds a value.
+        let is_value = self.source.is_secret(self.line) && !names_secret(line);
+        is_value || self.holds_secret || holds_secret(&upto)
     }
 
     /// The file.
@@ -136,7 +174,11 @@ impl Place {
     /// The error of a word that was probably `meant` to be another; the help where it was not.
     pub fn misspelt(&self, message: &str, meant: Option<&str>, help: &str) -> Diagnostic {
         match meant {
-            Some(meant) => self.error(format!("{message}: did you mean '{meant}'?")),
+            Some(meant) => {
+                let mut error = self.error(message);
+                error.message.push_str(&format!(": did you mean '{meant}'?"));
+                error
+            }
             None => self.error(message).help(help),
         }
     }
@@ -239,12 +281,15 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// How much a message quotes at most, in bytes.
+const QUOTED: usize = 200;
 /// How much of a long line is shown, in characters, and how much of that stands before the caret.
 const SHOWN: usize = 100;
 const BEFORE: usize = 60;
 
 fn write_excerpt(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
-    let Some(line) = place.source.line(place.line) else { return Ok(()) };
+    let shown = place.source.line(place.line).filter(|_| !place.source.is_secret(place.line));
+    let Some(line) = shown else { return Ok(()) };
     let length = line.chars().count();
     let at = usize::try_from(place.column.saturating_sub(1)).unwrap_or(0).min(length);
     let skip = if length > SHOWN { at.saturating_sub(BEFORE) } else { 0 };

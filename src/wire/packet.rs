@@ -70,7 +70,7 @@ pub enum Ignored {
 }
 }
 
-/// Reads one captured frame, and what was captured of the payload where it is a UDP datagram.
+/// Reads one captured frame, and the payload where it is a UDP datagram that was captured as a whole.
 /// Never panics, whatever the bytes are.
 ///
 /// Says only what the packet claims and the capture holds: a packet cut off by the snap length is
@@ -168,8 +168,8 @@ impl<'a> Segment<'a> {
             source_port: u16::from_be_bytes([h[0], h[1]]),
             port: port([h[2], h[3]])?,
         };
-        let end = length.min(self.bytes.len());
-        Ok((transport, self.bytes.get(UdpHeader::LEN..end).unwrap_or_default()))
+        // What is shorter than it says is no request: the filter goes by what it says.
+        Ok((transport, self.bytes.get(UdpHeader::LEN..length).unwrap_or_default()))
     }
 }
 
@@ -283,6 +283,16 @@ mod tests {
         assert_eq!(raw(&tcp4()[..20 + 13]), Err(Ignored::Truncated));
         assert!(raw(&udp4()[..20 + 8]).is_ok());
         assert_eq!(raw(&udp4()[..20 + 7]), Err(Ignored::Truncated));
+    }
+
+    #[test]
+    fn of_a_datagram_that_was_cut_there_is_no_payload() {
+        let (frame, says_more) = (udp4(), with(udp4(), |bytes| bytes[2..4].fill(0xff)));
+        let payload = |frame| parse(LinkType::Raw, frame).map(|(_, payload)| payload.len());
+        let sent = payload(&frame).unwrap();
+        assert_eq!(payload(&frame[..frame.len() - 1]), Ok(0));
+        assert_eq!(payload(&says_more), Ok(sent));
+        assert_eq!(payload(&with(says_more.clone(), |bytes| bytes[24] = 0xff)), Ok(0));
     }
 
     #[test]

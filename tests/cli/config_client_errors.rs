@@ -218,7 +218,7 @@ c.yaml:2:27: error: totp has no secret
     write secret_file, or let 'knockctl enroll' make one
 "#]];
     two_secrets: said("a:\n  doors: [ssh]\n  totp:\n    secret: JBSW\n    secret_file: /x") => str![[r#"
-c.yaml:6:7: error: 'secret' and 'secret_file' exclude each other
+c.yaml:6:7: error: secret and secret_file exclude each other
           secret_file: /x
           ^^^^^^^^^^^
     remove one of them
@@ -263,13 +263,13 @@ c.yaml:6:7: warning: without an HMAC anyone may alter a datagram and see what co
           without_hmac: true
           ^^^^^^^^^^^^
     give the client an HMAC key: fwknop has had them since 2.5
-c.yaml:7:7: warning: 'hmac_type' has no effect without an HMAC key
+c.yaml:7:7: warning: hmac_type has no effect without an HMAC key
           hmac_type: md5
           ^^^^^^^^^
 
 "#]];
     fwknop_with_and_without_an_hmac: said("a:\n  doors: [ssh]\n  fwknop:\n    key: x\n    hmac_key: y\n    without_hmac: true") => str![[r#"
-c.yaml:7:7: error: 'without_hmac' and an HMAC key exclude each other
+c.yaml:7:7: error: without_hmac and an HMAC key exclude each other
           without_hmac: true
           ^^^^^^^^^^^^
     remove one of them

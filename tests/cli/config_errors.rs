@@ -234,10 +234,10 @@ doors.yaml:5:21: error: 'akc' is not a TCP flag: write fin, syn, rst, psh, ack o
                         ^^^
 "#]];
     a_flag_without_quotes: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: [syn, !ack]") => str![[r#"
-doors.yaml:5:21: error: !ack without quotes is a YAML tag, which means nothing here
+doors.yaml:5:21: error: '!ack' without quotes is a YAML tag, which means nothing here
         tcpflags: [syn, !ack]
                         ^^^^
-    write "!ack"
+    put text that begins with ! in quotes
 "#]];
     flags_that_exclude_each_other: said_of_door("sequence: [7000]\nstart_command: 'true'\ntcpflags: syn,!syn") => str![[r#"
 doors.yaml:5:15: error: no packet has the flag syn and lacks it: write syn or !syn

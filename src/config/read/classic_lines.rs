@@ -68,8 +68,8 @@ impl<'a> Part<'a> {
     }
 
     /// Its first word, for messages: in a file of another kind a secret may stand behind it.
-    fn word(&self) -> &'a str {
-        self.text.split([':', ' ', '\t']).next().unwrap_or_default()
+    fn word(self) -> Self {
+        Self { text: self.text.split([':', ' ', '\t']).next().unwrap_or_default(), ..self }
     }
 
     /// What stands before and after the first `separator`.
@@ -202,16 +202,17 @@ fn program_in_quotes(command: Part<'_>) -> Option<Diagnostic> {
 }
 
 fn unknown(name: Part<'_>, known: &[&'static str]) -> Diagnostic {
-    let message = format!("unknown directive '{}'", name.word());
+    let word = name.word();
+    let message = format!("unknown directive '{}'", word.text);
     if canonical(name.text, &OPTIONS).is_some() {
-        return name.error(message).help("it belongs in the section [options]");
+        return word.error(message).help("it belongs in the section [options]");
     }
     if canonical(name.text, &DIRECTIVES).is_some() {
-        return name.error(message).help("it belongs in the section of a door");
+        return word.error(message).help("it belongs in the section of a door");
     }
     let meant = closest_match(name.text, known.iter().copied());
     let help = format!("the directives here are: {}", known.join(", "));
-    name.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
+    word.place().misspelt(&message, meant.and_then(|found| canonical(found, known)), &help)
 }
 
 /// Reads all sections; what is wrong with their lines goes to `problems`. `told` is what becomes of
@@ -253,9 +254,9 @@ pub(crate) fn read_sections<'a>(
             None if homeless => {}
             None => {
                 homeless = true;
-                let message =
-                    format!("'{}' stands before the first section", directive.name.word());
-                problems.push(directive.name.error(message).help("write [NAME] above it"));
+                let word = directive.name.word();
+                let message = format!("'{}' stands before the first section", word.text);
+                problems.push(word.error(message).help("write [NAME] above it"));
             }
         }
     }

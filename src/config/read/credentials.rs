@@ -91,7 +91,7 @@ impl Secrets {
             reader.mapping.entries.iter().filter(|entry| keys.contains(&entry.key.as_str()));
         let Some(entry) = given.next() else { return Ok(None) };
         if let Some(second) = given.next() {
-            let message = format!("'{}' and '{}' exclude each other", entry.key, second.key);
+            let message = format!("{} and {} exclude each other", entry.key, second.key);
             return reader.fail(second.at.error(message).help("remove one of them"));
         }
         let at = &entry.node.at;
@@ -251,7 +251,7 @@ fn lowercase(mapping: &Mapping, problems: &mut Problems) -> Mapping {
 fn check_hmac(reader: &mut Reader<'_>, hmac: bool, without: bool, at: &Place) -> Parsed<()> {
     if hmac && without {
         let at = reader.get("without_hmac").map_or(at, |entry| &entry.at);
-        let error = at.error("'without_hmac' and an HMAC key exclude each other");
+        let error = at.error("without_hmac and an HMAC key exclude each other");
         return reader.fail(error.help("remove one of them"));
     }
     if hmac || without || reader.misspelt.iter().any(|key| key.starts_with("hmac_key")) {
@@ -270,7 +270,7 @@ fn warn_of_doubtful(reader: &mut Reader<'_>, hmac: bool, mode: fwknop::CipherMod
         let help = "give the client an HMAC key: fwknop has had them since 2.5";
         let hmac_type = reader
             .get("hmac_type")
-            .map(|given| given.at.warning("'hmac_type' has no effect without an HMAC key"));
+            .map(|given| given.at.warning("hmac_type has no effect without an HMAC key"));
         reader.problems.extend([warning.help(help)].into_iter().chain(hmac_type));
     } else if mode == fwknop::CipherMode::Legacy {
         let warning = place("mode").warning("fwknop's clients send no HMAC in legacy mode");

@@ -249,6 +249,60 @@ mod tests {
         }
     }
 
+    fn said_of_client(lines: &str) -> String {
+        let text =
+            format!("clients:\n  a:\n    {lines}\ndoors:\n  ssh: {{spa: true, open: [22]}}\n");
+        parse(&SourceText::new("doors.yaml", text)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_value_that_takes_in_a_secret_is_not_quoted() {
+        for doors in [
+            "[shh, 's\n    fwknop:\n      key_base64: SESAME1234==\n    x']",
+            "[shh, s\n    key_base64:SESAME1234==\n    ]",
+            "shh\n     hmac_key SESAME1234",
+            "\"shh\n    totp: {secret: SESAME1234}\n    x\"",
+            "\"shh\\\n    secret: SESAME1234\"",
+            ">\n      shh\n      KEY_BASE64: SESAME1234==\n",
+            "|\n      key=SESAME1234\n",
+            "[shh, 'key: SESAME1234]']",
+            "[shh, secret, SESAME1234]",
+            "ssh\n    ? 'shh\n      key: SESAME1234'\n    : x",
+        ] {
+            let said = said_of_client(&format!("doors: {doors}"));
+            assert!(!said.contains("SESAME"), "{said}");
+        }
+    }
+
+    #[test]
+    fn of_a_value_that_is_not_quoted_the_place_and_what_is_wrong_are_told() {
+        let said = said_of_client("doors: [shh, 's\n    key: SESAME1234']");
+        for told in [
+            "doors.yaml:3:13: error: there is no door 'shh': did you mean 'ssh'?\n",
+            "doors.yaml:3:18: error: there is no door '...'\n",
+        ] {
+            assert!(said.contains(told), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_secret_without_its_quotes_or_blank_or_indent_is_not_shown() {
+        for lines in [
+            "fwknop: {key: !SESAME1234}",
+            "fwknop:\n      key: !SESAME1234",
+            "fwknop:\n      key: @SESAME1234",
+            "fwknop: {key:SESAME1234}",
+            "fwknop:\n      key:\n      SESAME1234\n",
+            "fwknop:\n      key:\n    SESAME1234\n",
+            "fwknop:\n      key:\n      - SESAME1234\n",
+            "fwknop:\n      key: 'x'SESAME1234'\n",
+            "fwknop: {key: x, mode: SESAME1234}",
+        ] {
+            let said = said_of_client(lines);
+            assert!(!said.contains("SESAME"), "{said}");
+        }
+    }
+
     /// Something like a configuration, mostly wrong somewhere.
     fn yaml() -> impl Strategy<Value = String> {
         let value = prop_oneof![

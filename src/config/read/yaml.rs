@@ -66,7 +66,8 @@ impl<'a> TreeBuilder<'a> {
         let (start, end) = (span.start, span.end);
         let width =
             if start.line() == end.line() { end.col() - start.col().min(end.col()) } else { 1 };
-        self.place_at(&start, width)
+        let text = span.slice(self.source.text()).unwrap_or_default();
+        self.place_at(&start, width).of_text(text)
     }
 
     /// A marker counts columns from 0.
@@ -179,8 +180,10 @@ impl<'a> TreeBuilder<'a> {
         let place = self.place_at(&span.tag_start().unwrap_or(span.start), written.chars().count());
         self.problems.push(
             place
-                .error(format!("{written} without quotes is a YAML tag, which means nothing here"))
-                .help(format!("write \"{written}\"")),
+                .error(format!(
+                    "'{written}' without quotes is a YAML tag, which means nothing here"
+                ))
+                .help("put text that begins with ! in quotes"),
         );
         written
     }
@@ -291,8 +294,8 @@ mod tests {
     #[test]
     fn an_unquoted_flag_is_told_to_take_quotes() {
         let (_, problems) = read("tcpflags: [syn, !ack]");
-        assert!(problems[0].starts_with("f.yaml:1:17: error: !ack without quotes is a YAML tag"));
-        assert!(problems[0].ends_with("write \"!ack\""), "{}", problems[0]);
+        assert!(problems[0].starts_with("f.yaml:1:17: error: '!ack' without quotes is a YAML tag"));
+        assert!(problems[0].ends_with("put text that begins with ! in quotes"), "{}", problems[0]);
     }
 
     #[test]
