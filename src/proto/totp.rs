@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use derive_more::Into;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
@@ -56,27 +57,19 @@ pub const STEP: u32 = 30;
 pub const SKEWS: RangeInclusive<u8> = 0..=10;
 
 /// The scheme by which a door's sequences rotate: all that it stands for can be knocked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "RawScheme")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Into, Serialize, Deserialize)]
+#[serde(try_from = "(TotpMode, u32, u8)", into = "(TotpMode, u32, u8)")]
 pub struct Scheme {
     mode: TotpMode,
     step: u32,
     skew: u8,
 }
 
-/// A scheme whose numbers are not yet known to be possible.
-#[derive(Deserialize)]
-struct RawScheme {
-    mode: TotpMode,
-    step: u32,
-    skew: u8,
-}
-
-impl TryFrom<RawScheme> for Scheme {
+impl TryFrom<(TotpMode, u32, u8)> for Scheme {
     type Error = SchemeError;
 
-    fn try_from(raw: RawScheme) -> Result<Self, SchemeError> {
-        Self::new(raw.mode, raw.step, raw.skew)
+    fn try_from((mode, step, skew): (TotpMode, u32, u8)) -> Result<Self, SchemeError> {
+        Self::new(mode, step, skew)
     }
 }
 

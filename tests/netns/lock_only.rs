@@ -147,7 +147,7 @@ fn without_a_whole_copy_nothing_is_locked_and_the_status_tells_a_wrong_configura
     let what = "knockd: nothing has been locked: the configuration is wrong, and there is no copy";
     assert!(said.contains(what) && said.contains(&format!("{}: cannot be read", copy.display())));
     fs::create_dir(copy.parent().unwrap()).unwrap();
-    fs::write(&copy, "knockd guard copy 1\ndoor ssh any 22/tcp\n").unwrap();
+    fs::write(&copy, r#"{"doors":{"ssh":{"ports":["22/tcp"],"target":null}}"#).unwrap();
     let (status, said) = lock_only(&net.server, &config);
     assert_eq!(status, Some(3), "{said}");
     assert!(said.contains("state/guard: is not a whole copy"), "{said}");
@@ -229,7 +229,7 @@ fn what_is_on_trial_is_locked_no_longer_than_that_and_not_kept_before_it_is_conf
     let knockd = knockd.start_again(&net.server);
     knockd.wait_for("starting up");
     assert_eq!(knockd.ask(r#"{"do":"confirm"}"#)[0]["reply"], "done");
-    assert!(fs::read_to_string(&copy).unwrap().contains("door ssh any 22/tcp\n"));
+    assert!(fs::read_to_string(&copy).unwrap().contains(r#""ports":["22/tcp"]"#));
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_reload_keeps_what_it_guards_and_one_that_fails_does_not() {
     let has = |port: &str| fs::read_to_string(&copy).is_ok_and(|text| text.contains(port));
     knockd.configure(&configuration("", "").replace("[22]", "[22, 80]"));
     knockd.signal(Signal::SIGHUP);
-    assert!(eventually(PATIENCE, || has("door ssh any 22/tcp 80/tcp\n")));
+    assert!(eventually(PATIENCE, || has(r#""ports":["22/tcp","80/tcp"]"#)));
     knockd.configure(&configuration("", ", opens: [23]").replace("[22]", "[22, 81]"));
     knockd.signal(Signal::SIGHUP);
     knockd.wait_for("the old configuration stays");

@@ -19,27 +19,23 @@ const SEEN_REPLY: u32 = 2;
 const ADDRESSES: u16 = 1;
 const PORTS: u16 = 2;
 
-/// One direction of a connection.
-struct Direction {
-    protocol: Protocol,
-    from: SocketAddr,
-    to: SocketAddr,
-}
+/// One direction of a connection: its protocol, whence, and where to.
+type Direction = (Protocol, SocketAddr, SocketAddr);
 
 /// The packets of a connection that may come to this host: of either direction, and of the first
 /// as it is after translation too. None where it has not been answered.
 pub fn connections(body: &[u8]) -> Vec<InboundConnection> {
     let directions = direction(body, ORIGINAL).zip(direction(body, REPLY));
-    let Some((original, reply)) =
+    let Some(((protocol, from, to), (_, answered_from, answered_to))) =
         directions.filter(|_| find_u32(body, STATUS).is_some_and(|it| it & SEEN_REPLY != 0))
     else {
         return Vec::new();
     };
     let comes = |from: SocketAddr, to: SocketAddr| {
-        let port = Knock::new(original.protocol, NonZeroU16::new(to.port())?);
+        let port = Knock::new(protocol, NonZeroU16::new(to.port())?);
         Some(InboundConnection { peer: from, address: to.ip(), port })
     };
-    let ways = [(original.from, original.to), (original.from, reply.from), (reply.from, reply.to)];
+    let ways = [(from, to), (from, answered_from), (answered_from, answered_to)];
     ways.into_iter().filter_map(|(from, to)| comes(from, to)).collect()
 }
 
@@ -56,7 +52,7 @@ fn direction(body: &[u8], which: u16) -> Option<Direction> {
         let port = u16::from_be_bytes(array(find(tuple, &[PORTS, port])?, 0)?);
         Some(SocketAddr::new(ip, port))
     };
-    Some(Direction { protocol, from: end(1, 3, 2)?, to: end(2, 4, 3)? })
+    Some((protocol, end(1, 3, 2)?, end(2, 4, 3)?))
 }
 
 #[cfg(test)]
